@@ -1,0 +1,54 @@
+# `make help` lists what can be done here. Everything runs in .venv, made from constraints.txt.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/.stamps
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+TORCH := $(shell grep '^torch==' constraints.txt)
+
+.PHONY: help demo test check lint types layers format bench wheel clean
+
+help: ## List what can be done
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+demo: $(STAMPS)/demo ## Embed Python's language reference on this machine and search it
+	$(BIN)/batchmill demo
+
+test: $(STAMPS)/test ## Run all tests; they start what they need
+	$(BIN)/python -m pytest
+
+check: lint types layers test ## Everything that must pass before a change lands
+
+lint: $(STAMPS)/dev ## Formatting and lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(STAMPS)/dev ## Types, strictly
+	$(BIN)/mypy
+
+layers: $(STAMPS)/dev ## Which package may import which
+	$(BIN)/lint-imports
+
+format: $(STAMPS)/dev ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMPS)/bench ## Measure speed and memory against peers, into benchmarks/results
+	$(BIN)/python -m benchmarks
+
+wheel: $(STAMPS)/dev ## Build the wheel into dist/
+	$(BIN)/python -m build --wheel .
+
+clean: ## Remove the environment and everything that was built
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache
+
+# torch first, by itself: on a machine without a GPU its CPU build is the one to take, and nothing may replace it
+$(STAMPS)/torch: constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) $(TORCH)
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/demo $(STAMPS)/test $(STAMPS)/dev $(STAMPS)/bench: $(STAMPS)/%: $(STAMPS)/torch pyproject.toml constraints.txt
+	$(PIP) --editable '.[$*]'
+	@touch $@

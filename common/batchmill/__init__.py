@@ -1,0 +1,112 @@
+"""Batchmill runs a model over a lot of rows: the client, the operator contract and the errors.
+
+    import batchmill
+
+    with batchmill.local(workers=2) as client:  # or batchmill.Client(url, token)
+        job = client.submit("echo", rows=[{"id": 1}])
+        table = job.to_table()
+
+Everything is imported on first use, so that `import batchmill` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from batchmill.client import AsyncClient, AsyncJob, Client, Job
+    from batchmill.embedded import local
+    from batchmill.errors import (
+        BatchmillError,
+        Conflict,
+        InvalidOperator,
+        InvalidOutput,
+        InvalidParams,
+        InvalidRequest,
+        InvalidRows,
+        InvalidSettings,
+        InvalidSource,
+        JobCancelled,
+        JobEnded,
+        JobFailed,
+        MissingExtra,
+        NotFound,
+        PayloadTooLarge,
+        ServiceUnavailable,
+        StorageError,
+        Unauthorized,
+        UnknownOperator,
+    )
+    from batchmill.job import JobState, JobStatus
+    from batchmill.operator import RowError, operator
+
+    __version__: str
+
+__all__ = [
+    "AsyncClient",
+    "AsyncJob",
+    "BatchmillError",
+    "Client",
+    "Conflict",
+    "InvalidOperator",
+    "InvalidOutput",
+    "InvalidParams",
+    "InvalidRequest",
+    "InvalidRows",
+    "InvalidSettings",
+    "InvalidSource",
+    "Job",
+    "JobCancelled",
+    "JobEnded",
+    "JobFailed",
+    "JobState",
+    "JobStatus",
+    "MissingExtra",
+    "NotFound",
+    "PayloadTooLarge",
+    "RowError",
+    "ServiceUnavailable",
+    "StorageError",
+    "Unauthorized",
+    "UnknownOperator",
+    "__version__",
+    "local",
+    "operator",
+]
+
+_HOMES = {
+    "batchmill.client": ("AsyncClient", "AsyncJob", "Client", "Job"),
+    "batchmill.embedded": ("local",),
+    "batchmill.job": ("JobState", "JobStatus"),
+    "batchmill.operator": ("RowError", "operator"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        value: object = importlib.import_module("importlib.metadata").version("batchmill")
+    elif name in __all__:
+        value = getattr(importlib.import_module(_HOME.get(name, "batchmill.errors")), name)
+    else:
+        raise AttributeError(f"module 'batchmill' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """Keeps `batchmill.operator` the decorator: importing the submodule of that name would put the module there."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name == "operator" and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

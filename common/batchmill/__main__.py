@@ -1,0 +1,5 @@
+"""`python -m batchmill` is the command `batchmill`."""
+
+from batchmill.cli import main
+
+main()

@@ -1,0 +1,64 @@
+"""How Celery's messages travel on Redis: the one place for queue names and transport options."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
+
+if TYPE_CHECKING:
+    from batchmill.settings import ServiceSettings
+    from batchmill.shard import ShardRef
+
+VISIBILITY_TIMEOUT_S = 30
+"""Covers only the moment between pop and start: messages are acknowledged when their task starts."""
+
+
+def queue_of(pool: str) -> str:
+    """The Celery queue of a pool."""
+    return f"pool.{pool}"
+
+
+def task_name(operator: str) -> str:
+    """The Celery task that runs shards of an operator."""
+    return f"batchmill.{operator}"
+
+
+def task_arguments(ref: ShardRef) -> list[str | int]:
+    """A message's arguments: ids and token, nothing else."""
+    job_id, stage, shard_id, token = ref.member().split("|")
+    return [job_id, int(stage), shard_id, int(token)]
+
+
+def celery_settings(settings: ServiceSettings) -> dict[str, Any]:
+    """The settings that dispatcher and workers share, as Celery names them."""
+    return {
+        "broker_url": _celery_url(settings.redis_url),
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_transport_options": {
+            "global_keyprefix": settings.redis_prefix,
+            "visibility_timeout": VISIBILITY_TIMEOUT_S,
+            "unacked_restore_interval": 1,
+            "unacked_restore_throttle": 1,
+            "socket_timeout": 10,
+            "socket_connect_timeout": 5,
+            "socket_keepalive": True,
+            "health_check_interval": 10,
+        },
+        "accept_content": ["json"],
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "task_ignore_result": True,
+        "task_store_errors_even_if_ignored": False,
+        "task_create_missing_queues": True,
+        "enable_utc": True,
+    }
+
+
+def _celery_url(url: str) -> str:
+    """Celery's spelling of a Redis URL: a Unix socket is `redis+socket://` with a `virtual_host`."""
+    split = urlsplit(url)
+    if split.scheme != "unix":
+        return url
+    database = parse_qs(split.query).get("db", ["0"])[0]
+    return f"redis+socket://{split.path}?virtual_host={database}"

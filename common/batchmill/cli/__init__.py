@@ -1,0 +1,170 @@
+"""The command line. Each command is an entry point of the group `batchmill.commands`, imported when it is needed.
+
+Exit codes: 0 all went well; 1 the job failed or was cancelled, or the service did not do what was asked; 2 the input
+is wrong; 3 the service cannot be reached or does not accept the token; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import cached_property
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from batchmill.errors import (
+    BatchmillError,
+    Conflict,
+    InvalidOperator,
+    InvalidRequest,
+    InvalidSettings,
+    MissingExtra,
+    NotFound,
+    ServiceUnavailable,
+    Unauthorized,
+    did_you_mean,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.metadata import EntryPoint
+
+COMMAND_GROUP = "batchmill.commands"
+FAILED, BAD_INPUT, NO_SERVICE, INTERRUPTED, BROKEN_PIPE = 1, 2, 3, 130, 141
+
+_BAD_INPUT = (InvalidRequest, InvalidOperator, InvalidSettings, NotFound, Conflict, MissingExtra)
+_EXTRAS = {"coordinator": "coordinator", "worker": "worker", "up": "local", "demo": "demo"}
+
+EPILOG = """\b
+Examples:
+  batchmill up                                             start a service on this machine
+  batchmill submit embed docs.jsonl --param model=MODEL --output out/ --wait
+  batchmill jobs
+  batchmill results JOB -o vectors.parquet
+
+\b
+Exit codes:
+  0  all went well
+  1  the job failed or was cancelled, or the service could not do what was asked
+  2  the input is wrong; stderr says what and how to mend it
+  3  the service cannot be reached, or does not accept the token
+  130  interrupted; a submitted job goes on
+"""
+
+
+class CommandGroup(click.Group):
+    """A group that finds its commands by entry point, and turns every error into one line and an exit code."""
+
+    @cached_property
+    def _entries(self) -> dict[str, EntryPoint]:
+        return {entry.name: entry for entry in entry_points(group=COMMAND_GROUP)}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
+        """The names of all installed commands."""
+        return sorted({*self._entries, *self.commands})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import a command. One whose parts are not installed says so when it is run."""
+        if cmd_name in self.commands or cmd_name not in self._entries:
+            return self.commands.get(cmd_name)
+        try:
+            command = self._entries[cmd_name].load()
+        except (ModuleNotFoundError, MissingExtra) as error:
+            command = _missing_command(cmd_name, error)
+        self.add_command(command, cmd_name)
+        return self.commands[cmd_name]
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command of a command line; an unknown one is answered with the nearest names."""
+        if args and not args[0].startswith("-") and args[0] not in self.list_commands(ctx):
+            hint = did_you_mean(args[0], self.list_commands(ctx))
+            raise click.UsageError(f"there is no command {args[0]!r}. {hint}".rstrip())
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; when the reader of a pipe leaves, so does the command, without a word."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(BROKEN_PIPE)
+        return result
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run the command line and exit; in standalone mode no traceback is shown for an error that was foreseen."""
+        if not standalone_mode:
+            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        try:
+            code = super().main(args, prog_name or "batchmill", complete_var, standalone_mode=False, **extra)
+        except Exception as error:  # noqa: BLE001  # raised again unless it was foreseen
+            code = _tell(error)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _tell(error: Exception) -> int:
+    """Write what went wrong to stderr; the exit code. Raises the error again if it is a defect."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        click.echo(error.format_message(), err=True)
+        return BAD_INPUT
+    if isinstance(error, click.Abort):
+        click.echo("interrupted", err=True)
+        return INTERRUPTED
+    if isinstance(error, click.ClickException):
+        return complain(_usage(error), BAD_INPUT)
+    if isinstance(error, BatchmillError):
+        return complain(str(error), exit_code(error))
+    raise error
+
+
+def _usage(error: click.ClickException) -> str:
+    message = error.format_message()
+    message = message[:1].lower() + message[1:]
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        message = f"{message} `{error.ctx.command_path} --help` tells more."
+    return message
+
+
+def complain(message: str, code: int) -> int:
+    """Write one line `error: …` to stderr, and give the exit code back."""
+    click.echo(f"error: {' '.join(message.split())}", err=True)
+    return code
+
+
+def exit_code(error: BatchmillError) -> int:
+    """The exit code that stands for an error."""
+    if isinstance(error, (ServiceUnavailable, Unauthorized)):
+        return NO_SERVICE
+    return BAD_INPUT if isinstance(error, _BAD_INPUT) else FAILED
+
+
+def _missing_command(name: str, error: Exception) -> click.Command:
+    extra = _EXTRAS.get(name)
+    hint = f"Install it with: pip install 'batchmill[{extra}]'." if extra else ""
+
+    @click.command(
+        name,
+        help=f"Not installed. {hint}".rstrip(),
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    )
+    def missing() -> None:
+        raise MissingExtra(f"`batchmill {name}` needs a part that is not installed ({error}).", hint=hint)
+
+    return missing
+
+
+@click.group(cls=CommandGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="batchmill", message="batchmill %(version)s")
+def main() -> None:
+    """Run a model over a lot of rows: every row back exactly once, at the speed of the bare model."""

@@ -1,0 +1,83 @@
+"""`batchmill workers` and `batchmill operators`: what the service runs on, and what it can do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from batchmill.cli.options import json_option, service_options
+
+if TYPE_CHECKING:
+    from batchmill.client import Client
+
+
+@click.command()
+@json_option
+@service_options
+def workers(client: Client, as_json: bool) -> None:
+    """List the workers that are alive.
+
+    With --json each worker is one JSON object on a line.
+    """
+    from batchmill.cli.console import ago, print_json, print_table
+
+    found = client.workers()
+    if as_json:
+        for worker in found:
+            print_json(worker)
+        return
+    rows = [
+        (
+            one.name,
+            one.pool,
+            one.device,
+            ", ".join(one.operators),
+            f"{len(one.running)} of {one.shards_at_once}",
+            ago(one.seen_at),
+        )
+        for one in found
+    ]
+    columns = ("WORKER", "POOL", "DEVICE", "OPERATORS", "BUSY", "SEEN")
+    print_table(
+        columns, rows, empty="No worker is alive. `batchmill worker` starts one, `batchmill up` a whole service."
+    )
+
+
+@click.command()
+@json_option
+@service_options
+def operators(client: Client, as_json: bool) -> None:
+    """List the operators that the workers have loaded, with their parameters (required ones marked with *).
+
+    With --json each operator is one JSON object on a line, its parameters as JSON Schema.
+    """
+    from batchmill.cli.console import print_json, print_table
+
+    found = client.operators()
+    if as_json:
+        for operator in found:
+            print_json(operator)
+        return
+    rows = [(one.name, parameters(one.params_schema), ", ".join(one.columns), one.summary) for one in found]
+    print_table(("OPERATOR", "PARAMETERS", "COLUMNS", "SUMMARY"), rows, empty="No worker has announced an operator.")
+
+
+def parameters(schema: dict[str, Any]) -> str:
+    """The parameters of a JSON Schema in short: `model*: string, column: string = "text"`."""
+    required = schema.get("required", [])
+    return ", ".join(
+        f"{name}{'*' if name in required else ''}{_type(field)}{_default(field)}"
+        for name, field in schema.get("properties", {}).items()
+    )
+
+
+def _type(field: dict[str, Any]) -> str:
+    kinds = [one["type"] for one in (field, *field.get("anyOf", [])) if "type" in one]
+    return f": {' or '.join(kinds)}" if kinds else ""
+
+
+def _default(field: dict[str, Any]) -> str:
+    import json
+
+    return f" = {json.dumps(field['default'])}" if "default" in field else ""

@@ -1,0 +1,160 @@
+"""Following a job: a progress bar on a terminal, a plain line now and then in a pipe."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+import click
+
+from batchmill.cli import FAILED, INTERRUPTED
+from batchmill.cli.console import outcome, pace, print_json, progress
+from batchmill.clock import SystemClock
+from batchmill.job import JobState, JobStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from batchmill.client import Job
+    from batchmill.clock import Clock
+
+LINE_EVERY_S = 5.0
+
+
+class Display(Protocol):
+    """Where a job's progress is shown."""
+
+    def show(self, status: JobStatus) -> None:
+        """Show a status."""
+
+
+class PlainLines:
+    """A line for the first status and then at most one each `LINE_EVERY_S`: for pipes and logs."""
+
+    def __init__(self, out: TextIO, clock: Clock) -> None:
+        self._out = out
+        self._clock = clock
+        self._due = float("-inf")
+
+    def show(self, status: JobStatus) -> None:
+        """Write a line if one is due; the final status has a line of its own elsewhere."""
+        now = self._clock.monotonic()
+        if now < self._due or status.is_final:
+            return
+        self._due = now + LINE_EVERY_S
+        parts = [f"{status.id} {status.state}: {progress(status)}", pace(status), status.note or ""]
+        print(", ".join(part for part in parts if part), file=self._out, flush=True)
+
+
+class Bar:
+    """A bar with the rows done, rows/s and the time left."""
+
+    def __init__(self, out: TextIO) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[text]}"),
+            console=Console(file=out),
+            transient=True,
+        )
+        self._task = self._progress.add_task("", total=None, text="")
+        self._progress.start()
+
+    def show(self, status: JobStatus) -> None:
+        """Move the bar."""
+        text = ", ".join(part for part in (progress(status), pace(status), status.note or "") if part)
+        self._progress.update(
+            self._task,
+            description=f"{status.operator} {status.state}",
+            total=status.rows_total or None,
+            completed=status.rows_done + status.rows_dead,
+            text=text.replace("[", r"\["),
+        )
+
+    def stop(self) -> None:
+        """Take the bar off the screen."""
+        self._progress.stop()
+
+
+class JsonLines:
+    """Each status as a JSON object on a line of its own."""
+
+    def show(self, status: JobStatus) -> None:
+        """Write the status."""
+        print_json(status)
+
+
+class Silent:
+    """Shows nothing."""
+
+    def show(self, status: JobStatus) -> None:
+        """Do nothing."""
+
+
+@contextmanager
+def display(out: TextIO, *, plain: bool) -> Iterator[Display]:
+    """A bar if `out` is a terminal; else plain lines, or nothing if those are not wanted."""
+    if not out.isatty():
+        yield PlainLines(out, SystemClock()) if plain else Silent()
+        return
+    bar = Bar(out)
+    try:
+        yield bar
+    finally:
+        bar.stop()
+
+
+def follow(job: Job, statuses: Iterable[JobStatus], where: Display) -> JobStatus:
+    """Show a job's statuses up to the final one, which is given back. Ctrl-C leaves the job alone and says so."""
+    last: JobStatus | None = None
+    try:
+        for status in statuses:
+            last = status
+            where.show(status)
+    except KeyboardInterrupt:
+        raise Interrupted(job.id) from None
+    return last if last is not None else job.status()
+
+
+class Interrupted(click.exceptions.Exit):
+    """The user stopped following a job that goes on."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(INTERRUPTED)
+        self.job_id = job_id
+
+    def tell(self) -> None:
+        """Say that the job goes on, and what can be done about it."""
+        click.echo(
+            f"\nstopped watching; job {self.job_id} goes on. `batchmill watch {self.job_id}` follows it again, "
+            f"`batchmill cancel {self.job_id}` stops it.",
+            err=True,
+        )
+
+
+def watch_to_the_end(job: Job, *, as_json: bool, each_as_json: bool = False) -> None:
+    """Follow a job, say in one line how it ended, and exit with 1 unless it completed.
+
+    as_json: only JSON goes to stdout: the final status, or with `each_as_json` every one.
+    """
+    out = sys.stderr if as_json else sys.stdout
+    try:
+        if each_as_json:
+            final = follow(job, job.watch(), JsonLines())
+        else:
+            with display(out, plain=not as_json) as where:
+                final = follow(job, job.watch(), where)
+    except Interrupted as interrupted:
+        interrupted.tell()
+        raise
+    if not as_json:
+        click.echo(outcome(final))
+    elif not each_as_json:
+        print_json(final)
+    if final.state is not JobState.COMPLETED:
+        raise click.exceptions.Exit(FAILED)

@@ -1,0 +1,106 @@
+"""`batchmill results`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import click
+
+from batchmill.cli.options import service_options
+
+if TYPE_CHECKING:
+    from batchmill.client import Client, Job
+    from batchmill.job import JobStatus
+
+EPILOG = """\b
+Examples:
+  batchmill results JOB | head
+  batchmill results JOB -o vectors.parquet
+
+\b
+Exit codes: 0 all rows of a completed job came, 1 the job failed or was cancelled (the rows it kept came),
+2 the input is wrong, 3 the service cannot be reached or does not accept the token.
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("job_id", metavar="JOB")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write a .parquet, .arrow, .csv or .jsonl file instead.",
+)
+@service_options
+def results(client: Client, job_id: str, output: Path | None) -> None:
+    """Write a job's result rows to stdout as JSON Lines, in input order.
+
+    They come as soon as they are there, and the command ends with the job. A file is written beside its place and
+    moved there when it is whole, over one that is there already.
+    """
+    from batchmill.errors import JobFailed
+
+    job = client.job(job_id)
+    try:
+        rows = _to_stdout(job) if output is None else _to_file(job, output)
+    except JobFailed as error:
+        click.echo(f"error: {error}", err=True)
+        raise click.exceptions.Exit(1) from error
+    _tell(job.status(), rows, output)
+
+
+def _to_stdout(job: Job) -> int:
+    rows = 0
+    for page in job.pages("jsonl"):
+        _write_all(sys.stdout.buffer, page.lines())
+        rows += page.rows
+    return rows
+
+
+def _write_all(out: BinaryIO, data: bytes) -> None:
+    """Write everything: an unbuffered stdout (PYTHONUNBUFFERED) takes only as much as the pipe has room for."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[out.write(rest) :]
+    out.flush()
+
+
+def _to_file(job: Job, path: Path) -> int:
+    """Write the file, of a failed job too; then raise `JobFailed`."""
+    from batchmill.cli.exports import check_path, open_export
+    from batchmill.errors import JobFailed
+
+    check_path(path)
+    rows, failure = 0, None
+    with open_export(path) as export:
+        try:
+            for page in job.pages(export.content_type):
+                export.write(page)
+                rows += page.rows
+        except JobFailed as error:
+            failure = error
+        export.finish(path)
+    if failure is not None:
+        failure.hint = f"The {rows:,} rows it finished are in {path}."
+        raise failure
+    return rows
+
+
+def _tell(status: JobStatus, rows: int, path: Path | None) -> None:
+    from batchmill.cli.console import count
+    from batchmill.job import JobState
+
+    notes = []
+    if path is not None:
+        notes.append(f"wrote {count(rows)} to {path}")
+    if status.rows_dead:
+        notes.append(f"{count(status.rows_dead)} could not be done (not among them)")
+    if status.state is JobState.CANCELLED:
+        notes.append("the job was cancelled: these are the rows it kept")
+    if notes:
+        click.echo("; ".join(notes), err=True)
+    if status.state is not JobState.COMPLETED:
+        raise click.exceptions.Exit(1)

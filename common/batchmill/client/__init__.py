@@ -1,0 +1,6 @@
+"""The Python client: over HTTP only, in a blocking and in an asynchronous form with the same methods."""
+
+from batchmill.client.asynchronous import AsyncClient, AsyncJob
+from batchmill.client.blocking import Client, Job
+
+__all__ = ["AsyncClient", "AsyncJob", "Client", "Job"]

@@ -1,0 +1,184 @@
+"""The blocking client: `AsyncClient` on a background thread, for scripts, notebooks and threads."""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from batchmill.client.asynchronous import AsyncClient, AsyncJob, describe
+from batchmill.client.loop import LoopThread
+from batchmill.client.pages import dicts
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import pyarrow as pa
+
+    from batchmill.client.pages import Page
+    from batchmill.job import JobStatus, WorkerInfo
+    from batchmill.operator import OperatorInfo
+
+
+class Client:
+    """Talks to a Batchmill service; safe to share between threads.
+
+    url, token: the service, else `BATCHMILL_URL` and `BATCHMILL_TOKEN`, else the one that `batchmill up` runs on
+    this machine. Use it as a context manager or `close` it. All methods raise the typed errors of
+    `batchmill.errors`, among them `Unauthorized` and `ServiceUnavailable`.
+    """
+
+    def __init__(self, url: str | None = None, token: str | None = None) -> None:
+        self._async = AsyncClient(url, token)
+        self._loop = LoopThread(self._async.close)
+        self._finalizer = weakref.finalize(self, self._loop.close)
+
+    def __repr__(self) -> str:
+        return repr(self._async).replace("AsyncClient", "Client")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections; jobs go on."""
+        self._finalizer()
+
+    def submit(
+        self,
+        operator: str,
+        rows: Any = None,
+        *,
+        source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Mapping[str, Any] | None = None,
+        params: Mapping[str, Any] | None = None,
+        output: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+        carry: Sequence[str] | None = None,
+        name: str | None = None,
+        pool: str | None = None,
+        priority: int = 0,
+        idempotency_key: str | None = None,
+    ) -> Job:
+        """Submit a job over `rows` or over the files of `source`; exactly one of them.
+
+        operator: the name of an operator that the service's workers have loaded.
+        rows: dicts, an Arrow table, or an iterable of either, as long as you like: it is read piece by piece in this
+            thread and uploaded meanwhile. If it raises, nothing is submitted and its error passes through.
+        source: a file, folder or glob, several of them, or `{"path": …, "format": …, "columns": […]}`, read by the
+            service. Relative paths are taken from the current folder.
+        params: the operator's parameters.
+        output: a folder for the results, or `{"path": …, "format": "parquet" | "jsonl"}`; None keeps them in the
+            service.
+        carry: input columns that the results keep; None keeps all.
+        pool: the pool of workers to run on. priority: -100 to 100, higher goes first.
+        idempotency_key: submitting again with the same key gives the job that is there already.
+
+        Raises an `InvalidRequest` that names what is wrong; then nothing was submitted.
+        """
+        submission, parts = self._async.prepare(
+            operator,
+            rows,
+            source=source,
+            params=params,
+            output=output,
+            carry=carry,
+            name=name,
+            pool=pool,
+            priority=priority,
+            idempotency_key=idempotency_key,
+        )
+        try:
+            for piece in parts:
+                if not submission.hold(piece):
+                    self._loop.run(submission.put(piece))
+            return self._adopt(self._async.adopt(self._loop.run(submission.finish())))
+        except BaseException:
+            self._loop.run(submission.abort())
+            raise
+
+    def job(self, job_id: str) -> Job:
+        """A job by its id. Asks nothing of the service: an unknown id is told by the first method that does."""
+        return self._adopt(self._async.job(job_id))
+
+    def jobs(self, limit: int | None = None) -> list[Job]:
+        """The jobs the service knows, newest first, at most `limit` of them; each with its `latest` status."""
+        return [self._adopt(job) for job in self._loop.run(self._async.jobs(limit))]
+
+    def workers(self) -> list[WorkerInfo]:
+        """The workers that are alive."""
+        return self._loop.run(self._async.workers())
+
+    def operators(self) -> list[OperatorInfo]:
+        """The operators that the workers have loaded."""
+        return self._loop.run(self._async.operators())
+
+    def _adopt(self, job: AsyncJob) -> Job:
+        return Job(self, self._loop, job)
+
+
+class Job:
+    """A job of a `Client`."""
+
+    def __init__(self, client: Client, loop: LoopThread, job: AsyncJob) -> None:
+        self._client = client  # kept, so that it is not closed while one of its jobs is in use
+        self._loop = loop
+        self._async = job
+
+    def __repr__(self) -> str:
+        return describe("Job", self.id, self.latest)
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+        return self._async.id
+
+    @property
+    def latest(self) -> JobStatus | None:
+        """The last status that was seen of it, None before the first; asks nothing of the service."""
+        return self._async.latest
+
+    def status(self) -> JobStatus:
+        """How the job stands now."""
+        return self._loop.run(self._async.status())
+
+    def cancel(self) -> JobStatus:
+        """Ask the job to stop; what is done is kept. A job that has ended stays as it is."""
+        return self._loop.run(self._async.cancel())
+
+    def watch(self) -> Iterator[JobStatus]:
+        """Each change of the job's status as it comes, the present one first; ends after the final one."""
+        yield from self._loop.iterate(self._async.watch())
+
+    def wait(self, timeout: float | None = None) -> Self:
+        """Wait until the job has ended, and return it.
+
+        timeout: in seconds. Raises `JobFailed` or `JobCancelled` if it did not complete, `TimeoutError` if it has
+        not ended in time; the job goes on then.
+        """
+        self._loop.run(self._async.wait(timeout))
+        return self
+
+    def results(self) -> Iterator[dict[str, Any]]:
+        """The result rows as dicts, in input order, as soon as they are there.
+
+        Raises `JobFailed` behind the rows of a job that failed; a cancelled job ends with what was kept.
+        """
+        for table in self._loop.iterate(self._async.tables()):
+            for rows in dicts(table):
+                yield from rows
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """The result rows as `pyarrow.RecordBatch`es, in input order; otherwise like `results`."""
+        yield from self._loop.iterate(self._async.batches())
+
+    def to_table(self) -> pa.Table:
+        """All result rows as one `pyarrow.Table`, in input order; waits for the job to end.
+
+        Raises `JobFailed` if the job failed; of a cancelled job it gives what was kept.
+        """
+        return self._loop.run(self._async.to_table())
+
+    def pages(self, content_type: Literal["arrow", "jsonl"]) -> Iterator[Page]:
+        """The results as the service sends them, in pages; otherwise like `results`."""
+        yield from self._loop.iterate(self._async.pages(content_type))

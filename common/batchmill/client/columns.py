@@ -1,0 +1,156 @@
+"""The columns of rows: dicts become Arrow columns, and each column keeps one kind of value from row to row."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from pyarrow import types as kinds
+
+from batchmill.errors import InvalidRows
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+ONE_TYPE = "Give each column one type, or None."
+
+
+def rows_to_table(rows: Sequence[Mapping[str, Any]], first_row: int) -> pa.Table:
+    """Dicts as a table with every key that one of them has; a row without it has null there.
+
+    first_row: the index of the first of them, for messages. Raises `InvalidRows` naming row, column and types.
+    """
+    names = _names(rows, first_row)
+    return pa.table([_column(name, [row.get(name) for row in rows], first_row) for name in names], names=names)
+
+
+def _names(rows: Sequence[Mapping[str, Any]], first_row: int) -> list[str]:
+    names = dict.fromkeys(rows[0])
+    for row in rows:
+        if row.keys() != names.keys():
+            names.update(dict.fromkeys(row))
+    odd = [name for name in names if not isinstance(name, str)]
+    if odd:
+        row_index = first_row + next(index for index, row in enumerate(rows) if odd[0] in row)
+        raise InvalidRows(
+            f"row {row_index}: the key {odd[0]!r} is a {type(odd[0]).__name__}, expected column names as text.",
+            row=row_index,
+        )
+    if not names:
+        raise InvalidRows(f"row {first_row} is an empty dict, expected at least one column.", row=first_row)
+    return list(names)
+
+
+def _column(name: str, values: list[Any], first_row: int) -> pa.Array:
+    try:
+        column = _array(values)
+    except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
+        raise _misfit(name, values, first_row) from error
+    return column
+
+
+def _array(values: list[Any]) -> pa.Array:
+    column = pa.array(values)
+    if kinds.is_binary(column.type) and any(isinstance(value, str) for value in values):
+        raise TypeError("text among bytes")
+    return column
+
+
+def _misfit(name: str, values: list[Any], first_row: int) -> InvalidRows:
+    """The error for the first value that does not go with those before it."""
+    good, bad = 0, len(values)  # the first `good` values fit together, the first `bad` do not
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        try:
+            _array(values[:middle])
+        except (pa.ArrowException, OverflowError, TypeError, ValueError):
+            bad = middle
+        else:
+            good = middle
+    came = f"{type(values[good]).__name__} ({_short(values[good])})"
+    known = pa.array(values[:good]).type
+    expected = "a value that Arrow has a type for" if kinds.is_null(known) else f"{known} as in the rows before it"
+    return _mismatch(first_row + good, name, expected, came)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"
+
+
+def _mismatch(row: int, column: str, expected: str, came: str) -> InvalidRows:
+    message = f"row {row}, column {column!r}: expected {expected}, came {came}."
+    return InvalidRows(message, hint=ONE_TYPE, row=row, column=column)
+
+
+class ColumnTypes:
+    """The types of the columns seen so far; they widen, and never change their kind."""
+
+    def __init__(self) -> None:
+        self._types: dict[str, pa.DataType] = {}
+
+    def conform(self, table: pa.Table, first_row: int) -> pa.Table:
+        """The table with all columns seen so far, in their order, each of its widest type.
+
+        Raises `InvalidRows` naming the row and the column for one that does not fit those before it.
+        """
+        self._check(table, first_row)
+        for field in table.schema:
+            came = _plain(field.type)
+            known = self._types.setdefault(field.name, came)
+            merged = _merged(known, came)
+            if merged is None:
+                raise self._misfit(table, field.name, first_row)
+            self._types[field.name] = merged
+        return pa.table([self._cast(table, name, first_row) for name in self._types], schema=self._schema())
+
+    def _schema(self) -> pa.Schema:
+        return pa.schema(list(self._types.items()))
+
+    def _check(self, table: pa.Table, first_row: int) -> None:
+        names = table.column_names
+        if len(set(names)) != len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise InvalidRows(f"two columns are called {twice!r}.", hint="Rename one of them.", column=twice)
+        if not names and table.num_rows:
+            raise InvalidRows(f"row {first_row} has no column, expected at least one.", row=first_row)
+
+    def _cast(self, table: pa.Table, name: str, first_row: int) -> pa.ChunkedArray:
+        if name not in table.column_names:
+            return pa.chunked_array([pa.nulls(table.num_rows, self._types[name])])
+        try:
+            return table.column(name).cast(self._types[name])
+        except pa.ArrowException as error:
+            raise self._misfit(table, name, first_row) from error
+
+    def _misfit(self, table: pa.Table, name: str, first_row: int) -> InvalidRows:
+        column = table.column(name)
+        valid = column.is_valid().index(True).as_py()
+        expected = f"{self._types[name]} as in the rows before it"
+        return _mismatch(first_row + max(valid, 0), name, expected, str(column.type))
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """The type to send: views become plain text and bytes, which can be cut into pieces."""
+    if kinds.is_string_view(kind):
+        return pa.large_string()
+    if kinds.is_binary_view(kind):
+        return pa.large_binary()
+    return kind
+
+
+def _merged(known: pa.DataType, came: pa.DataType) -> pa.DataType | None:
+    """The type that holds both, or None if one would change its kind."""
+    if known.equals(came):
+        return known
+    if _is_text(known) != _is_text(came) and not (kinds.is_null(known) or kinds.is_null(came)):
+        return None
+    try:
+        schemas = [pa.schema([("", known)]), pa.schema([("", came)])]
+        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+    except pa.ArrowException:
+        return None
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(kinds.is_string(kind) or kinds.is_large_string(kind))

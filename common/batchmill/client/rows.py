@@ -1,0 +1,202 @@
+"""Rows as users have them, cut into Arrow pieces of a size to send.
+
+1. `_tables` reads what the user gave, dict by dict or table by table, into Arrow tables of a few thousand rows.
+2. `_conformed` gives each the schema of all rows so far. A column may appear, and widen where nothing is lost
+   (null to anything, int to float); it never changes its kind.
+3. `_packed` joins and cuts them into pieces of at most `PIECE_BYTES`.
+
+Each step draws from the one before it, so that memory holds a piece or two, however many rows there are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from batchmill.client.columns import ColumnTypes, rows_to_table
+from batchmill.errors import InvalidRows
+from batchmill.job import MAX_INLINE_BYTES
+
+PIECE_BYTES = 8 * 1024 * 1024
+CHUNK_BYTES = 2 * 1024 * 1024
+CHUNK_ROWS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Consecutive rows, ready to be sent."""
+
+    first_row: int  # 0-based index of its first row in all that the user gave
+    table: pa.Table
+    ipc_file: pa.Buffer | None  # the rows as an Arrow IPC file; None while they are few enough to ride inline
+
+    def as_file(self) -> pa.Buffer:
+        """The rows as an Arrow IPC file."""
+        return _ipc_file(self.table) if self.ipc_file is None else self.ipc_file
+
+    def as_inline(self) -> pa.Buffer | None:
+        """The rows as an Arrow IPC stream, or None if that is too large to ride inline."""
+        if self.ipc_file is not None:
+            return None
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, self.table.schema) as writer:
+            writer.write_table(self.table)
+        stream = sink.getvalue()
+        return stream if stream.size <= MAX_INLINE_BYTES else None
+
+
+def check_rows(rows: object) -> None:
+    """Raise `InvalidRows` for what can be no rows at all, before anything of it is read."""
+    if isinstance(rows, (str, bytes, os.PathLike)):
+        raise InvalidRows(
+            f"rows is a {type(rows).__name__}, expected a list of dicts, an Arrow table or an iterable of either.",
+            hint="Use source= for the path of a file.",
+        )
+    if isinstance(rows, Mapping):
+        raise InvalidRows(
+            "rows is one dict, expected one dict for each row.",
+            hint="Use rows=[{…}, …], or pyarrow.table({…}) for a dict of columns.",
+        )
+    if not isinstance(rows, Iterable) and not _is_tabular(rows):
+        raise InvalidRows(
+            f"rows is a {type(rows).__name__}, expected a list of dicts, an Arrow table or an iterable of either."
+        )
+
+
+def pieces(rows: Any) -> Iterator[Piece]:
+    """The rows in pieces of at most `PIECE_BYTES` (a longer row alone), in order; at least one, perhaps empty.
+
+    rows: dicts, Arrow tables or batches, or anything that exports an Arrow stream, alone or in an iterable. Raises
+    `InvalidRows`, naming the row and the column, for rows that fit no table; what the iterable raises passes.
+    """
+    return _packed(_conformed(_tables(rows)))
+
+
+def _is_tabular(value: object) -> bool:
+    return hasattr(value, "__arrow_c_stream__") or hasattr(value, "__arrow_c_array__")
+
+
+class _Chunk(list[Mapping[str, Any]]):
+    """Dicts gathered to become one table."""
+
+
+def _tables(rows: Any) -> Iterator[pa.Table]:
+    first_row = 0
+    for group in [rows] if _is_tabular(rows) else _groups(rows):
+        for table in _group_tables(group, first_row):
+            yield table
+            first_row += table.num_rows
+
+
+def _groups(rows: Iterable[Any]) -> Iterator[Any]:
+    """Chunks of the dicts; whatever is no dict comes as it is."""
+    chunk, weight = _Chunk(), 0
+    for row in rows:
+        if is_dict := type(row) is dict or isinstance(row, Mapping):
+            chunk.append(row)
+            weight += _weight(row)
+        if chunk and (not is_dict or weight >= CHUNK_BYTES or len(chunk) >= CHUNK_ROWS):
+            yield chunk
+            chunk, weight = _Chunk(), 0
+        if not is_dict:
+            yield row
+    if chunk:
+        yield chunk
+
+
+def _group_tables(group: Any, first_row: int) -> Iterator[pa.Table]:
+    if isinstance(group, _Chunk):
+        yield rows_to_table(group, first_row)
+    elif isinstance(group, pa.Table):
+        yield group
+    elif _is_tabular(group):
+        reader = _open_tabular(group, first_row)
+        yield reader.schema.empty_table()
+        for batch in reader:
+            yield pa.Table.from_batches([batch])
+    else:
+        raise InvalidRows(
+            f"row {first_row} is a {type(group).__name__}, expected a dict (or an Arrow table).", row=first_row
+        )
+
+
+def _open_tabular(tabular: Any, first_row: int) -> Any:
+    try:
+        if hasattr(tabular, "__arrow_c_stream__"):
+            return pa.RecordBatchReader.from_stream(tabular)
+        return pa.Table.from_batches([pa.record_batch(tabular)]).to_reader()
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise InvalidRows(
+            f"row {first_row}: a {type(tabular).__name__} holds no columns with names, expected a table ({error}).",
+            row=first_row,
+        ) from error
+
+
+def _weight(row: Mapping[str, Any]) -> int:
+    """About how many bytes a row takes: enough to end a chunk before large values fill the memory."""
+    weight = 0
+    for value in row.values():
+        kind = type(value)
+        if kind is str or kind is bytes:
+            weight += len(value)
+        elif kind is int or kind is float or value is None:
+            weight += 8
+        else:
+            weight += getattr(value, "nbytes", 0) or 8 * len(value) if hasattr(value, "__len__") else 8
+    return weight
+
+
+def _conformed(tables: Iterator[pa.Table]) -> Iterator[tuple[int, pa.Table]]:
+    types = ColumnTypes()
+    first_row = 0
+    for table in tables:
+        yield first_row, types.conform(table, first_row)
+        first_row += table.num_rows
+
+
+def _packed(tables: Iterator[tuple[int, pa.Table]]) -> Iterator[Piece]:
+    held: list[pa.Table] = []
+    held_bytes = first_row = next_row = 0
+    for start, table in tables:
+        next_row = start
+        for part in _parts(table):
+            if held_bytes and held_bytes + part.nbytes > PIECE_BYTES:
+                yield _piece(first_row, held)
+                held, held_bytes, first_row = [], 0, next_row
+            held.append(part)
+            held_bytes += part.nbytes
+            next_row += part.num_rows
+    yield _piece(first_row, held)
+
+
+def _parts(table: pa.Table) -> Iterator[pa.Table]:
+    """A table cut into parts of at most `PIECE_BYTES`, as far as cutting makes it smaller."""
+    size = table.nbytes
+    if size <= PIECE_BYTES or table.num_rows <= 1:
+        yield table
+        return
+    step = max(1, table.num_rows * PIECE_BYTES // (size + size // 8))
+    for start in range(0, table.num_rows, step):
+        part = table.slice(start, step)
+        if PIECE_BYTES < part.nbytes < 0.75 * size:
+            yield from _parts(part)
+        else:
+            yield part
+
+
+def _piece(first_row: int, tables: list[pa.Table]) -> Piece:
+    table = pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({})
+    if len(tables) > 1:
+        table = table.combine_chunks()
+    return Piece(first_row, table, None if table.nbytes <= MAX_INLINE_BYTES else _ipc_file(table))
+
+
+def _ipc_file(table: pa.Table) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()

@@ -1,0 +1,247 @@
+"""HTTP to the service: one pool of kept-alive connections, typed errors, and patience with broken connections.
+
+A request is tried again when its connection breaks or the service is away for a moment, but only if that can do no
+harm, and only once the service has answered at all: a wrong address is told at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import aiohttp
+from pydantic import BaseModel, ValidationError
+
+from batchmill.errors import (
+    BatchmillError,
+    PayloadTooLarge,
+    ServiceUnavailable,
+    Unauthorized,
+    from_envelope,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from aiohttp.abc import AbstractStreamWriter
+
+    from batchmill.client.service import ServiceAddress
+
+CONNECT_TIMEOUT_S = 10.0
+ANSWER_TIMEOUT_S = 120.0  # between two bytes of an answer; a long poll ends well before
+RETRY_DELAYS_S = (0.05, 0.2, 0.4, 0.8, 1.6, 3.2, 3.2)
+READ_BUFFER_BYTES = 4 * 1024 * 1024
+WRITE_SLICE_BYTES = 256 * 1024
+
+_BROKEN = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError)
+_AWAY = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, ServiceUnavailable)
+
+M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A successful answer, read to its end."""
+
+    headers: Mapping[str, str]  # names match in any case
+    body: bytes
+
+
+class BufferPayload(aiohttp.Payload):
+    """A request body that lies in a buffer: sent in slices, never copied whole, and sent again as often as needed."""
+
+    _value: memoryview
+    _autoclose = True
+
+    def __init__(self, value: memoryview, content_type: str) -> None:
+        super().__init__(value, content_type=content_type)
+        self._size = value.nbytes
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """The body as text."""
+        return bytes(self._value).decode(encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        """Write the body, waiting whenever the connection is full."""
+        for start in range(0, self._value.nbytes, WRITE_SLICE_BYTES):
+            await writer.write(self._value[start : start + WRITE_SLICE_BYTES])
+
+
+class Transport:
+    """Requests to one service. Belongs to the event loop of its first request."""
+
+    def __init__(self, address: ServiceAddress) -> None:
+        self.address = address
+        self.has_answered = False  # whether the service ever did
+        self._session: aiohttp.ClientSession | None = None
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        accept: str = "application/json",
+        body: BufferPayload | None = None,
+        retry: bool = True,
+    ) -> Answer:
+        """Send a request and read the answer.
+
+        retry: whether sending it twice does no harm. Raises the typed error that the service answered with, or
+        `ServiceUnavailable` when it cannot be reached.
+        """
+        patience = Patience(self)
+        while True:
+            try:
+                async with self.open(method, path, query=query, accept=accept, body=body) as response:
+                    return Answer(response.headers, await response.read())
+            except (aiohttp.ClientError, ServiceUnavailable) as error:
+                if not retry:
+                    raise self.unavailable(error) from error
+                await patience.pause(error)
+
+    async def json(self, method: str, path: str, *, body: BaseModel | None = None, **options: Any) -> Any:
+        """Like `call`, with a JSON body both ways."""
+        payload = None
+        if body is not None:
+            text = body.model_dump_json(exclude_defaults=True).encode()
+            payload = BufferPayload(memoryview(text), "application/json")
+        answer = await self.call(method, path, body=payload, **options)
+        return self.decode(answer.body)
+
+    def decode(self, text: str | bytes) -> Any:
+        """The value of a JSON text that the service sent."""
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise self._foreign_answer("no JSON") from error
+
+    @asynccontextmanager
+    async def open(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        accept: str = "application/json",
+        body: BufferPayload | None = None,
+        read_timeout_s: float = ANSWER_TIMEOUT_S,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """A successful answer, not yet read. Tries once; raises typed errors and `aiohttp.ClientError`."""
+        timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_TIMEOUT_S, sock_read=read_timeout_s)
+        async with self._open_session().request(
+            method,
+            self.address.url + path,
+            params=query,
+            data=body,
+            headers={"Accept": accept},
+            timeout=timeout,
+            allow_redirects=False,
+        ) as response:
+            if response.status >= 300:
+                raise await self._error(response)
+            self.has_answered = True
+            yield response
+
+    def parse(self, model: type[M], value: object) -> M:
+        """A value of the job model from a JSON answer; fields that a newer service added are passed over."""
+        try:
+            return model.model_validate(value, extra="ignore")
+        except ValidationError as error:
+            raise self._foreign_answer(model.__name__) from error
+
+    def unavailable(self, error: Exception) -> BatchmillError:
+        """The error to raise when the service cannot be reached."""
+        if isinstance(error, BatchmillError):
+            return error
+        if isinstance(error, _BROKEN):
+            return ServiceUnavailable(
+                f"the service at {self.address.url} cannot be reached: {str(error) or type(error).__name__}.",
+                hint="Check that it runs (`batchmill up`, `batchmill coordinator`) and that the URL is right.",
+                url=self.address.url,
+            )
+        return ServiceUnavailable(
+            f"what answers at {self.address.url} speaks no HTTP: {error}.",
+            hint="Check the URL: is it http or https, and the port of a Batchmill service?",
+            url=self.address.url,
+        )
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            headers = {"Accept-Encoding": "identity"}
+            if self.address.token:
+                headers["Authorization"] = f"Bearer {self.address.token}"
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers=headers,
+                auto_decompress=False,
+                read_bufsize=READ_BUFFER_BYTES,
+            )
+        return self._session
+
+    async def _error(self, response: aiohttp.ClientResponse) -> BatchmillError:
+        status = response.status
+        text = await response.read()
+        if status < 400:
+            return BatchmillError(
+                f"{self.address.url} answered {status}: it has moved to {response.headers.get('Location', '?')}.",
+                hint="Use that address as the service's URL.",
+            )
+        try:
+            body = json.loads(text)
+        except ValueError:
+            body = None
+        if isinstance(body, dict) and isinstance(body.get("error"), dict):
+            return from_envelope(body, status)
+        kind = _KIND_OF_STATUS.get(status, BatchmillError)
+        return kind(
+            f"{self.address.url} answered {status} to {response.method} {response.url.path}, not as Batchmill does.",
+            hint="Check the URL, and any proxy on the way.",
+        )
+
+    def _foreign_answer(self, what: str) -> BatchmillError:
+        return BatchmillError(
+            f"{self.address.url} answered with something this client does not understand ({what}).",
+            hint="Check that the URL is a Batchmill service's, of about the same version as this client.",
+        )
+
+
+_KIND_OF_STATUS: dict[int, type[BatchmillError]] = {
+    401: Unauthorized,
+    403: Unauthorized,
+    413: PayloadTooLarge,
+    502: ServiceUnavailable,
+    503: ServiceUnavailable,
+    504: ServiceUnavailable,
+}
+
+
+class Patience:
+    """How often and how long one request waits for a service that is away."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._tries = 0
+
+    def renew(self) -> None:
+        """Start afresh: the service is there."""
+        self._tries = 0
+
+    async def pause(self, error: Exception) -> None:
+        """Wait before the next try, or raise what to tell the user when there shall be none."""
+        never_there = not self._transport.has_answered and isinstance(error, _AWAY)
+        if never_there or not isinstance(error, (*_AWAY, *_BROKEN)) or self._tries >= len(RETRY_DELAYS_S):
+            raise self._transport.unavailable(error) from error
+        delay = RETRY_DELAYS_S[self._tries]
+        self._tries += 1
+        await asyncio.sleep(delay * random.uniform(0.5, 1.5))  # noqa: S311  # jitter, no secret

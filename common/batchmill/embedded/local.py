@@ -1,0 +1,83 @@
+"""`batchmill.local()`: an embedded service for as long as a `with` block lasts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from batchmill.errors import ServiceUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from batchmill.client import Client
+
+STOP_S = 60.0
+
+
+@contextmanager
+def local(workers: int = 1, data_dir: str | Path | None = None, operators: Sequence[str] = ()) -> Iterator[Client]:
+    """Run an embedded service, and yield a client of it.
+
+    workers: worker processes.
+    data_dir: where its data lie; kept, so that unfinished jobs go on when it is used again. None: a temporary
+        folder, removed at the end.
+    operators: names of modules that the workers import.
+
+    Raises `MissingExtra` when the services are not installed, `ServiceUnavailable` when they do not start,
+    `InvalidSettings` when a service already runs over `data_dir`.
+    """
+    from batchmill.client import Client
+
+    folder = (
+        Path(data_dir).expanduser().absolute() if data_dir is not None else Path(tempfile.mkdtemp(prefix="batchmill-"))
+    )
+    try:
+        process = _start(workers, folder, operators)
+        try:
+            url, token = _reached(process)
+            with Client(url, token) as client:
+                yield client
+        finally:
+            _stop(process)
+    finally:
+        if data_dir is None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(workers: int, folder: Path, operators: Sequence[str]) -> subprocess.Popen[str]:
+    modules = [part for module in operators for part in ("--operators", module)]
+    command = ["up", "--data-dir", str(folder), "--workers", str(workers), "--port", "0", "--tied", *modules]
+    return subprocess.Popen(  # noqa: S603  # our own command
+        [sys.executable, "-m", "batchmill", *command],
+        stdin=subprocess.PIPE,  # held open by us alone: when it closes, however we end, the service stops
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def _reached(process: subprocess.Popen[str]) -> tuple[str, str]:
+    assert process.stdout is not None  # noqa: S101  # it was asked for
+    line = process.stdout.readline()
+    if not line:
+        _, said = process.communicate()
+        raise ServiceUnavailable(f"the embedded service did not start: {said.strip().removeprefix('error: ')}")
+    record = json.loads(line)
+    return record["url"], record["token"]
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        try:
+            process.communicate(timeout=STOP_S)  # closes its standard input, which ends it
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()

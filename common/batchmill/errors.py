@@ -1,0 +1,214 @@
+"""Every error Batchmill raises on purpose, and the envelope that carries it over HTTP.
+
+    BatchmillError
+    ├── InvalidRequest            the request itself is wrong; nothing was stored
+    │   ├── UnknownOperator       ├── InvalidParams      ├── InvalidSource
+    │   ├── InvalidRows           ├── InvalidOutput      └── PayloadTooLarge
+    ├── InvalidOperator           an operator's code breaks the contract
+    ├── OperatorFailed            an operator fails whatever row it is given, or cannot be set up
+    ├── NotFound                  no such job, upload or route
+    ├── Conflict                  the idempotency key was used for another request
+    ├── Unauthorized              the token is missing or wrong
+    ├── ServiceUnavailable        the service, its ledger or its workers cannot be reached
+    ├── StorageError              a file or bucket could not be read or written
+    ├── InvalidSettings           a setting is missing or wrong; the service does not start
+    ├── MissingExtra              an optional part is not installed
+    ├── StaleToken                this attempt is no longer the shard's; its writes change nothing
+    └── JobEnded                  the job ended without completing
+        ├── JobFailed             └── JobCancelled
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class BatchmillError(Exception):
+    """Base of all errors raised on purpose.
+
+    `message` says what was expected and what came, `hint` what to do about it; `details` are plain JSON values
+    that name the thing (a file, a line, a row, a parameter).
+    """
+
+    code: ClassVar[str] = "error"
+    http_status: ClassVar[int] = 500
+
+    def __init__(self, message: str, *, hint: str = "", **details: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.details = details
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".rstrip()
+
+    def envelope(self) -> dict[str, Any]:
+        """The JSON body that carries this error over HTTP."""
+        body = {"code": self.code, "message": self.message, "hint": self.hint, "details": self.details}
+        return {"error": body}
+
+
+class InvalidRequest(BatchmillError):
+    """The request is wrong in itself; nothing was stored."""
+
+    code = "invalid_request"
+    http_status = 422
+
+
+class UnknownOperator(InvalidRequest):
+    """No worker has announced an operator of this name."""
+
+    code = "unknown_operator"
+
+
+class InvalidParams(InvalidRequest):
+    """The operator's parameters do not fit its parameter model."""
+
+    code = "invalid_params"
+
+
+class InvalidSource(InvalidRequest):
+    """The source is missing, empty, unreadable, broken, or outside the configured roots."""
+
+    code = "invalid_source"
+
+
+class InvalidRows(InvalidRequest):
+    """A row does not fit: a column is missing, or its type differs from the rows before it."""
+
+    code = "invalid_rows"
+
+
+class InvalidOutput(InvalidRequest):
+    """The output folder cannot be used: it holds something else, or lies outside the configured roots."""
+
+    code = "invalid_output"
+
+
+class PayloadTooLarge(InvalidRequest):
+    """The request's body is over the limit."""
+
+    code = "payload_too_large"
+    http_status = 413
+
+
+class InvalidOperator(BatchmillError):
+    """An operator's code breaks the operator contract."""
+
+    code = "invalid_operator"
+
+
+class OperatorFailed(BatchmillError):
+    """An operator fails whatever row it is given, or cannot be set up: its own fault or the worker's, no row's.
+
+    `details` has `operator`, `error_type`, `error` and `traceback` of the first failure.
+    """
+
+    code = "operator_failed"
+
+
+class NotFound(BatchmillError):
+    """There is no job, upload or route of that name."""
+
+    code = "not_found"
+    http_status = 404
+
+
+class Conflict(BatchmillError):
+    """The idempotency key was used before, for a different request."""
+
+    code = "conflict"
+    http_status = 409
+
+
+class Unauthorized(BatchmillError):
+    """The bearer token is missing or wrong."""
+
+    code = "unauthorized"
+    http_status = 401
+
+
+class ServiceUnavailable(BatchmillError):
+    """The service, or the ledger behind it, cannot be reached."""
+
+    code = "service_unavailable"
+    http_status = 503
+
+
+class StorageError(BatchmillError):
+    """A file or an object could not be read or written."""
+
+    code = "storage_error"
+    http_status = 507
+
+
+class InvalidSettings(BatchmillError):
+    """A setting is missing or wrong; the service does not start."""
+
+    code = "invalid_settings"
+
+
+class MissingExtra(BatchmillError):
+    """An optional part of Batchmill is needed and not installed."""
+
+    code = "missing_extra"
+
+
+class StaleToken(BatchmillError):
+    """The attempt is no longer the shard's current one; its write changed nothing."""
+
+    code = "stale_token"
+
+
+class JobEnded(BatchmillError):
+    """The job ended without completing."""
+
+    code = "job_ended"
+
+
+class JobFailed(JobEnded):
+    """The job failed."""
+
+    code = "job_failed"
+
+
+class JobCancelled(JobEnded):
+    """The job was cancelled."""
+
+    code = "job_cancelled"
+
+
+def from_envelope(body: Any, http_status: int) -> BatchmillError:
+    """The typed error that an HTTP error body stands for; a foreign body becomes a plain `BatchmillError`."""
+    error = body.get("error") if isinstance(body, dict) else None
+    if not isinstance(error, dict):
+        return BatchmillError(f"the server answered {http_status} with a body that is no Batchmill error")
+    kind = _BY_CODE.get(str(error.get("code")), BatchmillError)
+    details = error.get("details")
+    return kind(
+        str(error.get("message", "")),
+        hint=str(error.get("hint", "")),
+        **(details if isinstance(details, dict) else {}),
+    )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint that names the nearest known names, or lists all of them when none is near."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    if near:
+        return f"Did you mean {' or '.join(repr(n) for n in near)}?"
+    return f"Known: {', '.join(names)}." if names else ""
+
+
+def _subclasses(kind: type[BatchmillError]) -> Iterable[type[BatchmillError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        yield from _subclasses(child)
+
+
+_BY_CODE = {kind.code: kind for kind in _subclasses(BatchmillError)}

@@ -1,0 +1,173 @@
+"""The job model: what a user asks for, what the ledger keeps of it, and how it stands."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_INLINE_BYTES = 64 * 1024
+"""Rows of at most this many bytes (as an Arrow stream) ride in the ledger; more lie in the blob store."""
+
+MAX_PARAMS_BYTES = 64 * 1024
+DEFAULT_POOL = "default"
+POOL_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+
+SourceFormat = Literal["parquet", "jsonl", "csv", "arrow", "text"]
+OutputFormat = Literal["parquet", "jsonl"]
+Name = Annotated[str, Field(min_length=1, max_length=128)]
+
+
+class Frozen(BaseModel):
+    """A value: compared by content, never changed, unknown fields refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class JobState(StrEnum):
+    """Where a job stands, and who moves it on."""
+
+    PENDING = "pending"  # accepted; the planner starts it
+    RUNNING = "running"  # shards are planned or at work; the finisher ends it
+    CANCELLING = "cancelling"  # a user stopped it; the finisher ends it when its workers have let go
+    FAILING = "failing"  # an error stopped it; the finisher ends it when its workers have let go
+    COMPLETED = "completed"  # every row is done or dead; final
+    CANCELLED = "cancelled"  # stopped by a user, what was done is kept; final
+    FAILED = "failed"  # stopped by an error, what was done is kept; final
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing moves a job on from here."""
+        return self in (JobState.COMPLETED, JobState.CANCELLED, JobState.FAILED)
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether its workers are asked to let go."""
+        return self in (JobState.CANCELLING, JobState.FAILING)
+
+
+JOB_MOVES: dict[JobState, frozenset[JobState]] = {
+    JobState.PENDING: frozenset({JobState.RUNNING, JobState.CANCELLING, JobState.FAILING}),
+    JobState.RUNNING: frozenset({JobState.COMPLETED, JobState.CANCELLING, JobState.FAILING}),
+    JobState.CANCELLING: frozenset({JobState.CANCELLED}),
+    JobState.FAILING: frozenset({JobState.FAILED}),
+    JobState.COMPLETED: frozenset(),
+    JobState.CANCELLED: frozenset(),
+    JobState.FAILED: frozenset(),
+}
+"""The state machine of a job. `docs/architecture.md` draws it; a test compares."""
+
+
+class FileSource(Frozen):
+    """Files to read: a file, a folder, a glob, or several of them, as paths or URIs the service can see."""
+
+    path: str | list[str]
+    format: SourceFormat | None = None  # None: by the files' endings
+    columns: list[str] | None = None  # read only these
+
+
+class UploadSource(Frozen):
+    """Rows that the client has put into the blob store piece by piece."""
+
+    upload: str
+    parts: int = Field(ge=0)
+
+
+class OutputSpec(Frozen):
+    """A folder for the results, as a path or URI the service can see."""
+
+    path: str
+    format: OutputFormat = "parquet"
+
+
+class JobSpec(Frozen):
+    """What a job is to do. Validated whole before anything is stored; never changed afterwards."""
+
+    operator: Name
+    params: dict[str, Any] = {}
+    source: FileSource | UploadSource | None = None  # None: the rows ride inline
+    output: OutputSpec | None = None
+    carry: list[str] | None = None  # input columns that results keep; None: all of them
+    name: Name | None = None
+    pool: Annotated[str, Field(pattern=POOL_PATTERN)] = DEFAULT_POOL
+    priority: int = Field(default=0, ge=-100, le=100)  # higher goes first
+
+
+class JobRequest(JobSpec):
+    """The body of `POST /v1/jobs`: a spec, and the rows themselves when they are few."""
+
+    rows: list[dict[str, Any]] | None = None
+    rows_arrow: str | None = None  # an Arrow IPC stream in base64: like `rows`, with exact types
+    idempotency_key: Name | None = None
+
+    def spec(self) -> JobSpec:
+        """The request without its rows and its key."""
+        return JobSpec(**{name: getattr(self, name) for name in JobSpec.model_fields})
+
+
+class JobError(Frozen):
+    """Why a job failed."""
+
+    code: str
+    message: str
+    details: dict[str, Any] = {}
+
+
+class JobStatus(Frozen):
+    """How a job stands. Times are seconds since the epoch."""
+
+    id: str
+    state: JobState
+    operator: str
+    name: str | None = None
+    pool: str = DEFAULT_POOL
+    priority: int = 0
+    rows_total: int | None = None  # None until the source has been looked at
+    rows_total_is_estimate: bool = False  # whether rows_total is reckoned from bytes, its end not reached yet
+    rows_done: int = 0
+    rows_dead: int = 0  # rows given up on; they are not among the results
+    rows_per_second: float | None = None  # of late
+    eta_s: float | None = None
+    shards_done: int = 0
+    shards_running: int = 0
+    created_at: float
+    started_at: float | None = None
+    finished_at: float | None = None
+    error: JobError | None = None
+    output: str | None = None  # the output folder, when one was asked for
+    note: str | None = None  # what the job waits for, when it waits for something a user can mend
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the job has ended."""
+        return self.state.is_final
+
+
+class WorkerInfo(Frozen):
+    """A worker as others see it. Times are seconds since the epoch."""
+
+    name: str  # after its device: "cpu0@host"
+    pool: str
+    device: str
+    operators: list[str]
+    shards_at_once: int
+    pid: int
+    started_at: float
+    seen_at: float = 0.0
+    running: list[str] = []  # the attempts it holds
+
+
+def new_id(kind: str) -> str:
+    """A fresh id that sorts by time: `job-…`, 10 characters of milliseconds and 10 of chance, base 32."""
+    return f"{kind}-{_base32(time.time_ns() // 1_000_000, 10)}{_base32(secrets.randbits(50), 10)}"
+
+
+def _base32(number: int, width: int) -> str:
+    digits = ""
+    for _ in range(width):
+        number, digit = divmod(number, 32)
+        digits = "0123456789abcdefghjkmnpqrstvwxyz"[digit] + digits
+    return digits

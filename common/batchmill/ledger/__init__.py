@@ -1,0 +1,7 @@
+"""The ledger: the state of all jobs, in Redis, changed only by Lua scripts."""
+
+from batchmill.ledger.jobs import JobLedger, JobRecord
+from batchmill.ledger.ledger import Ledger
+from batchmill.ledger.shards import Claim, Completion, ShardLedger
+
+__all__ = ["Claim", "Completion", "JobLedger", "JobRecord", "Ledger", "ShardLedger"]

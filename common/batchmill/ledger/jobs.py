@@ -1,0 +1,290 @@
+"""Jobs in the ledger: accepted, read, stopped, ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
+
+from batchmill.errors import Conflict, InvalidSource, NotFound, ServiceUnavailable
+from batchmill.job import JobError, JobSpec, JobState, UploadSource
+from batchmill.ledger.connection import reaching_redis
+from batchmill.shard import ShardRef, parse_shard_id
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from batchmill.ledger.connection import Store
+
+IDEMPOTENCY_LIFE_MS = 24 * 3600 * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """What the ledger knows of a job. Times are milliseconds since the epoch; counters count rows or shards."""
+
+    id: str
+    spec: JobSpec
+    state: JobState
+    created_at: int
+    started_at: int | None
+    stopping_at: int | None
+    finished_at: int | None
+    error: JobError | None
+    cursor: str
+    planned: bool  # whether the source's end was reached
+    rows_total: int | None
+    rows_exact: bool
+    rows_planned: int
+    rows_done: int
+    rows_dead: int
+    shards_planned: int
+    shards_live: int
+    shards_queued: int
+    shards_running: int
+    shards_done: int
+    busy_us: int  # device time of committed attempts
+    rows_timed: int  # rows that time was spent on
+    bytes_in: int
+    rate: float | None  # rows a second, of late
+    last_queued_at: int | None  # when a shard of it was last queued
+
+    @classmethod
+    def from_hash(cls, job_id: str, fields: dict[bytes, bytes]) -> JobRecord:
+        """A record from the job's hash."""
+        text = {name.decode(): value.decode() for name, value in fields.items()}
+
+        def number(name: str) -> int:
+            return int(text.get(name) or 0)
+
+        def moment(name: str) -> int | None:
+            return int(text[name]) if text.get(name) else None
+
+        return cls(
+            id=job_id,
+            spec=_spec(text["spec"]),
+            state=JobState(text["state"]),
+            created_at=number("created_at"),
+            started_at=moment("started_at"),
+            stopping_at=moment("stopping_at"),
+            finished_at=moment("finished_at"),
+            error=JobError.model_validate_json(text["error"]) if text.get("error") else None,
+            cursor=text.get("cursor", ""),
+            planned=text.get("planned") == "1",
+            rows_total=moment("rows_total"),
+            rows_exact=text.get("rows_exact") == "1",
+            rows_planned=number("rows_planned"),
+            rows_done=number("rows_done"),
+            rows_dead=number("rows_dead"),
+            shards_planned=number("shards_planned"),
+            shards_live=number("shards_live"),
+            shards_queued=number("shards_queued"),
+            shards_running=number("shards_running"),
+            shards_done=number("shards_done"),
+            busy_us=number("busy_us"),
+            rows_timed=number("rows_timed"),
+            bytes_in=number("bytes_in"),
+            rate=float(text["rate"]) if text.get("rate") else None,
+            last_queued_at=moment("last_queued_at"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A job ready to be accepted: validated, its rows stored."""
+
+    job_id: str
+    spec: JobSpec
+    digest: str  # of the request, to compare repeats under one idempotency key
+    idempotency_key: str | None = None
+    inline_rows: bytes = b""
+    rows_total: int | None = None  # when it is known exactly
+
+
+class JobLedger:
+    """Jobs as a whole."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._keys = store.keys
+
+    def submit(self, submission: Submission, *, max_live_jobs: int) -> tuple[str, bool]:
+        """Accept a job; returns its id, and whether it is new (False: known under its idempotency key).
+
+        Raises `Conflict` when the key was used for another request, `InvalidSource` when the upload is unknown or
+        taken, `ServiceUnavailable` when too many jobs are alive.
+        """
+        keys, job_id, spec = self._keys, submission.job_id, submission.spec
+        key = submission.idempotency_key
+        upload = spec.source.upload if isinstance(spec.source, UploadSource) else ""
+        word, known_id = self._store.run(
+            "submit",
+            [
+                keys.job(job_id),
+                keys.jobs(),
+                keys.live_jobs(),
+                keys.idempotency(key) if key else keys.job(job_id),
+                keys.inline_input(job_id),
+                keys.uploads(),
+            ],
+            [
+                self._store.now_ms,
+                job_id,
+                spec.model_dump_json(),
+                submission.digest,
+                IDEMPOTENCY_LIFE_MS if key else 0,
+                submission.inline_rows,
+                "" if submission.rows_total is None else submission.rows_total,
+                keys.events(),
+                upload,
+                max_live_jobs,
+            ],
+        )
+        _raise_refusal(word.decode(), known_id.decode(), upload, max_live_jobs)
+        return known_id.decode(), word == b"accepted"
+
+    def known_under(self, idempotency_key: str) -> tuple[str, str] | None:
+        """The id and request digest of the job that was accepted under a key, or None."""
+        with reaching_redis():
+            known = self._store.redis.get(self._keys.idempotency(idempotency_key))
+        if known is None:
+            return None
+        job_id, digest = known.decode().split(" ")
+        return job_id, digest
+
+    def read(self, job_id: str) -> JobRecord:
+        """A job's record. Raises `NotFound`."""
+        with reaching_redis():
+            fields = self._store.redis.hgetall(self._keys.job(job_id))
+        if not fields:
+            raise NotFound(f"there is no job {job_id!r}.", hint="`batchmill jobs` lists the jobs.", job=job_id)
+        return JobRecord.from_hash(job_id, fields)
+
+    def read_many(self, job_ids: Sequence[str]) -> list[JobRecord]:
+        """The records of those of the jobs that exist, in one round trip."""
+        with reaching_redis(), self._store.redis.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.hgetall(self._keys.job(job_id))
+            found = pipe.execute()
+        return [JobRecord.from_hash(job_id, fields) for job_id, fields in zip(job_ids, found, strict=True) if fields]
+
+    def live(self) -> list[JobRecord]:
+        """The jobs that have not ended, oldest first."""
+        with reaching_redis():
+            ids = self._store.redis.smembers(self._keys.live_jobs())
+        return self.read_many(sorted(job_id.decode() for job_id in ids))
+
+    def newest(self, limit: int, before: str | None = None) -> list[JobRecord]:
+        """At most `limit` jobs, newest first, older than the job `before`. Raises `NotFound` for an unknown one."""
+        client, jobs = self._store.redis, self._keys.jobs()
+        with reaching_redis():
+            start = 0
+            if before is not None:
+                rank = client.zrevrank(jobs, before)
+                if rank is None:
+                    raise NotFound(f"there is no job {before!r}.", job=before)
+                start = int(rank) + 1
+            ids = client.zrevrange(jobs, start, start + limit - 1)
+        return self.read_many([job_id.decode() for job_id in ids])
+
+    def inline_input(self, job_id: str) -> bytes | None:
+        """The rows of a small job, an Arrow stream."""
+        with reaching_redis():
+            rows: bytes | None = self._store.redis.get(self._keys.inline_input(job_id))
+        return rows
+
+    def stop(
+        self, job_id: str, state: Literal[JobState.CANCELLING, JobState.FAILING], error: JobError | None
+    ) -> JobState:
+        """Ask a job to stop; returns its state afterwards. Raises `NotFound`."""
+        word = self._store.run(
+            "stop",
+            [self._keys.job(job_id)],
+            [
+                self._store.now_ms,
+                state,
+                error.model_dump_json() if error else "",
+                self._keys.events(),
+                job_id,
+            ],
+        )
+        if not word:
+            raise NotFound(f"there is no job {job_id!r}.", hint="`batchmill jobs` lists the jobs.", job=job_id)
+        return JobState(word.decode())
+
+    def finish(self, record: JobRecord, state: JobState, epoch: int) -> bool:
+        """End a job in a final state, as its leader; False when it is not over yet or the leader is deposed."""
+        keys, job_id = self._keys, record.id
+        with reaching_redis():
+            names = self._store.redis.smembers(keys.live_shards(job_id))
+        live = [(int(stage), parse_shard_id(shard)) for stage, shard in (name.decode().split(" ") for name in names)]
+        shard_keys = [keys.shard(job_id, stage, shard_id) for stage, shard_id in live]
+        with reaching_redis(), self._store.redis.pipeline(transaction=False) as pipe:
+            for key in shard_keys:
+                pipe.hget(key, "token")
+            tokens = pipe.execute()
+        members = [
+            ShardRef(job_id, stage, shard_id, int(token or 0)).member()
+            for (stage, shard_id), token in zip(live, tokens, strict=True)
+        ]
+        word = self._store.run(
+            "finish",
+            [
+                keys.leader(),
+                keys.job(job_id),
+                keys.live_jobs(),
+                keys.ready(job_id),
+                keys.waiting(job_id),
+                keys.live_shards(job_id),
+                keys.queued(record.spec.pool),
+                keys.inline_input(job_id),
+                *shard_keys,
+            ],
+            [self._store.now_ms, epoch, job_id, state, keys.events(), *members],
+        )
+        return bool(word == b"ok")
+
+    def begin_upload(self, upload_id: str, *, max_uploads: int = 1000) -> None:
+        """Note an upload. Raises `ServiceUnavailable` when too many are open."""
+        word = self._store.run("begin_upload", [self._keys.uploads()], [self._store.now_ms, upload_id, max_uploads])
+        if word != b"ok":
+            raise ServiceUnavailable(f"{max_uploads} uploads are open already.", hint="Try again later.")
+
+    def has_upload(self, upload_id: str) -> bool:
+        """Whether an upload is open: begun, and taken by no job yet."""
+        with reaching_redis():
+            return self._store.redis.zscore(self._keys.uploads(), upload_id) is not None
+
+    def expire_uploads(self, epoch: int, life_s: float, limit: int = 100) -> list[str]:
+        """Forget uploads older than `life_s`, as the leader; returns their ids, for their blobs to be deleted."""
+        ids = self._store.run(
+            "expire_uploads",
+            [self._keys.uploads(), self._keys.leader()],
+            [self._store.now_ms, epoch, int(life_s * 1000), limit],
+        )
+        return [upload.decode() for upload in ids]
+
+
+@lru_cache(maxsize=1024)
+def _spec(text: str) -> JobSpec:
+    return JobSpec.model_validate_json(text)
+
+
+def _raise_refusal(word: str, known_id: str, upload: str, max_live_jobs: int) -> None:
+    if word == "conflict":
+        raise Conflict(
+            f"the idempotency key was used for job {known_id}, whose request differs from this one.",
+            hint="Use a new key for a new request.",
+            job=known_id,
+        )
+    if word == "no upload":
+        raise InvalidSource(
+            f"there is no open upload {upload!r}: it was never begun, has expired, or belongs to a job already.",
+            hint="Upload the rows again.",
+            upload=upload,
+        )
+    if word == "full":
+        raise ServiceUnavailable(
+            f"{max_live_jobs} jobs are alive already, the most this service takes.",
+            hint="Wait for some to end, cancel some, or raise BATCHMILL_MAX_LIVE_JOBS.",
+        )

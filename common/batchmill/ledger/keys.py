@@ -1,0 +1,110 @@
+"""Every key that Batchmill keeps in Redis, one function each; no key is spelled anywhere else.
+
+The schema of each key stands in the header of the script that writes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from batchmill.shard import ShardId, format_shard_id
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys under one prefix. Keys of one job share a hash tag, its id."""
+
+    prefix: str
+
+    def jobs(self) -> str:
+        """Sorted set: every job's id, scored by when it was created (ms)."""
+        return f"{self.prefix}jobs"
+
+    def live_jobs(self) -> str:
+        """Set: the ids of jobs that have not ended."""
+        return f"{self.prefix}jobs:live"
+
+    def idempotency(self, key: str) -> str:
+        """String: the id and the request digest of the job that was submitted under a client's key."""
+        return f"{self.prefix}idempotency:{hashlib.sha256(key.encode()).hexdigest()[:32]}"
+
+    def leader(self) -> str:
+        """String with a lease: "epoch name" of the coordinator that leads."""
+        return f"{self.prefix}leader"
+
+    def leader_epoch(self) -> str:
+        """Counter: how often leadership has changed hands."""
+        return f"{self.prefix}leader:epoch"
+
+    def leases(self) -> str:
+        """Sorted set: attempts that run, scored by when their lease ends (ms)."""
+        return f"{self.prefix}leases"
+
+    def queued(self, pool: str) -> str:
+        """Sorted set: attempts published to a pool's queue and not claimed, scored by when (ms)."""
+        return f"{self.prefix}queued:{pool}"
+
+    def workers(self) -> str:
+        """Hash: worker name to its description in JSON."""
+        return f"{self.prefix}workers"
+
+    def workers_seen(self) -> str:
+        """Sorted set: worker names, scored by when their presence ends (ms)."""
+        return f"{self.prefix}workers:seen"
+
+    def operators(self) -> str:
+        """Hash: operator name to its announcement in JSON."""
+        return f"{self.prefix}operators"
+
+    def uploads(self) -> str:
+        """Sorted set: uploads that no job has taken, scored by when they began (ms)."""
+        return f"{self.prefix}uploads"
+
+    def events(self) -> str:
+        """Channel: "kind job-id" of every change that somebody may wait for."""
+        return f"{self.prefix}events"
+
+    def job(self, job_id: str) -> str:
+        """Hash: a job's spec, state and counters."""
+        return f"{self.prefix}job:{{{job_id}}}"
+
+    def inline_input(self, job_id: str) -> str:
+        """String: the rows of a small job, an Arrow stream of at most 64 KiB."""
+        return f"{self.job(job_id)}:input"
+
+    def inline_results(self, job_id: str) -> str:
+        """Hash: shard to its results as an Arrow stream, at most 64 KiB in all."""
+        return f"{self.job(job_id)}:inline"
+
+    def live_shards(self, job_id: str) -> str:
+        """Set: the shards that are not settled, as "stage shard"."""
+        return f"{self.job(job_id)}:live"
+
+    def ready(self, job_id: str) -> str:
+        """List: planned shards in input order, as "stage shard"."""
+        return f"{self.job(job_id)}:ready"
+
+    def waiting(self, job_id: str) -> str:
+        """Sorted set: shards to be tried again, as "stage shard", scored by when (ms)."""
+        return f"{self.job(job_id)}:waiting"
+
+    def shard(self, job_id: str, stage: int, shard_id: ShardId) -> str:
+        """Hash: one live shard."""
+        return f"{self.job(job_id)}:shard:{stage}:{format_shard_id(shard_id)}"
+
+    def done(self, job_id: str, stage: int) -> str:
+        """Hash: settled shard to "token rows dead bytes"."""
+        return f"{self.job(job_id)}:done:{stage}"
+
+    def of_job(self, job_id: str, stages: int = 1) -> list[str]:
+        """All keys of a job but its live shards'."""
+        return [
+            self.job(job_id),
+            self.inline_input(job_id),
+            self.inline_results(job_id),
+            self.live_shards(job_id),
+            self.ready(job_id),
+            self.waiting(job_id),
+            *(self.done(job_id, stage) for stage in range(stages)),
+        ]

@@ -1,0 +1,48 @@
+-- What every script starts with.
+-- Time is the server's, so that hosts whose clocks differ agree about leases; a test passes its own.
+
+local function now_ms(given)
+  local at = tonumber(given)
+  if at and at > 0 then return at end
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
+-- Whether `epoch` is the reigning leader's; a deposed leader's writes change nothing.
+local function leads(leader_key, epoch)
+  local leader = redis.call('GET', leader_key)
+  return leader and string.match(leader, '^(%d+) ') == epoch
+end
+
+local function is_final(state)
+  return state == 'completed' or state == 'cancelled' or state == 'failed'
+end
+
+local function is_stopping(state)
+  return state == 'cancelling' or state == 'failing'
+end
+
+-- Whether every shard that the job will ever have is settled.
+local function is_settled(job)
+  local planned, live = unpack(redis.call('HMGET', job, 'planned', 'shards_live'))
+  return planned == '1' and tonumber(live or '0') == 0
+end
+
+-- An attempt ended without results: its lease goes, and the shard waits until `due`.
+-- `blame` is the field that counts why: 'failures', 'losses', or '' when nobody is to blame.
+local function put_back(job, shard, leases, waiting, member, name, due, blame)
+  redis.call('ZREM', leases, member)
+  redis.call('HSET', shard, 'state', 'waiting')
+  redis.call('HDEL', shard, 'holder')
+  if blame ~= '' then redis.call('HINCRBY', shard, blame, 1) end
+  redis.call('ZADD', waiting, due, name)
+  redis.call('HINCRBY', job, 'shards_running', -1)
+end
+
+-- The job stops for an error; the first one counts.
+local function fail_job(job, now, failure)
+  local state = redis.call('HGET', job, 'state')
+  if not state or is_final(state) or is_stopping(state) then return false end
+  redis.call('HSET', job, 'state', 'failing', 'error', failure, 'stopping_at', now)
+  return true
+end

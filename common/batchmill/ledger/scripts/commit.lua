@@ -1,0 +1,40 @@
+-- Make an attempt's results the shard's results: the one step that counts. Committing twice is one commit.
+--
+-- KEYS  1 job  2 shard  3 leases  4 done  5 live_shards  6 inline_results
+-- ARGV  1 now  2 token  3 member  4 shard id  5 "stage shard"  6 rows  7 dead rows  8 bytes  9 busy (µs)
+--       10 inline results ('' : they lie in the sink)  11 most inline bytes a job  12 channel  13 job id
+-- Returns 'ok' | 'stale' (another attempt has the shard) | 'no room' (write the results to the sink, then come again)
+--
+-- done  hash: shard id to "token rows dead bytes"
+local settled = redis.call('HGET', KEYS[4], ARGV[4])
+if settled then return string.match(settled, '^(%d+) ') == ARGV[2] and 'ok' or 'stale' end
+local state, token = unpack(redis.call('HMGET', KEYS[2], 'state', 'token'))
+if state ~= 'running' or token ~= ARGV[2] then return 'stale' end
+local inline = #ARGV[10]
+if inline > 0 then
+  local held = tonumber(redis.call('HGET', KEYS[1], 'inline_bytes') or '0')
+  if held + inline > tonumber(ARGV[11]) then return 'no room' end
+  redis.call('HSET', KEYS[6], ARGV[4], ARGV[10])
+  redis.call('HINCRBY', KEYS[1], 'inline_bytes', inline)
+end
+local now = now_ms(ARGV[1])
+redis.call('HSET', KEYS[4], ARGV[4], table.concat({ARGV[2], ARGV[6], ARGV[7], ARGV[8]}, ' '))
+redis.call('DEL', KEYS[2])
+redis.call('SREM', KEYS[5], ARGV[5])
+redis.call('ZREM', KEYS[3], ARGV[3])
+redis.call('HINCRBY', KEYS[1], 'shards_running', -1)
+redis.call('HINCRBY', KEYS[1], 'shards_live', -1)
+redis.call('HINCRBY', KEYS[1], 'shards_done', 1)
+redis.call('HINCRBY', KEYS[1], 'rows_dead', ARGV[7])
+redis.call('HINCRBY', KEYS[1], 'busy_us', ARGV[9])
+redis.call('HINCRBY', KEYS[1], 'rows_timed', tonumber(ARGV[6]) + tonumber(ARGV[7]))
+local done = redis.call('HINCRBY', KEYS[1], 'rows_done', ARGV[6])
+local rate, rate_at, rate_rows, started = unpack(redis.call('HMGET', KEYS[1], 'rate', 'rate_at', 'rate_rows', 'started_at'))
+local since = tonumber(rate_at or started)
+if now - since >= 1000 then
+  local latest = (done - tonumber(rate_rows or '0')) * 1000 / (now - since)
+  local smooth = rate and (tonumber(rate) + latest) / 2 or latest
+  redis.call('HSET', KEYS[1], 'rate', string.format('%.3f', smooth), 'rate_at', now, 'rate_rows', done)
+end
+redis.call('PUBLISH', ARGV[12], (is_settled(KEYS[1]) and 'settled ' or 'committed ') .. ARGV[13])
+return 'ok'

@@ -1,0 +1,31 @@
+-- Accept a job, or find the one that was accepted under the same idempotency key.
+--
+-- KEYS  1 job  2 jobs  3 live_jobs  4 idempotency (or the job key again, when there is no key)
+--       5 inline_input  6 uploads
+-- ARGV  1 now (0: the server's)  2 job id  3 spec (JSON)  4 digest of the request  5 idempotency key's life (ms; 0: none)
+--       6 inline rows ('' : none)  7 rows known (or '')  8 channel  9 upload id ('' : none)  10 most live jobs
+-- Returns {'accepted' | 'known' | 'conflict' | 'full' | 'no upload', job id}
+--
+-- job          hash: spec, state, created_at, started_at, stopping_at, finished_at (ms), error (JSON),
+--              cursor, planned (1: the source's end was reached), rows_total, rows_exact, rows_planned, rows_done,
+--              rows_dead, shards_planned, shards_live, shards_queued, shards_running, shards_done,
+--              busy_us, rows_timed, bytes_in, inline_bytes, rate, rate_at, rate_rows, last_queued_at
+-- idempotency  string with a life: "job-id digest"
+local now = now_ms(ARGV[1])
+if ARGV[5] ~= '0' then
+  local known = redis.call('GET', KEYS[4])
+  if known then
+    local id, digest = string.match(known, '^(%S+) (%S+)$')
+    return {digest == ARGV[4] and 'known' or 'conflict', id}
+  end
+end
+if redis.call('SCARD', KEYS[3]) >= tonumber(ARGV[10]) then return {'full', ''} end
+if ARGV[9] ~= '' and redis.call('ZREM', KEYS[6], ARGV[9]) == 0 then return {'no upload', ''} end
+redis.call('HSET', KEYS[1], 'spec', ARGV[3], 'state', 'pending', 'created_at', now, 'cursor', '', 'planned', 0)
+if ARGV[7] ~= '' then redis.call('HSET', KEYS[1], 'rows_total', ARGV[7], 'rows_exact', 1) end
+if ARGV[6] ~= '' then redis.call('SET', KEYS[5], ARGV[6]) end
+redis.call('ZADD', KEYS[2], now, ARGV[2])
+redis.call('SADD', KEYS[3], ARGV[2])
+if ARGV[5] ~= '0' then redis.call('SET', KEYS[4], ARGV[2] .. ' ' .. ARGV[4], 'PX', ARGV[5]) end
+redis.call('PUBLISH', ARGV[8], 'submitted ' .. ARGV[2])
+return {'accepted', ARGV[2]}

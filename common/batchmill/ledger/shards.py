@@ -1,0 +1,319 @@
+"""Shards in the ledger: planned, queued, claimed, renewed, committed, put back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from batchmill.errors import StaleToken
+from batchmill.job import MAX_INLINE_BYTES, JobError, JobSpec
+from batchmill.ledger.connection import reaching_redis
+from batchmill.shard import Shard, ShardId, ShardRef, ShardState, format_shard_id, parse_shard_id
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from batchmill.ledger.connection import Store
+    from batchmill.ledger.jobs import JobRecord
+    from batchmill.sources.base import RowCount
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a worker gets when it claims an attempt."""
+
+    shard: Shard
+    spec: JobSpec | None  # sent when it was asked for
+    inline_rows: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What an attempt brought, to be committed."""
+
+    rows: int
+    rows_dead: int
+    nbytes: int
+    busy_s: float = 0.0  # time at work on it, waiting not counted
+    inline: bytes = b""  # the results as an Arrow stream; empty: they lie in the sink
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A committed shard: whose attempt counts, and how much it brought."""
+
+    shard_id: ShardId
+    token: int
+    rows: int
+    rows_dead: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlanStep:
+    """What the planner adds to a job in one step."""
+
+    shards: Sequence[Shard]
+    sizes: Sequence[int]  # of each shard, in bytes
+    cursor: str
+    at_end: bool
+    total: RowCount | None
+
+
+class ShardLedger:
+    """Shards and their attempts. Whatever an attempt writes carries its token; a stale one changes nothing."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._keys = store.keys
+
+    def plan(self, record: JobRecord, step: PlanStep, epoch: int, stage: int = 0) -> str:
+        """Add shards and move the cursor; returns "ok", "deposed", "moved" or "over" (see `plan.lua`)."""
+        keys, job_id = self._keys, record.id
+        described: list[str | int] = []
+        for shard, size in zip(step.shards, step.sizes, strict=True):
+            described += [format_shard_id(shard.shard_id), shard.rows, size, shard.plan()]
+        total = step.total
+        word = self._store.run(
+            "plan",
+            [
+                keys.leader(),
+                keys.job(job_id),
+                keys.ready(job_id),
+                keys.live_shards(job_id),
+                *(keys.shard(job_id, stage, shard.shard_id) for shard in step.shards),
+            ],
+            [
+                self._store.now_ms,
+                epoch,
+                stage,
+                record.cursor,
+                step.cursor,
+                int(step.at_end),
+                total.rows if total else "",
+                int(total.exact) if total else 0,
+                keys.events(),
+                job_id,
+                *described,
+            ],
+        )
+        return str(word.decode())
+
+    def to_queue(self, job_id: str, limit: int, now_ms: int) -> list[tuple[int, ShardId]]:
+        """At most `limit` shards of a job that could be queued now: due retries first, then planned ones."""
+        with reaching_redis(), self._store.redis.pipeline(transaction=False) as pipe:
+            pipe.zrangebyscore(self._keys.waiting(job_id), "-inf", now_ms, start=0, num=limit)
+            pipe.lrange(self._keys.ready(job_id), 0, limit - 1)
+            waiting, ready = pipe.execute()
+        names = [name.decode().split(" ") for name in [*waiting, *ready][:limit]]
+        return [(int(stage), parse_shard_id(shard)) for stage, shard in names]
+
+    def next_retry_ms(self, job_id: str) -> int | None:
+        """When the next waiting shard is due."""
+        with reaching_redis():
+            first = self._store.redis.zrange(self._keys.waiting(job_id), 0, 0, withscores=True)
+        return int(first[0][1]) if first else None
+
+    def queue(self, record: JobRecord, stage: int, shard_id: ShardId, epoch: int) -> ShardRef | None:
+        """Give a shard its next token; the caller publishes the message. None when there is nothing to queue."""
+        keys, job_id = self._keys, record.id
+        base = ShardRef(job_id, stage, shard_id, 0)
+        token = self._store.run(
+            "queue",
+            [
+                keys.leader(),
+                keys.job(job_id),
+                keys.shard(job_id, stage, shard_id),
+                keys.ready(job_id),
+                keys.waiting(job_id),
+                keys.queued(record.spec.pool),
+            ],
+            [self._store.now_ms, epoch, _name(base), base.member().removesuffix("0")],
+        )
+        return ShardRef(job_id, stage, shard_id, int(token)) if token else None
+
+    def queued(self, pool: str) -> list[tuple[ShardRef, int]]:
+        """The attempts of a pool that wait to be claimed, oldest first, with when they were published (ms)."""
+        with reaching_redis():
+            members = self._store.redis.zrange(self._keys.queued(pool), 0, -1, withscores=True)
+        return [(ShardRef.from_member(member), int(score)) for member, score in members]
+
+    def claim(self, ref: ShardRef, pool: str, holder: str, lease_ms: int, *, with_job: bool) -> Claim | None:
+        """Take a queued attempt under a lease, as `holder` (a name of its own for each claim).
+
+        None when its job takes no more work. Raises `StaleToken` when the attempt is not there to be taken.
+        """
+        keys = self._keys
+        reply = self._store.run(
+            "claim",
+            [
+                keys.job(ref.job_id),
+                self._shard_key(ref),
+                keys.queued(pool),
+                keys.leases(),
+                keys.inline_input(ref.job_id),
+            ],
+            [self._store.now_ms, ref.token, ref.member(), holder, lease_ms, int(with_job)],
+        )
+        if reply[0] == b"stopped":
+            return None
+        if reply[0] == b"stale":
+            raise StaleToken(f"attempt {ref.member()} is not there to be claimed.")
+        _, plan, failures, losses, spec, inline = reply
+        shard = Shard.from_plan(
+            ref.job_id,
+            ref.shard_id,
+            plan,
+            stage=ref.stage,
+            state=ShardState.RUNNING,
+            token=ref.token,
+            failures=int(failures),
+            losses=int(losses),
+        )
+        return Claim(shard, JobSpec.model_validate_json(spec) if spec else None, inline)
+
+    def renew(self, refs: Sequence[ShardRef], lease_ms: int) -> list[str]:
+        """Renew the leases of these attempts in one call; a word each: "ok", "lost" or "stopped"."""
+        if not refs:
+            return []
+        words = self._store.run(
+            "renew",
+            [self._keys.leases(), *(self._keys.job(ref.job_id) for ref in refs)],
+            [self._store.now_ms, lease_ms, *(ref.member() for ref in refs)],
+        )
+        return [word.decode() for word in words]
+
+    def commit(self, ref: ShardRef, completion: Completion) -> bool:
+        """Make an attempt's results the shard's. False: no room inline, store the results and come again.
+
+        Raises `StaleToken` when the shard is another attempt's by now; then nothing changed.
+        """
+        keys = self._keys
+        shard = format_shard_id(ref.shard_id)
+        word = self._store.run(
+            "commit",
+            [
+                keys.job(ref.job_id),
+                self._shard_key(ref),
+                keys.leases(),
+                keys.done(ref.job_id, ref.stage),
+                keys.live_shards(ref.job_id),
+                keys.inline_results(ref.job_id),
+            ],
+            [
+                self._store.now_ms,
+                ref.token,
+                ref.member(),
+                shard,
+                _name(ref),
+                completion.rows,
+                completion.rows_dead,
+                completion.nbytes,
+                int(completion.busy_s * 1e6),
+                completion.inline,
+                MAX_INLINE_BYTES,
+                keys.events(),
+                ref.job_id,
+            ],
+        )
+        if word == b"stale":
+            raise StaleToken(f"attempt {ref.member()} lost its shard; its results do not count.")
+        return bool(word == b"ok")
+
+    def fail(self, ref: ShardRef, *, delay_s: float, blame: bool, stop_with: JobError | None = None) -> None:
+        """End an attempt without results: the shard waits `delay_s`, or the job stops with an error.
+
+        blame: whether it counts as a failure of the shard. Raises `StaleToken`.
+        """
+        word = self._store.run(
+            "fail",
+            self._attempt_keys(ref),
+            [
+                self._store.now_ms,
+                ref.token,
+                ref.member(),
+                _name(ref),
+                int(delay_s * 1000),
+                "failures" if blame else "",
+                stop_with.model_dump_json() if stop_with else "",
+                self._keys.events(),
+                ref.job_id,
+            ],
+        )
+        if word != b"ok":
+            raise StaleToken(f"attempt {ref.member()} lost its shard before it failed.")
+
+    def lose(self, ref: ShardRef, epoch: int, *, delay_s: float, stop_with: JobError | None = None) -> str:
+        """Take a shard back from an attempt whose lease ran out; a word as in `lose.lua`."""
+        word = self._store.run(
+            "lose",
+            [*self._attempt_keys(ref), self._keys.leader()],
+            [
+                self._store.now_ms,
+                ref.token,
+                ref.member(),
+                _name(ref),
+                int(delay_s * 1000),
+                stop_with.model_dump_json() if stop_with else "",
+                self._keys.events(),
+                ref.job_id,
+                epoch,
+            ],
+        )
+        return str(word.decode())
+
+    def expired(self, now_ms: int, limit: int = 100) -> list[ShardRef]:
+        """Attempts whose lease has run out by `now_ms`, the longest ago first."""
+        with reaching_redis():
+            members = self._store.redis.zrangebyscore(self._keys.leases(), "-inf", now_ms, start=0, num=limit)
+        return [ShardRef.from_member(member) for member in members]
+
+    def read(self, ref: ShardRef) -> Shard | None:
+        """A live shard as it stands, or None when it is settled."""
+        with reaching_redis():
+            fields = self._store.redis.hgetall(self._shard_key(ref))
+        if not fields:
+            return None
+        return Shard.from_plan(
+            ref.job_id,
+            ref.shard_id,
+            fields[b"plan"],
+            stage=ref.stage,
+            state=ShardState(fields[b"state"].decode()),
+            token=int(fields[b"token"]),
+            failures=int(fields[b"failures"]),
+            losses=int(fields[b"losses"]),
+        )
+
+    def settled(self, job_id: str, shard_ids: Sequence[ShardId], stage: int = 0) -> list[Settled | None]:
+        """For each of these shards: how it was settled, or None when it was not."""
+        if not shard_ids:
+            return []
+        with reaching_redis():
+            found = self._store.redis.hmget(
+                self._keys.done(job_id, stage), [format_shard_id(shard_id) for shard_id in shard_ids]
+            )
+        return [
+            Settled(shard_id, *map(int, value.split())) if value else None
+            for shard_id, value in zip(shard_ids, found, strict=True)
+        ]
+
+    def inline_results(self, job_id: str, shard_ids: Sequence[ShardId]) -> list[bytes | None]:
+        """The results of these shards that ride in the ledger, as Arrow streams."""
+        if not shard_ids:
+            return []
+        names = [format_shard_id(shard_id) for shard_id in shard_ids]
+        with reaching_redis():
+            found: list[bytes | None] = self._store.redis.hmget(self._keys.inline_results(job_id), names)
+        return found
+
+    def _shard_key(self, ref: ShardRef) -> str:
+        return self._keys.shard(ref.job_id, ref.stage, ref.shard_id)
+
+    def _attempt_keys(self, ref: ShardRef) -> list[str]:
+        keys = self._keys
+        return [keys.job(ref.job_id), self._shard_key(ref), keys.leases(), keys.waiting(ref.job_id)]
+
+
+def _name(ref: ShardRef) -> str:
+    return f"{ref.stage} {format_shard_id(ref.shard_id)}"

@@ -1,0 +1,184 @@
+"""Where files may be read and written: paths and URIs, checked against the configured roots."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from pyarrow import fs
+
+from batchmill.errors import BatchmillError, InvalidSettings, InvalidSource
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+UNRESTRICTED = ("/", "s3://", "gs://")
+"""The roots of the embedded service, which acts for the user who started it."""
+
+_URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+_QUERY = re.compile(r"\?[^/]*=")  # a lone "?" is a wildcard, or part of a name
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SCHEMES = {"s3": fs.S3FileSystem, "gs": fs.GcsFileSystem}
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A place in a file system: what `pyarrow.fs` needs, and the URI a user knows it by."""
+
+    filesystem: fs.FileSystem
+    path: str  # in the file system's own terms: "/data/x", "bucket/x"
+    uri: str  # "/data/x", "s3://bucket/x"
+
+    def child(self, name: str) -> Location:
+        """The place `name` below this one."""
+        return Location(self.filesystem, f"{self.path.rstrip('/')}/{name}", f"{self.uri.rstrip('/')}/{name}")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it lies on this machine's disks."""
+        return isinstance(self.filesystem, fs.LocalFileSystem)
+
+
+class Locations:
+    """Resolves the paths and URIs that users name, and refuses those outside `roots`.
+
+    roots: local folders or URI prefixes (`/data`, `s3://bucket/prefix`). Links are followed before the check, so
+        that none leads out of a root. `UNRESTRICTED` allows everything.
+    s3_endpoint: the address of an S3 service other than AWS, `http://host:port`; keys come from the environment.
+
+    Raises `InvalidSettings` for a root or an endpoint that is none.
+    """
+
+    def __init__(self, roots: Sequence[str], *, s3_endpoint: str | None = None, s3_region: str | None = None) -> None:
+        self._roots = tuple(_root(root) for root in roots)
+        self._s3_endpoint = _endpoint(s3_endpoint) if s3_endpoint else None
+        self._s3_region = s3_region
+        self._filesystems: dict[str, fs.FileSystem] = {"": fs.LocalFileSystem()}
+
+    def resolve(self, uri: str, *, error: type[BatchmillError] = InvalidSource) -> Location:
+        """The location of an absolute path or URI. Raises `error` if it is malformed or outside the roots.
+
+        A path's "." and ".." are taken out first; in the URI of an object store they are refused. `file://` URIs
+        are percent-decoded; an object's key stands in its URI as it is.
+        """
+        scheme, path = _split(uri, error)
+        location = Location(self._filesystem(scheme), path, f"{scheme}://{path}" if scheme else path)
+        self.check(location, error=error)
+        return location
+
+    def check(self, location: Location, *, error: type[BatchmillError] = InvalidSource) -> None:
+        """Raise `error` if a location, its links followed, lies outside the roots."""
+        place = _place(location)
+        if place and any(_is_below(place, root) for root in self._roots):
+            return
+        raise error(
+            f"{location.uri!r} lies outside the folders this service may use.",
+            hint=f"Use a path below one of: {', '.join(self._roots) or '(none is configured)'}; "
+            "the service's operator sets them with BATCHMILL_ROOTS.",
+            path=location.uri,
+        )
+
+    def _filesystem(self, scheme: str) -> fs.FileSystem:
+        if scheme not in self._filesystems:
+            self._filesystems[scheme] = self._s3() if scheme == "s3" else _gcs()
+        return self._filesystems[scheme]
+
+    def _s3(self) -> fs.S3FileSystem:
+        options: dict[str, object] = {"connect_timeout": 10, "request_timeout": 60}
+        options["allow_delayed_open"] = True  # a small object is one request, not three
+        if self._s3_endpoint:
+            options["endpoint_override"] = self._s3_endpoint
+            options["scheme"] = urlsplit(self._s3_endpoint).scheme
+        if self._s3_region:
+            options["region"] = self._s3_region
+        return fs.S3FileSystem(**options)
+
+
+def _gcs() -> fs.GcsFileSystem:
+    return fs.GcsFileSystem(retry_time_limit=timedelta(seconds=60))
+
+
+def _split(uri: str, error: type[BatchmillError]) -> tuple[str, str]:
+    """The scheme, "" for a local path, and the path in its file system's terms."""
+    found = _URI.fullmatch(uri)
+    if found is None:
+        return "", _local_path(uri, error)
+    scheme, rest = found[1].lower(), found[2]
+    if "@" in rest.partition("/")[0]:  # the message must not repeat what may be a password
+        raise error(f"a {scheme}:// URI holds a user name or keys.", hint="Keys come from the environment only.")
+    if _QUERY.search(rest):
+        raise error(f"a {scheme}:// URI holds a query.", hint="Options are settings of the service; leave out '?…'.")
+    if scheme == "file":
+        return "", _file_path(uri, rest, error)
+    if scheme in _SCHEMES:
+        return scheme, _object_path(uri, rest, error)
+    raise error(f"{uri!r} has the scheme {scheme!r}.", hint="Expected a path, file://, s3:// or gs://.", path=uri)
+
+
+def _file_path(uri: str, rest: str, error: type[BatchmillError]) -> str:
+    host, slash, path = rest.partition("/")
+    if host not in ("", "localhost"):
+        raise error(f"{uri!r} names another host; expected file:///path.", path=uri)
+    try:
+        return _local_path(unquote(slash + path, errors="strict"), error)
+    except UnicodeDecodeError:
+        raise error(f"{uri!r} holds percent-encoded bytes that are no UTF-8.", path=uri) from None
+
+
+def _local_path(path: str, error: type[BatchmillError]) -> str:
+    _refuse_unprintable(path, error)
+    if not path.startswith("/"):
+        raise error(f"{path!r} is no absolute path.", hint="Expected /a/path or a URI like s3://bucket/key.", path=path)
+    return "/" + os.path.normpath(path).lstrip("/")
+
+
+def _object_path(uri: str, rest: str, error: type[BatchmillError]) -> str:
+    _refuse_unprintable(rest, error)
+    bucket, *parts = rest.removesuffix("/").split("/")
+    if not _BUCKET.fullmatch(bucket):
+        raise error(f"{uri!r} names no bucket.", hint="Expected s3://bucket/key.", path=uri)
+    if any(part in ("", ".", "..") for part in parts):
+        raise error(f"{uri!r} holds '//', '.' or '..'.", hint="Write the object's key as it is.", path=uri)
+    return "/".join([bucket, *parts])
+
+
+def _refuse_unprintable(path: str, error: type[BatchmillError]) -> None:
+    shown = path.encode("utf-8", "backslashreplace").decode()
+    if "\0" in path or shown != path:
+        raise error(f"{shown!r} holds a character that no path may hold.", path=shown.replace("\0", "\\0"))
+
+
+def _endpoint(address: str) -> str:
+    split = urlsplit(address)
+    if split.scheme not in ("http", "https") or not split.hostname or split.username is not None:
+        raise InvalidSettings(
+            "BATCHMILL_S3_ENDPOINT is no address of a service.",
+            hint="Expected http://host:port or https://host:port, without keys in it.",
+            name="BATCHMILL_S3_ENDPOINT",
+        )
+    return address
+
+
+def _root(root: str) -> str:
+    if root in UNRESTRICTED:
+        return root
+    scheme, path = _split(root, InvalidSettings)
+    return f"{scheme}://{path}" if scheme else os.path.realpath(path)
+
+
+def _place(location: Location) -> str:
+    """The true place of a location in the form of the roots; "" if it is none."""
+    if location.is_local:
+        return os.path.realpath(location.path)
+    if any(part in (".", "..") for part in location.path.split("/")):
+        return ""
+    scheme = next(name for name, kind in _SCHEMES.items() if isinstance(location.filesystem, kind))
+    return f"{scheme}://{location.path}"
+
+
+def _is_below(place: str, root: str) -> bool:
+    return place == root or place.startswith(root if root.endswith("/") else root + "/")

@@ -1,0 +1,127 @@
+"""Settings of the services, from `BATCHMILL_…` environment variables; names that fit nothing are refused."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from batchmill.errors import InvalidSettings, did_you_mean
+from batchmill.job import DEFAULT_POOL, POOL_PATTERN
+from batchmill.locations import UNRESTRICTED, Locations
+
+PREFIX = "BATCHMILL_"
+CLIENT_NAMES = frozenset({"URL", "TOKEN", "DATA_DIR"})
+"""What the client and the command line read; services let them stand."""
+
+ListOfText = Annotated[tuple[str, ...], NoDecode]
+
+
+class ServiceSettings(BaseSettings):
+    """What every service needs: the ledger, the blob store, and the folders it may touch."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+
+    redis_url: str = "redis://127.0.0.1:6379/0"  # redis://, rediss:// or unix:///path?db=0
+    redis_prefix: str = Field(default="batchmill:", max_length=64)  # of every key, Celery's included
+    blob_root: str = ""  # a folder, or s3://bucket/prefix
+    roots: ListOfText = ()  # folders and URI prefixes that sources, outputs and models may lie in
+    unrestricted: bool = False  # any path: for the embedded service only, which acts for its own user
+    s3_endpoint: str | None = None
+    s3_region: str | None = None
+    lease_ttl_s: float = Field(default=10.0, gt=0)
+    log_level: str = "INFO"
+
+    @field_validator("roots", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return split_list(value)
+
+    @classmethod
+    def load(cls, **overrides: object) -> Self:
+        """Settings from the environment and `overrides` that are not None.
+
+        Raises `InvalidSettings`, naming the variable, for a wrong value or a name that no service knows.
+        """
+        _refuse_unknown_names()
+        try:
+            return cls(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]  # pydantic checks
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = f"{PREFIX}{str(first['loc'][0]).upper()}"
+            raise InvalidSettings(f"{name}: {first['msg']} (came: {first['input']!r}).", name=name) from error
+
+    def locations(self) -> Locations:
+        """The places that users may name."""
+        roots = UNRESTRICTED if self.unrestricted else self.roots
+        return Locations(roots, s3_endpoint=self.s3_endpoint, s3_region=self.s3_region)
+
+    def blob_locations(self) -> Locations:
+        """The blob store's own place, whatever users may name."""
+        return Locations(UNRESTRICTED, s3_endpoint=self.s3_endpoint, s3_region=self.s3_region)
+
+
+class CoordinatorSettings(ServiceSettings):
+    """What the coordinator needs besides."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8642, ge=0, le=65535)  # 0: any free one
+    tokens: ListOfText = Field(default=(), repr=False)  # bearer tokens that are let in; the service needs one
+    leader_ttl_s: float = Field(default=5.0, gt=0)
+    shard_target_s: float = Field(default=5.0, gt=0)  # how long a worker should be at work on a shard
+    shard_max_bytes: int = Field(default=32 * 1024 * 1024, gt=0)
+    max_body_bytes: int = Field(default=8 * 1024 * 1024, gt=0)  # of a request that is no upload
+    max_part_bytes: int = Field(default=32 * 1024 * 1024, gt=0)  # of one uploaded part
+    max_live_jobs: int = Field(default=10_000, gt=0)
+    upload_ttl_s: float = Field(default=24 * 3600.0, gt=0)  # an upload that no job took is swept after this
+
+    @field_validator("tokens", mode="before")
+    @classmethod
+    def _split_tokens(cls, value: object) -> object:
+        return split_list(value)
+
+
+class WorkerSettings(ServiceSettings):
+    """What a worker needs besides."""
+
+    pool: str = Field(default=DEFAULT_POOL, pattern=POOL_PATTERN)
+    slots: int = Field(default=1, ge=1, le=256)  # device processes
+    shards_at_once: int = Field(default=2, ge=1, le=16)  # one computes while the others load and store
+    operators: ListOfText = ()  # modules to import
+    drain_s: float = Field(default=25.0, gt=0)
+
+    @field_validator("operators", mode="before")
+    @classmethod
+    def _split_operators(cls, value: object) -> object:
+        return split_list(value)
+
+
+def split_list(value: object) -> object:
+    """A list from text that separates its items by commas; anything else as it is."""
+    if isinstance(value, str):
+        return tuple(item.strip() for item in value.split(",") if item.strip())
+    return value
+
+
+def default_data_dir() -> Path:
+    """Where the embedded service keeps its data: `BATCHMILL_DATA_DIR`, else the user's XDG data folder."""
+    named = os.environ.get(f"{PREFIX}DATA_DIR")
+    if named:
+        return Path(named).expanduser().absolute()
+    home = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return Path(home) / "batchmill"
+
+
+def _refuse_unknown_names() -> None:
+    kinds = (CoordinatorSettings, WorkerSettings)
+    known = {name.upper() for kind in kinds for name in kind.model_fields} | CLIENT_NAMES
+    for variable in sorted(os.environ):
+        if variable.startswith(PREFIX) and variable.removeprefix(PREFIX) not in known:
+            raise InvalidSettings(
+                f"the environment sets {variable}, which no Batchmill setting is called.",
+                hint=did_you_mean(variable, {PREFIX + name for name in known}),
+                name=variable,
+            )

@@ -1,0 +1,123 @@
+"""The one value that travels: a run of consecutive rows of a stage, and where it stands."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from typing import Any, NewType, Self
+
+ShardId = NewType("ShardId", tuple[int, ...])
+"""The path of a shard: `(17,)` as planned, `(17, 0)` and `(17, 1)` once split. Tuple order is input order."""
+
+
+def format_shard_id(shard_id: ShardId) -> str:
+    """`(17, 1)` as `"17.1"`, the form used in keys, file names and messages."""
+    return ".".join(map(str, shard_id))
+
+
+def parse_shard_id(text: str) -> ShardId:
+    """The inverse of `format_shard_id`. Raises `ValueError` for anything else."""
+    return ShardId(tuple(int(part) for part in text.split(".")))
+
+
+class ShardState(StrEnum):
+    """Where a shard stands, and who moves it on."""
+
+    PLANNED = "planned"  # the planner wrote it; the dispatcher queues it
+    QUEUED = "queued"  # the dispatcher published it; a worker claims it, the recoverer publishes it again
+    RUNNING = "running"  # a worker holds its lease; that worker commits it, or the recoverer finds the lease lost
+    WAITING = "waiting"  # an attempt failed; the dispatcher queues it when its retry is due
+    DONE = "done"  # its results are committed; final
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing moves a shard on from here."""
+        return self is ShardState.DONE
+
+
+SHARD_MOVES: dict[ShardState, frozenset[ShardState]] = {
+    ShardState.PLANNED: frozenset({ShardState.QUEUED}),
+    ShardState.QUEUED: frozenset({ShardState.RUNNING}),
+    ShardState.RUNNING: frozenset({ShardState.DONE, ShardState.WAITING}),
+    ShardState.WAITING: frozenset({ShardState.QUEUED}),
+    ShardState.DONE: frozenset(),
+}
+"""The state machine: where a shard may go from each state. `docs/architecture.md` draws it; a test compares."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A stretch of one file of a source.
+
+    `start` and `stop` are row numbers in Parquet and Arrow files and byte offsets in line formats; `rows` is how
+    many rows lie between them. `line` is the 1-based line of the first row, 0 where a format has no lines.
+    `staged` is the blob that holds the stretch when the file itself cannot be cut (compressed text): then `start`
+    and `stop` are byte offsets in that blob.
+    """
+
+    file: int
+    start: int
+    stop: int
+    rows: int
+    line: int = 0
+    staged: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A run of consecutive rows of a stage: the unit of dispatch, lease, retry and commit."""
+
+    job_id: str
+    shard_id: ShardId
+    first_row: int  # 0-based index of its first row in the stage's input
+    rows: int
+    slices: tuple[Slice, ...]  # where its rows lie, in order
+    stage: int = 0
+    state: ShardState = ShardState.PLANNED
+    token: int = 0  # the number of the current attempt: the fencing token; 0 before the first
+    failures: int = 0  # attempts that ended in an error
+    losses: int = 0  # attempts whose lease ran out
+
+    @property
+    def ref(self) -> ShardRef:
+        """The ids and the token of its current attempt."""
+        return ShardRef(self.job_id, self.stage, self.shard_id, self.token)
+
+    def plan(self) -> str:
+        """The part that never changes, as JSON: what the ledger keeps of the planner's work."""
+        return json.dumps([self.first_row, self.rows, [list(asdict(s).values()) for s in self.slices]])
+
+    @classmethod
+    def from_plan(cls, job_id: str, shard_id: ShardId, plan: str | bytes, **state: Any) -> Self:
+        """A shard from what `plan` wrote and its present state."""
+        first_row, rows, slices = json.loads(plan)
+        pieces = tuple(Slice(*piece) for piece in slices)
+        return cls(job_id, shard_id, int(first_row), int(rows), pieces, **state)
+
+    def move(self, state: ShardState, **changes: Any) -> Self:
+        """This shard in another state. Raises `ValueError` for a move the state machine does not have."""
+        if state not in SHARD_MOVES[self.state]:
+            raise ValueError(f"a {self.state} shard cannot become {state}")
+        return replace(self, state=state, **changes)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRef:
+    """One attempt of one shard, by ids and token only: what a Celery message holds and a lease names."""
+
+    job_id: str
+    stage: int
+    shard_id: ShardId
+    token: int
+
+    def member(self) -> str:
+        """The name of this attempt in the ledger's sorted sets."""
+        return f"{self.job_id}|{self.stage}|{format_shard_id(self.shard_id)}|{self.token}"
+
+    @classmethod
+    def from_member(cls, member: str | bytes) -> Self:
+        """The inverse of `member`."""
+        text = member.decode() if isinstance(member, bytes) else member
+        job_id, stage, shard_id, token = text.split("|")
+        return cls(job_id, int(stage), parse_shard_id(shard_id), int(token))

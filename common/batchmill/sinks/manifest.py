@@ -1,0 +1,108 @@
+"""The manifest of a finished output: which files are its parts, in input order, and what they hold."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from batchmill.blobs import BlobStore
+from batchmill.errors import StorageError
+from batchmill.job import Frozen, JobState
+from batchmill.shard import parse_shard_id
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from batchmill.ledger import JobRecord
+    from batchmill.locations import Location
+
+MANIFEST = "_manifest.json"
+
+
+class Column(Frozen):
+    """A column of the results: its name, and its Arrow type as text."""
+
+    name: str
+    type: str
+
+
+class ManifestPart(Frozen):
+    """One file of the results."""
+
+    name: str  # beside the manifest
+    rows: int = Field(ge=0)
+    bytes: int = Field(ge=0)
+    shard: str  # "17", or "17.1" once split
+
+
+class Manifest(Frozen):
+    """What a finished job wrote. Its presence says that the folder is complete, and changes no more.
+
+    The rows of the parts, one after another, are the results in input order. Times are seconds since the epoch.
+    """
+
+    version: Literal[1] = 1  # of this form
+    job: str
+    state: JobState
+    operator: str
+    params: dict[str, Any] = Field(default_factory=dict)
+    format: Literal["parquet", "jsonl", "arrow"]
+    rows: int = Field(ge=0)
+    rows_dead: int = Field(default=0, ge=0)  # rows given up on; they are in no part
+    columns: tuple[Column, ...]
+    parts: tuple[ManifestPart, ...]
+    created_at: float
+    finished_at: float
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        rows = sum(part.rows for part in self.parts)
+        if rows != self.rows:
+            raise ValueError(f"the parts hold {rows} rows, the manifest says {self.rows}")
+        shards = [parse_shard_id(part.shard) for part in self.parts]
+        if any(first >= second for first, second in pairwise(shards)):
+            raise ValueError("the parts are not in input order, or a shard is there twice")
+        return self
+
+    @classmethod
+    def of(
+        cls, record: JobRecord, state: JobState, parts: tuple[ManifestPart, ...], schema: pa.Schema, finished_at: float
+    ) -> Self:
+        """The manifest of a job that ends in `state`. `finished_at` is in seconds since the epoch."""
+        spec = record.spec
+        return cls(
+            job=record.id,
+            state=state,
+            operator=spec.operator,
+            params=spec.params,
+            format=spec.output.format if spec.output else "arrow",
+            rows=sum(part.rows for part in parts),
+            rows_dead=record.rows_dead,
+            columns=columns_of(schema),
+            parts=parts,
+            created_at=record.created_at / 1000,
+            finished_at=finished_at,
+        )
+
+    @classmethod
+    def read(cls, location: Location) -> Self:
+        """The manifest in an output folder. Raises `NotFound` if it has none, `StorageError` for a broken one."""
+        data = BlobStore(location).get(MANIFEST).to_pybytes()
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the whole"
+            place = location.child(MANIFEST).uri
+            raise StorageError(f"{place} is no manifest of Batchmill: {where}: {first['msg']}.", path=place) from error
+
+    def to_json(self) -> bytes:
+        """The manifest as it lies in the folder."""
+        return self.model_dump_json(indent=1).encode()
+
+
+def columns_of(schema: pa.Schema) -> tuple[Column, ...]:
+    """The columns of a schema, in its order."""
+    return tuple(Column(name=field.name, type=str(field.type)) for field in schema)

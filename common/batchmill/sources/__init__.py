@@ -1,0 +1,48 @@
+"""Sources: files of rows, uploaded rows and inline rows, looked over, cut into slices, and read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batchmill.sources.arrow import ArrowReader
+from batchmill.sources.base import Cutter, Piece, RowCount, Source
+from batchmill.sources.columnar import ColumnarSource
+from batchmill.sources.describe import describe, describe_upload
+from batchmill.sources.description import SourceDescription, SourceFile
+from batchmill.sources.inline import InlineSource
+from batchmill.sources.lines import LineSource
+from batchmill.sources.opening import SourceFiles
+from batchmill.sources.parquet import ParquetReader
+
+if TYPE_CHECKING:
+    from batchmill.blobs import BlobStore
+    from batchmill.locations import Locations
+
+__all__ = [
+    "Cutter",
+    "InlineSource",
+    "Piece",
+    "RowCount",
+    "Source",
+    "SourceDescription",
+    "SourceFile",
+    "describe",
+    "describe_upload",
+    "open_source",
+]
+
+
+def open_source(description: SourceDescription, locations: Locations, blobs: BlobStore, staging: str) -> Source:
+    """The source that was described, for the planner to cut and for workers to read, from several threads.
+
+    staging: the folder of the blob store for the text of packed files; one for each job.
+    """
+    files = SourceFiles(description, locations, blobs)
+    columns = description.arrow_schema.names
+    match description.format:
+        case "parquet":
+            return ColumnarSource(description, files, ParquetReader(files, columns))
+        case "arrow":
+            return ColumnarSource(description, files, ArrowReader(files, columns))
+        case _:
+            return LineSource(description, files, blobs, staging)

@@ -1,0 +1,148 @@
+"""Reads rows of Arrow IPC files by number.
+
+pyarrow tells how many rows a record batch has only once it has read it. `read_index` takes that from the batches'
+own headers instead: the footer names where they lie, each is a FlatBuffers table of a few hundred bytes.
+See "IPC File Format" and `Message.fbs` in the Arrow columnar format's specification.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from batchmill.sources.columnar import GroupReader, Groups
+from batchmill.sources.opening import MAX_OPEN_FILES, Recent
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from batchmill.sources.opening import SourceFiles
+
+_TRAILER = struct.Struct("<i6s")  # the footer's length, the magic word
+_MAGIC = b"ARROW1"
+_BLOCK = struct.Struct("<qi4xq")  # offset, length of the header, length of the body
+_CONTINUATION = b"\xff\xff\xff\xff"  # before the header's length, since format version 5
+_FOOTER_BATCHES = 3  # places of fields in their tables
+_MESSAGE_HEADER = 2
+_BATCH_LENGTH = 0
+_BATCH_COMPRESSION = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """The record batches of a file."""
+
+    rows: tuple[int, ...]
+    bytes: tuple[int, ...]
+    is_packed: bool  # whether any is compressed
+
+    def ends(self) -> NDArray[np.int64]:
+        """The rows of the file up to and with each batch."""
+        return np.cumsum(self.rows, dtype=np.int64)
+
+
+class ArrowReader(GroupReader):
+    """Reads record batches; on a local disk uncompressed ones are the mapped file, nothing is copied."""
+
+    def __init__(self, files: SourceFiles, columns: list[str]) -> None:
+        self._files = files
+        self._columns = columns
+        self._indexes: Recent[Index] = Recent(MAX_OPEN_FILES)
+
+    def groups(self, index: int) -> Groups:
+        """The file's record batches, with their bytes as stored."""
+        batches = read_index(self._files.open(index, mapped=True))
+        return Groups.of(batches.rows, batches.bytes)
+
+    def read(self, index: int, start: int, stop: int) -> pa.Table:
+        """The batches that hold these rows, cut to them."""
+        file = self._files.open(index, mapped=True)
+        batches = self._indexes.get(index, lambda: read_index(file))
+        is_mapped = self._files.locate(index).is_local and not batches.is_packed
+        reader = pa.ipc.open_file(file) if is_mapped else self._open_columns(file)
+        ends = batches.ends()
+        first, last = np.searchsorted(ends, [start, stop - 1], side="right").tolist()
+        found = [reader.get_batch(number) for number in range(first, min(last + 1, len(ends)))]
+        before = int(ends[first - 1]) if first else 0
+        return pa.Table.from_batches(found, reader.schema).slice(start - before, stop - start)
+
+    def _open_columns(self, file: Any) -> Any:
+        """A reader that copies, or unpacks, only the source's columns."""
+        names = pa.ipc.open_file(file).schema.names
+        fields = [names.index(name) for name in self._columns]
+        return pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=fields))
+
+
+def read_index(file: Any) -> Index:
+    """The record batches of an Arrow IPC file. Raises `pa.ArrowInvalid` for a damaged one."""
+    pa.ipc.open_file(file)  # tells other files from Arrow's, in better words
+    try:
+        batches = [_look_at_batch(file, *block) for block in _blocks(file)]
+    except (struct.error, IndexError) as error:
+        raise pa.ArrowInvalid(f"a record batch of the Arrow file is damaged ({error})") from error
+    rows, sizes, packed = zip(*batches, strict=True) if batches else ((), (), ())
+    return Index(rows, sizes, any(packed))
+
+
+def _blocks(file: Any) -> list[tuple[int, int, int]]:
+    """Offset, header length and body length of each record batch."""
+    end = file.size() - _TRAILER.size
+    length, magic = _TRAILER.unpack(file.read_at(_TRAILER.size, end))
+    if magic != _MAGIC:
+        raise IndexError("no footer")
+    footer = _Table.root(file.read_at(length, end - length))
+    start = footer.vector(_FOOTER_BATCHES)
+    if start is None:
+        return []
+    (count,) = struct.unpack_from("<I", footer.data, start)
+    return [_BLOCK.unpack_from(footer.data, start + 4 + number * _BLOCK.size) for number in range(count)]
+
+
+def _look_at_batch(file: Any, offset: int, header: int, body: int) -> tuple[int, int, bool]:
+    """Rows, bytes, and whether it is compressed."""
+    data = file.read_at(header, offset)
+    skip = 8 if data[:4] == _CONTINUATION else 4
+    batch = _Table.root(data[skip:]).table(_MESSAGE_HEADER)
+    if batch is None:
+        raise IndexError("a header without a batch")
+    return batch.number(_BATCH_LENGTH), header + body, batch.table(_BATCH_COMPRESSION) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """A FlatBuffers table: its fields' places stand in a table of their own, before or behind it."""
+
+    data: bytes
+    start: int
+
+    @classmethod
+    def root(cls, data: bytes) -> _Table:
+        """The table that the whole buffer is about."""
+        return cls(data, struct.unpack_from("<I", data)[0])
+
+    def field(self, place: int) -> int | None:
+        """Where a field lies, or None if it has its default."""
+        fields = self.start - struct.unpack_from("<i", self.data, self.start)[0]
+        if 4 + 2 * place >= struct.unpack_from("<H", self.data, fields)[0]:
+            return None
+        offset = struct.unpack_from("<H", self.data, fields + 4 + 2 * place)[0]
+        return self.start + int(offset) if offset else None
+
+    def vector(self, place: int) -> int | None:
+        """Where the vector or table that a field refers to begins."""
+        at = self.field(place)
+        return None if at is None else at + int(struct.unpack_from("<I", self.data, at)[0])
+
+    def table(self, place: int) -> _Table | None:
+        """The table that a field refers to."""
+        at = self.vector(place)
+        return None if at is None else _Table(self.data, at)
+
+    def number(self, place: int) -> int:
+        """A field of 64 bits."""
+        at = self.field(place)
+        return 0 if at is None else int(struct.unpack_from("<q", self.data, at)[0])

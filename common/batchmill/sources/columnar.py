@@ -1,0 +1,168 @@
+"""Sources in Parquet and Arrow files: cut at row numbers, preferably where a row group or record batch ends."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from batchmill.shard import Slice
+from batchmill.sources.base import Cutter, Piece, RowCount, Source
+from batchmill.sources.cursor import Cursor
+from batchmill.sources.lines import MAX_SLICES
+from batchmill.sources.opening import changed, reading, unreadable
+from batchmill.sources.schemas import conform
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from batchmill.sources.description import SourceDescription
+    from batchmill.sources.opening import SourceFiles
+
+_NEAR = 0.25  # of a piece: how much shorter it may become so that it ends where a group ends
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """The row groups of a Parquet file or the record batches of an Arrow file, the empty ones left out."""
+
+    ends: NDArray[np.int64]  # rows of the file up to and with each
+    bytes: NDArray[np.float64]  # likewise about how many bytes they take; rising
+
+    @classmethod
+    def of(cls, rows: Sequence[int], sizes: Sequence[float]) -> Groups:
+        """From each one's rows and bytes."""
+        full = [(count, max(size, 1.0)) for count, size in zip(rows, sizes, strict=True) if count]
+        return cls(
+            np.cumsum([count for count, _ in full], dtype=np.int64),
+            np.cumsum([size for _, size in full], dtype=np.float64),
+        )
+
+    @property
+    def rows(self) -> int:
+        """How many rows the file has."""
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def size(self, start: int, stop: int) -> float:
+        """About how many bytes these rows take."""
+        first, last = np.interp([start, stop], [0, *self.ends], [0, *self.bytes])
+        return float(last - first)
+
+    def stop(self, start: int, max_rows: int, max_bytes: float) -> int:
+        """Where to cut behind `start`: a group's end if one is near, else as far as the limits allow."""
+        limit = self.size(0, start) + max_bytes
+        by_bytes = int(np.interp(limit, [0, *self.bytes], [0, *self.ends]) + 1e-6)
+        stop = min(start + max_rows, by_bytes, self.rows)
+        place = int(np.searchsorted(self.ends, stop, side="right"))
+        end = int(self.ends[place - 1]) if place else 0
+        return end if end > start and stop - end <= _NEAR * (stop - start) else stop
+
+    def is_end(self, row: int) -> bool:
+        """Whether a group ends there."""
+        place = int(np.searchsorted(self.ends, row))
+        return place < len(self.ends) and int(self.ends[place]) == row
+
+
+class GroupReader(ABC):
+    """Reads the files of a source by row numbers. Safe to use from several threads."""
+
+    @abstractmethod
+    def groups(self, index: int) -> Groups:
+        """Where the groups of a file end."""
+
+    @abstractmethod
+    def read(self, index: int, start: int, stop: int) -> pa.Table:
+        """These rows of a file, at least the columns of the source."""
+
+
+class ColumnarSource(Source):
+    """Parquet or Arrow files. Slices are row numbers of a file."""
+
+    def __init__(self, description: SourceDescription, files: SourceFiles, reader: GroupReader) -> None:
+        self.schema = description.arrow_schema
+        self._rows = [file.rows or 0 for file in description.files]
+        self._files = files
+        self._reader = reader
+
+    def count(self, cursor: str) -> RowCount:  # noqa: ARG002  # known from the start
+        """The rows of all files, exactly."""
+        return RowCount(sum(self._rows), exact=True)
+
+    def cutter(self, cursor: str = "") -> ColumnarCutter:
+        """A walk from a cursor on."""
+        return ColumnarCutter(self._files, self._reader, self._rows, Cursor.parse(cursor))
+
+    def read(self, slices: Sequence[Slice]) -> pa.Table:
+        """Read the rows of these slices: the groups they lie in, and the source's columns, no more."""
+        tables = [self._read(piece) for piece in slices]
+        return pa.concat_tables(tables) if tables else self.schema.empty_table()
+
+    def _read(self, piece: Slice) -> pa.Table:
+        location = self._files.locate(piece.file)
+        with reading(location):
+            table = self._reader.read(piece.file, piece.start, piece.stop)
+        if table.num_rows != piece.rows:
+            raise changed(location.uri, f"it has {table.num_rows:,} of the {piece.rows:,} rows from {piece.start:,} on")
+        try:
+            return conform(table, self.schema)
+        except (ValueError, KeyError) as error:
+            reason = f"rows {piece.start:,} to {piece.stop:,} do not fit the source's schema: {error}"
+            raise unreadable(location.uri, reason) from error
+
+
+class ColumnarCutter(Cutter):
+    """A walk along files that know their rows. Only their footers are read."""
+
+    def __init__(self, files: SourceFiles, reader: GroupReader, rows: Sequence[int], cursor: Cursor) -> None:
+        self._files = files
+        self._reader = reader
+        self._rows = rows
+        self._file = cursor.file
+        self._offset = cursor.offset
+        self._row = cursor.row
+        self._groups: Groups | None = None
+
+    def cut(self, max_rows: int, max_bytes: int) -> Piece | None:
+        """The next rows, of one file or of several small ones."""
+        slices: list[Slice] = []
+        rows, size = 0, 0.0
+        while rows < max_rows and len(slices) < MAX_SLICES and self._at_row():
+            start, groups = self._offset, self._open()
+            stop = groups.stop(start, max_rows - rows, max_bytes - size)
+            if not slices:
+                stop = max(stop, start + 1)
+            is_full = max(rows / max_rows, size / max_bytes) >= 1 - _NEAR
+            if stop <= start or (is_full and not groups.is_end(stop)):
+                break
+            slices.append(Slice(self._file, start, stop, stop - start))
+            rows += stop - start
+            size += groups.size(start, stop)
+            self._offset = stop
+        if not slices:
+            return None
+        self._row += rows
+        self._at_row()
+        cursor = Cursor(self._file, self._offset, row=self._row)
+        return Piece(tuple(slices), rows, round(size), cursor.text())
+
+    def _at_row(self) -> bool:
+        """Go on to the file that has the next row; False behind the last one."""
+        while self._file < len(self._rows) and self._offset >= self._rows[self._file]:
+            self._file += 1
+            self._offset = 0
+            self._groups = None
+        return self._file < len(self._rows)
+
+    def _open(self) -> Groups:
+        if self._groups is None:
+            location = self._files.check(self._file)
+            with reading(location):
+                self._groups = self._reader.groups(self._file)
+            if self._groups.rows != self._rows[self._file]:
+                raise changed(location.uri, f"it had {self._rows[self._file]:,} rows and now has {self._groups.rows:,}")
+        return self._groups

@@ -1,0 +1,85 @@
+"""What is known of a source once it was looked at: its files, its schema, and how many rows, as one JSON value."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, Self
+
+import pyarrow as pa
+
+from batchmill.job import Frozen, SourceFormat
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Codec = Literal["gzip", "zstd"]
+
+
+class SourceFile(Frozen):
+    """One file of a source, as it was when the source was described."""
+
+    name: str  # a path or URI as users know it; the blob's name for uploaded rows
+    size: int  # bytes as stored
+    mtime_s: int = 0  # whole seconds since the epoch, the finest that all file systems agree on
+    rows: int | None = None  # None: only its head was read
+    codec: Codec | None = None
+    expansion: float = 1.0  # bytes of text for each byte stored, by the part that was read
+
+
+class SourceDescription(Frozen):
+    """A source that was found to be whole and readable. Never changed afterwards.
+
+    The planner and the workers open it with `open_source`, and refuse files that differ from what stands here.
+    """
+
+    format: SourceFormat
+    where: Literal["files", "blobs"]  # whether the names are users' locations or blobs of uploaded rows
+    files: tuple[SourceFile, ...]
+    schema_base64: str  # the rows' schema as an Arrow IPC message
+    header: tuple[str, ...] | None = None  # the columns that every CSV file has, in the files' order
+    selected: bool = False  # whether only some of the files' columns are read
+    row_bytes: float = 0.0  # average bytes of text a row, by the part that was read; 0 where that is not needed
+
+    @cached_property
+    def arrow_schema(self) -> pa.Schema:
+        """The schema of the rows that reading gives."""
+        return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(self.schema_base64)))
+
+    @property
+    def rows(self) -> int | None:
+        """How many rows the source has, or None if that shows only when its end is reached."""
+        counts = [file.rows for file in self.files if file.rows is not None]
+        return sum(counts) if len(counts) == len(self.files) else None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that its files take up as stored."""
+        return total_size(self.files)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hexadecimal digits that change when the files, their sizes and times, or what is read of them change."""
+        parts = [self.format, self.where, self.schema_base64]
+        parts += [f"{file.name}\0{file.size}\0{file.mtime_s}" for file in self.files]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+    def to_json(self) -> bytes:
+        """The description as UTF-8 JSON; what has its default value is left out."""
+        return self.model_dump_json(exclude_defaults=True).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes | str) -> Self:
+        """The inverse of `to_json`."""
+        return cls.model_validate_json(data)
+
+
+def encode_schema(schema: pa.Schema) -> str:
+    """A schema as base64 of its Arrow IPC message."""
+    return base64.b64encode(schema.serialize().to_pybytes()).decode()
+
+
+def total_size(files: Sequence[SourceFile]) -> int:
+    """Bytes that the files take up as stored."""
+    return sum(file.size for file in files)

@@ -1,0 +1,56 @@
+"""Rows that ride with the job itself, as one small table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from batchmill.shard import Slice
+from batchmill.sources.base import Cutter, Piece, RowCount, Source
+from batchmill.sources.cursor import Cursor
+from batchmill.sources.schemas import plain
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class InlineSource(Source):
+    """A table in memory. Slices are row numbers of it."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self.schema = plain(table.schema)
+        self._table = table.cast(self.schema)
+
+    def count(self, cursor: str) -> RowCount:  # noqa: ARG002  # known from the start
+        """The table's rows, exactly."""
+        return RowCount(self._table.num_rows, exact=True)
+
+    def cutter(self, cursor: str = "") -> InlineCutter:
+        """A walk over the rows from a cursor on."""
+        return InlineCutter(self._table, Cursor.parse(cursor).row)
+
+    def read(self, slices: Sequence[Slice]) -> pa.Table:
+        """These rows, in order."""
+        pieces = [self._table.slice(piece.start, piece.stop - piece.start) for piece in slices]
+        return pa.concat_tables(pieces) if pieces else self.schema.empty_table()
+
+
+class InlineCutter(Cutter):
+    """A walk over the rows of a table."""
+
+    def __init__(self, table: pa.Table, row: int) -> None:
+        self._rows = table.num_rows
+        self._row_bytes = table.nbytes / max(table.num_rows, 1)
+        self._row = row
+
+    def cut(self, max_rows: int, max_bytes: int) -> Piece | None:
+        """The next rows; their bytes are the table's average."""
+        start = self._row
+        if start >= self._rows:
+            return None
+        by_bytes = int(max_bytes // self._row_bytes) if self._row_bytes else max_rows
+        stop = self._row = min(start + max(min(max_rows, by_bytes), 1), self._rows)
+        rows = stop - start
+        cursor = Cursor(row=stop).text()
+        return Piece((Slice(0, start, stop, rows),), rows, int(rows * self._row_bytes), cursor)

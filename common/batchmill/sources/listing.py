@@ -1,0 +1,275 @@
+"""Which files a source names: paths, folders and globs, checked against the roots, in natural order."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, get_args
+
+from pyarrow import fs
+
+from batchmill.errors import InvalidSource, did_you_mean
+from batchmill.job import SourceFormat
+from batchmill.locations import Location
+from batchmill.sources.opening import reading
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from batchmill.job import FileSource
+    from batchmill.locations import Locations
+    from batchmill.sources.description import Codec
+
+MAX_FILES = 100_000
+_ENDINGS: dict[str, SourceFormat] = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".ipc": "arrow",
+    ".txt": "text",
+    ".text": "text",
+}
+_CODECS: dict[str, Codec] = {".gz": "gzip", ".zst": "zstd"}
+_LINE_FORMATS = frozenset({"jsonl", "csv", "text"})
+_MAGIC = re.compile(r"[*?[]")
+_DIGITS = re.compile(r"(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file or a folder that a listing came upon."""
+
+    location: Location
+    is_folder: bool
+    size: int = 0
+    mtime_s: int = 0
+
+    @property
+    def name(self) -> str:
+        """Its last part."""
+        return self.location.path.rpartition("/")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The files of a source, all of one format."""
+
+    format: SourceFormat
+    entries: tuple[Entry, ...]
+    codecs: tuple[Codec | None, ...]
+
+
+def list_files(spec: FileSource, locations: Locations) -> Listing:
+    """The files that a source names; each once, however many patterns it matches.
+
+    Files that are named keep their order; those of a folder or a glob come in natural order ("part-2" before
+    "part-10"). In folders, names that begin with "_" or "." are passed over. Raises `InvalidSource` for a pattern
+    that no file matches, a link out of the roots, formats that are mixed or cannot be told.
+    """
+    patterns = [spec.path] if isinstance(spec.path, str) else spec.path
+    if not patterns:
+        raise InvalidSource("the source is an empty list of files.", hint="Name at least one file, folder or glob.")
+    found: dict[str, Entry] = {}
+    for pattern in patterns:
+        for entry in _matches(pattern, locations):
+            locations.check(entry.location)
+            found.setdefault(entry.location.uri, entry)
+    formats = [_format_of(uri, spec.format) for uri in found]
+    _refuse_mixture(list(found), [kind for kind, _ in formats])
+    return Listing(formats[0][0], tuple(found.values()), tuple(codec for _, codec in formats))
+
+
+def _matches(pattern: str, locations: Locations) -> list[Entry]:
+    location = locations.resolve(pattern)
+    with reading(location):
+        entry = _entry(location)
+        if entry is None and _MAGIC.search(location.path):
+            entries: Iterable[Entry] = _expand(location, locations)
+        elif entry is None:
+            raise InvalidSource(
+                f"there is no file or folder {location.uri!r}.",
+                hint="Check the path; it must be one that the service can see, not only your own machine.",
+                file=location.uri,
+            )
+        else:
+            entries = _walk(location, locations, set()) if entry.is_folder else [entry]
+        files = list(islice(entries, MAX_FILES + 1))
+    return sorted(_counted(files, location), key=lambda file: natural_key(file.location.path))
+
+
+def _counted(files: list[Entry], location: Location) -> list[Entry]:
+    if not files:
+        raise InvalidSource(
+            f"no file matches {location.uri!r}.",
+            hint="Check the path; in folders, names that begin with '_' or '.' are passed over.",
+            file=location.uri,
+        )
+    if len(files) > MAX_FILES:
+        raise InvalidSource(
+            f"{location.uri!r} matches more than {MAX_FILES:,} files.",
+            hint="Name a smaller folder, or join the files into larger ones.",
+            file=location.uri,
+        )
+    return files
+
+
+def natural_key(path: str) -> list[tuple[list[str | int], str]]:
+    """A sort key that takes runs of digits for numbers, folder by folder."""
+    return [(_numbers(part), part) for part in path.split("/")]
+
+
+def _numbers(part: str) -> list[str | int]:
+    return [int(piece) if place % 2 else piece for place, piece in enumerate(_DIGITS.split(part))]
+
+
+def _expand(location: Location, locations: Locations) -> Iterator[Entry]:
+    """What a glob matches: `*`, `?`, `[…]` within a name, `**` for any number of folders."""
+    parts = location.path.split("/")
+    first = next(place for place, part in enumerate(parts) if _MAGIC.search(part))
+    base = at(location, "/".join(parts[:first]) or "/")
+    return _expand_parts(base, parts[first:], locations)
+
+
+def _expand_parts(folder: Location, parts: list[str], locations: Locations) -> Iterator[Entry]:
+    part, rest = parts[0], parts[1:]
+    if part == "**":
+        yield from _expand_parts(folder, rest or ["*"], locations)
+        for entry in _children(folder, locations):
+            if entry.is_folder and not _is_hidden(entry.name):
+                yield from _expand_parts(entry.location, parts, locations)
+        return
+    for entry in _children(folder, locations):
+        if not fnmatchcase(entry.name, part) or (_is_hidden(entry.name) and entry.name[0] != part[0]):
+            continue
+        if not rest:
+            yield from _walk(entry.location, locations, set()) if entry.is_folder else [entry]
+        elif entry.is_folder:
+            yield from _expand_parts(entry.location, rest, locations)
+
+
+def _walk(folder: Location, locations: Locations, seen: set[str]) -> Iterator[Entry]:
+    """The files below a folder. A link to a folder is followed, once."""
+    if not folder.is_local:
+        yield from _remote(folder, recursive=True)
+        return
+    real = os.path.realpath(folder.path)
+    if real in seen:
+        return
+    seen.add(real)
+    for entry in _children(folder, locations):
+        if _is_hidden(entry.name):
+            continue
+        if entry.is_folder:
+            yield from _walk(entry.location, locations, seen)
+        else:
+            yield entry
+
+
+def _children(folder: Location, locations: Locations) -> Iterator[Entry]:
+    locations.check(folder)
+    if not folder.is_local:
+        yield from _remote(folder, recursive=False)
+        return
+    with os.scandir(folder.path) as children:
+        names = [child.name for child in children]
+    for name in names:
+        entry = _entry(folder.child(name))
+        if entry is not None:
+            yield entry
+        elif not _is_hidden(name):
+            path = folder.child(name).uri
+            raise InvalidSource(
+                f"{path} is a link to a file that does not exist.", hint="Mend or remove it.", file=path
+            )
+
+
+def _remote(folder: Location, *, recursive: bool) -> Iterator[Entry]:
+    selector = fs.FileSelector(folder.path, recursive=recursive, allow_not_found=True)
+    start = len(folder.path.rstrip("/")) + 1
+    for info in folder.filesystem.get_file_info(selector):
+        is_folder = info.type == fs.FileType.Directory
+        if recursive and (is_folder or any(map(_is_hidden, info.path[start:].split("/")))):
+            continue
+        yield Entry(at(folder, info.path), is_folder, info.size or 0, mtime_s(info))
+
+
+def _entry(location: Location) -> Entry | None:
+    """What lies at a location, or None."""
+    if location.is_local:
+        try:
+            status = Path(location.path).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if stat.S_ISDIR(status.st_mode):
+            return Entry(location, is_folder=True)
+        if not stat.S_ISREG(status.st_mode):
+            raise InvalidSource(f"{location.uri} is neither a file nor a folder.", hint="Remove it.", file=location.uri)
+        return Entry(location, False, status.st_size, status.st_mtime_ns // 1_000_000_000)
+    info = location.filesystem.get_file_info(location.path)
+    if info.type == fs.FileType.NotFound:
+        return None
+    return Entry(location, info.type == fs.FileType.Directory, info.size or 0, mtime_s(info))
+
+
+def at(location: Location, path: str) -> Location:
+    """The place `path` in the file system of another location."""
+    scheme = location.uri[: len(location.uri) - len(location.path)]
+    return Location(location.filesystem, path, scheme + path)
+
+
+def mtime_s(info: fs.FileInfo) -> int:
+    """When a file was changed, in whole seconds since the epoch; 0 where that is not known."""
+    return int((info.mtime_ns or 0) // 1_000_000_000)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(("_", "."))
+
+
+def _format_of(uri: str, asked: SourceFormat | None) -> tuple[SourceFormat, Codec | None]:
+    name = PurePosixPath(uri.lower())
+    codec = _CODECS.get(name.suffix)
+    ending = name.suffix if codec is None else PurePosixPath(name.stem).suffix
+    kind = asked or _ENDINGS.get(ending)
+    if kind is None:
+        raise InvalidSource(
+            f"{uri}: the ending {ending!r} does not tell its format.",
+            hint=_ending_hint(ending),
+            file=uri,
+        )
+    if codec is not None and kind not in _LINE_FORMATS:
+        raise InvalidSource(
+            f"{uri} is a {kind} file inside a {codec} file.",
+            hint=f"Unpack it: {kind} compresses its own columns.",
+            file=uri,
+        )
+    return kind, codec
+
+
+def _ending_hint(ending: str) -> str:
+    if ending == ".json":
+        return "If it holds one JSON object a line, give the source the format 'jsonl'."
+    known = ", ".join(sorted(_ENDINGS))
+    formats = ", ".join(map(repr, get_args(SourceFormat)))
+    near = did_you_mean(ending, _ENDINGS) if ending else ""
+    guess = f"{near} " if near.startswith("Did") else ""
+    return f"{guess}Known endings: {known}, line formats also with .gz or .zst; or give the source a format: {formats}."
+
+
+def _refuse_mixture(uris: list[str], formats: list[SourceFormat]) -> None:
+    for uri, kind in zip(uris, formats, strict=True):
+        if kind != formats[0]:
+            raise InvalidSource(
+                f"the source mixes formats: {uris[0]} is {formats[0]}, {uri} is {kind}.",
+                hint="Name files of one format, for instance with a glob like 'folder/*.parquet'.",
+                file=uri,
+            )

@@ -1,0 +1,187 @@
+"""Opens the files of a described source, and tells what is wrong with one that cannot be opened or read."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections import OrderedDict
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import pyarrow as pa
+
+from batchmill.blobs import storage_error
+from batchmill.errors import InvalidSource
+from batchmill.locations import Location
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from batchmill.blobs import BlobStore
+    from batchmill.locations import Locations
+    from batchmill.sources.description import SourceDescription
+
+MAX_OPEN_FILES = 16  # a source
+_FINAL_ERRNOS = frozenset({errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
+_FINAL_REMOTE = ("ACCESS_DENIED", "NO_SUCH", "NOT_FOUND", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH")
+T = TypeVar("T")
+
+
+class Recent(Generic[T]):
+    """The values last used, by key, at most `limit`. Safe to use from several threads.
+
+    What falls out is not closed, only let go: another thread may be using it.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._values: OrderedDict[int, T] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: int, make: Callable[[], T]) -> T:
+        """The value of a key, made if it is not there."""
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+                return self._values[key]
+        value = make()
+        with self._lock:
+            self._values[key] = value
+            if len(self._values) > self._limit:
+                self._values.popitem(last=False)
+        return value
+
+
+class SourceFiles:
+    """The files of a described source. Safe to use from several threads."""
+
+    def __init__(self, description: SourceDescription, locations: Locations, blobs: BlobStore) -> None:
+        self.entries = description.files
+        self._in_blobs = description.where == "blobs"
+        self._locations = locations
+        self._blobs = blobs
+        self._open: Recent[Any] = Recent(MAX_OPEN_FILES)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def locate(self, index: int) -> Location:
+        """Where a file lies, its links followed. Raises `InvalidSource` if it lies outside the roots."""
+        name = self.entries[index].name
+        if self._in_blobs:
+            return self._blobs.location(name)
+        return real_location(self._locations.resolve(name), self._locations)
+
+    def open(self, index: int, *, mapped: bool = False) -> Any:
+        """A file to be read at any place by several threads at once; the ones last used stay open.
+
+        mapped: map local files into memory.
+        Raises `InvalidSource` if it vanished or changed since it was described.
+        """
+        location = self.locate(index)
+        if location.is_local:  # that costs a remote file a request: there it is done once
+            self.check(index)
+        return self._open.get(index, lambda: self._open_checked(index, mapped))
+
+    def read_at(self, index: int, start: int, size: int) -> pa.Buffer:
+        """A stretch of a file's bytes. Raises `InvalidSource` if the file ends before it."""
+        file = self.open(index)
+        location = self.locate(index)
+        with reading(location):
+            data = file.read_at(size, start)
+        if len(data) < size:
+            raise changed(location.uri, "it ends earlier")
+        return pa.py_buffer(data)
+
+    def check(self, index: int) -> Location:
+        """Where a file lies. Raises `InvalidSource` if it vanished or changed since it was described."""
+        location = self.locate(index)
+        entry = self.entries[index]
+        with reading(location):
+            info = location.filesystem.get_file_info(location.path)
+            if not info.is_file:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        if info.size != entry.size:
+            raise changed(location.uri, f"it had {entry.size:,} bytes and now has {info.size:,}")
+        if entry.mtime_s and info.mtime_ns and info.mtime_ns // 1_000_000_000 != entry.mtime_s:
+            raise changed(location.uri, "it was written again")
+        return location
+
+    def _open_checked(self, index: int, mapped: bool) -> Any:
+        location = self.check(index)
+        with reading(location):
+            return open_file(location, mapped=mapped)
+
+
+def real_location(location: Location, locations: Locations) -> Location:
+    """A local location with its links followed, under the name it is known by; a remote one as it is."""
+    if not location.is_local:
+        return location
+    real = os.path.realpath(location.path)
+    locations.check(Location(location.filesystem, real, real))
+    return Location(location.filesystem, real, location.uri)
+
+
+def open_file(location: Location, *, mapped: bool = False) -> Any:
+    """A `pyarrow.NativeFile` that can be read at any place."""
+    if mapped and location.is_local:
+        return pa.memory_map(location.path)
+    return location.filesystem.open_input_file(location.path)
+
+
+def changed(uri: str, how: str) -> InvalidSource:
+    """The error for a file that is not what it was when the job was submitted."""
+    return InvalidSource(
+        f"{uri} changed since the job was submitted: {how}.",
+        hint="Submit the job again, and leave its files alone until it has ended.",
+        file=uri,
+    )
+
+
+def unreadable(uri: str, reason: str, hint: str = "") -> InvalidSource:
+    """The error for a file whose content is not what its format says."""
+    return InvalidSource(f"{uri} cannot be read: {reason.rstrip('.')}.", hint=hint or _hint(reason), file=uri)
+
+
+@contextmanager
+def reading(location: Location) -> Iterator[None]:
+    """Turn what file systems and decoders raise over a file into an error that names it.
+
+    `StorageError` for what may pass (a network, a disk), `InvalidSource` for what will not.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise InvalidSource(
+            f"{location.uri} is not there.",
+            hint="It was moved or deleted; put it back, or submit again.",
+            file=location.uri,
+        ) from None
+    except (OSError, pa.ArrowException) as error:
+        if isinstance(error, MemoryError):
+            raise
+        if _may_pass(error):
+            raise storage_error("read", location, error) from error
+        raise unreadable(location.uri, _reason(error)) from error
+
+
+def _may_pass(error: Exception) -> bool:
+    number = getattr(error, "errno", None)
+    if number is not None:
+        return number not in _FINAL_ERRNOS
+    text = str(error)
+    return "AWS Error" in text and not any(word in text for word in _FINAL_REMOTE)
+
+
+def _reason(error: Exception) -> str:
+    number = getattr(error, "errno", None)
+    if number is not None:
+        return os.strerror(number)
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _hint(reason: str) -> str:
+    if "Permission denied" in reason or "ACCESS_DENIED" in reason:
+        return "Let the service's user read it."
+    return "Check that the file is whole and has the format that its ending, or the source's format, says."

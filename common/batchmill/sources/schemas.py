@@ -1,0 +1,99 @@
+"""Schemas of several files, or several stretches of one, made into one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from batchmill.errors import InvalidSource, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class SchemaConflictError(ValueError):
+    """A column has two types that no type holds both of; `found` is None where the column is missing."""
+
+    def __init__(self, column: str, expected: pa.DataType, found: pa.DataType | None) -> None:
+        super().__init__(f"column {column!r} holds {found}, but {expected} before")
+        self.column = column
+        self.expected = expected
+        self.found = found
+
+
+def plain(schema: pa.Schema) -> pa.Schema:
+    """A schema without metadata, every column nullable: files that differ only in these have one schema."""
+    return pa.schema([pa.field(field.name, field.type) for field in schema])
+
+
+def refuse_doubles(names: Sequence[str], file: str) -> None:
+    """Raise `InvalidSource` if a column name stands twice."""
+    double = next((name for name, count in Counter(names).items() if count > 1), None)
+    if double is not None:
+        raise InvalidSource(
+            f"{file} has two columns called {double!r}.", hint="Rename one of them.", file=file, column=double
+        )
+
+
+def select(schema: pa.Schema, columns: Sequence[str] | None, file: str) -> pa.Schema:
+    """Only these columns of a schema, in the order asked for. Raises `InvalidSource` for one it does not have."""
+    if columns is None:
+        return schema
+    for column in columns:
+        if column not in schema.names:
+            raise InvalidSource(
+                f"{file} has no column {column!r}.", hint=did_you_mean(column, schema.names), file=file, column=column
+            )
+    return pa.schema([schema.field(column) for column in columns])
+
+
+def unite(left: pa.Schema, right: pa.Schema) -> pa.Schema:
+    """The schema that holds the rows of both: all columns of either; nulls and integers give way.
+
+    Raises `SchemaConflictError` where two types have nothing in common.
+    """
+    fields = {field.name: field for field in left}
+    for field in right:
+        known = fields.get(field.name)
+        fields[field.name] = field if known is None else pa.field(field.name, unite_types(known, field))
+    return pa.schema(list(fields.values()))
+
+
+def unite_types(left: pa.Field, right: pa.Field) -> pa.DataType:
+    """The type that holds the values of two columns of one name. Raises `SchemaConflictError` if there is none."""
+    if left.type == right.type:
+        return left.type
+    try:
+        both = pa.unify_schemas([pa.schema([left]), pa.schema([right])], promote_options="permissive")
+    except pa.ArrowException:
+        raise SchemaConflictError(left.name, left.type, right.type) from None
+    return both.field(0).type
+
+
+def agree(left: pa.Schema, right: pa.Schema) -> pa.Schema:
+    """The one schema of two files that state their types: the same columns and types; a null column gives way.
+
+    Raises `SchemaConflictError` for a column that one of them lacks or has another type for.
+    """
+    for missing, there in ((right, left), (left, right)):
+        for field in there:
+            if field.name not in missing.names:
+                found = (field.type, None) if missing is right else (pa.null(), field.type)
+                raise SchemaConflictError(field.name, *found)
+    return pa.schema([pa.field(field.name, _same_type(field, right.field(field.name))) for field in left])
+
+
+def _same_type(left: pa.Field, right: pa.Field) -> pa.DataType:
+    if left.type == right.type or pa.types.is_null(right.type):
+        return left.type
+    if pa.types.is_null(left.type):
+        return right.type
+    raise SchemaConflictError(left.name, left.type, right.type)
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A table with exactly this schema. Raises `ValueError` for a value that does not fit its column's type."""
+    table = table.select(schema.names)
+    return table if table.schema.equals(schema, check_metadata=True) else table.cast(schema)

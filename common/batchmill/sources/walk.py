@@ -1,0 +1,223 @@
+"""Walks along one text file, from a byte on: stretches of whole rows, found as far as they are asked for."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from batchmill.errors import InvalidSource
+from batchmill.sources.opening import changed, open_file, reading
+from batchmill.sources.records import Records, RecordScanner
+
+if TYPE_CHECKING:
+    from batchmill.locations import Location
+    from batchmill.sources.description import Codec
+    from batchmill.sources.records import Layout
+
+LOCAL_BLOCK_BYTES = 1024 * 1024
+REMOTE_BLOCK_BYTES = 4 * 1024 * 1024  # a request each
+MAX_ROW_BYTES = 64 * 1024 * 1024
+ALL_ROWS = 1 << 62
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_READ_AHEAD = 32 * 1024  # what a decoder has read of a file beyond what it gave, on average
+_NO_RECORDS = Records(*(np.empty(0, np.int64) for _ in range(3)))
+
+
+class Blocks:
+    """The text of a file from an offset on, unpacked, block by block."""
+
+    def __init__(self, location: Location, size: int, codec: Codec | None, offset: int = 0) -> None:
+        self.location = location
+        self._size = size
+        self._offset = offset
+        self._codec = codec
+        self._block = LOCAL_BLOCK_BYTES if location.is_local else REMOTE_BLOCK_BYTES
+        with reading(location):
+            self._file: Any = open_file(location)
+            self._text: Any = pa.CompressedInputStream(self._file, codec) if codec and size else None
+            self._skip(offset if self._text else 0)
+
+    @property
+    def stored(self) -> int:
+        """About how many bytes of the file, as stored, the blocks so far took up."""
+        if self._text is None:
+            return self._offset
+        place = int(self._file.tell())
+        return place if place >= self._size else max(place - _READ_AHEAD, 1)
+
+    def next(self) -> pa.Buffer:
+        """The next block; empty at the end. Raises `InvalidSource` if the file is cut off or damaged."""
+        with reading(self.location):
+            if self._text is not None:
+                return self._text.read_buffer(self._block)
+            wanted = min(self._block, self._size - self._offset)
+            block = pa.py_buffer(self._file.read_at(wanted, self._offset) if wanted else b"")
+        if block.size < wanted:
+            raise changed(self.location.uri, "it ends earlier")
+        self._offset += wanted
+        return block
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _skip(self, left: int) -> None:
+        while left > 0:
+            block = self._text.read_buffer(min(left, self._block))
+            if not block.size:
+                raise changed(self.location.uri, "its text ends earlier")
+            left -= block.size
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Consecutive rows of a text file."""
+
+    start: int  # offset of the first byte in the text
+    stop: int
+    rows: int
+    line: int  # 1-based line of the first row
+    text: tuple[pa.Buffer, ...] = ()  # the bytes themselves, when the walk keeps them
+
+    def whole(self) -> pa.Buffer:
+        """The kept bytes as one buffer."""
+        if len(self.text) == 1:
+            return self.text[0]
+        return pa.py_buffer(b"".join(memoryview(piece) for piece in self.text))
+
+
+class TextWalk:
+    """Stretches of rows, one after another, of the text that `blocks` gives.
+
+    What a walk gives depends on where it began and what it was asked for, never on where blocks begin.
+    offset, line: where in the text the blocks begin; always at a row.
+    keep: give each stretch its bytes.
+    """
+
+    def __init__(self, blocks: Blocks, layout: Layout, offset: int = 0, line: int = 1, *, keep: bool = False) -> None:
+        first = blocks.next()
+        if offset == 0 and first.slice(0, min(first.size, 3)).to_pybytes() == _BYTE_ORDER_MARK:
+            first, offset = first.slice(3), 3
+        self.offset = offset  # where the next record begins
+        self.line = line
+        self._blocks = blocks
+        self._scanner = RecordScanner(layout, offset)
+        self._keep = keep
+        self._kept: deque[tuple[int, pa.Buffer]] = deque()
+        self._records = _NO_RECORDS
+        self._place = 0  # of the next one among the records
+        self._at_end = False
+        self._scan(first)
+
+    @property
+    def stored(self) -> int:
+        """About how many bytes of the file, as stored, were read."""
+        return self._blocks.stored
+
+    def close(self) -> None:
+        """Close the file."""
+        self._blocks.close()
+
+    def skip_to_row(self) -> bool:
+        """Go on to the next record that is a row; False if there is none."""
+        while self._load():
+            first = int(np.searchsorted(self._records.rows, self._rows_before() + 1))
+            self._consume(first - self._place)
+            self._forget_passed()
+            if self._place < len(self._records.ends):
+                return True
+        return False
+
+    def take(self, max_rows: int, max_bytes: int, *, at_least_one: bool) -> Stretch | None:
+        """The next rows, at most so many, in at most so many bytes; None if not even one fits.
+
+        at_least_one: take the first record, however long it is.
+        """
+        start, line, rows = self.offset, self.line, 0
+        while rows < max_rows and self._load():
+            count = self._fitting(max_rows - rows, start + max_bytes)
+            if at_least_one and self.offset == start:
+                count = max(count, 1)
+            rows += self._consume(count)
+            if self._place < len(self._records.ends):
+                break
+        if self.offset == start:
+            return None
+        text = self._cut_kept(start)
+        self._forget_passed()
+        return Stretch(start, self.offset, rows, line, text)
+
+    def _fitting(self, max_rows: int, limit: int) -> int:
+        """How many of the loaded records fit; what ends a full stretch is a row."""
+        ends, rows = self._records.ends[self._place :], self._records.rows[self._place :]
+        by_bytes = int(np.searchsorted(ends, limit, side="right"))
+        by_rows = int(np.searchsorted(rows, self._rows_before() + max_rows)) + 1
+        return min(by_bytes, by_rows, len(ends))
+
+    def _consume(self, count: int) -> int:
+        """Pass over so many of the loaded records. Returns how many of them are rows."""
+        if not count:
+            return 0
+        last = self._place + count - 1
+        rows = int(self._records.rows[last]) - self._rows_before()
+        lines = int(self._records.lines[last]) - self._before(self._records.lines)
+        self.offset = int(self._records.ends[last])
+        self.line += lines
+        self._place = last + 1
+        return rows
+
+    def _rows_before(self) -> int:
+        return self._before(self._records.rows)
+
+    def _before(self, sums: Any) -> int:
+        return int(sums[self._place - 1]) if self._place else 0
+
+    def _load(self) -> bool:
+        """See that there are records; False at the end of the text."""
+        while self._place >= len(self._records.ends):
+            if self._at_end:
+                return False
+            self._scan(self._blocks.next())
+        return True
+
+    def _scan(self, block: pa.Buffer) -> None:
+        if self._keep:
+            self._kept.append((self._scanner.end, block))
+        self._place = 0
+        if block.size:
+            self._records = self._scanner.scan(block)
+            self._refuse_endless_row()
+        else:
+            self._at_end = True
+            if self._scanner.is_quoted:
+                raise self._broken(
+                    "a quote is opened and never closed", "Close it, or double it if it is part of a value."
+                )
+            self._records = self._scanner.finish()
+
+    def _refuse_endless_row(self) -> None:
+        if not len(self._records.ends) and self._scanner.end - self._scanner.started > MAX_ROW_BYTES:
+            hint = "Check that the file has line ends" + (
+                ", and that quotes are closed." if self._scanner.is_quoted else "."
+            )
+            raise self._broken(f"the row is longer than {MAX_ROW_BYTES // 2**20} MiB", hint)
+
+    def _broken(self, what: str, hint: str) -> InvalidSource:
+        uri = self._blocks.location.uri
+        return InvalidSource(f"{uri}, line {self.line}: {what}.", hint=hint, file=uri, line=self.line)
+
+    def _cut_kept(self, start: int) -> tuple[pa.Buffer, ...]:
+        pieces = []
+        for place, block in self._kept:
+            first, last = max(start - place, 0), min(self.offset - place, block.size)
+            if first < last:
+                pieces.append(block.slice(first, last - first))
+        return tuple(pieces)
+
+    def _forget_passed(self) -> None:
+        while self._kept and self._kept[0][0] + self._kept[0][1].size <= self.offset:
+            self._kept.popleft()

@@ -1,0 +1,67 @@
+"""`batchmill coordinator`: runs the HTTP API and the roles."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from batchmill.settings import CoordinatorSettings
+
+
+@click.command()
+@click.option("--host", help="Address to listen on.  [BATCHMILL_HOST, default 127.0.0.1]")
+@click.option("--port", type=int, help="Port to listen on, 0 for any free one.  [BATCHMILL_PORT, default 8642]")
+@click.option("--redis-url", help="The ledger and broker.  [BATCHMILL_REDIS_URL]")
+@click.option("--blob-root", help="Folder or s3:// URI for rows.  [BATCHMILL_BLOB_ROOT]")
+@click.option("--roots", help="Folders and URIs that jobs may read and write, with commas.  [BATCHMILL_ROOTS]")
+@click.option("--ready-file", type=click.Path(path_type=Path), hidden=True)
+def coordinator(
+    host: str | None,
+    port: int | None,
+    redis_url: str | None,
+    blob_root: str | None,
+    roots: str | None,
+    ready_file: Path | None,
+) -> None:
+    """Run a coordinator: the HTTP API, planner, dispatcher, recoverer and finisher.
+
+    Several may run over one Redis: one leads, the others serve the API and stand by. Settings come from
+    BATCHMILL_… variables; the bearer tokens that are let in from BATCHMILL_TOKENS only.
+    """
+    from batchmill.settings import CoordinatorSettings
+
+    settings = CoordinatorSettings.load(host=host, port=port, redis_url=redis_url, blob_root=blob_root, roots=roots)
+    _refuse_to_start_open(settings)
+    _serve(settings, ready_file)
+
+
+def _refuse_to_start_open(settings: CoordinatorSettings) -> None:
+    from batchmill.errors import InvalidSettings
+
+    if not settings.tokens:
+        raise InvalidSettings(
+            "BATCHMILL_TOKENS is not set, and the API is not served without a token.",
+            hint="Set it to one or more secrets, with commas: BATCHMILL_TOKENS=$(openssl rand -hex 24).",
+        )
+    if not settings.blob_root:
+        raise InvalidSettings(
+            "BATCHMILL_BLOB_ROOT is not set.", hint="Set it to a folder or an s3:// URI that all workers share."
+        )
+
+
+def _serve(settings: CoordinatorSettings, ready_file: Path | None) -> None:
+    from batchmill.logs import configure_logging
+    from batchmill_coordinator.server import serve
+
+    configure_logging(settings.log_level)
+
+    def tell(url: str) -> None:
+        click.echo(f"coordinator: serving {url}", err=True)
+        if ready_file is not None:
+            ready_file.write_text(json.dumps({"url": url}))
+
+    serve(settings, tell)

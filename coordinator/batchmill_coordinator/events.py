@@ -1,0 +1,76 @@
+"""Changes in the ledger, told to those who wait for them: the roles, and requests that follow a job."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import defaultdict
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from batchmill.errors import ServiceUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from batchmill.ledger import Ledger
+
+log = logging.getLogger(__name__)
+
+RECONNECT_S = 0.5
+
+
+class EventHub:
+    """Listens to the ledger from a thread of its own. An event may be missed: whoever waits also looks by itself."""
+
+    def __init__(self, ledger: Ledger, on_event: Callable[[str], None]) -> None:
+        self._ledger = ledger
+        self._on_event = on_event
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._watchers: dict[str, set[asyncio.Event]] = defaultdict(set)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._listen, name="events", daemon=True)
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to listen; watchers are woken on `loop`."""
+        self._loop = loop
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End within a second."""
+        self._stopping.set()
+        self._thread.join()
+
+    @contextmanager
+    def watching(self, job_id: str) -> Iterator[asyncio.Event]:
+        """An event that is set whenever something happens to a job. For use on the hub's loop."""
+        event = asyncio.Event()
+        self._watchers[job_id].add(event)
+        try:
+            yield event
+        finally:
+            self._watchers[job_id].discard(event)
+            if not self._watchers[job_id]:
+                del self._watchers[job_id]
+
+    def _listen(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                for event in self._ledger.events():
+                    if self._stopping.is_set():
+                        return
+                    if event is not None:
+                        self._tell(*event)
+            except ServiceUnavailable as error:
+                log.warning("events cannot be followed: %s", error)
+                self._stopping.wait(RECONNECT_S)
+
+    def _tell(self, kind: str, job_id: str) -> None:
+        self._on_event(kind)
+        if job_id in self._watchers and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._wake, job_id)
+
+    def _wake(self, job_id: str) -> None:
+        for event in self._watchers.get(job_id, ()):
+            event.set()

@@ -1,0 +1,33 @@
+"""Which job's shard is queued next. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+AGEING_S = 60.0
+"""A job that waits so long without a shard being queued rises by one priority class."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A job that has shards to queue."""
+
+    job_id: str
+    priority: int  # higher goes first
+    created_at_s: float
+    waiting_since_s: float  # when a shard of it was last queued, or when it was accepted
+    in_flight: int  # its shards that are queued or running
+
+
+def next_job(candidates: list[Candidate], now_s: float) -> Candidate:
+    """The candidate whose turn it is; `candidates` is not empty.
+
+    The highest class first, where waiting lifts a job by a class each `AGEING_S`; inside a class the job with the
+    fewest shards in flight, so that the classes' jobs get even shares; then the oldest.
+    """
+
+    def rank(candidate: Candidate) -> tuple[float, int, float, str]:
+        lifted = candidate.priority + (now_s - candidate.waiting_since_s) // AGEING_S
+        return (-lifted, candidate.in_flight, candidate.created_at_s, candidate.job_id)
+
+    return min(candidates, key=rank)

@@ -1,0 +1,101 @@
+"""Results page by page, in input order, while the job runs and afterwards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from batchmill.errors import InvalidRequest
+from batchmill.workspace import table_from_stream
+from batchmill_coordinator.outputs import settled_shards
+
+if TYPE_CHECKING:
+    from batchmill.job import JobState
+    from batchmill.ledger import JobRecord, Ledger
+    from batchmill.ledger.shards import Settled
+    from batchmill.sinks import Sink
+
+PAGE_BYTES = 16 * 1024 * 1024
+"""A page takes whole shards until it has about this much; it has at least one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Rows in input order, of one schema, and where the next page begins."""
+
+    tables: tuple[pa.Table, ...]
+    next_cursor: str
+    at_end: bool  # nothing follows: no more rows will come, and all were given
+    state: JobState
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The schema of all tables; of a page without rows, no columns."""
+        return self.tables[0].schema if self.tables else pa.schema([])
+
+    @property
+    def rows(self) -> int:
+        """How many rows it has."""
+        return sum(table.num_rows for table in self.tables)
+
+    @property
+    def moved(self) -> bool:
+        """Whether it brings anything: rows, or the news that there are no more."""
+        return bool(self.tables) or self.at_end
+
+
+def parse_cursor(cursor: str) -> int:
+    """The number of the shard a page begins with. Raises `InvalidRequest`."""
+    if cursor == "":
+        return 0
+    if not (cursor.isascii() and cursor.isdecimal() and len(cursor) <= 12):
+        raise InvalidRequest(
+            f"{cursor[:40]!r} is no cursor.", hint="Give back the Batchmill-Next-Cursor of the page before, or none."
+        )
+    return int(cursor)
+
+
+def read_page(ledger: Ledger, record: JobRecord, sink: Sink, start: int) -> Page:
+    """The page that begins with shard `start`. Raises `StorageError`, or `NotFound` when results were removed.
+
+    It ends before the first shard that is not settled; once the job has ended, such shards are passed over.
+    """
+    chosen, following = _choose(ledger, record, start)
+    tables = _read(ledger, record, sink, chosen)
+    for number, table in enumerate(tables):
+        if not table.schema.equals(tables[0].schema):
+            following = chosen[number].shard_id[0]
+            tables = tables[:number]
+            break
+    at_end = _is_whole(record) and following >= record.shards_planned
+    return Page(tuple(tables), str(following), at_end, record.state)
+
+
+def _is_whole(record: JobRecord) -> bool:
+    """Whether no more rows will come: the job has ended, or will as soon as the finisher looks."""
+    return record.state.is_final or (record.planned and record.shards_live == 0)
+
+
+def _choose(ledger: Ledger, record: JobRecord, start: int) -> tuple[list[Settled], int]:
+    chosen: list[Settled] = []
+    following, size = start, 0
+    for number, settled in settled_shards(ledger, record, start):
+        if settled is None and not record.state.is_final:
+            break
+        if settled is not None and settled.rows > 0:
+            if chosen and size + settled.nbytes > PAGE_BYTES:
+                break
+            chosen.append(settled)
+            size += settled.nbytes
+        following = number + 1
+    return chosen, following
+
+
+def _read(ledger: Ledger, record: JobRecord, sink: Sink, chosen: list[Settled]) -> list[pa.Table]:
+    inline = ledger.shards.inline_results(record.id, [settled.shard_id for settled in chosen])
+    return [
+        table_from_stream(stream) if stream is not None else sink.read(sink.part_name(settled.shard_id, settled.token))
+        for settled, stream in zip(chosen, inline, strict=True)
+    ]

@@ -1,0 +1,94 @@
+"""Jobs over HTTP: submitted, listed, read, followed, cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import APIRouter, Query, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
+
+from batchmill.job import JobRequest, JobState, JobStatus
+from batchmill_coordinator.routes.service import CurrentService, json_response
+from batchmill_coordinator.service import Service
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+KEEP_ALIVE_S = 10.0
+LEAST_INTERVAL_S = 0.1
+
+
+class JobList(BaseModel):
+    """A page of jobs, newest first; `next` goes into `before` for the page after it."""
+
+    jobs: list[JobStatus]
+    next: str | None
+
+
+@router.post("", status_code=201, response_model=JobStatus)
+def submit(request: JobRequest, service: CurrentService) -> Response:
+    """Submit a job. Answers 200 instead of 201 when the idempotency key is known."""
+    job_id, is_new = service.admission.admit(request)
+    return json_response(service.status(job_id), 201 if is_new else 200)
+
+
+@router.get("", response_model=JobList)
+def list_jobs(
+    service: CurrentService, limit: Annotated[int, Query(ge=1, le=1000)] = 50, before: str | None = None
+) -> Response:
+    """Jobs, newest first."""
+    records = service.ledger.jobs.newest(limit, before)
+    following = records[-1].id if len(records) == limit else None
+    return json_response(JobList(jobs=service.statuses(records), next=following))
+
+
+@router.get("/{job_id}", response_model=JobStatus)
+def read(job_id: str, service: CurrentService) -> Response:
+    """How a job stands."""
+    return json_response(service.status(job_id))
+
+
+@router.post("/{job_id}/cancel", response_model=JobStatus)
+def cancel(job_id: str, service: CurrentService) -> Response:
+    """Stop a job; what is done is kept. A job that has ended stays as it is."""
+    service.ledger.jobs.stop(job_id, JobState.CANCELLING, None)
+    return json_response(service.status(job_id))
+
+
+@router.get("/{job_id}/events", response_class=StreamingResponse)
+async def follow(job_id: str, service: CurrentService) -> StreamingResponse:
+    """A job's status as server-sent events: one at once, then on every change, the final one last."""
+    first = await run_in_threadpool(service.status, job_id)
+    return StreamingResponse(
+        _follow(service, first), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+    )
+
+
+async def _follow(service: Service, status: JobStatus) -> AsyncIterator[str]:
+    with service.hub.watching(status.id) as event:
+        while True:
+            yield f"event: status\ndata: {status.model_dump_json()}\n\n"
+            if status.is_final:
+                return
+            changed = status
+            while changed == status:
+                await asyncio.sleep(LEAST_INTERVAL_S if status.shards_done else 0)
+                if not await _set_within(event, KEEP_ALIVE_S):
+                    yield ": still here\n\n"
+                event.clear()
+                changed = await run_in_threadpool(service.status, status.id)
+            status = changed
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True

@@ -1,0 +1,98 @@
+"""Results over HTTP: a page at a time, as an Arrow stream or as JSON Lines."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated
+
+import pyarrow as pa
+from fastapi import APIRouter, Header, Query
+from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
+
+from batchmill.errors import InvalidRequest
+from batchmill.sinks import to_json_lines
+from batchmill_coordinator.results import Page, parse_cursor, read_page
+from batchmill_coordinator.routes.service import CurrentService
+from batchmill_coordinator.service import Service
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+router = APIRouter(prefix="/v1/jobs", tags=["results"])
+
+ARROW = "application/vnd.apache.arrow.stream"
+JSON_LINES = "application/x-ndjson"
+MAX_WAIT_S = 30.0
+LOOK_AGAIN_S = 1.0  # an event may be missed
+CHUNK_ROWS = 65_536
+
+
+@router.get("/{job_id}/results", response_class=StreamingResponse)
+async def results(
+    job_id: str,
+    service: CurrentService,
+    cursor: str = "",
+    wait_s: Annotated[float, Query(ge=0, le=MAX_WAIT_S)] = 0.0,
+    accept: Annotated[str, Header()] = ARROW,
+) -> StreamingResponse:
+    """A page of results in input order, from `cursor` on; waits up to `wait_s` for one that has rows."""
+    media_type = _media_type(accept)
+    start = parse_cursor(cursor)
+    page = await _page_within(service, job_id, start, wait_s)
+    body = _arrow_chunks(page) if media_type == ARROW else _json_chunks(page)
+    headers = {
+        "Batchmill-Next-Cursor": page.next_cursor,
+        "Batchmill-End": "true" if page.at_end else "false",
+        "Batchmill-Rows": str(page.rows),
+        "Batchmill-State": page.state,
+    }
+    return StreamingResponse(body, media_type=media_type, headers=headers)
+
+
+def _media_type(accept: str) -> str:
+    wanted = [part.split(";")[0].strip().lower() for part in accept.split(",")]
+    for name in wanted:
+        if name in (ARROW, "*/*", "application/*"):
+            return ARROW
+        if name in (JSON_LINES, "application/jsonl", "application/json"):
+            return JSON_LINES
+    raise InvalidRequest(f"results cannot be given as {accept[:100]!r}.", hint=f"Accept {ARROW} or {JSON_LINES}.")
+
+
+async def _page_within(service: Service, job_id: str, start: int, wait_s: float) -> Page:
+    loop = asyncio.get_running_loop()
+    ends_at = loop.time() + wait_s
+    with service.hub.watching(job_id) as event:
+        while True:
+            event.clear()
+            page = await run_in_threadpool(_read, service, job_id, start)
+            left_s = ends_at - loop.time()
+            if page.moved or left_s <= 0:
+                return page
+            try:
+                async with asyncio.timeout(min(left_s, LOOK_AGAIN_S)):
+                    await event.wait()
+            except TimeoutError:
+                continue
+
+
+def _read(service: Service, job_id: str, start: int) -> Page:
+    record = service.ledger.jobs.read(job_id)
+    return read_page(service.ledger, record, service.open_sink(record), start)
+
+
+def _arrow_chunks(page: Page) -> Iterator[bytes]:
+    """An Arrow IPC stream in pieces of a record batch."""
+    piece = pa.BufferOutputStream()
+    with pa.ipc.new_stream(piece, page.schema) as stream:
+        for table in page.tables:
+            for batch in table.to_batches(max_chunksize=CHUNK_ROWS):
+                stream.write_batch(batch)
+    yield piece.getvalue().to_pybytes()
+
+
+def _json_chunks(page: Page) -> Iterator[bytes]:
+    for table in page.tables:
+        for first in range(0, table.num_rows, CHUNK_ROWS):
+            yield to_json_lines(table.slice(first, CHUNK_ROWS))

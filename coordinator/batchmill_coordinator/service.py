@@ -1,0 +1,119 @@
+"""The coordinator in one process: the ledger, the roles, and what the routes work with."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from typing import TYPE_CHECKING
+
+from batchmill.clock import SystemClock
+from batchmill.ledger import Ledger
+from batchmill.workspace import Workspace
+from batchmill_coordinator.admission import Admission
+from batchmill_coordinator.dispatcher import Dispatcher
+from batchmill_coordinator.events import EventHub
+from batchmill_coordinator.finisher import Finisher
+from batchmill_coordinator.fleet_view import FleetView
+from batchmill_coordinator.leadership import Leadership
+from batchmill_coordinator.planner import Planner
+from batchmill_coordinator.pools import why_waiting
+from batchmill_coordinator.publisher import Publisher
+from batchmill_coordinator.recoverer import Recoverer
+from batchmill_coordinator.roles import RoleThread
+from batchmill_coordinator.status import status_of
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Sequence
+
+    from batchmill.clock import Clock
+    from batchmill.job import JobStatus
+    from batchmill.ledger import JobRecord
+    from batchmill.settings import CoordinatorSettings
+    from batchmill.sinks import Sink
+    from batchmill.sources.base import Source
+
+
+class Service:
+    """Everything behind the routes. `start` and `stop` frame its life."""
+
+    def __init__(self, settings: CoordinatorSettings, clock: Clock | None = None) -> None:
+        self.settings = settings
+        self.clock = clock or SystemClock()
+        self.ledger = Ledger.open(settings)
+        self.workspace = Workspace.open(settings)
+        self.fleet = FleetView(self.ledger, self.clock)
+        self.admission = Admission(self.ledger, self.fleet, self.workspace, settings)
+        self.leadership = Leadership(self.ledger, _own_name(), settings.leader_ttl_s, self.clock, self._wake_all)
+        self._publisher = Publisher(settings)
+        self._roles = [
+            RoleThread(role, self.leadership)
+            for role in (
+                Planner(self.ledger, self.fleet, self._open_source, settings),
+                Dispatcher(self.ledger, self.fleet, self._publisher),
+                Recoverer(self.ledger, self._publisher, self.workspace.blobs, upload_ttl_s=settings.upload_ttl_s),
+                Finisher(self.ledger, self.open_sink, self.clock),
+            )
+        ]
+        self.hub = EventHub(self.ledger, self._notify)
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to lead, to listen and to work. Raises `ServiceUnavailable` when the ledger cannot be reached."""
+        self.ledger.ping()
+        self.hub.start(loop)
+        for role in self._roles:
+            role.start()
+        self.leadership.start()
+
+    def stop(self) -> None:
+        """End the roles, give the lead back, close the connections."""
+        for role in self._roles:
+            role.stop()
+        self.leadership.stop()
+        self.hub.stop()
+        self._publisher.close()
+        self.ledger.close()
+
+    def open_sink(self, record: JobRecord) -> Sink:
+        """Where a job's results lie."""
+        return self.workspace.open_sink(record.id, record.spec)
+
+    def status(self, job_id: str) -> JobStatus:
+        """How a job stands, with what it waits for. Raises `NotFound`."""
+        return self.statuses([self.ledger.jobs.read(job_id)])[0]
+
+    def statuses(self, records: Sequence[JobRecord]) -> list[JobStatus]:
+        """How jobs stand, with what they wait for."""
+        now_s = self.clock.wall()
+        pools = self.fleet.pools() if any(_waits(record) for record in records) else {}
+        return [
+            status_of(
+                record,
+                now_s,
+                why_waiting(record.spec.pool, record.spec.operator, pools) if _waits(record) else None,
+            )
+            for record in records
+        ]
+
+    def _open_source(self, record: JobRecord) -> Source:
+        inline = self.ledger.jobs.inline_input(record.id) if record.spec.source is None else None
+        return self.workspace.open_source(record.id, record.spec, inline)
+
+    def _notify(self, kind: str) -> None:
+        if kind == "worker":
+            self.fleet.forget()
+        for role in self._roles:
+            role.notify(kind)
+
+    def _wake_all(self) -> None:
+        for role in self._roles:
+            role.wake()
+
+
+def _waits(record: JobRecord) -> bool:
+    return not record.state.is_final and record.shards_running == 0
+
+
+def _own_name() -> str:
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"

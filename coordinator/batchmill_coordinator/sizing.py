@@ -1,0 +1,38 @@
+"""How many rows the next shard gets: few at first, then as many as make a worker busy for a while. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+FIRST_ROWS = 64
+GROWTH = 8  # a shard has at most so many times the rows of those before it
+TAIL_SHARE = 2  # towards the end, every worker thread gets about so many more shards
+LEAST_S = 0.25  # a shard of less work than this is mostly overhead
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What is known of a job when its next shard is cut."""
+
+    rows_timed: int  # rows of the shards that are done
+    busy_s: float  # the time they took together
+    shards_done: int
+    rows_left: int | None  # None when the source's end is not known
+    capacity: int  # shards that the pool's workers take at once
+
+
+def next_rows(progress: Progress, target_s: float) -> int:
+    """The most rows of the next shard: about `target_s` of work by the throughput measured so far.
+
+    Guided self-scheduling towards the end (Polychronopoulos and Kuck, 1987), so that no worker is left with a long
+    last shard while the others are idle.
+    """
+    if progress.shards_done == 0 or progress.rows_timed == 0:
+        return FIRST_ROWS
+    rows_per_s = progress.rows_timed / max(progress.busy_s, 1e-6)
+    grown = GROWTH * progress.rows_timed // progress.shards_done
+    wanted = min(int(rows_per_s * target_s), grown)
+    if progress.rows_left is not None:
+        fair = progress.rows_left // (TAIL_SHARE * max(progress.capacity, 1))
+        wanted = min(wanted, max(fair, int(rows_per_s * LEAST_S)))
+    return max(wanted, FIRST_ROWS if wanted >= FIRST_ROWS else 1)

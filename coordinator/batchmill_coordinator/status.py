@@ -1,0 +1,58 @@
+"""A job's status for a user, from its record. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batchmill.job import JobState, JobStatus
+
+if TYPE_CHECKING:
+    from batchmill.ledger import JobRecord
+
+
+def status_of(record: JobRecord, now_s: float, note: str | None = None) -> JobStatus:
+    """How a job stands at `now_s`, seconds since the epoch."""
+    rate = _rows_per_second(record, now_s)
+    return JobStatus(
+        id=record.id,
+        state=record.state,
+        operator=record.spec.operator,
+        name=record.spec.name,
+        pool=record.spec.pool,
+        priority=record.spec.priority,
+        rows_total=record.rows_total,
+        rows_total_is_estimate=record.rows_total is not None and not record.rows_exact,
+        rows_done=record.rows_done,
+        rows_dead=record.rows_dead,
+        rows_per_second=rate,
+        eta_s=_eta_s(record, rate),
+        shards_done=record.shards_done,
+        shards_running=record.shards_running,
+        created_at=record.created_at / 1000,
+        started_at=_seconds(record.started_at),
+        finished_at=_seconds(record.finished_at),
+        error=record.error,
+        output=record.spec.output.path if record.spec.output else None,
+        note=note,
+    )
+
+
+def _seconds(moment_ms: int | None) -> float | None:
+    return None if moment_ms is None else moment_ms / 1000
+
+
+def _rows_per_second(record: JobRecord, now_s: float) -> float | None:
+    """Of late while the job runs, over its whole run once it has ended."""
+    if record.started_at is None or record.rows_done == 0:
+        return None
+    if record.rate is not None and not record.state.is_final:
+        return record.rate
+    end_s = record.finished_at / 1000 if record.finished_at else now_s
+    return round(record.rows_done / max(end_s - record.started_at / 1000, 1e-3), 3)
+
+
+def _eta_s(record: JobRecord, rate: float | None) -> float | None:
+    if record.state is not JobState.RUNNING or record.rows_total is None or not rate:
+        return None
+    left = max(record.rows_total - record.rows_done - record.rows_dead, 0)
+    return round(left / rate, 1)

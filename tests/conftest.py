@@ -1,0 +1,68 @@
+"""What the tests share: a real Valkey of their own, and ledgers on it."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+import redis
+
+from batchmill.embedded.valkey import valkey_command
+from batchmill.ledger import Ledger
+from batchmill.ledger.connection import connect
+from batchmill.tether import tethered
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Valkey server for the whole session, on a Unix socket."""
+    folder = tmp_path_factory.mktemp("valkey")
+    socket = folder / "s"
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(tethered(valkey_command(folder, socket)), stdout=log, stderr=log)
+    try:
+        _wait_for_ping(f"unix://{socket}?db=0")
+        yield f"unix://{socket}?db=0"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.fixture
+def prefix() -> str:
+    """A key prefix that no other test has."""
+    return f"test{next(_numbers)}:"
+
+
+@pytest.fixture
+def redis_client(valkey_url: str) -> Iterator[redis.Redis]:
+    """A plain client of the session's server."""
+    with connect(valkey_url) as client:
+        yield client
+
+
+@pytest.fixture
+def ledger(redis_client: redis.Redis, prefix: str) -> Ledger:
+    """An empty ledger."""
+    return Ledger(redis_client, prefix)
+
+
+def _wait_for_ping(url: str, seconds: float = 20.0) -> None:
+    ends_at = time.monotonic() + seconds
+    with redis.Redis.from_url(url) as client:
+        while True:
+            try:
+                client.ping()
+                return
+            except redis.ConnectionError:
+                if time.monotonic() > ends_at:
+                    raise
+                time.sleep(0.01)

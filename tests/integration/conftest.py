@@ -1,0 +1,47 @@
+"""A real service for the integration tests: Valkey, coordinator and two workers, as a user would start it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import batchmill
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SUPPORT = Path(__file__).parent.parent / "support"
+OPERATORS = ("mill_operators",)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _operators_on_path() -> Iterator[None]:
+    """Workers find the tests' operators, and models offline."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")]))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        yield
+
+
+@pytest.fixture(scope="session")
+def service_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the session's service keeps its data."""
+    return tmp_path_factory.mktemp("service")
+
+
+@pytest.fixture(scope="session")
+def client(service_folder: Path) -> Iterator[batchmill.Client]:
+    """A client of a service that lasts for the session."""
+    with batchmill.local(workers=2, data_dir=service_folder, operators=OPERATORS) as reached:
+        yield reached
+
+
+@pytest.fixture
+def service_record(service_folder: Path, client: batchmill.Client) -> dict[str, str]:  # noqa: ARG001  # it starts it
+    """The URL and the token of the session's service."""
+    record: dict[str, str] = json.loads((service_folder / "service.json").read_text())
+    return record

@@ -1,0 +1,278 @@
+"""What the blob store promises, over a local folder and over S3 on a real server."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pytest
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import make_server
+from werkzeug.wrappers import Request
+
+from batchmill.blobs import BlobStore
+from batchmill.errors import InvalidRequest, InvalidSettings, NotFound, StorageError
+from batchmill.locations import UNRESTRICTED, Locations
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+TABLE = pa.table(
+    {
+        "id": pa.array([3, 1, 2], pa.int16()),
+        "text": ["b", None, "é"],
+        "kind": pa.array(["x", "y", "x"]).dictionary_encode(),
+        "vector": pa.array([[1, 2], [3, 4], [5, 6]], pa.list_(pa.float32(), 2)),
+    }
+)
+
+
+@pytest.mark.parametrize("data", [b"", b"abc", pa.py_buffer(b"abc"), [b"a", pa.py_buffer(b"bc")], []])
+def test_a_blob_reads_back_as_it_was_put(blobs: BlobStore, data: Any) -> None:
+    expected = b"".join(bytes(piece) for piece in data) if isinstance(data, list) else bytes(data)
+    assert blobs.put("jobs/j1/x.bin", data) == len(expected)
+    assert blobs.get("jobs/j1/x.bin").to_pybytes() == expected
+    assert blobs.size("jobs/j1/x.bin") == len(expected)
+    assert blobs.exists("jobs/j1/x.bin")
+
+
+def test_putting_a_name_again_replaces_the_blob(blobs: BlobStore) -> None:
+    blobs.put("x", b"the first one, which is longer")
+    blobs.put("x", b"the second")
+    assert blobs.get("x").to_pybytes() == b"the second"
+
+
+def test_a_table_keeps_its_schema_and_rows(blobs: BlobStore) -> None:
+    table = TABLE.replace_schema_metadata({"model": "m1"})
+    size = blobs.put_table("t.arrow", table)
+    found = blobs.read_table("t.arrow")
+    assert size == blobs.size("t.arrow")
+    assert found.schema.equals(table.schema, check_metadata=True)
+    assert found.equals(table)
+
+
+def test_a_table_without_rows_keeps_its_schema(blobs: BlobStore) -> None:
+    blobs.put_table("t.arrow", TABLE.schema.empty_table())
+    assert blobs.read_table("t.arrow").equals(TABLE.schema.empty_table())
+
+
+def test_chunks_with_dictionaries_of_their_own_are_one_column(blobs: BlobStore) -> None:
+    chunks = [pa.array(["a", "b"]).dictionary_encode(), pa.array(["c", None]).dictionary_encode()]
+    blobs.put_table("t.arrow", pa.table({"kind": pa.chunked_array(chunks)}))
+    assert blobs.read_table("t.arrow")["kind"].to_pylist() == ["a", "b", "c", None]
+
+
+def test_a_missing_blob_is_not_found_and_named(blobs: BlobStore) -> None:
+    for look in (blobs.get, blobs.size, blobs.read_table):
+        with pytest.raises(NotFound, match=r"blobs/jobs/none"):
+            look("jobs/none")
+    assert not blobs.exists("jobs/none")
+
+
+def test_a_folder_is_no_blob(blobs: BlobStore) -> None:
+    blobs.put("a/b", b"x")
+    assert not blobs.exists("a")
+    with pytest.raises(NotFound):
+        blobs.size("a")
+
+
+def test_a_blob_that_is_no_table_is_named(blobs: BlobStore) -> None:
+    blobs.put("t.arrow", b"certainly no table")
+    with pytest.raises(StorageError, match=r"could not read .*t\.arrow"):
+        blobs.read_table("t.arrow")
+
+
+def test_lists_are_sorted_relative_to_the_root_and_of_one_folder_only(blobs: BlobStore) -> None:
+    for name in ("b/2", "b/10", "a/x/y", "c", "bb/1"):
+        blobs.put(name, b"")
+    assert blobs.list("") == ["a/x/y", "b/10", "b/2", "bb/1", "c"]
+    assert blobs.list("b") == ["b/10", "b/2"]
+    assert blobs.list("none") == []
+
+
+def test_deleting_removes_one_blob_and_a_missing_one_is_fine(blobs: BlobStore) -> None:
+    blobs.put("a/1", b"")
+    blobs.put("a/2", b"")
+    blobs.delete("a/1")
+    blobs.delete("a/1")
+    assert blobs.list() == ["a/2"]
+
+
+def test_deleting_a_folder_removes_all_below_it_and_nothing_beside(blobs: BlobStore) -> None:
+    for name in ("a/1", "a/b/2", "ab/3"):
+        blobs.put(name, b"")
+    blobs.delete_folder("a")
+    blobs.delete_folder("a")
+    assert blobs.list() == ["ab/3"]
+
+
+@pytest.mark.parametrize("name", ["", "/a", "a/", "a//b", "../a", "a/../b", ".a", "a/.b", "a b", "é", "a\n", "x" * 201])
+def test_what_is_no_name_is_refused(blobs: BlobStore, name: str) -> None:
+    for use in (blobs.get, blobs.delete, blobs.delete_folder, blobs.location, lambda name: blobs.put(name, b"")):
+        with pytest.raises(InvalidRequest, match="is no blob name"):
+            use(name)
+
+
+def test_only_the_first_of_several_new_blobs_of_a_name_is_written(blobs: BlobStore) -> None:
+    assert blobs.put_new("x", b"1")
+    assert not blobs.put_new("x", b"2")
+    assert blobs.get("x").to_pybytes() == b"1"
+
+
+def test_a_file_that_could_not_be_filled_leaves_nothing(blobs: BlobStore) -> None:
+    blobs.put("x", b"before")
+
+    def fill(path: str) -> None:
+        with open(path, "wb") as file:  # noqa: PTH123  # what libraries do
+            file.write(b"half")
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        blobs.put_file("x", fill)
+    assert blobs.get("x").to_pybytes() == b"before"
+    assert blobs.list() == ["x"]
+
+
+def test_readers_see_one_whole_blob_or_the_other_while_threads_write(blobs: BlobStore) -> None:
+    whole = {bytes([number]) * 100_000 for number in range(4)}
+    blobs.put("x", bytes(100_000))
+    with ThreadPoolExecutor(8) as pool:
+        writes = [pool.submit(blobs.put, "x", data) for data in sorted(whole) * 5]
+        reads = [pool.submit(lambda: blobs.get("x").to_pybytes()) for _ in range(40)]
+        assert {read.result() for read in reads} <= whole
+        assert {write.result() for write in writes} == {100_000}
+    assert blobs.list() == ["x"]
+
+
+def test_a_store_that_is_no_place_is_an_invalid_setting() -> None:
+    with pytest.raises(InvalidSettings, match="no absolute path"):
+        BlobStore.open("relative/path", Locations(UNRESTRICTED))
+
+
+class TestLocal:
+    def test_a_read_table_is_the_mapped_file_and_outlives_it(self, tmp_path: Path) -> None:
+        blobs = BlobStore.open(str(tmp_path), Locations(UNRESTRICTED))
+        blobs.put_table("t.arrow", pa.table({"x": pa.array(range(1_000_000))}))
+        before = pa.total_allocated_bytes()
+        table = blobs.read_table("t.arrow")
+        assert pa.total_allocated_bytes() - before < 100_000
+        blobs.put_table("t.arrow", pa.table({"x": [7]}))
+        blobs.delete("t.arrow")
+        assert table["x"].to_pylist() == list(range(1_000_000))
+
+    def test_what_dead_writers_left_is_out_of_sight_and_can_be_deleted(self, tmp_path: Path) -> None:
+        blobs = BlobStore.open(str(tmp_path), Locations(UNRESTRICTED))
+        code = """
+            import os, sys
+            from batchmill.blobs import BlobStore
+            from batchmill.locations import UNRESTRICTED, Locations
+            blobs = BlobStore.open(sys.argv[1], Locations(UNRESTRICTED))
+            blobs.put("a/whole", b"x")
+            blobs.put_file("a/half", lambda path: (open(path, "wb").write(b"half"), os._exit(9)))
+        """
+        assert run_python(code, str(tmp_path)).returncode == 9
+        assert len(list((tmp_path / "a").iterdir())) == 2
+        assert blobs.list() == ["a/whole"]
+        blobs.delete_unfinished("a")
+        assert [path.name for path in (tmp_path / "a").iterdir()] == ["whole"]
+
+    def test_a_full_disk_leaves_nothing_and_says_what_could_not_be_written(self, tmp_path: Path) -> None:
+        code = """
+            import resource, sys
+            import pyarrow as pa
+            from batchmill.blobs import BlobStore
+            from batchmill.errors import StorageError
+            from batchmill.locations import UNRESTRICTED, Locations
+            from batchmill.sinks.parts import part_format
+            blobs = BlobStore.open(sys.argv[1], Locations(UNRESTRICTED))
+            blobs.put("x", b"before")
+            table = pa.table({"x": range(500_000)})
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+            for write in (
+                lambda: blobs.put("x", bytes(1_000_000)),
+                lambda: blobs.put_table("x", table),
+                lambda: part_format("parquet").write(blobs, "x", table),
+                lambda: part_format("jsonl").write(blobs, "x", table),
+            ):
+                try:
+                    write()
+                except StorageError as error:
+                    print(error.message)
+        """
+        done = run_python(code, str(tmp_path))
+        assert done.stdout.splitlines() == [f"could not write {tmp_path}/x: File too large."] * 4, done.stderr
+        assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["x"]
+        assert (tmp_path / "x").read_bytes() == b"before"
+
+    def test_a_file_where_a_folder_should_be_is_told(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("x")
+        with pytest.raises(StorageError, match=r"could not use .*file/blobs: Not a directory"):
+            BlobStore.open(f"{tmp_path}/file/blobs", Locations(UNRESTRICTED))
+
+
+class TestS3:
+    def test_a_missing_bucket_is_told_at_once(self, bucket: tuple[str, Locations]) -> None:
+        with pytest.raises(StorageError, match="there is no bucket 'nowhere'"):
+            BlobStore.open("s3://nowhere/blobs", bucket[1])
+
+    def test_a_bucket_that_vanished_is_told_with_what_to_do(self, bucket: tuple[str, Locations]) -> None:
+        blobs = BlobStore(bucket[1].resolve("s3://nowhere/blobs"))
+        with pytest.raises(StorageError, match=r"could not write s3://nowhere/blobs/x: .*does not exist\.") as caught:
+            blobs.put("x", b"")
+        assert caught.value.hint == "Create the bucket, or correct its name."
+
+    def test_a_large_blob_goes_up_in_several_parts_and_comes_back_whole(self, bucket: tuple[str, Locations]) -> None:
+        blobs = BlobStore.open(*bucket)
+        data = os.urandom(25_000_000)
+        assert blobs.put("x", data) == len(data)
+        assert blobs.get("x").to_pybytes() == data
+
+    def test_an_upload_that_breaks_half_way_leaves_the_old_blob(self, new_bucket: Any) -> None:
+        with failing_s3(lambda query: "partNumber=2" in query) as url:
+            blobs = BlobStore.open(*new_bucket(url))
+            blobs.put("x", b"before")
+            for write in (
+                lambda: blobs.put("x", bytes(25_000_000)),
+                lambda: blobs.put_table("x", pa.table({"x": pa.array(range(3_000_000))})),
+                lambda: blobs.put("y", bytes(25_000_000)),
+            ):
+                with pytest.raises(StorageError, match=r"could not write s3://.*ACCESS_DENIED"):
+                    write()
+            assert blobs.get("x").to_pybytes() == b"before"
+            assert blobs.list() == ["x"]
+
+
+def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", textwrap.dedent(code), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@contextmanager
+def failing_s3(fails: Callable[[str], bool]) -> Iterator[str]:
+    """The address of an S3 server that answers "access denied" to the requests whose query `fails` picks."""
+    s3 = DomainDispatcherApplication(create_backend_app)
+
+    def answer(environ: dict[str, Any], start_response: Any) -> Any:
+        if not fails(environ["QUERY_STRING"]):
+            return s3(environ, start_response)
+        Request(environ).get_data()
+        start_response("403 Forbidden", [("Content-Type", "application/xml")])
+        return [b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>"]
+
+    server = make_server("127.0.0.1", 0, answer, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -1,0 +1,193 @@
+"""The HTTP API as any client meets it, over a real socket."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pytest
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass(frozen=True)
+class Api:
+    host: str
+    token: str
+
+    def call(self, method: str, path: str, body: bytes | Any = None, **headers: str | None) -> Answer:
+        sent = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
+        sent |= {name.replace("_", "-"): value for name, value in headers.items()}  # type: ignore[dict-item]  # None drops
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        connection = http.client.HTTPConnection(self.host, timeout=60)
+        try:
+            kept = {name: value for name, value in sent.items() if value is not None}
+            connection.request(method, path, data, kept)
+            response = connection.getresponse()
+            return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+        finally:
+            connection.close()
+
+
+@pytest.fixture
+def api(service_record: dict[str, str]) -> Api:
+    return Api(urlsplit(service_record["url"]).netloc, service_record["token"])
+
+
+def submit(api: Api, **request: Any) -> str:
+    answer = api.call("POST", "/v1/jobs", {"operator": "echo", **request})
+    assert answer.status == 201, answer.body
+    return str(answer.json["id"])
+
+
+def error_of(answer: Answer) -> dict[str, Any]:
+    error: dict[str, Any] = answer.json["error"]
+    assert set(error) == {"code", "message", "hint", "details"}
+    return error
+
+
+def test_a_job_goes_through_with_nothing_but_json(api: Api) -> None:
+    rows = [{"id": n, "text": f"t{n}"} for n in range(20)]
+    job = submit(api, rows=rows)
+    answer = api.call("GET", f"/v1/jobs/{job}/results?wait_s=30", Accept="application/x-ndjson")
+    assert [json.loads(line) for line in answer.body.splitlines()] == rows
+    assert answer.headers["content-type"] == "application/x-ndjson"
+    assert (answer.headers["batchmill-rows"], answer.headers["batchmill-end"]) == ("20", "true")
+
+
+def test_results_are_an_arrow_stream_with_a_cursor(api: Api) -> None:
+    job = submit(api, rows=[{"id": n} for n in range(1000)])
+    cursor, ids = "", []
+    while True:
+        answer = api.call("GET", f"/v1/jobs/{job}/results?wait_s=30&cursor={cursor}")
+        ids += (
+            pa.ipc.open_stream(answer.body).read_all()["id"].to_pylist()
+            if answer.headers["batchmill-rows"] != "0"
+            else []
+        )
+        cursor = answer.headers["batchmill-next-cursor"]
+        if answer.headers["batchmill-end"] == "true":
+            break
+    assert ids == list(range(1000))
+
+
+def test_events_end_with_the_final_status(api: Api) -> None:
+    job = submit(api, rows=[{"id": 1}])
+    answer = api.call("GET", f"/v1/jobs/{job}/events")
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    events = [block for block in answer.body.decode().split("\n\n") if block.startswith("event: status")]
+    states = [json.loads(block.partition("data: ")[2])["state"] for block in events]
+    assert states[-1] == "completed"
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/jobs", "/v1/workers", "/v1/operators", "/openapi.json", "/v1/jobs/x/results", "/nope"]
+)
+@pytest.mark.parametrize("header", [None, "Bearer wrong", "Basic abc", "Bearer "])
+def test_every_route_but_health_asks_for_a_token(api: Api, path: str, header: str | None) -> None:
+    answer = api.call("GET", path, Authorization=header)
+    assert (answer.status, error_of(answer)["code"]) == (401, "unauthorized")
+    assert answer.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_health_is_open(api: Api, path: str) -> None:
+    assert api.call("GET", path, Authorization=None).status == 200
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b'"text"', b"[1]"])
+def test_a_body_that_is_no_json_object_is_told(api: Api, body: bytes) -> None:
+    answer = api.call("POST", "/v1/jobs", body)
+    assert answer.status == 422
+    assert error_of(answer)["code"] == "invalid_request"
+
+
+def test_an_unknown_field_is_answered_with_the_nearest(api: Api) -> None:
+    answer = api.call("POST", "/v1/jobs", {"operator": "echo", "rows": [], "prams": {}})
+    assert "Did you mean 'params'?" in error_of(answer)["hint"]
+
+
+def test_a_body_that_is_too_large_is_stopped(api: Api) -> None:
+    answer = api.call("POST", "/v1/jobs", b'{"operator": "' + b"x" * (9 << 20) + b'"}')
+    assert (answer.status, error_of(answer)["code"]) == (413, "payload_too_large")
+
+
+def test_a_part_that_is_no_arrow_file_is_refused(api: Api) -> None:
+    upload = api.call("POST", "/v1/uploads", {"spec": {"operator": "echo"}}).json["upload"]
+    answer = api.call("PUT", f"/v1/uploads/{upload}/parts/0", b"not arrow")
+    assert (answer.status, error_of(answer)["code"]) == (422, "invalid_rows")
+    assert api.call("PUT", "/v1/uploads/upl-00000000000000000000/parts/0", b"x").status == 422
+
+
+def test_an_upload_with_a_missing_part_is_refused_and_stays_open(api: Api) -> None:
+    upload = api.call("POST", "/v1/uploads", {"spec": {"operator": "echo"}}).json["upload"]
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, pa.schema({"id": pa.int64()})) as file:
+        file.write_table(pa.table({"id": [1, 2]}))
+    assert api.call("PUT", f"/v1/uploads/{upload}/parts/0", sink.getvalue().to_pybytes()).status == 204
+    source = {"upload": upload, "parts": 2}
+    assert error_of(api.call("POST", "/v1/jobs", {"operator": "echo", "source": source}))["code"] == "invalid_source"
+    job = submit(api, source={"upload": upload, "parts": 1})
+    assert api.call("GET", f"/v1/jobs/{job}/results?wait_s=30").headers["batchmill-rows"] == "2"
+    assert error_of(api.call("POST", "/v1/jobs", {"operator": "echo", "source": source}))["code"] == "invalid_source"
+
+
+def test_the_openapi_document_lists_the_routes(api: Api) -> None:
+    paths = api.call("GET", "/openapi.json").json["paths"]
+    expected = {
+        "/v1/jobs",
+        "/v1/jobs/{job_id}",
+        "/v1/jobs/{job_id}/results",
+        "/v1/jobs/{job_id}/events",
+        "/v1/jobs/{job_id}/cancel",
+        "/v1/workers",
+        "/v1/operators",
+    }
+    assert expected <= set(paths)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/jobs/job-none", 404),
+        ("GET", "/v1/jobs/job-none/results", 404),
+        ("GET", "/v1/jobs/job-none/events", 404),
+        ("POST", "/v1/jobs/job-none/cancel", 404),
+        ("GET", "/v1/nothing", 404),
+        ("DELETE", "/v1/jobs", 405),
+        ("GET", "/v1/jobs?limit=0", 422),
+        ("GET", "/v1/jobs?limit=x", 422),
+    ],
+)
+def test_errors_come_in_one_envelope(api: Api, method: str, path: str, status: int) -> None:
+    answer = api.call(method, path)
+    assert answer.status == status
+    error_of(answer)
+
+
+def test_a_wrong_cursor_or_type_is_told(api: Api) -> None:
+    job = submit(api, rows=[])
+    assert error_of(api.call("GET", f"/v1/jobs/{job}/results?cursor=x"))["code"] == "invalid_request"
+    assert error_of(api.call("GET", f"/v1/jobs/{job}/results", Accept="image/png"))["code"] == "invalid_request"
+
+
+def test_rows_too_many_to_ride_inline_go_through_too(api: Api) -> None:
+    rows = [{"id": n, "text": "x" * 100} for n in range(2000)]
+    job = submit(api, rows=rows)
+    answer = api.call("GET", f"/v1/jobs/{job}/events")
+    assert b'"state":"completed"' in answer.body
+    listed = api.call("GET", "/v1/jobs?limit=1").json
+    assert (listed["jobs"][0]["id"], listed["next"]) == (job, job)

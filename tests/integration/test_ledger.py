@@ -1,0 +1,334 @@
+"""The ledger's scripts on a real Valkey, step by step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from batchmill.errors import Conflict, NotFound, ServiceUnavailable, StaleToken
+from batchmill.job import JobError, JobSpec, JobState
+from batchmill.ledger import Completion, JobRecord, Ledger
+from batchmill.ledger.jobs import Submission
+from batchmill.ledger.shards import PlanStep
+from batchmill.shard import Shard, ShardId, ShardRef, ShardState, Slice
+from batchmill.sources.base import RowCount
+
+if TYPE_CHECKING:
+    import redis
+
+LEASE_MS = 10_000
+SPEC = JobSpec(operator="echo")
+
+
+def submit(ledger: Ledger, job_id: str = "job-1", **changes: object) -> str:
+    submission = replace(Submission(job_id, SPEC, "digest"), **changes)
+    return ledger.jobs.submit(submission, max_live_jobs=100)[0]
+
+
+def plan(ledger: Ledger, epoch: int, rows: list[int], *, at_end: bool = True, job_id: str = "job-1") -> str:
+    record = ledger.jobs.read(job_id)
+    shards = [
+        Shard(job_id, ShardId((record.shards_planned + n,)), 0, count, (Slice(0, 0, count, count),))
+        for n, count in enumerate(rows)
+    ]
+    cursor = f"cursor-{record.shards_planned + len(rows)}"
+    step = PlanStep(shards, [10] * len(rows), cursor, at_end, RowCount(sum(rows), exact=True))
+    return ledger.shards.plan(record, step, epoch)
+
+
+def queue_one(ledger: Ledger, epoch: int, number: int = 0) -> ShardRef:
+    ref = ledger.shards.queue(ledger.jobs.read("job-1"), 0, ShardId((number,)), epoch)
+    assert ref is not None
+    return ref
+
+
+def claim(ledger: Ledger, ref: ShardRef, holder: str = "w1") -> Shard:
+    claimed = ledger.shards.claim(ref, "default", holder, LEASE_MS, with_job=False)
+    assert claimed is not None
+    return claimed.shard
+
+
+@pytest.fixture
+def epoch(ledger: Ledger) -> int:
+    return ledger.lead("me", 60)
+
+
+@pytest.fixture
+def running(ledger: Ledger, epoch: int) -> ShardRef:
+    """The first attempt of the only shard of a job."""
+    submit(ledger)
+    plan(ledger, epoch, [5])
+    ref = queue_one(ledger, epoch)
+    claim(ledger, ref)
+    return ref
+
+
+def at(ledger: Ledger, client: redis.Redis, prefix: str, later_ms: int) -> Ledger:
+    """The same ledger at a later time."""
+    return Ledger(client, prefix, now_ms=ledger.now_ms() + later_ms)
+
+
+def test_a_job_goes_all_the_way_and_leaves_only_what_its_results_need(
+    ledger: Ledger, epoch: int, redis_client: redis.Redis, prefix: str
+) -> None:
+    submit(ledger, inline_rows=b"rows")
+    assert plan(ledger, epoch, [5, 7]) == "ok"
+    for number in range(2):
+        ref = queue_one(ledger, epoch, number)
+        claim(ledger, ref)
+        assert ledger.shards.commit(ref, Completion(rows=4, rows_dead=1, nbytes=10, busy_s=0.5))
+    assert ledger.jobs.finish(ledger.jobs.read("job-1"), JobState.COMPLETED, epoch)
+    record = ledger.jobs.read("job-1")
+    assert (record.state, record.rows_done, record.rows_dead) == (JobState.COMPLETED, 8, 2)
+    assert (record.shards_live, record.shards_running, record.shards_queued, record.shards_done) == (0, 0, 0, 2)
+    assert (record.busy_us, record.rows_timed) == (1_000_000, 10)
+    left = {key.decode().removeprefix(prefix) for key in redis_client.scan_iter(f"{prefix}job:*")}
+    assert left == {"job:{job-1}", "job:{job-1}:done:0"}
+    assert ledger.jobs.live() == []
+
+
+def test_a_claim_gives_the_plan_and_on_request_the_job(ledger: Ledger, epoch: int) -> None:
+    submit(ledger, inline_rows=b"rows")
+    plan(ledger, epoch, [5])
+    claimed = ledger.shards.claim(queue_one(ledger, epoch), "default", "w1", LEASE_MS, with_job=True)
+    assert claimed is not None
+    assert (claimed.spec, claimed.inline_rows) == (SPEC, b"rows")
+    assert claimed.shard == Shard("job-1", ShardId((0,)), 0, 5, (Slice(0, 0, 5, 5),), 0, ShardState.RUNNING, 1)
+
+
+def test_of_two_workers_with_one_message_only_one_gets_the_shard(ledger: Ledger, running: ShardRef) -> None:
+    with pytest.raises(StaleToken):
+        claim(ledger, running, holder="w2")
+
+
+def test_a_claim_whose_reply_was_lost_can_be_asked_again(ledger: Ledger, running: ShardRef) -> None:
+    assert claim(ledger, running, holder="w1").token == 1
+    assert ledger.jobs.read("job-1").shards_running == 1
+
+
+def test_a_commit_whose_reply_was_lost_can_be_asked_again(ledger: Ledger, running: ShardRef) -> None:
+    completion = Completion(rows=5, rows_dead=0, nbytes=10)
+    assert ledger.shards.commit(running, completion)
+    assert ledger.shards.commit(running, completion)
+    assert ledger.jobs.read("job-1").rows_done == 5
+
+
+def test_the_commit_of_an_attempt_that_lost_its_shard_changes_nothing(
+    ledger: Ledger, running: ShardRef, epoch: int, redis_client: redis.Redis, prefix: str
+) -> None:
+    later = at(ledger, redis_client, prefix, LEASE_MS + 1)
+    assert later.shards.expired(later.now_ms()) == [running]
+    assert later.shards.lose(running, epoch, delay_s=0) == "ok"
+    second = queue_one(later, epoch)
+    assert second.token == 2
+    claim(later, second, holder="w2")
+    with pytest.raises(StaleToken):
+        later.shards.commit(running, Completion(rows=99, rows_dead=0, nbytes=1))
+    with pytest.raises(StaleToken):
+        later.shards.fail(running, delay_s=0, blame=True)
+    assert later.shards.commit(second, Completion(rows=5, rows_dead=0, nbytes=10))
+    with pytest.raises(StaleToken):
+        later.shards.commit(running, Completion(rows=99, rows_dead=0, nbytes=1))
+    assert ledger.jobs.read("job-1").rows_done == 5
+
+
+def test_a_renewed_lease_is_not_taken_away(
+    ledger: Ledger, running: ShardRef, epoch: int, redis_client: redis.Redis, prefix: str
+) -> None:
+    later = at(ledger, redis_client, prefix, LEASE_MS - 1)
+    assert later.shards.renew([running], LEASE_MS) == ["ok"]
+    expired = at(ledger, redis_client, prefix, LEASE_MS + 1)
+    assert expired.shards.expired(expired.now_ms()) == []
+    assert expired.shards.lose(running, epoch, delay_s=0) == "alive"
+
+
+def test_renewing_tells_of_lost_leases_and_stopped_jobs(ledger: Ledger, running: ShardRef) -> None:
+    stranger = ShardRef("job-1", 0, ShardId((0,)), 7)
+    ledger.jobs.stop("job-1", JobState.CANCELLING, None)
+    assert ledger.shards.renew([running, stranger], LEASE_MS) == ["stopped", "lost"]
+
+
+def test_a_late_commit_counts_while_nobody_else_has_the_shard(
+    ledger: Ledger, running: ShardRef, redis_client: redis.Redis, prefix: str
+) -> None:
+    later = at(ledger, redis_client, prefix, 10 * LEASE_MS)
+    assert later.shards.commit(running, Completion(rows=5, rows_dead=0, nbytes=10))
+
+
+def test_a_failed_attempt_waits_for_its_time(ledger: Ledger, running: ShardRef) -> None:
+    ledger.shards.fail(running, delay_s=30, blame=True)
+    now_ms = ledger.now_ms()
+    assert ledger.shards.to_queue("job-1", 10, now_ms) == []
+    assert ledger.shards.to_queue("job-1", 10, now_ms + 31_000) == [(0, ShardId((0,)))]
+    assert 29_000 < (ledger.shards.next_retry_ms("job-1") or 0) - now_ms <= 30_000
+    shard = ledger.shards.read(running)
+    assert shard is not None
+    assert (shard.state, shard.failures, shard.losses) == (ShardState.WAITING, 1, 0)
+
+
+def test_a_final_failure_stops_the_job_with_the_first_error(ledger: Ledger, running: ShardRef, epoch: int) -> None:
+    error = JobError(code="operator_failed", message="first")
+    ledger.shards.fail(running, delay_s=0, blame=True, stop_with=error)
+    assert ledger.jobs.stop("job-1", JobState.FAILING, JobError(code="x", message="second")) is JobState.FAILING
+    record = ledger.jobs.read("job-1")
+    assert (record.state, record.error) == (JobState.FAILING, error)
+    assert ledger.jobs.finish(record, JobState.FAILED, epoch)
+
+
+def test_a_stopping_job_gives_no_work_and_ends_when_its_workers_have_let_go(
+    ledger: Ledger, running: ShardRef, epoch: int
+) -> None:
+    ledger.jobs.stop("job-1", JobState.CANCELLING, None)
+    assert not ledger.jobs.finish(ledger.jobs.read("job-1"), JobState.CANCELLED, epoch)
+    ledger.shards.fail(running, delay_s=0, blame=False)
+    assert ledger.shards.queue(ledger.jobs.read("job-1"), 0, ShardId((0,)), epoch) is None
+    assert ledger.jobs.finish(ledger.jobs.read("job-1"), JobState.CANCELLED, epoch)
+    assert ledger.jobs.stop("job-1", JobState.CANCELLING, None) is JobState.CANCELLED
+
+
+def test_a_queued_attempt_of_a_stopped_job_is_not_claimed_and_is_forgotten_at_its_end(
+    ledger: Ledger, epoch: int
+) -> None:
+    submit(ledger)
+    plan(ledger, epoch, [5, 5])
+    ref = queue_one(ledger, epoch)
+    ledger.jobs.stop("job-1", JobState.CANCELLING, None)
+    assert ledger.shards.claim(ref, "default", "w1", LEASE_MS, with_job=False) is None
+    assert [queued for queued, _ in ledger.shards.queued("default")] == [ref]
+    assert ledger.jobs.finish(ledger.jobs.read("job-1"), JobState.CANCELLED, epoch)
+    assert ledger.shards.queued("default") == []
+
+
+def test_a_cursor_that_moved_meanwhile_refuses_the_plan(ledger: Ledger, epoch: int) -> None:
+    submit(ledger)
+    stale = ledger.jobs.read("job-1")
+    assert plan(ledger, epoch, [5], at_end=False) == "ok"
+    step = PlanStep([], [], "elsewhere", at_end=True, total=None)
+    assert ledger.shards.plan(stale, step, epoch) == "moved"
+    assert plan(ledger, epoch, [5], at_end=True) == "ok"
+    assert plan(ledger, epoch, [5], at_end=True) == "moved"
+    assert ledger.jobs.read("job-1").shards_planned == 2
+
+
+def test_a_deposed_leader_writes_nothing(ledger: Ledger, epoch: int) -> None:
+    submit(ledger)
+    plan(ledger, epoch, [5])
+    ref = queue_one(ledger, epoch)
+    claim(ledger, ref)
+    before = ledger.jobs.read("job-1")
+    ledger.resign("me")
+    assert ledger.lead("other", 60) == epoch + 1
+    assert plan(ledger, epoch, [5], at_end=False) == "deposed"
+    assert ledger.shards.queue(before, 0, ShardId((0,)), epoch) is None
+    assert ledger.shards.lose(ref, epoch, delay_s=0) == "deposed"
+    assert not ledger.jobs.finish(before, JobState.COMPLETED, epoch)
+    assert ledger.jobs.read("job-1") == before
+
+
+def test_one_leads_until_it_resigns(ledger: Ledger) -> None:
+    first = ledger.lead("a", 60)
+    assert ledger.lead("a", 60) == first
+    assert ledger.lead("b", 60) == 0
+    ledger.resign("b")
+    assert ledger.has_leader()
+    ledger.resign("a")
+    assert ledger.lead("b", 60) == first + 1
+
+
+def test_an_idempotency_key_gives_the_same_job_and_refuses_another_request(ledger: Ledger) -> None:
+    assert submit(ledger, "job-1", idempotency_key="k") == "job-1"
+    assert submit(ledger, "job-2", idempotency_key="k") == "job-1"
+    assert ledger.jobs.known_under("k") == ("job-1", "digest")
+    with pytest.raises(Conflict, match="job-1"):
+        submit(ledger, "job-3", idempotency_key="k", digest="different")
+    with pytest.raises(NotFound):
+        ledger.jobs.read("job-2")
+
+
+def test_too_many_live_jobs_are_refused_with_what_to_do(ledger: Ledger) -> None:
+    submit(ledger, "job-1")
+    with pytest.raises(ServiceUnavailable, match="BATCHMILL_MAX_LIVE_JOBS"):
+        ledger.jobs.submit(Submission("job-2", SPEC, "d"), max_live_jobs=1)
+
+
+def test_jobs_are_listed_newest_first_page_by_page(ledger: Ledger, redis_client: redis.Redis, prefix: str) -> None:
+    for number in range(5):
+        submit(Ledger(redis_client, prefix, now_ms=1000 + number), f"job-{number}")
+    first = [record.id for record in ledger.jobs.newest(2)]
+    second = [record.id for record in ledger.jobs.newest(10, before=first[-1])]
+    assert first + second == ["job-4", "job-3", "job-2", "job-1", "job-0"]
+
+
+def test_inline_results_stay_within_their_room(ledger: Ledger, epoch: int) -> None:
+    submit(ledger)
+    plan(ledger, epoch, [5, 5])
+    first, second = queue_one(ledger, epoch, 0), queue_one(ledger, epoch, 1)
+    claim(ledger, first)
+    claim(ledger, second)
+    assert ledger.shards.commit(first, Completion(5, 0, 40_000, inline=b"x" * 40_000))
+    assert not ledger.shards.commit(second, Completion(5, 0, 40_000, inline=b"y" * 40_000))
+    assert ledger.shards.commit(second, Completion(5, 0, 40_000))
+    ids = [ShardId((0,)), ShardId((1,))]
+    assert ledger.shards.inline_results("job-1", ids) == [b"x" * 40_000, None]
+    assert [settled and settled.token for settled in ledger.shards.settled("job-1", [*ids, ShardId((2,))])] == [
+        1,
+        1,
+        None,
+    ]
+
+
+def test_the_rate_is_that_of_late(ledger: Ledger, epoch: int, redis_client: redis.Redis, prefix: str) -> None:
+    submit(ledger)
+    plan(ledger, epoch, [10] * 3)
+    started_ms = ledger.jobs.read("job-1").started_at or 0
+    rates = []
+    for number, after_ms in enumerate([2_000, 4_000, 14_000]):
+        then = Ledger(redis_client, prefix, now_ms=started_ms + after_ms)
+        ref = queue_one(then, epoch, number)
+        claim(then, ref)
+        then.shards.commit(ref, Completion(10, 0, 1))
+        rates.append(ledger.jobs.read("job-1").rate)
+    assert rates == [5.0, 5.0, 3.0]
+
+
+def test_what_a_finished_shard_costs_is_at_most_a_hundred_bytes(
+    ledger: Ledger, epoch: int, redis_client: redis.Redis, prefix: str
+) -> None:
+    submit(ledger)
+    count = 2_000
+    for first in range(0, count, 200):
+        plan(ledger, epoch, [500] * 200, at_end=first + 200 == count)
+        for number in range(first, first + 200):
+            ref = queue_one(ledger, epoch, number)
+            claim(ledger, ref)
+            ledger.shards.commit(ref, Completion(500, 0, 1_000_000))
+    used = sum(redis_client.memory_usage(key, samples=0) or 0 for key in redis_client.scan_iter(f"{prefix}*"))
+    assert used / count < 100
+
+
+def test_an_unreachable_server_is_told_in_plain_words(tmp_path: object) -> None:
+    from batchmill.ledger.connection import connect
+
+    with pytest.raises(ServiceUnavailable, match="cannot be reached"):
+        Ledger(connect(f"unix://{tmp_path}/none?db=0"), "x:").ping()
+
+
+def test_uploads_are_taken_once_and_swept_when_nobody_takes_them(
+    ledger: Ledger, epoch: int, redis_client: redis.Redis, prefix: str
+) -> None:
+    ledger.jobs.begin_upload("upl-a")
+    ledger.jobs.begin_upload("upl-b")
+    later = at(ledger, redis_client, prefix, 10_000)
+    assert later.jobs.expire_uploads(epoch, 60) == []
+    assert sorted(later.jobs.expire_uploads(epoch, 5)) == ["upl-a", "upl-b"]
+    assert not ledger.jobs.has_upload("upl-a")
+    with pytest.raises(ServiceUnavailable):
+        ledger.jobs.begin_upload("upl-c", max_uploads=0)
+
+
+def test_records_of_jobs_that_are_gone_are_left_out(ledger: Ledger) -> None:
+    submit(ledger)
+    found: list[JobRecord] = ledger.jobs.read_many(["job-1", "job-none"])
+    assert [record.id for record in found] == ["job-1"]

@@ -1,0 +1,85 @@
+"""Operators for the tests, imported by the workers they start."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+
+import batchmill
+
+
+@batchmill.operator("shout", columns=["text"], batch_size=7)
+def shout(rows: list[dict[str, Any]], *, mark: str = "!", times: Annotated[int, Field(ge=1, le=3)] = 1) -> list[Any]:
+    """The text in capitals."""
+    return [{"loud": row["text"].upper() + mark * times} for row in rows]
+
+
+@batchmill.operator("double_arrow", columns=["id"], batch_format="arrow", batch_size=None)
+def double_arrow(table: pa.Table) -> pa.Table:
+    """Twice the id, in Arrow."""
+    return pa.table({"twice": pc.multiply(table["id"], 2)})
+
+
+@batchmill.operator("double_numpy", columns=["id"], batch_format="numpy")
+class DoubleNumpy:
+    """Times a factor, in NumPy, with every hook."""
+
+    def __init__(self, factor: int = 2) -> None:
+        self.factor = factor
+        self.ready = False
+
+    def setup(self, device: str) -> None:
+        self.ready = device == "cpu"
+
+    def prepare(self, batch: dict[str, Any]) -> Any:
+        return batch["id"]
+
+    def infer(self, batch: Any) -> Any:
+        assert self.ready
+        return batch * self.factor
+
+    def finish(self, outputs: Any) -> dict[str, Any]:
+        return {"twice": outputs}
+
+
+@batchmill.operator("picky", columns=["id"], batch_size=16)
+def picky(rows: list[dict[str, Any]]) -> list[Any]:
+    """Gives up on every tenth row, and raises on row 25."""
+    if any(row["id"] == 25 for row in rows):
+        raise ValueError("25 is not to my taste")
+    return [batchmill.RowError("a tenth") if row["id"] % 10 == 0 else {"kept": row["id"]} for row in rows]
+
+
+@batchmill.operator("broken")
+def broken(rows: list[dict[str, Any]]) -> list[Any]:
+    """Fails on everything."""
+    raise RuntimeError(f"no row of {len(rows)} will do")
+
+
+@batchmill.operator("gated", columns=["id"], batch_size=1)
+def gated(rows: list[dict[str, Any]], *, gate: str) -> list[Any]:
+    """Waits for the file `gate` before each row; leaves a line in `gate.started` for each row it meets."""
+    with Path(f"{gate}.started").open("a") as file:
+        file.writelines(f"{row['id']} {os.getpid()}\n" for row in rows)
+    while not Path(gate).exists():
+        time.sleep(0.01)
+    return [{"pid": os.getpid()} for _ in rows]
+
+
+@batchmill.operator("suicidal", columns=["id"], batch_size=1)
+def suicidal(rows: list[dict[str, Any]], *, once: str) -> list[Any]:
+    """Kills its process at row 5, the first time only."""
+    if rows[0]["id"] == 5:
+        try:
+            Path(once).touch(exist_ok=False)
+        except FileExistsError:
+            return [{"survived": True}]
+        os.kill(os.getpid(), signal.SIGKILL)
+    return [{"survived": False} for _ in rows]

@@ -1,0 +1,314 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from click.testing import CliRunner
+
+from batchmill.cli import main
+from batchmill.cli.console import duration
+from batchmill.cli.fleet import parameters
+from batchmill.errors import StorageError
+from batchmill.job import JobState
+
+
+@pytest.fixture
+def run(service, monkeypatch):
+    """Runs a command line against the service; the outcome has exit_code, stdout and stderr."""
+    monkeypatch.setenv("BATCHMILL_URL", service.url)
+    monkeypatch.setenv("BATCHMILL_TOKEN", service.token)
+
+    def run_command(*args, **options):
+        return CliRunner().invoke(main, args, catch_exceptions=False, **options)
+
+    return run_command
+
+
+def _command(service, *args, **options):
+    environment = os.environ | {"BATCHMILL_URL": service.url, "BATCHMILL_TOKEN": service.token}
+    command = [sys.executable, "-c", "import batchmill.cli; batchmill.cli.main()", *args]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
+
+
+ROWS = "".join(json.dumps({"id": i, "text": f"row {i}"}) + "\n" for i in range(5))
+
+
+def test_rows_from_stdin_are_submitted_followed_and_summed_up_in_one_last_line(run, service):
+    done = run("submit", "echo", "-", "--wait", input=ROWS)
+    assert done.exit_code == 0
+    job_id = service.only_job().status.id
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"{job_id} submitted"
+    assert lines[-1].startswith(f"{job_id} completed: 5 rows done in ")
+    assert lines[-1].endswith(f"; the results come with `batchmill results {job_id}`")
+    assert service.only_job().input.to_pylist()[4] == {"id": 4, "text": "row 4"}
+
+
+def test_options_become_the_order(run, service, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = ["submit", "embed", "a.jsonl", "b.jsonl", "--param", "model=plain text", "-p", "n=3", "-p", 'l=["a"]']
+    args += ["-p", "e=a=b", "--output", "out", "--output-format", "jsonl", "--carry", "id, text", "--name", "mine"]
+    args += ["--pool", "gpu", "--priority", "5", "--idempotency-key", "k", "--format", "jsonl", "--columns", "id,text"]
+    assert run(*args).exit_code == 0
+    order = service.only_job().request
+    assert order.params == {"model": "plain text", "n": 3, "l": ["a"], "e": "a=b"}
+    assert order.source.path == [f"{tmp_path}/a.jsonl", f"{tmp_path}/b.jsonl"]
+    assert (order.source.format, order.source.columns) == ("jsonl", ["id", "text"])
+    assert (order.output.path, order.output.format) == (f"{tmp_path}/out", "jsonl")
+    assert (order.carry, order.name, order.pool) == (["id", "text"], "mine", "gpu")
+    assert (order.priority, order.idempotency_key) == (5, "k")
+
+
+def test_submit_as_json_writes_one_object_and_nothing_else(run):
+    for args in (["--json"], ["--json", "--wait"]):
+        done = run("submit", "echo", "-", *args, input=ROWS)
+        assert json.loads(done.stdout)["rows_done"] == 5
+        assert done.stderr == ""
+
+
+def test_submit_without_waiting_says_how_to_follow(run, service):
+    done = run("submit", "echo", "/data")
+    job_id = service.only_job().status.id
+    assert done.stdout == f"{job_id} submitted; `batchmill watch {job_id}` follows it\n"
+
+
+def test_dead_rows_and_the_output_folder_are_told(run, service):
+    service.holds_jobs = True
+    run("submit", "echo", "-", "--output", "/data/out", input=ROWS)
+    job_id = service.only_job().status.id
+    service.change(job_id, state=JobState.COMPLETED, rows_done=4, rows_dead=1)
+    last = run("watch", job_id).stdout.splitlines()[-1]
+    assert "4 rows done" in last
+    assert "; 1 row could not be done (not among the results)" in last
+    assert last.endswith("; the results lie in /data/out")
+
+
+def test_a_failed_job_ends_with_its_reason_and_exit_code_1(run, service):
+    service.holds_jobs = True
+    run("submit", "echo", "-", input=ROWS)
+    job_id = service.only_job().status.id
+    service.fail(job_id, "the model\nhas no weights")
+    done = run("watch", job_id)
+    assert done.exit_code == 1
+    assert done.stdout.splitlines()[-1].endswith("0.0 s: the model has no weights")
+    as_json = run("watch", job_id, "--json")
+    assert (as_json.exit_code, json.loads(as_json.stdout)["state"]) == (1, "failed")
+
+
+def test_status_shows_what_is_known_and_exits_with_0(run, service):
+    service.holds_jobs = True
+    run("submit", "echo", "-", "--name", "mine", input=ROWS)
+    job_id = service.only_job().status.id
+    service.change(job_id, rows_done=2, rows_per_second=10.0, eta_s=75.0, note="a worker with the operator echo")
+    shown = run("status", job_id).stdout
+    for text in (job_id, "running", "mine", "2 of 5 rows", "10 rows/s, 1 min 15 s left", "a worker with the operator"):
+        assert text in shown
+    service.fail(job_id)
+    done = run("status", job_id, "--json")
+    assert (done.exit_code, json.loads(done.stdout)["error"]["code"]) == (0, "invalid_operator")
+
+
+def test_cancel_stops_a_job(run, service):
+    service.holds_jobs = True
+    run("submit", "echo", "-", input=ROWS)
+    job_id = service.only_job().status.id
+    assert run("cancel", job_id).stdout.startswith(f"{job_id} cancelled after 0 rows")
+    assert json.loads(run("cancel", job_id, "--json").stdout)["state"] == "cancelled"
+    assert run("watch", job_id).exit_code == 1
+
+
+def test_jobs_are_listed_newest_first(run, service):
+    for name in ("one", "two", "three"):
+        run("submit", "echo", "-", "--name", name, input=ROWS)
+    lines = [line.split("\t") for line in run("jobs", "-n", "2").stdout.splitlines()]
+    newest = sorted(service.jobs, reverse=True)[:2]
+    assert [line[0] for line in lines] == ["JOB", *newest]
+    every = [json.loads(line) for line in run("jobs", "--all", "--json").stdout.splitlines()]
+    assert [one["id"] for one in every] == sorted(service.jobs, reverse=True)
+
+
+def test_workers_and_operators_are_listed(run):
+    assert "cpu0@here\tdefault\tcpu\techo, embed\t0 of 1" in run("workers").stdout
+    assert json.loads(run("workers", "--json").stdout)["name"] == "cpu0@here"
+    assert 'embed\tmodel*: string, column: string = "text"\t{column}' in run("operators").stdout
+    assert [json.loads(line)["name"] for line in run("operators", "--json").stdout.splitlines()] == ["echo", "embed"]
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["submit", "echo"], "no source came"),
+        (["submit", "embedd", "/data"], "Did you mean 'embed'"),
+        (["submit", "echo", "/data", "--param", "model"], "NAME=VALUE"),
+        (["submit", "echo", "/data", "-p", "a=1", "-p", "a=2"], "'a' came twice"),
+        (["submit", "echo", "/data", "--output-format", "jsonl"], "--output"),
+        (["submit", "echo", "-", "/data"], "alone"),
+        (["submit", "echo", "/data", "--priority", "1000"], "1000"),
+        (["submit", "echo", "-"], "stdin, line 2: no JSON"),
+        (["submitt"], "Did you mean 'submit'"),
+        (["frobnicate"], "there is no command 'frobnicate'"),
+        (["status"], "JOB"),
+        (["status", "job-nope"], "job-nope"),
+        (["results", "job-nope"], "job-nope"),
+        (["status", ""], "job id"),
+        (["watch", "../workers"], "../workers"),
+        (["jobs", "--nope"], "--nope"),
+        (["jobs", "--url", "nonsense"], "http://host:port"),
+    ],
+)
+def test_bad_input_is_one_line_on_stderr_and_exit_code_2(run, service, args, words):
+    done = run(*args, input='{"a": 1}\n{broken\n')
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert words in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert service.jobs == {}
+
+
+def test_a_row_of_stdin_that_is_no_object_is_named_by_its_line(run):
+    done = run("submit", "echo", "-", input='{"a": 1}\n\n[1]\n')
+    assert "stdin, line 3: a JSON list" in done.stderr
+
+
+@pytest.mark.parametrize("args", [["--token", "wrong"], ["--url", "http://127.0.0.1:9"]])
+def test_no_service_or_a_wrong_token_is_exit_code_3(run, args):
+    done = run("jobs", *args)
+    assert done.exit_code == 3
+    assert done.stderr.startswith("error: ")
+    assert "wrong" not in done.stderr.replace("missing or wrong", "")
+
+
+def test_no_service_named_is_exit_code_3_and_says_what_to_do():
+    done = CliRunner().invoke(main, ["jobs"])
+    assert done.exit_code == 3
+    assert "batchmill up" in done.stderr
+
+
+def test_a_failure_of_the_service_is_exit_code_1(run, service):
+    service.faults.append(("GET", "/v1/jobs", (507, json.dumps(StorageError("the disk is full.").envelope()))))
+    done = run("jobs")
+    assert (done.exit_code, done.stderr) == (1, "error: the disk is full.\n")
+
+
+def test_help_names_every_command_with_its_exit_codes_and_no_token(run):
+    done = run("--help")
+    for name in ("submit", "jobs", "status", "watch", "cancel", "results", "workers", "operators", "up", "worker"):
+        assert f"\n  {name} " in done.stdout
+    assert "Exit codes" in done.stdout
+    for name in ("submit", "results", "jobs"):
+        shown = run(name, "--help").stdout
+        assert "--url" in shown
+        assert "a-token-of-the-tests" not in shown
+
+
+def test_version_is_that_of_the_distribution(run):
+    from importlib.metadata import version
+
+    assert run("--version").stdout == f"batchmill {version('batchmill')}\n"
+
+
+def test_a_command_imports_nothing_of_the_others():
+    code = """
+import sys, batchmill.cli
+try:
+    batchmill.cli.main(["jobs", "--help"])
+except SystemExit:
+    pass
+loaded = {"batchmill.cli.submit", "batchmill_coordinator", "pyarrow", "aiohttp", "pydantic", "rich"} & set(sys.modules)
+assert not loaded, loaded
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+
+
+def test_ctrl_c_while_waiting_says_that_the_job_goes_on(service):
+    service.holds_jobs = True
+    process = _command(service, "submit", "echo", "/data", "--wait")
+    job_id = process.stdout.readline().split()[0]
+    assert "running" in process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert f"job {job_id} goes on" in stderr
+    assert f"batchmill cancel {job_id}" in stderr
+    assert "Traceback" not in stderr
+    assert service.only_job().status.state is JobState.RUNNING
+
+
+def test_watch_in_a_pipe_writes_a_line_at_the_start_and_one_at_the_end(service, run):
+    service.holds_jobs = True
+    run("submit", "echo", "-", input=ROWS)
+    job_id = service.only_job().status.id
+    process = _command(service, "watch", job_id)
+    first = process.stdout.readline()
+    for rows in range(1, 5):
+        service.change(job_id, rows_done=rows)
+    service.change(job_id, rows_done=5, state=JobState.COMPLETED)
+    rest, _ = process.communicate(timeout=30)
+    assert first == f"{job_id} running: 0 of 5 rows\n"
+    assert rest.count("\n") == 1
+    assert rest.startswith(f"{job_id} completed: 5 rows done")
+
+
+def test_watch_on_a_terminal_draws_a_bar(service, run):
+    service.holds_jobs = True
+    run("submit", "echo", "-", input=ROWS)
+    job_id = service.only_job().status.id
+    service.change(job_id, rows_done=2, rows_per_second=812.0, eta_s=12.0)
+    main_end, process_end = os.openpty()
+    process = _command_on(process_end, service, "watch", job_id)
+    os.close(process_end)
+    shown = []
+    reader = threading.Thread(target=_read_all, args=(main_end, shown))
+    reader.start()
+    _until(lambda: "812 rows/s, 12 s left" in "".join(shown))
+    service.change(job_id, rows_done=5, state=JobState.COMPLETED)
+    assert process.wait(30) == 0
+    reader.join(10)
+    assert "2 of 5 rows" in "".join(shown)
+    assert f"{job_id} completed: 5 rows done" in "".join(shown)
+
+
+def _command_on(terminal, service, *args):
+    environment = os.environ | {
+        "BATCHMILL_URL": service.url,
+        "BATCHMILL_TOKEN": service.token,
+        "TERM": "xterm",
+        "COLUMNS": "120",
+    }
+    command = [sys.executable, "-c", "import batchmill.cli; batchmill.cli.main()", *args]
+    return subprocess.Popen(command, env=environment, stdin=terminal, stdout=terminal, stderr=terminal)
+
+
+def _read_all(terminal, shown):
+    try:
+        while data := os.read(terminal, 10_000):
+            shown.append(data.decode(errors="replace"))
+    except OSError:  # the other end was closed
+        pass
+    os.close(terminal)
+
+
+def _until(condition):
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.01)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.04, "0.0 s"), (12.4, "12 s"), (59.7, "1 min 00 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")],
+)
+def test_durations_read_well(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_parameters_that_may_be_of_several_types_are_shown():
+    schema = {"properties": {"x": {"anyOf": [{"type": "integer"}, {"type": "null"}], "default": None}, "y": {}}}
+    assert parameters(schema) == "x: integer or null = null, y"

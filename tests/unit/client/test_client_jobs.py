@@ -1,0 +1,211 @@
+import gc
+import threading
+import weakref
+
+import pyarrow as pa
+import pytest
+
+import batchmill
+from batchmill.errors import BatchmillError, JobCancelled, JobFailed, NotFound
+from batchmill.job import JobState
+
+
+@pytest.fixture
+def held(service, client):
+    """A job that does what the test says, and what the service knows of it."""
+    service.holds_jobs = True
+    return client.submit("echo", rows=[{"id": i} for i in range(10)])
+
+
+def _ids(start, stop):
+    return pa.table({"id": list(range(start, stop))})
+
+
+def test_results_come_while_the_job_runs_and_end_with_it(held, service):
+    rows = held.results()
+    service.change(held.id, _ids(0, 2))
+    assert [next(rows), next(rows)] == [{"id": 0}, {"id": 1}]
+    service.change(held.id, _ids(2, 5))
+    assert next(rows) == {"id": 2}
+    service.change(held.id, _ids(5, 10), state=JobState.COMPLETED)
+    assert [row["id"] for row in rows] == list(range(3, 10))
+
+
+def test_the_next_page_is_fetched_while_the_caller_is_busy(held, service):
+    service.change(held.id, _ids(0, 5))
+    service.change(held.id, _ids(5, 10), state=JobState.COMPLETED)
+    batches = held.batches()
+    first = next(batches)
+    held.status()  # a later request has been answered, so the earlier one for page two has gone out
+    assert first.num_rows == 5
+    assert sum(path.endswith("/results") for path in service.asked("GET")) == 2
+    assert next(batches)["id"].to_pylist() == [5, 6, 7, 8, 9]
+
+
+def test_pages_of_different_types_become_one_table(held, service):
+    service.change(held.id, pa.table({"id": [0], "note": pa.nulls(1)}))
+    service.change(held.id, pa.table({"id": [1.5], "note": ["x"], "more": [True]}), state=JobState.COMPLETED)
+    assert held.to_table().to_pylist() == [
+        {"id": 0.0, "note": None, "more": None},
+        {"id": 1.5, "note": "x", "more": True},
+    ]
+
+
+def test_a_failed_job_gives_its_rows_and_then_raises_why(held, service):
+    service.change(held.id, _ids(0, 3))
+    service.fail(held.id)
+    rows = held.results()
+    seen = [next(rows)["id"] for _ in range(3)]
+    with pytest.raises(JobFailed, match="no weights"):
+        next(rows)
+    assert seen == [0, 1, 2]
+
+
+@pytest.mark.parametrize("method", ["to_table", "wait"])
+def test_a_failed_job_raises_why(held, service, method):
+    service.change(held.id, _ids(0, 3))
+    service.fail(held.id)
+    with pytest.raises(JobFailed, match="no weights") as caught:
+        getattr(held, method)()
+    assert caught.value.details == {"code": "invalid_operator", "job": held.id}
+
+
+def test_a_cancelled_job_gives_what_was_kept(held, service):
+    service.change(held.id, _ids(0, 3))
+    assert held.cancel().state is JobState.CANCELLED
+    assert held.to_table().num_rows == 3
+    assert len(list(held.results())) == 3
+    with pytest.raises(JobCancelled, match="after 3 of 10 rows"):
+        held.wait()
+
+
+def test_wait_gives_the_job_back_when_it_completed(held, service):
+    threading.Timer(0.05, service.change, [held.id], {"state": JobState.COMPLETED}).start()
+    assert held.wait(timeout=30) is held
+
+
+def test_wait_gives_up_after_its_timeout_and_the_job_goes_on(held):
+    with pytest.raises(TimeoutError, match=r"is still running after 0\.05 s"):
+        held.wait(timeout=0.05)
+    assert held.status().state is JobState.RUNNING
+
+
+def test_watch_tells_each_change_once_and_ends_after_the_final_one(held, service):
+    statuses = held.watch()
+    assert next(statuses).rows_done == 0
+    service.change(held.id, rows_done=4)
+    assert next(statuses).rows_done == 4
+    service.change(held.id, state=JobState.COMPLETED, rows_done=10)
+    assert [status.state for status in statuses] == [JobState.COMPLETED]
+
+
+def test_watch_goes_on_after_a_broken_connection(held, service):
+    service.faults.append(("GET", "/events", "drop"))
+    statuses = held.watch()
+    assert next(statuses).rows_done == 0
+    service.faults.append(("GET", "/events", "cut"))  # behind the next status
+    service.faults.append(("GET", "/events", (503, "away")))  # to the next try
+    service.change(held.id, rows_done=4)
+    assert next(statuses).rows_done == 4
+    service.change(held.id, rows_done=10, state=JobState.COMPLETED)
+    assert [status.rows_done for status in statuses] == [10]
+    assert len([path for path in service.asked("GET") if path.endswith("/events")]) == 4
+
+
+def test_watch_and_results_outlive_a_restart_of_the_service(held, service, restarted):
+    statuses, rows = held.watch(), held.results()
+    service.change(held.id, _ids(0, 2))
+    assert next(rows) == {"id": 0}
+    next(statuses)
+    again = restarted()
+    again.change(held.id, _ids(2, 10), state=JobState.COMPLETED)
+    assert [row["id"] for row in rows] == list(range(1, 10))
+    assert list(statuses)[-1].state is JobState.COMPLETED
+
+
+def test_a_page_cut_off_on_the_way_is_refused(held, service):
+    service.change(held.id, _ids(0, 10), state=JobState.COMPLETED)
+    service.faults.append(("GET", "/results", "truncate"))
+    service.faults.insert(0, ("GET", "/results", "pass"))
+    with pytest.raises(BatchmillError, match="page of results"):
+        held.to_table()
+
+
+def test_an_unknown_job_is_told_by_its_first_use(client):
+    job = client.job("job-nope")
+    for use in (job.status, job.cancel, job.to_table, job.wait, lambda: list(job.watch()), lambda: list(job.results())):
+        with pytest.raises(NotFound, match="job-nope"):
+            use()
+
+
+def test_jobs_are_listed_newest_first_page_by_page(client, service):
+    submitted = [client.submit("echo", rows=[{"i": i}], name=f"job {i}") for i in range(120)]
+    listed = client.jobs()
+    assert [job.id for job in listed] == sorted((job.id for job in submitted), reverse=True)
+    assert {job.latest.name for job in listed} == {f"job {i}" for i in range(120)}
+    assert len(client.jobs(limit=7)) == 7
+    assert service.asked("GET") == ["/v1/jobs"] * 3
+
+
+def test_a_job_shows_how_it_stands(client, service):
+    service.holds_jobs = True
+    job = client.submit("echo", rows=[{"id": 1}])
+    assert repr(job) == f"<Job {job.id} 'echo' running: 0 of 1 rows>"
+    assert repr(client.job("job-x")) == "<Job job-x>"
+
+
+def test_workers_and_operators_are_told(client):
+    assert [worker.name for worker in client.workers()] == ["cpu0@here"]
+    assert [operator.name for operator in client.operators()] == ["echo", "embed"]
+
+
+def test_a_client_is_shared_by_many_threads(client):
+    tables = {}
+
+    def work(number):
+        tables[number] = client.submit("echo", rows=[{"n": number}] * number).to_table().num_rows
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(1, 17)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert tables == {number: number for number in range(1, 17)}
+
+
+def test_a_closed_client_says_so(service):
+    client = batchmill.Client(service.url, service.token)
+    job = client.submit("echo", rows=[{"a": 1}])
+    rows = job.results()
+    client.close()
+    client.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        job.status()
+    with pytest.raises(RuntimeError, match="closed"):
+        next(rows)
+
+
+def test_a_client_that_is_dropped_ends_its_thread_but_not_under_a_job_in_use(service):
+    client = batchmill.Client(service.url, service.token)
+    loop = weakref.ref(client._loop)
+    thread = client._loop._thread
+    rows = client.submit("echo", rows=[{"a": 1}, {"a": 2}]).results()
+    del client
+    gc.collect()
+    assert list(rows) == [{"a": 1}, {"a": 2}]
+    del rows
+    gc.collect()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert loop() is None
+
+
+def test_an_iterator_left_half_way_leaves_the_client_usable(held, service):
+    service.change(held.id, _ids(0, 5))
+    rows = held.results()
+    next(rows)
+    rows.close()
+    statuses = held.watch()
+    next(statuses)
+    del statuses
+    assert held.status().rows_done == 5

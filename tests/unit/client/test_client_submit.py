@@ -1,0 +1,173 @@
+import threading
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from batchmill.errors import InvalidOutput, InvalidParams, InvalidRequest, InvalidRows, InvalidSource, UnknownOperator
+
+BIG = pa.table({"id": pa.array(range(300_000)), "text": [f"row {i} with some text to carry" for i in range(300_000)]})
+
+
+def test_few_rows_ride_in_one_request_and_come_back_in_one_more(client, service):
+    table = client.submit("echo", rows=[{"id": 1, "text": "x"}]).to_table()
+    assert table.to_pylist() == [{"id": 1, "text": "x"}]
+    assert [method for method, _ in service.requests] == ["POST", "GET"]
+
+
+def test_the_whole_order_arrives(client, service):
+    job = client.submit(
+        "echo",
+        [{"id": 1}],
+        params={"model": "m", "none": None, "list": [1, {"a": 2}]},
+        output={"path": "/data/out", "format": "jsonl"},
+        carry=["id"],
+        name="mine",
+        pool="gpu",
+        priority=7,
+        idempotency_key="once",
+    )
+    order = service.only_job().request
+    assert order.params == {"model": "m", "none": None, "list": [1, {"a": 2}]}
+    assert (order.output.path, order.output.format) == ("/data/out", "jsonl")
+    assert (order.carry, order.name, order.pool, order.priority) == (["id"], "mine", "gpu", 7)
+    assert order.idempotency_key == "once"
+    assert job.latest.name == "mine"
+
+
+@pytest.mark.parametrize("wrap", [lambda t: t, lambda t: t.to_reader(), lambda t: iter(t.to_batches(50_000))])
+def test_many_rows_are_uploaded_in_pieces_and_come_back_in_order(client, service, wrap):
+    job = client.submit("echo", rows=wrap(BIG))
+    assert job.to_table().equals(BIG)
+    assert service.asked("POST") == ["/v1/uploads", "/v1/jobs"]
+    assert len(service.asked("PUT")) > 1
+
+
+def test_dicts_from_an_iterator_are_uploaded_and_come_back_in_order(client):
+    rows = ({"id": i, "text": "x" * 100} for i in range(100_000))
+    job = client.submit("echo", rows=rows)
+    assert job.to_table()["id"].to_pylist() == list(range(100_000))
+
+
+def test_several_pieces_are_on_their_way_at_once_but_few(client, service):
+    client.submit("echo", rows=pa.concat_tables([BIG] * 8))
+    assert 2 <= service.most_in_flight <= 3
+
+
+def test_an_unknown_operator_is_told_before_the_rows_are_sent(client, service):
+    with pytest.raises(UnknownOperator, match="Did you mean 'embed'"):
+        client.submit("embedd", rows=BIG)
+    assert service.asked("PUT") == []
+
+
+def test_an_iterator_that_fails_half_way_submits_nothing(client, service):
+    def rows():
+        yield from ({"id": i, "text": "x" * 200} for i in range(100_000))
+        raise LookupError("the database went away")
+
+    with pytest.raises(LookupError, match="went away"):
+        client.submit("echo", rows=rows())
+    assert service.jobs == {}
+
+
+def test_rows_that_fit_no_table_submit_nothing(client, service):
+    with pytest.raises(InvalidRows, match="row 1, column 'a': expected int64"):
+        client.submit("echo", rows=[{"a": 1}, {"a": "x"}])
+    assert service.requests == []
+
+
+def test_an_iterator_is_read_in_the_thread_of_the_caller(client):
+    seen = set()
+
+    def rows():
+        for i in range(10):
+            seen.add(threading.current_thread())
+            yield {"i": i}
+
+    client.submit("echo", rows=rows())
+    assert seen == {threading.current_thread()}
+
+
+def test_no_rows_are_a_job_with_an_empty_result(client):
+    table = client.submit("echo", rows=[]).wait().to_table()
+    assert (table.num_rows, table.num_columns) == (0, 0)
+
+
+def test_a_row_too_large_for_the_service_is_named(client, service):
+    service.max_part_bytes = 1_000_000
+    rows = [{"b": b"x" * 70_000}] * 2 + [{"b": b"x" * 9_000_000}]
+    with pytest.raises(InvalidRows, match="row 2 takes 9,"):
+        client.submit("echo", rows=iter(rows))
+    assert service.jobs == {}
+
+
+@pytest.mark.parametrize(("rows", "source", "word"), [(None, None, "neither"), ([{"a": 1}], "/data", "both")])
+def test_rows_and_source_together_or_none_of_them_are_refused_before_anything_is_sent(
+    client, service, rows, source, word
+):
+    with pytest.raises(InvalidRequest, match=word):
+        client.submit("echo", rows, source=source)
+    assert service.requests == []
+
+
+@pytest.mark.parametrize(
+    ("given", "path"),
+    [
+        ("docs/*.jsonl", "{here}/docs/*.jsonl"),
+        (Path("docs"), "{here}/docs"),
+        ("/data/docs.jsonl", "/data/docs.jsonl"),
+        ("s3://bucket/docs", "s3://bucket/docs"),
+        (["a.csv", Path("/b.csv")], ["{here}/a.csv", "/b.csv"]),
+        ({"path": "a.txt", "format": "text"}, "{here}/a.txt"),
+    ],
+)
+def test_relative_paths_of_a_source_are_made_absolute(client, service, monkeypatch, tmp_path, given, path):
+    monkeypatch.chdir(tmp_path)
+    client.submit("echo", source=given)
+    filled = [one.format(here=tmp_path) for one in path] if isinstance(path, list) else path.format(here=tmp_path)
+    assert service.only_job().request.source.path == filled
+
+
+def test_a_path_below_the_home_folder_is_expanded(client, service, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    client.submit("echo", source="~/docs", output="~/out")
+    order = service.only_job().request
+    assert (order.source.path, order.output.path, order.output.format) == ("/home/me/docs", "/home/me/out", "parquet")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"source": ""}, InvalidSource, "no path"),
+        ({"source": 7}, InvalidSource, "no path"),
+        ({"source": {"path": "/a", "fromat": "csv"}}, InvalidSource, "fromat"),
+        ({"source": {"path": "/a", "format": "xls"}}, InvalidSource, "xls"),
+        ({"output": ""}, InvalidOutput, "no path"),
+        ({"output": {"path": "/out", "format": "csv"}}, InvalidOutput, "csv"),
+        ({"params": {"when": object()}}, InvalidParams, "JSON"),
+        ({"params": {"x": float("nan")}}, InvalidParams, "JSON"),
+        ({"params": ["x"]}, InvalidRequest, "params"),
+        ({"priority": 1000}, InvalidRequest, "priority"),
+        ({"carry": "id"}, InvalidRequest, "carry"),
+        ({"pool": "no such pool!"}, InvalidRequest, "pool"),
+        ({"name": ""}, InvalidRequest, "name"),
+        ({"idempotency_key": "k" * 200}, InvalidRequest, "idempotency_key"),
+    ],
+)
+def test_a_wrong_argument_is_named_before_anything_is_sent(client, service, options, error, words):
+    with pytest.raises(error, match=words):
+        client.submit("echo", **({"source": "/data"} | options))
+    assert service.requests == []
+
+
+def test_a_lost_answer_does_not_submit_the_job_twice(client, service):
+    client.workers()
+    service.faults.append(("POST", "/v1/jobs", "lost answer"))
+    job = client.submit("echo", rows=[{"a": 1}])
+    assert list(service.jobs) == [job.id]
+    assert service.asked("POST") == ["/v1/jobs", "/v1/jobs"]
+
+
+def test_a_broken_upload_is_sent_again(client, service):
+    service.faults += [("PUT", "/parts/0", "drop"), ("PUT", "/parts/1", "lost answer")]
+    assert client.submit("echo", rows=BIG).to_table().equals(BIG)

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from batchmill_coordinator.fairness import AGEING_S, Candidate, next_job
+
+
+def candidate(job_id: str, **changes: float) -> Candidate:
+    given = {"priority": 0, "created_at_s": 0.0, "waiting_since_s": 0.0, "in_flight": 0}
+    return Candidate(job_id, **{**given, **changes})  # type: ignore[arg-type]  # a dict of the fields
+
+
+def dispatch(candidates: list[Candidate], turns: int, now_s: float = 1.0) -> list[str]:
+    chosen = []
+    for _ in range(turns):
+        winner = next_job(candidates, now_s)
+        chosen.append(winner.job_id)
+        candidates = [
+            Candidate(c.job_id, c.priority, c.created_at_s, now_s, c.in_flight + 1) if c is winner else c
+            for c in candidates
+        ]
+    return chosen
+
+
+def test_jobs_of_one_class_take_turns() -> None:
+    assert dispatch([candidate("a"), candidate("b"), candidate("c")], 6) == ["a", "b", "c", "a", "b", "c"]
+
+
+def test_a_new_job_catches_up_with_one_that_has_much_in_flight() -> None:
+    assert dispatch([candidate("old", in_flight=3), candidate("new", created_at_s=0.5)], 3) == ["new"] * 3
+
+
+def test_a_higher_priority_goes_first() -> None:
+    assert dispatch([candidate("a"), candidate("urgent", priority=1)], 3) == ["urgent"] * 3
+
+
+def test_a_job_that_waits_long_rises_above_a_higher_class() -> None:
+    waiting = candidate("patient", waiting_since_s=0.0)
+    urgent = candidate("urgent", priority=2, waiting_since_s=3 * AGEING_S)
+    assert next_job([waiting, urgent], 3 * AGEING_S).job_id == "patient"
+
+
+def test_the_oldest_goes_first_among_equals() -> None:
+    assert next_job([candidate("b", created_at_s=1.0), candidate("a", created_at_s=2.0)], 3.0).job_id == "b"

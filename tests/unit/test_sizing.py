@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchmill_coordinator.sizing import FIRST_ROWS, GROWTH, Progress, next_rows
+
+TARGET_S = 5.0
+
+
+def progress(**changes: object) -> Progress:
+    given = {"rows_timed": 0, "busy_s": 0.0, "shards_done": 0, "rows_left": None, "capacity": 4}
+    return Progress(**{**given, **changes})  # type: ignore[arg-type]  # a dict of the fields
+
+
+def test_the_first_shards_are_small() -> None:
+    assert next_rows(progress(rows_left=10_000_000), TARGET_S) == FIRST_ROWS
+
+
+def test_shards_grow_to_the_target_time_and_no_further() -> None:
+    rows_per_s, rows_timed, shards_done, sizes = 100.0, 0, 0, []
+    for _ in range(40):
+        rows = next_rows(
+            progress(rows_timed=rows_timed, busy_s=rows_timed / rows_per_s, shards_done=shards_done), TARGET_S
+        )
+        sizes.append(rows)
+        rows_timed, shards_done = rows_timed + rows, shards_done + 1
+    assert sizes[0] == FIRST_ROWS
+    assert sizes[-1] == rows_per_s * TARGET_S
+    assert sizes == sorted(sizes)
+
+
+def test_a_shard_is_at_most_so_many_times_larger_than_those_before_it() -> None:
+    size = next_rows(progress(rows_timed=64, busy_s=1e-6, shards_done=1), TARGET_S)
+    assert size == GROWTH * 64
+
+
+def test_slow_operators_get_shards_smaller_than_the_first() -> None:
+    assert next_rows(progress(rows_timed=64, busy_s=640.0, shards_done=1), TARGET_S) == 1
+
+
+def test_the_tail_is_shared_out_between_the_workers() -> None:
+    size = next_rows(progress(rows_timed=100_000, busy_s=100.0, shards_done=20, rows_left=8_000, capacity=4), TARGET_S)
+    assert size == 1_000
+
+
+@given(
+    rows_timed=st.integers(0, 10**9),
+    busy_s=st.floats(0, 1e6),
+    shards_done=st.integers(0, 10**6),
+    rows_left=st.none() | st.integers(0, 10**9),
+    capacity=st.integers(0, 1000),
+)
+def test_a_shard_always_has_rows(
+    rows_timed: int, busy_s: float, shards_done: int, rows_left: int | None, capacity: int
+) -> None:
+    assert next_rows(Progress(rows_timed, busy_s, shards_done, rows_left, capacity), TARGET_S) >= 1

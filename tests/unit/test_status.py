@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from batchmill.job import JobSpec, JobState
+from batchmill.ledger import JobRecord
+from batchmill_coordinator.finisher import due_state
+from batchmill_coordinator.status import status_of
+
+
+def record(**changes: str) -> JobRecord:
+    fields = {
+        "spec": JobSpec(operator="echo").model_dump_json(),
+        "state": "running",
+        "created_at": "1000000",
+        "started_at": "1001000",
+    }
+    return JobRecord.from_hash("job-1", {k.encode(): v.encode() for k, v in {**fields, **changes}.items()})
+
+
+def test_time_left_follows_from_the_rate_of_late() -> None:
+    status = status_of(record(rows_total="1000", rows_exact="1", rows_done="400", rows_dead="100", rate="50"), 1010)
+    assert (status.rows_per_second, status.eta_s) == (50.0, 10.0)
+
+
+def test_before_a_rate_was_measured_it_is_the_average_since_the_start() -> None:
+    assert status_of(record(rows_done="90"), 1010.0).rows_per_second == 10.0
+
+
+def test_an_ended_job_shows_its_average_and_no_time_left() -> None:
+    status = status_of(record(state="completed", finished_at="1003000", rows_done="90", rate="1"), 2000)
+    assert (status.rows_per_second, status.eta_s, status.is_final) == (45.0, None, True)
+
+
+def test_an_estimated_total_says_so() -> None:
+    status = status_of(record(rows_total="10", rows_exact="0"), 1001)
+    assert (status.rows_total, status.rows_total_is_estimate) == (10, True)
+
+
+def test_a_job_is_over_only_when_nothing_of_it_is_left() -> None:
+    assert due_state(record(planned="1", shards_live="0")) is JobState.COMPLETED
+    assert due_state(record(planned="0", shards_live="0")) is None
+    assert due_state(record(planned="1", shards_live="1")) is None
+    assert due_state(record(state="cancelling", shards_live="3", shards_running="1")) is None
+    assert due_state(record(state="cancelling", shards_live="3")) is JobState.CANCELLED
+    assert due_state(record(state="failing", shards_live="3")) is JobState.FAILED

@@ -1,0 +1,67 @@
+"""The worker's side of Celery: an app with one thin task an operator, and a consumer that takes only what it runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from celery import Celery
+from celery.signals import setup_logging, worker_shutting_down
+
+from batchmill.broker import celery_settings, queue_of, task_name
+from batchmill.shard import ShardRef, parse_shard_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from batchmill.operator import OperatorRegistry
+    from batchmill.settings import WorkerSettings
+    from batchmill_worker.attempt import AttemptRunner
+
+
+def create_celery_app(settings: WorkerSettings, registry: OperatorRegistry, runner: AttemptRunner) -> Celery:
+    """An app whose tasks run attempts."""
+    app = Celery("batchmill", set_as_current=False)
+    app.conf.update(
+        celery_settings(settings),
+        worker_disable_prefetch=True,
+        worker_prefetch_multiplier=1,
+        worker_hijack_root_logger=False,
+        worker_send_task_events=True,
+        task_acks_late=False,  # acknowledged when the task starts; from the claim on, the lease protects the shard
+        task_default_queue=queue_of(settings.pool),
+    )
+    for definition in registry:
+        app.task(_task(runner), name=task_name(definition.name))
+    return app
+
+
+def _task(runner: AttemptRunner) -> Callable[[str, int, str, int], None]:
+    def run_shard(job_id: str, stage: int, shard: str, token: int) -> None:
+        runner.run(ShardRef(job_id, stage, parse_shard_id(shard), token))
+
+    return run_shard
+
+
+def consume(app: Celery, settings: WorkerSettings, name: str, on_shutdown: Callable[[], None]) -> None:
+    """Consume the pool's queue until SIGTERM; `on_shutdown` is called when it comes, before running tasks end."""
+
+    def shutting_down(**_: Any) -> None:
+        on_shutdown()
+
+    def keep_our_logging(**_: Any) -> None:
+        """Celery leaves logging alone when somebody listens to this signal."""
+
+    worker_shutting_down.connect(shutting_down, weak=False)
+    setup_logging.connect(keep_our_logging, weak=False)
+    worker = app.Worker(
+        hostname=name,
+        pool="threads",
+        concurrency=settings.shards_at_once,
+        queues=[queue_of(settings.pool)],
+        without_gossip=True,
+        without_mingle=True,
+        task_events=True,
+        loglevel="WARNING",
+        quiet=True,
+    )
+    worker.start()

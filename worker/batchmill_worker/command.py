@@ -1,0 +1,56 @@
+"""`batchmill worker`: runs a supervisor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option("--pool", help="Pool to work for.  [BATCHMILL_POOL, default 'default']")
+@click.option("--slots", type=int, help="Worker processes.  [BATCHMILL_SLOTS, default 1]")
+@click.option(
+    "--operators", multiple=True, metavar="MODULE", help="Module to import; repeatable.  [BATCHMILL_OPERATORS]"
+)
+@click.option("--redis-url", help="The ledger and broker.  [BATCHMILL_REDIS_URL]")
+@click.option("--blob-root", help="Folder or s3:// URI for rows.  [BATCHMILL_BLOB_ROOT]")
+@click.option("--roots", help="Folders and URIs that jobs may read and write, with commas.  [BATCHMILL_ROOTS]")
+@click.option("--ready-file", type=click.Path(path_type=Path), hidden=True)
+def worker(
+    pool: str | None,
+    slots: int | None,
+    operators: tuple[str, ...],
+    redis_url: str | None,
+    blob_root: str | None,
+    roots: str | None,
+    ready_file: Path | None,
+) -> None:
+    """Run workers on this machine: a supervisor with one process per slot.
+
+    SIGTERM drains: running batches end, their shards go back at once. Settings come from BATCHMILL_… variables.
+    """
+    import os
+
+    from batchmill.errors import InvalidSettings
+    from batchmill.logs import configure_logging
+    from batchmill.settings import PREFIX, WorkerSettings
+    from batchmill_worker.supervisor import Supervisor
+
+    settings = WorkerSettings.load(
+        pool=pool, slots=slots, operators=operators or None, redis_url=redis_url, blob_root=blob_root, roots=roots
+    )
+    if not settings.blob_root:
+        raise InvalidSettings(
+            "BATCHMILL_BLOB_ROOT is not set.", hint="Set it to the folder or s3:// URI that the coordinator uses."
+        )
+    given = {
+        "POOL": pool,
+        "OPERATORS": ",".join(operators),
+        "REDIS_URL": redis_url,
+        "BLOB_ROOT": blob_root,
+        "ROOTS": roots,
+    }
+    os.environ.update({PREFIX + name: value for name, value in given.items() if value})  # for the slots
+    configure_logging(settings.log_level)
+    Supervisor(settings).run(ready_file)

@@ -1,0 +1,114 @@
+"""The leases of one process: renewed in one call, from a thread of their own, with its presence in the fleet."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from batchmill.errors import ServiceUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from batchmill.job import WorkerInfo
+    from batchmill.ledger import Ledger
+    from batchmill.operator import OperatorInfo
+    from batchmill.shard import ShardRef
+
+log = logging.getLogger(__name__)
+
+
+class Lease:
+    """A claim on one attempt, as the thread that runs it sees it."""
+
+    def __init__(self, draining: threading.Event) -> None:
+        self._draining = draining
+        self._revoked = threading.Event()
+
+    def revoke(self) -> None:
+        """Tell the attempt to stop at its next batch."""
+        self._revoked.set()
+
+    def should_stop(self) -> bool:
+        """Whether the attempt is to stop: it was revoked, or the process is going."""
+        return self._revoked.is_set() or self._draining.is_set()
+
+
+class Heartbeat:
+    """Renews what the process holds every third of a lease, and says that the worker is there.
+
+    The presence lasts as long as a lease; a process that freezes or dies is forgotten by itself. Operators are
+    announced with every beat, so that a ledger that lost them knows them again.
+    """
+
+    def __init__(self, ledger: Ledger, worker: WorkerInfo, operators: Sequence[OperatorInfo], ttl_s: float) -> None:
+        self._ledger = ledger
+        self._worker = worker
+        self._operators = operators
+        self._ttl_s = ttl_s
+        self._held: dict[ShardRef, Lease] = {}
+        self._lock = threading.Lock()
+        self._draining = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    @property
+    def ttl_ms(self) -> int:
+        """How long a lease lasts."""
+        return int(self._ttl_s * 1000)
+
+    def start(self) -> None:
+        """Say that the worker is there, with its operators, and begin to renew. Raises `ServiceUnavailable`."""
+        self._announce()
+        self._thread.start()
+
+    def drain(self) -> None:
+        """Tell every attempt to stop at its next batch."""
+        self._draining.set()
+
+    def stop(self) -> None:
+        """End, and say that the worker goes."""
+        self._stopping.set()
+        self._thread.join()
+        try:
+            self._ledger.fleet.leave(self._worker.name)
+        except ServiceUnavailable as error:
+            log.warning("the fleet could not be left; the presence ends by itself: %s", error)
+
+    @contextmanager
+    def holding(self, ref: ShardRef) -> Iterator[Lease]:
+        """Renew the lease of an attempt that was just claimed, while the context lasts."""
+        lease = Lease(self._draining)
+        with self._lock:
+            self._held[ref] = lease
+        try:
+            yield lease
+        finally:
+            with self._lock:
+                del self._held[ref]
+
+    def beat(self) -> None:
+        """Renew everything once."""
+        with self._lock:
+            held = dict(self._held)
+        words = self._ledger.shards.renew(list(held), self.ttl_ms)
+        for (ref, lease), word in zip(held.items(), words, strict=True):
+            if word != "ok":
+                log.info("attempt %s is to stop: its lease is %s", ref.member(), word)
+                lease.revoke()
+        self._announce()
+
+    def _announce(self) -> None:
+        with self._lock:
+            running = [ref.member() for ref in self._held]
+        worker = self._worker.model_copy(update={"running": running, "seen_at": self._ledger.now_ms() / 1000})
+        self._ledger.fleet.announce(worker, self._operators, self._ttl_s)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(self._ttl_s / 3):
+            try:
+                self.beat()
+            except ServiceUnavailable as error:
+                log.warning("leases could not be renewed: %s", error)

@@ -1,0 +1,16 @@
+"""`echo`: gives back its rows. For trying out a deployment, and for measuring what Batchmill itself costs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batchmill.operator import operator
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@operator("echo", batch_format="arrow", batch_size=None)
+def echo(batch: pa.Table) -> pa.Table:
+    """Give back every row as it came."""
+    return batch

@@ -1,0 +1,79 @@
+"""A device process: `python -m batchmill_worker.slot NAME DEVICE` runs shards until it is told to stop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+
+from batchmill.errors import BatchmillError
+from batchmill.job import WorkerInfo
+from batchmill.ledger import Ledger
+from batchmill.logs import configure_logging
+from batchmill.settings import WorkerSettings
+from batchmill.workspace import Workspace
+from batchmill_worker.attempt import AttemptRunner, Bench
+from batchmill_worker.celery_app import consume, create_celery_app
+from batchmill_worker.context import SetupContext
+from batchmill_worker.device import DeviceLock
+from batchmill_worker.engine import Engine
+from batchmill_worker.jobs import JobShelf
+from batchmill_worker.leases import Heartbeat
+from batchmill_worker.loading import load_operators
+from batchmill_worker.operator_cache import OperatorCache
+
+log = logging.getLogger(__name__)
+
+
+def run_slot(settings: WorkerSettings, name: str, device: str) -> None:
+    """Run shards on one device until SIGTERM. Raises `InvalidOperator`, `InvalidSettings` or `ServiceUnavailable`."""
+    registry = load_operators(settings.operators)
+    ledger, workspace = Ledger.open(settings), Workspace.open(settings)
+    worker = WorkerInfo(
+        name=name,
+        pool=settings.pool,
+        device=device,
+        operators=[definition.name for definition in registry],
+        shards_at_once=settings.shards_at_once,
+        pid=os.getpid(),
+        started_at=time.time(),
+    )
+    announced = [definition.announcement() for definition in registry]
+    heartbeat = Heartbeat(ledger, worker, announced, settings.lease_ttl_s)
+    operators = OperatorCache(device, SetupContext(locations=settings.locations()))
+    bench = Bench(
+        worker=name,
+        pool=settings.pool,
+        ledger=ledger,
+        workspace=workspace,
+        heartbeat=heartbeat,
+        shelf=JobShelf(workspace),
+        registry=registry,
+        operators=operators,
+        engine=Engine(DeviceLock()),
+    )
+    app = create_celery_app(settings, registry, AttemptRunner(bench))
+    heartbeat.start()
+    try:
+        consume(app, settings, name, on_shutdown=heartbeat.drain)
+    finally:
+        heartbeat.stop()
+        operators.close()
+        ledger.close()
+
+
+def main() -> None:
+    """Run a slot from the command line; its settings come from the environment."""
+    name, device = sys.argv[1:]
+    try:
+        settings = WorkerSettings.load()
+        configure_logging(settings.log_level)
+        run_slot(settings, name, device)
+    except BatchmillError as error:
+        log.error("%s cannot start: %s", name, error)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
