@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         JobFailed,
         MissingExtra,
         NotFound,
+        OperatorFailed,
         PayloadTooLarge,
         ServiceUnavailable,
         StorageError,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
         UnknownOperator,
     )
     from batchmill.job import JobState, JobStatus
-    from batchmill.operator import RowError, operator
+    from batchmill.operator import PartialResult, RowError, operator
 
     __version__: str
 
@@ -66,6 +67,8 @@ __all__ = [
     "JobStatus",
     "MissingExtra",
     "NotFound",
+    "OperatorFailed",
+    "PartialResult",
     "PayloadTooLarge",
     "RowError",
     "ServiceUnavailable",
@@ -81,7 +84,7 @@ _HOMES = {
     "batchmill.client": ("AsyncClient", "AsyncJob", "Client", "Job"),
     "batchmill.embedded": ("local",),
     "batchmill.job": ("JobState", "JobStatus"),
-    "batchmill.operator": ("RowError", "operator"),
+    "batchmill.operator": ("PartialResult", "RowError", "operator"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

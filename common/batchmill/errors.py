@@ -1,21 +1,21 @@
 """Every error Batchmill raises on purpose, and the envelope that carries it over HTTP.
 
-    BatchmillError
-    ├── InvalidRequest            the request itself is wrong; nothing was stored
-    │   ├── UnknownOperator       ├── InvalidParams      ├── InvalidSource
-    │   ├── InvalidRows           ├── InvalidOutput      └── PayloadTooLarge
-    ├── InvalidOperator           an operator's code breaks the contract
-    ├── OperatorFailed            an operator fails whatever row it is given, or cannot be set up
-    ├── NotFound                  no such job, upload or route
-    ├── Conflict                  the idempotency key was used for another request
-    ├── Unauthorized              the token is missing or wrong
-    ├── ServiceUnavailable        the service, its ledger or its workers cannot be reached
-    ├── StorageError              a file or bucket could not be read or written
-    ├── InvalidSettings           a setting is missing or wrong; the service does not start
-    ├── MissingExtra              an optional part is not installed
-    ├── StaleToken                this attempt is no longer the shard's; its writes change nothing
-    └── JobEnded                  the job ended without completing
-        ├── JobFailed             └── JobCancelled
+BatchmillError
+├── InvalidRequest            the request itself is wrong; nothing was stored
+│   ├── UnknownOperator       ├── InvalidParams      ├── InvalidSource
+│   ├── InvalidRows           ├── InvalidOutput      └── PayloadTooLarge
+├── InvalidOperator           an operator's code breaks the contract
+├── OperatorFailed            an operator fails whatever row it is given, or cannot be set up
+├── NotFound                  no such job, upload or route
+├── Conflict                  the idempotency key was used for another request
+├── Unauthorized              the token is missing or wrong
+├── ServiceUnavailable        the service, its ledger or its workers cannot be reached
+├── StorageError              a file or bucket could not be read or written
+├── InvalidSettings           a setting is missing or wrong; the service does not start
+├── MissingExtra              an optional part is not installed
+├── StaleToken                this attempt is no longer the shard's; its writes change nothing
+└── JobEnded                  the job ended without completing
+    ├── JobFailed             └── JobCancelled
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class Admission:
     def admit(self, request: JobRequest) -> tuple[str, bool]:
         """Accept a job; returns its id and whether it is new. Raises a subclass of `InvalidRequest`, or `Conflict`."""
         digest = _digest(request)
-        known = self._known(request.idempotency_key, digest)
+        known = self._known(request, digest)
         if known is not None:
             return known, False
         _require_one_input(request)
@@ -83,20 +83,33 @@ class Admission:
             accepted_id, is_new = self._accept(job_id, request, found, digest, undo)
             if is_new:
                 undo.pop_all()
+            else:
+                self._known(request, digest)
         return accepted_id, is_new
 
-    def _known(self, key: str | None, digest: str) -> str | None:
+    def _known(self, request: JobRequest, digest: str) -> str | None:
+        """The job that was accepted under the request's key, or None. Raises `Conflict` if it was another request."""
+        key = request.idempotency_key
         known = self._ledger.jobs.known_under(key) if key is not None else None
         if known is None:
             return None
         job_id, known_digest = known
-        if known_digest != digest:
+        if known_digest != digest or not self._same_upload(job_id, request):
             raise Conflict(
                 f"the idempotency key was used for job {job_id}, whose request differs from this one.",
                 hint="Use a new key for a new request.",
                 job=job_id,
             )
         return job_id
+
+    def _same_upload(self, job_id: str, request: JobRequest) -> bool:
+        """Whether the rows that came with a repeated request, under an upload's new name, are the job's own."""
+        ours, theirs = request.source, self._ledger.jobs.read(job_id).spec.source
+        if not isinstance(ours, UploadSource) or not isinstance(theirs, UploadSource) or ours == theirs:
+            return True
+        blobs = self._workspace.blobs
+        pairs = ((part_name(ours.upload, n), part_name(theirs.upload, n)) for n in range(ours.parts))
+        return all(blobs.get(one).equals(blobs.get(other)) for one, other in pairs)
 
     def _find_input(self, request: JobRequest, job_id: str, undo: ExitStack) -> _Input:
         spec = request.spec()
@@ -171,6 +184,6 @@ def _require_one_input(request: JobRequest) -> None:
 
 
 def _digest(request: JobRequest) -> str:
-    """What tells two requests apart, whatever the order of their fields and of their parameters."""
-    body = request.model_dump(mode="json", exclude={"idempotency_key"})
+    """What tells two requests apart, whatever the order of their fields and the names of their uploads."""
+    body = request.model_dump(mode="json", exclude={"idempotency_key": True, "source": {"upload"}})
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:32]

@@ -204,6 +204,25 @@ def test_one_idempotency_key_is_one_job(client: batchmill.Client) -> None:
         client.submit("echo", rows=[{"id": 2}], idempotency_key="only-once")
 
 
+def test_one_idempotency_key_is_one_job_for_uploaded_rows_too(client: batchmill.Client) -> None:
+    rows = pa.table({"id": range(100_000)})
+    first = client.submit("echo", rows=rows, idempotency_key="uploaded-once")
+    assert client.submit("echo", rows=rows, idempotency_key="uploaded-once").id == first.id
+    with pytest.raises(batchmill.Conflict, match=first.id):
+        client.submit("echo", rows=pa.table({"id": range(1, 100_001)}), idempotency_key="uploaded-once")
+
+
+def test_rows_that_fail_to_come_leave_no_upload_behind(client: batchmill.Client, service_folder: Path) -> None:
+    def rows() -> Iterator[dict[str, Any]]:
+        yield from ({"id": n, "text": "x" * 200} for n in range(100_000))
+        raise OSError("the tape broke")
+
+    before = set((service_folder / "blobs" / "uploads").iterdir())
+    with pytest.raises(OSError, match="the tape broke"):
+        client.submit("echo", rows=rows())
+    assert set((service_folder / "blobs" / "uploads").iterdir()) == before
+
+
 def test_workers_and_operators_are_shown(client: batchmill.Client) -> None:
     workers = client.workers()
     assert [worker.name.partition("@")[0] for worker in workers] == ["cpu0", "cpu1"]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.feather
@@ -17,6 +16,9 @@ from batchmill.errors import InvalidRequest, InvalidRows, InvalidSource
 from batchmill.job import FileSource
 from batchmill.locations import UNRESTRICTED, Locations
 from batchmill.sources import Source, SourceDescription, describe, describe_upload, open_source, scan
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 LOCATIONS = Locations(UNRESTRICTED)
 
@@ -337,7 +339,7 @@ def blobs(tmp_path: Path) -> BlobStore:
     return BlobStore.open(str(tmp_path / "_blobs"), LOCATIONS)
 
 
-def test_uploaded_parts_are_one_source(blobs: BlobStore, tmp_path: Path) -> None:
+def test_uploaded_parts_are_one_source(blobs: BlobStore) -> None:
     tables = [
         pa.table({"id": [1, 2], "score": pa.nulls(2), "tags": [[], None]}),
         pa.table({"score": [3], "id": [3], "tags": [["x"]]}),

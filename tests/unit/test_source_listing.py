@@ -18,9 +18,10 @@ from batchmill.sources.opening import reading
 LOCATIONS = Locations(UNRESTRICTED)
 
 
-def names(
-    path: Path | str | list[str], kind: SourceFormat | None = None, locations: Locations = LOCATIONS
-) -> list[str]:
+Paths = Path | str | list[str]
+
+
+def names(path: Paths, kind: SourceFormat | None = None, locations: Locations = LOCATIONS) -> list[str]:
     path = path if isinstance(path, list) else str(path)
     return [file.name for file in describe(FileSource(path=path, format=kind), locations).files]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 import time
 
 from batchmill.errors import BatchmillError
@@ -56,11 +57,24 @@ def run_slot(settings: WorkerSettings, name: str, device: str) -> None:
     app = create_celery_app(settings, registry, AttemptRunner(bench))
     heartbeat.start()
     try:
-        consume(app, settings, name, on_shutdown=heartbeat.drain)
+        consume(app, settings, name, on_shutdown=lambda: _drain(heartbeat, settings.drain_s))
     finally:
         heartbeat.stop()
         operators.close()
         ledger.close()
+
+
+def _drain(heartbeat: Heartbeat, drain_s: float) -> None:
+    """Tell the attempts to stop at their next batch, and end this process if a batch does not end in time."""
+    heartbeat.drain()
+
+    def give_up() -> None:
+        log.warning("a batch did not end within %.0f s of draining; its shard is left to the recoverer", drain_s)
+        os._exit(1)
+
+    timer = threading.Timer(drain_s, give_up)
+    timer.daemon = True
+    timer.start()
 
 
 def main() -> None:

@@ -7,13 +7,14 @@ import base64
 import json
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
 from batchmill.client.transport import BufferPayload, Transport
-from batchmill.errors import InvalidOutput, InvalidParams, InvalidRequest, InvalidRows, InvalidSource
+from batchmill.errors import BatchmillError, InvalidOutput, InvalidParams, InvalidRequest, InvalidRows, InvalidSource
 from batchmill.job import DEFAULT_POOL, FileSource, JobRequest, JobSpec, JobStatus, OutputSpec, UploadSource
 
 if TYPE_CHECKING:
@@ -151,11 +152,14 @@ class Submission:
         return await self._post(source, None)
 
     async def abort(self) -> None:
-        """Stop what is on its way; nothing is submitted."""
+        """Stop what is on its way, and drop what has arrived; nothing is submitted."""
         tasks, self._in_flight = self._in_flight, set()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self._upload:
+            with suppress(BatchmillError):  # an upload that stays behind is swept by the service
+                await self._transport.call("DELETE", f"/v1/uploads/{self._upload}")
 
     async def _post(self, source: Any, rows_arrow: str | None) -> JobStatus:
         fields = {name: getattr(self._spec, name) for name in JobSpec.model_fields} | {"source": source}

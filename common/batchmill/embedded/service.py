@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 START_S = 60.0
-STOP_GRACE_S = 30.0
+STOP_GRACE_S = 60.0  # more than a worker takes to drain
 LOOK_S = 0.02
 LOG_TAIL_LINES = 12
 

@@ -250,6 +250,10 @@ class JobLedger:
         if word != b"ok":
             raise ServiceUnavailable(f"{max_uploads} uploads are open already.", hint="Try again later.")
 
+    def drop_upload(self, upload_id: str) -> bool:
+        """Forget an upload; False when it was not open. Its blobs are the caller's to delete."""
+        return bool(self._store.run("drop_upload", [self._keys.uploads()], [upload_id]))
+
     def has_upload(self, upload_id: str) -> bool:
         """Whether an upload is open: begun, and taken by no job yet."""
         with reaching_redis():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from batchmill.sources.formats import LineFormat
+
+_OWN_ROW = re.compile(r" in row \d+|Row #\d+: ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +120,9 @@ def _error(uri: str, line: int, reason: Reason, hint: str) -> InvalidSource:
 
 
 def _first_line(error: ValueError) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    """What a parser says, without the row numbers that it counts for itself."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return _OWN_ROW.sub("", line).rstrip(".")
 
 
 def _last(sums: np.ndarray[tuple[int], np.dtype[np.int64]]) -> int:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from abc import ABC, abstractmethod
+from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
 _INTEGER = r"^-?(0|[1-9][0-9]*)$"
 _NUMBER = r"^-?((0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?|inf|nan|Inf|NaN)$"
+_JSON_TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
+MAX_NESTING = 60
 _TRUTH = r"^(true|false|True|False|TRUE|FALSE)$"
 
 
@@ -108,6 +113,7 @@ class JsonLines(LineFormat):
 
     def infer(self, data: pa.Buffer, rows: int) -> pa.Schema:
         """The fields of all these objects; integers and fractions together are fractions, null is anything."""
+        _refuse_deep_nesting(data)
         schema = self._read(data, rows, arrow_json.ParseOptions()).schema
         return pa.schema([pa.field(field.name, _without_times(field.type)) for field in schema])
 
@@ -123,13 +129,13 @@ class JsonLines(LineFormat):
     def explain(self, record: bytes, expected: pa.Schema, *, widen: bool) -> Reason | None:
         """What keeps the record from being an object whose fields have the expected types."""
         try:
-            value = json.loads(record.decode())
+            value = json.loads(record.decode(), object_pairs_hook=_unique)
         except UnicodeDecodeError:
             return _not_utf8(record)
         except json.JSONDecodeError as error:
             return Reason(f"this is no JSON object: {error.msg[0].lower()}{error.msg[1:]}, at character {error.colno}")
         except RecursionError:
-            return Reason("its values are nested too deep")
+            return Reason(f"its values are nested deeper than {MAX_NESTING} levels")
         if not isinstance(value, dict):
             return Reason(f"expected a JSON object, came {_json_kind(value)}")
         found = self.infer(pa.py_buffer(record), 1)
@@ -150,6 +156,7 @@ class JsonLines(LineFormat):
 
     def _read(self, data: pa.Buffer, rows: int, options: arrow_json.ParseOptions) -> pa.Table:
         _one_string(data)
+        _refuse_other_values(data)
         whole = arrow_json.ReadOptions(use_threads=False, block_size=max(data.size, 1))
         table = arrow_json.read_json(pa.BufferReader(data), read_options=whole, parse_options=options)
         if table.num_rows != rows:
@@ -229,6 +236,49 @@ def _one_string(data: pa.Buffer) -> pa.Array:
     """The bytes as a single string, not copied. Raises `ValueError` if they are no UTF-8."""
     offsets = pa.array([0, data.size], pa.int64()).buffers()[1]
     return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, data]).cast(pa.large_string())
+
+
+class _TwiceError(ValueError):
+    """An object has two fields of one name."""
+
+
+def _unique(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = Counter(name for name, _ in fields)
+    double = next((name for name, count in names.items() if count > 1), None)
+    if double is not None:
+        raise _TwiceError(f"the field {double!r} stands twice")
+    return dict(fields)
+
+
+def _refuse_other_values(data: pa.Buffer) -> None:
+    """Raise `ValueError` for a line that does not begin an object: pyarrow crashes on some that begin with null."""
+    array = np.frombuffer(data, np.uint8)
+    starts = np.concatenate(([0], np.flatnonzero(array == ord("\n")) + 1))
+    starts = starts[starts < len(array)]
+    first = array[starts]
+    odd = starts[(first != ord("{")) & (first != ord("\n"))]
+    text = data.to_pybytes() if len(odd) else b""
+    for start in odd.tolist():
+        stop = text.find(b"\n", start)
+        line = text[start : stop if stop >= 0 else len(text)].lstrip(JsonLines.layout.blanks)
+        if line and not line.startswith(b"{"):
+            raise ValueError("a line is no JSON object")
+
+
+def _refuse_deep_nesting(data: pa.Buffer) -> None:
+    """Raise `ValueError` for values nested deeper than Arrow can store: inferring their type exhausts the stack."""
+    text = data.to_pybytes()
+    if text.count(b"[") + text.count(b"{") <= MAX_NESTING:
+        return
+    for line in text.split(b"\n"):
+        if line.count(b"[") + line.count(b"{") > MAX_NESTING and _nesting(line) > MAX_NESTING:
+            raise ValueError(f"its values are nested deeper than {MAX_NESTING} levels")
+
+
+def _nesting(line: bytes) -> int:
+    array = np.frombuffer(_JSON_TEXT.sub(b"", line), np.uint8)
+    steps = np.isin(array, (ord("["), ord("{"))).astype(np.int32) - np.isin(array, (ord("]"), ord("}")))
+    return int(np.cumsum(steps).max(initial=0))
 
 
 def _not_utf8(record: bytes) -> Reason | None:

@@ -81,7 +81,7 @@ def list_files(spec: FileSource, locations: Locations) -> Listing:
     found: dict[str, Entry] = {}
     for pattern in patterns:
         for entry in _matches(pattern, locations):
-            locations.check(entry.location)
+            locations.resolve(entry.location.uri)  # as it will be read: no link leads out, the name is printable
             found.setdefault(entry.location.uri, entry)
     formats = [_format_of(uri, spec.format) for uri in found]
     _refuse_mixture(list(found), [kind for kind, _ in formats])

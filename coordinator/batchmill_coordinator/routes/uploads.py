@@ -18,6 +18,7 @@ from batchmill_coordinator.service import Service
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
 
 MAX_PARTS = 1_000_000
+UploadId = Annotated[str, Path(pattern=r"^upl-[0-9a-z]{20}$")]
 
 
 class UploadRequest(BaseModel):
@@ -42,9 +43,17 @@ def begin(request: UploadRequest, service: CurrentService) -> Response:
     return json_response(Upload(upload=upload_id, max_part_bytes=service.settings.max_part_bytes), 201)
 
 
+@router.delete("/{upload_id}", status_code=204)
+def drop(upload_id: UploadId, service: CurrentService) -> Response:
+    """Drop an upload that no job has taken; one that is not open is left as it is."""
+    if service.ledger.jobs.drop_upload(upload_id):
+        service.workspace.blobs.delete_folder(f"uploads/{upload_id}")
+    return Response(status_code=204)
+
+
 @router.put("/{upload_id}/parts/{number}", status_code=204)
 async def put_part(
-    upload_id: Annotated[str, Path(pattern=r"^upl-[0-9a-z]{20}$")],
+    upload_id: UploadId,
     number: Annotated[int, Path(ge=0, lt=MAX_PARTS)],
     request: Request,
     service: CurrentService,

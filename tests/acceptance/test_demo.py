@@ -1,0 +1,39 @@
+"""`batchmill demo`, as `make demo` runs it."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from batchmill.cli.demo.corpus import language_reference, paragraphs
+
+if TYPE_CHECKING:
+    from conftest import Sandbox
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def test_the_demo_embeds_its_corpus_in_order_answers_three_questions_and_leaves_no_process(sandbox: Sandbox) -> None:
+    printed = sandbox.run("batchmill demo", timeout_s=500)
+
+    assert sandbox.left_behind() == []
+    answers = re.findall(r"^\S.*\?\n((?:  \d\.\d\d  .+\n)+)", printed, re.MULTILINE)
+    assert [len(lines.splitlines()) for lines in answers] == [3, 3, 3]
+
+    vectors = sandbox.folder / "batchmill-demo" / "vectors"
+    assert str(vectors) in printed
+    manifest = json.loads((vectors / "_manifest.json").read_text())
+    parts = [pq.read_table(vectors / part["name"]) for part in manifest["parts"]]
+    assert manifest["state"] == "completed"
+    assert [part.num_rows for part in parts] == [part["rows"] for part in manifest["parts"]]
+    assert manifest["rows_dead"] == 0
+    corpus = paragraphs(language_reference())
+    assert manifest["rows"] == len(corpus)
+    table = pa.concat_tables(parts)
+    assert table.drop_columns("embedding").to_pylist() == corpus
+    assert table["embedding"].type == pa.list_(pa.float32(), 384)

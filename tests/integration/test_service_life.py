@@ -1,0 +1,228 @@
+"""The embedded service and server mode: started, stopped, killed, and refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+import batchmill
+from batchmill.errors import InvalidOutput, InvalidSettings, InvalidSource, ServiceUnavailable
+from batchmill.tether import tethered
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+OPERATORS = ("mill_operators",)
+GRACE_S = 60.0
+
+
+def until(condition: Callable[[], bool], what: str, seconds: float = GRACE_S) -> None:
+    ends_at = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends_at, f"{what} did not happen within {seconds} s"
+        time.sleep(0.02)
+
+
+def start_up(folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "batchmill", "up", "--data-dir", str(folder), "--operators", OPERATORS[0]]
+    process = subprocess.Popen(tethered(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    until((folder / "service.json").exists, "the service's start")
+    return process
+
+
+def reach(folder: Path) -> batchmill.Client:
+    record = json.loads((folder / "service.json").read_text())
+    return batchmill.Client(record["url"], record["token"])
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_service_started_again_over_its_folder_goes_on_with_unfinished_jobs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
+) -> None:
+    folder, gate = tmp_path / "data", tmp_path / "gate"
+    monkeypatch.setenv("BATCHMILL_DRAIN_S", "0.5")
+    first = start_up(folder)
+    children = psutil.Process(first.pid).children(recursive=True)
+    with reach(folder) as client:
+        job = client.submit("gated", rows=[{"id": n} for n in range(300)], params={"gate": str(gate)})
+        waiting = client.submit("echo", rows=[{"id": n} for n in range(5)], pool="nobody-there")
+        until((tmp_path / "gate.started").exists, "the first row")
+    first.send_signal(how)
+    first.communicate(timeout=GRACE_S)
+    gone, alive = psutil.wait_procs(children, timeout=GRACE_S)
+    assert (len(gone), alive) == (len(children), [])
+    gate.touch()
+    (folder / "service.json").unlink(missing_ok=True)
+    second = start_up(folder)
+    try:
+        with reach(folder) as client:
+            assert [row["id"] for row in client.job(job.id).results()] == list(range(300))
+            assert client.job(job.id).wait(timeout=GRACE_S).status().state == "completed"
+            note = client.job(waiting.id).status().note or ""
+            assert "nobody-there" in note
+            assert "batchmill worker --pool nobody-there" in note
+    finally:
+        second.terminate()
+        second.communicate(timeout=GRACE_S)
+
+
+def test_two_services_on_one_machine_do_not_collide(client: batchmill.Client) -> None:
+    with batchmill.local() as other:
+        job = other.submit("echo", rows=[{"id": 1}])
+        assert list(job.results()) == [{"id": 1}]
+        assert job.id not in {known.id for known in client.jobs()}
+
+
+def test_a_second_service_over_one_folder_is_refused(client: batchmill.Client, service_folder: Path) -> None:
+    with (
+        pytest.raises(ServiceUnavailable, match=r"already runs over .*--data-dir"),
+        batchmill.local(data_dir=service_folder),
+    ):
+        pass
+    assert client.workers()
+
+
+def test_an_operator_module_with_a_typo_is_named_at_the_start() -> None:
+    with pytest.raises(ServiceUnavailable, match="mill_operatros"), batchmill.local(operators=("mill_operatros",)):
+        pass
+
+
+def test_local_leaves_no_process_and_no_folder_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    before = set(psutil.Process(os.getpid()).children(recursive=True))
+    with batchmill.local():
+        processes = set(psutil.Process(os.getpid()).children(recursive=True)) - before
+        assert len(processes) >= 4
+        assert list(tmp_path.iterdir())
+    assert not [process for process in processes if process.is_running()]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def server(tmp_path: Path, valkey_url: str, prefix: str) -> Iterator[batchmill.Client]:
+    """A coordinator in server mode, with one root, and a worker to announce the operators."""
+    (tmp_path / "root").mkdir()
+    env = {
+        **os.environ,
+        "BATCHMILL_REDIS_URL": valkey_url,
+        "BATCHMILL_REDIS_PREFIX": prefix,
+        "BATCHMILL_BLOB_ROOT": str(tmp_path / "blobs"),
+        "BATCHMILL_ROOTS": str(tmp_path / "root"),
+        "BATCHMILL_TOKENS": "first-token,second-token",
+    }
+    ready = tmp_path / "ready.json"
+    commands = [["coordinator", "--port", "0", "--ready-file", str(ready)], ["worker"]]
+    processes = [
+        subprocess.Popen(tethered([sys.executable, "-m", "batchmill", *command]), env=env) for command in commands
+    ]
+    try:
+        until(ready.exists, "the coordinator's start")
+        with batchmill.Client(json.loads(ready.read_text())["url"], "second-token") as client:
+            until(lambda: bool(client.workers()), "the worker's start")
+            yield client
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait(GRACE_S)
+
+
+def test_server_mode_reads_and_writes_only_below_its_roots(server: batchmill.Client, tmp_path: Path) -> None:
+    root, secret = tmp_path / "root", tmp_path / "secret.jsonl"
+    secret.write_text('{"id": 1}\n')
+    (root / "link.jsonl").symlink_to(secret)
+    (root / "folder").symlink_to(tmp_path)
+    outside = [
+        "/etc/passwd",
+        "file:///etc/passwd",
+        str(secret),
+        f"{root}/../secret.jsonl",
+        f"{root}/link.jsonl",
+        f"{root}/folder/secret.jsonl",
+        f"{root}/*.jsonl",
+        f"file://{root}/%2e%2e/secret.jsonl",
+        "s3://bucket/x.jsonl",
+    ]
+    for path in outside:
+        with pytest.raises(InvalidSource):
+            server.submit("echo", source={"path": path, "format": "jsonl"})
+    for path in (tmp_path / "out", root / "folder" / "out", "/etc/batchmill-out"):
+        with pytest.raises(InvalidOutput):
+            server.submit("echo", rows=[{"id": 1}], output=path)
+    assert server.jobs() == []
+    (root / "mine.jsonl").write_text('{"id": 7}\n')
+    job = server.submit("echo", source=root / "mine.jsonl", output=root / "out")
+    assert list(job.results()) == [{"id": 7}]
+    job.wait(timeout=GRACE_S)
+    assert (root / "out" / "_manifest.json").exists()
+
+
+def test_messages_are_json_and_hold_ids_and_token_only(
+    server: batchmill.Client, redis_client: object, prefix: str
+) -> None:
+    from batchmill.broker import task_arguments, task_name
+    from batchmill.settings import CoordinatorSettings
+    from batchmill.shard import ShardId, ShardRef
+    from batchmill_coordinator.publisher import Publisher
+
+    url = redis_client.connection_pool.connection_kwargs["path"]  # type: ignore[attr-defined]  # a Unix socket
+    settings = CoordinatorSettings(redis_url=f"unix://{url}?db=0", redis_prefix=prefix)
+    publisher = Publisher(settings)
+    ref = ShardRef("job-x", 0, ShardId((17, 1)), 3)
+    publisher.publish("echo", "quiet", ref)
+    publisher.close()
+    message = json.loads(redis_client.lindex(f"{prefix}pool.quiet", 0))  # type: ignore[attr-defined]
+    assert message["content-type"] == "application/json"
+    assert message["headers"]["task"] == task_name("echo") == "batchmill.echo"
+    import base64
+
+    arguments, keywords, _ = json.loads(base64.b64decode(message["body"]))
+    assert (arguments, keywords) == (["job-x", 0, "17.1", 3], {}) == (task_arguments(ref), {})
+    assert server.workers()
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        ({"BATCHMILL_BLOB_ROOT": "/tmp/x"}, "BATCHMILL_TOKENS is not set"),  # noqa: S108  # never made
+        ({"BATCHMILL_TOKENS": "t"}, "BATCHMILL_BLOB_ROOT is not set"),
+        ({"BATCHMILL_TOKENS": "t", "BATCHMILL_BLOB_ROTT": "x"}, "Did you mean 'BATCHMILL_BLOB_ROOT'"),
+        ({"BATCHMILL_TOKENS": "t", "BATCHMILL_PORT": "many"}, "BATCHMILL_PORT"),
+        ({"BATCHMILL_TOKENS": "t", "BATCHMILL_BLOB_ROOT": "b", "BATCHMILL_REDIS_URL": "http://x"}, "no Redis URL"),
+    ],
+)
+def test_a_coordinator_with_wrong_settings_does_not_start_and_says_why(
+    env: dict[str, str], said: str, tmp_path: Path
+) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "batchmill", "coordinator"],
+        env={**os.environ, **env},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=GRACE_S,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert said in ended.stderr
+    assert len(ended.stderr.strip().splitlines()) == 1
+
+
+def test_settings_of_another_service_are_let_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    from batchmill.settings import CoordinatorSettings
+
+    monkeypatch.setenv("BATCHMILL_SLOTS", "2")
+    CoordinatorSettings.load()
+    monkeypatch.setenv("BATCHMILL_SLOST", "2")
+    with pytest.raises(InvalidSettings, match="BATCHMILL_SLOTS"):
+        CoordinatorSettings.load()
