@@ -62,6 +62,8 @@ def _serve(settings: CoordinatorSettings, ready_file: Path | None) -> None:
     def tell(url: str) -> None:
         click.echo(f"coordinator: serving {url}", err=True)
         if ready_file is not None:
-            ready_file.write_text(json.dumps({"url": url}))
+            draft = ready_file.with_suffix(".draft")
+            draft.write_text(json.dumps({"url": url}))
+            draft.replace(ready_file)  # whoever sees it sees all of it
 
     serve(settings, tell)

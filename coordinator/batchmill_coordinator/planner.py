@@ -7,7 +7,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from batchmill.errors import BatchmillError, ServiceUnavailable
+from batchmill.errors import BatchmillError, ServiceUnavailable, StorageError
 from batchmill.job import JobError, JobState
 from batchmill.ledger.shards import PlanStep
 from batchmill.shard import Shard, ShardId
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_WALKS = 64  # sources kept open between steps
+MAX_TROUBLES = 30  # steps, at least a second apart, that a job's storage may fail in a row
 
 
 @dataclass(slots=True)
@@ -72,6 +73,7 @@ class Planner:
         self._open_source = open_source
         self._settings = settings
         self._walks: OrderedDict[str, Walk] = OrderedDict()
+        self._troubles: dict[str, int] = {}  # by job: steps in a row that met a StorageError
 
     def step(self, epoch: int) -> None:
         """Plan for every live job whose shards run low."""
@@ -83,8 +85,11 @@ class Planner:
         for record in records:
             try:
                 self._plan(record, pools.get(record.spec.pool, EMPTY), epoch)
+                self._troubles.pop(record.id, None)
             except ServiceUnavailable:
                 raise
+            except StorageError as error:
+                self._bear(record, error)
             except BatchmillError as error:
                 self._fail(record, error)
 
@@ -145,9 +150,19 @@ class Planner:
         for job_id in self._walks.keys() - job_ids:
             self._forget(job_id)
 
+    def _bear(self, record: JobRecord, error: StorageError) -> None:
+        """A disk or bucket that failed may come back: try again at the next steps, but not for ever."""
+        self._forget(record.id)
+        self._troubles[record.id] = self._troubles.get(record.id, 0) + 1
+        if self._troubles[record.id] >= MAX_TROUBLES:
+            self._fail(record, error)
+        else:
+            log.warning("job %s could not be planned and is tried again: %s", record.id, error)
+
     def _fail(self, record: JobRecord, error: BatchmillError) -> None:
         log.warning("job %s cannot be planned: %s", record.id, error)
         self._forget(record.id)
+        self._troubles.pop(record.id, None)
         failure = JobError(code=error.code, message=str(error), details=error.details)
         self._ledger.jobs.stop(record.id, JobState.FAILING, failure)
 

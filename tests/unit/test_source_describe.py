@@ -209,6 +209,17 @@ def test_an_arrow_stream_is_told_from_a_file(tmp_path: Path) -> None:
     assert "cannot be read: " in refusal(tmp_path / "a.arrow").message
 
 
+def test_an_arrow_file_with_a_damaged_batch_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.arrow"
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, pa.schema([("n", pa.int64())])) as writer:
+        at = file.tell()
+        writer.write_batch(pa.record_batch({"n": range(100)}))
+    data = bytearray(path.read_bytes())
+    data[at : at + 160] = b"\x7f" * 160
+    path.write_bytes(data)
+    assert f"{path} cannot be read: a record batch of the Arrow file is damaged" in refusal(path).message
+
+
 # --- Any format
 
 

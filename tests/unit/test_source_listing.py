@@ -12,7 +12,7 @@ import pytest
 from batchmill.errors import BatchmillError, InvalidSource, StorageError
 from batchmill.job import FileSource, SourceFormat
 from batchmill.locations import UNRESTRICTED, Locations
-from batchmill.sources import describe
+from batchmill.sources import describe, listing
 from batchmill.sources.opening import reading
 
 LOCATIONS = Locations(UNRESTRICTED)
@@ -185,3 +185,11 @@ def test_a_link_inside_the_roots_is_followed_once(tmp_path: Path) -> None:
 def test_a_path_outside_the_roots_is_refused(tmp_path: Path) -> None:
     assert "lies outside" in refusal("/etc/passwd", "text", Locations([str(tmp_path)]))
     assert "lies outside" in refusal(f"file://{tmp_path}/../../etc/passwd", "text", Locations([str(tmp_path)]))
+
+
+def test_a_pattern_that_matches_too_many_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "MAX_FILES", 3)
+    make(tmp_path, "1.txt", "2.txt", "3.txt")
+    assert len(names(tmp_path)) == 3
+    make(tmp_path, "4.txt")
+    assert "matches more than 3 files" in refusal(tmp_path)

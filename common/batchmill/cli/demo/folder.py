@@ -9,6 +9,7 @@ from batchmill.embedded.folder import DataFolder
 from batchmill.errors import InvalidSettings, StorageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 MARKER = ".batchmill-demo"
@@ -30,10 +31,11 @@ class DemoFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            entries = set(self.path.iterdir())
+            entries = sorted(self.path.iterdir())
             if entries:
-                self._refuse_if_foreign(entries)
-                self._clear(entries)
+                self._refuse_if_not_free(entries)
+            for entry in entries:
+                _remove(entry)
             (self.path / MARKER).touch()
         except OSError as error:
             raise StorageError(
@@ -41,19 +43,20 @@ class DemoFolder:
                 hint="Name another with --output.",
             ) from error
 
-    def _refuse_if_foreign(self, entries: set[Path]) -> None:
+    def _refuse_if_not_free(self, entries: Sequence[Path]) -> None:
         if self.path / MARKER not in entries:
             raise InvalidSettings(
-                f"the folder {self.path} holds files that are no demo's, for example {min(entries).name}.",
+                f"the folder {self.path} holds files that are no demo's, for example {entries[0].name}.",
                 hint="The demo empties its folder first: name a new or an empty one with --output.",
             )
-        service = DataFolder(self.service)
-        service.take()  # refused while another demo's service runs over it
-        service.release()
+        if self.service.exists():
+            service = DataFolder(self.service)
+            service.take()  # refused while another demo's service runs over it
+            service.release()
 
-    def _clear(self, entries: set[Path]) -> None:
-        for entry in entries - {self.path / MARKER}:
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
+
+def _remove(entry: Path) -> None:
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry)
+    elif entry.name != MARKER:  # it stays to the last, for the case that this is cut short
+        entry.unlink()

@@ -1,0 +1,72 @@
+"""`python -m benchmarks`: runs the benchmarks, and writes what they find to `benchmarks/results`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from benchmarks import figures, machine, tables
+from benchmarks.scale import FULL, QUICK, Scale
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+NAMES = ("echo_million", "one_row_latency", "memory")
+
+
+@click.command()
+@click.option("--only", multiple=True, type=click.Choice(NAMES), help="Run only this one; repeatable.")
+@click.option("--runs", type=click.IntRange(min=1), help="How often each is measured.  [default: 5, memory 3]")
+@click.option("--quick", is_flag=True, help="Small sizes: shows that everything works; its figures mean little.")
+@click.option("--markdown", is_flag=True, help="Run nothing; print the figures of the last full run as Markdown.")
+def main(only: tuple[str, ...], runs: int | None, quick: bool, markdown: bool) -> None:
+    """Measure Batchmill beside its peers, on this machine, in this run."""
+    if markdown:
+        click.echo(tables.markdown(figures.read_all(figures.RESULTS)))
+        return
+    scale = QUICK if quick else FULL
+    if runs is not None:
+        scale = scale.with_runs(runs)
+    _end_in_order(scale.limit_s)
+    for name in only or NAMES:
+        _run(name, scale, quick=quick)
+
+
+def _run(name: str, scale: Scale, *, quick: bool) -> None:
+    facts = machine.facts()
+    click.echo(f"{name} …", err=True)
+    report = _measure(name, scale).to_json(facts | {"load_average_after": machine.facts()["load_average"]})
+    folder = figures.RESULTS / "quick" if quick else figures.RESULTS
+    path = figures.write(report, folder)
+    tables.show(report)
+    click.echo(f"written to {path}", err=True)
+
+
+def _measure(name: str, scale: Scale) -> figures.Report:
+    from benchmarks import echo_million, memory, one_row_latency
+
+    match name:
+        case "echo_million":
+            return echo_million.measure(scale)
+        case "one_row_latency":
+            return one_row_latency.measure(scale)
+        case _:
+            return memory.measure(scale)
+
+
+def _end_in_order(limit_s: float) -> None:
+    """Let a signal, and the end of the time, unwind everything, so that no process and no file is left behind."""
+
+    def leave(number: int, _: FrameType | None) -> Any:
+        reason = f"not done within {limit_s:.0f} s" if number == signal.SIGALRM else signal.Signals(number).name
+        sys.exit(f"benchmarks: stopped: {reason}")
+
+    for number in (signal.SIGALRM, signal.SIGTERM):
+        signal.signal(number, leave)
+    signal.setitimer(signal.ITIMER_REAL, limit_s)
+
+
+main(prog_name="python -m benchmarks")

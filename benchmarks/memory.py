@@ -1,0 +1,167 @@
+"""What a large source costs the coordinator in memory, and what its job costs in Valkey."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import psutil
+import redis
+
+from benchmarks import corpora
+from benchmarks.figures import Bar, Figure, Report
+from benchmarks.stack import processes, service
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from batchmill import Job
+    from benchmarks.scale import Scale
+
+NAME = "memory"
+WORKERS = 2
+RSS_EVERY_S = 0.02
+KEYS_EVERY_S = 0.5
+MB = 1e6
+
+Kind = Literal["parquet", "jsonl"]
+KINDS: dict[Kind, str] = {"parquet": "Parquet", "jsonl": "JSON Lines"}
+
+
+@dataclass(slots=True)
+class Cost:
+    """What one job cost, in bytes."""
+
+    working: int = 0  # the coordinator's largest resident memory until the job ended
+    reading: int = 0  # and while its results were read
+    keys_most: int = 0  # its keys in Valkey, at most
+    keys_end: int = 0  # and when all was done
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class _Peak:
+    """The largest value seen."""
+
+    value: int = 0
+    failure: list[BaseException] = field(default_factory=list)
+
+
+def measure(scale: Scale) -> Report:
+    """A small and a large source of each kind, each over a fresh service, `scale.runs` times over."""
+    costs: dict[tuple[Kind, int], list[Cost]] = {
+        (kind, rows): [] for kind in KINDS for rows in (scale.few_rows, scale.many_rows)
+    }
+    with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder:
+        sources = {key: corpora.write_file(Path(folder), key[1], key[0]) for key in costs}
+        for _ in range(scale.memory_runs):
+            for key, source in sources.items():
+                costs[key].append(job_cost(source, key[1]))
+    settings = {"rows": scale.many_rows, "against": scale.few_rows, "runs": scale.memory_runs, "workers": WORKERS}
+    return Report(NAME, settings, _figures(costs), _bars(costs, scale), REMARKS)
+
+
+REMARKS = [
+    "Each job has a fresh Valkey, coordinator and workers. The client reads and checks all its results.",
+    "Resident memory includes pages of files that are mapped while they are sent, which the system takes back at need.",
+]
+
+
+def job_cost(source: Path, rows: int) -> Cost:
+    """Run a source through `echo` over a fresh service, read all results and check their order."""
+    cost = Cost()
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder,
+        processes(Path(folder)) as run,
+        service(run, WORKERS) as running,
+        redis.Redis(unix_socket_path=str(running.socket)) as valkey,
+    ):
+        coordinator = psutil.Process(running.coordinator_pid)
+        began = time.perf_counter()
+        job = running.client.submit("echo", source=source)
+        with _watched(lambda: keys_bytes(valkey, job.id), KEYS_EVERY_S) as keys:
+            with _watched(lambda: int(coordinator.memory_info().rss), RSS_EVERY_S) as working:
+                job.wait()
+            cost.seconds = time.perf_counter() - began
+            with _watched(lambda: int(coordinator.memory_info().rss), RSS_EVERY_S) as reading:
+                _read_all(job, rows)
+        cost.working, cost.reading = working.value, reading.value
+        cost.keys_most, cost.keys_end = keys.value, keys_bytes(valkey, job.id)
+    return cost
+
+
+def keys_bytes(valkey: redis.Redis, job_id: str) -> int:
+    """What all keys with a job's id in their names take in Valkey, every element counted."""
+    found = valkey.scan_iter(match=f"*{job_id}*", count=1000)
+    return sum(int(valkey.memory_usage(key, samples=0) or 0) for key in found)
+
+
+def _read_all(job: Job, rows: int) -> None:
+    expected = 0
+    for batch in job.batches():
+        numbers = batch.column("id")
+        if numbers[0].as_py() != expected or numbers[-1].as_py() != expected + batch.num_rows - 1:
+            raise RuntimeError(f"row {expected} is not where it belongs")
+        expected += batch.num_rows
+    if expected != rows:
+        raise RuntimeError(f"{rows} rows went in and {expected} came back")
+
+
+@contextmanager
+def _watched(look: Callable[[], int], every_s: float) -> Iterator[_Peak]:
+    """Looks again and again, in a thread of its own, for as long as the block lasts, and once at its end."""
+    peak, ended = _Peak(look()), threading.Event()
+
+    def watch() -> None:
+        try:
+            while not ended.wait(every_s):
+                peak.value = max(peak.value, look())
+        except (psutil.Error, redis.RedisError) as error:
+            peak.failure.append(error)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield peak
+        peak.value = max(peak.value, look())
+    finally:
+        ended.set()
+        thread.join()
+    if peak.failure:
+        raise peak.failure[0]
+
+
+def _figures(costs: dict[tuple[Kind, int], list[Cost]]) -> list[Figure]:
+    found = []
+    for (kind, rows), runs in costs.items():
+        name = f"{KINDS[kind]}, {rows:,} rows"
+        found += [
+            Figure(f"{name}: coordinator, until the job ended", "MB", [cost.working / MB for cost in runs]),
+            Figure(f"{name}: coordinator, while results were read", "MB", [cost.reading / MB for cost in runs]),
+            Figure(f"{name}: keys in Valkey, at most", "kB", [cost.keys_most / 1e3 for cost in runs]),
+            Figure(f"{name}: keys in Valkey, at the end", "kB", [cost.keys_end / 1e3 for cost in runs]),
+            Figure(f"{name}: submit to the end of the job", "s", [cost.seconds for cost in runs]),
+        ]
+    return found
+
+
+def _bars(costs: dict[tuple[Kind, int], list[Cost]], scale: Scale) -> list[Bar]:
+    bars = []
+    for kind, name in KINDS.items():
+        many, few = costs[kind, scale.many_rows], costs[kind, scale.few_rows]
+        more = (max(_resident(cost) for cost in many) - min(_resident(cost) for cost in few)) / MB
+        keys = max(cost.keys_most for cost in many) / MB
+        bars += [
+            Bar(f"{name}: coordinator's memory beyond the small source's", more, "at most", 50, "MB"),
+            Bar(f"{name}: the job's keys in Valkey", keys, "below", 2, "MB"),
+        ]
+    return bars
+
+
+def _resident(cost: Cost) -> int:
+    return max(cost.working, cost.reading)

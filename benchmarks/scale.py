@@ -1,0 +1,48 @@
+"""How much is measured: the full benchmark, and a quick one that only shows that everything works."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Sizes and numbers of runs."""
+
+    runs: int  # of the speed benchmarks
+    memory_runs: int
+    rows: int  # through `echo`, as tables
+    dict_rows: int  # as dicts
+    celery_rows: int
+    asks: int  # one-row jobs a run
+    few_rows: int  # of the small source
+    many_rows: int  # of the large one
+    limit_s: float  # for everything together
+
+    def with_runs(self, runs: int) -> Scale:
+        """The same with another number of runs."""
+        return replace(self, runs=runs, memory_runs=runs)
+
+
+FULL = Scale(
+    runs=5,
+    memory_runs=3,
+    rows=1_000_000,
+    dict_rows=200_000,
+    celery_rows=5_000,
+    asks=200,
+    few_rows=10_000,
+    many_rows=10_000_000,
+    limit_s=20 * 60,
+)
+QUICK = Scale(
+    runs=3,
+    memory_runs=1,
+    rows=100_000,
+    dict_rows=20_000,
+    celery_rows=500,
+    asks=50,
+    few_rows=10_000,
+    many_rows=500_000,
+    limit_s=5 * 60,
+)

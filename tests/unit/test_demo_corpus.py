@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pytest
+
+from batchmill.cli.demo.corpus import language_reference, paragraphs
+from batchmill.cli.demo.folder import MARKER, DemoFolder
+from batchmill.cli.demo.search import nearest
+from batchmill.embedded.folder import DataFolder
+from batchmill.errors import InvalidSettings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CHAPTER = """The "with" statement
+********************
+
+The first paragraph has
+  enough words   to be kept.
+
+
+Too short.
+
+The second paragraph has enough words as well.
+"""
+
+
+def test_a_chapter_becomes_its_paragraphs_with_white_space_made_plain():
+    assert paragraphs({"with": CHAPTER}) == [
+        {"id": 0, "topic": "with", "paragraph": 0, "text": "The first paragraph has enough words to be kept."},
+        {"id": 1, "topic": "with", "paragraph": 1, "text": "The second paragraph has enough words as well."},
+    ]
+
+
+def test_ids_count_over_topics_in_alphabetical_order():
+    rows = paragraphs({"b": CHAPTER, "a": CHAPTER})
+    assert [(row["id"], row["topic"], row["paragraph"]) for row in rows] == [
+        (0, "a", 0),
+        (1, "a", 1),
+        (2, "b", 0),
+        (3, "b", 1),
+    ]
+
+
+def test_the_language_reference_gives_the_same_thousands_of_rows_each_time():
+    rows = paragraphs(language_reference())
+    assert len(rows) > 1_500
+    assert rows == paragraphs(language_reference())
+    assert [row["id"] for row in rows] == list(range(len(rows)))
+    assert all(row["text"] == " ".join(row["text"].split()) != "" for row in rows)
+
+
+def test_a_missing_folder_is_made_and_marked(tmp_path: Path):
+    DemoFolder(tmp_path / "a" / "demo").recreate()
+    assert [entry.name for entry in (tmp_path / "a" / "demo").iterdir()] == [MARKER]
+
+
+def test_the_folder_of_a_former_demo_is_emptied(tmp_path: Path):
+    folder = DemoFolder(tmp_path)
+    folder.recreate()
+    folder.vectors.mkdir()
+    folder.service.mkdir()
+    (folder.vectors / "part.parquet").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path.parent, target_is_directory=True)
+    folder.recreate()
+    assert [entry.name for entry in tmp_path.iterdir()] == [MARKER]
+    assert tmp_path.parent.exists()
+
+
+def test_a_folder_with_files_of_somebody_else_is_refused_and_left_alone(tmp_path: Path):
+    (tmp_path / "thesis.tex").write_text("three years")
+    with pytest.raises(InvalidSettings, match=r"thesis\.tex"):
+        DemoFolder(tmp_path).recreate()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_folder_that_a_demo_is_using_is_refused(tmp_path: Path):
+    folder = DemoFolder(tmp_path)
+    folder.recreate()
+    running = DataFolder(folder.service)
+    running.take()
+    try:
+        with pytest.raises(InvalidSettings, match="already runs"):
+            folder.recreate()
+    finally:
+        running.release()
+
+
+def _table(vectors: list[list[float]], **columns: list[str]) -> pa.Table:
+    embedding = pa.array(vectors, pa.list_(pa.float32(), len(vectors[0])))
+    return pa.table({"embedding": embedding, **columns})
+
+
+def test_the_nearest_paragraphs_come_best_first_whatever_their_length():
+    questions = _table([[2.0, 0.0], [0.0, 3.0]])
+    lot = _table([[0.1, 0.0], [5.0, 5.0], [0.0, 9.0]], topic=["x", "xy", "y"], text=["along x", "between", "along y"])
+    found = nearest(questions, lot, 2)
+    assert [[answer.text for answer in answers] for answers in found] == [
+        ["along x", "between"],
+        ["along y", "between"],
+    ]
+    assert found[0][0].score == pytest.approx(1.0)
+    assert found[0][1].score == pytest.approx(0.5**0.5)
+
+
+def test_a_paragraph_that_recurs_is_given_once():
+    lot = _table([[1.0, 0.0], [1.0, 0.0], [1.0, 1.0]], topic=["a", "b", "c"], text=["same", "same", "other"])
+    (answers,) = nearest(_table([[1.0, 0.0]]), lot, 2)
+    assert [(answer.topic, answer.text) for answer in answers] == [("a", "same"), ("c", "other")]
