@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import traceback
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -31,8 +32,18 @@ def main(only: tuple[str, ...], runs: int | None, quick: bool, markdown: bool) -
     if runs is not None:
         scale = scale.with_runs(runs)
     _end_in_order(scale.limit_s)
-    for name in only or NAMES:
+    failed = [name for name in only or NAMES if not _succeeds(name, scale, quick=quick)]
+    if failed:
+        sys.exit(f"benchmarks: failed: {', '.join(failed)}")
+
+
+def _succeeds(name: str, scale: Scale, *, quick: bool) -> bool:
+    try:
         _run(name, scale, quick=quick)
+    except Exception:  # noqa: BLE001  # told in full; the other benchmarks still run
+        traceback.print_exc()
+        return False
+    return True
 
 
 def _run(name: str, scale: Scale, *, quick: bool) -> None:

@@ -17,12 +17,20 @@ CHUNK = 100_000
 
 def table(rows: int) -> pa.Table:
     """`{id: int64, text: string}`, the texts 45 to 58 characters long."""
-    return pa.table({"id": pa.array(range(rows), pa.int64()), "text": [_text(number) for number in range(rows)]})
+    return _part(0, rows)
 
 
 def dicts(rows: int) -> list[dict[str, Any]]:
     """The same rows as dicts."""
     return [{"id": number, "text": _text(number)} for number in range(rows)]
+
+
+def write_folder(folder: Path, rows: int, files: int) -> Path:
+    """The same rows as a folder of Parquet files of about one size."""
+    step = -(-rows // files)
+    for first in range(0, rows, step):
+        pq.write_table(_part(first, min(step, rows - first)), folder / f"rows-{first:08}.parquet")
+    return folder
 
 
 def write_file(folder: Path, rows: int, kind: Literal["parquet", "jsonl"]) -> Path:

@@ -7,6 +7,7 @@ import subprocess
 import time
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 import redis
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _numbers = itertools.count()
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # a slow machine fails no test
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from batchmill.client import AsyncClient, AsyncJob, Client, Job
+    from batchmill.dead_letters import DeadLetter
     from batchmill.embedded import local
     from batchmill.errors import (
         BatchmillError,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         InvalidSource,
         JobCancelled,
         JobEnded,
+        JobExpired,
         JobFailed,
         MissingExtra,
         NotFound,
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
         Unauthorized,
         UnknownOperator,
     )
-    from batchmill.job import JobState, JobStatus
+    from batchmill.job import JobState, JobStatus, RetryPolicy
     from batchmill.operator import PartialResult, RowError, operator
 
     __version__: str
@@ -52,6 +54,7 @@ __all__ = [
     "BatchmillError",
     "Client",
     "Conflict",
+    "DeadLetter",
     "InvalidOperator",
     "InvalidOutput",
     "InvalidParams",
@@ -62,6 +65,7 @@ __all__ = [
     "Job",
     "JobCancelled",
     "JobEnded",
+    "JobExpired",
     "JobFailed",
     "JobState",
     "JobStatus",
@@ -70,6 +74,7 @@ __all__ = [
     "OperatorFailed",
     "PartialResult",
     "PayloadTooLarge",
+    "RetryPolicy",
     "RowError",
     "ServiceUnavailable",
     "StorageError",
@@ -83,7 +88,8 @@ __all__ = [
 _HOMES = {
     "batchmill.client": ("AsyncClient", "AsyncJob", "Client", "Job"),
     "batchmill.embedded": ("local",),
-    "batchmill.job": ("JobState", "JobStatus"),
+    "batchmill.dead_letters": ("DeadLetter",),
+    "batchmill.job": ("JobState", "JobStatus", "RetryPolicy"),
     "batchmill.operator": ("PartialResult", "RowError", "operator"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

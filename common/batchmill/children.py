@@ -81,11 +81,15 @@ class ChildKeeper:
             for child in self._children:
                 self._look_after(child)
 
-    def stop(self, grace_s: float) -> None:
-        """Stop all children, the last started first; kill those that are still there after `grace_s`."""
-        for child in reversed(self._children):
-            self._stop_one(child, grace_s)
-        self._children.clear()
+    def stop(self, grace_s: float, name: str | None = None) -> None:
+        """Stop the child of that name, or all at once; kill those that are still there after `grace_s`."""
+        leaving = [child for child in self._children if name in (None, child.spec.name)]
+        for child in leaving:
+            self._signal(child)
+        ends_at = self._clock.monotonic() + grace_s
+        for child in leaving:
+            self._await_end(child, max(ends_at - self._clock.monotonic(), 0.1))
+            self._children.remove(child)
 
     def _look_after(self, child: _Child) -> None:
         now = self._clock.monotonic()
@@ -119,18 +123,19 @@ class ChildKeeper:
         child.started_at = self._clock.monotonic()
         return child.process
 
-    def _stop_one(self, child: _Child, grace_s: float) -> None:
-        process = child.process
-        if process is None:
+    def _signal(self, child: _Child) -> None:
+        if child.process is not None and child.process.poll() is None:
+            child.process.send_signal(child.spec.stop_signal)
+
+    def _await_end(self, child: _Child, grace_s: float) -> None:
+        if child.process is None:
             return
-        if process.poll() is None:
-            process.send_signal(child.spec.stop_signal)
-            try:
-                process.wait(grace_s)
-            except subprocess.TimeoutExpired:
-                log.warning("%s did not stop within %.0f s and is killed", child.spec.name, grace_s)
-                process.kill()
-                process.wait()
+        try:
+            child.process.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            log.warning("%s did not stop in time and is killed", child.spec.name)
+            child.process.kill()
+            child.process.wait()
         self._close(child)
 
     def _close(self, child: _Child) -> None:

@@ -7,7 +7,7 @@ BatchmillError
 ├── InvalidOperator           an operator's code breaks the contract
 ├── OperatorFailed            an operator fails whatever row it is given, or cannot be set up
 ├── NotFound                  no such job, upload or route
-├── Conflict                  the idempotency key was used for another request
+├── Conflict                  the idempotency key was used for another request, or the job's state does not allow it
 ├── Unauthorized              the token is missing or wrong
 ├── ServiceUnavailable        the service, its ledger or its workers cannot be reached
 ├── StorageError              a file or bucket could not be read or written
@@ -15,7 +15,7 @@ BatchmillError
 ├── MissingExtra              an optional part is not installed
 ├── StaleToken                this attempt is no longer the shard's; its writes change nothing
 └── JobEnded                  the job ended without completing
-    ├── JobFailed             └── JobCancelled
+    ├── JobFailed             ├── JobCancelled       └── JobExpired
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class NotFound(BatchmillError):
 
 
 class Conflict(BatchmillError):
-    """The idempotency key was used before, for a different request."""
+    """The idempotency key was used before for a different request, or the job's state does not allow it."""
 
     code = "conflict"
     http_status = 409
@@ -180,6 +180,12 @@ class JobCancelled(JobEnded):
     """The job was cancelled."""
 
     code = "job_cancelled"
+
+
+class JobExpired(JobEnded):
+    """The job's deadline passed before it was done."""
+
+    code = "job_expired"
 
 
 def from_envelope(body: Any, http_status: int) -> BatchmillError:

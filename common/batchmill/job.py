@@ -32,31 +32,39 @@ class JobState(StrEnum):
 
     PENDING = "pending"  # accepted; the planner starts it
     RUNNING = "running"  # shards are planned or at work; the finisher ends it
+    PAUSED = "paused"  # a user holds it: nothing of it is planned, queued or claimed; a user resumes it
     CANCELLING = "cancelling"  # a user stopped it; the finisher ends it when its workers have let go
     FAILING = "failing"  # an error stopped it; the finisher ends it when its workers have let go
+    EXPIRING = "expiring"  # its deadline passed; the finisher ends it when its workers have let go
     COMPLETED = "completed"  # every row is done or dead; final
     CANCELLED = "cancelled"  # stopped by a user, what was done is kept; final
     FAILED = "failed"  # stopped by an error, what was done is kept; final
+    EXPIRED = "expired"  # stopped by its deadline, what was done is kept; final
 
     @property
     def is_final(self) -> bool:
         """Whether nothing moves a job on from here."""
-        return self in (JobState.COMPLETED, JobState.CANCELLED, JobState.FAILED)
+        return self in (JobState.COMPLETED, JobState.CANCELLED, JobState.FAILED, JobState.EXPIRED)
 
     @property
     def is_stopping(self) -> bool:
         """Whether its workers are asked to let go."""
-        return self in (JobState.CANCELLING, JobState.FAILING)
+        return self in (JobState.CANCELLING, JobState.FAILING, JobState.EXPIRING)
 
+
+_STOPS = frozenset({JobState.CANCELLING, JobState.FAILING, JobState.EXPIRING})
 
 JOB_MOVES: dict[JobState, frozenset[JobState]] = {
-    JobState.PENDING: frozenset({JobState.RUNNING, JobState.CANCELLING, JobState.FAILING}),
-    JobState.RUNNING: frozenset({JobState.COMPLETED, JobState.CANCELLING, JobState.FAILING}),
+    JobState.PENDING: frozenset({JobState.RUNNING, JobState.PAUSED}) | _STOPS,
+    JobState.RUNNING: frozenset({JobState.COMPLETED, JobState.PAUSED}) | _STOPS,
+    JobState.PAUSED: frozenset({JobState.PENDING, JobState.RUNNING, JobState.COMPLETED}) | _STOPS,
     JobState.CANCELLING: frozenset({JobState.CANCELLED}),
     JobState.FAILING: frozenset({JobState.FAILED}),
+    JobState.EXPIRING: frozenset({JobState.EXPIRED}),
     JobState.COMPLETED: frozenset(),
     JobState.CANCELLED: frozenset(),
     JobState.FAILED: frozenset(),
+    JobState.EXPIRED: frozenset(),
 }
 """The state machine of a job. `docs/architecture.md` draws it; a test compares."""
 
@@ -83,6 +91,17 @@ class OutputSpec(Frozen):
     format: OutputFormat = "parquet"
 
 
+class RetryPolicy(Frozen):
+    """How often rows and shards are tried, how long they wait in between, and how many rows may be given up on."""
+
+    max_attempts: int = Field(default=3, ge=1, le=1000)  # of a row that raises, and of a shard whose operator fails
+    backoff_s: float = Field(default=1.0, ge=0, le=3600)  # the longest wait before the second attempt; then doubled
+    backoff_max_s: float = Field(default=60.0, ge=0, le=86_400)
+    retry_on: list[str] | None = None  # only errors of these types are tried again; None: all
+    never_on: list[str] = []  # errors of these types are not tried again
+    max_dead: float | None = Field(default=None, ge=0)  # more dead rows fail the job; below 1: that share of its rows
+
+
 class JobSpec(Frozen):
     """What a job is to do. Validated whole before anything is stored; never changed afterwards."""
 
@@ -94,6 +113,8 @@ class JobSpec(Frozen):
     name: Name | None = None
     pool: Annotated[str, Field(pattern=POOL_PATTERN)] = DEFAULT_POOL
     priority: int = Field(default=0, ge=-100, le=100)  # higher goes first
+    deadline_at: float | None = Field(default=None, gt=0, lt=1e11)  # seconds since the epoch
+    retry: RetryPolicy = RetryPolicy()
 
 
 class JobRequest(JobSpec):
@@ -125,11 +146,12 @@ class JobStatus(Frozen):
     name: str | None = None
     pool: str = DEFAULT_POOL
     priority: int = 0
+    deadline_at: float | None = None  # when it expires, unless it has completed
     rows_total: int | None = None  # None until the source has been looked at
     rows_total_is_estimate: bool = False  # whether rows_total is reckoned from bytes, its end not reached yet
     rows_done: int = 0
     rows_dead: int = 0  # rows given up on; they are not among the results
-    rows_per_second: float | None = None  # of late
+    rows_per_second: float | None = None  # of late; None while it is paused
     eta_s: float | None = None
     shards_done: int = 0
     shards_running: int = 0

@@ -236,7 +236,8 @@ def _function_factory(function: Callable[..., Any]) -> Callable[..., Operator]:
 def _checked_name(name: str) -> str:
     if not (name and len(name) <= 64 and all(part.isidentifier() for part in name.replace("-", "_").split("."))):
         raise InvalidOperator(
-            f"{name!r} is no operator name: expected up to 64 letters, digits, '_' and '-', not starting with a digit."
+            f"{name!r} is no operator name: expected up to 64 letters, digits, '_', '-' and '.', "
+            "no part of it starting with a digit."
         )
     return name
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
-from batchmill.job import JobError
-from batchmill.shard import format_shard_id
-
 if TYPE_CHECKING:
     import random
 
+    from batchmill.job import JobError, RetryPolicy
     from batchmill.ledger.shards import Completion
     from batchmill.shard import Shard
+
+LOSSES_BEFORE_SPLIT = 2
+"""A shard that lost so many workers is split until the row that ends them is alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +24,19 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
+class Partial:
+    """Some rows are done and kept in a blob; the others are to be run by another attempt."""
+
+    kept: str  # the blob
+    failures: int  # how often the row that failed most has failed; 0 when the worker just lets go
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """The attempt ended in an error that is not one row's."""
 
     error: JobError
+    error_type: str = ""  # of the exception behind it, where there is one
     final: bool = False  # another attempt could not end otherwise
 
 
@@ -37,10 +47,10 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """The worker was told to let go, or lets go because it is being stopped."""
+    """The worker was told to let go before anything was done."""
 
 
-Outcome = Done | Failed | Lost | Revoked
+Outcome = Done | Partial | Failed | Lost | Revoked
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +66,17 @@ class Requeue:
 
     delay_s: float
     blame: bool
+    kept: str = ""  # the blob with what is done
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Two halves take over."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """Give up on the shard's only row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,24 +86,7 @@ class GiveUp:
     error: JobError
 
 
-Decision = Settle | Requeue | GiveUp
-
-
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """How often a shard is tried, and how long it waits in between."""
-
-    max_attempts: int = 3
-    backoff_s: float = 1.0
-    backoff_max_s: float = 60.0
-
-    def delay_s(self, failures: int, chance: random.Random) -> float:
-        """A delay after so many failures: exponential with full jitter.
-
-        Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
-        """
-        ceiling = min(self.backoff_max_s, self.backoff_s * 2.0 ** max(failures - 1, 0))
-        return chance.uniform(0.0, ceiling)
+Decision = Settle | Requeue | Split | DeadLetter | GiveUp
 
 
 def decide(shard: Shard, outcome: Outcome, policy: RetryPolicy, chance: random.Random) -> Decision:
@@ -92,25 +96,43 @@ def decide(shard: Shard, outcome: Outcome, policy: RetryPolicy, chance: random.R
             return Settle(completion)
         case Revoked():
             return Requeue(0.0, blame=False)
-        case Failed(error, final):
+        case Partial(kept, failures):
+            return Requeue(backoff_s(failures, policy, chance), blame=False, kept=kept)
+        case Failed(error, error_type, final):
             failures = shard.failures + 1
-            if final or failures >= policy.max_attempts:
+            if final or failures >= policy.max_attempts or not may_retry(error_type, policy):
                 return GiveUp(error)
-            return Requeue(policy.delay_s(failures, chance), blame=True)
+            return Requeue(backoff_s(failures, policy, chance), blame=True)
         case Lost():
-            if shard.losses + 1 >= policy.max_attempts:
-                return GiveUp(_lost_too_often(shard))
+            losses = shard.losses + 1
+            if shard.rows == 1 and losses >= max(LOSSES_BEFORE_SPLIT, policy.max_attempts):
+                return DeadLetter()
+            if shard.rows > 1 and losses >= LOSSES_BEFORE_SPLIT:
+                return Split()
             return Requeue(0.0, blame=True)
         case _:
             assert_never(outcome)
 
 
-def _lost_too_often(shard: Shard) -> JobError:
-    last_row = shard.first_row + shard.rows - 1
-    return JobError(
-        code="worker_lost",
-        message=f"{shard.losses + 1} workers died or froze while they ran rows {shard.first_row} to {last_row} "
-        f"(shard {format_shard_id(shard.shard_id)}). A row among them may crash the process or use up its memory; "
-        "the workers' log says how they ended.",
-        details={"first_row": shard.first_row, "last_row": last_row},
-    )
+def backoff_s(failures: int, policy: RetryPolicy, chance: random.Random) -> float:
+    """How long to wait after so many failures, seconds: exponential with full jitter; nothing after none.
+
+    Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+    """
+    if failures == 0:
+        return 0.0
+    ceiling = min(policy.backoff_max_s, policy.backoff_s * 2.0 ** min(failures - 1, 60))
+    return chance.uniform(0.0, ceiling)
+
+
+def may_retry(error_type: str, policy: RetryPolicy) -> bool:
+    """Whether the policy lets an error of this type be tried again; a type is named with or without its module."""
+    names = {error_type, error_type.rpartition(".")[2]}
+    if names & set(policy.never_on):
+        return False
+    return policy.retry_on is None or bool(names & set(policy.retry_on))
+
+
+def tries_row_again(failures: int, error_type: str, policy: RetryPolicy) -> bool:
+    """Whether a row that has failed so often, the last time with such an error, is run again."""
+    return failures < policy.max_attempts and may_retry(error_type, policy)

@@ -77,6 +77,7 @@ class CoordinatorSettings(ServiceSettings):
     max_part_bytes: int = Field(default=32 * 1024 * 1024, gt=0)  # of one uploaded part
     max_live_jobs: int = Field(default=10_000, gt=0)
     upload_ttl_s: float = Field(default=24 * 3600.0, gt=0)  # an upload that no job took is swept after this
+    retention_s: float = Field(default=7 * 24 * 3600.0, ge=0)  # an ended job is deleted after this; 0: never
 
     @field_validator("tokens", mode="before")
     @classmethod
@@ -92,6 +93,7 @@ class WorkerSettings(ServiceSettings):
     shards_at_once: int = Field(default=2, ge=1, le=16)  # one computes while the others load and store
     operators: ListOfText = ()  # modules to import
     drain_s: float = Field(default=25.0, gt=0)
+    batch_timeout_s: float = Field(default=600.0, gt=0)  # a batch that takes longer hangs: its process is ended
 
     @field_validator("operators", mode="before")
     @classmethod

@@ -25,22 +25,24 @@ class ShardState(StrEnum):
     """Where a shard stands, and who moves it on."""
 
     PLANNED = "planned"  # the planner wrote it; the dispatcher queues it
-    QUEUED = "queued"  # the dispatcher published it; a worker claims it, the recoverer publishes it again
+    QUEUED = "queued"  # the dispatcher published it, and takes it back in a pause; a worker claims it
     RUNNING = "running"  # a worker holds its lease; that worker commits it, or the recoverer finds the lease lost
     WAITING = "waiting"  # an attempt failed; the dispatcher queues it when its retry is due
+    SPLIT = "split"  # its halves took over, the recoverer having lost it too often; final
     DONE = "done"  # its results are committed; final
 
     @property
     def is_final(self) -> bool:
         """Whether nothing moves a shard on from here."""
-        return self is ShardState.DONE
+        return self in (ShardState.DONE, ShardState.SPLIT)
 
 
 SHARD_MOVES: dict[ShardState, frozenset[ShardState]] = {
     ShardState.PLANNED: frozenset({ShardState.QUEUED}),
-    ShardState.QUEUED: frozenset({ShardState.RUNNING}),
-    ShardState.RUNNING: frozenset({ShardState.DONE, ShardState.WAITING}),
+    ShardState.QUEUED: frozenset({ShardState.RUNNING, ShardState.WAITING}),
+    ShardState.RUNNING: frozenset({ShardState.DONE, ShardState.WAITING, ShardState.SPLIT}),
     ShardState.WAITING: frozenset({ShardState.QUEUED}),
+    ShardState.SPLIT: frozenset(),
     ShardState.DONE: frozenset(),
 }
 """The state machine: where a shard may go from each state. `docs/architecture.md` draws it; a test compares."""
@@ -73,11 +75,13 @@ class Shard:
     first_row: int  # 0-based index of its first row in the stage's input
     rows: int
     slices: tuple[Slice, ...]  # where its rows lie, in order
+    skip: int = 0  # rows of the slices before its first row: a half of a split shard reads its parent's slices
     stage: int = 0
     state: ShardState = ShardState.PLANNED
     token: int = 0  # the number of the current attempt: the fencing token; 0 before the first
     failures: int = 0  # attempts that ended in an error
     losses: int = 0  # attempts whose lease ran out
+    kept: str = ""  # the blob with what earlier attempts have done of it; "" when there is none
 
     @property
     def ref(self) -> ShardRef:
@@ -86,14 +90,31 @@ class Shard:
 
     def plan(self) -> str:
         """The part that never changes, as JSON: what the ledger keeps of the planner's work."""
-        return json.dumps([self.first_row, self.rows, [list(asdict(s).values()) for s in self.slices]])
+        return json.dumps([self.first_row, self.rows, self.skip, [list(asdict(s).values()) for s in self.slices]])
 
     @classmethod
     def from_plan(cls, job_id: str, shard_id: ShardId, plan: str | bytes, **state: Any) -> Self:
         """A shard from what `plan` wrote and its present state."""
-        first_row, rows, slices = json.loads(plan)
+        first_row, rows, skip, slices = json.loads(plan)
         pieces = tuple(Slice(*piece) for piece in slices)
-        return cls(job_id, shard_id, int(first_row), int(rows), pieces, **state)
+        return cls(job_id, shard_id, int(first_row), int(rows), pieces, int(skip), **state)
+
+    def halves(self) -> tuple[Self, Self]:
+        """The two shards that take over from this one, which has at least two rows.
+
+        They keep its losses, so that a row which ends its process is found in as few attempts as there are halvings.
+        """
+        middle = self.rows // 2
+        child = replace(self, state=ShardState.WAITING, token=0, failures=0)
+        left = replace(child, shard_id=ShardId((*self.shard_id, 0)), rows=middle)
+        right = replace(
+            child,
+            shard_id=ShardId((*self.shard_id, 1)),
+            first_row=self.first_row + middle,
+            skip=self.skip + middle,
+            rows=self.rows - middle,
+        )
+        return left, right
 
     def move(self, state: ShardState, **changes: Any) -> Self:
         """This shard in another state. Raises `ValueError` for a move the state machine does not have."""

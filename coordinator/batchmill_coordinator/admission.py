@@ -63,7 +63,19 @@ class Admission:
                 operator=spec.operator,
             )
         check_params(operator, spec.params)
+        self._check_deadline(spec)
         return operator
+
+    def _check_deadline(self, spec: JobSpec) -> None:
+        if spec.deadline_at is None:
+            return
+        late_s = self._ledger.now_ms() / 1000 - spec.deadline_at
+        if late_s >= 0:
+            raise InvalidRequest(
+                f"the deadline passed {late_s:,.0f} s ago: expected a moment in the future.",
+                hint="Give seconds since the epoch, and see whether this machine's clock is right.",
+                field="deadline_at",
+            )
 
     def admit(self, request: JobRequest) -> tuple[str, bool]:
         """Accept a job; returns its id and whether it is new. Raises a subclass of `InvalidRequest`, or `Conflict`."""
@@ -184,6 +196,9 @@ def _require_one_input(request: JobRequest) -> None:
 
 
 def _digest(request: JobRequest) -> str:
-    """What tells two requests apart, whatever the order of their fields and the names of their uploads."""
-    body = request.model_dump(mode="json", exclude={"idempotency_key": True, "source": {"upload"}})
+    """What tells two requests apart, whatever the order of their fields and the names of their uploads.
+
+    Their deadlines do not: one that is given from now on is another moment each time.
+    """
+    body = request.model_dump(mode="json", exclude={"idempotency_key": True, "deadline_at": True, "source": {"upload"}})
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:32]

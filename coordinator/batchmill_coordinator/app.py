@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from batchmill.errors import BatchmillError, InvalidRequest, NotFound, did_you_mean
 from batchmill.job import FileSource, JobRequest, OutputSpec, UploadSource
 from batchmill_coordinator.access import AccessMiddleware, error_response
-from batchmill_coordinator.routes import fleet, jobs, results, uploads
+from batchmill_coordinator.routes import dead_letters, fleet, jobs, results, uploads
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -41,7 +41,7 @@ def create_app(service: Service) -> FastAPI:
 
     app = FastAPI(title="Batchmill", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.service = service
-    for module in (jobs, results, uploads, fleet):
+    for module in (jobs, results, dead_letters, uploads, fleet):
         app.include_router(module.router)
     app.add_exception_handler(BatchmillError, _told)
     app.add_exception_handler(RequestValidationError, _misfit)
@@ -61,7 +61,7 @@ def _told(_: Request, error: Exception) -> Response:
     return error_response(error)
 
 
-def _misfit(_: Request, error: Exception) -> Response:
+def _misfit(request: Request, error: Exception) -> Response:
     """What a body or a query does not fit, in one sentence about its first fault."""
     assert isinstance(error, RequestValidationError)  # noqa: S101  # that is what it is registered for
     first = error.errors()[0]
@@ -69,6 +69,14 @@ def _misfit(_: Request, error: Exception) -> Response:
     if kind == "json_invalid":
         where = first.get("ctx", {}).get("error", "")
         return error_response(InvalidRequest(f"the body is no JSON ({where}).", hint="Send a JSON object."))
+    if place == ["body"] and isinstance(first.get("input"), bytes):
+        sent = request.headers.get("content-type", "none")
+        return error_response(
+            InvalidRequest(
+                f"the body's content type is {sent!r}, expected 'application/json'.",
+                hint="Send the header `Content-Type: application/json`.",
+            )
+        )
     name = ".".join(place[1:]) or place[0]
     if kind == "extra_forbidden":
         nested = {*FileSource.model_fields, *UploadSource.model_fields, *OutputSpec.model_fields}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batchmill.job import JobState
@@ -24,11 +25,12 @@ log = logging.getLogger(__name__)
 class Dispatcher:
     """Queues shards: the ledger gives the token, then the message goes out.
 
-    A crash between the two leaves a queued shard without a message; the recoverer publishes it again.
+    A crash between the two leaves a queued shard without a message; the recoverer publishes it again. Queued shards
+    of a paused job are taken back, so that the window is there for the others.
     """
 
     name = "dispatcher"
-    wakes_on = frozenset({"planned", "committed", "settled", "failed", "lost", "worker"})
+    wakes_on = frozenset({"planned", "committed", "settled", "failed", "lost", "worker", "paused", "resumed"})
     period_s = 0.5
 
     def __init__(self, ledger: Ledger, fleet: FleetView, publisher: Publisher) -> None:
@@ -40,6 +42,8 @@ class Dispatcher:
         """Fill every pool's window."""
         by_pool: dict[str, list[JobRecord]] = defaultdict(list)
         for record in self._ledger.jobs.live():
+            if record.state is JobState.PAUSED and record.shards_queued > 0:
+                self._ledger.jobs.recall(record, epoch)
             by_pool[record.spec.pool].append(record)
         if not any(_has_more(record) for records in by_pool.values() for record in records):
             return
@@ -88,8 +92,9 @@ def _candidate(record: JobRecord) -> Candidate:
         created_at_s=record.created_at / 1000,
         waiting_since_s=(record.last_queued_at or record.created_at) / 1000,
         in_flight=_in_flight(record),
+        deadline_at_s=record.spec.deadline_at,
     )
 
 
 def _after_its_turn(candidate: Candidate, now_s: float) -> Candidate:
-    return Candidate(candidate.job_id, candidate.priority, candidate.created_at_s, now_s, candidate.in_flight + 1)
+    return replace(candidate, waiting_since_s=now_s, in_flight=candidate.in_flight + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 AGEING_S = 60.0
@@ -10,24 +11,27 @@ AGEING_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A job that has shards to queue."""
+    """A job that has shards to queue. Times are seconds since the epoch."""
 
     job_id: str
     priority: int  # higher goes first
     created_at_s: float
-    waiting_since_s: float  # when a shard of it was last queued, or when it was accepted
+    waiting_since_s: float  # when a shard of it was last queued, or when it was accepted or resumed
     in_flight: int  # its shards that are queued or running
+    deadline_at_s: float | None = None
 
 
 def next_job(candidates: list[Candidate], now_s: float) -> Candidate:
     """The candidate whose turn it is; `candidates` is not empty.
 
-    The highest class first, where waiting lifts a job by a class each `AGEING_S`; inside a class the job with the
-    fewest shards in flight, so that the classes' jobs get even shares; then the oldest.
+    The highest class first, where waiting lifts a job by a class each `AGEING_S`; inside a class the earliest
+    deadline, a job without one after all that have one; then the job with the fewest shards in flight, so that jobs
+    get even shares; then the oldest.
     """
 
-    def rank(candidate: Candidate) -> tuple[float, int, float, str]:
+    def rank(candidate: Candidate) -> tuple[float, float, int, float, str]:
         lifted = candidate.priority + (now_s - candidate.waiting_since_s) // AGEING_S
-        return (-lifted, candidate.in_flight, candidate.created_at_s, candidate.job_id)
+        deadline = math.inf if candidate.deadline_at_s is None else candidate.deadline_at_s
+        return (-lifted, deadline, candidate.in_flight, candidate.created_at_s, candidate.job_id)
 
     return min(candidates, key=rank)

@@ -5,18 +5,21 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from batchmill.errors import BatchmillError, ServiceUnavailable
+from batchmill.errors import BatchmillError, ServiceUnavailable, StorageError
 from batchmill.job import JobError, JobState
 from batchmill_coordinator.outputs import write_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from batchmill.blobs import BlobStore
     from batchmill.clock import Clock
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.sinks import Sink
 
 log = logging.getLogger(__name__)
+
+MAX_TROUBLES = 120  # steps, about half a second apart, that the storage of an output may fail
 
 
 class Finisher:
@@ -26,17 +29,24 @@ class Finisher:
     wakes_on = frozenset({"settled", "failed", "lost", "stopping"})
     period_s = 0.5
 
-    def __init__(self, ledger: Ledger, open_sink: Callable[[JobRecord], Sink], clock: Clock) -> None:
+    def __init__(self, ledger: Ledger, open_sink: Callable[[JobRecord], Sink], blobs: BlobStore, clock: Clock) -> None:
         self._ledger = ledger
+        self._blobs = blobs
+        self._troubles: dict[str, int] = {}  # by job: how often its output could not be closed
         self._clock = clock
         self._open_sink = open_sink
 
     def step(self, epoch: int) -> None:
-        """End every job that is over."""
-        for record in self._ledger.jobs.live():
+        """End every job that is over, and stop those whose deadline has passed."""
+        records = self._ledger.jobs.live()
+        now_s = self._ledger.now_ms() / 1000 if any(record.spec.deadline_at for record in records) else 0.0
+        for record in records:
             state = due_state(record)
             if state is not None:
                 self._finish(record, state, epoch)
+            elif is_overdue(record, now_s):
+                log.info("job %s has passed its deadline", record.id)
+                self._ledger.jobs.stop(record.id, JobState.EXPIRING, None)
 
     def _finish(self, record: JobRecord, state: JobState, epoch: int) -> None:
         try:
@@ -45,11 +55,21 @@ class Finisher:
         except ServiceUnavailable:
             raise
         except BatchmillError as error:
-            self._fail(record, error)
-            if record.state is JobState.RUNNING:
+            if self._bears(record, error):
                 return
         if self._ledger.jobs.finish(record, state, epoch):
             log.info("job %s is %s: %d rows done, %d dead", record.id, state, record.rows_done, record.rows_dead)
+            self._troubles.pop(record.id, None)
+            self._blobs.delete_folder(f"jobs/{record.id}/kept")
+
+    def _bears(self, record: JobRecord, error: BatchmillError) -> bool:
+        """Whether to try again later: a disk or bucket that failed may come back, but is not waited for for ever."""
+        troubles = self._troubles[record.id] = self._troubles.get(record.id, 0) + 1
+        if isinstance(error, StorageError) and troubles < MAX_TROUBLES:
+            log.warning("the output of job %s could not be closed and is tried again: %s", record.id, error)
+            return True
+        self._fail(record, error)
+        return not record.state.is_stopping  # one that stops anyway ends without a manifest
 
     def _fail(self, record: JobRecord, error: BatchmillError) -> None:
         log.warning("the output of job %s cannot be closed: %s", record.id, error)
@@ -65,6 +85,14 @@ def due_state(record: JobRecord) -> JobState | None:
         return JobState.CANCELLED
     if record.state is JobState.FAILING:
         return JobState.FAILED
-    if record.state is JobState.RUNNING and record.planned and record.shards_live == 0:
+    if record.state is JobState.EXPIRING:
+        return JobState.EXPIRED
+    if record.state in (JobState.RUNNING, JobState.PAUSED) and record.planned and record.shards_live == 0:
         return JobState.COMPLETED
     return None
+
+
+def is_overdue(record: JobRecord, now_s: float) -> bool:
+    """Whether a job is to be stopped because its deadline has passed. Pure."""
+    deadline = record.spec.deadline_at
+    return deadline is not None and now_s >= deadline and not (record.state.is_stopping or record.state.is_final)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from batchmill.ledger.shards import SplitUp
 from batchmill.shard import ShardId, format_shard_id
 from batchmill.sinks import Manifest, ManifestPart
 
@@ -20,12 +22,32 @@ if TYPE_CHECKING:
 LOOK_AHEAD = 256  # shards asked for in one round trip
 
 
-def settled_shards(ledger: Ledger, record: JobRecord, start: int) -> Iterator[tuple[int, Settled | None]]:
-    """The planned shards of a job from number `start` on, each with how it was settled, or None."""
+@dataclass(frozen=True, slots=True)
+class SettledShard:
+    """A planned shard, or the shards that it was split into."""
+
+    number: int
+    parts: tuple[Settled, ...]  # those that are settled, in input order
+    is_whole: bool  # whether none is missing
+
+
+def settled_shards(ledger: Ledger, record: JobRecord, start: int) -> Iterator[SettledShard]:
+    """The planned shards of a job from number `start` on, as far as they are settled."""
     for first in range(start, record.shards_planned, LOOK_AHEAD):
         numbers = range(first, min(first + LOOK_AHEAD, record.shards_planned))
         found = ledger.shards.settled(record.id, [ShardId((number,)) for number in numbers])
-        yield from zip(numbers, found, strict=True)
+        for number, settled in zip(numbers, found, strict=True):
+            parts = list(_leaves(ledger, record, settled))
+            yield SettledShard(number, tuple(part for part in parts if part), None not in parts)
+
+
+def _leaves(ledger: Ledger, record: JobRecord, settled: Settled | SplitUp | None) -> Iterator[Settled | None]:
+    """A shard that is not split, or what became of the halves of one that is, in input order."""
+    if isinstance(settled, SplitUp):
+        for child in ledger.shards.settled(record.id, settled.children()):
+            yield from _leaves(ledger, record, child)
+    else:
+        yield settled
 
 
 def write_manifest(record: JobRecord, state: JobState, sink: Sink, ledger: Ledger, finished_at: float) -> None:
@@ -37,8 +59,9 @@ def write_manifest(record: JobRecord, state: JobState, sink: Sink, ledger: Ledge
             bytes=settled.nbytes,
             shard=format_shard_id(settled.shard_id),
         )
-        for _, settled in settled_shards(ledger, record, 0)
-        if settled is not None and settled.rows > 0
+        for shard in settled_shards(ledger, record, 0)
+        for settled in shard.parts
+        if settled.rows > 0
     )
     schema = sink.read(parts[0].name).schema if parts else pa.schema([])
     sink.publish(Manifest.of(record, state, parts, schema, finished_at))

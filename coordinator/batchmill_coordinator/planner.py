@@ -58,7 +58,7 @@ class Planner:
     """Writes shards. One step plans for every live job; the cursor in the ledger moves by compare-and-set."""
 
     name = "planner"
-    wakes_on = frozenset({"submitted", "committed", "worker"})
+    wakes_on = frozenset({"submitted", "committed", "worker", "resumed"})
     period_s = 1.0
 
     def __init__(

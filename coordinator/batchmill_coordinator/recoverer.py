@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, assert_never
 
 from batchmill.broker import queue_of
 from batchmill.errors import NotFound
-from batchmill.retry import GiveUp, Lost, Requeue, RetryPolicy, Settle, decide
+from batchmill.retry import DeadLetter, GiveUp, Lost, Requeue, Settle, Split, decide
+from batchmill.shard import ShardState
 
 if TYPE_CHECKING:
-    from batchmill.blobs import BlobStore
     from batchmill.ledger import Ledger
     from batchmill.shard import ShardRef
     from batchmill_coordinator.publisher import Publisher
+    from batchmill_coordinator.undertaker import Undertaker
 
 log = logging.getLogger(__name__)
 
@@ -29,40 +30,40 @@ class Recoverer:
     wakes_on: frozenset[str] = frozenset()
     period_s = 0.5
 
-    def __init__(self, ledger: Ledger, publisher: Publisher, blobs: BlobStore, *, upload_ttl_s: float) -> None:
+    def __init__(self, ledger: Ledger, publisher: Publisher, undertaker: Undertaker) -> None:
         self._ledger = ledger
         self._publisher = publisher
-        self._blobs = blobs
-        self._upload_ttl_s = upload_ttl_s
-        self._policy = RetryPolicy()
+        self._undertaker = undertaker
         self._chance = random.Random()  # noqa: S311  # jitter, no secret
 
     def step(self, epoch: int) -> None:
-        """Look at leases, messages and uploads."""
+        """Look at leases and messages."""
         now_ms = self._ledger.now_ms()
         for ref in self._ledger.shards.expired(now_ms):
             self._take_back(ref, epoch)
         for pool in {record.spec.pool for record in self._ledger.jobs.live()}:
             self._find_lost_messages(pool, now_ms)
-        for upload in self._ledger.jobs.expire_uploads(epoch, self._upload_ttl_s):
-            self._blobs.delete_folder(f"uploads/{upload}")
 
     def _take_back(self, ref: ShardRef, epoch: int) -> None:
-        shard = self._ledger.shards.read(ref)
-        if shard is None or shard.token != ref.token:
-            self._ledger.shards.lose(ref, epoch, delay_s=0)  # a leftover: only its lease is dropped
+        shards = self._ledger.shards
+        shard = shards.read(ref)
+        if shard is None or shard.token != ref.token or shard.state is not ShardState.RUNNING:
+            shards.lose(ref, epoch, delay_s=0)  # a leftover: only its lease is dropped
             return
-        match decide(shard, Lost(), self._policy, self._chance):
+        record = self._ledger.jobs.read(ref.job_id)
+        match decide(shard, Lost(), record.spec.retry, self._chance):
             case Requeue(delay_s):
-                word = self._ledger.shards.lose(ref, epoch, delay_s=delay_s)
-            case GiveUp(error):
-                word = self._ledger.shards.lose(ref, epoch, delay_s=0, stop_with=error)
-            case Settle():
-                raise AssertionError("a lost attempt has no results to settle")
+                word = shards.lose(ref, epoch, delay_s=delay_s)
+            case Split():
+                word = shards.split(shard, epoch)
+            case DeadLetter():
+                word = self._undertaker.bury(record, shard, epoch)
+            case GiveUp() | Settle():
+                raise AssertionError("a lost attempt neither has results nor an error of the operator's")
             case never:
                 assert_never(never)
         if word == "ok":
-            log.warning("attempt %s was lost: its worker did not renew the lease", ref.member())
+            log.warning("attempt %s was lost: its worker died or did not renew the lease", ref.member())
 
     def _find_lost_messages(self, pool: str, now_ms: int) -> None:
         queued = self._ledger.shards.queued(pool)

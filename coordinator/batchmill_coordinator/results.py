@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from batchmill.errors import InvalidRequest
+from batchmill.shard import ShardId, format_shard_id, parse_shard_id
 from batchmill.workspace import table_from_stream
 from batchmill_coordinator.outputs import settled_shards
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from batchmill.ledger.shards import Settled
     from batchmill.sinks import Sink
 
+_CURSOR = re.compile(r"[0-9]{1,12}(\.[01]){0,64}")
 PAGE_BYTES = 16 * 1024 * 1024
 """A page takes whole shards until it has about this much; it has at least one."""
 
@@ -46,19 +49,19 @@ class Page:
         return bool(self.tables) or self.at_end
 
 
-def parse_cursor(cursor: str) -> int:
-    """The number of the shard a page begins with. Raises `InvalidRequest`."""
+def parse_cursor(cursor: str) -> ShardId:
+    """The shard a page begins with. Raises `InvalidRequest`."""
     if cursor == "":
-        return 0
-    if not (cursor.isascii() and cursor.isdecimal() and len(cursor) <= 12):
+        return ShardId((0,))
+    if not _CURSOR.fullmatch(cursor):
         raise InvalidRequest(
             f"{cursor[:40]!r} is no cursor.", hint="Give back the Batchmill-Next-Cursor of the page before, or none."
         )
-    return int(cursor)
+    return parse_shard_id(cursor)
 
 
-def read_page(ledger: Ledger, record: JobRecord, sink: Sink, start: int) -> Page:
-    """The page that begins with shard `start`. Raises `StorageError`, or `NotFound` when results were removed.
+def read_page(ledger: Ledger, record: JobRecord, sink: Sink, start: ShardId) -> Page:
+    """The page that begins with the shard `start`. Raises `StorageError`, or `NotFound` when results were removed.
 
     It ends before the first shard that is not settled; once the job has ended, such shards are passed over.
     """
@@ -66,11 +69,11 @@ def read_page(ledger: Ledger, record: JobRecord, sink: Sink, start: int) -> Page
     tables = _read(ledger, record, sink, chosen)
     for number, table in enumerate(tables):
         if not table.schema.equals(tables[0].schema):
-            following = chosen[number].shard_id[0]
+            following = chosen[number].shard_id
             tables = tables[:number]
             break
-    at_end = _is_whole(record) and following >= record.shards_planned
-    return Page(tuple(tables), str(following), at_end, record.state)
+    at_end = _is_whole(record) and following[0] >= record.shards_planned
+    return Page(tuple(tables), format_shard_id(following), at_end, record.state)
 
 
 def _is_whole(record: JobRecord) -> bool:
@@ -78,18 +81,19 @@ def _is_whole(record: JobRecord) -> bool:
     return record.state.is_final or (record.planned and record.shards_live == 0)
 
 
-def _choose(ledger: Ledger, record: JobRecord, start: int) -> tuple[list[Settled], int]:
+def _choose(ledger: Ledger, record: JobRecord, start: ShardId) -> tuple[list[Settled], ShardId]:
     chosen: list[Settled] = []
     following, size = start, 0
-    for number, settled in settled_shards(ledger, record, start):
-        if settled is None and not record.state.is_final:
+    for shard in settled_shards(ledger, record, start[0]):
+        if not shard.is_whole and not record.state.is_final:
             break
-        if settled is not None and settled.rows > 0:
-            if chosen and size + settled.nbytes > PAGE_BYTES:
-                break
-            chosen.append(settled)
-            size += settled.nbytes
-        following = number + 1
+        parts = [part for part in shard.parts if part.shard_id >= start and part.rows > 0]
+        more = sum(part.nbytes for part in parts)
+        if chosen and size + more > PAGE_BYTES:
+            break
+        chosen += parts
+        size += more
+        following = ShardId((shard.number + 1,))
     return chosen, following
 
 

@@ -8,13 +8,16 @@ import socket
 from typing import TYPE_CHECKING
 
 from batchmill.clock import SystemClock
+from batchmill.job import JobState
 from batchmill.ledger import Ledger
 from batchmill.workspace import Workspace
 from batchmill_coordinator.admission import Admission
+from batchmill_coordinator.deletion import delete_job
 from batchmill_coordinator.dispatcher import Dispatcher
 from batchmill_coordinator.events import EventHub
 from batchmill_coordinator.finisher import Finisher
 from batchmill_coordinator.fleet_view import FleetView
+from batchmill_coordinator.janitor import Janitor
 from batchmill_coordinator.leadership import Leadership
 from batchmill_coordinator.planner import Planner
 from batchmill_coordinator.pools import why_waiting
@@ -22,6 +25,7 @@ from batchmill_coordinator.publisher import Publisher
 from batchmill_coordinator.recoverer import Recoverer
 from batchmill_coordinator.roles import RoleThread
 from batchmill_coordinator.status import status_of
+from batchmill_coordinator.undertaker import Undertaker
 
 if TYPE_CHECKING:
     import asyncio
@@ -47,13 +51,20 @@ class Service:
         self.admission = Admission(self.ledger, self.fleet, self.workspace, settings)
         self.leadership = Leadership(self.ledger, _own_name(), settings.leader_ttl_s, self.clock, self._wake_all)
         self._publisher = Publisher(settings)
+        undertaker = Undertaker(self.ledger, self.workspace.blobs, self._open_source, self.clock)
         self._roles = [
             RoleThread(role, self.leadership)
             for role in (
                 Planner(self.ledger, self.fleet, self._open_source, settings),
                 Dispatcher(self.ledger, self.fleet, self._publisher),
-                Recoverer(self.ledger, self._publisher, self.workspace.blobs, upload_ttl_s=settings.upload_ttl_s),
-                Finisher(self.ledger, self.open_sink, self.clock),
+                Recoverer(self.ledger, self._publisher, undertaker),
+                Finisher(self.ledger, self.open_sink, self.workspace.blobs, self.clock),
+                Janitor(
+                    self.ledger,
+                    self.workspace.blobs,
+                    upload_ttl_s=settings.upload_ttl_s,
+                    retention_s=settings.retention_s,
+                ),
             )
         ]
         self.hub = EventHub(self.ledger, self._notify)
@@ -96,6 +107,10 @@ class Service:
             for record in records
         ]
 
+    def delete(self, job_id: str) -> None:
+        """Delete an ended job. Raises `NotFound`, `Conflict`, or `StorageError`: then it is tried again."""
+        delete_job(self.ledger, self.workspace.blobs, job_id)
+
     def _open_source(self, record: JobRecord) -> Source:
         inline = self.ledger.jobs.inline_input(record.id) if record.spec.source is None else None
         return self.workspace.open_source(record.id, record.spec, inline)
@@ -112,7 +127,7 @@ class Service:
 
 
 def _waits(record: JobRecord) -> bool:
-    return not record.state.is_final and record.shards_running == 0
+    return record.state in (JobState.PENDING, JobState.RUNNING) and record.shards_running == 0
 
 
 def _own_name() -> str:

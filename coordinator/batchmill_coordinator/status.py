@@ -20,6 +20,7 @@ def status_of(record: JobRecord, now_s: float, note: str | None = None) -> JobSt
         name=record.spec.name,
         pool=record.spec.pool,
         priority=record.spec.priority,
+        deadline_at=record.spec.deadline_at,
         rows_total=record.rows_total,
         rows_total_is_estimate=record.rows_total is not None and not record.rows_exact,
         rows_done=record.rows_done,
@@ -42,13 +43,14 @@ def _seconds(moment_ms: int | None) -> float | None:
 
 
 def _rows_per_second(record: JobRecord, now_s: float) -> float | None:
-    """Of late while the job runs, over its whole run once it has ended."""
-    if record.started_at is None or record.rows_done == 0:
+    """Of late while the job runs, over its whole run once it has ended; pauses do not count."""
+    if record.started_at is None or record.rows_done == 0 or record.state is JobState.PAUSED:
         return None
     if record.rate is not None and not record.state.is_final:
         return record.rate
     end_s = record.finished_at / 1000 if record.finished_at else now_s
-    return round(record.rows_done / max(end_s - record.started_at / 1000, 1e-3), 3)
+    run_s = end_s - (record.started_at + record.paused_ms) / 1000
+    return round(record.rows_done / max(run_s, 1e-3), 3)
 
 
 def _eta_s(record: JobRecord, rate: float | None) -> float | None:

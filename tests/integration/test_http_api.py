@@ -115,6 +115,12 @@ def test_a_body_that_is_no_json_object_is_told(api: Api, body: bytes) -> None:
     assert error_of(answer)["code"] == "invalid_request"
 
 
+def test_a_missing_content_type_is_told(api: Api) -> None:
+    answer = api.call("POST", "/v1/jobs", {"operator": "echo", "rows": []}, Content_Type="text/plain")
+    assert "'text/plain'" in error_of(answer)["message"]
+    assert "Content-Type: application/json" in error_of(answer)["hint"]
+
+
 def test_an_unknown_field_is_answered_with_the_nearest(api: Api) -> None:
     answer = api.call("POST", "/v1/jobs", {"operator": "echo", "rows": [], "prams": {}})
     assert "Did you mean 'params'?" in error_of(answer)["hint"]
@@ -166,6 +172,9 @@ def test_the_openapi_document_lists_the_routes(api: Api) -> None:
         ("GET", "/v1/jobs/job-none/results", 404),
         ("GET", "/v1/jobs/job-none/events", 404),
         ("POST", "/v1/jobs/job-none/cancel", 404),
+        ("POST", "/v1/jobs/job-none/pause", 404),
+        ("POST", "/v1/jobs/job-none/resume", 404),
+        ("DELETE", "/v1/jobs/job-none", 404),
         ("GET", "/v1/nothing", 404),
         ("DELETE", "/v1/jobs", 405),
         ("GET", "/v1/jobs?limit=0", 422),
@@ -176,6 +185,23 @@ def test_errors_come_in_one_envelope(api: Api, method: str, path: str, status: i
     answer = api.call(method, path)
     assert answer.status == status
     error_of(answer)
+
+
+def test_a_deadline_that_has_passed_is_refused_before_rows_are_sent(api: Api) -> None:
+    spec = {"operator": "echo", "deadline_at": 1_000_000_000}
+    for answer in (api.call("POST", "/v1/jobs", {**spec, "rows": []}), api.call("POST", "/v1/uploads", {"spec": spec})):
+        assert (answer.status, error_of(answer)["details"]) == (422, {"field": "deadline_at"})
+        assert "the deadline passed" in error_of(answer)["message"]
+
+
+def test_an_ended_job_is_deleted_and_one_that_runs_is_a_conflict(api: Api) -> None:
+    waiting = submit(api, rows=[], pool="empty-pool")
+    conflict = api.call("DELETE", f"/v1/jobs/{waiting}")
+    assert (conflict.status, error_of(conflict)["code"]) == (409, "conflict")
+    api.call("POST", f"/v1/jobs/{waiting}/cancel")
+    assert b'"state":"cancelled"' in api.call("GET", f"/v1/jobs/{waiting}/events").body
+    assert api.call("DELETE", f"/v1/jobs/{waiting}").status == 204
+    assert api.call("GET", f"/v1/jobs/{waiting}").status == 404
 
 
 def test_a_wrong_cursor_or_type_is_told(api: Api) -> None:

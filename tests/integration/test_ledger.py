@@ -11,7 +11,7 @@ from batchmill.errors import Conflict, NotFound, ServiceUnavailable, StaleToken
 from batchmill.job import JobError, JobSpec, JobState
 from batchmill.ledger import Completion, JobRecord, Ledger
 from batchmill.ledger.jobs import Submission
-from batchmill.ledger.shards import PlanStep
+from batchmill.ledger.shards import DeadLimit, PlanStep, Settled, SplitUp
 from batchmill.shard import Shard, ShardId, ShardRef, ShardState, Slice
 from batchmill.sources.base import RowCount
 
@@ -95,7 +95,7 @@ def test_a_claim_gives_the_plan_and_on_request_the_job(ledger: Ledger, epoch: in
     claimed = ledger.shards.claim(queue_one(ledger, epoch), "default", "w1", LEASE_MS, with_job=True)
     assert claimed is not None
     assert (claimed.spec, claimed.inline_rows) == (SPEC, b"rows")
-    assert claimed.shard == Shard("job-1", ShardId((0,)), 0, 5, (Slice(0, 0, 5, 5),), 0, ShardState.RUNNING, 1)
+    assert claimed.shard == Shard("job-1", ShardId((0,)), 0, 5, (Slice(0, 0, 5, 5),), state=ShardState.RUNNING, token=1)
 
 
 def test_of_two_workers_with_one_message_only_one_gets_the_shard(ledger: Ledger, running: ShardRef) -> None:
@@ -272,11 +272,10 @@ def test_inline_results_stay_within_their_room(ledger: Ledger, epoch: int) -> No
     assert ledger.shards.commit(second, Completion(5, 0, 40_000))
     ids = [ShardId((0,)), ShardId((1,))]
     assert ledger.shards.inline_results("job-1", ids) == [b"x" * 40_000, None]
-    assert [settled and settled.token for settled in ledger.shards.settled("job-1", [*ids, ShardId((2,))])] == [
-        1,
-        1,
-        None,
-    ]
+    assert [
+        isinstance(settled, Settled) and settled.token
+        for settled in ledger.shards.settled("job-1", [*ids, ShardId((2,))])
+    ] == [1, 1, False]
 
 
 def test_the_rate_is_that_of_late(ledger: Ledger, epoch: int, redis_client: redis.Redis, prefix: str) -> None:
@@ -332,3 +331,73 @@ def test_records_of_jobs_that_are_gone_are_left_out(ledger: Ledger) -> None:
     submit(ledger)
     found: list[JobRecord] = ledger.jobs.read_many(["job-1", "job-none"])
     assert [record.id for record in found] == ["job-1"]
+
+
+def test_a_split_shard_is_settled_by_its_halves_in_input_order(
+    ledger: Ledger, running: ShardRef, epoch: int, redis_client: redis.Redis, prefix: str
+) -> None:
+    later = at(ledger, redis_client, prefix, LEASE_MS + 1)
+    shard = later.shards.read(running)
+    assert shard is not None
+    assert later.shards.split(shard, epoch) == "ok"
+    assert later.shards.split(shard, epoch) == "stale"
+    with pytest.raises(StaleToken):
+        later.shards.commit(running, Completion(rows=5, rows_dead=0, nbytes=1))
+    record = ledger.jobs.read("job-1")
+    assert (record.shards_live, record.shards_running, record.shards_planned) == (2, 0, 1)
+    names = later.shards.to_queue("job-1", 10, later.now_ms())
+    assert names == [(0, ShardId((0, 0))), (0, ShardId((0, 1)))]
+    for _, shard_id in names:
+        ref = later.shards.queue(ledger.jobs.read("job-1"), 0, shard_id, epoch)
+        assert ref is not None
+        half = claim(later, ref)
+        assert half.losses == shard.losses
+        assert later.shards.commit(ref, Completion(rows=half.rows, rows_dead=0, nbytes=1))
+    (split,) = ledger.shards.settled("job-1", [ShardId((0,))])
+    assert isinstance(split, SplitUp)
+    parts = ledger.shards.settled("job-1", split.children())
+    assert [part.rows for part in parts if isinstance(part, Settled)] == [2, 3]
+    assert ledger.jobs.finish(ledger.jobs.read("job-1"), JobState.COMPLETED, epoch)
+
+
+def test_the_leases_of_a_dead_process_end_at_once_and_no_others(ledger: Ledger, epoch: int) -> None:
+    submit(ledger)
+    plan(ledger, epoch, [5, 5])
+    first, second = queue_one(ledger, epoch, 0), queue_one(ledger, epoch, 1)
+    claim(ledger, first, holder="cpu0@host-1 aa")
+    claim(ledger, second, holder="cpu0@host-11 bb")
+    assert ledger.shards.abandon("cpu0@host-1") == 1
+    assert ledger.shards.expired(ledger.now_ms()) == [first]
+
+
+def test_of_a_dead_process_only_the_shard_on_the_device_is_blamed(ledger: Ledger, epoch: int) -> None:
+    submit(ledger)
+    plan(ledger, epoch, [5, 5])
+    guilty, beside = queue_one(ledger, epoch, 0), queue_one(ledger, epoch, 1)
+    claim(ledger, guilty, holder="cpu0@host aa")
+    claim(ledger, beside, holder="cpu0@host bb")
+    assert ledger.shards.abandon("cpu0@host", guilty.member()) == 2
+    assert ledger.shards.expired(ledger.now_ms()) == [guilty]
+    spared = ledger.shards.read(beside)
+    assert spared is not None
+    assert (spared.state, spared.losses) == (ShardState.WAITING, 0)
+    with pytest.raises(StaleToken):
+        ledger.shards.commit(queue_one(ledger, epoch, 1), Completion(5, 0, 1))
+
+
+def test_what_an_attempt_kept_is_given_to_the_next(ledger: Ledger, running: ShardRef, epoch: int) -> None:
+    ledger.shards.fail(running, delay_s=0, blame=False, kept="jobs/job-1/kept/x")
+    ref = queue_one(ledger, epoch)
+    assert claim(ledger, ref).kept == "jobs/job-1/kept/x"
+    ledger.shards.fail(ref, delay_s=0, blame=False)
+    assert claim(ledger, queue_one(ledger, epoch)).kept == "jobs/job-1/kept/x"
+
+
+@pytest.mark.parametrize(("most", "stops"), [(2.0, False), (1.0, True), (0.5, False), (0.3, True), (0.0, True)])
+def test_too_many_dead_rows_stop_the_job(ledger: Ledger, running: ShardRef, most: float, *, stops: bool) -> None:
+    limit = DeadLimit(most, JobError(code="too_many_dead", message="enough"))
+    counted = (("ValueError", 1), ("KeyError", 1))
+    assert ledger.shards.commit(running, Completion(3, 2, 1, dead_by_type=counted), limit)
+    record = ledger.jobs.read("job-1")
+    assert record.state is (JobState.FAILING if stops else JobState.RUNNING)
+    assert (record.error is not None) is stops

@@ -73,6 +73,15 @@ def gated(rows: list[dict[str, Any]], *, gate: str) -> list[Any]:
     return [{"pid": os.getpid()} for _ in rows]
 
 
+@batchmill.operator("slow", columns=["id"], batch_size=1)
+def slow(rows: list[dict[str, Any]], *, seconds: float, journal: str) -> list[Any]:
+    """Works on each row for a while; leaves a line in the file `journal` for each row it begins."""
+    with Path(journal).open("a") as file:
+        file.writelines(f"{row['id']}\n" for row in rows)
+    time.sleep(seconds)
+    return [{"done": True} for _ in rows]
+
+
 @batchmill.operator("suicidal", columns=["id"], batch_size=1)
 def suicidal(rows: list[dict[str, Any]], *, once: str) -> list[Any]:
     """Kills its process at row 5, the first time only."""
@@ -83,3 +92,37 @@ def suicidal(rows: list[dict[str, Any]], *, once: str) -> list[Any]:
             return [{"survived": True}]
         os.kill(os.getpid(), signal.SIGKILL)
     return [{"survived": False} for _ in rows]
+
+
+@batchmill.operator("killer", columns=["id"], batch_size=8)
+def killer(rows: list[dict[str, Any]], *, victim: int) -> list[Any]:
+    """Kills its process whenever it meets the row `victim`."""
+    if any(row["id"] == victim for row in rows):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return [{"done": True} for _ in rows]
+
+
+@batchmill.operator("sleeper", columns=["id"], batch_size=8)
+def sleeper(rows: list[dict[str, Any]], *, victim: int) -> list[Any]:
+    """Never comes back from the row `victim`."""
+    if any(row["id"] == victim for row in rows):
+        time.sleep(3600)
+    return [{"done": True} for _ in rows]
+
+
+@batchmill.operator("flaky", columns=["id"], batch_size=16)
+def flaky(rows: list[dict[str, Any]], *, log: str, failures: int = 2) -> list[Any]:
+    """Every third row fails so often before it works; each run of a row alone or in a good batch leaves a line."""
+    results = []
+    for row in rows:
+        runs = Path(log) / str(row["id"])
+        if row["id"] % 3 == 0 and (not runs.exists() or runs.stat().st_size < failures):
+            if len(rows) == 1:
+                with runs.open("a") as file:
+                    file.write("x")
+            raise ConnectionError(f"row {row['id']} is not in the mood")
+        results.append({"pid": os.getpid()})
+    for row in rows:
+        with (Path(log) / f"{row['id']}.done").open("a") as file:
+            file.write("x")
+    return results

@@ -8,7 +8,8 @@ from decimal import Decimal
 
 import pytest
 
-from batchmill_worker.failures import MAX_MESSAGE_BYTES, MAX_TRACEBACK_BYTES, Failure, json_value
+from batchmill.dead_letters import json_value
+from batchmill_worker.failures import MAX_MESSAGE_BYTES, MAX_TRACEBACK_BYTES, Failure
 
 
 def caught(error: BaseException) -> BaseException:
@@ -42,7 +43,7 @@ def test_a_type_is_named_with_its_module_unless_it_is_built_in() -> None:
 
 
 def test_an_exception_that_cannot_tell_its_message_is_told_all_the_same() -> None:
-    class Mute(Exception):  # noqa: N818
+    class Mute(Exception):
         def __str__(self) -> str:
             raise RuntimeError("no words")
 

@@ -137,7 +137,7 @@ def test_a_row_that_raises_is_left_out_and_told_of() -> None:
     (dead,) = result.dead
     assert (dead.index, dead.failure.error_type, dead.failure.message) == (5, "ValueError", "cannot do 5")
     assert dead.row == {"id": 5, "text": "row 5"}
-    assert not dead.retryable
+    assert dead.retryable
     assert result.rows_done == 9
 
 

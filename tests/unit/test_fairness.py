@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from batchmill_coordinator.fairness import AGEING_S, Candidate, next_job
 
 
-def candidate(job_id: str, **changes: float) -> Candidate:
-    given = {"priority": 0, "created_at_s": 0.0, "waiting_since_s": 0.0, "in_flight": 0}
-    return Candidate(job_id, **{**given, **changes})  # type: ignore[arg-type]  # a dict of the fields
+def candidate(job_id: str, **changes: Any) -> Candidate:
+    return replace(Candidate(job_id, priority=0, created_at_s=0.0, waiting_since_s=0.0, in_flight=0), **changes)
 
 
 def dispatch(candidates: list[Candidate], turns: int, now_s: float = 1.0) -> list[str]:
@@ -14,8 +16,7 @@ def dispatch(candidates: list[Candidate], turns: int, now_s: float = 1.0) -> lis
         winner = next_job(candidates, now_s)
         chosen.append(winner.job_id)
         candidates = [
-            Candidate(c.job_id, c.priority, c.created_at_s, now_s, c.in_flight + 1) if c is winner else c
-            for c in candidates
+            replace(c, waiting_since_s=now_s, in_flight=c.in_flight + 1) if c is winner else c for c in candidates
         ]
     return chosen
 
@@ -40,3 +41,27 @@ def test_a_job_that_waits_long_rises_above_a_higher_class() -> None:
 
 def test_the_oldest_goes_first_among_equals() -> None:
     assert next_job([candidate("b", created_at_s=1.0), candidate("a", created_at_s=2.0)], 3.0).job_id == "b"
+
+
+def test_inside_a_class_the_earliest_deadline_goes_first_whatever_is_in_flight() -> None:
+    late = candidate("late", deadline_at_s=900.0)
+    early = candidate("early", deadline_at_s=500.0, in_flight=7)
+    without = candidate("without", created_at_s=-1.0)
+    assert dispatch([without, late, early], 3) == ["early"] * 3
+    assert dispatch([without, late], 3) == ["late"] * 3
+
+
+def test_a_deadline_does_not_lift_a_job_out_of_its_class() -> None:
+    hurried = candidate("hurried", deadline_at_s=2.0)
+    assert dispatch([hurried, candidate("urgent", priority=1)], 2) == ["urgent"] * 2
+
+
+def test_jobs_of_one_deadline_take_turns() -> None:
+    pair = [candidate("a", deadline_at_s=500.0), candidate("b", deadline_at_s=500.0)]
+    assert dispatch(pair, 4) == ["a", "b", "a", "b"]
+
+
+def test_a_job_without_a_deadline_is_not_starved_by_those_that_have_one() -> None:
+    patient = candidate("patient", waiting_since_s=0.0)
+    hurried = candidate("hurried", deadline_at_s=500.0, waiting_since_s=AGEING_S)
+    assert next_job([patient, hurried], AGEING_S).job_id == "patient"

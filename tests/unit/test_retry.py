@@ -4,18 +4,42 @@ import random
 
 import pytest
 
-from batchmill.job import JobError
+from batchmill.job import JobError, RetryPolicy
 from batchmill.ledger import Completion
-from batchmill.retry import Done, Failed, GiveUp, Lost, Outcome, Requeue, RetryPolicy, Revoked, Settle, decide
+from batchmill.retry import (
+    DeadLetter,
+    Done,
+    Failed,
+    GiveUp,
+    Lost,
+    Outcome,
+    Partial,
+    Requeue,
+    Revoked,
+    Settle,
+    Split,
+    backoff_s,
+    decide,
+    tries_row_again,
+)
 from batchmill.shard import Shard, ShardId, ShardState, Slice
 
 POLICY = RetryPolicy(max_attempts=3, backoff_s=1.0, backoff_max_s=8.0)
 ERROR = JobError(code="attempt_failed", message="no luck")
 
 
-def shard(failures: int = 0, losses: int = 0) -> Shard:
-    slices = (Slice(0, 100, 110, 10),)
-    return Shard("job-1", ShardId((3,)), 100, 10, slices, 0, ShardState.RUNNING, 1, failures, losses)
+def shard(failures: int = 0, losses: int = 0, rows: int = 10) -> Shard:
+    return Shard(
+        "job-1",
+        ShardId((3,)),
+        100,
+        rows,
+        (Slice(0, 100, 110, 10),),
+        state=ShardState.RUNNING,
+        token=1,
+        failures=failures,
+        losses=losses,
+    )
 
 
 def decided(subject: Shard, outcome: Outcome) -> object:
@@ -40,20 +64,42 @@ def test_a_hopeless_failure_is_not_tried_again() -> None:
     assert decided(shard(), Failed(ERROR, final=True)) == GiveUp(ERROR)
 
 
+def test_an_error_that_the_policy_does_not_try_again_is_final() -> None:
+    policy = RetryPolicy(retry_on=["Timeout"], never_on=["mine.Bad"])
+    for error_type, decision in (("net.Timeout", Requeue), ("mine.Bad", GiveUp), ("ValueError", GiveUp)):
+        assert isinstance(decide(shard(), Failed(ERROR, error_type), policy, random.Random(1)), decision)
+    assert tries_row_again(1, "Timeout", policy)
+    assert not tries_row_again(3, "Timeout", policy)
+    assert not tries_row_again(1, "Bad", policy)
+
+
+def test_what_is_done_is_kept_and_the_rest_waits_as_long_as_its_worst_row() -> None:
+    assert decided(shard(), Partial("blob", failures=0)) == Requeue(0.0, blame=False, kept="blob")
+    decision = decided(shard(), Partial("blob", failures=2))
+    assert isinstance(decision, Requeue)
+    assert 0 < decision.delay_s <= 2.0
+
+
 def test_a_lost_attempt_is_tried_elsewhere_at_once() -> None:
-    assert decided(shard(losses=1), Lost()) == Requeue(0.0, blame=True)
+    assert decided(shard(), Lost()) == Requeue(0.0, blame=True)
 
 
-def test_a_shard_that_is_lost_again_and_again_stops_the_job_and_names_its_rows() -> None:
-    decision = decided(shard(losses=2), Lost())
-    assert isinstance(decision, GiveUp)
-    assert "rows 100 to 109" in decision.error.message
-    assert decision.error.details == {"first_row": 100, "last_row": 109}
+def test_a_shard_that_is_lost_again_is_split_until_its_row_is_alone_and_given_up_on() -> None:
+    assert decided(shard(losses=1), Lost()) == Split()
+    left, right = shard(losses=1, rows=3).halves()
+    assert [(half.shard_id, half.first_row, half.skip, half.rows) for half in (left, right)] == [
+        ((3, 0), 100, 0, 1),
+        ((3, 1), 101, 1, 2),
+    ]
+    assert decided(left, Lost()) == Requeue(0.0, blame=True)
+    assert decided(shard(losses=2, rows=1), Lost()) == DeadLetter()
+    assert decided(right, Lost()) == Split()
+    assert [half.skip for half in right.halves()] == [1, 2]
 
 
 @pytest.mark.parametrize(("failures", "ceiling_s"), [(1, 1.0), (2, 2.0), (3, 4.0), (4, 8.0), (50, 8.0)])
 def test_delays_grow_twofold_to_the_most_with_full_jitter(failures: int, ceiling_s: float) -> None:
     chance = random.Random(7)
-    delays = [POLICY.delay_s(failures, chance) for _ in range(500)]
+    delays = [backoff_s(failures, POLICY, chance) for _ in range(500)]
     assert 0 <= min(delays) < 0.1 * ceiling_s
     assert 0.9 * ceiling_s < max(delays) <= ceiling_s

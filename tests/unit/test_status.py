@@ -1,8 +1,10 @@
 from __future__ import annotations
 
-from batchmill.job import JobSpec, JobState
+import pytest
+
+from batchmill.job import JOB_MOVES, JobSpec, JobState
 from batchmill.ledger import JobRecord
-from batchmill_coordinator.finisher import due_state
+from batchmill_coordinator.finisher import due_state, is_overdue
 from batchmill_coordinator.status import status_of
 
 
@@ -42,3 +44,28 @@ def test_a_job_is_over_only_when_nothing_of_it_is_left() -> None:
     assert due_state(record(state="cancelling", shards_live="3", shards_running="1")) is None
     assert due_state(record(state="cancelling", shards_live="3")) is JobState.CANCELLED
     assert due_state(record(state="failing", shards_live="3")) is JobState.FAILED
+    assert due_state(record(state="expiring", shards_live="3", shards_running="1")) is None
+    assert due_state(record(state="expiring", shards_live="3")) is JobState.EXPIRED
+    assert due_state(record(state="paused", planned="1", shards_live="1")) is None
+    assert due_state(record(state="paused", planned="1", shards_live="0")) is JobState.COMPLETED
+
+
+def test_a_paused_job_has_no_pace_and_no_time_left() -> None:
+    status = status_of(record(state="paused", rows_total="1000", rows_done="400", rate="50", paused_at="1005000"), 1010)
+    assert (status.rows_per_second, status.eta_s) == (None, None)
+
+
+def test_the_average_of_a_job_does_not_count_its_pauses() -> None:
+    ended = record(state="completed", finished_at="1013000", rows_done="90", paused_ms="10000")
+    assert status_of(ended, 2000).rows_per_second == 45.0
+    assert status_of(record(rows_done="90", paused_ms="10000"), 1013).rows_per_second == 45.0
+
+
+@pytest.mark.parametrize("state", JobState)
+def test_a_job_is_overdue_from_its_deadline_on_unless_it_is_stopping_or_over(state: JobState) -> None:
+    spec = JobSpec(operator="echo", deadline_at=2000.0).model_dump_json()
+    late = record(state=state, spec=spec)
+    assert status_of(late, 1).deadline_at == 2000.0
+    assert not is_overdue(late, 1999.9)
+    assert is_overdue(late, 2000.0) == (JobState.EXPIRING in JOB_MOVES[state])
+    assert not is_overdue(record(state=state), 1e12)

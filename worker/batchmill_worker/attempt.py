@@ -2,10 +2,12 @@
 
 1. Claim the shard under a lease; a message whose attempt is over or not there is dropped.
 2. Open the job's source and sink, or find them open.
-3. Load the shard's rows.
+3. Load the shard's rows, without those that earlier attempts have done.
 4. Run them through the operator; the device is shared with the attempts that run beside this one.
-5. Store the results and the dead letters under this attempt's own names.
-6. Commit: from here on they are the shard's. If the shard went to another attempt meanwhile, sweep them up.
+5. If rows are left, because they failed and may be tried again or because the worker is being stopped: keep what is
+   done for the next attempt. If none will follow, because the job is stopping, what is done is all there will be.
+6. Otherwise store the results and the dead letters under this attempt's own names.
+7. Commit: from here on they are the shard's. If the shard went to another attempt meanwhile, sweep them up.
 
 An attempt that cannot go on ends by the decision of `retry.decide`, as a lost one does.
 """
@@ -19,13 +21,28 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, assert_never
 
 from batchmill.clock import Clock, SystemClock
+from batchmill.dead_letters import count_by_type, dead_letters_name, encode_dead_letters, part_of
 from batchmill.errors import BatchmillError, InvalidParams, InvalidSource, NotFound, StaleToken, UnknownOperator
-from batchmill.job import MAX_INLINE_BYTES, JobError
+from batchmill.job import MAX_INLINE_BYTES, JobError, RetryPolicy
 from batchmill.ledger import Completion
-from batchmill.retry import Done, Failed, GiveUp, Lost, Outcome, Requeue, RetryPolicy, Revoked, Settle, decide
+from batchmill.ledger.shards import DeadLimit
+from batchmill.retry import (
+    DeadLetter,
+    Done,
+    Failed,
+    GiveUp,
+    Lost,
+    Outcome,
+    Partial,
+    Requeue,
+    Revoked,
+    Settle,
+    Split,
+    decide,
+)
 from batchmill.workspace import stream_from_table, table_from_stream
-from batchmill_worker.dead_letters import dead_letters_name, encode_dead_letters
 from batchmill_worker.failures import Failure
+from batchmill_worker.progress import ShardProgress, Told, decode_progress, encode_progress
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,9 +81,8 @@ class Bench:
 class AttemptRunner:
     """Runs attempts, several at once in threads of the caller's."""
 
-    def __init__(self, bench: Bench, policy: RetryPolicy | None = None) -> None:
+    def __init__(self, bench: Bench) -> None:
         self._bench = bench
-        self._policy = policy or RetryPolicy()
         self._chance = random.Random()  # noqa: S311  # jitter, no secret
 
     def run(self, ref: ShardRef) -> None:
@@ -77,9 +93,16 @@ class AttemptRunner:
                 log.info("attempt %s is not run: its job takes no more work", ref.member())
                 return
             with self._bench.heartbeat.holding(ref) as lease:
-                self._end(claim, self._outcome(claim, lease))
+                self._run(claim, lease)
         except StaleToken as stale:
             log.info("%s", stale)
+
+    def _run(self, claim: Claim, lease: Lease) -> None:
+        try:
+            self._end(claim, self._outcome(claim, lease))
+        except StaleToken:
+            self._sweep(claim)
+            raise
 
     def _claim(self, ref: ShardRef) -> Claim | None:
         bench = self._bench
@@ -91,27 +114,48 @@ class AttemptRunner:
         try:
             return self._attempt(claim, lease)
         except BatchmillError as error:
-            return Failed(_job_error(error), final=isinstance(error, HOPELESS))
+            kind = str(error.details.get("error_type", type(error).__name__))
+            return Failed(_job_error(error), kind, final=isinstance(error, HOPELESS))
         except Exception as error:  # whatever it is, the shard must not be left behind
             log.exception("attempt %s failed", claim.shard.ref.member())
             failure = Failure.of(error)
             message = f"{failure.error_type}: {failure.message}"
-            return Failed(JobError(code="attempt_failed", message=message, details={"traceback": failure.traceback}))
+            told = JobError(code="attempt_failed", message=message, details={"traceback": failure.traceback})
+            return Failed(told, failure.error_type)
 
     def _attempt(self, claim: Claim, lease: Lease) -> Outcome:
         clock, shard = self._bench.clock, claim.shard
         started_at = clock.monotonic()
         files = self._files(claim)
-        table = files.source.read(shard.slices)
+        before = self._kept(shard)
+        pending = before.pending(shard)
+        table = files.source.read(shard.slices).slice(shard.skip, shard.rows)
+        if before.is_begun:
+            table = table.take(pending - shard.first_row)
         loaded_at = clock.monotonic()
-        result = self._compute(files, table, lease)
-        if result.stopped:
-            return Revoked()
+        result = self._compute(shard, files, table, lease, proven=bool(before.results))
         computed_at = clock.monotonic()
-        self._store_dead(shard, result)
-        stored = self._store(shard, files, result)
+        progress = before.add(pending, result, self._told(files))
+        if result.stopped and not progress.is_begun:
+            return Revoked()
+        if (result.stopped or progress.failed) and not lease.is_last:
+            return self._keep(shard, progress, stopped=result.stopped)
+        stored = self._store(shard, files, progress)
         work_s = loaded_at - started_at + result.busy_s + clock.monotonic() - computed_at
         return Done(replace(stored, busy_s=work_s))
+
+    def _kept(self, shard: Shard) -> ShardProgress:
+        if not shard.kept:
+            return ShardProgress()
+        return decode_progress(self._bench.workspace.blobs.read_table(shard.kept)).window(shard)
+
+    def _told(self, files: JobFiles) -> Told:
+        return Told(files.spec.operator, self._bench.worker, self._bench.clock.wall(), files.spec.retry)
+
+    def _keep(self, shard: Shard, progress: ShardProgress, *, stopped: bool) -> Partial:
+        name = _kept_name(shard)
+        self._bench.workspace.blobs.put_table(name, encode_progress(progress))
+        return Partial(name, failures=0 if stopped else progress.worst)
 
     def _files(self, claim: Claim) -> JobFiles:
         job_id = claim.shard.job_id
@@ -123,60 +167,70 @@ class AttemptRunner:
             return self._bench.shelf.open(job_id, record.spec, self._bench.ledger.jobs.inline_input(job_id) or b"")
         return self._bench.shelf.open(job_id, claim.spec, claim.inline_rows)
 
-    def _compute(self, files: JobFiles, table: pa.Table, lease: Lease) -> ShardResult:
+    def _compute(self, shard: Shard, files: JobFiles, table: pa.Table, lease: Lease, *, proven: bool) -> ShardResult:
         spec = files.spec
         definition = self._bench.registry.get(spec.operator)
         if definition is None:
             raise UnknownOperator(f"worker {self._bench.worker} has no operator {spec.operator!r}.")
         with self._bench.operators.borrow(definition, spec.params) as operator:
-            return self._bench.engine.run(operator, table, spec.carry, lease.should_stop)
+            return self._bench.engine.run(
+                operator, table, spec.carry, lease.should_stop, proven=proven, whose=shard.ref.member()
+            )
 
-    def _store_dead(self, shard: Shard, result: ShardResult) -> None:
-        if result.dead:
-            letters = encode_dead_letters(shard, result.dead, self._bench.worker, self._bench.clock.wall())
+    def _store(self, shard: Shard, files: JobFiles, progress: ShardProgress) -> Completion:
+        if progress.dead:
+            letters = encode_dead_letters(progress.letters)
             self._bench.workspace.blobs.put(dead_letters_name(shard.ref), letters)
-
-    def _store(self, shard: Shard, files: JobFiles, result: ShardResult) -> Completion:
-        table, rows_dead = result.table, len(result.dead)
+        table = progress.table()
+        stored = Completion(table.num_rows, len(progress.dead), 0, dead_by_type=count_by_type(progress.dead))
+        if table.num_rows == 0:
+            return stored
         if files.rides_inline and table.nbytes <= MAX_INLINE_BYTES:
             stream = stream_from_table(table)
-            return Completion(table.num_rows, rows_dead, len(stream), inline=stream)
-        if table.num_rows == 0:
-            return Completion(0, rows_dead, 0)
-        part = files.sink.write(shard.shard_id, shard.token, table)
-        return Completion(table.num_rows, rows_dead, part.bytes)
+            return replace(stored, nbytes=len(stream), inline=stream)
+        return replace(stored, nbytes=files.sink.write(shard.shard_id, shard.token, table).bytes)
 
     def _end(self, claim: Claim, outcome: Outcome) -> None:
-        shard = claim.shard
-        match decide(shard, outcome, self._policy, self._chance):
+        shard, shards = claim.shard, self._bench.ledger.shards
+        match decide(shard, outcome, self._policy(claim), self._chance):
             case Settle(completion):
                 self._commit(claim, completion)
-            case Requeue(delay_s, blame):
-                log.warning("shard %s is put back: %s", shard.ref.member(), _why(outcome))
-                self._bench.ledger.shards.fail(shard.ref, delay_s=delay_s, blame=blame)
+            case Requeue(delay_s, blame, kept):
+                log.warning("shard %s is put back for %.1f s: %s", shard.ref.member(), delay_s, _why(outcome))
+                shards.fail(shard.ref, delay_s=delay_s, blame=blame, kept=kept)
             case GiveUp(error):
                 log.error("job %s fails on shard %s: %s", shard.job_id, shard.ref.member(), error.message)
-                self._bench.ledger.shards.fail(shard.ref, delay_s=0.0, blame=True, stop_with=error)
+                shards.fail(shard.ref, delay_s=0.0, blame=True, stop_with=error)
+            case Split() | DeadLetter():
+                raise AssertionError("only a lost attempt is split or buried, and that is the recoverer's to do")
             case never:
                 assert_never(never)
 
+    def _policy(self, claim: Claim) -> RetryPolicy:
+        files = self._bench.shelf.get(claim.shard.job_id)
+        spec = files.spec if files else claim.spec
+        return spec.retry if spec else RetryPolicy()
+
     def _commit(self, claim: Claim, completion: Completion) -> None:
-        shard, ledger = claim.shard, self._bench.ledger
-        try:
-            if ledger.shards.commit(shard.ref, completion):
-                return
-            table = table_from_stream(completion.inline)  # the job's results outgrew the ledger
-            part = self._files(claim).sink.write(shard.shard_id, shard.token, table)
-            ledger.shards.commit(shard.ref, replace(completion, inline=b"", nbytes=part.bytes))
-        except StaleToken:
-            self._sweep(claim)
-            raise
+        shard, shards, files = claim.shard, self._bench.ledger.shards, self._files(claim)
+        limit = DeadLimit.of(files.spec)
+        if shards.commit(shard.ref, completion, limit):
+            return
+        table = table_from_stream(completion.inline)  # the job's results outgrew the ledger
+        part = files.sink.write(shard.shard_id, shard.token, table)
+        shards.commit(shard.ref, replace(completion, inline=b"", nbytes=part.bytes), limit)
 
     def _sweep(self, claim: Claim) -> None:
         """Delete what this attempt stored; the shard is another's."""
-        ref, sink = claim.shard.ref, self._files(claim).sink
-        sink.delete(sink.part_name(ref.shard_id, ref.token))
-        self._bench.workspace.blobs.delete(dead_letters_name(ref))
+        ref, files = claim.shard.ref, self._bench.shelf.get(claim.shard.job_id)
+        if files is not None:
+            files.sink.delete(files.sink.part_name(ref.shard_id, ref.token))
+        for name in (dead_letters_name(ref), _kept_name(claim.shard)):
+            self._bench.workspace.blobs.delete(name)
+
+
+def _kept_name(shard: Shard) -> str:
+    return f"jobs/{shard.job_id}/kept/{part_of(shard.shard_id, shard.token)}.arrow"
 
 
 def _job_error(error: BatchmillError) -> JobError:
@@ -187,6 +241,8 @@ def _why(outcome: Outcome) -> str:
     match outcome:
         case Failed(error):
             return error.message
+        case Partial(_, failures):
+            return "some rows failed and are tried again" if failures else "the worker lets go; what is done is kept"
         case Revoked():
             return "the worker was told to let go"
         case Done() | Lost():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
+from celery.exceptions import SecurityWarning
 from celery.signals import setup_logging, worker_shutting_down
 
 from batchmill.broker import celery_settings, queue_of, task_name
@@ -51,6 +53,7 @@ def consume(app: Celery, settings: WorkerSettings, name: str, on_shutdown: Calla
     def keep_our_logging(**_: Any) -> None:
         """Celery leaves logging alone when somebody listens to this signal."""
 
+    warnings.filterwarnings("ignore", category=SecurityWarning)  # of running as root: it is about pickle, we take JSON
     worker_shutting_down.connect(shutting_down, weak=False)
     setup_logging.connect(keep_our_logging, weak=False)
     worker = app.Worker(

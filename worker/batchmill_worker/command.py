@@ -38,7 +38,12 @@ def worker(
     from batchmill_worker.supervisor import Supervisor
 
     settings = WorkerSettings.load(
-        pool=pool, slots=slots, operators=operators or None, redis_url=redis_url, blob_root=blob_root, roots=roots
+        pool=pool,
+        slots=slots,
+        operators=",".join(operators) or None,
+        redis_url=redis_url,
+        blob_root=blob_root,
+        roots=roots,
     )
     if not settings.blob_root:
         raise InvalidSettings(

@@ -21,14 +21,17 @@ import numpy as np
 import pyarrow as pa
 
 from batchmill.clock import Clock, SystemClock
+from batchmill.dead_letters import json_value
 from batchmill.errors import BatchmillError, InvalidOperator, InvalidRows, did_you_mean
 from batchmill.operator import RowError
 from batchmill_worker.batches import BatchResult, from_batch, join, to_batch
 from batchmill_worker.device import DeviceLock, free_cached_memory, is_out_of_memory
-from batchmill_worker.failures import Blame, DeadRow, Failure, json_value, rejected
+from batchmill_worker.failures import Blame, DeadRow, Failure, rejected
+from batchmill_worker.watchdog import DEFAULT_TIMEOUT_S, Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from batchmill_worker.operator_cache import ReadyOperator
 
@@ -68,9 +71,10 @@ class ShardResult:
 class Engine:
     """Runs shards through operators. One engine serves all shards that a process runs at once, in any thread."""
 
-    def __init__(self, device: DeviceLock, clock: Clock | None = None) -> None:
+    def __init__(self, device: DeviceLock, clock: Clock | None = None, watchdog: Watchdog | None = None) -> None:
         self._device = device
         self._clock = clock or SystemClock()
+        self._watchdog = watchdog or Watchdog(DEFAULT_TIMEOUT_S)
 
     def run(
         self,
@@ -78,19 +82,26 @@ class Engine:
         table: pa.Table,
         carry: Sequence[str] | None = None,
         should_stop: Callable[[], bool] = lambda: False,
+        *,
+        proven: bool = False,
+        whose: str = "",
     ) -> ShardResult:
         """The results of a shard's rows.
 
         carry: the input columns that results keep; None: all. A column that the operator makes replaces the
             carried one of that name, in its place; the others follow.
         should_stop: asked before each batch.
+        whose: what to note while a batch of this shard is on the device.
+        proven: whether earlier attempts have done rows of this shard; then the operator is not held to blame.
 
         Raises `OperatorFailed` when rows fail for no fault of theirs, `InvalidOperator` when what the operator
         returns does not fit the contract, `InvalidRows` when a carried column is missing, and any `BatchmillError`
         that the operator raises.
         """
         _check_carry(table, carry)
-        run = _Run(operator, table, should_stop, self._device, self._clock)
+        run = _Run(operator, table, should_stop, self._device, self._clock, lambda: self._watchdog.watching(whose))
+        if proven:
+            run.trust_the_operator()
         run.drive()
         return run.result(table.column_names if carry is None else carry)
 
@@ -147,7 +158,9 @@ class _Run:
         should_stop: Callable[[], bool],
         device: DeviceLock,
         clock: Clock,
+        watching: Callable[[], AbstractContextManager[None]],
     ) -> None:
+        self._watching = watching
         self._operator = operator
         self._definition = operator.definition
         self._table = table
@@ -160,6 +173,10 @@ class _Run:
         self._timings: list[BatchTiming] = []
         self._settled = 0
         self._stopped = False
+
+    def trust_the_operator(self) -> None:
+        """Take rows that fail for the ones to blame."""
+        self._blame.succeeded()
 
     def drive(self) -> None:
         """Take the batches through, one after the other."""
@@ -224,7 +241,7 @@ class _Run:
         return settled
 
     def _infer(self, span: _Span, batch: Any) -> Any:
-        with self._device:
+        with self._device, self._watching():
             started = self._clock.monotonic()
             outputs = self._operator.infer(batch)
             self._timings.append(BatchTiming(span.rows, self._clock.monotonic() - started))
@@ -277,7 +294,7 @@ class _Run:
         else:
             failure = Failure.of(error)
             self._blame.failed(failure)
-            self._dead.append(DeadRow(index, failure, row))
+            self._dead.append(DeadRow(index, failure, row, retryable=True))
         self._settled += 1
 
     def _row(self, index: int) -> dict[str, Any]:

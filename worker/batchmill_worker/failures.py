@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import concurrent.futures
 import inspect
-import math
 import traceback
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,8 +48,8 @@ class DeadRow:
 
     index: int  # 0-based, in the shard
     failure: Failure
-    row: dict[str, Any]  # the input row, as JSON values: see `json_value`
-    retryable: bool = False  # whether the operator said that trying again could help
+    row: dict[str, Any]  # the input row, as JSON values: see `batchmill.dead_letters.json_value`
+    retryable: bool = False  # whether trying again could help: not after a RowError that does not say so
 
 
 class Blame:
@@ -135,22 +132,6 @@ def type_name(error: BaseException) -> str:
     if kind is RowError or kind.__module__ in ("builtins", "__main__"):
         return kind.__qualname__
     return f"{kind.__module__}.{kind.__qualname__}"
-
-
-def json_value(value: Any) -> Any:
-    """A value of a row as JSON has it: bytes as base64, times as ISO 8601, non-finite floats as null."""
-    match value:
-        case None | bool() | int() | str():
-            return value
-        case float():
-            return value if math.isfinite(value) else None
-        case bytes():
-            return base64.b64encode(value).decode("ascii")
-        case Mapping():
-            return {str(name): json_value(item) for name, item in value.items()}
-        case list() | tuple():
-            return [json_value(item) for item in value]
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
 def _drop_own_frames(report: traceback.TracebackException) -> None:

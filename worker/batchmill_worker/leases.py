@@ -25,15 +25,20 @@ class Lease:
 
     def __init__(self, draining: threading.Event) -> None:
         self._draining = draining
-        self._revoked = threading.Event()
+        self._revoked_for = ""
 
-    def revoke(self) -> None:
-        """Tell the attempt to stop at its next batch."""
-        self._revoked.set()
+    def revoke(self, word: str) -> None:
+        """Tell the attempt to stop at its next batch; `word` says why, as `renew.lua` does."""
+        self._revoked_for = word
 
     def should_stop(self) -> bool:
         """Whether the attempt is to stop: it was revoked, or the process is going."""
-        return self._revoked.is_set() or self._draining.is_set()
+        return bool(self._revoked_for) or self._draining.is_set()
+
+    @property
+    def is_last(self) -> bool:
+        """Whether no other attempt will follow, because the job is stopping."""
+        return self._revoked_for == "stopped"
 
 
 class Heartbeat:
@@ -97,7 +102,7 @@ class Heartbeat:
         for (ref, lease), word in zip(held.items(), words, strict=True):
             if word != "ok":
                 log.info("attempt %s is to stop: its lease is %s", ref.member(), word)
-                lease.revoke()
+                lease.revoke(word)
         self._announce()
 
     def _announce(self) -> None:

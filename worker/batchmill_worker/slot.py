@@ -1,4 +1,4 @@
-"""A device process: `python -m batchmill_worker.slot NAME DEVICE` runs shards until it is told to stop."""
+"""A device process: `python -m batchmill_worker.slot NAME DEVICE NOTE` runs shards until it is told to stop."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+from pathlib import Path
 
 from batchmill.errors import BatchmillError
 from batchmill.job import WorkerInfo
@@ -23,12 +24,16 @@ from batchmill_worker.jobs import JobShelf
 from batchmill_worker.leases import Heartbeat
 from batchmill_worker.loading import load_operators
 from batchmill_worker.operator_cache import OperatorCache
+from batchmill_worker.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
 
-def run_slot(settings: WorkerSettings, name: str, device: str) -> None:
-    """Run shards on one device until SIGTERM. Raises `InvalidOperator`, `InvalidSettings` or `ServiceUnavailable`."""
+def run_slot(settings: WorkerSettings, name: str, device: str, note: Path) -> None:
+    """Run shards on one device until SIGTERM; `note` is the watchdog's file.
+
+    Raises `InvalidOperator`, `InvalidSettings` or `ServiceUnavailable`.
+    """
     registry = load_operators(settings.operators)
     ledger, workspace = Ledger.open(settings), Workspace.open(settings)
     worker = WorkerInfo(
@@ -52,7 +57,7 @@ def run_slot(settings: WorkerSettings, name: str, device: str) -> None:
         shelf=JobShelf(workspace),
         registry=registry,
         operators=operators,
-        engine=Engine(DeviceLock()),
+        engine=Engine(DeviceLock(), watchdog=Watchdog(settings.batch_timeout_s, note)),
     )
     app = create_celery_app(settings, registry, AttemptRunner(bench))
     heartbeat.start()
@@ -79,11 +84,11 @@ def _drain(heartbeat: Heartbeat, drain_s: float) -> None:
 
 def main() -> None:
     """Run a slot from the command line; its settings come from the environment."""
-    name, device = sys.argv[1:]
+    name, device, note = sys.argv[1:]
     try:
         settings = WorkerSettings.load()
         configure_logging(settings.log_level)
-        run_slot(settings, name, device)
+        run_slot(settings, name, device, Path(note))
     except BatchmillError as error:
         log.error("%s cannot start: %s", name, error)
         sys.exit(2)

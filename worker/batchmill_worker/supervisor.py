@@ -7,16 +7,18 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchmill.children import ChildKeeper, ChildSpec
 from batchmill.errors import ServiceUnavailable
 from batchmill.ledger import Ledger
 from batchmill_worker.loading import load_operators
+from batchmill_worker.watchdog import read_note
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from types import FrameType
 
     from batchmill.settings import WorkerSettings
@@ -33,7 +35,8 @@ class Supervisor:
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
-        self._keeper = ChildKeeper()
+        self._keeper = ChildKeeper(on_death=self._mourn)
+        self._notes = tempfile.TemporaryDirectory(prefix="batchmill-worker-")
         self._names = slot_names(settings.slots, socket.gethostname(), os.getpid())
 
     def run(self, ready_file: Path | None) -> None:
@@ -51,11 +54,16 @@ class Supervisor:
             self._keeper.watch()
         finally:
             self._keeper.stop(self._settings.drain_s + KILL_AFTER_DRAIN_S)
+            self._notes.cleanup()
 
     def _slot(self, name: str) -> ChildSpec:
         threads = str(max(1, (os.cpu_count() or 1) // self._settings.slots))
         env = {variable: os.environ.get(variable, threads) for variable in THREAD_VARIABLES}
-        return ChildSpec(name, [sys.executable, "-m", "batchmill_worker.slot", name, "cpu"], env)
+        return ChildSpec(name, [sys.executable, "-m", "batchmill_worker.slot", name, "cpu", str(self._note(name))], env)
+
+    def _note(self, name: str) -> Path:
+        """Where a slot notes which shard is on its device."""
+        return Path(self._notes.name) / name
 
     def _wait_until_present(self) -> None:
         ledger = Ledger.open(self._settings)
@@ -67,6 +75,18 @@ class Supervisor:
                 time.sleep(LOOK_S)
         except ServiceUnavailable as error:
             log.warning("the fleet could not be read: %s", error)
+        finally:
+            ledger.close()
+
+    def _mourn(self, name: str, pid: int) -> None:
+        """A slot died: its leases end now, so that its shards need not wait for them."""
+        ledger = Ledger.open(self._settings)
+        try:
+            held = ledger.shards.abandon(name, read_note(self._note(name)))
+            ledger.fleet.leave(name)
+            log.warning("process %d of %s held %d shard(s); they go to other attempts", pid, name, held)
+        except ServiceUnavailable as error:
+            log.warning("the shards of %s wait for their leases to end: %s", name, error)
         finally:
             ledger.close()
 

@@ -1,7 +1,7 @@
 """The command line. Each command is an entry point of the group `batchmill.commands`, imported when it is needed.
 
-Exit codes: 0 all went well; 1 the job failed or was cancelled, or the service did not do what was asked; 2 the input
-is wrong; 3 the service cannot be reached or does not accept the token; 130 interrupted.
+Exit codes: 0 all went well; 1 the job failed, was cancelled or expired, or the service did not do what was asked;
+2 the input is wrong; 3 the service cannot be reached or does not accept the token; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Examples:
 \b
 Exit codes:
   0  all went well
-  1  the job failed or was cancelled, or the service could not do what was asked
+  1  the job failed, was cancelled or expired, or the service could not do what was asked
   2  the input is wrong; stderr says what and how to mend it
   3  the service cannot be reached, or does not accept the token
   130  interrupted; a submitted job goes on
@@ -93,6 +93,10 @@ class CommandGroup(click.Group):
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(BROKEN_PIPE)
+        except ModuleNotFoundError as error:  # a service's command imports its libraries when it runs
+            if ctx.invoked_subcommand not in _EXTRAS:
+                raise
+            raise _missing_part(str(ctx.invoked_subcommand), error) from error
         return result
 
     def main(
@@ -149,17 +153,22 @@ def exit_code(error: BatchmillError) -> int:
     return BAD_INPUT if isinstance(error, _BAD_INPUT) else FAILED
 
 
-def _missing_command(name: str, error: Exception) -> click.Command:
+def _missing_part(name: str, error: Exception) -> MissingExtra:
     extra = _EXTRAS.get(name)
     hint = f"Install it with: pip install 'batchmill[{extra}]'." if extra else ""
+    return MissingExtra(f"`batchmill {name}` needs a part that is not installed ({error}).", hint=hint)
+
+
+def _missing_command(name: str, error: Exception) -> click.Command:
+    missing_part = _missing_part(name, error)
 
     @click.command(
         name,
-        help=f"Not installed. {hint}".rstrip(),
+        help=f"Not installed. {missing_part.hint}".rstrip(),
         context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     )
     def missing() -> None:
-        raise MissingExtra(f"`batchmill {name}` needs a part that is not installed ({error}).", hint=hint)
+        raise missing_part
 
     return missing
 

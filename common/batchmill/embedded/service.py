@@ -76,7 +76,8 @@ class EmbeddedService:
 
     def stop(self) -> None:
         """Stop everything; unfinished jobs go on when a service is started over the same folder."""
-        self._keeper.stop(STOP_GRACE_S)
+        for name in ("worker", "coordinator", "valkey"):  # each needs the ones behind it to leave in good order
+            self._keeper.stop(STOP_GRACE_S, name)
         self._folder.release()
         if self._runtime is not None:
             shutil.rmtree(self._runtime, ignore_errors=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from batchmill.errors import Conflict, InvalidSource, NotFound, ServiceUnavailable
 from batchmill.job import JobError, JobSpec, JobState, UploadSource
 from batchmill.ledger.connection import reaching_redis
-from batchmill.shard import ShardRef, parse_shard_id
+from batchmill.shard import ShardRef, format_shard_id, parse_shard_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +28,7 @@ class JobRecord:
     state: JobState
     created_at: int
     started_at: int | None
+    paused_at: int | None  # while it is paused
     stopping_at: int | None
     finished_at: int | None
     error: JobError | None
@@ -47,7 +48,8 @@ class JobRecord:
     rows_timed: int  # rows that time was spent on
     bytes_in: int
     rate: float | None  # rows a second, of late
-    last_queued_at: int | None  # when a shard of it was last queued
+    last_queued_at: int | None  # when a shard of it was last queued, or it was resumed
+    paused_ms: int  # in all pauses that are over, since it started
 
     @classmethod
     def from_hash(cls, job_id: str, fields: dict[bytes, bytes]) -> JobRecord:
@@ -66,6 +68,7 @@ class JobRecord:
             state=JobState(text["state"]),
             created_at=number("created_at"),
             started_at=moment("started_at"),
+            paused_at=moment("paused_at"),
             stopping_at=moment("stopping_at"),
             finished_at=moment("finished_at"),
             error=JobError.model_validate_json(text["error"]) if text.get("error") else None,
@@ -86,6 +89,7 @@ class JobRecord:
             bytes_in=number("bytes_in"),
             rate=float(text["rate"]) if text.get("rate") else None,
             last_queued_at=moment("last_queued_at"),
+            paused_ms=number("paused_ms"),
         )
 
 
@@ -138,6 +142,7 @@ class JobLedger:
                 keys.events(),
                 upload,
                 max_live_jobs,
+                key or "",
             ],
         )
         _raise_refusal(word.decode(), known_id.decode(), upload, max_live_jobs)
@@ -157,7 +162,7 @@ class JobLedger:
         with reaching_redis():
             fields = self._store.redis.hgetall(self._keys.job(job_id))
         if not fields:
-            raise NotFound(f"there is no job {job_id!r}.", hint="`batchmill jobs` lists the jobs.", job=job_id)
+            raise no_such_job(job_id)
         return JobRecord.from_hash(job_id, fields)
 
     def read_many(self, job_ids: Sequence[str]) -> list[JobRecord]:
@@ -194,7 +199,10 @@ class JobLedger:
         return rows
 
     def stop(
-        self, job_id: str, state: Literal[JobState.CANCELLING, JobState.FAILING], error: JobError | None
+        self,
+        job_id: str,
+        state: Literal[JobState.CANCELLING, JobState.FAILING, JobState.EXPIRING],
+        error: JobError | None,
     ) -> JobState:
         """Ask a job to stop; returns its state afterwards. Raises `NotFound`."""
         word = self._store.run(
@@ -209,24 +217,55 @@ class JobLedger:
             ],
         )
         if not word:
-            raise NotFound(f"there is no job {job_id!r}.", hint="`batchmill jobs` lists the jobs.", job=job_id)
+            raise no_such_job(job_id)
         return JobState(word.decode())
+
+    def pause(self, job_id: str) -> None:
+        """Hold a job. Raises `NotFound`, or `Conflict` when it is stopping or has ended."""
+        state = self._steer("pause", job_id)
+        if state is not JobState.PAUSED:
+            raise _cannot("paused", job_id, state)
+
+    def resume(self, job_id: str) -> None:
+        """Let a paused job go on; one that is not paused does anyway.
+
+        Raises `NotFound`, or `Conflict` when it is stopping or has ended.
+        """
+        state = self._steer("resume", job_id)
+        if state not in (JobState.PENDING, JobState.RUNNING):
+            raise _cannot("resumed", job_id, state)
+
+    def _steer(self, script: Literal["pause", "resume"], job_id: str) -> JobState:
+        keys = self._keys
+        word = self._store.run(script, [keys.job(job_id)], [self._store.now_ms, keys.events(), job_id])
+        if not word:
+            raise no_such_job(job_id)
+        return JobState(word.decode())
+
+    def recall(self, record: JobRecord, epoch: int) -> int:
+        """Take the queued shards of a paused job back, as its leader; returns how many."""
+        keys, live = self._keys, self._live_attempts(record.id)
+        recalled = self._store.run(
+            "recall",
+            [
+                keys.leader(),
+                keys.job(record.id),
+                keys.waiting(record.id),
+                keys.queued(record.spec.pool),
+                *(keys.shard(ref.job_id, ref.stage, ref.shard_id) for ref in live),
+            ],
+            [
+                self._store.now_ms,
+                epoch,
+                *(part for ref in live for part in (ref.member(), f"{ref.stage} {format_shard_id(ref.shard_id)}")),
+            ],
+        )
+        return int(recalled)
 
     def finish(self, record: JobRecord, state: JobState, epoch: int) -> bool:
         """End a job in a final state, as its leader; False when it is not over yet or the leader is deposed."""
         keys, job_id = self._keys, record.id
-        with reaching_redis():
-            names = self._store.redis.smembers(keys.live_shards(job_id))
-        live = [(int(stage), parse_shard_id(shard)) for stage, shard in (name.decode().split(" ") for name in names)]
-        shard_keys = [keys.shard(job_id, stage, shard_id) for stage, shard_id in live]
-        with reaching_redis(), self._store.redis.pipeline(transaction=False) as pipe:
-            for key in shard_keys:
-                pipe.hget(key, "token")
-            tokens = pipe.execute()
-        members = [
-            ShardRef(job_id, stage, shard_id, int(token or 0)).member()
-            for (stage, shard_id), token in zip(live, tokens, strict=True)
-        ]
+        live = self._live_attempts(job_id)
         word = self._store.run(
             "finish",
             [
@@ -238,11 +277,33 @@ class JobLedger:
                 keys.live_shards(job_id),
                 keys.queued(record.spec.pool),
                 keys.inline_input(job_id),
-                *shard_keys,
+                keys.ended_jobs(),
+                *(keys.shard(job_id, ref.stage, ref.shard_id) for ref in live),
             ],
-            [self._store.now_ms, epoch, job_id, state, keys.events(), *members],
+            [self._store.now_ms, epoch, job_id, state, keys.events(), *(ref.member() for ref in live)],
         )
         return bool(word == b"ok")
+
+    def _live_attempts(self, job_id: str) -> list[ShardRef]:
+        """The present attempt of every shard that is not settled; token 0 before the first."""
+        keys = self._keys
+        with reaching_redis():
+            names = self._store.redis.smembers(keys.live_shards(job_id))
+        live = [(int(stage), parse_shard_id(shard)) for stage, shard in (name.decode().split(" ") for name in names)]
+        with reaching_redis(), self._store.redis.pipeline(transaction=False) as pipe:
+            for stage, shard_id in live:
+                pipe.hget(keys.shard(job_id, stage, shard_id), "token")
+            tokens = pipe.execute()
+        return [
+            ShardRef(job_id, stage, shard_id, int(token or 0))
+            for (stage, shard_id), token in zip(live, tokens, strict=True)
+        ]
+
+    def dead_counts(self, job_id: str) -> dict[str, int]:
+        """How many rows of a job died of which error."""
+        with reaching_redis():
+            counts = self._store.redis.hgetall(self._keys.dead_counts(job_id))
+        return {kind.decode(): int(count) for kind, count in counts.items()}
 
     def begin_upload(self, upload_id: str, *, max_uploads: int = 1000) -> None:
         """Note an upload. Raises `ServiceUnavailable` when too many are open."""
@@ -272,6 +333,16 @@ class JobLedger:
 @lru_cache(maxsize=1024)
 def _spec(text: str) -> JobSpec:
     return JobSpec.model_validate_json(text)
+
+
+def no_such_job(job_id: str) -> NotFound:
+    """The error for an id that no job has."""
+    return NotFound(f"there is no job {job_id!r}.", hint="`batchmill jobs` lists the jobs.", job=job_id)
+
+
+def _cannot(what: str, job_id: str, state: JobState) -> Conflict:
+    stands = f"has ended ({state})" if state.is_final else f"is {state}"
+    return Conflict(f"job {job_id} {stands} and cannot be {what}.", job=job_id, state=state)
 
 
 def _raise_refusal(word: str, known_id: str, upload: str, max_live_jobs: int) -> None:

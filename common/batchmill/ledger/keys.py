@@ -25,6 +25,10 @@ class Keys:
         """Set: the ids of jobs that have not ended."""
         return f"{self.prefix}jobs:live"
 
+    def ended_jobs(self) -> str:
+        """Sorted set: the ids of jobs that have ended, scored by when (ms); 0: to be deleted now."""
+        return f"{self.prefix}jobs:ended"
+
     def idempotency(self, key: str) -> str:
         """String: the id and the request digest of the job that was submitted under a client's key."""
         return f"{self.prefix}idempotency:{hashlib.sha256(key.encode()).hexdigest()[:32]}"
@@ -97,6 +101,10 @@ class Keys:
         """Hash: settled shard to "token rows dead bytes"."""
         return f"{self.job(job_id)}:done:{stage}"
 
+    def dead_counts(self, job_id: str) -> str:
+        """Hash: error type to how many rows of a job died of it."""
+        return f"{self.job(job_id)}:dead"
+
     def of_job(self, job_id: str, stages: int = 1) -> list[str]:
         """All keys of a job but its live shards'."""
         return [
@@ -106,5 +114,6 @@ class Keys:
             self.live_shards(job_id),
             self.ready(job_id),
             self.waiting(job_id),
+            self.dead_counts(job_id),
             *(self.done(job_id, stage) for stage in range(stages)),
         ]

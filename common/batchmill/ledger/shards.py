@@ -36,6 +36,25 @@ class Completion:
     nbytes: int
     busy_s: float = 0.0  # time at work on it, waiting not counted
     inline: bytes = b""  # the results as an Arrow stream; empty: they lie in the sink
+    dead_by_type: tuple[tuple[str, int], ...] = ()  # how many rows died of which error
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLimit:
+    """When a job has too many dead rows, and the error that then stops it."""
+
+    most: float  # below 1: that share of the job's rows
+    error: JobError
+
+    @classmethod
+    def of(cls, spec: JobSpec) -> DeadLimit | None:
+        """The limit that a job's retry policy sets, if it sets one."""
+        most = spec.retry.max_dead
+        if most is None:
+            return None
+        allowed = f"{most:.1%} of its rows" if 0 < most < 1 else f"{most:.0f} rows"
+        message = f"More than {allowed} were given up on, the most that max_dead allows; `batchmill dead` lists them."
+        return cls(most, JobError(code="too_many_dead", message=message))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +66,18 @@ class Settled:
     rows: int
     rows_dead: int
     nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SplitUp:
+    """A shard that was replaced by its halves."""
+
+    shard_id: ShardId
+    parts: int
+
+    def children(self) -> list[ShardId]:
+        """The shards that took over, in input order."""
+        return [ShardId((*self.shard_id, number)) for number in range(self.parts)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +190,7 @@ class ShardLedger:
             return None
         if reply[0] == b"stale":
             raise StaleToken(f"attempt {ref.member()} is not there to be claimed.")
-        _, plan, failures, losses, spec, inline = reply
+        _, plan, failures, losses, kept, spec, inline = reply
         shard = Shard.from_plan(
             ref.job_id,
             ref.shard_id,
@@ -169,11 +200,12 @@ class ShardLedger:
             token=ref.token,
             failures=int(failures),
             losses=int(losses),
+            kept=kept.decode(),
         )
         return Claim(shard, JobSpec.model_validate_json(spec) if spec else None, inline)
 
     def renew(self, refs: Sequence[ShardRef], lease_ms: int) -> list[str]:
-        """Renew the leases of these attempts in one call; a word each: "ok", "lost" or "stopped"."""
+        """Renew the leases of these attempts in one call; a word each: "ok", "lost", "paused" or "stopped"."""
         if not refs:
             return []
         words = self._store.run(
@@ -183,7 +215,7 @@ class ShardLedger:
         )
         return [word.decode() for word in words]
 
-    def commit(self, ref: ShardRef, completion: Completion) -> bool:
+    def commit(self, ref: ShardRef, completion: Completion, limit: DeadLimit | None = None) -> bool:
         """Make an attempt's results the shard's. False: no room inline, store the results and come again.
 
         Raises `StaleToken` when the shard is another attempt's by now; then nothing changed.
@@ -199,6 +231,7 @@ class ShardLedger:
                 keys.done(ref.job_id, ref.stage),
                 keys.live_shards(ref.job_id),
                 keys.inline_results(ref.job_id),
+                keys.dead_counts(ref.job_id),
             ],
             [
                 self._store.now_ms,
@@ -214,16 +247,22 @@ class ShardLedger:
                 MAX_INLINE_BYTES,
                 keys.events(),
                 ref.job_id,
+                limit.most if limit else "",
+                limit.error.model_dump_json() if limit else "",
+                *(part for counted in completion.dead_by_type for part in counted),
             ],
         )
         if word == b"stale":
             raise StaleToken(f"attempt {ref.member()} lost its shard; its results do not count.")
         return bool(word == b"ok")
 
-    def fail(self, ref: ShardRef, *, delay_s: float, blame: bool, stop_with: JobError | None = None) -> None:
-        """End an attempt without results: the shard waits `delay_s`, or the job stops with an error.
+    def fail(
+        self, ref: ShardRef, *, delay_s: float, blame: bool, kept: str = "", stop_with: JobError | None = None
+    ) -> None:
+        """End an attempt before the shard is done: it waits `delay_s` for another, or the job stops with an error.
 
-        blame: whether it counts as a failure of the shard. Raises `StaleToken`.
+        blame: whether it counts as a failure of the shard. kept: the blob with what is done of it. Raises
+        `StaleToken`.
         """
         word = self._store.run(
             "fail",
@@ -238,6 +277,7 @@ class ShardLedger:
                 stop_with.model_dump_json() if stop_with else "",
                 self._keys.events(),
                 ref.job_id,
+                kept,
             ],
         )
         if word != b"ok":
@@ -262,6 +302,60 @@ class ShardLedger:
         )
         return str(word.decode())
 
+    def split(self, shard: Shard, epoch: int) -> str:
+        """Replace a shard whose lease ran out by its halves; a word as in `split.lua`."""
+        keys, ref = self._keys, shard.ref
+        halves = shard.halves()
+        described = [
+            part
+            for half in halves
+            for part in (format_shard_id(half.shard_id), half.rows, half.plan(), half.losses, half.kept)
+        ]
+        word = self._store.run(
+            "split",
+            [
+                *self._attempt_keys(ref),
+                keys.leader(),
+                keys.done(ref.job_id, ref.stage),
+                keys.live_shards(ref.job_id),
+                *(self._shard_key(half.ref) for half in halves),
+            ],
+            [
+                self._store.now_ms,
+                epoch,
+                ref.token,
+                ref.member(),
+                format_shard_id(ref.shard_id),
+                _name(ref),
+                keys.events(),
+                ref.job_id,
+                ref.stage,
+                *described,
+            ],
+        )
+        return str(word.decode())
+
+    def abandon(self, worker: str, blamed: str = "") -> int:
+        """Take back the attempts of a worker process that is known to be dead; returns how many it held.
+
+        blamed: the member of the attempt that was on the device: it alone counts as lost. "": all do.
+        """
+        with reaching_redis():
+            members = self._store.redis.zrange(self._keys.leases(), 0, -1)
+        refs = [ShardRef.from_member(member) for member in members]
+        keys = [
+            key
+            for ref in refs
+            for key in (self._keys.job(ref.job_id), self._shard_key(ref), self._keys.waiting(ref.job_id))
+        ]
+        told = [part for ref in refs for part in (ref.member(), _name(ref), ref.job_id)]
+        held = self._store.run(
+            "abandon",
+            [self._keys.leases(), *keys],
+            [self._store.now_ms, worker, blamed, self._keys.events(), *told],
+        )
+        return int(held)
+
     def expired(self, now_ms: int, limit: int = 100) -> list[ShardRef]:
         """Attempts whose lease has run out by `now_ms`, the longest ago first."""
         with reaching_redis():
@@ -283,9 +377,10 @@ class ShardLedger:
             token=int(fields[b"token"]),
             failures=int(fields[b"failures"]),
             losses=int(fields[b"losses"]),
+            kept=fields.get(b"kept", b"").decode(),
         )
 
-    def settled(self, job_id: str, shard_ids: Sequence[ShardId], stage: int = 0) -> list[Settled | None]:
+    def settled(self, job_id: str, shard_ids: Sequence[ShardId], stage: int = 0) -> list[Settled | SplitUp | None]:
         """For each of these shards: how it was settled, or None when it was not."""
         if not shard_ids:
             return []
@@ -293,10 +388,7 @@ class ShardLedger:
             found = self._store.redis.hmget(
                 self._keys.done(job_id, stage), [format_shard_id(shard_id) for shard_id in shard_ids]
             )
-        return [
-            Settled(shard_id, *map(int, value.split())) if value else None
-            for shard_id, value in zip(shard_ids, found, strict=True)
-        ]
+        return [_settled(shard_id, value) for shard_id, value in zip(shard_ids, found, strict=True)]
 
     def inline_results(self, job_id: str, shard_ids: Sequence[ShardId]) -> list[bytes | None]:
         """The results of these shards that ride in the ledger, as Arrow streams."""
@@ -313,6 +405,14 @@ class ShardLedger:
     def _attempt_keys(self, ref: ShardRef) -> list[str]:
         keys = self._keys
         return [keys.job(ref.job_id), self._shard_key(ref), keys.leases(), keys.waiting(ref.job_id)]
+
+
+def _settled(shard_id: ShardId, value: bytes | None) -> Settled | SplitUp | None:
+    if value is None:
+        return None
+    if value.startswith(b"split "):
+        return SplitUp(shard_id, int(value.removeprefix(b"split ")))
+    return Settled(shard_id, *map(int, value.split()))
 
 
 def _name(ref: ShardRef) -> str:

@@ -1,4 +1,4 @@
-"""Jobs over HTTP: submitted, listed, read, followed, cancelled."""
+"""Jobs over HTTP: submitted, listed, read, followed, paused, cancelled, deleted."""
 
 from __future__ import annotations
 
@@ -58,6 +58,27 @@ def cancel(job_id: str, service: CurrentService) -> Response:
     """Stop a job; what is done is kept. A job that has ended stays as it is."""
     service.ledger.jobs.stop(job_id, JobState.CANCELLING, None)
     return json_response(service.status(job_id))
+
+
+@router.post("/{job_id}/pause", response_model=JobStatus)
+def pause(job_id: str, service: CurrentService) -> Response:
+    """Hold a job: its workers let go at the end of their batches, and nothing more of it is begun."""
+    service.ledger.jobs.pause(job_id)
+    return json_response(service.status(job_id))
+
+
+@router.post("/{job_id}/resume", response_model=JobStatus)
+def resume(job_id: str, service: CurrentService) -> Response:
+    """Let a paused job go on where it stood. A job that is not paused goes on anyway."""
+    service.ledger.jobs.resume(job_id)
+    return json_response(service.status(job_id))
+
+
+@router.delete("/{job_id}", status_code=204)
+def delete(job_id: str, service: CurrentService) -> Response:
+    """Delete an ended job: its record, its rows and its results. Its output folder stays."""
+    service.delete(job_id)
+    return Response(status_code=204)
 
 
 @router.get("/{job_id}/events", response_class=StreamingResponse)

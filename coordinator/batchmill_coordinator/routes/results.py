@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated
+import io
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pyarrow as pa
 from fastapi import APIRouter, Header, Query
@@ -11,6 +12,7 @@ from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from batchmill.errors import InvalidRequest
+from batchmill.shard import ShardId
 from batchmill.sinks import to_json_lines
 from batchmill_coordinator.results import Page, parse_cursor, read_page
 from batchmill_coordinator.routes.service import CurrentService
@@ -60,7 +62,7 @@ def _media_type(accept: str) -> str:
     raise InvalidRequest(f"results cannot be given as {accept[:100]!r}.", hint=f"Accept {ARROW} or {JSON_LINES}.")
 
 
-async def _page_within(service: Service, job_id: str, start: int, wait_s: float) -> Page:
+async def _page_within(service: Service, job_id: str, start: ShardId, wait_s: float) -> Page:
     loop = asyncio.get_running_loop()
     ends_at = loop.time() + wait_s
     with service.hub.watching(job_id) as event:
@@ -77,19 +79,42 @@ async def _page_within(service: Service, job_id: str, start: int, wait_s: float)
                 continue
 
 
-def _read(service: Service, job_id: str, start: int) -> Page:
+def _read(service: Service, job_id: str, start: ShardId) -> Page:
     record = service.ledger.jobs.read(job_id)
     return read_page(service.ledger, record, service.open_sink(record), start)
 
 
 def _arrow_chunks(page: Page) -> Iterator[bytes]:
-    """An Arrow IPC stream in pieces of a record batch."""
-    piece = pa.BufferOutputStream()
-    with pa.ipc.new_stream(piece, page.schema) as stream:
+    """An Arrow IPC stream in pieces of a record batch, so that no more of a page is in memory than is being sent."""
+    pieces = _Pieces()
+    with pa.ipc.new_stream(pa.PythonFile(pieces, "w"), page.schema) as stream:
         for table in page.tables:
             for batch in table.to_batches(max_chunksize=CHUNK_ROWS):
                 stream.write_batch(batch)
-    yield piece.getvalue().to_pybytes()
+                yield pieces.take()
+    yield pieces.take()
+
+
+class _Pieces(io.RawIOBase):
+    """A file that gives back what was written to it since last time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._written: list[bytes] = []
+
+    def writable(self) -> bool:
+        """It is."""
+        return True
+
+    def write(self, data: Any) -> int:
+        """Keep a copy: the writer may use its memory again."""
+        self._written.append(bytes(data))
+        return len(self._written[-1])
+
+    def take(self) -> bytes:
+        """What was written."""
+        taken, self._written = b"".join(self._written), []
+        return taken
 
 
 def _json_chunks(page: Page) -> Iterator[bytes]:

@@ -10,7 +10,15 @@ import pyarrow as pa
 import pytest
 from aiohttp import web
 
-from batchmill.errors import BatchmillError, InvalidRequest, NotFound, Unauthorized, UnknownOperator, did_you_mean
+from batchmill.errors import (
+    BatchmillError,
+    Conflict,
+    InvalidRequest,
+    NotFound,
+    Unauthorized,
+    UnknownOperator,
+    did_you_mean,
+)
 from batchmill.job import JobError, JobRequest, JobSpec, JobState, JobStatus, WorkerInfo, new_id
 from batchmill.operator import OperatorInfo
 
@@ -44,6 +52,7 @@ class StandInJob:
             name=request.name,
             pool=request.pool,
             priority=request.priority,
+            deadline_at=request.deadline_at,
             rows_total=None if table is None else table.num_rows,
             created_at=time.time(),
             output=request.output.path if request.output else None,
@@ -114,6 +123,9 @@ class StandIn:
                 web.post("/v1/jobs", self._submit),
                 web.get("/v1/jobs", self._list),
                 web.get("/v1/jobs/{id}", self._status),
+                web.delete("/v1/jobs/{id}", self._delete),
+                web.post("/v1/jobs/{id}/pause", self._pause),
+                web.post("/v1/jobs/{id}/resume", self._resume),
                 web.post("/v1/jobs/{id}/cancel", self._cancel),
                 web.get("/v1/jobs/{id}/events", self._events),
                 web.get("/v1/jobs/{id}/results", self._results),
@@ -213,6 +225,26 @@ class StandIn:
         if not job.status.is_final:
             await job.change(state=JobState.CANCELLED)
         return web.json_response(text=job.status.model_dump_json())
+
+    async def _pause(self, request):
+        return await self._steer(request, JobState.PAUSED, "paused")
+
+    async def _resume(self, request):
+        return await self._steer(request, JobState.RUNNING, "resumed")
+
+    async def _steer(self, request, state, what):
+        job = self._job(request)
+        if job.status.is_final:
+            raise Conflict(f"job {job.status.id} has ended ({job.status.state}) and cannot be {what}.")
+        await job.change(state=state)
+        return web.json_response(text=job.status.model_dump_json())
+
+    async def _delete(self, request):
+        job = self._job(request)
+        if not job.status.is_final:
+            raise Conflict(f"job {job.status.id} has not ended ({job.status.state}) and cannot be deleted.")
+        del self.jobs[job.status.id]
+        return web.Response(status=204)
 
     async def _events(self, request):
         job = self._job(request)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import datetime
 
 import pytest
 from click.testing import CliRunner
@@ -123,6 +124,58 @@ def test_cancel_stops_a_job(run, service):
     assert run("watch", job_id).exit_code == 1
 
 
+def test_pause_and_resume_hold_a_job_and_let_it_go_on(run, service):
+    service.holds_jobs = True
+    run("submit", "echo", "-", input=ROWS)
+    job_id = service.only_job().status.id
+    assert run("pause", job_id).stdout == (f"{job_id} paused: 0 of 5 rows; `batchmill resume {job_id}` lets it go on\n")
+    assert "paused" in run("status", job_id).stdout
+    assert json.loads(run("resume", job_id, "--json").stdout)["state"] == "running"
+    service.change(job_id, state=JobState.COMPLETED)
+    done = run("pause", job_id)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "has ended (completed) and cannot be paused" in done.stderr
+
+
+def test_delete_removes_an_ended_job(run, service):
+    service.holds_jobs = True
+    run("submit", "echo", "-", input=ROWS)
+    job_id = service.only_job().status.id
+    assert run("delete", job_id).exit_code == 2
+    service.change(job_id, state=JobState.COMPLETED)
+    assert run("delete", job_id).stdout == f"{job_id} deleted\n"
+    assert service.jobs == {}
+
+
+def test_an_expired_job_says_so_and_exits_with_1(run, service):
+    service.holds_jobs = True
+    run("submit", "echo", "-", "--deadline", "2030-01-31T17:00+01:00", input=ROWS)
+    job_id = service.only_job().status.id
+    assert "2030-01-31" in run("status", job_id).stdout
+    service.change(job_id, state=JobState.EXPIRED, rows_done=2)
+    done = run("watch", job_id)
+    assert done.exit_code == 1
+    assert f"{job_id} expired after 2 rows" in done.stdout
+    told = run("results", job_id)
+    assert told.exit_code == 1
+    assert "the job's deadline passed" in told.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"), [("90s", 90), ("30m", 1800), ("2h", 7200), ("1h30m", 5400), ("0.5h", 1800), ("2d", 172_800)]
+)
+def test_a_deadline_from_now_has_a_unit(run, service, given, seconds):
+    before = time.time()
+    assert run("submit", "echo", "-", "--deadline", given, input=ROWS).exit_code == 0
+    assert abs(service.only_job().request.deadline_at - before - seconds) < 60
+
+
+def test_a_deadline_without_a_zone_is_local_time(run, service):
+    assert run("submit", "echo", "-", "--deadline", "2999-12-31T12:00", input=ROWS).exit_code == 0
+    moment = datetime(2999, 12, 31, 12).astimezone()
+    assert service.only_job().request.deadline_at == moment.timestamp()
+
+
 def test_jobs_are_listed_newest_first(run, service):
     for name in ("one", "two", "three"):
         run("submit", "echo", "-", "--name", name, input=ROWS)
@@ -150,6 +203,12 @@ def test_workers_and_operators_are_listed(run):
         (["submit", "echo", "/data", "--output-format", "jsonl"], "--output"),
         (["submit", "echo", "-", "/data"], "alone"),
         (["submit", "echo", "/data", "--priority", "1000"], "1000"),
+        (["submit", "echo", "/data", "--deadline", "soon"], "'soon' is no deadline"),
+        (["submit", "echo", "/data", "--deadline", "7200"], "30m, 2h"),
+        (["submit", "echo", "/data", "--deadline", "2001-01-01"], "not in the future"),
+        (["pause", "job-nope"], "job-nope"),
+        (["resume", "job-nope"], "job-nope"),
+        (["delete", "job-nope"], "job-nope"),
         (["submit", "echo", "-"], "stdin, line 2: no JSON"),
         (["submitt"], "Did you mean 'submit'"),
         (["frobnicate"], "there is no command 'frobnicate'"),
@@ -198,7 +257,21 @@ def test_a_failure_of_the_service_is_exit_code_1(run, service):
 
 def test_help_names_every_command_with_its_exit_codes_and_no_token(run):
     done = run("--help")
-    for name in ("submit", "jobs", "status", "watch", "cancel", "results", "workers", "operators", "up", "worker"):
+    for name in (
+        "submit",
+        "jobs",
+        "status",
+        "watch",
+        "pause",
+        "resume",
+        "cancel",
+        "delete",
+        "results",
+        "workers",
+        "operators",
+        "up",
+        "worker",
+    ):
         assert f"\n  {name} " in done.stdout
     assert "Exit codes" in done.stdout
     for name in ("submit", "results", "jobs"):

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 import batchmill
-from batchmill.errors import BatchmillError, JobCancelled, JobFailed, NotFound
+from batchmill.errors import BatchmillError, Conflict, JobCancelled, JobExpired, JobFailed, NotFound
 from batchmill.job import JobState
 
 
@@ -79,6 +79,44 @@ def test_a_cancelled_job_gives_what_was_kept(held, service):
         held.wait()
 
 
+def test_an_expired_job_gives_what_it_had_and_says_so(held, service):
+    service.change(held.id, _ids(0, 3))
+    service.change(held.id, state=JobState.EXPIRED)
+    assert held.to_table().num_rows == 3
+    assert len(list(held.results())) == 3
+    with pytest.raises(JobExpired, match="passed its deadline after 3 of 10 rows"):
+        held.wait()
+
+
+def test_a_job_is_paused_and_goes_on(held, service):
+    assert held.pause().state is JobState.PAUSED
+    assert held.latest.state is JobState.PAUSED
+    assert held.resume().state is JobState.RUNNING
+    service.change(held.id, _ids(0, 10), state=JobState.COMPLETED)
+    for refused in (held.pause, held.resume):
+        with pytest.raises(Conflict, match=r"has ended \(completed\)"):
+            refused()
+
+
+def test_a_paused_job_is_waited_for(held, service):
+    held.pause()
+    with pytest.raises(TimeoutError, match="is still paused"):
+        held.wait(timeout=0.05)
+    service.change(held.id, state=JobState.COMPLETED)
+    assert held.wait(timeout=30) is held
+
+
+def test_a_deleted_job_is_gone_even_if_the_answer_was_lost(held, service):
+    with pytest.raises(Conflict, match="has not ended"):
+        held.delete()
+    held.cancel()
+    service.faults.append(("DELETE", held.id, "lost answer"))
+    held.delete()
+    assert service.asked("DELETE") == [f"/v1/jobs/{held.id}"] * 3
+    with pytest.raises(NotFound, match=held.id):
+        held.delete()
+
+
 def test_wait_gives_the_job_back_when_it_completed(held, service):
     threading.Timer(0.05, service.change, [held.id], {"state": JobState.COMPLETED}).start()
     assert held.wait(timeout=30) is held
@@ -133,7 +171,8 @@ def test_a_page_cut_off_on_the_way_is_refused(held, service):
 
 def test_an_unknown_job_is_told_by_its_first_use(client):
     job = client.job("job-nope")
-    for use in (job.status, job.cancel, job.to_table, job.wait, lambda: list(job.watch()), lambda: list(job.results())):
+    steering = (job.status, job.pause, job.resume, job.cancel, job.delete)
+    for use in (*steering, job.to_table, job.wait, lambda: list(job.watch()), lambda: list(job.results())):
         with pytest.raises(NotFound, match="job-nope"):
             use()
 

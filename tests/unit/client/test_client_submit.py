@@ -1,4 +1,6 @@
 import threading
+import time
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pyarrow as pa
@@ -6,6 +8,7 @@ import pytest
 
 from batchmill.errors import InvalidOutput, InvalidParams, InvalidRequest, InvalidRows, InvalidSource, UnknownOperator
 
+NEPAL = timezone(timedelta(hours=5, minutes=45))
 BIG = pa.table({"id": pa.array(range(300_000)), "text": [f"row {i} with some text to carry" for i in range(300_000)]})
 
 
@@ -33,6 +36,44 @@ def test_the_whole_order_arrives(client, service):
     assert (order.carry, order.name, order.pool, order.priority) == (["id"], "mine", "gpu", 7)
     assert order.idempotency_key == "once"
     assert job.latest.name == "mine"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda: 3600,
+        lambda: 3600.5,
+        lambda: timedelta(hours=1),
+        lambda: datetime.now(UTC) + timedelta(hours=1),
+        lambda: datetime.now(NEPAL) + timedelta(hours=1),
+    ],
+    ids=["seconds", "fractions", "a span", "a moment", "a moment elsewhere"],
+)
+def test_a_deadline_is_a_moment_or_a_time_from_now(client, service, given):
+    before = time.time()
+    job = client.submit("echo", [{"id": 1}], deadline=given())
+    deadline_at = service.only_job().request.deadline_at
+    assert abs(deadline_at - before - 3600) < 60
+    assert job.latest.deadline_at == deadline_at
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (datetime(2999, 1, 1), "no time zone"),  # noqa: DTZ001  # that is the mistake
+        (datetime(2001, 1, 1, tzinfo=UTC), "not in the future"),
+        (timedelta(seconds=-1), "not in the future"),
+        (0, "not in the future"),
+        ("2h", "no deadline"),
+        (True, "no deadline"),
+        (float("nan"), "no deadline"),
+        (1e12, "deadline_at"),
+    ],
+)
+def test_a_deadline_that_is_none_is_told_before_anything_is_sent(client, service, given, words):
+    with pytest.raises(InvalidRequest, match=words):
+        client.submit("echo", [{"id": 1}], deadline=given)
+    assert service.requests == []
 
 
 @pytest.mark.parametrize("wrap", [lambda t: t, lambda t: t.to_reader(), lambda t: iter(t.to_batches(50_000))])

@@ -54,7 +54,8 @@ _NEEDED = (
     help="Folder for all that the demo makes. One that a former demo left is emptied first, any other is refused.",
 )
 @click.option("--workers", type=click.IntRange(1, 256), default=2, show_default=True, help="Worker processes.")
-def demo(folder: Path, workers: int) -> None:
+@click.option("--rows", "limit", type=click.IntRange(1), help="Embed only so many paragraphs, the first ones.")
+def demo(folder: Path, workers: int, limit: int | None) -> None:
     """Embed Python's language reference on this machine, and search it.
 
     Starts a service of its own, which ends with the command; the vectors stay. Nothing is fetched from a network:
@@ -66,7 +67,7 @@ def demo(folder: Path, workers: int) -> None:
     os.environ.update(SERVICE_ENVIRONMENT)
     home = DemoFolder(folder.expanduser().absolute())
     home.recreate()
-    _run(home, workers)
+    _run(home, workers, limit)
     _tell_where(home)
 
 
@@ -79,12 +80,12 @@ def _require_extras() -> None:
         )
 
 
-def _run(home: DemoFolder, workers: int) -> None:
+def _run(home: DemoFolder, workers: int, limit: int | None) -> None:
     from batchmill.cli.console import count
     from batchmill.cli.demo.corpus import language_reference, paragraphs
     from batchmill.embedded import local
 
-    rows = paragraphs(language_reference())
+    rows = paragraphs(language_reference())[:limit]
     click.echo(f"Corpus: {count(len(rows), 'paragraph')} of Python's language reference")
     click.echo(f"Starting a service with {count(workers, 'worker')} over {home.path}")
     with local(workers=workers, data_dir=home.service) as client:

@@ -15,11 +15,19 @@ local function leads(leader_key, epoch)
 end
 
 local function is_final(state)
-  return state == 'completed' or state == 'cancelled' or state == 'failed'
+  return state == 'completed' or state == 'cancelled' or state == 'failed' or state == 'expired'
 end
 
 local function is_stopping(state)
-  return state == 'cancelling' or state == 'failing'
+  return state == 'cancelling' or state == 'failing' or state == 'expiring'
+end
+
+-- The job leaves its pause, if it is in one; of a job that had begun, the time is kept, which is no time at work.
+local function end_pause(job, now)
+  local paused, started = unpack(redis.call('HMGET', job, 'paused_at', 'started_at'))
+  if not paused then return end
+  redis.call('HDEL', job, 'paused_at')
+  if started then redis.call('HINCRBY', job, 'paused_ms', now - tonumber(paused)) end
 end
 
 -- Whether every shard that the job will ever have is settled.
@@ -43,6 +51,7 @@ end
 local function fail_job(job, now, failure)
   local state = redis.call('HGET', job, 'state')
   if not state or is_final(state) or is_stopping(state) then return false end
+  end_pause(job, now)
   redis.call('HSET', job, 'state', 'failing', 'error', failure, 'stopping_at', now)
   return true
 end

@@ -2,7 +2,7 @@
 --
 -- KEYS  1 job  2 shard  3 queued  4 leases  5 inline_input
 -- ARGV  1 now  2 token  3 member  4 holder (one name a claim)  5 lease (ms)  6 '1': send the spec and the inline rows too
--- Returns {'ok', plan, failures, losses, spec, inline rows} | {'stale'} | {'stopped'} (the job takes no more work)
+-- Returns {'ok', plan, failures, losses, kept, spec, inline rows} | {'stale'} | {'stopped'} (the job takes no more work)
 --
 -- leases  sorted set: member scored by when the lease ends (ms)
 local state, token, holder = unpack(redis.call('HMGET', KEYS[2], 'state', 'token', 'holder'))
@@ -16,10 +16,10 @@ if not again then
   redis.call('HINCRBY', KEYS[1], 'shards_running', 1)
 end
 redis.call('ZADD', KEYS[4], now_ms(ARGV[1]) + tonumber(ARGV[5]), ARGV[3])
-local plan, failures, losses = unpack(redis.call('HMGET', KEYS[2], 'plan', 'failures', 'losses'))
-local reply = {'ok', plan, failures, losses, '', ''}
+local plan, failures, losses, kept = unpack(redis.call('HMGET', KEYS[2], 'plan', 'failures', 'losses', 'kept'))
+local reply = {'ok', plan, failures, losses, kept or '', '', ''}
 if ARGV[6] == '1' then
-  reply[5] = redis.call('HGET', KEYS[1], 'spec')
-  reply[6] = redis.call('GET', KEYS[5]) or ''
+  reply[6] = redis.call('HGET', KEYS[1], 'spec')
+  reply[7] = redis.call('GET', KEYS[5]) or ''
 end
 return reply

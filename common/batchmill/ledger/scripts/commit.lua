@@ -1,10 +1,13 @@
 -- Make an attempt's results the shard's results: the one step that counts. Committing twice is one commit.
 --
--- KEYS  1 job  2 shard  3 leases  4 done  5 live_shards  6 inline_results
+-- KEYS  1 job  2 shard  3 leases  4 done  5 live_shards  6 inline_results  7 dead_counts
 -- ARGV  1 now  2 token  3 member  4 shard id  5 "stage shard"  6 rows  7 dead rows  8 bytes  9 busy (µs)
 --       10 inline results ('' : they lie in the sink)  11 most inline bytes a job  12 channel  13 job id
+--       14 most dead rows ('' : any number; below 1: that share of the job's rows)  15 error that then stops the job (JSON)
+--       16… error type, dead rows of that type, …
 -- Returns 'ok' | 'stale' (another attempt has the shard) | 'no room' (write the results to the sink, then come again)
 --
+-- dead_counts  hash: error type to how many rows died of it, at most 100 types and 'other'
 -- done  hash: shard id to "token rows dead bytes"
 local settled = redis.call('HGET', KEYS[4], ARGV[4])
 if settled then return string.match(settled, '^(%d+) ') == ARGV[2] and 'ok' or 'stale' end
@@ -29,6 +32,17 @@ redis.call('HINCRBY', KEYS[1], 'rows_dead', ARGV[7])
 redis.call('HINCRBY', KEYS[1], 'busy_us', ARGV[9])
 redis.call('HINCRBY', KEYS[1], 'rows_timed', tonumber(ARGV[6]) + tonumber(ARGV[7]))
 local done = redis.call('HINCRBY', KEYS[1], 'rows_done', ARGV[6])
+for at = 16, #ARGV, 2 do
+  local kind = ARGV[at]
+  if redis.call('HLEN', KEYS[7]) >= 100 and redis.call('HEXISTS', KEYS[7], kind) == 0 then kind = 'other' end
+  redis.call('HINCRBY', KEYS[7], kind, ARGV[at + 1])
+end
+if ARGV[14] ~= '' and tonumber(ARGV[7]) > 0 then
+  local most = tonumber(ARGV[14])
+  local dead, total, planned_rows = unpack(redis.call('HMGET', KEYS[1], 'rows_dead', 'rows_total', 'rows_planned'))
+  if most > 0 and most < 1 then most = most * math.max(tonumber(total or '0'), tonumber(planned_rows or '0')) end
+  if tonumber(dead) > most then fail_job(KEYS[1], now, ARGV[15]) end
+end
 local rate, rate_at, rate_rows, started = unpack(redis.call('HMGET', KEYS[1], 'rate', 'rate_at', 'rate_rows', 'started_at'))
 local since = tonumber(rate_at or started)
 if now - since >= 1000 then

@@ -1,13 +1,15 @@
--- A worker ends its attempt without results: the shard waits for another, or the job stops.
+-- A worker ends its attempt before the shard is done: the shard waits for another attempt, or the job stops.
 --
 -- KEYS  1 job  2 shard  3 leases  4 waiting
 -- ARGV  1 now  2 token  3 member  4 "stage shard"  5 delay until the next attempt (ms)
 --       6 'failures' or '' (nobody is to blame)  7 error that stops the job (JSON; '' : it goes on)  8 channel  9 job id
+--       10 blob with what is done of the shard ('' : as before)
 -- Returns 'ok' | 'stale'
 local state, token = unpack(redis.call('HMGET', KEYS[2], 'state', 'token'))
 if state ~= 'running' or token ~= ARGV[2] then return 'stale' end
 local now = now_ms(ARGV[1])
 put_back(KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[3], ARGV[4], now + tonumber(ARGV[5]), ARGV[6])
+if ARGV[10] ~= '' then redis.call('HSET', KEYS[2], 'kept', ARGV[10]) end
 if ARGV[7] ~= '' then fail_job(KEYS[1], now, ARGV[7]) end
 redis.call('PUBLISH', ARGV[8], 'failed ' .. ARGV[9])
 return 'ok'

@@ -4,9 +4,9 @@
 -- ARGV  1 now  2 epoch  3 stage  4 expected cursor  5 next cursor  6 '1': the source's end was reached
 --       7 rows_total ('' : unknown)  8 '1': it is exact  9 channel  10 job id
 --       then for each shard: id, rows, bytes, plan (JSON)
--- Returns 'ok' | 'deposed' | 'moved' (another planner was here) | 'over' (the job is stopping or gone)
+-- Returns 'ok' | 'deposed' | 'moved' (another planner was here) | 'over' (the job is paused, stopping or gone)
 --
--- shard  hash: state, token, rows, plan, failures, losses, holder
+-- shard  hash: state, token, rows, plan, failures, losses, holder, kept (blob with what earlier attempts have done)
 -- ready  list of "stage shard"; live_shards  set of the same
 if not leads(KEYS[1], ARGV[2]) then return 'deposed' end
 local state = redis.call('HGET', KEYS[2], 'state')

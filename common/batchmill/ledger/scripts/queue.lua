@@ -2,7 +2,7 @@
 --
 -- KEYS  1 leader  2 job  3 shard  4 ready  5 waiting  6 queued
 -- ARGV  1 now  2 epoch  3 "stage shard"  4 member without the token ("job|stage|shard|")
--- Returns the token, or 0 when there is nothing to queue (settled, running, stopping, or a deposed leader asks)
+-- Returns the token, or 0 when there is nothing to queue (settled, running, paused, stopping, or a deposed leader asks)
 if not leads(KEYS[1], ARGV[2]) then return 0 end
 if redis.call('HGET', KEYS[2], 'state') ~= 'running' then return 0 end
 local state = redis.call('HGET', KEYS[3], 'state')

@@ -4,12 +4,14 @@
 --       5 inline_input  6 uploads
 -- ARGV  1 now (0: the server's)  2 job id  3 spec (JSON)  4 digest of the request  5 idempotency key's life (ms; 0: none)
 --       6 inline rows ('' : none)  7 rows known (or '')  8 channel  9 upload id ('' : none)  10 most live jobs
+--       11 idempotency key ('' : none)
 -- Returns {'accepted' | 'known' | 'conflict' | 'full' | 'no upload', job id}
 --
--- job          hash: spec, state, created_at, started_at, stopping_at, finished_at (ms), error (JSON),
+-- job          hash: spec, state, created_at, started_at, paused_at, stopping_at, finished_at (ms), error (JSON),
+--              paused_ms (in all pauses that are over, since it started), idempotency_key,
 --              cursor, planned (1: the source's end was reached), rows_total, rows_exact, rows_planned, rows_done,
 --              rows_dead, shards_planned, shards_live, shards_queued, shards_running, shards_done,
---              busy_us, rows_timed, bytes_in, inline_bytes, rate, rate_at, rate_rows, last_queued_at
+--              busy_us, rows_timed, bytes_in, inline_bytes, rate, rate_at, rate_rows, last_queued_at (or when it was resumed)
 -- idempotency  string with a life: "job-id digest"
 local now = now_ms(ARGV[1])
 if ARGV[5] ~= '0' then
@@ -26,6 +28,9 @@ if ARGV[7] ~= '' then redis.call('HSET', KEYS[1], 'rows_total', ARGV[7], 'rows_e
 if ARGV[6] ~= '' then redis.call('SET', KEYS[5], ARGV[6]) end
 redis.call('ZADD', KEYS[2], now, ARGV[2])
 redis.call('SADD', KEYS[3], ARGV[2])
-if ARGV[5] ~= '0' then redis.call('SET', KEYS[4], ARGV[2] .. ' ' .. ARGV[4], 'PX', ARGV[5]) end
+if ARGV[5] ~= '0' then
+  redis.call('SET', KEYS[4], ARGV[2] .. ' ' .. ARGV[4], 'PX', ARGV[5])
+  redis.call('HSET', KEYS[1], 'idempotency_key', ARGV[11])
+end
 redis.call('PUBLISH', ARGV[8], 'submitted ' .. ARGV[2])
 return {'accepted', ARGV[2]}

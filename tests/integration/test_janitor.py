@@ -1,0 +1,131 @@
+"""The janitor, on a real Valkey and a real folder: what is over its time goes, whatever was cut short before."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from batchmill.blobs import BlobStore
+from batchmill.errors import NotFound, StorageError
+from batchmill.job import JobSpec, JobState, UploadSource
+from batchmill.ledger import Ledger
+from batchmill.ledger.jobs import Submission
+from batchmill.locations import UNRESTRICTED, Locations
+from batchmill_coordinator.deletion import delete_job
+from batchmill_coordinator.janitor import Janitor
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import redis
+
+EPOCH = 1
+START_MS = 1_000_000_000_000
+
+
+class StubbornBlobs(BlobStore):
+    """A blob store that cannot delete some folders."""
+
+    held: frozenset[str] = frozenset()
+
+    def delete_folder(self, prefix: str) -> None:
+        if prefix in self.held:
+            raise StorageError(f"could not delete {prefix}: the disk is away.")
+        super().delete_folder(prefix)
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> StubbornBlobs:
+    return StubbornBlobs(BlobStore.open(str(tmp_path / "blobs"), Locations(UNRESTRICTED)).root)
+
+
+@pytest.fixture
+def now(redis_client: redis.Redis, prefix: str) -> Ledger:
+    """A ledger at a time of its own, that this process leads."""
+    ledger = Ledger(redis_client, prefix, now_ms=START_MS)
+    assert ledger.lead("me", 60) == EPOCH
+    return ledger
+
+
+def an_hour_later(redis_client: redis.Redis, prefix: str) -> Ledger:
+    return Ledger(redis_client, prefix, now_ms=START_MS + 3_600_000)
+
+
+def janitor(ledger: Ledger, blobs: BlobStore, *, retention_s: float) -> Janitor:
+    return Janitor(ledger, blobs, upload_ttl_s=60, retention_s=retention_s)
+
+
+def end_job(ledger: Ledger, blobs: BlobStore, job_id: str) -> None:
+    """A job that took an upload, has results, and was cancelled."""
+    upload = f"upl-of-{job_id}"
+    ledger.jobs.begin_upload(upload)
+    spec = JobSpec(operator="echo", source=UploadSource(upload=upload, parts=1))
+    ledger.jobs.submit(Submission(job_id, spec, "digest"), max_live_jobs=10)
+    blobs.put(f"uploads/{upload}/part-00000000.arrow", b"rows")
+    blobs.put(f"jobs/{job_id}/results/part-00000000-a1.arrow", b"results")
+    ledger.jobs.stop(job_id, JobState.CANCELLING, None)
+    assert ledger.jobs.finish(ledger.jobs.read(job_id), JobState.CANCELLED, EPOCH)
+
+
+def jobs_of(ledger: Ledger) -> set[str]:
+    return {record.id for record in ledger.jobs.newest(100)}
+
+
+def test_jobs_that_ended_long_ago_are_deleted_with_their_rows(
+    now: Ledger, blobs: StubbornBlobs, redis_client: redis.Redis, prefix: str
+) -> None:
+    later = an_hour_later(redis_client, prefix)
+    end_job(now, blobs, "job-old")
+    end_job(later, blobs, "job-new")
+    janitor(later, blobs, retention_s=3600).step(EPOCH)
+    assert jobs_of(later) == {"job-new"}
+    assert blobs.list() == ["jobs/job-new/results/part-00000000-a1.arrow", "uploads/upl-of-job-new/part-00000000.arrow"]
+
+
+def test_without_a_retention_jobs_are_kept_for_ever(
+    now: Ledger, blobs: StubbornBlobs, redis_client: redis.Redis, prefix: str
+) -> None:
+    end_job(now, blobs, "job-old")
+    janitor(an_hour_later(redis_client, prefix), blobs, retention_s=0).step(EPOCH)
+    assert jobs_of(now) == {"job-old"}
+
+
+@pytest.mark.parametrize("held", ["jobs/job-1", "uploads/upl-of-job-1"])
+def test_a_deletion_that_was_cut_short_is_gone_on_with(now: Ledger, blobs: StubbornBlobs, held: str) -> None:
+    end_job(now, blobs, "job-1")
+    blobs.held = frozenset({held})
+    with pytest.raises(StorageError):
+        delete_job(now, blobs, "job-1")
+    assert jobs_of(now) == {"job-1"}
+    blobs.held = frozenset()
+    janitor(now, blobs, retention_s=0).step(EPOCH)
+    assert (jobs_of(now), blobs.list()) == (set(), [])
+    with pytest.raises(NotFound):
+        delete_job(now, blobs, "job-1")
+
+
+def test_a_job_that_cannot_be_deleted_does_not_keep_the_others(
+    now: Ledger, blobs: StubbornBlobs, redis_client: redis.Redis, prefix: str
+) -> None:
+    for job_id in ("job-1", "job-2", "job-3"):
+        end_job(now, blobs, job_id)
+    blobs.held = frozenset({"jobs/job-2"})
+    later = an_hour_later(redis_client, prefix)
+    janitor(later, blobs, retention_s=60).step(EPOCH)
+    assert jobs_of(later) == {"job-2"}
+    blobs.held = frozenset()
+    janitor(later, blobs, retention_s=60).step(EPOCH)
+    assert (jobs_of(later), blobs.list()) == (set(), [])
+
+
+def test_uploads_that_no_job_took_are_deleted_by_the_leader(
+    now: Ledger, blobs: StubbornBlobs, redis_client: redis.Redis, prefix: str
+) -> None:
+    now.jobs.begin_upload("upl-lost")
+    blobs.put("uploads/upl-lost/part-00000000.arrow", b"rows")
+    later = an_hour_later(redis_client, prefix)
+    janitor(later, blobs, retention_s=60).step(EPOCH + 1)
+    assert later.jobs.has_upload("upl-lost")
+    janitor(later, blobs, retention_s=60).step(EPOCH)
+    assert (later.jobs.has_upload("upl-lost"), blobs.list()) == (False, [])

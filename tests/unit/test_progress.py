@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchmill.job import RetryPolicy
+from batchmill.shard import Shard, ShardId
+from batchmill_worker.engine import ShardResult
+from batchmill_worker.failures import DeadRow, Failure
+from batchmill_worker.progress import INDEX, ShardProgress, Told, decode_progress, encode_progress
+
+FIRST, ROWS, ATTEMPTS = 1000, 12, 3
+SHARD = Shard("job-1", ShardId((0,)), FIRST, ROWS, ())
+TOLD = Told("op", "w", 5.0, RetryPolicy(max_attempts=ATTEMPTS))
+
+
+@dataclass
+class Attempt:
+    """What one attempt is to do: stop after so many rows; fail on some of them."""
+
+    rows: int = ROWS
+    failing: set[int] = field(default_factory=set)
+    retryable: bool = True
+
+
+def run(progress: ShardProgress, attempt: Attempt, shard: Shard = SHARD) -> ShardProgress:
+    pending = progress.pending(shard)
+    settled = pending[: attempt.rows].tolist()
+    dead = tuple(
+        DeadRow(at, Failure("ValueError", "no", ""), {"n": row}, attempt.retryable)
+        for at, row in enumerate(settled)
+        if row - FIRST in attempt.failing
+    )
+    done = [row for row in settled if row - FIRST not in attempt.failing]
+    table = pa.table({"n": pa.array(done, pa.int64())})
+    result = ShardResult(table, dead, (), len(settled), stopped=len(settled) < len(pending))
+    return progress.add(pending, result, TOLD)
+
+
+attempts = st.builds(
+    Attempt,
+    rows=st.integers(0, ROWS),
+    failing=st.sets(st.integers(0, ROWS - 1)),
+    retryable=st.booleans(),
+)
+
+
+@given(st.lists(attempts, max_size=6))
+def test_whatever_attempts_do_every_row_is_done_or_dead_once_and_in_order(plan: list[Attempt]) -> None:
+    progress, ran = ShardProgress(), []
+    for attempt in [*plan, *[Attempt()] * 2]:
+        ran += progress.pending(SHARD)[: attempt.rows].tolist()
+        progress = decode_progress(encode_progress(run(progress, attempt)))
+    assert not progress.failed
+    done = [row["n"] for row in progress.table().to_pylist()]
+    dead = [letter.index for letter in progress.letters]
+    assert done == sorted(done)
+    assert dead == sorted(dead)
+    assert sorted(done + dead) == list(range(FIRST, FIRST + ROWS))
+    assert all(ran.count(row) == 1 for row in done if not any(row - FIRST in attempt.failing for attempt in plan))
+
+
+def test_a_row_is_tried_as_often_as_the_policy_says_and_its_story_is_told() -> None:
+    progress = ShardProgress()
+    for failures in range(1, ATTEMPTS):
+        progress = run(progress, Attempt(failing={3}))
+        assert (progress.worst, progress.dead) == (failures, ())
+    progress = run(progress, Attempt(failing={3}))
+    (letter,) = progress.dead
+    assert (letter.index, letter.attempts, letter.row) == (FIRST + 3, ATTEMPTS, {"n": FIRST + 3})
+    assert progress.worst == 0
+
+
+def test_a_row_that_may_not_be_tried_again_is_given_up_on_at_once() -> None:
+    progress = run(ShardProgress(), Attempt(failing={0}, retryable=False))
+    assert [letter.attempts for letter in progress.dead] == [1]
+
+
+def test_the_halves_of_a_split_shard_share_what_was_kept_of_their_parent() -> None:
+    whole = run(ShardProgress(), Attempt(rows=8, failing={1, 7}))
+    left, right = (whole.window(half) for half in SHARD.halves())
+    assert left.table()["n"].to_pylist() == [FIRST + n for n in (0, 2, 3, 4, 5)]
+    assert right.table()["n"].to_pylist() == [FIRST + 6]
+    assert (set(left.failed), set(right.failed)) == ({FIRST + 1}, {FIRST + 7})
+    halves = SHARD.halves()
+    assert left.pending(halves[0]).tolist() == [FIRST + 1]
+    assert right.pending(halves[1]).tolist() == [FIRST + n for n in (7, 8, 9, 10, 11)]
+
+
+def test_results_carry_no_column_of_ours() -> None:
+    progress = run(ShardProgress(), Attempt())
+    assert progress.results[0].column_names == ["n", INDEX]
+    assert progress.table().column_names == ["n"]
