@@ -30,7 +30,7 @@ class Dispatcher:
     """
 
     name = "dispatcher"
-    wakes_on = frozenset({"planned", "committed", "settled", "failed", "lost", "worker", "paused", "resumed"})
+    wakes_on = frozenset({"planned", "committed", "finished", "failed", "lost", "worker", "paused", "resumed"})
     period_s = 0.5
 
     def __init__(self, ledger: Ledger, fleet: FleetView, publisher: Publisher) -> None:

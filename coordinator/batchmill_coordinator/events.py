@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RECONNECT_S = 0.5
+UNSEEN = frozenset({"submitted", "planned"})
+"""Events that change nothing a follower of the job would see."""
 
 
 class EventHub:
@@ -68,7 +70,7 @@ class EventHub:
 
     def _tell(self, kind: str, job_id: str) -> None:
         self._on_event(kind)
-        if job_id in self._watchers and self._loop is not None:
+        if kind not in UNSEEN and job_id in self._watchers and self._loop is not None:
             self._loop.call_soon_threadsafe(self._wake, job_id)
 
     def _wake(self, job_id: str) -> None:

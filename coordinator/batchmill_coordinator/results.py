@@ -44,6 +44,11 @@ class Page:
         return sum(table.num_rows for table in self.tables)
 
     @property
+    def nbytes(self) -> int:
+        """How much memory its rows take."""
+        return sum(table.nbytes for table in self.tables)
+
+    @property
     def moved(self) -> bool:
         """Whether it brings anything: rows, or the news that there are no more."""
         return bool(self.tables) or self.at_end

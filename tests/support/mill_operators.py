@@ -126,3 +126,13 @@ def flaky(rows: list[dict[str, Any]], *, log: str, failures: int = 2) -> list[An
         with (Path(log) / f"{row['id']}.done").open("a") as file:
             file.write("x")
     return results
+
+
+@batchmill.operator("steady", columns=["id"], batch_size=4)
+def steady(rows: list[dict[str, Any]], *, log: str) -> list[Any]:
+    """Takes a moment for each batch; leaves a file for each row it ran."""
+    time.sleep(0.05)
+    for row in rows:
+        with (Path(log) / str(row["id"])).open("a") as file:
+            file.write("x")
+    return [{"done": True} for _ in rows]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import sys
 import tempfile
 import time
@@ -85,19 +86,20 @@ class EmbeddedService:
 
     def _start(self) -> ServiceRecord:
         self._runtime = Path(tempfile.mkdtemp(prefix="batchmill-"))
-        socket = self._runtime / "valkey.sock"
+        valkey_socket = self._runtime / "valkey.sock"
         ready = self._runtime / "coordinator.json"
         token = self._folder.token()
         env = {
-            "BATCHMILL_REDIS_URL": f"unix://{socket}?db=0",
+            "BATCHMILL_REDIS_URL": f"unix://{valkey_socket}?db=0",
             "BATCHMILL_BLOB_ROOT": str(self._folder.blobs),
             "BATCHMILL_UNRESTRICTED": "true",
             "BATCHMILL_TOKENS": token,
         }
-        valkey = self._child("valkey", valkey_command(self._folder.valkey, socket), {})
-        self._wait("valkey", valkey, socket.exists)
+        valkey = self._child("valkey", valkey_command(self._folder.valkey, valkey_socket), {})
+        self._wait("valkey", valkey, valkey_socket.exists)
         here = self._settings
-        listening = ["--host", here.host, "--port", str(here.port), "--ready-file", str(ready)]
+        port = here.port or _free_port(here.host)  # chosen once: a coordinator that is started again is found there
+        listening = ["--host", here.host, "--port", str(port), "--ready-file", str(ready)]
         coordinator = self._command("coordinator", listening, env)
         announced = self._runtime / "workers.json"
         modules = [part for module in here.operators for part in ("--operators", module)]
@@ -133,6 +135,11 @@ class EmbeddedService:
             f"the {name} of the embedded service did not start: {reason}. It said:\n{said}\n",
             hint=f"Its log is {path}.",
         )
+
+
+def _free_port(host: str) -> int:
+    with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        return int(probe.getsockname()[1])
 
 
 def _require_extras() -> None:

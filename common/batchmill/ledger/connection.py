@@ -30,7 +30,7 @@ def connect(url: str) -> redis.Redis:
             socket_timeout=SOCKET_TIMEOUT_S,
             socket_connect_timeout=SOCKET_TIMEOUT_S,
             health_check_interval=15,
-            retry=Retry(ExponentialWithJitterBackoff(cap=1.0, base=0.05), retries=4),
+            retry=Retry(ExponentialWithJitterBackoff(cap=1.0, base=0.1), retries=2),
             **({} if url.startswith("unix:") else {"socket_keepalive": True}),
         )
     except ValueError as error:

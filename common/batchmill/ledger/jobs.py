@@ -265,7 +265,7 @@ class JobLedger:
     def finish(self, record: JobRecord, state: JobState, epoch: int) -> bool:
         """End a job in a final state, as its leader; False when it is not over yet or the leader is deposed."""
         keys, job_id = self._keys, record.id
-        live = self._live_attempts(job_id)
+        live = self._live_attempts(job_id) if record.shards_live else []
         word = self._store.run(
             "finish",
             [

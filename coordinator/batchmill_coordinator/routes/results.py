@@ -7,7 +7,7 @@ import io
 from typing import TYPE_CHECKING, Annotated, Any
 
 import pyarrow as pa
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
@@ -19,7 +19,9 @@ from batchmill_coordinator.routes.service import CurrentService
 from batchmill_coordinator.service import Service
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    Encoder = Callable[[Page], Iterator[bytes]]
 
 router = APIRouter(prefix="/v1/jobs", tags=["results"])
 
@@ -28,6 +30,7 @@ JSON_LINES = "application/x-ndjson"
 MAX_WAIT_S = 30.0
 LOOK_AGAIN_S = 1.0  # an event may be missed
 CHUNK_ROWS = 65_536
+SMALL_BYTES = 64 * 1024  # a page of this size is sent in one piece
 
 
 @router.get("/{job_id}/results", response_class=StreamingResponse)
@@ -37,19 +40,21 @@ async def results(
     cursor: str = "",
     wait_s: Annotated[float, Query(ge=0, le=MAX_WAIT_S)] = 0.0,
     accept: Annotated[str, Header()] = ARROW,
-) -> StreamingResponse:
+) -> Response:
     """A page of results in input order, from `cursor` on; waits up to `wait_s` for one that has rows."""
     media_type = _media_type(accept)
     start = parse_cursor(cursor)
-    page = await _page_within(service, job_id, start, wait_s)
-    body = _arrow_chunks(page) if media_type == ARROW else _json_chunks(page)
+    encode = _arrow_chunks if media_type == ARROW else _json_chunks
+    page, body = await _page_within(service, job_id, start, wait_s, encode)
     headers = {
         "Batchmill-Next-Cursor": page.next_cursor,
         "Batchmill-End": "true" if page.at_end else "false",
         "Batchmill-Rows": str(page.rows),
         "Batchmill-State": page.state,
     }
-    return StreamingResponse(body, media_type=media_type, headers=headers)
+    if body is not None:
+        return Response(body, media_type=media_type, headers=headers)
+    return StreamingResponse(encode(page), media_type=media_type, headers=headers)
 
 
 def _media_type(accept: str) -> str:
@@ -62,16 +67,19 @@ def _media_type(accept: str) -> str:
     raise InvalidRequest(f"results cannot be given as {accept[:100]!r}.", hint=f"Accept {ARROW} or {JSON_LINES}.")
 
 
-async def _page_within(service: Service, job_id: str, start: ShardId, wait_s: float) -> Page:
+async def _page_within(
+    service: Service, job_id: str, start: ShardId, wait_s: float, encode: Encoder
+) -> tuple[Page, bytes | None]:
+    """The page, and its body if it is small enough to be made at once."""
     loop = asyncio.get_running_loop()
     ends_at = loop.time() + wait_s
     with service.hub.watching(job_id) as event:
         while True:
             event.clear()
-            page = await run_in_threadpool(_read, service, job_id, start)
+            page, body = await run_in_threadpool(_read, service, job_id, start, encode)
             left_s = ends_at - loop.time()
             if page.moved or left_s <= 0:
-                return page
+                return page, body
             try:
                 async with asyncio.timeout(min(left_s, LOOK_AGAIN_S)):
                     await event.wait()
@@ -79,9 +87,10 @@ async def _page_within(service: Service, job_id: str, start: ShardId, wait_s: fl
                 continue
 
 
-def _read(service: Service, job_id: str, start: ShardId) -> Page:
+def _read(service: Service, job_id: str, start: ShardId, encode: Encoder) -> tuple[Page, bytes | None]:
     record = service.ledger.jobs.read(job_id)
-    return read_page(service.ledger, record, service.open_sink(record), start)
+    page = read_page(service.ledger, record, service.open_sink(record), start)
+    return page, b"".join(encode(page)) if page.nbytes <= SMALL_BYTES else None
 
 
 def _arrow_chunks(page: Page) -> Iterator[bytes]:

@@ -1,0 +1,292 @@
+"""The ledger's scripts on a real Valkey beside a plain model of them, through crashes, stale tokens and clock jumps.
+
+Hypothesis draws the steps. An attempt that crashes is one that no later step goes on with, or one much later, under
+its stale token. After every step, all that the scripts have written must be what the model says.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from typing import Literal
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, invariant, precondition, rule, run_state_machine_as_test
+from ledger_lockstep import Lockstep, answer, comparable, said
+from ledger_model import DUE, LEASE_MS, Job
+
+from batchmill.job import JobError, JobSpec, JobState, RetryPolicy
+from batchmill.ledger.connection import connect
+from batchmill.ledger.jobs import Submission
+from batchmill.ledger.shards import PlanStep
+from batchmill.shard import Shard, ShardId, Slice
+
+GRACE_MS = 2_000
+LEAD_S = 3600.0  # by the server's clock: the lead changes hands only where a step says so
+SETTINGS = settings(
+    max_examples=100,
+    stateful_step_count=50,
+    derandomize=True,
+    deadline=None,  # steps wait for a server
+    suppress_health_check=[HealthCheck.too_slow],  # as above
+)
+ERROR = JobError(code="operator_failed", message="broken")
+
+some = st.integers(0, 1_000)  # picks one of what there is at that time
+rarely = st.integers(0, 7).map(lambda number: number == 7)
+delays_ms = st.sampled_from([0, 0, 500, 40_000])
+
+
+class LedgerMachine(Lockstep):
+    """Takes the same steps with the ledger and with the model."""
+
+    @initialize(attempts=st.integers(1, 3), sizes=st.lists(st.integers(1, 5), min_size=1, max_size=3))
+    def begin(self, attempts: int, sizes: list[int]) -> None:
+        self.change_leader(gap=False)
+        self.submit(attempts, None, again=False)
+        self.plan(0, sizes, at_end=False, stale=False, deposed=False)
+        self.work(0, len(sizes), "w1")
+
+    @rule(attempts=st.integers(1, 3), max_dead=st.sampled_from([None, None, 1.0]), again=rarely)
+    def submit(self, attempts: int, max_dead: float | None, *, again: bool) -> None:
+        number = 0 if again else len(self.model.jobs)
+        spec = JobSpec(operator="echo", retry=RetryPolicy(max_attempts=attempts, backoff_s=0, max_dead=max_dead))
+        submission = Submission(f"job-{number}", spec, "digest", f"key-{number}", inline_rows=b"rows")
+        if again and self.model.jobs["job-0"].state:
+            self.check("known", lambda: said(self.ledger.jobs.submit(submission, max_live_jobs=9)[1], "known"))
+        elif not again and number < 2:
+            assert self.ledger.jobs.submit(submission, max_live_jobs=9) == (submission.job_id, True)
+            self.model.jobs[submission.job_id] = Job(submission.job_id, spec)
+            self.records[submission.job_id] = [self.ledger.jobs.read(submission.job_id)]
+
+    @rule(which=some, how=st.sampled_from(["pause", "resume", "resume", "resume"]))
+    def steer(self, which: int, how: str) -> None:
+        job = self.job(which)
+        steer = self.ledger.jobs.pause if how == "pause" else self.ledger.jobs.resume
+        self.check(self.model.steer(job, how), lambda: answer(lambda: steer(job.id)))
+
+    @rule(which=some, state=st.sampled_from([JobState.CANCELLING, JobState.EXPIRING]), really=rarely)
+    def stop(self, which: int, state: Literal[JobState.CANCELLING, JobState.EXPIRING], *, really: bool) -> None:
+        job = self.job(which)
+        if really and job.state:
+            changes = job.stop(state)
+            self.check("ok", lambda: answer(lambda: self.ledger.jobs.stop(job.id, state, None)), changes=changes)
+
+    @rule(which=some)
+    def delete(self, which: int) -> None:
+        job = self.job(which)
+        if job.state:
+            word = "ok" if job.ended_at else "refused"
+            self.check(word, lambda: answer(lambda: self.ledger.retention.condemn(job.id)))
+            self.check(word, lambda: said(self.ledger.retention.forget(job.id), "refused"))
+            job.state = "" if job.ended_at else job.state
+
+    @rule(gap=rarely)
+    def change_leader(self, *, gap: bool) -> None:
+        if self.model.leader:
+            assert self.ledger.lead("rival", LEAD_S) == 0
+            self.ledger.resign(self.model.leader)
+        self.model.leader = "" if gap else f"leader {next(self.serial)}"
+        if not gap:
+            self.model.epoch += 1
+            assert self.ledger.lead(self.model.leader, LEAD_S) == self.model.epoch
+
+    @rule(which=some, sizes=st.lists(st.integers(1, 5), max_size=3), at_end=rarely, stale=rarely, deposed=rarely)
+    def plan(self, which: int, sizes: list[int], *, at_end: bool, stale: bool, deposed: bool) -> None:
+        job, epoch = self.job(which), self.model.epoch - deposed
+        record = self.records[job.id][0] if stale else self.record(job)
+        first, shards = record.rows_planned, []
+        for number, rows in enumerate(sizes, record.shards_planned):
+            shards.append(Shard(job.id, ShardId((number,)), first, rows, (Slice(0, first, first + rows, rows),)))
+            first += rows
+        step = PlanStep(shards, [10] * len(shards), f"from {first}", at_end, None)
+        self.check(self.model.plan(record, step, epoch), lambda: self.ledger.shards.plan(record, step, epoch))
+
+    @rule(which=some, limit=st.integers(1, 4), lost=rarely, deposed=rarely)
+    def dispatch(self, which: int, limit: int, *, lost: bool, deposed: bool) -> None:
+        job = self.job(which)
+        names = self.ledger.shards.to_queue(job.id, limit, self.model.now)
+        assert names == [(0, shard_id) for shard_id in self.model.to_queue(job, limit)]
+        for _, shard_id in names:
+            ref = self.queue(job, shard_id, self.model.epoch - deposed)
+            if ref and not lost:
+                self.messages.append(ref)
+
+    @precondition(lambda self: self.published)
+    @rule(which=some)
+    def queue_what_was_queued_before(self, which: int) -> None:
+        ref = self.published[which % len(self.published)]
+        self.queue(self.model.jobs[ref.job_id], ref.shard_id, self.model.epoch)
+
+    @rule()
+    def publish_lost_messages(self) -> None:
+        queued = self.ledger.shards.queued("default")
+        late = [ref for ref, at in queued if self.model.now - at > GRACE_MS]
+        self.messages += [ref for ref in late if ref not in self.messages]
+
+    @rule(which=some, shards=st.integers(1, 4), worker=st.sampled_from(["w1", "w1", "w11"]))
+    def work(self, which: int, shards: int, worker: str) -> None:
+        self.dispatch(which, shards, lost=False, deposed=False)
+        for _ in self.messages[:shards]:
+            self.deliver(-1, twice=False, worker=worker)
+
+    @precondition(lambda self: self.messages)
+    @rule(which=some, twice=rarely, worker=st.sampled_from(["w1", "w11"]))
+    def deliver(self, which: int, *, twice: bool, worker: str) -> None:
+        at = which % len(self.messages)
+        self.claim(self.messages[at] if twice else self.messages.pop(at), f"{worker} {next(self.serial)}")
+
+    @precondition(lambda self: self.published)
+    @rule(which=some)
+    def deliver_an_old_message(self, which: int) -> None:
+        self.claim(self.published[which % len(self.published)], f"w1 {next(self.serial)}")
+
+    @precondition(lambda self: self.model.attempts("running"))
+    @rule(which=some, other=rarely, late=st.booleans())
+    def claim_again(self, which: int, *, other: bool, late: bool) -> None:
+        if attempt := self.attempt(which, late=late):
+            self.claim(attempt.ref, "w1 other" if other else attempt.holder)
+
+    @precondition(lambda self: self.model.attempts("running"))
+    @rule(which=st.lists(some, min_size=1, max_size=3), late=st.booleans())
+    def renew(self, which: list[int], *, late: bool) -> None:
+        refs = [attempt.ref for number in which if (attempt := self.attempt(number, late=late))]
+        words = [self.model.renew(ref) for ref in refs]
+        changes = any(word != "lost" for word in words)
+        self.check(" ".join(words), lambda: " ".join(self.ledger.shards.renew(refs, LEASE_MS)), changes=changes)
+
+    @rule(ms=st.sampled_from([1, 900, GRACE_MS + 1, LEASE_MS - 1, LEASE_MS, 5 * LEASE_MS]))
+    def clock_jumps(self, ms: int) -> None:
+        self.model.now += ms
+        self.ledger._store.now_ms = self.model.now
+
+    @rule(deposed=rarely, cut=st.integers(1, 6))
+    def recover(self, *, deposed: bool, cut: int) -> None:
+        running = self.model.attempts("running").items()
+        late = sorted((piece.at, member) for member, (_, piece) in running if piece.at <= self.model.now)
+        refs = self.ledger.shards.expired(self.model.now)
+        assert [ref.member() for ref in refs] == [member for _, member in late]
+        for ref in refs:
+            self.take_back(ref, self.model.epoch - deposed, cut)
+
+    @precondition(lambda self: self.model.attempts("running"))
+    @rule(cut=st.integers(1, 6))
+    def all_leases_run_out(self, cut: int) -> None:
+        self.clock_jumps(LEASE_MS)
+        self.recover(deposed=False, cut=cut)
+
+    @precondition(lambda self: self.model.attempts("running"))
+    @rule(which=some, split=st.booleans(), deposed=rarely, late=st.booleans())
+    def take_back_whatever_it_is(self, which: int, *, split: bool, deposed: bool, late: bool) -> None:
+        attempt, epoch = self.attempt(which, late=late), self.model.epoch - deposed
+        if attempt and split and attempt.shard.rows > 1:
+            self.split(attempt.shard, epoch)
+        elif attempt:
+            self.lose(attempt.ref, epoch)
+
+    @precondition(lambda self: self.model.attempts("running"))
+    @rule(which=some, worker=st.sampled_from(["w1", "w11"]), blames=st.booleans())
+    def abandon(self, which: int, worker: str, *, blames: bool) -> None:
+        attempt = self.attempt(which, late=False) if blames else None
+        blamed = attempt.ref.member() if attempt else ""
+        held = self.model.abandon(worker, blamed)
+        self.check(str(held), lambda: str(self.ledger.shards.abandon(worker, blamed)), changes=held > 0)
+
+    @precondition(lambda self: self.model.attempts("running"))
+    @rule(which=some, delay_ms=delays_ms, kept=st.sampled_from(["", "blob"]), stops=rarely, late=st.booleans())
+    def fail(self, which: int, delay_ms: int, kept: str, *, stops: bool, late: bool) -> None:
+        if attempt := self.attempt(which, late=late):
+            error, delay_s, blame = ERROR if stops else None, delay_ms / 1000, not kept
+            word = self.model.fail(attempt.ref, delay_ms, kept, blame=blame, stops=stops)
+            fail = partial(self.ledger.shards.fail, delay_s=delay_s, blame=blame, kept=kept, stop_with=error)
+            self.check(word, lambda: answer(lambda: fail(attempt.ref)))
+
+    @precondition(lambda self: self.model.attempts("running"))
+    @rule(which=some, dead=st.sampled_from([0, 0, 1, 5]), inline=st.sampled_from([0, 40_000]), late=st.booleans())
+    def commit(self, which: int, dead: int, inline: int, *, late: bool) -> None:
+        if attempt := self.attempt(which, late=late):
+            self.commit_attempt(attempt.shard, min(dead, attempt.shard.rows), b"x" * inline)
+
+    @rule(which=some)
+    def look(self, which: int) -> None:
+        """A role reads what is live, and is cut short: it goes on when another step says so."""
+        job = self.job(which)
+        live = self.ledger.jobs._live_attempts(job.id)
+        self.seen[job.id, "recall"] = live
+        if JobState(job.state or "completed").is_stopping and not job.names("running"):
+            self.seen[job.id, "finish"] = live
+
+    @rule(which=some, late=rarely, deposed=rarely)
+    def hold(self, which: int, *, late: bool, deposed: bool) -> None:
+        self.dispatch(which, 2, lost=False, deposed=deposed)
+        self.steer(which, "pause")
+        job, epoch, record = self.job(which), self.model.epoch - deposed, self.record(self.job(which))
+        with self.seeing(job, "recall", late=late) as live:
+            recalled = self.model.recall(job, epoch, live.return_value)
+            self.check(str(recalled), lambda: str(self.ledger.jobs.recall(record, epoch)), changes=recalled > 0)
+
+    @rule(which=some, wrong=rarely, late=rarely, deposed=rarely)
+    def finish(self, which: int, *, wrong: bool, late: bool, deposed: bool) -> None:
+        job, epoch, record = self.job(which), self.model.epoch - deposed, self.record(self.job(which))
+        state = JobState.COMPLETED if wrong else JobState(DUE.get(job.state, "failed"))
+        with self.seeing(job, "finish", late=late):
+            word = self.model.finish(job, state, epoch)
+            self.check(word, lambda: said(self.ledger.jobs.finish(record, state, epoch), "busy"))
+
+    @invariant()
+    def redis_holds_what_the_model_says(self) -> None:
+        assert comparable(self.dump(), self.prefix) == self.model.written()
+
+    @invariant()
+    def every_row_is_in_one_place(self) -> None:
+        for job in self.model.jobs.values():
+            live = [(piece.first_row, piece.rows) for piece in job.live.values()]
+            whole, end = not job.ended_at or job.state == "completed", 0
+            for first_row, rows in sorted([*job.tiles, *live]):
+                assert first_row == end if whole else first_row >= end
+                end = first_row + rows
+            assert end == job.rows_planned or not whole
+            assert job.rows_done + job.rows_dead == sum(rows for _, rows in job.tiles)
+
+    def teardown(self) -> None:
+        try:
+            if sys.exception() is None and self.model.jobs:
+                self.go_on_to_the_end()
+        finally:
+            self.redis.delete(*self.dump(), f"{self.prefix}none")
+
+    def go_on_to_the_end(self) -> None:
+        """From wherever it stands, every job ends, and whatever was not stopped is done or dead, row by row."""
+        self.change_leader(gap=False)
+        going = [number for number, job in enumerate(self.model.jobs.values()) if job.state and not job.ended_at]
+        for number in going:
+            self.steer(number, "resume")
+            self.plan(number, [2], at_end=True, stale=False, deposed=False)
+        for _ in range(3):
+            self.clock_jumps(5 * LEASE_MS)
+            self.recover(deposed=False, cut=6)
+            for number in going:
+                self.dispatch(number, 1000, lost=False, deposed=False)
+            self.clock_jumps(GRACE_MS + 1)
+            self.publish_lost_messages()
+            while self.messages:
+                self.deliver(0, twice=False, worker="w1")
+            while attempt := next((found for found in self.attempts if self.model.running(found.ref)), None):
+                self.commit_attempt(attempt.shard, 0, b"")
+        for number in going:
+            stopped = JobState(self.job(number).state).is_stopping
+            self.finish(number, wrong=not stopped, late=False, deposed=False)
+            assert self.job(number).ended_at
+        self.redis_holds_what_the_model_says()
+        self.every_row_is_in_one_place()
+
+
+def test_the_ledger_does_what_its_model_does_whatever_crashes(valkey_url: str) -> None:
+    with connect(valkey_url) as client:
+
+        class OnThisServer(LedgerMachine):
+            def __init__(self) -> None:
+                super().__init__(client)
+
+        run_state_machine_as_test(OnThisServer, settings=SETTINGS)

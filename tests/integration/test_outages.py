@@ -1,0 +1,118 @@
+"""The service's own parts fail under a running job: Valkey, its connections, the coordinator."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+import redis
+
+import batchmill
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+OPERATORS = ("mill_operators",)
+GRACE_S = 90.0
+ROWS = 400
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    ends_at = time.monotonic() + GRACE_S
+    while not condition():
+        assert time.monotonic() < ends_at, f"{what} did not happen within {GRACE_S} s"
+        time.sleep(0.02)
+
+
+class Running:
+    """A service of its own, with a job that runs."""
+
+    def __init__(self, client: batchmill.Client, data: Path, folder: Path) -> None:
+        self.client = client
+        self._data = data
+        self.job = client.submit(
+            "steady", rows=[{"id": n} for n in range(ROWS)], params={"log": str(folder / "ran")}, carry=["id"]
+        )
+        until(lambda: self.job.status().rows_done > 0, "the first results")
+
+    def process(self, word: str) -> psutil.Process:
+        """The process of this service whose command line has a word."""
+        (up,) = (child for child in psutil.Process().children() if str(self._data) in child.cmdline())
+        (found,) = (child for child in up.children() if word in " ".join(child.cmdline()))
+        return found
+
+    def redis(self) -> redis.Redis:
+        line = " ".join(self.process("valkey-server").cmdline()).replace("unixsocket:", " ")
+        socket = next(part for part in line.split() if part.endswith("valkey.sock"))
+        return redis.Redis(unix_socket_path=socket)
+
+    def finishes_whole(self) -> None:
+        """Every row comes back once, in order, and another job goes through too."""
+        assert [row["id"] for row in self.job.results()] == list(range(ROWS))
+        status = self.job.wait(timeout=GRACE_S).status()
+        assert (status.rows_done, status.rows_dead) == (ROWS, 0)
+        assert list(self.client.submit("echo", rows=[{"id": 1}]).results()) == [{"id": 1}]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("outages")
+
+
+@pytest.fixture(scope="module")
+def mistreated(data: Path) -> Iterator[batchmill.Client]:
+    with batchmill.local(workers=2, data_dir=data, operators=OPERATORS) as client:
+        yield client
+
+
+@pytest.fixture
+def running(mistreated: batchmill.Client, data: Path, tmp_path: Path) -> Running:
+    (tmp_path / "ran").mkdir()
+    return Running(mistreated, data, tmp_path)
+
+
+def test_connections_to_valkey_that_are_cut_cost_nothing(running: Running) -> None:
+    with running.redis() as client:
+        for kind in ("normal", "pubsub", "normal"):
+            client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+    running.finishes_whole()
+
+
+def test_a_valkey_that_is_killed_and_comes_back_from_its_file_costs_nothing(running: Running) -> None:
+    valkey = running.process("valkey-server")
+    valkey.kill()
+    until(lambda: not valkey.is_running(), "Valkey's end")
+    running.finishes_whole()
+
+
+def test_a_valkey_that_stands_still_for_a_while_costs_nothing(running: Running, data: Path) -> None:
+    valkey = running.process("valkey-server")
+    log = data / "logs" / "coordinator.log"
+    noticed = log.read_text().count("cannot be reached")
+    valkey.suspend()
+    until(lambda: log.read_text().count("cannot be reached") > noticed, "the coordinator's notice of it")
+    valkey.resume()
+    running.finishes_whole()
+
+
+def test_a_coordinator_that_is_killed_is_started_again_and_goes_on(running: Running) -> None:
+    coordinator = running.process("batchmill coordinator")
+    coordinator.kill()
+    until(lambda: not coordinator.is_running(), "the coordinator's end")
+    running.finishes_whole()
+
+
+def test_a_leader_that_freezes_is_replaced_and_writes_nothing_when_it_wakes(running: Running) -> None:
+    coordinator = running.process("batchmill coordinator")
+    with running.redis() as client:
+        coordinator.suspend()
+        until(lambda: not client.exists("batchmill:leader"), "the end of the lead")
+        epoch = int(client.incr("batchmill:leader:epoch"))
+        client.set("batchmill:leader", f"{epoch} somebody-else", px=2000)
+        before = client.hgetall(f"batchmill:job:{{{running.job.id}}}")
+        coordinator.resume()
+        assert client.hget(f"batchmill:job:{{{running.job.id}}}", "cursor") == before.get(b"cursor")
+    running.finishes_whole()

@@ -1,0 +1,208 @@
+"""The ledger and its model in lockstep: each does a step, and they must answer alike."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from dataclasses import dataclass
+from itertools import count
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+from hypothesis.stateful import RuleBasedStateMachine
+from ledger_model import JOB_FIELDS, LEASE_MS, Job, Model, Piece
+
+from batchmill.errors import Conflict, NotFound, StaleToken
+from batchmill.job import JobState
+from batchmill.ledger import Completion, JobRecord, Ledger
+from batchmill.ledger.shards import DeadLimit
+from batchmill.retry import DeadLetter, Lost, Split, decide
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import redis
+
+    from batchmill.shard import Shard, ShardId, ShardRef
+
+DUMP = """
+local found = {}
+for _, key in ipairs(redis.call('KEYS', ARGV[1] .. '*')) do
+  local kind = redis.call('TYPE', key).ok
+  local read = {hash = {'HGETALL', key}, string = {'GET', key}, set = {'SMEMBERS', key},
+                list = {'LRANGE', key, 0, -1}, zset = {'ZRANGE', key, 0, -1, 'WITHSCORES'}}
+  found[#found + 1] = {key, kind, redis.call(unpack(read[kind]))}
+end
+return found
+"""
+UNMODELLED = re.compile("^(leader|leader:epoch|jobs|idempotency:.*)$|:(input|inline)$")
+_numbers = count()
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What a worker holds, or once held."""
+
+    shard: Shard
+    holder: str
+
+    @property
+    def ref(self) -> ShardRef:
+        return self.shard.ref
+
+
+class Lockstep(RuleBasedStateMachine):
+    """What steps are made of."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        super().__init__()
+        self.redis: Any = client
+        self.prefix = f"model{next(_numbers)}:"
+        self.model = Model()
+        self.ledger = Ledger(client, self.prefix, now_ms=self.model.now)
+        self.records: dict[str, list[JobRecord]] = {}  # of each job as they were read, the latest last
+        self.seen: dict[tuple[str, str], list[ShardRef]] = {}  # what a role had read when it was cut short
+        self.messages: list[ShardRef] = []  # in the broker
+        self.published: list[ShardRef] = []  # ever
+        self.attempts: list[Attempt] = []  # ever
+        self.serial = count()
+
+    def job(self, which: int) -> Job:
+        return list(self.model.jobs.values())[which % len(self.model.jobs)]
+
+    def record(self, job: Job) -> JobRecord:
+        if job.state:
+            self.records[job.id].append(self.ledger.jobs.read(job.id))
+        return self.records[job.id][-1]
+
+    def attempt(self, which: int, *, late: bool) -> Attempt | None:
+        """One of the attempts that run, or, late, of those that ran once."""
+        found = [attempt for attempt in self.attempts if late != bool(self.model.running(attempt.ref))]
+        return found[which % len(found)] if found else None
+
+    def seeing(self, job: Job, role: str, *, late: bool) -> Any:
+        """Inside, the ledger takes for live what the role saw when it was cut short, or what is live now."""
+        live = self.seen.get((job.id, role)) if late else None
+        live = self.ledger.jobs._live_attempts(job.id) if live is None else live
+        return mock.patch.object(self.ledger.jobs, "_live_attempts", return_value=live)
+
+    def queue(self, job: Job, shard_id: ShardId, epoch: int) -> ShardRef | None:
+        refs, record = [], self.record(job)
+
+        def queue() -> str:
+            refs.append(self.ledger.shards.queue(record, 0, shard_id, epoch))
+            return said(refs[0] is not None, "nothing")
+
+        self.check(self.model.queue(job, shard_id, epoch), queue)
+        self.published += [ref for ref in refs if ref]
+        return refs[0]
+
+    def claim(self, ref: ShardRef, holder: str) -> bool:
+        claims = []
+
+        def claim() -> str:
+            claims.append(self.ledger.shards.claim(ref, "default", holder, LEASE_MS, with_job=False))
+            return said(claims[0] is not None, "stopped")
+
+        word = self.model.claim(ref, holder)
+        self.check(word, lambda: answer(claim))
+        self.attempts += [Attempt(claim.shard, holder) for claim in claims if claim]
+        return word == "ok"
+
+    def lose(self, ref: ShardRef, epoch: int, delay_ms: int = 0) -> str:
+        word = self.model.lose(ref, epoch, delay_ms)
+        self.check(word, lambda: self.ledger.shards.lose(ref, epoch, delay_s=delay_ms / 1000))
+        return word
+
+    def split(self, shard: Shard, epoch: int) -> None:
+        self.check(self.model.split(shard.ref, epoch), lambda: self.ledger.shards.split(shard, epoch))
+
+    def take_back(self, ref: ShardRef, epoch: int, cut: int) -> None:
+        shard = self.ledger.shards.read(ref)
+        assert shard is not None
+        match decide(shard, Lost(), self.model.jobs[ref.job_id].spec.retry, random.Random(0)):
+            case Split():
+                self.split(shard, epoch)
+            case DeadLetter():
+                self.bury(shard, epoch, cut)
+            case _:
+                self.lose(ref, epoch)
+
+    def bury(self, shard: Shard, epoch: int, cut: int) -> None:
+        """As the undertaker does, cut short after `cut` steps."""
+        job = self.model.jobs[shard.job_id]
+        if self.lose(shard.ref, epoch, 3 * LEASE_MS) != "ok" or cut == 1:
+            return
+        ref = self.queue(job, shard.shard_id, epoch)
+        if ref and cut > 2 and self.claim(ref, f"undertaker {next(self.serial)}") and cut > 3:
+            self.commit_attempt(self.attempts[-1].shard, 1, b"")
+
+    def commit_attempt(self, shard: Shard, dead: int, inline: bytes) -> None:
+        limit = DeadLimit.of(self.model.jobs[shard.job_id].spec)
+        counted = (("ValueError", dead),) if dead else ()
+        completion = Completion(shard.rows - dead, dead, 10, inline=inline, dead_by_type=counted)
+        word = self.model.commit(shard.ref, completion)
+
+        def commit() -> str:
+            return answer(lambda: said(self.ledger.shards.commit(shard.ref, completion, limit), "no room"))
+
+        self.check("ok" if word == "again" else word, commit, changes=word == "ok")
+
+    def check(self, word: str, call: Callable[[], str], *, changes: bool | None = None) -> None:
+        """The ledger gives the model's answer, and unless that is to change something (as "ok" is), nothing changes."""
+        before = self.dump()
+        said_so = call()
+        assert said_so == word, f"the ledger answers {said_so!r}, the model {word!r}"
+        if not (word == "ok" if changes is None else changes):
+            assert self.dump() == before, f"{word!r} changed something"
+
+    def dump(self) -> dict[str, Any]:
+        """Every key of this ledger."""
+        found = self.redis.eval(DUMP, 0, self.prefix)
+        return {key.decode(): VALUES[kind](value) for key, kind, value in found}
+
+
+def pairs(flat: list[bytes]) -> dict[str, str]:
+    texts = [text.decode() for text in flat]
+    return dict(zip(texts[::2], texts[1::2], strict=True))
+
+
+VALUES: dict[bytes, Callable[[Any], Any]] = {
+    b"hash": pairs,
+    b"zset": lambda flat: {member: int(score) for member, score in pairs(flat).items()},
+    b"set": lambda members: {member.decode() for member in members},
+    b"list": lambda items: [item.decode() for item in items],
+    b"string": bytes,
+}
+
+
+def comparable(dump: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """What the model answers for, as the model puts it."""
+    named = {key.removeprefix(prefix): value for key, value in dump.items()}
+    return {key: _comparable(key, value) for key, value in named.items() if not UNMODELLED.search(key)}
+
+
+def _comparable(key: str, value: Any) -> Any:
+    if "spec" in value:
+        return {name: value.get(name) or "0" for name in JOB_FIELDS}
+    if ":shard:" in key:
+        first_row, _, skip, _ = json.loads(value["plan"])
+        told = value | {"first_row": str(first_row), "skip": str(skip)}
+        return {name: told.get(name, "") for name in Piece(0, 0).fields()}
+    return value
+
+
+def said(yes: bool, no: str) -> str:  # an answer, not an option
+    return "ok" if yes else no
+
+
+def answer(call: Callable[[], object]) -> str:
+    """The word for how a call ended."""
+    try:
+        word = call()
+    except StaleToken:
+        return "stale"
+    except (Conflict, NotFound):
+        return "refused"
+    return word if isinstance(word, str) and not isinstance(word, JobState) else "ok"

@@ -1,0 +1,296 @@
+"""A plain model of the ledger: what its scripts are to do, without Redis. Times are milliseconds."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from batchmill.job import MAX_INLINE_BYTES
+from batchmill.shard import ShardId, ShardRef, format_shard_id
+
+if TYPE_CHECKING:
+    from batchmill.job import JobSpec
+    from batchmill.ledger import Completion, JobRecord
+    from batchmill.ledger.shards import PlanStep
+
+LEASE_MS = 10_000
+START_MS = 1_000_000_000_000
+DUE = {
+    "running": "completed",
+    "paused": "completed",
+    "cancelling": "cancelled",
+    "failing": "failed",
+    "expiring": "expired",
+}
+"""The final state that each state of a job leads to."""
+
+JOB_FIELDS = [
+    "state",
+    "cursor",
+    "planned",
+    "rows_planned",
+    "rows_done",
+    "rows_dead",
+    "shards_planned",
+    "shards_live",
+    "shards_queued",
+    "shards_running",
+    "shards_done",
+    "inline_bytes",
+]
+"""The fields of a job's hash that the model answers for."""
+
+
+@dataclass
+class Piece:
+    """A live shard in the model. at: when it was queued, when its lease ends, or when its retry is due (ms)."""
+
+    first_row: int
+    rows: int
+    skip: int = 0
+    state: str = "planned"
+    token: int = 0
+    failures: int = 0
+    losses: int = 0
+    holder: str = ""
+    kept: str = ""
+    at: int = 0
+
+    def wait(self, until: int, blame: str = "") -> None:
+        self.state, self.holder, self.at = "waiting", "", until
+        if blame:
+            setattr(self, blame, getattr(self, blame) + 1)
+
+    def fields(self) -> dict[str, str]:
+        return {name: str(value) for name, value in asdict(self).items() if name != "at"}
+
+
+@dataclass
+class Job:
+    """A job in the model; its state is "" once it is deleted."""
+
+    id: str
+    spec: JobSpec
+    state: str = "pending"
+    started: bool = False
+    cursor: str = ""
+    planned: bool = False
+    live: dict[ShardId, Piece] = field(default_factory=dict)  # planned ones in input order
+    left: int = 0  # shards that were live when it ended
+    settled: dict[ShardId, str] = field(default_factory=dict)
+    tiles: list[tuple[int, int]] = field(default_factory=list)  # first row and rows of each committed shard
+    shards_planned: int = 0
+    rows_planned: int = 0
+    rows_done: int = 0
+    rows_dead: int = 0
+    inline_bytes: int = 0
+    ended_at: int = 0
+
+    def stop(self, state: str) -> bool:
+        changes = self.state in ("pending", "running", "paused")
+        self.state = state if changes else self.state
+        return changes
+
+    def names(self, state: str) -> list[ShardId]:
+        return [shard_id for shard_id, piece in self.live.items() if piece.state == state]
+
+    def fields(self) -> dict[str, str]:
+        """What the job's hash must hold: every counter counted anew."""
+        counted = {f"shards_{state}": len(self.names(state)) for state in ("queued", "running")}
+        own: dict[str, Any] = {name: getattr(self, name) for name in JOB_FIELDS if hasattr(self, name)}
+        own |= counted | {"planned": int(self.planned), "shards_live": len(self.live) + self.left}
+        return {name: str(own.get(name, len(self.tiles)) or 0) for name in JOB_FIELDS}
+
+
+class Model:
+    """What the scripts are to do, said plainly. Methods answer as the ledger does."""
+
+    def __init__(self) -> None:
+        self.now = START_MS
+        self.epoch = 0  # the latest leader's
+        self.leader = ""  # its name, or nobody
+        self.jobs: dict[str, Job] = {}
+
+    def leads(self, epoch: int) -> bool:
+        return bool(self.leader) and epoch == self.epoch
+
+    def running(self, ref: ShardRef) -> Piece | None:
+        piece = self.jobs[ref.job_id].live.get(ref.shard_id)
+        return piece if piece and (piece.state, piece.token) == ("running", ref.token) else None
+
+    def attempts(self, state: str) -> dict[str, tuple[ShardRef, Piece]]:
+        found = [
+            (ShardRef(job.id, 0, shard_id, job.live[shard_id].token), job.live[shard_id])
+            for job in self.jobs.values()
+            for shard_id in job.names(state)
+        ]
+        return {ref.member(): (ref, piece) for ref, piece in found}
+
+    def steer(self, job: Job, how: str) -> str:
+        if job.state not in ("pending", "running", "paused"):
+            return "refused"
+        job.state = "paused" if how == "pause" else "running" if job.started else "pending"
+        return "ok"
+
+    def plan(self, record: JobRecord, step: PlanStep, epoch: int) -> str:
+        job = self.jobs[record.id]
+        if not self.leads(epoch):
+            return "deposed"
+        if job.state not in ("pending", "running"):
+            return "over"
+        if job.planned or job.cursor != record.cursor:
+            return "moved"
+        job.state, job.started, job.cursor, job.planned = "running", True, step.cursor, step.at_end
+        for shard in step.shards:
+            job.live[shard.shard_id] = Piece(shard.first_row, shard.rows)
+            job.rows_planned += shard.rows
+            job.shards_planned += 1
+        return "ok"
+
+    def to_queue(self, job: Job, limit: int) -> list[ShardId]:
+        waiting = [shard_id for shard_id in job.names("waiting") if job.live[shard_id].at <= self.now]
+        waiting.sort(key=lambda shard_id: (job.live[shard_id].at, _name(shard_id)))
+        return [*waiting, *job.names("planned")][:limit]
+
+    def queue(self, job: Job, shard_id: ShardId, epoch: int) -> str:
+        piece = job.live.get(shard_id)
+        if not self.leads(epoch) or job.state != "running" or not piece or piece.state not in ("planned", "waiting"):
+            return "nothing"
+        piece.state, piece.token, piece.at = "queued", piece.token + 1, self.now
+        return "ok"
+
+    def claim(self, ref: ShardRef, holder: str) -> str:
+        job = self.jobs[ref.job_id]
+        piece = job.live.get(ref.shard_id)
+        if not piece or piece.token != ref.token:
+            return "stale"
+        if piece.state != "queued" and (piece.state, piece.holder) != ("running", holder):
+            return "stale"
+        if job.state != "running":
+            return "stopped"
+        piece.state, piece.holder, piece.at = "running", holder, self.now + LEASE_MS
+        return "ok"
+
+    def renew(self, ref: ShardRef) -> str:
+        piece = self.running(ref)
+        if not piece:
+            return "lost"
+        piece.at = self.now + LEASE_MS
+        state = self.jobs[ref.job_id].state
+        return {"running": "ok", "paused": "paused"}.get(state, "stopped")
+
+    def take(self, ref: ShardRef, epoch: int) -> str:
+        """The checks of `lose` and `split`."""
+        piece = self.running(ref)
+        if not self.leads(epoch):
+            return "deposed"
+        if not piece:
+            return "stale"
+        return "alive" if piece.at > self.now else "ok"
+
+    def lose(self, ref: ShardRef, epoch: int, delay_ms: int) -> str:
+        word = self.take(ref, epoch)
+        if word == "ok":
+            self.jobs[ref.job_id].live[ref.shard_id].wait(self.now + delay_ms, "losses")
+        return word
+
+    def split(self, ref: ShardRef, epoch: int) -> str:
+        word = self.take(ref, epoch)
+        if word == "ok":
+            job = self.jobs[ref.job_id]
+            whole = job.live.pop(ref.shard_id)
+            job.settled[ref.shard_id] = "split 2"
+            middle = whole.rows // 2
+            for half, start, stop in ((0, 0, middle), (1, middle, whole.rows)):
+                piece = Piece(whole.first_row + start, stop - start, whole.skip + start, "waiting", at=self.now)
+                piece.losses, piece.kept = whole.losses, whole.kept
+                job.live[ShardId((*ref.shard_id, half))] = piece
+        return word
+
+    def abandon(self, worker: str, blamed: str) -> int:
+        held = 0
+        for member, (_, piece) in self.attempts("running").items():
+            if piece.holder.startswith(f"{worker} "):
+                held += 1
+                if blamed in ("", member):
+                    piece.at = self.now
+                else:
+                    piece.wait(self.now)
+        return held
+
+    def fail(self, ref: ShardRef, delay_ms: int, kept: str, *, blame: bool, stops: bool) -> str:
+        piece = self.running(ref)
+        if not piece:
+            return "stale"
+        piece.wait(self.now + delay_ms, "failures" if blame else "")
+        piece.kept = kept or piece.kept
+        if stops:
+            self.jobs[ref.job_id].stop("failing")
+        return "ok"
+
+    def commit(self, ref: ShardRef, completion: Completion) -> str:
+        job, piece = self.jobs[ref.job_id], self.running(ref)
+        if ref.shard_id in job.settled:
+            return "again" if job.settled[ref.shard_id].split()[0] == str(ref.token) else "stale"
+        if not piece:
+            return "stale"
+        if job.inline_bytes + len(completion.inline) > MAX_INLINE_BYTES:
+            return "no room"
+        job.inline_bytes += len(completion.inline)
+        job.settled[ref.shard_id] = f"{ref.token} {completion.rows} {completion.rows_dead} {completion.nbytes}"
+        job.tiles.append((piece.first_row, piece.rows))
+        job.rows_done += completion.rows
+        job.rows_dead += completion.rows_dead
+        del job.live[ref.shard_id]
+        most = job.spec.retry.max_dead
+        if most is not None and completion.rows_dead and job.rows_dead > most:
+            job.stop("failing")
+        return "ok"
+
+    def recall(self, job: Job, epoch: int, seen: list[ShardRef]) -> int:
+        if not self.leads(epoch) or job.state != "paused":
+            return 0
+        tokens = {ref.shard_id: ref.token for ref in seen}
+        found = [shard_id for shard_id in job.names("queued") if tokens.get(shard_id) == job.live[shard_id].token]
+        for shard_id in found:
+            job.live[shard_id].wait(self.now)
+        return len(found)
+
+    def finish(self, job: Job, state: str, epoch: int) -> str:
+        open_work = bool(job.live) or not job.planned if state == "completed" else bool(job.names("running"))
+        if not self.leads(epoch) or DUE.get(job.state) != state or open_work:
+            return "busy"
+        job.left = len(job.live)
+        job.live.clear()
+        job.state, job.cursor, job.ended_at = state, "", self.now
+        return "ok"
+
+    def written(self) -> dict[str, object]:
+        """What must lie in Redis, by key without the prefix."""
+        ended = {job.id: job.ended_at for job in self.jobs.values() if job.ended_at}
+        keys: dict[str, object] = {
+            "leases": {member: piece.at for member, (_, piece) in self.attempts("running").items()},
+            "queued:default": {member: piece.at for member, (_, piece) in self.attempts("queued").items()},
+            "jobs:live": {job.id for job in self.jobs.values() if not job.ended_at and job.state},
+            "jobs:ended": {job_id: at for job_id, at in ended.items() if self.jobs[job_id].state},
+        }
+        for job in self.jobs.values():
+            if job.state:
+                keys |= self._of_job(job)
+        return {key: value for key, value in keys.items() if value}
+
+    def _of_job(self, job: Job) -> dict[str, object]:
+        own = f"job:{{{job.id}}}"
+        return {
+            own: job.fields(),
+            f"{own}:ready": [_name(shard_id) for shard_id in job.names("planned")],
+            f"{own}:waiting": {_name(shard_id): job.live[shard_id].at for shard_id in job.names("waiting")},
+            f"{own}:live": {_name(shard_id) for shard_id in job.live},
+            f"{own}:done:0": {format_shard_id(shard_id): text for shard_id, text in job.settled.items()},
+            f"{own}:dead": {"ValueError": str(job.rows_dead)} if job.rows_dead else {},
+            **{f"{own}:shard:0:{format_shard_id(key)}": piece.fields() for key, piece in job.live.items()},
+        }
+
+
+def _name(shard_id: ShardId) -> str:
+    return f"0 {format_shard_id(shard_id)}"
