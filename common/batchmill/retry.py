@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import random
 
     from batchmill.job import JobError, RetryPolicy
-    from batchmill.ledger.shards import Completion
+    from batchmill.ledger.settlement import Completion
     from batchmill.shard import Shard
 
 LOSSES_BEFORE_SPLIT = 2

@@ -72,7 +72,7 @@ class CoordinatorSettings(ServiceSettings):
     tokens: ListOfText = Field(default=(), repr=False)  # bearer tokens that are let in; the service needs one
     leader_ttl_s: float = Field(default=5.0, gt=0)
     shard_target_s: float = Field(default=5.0, gt=0)  # how long a worker should be at work on a shard
-    shard_max_bytes: int = Field(default=32 * 1024 * 1024, gt=0)
+    shard_max_bytes: int = Field(default=16 * 1024 * 1024, gt=0)
     max_body_bytes: int = Field(default=8 * 1024 * 1024, gt=0)  # of a request that is no upload
     max_part_bytes: int = Field(default=32 * 1024 * 1024, gt=0)  # of one uploaded part
     max_live_jobs: int = Field(default=10_000, gt=0)

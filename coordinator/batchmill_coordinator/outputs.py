@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from batchmill.ledger.shards import SplitUp
+from batchmill.ledger.settlement import SplitUp
 from batchmill.shard import ShardId, format_shard_id
 from batchmill.sinks import Manifest, ManifestPart
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from batchmill.job import JobState
     from batchmill.ledger import JobRecord, Ledger
-    from batchmill.ledger.shards import Settled
+    from batchmill.ledger.settlement import Settled
     from batchmill.sinks import Sink
 
 LOOK_AHEAD = 256  # shards asked for in one round trip

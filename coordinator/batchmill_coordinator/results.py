@@ -16,7 +16,7 @@ from batchmill_coordinator.outputs import settled_shards
 if TYPE_CHECKING:
     from batchmill.job import JobState
     from batchmill.ledger import JobRecord, Ledger
-    from batchmill.ledger.shards import Settled
+    from batchmill.ledger.settlement import Settled
     from batchmill.sinks import Sink
 
 _CURSOR = re.compile(r"[0-9]{1,12}(\.[01]){0,64}")

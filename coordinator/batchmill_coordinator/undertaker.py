@@ -12,7 +12,7 @@ from batchmill.dead_letters import (
     encode_dead_letters,
     json_value,
 )
-from batchmill.ledger.shards import Completion, DeadLimit
+from batchmill.ledger.settlement import Completion, DeadLimit
 
 if TYPE_CHECKING:
     from collections.abc import Callable

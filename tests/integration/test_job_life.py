@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -11,21 +10,13 @@ import psutil
 import pyarrow as pa
 import pytest
 import redis
+from waiting import GRACE_S, until
 
 import batchmill
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-
-GRACE_S = 30.0
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    ends_at = time.monotonic() + GRACE_S
-    while not condition():
-        assert time.monotonic() < ends_at, f"{what} did not happen within {GRACE_S} s"
-        time.sleep(0.02)
 
 
 def lines(path: Path) -> list[str]:

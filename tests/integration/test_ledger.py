@@ -11,7 +11,8 @@ from batchmill.errors import Conflict, NotFound, ServiceUnavailable, StaleToken
 from batchmill.job import JobError, JobSpec, JobState
 from batchmill.ledger import Completion, JobRecord, Ledger
 from batchmill.ledger.jobs import Submission
-from batchmill.ledger.shards import DeadLimit, PlanStep, Settled, SplitUp
+from batchmill.ledger.settlement import DeadLimit, Settled, SplitUp
+from batchmill.ledger.shards import PlanStep
 from batchmill.shard import Shard, ShardId, ShardRef, ShardState, Slice
 from batchmill.sources.base import RowCount
 

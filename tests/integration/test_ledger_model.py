@@ -10,6 +10,7 @@ import sys
 from functools import partial
 from typing import Literal
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule, run_state_machine_as_test
@@ -217,14 +218,16 @@ class LedgerMachine(Lockstep):
         if JobState(job.state or "completed").is_stopping and not job.names("running"):
             self.seen[job.id, "finish"] = live
 
-    @rule(which=some, late=rarely, deposed=rarely)
+    @rule(which=some, late=st.booleans(), deposed=rarely)
     def hold(self, which: int, *, late: bool, deposed: bool) -> None:
-        self.dispatch(which, 2, lost=False, deposed=deposed)
+        self.steer(which, "resume")
+        self.dispatch(which, 2, lost=False, deposed=False)
         self.steer(which, "pause")
         job, epoch, record = self.job(which), self.model.epoch - deposed, self.record(self.job(which))
         with self.seeing(job, "recall", late=late) as live:
             recalled = self.model.recall(job, epoch, live.return_value)
             self.check(str(recalled), lambda: str(self.ledger.jobs.recall(record, epoch)), changes=recalled > 0)
+        self.seen.setdefault((job.id, "recall"), live.return_value)
 
     @rule(which=some, wrong=rarely, late=rarely, deposed=rarely)
     def finish(self, which: int, *, wrong: bool, late: bool, deposed: bool) -> None:
@@ -273,6 +276,7 @@ class LedgerMachine(Lockstep):
             while self.messages:
                 self.deliver(0, twice=False, worker="w1")
             while attempt := next((found for found in self.attempts if self.model.running(found.ref)), None):
+                self.commit_attempt(attempt.shard, 0, b"x" * 40_000)  # there is room for one of these
                 self.commit_attempt(attempt.shard, 0, b"")
         for number in going:
             stopped = JobState(self.job(number).state).is_stopping
@@ -280,8 +284,14 @@ class LedgerMachine(Lockstep):
             assert self.job(number).ended_at
         self.redis_holds_what_the_model_says()
         self.every_row_is_in_one_place()
+        for number in range(len(self.model.jobs)):
+            self.delete(number)
+        for attempt in self.attempts[-5:]:  # awake at last
+            self.commit_attempt(attempt.shard, 0, b"")
+        assert not [key for key in self.dump() if ":{job-" in key]
 
 
+@pytest.mark.timeout(600)  # a failure takes minutes to be shrunk to its shortest sequence
 def test_the_ledger_does_what_its_model_does_whatever_crashes(valkey_url: str) -> None:
     with connect(valkey_url) as client:
 

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 import redis
+from waiting import GRACE_S, until
 
 import batchmill
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 OPERATORS = ("mill_operators",)
-GRACE_S = 90.0
 ROWS = 400
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    ends_at = time.monotonic() + GRACE_S
-    while not condition():
-        assert time.monotonic() < ends_at, f"{what} did not happen within {GRACE_S} s"
-        time.sleep(0.02)
 
 
 class Running:

@@ -7,29 +7,21 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+from waiting import GRACE_S, until
 
 import batchmill
 from batchmill.errors import InvalidOutput, InvalidSettings, InvalidSource, ServiceUnavailable
 from batchmill.tether import tethered
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 OPERATORS = ("mill_operators",)
-GRACE_S = 60.0
-
-
-def until(condition: Callable[[], bool], what: str, seconds: float = GRACE_S) -> None:
-    ends_at = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < ends_at, f"{what} did not happen within {seconds} s"
-        time.sleep(0.02)
 
 
 def start_up(folder: Path) -> subprocess.Popen[str]:

@@ -5,27 +5,18 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+from waiting import GRACE_S, until
 
 import batchmill
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 OPERATORS = ("mill_operators",)
-GRACE_S = 90.0
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    ends_at = time.monotonic() + GRACE_S
-    while not condition():
-        assert time.monotonic() < ends_at, f"{what} did not happen within {GRACE_S} s"
-        time.sleep(0.02)
 
 
 def test_a_row_that_kills_its_process_is_found_and_given_up_on_and_its_neighbours_are_all_done(

@@ -16,7 +16,7 @@ from ledger_model import JOB_FIELDS, LEASE_MS, Job, Model, Piece
 from batchmill.errors import Conflict, NotFound, StaleToken
 from batchmill.job import JobState
 from batchmill.ledger import Completion, JobRecord, Ledger
-from batchmill.ledger.shards import DeadLimit
+from batchmill.ledger.settlement import DeadLimit
 from batchmill.retry import DeadLetter, Lost, Split, decide
 
 if TYPE_CHECKING:

@@ -230,7 +230,7 @@ class Model:
 
     def commit(self, ref: ShardRef, completion: Completion) -> str:
         job, piece = self.jobs[ref.job_id], self.running(ref)
-        if ref.shard_id in job.settled:
+        if job.state and ref.shard_id in job.settled:
             return "again" if job.settled[ref.shard_id].split()[0] == str(ref.token) else "stale"
         if not piece:
             return "stale"

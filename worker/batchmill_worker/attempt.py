@@ -25,7 +25,7 @@ from batchmill.dead_letters import count_by_type, dead_letters_name, encode_dead
 from batchmill.errors import BatchmillError, InvalidParams, InvalidSource, NotFound, StaleToken, UnknownOperator
 from batchmill.job import MAX_INLINE_BYTES, JobError, RetryPolicy
 from batchmill.ledger import Completion
-from batchmill.ledger.shards import DeadLimit
+from batchmill.ledger.settlement import DeadLimit
 from batchmill.retry import (
     DeadLetter,
     Done,

@@ -2,6 +2,7 @@
 
 from batchmill.ledger.jobs import JobLedger, JobRecord
 from batchmill.ledger.ledger import Ledger
-from batchmill.ledger.shards import Claim, Completion, ShardLedger
+from batchmill.ledger.settlement import Completion
+from batchmill.ledger.shards import Claim, ShardLedger
 
 __all__ = ["Claim", "Completion", "JobLedger", "JobRecord", "Ledger", "ShardLedger"]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from batchmill.errors import StaleToken
 from batchmill.job import MAX_INLINE_BYTES, JobError, JobSpec
 from batchmill.ledger.connection import reaching_redis
+from batchmill.ledger.settlement import Completion, DeadLimit, Settled, SplitUp, parse_settled
 from batchmill.shard import Shard, ShardId, ShardRef, ShardState, format_shard_id, parse_shard_id
 
 if TYPE_CHECKING:
@@ -25,59 +26,6 @@ class Claim:
     shard: Shard
     spec: JobSpec | None  # sent when it was asked for
     inline_rows: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """What an attempt brought, to be committed."""
-
-    rows: int
-    rows_dead: int
-    nbytes: int
-    busy_s: float = 0.0  # time at work on it, waiting not counted
-    inline: bytes = b""  # the results as an Arrow stream; empty: they lie in the sink
-    dead_by_type: tuple[tuple[str, int], ...] = ()  # how many rows died of which error
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLimit:
-    """When a job has too many dead rows, and the error that then stops it."""
-
-    most: float  # below 1: that share of the job's rows
-    error: JobError
-
-    @classmethod
-    def of(cls, spec: JobSpec) -> DeadLimit | None:
-        """The limit that a job's retry policy sets, if it sets one."""
-        most = spec.retry.max_dead
-        if most is None:
-            return None
-        allowed = f"{most:.1%} of its rows" if 0 < most < 1 else f"{most:.0f} rows"
-        message = f"More than {allowed} were given up on, the most that max_dead allows; `batchmill dead` lists them."
-        return cls(most, JobError(code="too_many_dead", message=message))
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """A committed shard: whose attempt counts, and how much it brought."""
-
-    shard_id: ShardId
-    token: int
-    rows: int
-    rows_dead: int
-    nbytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class SplitUp:
-    """A shard that was replaced by its halves."""
-
-    shard_id: ShardId
-    parts: int
-
-    def children(self) -> list[ShardId]:
-        """The shards that took over, in input order."""
-        return [ShardId((*self.shard_id, number)) for number in range(self.parts)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,7 +336,7 @@ class ShardLedger:
             found = self._store.redis.hmget(
                 self._keys.done(job_id, stage), [format_shard_id(shard_id) for shard_id in shard_ids]
             )
-        return [_settled(shard_id, value) for shard_id, value in zip(shard_ids, found, strict=True)]
+        return [parse_settled(shard_id, value) for shard_id, value in zip(shard_ids, found, strict=True)]
 
     def inline_results(self, job_id: str, shard_ids: Sequence[ShardId]) -> list[bytes | None]:
         """The results of these shards that ride in the ledger, as Arrow streams."""
@@ -405,14 +353,6 @@ class ShardLedger:
     def _attempt_keys(self, ref: ShardRef) -> list[str]:
         keys = self._keys
         return [keys.job(ref.job_id), self._shard_key(ref), keys.leases(), keys.waiting(ref.job_id)]
-
-
-def _settled(shard_id: ShardId, value: bytes | None) -> Settled | SplitUp | None:
-    if value is None:
-        return None
-    if value.startswith(b"split "):
-        return SplitUp(shard_id, int(value.removeprefix(b"split ")))
-    return Settled(shard_id, *map(int, value.split()))
 
 
 def _name(ref: ShardRef) -> str:
