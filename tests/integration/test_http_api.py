@@ -195,7 +195,7 @@ def test_a_deadline_that_has_passed_is_refused_before_rows_are_sent(api: Api) ->
 
 
 def test_an_ended_job_is_deleted_and_one_that_runs_is_a_conflict(api: Api) -> None:
-    waiting = submit(api, rows=[], pool="empty-pool")
+    waiting = submit(api, rows=[{"id": 1}], pool="empty-pool")
     conflict = api.call("DELETE", f"/v1/jobs/{waiting}")
     assert (conflict.status, error_of(conflict)["code"]) == (409, "conflict")
     api.call("POST", f"/v1/jobs/{waiting}/cancel")
