@@ -173,7 +173,7 @@ def test_messages_are_json_and_hold_ids_and_token_only(
     ref = ShardRef("job-x", 0, ShardId((17, 1)), 3)
     publisher.publish("echo", "quiet", ref)
     publisher.close()
-    message = json.loads(redis_client.lindex(f"{prefix}pool.quiet", 0))  # type: ignore[attr-defined]
+    message = json.loads(redis_client.lindex(f"{prefix}pool.quiet", 0))  # type: ignore[attr-defined]  # a client
     assert message["content-type"] == "application/json"
     assert message["headers"]["task"] == task_name("echo") == "batchmill.echo"
     import base64

@@ -31,7 +31,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     registry = OperatorRegistry()
     monkeypatch.setattr(sys.modules[operator.__module__], "REGISTRY", registry)
     monkeypatch.setattr("batchmill_worker.loading.REGISTRY", registry)
-    monkeypatch.setattr("batchmill_worker.loading.entry_points", lambda group: [])  # noqa: ARG005
+    monkeypatch.setattr("batchmill_worker.loading.entry_points", lambda group: [])  # noqa: ARG005  # its signature
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "modules", dict(sys.modules))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)

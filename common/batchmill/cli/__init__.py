@@ -65,7 +65,7 @@ class CommandGroup(click.Group):
         """The names of all installed commands."""
         return sorted({*self._entries, *self.commands})
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002  # click's
         """Import a command. One whose parts are not installed says so when it is run."""
         if cmd_name in self.commands or cmd_name not in self._entries:
             return self.commands.get(cmd_name)

@@ -57,7 +57,7 @@ class Names(click.ParamType[list[str]]):
 
     name = "a,b"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:  # noqa: ARG002
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:  # noqa: ARG002  # click's
         """The names."""
         return [name.strip() for name in str(value).split(",") if name.strip()]
 

@@ -22,7 +22,7 @@ from batchmill.errors import (
 from batchmill.job import JobError, JobRequest, JobSpec, JobState, JobStatus, WorkerInfo, new_id
 from batchmill.operator import OperatorInfo
 
-TOKEN = "a-token-of-the-tests"  # noqa: S105
+TOKEN = "a-token-of-the-tests"  # noqa: S105  # opens nothing but a stand-in
 OPERATORS = [
     OperatorInfo(name="echo", summary="Returns its rows.", params_schema={"properties": {}}),
     OperatorInfo(
@@ -254,7 +254,7 @@ class StandIn:
         shown = None
         while shown is None or not shown.is_final:
             async with job.changed:
-                await job.changed.wait_for(lambda: job.status is not shown)  # noqa: B023
+                await job.changed.wait_for(lambda: job.status is not shown)  # noqa: B023  # awaited at once
                 shown = job.status
             await response.write(f"event: status\ndata: {shown.model_dump_json()}\n\n".encode())
             if self._fault(request) == "cut":

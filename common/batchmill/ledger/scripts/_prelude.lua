@@ -36,6 +36,18 @@ local function is_settled(job)
   return planned == '1' and tonumber(live or '0') == 0
 end
 
+-- Why the leader may not take a shard from an attempt as lost: 'deposed', 'alive' or 'stale'; nil when it may.
+-- A lease that outlived its attempt is dropped.
+local function why_not_lost(leader_key, epoch, shard, leases, member, token, now)
+  if not leads(leader_key, epoch) then return 'deposed' end
+  local ends = redis.call('ZSCORE', leases, member)
+  if ends and tonumber(ends) > now then return 'alive' end
+  local state, current = unpack(redis.call('HMGET', shard, 'state', 'token'))
+  if state == 'running' and current == token then return nil end
+  redis.call('ZREM', leases, member)
+  return 'stale'
+end
+
 -- An attempt ended without results: its lease goes, and the shard waits until `due`.
 -- `blame` is the field that counts why: 'failures', 'losses', or '' when nobody is to blame.
 local function put_back(job, shard, leases, waiting, member, name, due, blame)

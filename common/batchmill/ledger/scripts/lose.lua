@@ -4,15 +4,9 @@
 -- ARGV  1 now  2 token  3 member  4 "stage shard"  5 delay until the next attempt (ms)
 --       6 error that stops the job (JSON; '' : it goes on)  7 channel  8 job id  9 epoch
 -- Returns 'ok' | 'deposed' | 'alive' (the lease was renewed after all) | 'stale' (the attempt is over; its lease is dropped)
-if not leads(KEYS[5], ARGV[9]) then return 'deposed' end
 local now = now_ms(ARGV[1])
-local ends = redis.call('ZSCORE', KEYS[3], ARGV[3])
-if ends and tonumber(ends) > now then return 'alive' end
-local state, token = unpack(redis.call('HMGET', KEYS[2], 'state', 'token'))
-if state ~= 'running' or token ~= ARGV[2] then
-  redis.call('ZREM', KEYS[3], ARGV[3])
-  return 'stale'
-end
+local refusal = why_not_lost(KEYS[5], ARGV[9], KEYS[2], KEYS[3], ARGV[3], ARGV[2], now)
+if refusal then return refusal end
 put_back(KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[3], ARGV[4], now + tonumber(ARGV[5]), 'losses')
 if ARGV[6] ~= '' then fail_job(KEYS[1], now, ARGV[6]) end
 redis.call('PUBLISH', ARGV[7], 'lost ' .. ARGV[8])

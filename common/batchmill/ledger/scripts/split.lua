@@ -6,15 +6,9 @@
 -- Returns 'ok' | 'deposed' | 'alive' (the lease was renewed after all) | 'stale' (the attempt is over)
 --
 -- done  hash: the id of a split shard to "split 2", how many took over
-if not leads(KEYS[5], ARGV[2]) then return 'deposed' end
 local now = now_ms(ARGV[1])
-local ends = redis.call('ZSCORE', KEYS[3], ARGV[4])
-if ends and tonumber(ends) > now then return 'alive' end
-local state, token = unpack(redis.call('HMGET', KEYS[2], 'state', 'token'))
-if state ~= 'running' or token ~= ARGV[3] then
-  redis.call('ZREM', KEYS[3], ARGV[4])
-  return 'stale'
-end
+local refusal = why_not_lost(KEYS[5], ARGV[2], KEYS[2], KEYS[3], ARGV[4], ARGV[3], now)
+if refusal then return refusal end
 redis.call('DEL', KEYS[2])
 redis.call('ZREM', KEYS[3], ARGV[4])
 redis.call('SREM', KEYS[7], ARGV[6])
