@@ -1,12 +1,20 @@
-"""Dead letters: rows given up on, as they are stored next to a job's results and shown to users."""
+"""Dead letters: rows given up on, as they are stored next to a job's results and shown to users.
+
+Those of one attempt lie in one Arrow file: the input rows as they were read, so that they can be run again exactly,
+and beside each its letter as JSON.
+"""
 
 from __future__ import annotations
 
 import base64
+import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import pyarrow as pa
 
 from batchmill.job import Frozen
 from batchmill.shard import ShardId, ShardRef, format_shard_id
@@ -25,26 +33,61 @@ class DeadLetter(Frozen):
     worker: str  # the one that tried it last
     first_failed_at: float
     last_failed_at: float
+    replay: str = ""  # the job that ran it again last, and gave up on it too
+
+
+LETTER = "__batchmill_letter__"
+"""The column of letters."""
+
+
+_PURGED = b"purged"
+
+
+@dataclass(frozen=True, slots=True)
+class DeadRows:
+    """The dead rows of one attempt, by index."""
+
+    letters: tuple[DeadLetter, ...]
+    rows: pa.Table  # the input rows, one a letter
+    purged: tuple[int, ...] = ()  # the indices of those whose letters and rows were deleted
+
+    @classmethod
+    def from_table(cls, table: pa.Table) -> Self:
+        """The inverse of `table`."""
+        letters = tuple(map(DeadLetter.model_validate_json, table[LETTER].to_pylist()))
+        purged = tuple(json.loads((table.schema.metadata or {}).get(_PURGED, b"[]")))
+        return cls(letters, table.drop_columns([LETTER]).replace_schema_metadata(None), purged)
+
+    def table(self) -> pa.Table:
+        """As it is stored."""
+        letters = pa.array([letter.model_dump_json() for letter in self.letters], pa.string())
+        table = self.rows.append_column(LETTER, letters)
+        return table.replace_schema_metadata({_PURGED: json.dumps(self.purged)}) if self.purged else table
+
+    @property
+    def indices(self) -> set[int]:
+        """Of all of them."""
+        return {letter.index for letter in self.letters} | set(self.purged)
+
+    def select(self, indices: Collection[int]) -> Self:
+        """Those with these indices in the job's input, of which there are letters."""
+        places = [place for place, letter in enumerate(self.letters) if letter.index in indices]
+        return type(self)(tuple(self.letters[place] for place in places), self.rows.take(pa.array(places, pa.int64())))
+
+    def purge(self, indices: Collection[int]) -> Self:
+        """These without the letters and rows of some."""
+        left = self.select({letter.index for letter in self.letters}.difference(indices))
+        return replace(left, purged=tuple(sorted({*self.purged, *indices})))
 
 
 def dead_letters_name(ref: ShardRef) -> str:
     """The blob that holds the dead letters of an attempt."""
-    return f"jobs/{ref.job_id}/dead/{part_of(ref.shard_id, ref.token)}.jsonl"
+    return f"jobs/{ref.job_id}/dead/{part_of(ref.shard_id, ref.token)}.arrow"
 
 
 def part_of(shard_id: ShardId, token: int) -> str:
     """The name that what an attempt stores begins with."""
     return f"part-{format_shard_id(shard_id)}-a{token}"
-
-
-def encode_dead_letters(letters: Iterable[DeadLetter]) -> bytes:
-    """Dead letters as JSON Lines."""
-    return "".join(letter.model_dump_json() + "\n" for letter in letters).encode()
-
-
-def decode_dead_letters(data: bytes) -> list[DeadLetter]:
-    """The inverse of `encode_dead_letters`."""
-    return [DeadLetter.model_validate_json(line) for line in data.splitlines()]
 
 
 def count_by_type(letters: Iterable[DeadLetter]) -> tuple[tuple[str, int], ...]:

@@ -160,6 +160,7 @@ class JobStatus(Frozen):
     finished_at: float | None = None
     error: JobError | None = None
     output: str | None = None  # the output folder, when one was asked for
+    replay_of: str | None = None  # the job whose dead letters this one runs again
     note: str | None = None  # what the job waits for, when it waits for something a user can mend
 
     @property

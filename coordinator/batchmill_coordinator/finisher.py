@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from batchmill.clock import Clock
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.sinks import Sink
+    from batchmill_coordinator.merger import Merger
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,15 @@ class Finisher:
     wakes_on = frozenset({"settled", "failed", "lost", "stopping"})
     period_s = 0.5
 
-    def __init__(self, ledger: Ledger, open_sink: Callable[[JobRecord], Sink], blobs: BlobStore, clock: Clock) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        open_sink: Callable[[JobRecord], Sink],
+        merger: Merger,
+        blobs: BlobStore,
+        clock: Clock,
+    ) -> None:
+        self._merger = merger
         self._ledger = ledger
         self._blobs = blobs
         self._troubles: dict[str, int] = {}  # by job: how often its output could not be closed
@@ -50,7 +59,9 @@ class Finisher:
 
     def _finish(self, record: JobRecord, state: JobState, epoch: int) -> None:
         try:
-            if record.spec.output is not None:
+            if record.replay_of is not None:
+                self._merger.merge(record, epoch)
+            elif record.spec.output is not None:
                 write_manifest(record, state, self._open_sink(record), self._ledger, self._clock.wall())
         except ServiceUnavailable:
             raise

@@ -10,9 +10,10 @@ import pyarrow as pa
 from batchmill.ledger.settlement import SplitUp
 from batchmill.shard import ShardId, format_shard_id
 from batchmill.sinks import Manifest, ManifestPart
+from batchmill.workspace import table_from_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from batchmill.job import JobState
     from batchmill.ledger import JobRecord, Ledger
@@ -52,7 +53,13 @@ def _leaves(ledger: Ledger, record: JobRecord, settled: Settled | SplitUp | None
 
 def write_manifest(record: JobRecord, state: JobState, sink: Sink, ledger: Ledger, finished_at: float) -> None:
     """Publish the manifest of a job's output. Raises `StorageError`."""
-    parts = tuple(
+    parts = manifest_parts(record, sink, ledger)
+    sink.publish(Manifest.of(record, state, parts, schema_of(sink, parts), finished_at))
+
+
+def manifest_parts(record: JobRecord, sink: Sink, ledger: Ledger) -> tuple[ManifestPart, ...]:
+    """The files that make up a job's output, in input order."""
+    return tuple(
         ManifestPart(
             name=sink.part_name(settled.shard_id, settled.token),
             rows=settled.rows,
@@ -63,5 +70,17 @@ def write_manifest(record: JobRecord, state: JobState, sink: Sink, ledger: Ledge
         for settled in shard.parts
         if settled.rows > 0
     )
-    schema = sink.read(parts[0].name).schema if parts else pa.schema([])
-    sink.publish(Manifest.of(record, state, parts, schema, finished_at))
+
+
+def schema_of(sink: Sink, parts: Sequence[ManifestPart]) -> pa.Schema:
+    """The schema of an output: of its first part; without parts, no columns."""
+    return sink.read(parts[0].name).schema if parts else pa.schema([])
+
+
+def results_of(ledger: Ledger, record: JobRecord, sink: Sink, shards: Sequence[Settled]) -> list[pa.Table]:
+    """The results of settled shards that have rows. Raises `NotFound` or `StorageError`."""
+    inline = ledger.shards.inline_results(record.id, [settled.shard_id for settled in shards])
+    return [
+        table_from_stream(stream) if stream is not None else sink.read(sink.part_name(settled.shard_id, settled.token))
+        for settled, stream in zip(shards, inline, strict=True)
+    ]

@@ -10,8 +10,7 @@ import pyarrow as pa
 
 from batchmill.errors import InvalidRequest
 from batchmill.shard import ShardId, format_shard_id, parse_shard_id
-from batchmill.workspace import table_from_stream
-from batchmill_coordinator.outputs import settled_shards
+from batchmill_coordinator.outputs import results_of, settled_shards
 
 if TYPE_CHECKING:
     from batchmill.job import JobState
@@ -71,7 +70,7 @@ def read_page(ledger: Ledger, record: JobRecord, sink: Sink, start: ShardId) -> 
     It ends before the first shard that is not settled; once the job has ended, such shards are passed over.
     """
     chosen, following = _choose(ledger, record, start)
-    tables = _read(ledger, record, sink, chosen)
+    tables = results_of(ledger, record, sink, chosen)
     for number, table in enumerate(tables):
         if not table.schema.equals(tables[0].schema):
             following = chosen[number].shard_id
@@ -100,11 +99,3 @@ def _choose(ledger: Ledger, record: JobRecord, start: ShardId) -> tuple[list[Set
         size += more
         following = ShardId((shard.number + 1,))
     return chosen, following
-
-
-def _read(ledger: Ledger, record: JobRecord, sink: Sink, chosen: list[Settled]) -> list[pa.Table]:
-    inline = ledger.shards.inline_results(record.id, [settled.shard_id for settled in chosen])
-    return [
-        table_from_stream(stream) if stream is not None else sink.read(sink.part_name(settled.shard_id, settled.token))
-        for settled, stream in zip(chosen, inline, strict=True)
-    ]

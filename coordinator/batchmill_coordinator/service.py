@@ -12,6 +12,7 @@ from batchmill.job import JobState
 from batchmill.ledger import Ledger
 from batchmill.workspace import Workspace
 from batchmill_coordinator.admission import Admission
+from batchmill_coordinator.dead_rows import DeadRowStore
 from batchmill_coordinator.deletion import delete_job
 from batchmill_coordinator.dispatcher import Dispatcher
 from batchmill_coordinator.events import EventHub
@@ -19,10 +20,12 @@ from batchmill_coordinator.finisher import Finisher
 from batchmill_coordinator.fleet_view import FleetView
 from batchmill_coordinator.janitor import Janitor
 from batchmill_coordinator.leadership import Leadership
+from batchmill_coordinator.merger import Merger
 from batchmill_coordinator.planner import Planner
 from batchmill_coordinator.pools import why_waiting
 from batchmill_coordinator.publisher import Publisher
 from batchmill_coordinator.recoverer import Recoverer
+from batchmill_coordinator.replays import Replays, require_ended
 from batchmill_coordinator.roles import RoleThread
 from batchmill_coordinator.status import status_of
 from batchmill_coordinator.undertaker import Undertaker
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from batchmill.settings import CoordinatorSettings
     from batchmill.sinks import Sink
     from batchmill.sources.base import Source
+    from batchmill_coordinator.dead_rows import Choice
 
 
 class Service:
@@ -50,6 +54,9 @@ class Service:
         self.fleet = FleetView(self.ledger, self.clock)
         self.admission = Admission(self.ledger, self.fleet, self.workspace, settings)
         self.leadership = Leadership(self.ledger, _own_name(), settings.leader_ttl_s, self.clock, self._wake_all)
+        self.dead_rows = DeadRowStore(self.ledger, self.workspace.blobs)
+        self.replays = Replays(self.ledger, self.workspace, self.dead_rows, settings)
+        merger = Merger(self.ledger, self.workspace, self.dead_rows)
         self._publisher = Publisher(settings)
         undertaker = Undertaker(self.ledger, self.workspace.blobs, self._open_source, self.clock)
         self._roles = [
@@ -58,7 +65,7 @@ class Service:
                 Planner(self.ledger, self.fleet, self._open_source, settings),
                 Dispatcher(self.ledger, self.fleet, self._publisher),
                 Recoverer(self.ledger, self._publisher, undertaker),
-                Finisher(self.ledger, self.open_sink, self.workspace.blobs, self.clock),
+                Finisher(self.ledger, self.open_sink, merger, self.workspace.blobs, self.clock),
                 Janitor(
                     self.ledger,
                     self.workspace.blobs,
@@ -110,6 +117,12 @@ class Service:
     def delete(self, job_id: str) -> None:
         """Delete an ended job. Raises `NotFound`, `Conflict`, or `StorageError`: then it is tried again."""
         delete_job(self.ledger, self.workspace.blobs, job_id)
+
+    def purge(self, job_id: str, choice: Choice) -> int:
+        """Delete dead letters of an ended job; returns how many. Raises `NotFound` or `Conflict`."""
+        record = self.ledger.jobs.read(job_id)
+        require_ended(record)
+        return self.dead_rows.purge(record, choice)
 
     def _open_source(self, record: JobRecord) -> Source:
         inline = self.ledger.jobs.inline_input(record.id) if record.spec.source is None else None

@@ -34,6 +34,7 @@ def status_of(record: JobRecord, now_s: float, note: str | None = None) -> JobSt
         finished_at=_seconds(record.finished_at),
         error=record.error,
         output=record.spec.output.path if record.spec.output else None,
+        replay_of=record.replay_of,
         note=note,
     )
 

@@ -5,13 +5,7 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING
 
-from batchmill.dead_letters import (
-    DeadLetter,
-    count_by_type,
-    dead_letters_name,
-    encode_dead_letters,
-    json_value,
-)
+from batchmill.dead_letters import DeadLetter, DeadRows, count_by_type, dead_letters_name, json_value
 from batchmill.ledger.settlement import Completion, DeadLimit
 
 if TYPE_CHECKING:
@@ -54,16 +48,16 @@ class Undertaker:
         claim = shards.claim(ref, record.spec.pool, holder, LEASE_MS, with_job=False) if ref else None
         if ref is None or claim is None:
             return "stale"
-        letter = self._letter(record, claim.shard)
-        self._blobs.put(dead_letters_name(ref), encode_dead_letters([letter]))
-        completion = Completion(rows=0, rows_dead=1, nbytes=0, dead_by_type=count_by_type([letter]))
+        dead = self._dead_row(record, claim.shard)
+        self._blobs.put_table(dead_letters_name(ref), dead.table())
+        completion = Completion(rows=0, rows_dead=1, nbytes=0, dead_by_type=count_by_type(dead.letters))
         shards.commit(ref, completion, DeadLimit.of(record.spec))
         return word
 
-    def _letter(self, record: JobRecord, shard: Shard) -> DeadLetter:
+    def _dead_row(self, record: JobRecord, shard: Shard) -> DeadRows:
         table = self._open_source(record).read(shard.slices).slice(shard.skip, 1)
         now = self._clock.wall()
-        return DeadLetter(
+        letter = DeadLetter(
             index=shard.first_row,
             row=json_value(table.to_pylist()[0]),
             operator=record.spec.operator,
@@ -75,3 +69,4 @@ class Undertaker:
             first_failed_at=now,
             last_failed_at=now,
         )
+        return DeadRows((letter,), table)

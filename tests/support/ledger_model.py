@@ -237,7 +237,8 @@ class Model:
         if job.inline_bytes + len(completion.inline) > MAX_INLINE_BYTES:
             return "no room"
         job.inline_bytes += len(completion.inline)
-        job.settled[ref.shard_id] = f"{ref.token} {completion.rows} {completion.rows_dead} {completion.nbytes}"
+        brought = f"{ref.token} {completion.rows} {completion.rows_dead} {completion.nbytes}"
+        job.settled[ref.shard_id] = f"{brought} {piece.first_row}"
         job.tiles.append((piece.first_row, piece.rows))
         job.rows_done += completion.rows
         job.rows_dead += completion.rows_dead

@@ -136,3 +136,15 @@ def steady(rows: list[dict[str, Any]], *, log: str) -> list[Any]:
         with (Path(log) / str(row["id"])).open("a") as file:
             file.write("x")
     return [{"done": True} for _ in rows]
+
+
+@batchmill.operator("reluctant", columns=["id"], batch_size=8)
+def reluctant(rows: list[dict[str, Any]], *, cure: str, every: int = 5) -> list[Any]:
+    """Gives up on every fifth row, negative ones always, as long as the file `cure` is not there."""
+    well = Path(cure).exists()
+    return [
+        batchmill.RowError("not today")
+        if row["id"] < 0 or (row["id"] % every == 0 and not well)
+        else {"out": row["id"] * 2}
+        for row in rows
+    ]

@@ -20,8 +20,10 @@ import secrets
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, assert_never
 
+import pyarrow as pa
+
 from batchmill.clock import Clock, SystemClock
-from batchmill.dead_letters import count_by_type, dead_letters_name, encode_dead_letters, part_of
+from batchmill.dead_letters import DeadRows, count_by_type, dead_letters_name, part_of
 from batchmill.errors import BatchmillError, InvalidParams, InvalidSource, NotFound, StaleToken, UnknownOperator
 from batchmill.job import MAX_INLINE_BYTES, JobError, RetryPolicy
 from batchmill.ledger import Completion
@@ -45,8 +47,6 @@ from batchmill_worker.failures import Failure
 from batchmill_worker.progress import ShardProgress, Told, decode_progress, encode_progress
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from batchmill.ledger import Claim, Ledger
     from batchmill.operator import OperatorRegistry
     from batchmill.shard import Shard, ShardRef
@@ -179,8 +179,8 @@ class AttemptRunner:
 
     def _store(self, shard: Shard, files: JobFiles, progress: ShardProgress) -> Completion:
         if progress.dead:
-            letters = encode_dead_letters(progress.letters)
-            self._bench.workspace.blobs.put(dead_letters_name(shard.ref), letters)
+            dead = _dead_rows(shard, files, progress)
+            self._bench.workspace.blobs.put_table(dead_letters_name(shard.ref), dead.table())
         table = progress.table()
         stored = Completion(table.num_rows, len(progress.dead), 0, dead_by_type=count_by_type(progress.dead))
         if table.num_rows == 0:
@@ -227,6 +227,12 @@ class AttemptRunner:
             files.sink.delete(files.sink.part_name(ref.shard_id, ref.token))
         for name in (dead_letters_name(ref), _kept_name(claim.shard)):
             self._bench.workspace.blobs.delete(name)
+
+
+def _dead_rows(shard: Shard, files: JobFiles, progress: ShardProgress) -> DeadRows:
+    letters = tuple(progress.letters)
+    places = pa.array([shard.skip + letter.index - shard.first_row for letter in letters], pa.int64())
+    return DeadRows(letters, files.source.read(shard.slices).take(places))
 
 
 def _kept_name(shard: Shard) -> str:

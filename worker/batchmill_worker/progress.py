@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchmill.dead_letters import DeadLetter
+from batchmill.indexed import INDEX, in_order
 from batchmill.retry import tries_row_again
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 Rows = npt.NDArray[np.int64]
 """Indices of rows in the job's input, ascending."""
 
-INDEX = "__batchmill_row__"
 _META = b"batchmill"
 
 
@@ -88,7 +88,7 @@ class ShardProgress:
 
     def table(self) -> pa.Table:
         """The results in input order; without any, no columns."""
-        return _in_order(self.results).drop_columns([INDEX]) if self.results else pa.table({})
+        return in_order(self.results).drop_columns([INDEX]) if self.results else pa.table({})
 
     @property
     def letters(self) -> list[DeadLetter]:
@@ -109,13 +109,6 @@ class Told:
     worker: str
     now: float  # seconds since the epoch
     policy: RetryPolicy
-
-
-def _in_order(tables: tuple[pa.Table, ...]) -> pa.Table:
-    if len(tables) == 1:
-        return tables[0]
-    everything = pa.concat_tables(tables, promote_options="permissive")
-    return everything.take(pc.sort_indices(everything[INDEX]))
 
 
 def _judge(
@@ -148,7 +141,7 @@ def encode_progress(progress: ShardProgress) -> pa.Table:
         "dead": [letter.model_dump(mode="json") for letter in progress.dead],
         "failed": [[row, failed.failures, failed.first_failed_at] for row, failed in progress.failed.items()],
     }
-    table = _in_order(progress.results) if progress.results else pa.table({INDEX: pa.array([], pa.int64())})
+    table = in_order(progress.results) if progress.results else pa.table({INDEX: pa.array([], pa.int64())})
     return table.replace_schema_metadata({_META: json.dumps(about)})
 
 

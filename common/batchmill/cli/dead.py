@@ -1,39 +1,134 @@
-"""`batchmill dead`: the rows that a job gave up on, and why."""
+"""`batchmill dead` and `batchmill replay`: the rows that a job gave up on, and why; run again, or deleted."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from batchmill.cli.options import json_option, service_options
 
 if TYPE_CHECKING:
-    from batchmill.client import Client
+    from batchmill.client import Client, Job
+
+rows_option = click.option("--row", "rows", type=int, multiple=True, metavar="N", help="Only this row; repeatable.")
+error_option = click.option("--error", "error_type", metavar="TYPE", help="Only rows that died of this error.")
 
 
 @click.command()
 @click.argument("job_id", metavar="JOB")
 @click.option("--traceback", is_flag=True, help="Show the traceback of each.")
+@click.option("--export", "path", type=click.Path(path_type=Path), metavar="FILE", help="Write all to a .jsonl file.")
+@click.option("--purge", is_flag=True, help="Delete them, with the rows in them, instead of listing them.")
+@rows_option
+@error_option
 @json_option
 @service_options
-def dead(client: Client, job_id: str, traceback: bool, as_json: bool) -> None:
+def dead(
+    client: Client,
+    job_id: str,
+    traceback: bool,
+    path: Path | None,
+    purge: bool,
+    rows: tuple[int, ...],
+    error_type: str | None,
+    as_json: bool,
+) -> None:
     """List the rows that a job gave up on, in input order, and how many died of which error.
 
     With --json each is one JSON object on a line, with the row, its error, its traceback and its attempts.
     """
-    from batchmill.cli.console import print_json, print_table
+    from batchmill.cli.console import count
 
     job = client.job(job_id)
-    letters = job.dead_letters()
+    if path is not None:
+        click.echo(f"wrote {count(job.export_dead_letters(path), 'dead letter')} to {path}", err=True)
+    if purge:
+        purged = job.purge_dead_letters(rows or None, error_type=error_type)
+        click.echo(f"deleted {count(purged, 'dead letter')}", err=True)
+    elif path is None:
+        _list(job, set(rows), error_type, traceback=traceback, as_json=as_json)
+
+
+def _list(job: Job, rows: set[int], error_type: str | None, *, traceback: bool, as_json: bool) -> None:
+    from batchmill.cli.console import print_json, print_table
+
+    letters = [
+        letter
+        for letter in job.dead_letters()
+        if (not rows or letter.index in rows) and error_type in (None, letter.error_type)
+    ]
     if as_json:
         for letter in letters:
             print_json(letter)
         return
-    rows = [(str(one.index), one.error_type, str(one.attempts), one.worker or "-", one.message) for one in letters]
-    print_table(("ROW", "ERROR", "ATTEMPTS", "WORKER", "MESSAGE"), rows, empty=f"{job_id} has no dead letters.")
+    table = [(str(one.index), one.error_type, str(one.attempts), one.worker or "-", one.message) for one in letters]
+    print_table(("ROW", "ERROR", "ATTEMPTS", "WORKER", "MESSAGE"), table, empty=f"{job.id} has no dead letters.")
     if traceback:
         for letter in letters:
             click.echo(f"\nrow {letter.index}: {letter.row}\n{letter.traceback or letter.message}")
-    for kind, count in sorted(job.dead_letter_counts().items(), key=lambda item: -item[1]):
-        click.echo(f"{count} of {kind}")
+    for kind, number in sorted(job.dead_letter_counts().items(), key=lambda item: -item[1]):
+        click.echo(f"{number} of {kind}")
+
+
+@click.command()
+@click.argument("job_id", metavar="JOB")
+@rows_option
+@error_option
+@click.option(
+    "--edits",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="New values for rows: lines as `batchmill dead --export` writes them, changed.",
+)
+@click.option("--wait", is_flag=True, help="Wait for the replay to end.")
+@json_option
+@service_options
+def replay(
+    client: Client,
+    job_id: str,
+    rows: tuple[int, ...],
+    error_type: str | None,
+    edits: Path | None,
+    wait: bool,
+    as_json: bool,
+) -> None:
+    """Run rows that a job gave up on again; their results go into their places in the job's results.
+
+    The job must have ended. The replay is a job of its own, whose id is printed; `batchmill watch` follows it.
+    """
+    from batchmill.cli.console import count, print_json
+
+    job = client.job(job_id).replay(
+        rows or None, error_type=error_type, edits=None if edits is None else _read_edits(edits)
+    )
+    if wait:
+        job.wait()
+    status = job.latest if job.latest is not None else job.status()
+    if as_json:
+        print_json(status)
+        return
+    click.echo(job.id)
+    if wait:
+        dead_again = f"; {count(status.rows_dead, 'row')} given up on again" if status.rows_dead else ""
+        click.echo(f"new results for {count(status.rows_done, 'row')} of {job_id}{dead_again}", err=True)
+
+
+def _read_edits(path: Path) -> dict[int, dict[str, Any]]:
+    """By index, the rows in a file of edits. Raises `InvalidRows`, naming the line."""
+    from batchmill.errors import InvalidRows
+
+    edits: dict[int, dict[str, Any]] = {}
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                letter = json.loads(line)
+                edits[int(letter["index"])] = dict(letter["row"])
+            except (ValueError, TypeError, KeyError) as error:
+                raise InvalidRows(
+                    f'{path}:{number}: expected {{"index": …, "row": {{…}}}}, got {line.strip()!r:.80}.',
+                    hint="`batchmill dead JOB --export FILE` writes such lines; change the values in `row`.",
+                ) from error
+    return edits

@@ -1,6 +1,7 @@
 """The Python client: over HTTP only, in a blocking and in an asynchronous form with the same methods."""
 
-from batchmill.client.asynchronous import AsyncClient, AsyncJob
+from batchmill.client.asynchronous import AsyncClient
 from batchmill.client.blocking import Client, Job
+from batchmill.client.job import AsyncJob
 
 __all__ = ["AsyncClient", "AsyncJob", "Client", "Job"]

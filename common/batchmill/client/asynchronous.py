@@ -3,35 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing, suppress
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-import aiohttp
 from pydantic import BaseModel
 
-from batchmill.client import pages as paging
-from batchmill.client.events import server_sent_events
+from batchmill.client.job import AsyncJob
 from batchmill.client.rows import check_rows, pieces
 from batchmill.client.service import find_service
 from batchmill.client.submission import Submission, make_spec
-from batchmill.client.transport import Patience, Transport
-from batchmill.dead_letters import DeadLetter
-from batchmill.errors import InvalidRequest, JobCancelled, JobExpired, JobFailed, NotFound, ServiceUnavailable
-from batchmill.job import JobState, JobStatus, WorkerInfo
+from batchmill.client.transport import Transport
+from batchmill.errors import InvalidRequest
+from batchmill.job import JobStatus, WorkerInfo
 from batchmill.operator import OperatorInfo
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime, timedelta
-
-    import pyarrow as pa
 
     from batchmill.client.rows import Piece
     from batchmill.job import RetryPolicy
-
-EVENTS_TIMEOUT_S = 35.0  # the service sends a comment each 10 s, so that silence means a dead connection
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -177,194 +168,3 @@ class AsyncClient:
 
     async def _get(self, model: type[M], path: str, query: Mapping[str, str] | None = None) -> M:
         return self._transport.parse(model, await self._transport.json("GET", path, query=query))
-
-
-class _DeadLetterPage(BaseModel):
-    dead_letters: list[DeadLetter]
-    counts: dict[str, int]
-    next: str | None
-
-
-class AsyncJob:
-    """A job of an `AsyncClient`.
-
-    id: its id. latest: the last status that was seen of it, None before the first.
-    """
-
-    def __init__(self, transport: Transport, job_id: str, latest: JobStatus | None = None) -> None:
-        self.id = job_id
-        self.latest = latest
-        self._transport = transport
-        self._path = f"/v1/jobs/{quote(job_id, safe='')}"
-
-    def __repr__(self) -> str:
-        return describe(type(self).__name__, self.id, self.latest)
-
-    async def status(self) -> JobStatus:
-        """How the job stands now."""
-        return self._seen(await self._transport.json("GET", self._path))
-
-    async def pause(self) -> JobStatus:
-        """Hold the job: its workers let go at the end of their batches, and nothing more of it is begun.
-
-        Raises `Conflict` if it is stopping or has ended.
-        """
-        return self._seen(await self._transport.json("POST", f"{self._path}/pause"))
-
-    async def resume(self) -> JobStatus:
-        """Let the job go on where it was paused. Raises `Conflict` if it is stopping or has ended."""
-        return self._seen(await self._transport.json("POST", f"{self._path}/resume"))
-
-    async def cancel(self) -> JobStatus:
-        """Ask the job to stop; what is done is kept. A job that has ended stays as it is."""
-        return self._seen(await self._transport.json("POST", f"{self._path}/cancel"))
-
-    async def delete(self) -> None:
-        """Delete the job, its rows and its results from the service; its output folder stays.
-
-        Raises `Conflict` if it has not ended.
-        """
-        await self.status()  # an unknown job is told here: below, an answer that was lost looks the same
-        with suppress(NotFound):
-            await self._transport.call("DELETE", self._path)
-
-    async def watch(self) -> AsyncGenerator[JobStatus, None]:
-        """Each change of the job's status as it comes, the present one first; ends after the final one."""
-        patience = Patience(self._transport)
-        last: JobStatus | None = None
-        while last is None or not last.is_final:
-            try:
-                async with aclosing(self._stream()) as statuses:
-                    async for status in statuses:
-                        patience.renew()
-                        if status != last:
-                            last = status
-                            yield status
-                if last is None or not last.is_final:
-                    await patience.pause(aiohttp.ServerDisconnectedError("the stream of events ended early"))
-            except (aiohttp.ClientError, ServiceUnavailable) as error:
-                await patience.pause(error)
-
-    async def wait(self, timeout: float | None = None) -> Self:  # noqa: ASYNC109  # the public name is given
-        """Wait until the job has ended, and return it.
-
-        timeout: in seconds. Raises `JobFailed`, `JobCancelled` or `JobExpired` if it did not complete, `TimeoutError`
-        if it has not ended in time; the job goes on then.
-        """
-        statuses = self.watch()
-        try:
-            async with asyncio.timeout(timeout) as limit, aclosing(statuses):
-                async for _ in statuses:
-                    pass
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            state = f"is still {self.latest.state}" if self.latest else "has not ended"
-            raise TimeoutError(f"{self.id} {state} after {timeout} s; it goes on.") from None
-        if self.latest is not None:
-            raise_unless_completed(self.latest)
-        return self
-
-    async def results(self) -> AsyncGenerator[dict[str, Any], None]:
-        """The result rows as dicts, in input order, as soon as they are there.
-
-        Raises `JobFailed` behind the rows of a job that failed; a cancelled or expired job ends with what was
-        kept.
-        """
-        async with aclosing(self.tables()) as tables:
-            async for table in tables:
-                for rows in paging.dicts(table):
-                    for row in rows:
-                        yield row
-                    await asyncio.sleep(0)  # the next page is read meanwhile, however busy the caller is
-
-    async def batches(self) -> AsyncGenerator[pa.RecordBatch, None]:
-        """The result rows as `pyarrow.RecordBatch`es, in input order; otherwise like `results`."""
-        async with aclosing(self.tables()) as tables:
-            async for table in tables:
-                for batch in table.to_batches():
-                    yield batch
-
-    async def to_table(self) -> pa.Table:
-        """All result rows as one `pyarrow.Table`, in input order; waits for the job to end.
-
-        Raises `JobFailed` if the job failed; of a cancelled or expired job it gives what was kept.
-        """
-        async with aclosing(self.tables()) as tables:
-            return paging.join([table async for table in tables])
-
-    async def pages(self, content_type: Literal["arrow", "jsonl"]) -> AsyncGenerator[paging.Page, None]:
-        """The results as the service sends them, in pages; otherwise like `results`."""
-        kind = paging.ARROW_STREAM if content_type == "arrow" else paging.JSON_LINES
-        state: JobState | None = None
-        async with aclosing(paging.pages(self._transport, f"{self._path}/results", kind)) as all_pages:
-            async for page in all_pages:
-                state = page.state
-                yield page
-        if state is None or state is JobState.FAILED:
-            status = await self.status()
-            if status.state is JobState.FAILED:
-                raise_unless_completed(status)
-
-    async def tables(self) -> AsyncGenerator[pa.Table, None]:
-        """The result rows as one `pyarrow.Table` a page, in input order; otherwise like `results`."""
-        async with aclosing(self.pages("arrow")) as all_pages:
-            async for page in all_pages:
-                table = page.table()
-                if table.num_columns:
-                    yield table
-
-    async def dead_letters(self) -> list[DeadLetter]:
-        """The rows that the job gave up on so far, in input order, each with its error, its attempts and its row."""
-        return [letter async for page in self._dead_letter_pages() for letter in page.dead_letters]
-
-    async def dead_letter_counts(self) -> dict[str, int]:
-        """How many rows the job gave up on, by the type of their error."""
-        page = await self._transport.json("GET", f"{self._path}/dead-letters", query={"limit": "1"})
-        return self._transport.parse(_DeadLetterPage, page).counts
-
-    async def _dead_letter_pages(self) -> AsyncGenerator[_DeadLetterPage, None]:
-        cursor: str | None = ""
-        while cursor is not None:
-            answer = await self._transport.json("GET", f"{self._path}/dead-letters", query={"cursor": cursor})
-            page = self._transport.parse(_DeadLetterPage, answer)
-            yield page
-            cursor = page.next
-
-    async def _stream(self) -> AsyncGenerator[JobStatus, None]:
-        path = f"{self._path}/events"
-        stream = self._transport.open("GET", path, accept="text/event-stream", read_timeout_s=EVENTS_TIMEOUT_S)
-        async with stream as response, aclosing(server_sent_events(response.content)) as events:
-            async for event in events:
-                if event.name == "status":
-                    yield self._seen(self._transport.decode(event.data))
-
-    def _seen(self, value: object) -> JobStatus:
-        self.latest = self._transport.parse(JobStatus, value)
-        return self.latest
-
-
-def describe(kind: str, job_id: str, status: JobStatus | None) -> str:
-    """A job as `repr` shows it."""
-    if status is None:
-        return f"<{kind} {job_id}>"
-    total = "?" if status.rows_total is None else f"{status.rows_total:,}"
-    return f"<{kind} {job_id} {status.operator!r} {status.state}: {status.rows_done:,} of {total} rows>"
-
-
-def raise_unless_completed(status: JobStatus) -> None:
-    """Raise `JobFailed`, `JobCancelled` or `JobExpired` for a final status that is not `completed`."""
-    if status.state is JobState.FAILED:
-        error = status.error
-        reason = error.message if error else "the service gave no reason"
-        details = {**error.details, "code": error.code} if error else {}
-        raise JobFailed(f"{status.id} failed: {reason}", **{**details, "job": status.id})
-    total = "" if status.rows_total is None else f" of {status.rows_total:,}"
-    if status.state is JobState.CANCELLED:
-        raise JobCancelled(f"{status.id} was cancelled after {status.rows_done:,}{total} rows.", job=status.id)
-    if status.state is JobState.EXPIRED:
-        raise JobExpired(
-            f"{status.id} passed its deadline after {status.rows_done:,}{total} rows.",
-            hint="The rows it has can be read; a later deadline or a higher priority gives it more time.",
-            job=status.id,
-        )

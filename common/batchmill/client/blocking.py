@@ -5,13 +5,14 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from batchmill.client.asynchronous import AsyncClient, AsyncJob, describe
+from batchmill.client.asynchronous import AsyncClient
+from batchmill.client.job import AsyncJob, describe
 from batchmill.client.loop import LoopThread
 from batchmill.client.pages import dicts
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from datetime import datetime, timedelta
 
     import pyarrow as pa
@@ -180,6 +181,39 @@ class Job:
     def dead_letter_counts(self) -> dict[str, int]:
         """How many rows the job gave up on, by the type of their error."""
         return self._loop.run(self._async.dead_letter_counts())
+
+    def replay(
+        self,
+        indices: Collection[int] | None = None,
+        *,
+        error_type: str | None = None,
+        edits: Mapping[int, Mapping[str, Any]] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Job:
+        """Run dead rows of the job, which has ended, again; their results go into their places in its results.
+
+        indices: the rows, by index; None: all. error_type: only those that died of this error. edits: by index, new
+        values for some columns of a row before it is run again; without `indices` and `error_type` just these rows
+        are. Returns the job that runs them; when that has ended, the results are in their places.
+
+        Raises `Conflict` if this job has not ended, and an `InvalidRequest` that names what is wrong.
+        """
+        replay = self._async.replay(indices, error_type=error_type, edits=edits, idempotency_key=idempotency_key)
+        return Job(self._client, self._loop, self._loop.run(replay))
+
+    def export_dead_letters(self, path: str | os.PathLike[str]) -> int:
+        """Write the dead letters to a file of JSON Lines, for other tools or to be edited; returns how many.
+
+        Raises `StorageError` if it cannot be written; then the file is as it was.
+        """
+        return self._loop.run(self._async.export_dead_letters(path))
+
+    def purge_dead_letters(self, indices: Collection[int] | None = None, *, error_type: str | None = None) -> int:
+        """Delete dead letters of the job, which has ended, and the rows in them; returns how many.
+
+        The job still counts the rows as dead. Raises `Conflict` if it has not ended.
+        """
+        return self._loop.run(self._async.purge_dead_letters(indices, error_type=error_type))
 
     def watch(self) -> Iterator[JobStatus]:
         """Each change of the job's status as it comes, the present one first; ends after the final one."""

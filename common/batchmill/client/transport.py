@@ -25,11 +25,13 @@ from batchmill.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from aiohttp.abc import AbstractStreamWriter
 
     from batchmill.client.service import ServiceAddress
+
+    Query = Mapping[str, str] | Sequence[tuple[str, str]]
 
 CONNECT_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 120.0  # between two bytes of an answer; a long poll ends well before
@@ -84,7 +86,7 @@ class Transport:
         method: str,
         path: str,
         *,
-        query: Mapping[str, str] | None = None,
+        query: Query | None = None,
         accept: str = "application/json",
         body: BufferPayload | None = None,
         retry: bool = True,
@@ -126,7 +128,7 @@ class Transport:
         method: str,
         path: str,
         *,
-        query: Mapping[str, str] | None = None,
+        query: Query | None = None,
         accept: str = "application/json",
         body: BufferPayload | None = None,
         read_timeout_s: float = ANSWER_TIMEOUT_S,

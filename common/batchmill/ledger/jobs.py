@@ -50,6 +50,7 @@ class JobRecord:
     rate: float | None  # rows a second, of late
     last_queued_at: int | None  # when a shard of it was last queued, or it was resumed
     paused_ms: int  # in all pauses that are over, since it started
+    replay_of: str | None = None  # the job whose dead letters this one runs again
 
     @classmethod
     def from_hash(cls, job_id: str, fields: dict[bytes, bytes]) -> JobRecord:
@@ -90,6 +91,7 @@ class JobRecord:
             rate=float(text["rate"]) if text.get("rate") else None,
             last_queued_at=moment("last_queued_at"),
             paused_ms=number("paused_ms"),
+            replay_of=text.get("replay_of"),
         )
 
 
@@ -103,6 +105,7 @@ class Submission:
     idempotency_key: str | None = None
     inline_rows: bytes = b""
     rows_total: int | None = None  # when it is known exactly
+    replay_of: str | None = None
 
 
 class JobLedger:
@@ -143,6 +146,7 @@ class JobLedger:
                 upload,
                 max_live_jobs,
                 key or "",
+                submission.replay_of or "",
             ],
         )
         _raise_refusal(word.decode(), known_id.decode(), upload, max_live_jobs)

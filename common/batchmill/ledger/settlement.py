@@ -51,6 +51,11 @@ class Settled:
     rows: int
     rows_dead: int
     nbytes: int
+    first_row: int  # 0-based index of the shard's first row in the job's input
+
+    def entry(self) -> str:
+        """What the ledger keeps of it: the inverse of `parse_settled`."""
+        return f"{self.token} {self.rows} {self.rows_dead} {self.nbytes} {self.first_row}"
 
 
 @dataclass(frozen=True, slots=True)

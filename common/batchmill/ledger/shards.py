@@ -12,7 +12,7 @@ from batchmill.ledger.settlement import Completion, DeadLimit, Settled, SplitUp,
 from batchmill.shard import Shard, ShardId, ShardRef, ShardState, format_shard_id, parse_shard_id
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from batchmill.ledger.connection import Store
     from batchmill.ledger.jobs import JobRecord
@@ -346,6 +346,35 @@ class ShardLedger:
         with reaching_redis():
             found: list[bytes | None] = self._store.redis.hmget(self._keys.inline_results(job_id), names)
         return found
+
+    def amend(self, job_id: str, before: Settled, after: Settled, dead_by_type: Mapping[str, int], epoch: int) -> bool:
+        """Replace a settled shard's entry, as the leader; False when it is another by now, or the leader is deposed.
+
+        dead_by_type: how many more dead rows of each error type there are, below 0 for fewer.
+        """
+        keys = self._keys
+        word = self._store.run(
+            "amend",
+            [
+                keys.leader(),
+                keys.job(job_id),
+                keys.done(job_id, 0),
+                keys.inline_results(job_id),
+                keys.dead_counts(job_id),
+            ],
+            [
+                epoch,
+                format_shard_id(before.shard_id),
+                before.entry(),
+                after.entry(),
+                after.rows - before.rows,
+                before.rows_dead - after.rows_dead,
+                keys.events(),
+                job_id,
+                *(part for counted in dead_by_type.items() for part in counted),
+            ],
+        )
+        return bool(word == b"ok")
 
     def _shard_key(self, ref: ShardRef) -> str:
         return self._keys.shard(ref.job_id, ref.stage, ref.shard_id)

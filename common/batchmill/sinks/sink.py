@@ -126,15 +126,39 @@ class Sink:
             self._refuse_foreign_folder()
             self._store.put(MARKER, _marker(self._job_id, sealed=True))
         self._store.delete_unfinished()
-        needed = {file for part in manifest.parts for file in self._form.files(part.name)}
-        present = set(self._store.list())
-        self._refuse_missing(sorted(needed - present))
-        for name in sorted(present - needed):
-            if _OWN.fullmatch(name):
-                self._store.delete(name)
+        for name in self._superseded(manifest):
+            self._store.delete(name)
         self._store.put(MANIFEST, manifest.to_json())
         if self._guarded:
             self._store.delete(MARKER)
+
+    def amend(self, shard_id: ShardId, token: int, table: pa.Table) -> Part:
+        """Write a new part beside the published ones; `republish` lets it count. Raises as `write` does."""
+        self._require_published()
+        name = self.part_name(shard_id, token)
+        return Part(name, table.num_rows, self._form.write(self._store, name, table))
+
+    def republish(self, manifest: Manifest) -> None:
+        """Replace the manifest of a finished output, then delete the parts that the new one does not have.
+
+        Raises `StorageError` if a part is missing, or if the folder is no longer this job's; then nothing changed.
+        """
+        self._require_published()
+        superseded = self._superseded(manifest)
+        self._store.put(MANIFEST, manifest.to_json())
+        for name in superseded:
+            self._store.delete(name)
+
+    def _require_published(self) -> None:
+        if self._guarded and not self._is_published():
+            raise self._foreign()
+
+    def _superseded(self, manifest: Manifest) -> list[str]:
+        """The parts in the folder that the manifest does not have. Raises `StorageError` if it has one too many."""
+        needed = {file for part in manifest.parts for file in self._form.files(part.name)}
+        present = set(self._store.list())
+        self._refuse_missing(sorted(needed - present))
+        return [name for name in sorted(present - needed) if _OWN.fullmatch(name)]
 
     def _refuse_entries(self) -> None:
         location = self.location

@@ -8,10 +8,10 @@
 -- Returns 'ok' | 'stale' (another attempt has the shard) | 'no room' (write the results to the sink, then come again)
 --
 -- dead_counts  hash: error type to how many rows died of it, at most 100 types and 'other'
--- done  hash: shard id to "token rows dead bytes"
+-- done  hash: shard id to "token rows dead bytes first-row"
 local settled = redis.call('HGET', KEYS[4], ARGV[4])
 if settled then return string.match(settled, '^(%d+) ') == ARGV[2] and 'ok' or 'stale' end
-local state, token = unpack(redis.call('HMGET', KEYS[2], 'state', 'token'))
+local state, token, plan = unpack(redis.call('HMGET', KEYS[2], 'state', 'token', 'plan'))
 if state ~= 'running' or token ~= ARGV[2] then return 'stale' end
 local inline = #ARGV[10]
 if inline > 0 then
@@ -21,7 +21,7 @@ if inline > 0 then
   redis.call('HINCRBY', KEYS[1], 'inline_bytes', inline)
 end
 local now = now_ms(ARGV[1])
-redis.call('HSET', KEYS[4], ARGV[4], table.concat({ARGV[2], ARGV[6], ARGV[7], ARGV[8]}, ' '))
+redis.call('HSET', KEYS[4], ARGV[4], table.concat({ARGV[2], ARGV[6], ARGV[7], ARGV[8], string.match(plan, '^%[(%d+)')}, ' '))
 redis.call('DEL', KEYS[2])
 redis.call('SREM', KEYS[5], ARGV[5])
 redis.call('ZREM', KEYS[3], ARGV[3])

@@ -1,0 +1,31 @@
+"""What a user asks for when dead letters are to be run again."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from batchmill.job import Frozen, Name
+
+MAX_CHOSEN = 10_000
+Index = Annotated[int, Field(ge=0)]
+
+
+class RowEdit(Frozen):
+    """New values for some columns of a dead row, as JSON: what `json_value` makes of them. The others stay."""
+
+    index: Index  # of the row in the job's input
+    row: dict[str, Any]
+
+
+class ReplayRequest(Frozen):
+    """The body of `POST /v1/jobs/{id}/replay`: which dead rows to run again; by default all of them.
+
+    `indices` and `error_type` narrow the choice. Edited rows are run again besides; edits alone choose just these.
+    """
+
+    indices: list[Index] | None = Field(default=None, max_length=MAX_CHOSEN)
+    error_type: str | None = Field(default=None, max_length=256)
+    edits: list[RowEdit] = Field(default=[], max_length=MAX_CHOSEN)
+    idempotency_key: Name | None = None

@@ -1,0 +1,69 @@
+"""Edited rows: new values for columns of dead rows, turned from JSON into the columns' own types. Pure."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from batchmill.errors import InvalidRows, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from batchmill.dead_letters import DeadLetter, DeadRows
+    from batchmill.replay import RowEdit
+
+_UNFIT = (pa.ArrowException, TypeError, ValueError, OverflowError)
+
+
+def edited(dead: DeadRows, edits: Mapping[int, RowEdit]) -> DeadRows:
+    """Dead rows with their edits applied; values that are as the letter has them stay as they were read.
+
+    Raises `InvalidRows`, naming row and column, for an unknown column or a value that does not fit its type.
+    """
+    pieces = [
+        _edited_row(dead.rows.slice(place, 1), letter, edits[letter.index])
+        if letter.index in edits
+        else dead.rows.slice(place, 1)
+        for place, letter in enumerate(dead.letters)
+    ]
+    return replace(dead, rows=pa.concat_tables(pieces)) if edits else dead
+
+
+def _edited_row(row: pa.Table, letter: DeadLetter, edit: RowEdit) -> pa.Table:
+    for name, value in edit.row.items():
+        if name not in row.column_names:
+            raise InvalidRows(
+                f"the edit of row {edit.index} sets a column {name!r}, which the rows do not have.",
+                hint=did_you_mean(name, row.column_names),
+                row=edit.index,
+                column=name,
+            )
+        if name not in letter.row or letter.row[name] != value:
+            field = row.schema.field(name)
+            row = row.set_column(row.column_names.index(name), field, _value(value, field, edit.index))
+    return row
+
+
+def _value(value: Any, field: pa.Field, index: int) -> pa.Array:
+    try:
+        if isinstance(value, str) and _is_binary(field.type):
+            return pa.array([base64.b64decode(value, validate=True)], field.type)
+        if isinstance(value, str) and not (pa.types.is_string(field.type) or pa.types.is_large_string(field.type)):
+            return pa.array([value]).cast(field.type)
+        return pa.array([value], field.type)
+    except (*_UNFIT, binascii.Error) as error:
+        raise InvalidRows(
+            f"the edit of row {index} gives column {field.name!r} the value {value!r:.80}, which is no {field.type}.",
+            hint="Binary values are base64, times ISO 8601, as `batchmill dead --json` shows them.",
+            row=index,
+            column=field.name,
+        ) from error
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
