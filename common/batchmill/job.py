@@ -161,6 +161,7 @@ class JobStatus(Frozen):
     error: JobError | None = None
     output: str | None = None  # the output folder, when one was asked for
     replay_of: str | None = None  # the job whose dead letters this one runs again
+    resumed_from: str | None = None  # the job whose output this one goes on with
     note: str | None = None  # what the job waits for, when it waits for something a user can mend
 
     @property

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
-from typing import Any, NewType, Self
+from typing import TYPE_CHECKING, Any, NewType, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 ShardId = NewType("ShardId", tuple[int, ...])
 """The path of a shard: `(17,)` as planned, `(17, 0)` and `(17, 1)` once split. Tuple order is input order."""
@@ -98,6 +101,10 @@ class Shard:
         first_row, rows, skip, slices = json.loads(plan)
         pieces = tuple(Slice(*piece) for piece in slices)
         return cls(job_id, shard_id, int(first_row), int(rows), pieces, int(skip), **state)
+
+    def with_slices(self, slices: Sequence[Slice]) -> Self:
+        """The same rows, lying elsewhere."""
+        return replace(self, slices=tuple(slices))
 
     def halves(self) -> tuple[Self, Self]:
         """The two shards that take over from this one, which has at least two rows.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from batchmill.job import JobSpec
     from batchmill.locations import Locations
     from batchmill.settings import ServiceSettings
+    from batchmill.shard import Slice
     from batchmill.sources.base import Source
 
 
@@ -33,16 +36,41 @@ class Workspace:
         """Keep what a job's source is."""
         self.blobs.put(_description(job_id), description.to_json())
 
+    def described(self, job_id: str) -> SourceDescription:
+        """What a job's source is. Raises `NotFound`."""
+        return SourceDescription.from_json(self.blobs.get(_description(job_id)).to_pybytes())
+
+    def digest(self, inline_rows: bytes, description: SourceDescription | None) -> str:
+        """Hexadecimal digits that change when a job's input does: of files by their names, sizes and times, of rows
+        that were sent by their content. Raises `NotFound` or `StorageError`.
+        """
+        if description is not None and description.where == "files":
+            return description.fingerprint
+        digest = hashlib.blake2b(inline_rows, digest_size=16)
+        for file in description.files if description is not None else ():
+            digest.update(memoryview(self.blobs.get(file.name)))
+        return digest.hexdigest()
+
+    def own_staged(self, job_id: str, piece: Slice) -> Slice:
+        """A slice of an earlier job as one of this job's: what was unpacked for it is copied.
+
+        Raises `NotFound` if the earlier job was deleted since.
+        """
+        if not piece.staged:
+            return piece
+        name = f"{_staging(job_id)}/{piece.staged.rpartition('/')[2]}"
+        self.blobs.put(name, self.blobs.get(piece.staged))
+        return replace(piece, staged=name)
+
     def open_source(self, job_id: str, spec: JobSpec, inline_rows: bytes | None) -> Source:
         """A job's source. Raises `NotFound` when the job's files are gone."""
         if spec.source is None:
             return InlineSource(table_from_stream(inline_rows or b""))
-        described = self.blobs.get(_description(job_id)).to_pybytes()
-        return self.open_described(job_id, SourceDescription.from_json(described))
+        return self.open_described(job_id, self.described(job_id))
 
     def open_described(self, job_id: str, description: SourceDescription) -> Source:
         """The source of that description; text that had to be decompressed is kept among the job's files."""
-        return open_source(description, self.locations, self.blobs, staging=f"jobs/{job_id}/staged")
+        return open_source(description, self.locations, self.blobs, staging=_staging(job_id))
 
     def open_sink(self, job_id: str, spec: JobSpec) -> Sink:
         """Where a job's results go."""
@@ -51,6 +79,10 @@ class Workspace:
 
 def _description(job_id: str) -> str:
     return f"jobs/{job_id}/source.json"
+
+
+def _staging(job_id: str) -> str:
+    return f"jobs/{job_id}/staged"
 
 
 def table_from_stream(data: bytes) -> pa.Table:

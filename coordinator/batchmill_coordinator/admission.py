@@ -15,6 +15,7 @@ from batchmill.sources import InlineSource, SourceDescription, describe, describ
 from batchmill.workspace import stream_from_table
 from batchmill_coordinator.columns import check_columns, check_values
 from batchmill_coordinator.params import check_params
+from batchmill_coordinator.resumption import Order
 from batchmill_coordinator.rows import table_from_base64, table_from_json
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from batchmill.sources.base import Source
     from batchmill.workspace import Workspace
     from batchmill_coordinator.fleet_view import FleetView
+    from batchmill_coordinator.resumption import Resumption
 
 CHECKED_BYTES = 64 * 1024 * 1024
 """Sources up to this size are looked through for missing values before the job is accepted."""
@@ -45,7 +47,15 @@ class _Input:
 class Admission:
     """Lets jobs in. A refused request leaves nothing behind, in the ledger or the blob store."""
 
-    def __init__(self, ledger: Ledger, fleet: FleetView, workspace: Workspace, settings: CoordinatorSettings) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        fleet: FleetView,
+        workspace: Workspace,
+        resumption: Resumption,
+        settings: CoordinatorSettings,
+    ) -> None:
+        self._resumption = resumption
         self._ledger = ledger
         self._fleet = fleet
         self._workspace = workspace
@@ -92,7 +102,8 @@ class Admission:
             check_columns(operator, found.spec, found.source.schema)
             if found.nbytes <= CHECKED_BYTES:
                 check_values(operator, found.spec, found.source)
-            accepted_id, is_new = self._accept(job_id, request, found, digest, undo)
+            order = Order(found.spec, operator, found.inline, found.description)
+            accepted_id, is_new = self._accept(job_id, request, found, order, digest, undo)
             if is_new:
                 undo.pop_all()
             else:
@@ -161,14 +172,11 @@ class Admission:
         return _Input(spec, source, description.nbytes, description=description)
 
     def _accept(
-        self, job_id: str, request: JobRequest, found: _Input, digest: str, undo: ExitStack
+        self, job_id: str, request: JobRequest, found: _Input, order: Order, digest: str, undo: ExitStack
     ) -> tuple[str, bool]:
         if found.description is not None:
             self._workspace.describe_source(job_id, found.description)
-        if found.spec.output is not None:
-            sink = self._workspace.open_sink(job_id, found.spec)
-            sink.prepare()
-            undo.callback(sink.release)
+        earlier = self._take_output(job_id, order, undo) if found.spec.output is not None else None
         total = found.source.count("")
         submission = Submission(
             job_id=job_id,
@@ -177,8 +185,22 @@ class Admission:
             idempotency_key=request.idempotency_key,
             inline_rows=found.inline,
             rows_total=total.rows if total.exact else None,
+            resumed_from=earlier,
+            operator_version=order.operator.version,
         )
         return self._ledger.jobs.submit(submission, max_live_jobs=self._settings.max_live_jobs)
+
+    def _take_output(self, job_id: str, order: Order, undo: ExitStack) -> str | None:
+        """Take the output folder; returns the job whose unfinished output is there to go on with, if any is."""
+        sink = self._workspace.open_sink(job_id, order.spec)
+        earlier = self._resumption.find(sink, order)
+        if earlier is None:
+            sink.prepare()
+        else:
+            self._resumption.keep(job_id, earlier)
+            sink.retake()
+        undo.callback(sink.release)
+        return None if earlier is None else earlier.job
 
 
 def part_name(upload_id: str, number: int) -> str:

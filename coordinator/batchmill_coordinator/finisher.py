@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.sinks import Sink
     from batchmill_coordinator.merger import Merger
+    from batchmill_coordinator.resumption import Resumption
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +36,12 @@ class Finisher:
         ledger: Ledger,
         open_sink: Callable[[JobRecord], Sink],
         merger: Merger,
+        resumption: Resumption,
         blobs: BlobStore,
         clock: Clock,
     ) -> None:
         self._merger = merger
+        self._resumption = resumption
         self._ledger = ledger
         self._blobs = blobs
         self._troubles: dict[str, int] = {}  # by job: how often its output could not be closed
@@ -62,7 +65,8 @@ class Finisher:
             if record.replay_of is not None:
                 self._merger.merge(record, epoch)
             elif record.spec.output is not None:
-                write_manifest(record, state, self._open_sink(record), self._ledger, self._clock.wall())
+                left = None if state is JobState.COMPLETED else self._resumption.left_by(record)
+                write_manifest(record, state, self._open_sink(record), self._ledger, self._clock.wall(), left)
         except ServiceUnavailable:
             raise
         except BatchmillError as error:

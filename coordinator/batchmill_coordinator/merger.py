@@ -70,7 +70,7 @@ class Merger:
         replayed = _Replayed(self._pieces(replay))
         for shard in self._dead_rows.shards(job):
             dead = self._dead_rows.read(job.id, shard)
-            pending = {letter.index for letter in dead.letters if letter.replay != replay.id}
+            pending = set() if shard.plan else {one.index for one in dead.letters if one.replay != replay.id}
             brought = replayed.of(pending) if pending else _NOTHING
             if brought.results or brought.dead:
                 self._amend(job, sink, shard, dead, brought, epoch)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from batchmill.job import JobState
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.ledger.settlement import Settled
-    from batchmill.sinks import Sink
+    from batchmill.sinks import Origin, Rest, Sink
 
 LOOK_AHEAD = 256  # shards asked for in one round trip
 
@@ -51,10 +51,18 @@ def _leaves(ledger: Ledger, record: JobRecord, settled: Settled | SplitUp | None
         yield settled
 
 
-def write_manifest(record: JobRecord, state: JobState, sink: Sink, ledger: Ledger, finished_at: float) -> None:
-    """Publish the manifest of a job's output. Raises `StorageError`."""
+def write_manifest(
+    record: JobRecord,
+    state: JobState,
+    sink: Sink,
+    ledger: Ledger,
+    finished_at: float,
+    left: tuple[Origin, Rest] | None,
+) -> None:
+    """Publish the manifest of a job's output, with what it leaves undone. Raises `StorageError`."""
     parts = manifest_parts(record, sink, ledger)
-    sink.publish(Manifest.of(record, state, parts, schema_of(sink, parts), finished_at))
+    origin, rest = left or (None, None)
+    sink.publish(Manifest.of(record, state, parts, schema_of(sink, parts), finished_at, origin, rest))
 
 
 def manifest_parts(record: JobRecord, sink: Sink, ledger: Ledger) -> tuple[ManifestPart, ...]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from batchmill.settings import CoordinatorSettings
     from batchmill.sources.base import Cutter, Piece, Source
     from batchmill_coordinator.fleet_view import FleetView
+    from batchmill_coordinator.resumption import Resumption
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +67,10 @@ class Planner:
         ledger: Ledger,
         fleet: FleetView,
         open_source: Callable[[JobRecord], Source],
+        resumption: Resumption,
         settings: CoordinatorSettings,
     ) -> None:
+        self._resumption = resumption
         self._ledger = ledger
         self._fleet = fleet
         self._open_source = open_source
@@ -94,6 +97,9 @@ class Planner:
                 self._fail(record, error)
 
     def _plan(self, record: JobRecord, pool: PoolView, epoch: int) -> None:
+        if record.adopts:
+            self._resumption.adopt(record, epoch)
+            return
         room = pool.horizon - record.shards_live
         if room <= 0:
             return

@@ -92,6 +92,8 @@ class Replays:
         only_edits = bool(edits) and request.indices is None and request.error_type is None
         choice = Choice(() if only_edits else request.indices, request.error_type)
         for shard in self._dead_rows.shards(record):
+            if shard.plan:
+                continue  # it was cut short: which of its rows have results is not known any more
             dead = self._dead_rows.read(record.id, shard)
             wanted = choice.among(dead) | (edits.keys() & {letter.index for letter in dead.letters})
             if wanted:
@@ -149,7 +151,8 @@ def _require_all(record: JobRecord, request: ReplayRequest, places: list[int]) -
         shown = ", ".join(map(str, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise InvalidRequest(
             f"not among the dead letters of job {record.id}: {shown}.",
-            hint=f"`batchmill dead {record.id}` lists them; those that were purged or replayed are gone.",
+            hint=f"`batchmill dead {record.id}` lists them. Those that were purged or replayed are gone; those of "
+            "shards that were at work when the job stopped are run by submitting it again over its output.",
             rows=missing[:100],
         )
     if not found:

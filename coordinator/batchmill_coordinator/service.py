@@ -26,6 +26,7 @@ from batchmill_coordinator.pools import why_waiting
 from batchmill_coordinator.publisher import Publisher
 from batchmill_coordinator.recoverer import Recoverer
 from batchmill_coordinator.replays import Replays, require_ended
+from batchmill_coordinator.resumption import Resumption
 from batchmill_coordinator.roles import RoleThread
 from batchmill_coordinator.status import status_of
 from batchmill_coordinator.undertaker import Undertaker
@@ -52,7 +53,8 @@ class Service:
         self.ledger = Ledger.open(settings)
         self.workspace = Workspace.open(settings)
         self.fleet = FleetView(self.ledger, self.clock)
-        self.admission = Admission(self.ledger, self.fleet, self.workspace, settings)
+        resumption = Resumption(self.ledger, self.workspace)
+        self.admission = Admission(self.ledger, self.fleet, self.workspace, resumption, settings)
         self.leadership = Leadership(self.ledger, _own_name(), settings.leader_ttl_s, self.clock, self._wake_all)
         self.dead_rows = DeadRowStore(self.ledger, self.workspace.blobs)
         self.replays = Replays(self.ledger, self.workspace, self.dead_rows, settings)
@@ -62,10 +64,10 @@ class Service:
         self._roles = [
             RoleThread(role, self.leadership)
             for role in (
-                Planner(self.ledger, self.fleet, self._open_source, settings),
+                Planner(self.ledger, self.fleet, self._open_source, resumption, settings),
                 Dispatcher(self.ledger, self.fleet, self._publisher),
                 Recoverer(self.ledger, self._publisher, undertaker),
-                Finisher(self.ledger, self.open_sink, merger, self.workspace.blobs, self.clock),
+                Finisher(self.ledger, self.open_sink, merger, resumption, self.workspace.blobs, self.clock),
                 Janitor(
                     self.ledger,
                     self.workspace.blobs,

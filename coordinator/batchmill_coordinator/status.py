@@ -35,6 +35,7 @@ def status_of(record: JobRecord, now_s: float, note: str | None = None) -> JobSt
         error=record.error,
         output=record.spec.output.path if record.spec.output else None,
         replay_of=record.replay_of,
+        resumed_from=record.resumed_from,
         note=note,
     )
 

@@ -64,11 +64,11 @@ def broken(rows: list[dict[str, Any]]) -> list[Any]:
 
 
 @batchmill.operator("gated", columns=["id"], batch_size=1)
-def gated(rows: list[dict[str, Any]], *, gate: str) -> list[Any]:
-    """Waits for the file `gate` before each row; leaves a line in `gate.started` for each row it meets."""
+def gated(rows: list[dict[str, Any]], *, gate: str, first: int = 0) -> list[Any]:
+    """Waits for the file `gate` before each row from `first` on; tells of each row it meets in `gate.started`."""
     with Path(f"{gate}.started").open("a") as file:
         file.writelines(f"{row['id']} {os.getpid()}\n" for row in rows)
-    while not Path(gate).exists():
+    while rows[0]["id"] >= first and not Path(gate).exists():
         time.sleep(0.01)
     return [{"pid": os.getpid()} for _ in rows]
 

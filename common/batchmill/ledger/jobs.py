@@ -51,6 +51,9 @@ class JobRecord:
     last_queued_at: int | None  # when a shard of it was last queued, or it was resumed
     paused_ms: int  # in all pauses that are over, since it started
     replay_of: str | None = None  # the job whose dead letters this one runs again
+    resumed_from: str | None = None  # the job whose output this one goes on with
+    adopts: bool = False  # whether what that job left is still to be taken over
+    operator_version: str = ""
 
     @classmethod
     def from_hash(cls, job_id: str, fields: dict[bytes, bytes]) -> JobRecord:
@@ -92,6 +95,9 @@ class JobRecord:
             last_queued_at=moment("last_queued_at"),
             paused_ms=number("paused_ms"),
             replay_of=text.get("replay_of"),
+            resumed_from=text.get("resumed_from"),
+            adopts=text.get("adopts") == "1",
+            operator_version=text.get("operator_version", ""),
         )
 
 
@@ -106,6 +112,8 @@ class Submission:
     inline_rows: bytes = b""
     rows_total: int | None = None  # when it is known exactly
     replay_of: str | None = None
+    resumed_from: str | None = None
+    operator_version: str = ""
 
 
 class JobLedger:
@@ -147,6 +155,8 @@ class JobLedger:
                 max_live_jobs,
                 key or "",
                 submission.replay_of or "",
+                submission.resumed_from or "",
+                submission.operator_version,
             ],
         )
         _raise_refusal(word.decode(), known_id.decode(), upload, max_live_jobs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from batchmill.ledger.adoption import AdoptionLedger
 from batchmill.ledger.connection import Store, connect, reaching_redis
 from batchmill.ledger.fleet import FleetLedger
 from batchmill.ledger.jobs import JobLedger
@@ -28,6 +29,7 @@ class Ledger:
         self.jobs = JobLedger(self._store)
         self.shards = ShardLedger(self._store)
         self.fleet = FleetLedger(self._store)
+        self.adoption = AdoptionLedger(self._store)
         self.retention = RetentionLedger(self._store)
 
     @classmethod

@@ -52,10 +52,11 @@ class Settled:
     rows_dead: int
     nbytes: int
     first_row: int  # 0-based index of the shard's first row in the job's input
+    plan: str = ""  # of a shard that was cut short, because its job stopped: rows of it were left
 
     def entry(self) -> str:
         """What the ledger keeps of it: the inverse of `parse_settled`."""
-        return f"{self.token} {self.rows} {self.rows_dead} {self.nbytes} {self.first_row}"
+        return f"{self.token} {self.rows} {self.rows_dead} {self.nbytes} {self.first_row} {self.plan}".rstrip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,4 +77,7 @@ def parse_settled(shard_id: ShardId, value: bytes | None) -> Settled | SplitUp |
         return None
     if value.startswith(b"split "):
         return SplitUp(shard_id, int(value.removeprefix(b"split ")))
-    return Settled(shard_id, *map(int, value.split()))
+    token, rows, dead, nbytes, first_row, *plan = value.split(maxsplit=5)
+    return Settled(
+        shard_id, int(token), int(rows), int(dead), int(nbytes), int(first_row), plan[0].decode() if plan else ""
+    )

@@ -37,6 +37,34 @@ class ManifestPart(Frozen):
     shard: str  # "17", or "17.1" once split
 
 
+class Origin(Frozen):
+    """What the results were made from: a job with another origin cannot go on with them."""
+
+    source: str  # hexadecimal digits that change when the input does
+    files: dict[str, str] = Field(default_factory=dict)  # by name, their size and time, if they are not too many
+    operator_version: str = ""
+    carry: tuple[str, ...] | None = None
+
+
+class RestShard(Frozen):
+    """A shard that was planned and not settled."""
+
+    id: str
+    token: int  # of its last attempt; the next must have a higher one
+    plan: str  # as `Shard.plan` writes it
+
+
+class Rest(Frozen):
+    """How far a job has come that ended before its work was done, so that another one can go on."""
+
+    settled: dict[str, str]  # by shard id, the ledger's entries
+    shards: tuple[RestShard, ...]
+    cursor: str  # where the planner stopped
+    at_end: bool  # whether that was the source's end
+    rows_planned: int
+    shards_planned: int
+
+
 class Manifest(Frozen):
     """What a finished job wrote. Its presence says that the folder is complete, and changes no more.
 
@@ -55,6 +83,8 @@ class Manifest(Frozen):
     parts: tuple[ManifestPart, ...]
     created_at: float
     finished_at: float
+    origin: Origin | None = None
+    rest: Rest | None = None  # of a job that ended before its work was done
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
@@ -68,7 +98,14 @@ class Manifest(Frozen):
 
     @classmethod
     def of(
-        cls, record: JobRecord, state: JobState, parts: tuple[ManifestPart, ...], schema: pa.Schema, finished_at: float
+        cls,
+        record: JobRecord,
+        state: JobState,
+        parts: tuple[ManifestPart, ...],
+        schema: pa.Schema,
+        finished_at: float,
+        origin: Origin | None = None,
+        rest: Rest | None = None,
     ) -> Self:
         """The manifest of a job that ends in `state`. `finished_at` is in seconds since the epoch."""
         spec = record.spec
@@ -84,23 +121,29 @@ class Manifest(Frozen):
             parts=parts,
             created_at=record.created_at / 1000,
             finished_at=finished_at,
+            origin=origin,
+            rest=rest,
         )
 
     @classmethod
     def read(cls, location: Location) -> Self:
         """The manifest in an output folder. Raises `NotFound` if it has none, `StorageError` for a broken one."""
-        data = BlobStore(location).get(MANIFEST).to_pybytes()
+        return cls.parse(BlobStore(location).get(MANIFEST).to_pybytes(), location.child(MANIFEST).uri)
+
+    @classmethod
+    def parse(cls, data: bytes, place: str) -> Self:
+        """The inverse of `to_json`; `place` is told when it fails. Raises `StorageError` for a broken one."""
         try:
             return cls.model_validate_json(data)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the whole"
-            place = location.child(MANIFEST).uri
             raise StorageError(f"{place} is no manifest of Batchmill: {where}: {first['msg']}.", path=place) from error
 
     def to_json(self) -> bytes:
         """The manifest as it lies in the folder."""
-        return self.model_dump_json(indent=1).encode()
+        absent = {name for name in ("origin", "rest") if getattr(self, name) is None}
+        return self.model_dump_json(indent=1, exclude=absent).encode()
 
 
 def columns_of(schema: pa.Schema) -> tuple[Column, ...]:

@@ -110,6 +110,20 @@ class Sink:
         except StorageError as error:
             raise InvalidOutput(error.message, hint=error.hint, path=self.location.uri) from error
 
+    def retake(self) -> None:
+        """Take a folder with a published output for a job that goes on with it. Raises as `prepare`."""
+        try:
+            self._take()
+        except StorageError as error:
+            raise InvalidOutput(error.message, hint=error.hint, path=self.location.uri) from error
+
+    def published(self) -> Manifest | None:
+        """The manifest in the folder, whosever it is; None when there is none. Raises `StorageError`."""
+        try:
+            return Manifest.read(self.location)
+        except NotFound:
+            return None
+
     def release(self) -> None:
         """Undo `prepare`, for a job that was not submitted after all."""
         if self._guarded and self._marker() == _marker(self._job_id):
@@ -150,7 +164,7 @@ class Sink:
             self._store.delete(name)
 
     def _require_published(self) -> None:
-        if self._guarded and not self._is_published():
+        if self._guarded and (self._owner() or not self._is_published()):
             raise self._foreign()
 
     def _superseded(self, manifest: Manifest) -> list[str]:
@@ -219,10 +233,8 @@ class Sink:
             return ""
 
     def _is_published(self) -> bool:
-        try:
-            return Manifest.read(self.location).job == self._job_id
-        except NotFound:
-            return False
+        manifest = self.published()
+        return manifest is not None and manifest.job == self._job_id
 
     def _closed(self) -> StaleToken | StorageError:
         if self._owner() == self._job_id or self._is_published():

@@ -8,10 +8,10 @@
 -- Returns 'ok' | 'stale' (another attempt has the shard) | 'no room' (write the results to the sink, then come again)
 --
 -- dead_counts  hash: error type to how many rows died of it, at most 100 types and 'other'
--- done  hash: shard id to "token rows dead bytes first-row"
+-- done  hash: shard id to "token rows dead bytes first-row"; behind that the plan, if rows of the shard were left
 local settled = redis.call('HGET', KEYS[4], ARGV[4])
 if settled then return string.match(settled, '^(%d+) ') == ARGV[2] and 'ok' or 'stale' end
-local state, token, plan = unpack(redis.call('HMGET', KEYS[2], 'state', 'token', 'plan'))
+local state, token, planned_rows, plan = unpack(redis.call('HMGET', KEYS[2], 'state', 'token', 'rows', 'plan'))
 if state ~= 'running' or token ~= ARGV[2] then return 'stale' end
 local inline = #ARGV[10]
 if inline > 0 then
@@ -21,7 +21,9 @@ if inline > 0 then
   redis.call('HINCRBY', KEYS[1], 'inline_bytes', inline)
 end
 local now = now_ms(ARGV[1])
-redis.call('HSET', KEYS[4], ARGV[4], table.concat({ARGV[2], ARGV[6], ARGV[7], ARGV[8], string.match(plan, '^%[(%d+)')}, ' '))
+local entry = table.concat({ARGV[2], ARGV[6], ARGV[7], ARGV[8], string.match(plan, '^%[(%d+)')}, ' ')
+if tonumber(ARGV[6]) + tonumber(ARGV[7]) < tonumber(planned_rows) then entry = entry .. ' ' .. plan end
+redis.call('HSET', KEYS[4], ARGV[4], entry)
 redis.call('DEL', KEYS[2])
 redis.call('SREM', KEYS[5], ARGV[5])
 redis.call('ZREM', KEYS[3], ARGV[3])
@@ -39,8 +41,8 @@ for at = 16, #ARGV, 2 do
 end
 if ARGV[14] ~= '' and tonumber(ARGV[7]) > 0 then
   local most = tonumber(ARGV[14])
-  local dead, total, planned_rows = unpack(redis.call('HMGET', KEYS[1], 'rows_dead', 'rows_total', 'rows_planned'))
-  if most > 0 and most < 1 then most = most * math.max(tonumber(total or '0'), tonumber(planned_rows or '0')) end
+  local dead, total, in_plan = unpack(redis.call('HMGET', KEYS[1], 'rows_dead', 'rows_total', 'rows_planned'))
+  if most > 0 and most < 1 then most = most * math.max(tonumber(total or '0'), tonumber(in_plan or '0')) end
   if tonumber(dead) > most then fail_job(KEYS[1], now, ARGV[15]) end
 end
 local rate, rate_at, rate_rows, started = unpack(redis.call('HMGET', KEYS[1], 'rate', 'rate_at', 'rate_rows', 'started_at'))

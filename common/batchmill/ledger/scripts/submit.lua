@@ -5,10 +5,12 @@
 -- ARGV  1 now (0: the server's)  2 job id  3 spec (JSON)  4 digest of the request  5 idempotency key's life (ms; 0: none)
 --       6 inline rows ('' : none)  7 rows known (or '')  8 channel  9 upload id ('' : none)  10 most live jobs
 --       11 idempotency key ('' : none)  12 the job whose dead letters this one replays ('' : none)
+--       13 the job whose output this one goes on with ('' : none)  14 version of the operator
 -- Returns {'accepted' | 'known' | 'conflict' | 'full' | 'no upload', job id}
 --
 -- job          hash: spec, state, created_at, started_at, paused_at, stopping_at, finished_at (ms), error (JSON),
---              paused_ms (in all pauses that are over, since it started), idempotency_key, replay_of,
+--              paused_ms (in all pauses that are over, since it started), idempotency_key, replay_of, resumed_from, operator_version,
+--              adopts (1: what `resumed_from` left is still to be taken over),
 --              cursor, planned (1: the source's end was reached), rows_total, rows_exact, rows_planned, rows_done,
 --              rows_dead, shards_planned, shards_live, shards_queued, shards_running, shards_done,
 --              busy_us, rows_timed, bytes_in, inline_bytes, rate, rate_at, rate_rows, last_queued_at (or when it was resumed)
@@ -23,10 +25,12 @@ if ARGV[5] ~= '0' then
 end
 if redis.call('SCARD', KEYS[3]) >= tonumber(ARGV[10]) then return {'full', ''} end
 if ARGV[9] ~= '' and redis.call('ZREM', KEYS[6], ARGV[9]) == 0 then return {'no upload', ''} end
-redis.call('HSET', KEYS[1], 'spec', ARGV[3], 'state', 'pending', 'created_at', now, 'cursor', '', 'planned', 0)
+redis.call('HSET', KEYS[1], 'spec', ARGV[3], 'state', 'pending', 'created_at', now, 'cursor', '', 'planned', 0,
+           'operator_version', ARGV[14])
 if ARGV[7] ~= '' then redis.call('HSET', KEYS[1], 'rows_total', ARGV[7], 'rows_exact', 1) end
 if ARGV[6] ~= '' then redis.call('SET', KEYS[5], ARGV[6]) end
 if ARGV[12] ~= '' then redis.call('HSET', KEYS[1], 'replay_of', ARGV[12]) end
+if ARGV[13] ~= '' then redis.call('HSET', KEYS[1], 'resumed_from', ARGV[13], 'adopts', 1) end
 redis.call('ZADD', KEYS[2], now, ARGV[2])
 redis.call('SADD', KEYS[3], ARGV[2])
 if ARGV[5] ~= '0' then
