@@ -194,7 +194,7 @@ class _Run:
         return ShardResult(table, tuple(self._dead), tuple(self._timings), self._settled, self._stopped)
 
     def _aside(self) -> Any:
-        size = self._definition.batch_size
+        size = self._size()
         if self._operator.overlaps and size is not None and size < self._table.num_rows:
             return ThreadPoolExecutor(2, thread_name_prefix=f"{self._definition.name}-aside")
         return nullcontext(_Inline())
@@ -216,9 +216,13 @@ class _Run:
 
     def _spans(self) -> Iterator[_Span]:
         rows = self._table.num_rows
-        size = self._definition.batch_size or max(rows, 1)
+        size = self._size() or max(rows, 1)
         for start in range(0, rows, size):
             yield _Span(start, min(size, rows - start))
+
+    def _size(self) -> int | None:
+        size = self._definition.batch_size
+        return 32 if size == "auto" else size
 
     def _must_stop(self) -> bool:
         self._stopped = self._stopped or self._should_stop()
