@@ -55,7 +55,7 @@ def test_the_first_timing_of_a_process_is_not_believed() -> None:
 
 @given(
     fixed=st.floats(1e-3, 1.0),
-    per_unit=st.floats(1e-6, 1e-2),
+    per_unit=st.floats(1e-5, 1e-2),
     noise=st.sampled_from([0.0, 0.02]),
     seed=st.integers(0, 1000),
 )
@@ -141,7 +141,7 @@ def test_the_ceiling_is_learned_from_peaks_where_the_device_tells_them() -> None
     for _ in range(60):
         units = controller.choose(targets).units
         assert 1000 + 10 * units <= 10_000
-        controller.ran(units, 1 + 0.001 * units, 1000 + 10 * units, 10_000)
+        controller.ran(units, 1 + 0.001 * units, peak_bytes=1000 + 10 * units, limit_bytes=10_000)
     assert controller.choose(targets).reason is Reason.MEMORY
 
 

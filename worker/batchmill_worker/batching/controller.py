@@ -139,22 +139,36 @@ class Controller:
         self._peaks = Samples(MemoryPeak(units, nbytes) for units, nbytes in profile.peaks)
         self._ceiling = MemoryCeiling(profile.ceiling or math.inf)
         self._limit_bytes = math.inf
-        self._model = fit(list(self._timings))
+        self._model: CostModel | None = None
+        self._is_fitted = False
         self._is_warm = False
-        self._last = 0.0
+        self._choice = Choice(0.0, Reason.STARTING)
+        self._rows = 0
         self.is_changed = False
 
     def choose(self, targets: Targets) -> Choice:
         """The size of the next batch."""
         with self._lock:
             experience = Experience(
-                self._model, len(self._timings), self._timings.largest, self._last, self._memory_units()
+                self._fitted(), len(self._timings), self._timings.largest, self._choice.units, self._memory_units()
             )
-            choice = choose(experience, targets, self._chance.random())
-            self._last = choice.units
-            return choice
+            self._choice = choose(experience, targets, self._chance.random())
+            return self._choice
 
-    def ran(self, units: float, seconds: float, peak_bytes: float | None = None, limit_bytes: float = math.inf) -> None:
+    def obey(self) -> None:
+        """The next batch has a fixed number of rows."""
+        with self._lock:
+            self._choice = Choice(self._choice.units, Reason.FIXED)
+
+    def ran(
+        self,
+        units: float,
+        seconds: float,
+        *,
+        rows: int = 1,
+        peak_bytes: float | None = None,
+        limit_bytes: float = math.inf,
+    ) -> None:
         """Learn from a batch that ran.
 
         peak_bytes: the most that the process had allocated on the device meanwhile, where the device tells;
@@ -162,6 +176,7 @@ class Controller:
         """
         with self._lock:
             self._ceiling = self._ceiling.after_success()
+            self._rows = rows
             if peak_bytes is not None:
                 self._peaks.add(MemoryPeak(units, peak_bytes))
                 self._limit_bytes = limit_bytes
@@ -169,7 +184,7 @@ class Controller:
                 self._is_warm = True
                 return
             self._timings.add(Timing(units, seconds))
-            self._model = fit(list(self._timings))
+            self._is_fitted = False
             self.is_changed = True
 
     def did_not_fit(self, units: float) -> None:
@@ -181,8 +196,13 @@ class Controller:
     def expected_s(self, units: float) -> float | None:
         """How long a batch should take; None as long as too little is known."""
         with self._lock:
-            known = self._model is not None and len(self._timings) >= SAMPLES_TO_SPREAD
-            return self._model.seconds(units) if known and self._model is not None else None
+            model = self._fitted() if len(self._timings) >= SAMPLES_TO_SPREAD else None
+            return model.seconds(units) if model is not None else None
+
+    def latest(self) -> tuple[Choice, int]:
+        """What was chosen last, and how many rows the batch had that ran last."""
+        with self._lock:
+            return self._choice, self._rows
 
     def profile(self) -> Profile:
         """What is known so far, for others to start from; what changes from here on sets `is_changed` again."""
@@ -193,6 +213,11 @@ class Controller:
                 peaks=tuple((peak.units, peak.nbytes) for peak in self._peaks),
                 ceiling=None if math.isinf(self._ceiling.units) else self._ceiling.units,
             )
+
+    def _fitted(self) -> CostModel | None:
+        if not self._is_fitted:
+            self._model, self._is_fitted = fit(list(self._timings)), True
+        return self._model
 
     def _memory_units(self) -> float:
         learned = math.inf

@@ -1,9 +1,11 @@
 """How long a batch takes, from how long batches took: `t = a + b·units`.
 
-The fit follows Apache Beam's `BatchElements`: weighted by 1/units so that small batches, which know most about the
-fixed cost, count as much as large ones; the slowest fifth for their size and points whose Cook's distance is over
-0.5 are left out. Unlike Beam's, samples are kept by size: of a hundred, those of the commonest size make room for
-the next, so that what the small batches of a start told about the fixed cost is not forgotten.
+The fit follows Apache Beam's `BatchElements`: the slowest fifth for their size and points whose Cook's distance is
+over 0.5 are left out, and small batches, which know most about the fixed cost, count as much as large ones. Two
+things differ. Beam weights by 1/units, which is 1/time only where the fixed cost is small; here it is 1/time, so that
+noise in tiny batches does not pass for a slope where the fixed cost is all there is. And samples are kept by size: of
+a hundred, those of the commonest size make room for the next, so that what a start's small batches told about the
+fixed cost is not forgotten.
 """
 
 from __future__ import annotations
@@ -114,7 +116,9 @@ def fit(timings: Sequence[Timing]) -> CostModel | None:
         kept = np.flatnonzero(_influence(units, seconds) <= MOST_INFLUENCE)
         if np.ptp(units[kept]) > 0:
             units, seconds = units[kept], seconds[kept]
-    fixed, per_unit = _line(units, seconds, 1 / units)
+    fixed, per_unit = _line(units, seconds)
+    expected = fixed + per_unit * units
+    fixed, per_unit = _line(units, seconds, 1 / np.maximum(expected, 0.01 * float(seconds.mean())))
     return CostModel(max(fixed, 1e-10), max(per_unit, 1e-20))
 
 

@@ -32,18 +32,28 @@ class Packed:
     rows: Rows  # indices in the shard
     units: float  # with padding
     true_units: float  # without
+    costs: Floats  # of each row
 
     @property
     def is_run(self) -> bool:
         """Whether its rows follow each other."""
         return bool(self.rows.size) and int(self.rows[-1] - self.rows[0]) == self.rows.size - 1 and _ascends(self.rows)
 
+    def halves(self, *, padded: bool) -> tuple[Packed, Packed]:
+        """The batch as two, the first one larger by a row if need be."""
+        first = (self.rows.size + 1) // 2
+        left, right = slice(None, first), slice(first, None)
+        return (
+            pack(self.rows[left], self.costs[left], padded=padded),
+            pack(self.rows[right], self.costs[right], padded=padded),
+        )
+
 
 def pack(rows: Rows, costs: Floats, *, padded: bool) -> Packed:
     """These rows as one batch."""
     true_units = float(costs.sum())
     units = float(costs.max(initial=0.0)) * len(costs) if padded else true_units
-    return Packed(rows, units, true_units)
+    return Packed(rows, units, true_units, costs)
 
 
 def fitting(costs: Floats, budget: float, *, padded: bool) -> int:
