@@ -43,18 +43,20 @@ if TYPE_CHECKING:
         Unauthorized,
         UnknownOperator,
     )
-    from batchmill.job import JobState, JobStatus, RetryPolicy
-    from batchmill.operator import PartialResult, RowError, operator
+    from batchmill.job import BatchPolicy, JobState, JobStatus, RetryPolicy
+    from batchmill.operator import Expansion, PartialResult, RowError, operator
 
     __version__: str
 
 __all__ = [
     "AsyncClient",
     "AsyncJob",
+    "BatchPolicy",
     "BatchmillError",
     "Client",
     "Conflict",
     "DeadLetter",
+    "Expansion",
     "InvalidOperator",
     "InvalidOutput",
     "InvalidParams",
@@ -89,8 +91,8 @@ _HOMES = {
     "batchmill.client": ("AsyncClient", "AsyncJob", "Client", "Job"),
     "batchmill.embedded": ("local",),
     "batchmill.dead_letters": ("DeadLetter",),
-    "batchmill.job": ("JobState", "JobStatus", "RetryPolicy"),
-    "batchmill.operator": ("PartialResult", "RowError", "operator"),
+    "batchmill.job": ("BatchPolicy", "JobState", "JobStatus", "RetryPolicy"),
+    "batchmill.operator": ("Expansion", "PartialResult", "RowError", "operator"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -102,6 +102,15 @@ class RetryPolicy(Frozen):
     max_dead: float | None = Field(default=None, ge=0)  # more dead rows fail the job; below 1: that share of its rows
 
 
+class BatchPolicy(Frozen):
+    """How many rows go to the device at once. Of several limits, the lowest holds; units are the operator's costs."""
+
+    size: int | None = Field(default=None, ge=1, le=1_000_000)  # rows, fixed; None: as the operator says
+    target_overhead: float = Field(default=0.05, gt=0, lt=1)  # the share of a batch's time that its size does not touch
+    target_latency_s: float | None = Field(default=None, gt=0, le=3600)  # no batch should take longer
+    max_units: float | None = Field(default=None, gt=0)  # no batch costs more, unless it is a single row
+
+
 class JobSpec(Frozen):
     """What a job is to do. Validated whole before anything is stored; never changed afterwards."""
 
@@ -115,6 +124,7 @@ class JobSpec(Frozen):
     priority: int = Field(default=0, ge=-100, le=100)  # higher goes first
     deadline_at: float | None = Field(default=None, gt=0, lt=1e11)  # seconds since the epoch
     retry: RetryPolicy = RetryPolicy()
+    batch: BatchPolicy = BatchPolicy()
 
 
 class JobRequest(JobSpec):

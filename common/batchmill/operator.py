@@ -1,8 +1,9 @@
 """The operator contract: how a user's code meets Batchmill.
 
 A function that takes a batch and returns as many results is an operator. A class may add any of `setup(device)`,
-`prepare(batch)`, `finish(outputs)` and `teardown()` around its `infer(batch)`; only `infer` is required. Its
-keyword parameters, with their annotations and defaults, are the operator's parameter model.
+`prepare(batch)`, `finish(outputs)` and `teardown()` around its `infer(batch)`, and say with `cost(row)` or
+`costs(batch)` how much work a row is; only `infer` is required. Its keyword parameters, with their annotations and
+defaults, are the operator's parameter model.
 
 Each hook is called by one thread at a time, but `prepare` and `finish` run while another batch is in `infer`. A
 batch that raises is cut in halves until the row to blame is alone, so a row may pass through the hooks more than
@@ -19,16 +20,14 @@ import inspect
 import json
 import reprlib
 import typing
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from types import SimpleNamespace
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar, get_args, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
-from pydantic.errors import PydanticUserError
+from pydantic import BaseModel, ValidationError
 
 from batchmill.errors import InvalidOperator, InvalidParams, did_you_mean
+from batchmill.operator_params import params_model
 
 BatchFormat = Literal["rows", "arrow", "numpy"]
 """How a batch is handed to an operator, and handed back.
@@ -37,9 +36,16 @@ BatchFormat = Literal["rows", "arrow", "numpy"]
 a `pyarrow.Table` of the same number of rows out. `numpy`: a dict of column name to array in and out, first axis
 the rows; a column with nulls comes as NaN or NaT where its type has one, else as an array of objects with None.
 An `arrow` or `numpy` operator that gives up on some rows returns a `PartialResult`.
+
+Of an operator that `expands`, each row makes any number of results: in `rows` format a list of dicts (or a
+`RowError`) for each row, in `arrow` and `numpy` an `Expansion`.
 """
 
-DEFAULT_BATCH_SIZE = 32
+BatchSize = int | Literal["auto"] | None
+"""Rows a batch; "auto": the controller decides, in units of cost; None: the whole shard is one batch."""
+
+SOURCE_ROW = "source_row"
+"""The first column of what an operator that `expands` makes: the index, in the job's input, of the row it is from."""
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -68,6 +74,20 @@ class PartialResult:
     errors: Mapping[int, RowError]
 
 
+@dataclass(frozen=True, slots=True)
+class Expansion:
+    """What an `arrow` or `numpy` operator that `expands` returns for a batch.
+
+    results: of all rows one below the other, in the order of the rows, in the operator's batch format.
+    counts: for each row of the batch, how many results it made; 0 for one in `errors`.
+    errors: by position in the batch, why the operator gives up on a row.
+    """
+
+    results: Any
+    counts: Sequence[int]
+    errors: Mapping[int, RowError] = field(default_factory=dict)
+
+
 @runtime_checkable
 class Operator(Protocol):
     """What the engine drives. All hooks but `infer` may be missing from a user's class."""
@@ -87,6 +107,19 @@ class Operator(Protocol):
         `infer` is on the next batch by then: it must not fill again what it has given away.
         """
 
+    def cost(self, row: dict[str, Any]) -> float:
+        """How much work one row is, at least 0, in units of the operator's own: tokens, pixels.
+
+        What batches are measured in; 1 for every row where there is neither this nor `costs`. A row for which it
+        raises is taken for one of the dearest of its neighbours. It may be called from any thread.
+        """
+
+    def costs(self, batch: Any) -> Sequence[float]:
+        """The cost of every row of a batch that is in the operator's batch format. Goes before `cost`."""
+
+    def row_key(self, row: dict[str, Any]) -> str | bytes:
+        """What two rows share exactly if they make the same result; all columns, where there is no such hook."""
+
     def teardown(self) -> None:
         """Free what `setup` took; called once, when the process ends or drops the model."""
 
@@ -100,7 +133,11 @@ class OperatorDefinition:
     params: type[BaseModel]
     columns: tuple[str, ...] = ()  # input columns every row must have; "{param}" names the value of a parameter
     batch_format: BatchFormat = "rows"
-    batch_size: int | None = DEFAULT_BATCH_SIZE  # rows a batch; None: the whole shard is one batch
+    batch_size: BatchSize = "auto"
+    padded: bool = (
+        False  # whether the rows of a batch are padded to the dearest: a batch costs the most times the count
+    )
+    expands: bool = False  # whether a row makes any number of results
     version: str = "1"  # part of what identifies a result
     summary: str = ""
 
@@ -128,6 +165,7 @@ class OperatorDefinition:
             params_schema=self.params.model_json_schema(),
             columns=list(self.columns),
             batch_format=self.batch_format,
+            expands=self.expands,
             version=self.version,
         )
 
@@ -140,6 +178,7 @@ class OperatorInfo(BaseModel):
     params_schema: dict[str, Any]
     columns: list[str] = []
     batch_format: BatchFormat = "rows"
+    expands: bool = False
     version: str = "1"
 
 
@@ -176,7 +215,9 @@ def operator(
     *,
     columns: Iterable[str] = (),
     batch_format: BatchFormat = "rows",
-    batch_size: int | None = DEFAULT_BATCH_SIZE,
+    batch_size: BatchSize = "auto",
+    padded: bool = False,
+    expands: bool = False,
     version: str = "1",
 ) -> Callable[[T], T]:
     """Register a function or a class as the operator `name`, and return it unchanged.
@@ -184,14 +225,19 @@ def operator(
     columns: input columns that every row must have; a job over rows without them is refused. `"{column}"` stands
         for the value of the parameter `column`.
     batch_format: how a batch is handed over, see `BatchFormat`.
-    batch_size: rows a batch; None hands over a whole shard at once.
+    batch_size: rows a batch; "auto" learns what suits the device, in units of `cost`; None hands over a whole shard
+        at once. A job may ask for another size.
+    padded: whether rows are padded to the length of the longest in their batch, as texts are. A batch then costs its
+        dearest row times its rows, else the sum, and rows that cost about the same are put together.
+    expands: whether a row makes any number of results, see `BatchFormat`. Results then begin with a column
+        `source_row`, the index of their row in the job's input, and carried columns are repeated.
     version: change it when the results change for the same input.
 
     Raises `InvalidOperator` if the name is no identifier, is taken, or the code does not fit the contract.
     """
 
     def register(code: T) -> T:
-        params = _params_model(_checked_name(name), code)
+        params = params_model(_checked_name(name), code)
         REGISTRY.add(
             OperatorDefinition(
                 name=name,
@@ -200,6 +246,8 @@ def operator(
                 columns=_checked_columns(name, columns, params),
                 batch_format=_checked_format(name, batch_format),
                 batch_size=_checked_size(name, batch_size),
+                padded=padded,
+                expands=expands,
                 version=version,
                 summary=(inspect.getdoc(code) or "").partition("\n")[0],
             )
@@ -250,12 +298,13 @@ def _checked_format(name: str, batch_format: str) -> BatchFormat:
     return typing.cast("BatchFormat", batch_format)
 
 
-def _checked_size(name: str, batch_size: int | None) -> int | None:
-    if batch_size is not None and batch_size < 1:
+def _checked_size(name: str, batch_size: Any) -> BatchSize:
+    fits = batch_size is None or batch_size == "auto"
+    if not fits and not (isinstance(batch_size, int) and not isinstance(batch_size, bool) and batch_size >= 1):
         raise InvalidOperator(
-            f"operator {name!r}: batch_size is {batch_size}, expected 1 or more, or None for a whole shard."
+            f"operator {name!r}: batch_size is {batch_size!r}, expected 1 or more, 'auto', or None for a whole shard."
         )
-    return batch_size
+    return typing.cast("BatchSize", batch_size)
 
 
 def _checked_columns(name: str, columns: Iterable[str], params: type[BaseModel]) -> tuple[str, ...]:
@@ -270,88 +319,6 @@ def _checked_columns(name: str, columns: Iterable[str], params: type[BaseModel])
                 hint=did_you_mean(parameter, params.model_fields),
             )
     return checked
-
-
-def _params_model(name: str, code: Callable[..., Any]) -> type[BaseModel]:
-    """The parameter model of an operator, from its keyword parameters (a class's: those of `__init__`)."""
-    function, parameters = _own_parameters(name, code) if inspect.isclass(code) else _after_the_batch(name, code)
-    for parameter in parameters:
-        _check_kind(name, parameter)
-    hints = _hints(name, function, parameters)
-    fields: dict[str, Any] = {}
-    for parameter in parameters:
-        default = ... if parameter.default is parameter.empty else parameter.default
-        fields[parameter.name] = (hints.get(parameter.name, Any), default)
-    config = ConfigDict(extra="forbid", protected_namespaces=())
-    try:
-        with warnings.catch_warnings():  # of a parameter called "schema" or "json": it hides a method nobody calls
-            warnings.simplefilter("ignore", UserWarning)
-            return create_model(f"{name}_params", __config__=config, **fields)
-    except (PydanticUserError, NameError, TypeError) as error:
-        raise InvalidOperator(
-            f"operator {name!r}: its parameters cannot be checked: {str(error).partition(chr(10))[0]}",
-            hint="Use JSON-like types: str, int, float, bool, list, dict, Literal, or pydantic models.",
-        ) from error
-
-
-def _own_parameters(name: str, code: type) -> tuple[Callable[..., Any], Sequence[inspect.Parameter]]:
-    infer = getattr(code, "infer", None)
-    if not callable(infer):
-        raise InvalidOperator(f"operator {name!r}: class {code.__qualname__} has no method infer(batch).")
-    _refuse_async(name, infer)
-    if code.__init__ is object.__init__:  # type: ignore[misc]  # compared, not called
-        return infer, []
-    return code.__init__, list(inspect.signature(code).parameters.values())  # type: ignore[misc]  # read only
-
-
-def _after_the_batch(name: str, function: Callable[..., Any]) -> tuple[Callable[..., Any], Sequence[inspect.Parameter]]:
-    _refuse_async(name, function)
-    parameters = list(inspect.signature(function).parameters.values())
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    if not parameters or parameters[0].kind not in positional:
-        raise InvalidOperator(f"operator {name!r}: {function.__qualname__} takes no batch as its first argument.")
-    return function, parameters[1:]
-
-
-def _refuse_async(name: str, function: Callable[..., Any]) -> None:
-    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        raise InvalidOperator(
-            f"operator {name!r}: {function.__qualname__} is async, expected a plain function.",
-            hint="Operators run in threads of their own; call asyncio.run() inside if you need an event loop.",
-        )
-
-
-def _check_kind(name: str, parameter: inspect.Parameter) -> None:
-    if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
-        raise InvalidOperator(
-            f"operator {name!r}: its parameter {str(parameter).partition(':')[0]} has no names to check.",
-            hint="Name each parameter, with an annotation and, if it is optional, a default.",
-        )
-    if parameter.kind is parameter.POSITIONAL_ONLY:
-        raise InvalidOperator(
-            f"operator {name!r}: parameter {parameter.name!r} cannot be given by name.",
-            hint="Remove the '/' from its signature.",
-        )
-    if parameter.name.startswith("_") or (parameter.name.startswith("model_") and hasattr(BaseModel, parameter.name)):
-        raise InvalidOperator(
-            f"operator {name!r}: {parameter.name!r} cannot be the name of a parameter.",
-            hint="Names that begin with '_', and those of pydantic's own methods, are taken.",
-        )
-
-
-def _hints(name: str, function: Callable[..., Any], parameters: Sequence[inspect.Parameter]) -> dict[str, Any]:
-    """The types of the parameters alone: the batch and the result may name types that exist for checkers only."""
-    written = {
-        parameter.name: parameter.annotation for parameter in parameters if parameter.annotation is not parameter.empty
-    }
-    names = getattr(inspect.unwrap(function), "__globals__", {})
-    try:
-        return typing.get_type_hints(SimpleNamespace(__annotations__=written), names, include_extras=True)
-    except (NameError, TypeError) as error:
-        raise InvalidOperator(
-            f"operator {name!r}: the type of one of its parameters does not exist when it runs: {error}.",
-            hint="Import it at the top of the module, not under `if TYPE_CHECKING`.",
-        ) from error
 
 
 def _invalid_params(definition: OperatorDefinition, error: ValidationError) -> InvalidParams:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from batchmill.job import RetryPolicy
 from batchmill.shard import Shard, ShardId
-from batchmill_worker.engine import ShardResult
+from batchmill_worker.shard_result import ShardResult
 from batchmill_worker.failures import DeadRow, Failure
 from batchmill_worker.progress import INDEX, ShardProgress, Told, decode_progress, encode_progress
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from batchmill.errors import InvalidOperator
-from batchmill.operator import PartialResult, RowError
+from batchmill.operator import Expansion, PartialResult, RowError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,13 +25,17 @@ _UNFIT = (pa.ArrowException, TypeError, ValueError, OverflowError)
 """What pyarrow raises for values that make no column."""
 
 
-@dataclass(frozen=True, slots=True)
+Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class BatchResult:
     """What an operator made of one batch: columns for the rows it did, an error for each it gave up on."""
 
-    rows: int  # rows done; each column has as many values
+    rows: int  # results; each column has as many values
     columns: Mapping[str, pa.ChunkedArray]
     errors: Mapping[int, RowError] = field(default_factory=dict)  # by position in the batch
+    counts: Counts | None = None  # of an operator that expands: how many results each row of the batch made
 
 
 def to_batch(batch_format: BatchFormat, table: pa.Table) -> Any:
@@ -48,6 +53,8 @@ def from_batch(definition: OperatorDefinition, output: Any, rows: int) -> BatchR
     """What the operator returned for a batch of `rows` rows. Raises `InvalidOperator` if it does not fit."""
     if definition.batch_format == "rows":
         return _from_rows(definition, output, rows)
+    if definition.expands:
+        return _from_expansion(definition, output, rows)
     errors: Mapping[int, RowError] = {}
     if isinstance(output, PartialResult):
         errors = _checked_errors(definition, output.errors, rows)
@@ -86,19 +93,49 @@ def _join_column(definition: OperatorDefinition, name: str, pieces: Sequence[pa.
 
 
 def _from_rows(definition: OperatorDefinition, output: Any, rows: int) -> BatchResult:
+    what = "lists of dicts" if definition.expands else "dicts"
     if not isinstance(output, list | tuple):
-        _refuse(definition, f"a list of {rows} dicts", _kind(output))
+        _refuse(definition, f"a list of {rows} {what}", _kind(output))
     if len(output) != rows:
         _refuse(definition, f"{rows} results, one for each row of the batch", f"{len(output)}")
     errors = {index: result for index, result in enumerate(output) if isinstance(result, RowError)}
     done = [result for result in output if not isinstance(result, RowError)] if errors else output
+    counts = None
+    if definition.expands:
+        counts = np.array([_count(definition, result) for result in output], dtype=np.int64)
+        done = [result for results in done for result in results]
     names: dict[Any, None] = {}
     for result in done:
         if not isinstance(result, dict):
             _refuse(definition, "a dict or a RowError for each row", _kind(result))
         names.update(dict.fromkeys(result))
     columns = {name: _column(definition, name, [result.get(name) for result in done]) for name in names}
-    return BatchResult(len(done), columns, errors)
+    return BatchResult(len(done), columns, errors, counts)
+
+
+def _count(definition: OperatorDefinition, results: Any) -> int:
+    if isinstance(results, RowError):
+        return 0
+    if not isinstance(results, list | tuple):
+        _refuse(definition, "a list of dicts or a RowError for each row", _kind(results))
+    return len(results)
+
+
+def _from_expansion(definition: OperatorDefinition, output: Any, rows: int) -> BatchResult:
+    if not isinstance(output, Expansion):
+        _refuse(definition, "an Expansion", _kind(output))
+    errors = _checked_errors(definition, output.errors, rows)
+    expected = f"Expansion.counts to be {rows} whole numbers, at least 0, and 0 for a row in errors"
+    try:
+        counts = np.asarray(output.counts)
+    except ValueError as error:
+        _refuse(definition, expected, str(error), error)
+    fits = counts.shape == (rows,) and (not rows or np.issubdtype(counts.dtype, np.integer)) and not np.any(counts < 0)
+    if not fits or any(counts[index] for index in errors):
+        _refuse(definition, expected, str(output.counts)[:100])
+    total = int(counts.sum())
+    columns_of = _from_arrow if definition.batch_format == "arrow" else _from_numpy
+    return BatchResult(total, columns_of(definition, output.results, total), errors, counts.astype(np.int64))
 
 
 def _from_arrow(definition: OperatorDefinition, output: Any, rows: int) -> dict[str, pa.ChunkedArray]:

@@ -14,6 +14,7 @@ from batchmill.operator import RowError
 
 MAX_TRACEBACK_BYTES = 8 * 1024
 MAX_MESSAGE_BYTES = 2 * 1024
+TOO_LARGE = "too_large"
 SINGLE_FAILURES_IN_A_ROW = 8
 """So many rows that fail alone, the first of a shard, and none done: then it is not the rows."""
 
@@ -66,6 +67,7 @@ class Blame:
         self._proven = proven
         self._succeeded = False
         self._failures = 0
+        self._ran_out_of_memory = False
         self._types: set[str] = set()
         self._first: Failure | None = None
 
@@ -78,9 +80,13 @@ class Blame:
         """A row is done."""
         self._succeeded = True
 
-    def failed(self, failure: Failure) -> None:
-        """A row failed alone. Raises `OperatorFailed` when enough have, the first of the shard and all alike."""
+    def failed(self, failure: Failure, *, out_of_memory: bool = False) -> None:
+        """A row failed alone. Raises `OperatorFailed` when enough have, the first of the shard and all alike.
+
+        out_of_memory: it may just be large, so that one such row says nothing of the operator.
+        """
         self._first = self._first or failure
+        self._ran_out_of_memory = out_of_memory
         self._failures += 1
         self._types.add(failure.error_type)
         if self._failures >= SINGLE_FAILURES_IN_A_ROW:
@@ -88,7 +94,7 @@ class Blame:
 
     def close(self) -> None:
         """The shard's rows are through. Raises `OperatorFailed` when all failed alike."""
-        if self._failures >= 2 or not self._proven:
+        if self._failures >= 2 or not (self._proven or self._ran_out_of_memory):
             self._accuse()
 
     def _accuse(self) -> None:
@@ -118,6 +124,12 @@ def operator_failed(operator: str, what: str, failure: Failure, *, hint: str) ->
         error=failure.message,
         traceback=failure.traceback,
     )
+
+
+def too_large(failure: Failure) -> Failure:
+    """What is told of a row for which memory ran out although it was alone in its batch."""
+    message = f"The row does not fit into the worker's memory, even alone: {failure.error_type}: {failure.message}"
+    return Failure(TOO_LARGE, _head(message, MAX_MESSAGE_BYTES), failure.traceback)
 
 
 def rejected(index: int, error: RowError, row: dict[str, Any]) -> DeadRow:

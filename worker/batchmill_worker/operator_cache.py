@@ -42,6 +42,8 @@ class ReadyOperator:
         self.definition = definition
         self.proven = False
         self.infer = operator.infer
+        self.cost = getattr(operator, "cost", None)
+        self.costs = getattr(operator, "costs", None)
         self._prepare = getattr(operator, "prepare", None)
         self._finish = getattr(operator, "finish", None)
         self._teardown = getattr(operator, "teardown", None)
@@ -57,6 +59,11 @@ class ReadyOperator:
     def overlaps(self) -> bool:
         """Whether it has work to do beside the device's."""
         return self._prepare is not None or self._finish is not None
+
+    def costs_of(self, batch: Any) -> Any:
+        """What the operator's `costs` says; never while `prepare` runs, for both may use one tokenizer."""
+        with self._preparing:
+            return self.costs(batch) if self.costs is not None else None
 
     def prepare(self, batch: Any) -> Any:
         """What `infer` takes, from a batch in the operator's format."""

@@ -23,7 +23,7 @@ from batchmill.retry import tries_row_again
 if TYPE_CHECKING:
     from batchmill.job import RetryPolicy
     from batchmill.shard import Shard
-    from batchmill_worker.engine import ShardResult
+    from batchmill_worker.shard_result import ShardResult
     from batchmill_worker.failures import DeadRow
 
 Rows = npt.NDArray[np.int64]

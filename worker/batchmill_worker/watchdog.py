@@ -18,12 +18,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DEFAULT_TIMEOUT_S = 600.0
+PATIENCE = 10
+"""So many times what a batch should take, and it hangs."""
+LEAST_TIMEOUT_S = 60.0
 NOTE_BYTES = 512
 
 
 class Watchdog:
     """Watches one batch at a time.
 
+    timeout_s: no batch may take longer, whatever is expected of it.
     note: the file to note in; None: nobody reads it.
     """
 
@@ -36,15 +40,24 @@ class Watchdog:
                 self._note = mmap.mmap(file.fileno(), NOTE_BYTES)
 
     @contextmanager
-    def watching(self, whose: str) -> Iterator[None]:
-        """Note whose batch runs inside, and end the process if it takes longer than the timeout."""
+    def watching(self, whose: str, expected_s: float | None = None) -> Iterator[None]:
+        """Note whose batch runs inside, and end the process if it takes far longer than expected.
+
+        expected_s: by the cost model; None: not known, then the timeout alone holds.
+        """
         self._write(whose)
-        faulthandler.dump_traceback_later(self._timeout_s, exit=True)
+        faulthandler.dump_traceback_later(self.patience_s(expected_s), exit=True)
         try:
             yield
         finally:
             faulthandler.cancel_dump_traceback_later()
             self._write("")
+
+    def patience_s(self, expected_s: float | None) -> float:
+        """How long a batch may take of which that much is expected."""
+        if expected_s is None:
+            return self._timeout_s
+        return min(self._timeout_s, max(PATIENCE * expected_s, LEAST_TIMEOUT_S))
 
     def _write(self, whose: str) -> None:
         self._note[:NOTE_BYTES] = whose.encode()[:NOTE_BYTES].ljust(NOTE_BYTES, b"\0")

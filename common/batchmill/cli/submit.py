@@ -12,7 +12,7 @@ import click
 
 from batchmill.cli.options import json_option, service_options
 from batchmill.errors import InvalidRequest, InvalidRows
-from batchmill.job import RetryPolicy
+from batchmill.job import BatchPolicy, RetryPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -121,6 +121,7 @@ class Deadline(click.ParamType[datetime | timedelta]):
 @click.option(
     "--max-dead", type=click.FloatRange(0), help="Fail the job when more rows are dead: a number, below 1 a share."
 )
+@click.option("--batch-size", type=click.IntRange(1), help="Rows a batch, fixed; else as the operator says.")
 @click.option(
     "--idempotency-key", metavar="KEY", help="Submitting again with the same key gives the job that is there."
 )
@@ -159,6 +160,7 @@ def _submit(
     output_format: str | None,
     max_attempts: int | None,
     max_dead: float | None,
+    batch_size: int | None,
     **options: Any,
 ) -> Job:
     where = _input(sources, source_format, columns)
@@ -167,7 +169,8 @@ def _submit(
     to = {"path": output, "format": output_format or "parquet"} if output else None
     limits = {"max_attempts": max_attempts, "max_dead": max_dead}
     retry = RetryPolicy.model_validate({name: limit for name, limit in limits.items() if limit is not None})
-    return client.submit(operator, **where, params=_params(params), output=to, retry=retry, **options)
+    batch = BatchPolicy(size=batch_size)
+    return client.submit(operator, **where, params=_params(params), output=to, retry=retry, batch=batch, **options)
 
 
 def _input(sources: tuple[str, ...], source_format: str | None, columns: list[str] | None) -> dict[str, Any]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from batchmill.client.rows import Piece
-    from batchmill.job import RetryPolicy
+    from batchmill.job import BatchPolicy, RetryPolicy
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -78,6 +78,7 @@ class AsyncClient:
         priority: int = 0,
         deadline: datetime | timedelta | float | None = None,
         retry: RetryPolicy | None = None,
+        batch: BatchPolicy | None = None,
         idempotency_key: str | None = None,
     ) -> AsyncJob:
         """Submit a job over `rows` or over the files of `source`; exactly one of them.
@@ -110,6 +111,7 @@ class AsyncClient:
             priority=priority,
             deadline=deadline,
             retry=retry,
+            batch=batch,
             idempotency_key=idempotency_key,
         )
         try:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from batchmill.client.pages import Page
     from batchmill.dead_letters import DeadLetter
-    from batchmill.job import JobStatus, RetryPolicy, WorkerInfo
+    from batchmill.job import BatchPolicy, JobStatus, RetryPolicy, WorkerInfo
     from batchmill.operator import OperatorInfo
 
 
@@ -63,6 +63,7 @@ class Client:
         priority: int = 0,
         deadline: datetime | timedelta | float | None = None,
         retry: RetryPolicy | None = None,
+        batch: BatchPolicy | None = None,
         idempotency_key: str | None = None,
     ) -> Job:
         """Submit a job over `rows` or over the files of `source`; exactly one of them.
@@ -80,6 +81,7 @@ class Client:
         deadline: when the job expires unless it is done: a moment with its time zone, or how long from now, as a
             timedelta or in seconds. Of jobs of one priority, the earliest deadline goes first.
         retry: how often rows are tried, how long they wait in between, how many may be given up on.
+        batch: how many rows go to the device at once; by default as the operator says.
         idempotency_key: submitting again with the same key gives the job that is there already.
 
         Raises an `InvalidRequest` that names what is wrong; then nothing was submitted.
@@ -96,6 +98,7 @@ class Client:
             priority=priority,
             deadline=deadline,
             retry=retry,
+            batch=batch,
             idempotency_key=idempotency_key,
         )
         try:

@@ -20,6 +20,7 @@ from batchmill.client.transport import BufferPayload, Transport
 from batchmill.errors import BatchmillError, InvalidOutput, InvalidParams, InvalidRequest, InvalidRows, InvalidSource
 from batchmill.job import (
     DEFAULT_POOL,
+    BatchPolicy,
     FileSource,
     JobRequest,
     JobSpec,
@@ -50,6 +51,7 @@ def make_spec(
     priority: int,
     deadline: Any,
     retry: Any,
+    batch: Any,
 ) -> JobSpec:
     """The spec of a job from what a user gave `submit`. Raises the typed error of the argument that is wrong."""
     try:
@@ -68,6 +70,7 @@ def make_spec(
             priority=priority,
             deadline_at=_deadline_at(deadline),
             retry=RetryPolicy() if retry is None else retry,
+            batch=BatchPolicy() if batch is None else batch,
         )
     except ValidationError as error:
         raise _invalid(InvalidRequest, "", error) from error

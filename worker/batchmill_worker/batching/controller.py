@@ -1,0 +1,226 @@
+"""The batch size of one operator on one device: a decision in units of cost, made anew for every batch.
+
+1. The first batch of a process is not timed: it warms things up. The next ones are as small as can be.
+2. Sizes grow at most twofold beyond the largest that has run, until the cost model tells how large is large enough:
+   the smallest size whose fixed cost is at most the target share of its time.
+3. Latency, memory and what the job allows are limits that size never goes beyond.
+4. With more than ten timings, sizes are spread by ±25 % around their centre so that the model keeps seeing different
+   ones. The centre is put so that every size still meets the target: above it for the overhead, below it for limits.
+5. A size falls at most by half at a time, unless a limit says so: a model that errs for a moment costs little.
+
+After Apache Beam's `BatchElements`, with memory added.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from batchmill_worker.batching.cost_model import CostModel, Samples, Timing, fit
+from batchmill_worker.batching.memory import MemoryCeiling, MemoryPeak, units_within
+from batchmill_worker.batching.profile import Profile
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from batchmill.job import BatchPolicy
+
+LEAST_UNITS = 1.0
+GROWTH = 2.0
+SPREAD = 0.25
+SAMPLES_TO_SPREAD = 10
+LONGEST_BATCH_S = 5.0
+"""So long may a batch take where the job does not say: between batches a worker stops, renews and takes turns."""
+
+
+class Reason(StrEnum):
+    """What a batch size comes from."""
+
+    STARTING = "starting"  # too little is known: as small as can be
+    GROWING = "growing"  # at most twofold beyond what has run
+    OVERHEAD = "overhead"  # large enough for the target overhead
+    LATENCY = "latency"  # a larger one would take too long
+    MEMORY = "memory"  # a larger one would not fit
+    MAX_UNITS = "max_units"  # the job allows no larger one
+    FIXED = "fixed"  # the job or the operator says how many rows
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """What a batch size is to meet; None: no matter."""
+
+    overhead: float | None = None  # share of a batch's time
+    latency_s: float | None = None  # fixed cost included
+    work_s: float | None = None  # fixed cost left out
+    max_units: float | None = None
+
+    @classmethod
+    def of(cls, policy: BatchPolicy) -> Targets:
+        """What a job asks for."""
+        return cls(policy.target_overhead, policy.target_latency_s or LONGEST_BATCH_S, None, policy.max_units)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A batch size and why."""
+
+    units: float
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Experience:
+    """What a choice is made from."""
+
+    model: CostModel | None
+    samples: int
+    largest: float  # the largest size timed; 0 without any
+    last: float  # the size chosen last; 0 at first
+    memory_units: float  # the most that fits; infinite when nothing is known
+
+
+def choose(experience: Experience, targets: Targets, chance: float) -> Choice:
+    """The size of the next batch; `chance` in [0, 1) places it in its spread. Pure."""
+    goal = _goal(experience, targets, chance)
+    limits = _limits(experience, targets)
+    tightest = min(limits, key=lambda limit: limit.units, default=Choice(math.inf, Reason.OVERHEAD))
+    if goal.units <= tightest.units:
+        return goal
+    narrowed = tightest.units * (1 - 2 * SPREAD / (1 + SPREAD) * chance) if _spreads(experience) else tightest.units
+    return Choice(max(narrowed, LEAST_UNITS), tightest.reason)
+
+
+def _goal(experience: Experience, targets: Targets, chance: float) -> Choice:
+    if experience.samples == 0:
+        return Choice(LEAST_UNITS, Reason.STARTING)
+    growing = Choice(max(GROWTH * experience.largest, LEAST_UNITS), Reason.GROWING)
+    if experience.model is None or targets.overhead is None:
+        return growing
+    enough = experience.model.units_within_overhead(targets.overhead)
+    if _spreads(experience):
+        enough = max(enough * (1 + 2 * SPREAD / (1 - SPREAD) * chance), experience.last / GROWTH)
+    elif experience.samples < SAMPLES_TO_SPREAD:
+        enough = max(enough, experience.largest)  # so little does not justify a step back
+    if enough > growing.units:
+        return growing
+    return Choice(max(enough, LEAST_UNITS), Reason.OVERHEAD)
+
+
+def _limits(experience: Experience, targets: Targets) -> list[Choice]:
+    limits = [Choice(experience.memory_units, Reason.MEMORY)]
+    if targets.max_units is not None:
+        limits.append(Choice(targets.max_units, Reason.MAX_UNITS))
+    if experience.model is not None and targets.latency_s is not None:
+        limits.append(Choice(experience.model.units_within(targets.latency_s), Reason.LATENCY))
+    if experience.model is not None and targets.work_s is not None:
+        limits.append(Choice(experience.model.units_of_work(targets.work_s), Reason.LATENCY))
+    return limits
+
+
+def _spreads(experience: Experience) -> bool:
+    return experience.samples > SAMPLES_TO_SPREAD
+
+
+class Controller:
+    """Chooses sizes and learns from what they cost. Safe for use by several threads.
+
+    chance: where sizes lie in their spread comes from it alone.
+    profile: what others have learned.
+    """
+
+    def __init__(self, chance: Random, profile: Profile | None = None) -> None:
+        profile = profile or Profile()
+        self._chance = chance
+        self._lock = Lock()
+        self._timings = Samples(Timing(units, seconds) for units, seconds in profile.timings)
+        self._peaks = Samples(MemoryPeak(units, nbytes) for units, nbytes in profile.peaks)
+        self._ceiling = MemoryCeiling(profile.ceiling or math.inf)
+        self._limit_bytes = math.inf
+        self._model: CostModel | None = None
+        self._is_fitted = False
+        self._is_warm = False
+        self._choice = Choice(0.0, Reason.STARTING)
+        self._rows = 0
+        self.is_changed = False
+
+    def choose(self, targets: Targets) -> Choice:
+        """The size of the next batch."""
+        with self._lock:
+            experience = Experience(
+                self._fitted(), len(self._timings), self._timings.largest, self._choice.units, self._memory_units()
+            )
+            self._choice = choose(experience, targets, self._chance.random())
+            return self._choice
+
+    def obey(self) -> None:
+        """The next batch has a fixed number of rows."""
+        with self._lock:
+            self._choice = Choice(self._choice.units, Reason.FIXED)
+
+    def ran(
+        self,
+        units: float,
+        seconds: float,
+        *,
+        rows: int = 1,
+        peak_bytes: float | None = None,
+        limit_bytes: float = math.inf,
+    ) -> None:
+        """Learn from a batch that ran.
+
+        peak_bytes: the most that the process had allocated on the device meanwhile, where the device tells;
+        limit_bytes: what it could have had.
+        """
+        with self._lock:
+            self._ceiling = self._ceiling.after_success()
+            self._rows = rows
+            if peak_bytes is not None:
+                self._peaks.add(MemoryPeak(units, peak_bytes))
+                self._limit_bytes = limit_bytes
+            if not self._is_warm:
+                self._is_warm = True
+                return
+            self._timings.add(Timing(units, seconds))
+            self._is_fitted = False
+            self.is_changed = True
+
+    def did_not_fit(self, units: float) -> None:
+        """Learn from a batch for which memory ran out."""
+        with self._lock:
+            self._ceiling = self._ceiling.after_failure(units)
+            self.is_changed = True
+
+    def expected_s(self, units: float) -> float | None:
+        """How long a batch should take; None as long as too little is known."""
+        with self._lock:
+            model = self._fitted() if len(self._timings) >= SAMPLES_TO_SPREAD else None
+            return model.seconds(units) if model is not None else None
+
+    def latest(self) -> tuple[Choice, int]:
+        """What was chosen last, and how many rows the batch had that ran last."""
+        with self._lock:
+            return self._choice, self._rows
+
+    def profile(self) -> Profile:
+        """What is known so far, for others to start from; what changes from here on sets `is_changed` again."""
+        with self._lock:
+            self.is_changed = False
+            return Profile(
+                timings=tuple((timing.units, timing.seconds) for timing in self._timings),
+                peaks=tuple((peak.units, peak.nbytes) for peak in self._peaks),
+                ceiling=None if math.isinf(self._ceiling.units) else self._ceiling.units,
+            )
+
+    def _fitted(self) -> CostModel | None:
+        if not self._is_fitted:
+            self._model, self._is_fitted = fit(list(self._timings)), True
+        return self._model
+
+    def _memory_units(self) -> float:
+        learned = math.inf
+        if math.isfinite(self._limit_bytes):
+            learned = units_within(list(self._peaks), self._limit_bytes)
+        return min(self._ceiling.units, learned)

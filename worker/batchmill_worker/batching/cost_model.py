@@ -1,0 +1,155 @@
+"""How long a batch takes, from how long batches took: `t = a + b·units`.
+
+The fit follows Apache Beam's `BatchElements`: the slowest fifth for their size and points whose Cook's distance is
+over 0.5 are left out, and small batches, which know most about the fixed cost, count as much as large ones. Two
+things differ. Beam weights by 1/units, which is 1/time only where the fixed cost is small; here it is 1/time, so that
+noise in tiny batches does not pass for a slope where the fixed cost is all there is. And samples are kept by size: of
+a hundred, those of the commonest size make room for the next, so that what a start's small batches told about the
+fixed cost is not forgotten.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+MOST_SAMPLES = 100
+SAMPLES_TO_REFINE = 10
+LEAST_KEPT = 20  # the slowest fifth is left out only if so many are left
+KEPT_SHARE = 0.8
+MOST_INFLUENCE = 0.5  # Cook's distance
+
+Floats = npt.NDArray[np.float64]
+
+
+class Sized(Protocol):
+    """Anything measured at a size."""
+
+    @property
+    def units(self) -> float:
+        """The size of the batch it was measured on."""
+        ...
+
+
+S = TypeVar("S", bound=Sized)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """A batch that ran."""
+
+    units: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class CostModel:
+    """What a batch costs in time; neither part is ever 0, so that both can be divided by."""
+
+    fixed_s: float
+    per_unit_s: float
+
+    def seconds(self, units: float) -> float:
+        """How long a batch should take."""
+        return self.fixed_s + self.per_unit_s * units
+
+    def units_within_overhead(self, share: float) -> float:
+        """The smallest batch whose fixed cost is at most this share of its time."""
+        return self.fixed_s / self.per_unit_s * (1 / share - 1)
+
+    def units_within(self, seconds: float) -> float:
+        """The largest batch that takes no longer, fixed cost included; 0 or less: there is none."""
+        return (seconds - self.fixed_s) / self.per_unit_s
+
+    def units_of_work(self, seconds: float) -> float:
+        """The largest batch that takes no longer, fixed cost left out."""
+        return seconds / self.per_unit_s
+
+
+class Samples(Generic[S]):
+    """At most `MOST_SAMPLES` measurements; the oldest of the commonest size, by powers of two, makes room."""
+
+    def __init__(self, samples: Iterable[S] = ()) -> None:
+        self._samples: list[S] = []
+        for sample in samples:
+            self.add(sample)
+
+    def add(self, sample: S) -> None:
+        """Keep one more."""
+        self._samples.append(sample)
+        if len(self._samples) > MOST_SAMPLES:
+            magnitudes = [_magnitude(kept) for kept in self._samples]
+            commonest = Counter(magnitudes).most_common(1)[0][0]
+            del self._samples[magnitudes.index(commonest)]
+
+    def __iter__(self) -> Iterator[S]:
+        return iter(self._samples)
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    @property
+    def largest(self) -> float:
+        """The largest size measured; 0 without any."""
+        return max((sample.units for sample in self._samples), default=0.0)
+
+
+def fit(timings: Sequence[Timing]) -> CostModel | None:
+    """The model that explains these timings best; None without two different sizes."""
+    units = np.array([timing.units for timing in timings])
+    seconds = np.array([timing.seconds for timing in timings])
+    if len(timings) < 2 or units.min() == units.max():
+        return None
+    fixed, per_unit = _line(units, seconds)
+    kept = _not_the_slowest(seconds / np.maximum(fixed + per_unit * units, 1e-12))
+    if np.ptp(units[kept]) > 0:
+        units, seconds = units[kept], seconds[kept]
+    if len(units) >= SAMPLES_TO_REFINE:
+        kept = np.flatnonzero(_influence(units, seconds) <= MOST_INFLUENCE)
+        if np.ptp(units[kept]) > 0:
+            units, seconds = units[kept], seconds[kept]
+    fixed, per_unit = _line(units, seconds)
+    expected = fixed + per_unit * units
+    fixed, per_unit = _line(units, seconds, 1 / np.maximum(expected, 0.01 * float(seconds.mean())))
+    return CostModel(max(fixed, 1e-10), max(per_unit, 1e-20))
+
+
+def _not_the_slowest(slowness: Floats) -> npt.NDArray[np.intp]:
+    kept = max(int(len(slowness) * KEPT_SHARE), min(LEAST_KEPT, len(slowness)))
+    return np.sort(np.argsort(slowness, kind="stable")[:kept])
+
+
+def _influence(units: Floats, seconds: Floats) -> Floats:
+    """The Cook's distance of every point from the plain line through all."""
+    count = len(units)
+    fixed, per_unit = _line(units, seconds)
+    errors = fixed + per_unit * units - seconds
+    variance = float(np.sum(errors**2)) / (count - 2)
+    if variance <= (1e-9 * float(seconds.mean())) ** 2:  # an exact fit
+        return np.zeros(count)
+    centred = units - units.mean()
+    leverage = 1 / count + centred**2 / np.sum(centred**2)
+    distance: Floats = errors**2 / (2 * variance) * leverage / np.maximum(1 - leverage, 1e-9) ** 2
+    return distance
+
+
+def _line(units: Floats, seconds: Floats, weights: Floats | None = None) -> tuple[float, float]:
+    """The intercept and the slope of the least-squares line; each error counts `weights` times."""
+    square = np.ones_like(units) if weights is None else weights**2
+    total = float(square.sum())
+    mean_x, mean_y = float(square @ units) / total, float(square @ seconds) / total
+    spread = float(square @ (units - mean_x) ** 2)
+    slope = float(square @ ((units - mean_x) * (seconds - mean_y))) / spread if spread > 0 else 0.0
+    return mean_y - slope * mean_x, slope
+
+
+def _magnitude(sample: Sized) -> int:
+    return math.frexp(sample.units)[1]

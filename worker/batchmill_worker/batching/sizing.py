@@ -1,0 +1,35 @@
+"""How many rows the next batch of a shard has: as the job, else the operator, says."""
+
+from __future__ import annotations
+
+import math
+from random import Random
+from typing import TYPE_CHECKING
+
+from batchmill.job import BatchPolicy
+from batchmill_worker.batching.controller import Controller, Targets
+
+if TYPE_CHECKING:
+    from batchmill.operator import BatchSize
+    from batchmill_worker.batching.packing import Packed, Window
+
+
+class Batching:
+    """A job's wishes, and the controller of its operator on this device, which all its shards share."""
+
+    def __init__(self, policy: BatchPolicy | None = None, controller: Controller | None = None) -> None:
+        self._policy = policy or BatchPolicy()
+        self._targets = Targets.of(self._policy)
+        self.controller = controller or Controller(Random())  # noqa: S311  # jitter, no secret
+
+    def size(self, operator_size: BatchSize) -> BatchSize:
+        """What holds for an operator that has this size of its own."""
+        return self._policy.size or operator_size
+
+    def take(self, window: Window, operator_size: BatchSize) -> Packed | None:
+        """The next batch out of a window, or None when it is empty."""
+        size = self.size(operator_size)
+        if size == "auto":
+            return window.take(self.controller.choose(self._targets).units)
+        self.controller.obey()
+        return window.take(math.inf, size)

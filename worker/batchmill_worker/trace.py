@@ -1,0 +1,127 @@
+"""A trace of what every shard goes through, in the Chrome trace format (chrome://tracing, ui.perfetto.dev).
+
+All slots of a worker append to one file: an array with an event on each line, its closing bracket left out as the
+format allows. So the file can be read at any time, whenever and however a process ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from batchmill.clock import Clock, SystemClock
+from batchmill.errors import InvalidSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+MAX_BYTES = 64 * 1024 * 1024
+"""What one process writes at most; it falls silent then."""
+
+
+class Phase(StrEnum):
+    """What a shard goes through, in this order; those from `PREPARE` to `FINISH` once for each batch."""
+
+    CLAIM = "claim"
+    LOAD = "load"
+    PREPARE = "prepare"  # looking for the rows of the next batch included
+    DEVICE_WAIT = "device wait"
+    INFER = "infer"
+    FINISH = "finish"
+    STORE = "store"
+    COMMIT = "commit"
+
+
+class Recorder:
+    """Takes note of phases; this one of none."""
+
+    def span(self, phase: Phase, **about: Any) -> AbstractContextManager[None]:  # noqa: ARG002  # for those that do
+        """Note that what runs inside the context is this phase. `about` holds JSON values."""
+        return nullcontext()
+
+
+NO_TRACE = Recorder()
+
+
+class FileRecorder(Recorder):
+    """Appends to a file that `begin_trace` has begun. Safe for use by several threads and processes."""
+
+    def __init__(self, path: Path, process: str, clock: Clock | None = None, *, max_bytes: int = MAX_BYTES) -> None:
+        self._clock = clock or SystemClock()
+        self._left = max_bytes
+        self._lock = threading.Lock()
+        self._known: set[int] = set()
+        try:
+            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+        self._write({"name": "process_name", "ph": "M", "args": {"name": process}})
+
+    @contextmanager
+    def _timed(self, phase: Phase, about: dict[str, Any]) -> Iterator[None]:
+        started = self._clock.monotonic()
+        try:
+            yield
+        finally:
+            ended = self._clock.monotonic()
+            self._name_thread()
+            self._write(
+                {
+                    "name": phase.value,
+                    "ph": "X",
+                    "ts": round(started * 1e6, 1),
+                    "dur": round((ended - started) * 1e6, 1),
+                    "args": about,
+                }
+            )
+
+    def span(self, phase: Phase, **about: Any) -> AbstractContextManager[None]:
+        """Note when the context begins and ends, and in which thread."""
+        return self._timed(phase, about)
+
+    def close(self) -> None:
+        """Write no more."""
+        with self._lock:
+            self._left = 0
+            os.close(self._file)
+
+    def _name_thread(self) -> None:
+        thread = threading.get_native_id()
+        if thread not in self._known:
+            self._known.add(thread)
+            self._write({"name": "thread_name", "ph": "M", "args": {"name": threading.current_thread().name}})
+
+    def _write(self, event: dict[str, Any]) -> None:
+        event |= {"pid": os.getpid(), "tid": threading.get_native_id()}
+        line = (json.dumps(event) + ",\n").encode()
+        with self._lock:
+            if len(line) <= self._left:
+                self._left -= len(line)
+                os.write(self._file, line)  # in one piece: other processes append to the same file
+            else:
+                self._left = 0
+
+
+def begin_trace(path: Path) -> None:
+    """Begin a trace anew, for recorders to append to. Raises `InvalidSettings` if the file cannot be written."""
+    try:
+        path.write_text("[\n")
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def read_trace(path: Path) -> list[dict[str, Any]]:
+    """The events of a trace; a last line that was cut short is left out."""
+    lines = path.read_text().splitlines()[1:]
+    return [json.loads(line.rstrip(",")) for line in lines if line.endswith("},")]
+
+
+def _cannot_write(path: Path, error: OSError) -> InvalidSettings:
+    return InvalidSettings(
+        f"the trace {path} cannot be written: {error.strerror}.", hint="Name a file in a folder that is there."
+    )
