@@ -29,6 +29,12 @@ def task_arguments(ref: ShardRef) -> list[str | int]:
     return [job_id, int(stage), shard_id, int(token)]
 
 
+def describe_arguments(ref: ShardRef) -> str:
+    """A message's arguments as Flower and logs show them."""
+    job_id, stage, shard_id, token = ref.member().split("|")
+    return f"job={job_id}, stage={stage}, shard={shard_id}, attempt={token}"
+
+
 def celery_settings(settings: ServiceSettings) -> dict[str, Any]:
     """The settings that dispatcher and workers share, as Celery names them."""
     return {

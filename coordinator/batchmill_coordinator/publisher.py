@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from batchmill.broker import celery_settings, queue_of, task_arguments, task_name
+from batchmill.broker import celery_settings, describe_arguments, queue_of, task_arguments, task_name
 from batchmill.errors import ServiceUnavailable
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ class Publisher:
                 self._app.send_task(
                     task_name(operator),
                     args=task_arguments(ref),
+                    argsrepr=describe_arguments(ref),
+                    retries=ref.token - 1,
                     queue=queue_of(pool),
                     producer=self._producer,
                     retry=True,
