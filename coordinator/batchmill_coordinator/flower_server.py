@@ -58,7 +58,7 @@ def flower_options(settings: FlowerSettings) -> dict[str, Any]:
         "persistent": False,
         "inspect_timeout": float(INSPECT_TIMEOUT_MS),
         "purge_offline_workers": FORGET_OFFLINE_S,
-        "tasks_columns": "name,args,state,retries,received,started,runtime,worker,result,exception,uuid",
+        "tasks_columns": "name,args,state,retries,received,runtime,worker,result,exception,uuid",
     }
 
 

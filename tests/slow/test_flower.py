@@ -35,7 +35,7 @@ def settled_tasks(stack: FlowerStack, job: batchmill.Job) -> list[dict[str, obje
         return bool(tasks) and not any(task["state"] in RUNNING for task in tasks)
 
     until(is_settled, "the last event")
-    return sorted(stack.tasks(job), key=lambda task: int(re.findall(r"attempt=(\d+)", str(task["args"]))[0]))
+    return sorted(stack.tasks(job), key=lambda task: int(re.findall(r"attempt (\d+)", str(task["args"]))[0]))
 
 
 def test_a_finished_shard_is_seen_with_operator_job_shard_worker_and_runtime(stack: FlowerStack) -> None:
@@ -45,7 +45,7 @@ def test_a_finished_shard_is_seen_with_operator_job_shard_worker_and_runtime(sta
     (task,) = settled_tasks(stack, job)
     (worker,) = stack.client.workers()
     assert task["name"] == "batchmill.steady"
-    assert task["args"] == f"job={job.id}, stage=0, shard=0, attempt=1"
+    assert task["args"] == f"shard 0 of {job.id}, stage 0, attempt 1"
     assert task["state"] == "SUCCESS"
     assert task["result"] == "'8 rows'"
     assert task["worker"] == worker.name
@@ -78,6 +78,17 @@ def test_an_attempt_that_is_tried_again_is_seen_as_retry_and_the_next_one_as_suc
     assert all("some rows failed and are tried again" in str(task["exception"]) for task in before)
     assert last["state"] == "SUCCESS"
     assert [task["retries"] for task in (*before, last)] == list(range(len(before) + 1))
+
+
+def test_an_attempt_that_took_its_worker_along_is_seen_as_a_failure(stack: FlowerStack, tmp_path: Path) -> None:
+    job = stack.client.submit("suicidal", rows=[{"id": n} for n in range(8)], params={"once": str(tmp_path / "once")})
+    assert len(list(job.results())) == 8
+
+    first, *_, last = settled_tasks(stack, job)
+    assert first["state"] == "FAILURE"
+    assert "WorkerLost" in str(first["exception"])
+    assert str(first["worker"]).startswith("cpu0@")
+    assert last["state"] == "SUCCESS"
 
 
 def test_dead_letters_are_named_in_the_result(stack: FlowerStack) -> None:

@@ -64,7 +64,7 @@ class ComposeStack:
 
     def build(self) -> None:
         """Build the images."""
-        command = [*self._build, *self._place()] if self._build else [*self._compose, *self._place(), "build"]
+        command = self._build or [*self._compose, *self._place(), "build"]
         self._run([*command, "valkey", "coordinator", "worker", "flower"])
 
     def compose(self, *arguments: str) -> str:

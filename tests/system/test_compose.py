@@ -103,7 +103,7 @@ def test_flower_shows_the_tasks_of_the_job(stack: ComposeStack, client: batchmil
     def is_shown() -> bool:
         status, body = stack.flower("/api/tasks", user)
         assert status == 200
-        tasks = [task for task in json.loads(body).values() if f"job={job.id}," in (task["args"] or "")]
+        tasks = [task for task in json.loads(body).values() if f" of {job.id}," in (task["args"] or "")]
         return [(task["name"], task["state"]) for task in tasks] == [("batchmill.plod", "SUCCESS")]
 
     until(is_shown, "the task's last event")
