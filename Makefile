@@ -7,16 +7,20 @@ STAMPS := $(VENV)/.stamps
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: help demo test check lint types layers format bench wheel clean
+.PHONY: help demo test test-system check lint types layers format bench wheel clean
 
 help: ## List what can be done
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 demo: $(STAMPS)/demo ## Embed Python's language reference on this machine and search it
 	$(BIN)/batchmill demo
 
 test: $(STAMPS)/test ## Run all tests; they start what they need
 	$(BIN)/python -m pytest
+
+test-system: $(STAMPS)/system ## Test the containers and web pages; needs root, or the packages it names
+	tests/system/packages.sh
+	$(BIN)/python -m pytest tests/system
 
 check: lint types layers test ## Everything that must pass before a change lands
 
@@ -49,6 +53,6 @@ $(STAMPS)/torch: constraints.txt
 	$(PIP) $(TORCH)
 	@mkdir -p $(STAMPS) && touch $@
 
-$(STAMPS)/demo $(STAMPS)/test $(STAMPS)/dev $(STAMPS)/bench: $(STAMPS)/%: $(STAMPS)/torch pyproject.toml constraints.txt
+$(STAMPS)/demo $(STAMPS)/test $(STAMPS)/system $(STAMPS)/dev $(STAMPS)/bench: $(STAMPS)/%: $(STAMPS)/torch pyproject.toml constraints.txt
 	$(PIP) --editable '.[$*]'
 	@touch $@

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
+from uuid import NAMESPACE_OID, uuid5
 
 if TYPE_CHECKING:
     from batchmill.settings import ServiceSettings
@@ -27,6 +28,17 @@ def task_arguments(ref: ShardRef) -> list[str | int]:
     """A message's arguments: ids and token, nothing else."""
     job_id, stage, shard_id, token = ref.member().split("|")
     return [job_id, int(stage), shard_id, int(token)]
+
+
+def task_id(ref: ShardRef) -> str:
+    """The id of an attempt's task: also who has only the attempt's name can tell what became of it."""
+    return str(uuid5(NAMESPACE_OID, f"batchmill:{ref.member()}"))
+
+
+def describe_arguments(ref: ShardRef) -> str:
+    """A message's arguments as Flower and logs show them: what differs first, because Flower's lists cut them short."""
+    job_id, stage, shard_id, token = ref.member().split("|")
+    return f"shard {shard_id} of {job_id}, stage {stage}, attempt {token}"
 
 
 def celery_settings(settings: ServiceSettings) -> dict[str, Any]:

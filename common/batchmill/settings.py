@@ -34,21 +34,25 @@ class ServiceSettings(BaseSettings):
     s3_region: str | None = None
     lease_ttl_s: float = Field(default=10.0, gt=0)
     log_level: str = "INFO"
+    secrets_dir: ListOfText = ()  # folders whose files are named after settings and hold their values
 
-    @field_validator("roots", mode="before")
+    @field_validator("roots", "secrets_dir", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return split_list(value)
 
     @classmethod
     def load(cls, **overrides: object) -> Self:
-        """Settings from the environment and `overrides` that are not None.
+        """Settings from `overrides` that are not None, the environment, and the files in its secrets folders, in turn.
 
         Raises `InvalidSettings`, naming the variable, for a wrong value or a name that no service knows.
         """
         _refuse_unknown_names()
         try:
-            return cls(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]  # pydantic checks
+            return cls(
+                _secrets_dir=_secrets_folders(),
+                **{name: value for name, value in overrides.items() if value is not None},  # type: ignore[arg-type]  # pydantic checks
+            )
         except ValidationError as error:
             first = error.errors()[0]
             name = f"{PREFIX}{str(first['loc'][0]).upper()}"
@@ -101,6 +105,26 @@ class WorkerSettings(ServiceSettings):
         return split_list(value)
 
 
+class FlowerSettings(ServiceSettings):
+    """What `batchmill flower` needs besides."""
+
+    flower_host: str = "127.0.0.1"
+    flower_port: int = Field(default=5555, ge=0, le=65535)  # 0: any free one
+    flower_users: ListOfText = Field(default=(), repr=False)  # "name:password" each; Flower needs one
+    flower_max_tasks: int = Field(default=5_000, gt=0)  # kept in memory, the oldest forgotten
+    flower_read_only: bool = True  # no buttons: Batchmill's own commands stop and pause jobs
+    flower_url_prefix: str = ""  # where a proxy has it
+
+    @field_validator("flower_users", mode="before")
+    @classmethod
+    def _split_users(cls, value: object) -> object:
+        return split_list(value)
+
+
+SERVICES: tuple[type[ServiceSettings], ...] = (ServiceSettings, CoordinatorSettings, WorkerSettings, FlowerSettings)
+"""Every kind of settings there is."""
+
+
 def split_list(value: object) -> object:
     """A list from text that separates its items by commas; anything else as it is."""
     if isinstance(value, str):
@@ -117,9 +141,17 @@ def default_data_dir() -> Path:
     return Path(home) / "batchmill"
 
 
+def _secrets_folders() -> list[str]:
+    name = f"{PREFIX}SECRETS_DIR"
+    folders = [folder.strip() for folder in os.environ.get(name, "").split(",") if folder.strip()]
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise InvalidSettings(f"{name} names {folder!r}, which is no folder.", name=name)
+    return folders
+
+
 def _refuse_unknown_names() -> None:
-    kinds = (CoordinatorSettings, WorkerSettings)
-    known = {name.upper() for kind in kinds for name in kind.model_fields} | CLIENT_NAMES
+    known = {name.upper() for kind in SERVICES for name in kind.model_fields} | CLIENT_NAMES
     for variable in sorted(os.environ):
         if variable.startswith(PREFIX) and variable.removeprefix(PREFIX) not in known:
             raise InvalidSettings(

@@ -85,6 +85,7 @@ class Shard:
     failures: int = 0  # attempts that ended in an error
     losses: int = 0  # attempts whose lease ran out
     kept: str = ""  # the blob with what earlier attempts have done of it; "" when there is none
+    worker: str = ""  # who has it in hand, while it runs
 
     @property
     def ref(self) -> ShardRef:

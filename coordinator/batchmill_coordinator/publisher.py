@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import TYPE_CHECKING
 
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from batchmill.broker import celery_settings, queue_of, task_arguments, task_name
+from batchmill.broker import celery_settings, describe_arguments, queue_of, task_arguments, task_id, task_name
 from batchmill.errors import ServiceUnavailable
 
 if TYPE_CHECKING:
     from batchmill.settings import ServiceSettings
     from batchmill.shard import ShardRef
+
+log = logging.getLogger(__name__)
 
 PUBLISH_RETRIES = {"max_retries": 3, "interval_start": 0.05, "interval_step": 0.2, "interval_max": 1.0}
 
@@ -34,6 +37,9 @@ class Publisher:
                 self._app.send_task(
                     task_name(operator),
                     args=task_arguments(ref),
+                    task_id=task_id(ref),
+                    argsrepr=describe_arguments(ref),
+                    retries=ref.token - 1,
                     queue=queue_of(pool),
                     producer=self._producer,
                     retry=True,
@@ -45,6 +51,20 @@ class Publisher:
                     f"the message of attempt {ref.member()} could not be published ({type(error).__name__}).",
                     hint="It is published again when the broker can be reached.",
                 ) from error
+
+    def tell_lost(self, ref: ShardRef, worker: str) -> None:
+        """Tell those who watch Celery's events that an attempt ended with its worker, which cannot do so itself."""
+        try:
+            with self._app.events.default_dispatcher(hostname=worker) as dispatcher:
+                dispatcher.send(
+                    "task-failed",
+                    uuid=task_id(ref),
+                    exception="WorkerLost('the worker died or did not renew its lease')",
+                    traceback="",
+                    retry=False,
+                )
+        except OperationalError:
+            log.info("no event could be sent: the broker is away")
 
     def close(self) -> None:
         """Close the connection."""

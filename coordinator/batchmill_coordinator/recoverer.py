@@ -64,6 +64,7 @@ class Recoverer:
                 assert_never(never)
         if word == "ok":
             log.warning("attempt %s was lost: its worker died or did not renew the lease", ref.member())
+            self._publisher.tell_lost(ref, shard.worker)
 
     def _find_lost_messages(self, pool: str, now_ms: int) -> None:
         queued = self._ledger.shards.queued(pool)

@@ -12,7 +12,7 @@ import pytest
 
 from batchmill import errors
 from batchmill.job import JOB_MOVES, JobState
-from batchmill.settings import CLIENT_NAMES, PREFIX, CoordinatorSettings, ServiceSettings, WorkerSettings
+from batchmill.settings import CLIENT_NAMES, PREFIX, SERVICES, CoordinatorSettings
 from batchmill.shard import SHARD_MOVES, ShardState
 from batchmill_coordinator.app import create_app
 
@@ -54,8 +54,7 @@ def test_a_state_is_final_exactly_if_nothing_follows_it() -> None:
 def test_every_setting_is_documented_with_its_default_and_none_that_does_not_exist() -> None:
     rows = re.findall(r"^\| `(BATCHMILL_\w+)` \| (?:`([^`]*)`)? *\|", text_of("docs/operations.md"), re.MULTILINE)
 
-    kinds = (ServiceSettings, CoordinatorSettings, WorkerSettings)
-    fields = {name: field.default for kind in kinds for name, field in kind.model_fields.items()}
+    fields = {name: field.default for kind in SERVICES for name, field in kind.model_fields.items()}
     known = {PREFIX + name.upper(): _shown(default) for name, default in fields.items()}
     assert dict(rows) == known | dict.fromkeys((PREFIX + name for name in CLIENT_NAMES), "")
     assert len(rows) == len(dict(rows))
@@ -63,8 +62,7 @@ def test_every_setting_is_documented_with_its_default_and_none_that_does_not_exi
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_page_names_no_setting_that_does_not_exist(page: Path) -> None:
-    kinds = (CoordinatorSettings, WorkerSettings)
-    known = {name.upper() for kind in kinds for name in kind.model_fields} | CLIENT_NAMES
+    known = {name.upper() for kind in SERVICES for name in kind.model_fields} | CLIENT_NAMES
 
     assert set(re.findall(rf"\b{PREFIX}([A-Z0-9_]+)\b", page.read_text())) <= known
 

@@ -43,6 +43,7 @@ from batchmill.retry import (
     decide,
 )
 from batchmill.workspace import stream_from_table, table_from_stream
+from batchmill_worker.ending import Ending, EndingKind
 from batchmill_worker.failures import Failure
 from batchmill_worker.progress import ShardProgress, Told, decode_progress, encode_progress
 
@@ -86,21 +87,22 @@ class AttemptRunner:
         self._bench = bench
         self._chance = random.Random()  # noqa: S311  # jitter, no secret
 
-    def run(self, ref: ShardRef) -> None:
+    def run(self, ref: ShardRef) -> Ending:
         """Run one attempt to its end. Raises `ServiceUnavailable` when the ledger cannot be reached."""
         try:
             claim = self._claim(ref)
             if claim is None:
                 log.info("attempt %s is not run: its job takes no more work", ref.member())
-                return
+                return Ending(EndingKind.DROPPED, "its job takes no more work")
             with self._bench.heartbeat.holding(ref) as lease:
-                self._run(claim, lease)
+                return self._run(claim, lease)
         except StaleToken as stale:
             log.info("%s", stale)
+            return Ending(EndingKind.DROPPED, str(stale))
 
-    def _run(self, claim: Claim, lease: Lease) -> None:
+    def _run(self, claim: Claim, lease: Lease) -> Ending:
         try:
-            self._end(claim, self._outcome(claim, lease))
+            return self._end(claim, self._outcome(claim, lease))
         except StaleToken:
             self._sweep(claim)
             raise
@@ -191,17 +193,20 @@ class AttemptRunner:
             return replace(stored, nbytes=len(stream), inline=stream)
         return replace(stored, nbytes=files.sink.write(shard.shard_id, shard.token, table).bytes)
 
-    def _end(self, claim: Claim, outcome: Outcome) -> None:
+    def _end(self, claim: Claim, outcome: Outcome) -> Ending:
         shard, shards = claim.shard, self._bench.ledger.shards
         match decide(shard, outcome, self._policy(claim), self._chance):
             case Settle(completion):
                 self._commit(claim, completion)
+                return Ending.of_commit(completion)
             case Requeue(delay_s, blame, kept):
                 log.warning("shard %s is put back for %.1f s: %s", shard.ref.member(), delay_s, _why(outcome))
                 shards.fail(shard.ref, delay_s=delay_s, blame=blame, kept=kept)
+                return Ending(EndingKind.PUT_BACK, _why(outcome))
             case GiveUp(error):
                 log.error("job %s fails on shard %s: %s", shard.job_id, shard.ref.member(), error.message)
                 shards.fail(shard.ref, delay_s=0.0, blame=True, stop_with=error)
+                return Ending(EndingKind.FAILED, error.message)
             case Split() | DeadLetter():
                 raise AssertionError("only a lost attempt is split or buried, and that is the recoverer's to do")
             case never:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 
 from celery import Celery
-from celery.exceptions import SecurityWarning
+from celery.exceptions import Ignore, Retry, SecurityWarning
 from celery.signals import setup_logging, worker_shutting_down
+from kombu.exceptions import OperationalError
 
 from batchmill.broker import celery_settings, queue_of, task_name
 from batchmill.shard import ShardRef, parse_shard_id
+from batchmill_worker.ending import Ending, EndingKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
     from batchmill.operator import OperatorRegistry
     from batchmill.settings import WorkerSettings
     from batchmill_worker.attempt import AttemptRunner
+
+
+log = logging.getLogger(__name__)
 
 
 def create_celery_app(settings: WorkerSettings, registry: OperatorRegistry, runner: AttemptRunner) -> Celery:
@@ -33,15 +39,41 @@ def create_celery_app(settings: WorkerSettings, registry: OperatorRegistry, runn
         task_default_queue=queue_of(settings.pool),
     )
     for definition in registry:
-        app.task(_task(runner), name=task_name(definition.name))
+        app.task(_task(runner), name=task_name(definition.name), bind=True, throws=(AttemptFailed,))
     return app
 
 
-def _task(runner: AttemptRunner) -> Callable[[str, int, str, int], None]:
-    def run_shard(job_id: str, stage: int, shard: str, token: int) -> None:
-        runner.run(ShardRef(job_id, stage, parse_shard_id(shard), token))
+class AttemptFailed(Exception):
+    """How Celery's events say that an attempt brought nothing; what follows is settled in the ledger by then."""
+
+
+def _task(runner: AttemptRunner) -> Callable[[Any, str, int, str, int], str]:
+    def run_shard(task: Any, job_id: str, stage: int, shard: str, token: int) -> str:
+        return tell_celery(task, runner.run(ShardRef(job_id, stage, parse_shard_id(shard), token)))
 
     return run_shard
+
+
+def tell_celery(task: Any, ending: Ending) -> str:
+    """End a task in the state that fits, for those who look on: SUCCESS, RETRY, FAILURE or REVOKED.
+
+    None of it makes Celery do anything: messages are acknowledged by now, and the ledger decides what comes next.
+    """
+    match ending.kind:
+        case EndingKind.SETTLED:
+            return ending.why
+        case EndingKind.PUT_BACK:
+            raise Retry(exc=AttemptFailed(ending.why))
+        case EndingKind.FAILED:
+            raise AttemptFailed(ending.why)
+        case EndingKind.DROPPED:
+            try:  # Celery has no exception for it
+                task.send_event("task-revoked", retry=False, terminated=False, signum=None, expired=False)
+            except OperationalError:
+                log.info("no event could be sent: the broker is away")
+            raise Ignore(ending.why)
+        case never:
+            assert_never(never)
 
 
 def consume(app: Celery, settings: WorkerSettings, name: str, on_shutdown: Callable[[], None]) -> None:

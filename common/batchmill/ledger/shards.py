@@ -326,6 +326,7 @@ class ShardLedger:
             failures=int(fields[b"failures"]),
             losses=int(fields[b"losses"]),
             kept=fields.get(b"kept", b"").decode(),
+            worker=fields.get(b"holder", b"").decode().partition(" ")[0],
         )
 
     def settled(self, job_id: str, shard_ids: Sequence[ShardId], stage: int = 0) -> list[Settled | SplitUp | None]:
