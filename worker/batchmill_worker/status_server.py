@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 32
 READ_TIMEOUT_S = 5.0
+STOP_POLL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,21 +34,25 @@ class Reply:
 class StatusServer:
     """Answers GET and HEAD of a few fixed paths; everything else is refused, with no word of what was asked for.
 
-    Requests bring no body, are read within a few seconds, and no more than `MAX_CONNECTIONS` are served at a time.
+    Requests bring no body, are read within a few seconds, and no more than `max_connections` are served at a time.
     """
 
-    def __init__(self, listen: str, routes: Mapping[str, Callable[[], Reply]]) -> None:
+    def __init__(
+        self, listen: str, routes: Mapping[str, Callable[[], Reply]], max_connections: int = MAX_CONNECTIONS
+    ) -> None:
         """Bind. `listen`: host:port. Raises `InvalidSettings` if it is not, or cannot be listened on."""
         host, port = parse_listen(listen)
         try:
-            self._server = _Server(host, port, routes)
+            self._server = _Server(host, port, routes, max_connections)
         except OSError as error:
             raise InvalidSettings(
                 f"BATCHMILL_WORKER_LISTEN is {listen!r}, where nothing can listen: {error.strerror or error}.",
                 hint="Choose another port, or 0 for any free one.",
                 name="BATCHMILL_WORKER_LISTEN",
             ) from error
-        self._thread = threading.Thread(target=self._server.serve_forever, name="status-server", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(STOP_POLL_S,), name="status-server", daemon=True
+        )
 
     @property
     def url(self) -> str:
@@ -85,10 +90,11 @@ def parse_listen(listen: str) -> tuple[str, int]:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = MAX_CONNECTIONS
 
-    def __init__(self, host: str, port: int, routes: Mapping[str, Callable[[], Reply]]) -> None:
+    def __init__(self, host: str, port: int, routes: Mapping[str, Callable[[], Reply]], max_connections: int) -> None:
         self.routes = routes
-        self._places = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self._places = threading.BoundedSemaphore(max_connections)
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), _Handler)
 
@@ -118,7 +124,7 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
     timeout = READ_TIMEOUT_S
-    server_version, sys_version = "batchmill", ""
+    default_request_version = "HTTP/1.0"  # an answer to a request that cannot be read has a status, too
 
     def do_GET(self) -> None:
         """Answer a route."""
