@@ -6,8 +6,9 @@ import logging
 import os
 import signal
 import subprocess
-import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 from typing import IO, TYPE_CHECKING
 
 from batchmill.clock import Clock, SystemClock
@@ -95,7 +96,8 @@ class ChildKeeper:
         self._clock = clock or SystemClock()
         self._on_end = on_end
         self._children: list[_Child] = []
-        self._stop_asked = threading.Event()
+        self._is_stopping = False
+        self._wakeups: SimpleQueue[None] = SimpleQueue()  # an Event's lock may be held by the code that a signal stops
 
     def start(self, spec: ChildSpec) -> subprocess.Popen[bytes]:
         """Start a child, to be kept running by `watch`."""
@@ -105,12 +107,13 @@ class ChildKeeper:
 
     def ask_to_stop(self) -> None:
         """Make `watch` return soon. Safe in a signal handler and in other threads."""
-        self._stop_asked.set()
+        self._is_stopping = True
+        self._wakeups.put(None)
 
     @property
     def is_stopping(self) -> bool:
         """Whether `ask_to_stop` was called."""
-        return self._stop_asked.is_set()
+        return self._is_stopping
 
     def watch(self) -> None:
         """Keep the children running until `ask_to_stop`."""
@@ -119,7 +122,10 @@ class ChildKeeper:
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until `ask_to_stop` or for so long; whether it is time to stop."""
-        return self._stop_asked.wait(timeout_s)
+        if not self._is_stopping:
+            with suppress(Empty):
+                self._wakeups.get(timeout=timeout_s)
+        return self._is_stopping
 
     def look(self) -> None:
         """See to every child once: what `watch` does all the time."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -95,6 +96,7 @@ def main() -> None:
     folder, described = sys.argv[1:]
     identity = SlotIdentity.model_validate_json(described)
     files = SlotFiles(Path(folder), identity.name)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until Celery has its own handler: leave in good order
     try:
         settings = WorkerSettings.load()
         configure_logging(settings.log_level)

@@ -60,7 +60,7 @@ class Supervisor:
         self._health = Health(self._keeper, self._presence)
         self._shared = tempfile.TemporaryDirectory(prefix="batchmill-worker-")
         self._refusal: BatchmillError | None = None
-        self._hurried_by = 0
+        self._signals: list[int] = []
         self.routes: dict[str, Callable[[], Reply]] = {
             "/healthz": self._health.healthz,
             "/readyz": self._health.readyz,
@@ -85,12 +85,13 @@ class Supervisor:
                 log.info("health is told at %s", server.url)
             self._watch(ready_file, server.url if server is not None else None)
         finally:
-            self._keeper.stop(self._settings.drain_s + KILL_AFTER_DRAIN_S)
+            is_hurried = len(self._signals) > 1
+            self._keeper.stop(0 if is_hurried else self._settings.drain_s + KILL_AFTER_DRAIN_S)
             self._close(server)
         if self._refusal is not None:
             raise self._refusal
-        if self._hurried_by:
-            sys.exit(128 + self._hurried_by)
+        if len(self._signals) > 1:
+            sys.exit(128 + self._signals[-1])
 
     def _watch(self, ready_file: Path | None, url: str | None) -> None:
         is_complete = False
@@ -108,7 +109,7 @@ class Supervisor:
         try:
             return not (self._presence.read() if at_once else self._presence.missing())
         except ServiceUnavailable as error:
-            log.warning("the fleet cannot be read: %s", error)
+            log.debug("the fleet cannot be read: %s", error)  # the slots, which cannot start, say it too
             return False
 
     def _measure(self) -> None:
@@ -161,13 +162,13 @@ class Supervisor:
 
     def _stop(self, number: int, _: FrameType | None) -> None:
         name = signal.Signals(number).name
-        if self._keeper.is_stopping:
-            log.warning("%s again: not waiting for the slots; their shards come back when their leases end", name)
-            self._hurried_by = number
-            self._keeper.kill()
-        else:
-            log.info("%s: draining", name)
+        self._signals.append(number)  # first of all: the next signal may come in the middle of this
+        if len(self._signals) == 1:
             self._keeper.ask_to_stop()
+            log.info("%s: draining", name)
+        else:
+            self._keeper.kill()
+            log.warning("%s again: not waiting for the slots; their shards come back when their leases end", name)
 
     def _close(self, server: StatusServer | None) -> None:
         if server is not None:
