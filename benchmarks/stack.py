@@ -96,7 +96,8 @@ def service(run: Processes, workers: int) -> Iterator[Service]:
     }
     ready, announced = run.folder / "coordinator.json", run.folder / "workers.json"
     coordinator = run.start("coordinator", _command("coordinator", "--port", "0", ready_file=ready), env, ready.exists)
-    run.start("worker", _command("worker", "--slots", str(workers), ready_file=announced), env, announced.exists)
+    slots = ["--devices", "cpu", "--slots-per-device", str(workers)]
+    run.start("worker", _command("worker", *slots, ready_file=announced), env, announced.exists)
     with Client(json.loads(ready.read_text())["url"], token) as client:
         yield Service(client, socket, coordinator.pid)
 

@@ -183,9 +183,13 @@ class JobStatus(Frozen):
 class WorkerInfo(Frozen):
     """A worker as others see it. Times are seconds since the epoch."""
 
-    name: str  # after its device: "cpu0@host"
+    name: str  # after its device: "gpu0@host-pid"
     pool: str
-    device: str
+    slot: int = 0  # its place among the slots of its supervisor
+    device: str  # as its own torch calls the first it sees: "cpu", "cuda:0"
+    device_type: str = "cpu"  # the device's model: "NVIDIA A100-SXM4-80GB"; "cpu"
+    device_count: int = 1  # more than one: a worker over several GPUs, which are "cuda:0", "cuda:1", …
+    memory_bytes: int | None = None  # its share of its devices' memory; None: not known, or the host's
     operators: list[str]
     shards_at_once: int
     pid: int

@@ -93,11 +93,17 @@ class WorkerSettings(ServiceSettings):
     """What a worker needs besides."""
 
     pool: str = Field(default=DEFAULT_POOL, pattern=POOL_PATTERN)
-    slots: int = Field(default=1, ge=1, le=256)  # device processes
+    devices: str = "auto"  # auto, all, cpu, cuda:0,2, cuda:0+1 (one worker over both)
+    slots_per_device: int = Field(default=1, ge=1, le=256)  # processes on each device
+    pin_cores: bool = True  # give each slot cores of its own, when there are several
+    stand_in_devices: str = ""  # a JSON file of devices in place of the machine's
     shards_at_once: int = Field(default=2, ge=1, le=16)  # one computes while the others load and store
     operators: ListOfText = ()  # modules to import
     drain_s: float = Field(default=25.0, gt=0)
     batch_timeout_s: float = Field(default=600.0, gt=0)  # a batch that takes longer hangs: its process is ended
+    recycle_rss_mb: int = Field(default=0, ge=0)  # a process with more resident memory is replaced; 0: never
+    recycle_device_mb: int = Field(default=0, ge=0)  # one that uses more of a device's memory, too; 0: never
+    worker_listen: str = ""  # host:port of the supervisor's /healthz and /readyz; port 0: any; "": nowhere
 
     @field_validator("operators", mode="before")
     @classmethod

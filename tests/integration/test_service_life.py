@@ -213,8 +213,8 @@ def test_a_coordinator_with_wrong_settings_does_not_start_and_says_why(
 def test_settings_of_another_service_are_let_stand(monkeypatch: pytest.MonkeyPatch) -> None:
     from batchmill.settings import CoordinatorSettings
 
-    monkeypatch.setenv("BATCHMILL_SLOTS", "2")
+    monkeypatch.setenv("BATCHMILL_SLOTS_PER_DEVICE", "2")
     CoordinatorSettings.load()
-    monkeypatch.setenv("BATCHMILL_SLOST", "2")
-    with pytest.raises(InvalidSettings, match="BATCHMILL_SLOTS"):
+    monkeypatch.setenv("BATCHMILL_SLOTS_PER_DEVCE", "2")
+    with pytest.raises(InvalidSettings, match="BATCHMILL_SLOTS_PER_DEVICE"):
         CoordinatorSettings.load()

@@ -148,3 +148,19 @@ def reluctant(rows: list[dict[str, Any]], *, cure: str, every: int = 5) -> list[
         else {"out": row["id"] * 2}
         for row in rows
     ]
+
+
+_leaked: list[bytes] = []
+
+
+@batchmill.operator("leaky", columns=["id"], batch_size=1)
+def leaky(rows: list[dict[str, Any]], *, once: str, megabytes: int) -> list[Any]:
+    """Its first process keeps so much memory from the first row on, and is slow."""
+    if not _leaked:
+        try:
+            Path(once).touch(exist_ok=False)
+            _leaked.append(b"x" * (megabytes << 20))
+        except FileExistsError:
+            return [{"pid": os.getpid()} for _ in rows]
+    time.sleep(0.3)
+    return [{"pid": os.getpid()} for _ in rows]

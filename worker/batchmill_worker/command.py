@@ -9,26 +9,38 @@ import click
 
 @click.command()
 @click.option("--pool", help="Pool to work for.  [BATCHMILL_POOL, default 'default']")
-@click.option("--slots", type=int, help="Worker processes.  [BATCHMILL_SLOTS, default 1]")
+@click.option(
+    "--devices",
+    metavar="DEVICES",
+    help="auto (GPUs, else the CPU), all, cpu, cuda:0,2, or cuda:0+1 for one worker over both."
+    "  [BATCHMILL_DEVICES, default auto]",
+)
+@click.option("--slots-per-device", type=int, help="Processes on each device.  [BATCHMILL_SLOTS_PER_DEVICE, default 1]")
 @click.option(
     "--operators", multiple=True, metavar="MODULE", help="Module to import; repeatable.  [BATCHMILL_OPERATORS]"
 )
 @click.option("--redis-url", help="The ledger and broker.  [BATCHMILL_REDIS_URL]")
 @click.option("--blob-root", help="Folder or s3:// URI for rows.  [BATCHMILL_BLOB_ROOT]")
 @click.option("--roots", help="Folders and URIs that jobs may read and write, with commas.  [BATCHMILL_ROOTS]")
+@click.option(
+    "--listen", metavar="HOST:PORT", help="Answer /healthz and /readyz there.  [BATCHMILL_WORKER_LISTEN, default off]"
+)
 @click.option("--ready-file", type=click.Path(path_type=Path), hidden=True)
 def worker(
     pool: str | None,
-    slots: int | None,
+    devices: str | None,
+    slots_per_device: int | None,
     operators: tuple[str, ...],
     redis_url: str | None,
     blob_root: str | None,
     roots: str | None,
+    listen: str | None,
     ready_file: Path | None,
 ) -> None:
-    """Run workers on this machine: a supervisor with one process per slot.
+    """Run workers on this machine: a supervisor with fresh processes on each device.
 
-    SIGTERM drains: running batches end, their shards go back at once. Settings come from BATCHMILL_… variables.
+    SIGTERM drains: running batches end, their shards go back at once; a second one ends everything at once. Settings
+    come from BATCHMILL_… variables.
     """
     import os
 
@@ -39,7 +51,9 @@ def worker(
 
     settings = WorkerSettings.load(
         pool=pool,
-        slots=slots,
+        devices=devices,
+        slots_per_device=slots_per_device,
+        worker_listen=listen,
         operators=",".join(operators) or None,
         redis_url=redis_url,
         blob_root=blob_root,

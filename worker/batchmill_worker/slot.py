@@ -1,15 +1,20 @@
-"""A device process: `python -m batchmill_worker.slot NAME DEVICE NOTE` runs shards until it is told to stop."""
+"""A device process: `python -m batchmill_worker.slot FOLDER IDENTITY` runs shards until it is told to stop.
+
+The folder is shared with the supervisor, the identity is a `SlotIdentity` in JSON. The environment and the cores are
+set before this file is read.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import threading
 import time
 from pathlib import Path
 
-from batchmill.errors import BatchmillError
+from batchmill.errors import BatchmillError, InvalidOperator, InvalidSettings, MissingExtra
 from batchmill.job import WorkerInfo
 from batchmill.ledger import Ledger
 from batchmill.logs import configure_logging
@@ -19,17 +24,22 @@ from batchmill_worker.attempt import AttemptRunner, Bench
 from batchmill_worker.celery_app import consume, create_celery_app
 from batchmill_worker.context import SetupContext
 from batchmill_worker.device import DeviceLock
+from batchmill_worker.devices.placement import SlotIdentity
 from batchmill_worker.engine import Engine
 from batchmill_worker.jobs import JobShelf
 from batchmill_worker.leases import Heartbeat
 from batchmill_worker.loading import load_operators
 from batchmill_worker.operator_cache import OperatorCache
+from batchmill_worker.slot_files import SlotFiles
 from batchmill_worker.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
+EXIT_REFUSED = 2  # it cannot start, and starting it again would not help
+EXIT_FAILED = 1
 
-def run_slot(settings: WorkerSettings, name: str, device: str, note: Path) -> None:
+
+def run_slot(settings: WorkerSettings, identity: SlotIdentity, note: Path) -> None:
     """Run shards on one device until SIGTERM; `note` is the watchdog's file.
 
     Raises `InvalidOperator`, `InvalidSettings` or `ServiceUnavailable`.
@@ -37,9 +47,8 @@ def run_slot(settings: WorkerSettings, name: str, device: str, note: Path) -> No
     registry = load_operators(settings.operators)
     ledger, workspace = Ledger.open(settings), Workspace.open(settings)
     worker = WorkerInfo(
-        name=name,
+        **identity.model_dump(),
         pool=settings.pool,
-        device=device,
         operators=[definition.name for definition in registry],
         shards_at_once=settings.shards_at_once,
         pid=os.getpid(),
@@ -47,9 +56,9 @@ def run_slot(settings: WorkerSettings, name: str, device: str, note: Path) -> No
     )
     announced = [definition.announcement() for definition in registry]
     heartbeat = Heartbeat(ledger, worker, announced, settings.lease_ttl_s)
-    operators = OperatorCache(device, SetupContext(locations=settings.locations()))
+    operators = OperatorCache(worker.device, SetupContext(locations=settings.locations()))
     bench = Bench(
-        worker=name,
+        worker=worker.name,
         pool=settings.pool,
         ledger=ledger,
         workspace=workspace,
@@ -62,7 +71,7 @@ def run_slot(settings: WorkerSettings, name: str, device: str, note: Path) -> No
     app = create_celery_app(settings, registry, AttemptRunner(bench))
     heartbeat.start()
     try:
-        consume(app, settings, name, on_shutdown=lambda: _drain(heartbeat, settings.drain_s))
+        consume(app, settings, worker.name, on_shutdown=lambda: _drain(heartbeat, settings.drain_s))
     finally:
         heartbeat.stop()
         operators.close()
@@ -84,14 +93,20 @@ def _drain(heartbeat: Heartbeat, drain_s: float) -> None:
 
 def main() -> None:
     """Run a slot from the command line; its settings come from the environment."""
-    name, device, note = sys.argv[1:]
+    folder, described = sys.argv[1:]
+    identity = SlotIdentity.model_validate_json(described)
+    files = SlotFiles(Path(folder), identity.name)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until Celery has its own handler: leave in good order
     try:
         settings = WorkerSettings.load()
         configure_logging(settings.log_level)
-        run_slot(settings, name, device, Path(note))
+        run_slot(settings, identity, files.note)
+    except (InvalidSettings, InvalidOperator, MissingExtra) as error:
+        files.refuse(error)
+        sys.exit(EXIT_REFUSED)
     except BatchmillError as error:
-        log.error("%s cannot start: %s", name, error)
-        sys.exit(2)
+        log.error("%s cannot start: %s", identity.name, error)
+        sys.exit(EXIT_FAILED)
 
 
 if __name__ == "__main__":

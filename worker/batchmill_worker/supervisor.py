@@ -1,7 +1,8 @@
-"""The supervisor: one fresh process per device slot, restarted when it dies, drained and stopped with the others."""
+"""The supervisor: one fresh process per device slot, restarted when it dies or leaks, drained with the others."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -12,92 +13,179 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batchmill.children import ChildKeeper, ChildSpec
-from batchmill.errors import ServiceUnavailable
+from batchmill.children import POLL_S, ChildEnd, ChildKeeper, ChildSpec
+from batchmill.errors import BatchmillError, ServiceUnavailable
 from batchmill.ledger import Ledger
-from batchmill_worker.loading import load_operators
+from batchmill_worker.devices.cores import usable_cores
+from batchmill_worker.devices.inventory import open_inventory
+from batchmill_worker.devices.placement import Placement, place
+from batchmill_worker.devices.selection import select, visible_to
+from batchmill_worker.health import Health, Presence
+from batchmill_worker.recycling import MemoryLimits, Recycler
+from batchmill_worker.slot_files import SlotFiles
+from batchmill_worker.status_server import Reply, StatusServer
 from batchmill_worker.watchdog import read_note
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
     from batchmill.settings import WorkerSettings
+    from batchmill_worker.devices.base import Inventory
 
 log = logging.getLogger(__name__)
 
 KILL_AFTER_DRAIN_S = 5.0
-LOOK_S = 0.05
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+LOOK_S = 0.05  # until all slots are there
+MEASURE_S = 1.0  # between two looks at the slots' memory
+NOBODY = "-"  # to blame; no attempt is called so
 
 
 class Supervisor:
-    """Runs the slots of one machine."""
+    """Runs the slots of one machine.
+
+    routes: what its HTTP server answers, by path; more may be added before `run`.
+    """
 
     def __init__(self, settings: WorkerSettings) -> None:
+        """Choose the devices. Raises `InvalidSettings` or `MissingExtra`."""
         self._settings = settings
-        self._keeper = ChildKeeper(on_death=self._mourn)
-        self._notes = tempfile.TemporaryDirectory(prefix="batchmill-worker-")
-        self._names = slot_names(settings.slots, socket.gethostname(), os.getpid())
+        self._inventory = open_inventory(settings.devices, settings.stand_in_devices)
+        self._placements = {slot.identity.name: slot for slot in _placements(settings, self._inventory)}
+        self._recycler = Recycler(MemoryLimits(settings.recycle_rss_mb, settings.recycle_device_mb), self._inventory)
+        self._measured_at = time.monotonic()
+        self._keeper = ChildKeeper(on_end=self._see_off)
+        self._ledger = Ledger.open(settings)
+        self._presence = Presence(self._ledger, list(self._placements))
+        self._health = Health(self._keeper, self._presence)
+        self._shared = tempfile.TemporaryDirectory(prefix="batchmill-worker-")
+        self._refusal: BatchmillError | None = None
+        self._signals: list[int] = []
+        self.routes: dict[str, Callable[[], Reply]] = {
+            "/healthz": self._health.healthz,
+            "/readyz": self._health.readyz,
+        }
 
     def run(self, ready_file: Path | None) -> None:
-        """Run until SIGTERM or SIGINT. Raises `InvalidOperator` before anything is started, if the operators fail."""
-        load_operators(self._settings.operators)
+        """Run until SIGTERM or SIGINT, which drain; a second one ends everything at once.
+
+        ready_file: written when every slot is in the fleet: {"status_url"}, null without an HTTP server.
+
+        Raises the error of a slot that cannot start with these settings and operators, `InvalidSettings` if there is
+        no listening where it is asked for.
+        """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
+        server = StatusServer(self._settings.worker_listen, self.routes) if self._settings.worker_listen else None
         try:
-            for name in self._names:
-                self._keeper.start(self._slot(name))
-            if ready_file is not None:
-                self._wait_until_present()
-                ready_file.write_text("{}")
-            log.info("%d slot(s) of pool %s run on this machine", len(self._names), self._settings.pool)
-            self._keeper.watch()
+            for placement in self._placements.values():
+                self._keeper.start(self._spec(placement))
+            if server is not None:
+                server.start()
+                log.info("health is told at %s", server.url)
+            self._watch(ready_file, server.url if server is not None else None)
         finally:
-            self._keeper.stop(self._settings.drain_s + KILL_AFTER_DRAIN_S)
-            self._notes.cleanup()
+            is_hurried = len(self._signals) > 1
+            self._keeper.stop(0 if is_hurried else self._settings.drain_s + KILL_AFTER_DRAIN_S)
+            self._close(server)
+        if self._refusal is not None:
+            raise self._refusal
+        if len(self._signals) > 1:
+            sys.exit(128 + self._signals[-1])
 
-    def _slot(self, name: str) -> ChildSpec:
-        threads = str(max(1, (os.cpu_count() or 1) // self._settings.slots))
-        env = {variable: os.environ.get(variable, threads) for variable in THREAD_VARIABLES}
-        return ChildSpec(name, [sys.executable, "-m", "batchmill_worker.slot", name, "cpu", str(self._note(name))], env)
+    def _watch(self, ready_file: Path | None, url: str | None) -> None:
+        is_complete = False
+        while not self._keeper.wait(POLL_S if is_complete else LOOK_S):
+            self._keeper.look()
+            self._health.mark()
+            self._measure()
+            if not is_complete and self._is_complete(at_once=ready_file is not None):
+                is_complete = True
+                log.info("%d slot(s) of pool %s run on this machine", len(self._placements), self._settings.pool)
+                if ready_file is not None:
+                    ready_file.write_text(json.dumps({"status_url": url}))
 
-    def _note(self, name: str) -> Path:
-        """Where a slot notes which shard is on its device."""
-        return Path(self._notes.name) / name
-
-    def _wait_until_present(self) -> None:
-        ledger = Ledger.open(self._settings)
+    def _is_complete(self, *, at_once: bool) -> bool:
         try:
-            while not self._keeper.is_stopping:
-                present = {worker.name for worker in ledger.fleet.workers(ledger.now_ms())}
-                if present.issuperset(self._names):
-                    return
-                time.sleep(LOOK_S)
+            return not (self._presence.read() if at_once else self._presence.missing())
         except ServiceUnavailable as error:
-            log.warning("the fleet could not be read: %s", error)
-        finally:
-            ledger.close()
+            log.debug("the fleet cannot be read: %s", error)  # the slots, which cannot start, say it too
+            return False
 
-    def _mourn(self, name: str, pid: int) -> None:
-        """A slot died: its leases end now, so that its shards need not wait for them."""
-        ledger = Ledger.open(self._settings)
+    def _measure(self) -> None:
+        if time.monotonic() - self._measured_at < MEASURE_S:
+            return
+        self._measured_at = time.monotonic()
+        for state in self._keeper.states():
+            placement = self._placements[state.name]
+            reason = state.pid and self._recycler.reason(state.name, state.pid, placement.devices)
+            if reason:
+                log.warning("%s uses %s; it is drained and started afresh", state.name, reason)
+                self._keeper.recycle(state.name, self._settings.drain_s + KILL_AFTER_DRAIN_S)
+
+    def _spec(self, placement: Placement) -> ChildSpec:
+        name = placement.identity.name
+        command = [
+            sys.executable,
+            "-m",
+            "batchmill_worker.slot",
+            self._shared.name,
+            placement.identity.model_dump_json(),
+        ]
+        return ChildSpec(name, command, placement.env, cores=placement.cores)
+
+    def _files(self, name: str) -> SlotFiles:
+        return SlotFiles(Path(self._shared.name), name)
+
+    def _see_off(self, end: ChildEnd) -> None:
+        """A slot's process ended: say why it could not start, or give back what it held."""
+        refusal = self._files(end.name).take_refusal()
+        if refusal is None:
+            self._take_back(end)
+        elif end.starts == 1:  # it never ran: nor will it, and the other slots are like it
+            self._refusal = refusal
+            self._keeper.ask_to_stop()
+        else:
+            log.error("%s cannot start: %s", end.name, refusal)
+
+    def _take_back(self, end: ChildEnd) -> None:
+        """The leases of a dead process end now, so that its shards need not wait for them."""
+        blamed = NOBODY if end.was_recycled else read_note(self._files(end.name).note)
         try:
-            held = ledger.shards.abandon(name, read_note(self._note(name)))
-            ledger.fleet.leave(name)
-            log.warning("process %d of %s held %d shard(s); they go to other attempts", pid, name, held)
+            held = self._ledger.shards.abandon(end.name, blamed)
+            self._ledger.fleet.leave(end.name)
         except ServiceUnavailable as error:
-            log.warning("the shards of %s wait for their leases to end: %s", name, error)
-        finally:
-            ledger.close()
+            log.warning("the shards of %s wait for their leases to end: %s", end.name, error)
+            return
+        if held:
+            log.warning("process %d of %s held %d shard(s); they go to other attempts", end.pid, end.name, held)
 
     def _stop(self, number: int, _: FrameType | None) -> None:
-        log.info("%s: draining", signal.Signals(number).name)
-        self._keeper.ask_to_stop()
+        name = signal.Signals(number).name
+        self._signals.append(number)  # first of all: the next signal may come in the middle of this
+        if len(self._signals) == 1:
+            self._keeper.ask_to_stop()
+            log.info("%s: draining", name)
+        else:
+            self._keeper.kill()
+            log.warning("%s again: not waiting for the slots; their shards come back when their leases end", name)
+
+    def _close(self, server: StatusServer | None) -> None:
+        if server is not None:
+            server.stop()
+        self._shared.cleanup()
+        self._inventory.close()
+        self._ledger.close()
 
 
-def slot_names(slots: int, host: str, pid: int) -> list[str]:
-    """The names of this machine's slots, after their device: `cpu0@host-pid`.
-
-    The supervisor's process id keeps apart two supervisors on one host, which Celery and Flower would take for one.
-    """
-    return [f"cpu{number}@{host}-{pid}" for number in range(slots)]
+def _placements(settings: WorkerSettings, inventory: Inventory) -> list[Placement]:
+    devices = visible_to(inventory.devices(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+    return place(
+        select(settings.devices, devices),
+        settings.slots_per_device,
+        usable_cores(),
+        socket.gethostname(),
+        os.getpid(),
+        pin=settings.pin_cores,
+        set_by_user=os.environ,
+    )

@@ -31,7 +31,7 @@ def workers(client: Client, as_json: bool) -> None:
         (
             one.name,
             one.pool,
-            one.device,
+            f"{one.device_count} x {one.device_type}" if one.device_count > 1 else one.device_type,
             ", ".join(one.operators),
             f"{len(one.running)} of {one.shards_at_once}",
             ago(one.seen_at),

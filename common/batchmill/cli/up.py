@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--workers", type=click.IntRange(1, 256), default=1, show_default=True, help="Worker processes.")
+@click.option(
+    "--workers", type=click.IntRange(1, 256), default=1, show_default=True, help="Worker processes on each device."
+)
+@click.option("--devices", default="cpu", show_default=True, help="What they run on, as in `batchmill worker`.")
 @click.option(
     "--data-dir",
     type=click.Path(file_okay=False, path_type=Path),
@@ -28,7 +31,16 @@ if TYPE_CHECKING:
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address the API listens on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port of the API.  [default: any free one]")
 @click.option("--tied", is_flag=True, hidden=True, help="Print the record on standard output; end with standard input.")
-def up(workers: int, data_dir: Path | None, operators: tuple[str, ...], host: str, port: int, *, tied: bool) -> None:
+def up(
+    workers: int,
+    devices: str,
+    data_dir: Path | None,
+    operators: tuple[str, ...],
+    host: str,
+    port: int,
+    *,
+    tied: bool,
+) -> None:
     """Run a whole service on this machine: Valkey, a coordinator and workers.
 
     Other terminals find it by themselves: `batchmill jobs`. Ctrl-C stops it; unfinished jobs go on when it is
@@ -38,7 +50,7 @@ def up(workers: int, data_dir: Path | None, operators: tuple[str, ...], host: st
     from batchmill.settings import default_data_dir
 
     folder = (data_dir or default_data_dir()).expanduser().absolute()
-    service = EmbeddedService(EmbeddedSettings(folder, workers, operators, host, port))
+    service = EmbeddedService(EmbeddedSettings(folder, workers, operators, host, port, devices))
     _stop_on_signals(service)
     with service:
         _tell(service, folder, workers, tied=tied)

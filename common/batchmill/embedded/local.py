@@ -22,13 +22,20 @@ STOP_S = 60.0
 
 
 @contextmanager
-def local(workers: int = 1, data_dir: str | Path | None = None, operators: Sequence[str] = ()) -> Iterator[Client]:
+def local(
+    workers: int = 1,
+    data_dir: str | Path | None = None,
+    operators: Sequence[str] = (),
+    *,
+    devices: str = "cpu",
+) -> Iterator[Client]:
     """Run an embedded service, and yield a client of it.
 
-    workers: worker processes.
+    workers: worker processes on each device.
     data_dir: where its data lie; kept, so that unfinished jobs go on when it is used again. None: a temporary
         folder, removed at the end.
     operators: names of modules that the workers import.
+    devices: what they run on, as in `batchmill worker --devices`: "auto" takes the GPUs if there are any.
 
     Raises `MissingExtra` when the services are not installed, `ServiceUnavailable` when they do not start,
     `InvalidSettings` when a service already runs over `data_dir`.
@@ -39,7 +46,7 @@ def local(workers: int = 1, data_dir: str | Path | None = None, operators: Seque
         Path(data_dir).expanduser().absolute() if data_dir is not None else Path(tempfile.mkdtemp(prefix="batchmill-"))
     )
     try:
-        process = _start(workers, folder, operators)
+        process = _start(["--workers", str(workers), "--devices", devices], folder, operators)
         try:
             url, token = _reached(process)
             with Client(url, token) as client:
@@ -51,9 +58,9 @@ def local(workers: int = 1, data_dir: str | Path | None = None, operators: Seque
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start(workers: int, folder: Path, operators: Sequence[str]) -> subprocess.Popen[str]:
+def _start(workers: Sequence[str], folder: Path, operators: Sequence[str]) -> subprocess.Popen[str]:
     modules = [part for module in operators for part in ("--operators", module)]
-    command = ["up", "--data-dir", str(folder), "--workers", str(workers), "--port", "0", "--tied", *modules]
+    command = ["up", "--data-dir", str(folder), *workers, "--port", "0", "--tied", *modules]
     return subprocess.Popen(  # noqa: S603  # our own command
         [sys.executable, "-m", "batchmill", *command],
         stdin=subprocess.PIPE,  # held open by us alone: when it closes, however we end, the service stops

@@ -33,10 +33,11 @@ class EmbeddedSettings:
     """What an embedded service is started with."""
 
     data_dir: Path
-    workers: int = 1
+    workers: int = 1  # on each device
     operators: Sequence[str] = ()
     host: str = "127.0.0.1"
     port: int = 0
+    devices: str = "cpu"
 
 
 class EmbeddedService:
@@ -103,8 +104,8 @@ class EmbeddedService:
         coordinator = self._command("coordinator", listening, env)
         announced = self._runtime / "workers.json"
         modules = [part for module in here.operators for part in ("--operators", module)]
-        slots = ["--slots", str(here.workers), "--ready-file", str(announced), *modules]
-        worker = self._command("worker", slots, env)
+        slots = ["--devices", here.devices, "--slots-per-device", str(here.workers)]
+        worker = self._command("worker", [*slots, "--ready-file", str(announced), *modules], env)
         self._wait("coordinator", coordinator, ready.exists)
         self._wait("worker", worker, announced.exists)
         record = ServiceRecord(json.loads(ready.read_text())["url"], token, os.getpid())

@@ -1,0 +1,119 @@
+"""The CPU cores that this process may use, and their division between slots so that these do not fight for them."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+CGROUPS = Path("/sys/fs/cgroup")
+TOPOLOGY = Path("/sys/devices/system/cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class Cores:
+    """What may be used of the CPU.
+
+    siblings: the logical cores, those of one physical core together.
+    quota: how many may be busy at a time, where a container is held to less than all of them; else None.
+    """
+
+    siblings: tuple[tuple[int, ...], ...]
+    quota: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CoreShare:
+    """One slot's share.
+
+    pinned: the logical cores it runs on; None: on any, because there is nothing to divide.
+    threads: how many threads a library should compute with: one a physical core.
+    """
+
+    pinned: tuple[int, ...] | None
+    threads: int
+
+
+def divide(cores: Cores, slots: int, *, pin: bool = True) -> list[CoreShare]:
+    """The shares of so many slots. Pure.
+
+    Physical cores are kept whole while there are enough of them. Nobody is pinned when there is one slot only, more
+    slots than cores, or a quota: that limits time, not places, and on a shared machine the first cores would be
+    everybody's.
+    """
+    logical = [number for together in cores.siblings for number in together]
+    limit = len(cores.siblings)
+    if cores.quota is not None and cores.quota < len(logical):
+        limit, pin = min(limit, math.floor(cores.quota)), False
+    if slots == 1 or slots > len(logical) or not pin:
+        return [CoreShare(None, max(1, limit // slots))] * slots
+    units = list(cores.siblings) if slots <= len(cores.siblings) else [(number,) for number in logical]
+    return [
+        CoreShare(tuple(number for unit in part for number in unit), threads=len(part)) for part in _parts(units, slots)
+    ]
+
+
+def usable_cores(cgroups: Path = CGROUPS, topology: Path = TOPOLOGY, membership: Path = Path("/proc/self")) -> Cores:
+    """What this process may use: its affinity, which holds a container's cpuset too, and its cgroup's quota."""
+    has_affinity = hasattr(os, "sched_getaffinity")
+    allowed = sorted(os.sched_getaffinity(0)) if has_affinity else list(range(os.cpu_count() or 1))
+    physical: dict[object, list[int]] = {}
+    for number in allowed:
+        physical.setdefault(_physical_core(topology, number), []).append(number)
+    quotas = list(_quotas(cgroups, membership / "cgroup"))
+    return Cores(tuple(tuple(together) for together in physical.values()), min(quotas, default=None))
+
+
+def _parts(units: Sequence[tuple[int, ...]], count: int) -> Iterator[Sequence[tuple[int, ...]]]:
+    """`units` in order, cut into parts whose lengths differ by at most one, the longer ones first."""
+    length, longer = divmod(len(units), count)
+    start = 0
+    for place in range(count):
+        end = start + length + (place < longer)
+        yield units[start:end]
+        start = end
+
+
+def _physical_core(topology: Path, number: int) -> object:
+    """What the logical cores of one physical core have in common; where it is not told, each is its own."""
+    folder = topology / f"cpu{number}" / "topology"
+    try:
+        return (folder / "physical_package_id").read_text(), (folder / "core_id").read_text()
+    except OSError:
+        return number
+
+
+def _quotas(root: Path, membership: Path) -> Iterator[float]:
+    """The CPU quotas of this process's cgroup and of those above it, in cores: cgroups of version 2 and 1."""
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        top = root / controllers if controllers else root
+        folder = top / path.lstrip("/")
+        for place in (folder, *folder.parents):
+            yield from _quota_of(place)
+            if place == top:
+                break
+
+
+def _quota_of(folder: Path) -> Iterator[float]:
+    try:
+        if (folder / "cpu.max").exists():
+            granted, period = (folder / "cpu.max").read_text().split()
+        else:
+            granted = (folder / "cpu.cfs_quota_us").read_text().strip()
+            period = (folder / "cpu.cfs_period_us").read_text()
+    except (OSError, ValueError):
+        return
+    if granted not in ("max", "-1"):
+        yield int(granted) / int(period)

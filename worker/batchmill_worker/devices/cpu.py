@@ -1,0 +1,28 @@
+"""A machine without GPUs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batchmill_worker.devices.base import Device, DeviceKind
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+CPU = Device(DeviceKind.CPU, number="", uuid="", model="cpu", memory_bytes=None)
+"""The CPU of any machine."""
+
+
+class CpuInventory:
+    """The CPU alone."""
+
+    def devices(self) -> Sequence[Device]:
+        """The CPU."""
+        return (CPU,)
+
+    def used_bytes(self, device: Device, pid: int) -> int | None:  # noqa: ARG002  # as every inventory
+        """None: the CPU's memory is the host's, which is watched by itself."""
+        return None
+
+    def close(self) -> None:
+        """Nothing was opened."""

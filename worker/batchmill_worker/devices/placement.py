@@ -1,0 +1,115 @@
+"""Slots and what each of them gets: a name, its devices, its share of the cores, its environment. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from batchmill.job import Frozen
+from batchmill_worker.devices.base import DeviceKind
+from batchmill_worker.devices.cores import Cores, CoreShare, divide
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from batchmill_worker.devices.base import Device
+    from batchmill_worker.devices.selection import Group
+
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "RAYON_NUM_THREADS",  # the tokenizers'
+)
+"""Where libraries read how many threads to compute with; torch reads the first."""
+
+
+class SlotIdentity(Frozen):
+    """What a slot process is told about itself. The fields are those of `batchmill.job.WorkerInfo`."""
+
+    name: str
+    slot: int
+    device: str
+    device_type: str
+    device_count: int
+    memory_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A slot, and where it runs.
+
+    env: what its process must find in its environment before it imports anything.
+    cores: the logical cores it is pinned to; None: it runs on any.
+    """
+
+    identity: SlotIdentity
+    devices: Group
+    env: Mapping[str, str]
+    cores: tuple[int, ...] | None
+
+
+def place(
+    groups: Sequence[Group],
+    slots_per_device: int,
+    cores: Cores,
+    host: str,
+    pid: int,
+    *,
+    pin: bool = True,
+    set_by_user: Mapping[str, str] | None = None,
+) -> list[Placement]:
+    """The slots of one supervisor: so many on each group of devices.
+
+    host, pid: of the supervisor; they end the names, and keep apart two supervisors of one host, which Celery and
+        Flower would take for one.
+    set_by_user: the environment; what it says of threads is left as it is.
+    """
+    users = set_by_user or {}
+    shares = divide(cores, len(groups) * slots_per_device, pin=pin)
+    placements: list[Placement] = []
+    for group in groups:
+        for number in range(slots_per_device):
+            slot = len(placements)
+            name = f"{_short_name(group, number, slots_per_device)}@{host}-{pid}"
+            env = {**_visible(group), **_threads(shares[slot], users)}
+            placements.append(
+                Placement(_identity(name, slot, group, slots_per_device), group, env, shares[slot].pinned)
+            )
+    return placements
+
+
+def _identity(name: str, slot: int, group: Group, slots_per_device: int) -> SlotIdentity:
+    first = group[0]
+    models = [device.model for device in group]
+    memories = [device.memory_bytes for device in group]
+    known = [memory for memory in memories if memory is not None]
+    return SlotIdentity(
+        name=name,
+        slot=slot,
+        device="cpu" if first.kind is DeviceKind.CPU else "cuda:0",  # as torch counts those the process sees
+        device_type=models[0] if len(set(models)) == 1 else " + ".join(models),
+        device_count=len(group),
+        memory_bytes=sum(known) // slots_per_device if len(known) == len(memories) else None,
+    )
+
+
+def _short_name(group: Group, number: int, slots_per_device: int) -> str:
+    """`gpu0`, `gpu0.1`, `gpu0+1`; with several slots on a device `gpu0-0`, `gpu0-1`; on the CPU `cpu0`, `cpu1`."""
+    if group[0].kind is DeviceKind.CPU:
+        return f"cpu{number}"
+    suffix = f"-{number}" if slots_per_device > 1 else ""
+    return f"gpu{'+'.join(device.number for device in group)}{suffix}"
+
+
+def _visible(group: Sequence[Device]) -> dict[str, str]:
+    """The variables that show a process its GPUs and no others: by UUID, which means the same everywhere."""
+    return {
+        "CUDA_VISIBLE_DEVICES": ",".join(device.uuid for device in group),
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    }
+
+
+def _threads(share: CoreShare, users: Mapping[str, str]) -> dict[str, str]:
+    return {variable: str(share.threads) for variable in THREAD_VARIABLES if variable not in users}
