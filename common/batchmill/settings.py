@@ -92,6 +92,7 @@ class WorkerSettings(ServiceSettings):
     slots: int = Field(default=1, ge=1, le=256)  # device processes
     shards_at_once: int = Field(default=2, ge=1, le=16)  # one computes while the others load and store
     operators: ListOfText = ()  # modules to import
+    model_memory_mb: int | None = Field(default=None, gt=0)  # MiB, for what a process has loaded; None: a share
     drain_s: float = Field(default=25.0, gt=0)
     batch_timeout_s: float = Field(default=600.0, gt=0)  # a batch that takes longer hangs: its process is ended
 

@@ -6,9 +6,10 @@ import threading
 from typing import TYPE_CHECKING
 
 from celery import Celery
+from kombu import Queue
 from kombu.exceptions import OperationalError
 
-from batchmill.broker import celery_settings, queue_of, task_arguments, task_name
+from batchmill.broker import celery_settings, task_arguments, task_name
 from batchmill.errors import ServiceUnavailable
 
 if TYPE_CHECKING:
@@ -27,14 +28,15 @@ class Publisher:
         self._lock = threading.Lock()
         self._producer = self._app.amqp.Producer(self._app.connection_for_write(), auto_declare=False)
 
-    def publish(self, operator: str, pool: str, ref: ShardRef) -> None:
-        """Publish an attempt. Raises `ServiceUnavailable` when the broker cannot be reached."""
+    def publish(self, operator: str, queue: str, ref: ShardRef) -> None:
+        """Publish an attempt to a queue of its pool. Raises `ServiceUnavailable` when the broker cannot be reached."""
         with self._lock:
             try:
                 self._app.send_task(
                     task_name(operator),
                     args=task_arguments(ref),
-                    queue=queue_of(pool),
+                    queue=Queue(queue),
+                    declare=[],  # of a declared queue Redis would keep a note for ever
                     producer=self._producer,
                     retry=True,
                     retry_policy=PUBLISH_RETRIES,

@@ -57,7 +57,7 @@ class Service:
             for role in (
                 Planner(self.ledger, self.fleet, self._open_source, settings),
                 Dispatcher(self.ledger, self.fleet, self._publisher),
-                Recoverer(self.ledger, self._publisher, undertaker),
+                Recoverer(self.ledger, self.fleet, self._publisher, undertaker),
                 Finisher(self.ledger, self.open_sink, self.workspace.blobs, self.clock),
                 Janitor(
                     self.ledger,
