@@ -283,13 +283,13 @@ class OperatorCache:
 
     def _clear(self, key: OperatorKey, *, wait: bool) -> bool:
         """Tear down all others that are idle, or wait for the rest too; whether there was anything."""
-        if wait:
-            with self._changed:
-                others = [entry for other, entry in self._entries.items() if other != key and entry.ready.done()]
-            self._wait_for(others)
+        with self._changed:
+            others = [entry for other, entry in self._entries.items() if other != key and entry.ready.done()]
+        waited_for = others if wait else []
+        self._wait_for(waited_for)
         with self._changed:
             gone = self._take([other for other, entry in self._entries.items() if other != key and entry.is_idle])
-        return self._tear_down(gone)
+        return self._tear_down(gone) or bool(waited_for)
 
     def _in_the_way(self, needed: int) -> list[_Entry]:
         """What is set up and has to go so that `needed` bytes more fit, the longest unused first."""
