@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 from uuid import NAMESPACE_OID, uuid5
 
+from batchmill.shard import ShardRef, parse_shard_id
+
 if TYPE_CHECKING:
     from batchmill.settings import ServiceSettings
-    from batchmill.shard import ShardRef
 
 VISIBILITY_TIMEOUT_S = 30
 """Covers only the moment between pop and start: messages are acknowledged when their task starts."""
@@ -17,6 +20,16 @@ VISIBILITY_TIMEOUT_S = 30
 def queue_of(pool: str) -> str:
     """The Celery queue of a pool."""
     return f"pool.{pool}"
+
+
+def room_queue_of(pool: str) -> str:
+    """The queue that only workers with room for another model consume from."""
+    return f"{queue_of(pool)}/room"
+
+
+def model_queue_of(pool: str, model: str) -> str:
+    """The queue that the workers of a pool consume from while they have a model loaded; no pool's name has a slash."""
+    return f"{queue_of(pool)}/{model}"
 
 
 def task_name(operator: str) -> str:
@@ -39,6 +52,12 @@ def describe_arguments(ref: ShardRef) -> str:
     """A message's arguments as Flower and logs show them: what differs first, because Flower's lists cut them short."""
     job_id, stage, shard_id, token = ref.member().split("|")
     return f"shard {shard_id} of {job_id}, stage {stage}, attempt {token}"
+
+
+def attempt_of(message: bytes) -> ShardRef:
+    """The attempt of a message as it lies in a queue."""
+    (job_id, stage, shard_id, token), _, _ = json.loads(base64.b64decode(json.loads(message)["body"]))
+    return ShardRef(job_id, stage, parse_shard_id(shard_id), token)
 
 
 def celery_settings(settings: ServiceSettings) -> dict[str, Any]:

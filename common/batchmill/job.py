@@ -196,6 +196,10 @@ class WorkerInfo(Frozen):
     started_at: float
     seen_at: float = 0.0
     running: list[str] = []  # the attempts it holds
+    models: list[str] = []  # what it has loaded and takes shards for, as `model_key` names it
+    loading: list[str] = []  # what it is about to have loaded
+    has_room: bool = False  # whether another model fits beside them
+    load_s: float = 0.0  # how long loading the slowest of them took
 
 
 def new_id(kind: str) -> str:

@@ -99,6 +99,7 @@ class WorkerSettings(ServiceSettings):
     stand_in_devices: str = ""  # a JSON file of devices in place of the machine's
     shards_at_once: int = Field(default=2, ge=1, le=16)  # one computes while the others load and store
     operators: ListOfText = ()  # modules to import
+    model_memory_mb: int | None = Field(default=None, gt=0)  # MiB, for what a process has loaded; None: a share
     drain_s: float = Field(default=25.0, gt=0)
     batch_timeout_s: float = Field(default=600.0, gt=0)  # a batch that takes longer hangs: its process is ended
     recycle_rss_mb: int = Field(default=0, ge=0)  # a process with more resident memory is replaced; 0: never

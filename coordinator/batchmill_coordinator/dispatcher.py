@@ -1,4 +1,4 @@
-"""The dispatcher: keeps a short window of shards per pool queued in Celery, fair between jobs."""
+"""The dispatcher: keeps a short window of shards per pool queued in Celery, fair between jobs, near their models."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING
 
 from batchmill.job import JobState
 from batchmill_coordinator.fairness import Candidate, next_job
+from batchmill_coordinator.model_demand import ModelNames, demands_of
+from batchmill_coordinator.pace import ModelPaces
+from batchmill_coordinator.placement import Placement, Where
+from batchmill_coordinator.pools import queue_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,6 +41,8 @@ class Dispatcher:
         self._ledger = ledger
         self._fleet = fleet
         self._publisher = publisher
+        self._names = ModelNames(fleet)
+        self._paces = ModelPaces()
 
     def step(self, epoch: int) -> None:
         """Fill every pool's window."""
@@ -57,24 +63,44 @@ class Dispatcher:
         able = [record for record in records if _has_more(record) and record.spec.operator in pool.operators]
         if room <= 0 or not able:
             return
-        for record, stage, shard_id in self._choose(able, room, now_ms):
-            ref = self._ledger.shards.queue(record, stage, shard_id, epoch)
+        waiting = {record.id: self._ledger.shards.to_queue(record.id, room, now_ms) for record in able}
+        models = self._names.of(records)
+        due = {record.id for record in able if waiting[record.id]}
+        demands = demands_of(records, due, models, self._paces, now_ms / 1000)
+        for record, shard, where in self._choose(able, waiting, models, Placement(pool.seats, demands), room, now_ms):
+            ref = self._ledger.shards.queue(record, *shard, epoch)
             if ref is not None:
-                self._publisher.publish(record.spec.operator, name, ref)
+                self._publisher.publish(record.spec.operator, queue_for(where, name, models[record.id]), ref)
 
-    def _choose(self, records: list[JobRecord], room: int, now_ms: int) -> Iterable[tuple[JobRecord, int, ShardId]]:
+    def _choose(
+        self,
+        records: list[JobRecord],
+        waiting: dict[str, list[tuple[int, ShardId]]],
+        models: dict[str, str],
+        placement: Placement,
+        room: int,
+        now_ms: int,
+    ) -> Iterable[tuple[JobRecord, tuple[int, ShardId], Where]]:
+        now_s = now_ms / 1000
         by_id = {record.id: record for record in records}
-        waiting = {record.id: self._ledger.shards.to_queue(record.id, room, now_ms) for record in records}
         candidates = {record.id: _candidate(record) for record in records if waiting[record.id]}
-        for _ in range(room):
-            if not candidates:
-                return
-            chosen = next_job(list(candidates.values()), now_ms / 1000)
-            stage, shard_id = waiting[chosen.job_id].pop(0)
-            yield by_id[chosen.job_id], stage, shard_id
-            candidates[chosen.job_id] = _after_its_turn(chosen, now_ms / 1000)
+        queued = dict.fromkeys((models[job_id] for job_id in candidates), 0)
+        held = set()
+        while room > 0 and candidates:
+            chosen = next_job(list(candidates.values()), now_s)
+            model = models[chosen.job_id]
+            where = placement.place(model)
+            if where is Where.HOLD:
+                held.add(model)
+                candidates = {job_id: other for job_id, other in candidates.items() if models[job_id] != model}
+                continue
+            yield by_id[chosen.job_id], waiting[chosen.job_id].pop(0), where
+            room, queued[model] = room - 1, queued[model] + 1
+            candidates[chosen.job_id] = _after_its_turn(chosen, now_s)
             if not waiting[chosen.job_id]:
                 del candidates[chosen.job_id]
+        for model, count in queued.items():
+            self._paces.note(model, count, held=model in held, warm=placement.is_warm(model), now_s=now_s)
 
 
 def _in_flight(record: JobRecord) -> int:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
+
+from batchmill.broker import model_queue_of, queue_of, room_queue_of
+from batchmill_coordinator.placement import Seats, Where
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,6 +22,17 @@ class PoolView:
     workers: int
     capacity: int  # shards they take at once
     operators: frozenset[str]  # what every one of them can run
+    seats: tuple[Seats, ...] = ()  # each of them, for placing shards
+
+    @property
+    def models(self) -> frozenset[str]:
+        """What at least one of them has loaded."""
+        return frozenset(model for seats in self.seats for model in seats.models)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether at least one of them has room for another model."""
+        return any(seats.has_room for seats in self.seats)
 
     @property
     def window(self) -> int:
@@ -35,16 +50,44 @@ EMPTY = PoolView(0, 0, frozenset())
 
 def view_pools(workers: Iterable[WorkerInfo]) -> dict[str, PoolView]:
     """The pools by name."""
-    pools: dict[str, PoolView] = {}
+    members: dict[str, list[WorkerInfo]] = defaultdict(list)
     for worker in workers:
-        seen = pools.get(worker.pool)
-        operators = frozenset(worker.operators)
-        pools[worker.pool] = PoolView(
-            workers=1 + (seen.workers if seen else 0),
-            capacity=worker.shards_at_once + (seen.capacity if seen else 0),
-            operators=operators & seen.operators if seen else operators,
+        members[worker.pool].append(worker)
+    return {
+        name: PoolView(
+            workers=len(those),
+            capacity=sum(worker.shards_at_once for worker in those),
+            operators=frozenset.intersection(*(frozenset(worker.operators) for worker in those)),
+            seats=tuple(_seats(worker) for worker in those),
         )
-    return pools
+        for name, those in members.items()
+    }
+
+
+def _seats(worker: WorkerInfo) -> Seats:
+    return Seats(
+        name=worker.name,
+        places=worker.shards_at_once,
+        models=frozenset(worker.models),
+        loading=frozenset(worker.loading),
+        has_room=worker.has_room,
+        load_s=worker.load_s,
+    )
+
+
+def queue_for(where: Where, pool: str, model: str) -> str:
+    """The Celery queue for a shard that is not held back."""
+    match where:
+        case Where.MODEL:
+            return model_queue_of(pool, model)
+        case Where.ROOM:
+            return room_queue_of(pool)
+        case Where.ANY:
+            return queue_of(pool)
+        case Where.HOLD:
+            raise AssertionError("what is held back has no queue")
+        case never:
+            assert_never(never)
 
 
 def why_waiting(pool: str, operator: str, pools: dict[str, PoolView]) -> str | None:

@@ -7,9 +7,10 @@ import threading
 from typing import TYPE_CHECKING
 
 from celery import Celery
+from kombu import Queue
 from kombu.exceptions import OperationalError
 
-from batchmill.broker import celery_settings, describe_arguments, queue_of, task_arguments, task_id, task_name
+from batchmill.broker import celery_settings, describe_arguments, task_arguments, task_id, task_name
 from batchmill.errors import ServiceUnavailable
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ class Publisher:
         self._lock = threading.Lock()
         self._producer = self._app.amqp.Producer(self._app.connection_for_write(), auto_declare=False)
 
-    def publish(self, operator: str, pool: str, ref: ShardRef) -> None:
-        """Publish an attempt. Raises `ServiceUnavailable` when the broker cannot be reached."""
+    def publish(self, operator: str, queue: str, ref: ShardRef) -> None:
+        """Publish an attempt to a queue of its pool. Raises `ServiceUnavailable` when the broker cannot be reached."""
         with self._lock:
             try:
                 self._app.send_task(
@@ -40,7 +41,8 @@ class Publisher:
                     task_id=task_id(ref),
                     argsrepr=describe_arguments(ref),
                     retries=ref.token - 1,
-                    queue=queue_of(pool),
+                    queue=Queue(queue),
+                    declare=[],  # of a declared queue Redis would keep a note for ever
                     producer=self._producer,
                     retry=True,
                     retry_policy=PUBLISH_RETRIES,

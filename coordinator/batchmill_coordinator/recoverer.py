@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import logging
 import random
+from collections import defaultdict
 from typing import TYPE_CHECKING, assert_never
 
-from batchmill.broker import queue_of
+from batchmill.broker import attempt_of, model_queue_of, queue_of, room_queue_of
 from batchmill.errors import NotFound
 from batchmill.retry import DeadLetter, GiveUp, Lost, Requeue, Settle, Split, decide
 from batchmill.shard import ShardState
+from batchmill_coordinator.model_demand import ModelNames
+from batchmill_coordinator.pools import EMPTY, PoolView
 
 if TYPE_CHECKING:
-    from batchmill.ledger import Ledger
+    from batchmill.ledger import JobRecord, Ledger
     from batchmill.shard import ShardRef
+    from batchmill_coordinator.fleet_view import FleetView
     from batchmill_coordinator.publisher import Publisher
     from batchmill_coordinator.undertaker import Undertaker
 
@@ -30,8 +34,12 @@ class Recoverer:
     wakes_on: frozenset[str] = frozenset()
     period_s = 0.5
 
-    def __init__(self, ledger: Ledger, publisher: Publisher, undertaker: Undertaker) -> None:
+    def __init__(self, ledger: Ledger, fleet: FleetView, publisher: Publisher, undertaker: Undertaker) -> None:
         self._ledger = ledger
+        self._fleet = fleet
+        self._names = ModelNames(fleet)
+        self._queues: dict[str, set[str]] = {}  # by pool: those of models that may hold messages
+        self._epoch = 0
         self._publisher = publisher
         self._undertaker = undertaker
         self._chance = random.Random()  # noqa: S311  # jitter, no secret
@@ -41,8 +49,19 @@ class Recoverer:
         now_ms = self._ledger.now_ms()
         for ref in self._ledger.shards.expired(now_ms):
             self._take_back(ref, epoch)
-        for pool in {record.spec.pool for record in self._ledger.jobs.live()}:
-            self._find_lost_messages(pool, now_ms)
+        if epoch != self._epoch:
+            self._find_queues()
+            self._epoch = epoch
+        by_pool: dict[str, list[JobRecord]] = defaultdict(list)
+        for record in self._ledger.jobs.live():
+            by_pool[record.spec.pool].append(record)
+        if not (by_pool or self._queues):
+            return
+        views = self._fleet.pools()
+        for pool in by_pool.keys() | self._queues.keys():
+            self._empty_abandoned_queues(pool, by_pool[pool], views.get(pool, EMPTY), epoch)
+            if by_pool[pool]:
+                self._find_lost_messages(pool, now_ms)
 
     def _take_back(self, ref: ShardRef, epoch: int) -> None:
         shards = self._ledger.shards
@@ -66,9 +85,37 @@ class Recoverer:
             log.warning("attempt %s was lost: its worker died or did not renew the lease", ref.member())
             self._publisher.tell_lost(ref, shard.worker)
 
+    def _find_queues(self) -> None:
+        """What the leader before may have left."""
+        for queue in self._ledger.find_queues(queue_of("")):
+            pool, slash, _ = queue.removeprefix(queue_of("")).partition("/")
+            if slash:
+                self._queues.setdefault(pool, set()).add(queue)
+
+    def _empty_abandoned_queues(self, pool: str, records: list[JobRecord], view: PoolView, epoch: int) -> None:
+        """Take back what lies in queues that no worker consumes any more, so that it is dispatched anew.
+
+        A queue is watched from when its model has a job until it has none and nobody consumes from it.
+        """
+        consumed = {model_queue_of(pool, model) for model in view.models}
+        if view.has_room:
+            consumed.add(room_queue_of(pool))
+        wanted = {model_queue_of(pool, model) for model in self._names.of(records).values()}
+        wanted.add(room_queue_of(pool))
+        watched = self._queues.get(pool, set()) | wanted
+        for queue in watched - consumed:
+            refs = [attempt_of(message) for message in self._ledger.take_messages(queue)]
+            if refs:
+                taken = self._ledger.shards.withdraw(refs, pool, epoch)
+                log.info("%d shard(s) are taken back from %s, which no worker consumes any more", taken, queue)
+        self._queues[pool] = watched if records else watched & consumed
+        if not self._queues[pool]:
+            del self._queues[pool]
+
     def _find_lost_messages(self, pool: str, now_ms: int) -> None:
         queued = self._ledger.shards.queued(pool)
-        missing = len(queued) - self._ledger.queue_length(queue_of(pool))
+        lengths = self._ledger.queue_lengths([queue_of(pool), *self._queues.get(pool, ())])
+        missing = len(queued) - sum(lengths)
         late = [ref for ref, at in queued if now_ms - at > MESSAGE_GRACE_MS]
         for ref in late[: max(missing, 0)]:
             try:
@@ -76,4 +123,4 @@ class Recoverer:
             except NotFound:
                 continue
             log.warning("the message of attempt %s was lost; it is published again", ref.member())
-            self._publisher.publish(record.spec.operator, pool, ref)
+            self._publisher.publish(record.spec.operator, queue_of(pool), ref)

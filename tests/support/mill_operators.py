@@ -164,3 +164,23 @@ def leaky(rows: list[dict[str, Any]], *, once: str, megabytes: int) -> list[Any]
             return [{"pid": os.getpid()} for _ in rows]
     time.sleep(0.3)
     return [{"pid": os.getpid()} for _ in rows]
+
+
+@batchmill.operator("heavy", columns=["id"], batch_size=8)
+class Heavy:
+    """Takes most of a worker's budget of 100 MiB; leaves a line in the file `log` for each time it is loaded."""
+
+    def __init__(self, model: str, log: str) -> None:
+        self.model = model
+        self.log = Path(log)
+
+    def setup(self, device: str) -> None:
+        with self.log.open("a") as file:
+            file.write(f"{self.model} {os.getpid()} {device}\n")
+        time.sleep(0.3)
+
+    def memory_bytes(self) -> int:
+        return 60 * 1024 * 1024
+
+    def infer(self, batch: list[dict[str, Any]]) -> list[Any]:
+        return [{"model": self.model} for _ in batch]

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from pydantic import BaseModel, ConfigDict
+from waiting import until
 
 from batchmill.errors import InvalidParams, OperatorFailed
 from batchmill.locations import Locations
-from batchmill.operator import OperatorDefinition
+from batchmill.model_key import model_key
+from batchmill.operator import OperatorDefinition, OperatorInfo
 from batchmill_worker import context
 from batchmill_worker.context import SetupContext
-from batchmill_worker.operator_cache import OperatorCache, OperatorKey
+from batchmill_worker.model_memory import MIB
+from batchmill_worker.operator_cache import LoadedModels, OperatorCache, OperatorKey
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,6 +40,7 @@ class Recorder:
     def __init__(self) -> None:
         self.log: list[str] = []
         self.failures: list[Exception] = []
+        self.nbytes = 1
         self.gate = threading.Event()
         self.gate.set()
         self.definition = OperatorDefinition("probe", make=self._make, params=Params)
@@ -53,6 +57,9 @@ class Recorder:
 
             def infer(self, batch: Any) -> Any:
                 return batch, n
+
+            def memory_bytes(self) -> int:
+                return recorder.nbytes * MIB
 
             def teardown(self) -> None:
                 recorder.log.append(f"teardown {n}")
@@ -105,21 +112,100 @@ def test_shards_that_ask_at_once_share_one_setup(cache: OperatorCache, recorder:
     assert recorder.log == ["setup 0 on cpu"]
 
 
-def test_the_one_unused_for_longest_goes_before_a_new_one_is_set_up(cache: OperatorCache, recorder: Recorder) -> None:
+def test_the_one_unused_for_longest_goes_when_there_are_too_many(recorder: Recorder) -> None:
+    cache = OperatorCache("cpu", SetupContext(), max_kept=2)
     for n in (1, 2, 1, 3):
         use(cache, recorder, n)
     assert recorder.log == ["setup 1 on cpu", "setup 2 on cpu", "teardown 2", "setup 3 on cpu"]
     assert cache.loaded() == [key(1), key(3)]
 
 
-def test_an_operator_in_use_is_torn_down_only_when_it_is_given_back(cache: OperatorCache, recorder: Recorder) -> None:
+def test_one_that_fits_beside_the_others_lets_them_be(recorder: Recorder) -> None:
+    recorder.nbytes = 40
+    cache = OperatorCache("cpu", SetupContext(), budget=100 * MIB)
+    for n in (1, 2):
+        use(cache, recorder, n)
+    assert cache.loaded() == [key(1), key(2)]
+    assert not cache.models().has_room
+    use(cache, recorder, 1)
+    use(cache, recorder, 3)
+    assert recorder.log[2:] == ["teardown 2", "setup 3 on cpu"]
+    assert cache.loaded() == [key(1), key(3)]
+
+
+def test_one_larger_than_the_budget_is_kept_alone(recorder: Recorder) -> None:
+    recorder.nbytes = 500
+    cache = OperatorCache("cpu", SetupContext(), budget=100 * MIB)
+    use(cache, recorder, 1)
+    assert cache.loaded() == [key(1)]
+    use(cache, recorder, 2)
+    assert recorder.log == ["setup 1 on cpu", "teardown 1", "setup 2 on cpu"]
+
+
+def test_a_new_one_waits_for_those_in_its_way_which_are_announced_no_more(recorder: Recorder) -> None:
+    told: list[LoadedModels] = []
+    recorder.nbytes = 60
+    cache = OperatorCache("cpu", SetupContext(), budget=100 * MIB, on_change=told.append)
+    with ThreadPoolExecutor(1) as thread:
+        with cache.borrow(recorder.definition, {"n": 1}):
+            (first,) = cache.models().ready
+            other = thread.submit(use, cache, recorder, 2)
+            until(lambda: not told[-1].ready and len(told[-1].loading) == 1, "the one in use is on its way out")
+            assert recorder.log == ["setup 1 on cpu"]
+            use(cache, recorder, 1)
+            assert not cache.models().has_room
+        other.result(PATIENCE_S)
+    assert recorder.log == ["setup 1 on cpu", "teardown 1", "setup 2 on cpu"]
+    assert first not in told[-1].ready
+    assert len(told[-1].ready) == 1
+
+
+def test_one_that_does_not_fit_after_all_is_tried_again_without_the_idle_ones(recorder: Recorder) -> None:
+    cache = OperatorCache("cpu", SetupContext())
+    use(cache, recorder, 1)
+    recorder.failures = [MemoryError("no more")]
+    use(cache, recorder, 2)
+    assert recorder.log == ["setup 1 on cpu", "setup 2 on cpu", "teardown 1", "setup 2 on cpu"]
+
+
+def test_one_that_does_not_fit_after_all_waits_for_those_in_use(recorder: Recorder) -> None:
+    cache = OperatorCache("cpu", SetupContext())
+    use(cache, recorder, 0)
+    with ThreadPoolExecutor(1) as thread:
+        with cache.borrow(recorder.definition, {"n": 1}):
+            recorder.failures = [MemoryError("no more"), MemoryError("still no more")]
+            other = thread.submit(use, cache, recorder, 2)
+            until(lambda: recorder.log.count("setup 2 on cpu") == 2, "it is tried again without the idle one")
+            assert not other.done()
+        other.result(PATIENCE_S)
+    assert recorder.log[2:] == ["setup 2 on cpu", "teardown 0", "setup 2 on cpu", "teardown 1", "setup 2 on cpu"]
+
+
+def test_one_that_does_not_fit_even_alone_fails_with_its_error(cache: OperatorCache, recorder: Recorder) -> None:
+    recorder.failures = [MemoryError("no more")]
+    with pytest.raises(OperatorFailed, match="MemoryError: no more"):
+        use(cache, recorder, 1)
+    assert cache.models() == LoadedModels((), (), has_room=True, load_s=0.0)
+
+
+def test_what_is_announced_is_what_the_dispatcher_calls_it(cache: OperatorCache, recorder: Recorder) -> None:
+    info = OperatorInfo.model_validate_json(recorder.definition.announcement().model_dump_json())
+    for params in ({}, {"n": 0}, {"n": "0"}, {"n": 1}):
+        with cache.borrow(recorder.definition, params):
+            assert cache.models().ready[-1] == model_key(info, params)
+    assert model_key(info, {}) == model_key(info, {"n": 0}) != model_key(info, {"n": 1})
+    assert len(cache.models().ready) == 3
+
+
+def test_an_operator_in_use_is_torn_down_only_when_it_is_given_back(recorder: Recorder) -> None:
+    cache = OperatorCache("cpu", SetupContext(), max_kept=2)
     with cache.borrow(recorder.definition, {"n": 1}):
         with cache.borrow(recorder.definition, {"n": 2}):
             use(cache, recorder, 3)
-            assert recorder.log[-1] == "teardown 3"
-        assert cache.loaded() == [key(1), key(2)]
-        cache.close()
+            assert cache.loaded() == [key(1), key(2), key(3)]
         assert recorder.log[-1] == "teardown 2"
+        cache.close()
+        assert recorder.log[-1] == "teardown 3"
     assert cache.loaded() == [key(1)]
     cache.close()
     assert recorder.log[-1] == "teardown 1"

@@ -53,10 +53,10 @@ if TYPE_CHECKING:
     from batchmill.shard import Shard, ShardRef
     from batchmill.workspace import Workspace
     from batchmill_worker.engine import Engine
-    from batchmill_worker.shard_result import ShardResult
     from batchmill_worker.jobs import JobFiles, JobShelf
     from batchmill_worker.leases import Heartbeat, Lease
     from batchmill_worker.operator_cache import OperatorCache
+    from batchmill_worker.shard_result import ShardResult
 
 log = logging.getLogger(__name__)
 

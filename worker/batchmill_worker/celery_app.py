@@ -11,9 +11,10 @@ from celery.exceptions import Ignore, Retry, SecurityWarning
 from celery.signals import setup_logging, worker_shutting_down
 from kombu.exceptions import OperationalError
 
-from batchmill.broker import celery_settings, queue_of, task_name
+from batchmill.broker import celery_settings, queue_of, room_queue_of, task_name
 from batchmill.shard import ShardRef, parse_shard_id
 from batchmill_worker.ending import Ending, EndingKind
+from batchmill_worker.model_queues import ModelQueuesStep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from batchmill.operator import OperatorRegistry
     from batchmill.settings import WorkerSettings
     from batchmill_worker.attempt import AttemptRunner
+    from batchmill_worker.model_queues import ModelQueues
 
 
 log = logging.getLogger(__name__)
@@ -76,8 +78,10 @@ def tell_celery(task: Any, ending: Ending) -> str:
             assert_never(never)
 
 
-def consume(app: Celery, settings: WorkerSettings, name: str, on_shutdown: Callable[[], None]) -> None:
-    """Consume the pool's queue until SIGTERM; `on_shutdown` is called when it comes, before running tasks end."""
+def consume(
+    app: Celery, settings: WorkerSettings, name: str, queues: ModelQueues, on_shutdown: Callable[[], None]
+) -> None:
+    """Consume the pool's queues until SIGTERM; `on_shutdown` is called when it comes, before running tasks end."""
 
     def shutting_down(**_: Any) -> None:
         on_shutdown()
@@ -88,11 +92,13 @@ def consume(app: Celery, settings: WorkerSettings, name: str, on_shutdown: Calla
     warnings.filterwarnings("ignore", category=SecurityWarning)  # of running as root: it is about pickle, we take JSON
     worker_shutting_down.connect(shutting_down, weak=False)
     setup_logging.connect(keep_our_logging, weak=False)
+    app.steps["consumer"].add(ModelQueuesStep)
     worker = app.Worker(
         hostname=name,
         pool="threads",
         concurrency=settings.shards_at_once,
-        queues=[queue_of(settings.pool)],
+        queues=[queue_of(settings.pool), room_queue_of(settings.pool)],
+        model_queues=queues,
         without_gossip=True,
         without_mingle=True,
         task_events=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,8 @@ class Heartbeat:
         self._lock = threading.Lock()
         self._draining = threading.Event()
         self._stopping = threading.Event()
+        self._wake = threading.Event()
+        self._models_changed = False
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     @property
@@ -70,12 +73,29 @@ class Heartbeat:
         self._thread.start()
 
     def drain(self) -> None:
-        """Tell every attempt to stop at its next batch."""
+        """Tell every attempt to stop at its next batch, and the dispatcher to send no more for what is loaded."""
         self._draining.set()
+        self.show_models([], [], has_room=False, load_s=0.0)
+
+    def show_models(self, models: Sequence[str], loading: Sequence[str], *, has_room: bool, load_s: float) -> None:
+        """Have announced, at once and from the heartbeat's own thread, what the worker takes shards for.
+
+        A worker that drains takes none.
+        """
+        if self._draining.is_set():
+            models, loading, has_room = [], [], False
+        shown = {"models": list(models), "loading": list(loading), "has_room": has_room, "load_s": load_s}
+        with self._lock:
+            if all(getattr(self._worker, name) == value for name, value in shown.items()):
+                return
+            self._worker = self._worker.model_copy(update=shown)
+            self._models_changed = True
+        self._wake.set()
 
     def stop(self) -> None:
         """End, and say that the worker goes."""
         self._stopping.set()
+        self._wake.set()
         self._thread.join()
         try:
             self._ledger.fleet.leave(self._worker.name)
@@ -107,13 +127,22 @@ class Heartbeat:
 
     def _announce(self) -> None:
         with self._lock:
-            running = [ref.member() for ref in self._held]
-        worker = self._worker.model_copy(update={"running": running, "seen_at": self._ledger.now_ms() / 1000})
-        self._ledger.fleet.announce(worker, self._operators, self._ttl_s)
+            running, worker = [ref.member() for ref in self._held], self._worker
+            changed, self._models_changed = self._models_changed, False
+        worker = worker.model_copy(update={"running": running, "seen_at": self._ledger.now_ms() / 1000})
+        self._ledger.fleet.announce(worker, self._operators, self._ttl_s, changed=changed)
 
     def _run(self) -> None:
-        while not self._stopping.wait(self._ttl_s / 3):
+        due = time.monotonic() + self._ttl_s / 3
+        while True:
+            self._wake.wait(max(due - time.monotonic(), 0))
+            self._wake.clear()
+            if self._stopping.is_set():
+                return
+            is_due = time.monotonic() >= due
+            if is_due:
+                due = time.monotonic() + self._ttl_s / 3
             try:
-                self.beat()
+                self.beat() if is_due else self._announce()
             except ServiceUnavailable as error:
                 log.warning("leases could not be renewed: %s", error)

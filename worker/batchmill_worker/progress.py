@@ -23,8 +23,8 @@ from batchmill.retry import tries_row_again
 if TYPE_CHECKING:
     from batchmill.job import RetryPolicy
     from batchmill.shard import Shard
-    from batchmill_worker.shard_result import ShardResult
     from batchmill_worker.failures import DeadRow
+    from batchmill_worker.shard_result import ShardResult
 
 Rows = npt.NDArray[np.int64]
 """Indices of rows in the job's input, ascending."""

@@ -29,6 +29,8 @@ from batchmill_worker.engine import Engine
 from batchmill_worker.jobs import JobShelf
 from batchmill_worker.leases import Heartbeat
 from batchmill_worker.loading import load_operators
+from batchmill_worker.model_memory import MIB, default_budget
+from batchmill_worker.model_queues import ModelQueues
 from batchmill_worker.operator_cache import OperatorCache
 from batchmill_worker.slot_files import SlotFiles
 from batchmill_worker.watchdog import Watchdog
@@ -53,10 +55,18 @@ def run_slot(settings: WorkerSettings, identity: SlotIdentity, note: Path) -> No
         shards_at_once=settings.shards_at_once,
         pid=os.getpid(),
         started_at=time.time(),
+        has_room=True,
     )
     announced = [definition.announcement() for definition in registry]
     heartbeat = Heartbeat(ledger, worker, announced, settings.lease_ttl_s)
-    operators = OperatorCache(worker.device, SetupContext(locations=settings.locations()))
+    queues = ModelQueues(settings.pool, heartbeat)
+    budget = (
+        settings.model_memory_mb * MIB
+        if settings.model_memory_mb
+        else default_budget(worker.memory_bytes, settings.slots_per_device)
+    )
+    context = SetupContext(locations=settings.locations())
+    operators = OperatorCache(worker.device, context, budget=budget, on_change=queues.follow)
     bench = Bench(
         worker=worker.name,
         pool=settings.pool,
@@ -71,7 +81,7 @@ def run_slot(settings: WorkerSettings, identity: SlotIdentity, note: Path) -> No
     app = create_celery_app(settings, registry, AttemptRunner(bench))
     heartbeat.start()
     try:
-        consume(app, settings, worker.name, on_shutdown=lambda: _drain(heartbeat, settings.drain_s))
+        consume(app, settings, worker.name, queues, on_shutdown=lambda: _drain(heartbeat, settings.drain_s))
     finally:
         heartbeat.stop()
         operators.close()

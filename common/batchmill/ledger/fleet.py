@@ -22,8 +22,13 @@ class FleetLedger:
         self._store = store
         self._keys = store.keys
 
-    def announce(self, worker: WorkerInfo, operators: Sequence[OperatorInfo], ttl_s: float) -> None:
-        """Say that a worker is there for the next `ttl_s`, and what its operators are (none: as before)."""
+    def announce(
+        self, worker: WorkerInfo, operators: Sequence[OperatorInfo], ttl_s: float, *, changed: bool = False
+    ) -> None:
+        """Say that a worker is there for the next `ttl_s`, and what its operators are (none: as before).
+
+        changed: what it has loaded is not what it was, and those who wait for that are told.
+        """
         announced: list[str] = []
         for operator in operators:
             announced += [operator.name, operator.model_dump_json()]
@@ -36,6 +41,7 @@ class FleetLedger:
                 worker.model_dump_json(),
                 int(ttl_s * 1000),
                 self._keys.events(),
+                int(changed),
                 *announced,
             ],
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from batchmill.ledger.adoption import AdoptionLedger
@@ -12,7 +13,7 @@ from batchmill.ledger.retention import RetentionLedger
 from batchmill.ledger.shards import ShardLedger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import redis
 
@@ -50,10 +51,27 @@ class Ledger:
         with reaching_redis():
             self._store.redis.ping()
 
-    def queue_length(self, queue: str) -> int:
-        """How many messages lie in a Celery queue."""
+    def queue_lengths(self, queues: Sequence[str]) -> list[int]:
+        """How many messages lie in each of these Celery queues."""
+        with reaching_redis(), self._store.redis.pipeline(transaction=False) as pipe:
+            for queue in queues:
+                pipe.llen(self._queue_key(queue))
+            return [int(length) for length in pipe.execute()]
+
+    def take_messages(self, queue: str) -> list[bytes]:
+        """Take at most a hundred messages out of a Celery queue, the oldest first."""
         with reaching_redis():
-            return int(self._store.redis.llen(f"{self._store.keys.prefix}{queue}"))
+            return self._store.redis.rpop(self._queue_key(queue), 100) or []
+
+    def find_queues(self, begins_with: str) -> list[str]:
+        """The Celery queues that hold messages and whose name begins so. Walks over all keys: not for every step."""
+        begin = self._queue_key("")
+        with reaching_redis():
+            found = self._store.redis.scan_iter(f"{_literally(begin + begins_with)}*", count=1000, _type="list")
+            return sorted(key.decode().removeprefix(begin) for key in found)
+
+    def _queue_key(self, queue: str) -> str:
+        return f"{self._store.keys.prefix}{queue}"
 
     def lead(self, name: str, ttl_s: float) -> int:
         """Take or keep the lead; returns the epoch, or 0 when another coordinator leads."""
@@ -88,3 +106,8 @@ class Ledger:
     def close(self) -> None:
         """Close the connections."""
         self._store.redis.close()
+
+
+def _literally(text: str) -> str:
+    """A pattern for Redis that means this text alone."""
+    return re.sub(r"([*?\[\]\\^])", r"\\\1", text)

@@ -111,6 +111,15 @@ class ShardLedger:
         )
         return ShardRef(job_id, stage, shard_id, int(token)) if token else None
 
+    def withdraw(self, refs: Sequence[ShardRef], pool: str, epoch: int) -> int:
+        """Take back queued attempts whose messages are gone from their queue; returns how many still waited there."""
+        keys = [self._keys.leader(), self._keys.queued(pool)]
+        told: list[str | int] = [self._store.now_ms, epoch]
+        for ref in refs:
+            keys += [self._keys.job(ref.job_id), self._shard_key(ref), self._keys.waiting(ref.job_id)]
+            told += [ref.member(), _name(ref)]
+        return int(self._store.run("withdraw", keys, told)) if refs else 0
+
     def queued(self, pool: str) -> list[tuple[ShardRef, int]]:
         """The attempts of a pool that wait to be claimed, oldest first, with when they were published (ms)."""
         with reaching_redis():

@@ -1,0 +1,275 @@
+"""Where shards go: near their model, never to and fro, and none waits for ever. The fleet is simulated."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict, deque
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from batchmill_coordinator.pace import ModelPaces
+from batchmill_coordinator.placement import MOST_PATIENCE_S, Demand, Placement, Seats, Where, patience
+
+WARM = Seats("warm", 2, frozenset({"a"}), has_room=False, load_s=1.0)
+OTHER = Seats("other", 2, frozenset({"b"}), has_room=False, load_s=1.0)
+EMPTY = Seats("empty", 2)
+
+
+def placed(workers: list[Seats], demands: list[Demand], model: str = "a", times: int = 1) -> list[Where]:
+    placement = Placement(workers, demands)
+    return [placement.place(model) for _ in range(times)]
+
+
+def test_a_shard_goes_to_a_worker_that_has_its_model() -> None:
+    assert placed([EMPTY, WARM], [Demand("a", 1, 5)]) == [Where.MODEL]
+
+
+def test_a_cold_model_goes_to_a_worker_with_room() -> None:
+    assert placed([OTHER, EMPTY], [Demand("a", 0, 5), Demand("b", 1, 0)]) == [Where.ROOM]
+
+
+def test_a_cold_model_goes_to_a_worker_that_has_nothing_to_do_when_none_has_room() -> None:
+    assert placed([WARM, OTHER], [Demand("c", 0, 1), Demand("a", 2, 9)], "c") == [Where.ANY]
+
+
+def test_a_worker_for_whose_model_work_is_about_to_come_is_left_alone() -> None:
+    assert placed([WARM, OTHER], [Demand("c", 0, 1), Demand("a", 2, 9), Demand("b", 0, 1)], "c") == [Where.HOLD]
+
+
+def test_a_model_that_is_alone_in_its_pool_takes_every_place_and_the_window() -> None:
+    where = placed([EMPTY, EMPTY], [Demand("a", 0, 9)], times=6)
+    assert Where.HOLD not in where
+    assert where.count(Where.ROOM) == 2
+
+
+def test_half_as_many_shards_as_are_at_work_wait_for_the_workers_that_have_the_model() -> None:
+    assert placed([WARM, OTHER], [Demand("a", 0, 9), Demand("b", 2, 9)], times=4) == [Where.MODEL] * 3 + [Where.HOLD]
+
+
+def test_a_model_that_is_being_loaded_is_waited_for_while_others_want_the_pool() -> None:
+    demands = [Demand("a", 0, 9), Demand("b", 0, 9)]
+    placement = Placement([EMPTY, EMPTY], demands)
+    assert [placement.place(model) for model in "aabb"] == [Where.ROOM, Where.HOLD, Where.ROOM, Where.HOLD]
+
+
+def test_one_with_much_work_is_loaded_on_more_workers_at_once() -> None:
+    demands = [Demand("a", 0, 9, work_s=9.0), Demand("b", 0, 1)]
+    assert placed([EMPTY, EMPTY, EMPTY], demands, times=2) == [Where.ROOM] * 2
+
+
+@pytest.mark.parametrize(("work_s", "drain_s", "where"), [(9.0, None, Where.ANY), (9.0, 0.5, Where.MODEL)])
+def test_another_worker_loads_a_model_only_if_there_is_more_work_than_loading_costs(
+    work_s: float, drain_s: float | None, where: Where
+) -> None:
+    assert placed([WARM, OTHER], [Demand("a", 2, 9, work_s=work_s, drain_s=drain_s)]) == [where]
+
+
+def test_a_cold_model_displaces_one_at_work_when_it_has_waited_long_enough_and_one_shard_at_a_time() -> None:
+    busy = [Demand("a", 2, 9), Demand("b", 2, 9)]
+
+    def of_c(waited_s: float, in_flight: int = 0, priority: int = 0) -> list[Where]:
+        return placed([WARM, OTHER], [*busy, Demand("c", in_flight, 5, waited_s=waited_s, priority=priority)], "c")
+
+    assert of_c(patience(1.0) - 0.1) == [Where.HOLD]
+    assert of_c(patience(1.0)) == [Where.ANY]
+    assert of_c(patience(1.0), in_flight=1) == [Where.HOLD]
+    assert of_c(0.0, priority=1) == [Where.ANY]
+
+
+def test_a_cold_model_need_not_wait_where_it_displaces_none() -> None:
+    roomy = Seats("roomy", 1, frozenset({"a"}), has_room=True, load_s=5.0)
+    assert placed([roomy], [Demand("a", 1, 9), Demand("c", 0, 1)], "c") == [Where.ANY]
+
+
+def test_without_workers_shards_go_where_the_first_one_will_look() -> None:
+    assert placed([], [Demand("a", 0, 1), Demand("b", 0, 1)]) == [Where.ANY]
+
+
+@dataclass
+class Worker:
+    """Two places, room for one model; what is in use is not dropped."""
+
+    name: str
+    places: int = 2
+    model: str = ""
+    running: list[tuple[str, float]] = field(default_factory=list)  # (model, when it ends)
+    loading: str = ""
+    load_ends: float = 0.0
+    turn: int = 0
+
+
+@dataclass
+class Fleet:
+    """A simulated pool in steps of 50 ms: the dispatcher places, workers pop, load and run."""
+
+    workers: list[Worker]
+    load_s: float
+    shard_s: float
+    seed: int
+    now: float = 0.0
+    loads: Counter[str] = field(default_factory=Counter)
+    queues: dict[str, deque[str]] = field(default_factory=lambda: defaultdict(deque))
+    backlog: dict[str, deque[float]] = field(default_factory=lambda: defaultdict(deque))  # when each shard came
+    in_flight: Counter[str] = field(default_factory=Counter)
+    done: Counter[str] = field(default_factory=Counter)
+    longest: float = 0.0
+    paces: ModelPaces = field(default_factory=ModelPaces)
+
+    def __post_init__(self) -> None:
+        self.chance = random.Random(self.seed)
+
+    def step(self) -> None:
+        self.now += 0.05
+        for worker in self.chance.sample(self.workers, len(self.workers)):
+            self.work(worker)
+        self.dispatch()
+        for worker in self.chance.sample(self.workers, len(self.workers)):
+            self.pop(worker)
+
+    def work(self, worker: Worker) -> None:
+        for model, ends in list(worker.running):
+            if ends <= self.now:
+                worker.running.remove((model, ends))
+                self.in_flight[model] -= 1
+                self.done[model] += 1
+        if worker.loading and not worker.load_ends and not worker.running:
+            worker.model, worker.load_ends = "", self.now + self.load_s
+            self.loads[worker.loading] += 1
+        if worker.loading and worker.load_ends and worker.load_ends <= self.now:
+            worker.model, worker.loading, worker.load_ends = worker.loading, "", 0.0
+            worker.running.append((worker.model, self.now + self.shard_s))
+
+    def pop(self, worker: Worker) -> None:
+        while not worker.loading and len(worker.running) < worker.places:
+            names = ["any", *(["room"] if not worker.model else []), *([worker.model] if worker.model else [])]
+            worker.turn += 1
+            names = names[worker.turn % len(names) :] + names[: worker.turn % len(names)]
+            found = next((name for name in names if self.queues[name]), None)
+            if found is None:
+                return
+            model = self.queues[found].popleft()
+            if model == worker.model:
+                worker.running.append((model, self.now + self.shard_s))
+            else:
+                worker.loading = model
+
+    def seats(self, worker: Worker) -> Seats:
+        models = frozenset({worker.model} - {""}) if not worker.loading else frozenset[str]()
+        loading = frozenset({worker.loading} - {""})
+        return Seats(worker.name, worker.places, models, loading, not (worker.model or worker.loading), self.load_s)
+
+    def demand(self, model: str) -> Demand:
+        waiting = self.backlog[model]
+        waited = self.paces.waited_s(model, waiting[0], self.now) if waiting else 0.0
+        drain = self.paces.drain_s(model, len(waiting), self.now)
+        return Demand(model, self.in_flight[model], len(waiting), drain_s=drain, waited_s=waited)
+
+    def dispatch(self) -> None:
+        seats = [self.seats(worker) for worker in self.workers]
+        consumed = {"any", *(model for one in seats for model in one.models)}
+        if any(one.has_room for one in seats):
+            consumed.add("room")
+        for name in self.queues.keys() - consumed:  # what nobody consumes from is taken back
+            for model in self.queues.pop(name):
+                self.in_flight[model] -= 1
+                self.backlog[model].appendleft(self.now)
+        capacity = sum(one.places for one in seats)
+        room = capacity + max(2, capacity // 2) - self.in_flight.total()
+        placement = Placement(seats, [self.demand(model) for model in self.backlog])
+        candidates = sorted(model for model, waiting in self.backlog.items() if waiting)
+        queued, held = Counter[str](), set()
+        while room > 0 and candidates:
+            model = min(candidates, key=lambda one: self.in_flight[one])
+            where = placement.place(model)
+            if where is Where.HOLD:
+                held.add(model)
+                candidates.remove(model)
+                continue
+            self.longest = max(self.longest, self.now - self.backlog[model].popleft())
+            self.queues[{Where.MODEL: model, Where.ROOM: "room"}.get(where, "any")].append(model)
+            self.in_flight[model] += 1
+            queued[model] += 1
+            room -= 1
+            if not self.backlog[model]:
+                candidates.remove(model)
+        for model in {*queued, *held}:
+            self.paces.note(model, queued[model], held=model in held, warm=placement.is_warm(model), now_s=self.now)
+
+
+def run(fleet: Fleet, arrivals: dict[float, str]) -> None:
+    due = sorted(arrivals.items())
+    while due or any(fleet.backlog.values()) or fleet.in_flight.total():
+        while due and due[0][0] <= fleet.now:
+            at, model = due.pop(0)
+            fleet.backlog[model].append(at)
+        fleet.step()
+        assert fleet.now < 300, "the shards are never done"
+
+
+@settings(max_examples=40, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@given(order=st.permutations("ab" * 20), gap_s=st.sampled_from([0.0, 0.01, 0.1, 0.5]), seed=st.integers(0, 999))
+def test_two_workers_load_each_of_two_models_at_most_twice_for_forty_jobs(
+    order: list[str], gap_s: float, seed: int
+) -> None:
+    fleet = Fleet([Worker("0"), Worker("1")], load_s=1.0, shard_s=0.05, seed=seed)
+    run(fleet, {number * max(gap_s, 1e-6): model for number, model in enumerate(order)})
+    assert fleet.done == {"a": 20, "b": 20}
+    assert max(fleet.loads.values()) <= 2
+
+
+@settings(max_examples=40, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@given(
+    workers=st.integers(1, 4),
+    arrivals=st.lists(
+        st.tuples(st.integers(0, 200).map(lambda tenths: tenths / 10), st.sampled_from("abcdef")),
+        min_size=1,
+        max_size=80,
+    ),
+    load_s=st.sampled_from([0.1, 1.0, 5.0]),
+    shard_s=st.sampled_from([0.05, 1.0]),
+    seed=st.integers(0, 999),
+)
+def test_every_shard_is_done_and_loading_takes_a_bounded_share_of_the_time(
+    workers: int, arrivals: list[tuple[float, str]], load_s: float, shard_s: float, seed: int
+) -> None:
+    fleet = Fleet([Worker(str(number)) for number in range(workers)], load_s=load_s, shard_s=shard_s, seed=seed)
+    run(fleet, dict(arrivals))
+    assert fleet.done.total() == len(dict(arrivals))
+    kinds = len(fleet.backlog)
+    assert fleet.loads.total() <= kinds * workers + kinds * (fleet.now / patience(load_s) + 1)
+
+
+def test_a_cold_job_gets_its_turn_among_jobs_that_keep_every_worker_busy_for_ever() -> None:
+    fleet = Fleet([Worker("0"), Worker("1")], load_s=1.0, shard_s=0.2, seed=1)
+    arrivals = {number * 0.02: "ab"[number % 2] for number in range(2000)}
+    arrivals[10.001] = "c"
+    due = sorted(arrivals.items())
+    while not fleet.done["c"]:
+        while due and due[0][0] <= fleet.now:
+            at, model = due.pop(0)
+            fleet.backlog[model].append(at)
+        fleet.step()
+        assert fleet.now < 10 + patience(1.0) + MOST_PATIENCE_S
+    assert fleet.loads["c"] == 1
+
+
+def test_patience_is_a_multiple_of_what_loading_costs_within_bounds() -> None:
+    assert [patience(load_s) for load_s in (0.0, 2.0, 1000.0)] == [0.5, 8.0, 30.0]
+
+
+def test_the_pace_of_a_model_is_what_it_was_while_shards_were_held_back() -> None:
+    paces = ModelPaces()
+    paces.note("a", 2, held=False, warm=True, now_s=10.0)
+    assert paces.drain_s("a", 5, 10.0) is None
+    paces.note("a", 1, held=True, warm=True, now_s=11.0)
+    paces.note("a", 2, held=True, warm=True, now_s=12.0)
+    assert paces.drain_s("a", 10, 12.0) == pytest.approx(5.0)
+    assert paces.drain_s("a", 10, 15.0) == pytest.approx(30.0)
+    paces.note("a", 0, held=True, warm=False, now_s=15.0)
+    assert paces.drain_s("a", 10, 15.0) is None
+    assert paces.waited_s("a", 3.0, 15.0) == pytest.approx(3.0)
+    assert paces.waited_s("a", 14.0, 15.0) == pytest.approx(1.0)
+    assert paces.waited_s("b", 3.0, 15.0) == pytest.approx(12.0)

@@ -1,0 +1,83 @@
+"""How much memory models may take on a device, and how much one takes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MIB = 1024 * 1024
+LEAST_BYTES = MIB
+"""What an operator counts that tells nothing and of which nothing can be measured."""
+
+HOST_SHARE = 0.5  # the rest is for rows, batches, and whatever else runs there
+DEVICE_SHARE = 0.8  # the rest is for batches
+
+_CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_STATM = Path("/proc/self/statm")
+
+
+def default_budget(device_bytes: int | None, processes: int) -> int:
+    """The bytes that the models of one process may take: a share of the device's memory, or of the host's.
+
+    device_bytes: the process's part of its device's memory; None: it runs on the CPU. processes: how many share the
+    host's memory.
+    """
+    if device_bytes is not None:
+        return int(device_bytes * DEVICE_SHARE)
+    return int(host_memory() * HOST_SHARE / processes)
+
+
+def host_memory() -> int:
+    """The bytes this process may use: the machine's, or what its control group is limited to."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limits = [_limit(path) for path in _CGROUP_LIMITS]
+    return min([total, *(limit for limit in limits if limit)])
+
+
+def _limit(path: Path) -> int | None:
+    try:
+        text = path.read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None
+
+
+class Gauge:
+    """How much the memory in use grew while a model was loaded: the device's as torch counts it, else the process's."""
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self.grown = 0
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Measure what happens inside."""
+        before = self._in_use()
+        yield
+        self.grown = max(self._in_use() - before, 0)
+
+    def size_of(self, operator: Any) -> int:
+        """The bytes an operator takes: as its `memory_bytes()` tells, else what was measured, and never nothing."""
+        tell = getattr(operator, "memory_bytes", None)
+        told = int(tell()) if tell is not None else 0
+        return max(told or self.grown, LEAST_BYTES)
+
+    def _in_use(self) -> int:
+        if not self._device.startswith("cuda"):
+            return _resident_bytes()
+        torch = sys.modules.get("torch")
+        return int(torch.cuda.memory_allocated(self._device)) if torch is not None else 0
+
+
+def _resident_bytes() -> int:
+    """What this process has in memory; 0 where the system does not tell."""
+    try:
+        return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
