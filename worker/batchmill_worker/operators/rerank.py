@@ -1,0 +1,78 @@
+"""`rerank`: how well a text answers a query, by a cross-encoder that reads both together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from batchmill.errors import InvalidParams
+from batchmill.operator import RowError, operator
+from batchmill_worker.text.columns import pair, read_texts, text_key
+from batchmill_worker.text.model import ModelRequest, load_classifier
+from batchmill_worker.text.one_pass import OnePassOperator
+from batchmill_worker.text.params import Column, Dtype, MaxTokens, Model, Query, Truncate
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from torch import Tensor
+
+    from batchmill_worker.text.columns import Text
+
+
+@operator("rerank", columns=["{query_column}", "{column}"], batch_format="arrow", padded=True)
+class Rerank(OnePassOperator):
+    """Score pairs of a query and a text with a cross-encoder.
+
+    The new column `score` is a float32, the higher the better, as the model's own `predict` gives it. A row whose
+    query or text is null is given up on.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: Model,
+        query_column: Query = "query",
+        column: Column = "text",
+        max_tokens: MaxTokens = None,
+        truncate: Truncate = True,
+        dtype: Dtype = "auto",
+    ) -> None:
+        super().__init__()
+        self._query_column = query_column
+        self._column = column
+        self._request = ModelRequest("rerank", "rerank", model, dtype=dtype, max_tokens=max_tokens, truncate=truncate)
+        self._activation: Any = None
+
+    def setup(self, device: str) -> None:
+        """Load the model onto the device.
+
+        Raises as `load_classifier`, and `InvalidParams` if the model has several labels.
+        """
+        model = load_classifier(self._request, device)
+        if len(model.labels) != 1:
+            raise InvalidParams(
+                f"operator 'rerank' expects a cross-encoder with one score, got {self._request.model!r}, "
+                f"which has {len(model.labels)} labels ({', '.join(model.labels[:5])}).",
+                hint="Use 'classify' with it, or name a reranker.",
+                operator="rerank",
+                parameter="model",
+            )
+        self._activation = model.activation
+        self.begin(model, model.reader(model.prompt(None), sample=("A query.", "A text.")))
+
+    def row_key(self, row: dict[str, Any]) -> str:
+        """Query and text: nothing else of a row matters."""
+        return text_key(row[self._query_column], row[self._column])
+
+    def texts(self, batch: pa.Table) -> list[Text | RowError]:
+        """The pairs of both columns."""
+        queries = read_texts(batch, "rerank", self._query_column, "query_column")
+        return pair(queries, read_texts(batch, "rerank", self._column))
+
+    def on_device(self, outputs: Tensor) -> Tensor:
+        """The scores, in the range that the model's makers meant."""
+        scores: Tensor = self._activation(outputs)
+        return scores.reshape(-1)
+
+    def columns(self, outputs: Tensor) -> dict[str, Any]:
+        """The scores as a column."""
+        return {"score": outputs.numpy()}

@@ -1,0 +1,131 @@
+"""`similarity`: how close two texts are in meaning, by the cosine of their vectors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from batchmill.operator import PartialResult, RowError, operator
+from batchmill_worker.text.columns import read_texts, text_key
+from batchmill_worker.text.model import ModelRequest, load_embedder
+from batchmill_worker.text.params import Column, Dtype, MaxTokens, Model, Prompt, Query, Truncate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from batchmill_worker.text.model import TextModel
+    from batchmill_worker.text.tokens import TextReader
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """One column of a batch, each of its texts once."""
+
+    features: dict[str, Any]
+    places: list[int]  # for each row that is left, the place of its text
+
+
+@dataclass(frozen=True, slots=True)
+class _Pairs:
+    """A batch on its way."""
+
+    sides: tuple[_Side, ...]  # queries, texts; empty if no row has both
+    errors: dict[int, RowError]  # by row of the batch: those given up on
+
+
+@operator("similarity", columns=["{query_column}", "{column}"], batch_format="arrow", padded=True)
+class Similarity:
+    """Score pairs of texts by the cosine of their vectors, from a sentence-transformers model.
+
+    The new column `score` is a float32 between -1 and 1. Within a batch, a text that stands in several rows is
+    embedded once. A row with a null on either side is given up on.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: Model,
+        query_column: Query = "query",
+        column: Column = "text",
+        query_prompt: Prompt = None,
+        prompt: Prompt = None,
+        max_tokens: MaxTokens = None,
+        truncate: Truncate = True,
+        dtype: Dtype = "auto",
+    ) -> None:
+        self._columns = {"query_column": query_column, "column": column}
+        self._prompts = (query_prompt, prompt)
+        self._request = ModelRequest(
+            "similarity", "rerank", model, dtype=dtype, max_tokens=max_tokens, truncate=truncate
+        )
+        self._model: TextModel | None = None
+        self._readers: tuple[TextReader, ...] = ()
+
+    def setup(self, device: str) -> None:
+        """Load the model onto the device. Raises as `load_embedder`."""
+        self._model = load_embedder(self._request, device)
+        self._readers = tuple(self._model.reader(self._model.prompt(prompt)) for prompt in self._prompts)
+
+    def costs(self, batch: pa.Table) -> Sequence[float]:
+        """The tokens of both texts of every row."""
+        sides = [reader.costs(texts) for reader, texts in zip(self._readers, self._texts(batch), strict=True)]
+        return [query + text for query, text in zip(*sides, strict=True)]
+
+    def row_key(self, row: dict[str, Any]) -> str:
+        """Both texts: nothing else of a row matters."""
+        return text_key(*(row[column] for column in self._columns.values()))
+
+    def prepare(self, batch: pa.Table) -> _Pairs:
+        """The tokens of both sides."""
+        sides = self._texts(batch)
+        errors: dict[int, RowError] = {}
+        for reader, texts in zip(self._readers, sides, strict=True):
+            errors = reader.admit(texts)[1] | errors
+        left = [place for place in range(batch.num_rows) if place not in errors]
+        if not left:
+            return _Pairs((), errors)
+        pairs = zip(self._readers, sides, strict=True)
+        return _Pairs(tuple(_side(reader, [texts[place] for place in left]) for reader, texts in pairs), errors)
+
+    def infer(self, pairs: _Pairs) -> tuple[_Pairs, Tensor | None]:
+        """Two passes through the model, and the cosines."""
+        if not pairs.sides:
+            return pairs, None
+        queries, texts = (self._vectors(side) for side in pairs.sides)
+        return pairs, (queries * texts).sum(1).clamp(-1, 1)
+
+    def finish(self, outputs: tuple[_Pairs, Tensor | None]) -> PartialResult:
+        """The cosines as a column."""
+        pairs, scores = outputs
+        return PartialResult(pa.table({} if scores is None else {"score": scores.numpy()}), pairs.errors)
+
+    def teardown(self) -> None:
+        """Let the model go."""
+        self._model = None
+        self._readers = ()
+
+    def memory_bytes(self) -> int:
+        """What the model's weights take on the device."""
+        return self._loaded().memory_bytes()
+
+    def _vectors(self, side: _Side) -> Tensor:
+        from torch.nn.functional import normalize
+
+        return self._loaded().forward(side.features, normalize)[side.places]
+
+    def _loaded(self) -> TextModel:
+        if self._model is None:
+            raise RuntimeError("similarity is used before setup() or after teardown()")
+        return self._model
+
+    def _texts(self, batch: pa.Table) -> list[list[str | RowError]]:
+        return [read_texts(batch, "similarity", column, name) for name, column in self._columns.items()]
+
+
+def _side(reader: TextReader, texts: Sequence[Any]) -> _Side:
+    place_of = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+    return _Side(reader.features(list(place_of)), [place_of[text] for text in texts])

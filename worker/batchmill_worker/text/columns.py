@@ -1,0 +1,67 @@
+"""The text columns of a batch, row by row."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, TypeAlias
+
+import pyarrow as pa
+
+from batchmill.errors import InvalidRows, did_you_mean
+from batchmill.operator import RowError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Text: TypeAlias = str | tuple[str, str]
+"""What a model reads of one row: a text, or a pair."""
+
+
+def read_texts(batch: pa.Table, operator: str, column: str, parameter: str = "column") -> list[str | RowError]:
+    """The texts of a column, a `RowError` for each that is null.
+
+    parameter: of the operator, the one that names the column.
+
+    Raises `InvalidRows` if there is no such column, or if it holds something else than text.
+    """
+    if column not in batch.column_names:
+        raise InvalidRows(
+            f"operator {operator!r} reads the column {column!r}, which the rows do not have.",
+            hint=f"{did_you_mean(column, batch.column_names)} Set the parameter {parameter!r}.",
+            column=column,
+        )
+    values = batch.column(column)
+    if not _is_text(values.type):
+        raise InvalidRows(
+            f"operator {operator!r} expects text in column {column!r}, got {values.type}.",
+            hint=f"Set the parameter {parameter!r} to a column of strings, or convert this one.",
+            column=column,
+        )
+    texts: list[str | None] = values.to_pylist()
+    return [RowError(f"column {column!r} is null, expected text") if text is None else text for text in texts]
+
+
+def pair(firsts: Sequence[str | RowError], seconds: Sequence[str | RowError]) -> list[Text | RowError]:
+    """The texts of two columns side by side, a `RowError` where either has one."""
+    return [
+        first if isinstance(first, RowError) else second if isinstance(second, RowError) else (first, second)
+        for first, second in zip(firsts, seconds, strict=True)
+    ]
+
+
+def text_key(*texts: str | None) -> str:
+    """A key that two rows share exactly if these texts of theirs are the same."""
+    if len(texts) == 1 and texts[0] is not None:
+        return f"={texts[0]}"
+    return json.dumps(texts, ensure_ascii=False)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_string_view(kind)
+        or pa.types.is_null(kind)
+    )

@@ -1,0 +1,324 @@
+"""Models of sentence-transformers: loading them, reading texts for them, and passing batches through.
+
+Everything that is loaded for a text operator is loaded here. Code that lies beside the weights is never run.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from batchmill.errors import InvalidParams, MissingExtra, OperatorFailed, did_you_mean
+from batchmill.operator import RowError
+from batchmill_worker import context
+from batchmill_worker.failures import Failure, operator_failed
+from batchmill_worker.model_source import locate_model
+from batchmill_worker.text.kinds import ModelKind, require_kind
+from batchmill_worker.text.tokens import TokenReader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from torch import Tensor
+
+    from batchmill_worker.text.columns import Text
+    from batchmill_worker.text.tokens import TextReader
+    from batchmill_worker.torch_runtime import TorchRuntime
+
+_NO_LIMIT = 1_000_000_000
+"""Tokenisers say a length beyond this where they know none."""
+_CHARACTERS_A_TOKEN = 4
+"""What a text costs where its tokens are not known."""
+
+_CLASSES = {
+    ModelKind.EMBEDDER: ("SentenceTransformer", "sentence_embedding"),
+    ModelKind.CLASSIFIER: ("CrossEncoder", "scores"),
+}
+"""The class of sentence-transformers that loads a kind, and the name it gives to what it computes."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequest:
+    """Which model an operator asks for, and how it wants to use it. The fields are the operators' parameters."""
+
+    operator: str
+    extra: str  # of Batchmill, that brings the libraries
+    model: str
+    dtype: str = "auto"
+    max_tokens: int | None = None
+    truncate: bool = True
+
+
+class TextModel:
+    """A model in evaluation mode on its device.
+
+    model: a `SentenceTransformer` or a `CrossEncoder`.
+    output: the name of what it computes: `sentence_embedding`, `scores`.
+    """
+
+    def __init__(self, model: Any, runtime: TorchRuntime, output: str, request: ModelRequest) -> None:
+        self.model = model
+        self._runtime = runtime
+        self._output = output
+        self._request = request
+        self._limit = self._limited(model.max_seq_length)
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels of a classifier, in the order of its scores."""
+        return [str(label) for _, label in sorted(self.model.config.id2label.items())]
+
+    @property
+    def problem_type(self) -> str | None:
+        """What a classifier's configuration says of its scores: `multi_label_classification`, `regression`, ..."""
+        kind: str | None = self.model.config.problem_type
+        return kind
+
+    @property
+    def activation(self) -> Callable[[Tensor], Tensor]:
+        """What brings the scores of a cross-encoder into their range."""
+        activation: Callable[[Tensor], Tensor] = self.model.activation_fn
+        return activation
+
+    def dimension(self, asked: int | None = None) -> int | None:
+        """How many numbers of a vector to keep; None: all.
+
+        Raises `InvalidParams` if more are asked for than the model makes.
+        """
+        own: int | None = self.model.get_embedding_dimension()
+        if asked is not None and own is not None and asked > own:
+            raise self._refusal(
+                f"truncate_dim is {asked}, but {self._request.model!r} makes vectors of {own} numbers.",
+                hint=f"Use {own} or fewer, or leave it out.",
+                parameter="truncate_dim",
+            )
+        truncated: int | None = self.model.truncate_dim
+        return asked or truncated
+
+    def prompt(self, prompt: str | None, name: str | None = None) -> str:
+        """What to put before a text: what was given, else the model's own prompt of that name, else its default."""
+        name = name or (self.model.default_prompt_name if prompt is None else None)
+        if name is None:
+            return prompt or ""
+        if name not in self.model.prompts:
+            raise self._refusal(
+                f"{self._request.model!r} has no prompt {name!r}.",
+                hint=did_you_mean(name, self.model.prompts) or "It has none: use the parameter 'prompt'.",
+                parameter="prompt_name",
+            )
+        return str(self.model.prompts[name])
+
+    def reader(self, prompt: str = "", sample: Text = "A text.") -> TextReader:
+        """What reads texts, or pairs, like `sample` for this model.
+
+        A reader that cuts texts into tokens itself is tried on a few texts; where its features are not exactly those
+        that the model makes, as for models of other forms than a plain transformer, the model makes them.
+        """
+        if self._has_fast_tokenizer() and self._agrees(
+            self._token_reader(prompt, sample, truncate=True), prompt, sample
+        ):
+            return self._token_reader(prompt, sample, truncate=self._request.truncate)
+        if not self._request.truncate:
+            raise self._refusal(
+                f"{self._request.model!r} does not tell how long a text is for it, so truncate=false cannot be kept.",
+                hint="Leave out 'truncate'.",
+                parameter="truncate",
+            )
+        return _ModelReader(self.model, prompt, self._limit)
+
+    def forward(self, features: Mapping[str, Any], then: Callable[[Tensor], Tensor]) -> Tensor:
+        """What the model computes for a batch, passed through `then` as float32 on the device; in host memory."""
+        import torch
+
+        with torch.inference_mode():
+            outputs = self.model(self._runtime.to_device(features))
+            return self._runtime.to_host(then(outputs[self._output].float()))
+
+    def memory_bytes(self) -> int:
+        """What the weights take on the device."""
+        from batchmill_worker.torch_runtime import memory_bytes
+
+        return memory_bytes(self.model)
+
+    def _limited(self, own: int | None) -> int | None:
+        """The longest text in tokens, which the model is told if it is not its own limit."""
+        own = own if own is not None and own < _NO_LIMIT else None
+        asked = self._request.max_tokens
+        if asked is None:
+            return own
+        if own is not None and asked > own:
+            raise self._refusal(
+                f"max_tokens is {asked}, but {self._request.model!r} takes at most {own}.",
+                hint=f"Use {own} or fewer, or leave it out.",
+                parameter="max_tokens",
+            )
+        try:
+            self.model.max_seq_length = asked
+        except AttributeError as error:
+            raise self._refusal(
+                f"{self._request.model!r} reads texts of any length, and max_tokens does not change that.",
+                hint="Leave it out.",
+                parameter="max_tokens",
+            ) from error
+        return asked
+
+    def _has_fast_tokenizer(self) -> bool:
+        tokenizer = self.model.tokenizer
+        return getattr(tokenizer, "is_fast", False) and tokenizer.pad_token_id is not None
+
+    def _token_reader(self, prompt: str, sample: Text, *, truncate: bool) -> TokenReader:
+        own = self.model.preprocess([sample], prompt=prompt or None)
+        constants = {name: value for name, value in own.items() if isinstance(value, str | int)}
+        return TokenReader(
+            self.model.tokenizer,
+            self._runtime,
+            prompt=prompt,
+            limit=self._limit,
+            truncate=truncate,
+            constants=constants,
+        )
+
+    def _agrees(self, reader: TokenReader, prompt: str, sample: Text) -> bool:
+        long = " ".join(["of many words"] * ((self._limit or 0) // 3 + 4))
+        texts: list[Text] = ["", "Été 1!", long]
+        if not isinstance(sample, str):
+            texts = [("", ""), ("Été 1!", "short"), (long, "short"), (long, long)]
+        own = self.model.preprocess(list(texts), prompt=prompt or None)
+        ours = reader.features(texts)
+        return own.keys() == ours.keys() and all(_same(own[name], value) for name, value in ours.items())
+
+    def _refusal(self, message: str, *, hint: str, parameter: str) -> InvalidParams:
+        operator = self._request.operator
+        return InvalidParams(f"operator {operator!r}: {message}", hint=hint, operator=operator, parameter=parameter)
+
+
+def _same(one: Any, other: Any) -> bool:
+    import torch
+
+    tensors = [isinstance(value, torch.Tensor) for value in (one, other)]
+    return torch.equal(one, other) if all(tensors) else not any(tensors) and bool(one == other)
+
+
+class _ModelReader:
+    """A `TextReader` that leaves the texts to the model; what they cost is guessed from their characters."""
+
+    def __init__(self, model: Any, prompt: str, limit: int | None) -> None:
+        self._model = model
+        self._prompt = prompt
+        self._limit = limit
+        self._lock = Lock()
+
+    def costs(self, texts: Sequence[Text | RowError]) -> list[int]:
+        return [1 if isinstance(text, RowError) else self._guess(text) for text in texts]
+
+    def admit(self, texts: Sequence[Text | RowError]) -> tuple[list[Text], dict[int, RowError]]:
+        errors = {place: text for place, text in enumerate(texts) if isinstance(text, RowError)}
+        return [text for text in texts if not isinstance(text, RowError)], errors
+
+    def features(self, texts: Sequence[Text]) -> dict[str, Any]:
+        with self._lock:
+            features: dict[str, Any] = self._model.preprocess(list(texts), prompt=self._prompt or None)
+            return features
+
+    def _guess(self, text: Text) -> int:
+        characters = len(self._prompt) + (len(text) if isinstance(text, str) else sum(map(len, text)))
+        tokens = 2 + characters // _CHARACTERS_A_TOKEN
+        return tokens if self._limit is None else min(tokens, self._limit)
+
+
+def load_embedder(request: ModelRequest, device: str, advice: str = "") -> TextModel:
+    """An embedding model.
+
+    advice: what to do if it is of another kind; by default to use it with the operators for that.
+
+    Raises `InvalidParams` if there is no such model, it is of another kind, or the device or the model cannot do
+    what is asked; `OperatorFailed` if it cannot be loaded, and `MissingExtra` if the libraries are not installed.
+    """
+    return _load(request, device, ModelKind.EMBEDDER, advice)
+
+
+def load_classifier(request: ModelRequest, device: str, advice: str = "") -> TextModel:
+    """A sequence classifier, whatever its labels. Raises as `load_embedder`."""
+    return _load(request, device, ModelKind.CLASSIFIER, advice)
+
+
+def load_tokenizer(request: ModelRequest) -> Any:
+    """The tokeniser of a model, whatever its kind; it knows where in a text its tokens lie.
+
+    Raises as `load_embedder`.
+    """
+    source = locate_model(request.model, context.current().locations)
+    library = _import(request, "transformers")
+    try:
+        tokenizer = library.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:
+        raise _load_error(request, source, error) from error
+    if not tokenizer.is_fast:
+        raise InvalidParams(
+            f"operator {request.operator!r} expects a fast tokeniser, which tells where in a text its tokens lie, "
+            f"got that of {request.model!r}, {type(tokenizer).__name__}.",
+            hint="Name a model that comes with a tokenizer.json.",
+            operator=request.operator,
+            parameter="model",
+        )
+    return tokenizer
+
+
+def _load(request: ModelRequest, device: str, kind: ModelKind, advice: str) -> TextModel:
+    source = locate_model(request.model, context.current().locations)
+    library = _import(request, "sentence_transformers")
+    require_kind(request.operator, request.model, source, kind, advice)
+    from batchmill_worker.torch_runtime import TorchRuntime
+
+    runtime = TorchRuntime(device, request.dtype)
+    name, output = _CLASSES[kind]
+    try:
+        model = getattr(library, name)(
+            source, device=device, trust_remote_code=False, model_kwargs={"dtype": runtime.dtype}
+        ).eval()
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise _load_error(request, source, error) from error
+    for module in list(model)[1:]:  # the first has its type from `model_kwargs`, which spares what must stay float32
+        module.to(runtime.dtype)
+    return TextModel(model, runtime, output, request)
+
+
+def _import(request: ModelRequest, library: str) -> Any:
+    """A library that loads models, told to print nothing while it does."""
+    try:
+        module = importlib.import_module(library)
+        from huggingface_hub.utils.tqdm import disable_progress_bars
+        from transformers.utils import logging
+    except ImportError as error:
+        raise missing_extra(request.operator, request.extra, error) from error
+    disable_progress_bars()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # its signature says nothing
+    return module
+
+
+def missing_extra(operator: str, extra: str, error: ImportError) -> MissingExtra:
+    """The error for a library that is not installed."""
+    return MissingExtra(
+        f"operator {operator!r} needs what the extra {extra!r} brings: {error}.",
+        hint=f"Install it on every worker: pip install 'batchmill[{extra}]'.",
+    )
+
+
+def _load_error(request: ModelRequest, source: str, error: Exception) -> OperatorFailed:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    if source.startswith("/"):
+        where = f"from {source}"
+        hint = "The folder must hold a whole sentence-transformers or transformers model, and no code of its own."
+    else:
+        where = f"from the Hugging Face hub, nor from its copy in {HF_HUB_CACHE}"
+        hint = (
+            "Check the name, the worker's network and HF_TOKEN; without a network use a folder, package:NAME, or "
+            "download the model to the cache beforehand."
+        )
+    what = f"could not load the model {request.model!r} {where}"
+    return operator_failed(request.operator, what, Failure.of(error), hint=hint)

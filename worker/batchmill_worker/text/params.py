@@ -1,0 +1,33 @@
+"""The types of parameters that several text operators have in common."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+Model = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=4096,
+        description="A Hugging Face hub id, an absolute folder, or package:NAME for weights inside an installed "
+        "Python package.",
+    ),
+]
+Column = Annotated[str, Field(min_length=1, description="The input column with the text.")]
+Query = Annotated[str, Field(min_length=1, description="The input column with the query.")]
+Prompt = Annotated[str | None, Field(description="Put before every text; by default what the model asks for, if any.")]
+PromptName = Annotated[
+    str | None, Field(description="The name of one of the model's own prompts, instead of a prompt.")
+]
+MaxTokens = Annotated[
+    int | None, Field(ge=1, description="The longest text in tokens, special ones included; by default the model's.")
+]
+Truncate = Annotated[
+    bool, Field(description="Cut a text that is too long at its end; false gives up on its row instead.")
+]
+Dtype = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"],
+    Field(description="What the model computes in; auto: half precision on GPUs that have it, else float32."),
+]

@@ -1,0 +1,55 @@
+"""Documents cut into overlapping pieces, counted in tokens.
+
+A document is seen as *units*: runs of characters that are never cut. A unit begins where a token begins, and holds
+more than one token where these share a character, as the bytes of an emoji do, or where what a reader takes for one
+character consists of several (a letter and its accents, a family of emoji). Spaces belong to the unit before them,
+those at the beginning of the document to the first one; so the units cover the document.
+
+A piece is as many units as fit into its size, at least one. The next one begins as many tokens before its end as the
+overlap says, or a little more where a unit is in the way.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Sequence
+
+Span: TypeAlias = tuple[int, int]
+"""A part of a document, in characters: `document[start:end]`."""
+
+
+def cut(length: int, tokens: Sequence[Span], size: int, overlap: int, characters: Container[int]) -> list[Span]:
+    """The pieces of a document of `length` characters.
+
+    tokens: where they begin and end in the document.
+    size: the most tokens of a piece. A single unit that has more is a piece of its own.
+    overlap: how many tokens a piece shares with the one before it, fewer than `size`.
+    characters: the places where a character begins, as a reader sees it.
+
+    There is always one piece, for the empty document an empty one. Where each unit is one token, all pieces but the
+    last have exactly `size` tokens, and all but the first share exactly `overlap` with the one before.
+    """
+    bounds, counts = _units(length, tokens, characters)
+    pieces = []
+    first = 0
+    while True:
+        last = max(bisect_right(counts, counts[first] + size) - 1, first + 1)
+        pieces.append((bounds[first], bounds[last]))
+        if last == len(bounds) - 1:
+            return pieces
+        first = max(bisect_right(counts, counts[last] - overlap) - 1, first + 1)
+
+
+def _units(length: int, tokens: Sequence[Span], characters: Container[int]) -> tuple[list[int], list[int]]:
+    """Where each unit begins, in characters, and how many tokens are before it; the end of the document comes last."""
+    bounds, counts = [0], [0]
+    reached = tokens[0][1] if tokens else 0
+    for number, (start, end) in enumerate(tokens[1:], 1):
+        if start >= reached and start > bounds[-1] and start in characters:
+            bounds.append(start)
+            counts.append(number)
+        reached = max(reached, end)
+    return [*bounds, length], [*counts, len(tokens)]
