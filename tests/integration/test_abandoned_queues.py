@@ -1,0 +1,90 @@
+"""Messages in a queue that no worker consumes from any more are taken out, and their shards dispatched anew."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from batchmill.broker import model_queue_of, queue_of
+from batchmill.clock import SystemClock
+from batchmill.job import JobSpec, WorkerInfo
+from batchmill.ledger.jobs import Submission
+from batchmill.ledger.shards import PlanStep
+from batchmill.model_key import model_key
+from batchmill.operator import OperatorInfo
+from batchmill.settings import CoordinatorSettings
+from batchmill.shard import Shard, ShardId, ShardState, Slice
+from batchmill_coordinator.fleet_view import FleetView
+from batchmill_coordinator.publisher import Publisher
+from batchmill_coordinator.recoverer import Recoverer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from batchmill.ledger import Ledger
+    from batchmill.shard import ShardRef
+
+ECHO = OperatorInfo(name="echo", params_schema={})
+MODEL = model_key(ECHO, {})
+QUEUE = model_queue_of("default", MODEL)
+
+
+@pytest.fixture
+def publisher(valkey_url: str, prefix: str) -> Iterator[Publisher]:
+    publisher = Publisher(CoordinatorSettings(redis_url=valkey_url, redis_prefix=prefix))
+    yield publisher
+    publisher.close()
+
+
+def queued_shard(ledger: Ledger, publisher: Publisher, epoch: int) -> ShardRef:
+    """A shard whose message lies in the queue of its model."""
+    ledger.jobs.submit(Submission("job-1", JobSpec(operator="echo"), "digest"), max_live_jobs=1)
+    shard = Shard("job-1", ShardId((0,)), 0, 5, (Slice(0, 0, 5, 5),))
+    ledger.shards.plan(ledger.jobs.read("job-1"), PlanStep([shard], [10], "end", at_end=True, total=None), epoch)
+    ref = ledger.shards.queue(ledger.jobs.read("job-1"), 0, shard.shard_id, epoch)
+    assert ref is not None
+    publisher.publish("echo", QUEUE, ref)
+    return ref
+
+
+def announce(ledger: Ledger, models: list[str]) -> None:
+    worker = WorkerInfo(
+        name="w", pool="default", device="cpu", operators=["echo"], shards_at_once=2, pid=1, started_at=1, models=models
+    )
+    ledger.fleet.announce(worker, [ECHO], ttl_s=60, changed=True)
+
+
+def recoverer(ledger: Ledger, publisher: Publisher) -> Recoverer:
+    return Recoverer(ledger, FleetView(ledger, SystemClock()), publisher, cast("Any", SimpleNamespace()))
+
+
+def test_a_shard_is_taken_back_when_no_worker_has_its_model_any_more(ledger: Ledger, publisher: Publisher) -> None:
+    epoch = ledger.lead("me", 60)
+    ref = queued_shard(ledger, publisher, epoch)
+    announce(ledger, [MODEL])
+    recoverer(ledger, publisher).step(epoch)
+    assert ledger.queue_lengths([QUEUE, queue_of("default")]) == [1, 0]
+    assert cast("Shard", ledger.shards.read(ref)).state is ShardState.QUEUED
+
+    announce(ledger, [])
+    recoverer(ledger, publisher).step(epoch + 1)
+    assert ledger.queue_lengths([QUEUE]) == [0]
+    assert cast("Shard", ledger.shards.read(ref)).state is ShardState.QUEUED, "a deposed leader changes nothing"
+
+    publisher.publish("echo", QUEUE, ref)
+    recoverer(ledger, publisher).step(epoch)
+    record = ledger.jobs.read("job-1")
+    assert (ledger.queue_lengths([QUEUE]), record.shards_queued, ledger.shards.queued("default")) == ([0], 0, [])
+    assert cast("Shard", ledger.shards.read(ref)).state is ShardState.WAITING
+    again = ledger.shards.queue(record, 0, ref.shard_id, epoch)
+    assert again is not None
+    assert again.token == ref.token + 1
+
+
+def test_a_new_leader_finds_the_queues_of_the_one_before(ledger: Ledger, publisher: Publisher) -> None:
+    publisher.publish("echo", QUEUE, Shard("job-9", ShardId((0,)), 0, 1, (), token=1).ref)
+    assert ledger.find_queues(queue_of("")) == [QUEUE]
+    recoverer(ledger, publisher).step(ledger.lead("me", 60))
+    assert ledger.find_queues(queue_of("")) == []
