@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 OPERATORS = ("mill_operators",)
 
 
-def valkey_socket() -> str:
-    """Where the service that this test started has its Valkey; the session's server has another name."""
-    lines = [" ".join(one.cmdline()) for one in psutil.Process().children(recursive=True)]
-    line = next(line for line in lines if "valkey-server" in line and "unixsocket:" in line)
-    return next(part for part in line.replace("unixsocket:", " ").split() if part.endswith("valkey.sock"))
+def valkey_socket(data: Path) -> str:
+    """Where the service over this folder has its Valkey."""
+    (up,) = (child for child in psutil.Process().children() if str(data) in child.cmdline())
+    lines = [" ".join(child.cmdline()).replace("unixsocket:", " ") for child in up.children()]
+    return next(part for line in lines for part in line.split() if part.endswith("valkey.sock"))
 
 
 def test_a_mixed_load_of_forty_jobs_loads_each_of_two_models_at_most_twice(
@@ -49,7 +49,7 @@ def test_a_mixed_load_of_forty_jobs_loads_each_of_two_models_at_most_twice(
         # Its connections are cut: the queue of what is loaded is consumed again, and nothing is loaded anew.
         latest = log.read_text().splitlines()[-1].split()[0]
         until(lambda: all(worker.models for worker in client.workers()), "both announce what they have")
-        with redis.Redis(unix_socket_path=valkey_socket()) as broker:
+        with redis.Redis(unix_socket_path=valkey_socket(tmp_path / "service")) as broker:
             broker.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         for _ in range(4):
             submit(latest).wait(timeout=60)
