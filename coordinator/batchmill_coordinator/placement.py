@@ -3,7 +3,8 @@
 A pool's messages lie in one queue for each loaded model, which the workers that have it consume from; in one for those
 that have room for another model; and in one for all. A shard goes, in this order,
 
-1. to its model's queue, while a worker that has the model has a place;
+1. to its model's queue, while a worker that has the model has a place, or one that is about to have it and no other can
+   take it at nobody's cost;
 2. to the queue of those with room, or to the one for all when a worker has nothing to do, if its model is loaded
    nowhere or there is more work for it than loading it once more costs;
 3. to its model's queue as well when its workers are busy: half as many may wait as are at work, so that none is idle.
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 PATIENCE_LOADS = 4.0
-LEAST_PATIENCE_S = 0.5
+LEAST_PATIENCE_S = 2.0  # a loaded model is announced 1.5 s after it began to load at the earliest
 MOST_PATIENCE_S = 30.0
 
 
@@ -44,7 +45,7 @@ class Seats:
     name: str
     places: int  # shards it takes at once
     models: frozenset[str] = frozenset()  # loaded
-    loading: frozenset[str] = frozenset()
+    loading: frozenset[str] = frozenset()  # on its way; it consumes from their queues already
     has_room: bool = True  # for another model
     load_s: float = 0.0  # how long loading the slowest of them took
 
@@ -123,7 +124,10 @@ class Placement:
         if colder is not None and (not warm or _is_worth_loading(demand, warm, demand.drain_s)):
             return (Where.ROOM if colder.has_room else Where.ANY), colder
         if not warm:
-            return self._displace(demand), None
+            near = _emptiest(
+                worker for worker in self._workers if worker.is_free and demand.model in worker.seats.loading
+            )
+            return (self._displace(demand), None) if near is None else (Where.MODEL, near)
         window = max(1, sum(worker.seats.places for worker in warm) // 2)
         return (Where.MODEL if self._waiting[demand.model] < window else Where.HOLD), None
 
@@ -150,13 +154,14 @@ class Placement:
     def _displace(self, demand: Demand) -> Where:
         """What becomes of a shard whose model is loaded nowhere, when no worker can take it at nobody's cost."""
         alone = self._is_alone(demand.model)
-        if not self._workers or (alone and (self._harms_nobody(demand.model) or not self._in_flight[demand.model])):
+        if not self._workers or (alone and self._harms_nobody(demand.model)):
             return Where.ANY
         load_s = max(worker.seats.load_s for worker in self._workers)
         patience_s = patience(load_s)
-        if self._in_flight[demand.model] > 0:  # it waits or loads already; but if that takes for ever, once more
+        loads = any(demand.model in worker.loading for worker in self._workers)
+        if loads or self._in_flight[demand.model] > 0:  # it is on its way; but if that takes for ever, once more
             return Where.ANY if demand.waited_s > MOST_PATIENCE_S + load_s else Where.HOLD
-        if self._harms_nobody(demand.model) or demand.waited_s >= patience_s:
+        if alone or self._harms_nobody(demand.model) or demand.waited_s >= patience_s:
             return Where.ANY
         rivals = [other.priority for other in self._demands.values() if self._competes(other, demand.model)]
         return Where.ANY if demand.priority > max(rivals, default=demand.priority) else Where.HOLD
@@ -169,11 +174,14 @@ class Placement:
 
     def _harms_nobody(self, model: str) -> bool:
         """Whether no worker would drop anything for the model."""
-        return all(worker.has_room or model in worker.loading or not worker.seats.models for worker in self._workers)
+        return all(
+            worker.has_room or model in worker.loading or not (worker.seats.models or worker.loading)
+            for worker in self._workers
+        )
 
     def _is_wanted(self, worker: _Taken) -> bool:
-        """Whether work for what it has loaded is about to come."""
-        return any(self._backlog.get(model, 0) > 0 for model in worker.seats.models)
+        """Whether it is loading, or work for what it has loaded is about to come."""
+        return bool(worker.loading) or any(self._backlog.get(model, 0) > 0 for model in worker.seats.models)
 
     def _seat(self, model: str, in_flight: int) -> None:
         """Reckon who has what is in flight: those with the model first, evenly; half as much may wait; others load."""

@@ -26,8 +26,8 @@ class PoolView:
 
     @property
     def models(self) -> frozenset[str]:
-        """What at least one of them has loaded."""
-        return frozenset(model for seats in self.seats for model in seats.models)
+        """What at least one of them has loaded or is loading: whose queue is consumed."""
+        return frozenset(model for seats in self.seats for model in seats.models | seats.loading)
 
     @property
     def has_room(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import Phase, given, settings
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from batchmill_coordinator.pace import ModelPaces
 from batchmill_coordinator.placement import MOST_PATIENCE_S, Demand, Placement, Seats, Where, patience
 
+SETTLE_S = 1.5
 WARM = Seats("warm", 2, frozenset({"a"}), has_room=False, load_s=1.0)
 OTHER = Seats("other", 2, frozenset({"b"}), has_room=False, load_s=1.0)
 EMPTY = Seats("empty", 2)
@@ -70,6 +71,12 @@ def test_another_worker_loads_a_model_only_if_there_is_more_work_than_loading_co
 def test_a_cold_model_displaces_one_at_work_when_it_has_waited_long_enough_and_one_shard_at_a_time() -> None:
     busy = [Demand("a", 2, 9), Demand("b", 2, 9)]
 
+    assert placed([WARM, replace(OTHER, loading=frozenset("c"))], [*busy, Demand("c", 0, 5, waited_s=20.0)], "c") == [
+        Where.HOLD
+    ]
+    spare = replace(OTHER, loading=frozenset("c"))
+    assert placed([WARM, spare], [Demand("a", 2, 9), Demand("c", 1, 5)], "c") == [Where.MODEL]
+
     def of_c(waited_s: float, in_flight: int = 0, priority: int = 0) -> list[Where]:
         return placed([WARM, OTHER], [*busy, Demand("c", in_flight, 5, waited_s=waited_s, priority=priority)], "c")
 
@@ -98,6 +105,8 @@ class Worker:
     running: list[tuple[str, float]] = field(default_factory=list)  # (model, when it ends)
     loading: str = ""
     load_ends: float = 0.0
+    consumes_at: float = 0.0  # from its model's queue, when a BRPOP without it has ended
+    known_at: float = 0.0  # when its model is announced: a loaded one's queue has to settle first
     turn: int = 0
 
 
@@ -137,6 +146,7 @@ class Fleet:
                 self.done[model] += 1
         if worker.loading and not worker.load_ends and not worker.running:
             worker.model, worker.load_ends = "", self.now + self.load_s
+            worker.known_at, worker.consumes_at = self.now + max(self.load_s, SETTLE_S), self.now + 1.0
             self.loads[worker.loading] += 1
         if worker.loading and worker.load_ends and worker.load_ends <= self.now:
             worker.model, worker.loading, worker.load_ends = worker.loading, "", 0.0
@@ -144,7 +154,8 @@ class Fleet:
 
     def pop(self, worker: Worker) -> None:
         while not worker.loading and len(worker.running) < worker.places:
-            names = ["any", *(["room"] if not worker.model else []), *([worker.model] if worker.model else [])]
+            own = [worker.model] if worker.model and worker.consumes_at <= self.now else []
+            names = ["any", *(["room"] if not worker.model else []), *own]
             worker.turn += 1
             names = names[worker.turn % len(names) :] + names[: worker.turn % len(names)]
             found = next((name for name in names if self.queues[name]), None)
@@ -157,8 +168,9 @@ class Fleet:
                 worker.loading = model
 
     def seats(self, worker: Worker) -> Seats:
-        models = frozenset({worker.model} - {""}) if not worker.loading else frozenset[str]()
-        loading = frozenset({worker.loading} - {""})
+        is_known = worker.known_at <= self.now and not worker.loading
+        models = frozenset({worker.model} - {""}) if is_known else frozenset[str]()
+        loading = frozenset({worker.loading or worker.model} - {""} - models)
         return Seats(worker.name, worker.places, models, loading, not (worker.model or worker.loading), self.load_s)
 
     def demand(self, model: str) -> Demand:
@@ -169,7 +181,7 @@ class Fleet:
 
     def dispatch(self) -> None:
         seats = [self.seats(worker) for worker in self.workers]
-        consumed = {"any", *(model for one in seats for model in one.models)}
+        consumed = {"any", *(model for one in seats for model in one.models | one.loading)}
         if any(one.has_room for one in seats):
             consumed.add("room")
         for name in self.queues.keys() - consumed:  # what nobody consumes from is taken back
@@ -210,11 +222,16 @@ def run(fleet: Fleet, arrivals: dict[float, str]) -> None:
 
 
 @settings(max_examples=40, phases=[Phase.explicit, Phase.reuse, Phase.generate])
-@given(order=st.permutations("ab" * 20), gap_s=st.sampled_from([0.0, 0.01, 0.1, 0.5]), seed=st.integers(0, 999))
+@given(
+    order=st.permutations("ab" * 20),
+    gap_s=st.sampled_from([0.0, 0.01, 0.1, 0.5]),
+    load_s=st.sampled_from([0.05, 0.3, 1.0, 5.0]),
+    seed=st.integers(0, 999),
+)
 def test_two_workers_load_each_of_two_models_at_most_twice_for_forty_jobs(
-    order: list[str], gap_s: float, seed: int
+    order: list[str], gap_s: float, load_s: float, seed: int
 ) -> None:
-    fleet = Fleet([Worker("0"), Worker("1")], load_s=1.0, shard_s=0.05, seed=seed)
+    fleet = Fleet([Worker("0"), Worker("1")], load_s=load_s, shard_s=0.05, seed=seed)
     run(fleet, {number * max(gap_s, 1e-6): model for number, model in enumerate(order)})
     assert fleet.done == {"a": 20, "b": 20}
     assert max(fleet.loads.values()) <= 2
@@ -257,7 +274,7 @@ def test_a_cold_job_gets_its_turn_among_jobs_that_keep_every_worker_busy_for_eve
 
 
 def test_patience_is_a_multiple_of_what_loading_costs_within_bounds() -> None:
-    assert [patience(load_s) for load_s in (0.0, 2.0, 1000.0)] == [0.5, 8.0, 30.0]
+    assert [patience(load_s) for load_s in (0.0, 2.0, 1000.0)] == [2.0, 8.0, 30.0]
 
 
 def test_the_pace_of_a_model_is_what_it_was_while_shards_were_held_back() -> None:
