@@ -52,6 +52,7 @@ class ComposeStack:
             "GRAFANA_PORT": str(self.grafana_port),
             "OPERATORS_DIR": "./tests/system/operators",
             "OPERATORS": "stack_operators",
+            "WORKERS": "1",
         }
 
     def require(self) -> None:
@@ -74,6 +75,11 @@ class ComposeStack:
     def up(self, *options: str) -> None:
         """Start what does not run yet."""
         self.compose("up", "--detach", "--no-build", *options, *self.services)
+
+    def scale(self, workers: int) -> None:
+        """Have so many workers."""
+        self.up("--scale", f"worker={workers}")
+        self._env["WORKERS"] = str(workers)  # podman-compose stops and removes as many as the file says
 
     def down(self) -> None:
         """Remove containers and volumes."""

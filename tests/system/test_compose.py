@@ -75,7 +75,7 @@ def test_the_coordinators_image_has_no_torch_and_the_workers_has_it(stack: Compo
 
 
 def test_a_worker_container_killed_in_the_middle_costs_nothing(stack: ComposeStack, client: batchmill.Client) -> None:
-    stack.up("--scale", "worker=2")
+    stack.scale(2)
     until(lambda: len(hosts(client)) == 2, "the second worker's start")
     rows = [{"id": n} for n in range(300)]
     job = client.submit("plod", rows=rows, params={"seconds": 0.05})
@@ -89,7 +89,7 @@ def test_a_worker_container_killed_in_the_middle_costs_nothing(stack: ComposeSta
 
 
 def test_workers_can_be_scaled_and_all_of_them_work(stack: ComposeStack, client: batchmill.Client) -> None:
-    stack.up("--scale", "worker=3")
+    stack.scale(3)
     until(lambda: len(hosts(client)) == 3, "the third worker's start")
     job = client.submit("plod", rows=[{"id": n} for n in range(600)], params={"seconds": 0.05})
     assert {row["host"] for row in job.results()} == hosts(client)
@@ -123,7 +123,7 @@ def test_the_standby_takes_the_lead_and_gives_the_job_on(stack: ComposeStack, cl
     job = client.submit("plod", rows=[{"id": n} for n in range(400)], params={"seconds": 0.05})
     until(lambda: bool(job.status().rows_done), "the first rows")
     stack.kill(stack.read("coordinator", "hostname"))
-    stack.up("--scale", "worker=3")
+    stack.scale(3)
     with stack.client() as again:
         assert [row["id"] for row in again.job(job.id).results()] == list(range(400))
 
@@ -135,5 +135,5 @@ def test_stopped_workers_drain_and_the_job_goes_on_with_the_next_ones(stack: Com
         stack.compose("stop", "worker")
         assert client.workers() == []  # they took their leave; a killed one would still be listed
         assert client.job(job.id).status().shards_running == 0
-        stack.up("--scale", "worker=2")
+        stack.scale(2)
         assert [row["id"] for row in job.results()] == list(range(400))
