@@ -63,7 +63,7 @@ HEALTHY = "python /usr/local/lib/batchmill/healthy.py"
 CHECKS = {
     "coordinator": f"{HEALTHY} http://127.0.0.1:8642/readyz",
     "standby": f"{HEALTHY} http://127.0.0.1:8642/readyz",
-    "worker": f"{HEALTHY} batchmill_worker.slot",
+    "worker": f"{HEALTHY} http://127.0.0.1:8643/healthz",
     "flower": f"{HEALTHY} http://127.0.0.1:5555/healthcheck",
 }
 
