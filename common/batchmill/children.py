@@ -38,7 +38,7 @@ class ChildSpec:
 
 def restart_delay_s(deaths: int) -> float:
     """How long to wait before the next start, after so many deaths in a row. Pure."""
-    return float(min(BACKOFF_MAX_S, BACKOFF_S * 2.0 ** max(deaths - 1, 0)))
+    return float(min(BACKOFF_MAX_S, BACKOFF_S * 2.0 ** min(max(deaths - 1, 0), 60)))
 
 
 @dataclass(slots=True)
@@ -52,9 +52,13 @@ class _Child:
 
 
 class ChildKeeper:
-    """Keeps child processes running until it is stopped. All of its processes are tied to this one."""
+    """Keeps child processes running until it is stopped. All of its processes are tied to this one.
 
-    def __init__(self, clock: Clock | None = None, on_death: Callable[[str, int], None] | None = None) -> None:
+    on_death: told the name and the process id of a child that died; answers whether it died of its work: the next one
+    is given other work, and is started with the shortest backoff.
+    """
+
+    def __init__(self, clock: Clock | None = None, on_death: Callable[[str, int], bool] | None = None) -> None:
         self._clock = clock or SystemClock()
         self._on_death = on_death
         self._children: list[_Child] = []
@@ -100,11 +104,10 @@ class ChildKeeper:
         code = child.process.poll()
         if code is None:
             return
-        child.deaths = 1 if now - child.started_at > STABLE_S else child.deaths + 1
+        of_its_work = self._on_death is not None and self._on_death(child.spec.name, child.process.pid)
+        child.deaths = 1 if of_its_work or now - child.started_at > STABLE_S else child.deaths + 1
         delay = restart_delay_s(child.deaths)
         log.error("%s %s; it is started again in %.1f s", child.spec.name, describe_exit(code), delay)
-        if self._on_death is not None:
-            self._on_death(child.spec.name, child.process.pid)
         self._close(child)
         child.due_at = now + delay
 

@@ -9,7 +9,7 @@ import threading
 import time
 from pathlib import Path
 
-from batchmill.errors import BatchmillError
+from batchmill.errors import BatchmillError, ServiceUnavailable
 from batchmill.job import WorkerInfo
 from batchmill.ledger import Ledger
 from batchmill.logs import configure_logging
@@ -28,11 +28,13 @@ from batchmill_worker.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
+LEDGER_LOOK_S = 1.0
+
 
 def run_slot(settings: WorkerSettings, name: str, device: str, note: Path) -> None:
     """Run shards on one device until SIGTERM; `note` is the watchdog's file.
 
-    Raises `InvalidOperator`, `InvalidSettings` or `ServiceUnavailable`.
+    Raises `InvalidOperator` or `InvalidSettings`. Waits for a ledger that cannot be reached.
     """
     registry = load_operators(settings.operators)
     ledger, workspace = Ledger.open(settings), Workspace.open(settings)
@@ -60,6 +62,7 @@ def run_slot(settings: WorkerSettings, name: str, device: str, note: Path) -> No
         engine=Engine(DeviceLock(), watchdog=Watchdog(settings.batch_timeout_s, note)),
     )
     app = create_celery_app(settings, registry, AttemptRunner(bench))
+    _await_ledger(ledger)
     heartbeat.start()
     try:
         consume(app, settings, name, on_shutdown=lambda: _drain(heartbeat, settings.drain_s))
@@ -67,6 +70,17 @@ def run_slot(settings: WorkerSettings, name: str, device: str, note: Path) -> No
         heartbeat.stop()
         operators.close()
         ledger.close()
+
+
+def _await_ledger(ledger: Ledger) -> None:
+    """Wait until the ledger can be reached: starting the process anew would not bring it back sooner."""
+    while True:
+        try:
+            ledger.ping()
+            return
+        except ServiceUnavailable as error:
+            log.warning("waiting for the ledger: %s", error)
+            time.sleep(LEDGER_LOOK_S)
 
 
 def _drain(heartbeat: Heartbeat, drain_s: float) -> None:

@@ -78,17 +78,19 @@ class Supervisor:
         finally:
             ledger.close()
 
-    def _mourn(self, name: str, pid: int) -> None:
-        """A slot died: its leases end now, so that its shards need not wait for them."""
+    def _mourn(self, name: str, pid: int) -> bool:
+        """A slot died: its leases end now, so that its shards need not wait for them. Whether a batch was its end."""
+        blamed = read_note(self._note(name))
         ledger = Ledger.open(self._settings)
         try:
-            held = ledger.shards.abandon(name, read_note(self._note(name)))
+            held = ledger.shards.abandon(name, blamed)
             ledger.fleet.leave(name)
             log.warning("process %d of %s held %d shard(s); they go to other attempts", pid, name, held)
         except ServiceUnavailable as error:
             log.warning("the shards of %s wait for their leases to end: %s", name, error)
         finally:
             ledger.close()
+        return blamed != ""
 
     def _stop(self, number: int, _: FrameType | None) -> None:
         log.info("%s: draining", signal.Signals(number).name)
