@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 from cluster import KEYS
-from faults import LEADER
+from faults import LEADER, STORE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +50,7 @@ class Pulse:
         is away, that is counted from its return.
         """
         beats = self.dispatches if fault.target == LEADER else self.commits
-        since = fault.undone_at or fault.at if fault.target == "store" else fault.at
+        since = fault.undone_at or fault.at if fault.target == STORE else fault.at
         at = bisect_right(beats, since)
         return beats[at] - since if at < len(beats) else None
 

@@ -27,7 +27,7 @@ import click
 import pytest
 from chaos_operators import JOURNAL
 from cluster import Cluster
-from faults import Faults
+from faults import MESSAGE, STORE, Faults
 from pulse import Pulse, spread
 from verdict import Verdict, judge_deletion, judge_ledger
 from workload import Users
@@ -120,12 +120,21 @@ def _counts(verdict: Verdict, users: Users, journal: Path) -> dict[str, Any]:
 def _story(faults: Faults, pulse: Pulse, skipped: dict[str, int]) -> dict[str, Any]:
     recovered = [(fault, pulse.recovery_s(fault)) for fault in faults.struck]
     kinds = sorted({fault.kind for fault, _ in recovered})
-    found = {kind: [took for fault, took in recovered if fault.kind == kind and took is not None] for kind in kinds}
+    alone = [(fault, took) for fault, took in recovered if took is not None and _was_alone(fault, took, faults.struck)]
+    found = {kind: [took for fault, took in alone if fault.kind == kind] for kind in kinds}
     return {
         "recovery": {kind: spread(took) for kind, took in found.items() if took},
+        "recoveries_that_another_fault_fell_into": len(recovered) - len(alone),
         "faults": [_told(fault, took, faults.struck[0].at) for fault, took in recovered],
         "faults_without_anything_to_strike": skipped,
     }
+
+
+def _was_alone(fault: Struck, took: float, struck: list[Struck]) -> bool:
+    """Whether nothing else was broken between a fault and the recovery from it."""
+    until = (fault.undone_at or fault.at) + took if fault.target == STORE else fault.at + took
+    others = [other for other in struck if other is not fault and other.target != MESSAGE]
+    return not any(other.at < until and (other.undone_at or other.at) > fault.at for other in others)
 
 
 def _told(fault: Struck, took: float | None, began: float) -> dict[str, Any]:
@@ -148,11 +157,12 @@ def summary(report: dict[str, Any]) -> str:
         f"{report['jobs']} jobs: {states}",
         f"{report['rows']} rows done, {report['rows_dead']} dead: {wrongs}, wrongly dead {report['wrongly_dead']}",
         f"computed again: {again} of {report['rows_computed']} rows",
-        "from the fault to the first commit (leader: dispatch; store: since it is back):",
+        "from a fault to the first commit (leader: dispatch; store: since it is back), if nothing else broke:",
         *(
             f"  {kind:17} {told['count']:3} times, median {told['median_s']:6.2f} s, at most {told['max_s']:6.2f} s"
             for kind, told in report["recovery"].items()
         ),
+        f"  {report['recoveries_that_another_fault_fell_into']} more, with another fault in between",
         *(f"BROKEN: {what}" for what in report["broken"]),
     ]
     return "\n".join(lines)
