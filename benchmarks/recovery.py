@@ -56,15 +56,18 @@ def measure(scale: Scale) -> Report:
     return Report(NAME, _settings(scale), figures, [], REMARKS)
 
 
-REMARKS = [
-    "A machine: a supervisor with its process, so that only the lease tells (10 s, the default). A process: its "
-    "supervisor is there to tell.",
-    f"Celery: task_acks_late and a visibility timeout of {CELERY_VISIBILITY_S:.0f} s. By default the timeout is an hour, "
-    "and so is the wait; without task_acks_late the task is gone for good. A task that takes longer than the timeout is "
-    "run again while it still runs, so it cannot be set this low for long tasks; a lease is renewed as long as its worker "
-    "lives.",
-    "Computed again is what was in hand when a process died: it commits shard by shard.",
-]
+ABOUT_LOSSES = (
+    "A machine is a supervisor with its process: only the lease (10 s, the default) tells of its end. Of the end of a "
+    "process its supervisor tells."
+)
+ABOUT_CELERY = (
+    "Celery with task_acks_late, without which the task is gone for good, and with the settings that are best for it: "
+    f"a visibility timeout of {CELERY_VISIBILITY_S:.0f} s, looked after every second. By default it is an hour, looked "
+    "after every 100 seconds, and so long is the wait. A task that takes longer than the timeout is run twice; a lease "
+    "is renewed for as long as its worker lives."
+)
+ABOUT_ROWS = "Computed again is what was in hand when a process died: it commits shard by shard."
+REMARKS = [ABOUT_LOSSES, ABOUT_CELERY, ABOUT_ROWS]
 
 
 def _settings(scale: Scale) -> dict[str, object]:

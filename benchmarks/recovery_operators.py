@@ -1,4 +1,4 @@
-"""What the workers of the recovery benchmark run; both leave lines in a journal, so that it is seen who ran what when."""
+"""What the workers of the recovery benchmark run; it leaves lines in a journal, which tell who ran what."""
 
 from __future__ import annotations
 
