@@ -116,7 +116,7 @@ def _celery(folder: Path) -> float:
             for name in ("one", "two"):
                 whole = [*command, "--concurrency", "1", "--hostname", f"{name}@%h"]
                 run.start(name, whole, env, lambda: bool(app.control.inspect(timeout=0.5).ping()))
-            _until(lambda: len(app.control.inspect(timeout=0.5).ping() or {}) == 2, "both Celery workers")
+            _until(lambda: len(app.control.inspect(timeout=2.0).ping() or {}) == 2, "both Celery workers")
             app.tasks["hold"].delay(str(journal))
             _kill_machine(_await_holder(journal))
             return _await_lines(journal, 2)

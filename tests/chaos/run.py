@@ -104,6 +104,7 @@ def _counts(verdict: Verdict, users: Users, journal: Path) -> dict[str, Any]:
     states = Counter(str(job.status.state) if job.status else "unknown" for job in users.jobs)
     return {
         "jobs": len(users.jobs),
+        "replays": sum(job.replay_ended for job in users.jobs),
         "states": dict(states),
         "rows": verdict.rows,
         "rows_dead": verdict.rows_dead,
@@ -154,7 +155,7 @@ def summary(report: dict[str, Any]) -> str:
     wrongs = ", ".join(f"{what} {report['rows_' + what]}" for what in ("lost", "doubled", "wrong"))
     lines = [
         f"seed {report['seed']}: {len(report['faults'])} faults in {report['seconds']:.0f} s",
-        f"{report['jobs']} jobs: {states}",
+        f"{report['jobs']} jobs: {states}; {report['replays']} with replays",
         f"{report['rows']} rows done, {report['rows_dead']} dead: {wrongs}, wrongly dead {report['wrongly_dead']}",
         f"computed again: {again} of {report['rows_computed']} rows",
         "from a fault to the first commit (leader: dispatch; store: since it is back), if nothing else broke:",

@@ -77,18 +77,18 @@ class Verdict:
         self.rows_wrong += sum(1 for row in results if row != job.plan.expected(row["id"]))
         if numbers != sorted(numbers):
             self.broken.append(f"{_name(job)}: the results are not in input order")
-        if job.status is not None and job.status.state.value == "completed":
+        if job.is_completed:
             lost = set(range(len(job.plan.kinds))) - counted.keys() - dead
             self.rows_lost += len(lost)
             self.expect(job, "the rows that nobody has", sorted(lost)[:5], [])
 
     def _judge_dead(self, job: Submitted, dead: list[DeadLetter]) -> None:
-        wanted = job.plan.dead()
+        wanted = job.dead()
         for letter in dead:
             if wanted.get(letter.index) != letter.error_type:
                 self.wrongly_dead += 1
                 self.broken.append(f"{_name(job)}: row {letter.index} is dead of {letter.error_type}: {letter.message}")
-        if job.status is not None and job.status.state.value == "completed":
+        if job.is_completed:
             self.expect(job, "the dead rows", sorted(letter.index for letter in dead), sorted(wanted))
 
     def _judge_output(self, job: Submitted, folder: Path, results: list[dict[str, Any]]) -> None:
@@ -120,11 +120,12 @@ def judge_ledger(verdict: Verdict, jobs: list[Submitted], client: Any) -> None:
 
 def judge_deletion(verdict: Verdict, jobs: list[Submitted], cluster: Cluster) -> None:
     """Delete all jobs, and see that nothing of them is left in the ledger or the blob store."""
-    for job in jobs:
-        cluster.ask(lambda client, job=job: client.job(job.id).delete())
+    names = [name for job in jobs for name in (job.replay_id, job.id) if name]
+    for name in names:
+        cluster.ask(lambda client, name=name: client.job(name).delete())
     with cluster.redis() as client:
         keys = sorted(client.scan_iter("*"))
-    ours = [key for key in keys if any(job.id in key for job in jobs) or ":idempotency:" in key]
+    ours = [key for key in keys if any(name in key for name in names) or ":idempotency:" in key]
     if ours:
         verdict.broken.append(f"keys of deleted jobs are left: {ours[:10]}")
     blobs = [path for path in (cluster.blobs / "jobs").rglob("*") if path.is_file()]

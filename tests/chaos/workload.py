@@ -14,6 +14,7 @@ from chaos_operators import value_of
 
 from batchmill import RetryPolicy
 from batchmill.errors import BatchmillError, Conflict
+from batchmill.job import JobState
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,6 +42,7 @@ class Plan:
     priority: int
     fate: str  # "finish", "pause", "cancel" or "expire"
     fate_after_s: float
+    replays: bool  # whether its poisonous and refused rows are mended and run again at the end
     retry: RetryPolicy
 
     def rows(self) -> list[dict[str, Any]]:
@@ -57,13 +59,12 @@ class Plan:
         return {"job": self.number, "id": number, "value": value_of(self.number, number)}
 
     def dead(self) -> dict[int, str]:
-        """The rows that must be given up on, each with its type of error."""
+        """The rows that must be given up on, each with its type of error, before any is run again."""
         return {number: DEAD_AS[kind] for number, kind in enumerate(self.kinds) if kind in DEAD_AS}
 
-    @property
-    def may_stop(self) -> bool:
-        """Whether the job need not complete."""
-        return self.fate in ("cancel", "expire")
+    def mended(self) -> dict[int, dict[str, str]]:
+        """What is changed in which rows before they are run again."""
+        return {number: {"kind": "plain"} for number in self.dead()} if self.replays else {}
 
 
 def make_plan(seed: int, number: int) -> Plan:
@@ -80,6 +81,7 @@ def make_plan(seed: int, number: int) -> Plan:
         priority=chance.randint(-10, 10),
         fate="finish" if with_killer else chance.choices(["finish", "pause", "cancel", "expire"], [6, 2, 1, 1])[0],
         fate_after_s=chance.uniform(0.2, 4.0),
+        replays=number % 3 == 0,
         # A killer costs a process an attempt; a flaky row fails twelve times in a row once in two million.
         retry=RetryPolicy(
             max_attempts=3 if with_killer else 12, backoff_s=0.1, backoff_max_s=1.0, never_on=["ValueError"]
@@ -112,10 +114,25 @@ class Submitted:
     status: JobStatus | None = None
     resume_at: float = 0.0  # monotonic: when its pause is over
     did_fate: bool = False
+    replay_id: str = ""
+    replay_ended: bool = False
 
     @property
     def is_final(self) -> bool:
         return self.status is not None and self.status.is_final
+
+    @property
+    def is_completed(self) -> bool:
+        return self.status is not None and self.status.state is JobState.COMPLETED
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing more is to come of it."""
+        return self.is_final and (self.replay_ended or not (self.is_completed and self.plan.mended()))
+
+    def dead(self) -> dict[int, str]:
+        """The rows that must be dead now, each with its type of error."""
+        return {} if self.replay_ended else self.plan.dead()
 
 
 @dataclass(slots=True)
@@ -144,7 +161,7 @@ class Users:
     def settle(self, within_s: float) -> list[Submitted]:
         """Wait until all jobs have ended; those that have not, by then."""
         ends_at = time.monotonic() + within_s
-        while (left := [job for job in self.jobs if not job.is_final]) and time.monotonic() < ends_at:
+        while (left := [job for job in self.jobs if not job.is_settled]) and time.monotonic() < ends_at:
             for job in left:
                 self._tend(job)
             time.sleep(LOOK_S)
@@ -152,7 +169,7 @@ class Users:
 
     def _run(self) -> None:
         while not self._stop.wait(LOOK_S):
-            live = [job for job in self.jobs if not job.is_final]
+            live = [job for job in self.jobs if not job.is_settled]
             for job in live:
                 self._tend(job)
             if len(live) < AT_ONCE:
@@ -199,6 +216,8 @@ class Users:
     def _tend(self, job: Submitted) -> None:
         self._guarded(f"status of {job.id}", self._look, job)
         if job.is_final:
+            if not job.is_settled:
+                self._guarded(f"replay of {job.id}", self._replay, job)
             return
         now = time.monotonic()
         if job.resume_at and now >= job.resume_at:
@@ -211,6 +230,19 @@ class Users:
 
     def _look(self, job: Submitted) -> None:
         job.status = self.cluster.ask(lambda client: client.job(job.id).status())
+
+    def _replay(self, job: Submitted) -> None:
+        if not job.replay_id:
+            edits, key = job.plan.mended(), f"chaos-replay-{job.plan.number}"
+            job.replay_id = self.cluster.ask(
+                lambda client: client.job(job.id).replay(edits=edits, idempotency_key=key).id
+            )
+        status = self.cluster.ask(lambda client: client.job(job.replay_id).status())
+        if status.is_final:
+            self._look(job)
+            job.replay_ended = True
+            if status.state is not JobState.COMPLETED:
+                self.complaints.append(f"the replay of {job.id} ended {status.state}: {status.error}")
 
     def _ask_of(self, job: Submitted, what: str) -> None:
         def do(client: Client) -> None:
