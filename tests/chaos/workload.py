@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 import time
@@ -208,8 +209,6 @@ class Users:
         if plan.source == "parquet":
             pq.write_table(table, path, row_group_size=100)
         else:
-            import json
-
             path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         return {"source": path}
 

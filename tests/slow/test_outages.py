@@ -120,16 +120,3 @@ def test_a_coordinator_that_is_killed_is_started_again_and_goes_on(running: Runn
     coordinator.kill()
     until(lambda: not coordinator.is_running(), "the coordinator's end")
     running.finishes_whole()
-
-
-def test_a_leader_that_freezes_is_replaced_and_writes_nothing_when_it_wakes(running: Running) -> None:
-    coordinator = running.process("batchmill coordinator")
-    with running.redis() as client:
-        coordinator.suspend()
-        until(lambda: not client.exists("batchmill:leader"), "the end of the lead")
-        epoch = int(client.incr("batchmill:leader:epoch"))
-        client.set("batchmill:leader", f"{epoch} somebody-else", px=2000)
-        before = client.hgetall(f"batchmill:job:{{{running.job.id}}}")
-        coordinator.resume()
-        assert client.hget(f"batchmill:job:{{{running.job.id}}}", "cursor") == before.get(b"cursor")
-    running.finishes_whole()
