@@ -5,9 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+DURATION ?= 10
+REPORT ?= chaos-report.json
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: help demo test test-system check lint types layers format bench wheel clean
+.PHONY: help demo test test-slow test-system chaos chaos-short check lint types layers format bench wheel clean
 
 help: ## List what can be done
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -15,12 +17,21 @@ help: ## List what can be done
 demo: $(STAMPS)/demo ## Embed Python's language reference on this machine and search it
 	$(BIN)/batchmill demo
 
-test: $(STAMPS)/test ## Run all tests; they start what they need
+test: $(STAMPS)/test ## Run the tests but the slow ones; they start what they need
 	$(BIN)/python -m pytest
 
 test-system: $(STAMPS)/system ## Test the containers and web pages; needs root, or the packages it names
 	tests/system/packages.sh
 	$(BIN)/python -m pytest tests/system
+
+test-slow: $(STAMPS)/test ## Run the slow ones: outages, what a user does
+	$(BIN)/python -m pytest tests/slow tests/acceptance
+
+chaos-short: $(STAMPS)/test ## Break a service at random for a minute, then compare every row
+	$(BIN)/python -m pytest tests/chaos
+
+chaos: $(STAMPS)/test ## The same for DURATION=10 minutes from SEED=…, into REPORT=chaos-report.json
+	PYTHONPATH=tests/support $(BIN)/python tests/chaos/run.py --minutes $(DURATION) --report $(REPORT) $(if $(SEED),--seed $(SEED))
 
 check: lint types layers test ## Everything that must pass before a change lands
 

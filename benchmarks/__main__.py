@@ -15,12 +15,14 @@ from benchmarks.scale import FULL, QUICK, Scale
 if TYPE_CHECKING:
     from types import FrameType
 
-NAMES = ("echo_million", "one_row_latency", "memory")
+NAMES = ("echo_million", "one_row_latency", "memory", "recovery")
 
 
 @click.command()
 @click.option("--only", multiple=True, type=click.Choice(NAMES), help="Run only this one; repeatable.")
-@click.option("--runs", type=click.IntRange(min=1), help="How often each is measured.  [default: 5, memory 3]")
+@click.option(
+    "--runs", type=click.IntRange(min=1), help="How often each is measured.  [default: 5, memory and recovery 3]"
+)
 @click.option("--quick", is_flag=True, help="Small sizes: shows that everything works; its figures mean little.")
 @click.option("--markdown", is_flag=True, help="Run nothing; print the figures of the last full run as Markdown.")
 def main(only: tuple[str, ...], runs: int | None, quick: bool, markdown: bool) -> None:
@@ -57,13 +59,15 @@ def _run(name: str, scale: Scale, *, quick: bool) -> None:
 
 
 def _measure(name: str, scale: Scale) -> figures.Report:
-    from benchmarks import echo_million, memory, one_row_latency
+    from benchmarks import echo_million, memory, one_row_latency, recovery
 
     match name:
         case "echo_million":
             return echo_million.measure(scale)
         case "one_row_latency":
             return one_row_latency.measure(scale)
+        case "recovery":
+            return recovery.measure(scale)
         case _:
             return memory.measure(scale)
 

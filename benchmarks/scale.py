@@ -17,11 +17,13 @@ class Scale:
     asks: int  # one-row jobs a run
     few_rows: int  # of the small source
     many_rows: int  # of the large one
+    recovery_runs: int
+    recovery_rows: int
     limit_s: float  # for everything together
 
     def with_runs(self, runs: int) -> Scale:
         """The same with another number of runs."""
-        return replace(self, runs=runs, memory_runs=runs)
+        return replace(self, runs=runs, memory_runs=runs, recovery_runs=runs)
 
 
 FULL = Scale(
@@ -33,7 +35,9 @@ FULL = Scale(
     asks=200,
     few_rows=10_000,
     many_rows=10_000_000,
-    limit_s=20 * 60,
+    recovery_runs=3,
+    recovery_rows=6_000,
+    limit_s=25 * 60,
 )
 QUICK = Scale(
     runs=3,
@@ -44,5 +48,7 @@ QUICK = Scale(
     asks=50,
     few_rows=10_000,
     many_rows=500_000,
-    limit_s=5 * 60,
+    recovery_runs=1,
+    recovery_rows=3_000,
+    limit_s=6 * 60,
 )

@@ -84,20 +84,30 @@ class Service:
 
 
 @contextmanager
-def service(run: Processes, workers: int) -> Iterator[Service]:
-    """A Valkey, a coordinator and a supervisor with `workers` processes, and a client of them."""
+def service(
+    run: Processes, workers: int, supervisors: int = 1, *, operators: str = "", env: Mapping[str, str] | None = None
+) -> Iterator[Service]:
+    """A Valkey, a coordinator and supervisors with `workers` processes each, and a client of them.
+
+    operators: a module that the workers import. env: more environment of theirs.
+    """
     socket = start_valkey(run)
     token = secrets.token_urlsafe(16)
-    env = {
+    settings = {
         "BATCHMILL_REDIS_URL": f"unix://{socket}?db=0",
         "BATCHMILL_BLOB_ROOT": str(run.folder / "blobs"),
         "BATCHMILL_UNRESTRICTED": "true",
         "BATCHMILL_TOKENS": token,
     }
-    ready, announced = run.folder / "coordinator.json", run.folder / "workers.json"
-    coordinator = run.start("coordinator", _command("coordinator", "--port", "0", ready_file=ready), env, ready.exists)
+    ready = run.folder / "coordinator.json"
+    command = _command("coordinator", "--port", "0", ready_file=ready)
+    coordinator = run.start("coordinator", command, settings, ready.exists)
+    modules = ["--operators", operators] if operators else []
     slots = ["--devices", "cpu", "--slots-per-device", str(workers)]
-    run.start("worker", _command("worker", *slots, ready_file=announced), env, announced.exists)
+    for number in range(supervisors):
+        announced = run.folder / f"workers-{number}.json"
+        command = _command("worker", *slots, *modules, ready_file=announced)
+        run.start(f"worker-{number}", command, {**settings, **(env or {})}, announced.exists)
     with Client(json.loads(ready.read_text())["url"], token) as client:
         yield Service(client, socket, coordinator.pid)
 

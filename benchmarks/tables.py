@@ -25,7 +25,7 @@ def show(report: dict[str, Any]) -> None:
     """Print a report."""
     console = Console()
     console.print(f"\n[bold]{report['benchmark']}[/bold]  ({settings_line(report)})", highlight=False)
-    for heads, lines in ((FIGURE_HEADS, _figure_lines(report)), (BAR_HEADS, _bar_lines(report))):
+    for heads, lines in _tables_of(report):
         table = Table(*heads, box=None, pad_edge=False, header_style="dim")
         for line in lines:
             table.add_row(*line)
@@ -55,12 +55,18 @@ def _markdown_of(report: dict[str, Any]) -> Iterator[str]:
     yield f"\n### {report['benchmark']}\n"
     load = report["machine"]["load_average"][0]
     yield f"{settings_line(report)}; {report['machine']['at']}, load average {load:.1f} before.\n"
-    for heads, lines in ((FIGURE_HEADS, _figure_lines(report)), (BAR_HEADS, _bar_lines(report))):
+    for heads, lines in _tables_of(report):
         yield _row(heads)
         yield _row(("---", *["---:"] * (len(heads) - 1)))
         yield from (_row(line) for line in lines)
         yield ""
     yield from (f"- {remark}" for remark in report["remarks"])
+
+
+def _tables_of(report: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], list[tuple[str, ...]]]]:
+    yield FIGURE_HEADS, list(_figure_lines(report))
+    if report["bars"]:
+        yield BAR_HEADS, list(_bar_lines(report))
 
 
 def _figure_lines(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:

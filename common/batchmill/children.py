@@ -70,7 +70,7 @@ class ChildState:
 
 def restart_delay_s(deaths: int) -> float:
     """How long to wait before the next start, after so many deaths in a row. Pure."""
-    return float(min(BACKOFF_MAX_S, BACKOFF_S * 2.0 ** max(deaths - 1, 0)))
+    return float(min(BACKOFF_MAX_S, BACKOFF_S * 2.0 ** min(max(deaths - 1, 0), 60)))
 
 
 @dataclass(slots=True)
@@ -89,10 +89,11 @@ class ChildKeeper:
     """Keeps child processes running until it is stopped. All of its processes are tied to this one.
 
     on_end: called for each child that ended by itself or was recycled, before it is started again; never for one that
-        `stop` ended.
+        `stop` ended. Answers whether the child died of its work: the next one is given other work, and is started with
+        the shortest backoff.
     """
 
-    def __init__(self, clock: Clock | None = None, on_end: Callable[[ChildEnd], None] | None = None) -> None:
+    def __init__(self, clock: Clock | None = None, on_end: Callable[[ChildEnd], bool] | None = None) -> None:
         self._clock = clock or SystemClock()
         self._on_end = on_end
         self._children: list[_Child] = []
@@ -178,15 +179,15 @@ class ChildKeeper:
 
     def _mourn(self, child: _Child, pid: int, code: int, now: float) -> None:
         name, was_recycled = child.spec.name, child.recycle_by is not None
+        end = ChildEnd(name, pid, code, child.starts, was_recycled)
+        of_its_work = self._on_end is not None and self._on_end(end)
         delay = 0.0
         if was_recycled:
             log.info("%s is started afresh", name)
         else:
-            child.deaths = 1 if now - child.started_at > STABLE_S else child.deaths + 1
+            child.deaths = 1 if of_its_work or now - child.started_at > STABLE_S else child.deaths + 1
             delay = restart_delay_s(child.deaths)
             log.error("%s %s; it is started again in %.1f s", name, describe_exit(code), delay)
-        if self._on_end is not None:
-            self._on_end(ChildEnd(name, pid, code, child.starts, was_recycled))
         self._close(child)
         child.due_at = now + delay
 

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from operators_path import operators_on_path
 
 import batchmill
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-SUPPORT = Path(__file__).parent.parent / "support"
+__all__ = ["operators_on_path"]
+
 OPERATORS = ("mill_operators",)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _operators_on_path() -> Iterator[None]:
-    """Workers find the tests' operators, and models offline."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")]))
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import time
 from pathlib import Path
@@ -184,3 +185,27 @@ class Heavy:
 
     def infer(self, batch: list[dict[str, Any]]) -> list[Any]:
         return [{"model": self.model} for _ in batch]
+
+
+@batchmill.operator("recovering", columns=["id"], batch_size=16)
+def recovering(rows: list[dict[str, Any]], *, well: str) -> list[Any]:
+    """Fails on everything until the file `well` is there; leaves the time of each call in `well.calls`."""
+    with Path(f"{well}.calls").open("a") as file:
+        file.write(f"{time.time()}\n")
+    if not Path(well).exists():
+        raise ConnectionError("the model server is away")
+    return [{"done": True} for _ in rows]
+
+
+@batchmill.operator("moody", columns=["id"], batch_size=8)
+def moody(rows: list[dict[str, Any]], *, share: float) -> list[Any]:
+    """Fails at random on that share of its calls, whatever the rows."""
+    if random.random() < share:
+        raise ConnectionError("not now")
+    return [{"done": True} for _ in rows]
+
+
+@batchmill.operator("wordy", columns=["id"], batch_size=16)
+def wordy(rows: list[dict[str, Any]], *, nbytes: int) -> list[Any]:
+    """A text of that many bytes for each row."""
+    return [{"text": str(row["id"]).rjust(nbytes, ".")} for row in rows]

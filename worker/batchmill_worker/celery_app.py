@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Any, assert_never
 
 from celery import Celery
 from celery.exceptions import Ignore, Retry, SecurityWarning
 from celery.signals import setup_logging, worker_shutting_down
+from celery.worker.consumer import Consumer
 from kombu.exceptions import OperationalError
 
 from batchmill.broker import celery_settings, queue_of, room_queue_of, task_name
@@ -28,11 +30,25 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+RECONNECT = {"interval_start": 0.5, "interval_step": 0.5, "interval_max": 2.0}
+"""How long to wait before asking again for a broker that is away, seconds. Celery's own waits grow to 30."""
+
+
+class PromptConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
+    """Celery's consumer, soon back at work when the broker is back."""
+
+    def ensure_connected(self, conn: Any) -> Any:
+        """A connection that is open, however long that takes."""
+        conn.ensure_connection = partial(conn.ensure_connection, **RECONNECT)
+        return super().ensure_connected(conn)
+
+
 def create_celery_app(settings: WorkerSettings, registry: OperatorRegistry, runner: AttemptRunner) -> Celery:
     """An app whose tasks run attempts."""
     app = Celery("batchmill", set_as_current=False)
     app.conf.update(
         celery_settings(settings),
+        worker_consumer=PromptConsumer,
         worker_disable_prefetch=True,
         worker_prefetch_multiplier=1,
         worker_hijack_root_logger=False,

@@ -14,7 +14,7 @@ import threading
 import time
 from pathlib import Path
 
-from batchmill.errors import BatchmillError, InvalidOperator, InvalidSettings, MissingExtra
+from batchmill.errors import BatchmillError, InvalidOperator, InvalidSettings, MissingExtra, ServiceUnavailable
 from batchmill.job import WorkerInfo
 from batchmill.ledger import Ledger
 from batchmill.logs import configure_logging
@@ -39,12 +39,13 @@ log = logging.getLogger(__name__)
 
 EXIT_REFUSED = 2  # it cannot start, and starting it again would not help
 EXIT_FAILED = 1
+LEDGER_LOOK_S = 1.0
 
 
 def run_slot(settings: WorkerSettings, identity: SlotIdentity, note: Path) -> None:
     """Run shards on one device until SIGTERM; `note` is the watchdog's file.
 
-    Raises `InvalidOperator`, `InvalidSettings` or `ServiceUnavailable`.
+    Raises `InvalidOperator` or `InvalidSettings`. Waits for a ledger that cannot be reached.
     """
     registry = load_operators(settings.operators)
     ledger, workspace = Ledger.open(settings), Workspace.open(settings)
@@ -79,6 +80,7 @@ def run_slot(settings: WorkerSettings, identity: SlotIdentity, note: Path) -> No
         engine=Engine(DeviceLock(), watchdog=Watchdog(settings.batch_timeout_s, note)),
     )
     app = create_celery_app(settings, registry, AttemptRunner(bench))
+    _await_ledger(ledger)
     heartbeat.start()
     try:
         consume(app, settings, worker.name, queues, on_shutdown=lambda: _drain(heartbeat, settings.drain_s))
@@ -86,6 +88,17 @@ def run_slot(settings: WorkerSettings, identity: SlotIdentity, note: Path) -> No
         heartbeat.stop()
         operators.close()
         ledger.close()
+
+
+def _await_ledger(ledger: Ledger) -> None:
+    """Wait until the ledger can be reached: starting the process anew would not bring it back sooner."""
+    while True:
+        try:
+            ledger.ping()
+            return
+        except ServiceUnavailable as error:
+            log.warning("waiting for the ledger: %s", error)
+            time.sleep(LEDGER_LOOK_S)
 
 
 def _drain(heartbeat: Heartbeat, drain_s: float) -> None:

@@ -137,28 +137,30 @@ class Supervisor:
     def _files(self, name: str) -> SlotFiles:
         return SlotFiles(Path(self._shared.name), name)
 
-    def _see_off(self, end: ChildEnd) -> None:
-        """A slot's process ended: say why it could not start, or give back what it held."""
+    def _see_off(self, end: ChildEnd) -> bool:
+        """A slot's process ended: say why, or give back what it held. Tells whether a batch was its end."""
         refusal = self._files(end.name).take_refusal()
         if refusal is None:
-            self._take_back(end)
-        elif end.starts == 1:  # it never ran: nor will it, and the other slots are like it
+            return self._take_back(end)
+        if end.starts == 1:  # it never ran: nor will it, and the other slots are like it
             self._refusal = refusal
             self._keeper.ask_to_stop()
         else:
             log.error("%s cannot start: %s", end.name, refusal)
+        return False
 
-    def _take_back(self, end: ChildEnd) -> None:
-        """The leases of a dead process end now, so that its shards need not wait for them."""
+    def _take_back(self, end: ChildEnd) -> bool:
+        """End the leases of a dead process now, so that its shards need not wait. Tells whether a batch was its end."""
         blamed = NOBODY if end.was_recycled else read_note(self._files(end.name).note)
         try:
             held = self._ledger.shards.abandon(end.name, blamed)
             self._ledger.fleet.leave(end.name)
         except ServiceUnavailable as error:
             log.warning("the shards of %s wait for their leases to end: %s", end.name, error)
-            return
+            return False
         if held:
             log.warning("process %d of %s held %d shard(s); they go to other attempts", end.pid, end.name, held)
+        return blamed not in ("", NOBODY)
 
     def _stop(self, number: int, _: FrameType | None) -> None:
         name = signal.Signals(number).name

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 import redis
+from cluster import LEASE_S
 from waiting import GRACE_S, until
 
 import batchmill
+from batchmill_worker.celery_app import RECONNECT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from cluster import Cluster
 
 OPERATORS = ("mill_operators",)
 ROWS = 400
+SLACK_S = 10.0  # a busy machine's
 
 
 class Running:
@@ -90,21 +96,27 @@ def test_a_valkey_that_stands_still_for_a_while_costs_nothing(running: Running, 
     running.finishes_whole()
 
 
+def test_after_a_long_outage_of_valkey_everybody_is_soon_back_at_work(
+    cluster: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    service = cluster().start(slots=(1,))
+    (tmp_path / "ran").mkdir()
+    rows, params = [{"id": n} for n in range(ROWS)], {"log": str(tmp_path / "ran")}
+    job = service.clients["a"].submit("steady", rows=rows, params=params, carry=["id"])
+    until(lambda: job.status().rows_done > 0, "the first results")
+    assert service.valkey is not None
+    service.valkey.kill()
+    until(lambda: service.log("worker-1").count("Cannot connect to") >= 8, "a long search for it")
+    service.start_valkey()
+    back_at = time.monotonic()
+    before = service.ask(lambda client: client.job(job.id).status().rows_done)
+    until(lambda: service.ask(lambda client: client.job(job.id).status().rows_done) > before, "the next results")
+    assert time.monotonic() - back_at < RECONNECT["interval_max"] + LEASE_S + SLACK_S
+    assert [row["id"] for row in service.ask(lambda client: list(client.job(job.id).results()))] == list(range(ROWS))
+
+
 def test_a_coordinator_that_is_killed_is_started_again_and_goes_on(running: Running) -> None:
     coordinator = running.process("batchmill coordinator")
     coordinator.kill()
     until(lambda: not coordinator.is_running(), "the coordinator's end")
-    running.finishes_whole()
-
-
-def test_a_leader_that_freezes_is_replaced_and_writes_nothing_when_it_wakes(running: Running) -> None:
-    coordinator = running.process("batchmill coordinator")
-    with running.redis() as client:
-        coordinator.suspend()
-        until(lambda: not client.exists("batchmill:leader"), "the end of the lead")
-        epoch = int(client.incr("batchmill:leader:epoch"))
-        client.set("batchmill:leader", f"{epoch} somebody-else", px=2000)
-        before = client.hgetall(f"batchmill:job:{{{running.job.id}}}")
-        coordinator.resume()
-        assert client.hget(f"batchmill:job:{{{running.job.id}}}", "cursor") == before.get(b"cursor")
     running.finishes_whole()

@@ -1,0 +1,215 @@
+"""What goes wrong in a chaos run: each fault really happens to a real process, connection or message."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import psutil
+import redis
+from cluster import KEYS, LEADER_LEASE_S, LEASE_S, resume
+from messages import QUEUE, attempt_of, readdressed
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable, Iterator
+
+    from cluster import Cluster, Running
+
+WORKER, LEADER, STORE, MESSAGE = "worker", "leader", "store", "message"
+
+
+@dataclass(slots=True)
+class Struck:
+    """A fault that happened. Times are seconds since the epoch."""
+
+    kind: str
+    target: str  # the part that was struck: it says what recovery means
+    what: str
+    at: float
+    undone_at: float | None = None  # when what was stopped or frozen was there again
+
+
+@dataclass(slots=True)
+class Undo:
+    """What mends a fault after a while."""
+
+    due_at: float  # seconds since the epoch
+    mend: Callable[[], None]
+    fault: Struck
+
+
+@dataclass(slots=True)
+class Faults:
+    """Strikes a cluster. `strike` and `mend` belong to the thread that started the cluster's processes."""
+
+    cluster: Cluster
+    chance: random.Random
+    struck: list[Struck] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+    _undos: list[Undo] = field(default_factory=list)
+    _message: str = ""  # one that was seen in the queue
+
+    def schedule(self) -> Iterator[str]:
+        """The kinds of faults, one after another: each once before any comes again."""
+        kinds = [name.removeprefix("_do_") for name in dir(self) if name.startswith("_do_")]
+        while True:
+            self.chance.shuffle(kinds)
+            yield from kinds
+
+    def strike(self, kind: str) -> bool:
+        """Let it happen, if there is anything it can happen to."""
+        self.cluster.remember()
+        try:
+            fault = getattr(self, f"_do_{kind}")()
+        except (redis.RedisError, psutil.NoSuchProcess):  # what was to be struck is away already
+            return False
+        if fault is not None:
+            self.struck.append(fault)
+        return fault is not None
+
+    def mend(self, *, all_of_it: bool = False) -> None:
+        """Undo what is due, or everything."""
+        for undo in list(self._undos):
+            if all_of_it or time.time() >= undo.due_at:
+                self._undos.remove(undo)
+                undo.mend()
+                undo.fault.undone_at = time.time()
+
+    def keep(self) -> None:
+        """Start again what ended by itself, as whatever runs a service does."""
+        away = {undo.fault.what for undo in self._undos}
+        for name, running in list(self.cluster.coordinators.items()):
+            if running.process.poll() is not None and name not in away:
+                self._new_coordinator(name)
+        for name, running in list(self.cluster.supervisors.items()):
+            if running.process.poll() is not None and name not in away:
+                del self.cluster.supervisors[name]
+                self._new_supervisor(1)
+
+    def _do_kill_slot(self) -> Struck | None:
+        slot = self._slot()
+        if slot is None:
+            return None
+        slot.kill()
+        return Struck("kill_slot", WORKER, str(slot.pid), time.time())
+
+    def _do_freeze_slot(self) -> Struck | None:
+        slot = self._slot()
+        if slot is None:
+            return None
+        slot.suspend()
+        fault = Struck("freeze_slot", WORKER, str(slot.pid), time.time())
+        return self._until(fault, LEASE_S * 1.5 + 1, lambda: resume(slot))
+
+    def _do_kill_supervisor(self) -> Struck | None:
+        name, running = self.chance.choice(sorted(self.cluster.supervisors.items()))
+        slots = len(running.children())
+        running.kill()
+        del self.cluster.supervisors[name]
+        fault = Struck("kill_supervisor", WORKER, name, time.time())
+        return self._until(fault, 1.0, lambda: self._new_supervisor(slots))
+
+    def _do_drain_supervisor(self) -> Struck | None:
+        name, running = self.chance.choice(sorted(self.cluster.supervisors.items()))
+        slots = len(running.children())
+        running.process.terminate()
+        self._new_supervisor(slots)
+        fault = Struck("drain_supervisor", WORKER, name, time.time())
+        return self._until(fault, 12.0, lambda: self._leave(name))
+
+    def _do_kill_leader(self) -> Struck | None:
+        leader = self.cluster.leader()
+        if leader is None:
+            return None
+        leader.kill()
+        fault = Struck("kill_leader", LEADER, leader.name, time.time())
+        return self._until(fault, LEADER_LEASE_S + 2, lambda: self._new_coordinator(leader.name))
+
+    def _do_freeze_leader(self) -> Struck | None:
+        leader = self.cluster.leader()
+        if leader is None:
+            return None
+        process = psutil.Process(leader.pid)
+        process.suspend()
+        fault = Struck("freeze_leader", LEADER, leader.name, time.time())
+        return self._until(fault, LEADER_LEASE_S * 1.5 + 1, lambda: resume(process))
+
+    def _do_cut_connections(self) -> Struck:
+        with self.cluster.redis() as client:
+            for kind in ("normal", "pubsub"):
+                client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+        return Struck("cut_connections", STORE, "all", time.time())
+
+    def _do_kill_valkey(self) -> Struck | None:
+        return self._stop_valkey("kill_valkey", lambda valkey: valkey.process.kill())
+
+    def _do_stop_valkey(self) -> Struck | None:
+        return self._stop_valkey("stop_valkey", lambda valkey: valkey.process.terminate())
+
+    def _do_lose_message(self) -> Struck | None:
+        with self.cluster.redis() as client:
+            lost = client.lpop(QUEUE)
+        self._message = lost or self._message
+        return Struck("lose_message", MESSAGE, _told(lost), time.time()) if lost else None
+
+    def _do_double_message(self) -> Struck | None:
+        with self.cluster.redis() as client:
+            found = client.lindex(QUEUE, 0)
+            if found is None:
+                return None
+            self._message = found
+            client.rpush(QUEUE, found)
+        return Struck("double_message", MESSAGE, _told(found), time.time())
+
+    def _do_stray_message(self) -> Struck | None:
+        """A message of an attempt that was over long ago: the first of the first job's first shard."""
+        with self.cluster.redis() as client:
+            self._message = self._message or client.lindex(QUEUE, 0) or ""
+            jobs = client.zrange(KEYS.jobs(), 0, 0)
+            if not self._message or not jobs:
+                return None
+            client.lpush(QUEUE, readdressed(self._message, [jobs[0], 0, "0", 1]))
+        return Struck("stray_message", MESSAGE, jobs[0], time.time())
+
+    def _stop_valkey(self, kind: str, stop: Callable[[Running], None]) -> Struck | None:
+        valkey = self.cluster.valkey
+        if valkey is None:
+            return None
+        stop(valkey)
+        valkey.process.wait()
+        self.cluster.valkey = None
+        fault = Struck(kind, STORE, "valkey", time.time())
+        return self._until(fault, self.chance.uniform(0.5, 4.0), self.cluster.start_valkey)
+
+    def _until(self, fault: Struck, seconds: float, mend: Callable[[], None]) -> Struck:
+        self._undos.append(Undo(fault.at + seconds, mend, fault))
+        return fault
+
+    def _slot(self) -> psutil.Process | None:
+        slots = sorted(self.cluster.slots(), key=lambda process: process.pid)
+        return self.chance.choice(slots) if slots else None
+
+    def _new_supervisor(self, slots: int) -> None:
+        self.cluster.start_supervisor(max(slots, 1), wait=False)
+
+    def _new_coordinator(self, name: str) -> None:
+        self.cluster.start_coordinator(name, wait=False)
+
+    def _leave(self, name: str) -> None:
+        """See that a supervisor that was told to drain has ended."""
+        running = self.cluster.supervisors.get(name)
+        if running is None:
+            return
+        try:
+            running.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.complaints.append(f"{name} was told to drain and did not end")
+            running.kill()
+        del self.cluster.supervisors[name]
+
+
+def _told(message: str) -> str:
+    return " ".join(map(str, attempt_of(message)))

@@ -1,0 +1,191 @@
+"""The chaos run: a service with jobs, broken at random for a while, and then judged row by row.
+
+1. A Valkey that keeps its data, two coordinators and two supervisors with three slots start, with short leases.
+2. Users keep four jobs alive, with flaky, poisonous and killer rows, and pause and cancel some.
+3. Faults strike, one after another, in the order that the seed gives, until the time is over.
+4. Everything is mended; all jobs must end.
+5. Every row, counter, output and leftover is compared with what it must be.
+
+The seed fixes jobs and faults and how long after one another they strike, not what they meet.
+`make chaos` runs ten minutes, `make chaos-short` one.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import pytest
+from chaos_operators import JOURNAL
+from cluster import Cluster
+from faults import MESSAGE, STORE, Faults
+from pulse import Pulse, spread
+from verdict import Verdict, judge_deletion, judge_ledger
+from workload import Users
+
+if TYPE_CHECKING:
+    from faults import Struck
+
+LOOK_S = 0.1
+SETTLE_S = 180.0  # for all jobs to end once everything is mended
+CALM_S = 3.0  # before the first fault
+
+
+def chaos(seed: int, seconds: float, folder: Path) -> dict[str, Any]:
+    """Run for that long, and judge; the report. Logs and outputs are left in `folder`."""
+    (folder / "journal").mkdir()
+    (folder / "out").mkdir()
+    (folder / "in").mkdir()
+    with ExitStack() as stack:
+        stack.enter_context(pytest.MonkeyPatch.context()).setenv(JOURNAL, str(folder / "journal"))
+        cluster = stack.enter_context(Cluster(folder, "chaos_operators", SHARD_TARGET_S=0.3, BATCH_TIMEOUT_S=60))
+        cluster.start(coordinators=2, slots=(2, 1))
+        users, pulse = Users(cluster, folder, seed), Pulse(cluster)
+        faults = Faults(cluster, random.Random(seed))
+        pulse.start()
+        users.start()
+        skipped = _strike(faults, random.Random(f"{seed}/gaps"), seconds)
+        faults.mend(all_of_it=True)
+        faults.keep()
+        users.stop()
+        began = time.monotonic()
+        left = users.settle(SETTLE_S)
+        settled_s = time.monotonic() - began
+        pulse.stop()
+        verdict = _judge(users, left, cluster)
+        verdict.broken += users.complaints + faults.complaints
+    told = {"seed": seed, "seconds": seconds, "settled_s": round(settled_s, 1), "holds": verdict.holds}
+    return told | _counts(verdict, users, folder / "journal") | _story(faults, pulse, skipped)
+
+
+def _strike(faults: Faults, gaps: random.Random, seconds: float) -> dict[str, int]:
+    """Let faults strike until the time is over; how many of each kind found nothing to strike."""
+    ends_at = time.monotonic() + seconds
+    next_at = time.monotonic() + CALM_S
+    kinds, skipped = faults.schedule(), Counter[str]()
+    while time.monotonic() < ends_at:
+        faults.mend()
+        faults.keep()
+        if time.monotonic() >= next_at:
+            kind = next(kinds)
+            if faults.strike(kind):
+                next_at = time.monotonic() + gaps.uniform(1.0, 5.0)
+            else:
+                skipped[kind] += 1
+        time.sleep(LOOK_S)
+    return dict(skipped)
+
+
+def _judge(users: Users, left: list[Any], cluster: Cluster) -> Verdict:
+    verdict = Verdict()
+    for job in left:
+        verdict.broken.append(f"job {job.plan.number} ({job.id}) has not ended: {job.status}")
+    for job in users.jobs:
+        if job.is_final:
+            verdict.judge(job, cluster)
+    if not left:
+        with cluster.redis() as client:
+            judge_ledger(verdict, users.jobs, client)
+        judge_deletion(verdict, users.jobs, cluster)
+    return verdict
+
+
+def _counts(verdict: Verdict, users: Users, journal: Path) -> dict[str, Any]:
+    computed = Counter(line for path in journal.iterdir() for line in path.read_text().splitlines())
+    states = Counter(str(job.status.state) if job.status else "unknown" for job in users.jobs)
+    return {
+        "jobs": len(users.jobs),
+        "replays": sum(job.replay_ended for job in users.jobs),
+        "states": dict(states),
+        "rows": verdict.rows,
+        "rows_dead": verdict.rows_dead,
+        "rows_lost": verdict.rows_lost,
+        "rows_doubled": verdict.rows_doubled,
+        "rows_wrong": verdict.rows_wrong,
+        "wrongly_dead": verdict.wrongly_dead,
+        "rows_computed": len(computed),
+        "rows_computed_again": {str(times): n for times, n in sorted(Counter(computed.values()).items()) if times > 1},
+        "broken": verdict.broken,
+    }
+
+
+def _story(faults: Faults, pulse: Pulse, skipped: dict[str, int]) -> dict[str, Any]:
+    recovered = [(fault, pulse.recovery_s(fault)) for fault in faults.struck]
+    kinds = sorted({fault.kind for fault, _ in recovered})
+    alone = [(fault, took) for fault, took in recovered if took is not None and _was_alone(fault, took, faults.struck)]
+    found = {kind: [took for fault, took in alone if fault.kind == kind] for kind in kinds}
+    return {
+        "recovery": {kind: spread(took) for kind, took in found.items() if took},
+        "recoveries_that_another_fault_fell_into": len(recovered) - len(alone),
+        "faults": [_told(fault, took, faults.struck[0].at) for fault, took in recovered],
+        "faults_without_anything_to_strike": skipped,
+    }
+
+
+def _was_alone(fault: Struck, took: float, struck: list[Struck]) -> bool:
+    """Whether nothing else was broken between a fault and the recovery from it."""
+    until = (fault.undone_at or fault.at) + took if fault.target == STORE else fault.at + took
+    others = [other for other in struck if other is not fault and other.target != MESSAGE]
+    return not any(other.at < until and (other.undone_at or other.at) > fault.at for other in others)
+
+
+def _told(fault: Struck, took: float | None, began: float) -> dict[str, Any]:
+    return {
+        "at_s": round(fault.at - began, 2),
+        "kind": fault.kind,
+        "what": fault.what,
+        "away_s": None if fault.undone_at is None else round(fault.undone_at - fault.at, 2),
+        "recovery_s": None if took is None else round(took, 3),
+    }
+
+
+def summary(report: dict[str, Any]) -> str:
+    """The report for a reader."""
+    again = sum((int(times) - 1) * rows for times, rows in report["rows_computed_again"].items())
+    states = ", ".join(f"{number} {state}" for state, number in report["states"].items())
+    wrongs = ", ".join(f"{what} {report['rows_' + what]}" for what in ("lost", "doubled", "wrong"))
+    lines = [
+        f"seed {report['seed']}: {len(report['faults'])} faults in {report['seconds']:.0f} s",
+        f"{report['jobs']} jobs: {states}; {report['replays']} with replays",
+        f"{report['rows']} rows done, {report['rows_dead']} dead: {wrongs}, wrongly dead {report['wrongly_dead']}",
+        f"computed again: {again} of {report['rows_computed']} rows",
+        "from a fault to the first commit (leader: dispatch; store: since it is back), if nothing else broke:",
+        *(
+            f"  {kind:17} {told['count']:3} times, median {told['median_s']:6.2f} s, at most {told['max_s']:6.2f} s"
+            for kind, told in report["recovery"].items()
+        ),
+        f"  {report['recoveries_that_another_fault_fell_into']} more, with another fault in between",
+        *(f"BROKEN: {what}" for what in report["broken"]),
+    ]
+    return "\n".join(lines)
+
+
+@click.command()
+@click.option("--seed", type=int, help="Fixes jobs and faults.  [default: by chance]")
+@click.option("--minutes", type=float, default=10.0, show_default=True, help="How long faults strike.")
+@click.option("--report", type=click.Path(path_type=Path), default=Path("chaos-report.json"), show_default=True)
+def main(seed: int | None, minutes: float, report: Path) -> None:
+    """Break a service at random for a while, then compare every row with what it must be."""
+    chosen = seed if seed is not None else random.SystemRandom().randrange(10**6)
+    click.echo(f"chaos: seed {chosen}, {minutes:g} minutes", err=True)
+    with tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True) as folder:
+        found = chaos(chosen, minutes * 60, Path(folder))
+        report.write_text(json.dumps(found, indent=1) + "\n")
+        logs = report.with_name(f"{report.stem}-logs")
+        shutil.copytree(Path(folder) / "logs", logs, dirs_exist_ok=True)
+    click.echo(summary(found))
+    click.echo(f"written to {report}; the logs are in {logs}", err=True)
+    sys.exit(0 if found["holds"] else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""The verdict on a chaos run: every row against what it must be, every counter against what it counts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from cluster import KEYS, manifest
+from pyarrow import json as arrow_json
+
+from batchmill.errors import BatchmillError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cluster import Cluster
+    from workload import Submitted
+
+    from batchmill.dead_letters import DeadLetter
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What was found. A row is lost if nobody has it, doubled if it is there twice, wrong if it is another one."""
+
+    rows: int = 0  # that came back
+    rows_dead: int = 0
+    rows_lost: int = 0
+    rows_doubled: int = 0
+    rows_wrong: int = 0
+    wrongly_dead: int = 0  # given up on, and not to be; or of another error than theirs
+    broken: list[str] = field(default_factory=list)  # in words, whatever does not hold
+
+    @property
+    def holds(self) -> bool:
+        """Whether all is as it must be."""
+        faults = self.rows_lost + self.rows_doubled + self.rows_wrong + self.wrongly_dead
+        return faults == 0 and not self.broken
+
+    def judge(self, job: Submitted, cluster: Cluster) -> None:
+        """Look at one job that has ended."""
+        try:
+            results = cluster.ask(lambda client: client.job(job.id).to_table().to_pylist())
+            dead = cluster.ask(lambda client: client.job(job.id).dead_letters())
+        except BatchmillError as error:
+            self.broken.append(f"{_name(job)}: cannot be read: {type(error).__name__}: {error}")
+            return
+        self._judge_state(job, results, dead)
+        self._judge_rows(job, results, {letter.index for letter in dead})
+        self._judge_dead(job, dead)
+        if job.output is not None:
+            self._judge_output(job, job.output, results)
+
+    def expect(self, job: Submitted, what: str, found: object, wanted: object) -> None:
+        """Note what is not as it must be."""
+        if found != wanted:
+            self.broken.append(f"{_name(job)}: {what} is {found}, not {wanted}")
+
+    def _judge_state(self, job: Submitted, results: list[Any], dead: list[Any]) -> None:
+        status = job.status
+        assert status is not None
+        stopped = {"cancel": "cancelled", "expire": "expired"}.get(job.plan.fate)
+        if status.state.value not in ("completed", stopped):
+            self.broken.append(f"{_name(job)}: ended {status.state}: {status.error}")
+        self.expect(job, "rows_done", status.rows_done, len(results))
+        self.expect(job, "rows_dead", status.rows_dead, len(dead))
+
+    def _judge_rows(self, job: Submitted, results: list[dict[str, Any]], dead: set[int]) -> None:
+        numbers = [row["id"] for row in results]
+        counted = Counter(numbers)
+        self.rows += len(results)
+        self.rows_dead += len(dead)
+        self.rows_doubled += sum(times - 1 for times in counted.values()) + len(dead & counted.keys())
+        self.rows_wrong += sum(1 for row in results if row != job.plan.expected(row["id"]))
+        if numbers != sorted(numbers):
+            self.broken.append(f"{_name(job)}: the results are not in input order")
+        if job.is_completed:
+            lost = set(range(len(job.plan.kinds))) - counted.keys() - dead
+            self.rows_lost += len(lost)
+            self.expect(job, "the rows that nobody has", sorted(lost)[:5], [])
+
+    def _judge_dead(self, job: Submitted, dead: list[DeadLetter]) -> None:
+        wanted = job.dead()
+        for letter in dead:
+            if wanted.get(letter.index) != letter.error_type:
+                self.wrongly_dead += 1
+                self.broken.append(f"{_name(job)}: row {letter.index} is dead of {letter.error_type}: {letter.message}")
+        if job.is_completed:
+            self.expect(job, "the dead rows", sorted(letter.index for letter in dead), sorted(wanted))
+
+    def _judge_output(self, job: Submitted, folder: Path, results: list[dict[str, Any]]) -> None:
+        found = manifest(folder)
+        self.expect(job, "the manifest's rows", found["rows"], len(results))
+        self.expect(job, "the manifest's dead rows", found["rows_dead"], job.status.rows_dead if job.status else None)
+        files = sorted(path.name for path in folder.iterdir() if path.name != "_schemas")
+        self.expect(job, "the folder", files, sorted(["_manifest.json", *(part["name"] for part in found["parts"])]))
+        tables = [_read(folder / part["name"]) for part in found["parts"]]
+        self.expect(job, "rows of the parts", [t.num_rows for t in tables], [part["rows"] for part in found["parts"]])
+        rows = [row for table in tables for row in table.to_pylist()]
+        if rows != results:
+            self.broken.append(f"{_name(job)}: the parts differ from the results")
+
+
+def judge_ledger(verdict: Verdict, jobs: list[Submitted], client: Any) -> None:
+    """See that the ledger's counters equal what they count, and that nothing of ended jobs is alive."""
+    for key in client.scan_iter(f"{KEYS.prefix}queued:*"):
+        verdict.broken.append(f"{key} holds {client.zrange(key, 0, -1)}")
+    for name, key, read in (
+        ("live jobs", KEYS.live_jobs(), client.smembers),
+        ("leases", KEYS.leases(), lambda key: client.zrange(key, 0, -1)),
+    ):
+        if found := read(key):
+            verdict.broken.append(f"{name} are left: {found}")
+    for job in jobs:
+        _judge_counters(verdict, job, client)
+
+
+def judge_deletion(verdict: Verdict, jobs: list[Submitted], cluster: Cluster) -> None:
+    """Delete all jobs, and see that nothing of them is left in the ledger or the blob store."""
+    names = [name for job in jobs for name in (job.replay_id, job.id) if name]
+    for name in names:
+        cluster.ask(lambda client, name=name: client.job(name).delete())
+    with cluster.redis() as client:
+        keys = sorted(client.scan_iter("*"))
+    ours = [key for key in keys if any(name in key for name in names) or ":idempotency:" in key]
+    if ours:
+        verdict.broken.append(f"keys of deleted jobs are left: {ours[:10]}")
+    blobs = [path for path in (cluster.blobs / "jobs").rglob("*") if path.is_file()]
+    if blobs:
+        verdict.broken.append(f"blobs of deleted jobs are left: {blobs[:10]}")
+
+
+def _judge_counters(verdict: Verdict, job: Submitted, client: Any) -> None:
+    key = KEYS.job(job.id)
+    fields = client.hgetall(key)
+    settled = [value.split() for value in client.hvals(KEYS.done(job.id, 0))]
+    leaves = [list(map(int, value)) for value in settled if value[0] != "split"]
+    counted = {
+        "rows_done": sum(leaf[1] for leaf in leaves),
+        "rows_dead": sum(leaf[2] for leaf in leaves),
+        "shards_done": len(leaves),
+        "shards_running": 0,
+        "shards_queued": 0,
+    }
+    if fields["state"] == "completed":
+        counted |= {"shards_live": 0, "rows_planned": counted["rows_done"] + counted["rows_dead"]}
+        counted["shards_planned"] = len(leaves) - sum(value[0] == "split" for value in settled)
+    for name, number in counted.items():
+        verdict.expect(job, f"the ledger's {name}", int(fields.get(name, 0)), number)
+    verdict.expect(job, "the sum by error", sum(map(int, client.hvals(KEYS.dead_counts(job.id)))), counted["rows_dead"])
+    allowed = {key, KEYS.inline_results(job.id), KEYS.done(job.id, 0), KEYS.dead_counts(job.id)}
+    verdict.expect(job, "what is left of it", sorted(set(client.scan_iter(f"{_escaped(key)}*")) - allowed), [])
+
+
+def _escaped(key: str) -> str:
+    return "".join(f"\\{letter}" if letter in "[]*?\\" else letter for letter in key)
+
+
+def _name(job: Submitted) -> str:
+    plan = job.plan
+    way = f"{plan.source} to {plan.output or '-'}"
+    return f"job {plan.number} ({job.id}, {plan.operator}, {len(plan.kinds)} rows, {way}, {plan.fate})"
+
+
+def _read(path: Path) -> pa.Table:
+    return pq.read_table(path) if path.suffix == ".parquet" else arrow_json.read_json(path)

@@ -1,0 +1,256 @@
+"""The jobs of a chaos run: made from a seed, submitted and handled as users do, while the service breaks."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from chaos_operators import value_of
+
+from batchmill import RetryPolicy
+from batchmill.errors import BatchmillError, Conflict
+from batchmill.job import JobState
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cluster import Cluster
+
+    from batchmill import Client, Job
+    from batchmill.job import JobStatus
+
+AT_ONCE = 4  # jobs that are alive at a time
+LOOK_S = 0.2
+DEAD_AS = {"poison": "ValueError", "refused": "RowError", "killer": "WorkerLost"}
+"""The rows that must end as dead letters, and of what error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One job: everything about it follows from the seed."""
+
+    number: int
+    operator: str
+    kinds: tuple[str, ...]  # of each row
+    source: str  # "rows", "parquet" or "jsonl"
+    output: str  # "", "parquet" or "jsonl"
+    priority: int
+    fate: str  # "finish", "pause", "cancel" or "expire"
+    fate_after_s: float
+    replays: bool  # whether its poisonous and refused rows are mended and run again at the end
+    retry: RetryPolicy
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Its input."""
+        return [self._row(number) for number in range(len(self.kinds))]
+
+    def _row(self, number: int) -> dict[str, Any]:
+        return {"job": self.number, "id": number, "kind": self.kinds[number], "text": f"row {number} " * 8}
+
+    def expected(self, number: int) -> dict[str, Any]:
+        """What row `number` must come back as."""
+        if self.operator == "echo":
+            return self._row(number)
+        return {"job": self.number, "id": number, "value": value_of(self.number, number)}
+
+    def dead(self) -> dict[int, str]:
+        """The rows that must be given up on, each with its type of error, before any is run again."""
+        return {number: DEAD_AS[kind] for number, kind in enumerate(self.kinds) if kind in DEAD_AS}
+
+    def mended(self) -> dict[int, dict[str, str]]:
+        """What is changed in which rows before they are run again."""
+        return {number: {"kind": "plain"} for number in self.dead()} if self.replays else {}
+
+
+def make_plan(seed: int, number: int) -> Plan:
+    """The job of that number. Pure."""
+    chance = random.Random(f"{seed}/{number}")
+    operator = chance.choices(["chaos_rows", "chaos_arrow", "chaos_single", "echo"], [5, 3, 2, 1])[0]
+    with_killer = number % 8 == 3 and operator != "echo"
+    return Plan(
+        number=number,
+        operator=operator,
+        kinds=_kinds(chance, operator, with_killer=with_killer),
+        source=chance.choice(["rows", "rows", "parquet", "jsonl"]),
+        output=chance.choice(["", "", "parquet", "jsonl"]),
+        priority=chance.randint(-10, 10),
+        fate="finish" if with_killer else chance.choices(["finish", "pause", "cancel", "expire"], [6, 2, 1, 1])[0],
+        fate_after_s=chance.uniform(0.2, 4.0),
+        replays=number % 3 == 0,
+        # A killer costs a process an attempt; a flaky row fails twelve times in a row once in two million.
+        retry=RetryPolicy(
+            max_attempts=3 if with_killer else 12, backoff_s=0.1, backoff_max_s=1.0, never_on=["ValueError"]
+        ),
+    )
+
+
+def _kinds(chance: random.Random, operator: str, *, with_killer: bool) -> tuple[str, ...]:
+    if with_killer:
+        kinds = ["plain"] * chance.randint(8, 40)
+        kinds[chance.randrange(len(kinds))] = "killer"
+        return tuple(kinds)
+    rows = chance.choice([20, 300, 900])
+    if operator == "echo":
+        return ("plain",) * rows
+    names, weights = ["plain", "flaky", "poison", "refused"], [90.0, 6.0, 1.0, 1.0]
+    if operator == "chaos_arrow":
+        weights[3] = 0.0
+    return tuple(chance.choices(names, weights, k=rows))
+
+
+@dataclass(slots=True)
+class Submitted:
+    """A job of the run, and how it stands."""
+
+    plan: Plan
+    id: str
+    output: Path | None
+    at: float  # monotonic: when it was submitted
+    status: JobStatus | None = None
+    resume_at: float = 0.0  # monotonic: when its pause is over
+    did_fate: bool = False
+    replay_id: str = ""
+    replay_ended: bool = False
+
+    @property
+    def is_final(self) -> bool:
+        return self.status is not None and self.status.is_final
+
+    @property
+    def is_completed(self) -> bool:
+        return self.status is not None and self.status.state is JobState.COMPLETED
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing more is to come of it."""
+        return self.is_final and (self.replay_ended or not (self.is_completed and self.plan.mended()))
+
+    def dead(self) -> dict[int, str]:
+        """The rows that must be dead now, each with its type of error."""
+        return {} if self.replay_ended else self.plan.dead()
+
+
+@dataclass(slots=True)
+class Users:
+    """A thread that keeps a few jobs alive, and pauses and cancels some of them, until it is told to end."""
+
+    cluster: Cluster
+    folder: Path
+    seed: int
+    jobs: list[Submitted] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)  # calls that failed in a way they must not
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread = threading.Thread(target=self._run, name="users", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Submit no more."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def settle(self, within_s: float) -> list[Submitted]:
+        """Wait until all jobs have ended; those that have not, by then."""
+        ends_at = time.monotonic() + within_s
+        while (left := [job for job in self.jobs if not job.is_settled]) and time.monotonic() < ends_at:
+            for job in left:
+                self._tend(job)
+            time.sleep(LOOK_S)
+        return left
+
+    def _run(self) -> None:
+        while not self._stop.wait(LOOK_S):
+            live = [job for job in self.jobs if not job.is_settled]
+            for job in live:
+                self._tend(job)
+            if len(live) < AT_ONCE:
+                self._guarded(f"submit {len(self.jobs)}", self._submit)
+
+    def _guarded(self, what: str, do: Any, *arguments: Any) -> None:
+        try:
+            do(*arguments)
+        except (BatchmillError, TimeoutError, OSError) as error:
+            self.complaints.append(f"{what}: {type(error).__name__}: {error}")
+
+    def _submit(self) -> None:
+        plan = make_plan(self.seed, len(self.jobs))
+        output = self.folder / "out" / str(plan.number) if plan.output else None
+        given = self._input(plan)
+        options: dict[str, Any] = {
+            "output": {"path": str(output), "format": plan.output} if output else None,
+            "carry": ["job", "id"],
+            "priority": plan.priority,
+            "deadline": plan.fate_after_s + 3 if plan.fate == "expire" else None,
+            "retry": plan.retry,
+        }
+
+        def submit(client: Client) -> str:
+            return client.submit(plan.operator, **given, **options, idempotency_key=f"chaos-{plan.number}").id
+
+        self.jobs.append(Submitted(plan, self.cluster.ask(submit), output, time.monotonic()))
+
+    def _input(self, plan: Plan) -> dict[str, Any]:
+        rows = plan.rows()
+        if plan.source == "rows":
+            return {"rows": rows}
+        path = self.folder / "in" / f"{plan.number}.{plan.source}"
+        path.parent.mkdir(exist_ok=True)
+        table = pa.Table.from_pylist(rows)
+        if plan.source == "parquet":
+            pq.write_table(table, path, row_group_size=100)
+        else:
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return {"source": path}
+
+    def _tend(self, job: Submitted) -> None:
+        self._guarded(f"status of {job.id}", self._look, job)
+        if job.is_final:
+            if not job.is_settled:
+                self._guarded(f"replay of {job.id}", self._replay, job)
+            return
+        now = time.monotonic()
+        if job.resume_at and now >= job.resume_at:
+            self._guarded(f"resume {job.id}", self._ask_of, job, "resume")
+            job.resume_at = 0.0
+        elif not job.did_fate and job.plan.fate in ("pause", "cancel") and now - job.at >= job.plan.fate_after_s:
+            job.did_fate = True
+            self._guarded(f"{job.plan.fate} {job.id}", self._ask_of, job, job.plan.fate)
+            job.resume_at = now + 1.5 if job.plan.fate == "pause" else 0.0
+
+    def _look(self, job: Submitted) -> None:
+        job.status = self.cluster.ask(lambda client: client.job(job.id).status())
+
+    def _replay(self, job: Submitted) -> None:
+        if not job.replay_id:
+            edits, key = job.plan.mended(), f"chaos-replay-{job.plan.number}"
+            job.replay_id = self.cluster.ask(
+                lambda client: client.job(job.id).replay(edits=edits, idempotency_key=key).id
+            )
+        status = self.cluster.ask(lambda client: client.job(job.replay_id).status())
+        if status.is_final:
+            self._look(job)
+            job.replay_ended = True
+            if status.state is not JobState.COMPLETED:
+                self.complaints.append(f"the replay of {job.id} ended {status.state}: {status.error}")
+
+    def _ask_of(self, job: Submitted, what: str) -> None:
+        def do(client: Client) -> None:
+            found: Job = client.job(job.id)
+            getattr(found, what)()
+
+        try:
+            self.cluster.ask(do)
+        except Conflict:
+            self._look(job)  # it ended just now
+            if not job.is_final and not (job.status and job.status.state.is_stopping):
+                raise

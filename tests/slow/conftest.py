@@ -1,0 +1,29 @@
+"""Services of their own for tests that break them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from cluster import Cluster
+from operators_path import operators_on_path
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+__all__ = ["operators_on_path"]
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
+    """Makes a cluster over a folder of its own; ended with the test."""
+    made: list[Cluster] = []
+
+    def make(**settings: object) -> Cluster:
+        made.append(Cluster(tmp_path / f"cluster-{len(made)}", "mill_operators", **settings))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()

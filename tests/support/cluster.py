@@ -1,0 +1,291 @@
+"""A service from its single processes, for tests that kill, freeze and replace them.
+
+The commands are those of a real deployment. Leases are short, so that what takes ten seconds there takes one here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import psutil
+import redis
+from waiting import until
+
+import batchmill
+from batchmill.embedded.valkey import valkey_command
+from batchmill.errors import ServiceUnavailable
+from batchmill.ledger.keys import Keys
+from batchmill.tether import tethered
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+T = TypeVar("T")
+
+TOKEN = "cluster-token"  # noqa: S105  # of a service that only this machine sees
+TESTS = Path(__file__).resolve().parent.parent
+LEASE_S = 2.0
+LEADER_LEASE_S = 2.0
+STOP_S = 30.0
+KEYS = Keys("batchmill:")
+
+
+@dataclass(slots=True)
+class Running:
+    """A process of the service."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def children(self) -> list[psutil.Process]:
+        """Its child processes that live; of a supervisor: its slots."""
+        try:
+            found = psutil.Process(self.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+        return [child for child in found if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+
+    def kill(self) -> None:
+        """End it outright, with all its children, as a machine that loses its power does."""
+        children = self.children()
+        self.process.kill()
+        for child in children:
+            end(child)
+        self.process.wait()
+
+
+class Cluster:
+    """A Valkey that keeps its data, any number of coordinators and supervisors, and clients. A context manager.
+
+    folder: where logs and blobs lie. operators: modules that the workers import. settings: more `BATCHMILL_…`
+    settings, without the prefix. Processes are tied to the thread that starts them: start all in one that lasts.
+    """
+
+    def __init__(self, folder: Path, operators: str, **settings: object) -> None:
+        self.folder = folder
+        self.coordinators: dict[str, Running] = {}
+        self.supervisors: dict[str, Running] = {}
+        self.valkey: Running | None = None
+        self.clients: dict[str, batchmill.Client] = {}
+        self._runtime = Path(tempfile.mkdtemp(prefix="cluster-"))  # a socket's path must be short
+        self._operators = operators
+        self._settings = {"LEASE_TTL_S": LEASE_S, "LEADER_TTL_S": LEADER_LEASE_S, "DRAIN_S": 10} | settings
+        self._urls: dict[str, str] = {}
+        self._stack = ExitStack()
+        self._started = 0
+        self._seen: set[psutil.Process] = set()
+        for name in ("valkey", "logs"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def socket(self) -> Path:
+        return self._runtime / "valkey.sock"
+
+    @property
+    def blobs(self) -> Path:
+        return self.folder / "blobs"
+
+    def log(self, name: str) -> str:
+        """What the processes of that name wrote."""
+        return (self.folder / "logs" / f"{name}.log").read_text(errors="replace")
+
+    def logs(self) -> str:
+        """What all wrote."""
+        return "".join(path.read_text(errors="replace") for path in sorted((self.folder / "logs").iterdir()))
+
+    def start_valkey(self, *flags: str) -> None:
+        """Start Valkey over its append-only file; returns when it answers."""
+        self.socket.unlink(missing_ok=True)
+        command = [*valkey_command(self.folder / "valkey", self.socket), *flags]
+        self.valkey = self._start("valkey", command, {})
+        until(self._answers, "Valkey's start")
+
+    def start_coordinator(self, name: str, *, wait: bool = True, **settings: object) -> Running:
+        """Start a coordinator; one of the same name has the port of the one before."""
+        url = self._urls.setdefault(name, f"http://127.0.0.1:{free_port()}")
+        ready = self._ready(name)
+        command = ["coordinator", "--port", url.rpartition(":")[2], "--ready-file", str(ready)]
+        running = self.coordinators[name] = self._start(name, _batchmill(command), self._env(settings))
+        if name not in self.clients:
+            self.clients[name] = self._stack.enter_context(batchmill.Client(url, TOKEN))
+        if wait:
+            self._until_ready(running)
+        return running
+
+    def start_supervisor(self, slots: int = 1, *, wait: bool = True, **settings: object) -> Running:
+        """Start a supervisor, under a name of its own."""
+        self._started += 1
+        name = f"worker-{self._started}"
+        ready = self._ready(name)
+        command = ["worker", "--devices", "cpu", "--slots-per-device", str(slots), "--operators", self._operators, "--ready-file", str(ready)]
+        running = self.supervisors[name] = self._start(name, _batchmill(command), self._env(settings))
+        if wait:
+            self._until_ready(running)
+        return running
+
+    def start(self, *, coordinators: int = 1, slots: tuple[int, ...] = (1,)) -> Self:
+        """Start everything: Valkey, coordinators "a", "b", …, and a supervisor for each number of slots."""
+        self.start_valkey()
+        started = [self.start_coordinator(name, wait=False) for name in "abc"[:coordinators]]
+        started += [self.start_supervisor(number, wait=False) for number in slots]
+        for running in started:
+            self._until_ready(running)
+        return self
+
+    @contextmanager
+    def redis(self) -> Iterator[Any]:
+        """A client of the Valkey, which gives text."""
+        with redis.Redis(unix_socket_path=str(self.socket), decode_responses=True, socket_timeout=5) as client:
+            yield client
+
+    def leader(self) -> Running | None:
+        """The coordinator that leads by the ledger, if one does."""
+        with self.redis() as client:
+            value = client.get(KEYS.leader())
+        owners = [each for each in self.coordinators.values() if f"-{each.pid}-" in (value or "")]
+        return owners[0] if owners else None
+
+    def epoch(self) -> int:
+        """The reigning leader's epoch; 0 while nobody leads."""
+        with self.redis() as client:
+            value = client.get(KEYS.leader())
+        return int(value.split()[0]) if value else 0
+
+    def slots(self) -> list[psutil.Process]:
+        """The device processes that live."""
+        return [child for running in self.supervisors.values() for child in running.children()]
+
+    def ask(self, do: Callable[[batchmill.Client], T], within_s: float = 90.0) -> T:
+        """What `do` gives with the client of any coordinator that can answer; others are asked again meanwhile."""
+        ends_at = time.monotonic() + within_s
+        while True:
+            for client in list(self.clients.values()):
+                try:
+                    return do(client)
+                except (ServiceUnavailable, TimeoutError):
+                    if time.monotonic() > ends_at:
+                        raise
+            time.sleep(0.1)
+
+    def remember(self) -> None:
+        """Note which processes there are, so that `close` ends them even if they are orphans by then."""
+        self._seen.update(self.slots())
+
+    def close(self) -> None:
+        """End everything."""
+        self.remember()
+        self._stack.close()
+        for process in self._seen:
+            resume(process)
+        for group in (list(self.supervisors.values()), list(self.coordinators.values()), [self.valkey]):
+            _stop([running for running in group if running is not None])
+        for process in self._seen:
+            end(process)
+        shutil.rmtree(self._runtime, ignore_errors=True)
+
+    def _answers(self) -> bool:
+        try:
+            with self.redis() as client:
+                return bool(client.ping())
+        except redis.RedisError:  # it does not listen yet, or is loading its file
+            return False
+
+    def _ready(self, name: str) -> Path:
+        ready = self._runtime / f"{name}.json"
+        ready.unlink(missing_ok=True)
+        return ready
+
+    def _until_ready(self, running: Running) -> None:
+        def is_ready() -> bool:
+            code = running.process.poll()
+            assert code is None, f"{running.name} ended with {code}:\n{self.log(running.name)[-3000:]}"
+            return (self._runtime / f"{running.name}.json").exists()
+
+        until(is_ready, f"the start of {running.name}")
+
+    def _env(self, settings: Mapping[str, object]) -> dict[str, str]:
+        own = {
+            "REDIS_URL": f"unix://{self.socket}?db=0",
+            "BLOB_ROOT": self.blobs,
+            "UNRESTRICTED": "true",
+            "TOKENS": TOKEN,
+        }
+        return {f"BATCHMILL_{name}": str(value) for name, value in (own | self._settings | dict(settings)).items()}
+
+    def _start(self, name: str, command: list[str], env: dict[str, str]) -> Running:
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("BATCHMILL_")}
+        path = os.pathsep.join([str(TESTS / "support"), str(TESTS / "chaos"), os.environ.get("PYTHONPATH", "")])
+        with (self.folder / "logs" / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                tethered(command),
+                env=inherited | {"PYTHONPATH": path} | env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        return Running(name, process)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def resume(process: psutil.Process) -> None:
+    """Let a frozen process go on; one that has ended is fine."""
+    try:
+        process.resume()
+    except psutil.NoSuchProcess:
+        return
+
+
+def end(process: psutil.Process) -> None:
+    """Kill a process; one that has ended is fine."""
+    try:
+        process.kill()
+    except psutil.NoSuchProcess:
+        return
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of an output folder."""
+    found: dict[str, Any] = json.loads((folder / "_manifest.json").read_text())
+    return found
+
+
+def _batchmill(arguments: list[str]) -> list[str]:
+    return [sys.executable, "-m", "batchmill", *arguments]
+
+
+def _stop(group: list[Running]) -> None:
+    alive = [running for running in group if running.process.poll() is None]
+    for running in alive:
+        resume(psutil.Process(running.pid))
+        running.process.terminate()
+    for running in alive:
+        try:
+            running.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            running.kill()
