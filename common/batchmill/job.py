@@ -179,6 +179,15 @@ class JobStatus(Frozen):
         return self.state.is_final
 
 
+class BatchChoice(Frozen):
+    """What a worker's controller has decided about the batches of one operator, latest."""
+
+    operator: str
+    units: float  # of cost: the size aimed at
+    rows: int  # of the batch that ran last
+    reason: str  # see `batchmill_worker.batching.controller.Reason`
+
+
 class WorkerInfo(Frozen):
     """A worker as others see it. Times are seconds since the epoch."""
 
@@ -191,6 +200,7 @@ class WorkerInfo(Frozen):
     started_at: float
     seen_at: float = 0.0
     running: list[str] = []  # the attempts it holds
+    batches: list[BatchChoice] = []  # the operators it ran last, the latest first
 
 
 def new_id(kind: str) -> str:

@@ -95,6 +95,8 @@ class WorkerSettings(ServiceSettings):
     drain_s: float = Field(default=25.0, gt=0)
     batch_timeout_s: float = Field(default=600.0, gt=0)  # a batch that takes longer hangs: its process is ended
 
+    trace: str = ""  # a file to write the phases of every shard to, in the Chrome trace format
+
     @field_validator("operators", mode="before")
     @classmethod
     def _split_operators(cls, value: object) -> object:

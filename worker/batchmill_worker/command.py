@@ -16,6 +16,7 @@ import click
 @click.option("--redis-url", help="The ledger and broker.  [BATCHMILL_REDIS_URL]")
 @click.option("--blob-root", help="Folder or s3:// URI for rows.  [BATCHMILL_BLOB_ROOT]")
 @click.option("--roots", help="Folders and URIs that jobs may read and write, with commas.  [BATCHMILL_ROOTS]")
+@click.option("--trace", metavar="FILE", help="Write what every shard goes through, for chrome://tracing or Perfetto.")
 @click.option("--ready-file", type=click.Path(path_type=Path), hidden=True)
 def worker(
     pool: str | None,
@@ -24,6 +25,7 @@ def worker(
     redis_url: str | None,
     blob_root: str | None,
     roots: str | None,
+    trace: str | None,
     ready_file: Path | None,
 ) -> None:
     """Run workers on this machine: a supervisor with one process per slot.
@@ -36,6 +38,7 @@ def worker(
     from batchmill.logs import configure_logging
     from batchmill.settings import PREFIX, WorkerSettings
     from batchmill_worker.supervisor import Supervisor
+    from batchmill_worker.trace import begin_trace
 
     settings = WorkerSettings.load(
         pool=pool,
@@ -44,7 +47,10 @@ def worker(
         redis_url=redis_url,
         blob_root=blob_root,
         roots=roots,
+        trace=trace,
     )
+    if settings.trace:
+        begin_trace(Path(settings.trace))
     if not settings.blob_root:
         raise InvalidSettings(
             "BATCHMILL_BLOB_ROOT is not set.", hint="Set it to the folder or s3:// URI that the coordinator uses."
@@ -55,6 +61,7 @@ def worker(
         "REDIS_URL": redis_url,
         "BLOB_ROOT": blob_root,
         "ROOTS": roots,
+        "TRACE": settings.trace,
     }
     os.environ.update({PREFIX + name: value for name, value in given.items() if value})  # for the slots
     configure_logging(settings.log_level)

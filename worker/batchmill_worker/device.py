@@ -93,7 +93,7 @@ _OUT_OF_MEMORY = (
     "cannot allocate memory",
     "failed to allocate memory",
 )
-"""What messages say, in lower case, when memory ran out: CUDA's, cuDNN's, the CPU allocator's of torch, onnxruntime's."""
+"""What messages say, in lower case, when memory ran out: CUDA's, cuDNN's, and the host's allocators'."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

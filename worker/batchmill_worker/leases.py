@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from batchmill.errors import ServiceUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from batchmill.job import WorkerInfo
+    from batchmill.job import BatchChoice, WorkerInfo
     from batchmill.ledger import Ledger
     from batchmill.operator import OperatorInfo
     from batchmill.shard import ShardRef
@@ -57,6 +57,7 @@ class Heartbeat:
         self._lock = threading.Lock()
         self._draining = threading.Event()
         self._stopping = threading.Event()
+        self.batches: Callable[[], list[BatchChoice]] = list  # what to show of batch sizes
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     @property
@@ -108,7 +109,8 @@ class Heartbeat:
     def _announce(self) -> None:
         with self._lock:
             running = [ref.member() for ref in self._held]
-        worker = self._worker.model_copy(update={"running": running, "seen_at": self._ledger.now_ms() / 1000})
+        shown = {"running": running, "batches": self.batches(), "seen_at": self._ledger.now_ms() / 1000}
+        worker = self._worker.model_copy(update=shown)
         self._ledger.fleet.announce(worker, self._operators, self._ttl_s)
 
     def _run(self) -> None:

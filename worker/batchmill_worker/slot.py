@@ -18,12 +18,14 @@ from batchmill.workspace import Workspace
 from batchmill_worker.attempt import AttemptRunner, Bench
 from batchmill_worker.celery_app import consume, create_celery_app
 from batchmill_worker.context import SetupContext
-from batchmill_worker.device import DeviceLock
+from batchmill_worker.device import DeviceLock, memory_of
 from batchmill_worker.engine import Engine
 from batchmill_worker.jobs import JobShelf
 from batchmill_worker.leases import Heartbeat
 from batchmill_worker.loading import load_operators
 from batchmill_worker.operator_cache import OperatorCache
+from batchmill_worker.trace import NO_TRACE, FileRecorder
+from batchmill_worker.tuners import Tuners
 from batchmill_worker.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -48,6 +50,9 @@ def run_slot(settings: WorkerSettings, name: str, device: str, note: Path) -> No
     announced = [definition.announcement() for definition in registry]
     heartbeat = Heartbeat(ledger, worker, announced, settings.lease_ttl_s)
     operators = OperatorCache(device, SetupContext(locations=settings.locations()))
+    trace = FileRecorder(Path(settings.trace), name) if settings.trace else NO_TRACE
+    tuners = Tuners(ledger.profiles, device)
+    heartbeat.batches = tuners.choices
     bench = Bench(
         worker=name,
         pool=settings.pool,
@@ -57,7 +62,10 @@ def run_slot(settings: WorkerSettings, name: str, device: str, note: Path) -> No
         shelf=JobShelf(workspace),
         registry=registry,
         operators=operators,
-        engine=Engine(DeviceLock(), watchdog=Watchdog(settings.batch_timeout_s, note)),
+        engine=Engine(
+            DeviceLock(), watchdog=Watchdog(settings.batch_timeout_s, note), memory=memory_of(device), trace=trace
+        ),
+        tuners=tuners,
     )
     app = create_celery_app(settings, registry, AttemptRunner(bench))
     heartbeat.start()
@@ -65,6 +73,7 @@ def run_slot(settings: WorkerSettings, name: str, device: str, note: Path) -> No
         consume(app, settings, name, on_shutdown=lambda: _drain(heartbeat, settings.drain_s))
     finally:
         heartbeat.stop()
+        tuners.save(at_once=True)
         operators.close()
         ledger.close()
 

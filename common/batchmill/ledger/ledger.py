@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from batchmill.ledger.connection import Store, connect, reaching_redis
 from batchmill.ledger.fleet import FleetLedger
 from batchmill.ledger.jobs import JobLedger
+from batchmill.ledger.profiles import ProfileLedger
 from batchmill.ledger.retention import RetentionLedger
 from batchmill.ledger.shards import ShardLedger
 
@@ -29,6 +30,7 @@ class Ledger:
         self.shards = ShardLedger(self._store)
         self.fleet = FleetLedger(self._store)
         self.retention = RetentionLedger(self._store)
+        self.profiles = ProfileLedger(self._store)
 
     @classmethod
     def open(cls, settings: ServiceSettings) -> Ledger:

@@ -22,6 +22,7 @@ class Completion:
     busy_s: float = 0.0  # time at work on it, waiting not counted
     inline: bytes = b""  # the results as an Arrow stream; empty: they lie in the sink
     dead_by_type: tuple[tuple[str, int], ...] = ()  # how many rows died of which error
+    results: int | None = None  # of an operator that expands: how many results `rows` made; None: as many
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +53,17 @@ class Settled:
     rows_dead: int
     nbytes: int
     first_row: int  # 0-based index of the shard's first row in the job's input
+    expanded_to: int | None = None  # how many results the rows made; None: one each
+
+    @property
+    def results(self) -> int:
+        """How many results it has."""
+        return self.rows if self.expanded_to is None else self.expanded_to
 
     def entry(self) -> str:
         """What the ledger keeps of it: the inverse of `parse_settled`."""
-        return f"{self.token} {self.rows} {self.rows_dead} {self.nbytes} {self.first_row}"
+        entry = f"{self.token} {self.rows} {self.rows_dead} {self.nbytes} {self.first_row}"
+        return entry if self.expanded_to is None else f"{entry} {self.expanded_to}"
 
 
 @dataclass(frozen=True, slots=True)
