@@ -180,6 +180,15 @@ class JobStatus(Frozen):
         return self.state.is_final
 
 
+class BatchChoice(Frozen):
+    """What a worker's controller has decided about the batches of one operator, latest."""
+
+    operator: str
+    units: float  # of cost: the size aimed at
+    rows: int  # of the batch that ran last
+    reason: str  # see `batchmill_worker.batching.controller.Reason`
+
+
 class WorkerInfo(Frozen):
     """A worker as others see it. Times are seconds since the epoch."""
 
@@ -200,6 +209,7 @@ class WorkerInfo(Frozen):
     loading: list[str] = []  # what it is about to have loaded
     has_room: bool = False  # whether another model fits beside them
     load_s: float = 0.0  # how long loading the slowest of them took
+    batches: list[BatchChoice] = []  # the operators it ran last, the latest first
 
 
 def new_id(kind: str) -> str:

@@ -106,6 +106,8 @@ class WorkerSettings(ServiceSettings):
     recycle_device_mb: int = Field(default=0, ge=0)  # one that uses more of a device's memory, too; 0: never
     worker_listen: str = ""  # host:port of the supervisor's /healthz and /readyz; port 0: any; "": nowhere
 
+    trace: str = ""  # a file to write the phases of every shard to, in the Chrome trace format
+
     @field_validator("operators", mode="before")
     @classmethod
     def _split_operators(cls, value: object) -> object:

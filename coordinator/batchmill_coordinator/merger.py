@@ -17,11 +17,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchmill.dead_letters import DeadRows
 from batchmill.indexed import INDEX, in_order
+from batchmill.operator import SOURCE_ROW
 from batchmill.sinks import Manifest
 from batchmill_coordinator.outputs import manifest_parts, results_of, schema_of, settled_shards
 from batchmill_coordinator.replays import read_places
@@ -36,14 +38,26 @@ if TYPE_CHECKING:
     from batchmill.workspace import Workspace
     from batchmill_coordinator.dead_rows import DeadRowStore
 
+Rows = npt.NDArray[np.int64]
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Piece:
     """What a shard of a replay brought, its rows named by their index in the first job's input."""
 
     results: pa.Table | None  # with INDEX
     dead: DeadRows
-    last: int  # the highest index
+    rows: Rows  # all that it ran, ascending
+
+    @property
+    def last(self) -> int:
+        """The highest index."""
+        return int(self.rows[-1])
+
+    @property
+    def done(self) -> set[int]:
+        """The rows that did not die again; of an operator that expands they may have made no result."""
+        return set(self.rows.tolist()) - self.dead.indices
 
 
 _NONE = DeadRows((), pa.table({}))
@@ -72,7 +86,7 @@ class Merger:
             dead = self._dead_rows.read(job.id, shard)
             pending = set() if shard.plan else {one.index for one in dead.letters if one.replay != replay.id}
             brought = replayed.of(pending) if pending else _NOTHING
-            if brought.results or brought.dead:
+            if brought.done or brought.dead:
                 self._amend(job, sink, shard, dead, brought, epoch)
         if job.spec.output is not None:
             self._republish(job.id, sink)
@@ -88,17 +102,18 @@ class Merger:
                 dead = self._dead_rows.read(replay.id, part) if part.rows_dead else _NONE
                 results = self._results(replay, sink, part, dead)
                 if results is not None:
-                    at = results.column_names.index(INDEX)
-                    results = results.set_column(at, INDEX, pa.array(places[results[INDEX].to_numpy()]))
+                    for name in (INDEX, *([SOURCE_ROW] if part.expanded_to is not None else [])):
+                        at = results.column_names.index(name)
+                        results = results.set_column(at, name, pa.array(places[results[name].to_numpy()]))
                 letters = tuple(
                     letter.model_copy(update={"index": int(places[letter.index]), "replay": replay.id})
                     for letter in dead.letters
                 )
-                last = int(places[part.first_row + part.rows + part.rows_dead - 1])
-                yield _Piece(results, replace(dead, letters=letters), last)
+                rows = places[part.first_row : part.first_row + part.rows + part.rows_dead]
+                yield _Piece(results, replace(dead, letters=letters), rows)
 
     def _results(self, job: JobRecord, sink: Sink, shard: Settled, dead: DeadRows) -> pa.Table | None:
-        if shard.rows == 0:
+        if shard.results == 0:
             return None
         return _indexed(results_of(self._ledger, job, sink, [shard])[0], shard, dead)
 
@@ -109,7 +124,9 @@ class Merger:
         after = replace(
             shard, token=shard.token + 1, rows=shard.rows + done, rows_dead=shard.rows_dead - done, nbytes=0
         )
-        if after.rows:
+        if shard.expanded_to is not None:
+            after = replace(after, expanded_to=table.num_rows)
+        if after.results:
             after = replace(after, nbytes=sink.amend(shard.shard_id, after.token, table).bytes)
         self._dead_rows.write(job.id, after, left)
         by_type = Counter(letter.error_type for letter in left.letters)
@@ -144,7 +161,8 @@ class _Replayed:
         held = [piece.results for piece in self._held if piece.results is not None]
         results = [table.filter(pc.is_in(table[INDEX], rows)) for table in held]
         dead = [piece.dead.select(wanted) for piece in self._held]
-        return _Brought([table for table in results if table.num_rows], [one for one in dead if one.letters])
+        done = {row for piece in self._held for row in piece.done}.intersection(wanted)
+        return _Brought([table for table in results if table.num_rows], [one for one in dead if one.letters], done)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +171,7 @@ class _Brought:
 
     results: list[pa.Table]
     dead: list[DeadRows]
-
-    @property
-    def done(self) -> set[int]:
-        """The rows that have results now."""
-        return {index for table in self.results for index in table[INDEX].to_pylist()}
+    done: set[int]  # the rows that are done now
 
     def still_dead(self, before: DeadRows) -> DeadRows:
         """The dead rows of a shard from now on."""
@@ -171,7 +185,7 @@ class _Brought:
         return DeadRows(tuple(letters[place] for place in order), rows.take(pa.array(order, pa.int64())), before.purged)
 
 
-_NOTHING = _Brought([], [])
+_NOTHING = _Brought([], [], set())
 
 
 def _again(dead: DeadRows, before: Mapping[int, DeadLetter]) -> DeadRows:
@@ -189,7 +203,9 @@ def _again(dead: DeadRows, before: Mapping[int, DeadLetter]) -> DeadRows:
 
 
 def _indexed(results: pa.Table, shard: Settled, dead: DeadRows) -> pa.Table:
-    """A shard's results with the index of each row in its job's input."""
+    """A shard's results with the index, in its job's input, of the row that each was made from."""
+    if shard.expanded_to is not None:
+        return results.append_column(INDEX, results[SOURCE_ROW])
     rows = np.arange(shard.first_row, shard.first_row + shard.rows + shard.rows_dead, dtype=np.int64)
     alive = np.setdiff1d(rows, np.array(sorted(dead.indices), dtype=np.int64), assume_unique=True)
     return results.append_column(INDEX, pa.array(alive))

@@ -70,13 +70,13 @@ def manifest_parts(record: JobRecord, sink: Sink, ledger: Ledger) -> tuple[Manif
     return tuple(
         ManifestPart(
             name=sink.part_name(settled.shard_id, settled.token),
-            rows=settled.rows,
+            rows=settled.results,
             bytes=settled.nbytes,
             shard=format_shard_id(settled.shard_id),
         )
         for shard in settled_shards(ledger, record, 0)
         for settled in shard.parts
-        if settled.rows > 0
+        if settled.results > 0
     )
 
 

@@ -91,7 +91,7 @@ def _choose(ledger: Ledger, record: JobRecord, start: ShardId) -> tuple[list[Set
     for shard in settled_shards(ledger, record, start[0]):
         if not shard.is_whole and not record.state.is_final:
             break
-        parts = [part for part in shard.parts if part.shard_id >= start and part.rows > 0]
+        parts = [part for part in shard.parts if part.shard_id >= start and part.results > 0]
         more = sum(part.nbytes for part in parts)
         if chosen and size + more > PAGE_BYTES:
             break

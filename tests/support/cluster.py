@@ -138,7 +138,17 @@ class Cluster:
         self._started += 1
         name = f"worker-{self._started}"
         ready = self._ready(name)
-        command = ["worker", "--devices", "cpu", "--slots-per-device", str(slots), "--operators", self._operators, "--ready-file", str(ready)]
+        command = [
+            "worker",
+            "--devices",
+            "cpu",
+            "--slots-per-device",
+            str(slots),
+            "--operators",
+            self._operators,
+            "--ready-file",
+            str(ready),
+        ]
         running = self.supervisors[name] = self._start(name, _batchmill(command), self._env(settings))
         if wait:
             self._until_ready(running)

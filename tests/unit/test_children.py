@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batchmill.children import BACKOFF_MAX_S, BACKOFF_S, ChildKeeper, ChildSpec, restart_delay_s
+from batchmill.children import BACKOFF_MAX_S, BACKOFF_S, ChildEnd, ChildKeeper, ChildSpec, restart_delay_s
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +35,7 @@ def test_a_child_that_dies_of_its_work_is_soon_there_again_however_often_that_ha
     pids: list[int] = []
 
     def on_end(end: ChildEnd) -> bool:
-        pids.append(pid)
+        pids.append(end.pid)
         if len(pids) == len(delays):
             keeper.ask_to_stop()
         return of_its_work

@@ -357,9 +357,11 @@ class HookedModel(Model):
         return outputs
 
 
-def expected_rows(table: pa.Table, carry: Sequence[str] | None, dead: set[int], settled: int) -> list[dict[str, Any]]:
+def expected_rows(
+    table: pa.Table, carry: Sequence[str] | None, dead: set[int], settled: Sequence[int]
+) -> list[dict[str, Any]]:
     carried = table.column_names if carry is None else carry
-    rows = table.to_pylist()[:settled]
+    rows = table.take(pa.array(settled, pa.int64())).to_pylist()
     return [{**{name: row[name] for name in carried}, "out": 3 * row["id"]} for row in rows if row["id"] not in dead]
 
 
@@ -392,8 +394,10 @@ def test_every_row_is_in_the_result_or_dead_whatever_fails_and_however_batched(d
         return
     assert result.stopped == (result.rows_settled < count)
     assert not hopeless or result.stopped
+    settled = result.settled.tolist()
+    assert settled == sorted(settled)
     if result.rows_done:
-        assert result.table.to_pylist() == expected_rows(table, carry, dead, result.rows_settled)
-    assert [row.index for row in result.dead] == sorted(n for n in dead if n < result.rows_settled)
+        assert result.table.to_pylist() == expected_rows(table, carry, dead, settled)
+    assert [row.index for row in result.dead] == sorted(dead & set(settled))
     assert all(row.failure.error_type == ("ValueError" if row.index in poisoned else "RowError") for row in result.dead)
     assert [row.row["id"] for row in result.dead] == [row.index for row in result.dead]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,7 +37,9 @@ def run(progress: ShardProgress, attempt: Attempt, shard: Shard = SHARD) -> Shar
     )
     done = [row for row in settled if row - FIRST not in attempt.failing]
     table = pa.table({"n": pa.array(done, pa.int64())})
-    result = ShardResult(table, dead, (), len(settled), stopped=len(settled) < len(pending))
+    sources = np.array([at for at, row in enumerate(settled) if row - FIRST not in attempt.failing], dtype=np.int64)
+    ran = np.arange(len(settled), dtype=np.int64)
+    result = ShardResult(table, sources, ran, dead, (), stopped=len(settled) < len(pending))
     return progress.add(pending, result, TOLD)
 
 
@@ -94,3 +97,32 @@ def test_results_carry_no_column_of_ours() -> None:
     progress = run(ShardProgress(), Attempt())
     assert progress.results[0].column_names == ["n", INDEX]
     assert progress.table().column_names == ["n"]
+
+
+def expanded(settled: dict[int, int], pending: list[int]) -> ShardResult:
+    """An attempt that ran some rows, in any place, each of which made so many results."""
+    sources = np.repeat(sorted(settled), [settled[at] for at in sorted(settled)]).astype(np.int64)
+    table = pa.table({"piece": pa.array([f"{pending[at]}" for at in sources])})
+    ran = np.array(sorted(settled), dtype=np.int64)
+    return ShardResult(table, sources, ran, (), (), stopped=len(settled) < len(pending))
+
+
+@given(st.lists(st.dictionaries(st.integers(0, ROWS - 1), st.integers(0, 3)), max_size=4), st.integers(0, 3))
+def test_rows_that_make_any_number_of_results_are_done_once_each_and_their_results_stay_in_order(
+    plan: list[dict[int, int]], rest: int
+) -> None:
+    progress, made = ShardProgress(), dict[int, int]()
+    for counts in [*plan, dict.fromkeys(range(ROWS), rest)]:
+        pending = progress.pending(SHARD)
+        counts = {at: count for at, count in counts.items() if at < len(pending)}
+        made |= {int(pending[at]): count for at, count in counts.items()}
+        progress = progress.add(pending, expanded(counts, pending.tolist()), TOLD)
+        progress = decode_progress(encode_progress(progress))
+    table = progress.table(with_source_row=True)
+    expected = [row for row in range(FIRST, FIRST + ROWS) for _ in range(made[row])]
+    assert (table["source_row"].to_pylist() if table.num_rows else []) == expected
+    assert [int(piece) for piece in table.to_pydict().get("piece", [])] == expected
+    assert progress.rows_done == ROWS
+    assert progress.pending(SHARD).size == 0
+    halves = [progress.window(half) for half in SHARD.halves()]
+    assert sum(half.rows_done for half in halves) == ROWS

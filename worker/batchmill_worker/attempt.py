@@ -46,10 +46,11 @@ from batchmill.workspace import stream_from_table, table_from_stream
 from batchmill_worker.ending import Ending, EndingKind
 from batchmill_worker.failures import Failure
 from batchmill_worker.progress import ShardProgress, Told, decode_progress, encode_progress
+from batchmill_worker.trace import Phase
 
 if TYPE_CHECKING:
     from batchmill.ledger import Claim, Ledger
-    from batchmill.operator import OperatorRegistry
+    from batchmill.operator import OperatorDefinition, OperatorRegistry
     from batchmill.shard import Shard, ShardRef
     from batchmill.workspace import Workspace
     from batchmill_worker.engine import Engine
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from batchmill_worker.leases import Heartbeat, Lease
     from batchmill_worker.operator_cache import OperatorCache
     from batchmill_worker.shard_result import ShardResult
+    from batchmill_worker.tuners import Tuners
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +79,7 @@ class Bench:
     registry: OperatorRegistry
     operators: OperatorCache
     engine: Engine
+    tuners: Tuners
     clock: Clock = SystemClock()  # noqa: RUF009  # stateless
 
 
@@ -90,7 +93,8 @@ class AttemptRunner:
     def run(self, ref: ShardRef) -> Ending:
         """Run one attempt to its end. Raises `ServiceUnavailable` when the ledger cannot be reached."""
         try:
-            claim = self._claim(ref)
+            with self._bench.engine.trace.span(Phase.CLAIM, shard=ref.member()):
+                claim = self._claim(ref)
             if claim is None:
                 log.info("attempt %s is not run: its job takes no more work", ref.member())
                 return Ending(EndingKind.DROPPED, "its job takes no more work")
@@ -129,21 +133,24 @@ class AttemptRunner:
     def _attempt(self, claim: Claim, lease: Lease) -> Outcome:
         clock, shard = self._bench.clock, claim.shard
         started_at = clock.monotonic()
-        files = self._files(claim)
-        before = self._kept(shard)
-        pending = before.pending(shard)
-        table = files.source.read(shard.slices).slice(shard.skip, shard.rows)
-        if before.is_begun:
-            table = table.take(pending - shard.first_row)
+        with self._bench.engine.trace.span(Phase.LOAD, shard=shard.ref.member()):
+            files = self._files(claim)
+            before = self._kept(shard)
+            pending = before.pending(shard)
+            table = files.source.read(shard.slices).slice(shard.skip, shard.rows)
+            if before.is_begun:
+                table = table.take(pending - shard.first_row)
         loaded_at = clock.monotonic()
         result = self._compute(shard, files, table, lease, proven=bool(before.results))
         computed_at = clock.monotonic()
+        self._bench.tuners.save()
         progress = before.add(pending, result, self._told(files))
         if result.stopped and not progress.is_begun:
             return Revoked()
         if (result.stopped or progress.failed) and not lease.is_last:
             return self._keep(shard, progress, stopped=result.stopped)
-        stored = self._store(shard, files, progress)
+        with self._bench.engine.trace.span(Phase.STORE, shard=shard.ref.member()):
+            stored = self._store(shard, files, progress)
         work_s = loaded_at - started_at + result.busy_s + clock.monotonic() - computed_at
         return Done(replace(stored, busy_s=work_s))
 
@@ -171,21 +178,38 @@ class AttemptRunner:
         return self._bench.shelf.open(job_id, claim.spec, claim.inline_rows)
 
     def _compute(self, shard: Shard, files: JobFiles, table: pa.Table, lease: Lease, *, proven: bool) -> ShardResult:
-        spec = files.spec
-        definition = self._bench.registry.get(spec.operator)
-        if definition is None:
-            raise UnknownOperator(f"worker {self._bench.worker} has no operator {spec.operator!r}.")
+        spec, definition = files.spec, self._definition(files)
         with self._bench.operators.borrow(definition, spec.params) as operator:
+            batching = self._bench.tuners.batching(definition, spec)
             return self._bench.engine.run(
-                operator, table, spec.carry, lease.should_stop, proven=proven, whose=shard.ref.member()
+                operator,
+                table,
+                spec.carry,
+                lease.should_stop,
+                batching=batching,
+                proven=proven,
+                whose=shard.ref.member(),
             )
+
+    def _definition(self, files: JobFiles) -> OperatorDefinition:
+        definition = self._bench.registry.get(files.spec.operator)
+        if definition is None:
+            raise UnknownOperator(f"worker {self._bench.worker} has no operator {files.spec.operator!r}.")
+        return definition
 
     def _store(self, shard: Shard, files: JobFiles, progress: ShardProgress) -> Completion:
         if progress.dead:
             dead = _dead_rows(shard, files, progress)
             self._bench.workspace.blobs.put_table(dead_letters_name(shard.ref), dead.table())
-        table = progress.table()
-        stored = Completion(table.num_rows, len(progress.dead), 0, dead_by_type=count_by_type(progress.dead))
+        expands = self._definition(files).expands
+        table = progress.table(with_source_row=expands)
+        stored = Completion(
+            progress.rows_done,
+            len(progress.dead),
+            0,
+            dead_by_type=count_by_type(progress.dead),
+            results=table.num_rows if expands else None,
+        )
         if table.num_rows == 0:
             return stored
         if files.rides_inline and table.nbytes <= MAX_INLINE_BYTES:
@@ -220,8 +244,9 @@ class AttemptRunner:
     def _commit(self, claim: Claim, completion: Completion) -> None:
         shard, shards, files = claim.shard, self._bench.ledger.shards, self._files(claim)
         limit = DeadLimit.of(files.spec)
-        if shards.commit(shard.ref, completion, limit):
-            return
+        with self._bench.engine.trace.span(Phase.COMMIT, shard=shard.ref.member()):
+            if shards.commit(shard.ref, completion, limit):
+                return
         table = table_from_stream(completion.inline)  # the job's results outgrew the ledger
         part = files.sink.write(shard.shard_id, shard.token, table)
         shards.commit(shard.ref, replace(completion, inline=b"", nbytes=part.bytes), limit)

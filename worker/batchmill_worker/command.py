@@ -25,6 +25,7 @@ import click
 @click.option(
     "--listen", metavar="HOST:PORT", help="Answer /healthz and /readyz there.  [BATCHMILL_WORKER_LISTEN, default off]"
 )
+@click.option("--trace", metavar="FILE", help="Write what every shard goes through, for chrome://tracing or Perfetto.")
 @click.option("--ready-file", type=click.Path(path_type=Path), hidden=True)
 def worker(
     pool: str | None,
@@ -35,6 +36,7 @@ def worker(
     blob_root: str | None,
     roots: str | None,
     listen: str | None,
+    trace: str | None,
     ready_file: Path | None,
 ) -> None:
     """Run workers on this machine: a supervisor with fresh processes on each device.
@@ -48,6 +50,7 @@ def worker(
     from batchmill.logs import configure_logging
     from batchmill.settings import PREFIX, WorkerSettings
     from batchmill_worker.supervisor import Supervisor
+    from batchmill_worker.trace import begin_trace
 
     settings = WorkerSettings.load(
         pool=pool,
@@ -58,7 +61,10 @@ def worker(
         redis_url=redis_url,
         blob_root=blob_root,
         roots=roots,
+        trace=trace,
     )
+    if settings.trace:
+        begin_trace(Path(settings.trace))
     if not settings.blob_root:
         raise InvalidSettings(
             "BATCHMILL_BLOB_ROOT is not set.", hint="Set it to the folder or s3:// URI that the coordinator uses."
@@ -69,6 +75,7 @@ def worker(
         "REDIS_URL": redis_url,
         "BLOB_ROOT": blob_root,
         "ROOTS": roots,
+        "TRACE": settings.trace,
     }
     os.environ.update({PREFIX + name: value for name, value in given.items() if value})  # for the slots
     configure_logging(settings.log_level)

@@ -260,15 +260,14 @@ class _Run:
             return
         out_of_memory = is_out_of_memory(failure)
         if out_of_memory:
+            self._batching.controller.did_not_fit(packed.units)
+        if packed.rows.size == 1 and (is_last_try or not out_of_memory):
+            self._bury(int(packed.rows[0]), failure)
+            return
+        if out_of_memory:
             failure.__traceback__ = None  # its frames hold the batch
             free_cached_memory()
-            self._batching.controller.did_not_fit(packed.units)
-        if packed.rows.size > 1:
-            self._again(packed.halves(padded=self._definition.padded))
-        elif out_of_memory and not is_last_try:
-            self._again([packed])
-        else:
-            self._bury(int(packed.rows[0]), failure)
+        self._again(packed.halves(padded=self._definition.padded) if packed.rows.size > 1 else [packed])
 
     def _again(self, pieces: Sequence[Packed]) -> None:
         """Run rows of a batch that failed again, apart from the others."""

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from batchmill.errors import ServiceUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from batchmill.job import WorkerInfo
+    from batchmill.job import BatchChoice, WorkerInfo
     from batchmill.ledger import Ledger
     from batchmill.operator import OperatorInfo
     from batchmill.shard import ShardRef
@@ -60,6 +60,7 @@ class Heartbeat:
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._models_changed = False
+        self.batches: Callable[[], list[BatchChoice]] = list  # what to show of batch sizes
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     @property
@@ -129,7 +130,9 @@ class Heartbeat:
         with self._lock:
             running, worker = [ref.member() for ref in self._held], self._worker
             changed, self._models_changed = self._models_changed, False
-        worker = worker.model_copy(update={"running": running, "seen_at": self._ledger.now_ms() / 1000})
+        worker = worker.model_copy(
+            update={"running": running, "batches": self.batches(), "seen_at": self._ledger.now_ms() / 1000}
+        )
         self._ledger.fleet.announce(worker, self._operators, self._ttl_s, changed=changed)
 
     def _run(self) -> None:

@@ -12,22 +12,22 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchmill.dead_letters import DeadLetter
 from batchmill.indexed import INDEX, in_order
+from batchmill.operator import SOURCE_ROW
 from batchmill.retry import tries_row_again
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from batchmill.job import RetryPolicy
     from batchmill.shard import Shard
+    from batchmill_worker.batching.packing import Rows
     from batchmill_worker.failures import DeadRow
     from batchmill_worker.shard_result import ShardResult
-
-Rows = npt.NDArray[np.int64]
-"""Indices of rows in the job's input, ascending."""
 
 _META = b"batchmill"
 
@@ -44,7 +44,8 @@ class FailedRow:
 class ShardProgress:
     """Rows are named by their index in the job's input, so that the halves of a split shard share their parent's."""
 
-    results: tuple[pa.Table, ...] = ()  # each in input order, its last column the row's index
+    results: tuple[pa.Table, ...] = ()  # each in input order, its last column the index of the row it was made from
+    empty: frozenset[int] = frozenset()  # rows that are done and made no result
     dead: tuple[DeadLetter, ...] = ()
     failed: dict[int, FailedRow] = field(default_factory=dict)
 
@@ -53,12 +54,18 @@ class ShardProgress:
         rows = np.arange(shard.first_row, shard.first_row + shard.rows, dtype=np.int64)
         settled = [np.array([letter.index for letter in self.dead], dtype=np.int64)]
         settled += [table[INDEX].to_numpy() for table in self.results]
-        return np.setdiff1d(rows, np.concatenate(settled), assume_unique=True) if self.is_begun else rows
+        settled.append(_indices(self.empty))
+        return np.setdiff1d(rows, np.concatenate(settled)) if self.is_begun else rows
 
     @property
     def is_begun(self) -> bool:
         """Whether any row is settled."""
-        return bool(self.results or self.dead)
+        return bool(self.results or self.dead or self.empty)
+
+    @property
+    def rows_done(self) -> int:
+        """How many rows are done, whatever each of them made."""
+        return sum(len(pc.unique(table[INDEX])) for table in self.results) + len(self.empty)
 
     def window(self, shard: Shard) -> ShardProgress:
         """The part that is about a shard's own rows."""
@@ -69,26 +76,35 @@ class ShardProgress:
         ]
         return ShardProgress(
             tuple(table for table in inside if table.num_rows),
+            frozenset(row for row in self.empty if first <= row < behind),
             tuple(letter for letter in self.dead if first <= letter.index < behind),
             {row: failed for row, failed in self.failed.items() if first <= row < behind},
         )
 
     def add(self, pending: Rows, result: ShardResult, told: Told) -> ShardProgress:
         """This progress and what an attempt brought, which ran the rows `pending`."""
-        settled = pending[: result.rows_settled]
-        done = np.delete(settled, [row.index for row in result.dead])
-        results = (result.table.append_column(INDEX, pa.array(done)),) if done.size else ()
-        ran = set(settled.tolist()) if self.failed else set()
+        made = pending[result.sources]
+        results = (result.table.append_column(INDEX, pa.array(made)),) if made.size else ()
+        done = np.setdiff1d(result.settled, [row.index for row in result.dead])
+        empty = pending[np.setdiff1d(done, result.sources)]
+        ran = set(pending[result.settled].tolist()) if self.failed else set()
         again = {row: failed for row, failed in self.failed.items() if row not in ran}
         dead = list(self.dead)
         for one in result.dead:
-            row = int(settled[one.index])
+            row = int(pending[one.index])
             _judge(row, self.failed.get(row, FailedRow(0, told.now)), one, told, again, dead)
-        return ShardProgress(self.results + results, tuple(dead), again)
+        return ShardProgress(self.results + results, self.empty | frozenset(empty.tolist()), tuple(dead), again)
 
-    def table(self) -> pa.Table:
-        """The results in input order; without any, no columns."""
-        return in_order(self.results).drop_columns([INDEX]) if self.results else pa.table({})
+    def table(self, *, with_source_row: bool = False) -> pa.Table:
+        """The results in input order; without any, no columns.
+
+        with_source_row: begin with the index of the row that each was made from, as the column `SOURCE_ROW`.
+        """
+        if not self.results:
+            return pa.table({})
+        table = in_order(self.results)
+        plain = table.drop_columns([INDEX])
+        return plain.add_column(0, SOURCE_ROW, table[INDEX]) if with_source_row else plain
 
     @property
     def letters(self) -> list[DeadLetter]:
@@ -109,6 +125,10 @@ class Told:
     worker: str
     now: float  # seconds since the epoch
     policy: RetryPolicy
+
+
+def _indices(rows: Iterable[int]) -> Rows:
+    return np.array(sorted(rows), dtype=np.int64)
 
 
 def _judge(
@@ -138,6 +158,7 @@ def _judge(
 def encode_progress(progress: ShardProgress) -> pa.Table:
     """A progress as one table, to be kept as an Arrow file."""
     about: dict[str, Any] = {
+        "empty": sorted(progress.empty),
         "dead": [letter.model_dump(mode="json") for letter in progress.dead],
         "failed": [[row, failed.failures, failed.first_failed_at] for row, failed in progress.failed.items()],
     }
@@ -150,6 +171,7 @@ def decode_progress(table: pa.Table) -> ShardProgress:
     about = json.loads(table.schema.metadata[_META])
     return ShardProgress(
         (table.replace_schema_metadata(None),) if table.num_rows else (),
+        frozenset(about["empty"]),
         tuple(DeadLetter.model_validate(letter) for letter in about["dead"]),
         {row: FailedRow(failures, first) for row, failures, first in about["failed"]},
     )

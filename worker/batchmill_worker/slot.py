@@ -23,7 +23,7 @@ from batchmill.workspace import Workspace
 from batchmill_worker.attempt import AttemptRunner, Bench
 from batchmill_worker.celery_app import consume, create_celery_app
 from batchmill_worker.context import SetupContext
-from batchmill_worker.device import DeviceLock
+from batchmill_worker.device import DeviceLock, memory_of
 from batchmill_worker.devices.placement import SlotIdentity
 from batchmill_worker.engine import Engine
 from batchmill_worker.jobs import JobShelf
@@ -33,6 +33,8 @@ from batchmill_worker.model_memory import MIB, default_budget
 from batchmill_worker.model_queues import ModelQueues
 from batchmill_worker.operator_cache import OperatorCache
 from batchmill_worker.slot_files import SlotFiles
+from batchmill_worker.trace import NO_TRACE, FileRecorder
+from batchmill_worker.tuners import Tuners
 from batchmill_worker.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -68,6 +70,9 @@ def run_slot(settings: WorkerSettings, identity: SlotIdentity, note: Path) -> No
     )
     context = SetupContext(locations=settings.locations())
     operators = OperatorCache(worker.device, context, budget=budget, on_change=queues.follow)
+    trace = FileRecorder(Path(settings.trace), worker.name) if settings.trace else NO_TRACE
+    tuners = Tuners(ledger.profiles, worker.device)
+    heartbeat.batches = tuners.choices
     bench = Bench(
         worker=worker.name,
         pool=settings.pool,
@@ -77,7 +82,13 @@ def run_slot(settings: WorkerSettings, identity: SlotIdentity, note: Path) -> No
         shelf=JobShelf(workspace),
         registry=registry,
         operators=operators,
-        engine=Engine(DeviceLock(), watchdog=Watchdog(settings.batch_timeout_s, note)),
+        engine=Engine(
+            DeviceLock(),
+            watchdog=Watchdog(settings.batch_timeout_s, note),
+            memory=memory_of(worker.device),
+            trace=trace,
+        ),
+        tuners=tuners,
     )
     app = create_celery_app(settings, registry, AttemptRunner(bench))
     _await_ledger(ledger)
@@ -86,6 +97,7 @@ def run_slot(settings: WorkerSettings, identity: SlotIdentity, note: Path) -> No
         consume(app, settings, worker.name, queues, on_shutdown=lambda: _drain(heartbeat, settings.drain_s))
     finally:
         heartbeat.stop()
+        tuners.save(at_once=True)
         operators.close()
         ledger.close()
 

@@ -61,6 +61,14 @@ class Keys:
         """Hash: operator name to its announcement in JSON."""
         return f"{self.prefix}operators"
 
+    def profiles(self) -> str:
+        """Hash: operator, parameters and device type to what batches of it were found to cost, in JSON."""
+        return f"{self.prefix}profiles"
+
+    def profiles_used(self) -> str:
+        """Sorted set: the names of profiles, scored by when they were written last (ms)."""
+        return f"{self.prefix}profiles:used"
+
     def uploads(self) -> str:
         """Sorted set: uploads that no job has taken, scored by when they began (ms)."""
         return f"{self.prefix}uploads"
@@ -98,7 +106,7 @@ class Keys:
         return f"{self.job(job_id)}:shard:{stage}:{format_shard_id(shard_id)}"
 
     def done(self, job_id: str, stage: int) -> str:
-        """Hash: settled shard to "token rows dead bytes first-row"."""
+        """Hash: settled shard to "token rows dead bytes first-row", and the results where not one of each."""
         return f"{self.job(job_id)}:done:{stage}"
 
     def dead_counts(self, job_id: str) -> str:

@@ -9,6 +9,7 @@ from batchmill.ledger.adoption import AdoptionLedger
 from batchmill.ledger.connection import Store, connect, reaching_redis
 from batchmill.ledger.fleet import FleetLedger
 from batchmill.ledger.jobs import JobLedger
+from batchmill.ledger.profiles import ProfileLedger
 from batchmill.ledger.retention import RetentionLedger
 from batchmill.ledger.shards import ShardLedger
 
@@ -32,6 +33,7 @@ class Ledger:
         self.fleet = FleetLedger(self._store)
         self.adoption = AdoptionLedger(self._store)
         self.retention = RetentionLedger(self._store)
+        self.profiles = ProfileLedger(self._store)
 
     @classmethod
     def open(cls, settings: ServiceSettings) -> Ledger:

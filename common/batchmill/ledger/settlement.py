@@ -22,6 +22,7 @@ class Completion:
     busy_s: float = 0.0  # time at work on it, waiting not counted
     inline: bytes = b""  # the results as an Arrow stream; empty: they lie in the sink
     dead_by_type: tuple[tuple[str, int], ...] = ()  # how many rows died of which error
+    results: int | None = None  # of an operator that expands: how many results `rows` made; None: as many
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +53,20 @@ class Settled:
     rows_dead: int
     nbytes: int
     first_row: int  # 0-based index of the shard's first row in the job's input
+    expanded_to: int | None = None  # how many results the rows made; None: one each
     plan: str = ""  # of a shard that was cut short, because its job stopped: rows of it were left
+
+    @property
+    def results(self) -> int:
+        """How many results it has."""
+        return self.rows if self.expanded_to is None else self.expanded_to
 
     def entry(self) -> str:
         """What the ledger keeps of it: the inverse of `parse_settled`."""
-        return f"{self.token} {self.rows} {self.rows_dead} {self.nbytes} {self.first_row} {self.plan}".rstrip()
+        entry = f"{self.token} {self.rows} {self.rows_dead} {self.nbytes} {self.first_row}"
+        if self.expanded_to is None and not self.plan:
+            return entry
+        return f"{entry} {'-' if self.expanded_to is None else self.expanded_to} {self.plan}".rstrip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +87,7 @@ def parse_settled(shard_id: ShardId, value: bytes | None) -> Settled | SplitUp |
         return None
     if value.startswith(b"split "):
         return SplitUp(shard_id, int(value.removeprefix(b"split ")))
-    token, rows, dead, nbytes, first_row, *plan = value.split(maxsplit=5)
-    return Settled(
-        shard_id, int(token), int(rows), int(dead), int(nbytes), int(first_row), plan[0].decode() if plan else ""
-    )
+    token, rows, dead, nbytes, first_row, *more = value.split(maxsplit=6)
+    expanded_to = int(more[0]) if more and more[0] != b"-" else None
+    plan = more[1].decode() if len(more) > 1 else ""
+    return Settled(shard_id, int(token), int(rows), int(dead), int(nbytes), int(first_row), expanded_to, plan)

@@ -206,6 +206,7 @@ class ShardLedger:
                 ref.job_id,
                 limit.most if limit else "",
                 limit.error.model_dump_json() if limit else "",
+                "" if completion.results is None else completion.results,
                 *(part for counted in completion.dead_by_type for part in counted),
             ],
         )

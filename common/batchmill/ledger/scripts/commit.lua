@@ -4,11 +4,12 @@
 -- ARGV  1 now  2 token  3 member  4 shard id  5 "stage shard"  6 rows  7 dead rows  8 bytes  9 busy (µs)
 --       10 inline results ('' : they lie in the sink)  11 most inline bytes a job  12 channel  13 job id
 --       14 most dead rows ('' : any number; below 1: that share of the job's rows)  15 error that then stops the job (JSON)
---       16… error type, dead rows of that type, …
+--       16 results ('' : one of each row)  17… error type, dead rows of that type, …
 -- Returns 'ok' | 'stale' (another attempt has the shard) | 'no room' (write the results to the sink, then come again)
 --
 -- dead_counts  hash: error type to how many rows died of it, at most 100 types and 'other'
--- done  hash: shard id to "token rows dead bytes first-row"; behind that the plan, if rows of the shard were left
+-- done  hash: shard id to "token rows dead bytes first-row"; behind that the results where not one of each row ('-': one
+--       of each), and the plan, if rows of the shard were left
 local settled = redis.call('HGET', KEYS[4], ARGV[4])
 if settled then return string.match(settled, '^(%d+) ') == ARGV[2] and 'ok' or 'stale' end
 local state, token, planned_rows, plan = unpack(redis.call('HMGET', KEYS[2], 'state', 'token', 'rows', 'plan'))
@@ -22,7 +23,9 @@ if inline > 0 then
 end
 local now = now_ms(ARGV[1])
 local entry = table.concat({ARGV[2], ARGV[6], ARGV[7], ARGV[8], string.match(plan, '^%[(%d+)')}, ' ')
-if tonumber(ARGV[6]) + tonumber(ARGV[7]) < tonumber(planned_rows) then entry = entry .. ' ' .. plan end
+local is_short = tonumber(ARGV[6]) + tonumber(ARGV[7]) < tonumber(planned_rows)
+if ARGV[16] ~= '' or is_short then entry = entry .. ' ' .. (ARGV[16] ~= '' and ARGV[16] or '-') end
+if is_short then entry = entry .. ' ' .. plan end
 redis.call('HSET', KEYS[4], ARGV[4], entry)
 redis.call('DEL', KEYS[2])
 redis.call('SREM', KEYS[5], ARGV[5])
@@ -34,7 +37,7 @@ redis.call('HINCRBY', KEYS[1], 'rows_dead', ARGV[7])
 redis.call('HINCRBY', KEYS[1], 'busy_us', ARGV[9])
 redis.call('HINCRBY', KEYS[1], 'rows_timed', tonumber(ARGV[6]) + tonumber(ARGV[7]))
 local done = redis.call('HINCRBY', KEYS[1], 'rows_done', ARGV[6])
-for at = 16, #ARGV, 2 do
+for at = 17, #ARGV, 2 do
   local kind = ARGV[at]
   if redis.call('HLEN', KEYS[7]) >= 100 and redis.call('HEXISTS', KEYS[7], kind) == 0 then kind = 'other' end
   redis.call('HINCRBY', KEYS[7], kind, ARGV[at + 1])

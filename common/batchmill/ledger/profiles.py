@@ -1,0 +1,34 @@
+"""What workers have learned about batches, shared so that a new one starts where the others are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batchmill.ledger.connection import reaching_redis
+
+if TYPE_CHECKING:
+    from batchmill.ledger.connection import Store
+
+MOST_PROFILES = 1000
+
+
+class ProfileLedger:
+    """Profiles by name, as text of at most some kilobytes; the latest `MOST_PROFILES` are kept."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._keys = store.keys
+
+    def read(self, name: str) -> bytes | None:
+        """The profile of that name, or None."""
+        with reaching_redis():
+            found: bytes | None = self._store.redis.hget(self._keys.profiles(), name)
+        return found
+
+    def write(self, name: str, profile: str) -> None:
+        """Keep a profile in place of the one of that name; the one written longest ago makes room."""
+        self._store.run(
+            "profile",
+            [self._keys.profiles(), self._keys.profiles_used()],
+            [self._store.now_ms, name, profile, MOST_PROFILES],
+        )
