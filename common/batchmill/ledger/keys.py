@@ -106,7 +106,7 @@ class Keys:
         return f"{self.job(job_id)}:shard:{stage}:{format_shard_id(shard_id)}"
 
     def done(self, job_id: str, stage: int) -> str:
-        """Hash: settled shard to "token rows dead bytes first-row", and the results where not one of each."""
+        """Hash: settled shard to what its commit brought, see `commit.lua`."""
         return f"{self.job(job_id)}:done:{stage}"
 
     def dead_counts(self, job_id: str) -> str:

@@ -41,6 +41,8 @@ def cut(length: int, tokens: Sequence[Span], size: int, overlap: int, characters
         if last == len(bounds) - 1:
             return pieces
         first = max(bisect_right(counts, counts[last] - overlap) - 1, first + 1)
+        while first < last and counts[last + 1] > counts[first] + size:
+            first += 1  # with so much overlap the next piece would end where this one does
 
 
 def _units(length: int, tokens: Sequence[Span], characters: Container[int]) -> tuple[list[int], list[int]]:
