@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from batchmill.dead_letters import DeadRows, dead_letters_name
-from batchmill.errors import InvalidOutput, NotFound
+from batchmill.errors import InvalidOutput, NotFound, StorageError
 from batchmill.ledger.settlement import Settled, parse_settled
 from batchmill.shard import Shard, ShardRef, parse_shard_id
 from batchmill.sinks import Manifest, Origin
@@ -62,7 +62,10 @@ class Resumption:
 
         Raises `InvalidOutput` if it is of another operator, other parameters or another input.
         """
-        manifest = sink.published()
+        try:
+            manifest = sink.published()
+        except StorageError:
+            return None  # whoever takes the folder tells what is wrong with it
         if manifest is None:
             return None
         if manifest.rest is None or manifest.origin is None:

@@ -118,7 +118,7 @@ def test_server_mode_reads_and_writes_only_below_its_roots(server: batchmill.Cli
 def test_messages_are_json_and_hold_ids_and_token_only(
     server: batchmill.Client, redis_client: object, prefix: str
 ) -> None:
-    from batchmill.broker import task_arguments, task_name
+    from batchmill.broker import queue_of, task_arguments, task_name
     from batchmill.settings import CoordinatorSettings
     from batchmill.shard import ShardId, ShardRef
     from batchmill_coordinator.publisher import Publisher
@@ -127,7 +127,7 @@ def test_messages_are_json_and_hold_ids_and_token_only(
     settings = CoordinatorSettings(redis_url=f"unix://{url}?db=0", redis_prefix=prefix)
     publisher = Publisher(settings)
     ref = ShardRef("job-x", 0, ShardId((17, 1)), 3)
-    publisher.publish("echo", "quiet", ref)
+    publisher.publish("echo", queue_of("quiet"), ref)
     publisher.close()
     message = json.loads(redis_client.lindex(f"{prefix}pool.quiet", 0))  # type: ignore[attr-defined]  # a client
     assert message["content-type"] == "application/json"
