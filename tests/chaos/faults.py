@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from cluster import Cluster, Running
 
+MESSAGE_S = 2.0  # to wait for a message to strike
 WORKER, LEADER, STORE, MESSAGE = "worker", "leader", "store", "message"
 
 
@@ -150,17 +151,16 @@ class Faults:
         return self._stop_valkey("stop_valkey", lambda valkey: valkey.process.terminate())
 
     def _do_lose_message(self) -> Struck | None:
-        with self.cluster.redis() as client:
-            lost = client.lpop(QUEUE)
+        lost = self._await_message("lpop", QUEUE)
         self._message = lost or self._message
         return Struck("lose_message", MESSAGE, _told(lost), time.time()) if lost else None
 
     def _do_double_message(self) -> Struck | None:
+        found = self._await_message("lindex", QUEUE, 0)
+        if found is None:
+            return None
+        self._message = found
         with self.cluster.redis() as client:
-            found = client.lindex(QUEUE, 0)
-            if found is None:
-                return None
-            self._message = found
             client.rpush(QUEUE, found)
         return Struck("double_message", MESSAGE, _told(found), time.time())
 
@@ -173,6 +173,17 @@ class Faults:
                 return None
             client.lpush(QUEUE, readdressed(self._message, [jobs[0], 0, "0", 1]))
         return Struck("stray_message", MESSAGE, jobs[0], time.time())
+
+    def _await_message(self, command: str, *arguments: str | int) -> str | None:
+        """What the command gets from the queue; a worker that is quick leaves it empty most of the time."""
+        ends_at = time.monotonic() + MESSAGE_S
+        with self.cluster.redis() as client:
+            while time.monotonic() < ends_at:
+                found: str | None = getattr(client, command)(*arguments)
+                if found is not None:
+                    return found
+                time.sleep(0.001)
+        return None
 
     def _stop_valkey(self, kind: str, stop: Callable[[Running], None]) -> Struck | None:
         valkey = self.cluster.valkey
