@@ -137,7 +137,7 @@ def _judge_counters(verdict: Verdict, job: Submitted, client: Any) -> None:
     key = KEYS.job(job.id)
     fields = client.hgetall(key)
     settled = [value.split() for value in client.hvals(KEYS.done(job.id, 0))]
-    leaves = [list(map(int, value)) for value in settled if value[0] != "split"]
+    leaves = [[int(number) for number in value[:5]] for value in settled if value[0] != "split"]
     counted = {
         "rows_done": sum(leaf[1] for leaf in leaves),
         "rows_dead": sum(leaf[2] for leaf in leaves),
