@@ -49,6 +49,7 @@ from batchmill_worker.progress import ShardProgress, Told, decode_progress, enco
 from batchmill_worker.trace import Phase
 
 if TYPE_CHECKING:
+    from batchmill.job import JobSpec
     from batchmill.ledger import Claim, Ledger
     from batchmill.operator import OperatorDefinition, OperatorRegistry
     from batchmill.shard import Shard, ShardRef
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from batchmill_worker.engine import Engine
     from batchmill_worker.jobs import JobFiles, JobShelf
     from batchmill_worker.leases import Heartbeat, Lease
+    from batchmill_worker.metering.attempts import AttemptMeter, SlotMeter
     from batchmill_worker.operator_cache import OperatorCache
     from batchmill_worker.shard_result import ShardResult
     from batchmill_worker.tuners import Tuners
@@ -80,6 +82,7 @@ class Bench:
     operators: OperatorCache
     engine: Engine
     tuners: Tuners
+    meter: SlotMeter
     clock: Clock = SystemClock()  # noqa: RUF009  # stateless
 
 
@@ -93,23 +96,33 @@ class AttemptRunner:
     def run(self, ref: ShardRef) -> Ending:
         """Run one attempt to its end. Raises `ServiceUnavailable` when the ledger cannot be reached."""
         try:
-            with self._bench.engine.trace.span(Phase.CLAIM, shard=ref.member()):
-                claim = self._claim(ref)
-            if claim is None:
-                log.info("attempt %s is not run: its job takes no more work", ref.member())
-                return Ending(EndingKind.DROPPED, "its job takes no more work")
-            with self._bench.heartbeat.holding(ref) as lease:
-                return self._run(claim, lease)
+            with self._bench.meter.attempt(ref.member()) as counted:
+                return self._claim_and_run(ref, counted)
         except StaleToken as stale:
             log.info("%s", stale)
             return Ending(EndingKind.DROPPED, str(stale))
 
-    def _run(self, claim: Claim, lease: Lease) -> Ending:
+    def _claim_and_run(self, ref: ShardRef, counted: AttemptMeter) -> Ending:
+        with self._bench.engine.trace.span(Phase.CLAIM, shard=ref.member()):
+            claim = self._claim(ref)
+        if claim is None:
+            log.info("attempt %s is not run: its job takes no more work", ref.member())
+            return Ending(EndingKind.DROPPED, "its job takes no more work")
+        with self._bench.heartbeat.holding(ref) as lease:
+            return self._run(claim, lease, counted)
+
+    def _run(self, claim: Claim, lease: Lease, counted: AttemptMeter) -> Ending:
+        spec = self._spec(claim)
+        if spec is not None:
+            counted.operator = spec.operator
         try:
-            return self._end(claim, self._outcome(claim, lease))
+            outcome = self._outcome(claim, lease)
+            ending = self._end(claim, outcome)
         except StaleToken:
             self._sweep(claim)
             raise
+        self._bench.meter.ended(counted, outcome, ending)
+        return ending
 
     def _claim(self, ref: ShardRef) -> Claim | None:
         bench = self._bench
@@ -143,6 +156,7 @@ class AttemptRunner:
         loaded_at = clock.monotonic()
         result = self._compute(shard, files, table, lease, proven=bool(before.results))
         computed_at = clock.monotonic()
+        self._bench.meter.rows_failed(files.spec.operator, (row.failure.error_type for row in result.dead))
         self._bench.tuners.save()
         progress = before.add(pending, result, self._told(files))
         if result.stopped and not progress.is_begun:
@@ -237,9 +251,12 @@ class AttemptRunner:
                 assert_never(never)
 
     def _policy(self, claim: Claim) -> RetryPolicy:
-        files = self._bench.shelf.get(claim.shard.job_id)
-        spec = files.spec if files else claim.spec
+        spec = self._spec(claim)
         return spec.retry if spec else RetryPolicy()
+
+    def _spec(self, claim: Claim) -> JobSpec | None:
+        files = self._bench.shelf.get(claim.shard.job_id)
+        return files.spec if files else claim.spec
 
     def _commit(self, claim: Claim, completion: Completion) -> None:
         shard, shards, files = claim.shard, self._bench.ledger.shards, self._files(claim)

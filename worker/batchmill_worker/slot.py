@@ -18,6 +18,7 @@ from batchmill.errors import BatchmillError, InvalidOperator, InvalidSettings, M
 from batchmill.job import WorkerInfo
 from batchmill.ledger import Ledger
 from batchmill.logs import configure_logging
+from batchmill.metering import LedgerMeter, new_registry
 from batchmill.settings import WorkerSettings
 from batchmill.workspace import Workspace
 from batchmill_worker.attempt import AttemptRunner, Bench
@@ -29,11 +30,14 @@ from batchmill_worker.engine import Engine
 from batchmill_worker.jobs import JobShelf
 from batchmill_worker.leases import Heartbeat
 from batchmill_worker.loading import load_operators
+from batchmill_worker.metering.attempts import SlotMeter
+from batchmill_worker.metering.machine import slot_label
+from batchmill_worker.metering.models import CountedModels
 from batchmill_worker.model_memory import MIB, default_budget
 from batchmill_worker.model_queues import ModelQueues
 from batchmill_worker.operator_cache import OperatorCache
 from batchmill_worker.slot_files import SlotFiles
-from batchmill_worker.trace import NO_TRACE, FileRecorder
+from batchmill_worker.trace import FileRecorder, Recorders
 from batchmill_worker.tuners import Tuners
 from batchmill_worker.watchdog import Watchdog
 
@@ -69,8 +73,12 @@ def run_slot(settings: WorkerSettings, identity: SlotIdentity, note: Path) -> No
         else default_budget(worker.memory_bytes, settings.slots_per_device)
     )
     context = SetupContext(locations=settings.locations())
-    operators = OperatorCache(worker.device, context, budget=budget, on_change=queues.follow)
-    trace = FileRecorder(Path(settings.trace), worker.name) if settings.trace else NO_TRACE
+    counted = new_registry()
+    ledger.on_call(LedgerMeter(counted))
+    meter = SlotMeter(counted, settings.pool, slot_label(worker.name))
+    models = CountedModels(counted, settings.pool)
+    operators = OperatorCache(worker.device, context, budget=budget, on_change=queues.follow, meter=models)
+    trace = Recorders(meter, FileRecorder(Path(settings.trace), worker.name)) if settings.trace else meter
     tuners = Tuners(ledger.profiles, worker.device)
     heartbeat.batches = tuners.choices
     bench = Bench(
@@ -89,6 +97,7 @@ def run_slot(settings: WorkerSettings, identity: SlotIdentity, note: Path) -> No
             trace=trace,
         ),
         tuners=tuners,
+        meter=meter,
     )
     app = create_celery_app(settings, registry, AttemptRunner(bench))
     _await_ledger(ledger)

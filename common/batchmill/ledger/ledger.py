@@ -14,7 +14,7 @@ from batchmill.ledger.retention import RetentionLedger
 from batchmill.ledger.shards import ShardLedger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import redis
 
@@ -39,6 +39,10 @@ class Ledger:
     def open(cls, settings: ServiceSettings) -> Ledger:
         """The ledger that the settings name; does not connect yet."""
         return cls(connect(settings.redis_url), settings.redis_prefix)
+
+    def on_call(self, heard: Callable[[str, float, bool], None]) -> None:
+        """Tell of every script that was run: its name, how many seconds it took, whether it answered."""
+        self._store.on_call = heard
 
     def now_ms(self) -> int:
         """The time by which leases are judged: the server's, milliseconds since the epoch."""
