@@ -85,6 +85,12 @@ RETRIES = Metric(
     "Attempts that another one follows, by why: rows, operator, released, lost",
     ("operator", "pool", "reason"),
 )
+ROWS_SETTLED = Metric(
+    "batchmill_rows_total",
+    MetricKind.COUNTER,
+    "Rows of committed shards, by what became of them: done, dead",
+    ("operator", "pool", "outcome"),
+)
 DEAD_LETTERS = Metric(
     "batchmill_dead_letters_total", MetricKind.COUNTER, "Rows given up on", ("operator", "pool", "error")
 )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.shard import ShardRef
     from batchmill_coordinator.fleet_view import FleetView
+    from batchmill_coordinator.metering.counts import RoleMeter
     from batchmill_coordinator.publisher import Publisher
     from batchmill_coordinator.undertaker import Undertaker
 
@@ -34,7 +35,9 @@ class Recoverer:
     wakes_on: frozenset[str] = frozenset()
     period_s = 0.5
 
-    def __init__(self, ledger: Ledger, fleet: FleetView, publisher: Publisher, undertaker: Undertaker) -> None:
+    def __init__(
+        self, ledger: Ledger, fleet: FleetView, publisher: Publisher, undertaker: Undertaker, meter: RoleMeter
+    ) -> None:
         self._ledger = ledger
         self._fleet = fleet
         self._names = ModelNames(fleet)
@@ -42,6 +45,7 @@ class Recoverer:
         self._epoch = 0
         self._publisher = publisher
         self._undertaker = undertaker
+        self._meter = meter
         self._chance = random.Random()  # noqa: S311  # jitter, no secret
 
     def step(self, epoch: int) -> None:
@@ -70,7 +74,8 @@ class Recoverer:
             shards.lose(ref, epoch, delay_s=0)  # a leftover: only its lease is dropped
             return
         record = self._ledger.jobs.read(ref.job_id)
-        match decide(shard, Lost(), record.spec.retry, self._chance):
+        decision = decide(shard, Lost(), record.spec.retry, self._chance)
+        match decision:
             case Requeue(delay_s):
                 word = shards.lose(ref, epoch, delay_s=delay_s)
             case Split():
@@ -83,6 +88,7 @@ class Recoverer:
                 assert_never(never)
         if word == "ok":
             log.warning("attempt %s was lost: its worker died or did not renew the lease", ref.member())
+            self._meter.lost(record.spec, decision)
             self._publisher.tell_lost(ref, shard.worker)
 
     def _find_queues(self) -> None:
@@ -124,3 +130,4 @@ class Recoverer:
                 continue
             log.warning("the message of attempt %s was lost; it is published again", ref.member())
             self._publisher.publish(record.spec.operator, queue_of(pool), ref)
+            self._meter.message_lost(record.spec)

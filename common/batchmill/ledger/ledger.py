@@ -12,6 +12,7 @@ from batchmill.ledger.jobs import JobLedger
 from batchmill.ledger.profiles import ProfileLedger
 from batchmill.ledger.retention import RetentionLedger
 from batchmill.ledger.shards import ShardLedger
+from batchmill.ledger.survey import SurveyLedger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +35,7 @@ class Ledger:
         self.adoption = AdoptionLedger(self._store)
         self.retention = RetentionLedger(self._store)
         self.profiles = ProfileLedger(self._store)
+        self.survey = SurveyLedger(self._store)
 
     @classmethod
     def open(cls, settings: ServiceSettings) -> Ledger:

@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 
 from batchmill.clock import Clock, SystemClock
-from batchmill.metering import DEAD_LETTERS, RETRIES, BoundedNames
+from batchmill.metering import DEAD_LETTERS, RETRIES, ROWS_SETTLED, BoundedNames
 from batchmill.retry import Done, Failed, Lost, Partial, Revoked
 from batchmill_worker.ending import Ending, EndingKind
 from batchmill_worker.metering import catalogue
@@ -226,7 +226,7 @@ class _Counts:
         self.attempts = catalogue.ATTEMPTS.counter(registry)
         self.attempt_seconds: BulkHistogram = catalogue.ATTEMPT_SECONDS.histogram(registry)
         self.phases = catalogue.PHASE_SECONDS.counter(registry)
-        self.rows = catalogue.ROWS_SETTLED.counter(registry)
+        self.rows = ROWS_SETTLED.counter(registry)
         self.retries = RETRIES.counter(registry)
         self.batch_seconds: BulkHistogram = catalogue.BATCH_SECONDS.histogram(registry)
         self.batch_rows: BulkHistogram = catalogue.BATCH_ROWS.histogram(registry)

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from batchmill.metering import DEAD_LETTERS, LEDGER_CALLS, LEDGER_FAILURES, RETRIES, SECONDS, Metric, MetricKind
+from batchmill.metering import (
+    DEAD_LETTERS,
+    LEDGER_CALLS,
+    LEDGER_FAILURES,
+    RETRIES,
+    ROWS_SETTLED,
+    SECONDS,
+    Metric,
+    MetricKind,
+)
 
 COUNTER, GAUGE, HISTOGRAM = MetricKind.COUNTER, MetricKind.GAUGE, MetricKind.HISTOGRAM
 OF_WORK = ("operator", "pool")
@@ -16,9 +25,6 @@ ATTEMPT_SECONDS = Metric(
 )
 PHASE_SECONDS = Metric(
     "batchmill_phase_seconds_total", COUNTER, "Time that attempts spent, by what on", (*OF_WORK, "phase")
-)
-ROWS_SETTLED = Metric(
-    "batchmill_rows_total", COUNTER, "Rows of committed shards, by what became of them", (*OF_WORK, "outcome")
 )
 ROW_FAILURES = Metric(
     "batchmill_row_failures_total", COUNTER, "Rows that failed in an attempt, tried again or not", (*OF_WORK, "error")
