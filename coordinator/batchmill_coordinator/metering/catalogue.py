@@ -1,4 +1,4 @@
-"""The metrics of a coordinator. What the ledger tells is the leader's alone to say, so that sums count nothing twice."""
+"""The metrics of a coordinator. What the ledger tells is said by the leader alone, so that sums count nothing twice."""
 
 from __future__ import annotations
 

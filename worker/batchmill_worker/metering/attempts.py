@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
 from batchmill.clock import Clock, SystemClock
 from batchmill.metering import DEAD_LETTERS, RETRIES, ROWS_SETTLED, BoundedNames
@@ -75,22 +75,16 @@ def outcome_of(outcome: Outcome, ending: Ending) -> AttemptOutcome:
             assert_never(never)
 
 
-class BatchMark(NamedTuple):
-    """One batch that was on the device."""
-
-    seconds: float
-    rows: int
-    units: float  # padding included
-    true_units: float
-    has_failed: bool
+BatchMark = tuple[float, int, float, float, bool]
+"""One batch that was on the device: seconds, rows, units with padding and without, whether it failed."""
 
 
 class AttemptMeter:
     """What was marked of one attempt and is not written yet. Marks may come from several threads."""
 
     def __init__(self, clock: Clock) -> None:
-        self.clock = clock
-        self.began_at = self.written_at = clock.monotonic()
+        self.now = clock.monotonic
+        self.began_at = self.written_at = self.now()
         self.operator = UNKNOWN  # to be set when it is claimed
         self.outcome = AttemptOutcome.DROPPED
         self.phases: list[tuple[Phase, float]] = []
@@ -116,11 +110,11 @@ class _PhaseSpan:
         self._phase = phase
 
     def __enter__(self) -> None:
-        self._started = self._attempt.clock.monotonic()
+        self._started = self._attempt.now()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         attempt = self._attempt
-        attempt.phases.append((self._phase, attempt.clock.monotonic() - self._started))
+        attempt.phases.append((self._phase, attempt.now() - self._started))
 
 
 class _BatchSpan:
@@ -132,14 +126,14 @@ class _BatchSpan:
         self._about = about
 
     def __enter__(self) -> None:
-        self._started = self._attempt.clock.monotonic()
+        self._started = self._attempt.now()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         attempt, about = self._attempt, self._about
-        now = attempt.clock.monotonic()
-        units = about["units"]
-        true_units = about.get("true_units", units)
-        attempt.batches.append(BatchMark(now - self._started, about["rows"], units, true_units, kind is not None))
+        now = attempt.now()
+        attempt.batches.append(
+            (now - self._started, about["rows"], about["units"], about["true_units"], kind is not None)
+        )
         if now - attempt.written_at > WRITE_EVERY_S:
             self._meter.write(attempt)
 
@@ -196,7 +190,7 @@ class SlotMeter(Recorder):
 
     def span(self, phase: Phase, **about: Any) -> AbstractContextManager[None]:
         """Mark how long the context lasts."""
-        attempt = self._attempts.get(about.get("shard", ""))
+        attempt = self._attempts.get(about["shard"])
         if attempt is None:
             return _UNHEARD
         return _BatchSpan(self, attempt, about) if phase is Phase.INFER else _PhaseSpan(attempt, phase)
