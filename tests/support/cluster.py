@@ -106,6 +106,10 @@ class Cluster:
     def blobs(self) -> Path:
         return self.folder / "blobs"
 
+    def url(self, name: str) -> str:
+        """Where the coordinator of that name is."""
+        return self._urls[name]
+
     def log(self, name: str) -> str:
         """What the processes of that name wrote."""
         return (self.folder / "logs" / f"{name}.log").read_text(errors="replace")
