@@ -102,7 +102,7 @@ LEDGER_CALLS = Metric(
     (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5),
 )
 LEDGER_FAILURES = Metric(
-    "batchmill_ledger_failures_total", MetricKind.COUNTER, "Scripts of the ledger that got no answer", ("script",)
+    "batchmill_ledger_failures_total", MetricKind.COUNTER, "Scripts of the ledger that got no answer"
 )
 
 
@@ -118,7 +118,7 @@ class LedgerMeter:
         if has_answered:
             self._calls.labels(script).observe(seconds)
         else:
-            self._failures.labels(script).inc()
+            self._failures.inc()
 
 
 class BulkHistogram(Histogram):

@@ -47,8 +47,9 @@ class CountedModels(ModelMeter):
 
     def loaded(self, operator: str, seconds: float, nbytes: int) -> None:
         """Count a load."""
-        self._hits.labels(operator, self._pool).inc(0)
-        self._evictions.labels(operator, self._pool).inc(0)
+        for other in (self._hits, self._evictions):
+            other.labels(operator, self._pool)
+        self._loads.labels(operator, self._pool, "failed")
         self._loads.labels(operator, self._pool, "ok").inc()
         self._load_seconds.labels(operator, self._pool).inc(seconds)
         self._standing.labels(operator, self._pool).inc()
