@@ -116,7 +116,8 @@ def test_a_ledger_that_is_away_is_told_of(watched: Watched) -> None:
     watched.cluster.valkey.kill()
     until(lambda: watched.coordinator("a")["batchmill_ledger_up"][frozenset()] == 0, "the word of the ledger's end")
     until(
-        lambda: watched.coordinator("a")["batchmill_ledger_failures_total"][frozenset()] > 0, "the count of the failures"
+        lambda: watched.coordinator("a")["batchmill_ledger_failures_total"][frozenset()] > 0,
+        "the count of the failures",
     )
     watched.cluster.start_valkey()
     until(lambda: watched.coordinator("a")["batchmill_ledger_up"][frozenset()] == 1, "the word of its return")

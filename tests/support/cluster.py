@@ -137,7 +137,9 @@ class Cluster:
             self._until_ready(running)
         return running
 
-    def start_supervisor(self, slots: int = 1, *, wait: bool = True, **settings: object) -> Running:
+    def start_supervisor(
+        self, slots: int = 1, *, wait: bool = True, devices: str = "cpu", **settings: object
+    ) -> Running:
         """Start a supervisor, under a name of its own."""
         self._started += 1
         name = f"worker-{self._started}"
@@ -145,7 +147,7 @@ class Cluster:
         command = [
             "worker",
             "--devices",
-            "cpu",
+            devices,
             "--slots-per-device",
             str(slots),
             "--operators",
