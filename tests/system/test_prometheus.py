@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from datetime import timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -59,7 +60,7 @@ JOBS = 7
 def run(client: batchmill.Client, folder: Path) -> None:
     """Jobs that succeed, wait, retry, fail, are split, and give up on rows."""
     retry = batchmill.RetryPolicy(max_attempts=2, backoff_s=0.1)
-    waits = client.submit("echo", rows=ROWS, pool="nobody", deadline_s=3600)
+    waits = client.submit("echo", rows=ROWS, pool="nobody", deadline=timedelta(hours=1))
     ends = [
         client.submit("steady", rows=ROWS, params={"log": str(folder)}),
         client.submit("flaky", rows=ROWS, params={"log": str(folder), "failures": 99}, retry=retry),
