@@ -12,9 +12,11 @@ from batchmill.metering import OTHER, SECONDS, BoundedNames, Metric, MetricKind,
 from batchmill.retry import Done, Failed, Lost, Partial, Revoked
 from batchmill_worker.ending import Ending, EndingKind
 from batchmill_worker.metering.attempts import MAX_ERROR_TYPES, AttemptOutcome, SlotMeter, outcome_of
-from batchmill_worker.trace import Phase
+from batchmill_worker.trace import FileRecorder, Phase, Recorders, begin_trace, read_trace
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from batchmill.retry import Outcome
 
 ERROR = JobError(code="operator_failed", message="no")
@@ -142,6 +144,20 @@ def test_a_mark_of_no_attempt_is_counted_nowhere(counted: Counted) -> None:
     counted.infer(1.0)
     counted.spend(Phase.LOAD, 1.0, shard="")
     assert "infer" not in exposition(counted.registry).decode()
+
+
+def test_a_trace_is_told_the_same_beside_the_counting(counted: Counted, tmp_path: Path) -> None:
+    begin_trace(tmp_path / "trace")
+    trace = FileRecorder(tmp_path / "trace", "cpu0", counted.clock)
+    both = Recorders(counted.meter, trace)
+    with counted.meter.attempt("a") as attempt:
+        attempt.operator = "echo"
+        with both.span(Phase.STORE, shard="a"):
+            counted.clock.now += 2
+    trace.close()
+    spans = [(event["name"], event["dur"]) for event in read_trace(tmp_path / "trace") if event["ph"] == "X"]
+    assert spans == [("store", 2e6)]
+    assert counted("phase_seconds_total", **WORK, phase="store") == 2
 
 
 def test_error_types_beyond_a_number_are_counted_together(counted: Counted) -> None:

@@ -7,13 +7,14 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import pytest
+
+from batchmill.errors import StorageError
 from batchmill.metering import exposition, new_registry
-from batchmill_worker.metering.slots import VARIABLE, SlotMetrics
+from batchmill_worker.metering.slots import VARIABLE, SlotMetrics, reserve
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
 COUNTS = """
 import sys
@@ -52,7 +53,26 @@ def test_processes_are_added_up_and_counts_outlive_them_while_gauges_do_not(tmp_
     metrics.archive(second)
     metrics.archive(second)
     assert shown(metrics) == before - {"held 2.0"}
-    assert {path.name for path in tmp_path.iterdir()} == {"counter_ended.db", "histogram_ended.db"}
+    kinds = ("counter", "histogram", "summary")
+    assert {path.name for path in tmp_path.iterdir()} == {f"{kind}_ended.db" for kind in kinds}
+
+
+def test_room_that_was_taken_is_used_and_shows_nothing_before(tmp_path: Path) -> None:
+    metrics = SlotMetrics(tmp_path)
+    reserve(tmp_path, 1)
+    assert shown(metrics) == set()
+    before = (tmp_path / "counter_ended.db").stat()
+    metrics.archive(count(tmp_path, 2))
+    after = (tmp_path / "counter_ended.db").stat()
+    assert 'made_total{name="a"} 2.0' in shown(metrics)
+    assert (after.st_size, after.st_blocks) == (before.st_size, before.st_blocks)
+    assert before.st_blocks * 512 >= before.st_size
+
+
+def test_a_disk_without_room_is_named_before_anything_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "counter_1.db").symlink_to("/dev/full")
+    with pytest.raises(StorageError, match=r"no room for metrics in .*: No space left on device.*TMPDIR"):
+        reserve(tmp_path, 1)
 
 
 def test_a_file_that_is_broken_is_dropped_and_the_others_are_kept(

@@ -33,6 +33,7 @@ from batchmill_worker.loading import load_operators
 from batchmill_worker.metering.attempts import SlotMeter
 from batchmill_worker.metering.machine import slot_label
 from batchmill_worker.metering.models import CountedModels
+from batchmill_worker.metering.slots import VARIABLE, reserve
 from batchmill_worker.model_memory import MIB, default_budget
 from batchmill_worker.model_queues import ModelQueues
 from batchmill_worker.operator_cache import OperatorCache
@@ -51,8 +52,10 @@ LEDGER_LOOK_S = 1.0
 def run_slot(settings: WorkerSettings, identity: SlotIdentity, note: Path) -> None:
     """Run shards on one device until SIGTERM; `note` is the watchdog's file.
 
-    Raises `InvalidOperator` or `InvalidSettings`. Waits for a ledger that cannot be reached.
+    Raises `InvalidOperator`, `InvalidSettings` or `StorageError`. Waits for a ledger that cannot be reached.
     """
+    if VARIABLE in os.environ:
+        reserve(Path(os.environ[VARIABLE]), os.getpid())
     registry = load_operators(settings.operators)
     ledger, workspace = Ledger.open(settings), Workspace.open(settings)
     worker = WorkerInfo(

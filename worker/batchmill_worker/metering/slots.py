@@ -1,7 +1,9 @@
 """What device processes counted, gathered from the files of prometheus-client's multiprocess mode.
 
-Each process has its own files, which its end leaves behind. They are added to the archive then and removed, so that
-neither the folder nor a scrape grows with the number of processes that there have been.
+1. Each process has its own files. Room for them is taken at its start: writing to mapped memory that the disk has no
+   room for would end it without a word.
+2. Its end leaves them behind. They are added to the archive then and removed, so that neither the folder nor a scrape
+   grows with the number of processes that there have been.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client import mmap_dict
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
+
+from batchmill.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,16 +33,37 @@ VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 ADDED_UP = ("counter", "histogram", "summary")
 """What outlives a process; of gauges nothing does."""
 ARCHIVE = "ended"
-MAX_ARCHIVED = 20_000
+MAX_ARCHIVED = 4_000
 """So many values of ended processes are kept apart: operators may count things of their own."""
+OF_SLOT_BYTES = 256 * 1024  # some twenty operators; it grows if need be
+OF_ARCHIVE_BYTES = 2 * 1024 * 1024
 
 _Values: Any = mmap_dict.MmapedDict  # its calls have no types
+
+
+def reserve(folder: Path, pid: int) -> None:
+    """Take room for what a process counts. Raises `StorageError`."""
+    for kind in ("counter", "histogram", "gauge_livesum"):
+        _take_room(folder / f"{kind}_{pid}.db", OF_SLOT_BYTES)
+
+
+def _take_room(path: Path, nbytes: int) -> None:
+    try:
+        path.write_bytes(bytes(nbytes))
+    except OSError as error:
+        raise StorageError(
+            f"there is no room for metrics in {path.parent}: {error.strerror or error}.",
+            hint="Make room there, or set TMPDIR to a folder on another disk.",
+        ) from error
 
 
 class SlotMetrics(Collector):
     """The metrics of all device processes, of those that ended too. Thread-safe."""
 
     def __init__(self, folder: Path) -> None:
+        """Take room for the archive. Raises `StorageError`."""
+        for kind in ADDED_UP:
+            _take_room(folder / f"{kind}_{ARCHIVE}.db", OF_ARCHIVE_BYTES)
         self._folder = folder
         self._gatherer: Any = MultiProcessCollector(None, str(folder))  # type: ignore[no-untyped-call]
         self._lock = threading.Lock()  # so that nobody gathers in the middle of a move to the archive
