@@ -60,10 +60,13 @@ JOBS = 7
 def run(client: batchmill.Client, folder: Path) -> None:
     """Jobs that succeed, wait, retry, fail, are split, and give up on rows."""
     retry = batchmill.RetryPolicy(max_attempts=2, backoff_s=0.1)
+    logs = {name: folder / name for name in ("steady", "flaky")}
+    for log in logs.values():
+        log.mkdir()
     waits = client.submit("echo", rows=ROWS, pool="nobody", deadline=timedelta(hours=1))
     ends = [
-        client.submit("steady", rows=ROWS, params={"log": str(folder)}),
-        client.submit("flaky", rows=ROWS, params={"log": str(folder), "failures": 99}, retry=retry),
+        client.submit("steady", rows=ROWS, params={"log": str(logs["steady"])}),
+        client.submit("flaky", rows=ROWS, params={"log": str(logs["flaky"]), "failures": 99}, retry=retry),
         client.submit("picky", rows=ROWS, retry=retry),
         client.submit("killer", rows=ROWS[:16], params={"victim": 5}, retry=retry),
         client.submit("broken", rows=ROWS, retry=retry),
