@@ -117,6 +117,16 @@ def test_prometheus_finds_every_coordinator_and_worker(stack: ComposeStack, clie
     until(finds_all, "Prometheus' discovery")
 
 
+def test_prometheus_evaluates_the_rules_over_what_it_was_told(stack: ComposeStack, client: batchmill.Client) -> None:
+    def evaluates() -> bool:
+        groups = stack.fetch("http://prometheus:9090/api/v1/rules")["data"]["groups"]
+        healths = {rule["health"] for group in groups for rule in group["rules"]}
+        told = stack.fetch("http://prometheus:9090/api/v1/query?query=sum(batchmill_workers)")["data"]["result"]
+        return healths == {"ok"} and [int(one["value"][1]) for one in told] == [len(client.workers())]
+
+    until(evaluates, "the evaluation of all rules")
+
+
 def test_the_standby_takes_the_lead_and_gives_the_job_on(stack: ComposeStack, client: batchmill.Client) -> None:
     job = client.submit("plod", rows=[{"id": n} for n in range(400)], params={"seconds": 0.05})
     until(lambda: bool(job.status().rows_done), "the first rows")

@@ -18,7 +18,6 @@ from batchmill.errors import BatchmillError, InvalidOperator, InvalidSettings, M
 from batchmill.job import WorkerInfo
 from batchmill.ledger import Ledger
 from batchmill.logs import configure_logging
-from batchmill.metering import LedgerMeter, new_registry
 from batchmill.settings import WorkerSettings
 from batchmill.workspace import Workspace
 from batchmill_worker.attempt import AttemptRunner, Bench
@@ -30,15 +29,11 @@ from batchmill_worker.engine import Engine
 from batchmill_worker.jobs import JobShelf
 from batchmill_worker.leases import Heartbeat
 from batchmill_worker.loading import load_operators
-from batchmill_worker.metering.attempts import SlotMeter
-from batchmill_worker.metering.machine import slot_label
-from batchmill_worker.metering.models import CountedModels
-from batchmill_worker.metering.slots import VARIABLE, reserve
+from batchmill_worker.metering.process import begin_counting
 from batchmill_worker.model_memory import MIB, default_budget
 from batchmill_worker.model_queues import ModelQueues
 from batchmill_worker.operator_cache import OperatorCache
 from batchmill_worker.slot_files import SlotFiles
-from batchmill_worker.trace import FileRecorder, Recorders
 from batchmill_worker.tuners import Tuners
 from batchmill_worker.watchdog import Watchdog
 
@@ -54,8 +49,6 @@ def run_slot(settings: WorkerSettings, identity: SlotIdentity, note: Path) -> No
 
     Raises `InvalidOperator`, `InvalidSettings` or `StorageError`. Waits for a ledger that cannot be reached.
     """
-    if VARIABLE in os.environ:
-        reserve(Path(os.environ[VARIABLE]), os.getpid())
     registry = load_operators(settings.operators)
     ledger, workspace = Ledger.open(settings), Workspace.open(settings)
     worker = WorkerInfo(
@@ -76,12 +69,8 @@ def run_slot(settings: WorkerSettings, identity: SlotIdentity, note: Path) -> No
         else default_budget(worker.memory_bytes, settings.slots_per_device)
     )
     context = SetupContext(locations=settings.locations())
-    counted = new_registry()
-    ledger.on_call(LedgerMeter(counted))
-    meter = SlotMeter(counted, settings.pool, slot_label(worker.name))
-    models = CountedModels(counted, settings.pool)
-    operators = OperatorCache(worker.device, context, budget=budget, on_change=queues.follow, meter=models)
-    trace = Recorders(meter, FileRecorder(Path(settings.trace), worker.name)) if settings.trace else meter
+    counts = begin_counting(settings.pool, worker.name, ledger)
+    operators = OperatorCache(worker.device, context, budget=budget, on_change=queues.follow, meter=counts.models)
     tuners = Tuners(ledger.profiles, worker.device)
     heartbeat.batches = tuners.choices
     bench = Bench(
@@ -97,10 +86,10 @@ def run_slot(settings: WorkerSettings, identity: SlotIdentity, note: Path) -> No
             DeviceLock(),
             watchdog=Watchdog(settings.batch_timeout_s, note),
             memory=memory_of(worker.device),
-            trace=trace,
+            trace=counts.recorder(settings.trace, worker.name),
         ),
         tuners=tuners,
-        meter=meter,
+        meter=counts.attempts,
     )
     app = create_celery_app(settings, registry, AttemptRunner(bench))
     _await_ledger(ledger)
