@@ -42,8 +42,12 @@ class Keys:
         return f"{self.prefix}leader:epoch"
 
     def leases(self) -> str:
-        """Sorted set: attempts that run, scored by when their lease ends (ms)."""
+        """Sorted set: attempts that run, scored by when their lease ends (ms); 0: their process is known to be dead."""
         return f"{self.prefix}leases"
+
+    def leases_seen(self) -> str:
+        """String: when a leader last looked at the leases (ms)."""
+        return f"{self.prefix}leases:seen"
 
     def queued(self, pool: str) -> str:
         """Sorted set: attempts published to a pool's queue and not claimed, scored by when (ms)."""
