@@ -11,6 +11,7 @@ from batchmill.ledger.fleet import FleetLedger
 from batchmill.ledger.jobs import JobLedger
 from batchmill.ledger.profiles import ProfileLedger
 from batchmill.ledger.retention import RetentionLedger
+from batchmill.ledger.row_cache import RowCacheLedger
 from batchmill.ledger.shards import ShardLedger
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Ledger:
         self.adoption = AdoptionLedger(self._store)
         self.retention = RetentionLedger(self._store)
         self.profiles = ProfileLedger(self._store)
+        self.row_cache = RowCacheLedger(self._store)
 
     @classmethod
     def open(cls, settings: ServiceSettings) -> Ledger:

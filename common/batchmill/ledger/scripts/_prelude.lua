@@ -67,3 +67,22 @@ local function fail_job(job, now, failure)
   redis.call('HSET', job, 'state', 'failing', 'error', failure, 'stopping_at', now)
   return true
 end
+
+-- A segment of the row cache is forgotten: what the index has of it goes, and its blob is due to be deleted.
+-- Returns how many rows that were.
+local function drop_segment(index, segments, used, loose, totals, segment)
+  local record = redis.call('HGET', segments, segment)
+  redis.call('ZREM', used, segment)
+  if not record then return 0 end
+  local bytes = string.match(record, '^%d+')
+  local rows = 0
+  for first = #bytes + 2, #record, 16000 do
+    local digests = {}
+    for at = first, math.min(first + 15999, #record), 16 do digests[#digests + 1] = string.sub(record, at, at + 15) end
+    rows = rows + redis.call('HDEL', index, unpack(digests))
+  end
+  redis.call('HDEL', segments, segment)
+  redis.call('HINCRBY', totals, 'bytes', -tonumber(bytes))
+  redis.call('ZADD', loose, 0, segment)
+  return rows
+end
