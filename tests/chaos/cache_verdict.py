@@ -1,4 +1,4 @@
-"""The verdict on the row cache after a chaos run: nothing lies there that nobody knows of, and clearing leaves nothing."""
+"""The verdict on the row cache: nothing lies there that nobody knows of, and clearing it leaves nothing."""
 
 from __future__ import annotations
 

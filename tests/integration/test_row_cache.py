@@ -14,6 +14,7 @@ from batchmill.blobs import BlobStore
 from batchmill.errors import StorageError
 from batchmill.job import JobSpec
 from batchmill.ledger import Ledger
+from batchmill.ledger.connection import connect
 from batchmill.ledger.row_cache import LEAST_BYTES, LOOSE_LIFE_MS, Limits
 from batchmill.locations import UNRESTRICTED, Locations
 from batchmill.operator import REGISTRY
@@ -325,15 +326,9 @@ def test_a_blob_store_that_is_away_fails_no_row(mill: Mill, blobs: FlakyBlobs) -
 
 
 def test_a_ledger_that_is_away_fails_no_row(mill: Mill) -> None:
-    away = Mill(Ledger(_nobody(), "x:"), mill.blobs, mill.log)
+    away = Mill(Ledger(connect("unix:///nonexistent/socket"), "x:"), mill.blobs, mill.log)
     away.lengths(["a", "b", "a"])
     assert away.computed == ["a", "b"]
-
-
-def _nobody() -> redis.Redis:
-    import redis
-
-    return redis.Redis(unix_socket_path="/nonexistent/socket")
 
 
 def test_results_of_another_type_than_the_cache_has_are_computed_anew(
