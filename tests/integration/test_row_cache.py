@@ -11,7 +11,7 @@ import tally_operators
 from tally_operators import noted
 
 from batchmill.blobs import BlobStore
-from batchmill.errors import StorageError
+from batchmill.errors import OperatorFailed, StorageError
 from batchmill.job import JobSpec
 from batchmill.ledger import Ledger
 from batchmill.ledger.connection import connect
@@ -76,11 +76,11 @@ class Mill:
         spec = JobSpec(operator=operator, params={"log": str(self.log)} | params, cache=True)
         ready = ReadyOperator(definition, definition.build(spec.params))
         table = pa.table({"id": pa.array(range(len(texts)), pa.int64()), "text": pa.array(texts, pa.string())})
-        if operator == "tally_words":
+        if operator != "tally":  # whose rows are known by their text
             table = table.select(["text"])
 
-        def compute(rows: pa.Table, *, known: bool) -> ShardResult:
-            return Engine(DeviceLock()).run(ready, rows, None, should_stop, proven=known)
+        def compute(rows: pa.Table) -> ShardResult:
+            return Engine(DeviceLock()).run(ready, rows, None, should_stop)
 
         return self.cache.run(ready, spec, table, compute)
 
@@ -176,6 +176,12 @@ def test_rows_make_any_number_of_results_and_are_found_with_all_of_them(mill: Mi
         assert result.settled.tolist() == [0, 1, 2, 3]
 
 
+def test_rows_of_an_operator_that_makes_no_column_are_known_too(mill: Mill) -> None:
+    for texts in (["a", "b"], ["b", "a", "b"], ["b", "c", "b"]):
+        assert mill.run(texts, "tally_nothing").table.to_pydict() == {"text": texts}
+    assert mill.computed == ["a", "b", "c"]
+
+
 def test_rows_given_up_on_are_never_kept_and_their_equals_share_their_fate(mill: Mill) -> None:
     for _ in range(2):
         result = mill.run(["a", "bad", "bb", "bad"])
@@ -201,19 +207,39 @@ def test_what_a_stopped_shard_has_done_is_kept(mill: Mill) -> None:
     assert mill.computed == sorted(set(texts) - set(done))
 
 
-def test_a_row_that_always_fails_is_its_own_fault_where_others_are_known(mill: Mill) -> None:
-    def breaks(rows: list[dict[str, Any]]) -> list[Any]:
-        if any(row["text"] == "trap" for row in rows):
-            raise ValueError("trapped")
-        return [{"length": 1} for _ in rows]
+@pytest.mark.parametrize("traps", [["trap"], ["trap", "trap 2", "trap 3"]])
+def test_rows_that_always_fail_are_to_blame_themselves_where_others_are_known(
+    mill: Mill, monkeypatch: pytest.MonkeyPatch, traps: list[str]
+) -> None:
+    monkeypatch.setattr(tally_operators.Tally, "infer", lambda _, rows: breaking_on("trap", rows))
+    for _ in range(2):
+        result = mill.run(["a", *traps, "b"])
+        assert [row.row["text"] for row in result.dead] == traps
+        assert result.table["text"].to_pylist() == ["a", "b"]
+    assert mill.ledger.row_cache.stats().entries == 2
 
+
+def test_an_operator_that_fails_on_everything_is_to_blame_whatever_is_known(
+    mill: Mill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mill.lengths(["a", "b"])
+    monkeypatch.setattr(tally_operators.Tally, "infer", lambda _, rows: breaking_on("", rows))
+    with pytest.raises(OperatorFailed):
+        mill.run(["a", "c", "b", "d"])
+
+
+def breaking_on(start: str, rows: list[dict[str, Any]]) -> list[Any]:
+    if any(row["text"].startswith(start) for row in rows):
+        raise ValueError("trapped")
+    return [{"length": 1} for _ in rows]
+
+
+def test_an_operator_that_came_to_be_no_function_of_a_row_is_not_cached_any_more(mill: Mill) -> None:
     definition = REGISTRY.get("tally")
     assert definition is not None
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tally_operators.Tally, "infer", lambda _, rows: breaks(rows))
-        for _ in range(2):
-            result = mill.run(["a", "trap"])
-            assert [row.index for row in result.dead] == [1]
+    mill.lengths(["a", "a"])
+    mill.lengths(["a", "a"], definition=replace(definition, cacheable=False))
+    assert mill.computed == ["a", "a", "a"]
 
 
 def test_segments_unused_for_longest_make_room_whole_and_their_blobs_go(

@@ -48,6 +48,13 @@ def tally_words(rows: list[dict[str, Any]], *, log: str) -> list[Any]:
     return [[{"word": word} for word in row["text"].split()] for row in rows]
 
 
+@batchmill.operator("tally_nothing", columns=["text"], batch_size=16)
+def tally_nothing(rows: list[dict[str, Any]], *, log: str) -> list[Any]:
+    """No column at all: a job is to carry one."""
+    note(log, rows)
+    return [{} for _ in rows]
+
+
 @batchmill.operator("tally_by_chance", columns=["text"], cacheable=False)
 def tally_by_chance(rows: list[dict[str, Any]], *, log: str) -> list[Any]:
     """Says that its results are no function of a row."""

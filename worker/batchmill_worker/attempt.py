@@ -184,14 +184,14 @@ class AttemptRunner:
         with self._bench.operators.borrow(definition, spec.params) as operator:
             batching = self._bench.tuners.batching(definition, spec)
 
-            def compute(table: pa.Table, *, known: bool = False) -> ShardResult:
+            def compute(rows: pa.Table) -> ShardResult:
                 return self._bench.engine.run(
                     operator,
-                    table,
+                    rows,
                     spec.carry,
                     lease.should_stop,
                     batching=batching,
-                    proven=proven or known,
+                    proven=proven,
                     whose=shard.ref.member(),
                 )
 

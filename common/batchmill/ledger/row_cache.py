@@ -22,7 +22,7 @@ SEGMENT_BYTES = 6
 LOOSE_LIFE_MS = 24 * 3600 * 1000
 """How long an attempt may take to write a segment."""
 
-MOST_FORGOTTEN = 50_000
+MOST_FORGOTTEN = 10_000
 """Rows that one call forgets, lest it keep the ledger waiting; a limit that was lowered is met by and by."""
 
 LEAST_BYTES = 4096
@@ -51,7 +51,7 @@ class RowCacheLedger:
         self._keys = store.keys
 
     def find(self, digests: Sequence[bytes], segment: bytes) -> Lookup:
-        """Look rows up by their digests, 16 bytes each, at most some ten thousand at once.
+        """Look rows up by their digests, 16 bytes each, at most some thousand at once.
 
         segment: 6 bytes of chance; if rows are missing, it becomes a loose segment for them.
         """
@@ -93,7 +93,7 @@ class RowCacheLedger:
         """Forget everything; returns how many rows that was."""
         return int(self._store.run("forget_rows", self._all_keys(), []))
 
-    def loose(self, now_ms: int, limit: int = 100) -> list[bytes]:
+    def loose(self, now_ms: int, limit: int = 500) -> list[bytes]:
         """At most `limit` segments whose blobs are to be deleted now."""
         with reaching_redis():
             found: list[bytes] = self._store.redis.zrangebyscore(

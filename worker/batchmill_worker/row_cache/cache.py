@@ -14,11 +14,11 @@ from __future__ import annotations
 import logging
 import secrets
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from batchmill.errors import InvalidOperator, NotFound
+from batchmill.errors import InvalidOperator, NotFound, OperatorFailed
 from batchmill.row_cache import segment_blob
 from batchmill_worker.row_cache.digests import content_digests, key_digests
 from batchmill_worker.row_cache.plan import Distinct, Piece, Shared, computed
@@ -33,7 +33,7 @@ from batchmill_worker.row_cache.segments import (
 from batchmill_worker.row_cache.space import code_digests, space_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     import pyarrow as pa
 
@@ -47,15 +47,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MOST_AT_ONCE = 10_000
+MOST_AT_ONCE = 5_000
 """Rows that are asked for in one call, and lie in one segment: the ledger must not be kept waiting by a large shard."""
 
 
-class Compute(Protocol):
-    """Runs rows through the operator."""
-
-    def __call__(self, table: pa.Table, *, known: bool) -> ShardResult:
-        """What becomes of them. known: whether the operator has done other rows of the shard before."""
+Compute: TypeAlias = "Callable[[pa.Table], ShardResult]"
+"""Runs rows through the operator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,25 +80,25 @@ class RowCache:
 
     def run(self, operator: ReadyOperator, spec: JobSpec, table: pa.Table, compute: Compute) -> ShardResult:
         """What becomes of a shard's rows: from the cache, from equal rows, else computed. Raises as `compute`."""
+        if not operator.definition.cacheable:  # it was when the job came
+            return compute(table)
         try:
             digests = self._digests(operator, spec, table)
         except Exception as error:  # noqa: BLE001  # whatever it is, the rows can be computed
             _warn("its rows could not be digested", operator, error)
-            return compute(table, known=False)
+            return compute(table)
         distinct = Distinct.of(digests)
         found, stretches = self._find(distinct, operator)
-        missing = np.setdiff1d(np.arange(len(distinct.digests)), _joined([piece.owners for piece in found]))
-        is_whole = len(missing) == table.num_rows
-        ran = compute(table if is_whole else table.take(distinct.firsts[missing]), known=bool(found))
+        ran, missing, found = _run_missing(table, distinct, found, compute)
         self._keep(computed(ran, missing), distinct, stretches, operator)
-        if is_whole:
+        if len(missing) == table.num_rows:
             return ran
         carried = table.column_names if spec.carry is None else spec.carry
         try:
             return Shared(operator.definition, table, carried, distinct, found, missing).result(ran)
         except InvalidOperator as error:  # of other types than what was computed now
             _warn("what it holds does not fit to what was computed", operator, error)
-            return compute(table, known=False)
+            return compute(table)
 
     def _digests(self, operator: ReadyOperator, spec: JobSpec, table: pa.Table) -> list[bytes]:
         definition = operator.definition
@@ -167,6 +164,31 @@ class RowCache:
         nbytes = self._blobs.put_table(segment_blob(segment), table)
         if self._index.keep(segment, nbytes, digests, places, self._limits) == "gone":
             self._blobs.delete(segment_blob(segment))
+
+
+def _run_missing(
+    table: pa.Table, distinct: Distinct, found: list[Piece], compute: Compute
+) -> tuple[ShardResult, Rows, list[Piece]]:
+    """Run the rows that were not found: what became of them, which they are, and what was found of the others.
+
+    If all of them fail, nothing tells whether they are to blame or the operator: then the first row that was found is
+    run with them, as it would have been without the cache.
+    """
+    missing = np.setdiff1d(np.arange(len(distinct.digests)), _joined([piece.owners for piece in found]))
+    try:
+        return compute(_rows(table, distinct, missing)), missing, found
+    except OperatorFailed:
+        if not found:
+            raise
+    first, *others = sorted(found, key=lambda piece: int(piece.owners[0]))
+    witness = int(first.owners[0])
+    missing = np.union1d(missing, [witness])
+    rest = first.part(witness + 1, len(distinct.digests))
+    return compute(_rows(table, distinct, missing)), missing, [rest, *others]
+
+
+def _rows(table: pa.Table, distinct: Distinct, chosen: Rows) -> pa.Table:
+    return table if len(chosen) == table.num_rows else table.take(distinct.firsts[chosen])
 
 
 def _joined(owners: Sequence[Rows]) -> Rows:

@@ -9,10 +9,8 @@
 -- cache_totals  hash: bytes (of segments), hits, misses, evicted (rows, ever)
 local now, digests = now_ms(ARGV[1]), ARGV[2]
 local reply, seen, hits = {0}, {}, 0
-for first = 1, #digests, 16000 do
-  local some = {}
-  for at = first, math.min(first + 15999, #digests), 16 do some[#some + 1] = string.sub(digests, at, at + 15) end
-  for _, place in ipairs(redis.call('HMGET', KEYS[1], unpack(some))) do
+for first = 1, #digests, 16 * DIGESTS_AT_ONCE do
+  for _, place in ipairs(redis.call('HMGET', KEYS[1], unpack(some_digests(digests, first)))) do
     reply[#reply + 1] = place
     if place then
       hits = hits + 1

@@ -11,6 +11,6 @@ if #ARGV > 0 then
   return rows
 end
 local rows = redis.call('HLEN', KEYS[1])
-for _, segment in ipairs(redis.call('ZRANGE', KEYS[3], 0, -1)) do redis.call('ZADD', KEYS[4], 0, segment) end
+redis.call('ZUNIONSTORE', KEYS[4], 2, KEYS[4], KEYS[3], 'WEIGHTS', 1, 0)
 redis.call('UNLINK', KEYS[1], KEYS[2], KEYS[3], KEYS[5])
 return rows

@@ -11,9 +11,8 @@
 local now, segment, bytes = now_ms(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 if redis.call('ZREM', KEYS[4], segment) == 0 then return 'gone' end
 local digests, places, mine, pairs_of = ARGV[4], ARGV[5], {}, {}
-for first = 1, #digests, 16000 do
-  local some = {}
-  for at = first, math.min(first + 15999, #digests), 16 do some[#some + 1] = string.sub(digests, at, at + 15) end
+for first = 1, #digests, 16 * DIGESTS_AT_ONCE do
+  local some = some_digests(digests, first)
   for number, known in ipairs(redis.call('HMGET', KEYS[1], unpack(some))) do
     if not known then
       local at = (first - 1) / 2 + (number - 1) * 8
