@@ -105,7 +105,9 @@ class RowCache:
         space = space_of(definition, spec.params, self._code.get(definition.name, ""), operator.fingerprint())
         if operator.row_key is None:
             return content_digests(table, space)
-        return key_digests(table.to_pylist(), operator.row_key, space)
+        # some at a time: as dicts, rows take many times the memory
+        slices = (table.slice(start, MOST_AT_ONCE) for start in range(0, table.num_rows, MOST_AT_ONCE))
+        return [digest for some in slices for digest in key_digests(some.to_pylist(), operator.row_key, space)]
 
     def _find(self, distinct: Distinct, operator: ReadyOperator) -> tuple[list[Piece], list[_Stretch]]:
         """What the cache has of these rows, and where what it has not is to go."""
