@@ -1,121 +1,26 @@
-"""The row cache on a real Valkey and a real folder, with the engine around operators that note what they compute."""
+"""The row cache: what is found, what is kept, what makes room."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 import pytest
 import tally_operators
-from tally_operators import noted
+from row_mill import AMPLE, FlakyBlobs, Mill, blobs, mill
 
-from batchmill.blobs import BlobStore
-from batchmill.errors import OperatorFailed, StorageError
-from batchmill.job import JobSpec
 from batchmill.ledger import Ledger
-from batchmill.ledger.connection import connect
-from batchmill.ledger.row_cache import LEAST_BYTES, LOOSE_LIFE_MS, Limits
-from batchmill.locations import UNRESTRICTED, Locations
+from batchmill.ledger.row_cache import LEAST_BYTES, Limits
 from batchmill.operator import REGISTRY
 from batchmill_coordinator.cache_sweep import clear_row_cache, sweep_row_cache
-from batchmill_worker.device import DeviceLock
-from batchmill_worker.engine import Engine
-from batchmill_worker.operator_cache import ReadyOperator
 from batchmill_worker.row_cache import cache as row_cache
-from batchmill_worker.row_cache.cache import RowCache
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import redis
 
-    from batchmill.operator import OperatorDefinition
-    from batchmill_worker.shard_result import ShardResult
-
-AMPLE = Limits(1 << 30, 1000)
-
-
-class FlakyBlobs(BlobStore):
-    """A blob store that is away now and then."""
-
-    away = False
-
-    def get(self, name: str) -> pa.Buffer:
-        if self.away:
-            raise StorageError("the disk is away.")
-        return super().get(name)
-
-    def put_table(self, name: str, table: pa.Table) -> int:
-        if self.away:
-            raise StorageError("the disk is away.")
-        return super().put_table(name, table)
-
-
-class Mill:
-    """One worker process' cache and engine."""
-
-    def __init__(self, ledger: Ledger, blobs: BlobStore, log: Path, limits: Limits = AMPLE) -> None:
-        self.ledger = ledger
-        self.blobs = blobs
-        self.log = log
-        self.cache = RowCache(ledger.row_cache, blobs, limits, REGISTRY)
-
-    def run(
-        self,
-        texts: Sequence[str],
-        operator: str = "tally",
-        definition: OperatorDefinition | None = None,
-        should_stop: Any = lambda: False,
-        **params: Any,
-    ) -> ShardResult:
-        """A shard of rows with these texts."""
-        definition = definition or REGISTRY.get(operator)
-        assert definition is not None
-        spec = JobSpec(operator=operator, params={"log": str(self.log)} | params, cache=True)
-        ready = ReadyOperator(definition, definition.build(spec.params))
-        table = pa.table({"id": pa.array(range(len(texts)), pa.int64()), "text": pa.array(texts, pa.string())})
-        if operator != "tally":  # whose rows are known by their text
-            table = table.select(["text"])
-
-        def compute(rows: pa.Table) -> ShardResult:
-            return Engine(DeviceLock()).run(ready, rows, None, should_stop)
-
-        return self.cache.run(ready, spec, table, compute)
-
-    def lengths(self, texts: Sequence[str], **params: Any) -> None:
-        """Run a shard and compare its results with what they must be."""
-        result = self.run(texts, **params)
-        assert result.table.to_pydict() == {
-            "id": list(range(len(texts))),
-            "text": list(texts),
-            "length": [len(text) * params.get("factor", 1) or None for text in texts],
-        }
-
-    @property
-    def computed(self) -> list[str]:
-        """The texts that were computed since this was last asked."""
-        texts = sorted(noted(self.log))
-        self.log.unlink(missing_ok=True)
-        return texts
-
-    @property
-    def files(self) -> list[str]:
-        return self.blobs.list("cache")
-
-
-@pytest.fixture
-def blobs(tmp_path: Path) -> FlakyBlobs:
-    return FlakyBlobs(BlobStore.open(str(tmp_path / "blobs"), Locations(UNRESTRICTED)).root)
-
-
-@pytest.fixture
-def mill(ledger: Ledger, blobs: FlakyBlobs, tmp_path: Path) -> Iterator[Mill]:
-    mill = Mill(ledger, blobs, tmp_path / "log")
-    yield mill
-    sweep_row_cache(ledger, blobs)
-    assert len(mill.files) == ledger.row_cache.stats().segments
+__all__ = ["blobs", "mill"]
 
 
 def test_rows_that_were_computed_before_are_not_computed_again(mill: Mill) -> None:
@@ -207,33 +112,6 @@ def test_what_a_stopped_shard_has_done_is_kept(mill: Mill) -> None:
     assert mill.computed == sorted(set(texts) - set(done))
 
 
-@pytest.mark.parametrize("traps", [["trap"], ["trap", "trap 2", "trap 3"]])
-def test_rows_that_always_fail_are_to_blame_themselves_where_others_are_known(
-    mill: Mill, monkeypatch: pytest.MonkeyPatch, traps: list[str]
-) -> None:
-    monkeypatch.setattr(tally_operators.Tally, "infer", lambda _, rows: breaking_on("trap", rows))
-    for _ in range(2):
-        result = mill.run(["a", *traps, "b"])
-        assert [row.row["text"] for row in result.dead] == traps
-        assert result.table["text"].to_pylist() == ["a", "b"]
-    assert mill.ledger.row_cache.stats().entries == 2
-
-
-def test_an_operator_that_fails_on_everything_is_to_blame_whatever_is_known(
-    mill: Mill, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mill.lengths(["a", "b"])
-    monkeypatch.setattr(tally_operators.Tally, "infer", lambda _, rows: breaking_on("", rows))
-    with pytest.raises(OperatorFailed):
-        mill.run(["a", "c", "b", "d"])
-
-
-def breaking_on(start: str, rows: list[dict[str, Any]]) -> list[Any]:
-    if any(row["text"].startswith(start) for row in rows):
-        raise ValueError("trapped")
-    return [{"length": 1} for _ in rows]
-
-
 def test_an_operator_that_came_to_be_no_function_of_a_row_is_not_cached_any_more(mill: Mill) -> None:
     definition = REGISTRY.get("tally")
     assert definition is not None
@@ -293,78 +171,6 @@ def test_a_row_that_two_shards_computed_at_once_is_kept_once(mill: Mill) -> None
     assert mill.ledger.row_cache.stats().segments == 1
 
 
-def test_a_segment_that_was_deleted_counts_as_missing_and_is_forgotten(mill: Mill) -> None:
-    mill.lengths(["a", "b"])
-    mill.blobs.delete(mill.files[0])
-    assert mill.computed == ["a", "b"]
-    mill.lengths(["a", "b"])
-    assert mill.computed == ["a", "b"]
-    mill.lengths(["a", "b"])
-    assert mill.computed == []
-
-
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.99])
-def test_a_segment_that_was_cut_short_counts_as_missing(mill: Mill, share: float) -> None:
-    mill.lengths(["a", "b"])
-    data = mill.blobs.get(mill.files[0]).to_pybytes()
-    mill.blobs.put(mill.files[0], data[: int(len(data) * share)])
-    assert mill.computed == ["a", "b"]
-    mill.lengths(["a", "b"])
-    assert mill.computed == ["a", "b"]
-    mill.lengths(["a", "b"])
-    assert mill.computed == []
-
-
-def test_a_segment_of_other_rows_is_not_believed(mill: Mill) -> None:
-    mill.lengths(["aaa"])
-    first = mill.blobs.get(mill.files[0]).to_pybytes()
-    mill.lengths(["b"])
-    for name in mill.files:
-        mill.blobs.put(name, first)
-    assert mill.computed == ["aaa", "b"]
-    mill.lengths(["aaa", "b"])
-    assert mill.computed == ["b"]
-
-
-def test_an_index_of_nonsense_fails_no_row(mill: Mill, redis_client: redis.Redis) -> None:
-    keys = mill.ledger.row_cache._keys
-    mill.lengths(["a", "b"])
-    for digest in redis_client.hkeys(keys.cache_index()):
-        redis_client.hset(keys.cache_index(), digest, b"nonsense")
-    mill.lengths(["a", "b"])
-    redis_client.delete(keys.cache_index())
-    redis_client.set(keys.cache_index(), "no hash")
-    mill.lengths(["a", "b"])
-    assert mill.computed == ["a", "a", "a", "b", "b", "b"]
-    mill.ledger.row_cache.clear = lambda: 0  # type: ignore[method-assign]  # the fixture's check needs a whole index
-    redis_client.delete(keys.cache_index(), keys.cache_segments(), keys.cache_used(), keys.cache_loose())
-    mill.blobs.delete_folder("cache")
-
-
-def test_a_blob_store_that_is_away_fails_no_row(mill: Mill, blobs: FlakyBlobs) -> None:
-    mill.lengths(["a"])
-    blobs.away = True
-    mill.lengths(["a", "b"])
-    blobs.away = False
-    assert mill.computed == ["a", "a", "b"]
-    mill.lengths(["a", "b"])
-    assert mill.computed == ["b"]
-
-
-def test_a_ledger_that_is_away_fails_no_row(mill: Mill) -> None:
-    away = Mill(Ledger(connect("unix:///nonexistent/socket"), "x:"), mill.blobs, mill.log)
-    away.lengths(["a", "b", "a"])
-    assert away.computed == ["a", "b"]
-
-
-def test_results_of_another_type_than_the_cache_has_are_computed_anew(
-    mill: Mill, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mill.lengths(["a"])
-    monkeypatch.setattr(tally_operators.Tally, "infer", lambda _, rows: [{"length": "long"} for _ in rows])
-    assert mill.run(["a", "b"]).table["length"].to_pylist() == ["long", "long"]
-
-
 def test_a_cache_of_no_size_still_computes_equal_rows_once(mill: Mill) -> None:
     none = Mill(mill.ledger, mill.blobs, mill.log, Limits(0, 0))
     none.lengths(["a", "a"])
@@ -390,31 +196,6 @@ def test_more_rows_than_a_script_takes_at_once_are_found_and_forgotten(mill: Mil
     assert len(large.computed) == 2500
     large.lengths([f"other {number}" for number in range(1000)])
     assert large.ledger.row_cache.stats().entries == 1000
-
-
-def test_a_segment_whose_writer_died_is_swept_when_its_time_is_over(
-    mill: Mill, redis_client: redis.Redis, prefix: str
-) -> None:
-    segment = b"orphan"
-    assert mill.ledger.row_cache.find([b"d" * 16], segment).segment == segment
-    mill.blobs.put(f"cache/{segment.hex()}.arrow", b"half done")
-    sweep_row_cache(mill.ledger, mill.blobs)
-    assert len(mill.files) == 1
-    day_after = Ledger(redis_client, prefix, now_ms=mill.ledger.now_ms() + LOOSE_LIFE_MS + 1000)
-    sweep_row_cache(day_after, mill.blobs)
-    assert mill.files == []
-    assert day_after.row_cache.loose(day_after.now_ms()) == []
-    # its writer comes back after all
-    assert mill.ledger.row_cache.keep(segment, 1, [b"d" * 16], b"\0" * 8, AMPLE) == "gone"
-
-
-def test_a_name_of_a_segment_that_is_taken_is_not_given_again(mill: Mill) -> None:
-    index = mill.ledger.row_cache
-    assert index.find([b"d" * 16], b"taken!").segment == b"taken!"
-    assert index.find([b"e" * 16], b"taken!").segment == b""
-    assert index.keep(b"taken!", 1, [b"d" * 16], b"\0" * 8, AMPLE) == "kept"
-    assert index.find([b"e" * 16], b"taken!").segment == b""
-    index.clear()
 
 
 def test_clearing_empties_the_index_and_the_folder(mill: Mill) -> None:
