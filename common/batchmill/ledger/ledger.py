@@ -12,6 +12,7 @@ from batchmill.ledger.jobs import JobLedger
 from batchmill.ledger.leases import LeaseLedger
 from batchmill.ledger.profiles import ProfileLedger
 from batchmill.ledger.retention import RetentionLedger
+from batchmill.ledger.row_cache import RowCacheLedger
 from batchmill.ledger.shards import ShardLedger
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Ledger:
         self.adoption = AdoptionLedger(self._store)
         self.retention = RetentionLedger(self._store)
         self.profiles = ProfileLedger(self._store)
+        self.row_cache = RowCacheLedger(self._store)
 
     @classmethod
     def open(cls, settings: ServiceSettings) -> Ledger:
