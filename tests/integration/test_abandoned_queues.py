@@ -57,7 +57,7 @@ def announce(ledger: Ledger, models: list[str]) -> None:
 
 
 def recoverer(ledger: Ledger, publisher: Publisher) -> Recoverer:
-    return Recoverer(ledger, FleetView(ledger, SystemClock()), publisher, cast("Any", SimpleNamespace()))
+    return Recoverer(ledger, FleetView(ledger, SystemClock()), publisher, cast("Any", SimpleNamespace()), 10.0)
 
 
 def test_a_shard_is_taken_back_when_no_worker_has_its_model_any_more(ledger: Ledger, publisher: Publisher) -> None:
