@@ -36,7 +36,13 @@ class Recoverer:
     period_s = 0.5
 
     def __init__(
-        self, ledger: Ledger, fleet: FleetView, publisher: Publisher, undertaker: Undertaker, meter: RoleMeter
+        self,
+        ledger: Ledger,
+        fleet: FleetView,
+        publisher: Publisher,
+        undertaker: Undertaker,
+        lease_ttl_s: float,
+        meter: RoleMeter,
     ) -> None:
         self._ledger = ledger
         self._fleet = fleet
@@ -46,10 +52,14 @@ class Recoverer:
         self._publisher = publisher
         self._undertaker = undertaker
         self._meter = meter
+        self._lease_ttl_s = lease_ttl_s
         self._chance = random.Random()  # noqa: S311  # jitter, no secret
 
     def step(self, epoch: int) -> None:
         """Look at leases and messages."""
+        spared = self._ledger.leases.reprieve(epoch, self._lease_ttl_s)
+        if spared:
+            log.warning("nobody could look at the leases for a while: %d of them begin anew", spared)
         now_ms = self._ledger.now_ms()
         for ref in self._ledger.shards.expired(now_ms):
             self._take_back(ref, epoch)

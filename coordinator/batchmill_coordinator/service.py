@@ -68,7 +68,9 @@ class Service:
             for role in (
                 Planner(self.ledger, self.fleet, self._open_source, resumption, settings),
                 Dispatcher(self.ledger, self.fleet, self._publisher, self.metrics.roles),
-                Recoverer(self.ledger, self.fleet, self._publisher, undertaker, self.metrics.roles),
+                Recoverer(
+                    self.ledger, self.fleet, self._publisher, undertaker, settings.lease_ttl_s, self.metrics.roles
+                ),
                 Finisher(
                     self.ledger,
                     self.open_sink,

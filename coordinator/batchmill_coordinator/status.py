@@ -25,6 +25,7 @@ def status_of(record: JobRecord, now_s: float, note: str | None = None) -> JobSt
         rows_total_is_estimate=record.rows_total is not None and not record.rows_exact,
         rows_done=record.rows_done,
         rows_dead=record.rows_dead,
+        rows_cached=record.rows_cached,
         rows_per_second=rate,
         eta_s=_eta_s(record, rate),
         shards_done=record.shards_done,

@@ -60,7 +60,7 @@ def announce(ledger: Ledger, models: list[str]) -> None:
 
 def recoverer(ledger: Ledger, publisher: Publisher) -> Recoverer:
     fleet, undertaker = FleetView(ledger, SystemClock()), cast("Any", SimpleNamespace())
-    return Recoverer(ledger, fleet, publisher, undertaker, RoleMeter(new_registry()))
+    return Recoverer(ledger, fleet, publisher, undertaker, 10.0, RoleMeter(new_registry()))
 
 
 def test_a_shard_is_taken_back_when_no_worker_has_its_model_any_more(ledger: Ledger, publisher: Publisher) -> None:

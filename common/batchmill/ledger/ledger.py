@@ -9,8 +9,10 @@ from batchmill.ledger.adoption import AdoptionLedger
 from batchmill.ledger.connection import Store, connect, reaching_redis
 from batchmill.ledger.fleet import FleetLedger
 from batchmill.ledger.jobs import JobLedger
+from batchmill.ledger.leases import LeaseLedger
 from batchmill.ledger.profiles import ProfileLedger
 from batchmill.ledger.retention import RetentionLedger
+from batchmill.ledger.row_cache import RowCacheLedger
 from batchmill.ledger.shards import ShardLedger
 from batchmill.ledger.survey import SurveyLedger
 
@@ -31,11 +33,13 @@ class Ledger:
         self._store = Store(client, prefix, now_ms=now_ms)
         self.jobs = JobLedger(self._store)
         self.shards = ShardLedger(self._store)
+        self.leases = LeaseLedger(self._store)
         self.fleet = FleetLedger(self._store)
         self.adoption = AdoptionLedger(self._store)
         self.retention = RetentionLedger(self._store)
         self.profiles = ProfileLedger(self._store)
         self.survey = SurveyLedger(self._store)
+        self.row_cache = RowCacheLedger(self._store)
 
     @classmethod
     def open(cls, settings: ServiceSettings) -> Ledger:
