@@ -70,7 +70,7 @@ def run(client: batchmill.Client, folder: Path) -> None:
         client.submit("picky", rows=ROWS, retry=retry),
         client.submit("killer", rows=ROWS[:16], params={"victim": 5}, retry=retry),
         client.submit("broken", rows=ROWS, retry=retry),
-        client.submit("double_numpy", rows=ROWS),
+        client.submit("double_arrow", rows=ROWS),
     ]
     for job in ends:
         try:

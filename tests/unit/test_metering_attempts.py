@@ -63,7 +63,7 @@ def counted() -> Counted:
 
 
 def test_phases_batches_rows_and_the_attempt_itself_add_up(counted: Counted) -> None:
-    completion = Completion(rows=6, rows_dead=2, nbytes=1, dead_by_type=(("KeyError", 2),))
+    completion = Completion(rows=6, rows_dead=2, nbytes=1, dead_by_type=(("KeyError", 2),), rows_cached=3)
     with counted.meter.attempt("a") as attempt:
         attempt.operator = "echo"
         counted.spend(Phase.LOAD, 0.25)
@@ -84,6 +84,7 @@ def test_phases_batches_rows_and_the_attempt_itself_add_up(counted: Counted) -> 
     assert counted("batch_units_total", **WORK, use="padding") == 2
     assert counted("rows_total", **WORK, outcome="done") == 6
     assert counted("rows_total", **WORK, outcome="dead") == 2
+    assert counted("rows_cached_total", **WORK) == 3
     assert counted("dead_letters_total", **WORK, error="KeyError") == 2
     assert counted("row_failures_total", **WORK, error="OSError") == 1
     assert counted("attempts_total", **WORK, outcome="done") == 1

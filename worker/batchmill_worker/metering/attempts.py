@@ -179,6 +179,8 @@ class SlotMeter(Recorder):
         match outcome:
             case Done(completion):
                 counts.rows_done.inc(completion.rows)
+                if completion.rows_cached:
+                    counts.rows_cached.inc(completion.rows_cached)
                 if completion.rows_dead:
                     counts.rows_dead.inc(completion.rows_dead)
                 for error, count in completion.dead_by_type:
@@ -221,6 +223,7 @@ class _Counts:
         self.attempt_seconds: BulkHistogram = catalogue.ATTEMPT_SECONDS.histogram(registry)
         self.phases = catalogue.PHASE_SECONDS.counter(registry)
         self.rows = ROWS_SETTLED.counter(registry)
+        self.rows_cached = catalogue.ROWS_CACHED.counter(registry)
         self.retries = RETRIES.counter(registry)
         self.batch_seconds: BulkHistogram = catalogue.BATCH_SECONDS.histogram(registry)
         self.batch_rows: BulkHistogram = catalogue.BATCH_ROWS.histogram(registry)
@@ -249,6 +252,7 @@ class _OperatorCounts:
         self.attempt_seconds = counts.attempt_seconds.labels(operator, pool)
         self.rows_done = counts.rows.labels(operator, pool, "done")
         self.rows_dead = counts.rows.labels(operator, pool, "dead")
+        self.rows_cached = counts.rows_cached.labels(operator, pool)
         self._phases = {each: counts.phases.labels(operator, pool, each.name.lower()) for each in Phase}
         self._batch_seconds = counts.batch_seconds.labels(operator, pool)
         self._batch_rows = counts.batch_rows.labels(operator, pool)

@@ -26,6 +26,9 @@ ATTEMPT_SECONDS = Metric(
 PHASE_SECONDS = Metric(
     "batchmill_phase_seconds_total", COUNTER, "Time that attempts spent, by what on", (*OF_WORK, "phase")
 )
+ROWS_CACHED = Metric(
+    "batchmill_rows_cached_total", COUNTER, "Rows of committed shards that the row cache had the results of", OF_WORK
+)
 ROW_FAILURES = Metric(
     "batchmill_row_failures_total", COUNTER, "Rows that failed in an attempt, tried again or not", (*OF_WORK, "error")
 )
@@ -72,6 +75,7 @@ WORKER_METRICS = (
     ATTEMPT_SECONDS,
     PHASE_SECONDS,
     ROWS_SETTLED,
+    ROWS_CACHED,
     ROW_FAILURES,
     ATTEMPT_FAILURES,
     RETRIES,
