@@ -10,6 +10,7 @@ from batchmill.ledger.connection import Store, connect, reaching_redis
 from batchmill.ledger.fleet import FleetLedger
 from batchmill.ledger.jobs import JobLedger
 from batchmill.ledger.profiles import ProfileLedger
+from batchmill.ledger.results import ResultLedger
 from batchmill.ledger.retention import RetentionLedger
 from batchmill.ledger.shards import ShardLedger
 
@@ -30,6 +31,7 @@ class Ledger:
         self._store = Store(client, prefix, now_ms=now_ms)
         self.jobs = JobLedger(self._store)
         self.shards = ShardLedger(self._store)
+        self.results = ResultLedger(self._store)
         self.fleet = FleetLedger(self._store)
         self.adoption = AdoptionLedger(self._store)
         self.retention = RetentionLedger(self._store)
