@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from batchmill.cost import NANO
 from batchmill.errors import Conflict, InvalidSource, NotFound, ServiceUnavailable
-from batchmill.job import JobState, UploadSource
+from batchmill.job import DEFAULT_TENANT, JobState, UploadSource
 from batchmill.ledger.connection import reaching_redis
 from batchmill.ledger.record import JobRecord
 from batchmill.shard import ShardRef, format_shard_id, parse_shard_id
@@ -33,6 +34,7 @@ class Submission:
     replay_of: str | None = None
     resumed_from: str | None = None
     operator_version: str = ""
+    tenant: str = DEFAULT_TENANT
 
 
 class JobLedger:
@@ -76,6 +78,9 @@ class JobLedger:
                 submission.replay_of or "",
                 submission.resumed_from or "",
                 submission.operator_version,
+                submission.tenant,
+                f"{spec.pool} {spec.operator}",
+                "" if spec.budget is None else round(spec.budget * NANO),
             ],
         )
         _raise_refusal(word.decode(), known_id.decode(), upload, max_live_jobs)
@@ -155,25 +160,28 @@ class JobLedger:
 
     def pause(self, job_id: str) -> None:
         """Hold a job. Raises `NotFound`, or `Conflict` when it is stopping or has ended."""
-        state = self._steer("pause", job_id)
+        state = JobState(self._steer("pause", job_id))
         if state is not JobState.PAUSED:
             raise _cannot("paused", job_id, state)
 
-    def resume(self, job_id: str) -> None:
-        """Let a paused job go on; one that is not paused does anyway.
+    def resume(self, job_id: str, budget: float | None = None) -> None:
+        """Let a paused job go on; one that is not paused does anyway. budget: its budget from now on; None: as before.
 
-        Raises `NotFound`, or `Conflict` when it is stopping or has ended.
+        Raises `NotFound`, or `Conflict` when it is stopping or has ended, or when it has cost its budget.
         """
-        state = self._steer("resume", job_id)
+        word = self._steer("resume", job_id, "" if budget is None else round(budget * NANO))
+        if word == "spent":
+            raise _spent(self.read(job_id), budget)
+        state = JobState(word)
         if state not in (JobState.PENDING, JobState.RUNNING):
             raise _cannot("resumed", job_id, state)
 
-    def _steer(self, script: Literal["pause", "resume"], job_id: str) -> JobState:
+    def _steer(self, script: Literal["pause", "resume"], job_id: str, *told: str | int) -> str:
         keys = self._keys
-        word = self._store.run(script, [keys.job(job_id)], [self._store.now_ms, keys.events(), job_id])
+        word = self._store.run(script, [keys.job(job_id)], [self._store.now_ms, keys.events(), job_id, *told])
         if not word:
             raise no_such_job(job_id)
-        return JobState(word.decode())
+        return str(word.decode())
 
     def recall(self, record: JobRecord, epoch: int) -> int:
         """Take the queued shards of a paused job back, as its leader; returns how many."""
@@ -271,6 +279,19 @@ def no_such_job(job_id: str) -> NotFound:
 def _cannot(what: str, job_id: str, state: JobState) -> Conflict:
     stands = f"has ended ({state})" if state.is_final else f"is {state}"
     return Conflict(f"job {job_id} {stands} and cannot be {what}.", job=job_id, state=state)
+
+
+def _spent(record: JobRecord, budget: float | None) -> Conflict:
+    cost = record.cost_nano / NANO
+    given = "its budget" if budget is None else "a budget"
+    amount = (record.budget_nano or 0) / NANO if budget is None else budget
+    return Conflict(
+        f"job {record.id} has cost {cost:.6g}, and {given} of {amount:.6g} does not let it go on.",
+        hint=f"Give it more than it has cost: `batchmill resume {record.id} --budget N`, or job.resume(budget=N).",
+        job=record.id,
+        cost=cost,
+        budget=amount,
+    )
 
 
 def _raise_refusal(word: str, known_id: str, upload: str, max_live_jobs: int) -> None:

@@ -69,6 +69,22 @@ class Keys:
         """Sorted set: the names of profiles, scored by when they were written last (ms)."""
         return f"{self.prefix}profiles:used"
 
+    def cost_tenants(self) -> str:
+        """Hash: what the jobs of each tenant cost."""
+        return f"{self.prefix}costs:tenants"
+
+    def cost_pools(self) -> str:
+        """Hash: what each operator cost in each pool."""
+        return f"{self.prefix}costs:pools"
+
+    def cost_days(self) -> str:
+        """Hash: what was charged on each day, since the epoch."""
+        return f"{self.prefix}costs:days"
+
+    def costs(self) -> list[str]:
+        """The sums that every charge goes into, beside those of its job."""
+        return [self.cost_tenants(), self.cost_pools(), self.cost_days()]
+
     def uploads(self) -> str:
         """Sorted set: uploads that no job has taken, scored by when they began (ms)."""
         return f"{self.prefix}uploads"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from batchmill.job import JobError, JobSpec, JobState
+from batchmill.cost import Spent, sums
+from batchmill.job import DEFAULT_TENANT, JobError, JobSpec, JobState
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,10 @@ class JobRecord:
     resumed_from: str | None = None  # the job whose output this one goes on with
     adopts: bool = False  # whether what that job left is still to be taken over
     operator_version: str = ""
+    tenant: str = DEFAULT_TENANT
+    budget_nano: int | None = None  # in billionths of the currency's unit, as are all costs
+    cost_nano: int = 0
+    costs: tuple[tuple[int, Spent], ...] = ()  # by stage
 
     @classmethod
     def from_hash(cls, job_id: str, fields: dict[bytes, bytes]) -> JobRecord:
@@ -87,9 +92,19 @@ class JobRecord:
             resumed_from=text.get("resumed_from"),
             adopts=text.get("adopts") == "1",
             operator_version=text.get("operator_version", ""),
+            tenant=text.get("tenant", DEFAULT_TENANT),
+            budget_nano=moment("budget_nano"),
+            cost_nano=number("cost_nano"),
+            costs=_costs(text),
         )
 
 
 @lru_cache(maxsize=1024)
 def _spec(text: str) -> JobSpec:
     return JobSpec.model_validate_json(text)
+
+
+def _costs(text: dict[str, str]) -> tuple[tuple[int, Spent], ...]:
+    """What each stage cost, from the fields "cost STAGE …"."""
+    own = {name.removeprefix("cost "): value for name, value in text.items() if name.startswith("cost ")}
+    return tuple((int(stage), spent) for stage, spent in sums(own).items())
