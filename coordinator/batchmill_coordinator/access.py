@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hmac
 from typing import TYPE_CHECKING
 
 from starlette.responses import JSONResponse
 
 from batchmill.errors import BatchmillError, PayloadTooLarge, Unauthorized
+from batchmill_coordinator.tenants import tenant_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -26,12 +26,13 @@ def error_response(error: BatchmillError) -> JSONResponse:
 class AccessMiddleware:
     """Asks for a bearer token on every path but health, and stops bodies that are too large as they come in.
 
+    tenants: whose token each is; routes find that as `request.state.tenant`.
     max_body_bytes: of any request but an upload's part; max_part_bytes: of such a part.
     """
 
-    def __init__(self, app: ASGIApp, *, tokens: Sequence[str], max_body_bytes: int, max_part_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, tenants: Mapping[bytes, str], max_body_bytes: int, max_part_bytes: int) -> None:
         self._app = app
-        self._tokens = tuple(token.encode() for token in tokens)
+        self._tenants = tenants
         self._max_body_bytes = max_body_bytes
         self._max_part_bytes = max_part_bytes
 
@@ -42,7 +43,8 @@ class AccessMiddleware:
             return
         headers = dict(scope["headers"])
         try:
-            self._authorize(scope["path"], headers.get(b"authorization", b""))
+            if scope["path"] not in OPEN_PATHS:
+                scope.setdefault("state", {})["tenant"] = self._tenant(headers.get(b"authorization", b""))
             limit = self._max_part_bytes if _is_part(scope) else self._max_body_bytes
             _check_length(headers.get(b"content-length"), limit)
         except BatchmillError as error:
@@ -50,18 +52,17 @@ class AccessMiddleware:
             return
         await self._app(scope, _limited(receive, limit), send)
 
-    def _authorize(self, path: str, header: bytes) -> None:
-        if path in OPEN_PATHS:
-            return
+    def _tenant(self, header: bytes) -> str:
         scheme, _, token = header.partition(b" ")
         if scheme.lower() != b"bearer" or not token:
             raise Unauthorized(
                 "the request carries no bearer token.",
                 hint="Send `Authorization: Bearer TOKEN`, or set BATCHMILL_TOKEN.",
             )
-        matches = [hmac.compare_digest(token.strip(), known) for known in self._tokens]  # all, in constant time
-        if not any(matches):
+        tenant = tenant_of(token.strip(), self._tenants)
+        if tenant is None:
             raise Unauthorized("the bearer token is wrong.", hint="Check BATCHMILL_TOKEN against the service's tokens.")
+        return tenant
 
 
 def _is_part(scope: Scope) -> bool:

@@ -7,7 +7,8 @@
 5. If rows are left, because they failed and may be tried again or because the worker is being stopped: keep what is
    done for the next attempt. If none will follow, because the job is stopping, what is done is all there will be.
 6. Otherwise store the results and the dead letters under this attempt's own names.
-7. Commit: from here on they are the shard's. If the shard went to another attempt meanwhile, sweep them up.
+7. Commit: from here on they are the shard's, and its job is charged for the time this attempt used. If the shard went
+   to another attempt meanwhile, sweep them up.
 
 An attempt that cannot go on ends by the decision of `retry.decide`, as a lost one does.
 """
@@ -49,6 +50,7 @@ from batchmill_worker.progress import ShardProgress, Told, decode_progress, enco
 from batchmill_worker.trace import Phase
 
 if TYPE_CHECKING:
+    from batchmill.cost import Parts
     from batchmill.ledger import Claim, Ledger
     from batchmill.operator import OperatorDefinition, OperatorRegistry
     from batchmill.shard import Shard, ShardRef
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
     from batchmill_worker.engine import Engine
     from batchmill_worker.jobs import JobFiles, JobShelf
     from batchmill_worker.leases import Heartbeat, Lease
+    from batchmill_worker.meter import Account, Meter
     from batchmill_worker.operator_cache import OperatorCache
     from batchmill_worker.shard_result import ShardResult
     from batchmill_worker.tuners import Tuners
@@ -80,6 +83,8 @@ class Bench:
     operators: OperatorCache
     engine: Engine
     tuners: Tuners
+    meter: Meter
+    price_nano: int = 0  # of an hour of this process, in billionths of the currency's unit
     clock: Clock = SystemClock()  # noqa: RUF009  # stateless
 
 
@@ -98,15 +103,19 @@ class AttemptRunner:
             if claim is None:
                 log.info("attempt %s is not run: its job takes no more work", ref.member())
                 return Ending(EndingKind.DROPPED, "its job takes no more work")
-            with self._bench.heartbeat.holding(ref) as lease:
-                return self._run(claim, lease)
+            account = self._bench.meter.open()
+            try:
+                with self._bench.heartbeat.holding(ref, account) as lease:
+                    return self._run(claim, lease, account)
+            finally:
+                account.close()
         except StaleToken as stale:
             log.info("%s", stale)
             return Ending(EndingKind.DROPPED, str(stale))
 
-    def _run(self, claim: Claim, lease: Lease) -> Ending:
+    def _run(self, claim: Claim, lease: Lease, account: Account) -> Ending:
         try:
-            return self._end(claim, self._outcome(claim, lease))
+            return self._end(claim, self._outcome(claim, lease, account), account)
         except StaleToken:
             self._sweep(claim)
             raise
@@ -115,11 +124,19 @@ class AttemptRunner:
         bench = self._bench
         holder = f"{bench.worker} {secrets.token_hex(4)}"
         known = bench.shelf.get(ref.job_id) is not None
-        return bench.ledger.shards.claim(ref, bench.pool, holder, bench.heartbeat.ttl_ms, with_job=not known)
+        return bench.ledger.shards.claim(
+            ref,
+            bench.pool,
+            holder,
+            bench.heartbeat.ttl_ms,
+            with_job=not known,
+            price_nano=bench.price_nano,
+            sharers=len(bench.meter.working) + 1,
+        )
 
-    def _outcome(self, claim: Claim, lease: Lease) -> Outcome:
+    def _outcome(self, claim: Claim, lease: Lease, account: Account) -> Outcome:
         try:
-            return self._attempt(claim, lease)
+            return self._attempt(claim, lease, account)
         except BatchmillError as error:
             kind = str(error.details.get("error_type", type(error).__name__))
             return Failed(_job_error(error), kind, final=isinstance(error, HOPELESS))
@@ -130,7 +147,7 @@ class AttemptRunner:
             told = JobError(code="attempt_failed", message=message, details={"traceback": failure.traceback})
             return Failed(told, failure.error_type)
 
-    def _attempt(self, claim: Claim, lease: Lease) -> Outcome:
+    def _attempt(self, claim: Claim, lease: Lease, account: Account) -> Outcome:
         clock, shard = self._bench.clock, claim.shard
         started_at = clock.monotonic()
         with self._bench.engine.trace.span(Phase.LOAD, shard=shard.ref.member()):
@@ -141,7 +158,7 @@ class AttemptRunner:
             if before.is_begun:
                 table = table.take(pending - shard.first_row)
         loaded_at = clock.monotonic()
-        result = self._compute(shard, files, table, lease, proven=bool(before.results))
+        result = self._compute(shard, files, table, lease, account, proven=bool(before.results))
         computed_at = clock.monotonic()
         self._bench.tuners.save()
         progress = before.add(pending, result, self._told(files))
@@ -177,9 +194,11 @@ class AttemptRunner:
             return self._bench.shelf.open(job_id, record.spec, self._bench.ledger.jobs.inline_input(job_id) or b"")
         return self._bench.shelf.open(job_id, claim.spec, claim.inline_rows)
 
-    def _compute(self, shard: Shard, files: JobFiles, table: pa.Table, lease: Lease, *, proven: bool) -> ShardResult:
+    def _compute(
+        self, shard: Shard, files: JobFiles, table: pa.Table, lease: Lease, account: Account, *, proven: bool
+    ) -> ShardResult:
         spec, definition = files.spec, self._definition(files)
-        with self._bench.operators.borrow(definition, spec.params) as operator:
+        with self._bench.operators.borrow(definition, spec.params, account.loading) as operator:
             batching = self._bench.tuners.batching(definition, spec)
             return self._bench.engine.run(
                 operator,
@@ -189,6 +208,7 @@ class AttemptRunner:
                 batching=batching,
                 proven=proven,
                 whose=shard.ref.member(),
+                account=account,
             )
 
     def _definition(self, files: JobFiles) -> OperatorDefinition:
@@ -217,19 +237,20 @@ class AttemptRunner:
             return replace(stored, nbytes=len(stream), inline=stream)
         return replace(stored, nbytes=files.sink.write(shard.shard_id, shard.token, table).bytes)
 
-    def _end(self, claim: Claim, outcome: Outcome) -> Ending:
+    def _end(self, claim: Claim, outcome: Outcome, account: Account) -> Ending:
         shard, shards = claim.shard, self._bench.ledger.shards
         match decide(shard, outcome, self._policy(claim), self._chance):
             case Settle(completion):
-                self._commit(claim, completion)
+                self._commit(claim, completion, account.close())
                 return Ending.of_commit(completion)
             case Requeue(delay_s, blame, kept):
                 log.warning("shard %s is put back for %.1f s: %s", shard.ref.member(), delay_s, _why(outcome))
-                shards.fail(shard.ref, delay_s=delay_s, blame=blame, kept=kept)
+                used = account.close() if kept else account.close().in_vain()
+                shards.fail(shard.ref, delay_s=delay_s, blame=blame, kept=kept, used=used)
                 return Ending(EndingKind.PUT_BACK, _why(outcome))
             case GiveUp(error):
                 log.error("job %s fails on shard %s: %s", shard.job_id, shard.ref.member(), error.message)
-                shards.fail(shard.ref, delay_s=0.0, blame=True, stop_with=error)
+                shards.fail(shard.ref, delay_s=0.0, blame=True, stop_with=error, used=account.close().in_vain())
                 return Ending(EndingKind.FAILED, error.message)
             case Split() | DeadLetter():
                 raise AssertionError("only a lost attempt is split or buried, and that is the recoverer's to do")
@@ -241,15 +262,15 @@ class AttemptRunner:
         spec = files.spec if files else claim.spec
         return spec.retry if spec else RetryPolicy()
 
-    def _commit(self, claim: Claim, completion: Completion) -> None:
+    def _commit(self, claim: Claim, completion: Completion, used: Parts) -> None:
         shard, shards, files = claim.shard, self._bench.ledger.shards, self._files(claim)
         limit = DeadLimit.of(files.spec)
         with self._bench.engine.trace.span(Phase.COMMIT, shard=shard.ref.member()):
-            if shards.commit(shard.ref, completion, limit):
+            if shards.commit(shard.ref, completion, limit, used):
                 return
         table = table_from_stream(completion.inline)  # the job's results outgrew the ledger
         part = files.sink.write(shard.shard_id, shard.token, table)
-        shards.commit(shard.ref, replace(completion, inline=b"", nbytes=part.bytes), limit)
+        shards.commit(shard.ref, replace(completion, inline=b"", nbytes=part.bytes), limit, used)
 
     def _sweep(self, claim: Claim) -> None:
         """Delete what this attempt stored; the shard is another's."""

@@ -29,9 +29,11 @@ from batchmill_worker.engine import Engine
 from batchmill_worker.jobs import JobShelf
 from batchmill_worker.leases import Heartbeat
 from batchmill_worker.loading import load_operators
+from batchmill_worker.meter import Meter
 from batchmill_worker.model_memory import MIB, default_budget
 from batchmill_worker.model_queues import ModelQueues
 from batchmill_worker.operator_cache import OperatorCache
+from batchmill_worker.pricing import hourly_price_nano
 from batchmill_worker.slot_files import SlotFiles
 from batchmill_worker.trace import NO_TRACE, FileRecorder
 from batchmill_worker.tuners import Tuners
@@ -89,6 +91,8 @@ def run_slot(settings: WorkerSettings, identity: SlotIdentity, note: Path) -> No
             trace=trace,
         ),
         tuners=tuners,
+        meter=Meter(),
+        price_nano=hourly_price_nano(settings, identity),
     )
     app = create_celery_app(settings, registry, AttemptRunner(bench))
     _await_ledger(ledger)

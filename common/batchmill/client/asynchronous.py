@@ -12,6 +12,7 @@ from batchmill.client.rows import check_rows, pieces
 from batchmill.client.service import find_service
 from batchmill.client.submission import Submission, make_spec
 from batchmill.client.transport import Transport
+from batchmill.cost import CostTotals
 from batchmill.errors import InvalidRequest
 from batchmill.job import JobStatus, WorkerInfo
 from batchmill.operator import OperatorInfo
@@ -79,6 +80,7 @@ class AsyncClient:
         deadline: datetime | timedelta | float | None = None,
         retry: RetryPolicy | None = None,
         batch: BatchPolicy | None = None,
+        budget: float | None = None,
         idempotency_key: str | None = None,
     ) -> AsyncJob:
         """Submit a job over `rows` or over the files of `source`; exactly one of them.
@@ -95,6 +97,7 @@ class AsyncClient:
         pool: the pool of workers to run on. priority: -100 to 100, higher goes first.
         deadline: when the job expires unless it is done: a moment with its time zone, or how long from now, as a
             timedelta or in seconds. Of jobs of one priority, the earliest deadline goes first.
+        budget: the job is paused when it has cost so much, in the service's currency; `AsyncJob.resume` can raise it.
         idempotency_key: submitting again with the same key gives the job that is there already.
 
         Raises an `InvalidRequest` that names what is wrong; then nothing was submitted.
@@ -112,6 +115,7 @@ class AsyncClient:
             deadline=deadline,
             retry=retry,
             batch=batch,
+            budget=budget,
             idempotency_key=idempotency_key,
         )
         try:
@@ -167,6 +171,10 @@ class AsyncClient:
     async def operators(self) -> list[OperatorInfo]:
         """The operators that the workers have loaded."""
         return (await self._get(_Operators, "/v1/operators")).operators
+
+    async def costs(self, limit: int = 50) -> CostTotals:
+        """What all jobs cost, deleted ones too: by tenant, by pool and operator, by day; at most `limit` of each."""
+        return await self._get(CostTotals, "/v1/costs", {"limit": str(limit)})
 
     async def _get(self, model: type[M], path: str, query: Mapping[str, str] | None = None) -> M:
         return self._transport.parse(model, await self._transport.json("GET", path, query=query))

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from batchmill.client.pages import Page
+    from batchmill.cost import CostTotals
     from batchmill.dead_letters import DeadLetter
-    from batchmill.job import BatchPolicy, JobStatus, RetryPolicy, WorkerInfo
+    from batchmill.job import BatchPolicy, JobCost, JobStatus, RetryPolicy, WorkerInfo
     from batchmill.operator import OperatorInfo
 
 
@@ -64,6 +65,7 @@ class Client:
         deadline: datetime | timedelta | float | None = None,
         retry: RetryPolicy | None = None,
         batch: BatchPolicy | None = None,
+        budget: float | None = None,
         idempotency_key: str | None = None,
     ) -> Job:
         """Submit a job over `rows` or over the files of `source`; exactly one of them.
@@ -82,6 +84,7 @@ class Client:
             timedelta or in seconds. Of jobs of one priority, the earliest deadline goes first.
         retry: how often rows are tried, how long they wait in between, how many may be given up on.
         batch: how many rows go to the device at once; by default as the operator says.
+        budget: the job is paused when it has cost so much, in the service's currency; `Job.resume` can raise it.
         idempotency_key: submitting again with the same key gives the job that is there already.
 
         Raises an `InvalidRequest` that names what is wrong; then nothing was submitted.
@@ -99,6 +102,7 @@ class Client:
             deadline=deadline,
             retry=retry,
             batch=batch,
+            budget=budget,
             idempotency_key=idempotency_key,
         )
         try:
@@ -125,6 +129,10 @@ class Client:
     def operators(self) -> list[OperatorInfo]:
         """The operators that the workers have loaded."""
         return self._loop.run(self._async.operators())
+
+    def costs(self, limit: int = 50) -> CostTotals:
+        """What all jobs cost, deleted ones too: by tenant, by pool and operator, by day; at most `limit` of each."""
+        return self._loop.run(self._async.costs(limit))
 
     def _adopt(self, job: AsyncJob) -> Job:
         return Job(self, self._loop, job)
@@ -162,9 +170,16 @@ class Job:
         """
         return self._loop.run(self._async.pause())
 
-    def resume(self) -> JobStatus:
-        """Let the job go on where it was paused. Raises `Conflict` if it is stopping or has ended."""
-        return self._loop.run(self._async.resume())
+    def resume(self, *, budget: float | None = None) -> JobStatus:
+        """Let the job go on where it was paused. budget: its budget from now on, in all; None: as before.
+
+        Raises `Conflict` if it is stopping or has ended, or has cost its budget already.
+        """
+        return self._loop.run(self._async.resume(budget=budget))
+
+    def cost(self) -> JobCost:
+        """What the job cost so far. What is at work just now is counted when it ends."""
+        return self._loop.run(self._async.cost())
 
     def cancel(self) -> JobStatus:
         """Ask the job to stop; what is done is kept. A job that has ended stays as it is."""
