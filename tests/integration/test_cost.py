@@ -10,15 +10,19 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
+from click.testing import CliRunner
 from cluster import KEYS, TOKEN, Cluster
 from waiting import GRACE_S, until
 
 import batchmill
-from batchmill.cost import PARTS
+from batchmill.cli import main
+from batchmill.cli.cost import money
+from batchmill.cost import PARTS, CostTotals
+from batchmill.job import JobCost
 from batchmill.shard import ShardId
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from batchmill.job import Cost
@@ -169,3 +173,50 @@ def test_a_replay_is_charged_to_itself(client: batchmill.Client, tmp_path: Path)
     assert replay.status().tenant == "acme"
     assert job.status().rows_dead == 0
     assert job.cost() == cost
+
+
+@pytest.fixture
+def shell(client: batchmill.Client, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Runs a command line that is to succeed, and gives what it writes."""
+    monkeypatch.setenv("BATCHMILL_URL", client._async._transport.address.url)
+    monkeypatch.setenv("BATCHMILL_TOKEN", TOKEN)
+
+    def run(*arguments: str) -> str:
+        done = CliRunner().invoke(main, arguments, catch_exceptions=False)
+        assert done.exit_code == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+def test_the_shell_shows_a_jobs_cost_and_everybodys(
+    client: batchmill.Client, shell: Callable[..., str], tmp_path: Path
+) -> None:
+    source = tmp_path / "rows.jsonl"
+    source.write_text('{"id": 1}\n')
+    parameters = ["--param", f"journal={tmp_path / 'journal'}", "--param", "seconds=0.01"]
+    job_id = json.loads(shell("submit", "slow", str(source), *parameters, "--budget", "7.5", "--wait", "--json"))["id"]
+    found = client.job(job_id).cost()
+    assert JobCost.model_validate_json(shell("cost", job_id, "--json")) == found
+    head, *lines = shell("cost", job_id).splitlines()
+    assert head.split("\t") == ["PART", "TIME", "SHARE", "COST"]
+    assert [line.split("\t")[0] for line in lines[:6]] == [*PARTS, "total"]
+    assert lines[5] == f"total\t{found.total_s:.3f} s\t100.0%\t{money(found.total, 'EUR')}"
+    assert lines[6].endswith(" EUR per 1,000 rows, of 1 row")
+    assert lines[7] == f"{money(found.total, 'EUR')} of a budget of 7.50 EUR"
+    assert f"{money(found.total, 'EUR')} of 7.50 EUR, " in shell("status", job_id)
+
+    totals = client.costs()
+    assert CostTotals.model_validate_json(shell("cost", "--json")) == totals
+    shown = [line.split("\t") for line in shell("cost").splitlines()]
+    assert [line[0] for line in shown[:3]] == ["TENANT", "acme", "all"]
+    assert shown[1][7] == shown[2][7] == money(totals.all.total, "EUR")
+    assert {"POOL, OPERATOR", "default, slow", "DAY", totals.days[0].day.isoformat()} <= {line[0] for line in shown}
+
+
+def test_a_budget_that_is_none_is_refused(client: batchmill.Client) -> None:
+    for budget in (0, -1, 1e7, float("nan")):
+        with pytest.raises(batchmill.InvalidRequest, match="budget"):
+            client.submit("echo", rows=[{"id": 1}], budget=budget)
+        with pytest.raises(batchmill.InvalidRequest, match="budget"):
+            client.jobs(1)[0].resume(budget=budget)
