@@ -33,7 +33,7 @@ class JobState(StrEnum):
 
     PENDING = "pending"  # accepted; the planner starts it
     RUNNING = "running"  # shards are planned or at work; the finisher ends it
-    PAUSED = "paused"  # a user holds it: nothing of it is planned, queued or claimed; a user resumes it
+    PAUSED = "paused"  # a user or its budget holds it: nothing is planned, queued or claimed; a user resumes it
     CANCELLING = "cancelling"  # a user stopped it; the finisher ends it when its workers have let go
     FAILING = "failing"  # an error stopped it; the finisher ends it when its workers have let go
     EXPIRING = "expiring"  # its deadline passed; the finisher ends it when its workers have let go
