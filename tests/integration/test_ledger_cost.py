@@ -183,6 +183,35 @@ def test_a_budget_that_a_running_job_is_given_holds_at_once(ledger: Ledger, epoc
     assert ledger.jobs.read(JOB).state is JobState.PAUSED
 
 
+def test_a_running_job_is_given_no_budget_below_what_it_has_cost(ledger: Ledger, epoch: int) -> None:
+    first, _ = begin(ledger, epoch)
+    claim(ledger, first)
+    ledger.shards.commit(first, FIVE_ROWS, used=USED)
+    with pytest.raises(Conflict, match="a budget of 3 does not"):
+        ledger.jobs.resume(JOB, 3.0)
+    record = ledger.jobs.read(JOB)
+    assert (record.state, record.budget_nano) == (JobState.RUNNING, None)
+
+
+def test_a_job_that_is_stopped_stays_so_however_much_it_costs(ledger: Ledger, epoch: int) -> None:
+    first, _ = begin(ledger, epoch, budget=1.0)
+    claim(ledger, first)
+    ledger.jobs.stop(JOB, JobState.CANCELLING, None)
+    ledger.shards.fail(first, delay_s=0, blame=False, used=USED)
+    assert ledger.jobs.read(JOB).state is JobState.CANCELLING
+
+
+def test_a_lease_that_outlived_its_attempt_is_renewed_without_a_trace_of_a_shard(
+    ledger: Ledger, epoch: int, redis_client: redis.Redis
+) -> None:
+    (ref,) = begin(ledger, epoch, 1)
+    claim(ledger, ref)
+    ledger.shards.commit(ref, FIVE_ROWS, used=USED)
+    redis_client.zadd(ledger._store.keys.leases(), {ref.member(): NOW_MS})
+    ledger.shards.renew([ref], LEASE_MS, [1])
+    assert ledger.shards.read(ref) is None
+
+
 def test_an_error_that_stops_the_job_goes_before_its_budget(ledger: Ledger, epoch: int) -> None:
     first, _ = begin(ledger, epoch, budget=1.0)
     claim(ledger, first)

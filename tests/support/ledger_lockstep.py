@@ -38,7 +38,7 @@ end
 return found
 """
 UNMODELLED = re.compile("^(leader|leader:epoch|jobs|idempotency:.*)$|:(input|inline)$")
-PRICES_NANO = (0, 3_600_000_000, 799_999_999, 41)
+PRICES_NANO = (3_600_000_000, 799_999_999, 41)
 _numbers = count()
 
 
