@@ -285,7 +285,9 @@ class LedgerMachine(Lockstep):
         for number in going:
             self.steer(number, "resume", 1_000_000.0)
             self.plan(number, [2], at_end=True, stale=False, deposed=False)
-        for _ in range(3):
+        for more in (0.001, 1000.0, 1000.0, 1000.0):  # the first budget is used up at once
+            for number in going:
+                self.steer(number, "resume", self.job(number).cost_nano / NANO + more)
             self.clock_jumps(5 * LEASE_MS)
             self.recover(deposed=False, cut=6)
             for number in going:
