@@ -299,6 +299,7 @@ class LedgerMachine(Lockstep):
             while attempt := next((found for found in self.attempts if self.model.running(found.ref)), None):
                 self.commit_attempt(attempt.shard, 0, b"x" * 40_000)  # there is room for one of these
                 self.commit_attempt(attempt.shard, 0, b"")
+            self.redis_holds_what_the_model_says()
         for number in going:
             stopped = JobState(self.job(number).state).is_stopping
             self.finish(number, wrong=not stopped, late=False, deposed=False)
