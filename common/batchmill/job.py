@@ -14,6 +14,7 @@ MAX_INLINE_BYTES = 64 * 1024
 
 MAX_PARAMS_BYTES = 64 * 1024
 DEFAULT_POOL = "default"
+DEFAULT_TENANT = "default"
 POOL_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 
 SourceFormat = Literal["parquet", "jsonl", "csv", "arrow", "text"]
@@ -32,7 +33,7 @@ class JobState(StrEnum):
 
     PENDING = "pending"  # accepted; the planner starts it
     RUNNING = "running"  # shards are planned or at work; the finisher ends it
-    PAUSED = "paused"  # a user holds it: nothing of it is planned, queued or claimed; a user resumes it
+    PAUSED = "paused"  # a user or its budget holds it: nothing is planned, queued or claimed; a user resumes it
     CANCELLING = "cancelling"  # a user stopped it; the finisher ends it when its workers have let go
     FAILING = "failing"  # an error stopped it; the finisher ends it when its workers have let go
     EXPIRING = "expiring"  # its deadline passed; the finisher ends it when its workers have let go
@@ -126,6 +127,7 @@ class JobSpec(Frozen):
     retry: RetryPolicy = RetryPolicy()
     batch: BatchPolicy = BatchPolicy()
     cache: bool = False  # whether rows may be taken from the row cache, and new results put there
+    budget: float | None = Field(default=None, ge=1e-6, le=1e6)  # in the service's currency; cost reaches it: paused
 
 
 class JobRequest(JobSpec):
@@ -146,6 +148,41 @@ class JobError(Frozen):
     code: str
     message: str
     details: dict[str, Any] = {}
+
+
+class CostParts(Frozen):
+    """Time of devices, or the money it costs, by what it went into."""
+
+    useful: float = 0.0  # rows whose results are kept
+    padding: float = 0.0  # what batches of them were padded with
+    retried: float = 0.0  # in vain: batches that failed, attempts that were lost or put back with nothing kept
+    load: float = 0.0  # setting models up
+    idle: float = 0.0  # the device waited for its attempts: they loaded rows, stored results, called Python
+
+
+class Cost(Frozen):
+    """What something cost; the parts add up to the totals."""
+
+    seconds: CostParts = CostParts()
+    money: CostParts = CostParts()
+    total_s: float = 0.0
+    total: float = 0.0
+    rows: int = 0  # brought to an end in that time, done or dead
+    per_thousand_rows: float | None = None  # money
+
+
+class StageCost(Cost):
+    """What one stage of a job cost."""
+
+    stage: int
+
+
+class JobCost(Cost):
+    """What a job cost so far. What is at work just now is counted when it ends."""
+
+    currency: str
+    budget: float | None = None
+    stages: list[StageCost] = []
 
 
 class JobStatus(Frozen):
@@ -174,6 +211,8 @@ class JobStatus(Frozen):
     output: str | None = None  # the output folder, when one was asked for
     replay_of: str | None = None  # the job whose dead letters this one runs again
     resumed_from: str | None = None  # the job whose output this one goes on with
+    tenant: str = DEFAULT_TENANT  # whose token submitted it
+    cost: JobCost | None = None
     note: str | None = None  # what the job waits for, when it waits for something a user can mend
 
     @property

@@ -82,6 +82,7 @@ class CoordinatorSettings(ServiceSettings):
     max_part_bytes: int = Field(default=32 * 1024 * 1024, gt=0)  # of one uploaded part
     max_live_jobs: int = Field(default=10_000, gt=0)
     upload_ttl_s: float = Field(default=24 * 3600.0, gt=0)  # an upload that no job took is swept after this
+    currency: str = Field(default="USD", pattern=r"^\S{1,8}$")  # what workers' prices are in; a label only
     retention_s: float = Field(default=7 * 24 * 3600.0, ge=0)  # an ended job is deleted after this; 0: never
 
     @field_validator("tokens", mode="before")
@@ -107,11 +108,13 @@ class WorkerSettings(ServiceSettings):
     batch_timeout_s: float = Field(default=600.0, gt=0)  # a batch that takes longer hangs: its process is ended
     recycle_rss_mb: int = Field(default=0, ge=0)  # a process with more resident memory is replaced; 0: never
     recycle_device_mb: int = Field(default=0, ge=0)  # one that uses more of a device's memory, too; 0: never
+    price_per_hour: float = Field(default=0.0, ge=0, le=1e6)  # of a device, in the currency of the coordinators
+    prices: ListOfText = ()  # "device type=price" each: of an hour of such a device
     worker_listen: str = ""  # host:port of the supervisor's /healthz and /readyz; port 0: any; "": nowhere
 
     trace: str = ""  # a file to write the phases of every shard to, in the Chrome trace format
 
-    @field_validator("operators", mode="before")
+    @field_validator("operators", "prices", mode="before")
     @classmethod
     def _split_operators(cls, value: object) -> object:
         return split_list(value)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hmac
 from typing import TYPE_CHECKING
 
 from starlette.responses import JSONResponse
 
 from batchmill.errors import BatchmillError, PayloadTooLarge, Unauthorized
+from batchmill_coordinator.tenants import tenant_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -27,6 +27,7 @@ def error_response(error: BatchmillError) -> JSONResponse:
 class AccessMiddleware:
     """Asks for a bearer token on every path but health, and stops bodies that are too large as they come in.
 
+    tenants: whose token each is; routes find that as `request.state.tenant`.
     metrics_token: opens the metrics, and nothing else; "": there is none.
     max_body_bytes: of any request but an upload's part; max_part_bytes: of such a part.
     """
@@ -35,14 +36,14 @@ class AccessMiddleware:
         self,
         app: ASGIApp,
         *,
-        tokens: Sequence[str],
+        tenants: Mapping[bytes, str],
         max_body_bytes: int,
         max_part_bytes: int,
         metrics_token: str = "",
     ) -> None:
         self._app = app
-        self._tokens = tuple(token.encode() for token in tokens)
-        self._metrics_tokens = (*self._tokens, *([metrics_token.encode()] if metrics_token else []))
+        self._tenants = tenants
+        self._metrics_token = metrics_token.encode()
         self._max_body_bytes = max_body_bytes
         self._max_part_bytes = max_part_bytes
 
@@ -53,7 +54,10 @@ class AccessMiddleware:
             return
         headers = dict(scope["headers"])
         try:
-            self._authorize(scope["path"], headers.get(b"authorization", b""))
+            if scope["path"] not in OPEN_PATHS:
+                scope.setdefault("state", {})["tenant"] = self._tenant(
+                    scope["path"], headers.get(b"authorization", b"")
+                )
             limit = self._max_part_bytes if _is_part(scope) else self._max_body_bytes
             _check_length(headers.get(b"content-length"), limit)
         except BatchmillError as error:
@@ -61,19 +65,19 @@ class AccessMiddleware:
             return
         await self._app(scope, _limited(receive, limit), send)
 
-    def _authorize(self, path: str, header: bytes) -> None:
-        if path in OPEN_PATHS:
-            return
+    def _tenant(self, path: str, header: bytes) -> str:
         scheme, _, token = header.partition(b" ")
         if scheme.lower() != b"bearer" or not token:
             raise Unauthorized(
                 "the request carries no bearer token.",
                 hint="Send `Authorization: Bearer TOKEN`, or set BATCHMILL_TOKEN.",
             )
-        tokens = self._metrics_tokens if path == METRICS_PATH else self._tokens
-        matches = [hmac.compare_digest(token.strip(), known) for known in tokens]  # all, in constant time
-        if not any(matches):
+        tenant = tenant_of(token.strip(), self._tenants)
+        if tenant is None and path == METRICS_PATH and self._metrics_token:
+            tenant = tenant_of(token.strip(), {self._metrics_token: METRICS_PATH})
+        if tenant is None:
             raise Unauthorized("the bearer token is wrong.", hint="Check BATCHMILL_TOKEN against the service's tokens.")
+        return tenant
 
 
 def _is_part(scope: Scope) -> bool:

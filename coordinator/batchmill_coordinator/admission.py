@@ -88,7 +88,7 @@ class Admission:
                 field="deadline_at",
             )
 
-    def admit(self, request: JobRequest) -> tuple[str, bool]:
+    def admit(self, request: JobRequest, tenant: str) -> tuple[str, bool]:
         """Accept a job; returns its id and whether it is new. Raises a subclass of `InvalidRequest`, or `Conflict`."""
         digest = _digest(request)
         known = self._known(request, digest)
@@ -104,7 +104,7 @@ class Admission:
             if found.nbytes <= CHECKED_BYTES:
                 check_values(operator, found.spec, found.source)
             order = Order(found.spec, operator, found.inline, found.description)
-            accepted_id, is_new = self._accept(job_id, request, found, order, digest, undo)
+            accepted_id, is_new = self._accept(job_id, request, found, order, digest, undo, tenant)
             if is_new:
                 undo.pop_all()
             else:
@@ -173,7 +173,7 @@ class Admission:
         return _Input(spec, source, description.nbytes, description=description)
 
     def _accept(
-        self, job_id: str, request: JobRequest, found: _Input, order: Order, digest: str, undo: ExitStack
+        self, job_id: str, request: JobRequest, found: _Input, order: Order, digest: str, undo: ExitStack, tenant: str
     ) -> tuple[str, bool]:
         if found.description is not None:
             self._workspace.describe_source(job_id, found.description)
@@ -188,6 +188,7 @@ class Admission:
             rows_total=total.rows if total.exact else None,
             resumed_from=earlier,
             operator_version=order.operator.version,
+            tenant=tenant,
         )
         return self._ledger.jobs.submit(submission, max_live_jobs=self._settings.max_live_jobs)
 

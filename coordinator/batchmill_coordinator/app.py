@@ -15,7 +15,8 @@ from starlette.exceptions import HTTPException
 from batchmill.errors import BatchmillError, InvalidRequest, NotFound, did_you_mean
 from batchmill.job import FileSource, JobRequest, OutputSpec, UploadSource
 from batchmill_coordinator.access import AccessMiddleware, error_response
-from batchmill_coordinator.routes import cache, dead_letters, fleet, jobs, metrics, results, uploads
+from batchmill_coordinator.routes import cache, costs, dead_letters, fleet, jobs, metrics, results, uploads
+from batchmill_coordinator.tenants import parse_tokens
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -41,7 +42,7 @@ def create_app(service: Service) -> FastAPI:
 
     app = FastAPI(title="Batchmill", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.service = service
-    for module in (jobs, results, dead_letters, uploads, fleet, cache, metrics):
+    for module in (jobs, costs, results, dead_letters, uploads, fleet, cache, metrics):
         app.include_router(module.router)
     app.add_exception_handler(BatchmillError, _told)
     app.add_exception_handler(RequestValidationError, _misfit)
@@ -49,7 +50,7 @@ def create_app(service: Service) -> FastAPI:
     app.add_exception_handler(Exception, _unexpected)
     app.add_middleware(
         AccessMiddleware,
-        tokens=service.settings.tokens,
+        tenants=parse_tokens(service.settings.tokens),
         max_body_bytes=service.settings.max_body_bytes,
         max_part_bytes=service.settings.max_part_bytes,
         metrics_token=service.settings.metrics_token,

@@ -41,12 +41,14 @@ def coordinator(
 
 def _refuse_to_start_open(settings: CoordinatorSettings) -> None:
     from batchmill.errors import InvalidSettings
+    from batchmill_coordinator.tenants import parse_tokens
 
     if not settings.tokens:
         raise InvalidSettings(
             "BATCHMILL_TOKENS is not set, and the API is not served without a token.",
             hint="Set it to one or more secrets, with commas: BATCHMILL_TOKENS=$(openssl rand -hex 24).",
         )
+    parse_tokens(settings.tokens)
     if not settings.blob_root:
         raise InvalidSettings(
             "BATCHMILL_BLOB_ROOT is not set.", hint="Set it to a folder or an s3:// URI that all workers share."

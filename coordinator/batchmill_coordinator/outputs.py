@@ -36,7 +36,7 @@ def settled_shards(ledger: Ledger, record: JobRecord, start: int) -> Iterator[Se
     """The planned shards of a job from number `start` on, as far as they are settled."""
     for first in range(start, record.shards_planned, LOOK_AHEAD):
         numbers = range(first, min(first + LOOK_AHEAD, record.shards_planned))
-        found = ledger.shards.settled(record.id, [ShardId((number,)) for number in numbers])
+        found = ledger.results.settled(record.id, [ShardId((number,)) for number in numbers])
         for number, settled in zip(numbers, found, strict=True):
             parts = list(_leaves(ledger, record, settled))
             yield SettledShard(number, tuple(part for part in parts if part), None not in parts)
@@ -45,7 +45,7 @@ def settled_shards(ledger: Ledger, record: JobRecord, start: int) -> Iterator[Se
 def _leaves(ledger: Ledger, record: JobRecord, settled: Settled | SplitUp | None) -> Iterator[Settled | None]:
     """A shard that is not split, or what became of the halves of one that is, in input order."""
     if isinstance(settled, SplitUp):
-        for child in ledger.shards.settled(record.id, settled.children()):
+        for child in ledger.results.settled(record.id, settled.children()):
             yield from _leaves(ledger, record, child)
     else:
         yield settled
@@ -87,7 +87,7 @@ def schema_of(sink: Sink, parts: Sequence[ManifestPart]) -> pa.Schema:
 
 def results_of(ledger: Ledger, record: JobRecord, sink: Sink, shards: Sequence[Settled]) -> list[pa.Table]:
     """The results of settled shards that have rows. Raises `NotFound` or `StorageError`."""
-    inline = ledger.shards.inline_results(record.id, [settled.shard_id for settled in shards])
+    inline = ledger.results.inline_results(record.id, [settled.shard_id for settled in shards])
     return [
         table_from_stream(stream) if stream is not None else sink.read(sink.part_name(settled.shard_id, settled.token))
         for settled, stream in zip(shards, inline, strict=True)

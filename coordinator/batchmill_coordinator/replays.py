@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -42,11 +43,11 @@ class Replays:
         self._dead_rows = dead_rows
         self._settings = settings
 
-    def begin(self, job_id: str, request: ReplayRequest) -> tuple[str, bool]:
+    def begin(self, job_id: str, request: ReplayRequest, tenant: str) -> tuple[str, bool]:
         """Submit the replay of a job's dead rows; returns the new job's id, and whether it is new.
 
-        Raises `NotFound`, `Conflict` if the job has not ended, `InvalidRequest` if no row is to be run again or an
-        edit does not fit.
+        tenant: who pays for it. Raises `NotFound`, `Conflict` if the job has not ended, `InvalidRequest` if no row
+        is to be run again or an edit does not fit.
         """
         record = self._ledger.jobs.read(job_id)
         digest = hashlib.sha256(f"{job_id} {request.model_dump_json()}".encode()).hexdigest()[:32]
@@ -56,7 +57,7 @@ class Replays:
         require_ended(record)
         _refuse_replay(record)
         with ExitStack() as undo:
-            submission = self._prepare(record, request, digest, undo)
+            submission = replace(self._prepare(record, request, digest, undo), tenant=tenant)
             accepted = self._ledger.jobs.submit(submission, max_live_jobs=self._settings.max_live_jobs)
             if accepted[1]:
                 undo.pop_all()

@@ -29,7 +29,7 @@ from batchmill_coordinator.recoverer import Recoverer
 from batchmill_coordinator.replays import Replays, require_ended
 from batchmill_coordinator.resumption import Resumption
 from batchmill_coordinator.roles import RoleThread
-from batchmill_coordinator.status import status_of
+from batchmill_coordinator.status import cost_of, status_of, why_paused
 from batchmill_coordinator.undertaker import Undertaker
 
 if TYPE_CHECKING:
@@ -37,12 +37,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batchmill.clock import Clock
-    from batchmill.job import JobStatus
+    from batchmill.job import JobCost, JobStatus
     from batchmill.ledger import JobRecord
     from batchmill.settings import CoordinatorSettings
     from batchmill.sinks import Sink
     from batchmill.sources.base import Source
     from batchmill_coordinator.dead_rows import Choice
+    from batchmill_coordinator.pools import PoolView
 
 
 class Service:
@@ -115,6 +116,10 @@ class Service:
         """How a job stands, with what it waits for. Raises `NotFound`."""
         return self.statuses([self.ledger.jobs.read(job_id)])[0]
 
+    def cost(self, job_id: str) -> JobCost:
+        """What a job cost so far. Raises `NotFound`."""
+        return cost_of(self.ledger.jobs.read(job_id), self.settings.currency)
+
     def statuses(self, records: Sequence[JobRecord]) -> list[JobStatus]:
         """How jobs stand, with what they wait for."""
         now_s = self.clock.wall()
@@ -123,10 +128,16 @@ class Service:
             status_of(
                 record,
                 now_s,
-                why_waiting(record.spec.pool, record.spec.operator, pools) if _waits(record) else None,
+                self._note(record, pools),
+                self.settings.currency,
             )
             for record in records
         ]
+
+    def _note(self, record: JobRecord, pools: dict[str, PoolView]) -> str | None:
+        if _waits(record):
+            return why_waiting(record.spec.pool, record.spec.operator, pools)
+        return why_paused(record, self.settings.currency)
 
     def delete(self, job_id: str) -> None:
         """Delete an ended job. Raises `NotFound`, `Conflict`, or `StorageError`: then it is tried again."""

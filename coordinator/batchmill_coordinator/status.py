@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from batchmill.cost import NANO, job_cost
 from batchmill.job import JobState, JobStatus
 
 if TYPE_CHECKING:
+    from batchmill.job import JobCost
     from batchmill.ledger import JobRecord
 
 
-def status_of(record: JobRecord, now_s: float, note: str | None = None) -> JobStatus:
-    """How a job stands at `now_s`, seconds since the epoch."""
+def status_of(record: JobRecord, now_s: float, note: str | None = None, currency: str = "USD") -> JobStatus:
+    """How a job stands at `now_s`, seconds since the epoch. currency: what its cost is in."""
     rate = _rows_per_second(record, now_s)
     return JobStatus(
         id=record.id,
@@ -37,7 +39,25 @@ def status_of(record: JobRecord, now_s: float, note: str | None = None) -> JobSt
         output=record.spec.output.path if record.spec.output else None,
         replay_of=record.replay_of,
         resumed_from=record.resumed_from,
+        tenant=record.tenant,
+        cost=cost_of(record, currency),
         note=note,
+    )
+
+
+def cost_of(record: JobRecord, currency: str) -> JobCost:
+    """What a job cost so far."""
+    return job_cost(dict(record.costs), record.budget_nano, currency)
+
+
+def why_paused(record: JobRecord, currency: str) -> str | None:
+    """What to do about a job that is paused since its budget is used up; None for any other."""
+    budget = record.budget_nano
+    if record.state is not JobState.PAUSED or budget is None or record.cost_nano < budget:
+        return None
+    return (
+        f"it has cost {record.cost_nano / NANO:.6g} of its budget of {budget / NANO:.6g} {currency}; "
+        f"`batchmill resume {record.id} --budget N` gives it more"
     )
 
 

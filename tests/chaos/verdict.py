@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from cluster import KEYS, manifest
 from pyarrow import json as arrow_json
 
+from batchmill.cost import added, sums
 from batchmill.errors import BatchmillError
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ def judge_ledger(verdict: Verdict, jobs: list[Submitted], client: Any) -> None:
             verdict.broken.append(f"{name} are left: {found}")
     for job in jobs:
         _judge_counters(verdict, job, client)
+    _judge_costs(verdict, client)
 
 
 def judge_deletion(verdict: Verdict, jobs: list[Submitted], cluster: Cluster) -> None:
@@ -153,6 +155,22 @@ def _judge_counters(verdict: Verdict, job: Submitted, client: Any) -> None:
     verdict.expect(job, "the sum by error", sum(map(int, client.hvals(KEYS.dead_counts(job.id)))), counted["rows_dead"])
     allowed = {key, KEYS.inline_results(job.id), KEYS.done(job.id, 0), KEYS.dead_counts(job.id)}
     verdict.expect(job, "what is left of it", sorted(set(client.scan_iter(f"{_escaped(key)}*")) - allowed), [])
+
+
+def _judge_costs(verdict: Verdict, client: Any) -> None:
+    """Whatever broke, each charge went once into the sums of its job, its tenant, its operator and its day."""
+    fields = [client.hgetall(KEYS.job(job_id)) for job_id in client.zrange(KEYS.jobs(), 0, -1)]
+    charged = added(
+        spent
+        for of_job in fields
+        for spent in sums({name: amount for name, amount in of_job.items() if name.startswith("cost ")}).values()
+    )
+    for key in KEYS.costs():
+        total = added(sums(client.hgetall(key)).values())
+        if total != charged:
+            verdict.broken.append(f"{key} adds up to {total}, the jobs to {charged}")
+    if not charged.us.useful:
+        verdict.broken.append("nothing was charged")
 
 
 def _escaped(key: str) -> str:

@@ -272,10 +272,10 @@ def test_inline_results_stay_within_their_room(ledger: Ledger, epoch: int) -> No
     assert not ledger.shards.commit(second, Completion(5, 0, 40_000, inline=b"y" * 40_000))
     assert ledger.shards.commit(second, Completion(5, 0, 40_000))
     ids = [ShardId((0,)), ShardId((1,))]
-    assert ledger.shards.inline_results("job-1", ids) == [b"x" * 40_000, None]
+    assert ledger.results.inline_results("job-1", ids) == [b"x" * 40_000, None]
     assert [
         isinstance(settled, Settled) and settled.token
-        for settled in ledger.shards.settled("job-1", [*ids, ShardId((2,))])
+        for settled in ledger.results.settled("job-1", [*ids, ShardId((2,))])
     ] == [1, 1, False]
 
 
@@ -354,9 +354,9 @@ def test_a_split_shard_is_settled_by_its_halves_in_input_order(
         half = claim(later, ref)
         assert half.losses == shard.losses
         assert later.shards.commit(ref, Completion(rows=half.rows, rows_dead=0, nbytes=1))
-    (split,) = ledger.shards.settled("job-1", [ShardId((0,))])
+    (split,) = ledger.results.settled("job-1", [ShardId((0,))])
     assert isinstance(split, SplitUp)
-    parts = ledger.shards.settled("job-1", split.children())
+    parts = ledger.results.settled("job-1", split.children())
     assert [part.rows for part in parts if isinstance(part, Settled)] == [2, 3]
     assert ledger.jobs.finish(ledger.jobs.read("job-1"), JobState.COMPLETED, epoch)
 

@@ -251,7 +251,7 @@ def test_an_expiring_job_gives_no_work_and_ends_expired(ledger: Ledger, epoch: i
 
 
 @pytest.mark.parametrize("key", [None, "mine"])
-def test_a_deleted_job_leaves_nothing(
+def test_a_deleted_job_leaves_nothing_but_what_it_cost(
     ledger: Ledger, epoch: int, redis_client: redis.Redis, prefix: str, key: str | None
 ) -> None:
     before = all_keys(redis_client, prefix)
@@ -270,7 +270,8 @@ def test_a_deleted_job_leaves_nothing(
     ledger.retention.condemn(JOB)
     assert ledger.retention.forget(JOB)
     assert ledger.retention.forget(JOB)
-    assert all_keys(redis_client, prefix) == before
+    costs = {f"costs:{what}" for what in ("tenants", "pools", "days")}
+    assert all_keys(redis_client, prefix) == before | costs
     with pytest.raises(NotFound):
         ledger.retention.condemn(JOB)
     submit(ledger, key)

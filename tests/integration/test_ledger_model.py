@@ -17,6 +17,7 @@ from hypothesis.stateful import initialize, invariant, precondition, rule, run_s
 from ledger_lockstep import Lockstep, answer, comparable, said
 from ledger_model import DUE, LEASE_MS, Job
 
+from batchmill.cost import NANO
 from batchmill.job import JobError, JobSpec, JobState, RetryPolicy
 from batchmill.ledger.connection import connect
 from batchmill.ledger.jobs import Submission
@@ -42,30 +43,45 @@ delays_ms = st.sampled_from([0, 0, 500, 40_000])
 class LedgerMachine(Lockstep):
     """Takes the same steps with the ledger and with the model."""
 
-    @initialize(attempts=st.integers(1, 3), sizes=st.lists(st.integers(1, 5), min_size=1, max_size=3))
-    def begin(self, attempts: int, sizes: list[int]) -> None:
+    @initialize(
+        attempts=st.integers(1, 3),
+        budget=st.sampled_from([None, 0.01, 0.05]),
+        sizes=st.lists(st.integers(1, 5), min_size=1, max_size=3),
+    )
+    def begin(self, attempts: int, budget: float | None, sizes: list[int]) -> None:
         self.change_leader(gap=False)
-        self.submit(attempts, None, again=False)
+        self.submit(attempts, None, budget, again=False)
         self.plan(0, sizes, at_end=False, stale=False, deposed=False)
         self.work(0, len(sizes), "w1")
 
-    @rule(attempts=st.integers(1, 3), max_dead=st.sampled_from([None, None, 1.0]), again=rarely)
-    def submit(self, attempts: int, max_dead: float | None, *, again: bool) -> None:
+    @rule(
+        attempts=st.integers(1, 3),
+        max_dead=st.sampled_from([None, None, 1.0]),
+        budget=st.sampled_from([None, 0.01, 0.1]),
+        again=rarely,
+    )
+    def submit(self, attempts: int, max_dead: float | None, budget: float | None, *, again: bool) -> None:
         number = 0 if again else len(self.model.jobs)
-        spec = JobSpec(operator="echo", retry=RetryPolicy(max_attempts=attempts, backoff_s=0, max_dead=max_dead))
-        submission = Submission(f"job-{number}", spec, "digest", f"key-{number}", inline_rows=b"rows")
+        retry = RetryPolicy(max_attempts=attempts, backoff_s=0, max_dead=max_dead)
+        spec = JobSpec(operator="echo", retry=retry, budget=budget)
+        job_id = f"job-{number}"
+        submission = Submission(job_id, spec, "digest", f"key-{number}", inline_rows=b"rows", tenant=job_id)
         if again and self.model.jobs["job-0"].state:
             self.check("known", lambda: said(self.ledger.jobs.submit(submission, max_live_jobs=9)[1], "known"))
         elif not again and number < 2:
             assert self.ledger.jobs.submit(submission, max_live_jobs=9) == (submission.job_id, True)
-            self.model.jobs[submission.job_id] = Job(submission.job_id, spec)
+            self.model.jobs[submission.job_id] = Job(submission.job_id, spec, budget_nano=round((budget or 0) * NANO))
             self.records[submission.job_id] = [self.ledger.jobs.read(submission.job_id)]
 
-    @rule(which=some, how=st.sampled_from(["pause", "resume", "resume", "resume"]))
-    def steer(self, which: int, how: str) -> None:
-        job = self.job(which)
-        steer = self.ledger.jobs.pause if how == "pause" else self.ledger.jobs.resume
-        self.check(self.model.steer(job, how), lambda: answer(lambda: steer(job.id)))
+    @rule(
+        which=some,
+        how=st.sampled_from(["pause", "resume", "resume", "resume"]),
+        budget=st.sampled_from([None, None, 0.02, 0.1, 0.5]),
+    )
+    def steer(self, which: int, how: str, budget: float | None = None) -> None:
+        job, jobs = self.job(which), self.ledger.jobs
+        steer = partial(jobs.pause, job.id) if how == "pause" else partial(jobs.resume, job.id, budget)
+        self.check(self.model.steer(job, how, budget), lambda: answer(steer))
 
     @rule(which=some, state=st.sampled_from([JobState.CANCELLING, JobState.EXPIRING]), really=rarely)
     def stop(self, which: int, state: Literal[JobState.CANCELLING, JobState.EXPIRING], *, really: bool) -> None:
@@ -153,9 +169,11 @@ class LedgerMachine(Lockstep):
     @rule(which=st.lists(some, min_size=1, max_size=3), late=st.booleans())
     def renew(self, which: list[int], *, late: bool) -> None:
         refs = [attempt.ref for number in which if (attempt := self.attempt(number, late=late))]
-        words = [self.model.renew(ref) for ref in refs]
+        used_us = [1_000_003 * next(self.serial) for _ in refs]
+        words = [self.model.renew(ref, used, len(refs)) for ref, used in zip(refs, used_us, strict=True)]
         changes = any(word != "lost" for word in words)
-        self.check(" ".join(words), lambda: " ".join(self.ledger.shards.renew(refs, LEASE_MS)), changes=changes)
+        renew = partial(self.ledger.shards.renew, refs, LEASE_MS, used_us)
+        self.check(" ".join(words), lambda: " ".join(renew()), changes=changes)
 
     @rule(ms=st.sampled_from([1, 900, GRACE_MS + 1, LEASE_MS - 1, LEASE_MS, 5 * LEASE_MS]))
     def clock_jumps(self, ms: int) -> None:
@@ -207,8 +225,9 @@ class LedgerMachine(Lockstep):
     def fail(self, which: int, delay_ms: int, kept: str, *, stops: bool, late: bool) -> None:
         if attempt := self.attempt(which, late=late):
             error, delay_s, blame = ERROR if stops else None, delay_ms / 1000, not kept
-            word = self.model.fail(attempt.ref, delay_ms, kept, blame=blame, stops=stops)
-            fail = partial(self.ledger.shards.fail, delay_s=delay_s, blame=blame, kept=kept, stop_with=error)
+            used = self.used()
+            word = self.model.fail(attempt.ref, delay_ms, kept, used, blame=blame, stops=stops)
+            fail = partial(self.ledger.shards.fail, delay_s=delay_s, blame=blame, kept=kept, stop_with=error, used=used)
             self.check(word, lambda: answer(lambda: fail(attempt.ref)))
 
     @precondition(lambda self: self.model.attempts("running"))
@@ -272,9 +291,11 @@ class LedgerMachine(Lockstep):
         self.change_leader(gap=False)
         going = [number for number, job in enumerate(self.model.jobs.values()) if job.state and not job.ended_at]
         for number in going:
-            self.steer(number, "resume")
+            self.steer(number, "resume", 1_000_000.0)
             self.plan(number, [2], at_end=True, stale=False, deposed=False)
-        for _ in range(3):
+        for more in (0.001, 1000.0, 1000.0, 1000.0):  # the first budget is used up at once
+            for number in going:
+                self.steer(number, "resume", self.job(number).cost_nano / NANO + more)
             self.clock_jumps(5 * LEASE_MS)
             self.recover(deposed=False, cut=6)
             for number in going:
@@ -286,6 +307,7 @@ class LedgerMachine(Lockstep):
             while attempt := next((found for found in self.attempts if self.model.running(found.ref)), None):
                 self.commit_attempt(attempt.shard, 0, b"x" * 40_000)  # there is room for one of these
                 self.commit_attempt(attempt.shard, 0, b"")
+            self.redis_holds_what_the_model_says()
         for number in going:
             stopped = JobState(self.job(number).state).is_stopping
             self.finish(number, wrong=not stopped, late=False, deposed=False)

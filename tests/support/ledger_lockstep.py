@@ -13,6 +13,7 @@ from unittest import mock
 from hypothesis.stateful import RuleBasedStateMachine
 from ledger_model import JOB_FIELDS, LEASE_MS, Job, Model, Piece
 
+from batchmill.cost import Parts
 from batchmill.errors import Conflict, NotFound, StaleToken
 from batchmill.job import JobState
 from batchmill.ledger import Completion, JobRecord, Ledger
@@ -37,6 +38,7 @@ end
 return found
 """
 UNMODELLED = re.compile("^(leader|leader:epoch|jobs|idempotency:.*)$|:(input|inline)$")
+PRICES_NANO = (3_600_000_000, 799_999_999, 41)
 _numbers = count()
 
 
@@ -100,12 +102,16 @@ class Lockstep(RuleBasedStateMachine):
 
     def claim(self, ref: ShardRef, holder: str) -> bool:
         claims = []
+        price_nano, sharers = PRICES_NANO[next(self.serial) % len(PRICES_NANO)], 1 + next(self.serial) % 3
 
         def claim() -> str:
-            claims.append(self.ledger.shards.claim(ref, "default", holder, LEASE_MS, with_job=False))
-            return said(claims[0] is not None, "stopped")
+            taken = self.ledger.shards.claim(
+                ref, "default", holder, LEASE_MS, with_job=False, price_nano=price_nano, sharers=sharers
+            )
+            claims.append(taken)
+            return said(taken is not None, "stopped")
 
-        word = self.model.claim(ref, holder)
+        word = self.model.claim(ref, holder, price_nano, sharers)
         self.check(word, lambda: answer(claim))
         self.attempts += [Attempt(claim.shard, holder) for claim in claims if claim]
         return word == "ok"
@@ -142,12 +148,18 @@ class Lockstep(RuleBasedStateMachine):
         limit = DeadLimit.of(self.model.jobs[shard.job_id].spec)
         counted = (("ValueError", dead),) if dead else ()
         completion = Completion(shard.rows - dead, dead, 10, inline=inline, dead_by_type=counted)
-        word = self.model.commit(shard.ref, completion)
+        used = self.used()
+        word = self.model.commit(shard.ref, completion, used)
 
         def commit() -> str:
-            return answer(lambda: said(self.ledger.shards.commit(shard.ref, completion, limit), "no room"))
+            return answer(lambda: said(self.ledger.shards.commit(shard.ref, completion, limit, used), "no room"))
 
         self.check("ok" if word == "again" else word, commit, changes=word == "ok")
+
+    def used(self) -> Parts:
+        """What the time of the next attempt went into: nothing twice, so that no part is taken for another."""
+        number = next(self.serial)
+        return Parts(2_000_003 * number, 17 * number, 5 * (number % 2), 1_000 * number, 3 * number)
 
     def check(self, word: str, call: Callable[[], str], *, changes: bool | None = None) -> None:
         """The ledger gives the model's answer, and unless that is to change something (as "ok" is), nothing changes."""

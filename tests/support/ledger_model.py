@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from batchmill.cost import NANO, PARTS, Parts, Spent
 from batchmill.job import MAX_INLINE_BYTES
 from batchmill.shard import ShardId, ShardRef, format_shard_id
 
@@ -24,7 +26,11 @@ DUE = {
 }
 """The final state that each state of a job leads to."""
 
+COST_FIELDS = ["rows", "attempts", *(f"{part}_{unit}" for part in PARTS for unit in ("us", "nano"))]
 JOB_FIELDS = [
+    *(f"cost 0 {name}" for name in COST_FIELDS),
+    "cost_nano",
+    "budget_nano",
     "state",
     "cursor",
     "planned",
@@ -54,10 +60,11 @@ class Piece:
     losses: int = 0
     holder: str = ""
     kept: str = ""
+    metered: str = ""  # "price used at sharers"
     at: int = 0
 
     def wait(self, until: int, blame: str = "") -> None:
-        self.state, self.holder, self.at = "waiting", "", until
+        self.state, self.holder, self.metered, self.at = "waiting", "", "", until
         if blame:
             setattr(self, blame, getattr(self, blame) + 1)
 
@@ -85,6 +92,9 @@ class Job:
     rows_dead: int = 0
     inline_bytes: int = 0
     ended_at: int = 0
+    budget_nano: int = 0  # 0: none
+    cost_nano: int = 0
+    costs: Counter[str] = field(default_factory=Counter)
 
     def stop(self, state: str) -> bool:
         changes = self.state in ("pending", "running", "paused")
@@ -98,6 +108,7 @@ class Job:
         """What the job's hash must hold: every counter counted anew."""
         counted = {f"shards_{state}": len(self.names(state)) for state in ("queued", "running")}
         own: dict[str, Any] = {name: getattr(self, name) for name in JOB_FIELDS if hasattr(self, name)}
+        own |= {f"cost 0 {name}": self.costs[f"cost 0 {name}"] for name in COST_FIELDS}
         own |= counted | {"planned": int(self.planned), "shards_live": len(self.live) + self.left}
         return {name: str(own.get(name, len(self.tiles)) or 0) for name in JOB_FIELDS}
 
@@ -111,6 +122,7 @@ class Model:
         self.leader = ""  # its name, or nobody
         self.jobs: dict[str, Job] = {}
         self.seen_at = 0  # when a leader last looked at the leases
+        self.costs: dict[str, Counter[str]] = {f"costs:{what}": Counter() for what in ("tenants", "pools", "days")}
 
     def leads(self, epoch: int) -> bool:
         return bool(self.leader) and epoch == self.epoch
@@ -127,9 +139,35 @@ class Model:
         ]
         return {ref.member(): (ref, piece) for ref, piece in found}
 
-    def steer(self, job: Job, how: str) -> str:
+    def charge(self, job: Job, piece: Piece, used: Parts, rows: int = 0) -> None:
+        """One attempt's bill goes into four sums, and may be the one that uses up the budget."""
+        spent = Spent.of(used, int(piece.metered.split()[0]))
+        bill = {"rows": rows, "attempts": 1}
+        for unit, parts in (("us", spent.us), ("nano", spent.nano)):
+            bill |= {f"{name}_{unit}": part for name, part in asdict(parts).items()}
+        names = [job.id, f"default {job.spec.operator}", str(self.now // 86_400_000)]
+        for sums, name in zip([job.costs, *self.costs.values()], ["cost 0", *names], strict=True):
+            sums.update({f"{name} {what}": amount for what, amount in bill.items() if amount})
+        job.cost_nano += spent.nano.total
+        is_spent = 0 < job.budget_nano <= job.cost_nano
+        if is_spent and job.state == "running" and (job.live or not job.planned):
+            job.state = "paused"
+
+    def charge_lost(self, ref: ShardRef, piece: Piece) -> None:
+        _, told, at, sharers = map(int, piece.metered.split())
+        silent_ms = max(0, min(self.now, abs(piece.at)) - at)
+        self.charge(self.jobs[ref.job_id], piece, Parts(retried=told + silent_ms * 1000 // sharers))
+
+    def steer(self, job: Job, how: str, budget: float | None = None) -> str:
         if job.state not in ("pending", "running", "paused"):
             return "refused"
+        budget_nano = job.budget_nano if budget is None else round(budget * NANO)
+        is_spent = 0 < budget_nano <= job.cost_nano
+        if how == "resume" and is_spent and (budget is not None or job.state == "paused"):
+            return "refused"
+        job.budget_nano = budget_nano if how == "resume" else job.budget_nano
+        if how == "resume" and job.state != "paused":
+            return "ok"
         job.state = "paused" if how == "pause" else "running" if job.started else "pending"
         return "ok"
 
@@ -160,7 +198,7 @@ class Model:
         piece.state, piece.token, piece.at = "queued", piece.token + 1, self.now
         return "ok"
 
-    def claim(self, ref: ShardRef, holder: str) -> str:
+    def claim(self, ref: ShardRef, holder: str, price_nano: int, sharers: int) -> str:
         job = self.jobs[ref.job_id]
         piece = job.live.get(ref.shard_id)
         if not piece or piece.token != ref.token:
@@ -169,25 +207,31 @@ class Model:
             return "stale"
         if job.state != "running":
             return "stopped"
+        if piece.state == "queued":
+            piece.metered = f"{price_nano} 0 {self.now} {sharers}"
         piece.state, piece.holder, piece.at = "running", holder, self.now + LEASE_MS
         return "ok"
 
-    def renew(self, ref: ShardRef) -> str:
+    def renew(self, ref: ShardRef, used_us: int, sharers: int) -> str:
         piece = self.running(ref)
         if not piece:
             return "lost"
         piece.at = self.now + LEASE_MS
+        piece.metered = f"{piece.metered.split()[0]} {used_us} {self.now} {sharers}"
         state = self.jobs[ref.job_id].state
         return {"running": "ok", "paused": "paused"}.get(state, "stopped")
 
     def take(self, ref: ShardRef, epoch: int) -> str:
-        """The checks of `lose` and `split`."""
+        """What `lose` and `split` have in common."""
         piece = self.running(ref)
         if not self.leads(epoch):
             return "deposed"
         if not piece:
             return "stale"
-        return "alive" if piece.at > self.now else "ok"
+        if piece.at > self.now:
+            return "alive"
+        self.charge_lost(ref, piece)
+        return "ok"
 
     def lose(self, ref: ShardRef, epoch: int, delay_ms: int) -> str:
         word = self.take(ref, epoch)
@@ -217,31 +261,33 @@ class Model:
             return 0
         spared = [piece for piece in running if 0 < piece.at <= self.now]
         for piece in running:
-            piece.at = max(piece.at, self.now + LEASE_MS) if piece.at else 0
+            piece.at = max(piece.at, self.now + LEASE_MS) if piece.at > 0 else piece.at
         return len(spared)
 
     def abandon(self, worker: str, blamed: str) -> int:
         held = 0
-        for member, (_, piece) in self.attempts("running").items():
+        for member, (ref, piece) in self.attempts("running").items():
             if piece.holder.startswith(f"{worker} "):
                 held += 1
                 if blamed in ("", member):
-                    piece.at = 0
+                    piece.at = -self.now
                 else:
+                    self.charge_lost(ref, piece)
                     piece.wait(self.now)
         return held
 
-    def fail(self, ref: ShardRef, delay_ms: int, kept: str, *, blame: bool, stops: bool) -> str:
+    def fail(self, ref: ShardRef, delay_ms: int, kept: str, used: Parts, *, blame: bool, stops: bool) -> str:
         piece = self.running(ref)
         if not piece:
             return "stale"
+        self.charge(self.jobs[ref.job_id], piece, used)
         piece.wait(self.now + delay_ms, "failures" if blame else "")
         piece.kept = kept or piece.kept
         if stops:
             self.jobs[ref.job_id].stop("failing")
         return "ok"
 
-    def commit(self, ref: ShardRef, completion: Completion) -> str:
+    def commit(self, ref: ShardRef, completion: Completion, used: Parts) -> str:
         job, piece = self.jobs[ref.job_id], self.running(ref)
         if job.state and ref.shard_id in job.settled:
             return "again" if job.settled[ref.shard_id].split()[0] == str(ref.token) else "stale"
@@ -259,6 +305,7 @@ class Model:
         most = job.spec.retry.max_dead
         if most is not None and completion.rows_dead and job.rows_dead > most:
             job.stop("failing")
+        self.charge(job, piece, used, piece.rows)
         return "ok"
 
     def recall(self, job: Job, epoch: int, seen: list[ShardRef]) -> int:
@@ -289,6 +336,7 @@ class Model:
             "leases:seen": str(self.seen_at) if self.seen_at else "",
             "jobs:ended": {job_id: at for job_id, at in ended.items() if self.jobs[job_id].state},
         }
+        keys |= {key: {name: str(amount) for name, amount in sums.items()} for key, sums in self.costs.items()}
         for job in self.jobs.values():
             if job.state:
                 keys |= self._of_job(job)

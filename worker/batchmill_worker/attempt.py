@@ -7,7 +7,8 @@
 5. If rows are left, because they failed and may be tried again or because the worker is being stopped: keep what is
    done for the next attempt. If none will follow, because the job is stopping, what is done is all there will be.
 6. Otherwise store the results and the dead letters under this attempt's own names.
-7. Commit: from here on they are the shard's. If the shard went to another attempt meanwhile, sweep them up.
+7. Commit: from here on they are the shard's, and its job is charged for the time this attempt used. If the shard went
+   to another attempt meanwhile, sweep them up.
 
 An attempt that cannot go on ends by the decision of `retry.decide`, as a lost one does.
 """
@@ -49,6 +50,7 @@ from batchmill_worker.progress import ShardProgress, Told, decode_progress, enco
 from batchmill_worker.trace import Phase
 
 if TYPE_CHECKING:
+    from batchmill.cost import Parts
     from batchmill.job import JobSpec
     from batchmill.ledger import Claim, Ledger
     from batchmill.operator import OperatorDefinition, OperatorRegistry
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
     from batchmill_worker.engine import Engine
     from batchmill_worker.jobs import JobFiles, JobShelf
     from batchmill_worker.leases import Heartbeat, Lease
+    from batchmill_worker.meter import Account, Meter
     from batchmill_worker.metering.attempts import AttemptMeter, SlotMeter
     from batchmill_worker.operator_cache import OperatorCache
     from batchmill_worker.row_cache.cache import RowCache
@@ -85,6 +88,8 @@ class Bench:
     tuners: Tuners
     meter: SlotMeter
     rows: RowCache
+    usage: Meter
+    price_nano: int = 0  # of an hour of this process, in billionths of the currency's unit
     clock: Clock = SystemClock()  # noqa: RUF009  # stateless
 
 
@@ -110,16 +115,20 @@ class AttemptRunner:
         if claim is None:
             log.info("attempt %s is not run: its job takes no more work", ref.member())
             return Ending(EndingKind.DROPPED, "its job takes no more work")
-        with self._bench.heartbeat.holding(ref) as lease:
-            return self._run(claim, lease, counted)
+        account = self._bench.usage.open()
+        try:
+            with self._bench.heartbeat.holding(ref, account) as lease:
+                return self._run(claim, lease, account, counted)
+        finally:
+            account.close()
 
-    def _run(self, claim: Claim, lease: Lease, counted: AttemptMeter) -> Ending:
+    def _run(self, claim: Claim, lease: Lease, account: Account, counted: AttemptMeter) -> Ending:
         spec = self._spec(claim)
         if spec is not None:
             counted.operator = spec.operator
         try:
-            outcome = self._outcome(claim, lease)
-            ending = self._end(claim, outcome)
+            outcome = self._outcome(claim, lease, account)
+            ending = self._end(claim, outcome, account)
         except StaleToken:
             self._sweep(claim)
             raise
@@ -130,11 +139,19 @@ class AttemptRunner:
         bench = self._bench
         holder = f"{bench.worker} {secrets.token_hex(4)}"
         known = bench.shelf.get(ref.job_id) is not None
-        return bench.ledger.shards.claim(ref, bench.pool, holder, bench.heartbeat.ttl_ms, with_job=not known)
+        return bench.ledger.shards.claim(
+            ref,
+            bench.pool,
+            holder,
+            bench.heartbeat.ttl_ms,
+            with_job=not known,
+            price_nano=bench.price_nano,
+            sharers=len(bench.usage.working) + 1,
+        )
 
-    def _outcome(self, claim: Claim, lease: Lease) -> Outcome:
+    def _outcome(self, claim: Claim, lease: Lease, account: Account) -> Outcome:
         try:
-            return self._attempt(claim, lease)
+            return self._attempt(claim, lease, account)
         except BatchmillError as error:
             kind = str(error.details.get("error_type", type(error).__name__))
             return Failed(_job_error(error), kind, final=isinstance(error, HOPELESS))
@@ -145,7 +162,7 @@ class AttemptRunner:
             told = JobError(code="attempt_failed", message=message, details={"traceback": failure.traceback})
             return Failed(told, failure.error_type)
 
-    def _attempt(self, claim: Claim, lease: Lease) -> Outcome:
+    def _attempt(self, claim: Claim, lease: Lease, account: Account) -> Outcome:
         clock, shard = self._bench.clock, claim.shard
         started_at = clock.monotonic()
         with self._bench.engine.trace.span(Phase.LOAD, shard=shard.ref.member()):
@@ -156,7 +173,7 @@ class AttemptRunner:
             if before.is_begun:
                 table = table.take(pending - shard.first_row)
         loaded_at = clock.monotonic()
-        result = self._compute(shard, files, table, lease, proven=bool(before.results))
+        result = self._compute(shard, files, table, lease, account, proven=bool(before.results))
         computed_at = clock.monotonic()
         self._bench.meter.rows_failed(files.spec.operator, (row.failure.error_type for row in result.dead))
         self._bench.tuners.save()
@@ -193,9 +210,11 @@ class AttemptRunner:
             return self._bench.shelf.open(job_id, record.spec, self._bench.ledger.jobs.inline_input(job_id) or b"")
         return self._bench.shelf.open(job_id, claim.spec, claim.inline_rows)
 
-    def _compute(self, shard: Shard, files: JobFiles, table: pa.Table, lease: Lease, *, proven: bool) -> ShardResult:
+    def _compute(
+        self, shard: Shard, files: JobFiles, table: pa.Table, lease: Lease, account: Account, *, proven: bool
+    ) -> ShardResult:
         spec, definition = files.spec, self._definition(files)
-        with self._bench.operators.borrow(definition, spec.params) as operator:
+        with self._bench.operators.borrow(definition, spec.params, account.loading) as operator:
             batching = self._bench.tuners.batching(definition, spec)
 
             def compute(rows: pa.Table) -> ShardResult:
@@ -207,6 +226,7 @@ class AttemptRunner:
                     batching=batching,
                     proven=proven,
                     whose=shard.ref.member(),
+                    account=account,
                 )
 
             return self._bench.rows.run(operator, spec, table, compute) if spec.cache else compute(table)
@@ -238,19 +258,20 @@ class AttemptRunner:
             return replace(stored, nbytes=len(stream), inline=stream)
         return replace(stored, nbytes=files.sink.write(shard.shard_id, shard.token, table).bytes)
 
-    def _end(self, claim: Claim, outcome: Outcome) -> Ending:
+    def _end(self, claim: Claim, outcome: Outcome, account: Account) -> Ending:
         shard, shards = claim.shard, self._bench.ledger.shards
         match decide(shard, outcome, self._policy(claim), self._chance):
             case Settle(completion):
-                self._commit(claim, completion)
+                self._commit(claim, completion, account.close())
                 return Ending.of_commit(completion)
             case Requeue(delay_s, blame, kept):
                 log.warning("shard %s is put back for %.1f s: %s", shard.ref.member(), delay_s, _why(outcome))
-                shards.fail(shard.ref, delay_s=delay_s, blame=blame, kept=kept)
+                used = account.close() if kept else account.close().in_vain()
+                shards.fail(shard.ref, delay_s=delay_s, blame=blame, kept=kept, used=used)
                 return Ending(EndingKind.PUT_BACK, _why(outcome))
             case GiveUp(error):
                 log.error("job %s fails on shard %s: %s", shard.job_id, shard.ref.member(), error.message)
-                shards.fail(shard.ref, delay_s=0.0, blame=True, stop_with=error)
+                shards.fail(shard.ref, delay_s=0.0, blame=True, stop_with=error, used=account.close().in_vain())
                 return Ending(EndingKind.FAILED, error.message)
             case Split() | DeadLetter():
                 raise AssertionError("only a lost attempt is split or buried, and that is the recoverer's to do")
@@ -265,15 +286,15 @@ class AttemptRunner:
         files = self._bench.shelf.get(claim.shard.job_id)
         return files.spec if files else claim.spec
 
-    def _commit(self, claim: Claim, completion: Completion) -> None:
+    def _commit(self, claim: Claim, completion: Completion, used: Parts) -> None:
         shard, shards, files = claim.shard, self._bench.ledger.shards, self._files(claim)
         limit = DeadLimit.of(files.spec)
         with self._bench.engine.trace.span(Phase.COMMIT, shard=shard.ref.member()):
-            if shards.commit(shard.ref, completion, limit):
+            if shards.commit(shard.ref, completion, limit, used):
                 return
         table = table_from_stream(completion.inline)  # the job's results outgrew the ledger
         part = files.sink.write(shard.shard_id, shard.token, table)
-        shards.commit(shard.ref, replace(completion, inline=b"", nbytes=part.bytes), limit)
+        shards.commit(shard.ref, replace(completion, inline=b"", nbytes=part.bytes), limit, used)
 
     def _sweep(self, claim: Claim) -> None:
         """Delete what this attempt stored; the shard is another's."""

@@ -33,6 +33,7 @@ from batchmill_worker.batching.packing import Packed, Window
 from batchmill_worker.batching.sizing import Batching
 from batchmill_worker.device import DeviceLock, DeviceMemory, Turn, free_cached_memory, is_out_of_memory
 from batchmill_worker.failures import Blame, DeadRow, Failure, rejected, too_large
+from batchmill_worker.meter import Account, Meter
 from batchmill_worker.row_feed import RowFeed
 from batchmill_worker.shard_result import BatchTiming, ShardResult
 from batchmill_worker.trace import NO_TRACE, Phase, Recorder
@@ -79,6 +80,7 @@ class Engine:
         batching: Batching | None = None,
         proven: bool = False,
         whose: str = "",
+        account: Account | None = None,
     ) -> ShardResult:
         """The results of a shard's rows.
 
@@ -88,13 +90,14 @@ class Engine:
         batching: how large batches are; by default as the operator says, learned from nothing.
         proven: whether earlier attempts have done rows of this shard; then the operator is not held to blame.
         whose: what to note while a batch of this shard is on the device.
+        account: who is charged for the time there; None: nobody.
 
         Raises `OperatorFailed` when rows fail for no fault of theirs, `InvalidOperator` when what the operator
         returns does not fit the contract, `InvalidRows` when a carried column is missing, and any `BatchmillError`
         that the operator raises.
         """
         _check_carry(table, carry)
-        run = _Run(self, operator, table, should_stop, batching or Batching(), whose)
+        run = _Run(self, operator, table, should_stop, batching or Batching(), whose, account or Meter().open())
         if proven:
             run.trust_the_operator()
         run.drive()
@@ -121,8 +124,10 @@ class _Run:
         should_stop: Callable[[], bool],
         batching: Batching,
         whose: str,
+        account: Account,
     ) -> None:
         self._engine = engine
+        self._account = account
         self._turn = Turn(engine.device)
         self._whose = whose
         self._operator = operator
@@ -224,6 +229,7 @@ class _Run:
                 engine.trace.span(
                     Phase.INFER, shard=self._whose, rows=rows, units=packed.units, true_units=packed.true_units
                 ),
+                self._account.inferring(packed, packed.units, packed.true_units),
             ):
                 engine.memory.begin()
                 started = engine.clock.monotonic()
@@ -260,6 +266,7 @@ class _Run:
         else:
             self._keep(packed, result)
             return
+        self._account.in_vain(packed)
         out_of_memory = is_out_of_memory(failure)
         if out_of_memory:
             self._batching.controller.did_not_fit(packed.units)

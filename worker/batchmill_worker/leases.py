@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from batchmill.ledger import Ledger
     from batchmill.operator import OperatorInfo
     from batchmill.shard import ShardRef
+    from batchmill_worker.meter import Account
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +25,9 @@ log = logging.getLogger(__name__)
 class Lease:
     """A claim on one attempt, as the thread that runs it sees it."""
 
-    def __init__(self, draining: threading.Event) -> None:
+    def __init__(self, draining: threading.Event, account: Account) -> None:
         self._draining = draining
+        self._account = account
         self._revoked_for = ""
 
     def revoke(self, word: str) -> None:
@@ -35,6 +37,11 @@ class Lease:
     def should_stop(self) -> bool:
         """Whether the attempt is to stop: it was revoked, or the process is going."""
         return bool(self._revoked_for) or self._draining.is_set()
+
+    @property
+    def used_us(self) -> int:
+        """The time that the attempt has used so far."""
+        return self._account.used_us
 
     @property
     def is_last(self) -> bool:
@@ -104,9 +111,9 @@ class Heartbeat:
             log.warning("the fleet could not be left; the presence ends by itself: %s", error)
 
     @contextmanager
-    def holding(self, ref: ShardRef) -> Iterator[Lease]:
-        """Renew the lease of an attempt that was just claimed, while the context lasts."""
-        lease = Lease(self._draining)
+    def holding(self, ref: ShardRef, account: Account) -> Iterator[Lease]:
+        """Renew the lease of an attempt that was just claimed, and tell what it uses, while the context lasts."""
+        lease = Lease(self._draining, account)
         with self._lock:
             self._held[ref] = lease
         try:
@@ -119,7 +126,7 @@ class Heartbeat:
         """Renew everything once."""
         with self._lock:
             held = dict(self._held)
-        words = self._ledger.shards.renew(list(held), self.ttl_ms)
+        words = self._ledger.shards.renew(list(held), self.ttl_ms, [lease.used_us for lease in held.values()])
         for (ref, lease), word in zip(held.items(), words, strict=True):
             if word != "ok":
                 log.info("attempt %s is to stop: its lease is %s", ref.member(), word)

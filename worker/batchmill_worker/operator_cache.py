@@ -15,7 +15,7 @@ import logging
 import time
 from collections import OrderedDict
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import Condition, Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -173,8 +173,15 @@ class OperatorCache:
         self._loading = Lock()  # one at a time: what is measured is its own
 
     @contextmanager
-    def borrow(self, definition: OperatorDefinition, params: Mapping[str, Any]) -> Iterator[ReadyOperator]:
+    def borrow(
+        self,
+        definition: OperatorDefinition,
+        params: Mapping[str, Any],
+        loading: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> Iterator[ReadyOperator]:
         """The operator with these parameters, kept set up while the context lasts.
+
+        loading: the context in which it is set up, if that falls to this call.
 
         Raises `InvalidParams` if the parameters do not fit, `OperatorFailed` if its constructor or `setup` fails,
         and whatever `BatchmillError` they raise.
@@ -183,7 +190,7 @@ class OperatorCache:
         entry, is_new = self._enter(key, self._model_key(definition, params))
         try:
             if is_new:
-                self._fill(key, entry, definition, params)
+                self._fill(key, entry, lambda: self._load(key, definition, params), loading)
             else:
                 self._meter.found(key.name)
             yield entry.ready.result()
@@ -236,12 +243,19 @@ class OperatorCache:
         self._tell()
         return entry, is_new
 
-    def _fill(self, key: OperatorKey, entry: _Entry, definition: OperatorDefinition, params: Mapping[str, Any]) -> None:
+    def _fill(
+        self,
+        key: OperatorKey,
+        entry: _Entry,
+        load: Callable[[], tuple[ReadyOperator, int]],
+        loading: Callable[[], AbstractContextManager[None]],
+    ) -> None:
         try:
             with self._loading:
                 self._make_room(key)
                 started_at = time.monotonic()
-                operator, entry.nbytes = self._load(key, definition, params)
+                with loading():
+                    operator, entry.nbytes = load()
                 entry.load_s = time.monotonic() - started_at
                 self._meter.loaded(key.name, entry.load_s, entry.nbytes)
             with self._changed:

@@ -30,10 +30,12 @@ from batchmill_worker.engine import Engine
 from batchmill_worker.jobs import JobShelf
 from batchmill_worker.leases import Heartbeat
 from batchmill_worker.loading import load_operators
+from batchmill_worker.meter import Meter
 from batchmill_worker.metering.process import begin_counting
 from batchmill_worker.model_memory import MIB, default_budget
 from batchmill_worker.model_queues import ModelQueues
 from batchmill_worker.operator_cache import OperatorCache
+from batchmill_worker.pricing import hourly_price_nano
 from batchmill_worker.row_cache.cache import RowCache
 from batchmill_worker.slot_files import SlotFiles
 from batchmill_worker.tuners import Tuners
@@ -96,6 +98,8 @@ def run_slot(settings: WorkerSettings, identity: SlotIdentity, note: Path) -> No
         tuners=tuners,
         meter=counts.attempts,
         rows=rows,
+        usage=Meter(),
+        price_nano=hourly_price_nano(settings, identity),
     )
     app = create_celery_app(settings, registry, AttemptRunner(bench))
     _await_ledger(ledger)

@@ -79,11 +79,15 @@ def pause(client: Client, job_id: str, as_json: bool) -> None:
 
 @click.command()
 @click.argument("job_id", metavar="JOB")
+@click.option("--budget", type=click.FloatRange(1e-6, 1e6), help="What the job may cost from now on, in all.")
 @json_option
 @service_options
-def resume(client: Client, job_id: str, as_json: bool) -> None:
-    """Let a paused job go on where it stood."""
-    _steered(client.job(job_id).resume(), f"`batchmill watch {job_id}` follows it", as_json)
+def resume(client: Client, job_id: str, budget: float | None, as_json: bool) -> None:
+    """Let a paused job go on where it stood.
+
+    One that has cost its budget goes on with a higher one only.
+    """
+    _steered(client.job(job_id).resume(budget=budget), f"`batchmill watch {job_id}` follows it", as_json)
 
 
 def _steered(now: JobStatus, what_next: str, as_json: bool) -> None:
@@ -129,6 +133,8 @@ def delete(client: Client, job_id: str) -> None:
 
 def _show(status: JobStatus, as_json: bool) -> None:
     from batchmill.cli.console import ago, duration, fields, moment, pace, print_json, progress
+    from batchmill.cli.cost import in_short
+    from batchmill.job import DEFAULT_TENANT
 
     if as_json:
         print_json(status)
@@ -146,6 +152,8 @@ def _show(status: JobStatus, as_json: bool) -> None:
             ("rows", progress(status)),
             ("pace", pace(status)),
             ("shards", f"{status.shards_done:,} done, {status.shards_running:,} running"),
+            ("tenant", status.tenant if status.tenant != DEFAULT_TENANT else None),
+            ("cost", in_short(status.cost) if status.cost else None),
             ("created", ago(status.created_at)),
             ("took", duration(ended - (status.started_at or status.created_at)) if ended else None),
             ("output", status.output),

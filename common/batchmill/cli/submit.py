@@ -121,6 +121,9 @@ class Deadline(click.ParamType[datetime | timedelta]):
 @click.option(
     "--max-dead", type=click.FloatRange(0), help="Fail the job when more rows are dead: a number, below 1 a share."
 )
+@click.option(
+    "--budget", type=click.FloatRange(1e-6, 1e6), help="Pause the job when it has cost so much; see `batchmill cost`."
+)
 @click.option("--batch-size", type=click.IntRange(1), help="Rows a batch, fixed; else as the operator says.")
 @click.option("--cache", is_flag=True, help="Take rows that were computed before from the row cache, and fill it.")
 @click.option(

@@ -12,6 +12,7 @@ from batchmill.client.rows import check_rows, pieces
 from batchmill.client.service import find_service
 from batchmill.client.submission import Submission, make_spec
 from batchmill.client.transport import Transport
+from batchmill.cost import CostTotals
 from batchmill.errors import InvalidRequest
 from batchmill.job import JobStatus, WorkerInfo
 from batchmill.operator import OperatorInfo
@@ -81,6 +82,7 @@ class AsyncClient:
         retry: RetryPolicy | None = None,
         batch: BatchPolicy | None = None,
         cache: bool = False,
+        budget: float | None = None,
         idempotency_key: str | None = None,
     ) -> AsyncJob:
         """Submit a job over `rows` or over the files of `source`; exactly one of them.
@@ -99,6 +101,7 @@ class AsyncClient:
             timedelta or in seconds. Of jobs of one priority, the earliest deadline goes first.
         cache: whether rows whose results are known from earlier jobs are taken from the row cache, and new ones are
             put there; rows that are equal are then computed once.
+        budget: the job is paused when it has cost so much, in the service's currency; `AsyncJob.resume` can raise it.
         idempotency_key: submitting again with the same key gives the job that is there already.
 
         Raises an `InvalidRequest` that names what is wrong; then nothing was submitted.
@@ -117,6 +120,7 @@ class AsyncClient:
             retry=retry,
             batch=batch,
             cache=cache,
+            budget=budget,
             idempotency_key=idempotency_key,
         )
         try:
@@ -180,6 +184,10 @@ class AsyncClient:
     async def clear_cache(self) -> None:
         """Empty the service's row cache."""
         await self._transport.call("DELETE", "/v1/cache")
+
+    async def costs(self, limit: int = 50) -> CostTotals:
+        """What all jobs cost, deleted ones too: by tenant, by pool and operator, by day; at most `limit` of each."""
+        return await self._get(CostTotals, "/v1/costs", {"limit": str(limit)})
 
     async def _get(self, model: type[M], path: str, query: Mapping[str, str] | None = None) -> M:
         return self._transport.parse(model, await self._transport.json("GET", path, query=query))

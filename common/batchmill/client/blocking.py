@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from batchmill.client.pages import Page
+    from batchmill.cost import CostTotals
     from batchmill.dead_letters import DeadLetter
-    from batchmill.job import BatchPolicy, JobStatus, RetryPolicy, WorkerInfo
+    from batchmill.job import BatchPolicy, JobCost, JobStatus, RetryPolicy, WorkerInfo
     from batchmill.operator import OperatorInfo
     from batchmill.row_cache import CacheStats
 
@@ -66,6 +67,7 @@ class Client:
         retry: RetryPolicy | None = None,
         batch: BatchPolicy | None = None,
         cache: bool = False,
+        budget: float | None = None,
         idempotency_key: str | None = None,
     ) -> Job:
         """Submit a job over `rows` or over the files of `source`; exactly one of them.
@@ -86,6 +88,7 @@ class Client:
         batch: how many rows go to the device at once; by default as the operator says.
         cache: whether rows whose results are known from earlier jobs are taken from the row cache, and new ones are
             put there; rows that are equal are then computed once.
+        budget: the job is paused when it has cost so much, in the service's currency; `Job.resume` can raise it.
         idempotency_key: submitting again with the same key gives the job that is there already.
 
         Raises an `InvalidRequest` that names what is wrong; then nothing was submitted.
@@ -104,6 +107,7 @@ class Client:
             retry=retry,
             batch=batch,
             cache=cache,
+            budget=budget,
             idempotency_key=idempotency_key,
         )
         try:
@@ -138,6 +142,10 @@ class Client:
     def clear_cache(self) -> None:
         """Empty the service's row cache."""
         self._loop.run(self._async.clear_cache())
+
+    def costs(self, limit: int = 50) -> CostTotals:
+        """What all jobs cost, deleted ones too: by tenant, by pool and operator, by day; at most `limit` of each."""
+        return self._loop.run(self._async.costs(limit))
 
     def _adopt(self, job: AsyncJob) -> Job:
         return Job(self, self._loop, job)
@@ -175,9 +183,16 @@ class Job:
         """
         return self._loop.run(self._async.pause())
 
-    def resume(self) -> JobStatus:
-        """Let the job go on where it was paused. Raises `Conflict` if it is stopping or has ended."""
-        return self._loop.run(self._async.resume())
+    def resume(self, *, budget: float | None = None) -> JobStatus:
+        """Let the job go on where it was paused. budget: its budget from now on, in all; None: as before.
+
+        Raises `Conflict` if it is stopping or has ended, or has cost its budget already.
+        """
+        return self._loop.run(self._async.resume(budget=budget))
+
+    def cost(self) -> JobCost:
+        """What the job cost so far. What is at work just now is counted when it ends."""
+        return self._loop.run(self._async.cost())
 
     def cancel(self) -> JobStatus:
         """Ask the job to stop; what is done is kept. A job that has ended stays as it is."""

@@ -26,7 +26,7 @@ from batchmill.errors import (
     ServiceUnavailable,
     StorageError,
 )
-from batchmill.job import JobState, JobStatus
+from batchmill.job import JobCost, JobState, JobStatus
 from batchmill.replay import ReplayRequest, RowEdit
 
 if TYPE_CHECKING:
@@ -77,9 +77,17 @@ class AsyncJob:
         """
         return self._seen(await self._transport.json("POST", f"{self._path}/pause"))
 
-    async def resume(self) -> JobStatus:
-        """Let the job go on where it was paused. Raises `Conflict` if it is stopping or has ended."""
-        return self._seen(await self._transport.json("POST", f"{self._path}/resume"))
+    async def resume(self, *, budget: float | None = None) -> JobStatus:
+        """Let the job go on where it was paused. budget: its budget from now on, in all; None: as before.
+
+        Raises `Conflict` if it is stopping or has ended, or has cost its budget already.
+        """
+        query = {} if budget is None else {"budget": repr(float(budget))}
+        return self._seen(await self._transport.json("POST", f"{self._path}/resume", query=query))
+
+    async def cost(self) -> JobCost:
+        """What the job cost so far. What is at work just now is counted when it ends."""
+        return self._transport.parse(JobCost, await self._transport.json("GET", f"{self._path}/cost"))
 
     async def cancel(self) -> JobStatus:
         """Ask the job to stop; what is done is kept. A job that has ended stays as it is."""

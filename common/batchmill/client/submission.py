@@ -52,7 +52,8 @@ def make_spec(
     deadline: Any,
     retry: Any,
     batch: Any,
-    cache: bool = False,
+    cache: bool,
+    budget: float | None,
 ) -> JobSpec:
     """The spec of a job from what a user gave `submit`. Raises the typed error of the argument that is wrong."""
     try:
@@ -73,6 +74,7 @@ def make_spec(
             retry=RetryPolicy() if retry is None else retry,
             batch=BatchPolicy() if batch is None else batch,
             cache=cache,
+            budget=budget,
         )
     except ValidationError as error:
         raise _invalid(InvalidRequest, "", error) from error

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from batchmill.ledger.connection import Store
-    from batchmill.ledger.jobs import JobRecord
+    from batchmill.ledger.record import JobRecord
 
 
 class AdoptionLedger:

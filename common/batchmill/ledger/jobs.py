@@ -3,104 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
+from batchmill.cost import NANO
 from batchmill.errors import Conflict, InvalidSource, NotFound, ServiceUnavailable
-from batchmill.job import JobError, JobSpec, JobState, UploadSource
+from batchmill.job import DEFAULT_TENANT, JobState, UploadSource
 from batchmill.ledger.connection import reaching_redis
+from batchmill.ledger.record import JobRecord
 from batchmill.shard import ShardRef, format_shard_id, parse_shard_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from batchmill.job import JobError, JobSpec
     from batchmill.ledger.connection import Store
 
 IDEMPOTENCY_LIFE_MS = 24 * 3600 * 1000
-
-
-@dataclass(frozen=True, slots=True)
-class JobRecord:
-    """What the ledger knows of a job. Times are milliseconds since the epoch; counters count rows or shards."""
-
-    id: str
-    spec: JobSpec
-    state: JobState
-    created_at: int
-    started_at: int | None
-    paused_at: int | None  # while it is paused
-    stopping_at: int | None
-    finished_at: int | None
-    error: JobError | None
-    cursor: str
-    planned: bool  # whether the source's end was reached
-    rows_total: int | None
-    rows_exact: bool
-    rows_planned: int
-    rows_done: int
-    rows_dead: int
-    shards_planned: int
-    shards_live: int
-    shards_queued: int
-    shards_running: int
-    shards_done: int
-    busy_us: int  # device time of committed attempts
-    rows_timed: int  # rows that time was spent on
-    bytes_in: int
-    rate: float | None  # rows a second, of late
-    last_queued_at: int | None  # when a shard of it was last queued, or it was resumed
-    paused_ms: int  # in all pauses that are over, since it started
-    replay_of: str | None = None  # the job whose dead letters this one runs again
-    resumed_from: str | None = None  # the job whose output this one goes on with
-    adopts: bool = False  # whether what that job left is still to be taken over
-    operator_version: str = ""
-    rows_cached: int = 0
-
-    @classmethod
-    def from_hash(cls, job_id: str, fields: dict[bytes, bytes]) -> JobRecord:
-        """A record from the job's hash."""
-        text = {name.decode(): value.decode() for name, value in fields.items()}
-
-        def number(name: str) -> int:
-            return int(text.get(name) or 0)
-
-        def moment(name: str) -> int | None:
-            return int(text[name]) if text.get(name) else None
-
-        return cls(
-            id=job_id,
-            spec=_spec(text["spec"]),
-            state=JobState(text["state"]),
-            created_at=number("created_at"),
-            started_at=moment("started_at"),
-            paused_at=moment("paused_at"),
-            stopping_at=moment("stopping_at"),
-            finished_at=moment("finished_at"),
-            error=JobError.model_validate_json(text["error"]) if text.get("error") else None,
-            cursor=text.get("cursor", ""),
-            planned=text.get("planned") == "1",
-            rows_total=moment("rows_total"),
-            rows_exact=text.get("rows_exact") == "1",
-            rows_planned=number("rows_planned"),
-            rows_done=number("rows_done"),
-            rows_dead=number("rows_dead"),
-            shards_planned=number("shards_planned"),
-            shards_live=number("shards_live"),
-            shards_queued=number("shards_queued"),
-            shards_running=number("shards_running"),
-            shards_done=number("shards_done"),
-            busy_us=number("busy_us"),
-            rows_timed=number("rows_timed"),
-            bytes_in=number("bytes_in"),
-            rate=float(text["rate"]) if text.get("rate") else None,
-            last_queued_at=moment("last_queued_at"),
-            paused_ms=number("paused_ms"),
-            replay_of=text.get("replay_of"),
-            resumed_from=text.get("resumed_from"),
-            adopts=text.get("adopts") == "1",
-            operator_version=text.get("operator_version", ""),
-            rows_cached=number("rows_cached"),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +34,7 @@ class Submission:
     replay_of: str | None = None
     resumed_from: str | None = None
     operator_version: str = ""
+    tenant: str = DEFAULT_TENANT
 
 
 class JobLedger:
@@ -159,6 +78,9 @@ class JobLedger:
                 submission.replay_of or "",
                 submission.resumed_from or "",
                 submission.operator_version,
+                submission.tenant,
+                f"{spec.pool} {spec.operator}",
+                "" if spec.budget is None else round(spec.budget * NANO),
             ],
         )
         _raise_refusal(word.decode(), known_id.decode(), upload, max_live_jobs)
@@ -238,25 +160,28 @@ class JobLedger:
 
     def pause(self, job_id: str) -> None:
         """Hold a job. Raises `NotFound`, or `Conflict` when it is stopping or has ended."""
-        state = self._steer("pause", job_id)
+        state = JobState(self._steer("pause", job_id))
         if state is not JobState.PAUSED:
             raise _cannot("paused", job_id, state)
 
-    def resume(self, job_id: str) -> None:
-        """Let a paused job go on; one that is not paused does anyway.
+    def resume(self, job_id: str, budget: float | None = None) -> None:
+        """Let a paused job go on; one that is not paused does anyway. budget: its budget from now on; None: as before.
 
-        Raises `NotFound`, or `Conflict` when it is stopping or has ended.
+        Raises `NotFound`, or `Conflict` when it is stopping or has ended, or when it has cost its budget.
         """
-        state = self._steer("resume", job_id)
+        word = self._steer("resume", job_id, "" if budget is None else round(budget * NANO))
+        if word == "spent":
+            raise _spent(self.read(job_id), budget)
+        state = JobState(word)
         if state not in (JobState.PENDING, JobState.RUNNING):
             raise _cannot("resumed", job_id, state)
 
-    def _steer(self, script: Literal["pause", "resume"], job_id: str) -> JobState:
+    def _steer(self, script: Literal["pause", "resume"], job_id: str, *told: str | int) -> str:
         keys = self._keys
-        word = self._store.run(script, [keys.job(job_id)], [self._store.now_ms, keys.events(), job_id])
+        word = self._store.run(script, [keys.job(job_id)], [self._store.now_ms, keys.events(), job_id, *told])
         if not word:
             raise no_such_job(job_id)
-        return JobState(word.decode())
+        return str(word.decode())
 
     def recall(self, record: JobRecord, epoch: int) -> int:
         """Take the queued shards of a paused job back, as its leader; returns how many."""
@@ -346,11 +271,6 @@ class JobLedger:
         return [upload.decode() for upload in ids]
 
 
-@lru_cache(maxsize=1024)
-def _spec(text: str) -> JobSpec:
-    return JobSpec.model_validate_json(text)
-
-
 def no_such_job(job_id: str) -> NotFound:
     """The error for an id that no job has."""
     return NotFound(f"there is no job {job_id!r}.", hint="`batchmill jobs` lists the jobs.", job=job_id)
@@ -359,6 +279,19 @@ def no_such_job(job_id: str) -> NotFound:
 def _cannot(what: str, job_id: str, state: JobState) -> Conflict:
     stands = f"has ended ({state})" if state.is_final else f"is {state}"
     return Conflict(f"job {job_id} {stands} and cannot be {what}.", job=job_id, state=state)
+
+
+def _spent(record: JobRecord, budget: float | None) -> Conflict:
+    cost = record.cost_nano / NANO
+    given = "its budget" if budget is None else "a budget"
+    amount = (record.budget_nano or 0) / NANO if budget is None else budget
+    return Conflict(
+        f"job {record.id} has cost {cost:.6g}, and {given} of {amount:.6g} does not let it go on.",
+        hint=f"Give it more than it has cost: `batchmill resume {record.id} --budget N`, or job.resume(budget=N).",
+        job=record.id,
+        cost=cost,
+        budget=amount,
+    )
 
 
 def _raise_refusal(word: str, known_id: str, upload: str, max_live_jobs: int) -> None:

@@ -42,7 +42,7 @@ class Keys:
         return f"{self.prefix}leader:epoch"
 
     def leases(self) -> str:
-        """Sorted set: attempts that run, scored by when their lease ends (ms); 0: their process is known to be dead."""
+        """Sorted set: attempts that run, scored by when their lease ends (ms); below 0: when their process died."""
         return f"{self.prefix}leases"
 
     def leases_seen(self) -> str:
@@ -92,6 +92,22 @@ class Keys:
     def cache_totals(self) -> str:
         """Hash: the row cache's counters."""
         return f"{self.prefix}cache:totals"
+
+    def cost_tenants(self) -> str:
+        """Hash: what the jobs of each tenant cost."""
+        return f"{self.prefix}costs:tenants"
+
+    def cost_pools(self) -> str:
+        """Hash: what each operator cost in each pool."""
+        return f"{self.prefix}costs:pools"
+
+    def cost_days(self) -> str:
+        """Hash: what was charged on each day, since the epoch."""
+        return f"{self.prefix}costs:days"
+
+    def costs(self) -> list[str]:
+        """The sums that every charge goes into, beside those of its job."""
+        return [self.cost_tenants(), self.cost_pools(), self.cost_days()]
 
     def uploads(self) -> str:
         """Sorted set: uploads that no job has taken, scored by when they began (ms)."""

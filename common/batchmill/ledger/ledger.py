@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 from batchmill.ledger.adoption import AdoptionLedger
 from batchmill.ledger.connection import Store, connect, reaching_redis
+from batchmill.ledger.costs import CostLedger
 from batchmill.ledger.fleet import FleetLedger
 from batchmill.ledger.jobs import JobLedger
 from batchmill.ledger.leases import LeaseLedger
 from batchmill.ledger.profiles import ProfileLedger
+from batchmill.ledger.results import ResultLedger
 from batchmill.ledger.retention import RetentionLedger
 from batchmill.ledger.row_cache import RowCacheLedger
 from batchmill.ledger.shards import ShardLedger
@@ -34,6 +36,8 @@ class Ledger:
         self.jobs = JobLedger(self._store)
         self.shards = ShardLedger(self._store)
         self.leases = LeaseLedger(self._store)
+        self.results = ResultLedger(self._store)
+        self.costs = CostLedger(self._store)
         self.fleet = FleetLedger(self._store)
         self.adoption = AdoptionLedger(self._store)
         self.retention = RetentionLedger(self._store)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
+from batchmill.cost import Parts
 from batchmill.errors import StaleToken
 from batchmill.job import MAX_INLINE_BYTES, JobError, JobSpec
 from batchmill.ledger.connection import reaching_redis
-from batchmill.ledger.settlement import Completion, DeadLimit, Settled, SplitUp, parse_settled
 from batchmill.shard import Shard, ShardId, ShardRef, ShardState, format_shard_id, parse_shard_id
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from batchmill.ledger.connection import Store
-    from batchmill.ledger.jobs import JobRecord
+    from batchmill.ledger.record import JobRecord
+    from batchmill.ledger.settlement import Completion, DeadLimit
     from batchmill.sources.base import RowCount
+
+
+UNMETERED = Parts()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +130,20 @@ class ShardLedger:
             members = self._store.redis.zrange(self._keys.queued(pool), 0, -1, withscores=True)
         return [(ShardRef.from_member(member), int(score)) for member, score in members]
 
-    def claim(self, ref: ShardRef, pool: str, holder: str, lease_ms: int, *, with_job: bool) -> Claim | None:
+    def claim(
+        self,
+        ref: ShardRef,
+        pool: str,
+        holder: str,
+        lease_ms: int,
+        *,
+        with_job: bool,
+        price_nano: int = 0,
+        sharers: int = 1,
+    ) -> Claim | None:
         """Take a queued attempt under a lease, as `holder` (a name of its own for each claim).
 
+        price_nano: of an hour of the process, see `batchmill.cost`. sharers: how many attempts share its time now.
         None when its job takes no more work. Raises `StaleToken` when the attempt is not there to be taken.
         """
         keys = self._keys
@@ -141,7 +156,7 @@ class ShardLedger:
                 keys.leases(),
                 keys.inline_input(ref.job_id),
             ],
-            [self._store.now_ms, ref.token, ref.member(), holder, lease_ms, int(with_job)],
+            [self._store.now_ms, ref.token, ref.member(), holder, lease_ms, int(with_job), price_nano, sharers],
         )
         if reply[0] == b"stopped":
             return None
@@ -161,19 +176,27 @@ class ShardLedger:
         )
         return Claim(shard, JobSpec.model_validate_json(spec) if spec else None, inline)
 
-    def renew(self, refs: Sequence[ShardRef], lease_ms: int) -> list[str]:
-        """Renew the leases of these attempts in one call; a word each: "ok", "lost", "paused" or "stopped"."""
+    def renew(self, refs: Sequence[ShardRef], lease_ms: int, used_us: Sequence[int] = ()) -> list[str]:
+        """Renew the leases of these attempts in one call; a word each: "ok", "lost", "paused" or "stopped".
+
+        used_us: the time that each of them has used so far.
+        """
         if not refs:
             return []
+        used = zip((ref.member() for ref in refs), used_us or [0] * len(refs), strict=True)
         words = self._store.run(
             "renew",
-            [self._keys.leases(), *(self._keys.job(ref.job_id) for ref in refs)],
-            [self._store.now_ms, lease_ms, *(ref.member() for ref in refs)],
+            [self._keys.leases(), *(key for ref in refs for key in (self._keys.job(ref.job_id), self._shard_key(ref)))],
+            [self._store.now_ms, lease_ms, *(part for told in used for part in told)],
         )
         return [word.decode() for word in words]
 
-    def commit(self, ref: ShardRef, completion: Completion, limit: DeadLimit | None = None) -> bool:
+    def commit(
+        self, ref: ShardRef, completion: Completion, limit: DeadLimit | None = None, used: Parts = UNMETERED
+    ) -> bool:
         """Make an attempt's results the shard's. False: no room inline, store the results and come again.
+
+        used: what the attempt's time went into, microseconds, to be charged with it.
 
         Raises `StaleToken` when the shard is another attempt's by now; then nothing changed.
         """
@@ -188,6 +211,7 @@ class ShardLedger:
                 keys.live_shards(ref.job_id),
                 keys.inline_results(ref.job_id),
                 keys.dead_counts(ref.job_id),
+                *keys.costs(),
             ],
             [
                 self._store.now_ms,
@@ -207,6 +231,7 @@ class ShardLedger:
                 limit.error.model_dump_json() if limit else "",
                 "" if completion.results is None else completion.results,
                 completion.rows_cached,
+                *astuple(used),
                 *(part for counted in completion.dead_by_type for part in counted),
             ],
         )
@@ -215,16 +240,23 @@ class ShardLedger:
         return bool(word == b"ok")
 
     def fail(
-        self, ref: ShardRef, *, delay_s: float, blame: bool, kept: str = "", stop_with: JobError | None = None
+        self,
+        ref: ShardRef,
+        *,
+        delay_s: float,
+        blame: bool,
+        kept: str = "",
+        stop_with: JobError | None = None,
+        used: Parts = UNMETERED,
     ) -> None:
         """End an attempt before the shard is done: it waits `delay_s` for another, or the job stops with an error.
 
-        blame: whether it counts as a failure of the shard. kept: the blob with what is done of it. Raises
-        `StaleToken`.
+        blame: whether it counts as a failure of the shard. kept: the blob with what is done of it. used: as for
+        `commit`. Raises `StaleToken`.
         """
         word = self._store.run(
             "fail",
-            self._attempt_keys(ref),
+            [*self._attempt_keys(ref), *self._keys.costs()],
             [
                 self._store.now_ms,
                 ref.token,
@@ -236,6 +268,7 @@ class ShardLedger:
                 self._keys.events(),
                 ref.job_id,
                 kept,
+                *astuple(used),
             ],
         )
         if word != b"ok":
@@ -245,7 +278,7 @@ class ShardLedger:
         """Take a shard back from an attempt whose lease ran out; a word as in `lose.lua`."""
         word = self._store.run(
             "lose",
-            [*self._attempt_keys(ref), self._keys.leader()],
+            [*self._attempt_keys(ref), self._keys.leader(), *self._keys.costs()],
             [
                 self._store.now_ms,
                 ref.token,
@@ -277,6 +310,7 @@ class ShardLedger:
                 keys.done(ref.job_id, ref.stage),
                 keys.live_shards(ref.job_id),
                 *(self._shard_key(half.ref) for half in halves),
+                *keys.costs(),
             ],
             [
                 self._store.now_ms,
@@ -309,7 +343,7 @@ class ShardLedger:
         told = [part for ref in refs for part in (ref.member(), _name(ref), ref.job_id)]
         held = self._store.run(
             "abandon",
-            [self._keys.leases(), *keys],
+            [self._keys.leases(), *self._keys.costs(), *keys],
             [self._store.now_ms, worker, blamed, self._keys.events(), *told],
         )
         return int(held)
@@ -338,54 +372,6 @@ class ShardLedger:
             kept=fields.get(b"kept", b"").decode(),
             worker=fields.get(b"holder", b"").decode().partition(" ")[0],
         )
-
-    def settled(self, job_id: str, shard_ids: Sequence[ShardId], stage: int = 0) -> list[Settled | SplitUp | None]:
-        """For each of these shards: how it was settled, or None when it was not."""
-        if not shard_ids:
-            return []
-        with reaching_redis():
-            found = self._store.redis.hmget(
-                self._keys.done(job_id, stage), [format_shard_id(shard_id) for shard_id in shard_ids]
-            )
-        return [parse_settled(shard_id, value) for shard_id, value in zip(shard_ids, found, strict=True)]
-
-    def inline_results(self, job_id: str, shard_ids: Sequence[ShardId]) -> list[bytes | None]:
-        """The results of these shards that ride in the ledger, as Arrow streams."""
-        if not shard_ids:
-            return []
-        names = [format_shard_id(shard_id) for shard_id in shard_ids]
-        with reaching_redis():
-            found: list[bytes | None] = self._store.redis.hmget(self._keys.inline_results(job_id), names)
-        return found
-
-    def amend(self, job_id: str, before: Settled, after: Settled, dead_by_type: Mapping[str, int], epoch: int) -> bool:
-        """Replace a settled shard's entry, as the leader; False when it is another by now, or the leader is deposed.
-
-        dead_by_type: how many more dead rows of each error type there are, below 0 for fewer.
-        """
-        keys = self._keys
-        word = self._store.run(
-            "amend",
-            [
-                keys.leader(),
-                keys.job(job_id),
-                keys.done(job_id, 0),
-                keys.inline_results(job_id),
-                keys.dead_counts(job_id),
-            ],
-            [
-                epoch,
-                format_shard_id(before.shard_id),
-                before.entry(),
-                after.entry(),
-                after.rows - before.rows,
-                before.rows_dead - after.rows_dead,
-                keys.events(),
-                job_id,
-                *(part for counted in dead_by_type.items() for part in counted),
-            ],
-        )
-        return bool(word == b"ok")
 
     def _shard_key(self, ref: ShardRef) -> str:
         return self._keys.shard(ref.job_id, ref.stage, ref.shard_id)

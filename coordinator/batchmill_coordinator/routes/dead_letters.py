@@ -14,7 +14,7 @@ from batchmill.replay import MAX_CHOSEN, ReplayRequest
 from batchmill.shard import format_shard_id
 from batchmill_coordinator.dead_rows import Choice
 from batchmill_coordinator.results import parse_cursor
-from batchmill_coordinator.routes.service import CurrentService, json_response
+from batchmill_coordinator.routes.service import CurrentService, CurrentTenant, json_response
 from batchmill_coordinator.service import Service
 
 router = APIRouter(prefix="/v1/jobs", tags=["dead letters"])
@@ -49,12 +49,12 @@ def dead_letters(
 
 
 @router.post("/{job_id}/replay", status_code=201, response_model=JobStatus)
-def replay(job_id: str, request: ReplayRequest, service: CurrentService) -> Response:
+def replay(job_id: str, request: ReplayRequest, service: CurrentService, tenant: CurrentTenant) -> Response:
     """Run dead rows of an ended job again, as a job of their own; its results go into their places in the first one's.
 
     Answers 200 instead of 201 when the idempotency key is known.
     """
-    replay_id, is_new = service.replays.begin(job_id, request)
+    replay_id, is_new = service.replays.begin(job_id, request, tenant)
     if is_new:
         service.metrics.roles.submitted(service.ledger.jobs.read(replay_id).spec)
     return json_response(service.status(replay_id), 201 if is_new else 200)

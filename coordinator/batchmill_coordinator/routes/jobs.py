@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
 from batchmill.job import JobRequest, JobState, JobStatus
-from batchmill_coordinator.routes.service import CurrentService, json_response
+from batchmill_coordinator.routes.service import CurrentService, CurrentTenant, json_response
 from batchmill_coordinator.service import Service
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
+NewBudget = Annotated[float | None, Query(ge=1e-6, le=1e6)]
 KEEP_ALIVE_S = 10.0
 LEAST_INTERVAL_S = 0.1
 
@@ -31,9 +32,9 @@ class JobList(BaseModel):
 
 
 @router.post("", status_code=201, response_model=JobStatus)
-def submit(request: JobRequest, service: CurrentService) -> Response:
+def submit(request: JobRequest, service: CurrentService, tenant: CurrentTenant) -> Response:
     """Submit a job. Answers 200 instead of 201 when the idempotency key is known."""
-    job_id, is_new = service.admission.admit(request)
+    job_id, is_new = service.admission.admit(request, tenant)
     if is_new:
         service.metrics.roles.submitted(request.spec())
     return json_response(service.status(job_id), 201 if is_new else 200)
@@ -70,9 +71,9 @@ def pause(job_id: str, service: CurrentService) -> Response:
 
 
 @router.post("/{job_id}/resume", response_model=JobStatus)
-def resume(job_id: str, service: CurrentService) -> Response:
-    """Let a paused job go on where it stood. A job that is not paused goes on anyway."""
-    service.ledger.jobs.resume(job_id)
+def resume(job_id: str, service: CurrentService, budget: NewBudget = None) -> Response:
+    """Let a paused job go on where it stood, or give it another budget. A job that is not paused goes on anyway."""
+    service.ledger.jobs.resume(job_id, budget)
     return json_response(service.status(job_id))
 
 

@@ -20,6 +20,14 @@ async def _service(request: Request) -> Service:
 CurrentService = Annotated[Service, Depends(_service)]
 
 
+async def _tenant(request: Request) -> str:
+    tenant: str = request.state.tenant
+    return tenant
+
+
+CurrentTenant = Annotated[str, Depends(_tenant)]
+
+
 def json_response(value: BaseModel, status_code: int = 200) -> Response:
     """A value as JSON, dumped once."""
     return Response(value.model_dump_json(), status_code, media_type="application/json")

@@ -171,7 +171,7 @@ def test_an_answer_that_is_not_as_expected_is_a_typed_error(client, service, sta
 
 def test_fields_that_a_newer_service_adds_are_passed_over(client, service):
     job = client.submit("echo", rows=[{"a": 1}])
-    text = json.dumps(json.loads(job.latest.model_dump_json()) | {"cost": 7})
+    text = json.dumps(json.loads(job.latest.model_dump_json()) | {"mood": 7})
     service.faults.append(("GET", job.id, (200, text)))
     assert job.status() == job.latest
 

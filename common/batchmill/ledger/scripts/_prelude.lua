@@ -48,12 +48,18 @@ local function why_not_lost(leader_key, epoch, shard, leases, member, token, now
   return 'stale'
 end
 
+-- The job is held: nothing more of it is planned, queued or claimed, and its running attempts are told to let go.
+local function pause_job(job, now, channel, job_id)
+  redis.call('HSET', job, 'state', 'paused', 'paused_at', now)
+  redis.call('PUBLISH', channel, 'paused ' .. job_id)
+end
+
 -- An attempt ended without results: its lease goes, and the shard waits until `due`.
 -- `blame` is the field that counts why: 'failures', 'losses', or '' when nobody is to blame.
 local function put_back(job, shard, leases, waiting, member, name, due, blame)
   redis.call('ZREM', leases, member)
   redis.call('HSET', shard, 'state', 'waiting')
-  redis.call('HDEL', shard, 'holder')
+  redis.call('HDEL', shard, 'holder', 'metered')
   if blame ~= '' then redis.call('HINCRBY', shard, blame, 1) end
   redis.call('ZADD', waiting, due, name)
   redis.call('HINCRBY', job, 'shards_running', -1)
@@ -93,4 +99,71 @@ local function drop_segment(index, segments, used, loose, totals, segment)
   redis.call('HINCRBY', totals, 'bytes', -tonumber(bytes))
   redis.call('ZADD', loose, 0, segment)
   return rows
+end
+
+-- Cost: what the time of devices went into, in whole microseconds and in whole billionths of the currency's unit.
+local COST_PARTS = {'useful', 'padding', 'retried', 'load', 'idle'}
+local COST_FIELDS = 12 * 200  -- in a hash of totals; who is not among these is counted under 'other'
+local COST_DAYS = 400
+
+local function add_cost(key, name, spent)
+  for field, amount in pairs(spent) do
+    if amount ~= 0 then redis.call('HINCRBY', key, name .. ' ' .. field, string.format('%.0f', amount)) end
+  end
+end
+
+local function cost_name(totals, name)
+  local has_room = redis.call('HLEN', totals) < COST_FIELDS
+  return (has_room or redis.call('HEXISTS', totals, name .. ' attempts') == 1) and name or 'other'
+end
+
+-- The day, counted from the epoch. Where a day begins, those of long ago are dropped.
+local function cost_day(days, now)
+  local today = math.floor(now / 86400000)
+  if redis.call('HEXISTS', days, today .. ' attempts') == 0 then
+    for _, field in ipairs(redis.call('HKEYS', days)) do
+      if tonumber(string.match(field, '^%d+')) <= today - COST_DAYS then redis.call('HDEL', days, field) end
+    end
+  end
+  return tostring(today)
+end
+
+-- Charge a job for an attempt that ends now, as `bill` says: stage, price (billionths an hour), parts (microseconds in
+-- the order of COST_PARTS), rows. The job is held when that uses up its budget and it has work left.
+-- costs: the keys cost_tenants, cost_pools, cost_days.
+local function charge(job, bill, costs, now, channel, job_id)
+  local spent, total = {rows = bill.rows, attempts = 1}, 0
+  for number, part in ipairs(COST_PARTS) do
+    local us = tonumber(bill.parts[number])
+    local nano = math.floor(us * bill.price / 3600000000 + 0.5)
+    spent[part .. '_us'], spent[part .. '_nano'] = us, nano
+    total = total + nano
+  end
+  local tenant, worked_for = unpack(redis.call('HMGET', job, 'tenant', 'worked_for'))
+  add_cost(job, 'cost ' .. bill.stage, spent)
+  add_cost(costs[1], cost_name(costs[1], tenant or 'default'), spent)
+  add_cost(costs[2], cost_name(costs[2], worked_for or 'other'), spent)
+  add_cost(costs[3], cost_day(costs[3], now), spent)
+  local cost = redis.call('HINCRBY', job, 'cost_nano', string.format('%.0f', total))
+  local budget, state = unpack(redis.call('HMGET', job, 'budget_nano', 'state'))
+  if budget and cost >= tonumber(budget) and state == 'running' and not is_settled(job) then
+    pause_job(job, now, channel, job_id)
+  end
+end
+
+-- What the process that holds an attempt was told to pay for it, from `metered` of the shard.
+local function price_of(shard)
+  return tonumber(string.match(redis.call('HGET', shard, 'metered') or '0', '^%d+'))
+end
+
+-- Charge a job for an attempt that can tell nothing any more: what it told last, and its share of the time since then,
+-- until `ends` at the latest. All of it was in vain.
+local function charge_lost(job, shard, name, ends, costs, now, channel, job_id)
+  local metered = redis.call('HGET', shard, 'metered')
+  if not metered then return end
+  local price, told, at, sharers = string.match(metered, '^(%d+) (%d+) (%d+) (%d+)$')
+  local silent_ms = math.max(0, math.min(now, math.abs(tonumber(ends))) - tonumber(at))
+  local us = tonumber(told) + math.floor(silent_ms * 1000 / tonumber(sharers))
+  local bill = {stage = string.match(name, '^%d+'), price = tonumber(price), parts = {0, 0, us, 0, 0}, rows = 0}
+  charge(job, bill, costs, now, channel, job_id)
 end

@@ -7,6 +7,5 @@
 local state = redis.call('HGET', KEYS[1], 'state')
 if not state then return '' end
 if state ~= 'pending' and state ~= 'running' then return state end
-redis.call('HSET', KEYS[1], 'state', 'paused', 'paused_at', now_ms(ARGV[1]))
-redis.call('PUBLISH', ARGV[2], 'paused ' .. ARGV[3])
+pause_job(KEYS[1], now_ms(ARGV[1]), ARGV[2], ARGV[3])
 return 'paused'

@@ -1,6 +1,7 @@
 -- The recoverer replaces a shard that was lost too often by its two halves.
 --
 -- KEYS  1 job  2 shard  3 leases  4 waiting  5 leader  6 done  7 live_shards  8, 9 the halves' shard keys
+--       10 cost_tenants  11 cost_pools  12 cost_days
 -- ARGV  1 now  2 epoch  3 token  4 member  5 shard id  6 "stage shard"  7 channel  8 job id  9 stage
 --       then for each half: id, rows, plan (JSON), losses, kept
 -- Returns 'ok' | 'deposed' | 'alive' (the lease was renewed after all) | 'stale' (the attempt is over)
@@ -9,6 +10,8 @@
 local now = now_ms(ARGV[1])
 local refusal = why_not_lost(KEYS[5], ARGV[2], KEYS[2], KEYS[3], ARGV[4], ARGV[3], now)
 if refusal then return refusal end
+local ends = redis.call('ZSCORE', KEYS[3], ARGV[4]) or now
+charge_lost(KEYS[1], KEYS[2], ARGV[6], ends, {KEYS[10], KEYS[11], KEYS[12]}, now, ARGV[7], ARGV[8])
 redis.call('DEL', KEYS[2])
 redis.call('ZREM', KEYS[3], ARGV[4])
 redis.call('SREM', KEYS[7], ARGV[6])

@@ -1,0 +1,95 @@
+"""`batchmill cost`: what jobs cost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from batchmill.cli.options import json_option, service_options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from batchmill.client import Client
+    from batchmill.cost import CostTotals
+    from batchmill.job import Cost, JobCost
+
+PARTS = ("useful", "padding", "retried", "load", "idle")
+
+
+@click.command()
+@click.argument("job_id", metavar="[JOB]", required=False)
+@click.option(
+    "--limit", "-n", type=click.IntRange(1, 1000), default=20, show_default=True, help="Without JOB: lines of a table."
+)
+@json_option
+@service_options
+def cost(client: Client, job_id: str | None, limit: int, as_json: bool) -> None:
+    """Show what JOB cost so far, or, without one, what all jobs cost: by tenant, by pool and operator, and by day.
+
+    Time is that of workers' slots, money what the workers' prices make of it (BATCHMILL_PRICE_PER_HOUR).
+    """
+    from batchmill.cli.console import print_json
+
+    if job_id:
+        of_job = client.job(job_id).cost()
+        print_json(of_job) if as_json else _show_job(of_job)
+    else:
+        of_all = client.costs(limit)
+        print_json(of_all) if as_json else _show_totals(of_all)
+
+
+def _show_job(found: JobCost) -> None:
+    from batchmill.cli.console import count, print_table
+
+    def line(name: str, seconds: float, amount: float) -> Sequence[str]:
+        share = f"{seconds / found.total_s:.1%}" if found.total_s else ""
+        return name, f"{seconds:.3f} s", share, money(amount, found.currency)
+
+    lines = [line(part, getattr(found.seconds, part), getattr(found.money, part)) for part in PARTS]
+    print_table(("PART", "TIME", "SHARE", "COST"), [*lines, line("total", found.total_s, found.total)], empty="")
+    if len(found.stages) > 1:
+        _show_sums("STAGE", [(str(stage.stage), stage) for stage in found.stages], found.currency)
+    if found.per_thousand_rows is not None:
+        click.echo(f"{money(found.per_thousand_rows, found.currency)} per 1,000 rows, of {count(found.rows)}")
+    if found.budget is not None:
+        click.echo(f"{money(found.total, found.currency)} of a budget of {money(found.budget, found.currency)}")
+
+
+def _show_totals(found: CostTotals) -> None:
+    _show_sums("TENANT", [*((one.tenant, one) for one in found.tenants), ("all", found.all)], found.currency)
+    _show_sums("POOL, OPERATOR", [(f"{one.pool}, {one.operator}", one) for one in found.operators], found.currency)
+    _show_sums("DAY", [(one.day.isoformat(), one) for one in found.days], found.currency)
+
+
+def _show_sums(what: str, sums: Sequence[tuple[str, Cost]], currency: str) -> None:
+    from batchmill.cli.console import print_table
+
+    lines = [
+        (
+            name,
+            f"{one.total_s:.3f} s",
+            *(f"{getattr(one.seconds, part) / one.total_s:.1%}" if one.total_s else "" for part in PARTS),
+            money(one.total, currency),
+            "" if one.per_thousand_rows is None else money(one.per_thousand_rows, currency),
+        )
+        for name, one in sums
+    ]
+    print_table((what, "TIME", *(part.upper() for part in PARTS), "COST", "PER 1,000 ROWS"), lines, empty="")
+
+
+def money(amount: float, currency: str) -> str:
+    """`12.30 USD`; small amounts with more digits, so that a thousand cheap rows do not cost nothing."""
+    digits = f"{amount:,.2f}" if amount >= 1 or amount == 0 else f"{amount:.3g}"
+    return f"{digits} {currency}"
+
+
+def in_short(found: JobCost) -> str | None:
+    """`0.012 USD of 5.00 USD, 0.4 USD per 1,000 rows`; None where nobody set a price or a budget."""
+    if not found.total and found.budget is None:
+        return None
+    limit = "" if found.budget is None else f" of {money(found.budget, found.currency)}"
+    rate = found.per_thousand_rows
+    per_rows = "" if rate is None else f", {money(rate, found.currency)} per 1,000 rows"
+    return f"{money(found.total, found.currency)}{limit}{per_rows}"

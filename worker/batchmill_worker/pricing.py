@@ -1,0 +1,58 @@
+"""What an hour of a slot costs, from the prices of devices. Pure."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from batchmill.cost import NANO
+from batchmill.errors import InvalidSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from batchmill.settings import WorkerSettings
+    from batchmill_worker.devices.placement import SlotIdentity
+
+MOST_PER_HOUR = 1e6
+
+
+def hourly_price_nano(settings: WorkerSettings, slot: SlotIdentity) -> int:
+    """The price of a slot, in billionths of the currency's unit: that of its devices, shared by the slots on them.
+
+    The table of prices goes before the price for any device. Raises `InvalidSettings` for a table that is none.
+    """
+    table = parse_prices(settings.prices)
+    models = slot.device_type.split(" + ")  # as many as there are kinds in it; of one kind there may be several
+    share = slot.device_count / len(models) / settings.slots_per_device
+    return round(sum(table.get(model, settings.price_per_hour) for model in models) * share * NANO)
+
+
+def parse_prices(entries: Sequence[str]) -> dict[str, float]:
+    """Prices by device type. Raises `InvalidSettings` naming the entry that is none or that comes twice."""
+    prices: dict[str, float] = {}
+    for entry in entries:
+        model, equals, price = (part.strip() for part in entry.rpartition("="))
+        value = _number(price) if equals and model else None
+        if value is None:
+            raise _unfit(f"{entry!r} is no price, expected a device type and what an hour of it costs")
+        if model in prices:
+            raise _unfit(f"the device type {model!r} comes twice")
+        prices[model] = value
+    return prices
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and 0 <= value <= MOST_PER_HOUR else None
+
+
+def _unfit(what: str) -> InvalidSettings:
+    return InvalidSettings(
+        f"BATCHMILL_PRICES: {what}.",
+        hint="Separate entries by commas: NVIDIA L4=0.8,cpu=0.05. `batchmill workers` shows the types of devices.",
+        name="BATCHMILL_PRICES",
+    )
