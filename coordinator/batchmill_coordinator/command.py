@@ -57,7 +57,7 @@ def _serve(settings: CoordinatorSettings, ready_file: Path | None) -> None:
     from batchmill.logs import configure_logging
     from batchmill_coordinator.server import serve
 
-    configure_logging(settings.log_level)
+    configure_logging(settings)
 
     def tell(url: str) -> None:
         click.echo(f"coordinator: serving {url}", err=True)

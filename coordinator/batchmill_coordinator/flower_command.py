@@ -29,7 +29,7 @@ def flower(host: str | None, port: int | None, redis_url: str | None) -> None:
     _require_flower()
     from batchmill_coordinator.flower_server import serve_flower
 
-    configure_logging(settings.log_level)
+    configure_logging(settings)
     serve_flower(settings, lambda url: click.echo(f"flower: serving {url}", err=True))
 
 

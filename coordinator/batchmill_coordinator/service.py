@@ -8,10 +8,10 @@ import socket
 from typing import TYPE_CHECKING
 
 from batchmill.clock import SystemClock
-from batchmill.job import JobState
 from batchmill.ledger import Ledger
 from batchmill.workspace import Workspace
 from batchmill_coordinator.admission import Admission
+from batchmill_coordinator.backlog import BacklogView
 from batchmill_coordinator.dead_rows import DeadRowStore
 from batchmill_coordinator.deletion import delete_job
 from batchmill_coordinator.dispatcher import Dispatcher
@@ -30,6 +30,7 @@ from batchmill_coordinator.resumption import Resumption
 from batchmill_coordinator.roles import RoleThread
 from batchmill_coordinator.status import status_of
 from batchmill_coordinator.undertaker import Undertaker
+from batchmill_coordinator.watcher import Watcher, waits
 
 if TYPE_CHECKING:
     import asyncio
@@ -53,6 +54,7 @@ class Service:
         self.ledger = Ledger.open(settings)
         self.workspace = Workspace.open(settings)
         self.fleet = FleetView(self.ledger, self.clock)
+        self.backlog = BacklogView(self.ledger, self.fleet, self.clock)
         resumption = Resumption(self.ledger, self.workspace)
         self.admission = Admission(self.ledger, self.fleet, self.workspace, resumption, settings)
         self.leadership = Leadership(self.ledger, _own_name(), settings.leader_ttl_s, self.clock, self._wake_all)
@@ -74,6 +76,7 @@ class Service:
                     upload_ttl_s=settings.upload_ttl_s,
                     retention_s=settings.retention_s,
                 ),
+                Watcher(self.ledger, self.fleet, self.clock),
             )
         ]
         self.hub = EventHub(self.ledger, self._notify)
@@ -106,12 +109,15 @@ class Service:
     def statuses(self, records: Sequence[JobRecord]) -> list[JobStatus]:
         """How jobs stand, with what they wait for."""
         now_s = self.clock.wall()
-        pools = self.fleet.pools() if any(_waits(record) for record in records) else {}
+        pools = self.fleet.pools() if any(waits(record) for record in records) else {}
+        with_dead = [record.id for record in records if record.rows_dead]
+        counts = dict(zip(with_dead, self.ledger.survey.dead_counts(with_dead), strict=True)) if with_dead else {}
         return [
             status_of(
                 record,
                 now_s,
-                why_waiting(record.spec.pool, record.spec.operator, pools) if _waits(record) else None,
+                why_waiting(record.spec.pool, record.spec.operator, pools) if waits(record) else None,
+                counts.get(record.id),
             )
             for record in records
         ]
@@ -139,10 +145,6 @@ class Service:
     def _wake_all(self) -> None:
         for role in self._roles:
             role.wake()
-
-
-def _waits(record: JobRecord) -> bool:
-    return record.state in (JobState.PENDING, JobState.RUNNING) and record.shards_running == 0
 
 
 def _own_name() -> str:

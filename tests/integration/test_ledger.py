@@ -367,7 +367,7 @@ def test_the_leases_of_a_dead_process_end_at_once_and_no_others(ledger: Ledger, 
     first, second = queue_one(ledger, epoch, 0), queue_one(ledger, epoch, 1)
     claim(ledger, first, holder="cpu0@host-1 aa")
     claim(ledger, second, holder="cpu0@host-11 bb")
-    assert ledger.shards.abandon("cpu0@host-1") == 1
+    assert len(ledger.shards.abandon("cpu0@host-1")) == 1
     assert ledger.shards.expired(ledger.now_ms()) == [first]
 
 
@@ -377,7 +377,7 @@ def test_of_a_dead_process_only_the_shard_on_the_device_is_blamed(ledger: Ledger
     guilty, beside = queue_one(ledger, epoch, 0), queue_one(ledger, epoch, 1)
     claim(ledger, guilty, holder="cpu0@host aa")
     claim(ledger, beside, holder="cpu0@host bb")
-    assert ledger.shards.abandon("cpu0@host", guilty.member()) == 2
+    assert len(ledger.shards.abandon("cpu0@host", guilty.member())) == 2
     assert ledger.shards.expired(ledger.now_ms()) == [guilty]
     spared = ledger.shards.read(beside)
     assert spared is not None

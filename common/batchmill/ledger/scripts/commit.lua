@@ -10,6 +10,22 @@
 -- dead_counts  hash: error type to how many rows died of it, at most 100 types and 'other'
 -- done  hash: shard id to "token rows dead bytes first-row"; behind that the results where not one of each row ('-': one
 --       of each), and the plan, if rows of the shard were left
+-- paces  field of the job: the last 16 intervals between commits, "ms:rows" each, the latest last; each at least
+--        a second and a 64th of the run. The open one began at rate_at, when rate_rows rows were settled
+local function note_pace(job, now)
+  local paces, from, rows, started, done, dead =
+    unpack(redis.call('HMGET', job, 'paces', 'rate_at', 'rate_rows', 'started_at', 'rows_done', 'rows_dead'))
+  local settled, length = tonumber(done) + tonumber(dead), now - tonumber(from or now)
+  if from and length < math.max(1000, (now - tonumber(started)) / 64) then return end
+  if from then
+    paces = (paces and paces .. ' ' or '') .. length .. ':' .. settled - tonumber(rows)
+    local _, spaces = string.gsub(paces, ' ', '')
+    if spaces >= 16 then paces = string.gsub(paces, '^%S+ ', '') end
+    redis.call('HSET', job, 'paces', paces)
+  end
+  redis.call('HSET', job, 'rate_at', now, 'rate_rows', settled)
+end
+
 local settled = redis.call('HGET', KEYS[4], ARGV[4])
 if settled then return string.match(settled, '^(%d+) ') == ARGV[2] and 'ok' or 'stale' end
 local state, token, planned_rows, plan = unpack(redis.call('HMGET', KEYS[2], 'state', 'token', 'rows', 'plan'))
@@ -36,7 +52,7 @@ redis.call('HINCRBY', KEYS[1], 'shards_done', 1)
 redis.call('HINCRBY', KEYS[1], 'rows_dead', ARGV[7])
 redis.call('HINCRBY', KEYS[1], 'busy_us', ARGV[9])
 redis.call('HINCRBY', KEYS[1], 'rows_timed', tonumber(ARGV[6]) + tonumber(ARGV[7]))
-local done = redis.call('HINCRBY', KEYS[1], 'rows_done', ARGV[6])
+redis.call('HINCRBY', KEYS[1], 'rows_done', ARGV[6])
 for at = 17, #ARGV, 2 do
   local kind = ARGV[at]
   if redis.call('HLEN', KEYS[7]) >= 100 and redis.call('HEXISTS', KEYS[7], kind) == 0 then kind = 'other' end
@@ -48,12 +64,6 @@ if ARGV[14] ~= '' and tonumber(ARGV[7]) > 0 then
   if most > 0 and most < 1 then most = most * math.max(tonumber(total or '0'), tonumber(in_plan or '0')) end
   if tonumber(dead) > most then fail_job(KEYS[1], now, ARGV[15]) end
 end
-local rate, rate_at, rate_rows, started = unpack(redis.call('HMGET', KEYS[1], 'rate', 'rate_at', 'rate_rows', 'started_at'))
-local since = tonumber(rate_at or started)
-if now - since >= 1000 then
-  local latest = (done - tonumber(rate_rows or '0')) * 1000 / (now - since)
-  local smooth = rate and (tonumber(rate) + latest) / 2 or latest
-  redis.call('HSET', KEYS[1], 'rate', string.format('%.3f', smooth), 'rate_at', now, 'rate_rows', done)
-end
+note_pace(KEYS[1], now)
 redis.call('PUBLISH', ARGV[12], (is_settled(KEYS[1]) and 'settled ' or 'committed ') .. ARGV[13])
 return 'ok'
