@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 LEAST_INTERVALS = 2  # for a range
 WANDERING = (0.002, 0.02, 0.2, 2.0)
-"""Ratios of what the rate changes from one interval to the next to the noise of one interval, both as variances."""
+"""Ratios of what the rate changes from one interval to the next to the noise of one interval, both as variances; before
+anything is known, each is taken for half as likely as the one before it."""
 PRIOR_SPREAD = 0.2
 """What is taken for the relative noise of an interval before any is known; weighs as much as one interval."""
 TOTAL_SPREAD = 0.15
@@ -84,7 +85,7 @@ def pace_of(intervals: Sequence[Interval]) -> Pace | None:
         return None
     fits = [_filter(intervals, ratio, rows / seconds) for ratio in WANDERING]
     best = max(likelihood for likelihood, _ in fits)
-    weights = [math.exp(likelihood - best) for likelihood, _ in fits]
+    weights = [math.exp(likelihood - best) / 2**place for place, (likelihood, _) in enumerate(fits)]
     total = sum(weights)
 
     def mean(values: list[float]) -> float:

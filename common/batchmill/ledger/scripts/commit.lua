@@ -13,10 +13,10 @@
 -- paces  field of the job: the last 16 intervals between commits, "ms:rows" each, the latest last; each at least
 --        a second and a 64th of the run. The open one began at rate_at, when rate_rows rows were settled
 local function note_pace(job, now)
-  local paces, from, rows, started, done, dead =
-    unpack(redis.call('HMGET', job, 'paces', 'rate_at', 'rate_rows', 'started_at', 'rows_done', 'rows_dead'))
+  local paces, from, rows, started, done, dead, paused = unpack(redis.call(
+    'HMGET', job, 'paces', 'rate_at', 'rate_rows', 'started_at', 'rows_done', 'rows_dead', 'paused_ms'))
   local settled, length = tonumber(done) + tonumber(dead), now - tonumber(from or now)
-  if from and length < math.max(1000, (now - tonumber(started)) / 64) then return end
+  if from and length < math.max(1000, (now - tonumber(started) - tonumber(paused or '0')) / 64) then return end
   if from then
     paces = (paces and paces .. ' ' or '') .. length .. ':' .. settled - tonumber(rows)
     local _, spaces = string.gsub(paces, ' ', '')
