@@ -46,6 +46,16 @@ def configure_logging(settings: ServiceSettings, *, worker: str = "") -> None:
         threading.excepthook = _log_thread_end
 
 
+def announce(settings: ServiceSettings, name: str, message: str) -> None:
+    """Tell whoever started a service something that does not depend on the level of its log."""
+    if settings.log_format == "json":
+        record = logging.LogRecord(f"batchmill.{name}", logging.INFO, "", 0, message, None, None)
+        for handler in logging.getLogger().handlers:
+            handler.emit(record)
+    else:
+        print(f"{name}: {message}", file=sys.stderr, flush=True)  # noqa: T201  # a line for a person
+
+
 class ConsoleFormatter(logging.Formatter):
     """`2030-01-31 17:00:00,123 WARNING logger [job=… shard=…]: message`, a traceback on the lines after it."""
 

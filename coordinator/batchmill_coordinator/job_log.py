@@ -49,7 +49,7 @@ def life_of(record: JobRecord) -> Iterator[LogEntry]:
 
 
 def _accepted(record: JobRecord) -> str:
-    message = f"accepted: {record.spec.operator} in pool {record.spec.pool}"
+    message = f"{record.spec.operator} in pool {record.spec.pool}"
     if record.replay_of is not None:
         return f"{message}, runs dead rows of {record.replay_of} again"
     return message if record.resumed_from is None else f"{message}, goes on with the output of {record.resumed_from}"

@@ -57,7 +57,7 @@ class Watcher:
             self._waits[record.id] = _Wait(reason, now_s)
         elif not wait.is_noted and now_s - wait.since_s >= PATIENCE_S:
             wait.is_noted = True
-            self._ledger.log.note(record.id, LogLevel.WARNING, LogEvent.WAITING, f"it waits: {reason}")
+            self._ledger.log.note(record.id, LogLevel.WARNING, LogEvent.WAITING, reason)
 
     def _end(self, record: JobRecord, wait: _Wait) -> None:
         del self._waits[record.id]

@@ -150,14 +150,14 @@ class AsyncJob:
 
     async def follow_log(self, level: LogLevel | str = LogLevel.INFO) -> AsyncGenerator[LogEntry, None]:
         """The entries of the log, and those to come, until the job has ended."""
-        cursor = ""
+        cursor, is_final = "", False
         while True:
             page = await self._log_page(level, cursor)
             for entry in page.entries:
                 yield entry
-            if page.is_final:
+            if is_final:  # once more after the end: whoever settled the last shard notes it a moment later
                 return
-            cursor = page.next
+            cursor, is_final = page.next, page.is_final
             await asyncio.sleep(LOG_LOOK_S)
 
     async def _log_page(self, level: LogLevel | str, cursor: str) -> LogPage:

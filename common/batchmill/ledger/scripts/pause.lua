@@ -8,6 +8,6 @@ local state = redis.call('HGET', KEYS[1], 'state')
 if not state then return '' end
 if state ~= 'pending' and state ~= 'running' then return state end
 redis.call('HSET', KEYS[1], 'state', 'paused', 'paused_at', now_ms(ARGV[1]))
-note(KEYS[1], KEYS[2], 'level', 'info', 'event', 'paused', 'message', 'paused: its workers let go')
+note(KEYS[1], KEYS[2], 'level', 'info', 'event', 'paused', 'message', 'its workers let go')
 redis.call('PUBLISH', ARGV[2], 'paused ' .. ARGV[3])
 return 'paused'

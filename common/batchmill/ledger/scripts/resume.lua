@@ -12,6 +12,6 @@ state = redis.call('HEXISTS', KEYS[1], 'started_at') == 1 and 'running' or 'pend
 end_pause(KEYS[1], now)
 redis.call('HSET', KEYS[1], 'state', state, 'last_queued_at', now)
 redis.call('HDEL', KEYS[1], 'rate_at', 'rate_rows')
-note(KEYS[1], KEYS[2], 'level', 'info', 'event', 'resumed', 'message', 'resumed: it goes on where it stood')
+note(KEYS[1], KEYS[2], 'level', 'info', 'event', 'resumed', 'message', 'it goes on where it stood')
 redis.call('PUBLISH', ARGV[2], 'resumed ' .. ARGV[3])
 return state
