@@ -85,11 +85,11 @@ def pace_of(intervals: Sequence[Interval]) -> Pace | None:
         return None
     fits = [_filter(intervals, ratio, rows / seconds) for ratio in WANDERING]
     best = max(likelihood for likelihood, _ in fits)
-    weights = [math.exp(likelihood - best) / 2**place for place, (likelihood, _) in enumerate(fits)]
+    weights = [math.exp(likelihood - best) * math.ldexp(1.0, -place) for place, (likelihood, _) in enumerate(fits)]
     total = sum(weights)
 
     def mean(values: list[float]) -> float:
-        return sum(weight * value for weight, value in zip(weights, values, strict=True)) / total
+        return math.fsum(weight * value for weight, value in zip(weights, values, strict=True)) / total
 
     paces = [pace for _, pace in fits]
     rate = mean([pace.rate for pace in paces])

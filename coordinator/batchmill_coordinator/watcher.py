@@ -61,10 +61,14 @@ class Watcher:
 
     def _end(self, record: JobRecord, wait: _Wait) -> None:
         del self._waits[record.id]
-        if wait.is_noted and record.state is JobState.RUNNING:
+        if wait.is_noted and _is_moving(record):
             self._ledger.log.note(record.id, LogLevel.INFO, LogEvent.GOING_ON, "what it waited for is there")
 
 
 def waits(record: JobRecord) -> bool:
     """Whether nothing of a job is at work although something should be."""
-    return record.state in (JobState.PENDING, JobState.RUNNING) and record.shards_running == 0
+    return _is_moving(record) and record.shards_running == 0
+
+
+def _is_moving(record: JobRecord) -> bool:
+    return record.state in (JobState.PENDING, JobState.RUNNING)

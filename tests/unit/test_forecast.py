@@ -123,7 +123,7 @@ def test_the_more_is_known_the_narrower_the_range() -> None:
     few, many = forecast(STEADY[:2], Left(1000)), forecast(STEADY, Left(1000))
     assert few is not None
     assert many is not None
-    assert few.eta_s == many.eta_s == pytest.approx(10.0)
+    assert [few.eta_s, many.eta_s] == pytest.approx([10.0, 10.0])
     assert few.low_s < many.low_s < 10 < many.high_s < few.high_s
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -11,6 +12,8 @@ import click
 from batchmill.cli.options import json_option, service_options
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from rich.console import RenderableType
 
     from batchmill.cli.keyboard import Keyboard
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from batchmill.client import Client
 
 INTERVAL_S = 2.0
+KEY_LOOK_S = 0.05  # between two looks at whether the service has answered
 
 
 @click.command()
@@ -65,24 +69,41 @@ def _print(overview: Overview, *, as_json: bool) -> None:
 
 
 def _watch(client: Client, interval_s: float, limit: int) -> None:
-    """Until somebody presses q or Ctrl-C. The terminal is as before afterwards, whatever ends it."""
+    """Until somebody presses q or Ctrl-C. The terminal is as before afterwards, whatever ends it.
+
+    The service is asked from another thread, so that one that does not answer keeps nobody from leaving.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
     from rich.console import Console
     from rich.live import Live
 
     from batchmill.cli.keyboard import Keyboard
 
-    console = Console()
+    signal.signal(signal.SIGTERM, _leave)
+    console, asking = Console(), ThreadPoolExecutor(1)
     with Keyboard(sys.stdin) as keyboard, Live(console=console, screen=True, auto_refresh=False) as live:
         try:
             while True:
-                live.update(_screen(client, limit, console.size.height), refresh=True)
+                shown = asking.submit(screen, client, limit, console.size.height)
+                while not shown.done():
+                    if _is_over(keyboard, KEY_LOOK_S):
+                        return
+                live.update(shown.result(), refresh=True)
                 if _is_over(keyboard, interval_s):
                     return
         except KeyboardInterrupt:
             return
+        finally:
+            asking.shutdown(wait=False, cancel_futures=True)
 
 
-def _screen(client: Client, limit: int, height: int) -> RenderableType:
+def _leave(number: int, _: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+def screen(client: Client, limit: int, height: int) -> RenderableType:
+    """What is shown on a terminal of so many lines."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text

@@ -45,6 +45,7 @@ class Elements(HTMLParser):
         self.attributes += [name for name, _ in attrs]
 
     def handle_endtag(self, tag):
+        assert tag in self.tags
         self.depth -= 1
 
     def handle_data(self, data):
