@@ -279,45 +279,6 @@ def test_inline_results_stay_within_their_room(ledger: Ledger, epoch: int) -> No
     ] == [1, 1, False]
 
 
-def test_the_pace_is_kept_as_intervals_from_the_first_commit_on(
-    ledger: Ledger, epoch: int, redis_client: redis.Redis, prefix: str
-) -> None:
-    submit(ledger)
-    plan(ledger, epoch, [10] * 4)
-    started_ms = ledger.jobs.read("job-1").started_at or 0
-    paces = []
-    for number, after_ms in enumerate([2_000, 2_500, 4_000, 14_000]):
-        then = Ledger(redis_client, prefix, now_ms=started_ms + after_ms)
-        ref = queue_one(then, epoch, number)
-        claim(then, ref)
-        then.shards.commit(ref, Completion(9, 1, 1))
-        paces.append(ledger.jobs.read("job-1").paces)
-    assert paces == ["", "", "2000:20", "2000:20 10000:10"]
-
-
-def test_of_a_long_run_the_last_sixteen_intervals_are_kept_each_a_64th_of_it_at_least(
-    ledger: Ledger, epoch: int, redis_client: redis.Redis, prefix: str
-) -> None:
-    submit(ledger)
-    plan(ledger, epoch, [1] * 60)
-    started_ms = ledger.jobs.read("job-1").started_at or 0
-    for number in range(60):
-        then = Ledger(redis_client, prefix, now_ms=started_ms + 1_000_000 + 1_000 * number)
-        ref = queue_one(then, epoch, number)
-        claim(then, ref)
-        then.shards.commit(ref, Completion(1, 0, 1))
-    assert ledger.jobs.read("job-1").paces == "16000:16 17000:17 17000:17"
-    redis_client.hset(f"{prefix}job:{{job-1}}", "paces", " ".join(f"1000:{n}" for n in range(16)))
-    plan_more = Ledger(redis_client, prefix, now_ms=started_ms + 2_000_000)
-    redis_client.hset(f"{prefix}job:{{job-1}}", mapping={"planned": 0})
-    plan(plan_more, epoch, [1])
-    ref = queue_one(plan_more, epoch, 60)
-    claim(plan_more, ref)
-    plan_more.shards.commit(ref, Completion(1, 0, 1))
-    kept = ledger.jobs.read("job-1").paces.split()
-    assert (len(kept), kept[0], kept[-2]) == (16, "1000:1", "1000:15")
-
-
 def test_what_a_finished_shard_costs_is_at_most_a_hundred_bytes(
     ledger: Ledger, epoch: int, redis_client: redis.Redis, prefix: str
 ) -> None:

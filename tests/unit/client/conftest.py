@@ -38,6 +38,10 @@ OPERATORS = [
 ]
 
 
+COUNTS = {"workers": 1, "capacity": 2, "jobs": 1, "shards_queued": 3, "shards_running": 2, "shards_waiting": 4}
+POOL = PoolStatus(name="default", **COUNTS, rows_waiting=12_345, oldest_queued_s=1.5)
+
+
 class StandInJob:
     """A job: pages of results that tests add, and a status."""
 
@@ -336,18 +340,7 @@ class StandIn:
         return web.json_response({"workers": [json.loads(worker.model_dump_json())]})
 
     async def _pools(self, _request):
-        pool = PoolStatus(
-            name="default",
-            workers=1,
-            capacity=2,
-            jobs=1,
-            shards_queued=3,
-            shards_running=2,
-            shards_waiting=4,
-            rows_waiting=12_345,
-            oldest_queued_s=1.5,
-        )
-        return web.json_response({"pools": [pool.model_dump()]})
+        return web.json_response({"pools": [POOL.model_dump()]})
 
     async def _log(self, request):
         job = self._job(request)
