@@ -11,7 +11,6 @@ from batchmill.clock import SystemClock
 from batchmill.ledger import Ledger
 from batchmill.workspace import Workspace
 from batchmill_coordinator.admission import Admission
-from batchmill_coordinator.backlog import BacklogView
 from batchmill_coordinator.dead_rows import DeadRowStore
 from batchmill_coordinator.deletion import delete_job
 from batchmill_coordinator.dispatcher import Dispatcher
@@ -22,6 +21,7 @@ from batchmill_coordinator.janitor import Janitor
 from batchmill_coordinator.leadership import Leadership
 from batchmill_coordinator.merger import Merger
 from batchmill_coordinator.planner import Planner
+from batchmill_coordinator.pool_backlog import PoolBacklog
 from batchmill_coordinator.pools import why_waiting
 from batchmill_coordinator.publisher import Publisher
 from batchmill_coordinator.recoverer import Recoverer
@@ -54,7 +54,7 @@ class Service:
         self.ledger = Ledger.open(settings)
         self.workspace = Workspace.open(settings)
         self.fleet = FleetView(self.ledger, self.clock)
-        self.backlog = BacklogView(self.ledger, self.fleet, self.clock)
+        self.backlog = PoolBacklog(self.ledger, self.fleet, self.clock)
         resumption = Resumption(self.ledger, self.workspace)
         self.admission = Admission(self.ledger, self.fleet, self.workspace, resumption, settings)
         self.leadership = Leadership(self.ledger, _own_name(), settings.leader_ttl_s, self.clock, self._wake_all)
@@ -111,7 +111,7 @@ class Service:
         now_s = self.clock.wall()
         pools = self.fleet.pools() if any(waits(record) for record in records) else {}
         with_dead = [record.id for record in records if record.rows_dead]
-        counts = dict(zip(with_dead, self.ledger.survey.dead_counts(with_dead), strict=True)) if with_dead else {}
+        counts = dict(zip(with_dead, self.ledger.overview.dead_counts(with_dead), strict=True)) if with_dead else {}
         return [
             status_of(
                 record,

@@ -11,10 +11,10 @@ from batchmill.ledger.connection import Store, connect, reaching_redis
 from batchmill.ledger.fleet import FleetLedger
 from batchmill.ledger.job_log import JobLogLedger
 from batchmill.ledger.jobs import JobLedger
+from batchmill.ledger.overview import OverviewLedger
 from batchmill.ledger.profiles import ProfileLedger
 from batchmill.ledger.retention import RetentionLedger
 from batchmill.ledger.shards import ShardLedger
-from batchmill.ledger.survey import SurveyLedger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,7 +40,7 @@ class Ledger:
         self.retention = RetentionLedger(self._store)
         self.profiles = ProfileLedger(self._store)
         self.log = JobLogLedger(self._store)
-        self.survey = SurveyLedger(self._store)
+        self.overview = OverviewLedger(self._store)
 
     @classmethod
     def open(cls, settings: ServiceSettings) -> Ledger:

@@ -46,7 +46,7 @@ def list_jobs(
 ) -> Response:
     """Jobs, newest first. With `live` those that have not ended, in one page: the newest `limit` of them."""
     if live:
-        found = service.ledger.jobs.read_many(service.ledger.survey.live_ids(limit))
+        found = service.ledger.jobs.read_many(service.ledger.overview.live_ids(limit))
         return json_response(JobList(jobs=service.statuses(found), next=None))
     records = service.ledger.jobs.newest(limit, before)
     following = records[-1].id if len(records) == limit else None

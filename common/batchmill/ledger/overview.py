@@ -21,7 +21,7 @@ class QueueHead:
     oldest_at_ms: int | None  # when the first of them was published; None when there is none
 
 
-class SurveyLedger:
+class OverviewLedger:
     """Reads; changes nothing."""
 
     def __init__(self, store: Store) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from batchmill.job import JobSpec, PoolStatus
 from batchmill.ledger import JobRecord
-from batchmill.ledger.survey import QueueHead
-from batchmill_coordinator.backlog import backlog_of
+from batchmill.ledger.overview import QueueHead
+from batchmill_coordinator.pool_backlog import backlog_of
 from batchmill_coordinator.pools import PoolView
 
 

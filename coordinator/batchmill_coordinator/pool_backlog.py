@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
     from batchmill.clock import Clock
     from batchmill.ledger import JobRecord, Ledger
-    from batchmill.ledger.survey import QueueHead
+    from batchmill.ledger.overview import QueueHead
     from batchmill_coordinator.fleet_view import FleetView
 
 FRESH_S = 0.5
 
 
-class BacklogView:
+class PoolBacklog:
     """What waited at most half a second ago, however many ask. Thread-safe."""
 
     def __init__(self, ledger: Ledger, fleet: FleetView, clock: Clock) -> None:
@@ -42,7 +42,7 @@ class BacklogView:
     def _read(self) -> list[PoolStatus]:
         records, views = self._ledger.jobs.live(), self._fleet.pools()
         names = sorted(views.keys() | {record.spec.pool for record in records})
-        heads = dict(zip(names, self._ledger.survey.queue_heads(names), strict=True)) if names else {}
+        heads = dict(zip(names, self._ledger.overview.queue_heads(names), strict=True)) if names else {}
         return backlog_of(records, views, heads, self._ledger.now_ms())
 
 
