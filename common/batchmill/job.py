@@ -125,6 +125,7 @@ class JobSpec(Frozen):
     deadline_at: float | None = Field(default=None, gt=0, lt=1e11)  # seconds since the epoch
     retry: RetryPolicy = RetryPolicy()
     batch: BatchPolicy = BatchPolicy()
+    cache: bool = False  # whether rows may be taken from the row cache, and new results put there
 
 
 class JobRequest(JobSpec):
@@ -174,6 +175,7 @@ class JobStatus(Frozen):
     rows_done: int = 0
     rows_dead: int = 0  # rows given up on; they are not among the results
     dead_by_error: dict[str, int] = {}  # of them, by the type of their error: the most frequent ones, and "other"
+    rows_cached: int = 0  # of rows_done, those not computed: from the row cache, or equal to a row of their shard
     rows_per_second: float | None = None  # of late; None while it is paused
     eta_s: float | None = None  # seconds left; None while nothing can be said
     eta_low_s: float | None = None  # with `eta_high_s` the range that holds the true time in eight looks of ten

@@ -118,7 +118,16 @@ class Operator(Protocol):
         """The cost of every row of a batch that is in the operator's batch format. Goes before `cost`."""
 
     def row_key(self, row: dict[str, Any]) -> str | bytes:
-        """What two rows share exactly if they make the same result; all columns, where there is no such hook."""
+        """What two rows share exactly if they make the same result; all columns, where there is no such hook.
+
+        What the row cache knows rows by. A row for which it raises is not cached. It may be called from any thread.
+        """
+
+    def fingerprint(self) -> str:
+        """What else results depend on than version, parameters and row, such as the files of a model.
+
+        What the row cache keeps results apart by; asked once the operator is set up.
+        """
 
     def teardown(self) -> None:
         """Free what `setup` took; called once, when the process ends or drops the model."""
@@ -140,6 +149,7 @@ class OperatorDefinition:
     expands: bool = False  # whether a row makes any number of results
     version: str = "1"  # part of what identifies a result
     summary: str = ""
+    cacheable: bool = True  # whether a result is a function of its row, and may come from the row cache
 
     def validate(self, params: Mapping[str, Any]) -> BaseModel:
         """The parameters with their defaults filled in. Raises `InvalidParams` when they do not fit."""
@@ -167,6 +177,7 @@ class OperatorDefinition:
             batch_format=self.batch_format,
             expands=self.expands,
             version=self.version,
+            cacheable=self.cacheable,
         )
 
 
@@ -180,6 +191,7 @@ class OperatorInfo(BaseModel):
     batch_format: BatchFormat = "rows"
     expands: bool = False
     version: str = "1"
+    cacheable: bool = True
 
 
 class OperatorRegistry:
@@ -219,6 +231,7 @@ def operator(
     padded: bool = False,
     expands: bool = False,
     version: str = "1",
+    cacheable: bool = True,
 ) -> Callable[[T], T]:
     """Register a function or a class as the operator `name`, and return it unchanged.
 
@@ -232,6 +245,8 @@ def operator(
     expands: whether a row makes any number of results, see `BatchFormat`. Results then begin with a column
         `source_row`, the index of their row in the job's input, and carried columns are repeated.
     version: change it when the results change for the same input.
+    cacheable: whether a result depends on its row alone, given the parameters; not so if chance, a remote service or
+        the other rows of the batch play a part. A job of an operator that is not cannot use the row cache.
 
     Raises `InvalidOperator` if the name is no identifier, is taken, or the code does not fit the contract.
     """
@@ -249,6 +264,7 @@ def operator(
                 padded=padded,
                 expands=expands,
                 version=version,
+                cacheable=cacheable,
                 summary=(inspect.getdoc(code) or "").partition("\n")[0],
             )
         )

@@ -111,6 +111,8 @@ class WorkerSettings(ServiceSettings):
     shards_at_once: int = Field(default=2, ge=1, le=16)  # one computes while the others load and store
     operators: ListOfText = ()  # modules to import
     model_memory_mb: int | None = Field(default=None, gt=0)  # MiB, for what a process has loaded; None: a share
+    row_cache_mb: int = Field(default=1024, ge=0)  # MiB of the blob store for the row cache; 0: nothing is kept
+    row_cache_rows: int = Field(default=500_000, ge=0)  # that the row cache may have
     drain_s: float = Field(default=25.0, gt=0)
     batch_timeout_s: float = Field(default=600.0, gt=0)  # a batch that takes longer hangs: its process is ended
     recycle_rss_mb: int = Field(default=0, ge=0)  # a process with more resident memory is replaced; 0: never

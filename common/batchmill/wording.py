@@ -28,12 +28,13 @@ def duration(seconds: float) -> str:
 
 
 def progress(status: JobStatus) -> str:
-    """`1,000 of 5,000 rows`; what is dead counts as settled and is told besides."""
+    """`1,000 of 5,000 rows`; what is dead counts as settled and is told besides, as are rows that were not computed."""
     settled = status.rows_done + status.rows_dead
     total = "?" if status.rows_total is None else f"{status.rows_total:,}"
     about = "about " if status.rows_total_is_estimate else ""
-    dead = f" ({status.rows_dead:,} dead)" if status.rows_dead else ""
-    return f"{settled:,} of {about}{total} rows{dead}"
+    counts = {"dead": status.rows_dead, "from the cache": status.rows_cached}
+    besides = ", ".join(f"{rows:,} {what}" for what, rows in counts.items() if rows)
+    return f"{settled:,} of {about}{total} rows{f' ({besides})' if besides else ''}"
 
 
 def pace(status: JobStatus) -> str:

@@ -14,7 +14,7 @@ from batchmill.ledger.jobs import Submission
 from batchmill.sources import InlineSource, SourceDescription, describe, describe_upload
 from batchmill.workspace import stream_from_table
 from batchmill_coordinator.columns import check_columns, check_values
-from batchmill_coordinator.params import check_params
+from batchmill_coordinator.params import check_cache, check_params
 from batchmill_coordinator.resumption import Order
 from batchmill_coordinator.rows import table_from_base64, table_from_json
 
@@ -73,6 +73,7 @@ class Admission:
                 operator=spec.operator,
             )
         check_params(operator, spec.params)
+        check_cache(operator, cache=spec.cache)
         self._check_deadline(spec)
         return operator
 

@@ -1,4 +1,4 @@
-"""The janitor: deletes jobs that ended long ago, and uploads that no job took."""
+"""The janitor: deletes jobs that ended long ago, uploads that no job took, and segments that the row cache let go."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from batchmill.errors import Conflict, NotFound, StorageError
+from batchmill_coordinator.cache_sweep import sweep_row_cache
 from batchmill_coordinator.deletion import delete_job
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Janitor:
             self._blobs.delete_folder(f"uploads/{upload}")
         for job_id in self._ledger.retention.due(self._ledger.now_ms(), self._retention_s):
             self._delete(job_id)
+        sweep_row_cache(self._ledger, self._blobs)
 
     def _delete(self, job_id: str) -> None:
         try:

@@ -42,6 +42,16 @@ def check_params(operator: OperatorInfo, params: dict[str, Any]) -> None:
         raise _explained(operator, params, error)
 
 
+def check_cache(operator: OperatorInfo, *, cache: bool) -> None:
+    """Raise `InvalidParams` when a job is to use the row cache and its operator's results are no function of a row."""
+    if cache and not operator.cacheable:
+        raise InvalidParams(
+            f"operator {operator.name!r} cannot be cached: its results depend on more than a row and the parameters.",
+            hint="Leave out cache=True (--cache).",
+            operator=operator.name,
+        )
+
+
 def _refuse_unknown(operator: OperatorInfo, params: dict[str, Any]) -> None:
     known = operator.params_schema.get("properties", {})
     for name in params:

@@ -36,7 +36,9 @@ class Recoverer:
     wakes_on: frozenset[str] = frozenset()
     period_s = 0.5
 
-    def __init__(self, ledger: Ledger, fleet: FleetView, publisher: Publisher, undertaker: Undertaker) -> None:
+    def __init__(
+        self, ledger: Ledger, fleet: FleetView, publisher: Publisher, undertaker: Undertaker, lease_ttl_s: float
+    ) -> None:
         self._ledger = ledger
         self._fleet = fleet
         self._names = ModelNames(fleet)
@@ -44,10 +46,14 @@ class Recoverer:
         self._epoch = 0
         self._publisher = publisher
         self._undertaker = undertaker
+        self._lease_ttl_s = lease_ttl_s
         self._chance = random.Random()  # noqa: S311  # jitter, no secret
 
     def step(self, epoch: int) -> None:
         """Look at leases and messages."""
+        spared = self._ledger.leases.reprieve(epoch, self._lease_ttl_s)
+        if spared:
+            log.warning("nobody could look at the leases for a while: %d of them begin anew", spared)
         now_ms = self._ledger.now_ms()
         for ref in self._ledger.shards.expired(now_ms):
             with about_attempt(ref):

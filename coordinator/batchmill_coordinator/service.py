@@ -68,7 +68,7 @@ class Service:
             for role in (
                 Planner(self.ledger, self.fleet, self._open_source, resumption, settings),
                 Dispatcher(self.ledger, self.fleet, self._publisher),
-                Recoverer(self.ledger, self.fleet, self._publisher, undertaker),
+                Recoverer(self.ledger, self.fleet, self._publisher, undertaker, settings.lease_ttl_s),
                 Finisher(self.ledger, self.open_sink, merger, resumption, self.workspace.blobs, self.clock),
                 Janitor(
                     self.ledger,

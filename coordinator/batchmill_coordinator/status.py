@@ -37,6 +37,7 @@ def status_of(
         rows_done=record.rows_done,
         rows_dead=record.rows_dead,
         dead_by_error=_most_frequent(dead_counts or {}),
+        rows_cached=record.rows_cached,
         rows_per_second=rate,
         eta_s=round(left.eta_s, 1) if left else None,
         eta_low_s=round(left.low_s, 1) if left else None,

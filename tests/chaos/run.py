@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import pytest
+from cache_verdict import judge_row_cache
 from chaos_operators import JOURNAL
 from cluster import Cluster
 from faults import MESSAGE, STORE, Faults
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 LOOK_S = 0.1
 SETTLE_S = 180.0  # for all jobs to end once everything is mended
+SETTINGS = {"SHARD_TARGET_S": 0.3, "BATCH_TIMEOUT_S": 60, "ROW_CACHE_ROWS": 1500}  # so that rows make room
 CALM_S = 3.0  # before the first fault
 
 
@@ -47,7 +49,7 @@ def chaos(seed: int, seconds: float, folder: Path) -> dict[str, Any]:
     (folder / "in").mkdir()
     with ExitStack() as stack:
         stack.enter_context(pytest.MonkeyPatch.context()).setenv(JOURNAL, str(folder / "journal"))
-        cluster = stack.enter_context(Cluster(folder, "chaos_operators", SHARD_TARGET_S=0.3, BATCH_TIMEOUT_S=60))
+        cluster = stack.enter_context(Cluster(folder, "chaos_operators", **SETTINGS))
         cluster.start(coordinators=2, slots=(2, 1))
         users, pulse = Users(cluster, folder, seed), Pulse(cluster)
         faults = Faults(cluster, random.Random(seed))
@@ -96,6 +98,7 @@ def _judge(users: Users, left: list[Any], cluster: Cluster) -> Verdict:
         with cluster.redis() as client:
             judge_ledger(verdict, users.jobs, client)
         judge_deletion(verdict, users.jobs, cluster)
+        judge_row_cache(verdict, cluster)
     return verdict
 
 
@@ -108,6 +111,7 @@ def _counts(verdict: Verdict, users: Users, journal: Path) -> dict[str, Any]:
         "states": dict(states),
         "rows": verdict.rows,
         "rows_dead": verdict.rows_dead,
+        "rows_cached": sum(job.status.rows_cached for job in users.jobs if job.status),
         "rows_lost": verdict.rows_lost,
         "rows_doubled": verdict.rows_doubled,
         "rows_wrong": verdict.rows_wrong,
@@ -157,7 +161,7 @@ def summary(report: dict[str, Any]) -> str:
         f"seed {report['seed']}: {len(report['faults'])} faults in {report['seconds']:.0f} s",
         f"{report['jobs']} jobs: {states}; {report['replays']} with replays",
         f"{report['rows']} rows done, {report['rows_dead']} dead: {wrongs}, wrongly dead {report['wrongly_dead']}",
-        f"computed again: {again} of {report['rows_computed']} rows",
+        f"computed again: {again} of {report['rows_computed']} rows; from the row cache: {report['rows_cached']}",
         "from a fault to the first commit (leader: dispatch; store: since it is back), if nothing else broke:",
         *(
             f"  {kind:17} {told['count']:3} times, median {told['median_s']:6.2f} s, at most {told['max_s']:6.2f} s"

@@ -45,19 +45,25 @@ class Plan:
     fate_after_s: float
     replays: bool  # whether its poisonous and refused rows are mended and run again at the end
     retry: RetryPolicy
+    cached: bool = False  # whether it uses the row cache, and shares rows with others that do
+
+    @property
+    def label(self) -> int:
+        """What its rows call their job: neighbours that are cached say the same, so that their plain rows are equal."""
+        return self.number - self.number % 4 if self.cached else self.number
 
     def rows(self) -> list[dict[str, Any]]:
         """Its input."""
         return [self._row(number) for number in range(len(self.kinds))]
 
     def _row(self, number: int) -> dict[str, Any]:
-        return {"job": self.number, "id": number, "kind": self.kinds[number], "text": f"row {number} " * 8}
+        return {"job": self.label, "id": number, "kind": self.kinds[number], "text": f"row {number} " * 8}
 
     def expected(self, number: int) -> dict[str, Any]:
         """What row `number` must come back as."""
         if self.operator == "echo":
             return self._row(number)
-        return {"job": self.number, "id": number, "value": value_of(self.number, number)}
+        return {"job": self.label, "id": number, "value": value_of(self.label, number)}
 
     def dead(self) -> dict[int, str]:
         """The rows that must be given up on, each with its type of error, before any is run again."""
@@ -87,6 +93,7 @@ def make_plan(seed: int, number: int) -> Plan:
         retry=RetryPolicy(
             max_attempts=3 if with_killer else 12, backoff_s=0.1, backoff_max_s=1.0, never_on=["ValueError"]
         ),
+        cached=number % 4 != 3,
     )
 
 
@@ -192,6 +199,7 @@ class Users:
             "priority": plan.priority,
             "deadline": plan.fate_after_s + 3 if plan.fate == "expire" else None,
             "retry": plan.retry,
+            "cache": plan.cached,
         }
 
         def submit(client: Client) -> str:

@@ -372,6 +372,25 @@ def test_of_a_dead_process_only_the_shard_on_the_device_is_blamed(ledger: Ledger
         ledger.shards.commit(queue_one(ledger, epoch, 1), Completion(5, 0, 1))
 
 
+def test_leases_that_nobody_could_renew_begin_anew_but_those_of_dead_processes(ledger: Ledger, epoch: int) -> None:
+    submit(ledger)
+    plan(ledger, epoch, [5, 5])
+    alive, dead = queue_one(ledger, epoch, 0), queue_one(ledger, epoch, 1)
+    claim(ledger, alive, holder="cpu0@host-1 aa")
+    claim(ledger, dead, holder="cpu0@host-2 bb")
+    ledger.shards.abandon("cpu0@host-2")
+    start, ledger._store.now_ms = ledger.now_ms(), ledger.now_ms()
+    assert ledger.leases.reprieve(epoch, 10.0) == 0
+    ledger._store.now_ms = start + 60_000  # Redis was away: nobody renewed, nobody looked
+    assert ledger.leases.reprieve(epoch - 1, 10.0) == 0
+    assert ledger.leases.reprieve(epoch, 10.0) == 1
+    assert ledger.shards.expired(ledger.now_ms()) == [dead]
+    ledger._store.now_ms += 5_000
+    assert ledger.leases.reprieve(epoch, 10.0) == 0
+    ledger._store.now_ms += 5_001  # nor did its worker renew since
+    assert ledger.shards.expired(ledger.now_ms()) == [dead, alive]
+
+
 def test_what_an_attempt_kept_is_given_to_the_next(ledger: Ledger, running: ShardRef, epoch: int) -> None:
     ledger.shards.fail(running, delay_s=0, blame=False, kept="jobs/job-1/kept/x")
     ref = queue_one(ledger, epoch)

@@ -162,6 +162,14 @@ class LedgerMachine(Lockstep):
         self.model.now += ms
         self.ledger._store.now_ms = self.model.now
 
+    @rule(deposed=rarely)
+    def look_at_the_leases(self, *, deposed: bool) -> None:
+        epoch = self.model.epoch - deposed
+        looks = self.model.leads(epoch) and bool(self.model.attempts("running"))
+        prolonged = self.model.reprieve(epoch)
+        reprieve = partial(self.ledger.leases.reprieve, epoch, LEASE_MS / 1000)
+        self.check(str(prolonged), lambda: str(reprieve()), changes=looks)
+
     @rule(deposed=rarely, cut=st.integers(1, 6))
     def recover(self, *, deposed: bool, cut: int) -> None:
         running = self.model.attempts("running").items()

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import psutil
-from cluster import KEYS, LEADER_LEASE_S, Cluster, free_port, resume
+from cluster import KEYS, LEADER_LEASE_S, Cluster, free_port, manifest, resume
 from waiting import GRACE_S, until
 
 if TYPE_CHECKING:
@@ -59,6 +59,28 @@ def test_a_standby_takes_over_from_a_leader_that_is_killed_and_no_shard_is_plann
     assert followed.name == standby
     assert job.status().rows_done < ROWS
     finishes_with_every_shard_planned_and_run_once(running, job, tmp_path)
+
+
+def test_a_leader_that_is_killed_while_it_closes_an_output_leaves_it_to_the_standby(
+    cluster: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    running = cluster().start(coordinators=2, slots=(2,))
+    leader = running.leader()
+    assert leader is not None
+    gate, in_the_way, rows = tmp_path / "gate", tmp_path / "out" / "_manifest.json", [{"id": n} for n in range(40)]
+    client = running.clients["b" if leader.name == "a" else "a"]
+    job = client.submit("gated", rows=rows, params={"gate": str(gate)}, output=tmp_path / "out")
+    in_the_way.mkdir()
+    gate.touch()
+    until(lambda: f"the output of job {job.id} could not be closed" in running.log(leader.name), "the closing")
+    assert job.status().rows_done == len(rows)
+    leader.kill()
+    in_the_way.rmdir()
+    job.wait(timeout=GRACE_S)
+    assert [row["id"] for row in job.results()] == list(range(len(rows)))
+    parts = manifest(tmp_path / "out")["parts"]
+    assert sum(part["rows"] for part in parts) == len(rows)
+    assert sorted(path.name for path in (tmp_path / "out").glob("part-*")) == sorted(part["name"] for part in parts)
 
 
 def test_a_leader_that_freezes_is_replaced_and_writes_nothing_when_it_wakes(

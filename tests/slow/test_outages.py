@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 import redis
-from cluster import LEASE_S
+from cluster import KEYS, LEASE_S
 from waiting import GRACE_S, until
 
 import batchmill
@@ -113,6 +113,26 @@ def test_after_a_long_outage_of_valkey_everybody_is_soon_back_at_work(
     until(lambda: service.ask(lambda client: client.job(job.id).status().rows_done) > before, "the next results")
     assert time.monotonic() - back_at < RECONNECT["interval_max"] + LEASE_S + SLACK_S
     assert [row["id"] for row in service.ask(lambda client: list(client.job(job.id).results()))] == list(range(ROWS))
+
+
+def test_a_row_that_is_at_work_during_a_long_outage_of_valkey_is_not_run_again(
+    cluster: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    service, gate = cluster().start(slots=(1,)), tmp_path / "gate"
+    started = tmp_path / "gate.started"
+    job = service.clients["a"].submit("gated", rows=[{"id": 1}], params={"gate": str(gate)})
+    until(lambda: started.exists() and started.read_text(), "the row's start")
+    assert service.valkey is not None
+    service.valkey.kill()
+    out_of_reach_at = time.monotonic()
+    until(lambda: time.monotonic() - out_of_reach_at > 2 * LEASE_S, "leases to run out unseen")
+    service.start_valkey()
+    with service.redis() as client:
+        back_at = client.time()[0] * 1000
+        until(lambda: int(client.get(KEYS.leases_seen()) or 0) > back_at, "the coordinator's look at the leases")
+    gate.touch()
+    assert [row["id"] for row in service.ask(lambda client: list(client.job(job.id).results()))] == [1]
+    assert len(started.read_text().splitlines()) == 1
 
 
 def test_a_coordinator_that_is_killed_is_started_again_and_goes_on(running: Running) -> None:

@@ -81,6 +81,10 @@ class ComposeStack:
         self.up("--scale", f"worker={workers}")
         self._env["WORKERS"] = str(workers)  # podman-compose stops and removes as many as the file says
 
+    def await_workers(self) -> None:
+        """Wait until the coordinator with the published port answers and knows of a worker."""
+        until(lambda: _has_worker(self), "the stack's start")
+
     def down(self) -> None:
         """Remove containers and volumes."""
         self.compose("down", "--volumes")
@@ -123,7 +127,7 @@ def compose_stack() -> Iterator[ComposeStack]:
     stack.build()
     try:
         stack.up()
-        until(lambda: _has_worker(stack), "the stack's start")
+        stack.await_workers()
         yield stack
     finally:
         stack.down()

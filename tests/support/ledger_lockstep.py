@@ -174,7 +174,7 @@ VALUES: dict[bytes, Callable[[Any], Any]] = {
     b"zset": lambda flat: {member: int(score) for member, score in pairs(flat).items()},
     b"set": lambda members: {member.decode() for member in members},
     b"list": lambda items: [item.decode() for item in items],
-    b"string": bytes,
+    b"string": bytes.decode,
     b"stream": list,
 }
 

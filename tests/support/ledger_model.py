@@ -110,6 +110,7 @@ class Model:
         self.epoch = 0  # the latest leader's
         self.leader = ""  # its name, or nobody
         self.jobs: dict[str, Job] = {}
+        self.seen_at = 0  # when a leader last looked at the leases
 
     def leads(self, epoch: int) -> bool:
         return bool(self.leader) and epoch == self.epoch
@@ -207,13 +208,25 @@ class Model:
                 job.live[ShardId((*ref.shard_id, half))] = piece
         return word
 
+    def reprieve(self, epoch: int) -> int:
+        running = [piece for _, piece in self.attempts("running").values()]
+        if not self.leads(epoch) or not running:
+            return 0
+        seen_at, self.seen_at = self.seen_at, self.now
+        if self.now - seen_at <= LEASE_MS * 2 // 3:
+            return 0
+        spared = [piece for piece in running if 0 < piece.at <= self.now]
+        for piece in running:
+            piece.at = max(piece.at, self.now + LEASE_MS) if piece.at else 0
+        return len(spared)
+
     def abandon(self, worker: str, blamed: str) -> int:
         held = 0
         for member, (_, piece) in self.attempts("running").items():
             if piece.holder.startswith(f"{worker} "):
                 held += 1
                 if blamed in ("", member):
-                    piece.at = self.now
+                    piece.at = 0
                 else:
                     piece.wait(self.now)
         return held
@@ -273,6 +286,7 @@ class Model:
             "leases": {member: piece.at for member, (_, piece) in self.attempts("running").items()},
             "queued:default": {member: piece.at for member, (_, piece) in self.attempts("queued").items()},
             "jobs:live": {job.id for job in self.jobs.values() if not job.ended_at and job.state},
+            "leases:seen": str(self.seen_at) if self.seen_at else "",
             "jobs:ended": {job_id: at for job_id, at in ended.items() if self.jobs[job_id].state},
         }
         for job in self.jobs.values():

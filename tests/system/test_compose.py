@@ -124,6 +124,7 @@ def test_the_standby_takes_the_lead_and_gives_the_job_on(stack: ComposeStack, cl
     until(lambda: bool(job.status().rows_done), "the first rows")
     stack.kill(stack.read("coordinator", "hostname"))
     stack.scale(3)
+    stack.await_workers()
     with stack.client() as again:
         assert [row["id"] for row in again.job(job.id).results()] == list(range(400))
 

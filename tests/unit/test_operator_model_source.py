@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import pytest
 
 from batchmill.errors import InvalidParams
 from batchmill.locations import Locations
-from batchmill_worker.model_source import locate_model
+from batchmill_worker.model_source import fingerprint_files, hub_revision, locate_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -122,3 +123,29 @@ def test_a_hub_id_never_means_a_folder_that_happens_to_be_here(tmp_path: Path, m
 def test_what_fits_no_form_is_refused_naming_the_forms(model: str) -> None:
     with pytest.raises(InvalidParams, match=r"names no model.*hub id.*absolute folder, or package:NAME"):
         locate_model(model, Locations(("/",)))
+
+
+def test_a_folder_of_other_files_has_another_fingerprint(tmp_path: Path) -> None:
+    model = model_in(tmp_path / "model")
+    (model / "1_Pooling").mkdir()
+    weights = model / "1_Pooling" / "weights"
+    weights.write_bytes(b"abc")
+    before = fingerprint_files(str(model))
+    assert fingerprint_files(str(model)) == before
+    weights.write_bytes(b"abcd")
+    larger = fingerprint_files(str(model))
+    os.utime(weights, ns=(0, 0))
+    older = fingerprint_files(str(model))
+    (model / "prompts.json").write_text("{}")
+    assert len({before, larger, older, fingerprint_files(str(model))}) == 4
+
+
+def test_a_hub_id_is_told_apart_by_the_revision_in_the_local_cache(tmp_path: Path) -> None:
+    assert fingerprint_files("org/name") == ""
+    assert hub_revision("org/name", str(tmp_path)) == ""
+    revision = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "models--org--name"
+    model_in(repository / "snapshots" / revision, "config.json")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(revision)
+    assert hub_revision("org/name", str(tmp_path)) == revision

@@ -93,6 +93,19 @@ def test_the_halves_of_a_split_shard_share_what_was_kept_of_their_parent() -> No
     assert right.pending(halves[1]).tolist() == [FIRST + n for n in (7, 8, 9, 10, 11)]
 
 
+def test_rows_that_were_not_computed_are_counted_over_all_attempts_and_by_each_half() -> None:
+    progress = ShardProgress()
+    for settled, cached in (([1, 3, 5], [1, 5]), ([0, 1, 6, 7, 8], [0, 8]), ([0], None)):
+        pending = progress.pending(SHARD)
+        ran = np.array(settled, dtype=np.int64)
+        table = pa.table({"n": pa.array(pending[ran])})
+        found = None if cached is None else np.array(cached, dtype=np.int64)
+        result = ShardResult(table, ran, ran, (), (), stopped=True, cached=found)
+        progress = decode_progress(encode_progress(progress.add(pending, result, TOLD)))
+    assert sorted(progress.cached) == [FIRST + n for n in (0, 1, 5, 11)]
+    assert [len(progress.window(half).cached) for half in SHARD.halves()] == [3, 1]
+
+
 def test_results_carry_no_column_of_ours() -> None:
     progress = run(ShardProgress(), Attempt())
     assert progress.results[0].column_names == ["n", INDEX]

@@ -37,8 +37,8 @@ class Landed:
 
 def assemble(
     definition: OperatorDefinition, table: pa.Table, carried: Sequence[str], landed: Sequence[Landed]
-) -> tuple[pa.Table, Rows]:
-    """The results in input order, and for each the row of `table` that it was made from.
+) -> tuple[pa.Table, Rows, tuple[str, ...]]:
+    """The results in input order, for each the row of `table` that it was made from, and the columns that were made.
 
     A column that the operator makes replaces the carried one of that name, in its place. Raises `InvalidOperator` for
     results without a column, or with one that is Batchmill's own.
@@ -64,8 +64,9 @@ def assemble(
         )
     kept = _pick(table.select([name for name in carried if name not in made]), sources)
     if not names:
-        return _without_columns(sources.size), sources
-    return pa.table({name: made[name] if name in made else kept.column(name) for name in names}), sources
+        return _without_columns(sources.size), sources, ()
+    columns = {name: made[name] if name in made else kept.column(name) for name in names}
+    return pa.table(columns), sources, tuple(made)
 
 
 def _without_columns(rows: int) -> pa.Table:

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from batchmill_worker.jobs import JobFiles, JobShelf
     from batchmill_worker.leases import Heartbeat, Lease
     from batchmill_worker.operator_cache import OperatorCache
+    from batchmill_worker.row_cache.cache import RowCache
     from batchmill_worker.shard_result import ShardResult
     from batchmill_worker.tuners import Tuners
 
@@ -82,6 +83,7 @@ class Bench:
     operators: OperatorCache
     engine: Engine
     tuners: Tuners
+    rows: RowCache
     clock: Clock = SystemClock()  # noqa: RUF009  # stateless
 
 
@@ -191,15 +193,19 @@ class AttemptRunner:
         spec, definition = files.spec, self._definition(files)
         with self._bench.operators.borrow(definition, spec.params) as operator:
             batching = self._bench.tuners.batching(definition, spec)
-            return self._bench.engine.run(
-                operator,
-                table,
-                spec.carry,
-                lease.should_stop,
-                batching=batching,
-                proven=proven,
-                whose=shard.ref.member(),
-            )
+
+            def compute(rows: pa.Table) -> ShardResult:
+                return self._bench.engine.run(
+                    operator,
+                    rows,
+                    spec.carry,
+                    lease.should_stop,
+                    batching=batching,
+                    proven=proven,
+                    whose=shard.ref.member(),
+                )
+
+            return self._bench.rows.run(operator, spec, table, compute) if spec.cache else compute(table)
 
     def _definition(self, files: JobFiles) -> OperatorDefinition:
         definition = self._bench.registry.get(files.spec.operator)
@@ -219,6 +225,7 @@ class AttemptRunner:
             0,
             dead_by_type=count_by_type(progress.dead),
             results=table.num_rows if expands else None,
+            rows_cached=len(progress.cached),
         )
         if table.num_rows == 0:
             return stored

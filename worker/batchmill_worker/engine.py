@@ -163,10 +163,10 @@ class _Run:
         if self._blame.undecided and self._stopped:
             # Too little is known to give up on a row: whoever goes on begins anew.
             self._landed, self._dead, self._settled = [], [], self._settled[:1]
-        table, sources = assemble(self._definition, self._table, carried, self._landed)
+        table, sources, made = assemble(self._definition, self._table, carried, self._landed)
         dead = tuple(sorted(self._dead, key=lambda row: row.index))
         settled = np.sort(np.concatenate(self._settled))
-        return ShardResult(table, sources, settled, dead, tuple(self._timings), self._stopped)
+        return ShardResult(table, sources, settled, dead, tuple(self._timings), self._stopped, made)
 
     def _drive(self, aside: Aside) -> None:
         finishing: tuple[Packed, Pending[BatchResult]] | None = None

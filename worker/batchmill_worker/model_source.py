@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,6 +45,33 @@ def locate_model(model: str, locations: Locations) -> str:
             model=model,
         )
     return model
+
+
+def fingerprint_files(source: str) -> str:
+    """What changes when a model's files do, to be asked before it is loaded: their names, sizes and times.
+
+    "" for a hub id, whose `hub_revision` is known once it is loaded.
+    """
+    if not source.startswith("/"):
+        return ""
+    root = Path(source)
+    files = sorted((str(path.relative_to(root)), path.stat()) for path in root.rglob("*") if path.is_file())
+    told = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files if "__pycache__" not in name]
+    return hashlib.blake2b(json.dumps(told).encode(), digest_size=16).hexdigest()
+
+
+def hub_revision(source: str, cache: str | None = None) -> str:
+    """The revision of a hub id that lies in the hub's local cache; "" if that cannot be told.
+
+    cache: the folder of that cache; None: the usual one.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    for mark in _MARKS:
+        path = try_to_load_from_cache(source, mark, cache_dir=cache)
+        if isinstance(path, str):
+            return Path(path).relative_to(Path(path).parents[2]).parts[1]
+    return ""
 
 
 def _folder(model: str, locations: Locations) -> str:

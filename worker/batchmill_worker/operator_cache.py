@@ -69,6 +69,8 @@ class ReadyOperator:
         self.infer = operator.infer
         self.cost = getattr(operator, "cost", None)
         self.costs = getattr(operator, "costs", None)
+        self.row_key = getattr(operator, "row_key", None)
+        self._fingerprint = getattr(operator, "fingerprint", None)
         self._prepare = getattr(operator, "prepare", None)
         self._finish = getattr(operator, "finish", None)
         self._teardown = getattr(operator, "teardown", None)
@@ -84,6 +86,10 @@ class ReadyOperator:
     def overlaps(self) -> bool:
         """Whether it has work to do beside the device's."""
         return self._prepare is not None or self._finish is not None
+
+    def fingerprint(self) -> str:
+        """What its results depend on that only it knows; "" if it does not say."""
+        return "" if self._fingerprint is None else str(self._fingerprint())
 
     def costs_of(self, batch: Any) -> Any:
         """What the operator's `costs` says; never while `prepare` runs, for both may use one tokenizer."""

@@ -48,6 +48,7 @@ class ShardProgress:
     empty: frozenset[int] = frozenset()  # rows that are done and made no result
     dead: tuple[DeadLetter, ...] = ()
     failed: dict[int, FailedRow] = field(default_factory=dict)
+    cached: frozenset[int] = frozenset()  # rows that are done and were not computed
 
     def pending(self, shard: Shard) -> Rows:
         """The rows of a shard that are still to be run, in input order."""
@@ -79,6 +80,7 @@ class ShardProgress:
             frozenset(row for row in self.empty if first <= row < behind),
             tuple(letter for letter in self.dead if first <= letter.index < behind),
             {row: failed for row, failed in self.failed.items() if first <= row < behind},
+            frozenset(row for row in self.cached if first <= row < behind),
         )
 
     def add(self, pending: Rows, result: ShardResult, told: Told) -> ShardProgress:
@@ -93,7 +95,9 @@ class ShardProgress:
         for one in result.dead:
             row = int(pending[one.index])
             _judge(row, self.failed.get(row, FailedRow(0, told.now)), one, told, again, dead)
-        return ShardProgress(self.results + results, self.empty | frozenset(empty.tolist()), tuple(dead), again)
+        cached = self.cached if result.cached is None else self.cached | set(pending[result.cached].tolist())
+        now_empty = self.empty | frozenset(empty.tolist())
+        return ShardProgress(self.results + results, now_empty, tuple(dead), again, cached)
 
     def table(self, *, with_source_row: bool = False) -> pa.Table:
         """The results in input order; without any, no columns.
@@ -160,6 +164,7 @@ def encode_progress(progress: ShardProgress) -> pa.Table:
     about: dict[str, Any] = {
         "empty": sorted(progress.empty),
         "dead": [letter.model_dump(mode="json") for letter in progress.dead],
+        "cached": sorted(progress.cached),
         "failed": [[row, failed.failures, failed.first_failed_at] for row, failed in progress.failed.items()],
     }
     table = in_order(progress.results) if progress.results else pa.table({INDEX: pa.array([], pa.int64())})
@@ -174,4 +179,5 @@ def decode_progress(table: pa.Table) -> ShardProgress:
         frozenset(about["empty"]),
         tuple(DeadLetter.model_validate(letter) for letter in about["dead"]),
         {row: FailedRow(failures, first) for row, failures, first in about["failed"]},
+        frozenset(about["cached"]),
     )

@@ -36,6 +36,8 @@ class ShardResult:
     dead: tuple[DeadRow, ...]  # by index
     timings: tuple[BatchTiming, ...]  # in the order in which batches ran
     stopped: bool  # whether rows were left because of `should_stop`
+    made: tuple[str, ...] = ()  # the columns of the table that the operator made
+    cached: Rows | None = None  # settled rows whose results were not computed, ascending; None: there are none
 
     @property
     def rows_settled(self) -> int:

@@ -17,6 +17,7 @@ from pathlib import Path
 from batchmill.errors import BatchmillError, InvalidOperator, InvalidSettings, MissingExtra, ServiceUnavailable
 from batchmill.job import WorkerInfo
 from batchmill.ledger import Ledger
+from batchmill.ledger.row_cache import Limits
 from batchmill.logs import configure_logging
 from batchmill.settings import WorkerSettings
 from batchmill.workspace import Workspace
@@ -32,6 +33,7 @@ from batchmill_worker.loading import load_operators
 from batchmill_worker.model_memory import MIB, default_budget
 from batchmill_worker.model_queues import ModelQueues
 from batchmill_worker.operator_cache import OperatorCache
+from batchmill_worker.row_cache.cache import RowCache
 from batchmill_worker.slot_files import SlotFiles
 from batchmill_worker.trace import NO_TRACE, FileRecorder
 from batchmill_worker.tuners import Tuners
@@ -51,6 +53,9 @@ def run_slot(settings: WorkerSettings, identity: SlotIdentity, note: Path) -> No
     """
     registry = load_operators(settings.operators)
     ledger, workspace = Ledger.open(settings), Workspace.open(settings)
+    rows = RowCache(
+        ledger.row_cache, workspace.blobs, Limits(settings.row_cache_mb * MIB, settings.row_cache_rows), registry
+    )
     worker = WorkerInfo(
         **identity.model_dump(),
         pool=settings.pool,
@@ -89,6 +94,7 @@ def run_slot(settings: WorkerSettings, identity: SlotIdentity, note: Path) -> No
             trace=trace,
         ),
         tuners=tuners,
+        rows=rows,
     )
     app = create_celery_app(settings, registry, AttemptRunner(bench))
     _await_ledger(ledger)

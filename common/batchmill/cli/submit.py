@@ -122,6 +122,7 @@ class Deadline(click.ParamType[datetime | timedelta]):
     "--max-dead", type=click.FloatRange(0), help="Fail the job when more rows are dead: a number, below 1 a share."
 )
 @click.option("--batch-size", type=click.IntRange(1), help="Rows a batch, fixed; else as the operator says.")
+@click.option("--cache", is_flag=True, help="Take rows that were computed before from the row cache, and fill it.")
 @click.option(
     "--idempotency-key", metavar="KEY", help="Submitting again with the same key gives the job that is there."
 )

@@ -15,6 +15,7 @@ from batchmill.client.transport import Transport
 from batchmill.errors import InvalidRequest
 from batchmill.job import JobStatus, PoolStatus, WorkerInfo
 from batchmill.operator import OperatorInfo
+from batchmill.row_cache import CacheStats
 
 if TYPE_CHECKING:
     import os
@@ -83,6 +84,7 @@ class AsyncClient:
         deadline: datetime | timedelta | float | None = None,
         retry: RetryPolicy | None = None,
         batch: BatchPolicy | None = None,
+        cache: bool = False,
         idempotency_key: str | None = None,
     ) -> AsyncJob:
         """Submit a job over `rows` or over the files of `source`; exactly one of them.
@@ -99,6 +101,8 @@ class AsyncClient:
         pool: the pool of workers to run on. priority: -100 to 100, higher goes first.
         deadline: when the job expires unless it is done: a moment with its time zone, or how long from now, as a
             timedelta or in seconds. Of jobs of one priority, the earliest deadline goes first.
+        cache: whether rows whose results are known from earlier jobs are taken from the row cache, and new ones are
+            put there; rows that are equal are then computed once.
         idempotency_key: submitting again with the same key gives the job that is there already.
 
         Raises an `InvalidRequest` that names what is wrong; then nothing was submitted.
@@ -116,6 +120,7 @@ class AsyncClient:
             deadline=deadline,
             retry=retry,
             batch=batch,
+            cache=cache,
             idempotency_key=idempotency_key,
         )
         try:
@@ -180,6 +185,14 @@ class AsyncClient:
     async def operators(self) -> list[OperatorInfo]:
         """The operators that the workers have loaded."""
         return (await self._get(_Operators, "/v1/operators")).operators
+
+    async def cache(self) -> CacheStats:
+        """How the service's row cache stands."""
+        return await self._get(CacheStats, "/v1/cache")
+
+    async def clear_cache(self) -> None:
+        """Empty the service's row cache."""
+        await self._transport.call("DELETE", "/v1/cache")
 
     async def _get(self, model: type[M], path: str, query: Mapping[str, str] | None = None) -> M:
         return self._transport.parse(model, await self._transport.json("GET", path, query=query))

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from batchmill.job import BatchPolicy, JobStatus, PoolStatus, RetryPolicy, WorkerInfo
     from batchmill.job_log import LogEntry
     from batchmill.operator import OperatorInfo
+    from batchmill.row_cache import CacheStats
 
 
 class Client:
@@ -69,6 +70,7 @@ class Client:
         deadline: datetime | timedelta | float | None = None,
         retry: RetryPolicy | None = None,
         batch: BatchPolicy | None = None,
+        cache: bool = False,
         idempotency_key: str | None = None,
     ) -> Job:
         """Submit a job over `rows` or over the files of `source`; exactly one of them.
@@ -87,6 +89,8 @@ class Client:
             timedelta or in seconds. Of jobs of one priority, the earliest deadline goes first.
         retry: how often rows are tried, how long they wait in between, how many may be given up on.
         batch: how many rows go to the device at once; by default as the operator says.
+        cache: whether rows whose results are known from earlier jobs are taken from the row cache, and new ones are
+            put there; rows that are equal are then computed once.
         idempotency_key: submitting again with the same key gives the job that is there already.
 
         Raises an `InvalidRequest` that names what is wrong; then nothing was submitted.
@@ -104,6 +108,7 @@ class Client:
             deadline=deadline,
             retry=retry,
             batch=batch,
+            cache=cache,
             idempotency_key=idempotency_key,
         )
         try:
@@ -138,6 +143,14 @@ class Client:
     def operators(self) -> list[OperatorInfo]:
         """The operators that the workers have loaded."""
         return self._loop.run(self._async.operators())
+
+    def cache(self) -> CacheStats:
+        """How the service's row cache stands."""
+        return self._loop.run(self._async.cache())
+
+    def clear_cache(self) -> None:
+        """Empty the service's row cache."""
+        self._loop.run(self._async.clear_cache())
 
     def _adopt(self, job: AsyncJob) -> Job:
         return Job(self, self._loop, job)

@@ -52,6 +52,7 @@ def make_spec(
     deadline: Any,
     retry: Any,
     batch: Any,
+    cache: bool = False,
 ) -> JobSpec:
     """The spec of a job from what a user gave `submit`. Raises the typed error of the argument that is wrong."""
     try:
@@ -71,6 +72,7 @@ def make_spec(
             deadline_at=_deadline_at(deadline),
             retry=RetryPolicy() if retry is None else retry,
             batch=BatchPolicy() if batch is None else batch,
+            cache=cache,
         )
     except ValidationError as error:
         raise _invalid(InvalidRequest, "", error) from error

@@ -56,6 +56,7 @@ class JobRecord:
     resumed_from: str | None = None  # the job whose output this one goes on with
     adopts: bool = False  # whether what that job left is still to be taken over
     operator_version: str = ""
+    rows_cached: int = 0
 
     @classmethod
     def from_hash(cls, job_id: str, fields: dict[bytes, bytes]) -> JobRecord:
@@ -102,6 +103,7 @@ class JobRecord:
             resumed_from=text.get("resumed_from"),
             adopts=text.get("adopts") == "1",
             operator_version=text.get("operator_version", ""),
+            rows_cached=number("rows_cached"),
         )
 
 

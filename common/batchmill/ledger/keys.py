@@ -46,8 +46,12 @@ class Keys:
         return f"{self.prefix}leader:epoch"
 
     def leases(self) -> str:
-        """Sorted set: attempts that run, scored by when their lease ends (ms)."""
+        """Sorted set: attempts that run, scored by when their lease ends (ms); 0: their process is known to be dead."""
         return f"{self.prefix}leases"
+
+    def leases_seen(self) -> str:
+        """String: when a leader last looked at the leases (ms)."""
+        return f"{self.prefix}leases:seen"
 
     def queued(self, pool: str) -> str:
         """Sorted set: attempts published to a pool's queue and not claimed, scored by when (ms)."""
@@ -72,6 +76,26 @@ class Keys:
     def profiles_used(self) -> str:
         """Sorted set: the names of profiles, scored by when they were written last (ms)."""
         return f"{self.prefix}profiles:used"
+
+    def cache_index(self) -> str:
+        """Hash: digest of a row to where its results lie in the row cache."""
+        return f"{self.prefix}cache:index"
+
+    def cache_segments(self) -> str:
+        """Hash: segment of the row cache to its size and the digests that the index has of it."""
+        return f"{self.prefix}cache:segments"
+
+    def cache_used(self) -> str:
+        """Sorted set: segments of the row cache, scored by when they were used last (ms)."""
+        return f"{self.prefix}cache:used"
+
+    def cache_loose(self) -> str:
+        """Sorted set: segments that the index does not have (yet), scored by when their blobs are to go (ms)."""
+        return f"{self.prefix}cache:loose"
+
+    def cache_totals(self) -> str:
+        """Hash: the row cache's counters."""
+        return f"{self.prefix}cache:totals"
 
     def uploads(self) -> str:
         """Sorted set: uploads that no job has taken, scored by when they began (ms)."""

@@ -11,9 +11,11 @@ from batchmill.ledger.connection import Store, connect, reaching_redis
 from batchmill.ledger.fleet import FleetLedger
 from batchmill.ledger.job_log import JobLogLedger
 from batchmill.ledger.jobs import JobLedger
+from batchmill.ledger.leases import LeaseLedger
 from batchmill.ledger.overview import OverviewLedger
 from batchmill.ledger.profiles import ProfileLedger
 from batchmill.ledger.retention import RetentionLedger
+from batchmill.ledger.row_cache import RowCacheLedger
 from batchmill.ledger.shards import ShardLedger
 
 if TYPE_CHECKING:
@@ -35,12 +37,14 @@ class Ledger:
         self._store = Store(client, prefix, now_ms=now_ms)
         self.jobs = JobLedger(self._store)
         self.shards = ShardLedger(self._store)
+        self.leases = LeaseLedger(self._store)
         self.fleet = FleetLedger(self._store)
         self.adoption = AdoptionLedger(self._store)
         self.retention = RetentionLedger(self._store)
         self.profiles = ProfileLedger(self._store)
         self.log = JobLogLedger(self._store)
         self.overview = OverviewLedger(self._store)
+        self.row_cache = RowCacheLedger(self._store)
 
     @classmethod
     def open(cls, settings: ServiceSettings) -> Ledger:

@@ -23,6 +23,7 @@ class Completion:
     inline: bytes = b""  # the results as an Arrow stream; empty: they lie in the sink
     dead_by_type: tuple[tuple[str, int], ...] = ()  # how many rows died of which error
     results: int | None = None  # of an operator that expands: how many results `rows` made; None: as many
+    rows_cached: int = 0  # of `rows`, those that were not computed
 
 
 @dataclass(frozen=True, slots=True)

@@ -178,7 +178,6 @@ class ShardLedger:
         Raises `StaleToken` when the shard is another attempt's by now; then nothing changed.
         """
         keys = self._keys
-        shard = format_shard_id(ref.shard_id)
         word = self._store.run(
             "commit",
             [
@@ -194,7 +193,7 @@ class ShardLedger:
                 self._store.now_ms,
                 ref.token,
                 ref.member(),
-                shard,
+                format_shard_id(ref.shard_id),
                 _name(ref),
                 completion.rows,
                 completion.rows_dead,
@@ -207,6 +206,7 @@ class ShardLedger:
                 limit.most if limit else "",
                 limit.error.model_dump_json() if limit else "",
                 "" if completion.results is None else completion.results,
+                completion.rows_cached,
                 *(part for counted in completion.dead_by_type for part in counted),
             ],
         )

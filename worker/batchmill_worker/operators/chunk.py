@@ -9,6 +9,8 @@ from pydantic import Field
 
 from batchmill.errors import InvalidParams
 from batchmill.operator import Expansion, RowError, operator
+from batchmill_worker import context
+from batchmill_worker.model_source import fingerprint_files, hub_revision, locate_model
 from batchmill_worker.text.columns import read_texts, text_key
 from batchmill_worker.text.model import ModelRequest, load_tokenizer, missing_extra
 from batchmill_worker.text.params import Column
@@ -59,6 +61,7 @@ class Chunk:
         self._tokenizer = tokenizer
         self._size = size
         self._overlap = overlap
+        self._files = ""
         self._tokens: Callable[[list[str]], list[list[Span]]] | None = None
         self._characters: Callable[[str], Container[int]] | None = None
 
@@ -79,7 +82,10 @@ class Chunk:
             else {found.start() for found in character.finditer(text)}
         )
         if self._tokenizer is not None:
+            source = locate_model(self._tokenizer, context.current().locations)
+            files = fingerprint_files(source)
             self._tokens = _of_model(load_tokenizer(ModelRequest("chunk", "chunk", self._tokenizer)))
+            self._files = files or hub_revision(source)
         else:
             word = regex.compile(_WORD)
             self._tokens = lambda texts: [[found.span() for found in word.finditer(text)] for text in texts]
@@ -91,6 +97,12 @@ class Chunk:
     def row_key(self, row: dict[str, Any]) -> str:
         """The document: nothing else of a row matters."""
         return text_key(row[self._column])
+
+    def fingerprint(self) -> str:
+        """Which files the tokeniser was loaded from. Raises `LookupError` if that cannot be told."""
+        if self._tokenizer is not None and not self._files:
+            raise LookupError(f"it cannot be told which revision of {self._tokenizer!r} is loaded")
+        return self._files
 
     def infer(self, batch: pa.Table) -> Expansion:
         """The chunks of a batch."""

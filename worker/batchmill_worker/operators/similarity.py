@@ -112,6 +112,10 @@ class Similarity:
         """What the model's weights take on the device."""
         return self._loaded().memory_bytes()
 
+    def fingerprint(self) -> str:
+        """Which files the model was loaded from."""
+        return self._loaded().fingerprint()
+
     def _vectors(self, side: _Side) -> Tensor:
         from torch.nn.functional import normalize
 

@@ -14,7 +14,7 @@ from batchmill.errors import InvalidParams, MissingExtra, OperatorFailed, did_yo
 from batchmill.operator import RowError
 from batchmill_worker import context
 from batchmill_worker.failures import Failure, operator_failed
-from batchmill_worker.model_source import locate_model
+from batchmill_worker.model_source import fingerprint_files, hub_revision, locate_model
 from batchmill_worker.text.kinds import ModelKind, require_kind
 from batchmill_worker.text.tokens import TokenReader
 
@@ -56,10 +56,12 @@ class TextModel:
 
     model: a `SentenceTransformer` or a `CrossEncoder`.
     output: the name of what it computes: `sentence_embedding`, `scores`.
+    files: what tells the files it was loaded from apart from others of that name; "": that is not known.
     """
 
-    def __init__(self, model: Any, runtime: TorchRuntime, output: str, request: ModelRequest) -> None:
+    def __init__(self, model: Any, runtime: TorchRuntime, output: str, request: ModelRequest, files: str = "") -> None:
         self.model = model
+        self._files = files
         self._runtime = runtime
         self._output = output
         self._request = request
@@ -135,6 +137,12 @@ class TextModel:
         with torch.inference_mode():
             outputs = self.model(self._runtime.to_device(features))
             return self._runtime.to_host(then(outputs[self._output].float()))
+
+    def fingerprint(self) -> str:
+        """What changes when the model is loaded from other files. Raises `LookupError` if that cannot be told."""
+        if not self._files:
+            raise LookupError(f"it cannot be told which revision of {self._request.model!r} is loaded")
+        return self._files
 
     def memory_bytes(self) -> int:
         """What the weights take on the device."""
@@ -268,6 +276,7 @@ def load_tokenizer(request: ModelRequest) -> Any:
 
 def _load(request: ModelRequest, device: str, kind: ModelKind, advice: str) -> TextModel:
     source = locate_model(request.model, context.current().locations)
+    files = fingerprint_files(source)
     library = _import(request, "sentence_transformers")
     require_kind(request.operator, request.model, source, kind, advice)
     from batchmill_worker.torch_runtime import TorchRuntime
@@ -284,7 +293,7 @@ def _load(request: ModelRequest, device: str, kind: ModelKind, advice: str) -> T
         raise _load_error(request, source, error) from error
     for module in list(model)[1:]:  # the first has its type from `model_kwargs`, which spares what must stay float32
         module.to(runtime.dtype)
-    return TextModel(model, runtime, output, request)
+    return TextModel(model, runtime, output, request, files or hub_revision(source))
 
 
 def _import(request: ModelRequest, library: str) -> Any:

@@ -78,6 +78,10 @@ class OnePassOperator(ABC):
         """What the model's weights take on the device."""
         return self._ready()[0].memory_bytes()
 
+    def fingerprint(self) -> str:
+        """Which files the model was loaded from."""
+        return self._ready()[0].fingerprint()
+
     def _ready(self) -> tuple[TextModel, TextReader]:
         if self._loaded is None:
             raise RuntimeError(f"{type(self).__name__} is used before setup() or after teardown()")

@@ -73,3 +73,30 @@ local function fail_job(job, now, failure)
   redis.call('HSET', job, 'state', 'failing', 'error', failure, 'stopping_at', now)
   return true
 end
+
+-- Of digests of 16 bytes that lie in a text one behind the other, those from a place on, as many as one command takes.
+local DIGESTS_AT_ONCE = 1000
+local function some_digests(text, first)
+  local some = {}
+  for at = first, math.min(first + 16 * DIGESTS_AT_ONCE, #text + 1) - 16, 16 do
+    some[#some + 1] = string.sub(text, at, at + 15)
+  end
+  return some
+end
+
+-- A segment of the row cache is forgotten: what the index has of it goes, and its blob is due to be deleted.
+-- Returns how many rows that were.
+local function drop_segment(index, segments, used, loose, totals, segment)
+  local record = redis.call('HGET', segments, segment)
+  redis.call('ZREM', used, segment)
+  if not record then return 0 end
+  local bytes = string.match(record, '^%d+')
+  local rows = 0
+  for first = #bytes + 2, #record, 16 * DIGESTS_AT_ONCE do
+    rows = rows + redis.call('HDEL', index, unpack(some_digests(record, first)))
+  end
+  redis.call('HDEL', segments, segment)
+  redis.call('HINCRBY', totals, 'bytes', -tonumber(bytes))
+  redis.call('ZADD', loose, 0, segment)
+  return rows
+end

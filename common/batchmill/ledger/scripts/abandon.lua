@@ -13,7 +13,7 @@ for number = 0, (#KEYS - 1) / 3 - 1 do
   local theirs = holder and string.match(holder, '^(%S+) ') == ARGV[2] and string.match(member, '|(%d+)$') == token
   if theirs and state == 'running' and redis.call('ZSCORE', KEYS[1], member) then
     if ARGV[3] == '' or ARGV[3] == member then
-      redis.call('ZADD', KEYS[1], now, member)
+      redis.call('ZADD', KEYS[1], 0, member)
     else
       put_back(job, shard, KEYS[1], waiting, member, name, now, '')
       redis.call('PUBLISH', ARGV[4], 'lost ' .. job_id)

@@ -4,7 +4,7 @@
 -- ARGV  1 now  2 token  3 member  4 shard id  5 "stage shard"  6 rows  7 dead rows  8 bytes  9 busy (µs)
 --       10 inline results ('' : they lie in the sink)  11 most inline bytes a job  12 channel  13 job id
 --       14 most dead rows ('' : any number; below 1: that share of the job's rows)  15 error that then stops the job (JSON)
---       16 results ('' : one of each row)  17… error type, dead rows of that type, …
+--       16 results ('' : one of each row)  17 of the rows, those not computed  18… error type, dead rows of that type, …
 -- Returns 'ok' | 'stale' (another attempt has the shard) | 'no room' (write the results to the sink, then come again)
 --
 -- dead_counts  hash: error type to how many rows died of it, at most 100 types and 'other'
@@ -53,7 +53,8 @@ redis.call('HINCRBY', KEYS[1], 'rows_dead', ARGV[7])
 redis.call('HINCRBY', KEYS[1], 'busy_us', ARGV[9])
 redis.call('HINCRBY', KEYS[1], 'rows_timed', tonumber(ARGV[6]) + tonumber(ARGV[7]))
 redis.call('HINCRBY', KEYS[1], 'rows_done', ARGV[6])
-for at = 17, #ARGV, 2 do
+if ARGV[17] ~= '0' then redis.call('HINCRBY', KEYS[1], 'rows_cached', ARGV[17]) end
+for at = 18, #ARGV, 2 do
   local kind = ARGV[at]
   if redis.call('HLEN', KEYS[7]) >= 100 and redis.call('HEXISTS', KEYS[7], kind) == 0 then kind = 'other' end
   redis.call('HINCRBY', KEYS[7], kind, ARGV[at + 1])

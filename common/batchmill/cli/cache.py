@@ -1,0 +1,41 @@
+"""`batchmill cache`: how the row cache stands, and emptying it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from batchmill.cli.options import json_option, service_options
+
+if TYPE_CHECKING:
+    from batchmill.client import Client
+
+
+@click.command()
+@click.option("--clear", is_flag=True, help="Empty it.")
+@json_option
+@service_options
+def cache(client: Client, clear: bool, as_json: bool) -> None:
+    """Show how the row cache stands, which jobs of `submit --cache` share.
+
+    Hits and misses are rows that such jobs asked for since it was last cleared.
+    """
+    from batchmill.cli.console import fields, print_json
+
+    if clear:
+        client.clear_cache()
+    stats = client.cache()
+    if as_json:
+        print_json(stats)
+        return
+    asked = stats.hits + stats.misses
+    share = f" ({stats.hits / asked:.0%})" if asked else ""
+    fields(
+        [
+            ("rows", f"{stats.entries:,}"),
+            ("bytes", f"{stats.bytes:,} in {stats.segments:,} segments"),
+            ("hits", f"{stats.hits:,} of {asked:,}{share}"),
+            ("evicted", f"{stats.evicted:,}"),
+        ]
+    )

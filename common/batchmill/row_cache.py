@@ -1,0 +1,26 @@
+"""The row cache as all parts know it: where its segments lie, and how it stands."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from batchmill.job import Frozen
+
+FOLDER = "cache"
+"""The folder of the blob store that segments lie in."""
+
+
+class CacheStats(Frozen):
+    """How the row cache stands. Hits and misses are rows that jobs asked for, since it was last cleared."""
+
+    entries: int = Field(default=0, ge=0)  # rows whose results it has
+    segments: int = Field(default=0, ge=0)  # blobs they lie in
+    bytes: int = 0  # that those take
+    hits: int = 0
+    misses: int = 0
+    evicted: int = 0  # rows that made room for others
+
+
+def segment_blob(segment: bytes) -> str:
+    """The blob of a segment by its name, 6 bytes."""
+    return f"{FOLDER}/{segment.hex()}.arrow"

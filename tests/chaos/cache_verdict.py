@@ -1,0 +1,42 @@
+"""The verdict on the row cache: nothing lies there that nobody knows of, and clearing it leaves nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import redis
+from cluster import KEYS
+from waiting import until
+
+from batchmill.row_cache import FOLDER, segment_blob
+
+if TYPE_CHECKING:
+    from cluster import Cluster
+    from verdict import Verdict
+
+
+def judge_row_cache(verdict: Verdict, cluster: Cluster) -> None:
+    """Compare the folder with the index, and the index with itself; then empty it."""
+    with redis.Redis(unix_socket_path=str(cluster.socket), socket_timeout=5) as client:
+        due = (KEYS.cache_loose(), "-inf", 1)
+        until(lambda: not client.zrangebyscore(*due), "the deletion of segments that made room")
+        used, loose = (set(client.zrange(key, 0, -1)) for key in (KEYS.cache_used(), KEYS.cache_loose()))
+        segments = client.hgetall(KEYS.cache_segments())
+        index = client.hgetall(KEYS.cache_index())
+        held = int(client.hget(KEYS.cache_totals(), "bytes") or 0)
+    files = {f"{FOLDER}/{path.name}" for path in (cluster.blobs / FOLDER).glob("*.arrow")}
+    records = {name: record.split(b" ", 1) for name, record in segments.items()}
+    for what, holds in (
+        ("a file in its folder is known to nobody", files <= {segment_blob(name) for name in used | loose}),
+        ("a segment has no file", {segment_blob(name) for name in used} <= files),
+        ("segments and their times differ", used == segments.keys()),
+        ("its bytes do not add up", held == sum(int(nbytes) for nbytes, _ in records.values())),
+        ("its rows do not add up", len(index) == sum(len(digests) // 16 for _, digests in records.values())),
+        ("the index leads to a segment that is not there", {place[:6] for place in index.values()} <= used),
+    ):
+        if not holds:
+            verdict.broken.append(f"the row cache: {what}")
+    cluster.ask(lambda client: client.clear_cache())
+    left = [path for path in (cluster.blobs / FOLDER).rglob("*") if path.is_file()]
+    if left:
+        verdict.broken.append(f"the row cache: files are left when it was emptied: {left[:10]}")

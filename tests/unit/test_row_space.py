@@ -1,0 +1,73 @@
+"""What tells results of equal rows apart."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from batchmill.errors import InvalidParams
+from batchmill.operator import REGISTRY, OperatorDefinition, operator
+from batchmill_worker.row_cache.space import code_digests, space_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@operator("spaced")
+def spaced(rows: list[object], *, mark: str = "!", times: int = 1) -> list[object]:
+    """Takes parameters."""
+    return [mark * times for _ in rows]
+
+
+@pytest.fixture
+def definition() -> OperatorDefinition:
+    found = REGISTRY.get("spaced")
+    assert found is not None
+    return found
+
+
+def test_spellings_of_the_same_parameters_share_results(definition: OperatorDefinition) -> None:
+    plain = space_of(definition, {}, "code", "")
+    assert len(plain) == 16
+    assert space_of(definition, {"times": 1, "mark": "!"}, "code", "") == plain
+    assert space_of(definition, {"times": "1"}, "code", "") == plain
+
+
+def test_whatever_results_depend_on_keeps_them_apart(definition: OperatorDefinition) -> None:
+    spaces = {
+        space_of(definition, {}, "code", ""),
+        space_of(definition, {"times": 2}, "code", ""),
+        space_of(definition, {}, "other code", ""),
+        space_of(definition, {}, "code", "other weights"),
+        space_of(replace(definition, version="2"), {}, "code", ""),
+        space_of(replace(definition, name="other"), {}, "code", ""),
+        space_of(replace(definition, expands=True), {}, "code", ""),
+    }
+    assert len(spaces) == 7
+
+
+def test_parameters_that_do_not_fit_are_told(definition: OperatorDefinition) -> None:
+    with pytest.raises(InvalidParams):
+        space_of(definition, {"tims": 1}, "code", "")
+
+
+def test_code_is_told_apart_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    source = "import batchmill\n\n\n@batchmill.operator('edited')\ndef edited(rows):\n    return rows\n"
+    digests = []
+    for text in (source, source, source + "# edited\n"):
+        (tmp_path / "edited_operator.py").write_text(text)
+        importlib.invalidate_caches()
+        sys.modules.pop("edited_operator", None)
+        importlib.import_module("edited_operator")
+        digests.append(code_digests(REGISTRY)["edited"])
+    assert digests[0] == digests[1] != digests[2]
+    assert all(digests)
+
+
+def test_an_operator_without_a_file_has_no_digest_of_one(definition: OperatorDefinition) -> None:
+    assert code_digests([replace(definition, make=dict)]) == {"spaced": ""}

@@ -1,0 +1,1 @@
+"""The row cache: results of rows that were computed before, found by what the rows are."""

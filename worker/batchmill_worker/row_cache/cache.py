@@ -1,0 +1,201 @@
+"""The row cache of a worker process, around the engine.
+
+1. The rows of the shard are digested; equal rows are one from here on.
+2. The index in the ledger tells where the results of rows that it knows lie; those are read from their segments.
+3. The engine runs the rows that are missing.
+4. What it made of them is written as one segment, and then told to the index.
+5. Results from both sides are put together, in input order, as if the engine had run all rows.
+
+The cache is a help, never a need: whatever goes wrong with it is logged, and the rows are computed.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from batchmill.errors import InvalidOperator, NotFound, OperatorFailed
+from batchmill.row_cache import segment_blob
+from batchmill_worker.row_cache.digests import content_digests, key_digests
+from batchmill_worker.row_cache.plan import Distinct, Piece, Shared, computed
+from batchmill_worker.row_cache.segments import (
+    NAME_BYTES,
+    BrokenSegment,
+    by_segment,
+    decode_segment,
+    encode_segment,
+    pick,
+)
+from batchmill_worker.row_cache.space import code_digests, space_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    import pyarrow as pa
+
+    from batchmill.blobs import BlobStore
+    from batchmill.job import JobSpec
+    from batchmill.ledger.row_cache import Limits, Lookup, RowCacheLedger
+    from batchmill.operator import OperatorDefinition
+    from batchmill_worker.batching.packing import Rows
+    from batchmill_worker.operator_cache import ReadyOperator
+    from batchmill_worker.shard_result import ShardResult
+
+log = logging.getLogger(__name__)
+
+MOST_AT_ONCE = 5_000
+"""Rows that are asked for in one call, and lie in one segment: the ledger must not be kept waiting by a large shard."""
+
+
+Compute: TypeAlias = "Callable[[pa.Table], ShardResult]"
+"""Runs rows through the operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """Some distinct rows, from one on up to another, and the segment that those of them that are missing get."""
+
+    start: int
+    end: int
+    segment: bytes  # empty: none
+
+
+class RowCache:
+    """What was computed before, for the shards of one process. Thread-safe.
+
+    operators: those that are loaded, as soon as they are.
+    """
+
+    def __init__(
+        self, index: RowCacheLedger, blobs: BlobStore, limits: Limits, operators: Iterable[OperatorDefinition]
+    ) -> None:
+        self._index = index
+        self._blobs = blobs
+        self._limits = limits
+        self._code = code_digests(operators)
+
+    def run(self, operator: ReadyOperator, spec: JobSpec, table: pa.Table, compute: Compute) -> ShardResult:
+        """What becomes of a shard's rows: from the cache, from equal rows, else computed. Raises as `compute`."""
+        if not operator.definition.cacheable:  # it was when the job came
+            return compute(table)
+        try:
+            digests = self._digests(operator, spec, table)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the rows can be computed
+            _warn("its rows could not be digested", operator, error)
+            return compute(table)
+        distinct = Distinct.of(digests)
+        found, stretches = self._find(distinct, operator)
+        ran, missing, found = _run_missing(table, distinct, found, compute)
+        self._keep(computed(ran, missing), distinct, stretches, operator)
+        if len(missing) == table.num_rows:
+            return ran
+        carried = table.column_names if spec.carry is None else spec.carry
+        try:
+            return Shared(operator.definition, table, carried, distinct, found, missing).result(ran)
+        except InvalidOperator as error:  # of other types than what was computed now
+            _warn("what it holds does not fit to what was computed", operator, error)
+            return compute(table)
+
+    def _digests(self, operator: ReadyOperator, spec: JobSpec, table: pa.Table) -> list[bytes]:
+        definition = operator.definition
+        space = space_of(definition, spec.params, self._code.get(definition.name, ""), operator.fingerprint())
+        if operator.row_key is None:
+            return content_digests(table, space)
+        # some at a time: as dicts, rows take many times the memory
+        slices = (table.slice(start, MOST_AT_ONCE) for start in range(0, table.num_rows, MOST_AT_ONCE))
+        return [digest for some in slices for digest in key_digests(some.to_pylist(), operator.row_key, space)]
+
+    def _find(self, distinct: Distinct, operator: ReadyOperator) -> tuple[list[Piece], list[_Stretch]]:
+        """What the cache has of these rows, and where what it has not is to go."""
+        pieces: list[Piece] = []
+        stretches: list[_Stretch] = []
+        if not self._limits.most_bytes or not self._limits.most_rows:
+            return pieces, stretches
+        try:
+            for start in range(0, len(distinct.digests), MOST_AT_ONCE):
+                digests = distinct.digests[start : start + MOST_AT_ONCE]
+                places, segment = self._ask(digests)
+                readable, broken = self._read(places, start, distinct.digests, expands=operator.definition.expands)
+                if broken:
+                    self._index.forget(broken)
+                    segment = segment or self._ask(digests).segment  # their rows are missing now
+                stretches.append(_Stretch(start, start + len(digests), segment))
+                pieces += readable
+        except Exception as error:  # noqa: BLE001  # whatever it is, the rows can be computed
+            _warn("it could not be asked", operator, error)
+        return pieces, stretches
+
+    def _ask(self, digests: Sequence[bytes]) -> Lookup:
+        return self._index.find(digests, secrets.token_bytes(NAME_BYTES))
+
+    def _read(
+        self, places: Sequence[bytes | None], start: int, digests: Sequence[bytes], *, expands: bool
+    ) -> tuple[list[Piece], list[bytes]]:
+        """The results that lie at these places, and the segments that are broken or gone."""
+        pieces = []
+        broken = []
+        for name, (rows, starts, counts) in by_segment(places, expands=expands).items():
+            owners = np.array(rows, dtype=np.int64) + start
+            wanted = [digests[owner] for owner in owners.tolist()]
+            try:
+                segment = decode_segment(self._blobs.get(segment_blob(name)))
+                pieces.append(pick(segment, owners, np.array(starts), np.array(counts), wanted))
+            except (NotFound, BrokenSegment) as error:
+                log.warning("segment %s of the row cache cannot be used: %s", name.hex(), error)
+                broken.append(name)
+        return pieces, broken
+
+    def _keep(self, piece: Piece, distinct: Distinct, stretches: Sequence[_Stretch], operator: ReadyOperator) -> None:
+        try:
+            for stretch in stretches:
+                if stretch.segment:
+                    self._keep_part(piece.part(stretch.start, stretch.end), distinct, stretch.segment)
+        except Exception as error:  # noqa: BLE001  # the results are good all the same
+            _warn("new rows could not be kept", operator, error)
+
+    def _keep_part(self, piece: Piece, distinct: Distinct, segment: bytes) -> None:
+        if not len(piece.owners) or piece.results.nbytes > self._limits.most_bytes:
+            self._index.settle([segment])
+            return
+        digests = [distinct.digests[owner] for owner in piece.owners.tolist()]
+        table, places = encode_segment(piece, digests)
+        nbytes = self._blobs.put_table(segment_blob(segment), table)
+        if self._index.keep(segment, nbytes, digests, places, self._limits) == "gone":
+            self._blobs.delete(segment_blob(segment))
+
+
+def _run_missing(
+    table: pa.Table, distinct: Distinct, found: list[Piece], compute: Compute
+) -> tuple[ShardResult, Rows, list[Piece]]:
+    """Run the rows that were not found: what became of them, which they are, and what was found of the others.
+
+    If all of them fail, nothing tells whether they are to blame or the operator: then the first row that was found is
+    run with them, as it would have been without the cache.
+    """
+    missing = np.setdiff1d(np.arange(len(distinct.digests)), _joined([piece.owners for piece in found]))
+    try:
+        return compute(_rows(table, distinct, missing)), missing, found
+    except OperatorFailed:
+        if not found:
+            raise
+    first, *others = sorted(found, key=lambda piece: int(piece.owners[0]))
+    witness = int(first.owners[0])
+    missing = np.union1d(missing, [witness])
+    rest = first.part(witness + 1, len(distinct.digests))
+    return compute(_rows(table, distinct, missing)), missing, [rest, *others]
+
+
+def _rows(table: pa.Table, distinct: Distinct, chosen: Rows) -> pa.Table:
+    return table if len(chosen) == table.num_rows else table.take(distinct.firsts[chosen])
+
+
+def _joined(owners: Sequence[Rows]) -> Rows:
+    return np.concatenate(owners) if owners else np.empty(0, dtype=np.int64)
+
+
+def _warn(what: str, operator: ReadyOperator, error: Exception) -> None:
+    log.warning("row cache of operator %r: %s: %s", operator.definition.name, what, error)
