@@ -1,6 +1,7 @@
 """Makes the secrets of a compose stack, once: `make_secrets.py [FOLDER]`, in the folders that services mount.
 
-1. A secret that the environment gives (REDIS_PASSWORD, API_TOKENS, FLOWER_USERS, GRAFANA_PASSWORD) is taken.
+1. A secret that the environment gives (REDIS_PASSWORD, API_TOKENS, METRICS_TOKEN, FLOWER_USERS, GRAFANA_PASSWORD) is
+   taken.
 2. Otherwise one that lies there from the last start stays.
 3. Otherwise it is drawn at random.
 
@@ -17,7 +18,7 @@ from urllib.parse import quote
 
 NBYTES = 24
 FOR_ITS_OWNER = 0o400
-FOR_ALL = 0o444  # Grafana runs as another user; only its container mounts the folder
+FOR_ALL = 0o444  # Prometheus and Grafana run as other users; only containers that need it mount the folder
 
 
 def main(root: Path) -> None:
@@ -25,6 +26,7 @@ def main(root: Path) -> None:
     password = keep(root / "ledger" / "valkey_password", os.environ.get("REDIS_PASSWORD"))
     write(root / "ledger" / "batchmill_redis_url", f"redis://:{quote(password, safe='')}@valkey:6379/0")
     keep(root / "api" / "batchmill_tokens", os.environ.get("API_TOKENS"))
+    keep(root / "metrics" / "batchmill_metrics_token", os.environ.get("METRICS_TOKEN"), mode=FOR_ALL)
     keep(root / "flower" / "batchmill_flower_users", os.environ.get("FLOWER_USERS"), before="flower:")
     keep(root / "grafana" / "admin_password", os.environ.get("GRAFANA_PASSWORD"), mode=FOR_ALL)
 

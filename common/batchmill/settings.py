@@ -81,6 +81,7 @@ class CoordinatorSettings(ServiceSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8642, ge=0, le=65535)  # 0: any free one
     tokens: ListOfText = Field(default=(), repr=False)  # bearer tokens that are let in; the service needs one
+    metrics_token: str = Field(default="", repr=False)  # opens /metrics alone; the tokens open it too
     leader_ttl_s: float = Field(default=5.0, gt=0)
     shard_target_s: float = Field(default=5.0, gt=0)  # how long a worker should be at work on a shard
     shard_max_bytes: int = Field(default=16 * 1024 * 1024, gt=0)

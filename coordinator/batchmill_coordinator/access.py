@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+METRICS_PATH = "/metrics"
 
 
 def error_response(error: BatchmillError) -> JSONResponse:
@@ -26,12 +27,22 @@ def error_response(error: BatchmillError) -> JSONResponse:
 class AccessMiddleware:
     """Asks for a bearer token on every path but health, and stops bodies that are too large as they come in.
 
+    metrics_token: opens the metrics, and nothing else; "": there is none.
     max_body_bytes: of any request but an upload's part; max_part_bytes: of such a part.
     """
 
-    def __init__(self, app: ASGIApp, *, tokens: Sequence[str], max_body_bytes: int, max_part_bytes: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        tokens: Sequence[str],
+        max_body_bytes: int,
+        max_part_bytes: int,
+        metrics_token: str = "",
+    ) -> None:
         self._app = app
         self._tokens = tuple(token.encode() for token in tokens)
+        self._metrics_tokens = (*self._tokens, *([metrics_token.encode()] if metrics_token else []))
         self._max_body_bytes = max_body_bytes
         self._max_part_bytes = max_part_bytes
 
@@ -59,7 +70,8 @@ class AccessMiddleware:
                 "the request carries no bearer token.",
                 hint="Send `Authorization: Bearer TOKEN`, or set BATCHMILL_TOKEN.",
             )
-        matches = [hmac.compare_digest(token.strip(), known) for known in self._tokens]  # all, in constant time
+        tokens = self._metrics_tokens if path == METRICS_PATH else self._tokens
+        matches = [hmac.compare_digest(token.strip(), known) for known in tokens]  # all, in constant time
         if not any(matches):
             raise Unauthorized("the bearer token is wrong.", hint="Check BATCHMILL_TOKEN against the service's tokens.")
 

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from batchmill.errors import BatchmillError, InvalidRequest, NotFound, did_you_mean
 from batchmill.job import FileSource, JobRequest, OutputSpec, UploadSource
 from batchmill_coordinator.access import AccessMiddleware, error_response
-from batchmill_coordinator.routes import cache, dead_letters, fleet, job_log, jobs, results, uploads
+from batchmill_coordinator.routes import cache, dead_letters, fleet, job_log, jobs, metrics, results, uploads
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -41,7 +41,7 @@ def create_app(service: Service) -> FastAPI:
 
     app = FastAPI(title="Batchmill", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.service = service
-    for module in (jobs, job_log, results, dead_letters, uploads, fleet, cache):
+    for module in (jobs, job_log, results, dead_letters, uploads, fleet, cache, metrics):
         app.include_router(module.router)
     app.add_exception_handler(BatchmillError, _told)
     app.add_exception_handler(RequestValidationError, _misfit)
@@ -52,6 +52,7 @@ def create_app(service: Service) -> FastAPI:
         tokens=service.settings.tokens,
         max_body_bytes=service.settings.max_body_bytes,
         max_part_bytes=service.settings.max_part_bytes,
+        metrics_token=service.settings.metrics_token,
     )
     return app
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.shard import ShardId
     from batchmill_coordinator.fleet_view import FleetView
+    from batchmill_coordinator.metering.counts import RoleMeter
     from batchmill_coordinator.pools import PoolView
     from batchmill_coordinator.publisher import Publisher
 
@@ -37,10 +38,11 @@ class Dispatcher:
     wakes_on = frozenset({"planned", "committed", "finished", "failed", "lost", "worker", "paused", "resumed"})
     period_s = 0.5
 
-    def __init__(self, ledger: Ledger, fleet: FleetView, publisher: Publisher) -> None:
+    def __init__(self, ledger: Ledger, fleet: FleetView, publisher: Publisher, meter: RoleMeter) -> None:
         self._ledger = ledger
         self._fleet = fleet
         self._publisher = publisher
+        self._meter = meter
         self._names = ModelNames(fleet)
         self._paces = ModelPaces()
 
@@ -71,6 +73,7 @@ class Dispatcher:
             ref = self._ledger.shards.queue(record, *shard, epoch)
             if ref is not None:
                 self._publisher.publish(record.spec.operator, queue_for(where, name, models[record.id]), ref)
+                self._meter.dispatched(record.spec)
 
     def _choose(
         self,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.sinks import Sink
     from batchmill_coordinator.merger import Merger
+    from batchmill_coordinator.metering.counts import RoleMeter
     from batchmill_coordinator.resumption import Resumption
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class Finisher:
         resumption: Resumption,
         blobs: BlobStore,
         clock: Clock,
+        meter: RoleMeter,
     ) -> None:
         self._merger = merger
         self._resumption = resumption
@@ -49,6 +51,7 @@ class Finisher:
         self._troubles: dict[str, int] = {}  # by job: how often its output could not be closed
         self._clock = clock
         self._open_sink = open_sink
+        self._meter = meter
 
     def step(self, epoch: int) -> None:
         """End every job that is over, and stop those whose deadline has passed."""
@@ -80,6 +83,7 @@ class Finisher:
                 return
         if self._ledger.jobs.finish(record, state, epoch):
             log.info("job %s is %s: %d rows done, %d dead", record.id, state, record.rows_done, record.rows_dead)
+            self._meter.finished(record.spec, state)
             self._troubles.pop(record.id, None)
             self._blobs.delete_folder(f"jobs/{record.id}/kept")
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.shard import Shard, ShardRef
     from batchmill_coordinator.fleet_view import FleetView
+    from batchmill_coordinator.metering.counts import RoleMeter
     from batchmill_coordinator.publisher import Publisher
     from batchmill_coordinator.undertaker import Undertaker
 
@@ -37,7 +38,13 @@ class Recoverer:
     period_s = 0.5
 
     def __init__(
-        self, ledger: Ledger, fleet: FleetView, publisher: Publisher, undertaker: Undertaker, lease_ttl_s: float
+        self,
+        ledger: Ledger,
+        fleet: FleetView,
+        publisher: Publisher,
+        undertaker: Undertaker,
+        lease_ttl_s: float,
+        meter: RoleMeter,
     ) -> None:
         self._ledger = ledger
         self._fleet = fleet
@@ -46,6 +53,7 @@ class Recoverer:
         self._epoch = 0
         self._publisher = publisher
         self._undertaker = undertaker
+        self._meter = meter
         self._lease_ttl_s = lease_ttl_s
         self._chance = random.Random()  # noqa: S311  # jitter, no secret
 
@@ -79,7 +87,8 @@ class Recoverer:
             shards.lose(ref, epoch, delay_s=0)  # a leftover: only its lease is dropped
             return
         record = self._ledger.jobs.read(ref.job_id)
-        match decide(shard, Lost(), record.spec.retry, self._chance):
+        decision = decide(shard, Lost(), record.spec.retry, self._chance)
+        match decision:
             case Requeue(delay_s):
                 word, event, then = shards.lose(ref, epoch, delay_s=delay_s), LogEvent.LOST, "another attempt follows"
             case Split():
@@ -93,6 +102,7 @@ class Recoverer:
                 assert_never(never)
         if word == "ok":
             self._tell(ref, shard, event, f"its worker died or did not renew the lease; {then}")
+            self._meter.lost(record.spec, decision)
 
     def _tell(self, ref: ShardRef, shard: Shard, event: LogEvent, message: str) -> None:
         log.warning("attempt %s was lost: %s", ref.member(), message)
@@ -140,3 +150,4 @@ class Recoverer:
             told = "its message was lost and is published again"
             self._ledger.log.note(ref.job_id, LogLevel.INFO, LogEvent.REPUBLISHED, told, ref=ref)
             self._publisher.publish(record.spec.operator, queue_of(pool), ref)
+            self._meter.message_lost(record.spec)

@@ -20,6 +20,7 @@ from batchmill_coordinator.fleet_view import FleetView
 from batchmill_coordinator.janitor import Janitor
 from batchmill_coordinator.leadership import Leadership
 from batchmill_coordinator.merger import Merger
+from batchmill_coordinator.metering.page import CoordinatorMetrics
 from batchmill_coordinator.planner import Planner
 from batchmill_coordinator.pool_backlog import PoolBacklog
 from batchmill_coordinator.pools import why_waiting
@@ -58,6 +59,7 @@ class Service:
         resumption = Resumption(self.ledger, self.workspace)
         self.admission = Admission(self.ledger, self.fleet, self.workspace, resumption, settings)
         self.leadership = Leadership(self.ledger, _own_name(), settings.leader_ttl_s, self.clock, self._wake_all)
+        self.metrics = CoordinatorMetrics(self.ledger, settings, lambda: self.leadership.epoch, self.clock)
         self.dead_rows = DeadRowStore(self.ledger, self.workspace.blobs)
         self.replays = Replays(self.ledger, self.workspace, self.dead_rows, settings)
         merger = Merger(self.ledger, self.workspace, self.dead_rows)
@@ -67,9 +69,19 @@ class Service:
             RoleThread(role, self.leadership)
             for role in (
                 Planner(self.ledger, self.fleet, self._open_source, resumption, settings),
-                Dispatcher(self.ledger, self.fleet, self._publisher),
-                Recoverer(self.ledger, self.fleet, self._publisher, undertaker, settings.lease_ttl_s),
-                Finisher(self.ledger, self.open_sink, merger, resumption, self.workspace.blobs, self.clock),
+                Dispatcher(self.ledger, self.fleet, self._publisher, self.metrics.roles),
+                Recoverer(
+                    self.ledger, self.fleet, self._publisher, undertaker, settings.lease_ttl_s, self.metrics.roles
+                ),
+                Finisher(
+                    self.ledger,
+                    self.open_sink,
+                    merger,
+                    resumption,
+                    self.workspace.blobs,
+                    self.clock,
+                    self.metrics.roles,
+                ),
                 Janitor(
                     self.ledger,
                     self.workspace.blobs,

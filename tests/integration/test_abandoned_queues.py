@@ -12,11 +12,13 @@ from batchmill.clock import SystemClock
 from batchmill.job import JobSpec, WorkerInfo
 from batchmill.ledger.jobs import Submission
 from batchmill.ledger.shards import PlanStep
+from batchmill.metering import new_registry
 from batchmill.model_key import model_key
 from batchmill.operator import OperatorInfo
 from batchmill.settings import CoordinatorSettings
 from batchmill.shard import Shard, ShardId, ShardState, Slice
 from batchmill_coordinator.fleet_view import FleetView
+from batchmill_coordinator.metering.counts import RoleMeter
 from batchmill_coordinator.publisher import Publisher
 from batchmill_coordinator.recoverer import Recoverer
 
@@ -57,7 +59,8 @@ def announce(ledger: Ledger, models: list[str]) -> None:
 
 
 def recoverer(ledger: Ledger, publisher: Publisher) -> Recoverer:
-    return Recoverer(ledger, FleetView(ledger, SystemClock()), publisher, cast("Any", SimpleNamespace()))
+    fleet, undertaker = FleetView(ledger, SystemClock()), cast("Any", SimpleNamespace())
+    return Recoverer(ledger, fleet, publisher, undertaker, 10.0, RoleMeter(new_registry()))
 
 
 def test_a_shard_is_taken_back_when_no_worker_has_its_model_any_more(ledger: Ledger, publisher: Publisher) -> None:

@@ -106,6 +106,10 @@ class Cluster:
     def blobs(self) -> Path:
         return self.folder / "blobs"
 
+    def url(self, name: str) -> str:
+        """Where the coordinator of that name is."""
+        return self._urls[name]
+
     def log(self, name: str) -> str:
         """What the processes of that name wrote."""
         return (self.folder / "logs" / f"{name}.log").read_text(errors="replace")
@@ -133,7 +137,9 @@ class Cluster:
             self._until_ready(running)
         return running
 
-    def start_supervisor(self, slots: int = 1, *, wait: bool = True, **settings: object) -> Running:
+    def start_supervisor(
+        self, slots: int = 1, *, wait: bool = True, devices: str = "cpu", **settings: object
+    ) -> Running:
         """Start a supervisor, under a name of its own."""
         self._started += 1
         name = f"worker-{self._started}"
@@ -141,7 +147,7 @@ class Cluster:
         command = [
             "worker",
             "--devices",
-            "cpu",
+            devices,
             "--slots-per-device",
             str(slots),
             "--operators",

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.timeout(1500)
 
 OURS = ("valkey", "coordinator", "standby", "worker", "flower")
-SERVED: frozenset[str] = frozenset()
-"""Prometheus jobs whose /metrics exists, so that their targets must be up."""
 
 
 @pytest.fixture(scope="module")
@@ -113,10 +111,20 @@ def test_prometheus_finds_every_coordinator_and_worker(stack: ComposeStack, clie
     def finds_all() -> bool:
         targets = stack.fetch("http://prometheus:9090/api/v1/targets?state=active")["data"]["activeTargets"]
         found = [target["labels"]["job"] for target in targets]
-        up = {target["labels"]["job"] for target in targets if target["health"] != "up"}.isdisjoint(SERVED)
+        up = all(target["health"] == "up" for target in targets)
         return up and (found.count("coordinator"), found.count("worker")) == (2, len(hosts(client)))
 
     until(finds_all, "Prometheus' discovery")
+
+
+def test_prometheus_evaluates_the_rules_over_what_it_was_told(stack: ComposeStack, client: batchmill.Client) -> None:
+    def evaluates() -> bool:
+        groups = stack.fetch("http://prometheus:9090/api/v1/rules")["data"]["groups"]
+        healths = {rule["health"] for group in groups for rule in group["rules"]}
+        told = stack.fetch("http://prometheus:9090/api/v1/query?query=sum(batchmill_workers)")["data"]["result"]
+        return healths == {"ok"} and [int(one["value"][1]) for one in told] == [len(client.workers())]
+
+    until(evaluates, "the evaluation of all rules")
 
 
 def test_the_standby_takes_the_lead_and_gives_the_job_on(stack: ComposeStack, client: batchmill.Client) -> None:

@@ -46,7 +46,7 @@ def test_every_variable_has_a_default_and_those_of_the_example_are_used() -> Non
 def test_the_example_brings_no_secret() -> None:
     values = dict(_SETTING.findall((ROOT / ".env.example").read_text()))
     secret = {name for name in values if re.search("PASSWORD|TOKEN|USERS", name)}
-    assert secret == {"REDIS_PASSWORD", "API_TOKENS", "FLOWER_USERS", "GRAFANA_PASSWORD"}
+    assert secret == {"REDIS_PASSWORD", "API_TOKENS", "METRICS_TOKEN", "FLOWER_USERS", "GRAFANA_PASSWORD"}
     assert {values[name] for name in secret} == {""}
 
 
@@ -80,6 +80,7 @@ def test_each_secret_goes_only_to_the_services_that_need_it() -> None:
     assert seen == {
         "ledger-secrets": {"secrets", *ledger},
         "api-secrets": {"secrets", "coordinator", "standby"},
+        "metrics-secrets": {"secrets", "coordinator", "standby", "prometheus"},
         "flower-secrets": {"secrets", "flower"},
         "grafana-secrets": {"secrets", "grafana"},
     }

@@ -12,7 +12,7 @@ import pynvml
 import pytest
 
 from batchmill.errors import InvalidSettings, MissingExtra
-from batchmill_worker.devices.base import DeviceKind
+from batchmill_worker.devices.base import DeviceKind, DeviceUsage
 from batchmill_worker.devices.cpu import CPU, CpuInventory
 from batchmill_worker.devices.inventory import open_inventory
 from batchmill_worker.devices.nvml import NvmlInventory
@@ -82,7 +82,12 @@ class FakeNvml(ModuleType):
     def nvmlDeviceGetMemoryInfo(self, handle: str) -> SimpleNamespace:
         if handle == "shy":
             raise pynvml.NVMLError_NotSupported
-        return SimpleNamespace(total=40 * GB if handle == "whole" else 5 * GB)
+        return SimpleNamespace(total=40 * GB if handle == "whole" else 5 * GB, used=2 * GB)
+
+    def nvmlDeviceGetUtilizationRates(self, handle: str) -> SimpleNamespace:
+        if handle != "whole":
+            raise pynvml.NVMLError_NotSupported
+        return SimpleNamespace(gpu=75, memory=10)
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[SimpleNamespace]:
         if handle == "shy":
@@ -125,6 +130,14 @@ def test_memory_in_use_is_a_number_or_not_known(inventory: Inventory) -> None:
     assert inventory.used_bytes(CPU, 11) is None
 
 
+def test_what_is_used_of_a_device_is_a_share_and_a_number_or_not_known(inventory: Inventory) -> None:
+    for device in inventory.devices():
+        usage = inventory.usage(device)
+        assert usage.share is None or 0 <= usage.share <= 1
+        assert usage.used_bytes is None or usage.used_bytes > 0
+    assert inventory.usage(CPU) == DeviceUsage()
+
+
 def test_an_inventory_can_be_closed_twice(inventory: Inventory) -> None:
     inventory.close()
     inventory.close()
@@ -141,8 +154,21 @@ def test_nvml_tells_gpus_slices_and_what_they_can_not_tell() -> None:
     assert (first.model, first.memory_bytes, shy.memory_bytes) == ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", 5 * GB, None)
     assert [inventory.used_bytes(whole, pid) for pid in (11, 12, 13)] == [3 * GB, None, None]
     assert inventory.used_bytes(shy, 11) is None
+    usages = [inventory.usage(device) for device in (whole, first, shy)]
+    assert usages == [DeviceUsage(0.75, 2 * GB), DeviceUsage(None, 2 * GB), DeviceUsage()]
     inventory.close()
     assert nvml.open == 0
+
+
+def test_a_stand_in_has_the_use_that_its_file_says_and_none_while_it_is_written(tmp_path: Path) -> None:
+    gpu = {"number": "0", "uuid": "GPU-0", "model": "m", "memory_mb": 10, "used_mb": 3, "share": 0.5}
+    path = tmp_path / "devices.json"
+    path.write_text(json.dumps([gpu]))
+    inventory = StandInInventory(path)
+    device = inventory.devices()[0]
+    assert inventory.usage(device) == DeviceUsage(0.5, 3 << 20)
+    path.write_text("[")
+    assert inventory.usage(device) == DeviceUsage()
 
 
 def test_the_fake_library_has_nothing_that_the_real_one_lacks() -> None:

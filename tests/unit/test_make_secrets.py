@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 SCRIPT = Path(__file__).resolve().parents[2] / "deploy" / "make_secrets.py"
-GIVEN = ("REDIS_PASSWORD", "API_TOKENS", "FLOWER_USERS", "GRAFANA_PASSWORD")
+GIVEN = ("REDIS_PASSWORD", "API_TOKENS", "METRICS_TOKEN", "FLOWER_USERS", "GRAFANA_PASSWORD")
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for name in ("ledger", "api", "flower", "grafana"):
+    for name in ("ledger", "api", "metrics", "flower", "grafana"):
         (tmp_path / name).mkdir()
     return tmp_path
 
@@ -51,6 +51,7 @@ def test_secrets_are_drawn_once_and_differ(script: ModuleType, folder: Path, tmp
         "ledger/valkey_password",
         "ledger/batchmill_redis_url",
         "api/batchmill_tokens",
+        "metrics/batchmill_metrics_token",
         "flower/batchmill_flower_users",
         "grafana/admin_password",
     }
@@ -78,9 +79,10 @@ def test_services_read_their_settings_from_the_files_unless_the_environment_has_
 ) -> None:
     monkeypatch.setenv("API_TOKENS", "one,two")
     script.main(folder)
-    monkeypatch.setenv("BATCHMILL_SECRETS_DIR", f"{folder / 'ledger'},{folder / 'api'}")
+    monkeypatch.setenv("BATCHMILL_SECRETS_DIR", ",".join(str(folder / name) for name in ("ledger", "api", "metrics")))
     settings = CoordinatorSettings.load()
     assert settings.tokens == ("one", "two")
+    assert settings.metrics_token == (folder / "metrics" / "batchmill_metrics_token").read_text()
     assert settings.redis_url == (folder / "ledger" / "batchmill_redis_url").read_text()
 
     monkeypatch.setenv("BATCHMILL_SECRETS_DIR", str(folder / "flower"))

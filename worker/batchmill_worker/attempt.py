@@ -51,6 +51,7 @@ from batchmill_worker.progress import ShardProgress, Told, decode_progress, enco
 from batchmill_worker.trace import Phase
 
 if TYPE_CHECKING:
+    from batchmill.job import JobSpec
     from batchmill.ledger import Claim, Ledger
     from batchmill.operator import OperatorDefinition, OperatorRegistry
     from batchmill.shard import Shard, ShardRef
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from batchmill_worker.engine import Engine
     from batchmill_worker.jobs import JobFiles, JobShelf
     from batchmill_worker.leases import Heartbeat, Lease
+    from batchmill_worker.metering.attempts import AttemptMeter, SlotMeter
     from batchmill_worker.operator_cache import OperatorCache
     from batchmill_worker.row_cache.cache import RowCache
     from batchmill_worker.shard_result import ShardResult
@@ -83,6 +85,7 @@ class Bench:
     operators: OperatorCache
     engine: Engine
     tuners: Tuners
+    meter: SlotMeter
     rows: RowCache
     clock: Clock = SystemClock()  # noqa: RUF009  # stateless
 
@@ -101,24 +104,32 @@ class AttemptRunner:
 
     def _run_claimed(self, ref: ShardRef) -> Ending:
         try:
-            with self._bench.engine.trace.span(Phase.CLAIM, shard=ref.member()):
-                claim = self._claim(ref)
-            if claim is None:
-                log.info("attempt %s is not run: its job takes no more work", ref.member())
-                return Ending(EndingKind.DROPPED, "its job takes no more work")
-            with self._bench.heartbeat.holding(ref) as lease:
-                return self._run(claim, lease)
+            with self._bench.meter.attempt(ref.member()) as counted:
+                return self._claim_and_run(ref, counted)
         except StaleToken as stale:
             log.info("%s", stale)
             return Ending(EndingKind.DROPPED, str(stale))
 
-    def _run(self, claim: Claim, lease: Lease) -> Ending:
+    def _claim_and_run(self, ref: ShardRef, counted: AttemptMeter) -> Ending:
+        with self._bench.engine.trace.span(Phase.CLAIM, shard=ref.member()):
+            claim = self._claim(ref)
+        if claim is None:
+            log.info("attempt %s is not run: its job takes no more work", ref.member())
+            return Ending(EndingKind.DROPPED, "its job takes no more work")
+        with self._bench.heartbeat.holding(ref) as lease:
+            return self._run(claim, lease, counted)
+
+    def _run(self, claim: Claim, lease: Lease, counted: AttemptMeter) -> Ending:
+        spec = self._spec(claim)
+        if spec is not None:
+            counted.operator = spec.operator
         try:
             outcome = self._outcome(claim, lease)
             ending = self._end(claim, outcome)
         except StaleToken:
             self._sweep(claim)
             raise
+        self._bench.meter.ended(counted, outcome, ending)
         note_ending(self._bench.ledger.log, self._bench.worker, claim.shard.ref, outcome, ending)
         return ending
 
@@ -154,6 +165,7 @@ class AttemptRunner:
         loaded_at = clock.monotonic()
         result = self._compute(shard, files, table, lease, proven=bool(before.results))
         computed_at = clock.monotonic()
+        self._bench.meter.rows_failed(files.spec.operator, (row.failure.error_type for row in result.dead))
         self._bench.tuners.save()
         progress = before.add(pending, result, self._told(files))
         if result.stopped and not progress.is_begun:
@@ -254,9 +266,12 @@ class AttemptRunner:
                 assert_never(never)
 
     def _policy(self, claim: Claim) -> RetryPolicy:
-        files = self._bench.shelf.get(claim.shard.job_id)
-        spec = files.spec if files else claim.spec
+        spec = self._spec(claim)
         return spec.retry if spec else RetryPolicy()
+
+    def _spec(self, claim: Claim) -> JobSpec | None:
+        files = self._bench.shelf.get(claim.shard.job_id)
+        return files.spec if files else claim.spec
 
     def _commit(self, claim: Claim, completion: Completion) -> None:
         shard, shards, files = claim.shard, self._bench.ledger.shards, self._files(claim)

@@ -23,7 +23,9 @@ import click
 @click.option("--blob-root", help="Folder or s3:// URI for rows.  [BATCHMILL_BLOB_ROOT]")
 @click.option("--roots", help="Folders and URIs that jobs may read and write, with commas.  [BATCHMILL_ROOTS]")
 @click.option(
-    "--listen", metavar="HOST:PORT", help="Answer /healthz and /readyz there.  [BATCHMILL_WORKER_LISTEN, default off]"
+    "--listen",
+    metavar="HOST:PORT",
+    help="Answer /healthz, /readyz and /metrics there.  [BATCHMILL_WORKER_LISTEN, default off]",
 )
 @click.option("--trace", metavar="FILE", help="Write what every shard goes through, for chrome://tracing or Perfetto.")
 @click.option("--ready-file", type=click.Path(path_type=Path), hidden=True)

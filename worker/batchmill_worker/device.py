@@ -148,8 +148,10 @@ class CudaMemory(DeviceMemory):
         return float(torch.cuda.max_memory_allocated(self._device))
 
     def limit_bytes(self) -> float:
-        """What is free, and what the allocator holds already."""
-        torch = sys.modules["torch"]
+        """What is free, and what the allocator holds already; no limit is known until torch is in use."""
+        torch = sys.modules.get("torch")
+        if torch is None or not torch.cuda.is_initialized():
+            return math.inf
         free, _ = torch.cuda.mem_get_info(self._device)
         return float(free + torch.cuda.memory_reserved(self._device))
 

@@ -23,6 +23,7 @@ from batchmill.errors import BatchmillError
 from batchmill.model_key import model_key
 from batchmill_worker.device import free_cached_memory, is_out_of_memory
 from batchmill_worker.failures import Failure, operator_failed
+from batchmill_worker.metering.models import UNCOUNTED, ModelMeter
 from batchmill_worker.model_memory import LEAST_BYTES, Gauge
 
 if TYPE_CHECKING:
@@ -144,6 +145,7 @@ class OperatorCache:
 
     budget: the bytes that all of them may take together; what alone is larger is loaded alone. None: any number.
     on_change: called, by any thread, whenever `models()` has changed.
+    meter: told of every operator that is found, set up, and torn down.
     """
 
     def __init__(
@@ -154,12 +156,14 @@ class OperatorCache:
         budget: int | None = None,
         max_kept: int = MAX_KEPT,
         on_change: Callable[[LoadedModels], None] = lambda _: None,
+        meter: ModelMeter = UNCOUNTED,
     ) -> None:
         self._device = device
         self._context = context
         self._budget = budget
         self._max_kept = max_kept
         self._on_change = on_change
+        self._meter = meter
         self._changed = Condition()  # guards all below
         self._entries: OrderedDict[OperatorKey, _Entry] = OrderedDict()  # the one used last at the end
         self._announced: dict[str, OperatorInfo] = {}
@@ -180,6 +184,8 @@ class OperatorCache:
         try:
             if is_new:
                 self._fill(key, entry, definition, params)
+            else:
+                self._meter.found(key.name)
             yield entry.ready.result()
         finally:
             with self._changed:
@@ -237,10 +243,12 @@ class OperatorCache:
                 started_at = time.monotonic()
                 operator, entry.nbytes = self._load(key, definition, params)
                 entry.load_s = time.monotonic() - started_at
+                self._meter.loaded(key.name, entry.load_s, entry.nbytes)
             with self._changed:
                 self._sizes[key.name] = max(entry.nbytes, self._sizes.get(key.name, 0))
             entry.ready.set_result(operator)
         except BaseException as error:  # noqa: BLE001  # told to all who wait for it, raised again by result()
+            self._meter.failed(key.name)
             with self._changed:
                 del self._entries[key]
             entry.ready.set_exception(error)
@@ -358,7 +366,9 @@ class OperatorCache:
         """Tear these down and empty the list; whether there were any."""
         was_any = bool(entries)
         for entry in entries:
-            entry.ready.result().teardown()
+            operator = entry.ready.result()
+            operator.teardown()
+            self._meter.let_go(operator.definition.name, entry.nbytes)
         entries.clear()
         if was_any:
             free_cached_memory()

@@ -30,12 +30,12 @@ from batchmill_worker.engine import Engine
 from batchmill_worker.jobs import JobShelf
 from batchmill_worker.leases import Heartbeat
 from batchmill_worker.loading import load_operators
+from batchmill_worker.metering.process import begin_counting
 from batchmill_worker.model_memory import MIB, default_budget
 from batchmill_worker.model_queues import ModelQueues
 from batchmill_worker.operator_cache import OperatorCache
 from batchmill_worker.row_cache.cache import RowCache
 from batchmill_worker.slot_files import SlotFiles
-from batchmill_worker.trace import NO_TRACE, FileRecorder
 from batchmill_worker.tuners import Tuners
 from batchmill_worker.watchdog import Watchdog
 
@@ -49,7 +49,7 @@ LEDGER_LOOK_S = 1.0
 def run_slot(settings: WorkerSettings, identity: SlotIdentity, note: Path) -> None:
     """Run shards on one device until SIGTERM; `note` is the watchdog's file.
 
-    Raises `InvalidOperator` or `InvalidSettings`. Waits for a ledger that cannot be reached.
+    Raises `InvalidOperator`, `InvalidSettings` or `StorageError`. Waits for a ledger that cannot be reached.
     """
     registry = load_operators(settings.operators)
     ledger, workspace = Ledger.open(settings), Workspace.open(settings)
@@ -74,8 +74,8 @@ def run_slot(settings: WorkerSettings, identity: SlotIdentity, note: Path) -> No
         else default_budget(worker.memory_bytes, settings.slots_per_device)
     )
     context = SetupContext(locations=settings.locations())
-    operators = OperatorCache(worker.device, context, budget=budget, on_change=queues.follow)
-    trace = FileRecorder(Path(settings.trace), worker.name) if settings.trace else NO_TRACE
+    counts = begin_counting(settings.pool, worker.name, ledger)
+    operators = OperatorCache(worker.device, context, budget=budget, on_change=queues.follow, meter=counts.models)
     tuners = Tuners(ledger.profiles, worker.device)
     heartbeat.batches = tuners.choices
     bench = Bench(
@@ -91,9 +91,10 @@ def run_slot(settings: WorkerSettings, identity: SlotIdentity, note: Path) -> No
             DeviceLock(),
             watchdog=Watchdog(settings.batch_timeout_s, note),
             memory=memory_of(worker.device),
-            trace=trace,
+            trace=counts.recorder(settings.trace, worker.name),
         ),
         tuners=tuners,
+        meter=counts.attempts,
         rows=rows,
     )
     app = create_celery_app(settings, registry, AttemptRunner(bench))

@@ -22,6 +22,8 @@ from batchmill_worker.devices.inventory import open_inventory
 from batchmill_worker.devices.placement import Placement, place
 from batchmill_worker.devices.selection import select, visible_to
 from batchmill_worker.health import Health, Presence
+from batchmill_worker.metering.page import WorkerMetrics
+from batchmill_worker.metering.slots import VARIABLE
 from batchmill_worker.recycling import MemoryLimits, Recycler
 from batchmill_worker.slot_files import SlotFiles
 from batchmill_worker.status_server import Reply, StatusServer
@@ -61,11 +63,15 @@ class Supervisor:
         self._presence = Presence(self._ledger, list(self._placements))
         self._health = Health(self._keeper, self._presence)
         self._shared = tempfile.TemporaryDirectory(prefix="batchmill-worker-")
+        self._metrics = WorkerMetrics(
+            settings.pool, list(self._placements.values()), self._inventory, Path(self._shared.name)
+        )
         self._refusal: BatchmillError | None = None
         self._signals: list[int] = []
         self.routes: dict[str, Callable[[], Reply]] = {
             "/healthz": self._health.healthz,
             "/readyz": self._health.readyz,
+            "/metrics": self._metrics.page,
         }
 
     def run(self, ready_file: Path | None) -> None:
@@ -118,6 +124,7 @@ class Supervisor:
         if time.monotonic() - self._measured_at < MEASURE_S:
             return
         self._measured_at = time.monotonic()
+        self._metrics.look(self._keeper.states())
         for state in self._keeper.states():
             placement = self._placements[state.name]
             reason = state.pid and self._recycler.reason(state.name, state.pid, placement.devices)
@@ -134,7 +141,8 @@ class Supervisor:
             self._shared.name,
             placement.identity.model_dump_json(),
         ]
-        return ChildSpec(name, command, placement.env, cores=placement.cores)
+        env = {**placement.env, VARIABLE: str(self._metrics.folder)}
+        return ChildSpec(name, command, env, cores=placement.cores)
 
     def _files(self, name: str) -> SlotFiles:
         return SlotFiles(Path(self._shared.name), name)
@@ -142,6 +150,7 @@ class Supervisor:
     def _see_off(self, end: ChildEnd) -> bool:
         """A slot's process ended: say why, or give back what it held. Tells whether a batch was its end."""
         refusal = self._files(end.name).take_refusal()
+        self._metrics.ended(end, refused=refusal is not None)
         if refusal is None:
             return self._take_back(end)
         if end.starts == 1:  # it never ran: nor will it, and the other slots are like it

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,24 @@ class Recorder:
 
 
 NO_TRACE = Recorder()
+
+
+class Recorders(Recorder):
+    """Several recorders that are told the same."""
+
+    def __init__(self, *recorders: Recorder) -> None:
+        self._recorders = recorders
+
+    @contextmanager
+    def _all(self, phase: Phase, about: dict[str, Any]) -> Iterator[None]:
+        with ExitStack() as spans:
+            for recorder in self._recorders:
+                spans.enter_context(recorder.span(phase, **about))
+            yield
+
+    def span(self, phase: Phase, **about: Any) -> AbstractContextManager[None]:
+        """Have each of them take note."""
+        return self._all(phase, about)
 
 
 class FileRecorder(Recorder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from batchmill.errors import InvalidSettings, ServiceUnavailable
 from batchmill.ledger.keys import Keys
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 SOCKET_TIMEOUT_S = 5.0
 
@@ -51,14 +52,21 @@ class Store:
         self.keys = Keys(prefix)
         self.now_ms = now_ms
         self._scripts: dict[str, Any] = {}
+        self.on_call: Callable[[str, float, bool], None] = _unheard  # a script, its seconds, whether it answered
 
     def run(self, name: str, keys: Sequence[str], arguments: Sequence[str | bytes | int | float]) -> Any:
         """Run the script `name`. Raises `ServiceUnavailable` when Redis cannot be reached."""
         script = self._scripts.get(name)
         if script is None:
             script = self._scripts[name] = self.redis.register_script(_source(name))
-        with reaching_redis():
-            return script(keys=list(keys), args=list(arguments))
+        started, has_answered = time.monotonic(), False
+        try:
+            with reaching_redis():
+                reply = script(keys=list(keys), args=list(arguments))
+            has_answered = True
+        finally:
+            self.on_call(name, time.monotonic() - started, has_answered)
+        return reply
 
     def publish_channel(self) -> str:
         """The channel that scripts tell their changes on."""
@@ -77,6 +85,10 @@ class reaching_redis:  # noqa: N801  # reads as a phrase after `with`
                 f"the ledger's Redis cannot be reached ({type(error).__name__}).",
                 hint="It is tried again; see whether the Redis or Valkey server runs.",
             ) from error
+
+
+def _unheard(script: str, seconds: float, has_answered: bool) -> None:
+    """Nobody asked how long calls take."""
 
 
 @cache

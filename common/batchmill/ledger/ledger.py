@@ -17,9 +17,10 @@ from batchmill.ledger.profiles import ProfileLedger
 from batchmill.ledger.retention import RetentionLedger
 from batchmill.ledger.row_cache import RowCacheLedger
 from batchmill.ledger.shards import ShardLedger
+from batchmill.ledger.survey import SurveyLedger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import redis
 
@@ -44,12 +45,17 @@ class Ledger:
         self.profiles = ProfileLedger(self._store)
         self.log = JobLogLedger(self._store)
         self.overview = OverviewLedger(self._store)
+        self.survey = SurveyLedger(self._store)
         self.row_cache = RowCacheLedger(self._store)
 
     @classmethod
     def open(cls, settings: ServiceSettings) -> Ledger:
         """The ledger that the settings name; does not connect yet."""
         return cls(connect(settings.redis_url), settings.redis_prefix)
+
+    def on_call(self, heard: Callable[[str, float, bool], None]) -> None:
+        """Tell of every script that was run: its name, how many seconds it took, whether it answered."""
+        self._store.on_call = heard
 
     def now_ms(self) -> int:
         """The time by which leases are judged: the server's, milliseconds since the epoch."""

@@ -55,6 +55,8 @@ def replay(job_id: str, request: ReplayRequest, service: CurrentService) -> Resp
     Answers 200 instead of 201 when the idempotency key is known.
     """
     replay_id, is_new = service.replays.begin(job_id, request)
+    if is_new:
+        service.metrics.roles.submitted(service.ledger.jobs.read(replay_id).spec)
     return json_response(service.status(replay_id), 201 if is_new else 200)
 
 

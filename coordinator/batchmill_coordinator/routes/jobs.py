@@ -34,6 +34,8 @@ class JobList(BaseModel):
 def submit(request: JobRequest, service: CurrentService) -> Response:
     """Submit a job. Answers 200 instead of 201 when the idempotency key is known."""
     job_id, is_new = service.admission.admit(request)
+    if is_new:
+        service.metrics.roles.submitted(request.spec())
     return json_response(service.status(job_id), 201 if is_new else 200)
 
 

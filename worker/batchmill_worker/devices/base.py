@@ -49,6 +49,18 @@ class Device:
         return "." in self.number
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceUsage:
+    """What is used of a device, by anybody.
+
+    share: of the time of late that it computed, 0 to 1; None where that is not known.
+    used_bytes: of its memory; None where that is not known.
+    """
+
+    share: float | None = None
+    used_bytes: int | None = None
+
+
 class Inventory(Protocol):
     """The devices of a machine, and what processes use of them. Used by one thread at a time."""
 
@@ -57,6 +69,9 @@ class Inventory(Protocol):
 
     def used_bytes(self, device: Device, pid: int) -> int | None:
         """The memory of the device that a process uses; None where that is not known."""
+
+    def usage(self, device: Device) -> DeviceUsage:
+        """What is used of the device now; nothing known of the CPU, which is the machine's own matter."""
 
     def close(self) -> None:
         """Let go of what was opened. Calling it again does nothing."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchmill_worker.devices.base import Device, DeviceKind
+from batchmill_worker.devices.base import Device, DeviceKind, DeviceUsage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +23,10 @@ class CpuInventory:
     def used_bytes(self, device: Device, pid: int) -> int | None:  # noqa: ARG002  # as every inventory
         """None: the CPU's memory is the host's, which is watched by itself."""
         return None
+
+    def usage(self, device: Device) -> DeviceUsage:  # noqa: ARG002  # as every inventory
+        """Nothing."""
+        return DeviceUsage()
 
     def close(self) -> None:
         """Nothing was opened."""

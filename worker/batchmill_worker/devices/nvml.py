@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from batchmill.errors import InvalidSettings
-from batchmill_worker.devices.base import Device, DeviceKind
+from batchmill_worker.devices.base import Device, DeviceKind, DeviceUsage
 from batchmill_worker.devices.cpu import CPU
 
 if TYPE_CHECKING:
@@ -52,6 +52,22 @@ class NvmlInventory:
         except self._nvml.NVMLError:
             return None
         return next((process.usedGpuMemory for process in processes if process.pid == pid), None)
+
+    def usage(self, device: Device) -> DeviceUsage:
+        """What the driver measures; of a slice it tells the memory only."""
+        handle = self._handles.get(device.uuid)
+        if handle is None:
+            return DeviceUsage()
+        nvml = self._nvml
+        try:
+            share: float | None = nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100
+        except nvml.NVMLError:
+            share = None
+        try:
+            used: int | None = int(nvml.nvmlDeviceGetMemoryInfo(handle).used)
+        except nvml.NVMLError:
+            used = None
+        return DeviceUsage(share, used)
 
     def close(self) -> None:
         """End NVML."""

@@ -8,7 +8,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from batchmill.errors import InvalidSettings
 from batchmill.job import Frozen
-from batchmill_worker.devices.base import Device, DeviceKind
+from batchmill_worker.devices.base import Device, DeviceKind, DeviceUsage
 from batchmill_worker.devices.cpu import CPU
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ class StandInGpu(Frozen):
     uuid: str = Field(min_length=1)
     model: str = Field(min_length=1)
     memory_mb: int | None = Field(default=None, ge=0)
-    used_mb: int | None = Field(default=None, ge=0)  # by each process that asks
+    used_mb: int | None = Field(default=None, ge=0)  # by each process that asks, and in all
+    share: float | None = Field(default=None, ge=0, le=1)  # of the time that it computes
 
 
 _GPUS = TypeAdapter(list[StandInGpu])
@@ -49,6 +50,15 @@ class StandInInventory:
         """What the file says is used of the device."""
         used = {gpu.uuid: gpu.used_mb for gpu in self._read()}.get(device.uuid)
         return None if used is None else used * MB
+
+    def usage(self, device: Device) -> DeviceUsage:
+        """What the file says; nothing while somebody writes it."""
+        try:
+            gpus = {gpu.uuid: gpu for gpu in self._read()}
+        except InvalidSettings:
+            return DeviceUsage()
+        gpu = gpus.get(device.uuid)
+        return DeviceUsage(gpu.share, gpu.used_mb and gpu.used_mb * MB) if gpu else DeviceUsage()
 
     def close(self) -> None:
         """Nothing was opened."""

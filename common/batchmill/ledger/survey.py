@@ -1,0 +1,70 @@
+"""What the ledger holds in numbers, read in three round trips: for metrics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import redis
+
+from batchmill.ledger.connection import reaching_redis
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from batchmill.ledger.connection import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """The ledger at one moment, `now_ms` by its own clock, milliseconds since the epoch."""
+
+    now_ms: int
+    waiting: Mapping[str, int]  # by job: shards that wait for another attempt
+    oldest_queued_ms: Mapping[str, int]  # by pool: when what waits longest to be claimed was published
+    leases: int
+    leases_expired: int
+    jobs_kept: int  # that have ended
+    memory_bytes: int | None  # of the server; None where it does not tell
+
+
+class SurveyLedger:
+    """Counts without reading what it counts."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._keys = store.keys
+
+    def take(self, job_ids: Sequence[str], pools: Iterable[str]) -> Survey:
+        """Count what there is of these jobs and pools. Raises `ServiceUnavailable`."""
+        keys, names = self._keys, sorted(set(pools))
+        with reaching_redis(), self._store.redis.pipeline(transaction=False) as pipe:
+            pipe.time()
+            pipe.zcard(keys.leases())
+            pipe.zcard(keys.ended_jobs())
+            for name in names:
+                pipe.zrange(keys.queued(name), 0, 0, withscores=True)
+            for job_id in job_ids:
+                pipe.zcard(keys.waiting(job_id))
+            (seconds, micros), leases, kept, *counts = pipe.execute()
+        now_ms = int(seconds) * 1000 + int(micros) // 1000
+        with reaching_redis():
+            expired = self._store.redis.zcount(keys.leases(), "-inf", now_ms)
+        firsts = zip(names, counts[: len(names)], strict=True)
+        return Survey(
+            now_ms=now_ms,
+            waiting=dict(zip(job_ids, counts[len(names) :], strict=True)),
+            oldest_queued_ms={name: int(first[0][1]) for name, first in firsts if first},
+            leases=leases,
+            leases_expired=expired,
+            jobs_kept=kept,
+            memory_bytes=self._memory_bytes(),
+        )
+
+    def _memory_bytes(self) -> int | None:
+        try:
+            with reaching_redis():
+                used: int | None = self._store.redis.info("memory").get("used_memory")
+        except redis.ResponseError:  # its user may not ask
+            return None
+        return used

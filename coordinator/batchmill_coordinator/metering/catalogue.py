@@ -1,0 +1,92 @@
+"""The metrics of a coordinator. What the ledger tells is said by the leader alone, so that sums count nothing twice."""
+
+from __future__ import annotations
+
+from batchmill.metering import DEAD_LETTERS, LEDGER_CALLS, LEDGER_FAILURES, RETRIES, ROWS_SETTLED, Metric, MetricKind
+
+COUNTER, GAUGE = MetricKind.COUNTER, MetricKind.GAUGE
+OF_WORK = ("operator", "pool")
+
+SUBMITTED = Metric("batchmill_jobs_submitted_total", COUNTER, "Jobs accepted, replays included", OF_WORK)
+FINISHED = Metric("batchmill_jobs_finished_total", COUNTER, "Jobs that ended, by state", (*OF_WORK, "state"))
+DISPATCHED = Metric("batchmill_shards_dispatched_total", COUNTER, "Attempts published to a queue", OF_WORK)
+LEASES_LOST = Metric("batchmill_leases_lost_total", COUNTER, "Attempts lost with their worker", OF_WORK)
+SPLITS = Metric("batchmill_splits_total", COUNTER, "Shards replaced by their halves, having cost workers", OF_WORK)
+MESSAGES_LOST = Metric("batchmill_messages_lost_total", COUNTER, "Messages that had to be published again", OF_WORK)
+
+LEADER = Metric("batchmill_leader", GAUGE, "1 if this coordinator leads, else 0")
+EPOCH = Metric("batchmill_leader_epoch", GAUGE, "How often the lead has been taken; 0 of one that does not lead")
+LEDGER_UP = Metric("batchmill_ledger_up", GAUGE, "1 if this coordinator reaches the ledger, else 0")
+LEDGER_PING = Metric("batchmill_ledger_ping_seconds", GAUGE, "Time that the ledger took to answer a ping just now")
+
+JOBS = Metric("batchmill_jobs", GAUGE, "Jobs that have not ended, by state", (*OF_WORK, "state"))
+JOBS_KEPT = Metric("batchmill_jobs_kept", GAUGE, "Jobs that have ended and are not deleted yet")
+SHARDS = Metric(
+    "batchmill_shards",
+    GAUGE,
+    "Shards that are not settled, by state: planned, queued, running, waiting",
+    (*OF_WORK, "state"),
+)
+ROWS = Metric(
+    "batchmill_rows", GAUGE, "Rows of jobs that have not ended, by state: left, done, dead", (*OF_WORK, "state")
+)
+DEPTH_SHARDS = Metric(
+    "batchmill_queue_depth_shards", GAUGE, "Shards that wait or run, of jobs that may run; for scaling", ("pool",)
+)
+DEPTH_ROWS = Metric(
+    "batchmill_queue_depth_rows", GAUGE, "Rows neither done nor dead, of jobs that may run; for scaling", ("pool",)
+)
+OLDEST = Metric(
+    "batchmill_oldest_wait_seconds",
+    GAUGE,
+    "How long a published shard, or a job that nobody works on, waits",
+    ("pool",),
+)
+AT_RISK = Metric(
+    "batchmill_jobs_deadline_at_risk", GAUGE, "Jobs that will not be done by their deadline at their pace", ("pool",)
+)
+WORKERS = Metric("batchmill_workers", GAUGE, "Workers of a pool, a device process each", ("pool",))
+CAPACITY = Metric("batchmill_pool_capacity_shards", GAUGE, "Shards that the workers of a pool take at once", ("pool",))
+LEASES = Metric("batchmill_leases", GAUGE, "Attempts that run under a lease")
+LEASES_EXPIRED = Metric("batchmill_leases_expired", GAUGE, "Those whose lease has run out, to be taken back at once")
+LEDGER_MEMORY = Metric("batchmill_ledger_memory_bytes", GAUGE, "Memory that the ledger's server uses")
+DISK_FREE = Metric("batchmill_disk_free_bytes", GAUGE, "Free space where a folder lies", ("folder",))
+DISK_SIZE = Metric("batchmill_disk_size_bytes", GAUGE, "All space where a folder lies", ("folder",))
+
+COORDINATOR_METRICS = (
+    SUBMITTED,
+    FINISHED,
+    DISPATCHED,
+    LEASES_LOST,
+    RETRIES,
+    SPLITS,
+    ROWS_SETTLED,
+    DEAD_LETTERS,
+    MESSAGES_LOST,
+    LEDGER_CALLS,
+    LEDGER_FAILURES,
+    LEADER,
+    EPOCH,
+    LEDGER_UP,
+    LEDGER_PING,
+)
+"""Those of every coordinator."""
+
+LEADER_METRICS = (
+    JOBS,
+    JOBS_KEPT,
+    SHARDS,
+    ROWS,
+    DEPTH_SHARDS,
+    DEPTH_ROWS,
+    OLDEST,
+    AT_RISK,
+    WORKERS,
+    CAPACITY,
+    LEASES,
+    LEASES_EXPIRED,
+    LEDGER_MEMORY,
+    DISK_FREE,
+    DISK_SIZE,
+)
+"""Those of the leader alone."""

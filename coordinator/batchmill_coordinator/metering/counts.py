@@ -1,0 +1,73 @@
+"""What a coordinator's roles and routes do, counted in this process: it outlives the jobs that it is about."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batchmill.job import JobState
+from batchmill.metering import DEAD_LETTERS, RETRIES, ROWS_SETTLED, BoundedNames
+from batchmill.retry import DeadLetter, Requeue, Split
+from batchmill_coordinator.metering import catalogue
+from batchmill_coordinator.undertaker import ERROR_TYPE
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+    from batchmill.job import JobSpec
+
+MAX_POOLS = 100
+"""So many pools are told apart: a job may name any."""
+
+_FINAL = [state for state in JobState if state.is_final]
+
+
+class RoleMeter:
+    """Counts. Safe for use by several threads."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._pool = BoundedNames(MAX_POOLS)
+        self._submitted = catalogue.SUBMITTED.counter(registry)
+        self._finished = catalogue.FINISHED.counter(registry)
+        self._dispatched = catalogue.DISPATCHED.counter(registry)
+        self._lost = catalogue.LEASES_LOST.counter(registry)
+        self._messages_lost = catalogue.MESSAGES_LOST.counter(registry)
+        self._splits = catalogue.SPLITS.counter(registry)
+        self._retries = RETRIES.counter(registry)
+        self._rows = ROWS_SETTLED.counter(registry)
+        self._dead_letters = DEAD_LETTERS.counter(registry)
+
+    def submitted(self, spec: JobSpec) -> None:
+        """A job was accepted."""
+        self._submitted.labels(*self._work(spec)).inc()
+        for state in _FINAL:
+            self._finished.labels(*self._work(spec), state)
+
+    def finished(self, spec: JobSpec, state: JobState) -> None:
+        """A job ended in this state."""
+        self._finished.labels(*self._work(spec), state).inc()
+
+    def dispatched(self, spec: JobSpec) -> None:
+        """An attempt was published."""
+        self._dispatched.labels(*self._work(spec)).inc()
+        for metric in (self._lost, self._splits, self._messages_lost):
+            metric.labels(*self._work(spec))
+
+    def message_lost(self, spec: JobSpec) -> None:
+        """A message was lost, and is published again."""
+        self._messages_lost.labels(*self._work(spec)).inc()
+
+    def lost(self, spec: JobSpec, decision: Requeue | Split | DeadLetter) -> None:
+        """An attempt was lost, and this follows."""
+        work = self._work(spec)
+        self._lost.labels(*work).inc()
+        match decision:
+            case Requeue():
+                self._retries.labels(*work, "lost").inc()
+            case Split():
+                self._splits.labels(*work).inc()
+            case DeadLetter():
+                self._rows.labels(*work, "dead").inc()
+                self._dead_letters.labels(*work, ERROR_TYPE).inc()
+
+    def _work(self, spec: JobSpec) -> tuple[str, str]:
+        return spec.operator, self._pool(spec.pool)

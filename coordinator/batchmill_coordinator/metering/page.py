@@ -1,0 +1,41 @@
+"""All metrics of a coordinator."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import ProcessCollector
+
+from batchmill.metering import LedgerMeter, exposition, new_registry
+from batchmill_coordinator.metering.counts import RoleMeter
+from batchmill_coordinator.metering.ledger_view import LedgerMetrics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from batchmill.clock import Clock
+    from batchmill.ledger import Ledger
+    from batchmill.settings import CoordinatorSettings
+
+
+class CoordinatorMetrics:
+    """Counts what the roles do, as `roles`, and gives everything as a page. Thread-safe.
+
+    epoch: under which this coordinator leads; 0 while it does not.
+    """
+
+    def __init__(self, ledger: Ledger, settings: CoordinatorSettings, epoch: Callable[[], int], clock: Clock) -> None:
+        self._registry = new_registry(LedgerMetrics(ledger, epoch, clock, local_folders(settings)))
+        self.roles = RoleMeter(self._registry)
+        ledger.on_call(LedgerMeter(self._registry))
+        ProcessCollector(registry=self._registry)
+
+    def page(self) -> bytes:
+        """Everything, as Prometheus reads it."""
+        return exposition(self._registry)
+
+
+def local_folders(settings: CoordinatorSettings) -> list[str]:
+    """The folders of the settings that lie on a disk, which may fill up."""
+    named = (settings.blob_root, *settings.roots)
+    return list(dict.fromkeys(place for place in named if place and "://" not in place))

@@ -1,0 +1,123 @@
+"""`/metrics` of real services: who is let in, who tells what, and what outlives processes, jobs and the ledger."""
+
+from __future__ import annotations
+
+import http.client
+from contextlib import closing
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import pytest
+from cluster import TOKEN, Cluster, free_port
+from prometheus_client.parser import text_string_to_metric_families
+from waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SCRAPER = "scraper"
+ECHO = {"operator": "echo", "pool": "default"}
+
+
+class Watched:
+    """A cluster of two coordinators and a worker, and what they tell."""
+
+    def __init__(self, folder: Path) -> None:
+        self.cluster = Cluster(folder, "mill_operators", METRICS_TOKEN=SCRAPER)
+        self.worker_url = f"http://127.0.0.1:{free_port()}"
+
+    def start(self) -> None:
+        self.cluster.start(coordinators=2, slots=())
+        self.cluster.start_supervisor(WORKER_LISTEN=urlsplit(self.worker_url).netloc)
+
+    def coordinator(self, name: str) -> dict[str, dict[frozenset[tuple[str, str]], float]]:
+        status, page = ask(self.cluster.url(name), "/metrics", SCRAPER)
+        assert status == 200
+        return samples(page)
+
+    def worker(self, name: str, **labels: str) -> float:
+        status, page = ask(self.worker_url, "/metrics", None)
+        assert status == 200
+        return samples(page).get(f"batchmill_{name}", {}).get(frozenset(labels.items()), 0.0)
+
+    def leaders(self, name: str, **labels: str) -> list[float]:
+        """What the coordinators tell of a metric that only one of them knows."""
+        told = [self.coordinator(each).get(f"batchmill_{name}", {}) for each in "ab"]
+        return [found[frozenset(labels.items())] for found in told if frozenset(labels.items()) in found]
+
+
+def ask(url: str, path: str, token: str | None) -> tuple[int, str]:
+    with closing(http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)) as connection:
+        connection.request("GET", path, headers={} if token is None else {"Authorization": f"Bearer {token}"})
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+
+
+def samples(page: str) -> dict[str, dict[frozenset[tuple[str, str]], float]]:
+    found: dict[str, dict[frozenset[tuple[str, str]], float]] = {}
+    for family in text_string_to_metric_families(page):
+        for sample in family.samples:
+            found.setdefault(sample.name, {})[frozenset(sample.labels.items())] = sample.value
+    return found
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    made = Watched(tmp_path_factory.mktemp("watched"))
+    with made.cluster:
+        made.start()
+        yield made
+
+
+def test_the_scrapers_token_opens_the_metrics_and_nothing_else(watched: Watched) -> None:
+    url = watched.cluster.url("a")
+    assert [ask(url, "/metrics", token)[0] for token in (None, "guess", SCRAPER, TOKEN)] == [401, 401, 200, 200]
+    assert ask(url, "/v1/jobs", SCRAPER)[0] == 401
+
+
+def test_a_job_is_counted_once_wherever_it_is_counted_and_stays_counted_when_it_is_deleted(watched: Watched) -> None:
+    job = watched.cluster.clients["a"].submit("echo", rows=[{"id": n} for n in range(100)])
+    assert len(list(job.results())) == 100
+    until(lambda: watched.worker("rows_total", **ECHO, outcome="done") == 100, "the count of the rows")
+    until(lambda: sum(watched.leaders("jobs_finished_total", **ECHO, state="completed")) == 1, "the count of the end")
+    assert watched.leaders("queue_depth_rows", pool="default") == [0]
+    assert watched.leaders("workers", pool="default") == [1]
+    assert sorted(watched.coordinator(name)["batchmill_leader"][frozenset()] for name in "ab") == [0, 1]
+
+    job.delete()
+    until(lambda: watched.leaders("jobs_kept") == [0], "the job's end in the ledger")
+    assert watched.worker("rows_total", **ECHO, outcome="done") == 100
+    assert sum(watched.leaders("jobs_finished_total", **ECHO, state="completed")) == 1
+    assert sum(watched.leaders("jobs_submitted_total", **ECHO)) == 1
+
+
+def test_work_that_nobody_does_is_deep_and_grows_old(watched: Watched) -> None:
+    job = watched.cluster.clients["b"].submit("echo", rows=[{"id": 1}], pool="nobody")
+    until(lambda: watched.leaders("queue_depth_rows", pool="nobody") == [1], "the depth of the pool without workers")
+    assert watched.leaders("workers", pool="nobody") == [0]
+    until(lambda: watched.leaders("oldest_wait_seconds", pool="nobody")[0] > 0.5, "the waiting to count")
+    job.cancel()
+
+
+def test_what_a_process_counted_outlives_it_and_its_end_is_counted(watched: Watched) -> None:
+    before = watched.worker("rows_total", **ECHO, outcome="done")
+    assert before == 100
+    watched.cluster.slots()[0].kill()
+    until(lambda: watched.worker("slot_ends_total", slot="cpu0", pool="default", cause="died") == 1, "the count")
+    assert watched.worker("rows_total", **ECHO, outcome="done") == before
+    job = watched.cluster.clients["a"].submit("echo", rows=[{"id": n} for n in range(10)])
+    assert len(list(job.results())) == 10
+    until(lambda: watched.worker("rows_total", **ECHO, outcome="done") == before + 10, "the next process' count")
+
+
+def test_a_ledger_that_is_away_is_told_of(watched: Watched) -> None:
+    assert watched.cluster.valkey is not None
+    watched.cluster.valkey.kill()
+    until(lambda: watched.coordinator("a")["batchmill_ledger_up"][frozenset()] == 0, "the word of the ledger's end")
+    until(
+        lambda: watched.coordinator("a")["batchmill_ledger_failures_total"][frozenset()] > 0,
+        "the count of the failures",
+    )
+    watched.cluster.start_valkey()
+    until(lambda: watched.coordinator("a")["batchmill_ledger_up"][frozenset()] == 1, "the word of its return")

@@ -1,0 +1,95 @@
+"""What the leader tells of the work there is, from the jobs' records."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from batchmill.job import JobSpec
+from batchmill.ledger import JobRecord
+from batchmill.ledger.survey import Survey
+from batchmill.metering import OTHER
+from batchmill_coordinator.metering.backlog import backlog_of, is_at_risk, names_of, rows_left, shards_by_state
+
+NOW_MS = 2_000_000
+
+
+def record(job_id: str = "job-1", spec: dict[str, Any] | None = None, **changes: object) -> JobRecord:
+    fields = {
+        "spec": JobSpec(operator="echo", **spec or {}).model_dump_json(),
+        "state": "running",
+        "created_at": NOW_MS - 100_000,
+        "started_at": NOW_MS - 90_000,
+    } | changes
+    return JobRecord.from_hash(job_id, {name.encode(): str(value).encode() for name, value in fields.items()})
+
+
+def survey(**changes: Any) -> Survey:
+    known: dict[str, Any] = {
+        "waiting": {},
+        "oldest_queued_ms": {},
+        "leases": 0,
+        "leases_expired": 0,
+        "jobs_kept": 0,
+        "memory_bytes": None,
+    }
+    return Survey(now_ms=NOW_MS, **known | changes)
+
+
+NAMES = {"default": "default"}
+
+
+def test_the_depth_counts_what_is_in_flight_and_leaves_out_what_may_not_run() -> None:
+    busy = record(shards_live=9, shards_queued=2, shards_running=4, rows_total=1000, rows_done=300, rows_dead=50)
+    held = record("job-2", state="paused", shards_live=5, rows_total=70)
+    found = backlog_of([busy, held], survey(waiting={"job-1": 1}), NAMES)
+    assert found.depth_shards == {"default": 9}
+    assert found.depth_rows == {"default": 650}
+    assert found.rows["echo", "default", "left"] == 720
+    assert found.jobs == {("echo", "default", "running"): 1, ("echo", "default", "paused"): 1}
+    assert [found.shards["echo", "default", state] for state in ("planned", "queued", "running", "waiting")] == [
+        7,
+        2,
+        4,
+        1,
+    ]
+
+
+def test_a_pool_without_work_is_told_of_as_empty() -> None:
+    found = backlog_of([], survey(), NAMES)
+    assert (found.depth_shards, found.depth_rows, found.oldest_s) == ({"default": 0}, {"default": 0}, {"default": 0.0})
+
+
+def test_the_oldest_wait_is_a_published_shards_or_a_jobs_that_nobody_works_on() -> None:
+    served = record(shards_running=1, rows_total=10, last_queued_at=NOW_MS - 50_000)
+    starved = record("job-2", rows_total=10, last_queued_at=NOW_MS - 30_000)
+    new = record("job-3", spec={"pool": "gpu"}, state="pending", rows_total=10)
+    names = {"default": "default", "gpu": "gpu"}
+    assert backlog_of([served], survey(), names).oldest_s["default"] == 0
+    assert backlog_of([served, starved, new], survey(), names).oldest_s == {"default": 30, "gpu": 100}
+    published = survey(oldest_queued_ms={"default": NOW_MS - 40_000})
+    assert backlog_of([served, starved], published, NAMES).oldest_s["default"] == 40
+
+
+def test_rows_left_are_those_that_are_known_of() -> None:
+    assert rows_left(record(rows_total=100, rows_done=30, rows_dead=5)) == 65
+    assert rows_left(record(rows_planned=40, rows_done=30)) == 10
+    assert rows_left(record(rows_total=10, rows_planned=40, rows_done=30)) == 10
+
+
+def test_a_shard_that_was_counted_a_moment_later_makes_no_number_negative() -> None:
+    assert shards_by_state(record(shards_live=2, shards_running=2), 1)["planned"] == 0
+
+
+def test_a_deadline_is_at_risk_when_the_pace_does_not_reach_it_or_half_the_time_brought_nothing() -> None:
+    soon = {"deadline_at": NOW_MS / 1000 + 50}
+    assert not is_at_risk(record(rows_total=100, rows_done=50, rate=2), NOW_MS / 1000)
+    assert not is_at_risk(record(spec=soon, rows_total=100, rows_done=50, rate=2), NOW_MS / 1000)
+    assert is_at_risk(record(spec=soon, rows_total=100, rows_done=50, rate=0.5), NOW_MS / 1000)
+    assert is_at_risk(record(spec=soon, rows_total=100), NOW_MS / 1000)
+    assert not is_at_risk(record(spec={"deadline_at": NOW_MS / 1000 + 200}, rows_total=100), NOW_MS / 1000)
+
+
+def test_pools_beyond_a_number_go_together_and_those_with_workers_are_kept() -> None:
+    names = names_of({"z"}, {"a", "b", "c", "z"}, 3)
+    assert names == {"z": "z", "a": "a", "b": "b", "c": OTHER}
+    assert backlog_of([record(spec={"pool": "c"}, shards_live=2)], survey(), names).depth_shards[OTHER] == 2

@@ -1,0 +1,1 @@
+"""What a worker counts: in its device processes, and beside them in the supervisor, which serves it all."""

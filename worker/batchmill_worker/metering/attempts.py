@@ -1,0 +1,283 @@
+"""What the attempts of a device process take and bring, counted nearly for free.
+
+1. The engine and the attempt mark their phases for the trace; the same marks are taken down here, in plain lists.
+2. At a shard's end, and within a long one once a second, the lists are added up and written to prometheus-client,
+   whose every write goes to a file in mapped memory. It is the batches' number that a write must not grow with.
+3. What is written is there for the supervisor to read, however the process ends; what is not, a second's worth at most,
+   goes with it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, assert_never
+
+from batchmill.clock import Clock, SystemClock
+from batchmill.metering import DEAD_LETTERS, RETRIES, ROWS_SETTLED, BoundedNames
+from batchmill.retry import Done, Failed, Lost, Partial, Revoked
+from batchmill_worker.ending import Ending, EndingKind
+from batchmill_worker.metering import catalogue
+from batchmill_worker.trace import Phase, Recorder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from types import TracebackType
+
+    from prometheus_client import CollectorRegistry
+
+    from batchmill.metering import BulkHistogram
+    from batchmill.retry import Outcome
+
+WRITE_EVERY_S = 1.0
+MAX_ERROR_TYPES = 32
+"""So many error types of a process are told apart, in all of its operators."""
+UNKNOWN = "unknown"
+"""The operator of an attempt that was dropped before anybody looked what it was to run."""
+
+_UNHEARD = nullcontext()
+
+
+class AttemptOutcome(StrEnum):
+    """How an attempt ended, as it is counted."""
+
+    DONE = "done"  # committed
+    ROWS_FAILED = "rows_failed"  # some rows are tried again; what is done is kept
+    RELEASED = "released"  # the worker let go: it is being stopped, or the job was paused or stopped
+    FAILED = "failed"  # the operator failed; another attempt follows
+    GAVE_UP = "gave_up"  # the operator failed, and with it the job
+    DROPPED = "dropped"  # the shard was another attempt's, or its job took no more work
+
+
+RETRY_REASONS = {
+    AttemptOutcome.ROWS_FAILED: "rows",
+    AttemptOutcome.RELEASED: "released",
+    AttemptOutcome.FAILED: "operator",
+}
+"""Why another attempt follows."""
+
+
+def outcome_of(outcome: Outcome, ending: Ending) -> AttemptOutcome:
+    """What an attempt counts as that was not dropped."""
+    match outcome:
+        case Done():
+            return AttemptOutcome.DONE
+        case Partial(_, failures):
+            return AttemptOutcome.ROWS_FAILED if failures else AttemptOutcome.RELEASED
+        case Revoked():
+            return AttemptOutcome.RELEASED
+        case Failed():
+            return AttemptOutcome.GAVE_UP if ending.kind is EndingKind.FAILED else AttemptOutcome.FAILED
+        case Lost():
+            raise AssertionError("a lost attempt is counted by the recoverer")
+        case never:
+            assert_never(never)
+
+
+BatchMark = tuple[float, int, float, float, bool]
+"""One batch that was on the device: seconds, rows, units with padding and without, whether it failed."""
+
+
+class AttemptMeter:
+    """What was marked of one attempt and is not written yet. Marks may come from several threads."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.now = clock.monotonic
+        self.began_at = self.written_at = self.now()
+        self.operator = UNKNOWN  # to be set when it is claimed
+        self.outcome = AttemptOutcome.DROPPED
+        self.phases: list[tuple[Phase, float]] = []
+        self.batches: list[BatchMark] = []
+
+    def take(self) -> tuple[list[tuple[Phase, float]], list[BatchMark]]:
+        """What was marked since the last time."""
+        return _drained(self.phases), _drained(self.batches)
+
+
+def _drained(marks: list[Any]) -> list[Any]:
+    """All marks, taken out; one that comes meanwhile stays for the next time."""
+    taken = marks[:]
+    del marks[: len(taken)]
+    return taken
+
+
+class _PhaseSpan:
+    __slots__ = ("_attempt", "_phase", "_started")
+
+    def __init__(self, attempt: AttemptMeter, phase: Phase) -> None:
+        self._attempt = attempt
+        self._phase = phase
+
+    def __enter__(self) -> None:
+        self._started = self._attempt.now()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        attempt = self._attempt
+        attempt.phases.append((self._phase, attempt.now() - self._started))
+
+
+class _BatchSpan:
+    __slots__ = ("_about", "_attempt", "_meter", "_started")
+
+    def __init__(self, meter: SlotMeter, attempt: AttemptMeter, about: dict[str, Any]) -> None:
+        self._meter = meter
+        self._attempt = attempt
+        self._about = about
+
+    def __enter__(self) -> None:
+        self._started = self._attempt.now()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        attempt, about = self._attempt, self._about
+        now = attempt.now()
+        attempt.batches.append(
+            (now - self._started, about["rows"], about["units"], about["true_units"], kind is not None)
+        )
+        if now - attempt.written_at > WRITE_EVERY_S:
+            self._meter.write(attempt)
+
+
+class SlotMeter(Recorder):
+    """Counts for one device process: as a recorder what its phases take, and besides what attempts end in."""
+
+    def __init__(self, registry: CollectorRegistry, pool: str, slot: str, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
+        self._pool = pool
+        self._attempts: dict[str, AttemptMeter] = {}  # by member
+        self._counts = _Counts(registry, pool)
+        self._operators: dict[str, _OperatorCounts] = {}
+        self._busy = catalogue.BUSY_SECONDS.counter(registry).labels(slot, pool)
+
+    @contextmanager
+    def attempt(self, member: str) -> Iterator[AttemptMeter]:
+        """Count what is marked of this attempt; it counts as dropped unless `ended` says otherwise."""
+        attempt = AttemptMeter(self._clock)
+        self._attempts.setdefault(member, attempt)  # a message may come twice: the first one runs
+        try:
+            yield attempt
+        finally:
+            if self._attempts.get(member) is attempt:
+                del self._attempts[member]
+            self.write(attempt)
+            counts = self._of(attempt.operator)
+            counts.ended[attempt.outcome].inc()
+            if attempt.outcome is not AttemptOutcome.DROPPED:
+                counts.attempt_seconds.observe(self._clock.monotonic() - attempt.began_at)
+
+    def rows_failed(self, operator: str, errors: Iterable[str]) -> None:
+        """The types of the errors that rows failed with in an attempt, one for each row."""
+        for error, count in Counter(errors).items():
+            self._counts.row_failures(operator, error, count)
+
+    def ended(self, attempt: AttemptMeter, outcome: Outcome, ending: Ending) -> None:
+        """The attempt ended so, and the ledger has been told."""
+        attempt.outcome = outcome_of(outcome, ending)
+        counts = self._of(attempt.operator)
+        if attempt.outcome in RETRY_REASONS:
+            counts.retries[attempt.outcome].inc()
+        match outcome:
+            case Done(completion):
+                counts.rows_done.inc(completion.rows)
+                if completion.rows_cached:
+                    counts.rows_cached.inc(completion.rows_cached)
+                if completion.rows_dead:
+                    counts.rows_dead.inc(completion.rows_dead)
+                for error, count in completion.dead_by_type:
+                    self._counts.dead_letters(attempt.operator, error, count)
+            case Failed(_, error_type):
+                self._counts.attempt_failures(attempt.operator, error_type or UNKNOWN)
+            case _:
+                return
+
+    def span(self, phase: Phase, **about: Any) -> AbstractContextManager[None]:
+        """Mark how long the context lasts."""
+        attempt = self._attempts.get(about["shard"])
+        if attempt is None:
+            return _UNHEARD
+        return _BatchSpan(self, attempt, about) if phase is Phase.INFER else _PhaseSpan(attempt, phase)
+
+    def write(self, attempt: AttemptMeter) -> None:
+        """Write what was marked of an attempt."""
+        attempt.written_at = self._clock.monotonic()
+        phases, batches = attempt.take()
+        counts = self._of(attempt.operator)
+        counts.add_phases(phases)
+        if batches:
+            self._busy.inc(counts.add_batches(batches))
+
+    def _of(self, operator: str) -> _OperatorCounts:
+        found = self._operators.get(operator)
+        if found is None:
+            found = self._operators[operator] = _OperatorCounts(self._counts, operator, self._pool)
+        return found
+
+
+class _Counts:
+    """The metrics of attempts, for all operators."""
+
+    def __init__(self, registry: CollectorRegistry, pool: str) -> None:
+        self._pool = pool
+        self._error = BoundedNames(MAX_ERROR_TYPES)
+        self.attempts = catalogue.ATTEMPTS.counter(registry)
+        self.attempt_seconds: BulkHistogram = catalogue.ATTEMPT_SECONDS.histogram(registry)
+        self.phases = catalogue.PHASE_SECONDS.counter(registry)
+        self.rows = ROWS_SETTLED.counter(registry)
+        self.rows_cached = catalogue.ROWS_CACHED.counter(registry)
+        self.retries = RETRIES.counter(registry)
+        self.batch_seconds: BulkHistogram = catalogue.BATCH_SECONDS.histogram(registry)
+        self.batch_rows: BulkHistogram = catalogue.BATCH_ROWS.histogram(registry)
+        self.batch_failures = catalogue.BATCH_FAILURES.counter(registry)
+        self.units = catalogue.UNITS.counter(registry)
+        self._row_failures = catalogue.ROW_FAILURES.counter(registry)
+        self._attempt_failures = catalogue.ATTEMPT_FAILURES.counter(registry)
+        self._dead_letters = DEAD_LETTERS.counter(registry)
+
+    def row_failures(self, operator: str, error: str, count: int) -> None:
+        self._row_failures.labels(operator, self._pool, self._error(error)).inc(count)
+
+    def attempt_failures(self, operator: str, error: str) -> None:
+        self._attempt_failures.labels(operator, self._pool, self._error(error)).inc()
+
+    def dead_letters(self, operator: str, error: str, count: int) -> None:
+        self._dead_letters.labels(operator, self._pool, self._error(error)).inc(count)
+
+
+class _OperatorCounts:
+    """The metrics of one operator, found once; all that have no error in them begin at 0."""
+
+    def __init__(self, counts: _Counts, operator: str, pool: str) -> None:
+        self.ended = {each: counts.attempts.labels(operator, pool, each.value) for each in AttemptOutcome}
+        self.retries = {each: counts.retries.labels(operator, pool, why) for each, why in RETRY_REASONS.items()}
+        self.attempt_seconds = counts.attempt_seconds.labels(operator, pool)
+        self.rows_done = counts.rows.labels(operator, pool, "done")
+        self.rows_dead = counts.rows.labels(operator, pool, "dead")
+        self.rows_cached = counts.rows_cached.labels(operator, pool)
+        self._phases = {each: counts.phases.labels(operator, pool, each.name.lower()) for each in Phase}
+        self._batch_seconds = counts.batch_seconds.labels(operator, pool)
+        self._batch_rows = counts.batch_rows.labels(operator, pool)
+        self._batch_failures = counts.batch_failures.labels(operator, pool)
+        self._useful = counts.units.labels(operator, pool, "useful")
+        self._padding = counts.units.labels(operator, pool, "padding")
+
+    def add_phases(self, marks: list[tuple[Phase, float]]) -> None:
+        totals: dict[Phase, float] = {}
+        for phase, seconds in marks:
+            totals[phase] = totals.get(phase, 0.0) + seconds
+        for phase, seconds in totals.items():
+            self._phases[phase].inc(seconds)
+
+    def add_batches(self, marks: list[BatchMark]) -> float:
+        """Returns how long the batches took."""
+        seconds, rows, units, true_units, failed = zip(*marks, strict=True)
+        busy_s, useful = sum(seconds), sum(true_units)
+        self._phases[Phase.INFER].inc(busy_s)
+        self._batch_seconds.observe_all(seconds)
+        self._batch_rows.observe_all(rows)
+        self._useful.inc(useful)
+        padding = sum(units) - useful
+        if padding > 0:
+            self._padding.inc(padding)
+        if any(failed):
+            self._batch_failures.inc(sum(failed))
+        return float(busy_s)
