@@ -98,7 +98,7 @@ class CoordinatorSettings(ServiceSettings):
 
     def secret_values(self) -> tuple[str, ...]:
         """Its tokens too."""
-        return (*super().secret_values(), *self.tokens)
+        return (*super().secret_values(), *self.tokens, *([self.metrics_token] if self.metrics_token else []))
 
 
 class WorkerSettings(ServiceSettings):

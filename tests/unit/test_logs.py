@@ -76,11 +76,12 @@ def test_a_line_for_machines_is_one_object_with_the_same_and_its_traceback() -> 
 
 @pytest.mark.parametrize("kind", [ConsoleFormatter, JsonFormatter])
 def test_no_secret_of_the_settings_is_written_whoever_logs_it(kind: type[ConsoleFormatter | JsonFormatter]) -> None:
-    coordinator = CoordinatorSettings(tokens=("tok-en/1", "token-two"), redis_url="redis://:pass%2Fword@host/0")
+    url, tokens = "redis://:pass%2Fword@host/0", ("tok-en/1", "token-two")
+    coordinator = CoordinatorSettings(tokens=tokens, metrics_token="scraper", redis_url=url)
     flower = FlowerSettings(flower_users=("me:flower:secret",))
     secrets = (*coordinator.secret_values(), *flower.secret_values())
-    assert secrets == ("pass/word", "tok-en/1", "token-two", "flower:secret")
-    text = "tok-en/1 token-two redis://:pass%2Fword@host/0 me:flower:secret"
+    assert secrets == ("pass/word", "tok-en/1", "token-two", "scraper", "flower:secret")
+    text = "tok-en/1 token-two redis://:pass%2Fword@host/0 me:flower:secret scraper"
     with about(job="token-two"):
         written = "\n".join(lines(kind({}, secrets), "said %s", text, error=raised(text)))
     assert all(secret not in written for secret in (*secrets, "pass%2Fword"))
