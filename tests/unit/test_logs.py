@@ -77,7 +77,7 @@ def test_a_line_for_machines_is_one_object_with_the_same_and_its_traceback() -> 
 @pytest.mark.parametrize("kind", [ConsoleFormatter, JsonFormatter])
 def test_no_secret_of_the_settings_is_written_whoever_logs_it(kind: type[ConsoleFormatter | JsonFormatter]) -> None:
     url, tokens = "redis://:pass%2Fword@host/0", ("tok-en/1", "token-two")
-    coordinator = CoordinatorSettings(tokens=tokens, metrics_token="scraper", redis_url=url)
+    coordinator = CoordinatorSettings(tokens=tokens, metrics_token="scraper", redis_url=url)  # noqa: S106  # made up
     flower = FlowerSettings(flower_users=("me:flower:secret",))
     secrets = (*coordinator.secret_values(), *flower.secret_values())
     assert secrets == ("pass/word", "tok-en/1", "token-two", "scraper", "flower:secret")
