@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from batchmill.client import AsyncClient, AsyncJob, Client, Job
     from batchmill.dead_letters import DeadLetter
-    from batchmill.embedded import local
+    from batchmill.embedded.local import local
     from batchmill.errors import (
         BatchmillError,
         Conflict,

@@ -185,6 +185,18 @@ class JobCost(Cost):
     stages: list[StageCost] = []
 
 
+class StageStatus(Frozen):
+    """How far a stage of a job is."""
+
+    operator: str
+    rows_total: int | None = None  # that it will be given; None until it is known
+    rows_done: int = 0
+    rows_dead: int = 0
+    share: float | None = None  # of its rows that are done or dead, 0 to 1; None until the total is known
+    shards_done: int = 0
+    shards_running: int = 0
+
+
 class JobStatus(Frozen):
     """How a job stands. Times are seconds since the epoch."""
 
@@ -199,11 +211,15 @@ class JobStatus(Frozen):
     rows_total_is_estimate: bool = False  # whether rows_total is reckoned from bytes, its end not reached yet
     rows_done: int = 0
     rows_dead: int = 0  # rows given up on; they are not among the results
+    dead_by_error: dict[str, int] = {}  # of them, by the type of their error: the most frequent ones, and "other"
     rows_cached: int = 0  # of rows_done, those not computed: from the row cache, or equal to a row of their shard
     rows_per_second: float | None = None  # of late; None while it is paused
-    eta_s: float | None = None
+    eta_s: float | None = None  # seconds left; None while nothing can be said
+    eta_low_s: float | None = None  # with `eta_high_s` the range that holds the true time in eight looks of ten
+    eta_high_s: float | None = None
     shards_done: int = 0
     shards_running: int = 0
+    stages: list[StageStatus] = []  # in the order in which rows go through them
     created_at: float
     started_at: float | None = None
     finished_at: float | None = None
@@ -219,6 +235,20 @@ class JobStatus(Frozen):
     def is_final(self) -> bool:
         """Whether the job has ended."""
         return self.state.is_final
+
+
+class PoolStatus(Frozen):
+    """What runs and what waits in a pool. Jobs that are paused wait for nobody and count only in `jobs`."""
+
+    name: str
+    workers: int
+    capacity: int  # shards they take at once
+    jobs: int  # that have not ended
+    shards_queued: int  # published, and claimed by nobody yet
+    shards_running: int
+    shards_waiting: int  # planned, or to be tried again
+    rows_waiting: int  # of its jobs, not settled yet, as far as their number is known; those that run included
+    oldest_queued_s: float | None = None  # for how long the first of the queued shards has waited
 
 
 class BatchChoice(Frozen):

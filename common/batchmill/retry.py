@@ -21,6 +21,7 @@ class Done:
     """Every row of the shard has a result or is a dead letter."""
 
     completion: Completion
+    error: JobError | None = None  # about the rows that were given up on
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class Partial:
 
     kept: str  # the blob
     failures: int  # how often the row that failed most has failed; 0 when the worker just lets go
+    error: JobError | None = None  # about the rows that failed
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -34,6 +35,7 @@ class ServiceSettings(BaseSettings):
     s3_region: str | None = None
     lease_ttl_s: float = Field(default=10.0, gt=0)
     log_level: str = "INFO"
+    log_format: Literal["console", "json"] = "console"
     secrets_dir: ListOfText = ()  # folders whose files are named after settings and hold their values
 
     @field_validator("roots", "secrets_dir", mode="before")
@@ -57,6 +59,11 @@ class ServiceSettings(BaseSettings):
             first = error.errors()[0]
             name = f"{PREFIX}{str(first['loc'][0]).upper()}"
             raise InvalidSettings(f"{name}: {first['msg']} (came: {first['input']!r}).", name=name) from error
+
+    def secret_values(self) -> tuple[str, ...]:
+        """What these settings hold and no log may."""
+        password = urlsplit(self.redis_url).password
+        return (unquote(password),) if password else ()
 
     def locations(self) -> Locations:
         """The places that users may name."""
@@ -89,6 +96,10 @@ class CoordinatorSettings(ServiceSettings):
     @classmethod
     def _split_tokens(cls, value: object) -> object:
         return split_list(value)
+
+    def secret_values(self) -> tuple[str, ...]:
+        """Its tokens too."""
+        return (*super().secret_values(), *self.tokens, *([self.metrics_token] if self.metrics_token else []))
 
 
 class WorkerSettings(ServiceSettings):
@@ -134,6 +145,11 @@ class FlowerSettings(ServiceSettings):
     @classmethod
     def _split_users(cls, value: object) -> object:
         return split_list(value)
+
+    def secret_values(self) -> tuple[str, ...]:
+        """The passwords of its users too."""
+        passwords = (user.partition(":")[2] for user in self.flower_users)
+        return (*super().secret_values(), *(password for password in passwords if password))
 
 
 SERVICES: tuple[type[ServiceSettings], ...] = (ServiceSettings, CoordinatorSettings, WorkerSettings, FlowerSettings)

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from batchmill.errors import BatchmillError, InvalidRequest, NotFound, did_you_mean
 from batchmill.job import FileSource, JobRequest, OutputSpec, UploadSource
 from batchmill_coordinator.access import AccessMiddleware, error_response
-from batchmill_coordinator.routes import cache, costs, dead_letters, fleet, jobs, metrics, results, uploads
+from batchmill_coordinator.routes import cache, costs, dead_letters, fleet, job_log, jobs, metrics, results, uploads
 from batchmill_coordinator.tenants import parse_tokens
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def create_app(service: Service) -> FastAPI:
 
     app = FastAPI(title="Batchmill", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.service = service
-    for module in (jobs, costs, results, dead_letters, uploads, fleet, cache, metrics):
+    for module in (jobs, job_log, costs, results, dead_letters, uploads, fleet, cache, metrics):
         app.include_router(module.router)
     app.add_exception_handler(BatchmillError, _told)
     app.add_exception_handler(RequestValidationError, _misfit)

@@ -56,13 +56,13 @@ def _refuse_to_start_open(settings: CoordinatorSettings) -> None:
 
 
 def _serve(settings: CoordinatorSettings, ready_file: Path | None) -> None:
-    from batchmill.logs import configure_logging
+    from batchmill.logs import announce, configure_logging
     from batchmill_coordinator.server import serve
 
-    configure_logging(settings.log_level)
+    configure_logging(settings)
 
     def tell(url: str) -> None:
-        click.echo(f"coordinator: serving {url}", err=True)
+        announce(settings, "coordinator", f"serving {url}")
         if ready_file is not None:
             draft = ready_file.with_suffix(".draft")
             draft.write_text(json.dumps({"url": url}))

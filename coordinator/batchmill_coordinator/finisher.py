@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from batchmill.errors import BatchmillError, ServiceUnavailable, StorageError
 from batchmill.job import JobError, JobState
+from batchmill.job_log import LogEvent, LogLevel
+from batchmill.log_context import about
 from batchmill_coordinator.outputs import write_manifest
 
 if TYPE_CHECKING:
@@ -56,12 +58,16 @@ class Finisher:
         records = self._ledger.jobs.live()
         now_s = self._ledger.now_ms() / 1000 if any(record.spec.deadline_at for record in records) else 0.0
         for record in records:
-            state = due_state(record)
-            if state is not None:
-                self._finish(record, state, epoch)
-            elif is_overdue(record, now_s):
-                log.info("job %s has passed its deadline", record.id)
-                self._ledger.jobs.stop(record.id, JobState.EXPIRING, None)
+            with about(job=record.id):
+                self._look(record, now_s, epoch)
+
+    def _look(self, record: JobRecord, now_s: float, epoch: int) -> None:
+        state = due_state(record)
+        if state is not None:
+            self._finish(record, state, epoch)
+        elif is_overdue(record, now_s):
+            log.info("job %s has passed its deadline", record.id)
+            self._ledger.jobs.stop(record.id, JobState.EXPIRING, None)
 
     def _finish(self, record: JobRecord, state: JobState, epoch: int) -> None:
         try:
@@ -86,6 +92,9 @@ class Finisher:
         troubles = self._troubles[record.id] = self._troubles.get(record.id, 0) + 1
         if isinstance(error, StorageError) and troubles < MAX_TROUBLES:
             log.warning("the output of job %s could not be closed and is tried again: %s", record.id, error)
+            if troubles == 1:
+                told = f"its output could not be closed, which is tried again: {error}"
+                self._ledger.log.note(record.id, LogLevel.WARNING, LogEvent.TROUBLE, told)
             return True
         self._fail(record, error)
         return not record.state.is_stopping  # one that stops anyway ends without a manifest

@@ -21,7 +21,7 @@ def flower(host: str | None, port: int | None, redis_url: str | None) -> None:
     looks on, unless BATCHMILL_FLOWER_READ_ONLY=false; what it knows is in memory, of the last
     BATCHMILL_FLOWER_MAX_TASKS tasks.
     """
-    from batchmill.logs import configure_logging
+    from batchmill.logs import announce, configure_logging
     from batchmill.settings import FlowerSettings
 
     settings = FlowerSettings.load(flower_host=host, flower_port=port, redis_url=redis_url)
@@ -29,8 +29,8 @@ def flower(host: str | None, port: int | None, redis_url: str | None) -> None:
     _require_flower()
     from batchmill_coordinator.flower_server import serve_flower
 
-    configure_logging(settings.log_level)
-    serve_flower(settings, lambda url: click.echo(f"flower: serving {url}", err=True))
+    configure_logging(settings)
+    serve_flower(settings, lambda url: announce(settings, "flower", f"serving {url}"))
 
 
 def _refuse_to_start_open(settings: FlowerSettings) -> None:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from batchmill.errors import BatchmillError, ServiceUnavailable, StorageError
 from batchmill.job import JobError, JobState
+from batchmill.job_log import LogEvent, LogLevel
 from batchmill.ledger.shards import PlanStep
+from batchmill.log_context import about
 from batchmill.shard import Shard, ShardId
 from batchmill_coordinator.pools import EMPTY, PoolView
 from batchmill_coordinator.sizing import Progress, next_rows
@@ -86,15 +88,19 @@ class Planner:
             return
         pools = self._fleet.pools()
         for record in records:
-            try:
-                self._plan(record, pools.get(record.spec.pool, EMPTY), epoch)
-                self._troubles.pop(record.id, None)
-            except ServiceUnavailable:
-                raise
-            except StorageError as error:
-                self._bear(record, error)
-            except BatchmillError as error:
-                self._fail(record, error)
+            with about(job=record.id):
+                self._plan_or_tell(record, pools.get(record.spec.pool, EMPTY), epoch)
+
+    def _plan_or_tell(self, record: JobRecord, pool: PoolView, epoch: int) -> None:
+        try:
+            self._plan(record, pool, epoch)
+            self._troubles.pop(record.id, None)
+        except ServiceUnavailable:
+            raise
+        except StorageError as error:
+            self._bear(record, error)
+        except BatchmillError as error:
+            self._fail(record, error)
 
     def _plan(self, record: JobRecord, pool: PoolView, epoch: int) -> None:
         if record.adopts:
@@ -164,6 +170,9 @@ class Planner:
             self._fail(record, error)
         else:
             log.warning("job %s could not be planned and is tried again: %s", record.id, error)
+            if self._troubles[record.id] == 1:
+                told = f"its source could not be read, which is tried again: {error}"
+                self._ledger.log.note(record.id, LogLevel.WARNING, LogEvent.TROUBLE, told)
 
     def _fail(self, record: JobRecord, error: BatchmillError) -> None:
         log.warning("job %s cannot be planned: %s", record.id, error)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, assert_never
 
 from batchmill.broker import attempt_of, model_queue_of, queue_of, room_queue_of
 from batchmill.errors import NotFound
+from batchmill.job_log import LogEvent, LogLevel
+from batchmill.log_context import about_attempt
 from batchmill.retry import DeadLetter, GiveUp, Lost, Requeue, Settle, Split, decide
 from batchmill.shard import ShardState
 from batchmill_coordinator.model_demand import ModelNames
@@ -16,7 +18,7 @@ from batchmill_coordinator.pools import EMPTY, PoolView
 
 if TYPE_CHECKING:
     from batchmill.ledger import JobRecord, Ledger
-    from batchmill.shard import ShardRef
+    from batchmill.shard import Shard, ShardRef
     from batchmill_coordinator.fleet_view import FleetView
     from batchmill_coordinator.metering.counts import RoleMeter
     from batchmill_coordinator.publisher import Publisher
@@ -62,7 +64,8 @@ class Recoverer:
             log.warning("nobody could look at the leases for a while: %d of them begin anew", spared)
         now_ms = self._ledger.now_ms()
         for ref in self._ledger.shards.expired(now_ms):
-            self._take_back(ref, epoch)
+            with about_attempt(ref):
+                self._take_back(ref, epoch)
         if epoch != self._epoch:
             self._find_queues()
             self._epoch = epoch
@@ -87,19 +90,24 @@ class Recoverer:
         decision = decide(shard, Lost(), record.spec.retry, self._chance)
         match decision:
             case Requeue(delay_s):
-                word = shards.lose(ref, epoch, delay_s=delay_s)
+                word, event, then = shards.lose(ref, epoch, delay_s=delay_s), LogEvent.LOST, "another attempt follows"
             case Split():
-                word = shards.split(shard, epoch)
+                word, event, then = shards.split(shard, epoch), LogEvent.SPLIT, "its two halves take over"
             case DeadLetter():
-                word = self._undertaker.bury(record, shard, epoch)
+                word, event = self._undertaker.bury(record, shard, epoch), LogEvent.DEAD
+                then = "its only row is given up on"
             case GiveUp() | Settle():
                 raise AssertionError("a lost attempt neither has results nor an error of the operator's")
             case never:
                 assert_never(never)
         if word == "ok":
-            log.warning("attempt %s was lost: its worker died or did not renew the lease", ref.member())
+            self._tell(ref, shard, event, f"its worker died or did not renew the lease; {then}")
             self._meter.lost(record.spec, decision)
-            self._publisher.tell_lost(ref, shard.worker)
+
+    def _tell(self, ref: ShardRef, shard: Shard, event: LogEvent, message: str) -> None:
+        log.warning("attempt %s was lost: %s", ref.member(), message)
+        self._ledger.log.note(ref.job_id, LogLevel.WARNING, event, message, ref=ref, worker=shard.worker)
+        self._publisher.tell_lost(ref, shard.worker)
 
     def _find_queues(self) -> None:
         """What the leader before may have left."""
@@ -139,5 +147,7 @@ class Recoverer:
             except NotFound:
                 continue
             log.warning("the message of attempt %s was lost; it is published again", ref.member())
+            told = "its message was lost and is published again"
+            self._ledger.log.note(ref.job_id, LogLevel.INFO, LogEvent.REPUBLISHED, told, ref=ref)
             self._publisher.publish(record.spec.operator, queue_of(pool), ref)
             self._meter.message_lost(record.spec)

@@ -7,6 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Protocol
 
 from batchmill.errors import BatchmillError, ServiceUnavailable
+from batchmill.log_context import about
 
 if TYPE_CHECKING:
     from batchmill_coordinator.leadership import Leadership
@@ -64,7 +65,8 @@ class RoleThread:
 
     def _step(self, epoch: int) -> None:
         try:
-            self._role.step(epoch)
+            with about(role=self._role.name):
+                self._role.step(epoch)
         except ServiceUnavailable as error:
             log.warning("%s: %s", self._role.name, error)
         except BatchmillError as error:

@@ -8,7 +8,6 @@ import socket
 from typing import TYPE_CHECKING
 
 from batchmill.clock import SystemClock
-from batchmill.job import JobState
 from batchmill.ledger import Ledger
 from batchmill.workspace import Workspace
 from batchmill_coordinator.admission import Admission
@@ -23,14 +22,15 @@ from batchmill_coordinator.leadership import Leadership
 from batchmill_coordinator.merger import Merger
 from batchmill_coordinator.metering.page import CoordinatorMetrics
 from batchmill_coordinator.planner import Planner
-from batchmill_coordinator.pools import why_waiting
+from batchmill_coordinator.pool_backlog import PoolBacklog
 from batchmill_coordinator.publisher import Publisher
 from batchmill_coordinator.recoverer import Recoverer
 from batchmill_coordinator.replays import Replays, require_ended
 from batchmill_coordinator.resumption import Resumption
 from batchmill_coordinator.roles import RoleThread
-from batchmill_coordinator.status import cost_of, status_of, why_paused
+from batchmill_coordinator.status import cost_of, status_of
 from batchmill_coordinator.undertaker import Undertaker
+from batchmill_coordinator.watcher import Watcher, waits, what_it_waits_for
 
 if TYPE_CHECKING:
     import asyncio
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from batchmill.sinks import Sink
     from batchmill.sources.base import Source
     from batchmill_coordinator.dead_rows import Choice
-    from batchmill_coordinator.pools import PoolView
 
 
 class Service:
@@ -55,6 +54,7 @@ class Service:
         self.ledger = Ledger.open(settings)
         self.workspace = Workspace.open(settings)
         self.fleet = FleetView(self.ledger, self.clock)
+        self.backlog = PoolBacklog(self.ledger, self.fleet, self.clock)
         resumption = Resumption(self.ledger, self.workspace)
         self.admission = Admission(self.ledger, self.fleet, self.workspace, resumption, settings)
         self.leadership = Leadership(self.ledger, _own_name(), settings.leader_ttl_s, self.clock, self._wake_all)
@@ -87,6 +87,7 @@ class Service:
                     upload_ttl_s=settings.upload_ttl_s,
                     retention_s=settings.retention_s,
                 ),
+                Watcher(self.ledger, self.fleet, self.clock, settings.currency),
             )
         ]
         self.hub = EventHub(self.ledger, self._notify)
@@ -123,21 +124,19 @@ class Service:
     def statuses(self, records: Sequence[JobRecord]) -> list[JobStatus]:
         """How jobs stand, with what they wait for."""
         now_s = self.clock.wall()
-        pools = self.fleet.pools() if any(_waits(record) for record in records) else {}
+        pools = self.fleet.pools() if any(waits(record) for record in records) else {}
+        with_dead = [record.id for record in records if record.rows_dead]
+        counts = dict(zip(with_dead, self.ledger.overview.dead_counts(with_dead), strict=True)) if with_dead else {}
         return [
             status_of(
                 record,
                 now_s,
-                self._note(record, pools),
-                self.settings.currency,
+                what_it_waits_for(record, pools, self.settings.currency),
+                counts.get(record.id),
+                currency=self.settings.currency,
             )
             for record in records
         ]
-
-    def _note(self, record: JobRecord, pools: dict[str, PoolView]) -> str | None:
-        if _waits(record):
-            return why_waiting(record.spec.pool, record.spec.operator, pools)
-        return why_paused(record, self.settings.currency)
 
     def delete(self, job_id: str) -> None:
         """Delete an ended job. Raises `NotFound`, `Conflict`, or `StorageError`: then it is tried again."""
@@ -162,10 +161,6 @@ class Service:
     def _wake_all(self) -> None:
         for role in self._roles:
             role.wake()
-
-
-def _waits(record: JobRecord) -> bool:
-    return record.state in (JobState.PENDING, JobState.RUNNING) and record.shards_running == 0
 
 
 def _own_name() -> str:

@@ -5,16 +5,33 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchmill.cost import NANO, job_cost
-from batchmill.job import JobState, JobStatus
+from batchmill.job import JobState, JobStatus, StageStatus
+from batchmill_coordinator.forecast import Forecast, Interval, Left, forecast, intervals_from, pace_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from batchmill.job import JobCost
     from batchmill.ledger import JobRecord
 
+MOST_ERRORS = 10
 
-def status_of(record: JobRecord, now_s: float, note: str | None = None, currency: str = "USD") -> JobStatus:
-    """How a job stands at `now_s`, seconds since the epoch. currency: what its cost is in."""
+
+def status_of(
+    record: JobRecord,
+    now_s: float,
+    note: str | None = None,
+    dead_counts: Mapping[str, int] | None = None,
+    *,
+    currency: str = "USD",
+) -> JobStatus:
+    """How a job stands at `now_s`, seconds since the epoch.
+
+    note: what it waits for; then nothing is said of the time left. dead_counts: its dead rows by error type.
+    currency: what its cost is in.
+    """
     rate = _rows_per_second(record, now_s)
+    left = _forecast(record, now_s) if note is None else None
     return JobStatus(
         id=record.id,
         state=record.state,
@@ -27,11 +44,15 @@ def status_of(record: JobRecord, now_s: float, note: str | None = None, currency
         rows_total_is_estimate=record.rows_total is not None and not record.rows_exact,
         rows_done=record.rows_done,
         rows_dead=record.rows_dead,
+        dead_by_error=_most_frequent(dead_counts or {}),
         rows_cached=record.rows_cached,
         rows_per_second=rate,
-        eta_s=_eta_s(record, rate),
+        eta_s=round(left.eta_s, 1) if left else None,
+        eta_low_s=round(left.low_s, 1) if left else None,
+        eta_high_s=round(left.high_s, 1) if left else None,
         shards_done=record.shards_done,
         shards_running=record.shards_running,
+        stages=[_stage(record)],
         created_at=record.created_at / 1000,
         started_at=_seconds(record.started_at),
         finished_at=_seconds(record.finished_at),
@@ -65,19 +86,55 @@ def _seconds(moment_ms: int | None) -> float | None:
     return None if moment_ms is None else moment_ms / 1000
 
 
+def _settled(record: JobRecord) -> int:
+    return record.rows_done + record.rows_dead
+
+
+def _stage(record: JobRecord) -> StageStatus:
+    total, settled = record.rows_total, _settled(record)
+    if record.state is JobState.COMPLETED:
+        share: float | None = 1.0
+    else:
+        share = None if total is None else round(min(settled / total, 1.0), 4) if total else 1.0
+    return StageStatus(
+        operator=record.spec.operator,
+        rows_total=total,
+        rows_done=record.rows_done,
+        rows_dead=record.rows_dead,
+        share=share,
+        shards_done=record.shards_done,
+        shards_running=record.shards_running,
+    )
+
+
+def _most_frequent(counts: Mapping[str, int]) -> dict[str, int]:
+    ranked = sorted(counts.items(), key=lambda counted: (counted[0] == "other", -counted[1], counted[0]))
+    if len(ranked) <= MOST_ERRORS:
+        return dict(ranked)
+    kept = dict(ranked[: MOST_ERRORS - 1])
+    return {**kept, "other": sum(count for _, count in ranked[MOST_ERRORS - 1 :])}
+
+
 def _rows_per_second(record: JobRecord, now_s: float) -> float | None:
     """Of late while the job runs, over its whole run once it has ended; pauses do not count."""
-    if record.started_at is None or record.rows_done == 0 or record.state is JobState.PAUSED:
+    settled = _settled(record)
+    if record.started_at is None or settled == 0 or record.state is JobState.PAUSED:
         return None
-    if record.rate is not None and not record.state.is_final:
-        return record.rate
+    pace = None if record.state.is_final else pace_of(intervals_from(record.paces))
+    if pace is not None:
+        return round(pace.rate, 3)
     end_s = record.finished_at / 1000 if record.finished_at else now_s
     run_s = end_s - (record.started_at + record.paused_ms) / 1000
-    return round(record.rows_done / max(run_s, 1e-3), 3)
+    return round(settled / max(run_s, 1e-3), 3)
 
 
-def _eta_s(record: JobRecord, rate: float | None) -> float | None:
-    if record.state is not JobState.RUNNING or record.rows_total is None or not rate:
+def _forecast(record: JobRecord, now_s: float) -> Forecast | None:
+    if record.state is not JobState.RUNNING or record.rows_total is None:
         return None
-    left = max(record.rows_total - record.rows_done - record.rows_dead, 0)
-    return round(left / rate, 1)
+    settled = _settled(record)
+    open_since = record.rate_at
+    open_s = 0.0 if open_since is None else max(now_s - open_since / 1000, 0.0)
+    open_rows = 0 if open_since is None else settled - record.rate_rows
+    unsure = 0 if record.rows_exact else max(record.rows_total - record.rows_planned, 0)
+    left = Left(max(record.rows_total - settled, 0), unsure, Interval(open_s, open_rows))
+    return forecast(intervals_from(record.paces), left)

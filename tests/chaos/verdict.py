@@ -153,8 +153,8 @@ def _judge_counters(verdict: Verdict, job: Submitted, client: Any) -> None:
     for name, number in counted.items():
         verdict.expect(job, f"the ledger's {name}", int(fields.get(name, 0)), number)
     verdict.expect(job, "the sum by error", sum(map(int, client.hvals(KEYS.dead_counts(job.id)))), counted["rows_dead"])
-    allowed = {key, KEYS.inline_results(job.id), KEYS.done(job.id, 0), KEYS.dead_counts(job.id)}
-    verdict.expect(job, "what is left of it", sorted(set(client.scan_iter(f"{_escaped(key)}*")) - allowed), [])
+    kept = (KEYS.inline_results(job.id), KEYS.done(job.id, 0), KEYS.dead_counts(job.id), KEYS.job_log(job.id))
+    verdict.expect(job, "what is left of it", sorted(set(client.scan_iter(f"{_escaped(key)}*")) - {key, *kept}), [])
 
 
 def _judge_costs(verdict: Verdict, client: Any) -> None:

@@ -217,3 +217,38 @@ def test_rows_too_many_to_ride_inline_go_through_too(api: Api) -> None:
     assert b'"state":"completed"' in answer.body
     listed = api.call("GET", "/v1/jobs?limit=1").json
     assert (listed["jobs"][0]["id"], listed["next"]) == (job, job)
+
+
+def test_a_log_is_paged_by_its_cursor_and_an_odd_cursor_is_refused(api: Api) -> None:
+    job = submit(api, rows=[{"id": 1}])
+    api.call("GET", f"/v1/jobs/{job}/events")
+    told, cursor = [], ""
+    while True:
+        page = api.call("GET", f"/v1/jobs/{job}/log?limit=1&cursor={cursor}").json
+        told += [entry["event"] for entry in page["entries"]]
+        cursor = page["next"]
+        if page["is_final"]:
+            break
+    assert told == ["accepted", "started", "ended"]
+    assert page["dropped"] == 0
+    for query in ("cursor=x", "level=loud", "limit=0", "limit=1001"):
+        assert error_of(api.call("GET", f"/v1/jobs/{job}/log?{query}"))["code"] == "invalid_request"
+    assert api.call("GET", "/v1/jobs/job-none/log").status == 404
+
+
+def test_pools_and_live_jobs_tell_what_waits(api: Api) -> None:
+    waiting = submit(api, rows=[{"id": n} for n in range(3)], pool="nobody")
+    pools = {pool["name"]: pool for pool in api.call("GET", "/v1/pools").json["pools"]}
+    assert pools["default"]["workers"] == 2
+    assert pools["default"]["capacity"] == 4
+    assert (pools["nobody"]["workers"], pools["nobody"]["jobs"]) == (0, 1)
+    live = [job["id"] for job in api.call("GET", "/v1/jobs?live=true").json["jobs"]]
+    assert waiting in live
+    api.call("POST", f"/v1/jobs/{waiting}/cancel")
+    api.call("GET", f"/v1/jobs/{waiting}/events")
+    assert waiting not in [job["id"] for job in api.call("GET", "/v1/jobs?live=true").json["jobs"]]
+
+
+@pytest.mark.parametrize("path", ["/v1/pools", "/v1/jobs/job-1/log"])
+def test_what_goes_on_is_told_to_nobody_without_a_token(api: Api, path: str) -> None:
+    assert api.call("GET", path, Authorization=None).status == 401

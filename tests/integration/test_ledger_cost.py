@@ -136,12 +136,12 @@ def test_the_attempts_of_a_dead_process_share_the_time_since_they_told(ledger: L
     at(ledger, 3)
     ledger.shards.renew([first, second], LEASE_MS, [2_000_000, 1_000_000])
     at(ledger, 4)
-    assert ledger.shards.abandon("w1", blamed=first.member()) == 2
+    assert ledger.shards.abandon("w1", blamed=first.member()) == [first, second]
     assert retried(ledger) == 1.5  # of the second; the first one's lease has ended, for the recoverer to find
     at(ledger, 9)
     assert ledger.shards.lose(first, epoch, delay_s=0) == "ok"
     assert retried(ledger) == 1.5 + 2.5
-    assert ledger.shards.abandon("w1") == 0
+    assert ledger.shards.abandon("w1") == []
     assert retried(ledger) == 4.0  # as long as both were there
 
 

@@ -210,16 +210,18 @@ def test_a_paused_job_can_be_cancelled(ledger: Ledger, epoch: int) -> None:
 def test_the_pace_is_measured_without_the_pause(
     ledger: Ledger, now: Ledger, epoch: int, redis_client: redis.Redis, prefix: str
 ) -> None:
-    first, second = begin(now, epoch, shards=2)
-    at_2, at_3, at_1000, at_1002 = (later(redis_client, prefix, seconds) for seconds in (2, 3, 1000, 1002))
-    assert at_2.shards.commit(first, Completion(rows=20, rows_dead=0, nbytes=1))
-    assert ledger.jobs.read(JOB).rate == 10.0
+    first, second, third, fourth = begin(now, epoch, shards=4)
+    at_1, at_2, at_3 = (later(redis_client, prefix, seconds) for seconds in (1, 2, 3))
+    at_1000, at_1002, at_1004 = (later(redis_client, prefix, seconds) for seconds in (1000, 1002, 1004))
+    assert at_1.shards.commit(first, Completion(rows=20, rows_dead=0, nbytes=1))
+    assert at_2.shards.commit(second, Completion(rows=20, rows_dead=0, nbytes=1))
     at_3.jobs.pause(JOB)
     assert ledger.jobs.read(JOB).paused_at == START_MS + 3_000
     at_1000.jobs.resume(JOB)
-    assert at_1002.shards.commit(second, Completion(rows=20, rows_dead=0, nbytes=1))
+    assert at_1002.shards.commit(third, Completion(rows=20, rows_dead=0, nbytes=1))
+    assert at_1004.shards.commit(fourth, Completion(rows=20, rows_dead=0, nbytes=1))
     record = ledger.jobs.read(JOB)
-    assert (record.rate, record.paused_ms, record.paused_at) == (10.0, 997_000, None)
+    assert (record.paces, record.paused_ms, record.paused_at) == ("1000:20 2000:20", 997_000, None)
     assert record.last_queued_at == START_MS + 1_000_000
 
 

@@ -218,7 +218,7 @@ class LedgerMachine(Lockstep):
         attempt = self.attempt(which, late=False) if blames else None
         blamed = attempt.ref.member() if attempt else ""
         held = self.model.abandon(worker, blamed)
-        self.check(str(held), lambda: str(self.ledger.shards.abandon(worker, blamed)), changes=held > 0)
+        self.check(str(held), lambda: str(len(self.ledger.shards.abandon(worker, blamed))), changes=held > 0)
 
     @precondition(lambda self: self.model.attempts("running"))
     @rule(which=some, delay_ms=delays_ms, kept=st.sampled_from(["", "blob"]), stops=rarely, late=st.booleans())

@@ -32,12 +32,13 @@ local found = {}
 for _, key in ipairs(redis.call('KEYS', ARGV[1] .. '*')) do
   local kind = redis.call('TYPE', key).ok
   local read = {hash = {'HGETALL', key}, string = {'GET', key}, set = {'SMEMBERS', key},
-                list = {'LRANGE', key, 0, -1}, zset = {'ZRANGE', key, 0, -1, 'WITHSCORES'}}
+                list = {'LRANGE', key, 0, -1}, zset = {'ZRANGE', key, 0, -1, 'WITHSCORES'},
+                stream = {'XRANGE', key, '-', '+'}}
   found[#found + 1] = {key, kind, redis.call(unpack(read[kind]))}
 end
 return found
 """
-UNMODELLED = re.compile("^(leader|leader:epoch|jobs|idempotency:.*)$|:(input|inline)$")
+UNMODELLED = re.compile("^(leader|leader:epoch|jobs|idempotency:.*)$|:(input|inline|log)$")
 PRICES_NANO = (3_600_000_000, 799_999_999, 41)
 _numbers = count()
 
@@ -186,6 +187,7 @@ VALUES: dict[bytes, Callable[[Any], Any]] = {
     b"set": lambda members: {member.decode() for member in members},
     b"list": lambda items: [item.decode() for item in items],
     b"string": bytes.decode,
+    b"stream": list,
 }
 
 

@@ -82,9 +82,9 @@ def test_a_shard_that_was_counted_a_moment_later_makes_no_number_negative() -> N
 
 def test_a_deadline_is_at_risk_when_the_pace_does_not_reach_it_or_half_the_time_brought_nothing() -> None:
     soon = {"deadline_at": NOW_MS / 1000 + 50}
-    assert not is_at_risk(record(rows_total=100, rows_done=50, rate=2), NOW_MS / 1000)
-    assert not is_at_risk(record(spec=soon, rows_total=100, rows_done=50, rate=2), NOW_MS / 1000)
-    assert is_at_risk(record(spec=soon, rows_total=100, rows_done=50, rate=0.5), NOW_MS / 1000)
+    assert not is_at_risk(record(rows_total=100, rows_done=50, paces="1000:2 1000:2"), NOW_MS / 1000)
+    assert not is_at_risk(record(spec=soon, rows_total=100, rows_done=50, paces="1000:2 1000:2"), NOW_MS / 1000)
+    assert is_at_risk(record(spec=soon, rows_total=100, rows_done=50, paces="2000:1 2000:1"), NOW_MS / 1000)
     assert is_at_risk(record(spec=soon, rows_total=100), NOW_MS / 1000)
     assert not is_at_risk(record(spec={"deadline_at": NOW_MS / 1000 + 200}, rows_total=100), NOW_MS / 1000)
 

@@ -18,9 +18,43 @@ def record(**changes: str) -> JobRecord:
     return JobRecord.from_hash("job-1", {k.encode(): v.encode() for k, v in {**fields, **changes}.items()})
 
 
-def test_time_left_follows_from_the_rate_of_late() -> None:
-    status = status_of(record(rows_total="1000", rows_exact="1", rows_done="400", rows_dead="100", rate="50"), 1010)
+def test_time_left_follows_from_the_pace_of_late_and_has_a_range() -> None:
+    running = record(
+        rows_total="1000",
+        rows_exact="1",
+        rows_done="400",
+        rows_dead="100",
+        paces="1000:50 2000:100 1000:50",
+        rate_at="1010000",
+        rate_rows="500",
+    )
+    status = status_of(running, 1010)
     assert (status.rows_per_second, status.eta_s) == (50.0, 10.0)
+    assert status.eta_low_s is not None
+    assert status.eta_high_s is not None
+    assert 2 < status.eta_low_s < 10 < status.eta_high_s < 50
+    assert status_of(running, 1011).eta_s == 9.0
+
+
+def test_nothing_is_said_of_the_time_left_while_a_job_waits_for_somebody() -> None:
+    running = record(rows_total="1000", rows_exact="1", rows_done="400", paces="1000:50 2000:100 1000:50")
+    assert status_of(running, 1010).eta_s is not None
+    assert status_of(running, 1010, note="no worker").eta_s is None
+
+
+def test_a_stage_shows_which_share_of_its_rows_is_done_or_dead() -> None:
+    (stage,) = status_of(record(rows_total="1000", rows_exact="1", rows_done="400", rows_dead="100"), 1010).stages
+    assert (stage.operator, stage.rows_total, stage.share) == ("echo", 1000, 0.5)
+    assert status_of(record(rows_done="1"), 1010).stages[0].share is None
+    assert status_of(record(state="completed", rows_done="1"), 1010).stages[0].share == 1.0
+
+
+def test_dead_rows_are_counted_by_error_the_most_frequent_first_and_the_rest_together() -> None:
+    counts = {f"Error{n}": n for n in range(1, 20)} | {"other": 100}
+    shown = status_of(record(rows_dead="290"), 1010, dead_counts=counts).dead_by_error
+    assert list(shown)[:2] == ["Error19", "Error18"]
+    assert (len(shown), sum(shown.values())) == (10, 290)
+    assert list(shown)[-1] == "other"
 
 
 def test_before_a_rate_was_measured_it_is_the_average_since_the_start() -> None:
@@ -28,7 +62,7 @@ def test_before_a_rate_was_measured_it_is_the_average_since_the_start() -> None:
 
 
 def test_an_ended_job_shows_its_average_and_no_time_left() -> None:
-    status = status_of(record(state="completed", finished_at="1003000", rows_done="90", rate="1"), 2000)
+    status = status_of(record(state="completed", finished_at="1003000", rows_done="90", paces="1000:1"), 2000)
     assert (status.rows_per_second, status.eta_s, status.is_final) == (45.0, None, True)
 
 
@@ -51,7 +85,9 @@ def test_a_job_is_over_only_when_nothing_of_it_is_left() -> None:
 
 
 def test_a_paused_job_has_no_pace_and_no_time_left() -> None:
-    status = status_of(record(state="paused", rows_total="1000", rows_done="400", rate="50", paused_at="1005000"), 1010)
+    status = status_of(
+        record(state="paused", rows_total="1000", rows_done="400", paces="1000:50 1000:50", paused_at="1005000"), 1010
+    )
     assert (status.rows_per_second, status.eta_s) == (None, None)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
     from contextlib import AbstractContextManager
 
 T_co = TypeVar("T_co", covariant=True)
@@ -58,9 +60,17 @@ class Inline:
         return _Deferred(work, *args)
 
 
+class _Threads(ThreadPoolExecutor):
+    """Threads that work in the context of whoever hands the work in, so that their log lines tell whose it is."""
+
+    def submit(self, work: Callable[..., T], /, *args: Any, **named: Any) -> Future[T]:
+        """Take a piece of work."""
+        return super().submit(copy_context().run, work, *args, **named)
+
+
 def beside_the_device(name: str, *, overlaps: bool) -> AbstractContextManager[Aside]:
     """Threads for one shard, ended with the context; without any if nothing overlaps."""
     threads: AbstractContextManager[Any] = (
-        ThreadPoolExecutor(2, thread_name_prefix=f"{name}-aside") if overlaps else nullcontext(Inline())
+        _Threads(2, thread_name_prefix=f"{name}-aside") if overlaps else nullcontext(Inline())
     )
     return threads

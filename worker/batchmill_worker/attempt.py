@@ -29,6 +29,7 @@ from batchmill.errors import BatchmillError, InvalidParams, InvalidSource, NotFo
 from batchmill.job import MAX_INLINE_BYTES, JobError, RetryPolicy
 from batchmill.ledger import Completion
 from batchmill.ledger.settlement import DeadLimit
+from batchmill.log_context import about_attempt
 from batchmill.retry import (
     DeadLetter,
     Done,
@@ -44,6 +45,7 @@ from batchmill.retry import (
     decide,
 )
 from batchmill.workspace import stream_from_table, table_from_stream
+from batchmill_worker.attempt_notes import dead_rows, failed_rows, note_ending
 from batchmill_worker.ending import Ending, EndingKind
 from batchmill_worker.failures import Failure
 from batchmill_worker.progress import ShardProgress, Told, decode_progress, encode_progress
@@ -102,6 +104,10 @@ class AttemptRunner:
 
     def run(self, ref: ShardRef) -> Ending:
         """Run one attempt to its end. Raises `ServiceUnavailable` when the ledger cannot be reached."""
+        with about_attempt(ref):
+            return self._run_claimed(ref)
+
+    def _run_claimed(self, ref: ShardRef) -> Ending:
         try:
             with self._bench.meter.attempt(ref.member()) as counted:
                 return self._claim_and_run(ref, counted)
@@ -133,6 +139,7 @@ class AttemptRunner:
             self._sweep(claim)
             raise
         self._bench.meter.ended(counted, outcome, ending)
+        note_ending(self._bench.ledger.log, self._bench.worker, claim.shard.ref, outcome, ending)
         return ending
 
     def _claim(self, ref: ShardRef) -> Claim | None:
@@ -181,11 +188,11 @@ class AttemptRunner:
         if result.stopped and not progress.is_begun:
             return Revoked()
         if (result.stopped or progress.failed) and not lease.is_last:
-            return self._keep(shard, progress, stopped=result.stopped)
+            return self._keep(shard, progress, result)
         with self._bench.engine.trace.span(Phase.STORE, shard=shard.ref.member()):
             stored = self._store(shard, files, progress)
         work_s = loaded_at - started_at + result.busy_s + clock.monotonic() - computed_at
-        return Done(replace(stored, busy_s=work_s))
+        return Done(replace(stored, busy_s=work_s), dead_rows(progress))
 
     def _kept(self, shard: Shard) -> ShardProgress:
         if not shard.kept:
@@ -195,10 +202,11 @@ class AttemptRunner:
     def _told(self, files: JobFiles) -> Told:
         return Told(files.spec.operator, self._bench.worker, self._bench.clock.wall(), files.spec.retry)
 
-    def _keep(self, shard: Shard, progress: ShardProgress, *, stopped: bool) -> Partial:
+    def _keep(self, shard: Shard, progress: ShardProgress, result: ShardResult) -> Partial:
         name = _kept_name(shard)
         self._bench.workspace.blobs.put_table(name, encode_progress(progress))
-        return Partial(name, failures=0 if stopped else progress.worst)
+        failures = 0 if result.stopped else progress.worst
+        return Partial(name, failures, failed_rows(progress, result) if failures else None)
 
     def _files(self, claim: Claim) -> JobFiles:
         job_id = claim.shard.job_id
@@ -323,7 +331,7 @@ def _why(outcome: Outcome) -> str:
     match outcome:
         case Failed(error):
             return error.message
-        case Partial(_, failures):
+        case Partial(failures=failures):
             return "some rows failed and are tried again" if failures else "the worker lets go; what is done is kept"
         case Revoked():
             return "the worker was told to let go"

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, assert_never
 
 from celery import Celery
+from celery.apps import worker as worker_program
 from celery.exceptions import Ignore, Retry, SecurityWarning
 from celery.signals import setup_logging, worker_shutting_down
 from celery.worker.consumer import Consumer
@@ -94,6 +95,10 @@ def tell_celery(task: Any, ending: Ending) -> str:
             assert_never(never)
 
 
+def _say_nothing(*_: object) -> None:
+    """What Celery's `safe_say` is replaced by."""
+
+
 def consume(
     app: Celery, settings: WorkerSettings, name: str, queues: ModelQueues, on_shutdown: Callable[[], None]
 ) -> None:
@@ -105,6 +110,7 @@ def consume(
     def keep_our_logging(**_: Any) -> None:
         """Celery leaves logging alone when somebody listens to this signal."""
 
+    worker_program.safe_say = _say_nothing  # it writes past the log; the supervisor logs why its slots end
     warnings.filterwarnings("ignore", category=SecurityWarning)  # of running as root: it is about pickle, we take JSON
     worker_shutting_down.connect(shutting_down, weak=False)
     setup_logging.connect(keep_our_logging, weak=False)

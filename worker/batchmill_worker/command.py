@@ -80,5 +80,5 @@ def worker(
         "TRACE": settings.trace,
     }
     os.environ.update({PREFIX + name: value for name, value in given.items() if value})  # for the slots
-    configure_logging(settings.log_level)
+    configure_logging(settings)
     Supervisor(settings).run(ready_file)

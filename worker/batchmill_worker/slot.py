@@ -103,6 +103,7 @@ def run_slot(settings: WorkerSettings, identity: SlotIdentity, note: Path) -> No
     )
     app = create_celery_app(settings, registry, AttemptRunner(bench))
     _await_ledger(ledger)
+    ledger.require_schema()
     heartbeat.start()
     try:
         consume(app, settings, worker.name, queues, on_shutdown=lambda: _drain(heartbeat, settings.drain_s))
@@ -145,7 +146,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until Celery has its own handler: leave in good order
     try:
         settings = WorkerSettings.load()
-        configure_logging(settings.log_level)
+        configure_logging(settings, worker=identity.name)
         run_slot(settings, identity, files.note)
     except (InvalidSettings, InvalidOperator, MissingExtra) as error:
         files.refuse(error)

@@ -13,8 +13,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batchmill.children import POLL_S, ChildEnd, ChildKeeper, ChildSpec
+from batchmill.children import POLL_S, ChildEnd, ChildKeeper, ChildSpec, describe_exit
 from batchmill.errors import BatchmillError, ServiceUnavailable
+from batchmill.job_log import LogEvent, LogLevel
 from batchmill.ledger import Ledger
 from batchmill_worker.devices.cores import usable_cores
 from batchmill_worker.devices.inventory import open_inventory
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from batchmill.settings import WorkerSettings
+    from batchmill.shard import ShardRef
     from batchmill_worker.devices.base import Inventory
 
 log = logging.getLogger(__name__)
@@ -168,8 +170,17 @@ class Supervisor:
             log.warning("the shards of %s wait for their leases to end: %s", end.name, error)
             return False
         if held:
-            log.warning("process %d of %s held %d shard(s); they go to other attempts", end.pid, end.name, held)
+            log.warning("process %d of %s held %d shard(s); they go to other attempts", end.pid, end.name, len(held))
+        for ref in held:
+            self._note_death(end, ref, is_blamed=blamed in ("", ref.member()))
         return blamed not in ("", NOBODY)
+
+    def _note_death(self, end: ChildEnd, ref: ShardRef, *, is_blamed: bool) -> None:
+        """Tell the job of a shard that its process is gone; blamed: it may have been the shard's doing."""
+        what = "the shard was on the device" if is_blamed else "the shard goes back unharmed"
+        told = f"worker process {end.pid} {describe_exit(end.code)}; {what}"
+        level = LogLevel.ERROR if is_blamed else LogLevel.INFO
+        self._ledger.log.note(ref.job_id, level, LogEvent.DIED, told, ref=ref, worker=end.name)
 
     def _stop(self, number: int, _: FrameType | None) -> None:
         name = signal.Signals(number).name

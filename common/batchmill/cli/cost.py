@@ -41,7 +41,8 @@ def cost(client: Client, job_id: str | None, limit: int, as_json: bool) -> None:
 
 
 def _show_job(found: JobCost) -> None:
-    from batchmill.cli.console import count, print_table
+    from batchmill.cli.console import print_table
+    from batchmill.wording import count
 
     def line(name: str, seconds: float, amount: float) -> Sequence[str]:
         share = f"{seconds / found.total_s:.1%}" if found.total_s else ""

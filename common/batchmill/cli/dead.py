@@ -40,7 +40,7 @@ def dead(
 
     With --json each is one JSON object on a line, with the row, its error, its traceback and its attempts.
     """
-    from batchmill.cli.console import count
+    from batchmill.wording import count
 
     job = client.job(job_id)
     if path is not None:
@@ -99,7 +99,8 @@ def replay(
 
     The job must have ended. The replay is a job of its own, whose id is printed; `batchmill watch` follows it.
     """
-    from batchmill.cli.console import count, print_json
+    from batchmill.cli.console import print_json
+    from batchmill.wording import count
 
     job = client.job(job_id).replay(
         rows or None, error_type=error_type, edits=None if edits is None else _read_edits(edits)

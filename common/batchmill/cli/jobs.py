@@ -23,7 +23,8 @@ def jobs(client: Client, limit: int, all_jobs: bool, as_json: bool) -> None:
 
     With --json each job is one JSON object on a line.
     """
-    from batchmill.cli.console import ago, pace, print_json, print_table, progress
+    from batchmill.cli.console import ago, print_json, print_table
+    from batchmill.wording import pace, progress
 
     found = [job.latest for job in client.jobs(None if all_jobs else limit) if job.latest is not None]
     if as_json:
@@ -91,7 +92,8 @@ def resume(client: Client, job_id: str, budget: float | None, as_json: bool) -> 
 
 
 def _steered(now: JobStatus, what_next: str, as_json: bool) -> None:
-    from batchmill.cli.console import print_json, progress
+    from batchmill.cli.console import print_json
+    from batchmill.wording import progress
 
     if as_json:
         print_json(now)
@@ -132,9 +134,10 @@ def delete(client: Client, job_id: str) -> None:
 
 
 def _show(status: JobStatus, as_json: bool) -> None:
-    from batchmill.cli.console import ago, duration, fields, moment, pace, print_json, progress
+    from batchmill.cli.console import ago, fields, moment, print_json
     from batchmill.cli.cost import in_short
     from batchmill.job import DEFAULT_TENANT
+    from batchmill.wording import dead, duration, pace, progress
 
     if as_json:
         print_json(status)
@@ -150,6 +153,7 @@ def _show(status: JobStatus, as_json: bool) -> None:
             ("priority", status.priority or None),
             ("deadline", moment(status.deadline_at) if status.deadline_at else None),
             ("rows", progress(status)),
+            ("dead", dead(status)),
             ("pace", pace(status)),
             ("shards", f"{status.shards_done:,} done, {status.shards_running:,} running"),
             ("tenant", status.tenant if status.tenant != DEFAULT_TENANT else None),

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 import click
 
 from batchmill.cli import FAILED, INTERRUPTED
-from batchmill.cli.console import outcome, pace, print_json, progress
+from batchmill.cli.console import outcome, print_json
 from batchmill.clock import SystemClock
 from batchmill.job import JobState, JobStatus
+from batchmill.wording import dead, pace, progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -43,8 +44,7 @@ class PlainLines:
         if now < self._due or status.is_final:
             return
         self._due = now + LINE_EVERY_S
-        parts = [f"{status.id} {status.state}: {progress(status)}", pace(status), status.note or ""]
-        print(", ".join(part for part in parts if part), file=self._out, flush=True)
+        print(f"{status.id} {status.state}: {_text(status)}", file=self._out, flush=True)
 
 
 class Bar:
@@ -67,18 +67,31 @@ class Bar:
 
     def show(self, status: JobStatus) -> None:
         """Move the bar."""
-        text = ", ".join(part for part in (progress(status), pace(status), status.note or "") if part)
         self._progress.update(
             self._task,
             description=f"{status.operator} {status.state}",
             total=status.rows_total or None,
             completed=status.rows_done + status.rows_dead,
-            text=text.replace("[", r"\["),
+            text=_text(status).replace("[", r"\["),
         )
 
     def stop(self) -> None:
         """Take the bar off the screen."""
         self._progress.stop()
+
+
+def _text(status: JobStatus) -> str:
+    """All in one line: how far, how fast, which errors, what it waits for."""
+    errors = f"dead: {dead(status)}" if status.dead_by_error else ""
+    parts = (progress(status), *_stages(status), pace(status), errors, status.note or "")
+    return ", ".join(part for part in parts if part)
+
+
+def _stages(status: JobStatus) -> list[str]:
+    """The share of each stage, where there are several."""
+    if len(status.stages) < 2:
+        return []
+    return [f"{stage.operator} {'?' if stage.share is None else f'{stage.share:.0%}'}" for stage in status.stages]
 
 
 class JsonLines:

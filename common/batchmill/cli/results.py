@@ -91,8 +91,8 @@ def _to_file(job: Job, path: Path) -> int:
 
 
 def _tell(status: JobStatus, rows: int, path: Path | None) -> None:
-    from batchmill.cli.console import count
     from batchmill.job import JobState
+    from batchmill.wording import count
 
     notes = []
     if path is not None:

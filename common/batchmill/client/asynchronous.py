@@ -14,7 +14,7 @@ from batchmill.client.submission import Submission, make_spec
 from batchmill.client.transport import Transport
 from batchmill.cost import CostTotals
 from batchmill.errors import InvalidRequest
-from batchmill.job import JobStatus, WorkerInfo
+from batchmill.job import JobStatus, PoolStatus, WorkerInfo
 from batchmill.operator import OperatorInfo
 from batchmill.row_cache import CacheStats
 
@@ -36,6 +36,10 @@ class _Jobs(BaseModel):
 
 class _Workers(BaseModel):
     workers: list[WorkerInfo]
+
+
+class _Pools(BaseModel):
+    pools: list[PoolStatus]
 
 
 class _Operators(BaseModel):
@@ -169,9 +173,18 @@ class AsyncClient:
                 break
         return found
 
+    async def live_jobs(self, limit: int = 100) -> list[AsyncJob]:
+        """The jobs that have not ended, newest first, at most `limit` (1 to 1000) of them."""
+        page = await self._get(_Jobs, "/v1/jobs", {"live": "true", "limit": str(limit)})
+        return [self.adopt(status) for status in page.jobs]
+
     async def workers(self) -> list[WorkerInfo]:
         """The workers that are alive."""
         return (await self._get(_Workers, "/v1/workers")).workers
+
+    async def pools(self) -> list[PoolStatus]:
+        """What runs and what waits in each pool."""
+        return (await self._get(_Pools, "/v1/pools")).pools
 
     async def operators(self) -> list[OperatorInfo]:
         """The operators that the workers have loaded."""

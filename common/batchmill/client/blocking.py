@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from batchmill.client.asynchronous import AsyncClient
+from batchmill.client.display import as_html, mimebundle
 from batchmill.client.job import AsyncJob, describe
 from batchmill.client.loop import LoopThread
 from batchmill.client.pages import dicts
+from batchmill.errors import BatchmillError
+from batchmill.job_log import LogLevel
 
 if TYPE_CHECKING:
     import os
@@ -20,7 +24,8 @@ if TYPE_CHECKING:
     from batchmill.client.pages import Page
     from batchmill.cost import CostTotals
     from batchmill.dead_letters import DeadLetter
-    from batchmill.job import BatchPolicy, JobCost, JobStatus, RetryPolicy, WorkerInfo
+    from batchmill.job import BatchPolicy, JobCost, JobStatus, PoolStatus, RetryPolicy, WorkerInfo
+    from batchmill.job_log import LogEntry
     from batchmill.operator import OperatorInfo
     from batchmill.row_cache import CacheStats
 
@@ -127,9 +132,17 @@ class Client:
         """The jobs the service knows, newest first, at most `limit` of them; each with its `latest` status."""
         return [self._adopt(job) for job in self._loop.run(self._async.jobs(limit))]
 
+    def live_jobs(self, limit: int = 100) -> list[Job]:
+        """The jobs that have not ended, newest first, at most `limit` (1 to 1000) of them."""
+        return [self._adopt(job) for job in self._loop.run(self._async.live_jobs(limit))]
+
     def workers(self) -> list[WorkerInfo]:
         """The workers that are alive."""
         return self._loop.run(self._async.workers())
+
+    def pools(self) -> list[PoolStatus]:
+        """What runs and what waits in each pool."""
+        return self._loop.run(self._async.pools())
 
     def operators(self) -> list[OperatorInfo]:
         """The operators that the workers have loaded."""
@@ -161,6 +174,19 @@ class Job:
 
     def __repr__(self) -> str:
         return describe("Job", self.id, self.latest)
+
+    def _repr_html_(self) -> str:
+        return as_html(self.id, self._as_it_stands())
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        return mimebundle("Job", self.id, self._as_it_stands())
+
+    def _as_it_stands(self) -> JobStatus | None:
+        """Its present status, for those who look; the last one seen if the service cannot tell."""
+        if self.latest is None or not self.latest.is_final:
+            with suppress(BatchmillError, RuntimeError):  # a closed client has the last one too
+                return self.status()
+        return self.latest
 
     @property
     def id(self) -> str:
@@ -258,6 +284,18 @@ class Job:
         """
         self._loop.run(self._async.wait(timeout))
         return self
+
+    def log(self, level: LogLevel | str = LogLevel.INFO) -> list[LogEntry]:
+        """What went wrong with the job, what became of that, and when its state changed; the oldest first.
+
+        level: "warning" leaves out what is as it should be, "error" all but the worst. Of the others the last few
+        hundred are kept, as long as the job is.
+        """
+        return self._loop.run(self._async.log(level))
+
+    def follow_log(self, level: LogLevel | str = LogLevel.INFO) -> Iterator[LogEntry]:
+        """The entries of the log, and those to come, until the job has ended."""
+        yield from self._loop.iterate(self._async.follow_log(level))
 
     def results(self) -> Iterator[dict[str, Any]]:
         """The result rows as dicts, in input order, as soon as they are there.

@@ -14,6 +14,7 @@ import aiohttp
 from pydantic import BaseModel, ValidationError
 
 from batchmill.client import pages as paging
+from batchmill.client.display import as_html, mimebundle
 from batchmill.client.events import server_sent_events
 from batchmill.client.transport import Patience
 from batchmill.dead_letters import DeadLetter, json_value
@@ -27,6 +28,7 @@ from batchmill.errors import (
     StorageError,
 )
 from batchmill.job import JobCost, JobState, JobStatus
+from batchmill.job_log import LogEntry, LogLevel, LogPage
 from batchmill.replay import ReplayRequest, RowEdit
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from batchmill.client.transport import Transport
 
 EVENTS_TIMEOUT_S = 35.0  # the service sends a comment each 10 s, so that silence means a dead connection
+LOG_LOOK_S = 1.0  # between two looks at a log that is followed
 PURGED_AT_ONCE = 400  # indices in one address
 
 
@@ -65,6 +68,12 @@ class AsyncJob:
 
     def __repr__(self) -> str:
         return describe(type(self).__name__, self.id, self.latest)
+
+    def _repr_html_(self) -> str:
+        return as_html(self.id, self.latest)
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        return mimebundle(type(self).__name__, self.id, self.latest)
 
     async def status(self) -> JobStatus:
         """How the job stands now."""
@@ -138,6 +147,30 @@ class AsyncJob:
         if self.latest is not None:
             raise_unless_completed(self.latest)
         return self
+
+    async def log(self, level: LogLevel | str = LogLevel.INFO) -> list[LogEntry]:
+        """What went wrong with the job, what became of that, and when its state changed; the oldest first.
+
+        level: "warning" leaves out what is as it should be, "error" all but the worst. Of the others the last few
+        hundred are kept, as long as the job is.
+        """
+        return (await self._log_page(level, "")).entries
+
+    async def follow_log(self, level: LogLevel | str = LogLevel.INFO) -> AsyncGenerator[LogEntry, None]:
+        """The entries of the log, and those to come, until the job has ended."""
+        cursor, is_final = "", False
+        while True:
+            page = await self._log_page(level, cursor)
+            for entry in page.entries:
+                yield entry
+            if is_final:  # once more after the end: whoever settled the last shard notes it a moment later
+                return
+            cursor, is_final = page.next, page.is_final
+            await asyncio.sleep(LOG_LOOK_S)
+
+    async def _log_page(self, level: LogLevel | str, cursor: str) -> LogPage:
+        query = {"level": str(level), "cursor": cursor}
+        return self._transport.parse(LogPage, await self._transport.json("GET", f"{self._path}/log", query=query))
 
     async def results(self) -> AsyncGenerator[dict[str, Any], None]:
         """The result rows as dicts, in input order, as soon as they are there.

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _END: Any = object()
+CLOSE_S = 5.0
+"""So long may what runs take to end when the loop is closed."""
 
 
 class LoopThread:
@@ -27,6 +29,8 @@ class LoopThread:
         self._pid = os.getpid()
         self._started: concurrent.futures.Future[asyncio.AbstractEventLoop] = concurrent.futures.Future()
         self._stopping: asyncio.Event | None = None
+        self._open: set[AsyncGenerator[Any, None]] = set()  # generators that are iterated over
+        self._closings: set[asyncio.Task[None]] = set()  # of generators that are discarded
         self._thread = threading.Thread(target=self._main, name="batchmill-client", daemon=True)
         self._thread.start()
         self._loop = self._started.result()
@@ -52,10 +56,12 @@ class LoopThread:
 
     def iterate(self, items: AsyncGenerator[T, None]) -> Iterator[T]:
         """The items of an async generator, each waited for; the generator is closed with this one."""
+        self._open.add(items)
         try:
             while (item := self.run(_next(items))) is not _END:
                 yield item
         finally:
+            self._open.discard(items)
             self._discard(items)
 
     def close(self) -> None:
@@ -72,7 +78,12 @@ class LoopThread:
         """Close a generator without waiting: this may run anywhere, the garbage collector on the loop included."""
         if not self._is_closed and os.getpid() == self._pid:
             with suppress(RuntimeError):  # the loop ended in between, and closed it
-                asyncio.run_coroutine_threadsafe(_close(items), self._loop)
+                self._loop.call_soon_threadsafe(self._begin_to_close, items)
+
+    def _begin_to_close(self, items: AsyncGenerator[Any, None]) -> None:
+        closing = self._loop.create_task(_close(items))
+        self._closings.add(closing)
+        closing.add_done_callback(self._closings.discard)
 
     def _main(self) -> None:
         asyncio.run(self._serve())
@@ -81,7 +92,22 @@ class LoopThread:
         self._stopping = asyncio.Event()
         self._started.set_result(asyncio.get_running_loop())
         await self._stopping.wait()
+        await self._end_what_runs()
         await self._on_close()
+
+    async def _end_what_runs(self) -> None:
+        """Cancel requests, but for what ends by itself: a second cancellation would cut short how a first one ends.
+
+        Generators are closed from the outermost in; `asyncio.run` would close them all at once, and they would meet.
+        """
+        running = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in running - self._closings:
+            if not task.cancelling():
+                task.cancel()
+        if running:
+            await asyncio.wait(running, timeout=CLOSE_S)
+        for items in list(self._open):
+            await _close(items)
 
 
 async def _next(items: AsyncGenerator[T, None]) -> T:

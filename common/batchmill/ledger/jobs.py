@@ -177,8 +177,8 @@ class JobLedger:
             raise _cannot("resumed", job_id, state)
 
     def _steer(self, script: Literal["pause", "resume"], job_id: str, *told: str | int) -> str:
-        keys = self._keys
-        word = self._store.run(script, [keys.job(job_id)], [self._store.now_ms, keys.events(), job_id, *told])
+        keys, log = self._keys, self._keys.job_log(job_id)
+        word = self._store.run(script, [keys.job(job_id), log], [self._store.now_ms, keys.events(), job_id, *told])
         if not word:
             raise no_such_job(job_id)
         return str(word.decode())

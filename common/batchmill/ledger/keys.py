@@ -17,6 +17,10 @@ class Keys:
 
     prefix: str
 
+    def schema(self) -> str:
+        """String: the version of the data formats that this ledger is kept in."""
+        return f"{self.prefix}schema"
+
     def jobs(self) -> str:
         """Sorted set: every job's id, scored by when it was created (ms)."""
         return f"{self.prefix}jobs"
@@ -153,6 +157,10 @@ class Keys:
         """Hash: error type to how many rows of a job died of it."""
         return f"{self.job(job_id)}:dead"
 
+    def job_log(self, job_id: str) -> str:
+        """Stream: the last things that happened to a job, see `note.lua`."""
+        return f"{self.job(job_id)}:log"
+
     def of_job(self, job_id: str, stages: int = 1) -> list[str]:
         """All keys of a job but its live shards'."""
         return [
@@ -163,5 +171,6 @@ class Keys:
             self.ready(job_id),
             self.waiting(job_id),
             self.dead_counts(job_id),
+            self.job_log(job_id),
             *(self.done(job_id, stage) for stage in range(stages)),
         ]

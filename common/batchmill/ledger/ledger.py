@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from batchmill.errors import InvalidSettings
 from batchmill.ledger.adoption import AdoptionLedger
 from batchmill.ledger.connection import Store, connect, reaching_redis
 from batchmill.ledger.costs import CostLedger
 from batchmill.ledger.fleet import FleetLedger
+from batchmill.ledger.job_log import JobLogLedger
 from batchmill.ledger.jobs import JobLedger
 from batchmill.ledger.leases import LeaseLedger
+from batchmill.ledger.overview import OverviewLedger
 from batchmill.ledger.profiles import ProfileLedger
 from batchmill.ledger.results import ResultLedger
 from batchmill.ledger.retention import RetentionLedger
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from batchmill.settings import ServiceSettings
 
 SUBSCRIPTION_POLL_S = 1.0
+SCHEMA = 1
+"""Goes up when scripts write what those of the version before would misread, or the other way round."""
 
 
 class Ledger:
@@ -42,6 +47,8 @@ class Ledger:
         self.adoption = AdoptionLedger(self._store)
         self.retention = RetentionLedger(self._store)
         self.profiles = ProfileLedger(self._store)
+        self.log = JobLogLedger(self._store)
+        self.overview = OverviewLedger(self._store)
         self.survey = SurveyLedger(self._store)
         self.row_cache = RowCacheLedger(self._store)
 
@@ -66,6 +73,23 @@ class Ledger:
         """Raise `ServiceUnavailable` when Redis cannot be reached."""
         with reaching_redis():
             self._store.redis.ping()
+
+    def require_schema(self, version: int = SCHEMA) -> None:
+        """Raise `InvalidSettings` when this ledger is kept in other data formats than this build reads and writes."""
+        keys = self._store.keys
+        found = self._store.run(
+            "settle_schema", [keys.schema(), keys.jobs(), keys.workers_seen()], [self._store.now_ms, version]
+        )
+        if int(found) != version:
+            raise InvalidSettings(
+                f"the ledger under {keys.prefix!r} is kept in data formats of version {found}, this Batchmill has "
+                f"version {version}.",
+                hint="Run one version of Batchmill over a ledger: let its jobs end and be deleted with the version "
+                "that wrote them and stop its workers, then start this one; or give this one a "
+                "BATCHMILL_REDIS_PREFIX of its own.",
+                found=int(found),
+                expected=version,
+            )
 
     def queue_lengths(self, queues: Sequence[str]) -> list[int]:
         """How many messages lie in each of these Celery queues."""

@@ -37,7 +37,9 @@ class JobRecord:
     busy_us: int  # device time of committed attempts
     rows_timed: int  # rows that time was spent on
     bytes_in: int
-    rate: float | None  # rows a second, of late
+    paces: str  # the last intervals between commits, see `commit.lua`
+    rate_at: int | None  # since when the next one goes on
+    rate_rows: int  # settled by then
     last_queued_at: int | None  # when a shard of it was last queued, or it was resumed
     paused_ms: int  # in all pauses that are over, since it started
     replay_of: str | None = None  # the job whose dead letters this one runs again
@@ -86,7 +88,9 @@ class JobRecord:
             busy_us=number("busy_us"),
             rows_timed=number("rows_timed"),
             bytes_in=number("bytes_in"),
-            rate=float(text["rate"]) if text.get("rate") else None,
+            paces=text.get("paces", ""),
+            rate_at=moment("rate_at"),
+            rate_rows=number("rate_rows"),
             last_queued_at=moment("last_queued_at"),
             paused_ms=number("paused_ms"),
             replay_of=text.get("replay_of"),

@@ -327,8 +327,8 @@ class ShardLedger:
         )
         return str(word.decode())
 
-    def abandon(self, worker: str, blamed: str = "") -> int:
-        """Take back the attempts of a worker process that is known to be dead; returns how many it held.
+    def abandon(self, worker: str, blamed: str = "") -> list[ShardRef]:
+        """Take back the attempts of a worker process that is known to be dead; returns those that it held.
 
         blamed: the member of the attempt that was on the device: it alone counts as lost. "": all do.
         """
@@ -346,7 +346,7 @@ class ShardLedger:
             [self._keys.leases(), *self._keys.costs(), *keys],
             [self._store.now_ms, worker, blamed, self._keys.events(), *told],
         )
-        return int(held)
+        return [ShardRef.from_member(member) for member in held]
 
     def expired(self, now_ms: int, limit: int = 100) -> list[ShardRef]:
         """Attempts whose lease has run out by `now_ms`, the longest ago first."""

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
 from batchmill.errors import ServiceUnavailable
-from batchmill.job import WorkerInfo
+from batchmill.job import PoolStatus, WorkerInfo
 from batchmill.operator import OperatorInfo
 from batchmill_coordinator.routes.service import CurrentService, json_response
 
@@ -17,6 +17,12 @@ class WorkerList(BaseModel):
     """The workers that are there."""
 
     workers: list[WorkerInfo]
+
+
+class PoolList(BaseModel):
+    """The pools that have workers or jobs."""
+
+    pools: list[PoolStatus]
 
 
 class OperatorList(BaseModel):
@@ -37,6 +43,12 @@ class Readiness(BaseModel):
 def workers(service: CurrentService) -> Response:
     """The workers that are there."""
     return json_response(WorkerList(workers=service.ledger.fleet.workers(service.ledger.now_ms())))
+
+
+@router.get("/v1/pools", response_model=PoolList)
+def pools(service: CurrentService) -> Response:
+    """What runs and what waits in each pool, at most half a second ago."""
+    return json_response(PoolList(pools=service.backlog.pools()))
 
 
 @router.get("/v1/operators", response_model=OperatorList)

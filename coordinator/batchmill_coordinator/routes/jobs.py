@@ -42,9 +42,15 @@ def submit(request: JobRequest, service: CurrentService, tenant: CurrentTenant) 
 
 @router.get("", response_model=JobList)
 def list_jobs(
-    service: CurrentService, limit: Annotated[int, Query(ge=1, le=1000)] = 50, before: str | None = None
+    service: CurrentService,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+    before: str | None = None,
+    live: bool = False,
 ) -> Response:
-    """Jobs, newest first."""
+    """Jobs, newest first. With `live` those that have not ended, in one page: the newest `limit` of them."""
+    if live:
+        found = service.ledger.jobs.read_many(service.ledger.overview.live_ids(limit))
+        return json_response(JobList(jobs=service.statuses(found), next=None))
     records = service.ledger.jobs.newest(limit, before)
     following = records[-1].id if len(records) == limit else None
     return json_response(JobList(jobs=service.statuses(records), next=following))

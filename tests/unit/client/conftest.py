@@ -19,7 +19,8 @@ from batchmill.errors import (
     UnknownOperator,
     did_you_mean,
 )
-from batchmill.job import JobError, JobRequest, JobSpec, JobState, JobStatus, WorkerInfo, new_id
+from batchmill.job import JobError, JobRequest, JobSpec, JobState, JobStatus, PoolStatus, WorkerInfo, new_id
+from batchmill.job_log import LogPage
 from batchmill.operator import OperatorInfo
 
 TOKEN = "a-token-of-the-tests"  # noqa: S105  # opens nothing but a stand-in
@@ -35,6 +36,10 @@ OPERATORS = [
         columns=["{column}"],
     ),
 ]
+
+
+COUNTS = {"workers": 1, "capacity": 2, "jobs": 1, "shards_queued": 3, "shards_running": 2, "shards_waiting": 4}
+POOL = PoolStatus(name="default", **COUNTS, rows_waiting=12_345, oldest_queued_s=1.5)
 
 
 class StandInJob:
@@ -82,7 +87,10 @@ class StandIn:
         self.jobs = {}
         self.by_key = {}
         self.uploads = {}
+        self.log_pages = []  # what is answered for any job's log, one after the other; the last one again and again
         self.in_flight = self.most_in_flight = 0
+        self.holds_the_first_part = False  # until another one is on its way
+        self._two_on_their_way = asyncio.Event()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
 
@@ -128,10 +136,12 @@ class StandIn:
                 web.post("/v1/jobs/{id}/resume", self._resume),
                 web.post("/v1/jobs/{id}/cancel", self._cancel),
                 web.get("/v1/jobs/{id}/events", self._events),
+                web.get("/v1/jobs/{id}/log", self._log),
                 web.get("/v1/jobs/{id}/results", self._results),
                 web.post("/v1/uploads", self._open_upload),
                 web.put("/v1/uploads/{id}/parts/{n}", self._put_part),
                 web.get("/v1/workers", self._workers),
+                web.get("/v1/pools", self._pools),
                 web.get("/v1/operators", self._operators),
             ]
         )
@@ -212,6 +222,8 @@ class StandIn:
 
     async def _list(self, request):
         newest = sorted(self.jobs, reverse=True)
+        if request.query.get("live") == "true":
+            newest = [one for one in newest if not self.jobs[one].status.is_final]
         before, limit = request.query.get("before"), int(request.query.get("limit", 100))
         rest = [one for one in newest if before is None or one < before]
         shown = [json.loads(self.jobs[one].status.model_dump_json()) for one in rest[:limit]]
@@ -309,8 +321,11 @@ class StandIn:
     async def _put_part(self, request):
         self.in_flight += 1
         self.most_in_flight = max(self.in_flight, self.most_in_flight)
+        if self.in_flight == 2:
+            self._two_on_their_way.set()
         body = await request.read()
-        await asyncio.sleep(0)
+        if self.holds_the_first_part:
+            await asyncio.wait_for(self._two_on_their_way.wait(), timeout=30)
         self.in_flight -= 1
         assert request.content_type == "application/vnd.apache.arrow.file"
         self.uploads[request.match_info["id"]][int(request.match_info["n"])] = body
@@ -328,6 +343,17 @@ class StandIn:
             seen_at=time.time(),
         )
         return web.json_response({"workers": [json.loads(worker.model_dump_json())]})
+
+    async def _pools(self, _request):
+        return web.json_response({"pools": [POOL.model_dump()]})
+
+    async def _log(self, request):
+        job = self._job(request)
+        if not self.log_pages:
+            page = LogPage(entries=[], next="0-0", dropped=0, is_final=job.status.is_final)
+        else:
+            page = self.log_pages.pop(0) if len(self.log_pages) > 1 else self.log_pages[0]
+        return web.json_response(text=page.model_dump_json())
 
     async def _operators(self, _request):
         return web.json_response({"operators": [one.model_dump() for one in OPERATORS]})

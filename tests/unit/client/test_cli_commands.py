@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner
 
 from batchmill.cli import main
-from batchmill.cli.console import duration
 from batchmill.cli.fleet import parameters
 from batchmill.errors import StorageError
 from batchmill.job import JobState
+from batchmill.wording import duration
 
 
 @pytest.fixture

@@ -91,6 +91,7 @@ def test_dicts_from_an_iterator_are_uploaded_and_come_back_in_order(client):
 
 
 def test_several_pieces_are_on_their_way_at_once_but_few(client, service):
+    service.holds_the_first_part = True
     client.submit("echo", rows=pa.concat_tables([BIG] * 8))
     assert 2 <= service.most_in_flight <= 3
 

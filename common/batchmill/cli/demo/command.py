@@ -81,9 +81,9 @@ def _require_extras() -> None:
 
 
 def _run(home: DemoFolder, workers: int, limit: int | None) -> None:
-    from batchmill.cli.console import count
     from batchmill.cli.demo.corpus import language_reference, paragraphs
     from batchmill.embedded import local
+    from batchmill.wording import count
 
     rows = paragraphs(language_reference())[:limit]
     click.echo(f"Corpus: {count(len(rows), 'paragraph')} of Python's language reference")

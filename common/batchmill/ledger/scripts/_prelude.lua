@@ -22,6 +22,12 @@ local function is_stopping(state)
   return state == 'cancelling' or state == 'failing' or state == 'expiring'
 end
 
+-- Keep an entry in a job's log, as field, value, …; the oldest one makes room. Returns how many there ever were.
+local function note(job, log, ...)
+  redis.call('XADD', log, 'MAXLEN', 200, '*', ...)
+  return redis.call('HINCRBY', job, 'noted', 1)
+end
+
 -- The job leaves its pause, if it is in one; of a job that had begun, the time is kept, which is no time at work.
 local function end_pause(job, now)
   local paused, started = unpack(redis.call('HMGET', job, 'paused_at', 'started_at'))

@@ -5,8 +5,8 @@
 --       then for each attempt: its job, its shard, its job's waiting
 -- ARGV  1 now  2 worker  3 the member to blame ('' : not known)  4 channel
 --       then for each attempt: member, "stage shard", job id
--- Returns how many attempts the process held
-local now, held = now_ms(ARGV[1]), 0
+-- Returns the members of the attempts that the process held
+local now, held = now_ms(ARGV[1]), {}
 local costs = {KEYS[2], KEYS[3], KEYS[4]}
 for number = 0, (#KEYS - 4) / 3 - 1 do
   local job, shard, waiting = KEYS[5 + 3 * number], KEYS[6 + 3 * number], KEYS[7 + 3 * number]
@@ -22,7 +22,7 @@ for number = 0, (#KEYS - 4) / 3 - 1 do
       put_back(job, shard, KEYS[1], waiting, member, name, now, '')
       redis.call('PUBLISH', ARGV[4], 'lost ' .. job_id)
     end
-    held = held + 1
+    held[#held + 1] = member
   end
 end
 return held

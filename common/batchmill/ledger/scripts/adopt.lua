@@ -29,6 +29,6 @@ end
 redis.call('HDEL', KEYS[2], 'adopts')
 redis.call('HSET', KEYS[2], 'state', 'running', 'started_at', now, 'cursor', ARGV[6], 'planned', ARGV[7],
            'rows_planned', ARGV[8], 'shards_planned', ARGV[9], 'shards_live', live, 'shards_done', shards,
-           'rows_done', rows, 'rows_dead', dead, 'rate_at', now, 'rate_rows', rows)
+           'rows_done', rows, 'rows_dead', dead)
 redis.call('PUBLISH', ARGV[10], (is_settled(KEYS[2]) and 'settled ' or 'planned ') .. ARGV[11])
 return 'ok'

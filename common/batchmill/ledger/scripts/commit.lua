@@ -15,6 +15,22 @@
 --       of each), and the plan, if rows of the shard were left
 -- cost_tenants, cost_pools, cost_days  hash: for each tenant, "pool operator" and day since the epoch, the last 400 of them,
 --       "NAME PART_us" (µs), "NAME PART_nano" (billionths of the currency's unit), "NAME rows", "NAME attempts"
+-- paces  field of the job: the last 16 intervals between commits, "ms:rows" each, the latest last; each at least
+--        a second and a 64th of the run. The open one began at rate_at, when rate_rows rows were settled
+local function note_pace(job, now)
+  local paces, from, rows, started, done, dead, paused = unpack(redis.call(
+    'HMGET', job, 'paces', 'rate_at', 'rate_rows', 'started_at', 'rows_done', 'rows_dead', 'paused_ms'))
+  local settled, length = tonumber(done) + tonumber(dead), now - tonumber(from or now)
+  if from and length < math.max(1000, (now - tonumber(started) - tonumber(paused or '0')) / 64) then return end
+  if from then
+    paces = (paces and paces .. ' ' or '') .. length .. ':' .. settled - tonumber(rows)
+    local _, spaces = string.gsub(paces, ' ', '')
+    if spaces >= 16 then paces = string.gsub(paces, '^%S+ ', '') end
+    redis.call('HSET', job, 'paces', paces)
+  end
+  redis.call('HSET', job, 'rate_at', now, 'rate_rows', settled)
+end
+
 local settled = redis.call('HGET', KEYS[4], ARGV[4])
 if settled then return string.match(settled, '^(%d+) ') == ARGV[2] and 'ok' or 'stale' end
 local state, token, planned_rows, plan = unpack(redis.call('HMGET', KEYS[2], 'state', 'token', 'rows', 'plan'))
@@ -43,7 +59,7 @@ redis.call('HINCRBY', KEYS[1], 'rows_dead', ARGV[7])
 redis.call('HINCRBY', KEYS[1], 'busy_us', ARGV[9])
 local rows = tonumber(ARGV[6]) + tonumber(ARGV[7])
 redis.call('HINCRBY', KEYS[1], 'rows_timed', rows)
-local done = redis.call('HINCRBY', KEYS[1], 'rows_done', ARGV[6])
+redis.call('HINCRBY', KEYS[1], 'rows_done', ARGV[6])
 if ARGV[17] ~= '0' then redis.call('HINCRBY', KEYS[1], 'rows_cached', ARGV[17]) end
 for at = 23, #ARGV, 2 do
   local kind = ARGV[at]
@@ -58,12 +74,6 @@ if ARGV[14] ~= '' and tonumber(ARGV[7]) > 0 then
 end
 local bill = {stage = string.match(ARGV[5], '^%d+'), price = price, parts = {unpack(ARGV, 18, 22)}, rows = rows}
 charge(KEYS[1], bill, {KEYS[8], KEYS[9], KEYS[10]}, now, ARGV[12], ARGV[13])
-local rate, rate_at, rate_rows, started = unpack(redis.call('HMGET', KEYS[1], 'rate', 'rate_at', 'rate_rows', 'started_at'))
-local since = tonumber(rate_at or started)
-if now - since >= 1000 then
-  local latest = (done - tonumber(rate_rows or '0')) * 1000 / (now - since)
-  local smooth = rate and (tonumber(rate) + latest) / 2 or latest
-  redis.call('HSET', KEYS[1], 'rate', string.format('%.3f', smooth), 'rate_at', now, 'rate_rows', done)
-end
+note_pace(KEYS[1], now)
 redis.call('PUBLISH', ARGV[12], (is_settled(KEYS[1]) and 'settled ' or 'committed ') .. ARGV[13])
 return 'ok'

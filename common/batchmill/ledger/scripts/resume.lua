@@ -1,7 +1,7 @@
 -- Let a paused job go on, where it stood. Resuming twice is one resumption.
--- Its rate is measured anew from now on, and the time it stood still does not count as waiting for its turn.
+-- Its pace is measured on from its next commit, and the time it stood still does not count as waiting for its turn.
 --
--- KEYS  1 job
+-- KEYS  1 job  2 log
 -- ARGV  1 now  2 channel  3 job id  4 its budget from now on (billionths of the currency's unit; '' : as before)
 -- Returns the job's state afterwards ('pending', 'running', or one that cannot be resumed), '' when there is no such job,
 --         or 'spent' (the budget, the new one if there is one, is used up already; nothing changed)
@@ -16,10 +16,10 @@ if is_spent and (is_new or state == 'paused') then return 'spent' end
 if is_new then redis.call('HSET', KEYS[1], 'budget_nano', budget) end
 if state ~= 'paused' then return state end
 local now = now_ms(ARGV[1])
-local started, done = unpack(redis.call('HMGET', KEYS[1], 'started_at', 'rows_done'))
-state = started and 'running' or 'pending'
+state = redis.call('HEXISTS', KEYS[1], 'started_at') == 1 and 'running' or 'pending'
 end_pause(KEYS[1], now)
 redis.call('HSET', KEYS[1], 'state', state, 'last_queued_at', now)
-if started then redis.call('HSET', KEYS[1], 'rate_at', now, 'rate_rows', done or 0) end
+redis.call('HDEL', KEYS[1], 'rate_at', 'rate_rows')
+note(KEYS[1], KEYS[2], 'level', 'info', 'event', 'resumed', 'message', 'it goes on where it stood')
 redis.call('PUBLISH', ARGV[2], 'resumed ' .. ARGV[3])
 return state

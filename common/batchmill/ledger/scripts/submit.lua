@@ -14,7 +14,7 @@
 --              adopts (1: what `resumed_from` left is still to be taken over),
 --              cursor, planned (1: the source's end was reached), rows_total, rows_exact, rows_planned, rows_done,
 --              rows_dead, shards_planned, shards_live, shards_queued, shards_running, shards_done,
---              busy_us, rows_timed, bytes_in, inline_bytes, rate, rate_at, rate_rows, last_queued_at (or when it was resumed),
+--              busy_us, rows_timed, bytes_in, inline_bytes, paces, rate_at, rate_rows, noted, last_queued_at (or when it was resumed),
 --              tenant, worked_for ("pool operator"), budget_nano, cost_nano, and for each stage what it cost, in fields as
 --              those of cost_tenants, "cost STAGE …"
 -- idempotency  string with a life: "job-id digest"

@@ -1,0 +1,140 @@
+"""What `batchmill top` shows: one look at jobs, pools and workers, as tables."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from batchmill.job import Frozen, JobState, JobStatus, PoolStatus, WorkerInfo
+from batchmill.wording import count, duration
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from batchmill.client import Client
+
+ENDED_SHOWN = 5
+"""So many of the newest jobs are shown even if they have ended."""
+GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A table: what its columns are called, and its rows."""
+
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    empty: str  # what to say without rows
+
+
+class Overview(Frozen):
+    """The service at one moment."""
+
+    at: float  # seconds since the epoch
+    jobs: list[JobStatus]  # those that have not ended, then the latest of the others
+    pools: list[PoolStatus]
+    workers: list[WorkerInfo]
+
+    def headline(self) -> str:
+        """All of it in one line."""
+        live = [job for job in self.jobs if not job.is_final]
+        pace = sum(job.rows_per_second or 0.0 for job in live)
+        busy, places = sum(len(one.running) for one in self.workers), sum(one.shards_at_once for one in self.workers)
+        told = time.strftime("%H:%M:%S", time.localtime(self.at))
+        return (
+            f"batchmill {told}   {count(len(live), 'job')}, {pace:,.0f} rows/s   "
+            f"{count(len(self.workers), 'worker')}, {busy} of {places} places busy"
+        )
+
+    def tables(self) -> list[Grid]:
+        """Pools, jobs and workers."""
+        return [self._pools(), self._jobs(), self._workers()]
+
+    def fitted(self, height: int) -> Iterator[tuple[str, Grid, Sequence[tuple[str, ...]]]]:
+        """The tables with titles, cut so that all of them fit on a screen of so many lines; what is cut is told."""
+        grids = dict(zip(("pools", "jobs", "workers"), self.tables(), strict=True))
+        left = max(height - 1 - 2 * len(grids), len(grids))
+        for number, (name, grid) in enumerate(grids.items()):
+            share = max(left // (len(grids) - number), 1)
+            rows = grid.rows[:share]
+            left -= len(rows)
+            more = len(grid.rows) - len(rows)
+            yield f"{name}{f'  (and {more} more)' if more else ''}", grid, rows
+
+    def _pools(self) -> Grid:
+        rows = [
+            (
+                pool.name,
+                str(pool.workers),
+                f"{pool.shards_running} of {pool.capacity}",
+                str(pool.shards_queued),
+                str(pool.shards_waiting),
+                f"{pool.rows_waiting:,}",
+                "" if pool.oldest_queued_s is None else duration(pool.oldest_queued_s),
+                str(pool.jobs),
+            )
+            for pool in self.pools
+        ]
+        columns = ("POOL", "WORKERS", "RUNNING", "QUEUED", "WAITING", "ROWS LEFT", "OLDEST", "JOBS")
+        return Grid(columns, rows, "No pool has workers or jobs.")
+
+    def _jobs(self) -> Grid:
+        rows = [
+            (
+                job.id,
+                str(job.state),
+                job.name or job.operator,
+                _share(job),
+                f"{job.rows_done + job.rows_dead:,}",
+                f"{job.rows_dead:,}",
+                "" if job.rows_per_second is None else f"{job.rows_per_second:,.0f}",
+                _time_left(job),
+                job.note or "",
+            )
+            for job in self.jobs
+        ]
+        columns = ("JOB", "STATE", "NAME", "DONE", "ROWS", "DEAD", "ROWS/S", "LEFT", "WAITS FOR")
+        return Grid(columns, rows, "No jobs.")
+
+    def _workers(self) -> Grid:
+        rows = [
+            (
+                worker.name,
+                worker.pool,
+                _device(worker),
+                f"{len(worker.running)} of {worker.shards_at_once}",
+                str(len(worker.models)),
+                ", ".join(f"{batch.operator} {batch.rows:,}" for batch in worker.batches),
+            )
+            for worker in self.workers
+        ]
+        columns = ("WORKER", "POOL", "DEVICE", "BUSY", "MODELS", "BATCH ROWS")
+        return Grid(columns, rows, "No worker is alive.")
+
+
+def look(client: Client, limit: int) -> Overview:
+    """One look at the service: at most `limit` jobs."""
+    live = [job.latest for job in client.live_jobs(limit) if job.latest is not None]
+    newest = [job.latest for job in client.jobs(min(limit, ENDED_SHOWN)) if job.latest is not None]
+    ended = [job for job in newest if job.is_final]
+    return Overview(at=time.time(), jobs=(live + ended)[:limit], pools=client.pools(), workers=client.workers())
+
+
+def _share(job: JobStatus) -> str:
+    shares = ["?" if stage.share is None else f"{stage.share:.0%}" for stage in job.stages]
+    return " ".join(shares)
+
+
+def _time_left(job: JobStatus) -> str:
+    if job.eta_s is None or job.state is not JobState.RUNNING:
+        return ""
+    if job.eta_low_s is None or job.eta_high_s is None:
+        return duration(job.eta_s)
+    return f"{duration(job.eta_s)} ({duration(job.eta_low_s)} to {duration(job.eta_high_s)})"
+
+
+def _device(worker: WorkerInfo) -> str:
+    kind = f"{worker.device_count} x {worker.device_type}" if worker.device_count > 1 else worker.device_type
+    memory = f" {worker.memory_bytes / GIB:.0f} GiB" if worker.memory_bytes else ""
+    return f"{kind}{memory}"

@@ -1,0 +1,135 @@
+"""`batchmill top`: jobs, pools and workers, live on a terminal or once in a pipe."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from batchmill.cli.options import json_option, service_options
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from rich.console import RenderableType
+
+    from batchmill.cli.keyboard import Keyboard
+    from batchmill.cli.overview import Overview
+    from batchmill.client import Client
+
+INTERVAL_S = 2.0
+KEY_LOOK_S = 0.05  # between two looks at whether the service has answered
+
+
+@click.command()
+@click.option(
+    "--interval",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0.2, max=3600),
+    help=f"Look again so often.  [default: {INTERVAL_S:g} on a terminal, else once only]",
+)
+@click.option("--limit", "-n", type=click.IntRange(1, 1000), default=50, show_default=True, help="Jobs at most.")
+@json_option
+@service_options
+def top(client: Client, interval: float | None, limit: int, as_json: bool) -> None:
+    """Watch jobs, pools and workers: pace, time left, what waits, devices and batch sizes.
+
+    On a terminal it is shown anew every few seconds until q or Ctrl-C. In a pipe, and with --json as one object on a
+    line, it is shown once, or with --interval again and again.
+    """
+    from batchmill.cli.overview import look
+
+    if sys.stdout.isatty() and not as_json:
+        _watch(client, interval or INTERVAL_S, limit)
+        return
+    try:
+        while True:
+            _print(look(client, limit), as_json=as_json)
+            if interval is None:
+                return
+            time.sleep(interval)
+    except KeyboardInterrupt:
+        return
+
+
+def _print(overview: Overview, *, as_json: bool) -> None:
+    from batchmill.cli.console import print_json, print_table
+
+    if as_json:
+        print_json(overview)
+    else:
+        for number, table in enumerate(overview.tables()):
+            if number:
+                click.echo()
+            print_table(table.columns, table.rows, empty=table.empty)
+    sys.stdout.flush()
+
+
+def _watch(client: Client, interval_s: float, limit: int) -> None:
+    """Until somebody presses q or Ctrl-C. The terminal is as before afterwards, whatever ends it.
+
+    The service is asked from another thread, so that one that does not answer keeps nobody from leaving.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    from rich.console import Console
+    from rich.live import Live
+
+    from batchmill.cli.keyboard import Keyboard
+
+    signal.signal(signal.SIGTERM, _leave)
+    console, asking = Console(), ThreadPoolExecutor(1)
+    with Keyboard(sys.stdin) as keyboard, Live(console=console, screen=True, auto_refresh=False) as live:
+        try:
+            while True:
+                shown = asking.submit(screen, client, limit, console.size.height)
+                while not shown.done():
+                    if _is_over(keyboard, KEY_LOOK_S):
+                        return
+                live.update(shown.result(), refresh=True)
+                if _is_over(keyboard, interval_s):
+                    return
+        except KeyboardInterrupt:
+            return
+        finally:
+            asking.shutdown(wait=False, cancel_futures=True)
+
+
+def _leave(number: int, _: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+def screen(client: Client, limit: int, height: int) -> RenderableType:
+    """What is shown on a terminal of so many lines."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    from batchmill.cli.overview import look
+    from batchmill.errors import ServiceUnavailable
+
+    try:
+        overview = look(client, limit)
+    except ServiceUnavailable as error:
+        return Text(f"{error}\n\nLooking again; q ends.", style="red")
+    shown: list[RenderableType] = [Text(f"{overview.headline()}    q ends", style="bold")]
+    for title, table, rows in overview.fitted(height):
+        grid = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold", expand=True)
+        for column in table.columns:
+            grid.add_column(column, no_wrap=True, overflow="ellipsis")
+        for row in rows:
+            grid.add_row(*(Text(cell) for cell in row))
+        shown.append(grid)
+    return Group(*shown)
+
+
+def _is_over(keyboard: Keyboard, seconds: float) -> bool:
+    """Wait so long; True as soon as somebody has had enough."""
+    ends_at = time.monotonic() + seconds
+    while (left := ends_at - time.monotonic()) > 0:
+        if keyboard.pressed(left) in ("q", "Q", "\x1b", "\x03", "\x04"):
+            return True
+    return False

@@ -1,0 +1,71 @@
+"""A job as a notebook shows it: HTML of its own, without scripts or anything from elsewhere, and the same as text."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+
+from batchmill.wording import dead, pace, progress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from batchmill.job import JobStatus, StageStatus
+
+_COLOURS = {"completed": "#2e7d32", "failed": "#c62828", "cancelled": "#757575", "expired": "#ef6c00"}
+_RUNNING = "#1565c0"
+
+
+def mimebundle(kind: str, job_id: str, status: JobStatus | None) -> dict[str, str]:
+    """What a notebook may choose from."""
+    return {"text/plain": as_text(kind, job_id, status), "text/html": as_html(job_id, status)}
+
+
+def as_text(kind: str, job_id: str, status: JobStatus | None) -> str:
+    """A job in one line and, where there is more to tell, some below it."""
+    if status is None:
+        return f"<{kind} {job_id}>"
+    head = f"<{kind} {job_id} {status.operator!r} {status.state}: {progress(status)}>"
+    return "\n".join([head, *(f"  {name}: {value}" for name, value in _facts(status))])
+
+
+def as_html(job_id: str, status: JobStatus | None) -> str:
+    """A job as a small table; everything that users or operators wrote is escaped."""
+    if status is None:
+        return f"<div><b>{escape(job_id)}</b></div>"
+    colour = _COLOURS.get(status.state, _RUNNING)
+    title = f"{escape(status.name)} · " if status.name else ""
+    rows = "".join(
+        f'<tr><td style="text-align:left;opacity:.7">{escape(name)}</td>'
+        f'<td style="text-align:left">{escape(value)}</td></tr>'
+        for name, value in _facts(status)
+    )
+    return (
+        f'<div style="max-width:48em"><div>{title}<b>{escape(status.operator)}</b> '
+        f'<span style="color:{colour};font-weight:bold">{escape(status.state)}</span> '
+        f"<code>{escape(job_id)}</code></div>"
+        f"{''.join(_bar(stage, colour) for stage in status.stages)}"
+        f"<div>{escape(progress(status))}</div><table>{rows}</table></div>"
+    )
+
+
+def _bar(stage: StageStatus, colour: str) -> str:
+    share = 0.0 if stage.share is None else stage.share
+    told = "?" if stage.share is None else f"{share:.0%}"
+    return (
+        f'<div style="display:flex;align-items:center;gap:.5em"><span>{escape(stage.operator)}</span>'
+        '<div style="flex:1;background:rgba(128,128,128,.25);border-radius:3px">'
+        f'<div style="width:{100 * share:.1f}%;height:.8em;background:{colour};border-radius:3px"></div></div>'
+        f"<span>{told}</span></div>"
+    )
+
+
+def _facts(status: JobStatus) -> Iterator[tuple[str, str]]:
+    facts = (
+        ("pace", pace(status)),
+        ("dead", dead(status)),
+        ("waits for", status.note or ""),
+        ("error", status.error.message if status.error else ""),
+        ("output", status.output or ""),
+    )
+    return ((name, " ".join(value.split())) for name, value in facts if value)

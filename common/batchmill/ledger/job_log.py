@@ -1,0 +1,106 @@
+"""The log of each job in the ledger: the last few hundred things that went wrong, gone with the job."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from batchmill.errors import ServiceUnavailable
+from batchmill.job_log import Cursor, LogEntry, LogEvent, LogLevel
+from batchmill.ledger.connection import reaching_redis
+from batchmill.ledger.jobs import no_such_job
+from batchmill.ledger.record import JobRecord
+from batchmill.shard import format_shard_id
+
+if TYPE_CHECKING:
+    from batchmill.ledger.connection import Store
+    from batchmill.shard import ShardRef
+
+log = logging.getLogger(__name__)
+
+MAX_MESSAGE_CHARS = 500
+MAX_TRACEBACK_CHARS = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What the ledger has of a job's log at one moment.
+
+    now_ms: that moment; entries of this very millisecond may still be joined by others.
+    """
+
+    record: JobRecord
+    entries: list[LogEntry]
+    noted: int  # entries there ever were
+    held: int  # of them, still kept
+    now_ms: int
+
+
+class JobLogLedger:
+    """Writes and reads what happened to jobs."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._keys = store.keys
+
+    def note(
+        self,
+        job_id: str,
+        level: LogLevel,
+        event: LogEvent,
+        message: str,
+        *,
+        ref: ShardRef | None = None,
+        worker: str = "",
+        traceback: str = "",
+    ) -> None:
+        """Keep an entry; of a long message the beginning, of a long traceback the end.
+
+        Never raises `ServiceUnavailable`: what is noted has happened already, and must not fail for its note.
+        """
+        fields: dict[str, str | int] = {"level": level, "event": event, "message": _head(message)}
+        if ref is not None:
+            fields |= {"shard": _shard_name(ref), "attempt": ref.token}
+        fields |= {name: text for name, text in (("worker", worker), ("traceback", _tail(traceback))) if text}
+        pairs = [part for pair in fields.items() for part in pair]
+        try:
+            self._store.run("note", [self._keys.job(job_id), self._keys.job_log(job_id)], pairs)
+        except ServiceUnavailable as error:
+            log.warning("the log of job %s misses an entry (%s): %s", job_id, message, error)
+
+    def read(self, job_id: str) -> Kept:
+        """All that is kept, with the job's record of the same moment. Raises `NotFound`."""
+        with reaching_redis(), self._store.redis.pipeline(transaction=True) as pipe:
+            pipe.xrange(self._keys.job_log(job_id))
+            pipe.hgetall(self._keys.job(job_id))
+            pipe.time()
+            entries, fields, (seconds, micros) = pipe.execute()
+        if not fields:
+            raise no_such_job(job_id)
+        return Kept(
+            record=JobRecord.from_hash(job_id, fields),
+            entries=[_entry(entry_id.decode(), values) for entry_id, values in entries],
+            noted=int(fields.get(b"noted", 0)),
+            held=len(entries),
+            now_ms=int(seconds) * 1000 + int(micros) // 1000,
+        )
+
+
+def _entry(entry_id: str, values: dict[bytes, bytes]) -> LogEntry:
+    text: dict[str, Any] = {name.decode(): value.decode() for name, value in values.items()}
+    return LogEntry(id=entry_id, at=Cursor.parse(entry_id)[0] / 1000, **text)
+
+
+def _shard_name(ref: ShardRef) -> str:
+    shard = format_shard_id(ref.shard_id)
+    return f"{ref.stage}/{shard}" if ref.stage else shard
+
+
+def _head(message: str) -> str:
+    line = " ".join(message.split())
+    return line if len(line) <= MAX_MESSAGE_CHARS else f"{line[: MAX_MESSAGE_CHARS - 2]} …"
+
+
+def _tail(traceback: str) -> str:
+    return traceback if len(traceback) <= MAX_TRACEBACK_CHARS else f"…{traceback[1 - MAX_TRACEBACK_CHARS :]}"

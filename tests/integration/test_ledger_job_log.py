@@ -1,0 +1,197 @@
+"""The log of a job and the version of the data formats, in a real ledger."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pytest
+
+from batchmill.errors import InvalidSettings, NotFound
+from batchmill.job import JobSpec, JobState, WorkerInfo
+from batchmill.job_log import MAX_ENTRIES, LogEvent, LogLevel
+from batchmill.ledger import Ledger
+from batchmill.ledger.connection import connect
+from batchmill.ledger.jobs import Submission
+from batchmill.ledger.ledger import SCHEMA
+from batchmill.shard import ShardId, ShardRef
+from batchmill.tether import tethered
+from batchmill_coordinator.pools import PoolView
+from batchmill_coordinator.watcher import PATIENCE_S, Watcher
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import redis
+
+JOB = "job-1"
+WORKER = WorkerInfo(
+    name="cpu0@here", pool="gpu", device="cpu", operators=["echo"], shards_at_once=1, pid=1, started_at=0.0
+)
+
+
+@dataclass
+class Hand:
+    """A clock that is turned by hand."""
+
+    now_s: float = 100.0
+
+    def wall(self) -> float:
+        return self.now_s
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+@dataclass
+class Fleet:
+    """The pools as a test has them."""
+
+    views: dict[str, PoolView] = field(default_factory=dict)
+
+    def pools(self) -> dict[str, PoolView]:
+        return self.views
+
+
+def submit(ledger: Ledger, job_id: str = JOB) -> None:
+    spec = JobSpec(operator="echo", pool="gpu")
+    ledger.jobs.submit(Submission(job_id, spec, "digest"), max_live_jobs=100)
+
+
+def told(ledger: Ledger) -> list[tuple[LogLevel, LogEvent, str]]:
+    return [(entry.level, entry.event, entry.message) for entry in ledger.log.read(JOB).entries]
+
+
+def test_an_entry_is_read_as_it_was_noted(ledger: Ledger) -> None:
+    submit(ledger)
+    ref = ShardRef(JOB, 1, ShardId((17, 0)), 3)
+    ledger.log.note(
+        JOB, LogLevel.ERROR, LogEvent.FAILED, "no\n  row", ref=ref, worker="cpu0@here", traceback="Traceback\n  x"
+    )
+    (entry,) = ledger.log.read(JOB).entries
+    assert (entry.level, entry.event, entry.message) == (LogLevel.ERROR, LogEvent.FAILED, "no row")
+    assert (entry.shard, entry.attempt, entry.worker) == ("1/17.0", 3, "cpu0@here")
+    assert entry.traceback == "Traceback\n  x"
+    assert abs(entry.at - ledger.now_ms() / 1000) < 60
+
+
+def test_the_oldest_entries_make_room_and_long_ones_are_cut(
+    ledger: Ledger, redis_client: redis.Redis, prefix: str
+) -> None:
+    submit(ledger)
+    for number in range(MAX_ENTRIES + 5):
+        ledger.log.note(JOB, LogLevel.WARNING, LogEvent.LOST, f"{number} {'x' * 9000}", traceback="y" * 9000)
+    kept = ledger.log.read(JOB)
+    assert (kept.noted, kept.held, len(kept.entries)) == (MAX_ENTRIES + 5, MAX_ENTRIES, MAX_ENTRIES)
+    assert kept.entries[0].message.startswith("5 ")
+    size = redis_client.memory_usage(f"{prefix}job:{{{JOB}}}:log", samples=0)
+    assert size is not None
+    assert size < 700_000
+
+
+def test_a_log_goes_with_its_job_and_does_not_come_back(ledger: Ledger, redis_client: redis.Redis, prefix: str) -> None:
+    submit(ledger)
+    epoch = ledger.lead("me", 60)
+    ledger.log.note(JOB, LogLevel.WARNING, LogEvent.LOST, "it was lost")
+    ledger.jobs.stop(JOB, JobState.CANCELLING, None)
+    assert ledger.jobs.finish(ledger.jobs.read(JOB), JobState.CANCELLED, epoch)
+    assert len(told(ledger)) == 1
+    ledger.retention.condemn(JOB)
+    assert ledger.retention.forget(JOB)
+    ledger.log.note(JOB, LogLevel.WARNING, LogEvent.LOST, "too late")
+    assert list(redis_client.scan_iter(f"{prefix}job:*")) == []
+    with pytest.raises(NotFound):
+        ledger.log.read(JOB)
+
+
+def test_a_note_fails_nobody_when_the_ledger_is_away(tmp_path: Path) -> None:
+    Ledger(connect(f"unix://{tmp_path}/none?db=0"), "x:").log.note(JOB, LogLevel.INFO, LogEvent.LOST, "lost")
+
+
+def test_pauses_and_resumptions_are_noted_once_each(ledger: Ledger) -> None:
+    submit(ledger)
+    for steer in (ledger.jobs.pause, ledger.jobs.pause, ledger.jobs.resume, ledger.jobs.resume):
+        steer(JOB)
+    assert [event for _, event, _ in told(ledger)] == [LogEvent.PAUSED, LogEvent.RESUMED]
+
+
+def test_what_a_job_waits_for_is_noted_once_and_so_is_its_end(ledger: Ledger) -> None:
+    submit(ledger)
+    clock, fleet = Hand(), Fleet()
+    watcher = Watcher(ledger, fleet, clock, "USD")  # type: ignore[arg-type]  # a fleet of our own
+    watcher.step(1)
+    clock.now_s += PATIENCE_S / 2
+    watcher.step(1)
+    assert told(ledger) == []
+    for _ in range(3):
+        clock.now_s += PATIENCE_S
+        watcher.step(1)
+    ((level, event, message),) = told(ledger)
+    assert (level, event) == (LogLevel.WARNING, LogEvent.WAITING)
+    assert "no worker of pool 'gpu'" in message
+    fleet.views = {"gpu": PoolView(1, 1, frozenset({"other"}))}
+    watcher.step(1)
+    clock.now_s += PATIENCE_S
+    watcher.step(1)
+    assert "has the operator 'echo'" in told(ledger)[1][2]
+    fleet.views = {"gpu": PoolView(1, 1, frozenset({"echo"}))}
+    for _ in range(2):
+        watcher.step(1)
+    assert [event for _, event, _ in told(ledger)] == [LogEvent.WAITING] * 2 + [LogEvent.GOING_ON]
+
+
+def test_a_worker_that_is_back_at_once_is_not_worth_an_entry(ledger: Ledger) -> None:
+    submit(ledger)
+    clock, fleet = Hand(), Fleet()
+    watcher = Watcher(ledger, fleet, clock, "USD")  # type: ignore[arg-type]  # a fleet of our own
+    watcher.step(1)
+    fleet.views = {"gpu": PoolView(1, 1, frozenset({"echo"}))}
+    clock.now_s += PATIENCE_S
+    watcher.step(1)
+    assert told(ledger) == []
+
+
+def test_a_ledger_of_other_data_formats_is_refused_with_both_versions(
+    ledger: Ledger, redis_client: redis.Redis, prefix: str
+) -> None:
+    ledger.require_schema(7)
+    submit(ledger)
+    with pytest.raises(InvalidSettings, match=f"version 7, this Batchmill has version {SCHEMA}") as refused:
+        ledger.require_schema()
+    assert "BATCHMILL_REDIS_PREFIX" in str(refused.value)
+    ledger.require_schema(7)
+    redis_client.delete(f"{prefix}schema")
+    ledger.require_schema(1)  # what was there before there were versions
+
+
+def test_an_empty_ledger_takes_another_version_once_its_workers_are_gone(ledger: Ledger) -> None:
+    ledger.require_schema(1)
+    ledger.fleet.announce(WORKER, [], 60)
+    with pytest.raises(InvalidSettings):
+        ledger.require_schema(2)
+    ledger.fleet.leave(WORKER.name)
+    ledger.require_schema(2)
+
+
+@pytest.mark.parametrize("service", ["worker", "coordinator"])
+def test_a_service_of_other_data_formats_does_not_start(
+    service: str, ledger: Ledger, valkey_url: str, prefix: str, tmp_path: Path
+) -> None:
+    ledger.require_schema(7)
+    submit(ledger)
+    env = {
+        **os.environ,
+        "BATCHMILL_REDIS_URL": valkey_url,
+        "BATCHMILL_REDIS_PREFIX": prefix,
+        "BATCHMILL_BLOB_ROOT": str(tmp_path),
+        "BATCHMILL_DEVICES": "cpu",
+        "BATCHMILL_TOKENS": "a-token-of-ours",
+        "BATCHMILL_PORT": "0",
+    }
+    command = tethered([sys.executable, "-m", "batchmill", service])
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2, done.stderr
+    assert f"version 7, this Batchmill has version {SCHEMA}" in done.stderr.splitlines()[-1]

@@ -1,0 +1,100 @@
+"""A job's log as it is told: what its record says and what was kept, in one order, page by page."""
+
+from __future__ import annotations
+
+import pytest
+
+from batchmill.job import JobError, JobSpec
+from batchmill.job_log import Cursor, LogEntry, LogEvent, LogLevel
+from batchmill.ledger import JobRecord
+from batchmill.ledger.job_log import Kept
+from batchmill_coordinator.job_log import START, life_of, page_of
+
+SPEC = JobSpec(operator="echo", pool="gpu").model_dump_json()
+
+
+def record(**changes: str) -> JobRecord:
+    fields = {"spec": SPEC, "state": "running", "created_at": "1000", "started_at": "2000"} | changes
+    return JobRecord.from_hash("job-1", {name.encode(): value.encode() for name, value in fields.items()})
+
+
+def entry(entry_id: str, level: LogLevel = LogLevel.WARNING) -> LogEntry:
+    at = Cursor.parse(entry_id)[0] / 1000
+    return LogEntry(id=entry_id, at=at, level=level, event=LogEvent.LOST, message=entry_id)
+
+
+def kept(*ids: str, noted: int | None = None, now_ms: int = 10_000, **changes: str) -> Kept:
+    entries = [entry(entry_id) for entry_id in ids]
+    return Kept(record(**changes), entries, len(ids) if noted is None else noted, len(ids), now_ms)
+
+
+def test_changes_of_state_and_what_was_kept_stand_in_the_order_of_time() -> None:
+    page = page_of(kept("1500-0", "2500-1", "2500-10"), START, LogLevel.INFO, 100)
+    assert [one.id for one in page.entries] == ["1000-0", "1500-0", "2000-0", "2500-1", "2500-10"]
+    assert (page.next, page.dropped, page.is_final) == ("2500-10", 0, False)
+
+
+def test_page_after_page_tells_everything_once() -> None:
+    log = kept("1500-0", "2500-1", "2500-10")
+    told, cursor = [], START
+    while True:
+        page = page_of(log, cursor, LogLevel.INFO, 2)
+        if not page.entries:
+            break
+        told += [one.id for one in page.entries]
+        cursor = Cursor.parse(page.next)
+    assert told == ["1000-0", "1500-0", "2000-0", "2500-1", "2500-10"]
+
+
+def test_a_level_leaves_out_what_is_less_bad_and_the_cursor_passes_it_over() -> None:
+    page = page_of(kept("1500-0"), START, LogLevel.WARNING, 100)
+    assert [one.id for one in page.entries] == ["1500-0"]
+    assert page.next == "2000-0"
+    assert page_of(kept("1500-0"), START, LogLevel.ERROR, 100).entries == []
+
+
+def test_what_happens_in_this_millisecond_is_told_with_the_next_page() -> None:
+    now = page_of(kept("2500-0", now_ms=2500), START, LogLevel.INFO, 100)
+    assert now.next == "2000-0"
+    later = page_of(kept("2500-0", "2500-1", now_ms=2501), Cursor.parse(now.next), LogLevel.INFO, 100)
+    assert [one.id for one in later.entries] == ["2500-0", "2500-1"]
+
+
+def test_an_ended_job_is_told_to_the_end() -> None:
+    ended = kept("2500-0", state="completed", finished_at="3000", rows_done="7", rows_dead="1")
+    first = page_of(ended, START, LogLevel.INFO, 3)
+    assert not first.is_final
+    last = page_of(ended, Cursor.parse(first.next), LogLevel.INFO, 3)
+    assert last.is_final
+    assert last.entries[-1].message == "completed: 7 rows done, 1 dead"
+
+
+def test_entries_that_made_room_are_counted() -> None:
+    assert page_of(kept("1500-0", noted=41), START, LogLevel.INFO, 100).dropped == 40
+
+
+@pytest.mark.parametrize(
+    ("states", "level", "words"),
+    [
+        (("cancelling", "cancelled"), LogLevel.INFO, "a user stops it"),
+        (("expiring", "expired"), LogLevel.WARNING, "its deadline has passed"),
+        (("failing", "failed"), LogLevel.ERROR, "operator_failed: it broke"),
+    ],
+)
+def test_why_a_job_stops_is_told_while_it_stops_and_afterwards(
+    states: tuple[str, str], level: LogLevel, words: str
+) -> None:
+    error = JobError(code="operator_failed", message="it broke", details={"traceback": "Traceback …"})
+    for state in states:
+        told = {"state": state, "stopping_at": "3000"}
+        if level is LogLevel.ERROR:
+            told["error"] = error.model_dump_json()
+        stop = list(life_of(record(**told)))[2]
+        assert (stop.event, stop.level, stop.at) == (LogEvent.STOPPING, level, 3.0)
+        assert stop.message.startswith(words)
+        assert stop.traceback == ("Traceback …" if level is LogLevel.ERROR else "")
+
+
+def test_a_job_that_goes_on_with_others_names_them() -> None:
+    assert "job-0" in next(iter(life_of(record(replay_of="job-0")))).message
+    assert "job-0" in next(iter(life_of(record(resumed_from="job-0")))).message
