@@ -11,19 +11,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchmill.job import BatchPolicy
-from batchmill_worker.batching.controller import Controller, Reason, Targets
+from batchmill_worker.batching.controller import WARM_UP_BATCHES, Controller, Reason, Targets
 from batchmill_worker.batching.cost_model import MOST_SAMPLES, CostModel, Samples, Timing, fit
 from batchmill_worker.batching.memory import CLEAN_BATCHES, MemoryCeiling, MemoryPeak, units_within
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-WARM_UP = (1.0, 99.0)
+COLD = (1.0, 99.0)
+
+
+def warm_controller() -> Controller:
+    controller = Controller(Random(0))
+    for _ in range(WARM_UP_BATCHES):
+        controller.ran(*COLD)
+    return controller
 
 
 def sizes(targets: Targets, count: int, seconds: Callable[[float], float]) -> list[int]:
-    controller = Controller(Random(0))
-    controller.ran(*WARM_UP)
+    controller = warm_controller()
     chosen = []
     for _ in range(count):
         units = int(controller.choose(targets).units)
@@ -46,9 +52,8 @@ def test_sizes_are_those_that_beam_publishes_for_a_cost_of_one_and_seven_tenths_
     assert sizes(targets, len(published), lambda units: 1 + 0.7 * units) == published
 
 
-def test_the_first_timing_of_a_process_is_not_believed() -> None:
-    controller = Controller(Random(0))
-    controller.ran(*WARM_UP)
+def test_the_first_timings_of_a_process_are_not_believed() -> None:
+    controller = warm_controller()
     assert controller.choose(Targets(overhead=0.05)).reason is Reason.STARTING
     assert not controller.profile().timings
 

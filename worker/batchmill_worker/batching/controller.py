@@ -1,6 +1,6 @@
 """The batch size of one operator on one device: a decision in units of cost, made anew for every batch.
 
-1. The first batch of a process is not timed: it warms things up. The next ones are as small as can be.
+1. The first batches of a process are not timed: they warm things up. The next ones are as small as can be.
 2. Sizes grow at most twofold beyond the largest that has run, until the cost model tells how large is large enough:
    the smallest size whose fixed cost is at most the target share of its time.
 3. Latency, memory and what the job allows are limits that size never goes beyond.
@@ -32,6 +32,9 @@ LEAST_UNITS = 1.0
 GROWTH = 2.0
 SPREAD = 0.25
 SAMPLES_TO_SPREAD = 10
+WARM_UP_BATCHES = 3
+HAND_OVER_S = 0.002
+"""What passes between two batches on the device: a fixed cost that no timing of a batch shows."""
 LONGEST_BATCH_S = 5.0
 """So long may a batch take where the job does not say: between batches a worker stops, renews and takes turns."""
 
@@ -56,11 +59,13 @@ class Targets:
     latency_s: float | None = None  # fixed cost included
     work_s: float | None = None  # fixed cost left out
     max_units: float | None = None
+    hand_over_s: float = 0.0  # fixed cost of a batch beside what its timing shows
 
     @classmethod
     def of(cls, policy: BatchPolicy) -> Targets:
         """What a job asks for."""
-        return cls(policy.target_overhead, policy.target_latency_s or LONGEST_BATCH_S, None, policy.max_units)
+        latency_s = policy.target_latency_s or LONGEST_BATCH_S
+        return cls(policy.target_overhead, latency_s, None, policy.max_units, HAND_OVER_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +104,7 @@ def _goal(experience: Experience, targets: Targets, chance: float) -> Choice:
     growing = Choice(max(GROWTH * experience.largest, LEAST_UNITS), Reason.GROWING)
     if experience.model is None or targets.overhead is None:
         return growing
-    enough = experience.model.units_within_overhead(targets.overhead)
+    enough = experience.model.units_within_overhead(targets.overhead, targets.hand_over_s)
     if _spreads(experience):
         enough = max(enough * (1 + 2 * SPREAD / (1 - SPREAD) * chance), experience.last / GROWTH)
     elif experience.samples < SAMPLES_TO_SPREAD:
@@ -141,7 +146,7 @@ class Controller:
         self._limit_bytes = math.inf
         self._model: CostModel | None = None
         self._is_fitted = False
-        self._is_warm = False
+        self._warm_up_left = WARM_UP_BATCHES
         self._choice = Choice(0.0, Reason.STARTING)
         self._rows = 0
         self.is_changed = False
@@ -180,8 +185,8 @@ class Controller:
             if peak_bytes is not None:
                 self._peaks.add(MemoryPeak(units, peak_bytes))
                 self._limit_bytes = limit_bytes
-            if not self._is_warm:
-                self._is_warm = True
+            if self._warm_up_left:
+                self._warm_up_left -= 1
                 return
             self._timings.add(Timing(units, seconds))
             self._is_fitted = False

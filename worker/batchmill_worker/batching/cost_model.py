@@ -1,11 +1,20 @@
 """How long a batch takes, from how long batches took: `t = a + b·units`.
 
-The fit follows Apache Beam's `BatchElements`: the slowest fifth for their size and points whose Cook's distance is
-over 0.5 are left out, and small batches, which know most about the fixed cost, count as much as large ones. Two
-things differ. Beam weights by 1/units, which is 1/time only where the fixed cost is small; here it is 1/time, so that
-noise in tiny batches does not pass for a slope where the fixed cost is all there is. And samples are kept by size: of
-a hundred, those of the commonest size make room for the next, so that what a start's small batches told about the
-fixed cost is not forgotten.
+What disturbs a batch only ever makes it slower: a cold cache, another process, a garbage collection. So the fit
+begins at the lower edge of what was seen, leaves out what lies far above it, and then follows Apache Beam's
+`BatchElements` with the rest:
+
+1. The fastest batch of each size, by powers of two, makes a first line.
+2. Batches slower than `MOST_SLOWNESS` times that line are left out, and the slowest fifth for their size.
+3. Points whose Cook's distance is over 0.5 are left out.
+4. The line through what is left is the model, small batches, which know most about the fixed cost, counting as much
+   as large ones. The fixed cost is at most what the fastest batch of all took: so a start's cold batches cannot pass
+   for a fixed cost once a single small batch has run undisturbed.
+
+Two things differ from Beam besides. Beam weights by 1/units, which is 1/time only where the fixed cost is small; here
+it is 1/time, so that noise in tiny batches does not pass for a slope where the fixed cost is all there is. And samples
+are kept by size: of a hundred, those of the commonest size make room for the next, so that what small batches told
+about the fixed cost is not forgotten.
 """
 
 from __future__ import annotations
@@ -25,6 +34,7 @@ MOST_SAMPLES = 100
 SAMPLES_TO_REFINE = 10
 LEAST_KEPT = 20  # the slowest fifth is left out only if so many are left
 KEPT_SHARE = 0.8
+MOST_SLOWNESS = 1.5  # beyond that a batch was disturbed
 MOST_INFLUENCE = 0.5  # Cook's distance
 
 Floats = npt.NDArray[np.float64]
@@ -61,9 +71,9 @@ class CostModel:
         """How long a batch should take."""
         return self.fixed_s + self.per_unit_s * units
 
-    def units_within_overhead(self, share: float) -> float:
-        """The smallest batch whose fixed cost is at most this share of its time."""
-        return self.fixed_s / self.per_unit_s * (1 / share - 1)
+    def units_within_overhead(self, share: float, more_s: float = 0.0) -> float:
+        """The smallest batch whose fixed cost, and so much more, is at most this share of its time."""
+        return (self.fixed_s + more_s) / self.per_unit_s * (1 / share - 1)
 
     def units_within(self, seconds: float) -> float:
         """The largest batch that takes no longer, fixed cost included; 0 or less: there is none."""
@@ -108,23 +118,41 @@ def fit(timings: Sequence[Timing]) -> CostModel | None:
     seconds = np.array([timing.seconds for timing in timings])
     if len(timings) < 2 or units.min() == units.max():
         return None
-    fixed, per_unit = _line(units, seconds)
-    kept = _not_the_slowest(seconds / np.maximum(fixed + per_unit * units, 1e-12))
-    if np.ptp(units[kept]) > 0:
-        units, seconds = units[kept], seconds[kept]
+    fastest = float(seconds.min())
+    units, seconds = _only(units, seconds, _not_disturbed(units, seconds))
     if len(units) >= SAMPLES_TO_REFINE:
-        kept = np.flatnonzero(_influence(units, seconds) <= MOST_INFLUENCE)
-        if np.ptp(units[kept]) > 0:
-            units, seconds = units[kept], seconds[kept]
+        units, seconds = _only(units, seconds, np.flatnonzero(_influence(units, seconds) <= MOST_INFLUENCE))
+    fixed, per_unit = _relative_line(units, seconds)
+    return CostModel(min(max(fixed, 1e-10), fastest), max(per_unit, 1e-20))
+
+
+def _only(units: Floats, seconds: Floats, kept: npt.NDArray[np.intp]) -> tuple[Floats, Floats]:
+    """The kept points, or all if the kept ones are of one size."""
+    return (units[kept], seconds[kept]) if kept.size and np.ptp(units[kept]) > 0 else (units, seconds)
+
+
+def _not_disturbed(units: Floats, seconds: Floats) -> npt.NDArray[np.intp]:
+    """Those that are not far above the line through the fastest of each size, nor among the slowest for their size."""
+    edge = _fastest_of_each_size(units, seconds)
+    fixed, per_unit = _relative_line(*_only(units, seconds, edge))
+    slowness = seconds / np.maximum(max(fixed, 0.0) + max(per_unit, 0.0) * units, 1e-12)
+    kept = max(int(len(slowness) * KEPT_SHARE), min(LEAST_KEPT, len(slowness)))
+    order = np.argsort(slowness, kind="stable")[:kept]
+    return np.sort(order[slowness[order] <= MOST_SLOWNESS])
+
+
+def _fastest_of_each_size(units: Floats, seconds: Floats) -> npt.NDArray[np.intp]:
+    found: dict[int, int] = {}
+    for place in np.argsort(seconds / units, kind="stable").tolist():
+        found.setdefault(math.frexp(units[place])[1], place)
+    return np.array(sorted(found.values()), dtype=np.intp)
+
+
+def _relative_line(units: Floats, seconds: Floats) -> tuple[float, float]:
+    """The line whose relative errors are least, as far as two steps find it."""
     fixed, per_unit = _line(units, seconds)
     expected = fixed + per_unit * units
-    fixed, per_unit = _line(units, seconds, 1 / np.maximum(expected, 0.01 * float(seconds.mean())))
-    return CostModel(max(fixed, 1e-10), max(per_unit, 1e-20))
-
-
-def _not_the_slowest(slowness: Floats) -> npt.NDArray[np.intp]:
-    kept = max(int(len(slowness) * KEPT_SHARE), min(LEAST_KEPT, len(slowness)))
-    return np.sort(np.argsort(slowness, kind="stable")[:kept])
+    return _line(units, seconds, 1 / np.maximum(expected, 0.01 * float(seconds.mean())))
 
 
 def _influence(units: Floats, seconds: Floats) -> Floats:
