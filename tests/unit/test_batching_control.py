@@ -105,7 +105,7 @@ def test_sizes_are_spread_once_enough_is_known_and_never_below_what_the_overhead
     chosen = sizes(Targets(overhead=0.05), 100, lambda units: 1 + 0.7 * units)[20:]
     large = [units for units in chosen if units >= 26]
     assert len(set(large)) > 5
-    assert max(large) <= 27.2 * 1.1 / 0.9
+    assert max(large) <= 27.2 * 1.15 / 0.85
     assert len(large) >= len(chosen) * (1 - 1 / PROBE_EVERY) - 1
     assert {units for units in chosen if units < 26} <= set(range(1, 12))
 
@@ -225,7 +225,7 @@ def test_a_new_process_starts_at_the_size_that_others_have_learned() -> None:
     assert not first.is_changed
     choice = second.choose(targets)
     assert choice.reason is Reason.OVERHEAD
-    assert 27 <= choice.units <= 27.2 * 1.1 / 0.9
+    assert 27 <= choice.units <= 27.2 * 1.15 / 0.85
     assert second.expected_s(100) == pytest.approx(71, rel=0.02)
     assert Controller(Random(0)).expected_s(100) is None
 

@@ -4,7 +4,7 @@
 2. Sizes grow at most twofold beyond the largest that has run, until the cost model tells how large is large enough:
    the smallest size whose fixed cost is at most the target share of its time.
 3. Latency, memory and what the job allows are limits that size never goes beyond.
-4. With more than ten timings, sizes are spread by ±10 % around their centre so that the model keeps seeing different
+4. With more than ten timings, sizes are spread by ±15 % around their centre so that the model keeps seeing different
    ones. The centre is put so that every size still meets the target: above it for the overhead, below it for limits.
 5. A size falls at most by half at a time, unless a limit says so: a model that errs for a moment costs little.
 6. Every few batches one is a quarter as large, or a sixteenth, so that the model goes on seeing what small batches
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 LEAST_UNITS = 1.0
 GROWTH = 2.0
-SPREAD = 0.1
+SPREAD = 0.15
 SAMPLES_TO_SPREAD = 10
-PROBE_EVERY = 8
+PROBE_EVERY = 12
 PROBE_SHARES = (1 / 4, 1 / 16)
 WARM_UP_BATCHES = 3
 HAND_OVER_S = 0.002
