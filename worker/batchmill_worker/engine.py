@@ -221,7 +221,9 @@ class _Run:
         try:
             with (
                 engine.watchdog.watching(self._whose, controller.expected_s(packed.units)),
-                engine.trace.span(Phase.INFER, shard=self._whose, rows=rows, units=packed.units),
+                engine.trace.span(
+                    Phase.INFER, shard=self._whose, rows=rows, units=packed.units, true_units=packed.true_units
+                ),
             ):
                 engine.memory.begin()
                 started = engine.clock.monotonic()
