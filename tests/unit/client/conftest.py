@@ -19,7 +19,7 @@ from batchmill.errors import (
     UnknownOperator,
     did_you_mean,
 )
-from batchmill.job import JobError, JobRequest, JobSpec, JobState, JobStatus, WorkerInfo, new_id
+from batchmill.job import BatchChoice, JobError, JobRequest, JobSpec, JobState, JobStatus, WorkerInfo, new_id
 from batchmill.operator import OperatorInfo
 
 TOKEN = "a-token-of-the-tests"  # noqa: S105  # opens nothing but a stand-in
@@ -326,6 +326,7 @@ class StandIn:
             pid=1,
             started_at=time.time(),
             seen_at=time.time(),
+            batches=[BatchChoice(operator="embed", units=950.4, rows=18, reason="overhead")],
         )
         return web.json_response({"workers": [json.loads(worker.model_dump_json())]})
 
