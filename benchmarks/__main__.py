@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from benchmarks import figures, machine, tables
+from benchmarks import chart, figures, machine, tables
 from benchmarks.scale import FULL, QUICK, Scale
 
 if TYPE_CHECKING:
     from types import FrameType
 
-NAMES = ("echo_million", "one_row_latency", "memory", "recovery")
+NAMES = ("echo_million", "one_row_latency", "memory", "recovery", "resume", "embed")
 
 
 @click.command()
 @click.option("--only", multiple=True, type=click.Choice(NAMES), help="Run only this one; repeatable.")
 @click.option(
-    "--runs", type=click.IntRange(min=1), help="How often each is measured.  [default: 5, memory and recovery 3]"
+    "--runs",
+    type=click.IntRange(min=1),
+    help="How often each is measured.  [default: 5, memory, recovery, resume and embed 3]",
 )
 @click.option("--quick", is_flag=True, help="Small sizes: shows that everything works; its figures mean little.")
 @click.option("--markdown", is_flag=True, help="Run nothing; print the figures of the last full run as Markdown.")
@@ -55,11 +57,13 @@ def _run(name: str, scale: Scale, *, quick: bool) -> None:
     folder = figures.RESULTS / "quick" if quick else figures.RESULTS
     path = figures.write(report, folder)
     tables.show(report)
+    if name == "embed":
+        click.echo(f"drawn to {chart.draw(report, folder if quick else chart.DOCS)}", err=True)
     click.echo(f"written to {path}", err=True)
 
 
 def _measure(name: str, scale: Scale) -> figures.Report:
-    from benchmarks import echo_million, memory, one_row_latency, recovery
+    from benchmarks import echo_million, embed, memory, one_row_latency, recovery, resume
 
     match name:
         case "echo_million":
@@ -68,6 +72,10 @@ def _measure(name: str, scale: Scale) -> figures.Report:
             return one_row_latency.measure(scale)
         case "recovery":
             return recovery.measure(scale)
+        case "resume":
+            return resume.measure(scale)
+        case "embed":
+            return embed.measure(scale)
         case _:
             return memory.measure(scale)
 

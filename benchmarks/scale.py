@@ -19,11 +19,14 @@ class Scale:
     many_rows: int  # of the large one
     recovery_runs: int
     recovery_rows: int
+    embed_runs: int
+    embed_rows: int  # real texts
+    embed_few: int  # of them, for what is slow
     limit_s: float  # for everything together
 
     def with_runs(self, runs: int) -> Scale:
         """The same with another number of runs."""
-        return replace(self, runs=runs, memory_runs=runs, recovery_runs=runs)
+        return replace(self, runs=runs, memory_runs=runs, recovery_runs=runs, embed_runs=runs)
 
 
 FULL = Scale(
@@ -37,7 +40,10 @@ FULL = Scale(
     many_rows=10_000_000,
     recovery_runs=3,
     recovery_rows=6_000,
-    limit_s=25 * 60,
+    embed_runs=3,
+    embed_rows=5_000,
+    embed_few=1_000,
+    limit_s=60 * 60,
 )
 QUICK = Scale(
     runs=3,
@@ -50,5 +56,8 @@ QUICK = Scale(
     many_rows=500_000,
     recovery_runs=1,
     recovery_rows=3_000,
-    limit_s=6 * 60,
+    embed_runs=1,
+    embed_rows=1_500,
+    embed_few=256,
+    limit_s=12 * 60,
 )

@@ -81,6 +81,7 @@ class Service:
     client: Client
     socket: Path  # of its Valkey; Batchmill uses database 0
     coordinator_pid: int
+    settings: Mapping[str, str]  # of its parts
 
 
 @contextmanager
@@ -102,14 +103,20 @@ def service(
     ready = run.folder / "coordinator.json"
     command = _command("coordinator", "--port", "0", ready_file=ready)
     coordinator = run.start("coordinator", command, settings, ready.exists)
-    modules = ["--operators", operators] if operators else []
-    slots = ["--devices", "cpu", "--slots-per-device", str(workers)]
     for number in range(supervisors):
-        announced = run.folder / f"workers-{number}.json"
-        command = _command("worker", *slots, *modules, ready_file=announced)
-        run.start(f"worker-{number}", command, {**settings, **(env or {})}, announced.exists)
+        start_worker(run, {**settings, **(env or {})}, f"worker-{number}", workers, operators=operators)
     with Client(json.loads(ready.read_text())["url"], token) as client:
-        yield Service(client, socket, coordinator.pid)
+        yield Service(client, socket, coordinator.pid, settings)
+
+
+def start_worker(
+    run: Processes, settings: Mapping[str, str], name: str, slots: int, *, operators: str = ""
+) -> subprocess.Popen[bytes]:
+    """Start a supervisor with so many processes, and wait until it is ready."""
+    announced = run.folder / f"{name}.json"
+    modules = ["--operators", operators] if operators else []
+    arguments = ["--devices", "cpu", "--slots-per-device", str(slots), *modules]
+    return run.start(name, _command("worker", *arguments, ready_file=announced), settings, announced.exists)
 
 
 def _command(name: str, *arguments: str, ready_file: Path) -> list[str]:

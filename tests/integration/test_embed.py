@@ -272,3 +272,10 @@ def test_a_classifier_is_refused_with_the_operator_that_takes_it(tmp_path: Path)
         ),
     ):
         embed(cache, pa.table({"text": ["a"]}), model=str(model))
+
+
+def test_parameters_that_differ_load_the_same_weights_again(texts: list[str]) -> None:
+    with cache_over(FOLDER.parent) as own:
+        for normalize in (True, False):
+            embed(own, pa.table({"text": texts[1:3]}), normalize=normalize)
+        assert len(own.loaded()) == 2

@@ -209,3 +209,40 @@ def moody(rows: list[dict[str, Any]], *, share: float) -> list[Any]:
 def wordy(rows: list[dict[str, Any]], *, nbytes: int) -> list[Any]:
     """A text of that many bytes for each row."""
     return [{"text": str(row["id"]).rjust(nbytes, ".")} for row in rows]
+
+
+@batchmill.operator("unfold", columns=["id"], batch_size=16, expands=True)
+class Unfold:
+    """As many results as a row's id leaves over 4; rows that divide by 9 fail until `cure` is there.
+
+    Waits for the file `gate` before rows from `first` on, where a gate is named.
+    """
+
+    def __init__(self, cure: str, gate: str = "", first: int = 0) -> None:
+        self.cure, self.gate, self.first = Path(cure), Path(gate) if gate else None, first
+
+    def infer(self, rows: list[dict[str, Any]]) -> list[Any]:
+        while self.gate is not None and rows[-1]["id"] >= self.first and not self.gate.exists():
+            time.sleep(0.01)
+        return [self._unfold(row["id"]) for row in rows]
+
+    def _unfold(self, number: int) -> Any:
+        if number % 9 == 0 and not self.cure.exists():
+            return batchmill.RowError("not now")
+        return [{"piece": piece, "of": number} for piece in range(number % 4)]
+
+
+@batchmill.operator("staged", columns=["id"], batch_size=8)
+class Staged:
+    """Takes some time in `prepare` and `infer`, none of it on the processor."""
+
+    def prepare(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        time.sleep(0.004)
+        return rows
+
+    def infer(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        time.sleep(0.008)
+        return [{"out": row["id"]} for row in rows]
+
+    def finish(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return rows

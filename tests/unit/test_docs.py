@@ -15,6 +15,8 @@ from batchmill.job import JOB_MOVES, JobState
 from batchmill.settings import CLIENT_NAMES, PREFIX, SERVICES, CoordinatorSettings
 from batchmill.shard import SHARD_MOVES, ShardState
 from batchmill_coordinator.app import create_app
+from batchmill_worker.batching.controller import Reason
+from batchmill_worker.trace import Phase
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -49,6 +51,12 @@ def test_a_state_is_final_exactly_if_nothing_follows_it() -> None:
     machines: list[dict[Any, frozenset[Any]]] = [dict(SHARD_MOVES), dict(JOB_MOVES)]
     for state, following in chain.from_iterable(moves.items() for moves in machines):
         assert state.is_final == (not following)
+
+
+def test_every_reason_of_a_batch_size_and_every_phase_of_a_trace_is_explained() -> None:
+    page = text_of("docs/performance.md")
+    for word in [*Reason, *Phase]:
+        assert re.search(rf"^\|.*`{word.value}`.*\|", page, re.MULTILINE), word
 
 
 def test_every_setting_is_documented_with_its_default_and_none_that_does_not_exist() -> None:

@@ -23,6 +23,7 @@ from batchmill.errors import BatchmillError
 from batchmill.model_key import model_key
 from batchmill_worker.device import free_cached_memory, is_out_of_memory
 from batchmill_worker.failures import Failure, operator_failed
+from batchmill_worker.fair_lock import FairLock
 from batchmill_worker.metering.models import UNCOUNTED, ModelMeter
 from batchmill_worker.model_memory import LEAST_BYTES, Gauge
 
@@ -75,7 +76,7 @@ class ReadyOperator:
         self._prepare = getattr(operator, "prepare", None)
         self._finish = getattr(operator, "finish", None)
         self._teardown = getattr(operator, "teardown", None)
-        self._preparing = Lock()
+        self._preparing = FairLock()  # a shard that looks at its rows piece by piece lets others' batches in between
         self._finishing = Lock()
 
     @property

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from batchmill_worker.operator_cache import ReadyOperator
 
 LEAST_COST = 1e-6
+ROWS_A_LOOK = 64
+"""Costs are asked for so many rows at a time: between two looks the batches of other shards are prepared."""
 
 
 class RowFeed:
@@ -34,7 +36,9 @@ class RowFeed:
         Raises `OperatorFailed` when `costs` raises, `InvalidOperator` for costs that are none.
         """
         if self._operator.costs is not None:
-            return self._checked(self._all_at_once(start, end), end - start)
+            return np.concatenate(
+                [self._look(first, min(first + ROWS_A_LOOK, end)) for first in range(start, end, ROWS_A_LOOK)]
+            )
         if self._operator.cost is not None:
             return self._checked(self._one_by_one(self._operator.cost, start, end), end - start)
         return np.ones(end - start)
@@ -50,9 +54,9 @@ class RowFeed:
             rows = self._table.take(pa.array(packed.rows))
         return to_batch(self._definition.batch_format, rows)
 
-    def _all_at_once(self, start: int, end: int) -> Any:
+    def _look(self, start: int, end: int) -> Floats:
         try:
-            return self._operator.costs_of(
+            costs = self._operator.costs_of(
                 to_batch(self._definition.batch_format, self._table.slice(start, end - start))
             )
         except BatchmillError:
@@ -64,6 +68,7 @@ class RowFeed:
                 Failure.of(error),
                 hint="costs(batch) must answer for every row, also for one that infer() gives up on.",
             ) from error
+        return self._checked(costs, end - start)
 
     def _one_by_one(self, cost: Any, start: int, end: int) -> Any:
         rows = self._table.slice(start, end - start).to_pylist()

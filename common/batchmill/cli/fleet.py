@@ -10,6 +10,7 @@ from batchmill.cli.options import json_option, service_options
 
 if TYPE_CHECKING:
     from batchmill.client import Client
+    from batchmill.job import BatchChoice
 
 
 @click.command()
@@ -34,14 +35,20 @@ def workers(client: Client, as_json: bool) -> None:
             f"{one.device_count} x {one.device_type}" if one.device_count > 1 else one.device_type,
             ", ".join(one.operators),
             f"{len(one.running)} of {one.shards_at_once}",
+            ", ".join(map(_batch, one.batches)),
             ago(one.seen_at),
         )
         for one in found
     ]
-    columns = ("WORKER", "POOL", "DEVICE", "OPERATORS", "BUSY", "SEEN")
+    columns = ("WORKER", "POOL", "DEVICE", "OPERATORS", "BUSY", "BATCHES", "SEEN")
     print_table(
         columns, rows, empty="No worker is alive. `batchmill worker` starts one, `batchmill up` a whole service."
     )
+
+
+def _batch(choice: BatchChoice) -> str:
+    """What an operator's batches are like, and why: `embed 18 rows, 950 units (overhead)`."""
+    return f"{choice.operator} {choice.rows} rows, {choice.units:.0f} units ({choice.reason})"
 
 
 @click.command()

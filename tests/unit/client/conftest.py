@@ -19,7 +19,17 @@ from batchmill.errors import (
     UnknownOperator,
     did_you_mean,
 )
-from batchmill.job import JobError, JobRequest, JobSpec, JobState, JobStatus, PoolStatus, WorkerInfo, new_id
+from batchmill.job import (
+    BatchChoice,
+    JobError,
+    JobRequest,
+    JobSpec,
+    JobState,
+    JobStatus,
+    PoolStatus,
+    WorkerInfo,
+    new_id,
+)
 from batchmill.job_log import LogPage
 from batchmill.operator import OperatorInfo
 
@@ -341,6 +351,7 @@ class StandIn:
             pid=1,
             started_at=time.time(),
             seen_at=time.time(),
+            batches=[BatchChoice(operator="embed", units=950.4, rows=18, reason="overhead")],
         )
         return web.json_response({"workers": [json.loads(worker.model_dump_json())]})
 

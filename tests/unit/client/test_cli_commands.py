@@ -187,7 +187,7 @@ def test_jobs_are_listed_newest_first(run, service):
 
 
 def test_workers_and_operators_are_listed(run):
-    assert "cpu0@here\tdefault\tcpu\techo, embed\t0 of 1" in run("workers").stdout
+    assert "cpu0@here\tdefault\tcpu\techo, embed\t0 of 1\tembed 18 rows, 950 units (overhead)" in run("workers").stdout
     assert json.loads(run("workers", "--json").stdout)["name"] == "cpu0@here"
     assert 'embed\tmodel*: string, column: string = "text"\t{column}' in run("operators").stdout
     assert [json.loads(line)["name"] for line in run("operators", "--json").stdout.splitlines()] == ["echo", "embed"]

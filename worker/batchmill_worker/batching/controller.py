@@ -1,12 +1,14 @@
 """The batch size of one operator on one device: a decision in units of cost, made anew for every batch.
 
-1. The first batch of a process is not timed: it warms things up. The next ones are as small as can be.
+1. The first batches of a process are not timed: they warm things up. The next ones are as small as can be.
 2. Sizes grow at most twofold beyond the largest that has run, until the cost model tells how large is large enough:
    the smallest size whose fixed cost is at most the target share of its time.
 3. Latency, memory and what the job allows are limits that size never goes beyond.
-4. With more than ten timings, sizes are spread by ±25 % around their centre so that the model keeps seeing different
+4. With more than ten timings, sizes are spread by ±15 % around their centre so that the model keeps seeing different
    ones. The centre is put so that every size still meets the target: above it for the overhead, below it for limits.
 5. A size falls at most by half at a time, unless a limit says so: a model that errs for a moment costs little.
+6. Every few batches one is a quarter as large, or a sixteenth, so that the model goes on seeing what small batches
+   cost: without them a fixed cost that was taken for too large would never be found to be smaller.
 
 After Apache Beam's `BatchElements`, with memory added.
 """
@@ -30,8 +32,13 @@ if TYPE_CHECKING:
 
 LEAST_UNITS = 1.0
 GROWTH = 2.0
-SPREAD = 0.25
+SPREAD = 0.15
 SAMPLES_TO_SPREAD = 10
+PROBE_EVERY = 12
+PROBE_SHARES = (1 / 4, 1 / 16)
+WARM_UP_BATCHES = 3
+HAND_OVER_S = 0.002
+"""What passes between two batches on the device: a fixed cost that no timing of a batch shows."""
 LONGEST_BATCH_S = 5.0
 """So long may a batch take where the job does not say: between batches a worker stops, renews and takes turns."""
 
@@ -42,6 +49,7 @@ class Reason(StrEnum):
     STARTING = "starting"  # too little is known: as small as can be
     GROWING = "growing"  # at most twofold beyond what has run
     OVERHEAD = "overhead"  # large enough for the target overhead
+    PROBING = "probing"  # smaller now and then, to see what small batches cost
     LATENCY = "latency"  # a larger one would take too long
     MEMORY = "memory"  # a larger one would not fit
     MAX_UNITS = "max_units"  # the job allows no larger one
@@ -56,11 +64,13 @@ class Targets:
     latency_s: float | None = None  # fixed cost included
     work_s: float | None = None  # fixed cost left out
     max_units: float | None = None
+    hand_over_s: float = 0.0  # fixed cost of a batch beside what its timing shows
 
     @classmethod
     def of(cls, policy: BatchPolicy) -> Targets:
         """What a job asks for."""
-        return cls(policy.target_overhead, policy.target_latency_s or LONGEST_BATCH_S, None, policy.max_units)
+        latency_s = policy.target_latency_s or LONGEST_BATCH_S
+        return cls(policy.target_overhead, latency_s, None, policy.max_units, HAND_OVER_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +90,7 @@ class Experience:
     largest: float  # the largest size timed; 0 without any
     last: float  # the size chosen last; 0 at first
     memory_units: float  # the most that fits; infinite when nothing is known
+    probe: float | None = None  # the next batch is one to learn from, this share of what it would be
 
 
 def choose(experience: Experience, targets: Targets, chance: float) -> Choice:
@@ -87,6 +98,8 @@ def choose(experience: Experience, targets: Targets, chance: float) -> Choice:
     goal = _goal(experience, targets, chance)
     limits = _limits(experience, targets)
     tightest = min(limits, key=lambda limit: limit.units, default=Choice(math.inf, Reason.OVERHEAD))
+    if experience.probe and _spreads(experience) and targets.overhead is not None:
+        return Choice(max(experience.probe * min(goal.units, tightest.units), LEAST_UNITS), Reason.PROBING)
     if goal.units <= tightest.units:
         return goal
     narrowed = tightest.units * (1 - 2 * SPREAD / (1 + SPREAD) * chance) if _spreads(experience) else tightest.units
@@ -99,10 +112,10 @@ def _goal(experience: Experience, targets: Targets, chance: float) -> Choice:
     growing = Choice(max(GROWTH * experience.largest, LEAST_UNITS), Reason.GROWING)
     if experience.model is None or targets.overhead is None:
         return growing
-    enough = experience.model.units_within_overhead(targets.overhead)
+    enough = experience.model.units_within_overhead(targets.overhead, targets.hand_over_s)
     if _spreads(experience):
         enough = max(enough * (1 + 2 * SPREAD / (1 - SPREAD) * chance), experience.last / GROWTH)
-    elif experience.samples < SAMPLES_TO_SPREAD:
+    elif experience.samples <= SAMPLES_TO_SPREAD:
         enough = max(enough, experience.largest)  # so little does not justify a step back
     if enough > growing.units:
         return growing
@@ -141,19 +154,32 @@ class Controller:
         self._limit_bytes = math.inf
         self._model: CostModel | None = None
         self._is_fitted = False
-        self._is_warm = False
+        self._warm_up_left = WARM_UP_BATCHES
         self._choice = Choice(0.0, Reason.STARTING)
+        self._chosen = 0
         self._rows = 0
         self.is_changed = False
 
     def choose(self, targets: Targets) -> Choice:
         """The size of the next batch."""
         with self._lock:
+            self._chosen += 1
             experience = Experience(
-                self._fitted(), len(self._timings), self._timings.largest, self._choice.units, self._memory_units()
+                self._fitted(),
+                len(self._timings),
+                self._timings.largest,
+                self._choice.units,
+                self._memory_units(),
+                self._probe(),
             )
-            self._choice = choose(experience, targets, self._chance.random())
-            return self._choice
+            choice = choose(experience, targets, self._chance.random())
+            if choice.reason is not Reason.PROBING:
+                self._choice = choice
+            return choice
+
+    def _probe(self) -> float | None:
+        round_, rest = divmod(self._chosen, PROBE_EVERY)
+        return PROBE_SHARES[round_ % len(PROBE_SHARES)] if rest == 0 else None
 
     def obey(self) -> None:
         """The next batch has a fixed number of rows."""
@@ -180,8 +206,8 @@ class Controller:
             if peak_bytes is not None:
                 self._peaks.add(MemoryPeak(units, peak_bytes))
                 self._limit_bytes = limit_bytes
-            if not self._is_warm:
-                self._is_warm = True
+            if self._warm_up_left:
+                self._warm_up_left -= 1
                 return
             self._timings.add(Timing(units, seconds))
             self._is_fitted = False

@@ -1,11 +1,20 @@
 """How long a batch takes, from how long batches took: `t = a + b·units`.
 
-The fit follows Apache Beam's `BatchElements`: the slowest fifth for their size and points whose Cook's distance is
-over 0.5 are left out, and small batches, which know most about the fixed cost, count as much as large ones. Two
-things differ. Beam weights by 1/units, which is 1/time only where the fixed cost is small; here it is 1/time, so that
-noise in tiny batches does not pass for a slope where the fixed cost is all there is. And samples are kept by size: of
-a hundred, those of the commonest size make room for the next, so that what a start's small batches told about the
-fixed cost is not forgotten.
+What disturbs a batch only ever makes it slower: a cold cache, another process, a garbage collection. So the fit
+begins at the lower edge of what was seen, leaves out what lies far above it, and then follows Apache Beam's
+`BatchElements` with the rest:
+
+1. A first line has a fifth of the batches below it and the others above.
+2. Batches slower than `MOST_SLOWNESS` times that line are left out, and the slowest fifth for their size.
+3. Points whose Cook's distance is over 0.5 are left out.
+4. The line through what is left is the model, small batches, which know most about the fixed cost, counting as much
+   as large ones. The fixed cost is at most what the fastest batch of all took: so a start's cold batches cannot pass
+   for a fixed cost once a single small batch has run undisturbed.
+
+Two things differ from Beam besides. Beam weights by 1/units, which is 1/time only where the fixed cost is small; here
+it is 1/time, so that noise in tiny batches does not pass for a slope where the fixed cost is all there is. And samples
+are kept by size: of a hundred, those of the commonest size make room for the next, so that what small batches told
+about the fixed cost is not forgotten.
 """
 
 from __future__ import annotations
@@ -22,9 +31,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 MOST_SAMPLES = 100
+OLDEST = 600
 SAMPLES_TO_REFINE = 10
 LEAST_KEPT = 20  # the slowest fifth is left out only if so many are left
 KEPT_SHARE = 0.8
+EDGE = 0.2
+EDGE_STEPS = 20
+MOST_SLOWNESS = 1.3  # beyond that a batch was disturbed
 MOST_INFLUENCE = 0.5  # Cook's distance
 
 Floats = npt.NDArray[np.float64]
@@ -56,14 +69,20 @@ class CostModel:
 
     fixed_s: float
     per_unit_s: float
+    doubt_s: float = 0.0  # the standard error of the fixed cost
 
     def seconds(self, units: float) -> float:
         """How long a batch should take."""
         return self.fixed_s + self.per_unit_s * units
 
-    def units_within_overhead(self, share: float) -> float:
-        """The smallest batch whose fixed cost is at most this share of its time."""
-        return self.fixed_s / self.per_unit_s * (1 / share - 1)
+    def units_within_overhead(self, share: float, more_s: float = 0.0) -> float:
+        """The smallest batch whose fixed cost, and so much more, is at most this share of its time.
+
+        Only as much of the fixed cost counts as is beyond doubt: what is too small costs a little time and is soon
+        known better, what is too large costs padding and memory.
+        """
+        beyond_doubt_s = max(self.fixed_s - self.doubt_s, self.fixed_s / 2)
+        return (beyond_doubt_s + more_s) / self.per_unit_s * (1 / share - 1)
 
     def units_within(self, seconds: float) -> float:
         """The largest batch that takes no longer, fixed cost included; 0 or less: there is none."""
@@ -75,20 +94,33 @@ class CostModel:
 
 
 class Samples(Generic[S]):
-    """At most `MOST_SAMPLES` measurements; the oldest of the commonest size, by powers of two, makes room."""
+    """At most `MOST_SAMPLES` measurements; the oldest of the commonest size, by powers of two, makes room.
+
+    One that so many as `OLDEST` have followed is dropped: devices, and what else they do, change.
+    """
 
     def __init__(self, samples: Iterable[S] = ()) -> None:
         self._samples: list[S] = []
+        self._numbers: list[int] = []
+        self._added = 0
         for sample in samples:
             self.add(sample)
 
     def add(self, sample: S) -> None:
         """Keep one more."""
         self._samples.append(sample)
+        self._numbers.append(self._added)
+        self._added += 1
+        if self._numbers[0] <= self._added - OLDEST:
+            self._drop(0)
         if len(self._samples) > MOST_SAMPLES:
             magnitudes = [_magnitude(kept) for kept in self._samples]
             commonest = Counter(magnitudes).most_common(1)[0][0]
-            del self._samples[magnitudes.index(commonest)]
+            self._drop(magnitudes.index(commonest))
+
+    def _drop(self, place: int) -> None:
+        del self._samples[place]
+        del self._numbers[place]
 
     def __iter__(self) -> Iterator[S]:
         return iter(self._samples)
@@ -108,23 +140,61 @@ def fit(timings: Sequence[Timing]) -> CostModel | None:
     seconds = np.array([timing.seconds for timing in timings])
     if len(timings) < 2 or units.min() == units.max():
         return None
-    fixed, per_unit = _line(units, seconds)
-    kept = _not_the_slowest(seconds / np.maximum(fixed + per_unit * units, 1e-12))
-    if np.ptp(units[kept]) > 0:
-        units, seconds = units[kept], seconds[kept]
+    fastest = float(seconds.min())
+    units, seconds = _only(units, seconds, _not_disturbed(units, seconds))
     if len(units) >= SAMPLES_TO_REFINE:
-        kept = np.flatnonzero(_influence(units, seconds) <= MOST_INFLUENCE)
-        if np.ptp(units[kept]) > 0:
-            units, seconds = units[kept], seconds[kept]
-    fixed, per_unit = _line(units, seconds)
-    expected = fixed + per_unit * units
-    fixed, per_unit = _line(units, seconds, 1 / np.maximum(expected, 0.01 * float(seconds.mean())))
-    return CostModel(max(fixed, 1e-10), max(per_unit, 1e-20))
+        units, seconds = _only(units, seconds, np.flatnonzero(_influence(units, seconds) <= MOST_INFLUENCE))
+    weights = _relative_weights(units, seconds)
+    fixed, per_unit = _line(units, seconds, weights)
+    doubt_s = _standard_error(units, seconds, weights)
+    return CostModel(min(max(fixed, 1e-10), fastest), max(per_unit, 1e-20), doubt_s)
 
 
-def _not_the_slowest(slowness: Floats) -> npt.NDArray[np.intp]:
+def _only(units: Floats, seconds: Floats, kept: npt.NDArray[np.intp]) -> tuple[Floats, Floats]:
+    """The kept points, or all if the kept ones are of one size."""
+    return (units[kept], seconds[kept]) if kept.size and np.ptp(units[kept]) > 0 else (units, seconds)
+
+
+def _not_disturbed(units: Floats, seconds: Floats) -> npt.NDArray[np.intp]:
+    """Those that are not far above the lower edge, nor among the slowest for their size."""
+    fixed, per_unit = _edge(units, seconds)
+    slowness = seconds / np.maximum(max(fixed, 0.0) + max(per_unit, 0.0) * units, 1e-12)
     kept = max(int(len(slowness) * KEPT_SHARE), min(LEAST_KEPT, len(slowness)))
-    return np.sort(np.argsort(slowness, kind="stable")[:kept])
+    order = np.argsort(slowness, kind="stable")[:kept]
+    return np.sort(order[slowness[order] <= MOST_SLOWNESS])
+
+
+def _edge(units: Floats, seconds: Floats) -> tuple[float, float]:
+    """The line that `EDGE` of the timings lie below: a quantile regression of relative errors, reweighted in steps."""
+    fixed, per_unit = _relative_line(units, seconds)
+    for _ in range(EDGE_STEPS):
+        errors = seconds / np.maximum(fixed + per_unit * units, 1e-12) - 1
+        pulls = np.where(errors > 0, EDGE, 1 - EDGE) / np.maximum(np.abs(errors), 1e-3)
+        fixed, per_unit = _line(units, seconds, np.sqrt(pulls) / seconds)
+    return fixed, per_unit
+
+
+def _relative_line(units: Floats, seconds: Floats) -> tuple[float, float]:
+    """The line whose relative errors are least."""
+    return _line(units, seconds, _relative_weights(units, seconds))
+
+
+def _relative_weights(units: Floats, seconds: Floats) -> Floats:
+    fixed, per_unit = _line(units, seconds)
+    weights: Floats = 1 / np.maximum(fixed + per_unit * units, 0.01 * float(seconds.mean()))
+    return weights
+
+
+def _standard_error(units: Floats, seconds: Floats, weights: Floats) -> float:
+    """Of the intercept of the weighted line; 0 where two points leave nothing to judge by."""
+    if len(units) < 3:
+        return 0.0
+    fixed, per_unit = _line(units, seconds, weights)
+    square = weights**2
+    variance = float(square @ (fixed + per_unit * units - seconds) ** 2) / (len(units) - 2)
+    total, mean = float(square.sum()), float(square @ units) / float(square.sum())
+    spread = float(square @ (units - mean) ** 2)
+    return math.sqrt(variance * (1 / total + mean**2 / spread))
 
 
 def _influence(units: Floats, seconds: Floats) -> Floats:

@@ -1,0 +1,35 @@
+"""A trace of a whole service shows that nothing but the first load and the last store is without the device."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from cluster import Cluster
+
+from batchmill_worker.trace import read_trace
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ROWS = 1500
+
+
+def meet(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return bool(one["ts"] < other["ts"] + other["dur"] and other["ts"] < one["ts"] + one["dur"])
+
+
+def test_loading_preparing_and_storing_run_beside_the_device(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.json"
+    with Cluster(tmp_path, "mill_operators", TRACE=trace, SHARD_TARGET_S=0.3) as cluster:
+        cluster.start()
+        job = cluster.clients["a"].submit("staged", rows=[{"id": n} for n in range(ROWS)])
+        assert [row["out"] for row in job.results()] == list(range(ROWS))
+    spans = [one for one in read_trace(trace) if one["ph"] == "X"]
+    infers = [one for one in spans if one["name"] == "infer"]
+    assert sum(one["args"]["rows"] for one in infers) == ROWS
+    assert not any(meet(one, other) for one, other in pairwise(infers)), "one batch at a time"
+    for phase in ("load", "prepare", "store"):
+        found = sorted((one for one in spans if one["name"] == phase), key=lambda one: float(one["ts"]))
+        beside = [one for one in found if any(meet(one, other) for other in infers)]
+        assert len(beside) >= len(found) / 2, f"{phase} runs beside the device"
