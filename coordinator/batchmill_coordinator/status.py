@@ -71,13 +71,19 @@ def cost_of(record: JobRecord, currency: str) -> JobCost:
     return job_cost(dict(record.costs), record.budget_nano, currency)
 
 
+def is_over_budget(record: JobRecord) -> bool:
+    """Whether a job is paused since its budget is used up."""
+    budget = record.budget_nano
+    return record.state is JobState.PAUSED and budget is not None and record.cost_nano >= budget
+
+
 def why_paused(record: JobRecord, currency: str) -> str | None:
     """What to do about a job that is paused since its budget is used up; None for any other."""
-    budget = record.budget_nano
-    if record.state is not JobState.PAUSED or budget is None or record.cost_nano < budget:
+    if not is_over_budget(record):
         return None
+    cost, budget = record.cost_nano / NANO, (record.budget_nano or 0) / NANO
     return (
-        f"it has cost {record.cost_nano / NANO:.6g} of its budget of {budget / NANO:.6g} {currency}; "
+        f"it has cost {cost:.6g} of its budget of {budget:.6g} {currency}; "
         f"`batchmill resume {record.id} --budget N` gives it more"
     )
 

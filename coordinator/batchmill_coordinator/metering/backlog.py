@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from batchmill.job import JobState
 from batchmill.metering import OTHER
-from batchmill_coordinator.status import status_of
+from batchmill_coordinator.status import is_over_budget, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -29,6 +29,7 @@ class Backlog:
     depth_shards: Counter[str] = field(default_factory=Counter)
     depth_rows: Counter[str] = field(default_factory=Counter)
     at_risk: Counter[str] = field(default_factory=Counter)
+    over_budget: Counter[str] = field(default_factory=Counter)
     oldest_s: dict[str, float] = field(default_factory=dict)
 
 
@@ -36,7 +37,7 @@ def backlog_of(records: Iterable[JobRecord], survey: Survey, names: Mapping[str,
     """The sums. names: what each pool is called in them; those that are missing go under `OTHER`."""
     found = Backlog()
     for name in names.values():
-        for sums in (found.depth_shards, found.depth_rows, found.at_risk):
+        for sums in (found.depth_shards, found.depth_rows, found.at_risk, found.over_budget):
             sums[name] = 0
         found.oldest_s[name] = 0.0
     for record in records:
@@ -54,6 +55,7 @@ def _add(found: Backlog, record: JobRecord, survey: Survey, pool: str) -> None:
     left = rows_left(record)
     for state, count in (("left", left), ("done", record.rows_done), ("dead", record.rows_dead)):
         found.rows[operator, pool, state] += count
+    found.over_budget[pool] += is_over_budget(record)
     if record.state not in _MAY_RUN:
         return
     found.depth_shards[pool] += record.shards_live
