@@ -47,9 +47,7 @@ def status_of(
         dead_by_error=_most_frequent(dead_counts or {}),
         rows_cached=record.rows_cached,
         rows_per_second=rate,
-        eta_s=round(left.eta_s, 1) if left else None,
-        eta_low_s=round(left.low_s, 1) if left else None,
-        eta_high_s=round(left.high_s, 1) if left else None,
+        **_time_left(left),
         shards_done=record.shards_done,
         shards_running=record.shards_running,
         stages=[_stage(record)],
@@ -64,6 +62,12 @@ def status_of(
         cost=cost_of(record, currency),
         note=note,
     )
+
+
+def _time_left(left: Forecast | None) -> dict[str, float | None]:
+    times = (None, None, None) if left is None else (left.eta_s, left.low_s, left.high_s)
+    names = ("eta_s", "eta_low_s", "eta_high_s")
+    return {name: None if time_s is None else round(time_s, 1) for name, time_s in zip(names, times, strict=True)}
 
 
 def cost_of(record: JobRecord, currency: str) -> JobCost:
