@@ -8,7 +8,7 @@ from batchmill.job import JobSpec
 from batchmill.ledger import JobRecord
 from batchmill.ledger.survey import Survey
 from batchmill.metering import OTHER
-from batchmill_coordinator.metering.backlog import backlog_of, is_at_risk, names_of, rows_left, shards_by_state
+from batchmill_coordinator.metering.backlog import backlog_of, is_at_risk, names_of, shards_by_state
 
 NOW_MS = 2_000_000
 
@@ -68,12 +68,6 @@ def test_the_oldest_wait_is_a_published_shards_or_a_jobs_that_nobody_works_on() 
     assert backlog_of([served, starved, new], survey(), names).oldest_s == {"default": 30, "gpu": 100}
     published = survey(oldest_queued_ms={"default": NOW_MS - 40_000})
     assert backlog_of([served, starved], published, NAMES).oldest_s["default"] == 40
-
-
-def test_rows_left_are_those_that_are_known_of() -> None:
-    assert rows_left(record(rows_total=100, rows_done=30, rows_dead=5)) == 65
-    assert rows_left(record(rows_planned=40, rows_done=30)) == 10
-    assert rows_left(record(rows_total=10, rows_planned=40, rows_done=30)) == 10
 
 
 def test_a_shard_that_was_counted_a_moment_later_makes_no_number_negative() -> None:

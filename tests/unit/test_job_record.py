@@ -33,3 +33,9 @@ def test_numbers_moments_flags_and_words_are_read_as_such() -> None:
     assert (record.created_at, record.started_at, record.rows_total) == (5, 7, 0)
     assert (record.planned, record.rows_exact, record.tenant, record.cursor) == (True, False, "acme", "c")
     assert read(error=error.model_dump_json()).error == error
+
+
+def test_rows_left_are_those_that_are_known_of() -> None:
+    assert read(rows_total=100, rows_done=30, rows_dead=5).rows_left == 65
+    assert read(rows_planned=40, rows_done=30).rows_left == 10
+    assert read(rows_total=10, rows_planned=40, rows_done=30).rows_left == 10

@@ -56,6 +56,12 @@ class JobRecord:
     costs: tuple[tuple[int, Spent], ...] = ()  # by stage
     rows_cached: int = 0
 
+    @property
+    def rows_left(self) -> int:
+        """The rows that are neither done nor dead; of a source whose length is not known, those that were seen."""
+        known = self.rows_planned if self.rows_total is None else max(self.rows_total, self.rows_planned)
+        return max(known - self.rows_done - self.rows_dead, 0)
+
     @classmethod
     def from_hash(cls, job_id: str, fields: dict[bytes, bytes]) -> JobRecord:
         """A record from the job's hash."""

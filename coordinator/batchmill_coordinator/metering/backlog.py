@@ -52,16 +52,15 @@ def _add(found: Backlog, record: JobRecord, survey: Survey, pool: str) -> None:
     found.jobs[operator, pool, record.state] += 1
     for state, count in shards_by_state(record, survey.waiting.get(record.id, 0)).items():
         found.shards[operator, pool, state] += count
-    left = rows_left(record)
-    for state, count in (("left", left), ("done", record.rows_done), ("dead", record.rows_dead)):
+    for state, count in (("left", record.rows_left), ("done", record.rows_done), ("dead", record.rows_dead)):
         found.rows[operator, pool, state] += count
     found.over_budget[pool] += is_over_budget(record)
     if record.state not in _MAY_RUN:
         return
     found.depth_shards[pool] += record.shards_live
-    found.depth_rows[pool] += left
+    found.depth_rows[pool] += record.rows_left
     found.at_risk[pool] += is_at_risk(record, survey.now_ms / 1000)
-    if left and not record.shards_running:
+    if record.rows_left and not record.shards_running:
         _note_wait(found, pool, survey.now_ms - (record.last_queued_at or record.created_at))
 
 
@@ -78,12 +77,6 @@ def shards_by_state(record: JobRecord, waiting: int) -> dict[str, int]:
         "running": record.shards_running,
         "waiting": waiting,
     }
-
-
-def rows_left(record: JobRecord) -> int:
-    """A job's rows that are neither done nor dead; of a source whose length is not known, those that were seen."""
-    known = record.rows_planned if record.rows_total is None else max(record.rows_total, record.rows_planned)
-    return max(known - record.rows_done - record.rows_dead, 0)
 
 
 def is_at_risk(record: JobRecord, now_s: float) -> bool:
