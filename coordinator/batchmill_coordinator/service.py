@@ -125,16 +125,16 @@ class Service:
     def _make_roles(self, resumption: Resumption) -> list[Role]:
         """What the leader does."""
         ledger, fleet, blobs, counts = self.ledger, self.fleet, self.workspace.blobs, self.metrics.roles
+        settings = self.settings
         undertaker = Undertaker(ledger, blobs, self._open_source, self.clock)
         merger = Merger(ledger, self.workspace, self.dead_rows)
-        kept = {"upload_ttl_s": self.settings.upload_ttl_s, "retention_s": self.settings.retention_s}
         return [
-            Planner(ledger, fleet, self._open_source, resumption, self.settings),
+            Planner(ledger, fleet, self._open_source, resumption, settings),
             Dispatcher(ledger, fleet, self._publisher, counts),
-            Recoverer(ledger, fleet, self._publisher, undertaker, self.settings.lease_ttl_s, counts),
+            Recoverer(ledger, fleet, self._publisher, undertaker, settings.lease_ttl_s, counts),
             Finisher(ledger, self.open_sink, merger, resumption, blobs, self.clock, counts),
-            Janitor(ledger, blobs, **kept),
-            Watcher(ledger, fleet, self.clock, self.settings.currency),
+            Janitor(ledger, blobs, upload_ttl_s=settings.upload_ttl_s, retention_s=settings.retention_s),
+            Watcher(ledger, fleet, self.clock, settings.currency),
         ]
 
     def _open_source(self, record: JobRecord) -> Source:
