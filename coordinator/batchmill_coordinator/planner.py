@@ -137,7 +137,7 @@ class Planner:
             busy_s=record.busy_us / 1e6,
             shards_done=record.shards_done,
             rows_left=max(total.rows - planned, 0) if total.exact else None,
-            capacity=pool.capacity,
+            workers=pool.workers,
         )
         return next_rows(progress, self._settings.shard_target_s)
 

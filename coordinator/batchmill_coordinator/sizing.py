@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 FIRST_ROWS = 64
 GROWTH = 8  # a shard has at most so many times the rows of those before it
-TAIL_SHARE = 2  # towards the end, every worker thread gets about so many more shards
-LEAST_S = 0.25  # a shard of less work than this is mostly overhead
+TAIL_SHARE = 2  # towards the end, every worker process gets about so many more shards
+LEAST_S = 0.5  # a shard of less work than this is mostly overhead
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class Progress:
     busy_s: float  # the time they took together
     shards_done: int
     rows_left: int | None  # None when the source's end is not known
-    capacity: int  # shards that the pool's workers take at once
+    workers: int  # processes of the pool, each with a device or a share of one
 
 
 def next_rows(progress: Progress, target_s: float) -> int:
@@ -33,6 +33,6 @@ def next_rows(progress: Progress, target_s: float) -> int:
     grown = GROWTH * progress.rows_timed // progress.shards_done
     wanted = min(int(rows_per_s * target_s), grown)
     if progress.rows_left is not None:
-        fair = progress.rows_left // (TAIL_SHARE * max(progress.capacity, 1))
+        fair = progress.rows_left // (TAIL_SHARE * max(progress.workers, 1))
         wanted = min(wanted, max(fair, int(rows_per_s * LEAST_S)))
     return max(wanted, FIRST_ROWS if wanted >= FIRST_ROWS else 1)

@@ -12,11 +12,18 @@ from hypothesis import strategies as st
 from batchmill_worker.batching.packing import Packed, Window, fitting, pack
 
 
-def packed(costs: list[float], budget: float, most_rows: int | None = None, *, padded: bool) -> list[Packed]:
+def packed(
+    costs: list[float],
+    budget: float,
+    most_rows: int | None = None,
+    *,
+    padded: bool,
+    most_padding: float = float("inf"),
+) -> list[Packed]:
     array = np.array(costs, dtype=float)
     window = Window(len(costs), lambda start, end: array[start:end], padded=padded)
     batches = []
-    while (batch := window.take(budget, most_rows)) is not None:
+    while (batch := window.take(budget, most_rows, most_padding=most_padding)) is not None:
         batches.append(batch)
     return batches
 
@@ -51,6 +58,24 @@ def test_texts_of_mixed_lengths_are_padded_by_less_than_a_tenth() -> None:
     units, true_units = sum(batch.units for batch in batches), sum(batch.true_units for batch in batches)
     assert 1 - true_units / units < 0.10
     assert len(batches) < 1.2 * true_units / 4096
+
+
+def least_cost(costs: list[int], batch_cost: int) -> int:
+    """Of padding and batches, over all ways to cut the sorted rows."""
+    rows = sorted(costs, reverse=True)
+    least = [0]
+    for end in range(1, len(rows) + 1):
+        cuts = range(end)
+        least.append(min(least[cut] + batch_cost + sum(rows[cut] - row for row in rows[cut:end]) for cut in cuts))
+    return least[-1]
+
+
+@given(costs=st.lists(st.integers(0, 60), min_size=1, max_size=25), batch_cost=st.integers(1, 80))
+def test_batches_and_their_padding_cost_at_most_twice_what_the_best_cut_does(costs: list[int], batch_cost: int) -> None:
+    batches = packed([float(cost) for cost in costs], float("inf"), padded=True, most_padding=batch_cost)
+    assert all(batch.units - batch.true_units <= batch_cost for batch in batches)
+    cost = sum(batch_cost + batch.units - batch.true_units for batch in batches)
+    assert cost <= 2 * least_cost(costs, batch_cost)
 
 
 def test_a_budget_that_grows_between_batches_is_used_at_once() -> None:

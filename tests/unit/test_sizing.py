@@ -9,7 +9,7 @@ TARGET_S = 5.0
 
 
 def progress(**changes: object) -> Progress:
-    given = {"rows_timed": 0, "busy_s": 0.0, "shards_done": 0, "rows_left": None, "capacity": 4}
+    given = {"rows_timed": 0, "busy_s": 0.0, "shards_done": 0, "rows_left": None, "workers": 4}
     return Progress(**{**given, **changes})  # type: ignore[arg-type]  # a dict of the fields
 
 
@@ -40,7 +40,7 @@ def test_slow_operators_get_shards_smaller_than_the_first() -> None:
 
 
 def test_the_tail_is_shared_out_between_the_workers() -> None:
-    size = next_rows(progress(rows_timed=100_000, busy_s=100.0, shards_done=20, rows_left=8_000, capacity=4), TARGET_S)
+    size = next_rows(progress(rows_timed=100_000, busy_s=100.0, shards_done=20, rows_left=8_000, workers=4), TARGET_S)
     assert size == 1_000
 
 
@@ -49,9 +49,9 @@ def test_the_tail_is_shared_out_between_the_workers() -> None:
     busy_s=st.floats(0, 1e6),
     shards_done=st.integers(0, 10**6),
     rows_left=st.none() | st.integers(0, 10**9),
-    capacity=st.integers(0, 1000),
+    workers=st.integers(0, 1000),
 )
 def test_a_shard_always_has_rows(
-    rows_timed: int, busy_s: float, shards_done: int, rows_left: int | None, capacity: int
+    rows_timed: int, busy_s: float, shards_done: int, rows_left: int | None, workers: int
 ) -> None:
-    assert next_rows(Progress(rows_timed, busy_s, shards_done, rows_left, capacity), TARGET_S) >= 1
+    assert next_rows(Progress(rows_timed, busy_s, shards_done, rows_left, workers), TARGET_S) >= 1

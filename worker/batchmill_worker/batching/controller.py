@@ -177,6 +177,12 @@ class Controller:
                 self._choice = choice
             return choice
 
+    def worth_padding(self, targets: Targets) -> float:
+        """How many units of padding cost no more than another batch would; infinite as long as too little is known."""
+        with self._lock:
+            model = self._fitted() if len(self._timings) > SAMPLES_TO_SPREAD else None
+            return math.inf if model is None else model.fixed_units(targets.hand_over_s)
+
     def _probe(self) -> float | None:
         round_, rest = divmod(self._chosen, PROBE_EVERY)
         return PROBE_SHARES[round_ % len(PROBE_SHARES)] if rest == 0 else None

@@ -76,13 +76,16 @@ class CostModel:
         return self.fixed_s + self.per_unit_s * units
 
     def units_within_overhead(self, share: float, more_s: float = 0.0) -> float:
-        """The smallest batch whose fixed cost, and so much more, is at most this share of its time.
+        """The smallest batch whose fixed cost, and so much more, is at most this share of its time."""
+        return self.fixed_units(more_s) * (1 / share - 1)
+
+    def fixed_units(self, more_s: float = 0.0) -> float:
+        """How many units take as long as the fixed cost of a batch, and so much more.
 
         Only as much of the fixed cost counts as is beyond doubt: what is too small costs a little time and is soon
         known better, what is too large costs padding and memory.
         """
-        beyond_doubt_s = max(self.fixed_s - self.doubt_s, self.fixed_s / 2)
-        return (beyond_doubt_s + more_s) / self.per_unit_s * (1 / share - 1)
+        return (max(self.fixed_s - self.doubt_s, self.fixed_s / 2) + more_s) / self.per_unit_s
 
     def units_within(self, seconds: float) -> float:
         """The largest batch that takes no longer, fixed cost included; 0 or less: there is none."""

@@ -30,6 +30,7 @@ class Batching:
         """The next batch out of a window, or None when it is empty."""
         size = self.size(operator_size)
         if size == "auto":
-            return window.take(self.controller.choose(self._targets).units)
+            choice = self.controller.choose(self._targets)
+            return window.take(choice.units, most_padding=self.controller.worth_padding(self._targets))
         self.controller.obey()
         return window.take(math.inf, size)
