@@ -74,6 +74,15 @@ def test_a_shard_that_was_counted_a_moment_later_makes_no_number_negative() -> N
     assert shards_by_state(record(shards_live=2, shards_running=2), 1)["planned"] == 0
 
 
+def test_a_job_that_is_paused_at_its_budget_is_told_from_one_that_a_user_holds() -> None:
+    spent = record(state="paused", budget_nano=5, cost_nano=5)
+    held = record("job-2", state="paused", budget_nano=5, cost_nano=4)
+    free = record("job-3", state="paused", cost_nano=9)
+    given_more = record("job-4", budget_nano=5, cost_nano=5)
+    assert backlog_of([spent, held, free, given_more], survey(), NAMES).over_budget == {"default": 1}
+    assert backlog_of([held], survey(), NAMES).over_budget == {"default": 0}
+
+
 def test_a_deadline_is_at_risk_when_the_pace_does_not_reach_it_or_half_the_time_brought_nothing() -> None:
     soon = {"deadline_at": NOW_MS / 1000 + 50}
     assert not is_at_risk(record(rows_total=100, rows_done=50, paces="1000:2 1000:2"), NOW_MS / 1000)
