@@ -62,6 +62,12 @@ def ledger(redis_client: redis.Redis, prefix: str) -> Ledger:
     return Ledger(redis_client, prefix)
 
 
+@pytest.fixture
+def epoch(ledger: Ledger) -> int:
+    """Under which the test leads."""
+    return ledger.lead("me", 60)
+
+
 def _wait_for_ping(url: str, seconds: float = 20.0) -> None:
     ends_at = time.monotonic() + seconds
     with redis.Redis.from_url(url) as client:

@@ -68,11 +68,6 @@ def _pool(name: str, records: list[JobRecord], view: PoolView, head: QueueHead, 
         shards_queued=head.length,
         shards_running=running,
         shards_waiting=max(sum(record.shards_live for record in moving) - in_hand, 0),
-        rows_waiting=sum(_rows_left(record) for record in moving),
+        rows_waiting=sum(record.rows_left for record in moving),
         oldest_queued_s=None if head.oldest_at_ms is None else max(now_ms - head.oldest_at_ms, 0) / 1000,
     )
-
-
-def _rows_left(record: JobRecord) -> int:
-    known = record.rows_planned if record.rows_total is None else record.rows_total
-    return max(known - record.rows_done - record.rows_dead, 0)

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from batchmill.sinks import Sink
     from batchmill.sources.base import Source
     from batchmill_coordinator.dead_rows import Choice
+    from batchmill_coordinator.roles import Role
 
 
 class Service:
@@ -61,35 +62,8 @@ class Service:
         self.metrics = CoordinatorMetrics(self.ledger, settings, lambda: self.leadership.epoch, self.clock)
         self.dead_rows = DeadRowStore(self.ledger, self.workspace.blobs)
         self.replays = Replays(self.ledger, self.workspace, self.dead_rows, settings)
-        merger = Merger(self.ledger, self.workspace, self.dead_rows)
         self._publisher = Publisher(settings)
-        undertaker = Undertaker(self.ledger, self.workspace.blobs, self._open_source, self.clock)
-        self._roles = [
-            RoleThread(role, self.leadership)
-            for role in (
-                Planner(self.ledger, self.fleet, self._open_source, resumption, settings),
-                Dispatcher(self.ledger, self.fleet, self._publisher, self.metrics.roles),
-                Recoverer(
-                    self.ledger, self.fleet, self._publisher, undertaker, settings.lease_ttl_s, self.metrics.roles
-                ),
-                Finisher(
-                    self.ledger,
-                    self.open_sink,
-                    merger,
-                    resumption,
-                    self.workspace.blobs,
-                    self.clock,
-                    self.metrics.roles,
-                ),
-                Janitor(
-                    self.ledger,
-                    self.workspace.blobs,
-                    upload_ttl_s=settings.upload_ttl_s,
-                    retention_s=settings.retention_s,
-                ),
-                Watcher(self.ledger, self.fleet, self.clock, settings.currency),
-            )
-        ]
+        self._roles = [RoleThread(role, self.leadership) for role in self._make_roles(resumption)]
         self.hub = EventHub(self.ledger, self._notify)
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -147,6 +121,21 @@ class Service:
         record = self.ledger.jobs.read(job_id)
         require_ended(record)
         return self.dead_rows.purge(record, choice)
+
+    def _make_roles(self, resumption: Resumption) -> list[Role]:
+        """What the leader does."""
+        ledger, fleet, blobs, counts = self.ledger, self.fleet, self.workspace.blobs, self.metrics.roles
+        settings = self.settings
+        undertaker = Undertaker(ledger, blobs, self._open_source, self.clock)
+        merger = Merger(ledger, self.workspace, self.dead_rows)
+        return [
+            Planner(ledger, fleet, self._open_source, resumption, settings),
+            Dispatcher(ledger, fleet, self._publisher, counts),
+            Recoverer(ledger, fleet, self._publisher, undertaker, settings.lease_ttl_s, counts),
+            Finisher(ledger, self.open_sink, merger, resumption, blobs, self.clock, counts),
+            Janitor(ledger, blobs, upload_ttl_s=settings.upload_ttl_s, retention_s=settings.retention_s),
+            Watcher(ledger, fleet, self.clock, settings.currency),
+        ]
 
     def _open_source(self, record: JobRecord) -> Source:
         inline = self.ledger.jobs.inline_input(record.id) if record.spec.source is None else None

@@ -47,9 +47,7 @@ def status_of(
         dead_by_error=_most_frequent(dead_counts or {}),
         rows_cached=record.rows_cached,
         rows_per_second=rate,
-        eta_s=round(left.eta_s, 1) if left else None,
-        eta_low_s=round(left.low_s, 1) if left else None,
-        eta_high_s=round(left.high_s, 1) if left else None,
+        **_time_left(left),
         shards_done=record.shards_done,
         shards_running=record.shards_running,
         stages=[_stage(record)],
@@ -66,18 +64,30 @@ def status_of(
     )
 
 
+def _time_left(left: Forecast | None) -> dict[str, float | None]:
+    times = (None, None, None) if left is None else (left.eta_s, left.low_s, left.high_s)
+    names = ("eta_s", "eta_low_s", "eta_high_s")
+    return {name: None if time_s is None else round(time_s, 1) for name, time_s in zip(names, times, strict=True)}
+
+
 def cost_of(record: JobRecord, currency: str) -> JobCost:
     """What a job cost so far."""
     return job_cost(dict(record.costs), record.budget_nano, currency)
 
 
+def is_over_budget(record: JobRecord) -> bool:
+    """Whether a job is paused since its budget is used up."""
+    budget = record.budget_nano
+    return record.state is JobState.PAUSED and budget is not None and record.cost_nano >= budget
+
+
 def why_paused(record: JobRecord, currency: str) -> str | None:
     """What to do about a job that is paused since its budget is used up; None for any other."""
-    budget = record.budget_nano
-    if record.state is not JobState.PAUSED or budget is None or record.cost_nano < budget:
+    if not is_over_budget(record):
         return None
+    cost, budget = record.cost_nano / NANO, (record.budget_nano or 0) / NANO
     return (
-        f"it has cost {record.cost_nano / NANO:.6g} of its budget of {budget / NANO:.6g} {currency}; "
+        f"it has cost {cost:.6g} of its budget of {budget:.6g} {currency}; "
         f"`batchmill resume {record.id} --budget N` gives it more"
     )
 

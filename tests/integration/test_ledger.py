@@ -2,58 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from ledger_steps import LEASE_MS, SPEC, claim, plan, queue_one, submit
 
 from batchmill.errors import Conflict, NotFound, ServiceUnavailable, StaleToken
-from batchmill.job import JobError, JobSpec, JobState
+from batchmill.job import JobError, JobState
 from batchmill.ledger import Completion, JobRecord, Ledger
 from batchmill.ledger.jobs import Submission
 from batchmill.ledger.settlement import DeadLimit, Settled, SplitUp
 from batchmill.ledger.shards import PlanStep
 from batchmill.shard import Shard, ShardId, ShardRef, ShardState, Slice
-from batchmill.sources.base import RowCount
 
 if TYPE_CHECKING:
     import redis
-
-LEASE_MS = 10_000
-SPEC = JobSpec(operator="echo")
-
-
-def submit(ledger: Ledger, job_id: str = "job-1", **changes: object) -> str:
-    submission = replace(Submission(job_id, SPEC, "digest"), **changes)
-    return ledger.jobs.submit(submission, max_live_jobs=100)[0]
-
-
-def plan(ledger: Ledger, epoch: int, rows: list[int], *, at_end: bool = True, job_id: str = "job-1") -> str:
-    record = ledger.jobs.read(job_id)
-    shards = [
-        Shard(job_id, ShardId((record.shards_planned + n,)), 0, count, (Slice(0, 0, count, count),))
-        for n, count in enumerate(rows)
-    ]
-    cursor = f"cursor-{record.shards_planned + len(rows)}"
-    step = PlanStep(shards, [10] * len(rows), cursor, at_end, RowCount(sum(rows), exact=True))
-    return ledger.shards.plan(record, step, epoch)
-
-
-def queue_one(ledger: Ledger, epoch: int, number: int = 0) -> ShardRef:
-    ref = ledger.shards.queue(ledger.jobs.read("job-1"), 0, ShardId((number,)), epoch)
-    assert ref is not None
-    return ref
-
-
-def claim(ledger: Ledger, ref: ShardRef, holder: str = "w1") -> Shard:
-    claimed = ledger.shards.claim(ref, "default", holder, LEASE_MS, with_job=False)
-    assert claimed is not None
-    return claimed.shard
-
-
-@pytest.fixture
-def epoch(ledger: Ledger) -> int:
-    return ledger.lead("me", 60)
 
 
 @pytest.fixture
@@ -345,50 +308,6 @@ def test_a_split_shard_is_settled_by_its_halves_in_input_order(
     parts = ledger.results.settled("job-1", split.children())
     assert [part.rows for part in parts if isinstance(part, Settled)] == [2, 3]
     assert ledger.jobs.finish(ledger.jobs.read("job-1"), JobState.COMPLETED, epoch)
-
-
-def test_the_leases_of_a_dead_process_end_at_once_and_no_others(ledger: Ledger, epoch: int) -> None:
-    submit(ledger)
-    plan(ledger, epoch, [5, 5])
-    first, second = queue_one(ledger, epoch, 0), queue_one(ledger, epoch, 1)
-    claim(ledger, first, holder="cpu0@host-1 aa")
-    claim(ledger, second, holder="cpu0@host-11 bb")
-    assert len(ledger.shards.abandon("cpu0@host-1")) == 1
-    assert ledger.shards.expired(ledger.now_ms()) == [first]
-
-
-def test_of_a_dead_process_only_the_shard_on_the_device_is_blamed(ledger: Ledger, epoch: int) -> None:
-    submit(ledger)
-    plan(ledger, epoch, [5, 5])
-    guilty, beside = queue_one(ledger, epoch, 0), queue_one(ledger, epoch, 1)
-    claim(ledger, guilty, holder="cpu0@host aa")
-    claim(ledger, beside, holder="cpu0@host bb")
-    assert len(ledger.shards.abandon("cpu0@host", guilty.member())) == 2
-    assert ledger.shards.expired(ledger.now_ms()) == [guilty]
-    spared = ledger.shards.read(beside)
-    assert spared is not None
-    assert (spared.state, spared.losses) == (ShardState.WAITING, 0)
-    with pytest.raises(StaleToken):
-        ledger.shards.commit(queue_one(ledger, epoch, 1), Completion(5, 0, 1))
-
-
-def test_leases_that_nobody_could_renew_begin_anew_but_those_of_dead_processes(ledger: Ledger, epoch: int) -> None:
-    submit(ledger)
-    plan(ledger, epoch, [5, 5])
-    alive, dead = queue_one(ledger, epoch, 0), queue_one(ledger, epoch, 1)
-    claim(ledger, alive, holder="cpu0@host-1 aa")
-    claim(ledger, dead, holder="cpu0@host-2 bb")
-    ledger.shards.abandon("cpu0@host-2")
-    start, ledger._store.now_ms = ledger.now_ms(), ledger.now_ms()
-    assert ledger.leases.reprieve(epoch, 10.0) == 0
-    ledger._store.now_ms = start + 60_000  # Redis was away: nobody renewed, nobody looked
-    assert ledger.leases.reprieve(epoch - 1, 10.0) == 0
-    assert ledger.leases.reprieve(epoch, 10.0) == 1
-    assert ledger.shards.expired(ledger.now_ms()) == [dead]
-    ledger._store.now_ms += 5_000
-    assert ledger.leases.reprieve(epoch, 10.0) == 0
-    ledger._store.now_ms += 5_001  # nor did its worker renew since
-    assert ledger.shards.expired(ledger.now_ms()) == [dead, alive]
 
 
 def test_what_an_attempt_kept_is_given_to_the_next(ledger: Ledger, running: ShardRef, epoch: int) -> None:

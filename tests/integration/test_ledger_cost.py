@@ -31,11 +31,6 @@ def ledger(redis_client: redis.Redis, prefix: str) -> Ledger:
     return Ledger(redis_client, prefix, now_ms=NOW_MS)
 
 
-@pytest.fixture
-def epoch(ledger: Ledger) -> int:
-    return ledger.lead("me", 60)
-
-
 def at(ledger: Ledger, seconds: float) -> None:
     ledger._store.now_ms = NOW_MS + round(seconds * 1000)
 

@@ -9,11 +9,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
+from hand_clock import HandClock
+from ledger_steps import LEASE_MS, plan, queue_one
+from ledger_steps import submit as submit_job
 
+from batchmill.cost import NANO, Parts
 from batchmill.errors import InvalidSettings, NotFound
 from batchmill.job import JobSpec, JobState, WorkerInfo
 from batchmill.job_log import MAX_ENTRIES, LogEvent, LogLevel
-from batchmill.ledger import Ledger
+from batchmill.ledger import Completion, Ledger
 from batchmill.ledger.connection import connect
 from batchmill.ledger.jobs import Submission
 from batchmill.ledger.ledger import SCHEMA
@@ -31,19 +35,6 @@ JOB = "job-1"
 WORKER = WorkerInfo(
     name="cpu0@here", pool="gpu", device="cpu", operators=["echo"], shards_at_once=1, pid=1, started_at=0.0
 )
-
-
-@dataclass
-class Hand:
-    """A clock that is turned by hand."""
-
-    now_s: float = 100.0
-
-    def wall(self) -> float:
-        return self.now_s
-
-    def monotonic(self) -> float:
-        return self.now_s
 
 
 @dataclass
@@ -120,7 +111,7 @@ def test_pauses_and_resumptions_are_noted_once_each(ledger: Ledger) -> None:
 
 def test_what_a_job_waits_for_is_noted_once_and_so_is_its_end(ledger: Ledger) -> None:
     submit(ledger)
-    clock, fleet = Hand(), Fleet()
+    clock, fleet = HandClock(), Fleet()
     watcher = Watcher(ledger, fleet, clock, "USD")  # type: ignore[arg-type]  # a fleet of our own
     watcher.step(1)
     clock.now_s += PATIENCE_S / 2
@@ -143,9 +134,30 @@ def test_what_a_job_waits_for_is_noted_once_and_so_is_its_end(ledger: Ledger) ->
     assert [event for _, event, _ in told(ledger)] == [LogEvent.WAITING] * 2 + [LogEvent.GOING_ON]
 
 
+def test_a_job_that_its_budget_holds_says_so_in_its_log_with_what_to_do(ledger: Ledger, epoch: int) -> None:
+    submit_job(ledger, JOB, spec=JobSpec(operator="echo", pool="gpu", budget=1.0))
+    plan(ledger, epoch, [5, 5])
+    clock, fleet = HandClock(), Fleet({"gpu": PoolView(1, 1, frozenset({"echo"}))})
+    watcher = Watcher(ledger, fleet, clock, "EUR")  # type: ignore[arg-type]  # a fleet of our own
+    ref = queue_one(ledger, epoch)
+    claimed = ledger.shards.claim(ref, "gpu", "w1", LEASE_MS, with_job=False, price_nano=3600 * NANO)
+    assert claimed is not None
+    assert ledger.shards.commit(ref, Completion(5, 0, 1), used=Parts(useful=1_500_000))
+    watcher.step(1)
+    assert told(ledger) == []
+    for _ in range(2):
+        clock.now_s += PATIENCE_S
+        watcher.step(1)
+    why = f"it has cost 1.5 of its budget of 1 EUR; `batchmill resume {JOB} --budget N` gives it more"
+    assert told(ledger) == [(LogLevel.WARNING, LogEvent.WAITING, why)]
+    ledger.jobs.resume(JOB, 5.0)
+    watcher.step(1)
+    assert [event for _, event, _ in told(ledger)] == [LogEvent.WAITING, LogEvent.RESUMED, LogEvent.GOING_ON]
+
+
 def test_a_worker_that_is_back_at_once_is_not_worth_an_entry(ledger: Ledger) -> None:
     submit(ledger)
-    clock, fleet = Hand(), Fleet()
+    clock, fleet = HandClock(), Fleet()
     watcher = Watcher(ledger, fleet, clock, "USD")  # type: ignore[arg-type]  # a fleet of our own
     watcher.step(1)
     fleet.views = {"gpu": PoolView(1, 1, frozenset({"echo"}))}

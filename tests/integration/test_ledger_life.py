@@ -28,11 +28,6 @@ def now(redis_client: redis.Redis, prefix: str) -> Ledger:
     return Ledger(redis_client, prefix, now_ms=START_MS)
 
 
-@pytest.fixture
-def epoch(ledger: Ledger) -> int:
-    return ledger.lead("me", 60)
-
-
 def later(redis_client: redis.Redis, prefix: str, seconds: float) -> Ledger:
     return Ledger(redis_client, prefix, now_ms=START_MS + int(seconds * 1000))
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
-
 from batchmill.job import JobSpec
 from batchmill.ledger import Completion, Ledger
 from batchmill.ledger.jobs import Submission
@@ -16,11 +14,6 @@ if TYPE_CHECKING:
     import redis
 
 JOB = "job-1"
-
-
-@pytest.fixture
-def epoch(ledger: Ledger) -> int:
-    return ledger.lead("me", 60)
 
 
 def begin(ledger: Ledger, epoch: int, shards: int, rows: int) -> int:

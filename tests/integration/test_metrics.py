@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 from cluster import TOKEN, Cluster, free_port
 from prometheus_client.parser import text_string_to_metric_families
-from waiting import until
+from waiting import GRACE_S, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +24,8 @@ class Watched:
     """A cluster of two coordinators and a worker, and what they tell."""
 
     def __init__(self, folder: Path) -> None:
-        self.cluster = Cluster(folder, "mill_operators", METRICS_TOKEN=SCRAPER)
+        paid = {"TOKENS": f"acme:{TOKEN}", "CURRENCY": "EUR", "PRICE_PER_HOUR": 7200}
+        self.cluster = Cluster(folder, "mill_operators", METRICS_TOKEN=SCRAPER, **paid)
         self.worker_url = f"http://127.0.0.1:{free_port()}"
 
     def start(self) -> None:
@@ -109,6 +110,34 @@ def test_what_a_process_counted_outlives_it_and_its_end_is_counted(watched: Watc
     job = watched.cluster.clients["a"].submit("echo", rows=[{"id": n} for n in range(10)])
     assert len(list(job.results())) == 10
     until(lambda: watched.worker("rows_total", **ECHO, outcome="done") == before + 10, "the next process' count")
+
+
+def test_costs_are_the_ledgers_totals_whole_by_operator_and_by_tenant_and_outlive_jobs(watched: Watched) -> None:
+    client = watched.cluster.clients["a"]
+    client.submit("echo", rows=[{"id": n} for n in range(50)]).wait(timeout=GRACE_S).delete()
+    everything = client.costs().all
+    assert everything.total > 0
+
+    def total(name: str) -> float:
+        leader = next(page for page in map(watched.coordinator, "ab") if page["batchmill_leader"][frozenset()])
+        return sum(leader.get(f"batchmill_{name}", {}).values())
+
+    until(lambda: total("cost_total") == pytest.approx(everything.total), "a reading after the last charge")
+    for of_whom in ("", "tenant_"):
+        assert total(f"{of_whom}device_seconds_total") == pytest.approx(everything.total_s)
+        assert total(f"{of_whom}rows_charged_total") == everything.rows
+    assert total("tenant_cost_total") == total("cost_today") == pytest.approx(everything.total)
+    assert watched.leaders("tenant_rows_charged_total", tenant="acme") == [everything.rows]
+    assert watched.leaders("currency_info", currency="EUR") == [1]
+
+
+def test_a_job_that_its_budget_holds_is_counted_until_it_may_go_on(watched: Watched, tmp_path: Path) -> None:
+    params = {"seconds": 0.01, "journal": str(tmp_path / "journal")}
+    job = watched.cluster.clients["a"].submit("slow", rows=[{"id": n} for n in range(100)], params=params, budget=0.2)
+    until(lambda: watched.leaders("jobs_over_budget", pool="default") == [1], "the count of the paused job")
+    job.resume(budget=1000)
+    job.wait(timeout=GRACE_S)
+    until(lambda: watched.leaders("jobs_over_budget", pool="default") == [0], "the count of its way on")
 
 
 def test_a_ledger_that_is_away_is_told_of(watched: Watched) -> None:

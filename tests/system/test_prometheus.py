@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
+from cluster import TOKEN as CLIENTS_TOKEN
 from cluster import Cluster, free_port
 from dashboards import PanelQuery, queries
 from prometheus_stack import SHIPPED, Prometheus, prometheus, write_config
@@ -36,22 +37,34 @@ def packages() -> None:
 
 
 @pytest.fixture(scope="module")
-def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """A Prometheus that has seen a service do everything that can be seen."""
+def workers() -> list[str]:
+    """Where the two supervisors answer."""
+    return [f"127.0.0.1:{free_port()}" for _ in range(2)]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory, workers: list[str]) -> Iterator[Cluster]:
+    """A service with two kinds of devices, each at its price, and a tenant."""
     folder = tmp_path_factory.mktemp("watched")
     (folder / "devices.json").write_text(json.dumps([GPU]))
-    workers = [f"127.0.0.1:{free_port()}" for _ in range(2)]
-    with Cluster(folder, "mill_operators", METRICS_TOKEN=TOKEN) as cluster:
-        cluster.start(coordinators=2, slots=())
-        cluster.start_supervisor(2, WORKER_LISTEN=workers[0])
+    costs = {"TOKENS": f"acme:{CLIENTS_TOKEN}", "CURRENCY": "EUR", "PRICES": f"cpu=60,{GPU['model']}=3600"}
+    with Cluster(folder, "mill_operators", METRICS_TOKEN=TOKEN, **costs) as started:
+        started.start(coordinators=2, slots=())
+        started.start_supervisor(2, WORKER_LISTEN=workers[0])
         stand_in = {"STAND_IN_DEVICES": folder / "devices.json"}
-        cluster.start_supervisor(devices="cuda:0", WORKER_LISTEN=workers[1], **stand_in)
-        coordinators = [urlsplit(cluster.url(name)).netloc for name in "ab"]
-        with prometheus(folder, {"coordinator": coordinators, "worker": workers}, TOKEN) as asked:
-            until(lambda: list(asked.targets().values()) == ["up"] * 4, "the first answers of all four")
-            run(cluster.clients["a"], folder)
-            until(lambda: asked.now("sum(batchmill_jobs_finished_total)") == JOBS, "the sight of the last job's end")
-            yield asked
+        started.start_supervisor(devices="cuda:0", WORKER_LISTEN=workers[1], **stand_in)
+        yield started
+
+
+@pytest.fixture(scope="module")
+def watched(cluster: Cluster, workers: list[str]) -> Iterator[Prometheus]:
+    """A Prometheus that has seen the service do everything that can be seen."""
+    coordinators = [urlsplit(cluster.url(name)).netloc for name in "ab"]
+    with prometheus(cluster.folder, {"coordinator": coordinators, "worker": workers}, TOKEN) as asked:
+        until(lambda: list(asked.targets().values()) == ["up"] * 4, "the first answers of all four")
+        run(cluster.clients["a"], cluster.folder)
+        until(lambda: asked.now("sum(batchmill_jobs_finished_total)") == JOBS, "the sight of the last job's end")
+        yield asked
 
 
 JOBS = 7
@@ -99,6 +112,16 @@ def test_what_prometheus_sums_up_is_what_the_jobs_did(watched: Prometheus) -> No
     assert watched.now("sum(batchmill_jobs_submitted_total)") == JOBS
     assert watched.now("sum(batchmill_splits_total)") >= 1
     assert watched.now("sum(batchmill_leader)") == 1
+
+
+def test_what_prometheus_sums_up_of_costs_is_what_the_service_says(watched: Prometheus, cluster: Cluster) -> None:
+    costs = cluster.clients["a"].costs()
+    assert costs.all.total > 0
+    for sums in ("batchmill_cost_total", "batchmill_tenant_cost_total", "batchmill_cost_today"):
+        until(lambda asked=sums: watched.now(f"sum({asked})") == pytest.approx(costs.all.total), f"the total of {sums}")
+    assert watched.now("sum(batchmill_device_seconds_total)") == pytest.approx(costs.all.total_s)
+    assert watched.now('sum(batchmill_tenant_rows_charged_total{tenant="acme"})') == costs.all.rows
+    assert watched.now('group(batchmill_currency_info{currency="EUR"})') == 1
 
 
 @pytest.mark.parametrize("name", ["alerts", "recording"])

@@ -8,7 +8,7 @@ from batchmill.job import JobSpec
 from batchmill.ledger import JobRecord
 from batchmill.ledger.survey import Survey
 from batchmill.metering import OTHER
-from batchmill_coordinator.metering.backlog import backlog_of, is_at_risk, names_of, rows_left, shards_by_state
+from batchmill_coordinator.metering.backlog import backlog_of, is_at_risk, names_of, shards_by_state
 
 NOW_MS = 2_000_000
 
@@ -70,14 +70,17 @@ def test_the_oldest_wait_is_a_published_shards_or_a_jobs_that_nobody_works_on() 
     assert backlog_of([served, starved], published, NAMES).oldest_s["default"] == 40
 
 
-def test_rows_left_are_those_that_are_known_of() -> None:
-    assert rows_left(record(rows_total=100, rows_done=30, rows_dead=5)) == 65
-    assert rows_left(record(rows_planned=40, rows_done=30)) == 10
-    assert rows_left(record(rows_total=10, rows_planned=40, rows_done=30)) == 10
-
-
 def test_a_shard_that_was_counted_a_moment_later_makes_no_number_negative() -> None:
     assert shards_by_state(record(shards_live=2, shards_running=2), 1)["planned"] == 0
+
+
+def test_a_job_that_is_paused_at_its_budget_is_told_from_one_that_a_user_holds() -> None:
+    spent = record(state="paused", budget_nano=5, cost_nano=5)
+    held = record("job-2", state="paused", budget_nano=5, cost_nano=4)
+    free = record("job-3", state="paused", cost_nano=9)
+    given_more = record("job-4", budget_nano=5, cost_nano=5)
+    assert backlog_of([spent, held, free, given_more], survey(), NAMES).over_budget == {"default": 1}
+    assert backlog_of([held], survey(), NAMES).over_budget == {"default": 0}
 
 
 def test_a_deadline_is_at_risk_when_the_pace_does_not_reach_it_or_half_the_time_brought_nothing() -> None:

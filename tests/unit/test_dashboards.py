@@ -21,7 +21,7 @@ def board(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 def test_the_dashboards_are_those_that_are_told_of() -> None:
-    assert set(NAMES) >= {"fleet", "jobs", "devices", "failures"}
+    assert set(NAMES) >= {"fleet", "jobs", "devices", "failures", "cost"}
     assert [dashboard(name)["uid"] for name in NAMES] == [f"batchmill-{name}" for name in NAMES]
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from hand_clock import HandClock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
@@ -55,18 +56,12 @@ def failing_on(bad: Callable[[int], bool], error: type[Exception] = ValueError) 
     return code
 
 
-class Counter:
-    """An injected clock that counts."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def wall(self) -> float:
-        raise AssertionError("durations are monotonic")
+class Counter(HandClock):
+    """A clock that counts."""
 
     def monotonic(self) -> float:
-        self.now += 1
-        return self.now
+        self.now_s += 1
+        return self.now_s
 
 
 # --- results ---

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from hand_clock import HandClock
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
@@ -21,19 +22,6 @@ from batchmill_worker.meter import Account, Meter
 from batchmill_worker.operator_cache import ReadyOperator
 
 LETTERS = pa.table({"size": [4, 4, 4, 1, 2, 2]})
-
-
-class HandClock:
-    """A clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.now_s = 100.0
-
-    def wall(self) -> float:
-        raise AssertionError("durations are monotonic")
-
-    def monotonic(self) -> float:
-        return self.now_s
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from hand_clock import HandClock
 
 from batchmill.job import JobError
 from batchmill.ledger import Completion
@@ -24,19 +25,6 @@ WORK = {"operator": "echo", "pool": "p"}
 PUT_BACK, FAILED = Ending(EndingKind.PUT_BACK, "so"), Ending(EndingKind.FAILED, "so")
 
 
-class HandClock:
-    """A clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def wall(self) -> float:
-        return self.now
-
-    def monotonic(self) -> float:
-        return self.now
-
-
 class Counted:
     """A meter, what it has written, and its clock."""
 
@@ -50,11 +38,11 @@ class Counted:
 
     def spend(self, phase: Phase, seconds: float, shard: str = "a") -> None:
         with self.meter.span(phase, shard=shard):
-            self.clock.now += seconds
+            self.clock.now_s += seconds
 
     def infer(self, seconds: float, *, rows: int = 4, units: float = 10.0, true_units: float = 8.0) -> None:
         with self.meter.span(Phase.INFER, shard="a", rows=rows, units=units, true_units=true_units):
-            self.clock.now += seconds
+            self.clock.now_s += seconds
 
 
 @pytest.fixture
@@ -154,7 +142,7 @@ def test_a_trace_is_told_the_same_beside_the_counting(counted: Counted, tmp_path
     with counted.meter.attempt("a") as attempt:
         attempt.operator = "echo"
         with both.span(Phase.STORE, shard="a"):
-            counted.clock.now += 2
+            counted.clock.now_s += 2
     trace.close()
     spans = [(event["name"], event["dur"]) for event in read_trace(tmp_path / "trace") if event["ph"] == "X"]
     assert spans == [("store", 2e6)]

@@ -4,21 +4,11 @@ from __future__ import annotations
 
 import os
 
+from hand_clock import HandClock
+
 from batchmill_worker.devices.base import Device, DeviceKind
 from batchmill_worker.devices.cpu import CpuInventory
 from batchmill_worker.recycling import MB, PAUSE_S, MemoryLimits, Recycler
-
-
-class HandClock:
-    """A clock that is set by hand."""
-
-    now = 0.0
-
-    def wall(self) -> float:
-        return self.now
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 class Crowded(CpuInventory):
@@ -53,10 +43,10 @@ def test_a_limit_that_is_too_low_lets_a_slot_work_between_two_recyclings() -> No
     clock = HandClock()
     recycler = Recycler(MemoryLimits(device_mb=1), Crowded(), clock)
     assert recycler.reason("slot", 1, GPUS)
-    clock.now += PAUSE_S - 1
+    clock.now_s += PAUSE_S - 1
     assert recycler.reason("slot", 2, GPUS) == ""
     assert recycler.reason("other", 3, GPUS)
-    clock.now += 2
+    clock.now_s += 2
     assert recycler.reason("slot", 2, GPUS)
 
 

@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hand_clock import HandClock
 from waiting import until
 
 from batchmill.children import ChildEnd, ChildKeeper, ChildSpec
@@ -24,19 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ENDS, STAYS = [sys.executable, "-c", ""], [sys.executable, "-c", "import time; time.sleep(600)"]
-
-
-class HandClock:
-    """A clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def wall(self) -> float:
-        return self.now
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -156,7 +144,7 @@ def test_a_supervisor_is_ready_when_all_its_slots_are_in_the_fleet(ledger: Ledge
     ledger.fleet.announce(worker("a"), [], 60)
     assert told(health.readyz()) == (503, {"ok": False, "ledger": True, "missing": ["b"], "draining": False})
     ledger.fleet.announce(worker("b"), [], 60)
-    clock.now += 1
+    clock.now_s += 1
     assert told(health.readyz()) == (200, {"ok": True, "ledger": True, "missing": [], "draining": False})
     keeper.ask_to_stop()
     assert told(health.readyz())[0] == 503
@@ -178,7 +166,7 @@ def test_a_supervisor_is_ill_when_a_slot_dies_again_and_again(ledger: Ledger) ->
     for count in (1, 2, 3):
         assert health.healthz().status == 200
         look_until(keeper, lambda: len(ends) == count, "a death")  # noqa: B023  # called at once
-        clock.now += 40
+        clock.now_s += 40
         health.mark()
     assert told(health.healthz()) == (503, {"ok": False, "crash_looping": ["loop"], "stuck": False})
     assert [(end.starts, end.code, end.was_recycled) for end in ends] == [(n, 0, False) for n in (1, 2, 3)]
@@ -188,7 +176,7 @@ def test_a_supervisor_is_ill_when_a_slot_dies_again_and_again(ledger: Ledger) ->
 def test_a_supervisor_is_ill_when_it_no_longer_looks_after_its_slots(ledger: Ledger, keeper: ChildKeeper) -> None:
     clock = HandClock()
     health = Health(keeper, Presence(ledger, []), clock)
-    clock.now += STUCK_S + 1
+    clock.now_s += STUCK_S + 1
     assert told(health.healthz()) == (503, {"ok": False, "crash_looping": [], "stuck": True})
     health.mark()
     assert health.healthz().status == 200
@@ -216,7 +204,7 @@ def test_a_child_that_does_not_end_to_be_recycled_is_killed() -> None:
     keeper = ChildKeeper(clock, on_end=ends.append)
     keeper.start(ChildSpec("deaf", [sys.executable, "-c", deaf], {}))
     keeper.recycle("deaf", grace_s=5)
-    clock.now += 6
+    clock.now_s += 6
     look_until(keeper, lambda: bool(ends), "its end")
     keeper.stop(10)
 

@@ -18,12 +18,11 @@ from __future__ import annotations
 import logging
 import random
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, assert_never
 
 import pyarrow as pa
 
-from batchmill.clock import Clock, SystemClock
 from batchmill.dead_letters import DeadRows, count_by_type, dead_letters_name, part_of
 from batchmill.errors import BatchmillError, InvalidParams, InvalidSource, NotFound, StaleToken, UnknownOperator
 from batchmill.job import MAX_INLINE_BYTES, JobError, RetryPolicy
@@ -54,45 +53,20 @@ from batchmill_worker.trace import Phase
 if TYPE_CHECKING:
     from batchmill.cost import Parts
     from batchmill.job import JobSpec
-    from batchmill.ledger import Claim, Ledger
-    from batchmill.operator import OperatorDefinition, OperatorRegistry
+    from batchmill.ledger import Claim
+    from batchmill.operator import OperatorDefinition
     from batchmill.shard import Shard, ShardRef
-    from batchmill.workspace import Workspace
-    from batchmill_worker.engine import Engine
-    from batchmill_worker.jobs import JobFiles, JobShelf
-    from batchmill_worker.leases import Heartbeat, Lease
-    from batchmill_worker.meter import Account, Meter
-    from batchmill_worker.metering.attempts import AttemptMeter, SlotMeter
-    from batchmill_worker.operator_cache import OperatorCache
-    from batchmill_worker.row_cache.cache import RowCache
+    from batchmill_worker.bench import Bench
+    from batchmill_worker.jobs import JobFiles
+    from batchmill_worker.leases import Lease
+    from batchmill_worker.meter import Account
+    from batchmill_worker.metering.attempts import AttemptMeter
     from batchmill_worker.shard_result import ShardResult
-    from batchmill_worker.tuners import Tuners
 
 log = logging.getLogger(__name__)
 
 HOPELESS = (InvalidSource, InvalidParams, NotFound, UnknownOperator)
 """Errors that another attempt would meet again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Bench:
-    """What the attempts of a process work with."""
-
-    worker: str
-    pool: str
-    ledger: Ledger
-    workspace: Workspace
-    heartbeat: Heartbeat
-    shelf: JobShelf
-    registry: OperatorRegistry
-    operators: OperatorCache
-    engine: Engine
-    tuners: Tuners
-    meter: SlotMeter
-    rows: RowCache
-    usage: Meter
-    price_nano: int = 0  # of an hour of this process, in billionths of the currency's unit
-    clock: Clock = SystemClock()  # noqa: RUF009  # stateless
 
 
 class AttemptRunner:

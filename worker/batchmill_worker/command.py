@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -46,39 +47,28 @@ def worker(
     SIGTERM drains: running batches end, their shards go back at once; a second one ends everything at once. Settings
     come from BATCHMILL_… variables.
     """
-    import os
-
     from batchmill.errors import InvalidSettings
     from batchmill.logs import configure_logging
     from batchmill.settings import PREFIX, WorkerSettings
     from batchmill_worker.supervisor import Supervisor
     from batchmill_worker.trace import begin_trace
 
-    settings = WorkerSettings.load(
-        pool=pool,
-        devices=devices,
-        slots_per_device=slots_per_device,
-        worker_listen=listen,
-        operators=",".join(operators) or None,
-        redis_url=redis_url,
-        blob_root=blob_root,
-        roots=roots,
-        trace=trace,
-    )
+    given = {
+        "pool": pool,
+        "operators": ",".join(operators) or None,
+        "redis_url": redis_url,
+        "blob_root": blob_root,
+        "roots": roots,
+        "trace": trace,
+    }
+    settings = WorkerSettings.load(devices=devices, slots_per_device=slots_per_device, worker_listen=listen, **given)
     if settings.trace:
         begin_trace(Path(settings.trace))
     if not settings.blob_root:
         raise InvalidSettings(
             "BATCHMILL_BLOB_ROOT is not set.", hint="Set it to the folder or s3:// URI that the coordinator uses."
         )
-    given = {
-        "POOL": pool,
-        "OPERATORS": ",".join(operators),
-        "REDIS_URL": redis_url,
-        "BLOB_ROOT": blob_root,
-        "ROOTS": roots,
-        "TRACE": settings.trace,
-    }
-    os.environ.update({PREFIX + name: value for name, value in given.items() if value})  # for the slots
+    for_slots = given | {"trace": settings.trace}
+    os.environ.update({PREFIX + name.upper(): value for name, value in for_slots.items() if value})
     configure_logging(settings)
     Supervisor(settings).run(ready_file)

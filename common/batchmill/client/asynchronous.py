@@ -127,6 +127,10 @@ class AsyncClient:
             budget=budget,
             idempotency_key=idempotency_key,
         )
+        return await self._send(submission, parts)
+
+    async def _send(self, submission: Submission, parts: Iterator[Piece]) -> AsyncJob:
+        """The second half of `submit`: everything is sent, or what was sent is dropped again."""
         try:
             while (piece := await asyncio.to_thread(next, parts, None)) is not None:
                 if not submission.hold(piece):

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from batchmill.client.pages import Page
+    from batchmill.client.rows import Piece
+    from batchmill.client.submission import Submission
     from batchmill.cost import CostTotals
     from batchmill.dead_letters import DeadLetter
     from batchmill.job import BatchPolicy, JobCost, JobStatus, PoolStatus, RetryPolicy, WorkerInfo
@@ -115,6 +117,10 @@ class Client:
             budget=budget,
             idempotency_key=idempotency_key,
         )
+        return self._send(submission, parts)
+
+    def _send(self, submission: Submission, parts: Iterator[Piece]) -> Job:
+        """The second half of `submit`: everything is sent, or what was sent is dropped again."""
         try:
             for piece in parts:
                 if not submission.hold(piece):

@@ -200,19 +200,9 @@ class ShardLedger:
 
         Raises `StaleToken` when the shard is another attempt's by now; then nothing changed.
         """
-        keys = self._keys
         word = self._store.run(
             "commit",
-            [
-                keys.job(ref.job_id),
-                self._shard_key(ref),
-                keys.leases(),
-                keys.done(ref.job_id, ref.stage),
-                keys.live_shards(ref.job_id),
-                keys.inline_results(ref.job_id),
-                keys.dead_counts(ref.job_id),
-                *keys.costs(),
-            ],
+            self._settling_keys(ref),
             [
                 self._store.now_ms,
                 ref.token,
@@ -225,7 +215,7 @@ class ShardLedger:
                 int(completion.busy_s * 1e6),
                 completion.inline,
                 MAX_INLINE_BYTES,
-                keys.events(),
+                self._keys.events(),
                 ref.job_id,
                 limit.most if limit else "",
                 limit.error.model_dump_json() if limit else "",
@@ -375,6 +365,19 @@ class ShardLedger:
 
     def _shard_key(self, ref: ShardRef) -> str:
         return self._keys.shard(ref.job_id, ref.stage, ref.shard_id)
+
+    def _settling_keys(self, ref: ShardRef) -> list[str]:
+        keys = self._keys
+        return [
+            keys.job(ref.job_id),
+            self._shard_key(ref),
+            keys.leases(),
+            keys.done(ref.job_id, ref.stage),
+            keys.live_shards(ref.job_id),
+            keys.inline_results(ref.job_id),
+            keys.dead_counts(ref.job_id),
+            *keys.costs(),
+        ]
 
     def _attempt_keys(self, ref: ShardRef) -> list[str]:
         keys = self._keys

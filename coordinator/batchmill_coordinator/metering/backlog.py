@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from batchmill.job import JobState
 from batchmill.metering import OTHER
-from batchmill_coordinator.status import status_of
+from batchmill_coordinator.status import is_over_budget, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -29,6 +29,7 @@ class Backlog:
     depth_shards: Counter[str] = field(default_factory=Counter)
     depth_rows: Counter[str] = field(default_factory=Counter)
     at_risk: Counter[str] = field(default_factory=Counter)
+    over_budget: Counter[str] = field(default_factory=Counter)
     oldest_s: dict[str, float] = field(default_factory=dict)
 
 
@@ -36,7 +37,7 @@ def backlog_of(records: Iterable[JobRecord], survey: Survey, names: Mapping[str,
     """The sums. names: what each pool is called in them; those that are missing go under `OTHER`."""
     found = Backlog()
     for name in names.values():
-        for sums in (found.depth_shards, found.depth_rows, found.at_risk):
+        for sums in (found.depth_shards, found.depth_rows, found.at_risk, found.over_budget):
             sums[name] = 0
         found.oldest_s[name] = 0.0
     for record in records:
@@ -51,15 +52,15 @@ def _add(found: Backlog, record: JobRecord, survey: Survey, pool: str) -> None:
     found.jobs[operator, pool, record.state] += 1
     for state, count in shards_by_state(record, survey.waiting.get(record.id, 0)).items():
         found.shards[operator, pool, state] += count
-    left = rows_left(record)
-    for state, count in (("left", left), ("done", record.rows_done), ("dead", record.rows_dead)):
+    for state, count in (("left", record.rows_left), ("done", record.rows_done), ("dead", record.rows_dead)):
         found.rows[operator, pool, state] += count
+    found.over_budget[pool] += is_over_budget(record)
     if record.state not in _MAY_RUN:
         return
     found.depth_shards[pool] += record.shards_live
-    found.depth_rows[pool] += left
+    found.depth_rows[pool] += record.rows_left
     found.at_risk[pool] += is_at_risk(record, survey.now_ms / 1000)
-    if left and not record.shards_running:
+    if record.rows_left and not record.shards_running:
         _note_wait(found, pool, survey.now_ms - (record.last_queued_at or record.created_at))
 
 
@@ -76,12 +77,6 @@ def shards_by_state(record: JobRecord, waiting: int) -> dict[str, int]:
         "running": record.shards_running,
         "waiting": waiting,
     }
-
-
-def rows_left(record: JobRecord) -> int:
-    """A job's rows that are neither done nor dead; of a source whose length is not known, those that were seen."""
-    known = record.rows_planned if record.rows_total is None else max(record.rows_total, record.rows_planned)
-    return max(known - record.rows_done - record.rows_dead, 0)
 
 
 def is_at_risk(record: JobRecord, now_s: float) -> bool:

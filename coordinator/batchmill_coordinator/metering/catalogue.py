@@ -47,11 +47,30 @@ AT_RISK = Metric(
 )
 WORKERS = Metric("batchmill_workers", GAUGE, "Workers of a pool, a device process each", ("pool",))
 CAPACITY = Metric("batchmill_pool_capacity_shards", GAUGE, "Shards that the workers of a pool take at once", ("pool",))
+OVER_BUDGET = Metric("batchmill_jobs_over_budget", GAUGE, "Jobs that are paused, for they cost their budget", ("pool",))
 LEASES = Metric("batchmill_leases", GAUGE, "Attempts that run under a lease")
 LEASES_EXPIRED = Metric("batchmill_leases_expired", GAUGE, "Those whose lease has run out, to be taken back at once")
 LEDGER_MEMORY = Metric("batchmill_ledger_memory_bytes", GAUGE, "Memory that the ledger's server uses")
 DISK_FREE = Metric("batchmill_disk_free_bytes", GAUGE, "Free space where a folder lies", ("folder",))
 DISK_SIZE = Metric("batchmill_disk_size_bytes", GAUGE, "All space where a folder lies", ("folder",))
+
+DEVICE_TIME = Metric(
+    "batchmill_device_seconds_total", COUNTER, "Device time charged to jobs, by what it went into", (*OF_WORK, "part")
+)
+MONEY = Metric("batchmill_cost_total", COUNTER, "What that device time cost", (*OF_WORK, "part"))
+ROWS_CHARGED = Metric("batchmill_rows_charged_total", COUNTER, "Rows brought to an end in that time", OF_WORK)
+TENANT_DEVICE_TIME = Metric(
+    "batchmill_tenant_device_seconds_total", COUNTER, "The same device time, by tenant", ("tenant", "part")
+)
+TENANT_MONEY = Metric("batchmill_tenant_cost_total", COUNTER, "What it cost, by tenant", ("tenant", "part"))
+TENANT_ROWS_CHARGED = Metric(
+    "batchmill_tenant_rows_charged_total", COUNTER, "Rows brought to an end in it, by tenant", ("tenant",)
+)
+DEVICE_TIME_TODAY = Metric(
+    "batchmill_device_today_seconds", GAUGE, "Device time charged since midnight, UTC", ("part",)
+)
+MONEY_TODAY = Metric("batchmill_cost_today", GAUGE, "What that device time cost", ("part",))
+CURRENCY = Metric("batchmill_currency_info", GAUGE, "1, with what costs are in", ("currency",))
 
 COORDINATOR_METRICS = (
     SUBMITTED,
@@ -83,10 +102,20 @@ LEADER_METRICS = (
     AT_RISK,
     WORKERS,
     CAPACITY,
+    OVER_BUDGET,
     LEASES,
     LEASES_EXPIRED,
     LEDGER_MEMORY,
     DISK_FREE,
     DISK_SIZE,
+    DEVICE_TIME,
+    MONEY,
+    ROWS_CHARGED,
+    TENANT_DEVICE_TIME,
+    TENANT_MONEY,
+    TENANT_ROWS_CHARGED,
+    DEVICE_TIME_TODAY,
+    MONEY_TODAY,
+    CURRENCY,
 )
 """Those of the leader alone."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from prometheus_client.registry import Collector
@@ -14,6 +15,7 @@ from prometheus_client.registry import Collector
 from batchmill.errors import ServiceUnavailable
 from batchmill_coordinator.metering import catalogue
 from batchmill_coordinator.metering.backlog import backlog_of, names_of
+from batchmill_coordinator.metering.costs import cost_metrics
 from batchmill_coordinator.metering.counts import MAX_POOLS
 from batchmill_coordinator.pools import view_pools
 
@@ -36,13 +38,17 @@ class LedgerMetrics(Collector):
     """Reads the ledger. Thread-safe.
 
     epoch: under which this coordinator leads, as `Leadership.epoch`. folders: whose disks are to be watched.
+    currency: what costs are in.
     """
 
-    def __init__(self, ledger: Ledger, epoch: Callable[[], int], clock: Clock, folders: Sequence[str]) -> None:
+    def __init__(
+        self, ledger: Ledger, epoch: Callable[[], int], clock: Clock, folders: Sequence[str], currency: str
+    ) -> None:
         self._ledger = ledger
         self._epoch = epoch
         self._clock = clock
         self._folders = folders
+        self._currency = currency
         self._lock = threading.Lock()
         self._read_at = float("-inf")
         self._last: list[Metric] = []
@@ -82,7 +88,7 @@ class LedgerMetrics(Collector):
         with_work = {record.spec.pool for record in records}
         survey = self._ledger.survey.take([record.id for record in records], with_work | pools.keys())
         backlog = backlog_of(records, survey, names_of(pools, with_work, MAX_POOLS))
-        memory = survey.memory_bytes
+        memory, today = survey.memory_bytes, datetime.fromtimestamp(survey.now_ms / 1000, UTC).date()
         return [
             *_of_work(backlog),
             *_of_pools(backlog, pools),
@@ -91,6 +97,7 @@ class LedgerMetrics(Collector):
             catalogue.LEASES_EXPIRED.read([((), survey.leases_expired)]),
             catalogue.LEDGER_MEMORY.read([] if memory is None else [((), memory)]),
             *self._of_disks(),
+            *cost_metrics(self._ledger.costs.totals(), records, today, self._currency),
         ]
 
     def _of_disks(self) -> Iterator[Metric]:
@@ -116,6 +123,7 @@ def _of_pools(backlog: Backlog, pools: dict[str, PoolView]) -> Iterator[Metric]:
         (catalogue.DEPTH_SHARDS, backlog.depth_shards),
         (catalogue.DEPTH_ROWS, backlog.depth_rows),
         (catalogue.AT_RISK, backlog.at_risk),
+        (catalogue.OVER_BUDGET, backlog.over_budget),
         (catalogue.OLDEST, backlog.oldest_s),
     ):
         yield metric.read(((name,), sums[name]) for name in names)

@@ -25,7 +25,8 @@ class CoordinatorMetrics:
     """
 
     def __init__(self, ledger: Ledger, settings: CoordinatorSettings, epoch: Callable[[], int], clock: Clock) -> None:
-        self._registry = new_registry(LedgerMetrics(ledger, epoch, clock, local_folders(settings)))
+        of_ledger = LedgerMetrics(ledger, epoch, clock, local_folders(settings), settings.currency)
+        self._registry = new_registry(of_ledger)
         self.roles = RoleMeter(self._registry)
         ledger.on_call(LedgerMeter(self._registry))
         ProcessCollector(registry=self._registry)

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from hand_clock import HandClock
 
 from batchmill.cli import main
 from batchmill.cli.exports import open_export
@@ -217,19 +218,12 @@ def test_a_slow_reader_of_a_pipe_gets_every_row(service, client, unbuffered):
     assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == list(range(50_000))
 
 
-class _Clock:
-    now = 0.0
-
-    def monotonic(self):
-        return self.now
-
-
 def test_plain_lines_come_at_most_every_few_seconds(tmp_path):
-    clock = _Clock()
+    clock = HandClock()
     path = tmp_path / "log"
     with path.open("w") as out:
         lines = PlainLines(out, clock)
         for second in range(int(LINE_EVERY_S * 3)):
-            clock.now = float(second)
+            clock.now_s = float(second)
             lines.show(JobStatus(id="job-1", state=JobState.RUNNING, operator="echo", created_at=0, rows_done=second))
     assert [line.split()[2] for line in path.read_text().splitlines()] == ["0", "5", "10"]

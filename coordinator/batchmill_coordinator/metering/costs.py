@@ -1,0 +1,62 @@
+"""What jobs cost, as metrics: the ledger's own totals, which never fall. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import astuple
+from typing import TYPE_CHECKING, TypeVar
+
+from batchmill.cost import NANO, PARTS, Spent
+from batchmill_coordinator.metering import catalogue
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from datetime import date
+
+    from prometheus_client import Metric
+
+    from batchmill.cost import Parts, Totals
+    from batchmill.ledger import JobRecord
+    from batchmill.metering import Metric as Declared
+    from batchmill.metering import Sample
+
+Name = TypeVar("Name", str, tuple[str, str])
+
+OF_WORK = (catalogue.DEVICE_TIME, catalogue.MONEY, catalogue.ROWS_CHARGED)
+OF_TENANTS = (catalogue.TENANT_DEVICE_TIME, catalogue.TENANT_MONEY, catalogue.TENANT_ROWS_CHARGED)
+MICRO = 1_000_000
+MOST_NAMES = 200
+"""So many tenants, or pairs of pool and operator, are told of before they are charged; the ledger bounds the others."""
+
+
+def cost_metrics(totals: Totals, live: Collection[JobRecord], today: date, currency: str) -> Iterator[Metric]:
+    """The totals. live: the jobs that have not ended; today: the ledger's day, by UTC; currency: what costs are in."""
+    operators = begun(totals.operators, {(record.spec.pool, record.spec.operator) for record in live})
+    yield from _charged(OF_WORK, {(operator, pool): spent for (pool, operator), spent in operators.items()})
+    tenants = begun(totals.tenants, {record.tenant for record in live})
+    yield from _charged(OF_TENANTS, {(tenant,): spent for tenant, spent in tenants.items()})
+    spent_today = totals.days.get(today, Spent())
+    yield catalogue.DEVICE_TIME_TODAY.read(_parts({(): spent_today.us}, MICRO))
+    yield catalogue.MONEY_TODAY.read(_parts({(): spent_today.nano}, NANO))
+    yield catalogue.CURRENCY.read([((currency,), 1)])
+
+
+def begun(charged: Mapping[Name, Spent], expected: Iterable[Name]) -> dict[Name, Spent]:
+    """The sums, and 0 for those that will be charged soon: a rate sees only what is added to a number it has seen."""
+    room = max(MOST_NAMES - len(charged), 0)
+    coming = sorted(set(expected) - charged.keys())[:room]
+    return dict(charged) | {name: Spent() for name in coming}
+
+
+def _charged(metrics: tuple[Declared, Declared, Declared], sums: Mapping[tuple[str, ...], Spent]) -> Iterator[Metric]:
+    """metrics: of the time, the money and the rows. sums: by the values of their labels."""
+    of_time, of_money, of_rows = metrics
+    yield of_time.read(_parts({names: spent.us for names, spent in sums.items()}, MICRO))
+    yield of_money.read(_parts({names: spent.nano for names, spent in sums.items()}, NANO))
+    yield of_rows.read((names, spent.rows) for names, spent in sums.items())
+
+
+def _parts(sums: Mapping[tuple[str, ...], Parts], unit: int) -> Iterator[Sample]:
+    """Each part by itself, in a unit of so many of these."""
+    for names, parts in sums.items():
+        for name, amount in zip(PARTS, astuple(parts), strict=True):
+            yield (*names, name), amount / unit
