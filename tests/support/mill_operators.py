@@ -246,3 +246,27 @@ class Staged:
 
     def finish(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return rows
+
+
+@batchmill.operator("hungry", columns=["id", "mb"], batch_size=8)
+class Hungry:
+    """Takes `mb` MiB of memory for each row of a batch at once, from the allocator of `library`: numpy or torch."""
+
+    def __init__(self, library: str) -> None:
+        self.library = library
+
+    def setup(self, device: str) -> None:  # noqa: ARG002  # the contract's
+        self.allocate(0)  # the library itself takes memory, too
+
+    def infer(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        taken = self.allocate(sum(row["mb"] for row in rows))
+        return [{"rows": len(rows), "taken": taken} for _ in rows]
+
+    def allocate(self, mb: int) -> int:
+        if self.library == "torch":
+            import torch
+
+            return int(torch.empty(mb << 20, dtype=torch.uint8).numel())
+        import numpy as np
+
+        return int(np.empty(mb << 20, dtype=np.uint8).nbytes)
