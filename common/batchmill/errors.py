@@ -10,6 +10,7 @@ BatchmillError
 ├── Conflict                  the idempotency key was used for another request, or the job's state does not allow it
 ├── Unauthorized              the token is missing or wrong
 ├── ServiceUnavailable        the service, its ledger or its workers cannot be reached
+│   └── OutcomeUnknown        it went away before it answered: what was asked for may have happened
 ├── StorageError              a file or bucket could not be read or written
 ├── InvalidSettings           a setting is missing or wrong; the service does not start
 ├── MissingExtra              an optional part is not installed
@@ -137,6 +138,12 @@ class ServiceUnavailable(BatchmillError):
 
     code = "service_unavailable"
     http_status = 503
+
+
+class OutcomeUnknown(ServiceUnavailable):
+    """The ledger went away before it answered: what was asked of it may have happened."""
+
+    code = "outcome_unknown"
 
 
 class StorageError(BatchmillError):

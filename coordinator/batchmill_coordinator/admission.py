@@ -13,6 +13,7 @@ from batchmill.job import MAX_INLINE_BYTES, FileSource, JobRequest, JobSpec, Upl
 from batchmill.ledger.jobs import Submission
 from batchmill.sources import InlineSource, SourceDescription, describe, describe_upload
 from batchmill.workspace import stream_from_table
+from batchmill_coordinator.acceptance import accept
 from batchmill_coordinator.columns import check_columns, check_values
 from batchmill_coordinator.params import check_cache, check_params
 from batchmill_coordinator.resumption import Order
@@ -105,9 +106,7 @@ class Admission:
                 check_values(operator, found.spec, found.source)
             order = Order(found.spec, operator, found.inline, found.description)
             accepted_id, is_new = self._accept(job_id, request, found, order, digest, undo, tenant)
-            if is_new:
-                undo.pop_all()
-            else:
+            if not is_new:
                 self._known(request, digest)
         return accepted_id, is_new
 
@@ -190,7 +189,7 @@ class Admission:
             operator_version=order.operator.version,
             tenant=tenant,
         )
-        return self._ledger.jobs.submit(submission, max_live_jobs=self._settings.max_live_jobs)
+        return accept(self._ledger.jobs, submission, undo, max_live_jobs=self._settings.max_live_jobs)
 
     def _take_output(self, job_id: str, order: Order, undo: ExitStack) -> str | None:
         """Take the output folder; returns the job whose unfinished output is there to go on with, if any is."""

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from batchmill.errors import BatchmillError, ServiceUnavailable, StorageError
+from batchmill.errors import BatchmillError, InvalidSource, ServiceUnavailable, StorageError
 from batchmill.job import JobError, JobState
 from batchmill.job_log import LogEvent, LogLevel
 from batchmill.ledger.shards import PlanStep
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.settings import CoordinatorSettings
-    from batchmill.sources.base import Cutter, Piece, Source
+    from batchmill.sources.base import Cutter, Piece, RowCount, Source
     from batchmill_coordinator.fleet_view import FleetView
     from batchmill_coordinator.resumption import Resumption
 
@@ -110,9 +110,15 @@ class Planner:
         if room <= 0:
             return
         walk = self._walk(record)
-        draft = self._draft(record, walk, pool, room)
-        step = PlanStep(draft.shards, draft.sizes, draft.cursor, draft.at_end, walk.source.count(draft.cursor))
-        word = self._ledger.shards.plan(record, step, epoch)
+        try:
+            draft = self._draft(record, walk, pool, room)
+            total = walk.source.count(draft.cursor)
+            _require_every_row(record, draft, total)
+            step = PlanStep(draft.shards, draft.sizes, draft.cursor, draft.at_end, total)
+            word = self._ledger.shards.plan(record, step, epoch)
+        except BaseException:  # the walk is ahead of the ledger now: whoever goes on with it would leave rows out
+            self._forget(record.id)
+            raise
         if word == "ok" and not draft.at_end:
             walk.cursor = draft.cursor
         else:
@@ -180,6 +186,16 @@ class Planner:
         self._troubles.pop(record.id, None)
         failure = JobError(code=error.code, message=str(error), details=error.details)
         self._ledger.jobs.stop(record.id, JobState.FAILING, failure)
+
+
+def _require_every_row(record: JobRecord, draft: _Draft, total: RowCount) -> None:
+    """Raise `InvalidSource` if the source is at its end and not all of its rows are in shards."""
+    planned = record.rows_planned + sum(shard.rows for shard in draft.shards)
+    if draft.at_end and total.exact and planned != total.rows:
+        raise InvalidSource(
+            f"the source of job {record.id} ended after {planned:,} rows, {total.rows:,} were expected.",
+            hint="Submit the job again, and leave its source alone until it has ended.",
+        )
 
 
 def _may_plan(record: JobRecord) -> bool:

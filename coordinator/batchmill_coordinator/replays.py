@@ -16,6 +16,7 @@ from batchmill.errors import Conflict, InvalidRequest
 from batchmill.job import UploadSource, new_id
 from batchmill.ledger.jobs import Submission
 from batchmill.sources import describe_upload
+from batchmill_coordinator.acceptance import accept
 from batchmill_coordinator.admission import part_name
 from batchmill_coordinator.dead_rows import Choice
 from batchmill_coordinator.edits import edited
@@ -58,10 +59,7 @@ class Replays:
         _refuse_replay(record)
         with ExitStack() as undo:
             submission = replace(self._prepare(record, request, digest, undo), tenant=tenant)
-            accepted = self._ledger.jobs.submit(submission, max_live_jobs=self._settings.max_live_jobs)
-            if accepted[1]:
-                undo.pop_all()
-        return accepted
+            return accept(self._ledger.jobs, submission, undo, max_live_jobs=self._settings.max_live_jobs)
 
     def _prepare(self, record: JobRecord, request: ReplayRequest, digest: str, undo: ExitStack) -> Submission:
         blobs, replay_id, upload_id = self._workspace.blobs, new_id("job"), new_id("upl")

@@ -53,6 +53,16 @@ def test_a_job_goes_all_the_way_and_leaves_only_what_its_results_need(
     assert ledger.jobs.live() == []
 
 
+def test_submitting_again_with_the_same_job_id_is_one_acceptance(ledger: Ledger, epoch: int) -> None:
+    asked = Submission("job-1", SPEC, "digest", inline_rows=b"rows", idempotency_key="once")
+    for _ in range(2):
+        assert ledger.jobs.submit(asked, max_live_jobs=1) == ("job-1", True)
+    plan(ledger, epoch, [5])
+    assert ledger.jobs.submit(asked, max_live_jobs=1) == ("job-1", True)
+    assert ledger.jobs.read("job-1").rows_planned == 5
+    assert [record.id for record in ledger.jobs.live()] == ["job-1"]
+
+
 def test_a_claim_gives_the_plan_and_on_request_the_job(ledger: Ledger, epoch: int) -> None:
     submit(ledger, inline_rows=b"rows")
     plan(ledger, epoch, [5])

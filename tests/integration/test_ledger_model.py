@@ -50,7 +50,7 @@ class LedgerMachine(Lockstep):
     )
     def begin(self, attempts: int, budget: float | None, sizes: list[int]) -> None:
         self.change_leader(gap=False)
-        self.submit(attempts, None, budget, again=False)
+        self.submit(attempts, None, budget, again="")
         self.plan(0, sizes, at_end=False, stale=False, deposed=False)
         self.work(0, len(sizes), "w1")
 
@@ -58,16 +58,19 @@ class LedgerMachine(Lockstep):
         attempts=st.integers(1, 3),
         max_dead=st.sampled_from([None, None, 1.0]),
         budget=st.sampled_from([None, 0.01, 0.1]),
-        again=rarely,
+        again=st.sampled_from(["", "", "", "same id", "same key"]),
     )
-    def submit(self, attempts: int, max_dead: float | None, budget: float | None, *, again: bool) -> None:
+    def submit(self, attempts: int, max_dead: float | None, budget: float | None, *, again: str) -> None:
         number = 0 if again else len(self.model.jobs)
         retry = RetryPolicy(max_attempts=attempts, backoff_s=0, max_dead=max_dead)
         spec = JobSpec(operator="echo", retry=retry, budget=budget)
         job_id = f"job-{number}"
-        submission = Submission(job_id, spec, "digest", f"key-{number}", inline_rows=b"rows", tenant=job_id)
+        asked_as = "job-other" if again == "same key" else job_id
+        submission = Submission(asked_as, spec, "digest", f"key-{number}", inline_rows=b"rows", tenant=job_id)
         if again and self.model.jobs["job-0"].state:
-            self.check("known", lambda: said(self.ledger.jobs.submit(submission, max_live_jobs=9)[1], "known"))
+            word = "known" if again == "same key" else "ok"
+            ask = partial(self.ledger.jobs.submit, submission, max_live_jobs=9)
+            self.check(word, lambda: said(ask()[1], "known"), changes=False)
         elif not again and number < 2:
             assert self.ledger.jobs.submit(submission, max_live_jobs=9) == (submission.job_id, True)
             self.model.jobs[submission.job_id] = Job(submission.job_id, spec, budget_nano=round((budget or 0) * NANO))

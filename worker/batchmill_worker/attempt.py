@@ -279,12 +279,15 @@ class AttemptRunner:
         shards.commit(shard.ref, replace(completion, inline=b"", nbytes=part.bytes), limit, used)
 
     def _sweep(self, claim: Claim) -> None:
-        """Delete what this attempt stored; the shard is another's."""
+        """Delete what this attempt stored; the shard is another's.
+
+        Not what it kept for the next one: if only the ledger's answer was lost, that is in use. It goes with the job's
+        end.
+        """
         ref, files = claim.shard.ref, self._bench.shelf.get(claim.shard.job_id)
         if files is not None:
             files.sink.delete(files.sink.part_name(ref.shard_id, ref.token))
-        for name in (dead_letters_name(ref), _kept_name(claim.shard)):
-            self._bench.workspace.blobs.delete(name)
+        self._bench.workspace.blobs.delete(dead_letters_name(ref))
 
 
 def _dead_rows(shard: Shard, files: JobFiles, progress: ShardProgress) -> DeadRows:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from batchmill.cost import NANO
-from batchmill.errors import Conflict, InvalidSource, NotFound, ServiceUnavailable
+from batchmill.errors import Conflict, InvalidSource, NotFound, OutcomeUnknown, ServiceUnavailable
 from batchmill.job import DEFAULT_TENANT, JobState, UploadSource
 from batchmill.ledger.connection import reaching_redis
 from batchmill.ledger.record import JobRecord
@@ -48,13 +48,13 @@ class JobLedger:
         """Accept a job; returns its id, and whether it is new (False: known under its idempotency key).
 
         Raises `Conflict` when the key was used for another request, `InvalidSource` when the upload is unknown or
-        taken, `ServiceUnavailable` when too many jobs are alive.
+        taken, `ServiceUnavailable` when too many jobs are alive, and `OutcomeUnknown` when the ledger does not answer:
+        then the job may have been accepted.
         """
         keys, job_id, spec = self._keys, submission.job_id, submission.spec
         key = submission.idempotency_key
         upload = spec.source.upload if isinstance(spec.source, UploadSource) else ""
-        word, known_id = self._store.run(
-            "submit",
+        word, known_id = self._submit(
             [
                 keys.job(job_id),
                 keys.jobs(),
@@ -85,6 +85,13 @@ class JobLedger:
         )
         _raise_refusal(word.decode(), known_id.decode(), upload, max_live_jobs)
         return known_id.decode(), word == b"accepted"
+
+    def _submit(self, keys: list[str], arguments: list[str | bytes | int]) -> tuple[bytes, bytes]:
+        try:
+            word, known_id = self._store.run("submit", keys, arguments)
+        except ServiceUnavailable as error:
+            raise OutcomeUnknown(error.message, hint=error.hint) from error
+        return word, known_id
 
     def known_under(self, idempotency_key: str) -> tuple[str, str] | None:
         """The id and request digest of the job that was accepted under a key, or None."""

@@ -1,4 +1,5 @@
--- Accept a job, or find the one that was accepted under the same idempotency key.
+-- Accept a job, or find the one that was accepted under the same idempotency key. Asking again with the same job id is
+-- one acceptance.
 --
 -- KEYS  1 job  2 jobs  3 live_jobs  4 idempotency (or the job key again, when there is no key)
 --       5 inline_input  6 uploads
@@ -18,6 +19,7 @@
 --              tenant, worked_for ("pool operator"), budget_nano, cost_nano, and for each stage what it cost, in fields as
 --              those of cost_tenants, "cost STAGE …"
 -- idempotency  string with a life: "job-id digest"
+if redis.call('EXISTS', KEYS[1]) == 1 then return {'accepted', ARGV[2]} end  -- asked again: the answer was lost
 local now = now_ms(ARGV[1])
 if ARGV[5] ~= '0' then
   local known = redis.call('GET', KEYS[4])

@@ -1,0 +1,187 @@
+"""What must hold when Redis goes away in the middle of one call: before a script ran there, or after it did."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import pyarrow as pa
+import pytest
+
+from batchmill.errors import OutcomeUnknown, ServiceUnavailable
+from batchmill.job import JobRequest, JobState, UploadSource, WorkerInfo, new_id
+from batchmill.ledger.jobs import Submission
+from batchmill.operator import OperatorInfo
+from batchmill.settings import CoordinatorSettings
+from batchmill.sources import describe_upload
+from batchmill_coordinator.acceptance import accept
+from batchmill_coordinator.admission import part_name
+from batchmill_coordinator.service import Service
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from batchmill.ledger import JobRecord
+    from batchmill_coordinator.planner import Planner
+
+Lost = Literal["request", "answer"]
+ROWS = 2_500
+PART_ROWS = 500
+ECHO = OperatorInfo(name="echo", params_schema={})
+
+
+@pytest.fixture
+def service(valkey_url: str, prefix: str, tmp_path: Path) -> Iterator[Service]:
+    """A coordinator whose roles step when a test says so, with one worker in its ledger."""
+    settings = CoordinatorSettings(
+        redis_url=valkey_url, redis_prefix=prefix, blob_root=str(tmp_path), tokens=("secret",), shard_max_bytes=1
+    )
+    service = Service(settings)
+    worker = WorkerInfo(
+        name="cpu0@here-1",
+        pool="default",
+        device="cpu",
+        operators=["echo"],
+        shards_at_once=2,
+        pid=1,
+        started_at=time.time(),
+    )
+    service.ledger.fleet.announce(worker, [ECHO], 60.0, changed=True)
+    service.leadership.renew()
+    yield service
+    service.ledger.close()
+
+
+def lose(monkeypatch: pytest.MonkeyPatch, service: Service, script: str, what: Lost) -> None:
+    """Let Redis go away once, as `script` is called."""
+    store = service.ledger._store
+    run = store.run
+
+    def run_once(name: str, *rest: Any) -> Any:
+        if name != script:
+            return run(name, *rest)
+        monkeypatch.setattr(store, "run", run)
+        if what == "answer":
+            run(name, *rest)
+        raise ServiceUnavailable("the ledger's Redis cannot be reached (ConnectionError).")
+
+    monkeypatch.setattr(store, "run", run_once)
+
+
+def uploaded(service: Service) -> UploadSource:
+    """Rows that take many shards, and more than one step to plan."""
+    source = UploadSource(upload=new_id("upl"), parts=ROWS // PART_ROWS)
+    service.ledger.jobs.begin_upload(source.upload)
+    for number in range(source.parts):
+        ids = range(number * PART_ROWS, (number + 1) * PART_ROWS)
+        service.workspace.blobs.put_table(part_name(source.upload, number), pa.table({"id": ids}))
+    return source
+
+
+def submit(service: Service) -> JobRecord:
+    job_id, _ = service.admission.admit(JobRequest(operator="echo", source=uploaded(service)), "default")
+    return service.ledger.jobs.read(job_id)
+
+
+def planner(service: Service) -> Planner:
+    return next(thread._role for thread in service._roles if thread._role.name == "planner")
+
+
+@pytest.mark.parametrize("what", ["request", "answer"])
+def test_a_step_of_the_planner_that_redis_did_not_answer_leaves_no_row_out(
+    service: Service, monkeypatch: pytest.MonkeyPatch, what: Lost
+) -> None:
+    job = submit(service)
+    planner(service).step(service.leadership.epoch)
+    first = service.ledger.jobs.read(job.id)
+    assert 0 < first.rows_planned < ROWS
+    empty_the_horizon(service, first)
+    lose(monkeypatch, service, "plan", what)
+    with pytest.raises(ServiceUnavailable):
+        planner(service).step(service.leadership.epoch)
+    plan_the_rest(service, job.id)
+    planned = service.ledger.jobs.read(job.id)
+    assert (planned.rows_planned, planned.state) == (ROWS, JobState.RUNNING)
+
+
+def test_a_source_that_ends_before_all_its_rows_are_planned_fails_the_job(service: Service) -> None:
+    job = submit(service)
+    planner(service).step(service.leadership.epoch)
+    empty_the_horizon(service, service.ledger.jobs.read(job.id))
+    assert planner(service)._walks[job.id].cutter.cut(3, 1 << 20) is not None
+    plan_the_rest(service, job.id)
+    failed = service.ledger.jobs.read(job.id)
+    assert (failed.state, failed.planned) == (JobState.FAILING, False)
+    assert failed.error is not None
+    assert "rows, 2,500 were expected" in failed.error.message
+
+
+def empty_the_horizon(service: Service, job: JobRecord) -> None:
+    """Make room for new shards, as commits would."""
+    service.ledger._store.redis.hset(service.ledger._store.keys.job(job.id), "shards_live", 0)
+
+
+def plan_the_rest(service: Service, job_id: str) -> None:
+    for _ in range(ROWS):
+        record = service.ledger.jobs.read(job_id)
+        if record.planned or record.state is not JobState.RUNNING:
+            return
+        empty_the_horizon(service, record)
+        planner(service).step(service.leadership.epoch)
+    raise AssertionError("the job is not planned")
+
+
+def test_a_job_that_was_accepted_without_an_answer_keeps_its_rows(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = uploaded(service)
+    request = JobRequest(operator="echo", source=source, idempotency_key="once")
+    lose(monkeypatch, service, "submit", "answer")
+    with pytest.raises(OutcomeUnknown, match="cannot be reached") as raised:
+        service.admission.admit(request, "default")
+    assert raised.value.http_status == 503
+    job_id, is_new = service.admission.admit(request, "default")
+    assert not is_new
+    assert [record.id for record in service.ledger.jobs.live()] == [job_id]
+    assert describe_upload(service.workspace.blobs, source.upload, source.parts).nbytes > 0
+    plan_from_the_start(service, job_id)
+
+
+def test_a_job_that_was_not_accepted_can_be_submitted_again(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = JobRequest(operator="echo", source=uploaded(service), idempotency_key="once")
+    lose(monkeypatch, service, "submit", "request")
+    with pytest.raises(OutcomeUnknown):
+        service.admission.admit(request, "default")
+    assert service.ledger.jobs.live() == []
+    job_id, is_new = service.admission.admit(request, "default")
+    assert is_new
+    plan_from_the_start(service, job_id)
+
+
+def plan_from_the_start(service: Service, job_id: str) -> None:
+    planner(service).step(service.leadership.epoch)
+    plan_the_rest(service, job_id)
+    assert service.ledger.jobs.read(job_id).rows_planned == ROWS
+
+
+def test_a_refused_job_loses_what_was_stored_for_it_and_one_without_an_answer_does_not(service: Service) -> None:
+    undone: list[str] = []
+    for key, expected in (("new", []), ("known", ["known"])):
+        with ExitStack() as undo:
+            undo.callback(undone.append, key)
+            accept(service.ledger.jobs, submission(service, f"job-{key}"), undo, max_live_jobs=9)
+        assert undone == expected
+    with ExitStack() as undo:
+        undo.callback(undone.append, "refused")
+        refused = replace(submission(service, "job-refused"), idempotency_key=None)
+        with pytest.raises(ServiceUnavailable, match="1 jobs"):
+            accept(service.ledger.jobs, refused, undo, max_live_jobs=1)
+    assert undone == ["known", "refused"]
+
+
+def submission(service: Service, job_id: str) -> Submission:
+    request = JobRequest(operator="echo", source=uploaded(service))
+    return Submission(job_id=job_id, spec=request.spec(), digest="d", idempotency_key="once")
