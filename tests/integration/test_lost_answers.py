@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pytest
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from batchmill.errors import OutcomeUnknown, ServiceUnavailable
 from batchmill.job import JobRequest, JobState, UploadSource, WorkerInfo, new_id
+from batchmill.ledger import jobs
 from batchmill.ledger.jobs import Submission
 from batchmill.operator import OperatorInfo
 from batchmill.settings import CoordinatorSettings
-from batchmill.sources import describe_upload
 from batchmill_coordinator.acceptance import accept
 from batchmill_coordinator.admission import part_name
 from batchmill_coordinator.service import Service
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 Lost = Literal["request", "answer"]
 ROWS = 2_500
 PART_ROWS = 500
+RETRIES = 3
 ECHO = OperatorInfo(name="echo", params_schema={})
 
 
@@ -55,20 +58,24 @@ def service(valkey_url: str, prefix: str, tmp_path: Path) -> Iterator[Service]:
     service.ledger.close()
 
 
-def lose(monkeypatch: pytest.MonkeyPatch, service: Service, script: str, what: Lost) -> None:
-    """Let Redis go away once, as `script` is called."""
-    store = service.ledger._store
+@contextmanager
+def lost(service: Service, script: str, what: Lost, *, times: int = 1) -> Iterator[None]:
+    """Redis goes away as `script` is called."""
+    store, left = service.ledger._store, iter(range(times))
     run = store.run
 
-    def run_once(name: str, *rest: Any) -> Any:
-        if name != script:
+    def run_or_lose(name: str, *rest: Any) -> Any:
+        if name != script or next(left, None) is None:
             return run(name, *rest)
-        monkeypatch.setattr(store, "run", run)
         if what == "answer":
             run(name, *rest)
         raise ServiceUnavailable("the ledger's Redis cannot be reached (ConnectionError).")
 
-    monkeypatch.setattr(store, "run", run_once)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "run", run_or_lose)
+        patch.setattr(jobs, "ASKING", Retry(NoBackoff(), RETRIES, supported_errors=(ServiceUnavailable,)))
+        yield
+    assert next(left, None) is None, f"{script!r} was not called {times} times"
 
 
 def uploaded(service: Service) -> UploadSource:
@@ -91,16 +98,13 @@ def planner(service: Service) -> Planner:
 
 
 @pytest.mark.parametrize("what", ["request", "answer"])
-def test_a_step_of_the_planner_that_redis_did_not_answer_leaves_no_row_out(
-    service: Service, monkeypatch: pytest.MonkeyPatch, what: Lost
-) -> None:
+def test_a_step_of_the_planner_that_redis_did_not_answer_leaves_no_row_out(service: Service, what: Lost) -> None:
     job = submit(service)
     planner(service).step(service.leadership.epoch)
     first = service.ledger.jobs.read(job.id)
     assert 0 < first.rows_planned < ROWS
     empty_the_horizon(service, first)
-    lose(monkeypatch, service, "plan", what)
-    with pytest.raises(ServiceUnavailable):
+    with lost(service, "plan", what), pytest.raises(ServiceUnavailable):
         planner(service).step(service.leadership.epoch)
     plan_the_rest(service, job.id)
     planned = service.ledger.jobs.read(job.id)
@@ -134,30 +138,24 @@ def plan_the_rest(service: Service, job_id: str) -> None:
     raise AssertionError("the job is not planned")
 
 
-def test_a_job_that_was_accepted_without_an_answer_keeps_its_rows(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = uploaded(service)
-    request = JobRequest(operator="echo", source=source, idempotency_key="once")
-    lose(monkeypatch, service, "submit", "answer")
-    with pytest.raises(OutcomeUnknown, match="cannot be reached") as raised:
-        service.admission.admit(request, "default")
-    assert raised.value.http_status == 503
-    job_id, is_new = service.admission.admit(request, "default")
-    assert not is_new
-    assert [record.id for record in service.ledger.jobs.live()] == [job_id]
-    assert describe_upload(service.workspace.blobs, source.upload, source.parts).nbytes > 0
-    plan_from_the_start(service, job_id)
+@pytest.mark.parametrize("what", ["request", "answer"])
+def test_a_submission_that_redis_did_not_answer_is_asked_for_again(service: Service, what: Lost) -> None:
+    with lost(service, "submit", what, times=RETRIES):
+        job = submit(service)
+    assert [record.id for record in service.ledger.jobs.live()] == [job.id]
+    plan_from_the_start(service, job.id)
 
 
-def test_a_job_that_was_not_accepted_can_be_submitted_again(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("what", ["request", "answer"])
+def test_a_job_that_nobody_knows_to_be_accepted_keeps_its_rows(service: Service, what: Lost) -> None:
     request = JobRequest(operator="echo", source=uploaded(service), idempotency_key="once")
-    lose(monkeypatch, service, "submit", "request")
-    with pytest.raises(OutcomeUnknown):
+    with lost(service, "submit", what, times=RETRIES + 1), pytest.raises(OutcomeUnknown, match="cannot be reached"):
         service.admission.admit(request, "default")
-    assert service.ledger.jobs.live() == []
+    is_accepted = what == "answer"
+    assert len(service.ledger.jobs.live()) == is_accepted
     job_id, is_new = service.admission.admit(request, "default")
-    assert is_new
+    assert is_new != is_accepted
+    assert [record.id for record in service.ledger.jobs.live()] == [job_id]
     plan_from_the_start(service, job_id)
 
 

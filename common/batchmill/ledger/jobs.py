@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.retry import Retry
+
 from batchmill.cost import NANO
 from batchmill.errors import Conflict, InvalidSource, NotFound, OutcomeUnknown, ServiceUnavailable
 from batchmill.job import DEFAULT_TENANT, JobState, UploadSource
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
     from batchmill.ledger.connection import Store
 
 IDEMPOTENCY_LIFE_MS = 24 * 3600 * 1000
+ASKING = Retry(  # whether a job is accepted: for some seconds, as long as a server takes to start again
+    ExponentialWithJitterBackoff(cap=2.0, base=0.2), retries=8, supported_errors=(ServiceUnavailable,)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +93,14 @@ class JobLedger:
         return known_id.decode(), word == b"accepted"
 
     def _submit(self, keys: list[str], arguments: list[str | bytes | int]) -> tuple[bytes, bytes]:
-        try:
+        def ask() -> tuple[bytes, bytes]:
             word, known_id = self._store.run("submit", keys, arguments)
+            return word, known_id
+
+        try:
+            return ASKING.call_with_retry(ask, lambda _: None)
         except ServiceUnavailable as error:
             raise OutcomeUnknown(error.message, hint=error.hint) from error
-        return word, known_id
 
     def known_under(self, idempotency_key: str) -> tuple[str, str] | None:
         """The id and request digest of the job that was accepted under a key, or None."""
