@@ -13,46 +13,53 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from batchmill.errors import OutcomeUnknown, ServiceUnavailable
-from batchmill.job import JobRequest, JobState, UploadSource, WorkerInfo, new_id
+from batchmill.job import JobRequest, JobState, RetryPolicy, UploadSource, WorkerInfo, new_id
 from batchmill.ledger import jobs
 from batchmill.ledger.jobs import Submission
 from batchmill.operator import OperatorInfo
-from batchmill.settings import CoordinatorSettings
+from batchmill.settings import CoordinatorSettings, WorkerSettings
+from batchmill.shard import ShardId
 from batchmill_coordinator.acceptance import accept
 from batchmill_coordinator.admission import part_name
 from batchmill_coordinator.service import Service
+from batchmill_worker.attempt import AttemptRunner
+from batchmill_worker.bench import make_bench
+from batchmill_worker.devices.placement import SlotIdentity
+from batchmill_worker.ending import EndingKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from batchmill.ledger import JobRecord
+    from batchmill.shard import ShardRef
     from batchmill_coordinator.planner import Planner
+    from batchmill_worker.bench import Bench
 
 Lost = Literal["request", "answer"]
 ROWS = 2_500
 PART_ROWS = 500
 RETRIES = 3
-ECHO = OperatorInfo(name="echo", params_schema={})
+OPERATORS = [OperatorInfo(name=name, params_schema={}) for name in ("echo", "flaky")]
 
 
 @pytest.fixture
 def service(valkey_url: str, prefix: str, tmp_path: Path) -> Iterator[Service]:
     """A coordinator whose roles step when a test says so, with one worker in its ledger."""
     settings = CoordinatorSettings(
-        redis_url=valkey_url, redis_prefix=prefix, blob_root=str(tmp_path), tokens=("secret",), shard_max_bytes=1
+        redis_url=valkey_url, redis_prefix=prefix, blob_root=str(tmp_path), tokens=("secret",), shard_max_bytes=1_000
     )
     service = Service(settings)
     worker = WorkerInfo(
         name="cpu0@here-1",
         pool="default",
         device="cpu",
-        operators=["echo"],
+        operators=["echo", "flaky"],
         shards_at_once=2,
         pid=1,
         started_at=time.time(),
     )
-    service.ledger.fleet.announce(worker, [ECHO], 60.0, changed=True)
+    service.ledger.fleet.announce(worker, OPERATORS, 60.0, changed=True)
     service.leadership.renew()
     yield service
     service.ledger.close()
@@ -183,3 +190,63 @@ def test_a_refused_job_loses_what_was_stored_for_it_and_one_without_an_answer_do
 def submission(service: Service, job_id: str) -> Submission:
     request = JobRequest(operator="echo", source=uploaded(service))
     return Submission(job_id=job_id, spec=request.spec(), digest="d", idempotency_key="once")
+
+
+def test_what_a_worker_kept_of_a_shard_outlives_an_answer_that_was_lost(
+    service: Service, valkey_url: str, prefix: str, tmp_path: Path
+) -> None:
+    settings = WorkerSettings(
+        redis_url=valkey_url, redis_prefix=prefix, blob_root=str(tmp_path), operators=("mill_operators",)
+    )
+    identity = SlotIdentity(
+        name="cpu0@here-1", slot=0, device="cpu", device_type="cpu", device_count=1, memory_bytes=None
+    )
+    bench, _ = make_bench(settings, identity, tmp_path / "note")
+    bench.heartbeat.start()
+    try:
+        log = tmp_path / "log"
+        log.mkdir()
+        retry = RetryPolicy(max_attempts=3, backoff_s=0)
+        job_id, _ = service.admission.admit(
+            JobRequest(
+                operator="flaky",
+                rows=[{"id": n} for n in range(1, 10)],
+                params={"log": str(log), "failures": 1},
+                retry=retry,
+            ),
+            "default",
+        )
+        planner(service).step(service.leadership.epoch)
+        with answered_again(bench, "fail"):
+            ending = AttemptRunner(bench).run(queue_first(service, job_id))
+        assert ending.kind is EndingKind.DROPPED
+        assert service.ledger.jobs.read(job_id).shards_running == 0
+        ending = AttemptRunner(bench).run(queue_first(service, job_id))
+        assert ending.kind is EndingKind.SETTLED
+        assert service.ledger.jobs.read(job_id).rows_done == 9
+        assert {path.name: path.read_text() for path in log.glob("*.done")} == {f"{n}.done": "x" for n in range(1, 10)}
+    finally:
+        bench.heartbeat.stop()
+        bench.close()
+
+
+def queue_first(service: Service, job_id: str) -> ShardRef:
+    record = service.ledger.jobs.read(job_id)
+    ref = service.ledger.shards.queue(record, 0, ShardId((0,)), service.leadership.epoch)
+    assert ref is not None
+    return ref
+
+
+@contextmanager
+def answered_again(bench: Bench, script: str) -> Iterator[None]:
+    """The answer to `script` is lost, and the client asks again, as it does by itself."""
+    run = bench.ledger._store.run
+
+    def run_again(name: str, *rest: Any) -> Any:
+        if name == script:
+            run(name, *rest)
+        return run(name, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench.ledger._store, "run", run_again)
+        yield
