@@ -156,7 +156,7 @@ def test_a_submission_that_redis_did_not_answer_is_asked_for_again(service: Serv
 @pytest.mark.parametrize("what", ["request", "answer"])
 def test_a_job_that_nobody_knows_to_be_accepted_keeps_its_rows(service: Service, what: Lost) -> None:
     request = JobRequest(operator="echo", source=uploaded(service), idempotency_key="once")
-    with lost(service, "submit", what, times=RETRIES + 1), pytest.raises(OutcomeUnknown, match="cannot be reached"):
+    with lost(service, "submit", what, times=RETRIES + 1), pytest.raises(OutcomeUnknown, match="not known"):
         service.admission.admit(request, "default")
     is_accepted = what == "answer"
     assert len(service.ledger.jobs.live()) == is_accepted
@@ -172,7 +172,7 @@ def plan_from_the_start(service: Service, job_id: str) -> None:
     assert service.ledger.jobs.read(job_id).rows_planned == ROWS
 
 
-def test_a_refused_job_loses_what_was_stored_for_it_and_one_without_an_answer_does_not(service: Service) -> None:
+def test_what_was_stored_for_a_job_goes_if_it_is_refused_or_was_known_already(service: Service) -> None:
     undone: list[str] = []
     for key, expected in (("new", []), ("known", ["known"])):
         with ExitStack() as undo:

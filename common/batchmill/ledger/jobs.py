@@ -61,6 +61,7 @@ class JobLedger:
         key = submission.idempotency_key
         upload = spec.source.upload if isinstance(spec.source, UploadSource) else ""
         word, known_id = self._submit(
+            job_id,
             [
                 keys.job(job_id),
                 keys.jobs(),
@@ -92,7 +93,7 @@ class JobLedger:
         _raise_refusal(word.decode(), known_id.decode(), upload, max_live_jobs)
         return known_id.decode(), word == b"accepted"
 
-    def _submit(self, keys: list[str], arguments: list[str | bytes | int]) -> tuple[bytes, bytes]:
+    def _submit(self, job_id: str, keys: list[str], arguments: list[str | bytes | int]) -> tuple[bytes, bytes]:
         def ask() -> tuple[bytes, bytes]:
             word, known_id = self._store.run("submit", keys, arguments)
             return word, known_id
@@ -100,7 +101,11 @@ class JobLedger:
         try:
             return ASKING.call_with_retry(ask, lambda _: None)
         except ServiceUnavailable as error:
-            raise OutcomeUnknown(error.message, hint=error.hint) from error
+            raise OutcomeUnknown(
+                f"whether job {job_id} was accepted is not known: {error.message}",
+                hint="Submit it again with the same idempotency key, or see whether the job is listed.",
+                job=job_id,
+            ) from error
 
     def known_under(self, idempotency_key: str) -> tuple[str, str] | None:
         """The id and request digest of the job that was accepted under a key, or None."""
