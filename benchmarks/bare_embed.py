@@ -38,10 +38,10 @@ def load() -> object:
     """The model, on the CPU, as a script loads it."""
     from sentence_transformers import SentenceTransformer
 
-    from batchmill_worker import context
-    from batchmill_worker.model_source import locate_model
+    from batchmill_worker.models import setup_context
+    from batchmill_worker.models.model_source import locate_model
 
-    return SentenceTransformer(locate_model(f"package:{MODEL}", context.current().locations), device="cpu")
+    return SentenceTransformer(locate_model(f"package:{MODEL}", setup_context.current().locations), device="cpu")
 
 
 if __name__ == "__main__":

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 from batchmill.ledger import Completion
 from batchmill.retry import Done
-from batchmill_worker.ending import Ending
-from batchmill_worker.trace import NO_TRACE, Phase
+from batchmill_worker.runtime.attempt_end import Ending
+from batchmill_worker.runtime.trace import NO_TRACE, Phase
 
 if TYPE_CHECKING:
     from batchmill_worker.metering.attempts import SlotMeter
-    from batchmill_worker.trace import Recorder
+    from batchmill_worker.runtime.trace import Recorder
 
 RUNS = 7
 SHARDS = 200
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def _meter() -> SlotMeter:
-    from batchmill.metering import new_registry
+    from batchmill.telemetry.metrics import new_registry
     from batchmill_worker.metering.attempts import SlotMeter
 
     return SlotMeter(new_registry(), "default", "cpu0")

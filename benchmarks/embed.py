@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from batchmill import BatchPolicy
 from batchmill_worker.devices.cores import divide, usable_cores
-from batchmill_worker.trace import read_trace
+from batchmill_worker.runtime.trace import read_trace
 from benchmarks import embed_bars, trace_figures
 from benchmarks.bare_embed import MODEL
 from benchmarks.bare_peer import BarePeer, bare_peer

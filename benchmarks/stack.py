@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batchmill.children import ChildKeeper, ChildSpec, describe_exit
+from batchmill.processes.children import ChildKeeper, ChildSpec, describe_exit
 from batchmill.client import Client
 from batchmill.embedded.valkey import valkey_command
 

@@ -15,7 +15,7 @@ import redis
 from batchmill.embedded.valkey import valkey_command
 from batchmill.ledger import Ledger
 from batchmill.ledger.connection import connect
-from batchmill.tether import tethered
+from batchmill.processes.tether import tethered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,8 +12,6 @@ Everything is imported on first use, so that `import batchmill` costs next to no
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -45,7 +43,7 @@ if TYPE_CHECKING:
         UnknownOperator,
     )
     from batchmill.job import BatchPolicy, JobState, JobStatus, RetryPolicy
-    from batchmill.operator import Expansion, PartialResult, RowError, operator
+    from batchmill.operators.contract import Expansion, PartialResult, RowError, operator
 
     __version__: str
 
@@ -94,7 +92,7 @@ _HOMES = {
     "batchmill.embedded": ("local",),
     "batchmill.dead_letters": ("DeadLetter",),
     "batchmill.job": ("BatchPolicy", "JobState", "JobStatus", "RetryPolicy"),
-    "batchmill.operator": ("Expansion", "PartialResult", "RowError", "operator"),
+    "batchmill.operators.contract": ("Expansion", "PartialResult", "RowError", "operator"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -113,13 +111,3 @@ def __getattr__(name: str) -> object:
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
-
-class _Package(ModuleType):
-    """Keeps `batchmill.operator` the decorator: importing the submodule of that name would put the module there."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name == "operator" and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from batchmill.blobs import BlobStore
+from batchmill.storage.blobs import BlobStore
 from batchmill.sinks import Sink, open_sink
 from batchmill.sources import InlineSource, SourceDescription, open_source
 
 if TYPE_CHECKING:
     from batchmill.job import JobSpec
-    from batchmill.locations import Locations
+    from batchmill.storage.locations import Locations
     from batchmill.settings import ServiceSettings
     from batchmill.shard import Slice
     from batchmill.sources.base import Source

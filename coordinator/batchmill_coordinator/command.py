@@ -41,7 +41,7 @@ def coordinator(
 
 def _refuse_to_start_open(settings: CoordinatorSettings) -> None:
     from batchmill.errors import InvalidSettings
-    from batchmill_coordinator.tenants import parse_tokens
+    from batchmill_coordinator.api.tenants import parse_tokens
 
     if not settings.tokens:
         raise InvalidSettings(
@@ -56,8 +56,8 @@ def _refuse_to_start_open(settings: CoordinatorSettings) -> None:
 
 
 def _serve(settings: CoordinatorSettings, ready_file: Path | None) -> None:
-    from batchmill.logs import announce, configure_logging
-    from batchmill_coordinator.server import serve
+    from batchmill.telemetry.logs import announce, configure_logging
+    from batchmill_coordinator.api.server import serve
 
     configure_logging(settings)
 

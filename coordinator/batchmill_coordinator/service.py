@@ -10,27 +10,27 @@ from typing import TYPE_CHECKING
 from batchmill.clock import SystemClock
 from batchmill.ledger import Ledger
 from batchmill.workspace import Workspace
-from batchmill_coordinator.admission import Admission
-from batchmill_coordinator.dead_rows import DeadRowStore
-from batchmill_coordinator.deletion import delete_job
-from batchmill_coordinator.dispatcher import Dispatcher
-from batchmill_coordinator.events import EventHub
-from batchmill_coordinator.finisher import Finisher
-from batchmill_coordinator.fleet_view import FleetView
-from batchmill_coordinator.janitor import Janitor
-from batchmill_coordinator.leadership import Leadership
-from batchmill_coordinator.merger import Merger
+from batchmill_coordinator.admission.admission import Admission
+from batchmill_coordinator.results.dead_rows import DeadRowStore
+from batchmill_coordinator.roles.deletion import delete_job
+from batchmill_coordinator.roles.dispatcher import Dispatcher
+from batchmill_coordinator.event_hub import EventHub
+from batchmill_coordinator.roles.finisher import Finisher
+from batchmill_coordinator.fleet.fleet_view import FleetView
+from batchmill_coordinator.roles.janitor import Janitor
+from batchmill_coordinator.roles.leadership import Leadership
+from batchmill_coordinator.results.merger import Merger
 from batchmill_coordinator.metering.page import CoordinatorMetrics
-from batchmill_coordinator.planner import Planner
-from batchmill_coordinator.pool_backlog import PoolBacklog
-from batchmill_coordinator.publisher import Publisher
-from batchmill_coordinator.recoverer import Recoverer
-from batchmill_coordinator.replays import Replays, require_ended
-from batchmill_coordinator.resumption import Resumption
-from batchmill_coordinator.roles import RoleThread
-from batchmill_coordinator.status import cost_of, status_of
-from batchmill_coordinator.undertaker import Undertaker
-from batchmill_coordinator.watcher import Watcher, waits, what_it_waits_for
+from batchmill_coordinator.roles.planner import Planner
+from batchmill_coordinator.fleet.pool_backlog import PoolBacklog
+from batchmill_coordinator.scheduling.publisher import Publisher
+from batchmill_coordinator.roles.recoverer import Recoverer
+from batchmill_coordinator.admission.replays import Replays, require_ended
+from batchmill_coordinator.results.resumption import Resumption
+from batchmill_coordinator.roles.role import RoleThread
+from batchmill_coordinator.status.status import cost_of, status_of
+from batchmill_coordinator.roles.lost_rows import Undertaker
+from batchmill_coordinator.roles.watcher import Watcher, waits, what_it_waits_for
 
 if TYPE_CHECKING:
     import asyncio
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from batchmill.settings import CoordinatorSettings
     from batchmill.sinks import Sink
     from batchmill.sources.base import Source
-    from batchmill_coordinator.dead_rows import Choice
-    from batchmill_coordinator.roles import Role
+    from batchmill_coordinator.results.dead_rows import Choice
+    from batchmill_coordinator.roles.role import Role
 
 
 class Service:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from batchmill_worker.operator_cache import OperatorCache
+    from batchmill_worker.models.operator_cache import OperatorCache
 
 TEXTS = ["", "The match was won in the last minute.", "Shares fell.", "naïve café 数据处理", "word " * 100]
 LABELS = ["sports", "money", "food"]

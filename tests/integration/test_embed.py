@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from sentence_transformers import SentenceTransformer
 
-    from batchmill_worker.operator_cache import OperatorCache
+    from batchmill_worker.models.operator_cache import OperatorCache
 
 
 @pytest.fixture(scope="module", autouse=True)

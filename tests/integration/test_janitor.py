@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batchmill.blobs import BlobStore
+from batchmill.storage.blobs import BlobStore
 from batchmill.errors import NotFound, StorageError
 from batchmill.job import JobSpec, JobState, UploadSource
 from batchmill.ledger import Ledger
 from batchmill.ledger.jobs import Submission
-from batchmill.locations import UNRESTRICTED, Locations
-from batchmill_coordinator.deletion import delete_job
-from batchmill_coordinator.janitor import Janitor
+from batchmill.storage.locations import UNRESTRICTED, Locations
+from batchmill_coordinator.roles.deletion import delete_job
+from batchmill_coordinator.roles.janitor import Janitor
 
 if TYPE_CHECKING:
     from pathlib import Path

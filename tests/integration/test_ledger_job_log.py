@@ -22,9 +22,9 @@ from batchmill.ledger.connection import connect
 from batchmill.ledger.jobs import Submission
 from batchmill.ledger.ledger import SCHEMA
 from batchmill.shard import ShardId, ShardRef
-from batchmill.tether import tethered
-from batchmill_coordinator.pools import PoolView
-from batchmill_coordinator.watcher import PATIENCE_S, Watcher
+from batchmill.processes.tether import tethered
+from batchmill_coordinator.fleet.pools import PoolView
+from batchmill_coordinator.roles.watcher import PATIENCE_S, Watcher
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,16 +16,16 @@ from batchmill.errors import OutcomeUnknown, ServiceUnavailable
 from batchmill.job import JobRequest, JobState, RetryPolicy, UploadSource, WorkerInfo, new_id
 from batchmill.ledger import jobs
 from batchmill.ledger.jobs import Submission
-from batchmill.operator import OperatorInfo
+from batchmill.operators.contract import OperatorInfo
 from batchmill.settings import CoordinatorSettings, WorkerSettings
 from batchmill.shard import ShardId
-from batchmill_coordinator.acceptance import accept
-from batchmill_coordinator.admission import part_name
+from batchmill_coordinator.admission.acceptance import accept
+from batchmill_coordinator.admission.admission import part_name
 from batchmill_coordinator.service import Service
-from batchmill_worker.attempt import AttemptRunner
-from batchmill_worker.bench import make_bench
+from batchmill_worker.slot.attempt import AttemptRunner
+from batchmill_worker.slot.wiring import make_bench
 from batchmill_worker.devices.placement import SlotIdentity
-from batchmill_worker.ending import EndingKind
+from batchmill_worker.runtime.attempt_end import EndingKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
     from batchmill.ledger import JobRecord
     from batchmill.shard import ShardRef
-    from batchmill_coordinator.planner import Planner
-    from batchmill_worker.bench import Bench
+    from batchmill_coordinator.roles.planner import Planner
+    from batchmill_worker.slot.wiring import Bench
 
 Lost = Literal["request", "answer"]
 ROWS = 2_500

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from batchmill_worker.operator_cache import OperatorCache
+    from batchmill_worker.models.operator_cache import OperatorCache
 
 PAIRS = [
     ("", ""),
@@ -65,8 +65,8 @@ def test_scores_are_those_of_the_cross_encoders_own_predict(cache: OperatorCache
 
 
 def test_a_pair_costs_the_tokens_that_are_left_of_it(models: Path) -> None:
-    from batchmill.locations import Locations
-    from batchmill_worker.context import SetupContext
+    from batchmill.storage.locations import Locations
+    from batchmill_worker.models.setup_context import SetupContext
 
     operator = definition_of("rerank").build({"model": str(models / "scorer")})
     with SetupContext(Locations([str(models)])).active():

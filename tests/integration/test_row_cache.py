@@ -11,8 +11,8 @@ from row_mill import AMPLE, FlakyBlobs, Mill, blobs, mill
 
 from batchmill.ledger import Ledger
 from batchmill.ledger.row_cache import LEAST_BYTES, Limits
-from batchmill.operator import REGISTRY
-from batchmill_coordinator.cache_sweep import clear_row_cache, sweep_row_cache
+from batchmill.operators.contract import REGISTRY
+from batchmill_coordinator.roles.cache_sweep import clear_row_cache, sweep_row_cache
 from batchmill_worker.row_cache import cache as row_cache
 
 if TYPE_CHECKING:

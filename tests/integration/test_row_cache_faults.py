@@ -12,7 +12,7 @@ from batchmill.errors import OperatorFailed
 from batchmill.ledger import Ledger
 from batchmill.ledger.connection import connect
 from batchmill.ledger.row_cache import LOOSE_LIFE_MS
-from batchmill_coordinator.cache_sweep import sweep_row_cache
+from batchmill_coordinator.roles.cache_sweep import sweep_row_cache
 
 if TYPE_CHECKING:
     import redis

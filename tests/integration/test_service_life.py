@@ -14,7 +14,7 @@ from waiting import GRACE_S, until
 
 import batchmill
 from batchmill.errors import InvalidOutput, InvalidSettings, InvalidSource, ServiceUnavailable
-from batchmill.tether import tethered
+from batchmill.processes.tether import tethered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -121,7 +121,7 @@ def test_messages_are_json_and_hold_ids_and_token_only(
     from batchmill.broker import queue_of, task_arguments, task_name
     from batchmill.settings import CoordinatorSettings
     from batchmill.shard import ShardId, ShardRef
-    from batchmill_coordinator.publisher import Publisher
+    from batchmill_coordinator.scheduling.publisher import Publisher
 
     url = redis_client.connection_pool.connection_kwargs["path"]  # type: ignore[attr-defined]  # a Unix socket
     settings = CoordinatorSettings(redis_url=f"unix://{url}?db=0", redis_prefix=prefix)

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from moto.server import ThreadedMotoServer
 
-from batchmill.blobs import BlobStore
+from batchmill.storage.blobs import BlobStore
 from batchmill.errors import InvalidSource
 from batchmill.job import FileSource
-from batchmill.locations import Locations
+from batchmill.storage.locations import Locations
 from batchmill.sources import SourceDescription, describe, describe_upload, open_source
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import psutil
 from waiting import GRACE_S, until
 
 import batchmill
-from batchmill.tether import tethered
+from batchmill.processes.tether import tethered
 
 if TYPE_CHECKING:
     from pathlib import Path

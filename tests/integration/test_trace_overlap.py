@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster import Cluster
 
-from batchmill_worker.trace import read_trace
+from batchmill_worker.runtime.trace import read_trace
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,7 +12,7 @@ from cluster import KEYS, LEASE_S
 from waiting import GRACE_S, until
 
 import batchmill
-from batchmill_worker.celery_app import RECONNECT
+from batchmill_worker.slot.celery_app import RECONNECT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

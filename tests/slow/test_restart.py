@@ -13,7 +13,7 @@ import pytest
 from waiting import GRACE_S, until
 
 import batchmill
-from batchmill.tether import tethered
+from batchmill.processes.tether import tethered
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -26,7 +26,7 @@ import batchmill
 from batchmill.embedded.valkey import valkey_command
 from batchmill.errors import ServiceUnavailable
 from batchmill.ledger.keys import Keys
-from batchmill.tether import tethered
+from batchmill.processes.tether import tethered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

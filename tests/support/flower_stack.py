@@ -16,7 +16,7 @@ from pages import ask_page
 from waiting import GRACE_S, until
 
 import batchmill
-from batchmill.tether import tethered
+from batchmill.processes.tether import tethered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,7 +17,7 @@ import yaml
 from cluster import free_port
 from waiting import GRACE_S, until
 
-from batchmill.tether import tethered
+from batchmill.processes.tether import tethered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

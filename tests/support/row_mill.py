@@ -9,16 +9,16 @@ import pytest
 import tally_operators  # noqa: F401  # registers them
 from tally_operators import noted
 
-from batchmill.blobs import BlobStore
+from batchmill.storage.blobs import BlobStore
 from batchmill.errors import StorageError
 from batchmill.job import JobSpec
 from batchmill.ledger.row_cache import Limits
-from batchmill.locations import UNRESTRICTED, Locations
-from batchmill.operator import REGISTRY
-from batchmill_coordinator.cache_sweep import sweep_row_cache
-from batchmill_worker.device import DeviceLock
-from batchmill_worker.engine import Engine
-from batchmill_worker.operator_cache import ReadyOperator
+from batchmill.storage.locations import UNRESTRICTED, Locations
+from batchmill.operators.contract import REGISTRY
+from batchmill_coordinator.roles.cache_sweep import sweep_row_cache
+from batchmill_worker.runtime.device import DeviceLock
+from batchmill_worker.engine.engine import Engine
+from batchmill_worker.models.operator_cache import ReadyOperator
 from batchmill_worker.row_cache.cache import RowCache
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batchmill.ledger import Ledger
-    from batchmill.operator import OperatorDefinition
-    from batchmill_worker.shard_result import ShardResult
+    from batchmill.operators.contract import OperatorDefinition
+    from batchmill_worker.engine.shard_result import ShardResult
 
 AMPLE = Limits(1 << 30, 1000)
 

@@ -30,7 +30,7 @@ from batchmill.job import (
     new_id,
 )
 from batchmill.job_log import LogPage
-from batchmill.operator import OperatorInfo
+from batchmill.operators.contract import OperatorInfo
 
 TOKEN = "a-token-of-the-tests"  # noqa: S105  # opens nothing but a stand-in
 OPERATORS = [

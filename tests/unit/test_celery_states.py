@@ -9,8 +9,8 @@ from kombu.exceptions import OperationalError
 from batchmill.broker import describe_arguments
 from batchmill.ledger import Completion
 from batchmill.shard import ShardId, ShardRef
-from batchmill_worker.celery_app import AttemptFailed, tell_celery
-from batchmill_worker.ending import Ending, EndingKind
+from batchmill_worker.slot.celery_app import AttemptFailed, tell_celery
+from batchmill_worker.runtime.attempt_end import Ending, EndingKind
 
 
 class Task:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batchmill.children import BACKOFF_MAX_S, BACKOFF_S, ChildEnd, ChildKeeper, ChildSpec, restart_delay_s
+from batchmill.processes.children import BACKOFF_MAX_S, BACKOFF_S, ChildEnd, ChildKeeper, ChildSpec, restart_delay_s
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,7 +31,7 @@ def test_a_child_that_dies_of_its_work_is_soon_there_again_however_often_that_ha
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("batchmill.children.BACKOFF_S", 0.1)
+    monkeypatch.setattr("batchmill.processes.children.BACKOFF_S", 0.1)
     pids: list[int] = []
 
     def on_end(end: ChildEnd) -> bool:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from batchmill.settings import PREFIX, SERVICES, WorkerSettings
-from batchmill_worker.supervisor import KILL_AFTER_DRAIN_S
+from batchmill_worker.supervisor.supervisor import KILL_AFTER_DRAIN_S
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docker-compose.yml").read_text()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from batchmill.cost import HOUR_US, NANO, Parts, Spent, Totals, added, job_cost, sums
 from batchmill.job import DEFAULT_TENANT, JobSpec
 from batchmill.ledger import JobRecord
-from batchmill_coordinator.status import status_of, why_paused
+from batchmill_coordinator.status.status import status_of, why_paused
 
 times_us = st.integers(0, 10**12)
 parts = st.builds(Parts, times_us, times_us, times_us, times_us, times_us)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from batchmill_worker.device import memory_of
+from batchmill_worker.runtime.device import memory_of
 
 IDLE = SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: True, is_initialized=lambda: False))
 

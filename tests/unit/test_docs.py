@@ -14,9 +14,9 @@ from batchmill import errors
 from batchmill.job import JOB_MOVES, JobState
 from batchmill.settings import CLIENT_NAMES, PREFIX, SERVICES, CoordinatorSettings
 from batchmill.shard import SHARD_MOVES, ShardState
-from batchmill_coordinator.app import create_app
+from batchmill_coordinator.api.app import create_app
 from batchmill_worker.batching.controller import Reason
-from batchmill_worker.trace import Phase
+from batchmill_worker.runtime.trace import Phase
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"

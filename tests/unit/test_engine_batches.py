@@ -11,8 +11,8 @@ import pytest
 from pydantic import BaseModel
 
 from batchmill.errors import InvalidOperator
-from batchmill.operator import BatchFormat, OperatorDefinition, PartialResult, RowError
-from batchmill_worker.batches import BatchResult, from_batch, join, to_batch
+from batchmill.operators.contract import BatchFormat, OperatorDefinition, PartialResult, RowError
+from batchmill_worker.engine.batches import BatchResult, from_batch, join, to_batch
 
 
 def definition(batch_format: BatchFormat) -> OperatorDefinition:
@@ -117,7 +117,7 @@ REFUSED: list[tuple[BatchFormat, Any, str]] = [
     ("rows", [{"a": 1}, {1: "b"}], r"expected column names of type str, got 1 \(int\)"),
     ("rows", [{"a": 1}, {"a": "b"}], "expected values of one type in column 'a', got Could not convert 'b'"),
     ("rows", [{"a": 2**80}, {}], "values of one type in column 'a', got Python int too large"),
-    ("rows", PartialResult([], {}), "expected a list of 2 dicts, got batchmill.operator.PartialResult"),
+    ("rows", PartialResult([], {}), "expected a list of 2 dicts, got batchmill.operators.contract.PartialResult"),
     ("arrow", [{"a": 1}] * 2, "expected a pyarrow.Table of 2 rows, got list"),
     ("arrow", pa.table({"a": [1]}), "expected a table of 2 rows, got one of 1 rows"),
     ("arrow", pa.table([[1, 2], [3, 4]], names=["a", "a"]), "expected columns of different names, got a, a"),

@@ -9,7 +9,7 @@ from decimal import Decimal
 import pytest
 
 from batchmill.dead_letters import json_value
-from batchmill_worker.failures import MAX_MESSAGE_BYTES, MAX_TRACEBACK_BYTES, Failure
+from batchmill_worker.runtime.failures import MAX_MESSAGE_BYTES, MAX_TRACEBACK_BYTES, Failure
 
 
 def caught(error: BaseException) -> BaseException:

@@ -11,13 +11,13 @@ from pydantic import BaseModel, ConfigDict
 from waiting import until
 
 from batchmill.errors import InvalidParams, OperatorFailed
-from batchmill.locations import Locations
-from batchmill.model_key import model_key
-from batchmill.operator import OperatorDefinition, OperatorInfo
-from batchmill_worker import context
-from batchmill_worker.context import SetupContext
-from batchmill_worker.model_memory import MIB
-from batchmill_worker.operator_cache import LoadedModels, OperatorCache, OperatorKey
+from batchmill.storage.locations import Locations
+from batchmill.operators.model_key import model_key
+from batchmill.operators.contract import OperatorDefinition, OperatorInfo
+from batchmill_worker.models import setup_context
+from batchmill_worker.models.setup_context import SetupContext
+from batchmill_worker.models.model_memory import MIB
+from batchmill_worker.models.operator_cache import LoadedModels, OperatorCache, OperatorKey
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -260,7 +260,7 @@ def test_setup_sees_the_workers_context_and_nobody_else_does(tmp_path: Path) -> 
 
     class Looks:
         def setup(self, device: str) -> None:  # noqa: ARG002  # the contract's
-            seen.append(context.current().locations)
+            seen.append(setup_context.current().locations)
 
         def infer(self, batch: Any) -> Any:
             return batch
@@ -268,5 +268,5 @@ def test_setup_sees_the_workers_context_and_nobody_else_does(tmp_path: Path) -> 
     locations = Locations([str(tmp_path)])
     cache = OperatorCache("cpu", SetupContext(locations))
     with cache.borrow(OperatorDefinition("looks", make=Looks, params=NoParams), {}):
-        assert context.current().locations is not locations
+        assert setup_context.current().locations is not locations
     assert seen == [locations]

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pytest
 from pydantic import BaseModel
 
-from batchmill.operator import OperatorDefinition
-from batchmill_worker.device import DeviceLock
-from batchmill_worker.engine import Engine
-from batchmill_worker.operator_cache import ReadyOperator
+from batchmill.operators.contract import OperatorDefinition
+from batchmill_worker.runtime.device import DeviceLock
+from batchmill_worker.engine.engine import Engine
+from batchmill_worker.models.operator_cache import ReadyOperator
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from batchmill.errors import InvalidOperator, InvalidParams, InvalidRows, OperatorFailed
-from batchmill.operator import BatchFormat, FunctionOperator, OperatorDefinition, PartialResult, RowError
-from batchmill_worker.device import DeviceLock
-from batchmill_worker.engine import Engine
-from batchmill_worker.operator_cache import ReadyOperator
+from batchmill.operators.contract import BatchFormat, FunctionOperator, OperatorDefinition, PartialResult, RowError
+from batchmill_worker.runtime.device import DeviceLock
+from batchmill_worker.engine.engine import Engine
+from batchmill_worker.models.operator_cache import ReadyOperator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from batchmill_coordinator.fairness import AGEING_S, Candidate, next_job
+from batchmill_coordinator.scheduling.fairness import AGEING_S, Candidate, next_job
 
 
 def candidate(job_id: str, **changes: Any) -> Candidate:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batchmill_coordinator.forecast import Forecast, Interval, Left, forecast, intervals_from, pace_of
+from batchmill_coordinator.status.forecast import Forecast, Interval, Left, forecast, intervals_from, pace_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchmill.errors import InvalidOutput, InvalidSettings, InvalidSource
-from batchmill.locations import UNRESTRICTED, Locations
+from batchmill.storage.locations import UNRESTRICTED, Locations
 
 ANYWHERE = Locations(UNRESTRICTED, s3_endpoint="http://127.0.0.1:9", s3_region="us-east-1")
 

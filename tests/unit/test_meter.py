@@ -14,12 +14,12 @@ from pydantic import BaseModel
 
 from batchmill.cost import Parts
 from batchmill.errors import OperatorFailed
-from batchmill.operator import FunctionOperator, OperatorDefinition
+from batchmill.operators.contract import FunctionOperator, OperatorDefinition
 from batchmill_worker.batching.sizing import Batching
-from batchmill_worker.device import DeviceLock
-from batchmill_worker.engine import Engine
-from batchmill_worker.meter import Account, Meter
-from batchmill_worker.operator_cache import ReadyOperator
+from batchmill_worker.runtime.device import DeviceLock
+from batchmill_worker.engine.engine import Engine
+from batchmill_worker.runtime.cost_meter import Account, Meter
+from batchmill_worker.models.operator_cache import ReadyOperator
 
 LETTERS = pa.table({"size": [4, 4, 4, 1, 2, 2]})
 

@@ -9,11 +9,11 @@ from hand_clock import HandClock
 
 from batchmill.job import JobError
 from batchmill.ledger import Completion
-from batchmill.metering import OTHER, SECONDS, BoundedNames, Metric, MetricKind, exposition, new_registry
+from batchmill.telemetry.metrics import OTHER, SECONDS, BoundedNames, Metric, MetricKind, exposition, new_registry
 from batchmill.retry import Done, Failed, Lost, Partial, Revoked
-from batchmill_worker.ending import Ending, EndingKind
+from batchmill_worker.runtime.attempt_end import Ending, EndingKind
 from batchmill_worker.metering.attempts import MAX_ERROR_TYPES, AttemptOutcome, SlotMeter, outcome_of
-from batchmill_worker.trace import FileRecorder, Phase, Recorders, begin_trace, read_trace
+from batchmill_worker.runtime.trace import FileRecorder, Phase, Recorders, begin_trace, read_trace
 
 if TYPE_CHECKING:
     from pathlib import Path

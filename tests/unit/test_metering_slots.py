@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batchmill.errors import StorageError
-from batchmill.metering import exposition, new_registry
+from batchmill.telemetry.metrics import exposition, new_registry
 from batchmill_worker.metering.slots import VARIABLE, SlotMetrics, reserve
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 COUNTS = """
 import sys
-from batchmill.metering import Metric, MetricKind, new_registry
+from batchmill.telemetry.metrics import Metric, MetricKind, new_registry
 registry = new_registry()
 Metric("made_total", MetricKind.COUNTER, "Made", ("name",)).counter(registry).labels("a").inc(float(sys.argv[1]))
 Metric("took_seconds", MetricKind.HISTOGRAM, "Took", (), (1.0, 2.0)).histogram(registry).observe_all([0.5, 1.5, 9.0])

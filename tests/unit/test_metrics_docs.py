@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from batchmill.metering import Metric, MetricKind
+from batchmill.telemetry.metrics import Metric, MetricKind
 from batchmill_coordinator.metering import catalogue as coordinators
 from batchmill_worker.metering import catalogue as workers
 

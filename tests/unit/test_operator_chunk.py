@@ -12,13 +12,13 @@ from text_models import FOLDER, MODEL, cache_over, definition_of, run
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from batchmill.errors import InvalidParams, OperatorFailed
-from batchmill.locations import Locations
-from batchmill_worker.context import SetupContext
+from batchmill.storage.locations import Locations
+from batchmill_worker.models.setup_context import SetupContext
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from batchmill.operator import Expansion
+    from batchmill.operators.contract import Expansion
 
 DOCUMENTS = [topics["assignment"][:3000], "", " \n", "  naïve cafe\u0301, 数据处理 👩\u200d🚀!  ", "word " * 30]
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batchmill.errors import InvalidOperator
-from batchmill.operator import OperatorRegistry, operator
-from batchmill_worker.loading import load_operators
+from batchmill.operators.contract import OperatorRegistry, operator
+from batchmill_worker.slot.loading import load_operators
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 BUILT_IN = ("echo", "embed", "classify", "rerank", "similarity", "chunk")
 
 MODULE = """
-from batchmill.operator import operator
+from batchmill.operators.contract import operator
 
 @operator("{name}")
 def {name}(rows):
@@ -32,8 +32,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     load_operators()  # the built-in ones belong to the process's own registry
     registry = OperatorRegistry()
     monkeypatch.setattr(sys.modules[operator.__module__], "REGISTRY", registry)
-    monkeypatch.setattr("batchmill_worker.loading.REGISTRY", registry)
-    monkeypatch.setattr("batchmill_worker.loading.entry_points", lambda group: [])  # noqa: ARG005  # its signature
+    monkeypatch.setattr("batchmill_worker.slot.loading.REGISTRY", registry)
+    monkeypatch.setattr("batchmill_worker.slot.loading.entry_points", lambda group: [])  # noqa: ARG005  # its signature
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "modules", dict(sys.modules))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
@@ -102,7 +102,7 @@ def test_an_operator_that_breaks_the_contract_is_told_as_it_is(folder: Path) -> 
 
 def test_the_built_in_operators_are_found_without_importing_a_model_library() -> None:
     code = (
-        "import sys; from batchmill_worker.loading import load_operators;"
+        "import sys; from batchmill_worker.slot.loading import load_operators;"
         f"print([d.name for d in load_operators({[f'batchmill_worker.operators.{name}' for name in BUILT_IN]})]);"
         "print({'torch', 'transformers', 'sentence_transformers', 'tokenizers', 'regex'} & set(sys.modules))"
     )

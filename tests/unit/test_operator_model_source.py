@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batchmill.errors import InvalidParams
-from batchmill.locations import Locations
-from batchmill_worker.model_source import fingerprint_files, hub_revision, locate_model
+from batchmill.storage.locations import Locations
+from batchmill_worker.models.model_source import fingerprint_files, hub_revision, locate_model
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,8 +5,8 @@ from __future__ import annotations
 from batchmill.job import JobSpec, PoolStatus
 from batchmill.ledger import JobRecord
 from batchmill.ledger.overview import QueueHead
-from batchmill_coordinator.pool_backlog import backlog_of
-from batchmill_coordinator.pools import PoolView
+from batchmill_coordinator.fleet.pool_backlog import backlog_of
+from batchmill_coordinator.fleet.pools import PoolView
 
 
 def record(pool: str = "default", **changes: object) -> JobRecord:

@@ -6,7 +6,7 @@ from batchmill.cost import NANO
 from batchmill.errors import InvalidSettings
 from batchmill.settings import WorkerSettings
 from batchmill_worker.devices.placement import SlotIdentity
-from batchmill_worker.pricing import hourly_price_nano, parse_prices
+from batchmill_worker.slot.pricing import hourly_price_nano, parse_prices
 
 
 def slot(device_type: str = "NVIDIA L4", count: int = 1) -> SlotIdentity:

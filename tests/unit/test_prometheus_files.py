@@ -10,7 +10,7 @@ import pytest
 import yaml
 from dashboards import queries
 
-from batchmill.metering import Metric, MetricKind
+from batchmill.telemetry.metrics import Metric, MetricKind
 from batchmill_coordinator.metering.catalogue import COORDINATOR_METRICS, LEADER_METRICS
 from batchmill_worker.metering.catalogue import WORKER_METRICS
 

@@ -8,7 +8,7 @@ from hand_clock import HandClock
 
 from batchmill_worker.devices.base import Device, DeviceKind
 from batchmill_worker.devices.cpu import CpuInventory
-from batchmill_worker.recycling import MB, PAUSE_S, MemoryLimits, Recycler
+from batchmill_worker.supervisor.recycling import MB, PAUSE_S, MemoryLimits, Recycler
 
 
 class Crowded(CpuInventory):

@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchmill.operator import REGISTRY as OPERATORS
-from batchmill.operator import OperatorDefinition, RowError, operator
-from batchmill_worker.device import DeviceLock
-from batchmill_worker.engine import Engine
-from batchmill_worker.operator_cache import ReadyOperator
+from batchmill.operators.contract import REGISTRY as OPERATORS
+from batchmill.operators.contract import OperatorDefinition, RowError, operator
+from batchmill_worker.runtime.device import DeviceLock
+from batchmill_worker.engine.engine import Engine
+from batchmill_worker.models.operator_cache import ReadyOperator
 from batchmill_worker.row_cache.plan import Distinct, Piece, Shared, computed
 from batchmill_worker.row_cache.segments import BrokenSegment, by_segment, decode_segment, encode_segment, pick
 
 if TYPE_CHECKING:
-    from batchmill_worker.shard_result import ShardResult
+    from batchmill_worker.engine.shard_result import ShardResult
 
 SEGMENT = b"\0name\xff"
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batchmill.errors import InvalidParams
-from batchmill.operator import REGISTRY, OperatorDefinition, operator
+from batchmill.operators.contract import REGISTRY, OperatorDefinition, operator
 from batchmill_worker.row_cache.space import code_digests, space_of
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from batchmill.blobs import BlobStore
+from batchmill.storage.blobs import BlobStore
 from batchmill.errors import InvalidOutput, NotFound, StaleToken, StorageError
 from batchmill.job import JobState, OutputSpec
-from batchmill.locations import UNRESTRICTED, Locations
+from batchmill.storage.locations import UNRESTRICTED, Locations
 from batchmill.shard import ShardId
 from batchmill.sinks import MANIFEST, MARKER, Column, Manifest, ManifestPart, Part, Sink, columns_of, open_sink
 from batchmill.sinks.parts import part_format

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchmill_coordinator.sizing import FIRST_ROWS, GROWTH, Progress, next_rows
+from batchmill_coordinator.scheduling.shard_size import FIRST_ROWS, GROWTH, Progress, next_rows
 
 TARGET_S = 5.0
 

@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchmill.blobs import BlobStore
+from batchmill.storage.blobs import BlobStore
 from batchmill.job import FileSource
-from batchmill.locations import UNRESTRICTED, Locations
+from batchmill.storage.locations import UNRESTRICTED, Locations
 from batchmill.sources import (
     InlineSource,
     Piece,

@@ -11,10 +11,10 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 
-from batchmill.blobs import BlobStore
+from batchmill.storage.blobs import BlobStore
 from batchmill.errors import InvalidRequest, InvalidRows, InvalidSource
 from batchmill.job import FileSource
-from batchmill.locations import UNRESTRICTED, Locations
+from batchmill.storage.locations import UNRESTRICTED, Locations
 from batchmill.sources import Source, SourceDescription, describe, describe_upload, open_source, scan
 
 if TYPE_CHECKING:

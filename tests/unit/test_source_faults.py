@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batchmill.blobs import BlobStore
+from batchmill.storage.blobs import BlobStore
 from batchmill.errors import InvalidSource
 from batchmill.job import FileSource
-from batchmill.locations import UNRESTRICTED, Locations
+from batchmill.storage.locations import UNRESTRICTED, Locations
 from batchmill.sources import Cutter, Source, SourceDescription, describe, open_source, scan, walk
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import pytest
 
 from batchmill.errors import BatchmillError, InvalidSource, StorageError
 from batchmill.job import FileSource, SourceFormat
-from batchmill.locations import UNRESTRICTED, Locations
+from batchmill.storage.locations import UNRESTRICTED, Locations
 from batchmill.sources import describe, listing
 from batchmill.sources.opening import reading
 

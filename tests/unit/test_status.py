@@ -4,8 +4,8 @@ import pytest
 
 from batchmill.job import JOB_MOVES, JobSpec, JobState
 from batchmill.ledger import JobRecord
-from batchmill_coordinator.finisher import due_state, is_overdue
-from batchmill_coordinator.status import status_of
+from batchmill_coordinator.roles.finisher import due_state, is_overdue
+from batchmill_coordinator.status.status import status_of
 
 
 def record(**changes: str) -> JobRecord:

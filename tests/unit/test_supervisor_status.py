@@ -12,13 +12,13 @@ import pytest
 from hand_clock import HandClock
 from waiting import until
 
-from batchmill.children import ChildEnd, ChildKeeper, ChildSpec
+from batchmill.processes.children import ChildEnd, ChildKeeper, ChildSpec
 from batchmill.errors import InvalidSettings
 from batchmill.job import WorkerInfo
 from batchmill.ledger import Ledger
 from batchmill.ledger.connection import connect
-from batchmill_worker.health import STUCK_S, Health, Presence
-from batchmill_worker.status_server import Reply, StatusServer, parse_listen
+from batchmill_worker.supervisor.health import STUCK_S, Health, Presence
+from batchmill_worker.supervisor.status_server import Reply, StatusServer, parse_listen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from batchmill.errors import InvalidSettings
-from batchmill_coordinator.tenants import parse_tokens, tenant_of
+from batchmill_coordinator.api.tenants import parse_tokens, tenant_of
 
 
 def test_a_token_belongs_to_the_tenant_before_it_or_to_default() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from batchmill.errors import InvalidParams
-from batchmill_worker.torch_runtime import TorchRuntime, memory_bytes, resolve_dtype
+from batchmill_worker.runtime.torch_runtime import TorchRuntime, memory_bytes, resolve_dtype
 
 
 @pytest.mark.parametrize(

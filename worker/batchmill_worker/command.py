@@ -48,10 +48,10 @@ def worker(
     come from BATCHMILL_… variables.
     """
     from batchmill.errors import InvalidSettings
-    from batchmill.logs import configure_logging
+    from batchmill.telemetry.logs import configure_logging
     from batchmill.settings import PREFIX, WorkerSettings
-    from batchmill_worker.supervisor import Supervisor
-    from batchmill_worker.trace import begin_trace
+    from batchmill_worker.supervisor.supervisor import Supervisor
+    from batchmill_worker.runtime.trace import begin_trace
 
     given = {
         "pool": pool,

@@ -15,7 +15,7 @@ from batchmill.client.transport import Transport
 from batchmill.cost import CostTotals
 from batchmill.errors import InvalidRequest
 from batchmill.job import JobStatus, PoolStatus, WorkerInfo
-from batchmill.operator import OperatorInfo
+from batchmill.operators.contract import OperatorInfo
 from batchmill.row_cache import CacheStats
 
 if TYPE_CHECKING:

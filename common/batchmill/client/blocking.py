@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from batchmill.dead_letters import DeadLetter
     from batchmill.job import BatchPolicy, JobCost, JobStatus, PoolStatus, RetryPolicy, WorkerInfo
     from batchmill.job_log import LogEntry
-    from batchmill.operator import OperatorInfo
+    from batchmill.operators.contract import OperatorInfo
     from batchmill.row_cache import CacheStats
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from batchmill.job import WorkerInfo
 from batchmill.ledger.connection import reaching_redis
-from batchmill.operator import OperatorInfo
+from batchmill.operators.contract import OperatorInfo
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

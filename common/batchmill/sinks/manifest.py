@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from batchmill.blobs import BlobStore
+from batchmill.storage.blobs import BlobStore
 from batchmill.errors import StorageError
 from batchmill.job import Frozen, JobState
 from batchmill.shard import parse_shard_id
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from batchmill.ledger import JobRecord
-    from batchmill.locations import Location
+    from batchmill.storage.locations import Location
 
 MANIFEST = "_manifest.json"
 

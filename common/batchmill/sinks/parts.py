@@ -16,7 +16,7 @@ from batchmill.sinks import json_lines
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from batchmill.blobs import BlobStore
+    from batchmill.storage.blobs import BlobStore
 
 FormatName = Literal["arrow", "parquet", "jsonl"]
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from pyarrow import fs
 
-from batchmill.blobs import BlobStore, storage_errors
+from batchmill.storage.blobs import BlobStore, storage_errors
 from batchmill.errors import InvalidOutput, NotFound, StaleToken, StorageError
 from batchmill.sinks.manifest import MANIFEST, Manifest
 from batchmill.sinks.parts import FormatName, PartFormat, part_format
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from batchmill.job import OutputSpec
-    from batchmill.locations import Location, Locations
+    from batchmill.storage.locations import Location, Locations
     from batchmill.shard import ShardId
 
 MARKER = "_batchmill.json"

@@ -15,8 +15,8 @@ from batchmill.sources.opening import SourceFiles
 from batchmill.sources.parquet import ParquetReader
 
 if TYPE_CHECKING:
-    from batchmill.blobs import BlobStore
-    from batchmill.locations import Locations
+    from batchmill.storage.blobs import BlobStore
+    from batchmill.storage.locations import Locations
 
 __all__ = [
     "Cutter",

@@ -21,9 +21,9 @@ from batchmill.sources.schemas import SchemaConflictError, agree, plain, refuse_
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from batchmill.blobs import BlobStore
+    from batchmill.storage.blobs import BlobStore
     from batchmill.job import FileSource
-    from batchmill.locations import Location, Locations
+    from batchmill.storage.locations import Location, Locations
 
 _LOCAL_READERS = 4
 _REMOTE_READERS = 16  # they wait for the network

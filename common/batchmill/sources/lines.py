@@ -19,8 +19,8 @@ from batchmill.sources.walk import Blocks, Stretch, TextWalk
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from batchmill.blobs import BlobStore
-    from batchmill.locations import Location
+    from batchmill.storage.blobs import BlobStore
+    from batchmill.storage.locations import Location
     from batchmill.sources.description import Codec, SourceDescription
     from batchmill.sources.opening import SourceFiles
 

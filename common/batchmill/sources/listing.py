@@ -15,14 +15,14 @@ from pyarrow import fs
 
 from batchmill.errors import InvalidSource, did_you_mean
 from batchmill.job import SourceFormat
-from batchmill.locations import Location
+from batchmill.storage.locations import Location
 from batchmill.sources.opening import reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from batchmill.job import FileSource
-    from batchmill.locations import Locations
+    from batchmill.storage.locations import Locations
     from batchmill.sources.description import Codec
 
 MAX_FILES = 100_000

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import pyarrow as pa
 
-from batchmill.blobs import storage_error
+from batchmill.storage.blobs import storage_error
 from batchmill.errors import InvalidSource
-from batchmill.locations import Location
+from batchmill.storage.locations import Location
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from batchmill.blobs import BlobStore
-    from batchmill.locations import Locations
+    from batchmill.storage.blobs import BlobStore
+    from batchmill.storage.locations import Locations
     from batchmill.sources.description import SourceDescription
 
 MAX_OPEN_FILES = 16  # a source

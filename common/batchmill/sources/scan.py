@@ -12,7 +12,7 @@ from batchmill.sources.walk import ALL_ROWS, Blocks
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from batchmill.locations import Location
+    from batchmill.storage.locations import Location
     from batchmill.sources.description import SourceFile
     from batchmill.sources.formats import LineFormat
     from batchmill.sources.walk import Stretch, TextWalk

@@ -14,7 +14,7 @@ from batchmill.sources.opening import changed, open_file, reading
 from batchmill.sources.records import Records, RecordScanner
 
 if TYPE_CHECKING:
-    from batchmill.locations import Location
+    from batchmill.storage.locations import Location
     from batchmill.sources.description import Codec
     from batchmill.sources.records import Layout
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from batchmill.job import JobState
-from batchmill.metering import OTHER
-from batchmill_coordinator.status import is_over_budget, status_of
+from batchmill.telemetry.metrics import OTHER
+from batchmill_coordinator.status.status import is_over_budget, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from batchmill.cost import Parts, Totals
     from batchmill.ledger import JobRecord
-    from batchmill.metering import Metric as Declared
-    from batchmill.metering import Sample
+    from batchmill.telemetry.metrics import Metric as Declared
+    from batchmill.telemetry.metrics import Sample
 
 Name = TypeVar("Name", str, tuple[str, str])
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchmill.job import JobState
-from batchmill.metering import DEAD_LETTERS, RETRIES, ROWS_SETTLED, BoundedNames
+from batchmill.telemetry.metrics import DEAD_LETTERS, RETRIES, ROWS_SETTLED, BoundedNames
 from batchmill.retry import DeadLetter, Requeue, Split
 from batchmill_coordinator.metering import catalogue
-from batchmill_coordinator.undertaker import ERROR_TYPE
+from batchmill_coordinator.roles.lost_rows import ERROR_TYPE
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry

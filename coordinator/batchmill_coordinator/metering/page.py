@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import ProcessCollector
 
-from batchmill.metering import LedgerMeter, exposition, new_registry
+from batchmill.telemetry.metrics import LedgerMeter, exposition, new_registry
 from batchmill_coordinator.metering.counts import RoleMeter
 from batchmill_coordinator.metering.ledger_view import LedgerMetrics
 

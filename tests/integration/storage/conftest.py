@@ -9,8 +9,8 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from batchmill.blobs import BlobStore
-from batchmill.locations import UNRESTRICTED, Locations
+from batchmill.storage.blobs import BlobStore
+from batchmill.storage.locations import UNRESTRICTED, Locations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -17,9 +17,9 @@ from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 from werkzeug.wrappers import Request
 
-from batchmill.blobs import BlobStore
+from batchmill.storage.blobs import BlobStore
 from batchmill.errors import InvalidRequest, InvalidSettings, NotFound, StorageError
-from batchmill.locations import UNRESTRICTED, Locations
+from batchmill.storage.locations import UNRESTRICTED, Locations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -172,8 +172,8 @@ class TestLocal:
         blobs = BlobStore.open(str(tmp_path), Locations(UNRESTRICTED))
         code = """
             import os, sys
-            from batchmill.blobs import BlobStore
-            from batchmill.locations import UNRESTRICTED, Locations
+            from batchmill.storage.blobs import BlobStore
+            from batchmill.storage.locations import UNRESTRICTED, Locations
             blobs = BlobStore.open(sys.argv[1], Locations(UNRESTRICTED))
             blobs.put("a/whole", b"x")
             blobs.put_file("a/half", lambda path: (open(path, "wb").write(b"half"), os._exit(9)))
@@ -188,9 +188,9 @@ class TestLocal:
         code = """
             import resource, sys
             import pyarrow as pa
-            from batchmill.blobs import BlobStore
+            from batchmill.storage.blobs import BlobStore
             from batchmill.errors import StorageError
-            from batchmill.locations import UNRESTRICTED, Locations
+            from batchmill.storage.locations import UNRESTRICTED, Locations
             from batchmill.sinks.parts import part_format
             blobs = BlobStore.open(sys.argv[1], Locations(UNRESTRICTED))
             blobs.put("x", b"before")

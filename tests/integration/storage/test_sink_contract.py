@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 
-from batchmill.blobs import BlobStore
+from batchmill.storage.blobs import BlobStore
 from batchmill.errors import InvalidOutput, StaleToken
 from batchmill.job import JobState, OutputSpec
 from batchmill.shard import ShardId, format_shard_id
@@ -17,7 +17,7 @@ from batchmill.sinks import Manifest, ManifestPart, Part, Sink, columns_of, open
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from batchmill.locations import Locations
+    from batchmill.storage.locations import Locations
 
 TABLE = pa.table(
     {

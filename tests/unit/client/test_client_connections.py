@@ -225,14 +225,6 @@ assert not {"redis", "celery", "torch", "fastapi", "uvicorn"} & set(sys.modules)
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_the_decorator_keeps_its_name_beside_the_module_of_the_same_name():
-    code = """
-import batchmill.operator, batchmill
-from batchmill.operator import operator as decorator
-assert batchmill.operator is decorator
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
-
 
 def test_all_public_names_exist():
     for name in set(batchmill.__all__) - {"local"}:

@@ -10,7 +10,7 @@ from batchmill.job import BatchPolicy
 from batchmill_worker.batching.controller import Controller, Targets
 
 if TYPE_CHECKING:
-    from batchmill.operator import BatchSize
+    from batchmill.operators.contract import BatchSize
     from batchmill_worker.batching.packing import Packed, Window
 
 

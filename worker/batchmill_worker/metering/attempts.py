@@ -15,11 +15,11 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, assert_never
 
 from batchmill.clock import Clock, SystemClock
-from batchmill.metering import DEAD_LETTERS, RETRIES, ROWS_SETTLED, BoundedNames
+from batchmill.telemetry.metrics import DEAD_LETTERS, RETRIES, ROWS_SETTLED, BoundedNames
 from batchmill.retry import Done, Failed, Lost, Partial, Revoked
-from batchmill_worker.ending import Ending, EndingKind
+from batchmill_worker.runtime.attempt_end import Ending, EndingKind
 from batchmill_worker.metering import catalogue
-from batchmill_worker.trace import Phase, Recorder
+from batchmill_worker.runtime.trace import Phase, Recorder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import CollectorRegistry
 
-    from batchmill.metering import BulkHistogram
+    from batchmill.telemetry.metrics import BulkHistogram
     from batchmill.retry import Outcome
 
 WRITE_EVERY_S = 1.0

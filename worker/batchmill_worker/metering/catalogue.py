@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchmill.metering import (
+from batchmill.telemetry.metrics import (
     DEAD_LETTERS,
     LEDGER_CALLS,
     LEDGER_FAILURES,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import CollectorRegistry, Metric
 
-    from batchmill.children import ChildState
+    from batchmill.processes.children import ChildState
     from batchmill_worker.devices.base import Device, DeviceUsage, Inventory
 
 RECYCLED, REFUSED, DIED = "recycled", "refused", "died"

@@ -6,16 +6,16 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from batchmill.metering import LedgerMeter, new_registry
+from batchmill.telemetry.metrics import LedgerMeter, new_registry
 from batchmill_worker.metering.attempts import SlotMeter
 from batchmill_worker.metering.machine import slot_label
 from batchmill_worker.metering.models import CountedModels
 from batchmill_worker.metering.slots import VARIABLE, reserve
-from batchmill_worker.trace import FileRecorder, Recorders
+from batchmill_worker.runtime.trace import FileRecorder, Recorders
 
 if TYPE_CHECKING:
     from batchmill.ledger import Ledger
-    from batchmill_worker.trace import Recorder
+    from batchmill_worker.runtime.trace import Recorder
 
 
 class ProcessCounts(NamedTuple):

@@ -8,9 +8,9 @@ import pyarrow as pa
 from pydantic import Field
 
 from batchmill.errors import InvalidParams
-from batchmill.operator import Expansion, RowError, operator
-from batchmill_worker import context
-from batchmill_worker.model_source import fingerprint_files, hub_revision, locate_model
+from batchmill.operators.contract import Expansion, RowError, operator
+from batchmill_worker.models import setup_context
+from batchmill_worker.models.model_source import fingerprint_files, hub_revision, locate_model
 from batchmill_worker.text.columns import read_texts, text_key
 from batchmill_worker.text.model import ModelRequest, load_tokenizer, missing_extra
 from batchmill_worker.text.params import Column
@@ -82,7 +82,7 @@ class Chunk:
             else {found.start() for found in character.finditer(text)}
         )
         if self._tokenizer is not None:
-            source = locate_model(self._tokenizer, context.current().locations)
+            source = locate_model(self._tokenizer, setup_context.current().locations)
             files = fingerprint_files(source)
             self._tokens = _of_model(load_tokenizer(ModelRequest("chunk", "chunk", self._tokenizer)))
             self._files = files or hub_revision(source)

@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from batchmill.blobs import BlobStore
+    from batchmill.storage.blobs import BlobStore
     from batchmill.job import JobSpec
     from batchmill.ledger.row_cache import Limits, Lookup, RowCacheLedger
-    from batchmill.operator import OperatorDefinition
+    from batchmill.operators.contract import OperatorDefinition
     from batchmill_worker.batching.packing import Rows
-    from batchmill_worker.operator_cache import ReadyOperator
-    from batchmill_worker.shard_result import ShardResult
+    from batchmill_worker.models.operator_cache import ReadyOperator
+    from batchmill_worker.engine.shard_result import ShardResult
 
 log = logging.getLogger(__name__)
 

@@ -15,18 +15,18 @@ import numpy as np
 import pyarrow as pa
 
 from batchmill.dead_letters import json_value
-from batchmill_worker.assembly import Landed, assemble
-from batchmill_worker.batches import BatchResult
-from batchmill_worker.shard_result import ShardResult
+from batchmill_worker.engine.assembly import Landed, assemble
+from batchmill_worker.engine.batches import BatchResult
+from batchmill_worker.engine.shard_result import ShardResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import numpy.typing as npt
 
-    from batchmill.operator import OperatorDefinition
+    from batchmill.operators.contract import OperatorDefinition
     from batchmill_worker.batching.packing import Rows
-    from batchmill_worker.failures import DeadRow
+    from batchmill_worker.runtime.failures import DeadRow
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from batchmill.operator import OperatorDefinition
+    from batchmill.operators.contract import OperatorDefinition
 
 
 def code_digests(definitions: Iterable[OperatorDefinition]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import pyarrow as pa
 
 from batchmill.errors import InvalidRows, did_you_mean
-from batchmill.operator import RowError
+from batchmill.operators.contract import RowError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

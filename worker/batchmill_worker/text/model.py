@@ -11,10 +11,10 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from batchmill.errors import InvalidParams, MissingExtra, OperatorFailed, did_you_mean
-from batchmill.operator import RowError
-from batchmill_worker import context
-from batchmill_worker.failures import Failure, operator_failed
-from batchmill_worker.model_source import fingerprint_files, hub_revision, locate_model
+from batchmill.operators.contract import RowError
+from batchmill_worker.models import setup_context
+from batchmill_worker.runtime.failures import Failure, operator_failed
+from batchmill_worker.models.model_source import fingerprint_files, hub_revision, locate_model
 from batchmill_worker.text.kinds import ModelKind, require_kind
 from batchmill_worker.text.tokens import TokenReader
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from batchmill_worker.text.columns import Text
     from batchmill_worker.text.tokens import TextReader
-    from batchmill_worker.torch_runtime import TorchRuntime
+    from batchmill_worker.runtime.torch_runtime import TorchRuntime
 
 _NO_LIMIT = 1_000_000_000
 """Tokenisers say a length beyond this where they know none."""
@@ -146,7 +146,7 @@ class TextModel:
 
     def memory_bytes(self) -> int:
         """What the weights take on the device."""
-        from batchmill_worker.torch_runtime import memory_bytes
+        from batchmill_worker.runtime.torch_runtime import memory_bytes
 
         return memory_bytes(self.model)
 
@@ -257,7 +257,7 @@ def load_tokenizer(request: ModelRequest) -> Any:
 
     Raises as `load_embedder`.
     """
-    source = locate_model(request.model, context.current().locations)
+    source = locate_model(request.model, setup_context.current().locations)
     library = _import(request, "transformers")
     try:
         tokenizer = library.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
@@ -275,11 +275,11 @@ def load_tokenizer(request: ModelRequest) -> Any:
 
 
 def _load(request: ModelRequest, device: str, kind: ModelKind, advice: str) -> TextModel:
-    source = locate_model(request.model, context.current().locations)
+    source = locate_model(request.model, setup_context.current().locations)
     files = fingerprint_files(source)
     library = _import(request, "sentence_transformers")
     require_kind(request.operator, request.model, source, kind, advice)
-    from batchmill_worker.torch_runtime import TorchRuntime
+    from batchmill_worker.runtime.torch_runtime import TorchRuntime
 
     runtime = TorchRuntime(device, request.dtype)
     name, output = _CLASSES[kind]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from batchmill.operator import PartialResult, RowError
+from batchmill.operators.contract import PartialResult, RowError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

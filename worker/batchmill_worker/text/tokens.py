@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
-from batchmill.operator import RowError
+from batchmill.operators.contract import RowError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from batchmill_worker.text.columns import Text
-    from batchmill_worker.torch_runtime import TorchRuntime
+    from batchmill_worker.runtime.torch_runtime import TorchRuntime
 
 MAX_KEPT_BYTES = 64 * 2**20
 _ENTRY_BYTES = 400

@@ -123,7 +123,7 @@ def _ask(client: Client, home: DemoFolder) -> None:
 
 
 def _tell_where(home: DemoFolder) -> None:
-    from batchmill.locations import UNRESTRICTED, Locations
+    from batchmill.storage.locations import UNRESTRICTED, Locations
     from batchmill.sinks.manifest import MANIFEST, Manifest
 
     manifest = Manifest.read(Locations(UNRESTRICTED).resolve(str(home.vectors)))

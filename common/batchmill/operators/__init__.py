@@ -1,0 +1,1 @@
+"""The operator contract; the operators themselves are part of the worker."""

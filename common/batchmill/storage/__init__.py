@@ -1,0 +1,1 @@
+"""Folders and buckets: where blobs, sources and outputs are stored."""

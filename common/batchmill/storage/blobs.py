@@ -1,0 +1,328 @@
+"""Where rows lie: named blobs below one folder or bucket prefix, each either whole or not there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import shutil
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import pyarrow as pa
+from pyarrow import fs
+
+from batchmill.errors import InvalidRequest, InvalidSettings, NotFound, StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from batchmill.storage.locations import Location, Locations
+
+_PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_REMOTE_HINTS = {
+    "NO_SUCH_BUCKET": "Create the bucket, or correct its name.",
+    "ACCESS_DENIED": "Check the permissions of the keys in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
+    "INVALID_ACCESS_KEY_ID": "Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
+    "SIGNATURE_DOES_NOT_MATCH": "Check AWS_SECRET_ACCESS_KEY.",
+    "NETWORK_CONNECTION": "Check BATCHMILL_S3_ENDPOINT, and that the service answers there.",
+}
+
+
+class BlobStore:
+    """Named blobs below `root`. All methods may be called from several threads, and several processes, at once.
+
+    A name is a relative path "a/b/c" of parts out of `[A-Za-z0-9._-]` that do not begin with a dot; another one
+    raises `InvalidRequest`. A blob that is not there raises `NotFound`, anything else that goes wrong
+    `StorageError`, which says what was done to what, and the cause.
+
+    A write is atomic: others see the blob whole or not at all, whenever this process dies. On a local disk it has
+    reached the disk when the call returns. Writing a name again replaces the blob, and whoever has the old one
+    mapped keeps it.
+    """
+
+    def __init__(self, root: Location) -> None:
+        self.root = root
+
+    @classmethod
+    def open(cls, uri: str, locations: Locations) -> Self:
+        """The store at a folder, which is made if it is missing, or at an object store's URI.
+
+        Raises `InvalidSettings` for a malformed URI, `StorageError` if the folder cannot be made or there is no
+        such bucket.
+        """
+        root = locations.resolve(uri, error=InvalidSettings)
+        with storage_errors("use", root):
+            if root.is_local:
+                _make_folder(Path(root.path))
+            else:
+                _require_bucket(root)
+        return cls(root)
+
+    def put(self, name: str, data: bytes | pa.Buffer | Sequence[bytes | pa.Buffer]) -> int:
+        """Write a blob from bytes or a `pa.Buffer`, or from several in a row. Returns the number of bytes."""
+        pieces = [data] if isinstance(data, bytes | pa.Buffer) else list(data)
+        location = self.location(name)
+        with storage_errors("write", location):
+            if location.is_local:
+                return _place(Path(location.path), lambda path: _fill(path, pieces))
+            whole = pieces[0] if len(pieces) == 1 else b"".join(memoryview(piece) for piece in pieces)
+            return _upload(location, pa.py_buffer(whole))
+
+    def put_file(self, name: str, fill: Callable[[str], None]) -> int:
+        """Write a blob through `fill`, which is given the path of a local file to write. Returns its size in bytes."""
+        location = self.location(name)
+        with storage_errors("write", location):
+            if location.is_local:
+                return _place(Path(location.path), fill)
+            with tempfile.NamedTemporaryFile(prefix="batchmill-") as staged:
+                fill(staged.name)
+                with pa.memory_map(staged.name) as file:
+                    return _upload(location, file.read_buffer())
+
+    def put_table(self, name: str, table: pa.Table) -> int:
+        """Write a table as an uncompressed Arrow IPC file, batch by batch. Returns its size in bytes."""
+
+        def fill(path: str) -> None:
+            with pa.OSFile(path, "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+                writer.write_table(table.unify_dictionaries())  # a file holds one dictionary a column
+
+        return self.put_file(name, fill)
+
+    def put_new(self, name: str, data: bytes) -> bool:
+        """Write a small blob unless one of that name exists. Returns whether it was written.
+
+        On a local disk, of several callers exactly one succeeds; others may see the blob while it is still empty.
+        In an object store the last of several callers at the very same moment wins, and the others are told False
+        unless they look before it has written.
+        """
+        location = self.location(name)
+        with storage_errors("write", location):
+            if location.is_local:
+                return _create(Path(location.path), data)
+            if self.exists(name):
+                return False
+            _upload(location, pa.py_buffer(data))
+            return bool(self.get(name) == pa.py_buffer(data))
+
+    def get(self, name: str) -> pa.Buffer:
+        """A blob's bytes; on a local disk memory-mapped, and good even after the blob is deleted."""
+        location = self.location(name)
+        with storage_errors("read", location):
+            try:
+                if location.is_local:
+                    return pa.memory_map(location.path).read_buffer()
+                with location.filesystem.open_input_file(location.path) as file:
+                    return file.read_buffer()
+            except FileNotFoundError:
+                raise _missing(location) from None
+
+    def read_table(self, name: str) -> pa.Table:
+        """The table in an Arrow IPC file. On a local disk its columns are the mapped file: nothing is copied."""
+        buffer = self.get(name)
+        with storage_errors("read", self.location(name)):
+            return pa.ipc.open_file(buffer).read_all()
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a blob."""
+        return bool(self._info(name).is_file)
+
+    def size(self, name: str) -> int:
+        """A blob's size in bytes."""
+        info = self._info(name)
+        if not info.is_file:
+            raise _missing(self.location(name))
+        return int(info.size)
+
+    def list(self, prefix: str = "") -> list[str]:
+        """The names of all blobs below a folder, "" for all there are, sorted. A missing folder has none."""
+        names = (name for name in self._walk(prefix) if not _is_hidden(name))
+        return sorted(names)
+
+    def delete(self, name: str) -> None:
+        """Delete a blob; a missing one is fine."""
+        location = self.location(name)
+        with storage_errors("delete", location):
+            try:
+                location.filesystem.delete_file(location.path)
+            except FileNotFoundError:
+                return
+
+    def delete_folder(self, prefix: str) -> None:
+        """Delete all blobs below a folder; a missing one is fine."""
+        location = self.location(prefix)
+        with storage_errors("delete", location):
+            if location.is_local:
+                _remove_tree(location.path)
+                return
+            try:
+                location.filesystem.delete_dir(location.path)
+            except FileNotFoundError:
+                return
+
+    def delete_unfinished(self, prefix: str = "") -> None:
+        """Delete what writers left below a folder when they died. A writer still at work fails with `StorageError`.
+
+        An object store keeps its unfinished uploads out of sight; a lifecycle rule of the bucket ends them.
+        """
+        for name in self._walk(prefix) if self.root.is_local else ():
+            if _TEMPORARY.fullmatch(name.rpartition("/")[2]):
+                with storage_errors("delete", self.root.child(name)):
+                    Path(self.root.path, name).unlink(missing_ok=True)
+
+    def location(self, name: str) -> Location:
+        """Where a blob lies. Raises `InvalidRequest` for what is no blob name."""
+        if not all(_PART.fullmatch(part) for part in name.split("/")):
+            raise InvalidRequest(
+                f"{name!r} is no blob name.",
+                hint="Expected parts out of A-Z a-z 0-9 . _ - that do not begin with a dot, separated by '/'.",
+                name=name,
+            )
+        return self.root.child(name)
+
+    def _info(self, name: str) -> Any:
+        location = self.location(name)
+        with storage_errors("look up", location):
+            return location.filesystem.get_file_info(location.path)
+
+    def _walk(self, prefix: str) -> Iterator[str]:
+        location = self.location(prefix) if prefix else self.root
+        with storage_errors("list", location):
+            selector = fs.FileSelector(location.path, recursive=True, allow_not_found=True)
+            infos = location.filesystem.get_file_info(selector)
+        start = len(self.root.path.rstrip("/")) + 1
+        return (info.path[start:] for info in infos if info.is_file)
+
+
+@contextmanager
+def storage_errors(action: str, location: Location) -> Iterator[None]:
+    """Turn what a file system raises into the `StorageError` of `storage_error`."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise storage_error(action, location, error) from error
+
+
+def storage_error(action: str, location: Location, cause: Exception) -> StorageError:
+    """A `StorageError` saying that `action` ("write", "read") failed on a location, why, and what to do."""
+    number = getattr(cause, "errno", None)
+    if number is not None:
+        text = os.strerror(number)
+    else:
+        text = re.sub(r" \(Request ID: [^)]*\)", "", (str(cause).splitlines() or [type(cause).__name__])[0])
+    hint = next((hint for code, hint in _REMOTE_HINTS.items() if code in text), "")
+    if number in _FULL:
+        hint = _free_space(location)
+    return StorageError(f"could not {action} {location.uri}: {text.rstrip('.')}.", hint=hint, path=location.uri)
+
+
+def _missing(location: Location) -> NotFound:
+    return NotFound(f"there is no {location.uri}.", hint="It was deleted, or never written.", path=location.uri)
+
+
+def _free_space(location: Location) -> str:
+    folder = Path(location.path if location.is_local else tempfile.gettempdir())
+    while not folder.exists():
+        folder = folder.parent
+    usage = shutil.disk_usage(folder)
+    return f"{usage.free:,} of {usage.total:,} bytes are free on that disk: make room, or use another one."
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or "/." in name
+
+
+def _place(target: Path, fill: Callable[[str], None]) -> int:
+    """Let `fill` write a file beside `target`, then put it in its place. Returns its size in bytes."""
+    _make_folder(target.parent)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        fill(str(temporary))
+        size = _sync(temporary)
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync(target.parent)
+    return size
+
+
+def _fill(path: str, pieces: Sequence[bytes | pa.Buffer]) -> None:
+    with Path(path).open("xb") as file:
+        file.writelines(pieces)
+
+
+def _create(target: Path, data: bytes) -> bool:
+    _make_folder(target.parent)
+    try:
+        file = target.open("xb")
+    except FileExistsError:
+        return False
+    try:
+        with file:
+            file.write(data)
+        _sync(target)
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+    _sync(target.parent)
+    return True
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it, so that they outlast a power cut."""
+    if folder.is_dir():
+        return
+    if folder.parent != folder:
+        _make_folder(folder.parent)
+    try:
+        folder.mkdir(exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
+    _sync(folder.parent)
+
+
+def _sync(path: Path) -> int:
+    """Force a file or folder to the disk. Returns its size in bytes."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+        return os.fstat(descriptor).st_size
+    finally:
+        os.close(descriptor)
+
+
+def _remove_tree(path: str) -> None:
+    """Delete a folder, even while others still write a last file into it."""
+    for _ in range(10):
+        try:
+            shutil.rmtree(path)
+        except FileNotFoundError:
+            if not Path(path).exists():
+                return
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
+        else:
+            return
+    shutil.rmtree(path)
+
+
+def _upload(location: Location, data: pa.Buffer) -> int:
+    """Write an object. Closing its stream makes it visible, even on an error, so one write must hold all of it."""
+    with location.filesystem.open_output_stream(location.path) as stream:
+        stream.write(data)
+    return int(data.size)
+
+
+def _require_bucket(root: Location) -> None:
+    bucket = root.path.partition("/")[0]
+    if root.filesystem.get_file_info(bucket).type == fs.FileType.NotFound:
+        raise StorageError(
+            f"there is no bucket {bucket!r} for {root.uri}.", hint="Create it, or correct the URI.", path=root.uri
+        )

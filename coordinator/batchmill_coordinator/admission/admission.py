@@ -1,0 +1,227 @@
+"""Admission: a request is validated whole, its rows are stored, and only then the ledger accepts the job."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from batchmill.errors import Conflict, InvalidRequest, InvalidSource, UnknownOperator, did_you_mean
+from batchmill.job import MAX_INLINE_BYTES, FileSource, JobRequest, JobSpec, UploadSource, new_id
+from batchmill.ledger.jobs import Submission
+from batchmill.sources import InlineSource, SourceDescription, describe, describe_upload
+from batchmill.workspace import stream_from_table
+from batchmill_coordinator.admission.acceptance import accept
+from batchmill_coordinator.admission.column_checks import check_columns, check_values
+from batchmill_coordinator.admission.param_checks import check_cache, check_params
+from batchmill_coordinator.results.resumption import Order
+from batchmill_coordinator.admission.request_rows import table_from_base64, table_from_json
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from batchmill.ledger import Ledger
+    from batchmill.operators.contract import OperatorInfo
+    from batchmill.settings import CoordinatorSettings
+    from batchmill.sources.base import Source
+    from batchmill.workspace import Workspace
+    from batchmill_coordinator.fleet.fleet_view import FleetView
+    from batchmill_coordinator.results.resumption import Resumption
+
+CHECKED_BYTES = 64 * 1024 * 1024
+"""Sources up to this size are looked through for missing values before the job is accepted."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Input:
+    """The rows of a job: where they lie, and what is told to the ledger about them."""
+
+    spec: JobSpec
+    source: Source
+    nbytes: int
+    inline: bytes = b""
+    description: SourceDescription | None = None
+
+
+class Admission:
+    """Lets jobs in. A refused request leaves nothing behind, in the ledger or the blob store."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        fleet: FleetView,
+        workspace: Workspace,
+        resumption: Resumption,
+        settings: CoordinatorSettings,
+    ) -> None:
+        self._resumption = resumption
+        self._ledger = ledger
+        self._fleet = fleet
+        self._workspace = workspace
+        self._settings = settings
+
+    def check_spec(self, spec: JobSpec) -> OperatorInfo:
+        """Check what can be told without the rows. Raises a subclass of `InvalidRequest`."""
+        operator = self._fleet.operator(spec.operator)
+        if operator is None:
+            known = [info.name for info in self._fleet.operators()]
+            hint = did_you_mean(spec.operator, known)
+            raise UnknownOperator(
+                f"no worker has an operator {spec.operator!r}.",
+                hint=hint or "No worker has announced any operator yet: start one with `batchmill worker`.",
+                operator=spec.operator,
+            )
+        check_params(operator, spec.params)
+        check_cache(operator, cache=spec.cache)
+        self._check_deadline(spec)
+        return operator
+
+    def _check_deadline(self, spec: JobSpec) -> None:
+        if spec.deadline_at is None:
+            return
+        late_s = self._ledger.now_ms() / 1000 - spec.deadline_at
+        if late_s >= 0:
+            raise InvalidRequest(
+                f"the deadline passed {late_s:,.0f} s ago: expected a moment in the future.",
+                hint="Give seconds since the epoch, and see whether this machine's clock is right.",
+                field="deadline_at",
+            )
+
+    def admit(self, request: JobRequest, tenant: str) -> tuple[str, bool]:
+        """Accept a job; returns its id and whether it is new. Raises a subclass of `InvalidRequest`, or `Conflict`."""
+        digest = _digest(request)
+        known = self._known(request, digest)
+        if known is not None:
+            return known, False
+        _require_one_input(request)
+        operator = self.check_spec(request.spec())
+        with ExitStack() as undo:
+            job_id = new_id("job")
+            undo.callback(self._workspace.blobs.delete_folder, f"jobs/{job_id}")
+            found = self._find_input(request, job_id, undo)
+            check_columns(operator, found.spec, found.source.schema)
+            if found.nbytes <= CHECKED_BYTES:
+                check_values(operator, found.spec, found.source)
+            order = Order(found.spec, operator, found.inline, found.description)
+            accepted_id, is_new = self._accept(job_id, request, found, order, digest, undo, tenant)
+            if not is_new:
+                self._known(request, digest)
+        return accepted_id, is_new
+
+    def _known(self, request: JobRequest, digest: str) -> str | None:
+        """The job that was accepted under the request's key, or None. Raises `Conflict` if it was another request."""
+        key = request.idempotency_key
+        known = self._ledger.jobs.known_under(key) if key is not None else None
+        if known is None:
+            return None
+        job_id, known_digest = known
+        if known_digest != digest or not self._same_upload(job_id, request):
+            raise Conflict(
+                f"the idempotency key was used for job {job_id}, whose request differs from this one.",
+                hint="Use a new key for a new request.",
+                job=job_id,
+            )
+        return job_id
+
+    def _same_upload(self, job_id: str, request: JobRequest) -> bool:
+        """Whether the rows that came with a repeated request, under an upload's new name, are the job's own."""
+        ours, theirs = request.source, self._ledger.jobs.read(job_id).spec.source
+        if not isinstance(ours, UploadSource) or not isinstance(theirs, UploadSource) or ours == theirs:
+            return True
+        blobs = self._workspace.blobs
+        pairs = ((part_name(ours.upload, n), part_name(theirs.upload, n)) for n in range(ours.parts))
+        return all(blobs.get(one).equals(blobs.get(other)) for one, other in pairs)
+
+    def _find_input(self, request: JobRequest, job_id: str, undo: ExitStack) -> _Input:
+        spec = request.spec()
+        if isinstance(spec.source, FileSource):
+            return self._open(job_id, spec, describe(spec.source, self._workspace.locations))
+        if isinstance(spec.source, UploadSource):
+            return self._from_upload(job_id, spec, spec.source)
+        if request.rows is not None:
+            table = table_from_json(request.rows)
+        else:
+            table = table_from_base64(request.rows_arrow or "")
+        stream = stream_from_table(table)
+        if len(stream) <= MAX_INLINE_BYTES:
+            return _Input(spec, InlineSource(table), len(stream), inline=stream)
+        return self._store_rows(job_id, spec, table, undo)
+
+    def _store_rows(self, job_id: str, spec: JobSpec, table: pa.Table, undo: ExitStack) -> _Input:
+        """Rows that came with the request and are too many to ride inline: an upload of one part."""
+        upload_id = new_id("upl")
+        self._ledger.jobs.begin_upload(upload_id)
+        undo.callback(self._workspace.blobs.delete_folder, f"uploads/{upload_id}")
+        self._workspace.blobs.put_table(part_name(upload_id, 0), table)
+        source = UploadSource(upload=upload_id, parts=1)
+        return self._from_upload(job_id, spec.model_copy(update={"source": source}), source)
+
+    def _from_upload(self, job_id: str, spec: JobSpec, source: UploadSource) -> _Input:
+        if not self._ledger.jobs.has_upload(source.upload):
+            raise InvalidSource(
+                f"there is no open upload {source.upload!r}: it was never begun, has expired, or belongs to a job.",
+                hint="Upload the rows again.",
+                upload=source.upload,
+            )
+        return self._open(job_id, spec, describe_upload(self._workspace.blobs, source.upload, source.parts))
+
+    def _open(self, job_id: str, spec: JobSpec, description: SourceDescription) -> _Input:
+        source = self._workspace.open_described(job_id, description)
+        return _Input(spec, source, description.nbytes, description=description)
+
+    def _accept(
+        self, job_id: str, request: JobRequest, found: _Input, order: Order, digest: str, undo: ExitStack, tenant: str
+    ) -> tuple[str, bool]:
+        if found.description is not None:
+            self._workspace.describe_source(job_id, found.description)
+        earlier = self._take_output(job_id, order, undo) if found.spec.output is not None else None
+        total = found.source.count("")
+        submission = Submission(
+            job_id=job_id,
+            spec=found.spec,
+            digest=digest,
+            idempotency_key=request.idempotency_key,
+            inline_rows=found.inline,
+            rows_total=total.rows if total.exact else None,
+            resumed_from=earlier,
+            operator_version=order.operator.version,
+            tenant=tenant,
+        )
+        return accept(self._ledger.jobs, submission, undo, max_live_jobs=self._settings.max_live_jobs)
+
+    def _take_output(self, job_id: str, order: Order, undo: ExitStack) -> str | None:
+        """Take the output folder; returns the job whose unfinished output is there to go on with, if any is."""
+        sink = self._workspace.open_sink(job_id, order.spec)
+        earlier = self._resumption.find(sink, order)
+        if earlier is None:
+            sink.prepare()
+        else:
+            self._resumption.keep(job_id, earlier)
+            sink.retake()
+        undo.callback(sink.release)
+        return None if earlier is None else earlier.job
+
+
+def part_name(upload_id: str, number: int) -> str:
+    """The blob of one part of an upload."""
+    return f"uploads/{upload_id}/part-{number:08d}.arrow"
+
+
+def _require_one_input(request: JobRequest) -> None:
+    given = [name for name in ("rows", "rows_arrow", "source") if getattr(request, name) is not None]
+    if len(given) != 1:
+        raise InvalidRequest(
+            f"expected either rows or a source, came: {' and '.join(given) or 'neither'}.",
+            hint="Give `rows` for rows of your own, `source` for files that the service can read.",
+        )
+
+
+def _digest(request: JobRequest) -> str:
+    """What tells two requests apart, whatever the order of their fields and the names of their uploads.
+
+    Their deadlines do not: one that is given from now on is another moment each time.
+    """
+    body = request.model_dump(mode="json", exclude={"idempotency_key": True, "deadline_at": True, "source": {"upload"}})
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:32]

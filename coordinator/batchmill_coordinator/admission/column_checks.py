@@ -1,0 +1,76 @@
+"""A job's input against the columns that its operator requires and that the user wants carried."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.compute as pc
+
+from batchmill.errors import InvalidRequest, InvalidRows, did_you_mean
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from batchmill.job import JobSpec
+    from batchmill.operators.contract import OperatorInfo
+    from batchmill.sources.base import Source
+
+WALK_ROWS = 65_536
+WALK_BYTES = 16 * 1024 * 1024
+
+
+def required_columns(operator: OperatorInfo, params: dict[str, Any]) -> list[str]:
+    """The columns every row must have; `"{column}"` stands for the parameter `column`, its default included."""
+    properties = operator.params_schema.get("properties", {})
+    defaults = {name: about["default"] for name, about in properties.items() if "default" in about}
+    return [column.format_map({**defaults, **params}) for column in operator.columns]
+
+
+def check_columns(operator: OperatorInfo, spec: JobSpec, schema: pa.Schema) -> None:
+    """Raise `InvalidRows` when a column is missing altogether; a source of no rows and no columns passes."""
+    if not schema.names:
+        return
+    for column in required_columns(operator, spec.params):
+        if column not in schema.names:
+            raise InvalidRows(
+                f"operator {operator.name!r} requires the column {column!r}, which row 0 and all others lack; "
+                f"the columns are: {', '.join(schema.names)}.",
+                hint=did_you_mean(column, schema.names),
+                column=column,
+                row=0,
+            )
+    for column in spec.carry or []:
+        if column not in schema.names:
+            raise InvalidRequest(
+                f"carry names the column {column!r}, which the input does not have; "
+                f"its columns are: {', '.join(schema.names)}.",
+                hint=did_you_mean(column, schema.names),
+                column=column,
+            )
+
+
+def check_values(operator: OperatorInfo, spec: JobSpec, source: Source) -> None:
+    """Look through a source; raise `InvalidRows` naming the first row that lacks a required column's value."""
+    columns = [name for name in required_columns(operator, spec.params) if name in source.schema.names]
+    if not columns:
+        return
+    first_row = 0
+    with source.cutter() as cutter:
+        while (piece := cutter.cut(WALK_ROWS, WALK_BYTES)) is not None:
+            table = source.read(piece.slices)
+            for column in columns:
+                _require_values(operator, table, column, first_row)
+            first_row += piece.rows
+
+
+def _require_values(operator: OperatorInfo, table: pa.Table, column: str, first_row: int) -> None:
+    values = table[column]
+    if values.null_count == 0:
+        return
+    row = first_row + int(pc.index(values.is_null(), True).as_py())
+    raise InvalidRows(
+        f"row {row} has no value in the column {column!r}, which operator {operator.name!r} requires.",
+        hint="Give every row a value, or leave such rows out.",
+        column=column,
+        row=row,
+    )

@@ -1,0 +1,162 @@
+"""Replays: the dead rows of an ended job become a job of their own, whose results are merged into the first one's.
+
+So a replay meets every care that other jobs meet, and the first job stays whole until the replay's results are there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from batchmill.errors import Conflict, InvalidRequest
+from batchmill.job import UploadSource, new_id
+from batchmill.ledger.jobs import Submission
+from batchmill.sources import describe_upload
+from batchmill_coordinator.admission.acceptance import accept
+from batchmill_coordinator.admission.admission import part_name
+from batchmill_coordinator.results.dead_rows import Choice
+from batchmill_coordinator.admission.edits import edited
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from batchmill.dead_letters import DeadRows
+    from batchmill.job import JobSpec
+    from batchmill.ledger import JobRecord, Ledger
+    from batchmill.replay import ReplayRequest, RowEdit
+    from batchmill.settings import CoordinatorSettings
+    from batchmill.workspace import Workspace
+    from batchmill_coordinator.results.dead_rows import DeadRowStore
+
+
+class Replays:
+    """Submits replays."""
+
+    def __init__(
+        self, ledger: Ledger, workspace: Workspace, dead_rows: DeadRowStore, settings: CoordinatorSettings
+    ) -> None:
+        self._ledger = ledger
+        self._workspace = workspace
+        self._dead_rows = dead_rows
+        self._settings = settings
+
+    def begin(self, job_id: str, request: ReplayRequest, tenant: str) -> tuple[str, bool]:
+        """Submit the replay of a job's dead rows; returns the new job's id, and whether it is new.
+
+        tenant: who pays for it. Raises `NotFound`, `Conflict` if the job has not ended, `InvalidRequest` if no row
+        is to be run again or an edit does not fit.
+        """
+        record = self._ledger.jobs.read(job_id)
+        digest = hashlib.sha256(f"{job_id} {request.model_dump_json()}".encode()).hexdigest()[:32]
+        known = self._ledger.jobs.known_under(request.idempotency_key) if request.idempotency_key else None
+        if known is not None and known[1] == digest:
+            return known[0], False
+        require_ended(record)
+        _refuse_replay(record)
+        with ExitStack() as undo:
+            submission = replace(self._prepare(record, request, digest, undo), tenant=tenant)
+            return accept(self._ledger.jobs, submission, undo, max_live_jobs=self._settings.max_live_jobs)
+
+    def _prepare(self, record: JobRecord, request: ReplayRequest, digest: str, undo: ExitStack) -> Submission:
+        blobs, replay_id, upload_id = self._workspace.blobs, new_id("job"), new_id("upl")
+        self._ledger.jobs.begin_upload(upload_id)
+        undo.callback(self._ledger.jobs.drop_upload, upload_id)
+        undo.callback(blobs.delete_folder, f"uploads/{upload_id}")
+        undo.callback(blobs.delete_folder, f"jobs/{replay_id}")
+        places: list[int] = []
+        parts = 0
+        for parts, dead in enumerate(self._chosen(record, request), start=1):
+            blobs.put_table(part_name(upload_id, parts - 1), dead.rows)
+            places += [letter.index for letter in dead.letters]
+        _require_all(record, request, places)
+        description = describe_upload(blobs, upload_id, parts)
+        self._workspace.describe_source(replay_id, description)
+        write_places(self._workspace, replay_id, places)
+        return Submission(
+            job_id=replay_id,
+            spec=_spec(record.spec, UploadSource(upload=upload_id, parts=parts)),
+            digest=digest,
+            idempotency_key=request.idempotency_key,
+            rows_total=len(places),
+            replay_of=record.id,
+        )
+
+    def _chosen(self, record: JobRecord, request: ReplayRequest) -> Iterator[DeadRows]:
+        """The rows to run again, a shard at a time, in input order."""
+        edits: Mapping[int, RowEdit] = {edit.index: edit for edit in request.edits}
+        only_edits = bool(edits) and request.indices is None and request.error_type is None
+        choice = Choice(() if only_edits else request.indices, request.error_type)
+        for shard in self._dead_rows.shards(record):
+            if shard.plan:
+                continue  # it was cut short: which of its rows have results is not known any more
+            dead = self._dead_rows.read(record.id, shard)
+            wanted = choice.among(dead) | (edits.keys() & {letter.index for letter in dead.letters})
+            if wanted:
+                yield edited(dead.select(wanted), edits)
+
+
+def write_places(workspace: Workspace, replay_id: str, places: list[int]) -> None:
+    """Note of which row of the first job each row of a replay is."""
+    workspace.blobs.put_table(_places_name(replay_id), pa.table({"index": pa.array(places, pa.int64())}))
+
+
+def read_places(workspace: Workspace, replay_id: str) -> pa.Array:
+    """The inverse of `write_places`: int64, ascending, one a row of the replay. Raises `NotFound`."""
+    return workspace.blobs.read_table(_places_name(replay_id))["index"].combine_chunks()
+
+
+def _places_name(replay_id: str) -> str:
+    return f"jobs/{replay_id}/places.arrow"
+
+
+def _spec(spec: JobSpec, source: UploadSource) -> JobSpec:
+    """The first job's, over other rows, without what was about the whole of them."""
+    retry = spec.retry.model_copy(update={"max_dead": None})
+    changes = {"source": source, "output": None, "deadline_at": None, "retry": retry}
+    return spec.model_copy(update=changes)
+
+
+def require_ended(record: JobRecord) -> None:
+    """Raise `Conflict` while a job may still give up on rows."""
+    if not record.state.is_final:
+        raise Conflict(
+            f"job {record.id} is {record.state}; its dead letters can be replayed or purged when it has ended.",
+            hint="Wait for it, or cancel it.",
+            job=record.id,
+            state=record.state,
+        )
+
+
+def _refuse_replay(record: JobRecord) -> None:
+    if record.replay_of is not None:
+        raise Conflict(
+            f"job {record.id} is a replay itself; what it gave up on is among the dead letters of {record.replay_of}.",
+            hint=f"Replay {record.replay_of}.",
+            job=record.id,
+            replay_of=record.replay_of,
+        )
+
+
+def _require_all(record: JobRecord, request: ReplayRequest, places: list[int]) -> None:
+    """Raise `InvalidRequest` unless there are rows, and all that were named are among them."""
+    found = set(places)
+    named = [*(request.indices or ()), *(edit.index for edit in request.edits)]
+    missing = [] if request.error_type else sorted(set(named) - found)
+    if missing:
+        shown = ", ".join(map(str, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        raise InvalidRequest(
+            f"not among the dead letters of job {record.id}: {shown}.",
+            hint=f"`batchmill dead {record.id}` lists them. Those that were purged or replayed are gone; those of "
+            "shards that were at work when the job stopped are run by submitting it again over its output.",
+            rows=missing[:100],
+        )
+    if not found:
+        raise InvalidRequest(
+            f"job {record.id} has no dead letters to replay"
+            + (f" of type {request.error_type!r}." if request.error_type else "."),
+            hint=f"`batchmill dead {record.id}` lists what it has.",
+        )

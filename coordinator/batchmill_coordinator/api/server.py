@@ -1,0 +1,68 @@
+"""The HTTP server: its socket, and its life."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from batchmill.errors import InvalidSettings, ServiceUnavailable
+from batchmill_coordinator.api.app import create_app
+from batchmill_coordinator.service import Service
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from batchmill.settings import CoordinatorSettings
+
+GRACE_S = 5  # how long open requests may take when the server stops
+
+
+class _Server(uvicorn.Server):
+    """Tells when it serves."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to serve."""
+        await super().startup(sockets=sockets)
+        if self.started:
+            self._on_ready()
+
+
+def serve(settings: CoordinatorSettings, on_ready: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT; `on_ready` is told the URL once requests are answered.
+
+    Raises `InvalidSettings` when the address cannot be had, `ServiceUnavailable` when the ledger cannot be reached.
+    """
+    service = Service(settings)
+    service.ledger.require_schema()
+    with listen(settings.host, settings.port) as listener:
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        url = f"http://{host}:{listener.getsockname()[1]}"
+        config = uvicorn.Config(
+            create_app(service), log_config=None, access_log=False, timeout_graceful_shutdown=GRACE_S
+        )
+        server = _Server(config, lambda: on_ready(url))
+        server.run(sockets=[listener])
+    if not server.started:
+        raise ServiceUnavailable("the coordinator could not start.", hint="Its log has the reason.")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound socket; port 0 takes any free one. Raises `InvalidSettings` when the address cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise InvalidSettings(
+            f"cannot listen on {host}:{port} ({error.strerror or error}).",
+            hint="Another service may have the port: choose another with BATCHMILL_PORT, or 0 for any free one.",
+        ) from error
+    return listener

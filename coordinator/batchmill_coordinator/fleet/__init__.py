@@ -1,0 +1,1 @@
+"""What workers and pools look like now."""

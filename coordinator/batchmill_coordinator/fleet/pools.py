@@ -1,0 +1,102 @@
+"""What the workers of each pool can take."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, assert_never
+
+from batchmill.broker import model_queue_of, queue_of, room_queue_of
+from batchmill_coordinator.scheduling.placement import Seats, Where
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from batchmill.job import WorkerInfo
+
+
+@dataclass(frozen=True, slots=True)
+class PoolView:
+    """The workers of one pool, taken together."""
+
+    workers: int
+    capacity: int  # shards they take at once
+    operators: frozenset[str]  # what every one of them can run
+    seats: tuple[Seats, ...] = ()  # each of them, for placing shards
+
+    @property
+    def models(self) -> frozenset[str]:
+        """What at least one of them has loaded or is loading: whose queue is consumed."""
+        return frozenset(model for seats in self.seats for model in seats.models | seats.loading)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether at least one of them has room for another model."""
+        return any(seats.has_room for seats in self.seats)
+
+    @property
+    def window(self) -> int:
+        """How many published messages may wait in Celery: enough that no worker waits for the next one."""
+        return max(2, self.capacity // 2)
+
+    @property
+    def horizon(self) -> int:
+        """How many shards of its jobs should be alive: at work, in Celery, and a few to choose from."""
+        return self.capacity + self.window + 2
+
+
+EMPTY = PoolView(0, 0, frozenset())
+
+
+def view_pools(workers: Iterable[WorkerInfo]) -> dict[str, PoolView]:
+    """The pools by name."""
+    members: dict[str, list[WorkerInfo]] = defaultdict(list)
+    for worker in workers:
+        members[worker.pool].append(worker)
+    return {
+        name: PoolView(
+            workers=len(those),
+            capacity=sum(worker.shards_at_once for worker in those),
+            operators=frozenset.intersection(*(frozenset(worker.operators) for worker in those)),
+            seats=tuple(_seats(worker) for worker in those),
+        )
+        for name, those in members.items()
+    }
+
+
+def _seats(worker: WorkerInfo) -> Seats:
+    return Seats(
+        name=worker.name,
+        places=worker.shards_at_once,
+        models=frozenset(worker.models),
+        loading=frozenset(worker.loading),
+        has_room=worker.has_room,
+        load_s=worker.load_s,
+    )
+
+
+def queue_for(where: Where, pool: str, model: str) -> str:
+    """The Celery queue for a shard that is not held back."""
+    match where:
+        case Where.MODEL:
+            return model_queue_of(pool, model)
+        case Where.ROOM:
+            return room_queue_of(pool)
+        case Where.ANY:
+            return queue_of(pool)
+        case Where.HOLD:
+            raise AssertionError("what is held back has no queue")
+        case never:
+            assert_never(never)
+
+
+def why_waiting(pool: str, operator: str, pools: dict[str, PoolView]) -> str | None:
+    """What keeps an operator from running in a pool, in words for a user, or None when nothing does."""
+    view = pools.get(pool, EMPTY)
+    if view.workers == 0:
+        return f"no worker of pool {pool!r} is running; start one with `batchmill worker --pool {pool}`"
+    if operator not in view.operators:
+        return (
+            f"not every worker of pool {pool!r} has the operator {operator!r}; start them all with the same --operators"
+        )
+    return None

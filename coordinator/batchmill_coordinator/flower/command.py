@@ -1,0 +1,59 @@
+"""`batchmill flower`: runs Flower over the service's broker."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from batchmill.settings import FlowerSettings
+
+
+@click.command()
+@click.option("--host", help="Address to listen on.  [BATCHMILL_FLOWER_HOST, default 127.0.0.1]")
+@click.option("--port", type=int, help="Port to listen on, 0 for any free one.  [BATCHMILL_FLOWER_PORT, default 5555]")
+@click.option("--redis-url", help="The ledger and broker.  [BATCHMILL_REDIS_URL]")
+def flower(host: str | None, port: int | None, redis_url: str | None) -> None:
+    """Run Flower: who works on which shard, and how each attempt ended.
+
+    It asks for a name and a password, BATCHMILL_FLOWER_USERS=name:password, and does not start without. It only
+    looks on, unless BATCHMILL_FLOWER_READ_ONLY=false; what it knows is in memory, of the last
+    BATCHMILL_FLOWER_MAX_TASKS tasks.
+    """
+    from batchmill.telemetry.logs import announce, configure_logging
+    from batchmill.settings import FlowerSettings
+
+    settings = FlowerSettings.load(flower_host=host, flower_port=port, redis_url=redis_url)
+    _refuse_to_start_open(settings)
+    _require_flower()
+    from batchmill_coordinator.flower.server import serve_flower
+
+    configure_logging(settings)
+    serve_flower(settings, lambda url: announce(settings, "flower", f"serving {url}"))
+
+
+def _refuse_to_start_open(settings: FlowerSettings) -> None:
+    from batchmill.errors import InvalidSettings
+
+    if not settings.flower_users:
+        raise InvalidSettings(
+            "BATCHMILL_FLOWER_USERS is not set, and Flower is not served without a password.",
+            hint="Set it to one or more name:password, with commas: BATCHMILL_FLOWER_USERS=me:$(openssl rand -hex 24).",
+        )
+    for number, user in enumerate(settings.flower_users, start=1):
+        name, _, password = user.partition(":")
+        if not name or not password:
+            raise InvalidSettings(f"BATCHMILL_FLOWER_USERS: entry {number} is not of the form name:password.")
+
+
+def _require_flower() -> None:
+    from importlib.util import find_spec
+
+    from batchmill.errors import MissingExtra
+
+    if find_spec("flower") is None:
+        raise MissingExtra(
+            "`batchmill flower` needs Flower, which is not installed.",
+            hint="Install it with: pip install 'batchmill[flower]'.",
+        )

@@ -1,0 +1,187 @@
+"""Resumption: a job submitted again over an output that an earlier one left unfinished does only what is missing.
+
+1. A job that stops leaves in its manifest what it was made from, which shards are settled, and where it stood.
+2. Admission finds such a manifest, compares, and takes the folder; a difference is named and refused.
+3. The planner's first step puts the settled shards into the new job, with their dead letters, and the unfinished ones
+   back to work; then it plans on from where the earlier job stopped. No row of the input is read for that.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from batchmill.dead_letters import DeadRows, dead_letters_name
+from batchmill.errors import InvalidOutput, NotFound, StorageError
+from batchmill.ledger.settlement import Settled, parse_settled
+from batchmill.shard import Shard, ShardRef, parse_shard_id
+from batchmill.sinks import Manifest, Origin
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from batchmill.job import JobSpec
+    from batchmill.ledger import JobRecord, Ledger
+    from batchmill.operators.contract import OperatorInfo
+    from batchmill.sinks import Rest, Sink
+    from batchmill.sources import SourceDescription
+    from batchmill.workspace import Workspace
+
+MAX_FILES = 1000  # of a source, that a manifest names one by one
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A job about to be accepted: what it would make its output from."""
+
+    spec: JobSpec
+    operator: OperatorInfo
+    inline: bytes
+    description: SourceDescription | None
+
+
+class Resumption:
+    """Hands unfinished work from job to job."""
+
+    def __init__(self, ledger: Ledger, workspace: Workspace) -> None:
+        self._ledger = ledger
+        self._workspace = workspace
+
+    def left_by(self, record: JobRecord) -> tuple[Origin, Rest]:
+        """What a job leaves that is about to end before its work is done."""
+        inline = b"" if record.spec.source else self._ledger.jobs.inline_input(record.id) or b""
+        description = self._workspace.described(record.id) if record.spec.source else None
+        origin = self._origin(record.spec, record.operator_version, inline, description)
+        return origin, self._ledger.adoption.rest(record)
+
+    def find(self, sink: Sink, order: Order) -> Manifest | None:
+        """The manifest of the unfinished output that a job would go on with; None when there is none.
+
+        Raises `InvalidOutput` if it is of another operator, other parameters or another input.
+        """
+        try:
+            manifest = sink.published()
+        except StorageError:
+            return None  # whoever takes the folder tells what is wrong with it
+        if manifest is None:
+            return None
+        if manifest.rest is None or manifest.origin is None:
+            raise InvalidOutput(
+                f"the output folder {sink.location.uri} holds the finished results of job {manifest.job}, "
+                f"{manifest.rows:,} rows.",
+                hint="Choose another folder, or empty this one to make them anew.",
+                path=sink.location.uri,
+                job=manifest.job,
+            )
+        origin = self._origin(order.spec, order.operator.version, order.inline, order.description)
+        for what in _differences(manifest, manifest.origin, order, origin):
+            raise InvalidOutput(
+                f"the output folder {sink.location.uri} holds {manifest.rows:,} rows of job {manifest.job}, which was "
+                f"{manifest.state}, but this job is not the same: {what}.",
+                hint="Submit the same job to go on with it, or choose another folder.",
+                path=sink.location.uri,
+                job=manifest.job,
+            )
+        return manifest
+
+    def keep(self, job_id: str, manifest: Manifest) -> None:
+        """Note for the planner what a job goes on with."""
+        self._workspace.blobs.put(_name(job_id), manifest.to_json())
+
+    def adopt(self, record: JobRecord, epoch: int) -> None:
+        """Begin a job with what another left. Doing it again is fine. Raises `StorageError`."""
+        manifest = Manifest.parse(self._workspace.blobs.get(_name(record.id)).to_pybytes(), _name(record.id))
+        if manifest.rest is None:
+            raise InvalidOutput(f"job {manifest.job} left nothing to go on with.")
+        dead: Counter[str] = Counter()
+        for shard in _with_dead_rows(manifest.rest):
+            letters = self._copy_dead_rows(manifest.job, record.id, shard).letters
+            dead.update(letter.error_type for letter in letters)
+        shards = tuple(
+            kept.model_copy(update={"plan": self._own_plan(record.id, kept.id, kept.plan)})
+            for kept in manifest.rest.shards
+        )
+        self._ledger.adoption.adopt(record, manifest.rest.model_copy(update={"shards": shards}), dead, epoch)
+
+    def _origin(
+        self, spec: JobSpec, operator_version: str, inline: bytes, description: SourceDescription | None
+    ) -> Origin:
+        files = description.files if description is not None and description.where == "files" else ()
+        return Origin(
+            source=self._workspace.digest(inline, description),
+            files={file.name: f"{file.size} {file.mtime_s}" for file in files} if len(files) <= MAX_FILES else {},
+            operator_version=operator_version,
+            carry=None if spec.carry is None else tuple(spec.carry),
+        )
+
+    def _copy_dead_rows(self, earlier_id: str, job_id: str, shard: Settled) -> DeadRows:
+        """Dead letters of the earlier job, if it is still there, become the new one's."""
+        blobs = self._workspace.blobs
+        old, new = (dead_letters_name(ShardRef(one, 0, shard.shard_id, shard.token)) for one in (earlier_id, job_id))
+        try:
+            dead = DeadRows.from_table(blobs.read_table(old))
+        except NotFound:
+            dead = DeadRows((), pa.table({}))
+        blobs.put_table(new, dead.table())
+        return dead
+
+    def _own_plan(self, job_id: str, shard_id: str, plan: str) -> str:
+        """A plan without blobs of the earlier job: packed text that was unpacked for a shard is copied."""
+        shard = Shard.from_plan(job_id, parse_shard_id(shard_id), plan)
+        return shard.with_slices([self._workspace.own_staged(job_id, piece) for piece in shard.slices]).plan()
+
+
+def _name(job_id: str) -> str:
+    return f"jobs/{job_id}/resumes.json"
+
+
+def _with_dead_rows(rest: Rest) -> Iterator[Settled]:
+    for name, entry in rest.settled.items():
+        settled = parse_settled(parse_shard_id(name), entry.encode())
+        if isinstance(settled, Settled) and settled.rows_dead:
+            yield settled
+
+
+def _differences(manifest: Manifest, before: Origin, order: Order, now: Origin) -> Iterator[str]:
+    """In words, what tells a job from the one that left the output."""
+    spec, schema = order.spec, order.operator.params_schema
+    if manifest.operator != spec.operator:
+        yield f"its operator was {manifest.operator!r}, now it is {spec.operator!r}"
+    if before.operator_version != now.operator_version:
+        yield f"{spec.operator!r} was of version {before.operator_version!r}, now it is of {now.operator_version!r}"
+    was, are = _filled(manifest.params, schema), _filled(spec.params, schema)
+    for name in sorted(was.keys() | are.keys()):
+        if was.get(name) != are.get(name):
+            yield f"the parameter {name!r} was {was.get(name)!r:.80}, now it is {are.get(name)!r:.80}"
+    if spec.output is not None and manifest.format != spec.output.format:
+        yield f"its format was {manifest.format}, now it is {spec.output.format}"
+    if before.carry != now.carry:
+        yield f"it carried {_columns(before.carry)}, now it carries {_columns(now.carry)}"
+    yield from _changed_files(before, now)
+    if before.source != now.source:
+        yield "its input has changed"
+
+
+def _changed_files(before: Origin, now: Origin) -> Iterator[str]:
+    if not before.files or not now.files:
+        return
+    for name in sorted(before.files.keys() | now.files.keys()):
+        if name not in now.files:
+            yield f"{name} was among its input and is not any more"
+        elif name not in before.files:
+            yield f"{name} is among its input and was not before"
+        elif before.files[name] != now.files[name]:
+            yield f"{name} has changed since"
+
+
+def _columns(carry: tuple[str, ...] | None) -> str:
+    return "all columns" if carry is None else ", ".join(carry) or "no column"
+
+
+def _filled(params: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters with the defaults that the operator announces."""
+    properties = schema.get("properties", {})
+    return {name: field["default"] for name, field in properties.items() if "default" in field} | dict(params)

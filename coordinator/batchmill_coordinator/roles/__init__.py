@@ -1,0 +1,1 @@
+"""The background loops of the leader: I/O around pure decisions."""

@@ -1,0 +1,38 @@
+"""Blobs of the row cache that nothing leads to any more are deleted: of segments that made room, or were never kept."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from batchmill.errors import StorageError
+from batchmill.row_cache import FOLDER, segment_blob
+
+if TYPE_CHECKING:
+    from batchmill.storage.blobs import BlobStore
+    from batchmill.ledger import Ledger
+
+log = logging.getLogger(__name__)
+
+
+def sweep_row_cache(ledger: Ledger, blobs: BlobStore) -> None:
+    """Delete the blobs of some loose segments that are due. What cannot be deleted stays due."""
+    gone = []
+    for segment in ledger.row_cache.loose(ledger.now_ms()):
+        try:
+            blobs.delete(segment_blob(segment))
+        except StorageError as error:
+            log.warning("a segment of the row cache could not be deleted, which is tried again: %s", error)
+            break
+        gone.append(segment)
+    ledger.row_cache.settle(gone)
+
+
+def clear_row_cache(ledger: Ledger, blobs: BlobStore) -> None:
+    """Forget all that the row cache has, and delete its folder.
+
+    Raises `StorageError` if that cannot be deleted; the janitor goes on with it then. Segments that are just being
+    written find their places again, or count as missing.
+    """
+    ledger.row_cache.clear()
+    blobs.delete_folder(FOLDER)

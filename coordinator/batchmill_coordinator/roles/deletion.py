@@ -1,0 +1,28 @@
+"""Deleting a job: first it is marked, then its blobs go, then the ledger forgets it.
+
+Cut short anywhere, it can be begun again, and the janitor does. The output folder of a job is its user's and stays.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batchmill.job import UploadSource
+
+if TYPE_CHECKING:
+    from batchmill.storage.blobs import BlobStore
+    from batchmill.ledger import Ledger
+
+
+def delete_job(ledger: Ledger, blobs: BlobStore, job_id: str) -> None:
+    """Delete an ended job and all that Batchmill keeps of it.
+
+    Raises `NotFound`, `Conflict` if it has not ended, and `StorageError` if blobs cannot be deleted; the janitor tries
+    again then.
+    """
+    source = ledger.jobs.read(job_id).spec.source
+    ledger.retention.condemn(job_id)
+    blobs.delete_folder(f"jobs/{job_id}")
+    if isinstance(source, UploadSource):
+        blobs.delete_folder(f"uploads/{source.upload}")
+    ledger.retention.forget(job_id)

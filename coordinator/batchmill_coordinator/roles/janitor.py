@@ -1,0 +1,51 @@
+"""The janitor: deletes jobs that ended long ago, uploads that no job took, and segments that the row cache let go."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from batchmill.errors import Conflict, NotFound, StorageError
+from batchmill_coordinator.roles.cache_sweep import sweep_row_cache
+from batchmill_coordinator.roles.deletion import delete_job
+
+if TYPE_CHECKING:
+    from batchmill.storage.blobs import BlobStore
+    from batchmill.ledger import Ledger
+
+log = logging.getLogger(__name__)
+
+
+class Janitor:
+    """Keeps ledger and blob store from growing for ever.
+
+    upload_ttl_s: how long an upload waits for a job. retention_s: how long an ended job is kept; 0: for ever.
+    """
+
+    name = "janitor"
+    wakes_on: frozenset[str] = frozenset()
+    period_s = 1.0
+
+    def __init__(self, ledger: Ledger, blobs: BlobStore, *, upload_ttl_s: float, retention_s: float) -> None:
+        self._ledger = ledger
+        self._blobs = blobs
+        self._upload_ttl_s = upload_ttl_s
+        self._retention_s = retention_s
+
+    def step(self, epoch: int) -> None:
+        """Delete what is due."""
+        for upload in self._ledger.jobs.expire_uploads(epoch, self._upload_ttl_s):
+            self._blobs.delete_folder(f"uploads/{upload}")
+        for job_id in self._ledger.retention.due(self._ledger.now_ms(), self._retention_s):
+            self._delete(job_id)
+        sweep_row_cache(self._ledger, self._blobs)
+
+    def _delete(self, job_id: str) -> None:
+        try:
+            delete_job(self._ledger, self._blobs, job_id)
+        except (NotFound, Conflict):
+            return  # somebody was quicker, or the job runs again
+        except StorageError as error:
+            log.warning("job %s could not be deleted, which is tried again: %s", job_id, error)
+            return
+        log.info("job %s is deleted", job_id)

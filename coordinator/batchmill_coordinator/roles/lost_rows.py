@@ -1,0 +1,72 @@
+"""The undertaker: makes a dead letter of a row that ended its worker process again and again, alone in its shard."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+from batchmill.dead_letters import DeadLetter, DeadRows, count_by_type, dead_letters_name, json_value
+from batchmill.ledger.settlement import Completion, DeadLimit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from batchmill.storage.blobs import BlobStore
+    from batchmill.clock import Clock
+    from batchmill.ledger import JobRecord, Ledger
+    from batchmill.shard import Shard
+    from batchmill.sources.base import Source
+
+LEASE_MS = 30_000
+ERROR_TYPE = "WorkerLost"
+
+
+class Undertaker:
+    """Settles a shard of one row in the place of a worker, by the steps of one: claim, store, commit."""
+
+    def __init__(
+        self, ledger: Ledger, blobs: BlobStore, open_source: Callable[[JobRecord], Source], clock: Clock
+    ) -> None:
+        self._ledger = ledger
+        self._blobs = blobs
+        self._open_source = open_source
+        self._clock = clock
+
+    def bury(self, record: JobRecord, shard: Shard, epoch: int) -> str:
+        """Take a shard from its lost attempt and commit its row as dead; a word as in `lose.lua`.
+
+        If it is cut short, the lease taken here runs out, and the recoverer comes to it again.
+        """
+        shards = self._ledger.shards
+        word = shards.lose(
+            shard.ref, epoch, delay_s=LEASE_MS / 1000
+        )  # later than the next line: nobody else is to run it
+        if word != "ok":
+            return word
+        ref = shards.queue(record, shard.stage, shard.shard_id, epoch)
+        holder = f"undertaker {secrets.token_hex(4)}"
+        claim = shards.claim(ref, record.spec.pool, holder, LEASE_MS, with_job=False) if ref else None
+        if ref is None or claim is None:
+            return "stale"
+        dead = self._dead_row(record, claim.shard)
+        self._blobs.put_table(dead_letters_name(ref), dead.table())
+        completion = Completion(rows=0, rows_dead=1, nbytes=0, dead_by_type=count_by_type(dead.letters))
+        shards.commit(ref, completion, DeadLimit.of(record.spec))
+        return word
+
+    def _dead_row(self, record: JobRecord, shard: Shard) -> DeadRows:
+        table = self._open_source(record).read(shard.slices).slice(shard.skip, 1)
+        now = self._clock.wall()
+        letter = DeadLetter(
+            index=shard.first_row,
+            row=json_value(table.to_pylist()[0]),
+            operator=record.spec.operator,
+            error_type=ERROR_TYPE,
+            message=f"The worker process that ran this row ended or froze, {shard.losses} times in a row; the row was "
+            "alone in its shard the last time. It may crash the process, use up its memory, or never end.",
+            attempts=shard.losses,
+            worker="",
+            first_failed_at=now,
+            last_failed_at=now,
+        )
+        return DeadRows((letter,), table)

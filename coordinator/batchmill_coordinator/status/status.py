@@ -1,0 +1,150 @@
+"""A job's status for a user, from its record. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batchmill.cost import NANO, job_cost
+from batchmill.job import JobState, JobStatus, StageStatus
+from batchmill_coordinator.status.forecast import Forecast, Interval, Left, forecast, intervals_from, pace_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from batchmill.job import JobCost
+    from batchmill.ledger import JobRecord
+
+MOST_ERRORS = 10
+
+
+def status_of(
+    record: JobRecord,
+    now_s: float,
+    note: str | None = None,
+    dead_counts: Mapping[str, int] | None = None,
+    *,
+    currency: str = "USD",
+) -> JobStatus:
+    """How a job stands at `now_s`, seconds since the epoch.
+
+    note: what it waits for; then nothing is said of the time left. dead_counts: its dead rows by error type.
+    currency: what its cost is in.
+    """
+    rate = _rows_per_second(record, now_s)
+    left = _forecast(record, now_s) if note is None else None
+    return JobStatus(
+        id=record.id,
+        state=record.state,
+        operator=record.spec.operator,
+        name=record.spec.name,
+        pool=record.spec.pool,
+        priority=record.spec.priority,
+        deadline_at=record.spec.deadline_at,
+        rows_total=record.rows_total,
+        rows_total_is_estimate=record.rows_total is not None and not record.rows_exact,
+        rows_done=record.rows_done,
+        rows_dead=record.rows_dead,
+        dead_by_error=_most_frequent(dead_counts or {}),
+        rows_cached=record.rows_cached,
+        rows_per_second=rate,
+        **_time_left(left),
+        shards_done=record.shards_done,
+        shards_running=record.shards_running,
+        stages=[_stage(record)],
+        created_at=record.created_at / 1000,
+        started_at=_seconds(record.started_at),
+        finished_at=_seconds(record.finished_at),
+        error=record.error,
+        output=record.spec.output.path if record.spec.output else None,
+        replay_of=record.replay_of,
+        resumed_from=record.resumed_from,
+        tenant=record.tenant,
+        cost=cost_of(record, currency),
+        note=note,
+    )
+
+
+def _time_left(left: Forecast | None) -> dict[str, float | None]:
+    times = (None, None, None) if left is None else (left.eta_s, left.low_s, left.high_s)
+    names = ("eta_s", "eta_low_s", "eta_high_s")
+    return {name: None if time_s is None else round(time_s, 1) for name, time_s in zip(names, times, strict=True)}
+
+
+def cost_of(record: JobRecord, currency: str) -> JobCost:
+    """What a job cost so far."""
+    return job_cost(dict(record.costs), record.budget_nano, currency)
+
+
+def is_over_budget(record: JobRecord) -> bool:
+    """Whether a job is paused since its budget is used up."""
+    budget = record.budget_nano
+    return record.state is JobState.PAUSED and budget is not None and record.cost_nano >= budget
+
+
+def why_paused(record: JobRecord, currency: str) -> str | None:
+    """What to do about a job that is paused since its budget is used up; None for any other."""
+    if not is_over_budget(record):
+        return None
+    cost, budget = record.cost_nano / NANO, (record.budget_nano or 0) / NANO
+    return (
+        f"it has cost {cost:.6g} of its budget of {budget:.6g} {currency}; "
+        f"`batchmill resume {record.id} --budget N` gives it more"
+    )
+
+
+def _seconds(moment_ms: int | None) -> float | None:
+    return None if moment_ms is None else moment_ms / 1000
+
+
+def _settled(record: JobRecord) -> int:
+    return record.rows_done + record.rows_dead
+
+
+def _stage(record: JobRecord) -> StageStatus:
+    total, settled = record.rows_total, _settled(record)
+    if record.state is JobState.COMPLETED:
+        share: float | None = 1.0
+    else:
+        share = None if total is None else round(min(settled / total, 1.0), 4) if total else 1.0
+    return StageStatus(
+        operator=record.spec.operator,
+        rows_total=total,
+        rows_done=record.rows_done,
+        rows_dead=record.rows_dead,
+        share=share,
+        shards_done=record.shards_done,
+        shards_running=record.shards_running,
+    )
+
+
+def _most_frequent(counts: Mapping[str, int]) -> dict[str, int]:
+    ranked = sorted(counts.items(), key=lambda counted: (counted[0] == "other", -counted[1], counted[0]))
+    if len(ranked) <= MOST_ERRORS:
+        return dict(ranked)
+    kept = dict(ranked[: MOST_ERRORS - 1])
+    return {**kept, "other": sum(count for _, count in ranked[MOST_ERRORS - 1 :])}
+
+
+def _rows_per_second(record: JobRecord, now_s: float) -> float | None:
+    """Of late while the job runs, over its whole run once it has ended; pauses do not count."""
+    settled = _settled(record)
+    if record.started_at is None or settled == 0 or record.state is JobState.PAUSED:
+        return None
+    pace = None if record.state.is_final else pace_of(intervals_from(record.paces))
+    if pace is not None:
+        return round(pace.rate, 3)
+    end_s = record.finished_at / 1000 if record.finished_at else now_s
+    run_s = end_s - (record.started_at + record.paused_ms) / 1000
+    return round(settled / max(run_s, 1e-3), 3)
+
+
+def _forecast(record: JobRecord, now_s: float) -> Forecast | None:
+    if record.state is not JobState.RUNNING or record.rows_total is None:
+        return None
+    settled = _settled(record)
+    open_since = record.rate_at
+    open_s = 0.0 if open_since is None else max(now_s - open_since / 1000, 0.0)
+    open_rows = 0 if open_since is None else settled - record.rate_rows
+    unsure = 0 if record.rows_exact else max(record.rows_total - record.rows_planned, 0)
+    left = Left(max(record.rows_total - settled, 0), unsure, Interval(open_s, open_rows))
+    return forecast(intervals_from(record.paces), left)

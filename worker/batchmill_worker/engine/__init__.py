@@ -1,0 +1,1 @@
+"""Running the rows of one shard through an operator."""

@@ -1,0 +1,79 @@
+"""The results of a shard's batches, put together in input order with the columns that the job carries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from batchmill.errors import InvalidOperator
+from batchmill.operators.contract import SOURCE_ROW
+from batchmill_worker.engine.batches import join
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from batchmill.operators.contract import OperatorDefinition
+    from batchmill_worker.engine.batches import BatchResult
+    from batchmill_worker.batching.packing import Rows
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Landed:
+    """A batch that came back: the rows it was made of, and what the operator made of them."""
+
+    rows: Rows
+    result: BatchResult
+
+    @property
+    def sources(self) -> Rows:
+        """For each result, the row it was made from."""
+        if self.result.counts is not None:
+            return np.repeat(self.rows, self.result.counts)
+        return np.delete(self.rows, list(self.result.errors)) if self.result.errors else self.rows
+
+
+def assemble(
+    definition: OperatorDefinition, table: pa.Table, carried: Sequence[str], landed: Sequence[Landed]
+) -> tuple[pa.Table, Rows, tuple[str, ...]]:
+    """The results in input order, for each the row of `table` that it was made from, and the columns that were made.
+
+    A column that the operator makes replaces the carried one of that name, in its place. Raises `InvalidOperator` for
+    results without a column, or with one that is Batchmill's own.
+    """
+    made: dict[str, Any] = join(definition, [batch.result for batch in landed])
+    sources = np.concatenate([batch.sources for batch in landed]) if landed else np.empty(0, dtype=np.int64)
+    if definition.expands and SOURCE_ROW in made:
+        raise InvalidOperator(
+            f"operator {definition.name!r} made a column {SOURCE_ROW!r}, which Batchmill adds itself.",
+            hint="Give it another name.",
+        )
+    if np.any(np.diff(sources) < 0):
+        order = np.argsort(sources, kind="stable")
+        sources = sources[order]
+        made = {name: column.take(pa.array(order)) for name, column in made.items()}
+    own = {SOURCE_ROW} if definition.expands else set()
+    carried = [name for name in carried if name not in own]
+    names = [*carried, *(name for name in made if name not in carried)]
+    if not (names or own) and sources.size:
+        raise InvalidOperator(
+            f"operator {definition.name!r} made no column, and the job carries none.",
+            hint="Results would be empty: carry a column, or return one.",
+        )
+    kept = _pick(table.select([name for name in carried if name not in made]), sources)
+    if not names:
+        return _without_columns(sources.size), sources, ()
+    columns = {name: made[name] if name in made else kept.column(name) for name in names}
+    return pa.table(columns), sources, tuple(made)
+
+
+def _without_columns(rows: int) -> pa.Table:
+    return pa.table({"_": pa.nulls(rows)}).select([])
+
+
+def _pick(table: pa.Table, sources: Rows) -> pa.Table:
+    if np.array_equal(sources, np.arange(sources.size)):
+        return table.slice(0, sources.size)
+    return table.take(pa.array(sources))

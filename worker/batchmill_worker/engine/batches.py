@@ -1,0 +1,214 @@
+"""Batches in an operator's own format: rows, Arrow or numpy, and back to Arrow with everything checked.
+
+Whatever does not fit is the operator's fault, not a row's: `InvalidOperator`, naming what was expected and what came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from batchmill.errors import InvalidOperator
+from batchmill.operators.contract import Expansion, PartialResult, RowError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from batchmill.operators.contract import BatchFormat, OperatorDefinition
+
+_UNFIT = (pa.ArrowException, TypeError, ValueError, OverflowError)
+"""What pyarrow raises for values that make no column."""
+
+
+Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BatchResult:
+    """What an operator made of one batch: columns for the rows it did, an error for each it gave up on."""
+
+    rows: int  # results; each column has as many values
+    columns: Mapping[str, pa.ChunkedArray]
+    errors: Mapping[int, RowError] = field(default_factory=dict)  # by position in the batch
+    counts: Counts | None = None  # of an operator that expands: how many results each row of the batch made
+
+
+def to_batch(batch_format: BatchFormat, table: pa.Table) -> Any:
+    """Rows of a shard as the operator takes them; see `BatchFormat`."""
+    match batch_format:
+        case "rows":
+            return table.to_pylist()
+        case "arrow":
+            return table
+        case "numpy":
+            return {name: _to_numpy(table.column(name)) for name in table.column_names}
+
+
+def from_batch(definition: OperatorDefinition, output: Any, rows: int) -> BatchResult:
+    """What the operator returned for a batch of `rows` rows. Raises `InvalidOperator` if it does not fit."""
+    if definition.batch_format == "rows":
+        return _from_rows(definition, output, rows)
+    if definition.expands:
+        return _from_expansion(definition, output, rows)
+    errors: Mapping[int, RowError] = {}
+    if isinstance(output, PartialResult):
+        errors = _checked_errors(definition, output.errors, rows)
+        output = output.results
+    columns_of = _from_arrow if definition.batch_format == "arrow" else _from_numpy
+    expected = rows - len(errors)
+    return BatchResult(expected, columns_of(definition, output, expected), errors)
+
+
+def join(definition: OperatorDefinition, results: Sequence[BatchResult]) -> dict[str, pa.ChunkedArray]:
+    """The columns of several batches one below the other; a batch without a column has nulls there.
+
+    Types may differ where one holds all values of the others without loss (null, widths of numbers). Raises
+    `InvalidOperator` otherwise.
+    """
+    names = dict.fromkeys(name for result in results for name in result.columns)
+    joined = {}
+    for name in names:
+        pieces = [result.columns.get(name, pa.chunked_array([pa.nulls(result.rows)])) for result in results]
+        joined[name] = pieces[0] if len(pieces) == 1 else _join_column(definition, name, pieces)
+    return joined
+
+
+def _join_column(definition: OperatorDefinition, name: str, pieces: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:
+    types = list(dict.fromkeys(piece.type for piece in pieces))
+    try:
+        if len(types) > 1:
+            schemas = [pa.schema([(name, kind)]) for kind in types]
+            common = pa.unify_schemas(schemas, promote_options="permissive").field(name).type
+            pieces = [piece.cast(common) for piece in pieces]
+        chunks = [chunk for piece in pieces for chunk in piece.chunks]
+        # one chunk, so that a file of the results is not written in as many pieces as there were batches
+        return pa.chunked_array(pa.chunked_array(chunks, pieces[0].type).combine_chunks())
+    except _UNFIT as error:
+        _refuse(definition, f"column {name!r} of one type in every batch", " and ".join(map(str, types)), error)
+
+
+def _from_rows(definition: OperatorDefinition, output: Any, rows: int) -> BatchResult:
+    what = "lists of dicts" if definition.expands else "dicts"
+    if not isinstance(output, list | tuple):
+        _refuse(definition, f"a list of {rows} {what}", _kind(output))
+    if len(output) != rows:
+        _refuse(definition, f"{rows} results, one for each row of the batch", f"{len(output)}")
+    errors = {index: result for index, result in enumerate(output) if isinstance(result, RowError)}
+    done = [result for result in output if not isinstance(result, RowError)] if errors else output
+    counts = None
+    if definition.expands:
+        counts = np.array([_count(definition, result) for result in output], dtype=np.int64)
+        done = [result for results in done for result in results]
+    names: dict[Any, None] = {}
+    for result in done:
+        if not isinstance(result, dict):
+            _refuse(definition, "a dict or a RowError for each row", _kind(result))
+        names.update(dict.fromkeys(result))
+    columns = {name: _column(definition, name, [result.get(name) for result in done]) for name in names}
+    return BatchResult(len(done), columns, errors, counts)
+
+
+def _count(definition: OperatorDefinition, results: Any) -> int:
+    if isinstance(results, RowError):
+        return 0
+    if not isinstance(results, list | tuple):
+        _refuse(definition, "a list of dicts or a RowError for each row", _kind(results))
+    return len(results)
+
+
+def _from_expansion(definition: OperatorDefinition, output: Any, rows: int) -> BatchResult:
+    if not isinstance(output, Expansion):
+        _refuse(definition, "an Expansion", _kind(output))
+    errors = _checked_errors(definition, output.errors, rows)
+    expected = f"Expansion.counts to be {rows} whole numbers, at least 0, and 0 for a row in errors"
+    try:
+        counts = np.asarray(output.counts)
+    except ValueError as error:
+        _refuse(definition, expected, str(error), error)
+    fits = counts.shape == (rows,) and (not rows or np.issubdtype(counts.dtype, np.integer)) and not np.any(counts < 0)
+    if not fits or any(counts[index] for index in errors):
+        _refuse(definition, expected, str(output.counts)[:100])
+    total = int(counts.sum())
+    columns_of = _from_arrow if definition.batch_format == "arrow" else _from_numpy
+    return BatchResult(total, columns_of(definition, output.results, total), errors, counts.astype(np.int64))
+
+
+def _from_arrow(definition: OperatorDefinition, output: Any, rows: int) -> dict[str, pa.ChunkedArray]:
+    if not isinstance(output, pa.Table | pa.RecordBatch):
+        _refuse(definition, f"a pyarrow.Table of {rows} rows", _kind(output))
+    table = pa.Table.from_batches([output]) if isinstance(output, pa.RecordBatch) else output
+    if table.num_rows != rows and table.num_columns:
+        _refuse(definition, f"a table of {rows} rows", f"one of {table.num_rows} rows")
+    if len(set(table.column_names)) != table.num_columns:
+        _refuse(definition, "columns of different names", ", ".join(table.column_names))
+    return dict(zip(table.column_names, table.columns, strict=True))
+
+
+def _from_numpy(definition: OperatorDefinition, output: Any, rows: int) -> dict[str, pa.ChunkedArray]:
+    if not isinstance(output, dict):
+        _refuse(definition, "a dict of column name to numpy array", _kind(output))
+    for name, values in output.items():
+        if not isinstance(values, np.ndarray):
+            _refuse(definition, f"a numpy array as column {name!r}", _kind(values))
+        if values.ndim == 0 or len(values) != rows:
+            _refuse(definition, f"{rows} values in column {name!r}", f"an array of shape {values.shape}")
+    return {name: _column(definition, name, values) for name, values in output.items()}
+
+
+def _column(definition: OperatorDefinition, name: Any, values: Any) -> pa.ChunkedArray:
+    if not isinstance(name, str):
+        _refuse(definition, "column names of type str", f"{name!r} ({type(name).__name__})")
+    try:
+        array = _from_array(values) if isinstance(values, np.ndarray) else pa.array(values)
+    except _UNFIT as error:
+        _refuse(definition, f"values of one type in column {name!r}", str(error).partition("\n")[0], error)
+    return array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array])
+
+
+def _from_array(values: np.ndarray[Any, Any]) -> pa.Array:
+    # A copy: Arrow would share the memory, and an operator may fill the same array again for its next batch.
+    array = pa.array(values.flatten())
+    for size in reversed(values.shape[1:]):
+        array = pa.FixedSizeListArray.from_arrays(array, size)
+    return array
+
+
+def _to_numpy(column: pa.ChunkedArray) -> Any:
+    if pa.types.is_dictionary(column.type):  # to_numpy has the first entry where a dictionary column is null
+        column = column.cast(column.type.value_type)
+    kind = column.type
+    if pa.types.is_fixed_size_list(kind) and kind.list_size and not column.null_count:
+        flat = column.combine_chunks().flatten()
+        if pa.types.is_primitive(kind.value_type) and not flat.null_count:
+            return flat.to_numpy(zero_copy_only=False).reshape(len(column), kind.list_size)
+    if column.null_count and (pa.types.is_integer(kind) or pa.types.is_null(kind)):
+        return np.array(column.to_pylist(), dtype=object)  # to_numpy would round large integers to floats
+    return column.to_numpy()
+
+
+def _checked_errors(definition: OperatorDefinition, errors: Any, rows: int) -> Mapping[int, RowError]:
+    expected = f"PartialResult.errors to map positions below {rows} to RowError"
+    if not isinstance(errors, Mapping):
+        _refuse(definition, expected, _kind(errors))
+    for index, error in errors.items():
+        if not (isinstance(index, int | np.integer) and 0 <= index < rows and isinstance(error, RowError)):
+            _refuse(definition, expected, f"{index!r}: {error!r}")
+    return {int(index): error for index, error in errors.items()}
+
+
+def _kind(value: Any) -> str:
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _refuse(definition: OperatorDefinition, expected: str, came: str, cause: BaseException | None = None) -> NoReturn:
+    raise InvalidOperator(
+        f"operator {definition.name!r} returned what does not fit: expected {expected}, got {came}.",
+        hint=f"Its batch_format is {definition.batch_format!r}.",
+        operator=definition.name,
+    ) from cause

@@ -1,0 +1,70 @@
+"""What became of a shard's rows in one attempt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from batchmill_worker.batching.packing import Rows
+    from batchmill_worker.runtime.failures import DeadRow
+
+
+@dataclass(frozen=True, slots=True)
+class BatchTiming:
+    """One device call that returned."""
+
+    rows: int
+    units: float  # of cost, padding included
+    true_units: float  # without padding
+    busy_s: float  # on the device, waiting for it not counted
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ShardResult:
+    """What became of a shard's rows, or of those that were settled before it was stopped. Immutable.
+
+    Rows are named by their index in the shard. Rows that cost about the same are run together, so the settled ones of
+    a stopped shard may be any.
+    """
+
+    table: pa.Table  # carried input columns and the operator's, in input order; of dead rows nothing
+    sources: Rows  # for each row of the table, the row it was made from, ascending
+    settled: Rows  # rows done or dead, ascending
+    dead: tuple[DeadRow, ...]  # by index
+    timings: tuple[BatchTiming, ...]  # in the order in which batches ran
+    stopped: bool  # whether rows were left because of `should_stop`
+    made: tuple[str, ...] = ()  # the columns of the table that the operator made
+    cached: Rows | None = None  # settled rows whose results were not computed, ascending; None: there are none
+
+    @property
+    def rows_settled(self) -> int:
+        """How many rows are done or dead."""
+        return len(self.settled)
+
+    @property
+    def rows_done(self) -> int:
+        """How many rows have been done; one of an operator that expands may have made no result."""
+        return len(self.settled) - len(self.dead)
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds on the device."""
+        return sum(timing.busy_s for timing in self.timings)
+
+    @property
+    def units(self) -> float:
+        """What ran on the device, in units of cost, padding included."""
+        return sum(timing.units for timing in self.timings)
+
+    @property
+    def true_units(self) -> float:
+        """What ran on the device, in units of cost, without padding."""
+        return sum(timing.true_units for timing in self.timings)
+
+    @property
+    def padding_share(self) -> float:
+        """The share of what ran that was padding."""
+        return 1 - self.true_units / self.units if self.units else 0.0

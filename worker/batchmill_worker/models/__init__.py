@@ -1,0 +1,1 @@
+"""Loaded operators and model files."""

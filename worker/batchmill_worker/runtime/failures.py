@@ -1,0 +1,181 @@
+"""Failures of user code: what is kept of an exception, rows given up on, and whose fault it is."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import inspect
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from batchmill.errors import OperatorFailed
+from batchmill.operators.contract import RowError
+
+MAX_TRACEBACK_BYTES = 8 * 1024
+MAX_MESSAGE_BYTES = 2 * 1024
+TOO_LARGE = "too_large"
+SINGLE_FAILURES_IN_A_ROW = 8
+"""So many rows that fail alone, the first of a shard, and none done: then it is not the rows."""
+
+_PACKAGE = Path(__file__).parent.parent
+_OWN_CODE = (
+    _PACKAGE,
+    Path(inspect.getfile(RowError)),
+    Path(concurrent.futures.__file__).parent,
+)
+_OPERATORS = _PACKAGE / "operators"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What is kept of an exception: bounded text."""
+
+    error_type: str  # "KeyError", "torch.OutOfMemoryError"
+    message: str  # at most MAX_MESSAGE_BYTES, its end cut
+    traceback: str  # at most MAX_TRACEBACK_BYTES, its beginning cut, without the engine's own frames
+
+    @classmethod
+    def of(cls, error: BaseException) -> Failure:
+        """What to keep of an exception. Never raises, whatever the exception's own code does."""
+        report = traceback.TracebackException.from_exception(error)
+        _drop_own_frames(report)
+        text = "".join(report.format())
+        return cls(type_name(error), _head(_message(error), MAX_MESSAGE_BYTES), _tail(text, MAX_TRACEBACK_BYTES))
+
+
+@dataclass(frozen=True, slots=True)
+class DeadRow:
+    """A row given up on."""
+
+    index: int  # 0-based, in the shard
+    failure: Failure
+    row: dict[str, Any]  # the input row, as JSON values: see `batchmill.dead_letters.json_value`
+    retryable: bool = False  # whether trying again could help: not after a RowError that does not say so
+
+
+class Blame:
+    """Decides, over one shard, whether rows or the operator are to blame for what fails.
+
+    A row that the operator rejects with a `RowError` says nothing either way. As long as no row is done, rows that
+    fail alone with one and the same exception type are held against the operator.
+
+    proven: whether the operator has ever done a row in this process; a lone failing row is then its own fault.
+    """
+
+    def __init__(self, operator: str, *, proven: bool) -> None:
+        self._operator = operator
+        self._proven = proven
+        self._succeeded = False
+        self._failures = 0
+        self._ran_out_of_memory = False
+        self._types: set[str] = set()
+        self._first: Failure | None = None
+
+    @property
+    def undecided(self) -> bool:
+        """Whether rows have failed and none is done yet."""
+        return not self._succeeded and self._failures > 0
+
+    def succeeded(self) -> None:
+        """A row is done."""
+        self._succeeded = True
+
+    def failed(self, failure: Failure, *, out_of_memory: bool = False) -> None:
+        """A row failed alone. Raises `OperatorFailed` when enough have, the first of the shard and all alike.
+
+        out_of_memory: it may just be large, so that one such row says nothing of the operator.
+        """
+        self._first = self._first or failure
+        self._ran_out_of_memory = out_of_memory
+        self._failures += 1
+        self._types.add(failure.error_type)
+        if self._failures >= SINGLE_FAILURES_IN_A_ROW:
+            self._accuse()
+
+    def close(self) -> None:
+        """The shard's rows are through. Raises `OperatorFailed` when all failed alike."""
+        if self._failures >= 2 or not (self._proven or self._ran_out_of_memory):
+            self._accuse()
+
+    def _accuse(self) -> None:
+        if self._first is None or self._succeeded or len(self._types) > 1:
+            return
+        if self._failures == 1:
+            rows = "the first row it was given"
+        else:
+            rows = f"each of the first {self._failures} rows it was given one by one"
+        raise operator_failed(
+            self._operator,
+            f"failed on {rows}",
+            self._first,
+            hint="The error is in the operator, its parameters or the worker's machine, or no row is what it "
+            "expects. An operator gives up on single rows with RowError.",
+        )
+
+
+def operator_failed(operator: str, what: str, failure: Failure, *, hint: str) -> OperatorFailed:
+    """The error that stops a shard for a failure of its operator."""
+    message = " ".join(f"operator {operator!r} {what}: {failure.error_type}: {failure.message}".split())
+    return OperatorFailed(
+        message.rstrip(":. ") + ".",
+        hint=hint,
+        operator=operator,
+        error_type=failure.error_type,
+        error=failure.message,
+        traceback=failure.traceback,
+    )
+
+
+def too_large(failure: Failure) -> Failure:
+    """What is told of a row for which memory ran out although it was alone in its batch."""
+    message = f"The row does not fit into the worker's memory, even alone: {failure.error_type}: {failure.message}"
+    return Failure(TOO_LARGE, _head(message, MAX_MESSAGE_BYTES), failure.traceback)
+
+
+def rejected(index: int, error: RowError, row: dict[str, Any]) -> DeadRow:
+    """A row that the operator gave up on itself."""
+    failure = Failure(type_name(error), _head(error.message, MAX_MESSAGE_BYTES), "")
+    return DeadRow(index, failure, row, error.retryable)
+
+
+def type_name(error: BaseException) -> str:
+    """An exception's type as its traceback shows it, without "builtins."."""
+    kind = type(error)
+    if kind is RowError or kind.__module__ in ("builtins", "__main__"):
+        return kind.__qualname__
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _drop_own_frames(report: traceback.TracebackException) -> None:
+    seen: set[int] = set()
+    reports = [report]
+    while reports:
+        one = reports.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        one.stack = traceback.StackSummary.from_list([frame for frame in one.stack if not _is_own(frame)])
+        reports += [other for other in (one.__cause__, one.__context__, *(one.exceptions or ())) if other]
+
+
+def _is_own(frame: traceback.FrameSummary) -> bool:
+    file = Path(frame.filename)
+    return not file.is_relative_to(_OPERATORS) and any(file.is_relative_to(place) for place in _OWN_CODE)
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001  # user code: whatever it raises, the failure must be told
+        return "(its message could not be made)"
+
+
+def _head(text: str, limit: int) -> str:
+    data = text.encode("utf-8", "backslashreplace")
+    return data.decode() if len(data) <= limit else data[: limit - 4].decode("utf-8", "ignore") + " …"
+
+
+def _tail(text: str, limit: int) -> str:
+    data = text.encode("utf-8", "backslashreplace")
+    return data.decode() if len(data) <= limit else "…" + data[3 - limit :].decode("utf-8", "ignore")

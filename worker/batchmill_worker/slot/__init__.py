@@ -1,0 +1,1 @@
+"""One device process: from the message to the commit."""

@@ -1,0 +1,98 @@
+"""A device process: `python -m batchmill_worker.slot FOLDER IDENTITY` runs shards until it is told to stop.
+
+The folder is shared with the supervisor, the identity is a `SlotIdentity` in JSON. The environment and the cores are
+set before this file is read.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from batchmill.errors import BatchmillError, InvalidOperator, InvalidSettings, MissingExtra, ServiceUnavailable
+from batchmill.telemetry.logs import configure_logging
+from batchmill.settings import WorkerSettings
+from batchmill_worker.slot.attempt import AttemptRunner
+from batchmill_worker.slot.wiring import make_bench
+from batchmill_worker.slot.celery_app import consume, create_celery_app
+from batchmill_worker.devices.placement import SlotIdentity
+from batchmill_worker.supervisor.slot_files import SlotFiles
+
+if TYPE_CHECKING:
+    from batchmill.ledger import Ledger
+    from batchmill_worker.slot.leases import Heartbeat
+
+log = logging.getLogger(__name__)
+
+EXIT_REFUSED = 2  # it cannot start, and starting it again would not help
+EXIT_FAILED = 1
+LEDGER_LOOK_S = 1.0
+
+
+def run_slot(settings: WorkerSettings, identity: SlotIdentity, note: Path) -> None:
+    """Run shards on one device until SIGTERM; `note` is the watchdog's file.
+
+    Raises `InvalidOperator`, `InvalidSettings` or `StorageError`. Waits for a ledger that cannot be reached.
+    """
+    bench, queues = make_bench(settings, identity, note)
+    app = create_celery_app(settings, bench.registry, AttemptRunner(bench))
+    _await_ledger(bench.ledger)
+    bench.ledger.require_schema()
+    bench.heartbeat.start()
+    try:
+        consume(app, settings, bench.worker, queues, on_shutdown=lambda: _drain(bench.heartbeat, settings.drain_s))
+    finally:
+        bench.heartbeat.stop()
+        bench.close()
+
+
+def _await_ledger(ledger: Ledger) -> None:
+    """Wait until the ledger can be reached: starting the process anew would not bring it back sooner."""
+    while True:
+        try:
+            ledger.ping()
+            return
+        except ServiceUnavailable as error:
+            log.warning("waiting for the ledger: %s", error)
+            time.sleep(LEDGER_LOOK_S)
+
+
+def _drain(heartbeat: Heartbeat, drain_s: float) -> None:
+    """Tell the attempts to stop at their next batch, and end this process if a batch does not end in time."""
+    heartbeat.drain()
+
+    def give_up() -> None:
+        log.warning("a batch did not end within %.0f s of draining; its shard is left to the recoverer", drain_s)
+        os._exit(1)
+
+    timer = threading.Timer(drain_s, give_up)
+    timer.daemon = True
+    timer.start()
+
+
+def main() -> None:
+    """Run a slot from the command line; its settings come from the environment."""
+    folder, described = sys.argv[1:]
+    identity = SlotIdentity.model_validate_json(described)
+    files = SlotFiles(Path(folder), identity.name)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until Celery has its own handler: leave in good order
+    try:
+        settings = WorkerSettings.load()
+        configure_logging(settings, worker=identity.name)
+        run_slot(settings, identity, files.note)
+    except (InvalidSettings, InvalidOperator, MissingExtra) as error:
+        files.refuse(error)
+        sys.exit(EXIT_REFUSED)
+    except BatchmillError as error:
+        log.error("%s cannot start: %s", identity.name, error)
+        sys.exit(EXIT_FAILED)
+
+
+if __name__ == "__main__":
+    main()

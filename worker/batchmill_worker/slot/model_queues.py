@@ -1,0 +1,110 @@
+"""The queues a worker consumes from besides its pool's: one for each model it has loaded, and one while it has room.
+
+1. When a model begins to load, its queue is added to the consumer. A BRPOP that is on its way does not know the queue
+   yet; it ends after a second at most, mostly long before the model is there.
+2. When the model is there and its queue has settled, it is announced, and the dispatcher may send shards to the queue.
+3. When the model is to go, it is taken out of the announcement and its queue is cancelled, both at once. What the BRPOP
+   on its way still brings is put back by kombu. What is left when no worker consumes from the queue any more is taken
+   back by the recoverer.
+
+All of this happens in the consumer's own thread, but for `follow`. A broker that was away changes nothing: Celery
+consumes from all selected queues again when it is back.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from celery import bootsteps
+from kombu import Queue
+
+from batchmill.broker import model_queue_of, room_queue_of
+from batchmill.clock import Clock, SystemClock
+from batchmill_worker.models.operator_cache import LoadedModels
+
+if TYPE_CHECKING:
+    from batchmill_worker.slot.leases import Heartbeat
+
+SETTLE_S = 1.5
+"""Longer than a BRPOP waits, which is a second."""
+
+NOTHING = LoadedModels((), (), has_room=True, load_s=0.0)
+
+
+class ModelQueues:
+    """Keeps the queues of a consumer, and what is announced, in step with what the process has loaded."""
+
+    def __init__(self, pool: str, heartbeat: Heartbeat, clock: Clock | None = None) -> None:
+        self._pool = pool
+        self._heartbeat = heartbeat
+        self._clock = clock or SystemClock()
+        self._consumer: Any = None  # Celery's
+        self._models = NOTHING
+        self._since = {room_queue_of(pool): float("-inf")}  # consumed queues, by when they were added
+
+    def follow(self, models: LoadedModels) -> None:
+        """What is loaded has changed. Any thread may say so."""
+        self._models = models
+        consumer = self._consumer
+        if consumer is not None:
+            consumer.call_soon(self.sync)
+
+    def attach(self, consumer: Any) -> None:
+        """A consumer has started, or started again after its broker was away."""
+        self._consumer = consumer
+        self.sync()
+        self._later()  # the timers of the connection before are gone
+
+    def sync(self) -> None:
+        """Add and cancel what is due, and announce what has settled. Call it in the consumer's thread."""
+        if self._consumer.task_consumer is None:  # its connection is gone; `attach` comes when there is a new one
+            return
+        now, models = self._clock.monotonic(), self._models
+        wanted = {model_queue_of(self._pool, model) for model in (*models.ready, *models.loading)}
+        if models.has_room:
+            wanted.add(room_queue_of(self._pool))
+        self._announce(models, now)
+        for queue in wanted:
+            self._want(queue, now)
+        for queue in self._since.keys() - wanted:
+            self._drop(queue)
+
+    def _want(self, queue: str, now: float) -> None:
+        if queue in self._since:
+            return
+        # Not declared: Redis would keep the declaration for ever.
+        self._consumer.app.amqp.queues.add(Queue(queue, routing_key=queue, no_declare=True))
+        self._consumer.add_task_queue(queue)
+        self._since[queue] = now
+        self._later()
+
+    def _drop(self, queue: str) -> None:
+        self._consumer.cancel_task_queue(queue)
+        self._consumer.app.amqp.queues.pop(queue, None)
+        del self._since[queue]
+
+    def _announce(self, models: LoadedModels, now: float) -> None:
+        def has_settled(queue: str) -> bool:
+            return now - self._since.get(queue, now) >= SETTLE_S
+
+        ready = [model for model in models.ready if has_settled(model_queue_of(self._pool, model))]
+        loading = [model for model in (*models.ready, *models.loading) if model not in ready]
+        has_room = models.has_room and has_settled(room_queue_of(self._pool))
+        self._heartbeat.show_models(ready, loading, has_room=has_room, load_s=models.load_s)
+
+    def _later(self) -> None:
+        self._consumer.timer.call_after(SETTLE_S + 0.01, self.sync)
+
+
+class ModelQueuesStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
+    """Attaches a worker's model queues to its consumer; Celery starts it anew after every reconnect."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        super().__init__(consumer, **kwargs)
+        self._queues: ModelQueues = consumer.controller.options["model_queues"]
+
+    def start(self, consumer: Any) -> None:
+        """The consumer's queues are there."""
+        self._queues.attach(consumer)

@@ -1,0 +1,183 @@
+"""What several attempts have done of one shard: rows with results, rows given up on, rows to be tried again.
+
+An attempt that cannot do every row keeps what it did in a blob; the next one runs only the others, and when none is
+left the results of all attempts are put together in input order and committed as one. So a row that fails now and
+then, or a worker that is stopped half way, costs no other row a second run.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batchmill.dead_letters import DeadLetter
+from batchmill.storage.indexed import INDEX, in_order
+from batchmill.operators.contract import SOURCE_ROW
+from batchmill.retry import tries_row_again
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from batchmill.job import RetryPolicy
+    from batchmill.shard import Shard
+    from batchmill_worker.batching.packing import Rows
+    from batchmill_worker.runtime.failures import DeadRow
+    from batchmill_worker.engine.shard_result import ShardResult
+
+_META = b"batchmill"
+
+
+@dataclass(frozen=True, slots=True)
+class FailedRow:
+    """A row that failed and is to be tried again."""
+
+    failures: int
+    first_failed_at: float  # seconds since the epoch
+
+
+@dataclass(frozen=True, slots=True)
+class ShardProgress:
+    """Rows are named by their index in the job's input, so that the halves of a split shard share their parent's."""
+
+    results: tuple[pa.Table, ...] = ()  # each in input order, its last column the index of the row it was made from
+    empty: frozenset[int] = frozenset()  # rows that are done and made no result
+    dead: tuple[DeadLetter, ...] = ()
+    failed: dict[int, FailedRow] = field(default_factory=dict)
+    cached: frozenset[int] = frozenset()  # rows that are done and were not computed
+
+    def pending(self, shard: Shard) -> Rows:
+        """The rows of a shard that are still to be run, in input order."""
+        rows = np.arange(shard.first_row, shard.first_row + shard.rows, dtype=np.int64)
+        settled = [np.array([letter.index for letter in self.dead], dtype=np.int64)]
+        settled += [table[INDEX].to_numpy() for table in self.results]
+        settled.append(_indices(self.empty))
+        return np.setdiff1d(rows, np.concatenate(settled)) if self.is_begun else rows
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether any row is settled."""
+        return bool(self.results or self.dead or self.empty)
+
+    @property
+    def rows_done(self) -> int:
+        """How many rows are done, whatever each of them made."""
+        return sum(len(pc.unique(table[INDEX])) for table in self.results) + len(self.empty)
+
+    def window(self, shard: Shard) -> ShardProgress:
+        """The part that is about a shard's own rows."""
+        first, behind = shard.first_row, shard.first_row + shard.rows
+        inside = [
+            table.filter(pc.and_(pc.greater_equal(table[INDEX], first), pc.less(table[INDEX], behind)))
+            for table in self.results
+        ]
+        return ShardProgress(
+            tuple(table for table in inside if table.num_rows),
+            frozenset(row for row in self.empty if first <= row < behind),
+            tuple(letter for letter in self.dead if first <= letter.index < behind),
+            {row: failed for row, failed in self.failed.items() if first <= row < behind},
+            frozenset(row for row in self.cached if first <= row < behind),
+        )
+
+    def add(self, pending: Rows, result: ShardResult, told: Told) -> ShardProgress:
+        """This progress and what an attempt brought, which ran the rows `pending`."""
+        made = pending[result.sources]
+        results = (result.table.append_column(INDEX, pa.array(made)),) if made.size else ()
+        done = np.setdiff1d(result.settled, [row.index for row in result.dead])
+        empty = pending[np.setdiff1d(done, result.sources)]
+        ran = set(pending[result.settled].tolist()) if self.failed else set()
+        again = {row: failed for row, failed in self.failed.items() if row not in ran}
+        dead = list(self.dead)
+        for one in result.dead:
+            row = int(pending[one.index])
+            _judge(row, self.failed.get(row, FailedRow(0, told.now)), one, told, again, dead)
+        cached = self.cached if result.cached is None else self.cached | set(pending[result.cached].tolist())
+        now_empty = self.empty | frozenset(empty.tolist())
+        return ShardProgress(self.results + results, now_empty, tuple(dead), again, cached)
+
+    def table(self, *, with_source_row: bool = False) -> pa.Table:
+        """The results in input order; without any, no columns.
+
+        with_source_row: begin with the index of the row that each was made from, as the column `SOURCE_ROW`.
+        """
+        if not self.results:
+            return pa.table({})
+        table = in_order(self.results)
+        plain = table.drop_columns([INDEX])
+        return plain.add_column(0, SOURCE_ROW, table[INDEX]) if with_source_row else plain
+
+    @property
+    def letters(self) -> list[DeadLetter]:
+        """The dead letters in input order."""
+        return sorted(self.dead, key=lambda letter: letter.index)
+
+    @property
+    def worst(self) -> int:
+        """How often the row that failed most, of those to be tried again, has failed."""
+        return max((failed.failures for failed in self.failed.values()), default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Who ran an attempt, when, and by which policy."""
+
+    operator: str
+    worker: str
+    now: float  # seconds since the epoch
+    policy: RetryPolicy
+
+
+def _indices(rows: Iterable[int]) -> Rows:
+    return np.array(sorted(rows), dtype=np.int64)
+
+
+def _judge(
+    row: int, before: FailedRow, one: DeadRow, told: Told, again: dict[int, FailedRow], dead: list[DeadLetter]
+) -> None:
+    """Decide about a row that failed: it goes to those tried `again`, or to the `dead`."""
+    failures = before.failures + 1
+    if one.retryable and tries_row_again(failures, one.failure.error_type, told.policy):
+        again[row] = FailedRow(failures, before.first_failed_at)
+        return
+    dead.append(
+        DeadLetter(
+            index=row,
+            row=one.row,
+            operator=told.operator,
+            error_type=one.failure.error_type,
+            message=one.failure.message,
+            traceback=one.failure.traceback,
+            attempts=failures,
+            worker=told.worker,
+            first_failed_at=before.first_failed_at,
+            last_failed_at=told.now,
+        )
+    )
+
+
+def encode_progress(progress: ShardProgress) -> pa.Table:
+    """A progress as one table, to be kept as an Arrow file."""
+    about: dict[str, Any] = {
+        "empty": sorted(progress.empty),
+        "dead": [letter.model_dump(mode="json") for letter in progress.dead],
+        "cached": sorted(progress.cached),
+        "failed": [[row, failed.failures, failed.first_failed_at] for row, failed in progress.failed.items()],
+    }
+    table = in_order(progress.results) if progress.results else pa.table({INDEX: pa.array([], pa.int64())})
+    return table.replace_schema_metadata({_META: json.dumps(about)})
+
+
+def decode_progress(table: pa.Table) -> ShardProgress:
+    """The inverse of `encode_progress`."""
+    about = json.loads(table.schema.metadata[_META])
+    return ShardProgress(
+        (table.replace_schema_metadata(None),) if table.num_rows else (),
+        frozenset(about["empty"]),
+        tuple(DeadLetter.model_validate(letter) for letter in about["dead"]),
+        {row: FailedRow(failures, first) for row, failures, first in about["failed"]},
+        frozenset(about["cached"]),
+    )

@@ -1,0 +1,1 @@
+"""The parent process of all slots of a machine."""
