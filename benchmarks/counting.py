@@ -13,7 +13,7 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from batchmill.ledger import Completion
+from batchmill.completion import Completion
 from batchmill.retry import Done
 from batchmill_worker.runtime.attempt_end import Ending
 from batchmill_worker.runtime.trace import NO_TRACE, Phase

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batchmill.processes.children import ChildKeeper, ChildSpec, describe_exit
 from batchmill.client import Client
 from batchmill.embedded.valkey import valkey_command
+from batchmill.processes.children import ChildKeeper, ChildSpec, describe_exit
 
 if TYPE_CHECKING:
     import subprocess

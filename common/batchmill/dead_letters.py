@@ -36,6 +36,9 @@ class DeadLetter(Frozen):
     replay: str = ""  # the job that ran it again last, and gave up on it too
 
 
+WORKER_LOST = "WorkerLost"
+"""The error type of a row that ended its worker process again and again."""
+
 LETTER = "__batchmill_letter__"
 """The column of letters."""
 

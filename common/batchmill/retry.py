@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, assert_never
 if TYPE_CHECKING:
     import random
 
+    from batchmill.completion import Completion
     from batchmill.job import JobError, RetryPolicy
-    from batchmill.ledger.settlement import Completion
     from batchmill.shard import Shard
 
 LOSSES_BEFORE_SPLIT = 2

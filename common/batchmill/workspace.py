@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from batchmill.storage.blobs import BlobStore
 from batchmill.sinks import Sink, open_sink
 from batchmill.sources import InlineSource, SourceDescription, open_source
+from batchmill.storage.blobs import BlobStore
 
 if TYPE_CHECKING:
     from batchmill.job import JobSpec
-    from batchmill.storage.locations import Locations
     from batchmill.settings import ServiceSettings
     from batchmill.shard import Slice
     from batchmill.sources.base import Source
+    from batchmill.storage.locations import Locations
 
 
 class Workspace:

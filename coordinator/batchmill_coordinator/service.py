@@ -11,26 +11,26 @@ from batchmill.clock import SystemClock
 from batchmill.ledger import Ledger
 from batchmill.workspace import Workspace
 from batchmill_coordinator.admission.admission import Admission
+from batchmill_coordinator.admission.replays import Replays, require_ended
+from batchmill_coordinator.event_hub import EventHub
+from batchmill_coordinator.fleet.fleet_view import FleetView
+from batchmill_coordinator.fleet.pool_backlog import PoolBacklog
+from batchmill_coordinator.metering.page import CoordinatorMetrics
 from batchmill_coordinator.results.dead_rows import DeadRowStore
+from batchmill_coordinator.results.merger import Merger
+from batchmill_coordinator.results.resumption import Resumption
 from batchmill_coordinator.roles.deletion import delete_job
 from batchmill_coordinator.roles.dispatcher import Dispatcher
-from batchmill_coordinator.event_hub import EventHub
 from batchmill_coordinator.roles.finisher import Finisher
-from batchmill_coordinator.fleet.fleet_view import FleetView
 from batchmill_coordinator.roles.janitor import Janitor
 from batchmill_coordinator.roles.leadership import Leadership
-from batchmill_coordinator.results.merger import Merger
-from batchmill_coordinator.metering.page import CoordinatorMetrics
-from batchmill_coordinator.roles.planner import Planner
-from batchmill_coordinator.fleet.pool_backlog import PoolBacklog
-from batchmill_coordinator.scheduling.publisher import Publisher
-from batchmill_coordinator.roles.recoverer import Recoverer
-from batchmill_coordinator.admission.replays import Replays, require_ended
-from batchmill_coordinator.results.resumption import Resumption
-from batchmill_coordinator.roles.role import RoleThread
-from batchmill_coordinator.status.status import cost_of, status_of
 from batchmill_coordinator.roles.lost_rows import Undertaker
+from batchmill_coordinator.roles.planner import Planner
+from batchmill_coordinator.roles.recoverer import Recoverer
+from batchmill_coordinator.roles.role import RoleThread
 from batchmill_coordinator.roles.watcher import Watcher, waits, what_it_waits_for
+from batchmill_coordinator.scheduling.publisher import Publisher
+from batchmill_coordinator.status.status import cost_of, status_of
 
 if TYPE_CHECKING:
     import asyncio

@@ -12,15 +12,15 @@ from batchmill.clock import SystemClock
 from batchmill.job import JobSpec, WorkerInfo
 from batchmill.ledger.jobs import Submission
 from batchmill.ledger.shards import PlanStep
-from batchmill.telemetry.metrics import new_registry
-from batchmill.operators.model_key import model_key
 from batchmill.operators.contract import OperatorInfo
+from batchmill.operators.model_key import model_key
 from batchmill.settings import CoordinatorSettings
 from batchmill.shard import Shard, ShardId, ShardState, Slice
+from batchmill.telemetry.metrics import new_registry
 from batchmill_coordinator.fleet.fleet_view import FleetView
 from batchmill_coordinator.metering.counts import RoleMeter
-from batchmill_coordinator.scheduling.publisher import Publisher
 from batchmill_coordinator.roles.recoverer import Recoverer
+from batchmill_coordinator.scheduling.publisher import Publisher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

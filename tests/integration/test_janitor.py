@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batchmill.storage.blobs import BlobStore
 from batchmill.errors import NotFound, StorageError
 from batchmill.job import JobSpec, JobState, UploadSource
 from batchmill.ledger import Ledger
 from batchmill.ledger.jobs import Submission
+from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations
 from batchmill_coordinator.roles.deletion import delete_job
 from batchmill_coordinator.roles.janitor import Janitor

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 from ledger_steps import LEASE_MS, SPEC, claim, plan, queue_one, submit
 
+from batchmill.completion import Completion, DeadLimit
 from batchmill.errors import Conflict, NotFound, ServiceUnavailable, StaleToken
 from batchmill.job import JobError, JobState
-from batchmill.ledger import Completion, JobRecord, Ledger
+from batchmill.ledger import JobRecord, Ledger
 from batchmill.ledger.jobs import Submission
-from batchmill.ledger.settlement import DeadLimit, Settled, SplitUp
+from batchmill.ledger.settlement import Settled, SplitUp
 from batchmill.ledger.shards import PlanStep
 from batchmill.shard import Shard, ShardId, ShardRef, ShardState, Slice
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from batchmill.completion import Completion
 from batchmill.cost import NANO, Parts, Spent, Totals, added
 from batchmill.errors import Conflict, StaleToken
 from batchmill.job import JobError, JobSpec, JobState
-from batchmill.ledger import Completion, Ledger
+from batchmill.ledger import Ledger
 from batchmill.ledger.jobs import Submission
 from batchmill.ledger.shards import PlanStep
 from batchmill.shard import Shard, ShardId, ShardRef, Slice

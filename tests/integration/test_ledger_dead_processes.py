@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from ledger_steps import claim, plan, queue_one, submit
 
+from batchmill.completion import Completion
 from batchmill.errors import StaleToken
-from batchmill.ledger import Completion
 from batchmill.shard import ShardState
 
 if TYPE_CHECKING:

@@ -13,16 +13,17 @@ from hand_clock import HandClock
 from ledger_steps import LEASE_MS, plan, queue_one
 from ledger_steps import submit as submit_job
 
+from batchmill.completion import Completion
 from batchmill.cost import NANO, Parts
 from batchmill.errors import InvalidSettings, NotFound
 from batchmill.job import JobSpec, JobState, WorkerInfo
 from batchmill.job_log import MAX_ENTRIES, LogEvent, LogLevel
-from batchmill.ledger import Completion, Ledger
+from batchmill.ledger import Ledger
 from batchmill.ledger.connection import connect
 from batchmill.ledger.jobs import Submission
 from batchmill.ledger.ledger import SCHEMA
-from batchmill.shard import ShardId, ShardRef
 from batchmill.processes.tether import tethered
+from batchmill.shard import ShardId, ShardRef
 from batchmill_coordinator.fleet.pools import PoolView
 from batchmill_coordinator.roles.watcher import PATIENCE_S, Watcher
 

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from batchmill.completion import Completion
 from batchmill.errors import Conflict, NotFound, StaleToken
 from batchmill.job import JOB_MOVES, JobError, JobSpec, JobState
-from batchmill.ledger import Completion, Ledger
+from batchmill.ledger import Ledger
 from batchmill.ledger.jobs import Submission
 from batchmill.ledger.shards import PlanStep
 from batchmill.shard import Shard, ShardId, ShardRef, ShardState, Slice

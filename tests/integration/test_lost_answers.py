@@ -22,10 +22,10 @@ from batchmill.shard import ShardId
 from batchmill_coordinator.admission.acceptance import accept
 from batchmill_coordinator.admission.admission import part_name
 from batchmill_coordinator.service import Service
-from batchmill_worker.slot.attempt import AttemptRunner
-from batchmill_worker.slot.wiring import make_bench
 from batchmill_worker.devices.placement import SlotIdentity
 from batchmill_worker.runtime.attempt_end import EndingKind
+from batchmill_worker.slot.attempt import AttemptRunner
+from batchmill_worker.slot.wiring import make_bench
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from moto.server import ThreadedMotoServer
 
-from batchmill.storage.blobs import BlobStore
 from batchmill.errors import InvalidSource
 from batchmill.job import FileSource
-from batchmill.storage.locations import Locations
 from batchmill.sources import SourceDescription, describe, describe_upload, open_source
+from batchmill.storage.blobs import BlobStore
+from batchmill.storage.locations import Locations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,11 +13,11 @@ from unittest import mock
 from hypothesis.stateful import RuleBasedStateMachine
 from ledger_model import JOB_FIELDS, LEASE_MS, Job, Model, Piece
 
+from batchmill.completion import Completion, DeadLimit
 from batchmill.cost import Parts
 from batchmill.errors import Conflict, NotFound, StaleToken
 from batchmill.job import JobState
-from batchmill.ledger import Completion, JobRecord, Ledger
-from batchmill.ledger.settlement import DeadLimit
+from batchmill.ledger import JobRecord, Ledger
 from batchmill.retry import DeadLetter, Lost, Split, decide
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ from batchmill.job import MAX_INLINE_BYTES
 from batchmill.shard import ShardId, ShardRef, format_shard_id
 
 if TYPE_CHECKING:
+    from batchmill.completion import Completion
     from batchmill.job import JobSpec
-    from batchmill.ledger import Completion, JobRecord
+    from batchmill.ledger import JobRecord
     from batchmill.ledger.shards import PlanStep
 
 LEASE_MS = 10_000

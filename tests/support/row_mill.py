@@ -9,17 +9,17 @@ import pytest
 import tally_operators  # noqa: F401  # registers them
 from tally_operators import noted
 
-from batchmill.storage.blobs import BlobStore
 from batchmill.errors import StorageError
 from batchmill.job import JobSpec
 from batchmill.ledger.row_cache import Limits
-from batchmill.storage.locations import UNRESTRICTED, Locations
 from batchmill.operators.contract import REGISTRY
+from batchmill.storage.blobs import BlobStore
+from batchmill.storage.locations import UNRESTRICTED, Locations
 from batchmill_coordinator.roles.cache_sweep import sweep_row_cache
-from batchmill_worker.runtime.device import DeviceLock
 from batchmill_worker.engine.engine import Engine
 from batchmill_worker.models.operator_cache import ReadyOperator
 from batchmill_worker.row_cache.cache import RowCache
+from batchmill_worker.runtime.device import DeviceLock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

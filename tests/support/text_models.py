@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchmill.storage.locations import Locations
-from batchmill_worker.models.setup_context import SetupContext
-from batchmill_worker.runtime.device import DeviceLock
 from batchmill_worker.engine.engine import Engine
-from batchmill_worker.slot.loading import load_operators
 from batchmill_worker.models.model_source import locate_model
 from batchmill_worker.models.operator_cache import OperatorCache
+from batchmill_worker.models.setup_context import SetupContext
+from batchmill_worker.runtime.device import DeviceLock
+from batchmill_worker.slot.loading import load_operators
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -7,10 +7,10 @@ from celery.exceptions import Ignore, Retry
 from kombu.exceptions import OperationalError
 
 from batchmill.broker import describe_arguments
-from batchmill.ledger import Completion
+from batchmill.completion import Completion
 from batchmill.shard import ShardId, ShardRef
-from batchmill_worker.slot.celery_app import AttemptFailed, tell_celery
 from batchmill_worker.runtime.attempt_end import Ending, EndingKind
+from batchmill_worker.slot.celery_app import AttemptFailed, tell_celery
 
 
 class Task:

@@ -11,13 +11,13 @@ from pydantic import BaseModel, ConfigDict
 from waiting import until
 
 from batchmill.errors import InvalidParams, OperatorFailed
-from batchmill.storage.locations import Locations
-from batchmill.operators.model_key import model_key
 from batchmill.operators.contract import OperatorDefinition, OperatorInfo
+from batchmill.operators.model_key import model_key
+from batchmill.storage.locations import Locations
 from batchmill_worker.models import setup_context
-from batchmill_worker.models.setup_context import SetupContext
 from batchmill_worker.models.model_memory import MIB
 from batchmill_worker.models.operator_cache import LoadedModels, OperatorCache, OperatorKey
+from batchmill_worker.models.setup_context import SetupContext
 
 if TYPE_CHECKING:
     from pathlib import Path

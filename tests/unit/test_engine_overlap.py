@@ -12,9 +12,9 @@ import pytest
 from pydantic import BaseModel
 
 from batchmill.operators.contract import OperatorDefinition
-from batchmill_worker.runtime.device import DeviceLock
 from batchmill_worker.engine.engine import Engine
 from batchmill_worker.models.operator_cache import ReadyOperator
+from batchmill_worker.runtime.device import DeviceLock
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,9 +14,9 @@ from pydantic import BaseModel
 
 from batchmill.errors import InvalidOperator, InvalidParams, InvalidRows, OperatorFailed
 from batchmill.operators.contract import BatchFormat, FunctionOperator, OperatorDefinition, PartialResult, RowError
-from batchmill_worker.runtime.device import DeviceLock
 from batchmill_worker.engine.engine import Engine
 from batchmill_worker.models.operator_cache import ReadyOperator
+from batchmill_worker.runtime.device import DeviceLock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from batchmill.telemetry.log_context import about, about_attempt, fields
-from batchmill.telemetry.logs import ConsoleFormatter, JsonFormatter, announce, configure_logging
 from batchmill.settings import CoordinatorSettings, FlowerSettings, ServiceSettings
 from batchmill.shard import ShardId, ShardRef
+from batchmill.telemetry.log_context import about, about_attempt, fields
+from batchmill.telemetry.logs import ConsoleFormatter, JsonFormatter, announce, configure_logging
 from batchmill_worker.runtime.side_executor import beside_the_device
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ from batchmill.cost import Parts
 from batchmill.errors import OperatorFailed
 from batchmill.operators.contract import FunctionOperator, OperatorDefinition
 from batchmill_worker.batching.sizing import Batching
-from batchmill_worker.runtime.device import DeviceLock
 from batchmill_worker.engine.engine import Engine
-from batchmill_worker.runtime.cost_meter import Account, Meter
 from batchmill_worker.models.operator_cache import ReadyOperator
+from batchmill_worker.runtime.cost_meter import Account, Meter
+from batchmill_worker.runtime.device import DeviceLock
 
 LETTERS = pa.table({"size": [4, 4, 4, 1, 2, 2]})
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 from hand_clock import HandClock
 
+from batchmill.completion import Completion
 from batchmill.job import JobError
-from batchmill.ledger import Completion
-from batchmill.telemetry.metrics import OTHER, SECONDS, BoundedNames, Metric, MetricKind, exposition, new_registry
 from batchmill.retry import Done, Failed, Lost, Partial, Revoked
-from batchmill_worker.runtime.attempt_end import Ending, EndingKind
+from batchmill.telemetry.metrics import OTHER, SECONDS, BoundedNames, Metric, MetricKind, exposition, new_registry
 from batchmill_worker.metering.attempts import MAX_ERROR_TYPES, AttemptOutcome, SlotMeter, outcome_of
+from batchmill_worker.runtime.attempt_end import Ending, EndingKind
 from batchmill_worker.runtime.trace import FileRecorder, Phase, Recorders, begin_trace, read_trace
 
 if TYPE_CHECKING:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from batchmill_worker.engine.engine import Engine
+from batchmill_worker.models.operator_cache import OperatorCache
 from batchmill_worker.models.setup_context import SetupContext
 from batchmill_worker.runtime.device import DeviceLock
-from batchmill_worker.engine.engine import Engine
 from batchmill_worker.slot.loading import load_operators
-from batchmill_worker.models.operator_cache import OperatorCache
 
 
 def test_echo_gives_back_the_very_columns_it_was_given() -> None:

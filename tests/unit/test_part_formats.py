@@ -15,11 +15,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batchmill.storage.blobs import BlobStore
 from batchmill.errors import InvalidOutput, StorageError
-from batchmill.storage.locations import UNRESTRICTED, Locations
 from batchmill.sinks import to_json_lines
 from batchmill.sinks.parts import part_format
+from batchmill.storage.blobs import BlobStore
+from batchmill.storage.locations import UNRESTRICTED, Locations
 
 if TYPE_CHECKING:
     from pathlib import Path

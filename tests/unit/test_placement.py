@@ -10,8 +10,9 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from batchmill_coordinator.fleet.seats import Seats
 from batchmill_coordinator.scheduling.pace import ModelPaces
-from batchmill_coordinator.scheduling.placement import MOST_PATIENCE_S, Demand, Placement, Seats, Where, patience
+from batchmill_coordinator.scheduling.placement import MOST_PATIENCE_S, Demand, Placement, Where, patience
 
 SETTLE_S = 1.5
 WARM = Seats("warm", 2, frozenset({"a"}), has_room=False, load_s=1.0)

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
+from batchmill.completion import Completion
 from batchmill.job import JobError, RetryPolicy
-from batchmill.ledger import Completion
 from batchmill.retry import (
     DeadLetter,
     Done,

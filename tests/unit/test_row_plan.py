@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from batchmill.operators.contract import REGISTRY as OPERATORS
 from batchmill.operators.contract import OperatorDefinition, RowError, operator
-from batchmill_worker.runtime.device import DeviceLock
 from batchmill_worker.engine.engine import Engine
 from batchmill_worker.models.operator_cache import ReadyOperator
 from batchmill_worker.row_cache.plan import Distinct, Piece, Shared, computed
 from batchmill_worker.row_cache.segments import BrokenSegment, by_segment, decode_segment, encode_segment, pick
+from batchmill_worker.runtime.device import DeviceLock
 
 if TYPE_CHECKING:
     from batchmill_worker.engine.shard_result import ShardResult

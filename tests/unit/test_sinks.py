@@ -12,13 +12,13 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from batchmill.storage.blobs import BlobStore
 from batchmill.errors import InvalidOutput, NotFound, StaleToken, StorageError
 from batchmill.job import JobState, OutputSpec
-from batchmill.storage.locations import UNRESTRICTED, Locations
 from batchmill.shard import ShardId
 from batchmill.sinks import MANIFEST, MARKER, Column, Manifest, ManifestPart, Part, Sink, columns_of, open_sink
 from batchmill.sinks.parts import part_format
+from batchmill.storage.blobs import BlobStore
+from batchmill.storage.locations import UNRESTRICTED, Locations
 
 LOCATIONS = Locations(UNRESTRICTED)
 TABLE = pa.table({"id": [1, 2]})

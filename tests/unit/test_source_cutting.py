@@ -17,9 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchmill.storage.blobs import BlobStore
 from batchmill.job import FileSource
-from batchmill.storage.locations import UNRESTRICTED, Locations
 from batchmill.sources import (
     InlineSource,
     Piece,
@@ -30,6 +28,8 @@ from batchmill.sources import (
     open_source,
     walk,
 )
+from batchmill.storage.blobs import BlobStore
+from batchmill.storage.locations import UNRESTRICTED, Locations
 
 LINE_FORMATS = ["jsonl", "csv", "txt"]
 ENDINGS = ["parquet", "arrow", "feather", *(f"{kind}{codec}" for kind in LINE_FORMATS for codec in ("", ".gz", ".zst"))]

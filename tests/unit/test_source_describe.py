@@ -11,11 +11,11 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 
-from batchmill.storage.blobs import BlobStore
 from batchmill.errors import InvalidRequest, InvalidRows, InvalidSource
 from batchmill.job import FileSource
-from batchmill.storage.locations import UNRESTRICTED, Locations
 from batchmill.sources import Source, SourceDescription, describe, describe_upload, open_source, scan
+from batchmill.storage.blobs import BlobStore
+from batchmill.storage.locations import UNRESTRICTED, Locations
 
 if TYPE_CHECKING:
     from pathlib import Path

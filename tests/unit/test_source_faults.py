@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batchmill.storage.blobs import BlobStore
 from batchmill.errors import InvalidSource
 from batchmill.job import FileSource
-from batchmill.storage.locations import UNRESTRICTED, Locations
 from batchmill.sources import Cutter, Source, SourceDescription, describe, open_source, scan, walk
+from batchmill.storage.blobs import BlobStore
+from batchmill.storage.locations import UNRESTRICTED, Locations
 
 if TYPE_CHECKING:
     from pathlib import Path

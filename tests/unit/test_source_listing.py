@@ -11,9 +11,9 @@ import pytest
 
 from batchmill.errors import BatchmillError, InvalidSource, StorageError
 from batchmill.job import FileSource, SourceFormat
-from batchmill.storage.locations import UNRESTRICTED, Locations
 from batchmill.sources import describe, listing
 from batchmill.sources.opening import reading
+from batchmill.storage.locations import UNRESTRICTED, Locations
 
 LOCATIONS = Locations(UNRESTRICTED)
 

@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchmill.storage.blobs import BlobStore
 from batchmill.errors import InvalidSource
 from batchmill.job import FileSource
-from batchmill.storage.locations import UNRESTRICTED, Locations
 from batchmill.shard import Slice
 from batchmill.sources import Source, describe, open_source, opening
+from batchmill.storage.blobs import BlobStore
+from batchmill.storage.locations import UNRESTRICTED, Locations
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,11 +12,11 @@ import pytest
 from hand_clock import HandClock
 from waiting import until
 
-from batchmill.processes.children import ChildEnd, ChildKeeper, ChildSpec
 from batchmill.errors import InvalidSettings
 from batchmill.job import WorkerInfo
 from batchmill.ledger import Ledger
 from batchmill.ledger.connection import connect
+from batchmill.processes.children import ChildEnd, ChildKeeper, ChildSpec
 from batchmill_worker.supervisor.health import STUCK_S, Health, Presence
 from batchmill_worker.supervisor.status_server import Reply, StatusServer, parse_listen
 

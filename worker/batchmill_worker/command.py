@@ -48,10 +48,10 @@ def worker(
     come from BATCHMILL_… variables.
     """
     from batchmill.errors import InvalidSettings
-    from batchmill.telemetry.logs import configure_logging
     from batchmill.settings import PREFIX, WorkerSettings
-    from batchmill_worker.supervisor.supervisor import Supervisor
+    from batchmill.telemetry.logs import configure_logging
     from batchmill_worker.runtime.trace import begin_trace
+    from batchmill_worker.supervisor.supervisor import Supervisor
 
     given = {
         "pool": pool,

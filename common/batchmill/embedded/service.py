@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from batchmill.processes.children import ChildKeeper, ChildSpec, describe_exit
 from batchmill.embedded.folder import DataFolder, ServiceRecord
 from batchmill.embedded.valkey import valkey_command
 from batchmill.errors import MissingExtra, ServiceUnavailable
+from batchmill.processes.children import ChildKeeper, ChildSpec, describe_exit
 
 if TYPE_CHECKING:
     import subprocess

@@ -3,7 +3,6 @@
 from batchmill.ledger.jobs import JobLedger
 from batchmill.ledger.ledger import Ledger
 from batchmill.ledger.record import JobRecord
-from batchmill.ledger.settlement import Completion
 from batchmill.ledger.shards import Claim, ShardLedger
 
-__all__ = ["Claim", "Completion", "JobLedger", "JobRecord", "Ledger", "ShardLedger"]
+__all__ = ["Claim", "JobLedger", "JobRecord", "Ledger", "ShardLedger"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from batchmill.ledger.connection import reaching_redis
 from batchmill.ledger.settlement import Settled, parse_settled
 from batchmill.shard import parse_shard_id
-from batchmill.sinks.manifest import Rest, RestShard
+from batchmill.unfinished import Rest, RestShard
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,9 +14,9 @@ from batchmill.shard import Shard, ShardId, ShardRef, ShardState, format_shard_i
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from batchmill.completion import Completion, DeadLimit
     from batchmill.ledger.connection import Store
     from batchmill.ledger.record import JobRecord
-    from batchmill.ledger.settlement import Completion, DeadLimit
     from batchmill.sources.base import RowCount
 
 

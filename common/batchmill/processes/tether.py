@@ -1,4 +1,6 @@
-"""Ties a process to its parent and to its cores: `python -m batchmill.processes.tether PARENT CORES COMMAND …` becomes COMMAND.
+"""Ties a process to its parent and to its cores.
+
+`python -m batchmill.processes.tether PARENT CORES COMMAND …` becomes COMMAND.
 
 A service that is killed outright cannot stop its children; the kernel then does (Linux' PR_SET_PDEATHSIG, which an
 `exec` keeps). Cores are set here, before the command begins, because libraries start their threads when they are

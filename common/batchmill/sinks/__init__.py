@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchmill.sinks.manifest import MANIFEST, Column, Manifest, ManifestPart, Origin, Rest, RestShard, columns_of
+from batchmill.sinks.manifest import MANIFEST, Column, Manifest, ManifestPart, Origin, columns_of
 from batchmill.sinks.parts import to_json_lines
 from batchmill.sinks.sink import MARKER, Part, Sink, open_sink
 
@@ -14,8 +14,6 @@ __all__ = [
     "ManifestPart",
     "Origin",
     "Part",
-    "Rest",
-    "RestShard",
     "Sink",
     "columns_of",
     "open_sink",

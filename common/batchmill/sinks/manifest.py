@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from batchmill.storage.blobs import BlobStore
 from batchmill.errors import StorageError
 from batchmill.job import Frozen, JobState
 from batchmill.shard import parse_shard_id
+from batchmill.storage.blobs import BlobStore
+from batchmill.unfinished import Rest
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from batchmill.ledger import JobRecord
     from batchmill.storage.locations import Location
 
 MANIFEST = "_manifest.json"
@@ -44,25 +44,6 @@ class Origin(Frozen):
     files: dict[str, str] = Field(default_factory=dict)  # by name, their size and time, if they are not too many
     operator_version: str = ""
     carry: tuple[str, ...] | None = None
-
-
-class RestShard(Frozen):
-    """A shard that was planned and not settled."""
-
-    id: str
-    token: int  # of its last attempt; the next must have a higher one
-    plan: str  # as `Shard.plan` writes it
-
-
-class Rest(Frozen):
-    """How far a job has come that ended before its work was done, so that another one can go on."""
-
-    settled: dict[str, str]  # by shard id, the ledger's entries
-    shards: tuple[RestShard, ...]
-    cursor: str  # where the planner stopped
-    at_end: bool  # whether that was the source's end
-    rows_planned: int
-    shards_planned: int
 
 
 class Manifest(Frozen):
@@ -95,35 +76,6 @@ class Manifest(Frozen):
         if any(first >= second for first, second in pairwise(shards)):
             raise ValueError("the parts are not in input order, or a shard is there twice")
         return self
-
-    @classmethod
-    def of(
-        cls,
-        record: JobRecord,
-        state: JobState,
-        parts: tuple[ManifestPart, ...],
-        schema: pa.Schema,
-        finished_at: float,
-        origin: Origin | None = None,
-        rest: Rest | None = None,
-    ) -> Self:
-        """The manifest of a job that ends in `state`. `finished_at` is in seconds since the epoch."""
-        spec = record.spec
-        return cls(
-            job=record.id,
-            state=state,
-            operator=spec.operator,
-            params=spec.params,
-            format=spec.output.format if spec.output else "arrow",
-            rows=sum(part.rows for part in parts),
-            rows_dead=record.rows_dead,
-            columns=columns_of(schema),
-            parts=parts,
-            created_at=record.created_at / 1000,
-            finished_at=finished_at,
-            origin=origin,
-            rest=rest,
-        )
 
     @classmethod
     def read(cls, location: Location) -> Self:

@@ -21,17 +21,17 @@ from typing import TYPE_CHECKING
 
 from pyarrow import fs
 
-from batchmill.storage.blobs import BlobStore, storage_errors
 from batchmill.errors import InvalidOutput, NotFound, StaleToken, StorageError
 from batchmill.sinks.manifest import MANIFEST, Manifest
 from batchmill.sinks.parts import FormatName, PartFormat, part_format
+from batchmill.storage.blobs import BlobStore, storage_errors
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from batchmill.job import OutputSpec
-    from batchmill.storage.locations import Location, Locations
     from batchmill.shard import ShardId
+    from batchmill.storage.locations import Location, Locations
 
 MARKER = "_batchmill.json"
 _OWN = re.compile(r"(_schemas/)?part-\d{8,}(\.\d+)*-a\d+\.(arrow|parquet|jsonl)")

@@ -21,8 +21,8 @@ from batchmill.sources.schemas import SchemaConflictError, agree, plain, refuse_
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from batchmill.storage.blobs import BlobStore
     from batchmill.job import FileSource
+    from batchmill.storage.blobs import BlobStore
     from batchmill.storage.locations import Location, Locations
 
 _LOCAL_READERS = 4

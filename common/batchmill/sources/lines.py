@@ -19,10 +19,10 @@ from batchmill.sources.walk import Blocks, Stretch, TextWalk
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from batchmill.storage.blobs import BlobStore
-    from batchmill.storage.locations import Location
     from batchmill.sources.description import Codec, SourceDescription
     from batchmill.sources.opening import SourceFiles
+    from batchmill.storage.blobs import BlobStore
+    from batchmill.storage.locations import Location
 
 MAX_SLICES = 256  # a piece: what it costs in the ledger stays small
 _HEADER_BYTES = 1024 * 1024

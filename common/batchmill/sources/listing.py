@@ -15,15 +15,15 @@ from pyarrow import fs
 
 from batchmill.errors import InvalidSource, did_you_mean
 from batchmill.job import SourceFormat
-from batchmill.storage.locations import Location
 from batchmill.sources.opening import reading
+from batchmill.storage.locations import Location
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from batchmill.job import FileSource
-    from batchmill.storage.locations import Locations
     from batchmill.sources.description import Codec
+    from batchmill.storage.locations import Locations
 
 MAX_FILES = 100_000
 _ENDINGS: dict[str, SourceFormat] = {

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import pyarrow as pa
 
-from batchmill.storage.blobs import storage_error
 from batchmill.errors import InvalidSource
+from batchmill.storage.blobs import storage_error
 from batchmill.storage.locations import Location
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from batchmill.sources.description import SourceDescription
     from batchmill.storage.blobs import BlobStore
     from batchmill.storage.locations import Locations
-    from batchmill.sources.description import SourceDescription
 
 MAX_OPEN_FILES = 16  # a source
 _FINAL_ERRNOS = frozenset({errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})

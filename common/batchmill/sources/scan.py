@@ -12,10 +12,10 @@ from batchmill.sources.walk import ALL_ROWS, Blocks
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from batchmill.storage.locations import Location
     from batchmill.sources.description import SourceFile
     from batchmill.sources.formats import LineFormat
     from batchmill.sources.walk import Stretch, TextWalk
+    from batchmill.storage.locations import Location
 
 WHOLE_BYTES = 64 * 1024 * 1024  # sources up to this size are read whole
 MAX_UNPACKED = 8  # times as many bytes of text, where they are packed

@@ -14,9 +14,9 @@ from batchmill.sources.opening import changed, open_file, reading
 from batchmill.sources.records import Records, RecordScanner
 
 if TYPE_CHECKING:
-    from batchmill.storage.locations import Location
     from batchmill.sources.description import Codec
     from batchmill.sources.records import Layout
+    from batchmill.storage.locations import Location
 
 LOCAL_BLOCK_BYTES = 1024 * 1024
 REMOTE_BLOCK_BYTES = 4 * 1024 * 1024  # a request each

@@ -1,7 +1,7 @@
 """Logging of the services, to standard error: a line a record for people, or a JSON object a line for machines.
 
-Each line carries what `batchmill.telemetry.log_context` knows where it is logged. The secrets that the settings hold are never
-written, whoever logs them.
+Each line carries what `batchmill.telemetry.log_context` knows where it is logged. The secrets that the settings hold
+are never written, whoever logs them.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ from batchmill.workspace import stream_from_table
 from batchmill_coordinator.admission.acceptance import accept
 from batchmill_coordinator.admission.column_checks import check_columns, check_values
 from batchmill_coordinator.admission.param_checks import check_cache, check_params
-from batchmill_coordinator.results.resumption import Order
 from batchmill_coordinator.admission.request_rows import table_from_base64, table_from_json
+from batchmill_coordinator.results.resumption import Order
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -10,16 +10,15 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
 from batchmill.errors import Conflict, InvalidRequest
 from batchmill.job import UploadSource, new_id
 from batchmill.ledger.jobs import Submission
 from batchmill.sources import describe_upload
 from batchmill_coordinator.admission.acceptance import accept
 from batchmill_coordinator.admission.admission import part_name
-from batchmill_coordinator.results.dead_rows import Choice
 from batchmill_coordinator.admission.edits import edited
+from batchmill_coordinator.results.dead_rows import Choice
+from batchmill_coordinator.results.replay_places import write_places
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -97,20 +96,6 @@ class Replays:
             wanted = choice.among(dead) | (edits.keys() & {letter.index for letter in dead.letters})
             if wanted:
                 yield edited(dead.select(wanted), edits)
-
-
-def write_places(workspace: Workspace, replay_id: str, places: list[int]) -> None:
-    """Note of which row of the first job each row of a replay is."""
-    workspace.blobs.put_table(_places_name(replay_id), pa.table({"index": pa.array(places, pa.int64())}))
-
-
-def read_places(workspace: Workspace, replay_id: str) -> pa.Array:
-    """The inverse of `write_places`: int64, ascending, one a row of the replay. Raises `NotFound`."""
-    return workspace.blobs.read_table(_places_name(replay_id))["index"].combine_chunks()
-
-
-def _places_name(replay_id: str) -> str:
-    return f"jobs/{replay_id}/places.arrow"
 
 
 def _spec(spec: JobSpec, source: UploadSource) -> JobSpec:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING
 
-from batchmill.broker import model_queue_of, queue_of, room_queue_of
-from batchmill_coordinator.scheduling.placement import Seats, Where
+from batchmill_coordinator.fleet.seats import Seats
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -73,21 +72,6 @@ def _seats(worker: WorkerInfo) -> Seats:
         has_room=worker.has_room,
         load_s=worker.load_s,
     )
-
-
-def queue_for(where: Where, pool: str, model: str) -> str:
-    """The Celery queue for a shard that is not held back."""
-    match where:
-        case Where.MODEL:
-            return model_queue_of(pool, model)
-        case Where.ROOM:
-            return room_queue_of(pool)
-        case Where.ANY:
-            return queue_of(pool)
-        case Where.HOLD:
-            raise AssertionError("what is held back has no queue")
-        case never:
-            assert_never(never)
 
 
 def why_waiting(pool: str, operator: str, pools: dict[str, PoolView]) -> str | None:

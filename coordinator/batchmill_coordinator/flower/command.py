@@ -21,8 +21,8 @@ def flower(host: str | None, port: int | None, redis_url: str | None) -> None:
     looks on, unless BATCHMILL_FLOWER_READ_ONLY=false; what it knows is in memory, of the last
     BATCHMILL_FLOWER_MAX_TASKS tasks.
     """
-    from batchmill.telemetry.logs import announce, configure_logging
     from batchmill.settings import FlowerSettings
+    from batchmill.telemetry.logs import announce, configure_logging
 
     settings = FlowerSettings.load(flower_host=host, flower_port=port, redis_url=redis_url)
     _refuse_to_start_open(settings)

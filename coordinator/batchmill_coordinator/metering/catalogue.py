@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from batchmill.telemetry.metrics import DEAD_LETTERS, LEDGER_CALLS, LEDGER_FAILURES, RETRIES, ROWS_SETTLED, Metric, MetricKind
+from batchmill.telemetry.metrics import (
+    DEAD_LETTERS,
+    LEDGER_CALLS,
+    LEDGER_FAILURES,
+    RETRIES,
+    ROWS_SETTLED,
+    Metric,
+    MetricKind,
+)
 
 COUNTER, GAUGE = MetricKind.COUNTER, MetricKind.GAUGE
 OF_WORK = ("operator", "pool")

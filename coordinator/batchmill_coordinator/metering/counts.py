@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from batchmill.dead_letters import WORKER_LOST
 from batchmill.job import JobState
-from batchmill.telemetry.metrics import DEAD_LETTERS, RETRIES, ROWS_SETTLED, BoundedNames
 from batchmill.retry import DeadLetter, Requeue, Split
+from batchmill.telemetry.metrics import DEAD_LETTERS, RETRIES, ROWS_SETTLED, BoundedNames
 from batchmill_coordinator.metering import catalogue
-from batchmill_coordinator.roles.lost_rows import ERROR_TYPE
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -67,7 +67,7 @@ class RoleMeter:
                 self._splits.labels(*work).inc()
             case DeadLetter():
                 self._rows.labels(*work, "dead").inc()
-                self._dead_letters.labels(*work, ERROR_TYPE).inc()
+                self._dead_letters.labels(*work, WORKER_LOST).inc()
 
     def _work(self, spec: JobSpec) -> tuple[str, str]:
         return spec.operator, self._pool(spec.pool)

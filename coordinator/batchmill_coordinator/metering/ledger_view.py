@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 from prometheus_client.registry import Collector
 
 from batchmill.errors import ServiceUnavailable
+from batchmill_coordinator.fleet.pools import view_pools
 from batchmill_coordinator.metering import catalogue
 from batchmill_coordinator.metering.backlog import backlog_of, names_of
 from batchmill_coordinator.metering.costs import cost_metrics
 from batchmill_coordinator.metering.counts import MAX_POOLS
-from batchmill_coordinator.fleet.pools import view_pools
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from batchmill.clock import Clock
     from batchmill.ledger import Ledger
-    from batchmill_coordinator.metering.backlog import Backlog
     from batchmill_coordinator.fleet.pools import PoolView
+    from batchmill_coordinator.metering.backlog import Backlog
 
 FRESH_S = 1.0
 PATIENCE_S = 5.0

@@ -11,10 +11,10 @@ from batchmill_coordinator.results.outputs import settled_shards
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from batchmill.storage.blobs import BlobStore
     from batchmill.dead_letters import DeadLetter
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.ledger.settlement import Settled
+    from batchmill.storage.blobs import BlobStore
 
 FIRST = ShardId((0,))
 

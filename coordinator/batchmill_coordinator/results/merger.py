@@ -22,11 +22,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchmill.dead_letters import DeadRows
-from batchmill.storage.indexed import INDEX, in_order
 from batchmill.operators.contract import SOURCE_ROW
-from batchmill.sinks import Manifest
-from batchmill_coordinator.results.outputs import manifest_parts, results_of, schema_of, settled_shards
-from batchmill_coordinator.admission.replays import read_places
+from batchmill.storage.indexed import INDEX, in_order
+from batchmill_coordinator.results.outputs import manifest_of, manifest_parts, results_of, schema_of, settled_shards
+from batchmill_coordinator.results.replay_places import read_places
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -139,7 +138,7 @@ class Merger:
     def _republish(self, job_id: str, sink: Sink) -> None:
         job = self._ledger.jobs.read(job_id)
         parts = manifest_parts(job, sink, self._ledger)
-        sink.republish(Manifest.of(job, job.state, parts, schema_of(sink, parts), (job.finished_at or 0) / 1000))
+        sink.republish(manifest_of(job, job.state, parts, schema_of(sink, parts), (job.finished_at or 0) / 1000))
 
 
 class _Replayed:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from batchmill.ledger.settlement import SplitUp
 from batchmill.shard import ShardId, format_shard_id
-from batchmill.sinks import Manifest, ManifestPart
+from batchmill.sinks import Manifest, ManifestPart, columns_of
 from batchmill.workspace import table_from_stream
 
 if TYPE_CHECKING:
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from batchmill.job import JobState
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.ledger.settlement import Settled
-    from batchmill.sinks import Origin, Rest, Sink
+    from batchmill.sinks import Origin, Sink
+    from batchmill.unfinished import Rest
 
 LOOK_AHEAD = 256  # shards asked for in one round trip
 
@@ -62,7 +63,35 @@ def write_manifest(
     """Publish the manifest of a job's output, with what it leaves undone. Raises `StorageError`."""
     parts = manifest_parts(record, sink, ledger)
     origin, rest = left or (None, None)
-    sink.publish(Manifest.of(record, state, parts, schema_of(sink, parts), finished_at, origin, rest))
+    sink.publish(manifest_of(record, state, parts, schema_of(sink, parts), finished_at, origin, rest))
+
+
+def manifest_of(
+    record: JobRecord,
+    state: JobState,
+    parts: tuple[ManifestPart, ...],
+    schema: pa.Schema,
+    finished_at: float,
+    origin: Origin | None = None,
+    rest: Rest | None = None,
+) -> Manifest:
+    """The manifest of a job that ends in `state`. `finished_at` is in seconds since the epoch."""
+    spec = record.spec
+    return Manifest(
+        job=record.id,
+        state=state,
+        operator=spec.operator,
+        params=spec.params,
+        format=spec.output.format if spec.output else "arrow",
+        rows=sum(part.rows for part in parts),
+        rows_dead=record.rows_dead,
+        columns=columns_of(schema),
+        parts=parts,
+        created_at=record.created_at / 1000,
+        finished_at=finished_at,
+        origin=origin,
+        rest=rest,
+    )
 
 
 def manifest_parts(record: JobRecord, sink: Sink, ledger: Ledger) -> tuple[ManifestPart, ...]:

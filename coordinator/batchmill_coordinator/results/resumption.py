@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from batchmill.job import JobSpec
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.operators.contract import OperatorInfo
-    from batchmill.sinks import Rest, Sink
+    from batchmill.sinks import Sink
     from batchmill.sources import SourceDescription
+    from batchmill.unfinished import Rest
     from batchmill.workspace import Workspace
 
 MAX_FILES = 1000  # of a source, that a manifest names one by one

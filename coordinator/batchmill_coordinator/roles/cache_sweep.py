@@ -9,8 +9,8 @@ from batchmill.errors import StorageError
 from batchmill.row_cache import FOLDER, segment_blob
 
 if TYPE_CHECKING:
-    from batchmill.storage.blobs import BlobStore
     from batchmill.ledger import Ledger
+    from batchmill.storage.blobs import BlobStore
 
 log = logging.getLogger(__name__)
 

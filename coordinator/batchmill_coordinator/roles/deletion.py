@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from batchmill.job import UploadSource
 
 if TYPE_CHECKING:
-    from batchmill.storage.blobs import BlobStore
     from batchmill.ledger import Ledger
+    from batchmill.storage.blobs import BlobStore
 
 
 def delete_job(ledger: Ledger, blobs: BlobStore, job_id: str) -> None:

@@ -11,8 +11,7 @@ from batchmill.job import JobState
 from batchmill_coordinator.scheduling.fairness import Candidate, next_job
 from batchmill_coordinator.scheduling.model_demand import ModelNames, demands_of
 from batchmill_coordinator.scheduling.pace import ModelPaces
-from batchmill_coordinator.scheduling.placement import Placement, Where
-from batchmill_coordinator.fleet.pools import queue_for
+from batchmill_coordinator.scheduling.placement import Placement, Where, queue_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,8 +19,8 @@ if TYPE_CHECKING:
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.shard import ShardId
     from batchmill_coordinator.fleet.fleet_view import FleetView
-    from batchmill_coordinator.metering.counts import RoleMeter
     from batchmill_coordinator.fleet.pools import PoolView
+    from batchmill_coordinator.metering.counts import RoleMeter
     from batchmill_coordinator.scheduling.publisher import Publisher
 
 log = logging.getLogger(__name__)

@@ -14,12 +14,12 @@ from batchmill_coordinator.results.outputs import write_manifest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from batchmill.storage.blobs import BlobStore
     from batchmill.clock import Clock
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.sinks import Sink
-    from batchmill_coordinator.results.merger import Merger
+    from batchmill.storage.blobs import BlobStore
     from batchmill_coordinator.metering.counts import RoleMeter
+    from batchmill_coordinator.results.merger import Merger
     from batchmill_coordinator.results.resumption import Resumption
 
 log = logging.getLogger(__name__)

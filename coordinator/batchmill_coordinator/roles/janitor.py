@@ -10,8 +10,8 @@ from batchmill_coordinator.roles.cache_sweep import sweep_row_cache
 from batchmill_coordinator.roles.deletion import delete_job
 
 if TYPE_CHECKING:
-    from batchmill.storage.blobs import BlobStore
     from batchmill.ledger import Ledger
+    from batchmill.storage.blobs import BlobStore
 
 log = logging.getLogger(__name__)
 

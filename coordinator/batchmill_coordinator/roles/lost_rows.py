@@ -5,20 +5,19 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING
 
-from batchmill.dead_letters import DeadLetter, DeadRows, count_by_type, dead_letters_name, json_value
-from batchmill.ledger.settlement import Completion, DeadLimit
+from batchmill.completion import Completion, DeadLimit
+from batchmill.dead_letters import WORKER_LOST, DeadLetter, DeadRows, count_by_type, dead_letters_name, json_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from batchmill.storage.blobs import BlobStore
     from batchmill.clock import Clock
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.shard import Shard
     from batchmill.sources.base import Source
+    from batchmill.storage.blobs import BlobStore
 
 LEASE_MS = 30_000
-ERROR_TYPE = "WorkerLost"
 
 
 class Undertaker:
@@ -61,7 +60,7 @@ class Undertaker:
             index=shard.first_row,
             row=json_value(table.to_pylist()[0]),
             operator=record.spec.operator,
-            error_type=ERROR_TYPE,
+            error_type=WORKER_LOST,
             message=f"The worker process that ran this row ended or froze, {shard.losses} times in a row; the row was "
             "alone in its shard the last time. It may crash the process, use up its memory, or never end.",
             attempts=shard.losses,

@@ -11,8 +11,8 @@ from batchmill.errors import BatchmillError, InvalidSource, ServiceUnavailable, 
 from batchmill.job import JobError, JobState
 from batchmill.job_log import LogEvent, LogLevel
 from batchmill.ledger.shards import PlanStep
-from batchmill.telemetry.log_context import about
 from batchmill.shard import Shard, ShardId
+from batchmill.telemetry.log_context import about
 from batchmill_coordinator.fleet.pools import EMPTY, PoolView
 from batchmill_coordinator.scheduling.shard_size import Progress, next_rows
 

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, assert_never
 from batchmill.broker import attempt_of, model_queue_of, queue_of, room_queue_of
 from batchmill.errors import NotFound
 from batchmill.job_log import LogEvent, LogLevel
-from batchmill.telemetry.log_context import about_attempt
 from batchmill.retry import DeadLetter, GiveUp, Lost, Requeue, Settle, Split, decide
 from batchmill.shard import ShardState
-from batchmill_coordinator.scheduling.model_demand import ModelNames
+from batchmill.telemetry.log_context import about_attempt
 from batchmill_coordinator.fleet.pools import EMPTY, PoolView
+from batchmill_coordinator.scheduling.model_demand import ModelNames
 
 if TYPE_CHECKING:
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.shard import Shard, ShardRef
     from batchmill_coordinator.fleet.fleet_view import FleetView
     from batchmill_coordinator.metering.counts import RoleMeter
-    from batchmill_coordinator.scheduling.publisher import Publisher
     from batchmill_coordinator.roles.lost_rows import Undertaker
+    from batchmill_coordinator.scheduling.publisher import Publisher
 
 log = logging.getLogger(__name__)
 

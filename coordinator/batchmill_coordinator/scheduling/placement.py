@@ -19,10 +19,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
+
+from batchmill.broker import model_queue_of, queue_of, room_queue_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from batchmill_coordinator.fleet.seats import Seats
 
 PATIENCE_LOADS = 4.0
 LEAST_PATIENCE_S = 2.0  # a loaded model is announced 1.5 s after it began to load at the earliest
@@ -36,18 +40,6 @@ class Where(Enum):
     ROOM = auto()  # into the queue of the workers with room
     ANY = auto()  # into the pool's queue
     HOLD = auto()  # it stays in the ledger for now
-
-
-@dataclass(frozen=True, slots=True)
-class Seats:
-    """A worker as the dispatcher sees it."""
-
-    name: str
-    places: int  # shards it takes at once
-    models: frozenset[str] = frozenset()  # loaded
-    loading: frozenset[str] = frozenset()  # on its way; it consumes from their queues already
-    has_room: bool = True  # for another model
-    load_s: float = 0.0  # how long loading the slowest of them took
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,3 +215,18 @@ def _fill(workers: Sequence[_Taken], shards: int) -> int:
 
 def _emptiest(workers: Iterable[_Taken]) -> _Taken | None:
     return min(workers, key=lambda worker: worker.used, default=None)
+
+
+def queue_for(where: Where, pool: str, model: str) -> str:
+    """The Celery queue for a shard that is not held back."""
+    match where:
+        case Where.MODEL:
+            return model_queue_of(pool, model)
+        case Where.ROOM:
+            return room_queue_of(pool)
+        case Where.ANY:
+            return queue_of(pool)
+        case Where.HOLD:
+            raise AssertionError("what is held back has no queue")
+        case never:
+            assert_never(never)

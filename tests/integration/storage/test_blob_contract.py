@@ -17,8 +17,8 @@ from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 from werkzeug.wrappers import Request
 
-from batchmill.storage.blobs import BlobStore
 from batchmill.errors import InvalidRequest, InvalidSettings, NotFound, StorageError
+from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 
-from batchmill.storage.blobs import BlobStore
 from batchmill.errors import InvalidOutput, StaleToken
 from batchmill.job import JobState, OutputSpec
 from batchmill.shard import ShardId, format_shard_id
 from batchmill.sinks import Manifest, ManifestPart, Part, Sink, columns_of, open_sink
+from batchmill.storage.blobs import BlobStore
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -225,7 +225,6 @@ assert not {"redis", "celery", "torch", "fastapi", "uvicorn"} & set(sys.modules)
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-
 def test_all_public_names_exist():
     for name in set(batchmill.__all__) - {"local"}:
         assert getattr(batchmill, name) is not None

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batchmill.operators.contract import OperatorDefinition
-    from batchmill_worker.engine.batches import BatchResult
     from batchmill_worker.batching.packing import Rows
+    from batchmill_worker.engine.batches import BatchResult
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -26,16 +26,16 @@ from batchmill.clock import Clock, SystemClock
 from batchmill.dead_letters import json_value
 from batchmill.errors import BatchmillError, InvalidRows, did_you_mean
 from batchmill.operators.contract import RowError
-from batchmill_worker.runtime.side_executor import Inline, beside_the_device
-from batchmill_worker.engine.assembly import Landed, assemble
-from batchmill_worker.engine.batches import BatchResult, from_batch
 from batchmill_worker.batching.packing import Packed, Window
 from batchmill_worker.batching.sizing import Batching
-from batchmill_worker.runtime.device import DeviceLock, DeviceMemory, Turn, free_cached_memory, is_out_of_memory
-from batchmill_worker.runtime.failures import Blame, DeadRow, Failure, rejected, too_large
-from batchmill_worker.runtime.cost_meter import Account, Meter
+from batchmill_worker.engine.assembly import Landed, assemble
+from batchmill_worker.engine.batches import BatchResult, from_batch
 from batchmill_worker.engine.row_feed import RowFeed
 from batchmill_worker.engine.shard_result import BatchTiming, ShardResult
+from batchmill_worker.runtime.cost_meter import Account, Meter
+from batchmill_worker.runtime.device import DeviceLock, DeviceMemory, Turn, free_cached_memory, is_out_of_memory
+from batchmill_worker.runtime.failures import Blame, DeadRow, Failure, rejected, too_large
+from batchmill_worker.runtime.side_executor import Inline, beside_the_device
 from batchmill_worker.runtime.trace import NO_TRACE, Phase, Recorder
 from batchmill_worker.runtime.watchdog import DEFAULT_TIMEOUT_S, Watchdog
 
@@ -44,9 +44,9 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from batchmill_worker.runtime.side_executor import Aside, Pending
     from batchmill_worker.batching.packing import Rows
     from batchmill_worker.models.operator_cache import ReadyOperator
+    from batchmill_worker.runtime.side_executor import Aside, Pending
 
 LONGEST_TURN_S = 10.0
 """So much work a shard does before it lets others have the device, even if its next batch is ready."""

@@ -15,10 +15,10 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, assert_never
 
 from batchmill.clock import Clock, SystemClock
-from batchmill.telemetry.metrics import DEAD_LETTERS, RETRIES, ROWS_SETTLED, BoundedNames
 from batchmill.retry import Done, Failed, Lost, Partial, Revoked
-from batchmill_worker.runtime.attempt_end import Ending, EndingKind
+from batchmill.telemetry.metrics import DEAD_LETTERS, RETRIES, ROWS_SETTLED, BoundedNames
 from batchmill_worker.metering import catalogue
+from batchmill_worker.runtime.attempt_end import Ending, EndingKind
 from batchmill_worker.runtime.trace import Phase, Recorder
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from prometheus_client import CollectorRegistry
 
-    from batchmill.telemetry.metrics import BulkHistogram
     from batchmill.retry import Outcome
+    from batchmill.telemetry.metrics import BulkHistogram
 
 WRITE_EVERY_S = 1.0
 MAX_ERROR_TYPES = 32

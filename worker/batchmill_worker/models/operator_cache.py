@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchmill.errors import BatchmillError
 from batchmill.operators.model_key import model_key
+from batchmill_worker.metering.models import UNCOUNTED, ModelMeter
+from batchmill_worker.models.model_memory import LEAST_BYTES, Gauge
 from batchmill_worker.runtime.device import free_cached_memory, is_out_of_memory
 from batchmill_worker.runtime.failures import Failure, operator_failed
 from batchmill_worker.runtime.fair_lock import FairLock
-from batchmill_worker.metering.models import UNCOUNTED, ModelMeter
-from batchmill_worker.models.model_memory import LEAST_BYTES, Gauge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

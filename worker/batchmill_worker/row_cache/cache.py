@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from batchmill.storage.blobs import BlobStore
     from batchmill.job import JobSpec
     from batchmill.ledger.row_cache import Limits, Lookup, RowCacheLedger
     from batchmill.operators.contract import OperatorDefinition
+    from batchmill.storage.blobs import BlobStore
     from batchmill_worker.batching.packing import Rows
-    from batchmill_worker.models.operator_cache import ReadyOperator
     from batchmill_worker.engine.shard_result import ShardResult
+    from batchmill_worker.models.operator_cache import ReadyOperator
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from batchmill.ledger import Completion
+    from batchmill.completion import Completion
 
 
 class EndingKind(StrEnum):

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchmill.errors import BatchmillError, InvalidOperator, InvalidSettings, MissingExtra, ServiceUnavailable
-from batchmill.telemetry.logs import configure_logging
 from batchmill.settings import WorkerSettings
-from batchmill_worker.slot.attempt import AttemptRunner
-from batchmill_worker.slot.wiring import make_bench
-from batchmill_worker.slot.celery_app import consume, create_celery_app
+from batchmill.telemetry.logs import configure_logging
 from batchmill_worker.devices.placement import SlotIdentity
+from batchmill_worker.slot.attempt import AttemptRunner
+from batchmill_worker.slot.celery_app import consume, create_celery_app
+from batchmill_worker.slot.wiring import make_bench
 from batchmill_worker.supervisor.slot_files import SlotFiles
 
 if TYPE_CHECKING:

@@ -23,12 +23,10 @@ from typing import TYPE_CHECKING, assert_never
 
 import pyarrow as pa
 
+from batchmill.completion import Completion, DeadLimit
 from batchmill.dead_letters import DeadRows, count_by_type, dead_letters_name, part_of
 from batchmill.errors import BatchmillError, InvalidParams, InvalidSource, NotFound, StaleToken, UnknownOperator
 from batchmill.job import MAX_INLINE_BYTES, JobError, RetryPolicy
-from batchmill.ledger import Completion
-from batchmill.ledger.settlement import DeadLimit
-from batchmill.telemetry.log_context import about_attempt
 from batchmill.retry import (
     DeadLetter,
     Done,
@@ -43,12 +41,13 @@ from batchmill.retry import (
     Split,
     decide,
 )
+from batchmill.telemetry.log_context import about_attempt
 from batchmill.workspace import stream_from_table, table_from_stream
-from batchmill_worker.slot.attempt_log import dead_rows, failed_rows, note_ending
 from batchmill_worker.runtime.attempt_end import Ending, EndingKind
 from batchmill_worker.runtime.failures import Failure
-from batchmill_worker.slot.shard_progress import ShardProgress, Told, decode_progress, encode_progress
 from batchmill_worker.runtime.trace import Phase
+from batchmill_worker.slot.attempt_log import dead_rows, failed_rows, note_ending
+from batchmill_worker.slot.shard_progress import ShardProgress, Told, decode_progress, encode_progress
 
 if TYPE_CHECKING:
     from batchmill.cost import Parts
@@ -56,12 +55,12 @@ if TYPE_CHECKING:
     from batchmill.ledger import Claim
     from batchmill.operators.contract import OperatorDefinition
     from batchmill.shard import Shard, ShardRef
-    from batchmill_worker.slot.wiring import Bench
+    from batchmill_worker.engine.shard_result import ShardResult
+    from batchmill_worker.metering.attempts import AttemptMeter
+    from batchmill_worker.runtime.cost_meter import Account
     from batchmill_worker.slot.job_cache import JobFiles
     from batchmill_worker.slot.leases import Lease
-    from batchmill_worker.runtime.cost_meter import Account
-    from batchmill_worker.metering.attempts import AttemptMeter
-    from batchmill_worker.engine.shard_result import ShardResult
+    from batchmill_worker.slot.wiring import Bench
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from batchmill.ledger.job_log import JobLogLedger
     from batchmill.retry import Outcome
     from batchmill.shard import ShardRef
-    from batchmill_worker.slot.shard_progress import ShardProgress
     from batchmill_worker.engine.shard_result import ShardResult
+    from batchmill_worker.slot.shard_progress import ShardProgress
 
 
 def note_ending(log: JobLogLedger, worker: str, ref: ShardRef, outcome: Outcome, ending: Ending) -> None:

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchmill.dead_letters import DeadLetter
-from batchmill.storage.indexed import INDEX, in_order
 from batchmill.operators.contract import SOURCE_ROW
 from batchmill.retry import tries_row_again
+from batchmill.storage.indexed import INDEX, in_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from batchmill.job import RetryPolicy
     from batchmill.shard import Shard
     from batchmill_worker.batching.packing import Rows
-    from batchmill_worker.runtime.failures import DeadRow
     from batchmill_worker.engine.shard_result import ShardResult
+    from batchmill_worker.runtime.failures import DeadRow
 
 _META = b"batchmill"
 

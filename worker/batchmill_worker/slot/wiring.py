@@ -12,21 +12,21 @@ from batchmill.job import WorkerInfo
 from batchmill.ledger import Ledger
 from batchmill.ledger.row_cache import Limits
 from batchmill.workspace import Workspace
-from batchmill_worker.models.setup_context import SetupContext
-from batchmill_worker.runtime.device import DeviceLock, memory_of
+from batchmill_worker.engine.controllers import Tuners
 from batchmill_worker.engine.engine import Engine
+from batchmill_worker.metering.process import begin_counting
+from batchmill_worker.models.model_memory import MIB, default_budget
+from batchmill_worker.models.operator_cache import OperatorCache
+from batchmill_worker.models.setup_context import SetupContext
+from batchmill_worker.row_cache.cache import RowCache
+from batchmill_worker.runtime.cost_meter import Meter
+from batchmill_worker.runtime.device import DeviceLock, memory_of
+from batchmill_worker.runtime.watchdog import Watchdog
 from batchmill_worker.slot.job_cache import JobShelf
 from batchmill_worker.slot.leases import Heartbeat
 from batchmill_worker.slot.loading import load_operators
-from batchmill_worker.runtime.cost_meter import Meter
-from batchmill_worker.metering.process import begin_counting
-from batchmill_worker.models.model_memory import MIB, default_budget
 from batchmill_worker.slot.model_queues import ModelQueues
-from batchmill_worker.models.operator_cache import OperatorCache
 from batchmill_worker.slot.pricing import hourly_price_nano
-from batchmill_worker.row_cache.cache import RowCache
-from batchmill_worker.engine.controllers import Tuners
-from batchmill_worker.runtime.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from pathlib import Path

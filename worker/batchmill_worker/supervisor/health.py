@@ -13,8 +13,8 @@ from batchmill_worker.supervisor.status_server import Reply
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from batchmill.processes.children import ChildKeeper
     from batchmill.ledger import Ledger
+    from batchmill.processes.children import ChildKeeper
 
 FRESH_S = 0.5
 STUCK_S = 60.0

@@ -13,21 +13,21 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batchmill.processes.children import POLL_S, ChildEnd, ChildKeeper, ChildSpec, describe_exit
 from batchmill.errors import BatchmillError, ServiceUnavailable
 from batchmill.job_log import LogEvent, LogLevel
 from batchmill.ledger import Ledger
+from batchmill.processes.children import POLL_S, ChildEnd, ChildKeeper, ChildSpec, describe_exit
 from batchmill_worker.devices.cores import usable_cores
 from batchmill_worker.devices.inventory import open_inventory
 from batchmill_worker.devices.placement import Placement, place
 from batchmill_worker.devices.selection import select, visible_to
+from batchmill_worker.metering.slots import VARIABLE
+from batchmill_worker.runtime.watchdog import read_note
 from batchmill_worker.supervisor.health import Health, Presence
 from batchmill_worker.supervisor.metrics_page import WorkerMetrics
-from batchmill_worker.metering.slots import VARIABLE
 from batchmill_worker.supervisor.recycling import MemoryLimits, Recycler
 from batchmill_worker.supervisor.slot_files import SlotFiles
 from batchmill_worker.supervisor.status_server import Reply, StatusServer
-from batchmill_worker.runtime.watchdog import read_note
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from batchmill.errors import InvalidParams, MissingExtra, OperatorFailed, did_you_mean
 from batchmill.operators.contract import RowError
 from batchmill_worker.models import setup_context
-from batchmill_worker.runtime.failures import Failure, operator_failed
 from batchmill_worker.models.model_source import fingerprint_files, hub_revision, locate_model
+from batchmill_worker.runtime.failures import Failure, operator_failed
 from batchmill_worker.text.kinds import ModelKind, require_kind
 from batchmill_worker.text.tokens import TokenReader
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from batchmill_worker.runtime.torch_runtime import TorchRuntime
     from batchmill_worker.text.columns import Text
     from batchmill_worker.text.tokens import TextReader
-    from batchmill_worker.runtime.torch_runtime import TorchRuntime
 
 _NO_LIMIT = 1_000_000_000
 """Tokenisers say a length beyond this where they know none."""

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from batchmill_worker.text.columns import Text
     from batchmill_worker.runtime.torch_runtime import TorchRuntime
+    from batchmill_worker.text.columns import Text
 
 MAX_KEPT_BYTES = 64 * 2**20
 _ENTRY_BYTES = 400

@@ -123,8 +123,8 @@ def _ask(client: Client, home: DemoFolder) -> None:
 
 
 def _tell_where(home: DemoFolder) -> None:
-    from batchmill.storage.locations import UNRESTRICTED, Locations
     from batchmill.sinks.manifest import MANIFEST, Manifest
+    from batchmill.storage.locations import UNRESTRICTED, Locations
 
     manifest = Manifest.read(Locations(UNRESTRICTED).resolve(str(home.vectors)))
     click.echo(f"\nThe vectors lie in {home.vectors}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 
 from batchmill.row_cache import CacheStats
-from batchmill_coordinator.roles.cache_sweep import clear_row_cache
 from batchmill_coordinator.api.routes.context import CurrentService, json_response
+from batchmill_coordinator.roles.cache_sweep import clear_row_cache
 
 router = APIRouter(prefix="/v1/cache", tags=["cache"])
 

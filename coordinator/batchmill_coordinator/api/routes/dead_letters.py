@@ -12,9 +12,9 @@ from batchmill.job import JobStatus
 from batchmill.ledger import JobRecord
 from batchmill.replay import MAX_CHOSEN, ReplayRequest
 from batchmill.shard import format_shard_id
+from batchmill_coordinator.api.routes.context import CurrentService, CurrentTenant, json_response
 from batchmill_coordinator.results.dead_rows import Choice
 from batchmill_coordinator.results.pages import parse_cursor
-from batchmill_coordinator.api.routes.context import CurrentService, CurrentTenant, json_response
 from batchmill_coordinator.service import Service
 
 router = APIRouter(prefix="/v1/jobs", tags=["dead letters"])

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Query, Response
 
 from batchmill.errors import InvalidRequest
 from batchmill.job_log import Cursor, LogLevel, LogPage
-from batchmill_coordinator.status.job_log_page import page_of
 from batchmill_coordinator.api.routes.context import CurrentService, json_response
+from batchmill_coordinator.status.job_log_page import page_of
 
 router = APIRouter(prefix="/v1/jobs", tags=["log"])
 

@@ -14,8 +14,8 @@ from starlette.concurrency import run_in_threadpool
 from batchmill.errors import InvalidRequest
 from batchmill.shard import ShardId
 from batchmill.sinks import to_json_lines
-from batchmill_coordinator.results.pages import Page, parse_cursor, read_page
 from batchmill_coordinator.api.routes.context import CurrentService
+from batchmill_coordinator.results.pages import Page, parse_cursor, read_page
 from batchmill_coordinator.service import Service
 
 if TYPE_CHECKING:

@@ -1,0 +1,24 @@
+"""How far a job came that ended before its work was done: what the ledger writes down and a manifest keeps."""
+
+from __future__ import annotations
+
+from batchmill.job import Frozen
+
+
+class RestShard(Frozen):
+    """A shard that was planned and not settled."""
+
+    id: str
+    token: int  # of its last attempt; the next must have a higher one
+    plan: str  # as `Shard.plan` writes it
+
+
+class Rest(Frozen):
+    """How far a job has come that ended before its work was done, so that another one can go on."""
+
+    settled: dict[str, str]  # by shard id, the ledger's entries
+    shards: tuple[RestShard, ...]
+    cursor: str  # where the planner stopped
+    at_end: bool  # whether that was the source's end
+    rows_planned: int
+    shards_planned: int
