@@ -48,6 +48,11 @@ class JobState(StrEnum):
         return self in (JobState.COMPLETED, JobState.CANCELLED, JobState.FAILED, JobState.EXPIRED)
 
     @property
+    def takes_shards(self) -> bool:
+        """Whether more of it may be planned."""
+        return self in (JobState.PENDING, JobState.RUNNING)
+
+    @property
     def is_stopping(self) -> bool:
         """Whether its workers are asked to let go."""
         return self in (JobState.CANCELLING, JobState.FAILING, JobState.EXPIRING)

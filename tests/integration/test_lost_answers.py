@@ -217,7 +217,7 @@ def test_what_a_worker_kept_of_a_shard_outlives_an_answer_that_was_lost(
             "default",
         )
         planner(service).step(service.leadership.epoch)
-        with answered_again(bench, "fail"):
+        with answered_again(bench, "end_attempt"):
             ending = AttemptRunner(bench).run(queue_first(service, job_id))
         assert ending.kind is EndingKind.DROPPED
         assert service.ledger.jobs.read(job_id).shards_running == 0

@@ -130,7 +130,8 @@ class Merger:
         self._dead_rows.write(job.id, after, left)
         by_type = Counter(letter.error_type for letter in left.letters)
         by_type.subtract(letter.error_type for letter in dead.letters)
-        if self._ledger.results.amend(job.id, shard, after, {kind: n for kind, n in by_type.items() if n}, epoch):
+        more_dead = {kind: n for kind, n in by_type.items() if n}
+        if self._ledger.results.replace_part(job.id, shard, after, more_dead, epoch):
             self._dead_rows.delete(job.id, shard)
             if job.spec.output is None:
                 sink.delete(sink.part_name(shard.shard_id, shard.token))

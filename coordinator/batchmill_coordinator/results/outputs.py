@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.ledger.settlement import Settled
     from batchmill.sinks import Origin, Sink
-    from batchmill.unfinished import Rest
+    from batchmill.unfinished import UnfinishedWork
 
 LOOK_AHEAD = 256  # shards asked for in one round trip
 
@@ -58,7 +58,7 @@ def write_manifest(
     sink: Sink,
     ledger: Ledger,
     finished_at: float,
-    left: tuple[Origin, Rest] | None,
+    left: tuple[Origin, UnfinishedWork] | None,
 ) -> None:
     """Publish the manifest of a job's output, with what it leaves undone. Raises `StorageError`."""
     parts = manifest_parts(record, sink, ledger)
@@ -73,7 +73,7 @@ def manifest_of(
     schema: pa.Schema,
     finished_at: float,
     origin: Origin | None = None,
-    rest: Rest | None = None,
+    rest: UnfinishedWork | None = None,
 ) -> Manifest:
     """The manifest of a job that ends in `state`. `finished_at` is in seconds since the epoch."""
     spec = record.spec

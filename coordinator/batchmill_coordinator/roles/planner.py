@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from batchmill.errors import BatchmillError, InvalidSource, ServiceUnavailable, StorageError
 from batchmill.job import JobError, JobState
 from batchmill.job_log import LogEvent, LogLevel
+from batchmill.ledger.calls import PlanAnswer
 from batchmill.ledger.shards import PlanStep
 from batchmill.shard import Shard, ShardId
 from batchmill.telemetry.log_context import about
@@ -115,14 +116,17 @@ class Planner:
             total = walk.source.count(draft.cursor)
             _require_every_row(record, draft, total)
             step = PlanStep(draft.shards, draft.sizes, draft.cursor, draft.at_end, total)
-            word = self._ledger.shards.plan(record, step, epoch)
+            answer = self._ledger.shards.plan(record, step, epoch)
         except BaseException:  # the walk is ahead of the ledger now: whoever goes on with it would leave rows out
             self._forget(record.id)
             raise
-        if word == "ok" and not draft.at_end:
-            walk.cursor = draft.cursor
-        else:
-            self._forget(record.id)
+        match answer:
+            case PlanAnswer.OK if not draft.at_end:
+                walk.cursor = draft.cursor
+            case PlanAnswer.OK | PlanAnswer.DEPOSED | PlanAnswer.MOVED | PlanAnswer.OVER:
+                self._forget(record.id)
+            case never:
+                assert_never(never)
 
     def _draft(self, record: JobRecord, walk: Walk, pool: PoolView, room: int) -> _Draft:
         draft = _Draft(walk.cursor)
