@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 from batchmill.completion import Completion
 from batchmill.job import JobSpec
 from batchmill.ledger import Ledger
-from batchmill.ledger.encodings import CommitInterval
 from batchmill.ledger.jobs import Submission
 from batchmill.ledger.shards import PlanStep
 from batchmill.shard import Shard, ShardId, Slice
 
 if TYPE_CHECKING:
     import redis
+
+    from batchmill.ledger.encodings import CommitInterval
 
 JOB = "job-1"
 

@@ -102,10 +102,15 @@ def text_of(script: str) -> str:
 
 @cache
 def header_of(script: str) -> Header:
-    """What a script declares. Raises `ValueError` for a line that is no declaration."""
+    """What a script declares."""
+    return read_header(script, text_of(script))
+
+
+def read_header(script: str, text: str) -> Header:
+    """What the text of a script declares. Raises `ValueError` for a line that is no declaration."""
     header = Header(script)
     prose = []
-    for line in _head(text_of(script)):
+    for line in _head(text):
         declared = _LINE.match(line)
         if declared:
             _declare(header, declared[1], declared[2].strip())
@@ -124,8 +129,7 @@ def _declare(header: Header, kind: str, text: str) -> None:
     scope = header.item if header.items else header.call
     match kind:
         case "key":
-            name, _, given = text.partition(": ")
-            scope.keys.append(Key(name.removesuffix("?"), optional=name.endswith("?"), given=given == "given"))
+            scope.keys.append(_key(text))
         case "arg":
             scope.args.append(_field(text, ARG_TYPES))
         case "each":
@@ -136,6 +140,14 @@ def _declare(header: Header, kind: str, text: str) -> None:
             header.returns.append(_field(text, REPLY_TYPES))
         case _:
             raise ValueError(f"{header.script}.lua: expected @key, @arg, @each, @answers or @returns, got @{kind}")
+
+
+def _key(text: str) -> Key:
+    name, _, given = text.partition(": ")
+    key = Key(name.removesuffix("?"), optional=name.endswith("?"), given=given == "given")
+    if not key.given and not hasattr(Keys, key.name):
+        raise ValueError(f"expected a method of Keys, or 'name: given', got no key {key.name!r}")
+    return key
 
 
 def _field(text: str, types: frozenset[str]) -> Field:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
@@ -10,24 +12,36 @@ from batchmill.ledger.header import Field, Header, Scope, header_of, identifier,
 from batchmill.shard import SHARD_MOVES, ShardState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 S = TypeVar("S", JobState, ShardState)
 
+_DEFINED = re.compile(r"^local (?:function )?(\w+)", re.MULTILINE)
+_COMMENT = re.compile(r"--.*")
+_WORD = re.compile(r"[A-Za-z_]\w*")
+
 PRELUDE = ("_encodings", "_prelude", "_costs", "_row_cache")
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """A part of the prelude, which scripts take if they use it."""
+
+    text: str
+    defined: frozenset[str]
+    words: frozenset[str]
 
 
 @cache
 def script_text(script: str) -> str:
     """The text of a script, complete."""
-    header = header_of(script)
-    parts = (text_of(name) for name in PRELUDE)
-    return "\n".join([states(), *parts, bindings(header), text_of(script)])
+    own = f"{bindings(header_of(script))}\n{text_of(script)}"
+    return "\n".join([*_needed(own, [*_blocks(states()), *_blocks_of_prelude()]), own])
 
 
 def states() -> str:
     """The state machines in Lua, from `JOB_MOVES` and `SHARD_MOVES`: functions, which cost nothing until called."""
-    return "\n".join(
+    return "\n\n".join(
         [
             _predicate("is_final", (state for state in JobState if state.is_final)),
             _predicate("is_stopping", (state for state in JobState if state.is_stopping)),
@@ -36,6 +50,35 @@ def states() -> str:
             _moves("may_move_shard", SHARD_MOVES),
         ]
     )
+
+
+def _needed(text: str, blocks: Sequence[_Block]) -> list[str]:
+    """Those of the blocks that a text uses, directly or by way of others, in their order.
+
+    What a script does not use would cost it some microseconds at every call, because Lua makes a function anew each
+    time it comes to its definition.
+    """
+    words, kept = _words(text), set[int]()
+    for number in reversed(range(len(blocks))):  # a block uses only those before it
+        if blocks[number].defined & words:
+            kept.add(number)
+            words |= blocks[number].words
+    return [block.text for number, block in enumerate(blocks) if number in kept]
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(_WORD.findall(_COMMENT.sub("", text)))
+
+
+@cache
+def _blocks_of_prelude() -> tuple[_Block, ...]:
+    return tuple(block for name in PRELUDE for block in _blocks(text_of(name)))
+
+
+def _blocks(text: str) -> list[_Block]:
+    """The parts of a text between blank lines that define something."""
+    parts = (_Block(part, frozenset(_DEFINED.findall(part)), _words(part)) for part in text.split("\n\n"))
+    return [part for part in parts if part.defined]
 
 
 def bindings(header: Header) -> str:

@@ -15,8 +15,9 @@ end
 local function attempt_key(job_id, stage, shard_id, token)
   return table.concat({job_id, stage, shard_id, token}, '|')
 end
+
 local function parse_attempt(key)
-  local job_id, stage, shard_id, token = string.match(key, '^(.*)|(%d+)|([%d.]+)|(%d+)$')
+  local job_id, stage, shard_id, token = string.match(key, '^([^|]*)|(%d+)|([%d.]+)|(%d+)$')
   return {key = key, job_id = job_id, stage = stage, shard_id = shard_id, token = token,
           name = shard_name(stage, shard_id)}
 end
@@ -38,9 +39,11 @@ local function write_settled(shard)
   if shard.results or shard.plan then entry = entry .. ' ' .. (shard.results or '-') end
   return shard.plan and entry .. ' ' .. shard.plan or entry
 end
+
 local function write_split_up(parts)
   return 'split ' .. parts
 end
+
 local function parse_settled(entry)
   local token, rows, dead = string.match(entry, '^(%d+) (%d+) (%d+) ')
   return token and {token = token, rows = tonumber(rows), rows_dead = tonumber(dead)}
@@ -51,6 +54,7 @@ end
 local function write_metered(price, used, at, sharers)
   return table.concat({price, used, at, sharers}, ' ')
 end
+
 local function parse_metered(text)
   local price, used, at, sharers = string.match(text, '^(%d+) (%d+) (%d+) (%d+)$')
   return {price = tonumber(price), used = tonumber(used), at = tonumber(at), sharers = tonumber(sharers)}
@@ -81,6 +85,7 @@ end
 local function write_request(job_id, digest)
   return job_id .. ' ' .. digest
 end
+
 local function parse_request(text)
   return string.match(text, '^(%S+) (%S+)$')
 end
@@ -89,6 +94,7 @@ end
 local function write_leader(epoch, name)
   return epoch .. ' ' .. name
 end
+
 local function parse_leader(text)
   return string.match(text, '^(%d+) (.*)$')
 end
@@ -102,6 +108,7 @@ end
 local function write_segment(bytes, digests)
   return bytes .. ' ' .. table.concat(digests)
 end
+
 local function parse_segment(record)
   local bytes = string.match(record, '^%d+')
   return tonumber(bytes), string.sub(record, #bytes + 2)
@@ -111,6 +118,7 @@ end
 local function write_place(segment, place)
   return segment .. place
 end
+
 local function segment_of(place)
   return string.sub(place, 1, 6)
 end

@@ -19,6 +19,7 @@ local function move_job(job, before, after)
   if not may_move_job(before, after) then error('a ' .. before .. ' job cannot become ' .. after) end
   redis.call('HSET', job, 'state', after)
 end
+
 local function move_shard(shard, before, after)
   if not may_move_shard(before, after) then error('a ' .. before .. ' shard cannot become ' .. after) end
   redis.call('HSET', shard, 'state', after)

@@ -35,8 +35,8 @@ if not takes_shards(state) then return answer.over end
 local rows, dead, count = 0, 0, 0
 for id, entry in pairs(cjson.decode(args.settled)) do
   redis.call('HSET', keys.done, id, entry)
-  local shard = parse_settled(entry)
-  if shard then rows, dead, count = rows + shard.rows, dead + shard.rows_dead, count + 1 end
+  local part = parse_settled(entry)
+  if part then rows, dead, count = rows + part.rows, dead + part.rows_dead, count + 1 end
 end
 for kind, number in pairs(cjson.decode(args.dead_by_type)) do redis.call('HSET', keys.dead_counts, kind, number) end
 for _, shard in ipairs(shards) do
