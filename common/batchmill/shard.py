@@ -1,4 +1,4 @@
-"""The one value that travels: a run of consecutive rows of a stage, and where it stands."""
+"""The unit of work: a run of consecutive rows of a stage, and its state."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def rows_of_plan(plan: str) -> int:
 
 
 class ShardState(StrEnum):
-    """Where a shard stands, and who moves it on."""
+    """The state of a shard, and who changes it next."""
 
     PLANNED = "planned"  # the planner wrote it; the dispatcher queues it
     QUEUED = "queued"  # the dispatcher published it, and takes it back in a pause; a worker claims it
@@ -41,7 +41,7 @@ class ShardState(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing moves a shard on from here."""
+        """Whether no other state follows."""
         return self in (ShardState.DONE, ShardState.SPLIT)
 
 

@@ -1,4 +1,4 @@
-"""How far a job came that ended before its work was done: what the ledger writes down and a manifest keeps."""
+"""The work that a job leaves which ends before it is done: the ledger reads it, and a manifest keeps it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class UnfinishedShard(Frozen):
 
 
 class UnfinishedWork(Frozen):
-    """How far a job has come that ended before its work was done, so that another one can go on."""
+    """What a job has done and left that ended before its work was done, so that another one can resume it."""
 
     settled: dict[str, str]  # by shard id, the ledger's entries
     shards: tuple[UnfinishedShard, ...]

@@ -48,7 +48,7 @@ class Store:
     """
 
     def __init__(self, client: redis.Redis, prefix: str, *, now_ms: int = 0) -> None:
-        self.redis: Any = client  # replies are bytes here; redis-py's types cannot tell, and say bytes or str
+        self.redis: Any = client  # replies are bytes here; redis-py's types say bytes or str
         self.keys = Keys(prefix)
         self.now_ms = now_ms
         self._scripts: dict[str, Any] = {}
@@ -76,8 +76,8 @@ def redis_errors() -> Iterator[None]:
         yield
     except (redis.ConnectionError, redis.TimeoutError) as error:
         raise ServiceUnavailable(
-            f"the ledger's Redis cannot be reached ({type(error).__name__}).",
-            hint="It is tried again; see whether the Redis or Valkey server runs.",
+            f"cannot connect to the ledger's Redis ({type(error).__name__}).",
+            hint="Check that the Redis or Valkey server runs and that BATCHMILL_REDIS_URL names it.",
         ) from error
 
 

@@ -26,9 +26,9 @@ class FleetLedger:
     def announce(
         self, worker: WorkerInfo, operators: Sequence[OperatorInfo], ttl_s: float, *, changed: bool = False
     ) -> None:
-        """Say that a worker is there for the next `ttl_s`, and what its operators are (none: as before).
+        """Note that a worker is there for the next `ttl_s`, and what its operators are (none: as before).
 
-        changed: what it has loaded is not what it was, and those who wait for that are told.
+        changed: what it has loaded is not what it was; publishes an event for those who wait for that.
         """
         calls.announce(
             self._store,

@@ -259,7 +259,7 @@ def _spent(record: JobRecord, budget: float | None) -> Conflict:
     given = "its budget" if budget is None else "a budget"
     amount = (record.budget_nano or 0) / NANO if budget is None else budget
     return Conflict(
-        f"job {record.id} has cost {cost:.6g}, and {given} of {amount:.6g} does not let it go on.",
+        f"job {record.id} has cost {cost:.6g}, and {given} of {amount:.6g} does not let it continue.",
         hint=f"Give it more than it has cost: `batchmill resume {record.id} --budget N`, or job.resume(budget=N).",
         job=record.id,
         cost=cost,

@@ -128,7 +128,7 @@ class Ledger:
     def events(self) -> Iterator[tuple[str, str] | None]:
         """Changes as they happen, (kind, job id), and None at least once a second; some may be missed.
 
-        Ends with `ServiceUnavailable` when the connection breaks; call it again to go on.
+        Ends with `ServiceUnavailable` when the connection breaks; call it again to continue.
         """
         with redis_errors(), self._store.redis.pubsub(ignore_subscribe_messages=True) as channel:
             channel.subscribe(self._store.keys.events())

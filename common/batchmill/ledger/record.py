@@ -43,12 +43,12 @@ class JobRecord:
     rows_timed: int = 0  # rows that time was spent on
     bytes_in: int = 0
     paces: tuple[CommitInterval, ...] = ()  # the last intervals between commits, the latest last
-    rate_at: int | None = None  # since when the next one goes on
+    rate_at: int | None = None  # when the open one began
     rate_rows: int = 0  # settled by then
     last_queued_at: int | None = None  # when a shard of it was last queued, or it was resumed
     paused_ms: int = 0  # in all pauses that are over, since it started
     replay_of: str | None = None  # the job whose dead letters this one runs again
-    resumed_from: str | None = None  # the job whose output this one goes on with
+    resumed_from: str | None = None  # the job whose output this one resumes
     adopts: bool = False  # whether what that job left is still to be taken over
     operator_version: str = ""
     tenant: str = DEFAULT_TENANT

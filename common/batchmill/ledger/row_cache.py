@@ -99,7 +99,7 @@ class RowCacheLedger:
                 self._store.redis.zrem(self._keys.cache_loose(), *segments)
 
     def stats(self) -> CacheStats:
-        """How the cache stands."""
+        """Statistics of the cache."""
         keys = self._keys
         with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
             pipe.hlen(keys.cache_index())

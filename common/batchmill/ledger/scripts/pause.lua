@@ -13,5 +13,5 @@ if not state then return {answer.no_job, ''} end
 if state == 'paused' then return {answer.ok, state} end
 if not may_move_job(state, 'paused') then return {answer.refused, state} end
 pause_job(keys.job, state, now, args.channel, args.job_id)
-note(keys.job, keys.job_log, 'level', 'info', 'event', 'paused', 'message', 'its workers let go')
+note(keys.job, keys.job_log, 'level', 'info', 'event', 'paused', 'message', 'its workers stop after their current batch')
 return {answer.ok, 'paused'}

@@ -25,6 +25,6 @@ end_pause(keys.job, now)
 move_job(keys.job, 'paused', state)
 redis.call('HSET', keys.job, 'last_queued_at', now)
 redis.call('HDEL', keys.job, 'rate_at', 'rate_rows')
-note(keys.job, keys.job_log, 'level', 'info', 'event', 'resumed', 'message', 'it goes on where it stood')
+note(keys.job, keys.job_log, 'level', 'info', 'event', 'resumed', 'message', 'it continues where it was paused')
 publish(args.channel, 'resumed', args.job_id)
 return {answer.ok, state}
