@@ -24,7 +24,7 @@ from pyarrow import fs
 from batchmill.errors import InvalidOutput, NotFound, StaleToken, StorageError
 from batchmill.sinks.manifest import MANIFEST, Manifest
 from batchmill.sinks.parts import FormatName, PartFormat, part_format
-from batchmill.storage.blobs import BlobStore, storage_errors
+from batchmill.storage.blobs import BlobStore, is_unfinished, storage_errors
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -177,7 +177,7 @@ class Sink:
     def _refuse_entries(self) -> None:
         location = self.location
         with storage_errors("look into", location):
-            kind = location.filesystem.get_file_info(location.path).type
+            kind = location.look_up().type
         if kind not in (fs.FileType.Directory, fs.FileType.NotFound):
             raise InvalidOutput(
                 f"the output {location.uri} is a file.", hint="Expected a folder, empty or missing.", path=location.uri
@@ -215,9 +215,9 @@ class Sink:
 
     def _entries(self) -> list[str]:
         location = self.location
-        selector = fs.FileSelector(location.path, allow_not_found=True)
         with storage_errors("list", location):
-            return sorted(info.base_name for info in location.filesystem.get_file_info(selector))
+            names = sorted(info.base_name for info in location.entries())
+        return [name for name in names if not is_unfinished(name)]
 
     def _marker(self) -> bytes:
         try:
