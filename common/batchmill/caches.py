@@ -1,4 +1,4 @@
-"""The two caches of Batchmill: values by key within a limit (`Lru`), and one value read again after a time (`Fresh`)."""
+"""Two caches: values by key within a limit (`Lru`), and one value that is read again after a time (`Fresh`)."""
 
 from __future__ import annotations
 
@@ -78,6 +78,11 @@ class Lru(Generic[K, V]):
         """Remove a key; its value, or None if it was not there."""
         with self._lock:
             return next(iter(self._drop(key)), None)
+
+    def keys(self) -> list[K]:
+        """All keys, the one used last at the end. Uses none."""
+        with self._lock:
+            return list(self._values)
 
     def items(self) -> list[tuple[K, V]]:
         """All entries, the one used last at the end. Uses none."""

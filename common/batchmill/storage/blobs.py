@@ -28,7 +28,7 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK})
 _REMOTE_HINTS = {
     errno.EACCES: "Check the service's keys, their permissions, and that the bucket is theirs.",
-    errno.EIO: "It is tried again. Check that the object store answers, and its address (for S3 BATCHMILL_S3_ENDPOINT).",
+    errno.EIO: "Check that the object store answers, and its address (of S3: BATCHMILL_S3_ENDPOINT).",
 }
 
 

@@ -102,7 +102,7 @@ class Locations:
 
     def _objects(self, scheme: str) -> ObjectStores:
         if scheme not in self._stores:
-            from batchmill.storage.objects import ObjectStores, s3_options  # noqa: PLC0415  # only who needs it loads obstore
+            from batchmill.storage.objects import ObjectStores, s3_options  # only who needs it loads obstore
 
             options = s3_options(self._s3_endpoint, self._s3_region) if scheme == "s3" else {}
             self._stores[scheme] = ObjectStores(scheme, options)
@@ -123,7 +123,9 @@ def _split(uri: str, error: type[BatchmillError]) -> tuple[str, str]:
         return "", _file_path(uri, rest, error)
     if scheme in _REMOTE:
         return scheme, _object_path(uri, rest, error)
-    raise error(f"{uri!r} has the scheme {scheme!r}.", hint="Expected a path, file://, s3://, gs:// or az://.", path=uri)
+    raise error(
+        f"{uri!r} has the scheme {scheme!r}.", hint="Expected a path, file://, s3://, gs:// or az://.", path=uri
+    )
 
 
 def _file_path(uri: str, rest: str, error: type[BatchmillError]) -> str:

@@ -220,7 +220,7 @@ class _ObjectFile(io.RawIOBase):
 
 
 def s3_options(endpoint: str | None, region: str | None) -> dict[str, Any]:
-    """obstore's options for S3: another service's address and region, and keys of AWS' file if the environment has none."""
+    """obstore's options for S3: the service's address and region, and the keys of AWS' file if no others are set."""
     options: dict[str, Any] = {"endpoint": endpoint, "region": region, **_keys_of_file()}
     if endpoint and endpoint.startswith("http://"):
         options["allow_http"] = True

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from batchmill.caches import Lru
 from batchmill.errors import BatchmillError, InvalidSource, ServiceUnavailable, StorageError
 from batchmill.job import JobError, JobState
 from batchmill.job_log import LogEvent, LogLevel
@@ -77,7 +77,7 @@ class Planner:
         self._fleet = fleet
         self._open_source = open_source
         self._settings = settings
-        self._walks: OrderedDict[str, Walk] = OrderedDict()
+        self._walks: Lru[str, Walk] = Lru(MAX_WALKS)
         self._troubles: dict[str, int] = {}  # by job: steps in a row that met a StorageError
 
     def step(self, epoch: int) -> None:
@@ -150,22 +150,21 @@ class Planner:
     def _walk(self, record: JobRecord) -> Walk:
         walk = self._walks.get(record.id)
         if walk is not None and walk.cursor == record.cursor:
-            self._walks.move_to_end(record.id)
             return walk
         self._forget(record.id)
         source = self._open_source(record)
-        walk = self._walks[record.id] = Walk(source, source.cutter(record.cursor), record.cursor)
-        if len(self._walks) > MAX_WALKS:
-            self._forget(next(iter(self._walks)))
+        walk = Walk(source, source.cutter(record.cursor), record.cursor)
+        for dropped in self._walks.put(record.id, walk):
+            dropped.cutter.close()
         return walk
 
     def _forget(self, job_id: str) -> None:
-        walk = self._walks.pop(job_id, None)
+        walk = self._walks.pop(job_id)
         if walk is not None:
             walk.cutter.close()
 
     def _forget_all_but(self, job_ids: set[str]) -> None:
-        for job_id in self._walks.keys() - job_ids:
+        for job_id in set(self._walks.keys()) - job_ids:
             self._forget(job_id)
 
     def _bear(self, record: JobRecord, error: StorageError) -> None:
