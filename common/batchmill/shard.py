@@ -124,12 +124,6 @@ class Shard:
         )
         return left, right
 
-    def move(self, state: ShardState, **changes: Any) -> Self:
-        """This shard in another state. Raises `ValueError` for a move the state machine does not have."""
-        if state not in SHARD_MOVES[self.state]:
-            raise ValueError(f"a {self.state} shard cannot become {state}")
-        return replace(self, state=state, **changes)
-
 
 @dataclass(frozen=True, slots=True)
 class ShardRef:

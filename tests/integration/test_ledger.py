@@ -135,9 +135,8 @@ def test_a_late_commit_counts_while_nobody_else_has_the_shard(
 def test_a_failed_attempt_waits_for_its_time(ledger: Ledger, running: ShardRef) -> None:
     ledger.shards.fail(running, delay_s=30, blame=True)
     now_ms = ledger.now_ms()
-    assert ledger.shards.to_queue("job-1", 10, now_ms) == []
-    assert ledger.shards.to_queue("job-1", 10, now_ms + 31_000) == [(0, ShardId((0,)))]
-    assert 29_000 < (ledger.shards.next_retry_ms("job-1") or 0) - now_ms <= 30_000
+    assert ledger.shards.to_queue("job-1", 10, now_ms + 29_000) == []
+    assert ledger.shards.to_queue("job-1", 10, now_ms + 30_000) == [(0, ShardId((0,)))]
     shard = ledger.shards.read(running)
     assert shard is not None
     assert (shard.state, shard.failures, shard.losses) == (ShardState.WAITING, 1, 0)

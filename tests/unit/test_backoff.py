@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,7 +33,7 @@ def test_there_is_no_wait_without_a_failure() -> None:
 def test_the_jitter_fills_the_interval_evenly_and_is_drawn_from_the_given_generator() -> None:
     backoff, rng = Backoff(1.0, 8.0), random.Random(7)
     delays = sorted(backoff.delay_s(3, rng) for _ in range(2000))
-    assert [round(delays[place], 1) for place in (200, 1000, 1800)] == [0.4, 2.0, 3.6]
+    assert [delays[place] for place in (200, 1000, 1800)] == pytest.approx([0.4, 2.0, 3.6], abs=0.15)
     assert backoff.delay_s(3, random.Random(7)) == backoff.delay_s(3, random.Random(7))
 
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from batchmill.ledger.connection import Store
 
 DIGEST_BYTES = 16
-SEGMENT_BYTES = 6
 LOOSE_LIFE_MS = 24 * 3600 * 1000
 """How long an attempt may take to write a segment."""
 

@@ -91,12 +91,6 @@ class ShardLedger:
         names = [name.decode().split(" ") for name in [*waiting, *ready][:limit]]
         return [(int(stage), parse_shard_id(shard)) for stage, shard in names]
 
-    def next_retry_ms(self, job_id: str) -> int | None:
-        """When the next waiting shard is due."""
-        with reaching_redis():
-            first = self._store.redis.zrange(self._keys.waiting(job_id), 0, 0, withscores=True)
-        return int(first[0][1]) if first else None
-
     def queue(self, record: JobRecord, stage: int, shard_id: ShardId, epoch: int) -> ShardRef | None:
         """Give a shard its next token; the caller publishes the message. None when there is nothing to queue."""
         keys, job_id = self._keys, record.id

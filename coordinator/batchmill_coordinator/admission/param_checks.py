@@ -83,14 +83,8 @@ def _expectation(error: ValidationError) -> str:
         return f"one of {', '.join(map(repr, schema['enum']))}"
     if error.validator == "anyOf":
         return " or ".join(str(option.get("type", option.get("const", "?"))) for option in schema["anyOf"])
-    words = {
-        "minimum": "at least",
-        "maximum": "at most",
-        "exclusiveMinimum": "more than",
-        "exclusiveMaximum": "less than",
-    }
-    if error.validator in words:
-        return f"{words[str(error.validator)]} {error.validator_value}"
+    if error.validator in _BOUNDS:
+        return f"{_BOUNDS[str(error.validator)]} {error.validator_value}"
     if error.validator == "type":
         return str(error.validator_value)
     return f"{error.validator} {error.validator_value}"
