@@ -111,6 +111,21 @@ def test_an_object_that_changed_or_vanished_is_named(ending: str, bucket: object
         open_source(description, locations, blobs, "staged").cutter().cut(10, 1000)
 
 
+def test_an_object_that_is_written_again_while_it_is_read_is_named(bucket: object, locations: Locations) -> None:
+    data = file_of("jsonl", ROWS)
+    bucket.put_object(Key="a.jsonl", Body=data)
+    description = describe(FileSource(path="s3://rows/a.jsonl"), locations)
+    source = open_source(description, locations, BlobStore(locations.resolve("s3://rows/blobs")), "staged")
+    piece = source.cutter().cut(100, 1 << 30)
+    assert piece is not None
+    assert source.read(piece.slices).to_pylist() == ROWS[:100]
+    bucket.put_object(Key="a.jsonl", Body=data[::-1])  # of the same size, perhaps in the same second
+    with pytest.raises(
+        InvalidSource, match="s3://rows/a.jsonl changed since the job was submitted: it was written again"
+    ):
+        source.read(piece.slices)
+
+
 def test_uploaded_parts_in_a_bucket_are_read(bucket: object, locations: Locations) -> None:  # noqa: ARG001  # it is there
     blobs = BlobStore(locations.resolve("s3://rows/blobs"))
     for number in range(4):

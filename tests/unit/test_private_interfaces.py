@@ -126,9 +126,7 @@ def check_obstore_listing(_: Path) -> None:
 
     from batchmill.storage.objects import _number
 
-    text = (
-        "Generic S3 error: Error performing GET s3 in 1s - Server returned non-2xx status code: 404 Not Found"
-    )
+    text = "Generic S3 error: Error performing GET s3 in 1s - Server returned non-2xx status code: 404 Not Found"
     assert os.strerror(_number(GenericError(text))) == "No such file or directory"
 
 

@@ -78,8 +78,9 @@ class BufferPayload(aiohttp.Payload):
 class Transport:
     """Requests to one service. Belongs to the event loop of its first request."""
 
-    def __init__(self, address: ServiceAddress) -> None:
+    def __init__(self, address: ServiceAddress, rng: random.Random | None = None) -> None:
         self.address = address
+        self.rng = rng or random.Random()  # noqa: S311  # jitter, no secret
         self.has_answered = False  # whether the service ever did
         self._session: aiohttp.ClientSession | None = None
 
@@ -236,7 +237,6 @@ class Patience:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self._tries = 0
-        self._rng = random.Random()  # noqa: S311  # jitter, no secret
 
     def renew(self) -> None:
         """Start afresh: the service is there."""
@@ -248,4 +248,4 @@ class Patience:
         if never_there or not isinstance(error, (*_AWAY, *_BROKEN)) or self._tries >= MAX_RETRIES:
             raise self._transport.unavailable(error) from error
         self._tries += 1
-        await asyncio.sleep(BACKOFF.delay_s(self._tries, self._rng))
+        await asyncio.sleep(BACKOFF.delay_s(self._tries, self._transport.rng))

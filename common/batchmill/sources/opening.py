@@ -135,6 +135,8 @@ def reading(location: Location) -> Iterator[None]:
     except (OSError, pa.ArrowException) as error:
         if isinstance(error, MemoryError):
             raise
+        if getattr(error, "errno", None) == errno.ESTALE and not location.is_local:
+            raise changed(location.uri, "it was written again") from error
         if _may_pass(error):
             raise storage_error("read", location, error) from error
         raise unreadable(location.uri, _reason(error)) from error
@@ -147,9 +149,9 @@ def _may_pass(error: Exception) -> bool:
 
 def _reason(error: Exception) -> str:
     number = getattr(error, "errno", None)
-    if number is not None:
+    if number is not None and number != errno.EINVAL:
         return os.strerror(number)
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return str(getattr(error, "strerror", None) or error or type(error).__name__).splitlines()[0]
 
 
 def _hint(reason: str) -> str:

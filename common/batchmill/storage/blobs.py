@@ -209,7 +209,7 @@ def storage_errors(action: str, location: Location) -> Iterator[None]:
 def storage_error(action: str, location: Location, cause: Exception) -> StorageError:
     """A `StorageError` saying that `action` ("write", "read") failed on a location, why, and what to do."""
     number = getattr(cause, "errno", None) or 0
-    if number and (location.is_local or number != errno.EIO):
+    if number and (location.is_local or number in _FULL):
         text = os.strerror(number)
     else:  # what an object store answered, or a decoder says
         text = str(getattr(cause, "strerror", None) or cause or type(cause).__name__).splitlines()[0]

@@ -26,6 +26,7 @@ from obstore.store import AzureStore, GCSStore, S3Store
 from pyarrow import fs
 
 from batchmill.caches import Lru
+from batchmill.errors import InvalidSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -174,11 +175,16 @@ class ObjectStores:
     def _open(self, path: str) -> tuple[Any, str]:
         """The store of a path's bucket, and the key in it."""
         bucket, _, key = path.partition("/")
-        make = SCHEMES[self.scheme]
-        store = self._buckets.get_or_make(
-            bucket, lambda: make(bucket, client_options=_CLIENT, retry_config=_RETRIES, **self._options)
-        )
-        return store, key.rstrip("/")
+        return self._buckets.get_or_make(bucket, lambda: self._make(bucket)), key.rstrip("/")
+
+    def _make(self, bucket: str) -> Any:
+        try:
+            return SCHEMES[self.scheme](bucket, client_options=_CLIENT, retry_config=_RETRIES, **self._options)
+        except problems.BaseError as error:
+            raise InvalidSettings(
+                f"{self.scheme}:// cannot be used by this service: {_reason(error)}.",
+                hint="Set the account and its keys in the environment of coordinators and workers.",
+            ) from error
 
 
 class _ObjectFile(io.RawIOBase):
@@ -267,7 +273,8 @@ def _os_errors(path: str) -> Iterator[None]:
         yield
     except (problems.BaseError, FileNotFoundError, NotImplementedError) as error:
         number = _number(error)
-        raise OSError(number, _reason(error) if number == errno.EIO else os.strerror(number), path) from error
+        reason = _reason(error) if number in (errno.EIO, errno.EINVAL) else os.strerror(number)
+        raise OSError(number, reason, path) from error
 
 
 def _number(error: Exception) -> int:
@@ -281,4 +288,4 @@ def _number(error: Exception) -> int:
 def _reason(error: Exception) -> str:
     """The cause in obstore's message, without the request before it and the answer's body after it."""
     line = (str(error).splitlines() or [type(error).__name__])[0]
-    return line.rpartition(" - ")[2].partition(": <")[0]
+    return line.rpartition(" - ")[2].partition(": <")[0].rstrip(".")

@@ -367,6 +367,42 @@ class TestS3:
         uploaded, read = map(int, done.stdout.split())
         assert max(uploaded, read) < 64, done.stderr  # MiB, of 96
 
+    def test_several_threads_read_one_open_object_at_any_place(self, bucket: tuple[str, Locations]) -> None:
+        blobs = BlobStore.open(*bucket)
+        data = os.urandom(300_000)
+        blobs.put("x", data)
+        location = blobs.location("x")
+        assert location.objects is not None
+        with location.objects.open(location.path) as file, ThreadPoolExecutor(6) as pool:
+            places = [number * 7919 % 299_000 for number in range(120)]
+            assert list(pool.map(lambda place: file.read_at(1000, place), places)) == [
+                data[place : place + 1000] for place in places
+            ]
+            assert file.read_at(1000, 299_500) == data[299_500:]
+
+    def test_keys_with_any_characters_are_listed_and_read_as_they_are(
+        self, bucket: tuple[str, Locations], s3_url: str
+    ) -> None:
+        uri, locations = bucket
+        store = boto3.client("s3", endpoint_url=s3_url, region_name="us-east-1")
+        keys = ["a b.txt", "a%20b.txt", "x*y?.txt", "ü.txt", "q#1&2=3+4.txt", "[z]{w}~^|.txt", 'back\\slash`".txt']
+        for key in keys:
+            store.put_object(Bucket=uri.removeprefix("s3://"), Key=f"in/{key}", Body=key.encode())
+        folder = locations.resolve(f"{uri}/in")
+        assert folder.objects is not None
+        assert sorted(info.base_name for info in folder.entries()) == sorted(keys)
+        for key in keys:
+            assert folder.objects.get(folder.child(key).path).to_pybytes() == key.encode()
+
+    def test_a_key_that_no_uri_can_name_is_reported_and_not_passed_over(
+        self, bucket: tuple[str, Locations], s3_url: str
+    ) -> None:
+        uri, locations = bucket
+        store = boto3.client("s3", endpoint_url=s3_url, region_name="us-east-1")
+        store.put_object(Bucket=uri.removeprefix("s3://"), Key="in/a//b.txt", Body=b"")
+        with pytest.raises(OSError, match=r"a//b\.txt"):
+            locations.resolve(f"{uri}/in").entries(recursive=True)
+
     def test_an_open_object_that_is_written_again_is_not_mixed_with_the_new_one(
         self, bucket: tuple[str, Locations]
     ) -> None:
