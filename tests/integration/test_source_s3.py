@@ -120,9 +120,7 @@ def test_an_object_that_is_written_again_while_it_is_read_is_named(bucket: objec
     assert piece is not None
     assert source.read(piece.slices).to_pylist() == ROWS[:100]
     bucket.put_object(Key="a.jsonl", Body=data[::-1])  # of the same size, perhaps in the same second
-    with pytest.raises(
-        InvalidSource, match="s3://rows/a.jsonl changed since the job was submitted: it was written again"
-    ):
+    with pytest.raises(InvalidSource, match=r"s3://rows/a\.jsonl changed since the job .*: it was written again"):
         source.read(piece.slices)
 
 
