@@ -37,7 +37,7 @@ class ManifestPart(Frozen):
     shard: str  # "17", or "17.1" once split
 
 
-class Origin(Frozen):
+class InputFingerprint(Frozen):
     """What the results were made from: a job with another origin cannot go on with them."""
 
     source: str  # hexadecimal digits that change when the input does
@@ -64,7 +64,7 @@ class Manifest(Frozen):
     parts: tuple[ManifestPart, ...]
     created_at: float
     finished_at: float
-    origin: Origin | None = None
+    origin: InputFingerprint | None = None
     rest: Rest | None = None  # of a job that ended before its work was done
 
     @model_validator(mode="after")

@@ -176,7 +176,7 @@ class Admission:
     ) -> tuple[str, bool]:
         if found.description is not None:
             self._workspace.describe_source(job_id, found.description)
-        earlier = self._take_output(job_id, order, undo) if found.spec.output is not None else None
+        earlier = self._take_output(job_id, order, undo)
         total = found.source.count("")
         submission = Submission(
             job_id=job_id,
@@ -192,15 +192,17 @@ class Admission:
         return accept(self._ledger.jobs, submission, undo, max_live_jobs=self._settings.max_live_jobs)
 
     def _take_output(self, job_id: str, order: Order, undo: ExitStack) -> str | None:
-        """Take the output folder; returns the job whose unfinished output is there to go on with, if any is."""
-        sink = self._workspace.open_sink(job_id, order.spec)
-        earlier = self._resumption.find(sink, order)
+        """Take the output, if one was asked for; returns the job whose unfinished output it resumes, if any."""
+        output = self._workspace.open_publisher(job_id, order.spec)
+        if output is None:
+            return None
+        earlier = self._resumption.find(output, order)
         if earlier is None:
-            sink.prepare()
+            output.prepare()
         else:
             self._resumption.keep(job_id, earlier)
-            sink.retake()
-        undo.callback(sink.release)
+            output.reopen()
+        undo.callback(output.release)
         return None if earlier is None else earlier.job
 
 

@@ -24,7 +24,7 @@ class Undertaker:
     """Settles a shard of one row in the place of a worker, by the steps of one: claim, store, commit."""
 
     def __init__(
-        self, ledger: Ledger, blobs: BlobStore, open_source: Callable[[JobRecord], Source], clock: Clock
+        self, ledger: Ledger, blobs: BlobStore, open_source: Callable[[JobRecord, int], Source], clock: Clock
     ) -> None:
         self._ledger = ledger
         self._blobs = blobs
@@ -54,7 +54,7 @@ class Undertaker:
         return word
 
     def _dead_row(self, record: JobRecord, shard: Shard) -> DeadRows:
-        table = self._open_source(record).read(shard.slices).slice(shard.skip, 1)
+        table = self._open_source(record, shard.stage).read(shard.slices).slice(shard.skip, 1)
         now = self._clock.wall()
         letter = DeadLetter(
             index=shard.first_row,

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import pyarrow as pa
 import pytest
-from moto.server import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import make_server
+from s3_server import s3_application, serving
 from werkzeug.wrappers import Request
 
 from batchmill.errors import InvalidRequest, InvalidSettings, NotFound, StorageError
@@ -130,11 +129,7 @@ def test_only_the_first_of_several_new_blobs_of_a_name_is_written(blobs: BlobSto
     assert blobs.get("x").to_pybytes() == b"1"
 
 
-def test_of_two_takers_at_once_exactly_one_creates_the_blob_every_time(
-    request: pytest.FixtureRequest, place: tuple[str, Locations]
-) -> None:
-    if place[0].startswith("s3:"):
-        place = request.getfixturevalue("atomic_bucket")
+def test_of_two_takers_at_once_exactly_one_creates_the_blob_every_time(place: tuple[str, Locations]) -> None:
     stores = [BlobStore.open(f"{place[0]}/blobs", place[1]) for _ in range(2)]
     start = threading.Barrier(len(stores))
 
@@ -425,7 +420,7 @@ def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 @contextmanager
 def failing_s3(fails: Callable[[str], bool | str]) -> Iterator[str]:
     """The address of an S3 server that refuses the requests whose query `fails` picks, by a status or with 403."""
-    s3 = DomainDispatcherApplication(create_backend_app)
+    s3 = s3_application()
 
     def answer(environ: dict[str, Any], start_response: Any) -> Any:
         status = fails(environ["QUERY_STRING"])
@@ -437,32 +432,3 @@ def failing_s3(fails: Callable[[str], bool | str]) -> Iterator[str]:
 
     with serving(answer) as url:
         yield url
-
-
-@pytest.fixture
-def atomic_bucket(new_bucket: Any) -> Iterator[tuple[str, Locations]]:
-    """A bucket of a server whose conditional writes are atomic, as S3's are: moto looks and writes in two steps."""
-    s3, lock = DomainDispatcherApplication(create_backend_app), threading.Lock()
-
-    def answer(environ: dict[str, Any], start_response: Any) -> Any:
-        if "HTTP_IF_NONE_MATCH" not in environ:
-            return s3(environ, start_response)
-        with lock:
-            return list(s3(environ, start_response))
-
-    with serving(answer) as url:
-        yield new_bucket(url)
-
-
-@contextmanager
-def serving(app: Any) -> Iterator[str]:
-    """The address of a server that runs a WSGI application."""
-    server = make_server("127.0.0.1", 0, app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -237,7 +237,7 @@ class AttemptRunner:
         if files.rides_inline and table.nbytes <= MAX_INLINE_BYTES:
             stream = stream_from_table(table)
             return replace(stored, nbytes=len(stream), inline=stream)
-        return replace(stored, nbytes=files.sink.write(shard.shard_id, shard.token, table).bytes)
+        return replace(stored, nbytes=files.results.write(shard.shard_id, shard.token, table))
 
     def _end(self, claim: Claim, outcome: Outcome, account: Account) -> Ending:
         shard, shards = claim.shard, self._bench.ledger.shards
@@ -274,8 +274,8 @@ class AttemptRunner:
             if shards.commit(shard.ref, completion, limit, used):
                 return
         table = table_from_stream(completion.inline)  # the job's results outgrew the ledger
-        part = files.sink.write(shard.shard_id, shard.token, table)
-        shards.commit(shard.ref, replace(completion, inline=b"", nbytes=part.bytes), limit, used)
+        nbytes = files.results.write(shard.shard_id, shard.token, table)
+        shards.commit(shard.ref, replace(completion, inline=b"", nbytes=nbytes), limit, used)
 
     def _sweep(self, claim: Claim) -> None:
         """Delete what this attempt stored; the shard is another's.
@@ -285,7 +285,7 @@ class AttemptRunner:
         """
         ref, files = claim.shard.ref, self._bench.shelf.get(claim.shard.job_id)
         if files is not None:
-            files.sink.delete(files.sink.part_name(ref.shard_id, ref.token))
+            files.results.delete(ref.shard_id, ref.token)
         self._bench.workspace.blobs.delete(dead_letters_name(ref))
 
 

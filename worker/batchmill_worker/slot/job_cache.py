@@ -1,4 +1,4 @@
-"""The jobs that a process has met lately: their source, sink and spec, opened once."""
+"""The jobs that a process has met lately: their source, results and spec, opened once."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchmill.caches import Lru
+from batchmill.stages import last_stage
 
 if TYPE_CHECKING:
     from batchmill.job import JobSpec
-    from batchmill.sinks import Sink
+    from batchmill.sinks import ResultStore
     from batchmill.sources.base import Source
     from batchmill.workspace import Workspace
 
@@ -22,7 +23,7 @@ class JobFiles:
 
     spec: JobSpec
     source: Source
-    sink: Sink
+    results: ResultStore
 
     @property
     def rides_inline(self) -> bool:
@@ -44,6 +45,6 @@ class JobShelf:
     def open(self, job_id: str, spec: JobSpec, inline_rows: bytes) -> JobFiles:
         """Open a job's files. Raises `NotFound`, `InvalidSource` or `StorageError`."""
         source = self._workspace.open_source(job_id, spec, inline_rows)
-        files = JobFiles(spec, source, self._workspace.open_sink(job_id, spec))
+        files = JobFiles(spec, source, self._workspace.open_results(job_id, spec, last_stage(spec)))
         self._kept.put(job_id, files)
         return files

@@ -12,6 +12,7 @@ from batchmill.job import JobStatus
 from batchmill.ledger import JobRecord
 from batchmill.replay import MAX_CHOSEN, ReplayRequest
 from batchmill.shard import format_shard_id
+from batchmill.stages import last_stage
 from batchmill_coordinator.api.routes.context import CurrentService, CurrentTenant, json_response
 from batchmill_coordinator.results.dead_rows import Choice
 from batchmill_coordinator.results.pages import parse_cursor
@@ -73,8 +74,9 @@ def purge(
 
 def _collect(service: Service, record: JobRecord, cursor: str, limit: int) -> tuple[list[DeadLetter], str | None]:
     letters: list[DeadLetter] = []
-    for shard in service.dead_rows.shards(record, parse_cursor(cursor)):
+    stage = last_stage(record.spec)
+    for shard in service.dead_rows.shards(record, stage, parse_cursor(cursor)):
         if len(letters) >= limit:
             return letters, format_shard_id(shard.shard_id)
-        letters += service.dead_rows.read(record.id, shard).letters
+        letters += service.dead_rows.read(record.id, stage, shard).letters
     return letters, None

@@ -89,7 +89,7 @@ async def _page_within(
 
 def _read(service: Service, job_id: str, start: ShardId, encode: Encoder) -> tuple[Page, bytes | None]:
     record = service.ledger.jobs.read(job_id)
-    page = read_page(service.ledger, record, service.open_sink(record), start)
+    page = read_page(service.ledger, record, service.results(record), start)
     return page, b"".join(encode(page)) if page.nbytes <= SMALL_BYTES else None
 
 
