@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def s3_application() -> Callable[[dict[str, Any], Any], Any]:
-    """A WSGI application. moto by itself looks for the object and then writes it: two requests at once would both win."""
+    """A WSGI application. moto by itself looks for the object, then writes it: two requests at once could both win."""
     moto, lock = DomainDispatcherApplication(create_backend_app), threading.Lock()
 
     def answer(environ: dict[str, Any], start_response: Any) -> Any:

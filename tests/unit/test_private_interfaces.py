@@ -121,6 +121,25 @@ def check_flower(_: Path) -> None:
     assert [name for name in flower_options(FlowerSettings()) if name not in options] == []
 
 
+def check_uvicorn_protocol(_: Path) -> None:
+    from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+    assert STATUS_LINE[431].startswith(b"HTTP/1.1 431 ")
+    for callback, parameters in {
+        "connection_made": ["self", "transport"],
+        "connection_lost": ["self", "exc"],
+        "data_received": ["self", "data"],
+        "send_400_response": ["self", "msg"],
+        "on_headers_complete": ["self"],
+        "on_body": ["self", "body"],
+        "on_message_complete": ["self"],
+    }.items():
+        assert list(inspect.signature(getattr(HttpToolsProtocol, callback)).parameters) == parameters
+    source = inspect.getsource(HttpToolsProtocol)
+    for attribute in ("self.connections", "self.transport", "self.headers", "self.url", "self.loop"):
+        assert attribute in source
+
+
 def check_obstore_listing(_: Path) -> None:
     from obstore.exceptions import GenericError
 
@@ -153,6 +172,7 @@ INTERFACES = [
     Private("base64 in Redis", ("kombu",), "batchmill/broker.py", check_kombu_body_encoding),
     Private("the names of retry intervals", ("kombu",), "batchmill/broker.py", check_kombu_waits),
     Private("its options and application", ("flower",), "batchmill_coordinator/flower/server.py", check_flower),
+    Private("its HTTP protocol", ("uvicorn",), "batchmill_coordinator/api/protocol.py", check_uvicorn_protocol),
     Private("the text of a failed listing", ("obstore",), "batchmill/storage/objects.py", check_obstore_listing),
 ]
 
