@@ -34,7 +34,7 @@ def test_a_shard_id_survives_being_written_and_read(shard_id: ShardId) -> None:
 @given(shard_ids, st.integers(0, 9), st.integers(0, 10**6))
 def test_an_attempt_survives_being_written_and_read(shard_id: ShardId, stage: int, token: int) -> None:
     ref = ShardRef("job-01abc", stage, shard_id, token)
-    assert ShardRef.from_member(ref.member().encode()) == ref
+    assert ShardRef.from_key(ref.attempt_key.encode()) == ref
 
 
 @given(shard_ids, st.lists(slices, max_size=5).map(tuple))
