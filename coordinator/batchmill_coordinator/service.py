@@ -26,12 +26,12 @@ from batchmill_coordinator.roles.dispatcher import Dispatcher
 from batchmill_coordinator.roles.finisher import Finisher
 from batchmill_coordinator.roles.janitor import Janitor
 from batchmill_coordinator.roles.leadership import Leadership
-from batchmill_coordinator.roles.lost_rows import Undertaker
+from batchmill_coordinator.roles.lost_rows import LostRowSettler
 from batchmill_coordinator.roles.planner import Planner
 from batchmill_coordinator.roles.recoverer import Recoverer
 from batchmill_coordinator.roles.role import RoleThread
 from batchmill_coordinator.roles.watcher import Watcher, waits, what_it_waits_for
-from batchmill_coordinator.scheduling.publisher import Publisher
+from batchmill_coordinator.scheduling.message_publisher import MessagePublisher
 from batchmill_coordinator.status.status import cost_of, status_of
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from batchmill.settings import CoordinatorSettings
     from batchmill.sinks import ResultStore
     from batchmill.sources.base import Source
-    from batchmill_coordinator.results.dead_rows import Choice
+    from batchmill_coordinator.results.dead_rows import DeadRowFilter
     from batchmill_coordinator.roles.role import Role
 
 
@@ -64,7 +64,7 @@ class Service:
         self.metrics = CoordinatorMetrics(self.ledger, settings, lambda: self.leadership.epoch, self.clock)
         self.dead_rows = DeadRowStore(self.ledger, self.workspace.blobs)
         self.replays = Replays(self.ledger, self.workspace, self.dead_rows, settings)
-        self._publisher = Publisher(settings)
+        self._publisher = MessagePublisher(settings)
         self._roles = [RoleThread(role, self.leadership) for role in self._make_roles(resumption)]
         self.hub = EventHub(self.ledger, self._notify)
 
@@ -118,7 +118,7 @@ class Service:
         """Delete an ended job. Raises `NotFound`, `Conflict`, or `StorageError`: then it is tried again."""
         delete_job(self.ledger, self.workspace.blobs, job_id)
 
-    def purge(self, job_id: str, choice: Choice) -> int:
+    def purge(self, job_id: str, choice: DeadRowFilter) -> int:
         """Delete dead letters of an ended job; returns how many. Raises `NotFound` or `Conflict`."""
         record = self.ledger.jobs.read(job_id)
         require_ended(record)
@@ -128,13 +128,13 @@ class Service:
         """What the leader does."""
         ledger, fleet, blobs, counts = self.ledger, self.fleet, self.workspace.blobs, self.metrics.roles
         settings = self.settings
-        undertaker = Undertaker(ledger, blobs, self._open_source, self.clock)
+        settler = LostRowSettler(ledger, blobs, self._open_source, self.clock)
         merger = Merger(ledger, self.workspace, self.dead_rows)
         outputs = OutputCloser(ledger, self.workspace, merger, resumption, self.clock)
         return [
             Planner(ledger, fleet, self._open_source, resumption, settings),
             Dispatcher(ledger, fleet, self._publisher, counts),
-            Recoverer(ledger, fleet, self._publisher, undertaker, settings.lease_ttl_s, counts),
+            Recoverer(ledger, fleet, self._publisher, settler, settings.lease_ttl_s, counts),
             Finisher(ledger, outputs, counts),
             Janitor(ledger, blobs, upload_ttl_s=settings.upload_ttl_s, retention_s=settings.retention_s),
             Watcher(ledger, fleet, self.clock, settings.currency),

@@ -1,8 +1,8 @@
-"""Arrow tables as JSON Lines and back, a whole column at a time.
+"""Arrow tables as JSON Lines and back, a column at a time.
 
 1. A column becomes a column of JSON texts: numbers are cast to text, strings quoted, lists and structs joined from
    the texts of what they hold. A row of texts, joined, is a line.
-2. Back again, Arrow's JSON reader is told for each type the plain one that its texts spell (numbers, text, lists,
+2. To read them, Arrow's JSON reader is given for each type the plain one that its texts spell (numbers, text, lists,
    structs), and the plain columns are turned into the original ones.
 
 What has no form of its own in JSON is written thus: binary as base64; timestamps, dates and times as ISO 8601, those
@@ -169,7 +169,7 @@ def _write_struct(array: pa.Array) -> pa.Array:
 
 
 def _restore(array: pa.Array, type_: pa.DataType) -> pa.Array:
-    """An array of a plain type as one of the type it stands for."""
+    """Convert an array of a plain type to the type that it represents."""
     if array.type == type_:
         return array
     return _kind(type_).read(array, type_)
@@ -213,7 +213,7 @@ def _read_fixed_size_list(array: pa.Array, type_: pa.DataType) -> pa.Array:
 
 
 def _padding(present: pa.Array, size: int) -> pa.Array:
-    """Where the values of lists of one size stand when the lists that are not present give none; null for theirs."""
+    """Return the offsets of the values of lists of one size when absent lists have none; null for theirs."""
     slots = pa.FixedSizeListArray.from_arrays(pa.repeat(False, len(present) * size), size)
     filled = present.take(pc.list_parent_indices(slots))
     return pc.if_else(filled, pc.subtract(pc.cumulative_sum(filled.cast(pa.int64())), 1), None)

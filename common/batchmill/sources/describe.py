@@ -1,4 +1,4 @@
-"""Looks a source over when a job is submitted, so that what is wrong with it is told before anything is stored."""
+"""Validates a source when a job is submitted, so that what is wrong with it is reported before anything is stored."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pyarrow import parquet as pq
 from batchmill.errors import InvalidRows, InvalidSource
 from batchmill.sources.arrow import read_index
 from batchmill.sources.description import SourceDescription, SourceFile, encode_schema, total_size
-from batchmill.sources.formats import PlainText
+from batchmill.sources.formats import PlainTextFormat
 from batchmill.sources.lines import make_format, read_header, refuse_other_header
 from batchmill.sources.listing import list_files
 from batchmill.sources.opening import open_file, reading, real_location
@@ -32,10 +32,10 @@ R = TypeVar("R")
 
 
 def describe(spec: FileSource, locations: Locations) -> SourceDescription:
-    """Find the files of a source and look them over.
+    """Find the files of a source and validate them.
 
-    Parquet and Arrow files: their footers. Text files: whole if they are 64 MiB or less together, else the first
-    MiB of each. Raises `InvalidSource`, naming the file and, in text, the line, if there are no files, one lies
+    Parquet and Arrow files: their footers. Text files: all of them if they are 64 MiB or less together, else the
+    first MiB of each. Raises `InvalidSource`, naming the file and, in text, the line, if there are no files, one is
     outside the roots or cannot be read, a line is broken, or the files do not have one schema.
     """
     _check_columns(spec.columns)
@@ -51,7 +51,7 @@ def describe(spec: FileSource, locations: Locations) -> SourceDescription:
 
 
 def describe_upload(blobs: BlobStore, upload_id: str, parts: int) -> SourceDescription:
-    """Look over the parts 0 to `parts` - 1 of an upload.
+    """Validate the parts 0 to `parts` - 1 of an upload.
 
     Columns that one part lacks, or has only nulls in, take their type from another; integers give way to fractions.
     Raises `InvalidSource` for a part that is missing or damaged, `InvalidRows` for a part whose rows have another
@@ -168,7 +168,7 @@ class _Text:
         """Scan all files and unite what they hold."""
         indexes = range(len(self._files))
         scans = list(_each(self._scan, indexes, remote=not self._places[0].is_local))
-        schema = self._format.settle(self._united(scans))
+        schema = self._format.final_schema(self._united(scans))
         rows, size = sum(scan.rows for scan in scans), sum(scan.bytes for scan in scans)
         return SourceDescription(
             format=self._name,
@@ -213,7 +213,11 @@ class _Text:
                 self._scan(index, schema)  # names the line
                 raise _disagreement(conflict, self._places[index], self._places[0]) from None
         if schema is None:
-            return PlainText.schema if self._name == "text" else pa.schema([(name, pa.null()) for name in self._header])
+            return (
+                PlainTextFormat.schema
+                if self._name == "text"
+                else pa.schema([(name, pa.null()) for name in self._header])
+            )
         return schema
 
     def _select(self, schema: pa.Schema, rows: int) -> pa.Schema:

@@ -1,4 +1,4 @@
-"""What is known of a source once it was looked at: its files, its schema, and how many rows, as one JSON value."""
+"""What is known of a source once it was validated: its files, its schema, and how many rows, as one JSON value."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class SourceFile(Frozen):
 
 
 class SourceDescription(Frozen):
-    """A source that was found to be whole and readable. Never changed afterwards.
+    """A source that was found to be complete and readable. Never changed afterwards.
 
-    The planner and the workers open it with `open_source`, and refuse files that differ from what stands here.
+    The planner and the workers open it with `open_source`, and refuse files that differ from this.
     """
 
     format: SourceFormat

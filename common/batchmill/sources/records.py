@@ -1,10 +1,10 @@
 """Finds where the records of a text file end, block by block, without looking at a single row in Python.
 
-1. A record ends at a newline. In CSV it does not if the newline lies between quotes: `_quote_toggles` finds the
+1. A record ends at a newline. In CSV it does not if the newline is between quotes: `_quote_toggles` finds the
    quotes that open and close a value, and a newline behind an odd number of them is part of a value.
-2. A quote opens a value only at the value's beginning, as CSV readers have it. When all quotes of a block stand
-   where openings and closings can, which is the rule, each is a toggle; else they are walked one by one.
-3. Blank records are no rows. Only a record whose first byte is white space is looked at closely.
+2. A quote opens a value only at the value's beginning, as CSV readers have it. When all quotes of a block are
+   where openings and closings can be, which is usual, each is a toggle; otherwise they are examined one by one.
+3. Blank records are no rows. Only a record whose first byte is white space is examined.
 """
 
 from __future__ import annotations
@@ -126,9 +126,9 @@ class RecordScanner:
             before[0] = self._previous
         if _BEFORE_AN_OPENING[before].all():
             return quotes
-        return self._walk_quotes(data, quotes)
+        return self._examine_quotes(data, quotes)
 
-    def _walk_quotes(self, data: NDArray[np.uint8], quotes: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _examine_quotes(self, data: NDArray[np.uint8], quotes: NDArray[np.int64]) -> NDArray[np.int64]:
         toggles = []
         is_quoted = self.is_quoted
         closed = -1 if self._previous == _QUOTE else -2  # where a quoted value ended last

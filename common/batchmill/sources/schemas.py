@@ -1,4 +1,4 @@
-"""Schemas of several files, or several stretches of one, made into one."""
+"""Schemas of several files, or several ranges of one, united."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def plain(schema: pa.Schema) -> pa.Schema:
 
 
 def refuse_doubles(names: Sequence[str], file: str) -> None:
-    """Raise `InvalidSource` if a column name stands twice."""
+    """Raise `InvalidSource` if a column name is there twice."""
     double = next((name for name, count in Counter(names).items() if count > 1), None)
     if double is not None:
         raise InvalidSource(

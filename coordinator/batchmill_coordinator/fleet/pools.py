@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchmill_coordinator.fleet.seats import Seats
+from batchmill_coordinator.fleet.worker_capacity import WorkerCapacity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,17 +21,17 @@ class PoolView:
     workers: int
     capacity: int  # shards they take at once
     operators: frozenset[str]  # what every one of them can run
-    seats: tuple[Seats, ...] = ()  # each of them, for placing shards
+    members: tuple[WorkerCapacity, ...] = ()  # each of them, for placing shards
 
     @property
     def models(self) -> frozenset[str]:
         """What at least one of them has loaded or is loading: whose queue is consumed."""
-        return frozenset(model for seats in self.seats for model in seats.models | seats.loading)
+        return frozenset(model for worker in self.members for model in worker.models | worker.loading)
 
     @property
-    def has_room(self) -> bool:
-        """Whether at least one of them has room for another model."""
-        return any(seats.has_room for seats in self.seats)
+    def has_spare(self) -> bool:
+        """Whether at least one of them has memory for another model."""
+        return any(worker.has_spare for worker in self.members)
 
     @property
     def window(self) -> int:
@@ -57,19 +57,19 @@ def view_pools(workers: Iterable[WorkerInfo]) -> dict[str, PoolView]:
             workers=len(those),
             capacity=sum(worker.shards_at_once for worker in those),
             operators=frozenset.intersection(*(frozenset(worker.operators) for worker in those)),
-            seats=tuple(_seats(worker) for worker in those),
+            members=tuple(_capacity_of(worker) for worker in those),
         )
         for name, those in members.items()
     }
 
 
-def _seats(worker: WorkerInfo) -> Seats:
-    return Seats(
+def _capacity_of(worker: WorkerInfo) -> WorkerCapacity:
+    return WorkerCapacity(
         name=worker.name,
-        places=worker.shards_at_once,
+        slots=worker.shards_at_once,
         models=frozenset(worker.models),
         loading=frozenset(worker.loading),
-        has_room=worker.has_room,
+        has_spare=worker.has_room,
         load_s=worker.load_s,
     )
 

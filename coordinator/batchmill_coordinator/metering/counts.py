@@ -21,7 +21,7 @@ MAX_POOLS = 100
 _FINAL = [state for state in JobState if state.is_final]
 
 
-class RoleMeter:
+class RoleMetrics:
     """Counts. Safe for use by several threads."""
 
     def __init__(self, registry: CollectorRegistry) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import ProcessCollector
 
 from batchmill.telemetry.metrics import LedgerMeter, exposition, new_registry
-from batchmill_coordinator.metering.counts import RoleMeter
+from batchmill_coordinator.metering.counts import RoleMetrics
 from batchmill_coordinator.metering.ledger_view import LedgerMetrics
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class CoordinatorMetrics:
     def __init__(self, ledger: Ledger, settings: CoordinatorSettings, epoch: Callable[[], int], clock: Clock) -> None:
         of_ledger = LedgerMetrics(ledger, epoch, clock, local_folders(settings), settings.currency)
         self._registry = new_registry(of_ledger)
-        self.roles = RoleMeter(self._registry)
+        self.roles = RoleMetrics(self._registry)
         ledger.on_call(LedgerMeter(self._registry))
         ProcessCollector(registry=self._registry)
 

@@ -45,11 +45,11 @@ class DeadRowStore:
         """Delete what is stored for a shard; nothing there is fine."""
         self._blobs.delete(_name(job_id, stage, shard))
 
-    def purge(self, record: JobRecord, choice: Choice) -> int:
+    def purge(self, record: JobRecord, choice: DeadRowFilter) -> int:
         """Delete the chosen letters and their rows; returns how many. The job still counts the rows as dead."""
         return sum(self._purge(record, stage, choice) for stage in stages_of(record.spec))
 
-    def _purge(self, record: JobRecord, stage: int, choice: Choice) -> int:
+    def _purge(self, record: JobRecord, stage: int, choice: DeadRowFilter) -> int:
         purged = 0
         for shard in self.shards(record, stage):
             dead = self.read(record.id, stage, shard)
@@ -60,7 +60,7 @@ class DeadRowStore:
         return purged
 
 
-class Choice:
+class DeadRowFilter:
     """Some of a job's dead rows: those with these indices, or those that died of this error; neither: all."""
 
     def __init__(self, indices: Collection[int] | None, error_type: str | None) -> None:

@@ -26,7 +26,7 @@ from batchmill.operators.contract import SOURCE_ROW
 from batchmill.stages import last_stage
 from batchmill.storage.indexed import INDEX, in_order
 from batchmill_coordinator.results.outputs import manifest_of, results_of, settled_shards
-from batchmill_coordinator.results.replay_places import read_places
+from batchmill_coordinator.results.replay_rows import read_replay_rows
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -98,7 +98,7 @@ class Merger:
 
     def _pieces(self, replay: _JobResults) -> Iterator[_Piece]:
         record = replay.record
-        places = read_places(self._workspace, record.id).to_numpy()
+        places = read_replay_rows(self._workspace, record.id).to_numpy()
         for shard in settled_shards(self._ledger, record, replay.stage):
             for part in shard.parts:
                 dead = self._dead_rows.read(record.id, replay.stage, part) if part.rows_dead else _NONE

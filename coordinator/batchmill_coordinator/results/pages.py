@@ -25,7 +25,7 @@ PAGE_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class ResultPage:
     """Rows in input order, of one schema, and where the next page begins."""
 
     tables: tuple[pa.Table, ...]
@@ -65,7 +65,7 @@ def parse_cursor(cursor: str) -> ShardId:
     return parse_shard_id(cursor)
 
 
-def read_page(ledger: Ledger, record: JobRecord, results: ResultStore, start: ShardId) -> Page:
+def read_page(ledger: Ledger, record: JobRecord, results: ResultStore, start: ShardId) -> ResultPage:
     """Read the page that begins with the shard `start`. Raises `StorageError`, or `NotFound` when results were removed.
 
     results: those of the job's last stage.
@@ -79,7 +79,7 @@ def read_page(ledger: Ledger, record: JobRecord, results: ResultStore, start: Sh
             tables = tables[:number]
             break
     at_end = _is_whole(record) and following[0] >= record.shards_planned
-    return Page(tuple(tables), format_shard_id(following), at_end, record.state)
+    return ResultPage(tuple(tables), format_shard_id(following), at_end, record.state)
 
 
 def _is_whole(record: JobRecord) -> bool:

@@ -1,4 +1,11 @@
-"""The undertaker: makes a dead letter of a row that ended its worker process again and again, alone in its shard."""
+"""Settles a row that ended its worker process again and again, alone in its shard, as a dead letter.
+
+1. The lost attempt ends; the shard waits, for longer than the next steps take.
+2. It is queued and claimed here, in the place of a worker, so that nobody else runs it.
+3. The row is read and its dead letter stored; the commit settles the shard.
+
+Cut short anywhere, the lease taken here expires, and the recoverer begins again.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +27,8 @@ if TYPE_CHECKING:
 LEASE_MS = 30_000
 
 
-class Undertaker:
-    """Settles a shard of one row in the place of a worker, by the steps of one: claim, store, commit."""
+class LostRowSettler:
+    """Settles shards of one row by the steps of a worker: claim, store, commit."""
 
     def __init__(
         self, ledger: Ledger, blobs: BlobStore, open_source: Callable[[JobRecord, int], Source], clock: Clock
@@ -31,19 +38,17 @@ class Undertaker:
         self._open_source = open_source
         self._clock = clock
 
-    def bury(self, record: JobRecord, shard: Shard, epoch: int) -> str:
-        """Take a shard from its lost attempt and commit its row as dead; a word as in `lose.lua`.
+    def settle_as_dead(self, record: JobRecord, shard: Shard, epoch: int) -> str:
+        """End a shard's lost attempt and commit its row as dead; returns the answer of `lose.lua`, or "stale".
 
-        If it is cut short, the lease taken here runs out, and the recoverer comes to it again.
+        Raises `StorageError` if the row cannot be read or its dead letter not be stored.
         """
         shards = self._ledger.shards
-        word = shards.lose(
-            shard.ref, epoch, delay_s=LEASE_MS / 1000
-        )  # later than the next line: nobody else is to run it
-        if word != "ok":
-            return word
+        answer = shards.lose(shard.ref, epoch, delay_s=LEASE_MS / 1000)  # queued below before anybody else does it
+        if answer != "ok":
+            return answer
         ref = shards.queue(record, shard.stage, shard.shard_id, epoch)
-        holder = f"undertaker {secrets.token_hex(4)}"
+        holder = f"lost-row-settler {secrets.token_hex(4)}"
         claim = shards.claim(ref, record.spec.pool, holder, LEASE_MS, with_job=False) if ref else None
         if ref is None or claim is None:
             return "stale"
@@ -51,7 +56,7 @@ class Undertaker:
         self._blobs.put_table(dead_letters_name(ref), dead.table())
         completion = Completion(rows=0, rows_dead=1, nbytes=0, dead_by_type=count_by_type(dead.letters))
         shards.commit(ref, completion, DeadLimit.of(record.spec))
-        return word
+        return answer
 
     def _dead_row(self, record: JobRecord, shard: Shard) -> DeadRows:
         table = self._open_source(record, shard.stage).read(shard.slices).slice(shard.skip, 1)

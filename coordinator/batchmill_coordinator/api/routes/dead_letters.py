@@ -14,7 +14,7 @@ from batchmill.replay import MAX_CHOSEN, ReplayRequest
 from batchmill.shard import format_shard_id
 from batchmill.stages import last_stage
 from batchmill_coordinator.api.routes.context import CurrentService, CurrentTenant, json_response
-from batchmill_coordinator.results.dead_rows import Choice
+from batchmill_coordinator.results.dead_rows import DeadRowFilter
 from batchmill_coordinator.results.pages import parse_cursor
 from batchmill_coordinator.service import Service
 
@@ -69,7 +69,7 @@ def purge(
     error_type: Annotated[str | None, Query(max_length=256)] = None,
 ) -> Response:
     """Delete dead letters of an ended job with their rows: all, those of an `index`, those of an `error_type`."""
-    return json_response(Purged(purged=service.purge(job_id, Choice(index, error_type))))
+    return json_response(Purged(purged=service.purge(job_id, DeadRowFilter(index, error_type))))
 
 
 def _collect(service: Service, record: JobRecord, cursor: str, limit: int) -> tuple[list[DeadLetter], str | None]:

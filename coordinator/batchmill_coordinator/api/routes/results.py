@@ -15,13 +15,13 @@ from batchmill.errors import InvalidRequest
 from batchmill.shard import ShardId
 from batchmill.sinks import to_json_lines
 from batchmill_coordinator.api.routes.context import CurrentService
-from batchmill_coordinator.results.pages import Page, parse_cursor, read_page
+from batchmill_coordinator.results.pages import ResultPage, parse_cursor, read_page
 from batchmill_coordinator.service import Service
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    Encoder = Callable[[Page], Iterator[bytes]]
+    Encoder = Callable[[ResultPage], Iterator[bytes]]
 
 router = APIRouter(prefix="/v1/jobs", tags=["results"])
 
@@ -69,7 +69,7 @@ def _media_type(accept: str) -> str:
 
 async def _page_within(
     service: Service, job_id: str, start: ShardId, wait_s: float, encode: Encoder
-) -> tuple[Page, bytes | None]:
+) -> tuple[ResultPage, bytes | None]:
     """The page, and its body if it is small enough to be made at once."""
     loop = asyncio.get_running_loop()
     ends_at = loop.time() + wait_s
@@ -87,13 +87,13 @@ async def _page_within(
                 continue
 
 
-def _read(service: Service, job_id: str, start: ShardId, encode: Encoder) -> tuple[Page, bytes | None]:
+def _read(service: Service, job_id: str, start: ShardId, encode: Encoder) -> tuple[ResultPage, bytes | None]:
     record = service.ledger.jobs.read(job_id)
     page = read_page(service.ledger, record, service.results(record), start)
     return page, b"".join(encode(page)) if page.nbytes <= SMALL_BYTES else None
 
 
-def _arrow_chunks(page: Page) -> Iterator[bytes]:
+def _arrow_chunks(page: ResultPage) -> Iterator[bytes]:
     """An Arrow IPC stream in pieces of a record batch, so that no more of a page is in memory than is being sent."""
     pieces = _Pieces()
     with pa.ipc.new_stream(pa.PythonFile(pieces, "w"), page.schema) as stream:
@@ -126,7 +126,7 @@ class _Pieces(io.RawIOBase):
         return taken
 
 
-def _json_chunks(page: Page) -> Iterator[bytes]:
+def _json_chunks(page: ResultPage) -> Iterator[bytes]:
     for table in page.tables:
         for first in range(0, table.num_rows, CHUNK_ROWS):
             yield to_json_lines(table.slice(first, CHUNK_ROWS))
