@@ -14,8 +14,8 @@ from batchmill.workspace import Workspace
 from batchmill_coordinator.admission.admission import Admission
 from batchmill_coordinator.admission.replays import Replays, require_ended
 from batchmill_coordinator.event_hub import EventHub
+from batchmill_coordinator.fleet.backlog import PoolBacklog
 from batchmill_coordinator.fleet.fleet_view import FleetView
-from batchmill_coordinator.fleet.pool_backlog import PoolBacklog
 from batchmill_coordinator.metering.page import CoordinatorMetrics
 from batchmill_coordinator.results.closing import OutputCloser
 from batchmill_coordinator.results.dead_rows import DeadRowStore

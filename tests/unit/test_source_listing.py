@@ -137,7 +137,9 @@ def test_a_source_without_files_is_refused(tmp_path: Path) -> None:
         (OSError("AWS Error NETWORK_CONNECTION during GetObject"), StorageError, "BATCHMILL_S3_ENDPOINT"),
     ],
 )
-def test_transient_errors_are_separated_from_final_ones(cause: Exception, kind: type[BatchmillError], hint: str) -> None:
+def test_transient_errors_are_separated_from_final_ones(
+    cause: Exception, kind: type[BatchmillError], hint: str
+) -> None:
     location = LOCATIONS.resolve("/data/a.txt")
     with pytest.raises(kind) as caught, reading(location):
         raise cause
