@@ -30,7 +30,7 @@ from batchmill_coordinator.roles.lost_rows import LostRowSettler
 from batchmill_coordinator.roles.planner import Planner
 from batchmill_coordinator.roles.recoverer import Recoverer
 from batchmill_coordinator.roles.role import RoleThread
-from batchmill_coordinator.roles.watcher import Watcher, waits, what_it_waits_for
+from batchmill_coordinator.roles.watcher import Watcher, runs_nothing, why_blocked
 from batchmill_coordinator.scheduling.message_publisher import MessagePublisher
 from batchmill_coordinator.status.status import cost_of, status_of
 
@@ -100,14 +100,14 @@ class Service:
     def statuses(self, records: Sequence[JobRecord]) -> list[JobStatus]:
         """How jobs stand, with what they wait for."""
         now_s = self.clock.wall()
-        pools = self.fleet.pools() if any(waits(record) for record in records) else {}
+        pools = self.fleet.pools() if any(runs_nothing(record) for record in records) else {}
         with_dead = [record.id for record in records if record.rows_dead]
         counts = dict(zip(with_dead, self.ledger.overview.dead_counts(with_dead), strict=True)) if with_dead else {}
         return [
             status_of(
                 record,
                 now_s,
-                what_it_waits_for(record, pools, self.settings.currency),
+                why_blocked(record, pools, self.settings.currency),
                 counts.get(record.id),
                 currency=self.settings.currency,
             )

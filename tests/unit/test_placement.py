@@ -211,7 +211,7 @@ class Fleet:
             if not self.backlog[model]:
                 candidates.remove(model)
         for model in {*queued, *held}:
-            self.paces.note(model, queued[model], held=model in held, warm=placement.is_warm(model), now_s=self.now)
+            self.paces.note(model, queued[model], deferred=model in held, warm=placement.is_warm(model), now_s=self.now)
 
 
 def run(fleet: Fleet, arrivals: dict[float, str]) -> None:
@@ -282,13 +282,13 @@ def test_patience_is_a_multiple_of_what_loading_costs_within_bounds() -> None:
 
 def test_the_pace_of_a_model_is_what_it_was_while_shards_were_held_back() -> None:
     paces = ModelPaces()
-    paces.note("a", 2, held=False, warm=True, now_s=10.0)
+    paces.note("a", 2, deferred=False, warm=True, now_s=10.0)
     assert paces.drain_s("a", 5, 10.0) is None
-    paces.note("a", 1, held=True, warm=True, now_s=11.0)
-    paces.note("a", 2, held=True, warm=True, now_s=12.0)
+    paces.note("a", 1, deferred=True, warm=True, now_s=11.0)
+    paces.note("a", 2, deferred=True, warm=True, now_s=12.0)
     assert paces.drain_s("a", 10, 12.0) == pytest.approx(5.0)
     assert paces.drain_s("a", 10, 15.0) == pytest.approx(30.0)
-    paces.note("a", 0, held=True, warm=False, now_s=15.0)
+    paces.note("a", 0, deferred=True, warm=False, now_s=15.0)
     assert paces.drain_s("a", 10, 15.0) is None
     assert paces.waited_s("a", 3.0, 15.0) == pytest.approx(3.0)
     assert paces.waited_s("a", 14.0, 15.0) == pytest.approx(1.0)

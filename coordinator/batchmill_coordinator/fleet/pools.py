@@ -25,22 +25,22 @@ class PoolView:
 
     @property
     def models(self) -> frozenset[str]:
-        """What at least one of them has loaded or is loading: whose queue is consumed."""
+        """Return the models that at least one worker has loaded or is loading: their queues are consumed."""
         return frozenset(model for worker in self.members for model in worker.models | worker.loading)
 
     @property
     def has_spare(self) -> bool:
-        """Whether at least one of them has memory for another model."""
+        """Return whether at least one worker has memory for another model: the spare queue is consumed."""
         return any(worker.has_spare for worker in self.members)
 
     @property
     def window(self) -> int:
-        """How many published messages may wait in Celery: enough that no worker waits for the next one."""
+        """Return how many published messages may wait in Celery: enough that no worker waits for the next one."""
         return max(2, self.capacity // 2)
 
     @property
     def horizon(self) -> int:
-        """How many shards of its jobs should be alive: at work, in Celery, and a few to choose from."""
+        """Return how many shards of a job should be live: running, in Celery, and a few to choose from."""
         return self.capacity + self.window + 2
 
 
@@ -48,7 +48,7 @@ EMPTY = PoolView(0, 0, frozenset())
 
 
 def view_pools(workers: Iterable[WorkerInfo]) -> dict[str, PoolView]:
-    """The pools by name."""
+    """Group workers into pools, by name."""
     members: dict[str, list[WorkerInfo]] = defaultdict(list)
     for worker in workers:
         members[worker.pool].append(worker)
@@ -74,8 +74,8 @@ def _capacity_of(worker: WorkerInfo) -> WorkerCapacity:
     )
 
 
-def why_waiting(pool: str, operator: str, pools: dict[str, PoolView]) -> str | None:
-    """What keeps an operator from running in a pool, in words for a user, or None when nothing does."""
+def why_no_worker(pool: str, operator: str, pools: dict[str, PoolView]) -> str | None:
+    """Say why an operator cannot run in a pool, and what to do; None if it can."""
     view = pools.get(pool, EMPTY)
     if view.workers == 0:
         return f"no worker of pool {pool!r} is running; start one with `batchmill worker --pool {pool}`"

@@ -109,7 +109,7 @@ class Dispatcher:
             if not waiting[chosen.job_id]:
                 del candidates[chosen.job_id]
         for model, count in queued.items():
-            self._paces.note(model, count, held=model in deferred, warm=placement.is_warm(model), now_s=now_s)
+            self._paces.note(model, count, deferred=model in deferred, warm=placement.is_warm(model), now_s=now_s)
 
 
 def _in_flight(record: JobRecord) -> int:

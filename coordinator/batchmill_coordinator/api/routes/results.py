@@ -78,7 +78,7 @@ async def _page_within(
             event.clear()
             page, body = await run_in_threadpool(_read, service, job_id, start, encode)
             left_s = ends_at - loop.time()
-            if page.moved or left_s <= 0:
+            if page.has_news or left_s <= 0:
                 return page, body
             try:
                 async with asyncio.timeout(min(left_s, LOOK_AGAIN_S)):
