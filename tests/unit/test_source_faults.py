@@ -10,7 +10,7 @@ import pytest
 
 from batchmill.errors import InvalidSource
 from batchmill.job import FileSource
-from batchmill.sources import InputSplit, Source, SourceDescription, Splitter, describe, open_source, scan, walk
+from batchmill.sources import InputSplit, Source, SourceDescription, Splitter, describe, open_source, scan, text_ranges
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations
 
@@ -189,8 +189,8 @@ def test_an_open_quote_is_named_where_its_row_begins(tmp_path: Path) -> None:
 
 
 def test_a_row_without_an_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(walk, "MAX_ROW_BYTES", 1 << 20)
-    monkeypatch.setattr(walk, "LOCAL_BLOCK_BYTES", 1 << 16)
+    monkeypatch.setattr(text_ranges, "MAX_ROW_BYTES", 1 << 20)
+    monkeypatch.setattr(text_ranges, "LOCAL_BLOCK_BYTES", 1 << 16)
     path = tmp_path / "a.jsonl"
     path.write_bytes(json_rows(5) + b" " * (2 << 20))
     check(refusal(path), path, 6, "the row is longer than 1 MiB")
