@@ -32,7 +32,7 @@ JSON_FAULTS = [
     (b'{"id": "one", "text": "x"}', "column 'id' holds string here, and int64 before"),
     (b'{"id": true, "text": "x"}', "column 'id' holds bool here, and int64 before"),
     (b'{"id": 1, "text": {"a": 1}}', "column 'text' holds struct<a: int64> here, and string before"),
-    (b'{"id": 1, "id": 2, "text": "x"}', "the field 'id' stands twice"),
+    (b'{"id": 1, "id": 2, "text": "x"}', "the field 'id' is there twice"),
 ]
 DEEP = [
     b'{"id": 1, "text": ' + b"[" * 50_000 + b"]" * 50_000 + b"}",
@@ -46,7 +46,7 @@ CSV_FAULTS = [
     (b"1", "expected 2 values (id, text), got 1"),
     (b"1,x,y", "expected 2 values (id, text), got 3"),
     (b"1,\xff", "its byte 3, 0xff, is no UTF-8"),
-    (b"1,x\r2,y", "a carriage return stands alone in it"),
+    (b"1,x\r2,y", "it has a carriage return without a newline"),
 ]
 LATE_CSV_FAULTS = [
     (b"one,x", "column 'id' holds 'one' here, and int64 before"),
