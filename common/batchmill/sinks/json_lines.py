@@ -31,7 +31,7 @@ _types = pa.types
 
 
 def encode(table: pa.Table) -> Iterator[pa.Buffer]:
-    """The lines of a table, some at a time. Raises `pa.ArrowException` for a type or a value JSON cannot hold."""
+    """Yield the lines of a table, some at a time. Raises `pa.ArrowException` for a type or a value JSON cannot hold."""
     check(table.schema)
     row_bytes = table.nbytes // max(table.num_rows, 1)
     for batch in table.to_batches(max_chunksize=max(1, _BATCH_BYTES // max(row_bytes, 256))):
@@ -40,7 +40,7 @@ def encode(table: pa.Table) -> Iterator[pa.Buffer]:
 
 
 def decode(data: pa.Buffer, schema: pa.Schema) -> pa.Table:
-    """The table whose lines `encode` wrote. Raises `pa.ArrowException` for lines that do not fit the schema."""
+    """Parse lines that `encode` wrote. Raises `pa.ArrowException` for lines that do not fit the schema."""
     if not data.size or not len(schema):
         return schema.empty_table()
     plain = pa.schema([pa.field(field.name, _plain(field.type)) for field in schema])
@@ -70,17 +70,17 @@ def _kind(type_: pa.DataType) -> _Kind:
 
 
 def _plain(type_: pa.DataType) -> pa.DataType:
-    """The type that Arrow's JSON reader gives the texts of another one."""
+    """Return the type that Arrow's JSON reader gives the texts of another one."""
     return _kind(type_).plain(type_)
 
 
 def _texts(array: pa.Array) -> pa.Array:
-    """The JSON text of each value; never null."""
+    """Return the JSON text of each value; never null."""
     return pc.fill_null(_kind(array.type).write(array), "null")
 
 
 def _objects(fields: Any, columns: list[pa.Array], rows: int, end: str = "") -> pa.Array:
-    """The text of one object for each row."""
+    """Return the text of one object for each row."""
     pieces: list[Any] = []
     for field, column in zip(fields, columns, strict=True):
         start = "," if pieces else "{"
@@ -91,7 +91,7 @@ def _objects(fields: Any, columns: list[pa.Array], rows: int, end: str = "") -> 
 
 
 def _text_bytes(texts: pa.Array) -> pa.Buffer:
-    """The bytes of all texts in a row, which is how a string array holds them."""
+    """Return the bytes of all texts in a row, which is how a string array holds them."""
     _, offsets, data = texts.buffers()
     bounds = memoryview(offsets).cast("i")
     start = bounds[texts.offset]

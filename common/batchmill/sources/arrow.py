@@ -41,7 +41,7 @@ class Index:
     is_compressed: bool  # whether any is compressed
 
     def ends(self) -> NDArray[np.int64]:
-        """The rows of the file up to and with each batch."""
+        """Return the rows of the file up to and with each batch."""
         return np.cumsum(self.rows, dtype=np.int64)
 
 
@@ -54,12 +54,12 @@ class ArrowReader(GroupReader):
         self._indexes: Recent[Index] = Recent(MAX_OPEN_FILES)
 
     def groups(self, index: int) -> Groups:
-        """The file's record batches, with their bytes as stored."""
+        """Read where the file's record batches end, and their stored bytes."""
         batches = read_index(self._files.open(index, mapped=True))
         return Groups.of(batches.rows, batches.bytes)
 
     def read(self, index: int, start: int, stop: int) -> pa.Table:
-        """The batches that hold these rows, cut to them."""
+        """Read the batches that have these rows, sliced to them."""
         file = self._files.open(index, mapped=True)
         batches = self._indexes.get(index, lambda: read_index(file))
         is_mapped = self._files.locate(index).is_local and not batches.is_compressed
@@ -80,7 +80,7 @@ class ArrowReader(GroupReader):
 
 
 def read_index(file: Any) -> Index:
-    """The record batches of an Arrow IPC file. Raises `pa.ArrowInvalid` for a damaged one."""
+    """Read the index of an Arrow IPC file. Raises `pa.ArrowInvalid` for a damaged one."""
     pa.ipc.open_file(file)  # refuses files that are not Arrow's, with a better message
     try:
         batches = [_look_at_batch(file, *block) for block in _blocks(file)]
@@ -140,11 +140,11 @@ class _Table:
         return None if at is None else at + int(struct.unpack_from("<I", self.data, at)[0])
 
     def table(self, place: int) -> _Table | None:
-        """The table that a field refers to."""
+        """Return the table that a field refers to; None if it has its default."""
         at = self.vector(place)
         return None if at is None else _Table(self.data, at)
 
     def number(self, place: int) -> int:
-        """A field of 64 bits."""
+        """Return the value of a field of 64 bits; 0 if it has its default."""
         at = self.field(place)
         return 0 if at is None else int(struct.unpack_from("<q", self.data, at)[0])

@@ -44,7 +44,7 @@ class BrokenRecord:
 def broken_while_read(
     block: RecordBlock, line_format: LineFormat, schema: pa.Schema, cause: ValueError
 ) -> InvalidSource:
-    """The error for a block that does not parse with the source's schema."""
+    """Make the error for a block that does not parse with the source's schema."""
     broken = _find(block, line_format, lambda data, rows: line_format.parse(data, rows, schema))
     if broken is None:
         return _error(block.uri, block.line, RecordProblem(_first_line(cause)), "")
@@ -61,7 +61,7 @@ def broken_while_read(
 def broken_while_scanned(
     block: RecordBlock, line_format: LineFormat, known: pa.Schema | None, cause: ValueError
 ) -> InvalidSource:
-    """The error for a block whose columns and types cannot be inferred, or do not fit those known before it."""
+    """Make the error for a block whose columns and types cannot be inferred, or do not fit those known before it."""
 
     def united(data: pa.Buffer, rows: int) -> pa.Schema:
         found = line_format.infer(data, rows)
@@ -79,7 +79,7 @@ def broken_while_scanned(
 def _find(
     block: RecordBlock, line_format: LineFormat, check: Callable[[pa.Buffer, int], object]
 ) -> BrokenRecord | None:
-    """The last row of the shortest beginning of a block that `check` refuses, by bisection."""
+    """Find the last row of the shortest beginning of a block that `check` refuses, by bisection."""
     scanner = RecordScanner(line_format.layout)
     parts = [scanner.scan(block.data), scanner.finish()]
     ends = np.concatenate([part.ends for part in parts])

@@ -48,15 +48,15 @@ class LineFormat(ABC):
 
     @abstractmethod
     def infer(self, data: pa.Buffer, rows: int) -> pa.Schema:
-        """The columns and types of these rows."""
+        """Infer the columns and types of these rows."""
 
     @abstractmethod
     def unite(self, left: pa.Schema, right: pa.Schema) -> pa.Schema:
-        """The schema for rows of both. Raises `SchemaConflictError` if there is none."""
+        """Return the schema for rows of both. Raises `SchemaConflictError` if there is none."""
 
     @abstractmethod
     def parse(self, data: pa.Buffer, rows: int, schema: pa.Schema) -> pa.Table:
-        """The rows, with exactly this schema."""
+        """Parse the rows, with exactly this schema."""
 
     @abstractmethod
     def explain(self, record: bytes, expected: pa.Schema, *, widen: bool) -> RecordProblem | None:
@@ -77,12 +77,12 @@ class PlainTextFormat(LineFormat):
     schema = pa.schema([("text", pa.string())])
 
     def infer(self, data: pa.Buffer, rows: int) -> pa.Schema:
-        """Always the one column; raises `ValueError` for what is no UTF-8."""
+        """Return the one column that there always is; raises `ValueError` for what is no UTF-8."""
         self.parse(data, rows, self.schema)
         return self.schema
 
     def unite(self, left: pa.Schema, right: pa.Schema) -> pa.Schema:  # noqa: ARG002  # there is only one
-        """The one schema."""
+        """Return the one schema."""
         return left
 
     def parse(self, data: pa.Buffer, rows: int, schema: pa.Schema) -> pa.Table:
@@ -112,7 +112,7 @@ class JsonLinesFormat(LineFormat):
         self._others = "ignore" if ignore_others else "error"
 
     def infer(self, data: pa.Buffer, rows: int) -> pa.Schema:
-        """The fields of all these objects; integers and fractions together are fractions, null is anything."""
+        """Infer the fields of all these objects; integers and fractions together are fractions, null is anything."""
         _refuse_deep_nesting(data)
         schema = self._read(data, rows, arrow_json.ParseOptions()).schema
         return pa.schema([pa.field(field.name, _without_times(field.type)) for field in schema])
@@ -122,12 +122,12 @@ class JsonLinesFormat(LineFormat):
         return unite(left, right)
 
     def parse(self, data: pa.Buffer, rows: int, schema: pa.Schema) -> pa.Table:
-        """The rows; a field that is missing is null."""
+        """Parse the rows; a field that is missing is null."""
         options = arrow_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior=self._others)
         return self._read(data, rows, options).select(schema.names)
 
     def explain(self, record: bytes, expected: pa.Schema, *, widen: bool) -> RecordProblem | None:
-        """What keeps the record from being an object whose fields have the expected types."""
+        """Return what keeps the record from being an object whose fields have the expected types."""
         try:
             value = json.loads(record.decode(), object_pairs_hook=_unique)
         except UnicodeDecodeError:
@@ -180,21 +180,21 @@ class CsvFormat(LineFormat):
         self.header = tuple(header)
 
     def infer(self, data: pa.Buffer, rows: int) -> pa.Schema:
-        """The narrowest type of each column that keeps what is written."""
+        """Infer the narrowest type of each column that keeps what is written."""
         table = self.parse(data, rows, pa.schema([(name, pa.string()) for name in self.header]))
         return pa.schema([(name, _narrowest(table[name])) for name in self.header])
 
     def unite(self, left: pa.Schema, right: pa.Schema) -> pa.Schema:
-        """The wider type of each column; text holds all."""
+        """Return the wider type of each column; text holds all."""
         return pa.schema([(field.name, _wider(field, right.field(field.name))) for field in left])
 
     def final_schema(self, schema: pa.Schema) -> pa.Schema:
-        """A column without any value is text."""
+        """Make columns without any value text."""
         types = [pa.string() if pa.types.is_null(field.type) else field.type for field in schema]
         return pa.schema(list(zip(schema.names, types, strict=True)))
 
     def parse(self, data: pa.Buffer, rows: int, schema: pa.Schema) -> pa.Table:
-        """The rows, only the schema's columns."""
+        """Parse the rows, only the schema's columns."""
         if not rows:
             return schema.empty_table()
         table = arrow_csv.read_csv(
@@ -212,7 +212,7 @@ class CsvFormat(LineFormat):
         return table
 
     def explain(self, record: bytes, expected: pa.Schema, *, widen: bool) -> RecordProblem | None:
-        """What keeps the record from having the header's number of values, of the expected types."""
+        """Return what keeps the record from having the header's number of values, of the expected types."""
         try:
             values = parse_record(record)
         except UnicodeDecodeError:
@@ -227,7 +227,7 @@ class CsvFormat(LineFormat):
 
 
 def parse_record(record: bytes) -> list[str]:
-    """The values of one CSV record. Raises `ValueError` for what is none, or no UTF-8."""
+    """Parse the values of one CSV record. Raises `ValueError` for what is none, or no UTF-8."""
     try:
         return next(csv.reader(io.StringIO(record.decode(), newline="")), [])
     except csv.Error as error:
@@ -235,7 +235,7 @@ def parse_record(record: bytes) -> list[str]:
 
 
 def _one_string(data: pa.Buffer) -> pa.Array:
-    """The bytes as a single string, not copied. Raises `ValueError` if they are no UTF-8."""
+    """Return the bytes as a single string, not copied. Raises `ValueError` if they are no UTF-8."""
     offsets = pa.array([0, data.size], pa.int64()).buffers()[1]
     return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, data]).cast(pa.large_string())
 
@@ -297,7 +297,7 @@ def _json_kind(value: object) -> str:
 
 
 def _without_times(kind: pa.DataType) -> pa.DataType:
-    """The type with text in place of the times that Arrow takes some text for."""
+    """Return the type with text in place of the times that Arrow takes some text for."""
     if pa.types.is_timestamp(kind):
         return pa.string()
     if pa.types.is_list(kind):

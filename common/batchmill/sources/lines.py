@@ -173,12 +173,12 @@ class TextSizes:
 
 
 def line_format(description: SourceDescription) -> LineFormat:
-    """The parser for a described source."""
+    """Make the parser for a described source."""
     return make_format(description.format, description.header or (), selected=description.selected)
 
 
 def make_format(name: str, header: Sequence[str], *, selected: bool) -> LineFormat:
-    """The parser for a text format. header: the columns of a CSV file; selected: only some columns are read."""
+    """Make the parser for a text format. header: the columns of a CSV file; selected: only some columns are read."""
     if name == "jsonl":
         return JsonLinesFormat(ignore_others=selected)
     return CsvFormat(header) if name == "csv" else PlainTextFormat()

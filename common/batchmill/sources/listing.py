@@ -69,7 +69,7 @@ class Listing:
 
 
 def list_files(spec: FileSource, locations: Locations) -> Listing:
-    """The files that a source names; each once, however many patterns it matches.
+    """List the files that a source names; each once, however many patterns it matches.
 
     Files that are named keep their order; those of a folder or a glob come in natural order ("part-2" before
     "part-10"). In folders, names that begin with "_" or "." are passed over. Raises `InvalidSource` for a pattern
@@ -123,7 +123,7 @@ def _counted(files: list[Entry], location: Location) -> list[Entry]:
 
 
 def natural_key(path: str) -> list[tuple[list[str | int], str]]:
-    """A sort key that takes runs of digits for numbers, folder by folder."""
+    """Return a sort key that compares runs of digits as numbers, folder by folder."""
     return [(_numbers(part), part) for part in path.split("/")]
 
 
@@ -132,7 +132,7 @@ def _numbers(part: str) -> list[str | int]:
 
 
 def _expand(location: Location, locations: Locations) -> Iterator[Entry]:
-    """What a glob matches: `*`, `?`, `[…]` within a name, `**` for any number of folders."""
+    """Yield what a glob matches: `*`, `?`, `[…]` within a name, `**` for any number of folders."""
     parts = location.path.split("/")
     first = next(place for place, part in enumerate(parts) if _MAGIC.search(part))
     base = at(location, "/".join(parts[:first]) or "/")
@@ -163,7 +163,7 @@ def _expand_parts(folder: Location, parts: list[str], locations: Locations) -> I
 
 
 def _files_below(folder: Location, locations: Locations, seen: set[str]) -> Iterator[Entry]:
-    """The files below a folder. A link to a folder is followed, once."""
+    """Yield the files below a folder. A link to a folder is followed, once."""
     if not folder.is_local:
         yield from _remote(folder, recursive=True)
         return
@@ -225,7 +225,7 @@ def _entry(location: Location) -> Entry | None:
 
 
 def at(location: Location, path: str) -> Location:
-    """The place `path` in the file system of another location."""
+    """Return the place `path` in the file system of another location."""
     scheme = location.uri[: len(location.uri) - len(location.path)]
     return Location(location.filesystem, path, scheme + path)
 

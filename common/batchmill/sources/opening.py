@@ -31,7 +31,7 @@ T = TypeVar("T")
 class Recent(Generic[T]):
     """The values last used, by key, at most `limit`. Safe to use from several threads.
 
-    What falls out is not closed, only let go: another thread may be using it.
+    What falls out is not closed, only forgotten: another thread may be using it.
     """
 
     def __init__(self, limit: int) -> None:
@@ -40,7 +40,7 @@ class Recent(Generic[T]):
         self._lock = threading.Lock()
 
     def get(self, key: int, make: Callable[[], T]) -> T:
-        """The value of a key, made if it is not there."""
+        """Return the value of a key, made if it is not there."""
         with self._lock:
             if key in self._values:
                 self._values.move_to_end(key)

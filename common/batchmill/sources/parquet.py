@@ -38,7 +38,7 @@ class OpenFile:
     remote: bool
 
     def reader(self) -> pq.ParquetFile:
-        """A reader of one's own. From a disk it reads as it goes, from afar all it needs at once."""
+        """Open a reader for one caller. It reads a local file as needed, a remote one in one request."""
         buffer = 0 if self.remote else _BUFFER_BYTES
         return pq.ParquetFile(self.file, metadata=self.footer, pre_buffer=self.remote, buffer_size=buffer)
 
@@ -53,7 +53,7 @@ class ParquetReader(GroupReader):
         self._decoders = _Decoders()
 
     def groups(self, index: int) -> Groups:
-        """The file's row groups; their bytes are those of the source's columns, decompressed."""
+        """Read where the file's row groups end; their bytes are those of the source's columns, decompressed."""
         footer = pq.read_metadata(self._files.open(index))
         groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
         return Groups.of([group.num_rows for group in groups], [self._bytes(group) for group in groups])
@@ -115,7 +115,7 @@ class Decoder:
     left: list[pa.RecordBatch] = field(default_factory=list)  # what is left of the last batch
 
     def read(self, start: int, stop: int) -> pa.Table:
-        """These rows of the group, `start` not before `row`."""
+        """Decode these rows of the group, `start` not before `row`."""
         found: list[pa.RecordBatch] = []
         while self.row < stop:
             batch = self.left.pop() if self.left else next(self.batches, None)

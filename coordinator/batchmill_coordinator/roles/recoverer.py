@@ -99,17 +99,17 @@ class Recoverer:
         decision = decide(shard, Lost(), record.spec.retry, self._rng)
         match decision:
             case Requeue(delay_s):
-                word, event, then = shards.lose(ref, epoch, delay_s=delay_s), LogEvent.LOST, "another attempt follows"
+                answer, event, then = shards.lose(ref, epoch, delay_s=delay_s), LogEvent.LOST, "another attempt follows"
             case Split():
-                word, event, then = shards.split(shard, epoch), LogEvent.SPLIT, "its two halves take over"
+                answer, event, then = shards.split(shard, epoch), LogEvent.SPLIT, "its two halves take over"
             case DeadLetter():
-                word, event = self._settler.settle_as_dead(record, shard, epoch), LogEvent.DEAD
+                answer, event = self._settler.settle_as_dead(record, shard, epoch), LogEvent.DEAD
                 then = "its only row has failed"
             case GiveUp() | Settle():
                 raise AssertionError("a lost attempt neither has results nor an error of the operator's")
             case never:
                 assert_never(never)
-        if word == "ok":
+        if answer == "ok":
             self._report_lost(ref, shard, event, f"its worker died or did not renew the lease; {then}")
             self._metrics.lost(record.spec, decision)
 
