@@ -77,7 +77,7 @@ def lost(service: Service, script: str, what: Lost, *, times: int = 1) -> Iterat
             return run(name, *rest)
         if what == "answer":
             run(name, *rest)
-        raise ServiceUnavailable("the ledger's Redis cannot be reached (ConnectionError).")
+        raise ServiceUnavailable("cannot connect to the ledger's Redis (ConnectionError).")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "run", run_or_lose)
@@ -219,7 +219,7 @@ def test_what_a_worker_kept_of_a_shard_outlives_an_answer_that_was_lost(
             "default",
         )
         planner(service).step(service.leadership.epoch)
-        with answered_again(bench, "fail"):
+        with answered_again(bench, "end_attempt"):
             ending = AttemptRunner(bench).run(queue_first(service, job_id))
         assert ending.kind is EndingKind.DROPPED
         assert service.ledger.jobs.read(job_id).shards_running == 0

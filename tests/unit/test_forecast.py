@@ -10,20 +10,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batchmill_coordinator.status.forecast import (
-    CommitInterval,
-    Forecast,
-    RemainingWork,
-    forecast,
-    intervals_from,
-    pace_of,
-)
+from batchmill.ledger.encodings import CommitInterval
+from batchmill_coordinator.status.forecast import Forecast, Interval, RemainingWork, forecast, intervals_from, pace_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 SHARDS = 200
-STEADY = [CommitInterval(1.0, 100)] * 8
+STEADY = [Interval(1.0, 100)] * 8
 
 
 @dataclass(frozen=True)
@@ -63,15 +57,15 @@ class Fleet:
 def looks(commits: list[tuple[float, int]]) -> Iterator[tuple[float, Forecast | None]]:
     """What was told half way between each two commits, with the true time left; the ledger's part is done here."""
     total, ends_at, settled = sum(rows for _, rows in commits), commits[-1][0], 0
-    kept: list[CommitInterval] = []
+    kept: list[Interval] = []
     since, rows_since = commits[0][0], commits[0][1]
     for (at, rows), (following, _) in pairwise(commits):
         settled += rows
         if at - since >= max(1.0, at / 64):
-            kept = [*kept, CommitInterval(at - since, settled - rows_since)][-16:]
+            kept = [*kept, Interval(at - since, settled - rows_since)][-16:]
             since, rows_since = at, settled
         now = (at + following) / 2
-        left = RemainingWork(total - settled, open=CommitInterval(now - since, settled - rows_since))
+        left = RemainingWork(total - settled, open=Interval(now - since, settled - rows_since))
         yield ends_at - now, forecast(kept, left)
 
 
@@ -123,7 +117,7 @@ def test_nothing_is_told_until_there_are_two_intervals() -> None:
     assert forecast(STEADY[:1], RemainingWork(100)) is None
     assert forecast(STEADY[:2], RemainingWork(100)) is not None
     assert pace_of([]) is None
-    assert pace_of([CommitInterval(1.0, 0)]) is None
+    assert pace_of([Interval(1.0, 0)]) is None
 
 
 def test_the_more_is_known_the_narrower_the_range() -> None:
@@ -136,7 +130,7 @@ def test_the_more_is_known_the_narrower_the_range() -> None:
 
 def test_the_time_left_goes_down_with_the_clock_between_commits_and_up_when_they_stay_away() -> None:
     at_once, soon, late, later = (
-        forecast(STEADY, RemainingWork(1000, open=CommitInterval(s, 0))) for s in (0.0, 0.5, 10.0, 100.0)
+        forecast(STEADY, RemainingWork(1000, open=Interval(s, 0))) for s in (0.0, 0.5, 10.0, 100.0)
     )
     assert at_once is not None
     assert soon is not None
@@ -149,7 +143,7 @@ def test_the_time_left_goes_down_with_the_clock_between_commits_and_up_when_they
 
 
 def test_a_new_pace_replaces_the_old_one_within_a_few_intervals() -> None:
-    changed = pace_of([*STEADY, *[CommitInterval(1.0, 400)] * 4])
+    changed = pace_of([*STEADY, *[Interval(1.0, 400)] * 4])
     assert changed is not None
     assert changed.rate > 330
 
@@ -170,5 +164,5 @@ def test_nothing_left_is_no_time_left() -> None:
 
 
 def test_intervals_are_read_as_the_ledger_keeps_them() -> None:
-    assert intervals_from("1500:20 2000:0") == [CommitInterval(1.5, 20), CommitInterval(2.0, 0)]
-    assert intervals_from("") == []
+    assert intervals_from([CommitInterval(1500, 20), CommitInterval(2000, 0)]) == [Interval(1.5, 20), Interval(2.0, 0)]
+    assert intervals_from([]) == []

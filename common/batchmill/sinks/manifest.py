@@ -11,7 +11,7 @@ from batchmill.errors import StorageError
 from batchmill.job import Frozen, JobState
 from batchmill.shard import parse_shard_id
 from batchmill.storage.blobs import BlobStore
-from batchmill.unfinished import Rest
+from batchmill.unfinished import UnfinishedWork
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -65,7 +65,7 @@ class Manifest(Frozen):
     created_at: float
     finished_at: float
     origin: InputFingerprint | None = None
-    rest: Rest | None = None  # of a job that ended before its work was done
+    rest: UnfinishedWork | None = None  # of a job that ended before its work was done
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:

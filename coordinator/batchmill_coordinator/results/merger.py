@@ -134,7 +134,8 @@ class Merger:
         self._dead_rows.write(job_id, job.stage, after, left)
         by_type = Counter(letter.error_type for letter in left.letters)
         by_type.subtract(letter.error_type for letter in dead.letters)
-        if self._ledger.results.amend(job_id, shard, after, {kind: n for kind, n in by_type.items() if n}, epoch):
+        more_dead = {kind: n for kind, n in by_type.items() if n}
+        if self._ledger.results.replace_part(job_id, shard, after, more_dead, epoch):
             self._dead_rows.delete(job_id, job.stage, shard)
             if job.publisher is None:
                 job.results.delete(shard.shard_id, shard.token)

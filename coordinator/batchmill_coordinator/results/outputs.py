@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.ledger.settlement import Settled
     from batchmill.sinks import InputFingerprint, Publisher, ResultStore
-    from batchmill.unfinished import Rest
+    from batchmill.unfinished import UnfinishedWork
 
 LOOK_AHEAD = 256  # shards asked for in one round trip
 
@@ -71,7 +71,7 @@ def manifest_of(
     results: ResultStore,
     state: JobState,
     finished_at: float,
-    unfinished: tuple[InputFingerprint, Rest] | None = None,
+    unfinished: tuple[InputFingerprint, UnfinishedWork] | None = None,
 ) -> Manifest:
     """Make the manifest of a job that ends in `state`. Raises `NotFound` or `StorageError`.
 

@@ -17,7 +17,8 @@ import pyarrow as pa
 
 from batchmill.dead_letters import DeadRows, dead_letters_name
 from batchmill.errors import InvalidOutput, NotFound, StorageError
-from batchmill.ledger.settlement import Settled, parse_settled
+from batchmill.ledger.encodings import parse_settled
+from batchmill.ledger.settlement import Settled
 from batchmill.shard import Shard, ShardRef, parse_shard_id
 from batchmill.sinks import InputFingerprint, Manifest
 from batchmill.stages import last_stage
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from batchmill.operators.contract import OperatorInfo
     from batchmill.sinks import Publisher
     from batchmill.sources import SourceDescription
-    from batchmill.unfinished import Rest
+    from batchmill.unfinished import UnfinishedWork
     from batchmill.workspace import Workspace
 
 MAX_NAMED_FILES = 1000  # of a source, that a manifest names one by one
@@ -53,12 +54,12 @@ class Resumption:
         self._ledger = ledger
         self._workspace = workspace
 
-    def left_by(self, record: JobRecord) -> tuple[InputFingerprint, Rest]:
+    def left_by(self, record: JobRecord) -> tuple[InputFingerprint, UnfinishedWork]:
         """Return what a job was made from and what it leaves undone; it is about to end before its work is done."""
         inline = b"" if record.spec.source else self._ledger.jobs.inline_input(record.id) or b""
         description = self._workspace.described(record.id) if record.spec.source else None
         fingerprint = self._fingerprint(record.spec, record.operator_version, inline, description)
-        return fingerprint, self._ledger.adoption.rest(record)
+        return fingerprint, self._ledger.unfinished.read(record)
 
     def find(self, publisher: Publisher, order: Order) -> Manifest | None:
         """Find the manifest of the unfinished output that a job resumes; None when there is none.
@@ -108,7 +109,7 @@ class Resumption:
             kept.model_copy(update={"plan": self._own_plan(record.id, kept.id, kept.plan)})
             for kept in manifest.rest.shards
         )
-        self._ledger.adoption.adopt(record, manifest.rest.model_copy(update={"shards": shards}), dead, epoch)
+        self._ledger.unfinished.resume_from(record, manifest.rest.model_copy(update={"shards": shards}), dead, epoch)
 
     def _fingerprint(
         self, spec: JobSpec, operator_version: str, inline: bytes, description: SourceDescription | None
@@ -143,7 +144,7 @@ def _name(job_id: str) -> str:
     return f"jobs/{job_id}/resumes.json"
 
 
-def _with_dead_rows(rest: Rest) -> Iterator[Settled]:
+def _with_dead_rows(rest: UnfinishedWork) -> Iterator[Settled]:
     for name, entry in rest.settled.items():
         settled = parse_settled(parse_shard_id(name), entry.encode())
         if isinstance(settled, Settled) and settled.rows_dead:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from batchmill.completion import Completion, DeadLimit
 from batchmill.dead_letters import WORKER_LOST, DeadLetter, DeadRows, count_by_type, dead_letters_name, json_value
+from batchmill.ledger.calls import ExpireAttemptAnswer
+from batchmill.ledger.encodings import write_holder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,25 +40,25 @@ class LostRowSettler:
         self._open_source = open_source
         self._clock = clock
 
-    def settle_as_dead(self, record: JobRecord, shard: Shard, epoch: int) -> str:
-        """End a shard's lost attempt and commit its row as dead; returns the answer of `lose.lua`, or "stale".
+    def settle_as_dead(self, record: JobRecord, shard: Shard, epoch: int) -> bool:
+        """End a shard's lost attempt and commit its row as dead; False if the shard is another attempt's by now.
 
         Raises `StorageError` if the row cannot be read or its dead letter not be stored.
         """
         shards = self._ledger.shards
-        answer = shards.lose(shard.ref, epoch, delay_s=LEASE_MS / 1000)  # queued below before anybody else does it
-        if answer != "ok":
-            return answer
+        delay_s = LEASE_MS / 1000  # it is queued below before anybody else does it
+        if shards.expire_attempt(shard.ref, epoch, delay_s=delay_s) is not ExpireAttemptAnswer.OK:
+            return False
         ref = shards.queue(record, shard.stage, shard.shard_id, epoch)
-        holder = f"lost-row-settler {secrets.token_hex(4)}"
+        holder = write_holder("lost-row-settler", secrets.token_hex(4))
         claim = shards.claim(ref, record.spec.pool, holder, LEASE_MS, with_job=False) if ref else None
         if ref is None or claim is None:
-            return "stale"
+            return False
         dead = self._dead_row(record, claim.shard)
         self._blobs.put_table(dead_letters_name(ref), dead.table())
         completion = Completion(rows=0, rows_dead=1, nbytes=0, dead_by_type=count_by_type(dead.letters))
         shards.commit(ref, completion, DeadLimit.of(record.spec))
-        return answer
+        return True
 
     def _dead_row(self, record: JobRecord, shard: Shard) -> DeadRows:
         table = self._open_source(record, shard.stage).read(shard.slices).slice(shard.skip, 1)

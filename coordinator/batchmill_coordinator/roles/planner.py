@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from batchmill.errors import BatchmillError, InvalidSource, ServiceUnavailable
 from batchmill.job import JobError, JobState
+from batchmill.ledger.calls import PlanAnswer
 from batchmill.ledger.shards import PlanStep
 from batchmill.shard import Shard, ShardId
 from batchmill.sources.base import End, InputSplit, NotYet
@@ -167,10 +168,13 @@ class Planner:
         except BaseException:  # the splitter is ahead of the ledger now: to continue with it would leave rows out
             self._close(planned.key)
             raise
-        if answer == "ok" and not draft.at_end:
-            opened.cursor = draft.cursor
-        else:
-            self._close(planned.key)
+        match answer:
+            case PlanAnswer.OK if not draft.at_end:
+                opened.cursor = draft.cursor
+            case PlanAnswer.OK | PlanAnswer.DEPOSED | PlanAnswer.MOVED | PlanAnswer.OVER:
+                self._close(planned.key)
+            case never:
+                assert_never(never)
 
     def _draft(self, planned: PlannedStage, opened: OpenSource, pool: PoolView, wanted: int) -> _Draft:
         draft = _Draft(opened.cursor)

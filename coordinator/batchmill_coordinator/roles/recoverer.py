@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, assert_never
 from batchmill.broker import attempt_of, model_queue_of, queue_of, spare_queue_of
 from batchmill.errors import NotFound
 from batchmill.job_log import LogEvent, LogLevel
+from batchmill.ledger.calls import ExpireAttemptAnswer, SplitAnswer
 from batchmill.retry import DeadLetter, GiveUp, Lost, Requeue, Settle, Split, decide
 from batchmill.shard import ShardState
 from batchmill.telemetry.log_context import about_attempt
@@ -68,7 +69,7 @@ class Recoverer:
 
     def step(self, epoch: int) -> None:
         """End attempts whose lease has expired, and publish lost messages again."""
-        extended = self._ledger.leases.reprieve(epoch, self._lease_ttl_s)
+        extended = self._ledger.leases.extend_all(epoch, self._lease_ttl_s)
         if extended:
             log.warning("leases could not be checked for a while: %d of them are extended", extended)
         now_ms = self._ledger.now_ms()
@@ -93,28 +94,30 @@ class Recoverer:
         shards = self._ledger.shards
         shard = shards.read(ref)
         if shard is None or shard.token != ref.token or shard.state is not ShardState.RUNNING:
-            shards.lose(ref, epoch, delay_s=0)  # the attempt is over already: only its lease is dropped
+            shards.expire_attempt(ref, epoch, delay_s=0)  # the attempt is over already: only its lease is dropped
             return
         record = self._ledger.jobs.read(ref.job_id)
         decision = decide(shard, Lost(), record.spec.retry, self._rng)
         match decision:
             case Requeue(delay_s):
-                answer, event, then = shards.lose(ref, epoch, delay_s=delay_s), LogEvent.LOST, "another attempt follows"
+                taken = shards.expire_attempt(ref, epoch, delay_s=delay_s) is ExpireAttemptAnswer.OK
+                event, then = LogEvent.LOST, "another attempt follows"
             case Split():
-                answer, event, then = shards.split(shard, epoch), LogEvent.SPLIT, "its two halves take over"
+                taken = shards.split(shard, epoch) is SplitAnswer.OK
+                event, then = LogEvent.SPLIT, "its two halves take over"
             case DeadLetter():
-                answer, event = self._settler.settle_as_dead(record, shard, epoch), LogEvent.DEAD
-                then = "its only row has failed"
+                taken = self._settler.settle_as_dead(record, shard, epoch)
+                event, then = LogEvent.DEAD, "its only row has failed"
             case GiveUp() | Settle():
                 raise AssertionError("a lost attempt neither has results nor an error of the operator's")
             case never:
                 assert_never(never)
-        if answer == "ok":
+        if taken:
             self._report_lost(ref, shard, event, f"its worker died or did not renew the lease; {then}")
             self._metrics.lost(record.spec, decision)
 
     def _report_lost(self, ref: ShardRef, shard: Shard, event: LogEvent, message: str) -> None:
-        log.warning("attempt %s was lost: %s", ref.member(), message)
+        log.warning("attempt %s was lost: %s", ref.attempt_key, message)
         self._ledger.log.note(ref.job_id, LogLevel.WARNING, event, message, ref=ref, worker=shard.worker)
         self._publisher.report_lost(ref, shard.worker)
 
@@ -139,7 +142,7 @@ class Recoverer:
         for queue in watched - consumed:
             refs = [attempt_of(message) for message in self._ledger.take_messages(queue)]
             if refs:
-                taken = self._ledger.shards.withdraw(refs, pool, epoch)
+                taken = self._ledger.shards.unqueue_orphaned(refs, pool, epoch)
                 log.info("%d shard(s) are unqueued from %s, which no worker consumes any more", taken, queue)
         self._queues[pool] = watched if records else watched & consumed
         if not self._queues[pool]:
@@ -156,7 +159,7 @@ class Recoverer:
             except NotFound:
                 continue
             message = f"not claimed within {MESSAGE_GRACE_MS / 1000:g} s, published again"
-            log.warning("attempt %s: %s", ref.member(), message)
+            log.warning("attempt %s: %s", ref.attempt_key, message)
             self._ledger.log.note(ref.job_id, LogLevel.INFO, LogEvent.REPUBLISHED, message, ref=ref)
             self._publisher.publish(record.spec.operator, queue_of(pool), ref)
             self._metrics.message_lost(record.spec)

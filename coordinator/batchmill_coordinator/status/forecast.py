@@ -33,7 +33,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+
+    from batchmill.ledger.encodings import CommitInterval
 
 MIN_INTERVALS = 2  # for a range
 DRIFT_RATIOS = (0.002, 0.02, 0.2, 2.0)
@@ -48,7 +50,7 @@ OVERDUE_FACTOR = 2.0  # times the longest interval: then the open one is an obse
 
 
 @dataclass(frozen=True, slots=True)
-class CommitInterval:
+class Interval:
     """The time between two commits."""
 
     seconds: float
@@ -64,7 +66,7 @@ class RemainingWork:
 
     rows: int
     estimated_rows: int = 0
-    open: CommitInterval = CommitInterval(0.0, 0)
+    open: Interval = Interval(0.0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ class Pace:
     intervals: int
 
 
-def pace_of(intervals: Sequence[CommitInterval]) -> Pace | None:
+def pace_of(intervals: Sequence[Interval]) -> Pace | None:
     """Estimate the present pace; None without an interval in which rows were settled."""
     seconds = sum(interval.seconds for interval in intervals)
     rows = sum(interval.rows for interval in intervals)
@@ -113,7 +115,7 @@ def pace_of(intervals: Sequence[CommitInterval]) -> Pace | None:
     )
 
 
-def forecast(intervals: Sequence[CommitInterval], left: RemainingWork) -> Forecast | None:
+def forecast(intervals: Sequence[Interval], left: RemainingWork) -> Forecast | None:
     """Forecast the time left; None until there are enough intervals for a range."""
     longest_s = max((interval.seconds for interval in intervals), default=0.0)
     is_overdue = left.open.seconds > OVERDUE_FACTOR * longest_s
@@ -132,7 +134,7 @@ def forecast(intervals: Sequence[CommitInterval], left: RemainingWork) -> Foreca
     return Forecast(eta_s, low_s, high_s)
 
 
-def _filter(intervals: Sequence[CommitInterval], ratio: float, mean_rate: float) -> tuple[float, Pace]:
+def _filter(intervals: Sequence[Interval], ratio: float, mean_rate: float) -> tuple[float, Pace]:
     """Run the Kalman filter of the local level model at one ratio; returns its log likelihood and final pace.
 
     The noise is a factor of all variances, so it is estimated last.
@@ -159,7 +161,6 @@ def _quantile(freedom: int) -> float:
     return QUANTILE + (QUANTILE**3 + QUANTILE) / (4 * max(freedom, 1))
 
 
-def intervals_from(text: str) -> list[CommitInterval]:
-    """Parse what `commit.lua` keeps as `paces`: "milliseconds:rows" for each interval, the latest last."""
-    pairs = (interval.split(":") for interval in text.split())
-    return [CommitInterval(int(ms) / 1000, int(rows)) for ms, rows in pairs]
+def intervals_from(paces: Iterable[CommitInterval]) -> list[Interval]:
+    """Convert the intervals between commits that the ledger keeps of a job, the latest last."""
+    return [Interval(pace.length_ms / 1000, pace.rows) for pace in paces]

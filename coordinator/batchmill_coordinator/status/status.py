@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from batchmill.cost import NANO, job_cost
 from batchmill.job import JobState, JobStatus, StageStatus
 from batchmill_coordinator.status.forecast import (
-    CommitInterval,
     Forecast,
+    Interval,
     RemainingWork,
     forecast,
     intervals_from,
@@ -153,5 +153,5 @@ def _forecast(record: JobRecord, now_s: float) -> Forecast | None:
     open_s = 0.0 if open_since is None else max(now_s - open_since / 1000, 0.0)
     open_rows = 0 if open_since is None else settled - record.rate_rows
     estimated = 0 if record.rows_exact else max(record.rows_total - record.rows_planned, 0)
-    left = RemainingWork(max(record.rows_total - settled, 0), estimated, CommitInterval(open_s, open_rows))
+    left = RemainingWork(max(record.rows_total - settled, 0), estimated, Interval(open_s, open_rows))
     return forecast(intervals_from(record.paces), left)
