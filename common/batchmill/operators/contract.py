@@ -22,6 +22,7 @@ import reprlib
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Literal, Protocol, TypeVar, get_args, runtime_checkable
 
 from pydantic import BaseModel, ValidationError
@@ -48,6 +49,12 @@ SOURCE_ROW = "source_row"
 """The first column of what an operator that `expands` makes: the index, in the job's input, of the row it is from."""
 
 T = TypeVar("T", bound=Callable[..., Any])
+
+
+class OperatorKind(StrEnum):
+    """What an operator takes, which decides how a worker runs it."""
+
+    BATCH = "batch"  # many rows in one call, each call alone on the device
 
 
 class RowError(Exception):
@@ -150,6 +157,7 @@ class OperatorDefinition:
     version: str = "1"  # part of what identifies a result
     summary: str = ""
     cacheable: bool = True  # whether a result is a function of its row, and may come from the row cache
+    kind: OperatorKind = OperatorKind.BATCH
 
     def validate(self, params: Mapping[str, Any]) -> BaseModel:
         """The parameters with their defaults filled in. Raises `InvalidParams` when they do not fit."""

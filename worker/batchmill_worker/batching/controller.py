@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 
     from batchmill.job import BatchPolicy
 
-LEAST_UNITS = 1.0
+MIN_UNITS = 1.0
 GROWTH = 2.0
 SPREAD = 0.15
 SAMPLES_TO_SPREAD = 10
-PROBE_EVERY = 12
+PROBE_INTERVAL_BATCHES = 12
 PROBE_SHARES = (1 / 4, 1 / 16)
 WARM_UP_BATCHES = 3
 HAND_OVER_S = 0.002
 """What passes between two batches on the device: a fixed cost that no timing of a batch shows."""
-LONGEST_BATCH_S = 5.0
+MAX_BATCH_S = 5.0
 """So long may a batch take where the job does not say: between batches a worker stops, renews and takes turns."""
 
 
@@ -69,7 +69,7 @@ class Targets:
     @classmethod
     def of(cls, policy: BatchPolicy) -> Targets:
         """What a job asks for."""
-        latency_s = policy.target_latency_s or LONGEST_BATCH_S
+        latency_s = policy.target_latency_s or MAX_BATCH_S
         return cls(policy.target_overhead, latency_s, None, policy.max_units, HAND_OVER_S)
 
 
@@ -93,33 +93,33 @@ class Experience:
     probe: float | None = None  # the next batch is one to learn from, this share of what it would be
 
 
-def choose(experience: Experience, targets: Targets, chance: float) -> Choice:
-    """The size of the next batch; `chance` in [0, 1) places it in its spread. Pure."""
-    goal = _goal(experience, targets, chance)
+def choose(experience: Experience, targets: Targets, u: float) -> Choice:
+    """The size of the next batch; `u` in [0, 1) places it in its spread. Pure."""
+    goal = _goal(experience, targets, u)
     limits = _limits(experience, targets)
     tightest = min(limits, key=lambda limit: limit.units, default=Choice(math.inf, Reason.OVERHEAD))
     if experience.probe and _spreads(experience) and targets.overhead is not None:
-        return Choice(max(experience.probe * min(goal.units, tightest.units), LEAST_UNITS), Reason.PROBING)
+        return Choice(max(experience.probe * min(goal.units, tightest.units), MIN_UNITS), Reason.PROBING)
     if goal.units <= tightest.units:
         return goal
-    narrowed = tightest.units * (1 - 2 * SPREAD / (1 + SPREAD) * chance) if _spreads(experience) else tightest.units
-    return Choice(max(narrowed, LEAST_UNITS), tightest.reason)
+    narrowed = tightest.units * (1 - 2 * SPREAD / (1 + SPREAD) * u) if _spreads(experience) else tightest.units
+    return Choice(max(narrowed, MIN_UNITS), tightest.reason)
 
 
-def _goal(experience: Experience, targets: Targets, chance: float) -> Choice:
+def _goal(experience: Experience, targets: Targets, u: float) -> Choice:
     if experience.samples == 0:
-        return Choice(LEAST_UNITS, Reason.STARTING)
-    growing = Choice(max(GROWTH * experience.largest, LEAST_UNITS), Reason.GROWING)
+        return Choice(MIN_UNITS, Reason.STARTING)
+    growing = Choice(max(GROWTH * experience.largest, MIN_UNITS), Reason.GROWING)
     if experience.model is None or targets.overhead is None:
         return growing
     enough = experience.model.units_within_overhead(targets.overhead, targets.hand_over_s)
     if _spreads(experience):
-        enough = max(enough * (1 + 2 * SPREAD / (1 - SPREAD) * chance), experience.last / GROWTH)
+        enough = max(enough * (1 + 2 * SPREAD / (1 - SPREAD) * u), experience.last / GROWTH)
     elif experience.samples <= SAMPLES_TO_SPREAD:
         enough = max(enough, experience.largest)  # so little does not justify a step back
     if enough > growing.units:
         return growing
-    return Choice(max(enough, LEAST_UNITS), Reason.OVERHEAD)
+    return Choice(max(enough, MIN_UNITS), Reason.OVERHEAD)
 
 
 def _limits(experience: Experience, targets: Targets) -> list[Choice]:
@@ -140,13 +140,13 @@ def _spreads(experience: Experience) -> bool:
 class Controller:
     """Chooses sizes and learns from what they cost. Safe for use by several threads.
 
-    chance: where sizes lie in their spread comes from it alone.
+    rng: the only source of chance; it places sizes in their spread.
     profile: what others have learned.
     """
 
-    def __init__(self, chance: Random, profile: Profile | None = None) -> None:
+    def __init__(self, rng: Random, profile: Profile | None = None) -> None:
         profile = profile or Profile()
-        self._chance = chance
+        self._rng = rng
         self._lock = Lock()
         self._timings = Samples(Timing(units, seconds) for units, seconds in profile.timings)
         self._peaks = Samples(MemoryPeak(units, nbytes) for units, nbytes in profile.peaks)
@@ -172,22 +172,22 @@ class Controller:
                 self._memory_units(),
                 self._probe(),
             )
-            choice = choose(experience, targets, self._chance.random())
+            choice = choose(experience, targets, self._rng.random())
             if choice.reason is not Reason.PROBING:
                 self._choice = choice
             return choice
 
-    def worth_padding(self, targets: Targets) -> float:
+    def max_useful_padding(self, targets: Targets) -> float:
         """How many units of padding cost no more than another batch would; infinite as long as too little is known."""
         with self._lock:
             model = self._fitted() if len(self._timings) > SAMPLES_TO_SPREAD else None
             return math.inf if model is None else model.fixed_units(targets.hand_over_s)
 
     def _probe(self) -> float | None:
-        round_, rest = divmod(self._chosen, PROBE_EVERY)
+        round_, rest = divmod(self._chosen, PROBE_INTERVAL_BATCHES)
         return PROBE_SHARES[round_ % len(PROBE_SHARES)] if rest == 0 else None
 
-    def obey(self) -> None:
+    def use_fixed_size(self) -> None:
         """The next batch has a fixed number of rows."""
         with self._lock:
             self._choice = Choice(self._choice.units, Reason.FIXED)
@@ -219,7 +219,7 @@ class Controller:
             self._is_fitted = False
             self.is_changed = True
 
-    def did_not_fit(self, units: float) -> None:
+    def record_oom(self, units: float) -> None:
         """Learn from a batch for which memory ran out."""
         with self._lock:
             self._ceiling = self._ceiling.after_failure(units)

@@ -5,7 +5,7 @@ begins at the lower edge of what was seen, leaves out what lies far above it, an
 `BatchElements` with the rest:
 
 1. A first line has a fifth of the batches below it and the others above.
-2. Batches slower than `MOST_SLOWNESS` times that line are left out, and the slowest fifth for their size.
+2. Batches slower than `MAX_SLOWNESS` times that line are left out, and the slowest fifth for their size.
 3. Points whose Cook's distance is over 0.5 are left out.
 4. The line through what is left is the model, small batches, which know most about the fixed cost, counting as much
    as large ones. The fixed cost is at most what the fastest batch of all took: so a start's cold batches cannot pass
@@ -30,15 +30,15 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-MOST_SAMPLES = 100
-OLDEST = 600
+MAX_SAMPLES = 100
+MAX_SAMPLE_AGE = 600
 SAMPLES_TO_REFINE = 10
-LEAST_KEPT = 20  # the slowest fifth is left out only if so many are left
+MIN_SAMPLES_LEFT = 20  # the slowest fifth is left out only if so many are left
 KEPT_SHARE = 0.8
 EDGE = 0.2
 EDGE_STEPS = 20
-MOST_SLOWNESS = 1.3  # beyond that a batch was disturbed
-MOST_INFLUENCE = 0.5  # Cook's distance
+MAX_SLOWNESS = 1.3  # beyond that a batch was disturbed
+MAX_INFLUENCE = 0.5  # Cook's distance
 
 Floats = npt.NDArray[np.float64]
 
@@ -97,9 +97,9 @@ class CostModel:
 
 
 class Samples(Generic[S]):
-    """At most `MOST_SAMPLES` measurements; the oldest of the commonest size, by powers of two, makes room.
+    """At most `MAX_SAMPLES` measurements; the oldest of the commonest size, by powers of two, makes room.
 
-    One that so many as `OLDEST` have followed is dropped: devices, and what else they do, change.
+    One that so many as `MAX_SAMPLE_AGE` have followed is dropped: devices, and what else they do, change.
     """
 
     def __init__(self, samples: Iterable[S] = ()) -> None:
@@ -114,9 +114,9 @@ class Samples(Generic[S]):
         self._samples.append(sample)
         self._numbers.append(self._added)
         self._added += 1
-        if self._numbers[0] <= self._added - OLDEST:
+        if self._numbers[0] <= self._added - MAX_SAMPLE_AGE:
             self._drop(0)
-        if len(self._samples) > MOST_SAMPLES:
+        if len(self._samples) > MAX_SAMPLES:
             magnitudes = [_magnitude(kept) for kept in self._samples]
             commonest = Counter(magnitudes).most_common(1)[0][0]
             self._drop(magnitudes.index(commonest))
@@ -146,7 +146,7 @@ def fit(timings: Sequence[Timing]) -> CostModel | None:
     fastest = float(seconds.min())
     units, seconds = _only(units, seconds, _not_disturbed(units, seconds))
     if len(units) >= SAMPLES_TO_REFINE:
-        units, seconds = _only(units, seconds, np.flatnonzero(_influence(units, seconds) <= MOST_INFLUENCE))
+        units, seconds = _only(units, seconds, np.flatnonzero(_influence(units, seconds) <= MAX_INFLUENCE))
     weights = _relative_weights(units, seconds)
     fixed, per_unit = _line(units, seconds, weights)
     doubt_s = _standard_error(units, seconds, weights)
@@ -162,9 +162,9 @@ def _not_disturbed(units: Floats, seconds: Floats) -> npt.NDArray[np.intp]:
     """Those that are not far above the lower edge, nor among the slowest for their size."""
     fixed, per_unit = _edge(units, seconds)
     slowness = seconds / np.maximum(max(fixed, 0.0) + max(per_unit, 0.0) * units, 1e-12)
-    kept = max(int(len(slowness) * KEPT_SHARE), min(LEAST_KEPT, len(slowness)))
+    kept = max(int(len(slowness) * KEPT_SHARE), min(MIN_SAMPLES_LEFT, len(slowness)))
     order = np.argsort(slowness, kind="stable")[:kept]
-    return np.sort(order[slowness[order] <= MOST_SLOWNESS])
+    return np.sort(order[slowness[order] <= MAX_SLOWNESS])
 
 
 def _edge(units: Floats, seconds: Floats) -> tuple[float, float]:

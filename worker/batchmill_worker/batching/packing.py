@@ -60,16 +60,16 @@ def pack(rows: Rows, costs: Floats, *, padded: bool) -> Packed:
     return Packed(rows, units, true_units, costs)
 
 
-def fitting(costs: Floats, budget: float, *, padded: bool, most_padding: float = math.inf) -> int:
+def fitting(costs: Floats, budget: float, *, padded: bool, max_padding: float = math.inf) -> int:
     """How many rows from the first on make a batch within the budget; at least one.
 
-    most_padding: where rows are padded, the dearest comes first and a batch has no more units of padding than this.
+    max_padding: where rows are padded, the dearest comes first and a batch has no more units of padding than this.
     """
     if not padded:
         return _within(np.cumsum(costs), budget)
     units: Floats = np.maximum.accumulate(costs) * np.arange(1, len(costs) + 1, dtype=np.float64)
     count = _within(units, budget)
-    return count if math.isinf(most_padding) else min(count, _within(units - np.cumsum(costs), most_padding))
+    return count if math.isinf(max_padding) else min(count, _within(units - np.cumsum(costs), max_padding))
 
 
 def _within(sums: Floats, most: float) -> int:
@@ -92,15 +92,15 @@ class Window:
         self._rows: Rows = np.empty(0, dtype=np.int64)
         self._costs: Floats = np.empty(0)
 
-    def take(self, budget: float, most_rows: int | None = None, *, most_padding: float = math.inf) -> Packed | None:
+    def take(self, budget: float, most_rows: int | None = None, *, max_padding: float = math.inf) -> Packed | None:
         """The next batch within a budget of units and of rows, a single row at the least; None when all are out.
 
-        most_padding: of a batch of padded rows, in units.
+        max_padding: of a batch of padded rows, in units.
         """
         self._fill(budget, most_rows or self._count)
         if not self._rows.size:
             return None
-        fits = fitting(self._costs, budget, padded=self._padded, most_padding=most_padding)
+        fits = fitting(self._costs, budget, padded=self._padded, max_padding=max_padding)
         count = min(fits, most_rows or self._count)
         packed = pack(self._rows[:count], self._costs[:count], padded=self._padded)
         self._rows, self._costs = self._rows[count:], self._costs[count:]

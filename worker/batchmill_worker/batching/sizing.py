@@ -31,6 +31,6 @@ class Batching:
         size = self.size(operator_size)
         if size == "auto":
             choice = self.controller.choose(self._targets)
-            return window.take(choice.units, most_padding=self.controller.worth_padding(self._targets))
-        self.controller.obey()
+            return window.take(choice.units, max_padding=self.controller.max_useful_padding(self._targets))
+        self.controller.use_fixed_size()
         return window.take(math.inf, size)

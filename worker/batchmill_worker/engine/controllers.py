@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MOST_KEPT = 32
-MOST_SHOWN = 8
-SAVE_EVERY_S = 5.0
+MAX_CONTROLLERS = 32
+MAX_SHOWN = 8
+SAVE_INTERVAL_S = 5.0
 
 
 class ProfileStore(Protocol):
@@ -41,7 +41,7 @@ class ProfileStore(Protocol):
         """Keep a profile."""
 
 
-class Tuners:
+class ControllerCache:
     """Hands out controllers, saves what they learn, and shows what they decide. Safe for use by several threads.
 
     device: as operators are told it, `"cpu"` or `"cuda:0"`.
@@ -63,15 +63,15 @@ class Tuners:
             if controller is None:
                 controller = self._kept[definition.name, name] = Controller(Random(), self._read(name))  # noqa: S311  # jitter
             self._kept.move_to_end((definition.name, name))
-            while len(self._kept) > MOST_KEPT:
+            while len(self._kept) > MAX_CONTROLLERS:
                 self._kept.popitem(last=False)
         return Batching(spec.batch, controller)
 
     def save(self, *, at_once: bool = False) -> None:
-        """Share what was learned, at most every `SAVE_EVERY_S` unless `at_once`. Never raises: it may wait."""
+        """Share what was learned, at most every `SAVE_INTERVAL_S` unless `at_once`. Never raises: it may wait."""
         with self._lock:
             now = self._clock.monotonic()
-            if not at_once and now - self._saved_at < SAVE_EVERY_S:
+            if not at_once and now - self._saved_at < SAVE_INTERVAL_S:
                 return
             self._saved_at = now
             changed = [(name, kept) for (_, name), kept in self._kept.items() if kept.is_changed]
@@ -84,7 +84,7 @@ class Tuners:
     def choices(self) -> list[BatchChoice]:
         """What was decided last, for the operators used last, the latest first."""
         with self._lock:
-            latest = [(operator, kept) for (operator, _), kept in reversed(self._kept.items())][:MOST_SHOWN]
+            latest = [(operator, kept) for (operator, _), kept in reversed(self._kept.items())][:MAX_SHOWN]
         shown = []
         for operator, controller in latest:
             choice, rows = controller.latest()

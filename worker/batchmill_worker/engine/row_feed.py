@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from batchmill_worker.batching.packing import Packed
     from batchmill_worker.models.operator_cache import ReadyOperator
 
-LEAST_COST = 1e-6
-ROWS_A_LOOK = 64
+MIN_COST = 1e-6
+ROWS_PER_CALL = 64
 """Costs are asked for so many rows at a time: between two looks the batches of other shards are prepared."""
 
 
@@ -37,7 +37,7 @@ class RowFeed:
         """
         if self._operator.costs is not None:
             return np.concatenate(
-                [self._look(first, min(first + ROWS_A_LOOK, end)) for first in range(start, end, ROWS_A_LOOK)]
+                [self._look(first, min(first + ROWS_PER_CALL, end)) for first in range(start, end, ROWS_PER_CALL)]
             )
         if self._operator.cost is not None:
             return self._checked(self._one_by_one(self._operator.cost, start, end), end - start)
@@ -96,7 +96,7 @@ class RowFeed:
                 f"least 0, got {_shown(costs)}.",
                 operator=self._definition.name,
             )
-        return np.maximum(checked, LEAST_COST)
+        return np.maximum(checked, MIN_COST)
 
 
 def _shown(costs: Any) -> str:

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MOST_AT_ONCE = 5_000
+MAX_ROWS_PER_CALL = 5_000
 """Rows that are asked for in one call, and lie in one segment: the ledger must not be kept waiting by a large shard."""
 
 
@@ -106,7 +106,7 @@ class RowCache:
         if operator.row_key is None:
             return content_digests(table, space)
         # some at a time: as dicts, rows take many times the memory
-        slices = (table.slice(start, MOST_AT_ONCE) for start in range(0, table.num_rows, MOST_AT_ONCE))
+        slices = (table.slice(start, MAX_ROWS_PER_CALL) for start in range(0, table.num_rows, MAX_ROWS_PER_CALL))
         return [digest for some in slices for digest in key_digests(some.to_pylist(), operator.row_key, space)]
 
     def _find(self, distinct: Distinct, operator: ReadyOperator) -> tuple[list[Piece], list[_Stretch]]:
@@ -116,8 +116,8 @@ class RowCache:
         if not self._limits.most_bytes or not self._limits.most_rows:
             return pieces, stretches
         try:
-            for start in range(0, len(distinct.digests), MOST_AT_ONCE):
-                digests = distinct.digests[start : start + MOST_AT_ONCE]
+            for start in range(0, len(distinct.digests), MAX_ROWS_PER_CALL):
+                digests = distinct.digests[start : start + MAX_ROWS_PER_CALL]
                 places, segment = self._ask(digests)
                 readable, broken = self._read(places, start, distinct.digests, expands=operator.definition.expands)
                 if broken:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from batchmill.dead_letters import json_value
-from batchmill_worker.engine.assembly import Landed, assemble
+from batchmill_worker.engine.assembly import CompletedBatch, assemble
 from batchmill_worker.engine.batches import BatchResult
 from batchmill_worker.engine.shard_result import ShardResult
 
@@ -90,15 +90,15 @@ class Shared:
 
         Raises `InvalidOperator` if results from the cache are of other types than those just made.
         """
-        landed = [self._spread(piece) for piece in (*self.found, computed(ran, self.missing))]
-        table, sources, made = assemble(self.definition, self.table, self.carried, landed)
+        completed = [self._spread(piece) for piece in (*self.found, computed(ran, self.missing))]
+        table, sources, made = assemble(self.definition, self.table, self.carried, completed)
         dead = tuple(sorted(self._dead(ran.dead), key=lambda row: row.index))
         settled = self._rows_of([self.missing[ran.settled], *(piece.owners for piece in self.found)])
         own = self.distinct.firsts[self.missing]
         cached = np.setdiff1d(settled, np.concatenate([own, np.array([row.index for row in dead], dtype=np.int64)]))
         return ShardResult(table, sources, settled, dead, ran.timings, ran.stopped, made=made, cached=cached)
 
-    def _spread(self, piece: Piece) -> Landed:
+    def _spread(self, piece: Piece) -> CompletedBatch:
         owned = np.full(len(self.distinct.digests), -1, dtype=np.int64)
         owned[piece.owners] = np.arange(len(piece.owners))
         places = owned[self.distinct.places]
@@ -110,7 +110,9 @@ class Shared:
         if not np.array_equal(taken, np.arange(results.num_rows)):
             results = results.take(pa.array(taken))
         columns: dict[str, Any] = dict(zip(results.column_names, results.columns, strict=True))
-        return Landed(rows, BatchResult(len(taken), columns, counts=counts if self.definition.expands else None))
+        return CompletedBatch(
+            rows, BatchResult(len(taken), columns, counts=counts if self.definition.expands else None)
+        )
 
     def _rows_of(self, owners: Sequence[Rows]) -> Rows:
         chosen = np.zeros(len(self.distinct.digests), dtype=np.bool_)

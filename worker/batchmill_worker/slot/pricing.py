@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from batchmill.settings import WorkerSettings
     from batchmill_worker.devices.placement import SlotIdentity
 
-MOST_PER_HOUR = 1e6
+MAX_PRICE_PER_HOUR = 1e6
 
 
 def hourly_price_nano(settings: WorkerSettings, slot: SlotIdentity) -> int:
@@ -47,7 +47,7 @@ def _number(text: str) -> float | None:
         value = float(text)
     except ValueError:
         return None
-    return value if math.isfinite(value) and 0 <= value <= MOST_PER_HOUR else None
+    return value if math.isfinite(value) and 0 <= value <= MAX_PRICE_PER_HOUR else None
 
 
 def _unfit(what: str) -> InvalidSettings:

@@ -83,7 +83,7 @@ class ShardProgress:
             frozenset(row for row in self.cached if first <= row < behind),
         )
 
-    def add(self, pending: Rows, result: ShardResult, told: Told) -> ShardProgress:
+    def add(self, pending: Rows, result: ShardResult, context: AttemptContext) -> ShardProgress:
         """This progress and what an attempt brought, which ran the rows `pending`."""
         made = pending[result.sources]
         results = (result.table.append_column(INDEX, pa.array(made)),) if made.size else ()
@@ -94,7 +94,7 @@ class ShardProgress:
         dead = list(self.dead)
         for one in result.dead:
             row = int(pending[one.index])
-            _judge(row, self.failed.get(row, FailedRow(0, told.now)), one, told, again, dead)
+            _judge(row, self.failed.get(row, FailedRow(0, context.now)), one, context, again, dead)
         cached = self.cached if result.cached is None else self.cached | set(pending[result.cached].tolist())
         now_empty = self.empty | frozenset(empty.tolist())
         return ShardProgress(self.results + results, now_empty, tuple(dead), again, cached)
@@ -122,7 +122,7 @@ class ShardProgress:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class AttemptContext:
     """Who ran an attempt, when, and by which policy."""
 
     operator: str
@@ -136,25 +136,30 @@ def _indices(rows: Iterable[int]) -> Rows:
 
 
 def _judge(
-    row: int, before: FailedRow, one: DeadRow, told: Told, again: dict[int, FailedRow], dead: list[DeadLetter]
+    row: int,
+    before: FailedRow,
+    one: DeadRow,
+    context: AttemptContext,
+    again: dict[int, FailedRow],
+    dead: list[DeadLetter],
 ) -> None:
     """Decide about a row that failed: it goes to those tried `again`, or to the `dead`."""
     failures = before.failures + 1
-    if one.retryable and tries_row_again(failures, one.failure.error_type, told.policy):
+    if one.retryable and tries_row_again(failures, one.failure.error_type, context.policy):
         again[row] = FailedRow(failures, before.first_failed_at)
         return
     dead.append(
         DeadLetter(
             index=row,
             row=one.row,
-            operator=told.operator,
+            operator=context.operator,
             error_type=one.failure.error_type,
             message=one.failure.message,
             traceback=one.failure.traceback,
             attempts=failures,
-            worker=told.worker,
+            worker=context.worker,
             first_failed_at=before.first_failed_at,
-            last_failed_at=told.now,
+            last_failed_at=context.now,
         )
     )
 
