@@ -193,9 +193,7 @@ class MeterSteps:
     def _end_hold(self, place: int, *, fails: bool) -> None:
         usage, batch, context, _ = self.holds.pop(place)
         if fails:
-            with pytest.raises(ZeroDivisionError):
-                context.__exit__(ZeroDivisionError, ZeroDivisionError(), None)
-                raise ZeroDivisionError
+            assert not context.__exit__(ZeroDivisionError, ZeroDivisionError(), None)
         else:
             context.__exit__(None, None, None)
             if place % 2:

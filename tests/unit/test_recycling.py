@@ -8,7 +8,7 @@ from hand_clock import HandClock
 
 from batchmill_worker.devices.base import Device, DeviceKind
 from batchmill_worker.devices.cpu import CpuInventory
-from batchmill_worker.supervisor.recycling import MIN_RECYCLE_INTERVAL_S, MemoryLimits, Recycler
+from batchmill_worker.supervisor.recycling import MIB, MIN_RECYCLE_INTERVAL_S, MemoryLimits, Recycler
 
 
 class Crowded(CpuInventory):

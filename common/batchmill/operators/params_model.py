@@ -1,4 +1,4 @@
-"""The parameter model of an operator: read off the keyword parameters of its code."""
+"""The parameter model of an operator, derived from the keyword parameters of its code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def params_model(name: str, code: Callable[..., Any]) -> type[BaseModel]:
-    """The parameter model of an operator, from its keyword parameters (a class's: those of `__init__`).
+    """Make the parameter model of an operator from its keyword parameters (of a class, those of `__init__`).
 
     Raises `InvalidOperator` for code that does not fit the contract.
     """

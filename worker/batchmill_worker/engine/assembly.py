@@ -1,4 +1,4 @@
-"""The results of a shard's batches, put together in input order with the columns that the job carries."""
+"""Assembles the results of a shard's batches in input order, with the columns that the job carries."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class CompletedBatch:
 def assemble(
     definition: OperatorDefinition, table: pa.Table, carried: Sequence[str], completed: Sequence[CompletedBatch]
 ) -> tuple[pa.Table, Rows, tuple[str, ...]]:
-    """The results in input order, for each the row of `table` that it was made from, and the columns that were made.
+    """Return the results in input order, the row of `table` that each was made from, and the columns that were made.
 
     A column that the operator makes replaces the carried one of that name, in its place. Raises `InvalidOperator` for
     results without a column, or with one that is Batchmill's own.

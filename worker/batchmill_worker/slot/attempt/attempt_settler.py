@@ -1,4 +1,4 @@
-"""The last step of an attempt: `retry.decide` says what its outcome means, and the ledger is told."""
+"""The last step of an attempt: `retry.decide` decides what follows from its outcome, and the ledger records it."""
 
 from __future__ import annotations
 

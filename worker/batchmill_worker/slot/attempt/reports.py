@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, assert_never
 from batchmill.job import JobError
 from batchmill.job_log import LogEvent, LogLevel
 from batchmill.retry import Done, Failed, Lost, Partial, Revoked
+from batchmill.wording import count
 from batchmill_worker.runtime.attempt_result import AttemptStatus
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def failed_rows(progress: ShardProgress, result: ShardResult) -> JobError | None
     if not (progress.failed and again):
         return None
     failure = again[0].failure
-    message = f"{_rows(len(progress.failed))} failed; the first: {failure.error_type}: {failure.message}"
+    message = f"{count(len(progress.failed))} failed; the first: {failure.error_type}: {failure.message}"
     return JobError(code="rows_failed", message=message, details={"traceback": failure.traceback})
 
 
@@ -79,9 +80,5 @@ def dead_rows(progress: ShardProgress) -> JobError | None:
     if not progress.dead:
         return None
     first = progress.letters[0]
-    message = f"{_rows(len(progress.dead))} failed; the first, row {first.index}: {first.error_type}: {first.message}"
+    message = f"{count(len(progress.dead))} failed; the first, row {first.index}: {first.error_type}: {first.message}"
     return JobError(code="rows_dead", message=message, details={"traceback": first.traceback})
-
-
-def _rows(count: int) -> str:
-    return f"{count:,} row{'' if count == 1 else 's'}"
