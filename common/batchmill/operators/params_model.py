@@ -88,7 +88,7 @@ def _check_kind(name: str, parameter: inspect.Parameter) -> None:
 
 
 def _hints(name: str, function: Callable[..., Any], parameters: Sequence[inspect.Parameter]) -> dict[str, Any]:
-    """The types of the parameters alone: the batch and the result may name types that exist for checkers only."""
+    """Evaluate the types of the parameters only: those of the batch and the result may not exist at run time."""
     written = {
         parameter.name: parameter.annotation for parameter in parameters if parameter.annotation is not parameter.empty
     }

@@ -100,7 +100,7 @@ def _from_rows(definition: OperatorDefinition, output: Any, rows: int) -> BatchR
     if len(output) != rows:
         raise InvalidOperator(
             f"operator {definition.name!r} returned {count(len(output), 'result')} for a batch of {count(rows)}.",
-            hint=f"It must return a result or a RowError for each row. Its batch_format is {definition.batch_format!r}.",
+            hint=f"It must return a result or RowError for each row. Its batch_format is {definition.batch_format!r}.",
             operator=definition.name,
         )
     errors = {index: result for index, result in enumerate(output) if isinstance(result, RowError)}

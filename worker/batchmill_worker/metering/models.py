@@ -14,16 +14,16 @@ class ModelMetrics:
     """Receives what happens to operators; this class counts nothing."""
 
     def found(self, operator: str) -> None:
-        """A shard found its operator set up, or being set up."""
+        """Count a shard that found its operator set up, or being set up."""
 
     def loaded(self, operator: str, seconds: float, nbytes: int) -> None:
-        """An operator was set up in `seconds`, and uses `nbytes` of memory."""
+        """Count an operator that was set up in `seconds`, and uses `nbytes` of memory."""
 
     def failed(self, operator: str) -> None:
-        """An operator could not be set up."""
+        """Count an operator that could not be set up."""
 
     def torn_down(self, operator: str, nbytes: int) -> None:
-        """An operator was torn down that used `nbytes` of memory."""
+        """Count an operator that was torn down, and used `nbytes` of memory."""
 
 
 NO_MODEL_METRICS = ModelMetrics()

@@ -126,7 +126,7 @@ class Classify(OnePassOperator):
         return columns
 
     def _embedded(self, model: TextModel) -> Tensor:
-        """A vector of length 1 for each label, in host memory."""
+        """Compute a vector of length 1 for each label, in host memory."""
         import torch
         from torch.nn.functional import normalize
 

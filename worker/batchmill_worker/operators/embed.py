@@ -72,13 +72,13 @@ class Embed(OnePassOperator):
         return read_texts(batch, "embed", self._column)
 
     def on_device(self, outputs: Tensor) -> Tensor:
-        """The vectors, shortened and scaled."""
+        """Shorten and scale the vectors."""
         from torch.nn.functional import normalize
 
         vectors = outputs[:, : self._truncate_dim]
         return normalize(vectors, dim=1) if self._normalize else vectors
 
     def columns(self, outputs: Tensor) -> dict[str, Any]:
-        """The vectors as a column."""
+        """Make the column of vectors."""
         values = pa.array(outputs.numpy().reshape(-1))
         return {"embedding": pa.FixedSizeListArray.from_arrays(values, outputs.shape[1])}

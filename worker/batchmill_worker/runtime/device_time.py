@@ -30,12 +30,13 @@ class DeviceTimeMeter:
     """Measures one process, in whatever threads its attempts run.
 
     working: the attempts at work, in the order in which they began. holders: the uses of the device under way.
-    loading: the attempt for which a model is set up. All three change only inside `up_to_now`.
+    loading: the attempt for which a model is set up. lock: guards these and the usage of every attempt; whoever changes
+    one of them holds it and calls `advance` first.
     """
 
     def __init__(self, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
-        self._lock = Lock()
+        self.lock = Lock()
         self._attributed_until_us = self._now_us()
         self._unused_us = 0
         self.working: list[AttemptUsage] = []
@@ -45,24 +46,26 @@ class DeviceTimeMeter:
     def open(self) -> AttemptUsage:
         """Begin an attempt: it is at work from now until it is closed."""
         usage = AttemptUsage(self)
-        with self.up_to_now():
+        with self.lock:
+            self.advance()
             self.working.append(usage)
         return usage
 
     @property
     def unused_us(self) -> int:
         """The time during which no attempt was at work."""
-        with self.up_to_now():
+        with self.lock:
+            self.advance()
             return self._unused_us
 
-    @contextmanager
-    def up_to_now(self) -> Iterator[None]:
-        """Hold the meter's lock, with all time up to now attributed."""
-        with self._lock:
-            now_us = self._now_us()
-            elapsed_us, self._attributed_until_us = now_us - self._attributed_until_us, now_us
+    def advance(self) -> None:
+        """Attribute all time up to now. Call it with the lock held, before any change."""
+        now_us = self._now_us()
+        elapsed_us, self._attributed_until_us = now_us - self._attributed_until_us, now_us
+        if len(self.holders) == 1:  # as for every batch: no division to pay for
+            self.holders[0].took_us += elapsed_us
+        else:
             self._attribute(elapsed_us)
-            yield
 
     def _now_us(self) -> int:
         return int(self._clock.monotonic() * 1_000_000)
@@ -85,28 +88,29 @@ class DeviceTimeMeter:
 class DeviceHold:
     """One use of the device by an attempt, for as long as `AttemptUsage.inferring` lasts."""
 
-    __slots__ = ("_meter", "took_us", "weight")
+    __slots__ = ("_meter", "took_us", "usage", "weight")
 
-    def __init__(self, meter: DeviceTimeMeter, weight: int) -> None:
+    def __init__(self, meter: DeviceTimeMeter, usage: AttemptUsage, weight: int) -> None:
         self._meter = meter
+        self.usage = usage
         self.weight = _checked(weight)
         self.took_us = 0  # its share of the time so far
 
     def reweigh(self, weight: int) -> None:
         """Change its share from now on: tokens in flight, say, when a row has entered or left. At least 1."""
-        with self._meter.up_to_now():
+        with self._meter.lock:
+            self._meter.advance()
             self.weight = _checked(weight)
 
 
 class AttemptUsage:
     """What one attempt has used, in whole microseconds. For the thread that runs it; `used_us` for any.
 
-    The parts change only inside the meter's `up_to_now`.
+    The parts change only under the meter's lock.
     """
 
     def __init__(self, meter: DeviceTimeMeter) -> None:
         self._meter = meter
-        self._holds: list[DeviceHold] = []
         self._useful_us = 0
         self._padding_us = 0
         self._retried_us = 0
@@ -123,17 +127,17 @@ class AttemptUsage:
 
         Time in a context that raises is wasted; that of another batch may be marked so later, by `mark_wasted`.
         """
-        meter, hold, has_returned = self._meter, DeviceHold(self._meter, weight), False
-        with meter.up_to_now():
+        meter, hold, has_returned = self._meter, DeviceHold(self._meter, self, weight), False
+        with meter.lock:
+            meter.advance()
             meter.holders.append(hold)
-            self._holds.append(hold)
         try:
             yield hold
             has_returned = True
         finally:
-            with meter.up_to_now():
+            with meter.lock:
+                meter.advance()
                 meter.holders.remove(hold)
-                self._holds.remove(hold)
                 if has_returned:
                     self._divide(batch, hold.took_us, true_units / units if units > 0 else 1.0)
                 else:
@@ -151,19 +155,22 @@ class AttemptUsage:
 
     @contextmanager
     def loading(self) -> Iterator[None]:
-        """A model is set up while the context lasts. One at a time in a process."""
-        with self._meter.up_to_now():
+        """Charge the time to loading a model, while the context lasts. One at a time in a process."""
+        with self._meter.lock:
+            self._meter.advance()
             self._meter.loading = self
         try:
             yield
         finally:
-            with self._meter.up_to_now():
+            with self._meter.lock:
+                self._meter.advance()
                 self._meter.loading = None
 
     def mark_wasted(self, batch: object) -> None:
         """Count the time of a batch as wasted: its results are discarded. No effect if it never held the device."""
         _, useful_us, padding_us = self._batches.pop(id(batch), (batch, 0, 0))
-        with self._meter.up_to_now():
+        with self._meter.lock:
+            self._meter.advance()
             self._useful_us -= useful_us
             self._padding_us -= padding_us
             self._retried_us += useful_us + padding_us
@@ -171,12 +178,14 @@ class AttemptUsage:
     @property
     def used_us(self) -> int:
         """All time used so far, that of batches on the device included."""
-        with self._meter.up_to_now():
-            return self._parts().total + sum(hold.took_us for hold in self._holds)
+        with self._meter.lock:
+            self._meter.advance()
+            return self._parts().total + sum(hold.took_us for hold in self._meter.holders if hold.usage is self)
 
     def close(self) -> Parts:
         """End the attempt and return all that it has used. Call it outside `inferring`; a second call has no effect."""
-        with self._meter.up_to_now():
+        with self._meter.lock:
+            self._meter.advance()
             if self in self._meter.working:
                 self._meter.working.remove(self)
             return self._parts()

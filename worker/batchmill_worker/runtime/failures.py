@@ -78,7 +78,7 @@ class FailureAttribution:
         return not self._succeeded and self._failures > 0
 
     def record_success(self) -> None:
-        """A row is done: from now on every failure is its row's fault."""
+        """Count a row that is done: from now on every failure is its row's fault."""
         self._succeeded = True
 
     def record_failure(self, failure: Failure, *, out_of_memory: bool = False) -> None:
