@@ -39,11 +39,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_KEPT = 16
-"""How many operators stay set up, however small; bounds the announcement of them too."""
-
-MAX_ALIASES = 2
-"""How many keys of one operator are announced."""
+MAX_KEPT = 16  # operators that stay set up, however small; bounds the announcement too
+MAX_ALIASES = 2  # keys of one operator that are announced
 
 
 class OperatorKey(NamedTuple):
@@ -64,14 +61,11 @@ class LoadedModels(NamedTuple):
 
 
 class ReadyOperator:
-    """An operator that is set up. Each of its hooks is called by one thread at a time.
-
-    has_succeeded: whether it has ever done a row in this process.
-    """
+    """An operator that is set up. Each of its hooks is called by one thread at a time."""
 
     def __init__(self, definition: OperatorDefinition, operator: Operator) -> None:
         self.definition = definition
-        self.has_succeeded = False
+        self.has_succeeded = False  # whether it has ever done a row in this process
         self.infer = operator.infer
         self.cost = getattr(operator, "cost", None)
         self.costs = getattr(operator, "costs", None)
@@ -295,10 +289,9 @@ class OperatorCache:
         try:
             with probe.measuring():
                 operator = definition.build(params)
-                setup = getattr(operator, "setup", None)
-                if setup is not None:
-                    with self._context.active():
-                        setup(self._device)
+                setup = getattr(operator, "setup", lambda _: None)
+                with self._context.active():
+                    setup(self._device)
             size = probe.size_of(operator)
         except BatchmillError:
             raise
