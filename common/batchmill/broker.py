@@ -39,18 +39,18 @@ def task_name(operator: str) -> str:
 
 def task_arguments(ref: ShardRef) -> list[str | int]:
     """A message's arguments: ids and token, nothing else."""
-    job_id, stage, shard_id, token = ref.member().split("|")
+    job_id, stage, shard_id, token = ref.attempt_key.split("|")
     return [job_id, int(stage), shard_id, int(token)]
 
 
 def task_id(ref: ShardRef) -> str:
     """The id of an attempt's task: also who has only the attempt's name can tell what became of it."""
-    return str(uuid5(NAMESPACE_OID, f"batchmill:{ref.member()}"))
+    return str(uuid5(NAMESPACE_OID, f"batchmill:{ref.attempt_key}"))
 
 
 def describe_arguments(ref: ShardRef) -> str:
     """A message's arguments as Flower and logs show them: what differs first, because Flower's lists cut them short."""
-    job_id, stage, shard_id, token = ref.member().split("|")
+    job_id, stage, shard_id, token = ref.attempt_key.split("|")
     return f"shard {shard_id} of {job_id}, stage {stage}, attempt {token}"
 
 

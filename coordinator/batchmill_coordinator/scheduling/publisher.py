@@ -50,7 +50,7 @@ class Publisher:
                 )
             except OperationalError as error:
                 raise ServiceUnavailable(
-                    f"the message of attempt {ref.member()} could not be published ({type(error).__name__}).",
+                    f"the message of attempt {ref.attempt_key} could not be published ({type(error).__name__}).",
                     hint="It is published again when the broker can be reached.",
                 ) from error
 

@@ -1,4 +1,4 @@
-"""The jobs of recent shards: their spec, source and sink, opened once."""
+"""The jobs of recent shards: their spec, source and results, opened once."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from batchmill.stages import last_stage
+
 if TYPE_CHECKING:
     from batchmill.job import JobSpec
     from batchmill.ledger import Claim
     from batchmill.ledger.jobs import JobLedger
-    from batchmill.sinks import Sink
+    from batchmill.sinks import ResultStore
     from batchmill.sources.base import Source
     from batchmill.workspace import Workspace
 
@@ -24,7 +26,7 @@ class JobFiles:
 
     spec: JobSpec
     source: Source
-    sink: Sink
+    results: ResultStore
 
     @property
     def may_be_inline(self) -> bool:
@@ -73,7 +75,7 @@ class JobFilesCache:
         Raises `NotFound`, `InvalidSource` or `StorageError`.
         """
         source = self._workspace.open_source(job_id, spec, inline_rows)
-        files = JobFiles(spec, source, self._workspace.open_sink(job_id, spec))
+        files = JobFiles(spec, source, self._workspace.open_results(job_id, spec, last_stage(spec)))
         with self._lock:
             self._kept[job_id] = files
             while len(self._kept) > MAX_KEPT:

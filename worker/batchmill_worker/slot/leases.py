@@ -6,9 +6,10 @@ import logging
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from batchmill.errors import ServiceUnavailable
+from batchmill.ledger.calls import RenewAnswer
 from batchmill_worker.runtime.device_time import DeviceTimeMeter
 
 if TYPE_CHECKING:
@@ -32,20 +33,20 @@ class Lease:
     def __init__(self, draining: threading.Event, usage: AttemptUsage) -> None:
         self.usage = usage
         self._draining = draining
-        self._revoked_for = ""
+        self._revoked_for: RenewAnswer | None = None
 
-    def revoke(self, reason: str) -> None:
-        """Stop the attempt at its next batch. reason: the answer of `renew.lua`."""
+    def revoke(self, reason: RenewAnswer) -> None:
+        """Stop the attempt at its next batch."""
         self._revoked_for = reason
 
     def should_stop(self) -> bool:
         """Whether the attempt has to stop: its lease was revoked, or the process drains."""
-        return bool(self._revoked_for) or self._draining.is_set()
+        return self._revoked_for is not None or self._draining.is_set()
 
     @property
     def is_last(self) -> bool:
         """Whether no other attempt will follow, because the job is being stopped."""
-        return self._revoked_for == "stopped"
+        return self._revoked_for is RenewAnswer.STOPPED
 
 
 class Heartbeat:
@@ -115,7 +116,7 @@ class Heartbeat:
         self._wake.set()
         self._thread.join()
         try:
-            self._ledger.fleet.leave(self._worker.name)
+            self._ledger.fleet.deregister(self._worker.name)
         except ServiceUnavailable as error:
             log.warning("the worker could not be removed from the fleet; its entry expires by itself: %s", error)
 
@@ -141,16 +142,21 @@ class Heartbeat:
         """Renew all leases once, and announce the worker. Raises `ServiceUnavailable`."""
         with self._lock:
             held = dict(self._held)
-        statuses = self._ledger.shards.renew(list(held), self.ttl_ms, [lease.usage.used_us for lease in held.values()])
-        for (ref, lease), status in zip(held.items(), statuses, strict=True):
-            if status != "ok":
-                log.info("attempt %s has to stop: its lease is %s", ref.member(), status)
-                lease.revoke(status)
+        answers = self._ledger.shards.renew(list(held), self.ttl_ms, [lease.usage.used_us for lease in held.values()])
+        for (ref, lease), answer in zip(held.items(), answers, strict=True):
+            match answer:
+                case RenewAnswer.OK:
+                    pass
+                case RenewAnswer.LOST | RenewAnswer.PAUSED | RenewAnswer.STOPPED:
+                    log.info("attempt %s has to stop: its lease is %s", ref.attempt_key, answer)
+                    lease.revoke(answer)
+                case never:
+                    assert_never(never)
         self._announce()
 
     def _announce(self) -> None:
         with self._lock:
-            running, worker = [ref.member() for ref in self._held], self._worker
+            running, worker = [ref.attempt_key for ref in self._held], self._worker
             changed, self._models_changed = self._models_changed, False
         worker = worker.model_copy(
             update={"running": running, "batches": self.batches(), "seen_at": self._ledger.now_ms() / 1000}

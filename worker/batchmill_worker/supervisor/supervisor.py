@@ -164,15 +164,15 @@ class Supervisor:
         """End the leases of a dead process now, so that its shards need not wait. Return whether a batch killed it."""
         blamed = NO_ATTEMPT if end.was_recycled else read_note(self._files(end.name).note)
         try:
-            held = self._ledger.shards.abandon(end.name, blamed)
-            self._ledger.fleet.leave(end.name)
+            held = self._ledger.shards.release_leases_of_worker(end.name, blamed)
+            self._ledger.fleet.deregister(end.name)
         except ServiceUnavailable as error:
             log.warning("the shards of %s wait until their leases expire: %s", end.name, error)
             return False
         if held:
             log.warning("process %d of %s held %d shard(s); they are requeued", end.pid, end.name, len(held))
         for ref in held:
-            self._log_death(end, ref, is_blamed=blamed in ("", ref.member()))
+            self._log_death(end, ref, is_blamed=blamed in ("", ref.attempt_key))
         return blamed not in ("", NO_ATTEMPT)
 
     def _log_death(self, end: ChildEnd, ref: ShardRef, *, is_blamed: bool) -> None:

@@ -58,13 +58,13 @@ class AttemptSettler:
                 self._commit(claim, completion, usage.close())
                 return AttemptResult.of_commit(completion)
             case Requeue(delay_s, blame, checkpoint):
-                log.warning("shard %s is requeued in %.1f s: %s", ref.member(), delay_s, _reason(outcome))
+                log.warning("shard %s is requeued in %.1f s: %s", ref.attempt_key, delay_s, _reason(outcome))
                 used = usage.close() if checkpoint else usage.close().in_vain()
-                self._shards.fail(ref, delay_s=delay_s, blame=blame, kept=checkpoint, used=used)
+                self._shards.end_attempt(ref, delay_s=delay_s, blame=blame, kept=checkpoint, used=used)
                 return AttemptResult(AttemptStatus.REQUEUED, _reason(outcome))
             case GiveUp(error):
-                log.error("job %s fails on shard %s: %s", ref.job_id, ref.member(), error.message)
-                self._shards.fail(ref, delay_s=0.0, blame=True, stop_with=error, used=usage.close().in_vain())
+                log.error("job %s fails on shard %s: %s", ref.job_id, ref.attempt_key, error.message)
+                self._shards.end_attempt(ref, delay_s=0.0, blame=True, stop_with=error, used=usage.close().in_vain())
                 return AttemptResult(AttemptStatus.FAILED, error.message)
             case Split() | DeadLetter():
                 raise AssertionError(
@@ -76,7 +76,7 @@ class AttemptSettler:
     def _commit(self, claim: Claim, completion: Completion, used: Parts) -> None:
         shard, files = claim.shard, self._job_files.of(claim)
         limit = DeadLimit.of(files.spec)
-        with self._trace.span(Phase.COMMIT, shard=shard.ref.member()):
+        with self._trace.span(Phase.COMMIT, shard=shard.ref.attempt_key):
             if self._shards.commit(shard.ref, completion, limit, used):
                 return
         # The ledger bounds the inline results of a job, and this one has reached the bound.

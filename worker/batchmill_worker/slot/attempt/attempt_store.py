@@ -46,7 +46,7 @@ class AttemptStore:
 
         The description's `busy_s` is left for the caller to fill in.
         """
-        with self._trace.span(Phase.STORE, shard=loaded.shard.ref.member()):
+        with self._trace.span(Phase.STORE, shard=loaded.shard.ref.attempt_key):
             return self._store(loaded, progress)
 
     def _store(self, loaded: LoadedShard, progress: ShardProgress) -> Completion:
@@ -67,12 +67,12 @@ class AttemptStore:
         if files.may_be_inline and table.nbytes <= MAX_INLINE_BYTES:
             stream = stream_from_table(table)
             return replace(stored, nbytes=len(stream), inline=stream)
-        return replace(stored, nbytes=files.sink.write(shard.shard_id, shard.token, table).bytes)
+        return replace(stored, nbytes=files.results.write(shard.shard_id, shard.token, table))
 
     def move_out(self, shard: Shard, files: JobFiles, completion: Completion) -> Completion:
-        """Write results that were to be inline to the sink, for which the ledger has no room. Raises `StorageError`."""
-        part = files.sink.write(shard.shard_id, shard.token, table_from_stream(completion.inline))
-        return replace(completion, inline=b"", nbytes=part.bytes)
+        """Write inline results, for which the ledger has no room, to the result store. Raises `StorageError`."""
+        nbytes = files.results.write(shard.shard_id, shard.token, table_from_stream(completion.inline))
+        return replace(completion, inline=b"", nbytes=nbytes)
 
     def delete(self, shard: Shard, files: JobFiles | None) -> None:
         """Delete what this attempt stored, because the shard is another attempt's. Raises `StorageError`.
@@ -82,7 +82,7 @@ class AttemptStore:
         """
         ref = shard.ref
         if files is not None:
-            files.sink.delete(files.sink.part_name(ref.shard_id, ref.token))
+            files.results.delete(ref.shard_id, ref.token)
         self._blobs.delete(dead_letters_name(ref))
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from batchmill.ledger.encodings import write_holder
 from batchmill_worker.runtime.trace import Phase
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Claimer:
 
         Raises `StaleToken` when the attempt is not there to be claimed, `ServiceUnavailable` without the ledger.
         """
-        with self._trace.span(Phase.CLAIM, shard=ref.member()):
+        with self._trace.span(Phase.CLAIM, shard=ref.attempt_key):
             claim = self._claim(ref)
         if claim is None:
             yield None
@@ -71,7 +72,7 @@ class Claimer:
         return self._shards.claim(
             ref,
             self._terms.pool,
-            f"{self._terms.worker} {secrets.token_hex(4)}",  # a name for each claim: the same message may arrive twice
+            write_holder(self._terms.worker, secrets.token_hex(4)),  # unique, since a message may arrive twice
             self._heartbeat.ttl_ms,
             with_job=self._job_files.get(ref.job_id) is None,
             price_nano=self._terms.price_nano,

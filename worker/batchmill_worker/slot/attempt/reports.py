@@ -32,7 +32,7 @@ class AttemptReports:
 
     def counting(self, ref: ShardRef) -> AbstractContextManager[AttemptMetrics]:
         """Count an attempt; as dropped, unless `ended` is called before the context ends."""
-        return self._metrics.attempt(ref.member())
+        return self._metrics.attempt(ref.attempt_key)
 
     def rows_failed(self, operator: str, result: ShardResult) -> None:
         """Count the rows that failed in an attempt, whether they are tried again or not."""

@@ -74,7 +74,7 @@ class AttemptRunner:
         #    StaleToken; one for a job that takes no more work is dropped here.
         with self._claimer.claim(ref) as claimed:
             if claimed is None:
-                log.info("attempt %s is dropped: its job takes no more work", ref.member())
+                log.info("attempt %s is dropped: its job takes no more work", ref.attempt_key)
                 return AttemptResult(AttemptStatus.DROPPED, "its job takes no more work")
             counted.operator = claimed.operator or counted.operator
             try:
@@ -123,7 +123,7 @@ def _failed(error: Exception, ref: ShardRef) -> Failed:
         error_type = str(error.details.get("error_type", type(error).__name__))
         reported = JobError(code=error.code, message=str(error), details=error.details)
         return Failed(reported, error_type, final=isinstance(error, HOPELESS))
-    log.error("attempt %s failed", ref.member(), exc_info=error)
+    log.error("attempt %s failed", ref.attempt_key, exc_info=error)
     failure = Failure.of(error)
     message = f"{failure.error_type}: {failure.message}"
     reported = JobError(code="attempt_failed", message=message, details={"traceback": failure.traceback})

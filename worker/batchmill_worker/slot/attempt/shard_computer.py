@@ -42,7 +42,7 @@ class ShardComputer:
                 should_stop=claimed.lease.should_stop,
                 batching=self._controllers.batching(definition, spec),
                 has_succeeded=bool(loaded.before.results),
-                attempt_id=loaded.shard.ref.member(),
+                attempt_id=loaded.shard.ref.attempt_key,
                 usage=usage,
             )
 

@@ -58,7 +58,7 @@ class ShardLoader:
         to be read from the ledger.
         """
         shard = claim.shard
-        with self._trace.span(Phase.LOAD, shard=shard.ref.member()):
+        with self._trace.span(Phase.LOAD, shard=shard.ref.attempt_key):
             files = self._job_files.of(claim)
             before = self._checkpoint(shard)
             pending = before.pending(shard)
