@@ -10,7 +10,8 @@ BatchmillError
 ├── Conflict                  the idempotency key was used for another request, or the job's state does not allow it
 ├── Unauthorized              the token is missing or wrong
 ├── ServiceUnavailable        the service, its ledger or its workers cannot be reached
-│   └── OutcomeUnknown        it went away before it answered: what was asked for may have happened
+│   ├── OutcomeUnknown        it went away before it answered: what was asked for may have happened
+│   └── TooManyRequests       this token has too many requests open; later there is room again
 ├── StorageError              a file or bucket could not be read or written
 ├── InvalidSettings           a setting is missing or wrong; the service does not start
 ├── MissingExtra              an optional part is not installed
@@ -144,6 +145,13 @@ class OutcomeUnknown(ServiceUnavailable):
     """The ledger went away before it answered: what was asked of it may have happened."""
 
     code = "outcome_unknown"
+
+
+class TooManyRequests(ServiceUnavailable):
+    """The token has as many requests open as the service allows."""
+
+    code = "too_many_requests"
+    http_status = 429
 
 
 class StorageError(BatchmillError):

@@ -88,6 +88,7 @@ class CoordinatorSettings(ServiceSettings):
     max_body_bytes: int = Field(default=8 * 1024 * 1024, gt=0)  # of a request that is no upload
     max_part_bytes: int = Field(default=32 * 1024 * 1024, gt=0)  # of one uploaded part
     max_live_jobs: int = Field(default=10_000, gt=0)
+    max_event_streams: int = Field(default=1000, gt=0)  # of one token, at a time, on each coordinator
     upload_ttl_s: float = Field(default=24 * 3600.0, gt=0)  # an upload that no job took is swept after this
     currency: str = Field(default="USD", pattern=r"^\S{1,8}$")  # what workers' prices are in; a label only
     retention_s: float = Field(default=7 * 24 * 3600.0, ge=0)  # an ended job is deleted after this; 0: never

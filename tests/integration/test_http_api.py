@@ -89,7 +89,7 @@ def test_events_end_with_the_final_status(api: Api) -> None:
     answer = api.call("GET", f"/v1/jobs/{job}/events")
     assert answer.headers["content-type"].startswith("text/event-stream")
     events = [block for block in answer.body.decode().split("\n\n") if block.startswith("event: status")]
-    states = [json.loads(block.partition("data: ")[2])["state"] for block in events]
+    states = [json.loads(block.partition("data: ")[2].partition("\n")[0])["state"] for block in events]
     assert states[-1] == "completed"
 
 

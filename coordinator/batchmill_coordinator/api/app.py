@@ -16,6 +16,7 @@ from batchmill.errors import BatchmillError, InvalidRequest, NotFound, did_you_m
 from batchmill.job import FileSource, JobRequest, OutputSpec, UploadSource
 from batchmill_coordinator.api.access import AccessMiddleware, error_response
 from batchmill_coordinator.api.routes import cache, costs, dead_letters, fleet, job_log, jobs, metrics, results, uploads
+from batchmill_coordinator.api.status_feed import StatusFeeds
 from batchmill_coordinator.api.tenants import parse_tokens
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ def create_app(service: Service) -> FastAPI:
     """The application over a service, which it starts and stops with itself."""
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.feeds = StatusFeeds(service.hub, service.status, service.settings.max_event_streams)
         await run_in_threadpool(service.start, asyncio.get_running_loop())
         try:
             yield

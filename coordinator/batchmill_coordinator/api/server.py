@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from batchmill.settings import CoordinatorSettings
 
 GRACE_S = 5  # how long open requests may take when the server stops
+SILENT_READER_S = 60.0
+"""A client that takes nothing of an answer for this long is disconnected, by the kernel (Linux only)."""
 
 
 class _Server(uvicorn.Server):
@@ -57,6 +59,8 @@ def listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # accepted connections inherit it
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SILENT_READER_S * 1000))
     try:
         listener.bind((host, port))
     except OSError as error:

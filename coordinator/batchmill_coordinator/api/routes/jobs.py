@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import AsyncIterator
+from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel
-from starlette.concurrency import run_in_threadpool
 
 from batchmill.job import JobRequest, JobState, JobStatus
 from batchmill_coordinator.api.routes.context import CurrentService, CurrentTenant, json_response
-from batchmill_coordinator.service import Service
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+from batchmill_coordinator.api.status_feed import Snapshot, StatusFeeds
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 NewBudget = Annotated[float | None, Query(ge=1e-6, le=1e6)]
-KEEP_ALIVE_S = 10.0
-LEAST_INTERVAL_S = 0.1
+
+
+async def _feeds(request: Request) -> StatusFeeds:
+    feeds: StatusFeeds = request.app.state.feeds
+    return feeds
+
+
+CurrentFeeds = Annotated[StatusFeeds, Depends(_feeds)]
 
 
 class JobList(BaseModel):
@@ -90,35 +92,22 @@ def delete(job_id: str, service: CurrentService) -> Response:
     return Response(status_code=204)
 
 
-@router.get("/{job_id}/events", response_class=StreamingResponse)
-async def follow(job_id: str, service: CurrentService) -> StreamingResponse:
-    """A job's status as server-sent events: one at once, then on every change, the final one last."""
-    first = await run_in_threadpool(service.status, job_id)
-    return StreamingResponse(
-        _follow(service, first), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
-    )
+async def _snapshots(job_id: str, feeds: CurrentFeeds, tenant: CurrentTenant) -> AsyncIterator[AsyncIterator[Snapshot]]:
+    """A job's feed, followed for as long as the answer is sent; an unknown job is an error before it begins."""
+    async with feeds.follow(job_id, tenant) as snapshots:
+        yield snapshots
 
 
-async def _follow(service: Service, status: JobStatus) -> AsyncIterator[str]:
-    with service.hub.watching(status.id) as event:
-        while True:
-            yield f"event: status\ndata: {status.model_dump_json()}\n\n"
-            if status.is_final:
-                return
-            changed = status
-            while changed == status:
-                await asyncio.sleep(LEAST_INTERVAL_S if status.shards_done else 0)
-                if not await _set_within(event, KEEP_ALIVE_S):
-                    yield ": still here\n\n"
-                event.clear()
-                changed = await run_in_threadpool(service.status, status.id)
-            status = changed
+@router.get("/{job_id}/events", response_class=EventSourceResponse)
+async def follow(
+    snapshots: Annotated[AsyncIterator[Snapshot], Depends(_snapshots)],
+    last_event_id: Annotated[str | None, Header()] = None,
+) -> AsyncIterator[ServerSentEvent]:
+    """A job's status as server-sent events: one at once, then on every change, the final one last.
 
-
-async def _set_within(event: asyncio.Event, seconds: float) -> bool:
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return False
-    return True
+    The first is left out when it is the one that `Last-Event-ID` names, and not final.
+    """
+    async for snapshot in snapshots:
+        if snapshot.is_final or snapshot.id != last_event_id:
+            yield ServerSentEvent(event="status", id=snapshot.id, raw_data=snapshot.text)
+        last_event_id = None
