@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from cluster import KEYS, manifest
 from pyarrow import json as arrow_json
 
 from batchmill.cost import added, sums
 from batchmill.errors import BatchmillError
+from support.cluster import KEYS, manifest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cluster import Cluster
-    from workload import Submitted
-
     from batchmill.dead_letters import DeadLetter
+    from chaos.workload import Submitted
+    from support.cluster import Cluster
 
 
 @dataclass(slots=True)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner
-from tally_operators import noted
-from waiting import until
 
 import batchmill
 from batchmill.cli import main
+from support.operators.tally_operators import noted
+from support.waiting import until
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from waiting import until
 
 from batchmill.errors import JobCancelled
+from support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

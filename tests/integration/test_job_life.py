@@ -10,9 +10,9 @@ import psutil
 import pyarrow as pa
 import pytest
 import redis
-from waiting import GRACE_S, until
 
 import batchmill
+from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
-from cluster import TOKEN, Cluster, free_port
 from prometheus_client.parser import text_string_to_metric_families
-from waiting import GRACE_S, until
+
+from support.cluster import TOKEN, Cluster, free_port
+from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import psutil
 import redis
-from waiting import until
 
 import batchmill
+from support.waiting import until
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from batchmill.job import JobSpec
 from batchmill.ledger.jobs import Submission
@@ -19,7 +19,7 @@ LEASE_MS = 10_000
 SPEC = JobSpec(operator="echo")
 
 
-def submit(ledger: Ledger, job_id: str = "job-1", **changes: object) -> str:
+def submit(ledger: Ledger, job_id: str = "job-1", **changes: Any) -> str:
     submission = replace(Submission(job_id, SPEC, "digest"), **changes)
     return ledger.jobs.submit(submission, max_live_jobs=100)[0]
 

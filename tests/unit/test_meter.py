@@ -7,7 +7,6 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hand_clock import HandClock
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
@@ -20,6 +19,7 @@ from batchmill_worker.engine.engine import Engine
 from batchmill_worker.models.operator_cache import ReadyOperator
 from batchmill_worker.runtime.cost_meter import Account, Meter
 from batchmill_worker.runtime.device import DeviceLock
+from support.hand_clock import HandClock
 
 LETTERS = pa.table({"size": [4, 4, 4, 1, 2, 2]})
 

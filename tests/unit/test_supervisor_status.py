@@ -13,8 +13,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hand_clock import HandClock
-from waiting import GRACE_S, until
 
 from batchmill.errors import InvalidSettings
 from batchmill.job import WorkerInfo
@@ -23,6 +21,8 @@ from batchmill.ledger.connection import connect
 from batchmill.processes.children import ChildEnd, ChildKeeper, ChildSpec
 from batchmill_worker.supervisor.health import STUCK_S, Health, Presence
 from batchmill_worker.supervisor.status_server import Reply, StatusServer, parse_listen
+from support.hand_clock import HandClock
+from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

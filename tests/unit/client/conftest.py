@@ -1,9 +1,9 @@
 """The client's tests talk to a stand-in for the coordinator, and find no other service."""
 
 import pytest
-from stand_in_coordinator import TOKEN, StandIn
 
 from batchmill import Client
+from support.stand_in_coordinator import TOKEN, StandIn
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from hand_clock import HandClock
 
 from batchmill.cli import main
 from batchmill.cli.exports import open_export
 from batchmill.cli.progress import LINE_EVERY_S, PlainLines
 from batchmill.client.pages import Page
 from batchmill.job import JobState, JobStatus
+from support.hand_clock import HandClock
 
 TABLE = pa.table({"id": pa.array(range(1000), pa.int32()), "text": [f"row {i}" for i in range(1000)]})
 
