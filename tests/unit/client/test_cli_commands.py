@@ -43,12 +43,12 @@ ROWS = "".join(json.dumps({"id": i, "text": f"row {i}"}) + "\n" for i in range(5
 def test_rows_from_stdin_are_submitted_followed_and_summed_up_in_one_last_line(run, service):
     done = run("submit", "echo", "-", "--wait", input=ROWS)
     assert done.exit_code == 0
-    job_id = service.only_job().status.id
+    job_id = service.only_job()
     lines = done.stdout.splitlines()
     assert lines[0] == f"{job_id} submitted"
     assert lines[-1].startswith(f"{job_id} completed: 5 rows done in ")
     assert lines[-1].endswith(f"; the results come with `batchmill results {job_id}`")
-    assert service.only_job().input.to_pylist()[4] == {"id": 4, "text": "row 4"}
+    assert service.last_rows().to_pylist()[4] == {"id": 4, "text": "row 4"}
 
 
 def test_options_become_the_order(run, service, tmp_path, monkeypatch):
@@ -57,7 +57,7 @@ def test_options_become_the_order(run, service, tmp_path, monkeypatch):
     args += ["-p", "e=a=b", "--output", "out", "--output-format", "jsonl", "--carry", "id, text", "--name", "mine"]
     args += ["--pool", "gpu", "--priority", "5", "--idempotency-key", "k", "--format", "jsonl", "--columns", "id,text"]
     assert run(*args).exit_code == 0
-    order = service.only_job().request
+    order = service.last_order()
     assert order.params == {"model": "plain text", "n": 3, "l": ["a"], "e": "a=b"}
     assert order.source.path == [f"{tmp_path}/a.jsonl", f"{tmp_path}/b.jsonl"]
     assert (order.source.format, order.source.columns) == ("jsonl", ["id", "text"])
@@ -75,14 +75,14 @@ def test_submit_as_json_writes_one_object_and_nothing_else(run):
 
 def test_submit_without_waiting_says_how_to_follow(run, service):
     done = run("submit", "echo", "/data")
-    job_id = service.only_job().status.id
+    job_id = service.only_job()
     assert done.stdout == f"{job_id} submitted; `batchmill watch {job_id}` follows it\n"
 
 
 def test_dead_rows_and_the_output_folder_are_told(run, service):
     service.holds_jobs = True
     run("submit", "echo", "-", "--output", "/data/out", input=ROWS)
-    job_id = service.only_job().status.id
+    job_id = service.only_job()
     service.change(job_id, state=JobState.COMPLETED, rows_done=4, rows_dead=1)
     last = run("watch", job_id).stdout.splitlines()[-1]
     assert "4 rows done" in last
@@ -93,7 +93,7 @@ def test_dead_rows_and_the_output_folder_are_told(run, service):
 def test_a_failed_job_ends_with_its_reason_and_exit_code_1(run, service):
     service.holds_jobs = True
     run("submit", "echo", "-", input=ROWS)
-    job_id = service.only_job().status.id
+    job_id = service.only_job()
     service.fail(job_id, "the model\nhas no weights")
     done = run("watch", job_id)
     assert done.exit_code == 1
@@ -105,7 +105,7 @@ def test_a_failed_job_ends_with_its_reason_and_exit_code_1(run, service):
 def test_status_shows_what_is_known_and_exits_with_0(run, service):
     service.holds_jobs = True
     run("submit", "echo", "-", "--name", "mine", input=ROWS)
-    job_id = service.only_job().status.id
+    job_id = service.only_job()
     service.change(job_id, rows_done=2, rows_per_second=10.0, eta_s=75.0, note="a worker with the operator echo")
     shown = run("status", job_id).stdout
     for text in (job_id, "running", "mine", "2 of 5 rows", "10 rows/s, 1 min 15 s left", "a worker with the operator"):
@@ -118,7 +118,7 @@ def test_status_shows_what_is_known_and_exits_with_0(run, service):
 def test_cancel_stops_a_job(run, service):
     service.holds_jobs = True
     run("submit", "echo", "-", input=ROWS)
-    job_id = service.only_job().status.id
+    job_id = service.only_job()
     assert run("cancel", job_id).stdout.startswith(f"{job_id} cancelled after 0 rows")
     assert json.loads(run("cancel", job_id, "--json").stdout)["state"] == "cancelled"
     assert run("watch", job_id).exit_code == 1
@@ -127,7 +127,7 @@ def test_cancel_stops_a_job(run, service):
 def test_pause_and_resume_hold_a_job_and_let_it_go_on(run, service):
     service.holds_jobs = True
     run("submit", "echo", "-", input=ROWS)
-    job_id = service.only_job().status.id
+    job_id = service.only_job()
     assert run("pause", job_id).stdout == (f"{job_id} paused: 0 of 5 rows; `batchmill resume {job_id}` lets it go on\n")
     assert "paused" in run("status", job_id).stdout
     assert json.loads(run("resume", job_id, "--json").stdout)["state"] == "running"
@@ -140,17 +140,17 @@ def test_pause_and_resume_hold_a_job_and_let_it_go_on(run, service):
 def test_delete_removes_an_ended_job(run, service):
     service.holds_jobs = True
     run("submit", "echo", "-", input=ROWS)
-    job_id = service.only_job().status.id
+    job_id = service.only_job()
     assert run("delete", job_id).exit_code == 2
     service.change(job_id, state=JobState.COMPLETED)
     assert run("delete", job_id).stdout == f"{job_id} deleted\n"
-    assert service.jobs == {}
+    assert service.job_ids() == []
 
 
 def test_an_expired_job_says_so_and_exits_with_1(run, service):
     service.holds_jobs = True
     run("submit", "echo", "-", "--deadline", "2030-01-31T17:00+01:00", input=ROWS)
-    job_id = service.only_job().status.id
+    job_id = service.only_job()
     assert "2030-01-31" in run("status", job_id).stdout
     service.change(job_id, state=JobState.EXPIRED, rows_done=2)
     done = run("watch", job_id)
@@ -167,23 +167,23 @@ def test_an_expired_job_says_so_and_exits_with_1(run, service):
 def test_a_deadline_from_now_has_a_unit(run, service, given, seconds):
     before = time.time()
     assert run("submit", "echo", "-", "--deadline", given, input=ROWS).exit_code == 0
-    assert abs(service.only_job().request.deadline_at - before - seconds) < 60
+    assert abs(service.last_order().deadline_at - before - seconds) < 60
 
 
 def test_a_deadline_without_a_zone_is_local_time(run, service):
     assert run("submit", "echo", "-", "--deadline", "2999-12-31T12:00", input=ROWS).exit_code == 0
     moment = datetime(2999, 12, 31, 12).astimezone()
-    assert service.only_job().request.deadline_at == moment.timestamp()
+    assert service.last_order().deadline_at == moment.timestamp()
 
 
 def test_jobs_are_listed_newest_first(run, service):
     for name in ("one", "two", "three"):
         run("submit", "echo", "-", "--name", name, input=ROWS)
     lines = [line.split("\t") for line in run("jobs", "-n", "2").stdout.splitlines()]
-    newest = sorted(service.jobs, reverse=True)[:2]
+    newest = service.job_ids()[:2]
     assert [line[0] for line in lines] == ["JOB", *newest]
     every = [json.loads(line) for line in run("jobs", "--all", "--json").stdout.splitlines()]
-    assert [one["id"] for one in every] == sorted(service.jobs, reverse=True)
+    assert [one["id"] for one in every] == service.job_ids()
 
 
 def test_workers_and_operators_are_listed(run):
@@ -227,7 +227,7 @@ def test_bad_input_is_one_line_on_stderr_and_exit_code_2(run, service, args, wor
     assert words in done.stderr
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
-    assert service.jobs == {}
+    assert service.job_ids() == []
 
 
 def test_a_row_of_stdin_that_is_no_object_is_named_by_its_line(run):
@@ -316,7 +316,7 @@ def test_ctrl_c_while_waiting_says_that_the_job_goes_on(service):
 def test_watch_in_a_pipe_writes_a_line_at_the_start_and_one_at_the_end(service, run):
     service.holds_jobs = True
     run("submit", "echo", "-", input=ROWS)
-    job_id = service.only_job().status.id
+    job_id = service.only_job()
     process = _command(service, "watch", job_id)
     first = process.stdout.readline()
     for rows in range(1, 5):
@@ -331,7 +331,7 @@ def test_watch_in_a_pipe_writes_a_line_at_the_start_and_one_at_the_end(service, 
 def test_watch_on_a_terminal_draws_a_bar(service, run):
     service.holds_jobs = True
     run("submit", "echo", "-", input=ROWS)
-    job_id = service.only_job().status.id
+    job_id = service.only_job()
     service.change(job_id, rows_done=2, rows_per_second=812.0, eta_s=12.0)
     main_end, process_end = os.openpty()
     process = _command_on(process_end, service, "watch", job_id)

@@ -15,6 +15,7 @@ from batchmill.cli.exports import open_export
 from batchmill.cli.progress import LINE_EVERY_S, PlainLines
 from batchmill.client.pages import Page
 from batchmill.job import JobState, JobStatus
+from support.fault_proxy import Fault
 from support.hand_clock import HandClock
 
 TABLE = pa.table({"id": pa.array(range(1000), pa.int32()), "text": [f"row {i}" for i in range(1000)]})
@@ -165,7 +166,7 @@ def test_a_file_that_cannot_be_is_refused_before_anything_is_fetched(run, servic
 def test_a_broken_download_leaves_the_old_file_alone(run, service, job, tmp_path):
     path = tmp_path / "x.arrow"
     path.write_text("old")
-    service.faults += [("GET", "/results", "pass"), ("GET", "/results", "truncate")]
+    service.faults += [Fault("GET", "/results"), Fault("GET", "/results", ends_at=300)]
     done = run(job.id, "-o", path)
     assert done.exit_code == 1
     assert "page of results" in done.stderr

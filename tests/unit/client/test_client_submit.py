@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from batchmill.errors import InvalidOutput, InvalidParams, InvalidRequest, InvalidRows, InvalidSource, UnknownOperator
+from support.fault_proxy import Fault
 
 NEPAL = timezone(timedelta(hours=5, minutes=45))
 BIG = pa.table({"id": pa.array(range(300_000)), "text": [f"row {i} with some text to carry" for i in range(300_000)]})
@@ -30,7 +31,7 @@ def test_the_whole_order_arrives(client, service):
         priority=7,
         idempotency_key="once",
     )
-    order = service.only_job().request
+    order = service.last_order()
     assert order.params == {"model": "m", "none": None, "list": [1, {"a": 2}]}
     assert (order.output.path, order.output.format) == ("/data/out", "jsonl")
     assert (order.carry, order.name, order.pool, order.priority) == (["id"], "mine", "gpu", 7)
@@ -52,7 +53,7 @@ def test_the_whole_order_arrives(client, service):
 def test_a_deadline_is_a_moment_or_a_time_from_now(client, service, given):
     before = time.time()
     job = client.submit("echo", [{"id": 1}], deadline=given())
-    deadline_at = service.only_job().request.deadline_at
+    deadline_at = service.last_order().deadline_at
     assert abs(deadline_at - before - 3600) < 60
     assert job.latest.deadline_at == deadline_at
 
@@ -109,7 +110,7 @@ def test_an_iterator_that_fails_half_way_submits_nothing(client, service):
 
     with pytest.raises(LookupError, match="went away"):
         client.submit("echo", rows=rows())
-    assert service.jobs == {}
+    assert service.job_ids() == []
 
 
 def test_rows_that_fit_no_table_submit_nothing(client, service):
@@ -140,7 +141,7 @@ def test_a_row_too_large_for_the_service_is_named(client, service):
     rows = [{"b": b"x" * 70_000}] * 2 + [{"b": b"x" * 9_000_000}]
     with pytest.raises(InvalidRows, match="row 2 takes 9,"):
         client.submit("echo", rows=iter(rows))
-    assert service.jobs == {}
+    assert service.job_ids() == []
 
 
 @pytest.mark.parametrize(("rows", "source", "word"), [(None, None, "neither"), ([{"a": 1}], "/data", "both")])
@@ -167,13 +168,13 @@ def test_relative_paths_of_a_source_are_made_absolute(client, service, monkeypat
     monkeypatch.chdir(tmp_path)
     client.submit("echo", source=given)
     filled = [one.format(here=tmp_path) for one in path] if isinstance(path, list) else path.format(here=tmp_path)
-    assert service.only_job().request.source.path == filled
+    assert service.last_order().source.path == filled
 
 
 def test_a_path_below_the_home_folder_is_expanded(client, service, monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     client.submit("echo", source="~/docs", output="~/out")
-    order = service.only_job().request
+    order = service.last_order()
     assert (order.source.path, order.output.path, order.output.format) == ("/home/me/docs", "/home/me/out", "parquet")
 
 
@@ -204,12 +205,12 @@ def test_a_wrong_argument_is_named_before_anything_is_sent(client, service, opti
 
 def test_a_lost_answer_does_not_submit_the_job_twice(client, service):
     client.workers()
-    service.faults.append(("POST", "/v1/jobs", "lost answer"))
+    service.faults.append(Fault("POST", "/v1/jobs", lose_answer=True))
     job = client.submit("echo", rows=[{"a": 1}])
-    assert list(service.jobs) == [job.id]
+    assert service.job_ids() == [job.id]
     assert service.asked("POST") == ["/v1/jobs", "/v1/jobs"]
 
 
 def test_a_broken_upload_is_sent_again(client, service):
-    service.faults += [("PUT", "/parts/0", "drop"), ("PUT", "/parts/1", "lost answer")]
+    service.faults += [Fault("PUT", "/parts/0", drop=True), Fault("PUT", "/parts/1", lose_answer=True)]
     assert client.submit("echo", rows=BIG).to_table().equals(BIG)
