@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -56,7 +57,7 @@ class FaultProxy:
         self.faults: list[Fault] = []
         self.in_flight: Counter[str] = Counter()
         self.most_in_flight: Counter[str] = Counter()
-        self._answering: list[web.Request] = []
+        self._answering: dict[int, web.Request] = {}  # requests equal each other
         self._runner: web.AppRunner | None = None
         self._session: aiohttp.ClientSession | None = None
 
@@ -84,7 +85,7 @@ class FaultProxy:
 
     async def cut(self, path_ending: str) -> None:
         """Cut the connections of all requests to such a path that are being answered."""
-        for request in self._answering:
+        for request in list(self._answering.values()):
             if request.path.endswith(path_ending):
                 _cut(request)
 
@@ -93,7 +94,7 @@ class FaultProxy:
         self.requests.append(Request(request.method, request.path, body))
         fault = self._next_fault(request)
         self.in_flight[request.method] += 1
-        self._answering.append(request)
+        self._answering[id(request)] = request
         self.most_in_flight |= self.in_flight
         try:
             if fault.waits_for is not None:
@@ -105,7 +106,7 @@ class FaultProxy:
             return await self._forward(request, body, fault)
         finally:
             self.in_flight[request.method] -= 1
-            self._answering.remove(request)
+            del self._answering[id(request)]
 
     def _next_fault(self, request: web.Request) -> Fault:
         for number, fault in enumerate(self.faults):
@@ -118,7 +119,7 @@ class FaultProxy:
         url = self.upstream + request.raw_path
         headers = {name: value for name, value in request.headers.items() if name not in UNSENT}
         async with self._session.request(
-            request.method, url, headers=headers, data=body, allow_redirects=False
+            request.method, url, headers=headers, data=io.BytesIO(body), allow_redirects=False
         ) as answered:
             if fault.lose_answer:
                 await answered.read()

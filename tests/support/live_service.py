@@ -108,6 +108,7 @@ class LiveService:
         self._server = uvicorn.Server(config)
         self.direct_url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self.proxy = FaultProxy(self.direct_url)
+        self.faults: list[Fault] = self.proxy.faults
         self._loop = asyncio.new_event_loop()
         self._stopping = threading.Event()
         self._threads = [
@@ -169,10 +170,6 @@ class LiveService:
     @property
     def requests(self) -> list[tuple[str, str]]:
         return [(request.method, request.path) for request in self.proxy.requests]
-
-    @property
-    def faults(self) -> list[Fault]:
-        return self.proxy.faults
 
     def asked(self, method: str) -> list[str]:
         return self.proxy.asked(method)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence  # noqa: TC003  # the contract reads the annotations
+from typing import Any
+
+import pyarrow as pa  # noqa: TC002
 
 import batchmill
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 
 @batchmill.operator("anything", batch_format="arrow", batch_size=None)
@@ -16,10 +16,11 @@ def anything(
     *,
     model: str = "",
     none: str | None = None,
-    list: list[Any] | None = None,  # noqa: A002  # parameters may be called so
+    list: Sequence[Any] | None = None,  # noqa: A002  # parameters may be called so
+    l: Sequence[Any] | None = None,  # noqa: E741
     n: int = 0,
     e: str = "",
 ) -> pa.Table:
     """Give back every row as it is."""
-    _ = model, none, list, n, e
+    _ = model, none, list, l, n, e
     return batch

@@ -15,6 +15,8 @@ from batchmill.cli.fleet import parameters
 from batchmill.errors import StorageError
 from batchmill.job import JobState
 from batchmill.wording import duration
+from support.fault_proxy import Fault
+from support.waiting import until
 
 
 @pytest.fixture
@@ -53,7 +55,10 @@ def test_rows_from_stdin_are_submitted_followed_and_summed_up_in_one_last_line(r
 
 def test_options_become_the_order(run, service, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    args = ["submit", "embed", "a.jsonl", "b.jsonl", "--param", "model=plain text", "-p", "n=3", "-p", 'l=["a"]']
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).write_text(ROWS)
+    service.holds_jobs = True
+    args = ["submit", "anything", "a.jsonl", "b.jsonl", "--param", "model=plain text", "-p", "n=3", "-p", 'l=["a"]']
     args += ["-p", "e=a=b", "--output", "out", "--output-format", "jsonl", "--carry", "id, text", "--name", "mine"]
     args += ["--pool", "gpu", "--priority", "5", "--idempotency-key", "k", "--format", "jsonl", "--columns", "id,text"]
     assert run(*args).exit_code == 0
@@ -73,21 +78,22 @@ def test_submit_as_json_writes_one_object_and_nothing_else(run):
         assert done.stderr == ""
 
 
-def test_submit_without_waiting_says_how_to_follow(run, service):
-    done = run("submit", "echo", "/data")
+def test_submit_without_waiting_says_how_to_follow(run, service, tmp_path):
+    (tmp_path / "a.jsonl").write_text(ROWS)
+    done = run("submit", "echo", str(tmp_path))
     job_id = service.only_job()
     assert done.stdout == f"{job_id} submitted; `batchmill watch {job_id}` follows it\n"
 
 
-def test_dead_rows_and_the_output_folder_are_told(run, service):
+def test_dead_rows_and_the_output_folder_are_told(run, service, tmp_path):
     service.holds_jobs = True
-    run("submit", "echo", "-", "--output", "/data/out", input=ROWS)
+    run("submit", "echo", "-", "--output", str(tmp_path / "out"), input=ROWS)
     job_id = service.only_job()
     service.change(job_id, state=JobState.COMPLETED, rows_done=4, rows_dead=1)
     last = run("watch", job_id).stdout.splitlines()[-1]
     assert "4 rows done" in last
     assert "; 1 row could not be done (not among the results)" in last
-    assert last.endswith("; the results lie in /data/out")
+    assert last.endswith(f"; the results lie in {tmp_path}/out")
 
 
 def test_a_failed_job_ends_with_its_reason_and_exit_code_1(run, service):
@@ -119,6 +125,8 @@ def test_cancel_stops_a_job(run, service):
     service.holds_jobs = True
     run("submit", "echo", "-", input=ROWS)
     job_id = service.only_job()
+    assert run("cancel", job_id).stdout.startswith(f"{job_id} cancel")
+    service.ended(job_id)
     assert run("cancel", job_id).stdout.startswith(f"{job_id} cancelled after 0 rows")
     assert json.loads(run("cancel", job_id, "--json").stdout)["state"] == "cancelled"
     assert run("watch", job_id).exit_code == 1
@@ -187,10 +195,12 @@ def test_jobs_are_listed_newest_first(run, service):
 
 
 def test_workers_and_operators_are_listed(run):
-    assert "cpu0@here\tdefault\tcpu\techo, embed\t0 of 1\tembed 18 rows, 950 units (overhead)" in run("workers").stdout
+    shown = run("workers").stdout
+    for text in ("cpu0@here\tdefault\tcpu\t", "echo, embed", "\t0 of 1\tembed 18 rows, 950 units (overhead)"):
+        assert text in shown
     assert json.loads(run("workers", "--json").stdout)["name"] == "cpu0@here"
     assert 'embed\tmodel*: string, column: string = "text"\t{column}' in run("operators").stdout
-    assert [json.loads(line)["name"] for line in run("operators", "--json").stdout.splitlines()] == ["echo", "embed"]
+    assert {"echo", "embed"} <= {json.loads(line)["name"] for line in run("operators", "--json").stdout.splitlines()}
 
 
 @pytest.mark.parametrize(
@@ -235,12 +245,12 @@ def test_a_row_of_stdin_that_is_no_object_is_named_by_its_line(run):
     assert "stdin, line 3: a JSON list" in done.stderr
 
 
-@pytest.mark.parametrize("args", [["--token", "wrong"], ["--url", "http://127.0.0.1:9"]])
+@pytest.mark.parametrize("args", [["--token", "hidden-one"], ["--url", "http://127.0.0.1:9"]])
 def test_no_service_or_a_wrong_token_is_exit_code_3(run, args):
     done = run("jobs", *args)
     assert done.exit_code == 3
     assert done.stderr.startswith("error: ")
-    assert "wrong" not in done.stderr.replace("missing or wrong", "")
+    assert "hidden-one" not in done.stderr
 
 
 def test_no_service_named_is_exit_code_3_and_says_what_to_do():
@@ -250,7 +260,8 @@ def test_no_service_named_is_exit_code_3_and_says_what_to_do():
 
 
 def test_a_failure_of_the_service_is_exit_code_1(run, service):
-    service.faults.append(("GET", "/v1/jobs", (507, json.dumps(StorageError("the disk is full.").envelope()))))
+    full = json.dumps(StorageError("the disk is full.").envelope())
+    service.faults.append(Fault("GET", "/v1/jobs", answer=(507, full)))
     done = run("jobs")
     assert (done.exit_code, done.stderr) == (1, "error: the disk is full.\n")
 
@@ -299,18 +310,19 @@ assert not loaded, loaded
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
 
 
-def test_ctrl_c_while_waiting_says_that_the_job_goes_on(service):
+def test_ctrl_c_while_waiting_says_that_the_job_goes_on(service, run, tmp_path):
     service.holds_jobs = True
-    process = _command(service, "submit", "echo", "/data", "--wait")
+    (tmp_path / "a.jsonl").write_text(ROWS)
+    process = _command(service, "submit", "echo", str(tmp_path), "--wait")
     job_id = process.stdout.readline().split()[0]
     assert "running" in process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=90)
     assert process.returncode == 130
     assert f"job {job_id} goes on" in stderr
     assert f"batchmill cancel {job_id}" in stderr
     assert "Traceback" not in stderr
-    assert service.only_job().status.state is JobState.RUNNING
+    assert json.loads(run("status", service.only_job(), "--json").stdout)["state"] == "running"
 
 
 def test_watch_in_a_pipe_writes_a_line_at_the_start_and_one_at_the_end(service, run):
@@ -322,7 +334,7 @@ def test_watch_in_a_pipe_writes_a_line_at_the_start_and_one_at_the_end(service, 
     for rows in range(1, 5):
         service.change(job_id, rows_done=rows)
     service.change(job_id, rows_done=5, state=JobState.COMPLETED)
-    rest, _ = process.communicate(timeout=30)
+    rest, _ = process.communicate(timeout=90)
     assert first == f"{job_id} running: 0 of 5 rows\n"
     assert rest.count("\n") == 1
     assert rest.startswith(f"{job_id} completed: 5 rows done")
@@ -339,10 +351,10 @@ def test_watch_on_a_terminal_draws_a_bar(service, run):
     shown = []
     reader = threading.Thread(target=_read_all, args=(main_end, shown))
     reader.start()
-    _until(lambda: "812 rows/s, 12 s left" in "".join(shown))
+    until(lambda: "812 rows/s, 12 s left" in "".join(shown), "the next line")
     service.change(job_id, rows_done=5, state=JobState.COMPLETED)
-    assert process.wait(30) == 0
-    reader.join(10)
+    assert process.wait(90) == 0
+    reader.join(90)
     assert "2 of 5 rows" in "".join(shown)
     assert f"{job_id} completed: 5 rows done" in "".join(shown)
 
@@ -365,13 +377,6 @@ def _read_all(terminal, shown):
     except OSError:  # the other end was closed
         pass
     os.close(terminal)
-
-
-def _until(condition):
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        threading.Event().wait(0.01)
 
 
 @pytest.mark.parametrize(
