@@ -158,12 +158,15 @@ class Totals:
         """The totals from the fields of their three hashes."""
         return cls(
             sums(tenants),
-            {_pool_operator(name): spent for name, spent in sums(pools).items()},
+            {parse_pool_operator(name): spent for name, spent in sums(pools).items()},
             {date(1970, 1, 1) + timedelta(days=int(day)): spent for day, spent in sums(days).items()},
         )
 
-    def told(self, currency: str, limit: int) -> CostTotals:
-        """As a user is told, at most `limit` of each kind."""
+    def told(self, currency: str, limit: int, tenant: str | None = None) -> CostTotals:
+        """As a user sees them, at most `limit` of each kind; of one tenant only its own sum, if one is given."""
+        if tenant is not None:
+            own = self.tenants.get(tenant, Spent())
+            return Totals({tenant: own}, {}, {}).told(currency, limit)
         tenants = [TenantCost(**spent.told(), tenant=tenant) for tenant, spent in self.tenants.items()]
         operators = [
             OperatorCost(**spent.told(), pool=pool, operator=operator)
@@ -179,7 +182,13 @@ class Totals:
         )
 
 
-def _pool_operator(name: str) -> tuple[str, str]:
+def write_pool_operator(pool: str, operator: str) -> str:
+    """The name of an operator in a pool, in the totals."""
+    return f"{pool} {operator}"
+
+
+def parse_pool_operator(name: str) -> tuple[str, str]:
+    """Pool and operator of a name in the totals; the operator is `OTHER` in the one without."""
     pool, _, operator = name.partition(" ")
     return pool, operator or OTHER
 

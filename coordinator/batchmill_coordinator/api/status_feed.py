@@ -18,12 +18,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from starlette.concurrency import run_in_threadpool
-
-from batchmill.errors import TooManyRequests
+from batchmill.errors import Overloaded
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from contextlib import AbstractContextManager
 
     from batchmill.job import JobStatus
@@ -59,11 +57,11 @@ class Snapshot:
 class StatusFeeds:
     """The feeds of one coordinator. For use on its event loop.
 
-    events: where changes are announced. read: the status of a job; called in a thread. max_followers: of a tenant, at
+    events: where changes are announced. read: gives the status of a job. max_followers: of a tenant, at
     a time.
     """
 
-    def __init__(self, events: Events, read: Callable[[str], JobStatus], max_followers: int) -> None:
+    def __init__(self, events: Events, read: Callable[[str], Awaitable[JobStatus]], max_followers: int) -> None:
         self._events = events
         self._read = read
         self._max_followers = max_followers
@@ -74,11 +72,11 @@ class StatusFeeds:
     async def follow(self, job_id: str, tenant: str) -> AsyncIterator[AsyncIterator[Snapshot]]:
         """The snapshots of a job: one at once, then each change, the final one last.
 
-        They end early when the job can no longer be read. Raises `TooManyRequests` when the tenant has as many streams
+        They end early when the job can no longer be read. Raises `Overloaded` when the tenant has as many streams
         as it may have; `NotFound` and `ServiceUnavailable` when the job cannot be read at first.
         """
         if self._followers[tenant] >= self._max_followers:
-            raise TooManyRequests(
+            raise Overloaded(
                 f"{self._max_followers} event streams of this token are open, the most that this service allows.",
                 hint="Close some, or ask for the status of jobs with GET /v1/jobs/JOB.",
                 limit=self._max_followers,
@@ -117,7 +115,7 @@ class _Feed:
     """One job's newest snapshot, kept up to date by a task."""
 
     def __init__(
-        self, job_id: str, events: Events, read: Callable[[str], JobStatus], interval_s: Callable[[], float]
+        self, job_id: str, events: Events, read: Callable[[str], Awaitable[JobStatus]], interval_s: Callable[[], float]
     ) -> None:
         self.followers = 0
         self._job_id = job_id
@@ -168,7 +166,7 @@ class _Feed:
                     event.clear()  # before the read: what happens after it sets the event again
                     self._asked.clear()
                     self._reads_begun += 1
-                    status = await run_in_threadpool(self._read, self._job_id)
+                    status = await self._read(self._job_id)
                     await self._show(Snapshot.of(status))
                     await self._rest(event, MIN_INTERVAL_S if status.shards_done else 0.0)
         except Exception as error:  # noqa: BLE001  # each follower raises it

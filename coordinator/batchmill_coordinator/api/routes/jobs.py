@@ -9,21 +9,23 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel
 
-from batchmill.job import JobRequest, JobState, JobStatus
-from batchmill_coordinator.api.routes.context import CurrentService, CurrentTenant, json_response
+from batchmill.errors import Conflict, NotFound
+from batchmill.job import JobRequest, JobStatus
+from batchmill_coordinator.api.openapi import Responses, raises
+from batchmill_coordinator.api.routes.context import CurrentContext, json_response
+from batchmill_coordinator.api.routes.routing import BODIES, ApiRoute, json_body
 from batchmill_coordinator.api.status_feed import Snapshot, StatusFeeds
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=ApiRoute)
 
 NewBudget = Annotated[float | None, Query(ge=1e-6, le=1e6)]
-
-
-async def _feeds(request: Request) -> StatusFeeds:
-    feeds: StatusFeeds = request.app.state.feeds
-    return feeds
-
-
-CurrentFeeds = Annotated[StatusFeeds, Depends(_feeds)]
+KNOWN: Responses = {200: {"model": JobStatus, "description": "The idempotency key is known: the status of its job."}}
+EVENTS = "text/event-stream"
+EVENT = {
+    "type": "object",
+    "properties": {"event": {"const": "status"}, "id": {"type": "string"}, "data": {"type": "string"}},
+}
+STREAM = {"description": "Server-sent events.", "content": {EVENTS: {"itemSchema": EVENT}}}
 
 
 class JobList(BaseModel):
@@ -33,77 +35,73 @@ class JobList(BaseModel):
     next: str | None
 
 
-@router.post("", status_code=201, response_model=JobStatus)
-def submit(request: JobRequest, service: CurrentService, tenant: CurrentTenant) -> Response:
+@router.post("", status_code=201, response_model=JobStatus, responses={**KNOWN, **BODIES, **raises(Conflict, NotFound)})
+def submit(context: CurrentContext, request: Annotated[JobRequest, json_body(JobRequest)]) -> Response:
     """Submit a job. Answers 200 instead of 201 when the idempotency key is known."""
-    job_id, is_new = service.admission.admit(request, tenant)
-    if is_new:
-        service.metrics.roles.submitted(request.spec())
-    return json_response(service.status(job_id), 201 if is_new else 200)
+    status, is_new = context.submit(request)
+    return json_response(status, 201 if is_new else 200)
 
 
-@router.get("", response_model=JobList)
+@router.get("", response_model=JobList, responses=raises(NotFound))
 def list_jobs(
-    service: CurrentService,
+    context: CurrentContext,
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
     before: str | None = None,
     live: bool = False,
 ) -> Response:
-    """Jobs, newest first. With `live` those that have not ended, in one page: the newest `limit` of them."""
+    """List jobs, newest first. With `live` those that have not ended, in one page: the newest `limit` of them."""
     if live:
-        found = service.ledger.jobs.read_many(service.ledger.overview.live_ids(limit))
-        return json_response(JobList(jobs=service.statuses(found), next=None))
-    records = service.ledger.jobs.newest(limit, before)
-    following = records[-1].id if len(records) == limit else None
-    return json_response(JobList(jobs=service.statuses(records), next=following))
+        return json_response(JobList(jobs=context.live_jobs(limit), next=None))
+    statuses = context.jobs(limit, before)
+    following = statuses[-1].id if len(statuses) == limit else None
+    return json_response(JobList(jobs=statuses, next=following))
 
 
-@router.get("/{job_id}", response_model=JobStatus)
-def read(job_id: str, service: CurrentService) -> Response:
-    """How a job stands."""
-    return json_response(service.status(job_id))
+@router.get("/{job_id}", response_model=JobStatus, responses=raises(NotFound))
+def read(context: CurrentContext, job_id: str) -> Response:
+    """Show a job's status, and what it was run with."""
+    return json_response(context.status(job_id))
 
 
-@router.post("/{job_id}/cancel", response_model=JobStatus)
-def cancel(job_id: str, service: CurrentService) -> Response:
+@router.post("/{job_id}/cancel", response_model=JobStatus, responses=raises(NotFound))
+def cancel(context: CurrentContext, job_id: str) -> Response:
     """Stop a job; what is done is kept. A job that has ended stays as it is."""
-    service.ledger.jobs.stop(job_id, JobState.CANCELLING, None)
-    return json_response(service.status(job_id))
+    return json_response(context.cancel(job_id))
 
 
-@router.post("/{job_id}/pause", response_model=JobStatus)
-def pause(job_id: str, service: CurrentService) -> Response:
-    """Hold a job: its workers let go at the end of their batches, and nothing more of it is begun."""
-    service.ledger.jobs.pause(job_id)
-    return json_response(service.status(job_id))
+@router.post("/{job_id}/pause", response_model=JobStatus, responses=raises(NotFound, Conflict))
+def pause(context: CurrentContext, job_id: str) -> Response:
+    """Pause a job: its workers stop after the current batch, and nothing more of it is started."""
+    return json_response(context.pause(job_id))
 
 
-@router.post("/{job_id}/resume", response_model=JobStatus)
-def resume(job_id: str, service: CurrentService, budget: NewBudget = None) -> Response:
-    """Let a paused job go on where it stood, or give it another budget. A job that is not paused goes on anyway."""
-    service.ledger.jobs.resume(job_id, budget)
-    return json_response(service.status(job_id))
+@router.post("/{job_id}/resume", response_model=JobStatus, responses=raises(NotFound, Conflict))
+def resume(context: CurrentContext, job_id: str, budget: NewBudget = None) -> Response:
+    """Resume a paused job, or give it another budget. A job that is not paused continues anyway."""
+    return json_response(context.resume(job_id, budget))
 
 
-@router.delete("/{job_id}", status_code=204)
-def delete(job_id: str, service: CurrentService) -> Response:
+@router.delete("/{job_id}", status_code=204, responses=raises(NotFound, Conflict))
+def delete(context: CurrentContext, job_id: str) -> Response:
     """Delete an ended job: its record, its rows and its results. Its output folder stays."""
-    service.delete(job_id)
+    context.delete(job_id)
     return Response(status_code=204)
 
 
-async def _snapshots(job_id: str, feeds: CurrentFeeds, tenant: CurrentTenant) -> AsyncIterator[AsyncIterator[Snapshot]]:
+async def _snapshots(request: Request, context: CurrentContext, job_id: str) -> AsyncIterator[AsyncIterator[Snapshot]]:
     """A job's feed, followed for as long as the answer is sent; an unknown job is an error before it begins."""
-    async with feeds.follow(job_id, tenant) as snapshots:
+    feeds: StatusFeeds = request.app.state.feeds
+    await context.pool.run(context.job, job_id)
+    async with feeds.follow(job_id, context.access.tenant) as snapshots:
         yield snapshots
 
 
-@router.get("/{job_id}/events", response_class=EventSourceResponse)
+@router.get("/{job_id}/events", response_class=EventSourceResponse, responses={200: STREAM, **raises(NotFound)})
 async def follow(
     snapshots: Annotated[AsyncIterator[Snapshot], Depends(_snapshots)],
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> AsyncIterator[ServerSentEvent]:
-    """A job's status as server-sent events: one at once, then on every change, the final one last.
+    """Follow a job's status as server-sent events: one at once, then on every change, the final one last.
 
     The first is left out when it is the one that `Last-Event-ID` names, and not final.
     """
