@@ -13,7 +13,7 @@ from click.testing import CliRunner
 import batchmill
 from batchmill.cli import main
 from support.operators.tally_operators import noted
-from support.waiting import until
+from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +29,7 @@ def texts(count: int) -> list[dict[str, object]]:
 
 
 def results(job: batchmill.Job) -> list[object]:
-    job.wait(timeout=60)
+    job.wait(timeout=GRACE_S)
     return list(job.results())
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import threading
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -20,6 +22,9 @@ from batchmill_coordinator.api.app import create_app
 from batchmill_coordinator.api.server import listen
 from batchmill_coordinator.service import Service
 from batchmill_worker.devices.placement import SlotIdentity
+from batchmill_worker.engine.engine import Engine
+from batchmill_worker.runtime.device import DeviceLock
+from batchmill_worker.runtime.watchdog import Watchdog
 from batchmill_worker.slot.attempt import AttemptRunner
 from batchmill_worker.slot.wiring import make_bench
 from support.fault_proxy import Fault, FaultProxy
@@ -27,11 +32,12 @@ from support.ledger_steps import begin, end_plan, settle_one
 from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from batchmill.job import JobStatus
     from batchmill.ledger import JobRecord, Ledger
+    from batchmill_coordinator.api.status_feed import StatusFeeds
     from batchmill_coordinator.roles.role import Role
 
 TOKEN = "a-token-of-the-tests"  # noqa: S105  # opens nothing but a service of the tests
@@ -82,6 +88,14 @@ def rows_of(ledger: Ledger, job_id: str) -> int:
     return pa.ipc.open_stream(stream).read_all().num_rows if stream else 0
 
 
+class Unwatched(Watchdog):
+    """No watchdog: it would end this process, and it needs a standard error that is a file."""
+
+    @contextmanager
+    def watching(self, whose: str, expected_s: float | None = None) -> Iterator[None]:  # noqa: ARG002
+        yield
+
+
 class LiveService:
     """The service. `start`, `stop`; `reset` between tests."""
 
@@ -97,14 +111,13 @@ class LiveService:
         identity = SlotIdentity(
             name="cpu0@here", slot=0, device="cpu", device_type="cpu", device_count=1, memory_bytes=None
         )
-        self._bench, _ = make_bench(
-            WorkerSettings(**shared, shards_at_once=1, operators=(OPERATORS,)), identity, folder / "note"
-        )
+        worker = WorkerSettings(**shared, shards_at_once=1, operators=(OPERATORS,))
+        bench, _ = make_bench(worker, identity, folder / "note")
+        self._bench = replace(bench, engine=Engine(DeviceLock(), watchdog=Unwatched(0)))
         self._bench.heartbeat.batches = lambda: [CHOICE]
         self._listener = listen("127.0.0.1", 0)
-        config = uvicorn.Config(
-            create_app(self.service), log_config=None, access_log=False, timeout_graceful_shutdown=1
-        )
+        self._app = create_app(self.service)
+        config = uvicorn.Config(self._app, log_config=None, access_log=False, timeout_graceful_shutdown=1)
         self._server = uvicorn.Server(config)
         self.direct_url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self.proxy = FaultProxy(self.direct_url)
@@ -161,6 +174,12 @@ class LiveService:
         self.run(self.proxy.open())
 
     # what tests ask and say
+
+    @property
+    def feeds(self) -> StatusFeeds:
+        """What the event streams are fed from."""
+        feeds: StatusFeeds = self._app.state.feeds
+        return feeds
 
     @property
     def url(self) -> str:

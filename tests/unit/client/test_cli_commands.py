@@ -199,7 +199,8 @@ def test_workers_and_operators_are_listed(run):
     for text in ("cpu0@here\tdefault\tcpu\t", "echo, embed", "\t0 of 1\tembed 18 rows, 950 units (overhead)"):
         assert text in shown
     assert json.loads(run("workers", "--json").stdout)["name"] == "cpu0@here"
-    assert 'embed\tmodel*: string, column: string = "text"\t{column}' in run("operators").stdout
+    assert 'anything\tmodel: string = "", none: string or null = null, ' in run("operators").stdout
+    assert "similarity\t" in run("operators").stdout
     assert {"echo", "embed"} <= {json.loads(line)["name"] for line in run("operators", "--json").stdout.splitlines()}
 
 

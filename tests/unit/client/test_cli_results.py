@@ -133,7 +133,7 @@ def test_a_failed_job_gives_what_it_has_and_exit_code_1(run, service, client, tm
     service.change(job.id, pa.table({"a": [1, 2]}))
     service.fail(job.id)
     done = run(job.id)
-    assert (done.exit_code, done.stdout) == (1, '{"a": 1}\n{"a": 2}\n')
+    assert (done.exit_code, done.stdout) == (1, '{"a":1}\n{"a":2}\n')
     assert done.stderr == f"error: {job.id} failed: the model has no weights\n"
     path = tmp_path / "x.parquet"
     done = run(job.id, "-o", path)
@@ -148,7 +148,7 @@ def test_a_cancelled_job_gives_what_it_kept_and_exit_code_1(run, service, client
     job.cancel()
     service.ended(job.id)
     done = run(job.id)
-    assert (done.exit_code, done.stdout) == (1, '{"a": 1}\n')
+    assert (done.exit_code, done.stdout) == (1, '{"a":1}\n')
     assert "cancelled" in done.stderr
 
 
