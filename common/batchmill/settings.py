@@ -99,6 +99,7 @@ class CoordinatorSettings(ServiceSettings):
     request_threads: int = Field(default=40, gt=0)  # for requests that wait for the ledger or for storage
     max_waiting_requests: int = Field(default=1_000, gt=0)  # for one of these threads; more are refused
     max_live_jobs: int = Field(default=10_000, gt=0)
+    max_event_streams: int = Field(default=1000, gt=0)  # of one token, at a time, on each coordinator
     upload_ttl_s: float = Field(default=24 * 3600.0, gt=0)  # an upload that no job took is swept after this
     currency: str = Field(default="USD", pattern=r"^\S{1,8}$")  # what workers' prices are in; a label only
     retention_s: float = Field(default=7 * 24 * 3600.0, ge=0)  # an ended job is deleted after this; 0: never

@@ -6,10 +6,10 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
-from waiting import until
 
 import batchmill
 from batchmill.job_log import LogEntry, LogEvent, LogLevel
+from support.waiting import until
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,9 +9,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
-from hand_clock import HandClock
-from ledger_steps import LEASE_MS, plan, queue_one
-from ledger_steps import submit as submit_job
 
 from batchmill.completion import Completion
 from batchmill.cost import NANO, Parts
@@ -26,6 +23,9 @@ from batchmill.processes.parent_death import die_with_parent
 from batchmill.shard import ShardId, ShardRef
 from batchmill_coordinator.fleet.pools import PoolView
 from batchmill_coordinator.roles.watcher import PATIENCE_S, Watcher
+from support.hand_clock import HandClock
+from support.ledger_steps import LEASE_MS, plan, queue_one
+from support.ledger_steps import submit as submit_job
 
 if TYPE_CHECKING:
     from pathlib import Path

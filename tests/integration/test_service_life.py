@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from waiting import GRACE_S, until
 
 import batchmill
 from batchmill.errors import InvalidOutput, InvalidSettings, InvalidSource, ServiceUnavailable
 from batchmill.processes.parent_death import die_with_parent
+from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

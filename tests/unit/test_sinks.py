@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from outputs import JobOutput, job_output
 from pydantic import ValidationError
 
 from batchmill.errors import InvalidOutput, NotFound, StaleToken, StorageError
@@ -20,6 +19,7 @@ from batchmill.sinks import MANIFEST, MARKER, Column, Manifest, ManifestPart
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations
 from batchmill.workspace import Workspace
+from support.outputs import JobOutput, job_output
 
 LOCATIONS = Locations(UNRESTRICTED)
 TABLE = pa.table({"id": [1, 2]})

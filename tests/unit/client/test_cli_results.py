@@ -9,13 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from hand_clock import HandClock
 
 from batchmill.cli import main
 from batchmill.cli.exports import open_export
 from batchmill.cli.progress import LINE_EVERY_S, PlainLines
 from batchmill.client.pages import Page
 from batchmill.job import JobState, JobStatus
+from support.fault_proxy import Fault
+from support.hand_clock import HandClock
 
 TABLE = pa.table({"id": pa.array(range(1000), pa.int32()), "text": [f"row {i}" for i in range(1000)]})
 
@@ -32,10 +33,14 @@ def run(service, monkeypatch):
 
 
 @pytest.fixture
-def job(service, client):
+def job(service, client, small_pages):  # noqa: ARG001  # it makes them small
     """A finished job of four pages."""
-    service.page_rows = 300
-    return client.submit("echo", rows=TABLE)
+    service.holds_jobs = True
+    job = client.submit("echo", rows=TABLE)
+    for first in range(0, 1000, 300):
+        service.change(job.id, TABLE.slice(first, 300))
+    service.change(job.id, state=JobState.COMPLETED)
+    return job
 
 
 def _read(path):
@@ -128,7 +133,7 @@ def test_a_failed_job_gives_what_it_has_and_exit_code_1(run, service, client, tm
     service.change(job.id, pa.table({"a": [1, 2]}))
     service.fail(job.id)
     done = run(job.id)
-    assert (done.exit_code, done.stdout) == (1, '{"a": 1}\n{"a": 2}\n')
+    assert (done.exit_code, done.stdout) == (1, '{"a":1}\n{"a":2}\n')
     assert done.stderr == f"error: {job.id} failed: the model has no weights\n"
     path = tmp_path / "x.parquet"
     done = run(job.id, "-o", path)
@@ -141,8 +146,9 @@ def test_a_cancelled_job_gives_what_it_kept_and_exit_code_1(run, service, client
     job = client.submit("echo", rows=[{"a": 1}])
     service.change(job.id, pa.table({"a": [1]}))
     job.cancel()
+    service.ended(job.id)
     done = run(job.id)
-    assert (done.exit_code, done.stdout) == (1, '{"a": 1}\n')
+    assert (done.exit_code, done.stdout) == (1, '{"a":1}\n')
     assert "cancelled" in done.stderr
 
 
@@ -165,7 +171,7 @@ def test_a_file_that_cannot_be_is_refused_before_anything_is_fetched(run, servic
 def test_a_broken_download_leaves_the_old_file_alone(run, service, job, tmp_path):
     path = tmp_path / "x.arrow"
     path.write_text("old")
-    service.faults += [("GET", "/results", "pass"), ("GET", "/results", "truncate")]
+    service.faults += [Fault("GET", "/results"), Fault("GET", "/results", ends_at=100)]
     done = run(job.id, "-o", path)
     assert done.exit_code == 1
     assert "page of results" in done.stderr
@@ -202,7 +208,7 @@ def test_a_reader_that_leaves_early_ends_the_command_without_a_word(service, cli
         process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == b""
-        assert process.wait(30) == 141
+        assert process.wait(90) == 141
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])

@@ -67,6 +67,8 @@ def test_ipython_shows_the_present_progress_of_a_job_as_html_and_as_text(client,
 def test_a_job_whose_service_is_gone_shows_what_was_seen_last(client, service):
     service.holds_jobs = True
     job = client.submit("embed", rows=[{"text": "a"}], params={"model": "m"})
+    service.begun(job.id)
+    job.status()
     client.close()
     assert job.id in job._repr_html_()
     assert "running" in job._repr_mimebundle_()["text/plain"]
