@@ -41,6 +41,7 @@ lint: $(STAMPS)/dev ## Formatting and lint
 
 types: $(STAMPS)/dev ## Types, strictly
 	$(BIN)/mypy
+	$(BIN)/mypy tests/typing
 
 layers: $(STAMPS)/dev ## Which package may import which
 	$(BIN)/lint-imports
