@@ -157,12 +157,15 @@ class Totals:
         """Parse the fields of the three hashes."""
         return cls(
             sums(tenants),
-            {_pool_operator(name): spent for name, spent in sums(pools).items()},
+            {parse_pool_operator(name): spent for name, spent in sums(pools).items()},
             {date(1970, 1, 1) + timedelta(days=int(day)): spent for day, spent in sums(days).items()},
         )
 
-    def report(self, currency: str, limit: int) -> CostTotals:
-        """Return the totals as users see them, at most `limit` of each kind."""
+    def report(self, currency: str, limit: int, tenant: str | None = None) -> CostTotals:
+        """Return the totals as users see them, at most `limit` of each kind; only the sum of `tenant`, if given."""
+        if tenant is not None:
+            own = self.tenants.get(tenant, Spent())
+            return Totals({tenant: own}, {}, {}).report(currency, limit)
         tenants = [TenantCost(**spent.as_fields(), tenant=tenant) for tenant, spent in self.tenants.items()]
         operators = [
             OperatorCost(**spent.as_fields(), pool=pool, operator=operator)
@@ -178,7 +181,13 @@ class Totals:
         )
 
 
-def _pool_operator(name: str) -> tuple[str, str]:
+def write_pool_operator(pool: str, operator: str) -> str:
+    """The name of an operator in a pool, in the totals."""
+    return f"{pool} {operator}"
+
+
+def parse_pool_operator(name: str) -> tuple[str, str]:
+    """Pool and operator of a name in the totals; the operator is `OTHER` in the one without."""
     pool, _, operator = name.partition(" ")
     return pool, operator or OTHER
 

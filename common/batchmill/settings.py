@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from batchmill.errors import InvalidSettings, did_you_mean
@@ -19,7 +19,16 @@ PREFIX = "BATCHMILL_"
 CLIENT_NAMES = frozenset({"URL", "TOKEN", "DATA_DIR"})
 """What the client and the command line read; services let them stand."""
 
-ListOfText = Annotated[tuple[str, ...], NoDecode]
+
+def split_list(value: object) -> object:
+    """A list from text that separates its items by commas; anything else as it is."""
+    if isinstance(value, str):
+        return tuple(item.strip() for item in value.split(",") if item.strip())
+    return value
+
+
+ListOfText = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_list)]
+"""A setting that is a list, and in the environment text with commas."""
 
 
 class ServiceSettings(BaseSettings):
@@ -38,11 +47,6 @@ class ServiceSettings(BaseSettings):
     log_level: str = "INFO"
     log_format: Literal["console", "json"] = "console"
     secrets_dir: ListOfText = ()  # folders whose files are named after settings and hold their values
-
-    @field_validator("roots", "secrets_dir", mode="before")
-    @classmethod
-    def _split(cls, value: object) -> object:
-        return split_list(value)
 
     @classmethod
     def load(cls, **overrides: object) -> Self:
@@ -88,19 +92,22 @@ class CoordinatorSettings(ServiceSettings):
     shard_max_bytes: int = Field(default=16 * 1024 * 1024, gt=0)
     max_body_bytes: int = Field(default=8 * 1024 * 1024, gt=0)  # of a request that is no upload
     max_part_bytes: int = Field(default=32 * 1024 * 1024, gt=0)  # of one uploaded part
+    max_bodies_bytes: int = Field(default=256 * 1024 * 1024, gt=0)  # of all requests that are being received
+    max_unpacked_bytes: int = Field(default=128 * 1024 * 1024, gt=0)  # of rows in one request or part, unpacked
+    max_rows_at_once: int = Field(default=10_000_000, gt=0)  # in one request or part
+    max_columns: int = Field(default=10_000, gt=0)  # of a job's input
+    max_connections: int = Field(default=2_000, gt=0)  # open at a time; more are refused
+    request_threads: int = Field(default=40, gt=0)  # for requests that wait for the ledger or for storage
+    max_waiting_requests: int = Field(default=1_000, gt=0)  # for one of these threads; more are refused
     max_live_jobs: int = Field(default=10_000, gt=0)
     upload_ttl_s: float = Field(default=24 * 3600.0, gt=0)  # an upload that no job took is swept after this
     currency: str = Field(default="USD", pattern=r"^\S{1,8}$")  # what workers' prices are in; a label only
     retention_s: float = Field(default=7 * 24 * 3600.0, ge=0)  # an ended job is deleted after this; 0: never
 
-    @field_validator("tokens", mode="before")
-    @classmethod
-    def _split_tokens(cls, value: object) -> object:
-        return split_list(value)
-
     def secret_values(self) -> tuple[str, ...]:
         """Its tokens too."""
-        return (*super().secret_values(), *self.tokens, *([self.metrics_token] if self.metrics_token else []))
+        tokens = (end for entry in self.tokens for end in _ends(entry))  # without the roles and the tenant, too
+        return (*super().secret_values(), *tokens, *([self.metrics_token] if self.metrics_token else []))
 
 
 class WorkerSettings(ServiceSettings):
@@ -126,11 +133,6 @@ class WorkerSettings(ServiceSettings):
 
     trace: str = ""  # a file to write the phases of every shard to, in the Chrome trace format
 
-    @field_validator("operators", "prices", mode="before")
-    @classmethod
-    def _split_operators(cls, value: object) -> object:
-        return split_list(value)
-
 
 class FlowerSettings(ServiceSettings):
     """What `batchmill flower` needs besides."""
@@ -142,11 +144,6 @@ class FlowerSettings(ServiceSettings):
     flower_read_only: bool = True  # no buttons: Batchmill's own commands stop and pause jobs
     flower_url_prefix: str = ""  # where a proxy has it
 
-    @field_validator("flower_users", mode="before")
-    @classmethod
-    def _split_users(cls, value: object) -> object:
-        return split_list(value)
-
     def secret_values(self) -> tuple[str, ...]:
         """The passwords of its users too."""
         passwords = (user.partition(":")[2] for user in self.flower_users)
@@ -157,13 +154,6 @@ SERVICES: tuple[type[ServiceSettings], ...] = (ServiceSettings, CoordinatorSetti
 """Every kind of settings there is."""
 
 
-def split_list(value: object) -> object:
-    """A list from text that separates its items by commas; anything else as it is."""
-    if isinstance(value, str):
-        return tuple(item.strip() for item in value.split(",") if item.strip())
-    return value
-
-
 def default_data_dir() -> Path:
     """Where the embedded service keeps its data: `BATCHMILL_DATA_DIR`, else the user's XDG data folder."""
     named = os.environ.get(f"{PREFIX}DATA_DIR")
@@ -171,6 +161,12 @@ def default_data_dir() -> Path:
         return Path(named).expanduser().absolute()
     home = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
     return Path(home) / "batchmill"
+
+
+def _ends(entry: str) -> list[str]:
+    """A text, and what is behind each of its colons."""
+    parts = entry.split(":")
+    return [":".join(parts[start:]).strip() for start in range(len(parts))]
 
 
 def _secrets_folders() -> list[str]:

@@ -6,11 +6,14 @@ import gzip
 import json
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet as pq
 import pytest
 
 from batchmill.errors import InvalidSource
 from batchmill.job import FileSource
-from batchmill.sources import Cutter, Source, SourceDescription, describe, open_source, scan, walk
+from batchmill.sources import InputSplit, Source, SourceDescription, Splitter, describe, open_source, scan, walk
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations
 
@@ -61,17 +64,17 @@ def refusal(path: Path, columns: list[str] | None = None) -> InvalidSource:
 
 
 def read_refusal(path: Path, folder: Path) -> InvalidSource:
-    """The error of cutting and reading all of a source that described well."""
+    """The error of splitting and reading all of a source that described well."""
     blobs = BlobStore.open(f"{folder}/_blobs", LOCATIONS)
     source = open_source(describe(FileSource(path=str(path)), LOCATIONS), LOCATIONS, blobs, "jobs/job-1/staged")
-    with source.cutter() as cutter, pytest.raises(InvalidSource) as caught:
-        read_all(source, cutter)
+    with source.splitter() as splitter, pytest.raises(InvalidSource) as caught:
+        read_all(source, splitter)
     return caught.value
 
 
-def read_all(source: Source, cutter: Cutter) -> None:
-    while piece := cutter.cut(100, 1 << 20):
-        source.read(piece.slices)
+def read_all(source: Source, splitter: Splitter) -> None:
+    for split in splitter.available(100, 1 << 20):
+        source.read(split.slices)
 
 
 def check(error: InvalidSource, path: Path, line: int, reason: str) -> None:
@@ -171,9 +174,9 @@ def test_a_late_field_says_what_to_do_and_may_be_left_out_by_name(
     blobs = BlobStore.open(f"{tmp_path}/_blobs", LOCATIONS)
     description = describe(FileSource(path=str(path), columns=["id"]), LOCATIONS)
     source = open_source(description, LOCATIONS, blobs, "unused")
-    piece = source.cutter().cut(10_000, 1 << 30)
-    assert piece is not None
-    assert source.read(piece.slices).column("id").to_pylist() == [*range(1000), 7]
+    split = source.splitter().next_split(10_000, 1 << 30)
+    assert isinstance(split, InputSplit)
+    assert source.read(split.slices).column("id").to_pylist() == [*range(1000), 7]
 
 
 def test_text_that_is_no_utf8_is_named(tmp_path: Path) -> None:
@@ -222,3 +225,15 @@ def test_a_fault_survives_its_envelope(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"oops\n")
     assert json.loads(json.dumps(refusal(path).envelope()))["error"]["details"]["line"] == 1
+
+
+@pytest.mark.parametrize("ending", ["parquet", "arrow"])
+def test_a_column_name_that_is_no_utf8_is_refused_with_its_file(tmp_path: Path, ending: str) -> None:
+    path, table = tmp_path / f"a.{ending}", pa.table({"nameX": ["a", "b"]})
+    if ending == "parquet":
+        pq.write_table(table, path, store_schema=False)
+    else:
+        pyarrow.feather.write_feather(table, path, compression="uncompressed")
+    path.write_bytes(path.read_bytes().replace(b"nameX", b"name\xe9"))
+    with pytest.raises(InvalidSource, match=f"a.{ending} cannot be read: 'utf-8' codec"):
+        describe(FileSource(path=str(path)), Locations(UNRESTRICTED))
