@@ -42,6 +42,7 @@ lint: $(STAMPS)/dev ## Formatting, lint, and code that nothing uses
 
 types: $(STAMPS)/dev ## Types, strictly
 	$(BIN)/mypy
+	$(BIN)/mypy tests/typing
 
 layers: $(STAMPS)/dev ## Which package may import which
 	$(BIN)/lint-imports
