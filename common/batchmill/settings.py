@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from batchmill.errors import InvalidSettings, did_you_mean
 from batchmill.job import DEFAULT_POOL, POOL_PATTERN
 from batchmill.storage.locations import UNRESTRICTED, Locations
+from batchmill.tokens import split_entry
 
 PREFIX = "BATCHMILL_"
 CLIENT_NAMES = frozenset({"URL", "TOKEN", "DATA_DIR"})
@@ -30,6 +31,7 @@ class ServiceSettings(BaseSettings):
     redis_prefix: str = Field(default="batchmill:", max_length=64)  # of every key, Celery's included
     blob_root: str = ""  # a folder, or s3://bucket/prefix
     roots: ListOfText = ()  # folders and URI prefixes that sources, outputs and models may lie in
+    hub_models: ListOfText = ("*",)  # ids of the Hugging Face hub that jobs may name, as patterns
     unrestricted: bool = False  # any path: for the embedded service only, which acts for its own user
     s3_endpoint: str | None = None
     s3_region: str | None = None
@@ -38,7 +40,7 @@ class ServiceSettings(BaseSettings):
     log_format: Literal["console", "json"] = "console"
     secrets_dir: ListOfText = ()  # folders whose files are named after settings and hold their values
 
-    @field_validator("roots", "secrets_dir", mode="before")
+    @field_validator("roots", "secrets_dir", "hub_models", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return split_list(value)
@@ -62,13 +64,13 @@ class ServiceSettings(BaseSettings):
 
     def secret_values(self) -> tuple[str, ...]:
         """What these settings hold and no log may."""
-        password = urlsplit(self.redis_url).password
-        return (unquote(password),) if password else ()
+        urls = (self.redis_url, self.blob_root, self.s3_endpoint or "", *self.roots)
+        return tuple(secret for url in urls for secret in _passwords(url))
 
     def locations(self) -> Locations:
         """The places that users may name."""
         roots = UNRESTRICTED if self.unrestricted else self.roots
-        return Locations(roots, s3_endpoint=self.s3_endpoint, s3_region=self.s3_region)
+        return Locations(roots, s3_endpoint=self.s3_endpoint, s3_region=self.s3_region, hub_models=self.hub_models)
 
     def blob_locations(self) -> Locations:
         """The blob store's own place, whatever users may name."""
@@ -92,9 +94,13 @@ class CoordinatorSettings(ServiceSettings):
     max_rows_at_once: int = Field(default=10_000_000, gt=0)  # in one request or part
     max_columns: int = Field(default=10_000, gt=0)  # of a job's input
     max_connections: int = Field(default=2_000, gt=0)  # open at a time; more are refused
+    head_timeout_s: float = Field(default=20.0, gt=0)  # for a request's line and headers to arrive
     request_threads: int = Field(default=40, gt=0)  # for requests that wait for the ledger or for storage
     max_waiting_requests: int = Field(default=1_000, gt=0)  # for one of these threads; more are refused
     max_live_jobs: int = Field(default=10_000, gt=0)
+    max_live_jobs_per_tenant: int = Field(default=5_000, gt=0)
+    max_uploads_per_tenant: int = Field(default=200, gt=0)  # open at a time
+    max_upload_bytes_per_tenant: int = Field(default=64 * 1024**3, gt=0)  # of them together
     upload_ttl_s: float = Field(default=24 * 3600.0, gt=0)  # an upload that no job took is swept after this
     currency: str = Field(default="USD", pattern=r"^\S{1,8}$")  # what workers' prices are in; a label only
     retention_s: float = Field(default=7 * 24 * 3600.0, ge=0)  # an ended job is deleted after this; 0: never
@@ -106,7 +112,9 @@ class CoordinatorSettings(ServiceSettings):
 
     def secret_values(self) -> tuple[str, ...]:
         """Its tokens too."""
-        return (*super().secret_values(), *self.tokens, *([self.metrics_token] if self.metrics_token else []))
+        tokens = (split_entry(entry).token for entry in self.tokens)
+        own = (*self.tokens, *tokens, self.metrics_token)
+        return (*super().secret_values(), *(secret for secret in own if secret))
 
 
 class WorkerSettings(ServiceSettings):
@@ -168,6 +176,15 @@ def split_list(value: object) -> object:
     if isinstance(value, str):
         return tuple(item.strip() for item in value.split(",") if item.strip())
     return value
+
+
+def _passwords(url: str) -> tuple[str, ...]:
+    """The password in a URL, as it is and as the URL spells it."""
+    try:
+        password = urlsplit(url).password
+    except ValueError:  # no URL
+        return ()
+    return (password, unquote(password)) if password else ()
 
 
 def default_data_dir() -> Path:

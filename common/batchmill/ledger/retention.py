@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from batchmill.errors import Conflict
 from batchmill.ledger.connection import reaching_redis
 from batchmill.ledger.jobs import no_such_job
+from batchmill.ledger.tenants import TenantLedger
 
 if TYPE_CHECKING:
     from batchmill.ledger.connection import Store
@@ -18,6 +19,7 @@ class RetentionLedger:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._keys = store.keys
+        self._tenants = TenantLedger(store)
 
     def due(self, now_ms: int, retention_s: float, limit: int = 100) -> list[str]:
         """At most `limit` jobs that are condemned or ended over `retention_s` ago (0: keep them), the oldest first."""
@@ -44,8 +46,10 @@ class RetentionLedger:
         keys = self._keys
         job = keys.job(job_id)
         with reaching_redis():
-            idempotency_key = self._store.redis.hget(job, "idempotency_key")
+            idempotency_key, tenant = self._store.redis.hmget(job, "idempotency_key", "tenant")
         own = [key for key in keys.of_job(job_id) if key != job]
         known = keys.idempotency(idempotency_key.decode()) if idempotency_key else job
         word = self._store.run("forget", [job, keys.jobs(), keys.ended_jobs(), known, *own], [job_id, keys.events()])
+        if word == b"ok" and tenant:
+            self._tenants.remove_job(tenant.decode(), job_id)
         return bool(word == b"ok")

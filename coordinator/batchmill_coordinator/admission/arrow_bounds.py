@@ -19,6 +19,8 @@ from batchmill.errors import InvalidRows, PayloadTooLarge
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from batchmill.settings import CoordinatorSettings
+
 MAGIC = b"ARROW1"
 MAX_NAME_BYTES = 1024
 MAX_DEPTH = 32
@@ -91,6 +93,11 @@ class ArrowLimits:
     def check_table(self, table: pa.Table, packed_bytes: int) -> None:
         """Raise `PayloadTooLarge` when a table in memory takes too much once its encodings are undone."""
         self.check(table.num_rows, sum(_expanded_bytes(column) for column in table.columns), packed_bytes)
+
+
+def arrow_limits(settings: CoordinatorSettings) -> ArrowLimits:
+    """The limits that the settings name."""
+    return ArrowLimits(settings.max_rows_at_once, settings.max_unpacked_bytes, settings.max_columns)
 
 
 def read_stream(data: pa.Buffer, limits: ArrowLimits) -> pa.Table:

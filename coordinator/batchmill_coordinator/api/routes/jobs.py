@@ -53,8 +53,7 @@ def list_jobs(
     """List jobs, newest first. With `live` those that have not ended, in one page: the newest `limit` of them."""
     if live:
         return json_response(JobList(jobs=context.live_jobs(limit), next=None))
-    statuses = context.jobs(limit, before)
-    following = statuses[-1].id if len(statuses) == limit else None
+    statuses, following = context.jobs(limit, before)
     return json_response(JobList(jobs=statuses, next=following))
 
 
