@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from batchmill.sources.faults import Passage, broken_while_scanned
 from batchmill.sources.lines import begin
+from batchmill.sources.schemas import refuse_too_many
 from batchmill.sources.walk import ALL_ROWS, Blocks
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def _scan(walk: TextWalk, uri: str, line_format: LineFormat, limit: int, known: 
     more = walk.skip_to_row()
     while more and (stretch := walk.take(ALL_ROWS, min(_STRETCH_BYTES, limit - size), at_least_one=True)):
         schema = _united(schema, stretch, uri, line_format)
+        refuse_too_many(schema.names, uri)
         rows += stretch.rows
         size += stretch.stop - stretch.start
         more = walk.skip_to_row()
