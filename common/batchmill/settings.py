@@ -96,6 +96,7 @@ class CoordinatorSettings(ServiceSettings):
     max_connections: int = Field(default=2_000, gt=0)  # open at a time; more are refused
     head_timeout_s: float = Field(default=20.0, gt=0)  # for a request's line and headers to arrive
     request_threads: int = Field(default=40, gt=0)  # for requests that wait for the ledger or for storage
+    submit_threads: int = Field(default=8, gt=0)  # for requests that bring rows or name files
     max_waiting_requests: int = Field(default=1_000, gt=0)  # for one of these threads; more are refused
     max_live_jobs: int = Field(default=10_000, gt=0)
     max_live_jobs_per_tenant: int = Field(default=5_000, gt=0)

@@ -17,7 +17,7 @@ from batchmill_coordinator.admission.acceptance import accept, tenant_key
 from batchmill_coordinator.admission.arrow_bounds import arrow_limits
 from batchmill_coordinator.admission.column_checks import check_columns, check_values
 from batchmill_coordinator.admission.param_checks import check_cache, check_params
-from batchmill_coordinator.admission.request_rows import table_from_base64, table_from_json
+from batchmill_coordinator.admission.request_rows import check_shape, table_from_base64, table_from_json
 from batchmill_coordinator.admission.upload_parts import part_name
 from batchmill_coordinator.admission.uploads import Uploads
 from batchmill_coordinator.results.resumption import Order
@@ -97,6 +97,8 @@ class Admission:
 
     def admit(self, request: JobRequest, tenant: str) -> tuple[str, bool]:
         """Accept a job; returns its id and whether it is new. Raises a subclass of `InvalidRequest`, or `Conflict`."""
+        if request.rows is not None:
+            check_shape(request.rows, self._limits)
         digest = _digest(request)
         known = self._known(request, digest, tenant)
         if known is not None:

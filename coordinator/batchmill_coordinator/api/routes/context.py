@@ -41,10 +41,11 @@ if TYPE_CHECKING:
 class Context:
     """One request's view of the service. Methods that name a job raise `NotFound` for one of another tenant."""
 
-    def __init__(self, service: Service, pool: RequestPool, access: Access) -> None:
+    def __init__(self, service: Service, pool: RequestPool, heavy_pool: RequestPool, access: Access) -> None:
         self._service = service
         self._ledger = service.ledger
         self.pool = pool
+        self.heavy_pool = heavy_pool
         self.access = access
 
     @property
@@ -221,7 +222,7 @@ class Context:
 
 async def _context(request: Request) -> Context:
     state = request.app.state
-    return Context(state.service, state.pool, request.state.access)
+    return Context(state.service, state.pool, state.heavy_pool, request.state.access)
 
 
 CurrentContext = Annotated[Context, Depends(_context)]

@@ -13,7 +13,7 @@ from batchmill.errors import Conflict, NotFound
 from batchmill.job import JobRequest, JobStatus
 from batchmill_coordinator.api.openapi import Responses, raises
 from batchmill_coordinator.api.routes.context import Context, CurrentContext, json_response
-from batchmill_coordinator.api.routes.routing import BODIES, ApiRoute, json_body
+from batchmill_coordinator.api.routes.routing import BODIES, ApiRoute, heavy, json_body
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -37,6 +37,7 @@ class JobList(BaseModel):
 
 
 @router.post("", status_code=201, response_model=JobStatus, responses={**KNOWN, **BODIES, **raises(Conflict, NotFound)})
+@heavy
 def submit(context: CurrentContext, request: Annotated[JobRequest, json_body(JobRequest)]) -> Response:
     """Submit a job. Answers 200 instead of 201 when the idempotency key is known."""
     status, is_new = context.submit(request)
