@@ -9,10 +9,10 @@ DURATION ?= 10
 REPORT ?= chaos-report.json
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: help demo test test-hostile test-slow test-system chaos chaos-short check lint types layers format bench wheel clean
+.PHONY: help demo test test-hostile test-slow test-system chaos chaos-short check lint types layers format bench wheel clean ledger-calls
 
 help: ## List what can be done
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 demo: $(STAMPS)/demo ## Embed Python's language reference on this machine and search it
 	$(BIN)/batchmill demo
@@ -38,15 +38,19 @@ chaos: $(STAMPS)/test ## The same for DURATION=10 minutes from SEED=…, into RE
 
 check: lint types layers test ## Everything that must pass before a change lands
 
-lint: $(STAMPS)/dev ## Formatting and lint
+lint: $(STAMPS)/dev ## Formatting, lint, and code that nothing uses
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/vulture
 
 types: $(STAMPS)/dev ## Types, strictly
 	$(BIN)/mypy
 
 layers: $(STAMPS)/dev ## Which package may import which
 	$(BIN)/lint-imports
+
+ledger-calls: $(STAMPS)/dev ## Write the typed calls of the ledger's scripts, after a header has changed
+	$(BIN)/python -m batchmill.ledger.generate
 
 format: $(STAMPS)/dev ## Format the code
 	$(BIN)/ruff format .

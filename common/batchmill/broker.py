@@ -8,10 +8,17 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 from uuid import NAMESPACE_OID, uuid5
 
+from batchmill.backoff import Backoff
 from batchmill.shard import ShardRef, parse_shard_id
 
 if TYPE_CHECKING:
     from batchmill.settings import ServiceSettings
+
+RECONNECT = Backoff(base_s=0.5, max_s=2.0)
+"""How long a worker waits before it asks again for a broker that is away. Celery's own waits grow to 30 s."""
+
+PUBLISH = Backoff(base_s=0.05, max_s=1.0)
+PUBLISH_RETRIES = 3
 
 VISIBILITY_TIMEOUT_S = 30
 """Covers only the moment between pop and start: messages are acknowledged when their task starts."""
@@ -39,18 +46,18 @@ def task_name(operator: str) -> str:
 
 def task_arguments(ref: ShardRef) -> list[str | int]:
     """A message's arguments: ids and token, nothing else."""
-    job_id, stage, shard_id, token = ref.member().split("|")
+    job_id, stage, shard_id, token = ref.attempt_key.split("|")
     return [job_id, int(stage), shard_id, int(token)]
 
 
 def task_id(ref: ShardRef) -> str:
     """The id of an attempt's task: also who has only the attempt's name can tell what became of it."""
-    return str(uuid5(NAMESPACE_OID, f"batchmill:{ref.member()}"))
+    return str(uuid5(NAMESPACE_OID, f"batchmill:{ref.attempt_key}"))
 
 
 def describe_arguments(ref: ShardRef) -> str:
     """A message's arguments as Flower and logs show them: what differs first, because Flower's lists cut them short."""
-    job_id, stage, shard_id, token = ref.member().split("|")
+    job_id, stage, shard_id, token = ref.attempt_key.split("|")
     return f"shard {shard_id} of {job_id}, stage {stage}, attempt {token}"
 
 
@@ -58,6 +65,11 @@ def attempt_of(message: bytes) -> ShardRef:
     """The attempt of a message as it lies in a queue."""
     (job_id, stage, shard_id, token), _, _ = json.loads(base64.b64decode(json.loads(message)["body"]))
     return ShardRef(job_id, stage, parse_shard_id(shard_id), token)
+
+
+def kombu_waits(backoff: Backoff) -> dict[str, float]:
+    """A backoff as kombu's own retries take it: they know no jitter, and add `base_s` each time up to `max_s`."""
+    return {"interval_start": backoff.base_s, "interval_step": backoff.base_s, "interval_max": backoff.max_s}
 
 
 def celery_settings(settings: ServiceSettings) -> dict[str, Any]:

@@ -158,7 +158,7 @@ class Totals:
         """The totals from the fields of their three hashes."""
         return cls(
             sums(tenants),
-            {_pool_operator(name): spent for name, spent in sums(pools).items()},
+            {parse_pool_operator(name): spent for name, spent in sums(pools).items()},
             {date(1970, 1, 1) + timedelta(days=int(day)): spent for day, spent in sums(days).items()},
         )
 
@@ -182,7 +182,13 @@ class Totals:
         )
 
 
-def _pool_operator(name: str) -> tuple[str, str]:
+def write_pool_operator(pool: str, operator: str) -> str:
+    """The name of an operator in a pool, in the totals."""
+    return f"{pool} {operator}"
+
+
+def parse_pool_operator(name: str) -> tuple[str, str]:
+    """Pool and operator of a name in the totals; the operator is `OTHER` in the one without."""
     pool, _, operator = name.partition(" ")
     return pool, operator or OTHER
 

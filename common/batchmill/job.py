@@ -1,4 +1,4 @@
-"""The job model: what a user asks for, what the ledger keeps of it, and how it stands."""
+"""The job model: what a user asks for, what the ledger keeps of it, and its status."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Frozen(BaseModel):
 
 
 class JobState(StrEnum):
-    """Where a job stands, and who moves it on."""
+    """The state of a job, and who changes it next."""
 
     PENDING = "pending"  # accepted; the planner starts it
     RUNNING = "running"  # shards are planned or at work; the finisher ends it
@@ -44,8 +44,13 @@ class JobState(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing moves a job on from here."""
+        """Whether no other state follows."""
         return self in (JobState.COMPLETED, JobState.CANCELLED, JobState.FAILED, JobState.EXPIRED)
+
+    @property
+    def takes_shards(self) -> bool:
+        """Whether more of it may be planned."""
+        return self in (JobState.PENDING, JobState.RUNNING)
 
     @property
     def is_stopping(self) -> bool:
@@ -198,7 +203,7 @@ class StageStatus(Frozen):
 
 
 class JobStatus(Frozen):
-    """How a job stands. Times are seconds since the epoch."""
+    """The status of a job. Times are seconds since the epoch."""
 
     id: str
     state: JobState
@@ -226,7 +231,7 @@ class JobStatus(Frozen):
     error: JobError | None = None
     output: str | None = None  # the output folder, when one was asked for
     replay_of: str | None = None  # the job whose dead letters this one runs again
-    resumed_from: str | None = None  # the job whose output this one goes on with
+    resumed_from: str | None = None  # the job whose output this one resumes
     tenant: str = DEFAULT_TENANT  # whose token submitted it
     cost: JobCost | None = None
     request: JobSpec | None = None  # what it was run with, secrets hidden; None in lists

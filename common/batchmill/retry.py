@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
+from batchmill.backoff import Backoff
+
 if TYPE_CHECKING:
     import random
 
@@ -99,12 +101,12 @@ def decide(shard: Shard, outcome: Outcome, policy: RetryPolicy, chance: random.R
         case Revoked():
             return Requeue(0.0, blame=False)
         case Partial(kept, failures):
-            return Requeue(backoff_s(failures, policy, chance), blame=False, kept=kept)
+            return Requeue(_backoff(policy).delay_s(failures, chance), blame=False, kept=kept)
         case Failed(error, error_type, final):
             failures = shard.failures + 1
             if final or failures >= policy.max_attempts or not may_retry(error_type, policy):
                 return GiveUp(error)
-            return Requeue(backoff_s(failures, policy, chance), blame=True)
+            return Requeue(_backoff(policy).delay_s(failures, chance), blame=True)
         case Lost():
             losses = shard.losses + 1
             if shard.rows == 1 and losses >= max(LOSSES_BEFORE_SPLIT, policy.max_attempts):
@@ -116,15 +118,8 @@ def decide(shard: Shard, outcome: Outcome, policy: RetryPolicy, chance: random.R
             assert_never(outcome)
 
 
-def backoff_s(failures: int, policy: RetryPolicy, chance: random.Random) -> float:
-    """How long to wait after so many failures, seconds: exponential with full jitter; nothing after none.
-
-    Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
-    """
-    if failures == 0:
-        return 0.0
-    ceiling = min(policy.backoff_max_s, policy.backoff_s * 2.0 ** min(failures - 1, 60))
-    return chance.uniform(0.0, ceiling)
+def _backoff(policy: RetryPolicy) -> Backoff:
+    return Backoff(policy.backoff_s, policy.backoff_max_s)
 
 
 def may_retry(error_type: str, policy: RetryPolicy) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from batchmill.errors import InvalidSettings, did_you_mean
@@ -19,7 +19,16 @@ PREFIX = "BATCHMILL_"
 CLIENT_NAMES = frozenset({"URL", "TOKEN", "DATA_DIR"})
 """What the client and the command line read; services let them stand."""
 
-ListOfText = Annotated[tuple[str, ...], NoDecode]
+
+def split_list(value: object) -> object:
+    """A list from text that separates its items by commas; anything else as it is."""
+    if isinstance(value, str):
+        return tuple(item.strip() for item in value.split(",") if item.strip())
+    return value
+
+
+ListOfText = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_list)]
+"""A setting that is a list, and in the environment text with commas."""
 
 
 class ServiceSettings(BaseSettings):
@@ -39,11 +48,6 @@ class ServiceSettings(BaseSettings):
     log_level: str = "INFO"
     log_format: Literal["console", "json"] = "console"
     secrets_dir: ListOfText = ()  # folders whose files are named after settings and hold their values
-
-    @field_validator("roots", "secrets_dir", "hub_models", mode="before")
-    @classmethod
-    def _split(cls, value: object) -> object:
-        return split_list(value)
 
     @classmethod
     def load(cls, **overrides: object) -> Self:
@@ -106,11 +110,6 @@ class CoordinatorSettings(ServiceSettings):
     currency: str = Field(default="USD", pattern=r"^\S{1,8}$")  # what workers' prices are in; a label only
     retention_s: float = Field(default=7 * 24 * 3600.0, ge=0)  # an ended job is deleted after this; 0: never
 
-    @field_validator("tokens", mode="before")
-    @classmethod
-    def _split_tokens(cls, value: object) -> object:
-        return split_list(value)
-
     def secret_values(self) -> tuple[str, ...]:
         """Its tokens too."""
         tokens = (split_entry(entry).token for entry in self.tokens)
@@ -141,11 +140,6 @@ class WorkerSettings(ServiceSettings):
 
     trace: str = ""  # a file to write the phases of every shard to, in the Chrome trace format
 
-    @field_validator("operators", "prices", mode="before")
-    @classmethod
-    def _split_operators(cls, value: object) -> object:
-        return split_list(value)
-
 
 class FlowerSettings(ServiceSettings):
     """What `batchmill flower` needs besides."""
@@ -157,11 +151,6 @@ class FlowerSettings(ServiceSettings):
     flower_read_only: bool = True  # no buttons: Batchmill's own commands stop and pause jobs
     flower_url_prefix: str = ""  # where a proxy has it
 
-    @field_validator("flower_users", mode="before")
-    @classmethod
-    def _split_users(cls, value: object) -> object:
-        return split_list(value)
-
     def secret_values(self) -> tuple[str, ...]:
         """The passwords of its users too."""
         passwords = (user.partition(":")[2] for user in self.flower_users)
@@ -170,13 +159,6 @@ class FlowerSettings(ServiceSettings):
 
 SERVICES: tuple[type[ServiceSettings], ...] = (ServiceSettings, CoordinatorSettings, WorkerSettings, FlowerSettings)
 """Every kind of settings there is."""
-
-
-def split_list(value: object) -> object:
-    """A list from text that separates its items by commas; anything else as it is."""
-    if isinstance(value, str):
-        return tuple(item.strip() for item in value.split(",") if item.strip())
-    return value
 
 
 def _passwords(url: str) -> tuple[str, ...]:

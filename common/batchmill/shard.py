@@ -1,4 +1,4 @@
-"""The one value that travels: a run of consecutive rows of a stage, and where it stands."""
+"""The unit of work: a run of consecutive rows of a stage, and its state."""
 
 from __future__ import annotations
 
@@ -24,8 +24,13 @@ def parse_shard_id(text: str) -> ShardId:
     return ShardId(tuple(int(part) for part in text.split(".")))
 
 
+def rows_of_plan(plan: str) -> int:
+    """How many rows a shard has, from what `Shard.plan` wrote."""
+    return int(json.loads(plan)[1])
+
+
 class ShardState(StrEnum):
-    """Where a shard stands, and who moves it on."""
+    """The state of a shard, and who changes it next."""
 
     PLANNED = "planned"  # the planner wrote it; the dispatcher queues it
     QUEUED = "queued"  # the dispatcher published it, and takes it back in a pause; a worker claims it
@@ -36,7 +41,7 @@ class ShardState(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing moves a shard on from here."""
+        """Whether no other state follows."""
         return self in (ShardState.DONE, ShardState.SPLIT)
 
 
@@ -124,12 +129,6 @@ class Shard:
         )
         return left, right
 
-    def move(self, state: ShardState, **changes: Any) -> Self:
-        """This shard in another state. Raises `ValueError` for a move the state machine does not have."""
-        if state not in SHARD_MOVES[self.state]:
-            raise ValueError(f"a {self.state} shard cannot become {state}")
-        return replace(self, state=state, **changes)
-
 
 @dataclass(frozen=True, slots=True)
 class ShardRef:
@@ -140,13 +139,14 @@ class ShardRef:
     shard_id: ShardId
     token: int
 
-    def member(self) -> str:
-        """The name of this attempt in the ledger's sorted sets."""
+    @property
+    def attempt_key(self) -> str:
+        """The name of this attempt in the ledger's sorted sets and in messages: "job|stage|shard|token"."""
         return f"{self.job_id}|{self.stage}|{format_shard_id(self.shard_id)}|{self.token}"
 
     @classmethod
-    def from_member(cls, member: str | bytes) -> Self:
-        """The inverse of `member`."""
-        text = member.decode() if isinstance(member, bytes) else member
+    def from_key(cls, key: str | bytes) -> Self:
+        """The attempt of an `attempt_key`."""
+        text = key.decode() if isinstance(key, bytes) else key
         job_id, stage, shard_id, token = text.split("|")
         return cls(job_id, int(stage), parse_shard_id(shard_id), int(token))

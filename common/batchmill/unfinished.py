@@ -1,11 +1,11 @@
-"""How far a job came that ended before its work was done: what the ledger writes down and a manifest keeps."""
+"""The work that a job leaves which ends before it is done: the ledger reads it, and a manifest keeps it."""
 
 from __future__ import annotations
 
 from batchmill.job import Frozen
 
 
-class RestShard(Frozen):
+class UnfinishedShard(Frozen):
     """A shard that was planned and not settled."""
 
     id: str
@@ -13,11 +13,11 @@ class RestShard(Frozen):
     plan: str  # as `Shard.plan` writes it
 
 
-class Rest(Frozen):
-    """How far a job has come that ended before its work was done, so that another one can go on."""
+class UnfinishedWork(Frozen):
+    """What a job has done and left that ended before its work was done, so that another one can resume it."""
 
     settled: dict[str, str]  # by shard id, the ledger's entries
-    shards: tuple[RestShard, ...]
+    shards: tuple[UnfinishedShard, ...]
     cursor: str  # where the planner stopped
     at_end: bool  # whether that was the source's end
     rows_planned: int

@@ -1,4 +1,4 @@
-"""Where the rows of a job lie: its source and its sink, opened from what the ledger and the blob store hold."""
+"""Where the rows of a job are: its source, its results and its output, opened from ledger and blob store."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from batchmill.sinks import Sink, open_sink
+from batchmill.sinks import kept_results, open_publisher, output_results
 from batchmill.sources import InlineSource, SourceDescription, open_source
+from batchmill.stages import last_stage
 from batchmill.storage.blobs import BlobStore
 
 if TYPE_CHECKING:
     from batchmill.job import JobSpec
     from batchmill.settings import ServiceSettings
     from batchmill.shard import Slice
+    from batchmill.sinks import Publisher, ResultStore
     from batchmill.sources.base import Source
     from batchmill.storage.locations import Locations
 
@@ -72,9 +74,19 @@ class Workspace:
         """The source of that description; text that had to be decompressed is kept among the job's files."""
         return open_source(description, self.locations, self.blobs, staging=_staging(job_id))
 
-    def open_sink(self, job_id: str, spec: JobSpec) -> Sink:
-        """Where a job's results go."""
-        return open_sink(spec.output, job_id, self.blobs, self.locations)
+    def open_results(self, job_id: str, spec: JobSpec, stage: int) -> ResultStore:
+        """Open the store of a stage's results.
+
+        Those of the last stage go straight into the job's output, if it has one. Raises `InvalidOutput` for an output
+        outside the roots.
+        """
+        if spec.output is not None and stage == last_stage(spec):
+            return output_results(spec.output, job_id, self.locations)
+        return kept_results(job_id, stage, self.blobs)
+
+    def open_publisher(self, job_id: str, spec: JobSpec) -> Publisher | None:
+        """Open a job's output; None if its results stay in the service. Raises as `open_results` does."""
+        return None if spec.output is None else open_publisher(spec.output, job_id, self.locations)
 
 
 def _description(job_id: str) -> str:

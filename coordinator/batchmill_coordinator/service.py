@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from batchmill.clock import SystemClock
 from batchmill.ledger import Ledger
+from batchmill.stages import last_stage
 from batchmill.workspace import Workspace
 from batchmill_coordinator.admission.admission import Admission
 from batchmill_coordinator.admission.replays import Replays, require_ended
@@ -17,6 +18,7 @@ from batchmill_coordinator.event_hub import EventHub
 from batchmill_coordinator.fleet.fleet_view import FleetView
 from batchmill_coordinator.fleet.pool_backlog import PoolBacklog
 from batchmill_coordinator.metering.page import CoordinatorMetrics
+from batchmill_coordinator.results.closing import OutputCloser
 from batchmill_coordinator.results.dead_rows import DeadRowStore
 from batchmill_coordinator.results.merger import Merger
 from batchmill_coordinator.results.resumption import Resumption
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     from batchmill.job import JobCost, JobStatus
     from batchmill.ledger import JobRecord
     from batchmill.settings import CoordinatorSettings
-    from batchmill.sinks import Sink
+    from batchmill.sinks import ResultStore
     from batchmill.sources.base import Source
     from batchmill_coordinator.results.dead_rows import Choice
     from batchmill_coordinator.roles.role import Role
@@ -86,9 +88,9 @@ class Service:
         self._publisher.close()
         self.ledger.close()
 
-    def open_sink(self, record: JobRecord) -> Sink:
-        """Open where a job's results are stored."""
-        return self.workspace.open_sink(record.id, record.spec)
+    def results(self, record: JobRecord) -> ResultStore:
+        """Open the store of a job's results: those of its last stage."""
+        return self.workspace.open_results(record.id, record.spec, last_stage(record.spec))
 
     def status(self, job_id: str) -> JobStatus:
         """Return a job's status, with what it was run with. Raises `NotFound`."""
@@ -134,16 +136,17 @@ class Service:
         settings = self.settings
         undertaker = Undertaker(ledger, blobs, self._open_source, self.clock)
         merger = Merger(ledger, self.workspace, self.dead_rows)
+        outputs = OutputCloser(ledger, self.workspace, merger, resumption, self.clock)
         return [
             Planner(ledger, fleet, self._open_source, resumption, settings),
             Dispatcher(ledger, fleet, self._publisher, counts),
             Recoverer(ledger, fleet, self._publisher, undertaker, settings.lease_ttl_s, counts),
-            Finisher(ledger, self.open_sink, merger, resumption, blobs, self.clock, counts),
+            Finisher(ledger, outputs, counts),
             Janitor(ledger, blobs, upload_ttl_s=settings.upload_ttl_s, retention_s=settings.retention_s),
             Watcher(ledger, fleet, self.clock, settings.currency),
         ]
 
-    def _open_source(self, record: JobRecord) -> Source:
+    def _open_source(self, record: JobRecord, stage: int) -> Source:  # noqa: ARG002  # the only stage reads the job's
         inline = self.ledger.jobs.inline_input(record.id) if record.spec.source is None else None
         return self.workspace.open_source(record.id, record.spec, inline)
 

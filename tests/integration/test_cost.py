@@ -109,7 +109,7 @@ def test_a_budget_pauses_the_job_and_a_higher_one_finishes_it(client: batchmill.
     assert f"of its budget of 1 EUR; `batchmill resume {job.id} --budget N`" in str(paused.note)
 
     for budget in (None, 0.5):
-        with pytest.raises(batchmill.Conflict, match=r"budget of .* does not let it go on.*--budget N"):
+        with pytest.raises(batchmill.Conflict, match=r"budget of .* does not let it continue.*--budget N"):
             job.resume(budget=budget)
     assert job.status() == paused
     assert job.resume(budget=1000).state == "running"

@@ -95,14 +95,14 @@ def test_the_commit_of_an_attempt_that_lost_its_shard_changes_nothing(
 ) -> None:
     later = at(ledger, redis_client, prefix, LEASE_MS + 1)
     assert later.shards.expired(later.now_ms()) == [running]
-    assert later.shards.lose(running, epoch, delay_s=0) == "ok"
+    assert later.shards.expire_attempt(running, epoch, delay_s=0) == "ok"
     second = queue_one(later, epoch)
     assert second.token == 2
     claim(later, second, holder="w2")
     with pytest.raises(StaleToken):
         later.shards.commit(running, Completion(rows=99, rows_dead=0, nbytes=1))
     with pytest.raises(StaleToken):
-        later.shards.fail(running, delay_s=0, blame=True)
+        later.shards.end_attempt(running, delay_s=0, blame=True)
     assert later.shards.commit(second, Completion(rows=5, rows_dead=0, nbytes=10))
     with pytest.raises(StaleToken):
         later.shards.commit(running, Completion(rows=99, rows_dead=0, nbytes=1))
@@ -116,7 +116,7 @@ def test_a_renewed_lease_is_not_taken_away(
     assert later.shards.renew([running], LEASE_MS) == ["ok"]
     expired = at(ledger, redis_client, prefix, LEASE_MS + 1)
     assert expired.shards.expired(expired.now_ms()) == []
-    assert expired.shards.lose(running, epoch, delay_s=0) == "alive"
+    assert expired.shards.expire_attempt(running, epoch, delay_s=0) == "alive"
 
 
 def test_renewing_tells_of_lost_leases_and_stopped_jobs(ledger: Ledger, running: ShardRef) -> None:
@@ -133,11 +133,10 @@ def test_a_late_commit_counts_while_nobody_else_has_the_shard(
 
 
 def test_a_failed_attempt_waits_for_its_time(ledger: Ledger, running: ShardRef) -> None:
-    ledger.shards.fail(running, delay_s=30, blame=True)
+    ledger.shards.end_attempt(running, delay_s=30, blame=True)
     now_ms = ledger.now_ms()
-    assert ledger.shards.to_queue("job-1", 10, now_ms) == []
-    assert ledger.shards.to_queue("job-1", 10, now_ms + 31_000) == [(0, ShardId((0,)))]
-    assert 29_000 < (ledger.shards.next_retry_ms("job-1") or 0) - now_ms <= 30_000
+    assert ledger.shards.to_queue("job-1", 10, now_ms + 29_000) == []
+    assert ledger.shards.to_queue("job-1", 10, now_ms + 30_000) == [(0, ShardId((0,)))]
     shard = ledger.shards.read(running)
     assert shard is not None
     assert (shard.state, shard.failures, shard.losses) == (ShardState.WAITING, 1, 0)
@@ -145,7 +144,7 @@ def test_a_failed_attempt_waits_for_its_time(ledger: Ledger, running: ShardRef) 
 
 def test_a_final_failure_stops_the_job_with_the_first_error(ledger: Ledger, running: ShardRef, epoch: int) -> None:
     error = JobError(code="operator_failed", message="first")
-    ledger.shards.fail(running, delay_s=0, blame=True, stop_with=error)
+    ledger.shards.end_attempt(running, delay_s=0, blame=True, stop_with=error)
     assert ledger.jobs.stop("job-1", JobState.FAILING, JobError(code="x", message="second")) is JobState.FAILING
     record = ledger.jobs.read("job-1")
     assert (record.state, record.error) == (JobState.FAILING, error)
@@ -157,7 +156,7 @@ def test_a_stopping_job_gives_no_work_and_ends_when_its_workers_have_let_go(
 ) -> None:
     ledger.jobs.stop("job-1", JobState.CANCELLING, None)
     assert not ledger.jobs.finish(ledger.jobs.read("job-1"), JobState.CANCELLED, epoch)
-    ledger.shards.fail(running, delay_s=0, blame=False)
+    ledger.shards.end_attempt(running, delay_s=0, blame=False)
     assert ledger.shards.queue(ledger.jobs.read("job-1"), 0, ShardId((0,)), epoch) is None
     assert ledger.jobs.finish(ledger.jobs.read("job-1"), JobState.CANCELLED, epoch)
     assert ledger.jobs.stop("job-1", JobState.CANCELLING, None) is JobState.CANCELLED
@@ -197,7 +196,7 @@ def test_a_deposed_leader_writes_nothing(ledger: Ledger, epoch: int) -> None:
     assert ledger.lead("other", 60) == epoch + 1
     assert plan(ledger, epoch, [5], at_end=False) == "deposed"
     assert ledger.shards.queue(before, 0, ShardId((0,)), epoch) is None
-    assert ledger.shards.lose(ref, epoch, delay_s=0) == "deposed"
+    assert ledger.shards.expire_attempt(ref, epoch, delay_s=0) == "deposed"
     assert not ledger.jobs.finish(before, JobState.COMPLETED, epoch)
     assert ledger.jobs.read("job-1") == before
 
@@ -271,7 +270,7 @@ def test_what_a_finished_shard_costs_is_at_most_a_hundred_bytes(
 def test_an_unreachable_server_is_told_in_plain_words(tmp_path: object) -> None:
     from batchmill.ledger.connection import connect
 
-    with pytest.raises(ServiceUnavailable, match="cannot be reached"):
+    with pytest.raises(ServiceUnavailable, match=r"cannot connect to the ledger.s Redis"):
         Ledger(connect(f"unix://{tmp_path}/none?db=0"), "x:").ping()
 
 
@@ -322,10 +321,10 @@ def test_a_split_shard_is_settled_by_its_halves_in_input_order(
 
 
 def test_what_an_attempt_kept_is_given_to_the_next(ledger: Ledger, running: ShardRef, epoch: int) -> None:
-    ledger.shards.fail(running, delay_s=0, blame=False, kept="jobs/job-1/kept/x")
+    ledger.shards.end_attempt(running, delay_s=0, blame=False, kept="jobs/job-1/kept/x")
     ref = queue_one(ledger, epoch)
     assert claim(ledger, ref).kept == "jobs/job-1/kept/x"
-    ledger.shards.fail(ref, delay_s=0, blame=False)
+    ledger.shards.end_attempt(ref, delay_s=0, blame=False)
     assert claim(ledger, queue_one(ledger, epoch)).kept == "jobs/job-1/kept/x"
 
 

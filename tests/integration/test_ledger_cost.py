@@ -101,9 +101,9 @@ def test_a_commit_that_finds_no_room_is_not_charged_yet(ledger: Ledger, epoch: i
 def test_an_attempt_that_fails_is_charged_once(ledger: Ledger, epoch: int) -> None:
     (ref,) = begin(ledger, epoch, 1)
     claim(ledger, ref)
-    ledger.shards.fail(ref, delay_s=0, blame=True, used=USED.in_vain())
+    ledger.shards.end_attempt(ref, delay_s=0, blame=True, used=USED.in_vain())
     with pytest.raises(StaleToken):
-        ledger.shards.fail(ref, delay_s=0, blame=True, used=USED.in_vain())
+        ledger.shards.end_attempt(ref, delay_s=0, blame=True, used=USED.in_vain())
     assert spent(ledger) == Spent.of(USED.in_vain(), PRICE)
 
 
@@ -117,7 +117,7 @@ def test_a_lost_attempt_is_charged_for_what_it_told_and_for_its_share_of_the_tim
     assert ledger.shards.renew([ref], LEASE_MS, [1_250_000]) == ["ok"]
     at(ledger, 60)
     for word in ("ok", "stale"):
-        answer = ledger.shards.split(shard, epoch) if split else ledger.shards.lose(ref, epoch, delay_s=0)
+        answer = ledger.shards.split(shard, epoch) if split else ledger.shards.expire_attempt(ref, epoch, delay_s=0)
         assert answer == word
     assert retried(ledger) == 1.25 + LEASE_MS / 1000
     with pytest.raises(StaleToken):
@@ -132,12 +132,12 @@ def test_the_attempts_of_a_dead_process_share_the_time_since_they_told(ledger: L
     at(ledger, 3)
     ledger.shards.renew([first, second], LEASE_MS, [2_000_000, 1_000_000])
     at(ledger, 4)
-    assert ledger.shards.abandon("w1", blamed=first.member()) == [first, second]
+    assert ledger.shards.release_leases_of_worker("w1", blamed=first.attempt_key) == [first, second]
     assert retried(ledger) == 1.5  # of the second; the first one's lease has ended, for the recoverer to find
     at(ledger, 9)
-    assert ledger.shards.lose(first, epoch, delay_s=0) == "ok"
+    assert ledger.shards.expire_attempt(first, epoch, delay_s=0) == "ok"
     assert retried(ledger) == 1.5 + 2.5
-    assert ledger.shards.abandon("w1") == []
+    assert ledger.shards.release_leases_of_worker("w1") == []
     assert retried(ledger) == 4.0  # as long as both were there
 
 
@@ -146,8 +146,8 @@ def test_a_claim_that_is_asked_again_goes_on_counting(ledger: Ledger, epoch: int
     claim(ledger, ref)
     at(ledger, 2)
     claim(ledger, ref)
-    ledger.shards.abandon("w1")
-    ledger.shards.lose(ref, epoch, delay_s=0)
+    ledger.shards.release_leases_of_worker("w1")
+    ledger.shards.expire_attempt(ref, epoch, delay_s=0)
     assert retried(ledger) == 2.0
 
 
@@ -175,7 +175,7 @@ def test_a_budget_that_a_running_job_is_given_holds_at_once(ledger: Ledger, epoc
     first, *_ = begin(ledger, epoch, 3)
     claim(ledger, first)
     ledger.jobs.resume(JOB, 2.0)
-    ledger.shards.fail(first, delay_s=0, blame=True, used=USED)
+    ledger.shards.end_attempt(first, delay_s=0, blame=True, used=USED)
     assert ledger.jobs.read(JOB).state is JobState.PAUSED
 
 
@@ -193,7 +193,7 @@ def test_a_job_that_is_stopped_stays_so_however_much_it_costs(ledger: Ledger, ep
     first, _ = begin(ledger, epoch, budget=1.0)
     claim(ledger, first)
     ledger.jobs.stop(JOB, JobState.CANCELLING, None)
-    ledger.shards.fail(first, delay_s=0, blame=False, used=USED)
+    ledger.shards.end_attempt(first, delay_s=0, blame=False, used=USED)
     assert ledger.jobs.read(JOB).state is JobState.CANCELLING
 
 
@@ -203,7 +203,7 @@ def test_a_lease_that_outlived_its_attempt_is_renewed_without_a_trace_of_a_shard
     (ref,) = begin(ledger, epoch, 1)
     claim(ledger, ref)
     ledger.shards.commit(ref, FIVE_ROWS, used=USED)
-    redis_client.zadd(ledger._store.keys.leases(), {ref.member(): NOW_MS})
+    redis_client.zadd(ledger._store.keys.leases(), {ref.attempt_key: NOW_MS})
     ledger.shards.renew([ref], LEASE_MS, [1])
     assert ledger.shards.read(ref) is None
 
@@ -212,7 +212,7 @@ def test_an_error_that_stops_the_job_goes_before_its_budget(ledger: Ledger, epoc
     first, _ = begin(ledger, epoch, budget=1.0)
     claim(ledger, first)
     error = JobError(code="operator_failed", message="broken")
-    ledger.shards.fail(first, delay_s=0, blame=True, used=USED, stop_with=error)
+    ledger.shards.end_attempt(first, delay_s=0, blame=True, used=USED, stop_with=error)
     record = ledger.jobs.read(JOB)
     assert (record.state, record.error, record.paused_at) == (JobState.FAILING, error, None)
 

@@ -28,13 +28,13 @@ def two_claimed(ledger: Ledger, epoch: int, *holders: str) -> list[ShardRef]:
 
 def test_the_leases_of_a_dead_process_end_at_once_and_no_others(ledger: Ledger, epoch: int) -> None:
     first, _ = two_claimed(ledger, epoch, "cpu0@host-1 aa", "cpu0@host-11 bb")
-    assert len(ledger.shards.abandon("cpu0@host-1")) == 1
+    assert len(ledger.shards.release_leases_of_worker("cpu0@host-1")) == 1
     assert ledger.shards.expired(ledger.now_ms()) == [first]
 
 
 def test_of_a_dead_process_only_the_shard_on_the_device_is_blamed(ledger: Ledger, epoch: int) -> None:
     guilty, beside = two_claimed(ledger, epoch, "cpu0@host aa", "cpu0@host bb")
-    assert len(ledger.shards.abandon("cpu0@host", guilty.member())) == 2
+    assert len(ledger.shards.release_leases_of_worker("cpu0@host", guilty.attempt_key)) == 2
     assert ledger.shards.expired(ledger.now_ms()) == [guilty]
     spared = ledger.shards.read(beside)
     assert spared is not None
@@ -45,14 +45,14 @@ def test_of_a_dead_process_only_the_shard_on_the_device_is_blamed(ledger: Ledger
 
 def test_leases_that_nobody_could_renew_begin_anew_but_those_of_dead_processes(ledger: Ledger, epoch: int) -> None:
     alive, dead = two_claimed(ledger, epoch, "cpu0@host-1 aa", "cpu0@host-2 bb")
-    ledger.shards.abandon("cpu0@host-2")
+    ledger.shards.release_leases_of_worker("cpu0@host-2")
     start, ledger._store.now_ms = ledger.now_ms(), ledger.now_ms()
-    assert ledger.leases.reprieve(epoch, 10.0) == 0
+    assert ledger.leases.extend_all(epoch, 10.0) == 0
     ledger._store.now_ms = start + 60_000  # Redis was away: nobody renewed, nobody looked
-    assert ledger.leases.reprieve(epoch - 1, 10.0) == 0
-    assert ledger.leases.reprieve(epoch, 10.0) == 1
+    assert ledger.leases.extend_all(epoch - 1, 10.0) == 0
+    assert ledger.leases.extend_all(epoch, 10.0) == 1
     assert ledger.shards.expired(ledger.now_ms()) == [dead]
     ledger._store.now_ms += 5_000
-    assert ledger.leases.reprieve(epoch, 10.0) == 0
+    assert ledger.leases.extend_all(epoch, 10.0) == 0
     ledger._store.now_ms += 5_001  # nor did its worker renew since
     assert ledger.shards.expired(ledger.now_ms()) == [dead, alive]

@@ -91,7 +91,7 @@ def test_a_log_goes_with_its_job_and_does_not_come_back(ledger: Ledger, redis_cl
     ledger.jobs.stop(JOB, JobState.CANCELLING, None)
     assert ledger.jobs.finish(ledger.jobs.read(JOB), JobState.CANCELLED, epoch)
     assert len(told(ledger)) == 1
-    ledger.retention.condemn(JOB)
+    ledger.retention.mark_for_deletion(JOB)
     assert ledger.retention.forget(JOB)
     ledger.log.note(JOB, LogLevel.WARNING, LogEvent.LOST, "too late")
     assert list(redis_client.scan_iter(f"{prefix}job:*")) == []
@@ -185,7 +185,7 @@ def test_an_empty_ledger_takes_another_version_once_its_workers_are_gone(ledger:
     ledger.fleet.announce(WORKER, [], 60)
     with pytest.raises(InvalidSettings):
         ledger.require_schema(2)
-    ledger.fleet.leave(WORKER.name)
+    ledger.fleet.deregister(WORKER.name)
     ledger.require_schema(2)
 
 

@@ -100,7 +100,7 @@ def test_a_paused_job_is_neither_planned_nor_queued_nor_claimed_and_its_attempts
     assert queue(ledger, epoch, 2) is None
     assert not claim(ledger, queued)
     assert ledger.shards.renew([running], LEASE_MS) == ["paused"]
-    ledger.shards.fail(running, delay_s=0, blame=False)
+    ledger.shards.end_attempt(running, delay_s=0, blame=False)
     assert queue(ledger, epoch, 0) is None
     assert not ledger.jobs.finish(ledger.jobs.read(JOB), JobState.COMPLETED, epoch)
 
@@ -137,7 +137,7 @@ def test_pause_and_resume_move_a_job_as_the_drawing_says_and_refuse_the_rest_by_
 
 
 def test_an_unknown_job_can_be_neither_paused_nor_resumed_nor_deleted(ledger: Ledger) -> None:
-    for steer in (ledger.jobs.pause, ledger.jobs.resume, ledger.retention.condemn):
+    for steer in (ledger.jobs.pause, ledger.jobs.resume, ledger.retention.mark_for_deletion):
         with pytest.raises(NotFound, match="job-none"):
             steer("job-none")
 
@@ -151,10 +151,10 @@ def test_queued_shards_of_a_paused_job_are_taken_back_and_queued_anew_when_it_re
     assert first
     assert second
     claim(ledger, first)
-    assert ledger.jobs.recall(ledger.jobs.read(JOB), epoch) == 0
+    assert ledger.jobs.unqueue_paused(ledger.jobs.read(JOB), epoch) == 0
     ledger.jobs.pause(JOB)
-    assert ledger.jobs.recall(ledger.jobs.read(JOB), epoch + 1) == 0
-    assert ledger.jobs.recall(ledger.jobs.read(JOB), epoch) == 1
+    assert ledger.jobs.unqueue_paused(ledger.jobs.read(JOB), epoch + 1) == 0
+    assert ledger.jobs.unqueue_paused(ledger.jobs.read(JOB), epoch) == 1
     assert ledger.shards.queued("default") == []
     record = ledger.jobs.read(JOB)
     assert (record.shards_queued, record.shards_running, record.shards_live) == (0, 1, 3)
@@ -217,7 +217,7 @@ def test_the_pace_is_measured_without_the_pause(
     assert at_1002.shards.commit(third, Completion(rows=20, rows_dead=0, nbytes=1))
     assert at_1004.shards.commit(fourth, Completion(rows=20, rows_dead=0, nbytes=1))
     record = ledger.jobs.read(JOB)
-    assert (record.paces, record.paused_ms, record.paused_at) == ("1000:20 2000:20", 997_000, None)
+    assert (record.paces, record.paused_ms, record.paused_at) == (((1000, 20), (2000, 20)), 997_000, None)
     assert record.last_queued_at == START_MS + 1_000_000
 
 
@@ -242,7 +242,7 @@ def test_an_expiring_job_gives_no_work_and_ends_expired(ledger: Ledger, epoch: i
     assert ledger.jobs.stop(JOB, JobState.CANCELLING, None) is JobState.EXPIRING
     assert ledger.shards.renew([second], LEASE_MS) == ["stopped"]
     assert not ledger.jobs.finish(ledger.jobs.read(JOB), JobState.EXPIRED, epoch)
-    ledger.shards.fail(second, delay_s=0, blame=False)
+    ledger.shards.end_attempt(second, delay_s=0, blame=False)
     assert not ledger.jobs.finish(ledger.jobs.read(JOB), JobState.CANCELLED, epoch)
     assert ledger.jobs.finish(ledger.jobs.read(JOB), JobState.EXPIRED, epoch)
     assert (ledger.jobs.read(JOB).rows_done, ledger.jobs.live()) == (5, [])
@@ -262,16 +262,16 @@ def test_a_deleted_job_leaves_nothing_but_what_it_cost(
     claim(ledger, put_back)
     ledger.shards.commit(done, Completion(rows=5, rows_dead=0, nbytes=4, inline=b"rows"))
     ledger.jobs.stop(JOB, JobState.CANCELLING, None)
-    ledger.shards.fail(put_back, delay_s=0, blame=False)
+    ledger.shards.end_attempt(put_back, delay_s=0, blame=False)
     assert ledger.jobs.finish(ledger.jobs.read(JOB), JobState.CANCELLED, epoch)
-    ledger.retention.condemn(JOB)
-    ledger.retention.condemn(JOB)
+    ledger.retention.mark_for_deletion(JOB)
+    ledger.retention.mark_for_deletion(JOB)
     assert ledger.retention.forget(JOB)
     assert ledger.retention.forget(JOB)
     costs = {f"costs:{what}" for what in ("tenants", "pools", "days")}
     assert all_keys(redis_client, prefix) == before | costs
     with pytest.raises(NotFound):
-        ledger.retention.condemn(JOB)
+        ledger.retention.mark_for_deletion(JOB)
     submit(ledger, key)
     assert ledger.jobs.read(JOB).state is JobState.PENDING
 
@@ -285,7 +285,7 @@ def test_an_idempotency_key_that_another_job_has_by_now_outlives_the_first(
     redis_client.delete(ledger._store.keys.idempotency("mine"))  # as a day later
     second = Submission("job-2", JobSpec(operator="echo"), "other", "mine")
     ledger.jobs.submit(second, max_live_jobs=10)
-    ledger.retention.condemn(JOB)
+    ledger.retention.mark_for_deletion(JOB)
     assert ledger.retention.forget(JOB)
     assert ledger.jobs.known_under("mine") == ("job-2", "other")
 
@@ -294,13 +294,13 @@ def test_an_idempotency_key_that_another_job_has_by_now_outlives_the_first(
 def test_a_job_that_has_not_ended_is_not_deleted(ledger: Ledger, epoch: int, state: JobState) -> None:
     bring_to(ledger, state, epoch)
     with pytest.raises(Conflict, match=rf"{JOB} has not ended \({state}\)"):
-        ledger.retention.condemn(JOB)
+        ledger.retention.mark_for_deletion(JOB)
     assert not ledger.retention.forget(JOB)
     assert ledger.jobs.read(JOB).state is state
 
 
 @pytest.mark.parametrize("state", [state for state in JobState if state.is_final])
-def test_ended_jobs_are_due_when_their_time_is_over_or_they_are_condemned(
+def test_ended_jobs_are_due_when_their_time_is_over_or_they_are_marked(
     ledger: Ledger, now: Ledger, epoch: int, state: JobState
 ) -> None:
     bring_to(now, state, epoch)
@@ -308,7 +308,7 @@ def test_ended_jobs_are_due_when_their_time_is_over_or_they_are_condemned(
     assert ledger.retention.due(START_MS + 59_999, 60) == []
     assert ledger.retention.due(START_MS + 60_000, 60) == [JOB]
     assert ledger.retention.due(START_MS + 10**12, 0) == []
-    ledger.retention.condemn(JOB)
+    ledger.retention.mark_for_deletion(JOB)
     assert ledger.retention.due(START_MS, 60) == ledger.retention.due(START_MS, 0) == [JOB]
 
 
@@ -318,5 +318,5 @@ def test_a_job_that_goes_on_after_its_end_is_not_due_until_it_ends_again(
     bring_to(now, JobState.COMPLETED, epoch)
     redis_client.hset(ledger._store.keys.job(JOB), "state", "running")
     with pytest.raises(Conflict, match="running"):
-        ledger.retention.condemn(JOB)
+        ledger.retention.mark_for_deletion(JOB)
     assert ledger.retention.due(START_MS + 10**12, 60) == []

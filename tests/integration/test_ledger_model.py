@@ -98,7 +98,7 @@ class LedgerMachine(Lockstep):
         job = self.job(which)
         if job.state:
             word = "ok" if job.ended_at else "refused"
-            self.check(word, lambda: answer(lambda: self.ledger.retention.condemn(job.id)))
+            self.check(word, lambda: answer(lambda: self.ledger.retention.mark_for_deletion(job.id)))
             self.check(word, lambda: said(self.ledger.retention.forget(job.id), "refused"))
             job.state = "" if job.ended_at else job.state
 
@@ -187,16 +187,16 @@ class LedgerMachine(Lockstep):
     def look_at_the_leases(self, *, deposed: bool) -> None:
         epoch = self.model.epoch - deposed
         looks = self.model.leads(epoch) and bool(self.model.attempts("running"))
-        prolonged = self.model.reprieve(epoch)
-        reprieve = partial(self.ledger.leases.reprieve, epoch, LEASE_MS / 1000)
-        self.check(str(prolonged), lambda: str(reprieve()), changes=looks)
+        prolonged = self.model.extend_all_leases(epoch)
+        extend = partial(self.ledger.leases.extend_all, epoch, LEASE_MS / 1000)
+        self.check(str(prolonged), lambda: str(extend()), changes=looks)
 
     @rule(deposed=rarely, cut=st.integers(1, 6))
     def recover(self, *, deposed: bool, cut: int) -> None:
         running = self.model.attempts("running").items()
         late = sorted((piece.at, member) for member, (_, piece) in running if piece.at <= self.model.now)
         refs = self.ledger.shards.expired(self.model.now)
-        assert [ref.member() for ref in refs] == [member for _, member in late]
+        assert [ref.attempt_key for ref in refs] == [member for _, member in late]
         for ref in refs:
             self.take_back(ref, self.model.epoch - deposed, cut)
 
@@ -213,25 +213,29 @@ class LedgerMachine(Lockstep):
         if attempt and split and attempt.shard.rows > 1:
             self.split(attempt.shard, epoch)
         elif attempt:
-            self.lose(attempt.ref, epoch)
+            self.expire_attempt(attempt.ref, epoch)
 
     @precondition(lambda self: self.model.attempts("running"))
     @rule(which=some, worker=st.sampled_from(["w1", "w11"]), blames=st.booleans())
-    def abandon(self, which: int, worker: str, *, blames: bool) -> None:
+    def release_leases_of_worker(self, which: int, worker: str, *, blames: bool) -> None:
         attempt = self.attempt(which, late=False) if blames else None
-        blamed = attempt.ref.member() if attempt else ""
-        held = self.model.abandon(worker, blamed)
-        self.check(str(held), lambda: str(len(self.ledger.shards.abandon(worker, blamed))), changes=held > 0)
+        blamed = attempt.ref.attempt_key if attempt else ""
+        held = self.model.release_leases_of_worker(worker, blamed)
+        self.check(
+            str(held), lambda: str(len(self.ledger.shards.release_leases_of_worker(worker, blamed))), changes=held > 0
+        )
 
     @precondition(lambda self: self.model.attempts("running"))
     @rule(which=some, delay_ms=delays_ms, kept=st.sampled_from(["", "blob"]), stops=rarely, late=st.booleans())
-    def fail(self, which: int, delay_ms: int, kept: str, *, stops: bool, late: bool) -> None:
+    def end_attempt(self, which: int, delay_ms: int, kept: str, *, stops: bool, late: bool) -> None:
         if attempt := self.attempt(which, late=late):
             error, delay_s, blame = ERROR if stops else None, delay_ms / 1000, not kept
             used = self.used()
-            word = self.model.fail(attempt.ref, delay_ms, kept, used, blame=blame, stops=stops)
-            fail = partial(self.ledger.shards.fail, delay_s=delay_s, blame=blame, kept=kept, stop_with=error, used=used)
-            self.check(word, lambda: answer(lambda: fail(attempt.ref)))
+            word = self.model.end_attempt(attempt.ref, delay_ms, kept, used, blame=blame, stops=stops)
+            end = partial(
+                self.ledger.shards.end_attempt, delay_s=delay_s, blame=blame, kept=kept, stop_with=error, used=used
+            )
+            self.check(word, lambda: answer(lambda: end(attempt.ref)))
 
     @precondition(lambda self: self.model.attempts("running"))
     @rule(which=some, dead=st.sampled_from([0, 0, 1, 5]), inline=st.sampled_from([0, 40_000]), late=st.booleans())
@@ -244,7 +248,7 @@ class LedgerMachine(Lockstep):
         """A role reads what is live, and is cut short: it goes on when another step says so."""
         job = self.job(which)
         live = self.ledger.jobs._live_attempts(job.id)
-        self.seen[job.id, "recall"] = live
+        self.seen[job.id, "unqueue"] = live
         if JobState(job.state or "completed").is_stopping and not job.names("running"):
             self.seen[job.id, "finish"] = live
 
@@ -254,10 +258,10 @@ class LedgerMachine(Lockstep):
         self.dispatch(which, 2, lost=False, deposed=False)
         self.steer(which, "pause")
         job, epoch, record = self.job(which), self.model.epoch - deposed, self.record(self.job(which))
-        with self.seeing(job, "recall", late=late) as live:
-            recalled = self.model.recall(job, epoch, live.return_value)
-            self.check(str(recalled), lambda: str(self.ledger.jobs.recall(record, epoch)), changes=recalled > 0)
-        self.seen.setdefault((job.id, "recall"), live.return_value)
+        with self.seeing(job, "unqueue", late=late) as live:
+            unqueued = self.model.unqueue_paused(job, epoch, live.return_value)
+            self.check(str(unqueued), lambda: str(self.ledger.jobs.unqueue_paused(record, epoch)), changes=unqueued > 0)
+        self.seen.setdefault((job.id, "unqueue"), live.return_value)
 
     @rule(which=some, wrong=rarely, late=rarely, deposed=rarely)
     def finish(self, which: int, *, wrong: bool, late: bool, deposed: bool) -> None:

@@ -14,6 +14,8 @@ from batchmill.shard import Shard, ShardId, Slice
 if TYPE_CHECKING:
     import redis
 
+    from batchmill.ledger.encodings import CommitInterval
+
 JOB = "job-1"
 
 
@@ -34,13 +36,13 @@ def plan(ledger: Ledger, epoch: int, shards: int, rows: int) -> None:
     assert ledger.shards.plan(record, step, epoch) == "ok"
 
 
-def settle(then: Ledger, epoch: int, number: int, completion: Completion) -> list[str]:
+def settle(then: Ledger, epoch: int, number: int, completion: Completion) -> list[CommitInterval]:
     """Commit a shard at that time; the intervals that are kept afterwards."""
     ref = then.shards.queue(then.jobs.read(JOB), 0, ShardId((number,)), epoch)
     assert ref is not None
     then.shards.claim(ref, "default", "worker", 10_000, with_job=False)
     assert then.shards.commit(ref, completion)
-    return then.jobs.read(JOB).paces.split()
+    return list(then.jobs.read(JOB).paces)
 
 
 def test_intervals_begin_with_the_first_commit_and_last_a_second_at_least(
@@ -51,26 +53,26 @@ def test_intervals_begin_with_the_first_commit_and_last_a_second_at_least(
         settle(Ledger(redis_client, prefix, now_ms=started_ms + after_ms), epoch, number, Completion(9, 1, 1))
         for number, after_ms in enumerate([2_000, 2_500, 4_000, 14_000])
     ]
-    assert kept == [[], [], ["2000:20"], ["2000:20", "10000:10"]]
+    assert kept == [[], [], [(2000, 20)], [(2000, 20), (10000, 10)]]
 
 
 def test_an_interval_of_a_long_run_is_a_64th_of_it_at_least(
     ledger: Ledger, epoch: int, redis_client: redis.Redis, prefix: str
 ) -> None:
     started_ms = begin(ledger, epoch, shards=60, rows=1)
-    kept: list[str] = []
+    kept: list[CommitInterval] = []
     for number in range(60):
         then = Ledger(redis_client, prefix, now_ms=started_ms + 1_000_000 + 1_000 * number)
         kept = settle(then, epoch, number, Completion(1, 0, 1))
-    assert kept == ["16000:16", "17000:17", "17000:17"]
+    assert kept == [(16000, 16), (17000, 17), (17000, 17)]
 
 
 def test_the_last_sixteen_intervals_are_kept(
     ledger: Ledger, epoch: int, redis_client: redis.Redis, prefix: str
 ) -> None:
     started_ms = begin(ledger, epoch, shards=20, rows=1)
-    kept: list[str] = []
+    kept: list[CommitInterval] = []
     for number in range(20):
         then = Ledger(redis_client, prefix, now_ms=started_ms + 1_001 * number)
         kept = settle(then, epoch, number, Completion(1, 0, 1))
-    assert kept == ["1001:1"] * 16
+    assert kept == [(1001, 1)] * 16

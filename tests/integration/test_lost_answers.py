@@ -19,6 +19,7 @@ from batchmill.ledger.jobs import Submission
 from batchmill.operators.contract import OperatorInfo
 from batchmill.settings import CoordinatorSettings, WorkerSettings
 from batchmill.shard import ShardId
+from batchmill.sources import InputSplit
 from batchmill_coordinator.admission.acceptance import accept
 from batchmill_coordinator.admission.upload_parts import part_name
 from batchmill_coordinator.service import Service
@@ -76,7 +77,7 @@ def lost(service: Service, script: str, what: Lost, *, times: int = 1) -> Iterat
             return run(name, *rest)
         if what == "answer":
             run(name, *rest)
-        raise ServiceUnavailable("the ledger's Redis cannot be reached (ConnectionError).")
+        raise ServiceUnavailable("cannot connect to the ledger's Redis (ConnectionError).")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "run", run_or_lose)
@@ -121,7 +122,8 @@ def test_a_source_that_ends_before_all_its_rows_are_planned_fails_the_job(servic
     job = submit(service)
     planner(service).step(service.leadership.epoch)
     empty_the_horizon(service, service.ledger.jobs.read(job.id))
-    assert planner(service)._walks[job.id].cutter.cut(3, 1 << 20) is not None
+    splitter = planner(service)._open_sources[job.id, 0].splitter
+    assert isinstance(splitter.next_split(3, 1 << 20), InputSplit)
     plan_the_rest(service, job.id)
     failed = service.ledger.jobs.read(job.id)
     assert (failed.state, failed.planned) == (JobState.FAILING, False)
@@ -216,7 +218,7 @@ def test_what_a_worker_kept_of_a_shard_outlives_an_answer_that_was_lost(
             "default",
         )
         planner(service).step(service.leadership.epoch)
-        with answered_again(bench, "fail"):
+        with answered_again(bench, "end_attempt"):
             ending = AttemptRunner(bench).run(queue_first(service, job_id))
         assert ending.kind is EndingKind.DROPPED
         assert service.ledger.jobs.read(job_id).shards_running == 0

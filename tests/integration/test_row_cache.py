@@ -10,7 +10,7 @@ import tally_operators
 from row_mill import AMPLE, FlakyBlobs, Mill, blobs, mill
 
 from batchmill.ledger import Ledger
-from batchmill.ledger.row_cache import LEAST_BYTES, Limits
+from batchmill.ledger.row_cache import MIN_BYTES, Limits
 from batchmill.operators.contract import REGISTRY
 from batchmill_coordinator.roles.cache_sweep import clear_row_cache, sweep_row_cache
 from batchmill_worker.row_cache import cache as row_cache
@@ -125,7 +125,7 @@ def test_segments_unused_for_longest_make_room_whole_and_their_blobs_go(
 ) -> None:
     def at(second: int) -> Mill:
         later = Ledger(redis_client, prefix, now_ms=1_000_000 + second * 1000)
-        return Mill(later, blobs, tmp_path / "log", Limits(3 * LEAST_BYTES, 1000))
+        return Mill(later, blobs, tmp_path / "log", Limits(3 * MIN_BYTES, 1000))
 
     for second, text in enumerate(["a", "b", "c"]):
         at(second).lengths([text])
@@ -133,7 +133,7 @@ def test_segments_unused_for_longest_make_room_whole_and_their_blobs_go(
     at(4).lengths(["d"])
     assert at(5).computed == ["a", "b", "c", "d"]
     stats = at(5).ledger.row_cache.stats()
-    assert (stats.entries, stats.segments, stats.bytes, stats.evicted) == (3, 3, 3 * LEAST_BYTES, 1)
+    assert (stats.entries, stats.segments, stats.bytes, stats.evicted) == (3, 3, 3 * MIN_BYTES, 1)
     assert len(at(5).files) == 4
     sweep_row_cache(at(5).ledger, blobs)
     assert len(at(5).files) == 3

@@ -11,7 +11,7 @@ from row_mill import AMPLE, FlakyBlobs, Mill, blobs, mill
 from batchmill.errors import OperatorFailed
 from batchmill.ledger import Ledger
 from batchmill.ledger.connection import connect
-from batchmill.ledger.row_cache import LOOSE_LIFE_MS
+from batchmill.ledger.row_cache import LOOSE_TTL_MS
 from batchmill_coordinator.roles.cache_sweep import sweep_row_cache
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def test_a_segment_whose_writer_died_is_swept_when_its_time_is_over(
     mill.blobs.put(f"cache/{segment.hex()}.arrow", b"half done")
     sweep_row_cache(mill.ledger, mill.blobs)
     assert len(mill.files) == 1
-    day_after = Ledger(redis_client, prefix, now_ms=mill.ledger.now_ms() + LOOSE_LIFE_MS + 1000)
+    day_after = Ledger(redis_client, prefix, now_ms=mill.ledger.now_ms() + LOOSE_TTL_MS + 1000)
     sweep_row_cache(day_after, mill.blobs)
     assert mill.files == []
     assert day_after.row_cache.loose(day_after.now_ms()) == []

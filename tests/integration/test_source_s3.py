@@ -13,7 +13,7 @@ from moto.server import ThreadedMotoServer
 
 from batchmill.errors import InvalidSource
 from batchmill.job import FileSource
-from batchmill.sources import SourceDescription, describe, describe_upload, open_source
+from batchmill.sources import InputSplit, SourceDescription, describe, describe_upload, open_source
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import Locations
 
@@ -79,9 +79,9 @@ def test_a_folder_in_a_bucket_gives_all_rows_in_order(ending: str, bucket: objec
         assert description.rows == 2000
         source = open_source(description, locations, blobs, "jobs/job-1/staged")
         found, cursor = [], ""
-        while piece := source.cutter(cursor).cut(413, 1 << 30):
-            found += source.read(piece.slices).to_pylist()
-            cursor = piece.cursor
+        while isinstance(split := source.splitter(cursor).next_split(413, 1 << 30), InputSplit):
+            found += source.read(split.slices).to_pylist()
+            cursor = split.cursor
         assert found == ROWS
 
 
@@ -105,10 +105,23 @@ def test_an_object_that_changed_or_vanished_is_named(ending: str, bucket: object
     blobs = BlobStore(locations.resolve("s3://rows/blobs"))
     bucket.put_object(Key=f"a.{ending}", Body=file_of(ending, ROWS[:1500]))
     with pytest.raises(InvalidSource, match=f"s3://rows/a.{ending} changed since the job was submitted"):
-        open_source(description, locations, blobs, "staged").cutter().cut(10, 1000)
+        open_source(description, locations, blobs, "staged").splitter().next_split(10, 1000)
     bucket.delete_objects(Delete={"Objects": [{"Key": f"a.{ending}"}]})
     with pytest.raises(InvalidSource, match=f"s3://rows/a.{ending} is not there"):
-        open_source(description, locations, blobs, "staged").cutter().cut(10, 1000)
+        open_source(description, locations, blobs, "staged").splitter().next_split(10, 1000)
+
+
+def test_an_object_that_is_written_again_while_it_is_read_is_named(bucket: object, locations: Locations) -> None:
+    data = file_of("jsonl", ROWS)
+    bucket.put_object(Key="a.jsonl", Body=data)
+    description = describe(FileSource(path="s3://rows/a.jsonl"), locations)
+    source = open_source(description, locations, BlobStore(locations.resolve("s3://rows/blobs")), "staged")
+    split = source.splitter().next_split(100, 1 << 30)
+    assert isinstance(split, InputSplit)
+    assert source.read(split.slices).to_pylist() == ROWS[:100]
+    bucket.put_object(Key="a.jsonl", Body=data[::-1])  # of the same size, perhaps in the same second
+    with pytest.raises(InvalidSource, match=r"s3://rows/a\.jsonl changed since the job .*: it was written again"):
+        source.read(split.slices)
 
 
 def test_uploaded_parts_in_a_bucket_are_read(bucket: object, locations: Locations) -> None:  # noqa: ARG001  # it is there
@@ -118,6 +131,6 @@ def test_uploaded_parts_in_a_bucket_are_read(bucket: object, locations: Location
         blobs.put_table(f"uploads/upl-1/part-{number:08d}.arrow", table)
     description = describe_upload(blobs, "upl-1", 4)
     source = open_source(description, Locations([]), blobs, "unused")
-    piece = source.cutter().cut(10_000, 1 << 30)
-    assert piece is not None
-    assert source.read(piece.slices).to_pylist() == ROWS
+    split = source.splitter().next_split(10_000, 1 << 30)
+    assert isinstance(split, InputSplit)
+    assert source.read(split.slices).to_pylist() == ROWS

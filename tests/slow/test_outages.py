@@ -12,7 +12,7 @@ from cluster import KEYS, LEASE_S
 from waiting import GRACE_S, until
 
 import batchmill
-from batchmill_worker.slot.celery_app import RECONNECT
+from batchmill.broker import RECONNECT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -89,9 +89,12 @@ def test_a_valkey_that_is_killed_and_comes_back_from_its_file_costs_nothing(runn
 def test_a_valkey_that_stands_still_for_a_while_costs_nothing(running: Running, data: Path) -> None:
     valkey = running.process("valkey-server")
     log = data / "logs" / "coordinator.log"
-    noticed = log.read_text().count("cannot be reached")
+    noticed = log.read_text().count("cannot connect to the ledger's Redis")
     valkey.suspend()
-    until(lambda: log.read_text().count("cannot be reached") > noticed, "the coordinator's notice of it")
+    until(
+        lambda: log.read_text().count("cannot connect to the ledger's Redis") > noticed,
+        "the coordinator's notice of it",
+    )
     valkey.resume()
     running.finishes_whole()
 
@@ -111,7 +114,7 @@ def test_after_a_long_outage_of_valkey_everybody_is_soon_back_at_work(
     back_at = time.monotonic()
     before = service.ask(lambda client: client.job(job.id).status().rows_done)
     until(lambda: service.ask(lambda client: client.job(job.id).status().rows_done) > before, "the next results")
-    assert time.monotonic() - back_at < RECONNECT["interval_max"] + LEASE_S + SLACK_S
+    assert time.monotonic() - back_at < RECONNECT.max_s + LEASE_S + SLACK_S
     assert [row["id"] for row in service.ask(lambda client: list(client.job(job.id).results()))] == list(range(ROWS))
 
 

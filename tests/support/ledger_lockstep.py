@@ -117,9 +117,9 @@ class Lockstep(RuleBasedStateMachine):
         self.attempts += [Attempt(claim.shard, holder) for claim in claims if claim]
         return word == "ok"
 
-    def lose(self, ref: ShardRef, epoch: int, delay_ms: int = 0) -> str:
-        word = self.model.lose(ref, epoch, delay_ms)
-        self.check(word, lambda: self.ledger.shards.lose(ref, epoch, delay_s=delay_ms / 1000))
+    def expire_attempt(self, ref: ShardRef, epoch: int, delay_ms: int = 0) -> str:
+        word = self.model.expire_attempt(ref, epoch, delay_ms)
+        self.check(word, lambda: self.ledger.shards.expire_attempt(ref, epoch, delay_s=delay_ms / 1000))
         return word
 
     def split(self, shard: Shard, epoch: int) -> None:
@@ -134,12 +134,12 @@ class Lockstep(RuleBasedStateMachine):
             case DeadLetter():
                 self.bury(shard, epoch, cut)
             case _:
-                self.lose(ref, epoch)
+                self.expire_attempt(ref, epoch)
 
     def bury(self, shard: Shard, epoch: int, cut: int) -> None:
         """As the undertaker does, cut short after `cut` steps."""
         job = self.model.jobs[shard.job_id]
-        if self.lose(shard.ref, epoch, 3 * LEASE_MS) != "ok" or cut == 1:
+        if self.expire_attempt(shard.ref, epoch, 3 * LEASE_MS) != "ok" or cut == 1:
             return
         ref = self.queue(job, shard.shard_id, epoch)
         if ref and cut > 2 and self.claim(ref, f"undertaker {next(self.serial)}") and cut > 3:

@@ -138,7 +138,7 @@ class Model:
             for job in self.jobs.values()
             for shard_id in job.names(state)
         ]
-        return {ref.member(): (ref, piece) for ref, piece in found}
+        return {ref.attempt_key: (ref, piece) for ref, piece in found}
 
     def charge(self, job: Job, piece: Piece, used: Parts, rows: int = 0) -> None:
         """One attempt's bill goes into four sums, and may be the one that uses up the budget."""
@@ -223,7 +223,7 @@ class Model:
         return {"running": "ok", "paused": "paused"}.get(state, "stopped")
 
     def take(self, ref: ShardRef, epoch: int) -> str:
-        """What `lose` and `split` have in common."""
+        """What `expire_attempt` and `split` have in common."""
         piece = self.running(ref)
         if not self.leads(epoch):
             return "deposed"
@@ -234,7 +234,7 @@ class Model:
         self.charge_lost(ref, piece)
         return "ok"
 
-    def lose(self, ref: ShardRef, epoch: int, delay_ms: int) -> str:
+    def expire_attempt(self, ref: ShardRef, epoch: int, delay_ms: int) -> str:
         word = self.take(ref, epoch)
         if word == "ok":
             self.jobs[ref.job_id].live[ref.shard_id].wait(self.now + delay_ms, "losses")
@@ -253,7 +253,7 @@ class Model:
                 job.live[ShardId((*ref.shard_id, half))] = piece
         return word
 
-    def reprieve(self, epoch: int) -> int:
+    def extend_all_leases(self, epoch: int) -> int:
         running = [piece for _, piece in self.attempts("running").values()]
         if not self.leads(epoch) or not running:
             return 0
@@ -265,7 +265,7 @@ class Model:
             piece.at = max(piece.at, self.now + LEASE_MS) if piece.at > 0 else piece.at
         return len(spared)
 
-    def abandon(self, worker: str, blamed: str) -> int:
+    def release_leases_of_worker(self, worker: str, blamed: str) -> int:
         held = 0
         for member, (ref, piece) in self.attempts("running").items():
             if piece.holder.startswith(f"{worker} "):
@@ -277,7 +277,7 @@ class Model:
                     piece.wait(self.now)
         return held
 
-    def fail(self, ref: ShardRef, delay_ms: int, kept: str, used: Parts, *, blame: bool, stops: bool) -> str:
+    def end_attempt(self, ref: ShardRef, delay_ms: int, kept: str, used: Parts, *, blame: bool, stops: bool) -> str:
         piece = self.running(ref)
         if not piece:
             return "stale"
@@ -309,7 +309,7 @@ class Model:
         self.charge(job, piece, used, piece.rows)
         return "ok"
 
-    def recall(self, job: Job, epoch: int, seen: list[ShardRef]) -> int:
+    def unqueue_paused(self, job: Job, epoch: int, seen: list[ShardRef]) -> int:
         if not self.leads(epoch) or job.state != "paused":
             return 0
         tokens = {ref.shard_id: ref.token for ref in seen}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from batchmill.ledger.encodings import CommitInterval
 from batchmill_coordinator.status.forecast import Forecast, Interval, Left, forecast, intervals_from, pace_of
 
 if TYPE_CHECKING:
@@ -158,5 +159,5 @@ def test_nothing_left_is_no_time_left() -> None:
 
 
 def test_intervals_are_read_as_the_ledger_keeps_them() -> None:
-    assert intervals_from("1500:20 2000:0") == [Interval(1.5, 20), Interval(2.0, 0)]
-    assert intervals_from("") == []
+    assert intervals_from([CommitInterval(1500, 20), CommitInterval(2000, 0)]) == [Interval(1.5, 20), Interval(2.0, 0)]
+    assert intervals_from([]) == []

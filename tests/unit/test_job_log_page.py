@@ -8,8 +8,9 @@ from batchmill.job import JobError, JobSpec
 from batchmill.job_log import Cursor, LogEntry, LogEvent, LogLevel
 from batchmill.ledger import JobRecord
 from batchmill.ledger.job_log import Kept
-from batchmill_coordinator.status.job_log_page import START, life_of, page_of
+from batchmill_coordinator.status.job_log_page import life_of, page_of
 
+START = Cursor((0, 0))
 SPEC = JobSpec(operator="echo", pool="gpu").model_dump_json()
 
 

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 from batchmill.job import FileSource
 from batchmill.sources import (
+    End,
     InlineSource,
-    Piece,
+    InputSplit,
     RowCount,
     Source,
     SourceDescription,
@@ -113,29 +114,30 @@ def check_cutting(description: SourceDescription, blobs: BlobStore, expected: li
     source = open_again(description, blobs)
     found: list[Any] = []
     cursor = ""
-    with source.cutter() as cutter:
+    with source.splitter() as splitter:
         while True:
             limits = data.draw(st.tuples(st.integers(1, 30), st.integers(1, 2000)))
-            piece = cutter.cut(*limits)
+            split = splitter.next_split(*limits)
             resumed = open_again(description, blobs)
-            with resumed.cutter(cursor) as other:
-                assert other.cut(*limits) == piece
-            if piece is None:
+            with resumed.splitter(cursor) as other:
+                assert other.next_split(*limits) == split
+            if not isinstance(split, InputSplit):
                 break
-            check_piece(piece, *limits)
-            table = resumed.read(piece.slices)
+            check_split(split, *limits)
+            table = resumed.read(split.slices)
             assert table.schema.equals(description.arrow_schema, check_metadata=True)
-            assert table.num_rows == piece.rows
+            assert table.num_rows == split.rows
             found += table.to_pylist()
-            cursor = piece.cursor
+            cursor = split.cursor
+        assert split == splitter.next_split(1, 1) == End()
     assert found == expected
     assert source.count(cursor) == RowCount(len(expected), exact=True)
 
 
-def check_piece(piece: Piece, max_rows: int, max_bytes: int) -> None:
-    assert 1 <= piece.rows <= max_rows
-    assert piece.rows == sum(part.rows for part in piece.slices)
-    assert piece.bytes <= max_bytes + 1 or piece.rows == 1
+def check_split(split: InputSplit, max_rows: int, max_bytes: int) -> None:
+    assert 1 <= split.rows <= max_rows
+    assert split.rows == sum(part.rows for part in split.slices)
+    assert split.bytes <= max_bytes + 1 or split.rows == 1
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -160,9 +162,11 @@ def test_inline_rows_are_cut_and_read_back(rows: list[dict[str, Any]], data: Any
     table = pa.Table.from_pylist(rows, pa.schema([("id", pa.int64()), ("text", pa.string()), ("score", pa.float64())]))
     source = InlineSource(table)
     found, cursor = [], ""
-    while piece := source.cutter(cursor).cut(data.draw(st.integers(1, 20)), data.draw(st.integers(1, 500))):
+    limits = st.tuples(st.integers(1, 20), st.integers(1, 500))
+    while isinstance(split := source.splitter(cursor).next_split(*data.draw(limits)), InputSplit):
         assert source.count(cursor).rows == len(rows)
-        found += InlineSource(table).read(piece.slices).to_pylist()
-        cursor = piece.cursor
+        found += InlineSource(table).read(split.slices).to_pylist()
+        cursor = split.cursor
+    assert split == End()
     assert found == rows
     assert source.read(()).schema == table.schema

@@ -13,7 +13,16 @@ import pytest
 
 from batchmill.errors import InvalidRequest, InvalidRows, InvalidSource
 from batchmill.job import FileSource
-from batchmill.sources import Source, SourceDescription, describe, describe_upload, open_source, scan
+from batchmill.sources import (
+    End,
+    InputSplit,
+    Source,
+    SourceDescription,
+    describe,
+    describe_upload,
+    open_source,
+    scan,
+)
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations
 
@@ -39,10 +48,10 @@ def opened(description: SourceDescription, folder: Path) -> Source:
 
 def read_all(description: SourceDescription, folder: Path) -> pa.Table:
     source = opened(description, folder)
-    with source.cutter() as cutter:
-        piece = cutter.cut(1 << 30, 1 << 40)
-        assert cutter.cut(1, 1) is None
-    return source.read(piece.slices if piece else ())
+    with source.splitter() as splitter:
+        split = splitter.next_split(1 << 30, 1 << 40)
+        assert splitter.next_split(1, 1) == End()
+    return source.read(split.slices if isinstance(split, InputSplit) else ())
 
 
 def types(description: SourceDescription) -> dict[str, str]:
@@ -325,9 +334,9 @@ def test_the_number_of_rows_is_reckoned_from_bytes_until_the_end(
     description = look(tmp_path)
     source = opened(description, tmp_path)
     cursor, counts = "", [source.count("")]
-    with source.cutter() as cutter:
-        while piece := cutter.cut(7000, 1 << 30):
-            cursor = piece.cursor
+    with source.splitter() as splitter:
+        for split in splitter.available(7000, 1 << 30):
+            cursor = split.cursor
             counts.append(source.count(cursor))
     assert counts[-1].rows == 60_000
     assert counts[-1].exact
@@ -360,12 +369,10 @@ def test_uploaded_parts_are_one_source(blobs: BlobStore) -> None:
     assert description.rows == 4
     assert types(description) == {"id": "int64", "score": "double", "tags": "list<item: string>"}
     source = open_source(SourceDescription.from_json(description.to_json()), Locations([]), blobs, "unused")
-    with source.cutter() as cutter:
-        pieces = []
-        while piece := cutter.cut(3, 1 << 30):
-            pieces.append(piece)
-    assert [piece.rows for piece in pieces] == [3, 1]
-    assert [row for piece in pieces for row in source.read(piece.slices).to_pylist()] == [
+    with source.splitter() as splitter:
+        splits = list(splitter.available(3, 1 << 30))
+    assert [split.rows for split in splits] == [3, 1]
+    assert [row for split in splits for row in source.read(split.slices).to_pylist()] == [
         {"id": 1, "score": None, "tags": []},
         {"id": 2, "score": None, "tags": None},
         {"id": 3, "score": 3.0, "tags": ["x"]},

@@ -13,7 +13,7 @@ import pytest
 
 from batchmill.errors import InvalidSource
 from batchmill.job import FileSource
-from batchmill.sources import Cutter, Source, SourceDescription, describe, open_source, scan, walk
+from batchmill.sources import InputSplit, Source, SourceDescription, Splitter, describe, open_source, scan, walk
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations
 
@@ -64,17 +64,17 @@ def refusal(path: Path, columns: list[str] | None = None) -> InvalidSource:
 
 
 def read_refusal(path: Path, folder: Path) -> InvalidSource:
-    """The error of cutting and reading all of a source that described well."""
+    """The error of splitting and reading all of a source that described well."""
     blobs = BlobStore.open(f"{folder}/_blobs", LOCATIONS)
     source = open_source(describe(FileSource(path=str(path)), LOCATIONS), LOCATIONS, blobs, "jobs/job-1/staged")
-    with source.cutter() as cutter, pytest.raises(InvalidSource) as caught:
-        read_all(source, cutter)
+    with source.splitter() as splitter, pytest.raises(InvalidSource) as caught:
+        read_all(source, splitter)
     return caught.value
 
 
-def read_all(source: Source, cutter: Cutter) -> None:
-    while piece := cutter.cut(100, 1 << 20):
-        source.read(piece.slices)
+def read_all(source: Source, splitter: Splitter) -> None:
+    for split in splitter.available(100, 1 << 20):
+        source.read(split.slices)
 
 
 def check(error: InvalidSource, path: Path, line: int, reason: str) -> None:
@@ -174,9 +174,9 @@ def test_a_late_field_says_what_to_do_and_may_be_left_out_by_name(
     blobs = BlobStore.open(f"{tmp_path}/_blobs", LOCATIONS)
     description = describe(FileSource(path=str(path), columns=["id"]), LOCATIONS)
     source = open_source(description, LOCATIONS, blobs, "unused")
-    piece = source.cutter().cut(10_000, 1 << 30)
-    assert piece is not None
-    assert source.read(piece.slices).column("id").to_pylist() == [*range(1000), 7]
+    split = source.splitter().next_split(10_000, 1 << 30)
+    assert isinstance(split, InputSplit)
+    assert source.read(split.slices).column("id").to_pylist() == [*range(1000), 7]
 
 
 def test_text_that_is_no_utf8_is_named(tmp_path: Path) -> None:

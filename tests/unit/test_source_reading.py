@@ -16,7 +16,7 @@ import pytest
 from batchmill.errors import InvalidSource
 from batchmill.job import FileSource
 from batchmill.shard import Slice
-from batchmill.sources import Source, describe, open_source, opening
+from batchmill.sources import InputSplit, Source, describe, open_source, opening
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations
 
@@ -34,12 +34,9 @@ def opened(path: Path, locations: Locations = LOCATIONS) -> Source:
 
 
 def cut_rows(source: Source, max_rows: int, max_bytes: int = PLENTY) -> list[list[int]]:
-    """The rows of each slice of each piece."""
-    with source.cutter() as cutter:
-        pieces = []
-        while piece := cutter.cut(max_rows, max_bytes):
-            pieces.append([part.rows for part in piece.slices])
-        return pieces
+    """The rows of each slice of each split."""
+    with source.splitter() as splitter:
+        return [[part.rows for part in split.slices] for split in splitter.available(max_rows, max_bytes)]
 
 
 def numbers(count: int, start: int = 0) -> pa.Table:
@@ -68,9 +65,9 @@ def test_small_files_are_combined_into_one_piece(tmp_path: Path) -> None:
     source = opened(tmp_path)
     assert cut_rows(source, 100) == [[10] * 10]
     assert cut_rows(source, 35) == [[10, 10, 10], [10, 10, 10], [10, 10, 10], [10]]
-    piece = source.cutter().cut(100, PLENTY)
-    assert piece is not None
-    assert source.read(piece.slices).column("n").to_pylist() == [*range(100)]
+    split = source.splitter().next_split(100, PLENTY)
+    assert isinstance(split, InputSplit)
+    assert source.read(split.slices).column("n").to_pylist() == [*range(100)]
 
 
 def test_a_piece_of_many_tiny_files_has_a_bounded_number_of_slices(tmp_path: Path) -> None:
@@ -111,14 +108,12 @@ def test_several_threads_read_at_once_and_files_kept_open_are_bounded(
     for number in range(5):
         write(folder / f"{number}.{ending}", numbers(1000, 1000 * number))
     source = opened(folder)
-    with source.cutter() as cutter:
-        pieces = []
-        while piece := cutter.cut(130, PLENTY):
-            pieces.append(piece)
-    order = random.Random(7).sample(range(len(pieces)), len(pieces))
+    with source.splitter() as splitter:
+        splits = list(splitter.available(130, PLENTY))
+    order = random.Random(7).sample(range(len(splits)), len(splits))
     with ThreadPoolExecutor(6) as pool:
-        tables = dict(zip(order, pool.map(lambda at: source.read(pieces[at].slices), order), strict=True))
-    texts = [text for at in range(len(pieces)) for text in tables[at].column("text").to_pylist()]
+        tables = dict(zip(order, pool.map(lambda at: source.read(splits[at].slices), order), strict=True))
+    texts = [text for at in range(len(splits)) for text in tables[at].column("text").to_pylist()]
     assert texts == [f"row {n}" for n in range(5000)]
 
 
@@ -159,16 +154,16 @@ def test_a_file_that_changed_since_it_was_described_is_named(
     path = tmp_path / f"a.{ending}"
     write(path, numbers(1000))
     source = opened(path)
-    piece = source.cutter().cut(100, PLENTY)
-    assert piece is not None
-    source.read(piece.slices)
+    split = source.splitter().next_split(100, PLENTY)
+    assert isinstance(split, InputSplit)
+    source.read(split.slices)
     change(path)
     with pytest.raises(InvalidSource, match=message) as caught:
-        source.cutter(piece.cursor).cut(100, PLENTY)
+        source.splitter(split.cursor).next_split(100, PLENTY)
     assert str(path) in caught.value.message
     if ending != "txt.gz":  # its rows lie in the blob store by now
         with pytest.raises(InvalidSource, match=message):
-            source.read(piece.slices)
+            source.read(split.slices)
 
 
 def test_a_file_that_became_a_link_out_of_the_roots_is_refused(tmp_path: Path) -> None:
@@ -180,7 +175,7 @@ def test_a_file_that_became_a_link_out_of_the_roots_is_refused(tmp_path: Path) -
     (root / "a.txt").unlink()
     (root / "a.txt").symlink_to(tmp_path / "secret.txt")
     with pytest.raises(InvalidSource, match="lies outside"):
-        source.cutter().cut(1, 1)
+        source.splitter().next_split(1, 1)
     with pytest.raises(InvalidSource, match="lies outside"):
         source.read((Slice(0, 0, 4, 1, 1),))
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import random
 import time
-from functools import cache
-from importlib import resources
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import redis
-from redis.backoff import ExponentialWithJitterBackoff
+from redis.backoff import AbstractBackoff
 from redis.retry import Retry
 
+from batchmill.backoff import Backoff
 from batchmill.errors import InvalidSettings, ServiceUnavailable
 from batchmill.ledger.keys import Keys
+from batchmill.ledger.script_text import script_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 SOCKET_TIMEOUT_S = 5.0
+RECONNECT = Backoff(base_s=0.1, max_s=1.0)
+RECONNECT_TRIES = 2
 
 
 def connect(url: str) -> redis.Redis:
@@ -31,7 +35,7 @@ def connect(url: str) -> redis.Redis:
             socket_timeout=SOCKET_TIMEOUT_S,
             socket_connect_timeout=SOCKET_TIMEOUT_S,
             health_check_interval=15,
-            retry=Retry(ExponentialWithJitterBackoff(cap=1.0, base=0.1), retries=2),
+            retry=Retry(RedisBackoff(RECONNECT), retries=RECONNECT_TRIES),
             **({} if url.startswith("unix:") else {"socket_keepalive": True}),
         )
     except ValueError as error:
@@ -41,58 +45,57 @@ def connect(url: str) -> redis.Redis:
         ) from error
 
 
+class RedisBackoff(AbstractBackoff):
+    """A `Backoff` as redis-py's retries take it."""
+
+    def __init__(self, backoff: Backoff) -> None:
+        self._backoff = backoff
+        self._rng = random.Random()  # noqa: S311  # jitter, no secret
+
+    def compute(self, failures: int) -> float:
+        """The wait after that many failures in a row, in seconds."""
+        return self._backoff.delay_s(failures, self._rng)
+
+
 class Store:
     """A Redis, the keys under one prefix, and the ledger's scripts by their file's name.
 
-    now_ms: the time to tell the scripts, milliseconds since the epoch; 0 lets them ask the server.
+    now_ms: the time that scripts take for now, milliseconds since the epoch; 0: the server's.
     """
 
     def __init__(self, client: redis.Redis, prefix: str, *, now_ms: int = 0) -> None:
-        self.redis: Any = client  # replies are bytes here; redis-py's types cannot tell, and say bytes or str
+        self.redis: Any = client  # replies are bytes here; redis-py's types say bytes or str
         self.keys = Keys(prefix)
         self.now_ms = now_ms
         self._scripts: dict[str, Any] = {}
-        self.on_call: Callable[[str, float, bool], None] = _unheard  # a script, its seconds, whether it answered
+        self.on_call: Callable[[str, float, bool], None] = _ignore_call  # a script, its seconds, whether it answered
 
     def run(self, name: str, keys: Sequence[str], arguments: Sequence[str | bytes | int | float]) -> Any:
-        """Run the script `name`. Raises `ServiceUnavailable` when Redis cannot be reached."""
+        """Run the script `name`, for `calls.py`. Raises `ServiceUnavailable` when Redis cannot be reached."""
         script = self._scripts.get(name)
         if script is None:
-            script = self._scripts[name] = self.redis.register_script(_source(name))
+            script = self._scripts[name] = self.redis.register_script(script_text(name))
         started, has_answered = time.monotonic(), False
         try:
-            with reaching_redis():
-                reply = script(keys=list(keys), args=list(arguments))
+            with redis_errors():
+                reply = script(keys=keys, args=arguments)
             has_answered = True
         finally:
             self.on_call(name, time.monotonic() - started, has_answered)
         return reply
 
-    def publish_channel(self) -> str:
-        """The channel that scripts tell their changes on."""
-        return self.keys.events()
+
+@contextmanager
+def redis_errors() -> Iterator[None]:
+    """Raise Redis' connection errors as `ServiceUnavailable`."""
+    try:
+        yield
+    except (redis.ConnectionError, redis.TimeoutError) as error:
+        raise ServiceUnavailable(
+            f"cannot connect to the ledger's Redis ({type(error).__name__}).",
+            hint="Check that the Redis or Valkey server runs and that BATCHMILL_REDIS_URL names it.",
+        ) from error
 
 
-class reaching_redis:  # noqa: N801  # reads as a phrase after `with`
-    """Turns Redis' connection errors into `ServiceUnavailable`."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, redis.ConnectionError | redis.TimeoutError):
-            raise ServiceUnavailable(
-                f"the ledger's Redis cannot be reached ({type(error).__name__}).",
-                hint="It is tried again; see whether the Redis or Valkey server runs.",
-            ) from error
-
-
-def _unheard(script: str, seconds: float, has_answered: bool) -> None:
-    """Nobody asked how long calls take."""
-
-
-@cache
-def _source(name: str) -> str:
-    folder = resources.files("batchmill.ledger") / "scripts"
-    prelude, script = (folder / f"{part}.lua" for part in ("_prelude", name))
-    return f"{prelude.read_text()}\n{script.read_text()}"
+def _ignore_call(script: str, seconds: float, has_answered: bool) -> None:
+    """Nobody observes calls."""

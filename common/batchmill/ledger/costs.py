@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchmill.cost import Totals
-from batchmill.ledger.connection import reaching_redis
+from batchmill.ledger.connection import redis_errors
 
 if TYPE_CHECKING:
     from batchmill.ledger.connection import Store
@@ -20,7 +20,7 @@ class CostLedger:
 
     def totals(self) -> Totals:
         """The sums, in one round trip, however many jobs there were."""
-        with reaching_redis(), self._store.redis.pipeline(transaction=True) as pipe:
+        with redis_errors(), self._store.redis.pipeline(transaction=True) as pipe:
             for key in self._keys.costs():
                 pipe.hgetall(key)
             found = pipe.execute()

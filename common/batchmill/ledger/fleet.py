@@ -6,7 +6,8 @@ import json
 from typing import TYPE_CHECKING
 
 from batchmill.job import WorkerInfo
-from batchmill.ledger.connection import reaching_redis
+from batchmill.ledger import calls
+from batchmill.ledger.connection import redis_errors
 from batchmill.operators.contract import OperatorInfo
 
 if TYPE_CHECKING:
@@ -25,34 +26,26 @@ class FleetLedger:
     def announce(
         self, worker: WorkerInfo, operators: Sequence[OperatorInfo], ttl_s: float, *, changed: bool = False
     ) -> None:
-        """Say that a worker is there for the next `ttl_s`, and what its operators are (none: as before).
+        """Note that a worker is there for the next `ttl_s`, and what its operators are (none: as before).
 
-        changed: what it has loaded is not what it was, and those who wait for that are told.
+        changed: what it has loaded is not what it was; publishes an event for those who wait for that.
         """
-        announced: list[str] = []
-        for operator in operators:
-            announced += [operator.name, operator.model_dump_json()]
-        self._store.run(
-            "announce",
-            [self._keys.workers(), self._keys.workers_seen(), self._keys.operators()],
-            [
-                self._store.now_ms,
-                worker.name,
-                worker.model_dump_json(),
-                int(ttl_s * 1000),
-                self._keys.events(),
-                int(changed),
-                *announced,
-            ],
+        calls.announce(
+            self._store,
+            worker=worker.name,
+            description=worker.model_dump_json(),
+            ttl_ms=int(ttl_s * 1000),
+            changed=changed,
+            announced=[calls.Announced(one.name, one.model_dump_json()) for one in operators],
         )
 
-    def leave(self, name: str) -> None:
-        """Say that a worker goes."""
-        self._store.run("leave", [self._keys.workers(), self._keys.workers_seen()], [name])
+    def deregister(self, name: str) -> None:
+        """Remove a worker that ends."""
+        calls.deregister(self._store, worker=name)
 
     def workers(self, now_ms: int) -> list[WorkerInfo]:
         """The workers that are there, by name."""
-        with reaching_redis(), self._store.redis.pipeline(transaction=False) as pipe:
+        with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
             pipe.hgetall(self._keys.workers())
             pipe.zrangebyscore(self._keys.workers_seen(), now_ms, "+inf")
             described, present = pipe.execute()
@@ -60,12 +53,12 @@ class FleetLedger:
 
     def operator(self, name: str) -> OperatorInfo | None:
         """An operator that some worker has announced, or None."""
-        with reaching_redis():
+        with redis_errors():
             announced = self._store.redis.hget(self._keys.operators(), name)
         return OperatorInfo.model_validate(json.loads(announced)) if announced else None
 
     def operators(self) -> list[OperatorInfo]:
         """All operators that were announced, by name."""
-        with reaching_redis():
+        with redis_errors():
             announced = self._store.redis.hgetall(self._keys.operators())
         return [OperatorInfo.model_validate(json.loads(announced[name])) for name in sorted(announced)]

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from batchmill.errors import ServiceUnavailable
 from batchmill.job_log import Cursor, LogEntry, LogEvent, LogLevel
-from batchmill.ledger.connection import reaching_redis
+from batchmill.ledger import calls
+from batchmill.ledger.connection import redis_errors
 from batchmill.ledger.jobs import no_such_job
 from batchmill.ledger.record import JobRecord
 from batchmill.shard import format_shard_id
@@ -63,15 +64,15 @@ class JobLogLedger:
         if ref is not None:
             fields |= {"shard": _shard_name(ref), "attempt": ref.token}
         fields |= {name: text for name, text in (("worker", worker), ("traceback", _tail(traceback))) if text}
-        pairs = [part for pair in fields.items() for part in pair]
+        entry = [calls.LogField(name, str(value)) for name, value in fields.items()]
         try:
-            self._store.run("note", [self._keys.job(job_id), self._keys.job_log(job_id)], pairs)
+            calls.note(self._store, job_id=job_id, entry=entry)
         except ServiceUnavailable as error:
             log.warning("the log of job %s misses an entry (%s): %s", job_id, message, error)
 
     def read(self, job_id: str) -> Kept:
         """All that is kept, with the job's record of the same moment. Raises `NotFound`."""
-        with reaching_redis(), self._store.redis.pipeline(transaction=True) as pipe:
+        with redis_errors(), self._store.redis.pipeline(transaction=True) as pipe:
             pipe.xrange(self._keys.job_log(job_id))
             pipe.hgetall(self._keys.job(job_id))
             pipe.time()

@@ -1,6 +1,6 @@
 """Every key that Batchmill keeps in Redis, one function each; no key is spelled anywhere else.
 
-The schema of each key stands in the header of the script that writes it.
+The schema of each key is in the header of the script that writes it.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ class Keys:
         """Sorted set: the ids of jobs that have ended, scored by when (ms); 0: to be deleted now."""
         return f"{self.prefix}jobs:ended"
 
-    def idempotency(self, key: str) -> str:
+    def idempotency(self, idempotency_key: str) -> str:
         """String: the id and the request digest of the job that was submitted under a client's key."""
-        return f"{self.prefix}idempotency:{hashlib.sha256(key.encode()).hexdigest()[:32]}"
+        return f"{self.prefix}idempotency:{hashlib.sha256(idempotency_key.encode()).hexdigest()[:32]}"
 
     def leader(self) -> str:
         """String with a lease: "epoch name" of the coordinator that leads."""
         return f"{self.prefix}leader"
 
     def leader_epoch(self) -> str:
-        """Counter: how often leadership has changed hands."""
+        """Counter: how often leadership has changed."""
         return f"{self.prefix}leader:epoch"
 
     def leases(self) -> str:

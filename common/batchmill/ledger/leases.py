@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from batchmill.ledger import calls
+
 if TYPE_CHECKING:
     from batchmill.ledger.connection import Store
 
@@ -17,17 +19,12 @@ class LeaseLedger:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def reprieve(self, epoch: int, ttl_s: float) -> int:
-        """Note that the leases are looked at; returns how many that had run out begin anew, see `reprieve.lua`.
+    def extend_all(self, epoch: int, ttl_s: float) -> int:
+        """Note that the leases are looked at; returns how many that had run out are extended (`extend_all_leases.lua`).
 
-        ttl_s: how long a lease lasts. To be called before each look for leases that ran out; of a deposed leader
-        nothing comes.
+        ttl_s: how long a lease lasts. To be called before each look for leases that ran out; a deposed leader extends
+        none.
         """
-        keys = self._store.keys
         ttl_ms = int(ttl_s * 1000)
-        told = self._store.run(
-            "reprieve",
-            [keys.leases(), keys.leases_seen(), keys.leader()],
-            [self._store.now_ms, epoch, ttl_ms, int(ttl_ms * MISSED_SHARE)],
-        )
-        return 0 if told == b"deposed" else int(told)
+        reply = calls.extend_all_leases(self._store, epoch=epoch, lease_ms=ttl_ms, missed_ms=int(ttl_ms * MISSED_SHARE))
+        return reply.extended

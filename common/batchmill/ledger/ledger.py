@@ -6,9 +6,10 @@ import re
 from typing import TYPE_CHECKING
 
 from batchmill.errors import InvalidSettings
-from batchmill.ledger.adoption import AdoptionLedger
-from batchmill.ledger.connection import Store, connect, reaching_redis
+from batchmill.ledger import calls
+from batchmill.ledger.connection import Store, connect, redis_errors
 from batchmill.ledger.costs import CostLedger
+from batchmill.ledger.encodings import parse_event
 from batchmill.ledger.fleet import FleetLedger
 from batchmill.ledger.job_log import JobLogLedger
 from batchmill.ledger.jobs import JobLedger
@@ -21,6 +22,7 @@ from batchmill.ledger.row_cache import RowCacheLedger
 from batchmill.ledger.shards import ShardLedger
 from batchmill.ledger.survey import SurveyLedger
 from batchmill.ledger.tenants import TenantLedger
+from batchmill.ledger.unfinished import UnfinishedWorkLedger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -45,7 +47,7 @@ class Ledger:
         self.results = ResultLedger(self._store)
         self.costs = CostLedger(self._store)
         self.fleet = FleetLedger(self._store)
-        self.adoption = AdoptionLedger(self._store)
+        self.unfinished = UnfinishedWorkLedger(self._store)
         self.retention = RetentionLedger(self._store)
         self.profiles = ProfileLedger(self._store)
         self.log = JobLogLedger(self._store)
@@ -59,56 +61,53 @@ class Ledger:
         """The ledger that the settings name; does not connect yet."""
         return cls(connect(settings.redis_url), settings.redis_prefix)
 
-    def on_call(self, heard: Callable[[str, float, bool], None]) -> None:
-        """Tell of every script that was run: its name, how many seconds it took, whether it answered."""
-        self._store.on_call = heard
+    def observe_calls(self, callback: Callable[[str, float, bool], None]) -> None:
+        """Call back after every script: its name, how many seconds it took, whether it answered."""
+        self._store.on_call = callback
 
     def now_ms(self) -> int:
         """The time by which leases are judged: the server's, milliseconds since the epoch."""
         if self._store.now_ms:
             return self._store.now_ms
-        with reaching_redis():
+        with redis_errors():
             seconds, micros = self._store.redis.time()
         return int(seconds) * 1000 + int(micros) // 1000
 
     def ping(self) -> None:
         """Raise `ServiceUnavailable` when Redis cannot be reached."""
-        with reaching_redis():
+        with redis_errors():
             self._store.redis.ping()
 
     def require_schema(self, version: int = SCHEMA) -> None:
         """Raise `InvalidSettings` when this ledger is kept in other data formats than this build reads and writes."""
-        keys = self._store.keys
-        found = self._store.run(
-            "settle_schema", [keys.schema(), keys.jobs(), keys.workers_seen()], [self._store.now_ms, version]
-        )
-        if int(found) != version:
+        found = calls.check_schema(self._store, version=version)
+        if found != version:
             raise InvalidSettings(
-                f"the ledger under {keys.prefix!r} is kept in data formats of version {found}, this Batchmill has "
-                f"version {version}.",
+                f"the ledger under {self._store.keys.prefix!r} is kept in data formats of version {found}, "
+                f"this Batchmill has version {version}.",
                 hint="Run one version of Batchmill over a ledger: let its jobs end and be deleted with the version "
                 "that wrote them and stop its workers, then start this one; or give this one a "
                 "BATCHMILL_REDIS_PREFIX of its own.",
-                found=int(found),
+                found=found,
                 expected=version,
             )
 
     def queue_lengths(self, queues: Sequence[str]) -> list[int]:
         """How many messages lie in each of these Celery queues."""
-        with reaching_redis(), self._store.redis.pipeline(transaction=False) as pipe:
+        with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
             for queue in queues:
                 pipe.llen(self._queue_key(queue))
             return [int(length) for length in pipe.execute()]
 
     def take_messages(self, queue: str) -> list[bytes]:
         """Take at most a hundred messages out of a Celery queue, the oldest first."""
-        with reaching_redis():
+        with redis_errors():
             return self._store.redis.rpop(self._queue_key(queue), 100) or []
 
     def find_queues(self, begins_with: str) -> list[str]:
         """The Celery queues that hold messages and whose name begins so. Walks over all keys: not for every step."""
         begin = self._queue_key("")
-        with reaching_redis():
+        with redis_errors():
             found = self._store.redis.scan_iter(f"{_literally(begin + begins_with)}*", count=1000, _type="list")
             return sorted(key.decode().removeprefix(begin) for key in found)
 
@@ -117,24 +116,23 @@ class Ledger:
 
     def lead(self, name: str, ttl_s: float) -> int:
         """Take or keep the lead; returns the epoch, or 0 when another coordinator leads."""
-        keys = self._store.keys
-        return int(self._store.run("lead", [keys.leader(), keys.leader_epoch()], [name, int(ttl_s * 1000)]))
+        return calls.lead(self._store, name=name, lease_ms=int(ttl_s * 1000))
 
     def resign(self, name: str) -> None:
         """Give the lead back, if it is held under this name."""
-        self._store.run("resign", [self._store.keys.leader()], [name])
+        calls.resign(self._store, name=name)
 
     def has_leader(self) -> bool:
         """Whether some coordinator leads."""
-        with reaching_redis():
+        with redis_errors():
             return bool(self._store.redis.exists(self._store.keys.leader()))
 
     def events(self) -> Iterator[tuple[str, str] | None]:
         """Changes as they happen, (kind, job id), and None at least once a second; some may be missed.
 
-        Ends with `ServiceUnavailable` when the connection breaks; call it again to go on.
+        Ends with `ServiceUnavailable` when the connection breaks; call it again to continue.
         """
-        with reaching_redis(), self._store.redis.pubsub(ignore_subscribe_messages=True) as channel:
+        with redis_errors(), self._store.redis.pubsub(ignore_subscribe_messages=True) as channel:
             channel.subscribe(self._store.keys.events())
             yield None
             while True:
@@ -142,8 +140,7 @@ class Ledger:
                 if message is None:
                     yield None
                     continue
-                kind, _, job_id = message["data"].decode().partition(" ")
-                yield kind, job_id
+                yield parse_event(message["data"])
 
     def close(self) -> None:
         """Close the connections."""

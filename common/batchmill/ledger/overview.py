@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchmill.ledger.connection import reaching_redis
+from batchmill.ledger.connection import redis_errors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,13 +30,13 @@ class OverviewLedger:
 
     def live_ids(self, limit: int) -> list[str]:
         """The ids of at most `limit` jobs that have not ended, newest first."""
-        with reaching_redis():
+        with redis_errors():
             ids = self._store.redis.smembers(self._keys.live_jobs())
         return sorted((job_id.decode() for job_id in ids), reverse=True)[:limit]
 
     def dead_counts(self, job_ids: Sequence[str]) -> list[dict[str, int]]:
         """For each of these jobs: how many rows died of which error."""
-        with reaching_redis(), self._store.redis.pipeline(transaction=False) as pipe:
+        with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
             for job_id in job_ids:
                 pipe.hgetall(self._keys.dead_counts(job_id))
             found = pipe.execute()
@@ -44,7 +44,7 @@ class OverviewLedger:
 
     def queue_heads(self, pools: Sequence[str]) -> list[QueueHead]:
         """For each of these pools: what waits to be claimed."""
-        with reaching_redis(), self._store.redis.pipeline(transaction=False) as pipe:
+        with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
             for pool in pools:
                 pipe.zcard(self._keys.queued(pool))
                 pipe.zrange(self._keys.queued(pool), 0, 0, withscores=True)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchmill.ledger.connection import reaching_redis
+from batchmill.ledger import calls
+from batchmill.ledger.connection import redis_errors
 
 if TYPE_CHECKING:
     from batchmill.ledger.connection import Store
 
-MOST_PROFILES = 1000
+MAX_PROFILES = 1000
 
 
 class ProfileLedger:
-    """Profiles by name, as text of at most some kilobytes; the latest `MOST_PROFILES` are kept."""
+    """Profiles by name, as text of at most some kilobytes; the latest `MAX_PROFILES` are kept."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -21,14 +22,10 @@ class ProfileLedger:
 
     def read(self, name: str) -> bytes | None:
         """The profile of that name, or None."""
-        with reaching_redis():
+        with redis_errors():
             found: bytes | None = self._store.redis.hget(self._keys.profiles(), name)
         return found
 
     def write(self, name: str, profile: str) -> None:
         """Keep a profile in place of the one of that name; the one written longest ago makes room."""
-        self._store.run(
-            "profile",
-            [self._keys.profiles(), self._keys.profiles_used()],
-            [self._store.now_ms, name, profile, MOST_PROFILES],
-        )
+        calls.profile(self._store, name=name, profile=profile, max_profiles=MAX_PROFILES)

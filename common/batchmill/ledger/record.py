@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchmill.cost import Spent, sums
 from batchmill.job import DEFAULT_TENANT, JobError, JobSpec, JobState
+from batchmill.ledger.encodings import CommitInterval, parse_paces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -41,13 +42,13 @@ class JobRecord:
     busy_us: int = 0  # device time of committed attempts
     rows_timed: int = 0  # rows that time was spent on
     bytes_in: int = 0
-    paces: str = ""  # the last intervals between commits, see `commit.lua`
-    rate_at: int | None = None  # since when the next one goes on
+    paces: tuple[CommitInterval, ...] = ()  # the last intervals between commits, the latest last
+    rate_at: int | None = None  # when the open one began
     rate_rows: int = 0  # settled by then
     last_queued_at: int | None = None  # when a shard of it was last queued, or it was resumed
     paused_ms: int = 0  # in all pauses that are over, since it started
     replay_of: str | None = None  # the job whose dead letters this one runs again
-    resumed_from: str | None = None  # the job whose output this one goes on with
+    resumed_from: str | None = None  # the job whose output this one resumes
     adopts: bool = False  # whether what that job left is still to be taken over
     operator_version: str = ""
     tenant: str = DEFAULT_TENANT
@@ -83,13 +84,14 @@ READERS: Mapping[str, Callable[[str], Any]] = {
     "spec": _spec,
     "state": JobState,
     "error": JobError.model_validate_json,
+    "paces": parse_paces,
     **dict.fromkeys(("created_at", "started_at", "paused_at", "stopping_at", "finished_at"), int),
     **dict.fromkeys(("rows_total", "rows_planned", "rows_done", "rows_dead", "rows_timed", "rows_cached"), int),
     **dict.fromkeys(("shards_planned", "shards_live", "shards_queued", "shards_running", "shards_done"), int),
     **dict.fromkeys(("busy_us", "bytes_in", "rate_at", "rate_rows", "last_queued_at", "paused_ms"), int),
     **dict.fromkeys(("budget_nano", "cost_nano"), int),
     **dict.fromkeys(("planned", "rows_exact", "adopts"), _flag),
-    **dict.fromkeys(("cursor", "paces", "replay_of", "resumed_from", "operator_version", "tenant"), str),
+    **dict.fromkeys(("cursor", "replay_of", "resumed_from", "operator_version", "tenant"), str),
 }
 """How a field of a record is read from that of the same name in the job's hash, where it is there and not empty."""
 

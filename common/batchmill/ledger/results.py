@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchmill.ledger.connection import reaching_redis
-from batchmill.ledger.settlement import Settled, SplitUp, parse_settled
+from batchmill.ledger import calls
+from batchmill.ledger.connection import redis_errors
+from batchmill.ledger.encodings import parse_settled, write_settled
 from batchmill.shard import ShardId, format_shard_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from batchmill.ledger.connection import Store
+    from batchmill.ledger.settlement import Settled, SplitUp
 
 
 class ResultLedger:
@@ -25,46 +27,38 @@ class ResultLedger:
         """For each of these shards: how it was settled, or None when it was not."""
         if not shard_ids:
             return []
-        with reaching_redis():
+        with redis_errors():
             found = self._store.redis.hmget(
                 self._keys.done(job_id, stage), [format_shard_id(shard_id) for shard_id in shard_ids]
             )
-        return [parse_settled(shard_id, value) for shard_id, value in zip(shard_ids, found, strict=True)]
+        return [entry and parse_settled(shard_id, entry) for shard_id, entry in zip(shard_ids, found, strict=True)]
 
     def inline_results(self, job_id: str, shard_ids: Sequence[ShardId]) -> list[bytes | None]:
         """The results of these shards that ride in the ledger, as Arrow streams."""
         if not shard_ids:
             return []
         names = [format_shard_id(shard_id) for shard_id in shard_ids]
-        with reaching_redis():
+        with redis_errors():
             found: list[bytes | None] = self._store.redis.hmget(self._keys.inline_results(job_id), names)
         return found
 
-    def amend(self, job_id: str, before: Settled, after: Settled, dead_by_type: Mapping[str, int], epoch: int) -> bool:
+    def replace_part(
+        self, job_id: str, before: Settled, after: Settled, dead_by_type: Mapping[str, int], epoch: int
+    ) -> bool:
         """Replace a settled shard's entry, as the leader; False when it is another by now, or the leader is deposed.
 
         dead_by_type: how many more dead rows of each error type there are, below 0 for fewer.
         """
-        keys = self._keys
-        word = self._store.run(
-            "amend",
-            [
-                keys.leader(),
-                keys.job(job_id),
-                keys.done(job_id, 0),
-                keys.inline_results(job_id),
-                keys.dead_counts(job_id),
-            ],
-            [
-                epoch,
-                format_shard_id(before.shard_id),
-                before.entry(),
-                after.entry(),
-                after.rows - before.rows,
-                before.rows_dead - after.rows_dead,
-                keys.events(),
-                job_id,
-                *(part for counted in dead_by_type.items() for part in counted),
-            ],
+        answer = calls.replace_part(
+            self._store,
+            stage=0,
+            epoch=epoch,
+            job_id=job_id,
+            shard_id=before.shard_id,
+            before=write_settled(before),
+            after=write_settled(after),
+            more_rows=after.rows - before.rows,
+            fewer_dead=before.rows_dead - after.rows_dead,
+            dead_by_type=[calls.DeadRowsChange(kind, more) for kind, more in dead_by_type.items()],
         )
-        return bool(word == b"ok")
+        return answer is calls.ReplacePartAnswer.OK

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from batchmill.ledger.connection import reaching_redis
+from batchmill.ledger import calls
+from batchmill.ledger.connection import redis_errors
 from batchmill.row_cache import CacheStats
 
 if TYPE_CHECKING:
@@ -18,14 +19,13 @@ if TYPE_CHECKING:
     from batchmill.ledger.connection import Store
 
 DIGEST_BYTES = 16
-SEGMENT_BYTES = 6
-LOOSE_LIFE_MS = 24 * 3600 * 1000
+LOOSE_TTL_MS = 24 * 3600 * 1000
 """How long an attempt may take to write a segment."""
 
-MOST_FORGOTTEN = 10_000
+MAX_FORGOTTEN = 10_000
 """Rows that one call forgets, lest it keep the ledger waiting; a limit that was lowered is met by and by."""
 
-LEAST_BYTES = 4096
+MIN_BYTES = 4096
 """What a segment counts as at least: a file takes that much, and small ones must not be without number."""
 
 
@@ -39,8 +39,8 @@ class Lookup(NamedTuple):
 class Limits(NamedTuple):
     """What the cache may hold."""
 
-    most_bytes: int  # of segments
-    most_rows: int
+    max_bytes: int  # of segments
+    max_rows: int
 
 
 class RowCacheLedger:
@@ -55,69 +55,56 @@ class RowCacheLedger:
 
         segment: 6 bytes of chance; if rows are missing, it becomes a loose segment for them.
         """
-        keys = self._keys
-        taken, *places = self._store.run(
-            "find_rows",
-            [keys.cache_index(), keys.cache_used(), keys.cache_loose(), keys.cache_totals()],
-            [self._store.now_ms, b"".join(digests), segment, LOOSE_LIFE_MS],
-        )
-        return Lookup(places, segment if taken else b"")
+        reply = calls.find_rows(self._store, digests=b"".join(digests), segment=segment, loose_ms=LOOSE_TTL_MS)
+        return Lookup(reply.places, segment if reply.taken else b"")
 
-    def keep(self, segment: bytes, nbytes: int, digests: Sequence[bytes], places: bytes, limits: Limits) -> str:
-        """Put a loose segment, whose blob is written, into the index; a word as in `keep_rows.lua`.
+    def keep(
+        self, segment: bytes, nbytes: int, digests: Sequence[bytes], places: bytes, limits: Limits
+    ) -> calls.KeepRowsAnswer:
+        """Put a loose segment, whose blob is written, into the index.
 
-        places: where the results of each row lie in it, 8 bytes each.
+        places: where the results of each row are in it, 8 bytes each.
         """
-        return str(
-            self._store.run(
-                "keep_rows",
-                self._all_keys(),
-                [
-                    self._store.now_ms,
-                    segment,
-                    max(nbytes, LEAST_BYTES),
-                    b"".join(digests),
-                    places,
-                    limits.most_bytes,
-                    limits.most_rows,
-                    MOST_FORGOTTEN,
-                ],
-            ).decode()
+        return calls.keep_rows(
+            self._store,
+            segment=segment,
+            nbytes=max(nbytes, MIN_BYTES),
+            digests=b"".join(digests),
+            places=places,
+            max_bytes=limits.max_bytes,
+            max_rows=limits.max_rows,
+            max_forgotten=MAX_FORGOTTEN,
         )
 
     def forget(self, segments: Sequence[bytes]) -> int:
         """Forget segments whose blobs are broken or gone; returns how many rows those had."""
-        return int(self._store.run("forget_rows", self._all_keys(), segments)) if segments else 0
+        return calls.forget_rows(self._store, everything=False, broken=segments) if segments else 0
 
     def clear(self) -> int:
         """Forget everything; returns how many rows that was."""
-        return int(self._store.run("forget_rows", self._all_keys(), []))
+        return calls.forget_rows(self._store, everything=True, broken=[])
 
     def loose(self, now_ms: int, limit: int = 500) -> list[bytes]:
         """At most `limit` segments whose blobs are to be deleted now."""
-        with reaching_redis():
+        with redis_errors():
             found: list[bytes] = self._store.redis.zrangebyscore(
                 self._keys.cache_loose(), "-inf", now_ms, start=0, num=limit
             )
         return found
 
-    def settle(self, segments: Sequence[bytes]) -> None:
-        """Strike loose segments off, whose blobs are deleted or were never written."""
+    def remove_loose(self, segments: Sequence[bytes]) -> None:
+        """Remove loose segments, whose blobs are deleted or were never written."""
         if segments:
-            with reaching_redis():
+            with redis_errors():
                 self._store.redis.zrem(self._keys.cache_loose(), *segments)
 
     def stats(self) -> CacheStats:
-        """How the cache stands."""
+        """Statistics of the cache."""
         keys = self._keys
-        with reaching_redis(), self._store.redis.pipeline(transaction=False) as pipe:
+        with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
             pipe.hlen(keys.cache_index())
             pipe.zcard(keys.cache_used())
             pipe.hgetall(keys.cache_totals())
             entries, segments, totals = pipe.execute()
         counted = {name.decode(): int(value) for name, value in totals.items()}
         return CacheStats(entries=entries, segments=segments, **counted)
-
-    def _all_keys(self) -> list[str]:
-        keys = self._keys
-        return [keys.cache_index(), keys.cache_segments(), keys.cache_used(), keys.cache_loose(), keys.cache_totals()]

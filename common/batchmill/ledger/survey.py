@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import redis
 
-from batchmill.ledger.connection import reaching_redis
+from batchmill.ledger.connection import redis_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -38,7 +38,7 @@ class SurveyLedger:
     def take(self, job_ids: Sequence[str], pools: Iterable[str]) -> Survey:
         """Count what there is of these jobs and pools. Raises `ServiceUnavailable`."""
         keys, names = self._keys, sorted(set(pools))
-        with reaching_redis(), self._store.redis.pipeline(transaction=False) as pipe:
+        with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
             pipe.time()
             pipe.zcard(keys.leases())
             pipe.zcard(keys.ended_jobs())
@@ -48,7 +48,7 @@ class SurveyLedger:
                 pipe.zcard(keys.waiting(job_id))
             (seconds, micros), leases, kept, *counts = pipe.execute()
         now_ms = int(seconds) * 1000 + int(micros) // 1000
-        with reaching_redis():
+        with redis_errors():
             expired = self._store.redis.zcount(keys.leases(), "-inf", now_ms)
         firsts = zip(names, counts[: len(names)], strict=True)
         return Survey(
@@ -63,7 +63,7 @@ class SurveyLedger:
 
     def _memory_bytes(self) -> int | None:
         try:
-            with reaching_redis():
+            with redis_errors():
                 used: int | None = self._store.redis.info("memory").get("used_memory")
         except redis.ResponseError:  # its user may not ask
             return None

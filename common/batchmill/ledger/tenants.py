@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchmill.errors import NotFound, Overloaded
-from batchmill.ledger.connection import reaching_redis
+from batchmill.ledger.connection import redis_errors
 
 if TYPE_CHECKING:
     from batchmill.ledger.connection import Store
@@ -30,14 +30,14 @@ class TenantLedger:
 
     def add_job(self, tenant: str, job_id: str, now_ms: int) -> None:
         """Note a job that is about to be accepted."""
-        with reaching_redis(), self._store.redis.pipeline(transaction=True) as pipe:
+        with redis_errors(), self._store.redis.pipeline(transaction=True) as pipe:
             pipe.zadd(self._keys.tenant_jobs(tenant), {job_id: now_ms})
             pipe.sadd(self._keys.tenant_live_jobs(tenant), job_id)
             pipe.execute()
 
     def remove_job(self, tenant: str, job_id: str) -> None:
         """Forget a job that was not accepted, or was deleted."""
-        with reaching_redis(), self._store.redis.pipeline(transaction=True) as pipe:
+        with redis_errors(), self._store.redis.pipeline(transaction=True) as pipe:
             pipe.zrem(self._keys.tenant_jobs(tenant), job_id)
             pipe.srem(self._keys.tenant_live_jobs(tenant), job_id)
             pipe.execute()
@@ -45,7 +45,7 @@ class TenantLedger:
     def require_live_job(self, tenant: str, max_live_jobs: int) -> None:
         """Raise `Overloaded` when a tenant has as many live jobs as it may have."""
         key = self._keys.tenant_live_jobs(tenant)
-        with reaching_redis():
+        with redis_errors():
             if self._store.redis.scard(key) < max_live_jobs:
                 return
         if len(self._live(tenant)) >= max_live_jobs:
@@ -58,7 +58,7 @@ class TenantLedger:
     def newest(self, tenant: str, limit: int, before: str | None = None) -> list[str]:
         """The ids of at most `limit` jobs of a tenant, newest first, older than `before`. Raises `NotFound`."""
         client, key = self._store.redis, self._keys.tenant_jobs(tenant)
-        with reaching_redis():
+        with redis_errors():
             start = 0
             if before is not None:
                 rank = client.zrevrank(key, before)
@@ -76,7 +76,7 @@ class TenantLedger:
         """Drop entries of jobs that do not exist."""
         key = self._keys.tenant_jobs(tenant)
         for job_id in job_ids:
-            with reaching_redis():
+            with redis_errors():
                 score = self._store.redis.zscore(key, job_id)
             if score is not None and score < now_ms - UNBORN_MS:
                 self.remove_job(tenant, job_id)
@@ -91,12 +91,12 @@ class TenantLedger:
                 hint="Submit or drop some: DELETE /v1/uploads/{id}. Uploads without a part end by themselves.",
                 limit=max_uploads,
             )
-        with reaching_redis():
+        with redis_errors():
             self._store.redis.hset(self._keys.tenant_uploads(tenant), upload_id, 0)
 
     def owns_upload(self, tenant: str, upload_id: str) -> bool:
         """Whether an upload is the tenant's and open."""
-        with reaching_redis(), self._store.redis.pipeline(transaction=True) as pipe:
+        with redis_errors(), self._store.redis.pipeline(transaction=True) as pipe:
             pipe.hexists(self._keys.tenant_uploads(tenant), upload_id)
             pipe.zscore(self._keys.uploads(), upload_id)
             is_own, begun_at = pipe.execute()
@@ -111,18 +111,18 @@ class TenantLedger:
                 hint="Submit or drop some, or raise BATCHMILL_MAX_UPLOAD_BYTES_PER_TENANT.",
                 limit=max_bytes,
             )
-        with reaching_redis():
+        with redis_errors():
             self._store.redis.hincrby(self._keys.tenant_uploads(tenant), upload_id, nbytes)
 
     def remove_upload(self, tenant: str, upload_id: str) -> None:
         """Forget an upload that was dropped."""
-        with reaching_redis():
+        with redis_errors():
             self._store.redis.hdel(self._keys.tenant_uploads(tenant), upload_id)
 
     def _live(self, tenant: str) -> list[str]:
         """The tenant's live jobs; those that have ended are dropped from its set."""
         own, live = self._keys.tenant_live_jobs(tenant), self._keys.live_jobs()
-        with reaching_redis(), self._store.redis.pipeline(transaction=True) as pipe:
+        with redis_errors(), self._store.redis.pipeline(transaction=True) as pipe:
             pipe.sinter(own, live)
             pipe.sdiff(own, live)
             living, ended = pipe.execute()
@@ -133,7 +133,7 @@ class TenantLedger:
     def _open_uploads(self, tenant: str) -> dict[str, int]:
         """The bytes of each open upload of a tenant, without those that were taken or dropped, or never filled."""
         key, uploads = self._keys.tenant_uploads(tenant), self._keys.uploads()
-        with reaching_redis():
+        with redis_errors():
             sizes = {name.decode(): int(size) for name, size in self._store.redis.hgetall(key).items()}
             if not sizes:
                 return {}

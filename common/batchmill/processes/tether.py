@@ -25,7 +25,12 @@ ANY_CORE = "any"
 def tethered(command: Sequence[str], cores: Sequence[int] | None = None) -> list[str]:
     """The command line that runs `command` tied to the process that starts it, and to `cores` if any are given."""
     where = ANY_CORE if cores is None else ",".join(map(str, cores))
-    return [sys.executable, "-m", "batchmill.processes.tether", str(os.getpid()), where, *command]
+    return python_module("batchmill.processes.tether", str(os.getpid()), where, *command)
+
+
+def python_module(module: str, *arguments: str) -> list[str]:
+    """The command line that runs a module with this Python, and no Python file of the current folder in its place."""
+    return [sys.executable, "-P", "-m", module, *arguments]
 
 
 def main() -> None:

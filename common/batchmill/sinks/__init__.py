@@ -1,21 +1,26 @@
-"""Sinks: a folder that takes the results of a job, part by part, and a manifest that puts them in order."""
+"""Where results go: a `ResultStore` for each stage of a job, and a `Publisher` for the output that its user gets."""
 
 from __future__ import annotations
 
-from batchmill.sinks.manifest import MANIFEST, Column, Manifest, ManifestPart, Origin, columns_of
+from batchmill.sinks.manifest import MANIFEST, Column, InputFingerprint, Manifest, ManifestPart, columns_of
+from batchmill.sinks.opening import kept_results, open_publisher, output_results
+from batchmill.sinks.output_folder import MARKER
 from batchmill.sinks.parts import to_json_lines
-from batchmill.sinks.sink import MARKER, Part, Sink, open_sink
+from batchmill.sinks.publisher import Publisher
+from batchmill.sinks.result_store import ResultStore
 
 __all__ = [
     "MANIFEST",
     "MARKER",
     "Column",
+    "InputFingerprint",
     "Manifest",
     "ManifestPart",
-    "Origin",
-    "Part",
-    "Sink",
+    "Publisher",
+    "ResultStore",
     "columns_of",
-    "open_sink",
+    "kept_results",
+    "open_publisher",
+    "output_results",
     "to_json_lines",
 ]

@@ -11,7 +11,7 @@ from batchmill.errors import StorageError
 from batchmill.job import Frozen, JobState
 from batchmill.shard import parse_shard_id
 from batchmill.storage.blobs import BlobStore
-from batchmill.unfinished import Rest
+from batchmill.unfinished import UnfinishedWork
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,7 +37,7 @@ class ManifestPart(Frozen):
     shard: str  # "17", or "17.1" once split
 
 
-class Origin(Frozen):
+class InputFingerprint(Frozen):
     """What the results were made from: a job with another origin cannot go on with them."""
 
     source: str  # hexadecimal digits that change when the input does
@@ -64,8 +64,8 @@ class Manifest(Frozen):
     parts: tuple[ManifestPart, ...]
     created_at: float
     finished_at: float
-    origin: Origin | None = None
-    rest: Rest | None = None  # of a job that ended before its work was done
+    origin: InputFingerprint | None = None
+    rest: UnfinishedWork | None = None  # of a job that ended before its work was done
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:

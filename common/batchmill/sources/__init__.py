@@ -1,11 +1,11 @@
-"""Sources: files of rows, uploaded rows and inline rows, looked over, cut into slices, and read."""
+"""Sources: files of rows, uploaded rows and inline rows, described, split, and read."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from batchmill.sources.arrow import ArrowReader
-from batchmill.sources.base import Cutter, Piece, RowCount, Source
+from batchmill.sources.base import End, InputSplit, NextSplit, NotYet, RowCount, Source, Splitter
 from batchmill.sources.columnar import ColumnarSource
 from batchmill.sources.describe import describe, describe_upload
 from batchmill.sources.description import SourceDescription, SourceFile
@@ -19,13 +19,16 @@ if TYPE_CHECKING:
     from batchmill.storage.locations import Locations
 
 __all__ = [
-    "Cutter",
+    "End",
     "InlineSource",
-    "Piece",
+    "InputSplit",
+    "NextSplit",
+    "NotYet",
     "RowCount",
     "Source",
     "SourceDescription",
     "SourceFile",
+    "Splitter",
     "describe",
     "describe_upload",
     "open_source",

@@ -1,12 +1,17 @@
-"""What a source is: rows that lie somewhere, cut into slices by the planner and read by the workers."""
+"""What a source is: rows that are stored somewhere, split by the planner and read by the workers.
+
+A splitter answers each request with one of three values, `NextSplit`: an `InputSplit`, `NotYet` while the input is
+still being written, or `End`. Callers match all three.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, assert_never
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
 
     import pyarrow as pa
@@ -16,34 +21,63 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RowCount:
-    """How many rows a source has; `exact` is False while that is reckoned from its bytes."""
+    """How many rows a source has; `exact` is False while that is an estimate from its bytes."""
 
     rows: int
     exact: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """What one cut gives: consecutive rows of a source, and where the next cut goes on."""
+class InputSplit:
+    """Consecutive rows of a source, and where the split after it begins."""
 
     slices: tuple[Slice, ...]
     rows: int
     bytes: int  # about what the rows take in memory or on disk
-    cursor: str  # opaque to all but the source: give it to `cutter` to go on behind this piece
+    cursor: str  # opaque to all but the source: `splitter(cursor)` continues behind this split
 
 
-class Cutter(ABC):
-    """A walk along a source, from a cursor on. Holds open files: use as a context manager."""
+@dataclass(frozen=True, slots=True)
+class NotYet:
+    """No split now, but the end is not reached: the input is still being written, or a short remainder is held back."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """No more rows will come."""
+
+
+NextSplit = InputSplit | NotYet | End
+
+
+class Splitter(ABC):
+    """Gives a source split by split, from a cursor on. Holds open files: use as a context manager."""
 
     @abstractmethod
-    def cut(self, max_rows: int, max_bytes: int) -> Piece | None:
-        """The next rows: at most `max_rows`, and about `max_bytes` (at least one row); None at the end.
+    def next_split(self, max_rows: int, max_bytes: int) -> NextSplit:
+        """Return the next rows: at most `max_rows`, and about `max_bytes`, but at least one row.
 
+        `NotYet` leaves the splitter where it is: a later call looks at the input again and returns what follows the
+        last split. After `End` every call returns `End`.
         Raises `InvalidSource` for a file that vanished, changed since it was described, or has a broken line.
         """
 
+    def available(self, max_rows: int, max_bytes: int) -> Iterator[InputSplit]:
+        """Yield the splits that there are now: up to the end, or to where the input is still being written.
+
+        Raises as `next_split` does.
+        """
+        while True:
+            match self.next_split(max_rows, max_bytes):
+                case InputSplit() as split:
+                    yield split
+                case NotYet() | End():
+                    return
+                case never:
+                    assert_never(never)
+
     def close(self) -> None:  # noqa: B027  # not all hold something open
-        """Close what is open."""
+        """Close the files that are open."""
 
     def __enter__(self) -> Self:
         return self
@@ -55,21 +89,21 @@ class Cutter(ABC):
 
 
 class Source(ABC):
-    """Rows that lie somewhere. Reading is lazy: memory grows with a slice, never with the source."""
+    """Rows that are stored somewhere. Reading is lazy: memory grows with a slice, never with the source."""
 
     schema: pa.Schema
 
     @abstractmethod
     def count(self, cursor: str) -> RowCount:
-        """How many rows the whole source has, as far as is known when the planner stands at `cursor`."""
+        """Return how many rows the source has in total, as far as is known with all rows before `cursor` read."""
 
     @abstractmethod
-    def cutter(self, cursor: str = "") -> Cutter:
-        """A walk that goes on at a cursor; the empty one is the beginning."""
+    def splitter(self, cursor: str = "") -> Splitter:
+        """Open a splitter that continues at a cursor; the empty one is the beginning."""
 
     @abstractmethod
     def read(self, slices: tuple[Slice, ...]) -> pa.Table:
-        """The rows of these slices, in order, with this source's schema.
+        """Read the rows of these slices, in order, with this source's schema.
 
         Raises `InvalidSource` naming file and line for rows that do not parse.
         """

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from batchmill.shard import Slice
-from batchmill.sources.base import Cutter, Piece, RowCount, Source
+from batchmill.sources.base import End, InputSplit, NextSplit, RowCount, Source, Splitter
 from batchmill.sources.cursor import Cursor
 from batchmill.sources.lines import MAX_SLICES
 from batchmill.sources.opening import changed, reading, unreadable
@@ -92,9 +92,9 @@ class ColumnarSource(Source):
         """The rows of all files, exactly."""
         return RowCount(self._total, exact=True)
 
-    def cutter(self, cursor: str = "") -> ColumnarCutter:
+    def splitter(self, cursor: str = "") -> ColumnarSplitter:
         """A walk from a cursor on."""
-        return ColumnarCutter(self._files, self._reader, self._rows, Cursor.parse(cursor))
+        return ColumnarSplitter(self._files, self._reader, self._rows, Cursor.parse(cursor))
 
     def read(self, slices: Sequence[Slice]) -> pa.Table:
         """Read the rows of these slices: the groups they lie in, and the source's columns, no more."""
@@ -114,7 +114,7 @@ class ColumnarSource(Source):
             raise unreadable(location.uri, reason) from error
 
 
-class ColumnarCutter(Cutter):
+class ColumnarSplitter(Splitter):
     """A walk along files that know their rows. Only their footers are read."""
 
     def __init__(self, files: SourceFiles, reader: GroupReader, rows: Sequence[int], cursor: Cursor) -> None:
@@ -126,7 +126,7 @@ class ColumnarCutter(Cutter):
         self._row = cursor.row
         self._groups: Groups | None = None
 
-    def cut(self, max_rows: int, max_bytes: int) -> Piece | None:
+    def next_split(self, max_rows: int, max_bytes: int) -> NextSplit:
         """The next rows, of one file or of several small ones."""
         slices: list[Slice] = []
         rows, size = 0, 0.0
@@ -143,11 +143,11 @@ class ColumnarCutter(Cutter):
             size += groups.size(start, stop)
             self._offset = stop
         if not slices:
-            return None
+            return End()
         self._row += rows
         self._at_row()
         cursor = Cursor(self._file, self._offset, row=self._row)
-        return Piece(tuple(slices), rows, round(size), cursor.text())
+        return InputSplit(tuple(slices), rows, round(size), cursor.text())
 
     def _at_row(self) -> bool:
         """Go on to the file that has the next row; False behind the last one."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from batchmill.shard import Slice
-from batchmill.sources.base import Cutter, Piece, RowCount, Source
+from batchmill.sources.base import End, InputSplit, NextSplit, RowCount, Source, Splitter
 from batchmill.sources.cursor import Cursor
 from batchmill.sources.schemas import plain
 
@@ -26,9 +26,9 @@ class InlineSource(Source):
         """The table's rows, exactly."""
         return RowCount(self._table.num_rows, exact=True)
 
-    def cutter(self, cursor: str = "") -> InlineCutter:
+    def splitter(self, cursor: str = "") -> InlineSplitter:
         """A walk over the rows from a cursor on."""
-        return InlineCutter(self._table, Cursor.parse(cursor).row)
+        return InlineSplitter(self._table, Cursor.parse(cursor).row)
 
     def read(self, slices: Sequence[Slice]) -> pa.Table:
         """These rows, in order."""
@@ -36,7 +36,7 @@ class InlineSource(Source):
         return pa.concat_tables(pieces) if pieces else self.schema.empty_table()
 
 
-class InlineCutter(Cutter):
+class InlineSplitter(Splitter):
     """A walk over the rows of a table."""
 
     def __init__(self, table: pa.Table, row: int) -> None:
@@ -44,13 +44,13 @@ class InlineCutter(Cutter):
         self._row_bytes = table.nbytes / max(table.num_rows, 1)
         self._row = row
 
-    def cut(self, max_rows: int, max_bytes: int) -> Piece | None:
+    def next_split(self, max_rows: int, max_bytes: int) -> NextSplit:
         """The next rows; their bytes are the table's average."""
         start = self._row
         if start >= self._rows:
-            return None
+            return End()
         by_bytes = int(max_bytes // self._row_bytes) if self._row_bytes else max_rows
         stop = self._row = min(start + max(min(max_rows, by_bytes), 1), self._rows)
         rows = stop - start
         cursor = Cursor(row=stop).text()
-        return Piece((Slice(0, start, stop, rows),), rows, int(rows * self._row_bytes), cursor)
+        return InputSplit((Slice(0, start, stop, rows),), rows, int(rows * self._row_bytes), cursor)

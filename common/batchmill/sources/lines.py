@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from batchmill.errors import InvalidSource
 from batchmill.shard import Slice
-from batchmill.sources.base import Cutter, Piece, RowCount, Source
+from batchmill.sources.base import End, InputSplit, NextSplit, RowCount, Source, Splitter
 from batchmill.sources.cursor import Cursor
 from batchmill.sources.faults import Passage, broken_while_read
 from batchmill.sources.formats import Csv, JsonLines, LineFormat, PlainText, parse_record
@@ -43,9 +43,9 @@ class LineSource(Source):
         """Exact at the end, and where all files were read when they were described; else by the bytes left."""
         return self._sizes.count(Cursor.parse(cursor))
 
-    def cutter(self, cursor: str = "") -> LineCutter:
+    def splitter(self, cursor: str = "") -> LineSplitter:
         """A walk from a cursor on; in a packed file, everything before it is unpacked again."""
-        return LineCutter(self._files, self._format, Cursor.parse(cursor), self._blobs, self._staging)
+        return LineSplitter(self._files, self._format, Cursor.parse(cursor), self._blobs, self._staging)
 
     def read(self, slices: Sequence[Slice]) -> pa.Table:
         """Parse the rows of these slices."""
@@ -67,7 +67,7 @@ class LineSource(Source):
         return self._files.read_at(piece.file, piece.start, size)
 
 
-class LineCutter(Cutter):
+class LineSplitter(Splitter):
     """A walk along text files. It reads only as far as the next rows need, and keeps its place."""
 
     def __init__(
@@ -82,7 +82,7 @@ class LineCutter(Cutter):
         self._from = cursor  # where to open the file, while none is open
         self._walk: TextWalk | None = None
 
-    def cut(self, max_rows: int, max_bytes: int) -> Piece | None:
+    def next_split(self, max_rows: int, max_bytes: int) -> NextSplit:
         """The next rows, of one file or of several small ones; a long row comes alone."""
         slices: list[Slice] = []
         rows = size = 0
@@ -94,9 +94,9 @@ class LineCutter(Cutter):
             rows += stretch.rows
             size += stretch.stop - stretch.start
         if not slices:
-            return None
+            return End()
         self._row += rows
-        return Piece(tuple(slices), rows, size, self._cursor().text())
+        return InputSplit(tuple(slices), rows, size, self._cursor().text())
 
     def close(self) -> None:
         """Close the file that is open."""

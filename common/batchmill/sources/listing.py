@@ -107,7 +107,7 @@ def _matches(pattern: str, locations: Locations) -> list[Entry]:
                 file=location.uri,
             )
         else:
-            entries = _walk(location, locations, set(), _Budget(location)) if entry.is_folder else [entry]
+            entries = _files_below(location, locations, set(), _Budget(location)) if entry.is_folder else [entry]
         files = list(islice(entries, MAX_FILES + 1))
     return sorted(_counted(files, location), key=lambda file: natural_key(file.location.path))
 
@@ -177,7 +177,7 @@ class _Expansion:
                 continue
             for entry in _children(folder, self._locations, self._budget, partial(_fits, part)):
                 if is_last and entry.is_folder:
-                    yield from _walk(entry.location, self._locations, self._walked, self._budget)
+                    yield from _files_below(entry.location, self._locations, self._walked, self._budget)
                 elif is_last:
                     yield entry
                 elif entry.is_folder:
@@ -215,7 +215,7 @@ def _real(folder: Location) -> str:
     return os.path.realpath(folder.path) if folder.is_local else folder.path
 
 
-def _walk(folder: Location, locations: Locations, seen: set[str], budget: _Budget) -> Iterator[Entry]:
+def _files_below(folder: Location, locations: Locations, seen: set[str], budget: _Budget) -> Iterator[Entry]:
     """The files below a folder. A link to a folder is followed, once."""
     if not folder.is_local:
         yield from _remote(folder, budget, recursive=True)
@@ -272,9 +272,8 @@ def _children(
 
 
 def _remote(folder: Location, budget: _Budget, *, recursive: bool) -> Iterator[Entry]:
-    selector = fs.FileSelector(folder.path, recursive=recursive, allow_not_found=True)
     start = len(folder.path.rstrip("/")) + 1
-    for info in folder.filesystem.get_file_info(selector):
+    for info in folder.entries(recursive=recursive):
         budget.spend(1)
         is_folder = info.type == fs.FileType.Directory
         if recursive and (is_folder or any(map(_is_hidden, info.path[start:].split("/")))):
@@ -294,16 +293,16 @@ def _entry(location: Location) -> Entry | None:
         if not stat.S_ISREG(status.st_mode):
             raise InvalidSource(f"{location.uri} is neither a file nor a folder.", hint="Remove it.", file=location.uri)
         return Entry(location, False, status.st_size, status.st_mtime_ns // 1_000_000_000)
-    info = location.filesystem.get_file_info(location.path)
+    info = location.look_up()
     if info.type == fs.FileType.NotFound:
         return None
     return Entry(location, info.type == fs.FileType.Directory, info.size or 0, mtime_s(info))
 
 
 def at(location: Location, path: str) -> Location:
-    """The place `path` in the file system of another location."""
+    """The place `path` on the disks, or in the object store, of another location."""
     scheme = location.uri[: len(location.uri) - len(location.path)]
-    return Location(location.filesystem, path, scheme + path)
+    return Location(path, scheme + path, location.objects)
 
 
 def mtime_s(info: fs.FileInfo) -> int:

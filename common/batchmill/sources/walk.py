@@ -34,7 +34,6 @@ class Blocks:
         self.location = location
         self._size = size
         self._offset = offset
-        self._codec = codec
         self._block = LOCAL_BLOCK_BYTES if location.is_local else REMOTE_BLOCK_BYTES
         with reading(location):
             self._file: Any = open_file(location)

@@ -107,13 +107,13 @@ LEDGER_FAILURES = Metric(
 
 
 class LedgerMeter:
-    """Counts calls of the ledger's scripts, as `Ledger.on_call` tells of them. Thread-safe."""
+    """Counts calls of the ledger's scripts, as `Ledger.observe_calls` reports them. Thread-safe."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._calls = LEDGER_CALLS.histogram(registry)
         self._failures = LEDGER_FAILURES.counter(registry)
 
-    def __call__(self, script: str, seconds: float, has_answered: bool) -> None:  # as `Ledger.on_call` calls it
+    def __call__(self, script: str, seconds: float, has_answered: bool) -> None:  # as `Ledger.observe_calls` calls it
         """Count one call."""
         if has_answered:
             self._calls.labels(script).observe(seconds)

@@ -179,7 +179,7 @@ class Admission:
     ) -> tuple[str, bool]:
         if found.description is not None:
             self._workspace.describe_source(job_id, found.description)
-        earlier = self._take_output(job_id, order, undo, tenant) if found.spec.output is not None else None
+        earlier = self._take_output(job_id, order, undo, tenant)
         total = found.source.count("")
         submission = Submission(
             job_id=job_id,
@@ -205,16 +205,18 @@ class Admission:
             )
 
     def _take_output(self, job_id: str, order: Order, undo: ExitStack, tenant: str) -> str | None:
-        """Take the output folder; return the job whose unfinished output is there to resume, if any is."""
-        sink = self._workspace.open_sink(job_id, order.spec)
-        earlier = self._resumption.find(sink, order)
+        """Take the output, if one was asked for; returns the job whose unfinished output it resumes, if any."""
+        output = self._workspace.open_publisher(job_id, order.spec)
+        if output is None:
+            return None
+        earlier = self._resumption.find(output, order)
         if earlier is None:
-            sink.prepare()
+            output.prepare()
         else:
-            self._require_own(earlier.job, tenant, sink.location.uri)
+            self._require_own(earlier.job, tenant, output.uri)
             self._resumption.keep(job_id, earlier)
-            sink.retake()
-        undo.callback(sink.release)
+            output.reopen()
+        undo.callback(output.release)
         return None if earlier is None else earlier.job
 
 

@@ -55,12 +55,12 @@ def check_values(operator: OperatorInfo, spec: JobSpec, source: Source) -> None:
     if not columns:
         return
     first_row = 0
-    with source.cutter() as cutter:
-        while (piece := cutter.cut(WALK_ROWS, WALK_BYTES)) is not None:
-            table = source.read(piece.slices)
+    with source.splitter() as splitter:
+        for split in splitter.available(WALK_ROWS, WALK_BYTES):
+            table = source.read(split.slices)
             for column in columns:
                 _require_values(operator, table, column, first_row)
-            first_row += piece.rows
+            first_row += split.rows
 
 
 def _require_values(operator: OperatorInfo, table: pa.Table, column: str, first_row: int) -> None:

@@ -14,6 +14,7 @@ from batchmill.errors import Conflict, InvalidRequest
 from batchmill.job import UploadSource, new_id
 from batchmill.ledger.jobs import Submission
 from batchmill.sources import describe_upload
+from batchmill.stages import last_stage
 from batchmill_coordinator.admission.acceptance import accept, tenant_key
 from batchmill_coordinator.admission.edits import edited
 from batchmill_coordinator.admission.upload_parts import part_name
@@ -90,10 +91,11 @@ class Replays:
         edits: Mapping[int, RowEdit] = {edit.index: edit for edit in request.edits}
         only_edits = bool(edits) and request.indices is None and request.error_type is None
         choice = Choice(() if only_edits else request.indices, request.error_type)
-        for shard in self._dead_rows.shards(record):
+        stage = last_stage(record.spec)
+        for shard in self._dead_rows.shards(record, stage):
             if shard.plan:
                 continue  # it was cut short: which of its rows have results is not known any more
-            dead = self._dead_rows.read(record.id, shard)
+            dead = self._dead_rows.read(record.id, stage, shard)
             wanted = choice.among(dead) | (edits.keys() & {letter.index for letter in dead.letters})
             if wanted:
                 yield edited(dead.select(wanted), edits)

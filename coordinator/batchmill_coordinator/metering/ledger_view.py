@@ -6,12 +6,12 @@ The last is told by the leader alone. A reading serves everybody who asks within
 from __future__ import annotations
 
 import shutil
-import threading
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from prometheus_client.registry import Collector
 
+from batchmill.caches import Fresh
 from batchmill.errors import ServiceUnavailable
 from batchmill_coordinator.fleet.pools import view_pools
 from batchmill_coordinator.metering import catalogue
@@ -49,22 +49,16 @@ class LedgerMetrics(Collector):
         self._clock = clock
         self._folders = folders
         self._currency = currency
-        self._lock = threading.Lock()
-        self._read_at = float("-inf")
-        self._last: list[Metric] = []
+        self._latest = Fresh(lambda: list(self._read()), FRESH_S, clock)
 
     def collect(self) -> Iterable[Metric]:
         """A reading of the last second. Raises `ServiceUnavailable` if somebody else's does not come to an end."""
-        if not self._lock.acquire(timeout=PATIENCE_S):
-            raise ServiceUnavailable("the metrics are being read, which does not come to an end.", hint="Try again.")
         try:
-            now = self._clock.monotonic()
-            if now - self._read_at > FRESH_S:
-                self._last = list(self._read())
-                self._read_at = self._clock.monotonic()
-            return self._last
-        finally:
-            self._lock.release()
+            return self._latest.get(PATIENCE_S)
+        except TimeoutError:
+            raise ServiceUnavailable(
+                "the metrics are being read, which does not come to an end.", hint="Try again."
+            ) from None
 
     def _read(self) -> Iterator[Metric]:
         epoch = self._epoch()

@@ -28,7 +28,7 @@ class CoordinatorMetrics:
         of_ledger = LedgerMetrics(ledger, epoch, clock, local_folders(settings), settings.currency)
         self._registry = new_registry(of_ledger)
         self.roles = RoleMeter(self._registry)
-        ledger.on_call(LedgerMeter(self._registry))
+        ledger.observe_calls(LedgerMeter(self._registry))
         ProcessCollector(registry=self._registry)
 
     def page(self) -> bytes:

@@ -1,4 +1,4 @@
-"""The dead rows of a job, shard by shard, as they lie in the blob store."""
+"""The dead rows of a stage, shard by shard, as they are stored in the blob store."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from batchmill.dead_letters import DeadRows, dead_letters_name
 from batchmill.shard import ShardId, ShardRef
+from batchmill.stages import stages_of
 from batchmill_coordinator.results.outputs import settled_shards
 
 if TYPE_CHECKING:
@@ -26,32 +27,35 @@ class DeadRowStore:
         self._ledger = ledger
         self._blobs = blobs
 
-    def shards(self, record: JobRecord, start: ShardId = FIRST) -> Iterator[Settled]:
-        """The settled shards that gave up on rows, in input order from `start` on."""
+    def shards(self, record: JobRecord, stage: int, start: ShardId = FIRST) -> Iterator[Settled]:
+        """Yield the settled shards of a stage that have dead rows, in input order from `start` on."""
         if record.rows_dead:
-            for shard in settled_shards(self._ledger, record, start[0]):
+            for shard in settled_shards(self._ledger, record, stage, start[0]):
                 yield from (part for part in shard.parts if part.rows_dead and part.shard_id >= start)
 
-    def read(self, job_id: str, shard: Settled) -> DeadRows:
+    def read(self, job_id: str, stage: int, shard: Settled) -> DeadRows:
         """The dead rows of a shard, without those that were purged. Raises `NotFound` or `StorageError`."""
-        return DeadRows.from_table(self._blobs.read_table(_name(job_id, shard)))
+        return DeadRows.from_table(self._blobs.read_table(_name(job_id, stage, shard)))
 
-    def write(self, job_id: str, shard: Settled, dead: DeadRows) -> None:
+    def write(self, job_id: str, stage: int, shard: Settled, dead: DeadRows) -> None:
         """Store the dead rows of a shard in the place of what is there. Raises `StorageError`."""
-        self._blobs.put_table(_name(job_id, shard), dead.table())
+        self._blobs.put_table(_name(job_id, stage, shard), dead.table())
 
-    def delete(self, job_id: str, shard: Settled) -> None:
+    def delete(self, job_id: str, stage: int, shard: Settled) -> None:
         """Delete what is stored for a shard; nothing there is fine."""
-        self._blobs.delete(_name(job_id, shard))
+        self._blobs.delete(_name(job_id, stage, shard))
 
     def purge(self, record: JobRecord, choice: Choice) -> int:
         """Delete the chosen letters and their rows; returns how many. The job still counts the rows as dead."""
+        return sum(self._purge(record, stage, choice) for stage in stages_of(record.spec))
+
+    def _purge(self, record: JobRecord, stage: int, choice: Choice) -> int:
         purged = 0
-        for shard in self.shards(record):
-            dead = self.read(record.id, shard)
+        for shard in self.shards(record, stage):
+            dead = self.read(record.id, stage, shard)
             going = choice.among(dead)
             if going:
-                self.write(record.id, shard, dead.purge(going))
+                self.write(record.id, stage, shard, dead.purge(going))
                 purged += len(going)
         return purged
 
@@ -73,5 +77,5 @@ class Choice:
         return self._error_type in (None, letter.error_type)
 
 
-def _name(job_id: str, shard: Settled) -> str:
-    return dead_letters_name(ShardRef(job_id, 0, shard.shard_id, shard.token))
+def _name(job_id: str, stage: int, shard: Settled) -> str:
+    return dead_letters_name(ShardRef(job_id, stage, shard.shard_id, shard.token))

@@ -23,8 +23,9 @@ import pyarrow.compute as pc
 
 from batchmill.dead_letters import DeadRows
 from batchmill.operators.contract import SOURCE_ROW
+from batchmill.stages import last_stage
 from batchmill.storage.indexed import INDEX, in_order
-from batchmill_coordinator.results.outputs import manifest_of, manifest_parts, results_of, schema_of, settled_shards
+from batchmill_coordinator.results.outputs import manifest_of, results_of, settled_shards
 from batchmill_coordinator.results.replay_places import read_places
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
     from batchmill.dead_letters import DeadLetter
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.ledger.settlement import Settled
-    from batchmill.sinks import Sink
+    from batchmill.shard import ShardId
+    from batchmill.sinks import Publisher, ResultStore
     from batchmill.workspace import Workspace
     from batchmill_coordinator.results.dead_rows import DeadRowStore
 
@@ -78,46 +80,47 @@ class Merger:
         """
         if replay.replay_of is None:
             return
-        job = self._ledger.jobs.read(replay.replay_of)
-        sink = self._sink(job)
-        replayed = _Replayed(self._pieces(replay))
-        for shard in self._dead_rows.shards(job):
-            dead = self._dead_rows.read(job.id, shard)
+        job = self._open(self._ledger.jobs.read(replay.replay_of))
+        replayed = _Replayed(self._pieces(self._open(replay)))
+        for shard in self._dead_rows.shards(job.record, job.stage):
+            dead = self._dead_rows.read(job.record.id, job.stage, shard)
             pending = set() if shard.plan else {one.index for one in dead.letters if one.replay != replay.id}
             brought = replayed.of(pending) if pending else _NOTHING
             if brought.done or brought.dead:
-                self._amend(job, sink, shard, dead, brought, epoch)
-        if job.spec.output is not None:
-            self._republish(job.id, sink)
+                self._replace(job, shard, dead, brought, epoch)
+        if job.publisher is not None:
+            self._update_manifest(job, job.publisher)
 
-    def _sink(self, record: JobRecord) -> Sink:
-        return self._workspace.open_sink(record.id, record.spec)
+    def _open(self, record: JobRecord) -> _JobResults:
+        spec, stage = record.spec, last_stage(record.spec)
+        results = self._workspace.open_results(record.id, spec, stage)
+        return _JobResults(record, stage, results, self._workspace.open_publisher(record.id, spec))
 
-    def _pieces(self, replay: JobRecord) -> Iterator[_Piece]:
-        places = read_places(self._workspace, replay.id).to_numpy()
-        sink = self._sink(replay)
-        for shard in settled_shards(self._ledger, replay, 0):
+    def _pieces(self, replay: _JobResults) -> Iterator[_Piece]:
+        record = replay.record
+        places = read_places(self._workspace, record.id).to_numpy()
+        for shard in settled_shards(self._ledger, record, replay.stage):
             for part in shard.parts:
-                dead = self._dead_rows.read(replay.id, part) if part.rows_dead else _NONE
-                results = self._results(replay, sink, part, dead)
+                dead = self._dead_rows.read(record.id, replay.stage, part) if part.rows_dead else _NONE
+                results = self._results(replay, part, dead)
                 if results is not None:
                     for name in (INDEX, *([SOURCE_ROW] if part.expanded_to is not None else [])):
                         at = results.column_names.index(name)
                         results = results.set_column(at, name, pa.array(places[results[name].to_numpy()]))
                 letters = tuple(
-                    letter.model_copy(update={"index": int(places[letter.index]), "replay": replay.id})
+                    letter.model_copy(update={"index": int(places[letter.index]), "replay": record.id})
                     for letter in dead.letters
                 )
                 rows = places[part.first_row : part.first_row + part.rows + part.rows_dead]
                 yield _Piece(results, replace(dead, letters=letters), rows)
 
-    def _results(self, job: JobRecord, sink: Sink, shard: Settled, dead: DeadRows) -> pa.Table | None:
+    def _results(self, job: _JobResults, shard: Settled, dead: DeadRows) -> pa.Table | None:
         if shard.results == 0:
             return None
-        return _indexed(results_of(self._ledger, job, sink, [shard])[0], shard, dead)
+        return _indexed(results_of(self._ledger, job.record, job.results, [shard])[0], shard, dead)
 
-    def _amend(self, job: JobRecord, sink: Sink, shard: Settled, dead: DeadRows, brought: _Brought, epoch: int) -> None:
-        old = self._results(job, sink, shard, dead)
+    def _replace(self, job: _JobResults, shard: Settled, dead: DeadRows, brought: _Brought, epoch: int) -> None:
+        old = self._results(job, shard, dead)
         table = in_order([*([] if old is None else [old]), *brought.results] or [_EMPTY]).drop_columns([INDEX])
         done, left = len(brought.done), brought.still_dead(dead)
         after = replace(
@@ -126,19 +129,37 @@ class Merger:
         if shard.expanded_to is not None:
             after = replace(after, expanded_to=table.num_rows)
         if after.results:
-            after = replace(after, nbytes=sink.amend(shard.shard_id, after.token, table).bytes)
-        self._dead_rows.write(job.id, after, left)
+            after = replace(after, nbytes=job.write(shard.shard_id, after.token, table))
+        job_id = job.record.id
+        self._dead_rows.write(job_id, job.stage, after, left)
         by_type = Counter(letter.error_type for letter in left.letters)
         by_type.subtract(letter.error_type for letter in dead.letters)
-        if self._ledger.results.amend(job.id, shard, after, {kind: n for kind, n in by_type.items() if n}, epoch):
-            self._dead_rows.delete(job.id, shard)
-            if job.spec.output is None:
-                sink.delete(sink.part_name(shard.shard_id, shard.token))
+        more_dead = {kind: n for kind, n in by_type.items() if n}
+        if self._ledger.results.replace_part(job_id, shard, after, more_dead, epoch):
+            self._dead_rows.delete(job_id, job.stage, shard)
+            if job.publisher is None:
+                job.results.delete(shard.shard_id, shard.token)
 
-    def _republish(self, job_id: str, sink: Sink) -> None:
-        job = self._ledger.jobs.read(job_id)
-        parts = manifest_parts(job, sink, self._ledger)
-        sink.republish(manifest_of(job, job.state, parts, schema_of(sink, parts), (job.finished_at or 0) / 1000))
+    def _update_manifest(self, job: _JobResults, publisher: Publisher) -> None:
+        record = self._ledger.jobs.read(job.record.id)
+        finished_at = (record.finished_at or 0) / 1000
+        manifest = manifest_of(self._ledger, record, publisher, job.results, record.state, finished_at)
+        publisher.update_manifest(manifest)
+
+
+@dataclass(frozen=True, slots=True)
+class _JobResults:
+    """A job with its results, and the output that was published of them, if it has one."""
+
+    record: JobRecord
+    stage: int  # whose results they are
+    results: ResultStore
+    publisher: Publisher | None
+
+    def write(self, shard_id: ShardId, token: int, table: pa.Table) -> int:
+        """Write results that are to replace a shard's; returns their stored size in bytes."""
+        write = self.results.write if self.publisher is None else self.publisher.replace_part
+        return write(shard_id, token, table)
 
 
 class _Replayed:

@@ -1,4 +1,4 @@
-"""What a job has brought, in input order: for the manifest of its output and for the pages of its results."""
+"""The results of a job in input order: for the manifest of its output and for the pages of its results."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from batchmill.ledger.settlement import SplitUp
-from batchmill.shard import ShardId, format_shard_id
-from batchmill.sinks import Manifest, ManifestPart, columns_of
+from batchmill.shard import ShardId
+from batchmill.sinks import Manifest, columns_of
+from batchmill.stages import last_stage
 from batchmill.workspace import table_from_stream
 
 if TYPE_CHECKING:
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from batchmill.job import JobState
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.ledger.settlement import Settled
-    from batchmill.sinks import Origin, Sink
-    from batchmill.unfinished import Rest
+    from batchmill.sinks import InputFingerprint, Publisher, ResultStore
+    from batchmill.unfinished import UnfinishedWork
 
 LOOK_AHEAD = 256  # shards asked for in one round trip
 
@@ -33,50 +34,57 @@ class SettledShard:
     is_whole: bool  # whether none is missing
 
 
-def settled_shards(ledger: Ledger, record: JobRecord, start: int) -> Iterator[SettledShard]:
-    """The planned shards of a job from number `start` on, as far as they are settled."""
+def settled_shards(ledger: Ledger, record: JobRecord, stage: int, start: int = 0) -> Iterator[SettledShard]:
+    """Yield the planned shards of a stage from number `start` on, with what is settled of each."""
     for first in range(start, record.shards_planned, LOOK_AHEAD):
         numbers = range(first, min(first + LOOK_AHEAD, record.shards_planned))
-        found = ledger.results.settled(record.id, [ShardId((number,)) for number in numbers])
+        found = ledger.results.settled(record.id, [ShardId((number,)) for number in numbers], stage)
         for number, settled in zip(numbers, found, strict=True):
-            parts = list(_leaves(ledger, record, settled))
+            parts = list(_leaves(ledger, record, stage, settled))
             yield SettledShard(number, tuple(part for part in parts if part), None not in parts)
 
 
-def _leaves(ledger: Ledger, record: JobRecord, settled: Settled | SplitUp | None) -> Iterator[Settled | None]:
-    """A shard that is not split, or what became of the halves of one that is, in input order."""
+def _leaves(
+    ledger: Ledger, record: JobRecord, stage: int, settled: Settled | SplitUp | None
+) -> Iterator[Settled | None]:
+    """Yield a shard that is not split, or what became of the halves of one that is, in input order."""
     if isinstance(settled, SplitUp):
-        for child in ledger.results.settled(record.id, settled.children()):
-            yield from _leaves(ledger, record, child)
+        for child in ledger.results.settled(record.id, settled.children(), stage):
+            yield from _leaves(ledger, record, stage, child)
     else:
         yield settled
 
 
-def write_manifest(
-    record: JobRecord,
-    state: JobState,
-    sink: Sink,
-    ledger: Ledger,
-    finished_at: float,
-    left: tuple[Origin, Rest] | None,
-) -> None:
-    """Publish the manifest of a job's output, with what it leaves undone. Raises `StorageError`."""
-    parts = manifest_parts(record, sink, ledger)
-    origin, rest = left or (None, None)
-    sink.publish(manifest_of(record, state, parts, schema_of(sink, parts), finished_at, origin, rest))
+def results_of(ledger: Ledger, record: JobRecord, results: ResultStore, shards: Sequence[Settled]) -> list[pa.Table]:
+    """Read the results of settled shards that have rows. Raises `NotFound` or `StorageError`."""
+    inline = ledger.results.inline_results(record.id, [settled.shard_id for settled in shards])
+    return [
+        table_from_stream(stream) if stream is not None else results.read(settled.shard_id, settled.token)
+        for settled, stream in zip(shards, inline, strict=True)
+    ]
 
 
 def manifest_of(
+    ledger: Ledger,
     record: JobRecord,
+    publisher: Publisher,
+    results: ResultStore,
     state: JobState,
-    parts: tuple[ManifestPart, ...],
-    schema: pa.Schema,
     finished_at: float,
-    origin: Origin | None = None,
-    rest: Rest | None = None,
+    unfinished: tuple[InputFingerprint, UnfinishedWork] | None = None,
 ) -> Manifest:
-    """The manifest of a job that ends in `state`. `finished_at` is in seconds since the epoch."""
+    """Make the manifest of a job that ends in `state`. Raises `NotFound` or `StorageError`.
+
+    results: those of its last stage, which are the output's. finished_at: in seconds since the epoch.
+    unfinished: what the job was made from and what it leaves undone, for one that resumes it.
+    """
     spec = record.spec
+    shards = [
+        part for shard in settled_shards(ledger, record, last_stage(spec)) for part in shard.parts if part.results > 0
+    ]
+    parts = tuple(publisher.part(part.shard_id, part.token, part.results, part.nbytes) for part in shards)
+    schema = results.read(shards[0].shard_id, shards[0].token).schema if shards else pa.schema([])
+    origin, rest = unfinished or (None, None)
     return Manifest(
         job=record.id,
         state=state,
@@ -92,32 +100,3 @@ def manifest_of(
         origin=origin,
         rest=rest,
     )
-
-
-def manifest_parts(record: JobRecord, sink: Sink, ledger: Ledger) -> tuple[ManifestPart, ...]:
-    """The files that make up a job's output, in input order."""
-    return tuple(
-        ManifestPart(
-            name=sink.part_name(settled.shard_id, settled.token),
-            rows=settled.results,
-            bytes=settled.nbytes,
-            shard=format_shard_id(settled.shard_id),
-        )
-        for shard in settled_shards(ledger, record, 0)
-        for settled in shard.parts
-        if settled.results > 0
-    )
-
-
-def schema_of(sink: Sink, parts: Sequence[ManifestPart]) -> pa.Schema:
-    """The schema of an output: of its first part; without parts, no columns."""
-    return sink.read(parts[0].name).schema if parts else pa.schema([])
-
-
-def results_of(ledger: Ledger, record: JobRecord, sink: Sink, shards: Sequence[Settled]) -> list[pa.Table]:
-    """The results of settled shards that have rows. Raises `NotFound` or `StorageError`."""
-    inline = ledger.results.inline_results(record.id, [settled.shard_id for settled in shards])
-    return [
-        table_from_stream(stream) if stream is not None else sink.read(sink.part_name(settled.shard_id, settled.token))
-        for settled, stream in zip(shards, inline, strict=True)
-    ]

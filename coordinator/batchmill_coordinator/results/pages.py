@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from batchmill.shard import ShardId, format_shard_id, parse_shard_id
+from batchmill.stages import last_stage
 from batchmill_coordinator.results.outputs import results_of, settled_shards
 
 if TYPE_CHECKING:
     from batchmill.job import JobState
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.ledger.settlement import Settled
-    from batchmill.sinks import Sink
+    from batchmill.sinks import ResultStore
 
 CURSOR_PATTERN = r"^([0-9]{1,12}(\.[01]){0,64})?$"
 PAGE_BYTES = 16 * 1024 * 1024
@@ -56,13 +57,14 @@ def parse_cursor(cursor: str) -> ShardId:
     return parse_shard_id(cursor) if cursor else ShardId((0,))
 
 
-def read_page(ledger: Ledger, record: JobRecord, sink: Sink, start: ShardId) -> Page:
-    """The page that begins with the shard `start`. Raises `StorageError`, or `NotFound` when results were removed.
+def read_page(ledger: Ledger, record: JobRecord, results: ResultStore, start: ShardId) -> Page:
+    """Read the page that begins with the shard `start`. Raises `StorageError`, or `NotFound` when results were removed.
 
+    results: those of the job's last stage.
     It ends before the first shard that is not settled; once the job has ended, such shards are passed over.
     """
     chosen, following = _choose(ledger, record, start)
-    tables = results_of(ledger, record, sink, chosen)
+    tables = results_of(ledger, record, results, chosen)
     for number, table in enumerate(tables):
         if not table.schema.equals(tables[0].schema):
             following = chosen[number].shard_id
@@ -80,7 +82,7 @@ def _is_whole(record: JobRecord) -> bool:
 def _choose(ledger: Ledger, record: JobRecord, start: ShardId) -> tuple[list[Settled], ShardId]:
     chosen: list[Settled] = []
     following, size = start, 0
-    for shard in settled_shards(ledger, record, start[0]):
+    for shard in settled_shards(ledger, record, last_stage(record.spec), start[0]):
         if not shard.is_whole and not record.state.is_final:
             break
         parts = [part for part in shard.parts if part.shard_id >= start and part.results > 0]

@@ -9,16 +9,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from batchmill.dead_letters import DeadRows, dead_letters_name
 from batchmill.errors import InvalidOutput, NotFound, StorageError
-from batchmill.ledger.settlement import Settled, parse_settled
+from batchmill.ledger.encodings import parse_settled
+from batchmill.ledger.settlement import Settled
 from batchmill.shard import Shard, ShardRef, parse_shard_id
-from batchmill.sinks import Manifest, Origin
+from batchmill.sinks import InputFingerprint, Manifest
+from batchmill.stages import last_stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -26,9 +28,9 @@ if TYPE_CHECKING:
     from batchmill.job import JobSpec
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.operators.contract import OperatorInfo
-    from batchmill.sinks import Sink
+    from batchmill.sinks import Publisher
     from batchmill.sources import SourceDescription
-    from batchmill.unfinished import Rest
+    from batchmill.unfinished import UnfinishedWork
     from batchmill.workspace import Workspace
 
 MAX_FILES = 1000  # of a source, that a manifest names one by one
@@ -51,39 +53,39 @@ class Resumption:
         self._ledger = ledger
         self._workspace = workspace
 
-    def left_by(self, record: JobRecord) -> tuple[Origin, Rest]:
+    def left_by(self, record: JobRecord) -> tuple[InputFingerprint, UnfinishedWork]:
         """What a job leaves that is about to end before its work is done."""
         inline = b"" if record.spec.source else self._ledger.jobs.inline_input(record.id) or b""
         description = self._workspace.described(record.id) if record.spec.source else None
         origin = self._origin(record.spec, record.operator_version, inline, description)
-        return origin, self._ledger.adoption.rest(record)
+        return origin, self._ledger.unfinished.read(record)
 
-    def find(self, sink: Sink, order: Order) -> Manifest | None:
+    def find(self, publisher: Publisher, order: Order) -> Manifest | None:
         """The manifest of the unfinished output that a job would go on with; None when there is none.
 
         Raises `InvalidOutput` if it is of another operator, other parameters or another input.
         """
         try:
-            manifest = sink.published()
+            manifest = publisher.published()
         except StorageError:
             return None  # whoever takes the folder tells what is wrong with it
         if manifest is None:
             return None
         if manifest.rest is None or manifest.origin is None:
             raise InvalidOutput(
-                f"the output folder {sink.location.uri} holds the finished results of job {manifest.job}, "
+                f"the output folder {publisher.uri} holds the finished results of job {manifest.job}, "
                 f"{manifest.rows:,} rows.",
                 hint="Choose another folder, or empty this one to make them anew.",
-                path=sink.location.uri,
+                path=publisher.uri,
                 job=manifest.job,
             )
         origin = self._origin(order.spec, order.operator.version, order.inline, order.description)
         for what in _differences(manifest, manifest.origin, order, origin):
             raise InvalidOutput(
-                f"the output folder {sink.location.uri} holds {manifest.rows:,} rows of job {manifest.job}, which was "
+                f"the output folder {publisher.uri} holds {manifest.rows:,} rows of job {manifest.job}, which was "
                 f"{manifest.state}, but this job is not the same: {what}.",
                 hint="Submit the same job to go on with it, or choose another folder.",
-                path=sink.location.uri,
+                path=publisher.uri,
                 job=manifest.job,
             )
         return manifest
@@ -92,36 +94,38 @@ class Resumption:
         """Note for the planner what a job goes on with."""
         self._workspace.blobs.put(_name(job_id), manifest.to_json())
 
-    def adopt(self, record: JobRecord, epoch: int) -> None:
+    def resume_from(self, record: JobRecord, epoch: int) -> None:
         """Begin a job with what another left. Doing it again is fine. Raises `StorageError`."""
         manifest = Manifest.parse(self._workspace.blobs.get(_name(record.id)).to_pybytes(), _name(record.id))
         if manifest.rest is None:
             raise InvalidOutput(f"job {manifest.job} left nothing to go on with.")
         dead: Counter[str] = Counter()
+        stage = last_stage(record.spec)
         for shard in _with_dead_rows(manifest.rest):
-            letters = self._copy_dead_rows(manifest.job, record.id, shard).letters
+            letters = self._copy_dead_rows(manifest.job, record.id, stage, shard).letters
             dead.update(letter.error_type for letter in letters)
         shards = tuple(
             kept.model_copy(update={"plan": self._own_plan(record.id, kept.id, kept.plan)})
             for kept in manifest.rest.shards
         )
-        self._ledger.adoption.adopt(record, manifest.rest.model_copy(update={"shards": shards}), dead, epoch)
+        self._ledger.unfinished.resume_from(record, manifest.rest.model_copy(update={"shards": shards}), dead, epoch)
 
     def _origin(
         self, spec: JobSpec, operator_version: str, inline: bytes, description: SourceDescription | None
-    ) -> Origin:
+    ) -> InputFingerprint:
         files = description.files if description is not None and description.where == "files" else ()
-        return Origin(
+        return InputFingerprint(
             source=self._workspace.digest(inline, description),
             files={file.name: f"{file.size} {file.mtime_s}" for file in files} if len(files) <= MAX_FILES else {},
             operator_version=operator_version,
             carry=None if spec.carry is None else tuple(spec.carry),
         )
 
-    def _copy_dead_rows(self, earlier_id: str, job_id: str, shard: Settled) -> DeadRows:
+    def _copy_dead_rows(self, earlier_id: str, job_id: str, stage: int, shard: Settled) -> DeadRows:
         """Dead letters of the earlier job, if it is still there, become the new one's."""
         blobs = self._workspace.blobs
-        old, new = (dead_letters_name(ShardRef(one, 0, shard.shard_id, shard.token)) for one in (earlier_id, job_id))
+        earlier = ShardRef(earlier_id, stage, shard.shard_id, shard.token)
+        old, new = dead_letters_name(earlier), dead_letters_name(replace(earlier, job_id=job_id))
         try:
             dead = DeadRows.from_table(blobs.read_table(old))
         except NotFound:
@@ -139,14 +143,14 @@ def _name(job_id: str) -> str:
     return f"jobs/{job_id}/resumes.json"
 
 
-def _with_dead_rows(rest: Rest) -> Iterator[Settled]:
+def _with_dead_rows(rest: UnfinishedWork) -> Iterator[Settled]:
     for name, entry in rest.settled.items():
         settled = parse_settled(parse_shard_id(name), entry.encode())
         if isinstance(settled, Settled) and settled.rows_dead:
             yield settled
 
 
-def _differences(manifest: Manifest, before: Origin, order: Order, now: Origin) -> Iterator[str]:
+def _differences(manifest: Manifest, before: InputFingerprint, order: Order, now: InputFingerprint) -> Iterator[str]:
     """In words, what tells a job from the one that left the output."""
     spec, schema = order.spec, order.operator.params_schema
     if manifest.operator != spec.operator:
@@ -166,7 +170,7 @@ def _differences(manifest: Manifest, before: Origin, order: Order, now: Origin) 
         yield "its input has changed"
 
 
-def _changed_files(before: Origin, now: Origin) -> Iterator[str]:
+def _changed_files(before: InputFingerprint, now: InputFingerprint) -> Iterator[str]:
     if not before.files or not now.files:
         return
     for name in sorted(before.files.keys() | now.files.keys()):

@@ -25,7 +25,7 @@ def sweep_row_cache(ledger: Ledger, blobs: BlobStore) -> None:
             log.warning("a segment of the row cache could not be deleted, which is tried again: %s", error)
             break
         gone.append(segment)
-    ledger.row_cache.settle(gone)
+    ledger.row_cache.remove_loose(gone)
 
 
 def clear_row_cache(ledger: Ledger, blobs: BlobStore) -> None:

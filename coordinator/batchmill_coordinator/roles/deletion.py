@@ -21,7 +21,7 @@ def delete_job(ledger: Ledger, blobs: BlobStore, job_id: str) -> None:
     again then.
     """
     source = ledger.jobs.read(job_id).spec.source
-    ledger.retention.condemn(job_id)
+    ledger.retention.mark_for_deletion(job_id)
     blobs.delete_folder(f"jobs/{job_id}")
     if isinstance(source, UploadSource):
         blobs.delete_folder(f"uploads/{source.upload}")

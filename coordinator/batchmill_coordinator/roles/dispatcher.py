@@ -50,7 +50,7 @@ class Dispatcher:
         by_pool: dict[str, list[JobRecord]] = defaultdict(list)
         for record in self._ledger.jobs.live():
             if record.state is JobState.PAUSED and record.shards_queued > 0:
-                self._ledger.jobs.recall(record, epoch)
+                self._ledger.jobs.unqueue_paused(record, epoch)
             by_pool[record.spec.pool].append(record)
         if not any(_has_more(record) for records in by_pool.values() for record in records):
             return

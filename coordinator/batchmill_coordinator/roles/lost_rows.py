@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from batchmill.completion import Completion, DeadLimit
 from batchmill.dead_letters import WORKER_LOST, DeadLetter, DeadRows, count_by_type, dead_letters_name, json_value
+from batchmill.ledger.calls import ExpireAttemptAnswer
+from batchmill.ledger.encodings import write_holder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,37 +26,35 @@ class Undertaker:
     """Settles a shard of one row in the place of a worker, by the steps of one: claim, store, commit."""
 
     def __init__(
-        self, ledger: Ledger, blobs: BlobStore, open_source: Callable[[JobRecord], Source], clock: Clock
+        self, ledger: Ledger, blobs: BlobStore, open_source: Callable[[JobRecord, int], Source], clock: Clock
     ) -> None:
         self._ledger = ledger
         self._blobs = blobs
         self._open_source = open_source
         self._clock = clock
 
-    def bury(self, record: JobRecord, shard: Shard, epoch: int) -> str:
-        """Take a shard from its lost attempt and commit its row as dead; a word as in `lose.lua`.
+    def bury(self, record: JobRecord, shard: Shard, epoch: int) -> bool:
+        """Take a shard from its lost attempt and commit its row as dead; False when another has it.
 
         If it is cut short, the lease taken here runs out, and the recoverer comes to it again.
         """
         shards = self._ledger.shards
-        word = shards.lose(
-            shard.ref, epoch, delay_s=LEASE_MS / 1000
-        )  # later than the next line: nobody else is to run it
-        if word != "ok":
-            return word
+        delay_s = LEASE_MS / 1000  # until after the next line: nobody else is to run it
+        if shards.expire_attempt(shard.ref, epoch, delay_s=delay_s) is not ExpireAttemptAnswer.OK:
+            return False
         ref = shards.queue(record, shard.stage, shard.shard_id, epoch)
-        holder = f"undertaker {secrets.token_hex(4)}"
+        holder = write_holder("undertaker", secrets.token_hex(4))
         claim = shards.claim(ref, record.spec.pool, holder, LEASE_MS, with_job=False) if ref else None
         if ref is None or claim is None:
-            return "stale"
+            return False
         dead = self._dead_row(record, claim.shard)
         self._blobs.put_table(dead_letters_name(ref), dead.table())
         completion = Completion(rows=0, rows_dead=1, nbytes=0, dead_by_type=count_by_type(dead.letters))
         shards.commit(ref, completion, DeadLimit.of(record.spec))
-        return word
+        return True
 
     def _dead_row(self, record: JobRecord, shard: Shard) -> DeadRows:
-        table = self._open_source(record).read(shard.slices).slice(shard.skip, 1)
+        table = self._open_source(record, shard.stage).read(shard.slices).slice(shard.skip, 1)
         now = self._clock.wall()
         letter = DeadLetter(
             index=shard.first_row,

@@ -1,19 +1,37 @@
-"""The planner: reads each job's source lazily and writes its shards, never far ahead of need."""
+"""The planner: reads the source of each stage lazily and writes its shards, never far ahead of need.
+
+1. A step looks at each stage of each live job that is not planned to its end. A job that resumes another's output
+   begins with what that one left.
+2. `PoolView.horizon` says how many shards of a stage should be live; only what is missing is planned.
+3. The stage's source is kept open between steps, at the cursor where the last one ended (`OpenSource`). The splitter is
+   asked for one split after another. A split becomes a shard; `NotYet` ends the step without an end of the source, and
+   a later step continues at the same cursor; `End` marks the stage as planned.
+4. One script adds the shards and moves the cursor, by compare-and-set. If it was moved by somebody else, or anything
+   fails after the splitter advanced, the open source is dropped, for it is ahead of the ledger: to continue with it
+   would leave rows out. The next step opens the source at the ledger's cursor.
+5. At the end all rows of a source whose length is known must be in shards, otherwise the job fails.
+
+Planning everything at submit was rejected: a source of a billion rows would fill the ledger, and the size of a shard
+could not follow what the first shards show about the operator's speed.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
-from batchmill.errors import BatchmillError, InvalidSource, ServiceUnavailable, StorageError
+from batchmill.caches import Lru
+from batchmill.errors import BatchmillError, InvalidSource, ServiceUnavailable
 from batchmill.job import JobError, JobState
-from batchmill.job_log import LogEvent, LogLevel
+from batchmill.ledger.calls import PlanAnswer
 from batchmill.ledger.shards import PlanStep
 from batchmill.shard import Shard, ShardId
+from batchmill.sources.base import End, InputSplit, NotYet
+from batchmill.stages import stages_of
 from batchmill.telemetry.log_context import about
 from batchmill_coordinator.fleet.pools import EMPTY, PoolView
+from batchmill_coordinator.roles.storage_failures import StorageFailures
 from batchmill_coordinator.scheduling.shard_size import Progress, next_rows
 
 if TYPE_CHECKING:
@@ -21,22 +39,38 @@ if TYPE_CHECKING:
 
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.settings import CoordinatorSettings
-    from batchmill.sources.base import Cutter, Piece, RowCount, Source
+    from batchmill.sources.base import RowCount, Source, Splitter
     from batchmill_coordinator.fleet.fleet_view import FleetView
     from batchmill_coordinator.results.resumption import Resumption
 
 log = logging.getLogger(__name__)
 
-MAX_WALKS = 64  # sources kept open between steps
-MAX_TROUBLES = 30  # steps, at least a second apart, that a job's storage may fail in a row
+StageKey = tuple[str, int]
+"""A job's id and the number of one of its stages."""
+
+MAX_OPEN_SOURCES = 64  # kept open between steps
+MAX_STORAGE_FAILURES = 30  # steps in a row, at least a second apart
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedStage:
+    """A stage of a job, as the ledger has it at the beginning of a step."""
+
+    record: JobRecord
+    stage: int
+
+    @property
+    def key(self) -> StageKey:
+        """What the stage is called in the planner's tables."""
+        return self.record.id, self.stage
 
 
 @dataclass(slots=True)
-class Walk:
-    """A job's source, and the walk along it, kept where the last step left it."""
+class OpenSource:
+    """A stage's source, and its splitter, kept where the last step left it."""
 
     source: Source
-    cutter: Cutter
+    splitter: Splitter
     cursor: str
 
 
@@ -49,16 +83,25 @@ class _Draft:
     sizes: list[int] = field(default_factory=list)
     at_end: bool = False
 
-    def add(self, record: JobRecord, piece: Piece) -> None:
-        number = record.shards_planned + len(self.shards)
-        first_row = record.rows_planned + sum(shard.rows for shard in self.shards)
-        self.shards.append(Shard(record.id, ShardId((number,)), first_row, piece.rows, piece.slices))
-        self.sizes.append(piece.bytes)
-        self.cursor = piece.cursor
+    @property
+    def rows(self) -> int:
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.shards and not self.at_end
+
+    def add(self, planned: PlannedStage, split: InputSplit) -> None:
+        record = planned.record
+        shard_id = ShardId((record.shards_planned + len(self.shards),))
+        first_row = record.rows_planned + self.rows
+        self.shards.append(Shard(record.id, shard_id, first_row, split.rows, split.slices, stage=planned.stage))
+        self.sizes.append(split.bytes)
+        self.cursor = split.cursor
 
 
 class Planner:
-    """Writes shards. One step plans for every live job; the cursor in the ledger moves by compare-and-set."""
+    """Writes shards. One step plans for every live stage; the cursor in the ledger moves by compare-and-set."""
 
     name = "planner"
     wakes_on = frozenset({"submitted", "committed", "worker", "resumed"})
@@ -68,129 +111,129 @@ class Planner:
         self,
         ledger: Ledger,
         fleet: FleetView,
-        open_source: Callable[[JobRecord], Source],
+        open_source: Callable[[JobRecord, int], Source],
         resumption: Resumption,
         settings: CoordinatorSettings,
     ) -> None:
-        self._resumption = resumption
         self._ledger = ledger
         self._fleet = fleet
         self._open_source = open_source
+        self._resumption = resumption
         self._settings = settings
-        self._walks: OrderedDict[str, Walk] = OrderedDict()
-        self._troubles: dict[str, int] = {}  # by job: steps in a row that met a StorageError
+        self._open_sources: Lru[StageKey, OpenSource] = Lru(MAX_OPEN_SOURCES)
+        self._failures = StorageFailures(ledger, "its source could not be read", MAX_STORAGE_FAILURES)
 
     def step(self, epoch: int) -> None:
-        """Plan for every live job whose shards run low."""
+        """Plan for every live stage whose shards run low."""
         records = [record for record in self._ledger.jobs.live() if _may_plan(record)]
-        self._forget_all_but({record.id for record in records})
-        if not records:
+        stages = [PlannedStage(record, stage) for record in records for stage in stages_of(record.spec)]
+        self._close_all_but({planned.key for planned in stages})
+        self._failures.forget_all_but({record.id for record in records})
+        if not stages:
             return
         pools = self._fleet.pools()
-        for record in records:
-            with about(job=record.id):
-                self._plan_or_tell(record, pools.get(record.spec.pool, EMPTY), epoch)
+        for planned in stages:
+            with about(job=planned.record.id):
+                self._plan_or_fail(planned, pools.get(planned.record.spec.pool, EMPTY), epoch)
 
-    def _plan_or_tell(self, record: JobRecord, pool: PoolView, epoch: int) -> None:
+    def _plan_or_fail(self, planned: PlannedStage, pool: PoolView, epoch: int) -> None:
+        job_id = planned.record.id
         try:
-            self._plan(record, pool, epoch)
-            self._troubles.pop(record.id, None)
+            self._plan(planned, pool, epoch)
+            self._failures.forget(job_id)
         except ServiceUnavailable:
             raise
-        except StorageError as error:
-            self._bear(record, error)
         except BatchmillError as error:
-            self._fail(record, error)
+            self._close(planned.key)
+            if not self._failures.may_retry(job_id, error):
+                self._fail(job_id, error)
 
-    def _plan(self, record: JobRecord, pool: PoolView, epoch: int) -> None:
+    def _plan(self, planned: PlannedStage, pool: PoolView, epoch: int) -> None:
+        record = planned.record
         if record.adopts:
-            self._resumption.adopt(record, epoch)
+            self._resumption.resume_from(record, epoch)
             return
-        room = pool.horizon - record.shards_live
-        if room <= 0:
+        wanted = pool.horizon - record.shards_live
+        if wanted <= 0:
             return
-        walk = self._walk(record)
+        opened = self._opened(planned)
         try:
-            draft = self._draft(record, walk, pool, room)
-            total = walk.source.count(draft.cursor)
+            draft = self._draft(planned, opened, pool, wanted)
+            if draft.is_empty:
+                return
+            total = opened.source.count(draft.cursor)
             _require_every_row(record, draft, total)
             step = PlanStep(draft.shards, draft.sizes, draft.cursor, draft.at_end, total)
-            word = self._ledger.shards.plan(record, step, epoch)
-        except BaseException:  # the walk is ahead of the ledger now: whoever goes on with it would leave rows out
-            self._forget(record.id)
+            answer = self._ledger.shards.plan(record, step, epoch, planned.stage)
+        except BaseException:  # the splitter is ahead of the ledger now: to continue with it would leave rows out
+            self._close(planned.key)
             raise
-        if word == "ok" and not draft.at_end:
-            walk.cursor = draft.cursor
-        else:
-            self._forget(record.id)
+        match answer:
+            case PlanAnswer.OK if not draft.at_end:
+                opened.cursor = draft.cursor
+            case PlanAnswer.OK | PlanAnswer.DEPOSED | PlanAnswer.MOVED | PlanAnswer.OVER:
+                self._close(planned.key)
+            case never:
+                assert_never(never)
 
-    def _draft(self, record: JobRecord, walk: Walk, pool: PoolView, room: int) -> _Draft:
-        draft = _Draft(walk.cursor)
-        while len(draft.shards) < room and not draft.at_end:
-            rows = self._next_rows(record, draft, walk, pool)
-            piece = walk.cutter.cut(rows, self._settings.shard_max_bytes)
-            if piece is None:
-                draft.at_end = True
-            else:
-                draft.add(record, piece)
+    def _draft(self, planned: PlannedStage, opened: OpenSource, pool: PoolView, wanted: int) -> _Draft:
+        draft = _Draft(opened.cursor)
+        while len(draft.shards) < wanted:
+            max_rows = self._next_rows(planned.record, draft, opened, pool)
+            match opened.splitter.next_split(max_rows, self._settings.shard_max_bytes):
+                case InputSplit() as split:
+                    draft.add(planned, split)
+                case NotYet():
+                    return draft
+                case End():
+                    draft.at_end = True
+                    return draft
+                case never:
+                    assert_never(never)
         return draft
 
-    def _next_rows(self, record: JobRecord, draft: _Draft, walk: Walk, pool: PoolView) -> int:
-        total = walk.source.count(draft.cursor)
-        planned = record.rows_planned + sum(shard.rows for shard in draft.shards)
+    def _next_rows(self, record: JobRecord, draft: _Draft, opened: OpenSource, pool: PoolView) -> int:
+        total = opened.source.count(draft.cursor)
         progress = Progress(
             rows_timed=record.rows_timed,
             busy_s=record.busy_us / 1e6,
             shards_done=record.shards_done,
-            rows_left=max(total.rows - planned, 0) if total.exact else None,
+            rows_left=max(total.rows - record.rows_planned - draft.rows, 0) if total.exact else None,
             workers=pool.workers,
         )
         return next_rows(progress, self._settings.shard_target_s)
 
-    def _walk(self, record: JobRecord) -> Walk:
-        walk = self._walks.get(record.id)
-        if walk is not None and walk.cursor == record.cursor:
-            self._walks.move_to_end(record.id)
-            return walk
-        self._forget(record.id)
-        source = self._open_source(record)
-        walk = self._walks[record.id] = Walk(source, source.cutter(record.cursor), record.cursor)
-        if len(self._walks) > MAX_WALKS:
-            self._forget(next(iter(self._walks)))
-        return walk
+    def _opened(self, planned: PlannedStage) -> OpenSource:
+        """Return the stage's open source if it is where the ledger's cursor is, otherwise open it there."""
+        key, record = planned.key, planned.record
+        opened = self._open_sources.get(key)
+        if opened is not None and opened.cursor == record.cursor:
+            return opened
+        self._close(key)
+        source = self._open_source(record, planned.stage)
+        opened = OpenSource(source, source.splitter(record.cursor), record.cursor)
+        for dropped in self._open_sources.put(key, opened):
+            dropped.splitter.close()
+        return opened
 
-    def _forget(self, job_id: str) -> None:
-        walk = self._walks.pop(job_id, None)
-        if walk is not None:
-            walk.cutter.close()
+    def _close(self, key: StageKey) -> None:
+        opened = self._open_sources.pop(key)
+        if opened is not None:
+            opened.splitter.close()
 
-    def _forget_all_but(self, job_ids: set[str]) -> None:
-        for job_id in self._walks.keys() - job_ids:
-            self._forget(job_id)
+    def _close_all_but(self, keys: set[StageKey]) -> None:
+        for key in set(self._open_sources.keys()) - keys:
+            self._close(key)
 
-    def _bear(self, record: JobRecord, error: StorageError) -> None:
-        """A disk or bucket that failed may come back: try again at the next steps, but not for ever."""
-        self._forget(record.id)
-        self._troubles[record.id] = self._troubles.get(record.id, 0) + 1
-        if self._troubles[record.id] >= MAX_TROUBLES:
-            self._fail(record, error)
-        else:
-            log.warning("job %s could not be planned and is tried again: %s", record.id, error)
-            if self._troubles[record.id] == 1:
-                told = f"its source could not be read, which is tried again: {error}"
-                self._ledger.log.note(record.id, LogLevel.WARNING, LogEvent.TROUBLE, told)
-
-    def _fail(self, record: JobRecord, error: BatchmillError) -> None:
-        log.warning("job %s cannot be planned: %s", record.id, error)
-        self._forget(record.id)
-        self._troubles.pop(record.id, None)
+    def _fail(self, job_id: str, error: BatchmillError) -> None:
+        log.warning("job %s cannot be planned: %s", job_id, error)
         failure = JobError(code=error.code, message=str(error), details=error.details)
-        self._ledger.jobs.stop(record.id, JobState.FAILING, failure)
+        self._ledger.jobs.stop(job_id, JobState.FAILING, failure)
 
 
 def _require_every_row(record: JobRecord, draft: _Draft, total: RowCount) -> None:
     """Raise `InvalidSource` if the source is at its end and not all of its rows are in shards."""
-    planned = record.rows_planned + sum(shard.rows for shard in draft.shards)
+    planned = record.rows_planned + draft.rows
     if draft.at_end and total.exact and planned != total.rows:
         raise InvalidSource(
             f"the source of job {record.id} ended after {planned:,} rows, {total.rows:,} were expected.",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, assert_never
 from batchmill.broker import attempt_of, model_queue_of, queue_of, room_queue_of
 from batchmill.errors import NotFound
 from batchmill.job_log import LogEvent, LogLevel
+from batchmill.ledger.calls import ExpireAttemptAnswer, SplitAnswer
 from batchmill.retry import DeadLetter, GiveUp, Lost, Requeue, Settle, Split, decide
 from batchmill.shard import ShardState
 from batchmill.telemetry.log_context import about_attempt
@@ -59,7 +60,7 @@ class Recoverer:
 
     def step(self, epoch: int) -> None:
         """Look at leases and messages."""
-        spared = self._ledger.leases.reprieve(epoch, self._lease_ttl_s)
+        spared = self._ledger.leases.extend_all(epoch, self._lease_ttl_s)
         if spared:
             log.warning("nobody could look at the leases for a while: %d of them begin anew", spared)
         now_ms = self._ledger.now_ms()
@@ -84,28 +85,30 @@ class Recoverer:
         shards = self._ledger.shards
         shard = shards.read(ref)
         if shard is None or shard.token != ref.token or shard.state is not ShardState.RUNNING:
-            shards.lose(ref, epoch, delay_s=0)  # a leftover: only its lease is dropped
+            shards.expire_attempt(ref, epoch, delay_s=0)  # a leftover: only its lease is dropped
             return
         record = self._ledger.jobs.read(ref.job_id)
         decision = decide(shard, Lost(), record.spec.retry, self._chance)
         match decision:
             case Requeue(delay_s):
-                word, event, then = shards.lose(ref, epoch, delay_s=delay_s), LogEvent.LOST, "another attempt follows"
+                taken = shards.expire_attempt(ref, epoch, delay_s=delay_s) is ExpireAttemptAnswer.OK
+                event, then = LogEvent.LOST, "another attempt follows"
             case Split():
-                word, event, then = shards.split(shard, epoch), LogEvent.SPLIT, "its two halves take over"
+                taken = shards.split(shard, epoch) is SplitAnswer.OK
+                event, then = LogEvent.SPLIT, "its two halves take over"
             case DeadLetter():
-                word, event = self._undertaker.bury(record, shard, epoch), LogEvent.DEAD
-                then = "its only row is given up on"
+                taken = self._undertaker.bury(record, shard, epoch)
+                event, then = LogEvent.DEAD, "its only row is given up on"
             case GiveUp() | Settle():
                 raise AssertionError("a lost attempt neither has results nor an error of the operator's")
             case never:
                 assert_never(never)
-        if word == "ok":
+        if taken:
             self._tell(ref, shard, event, f"its worker died or did not renew the lease; {then}")
             self._meter.lost(record.spec, decision)
 
     def _tell(self, ref: ShardRef, shard: Shard, event: LogEvent, message: str) -> None:
-        log.warning("attempt %s was lost: %s", ref.member(), message)
+        log.warning("attempt %s was lost: %s", ref.attempt_key, message)
         self._ledger.log.note(ref.job_id, LogLevel.WARNING, event, message, ref=ref, worker=shard.worker)
         self._publisher.tell_lost(ref, shard.worker)
 
@@ -130,7 +133,7 @@ class Recoverer:
         for queue in watched - consumed:
             refs = [attempt_of(message) for message in self._ledger.take_messages(queue)]
             if refs:
-                taken = self._ledger.shards.withdraw(refs, pool, epoch)
+                taken = self._ledger.shards.unqueue_orphaned(refs, pool, epoch)
                 log.info("%d shard(s) are taken back from %s, which no worker consumes any more", taken, queue)
         self._queues[pool] = watched if records else watched & consumed
         if not self._queues[pool]:
@@ -146,7 +149,7 @@ class Recoverer:
                 record = self._ledger.jobs.read(ref.job_id)
             except NotFound:
                 continue
-            log.warning("the message of attempt %s was lost; it is published again", ref.member())
+            log.warning("the message of attempt %s was lost; it is published again", ref.attempt_key)
             told = "its message was lost and is published again"
             self._ledger.log.note(ref.job_id, LogLevel.INFO, LogEvent.REPUBLISHED, told, ref=ref)
             self._publisher.publish(record.spec.operator, queue_of(pool), ref)

@@ -10,7 +10,16 @@ from celery import Celery
 from kombu import Queue
 from kombu.exceptions import OperationalError
 
-from batchmill.broker import celery_settings, describe_arguments, task_arguments, task_id, task_name
+from batchmill.broker import (
+    PUBLISH,
+    PUBLISH_RETRIES,
+    celery_settings,
+    describe_arguments,
+    kombu_waits,
+    task_arguments,
+    task_id,
+    task_name,
+)
 from batchmill.errors import ServiceUnavailable
 
 if TYPE_CHECKING:
@@ -18,8 +27,6 @@ if TYPE_CHECKING:
     from batchmill.shard import ShardRef
 
 log = logging.getLogger(__name__)
-
-PUBLISH_RETRIES = {"max_retries": 3, "interval_start": 0.05, "interval_step": 0.2, "interval_max": 1.0}
 
 
 class Publisher:
@@ -45,12 +52,12 @@ class Publisher:
                     declare=[],  # of a declared queue Redis would keep a note for ever
                     producer=self._producer,
                     retry=True,
-                    retry_policy=PUBLISH_RETRIES,
+                    retry_policy={"max_retries": PUBLISH_RETRIES, **kombu_waits(PUBLISH)},
                     ignore_result=True,
                 )
             except OperationalError as error:
                 raise ServiceUnavailable(
-                    f"the message of attempt {ref.member()} could not be published ({type(error).__name__}).",
+                    f"the message of attempt {ref.attempt_key} could not be published ({type(error).__name__}).",
                     hint="It is published again when the broker can be reached.",
                 ) from error
 

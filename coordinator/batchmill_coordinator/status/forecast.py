@@ -23,7 +23,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+
+    from batchmill.ledger.encodings import CommitInterval
 
 LEAST_INTERVALS = 2  # for a range
 WANDERING = (0.002, 0.02, 0.2, 2.0)
@@ -149,7 +151,6 @@ def _quantile(freedom: int) -> float:
     return QUANTILE + (QUANTILE**3 + QUANTILE) / (4 * max(freedom, 1))
 
 
-def intervals_from(text: str) -> list[Interval]:
-    """What `commit.lua` keeps as `paces`: "milliseconds:rows" each, the latest last."""
-    pairs = (piece.split(":") for piece in text.split())
-    return [Interval(int(ms) / 1000, int(rows)) for ms, rows in pairs]
+def intervals_from(paces: Iterable[CommitInterval]) -> list[Interval]:
+    """The intervals between commits that the ledger keeps of a job, the latest last."""
+    return [Interval(pace.length_ms / 1000, pace.rows) for pace in paces]

@@ -63,8 +63,3 @@ class ShardResult:
     def true_units(self) -> float:
         """What ran on the device, in units of cost, without padding."""
         return sum(timing.true_units for timing in self.timings)
-
-    @property
-    def padding_share(self) -> float:
-        """The share of what ran that was padding."""
-        return 1 - self.true_units / self.units if self.units else 0.0

@@ -36,5 +36,5 @@ def begin_counting(pool: str, worker: str, ledger: Ledger) -> ProcessCounts:
     if VARIABLE in os.environ:  # without a supervisor nobody reads it
         reserve(Path(os.environ[VARIABLE]), os.getpid())
     registry = new_registry()
-    ledger.on_call(LedgerMeter(registry))
+    ledger.observe_calls(LedgerMeter(registry))
     return ProcessCounts(SlotMeter(registry, pool, slot_label(worker)), CountedModels(registry, pool))

@@ -14,16 +14,17 @@ from __future__ import annotations
 import logging
 import secrets
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, assert_never
 
 import numpy as np
 
 from batchmill.errors import InvalidOperator, NotFound, OperatorFailed
+from batchmill.ledger.calls import KeepRowsAnswer
+from batchmill.ledger.encodings import SEGMENT_BYTES
 from batchmill.row_cache import segment_blob
 from batchmill_worker.row_cache.digests import content_digests, key_digests
 from batchmill_worker.row_cache.plan import Distinct, Piece, Shared, computed
 from batchmill_worker.row_cache.segments import (
-    NAME_BYTES,
     BrokenSegment,
     by_segment,
     decode_segment,
@@ -113,7 +114,7 @@ class RowCache:
         """What the cache has of these rows, and where what it has not is to go."""
         pieces: list[Piece] = []
         stretches: list[_Stretch] = []
-        if not self._limits.most_bytes or not self._limits.most_rows:
+        if not self._limits.max_bytes or not self._limits.max_rows:
             return pieces, stretches
         try:
             for start in range(0, len(distinct.digests), MOST_AT_ONCE):
@@ -130,7 +131,7 @@ class RowCache:
         return pieces, stretches
 
     def _ask(self, digests: Sequence[bytes]) -> Lookup:
-        return self._index.find(digests, secrets.token_bytes(NAME_BYTES))
+        return self._index.find(digests, secrets.token_bytes(SEGMENT_BYTES))
 
     def _read(
         self, places: Sequence[bytes | None], start: int, digests: Sequence[bytes], *, expands: bool
@@ -158,14 +159,19 @@ class RowCache:
             _warn("new rows could not be kept", operator, error)
 
     def _keep_part(self, piece: Piece, distinct: Distinct, segment: bytes) -> None:
-        if not len(piece.owners) or piece.results.nbytes > self._limits.most_bytes:
-            self._index.settle([segment])
+        if not len(piece.owners) or piece.results.nbytes > self._limits.max_bytes:
+            self._index.remove_loose([segment])
             return
         digests = [distinct.digests[owner] for owner in piece.owners.tolist()]
         table, places = encode_segment(piece, digests)
         nbytes = self._blobs.put_table(segment_blob(segment), table)
-        if self._index.keep(segment, nbytes, digests, places, self._limits) == "gone":
-            self._blobs.delete(segment_blob(segment))
+        match self._index.keep(segment, nbytes, digests, places, self._limits):
+            case KeepRowsAnswer.KEPT | KeepRowsAnswer.KNOWN | KeepRowsAnswer.NO_ROOM:
+                pass  # in use, or the janitor's to delete
+            case KeepRowsAnswer.GONE:
+                self._blobs.delete(segment_blob(segment))
+            case never:
+                assert_never(never)
 
 
 def _run_missing(

@@ -46,11 +46,6 @@ class Distinct:
         np.minimum.at(firsts, places, np.arange(len(digests)))
         return cls(list(known), firsts, places)
 
-    @property
-    def has_equals(self) -> bool:
-        """Whether any two rows of the shard are equal."""
-        return len(self.digests) < len(self.places)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Piece:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from batchmill.ledger.encodings import split_place
 from batchmill_worker.row_cache.digests import DIGEST_BYTES
 from batchmill_worker.row_cache.plan import Piece, ranges
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 DIGEST = "__batchmill_digest__"
 """The last column of a segment."""
 
-NAME_BYTES = 6
 _PLACE = struct.Struct("<II")
 
 
@@ -62,12 +62,13 @@ def by_segment(places: Sequence[bytes | None], *, expands: bool) -> dict[bytes, 
     """
     found: dict[bytes, tuple[list[int], list[int], list[int]]] = {}
     for row, place in enumerate(places):
-        if place is None or len(place) != NAME_BYTES + _PLACE.size:
+        name, inside = split_place(place or b"")
+        if len(inside) != _PLACE.size:
             continue
-        start, count = _PLACE.unpack_from(place, NAME_BYTES)
+        start, count = _PLACE.unpack(inside)
         if not expands and count != 1:
             continue
-        rows, starts, counts = found.setdefault(place[:NAME_BYTES], ([], [], []))
+        rows, starts, counts = found.setdefault(name, ([], [], []))
         rows.append(row)
         starts.append(start)
         counts.append(count)

@@ -27,6 +27,7 @@ from batchmill.completion import Completion, DeadLimit
 from batchmill.dead_letters import DeadRows, count_by_type, dead_letters_name, part_of
 from batchmill.errors import BatchmillError, InvalidParams, InvalidSource, NotFound, StaleToken, UnknownOperator
 from batchmill.job import MAX_INLINE_BYTES, JobError, RetryPolicy
+from batchmill.ledger.encodings import write_holder
 from batchmill.retry import (
     DeadLetter,
     Done,
@@ -82,17 +83,17 @@ class AttemptRunner:
 
     def _run_claimed(self, ref: ShardRef) -> Ending:
         try:
-            with self._bench.meter.attempt(ref.member()) as counted:
+            with self._bench.meter.attempt(ref.attempt_key) as counted:
                 return self._claim_and_run(ref, counted)
         except StaleToken as stale:
             log.info("%s", stale)
             return Ending(EndingKind.DROPPED, str(stale))
 
     def _claim_and_run(self, ref: ShardRef, counted: AttemptMeter) -> Ending:
-        with self._bench.engine.trace.span(Phase.CLAIM, shard=ref.member()):
+        with self._bench.engine.trace.span(Phase.CLAIM, shard=ref.attempt_key):
             claim = self._claim(ref)
         if claim is None:
-            log.info("attempt %s is not run: its job takes no more work", ref.member())
+            log.info("attempt %s is not run: its job takes no more work", ref.attempt_key)
             return Ending(EndingKind.DROPPED, "its job takes no more work")
         account = self._bench.usage.open()
         try:
@@ -117,7 +118,7 @@ class AttemptRunner:
 
     def _claim(self, ref: ShardRef) -> Claim | None:
         bench = self._bench
-        holder = f"{bench.worker} {secrets.token_hex(4)}"
+        holder = write_holder(bench.worker, secrets.token_hex(4))
         known = bench.shelf.get(ref.job_id) is not None
         return bench.ledger.shards.claim(
             ref,
@@ -136,7 +137,7 @@ class AttemptRunner:
             kind = str(error.details.get("error_type", type(error).__name__))
             return Failed(_job_error(error), kind, final=isinstance(error, HOPELESS))
         except Exception as error:  # whatever it is, the shard must not be left behind
-            log.exception("attempt %s failed", claim.shard.ref.member())
+            log.exception("attempt %s failed", claim.shard.ref.attempt_key)
             failure = Failure.of(error)
             message = f"{failure.error_type}: {failure.message}"
             told = JobError(code="attempt_failed", message=message, details={"traceback": failure.traceback})
@@ -145,7 +146,7 @@ class AttemptRunner:
     def _attempt(self, claim: Claim, lease: Lease, account: Account) -> Outcome:
         clock, shard = self._bench.clock, claim.shard
         started_at = clock.monotonic()
-        with self._bench.engine.trace.span(Phase.LOAD, shard=shard.ref.member()):
+        with self._bench.engine.trace.span(Phase.LOAD, shard=shard.ref.attempt_key):
             files = self._files(claim)
             before = self._kept(shard)
             pending = before.pending(shard)
@@ -162,7 +163,7 @@ class AttemptRunner:
             return Revoked()
         if (result.stopped or progress.failed) and not lease.is_last:
             return self._keep(shard, progress, result)
-        with self._bench.engine.trace.span(Phase.STORE, shard=shard.ref.member()):
+        with self._bench.engine.trace.span(Phase.STORE, shard=shard.ref.attempt_key):
             stored = self._store(shard, files, progress)
         work_s = loaded_at - started_at + result.busy_s + clock.monotonic() - computed_at
         return Done(replace(stored, busy_s=work_s), dead_rows(progress))
@@ -206,7 +207,7 @@ class AttemptRunner:
                     lease.should_stop,
                     batching=batching,
                     proven=proven,
-                    whose=shard.ref.member(),
+                    whose=shard.ref.attempt_key,
                     account=account,
                 )
 
@@ -237,7 +238,7 @@ class AttemptRunner:
         if files.rides_inline and table.nbytes <= MAX_INLINE_BYTES:
             stream = stream_from_table(table)
             return replace(stored, nbytes=len(stream), inline=stream)
-        return replace(stored, nbytes=files.sink.write(shard.shard_id, shard.token, table).bytes)
+        return replace(stored, nbytes=files.results.write(shard.shard_id, shard.token, table))
 
     def _end(self, claim: Claim, outcome: Outcome, account: Account) -> Ending:
         shard, shards = claim.shard, self._bench.ledger.shards
@@ -246,13 +247,13 @@ class AttemptRunner:
                 self._commit(claim, completion, account.close())
                 return Ending.of_commit(completion)
             case Requeue(delay_s, blame, kept):
-                log.warning("shard %s is put back for %.1f s: %s", shard.ref.member(), delay_s, _why(outcome))
+                log.warning("shard %s is put back for %.1f s: %s", shard.ref.attempt_key, delay_s, _why(outcome))
                 used = account.close() if kept else account.close().in_vain()
-                shards.fail(shard.ref, delay_s=delay_s, blame=blame, kept=kept, used=used)
+                shards.end_attempt(shard.ref, delay_s=delay_s, blame=blame, kept=kept, used=used)
                 return Ending(EndingKind.PUT_BACK, _why(outcome))
             case GiveUp(error):
-                log.error("job %s fails on shard %s: %s", shard.job_id, shard.ref.member(), error.message)
-                shards.fail(shard.ref, delay_s=0.0, blame=True, stop_with=error, used=account.close().in_vain())
+                log.error("job %s fails on shard %s: %s", shard.job_id, shard.ref.attempt_key, error.message)
+                shards.end_attempt(shard.ref, delay_s=0.0, blame=True, stop_with=error, used=account.close().in_vain())
                 return Ending(EndingKind.FAILED, error.message)
             case Split() | DeadLetter():
                 raise AssertionError("only a lost attempt is split or buried, and that is the recoverer's to do")
@@ -270,12 +271,12 @@ class AttemptRunner:
     def _commit(self, claim: Claim, completion: Completion, used: Parts) -> None:
         shard, shards, files = claim.shard, self._bench.ledger.shards, self._files(claim)
         limit = DeadLimit.of(files.spec)
-        with self._bench.engine.trace.span(Phase.COMMIT, shard=shard.ref.member()):
+        with self._bench.engine.trace.span(Phase.COMMIT, shard=shard.ref.attempt_key):
             if shards.commit(shard.ref, completion, limit, used):
                 return
         table = table_from_stream(completion.inline)  # the job's results outgrew the ledger
-        part = files.sink.write(shard.shard_id, shard.token, table)
-        shards.commit(shard.ref, replace(completion, inline=b"", nbytes=part.bytes), limit, used)
+        nbytes = files.results.write(shard.shard_id, shard.token, table)
+        shards.commit(shard.ref, replace(completion, inline=b"", nbytes=nbytes), limit, used)
 
     def _sweep(self, claim: Claim) -> None:
         """Delete what this attempt stored; the shard is another's.
@@ -285,7 +286,7 @@ class AttemptRunner:
         """
         ref, files = claim.shard.ref, self._bench.shelf.get(claim.shard.job_id)
         if files is not None:
-            files.sink.delete(files.sink.part_name(ref.shard_id, ref.token))
+            files.results.delete(ref.shard_id, ref.token)
         self._bench.workspace.blobs.delete(dead_letters_name(ref))
 
 

@@ -1,15 +1,16 @@
-"""The jobs that a process has met lately: their source, sink and spec, opened once."""
+"""The jobs that a process has met lately: their source, results and spec, opened once."""
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from batchmill.caches import Lru
+from batchmill.stages import last_stage
+
 if TYPE_CHECKING:
     from batchmill.job import JobSpec
-    from batchmill.sinks import Sink
+    from batchmill.sinks import ResultStore
     from batchmill.sources.base import Source
     from batchmill.workspace import Workspace
 
@@ -22,7 +23,7 @@ class JobFiles:
 
     spec: JobSpec
     source: Source
-    sink: Sink
+    results: ResultStore
 
     @property
     def rides_inline(self) -> bool:
@@ -35,23 +36,15 @@ class JobShelf:
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[str, JobFiles] = OrderedDict()
+        self._kept: Lru[str, JobFiles] = Lru(MAX_KEPT)
 
     def get(self, job_id: str) -> JobFiles | None:
         """The files of a job, if they are open."""
-        with self._lock:
-            files = self._kept.get(job_id)
-            if files is not None:
-                self._kept.move_to_end(job_id)
-            return files
+        return self._kept.get(job_id)
 
     def open(self, job_id: str, spec: JobSpec, inline_rows: bytes) -> JobFiles:
         """Open a job's files. Raises `NotFound`, `InvalidSource` or `StorageError`."""
         source = self._workspace.open_source(job_id, spec, inline_rows)
-        files = JobFiles(spec, source, self._workspace.open_sink(job_id, spec))
-        with self._lock:
-            self._kept[job_id] = files
-            while len(self._kept) > MAX_KEPT:
-                self._kept.popitem(last=False)
+        files = JobFiles(spec, source, self._workspace.open_results(job_id, spec, last_stage(spec)))
+        self._kept.put(job_id, files)
         return files

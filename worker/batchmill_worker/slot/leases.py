@@ -6,9 +6,10 @@ import logging
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from batchmill.errors import ServiceUnavailable
+from batchmill.ledger.calls import RenewAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -28,15 +29,15 @@ class Lease:
     def __init__(self, draining: threading.Event, account: Account) -> None:
         self._draining = draining
         self._account = account
-        self._revoked_for = ""
+        self._revoked_for: RenewAnswer | None = None
 
-    def revoke(self, word: str) -> None:
-        """Tell the attempt to stop at its next batch; `word` says why, as `renew.lua` does."""
-        self._revoked_for = word
+    def revoke(self, reason: RenewAnswer) -> None:
+        """Make the attempt stop at its next batch."""
+        self._revoked_for = reason
 
     def should_stop(self) -> bool:
         """Whether the attempt is to stop: it was revoked, or the process is going."""
-        return bool(self._revoked_for) or self._draining.is_set()
+        return self._revoked_for is not None or self._draining.is_set()
 
     @property
     def used_us(self) -> int:
@@ -46,7 +47,7 @@ class Lease:
     @property
     def is_last(self) -> bool:
         """Whether no other attempt will follow, because the job is stopping."""
-        return self._revoked_for == "stopped"
+        return self._revoked_for is RenewAnswer.STOPPED
 
 
 class Heartbeat:
@@ -106,7 +107,7 @@ class Heartbeat:
         self._wake.set()
         self._thread.join()
         try:
-            self._ledger.fleet.leave(self._worker.name)
+            self._ledger.fleet.deregister(self._worker.name)
         except ServiceUnavailable as error:
             log.warning("the fleet could not be left; the presence ends by itself: %s", error)
 
@@ -126,16 +127,21 @@ class Heartbeat:
         """Renew everything once."""
         with self._lock:
             held = dict(self._held)
-        words = self._ledger.shards.renew(list(held), self.ttl_ms, [lease.used_us for lease in held.values()])
-        for (ref, lease), word in zip(held.items(), words, strict=True):
-            if word != "ok":
-                log.info("attempt %s is to stop: its lease is %s", ref.member(), word)
-                lease.revoke(word)
+        answers = self._ledger.shards.renew(list(held), self.ttl_ms, [lease.used_us for lease in held.values()])
+        for (ref, lease), answer in zip(held.items(), answers, strict=True):
+            match answer:
+                case RenewAnswer.OK:
+                    pass
+                case RenewAnswer.LOST | RenewAnswer.PAUSED | RenewAnswer.STOPPED:
+                    log.info("attempt %s is to stop: its lease is %s", ref.attempt_key, answer)
+                    lease.revoke(answer)
+                case never:
+                    assert_never(never)
         self._announce()
 
     def _announce(self) -> None:
         with self._lock:
-            running, worker = [ref.member() for ref in self._held], self._worker
+            running, worker = [ref.attempt_key for ref in self._held], self._worker
             changed, self._models_changed = self._models_changed, False
         worker = worker.model_copy(
             update={"running": running, "batches": self.batches(), "seen_at": self._ledger.now_ms() / 1000}

@@ -17,6 +17,7 @@ from batchmill.errors import BatchmillError, ServiceUnavailable
 from batchmill.job_log import LogEvent, LogLevel
 from batchmill.ledger import Ledger
 from batchmill.processes.children import POLL_S, ChildEnd, ChildKeeper, ChildSpec, describe_exit
+from batchmill.processes.tether import python_module
 from batchmill_worker.devices.cores import usable_cores
 from batchmill_worker.devices.inventory import open_inventory
 from batchmill_worker.devices.placement import Placement, place
@@ -134,13 +135,7 @@ class Supervisor:
 
     def _spec(self, placement: Placement) -> ChildSpec:
         name = placement.identity.name
-        command = [
-            sys.executable,
-            "-m",
-            "batchmill_worker.slot",
-            self._shared.name,
-            placement.identity.model_dump_json(),
-        ]
+        command = python_module("batchmill_worker.slot", self._shared.name, placement.identity.model_dump_json())
         env = {**placement.env, VARIABLE: str(self._metrics.folder)}
         return ChildSpec(name, command, env, cores=placement.cores)
 
@@ -164,15 +159,15 @@ class Supervisor:
         """End the leases of a dead process now, so that its shards need not wait. Tells whether a batch was its end."""
         blamed = NOBODY if end.was_recycled else read_note(self._files(end.name).note)
         try:
-            held = self._ledger.shards.abandon(end.name, blamed)
-            self._ledger.fleet.leave(end.name)
+            held = self._ledger.shards.release_leases_of_worker(end.name, blamed)
+            self._ledger.fleet.deregister(end.name)
         except ServiceUnavailable as error:
             log.warning("the shards of %s wait for their leases to end: %s", end.name, error)
             return False
         if held:
             log.warning("process %d of %s held %d shard(s); they go to other attempts", end.pid, end.name, len(held))
         for ref in held:
-            self._note_death(end, ref, is_blamed=blamed in ("", ref.member()))
+            self._note_death(end, ref, is_blamed=blamed in ("", ref.attempt_key))
         return blamed not in ("", NOBODY)
 
     def _note_death(self, end: ChildEnd, ref: ShardRef, *, is_blamed: bool) -> None:

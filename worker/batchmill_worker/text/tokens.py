@@ -1,19 +1,19 @@
 """Texts as the tokens that a model takes, cut into tokens once although they are asked for twice.
 
 The engine asks first what each row of a window costs, then has the batches it made of the window prepared. The
-tokens of the first question are kept for the second: a text's tokens are dropped when its batch takes them, and the
-oldest go when they would fill `MAX_KEPT_BYTES`. A text that comes back, because its batch is run again in halves,
-is simply cut again.
+tokens of the first question are kept for the second: a text's tokens are dropped when its batch takes them, and
+those not used for longest go when all would exceed `MAX_KEPT_BYTES`. A text that comes back, because its batch is run
+again in halves, is simply cut again.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
+from batchmill.caches import Lru
 from batchmill.operators.contract import RowError
 
 if TYPE_CHECKING:
@@ -134,32 +134,27 @@ class TokenReader:
 
 
 class _KeptTokens:
-    """Tokens by text, bounded, the oldest going first."""
+    """Tokens by text, bounded in bytes."""
 
     def __init__(self, tokenize: Callable[[Sequence[Text]], list[Tokens]]) -> None:
         self._tokenize = tokenize
         self._lock = Lock()  # of the tokeniser as well, which serves one thread at a time
-        self._by_text: OrderedDict[Text, Tokens] = OrderedDict()
-        self._bytes = 0
+        self._by_text: Lru[Text, Tokens] = Lru(MAX_KEPT_BYTES, _size)
 
     def look(self, texts: Sequence[Text]) -> list[Tokens]:
         """The tokens of each text, kept for later."""
         with self._lock:
             found = self._found(texts)
             for text, tokens in found.items():
-                if text not in self._by_text:
-                    self._by_text[text] = tokens
-                    self._bytes += _size(text, tokens)
-            while self._bytes > MAX_KEPT_BYTES:
-                self._drop(next(iter(self._by_text)))
+                self._by_text.put(text, tokens)
         return [found[text] for text in texts]
 
     def take(self, texts: Sequence[Text]) -> list[Tokens]:
         """The tokens of each text, not kept any longer."""
         with self._lock:
             found = self._found(texts)
-            for text in found.keys() & self._by_text.keys():
-                self._drop(text)
+            for text in found:
+                self._by_text.pop(text)
         return [found[text] for text in texts]
 
     def _found(self, texts: Iterable[Text]) -> dict[Text, Tokens]:
@@ -168,9 +163,6 @@ class _KeptTokens:
         if missing:
             found.update(zip(missing, self._tokenize(missing), strict=True))
         return found  # type: ignore[return-value]  # none is missing any more
-
-    def _drop(self, text: Text) -> None:
-        self._bytes -= _size(text, self._by_text.pop(text))
 
 
 def _size(text: Text, tokens: Tokens) -> int:

@@ -1,20 +1,28 @@
--- A worker says that it is there, what it has loaded, and what its operators are.
+-- Note that a worker is there, what it has loaded, and what its operators are.
 --
--- KEYS  1 workers  2 workers_seen  3 operators
--- ARGV  1 now  2 name  3 description (JSON)  4 how long this holds (ms)  5 channel
---       6 '1': what it has loaded has changed  7… operator name, announcement (JSON), …
--- Returns the names of workers whose presence ended before now; they are forgotten
+-- @key workers
+-- @key workers_seen
+-- @key operators
+-- @arg now: clock
+-- @arg worker: text
+-- @arg description: text  JSON
+-- @arg ttl_ms: int  how long this holds
+-- @arg channel: channel
+-- @arg changed: flag  what it has loaded has changed
+-- @each announced: Announced
+-- @arg operator: text
+-- @arg description: text  JSON
+-- @returns gone: text*  the workers whose presence ended before now; they are forgotten
 --
 -- workers  hash: name to JSON; workers_seen  sorted set: name by when its presence ends (ms); operators  hash: name to JSON
-local now = now_ms(ARGV[1])
-local known = redis.call('HEXISTS', KEYS[1], ARGV[2])
-redis.call('HSET', KEYS[1], ARGV[2], ARGV[3])
-redis.call('ZADD', KEYS[2], now + tonumber(ARGV[4]), ARGV[2])
-for at = 7, #ARGV, 2 do redis.call('HSET', KEYS[3], ARGV[at], ARGV[at + 1]) end
-local gone = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', '(' .. now)
+local known = redis.call('HEXISTS', keys.workers, args.worker)
+redis.call('HSET', keys.workers, args.worker, args.description)
+redis.call('ZADD', keys.workers_seen, now + tonumber(args.ttl_ms), args.worker)
+for _, one in ipairs(announced) do redis.call('HSET', keys.operators, one.operator, one.description) end
+local gone = redis.call('ZRANGEBYSCORE', keys.workers_seen, '-inf', '(' .. now)
 for _, name in ipairs(gone) do
-  redis.call('HDEL', KEYS[1], name)
-  redis.call('ZREM', KEYS[2], name)
+  redis.call('HDEL', keys.workers, name)
+  redis.call('ZREM', keys.workers_seen, name)
 end
-if known == 0 or ARGV[6] == '1' then redis.call('PUBLISH', ARGV[5], 'worker ' .. ARGV[2]) end
+if known == 0 or args.changed then publish(args.channel, 'worker', args.worker) end
 return gone

@@ -1,10 +1,12 @@
 -- Note an upload, so that it can be swept if no job takes it.
 --
--- KEYS  1 uploads
--- ARGV  1 now  2 upload id  3 most uploads at a time
--- Returns 'ok' | 'full'
+-- @key uploads
+-- @arg now: clock
+-- @arg upload_id: text
+-- @arg max_uploads: int
+-- @answers ok | full
 --
 -- uploads  sorted set: upload id scored by when it began (ms)
-if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[3]) then return 'full' end
-redis.call('ZADD', KEYS[1], now_ms(ARGV[1]), ARGV[2])
-return 'ok'
+if redis.call('ZCARD', keys.uploads) >= tonumber(args.max_uploads) then return answer.full end
+redis.call('ZADD', keys.uploads, now, args.upload_id)
+return answer.ok

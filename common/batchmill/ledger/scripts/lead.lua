@@ -1,17 +1,19 @@
 -- Take the lead when nobody has it, or keep it.
 --
--- KEYS  1 leader  2 leader_epoch
--- ARGV  1 name of this coordinator (one a process)  2 lease (ms)
--- Returns the epoch under which this coordinator leads, or 0 when another one does
+-- @key leader
+-- @key leader_epoch
+-- @arg name: text  of this coordinator, one a process
+-- @arg lease_ms: int
+-- @returns epoch: int  under which this coordinator leads, or 0 when another one does
 --
 -- leader  string with a lease: "epoch name"; leader_epoch  counter
-local leader = redis.call('GET', KEYS[1])
+local leader = redis.call('GET', keys.leader)
 if leader then
-  local epoch, name = string.match(leader, '^(%d+) (.*)$')
-  if name ~= ARGV[1] then return 0 end
-  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+  local epoch, name = parse_leader(leader)
+  if name ~= args.name then return 0 end
+  redis.call('PEXPIRE', keys.leader, args.lease_ms)
   return tonumber(epoch)
 end
-local epoch = redis.call('INCR', KEYS[2])
-redis.call('SET', KEYS[1], epoch .. ' ' .. ARGV[1], 'PX', ARGV[2])
+local epoch = redis.call('INCR', keys.leader_epoch)
+redis.call('SET', keys.leader, write_leader(epoch, args.name), 'PX', args.lease_ms)
 return epoch

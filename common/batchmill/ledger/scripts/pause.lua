@@ -1,12 +1,17 @@
--- Hold a job: nothing more of it is planned, queued or claimed, and its running attempts are told to let go.
+-- Pause a job: nothing more of it is planned, queued or claimed, and its running attempts release their leases.
 -- Pausing twice is one pause.
 --
--- KEYS  1 job  2 log
--- ARGV  1 now  2 channel  3 job id
--- Returns the job's state afterwards ('paused', or one that cannot be paused), or '' when there is no such job
-local state = redis.call('HGET', KEYS[1], 'state')
-if not state then return '' end
-if state ~= 'pending' and state ~= 'running' then return state end
-pause_job(KEYS[1], now_ms(ARGV[1]), ARGV[2], ARGV[3])
-note(KEYS[1], KEYS[2], 'level', 'info', 'event', 'paused', 'message', 'its workers let go')
-return 'paused'
+-- @key job
+-- @key job_log
+-- @arg now: clock
+-- @arg job_id: text
+-- @arg channel: channel
+-- @answers ok | no job | refused
+-- @returns state: job_state?  the job's
+local state = redis.call('HGET', keys.job, 'state')
+if not state then return {answer.no_job, ''} end
+if state == 'paused' then return {answer.ok, state} end
+if not may_move_job(state, 'paused') then return {answer.refused, state} end
+pause_job(keys.job, state, now, args.channel, args.job_id)
+note(keys.job, keys.job_log, 'level', 'info', 'event', 'paused', 'message', 'its workers stop after their current batch')
+return {answer.ok, 'paused'}

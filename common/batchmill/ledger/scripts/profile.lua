@@ -1,15 +1,19 @@
 -- Keep what a worker has learned about the batches of an operator.
 --
--- KEYS  1 profiles  2 profiles_used
--- ARGV  1 now  2 name  3 profile (JSON)  4 most profiles
--- Returns how many profiles made room
+-- @key profiles
+-- @key profiles_used
+-- @arg now: clock
+-- @arg name: text
+-- @arg profile: text  JSON
+-- @arg max_profiles: int
+-- @returns dropped: int  how many profiles made room
 --
 -- profiles  hash: name to JSON; profiles_used  sorted set: name by when it was written last (ms)
-redis.call('HSET', KEYS[1], ARGV[2], ARGV[3])
-redis.call('ZADD', KEYS[2], now_ms(ARGV[1]), ARGV[2])
-local oldest = redis.call('ZRANGE', KEYS[2], 0, -1 - tonumber(ARGV[4]))
+redis.call('HSET', keys.profiles, args.name, args.profile)
+redis.call('ZADD', keys.profiles_used, now, args.name)
+local oldest = redis.call('ZRANGE', keys.profiles_used, 0, -1 - tonumber(args.max_profiles))
 for _, name in ipairs(oldest) do
-  redis.call('HDEL', KEYS[1], name)
-  redis.call('ZREM', KEYS[2], name)
+  redis.call('HDEL', keys.profiles, name)
+  redis.call('ZREM', keys.profiles_used, name)
 end
 return #oldest

@@ -1,22 +1,30 @@
 -- Give a planned or waiting shard its next token and count it as queued; the caller then publishes its message.
 --
--- KEYS  1 leader  2 job  3 shard  4 ready  5 waiting  6 queued
--- ARGV  1 now  2 epoch  3 "stage shard"  4 member without the token ("job|stage|shard|")
--- Returns the token, or 0 when there is nothing to queue (settled, running, paused, stopping, or a deposed leader asks)
-if not leads(KEYS[1], ARGV[2]) then return 0 end
-if redis.call('HGET', KEYS[2], 'state') ~= 'running' then return 0 end
-local state = redis.call('HGET', KEYS[3], 'state')
+-- @key leader
+-- @key job
+-- @key shard
+-- @key ready
+-- @key waiting
+-- @key queued
+-- @arg now: clock
+-- @arg epoch: int
+-- @arg job_id: text
+-- @arg stage: int
+-- @arg shard_id: shard_id
+-- @returns token: int  0 when there is nothing to queue: settled, running, paused, stopping, or a deposed leader asks
+if not leads(keys.leader, args.epoch) then return 0 end
+if redis.call('HGET', keys.job, 'state') ~= 'running' then return 0 end
+local state = redis.call('HGET', keys.shard, 'state')
+if not state or not may_move_shard(state, 'queued') then return 0 end
+local name = shard_name(args.stage, args.shard_id)
 if state == 'planned' then
-  redis.call('LREM', KEYS[4], 1, ARGV[3])
-elseif state == 'waiting' then
-  redis.call('ZREM', KEYS[5], ARGV[3])
+  redis.call('LREM', keys.ready, 1, name)
 else
-  return 0
+  redis.call('ZREM', keys.waiting, name)
 end
-local now = now_ms(ARGV[1])
-local token = redis.call('HINCRBY', KEYS[3], 'token', 1)
-redis.call('HSET', KEYS[3], 'state', 'queued')
-redis.call('ZADD', KEYS[6], now, ARGV[4] .. token)
-redis.call('HSET', KEYS[2], 'last_queued_at', now)
-redis.call('HINCRBY', KEYS[2], 'shards_queued', 1)
+local token = redis.call('HINCRBY', keys.shard, 'token', 1)
+move_shard(keys.shard, state, 'queued')
+redis.call('ZADD', keys.queued, now, attempt_key(args.job_id, args.stage, args.shard_id, token))
+redis.call('HSET', keys.job, 'last_queued_at', now)
+redis.call('HINCRBY', keys.job, 'shards_queued', 1)
 return token

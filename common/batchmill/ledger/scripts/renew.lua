@@ -1,24 +1,29 @@
 -- Renew every lease a process holds in one call, and note what its attempts have used so far.
 --
--- KEYS  1 leases  then for each attempt: its job, its shard
--- ARGV  1 now  2 lease (ms)  then for each attempt: its member, the time it has used (µs)
--- Returns one word an attempt: 'ok' | 'lost' (the lease ran out and was taken away) | 'paused'
---         | 'stopped' (the job is stopping or over)
-local now = now_ms(ARGV[1])
-local words, sharers = {}, (#KEYS - 1) / 2
-for number = 1, sharers do
-  local job, shard = KEYS[2 * number], KEYS[2 * number + 1]
-  local member, used = ARGV[2 * number + 1], ARGV[2 * number + 2]
-  if not redis.call('ZSCORE', KEYS[1], member) then
-    words[number] = 'lost'
+-- @key leases
+-- @arg now: clock
+-- @arg lease_ms: int
+-- @each attempts: Renewal
+-- @key job
+-- @key shard
+-- @arg attempt: attempt
+-- @arg used_us: int
+-- @answers ok | lost | paused | stopped
+-- @returns each: answer*  one for each attempt
+--
+-- lost: the lease ran out and was taken away; stopped: the job is stopping or over.
+local found = {}
+for number, item in ipairs(attempts) do
+  local attempt, shard = item.attempt, item.keys.shard
+  if not redis.call('ZSCORE', keys.leases, attempt.key) then
+    found[number] = answer.lost
   else
-    redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), member)
-    local state, token = unpack(redis.call('HMGET', shard, 'state', 'token'))
-    if state == 'running' and string.match(member, '|(%d+)$') == token then
-      redis.call('HSET', shard, 'metered', table.concat({price_of(shard), used, now, sharers}, ' '))
+    redis.call('ZADD', keys.leases, now + tonumber(args.lease_ms), attempt.key)
+    if is_attempt(shard, 'running', attempt.token) then
+      redis.call('HSET', shard, 'metered', write_metered(price_of(shard), item.used_us, now, #attempts))
     end
-    state = redis.call('HGET', job, 'state')
-    words[number] = state == 'running' and 'ok' or state == 'paused' and 'paused' or 'stopped'
+    local state = redis.call('HGET', item.keys.job, 'state')
+    found[number] = state == 'running' and answer.ok or state == 'paused' and answer.paused or answer.stopped
   end
 end
-return words
+return found

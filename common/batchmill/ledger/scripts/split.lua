@@ -1,30 +1,49 @@
--- The recoverer replaces a shard that was lost too often by its two halves.
+-- Replace a shard that was lost too often by its two halves, as the recoverer.
 --
--- KEYS  1 job  2 shard  3 leases  4 waiting  5 leader  6 done  7 live_shards  8, 9 the halves' shard keys
---       10 cost_tenants  11 cost_pools  12 cost_days
--- ARGV  1 now  2 epoch  3 token  4 member  5 shard id  6 "stage shard"  7 channel  8 job id  9 stage
---       then for each half: id, rows, plan (JSON), losses, kept
--- Returns 'ok' | 'deposed' | 'alive' (the lease was renewed after all) | 'stale' (the attempt is over)
+-- @key job
+-- @key shard
+-- @key leases
+-- @key waiting
+-- @key leader
+-- @key done
+-- @key live_shards
+-- @key cost_tenants
+-- @key cost_pools
+-- @key cost_days
+-- @arg now: clock
+-- @arg epoch: int
+-- @arg attempt: attempt
+-- @arg channel: channel
+-- @each halves: Half
+-- @key shard
+-- @arg shard_id: shard_id
+-- @arg rows: int
+-- @arg plan: text
+-- @arg losses: int
+-- @arg kept: text
+-- @answers ok | deposed | alive | stale
 --
--- done  hash: the id of a split shard to "split 2", how many took over
-local now = now_ms(ARGV[1])
-local refusal = why_not_lost(KEYS[5], ARGV[2], KEYS[2], KEYS[3], ARGV[4], ARGV[3], now)
-if refusal then return refusal end
-local ends = redis.call('ZSCORE', KEYS[3], ARGV[4]) or now
-charge_lost(KEYS[1], KEYS[2], ARGV[6], ends, {KEYS[10], KEYS[11], KEYS[12]}, now, ARGV[7], ARGV[8])
-redis.call('DEL', KEYS[2])
-redis.call('ZREM', KEYS[3], ARGV[4])
-redis.call('SREM', KEYS[7], ARGV[6])
-redis.call('HSET', KEYS[6], ARGV[5], 'split 2')
-for half = 0, 1 do
-  local at = 10 + 5 * half
-  local name = ARGV[9] .. ' ' .. ARGV[at]
-  redis.call('HSET', KEYS[8 + half], 'state', 'waiting', 'token', 0, 'rows', ARGV[at + 1], 'plan', ARGV[at + 2],
-             'failures', 0, 'losses', ARGV[at + 3], 'kept', ARGV[at + 4])
-  redis.call('SADD', KEYS[7], name)
-  redis.call('ZADD', KEYS[4], now, name)
+-- alive: the lease was renewed after all; stale: the attempt is over.
+--
+-- done  hash: the id of a split shard to how many took over, see `_encodings.lua`
+local attempt = args.attempt
+local refusal = why_not_lost(keys, args.epoch, attempt, now)
+if refusal then return answer[refusal] end
+local ends = redis.call('ZSCORE', keys.leases, attempt.key) or now
+charge_lost(keys, attempt, ends, now, args.channel)
+move_shard(keys.shard, 'running', 'split')
+redis.call('DEL', keys.shard)
+redis.call('ZREM', keys.leases, attempt.key)
+redis.call('SREM', keys.live_shards, attempt.name)
+redis.call('HSET', keys.done, attempt.shard_id, write_split_up(#halves))
+for _, half in ipairs(halves) do
+  local name = shard_name(attempt.stage, half.shard_id)
+  redis.call('HSET', half.keys.shard, 'state', 'waiting', 'token', 0, 'rows', half.rows, 'plan', half.plan,
+             'failures', 0, 'losses', half.losses, 'kept', half.kept)
+  redis.call('SADD', keys.live_shards, name)
+  redis.call('ZADD', keys.waiting, now, name)
 end
-redis.call('HINCRBY', KEYS[1], 'shards_running', -1)
-redis.call('HINCRBY', KEYS[1], 'shards_live', 1)
-redis.call('PUBLISH', ARGV[7], 'lost ' .. ARGV[8])
-return 'ok'
+redis.call('HINCRBY', keys.job, 'shards_running', -1)
+redis.call('HINCRBY', keys.job, 'shards_live', 1)
+publish(args.channel, 'lost', attempt.job_id)
+return answer.ok

@@ -1,17 +1,15 @@
--- Ask a job to stop: its workers let go at their next batch, then the finisher ends it.
+-- Ask a job to stop: its workers release their leases at their next batch, then the finisher ends it.
 --
--- KEYS  1 job
--- ARGV  1 now  2 'cancelling' | 'failing' | 'expiring'  3 error (JSON, for 'failing')  4 channel  5 job id
--- Returns the job's state afterwards, or '' when there is no such job
-local state = redis.call('HGET', KEYS[1], 'state')
-if not state then return '' end
-if is_final(state) or is_stopping(state) then return state end
-local now = now_ms(ARGV[1])
-if ARGV[2] == 'failing' then
-  fail_job(KEYS[1], now, ARGV[3])
-else
-  end_pause(KEYS[1], now)
-  redis.call('HSET', KEYS[1], 'state', ARGV[2], 'stopping_at', now)
-end
-redis.call('PUBLISH', ARGV[4], 'stopping ' .. ARGV[5])
-return ARGV[2]
+-- @key job
+-- @arg now: clock
+-- @arg job_id: text
+-- @arg state: job_state  cancelling, failing or expiring
+-- @arg error: text?  JSON, for 'failing'
+-- @arg channel: channel
+-- @answers ok | no job
+-- @returns state: job_state?  the job's afterwards
+local state = redis.call('HGET', keys.job, 'state')
+if not state then return {answer.no_job, ''} end
+if not stop_job(keys.job, now, args.state, args.error) then return {answer.ok, state} end
+publish(args.channel, 'stopping', args.job_id)
+return {answer.ok, args.state}

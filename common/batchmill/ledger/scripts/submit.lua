@@ -1,14 +1,31 @@
 -- Accept a job, or find the one that was accepted under the same idempotency key. Asking again with the same job id is
 -- one acceptance.
 --
--- KEYS  1 job  2 jobs  3 live_jobs  4 idempotency (or the job key again, when there is no key)
---       5 inline_input  6 uploads
--- ARGV  1 now (0: the server's)  2 job id  3 spec (JSON)  4 digest of the request  5 idempotency key's life (ms; 0: none)
---       6 inline rows ('' : none)  7 rows known (or '')  8 channel  9 upload id ('' : none)  10 most live jobs
---       11 idempotency key ('' : none)  12 the job whose dead letters this one replays ('' : none)
---       13 the job whose output this one goes on with ('' : none)  14 version of the operator
---       15 tenant  16 "pool operator"  17 budget (billionths of the currency's unit; '' : none)
--- Returns {'accepted' | 'known' | 'conflict' | 'full' | 'no upload', job id}
+-- @key job
+-- @key jobs
+-- @key live_jobs
+-- @key idempotency?
+-- @key inline_input
+-- @key uploads
+-- @arg now: clock
+-- @arg job_id: text
+-- @arg spec: text  JSON
+-- @arg digest: text  of the request
+-- @arg idempotency_key: text?
+-- @arg idempotency_ms: int  how long the key holds
+-- @arg inline_rows: bytes?
+-- @arg rows_total: int?  where it is known
+-- @arg upload: text?  the upload that it takes
+-- @arg max_live_jobs: int
+-- @arg replay_of: text?  the job whose dead letters this one replays
+-- @arg resumed_from: text?  the job whose output this one resumes
+-- @arg operator_version: text
+-- @arg tenant: text
+-- @arg worked_for: text  "pool operator"
+-- @arg budget_nano: int?  billionths of the currency's unit
+-- @arg channel: channel
+-- @answers accepted | known | conflict | full | no upload
+-- @returns known_id: text  the job's id
 --
 -- job          hash: spec, state, created_at, started_at, paused_at, stopping_at, finished_at (ms), error (JSON),
 --              paused_ms (in all pauses that are over, since it started), idempotency_key, replay_of, resumed_from, operator_version,
@@ -18,30 +35,29 @@
 --              busy_us, rows_timed, bytes_in, inline_bytes, paces, rate_at, rate_rows, noted, last_queued_at (or when it was resumed),
 --              tenant, worked_for ("pool operator"), budget_nano, cost_nano, and for each stage what it cost, in fields as
 --              those of cost_tenants, "cost STAGE …"
--- idempotency  string with a life: "job-id digest"
-if redis.call('EXISTS', KEYS[1]) == 1 then return {'accepted', ARGV[2]} end  -- asked again: the answer was lost
-local now = now_ms(ARGV[1])
-if ARGV[5] ~= '0' then
-  local known = redis.call('GET', KEYS[4])
+-- idempotency  string with a life, see `_encodings.lua`
+if redis.call('EXISTS', keys.job) == 1 then return {answer.accepted, args.job_id} end  -- asked again: the answer was lost
+if keys.idempotency then
+  local known = redis.call('GET', keys.idempotency)
   if known then
-    local id, digest = string.match(known, '^(%S+) (%S+)$')
-    return {digest == ARGV[4] and 'known' or 'conflict', id}
+    local id, digest = parse_request(known)
+    return {digest == args.digest and answer.known or answer.conflict, id}
   end
 end
-if redis.call('SCARD', KEYS[3]) >= tonumber(ARGV[10]) then return {'full', ''} end
-if ARGV[9] ~= '' and redis.call('ZREM', KEYS[6], ARGV[9]) == 0 then return {'no upload', ''} end
-redis.call('HSET', KEYS[1], 'spec', ARGV[3], 'state', 'pending', 'created_at', now, 'cursor', '', 'planned', 0,
-           'operator_version', ARGV[14], 'tenant', ARGV[15], 'worked_for', ARGV[16])
-if ARGV[17] ~= '' then redis.call('HSET', KEYS[1], 'budget_nano', ARGV[17]) end
-if ARGV[7] ~= '' then redis.call('HSET', KEYS[1], 'rows_total', ARGV[7], 'rows_exact', 1) end
-if ARGV[6] ~= '' then redis.call('SET', KEYS[5], ARGV[6]) end
-if ARGV[12] ~= '' then redis.call('HSET', KEYS[1], 'replay_of', ARGV[12]) end
-if ARGV[13] ~= '' then redis.call('HSET', KEYS[1], 'resumed_from', ARGV[13], 'adopts', 1) end
-redis.call('ZADD', KEYS[2], now, ARGV[2])
-redis.call('SADD', KEYS[3], ARGV[2])
-if ARGV[5] ~= '0' then
-  redis.call('SET', KEYS[4], ARGV[2] .. ' ' .. ARGV[4], 'PX', ARGV[5])
-  redis.call('HSET', KEYS[1], 'idempotency_key', ARGV[11])
+if redis.call('SCARD', keys.live_jobs) >= tonumber(args.max_live_jobs) then return {answer.full, ''} end
+if args.upload and redis.call('ZREM', keys.uploads, args.upload) == 0 then return {answer.no_upload, ''} end
+redis.call('HSET', keys.job, 'spec', args.spec, 'state', 'pending', 'created_at', now, 'cursor', '', 'planned', 0,
+           'operator_version', args.operator_version, 'tenant', args.tenant, 'worked_for', args.worked_for)
+if args.budget_nano then redis.call('HSET', keys.job, 'budget_nano', args.budget_nano) end
+if args.rows_total then redis.call('HSET', keys.job, 'rows_total', args.rows_total, 'rows_exact', 1) end
+if args.inline_rows then redis.call('SET', keys.inline_input, args.inline_rows) end
+if args.replay_of then redis.call('HSET', keys.job, 'replay_of', args.replay_of) end
+if args.resumed_from then redis.call('HSET', keys.job, 'resumed_from', args.resumed_from, 'adopts', 1) end
+redis.call('ZADD', keys.jobs, now, args.job_id)
+redis.call('SADD', keys.live_jobs, args.job_id)
+if keys.idempotency then
+  redis.call('SET', keys.idempotency, write_request(args.job_id, args.digest), 'PX', args.idempotency_ms)
+  redis.call('HSET', keys.job, 'idempotency_key', args.idempotency_key)
 end
-redis.call('PUBLISH', ARGV[8], 'submitted ' .. ARGV[2])
-return {'accepted', ARGV[2]}
+publish(args.channel, 'submitted', args.job_id)
+return {answer.accepted, args.job_id}

@@ -12,6 +12,7 @@ from fastapi import Depends, Request, Response
 from batchmill.job import JobState
 from batchmill.ledger.jobs import no_such_job
 from batchmill.shard import format_shard_id
+from batchmill.stages import last_stage
 from batchmill_coordinator.results.pages import read_page
 from batchmill_coordinator.roles.cache_sweep import clear_row_cache
 from batchmill_coordinator.status.job_log_page import page_of
@@ -139,16 +140,17 @@ class Context:
     def page(self, job_id: str, start: ShardId) -> Page:
         """Return the page of results that begins with the shard `start`."""
         record = self.job(job_id)
-        return read_page(self._ledger, record, self._service.open_sink(record), start)
+        return read_page(self._ledger, record, self._service.results(record), start)
 
     def dead_letters(self, job_id: str, start: ShardId, limit: int) -> tuple[list[DeadLetter], str | None]:
         """Return the dead letters of all shards from `start` on until there are about `limit`, and the next cursor."""
         record = self.job(job_id)
         letters: list[DeadLetter] = []
-        for shard in self._service.dead_rows.shards(record, start):
+        stage = last_stage(record.spec)
+        for shard in self._service.dead_rows.shards(record, stage, start):
             if len(letters) >= limit:
                 return letters, format_shard_id(shard.shard_id)
-            letters += self._service.dead_rows.read(record.id, shard).letters
+            letters += self._service.dead_rows.read(record.id, stage, shard).letters
         return letters, None
 
     def dead_counts(self, job_id: str) -> dict[str, int]:

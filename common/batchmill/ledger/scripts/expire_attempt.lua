@@ -1,0 +1,28 @@
+-- Take a shard back from an attempt whose lease ran out, as the recoverer.
+--
+-- @key job
+-- @key shard
+-- @key leases
+-- @key waiting
+-- @key leader
+-- @key cost_tenants
+-- @key cost_pools
+-- @key cost_days
+-- @arg now: clock
+-- @arg epoch: int
+-- @arg attempt: attempt
+-- @arg delay_ms: int  until the next attempt
+-- @arg stop_with: text?  the error that stops the job (JSON)
+-- @arg channel: channel
+-- @answers ok | deposed | alive | stale
+--
+-- alive: the lease was renewed after all; stale: the attempt is over, and its lease is dropped.
+local attempt = args.attempt
+local refusal = why_not_lost(keys, args.epoch, attempt, now)
+if refusal then return answer[refusal] end
+local ends = redis.call('ZSCORE', keys.leases, attempt.key) or now
+charge_lost(keys, attempt, ends, now, args.channel)
+requeue(keys, keys.leases, attempt, now + tonumber(args.delay_ms), 'losses')
+if args.stop_with then stop_job(keys.job, now, 'failing', args.stop_with) end
+publish(args.channel, 'lost', attempt.job_id)
+return answer.ok

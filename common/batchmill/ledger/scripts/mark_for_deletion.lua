@@ -1,0 +1,17 @@
+-- Mark an ended job for deletion: whoever deletes its blobs may be cut short, and the janitor continues.
+--
+-- @key job
+-- @key ended_jobs
+-- @arg job_id: text
+-- @answers ok | no job | not ended
+-- @returns state: job_state?  the job's
+--
+-- not ended: it is no longer among the ended ones.
+local state = redis.call('HGET', keys.job, 'state')
+if not state then return {answer.no_job, ''} end
+if not is_final(state) then
+  redis.call('ZREM', keys.ended_jobs, args.job_id)
+  return {answer.not_ended, state}
+end
+redis.call('ZADD', keys.ended_jobs, 0, args.job_id)
+return {answer.ok, state}

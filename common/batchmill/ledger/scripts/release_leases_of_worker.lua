@@ -1,0 +1,36 @@
+-- Take back the attempts of a worker process that is dead, as its supervisor found. The lease of the attempt to blame ends now, for the recoverer to
+-- judge; the other attempts of that process are requeued at once, and nobody is blamed. If no attempt is named, all end.
+--
+-- @key leases
+-- @key cost_tenants
+-- @key cost_pools
+-- @key cost_days
+-- @arg now: clock
+-- @arg worker: text
+-- @arg blamed: text?  the key of the attempt to blame; none: not known
+-- @arg channel: channel
+-- @each attempts
+-- @key job
+-- @key shard
+-- @key waiting
+-- @arg attempt: attempt
+-- @returns held: attempt*  those that the process held
+local held = {}
+for _, item in ipairs(attempts) do
+  local attempt = item.attempt
+  local holder = redis.call('HGET', item.keys.shard, 'holder')
+  local ends = redis.call('ZSCORE', keys.leases, attempt.key)
+  if ends and holder and worker_of(holder) == args.worker and is_attempt(item.keys.shard, 'running', attempt.token) then
+    if not args.blamed or args.blamed == attempt.key then
+      redis.call('ZADD', keys.leases, -now, attempt.key)
+    else
+      item.keys.cost_tenants, item.keys.cost_pools, item.keys.cost_days =
+        keys.cost_tenants, keys.cost_pools, keys.cost_days
+      charge_lost(item.keys, attempt, ends, now, args.channel)
+      requeue(item.keys, keys.leases, attempt, now)
+      publish(args.channel, 'lost', attempt.job_id)
+    end
+    held[#held + 1] = attempt.key
+  end
+end
+return held

@@ -1,0 +1,80 @@
+"""What a job leaves undone when it ends, and how another one takes it over."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from batchmill.ledger import calls
+from batchmill.ledger.connection import redis_errors
+from batchmill.ledger.encodings import parse_settled, parse_shard_name
+from batchmill.ledger.settlement import Settled
+from batchmill.shard import format_shard_id, parse_shard_id, rows_of_plan
+from batchmill.unfinished import UnfinishedShard, UnfinishedWork
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from batchmill.ledger.connection import Store
+    from batchmill.ledger.record import JobRecord
+
+
+class UnfinishedWorkLedger:
+    """Hands the state of a stopped job on to one that resumes it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._keys = store.keys
+
+    def read(self, record: JobRecord) -> UnfinishedWork:
+        """How far a stopping job has come; nothing of it may be running any more."""
+        keys, job_id = self._keys, record.id
+        with redis_errors():
+            settled = self._store.redis.hgetall(keys.done(job_id, 0))
+            live = sorted(parse_shard_name(name)[1] for name in self._store.redis.smembers(keys.live_shards(job_id)))
+        with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
+            for shard_id in live:
+                pipe.hmget(keys.shard(job_id, 0, shard_id), "token", "plan")
+            found = pipe.execute()
+        entries = {name.decode(): entry for name, entry in settled.items()}
+        unfinished = [
+            UnfinishedShard(id=format_shard_id(shard_id), token=int(token), plan=plan.decode())
+            for shard_id, (token, plan) in zip(live, found, strict=True)
+        ]
+        for name in list(entries):
+            shard = parse_settled(parse_shard_id(name), entries[name])
+            if isinstance(shard, Settled) and shard.plan:
+                unfinished.append(UnfinishedShard(id=name, token=shard.token, plan=shard.plan))
+                del entries[name]
+        return UnfinishedWork(
+            settled={name: entry.decode() for name, entry in entries.items()},
+            shards=tuple(unfinished),
+            cursor=record.cursor,
+            at_end=record.planned,
+            rows_planned=record.rows_planned,
+            shards_planned=record.shards_planned,
+        )
+
+    def resume_from(
+        self, record: JobRecord, unfinished: UnfinishedWork, dead_by_type: Mapping[str, int], epoch: int
+    ) -> calls.ResumeFromAnswer:
+        """Begin a job with what another left, as its leader.
+
+        dead_by_type: how many of the settled rows died of which error.
+        """
+        return calls.resume_from(
+            self._store,
+            epoch=epoch,
+            job_id=record.id,
+            stage=0,
+            settled=json.dumps(unfinished.settled),
+            dead_by_type=json.dumps(dict(dead_by_type)),
+            cursor=unfinished.cursor,
+            at_end=unfinished.at_end,
+            rows_planned=unfinished.rows_planned,
+            shards_planned=unfinished.shards_planned,
+            shards=[
+                calls.UnfinishedShard(parse_shard_id(one.id), one.token, rows_of_plan(one.plan), one.plan)
+                for one in unfinished.shards
+            ],
+        )

@@ -1,0 +1,42 @@
+"""Opens where a stage's results go, and what publishes a job's output: the one place that chooses implementations."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batchmill.errors import InvalidOutput
+from batchmill.sinks.output_folder import OutputFolder
+from batchmill.sinks.parts import part_format
+from batchmill.sinks.publisher import FolderPublisher
+from batchmill.sinks.result_store import OutputResults, PartFiles
+from batchmill.storage.blobs import BlobStore
+
+if TYPE_CHECKING:
+    from batchmill.job import OutputSpec
+    from batchmill.sinks.publisher import Publisher
+    from batchmill.sinks.result_store import ResultStore
+    from batchmill.storage.locations import Locations
+
+
+def kept_results(job_id: str, stage: int, blobs: BlobStore) -> ResultStore:
+    """Open the store of results that stay in the service: Arrow files in the blob store."""
+    return PartFiles(BlobStore(blobs.location(f"jobs/{job_id}/results/{stage}")), part_format("arrow"))
+
+
+def output_results(output: OutputSpec, job_id: str, locations: Locations) -> ResultStore:
+    """Open the store of the results that a job's output is made of.
+
+    Raises `InvalidOutput` for a malformed path or one outside the roots.
+    """
+    store = _output_store(output, locations)
+    return OutputResults(PartFiles(store, part_format(output.format)), OutputFolder(store, job_id))
+
+
+def open_publisher(output: OutputSpec, job_id: str, locations: Locations) -> Publisher:
+    """Open the output of a job. Raises as `output_results` does."""
+    store = _output_store(output, locations)
+    return FolderPublisher(store, PartFiles(store, part_format(output.format)), OutputFolder(store, job_id))
+
+
+def _output_store(output: OutputSpec, locations: Locations) -> BlobStore:
+    return BlobStore(locations.resolve(output.path, error=InvalidOutput))

@@ -1,0 +1,129 @@
+"""Where the results of a stage are stored, attempt by attempt: what the next stage and the result pages read.
+
+`ResultStore` is the contract. An attempt is named by its shard and its token; whether its results count is for the
+ledger to say, which is why a store may hold several attempts of one shard.
+
+Implementations:
+
+- `PartFiles`: a folder with one file for each attempt. The service keeps the results of a job without an output so.
+- `OutputResults`: the same in the output folder of the job's user, so that nothing is copied when the job ends.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from batchmill.errors import StaleToken
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import pyarrow as pa
+
+    from batchmill.errors import StorageError
+    from batchmill.shard import ShardId
+    from batchmill.sinks.output_folder import OutputFolder
+    from batchmill.sinks.parts import PartFormat
+    from batchmill.storage.blobs import BlobStore
+
+_PART_FILE = re.compile(r"(_schemas/)?part-\d{8,}(\.\d+)*-a\d+\.(arrow|parquet|jsonl)")
+
+
+class ResultStore(Protocol):
+    """The results of one stage of one job. Safe to use from several threads and processes at once."""
+
+    def write(self, shard_id: ShardId, token: int, table: pa.Table) -> int:
+        """Write the results of an attempt, atomically; returns their stored size in bytes.
+
+        Raises `InvalidOutput` for a table that cannot be stored, `StorageError` if writing fails, and `StaleToken` if
+        the stage takes no more results; then nothing of the attempt is left.
+        """
+
+    def read(self, shard_id: ShardId, token: int) -> pa.Table:
+        """Read the results of an attempt: the table that was written, with its schema.
+
+        Raises `NotFound` if the attempt stored none, `StorageError` if they are damaged or cannot be reached.
+        """
+
+    def delete(self, shard_id: ShardId, token: int) -> None:
+        """Delete the results of an attempt; without any, do nothing. Raises `StorageError`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartFileDifference:
+    """How the files of a folder differ from those that it should have. Names are in order."""
+
+    missing: tuple[str, ...]
+    extra: tuple[str, ...]  # part files only; other files are not this job's to judge
+
+
+class PartFiles:
+    """A folder of part files, one for each attempt; the file's name is the attempt's own.
+
+    store: the folder, as a blob store.
+    """
+
+    def __init__(self, store: BlobStore, form: PartFormat) -> None:
+        self._store = store
+        self._form = form
+
+    def name_of(self, shard_id: ShardId, token: int) -> str:
+        """Name the file of an attempt: "part-00000017-a2.parquet", "part-00000017.1-a2.parquet" once split."""
+        path = ".".join([f"{shard_id[0]:08}", *map(str, shard_id[1:])])
+        return f"part-{path}-a{token}.{self._form.name}"
+
+    def write(self, shard_id: ShardId, token: int, table: pa.Table) -> int:
+        """See `ResultStore`. There is always room for one more attempt."""
+        return self._form.write(self._store, self.name_of(shard_id, token), table)
+
+    def read(self, shard_id: ShardId, token: int) -> pa.Table:
+        """See `ResultStore`."""
+        return self._form.read(self._store, self.name_of(shard_id, token))
+
+    def delete(self, shard_id: ShardId, token: int) -> None:
+        """See `ResultStore`."""
+        for file in self._form.files(self.name_of(shard_id, token)):
+            self._store.delete(file)
+
+    def compare(self, names: Iterable[str]) -> PartFileDifference:
+        """Compare the folder with the part files that it should have, by name. Raises `StorageError`."""
+        expected = {file for name in names for file in self._form.files(name)}
+        present = set(self._store.list())
+        extra = (name for name in sorted(present - expected) if _PART_FILE.fullmatch(name))
+        return PartFileDifference(tuple(sorted(expected - present)), tuple(extra))
+
+
+class OutputResults:
+    """Part files in an output folder, which is marked as the job's own until its results are published."""
+
+    def __init__(self, parts: PartFiles, folder: OutputFolder) -> None:
+        self._parts = parts
+        self._folder = folder
+
+    def write(self, shard_id: ShardId, token: int, table: pa.Table) -> int:
+        """See `ResultStore`. Raises `StorageError`, too, if the folder is no longer this job's.
+
+        The marker is read after the write: a part that arrives while the results are being published is either seen
+        by `publish`, which deletes it, or finds the marker changed, and is deleted here.
+        """
+        nbytes = self._parts.write(shard_id, token, table)
+        if not self._folder.is_open():
+            self._parts.delete(shard_id, token)
+            raise self._closed()
+        return nbytes
+
+    def read(self, shard_id: ShardId, token: int) -> pa.Table:
+        """See `ResultStore`."""
+        return self._parts.read(shard_id, token)
+
+    def delete(self, shard_id: ShardId, token: int) -> None:
+        """See `ResultStore`."""
+        self._parts.delete(shard_id, token)
+
+    def _closed(self) -> StaleToken | StorageError:
+        if self._folder.is_own():
+            job_id = self._folder.job_id
+            return StaleToken(f"the results of {job_id} are published; a part that arrived later was deleted.")
+        return self._folder.not_own()

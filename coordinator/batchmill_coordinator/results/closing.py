@@ -1,0 +1,50 @@
+"""Closing a job's output: the last step before the ledger says that the job has ended."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batchmill.job import JobState
+from batchmill.stages import last_stage
+from batchmill_coordinator.results.outputs import manifest_of
+
+if TYPE_CHECKING:
+    from batchmill.clock import Clock
+    from batchmill.ledger import JobRecord, Ledger
+    from batchmill.workspace import Workspace
+    from batchmill_coordinator.results.merger import Merger
+    from batchmill_coordinator.results.resumption import Resumption
+
+
+class OutputCloser:
+    """Publishes the output of a job that ends; merges the results of a replay into the job that it replays."""
+
+    def __init__(
+        self, ledger: Ledger, workspace: Workspace, merger: Merger, resumption: Resumption, clock: Clock
+    ) -> None:
+        self._ledger = ledger
+        self._workspace = workspace
+        self._merger = merger
+        self._resumption = resumption
+        self._clock = clock
+
+    def close(self, record: JobRecord, state: JobState, epoch: int) -> None:
+        """Close the output of a job that ends in `state`, as the leader. Closing it again is fine.
+
+        The manifest of a job that is not completed also has what it leaves undone, for one that resumes it.
+        Raises `StorageError` or another `BatchmillError` if the output cannot be closed.
+        """
+        if record.replay_of is not None:
+            self._merger.merge(record, epoch)
+            return
+        publisher = self._workspace.open_publisher(record.id, record.spec)
+        if publisher is None:
+            return
+        unfinished = None if state is JobState.COMPLETED else self._resumption.left_by(record)
+        results = self._workspace.open_results(record.id, record.spec, last_stage(record.spec))
+        finished_at = self._clock.wall()
+        publisher.publish(manifest_of(self._ledger, record, publisher, results, state, finished_at, unfinished))
+
+    def delete_checkpoints(self, job_id: str) -> None:
+        """Delete what attempts of an ended job kept for the next ones. Raises `StorageError`."""
+        self._workspace.blobs.delete_folder(f"jobs/{job_id}/kept")
