@@ -52,7 +52,7 @@ _DIGITS = re.compile(r"(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file or a folder that a listing came upon."""
+    """A file or a folder that a listing found."""
 
     location: Location
     is_folder: bool
@@ -75,11 +75,11 @@ class Listing:
 
 
 def list_files(spec: FileSource, locations: Locations) -> Listing:
-    """The files that a source names; each once, however many patterns it matches.
+    """List the files that a source names; each once, however many patterns it matches.
 
     Files that are named keep their order; those of a folder or a glob come in natural order ("part-2" before
     "part-10"). In folders, names that begin with "_" or "." are passed over. Raises `InvalidSource` for a pattern
-    that no file matches, a link out of the roots, formats that are mixed or cannot be told.
+    that no file matches, a link out of the roots, formats that are mixed or unknown.
     """
     patterns = [spec.path] if isinstance(spec.path, str) else spec.path
     if not patterns:
@@ -129,19 +129,25 @@ def _counted(files: list[Entry], location: Location) -> list[Entry]:
 
 
 def natural_key(path: str) -> list[tuple[list[str | int], str]]:
-    """A sort key that takes runs of digits for numbers, folder by folder."""
+    """Return a sort key that compares runs of digits as numbers, folder by folder."""
     return [(_numbers(part), part) for part in path.split("/")]
 
 
 def _numbers(part: str) -> list[str | int]:
-    return [int(piece) if place % 2 else piece for place, piece in enumerate(_DIGITS.split(part))]
+    return [int(run) if place % 2 else run for place, run in enumerate(_DIGITS.split(part))]
 
 
 def _expand(location: Location, locations: Locations) -> Iterator[Entry]:
-    """What a glob matches: `*`, `?`, `[…]` within a name, `**` for any number of folders."""
+    """Yield what a glob matches: `*`, `?`, `[…]` within a name, `**` for any number of folders."""
     parts = location.path.split("/")
     first = next(place for place, part in enumerate(parts) if _MAGIC.search(part))
     base = at(location, "/".join(parts[:first]) or "/")
+    if base.is_local and not Path(base.path).is_dir():  # a bucket has no folders, only keys
+        raise InvalidSource(
+            f"no file matches {location.uri!r}: the folder {base.uri!r} does not exist.",
+            hint="Check the path; it must be one that the service can see, not only your own machine.",
+            file=location.uri,
+        )
     return _Expansion(location, locations, _without_repeats(parts[first:])).entries(base)
 
 
@@ -282,7 +288,7 @@ def _remote(folder: Location, budget: _Budget, *, recursive: bool) -> Iterator[E
 
 
 def _entry(location: Location) -> Entry | None:
-    """What lies at a location, or None."""
+    """Return what is at a location, or None."""
     if location.is_local:
         try:
             status = Path(location.path).stat()
@@ -300,7 +306,7 @@ def _entry(location: Location) -> Entry | None:
 
 
 def at(location: Location, path: str) -> Location:
-    """The place `path` on the disks, or in the object store, of another location."""
+    """Return the place `path` on the disks, or in the object store, of another location."""
     scheme = location.uri[: len(location.uri) - len(location.path)]
     return Location(path, scheme + path, location.objects)
 
@@ -321,14 +327,14 @@ def _format_of(uri: str, asked: SourceFormat | None) -> tuple[SourceFormat, Code
     kind = asked or _ENDINGS.get(ending)
     if kind is None:
         raise InvalidSource(
-            f"{uri}: the ending {ending!r} does not tell its format.",
+            f"{uri}: the format is not known from the ending {ending!r}.",
             hint=_ending_hint(ending),
             file=uri,
         )
     if codec is not None and kind not in _LINE_FORMATS:
         raise InvalidSource(
             f"{uri} is a {kind} file inside a {codec} file.",
-            hint=f"Unpack it: {kind} compresses its own columns.",
+            hint=f"Decompress it: {kind} compresses its own columns.",
             file=uri,
         )
     return kind, codec
