@@ -114,7 +114,7 @@ class CoordinatorSettings(ServiceSettings):
         """Its tokens too."""
         tokens = (split_entry(entry).token for entry in self.tokens)
         own = (*self.tokens, *tokens, self.metrics_token)
-        return (*super().secret_values(), *(secret for secret in own if secret))
+        return tuple(dict.fromkeys(secret for secret in (*super().secret_values(), *own) if secret))
 
 
 class WorkerSettings(ServiceSettings):
