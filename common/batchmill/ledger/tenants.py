@@ -95,12 +95,9 @@ class TenantLedger:
             self._store.redis.hset(self._keys.tenant_uploads(tenant), upload_id, 0)
 
     def owns_upload(self, tenant: str, upload_id: str) -> bool:
-        """Whether an upload is the tenant's and open."""
-        with redis_errors(), self._store.redis.pipeline(transaction=True) as pipe:
-            pipe.hexists(self._keys.tenant_uploads(tenant), upload_id)
-            pipe.zscore(self._keys.uploads(), upload_id)
-            is_own, begun_at = pipe.execute()
-        return bool(is_own) and begun_at is not None
+        """Whether the tenant began an upload; it may have been taken by a job since."""
+        with redis_errors():
+            return bool(self._store.redis.hexists(self._keys.tenant_uploads(tenant), upload_id))
 
     def add_upload_bytes(self, tenant: str, upload_id: str, nbytes: int, max_bytes: int) -> None:
         """Count a part of an upload. Raises `Overloaded` when the tenant's open uploads become too large."""

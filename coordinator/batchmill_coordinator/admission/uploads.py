@@ -51,7 +51,7 @@ class Uploads:
 
     def require(self, upload_id: str, tenant: str) -> None:
         """Raise `InvalidSource` unless the tenant has such an open upload."""
-        if not self._ledger.tenants.owns_upload(tenant, upload_id):
+        if not (self._ledger.tenants.owns_upload(tenant, upload_id) and self._ledger.jobs.has_upload(upload_id)):
             raise no_such_upload(upload_id)
 
     def store(self, upload_id: str, tenant: str, number: int, path: str) -> None:
