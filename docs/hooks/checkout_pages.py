@@ -15,6 +15,7 @@ from mkdocs.structure.files import File
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
     from mkdocs.structure.files import Files
+    from mkdocs.structure.pages import Page
 
 PAGES = {
     "README.md": "index.md",
@@ -49,6 +50,19 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
         content = page_of(source, text) if source.endswith(".md") else f"# License\n\n```text\n{text}```\n"
         files.append(File.generated(config, page, content=content))
     return files
+
+
+def on_page_markdown(markdown: str, *, page: Page, **_: object) -> str:
+    """Let links that leave docs/ lead to the pages of the checkout."""
+    here = posixpath.dirname(page.file.src_uri)
+
+    def rewritten(link: re.Match[str]) -> str:
+        target = posixpath.normpath(posixpath.join("docs", here, link[2]))
+        if target not in PAGES:
+            return link[0]
+        return f"{link[1]}{posixpath.relpath(PAGES[target], here or '.')}{link[3] or ''}{link[4]}"
+
+    return _LINK.sub(rewritten, markdown)
 
 
 def page_of(source: str, text: str) -> str:
