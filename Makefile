@@ -53,6 +53,7 @@ lint: $(STAMPS)/dev ## Formatting, lint, spelling, unused code, and the workflow
 
 types: $(STAMPS)/dev ## Types, strictly
 	$(BIN)/mypy
+	$(BIN)/mypy tests/typing
 
 layers: $(STAMPS)/dev ## Which package may import which
 	$(BIN)/lint-imports

@@ -1,4 +1,4 @@
-"""An operator as a class with parameters; rows that it gives up on do not reach the results."""
+"""An operator as a class with parameters; failed rows are not in the results."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def main() -> None:
         job = client.submit("keywords", rows=rows, params={"most": 2, "ignore": ["the", "a", "and"]}, carry=["id"])
         for row in job.results():
             print(row)
-        print(job.status().rows_dead, "row was given up on")
+        print(job.status().rows_dead, "row failed")
         try:
             client.submit("keywords", rows=rows, params={"mots": 2})
         except batchmill.InvalidParams as error:

@@ -10,7 +10,7 @@ BatchmillError
 ├── Conflict                  the idempotency key was used for another request, or the job's state does not allow it
 ├── Unauthorized              the token is missing or wrong
 ├── ServiceUnavailable        the service, its ledger or its workers cannot be reached
-│   └── OutcomeUnknown        it went away before it answered: what was asked for may have happened
+│   └── OutcomeUnknown        it did not answer: the request may have been executed
 ├── StorageError              a file or bucket could not be read or written
 ├── InvalidSettings           a setting is missing or wrong; the service does not start
 ├── MissingExtra              an optional part is not installed
@@ -209,7 +209,7 @@ class JobExpired(JobEnded):
 
 
 def from_envelope(body: Any, http_status: int) -> BatchmillError:
-    """The typed error that an HTTP error body stands for; a foreign body becomes a plain `BatchmillError`."""
+    """Return the typed error of an HTTP error body; any other body becomes a plain `BatchmillError`."""
     error = body.get("error") if isinstance(body, dict) else None
     if not isinstance(error, dict):
         return BatchmillError(f"the server answered {http_status} with a body that is no Batchmill error")

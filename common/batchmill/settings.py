@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from batchmill.errors import InvalidSettings, did_you_mean
 from batchmill.job import DEFAULT_POOL, POOL_PATTERN
 from batchmill.storage.locations import UNRESTRICTED, Locations
+from batchmill.wording import shown
 
 PREFIX = "BATCHMILL_"
 CLIENT_NAMES = frozenset({"URL", "TOKEN", "DATA_DIR"})
@@ -29,7 +30,7 @@ class ServiceSettings(BaseSettings):
     redis_url: str = "redis://127.0.0.1:6379/0"  # redis://, rediss:// or unix:///path?db=0
     redis_prefix: str = Field(default="batchmill:", max_length=64)  # of every key, Celery's included
     blob_root: str = ""  # a folder, or s3://bucket/prefix
-    roots: ListOfText = ()  # folders and URI prefixes that sources, outputs and models may lie in
+    roots: ListOfText = ()  # folders and URI prefixes that may contain sources, outputs and models
     unrestricted: bool = False  # any path: for the embedded service only, which acts for its own user
     s3_endpoint: str | None = None
     s3_region: str | None = None
@@ -58,7 +59,7 @@ class ServiceSettings(BaseSettings):
         except ValidationError as error:
             first = error.errors()[0]
             name = f"{PREFIX}{str(first['loc'][0]).upper()}"
-            raise InvalidSettings(f"{name}: {first['msg']} (came: {first['input']!r}).", name=name) from error
+            raise InvalidSettings(f"{name}: {first['msg']}, got {shown(first['input'])}.", name=name) from error
 
     def secret_values(self) -> tuple[str, ...]:
         """What these settings hold and no log may."""

@@ -1,4 +1,4 @@
-"""How far a job came that ended before its work was done: what the ledger writes down and a manifest keeps."""
+"""The progress of a job that ended before it was complete, as the ledger records it and a manifest stores it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the other pages print, and the examples, run as they stand there."""
+"""Run the commands of the other pages, and the examples, unchanged."""
 
 from __future__ import annotations
 

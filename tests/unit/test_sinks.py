@@ -109,7 +109,7 @@ def test_releasing_leaves_a_folder_that_was_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("entry", [".hidden", "_anything", "old.parquet"])
 def test_even_one_hidden_file_makes_a_folder_not_empty(tmp_path: Path, entry: str) -> None:
     (tmp_path / entry).touch()
-    with pytest.raises(InvalidOutput, match=f"holds something else: {entry}"):
+    with pytest.raises(InvalidOutput, match=f"is not empty: {entry}"):
         output_sink(tmp_path).prepare()
     assert names(tmp_path) == [entry]
 

@@ -24,10 +24,10 @@ JSON_FAULTS = [
     (b"nonsense", "this is no JSON object: expecting value, at character 1"),
     (b'{"id": 1, "text": "x"} {"id": 2, "text": "y"}', "this is no JSON object: extra data, at character 24"),
     (b'{"id": 1, "text":\n"x"}', "this is no JSON object: expecting value"),
-    (b"[1, 2]", "expected a JSON object, came a list"),
-    (b"12", "expected a JSON object, came a number"),
-    (b'"x"', "expected a JSON object, came text"),
-    (b"null", "expected a JSON object, came null"),
+    (b"[1, 2]", "expected a JSON object, got a list"),
+    (b"12", "expected a JSON object, got a number"),
+    (b'"x"', "expected a JSON object, got text"),
+    (b"null", "expected a JSON object, got null"),
     (b'{"id": 1, "text": "\xff"}', "its byte 20, 0xff, is no UTF-8"),
     (b'{"id": "one", "text": "x"}', "column 'id' holds string here, and int64 before"),
     (b'{"id": true, "text": "x"}', "column 'id' holds bool here, and int64 before"),
@@ -43,10 +43,10 @@ LATE_FAULTS = [
     (b'{"id": 1.5, "text": "x"}', "column 'id' holds double here, and int64 before"),
 ]
 CSV_FAULTS = [
-    (b"1", "expected 2 values (id, text), came 1"),
-    (b"1,x,y", "expected 2 values (id, text), came 3"),
+    (b"1", "expected 2 values (id, text), got 1"),
+    (b"1,x,y", "expected 2 values (id, text), got 3"),
     (b"1,\xff", "its byte 3, 0xff, is no UTF-8"),
-    (b"1,x\r2,y", "a carriage return stands alone in it"),
+    (b"1,x\r2,y", "it contains a carriage return without a line feed"),
 ]
 LATE_CSV_FAULTS = [
     (b"one,x", "column 'id' holds 'one' here, and int64 before"),
@@ -125,7 +125,7 @@ def test_values_nested_as_deep_as_arrow_can_store_are_read(tmp_path: Path) -> No
 def test_a_line_of_null_comes_first_and_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"null\n" + json_rows(2))
-    check(refusal(path), path, 1, "expected a JSON object, came null")
+    check(refusal(path), path, 1, "expected a JSON object, got null")
 
 
 def test_a_broken_first_line_is_named(tmp_path: Path) -> None:

@@ -123,8 +123,8 @@ def test_a_source_without_files_is_refused(tmp_path: Path) -> None:
         (PermissionError(errno.EACCES, "Permission denied"), InvalidSource, "Let the service's user read it."),
         (OSError("AWS Error ACCESS_DENIED during HeadObject"), InvalidSource, "Let the service's user read it."),
         (FileNotFoundError(errno.ENOENT, "No such file"), InvalidSource, "put it back"),
-        (OSError("zlib inflate failed"), InvalidSource, "Check that the file is whole"),
-        (pa.ArrowInvalid("no magic bytes"), InvalidSource, "Check that the file is whole"),
+        (OSError("zlib inflate failed"), InvalidSource, "Check that the file is complete"),
+        (pa.ArrowInvalid("no magic bytes"), InvalidSource, "Check that the file is complete"),
         (OSError(errno.EIO, "Input/output error"), StorageError, ""),
         (OSError("AWS Error NETWORK_CONNECTION during GetObject"), StorageError, "BATCHMILL_S3_ENDPOINT"),
     ],
@@ -152,7 +152,7 @@ def test_a_file_that_is_not_what_its_ending_says_is_named(tmp_path: Path, name: 
     (tmp_path / name).write_bytes(content)
     message = refusal(tmp_path / name)
     assert f"{tmp_path / name} cannot be read: " in message
-    assert "Check that the file is whole" in message
+    assert "Check that the file is complete" in message
 
 
 def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:

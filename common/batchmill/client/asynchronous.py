@@ -1,16 +1,17 @@
-"""The client for asyncio: the one implementation, which the blocking client runs on a thread of its own."""
+"""The client for asyncio: the only implementation, which the blocking client runs on its own thread."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from pydantic import BaseModel
 
 from batchmill.client.job import AsyncJob
-from batchmill.client.rows import check_rows, pieces
+from batchmill.client.options import check_names, with_job_options
+from batchmill.client.rows import check_rows, upload_parts
 from batchmill.client.service import find_service
-from batchmill.client.submission import Submission, make_spec
+from batchmill.client.submission import JobSender, make_spec
 from batchmill.client.transport import Transport
 from batchmill.cost import CostTotals
 from batchmill.errors import InvalidRequest
@@ -19,12 +20,10 @@ from batchmill.operators.contract import OperatorInfo
 from batchmill.row_cache import CacheStats
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Iterator, Mapping, Sequence
-    from datetime import datetime, timedelta
+    from collections.abc import Iterator, Mapping
 
-    from batchmill.client.rows import Piece
-    from batchmill.job import BatchPolicy, RetryPolicy
+    from batchmill.client.options import JobOptions
+    from batchmill.client.rows import UploadPart
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -78,49 +77,14 @@ class AsyncClient:
         """Close all connections. Jobs continue."""
         await self._transport.close()
 
-    async def submit(
-        self,
-        operator: str,
-        rows: Any = None,
-        *,
-        source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Mapping[str, Any] | None = None,
-        params: Mapping[str, Any] | None = None,
-        output: str | os.PathLike[str] | Mapping[str, Any] | None = None,
-        carry: Sequence[str] | None = None,
-        name: str | None = None,
-        pool: str | None = None,
-        priority: int = 0,
-        deadline: datetime | timedelta | float | None = None,
-        retry: RetryPolicy | None = None,
-        batch: BatchPolicy | None = None,
-        cache: bool = False,
-        budget: float | None = None,
-        idempotency_key: str | None = None,
-    ) -> AsyncJob:
+    @with_job_options
+    async def submit(self, operator: str, rows: Any = None, **options: Unpack[JobOptions]) -> AsyncJob:
         """Submit a job over `rows` or over the files of `source`: exactly one of them.
 
         Args:
             operator: Name of an operator that the service's workers have loaded.
-            rows: Dicts, an Arrow table, or an iterable of either, of any length: it is read in another thread and
+            rows: Dicts, an Arrow table, or an iterable of either, of any length. It is read in another thread and
                 uploaded in parts. If it raises, nothing is submitted and its error is passed on.
-            source: A file, folder or glob, several of them, or `{"path": …, "format": …, "columns": […]}`. The service
-                reads it. Relative paths start at the current folder.
-            params: The operator's parameters.
-            output: A folder for the results, or `{"path": …, "format": "parquet" | "jsonl"}`. None: the service keeps
-                the results.
-            carry: Input columns to copy into the results. None: all.
-            name: A name to recognise the job by, shown in lists. It does not have to be unique.
-            pool: Pool of workers to run on. None: `"default"`.
-            priority: -100 to 100; jobs with a higher priority run first.
-            deadline: When the job expires: a datetime with a time zone, or a time from now, as a timedelta or in
-                seconds. Among jobs of equal priority, the earliest deadline runs first.
-            retry: How often rows are tried, how long they wait in between, and how many may fail.
-            batch: How many rows are given to the device at once. None: as the operator says.
-            cache: Whether to take results of equal rows from the row cache, and to add new ones to it. Equal rows are
-                then computed once.
-            budget: Pause the job when its cost reaches this amount, in the service's currency. `AsyncJob.resume` can
-                raise it.
-            idempotency_key: Submitting the same request again with the same key returns the existing job.
 
         Returns:
             The job, accepted by the service.
@@ -130,65 +94,46 @@ class AsyncClient:
             Conflict: The idempotency key was used for a different request.
             ServiceUnavailable: The service cannot be reached, or has too many unfinished jobs.
         """
-        submission, parts = self.prepare(
-            operator,
-            rows,
-            source=source,
-            params=params,
-            output=output,
-            carry=carry,
-            name=name,
-            pool=pool,
-            priority=priority,
-            deadline=deadline,
-            retry=retry,
-            batch=batch,
-            cache=cache,
-            budget=budget,
-            idempotency_key=idempotency_key,
-        )
-        return await self._send(submission, parts)
+        sender, parts = self.prepare(operator, rows, options)
+        return await self._send(sender, parts)
 
-    async def _send(self, submission: Submission, parts: Iterator[Piece]) -> AsyncJob:
-        """The second half of `submit`: everything is sent, or what was sent is dropped again."""
+    async def _send(self, sender: JobSender, parts: Iterator[UploadPart]) -> AsyncJob:
+        """Send a prepared job; after an error, delete what was sent."""
         try:
-            while (piece := await asyncio.to_thread(next, parts, None)) is not None:
-                if not submission.hold(piece):
-                    await submission.put(piece)
-            return self.adopt(await submission.finish())
+            while (part := await asyncio.to_thread(next, parts, None)) is not None:
+                if not sender.hold(part):
+                    await sender.put(part)
+            return self.job_of(await sender.finish())
         except BaseException:
-            await submission.abort()
+            await sender.abort()
             raise
 
-    def prepare(
-        self, operator: str, rows: Any, *, source: Any, idempotency_key: str | None, **options: Any
-    ) -> tuple[Submission, Iterator[Piece]]:
-        """Check a submission without sending anything: the first half of `submit`.
+    def prepare(self, operator: str, rows: Any, options: JobOptions) -> tuple[JobSender, Iterator[UploadPart]]:
+        """Check a job without sending anything: the first half of `submit`.
 
         Args:
             operator: As for `submit`.
             rows: As for `submit`.
-            source: As for `submit`.
-            idempotency_key: As for `submit`.
-            **options: The other arguments of `submit`.
+            options: The other arguments of `submit`.
 
         Returns:
-            The submission, and the pieces of its rows to upload.
+            The sender of the job, and the parts of its rows to `put`.
 
         Raises:
             InvalidRequest: Something in the request is wrong; the message names it.
         """
-        if (rows is None) == (source is None):
+        check_names(options)
+        if (rows is None) == (options.get("source") is None):
             raise InvalidRequest(
-                f"a job takes rows or a source, {'neither' if rows is None else 'both'} came.",
+                f"expected rows or a source, got {'neither' if rows is None else 'both'}.",
                 hint="Give rows= or source=.",
             )
         if rows is not None:
             check_rows(rows)
-        spec = make_spec(operator, source=source, **options)
-        return Submission(self._transport, spec, idempotency_key), iter(()) if rows is None else pieces(rows)
+        sender = JobSender(self._transport, make_spec(operator, options), options.get("idempotency_key"))
+        return sender, iter(()) if rows is None else upload_parts(rows)
 
-    def adopt(self, status: JobStatus) -> AsyncJob:
+    def job_of(self, status: JobStatus) -> AsyncJob:
         """Return the job that a status describes.
 
         Args:
@@ -229,7 +174,7 @@ class AsyncClient:
         while limit is None or len(found) < limit:
             query = {"limit": str(min(100, limit - len(found)) if limit is not None else 100)}
             page = await self._get(_Jobs, "/v1/jobs", query | ({"before": before} if before else {}))
-            found += map(self.adopt, page.jobs)
+            found += map(self.job_of, page.jobs)
             before = page.next
             if not before:
                 break
@@ -245,7 +190,7 @@ class AsyncClient:
             The jobs, each with its status in `latest`.
         """
         page = await self._get(_Jobs, "/v1/jobs", {"live": "true", "limit": str(limit)})
-        return [self.adopt(status) for status in page.jobs]
+        return [self.job_of(status) for status in page.jobs]
 
     async def workers(self) -> list[WorkerInfo]:
         """List the workers that are alive.

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from batchmill.client.asynchronous import AsyncClient
 from batchmill.client.blocking_job import Job
 from batchmill.client.loop import LoopThread
+from batchmill.client.options import with_job_options
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Iterator, Mapping, Sequence
-    from datetime import datetime, timedelta
+    from collections.abc import Iterator
 
     from batchmill.client.job import AsyncJob
-    from batchmill.client.rows import Piece
-    from batchmill.client.submission import Submission
+    from batchmill.client.options import JobOptions
+    from batchmill.client.rows import UploadPart
+    from batchmill.client.submission import JobSender
     from batchmill.cost import CostTotals
-    from batchmill.job import BatchPolicy, PoolStatus, RetryPolicy, WorkerInfo
+    from batchmill.job import PoolStatus, WorkerInfo
     from batchmill.operators.contract import OperatorInfo
     from batchmill.row_cache import CacheStats
 
@@ -57,49 +57,14 @@ class Client:
         """Close all connections. Jobs continue."""
         self._finalizer()
 
-    def submit(
-        self,
-        operator: str,
-        rows: Any = None,
-        *,
-        source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Mapping[str, Any] | None = None,
-        params: Mapping[str, Any] | None = None,
-        output: str | os.PathLike[str] | Mapping[str, Any] | None = None,
-        carry: Sequence[str] | None = None,
-        name: str | None = None,
-        pool: str | None = None,
-        priority: int = 0,
-        deadline: datetime | timedelta | float | None = None,
-        retry: RetryPolicy | None = None,
-        batch: BatchPolicy | None = None,
-        cache: bool = False,
-        budget: float | None = None,
-        idempotency_key: str | None = None,
-    ) -> Job:
+    @with_job_options
+    def submit(self, operator: str, rows: Any = None, **options: Unpack[JobOptions]) -> Job:
         """Submit a job over `rows` or over the files of `source`: exactly one of them.
 
         Args:
             operator: Name of an operator that the service's workers have loaded.
-            rows: Dicts, an Arrow table, or an iterable of either, of any length: it is read in this thread and uploaded
+            rows: Dicts, an Arrow table, or an iterable of either, of any length. It is read in this thread and uploaded
                 in parts. If it raises, nothing is submitted and its error is passed on.
-            source: A file, folder or glob, several of them, or `{"path": …, "format": …, "columns": […]}`. The service
-                reads it. Relative paths start at the current folder.
-            params: The operator's parameters.
-            output: A folder for the results, or `{"path": …, "format": "parquet" | "jsonl"}`. None: the service keeps
-                the results.
-            carry: Input columns to copy into the results. None: all.
-            name: A name to recognise the job by, shown in lists. It does not have to be unique.
-            pool: Pool of workers to run on. None: `"default"`.
-            priority: -100 to 100; jobs with a higher priority run first.
-            deadline: When the job expires: a datetime with a time zone, or a time from now, as a timedelta or in
-                seconds. Among jobs of equal priority, the earliest deadline runs first.
-            retry: How often rows are tried, how long they wait in between, and how many may fail.
-            batch: How many rows are given to the device at once. None: as the operator says.
-            cache: Whether to take results of equal rows from the row cache, and to add new ones to it. Equal rows are
-                then computed once.
-            budget: Pause the job when its cost reaches this amount, in the service's currency. `Job.resume` can raise
-                it.
-            idempotency_key: Submitting the same request again with the same key returns the existing job.
 
         Returns:
             The job, accepted by the service.
@@ -109,34 +74,18 @@ class Client:
             Conflict: The idempotency key was used for a different request.
             ServiceUnavailable: The service cannot be reached, or has too many unfinished jobs.
         """
-        submission, parts = self._async.prepare(
-            operator,
-            rows,
-            source=source,
-            params=params,
-            output=output,
-            carry=carry,
-            name=name,
-            pool=pool,
-            priority=priority,
-            deadline=deadline,
-            retry=retry,
-            batch=batch,
-            cache=cache,
-            budget=budget,
-            idempotency_key=idempotency_key,
-        )
-        return self._send(submission, parts)
+        sender, parts = self._async.prepare(operator, rows, options)
+        return self._send(sender, parts)
 
-    def _send(self, submission: Submission, parts: Iterator[Piece]) -> Job:
-        """The second half of `submit`: everything is sent, or what was sent is dropped again."""
+    def _send(self, sender: JobSender, parts: Iterator[UploadPart]) -> Job:
+        """Send a prepared job; after an error, delete what was sent."""
         try:
-            for piece in parts:
-                if not submission.hold(piece):
-                    self._loop.run(submission.put(piece))
-            return self._adopt(self._async.adopt(self._loop.run(submission.finish())))
+            for part in parts:
+                if not sender.hold(part):
+                    self._loop.run(sender.put(part))
+            return self._wrap(self._async.job_of(self._loop.run(sender.finish())))
         except BaseException:
-            self._loop.run(submission.abort())
+            self._loop.run(sender.abort())
             raise
 
     def job(self, job_id: str) -> Job:
@@ -151,7 +100,7 @@ class Client:
         Raises:
             InvalidRequest: The id is empty.
         """
-        return self._adopt(self._async.job(job_id))
+        return self._wrap(self._async.job(job_id))
 
     def jobs(self, limit: int | None = None) -> list[Job]:
         """List the jobs that the service knows, newest first.
@@ -162,7 +111,7 @@ class Client:
         Returns:
             The jobs, each with its status in `latest`.
         """
-        return [self._adopt(job) for job in self._loop.run(self._async.jobs(limit))]
+        return [self._wrap(job) for job in self._loop.run(self._async.jobs(limit))]
 
     def live_jobs(self, limit: int = 100) -> list[Job]:
         """List the jobs that have not ended, newest first.
@@ -173,7 +122,7 @@ class Client:
         Returns:
             The jobs, each with its status in `latest`.
         """
-        return [self._adopt(job) for job in self._loop.run(self._async.live_jobs(limit))]
+        return [self._wrap(job) for job in self._loop.run(self._async.live_jobs(limit))]
 
     def workers(self) -> list[WorkerInfo]:
         """List the workers that are alive.
@@ -222,5 +171,5 @@ class Client:
         """
         return self._loop.run(self._async.costs(limit))
 
-    def _adopt(self, job: AsyncJob) -> Job:
+    def _wrap(self, job: AsyncJob) -> Job:
         return Job(self, self._loop, job)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from batchmill.client.blocking import Client
     from batchmill.client.job import AsyncJob
     from batchmill.client.loop import LoopThread
-    from batchmill.client.pages import Page
+    from batchmill.client.pages import ResultPage
     from batchmill.dead_letters import DeadLetter
     from batchmill.job import JobCost, JobStatus
     from batchmill.job_log import LogEntry
@@ -37,15 +37,15 @@ class Job:
         return describe("Job", self.id, self.latest)
 
     def _repr_html_(self) -> str:
-        return as_html(self.id, self._as_it_stands())
+        return as_html(self.id, self._current_status())
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        return mimebundle("Job", self.id, self._as_it_stands())
+        return mimebundle("Job", self.id, self._current_status())
 
-    def _as_it_stands(self) -> JobStatus | None:
-        """Its present status, for those who look; the last one seen if the service cannot tell."""
+    def _current_status(self) -> JobStatus | None:
+        """Return the current status for display; the last one seen if the service does not answer."""
         if self.latest is None or not self.latest.is_final:
-            with suppress(BatchmillError, RuntimeError):  # a closed client has the last one too
+            with suppress(BatchmillError, RuntimeError):  # a closed client shows the last one too
                 return self.status()
         return self.latest
 
@@ -272,7 +272,7 @@ class Job:
         """
         return self._loop.run(self._async.to_table())
 
-    def pages(self, content_type: Literal["arrow", "jsonl"]) -> Iterator[Page]:
+    def pages(self, content_type: Literal["arrow", "jsonl"]) -> Iterator[ResultPage]:
         """Read the results in the form in which the service sends them; otherwise like `results`.
 
         Args:

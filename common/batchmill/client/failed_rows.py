@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from batchmill.dead_letters import DeadLetter, json_value
 from batchmill.errors import InvalidRequest, StorageError
 from batchmill.replay import ReplayRequest, RowEdit
+from batchmill.wording import shown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection, Mapping
@@ -48,7 +49,7 @@ def replay_request(
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise InvalidRequest(f"replay: {where}: {first['msg']} (came: {first['input']!r:.80}).") from error
+        raise InvalidRequest(f"replay: {where}: {first['msg']}, got {shown(first['input'])}.") from error
 
 
 async def write_dead_letters(target: Path, pages: AsyncGenerator[DeadLetterPage, None]) -> int:

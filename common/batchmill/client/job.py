@@ -1,4 +1,4 @@
-"""A job as asyncio code meets it; the blocking client's jobs run it on a thread."""
+"""A job of the asyncio client; the jobs of the blocking client run it on a thread."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from batchmill.client.transport import Transport
     from batchmill.dead_letters import DeadLetter
 
-EVENTS_TIMEOUT_S = 35.0  # the service sends a comment each 10 s, so that silence means a dead connection
-LOG_LOOK_S = 1.0  # between two looks at a log that is followed
-PURGED_AT_ONCE = 400  # indices in one address
+EVENTS_TIMEOUT_S = 35.0  # the service sends a comment every 10 s, so silence means a dead connection
+LOG_INTERVAL_S = 1.0  # between two requests while a log is followed
+MAX_PURGED_INDICES = 400  # indices in one URL
 
 
 class AsyncJob:
@@ -117,7 +117,7 @@ class AsyncJob:
             NotFound: There is no such job.
             Conflict: The job has not ended.
         """
-        await self.status()  # an unknown job is told here: below, an answer that was lost looks the same
+        await self.status()  # reports an unknown job: below, a lost answer looks the same
         with suppress(NotFound):
             await self._transport.call("DELETE", self._path)
 
@@ -166,7 +166,7 @@ class AsyncJob:
             if not limit.expired():
                 raise
             state = f"is still {self.latest.state}" if self.latest else "has not ended"
-            raise TimeoutError(f"{self.id} {state} after {timeout} s; it goes on.") from None
+            raise TimeoutError(f"{self.id} {state} after {timeout} s; it continues.") from None
         if self.latest is not None:
             raise_unless_completed(self.latest)
         return self
@@ -196,10 +196,10 @@ class AsyncJob:
             page = await self._log_page(level, cursor)
             for entry in page.entries:
                 yield entry
-            if is_final:  # once more after the end: whoever settled the last shard notes it a moment later
+            if is_final:  # once more after the end: the log entry of the last shard may follow its commit
                 return
             cursor, is_final = page.next, page.is_final
-            await asyncio.sleep(LOG_LOOK_S)
+            await asyncio.sleep(LOG_INTERVAL_S)
 
     async def _log_page(self, level: LogLevel | str, cursor: str) -> LogPage:
         query = {"level": str(level), "cursor": cursor}
@@ -219,7 +219,7 @@ class AsyncJob:
                 for rows in paging.dicts(table):
                     for row in rows:
                         yield row
-                    await asyncio.sleep(0)  # the next page is read meanwhile, however busy the caller is
+                    await asyncio.sleep(0)  # lets the next page arrive while the caller is busy
 
     async def batches(self) -> AsyncGenerator[pa.RecordBatch, None]:
         """Read the results in input order as Arrow record batches; otherwise like `results`.
@@ -247,7 +247,7 @@ class AsyncJob:
         async with aclosing(self.tables()) as tables:
             return paging.join([table async for table in tables])
 
-    async def pages(self, content_type: Literal["arrow", "jsonl"]) -> AsyncGenerator[paging.Page, None]:
+    async def pages(self, content_type: Literal["arrow", "jsonl"]) -> AsyncGenerator[paging.ResultPage, None]:
         """Read the results in the form in which the service sends them; otherwise like `results`.
 
         Args:
@@ -362,8 +362,8 @@ class AsyncJob:
         if indices is None:
             return await self._purge(kind)
         named = [("index", str(index)) for index in sorted(indices)]
-        pieces = [named[start : start + PURGED_AT_ONCE] for start in range(0, len(named), PURGED_AT_ONCE)]
-        return sum([await self._purge(kind + piece) for piece in pieces])
+        groups = [named[start : start + MAX_PURGED_INDICES] for start in range(0, len(named), MAX_PURGED_INDICES)]
+        return sum([await self._purge(kind + group) for group in groups])
 
     async def _purge(self, query: list[tuple[str, str]]) -> int:
         answer = await self._transport.json("DELETE", f"{self._path}/dead-letters", query=query)

@@ -24,6 +24,6 @@ def raise_unless_completed(status: JobStatus) -> None:
     if status.state is JobState.EXPIRED:
         raise JobExpired(
             f"{status.id} passed its deadline after {status.rows_done:,}{total} rows.",
-            hint="The rows it has can be read; a later deadline or a higher priority gives it more time.",
+            hint="Its finished rows can be read; set a later deadline or a higher priority.",
             job=status.id,
         )

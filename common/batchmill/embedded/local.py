@@ -1,4 +1,4 @@
-"""`batchmill.local()`: an embedded service for as long as a `with` block lasts."""
+"""`batchmill.local()`: an embedded service for the duration of a `with` block."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from batchmill.client import Client
 
-STOP_S = 60.0
+STOP_TIMEOUT_S = 60.0
 
 
 @contextmanager
@@ -69,7 +69,7 @@ def _start(workers: Sequence[str], folder: Path, operators: Sequence[str]) -> su
     command = ["up", "--data-dir", str(folder), *workers, "--port", "0", "--tied", *modules]
     return subprocess.Popen(  # noqa: S603  # our own command
         [sys.executable, "-m", "batchmill", *command],
-        stdin=subprocess.PIPE,  # held open by us alone: when it closes, however we end, the service stops
+        stdin=subprocess.PIPE,  # held open by this process only: when it closes, for whatever reason, the service stops
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -81,8 +81,8 @@ def _reached(process: subprocess.Popen[str]) -> tuple[str, str]:
     assert process.stdout is not None  # noqa: S101  # it was asked for
     line = process.stdout.readline()
     if not line:
-        _, said = process.communicate()
-        raise ServiceUnavailable(f"the embedded service did not start: {said.strip().removeprefix('error: ')}")
+        _, output = process.communicate()
+        raise ServiceUnavailable(f"the embedded service did not start: {output.strip().removeprefix('error: ')}")
     record = json.loads(line)
     return record["url"], record["token"]
 
@@ -90,7 +90,7 @@ def _reached(process: subprocess.Popen[str]) -> tuple[str, str]:
 def _stop(process: subprocess.Popen[str]) -> None:
     if process.poll() is None:
         try:
-            process.communicate(timeout=STOP_S)  # closes its standard input, which ends it
+            process.communicate(timeout=STOP_TIMEOUT_S)  # closes its standard input, which stops it
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()

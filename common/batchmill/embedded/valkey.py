@@ -1,4 +1,4 @@
-"""The bundled Valkey server: its command line, and when it is ready."""
+"""The bundled Valkey server: its command line."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from batchmill.errors import MissingExtra
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-MAX_SOCKET_PATH = 100  # bytes; the kernel takes 107
 
 
 def valkey_command(data_dir: Path, socket: Path) -> list[str]:

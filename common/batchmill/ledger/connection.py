@@ -82,8 +82,8 @@ class reaching_redis:  # noqa: N801  # reads as a phrase after `with`
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, redis.ConnectionError | redis.TimeoutError):
             raise ServiceUnavailable(
-                f"the ledger's Redis cannot be reached ({type(error).__name__}).",
-                hint="It is tried again; see whether the Redis or Valkey server runs.",
+                f"cannot connect to the ledger's Redis ({type(error).__name__}).",
+                hint="Check that the Redis or Valkey server runs and that BATCHMILL_REDIS_URL is right.",
             ) from error
 
 

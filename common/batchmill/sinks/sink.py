@@ -168,7 +168,7 @@ class Sink:
             raise self._foreign()
 
     def _superseded(self, manifest: Manifest) -> list[str]:
-        """The parts in the folder that the manifest does not have. Raises `StorageError` if it has one too many."""
+        """The parts in the folder that the manifest does not have. Raises `StorageError` if one is missing."""
         needed = {file for part in manifest.parts for file in self._form.files(part.name)}
         present = set(self._store.list())
         self._refuse_missing(sorted(needed - present))
@@ -187,7 +187,7 @@ class Sink:
         if entries:
             shown = ", ".join(entries[:3]) + (f" and {len(entries) - 3} more" if len(entries) > 3 else "")
             raise InvalidOutput(
-                f"the output folder {location.uri} holds something else: {shown}.",
+                f"the output folder {location.uri} is not empty: {shown}.",
                 hint="Choose a new folder, or empty this one.",
                 path=location.uri,
                 entries=entries[:3],

@@ -137,7 +137,7 @@ class JsonLines(LineFormat):
         except RecursionError:
             return Reason(f"its values are nested deeper than {MAX_NESTING} levels")
         if not isinstance(value, dict):
-            return Reason(f"expected a JSON object, came {_json_kind(value)}")
+            return Reason(f"expected a JSON object, got {_json_kind(value)}")
         found = self.infer(pa.py_buffer(record), 1)
         reasons = (self._difference(field, expected, widen) for field in found)
         return next(filter(None, reasons), None)
@@ -216,12 +216,12 @@ class Csv(LineFormat):
         except UnicodeDecodeError:
             return _not_utf8(record)
         if len(values) != len(self.header):
-            return Reason(f"expected {len(self.header)} values ({', '.join(self.header)}), came {len(values)}")
+            return Reason(f"expected {len(self.header)} values ({', '.join(self.header)}), got {len(values)}")
         for name, value in zip(self.header, values, strict=True):
             if not widen and name in expected.names and not _fits(value, expected.field(name).type):
                 kind = expected.field(name).type
                 return Reason(f"column {name!r} holds {value[:60]!r} here, and {kind} before", name)
-        return Reason("a carriage return stands alone in it") if b"\r" in record.rstrip(b"\r\n") else None
+        return Reason("it contains a carriage return without a line feed") if b"\r" in record.rstrip(b"\r\n") else None
 
 
 def parse_record(record: bytes) -> list[str]:

@@ -11,7 +11,7 @@ from batchmill.errors import InvalidSource
 from batchmill.shard import Slice
 from batchmill.sources.base import Cutter, Piece, RowCount, Source
 from batchmill.sources.cursor import Cursor
-from batchmill.sources.faults import Passage, broken_while_read
+from batchmill.sources.faults import RecordBlock, broken_while_read
 from batchmill.sources.formats import Csv, JsonLines, LineFormat, PlainText, parse_record
 from batchmill.sources.opening import unreadable
 from batchmill.sources.walk import Blocks, Stretch, TextWalk
@@ -57,8 +57,8 @@ class LineSource(Source):
         try:
             return self._format.parse(data, piece.rows, self.schema)
         except ValueError as error:
-            passage = Passage(self._files.locate(piece.file).uri, piece.line, piece.rows, data)
-            raise broken_while_read(passage, self._format, self.schema, error) from error
+            block = RecordBlock(self._files.locate(piece.file).uri, piece.line, piece.rows, data)
+            raise broken_while_read(block, self._format, self.schema, error) from error
 
     def _load(self, piece: Slice) -> pa.Buffer:
         size = piece.stop - piece.start

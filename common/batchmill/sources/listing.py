@@ -46,7 +46,7 @@ _DIGITS = re.compile(r"(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file or a folder that a listing came upon."""
+    """A file or a folder found by a listing."""
 
     location: Location
     is_folder: bool
@@ -187,9 +187,7 @@ def _children(folder: Location, locations: Locations) -> Iterator[Entry]:
             yield entry
         elif not _is_hidden(name):
             path = folder.child(name).uri
-            raise InvalidSource(
-                f"{path} is a link to a file that does not exist.", hint="Mend or remove it.", file=path
-            )
+            raise InvalidSource(f"{path} is a link to a file that does not exist.", hint="Fix or remove it.", file=path)
 
 
 def _remote(folder: Location, *, recursive: bool) -> Iterator[Entry]:
@@ -203,7 +201,7 @@ def _remote(folder: Location, *, recursive: bool) -> Iterator[Entry]:
 
 
 def _entry(location: Location) -> Entry | None:
-    """What lies at a location, or None."""
+    """Return the entry at a location, or None."""
     if location.is_local:
         try:
             status = Path(location.path).stat()
@@ -242,14 +240,14 @@ def _format_of(uri: str, asked: SourceFormat | None) -> tuple[SourceFormat, Code
     kind = asked or _ENDINGS.get(ending)
     if kind is None:
         raise InvalidSource(
-            f"{uri}: the ending {ending!r} does not tell its format.",
+            f"{uri}: the ending {ending!r} is not a known format.",
             hint=_ending_hint(ending),
             file=uri,
         )
     if codec is not None and kind not in _LINE_FORMATS:
         raise InvalidSource(
             f"{uri} is a {kind} file inside a {codec} file.",
-            hint=f"Unpack it: {kind} compresses its own columns.",
+            hint=f"Decompress it: {kind} compresses its own columns.",
             file=uri,
         )
     return kind, codec

@@ -31,7 +31,7 @@ T = TypeVar("T")
 class Recent(Generic[T]):
     """The values last used, by key, at most `limit`. Safe to use from several threads.
 
-    What falls out is not closed, only let go: another thread may be using it.
+    Evicted entries are not closed, only dropped: another thread may be using it.
     """
 
     def __init__(self, limit: int) -> None:
@@ -40,7 +40,7 @@ class Recent(Generic[T]):
         self._lock = threading.Lock()
 
     def get(self, key: int, make: Callable[[], T]) -> T:
-        """The value of a key, made if it is not there."""
+        """The value of a key, created if it is missing."""
         with self._lock:
             if key in self._values:
                 self._values.move_to_end(key)
@@ -154,8 +154,8 @@ def reading(location: Location) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise InvalidSource(
-            f"{location.uri} is not there.",
-            hint="It was moved or deleted; put it back, or submit again.",
+            f"{location.uri} does not exist.",
+            hint="Check the path. If the file was moved or deleted, restore it or submit the job again.",
             file=location.uri,
         ) from None
     except (OSError, pa.ArrowException) as error:
@@ -184,4 +184,4 @@ def _reason(error: Exception) -> str:
 def _hint(reason: str) -> str:
     if "Permission denied" in reason or "ACCESS_DENIED" in reason:
         return "Let the service's user read it."
-    return "Check that the file is whole and has the format that its ending, or the source's format, says."
+    return "Check that the file is complete and has the format that its ending, or the source's format, says."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchmill.sources.faults import Passage, broken_while_scanned
+from batchmill.sources.faults import RecordBlock, broken_while_scanned
 from batchmill.sources.lines import begin
 from batchmill.sources.walk import ALL_ROWS, Blocks
 
@@ -78,5 +78,5 @@ def _united(known: pa.Schema | None, stretch: Stretch, uri: str, line_format: Li
         found = line_format.infer(data, stretch.rows)
         return found if known is None else line_format.unite(known, found)
     except ValueError as error:
-        passage = Passage(uri, stretch.line, stretch.rows, data)
-        raise broken_while_scanned(passage, line_format, known, error) from error
+        block = RecordBlock(uri, stretch.line, stretch.rows, data)
+        raise broken_while_scanned(block, line_format, known, error) from error

@@ -71,9 +71,9 @@ def _explained(operator: OperatorInfo, params: dict[str, Any], error: Validation
             parameter=name,
         )
     name = ".".join(map(str, error.absolute_path))
-    expected, came = _expectation(error), _shown(error.instance)
+    expected, received = _expectation(error), _shown(error.instance)
     return InvalidParams(
-        f"operator {operator.name!r}: parameter {name!r}: expected {expected}, came {came}.", parameter=name
+        f"operator {operator.name!r}: parameter {name!r}: expected {expected}, got {received}.", parameter=name
     )
 
 

@@ -94,7 +94,7 @@ class Finisher:
             log.warning("the output of job %s could not be closed and is tried again: %s", record.id, error)
             if troubles == 1:
                 told = f"its output could not be closed, which is tried again: {error}"
-                self._ledger.log.note(record.id, LogLevel.WARNING, LogEvent.TROUBLE, told)
+                self._ledger.log.note(record.id, LogLevel.WARNING, LogEvent.STORAGE_RETRY, told)
             return True
         self._fail(record, error)
         return not record.state.is_stopping  # one that stops anyway ends without a manifest

@@ -178,7 +178,7 @@ class Planner:
             log.warning("job %s could not be planned and is tried again: %s", record.id, error)
             if self._troubles[record.id] == 1:
                 told = f"its source could not be read, which is tried again: {error}"
-                self._ledger.log.note(record.id, LogLevel.WARNING, LogEvent.TROUBLE, told)
+                self._ledger.log.note(record.id, LogLevel.WARNING, LogEvent.STORAGE_RETRY, told)
 
     def _fail(self, record: JobRecord, error: BatchmillError) -> None:
         log.warning("job %s cannot be planned: %s", record.id, error)

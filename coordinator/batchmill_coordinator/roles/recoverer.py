@@ -148,6 +148,6 @@ class Recoverer:
                 continue
             log.warning("the message of attempt %s was lost; it is published again", ref.member())
             told = "its message was lost and is published again"
-            self._ledger.log.note(ref.job_id, LogLevel.INFO, LogEvent.REPUBLISHED, told, ref=ref)
+            self._ledger.log.note(ref.job_id, LogLevel.INFO, LogEvent.REDELIVERED, told, ref=ref)
             self._publisher.publish(record.spec.operator, queue_of(pool), ref)
             self._meter.message_lost(record.spec)

@@ -59,12 +59,12 @@ class Watcher:
             self._waits[record.id] = _Wait(reason, now_s)
         elif not wait.is_noted and now_s - wait.since_s >= PATIENCE_S:
             wait.is_noted = True
-            self._ledger.log.note(record.id, LogLevel.WARNING, LogEvent.WAITING, reason)
+            self._ledger.log.note(record.id, LogLevel.WARNING, LogEvent.BLOCKED, reason)
 
     def _end(self, record: JobRecord, wait: _Wait) -> None:
         del self._waits[record.id]
         if wait.is_noted and _is_moving(record):
-            self._ledger.log.note(record.id, LogLevel.INFO, LogEvent.GOING_ON, "what it waited for is there")
+            self._ledger.log.note(record.id, LogLevel.INFO, LogEvent.UNBLOCKED, "what it waited for is there")
 
 
 def waits(record: JobRecord) -> bool:

@@ -47,7 +47,7 @@ def test_rows_from_stdin_are_submitted_followed_and_summed_up_in_one_last_line(r
     lines = done.stdout.splitlines()
     assert lines[0] == f"{job_id} submitted"
     assert lines[-1].startswith(f"{job_id} completed: 5 rows done in ")
-    assert lines[-1].endswith(f"; the results come with `batchmill results {job_id}`")
+    assert lines[-1].endswith(f"; `batchmill results {job_id}` prints the results")
     assert service.only_job().input.to_pylist()[4] == {"id": 4, "text": "row 4"}
 
 
@@ -79,15 +79,15 @@ def test_submit_without_waiting_says_how_to_follow(run, service):
     assert done.stdout == f"{job_id} submitted; `batchmill watch {job_id}` follows it\n"
 
 
-def test_dead_rows_and_the_output_folder_are_told(run, service):
+def test_failed_rows_and_the_output_folder_are_in_the_outcome(run, service):
     service.holds_jobs = True
     run("submit", "echo", "-", "--output", "/data/out", input=ROWS)
     job_id = service.only_job().status.id
     service.change(job_id, state=JobState.COMPLETED, rows_done=4, rows_dead=1)
     last = run("watch", job_id).stdout.splitlines()[-1]
     assert "4 rows done" in last
-    assert "; 1 row could not be done (not among the results)" in last
-    assert last.endswith("; the results lie in /data/out")
+    assert "; 1 row failed (not in the results)" in last
+    assert last.endswith("; results in /data/out")
 
 
 def test_a_failed_job_ends_with_its_reason_and_exit_code_1(run, service):
@@ -124,11 +124,11 @@ def test_cancel_stops_a_job(run, service):
     assert run("watch", job_id).exit_code == 1
 
 
-def test_pause_and_resume_hold_a_job_and_let_it_go_on(run, service):
+def test_a_paused_job_is_resumed_and_an_ended_one_cannot_be_paused(run, service):
     service.holds_jobs = True
     run("submit", "echo", "-", input=ROWS)
     job_id = service.only_job().status.id
-    assert run("pause", job_id).stdout == (f"{job_id} paused: 0 of 5 rows; `batchmill resume {job_id}` lets it go on\n")
+    assert run("pause", job_id).stdout == (f"{job_id} paused: 0 of 5 rows; `batchmill resume {job_id}` resumes it\n")
     assert "paused" in run("status", job_id).stdout
     assert json.loads(run("resume", job_id, "--json").stdout)["state"] == "running"
     service.change(job_id, state=JobState.COMPLETED)
@@ -196,20 +196,20 @@ def test_workers_and_operators_are_listed(run):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["submit", "echo"], "no source came"),
+        (["submit", "echo"], "the source is missing"),
         (["submit", "embedd", "/data"], "Did you mean 'embed'"),
         (["submit", "echo", "/data", "--param", "model"], "NAME=VALUE"),
-        (["submit", "echo", "/data", "-p", "a=1", "-p", "a=2"], "'a' came twice"),
+        (["submit", "echo", "/data", "-p", "a=1", "-p", "a=2"], "'a' is given twice"),
         (["submit", "echo", "/data", "--output-format", "jsonl"], "--output"),
-        (["submit", "echo", "-", "/data"], "alone"),
+        (["submit", "echo", "-", "/data"], "cannot be combined"),
         (["submit", "echo", "/data", "--priority", "1000"], "1000"),
-        (["submit", "echo", "/data", "--deadline", "soon"], "'soon' is no deadline"),
+        (["submit", "echo", "/data", "--deadline", "soon"], "got 'soon'"),
         (["submit", "echo", "/data", "--deadline", "7200"], "30m, 2h"),
         (["submit", "echo", "/data", "--deadline", "2001-01-01"], "not in the future"),
         (["pause", "job-nope"], "job-nope"),
         (["resume", "job-nope"], "job-nope"),
         (["delete", "job-nope"], "job-nope"),
-        (["submit", "echo", "-"], "stdin, line 2: no JSON"),
+        (["submit", "echo", "-"], "stdin, line 2: expected a JSON object, got invalid JSON"),
         (["submitt"], "Did you mean 'submit'"),
         (["frobnicate"], "there is no command 'frobnicate'"),
         (["status"], "JOB"),
@@ -232,7 +232,7 @@ def test_bad_input_is_one_line_on_stderr_and_exit_code_2(run, service, args, wor
 
 def test_a_row_of_stdin_that_is_no_object_is_named_by_its_line(run):
     done = run("submit", "echo", "-", input='{"a": 1}\n\n[1]\n')
-    assert "stdin, line 3: a JSON list" in done.stderr
+    assert "stdin, line 3: expected a JSON object, got a list" in done.stderr
 
 
 @pytest.mark.parametrize("args", [["--token", "wrong"], ["--url", "http://127.0.0.1:9"]])
@@ -299,7 +299,7 @@ assert not loaded, loaded
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
 
 
-def test_ctrl_c_while_waiting_says_that_the_job_goes_on(service):
+def test_ctrl_c_while_waiting_says_that_the_job_continues(service):
     service.holds_jobs = True
     process = _command(service, "submit", "echo", "/data", "--wait")
     job_id = process.stdout.readline().split()[0]
@@ -307,7 +307,7 @@ def test_ctrl_c_while_waiting_says_that_the_job_goes_on(service):
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert f"job {job_id} goes on" in stderr
+    assert f"job {job_id} continues" in stderr
     assert f"batchmill cancel {job_id}" in stderr
     assert "Traceback" not in stderr
     assert service.only_job().status.state is JobState.RUNNING

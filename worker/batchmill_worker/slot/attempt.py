@@ -247,12 +247,12 @@ class AttemptRunner:
                 return Ending.of_commit(completion)
             case Requeue(delay_s, blame, kept):
                 log.warning("shard %s is put back for %.1f s: %s", shard.ref.member(), delay_s, _why(outcome))
-                used = account.close() if kept else account.close().in_vain()
+                used = account.close() if kept else account.close().as_wasted()
                 shards.fail(shard.ref, delay_s=delay_s, blame=blame, kept=kept, used=used)
                 return Ending(EndingKind.PUT_BACK, _why(outcome))
             case GiveUp(error):
                 log.error("job %s fails on shard %s: %s", shard.job_id, shard.ref.member(), error.message)
-                shards.fail(shard.ref, delay_s=0.0, blame=True, stop_with=error, used=account.close().in_vain())
+                shards.fail(shard.ref, delay_s=0.0, blame=True, stop_with=error, used=account.close().as_wasted())
                 return Ending(EndingKind.FAILED, error.message)
             case Split() | DeadLetter():
                 raise AssertionError("only a lost attempt is split or buried, and that is the recoverer's to do")

@@ -24,16 +24,16 @@ def note_ending(log: JobLogLedger, worker: str, ref: ShardRef, outcome: Outcome,
             if error is None:
                 return
             level = LogLevel.WARNING
-            event = LogEvent.PUT_BACK if ending.kind is EndingKind.PUT_BACK else LogEvent.DEAD
+            event = LogEvent.REQUEUED if ending.kind is EndingKind.PUT_BACK else LogEvent.DEAD
         case Failed(error):
             is_put_back = ending.kind is EndingKind.PUT_BACK
             level = LogLevel.WARNING if is_put_back else LogLevel.ERROR
-            event = LogEvent.PUT_BACK if is_put_back else LogEvent.FAILED
+            event = LogEvent.REQUEUED if is_put_back else LogEvent.FAILED
         case Lost() | Revoked():
             return
         case never:
             assert_never(never)
-    again = "; another attempt follows" if event is LogEvent.PUT_BACK else ""
+    again = "; another attempt follows" if event is LogEvent.REQUEUED else ""
     traceback = str(error.details.get("traceback", ""))
     log.note(ref.job_id, level, event, f"{error.message}{again}", ref=ref, worker=worker, traceback=traceback)
 

@@ -16,7 +16,7 @@ router = APIRouter(tags=["costs"])
 @router.get("/v1/costs", response_model=CostTotals)
 def costs(service: CurrentService, limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> Response:
     """What all jobs cost, deleted ones too: in all, by tenant, by pool and operator, by day, at most `limit` each."""
-    return json_response(service.ledger.costs.totals().told(service.settings.currency, limit))
+    return json_response(service.ledger.costs.totals().report(service.settings.currency, limit))
 
 
 @router.get("/v1/jobs/{job_id}/cost", response_model=JobCost)

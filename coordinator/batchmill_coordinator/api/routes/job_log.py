@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from batchmill.errors import InvalidRequest
-from batchmill.job_log import Cursor, LogLevel, LogPage
+from batchmill.job_log import LogCursor, LogLevel, LogPage
 from batchmill_coordinator.api.routes.context import CurrentService, json_response
 from batchmill_coordinator.status.job_log_page import page_of
 
@@ -26,9 +26,9 @@ def job_log(
     return json_response(page_of(service.ledger.log.read(job_id), _parse(cursor), level, limit))
 
 
-def _parse(cursor: str) -> Cursor:
+def _parse(cursor: str) -> LogCursor:
     try:
-        return Cursor.parse(cursor or "0")
+        return LogCursor.parse(cursor or "0")
     except ValueError:
         raise InvalidRequest(
             f"the cursor {cursor!r} is none of a log's: expected the `next` of the page before.", field="cursor"
