@@ -30,19 +30,19 @@ from batchmill.errors import InvalidOperator, InvalidParams, did_you_mean
 from batchmill.operators.params_model import params_model
 
 BatchFormat = Literal["rows", "arrow", "numpy"]
-"""How a batch is handed to an operator, and handed back.
+"""How a batch is given to an operator, and returned by it.
 
 `rows`: a list of dicts in, a list of dicts (or `RowError`) of the same length out. `arrow`: a `pyarrow.Table` in,
 a `pyarrow.Table` of the same number of rows out. `numpy`: a dict of column name to array in and out, first axis
 the rows; a column with nulls comes as NaN or NaT where its type has one, else as an array of objects with None.
-An `arrow` or `numpy` operator that gives up on some rows returns a `PartialResult`.
+An `arrow` or `numpy` operator in which some rows fail returns a `PartialResult`.
 
 Of an operator that `expands`, each row makes any number of results: in `rows` format a list of dicts (or a
 `RowError`) for each row, in `arrow` and `numpy` an `Expansion`.
 """
 
 BatchSize = int | Literal["auto"] | None
-"""Rows a batch; "auto": the controller decides, in units of cost; None: the whole shard is one batch."""
+"""Rows per batch; "auto": the controller decides, in units of cost; None: the complete shard is one batch."""
 
 SOURCE_ROW = "source_row"
 """The first column of what an operator that `expands` makes: the index, in the job's input, of the row it is from."""
@@ -114,10 +114,10 @@ class Operator(Protocol):
         """
 
     def cost(self, row: dict[str, Any]) -> float:
-        """How much work one row is, at least 0, in units of the operator's own: tokens, pixels.
+        """Return how much work one row is, at least 0, in units of the operator's own: tokens, pixels.
 
-        What batches are measured in; 1 for every row where there is neither this nor `costs`. A row for which it
-        raises is taken for one of the dearest of its neighbours. It may be called from any thread.
+        Batches are measured in it; it is 1 for every row if there is neither this hook nor `costs`. A row for which it
+        raises counts as one of the most expensive of its neighbours. It may be called from any thread.
         """
 
     def costs(self, batch: Any) -> Sequence[float]:
@@ -149,9 +149,7 @@ class OperatorDefinition:
     columns: tuple[str, ...] = ()  # input columns every row must have; "{param}" names the value of a parameter
     batch_format: BatchFormat = "rows"
     batch_size: BatchSize = "auto"
-    padded: bool = (
-        False  # whether the rows of a batch are padded to the dearest: a batch costs the most times the count
-    )
+    padded: bool = False  # whether rows are padded: a batch then costs its largest row times its rows
     expands: bool = False  # whether a row makes any number of results
     version: str = "1"  # part of what identifies a result
     summary: str = ""
@@ -174,7 +172,7 @@ class OperatorDefinition:
         return self.make(**{name: getattr(model, name) for name in type(model).model_fields})
 
     def announcement(self) -> OperatorInfo:
-        """What workers tell the ledger about this operator, so that jobs are validated without its code."""
+        """Return what workers report about this operator, so that jobs are validated without its code."""
         return OperatorInfo(
             name=self.name,
             summary=self.summary,
@@ -334,7 +332,7 @@ def _checked_size(name: str, batch_size: Any) -> BatchSize:
     fits = batch_size is None or batch_size == "auto"
     if not fits and not (isinstance(batch_size, int) and not isinstance(batch_size, bool) and batch_size >= 1):
         raise InvalidOperator(
-            f"operator {name!r}: batch_size is {batch_size!r}, expected 1 or more, 'auto', or None for a whole shard."
+            f"operator {name!r}: batch_size is {batch_size!r}, expected 1 or more, 'auto', or None for all of a shard."
         )
     return typing.cast("BatchSize", batch_size)
 
