@@ -21,7 +21,7 @@ class Done:
     """Every row of the shard has a result or is a dead letter."""
 
     completion: Completion
-    error: JobError | None = None  # about the failed rows
+    error: JobError | None = None  # about the rows that were given up on
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Partial:
     """Some rows are done and kept in a blob; the others are to be run by another attempt."""
 
     kept: str  # the blob
-    failures: int  # how often the row that failed most has failed; 0 when the worker only released it
+    failures: int  # how often the row that failed most has failed; 0 when the worker just lets go
     error: JobError | None = None  # about the rows that failed
 
 
@@ -49,7 +49,7 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """The worker was asked to release the shard before any row was done."""
+    """The worker was told to let go before anything was done."""
 
 
 Outcome = Done | Partial | Failed | Lost | Revoked
@@ -78,7 +78,7 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """Mark the shard's only row as failed."""
+    """Give up on the shard's only row."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The row cache as all parts know it: where its segments lie, and how it stands."""
+"""The row cache as all parts know it: the folder of its segments, and its statistics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FOLDER = "cache"
 
 
 class CacheStats(Frozen):
-    """How the row cache stands. Hits and misses are rows that jobs asked for, since it was last cleared."""
+    """Statistics of the row cache. Hits and misses are rows that jobs looked up since it was last cleared."""
 
     entries: int = Field(default=0, ge=0)  # rows whose results it has
     segments: int = Field(default=0, ge=0)  # the blobs that store them

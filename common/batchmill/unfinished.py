@@ -14,7 +14,7 @@ class RestShard(Frozen):
 
 
 class Rest(Frozen):
-    """How far a job has come that ended before its work was done, so that another one can go on."""
+    """The progress of a job that ended before it was complete, so that another job can continue it."""
 
     settled: dict[str, str]  # by shard id, the ledger's entries
     shards: tuple[RestShard, ...]

@@ -89,9 +89,9 @@ def test_a_valkey_that_is_killed_and_comes_back_from_its_file_costs_nothing(runn
 def test_a_valkey_that_stands_still_for_a_while_costs_nothing(running: Running, data: Path) -> None:
     valkey = running.process("valkey-server")
     log = data / "logs" / "coordinator.log"
-    noticed = log.read_text().count("cannot be reached")
+    noticed = log.read_text().count("cannot connect")
     valkey.suspend()
-    until(lambda: log.read_text().count("cannot be reached") > noticed, "the coordinator's notice of it")
+    until(lambda: log.read_text().count("cannot connect") > noticed, "the coordinator's notice of it")
     valkey.resume()
     running.finishes_whole()
 

@@ -100,7 +100,7 @@ def test_mixed_formats_are_refused_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ending", ["parquet.gz", "arrow.zst"])
 def test_a_packed_columnar_file_is_refused(tmp_path: Path, ending: str) -> None:
     (path,) = make(tmp_path, f"a.{ending}")
-    assert "Unpack it" in refusal(path)
+    assert "Decompress it" in refusal(path)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_source_without_files_is_refused(tmp_path: Path) -> None:
     [
         (PermissionError(errno.EACCES, "Permission denied"), InvalidSource, "Let the service's user read it."),
         (OSError("AWS Error ACCESS_DENIED during HeadObject"), InvalidSource, "Let the service's user read it."),
-        (FileNotFoundError(errno.ENOENT, "No such file"), InvalidSource, "put it back"),
+        (FileNotFoundError(errno.ENOENT, "No such file"), InvalidSource, "restore it"),
         (OSError("zlib inflate failed"), InvalidSource, "Check that the file is complete"),
         (pa.ArrowInvalid("no magic bytes"), InvalidSource, "Check that the file is complete"),
         (OSError(errno.EIO, "Input/output error"), StorageError, ""),
@@ -193,3 +193,9 @@ def test_a_pattern_that_matches_too_many_files_is_refused(tmp_path: Path, monkey
     assert len(names(tmp_path)) == 3
     make(tmp_path, "4.txt")
     assert "matches more than 3 files" in refusal(tmp_path)
+
+
+def test_a_glob_below_a_folder_that_does_not_exist_names_the_folder(tmp_path: Path) -> None:
+    message = refusal(tmp_path / "nope" / "*.parquet")
+
+    assert f"no file matches '{tmp_path}/nope/*.parquet': the folder '{tmp_path}/nope' does not exist" in message

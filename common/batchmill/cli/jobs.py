@@ -160,7 +160,7 @@ def _show(status: JobStatus, as_json: bool) -> None:
             ("priority", status.priority or None),
             ("deadline", moment(status.deadline_at) if status.deadline_at else None),
             ("rows", progress(status)),
-            ("dead", dead(status)),
+            ("failed", dead(status)),
             ("pace", pace(status)),
             ("shards", f"{status.shards_done:,} done, {status.shards_running:,} running"),
             ("tenant", status.tenant if status.tenant != DEFAULT_TENANT else None),

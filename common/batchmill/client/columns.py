@@ -45,7 +45,7 @@ def _column(name: str, values: list[Any], first_row: int) -> pa.Array:
     try:
         column = _array(values)
     except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
-        raise _misfit(name, values, first_row) from error
+        raise _type_error(name, values, first_row) from error
     return column
 
 
@@ -56,7 +56,7 @@ def _array(values: list[Any]) -> pa.Array:
     return column
 
 
-def _misfit(name: str, values: list[Any], first_row: int) -> InvalidRows:
+def _type_error(name: str, values: list[Any], first_row: int) -> InvalidRows:
     """Return the error for the first value that does not match the values before it."""
     good, bad = 0, len(values)  # the first `good` values have one type, the first `bad` do not
     while bad - good > 1:
@@ -100,7 +100,7 @@ class ColumnTypes:
             known = self._types.setdefault(field.name, found)
             merged = _merged(known, found)
             if merged is None:
-                raise self._misfit(table, field.name, first_row)
+                raise self._type_error(table, field.name, first_row)
             self._types[field.name] = merged
         return pa.table([self._cast(table, name, first_row) for name in self._types], schema=self._schema())
 
@@ -121,9 +121,9 @@ class ColumnTypes:
         try:
             return table.column(name).cast(self._types[name])
         except pa.ArrowException as error:
-            raise self._misfit(table, name, first_row) from error
+            raise self._type_error(table, name, first_row) from error
 
-    def _misfit(self, table: pa.Table, name: str, first_row: int) -> InvalidRows:
+    def _type_error(self, table: pa.Table, name: str, first_row: int) -> InvalidRows:
         column = table.column(name)
         valid = column.is_valid().index(True).as_py()
         expected = f"{self._types[name]} as in the rows before it"

@@ -46,7 +46,7 @@ class EmbeddedService:
     def __init__(self, settings: EmbeddedSettings) -> None:
         self._settings = settings
         self._folder = DataFolder(settings.data_dir)
-        self._keeper = ChildKeeper()
+        self._processes = ChildKeeper()
         self._runtime: Path | None = None
         self.record: ServiceRecord | None = None
 
@@ -70,16 +70,16 @@ class EmbeddedService:
 
     def watch(self) -> None:
         """Keep the processes running until `ask_to_stop`."""
-        self._keeper.watch()
+        self._processes.watch()
 
     def ask_to_stop(self) -> None:
         """Make `watch` return soon."""
-        self._keeper.ask_to_stop()
+        self._processes.ask_to_stop()
 
     def stop(self) -> None:
         """Stop everything; unfinished jobs resume when a service is started with the same folder."""
         for name in ("worker", "coordinator", "valkey"):  # each needs those after it for an orderly stop
-            self._keeper.stop(STOP_TIMEOUT_S, name)
+            self._processes.stop(STOP_TIMEOUT_S, name)
         self._folder.release()
         if self._runtime is not None:
             shutil.rmtree(self._runtime, ignore_errors=True)
@@ -116,7 +116,7 @@ class EmbeddedService:
         return self._child(name, [sys.executable, "-m", "batchmill", name, *arguments], env)
 
     def _child(self, name: str, command: Sequence[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
-        return self._keeper.start(ChildSpec(name, command, env, self._folder.logs / f"{name}.log"))
+        return self._processes.start(ChildSpec(name, command, env, self._folder.logs / f"{name}.log"))
 
     def _wait(self, name: str, process: subprocess.Popen[bytes], is_ready: Callable[[], bool]) -> None:
         ends_at = time.monotonic() + START_TIMEOUT_S

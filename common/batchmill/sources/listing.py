@@ -136,6 +136,13 @@ def _expand(location: Location, locations: Locations) -> Iterator[Entry]:
     parts = location.path.split("/")
     first = next(place for place, part in enumerate(parts) if _MAGIC.search(part))
     base = at(location, "/".join(parts[:first]) or "/")
+    locations.check(base)
+    if _entry(base) is None and base.is_local:  # a bucket has no folders: nothing matches there
+        raise InvalidSource(
+            f"no file matches {location.uri!r}: the folder {base.uri!r} does not exist.",
+            hint="Check the path; it must be one that the service can see, not only your own machine.",
+            file=location.uri,
+        )
     return _expand_parts(base, parts[first:], locations)
 
 

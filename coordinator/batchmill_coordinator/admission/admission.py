@@ -213,8 +213,8 @@ def _require_one_input(request: JobRequest) -> None:
     given = [name for name in ("rows", "rows_arrow", "source") if getattr(request, name) is not None]
     if len(given) != 1:
         raise InvalidRequest(
-            f"expected either rows or a source, came: {' and '.join(given) or 'neither'}.",
-            hint="Give `rows` for rows of your own, `source` for files that the service can read.",
+            f"expected either rows or a source, got {' and '.join(given) or 'neither'}.",
+            hint="Give `rows` for rows in the request, `source` for files that the service can read.",
         )
 
 

@@ -95,7 +95,7 @@ def test_a_folder_that_holds_something_is_refused_and_its_entries_named(
     sink = sink_at(place, blobs, "parquet")
     for name in ("d.txt", "a.txt", "b/x", "c.txt"):
         BlobStore(sink.location).put(name, b"")
-    with pytest.raises(InvalidOutput, match=r"holds something else: a\.txt, b, c\.txt and 1 more\."):
+    with pytest.raises(InvalidOutput, match=r"is not empty: a\.txt, b, c\.txt and 1 more\."):
         sink.prepare()
     assert BlobStore(sink.location).list() == ["a.txt", "b/x", "c.txt", "d.txt"]
 
