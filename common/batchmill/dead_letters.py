@@ -21,19 +21,30 @@ from batchmill.shard import ShardId, ShardRef, format_shard_id
 
 
 class DeadLetter(Frozen):
-    """A row that failed for good. Times are seconds since the epoch."""
+    """A failed row. Times are seconds since the epoch."""
 
-    index: int  # 0-based, in the job's input
-    row: dict[str, Any]  # the input row, as JSON values: see `json_value`
+    index: int
+    """Its index in the job's input, from 0."""
+    row: dict[str, Any]
+    """The input row as JSON values: bytes as base64, times as ISO 8601, non-finite floats as null."""
     operator: str
+    """The operator that failed."""
     error_type: str
+    """Name of the exception's type."""
     message: str
+    """The exception's message."""
     traceback: str = ""
-    attempts: int  # number of attempts
-    worker: str  # the worker of the last attempt
+    """The exception's traceback."""
+    attempts: int
+    """How often the row was tried."""
+    worker: str
+    """The worker of the last attempt."""
     first_failed_at: float
+    """When the first attempt failed."""
     last_failed_at: float
-    replay: str = ""  # the last replay in which it failed again
+    """When the last attempt failed."""
+    replay: str = ""
+    """The last job that ran it again, without success either."""
 
 
 WORKER_LOST = "WorkerLost"
