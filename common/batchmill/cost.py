@@ -162,8 +162,11 @@ class Totals:
             {date(1970, 1, 1) + timedelta(days=int(day)): spent for day, spent in sums(days).items()},
         )
 
-    def told(self, currency: str, limit: int) -> CostTotals:
-        """As a user is told, at most `limit` of each kind."""
+    def told(self, currency: str, limit: int, tenant: str | None = None) -> CostTotals:
+        """As a user sees them, at most `limit` of each kind; of one tenant only its own sum, if one is given."""
+        if tenant is not None:
+            own = self.tenants.get(tenant, Spent())
+            return Totals({tenant: own}, {}, {}).told(currency, limit)
         tenants = [TenantCost(**spent.told(), tenant=tenant) for tenant, spent in self.tenants.items()]
         operators = [
             OperatorCost(**spent.told(), pool=pool, operator=operator)

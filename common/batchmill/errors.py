@@ -3,14 +3,18 @@
 BatchmillError
 ├── InvalidRequest            the request itself is wrong; nothing was stored
 │   ├── UnknownOperator       ├── InvalidParams      ├── InvalidSource
-│   ├── InvalidRows           ├── InvalidOutput      └── PayloadTooLarge
+│   ├── InvalidRows           ├── InvalidOutput      ├── PayloadTooLarge
+│   ├── MethodNotAllowed      ├── RequestTimeout     ├── HeadersTooLarge
+│   └── MalformedRequest
 ├── InvalidOperator           an operator's code breaks the contract
 ├── OperatorFailed            an operator fails whatever row it is given, or cannot be set up
 ├── NotFound                  no such job, upload or route
 ├── Conflict                  the idempotency key was used for another request, or the job's state does not allow it
 ├── Unauthorized              the token is missing or wrong
+├── Forbidden                 the token is right, and does not allow this
 ├── ServiceUnavailable        the service, its ledger or its workers cannot be reached
-│   └── OutcomeUnknown        it went away before it answered: what was asked for may have happened
+│   ├── OutcomeUnknown        it went away before it answered: what was asked for may have happened
+│   └── Overloaded            it has too much to do; the same request succeeds later
 ├── StorageError              a file or bucket could not be read or written
 ├── InvalidSettings           a setting is missing or wrong; the service does not start
 ├── MissingExtra              an optional part is not installed
@@ -97,6 +101,34 @@ class PayloadTooLarge(InvalidRequest):
     http_status = 413
 
 
+class MalformedRequest(InvalidRequest):
+    """The request is no valid HTTP."""
+
+    code = "malformed_request"
+    http_status = 400
+
+
+class MethodNotAllowed(InvalidRequest):
+    """The route exists, but not with this method; the header `Allow` lists those it has."""
+
+    code = "method_not_allowed"
+    http_status = 405
+
+
+class RequestTimeout(InvalidRequest):
+    """The request was not received in time."""
+
+    code = "request_timeout"
+    http_status = 408
+
+
+class HeadersTooLarge(InvalidRequest):
+    """The request line and the headers are over the limit."""
+
+    code = "headers_too_large"
+    http_status = 431
+
+
 class InvalidOperator(BatchmillError):
     """An operator's code breaks the operator contract."""
 
@@ -133,6 +165,13 @@ class Unauthorized(BatchmillError):
     http_status = 401
 
 
+class Forbidden(BatchmillError):
+    """The bearer token is known but does not allow this: it is read-only, or no admin token."""
+
+    code = "forbidden"
+    http_status = 403
+
+
 class ServiceUnavailable(BatchmillError):
     """The service, or the ledger behind it, cannot be reached."""
 
@@ -144,6 +183,12 @@ class OutcomeUnknown(ServiceUnavailable):
     """The ledger went away before it answered: what was asked of it may have happened."""
 
     code = "outcome_unknown"
+
+
+class Overloaded(ServiceUnavailable):
+    """The service has too much to do, or the tenant has used up a limit. The header `Retry-After` says when to try."""
+
+    code = "overloaded"
 
 
 class StorageError(BatchmillError):

@@ -234,6 +234,7 @@ class JobStatus(Frozen):
     resumed_from: str | None = None  # the job whose output this one resumes
     tenant: str = DEFAULT_TENANT  # whose token submitted it
     cost: JobCost | None = None
+    request: JobSpec | None = None  # what it was run with, secrets hidden; None in lists
     note: str | None = None  # what the job waits for, when it waits for something a user can mend
 
     @property

@@ -9,7 +9,10 @@ from pydantic import Field
 from batchmill.job import Frozen, Name
 
 MAX_CHOSEN = 10_000
-Index = Annotated[int, Field(ge=0)]
+MAX_PURGED = 1_000
+"""Rows named in one request that purges: they are in its URL."""
+
+Index = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class RowEdit(Frozen):

@@ -87,6 +87,13 @@ class CoordinatorSettings(ServiceSettings):
     shard_max_bytes: int = Field(default=16 * 1024 * 1024, gt=0)
     max_body_bytes: int = Field(default=8 * 1024 * 1024, gt=0)  # of a request that is no upload
     max_part_bytes: int = Field(default=32 * 1024 * 1024, gt=0)  # of one uploaded part
+    max_bodies_bytes: int = Field(default=256 * 1024 * 1024, gt=0)  # of all requests that are being received
+    max_unpacked_bytes: int = Field(default=128 * 1024 * 1024, gt=0)  # of rows in one request or part, unpacked
+    max_rows_at_once: int = Field(default=10_000_000, gt=0)  # in one request or part
+    max_columns: int = Field(default=10_000, gt=0)  # of a job's input
+    max_connections: int = Field(default=2_000, gt=0)  # open at a time; more are refused
+    request_threads: int = Field(default=40, gt=0)  # for requests that wait for the ledger or for storage
+    max_waiting_requests: int = Field(default=1_000, gt=0)  # for one of these threads; more are refused
     max_live_jobs: int = Field(default=10_000, gt=0)
     upload_ttl_s: float = Field(default=24 * 3600.0, gt=0)  # an upload that no job took is swept after this
     currency: str = Field(default="USD", pattern=r"^\S{1,8}$")  # what workers' prices are in; a label only

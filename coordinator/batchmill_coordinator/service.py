@@ -12,7 +12,9 @@ from batchmill.ledger import Ledger
 from batchmill.stages import last_stage
 from batchmill.workspace import Workspace
 from batchmill_coordinator.admission.admission import Admission
+from batchmill_coordinator.admission.arrow_bounds import ArrowLimits
 from batchmill_coordinator.admission.replays import Replays, require_ended
+from batchmill_coordinator.admission.uploads import Uploads
 from batchmill_coordinator.event_hub import EventHub
 from batchmill_coordinator.fleet.fleet_view import FleetView
 from batchmill_coordinator.fleet.pool_backlog import PoolBacklog
@@ -32,6 +34,7 @@ from batchmill_coordinator.roles.recoverer import Recoverer
 from batchmill_coordinator.roles.role import RoleThread
 from batchmill_coordinator.roles.watcher import Watcher, waits, what_it_waits_for
 from batchmill_coordinator.scheduling.publisher import Publisher
+from batchmill_coordinator.status.shown_request import shown_request
 from batchmill_coordinator.status.status import cost_of, status_of
 
 if TYPE_CHECKING:
@@ -60,6 +63,8 @@ class Service:
         self.backlog = PoolBacklog(self.ledger, self.fleet, self.clock)
         resumption = Resumption(self.ledger, self.workspace)
         self.admission = Admission(self.ledger, self.fleet, self.workspace, resumption, settings)
+        limits = ArrowLimits(settings.max_rows_at_once, settings.max_unpacked_bytes, settings.max_columns)
+        self.uploads = Uploads(self.ledger, self.workspace, self.admission, limits)
         self.leadership = Leadership(self.ledger, _own_name(), settings.leader_ttl_s, self.clock, self._wake_all)
         self.metrics = CoordinatorMetrics(self.ledger, settings, lambda: self.leadership.epoch, self.clock)
         self.dead_rows = DeadRowStore(self.ledger, self.workspace.blobs)
@@ -69,7 +74,7 @@ class Service:
         self.hub = EventHub(self.ledger, self._notify)
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begin to lead, to listen and to work. Raises `ServiceUnavailable` when the ledger cannot be reached."""
+        """Start to lead, to listen and to work. Raises `ServiceUnavailable` when the ledger cannot be reached."""
         self.ledger.ping()
         self.hub.start(loop)
         for role in self._roles:
@@ -77,7 +82,7 @@ class Service:
         self.leadership.start()
 
     def stop(self) -> None:
-        """End the roles, give the lead back, close the connections."""
+        """End the roles, release the leadership, close the connections."""
         for role in self._roles:
             role.stop()
         self.leadership.stop()
@@ -90,15 +95,19 @@ class Service:
         return self.workspace.open_results(record.id, record.spec, last_stage(record.spec))
 
     def status(self, job_id: str) -> JobStatus:
-        """How a job stands, with what it waits for. Raises `NotFound`."""
-        return self.statuses([self.ledger.jobs.read(job_id)])[0]
+        """Return a job's status, with what it was run with. Raises `NotFound`."""
+        return self.status_of(self.ledger.jobs.read(job_id))
 
-    def cost(self, job_id: str) -> JobCost:
-        """What a job cost so far. Raises `NotFound`."""
-        return cost_of(self.ledger.jobs.read(job_id), self.settings.currency)
+    def status_of(self, record: JobRecord) -> JobStatus:
+        """Return a job's status from its record, with what it was run with."""
+        return self.statuses([record])[0].model_copy(update={"request": shown_request(record.spec)})
+
+    def cost_of(self, record: JobRecord) -> JobCost:
+        """Return what a job cost so far."""
+        return cost_of(record, self.settings.currency)
 
     def statuses(self, records: Sequence[JobRecord]) -> list[JobStatus]:
-        """How jobs stand, with what they wait for."""
+        """Return the status of each job, with what blocks it."""
         now_s = self.clock.wall()
         pools = self.fleet.pools() if any(waits(record) for record in records) else {}
         with_dead = [record.id for record in records if record.rows_dead]
@@ -118,14 +127,13 @@ class Service:
         """Delete an ended job. Raises `NotFound`, `Conflict`, or `StorageError`: then it is tried again."""
         delete_job(self.ledger, self.workspace.blobs, job_id)
 
-    def purge(self, job_id: str, choice: Choice) -> int:
-        """Delete dead letters of an ended job; returns how many. Raises `NotFound` or `Conflict`."""
-        record = self.ledger.jobs.read(job_id)
+    def purge(self, record: JobRecord, choice: Choice) -> int:
+        """Delete dead letters of an ended job; return how many. Raises `Conflict`."""
         require_ended(record)
         return self.dead_rows.purge(record, choice)
 
     def _make_roles(self, resumption: Resumption) -> list[Role]:
-        """What the leader does."""
+        """Make the roles of the leader."""
         ledger, fleet, blobs, counts = self.ledger, self.fleet, self.workspace.blobs, self.metrics.roles
         settings = self.settings
         undertaker = Undertaker(ledger, blobs, self._open_source, self.clock)

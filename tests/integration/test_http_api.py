@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
+import time
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -93,9 +95,7 @@ def test_events_end_with_the_final_status(api: Api) -> None:
     assert states[-1] == "completed"
 
 
-@pytest.mark.parametrize(
-    "path", ["/v1/jobs", "/v1/workers", "/v1/operators", "/openapi.json", "/v1/jobs/x/results", "/nope"]
-)
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/workers", "/v1/operators", "/v1/jobs/x/results", "/nope"])
 @pytest.mark.parametrize("header", [None, "Bearer wrong", "Basic abc", "Bearer "])
 def test_every_route_but_health_asks_for_a_token(api: Api, path: str, header: str | None) -> None:
     answer = api.call("GET", path, Authorization=header)
@@ -103,9 +103,103 @@ def test_every_route_but_health_asks_for_a_token(api: Api, path: str, header: st
     assert answer.headers["www-authenticate"] == "Bearer"
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
-def test_health_is_open(api: Api, path: str) -> None:
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/", "/docs", "/openapi.json"])
+def test_health_and_the_pages_about_the_api_are_open(api: Api, path: str) -> None:
     assert api.call("GET", path, Authorization=None).status == 200
+
+
+def test_a_browser_without_a_token_reads_how_to_send_one(api: Api) -> None:
+    for path in ("/", "/docs"):
+        assert b"Authorization: Bearer TOKEN" in api.call("GET", path, Authorization=None).body
+    assert b"<code>POST /v1/jobs</code>" in api.call("GET", "/docs", Authorization=None).body
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/v1/jobs", "GET, POST"),
+        ("POST", "/v1/jobs/job-1", "DELETE, GET"),
+        ("GET", "/v1/uploads", "POST"),
+        ("PATCH", "/healthz", "GET"),
+    ],
+)
+def test_a_method_that_a_route_lacks_is_answered_with_those_it_has(
+    api: Api, method: str, path: str, allowed: str
+) -> None:
+    answer = api.call(method, path)
+    assert (answer.status, error_of(answer)["code"]) == (405, "method_not_allowed")
+    assert answer.headers["allow"] == allowed
+
+
+def test_an_unknown_name_in_the_query_is_answered_with_the_nearest(api: Api) -> None:
+    answer = api.call("GET", "/v1/jobs?limt=5")
+    assert (answer.status, error_of(answer)["details"]) == (422, {"field": "limt"})
+    assert "Did you mean 'limit'?" in error_of(answer)["hint"]
+
+
+def test_a_status_shows_what_the_job_was_run_with(api: Api) -> None:
+    asked = {"carry": ["id"], "retry": {"max_attempts": 2}, "batch": {"size": 7}, "cache": False, "budget": 5.0}
+    job = submit(api, rows=[{"id": 1}], **asked)
+    shown = api.call("GET", f"/v1/jobs/{job}").json["request"]
+    assert (shown["carry"], shown["budget"], shown["params"], shown["source"]) == (["id"], 5.0, {}, None)
+    assert (shown["retry"]["max_attempts"], shown["batch"]["size"]) == (2, 7)
+    assert api.call("GET", "/v1/jobs?limit=1").json["jobs"][0]["request"] is None
+
+
+LONE = b'"\\ud800"'
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (b'{"operator": "echo", "rows": [{"a": ' + LONE + b"}]}", "rows.0.a"),
+        (b'{"operator": "echo", "rows": [{' + LONE + b": 1}]}", "rows.0"),
+        (b'{"operator": "echo", "rows": [], "params": {"x": ' + LONE + b"}}", "params.x"),
+        (b'{"operator": "echo", "rows": [], "carry": [' + LONE + b"]}", "carry.0"),
+        (b'{"operator": "echo", "rows": [], "retry": {"retry_on": [' + LONE + b"]}}", "retry.retry_on.0"),
+        (b'{"operator": "echo", "rows": [], "name": ' + LONE + b"}", "name"),
+    ],
+)
+def test_text_that_utf_8_cannot_encode_is_refused_with_its_field(api: Api, body: bytes, field: str) -> None:
+    answer = api.call("POST", "/v1/jobs", body)
+    assert (answer.status, error_of(answer)["details"]) == (422, {"field": field})
+    assert "lone surrogate" in error_of(answer)["message"]
+
+
+@pytest.mark.parametrize("depth", [33, 100, 250, 5000])
+def test_rows_that_are_nested_too_deep_are_refused(api: Api, depth: int) -> None:
+    value = b"[" * depth + b"1" + b"]" * depth
+    answer = api.call("POST", "/v1/jobs", b'{"operator": "echo", "rows": [{"a": ' + value + b"}]}")
+    assert (answer.status, error_of(answer)["code"]) in [(422, "invalid_rows"), (422, "invalid_request")]
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_a_parameter_that_is_no_finite_number_is_refused_with_its_name(api: Api, value: str) -> None:
+    body = f'{{"operator": "embed", "rows": [], "params": {{"model": "m", "max_tokens": {value}}}}}'
+    answer = api.call("POST", "/v1/jobs", body.encode())
+    assert (answer.status, error_of(answer)["details"]["parameter"]) == (422, "max_tokens")
+
+
+def test_an_arrow_column_name_that_is_not_utf_8_is_refused(api: Api) -> None:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, pa.schema({"namename": pa.int64()})) as stream:
+        stream.write_table(pa.table({"namename": [1]}))
+    broken = sink.getvalue().to_pybytes().replace(b"namename", b"name\xff\xfe\xfd\xfc")
+    answer = api.call("POST", "/v1/jobs", {"operator": "echo", "rows_arrow": base64.b64encode(broken).decode()})
+    assert (answer.status, error_of(answer)["code"]) == (422, "invalid_rows")
+    assert "not UTF-8" in error_of(answer)["message"]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [[{f"c{n}": 1 for n in range(20_000)}], [{f"c{n}": 1} for n in range(9_000)]],
+    ids=["too many columns", "too many cells"],
+)
+def test_rows_with_too_many_columns_or_cells_are_refused_at_once(api: Api, rows: list[dict[str, int]]) -> None:
+    started = time.monotonic()
+    answer = api.call("POST", "/v1/jobs", {"operator": "echo", "rows": rows})
+    assert (answer.status, error_of(answer)["code"]) == (422, "invalid_rows")
+    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b'"text"', b"[1]"])

@@ -6,6 +6,9 @@ import gzip
 import json
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet as pq
 import pytest
 
 from batchmill.errors import InvalidSource
@@ -222,3 +225,15 @@ def test_a_fault_survives_its_envelope(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"oops\n")
     assert json.loads(json.dumps(refusal(path).envelope()))["error"]["details"]["line"] == 1
+
+
+@pytest.mark.parametrize("ending", ["parquet", "arrow"])
+def test_a_column_name_that_is_no_utf8_is_refused_with_its_file(tmp_path: Path, ending: str) -> None:
+    path, table = tmp_path / f"a.{ending}", pa.table({"nameX": ["a", "b"]})
+    if ending == "parquet":
+        pq.write_table(table, path, store_schema=False)
+    else:
+        pyarrow.feather.write_feather(table, path, compression="uncompressed")
+    path.write_bytes(path.read_bytes().replace(b"nameX", b"name\xe9"))
+    with pytest.raises(InvalidSource, match=f"a.{ending} cannot be read: 'utf-8' codec"):
+        describe(FileSource(path=str(path)), Locations(UNRESTRICTED))

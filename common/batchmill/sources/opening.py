@@ -164,6 +164,8 @@ def reading(location: Location) -> Iterator[None]:
         if _may_pass(error):
             raise storage_error("read", location, error) from error
         raise unreadable(location.uri, _reason(error)) from error
+    except ValueError as error:  # a name that is not UTF-8, a number that no reader expects
+        raise unreadable(location.uri, _reason(error)) from error
 
 
 def _may_pass(error: Exception) -> bool:

@@ -8,15 +8,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchmill.errors import Conflict, InvalidRequest, InvalidSource, UnknownOperator, did_you_mean
+from batchmill.errors import Conflict, InvalidRequest, UnknownOperator, did_you_mean
 from batchmill.job import MAX_INLINE_BYTES, FileSource, JobRequest, JobSpec, UploadSource, new_id
 from batchmill.ledger.jobs import Submission
 from batchmill.sources import InlineSource, SourceDescription, describe, describe_upload
 from batchmill.workspace import stream_from_table
 from batchmill_coordinator.admission.acceptance import accept
+from batchmill_coordinator.admission.arrow_bounds import ArrowLimits
 from batchmill_coordinator.admission.column_checks import check_columns, check_values
 from batchmill_coordinator.admission.param_checks import check_cache, check_params
 from batchmill_coordinator.admission.request_rows import table_from_base64, table_from_json
+from batchmill_coordinator.admission.upload_parts import no_such_upload, part_name
 from batchmill_coordinator.results.resumption import Order
 
 if TYPE_CHECKING:
@@ -61,9 +63,10 @@ class Admission:
         self._fleet = fleet
         self._workspace = workspace
         self._settings = settings
+        self._limits = ArrowLimits(settings.max_rows_at_once, settings.max_unpacked_bytes, settings.max_columns)
 
     def check_spec(self, spec: JobSpec) -> OperatorInfo:
-        """Check what can be told without the rows. Raises a subclass of `InvalidRequest`."""
+        """Check what is known without the rows. Raises a subclass of `InvalidRequest`."""
         operator = self._fleet.operator(spec.operator)
         if operator is None:
             known = [info.name for info in self._fleet.operators()]
@@ -101,6 +104,7 @@ class Admission:
             job_id = new_id("job")
             undo.callback(self._workspace.blobs.delete_folder, f"jobs/{job_id}")
             found = self._find_input(request, job_id, undo)
+            self._limits.check_columns(found.source.schema)
             check_columns(operator, found.spec, found.source.schema)
             if found.nbytes <= CHECKED_BYTES:
                 check_values(operator, found.spec, found.source)
@@ -141,9 +145,9 @@ class Admission:
         if isinstance(spec.source, UploadSource):
             return self._from_upload(job_id, spec, spec.source)
         if request.rows is not None:
-            table = table_from_json(request.rows)
+            table = table_from_json(request.rows, self._limits)
         else:
-            table = table_from_base64(request.rows_arrow or "")
+            table = table_from_base64(request.rows_arrow or "", self._limits)
         stream = stream_from_table(table)
         if len(stream) <= MAX_INLINE_BYTES:
             return _Input(spec, InlineSource(table), len(stream), inline=stream)
@@ -153,6 +157,7 @@ class Admission:
         """Rows that came with the request and are too many to ride inline: an upload of one part."""
         upload_id = new_id("upl")
         self._ledger.jobs.begin_upload(upload_id)
+        undo.callback(self._ledger.jobs.drop_upload, upload_id)
         undo.callback(self._workspace.blobs.delete_folder, f"uploads/{upload_id}")
         self._workspace.blobs.put_table(part_name(upload_id, 0), table)
         source = UploadSource(upload=upload_id, parts=1)
@@ -160,11 +165,7 @@ class Admission:
 
     def _from_upload(self, job_id: str, spec: JobSpec, source: UploadSource) -> _Input:
         if not self._ledger.jobs.has_upload(source.upload):
-            raise InvalidSource(
-                f"there is no open upload {source.upload!r}: it was never begun, has expired, or belongs to a job.",
-                hint="Upload the rows again.",
-                upload=source.upload,
-            )
+            raise no_such_upload(source.upload)
         return self._open(job_id, spec, describe_upload(self._workspace.blobs, source.upload, source.parts))
 
     def _open(self, job_id: str, spec: JobSpec, description: SourceDescription) -> _Input:
@@ -206,16 +207,11 @@ class Admission:
         return None if earlier is None else earlier.job
 
 
-def part_name(upload_id: str, number: int) -> str:
-    """The blob of one part of an upload."""
-    return f"uploads/{upload_id}/part-{number:08d}.arrow"
-
-
 def _require_one_input(request: JobRequest) -> None:
     given = [name for name in ("rows", "rows_arrow", "source") if getattr(request, name) is not None]
     if len(given) != 1:
         raise InvalidRequest(
-            f"expected either rows or a source, came: {' and '.join(given) or 'neither'}.",
+            f"expected either rows or a source, got: {' and '.join(given) or 'neither'}.",
             hint="Give `rows` for rows of your own, `source` for files that the service can read.",
         )
 

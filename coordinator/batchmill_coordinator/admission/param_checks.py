@@ -11,6 +11,7 @@ from jsonschema.exceptions import best_match
 
 from batchmill.errors import InvalidParams, did_you_mean
 from batchmill.job import MAX_PARAMS_BYTES
+from batchmill.json_values import find_fault
 
 if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
@@ -30,6 +31,9 @@ _BOUNDS = {
 
 def check_params(operator: OperatorInfo, params: dict[str, Any]) -> None:
     """Raise `InvalidParams`, naming the parameter, when `params` do not fit the operator's parameter model."""
+    fault = find_fault(params)
+    if fault is not None:
+        raise InvalidParams(f"the parameter {fault.field!r} {fault.reason}.", hint=fault.hint, parameter=fault.field)
     size = len(json.dumps(params))
     if size > MAX_PARAMS_BYTES:
         raise InvalidParams(
@@ -71,9 +75,9 @@ def _explained(operator: OperatorInfo, params: dict[str, Any], error: Validation
             parameter=name,
         )
     name = ".".join(map(str, error.absolute_path))
-    expected, came = _expectation(error), _shown(error.instance)
+    expected, got = _expectation(error), _shown(error.instance)
     return InvalidParams(
-        f"operator {operator.name!r}: parameter {name!r}: expected {expected}, came {came}.", parameter=name
+        f"operator {operator.name!r}: parameter {name!r}: expected {expected}, got {got}.", parameter=name
     )
 
 
@@ -83,14 +87,8 @@ def _expectation(error: ValidationError) -> str:
         return f"one of {', '.join(map(repr, schema['enum']))}"
     if error.validator == "anyOf":
         return " or ".join(str(option.get("type", option.get("const", "?"))) for option in schema["anyOf"])
-    words = {
-        "minimum": "at least",
-        "maximum": "at most",
-        "exclusiveMinimum": "more than",
-        "exclusiveMaximum": "less than",
-    }
-    if error.validator in words:
-        return f"{words[str(error.validator)]} {error.validator_value}"
+    if error.validator in _BOUNDS:
+        return f"{_BOUNDS[str(error.validator)]} {error.validator_value}"
     if error.validator == "type":
         return str(error.validator_value)
     return f"{error.validator} {error.validator_value}"

@@ -16,8 +16,8 @@ from batchmill.ledger.jobs import Submission
 from batchmill.sources import describe_upload
 from batchmill.stages import last_stage
 from batchmill_coordinator.admission.acceptance import accept
-from batchmill_coordinator.admission.admission import part_name
 from batchmill_coordinator.admission.edits import edited
+from batchmill_coordinator.admission.upload_parts import part_name
 from batchmill_coordinator.results.dead_rows import Choice
 from batchmill_coordinator.results.replay_places import write_places
 
@@ -44,14 +44,13 @@ class Replays:
         self._dead_rows = dead_rows
         self._settings = settings
 
-    def begin(self, job_id: str, request: ReplayRequest, tenant: str) -> tuple[str, bool]:
-        """Submit the replay of a job's dead rows; returns the new job's id, and whether it is new.
+    def begin(self, record: JobRecord, request: ReplayRequest, tenant: str) -> tuple[str, bool]:
+        """Submit the replay of a job's failed rows; return the new job's id, and whether it is new.
 
-        tenant: who pays for it. Raises `NotFound`, `Conflict` if the job has not ended, `InvalidRequest` if no row
-        is to be run again or an edit does not fit.
+        tenant: who pays for it. Raises `Conflict` if the job has not ended, `InvalidRequest` if no row is to be run
+        again or an edit does not fit.
         """
-        record = self._ledger.jobs.read(job_id)
-        digest = hashlib.sha256(f"{job_id} {request.model_dump_json()}".encode()).hexdigest()[:32]
+        digest = hashlib.sha256(f"{record.id} {request.model_dump_json()}".encode()).hexdigest()[:32]
         known = self._ledger.jobs.known_under(request.idempotency_key) if request.idempotency_key else None
         if known is not None and known[1] == digest:
             return known[0], False

@@ -3,36 +3,54 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from typing import Any
 
 import pyarrow as pa
 
 from batchmill.errors import InvalidRows
-from batchmill.workspace import table_from_stream
+from batchmill.json_values import printable
+from batchmill_coordinator.admission.arrow_bounds import ArrowLimits, read_stream
+
+MAX_CELLS = 10_000_000
+"""Rows times columns: objects with different names make a table of many more cells than the request has values."""
 
 
-def table_from_json(rows: list[dict[str, Any]]) -> pa.Table:
+def table_from_json(rows: list[dict[str, Any]], limits: ArrowLimits) -> pa.Table:
     """A table of JSON objects; a column that some rows lack is null there.
 
-    Raises `InvalidRows`, naming the row, when a column's values have no common type.
+    Raises `InvalidRows`, naming the row, when a column's values have no common type or the table breaks a limit.
     """
     names: dict[str, None] = {}
     for row in rows:
         names.update(dict.fromkeys(row))
-    return pa.table({name: _column(name, [row.get(name) for row in rows]) for name in names})
+    _check_shape(len(rows), len(names), limits)
+    table = pa.table({name: _column(name, [row.get(name) for row in rows]) for name in names})
+    limits.check_columns(table.schema)
+    return table
 
 
-def table_from_base64(text: str) -> pa.Table:
-    """The table in a base64 Arrow IPC stream. Raises `InvalidRows` when it is none."""
+def table_from_base64(text: str, limits: ArrowLimits) -> pa.Table:
+    """The table in a base64 Arrow IPC stream; no bytes are an empty table.
+
+    Raises `InvalidRows` when it is none, `PayloadTooLarge` when it breaks a limit.
+    """
     try:
-        table = table_from_stream(base64.b64decode(text, validate=True))
-        table.validate(full=True)
-    except (binascii.Error, pa.ArrowInvalid, OSError) as error:
+        data = base64.b64decode(text, validate=True)
+        return read_stream(pa.py_buffer(data), limits) if data else pa.table({})
+    except (ValueError, pa.ArrowException, OSError) as error:
         raise InvalidRows(
             f"rows_arrow is no Arrow IPC stream in base64 ({error}).", hint="Send plain JSON objects as `rows`."
         ) from error
-    return table
+
+
+def _check_shape(rows: int, columns: int, limits: ArrowLimits) -> None:
+    if columns > limits.max_columns or rows * columns > MAX_CELLS:
+        raise InvalidRows(
+            f"the rows have {columns:,} columns and {rows * columns:,} cells; at most {limits.max_columns:,} columns "
+            f"and {MAX_CELLS:,} cells are allowed in one request.",
+            hint="Give all rows the same columns, or put values of one kind into one list column.",
+            limit=limits.max_columns,
+        )
 
 
 def _column(name: str, values: list[Any]) -> pa.Array:
@@ -41,7 +59,7 @@ def _column(name: str, values: list[Any]) -> pa.Array:
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
         row, value = _first_misfit(values)
         raise InvalidRows(
-            f"row {row}: column {name!r} holds {value!r:.80} ({type(value).__name__}), "
+            f"row {row}: column {name!r} holds {printable(repr(value)):.80} ({type(value).__name__}), "
             "which does not fit the values in the rows before it.",
             hint="Give a column one type in all rows.",
             row=row,

@@ -1,51 +1,74 @@
-"""Who is let in, and how much they may send: a middleware in front of every route."""
+"""Authentication and limits in front of every route: a middleware that acts before a body is read."""
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from starlette.responses import JSONResponse
 
-from batchmill.errors import BatchmillError, PayloadTooLarge, Unauthorized
-from batchmill_coordinator.api.tenants import tenant_of
+from batchmill.errors import (
+    BatchmillError,
+    Forbidden,
+    Overloaded,
+    PayloadTooLarge,
+    RequestTimeout,
+    ServiceUnavailable,
+    Unauthorized,
+)
+from batchmill_coordinator.api.tenants import Access, find_access
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/", "/docs", "/openapi.json"})
+"""They need no token and give no data."""
+
 METRICS_PATH = "/metrics"
+RETRY_AFTER_S = 1
+BODY_IDLE_S = 30.0  # the longest wait for the next bytes of a body
+BODY_TIMEOUT_S = 120.0  # for all of a body that is held in memory
 
 
-def error_response(error: BatchmillError) -> JSONResponse:
-    """An error in its envelope."""
-    headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthorized) else None
-    return JSONResponse(error.envelope(), status_code=error.http_status, headers=headers)
+def error_response(error: BatchmillError, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """An error in its envelope, with the headers that its class requires."""
+    own = dict(headers or {})
+    if isinstance(error, Unauthorized):
+        own["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, ServiceUnavailable):
+        own["Retry-After"] = str(RETRY_AFTER_S)
+    return JSONResponse(error.envelope(), status_code=error.http_status, headers=own)
+
+
+@dataclass(frozen=True, slots=True)
+class BodyLimits:
+    """How large bodies may be, in bytes."""
+
+    max_body: int  # of any request but an upload's part
+    max_part: int  # of such a part, which goes to a file
+    max_in_memory: int  # of all bodies together that are being received
 
 
 class AccessMiddleware:
-    """Asks for a bearer token on every path but health, and stops bodies that are too large as they come in.
+    """Requires a bearer token on every path but `OPEN_PATHS`, and stops bodies that are too large or too slow.
 
-    tenants: whose token each is; routes find that as `request.state.tenant`.
+    tokens: what each allows; routes find that as `request.state.access`.
     metrics_token: opens the metrics, and nothing else; "": there is none.
-    max_body_bytes: of any request but an upload's part; max_part_bytes: of such a part.
     """
 
     def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        tenants: Mapping[bytes, str],
-        max_body_bytes: int,
-        max_part_bytes: int,
-        metrics_token: str = "",
+        self, app: ASGIApp, *, tokens: Mapping[bytes, Access], limits: BodyLimits, metrics_token: str = ""
     ) -> None:
         self._app = app
-        self._tenants = tenants
-        self._metrics_token = metrics_token.encode()
-        self._max_body_bytes = max_body_bytes
-        self._max_part_bytes = max_part_bytes
+        self._tokens = dict(tokens)
+        if metrics_token:
+            own = Access("", read_only=True, metrics_only=True)
+            self._tokens.setdefault(metrics_token.encode(), own)
+        self._limits = limits
+        self._in_memory = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -53,56 +76,102 @@ class AccessMiddleware:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
+        body = _Body(self, receive, is_part=_is_part(scope))
         try:
             if scope["path"] not in OPEN_PATHS:
-                scope.setdefault("state", {})["tenant"] = self._tenant(
-                    scope["path"], headers.get(b"authorization", b"")
-                )
-            limit = self._max_part_bytes if _is_part(scope) else self._max_body_bytes
-            _check_length(headers.get(b"content-length"), limit)
+                access = self._authenticate(headers.get(b"authorization", b""))
+                _require_path(access, scope["path"])
+                access.require_method(scope["method"])
+                scope.setdefault("state", {})["access"] = access
+            body.check_length(headers.get(b"content-length"))
         except BatchmillError as error:
             await error_response(error)(scope, receive, send)
             return
-        await self._app(scope, _limited(receive, limit), send)
+        try:
+            await self._app(scope, body.receive, send)
+        finally:
+            self._in_memory -= body.held
 
-    def _tenant(self, path: str, header: bytes) -> str:
+    def _authenticate(self, header: bytes) -> Access:
         scheme, _, token = header.partition(b" ")
         if scheme.lower() != b"bearer" or not token:
             raise Unauthorized(
                 "the request carries no bearer token.",
                 hint="Send `Authorization: Bearer TOKEN`, or set BATCHMILL_TOKEN.",
             )
-        tenant = tenant_of(token.strip(), self._tenants)
-        if tenant is None and path == METRICS_PATH and self._metrics_token:
-            tenant = tenant_of(token.strip(), {self._metrics_token: METRICS_PATH})
-        if tenant is None:
+        access = find_access(token.strip(), self._tokens)
+        if access is None:
             raise Unauthorized("the bearer token is wrong.", hint="Check BATCHMILL_TOKEN against the service's tokens.")
-        return tenant
+        return access
+
+    def hold(self, nbytes: int) -> None:
+        """Count bytes of a body that are in memory. Raises `Overloaded` when all bodies together have too many."""
+        if self._in_memory + nbytes > self._limits.max_in_memory:
+            raise Overloaded("too many request bodies are being received.", hint="Try again in a moment.")
+        self._in_memory += nbytes
+
+    def limit(self, *, is_part: bool) -> int:
+        """The largest body."""
+        return self._limits.max_part if is_part else self._limits.max_body
+
+
+class _Body:
+    """The body of one request as it is received: counted, and stopped at the limits even without a true length."""
+
+    def __init__(self, owner: AccessMiddleware, receive: Receive, *, is_part: bool) -> None:
+        self._owner = owner
+        self._receive = receive
+        self._is_part = is_part
+        self._limit = owner.limit(is_part=is_part)
+        self._received = 0
+        self._is_complete = False
+        self._ends_at: float | None = None
+        self.held = 0
+
+    def check_length(self, length: bytes | None) -> None:
+        """Raise `PayloadTooLarge` for a declared length over the limit."""
+        if length is not None and length.isdigit() and int(length[:20]) > self._limit:
+            raise _too_large(self._limit)
+
+    async def receive(self) -> Message:
+        """The next message. Raises `PayloadTooLarge`, `RequestTimeout` or `Overloaded`."""
+        if self._is_complete:
+            return await self._receive()  # it waits for the client to leave
+        try:
+            async with asyncio.timeout(self._patience_s()):
+                message = await self._receive()
+        except TimeoutError:
+            raise RequestTimeout("the request's body was not received in time.", hint="Send it again.") from None
+        more = len(message.get("body", b""))
+        self._received += more
+        self._is_complete = not message.get("more_body", False)
+        if self._received > self._limit:
+            raise _too_large(self._limit)
+        if not self._is_part:
+            self._owner.hold(more)
+            self.held += more
+        return message
+
+    def _patience_s(self) -> float:
+        if self._is_part:
+            return BODY_IDLE_S
+        now = asyncio.get_running_loop().time()
+        self._ends_at = self._ends_at or now + BODY_TIMEOUT_S
+        return min(BODY_IDLE_S, self._ends_at - now)
+
+
+def _require_path(access: Access, path: str) -> None:
+    if access.metrics_only and path != METRICS_PATH:
+        raise Unauthorized("the bearer token opens the metrics only.", hint="Use one of BATCHMILL_TOKENS.")
+    if path == METRICS_PATH and not (access.metrics_only or access.sees_all):
+        raise Forbidden(
+            "metrics concern all tenants.", hint="Use BATCHMILL_METRICS_TOKEN, or an admin token.", needs="admin"
+        )
 
 
 def _is_part(scope: Scope) -> bool:
     path: str = scope["path"]
     return scope["method"] == "PUT" and path.startswith("/v1/uploads/")
-
-
-def _check_length(length: bytes | None, limit: int) -> None:
-    if length is not None and length.isdigit() and int(length) > limit:
-        raise _too_large(limit)
-
-
-def _limited(receive: Receive, limit: int) -> Receive:
-    """`receive`, counting: a body without a length, or with a false one, is stopped at the limit all the same."""
-    received = 0
-
-    async def counted() -> Message:
-        nonlocal received
-        message = await receive()
-        received += len(message.get("body", b""))
-        if received > limit:
-            raise _too_large(limit)
-        return message
-
-    return counted
 
 
 def _too_large(limit: int) -> PayloadTooLarge:

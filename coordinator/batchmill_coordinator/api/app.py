@@ -4,19 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from starlette.concurrency import run_in_threadpool
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
-from batchmill.errors import BatchmillError, InvalidRequest, NotFound, did_you_mean
-from batchmill.job import FileSource, JobRequest, OutputSpec, UploadSource
-from batchmill_coordinator.api.access import AccessMiddleware, error_response
-from batchmill_coordinator.api.routes import cache, costs, dead_letters, fleet, job_log, jobs, metrics, results, uploads
+from batchmill.errors import BatchmillError, InvalidRequest, MethodNotAllowed, NotFound
+from batchmill_coordinator.api.access import AccessMiddleware, BodyLimits, error_response
+from batchmill_coordinator.api.openapi import document
+from batchmill_coordinator.api.pool import RequestPool
+from batchmill_coordinator.api.routes import (
+    cache,
+    costs,
+    dead_letters,
+    fleet,
+    health,
+    job_log,
+    jobs,
+    metrics,
+    pages,
+    results,
+    uploads,
+)
+from batchmill_coordinator.api.routes.routing import ApiRoute
 from batchmill_coordinator.api.tenants import parse_tokens
+from batchmill_coordinator.api.validation import explain
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -28,79 +44,103 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+ROUTES = (jobs, job_log, costs, results, dead_letters, uploads, fleet, cache, metrics, health, pages)
+STOP_TIMEOUT_S = 10.0
+
 
 def create_app(service: Service) -> FastAPI:
     """The application over a service, which it starts and stops with itself."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await run_in_threadpool(service.start, asyncio.get_running_loop())
+        await asyncio.to_thread(service.start, asyncio.get_running_loop())
         try:
             yield
         finally:
-            await run_in_threadpool(service.stop)
+            await _stop(service)
 
-    app = FastAPI(title="Batchmill", docs_url=None, redoc_url=None, lifespan=lifespan)
+    settings = service.settings
+    app = FastAPI(title="Batchmill", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.state.service = service
-    for module in (jobs, job_log, costs, results, dead_letters, uploads, fleet, cache, metrics):
+    app.state.pool = RequestPool(settings.request_threads, settings.max_waiting_requests)
+    for module in ROUTES:
         app.include_router(module.router)
-    app.add_exception_handler(BatchmillError, _told)
-    app.add_exception_handler(RequestValidationError, _misfit)
-    app.add_exception_handler(HTTPException, _foreign)
-    app.add_exception_handler(Exception, _unexpected)
+    app.openapi = lambda: _document(app)  # type: ignore[method-assign]  # the framework's way to give its own document
+    app.add_exception_handler(BatchmillError, _on_batchmill_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(Exception, _on_unexpected_error)
     app.add_middleware(
         AccessMiddleware,
-        tenants=parse_tokens(service.settings.tokens),
-        max_body_bytes=service.settings.max_body_bytes,
-        max_part_bytes=service.settings.max_part_bytes,
-        metrics_token=service.settings.metrics_token,
+        tokens=parse_tokens(settings.tokens),
+        limits=BodyLimits(settings.max_body_bytes, settings.max_part_bytes, settings.max_bodies_bytes),
+        metrics_token=settings.metrics_token,
     )
     return app
 
 
-def _told(_: Request, error: Exception) -> Response:
+async def _stop(service: Service) -> None:
+    """Stop the service, in a thread of its own that nothing waits for after `STOP_TIMEOUT_S`."""
+    loop, stopped = asyncio.get_running_loop(), asyncio.Event()
+
+    def stop() -> None:
+        try:
+            service.stop()
+        finally:
+            loop.call_soon_threadsafe(stopped.set)
+
+    threading.Thread(target=stop, name="stop", daemon=True).start()
+    try:
+        async with asyncio.timeout(STOP_TIMEOUT_S):
+            await stopped.wait()
+    except TimeoutError:
+        log.warning("the service did not stop within %.0f s; the process ends anyway", STOP_TIMEOUT_S)
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        models = {model for route in _routes() if isinstance(route, ApiRoute) for model in route.body_models}
+        app.openapi_schema = document(app, sorted(models, key=lambda model: model.__name__))
+    return app.openapi_schema
+
+
+def _routes() -> list[APIRoute]:
+    return [route for module in ROUTES for route in module.router.routes if isinstance(route, APIRoute)]
+
+
+def _on_batchmill_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, BatchmillError)  # noqa: S101  # that is what it is registered for
     return error_response(error)
 
 
-def _misfit(request: Request, error: Exception) -> Response:
-    """What a body or a query does not fit, in one sentence about its first fault."""
+def _on_validation_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101  # that is what it is registered for
-    first = error.errors()[0]
-    kind, place = str(first["type"]), [str(part) for part in first["loc"]]
-    if kind == "json_invalid":
-        where = first.get("ctx", {}).get("error", "")
-        return error_response(InvalidRequest(f"the body is no JSON ({where}).", hint="Send a JSON object."))
-    if place == ["body"] and isinstance(first.get("input"), bytes):
-        sent = request.headers.get("content-type", "none")
-        return error_response(
-            InvalidRequest(
-                f"the body's content type is {sent!r}, expected 'application/json'.",
-                hint="Send the header `Content-Type: application/json`.",
-            )
-        )
-    name = ".".join(place[1:]) or place[0]
-    if kind == "extra_forbidden":
-        nested = {*FileSource.model_fields, *UploadSource.model_fields, *OutputSpec.model_fields}
-        hint = did_you_mean(place[-1], JobRequest.model_fields if len(place) == 2 else nested)
-        return error_response(InvalidRequest(f"the request has an unknown field {name!r}.", hint=hint, field=name))
-    came = repr(first.get("input"))
-    message = f"field {name!r}: {str(first['msg'])[:1].lower()}{str(first['msg'])[1:]}, came {came[:80]}."
-    return error_response(InvalidRequest(message, field=name))
+    return error_response(explain(error.errors()[0]))
 
 
-def _foreign(request: Request, error: Exception) -> Response:
-    """What the framework refuses by itself: an unknown route, a wrong method."""
+def _on_http_error(request: Request, error: Exception) -> Response:
+    """Answer what the framework refuses by itself: an unknown route, a wrong method."""
     assert isinstance(error, HTTPException)  # noqa: S101  # that is what it is registered for
+    method, path = request.method[:40], request.url.path[:200]
     if error.status_code == 404:
+        return error_response(NotFound(f"there is no route {path!r}.", hint="/openapi.json lists the routes."))
+    if error.status_code == 405:
+        allowed = ", ".join(_methods_of(request))
         return error_response(
-            NotFound(f"there is no route {request.url.path!r}.", hint="/openapi.json lists the routes.")
+            MethodNotAllowed(f"{path!r} does not have the method {method}.", hint=f"It has: {allowed}."),
+            {"Allow": allowed},
         )
-    response = error_response(InvalidRequest(f"{request.method} {request.url.path}: {error.detail}."))
+    response = error_response(InvalidRequest(f"{method} {path}: {error.detail}."), error.headers)
     response.status_code = error.status_code
     return response
 
 
-def _unexpected(request: Request, error: Exception) -> Response:
+def _methods_of(request: Request) -> list[str]:
+    """The methods of all routes at the request's path."""
+    path = request.scope["path"]
+    return sorted({method for route in _routes() if route.path_regex.match(path) for method in route.methods or ()})
+
+
+def _on_unexpected_error(request: Request, error: Exception) -> Response:
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return error_response(BatchmillError("the coordinator failed on this request.", hint="Its log has the reason."))

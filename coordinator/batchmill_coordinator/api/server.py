@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import threading
 from typing import TYPE_CHECKING
 
 import uvicorn
 
 from batchmill.errors import InvalidSettings, ServiceUnavailable
-from batchmill_coordinator.api.app import create_app
+from batchmill_coordinator.api.app import STOP_TIMEOUT_S, create_app
+from batchmill_coordinator.api.protocol import BoundedProtocol
 from batchmill_coordinator.service import Service
 
 if TYPE_CHECKING:
@@ -17,24 +20,33 @@ if TYPE_CHECKING:
     from batchmill.settings import CoordinatorSettings
 
 GRACE_S = 5  # how long open requests may take when the server stops
+END_TIMEOUT_S = GRACE_S + STOP_TIMEOUT_S + 3.0
+"""After this long the process ends, whatever still hangs in it."""
 
 
 class _Server(uvicorn.Server):
-    """Tells when it serves."""
+    """Calls `on_ready` when it serves, and ends the process when stopping takes too long."""
 
     def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
         super().__init__(config)
         self._on_ready = on_ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to serve."""
+        """Start to serve."""
         await super().startup(sockets=sockets)
         if self.started:
             self._on_ready()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop to serve."""
+        timer = threading.Timer(END_TIMEOUT_S, os._exit, (1,))
+        timer.daemon = True
+        timer.start()
+        await super().shutdown(sockets=sockets)
+
 
 def serve(settings: CoordinatorSettings, on_ready: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT; `on_ready` is told the URL once requests are answered.
+    """Serve until SIGTERM or SIGINT; `on_ready` is called with the URL once requests are answered.
 
     Raises `InvalidSettings` when the address cannot be had, `ServiceUnavailable` when the ledger cannot be reached.
     """
@@ -44,7 +56,12 @@ def serve(settings: CoordinatorSettings, on_ready: Callable[[str], None]) -> Non
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         url = f"http://{host}:{listener.getsockname()[1]}"
         config = uvicorn.Config(
-            create_app(service), log_config=None, access_log=False, timeout_graceful_shutdown=GRACE_S
+            create_app(service),
+            http=type("Protocol", (BoundedProtocol,), {"max_connections": settings.max_connections}),
+            ws="none",
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=GRACE_S,
         )
         server = _Server(config, lambda: on_ready(url))
         server.run(sockets=[listener])

@@ -1,4 +1,7 @@
-"""How routes come by the service, and how they answer."""
+"""What one request may see and do: the service as routes reach it, limited to the tenant of the request's token.
+
+Every route goes through a `Context`, so what belongs to another tenant does not exist for any of them.
+"""
 
 from __future__ import annotations
 
@@ -6,28 +9,221 @@ from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Request, Response
 
-from batchmill_coordinator.service import Service
+from batchmill.job import JobState
+from batchmill.ledger.jobs import no_such_job
+from batchmill.shard import format_shard_id
+from batchmill.stages import last_stage
+from batchmill_coordinator.results.pages import read_page
+from batchmill_coordinator.roles.cache_sweep import clear_row_cache
+from batchmill_coordinator.status.job_log_page import page_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pydantic import BaseModel
 
+    from batchmill.cost import CostTotals
+    from batchmill.dead_letters import DeadLetter
+    from batchmill.job import JobCost, JobRequest, JobSpec, JobStatus, PoolStatus, WorkerInfo
+    from batchmill.job_log import Cursor, LogLevel, LogPage
+    from batchmill.ledger import JobRecord
+    from batchmill.operators.contract import OperatorInfo
+    from batchmill.replay import ReplayRequest
+    from batchmill.row_cache import CacheStats
+    from batchmill.shard import ShardId
+    from batchmill_coordinator.api.pool import RequestPool
+    from batchmill_coordinator.api.tenants import Access
+    from batchmill_coordinator.event_hub import EventHub
+    from batchmill_coordinator.results.dead_rows import Choice
+    from batchmill_coordinator.results.pages import Page
+    from batchmill_coordinator.service import Service
 
-async def _service(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service
+
+class Context:
+    """One request's view of the service. Methods that name a job raise `NotFound` for one of another tenant."""
+
+    def __init__(self, service: Service, pool: RequestPool, access: Access) -> None:
+        self._service = service
+        self._ledger = service.ledger
+        self.pool = pool
+        self.access = access
+
+    @property
+    def hub(self) -> EventHub:
+        """The changes of jobs; what changed is read through this context."""
+        return self._service.hub
+
+    @property
+    def max_part_bytes(self) -> int:
+        """The largest part of an upload."""
+        return self._service.settings.max_part_bytes
+
+    def job(self, job_id: str) -> JobRecord:
+        """Return a job's record."""
+        record = self._ledger.jobs.read(job_id)
+        if not self.access.may_see(record.tenant):
+            raise no_such_job(job_id)
+        return record
+
+    def submit(self, request: JobRequest) -> tuple[JobStatus, bool]:
+        """Submit a job; return its status, and whether it is new."""
+        job_id, is_new = self._service.admission.admit(request, self.access.tenant)
+        if is_new:
+            self._service.metrics.roles.submitted(request.spec())
+        return self.status(job_id), is_new
+
+    def replay(self, job_id: str, request: ReplayRequest) -> tuple[JobStatus, bool]:
+        """Submit the replay of a job's failed rows; return its status, and whether it is new."""
+        record = self.job(job_id)
+        replay_id, is_new = self._service.replays.begin(record, request, self.access.tenant)
+        if is_new:
+            self._service.metrics.roles.submitted(record.spec)
+        return self.status(replay_id), is_new
+
+    def status(self, job_id: str) -> JobStatus:
+        """Return a job's status, with what it was run with."""
+        return self._service.status_of(self.job(job_id))
+
+    def jobs(self, limit: int, before: str | None) -> list[JobStatus]:
+        """Return at most `limit` jobs, newest first, older than the job `before`."""
+        found: list[JobRecord] = []
+        while len(found) < limit:
+            records = self._ledger.jobs.newest(limit, before)
+            found += [record for record in records if self.access.may_see(record.tenant)]
+            if len(records) < limit:
+                break
+            before = records[-1].id
+        return self._service.statuses(found[:limit])
+
+    def live_jobs(self, limit: int) -> list[JobStatus]:
+        """Return the newest `limit` jobs that have not ended."""
+        records = [record for record in self._ledger.jobs.live() if self.access.may_see(record.tenant)]
+        return self._service.statuses(records[::-1][:limit])
+
+    def cancel(self, job_id: str) -> JobStatus:
+        """Stop a job; one that has ended stays as it is."""
+        self._ledger.jobs.stop(self.job(job_id).id, JobState.CANCELLING, None)
+        return self.status(job_id)
+
+    def pause(self, job_id: str) -> JobStatus:
+        """Pause a job. Raises `Conflict` for one that is stopping or has ended."""
+        self._ledger.jobs.pause(self.job(job_id).id)
+        return self.status(job_id)
+
+    def resume(self, job_id: str, budget: float | None) -> JobStatus:
+        """Resume a job, with another budget if one is given. Raises `Conflict`."""
+        self._ledger.jobs.resume(self.job(job_id).id, budget)
+        return self.status(job_id)
+
+    def delete(self, job_id: str) -> None:
+        """Delete an ended job. Raises `Conflict`, or `StorageError`: then it is tried again."""
+        self._service.delete(self.job(job_id).id)
+
+    def cost(self, job_id: str) -> JobCost:
+        """Return what a job cost so far."""
+        return self._service.cost_of(self.job(job_id))
+
+    def costs(self, limit: int) -> CostTotals:
+        """Return what all jobs cost; for a tenant, what its own jobs cost."""
+        totals = self._ledger.costs.totals()
+        return totals.told(self._service.settings.currency, limit, self._own_tenant)
+
+    def log(self, job_id: str, after: Cursor, level: LogLevel, limit: int) -> LogPage:
+        """Return a page of a job's log."""
+        return page_of(self._ledger.log.read(self.job(job_id).id), after, level, limit)
+
+    def page(self, job_id: str, start: ShardId) -> Page:
+        """Return the page of results that begins with the shard `start`."""
+        record = self.job(job_id)
+        return read_page(self._ledger, record, self._service.results(record), start)
+
+    def dead_letters(self, job_id: str, start: ShardId, limit: int) -> tuple[list[DeadLetter], str | None]:
+        """Return the dead letters of all shards from `start` on until there are about `limit`, and the next cursor."""
+        record = self.job(job_id)
+        letters: list[DeadLetter] = []
+        stage = last_stage(record.spec)
+        for shard in self._service.dead_rows.shards(record, stage, start):
+            if len(letters) >= limit:
+                return letters, format_shard_id(shard.shard_id)
+            letters += self._service.dead_rows.read(record.id, stage, shard).letters
+        return letters, None
+
+    def dead_counts(self, job_id: str) -> dict[str, int]:
+        """Return how many rows of a job failed with which error."""
+        return self._ledger.jobs.dead_counts(self.job(job_id).id)
+
+    def purge(self, job_id: str, choice: Choice) -> int:
+        """Delete dead letters of an ended job; return how many. Raises `Conflict`."""
+        return self._service.purge(self.job(job_id), choice)
+
+    def begin_upload(self, spec: JobSpec) -> str:
+        """Open an upload for a job like `spec`; return its id. Raises `Overloaded` when too many are open."""
+        return self._service.uploads.begin(spec)
+
+    def drop_upload(self, upload_id: str) -> None:
+        """Drop an upload that no job has taken; one that is not open is left as it is."""
+        self._service.uploads.drop(upload_id)
+
+    def require_upload(self, upload_id: str) -> None:
+        """Raise `InvalidSource` unless the upload is open."""
+        self._service.uploads.require(upload_id)
+
+    def store_part(self, upload_id: str, number: int, path: str) -> None:
+        """Store one part of an upload, a file at `path`, which is moved. Raises `InvalidRows` or `InvalidSource`."""
+        self._service.uploads.store(upload_id, number, path)
+
+    def workers(self) -> list[WorkerInfo]:
+        """Return the workers that are present, each with the attempts it runs of jobs that this request may see."""
+        found = self._ledger.fleet.workers(self._ledger.now_ms())
+        return [self._without_foreign_jobs(worker) for worker in found]
+
+    def pools(self) -> list[PoolStatus]:
+        """Return what runs and what waits in each pool, of all tenants together."""
+        return self._service.backlog.pools()
+
+    def operators(self) -> list[OperatorInfo]:
+        """Return the operators that workers have announced."""
+        return self._ledger.fleet.operators()
+
+    def cache_stats(self) -> CacheStats:
+        """Return the statistics of the row cache."""
+        return self._ledger.row_cache.stats()
+
+    def clear_cache(self) -> None:
+        """Empty the row cache, which all tenants share. Raises `Forbidden` without an admin token."""
+        self.access.require_admin("clear the row cache")
+        clear_row_cache(self._ledger, self._service.workspace.blobs)
+
+    def metrics(self) -> bytes:
+        """Return the page for Prometheus."""
+        return self._service.metrics.page()
+
+    @property
+    def _own_tenant(self) -> str | None:
+        """The one tenant that this request may see; None: all."""
+        return None if self.access.sees_all else self.access.tenant
+
+    def _without_foreign_jobs(self, worker: WorkerInfo) -> WorkerInfo:
+        if self.access.sees_all or not worker.running:
+            return worker
+        mine = self._visible({attempt.split("|")[0] for attempt in worker.running})
+        return worker.model_copy(
+            update={"running": [attempt for attempt in worker.running if attempt.split("|")[0] in mine]}
+        )
+
+    def _visible(self, job_ids: set[str]) -> set[str]:
+        records: Sequence[JobRecord] = self._ledger.jobs.read_many(sorted(job_ids))
+        return {record.id for record in records if self.access.may_see(record.tenant)}
 
 
-CurrentService = Annotated[Service, Depends(_service)]
+async def _context(request: Request) -> Context:
+    state = request.app.state
+    return Context(state.service, state.pool, request.state.access)
 
 
-async def _tenant(request: Request) -> str:
-    tenant: str = request.state.tenant
-    return tenant
-
-
-CurrentTenant = Annotated[str, Depends(_tenant)]
+CurrentContext = Annotated[Context, Depends(_context)]
 
 
 def json_response(value: BaseModel, status_code: int = 200) -> Response:
-    """A value as JSON, dumped once."""
+    """Return a value as JSON, dumped once."""
     return Response(value.model_dump_json(), status_code, media_type="application/json")

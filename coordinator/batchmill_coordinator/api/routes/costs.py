@@ -7,19 +7,25 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from batchmill.cost import CostTotals
+from batchmill.errors import NotFound
 from batchmill.job import JobCost
-from batchmill_coordinator.api.routes.context import CurrentService, json_response
+from batchmill_coordinator.api.openapi import raises
+from batchmill_coordinator.api.routes.context import CurrentContext, json_response
+from batchmill_coordinator.api.routes.routing import ApiRoute
 
-router = APIRouter(tags=["costs"])
+router = APIRouter(tags=["costs"], route_class=ApiRoute)
 
 
 @router.get("/v1/costs", response_model=CostTotals)
-def costs(service: CurrentService, limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> Response:
-    """What all jobs cost, deleted ones too: in all, by tenant, by pool and operator, by day, at most `limit` each."""
-    return json_response(service.ledger.costs.totals().told(service.settings.currency, limit))
+def costs(context: CurrentContext, limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> Response:
+    """Show what all jobs cost, deleted ones too: in all, by tenant, by pool and operator, by day, up to `limit` each.
+
+    A token of one tenant gets that tenant's sum; pools, operators and days are those of all tenants and left out.
+    """
+    return json_response(context.costs(limit))
 
 
-@router.get("/v1/jobs/{job_id}/cost", response_model=JobCost)
-def job_cost(job_id: str, service: CurrentService) -> Response:
-    """What a job cost so far, in all and by stage."""
-    return json_response(service.cost(job_id))
+@router.get("/v1/jobs/{job_id}/cost", response_model=JobCost, responses=raises(NotFound))
+def job_cost(context: CurrentContext, job_id: str) -> Response:
+    """Show what a job cost so far, in all and by stage."""
+    return json_response(context.cost(job_id))

@@ -1,20 +1,20 @@
-"""Workers, operators and the service's own health over HTTP."""
+"""Workers, pools and operators over HTTP."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
-from batchmill.errors import ServiceUnavailable
 from batchmill.job import PoolStatus, WorkerInfo
 from batchmill.operators.contract import OperatorInfo
-from batchmill_coordinator.api.routes.context import CurrentService, json_response
+from batchmill_coordinator.api.routes.context import CurrentContext, json_response
+from batchmill_coordinator.api.routes.routing import ApiRoute
 
-router = APIRouter(tags=["fleet"])
+router = APIRouter(tags=["fleet"], route_class=ApiRoute)
 
 
 class WorkerList(BaseModel):
-    """The workers that are there."""
+    """The workers that are present."""
 
     workers: list[WorkerInfo]
 
@@ -31,43 +31,19 @@ class OperatorList(BaseModel):
     operators: list[OperatorInfo]
 
 
-class Readiness(BaseModel):
-    """Whether jobs can be submitted and are worked on."""
-
-    ready: bool
-    ledger: bool
-    leader: bool
-
-
 @router.get("/v1/workers", response_model=WorkerList)
-def workers(service: CurrentService) -> Response:
-    """The workers that are there."""
-    return json_response(WorkerList(workers=service.ledger.fleet.workers(service.ledger.now_ms())))
+def workers(context: CurrentContext) -> Response:
+    """List the workers that are present, with the attempts they run of the tenant's jobs."""
+    return json_response(WorkerList(workers=context.workers()))
 
 
 @router.get("/v1/pools", response_model=PoolList)
-def pools(service: CurrentService) -> Response:
-    """What runs and what waits in each pool, at most half a second ago."""
-    return json_response(PoolList(pools=service.backlog.pools()))
+def pools(context: CurrentContext) -> Response:
+    """Show what runs and what waits in each pool, of all tenants, up to half a second ago."""
+    return json_response(PoolList(pools=context.pools()))
 
 
 @router.get("/v1/operators", response_model=OperatorList)
-def operators(service: CurrentService) -> Response:
-    """The operators that workers have announced, with their parameters as JSON Schema."""
-    return json_response(OperatorList(operators=service.ledger.fleet.operators()))
-
-
-@router.get("/healthz")
-def healthz() -> dict[str, str]:
-    """Whether this process answers."""
-    return {"status": "ok"}
-
-
-@router.get("/readyz", response_model=Readiness)
-def readyz(service: CurrentService) -> Response:
-    """Whether the ledger can be reached and some coordinator leads."""
-    try:
-        leader, ledger = service.ledger.has_leader(), True
-    except ServiceUnavailable:
-        leader, ledger = False, False
-    return json_response(Readiness(ready=leader, ledger=ledger, leader=leader), 200 if leader else 503)
+def operators(context: CurrentContext) -> Response:
+    """List the operators that workers have announced, with their parameters as JSON Schema."""
+    return json_response(OperatorList(operators=context.operators()))

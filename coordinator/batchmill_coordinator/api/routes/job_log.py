@@ -6,30 +6,27 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from batchmill.errors import InvalidRequest
+from batchmill.errors import NotFound
 from batchmill.job_log import Cursor, LogLevel, LogPage
-from batchmill_coordinator.api.routes.context import CurrentService, json_response
-from batchmill_coordinator.status.job_log_page import page_of
+from batchmill_coordinator.api.openapi import raises
+from batchmill_coordinator.api.routes.context import CurrentContext, json_response
+from batchmill_coordinator.api.routes.routing import ApiRoute
 
-router = APIRouter(prefix="/v1/jobs", tags=["log"])
+router = APIRouter(prefix="/v1/jobs", tags=["log"], route_class=ApiRoute)
+
+CURSOR = r"^([0-9]{1,15}(-[0-9]{1,12})?)?$"
 
 
-@router.get("/{job_id}/log", response_model=LogPage)
+@router.get("/{job_id}/log", response_model=LogPage, responses=raises(NotFound))
 def job_log(
+    context: CurrentContext,
     job_id: str,
-    service: CurrentService,
-    cursor: Annotated[str, Query(max_length=64)] = "",
+    cursor: Annotated[str, Query(pattern=CURSOR)] = "",
     level: LogLevel = LogLevel.INFO,
     limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
 ) -> Response:
-    """What went wrong with a job, what became of that, and when its state changed; the oldest first."""
-    return json_response(page_of(service.ledger.log.read(job_id), _parse(cursor), level, limit))
+    """List what went wrong with a job, what followed, and when its state changed; the oldest first.
 
-
-def _parse(cursor: str) -> Cursor:
-    try:
-        return Cursor.parse(cursor or "0")
-    except ValueError:
-        raise InvalidRequest(
-            f"the cursor {cursor!r} is none of a log's: expected the `next` of the page before.", field="cursor"
-        ) from None
+    `cursor` takes the `next` of the page before.
+    """
+    return json_response(context.log(job_id, Cursor.parse(cursor or "0"), level, limit))

@@ -8,20 +8,25 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
-from starlette.concurrency import run_in_threadpool
 
-from batchmill.job import JobRequest, JobState, JobStatus
-from batchmill_coordinator.api.routes.context import CurrentService, CurrentTenant, json_response
-from batchmill_coordinator.service import Service
+from batchmill.errors import Conflict, NotFound
+from batchmill.job import JobRequest, JobStatus
+from batchmill_coordinator.api.openapi import Responses, raises
+from batchmill_coordinator.api.routes.context import Context, CurrentContext, json_response
+from batchmill_coordinator.api.routes.routing import BODIES, ApiRoute, json_body
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=ApiRoute)
 
 NewBudget = Annotated[float | None, Query(ge=1e-6, le=1e6)]
+KNOWN: Responses = {200: {"model": JobStatus, "description": "The idempotency key is known: the status of its job."}}
+EVENTS = "text/event-stream"
+EVENT = {"type": "object", "properties": {"event": {"const": "status"}, "data": {"type": "string"}}}
+STREAM = {"description": "Server-sent events.", "content": {EVENTS: {"itemSchema": EVENT}}}
 KEEP_ALIVE_S = 10.0
-LEAST_INTERVAL_S = 0.1
+MIN_INTERVAL_S = 0.1
 
 
 class JobList(BaseModel):
@@ -31,87 +36,79 @@ class JobList(BaseModel):
     next: str | None
 
 
-@router.post("", status_code=201, response_model=JobStatus)
-def submit(request: JobRequest, service: CurrentService, tenant: CurrentTenant) -> Response:
+@router.post("", status_code=201, response_model=JobStatus, responses={**KNOWN, **BODIES, **raises(Conflict, NotFound)})
+def submit(context: CurrentContext, request: Annotated[JobRequest, json_body(JobRequest)]) -> Response:
     """Submit a job. Answers 200 instead of 201 when the idempotency key is known."""
-    job_id, is_new = service.admission.admit(request, tenant)
-    if is_new:
-        service.metrics.roles.submitted(request.spec())
-    return json_response(service.status(job_id), 201 if is_new else 200)
+    status, is_new = context.submit(request)
+    return json_response(status, 201 if is_new else 200)
 
 
-@router.get("", response_model=JobList)
+@router.get("", response_model=JobList, responses=raises(NotFound))
 def list_jobs(
-    service: CurrentService,
+    context: CurrentContext,
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
     before: str | None = None,
     live: bool = False,
 ) -> Response:
-    """Jobs, newest first. With `live` those that have not ended, in one page: the newest `limit` of them."""
+    """List jobs, newest first. With `live` those that have not ended, in one page: the newest `limit` of them."""
     if live:
-        found = service.ledger.jobs.read_many(service.ledger.overview.live_ids(limit))
-        return json_response(JobList(jobs=service.statuses(found), next=None))
-    records = service.ledger.jobs.newest(limit, before)
-    following = records[-1].id if len(records) == limit else None
-    return json_response(JobList(jobs=service.statuses(records), next=following))
+        return json_response(JobList(jobs=context.live_jobs(limit), next=None))
+    statuses = context.jobs(limit, before)
+    following = statuses[-1].id if len(statuses) == limit else None
+    return json_response(JobList(jobs=statuses, next=following))
 
 
-@router.get("/{job_id}", response_model=JobStatus)
-def read(job_id: str, service: CurrentService) -> Response:
-    """How a job stands."""
-    return json_response(service.status(job_id))
+@router.get("/{job_id}", response_model=JobStatus, responses=raises(NotFound))
+def read(context: CurrentContext, job_id: str) -> Response:
+    """Show a job's status, and what it was run with."""
+    return json_response(context.status(job_id))
 
 
-@router.post("/{job_id}/cancel", response_model=JobStatus)
-def cancel(job_id: str, service: CurrentService) -> Response:
+@router.post("/{job_id}/cancel", response_model=JobStatus, responses=raises(NotFound))
+def cancel(context: CurrentContext, job_id: str) -> Response:
     """Stop a job; what is done is kept. A job that has ended stays as it is."""
-    service.ledger.jobs.stop(job_id, JobState.CANCELLING, None)
-    return json_response(service.status(job_id))
+    return json_response(context.cancel(job_id))
 
 
-@router.post("/{job_id}/pause", response_model=JobStatus)
-def pause(job_id: str, service: CurrentService) -> Response:
-    """Hold a job: its workers let go at the end of their batches, and nothing more of it is begun."""
-    service.ledger.jobs.pause(job_id)
-    return json_response(service.status(job_id))
+@router.post("/{job_id}/pause", response_model=JobStatus, responses=raises(NotFound, Conflict))
+def pause(context: CurrentContext, job_id: str) -> Response:
+    """Pause a job: its workers stop after the current batch, and nothing more of it is started."""
+    return json_response(context.pause(job_id))
 
 
-@router.post("/{job_id}/resume", response_model=JobStatus)
-def resume(job_id: str, service: CurrentService, budget: NewBudget = None) -> Response:
-    """Let a paused job go on where it stood, or give it another budget. A job that is not paused goes on anyway."""
-    service.ledger.jobs.resume(job_id, budget)
-    return json_response(service.status(job_id))
+@router.post("/{job_id}/resume", response_model=JobStatus, responses=raises(NotFound, Conflict))
+def resume(context: CurrentContext, job_id: str, budget: NewBudget = None) -> Response:
+    """Resume a paused job, or give it another budget. A job that is not paused continues anyway."""
+    return json_response(context.resume(job_id, budget))
 
 
-@router.delete("/{job_id}", status_code=204)
-def delete(job_id: str, service: CurrentService) -> Response:
+@router.delete("/{job_id}", status_code=204, responses=raises(NotFound, Conflict))
+def delete(context: CurrentContext, job_id: str) -> Response:
     """Delete an ended job: its record, its rows and its results. Its output folder stays."""
-    service.delete(job_id)
+    context.delete(job_id)
     return Response(status_code=204)
 
 
-@router.get("/{job_id}/events", response_class=StreamingResponse)
-async def follow(job_id: str, service: CurrentService) -> StreamingResponse:
-    """A job's status as server-sent events: one at once, then on every change, the final one last."""
-    first = await run_in_threadpool(service.status, job_id)
-    return StreamingResponse(
-        _follow(service, first), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
-    )
+@router.get("/{job_id}/events", response_class=StreamingResponse, responses={200: STREAM, **raises(NotFound)})
+async def follow(context: CurrentContext, job_id: str) -> StreamingResponse:
+    """Follow a job's status as server-sent events: one at once, then on every change, the final one last."""
+    first = await context.pool.run(context.status, job_id)
+    return StreamingResponse(_follow(context, first), media_type=EVENTS, headers={"Cache-Control": "no-store"})
 
 
-async def _follow(service: Service, status: JobStatus) -> AsyncIterator[str]:
-    with service.hub.watching(status.id) as event:
+async def _follow(context: Context, status: JobStatus) -> AsyncIterator[str]:
+    with context.hub.watching(status.id) as event:
         while True:
             yield f"event: status\ndata: {status.model_dump_json()}\n\n"
             if status.is_final:
                 return
             changed = status
             while changed == status:
-                await asyncio.sleep(LEAST_INTERVAL_S if status.shards_done else 0)
+                await asyncio.sleep(MIN_INTERVAL_S if status.shards_done else 0)
                 if not await _set_within(event, KEEP_ALIVE_S):
                     yield ": still here\n\n"
                 event.clear()
-                changed = await run_in_threadpool(service.status, status.id)
+                changed = await context.pool.run(context.status, status.id)
             status = changed
 
 

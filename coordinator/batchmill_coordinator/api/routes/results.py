@@ -7,45 +7,56 @@ import io
 from typing import TYPE_CHECKING, Annotated, Any
 
 import pyarrow as pa
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from starlette.concurrency import run_in_threadpool
 
-from batchmill.errors import InvalidRequest
+from batchmill.errors import InvalidRequest, NotFound
 from batchmill.shard import ShardId
 from batchmill.sinks import to_json_lines
-from batchmill_coordinator.api.routes.context import CurrentService
-from batchmill_coordinator.results.pages import Page, parse_cursor, read_page
-from batchmill_coordinator.service import Service
+from batchmill_coordinator.api.openapi import media, raises
+from batchmill_coordinator.api.routes.context import Context, CurrentContext
+from batchmill_coordinator.api.routes.routing import ApiRoute
+from batchmill_coordinator.results.pages import CURSOR_PATTERN, Page, parse_cursor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     Encoder = Callable[[Page], Iterator[bytes]]
 
-router = APIRouter(prefix="/v1/jobs", tags=["results"])
+router = APIRouter(prefix="/v1/jobs", tags=["results"], route_class=ApiRoute)
 
 ARROW = "application/vnd.apache.arrow.stream"
 JSON_LINES = "application/x-ndjson"
 MAX_WAIT_S = 30.0
-LOOK_AGAIN_S = 1.0  # an event may be missed
+LOOK_INTERVAL_S = 1.0  # an event may be missed
+Cursor = Annotated[str, Query(pattern=CURSOR_PATTERN)]
 CHUNK_ROWS = 65_536
 SMALL_BYTES = 64 * 1024  # a page of this size is sent in one piece
 
 
-@router.get("/{job_id}/results", response_class=StreamingResponse)
+PAGE = media(
+    ARROW,
+    JSON_LINES,
+    Batchmill_Next_Cursor="Give it back as `cursor` for the next page.",
+    Batchmill_End="`true` when nothing follows.",
+    Batchmill_Rows="Rows in this page.",
+    Batchmill_State="The job's state.",
+)
+
+
+@router.get("/{job_id}/results", response_class=StreamingResponse, responses={200: PAGE, **raises(NotFound)})
 async def results(
+    context: CurrentContext,
+    request: Request,
     job_id: str,
-    service: CurrentService,
-    cursor: str = "",
+    cursor: Cursor = "",
     wait_s: Annotated[float, Query(ge=0, le=MAX_WAIT_S)] = 0.0,
-    accept: Annotated[str, Header()] = ARROW,
 ) -> Response:
-    """A page of results in input order, from `cursor` on; waits up to `wait_s` for one that has rows."""
-    media_type = _media_type(accept)
+    """Read a page of results in input order, from `cursor` on; waits up to `wait_s` for one that has rows."""
+    media_type = _media_type(request.headers.get("accept", ARROW))
     start = parse_cursor(cursor)
     encode = _arrow_chunks if media_type == ARROW else _json_chunks
-    page, body = await _page_within(service, job_id, start, wait_s, encode)
+    page, body = await _page_within(context, job_id, start, wait_s, encode)
     headers = {
         "Batchmill-Next-Cursor": page.next_cursor,
         "Batchmill-End": "true" if page.at_end else "false",
@@ -54,7 +65,7 @@ async def results(
     }
     if body is not None:
         return Response(body, media_type=media_type, headers=headers)
-    return StreamingResponse(encode(page), media_type=media_type, headers=headers)
+    return StreamingResponse(context.pool.iterate(encode(page)), media_type=media_type, headers=headers)
 
 
 def _media_type(accept: str) -> str:
@@ -68,28 +79,27 @@ def _media_type(accept: str) -> str:
 
 
 async def _page_within(
-    service: Service, job_id: str, start: ShardId, wait_s: float, encode: Encoder
+    context: Context, job_id: str, start: ShardId, wait_s: float, encode: Encoder
 ) -> tuple[Page, bytes | None]:
     """The page, and its body if it is small enough to be made at once."""
     loop = asyncio.get_running_loop()
     ends_at = loop.time() + wait_s
-    with service.hub.watching(job_id) as event:
+    with context.hub.watching(job_id) as event:
         while True:
             event.clear()
-            page, body = await run_in_threadpool(_read, service, job_id, start, encode)
+            page, body = await context.pool.run(_read, context, job_id, start, encode)
             left_s = ends_at - loop.time()
             if page.moved or left_s <= 0:
                 return page, body
             try:
-                async with asyncio.timeout(min(left_s, LOOK_AGAIN_S)):
+                async with asyncio.timeout(min(left_s, LOOK_INTERVAL_S)):
                     await event.wait()
             except TimeoutError:
                 continue
 
 
-def _read(service: Service, job_id: str, start: ShardId, encode: Encoder) -> tuple[Page, bytes | None]:
-    record = service.ledger.jobs.read(job_id)
-    page = read_page(service.ledger, record, service.results(record), start)
+def _read(context: Context, job_id: str, start: ShardId, encode: Encoder) -> tuple[Page, bytes | None]:
+    page = context.page(job_id, start)
     return page, b"".join(encode(page)) if page.nbytes <= SMALL_BYTES else None
 
 
@@ -105,23 +115,23 @@ def _arrow_chunks(page: Page) -> Iterator[bytes]:
 
 
 class _Pieces(io.RawIOBase):
-    """A file that gives back what was written to it since last time."""
+    """A file that returns what was written to it since the last call."""
 
     def __init__(self) -> None:
         super().__init__()
         self._written: list[bytes] = []
 
     def writable(self) -> bool:
-        """It is."""
+        """Return true."""
         return True
 
     def write(self, data: Any) -> int:
-        """Keep a copy: the writer may use its memory again."""
+        """Keep a copy: the writer may reuse its memory."""
         self._written.append(bytes(data))
         return len(self._written[-1])
 
     def take(self) -> bytes:
-        """What was written."""
+        """Return what was written."""
         taken, self._written = b"".join(self._written), []
         return taken
 

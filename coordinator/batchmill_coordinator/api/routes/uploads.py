@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import tempfile
+from typing import IO, Annotated
 
-import pyarrow as pa
 from fastapi import APIRouter, Path, Request, Response
-from pydantic import BaseModel
-from starlette.concurrency import run_in_threadpool
+from pydantic import BaseModel, ConfigDict
 
-from batchmill.errors import InvalidRows, InvalidSource
-from batchmill.job import JobSpec, new_id
-from batchmill_coordinator.admission.admission import part_name
-from batchmill_coordinator.api.routes.context import CurrentService, json_response
-from batchmill_coordinator.service import Service
+from batchmill.job import JobSpec
+from batchmill_coordinator.api.openapi import request_body
+from batchmill_coordinator.api.routes.context import CurrentContext, json_response
+from batchmill_coordinator.api.routes.routing import BODIES, ApiRoute, json_body
 
-router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
+router = APIRouter(prefix="/v1/uploads", tags=["uploads"], route_class=ApiRoute)
 
 MAX_PARTS = 1_000_000
+WRITE_BYTES = 256 * 1024
+ARROW_FILE = "application/vnd.apache.arrow.file"
 UploadId = Annotated[str, Path(pattern=r"^upl-[0-9a-z]{20}$")]
 
 
 class UploadRequest(BaseModel):
-    """What the upload is for, so that a mistake is told before the rows are sent."""
+    """What the upload is for, so that a mistake is reported before the rows are sent."""
+
+    model_config = ConfigDict(extra="forbid")
 
     spec: JobSpec
 
@@ -34,48 +36,52 @@ class Upload(BaseModel):
     max_part_bytes: int
 
 
-@router.post("", status_code=201, response_model=Upload)
-def begin(request: UploadRequest, service: CurrentService) -> Response:
+@router.post("", status_code=201, response_model=Upload, responses=BODIES)
+def begin(context: CurrentContext, request: Annotated[UploadRequest, json_body(UploadRequest)]) -> Response:
     """Begin an upload."""
-    service.admission.check_spec(request.spec)
-    upload_id = new_id("upl")
-    service.ledger.jobs.begin_upload(upload_id)
-    return json_response(Upload(upload=upload_id, max_part_bytes=service.settings.max_part_bytes), 201)
+    upload_id = context.begin_upload(request.spec)
+    return json_response(Upload(upload=upload_id, max_part_bytes=context.max_part_bytes), 201)
 
 
 @router.delete("/{upload_id}", status_code=204)
-def drop(upload_id: UploadId, service: CurrentService) -> Response:
+def drop(context: CurrentContext, upload_id: UploadId) -> Response:
     """Drop an upload that no job has taken; one that is not open is left as it is."""
-    if service.ledger.jobs.drop_upload(upload_id):
-        service.workspace.blobs.delete_folder(f"uploads/{upload_id}")
+    context.drop_upload(upload_id)
     return Response(status_code=204)
 
 
-@router.put("/{upload_id}/parts/{number}", status_code=204)
+@router.put(
+    "/{upload_id}/parts/{number}",
+    status_code=204,
+    responses=BODIES,
+    openapi_extra=request_body({"type": "string", "format": "binary"}, ARROW_FILE),
+)
 async def put_part(
+    context: CurrentContext,
     upload_id: UploadId,
     number: Annotated[int, Path(ge=0, lt=MAX_PARTS)],
     request: Request,
-    service: CurrentService,
 ) -> Response:
     """Put one part: an Arrow IPC file. Putting it again replaces it."""
-    pieces = [chunk async for chunk in request.stream() if chunk]
-    await run_in_threadpool(_store, service, upload_id, number, pieces)
+    await context.pool.run(context.require_upload, upload_id)
+    with tempfile.NamedTemporaryFile(prefix="batchmill-part-", buffering=0) as part:
+        await _receive(context, request, part)
+        await context.pool.run(context.store_part, upload_id, number, part.name)
     return Response(status_code=204)
 
 
-def _store(service: Service, upload_id: str, number: int, pieces: list[bytes]) -> None:
-    if not service.ledger.jobs.has_upload(upload_id):
-        raise InvalidSource(
-            f"there is no open upload {upload_id!r}: it was never begun, has expired, or belongs to a job.",
-            hint="Begin one with POST /v1/uploads.",
-            upload=upload_id,
-        )
-    body = pa.py_buffer(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-    try:
-        pa.ipc.open_file(body).read_all().validate(full=True)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InvalidRows(
-            f"part {number} is no Arrow IPC file ({error}).", hint="Write it with pyarrow.ipc.new_file.", part=number
-        ) from error
-    service.workspace.blobs.put(part_name(upload_id, number), body)
+async def _receive(context: CurrentContext, request: Request, part: IO[bytes]) -> None:
+    """Write the body to a file, so that only `WRITE_BYTES` of it are in memory at a time."""
+    pending = bytearray()
+    async for chunk in request.stream():
+        pending += chunk
+        if len(pending) >= WRITE_BYTES:
+            await context.pool.run(_write, part, bytes(pending))
+            pending.clear()
+    await context.pool.run(_write, part, bytes(pending))
+
+
+def _write(part: IO[bytes], data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[part.write(view) :]

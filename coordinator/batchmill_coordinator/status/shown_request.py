@@ -1,0 +1,32 @@
+"""What a job was run with, as its users see it: secrets are hidden. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from batchmill.job import JobSpec
+
+HIDDEN = "***"
+_SECRET_NAME = re.compile(r"(?i)(^|[_-])(password|passwd|secret|token|api_?key|apikey|credentials?|private_?key)s?$")
+_USER_INFO = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^/@\s]+@")
+
+
+def shown_request(spec: JobSpec) -> JobSpec:
+    """The spec with the values of parameters that are secrets by their name, and user names in URLs, replaced."""
+    return spec.model_copy(update={"params": _shown(spec.params)})
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: HIDDEN if _is_secret(name, item) else _shown(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_shown(item) for item in value]
+    if isinstance(value, str):
+        return _USER_INFO.sub(rf"\1{HIDDEN}@", value)
+    return value
+
+
+def _is_secret(name: str, value: Any) -> bool:
+    return isinstance(value, str) and bool(value) and _SECRET_NAME.search(name) is not None

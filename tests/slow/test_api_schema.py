@@ -1,0 +1,56 @@
+"""The OpenAPI document against the running service: `schemathesis` sends what it allows and what it forbids."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import batchmill
+
+HERE = Path(__file__).resolve().parent
+MAX_TIME_S = 40
+
+# Admission also refuses what no schema can state, as an operator that no worker has: 422 for a valid body is right.
+CONFIG = """
+[[operations]]
+include-method = ["POST", "PUT"]
+checks.positive_data_acceptance.expected-statuses = ["2xx", "401", "403", "404", "409", "422", "503"]
+"""
+
+
+def test_schemathesis_finds_no_difference_between_the_document_and_the_service(tmp_path: Path) -> None:
+    config = tmp_path / "schemathesis.toml"
+    config.write_text(CONFIG)
+    with batchmill.local(workers=1, data_dir=tmp_path / "data") as client:
+        client.submit("echo", rows=[{"id": 1}, {"id": 2}]).wait(timeout=60)
+        record = json.loads((tmp_path / "data" / "service.json").read_text())
+        ended = subprocess.run(
+            [
+                Path(sys.executable).with_name("schemathesis"),
+                "--config-file",
+                config,
+                "run",
+                f"{record['url']}/openapi.json",
+                "--header",
+                f"Authorization: Bearer {record['token']}",
+                "--phases",
+                "coverage,fuzzing",
+                "--max-examples",
+                "10",
+                "--max-time",
+                str(MAX_TIME_S),
+                "--no-color",
+            ],
+            cwd=tmp_path,
+            env=os.environ | {"SCHEMATHESIS_HOOKS": "schemathesis_hooks", "PYTHONPATH": str(HERE)},
+            capture_output=True,
+            text=True,
+            timeout=150,
+            check=False,
+        )
+        log = (tmp_path / "data" / "logs" / "coordinator.log").read_text()
+    assert ended.returncode == 0, f"{ended.stdout[-8000:]}\n{ended.stderr[-2000:]}"
+    assert "Traceback" not in log

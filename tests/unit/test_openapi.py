@@ -1,0 +1,67 @@
+"""The OpenAPI document: every route lists what it may answer."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from batchmill.settings import CoordinatorSettings
+from batchmill_coordinator.api.app import create_app
+
+OPEN = {"/healthz", "/readyz"}
+
+
+def routes() -> list[tuple[str, str, dict[str, Any]]]:
+    service = SimpleNamespace(settings=CoordinatorSettings(tokens=("token",)))
+    paths = create_app(cast("Any", service)).openapi()["paths"]
+    return [(method, path, about) for path, methods in paths.items() for method, about in methods.items()]
+
+
+@pytest.mark.parametrize(("method", "path", "about"), [each for each in routes() if each[1] not in OPEN])
+def test_a_route_asks_for_a_token_and_lists_the_statuses_that_any_route_has(
+    method: str, path: str, about: dict[str, Any]
+) -> None:
+    statuses = set(about["responses"])
+    assert about["security"] == [{"token": []}]
+    assert statuses >= {"400", "401", "422", "431", "500", "503", "507"}
+    assert ("403" in statuses) == (method != "get" or path == "/metrics")
+    assert ("404" in statuses) == ("{job_id}" in path or path == "/v1/jobs")
+
+
+@pytest.mark.parametrize(("method", "path", "about"), routes())
+def test_every_error_has_the_envelope_as_its_schema(method: str, path: str, about: dict[str, Any]) -> None:
+    for status, answer in about["responses"].items():
+        if status >= "400" and (path, status) != ("/readyz", "503"):
+            schema = answer["content"]["application/json"]["schema"]
+            assert schema == {"$ref": "#/components/schemas/ErrorEnvelope"}, (method, path, status)
+
+
+def test_bodies_have_schemas_that_refuse_unknown_fields() -> None:
+    service = SimpleNamespace(settings=CoordinatorSettings(tokens=("token",)))
+    document = create_app(cast("Any", service)).openapi()
+    for method, path, about in routes():
+        body = about.get("requestBody")
+        assert (body is not None) == (path in BODIES.get(method, ())), (method, path)
+        for content in (body or {"content": {}})["content"].values():
+            name = content["schema"].get("$ref", "").rpartition("/")[2]
+            assert not name or document["components"]["schemas"][name]["additionalProperties"] is False
+
+
+BODIES = {
+    "post": ("/v1/jobs", "/v1/jobs/{job_id}/replay", "/v1/uploads"),
+    "put": ("/v1/uploads/{upload_id}/parts/{number}",),
+}
+
+
+def test_results_events_and_metrics_have_their_media_types() -> None:
+    found = {path: set(about["responses"]["200"]["content"]) for _, path, about in routes() if path in MEDIA}
+    assert found == MEDIA
+
+
+MEDIA = {
+    "/v1/jobs/{job_id}/results": {"application/vnd.apache.arrow.stream", "application/x-ndjson"},
+    "/v1/jobs/{job_id}/events": {"text/event-stream"},
+    "/metrics": {"text/plain"},
+}
