@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 from batchmill.completion import Completion
 from batchmill.retry import Done
-from batchmill_worker.runtime.attempt_end import Ending
+from batchmill_worker.runtime.attempt_result import AttemptResult
 from batchmill_worker.runtime.trace import NO_TRACE, Phase
 
 if TYPE_CHECKING:
-    from batchmill_worker.metering.attempts import SlotMeter
+    from batchmill_worker.metering.attempts import SlotMetrics
     from batchmill_worker.runtime.trace import Recorder
 
 RUNS = 7
@@ -44,26 +44,26 @@ def main() -> None:
         print(f"a {name}: {statistics.median(found):.1f} us ({min(found):.1f} to {max(found):.1f}), at most {most:.0f}")
 
 
-def _meter() -> SlotMeter:
+def _meter() -> SlotMetrics:
     from batchmill.telemetry.metrics import new_registry
-    from batchmill_worker.metering.attempts import SlotMeter
+    from batchmill_worker.metering.attempts import SlotMetrics
 
-    return SlotMeter(new_registry(), "default", "cpu0")
+    return SlotMetrics(new_registry(), "default", "cpu0")
 
 
-def _batch_us(meter: SlotMeter) -> float:
+def _batch_us(meter: SlotMetrics) -> float:
     """What one batch more costs a shard, its share of the writing included."""
     long = _attempts_s(meter, SHARDS // 10, BATCHES) - _attempts_s(meter, SHARDS // 10, 1)
     bare = _bare_s(SHARDS // 10 * (BATCHES - 1))
     return (long - bare) / (SHARDS // 10 * (BATCHES - 1)) * 1e6
 
 
-def _shard_us(meter: SlotMeter, batches: int) -> float:
+def _shard_us(meter: SlotMetrics, batches: int) -> float:
     """What a shard costs with all its batches."""
     return (_attempts_s(meter, SHARDS, batches) - _bare_s(SHARDS * batches)) / SHARDS * 1e6
 
 
-def _attempts_s(meter: SlotMeter, shards: int, batches: int) -> float:
+def _attempts_s(meter: SlotMetrics, shards: int, batches: int) -> float:
     completion = Completion(rows=64 * batches, rows_dead=0, nbytes=1)
     began = time.thread_time()
     for _ in range(shards):
@@ -74,7 +74,7 @@ def _attempts_s(meter: SlotMeter, shards: int, batches: int) -> float:
                     pass
             _run_batches(meter, batches)
             meter.rows_failed("echo", ())
-            meter.ended(attempt, Done(completion), Ending.of_commit(completion))
+            meter.ended(attempt, Done(completion), AttemptResult.of_commit(completion))
     return time.thread_time() - began
 
 

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batchmill.processes.children import BACKOFF_MAX_S, BACKOFF_S, ChildEnd, ChildKeeper, ChildSpec, restart_delay_s
+from batchmill.processes.children import (
+    BACKOFF_MAX_S,
+    BACKOFF_S,
+    ChildEnd,
+    ChildSpec,
+    ProcessSupervisor,
+    restart_delay_s,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +47,7 @@ def test_a_child_that_dies_of_its_work_is_soon_there_again_however_often_that_ha
             keeper.ask_to_stop()
         return of_its_work
 
-    keeper = ChildKeeper(on_end=on_end)
+    keeper = ProcessSupervisor(on_end=on_end)
     keeper.start(ChildSpec("short", [sys.executable, "-c", "pass"], {}, tmp_path / "log"))
     keeper.watch()
     keeper.stop(grace_s=5)

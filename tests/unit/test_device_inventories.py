@@ -184,7 +184,7 @@ def test_a_machine_without_a_driver_has_a_cpu(failure: Exception, monkeypatch: p
 def test_a_broken_driver_is_reported_unless_only_the_cpu_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     mismatch = pynvml.NVMLError(pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH)
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(mismatch))
-    with pytest.raises(InvalidSettings, match=r"NVML says.*--devices cpu"):
+    with pytest.raises(InvalidSettings, match=r"NVML reports.*--devices cpu"):
         open_inventory("auto")
     assert open_inventory("cpu").devices() == (CPU,)
 

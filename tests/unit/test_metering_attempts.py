@@ -11,8 +11,8 @@ from batchmill.completion import Completion
 from batchmill.job import JobError
 from batchmill.retry import Done, Failed, Lost, Partial, Revoked
 from batchmill.telemetry.metrics import OTHER, SECONDS, BoundedNames, Metric, MetricKind, exposition, new_registry
-from batchmill_worker.metering.attempts import MAX_ERROR_TYPES, AttemptOutcome, SlotMeter, outcome_of
-from batchmill_worker.runtime.attempt_end import Ending, EndingKind
+from batchmill_worker.metering.attempts import MAX_ERROR_TYPES, AttemptOutcome, SlotMetrics, outcome_of
+from batchmill_worker.runtime.attempt_result import AttemptResult, AttemptStatus
 from batchmill_worker.runtime.trace import FileRecorder, Phase, Recorders, begin_trace, read_trace
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ERROR = JobError(code="operator_failed", message="no")
 WORK = {"operator": "echo", "pool": "p"}
-PUT_BACK, FAILED = Ending(EndingKind.PUT_BACK, "so"), Ending(EndingKind.FAILED, "so")
+REQUEUED, FAILED = AttemptResult(AttemptStatus.REQUEUED, "so"), AttemptResult(AttemptStatus.FAILED, "so")
 
 
 class Counted:
@@ -31,7 +31,7 @@ class Counted:
     def __init__(self) -> None:
         self.clock = HandClock()
         self.registry = new_registry()
-        self.meter = SlotMeter(self.registry, "p", "cpu0", self.clock)
+        self.meter = SlotMetrics(self.registry, "p", "cpu0", self.clock)
 
     def __call__(self, name: str, **labels: str) -> float:
         return self.registry.get_sample_value(f"batchmill_{name}", labels) or 0.0
@@ -60,7 +60,7 @@ def test_phases_batches_rows_and_the_attempt_itself_add_up(counted: Counted) -> 
         with pytest.raises(ZeroDivisionError), failing:
             raise ZeroDivisionError
         counted.meter.rows_failed("echo", ["KeyError", "KeyError", "OSError"])
-        counted.meter.ended(attempt, Done(completion), Ending.of_commit(completion))
+        counted.meter.ended(attempt, Done(completion), AttemptResult.of_commit(completion))
 
     assert counted("phase_seconds_total", **WORK, phase="load") == 0.25
     assert counted("phase_seconds_total", **WORK, phase="infer") == 0.125
@@ -93,16 +93,16 @@ def test_a_short_shard_is_written_at_its_end_and_a_long_one_once_a_second(counte
 @pytest.mark.parametrize(
     ("outcome", "ending", "expected", "retry"),
     [
-        (Done(Completion(1, 0, 1)), Ending(EndingKind.SETTLED, ""), AttemptOutcome.DONE, None),
-        (Partial("blob", 2), PUT_BACK, AttemptOutcome.ROWS_FAILED, "rows"),
-        (Partial("blob", 0), PUT_BACK, AttemptOutcome.RELEASED, "released"),
-        (Revoked(), PUT_BACK, AttemptOutcome.RELEASED, "released"),
-        (Failed(ERROR, "OSError"), PUT_BACK, AttemptOutcome.FAILED, "operator"),
+        (Done(Completion(1, 0, 1)), AttemptResult(AttemptStatus.SETTLED, ""), AttemptOutcome.DONE, None),
+        (Partial("blob", 2), REQUEUED, AttemptOutcome.ROWS_FAILED, "rows"),
+        (Partial("blob", 0), REQUEUED, AttemptOutcome.RELEASED, "released"),
+        (Revoked(), REQUEUED, AttemptOutcome.RELEASED, "released"),
+        (Failed(ERROR, "OSError"), REQUEUED, AttemptOutcome.FAILED, "operator"),
         (Failed(ERROR, "OSError"), FAILED, AttemptOutcome.GAVE_UP, None),
     ],
 )
 def test_every_outcome_is_counted_and_those_that_another_attempt_follows_are_retries(
-    counted: Counted, outcome: Outcome, ending: Ending, expected: AttemptOutcome, retry: str | None
+    counted: Counted, outcome: Outcome, ending: AttemptResult, expected: AttemptOutcome, retry: str | None
 ) -> None:
     with counted.meter.attempt("a") as attempt:
         attempt.operator = "echo"
@@ -114,7 +114,7 @@ def test_every_outcome_is_counted_and_those_that_another_attempt_follows_are_ret
 
 def test_a_lost_attempt_is_not_the_workers_to_count() -> None:
     with pytest.raises(AssertionError, match="recoverer"):
-        outcome_of(Lost(), PUT_BACK)
+        outcome_of(Lost(), REQUEUED)
 
 
 def test_a_message_that_comes_twice_is_dropped_once_and_disturbs_no_count(counted: Counted) -> None:
@@ -123,7 +123,7 @@ def test_a_message_that_comes_twice_is_dropped_once_and_disturbs_no_count(counte
         with counted.meter.attempt("a"):
             counted.spend(Phase.CLAIM, 0.5)
         counted.infer(0.5)
-        counted.meter.ended(attempt, Done(Completion(4, 0, 1)), Ending(EndingKind.SETTLED, ""))
+        counted.meter.ended(attempt, Done(Completion(4, 0, 1)), AttemptResult(AttemptStatus.SETTLED, ""))
     assert counted("attempts_total", operator="unknown", pool="p", outcome="dropped") == 1
     assert counted("phase_seconds_total", **WORK, phase="claim") == 0.5
     assert counted("batch_rows_count", **WORK) == 1

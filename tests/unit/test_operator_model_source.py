@@ -56,7 +56,7 @@ def test_a_package_with_two_models_is_refused_naming_both(installed: Path) -> No
 
 
 def test_a_package_without_a_model_is_refused_naming_where_was_searched(installed: Path) -> None:
-    with pytest.raises(InvalidParams, match=r"weights holds no model") as caught:
+    with pytest.raises(InvalidParams, match=r"weights contains no model") as caught:
         locate_model("package:weights", Locations(()))
     assert str(installed) in str(caught.value)
 
@@ -97,7 +97,7 @@ def test_a_folder_that_is_missing_or_holds_no_model_is_named(tmp_path: Path) -> 
     locations = Locations([str(tmp_path)])
     with pytest.raises(InvalidParams, match=rf"no folder {tmp_path}/gone"):
         locate_model(f"{tmp_path}/gone", locations)
-    with pytest.raises(InvalidParams, match=rf"{tmp_path} holds no model: neither modules.json nor config.json"):
+    with pytest.raises(InvalidParams, match=rf"{tmp_path} contains no model: neither modules.json nor config.json"):
         locate_model(str(tmp_path), locations)
 
 

@@ -11,11 +11,17 @@ from batchmill.job import RetryPolicy
 from batchmill.shard import Shard, ShardId
 from batchmill_worker.engine.shard_result import ShardResult
 from batchmill_worker.runtime.failures import DeadRow, Failure
-from batchmill_worker.slot.shard_progress import INDEX, ShardProgress, Told, decode_progress, encode_progress
+from batchmill_worker.slot.attempt.shard_progress import (
+    INDEX,
+    AttemptContext,
+    ShardProgress,
+    decode_progress,
+    encode_progress,
+)
 
 FIRST, ROWS, ATTEMPTS = 1000, 12, 3
 SHARD = Shard("job-1", ShardId((0,)), FIRST, ROWS, ())
-TOLD = Told("op", "w", 5.0, RetryPolicy(max_attempts=ATTEMPTS))
+TOLD = AttemptContext("op", "w", 5.0, RetryPolicy(max_attempts=ATTEMPTS))
 
 
 @dataclass

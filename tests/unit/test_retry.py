@@ -74,7 +74,7 @@ def test_an_error_that_the_policy_does_not_try_again_is_final() -> None:
 
 
 def test_what_is_done_is_kept_and_the_rest_waits_as_long_as_its_worst_row() -> None:
-    assert decided(shard(), Partial("blob", failures=0)) == Requeue(0.0, blame=False, kept="blob")
+    assert decided(shard(), Partial("blob", failures=0)) == Requeue(0.0, blame=False, checkpoint="blob")
     decision = decided(shard(), Partial("blob", failures=2))
     assert isinstance(decision, Requeue)
     assert 0 < decision.delay_s <= 2.0
@@ -99,7 +99,7 @@ def test_a_shard_that_is_lost_again_is_split_until_its_row_is_alone_and_given_up
 
 @pytest.mark.parametrize(("failures", "ceiling_s"), [(1, 1.0), (2, 2.0), (3, 4.0), (4, 8.0), (50, 8.0)])
 def test_delays_grow_twofold_to_the_most_with_full_jitter(failures: int, ceiling_s: float) -> None:
-    chance = random.Random(7)
-    delays = [backoff_s(failures, POLICY, chance) for _ in range(500)]
+    rng = random.Random(7)
+    delays = [backoff_s(failures, POLICY, rng) for _ in range(500)]
     assert 0 <= min(delays) < 0.1 * ceiling_s
     assert 0.9 * ceiling_s < max(delays) <= ceiling_s

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from batchmill.operators.contract import REGISTRY as OPERATORS
 from batchmill.operators.contract import OperatorDefinition, RowError, operator
-from batchmill_worker.engine.engine import Engine
+from batchmill_worker.engine.batch_executor import BatchExecutor
+from batchmill_worker.engine.executor import ShardTask
 from batchmill_worker.models.operator_cache import ReadyOperator
 from batchmill_worker.row_cache.plan import Distinct, Piece, Shared, computed
 from batchmill_worker.row_cache.segments import BrokenSegment, by_segment, decode_segment, encode_segment, pick
@@ -44,7 +45,9 @@ def definition(name: str) -> OperatorDefinition:
 
 def run(name: str, table: pa.Table, carry: list[str] | None = None) -> ShardResult:
     found = definition(name)
-    return Engine(DeviceLock()).run(ReadyOperator(found, found.build({})), table, carry, proven=True)
+    return BatchExecutor(DeviceLock()).run(
+        ReadyOperator(found, found.build({})), table, ShardTask(carry=carry, has_succeeded=True)
+    )
 
 
 def shard(keys: list[str]) -> pa.Table:

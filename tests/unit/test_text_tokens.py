@@ -81,10 +81,10 @@ def test_what_was_kept_is_dropped_when_it_is_taken_or_too_much(
     read = reader(tokenizer)
     read.costs(TEXTS)
     read.features(TEXTS)
-    assert read._kept._bytes == 0
-    monkeypatch.setattr(tokens, "MAX_KEPT_BYTES", 1000)
+    assert read._cache._bytes == 0
+    monkeypatch.setattr(tokens, "MAX_CACHED_BYTES", 1000)
     assert len(read.costs([f"text {number}" for number in range(20)])) == 20
-    assert len(read._kept._by_text) == 2
+    assert len(read._cache._by_text) == 2
     assert read.costs(["text 0"]) == [4]
 
 
