@@ -175,7 +175,7 @@ def test_after_running_out_of_memory_batches_stay_under_the_ceiling() -> None:
     assert controller.choose(targets).reason is Reason.MEMORY
 
 
-def test_the_ceiling_is_learned_from_peaks_where_the_device_tells_them() -> None:
+def test_the_ceiling_is_learned_from_peaks_where_they_are_measured() -> None:
     peaks = [MemoryPeak(units, 1000 + 10 * units) for units in (1, 2, 4, 8, 16)]
     assert units_within(peaks, 10_000) == pytest.approx((9000 - 1000) / 10)
     assert math.isinf(units_within(peaks[:1], 10_000))

@@ -52,7 +52,7 @@ def test_time_of_a_batch_without_any_cost_is_useful(meter: DeviceTimeMeter, cloc
     assert usage.close() == Parts(useful=1_000_000)
 
 
-def test_a_batch_that_raises_and_one_whose_results_are_not_kept_were_in_vain(
+def test_a_batch_that_raises_and_one_whose_results_are_discarded_are_wasted(
     meter: DeviceTimeMeter, clock: HandClock
 ) -> None:
     usage = meter.open()
@@ -239,7 +239,7 @@ def run(code: Any, clock: HandClock, usage: AttemptUsage, *, finish: Any = None)
     )
 
 
-def test_the_engine_tells_padding_from_what_rows_need(meter: DeviceTimeMeter, clock: HandClock) -> None:
+def test_the_executor_separates_padding_from_what_rows_need(meter: DeviceTimeMeter, clock: HandClock) -> None:
     def code(rows: list[dict[str, Any]]) -> list[Any]:
         clock.now_s += max(row["size"] for row in rows) * len(rows)
         return [{} for _ in rows]
@@ -249,7 +249,7 @@ def test_the_engine_tells_padding_from_what_rows_need(meter: DeviceTimeMeter, cl
     assert usage.close() == Parts(useful=17_000_000, padding=1_000_000)  # 4, 4, 4 and 2, 2, 1
 
 
-def test_the_engine_tells_what_ran_in_vain(meter: DeviceTimeMeter, clock: HandClock) -> None:
+def test_the_executor_counts_what_was_wasted(meter: DeviceTimeMeter, clock: HandClock) -> None:
     def code(rows: list[dict[str, Any]]) -> list[Any]:
         clock.now_s += len(rows)
         if any(row["size"] == 1 for row in rows):
@@ -263,7 +263,7 @@ def test_the_engine_tells_what_ran_in_vain(meter: DeviceTimeMeter, clock: HandCl
     assert parts.retried == parts.total - 5_000_000 > 0
 
 
-def test_a_batch_that_fails_when_it_is_finished_ran_in_vain(meter: DeviceTimeMeter, clock: HandClock) -> None:
+def test_a_batch_that_fails_when_it_is_finished_is_wasted(meter: DeviceTimeMeter, clock: HandClock) -> None:
     def code(rows: list[dict[str, Any]]) -> list[Any]:
         clock.now_s += len(rows)
         return rows

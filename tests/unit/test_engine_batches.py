@@ -133,7 +133,7 @@ REFUSED: list[tuple[BatchFormat, Any, str]] = [
 
 
 @pytest.mark.parametrize(("batch_format", "output", "reason"), REFUSED)
-def test_what_does_not_fit_names_the_operator_what_was_expected_and_what_came(
+def test_what_does_not_fit_names_the_operator_what_was_expected_and_what_it_got(
     batch_format: BatchFormat, output: Any, reason: str
 ) -> None:
     with pytest.raises(InvalidOperator, match=f"operator 'probe' .*{reason}") as caught:

@@ -1,4 +1,4 @@
-"""The engine: order, carried columns, blame, stopping."""
+"""The batch executor: order, carried columns, whose fault a failure is, stopping."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_results_without_any_column_are_refused() -> None:
     assert engine().run(ready(nothing), numbers(3), ShardTask(carry=["id"])).table.num_rows == 3
 
 
-def test_without_a_batch_size_the_whole_shard_is_one_batch() -> None:
+def test_without_a_batch_size_a_shard_is_one_batch() -> None:
     result = engine().run(ready(lambda table: table, "arrow", None), numbers(1000))
     assert [timing.rows for timing in result.timings] == [1000]
 
@@ -123,10 +123,10 @@ def test_only_the_device_call_is_timed() -> None:
     assert result.busy_s == 3.0
 
 
-# --- blame ---
+# --- whose fault a failure is ---
 
 
-def test_a_row_that_raises_is_left_out_and_told_of() -> None:
+def test_a_row_that_raises_is_left_out_and_reported() -> None:
     result = engine().run(ready(failing_on(lambda n: n == 5)), numbers(10))
     assert result.table["id"].to_pylist() == [0, 1, 2, 3, 4, 6, 7, 8, 9]
     assert result.table["twice"].to_pylist() == [0, 2, 4, 6, 8, 12, 14, 16, 18]
@@ -187,12 +187,12 @@ def test_an_operator_that_fails_on_all_rows_alike_fails_after_eight_of_them() ->
     assert "raise KeyError" in caught.value.details["traceback"]
 
 
-def test_an_operator_that_fails_on_both_rows_of_a_small_shard_is_to_blame() -> None:
+def test_an_operator_that_fails_on_both_rows_of_a_small_shard_is_at_fault() -> None:
     with pytest.raises(OperatorFailed, match="each of the first 2 rows"):
         engine().run(ready(failing_on(lambda _: True), has_succeeded=True), numbers(2))
 
 
-def test_a_lone_row_is_to_blame_only_if_the_operator_has_worked_before() -> None:
+def test_a_single_row_is_at_fault_only_if_the_operator_has_succeeded_before() -> None:
     with pytest.raises(OperatorFailed, match="failed on the first row it was given: ValueError: cannot do 0"):
         engine().run(ready(failing_on(lambda _: True)), numbers(1))
     operator = ready(failing_on(lambda n: n == 0))
@@ -201,7 +201,7 @@ def test_a_lone_row_is_to_blame_only_if_the_operator_has_worked_before() -> None
     assert [row.index for row in result.dead] == [0]
 
 
-def test_rows_that_fail_in_different_ways_are_to_blame_themselves() -> None:
+def test_rows_that_fail_in_different_ways_are_at_fault_themselves() -> None:
     def code(rows: list[Any]) -> Any:
         raise (ValueError if rows[0]["id"] % 2 else TypeError)("odd" if rows[0]["id"] % 2 else "even")
 
@@ -209,14 +209,14 @@ def test_rows_that_fail_in_different_ways_are_to_blame_themselves() -> None:
     assert len(result.dead) == 20
 
 
-def test_rows_that_fail_after_a_success_are_to_blame_however_many() -> None:
+def test_rows_that_fail_after_a_success_are_at_fault_however_many() -> None:
     result = engine().run(ready(failing_on(lambda n: n > 0), batch_size=1), numbers(50))
     assert result.table["id"].to_pylist() == [0]
     assert len(result.dead) == 49
 
 
 @pytest.mark.parametrize("hook", ["prepare", "infer", "finish"])
-def test_a_row_to_blame_is_found_whichever_hook_raises(hook: str) -> None:
+def test_a_failing_row_is_found_whichever_hook_raises(hook: str) -> None:
     class Hooked:
         def _pass(self, name: str, rows: list[Any]) -> list[Any]:
             if name == hook and any(row["id"] == 3 for row in rows):

@@ -40,7 +40,7 @@ def test_a_package_is_searched_without_being_imported(installed: Path) -> None:
     assert "weights" not in sys.modules
 
 
-def test_a_whole_model_goes_before_a_bare_transformer(installed: Path) -> None:
+def test_a_complete_model_is_preferred_to_a_bare_transformer(installed: Path) -> None:
     model_in(installed / "bare", "config.json")
     model = model_in(installed / "nested" / "whole")
     model_in(model / "1_Pooling", "config.json")
@@ -140,7 +140,7 @@ def test_a_folder_of_other_files_has_another_fingerprint(tmp_path: Path) -> None
     assert len({before, larger, older, fingerprint_files(str(model))}) == 4
 
 
-def test_a_hub_id_is_told_apart_by_the_revision_in_the_local_cache(tmp_path: Path) -> None:
+def test_a_hub_id_is_identified_by_the_revision_in_the_local_cache(tmp_path: Path) -> None:
     assert fingerprint_files("org/name") == ""
     assert hub_revision("org/name", str(tmp_path)) == ""
     revision = "0123456789abcdef0123456789abcdef01234567"

@@ -72,7 +72,7 @@ def test_whatever_attempts_do_every_row_is_done_or_dead_once_and_in_order(plan: 
     assert all(ran.count(row) == 1 for row in done if not any(row - FIRST in attempt.failing for attempt in plan))
 
 
-def test_a_row_is_tried_as_often_as_the_policy_says_and_its_story_is_told() -> None:
+def test_a_row_is_tried_as_often_as_the_policy_allows_and_its_history_is_recorded() -> None:
     progress = ShardProgress()
     for failures in range(1, ATTEMPTS):
         progress = run(progress, Attempt(failing={3}))
@@ -83,12 +83,12 @@ def test_a_row_is_tried_as_often_as_the_policy_says_and_its_story_is_told() -> N
     assert progress.worst == 0
 
 
-def test_a_row_that_may_not_be_tried_again_is_given_up_on_at_once() -> None:
+def test_a_row_that_may_not_be_tried_again_fails_at_once() -> None:
     progress = run(ShardProgress(), Attempt(failing={0}, retryable=False))
     assert [letter.attempts for letter in progress.dead] == [1]
 
 
-def test_the_halves_of_a_split_shard_share_what_was_kept_of_their_parent() -> None:
+def test_the_halves_of_a_split_shard_share_the_checkpoint_of_their_parent() -> None:
     whole = run(ShardProgress(), Attempt(rows=8, failing={1, 7}))
     left, right = (whole.window(half) for half in SHARD.halves())
     assert left.table()["n"].to_pylist() == [FIRST + n for n in (0, 2, 3, 4, 5)]

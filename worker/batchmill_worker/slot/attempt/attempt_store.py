@@ -70,7 +70,7 @@ class AttemptStore:
         return replace(stored, nbytes=files.results.write(shard.shard_id, shard.token, table))
 
     def move_out(self, shard: Shard, files: JobFiles, completion: Completion) -> Completion:
-        """Write results to the store that were to be inline, for lack of room in the ledger. Raises `StorageError`."""
+        """Write inline results, for which the ledger has no room, to the result store. Raises `StorageError`."""
         nbytes = files.results.write(shard.shard_id, shard.token, table_from_stream(completion.inline))
         return replace(completion, inline=b"", nbytes=nbytes)
 

@@ -72,7 +72,7 @@ class Claimer:
         return self._shards.claim(
             ref,
             self._terms.pool,
-            write_holder(self._terms.worker, secrets.token_hex(4)),  # for each claim: a message may arrive twice
+            write_holder(self._terms.worker, secrets.token_hex(4)),  # unique, since a message may arrive twice
             self._heartbeat.ttl_ms,
             with_job=self._job_files.get(ref.job_id) is None,
             price_nano=self._terms.price_nano,
