@@ -122,11 +122,11 @@ def test_messages_are_json_and_hold_ids_and_token_only(
     from batchmill.broker import queue_of, task_arguments, task_name
     from batchmill.settings import CoordinatorSettings
     from batchmill.shard import ShardId, ShardRef
-    from batchmill_coordinator.scheduling.publisher import Publisher
+    from batchmill_coordinator.scheduling.message_publisher import MessagePublisher
 
     url = redis_client.connection_pool.connection_kwargs["path"]  # type: ignore[attr-defined]  # a Unix socket
     settings = CoordinatorSettings(redis_url=f"unix://{url}?db=0", redis_prefix=prefix)
-    publisher = Publisher(settings)
+    publisher = MessagePublisher(settings)
     ref = ShardRef("job-x", 0, ShardId((17, 1)), 3)
     publisher.publish("echo", queue_of("quiet"), ref)
     publisher.close()

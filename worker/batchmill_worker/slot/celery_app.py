@@ -14,7 +14,7 @@ from celery.signals import setup_logging, worker_shutting_down
 from celery.worker.consumer import Consumer
 from kombu.exceptions import OperationalError
 
-from batchmill.broker import celery_settings, queue_of, room_queue_of, task_name
+from batchmill.broker import celery_settings, queue_of, spare_queue_of, task_name
 from batchmill.shard import ShardRef, parse_shard_id
 from batchmill_worker.runtime.attempt_result import AttemptResult, AttemptStatus
 from batchmill_worker.slot.model_queues import ModelQueuesStep
@@ -121,7 +121,7 @@ def consume(
         hostname=name,
         pool="threads",
         concurrency=settings.shards_at_once,
-        queues=[queue_of(settings.pool), room_queue_of(settings.pool)],
+        queues=[queue_of(settings.pool), spare_queue_of(settings.pool)],
         model_queues=queues,
         without_gossip=True,
         without_mingle=True,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from celery import bootsteps
 from kombu import Queue
 
-from batchmill.broker import model_queue_of, room_queue_of
+from batchmill.broker import model_queue_of, spare_queue_of
 from batchmill.clock import Clock, SystemClock
 from batchmill_worker.models.operator_cache import LoadedModels
 
@@ -40,7 +40,7 @@ class ModelQueues:
         self._clock = clock or SystemClock()
         self._consumer: Any = None  # Celery's
         self._models = NOTHING
-        self._since = {room_queue_of(pool): float("-inf")}  # consumed queues, by when they were added
+        self._since = {spare_queue_of(pool): float("-inf")}  # consumed queues, by when they were added
 
     def follow(self, models: LoadedModels) -> None:
         """Note that the loaded models have changed. Safe in any thread."""
@@ -62,7 +62,7 @@ class ModelQueues:
         now, models = self._clock.monotonic(), self._models
         wanted = {model_queue_of(self._pool, model) for model in (*models.ready, *models.loading)}
         if models.has_room:
-            wanted.add(room_queue_of(self._pool))
+            wanted.add(spare_queue_of(self._pool))
         self._announce(models, now)
         for queue in wanted:
             self._want(queue, now)
@@ -89,7 +89,7 @@ class ModelQueues:
 
         ready = [model for model in models.ready if has_settled(model_queue_of(self._pool, model))]
         loading = [model for model in (*models.ready, *models.loading) if model not in ready]
-        has_room = models.has_room and has_settled(room_queue_of(self._pool))
+        has_room = models.has_room and has_settled(spare_queue_of(self._pool))
         self._heartbeat.show_models(ready, loading, has_room=has_room, load_s=models.load_s)
 
     def _later(self) -> None:
