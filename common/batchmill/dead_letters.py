@@ -17,13 +17,14 @@ from typing import Any, Self
 import pyarrow as pa
 
 from batchmill.job import Frozen
-from batchmill.shard import ShardId, ShardRef, format_shard_id
+from batchmill.shard import ShardRef, part_stem
 
 
 class DeadLetter(Frozen):
     """A row given up on. Times are seconds since the epoch."""
 
-    index: int  # 0-based, in the job's input
+    stage: int  # of the job
+    index: int  # 0-based, in the stage's input
     row: dict[str, Any]  # the input row, as JSON values: see `json_value`
     operator: str
     error_type: str
@@ -85,12 +86,7 @@ class DeadRows:
 
 def dead_letters_name(ref: ShardRef) -> str:
     """The blob that holds the dead letters of an attempt."""
-    return f"jobs/{ref.job_id}/dead/{part_of(ref.shard_id, ref.token)}.arrow"
-
-
-def part_of(shard_id: ShardId, token: int) -> str:
-    """The name that what an attempt stores begins with."""
-    return f"part-{format_shard_id(shard_id)}-a{token}"
+    return f"jobs/{ref.job_id}/dead/{ref.stage}/{part_stem(ref.shard_id, ref.token)}.arrow"
 
 
 def count_by_type(letters: Iterable[DeadLetter]) -> tuple[tuple[str, int], ...]:

@@ -60,7 +60,7 @@ def end_job(ledger: Ledger, blobs: BlobStore, job_id: str) -> None:
     """A job that took an upload, has results, and was cancelled."""
     upload = f"upl-of-{job_id}"
     ledger.jobs.begin_upload(upload)
-    spec = JobSpec(operator="echo", source=UploadSource(upload=upload, parts=1))
+    spec = JobSpec.single(operator="echo", source=UploadSource(upload=upload, parts=1))
     ledger.jobs.submit(Submission(job_id, spec, "digest"), max_live_jobs=10)
     blobs.put(f"uploads/{upload}/part-00000000.arrow", b"rows")
     blobs.put(f"jobs/{job_id}/results/part-00000000-a1.arrow", b"results")

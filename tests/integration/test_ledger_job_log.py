@@ -25,7 +25,7 @@ from batchmill.ledger.ledger import SCHEMA
 from batchmill.processes.parent_death import die_with_parent
 from batchmill.shard import ShardId, ShardRef
 from batchmill_coordinator.fleet.pools import PoolView
-from batchmill_coordinator.roles.watcher import PATIENCE_S, Watcher
+from batchmill_coordinator.roles.watcher import MIN_BLOCKED_S, Watcher
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,7 +49,7 @@ class Fleet:
 
 
 def submit(ledger: Ledger, job_id: str = JOB) -> None:
-    spec = JobSpec(operator="echo", pool="gpu")
+    spec = JobSpec.single(operator="echo", pool="gpu")
     ledger.jobs.submit(Submission(job_id, spec, "digest"), max_live_jobs=100)
 
 
@@ -115,18 +115,18 @@ def test_what_a_job_waits_for_is_noted_once_and_so_is_its_end(ledger: Ledger) ->
     clock, fleet = HandClock(), Fleet()
     watcher = Watcher(ledger, fleet, clock, "USD")  # type: ignore[arg-type]  # a fleet of our own
     watcher.step(1)
-    clock.now_s += PATIENCE_S / 2
+    clock.now_s += MIN_BLOCKED_S / 2
     watcher.step(1)
     assert told(ledger) == []
     for _ in range(3):
-        clock.now_s += PATIENCE_S
+        clock.now_s += MIN_BLOCKED_S
         watcher.step(1)
     ((level, event, message),) = told(ledger)
     assert (level, event) == (LogLevel.WARNING, LogEvent.WAITING)
     assert "no worker of pool 'gpu'" in message
     fleet.views = {"gpu": PoolView(1, 1, frozenset({"other"}))}
     watcher.step(1)
-    clock.now_s += PATIENCE_S
+    clock.now_s += MIN_BLOCKED_S
     watcher.step(1)
     assert "has the operator 'echo'" in told(ledger)[1][2]
     fleet.views = {"gpu": PoolView(1, 1, frozenset({"echo"}))}
@@ -136,7 +136,7 @@ def test_what_a_job_waits_for_is_noted_once_and_so_is_its_end(ledger: Ledger) ->
 
 
 def test_a_job_that_its_budget_holds_says_so_in_its_log_with_what_to_do(ledger: Ledger, epoch: int) -> None:
-    submit_job(ledger, JOB, spec=JobSpec(operator="echo", pool="gpu", budget=1.0))
+    submit_job(ledger, JOB, spec=JobSpec.single(operator="echo", pool="gpu", budget=1.0))
     plan(ledger, epoch, [5, 5])
     clock, fleet = HandClock(), Fleet({"gpu": PoolView(1, 1, frozenset({"echo"}))})
     watcher = Watcher(ledger, fleet, clock, "EUR")  # type: ignore[arg-type]  # a fleet of our own
@@ -147,7 +147,7 @@ def test_a_job_that_its_budget_holds_says_so_in_its_log_with_what_to_do(ledger: 
     watcher.step(1)
     assert told(ledger) == []
     for _ in range(2):
-        clock.now_s += PATIENCE_S
+        clock.now_s += MIN_BLOCKED_S
         watcher.step(1)
     why = f"it has cost 1.5 of its budget of 1 EUR; `batchmill resume {JOB} --budget N` gives it more"
     assert told(ledger) == [(LogLevel.WARNING, LogEvent.WAITING, why)]
@@ -162,7 +162,7 @@ def test_a_worker_that_is_back_at_once_is_not_worth_an_entry(ledger: Ledger) -> 
     watcher = Watcher(ledger, fleet, clock, "USD")  # type: ignore[arg-type]  # a fleet of our own
     watcher.step(1)
     fleet.views = {"gpu": PoolView(1, 1, frozenset({"echo"}))}
-    clock.now_s += PATIENCE_S
+    clock.now_s += MIN_BLOCKED_S
     watcher.step(1)
     assert told(ledger) == []
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from batchmill.shard import ShardRef
 
 LEASE_MS = 10_000
-SPEC = JobSpec(operator="echo")
+SPEC = JobSpec.single(operator="echo")
 
 
 def submit(ledger: Ledger, job_id: str = "job-1", **changes: object) -> str:
@@ -25,18 +25,18 @@ def submit(ledger: Ledger, job_id: str = "job-1", **changes: object) -> str:
 
 
 def plan(ledger: Ledger, epoch: int, rows: list[int], *, at_end: bool = True, job_id: str = "job-1") -> str:
-    record = ledger.jobs.read(job_id)
+    stage = ledger.jobs.read(job_id).first
     shards = [
-        Shard(job_id, ShardId((record.shards_planned + n,)), 0, count, (Slice(0, 0, count, count),))
+        Shard(job_id, 0, ShardId((stage.shards_planned + n,)), 0, count, (Slice(0, 0, count, count),))
         for n, count in enumerate(rows)
     ]
-    cursor = f"cursor-{record.shards_planned + len(rows)}"
+    cursor = f"cursor-{stage.shards_planned + len(rows)}"
     step = PlanStep(shards, [10] * len(rows), cursor, at_end, RowCount(sum(rows), exact=True))
-    return ledger.shards.plan(record, step, epoch)
+    return ledger.shards.plan(job_id, stage, step, epoch)
 
 
 def queue_one(ledger: Ledger, epoch: int, number: int = 0) -> ShardRef:
-    ref = ledger.shards.queue(ledger.jobs.read("job-1"), 0, ShardId((number,)), epoch)
+    ref = ledger.shards.queue("job-1", ledger.jobs.read("job-1").first, ShardId((number,)), epoch)
     assert ref is not None
     return ref
 

@@ -55,7 +55,7 @@ def job_output(
     uri: str, locations: Locations, blobs: BlobStore, *, job_id: str = "job-1", output_format: Any = "parquet"
 ) -> JobOutput:
     """Open the output of a job as the coordinator and a worker do."""
-    spec = JobSpec(operator="echo", output=OutputSpec(path=uri, format=output_format))
+    spec = JobSpec.single(operator="echo", output=OutputSpec(path=uri, format=output_format))
     workspace = Workspace(blobs, locations)
     publisher = workspace.open_publisher(job_id, spec)
     assert publisher is not None

@@ -22,8 +22,8 @@ from batchmill.job import (
     DEFAULT_POOL,
     BatchPolicy,
     FileSource,
+    JobForm,
     JobRequest,
-    JobSpec,
     JobStatus,
     OutputSpec,
     RetryPolicy,
@@ -54,14 +54,14 @@ def make_spec(
     batch: Any,
     cache: bool,
     budget: float | None,
-) -> JobSpec:
+) -> JobForm:
     """The spec of a job from what a user gave `submit`. Raises the typed error of the argument that is wrong."""
     try:
         json.dumps(params, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidParams(f"params hold a value that JSON has no form for: {error}.") from error
     try:
-        return JobSpec(
+        return JobForm(
             operator=operator,
             params={} if params is None else params,
             source=_file_source(source),
@@ -150,7 +150,7 @@ def _invalid(kind: type[InvalidRequest], prefix: str, error: ValidationError) ->
 
 
 class _UploadRequest(BaseModel):
-    spec: JobSpec
+    spec: JobForm
 
 
 class _UploadAnswer(BaseModel):
@@ -165,7 +165,7 @@ class Submission:
     are on their way while the caller makes the next one.
     """
 
-    def __init__(self, transport: Transport, spec: JobSpec, idempotency_key: str | None) -> None:
+    def __init__(self, transport: Transport, spec: JobForm, idempotency_key: str | None) -> None:
         self._transport = transport
         self._spec = spec
         self._key = idempotency_key or secrets.token_hex(16)
@@ -213,7 +213,7 @@ class Submission:
                 await self._transport.call("DELETE", f"/v1/uploads/{self._upload}")
 
     async def _post(self, source: Any, rows_arrow: str | None) -> JobStatus:
-        fields = {name: getattr(self._spec, name) for name in JobSpec.model_fields} | {"source": source}
+        fields = {name: getattr(self._spec, name) for name in JobForm.model_fields} | {"source": source}
         try:
             request = JobRequest(**fields, rows_arrow=rows_arrow, idempotency_key=self._key)
         except ValidationError as error:

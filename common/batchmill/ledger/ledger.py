@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from batchmill.settings import ServiceSettings
 
 SUBSCRIPTION_POLL_S = 1.0
-SCHEMA = 1
+SCHEMA = 2
 """Goes up when scripts write what those of the version before would misread, or the other way round."""
 
 

@@ -35,7 +35,7 @@ TABLE = pa.table(
 def spec(request: pytest.FixtureRequest, place: tuple[str, Locations]) -> JobSpec:
     """A job whose results stay in the service, or go into an output of that format."""
     output = OutputSpec(path=f"{place[0]}/out", format=request.param) if request.param else None
-    return JobSpec(operator="echo", output=output)
+    return JobSpec.single(operator="echo", output=output)
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_damaged_results_are_an_error_that_names_the_file(
 
 
 def test_each_stage_and_each_job_has_results_of_its_own(place: tuple[str, Locations], blobs: BlobStore) -> None:
-    workspace, spec = Workspace(blobs, place[1]), JobSpec(operator="echo")
+    workspace, spec = Workspace(blobs, place[1]), JobSpec.single(operator="echo")
     stores = [workspace.open_results(job, spec, stage) for job in ("job-1", "job-2") for stage in (0, 1)]
     for number, results in enumerate(stores):
         results.write(SHARD, 1, ids([number]))
@@ -124,6 +124,6 @@ def test_each_stage_and_each_job_has_results_of_its_own(place: tuple[str, Locati
 
 def test_only_the_last_stage_writes_into_the_output(place: tuple[str, Locations], blobs: BlobStore) -> None:
     workspace = Workspace(blobs, place[1])
-    spec = JobSpec(operator="echo", output=OutputSpec(path=f"{place[0]}/out"))
+    spec = JobSpec.single(operator="echo", output=OutputSpec(path=f"{place[0]}/out"))
     workspace.open_results("job-1", spec, 1).write(SHARD, 1, TABLE)
     assert blobs.list() == ["jobs/job-1/results/1/part-00000017.1-a1.arrow"]
