@@ -35,9 +35,10 @@ chaos: $(STAMPS)/test ## The same for DURATION=10 minutes from SEED=…, into RE
 
 check: lint types layers test ## Everything that must pass before a change lands
 
-lint: $(STAMPS)/dev ## Formatting and lint
+lint: $(STAMPS)/dev ## Formatting, lint, and code that nothing uses
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/vulture
 
 types: $(STAMPS)/dev ## Types, strictly
 	$(BIN)/mypy

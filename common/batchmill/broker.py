@@ -8,10 +8,17 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 from uuid import NAMESPACE_OID, uuid5
 
+from batchmill.backoff import Backoff
 from batchmill.shard import ShardRef, parse_shard_id
 
 if TYPE_CHECKING:
     from batchmill.settings import ServiceSettings
+
+RECONNECT = Backoff(base_s=0.5, max_s=2.0)
+"""How long a worker waits before it asks again for a broker that is away. Celery's own waits grow to 30 s."""
+
+PUBLISH = Backoff(base_s=0.05, max_s=1.0)
+PUBLISH_RETRIES = 3
 
 VISIBILITY_TIMEOUT_S = 30
 """Covers only the moment between pop and start: messages are acknowledged when their task starts."""
@@ -58,6 +65,11 @@ def attempt_of(message: bytes) -> ShardRef:
     """The attempt of a message as it lies in a queue."""
     (job_id, stage, shard_id, token), _, _ = json.loads(base64.b64decode(json.loads(message)["body"]))
     return ShardRef(job_id, stage, parse_shard_id(shard_id), token)
+
+
+def kombu_waits(backoff: Backoff) -> dict[str, float]:
+    """A backoff as kombu's own retries take it: they know no jitter, and add `base_s` each time up to `max_s`."""
+    return {"interval_start": backoff.base_s, "interval_step": backoff.base_s, "interval_max": backoff.max_s}
 
 
 def celery_settings(settings: ServiceSettings) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
+from batchmill.backoff import Backoff
+
 if TYPE_CHECKING:
     import random
 
@@ -102,12 +104,12 @@ def decide(shard: Shard, outcome: Outcome, policy: RetryPolicy, rng: random.Rand
         case Revoked():
             return Requeue(0.0, blame=False)
         case Partial(checkpoint, failures):
-            return Requeue(backoff_s(failures, policy, rng), blame=False, checkpoint=checkpoint)
+            return Requeue(_backoff(policy).delay_s(failures, rng), blame=False, checkpoint=checkpoint)
         case Failed(error, error_type, final):
             failures = shard.failures + 1
             if final or failures >= policy.max_attempts or not may_retry(error_type, policy):
                 return GiveUp(error)
-            return Requeue(backoff_s(failures, policy, rng), blame=True)
+            return Requeue(_backoff(policy).delay_s(failures, rng), blame=True)
         case Lost():
             losses = shard.losses + 1
             if shard.rows == 1 and losses >= max(LOSSES_BEFORE_SPLIT, policy.max_attempts):
@@ -119,15 +121,8 @@ def decide(shard: Shard, outcome: Outcome, policy: RetryPolicy, rng: random.Rand
             assert_never(outcome)
 
 
-def backoff_s(failures: int, policy: RetryPolicy, rng: random.Random) -> float:
-    """Return the wait after that many failures, in seconds: exponential with full jitter; 0 without a failure.
-
-    Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
-    """
-    if failures == 0:
-        return 0.0
-    ceiling = min(policy.backoff_max_s, policy.backoff_s * 2.0 ** min(failures - 1, 60))
-    return rng.uniform(0.0, ceiling)
+def _backoff(policy: RetryPolicy) -> Backoff:
+    return Backoff(policy.backoff_s, policy.backoff_max_s)
 
 
 def may_retry(error_type: str, policy: RetryPolicy) -> bool:

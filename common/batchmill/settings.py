@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from batchmill.errors import InvalidSettings, did_you_mean
@@ -18,7 +18,16 @@ PREFIX = "BATCHMILL_"
 CLIENT_NAMES = frozenset({"URL", "TOKEN", "DATA_DIR"})
 """What the client and the command line read; services let them stand."""
 
-ListOfText = Annotated[tuple[str, ...], NoDecode]
+
+def split_list(value: object) -> object:
+    """A list from text that separates its items by commas; anything else as it is."""
+    if isinstance(value, str):
+        return tuple(item.strip() for item in value.split(",") if item.strip())
+    return value
+
+
+ListOfText = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_list)]
+"""A setting that is a list, and in the environment text with commas."""
 
 
 class ServiceSettings(BaseSettings):
@@ -37,11 +46,6 @@ class ServiceSettings(BaseSettings):
     log_level: str = "INFO"
     log_format: Literal["console", "json"] = "console"
     secrets_dir: ListOfText = ()  # folders whose files are named after settings and hold their values
-
-    @field_validator("roots", "secrets_dir", mode="before")
-    @classmethod
-    def _split(cls, value: object) -> object:
-        return split_list(value)
 
     @classmethod
     def load(cls, **overrides: object) -> Self:
@@ -99,14 +103,10 @@ class CoordinatorSettings(ServiceSettings):
     currency: str = Field(default="USD", pattern=r"^\S{1,8}$")  # what workers' prices are in; a label only
     retention_s: float = Field(default=7 * 24 * 3600.0, ge=0)  # an ended job is deleted after this; 0: never
 
-    @field_validator("tokens", mode="before")
-    @classmethod
-    def _split_tokens(cls, value: object) -> object:
-        return split_list(value)
-
     def secret_values(self) -> tuple[str, ...]:
         """Its tokens too."""
-        return (*super().secret_values(), *self.tokens, *([self.metrics_token] if self.metrics_token else []))
+        tokens = (end for entry in self.tokens for end in _ends(entry))  # without the roles and the tenant, too
+        return (*super().secret_values(), *tokens, *([self.metrics_token] if self.metrics_token else []))
 
 
 class WorkerSettings(ServiceSettings):
@@ -132,11 +132,6 @@ class WorkerSettings(ServiceSettings):
 
     trace: str = ""  # a file to write the phases of every shard to, in the Chrome trace format
 
-    @field_validator("operators", "prices", mode="before")
-    @classmethod
-    def _split_operators(cls, value: object) -> object:
-        return split_list(value)
-
 
 class FlowerSettings(ServiceSettings):
     """What `batchmill flower` needs besides."""
@@ -148,11 +143,6 @@ class FlowerSettings(ServiceSettings):
     flower_read_only: bool = True  # no buttons: Batchmill's own commands stop and pause jobs
     flower_url_prefix: str = ""  # where a proxy has it
 
-    @field_validator("flower_users", mode="before")
-    @classmethod
-    def _split_users(cls, value: object) -> object:
-        return split_list(value)
-
     def secret_values(self) -> tuple[str, ...]:
         """The passwords of its users too."""
         passwords = (user.partition(":")[2] for user in self.flower_users)
@@ -163,13 +153,6 @@ SERVICES: tuple[type[ServiceSettings], ...] = (ServiceSettings, CoordinatorSetti
 """Every kind of settings there is."""
 
 
-def split_list(value: object) -> object:
-    """A list from text that separates its items by commas; anything else as it is."""
-    if isinstance(value, str):
-        return tuple(item.strip() for item in value.split(",") if item.strip())
-    return value
-
-
 def default_data_dir() -> Path:
     """Where the embedded service keeps its data: `BATCHMILL_DATA_DIR`, else the user's XDG data folder."""
     named = os.environ.get(f"{PREFIX}DATA_DIR")
@@ -177,6 +160,12 @@ def default_data_dir() -> Path:
         return Path(named).expanduser().absolute()
     home = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
     return Path(home) / "batchmill"
+
+
+def _ends(entry: str) -> list[str]:
+    """A text, and what is behind each of its colons."""
+    parts = entry.split(":")
+    return [":".join(parts[start:]).strip() for start in range(len(parts))]
 
 
 def _secrets_folders() -> list[str]:

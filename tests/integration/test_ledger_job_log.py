@@ -180,6 +180,20 @@ def test_a_ledger_of_other_data_formats_is_refused_with_both_versions(
     ledger.require_schema(1)  # what was there before there were versions
 
 
+def test_a_ledger_from_before_stages_is_refused_with_what_to_do(
+    ledger: Ledger, redis_client: redis.Redis, prefix: str
+) -> None:
+    redis_client.zadd(f"{prefix}jobs", {"job-0": 1})  # as version 1 left it: a job, and no key with the version
+    with pytest.raises(
+        InvalidSettings, match=f"data formats of version 1, this Batchmill has version {SCHEMA}"
+    ) as refused:
+        ledger.require_schema()
+    assert (refused.value.details["found"], refused.value.details["expected"]) == (1, SCHEMA)
+    assert "let its jobs end, delete them and stop its workers; then start this one" in str(refused.value)
+    redis_client.delete(f"{prefix}jobs")
+    ledger.require_schema()
+
+
 def test_an_empty_ledger_takes_another_version_once_its_workers_are_gone(ledger: Ledger) -> None:
     ledger.require_schema(1)
     ledger.fleet.announce(WORKER, [], 60)

@@ -122,7 +122,7 @@ def test_a_source_that_ends_before_all_its_rows_are_planned_fails_the_job(servic
     job = submit(service)
     planner(service).step(service.leadership.epoch)
     empty_the_horizon(service, service.ledger.jobs.read(job.id))
-    splitter = planner(service)._open_sources[job.id, 0].splitter
+    splitter = planner(service)._open_sources.get((job.id, 0)).splitter
     assert isinstance(splitter.next_split(3, 1 << 20), InputSplit)
     plan_the_rest(service, job.id)
     failed = service.ledger.jobs.read(job.id)

@@ -111,6 +111,19 @@ def test_an_object_that_changed_or_vanished_is_named(ending: str, bucket: object
         open_source(description, locations, blobs, "staged").splitter().next_split(10, 1000)
 
 
+def test_an_object_that_is_written_again_while_it_is_read_is_named(bucket: object, locations: Locations) -> None:
+    data = file_of("jsonl", ROWS)
+    bucket.put_object(Key="a.jsonl", Body=data)
+    description = describe(FileSource(path="s3://rows/a.jsonl"), locations)
+    source = open_source(description, locations, BlobStore(locations.resolve("s3://rows/blobs")), "staged")
+    split = source.splitter().next_split(100, 1 << 30)
+    assert isinstance(split, InputSplit)
+    assert source.read(split.slices).to_pylist() == ROWS[:100]
+    bucket.put_object(Key="a.jsonl", Body=data[::-1])  # of the same size, perhaps in the same second
+    with pytest.raises(InvalidSource, match=r"s3://rows/a\.jsonl changed since the job .*: it was written again"):
+        source.read(split.slices)
+
+
 def test_uploaded_parts_in_a_bucket_are_read(bucket: object, locations: Locations) -> None:  # noqa: ARG001  # it is there
     blobs = BlobStore(locations.resolve("s3://rows/blobs"))
     for number in range(4):

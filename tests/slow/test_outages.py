@@ -12,7 +12,7 @@ from cluster import KEYS, LEASE_S
 from waiting import GRACE_S, until
 
 import batchmill
-from batchmill_worker.slot.celery_app import RECONNECT
+from batchmill.broker import RECONNECT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -114,7 +114,7 @@ def test_after_a_long_outage_of_valkey_everybody_is_soon_back_at_work(
     back_at = time.monotonic()
     before = service.ask(lambda client: client.job(job.id).status().rows_done)
     until(lambda: service.ask(lambda client: client.job(job.id).status().rows_done) > before, "the next results")
-    assert time.monotonic() - back_at < RECONNECT["interval_max"] + LEASE_S + SLACK_S
+    assert time.monotonic() - back_at < RECONNECT.max_s + LEASE_S + SLACK_S
     assert [row["id"] for row in service.ask(lambda client: list(client.job(job.id).results()))] == list(range(ROWS))
 
 

@@ -18,6 +18,7 @@ SUPPORT = Path(__file__).parent
 def operators_on_path() -> Iterator[None]:
     """Workers find the tests' operators, and models offline."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")]))
+        folders = [str(SUPPORT), os.environ.get("PYTHONPATH", "")]
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, folders)))  # an empty one would be the current folder
         patch.setenv("HF_HUB_OFFLINE", "1")
         yield

@@ -21,8 +21,8 @@ from batchmill.errors import (
 from batchmill.job import (
     BatchChoice,
     JobError,
+    JobForm,
     JobRequest,
-    JobSpec,
     JobState,
     JobStatus,
     PoolStatus,
@@ -319,7 +319,7 @@ class StandIn:
         return body
 
     async def _open_upload(self, request):
-        spec = JobSpec.model_validate((await request.json())["spec"])
+        spec = JobForm.model_validate((await request.json())["spec"])
         if spec.source is not None:
             raise InvalidRequest("an upload has no source.")
         self._check_operator(spec)

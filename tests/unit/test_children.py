@@ -2,43 +2,36 @@
 
 from __future__ import annotations
 
+import random
 import re
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-from batchmill.processes.children import (
-    BACKOFF_MAX_S,
-    BACKOFF_S,
-    ChildEnd,
-    ChildSpec,
-    ProcessSupervisor,
-    restart_delay_s,
-)
+from batchmill.backoff import Backoff
+from batchmill.processes.children import ChildEnd, ChildSpec, ProcessSupervisor
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_a_child_that_dies_again_and_again_is_left_alone_longer_and_longer() -> None:
-    assert [restart_delay_s(deaths) for deaths in (1, 2, 3, 10_000)] == [
-        BACKOFF_S,
-        2 * BACKOFF_S,
-        4 * BACKOFF_S,
-        BACKOFF_MAX_S,
-    ]
+class Longest(random.Random):
+    """Draws the longest wait each time."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return max(a, b)
 
 
 @pytest.mark.parametrize(("of_its_work", "delays"), [(True, ["0.1"] * 3), (False, ["0.1", "0.2", "0.4"])])
-def test_a_child_that_dies_of_its_work_is_soon_there_again_however_often_that_happens(
+def test_a_child_waits_longer_after_each_death_but_those_of_its_work(
     of_its_work: bool,
     delays: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("batchmill.processes.children.BACKOFF_S", 0.1)
+    monkeypatch.setattr("batchmill.processes.children.RESTART", Backoff(base_s=0.1, max_s=0.4))
     pids: list[int] = []
 
     def on_end(end: ChildEnd) -> bool:
@@ -47,7 +40,7 @@ def test_a_child_that_dies_of_its_work_is_soon_there_again_however_often_that_ha
             keeper.ask_to_stop()
         return of_its_work
 
-    keeper = ProcessSupervisor(on_end=on_end)
+    keeper = ProcessSupervisor(on_end=on_end, rng=Longest())
     keeper.start(ChildSpec("short", [sys.executable, "-c", "pass"], {}, tmp_path / "log"))
     keeper.watch()
     keeper.stop(grace_s=5)

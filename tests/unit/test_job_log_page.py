@@ -10,11 +10,12 @@ from records import job_record
 from batchmill.job import JobError, JobSpec
 from batchmill.job_log import Cursor, LogEntry, LogEvent, LogLevel
 from batchmill.ledger.job_log import Kept
-from batchmill_coordinator.status.job_log_page import START, life_of, page_of
+from batchmill_coordinator.status.job_log_page import life_of, page_of
 
 if TYPE_CHECKING:
     from batchmill.ledger import JobRecord
 
+START = Cursor((0, 0))
 SPEC = JobSpec.single("echo", pool="gpu")
 
 

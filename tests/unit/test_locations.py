@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from batchmill.errors import InvalidOutput, InvalidSettings, InvalidSource
 from batchmill.storage.locations import UNRESTRICTED, Locations
+from batchmill.storage.objects import s3_options
 
 ANYWHERE = Locations(UNRESTRICTED, s3_endpoint="http://127.0.0.1:9", s3_region="us-east-1")
 
@@ -153,7 +154,7 @@ def test_credentials_and_queries_are_refused_and_never_repeated(uri: str) -> Non
     assert "hunter2" not in repr(refused.value.envelope())
 
 
-@pytest.mark.parametrize("scheme", ["s3", "gs"])
+@pytest.mark.parametrize("scheme", ["s3", "gs", "az"])
 def test_a_prefix_admits_what_lies_below_it_and_not_its_namesakes(scheme: str) -> None:
     locations = Locations([f"{scheme}://bucket/pre"], s3_region="us-east-1")
     for inside in ("bucket/pre", "bucket/pre/", "bucket/pre/x/y", "bucket/pre/a%20b*?.txt"):
@@ -205,3 +206,36 @@ def test_no_path_made_of_awkward_parts_leads_out(tmp_path_factory: pytest.TempPa
         except InvalidSource:
             continue
         assert Path(os.path.realpath(location.path)).is_relative_to(base / "root")
+
+
+def test_an_object_store_without_an_account_is_an_invalid_setting_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("AZURE_")]:
+        monkeypatch.delenv(name)
+    with pytest.raises(InvalidSettings, match=r"az:// cannot be used by this service: .*Account") as caught:
+        ANYWHERE.resolve("az://container/x").look_up()
+    assert "environment" in caught.value.hint
+
+
+def test_keys_come_from_the_credentials_file_of_aws_when_the_environment_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "credentials").write_text(
+        "[default]\naws_access_key_id = A\naws_secret_access_key = B\n"
+        "[other]\naws_access_key_id = C\naws_secret_access_key = D%\naws_session_token = E\nregion = here\n"
+    )
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    assert s3_options(None, None) == {"access_key_id": "A", "secret_access_key": "B"}
+    monkeypatch.setenv("AWS_PROFILE", "other")
+    assert s3_options(None, "r") == {
+        "region": "r",
+        "access_key_id": "C",
+        "secret_access_key": "D%",
+        "session_token": "E",
+    }
+    monkeypatch.setenv("AWS_PROFILE", "missing")
+    assert s3_options("http://host:1", None) == {"endpoint": "http://host:1", "allow_http": True}
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "F")
+    monkeypatch.setenv("AWS_PROFILE", "other")
+    assert s3_options(None, None) == {}

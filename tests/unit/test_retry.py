@@ -18,7 +18,6 @@ from batchmill.retry import (
     Revoked,
     Settle,
     Split,
-    backoff_s,
     decide,
     tries_row_again,
 )
@@ -100,7 +99,11 @@ def test_a_shard_that_is_lost_again_is_split_until_its_row_is_alone_and_dead() -
 
 @pytest.mark.parametrize(("failures", "ceiling_s"), [(1, 1.0), (2, 2.0), (3, 4.0), (4, 8.0), (50, 8.0)])
 def test_delays_grow_twofold_to_the_most_with_full_jitter(failures: int, ceiling_s: float) -> None:
-    rng = random.Random(7)
-    delays = [backoff_s(failures, POLICY, rng) for _ in range(500)]
+    chance = random.Random(7)
+    policy = POLICY.model_copy(update={"max_attempts": 100})
+    failed = Failed(ERROR, "Error")
+    decisions = [decide(shard(failures=failures - 1), failed, policy, chance) for _ in range(500)]
+    delays = [decision.delay_s for decision in decisions if isinstance(decision, Requeue)]
+    assert len(delays) == 500
     assert 0 <= min(delays) < 0.1 * ceiling_s
     assert 0.9 * ceiling_s < max(delays) <= ceiling_s

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from batchmill.errors import Forbidden, InvalidSettings
-from batchmill_coordinator.api.tenants import Access, find_access, parse_tokens, secrets_of
+from batchmill.settings import CoordinatorSettings
+from batchmill_coordinator.api.tenants import Access, find_access, parse_tokens
 
 
 def test_a_token_belongs_to_the_tenant_before_it_or_to_default() -> None:
@@ -39,7 +40,7 @@ def test_the_tokens_of_a_service_without_tenants_are_admin_tokens() -> None:
 )
 def test_prefixes_of_a_token_say_what_it_allows(entry: str, access: Access) -> None:
     assert parse_tokens(["other:x", entry])[b"secret"] == access
-    assert secrets_of(["other:x", entry]) == ("x", "secret")
+    assert {"x", "secret"} < set(CoordinatorSettings(tokens=("other:x", entry)).secret_values())  # logs hide them
 
 
 def test_a_read_only_token_changes_nothing_and_only_an_admin_token_acts_for_all() -> None:

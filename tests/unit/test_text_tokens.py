@@ -80,9 +80,11 @@ def test_cached_tokens_are_dropped_when_they_are_taken_or_too_many(
 ) -> None:
     read = reader(tokenizer)
     read.costs(TEXTS)
+    assert read._cache._by_text.weight > 0
     read.features(TEXTS)
-    assert read._cache._bytes == 0
+    assert read._cache._by_text.weight == 0
     monkeypatch.setattr(tokens, "MAX_CACHED_BYTES", 1000)
+    read = reader(tokenizer)
     assert len(read.costs([f"text {number}" for number in range(20)])) == 20
     assert len(read._cache._by_text) == 2
     assert read.costs(["text 0"]) == [4]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import aiohttp
 from pydantic import BaseModel, ValidationError
 
+from batchmill.backoff import Backoff
 from batchmill.errors import (
     BatchmillError,
     PayloadTooLarge,
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 120.0  # between two bytes of an answer; a long poll ends well before
-RETRY_DELAYS_S = (0.05, 0.2, 0.4, 0.8, 1.6, 3.2, 3.2)
+BACKOFF = Backoff(base_s=0.1, max_s=3.2)
+MAX_RETRIES = 12  # about 13 s in all, which a service that starts again needs
 READ_BUFFER_BYTES = 4 * 1024 * 1024
 WRITE_SLICE_BYTES = 256 * 1024
 
@@ -76,8 +78,9 @@ class BufferPayload(aiohttp.Payload):
 class Transport:
     """Requests to one service. Belongs to the event loop of its first request."""
 
-    def __init__(self, address: ServiceAddress) -> None:
+    def __init__(self, address: ServiceAddress, rng: random.Random | None = None) -> None:
         self.address = address
+        self.rng = rng or random.Random()  # noqa: S311  # jitter, no secret
         self.has_answered = False  # whether the service ever did
         self._session: aiohttp.ClientSession | None = None
 
@@ -242,8 +245,7 @@ class Patience:
     async def pause(self, error: Exception) -> None:
         """Wait before the next try, or raise what to tell the user when there shall be none."""
         never_there = not self._transport.has_answered and isinstance(error, _AWAY)
-        if never_there or not isinstance(error, (*_AWAY, *_BROKEN)) or self._tries >= len(RETRY_DELAYS_S):
+        if never_there or not isinstance(error, (*_AWAY, *_BROKEN)) or self._tries >= MAX_RETRIES:
             raise self._transport.unavailable(error) from error
-        delay = RETRY_DELAYS_S[self._tries]
         self._tries += 1
-        await asyncio.sleep(delay * random.uniform(0.5, 1.5))  # noqa: S311  # jitter, no secret
+        await asyncio.sleep(BACKOFF.delay_s(self._tries, self._transport.rng))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchmill.errors import ServiceUnavailable
+from batchmill.processes.parent_death import python_module
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -62,7 +62,7 @@ def _start(workers: Sequence[str], folder: Path, operators: Sequence[str]) -> su
     modules = [part for module in operators for part in ("--operators", module)]
     command = ["up", "--data-dir", str(folder), *workers, "--port", "0", "--tied", *modules]
     return subprocess.Popen(  # noqa: S603  # our own command
-        [sys.executable, "-m", "batchmill", *command],
+        python_module("batchmill", *command),
         stdin=subprocess.PIPE,  # held open by us alone: when it closes, however we end, the service stops
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import socket
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from batchmill.embedded.folder import DataFolder, ServiceRecord
 from batchmill.embedded.valkey import valkey_command
 from batchmill.errors import MissingExtra, ServiceUnavailable
 from batchmill.processes.children import ChildSpec, ProcessSupervisor, describe_exit
+from batchmill.processes.parent_death import python_module
 
 if TYPE_CHECKING:
     import subprocess
@@ -113,7 +113,7 @@ class EmbeddedService:
         return record
 
     def _command(self, name: str, arguments: Sequence[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
-        return self._child(name, [sys.executable, "-m", "batchmill", name, *arguments], env)
+        return self._child(name, python_module("batchmill", name, *arguments), env)
 
     def _child(self, name: str, command: Sequence[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
         return self._keeper.start(ChildSpec(name, command, env, self._folder.logs / f"{name}.log"))

@@ -9,8 +9,6 @@ from batchmill.errors import MissingExtra
 if TYPE_CHECKING:
     from pathlib import Path
 
-MAX_SOCKET_PATH = 100  # bytes; the kernel takes 107
-
 
 def valkey_command(data_dir: Path, socket: Path) -> list[str]:
     """Run Valkey over `data_dir`, append-only, listening on a Unix socket only this user can open.

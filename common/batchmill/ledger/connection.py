@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import random
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import redis
-from redis.backoff import ExponentialWithJitterBackoff
+from redis.backoff import AbstractBackoff
 from redis.retry import Retry
 
+from batchmill.backoff import Backoff
 from batchmill.errors import InvalidSettings, ServiceUnavailable
 from batchmill.ledger.keys import Keys
 from batchmill.ledger.script_text import script_text
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 SOCKET_TIMEOUT_S = 5.0
+RECONNECT = Backoff(base_s=0.1, max_s=1.0)
+RECONNECT_TRIES = 2
 
 
 def connect(url: str) -> redis.Redis:
@@ -31,7 +35,7 @@ def connect(url: str) -> redis.Redis:
             socket_timeout=SOCKET_TIMEOUT_S,
             socket_connect_timeout=SOCKET_TIMEOUT_S,
             health_check_interval=15,
-            retry=Retry(ExponentialWithJitterBackoff(cap=1.0, base=0.1), retries=2),
+            retry=Retry(RedisBackoff(RECONNECT), retries=RECONNECT_TRIES),
             **({} if url.startswith("unix:") else {"socket_keepalive": True}),
         )
     except ValueError as error:
@@ -39,6 +43,18 @@ def connect(url: str) -> redis.Redis:
             "BATCHMILL_REDIS_URL is no Redis URL.",
             hint="Expected redis://host:port/db, rediss://… or unix:///path?db=0 (also for Valkey).",
         ) from error
+
+
+class RedisBackoff(AbstractBackoff):
+    """A `Backoff` as redis-py's retries take it."""
+
+    def __init__(self, backoff: Backoff) -> None:
+        self._backoff = backoff
+        self._rng = random.Random()  # noqa: S311  # jitter, no secret
+
+    def compute(self, failures: int) -> float:
+        """The wait after that many failures in a row, in seconds."""
+        return self._backoff.delay_s(failures, self._rng)
 
 
 class Store:

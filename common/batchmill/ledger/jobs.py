@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, assert_never
 
-from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 
+from batchmill.backoff import Backoff
 from batchmill.cost import NANO, write_pool_operator
 from batchmill.errors import Conflict, InvalidSource, NotFound, OutcomeUnknown, ServiceUnavailable
 from batchmill.job import DEFAULT_TENANT, MAX_STAGES, JobState, UploadSource
 from batchmill.ledger import calls
-from batchmill.ledger.connection import redis_errors
+from batchmill.ledger.connection import RedisBackoff, redis_errors
 from batchmill.ledger.encodings import Request, parse_request
 from batchmill.ledger.record import JobRecord
 from batchmill.shard import ShardRef, parse_shard_id
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 IDEMPOTENCY_TTL_MS = 24 * 3600 * 1000
 ASKING = Retry(  # whether a job is accepted: for some seconds, as long as a server takes to start again
-    ExponentialWithJitterBackoff(cap=2.0, base=0.2), retries=8, supported_errors=(ServiceUnavailable,)
+    RedisBackoff(Backoff(base_s=0.2, max_s=2.0)), retries=12, supported_errors=(ServiceUnavailable,)
 )
 
 

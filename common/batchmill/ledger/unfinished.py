@@ -10,7 +10,7 @@ from batchmill.ledger.connection import redis_errors
 from batchmill.ledger.encodings import parse_settled
 from batchmill.ledger.settlement import Settled
 from batchmill.shard import ShardId, format_shard_id, parse_shard_id, rows_of_plan
-from batchmill.unfinished import UnfinishedShard, UnfinishedWork
+from batchmill.unfinished import FORMAT, UnfinishedShard, UnfinishedWork
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,6 +47,7 @@ class UnfinishedWorkLedger:
                 unfinished.append(UnfinishedShard(id=name, token=shard.token, plan=shard.plan))
                 del entries[name]
         return UnfinishedWork(
+            version=FORMAT,
             settled={name: entry.decode() for name, entry in entries.items()},
             shards=tuple(unfinished),
             cursor=stage.cursor,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import signal
 import subprocess
 from contextlib import suppress
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import IO, TYPE_CHECKING
 
+from batchmill.backoff import Backoff
 from batchmill.clock import Clock, SystemClock
 from batchmill.processes.parent_death import die_with_parent
 
@@ -20,8 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BACKOFF_S = 0.5
-BACKOFF_MAX_S = 30.0
+RESTART = Backoff(base_s=1.0, max_s=60.0)
 STABLE_S = 60.0  # a child that ran this long starts over with the shortest backoff
 POLL_INTERVAL_S = 0.2
 CRASH_LOOP_DEATHS = 3  # that many in a row are no accident
@@ -68,11 +69,6 @@ class ChildState:
         return self.deaths >= CRASH_LOOP_DEATHS
 
 
-def restart_delay_s(deaths: int) -> float:
-    """Return the wait before the next start after that many deaths in a row, in seconds. Pure."""
-    return float(min(BACKOFF_MAX_S, BACKOFF_S * 2.0 ** min(max(deaths - 1, 0), 60)))
-
-
 @dataclass(slots=True)
 class _Child:
     spec: ChildSpec
@@ -93,8 +89,14 @@ class ProcessSupervisor:
         with the shortest backoff.
     """
 
-    def __init__(self, clock: Clock | None = None, on_end: Callable[[ChildEnd], bool] | None = None) -> None:
+    def __init__(
+        self,
+        clock: Clock | None = None,
+        on_end: Callable[[ChildEnd], bool] | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
         self._clock = clock or SystemClock()
+        self._rng = rng or random.Random()  # noqa: S311  # jitter, no secret
         self._on_end = on_end
         self._children: list[_Child] = []
         self._is_stopping = False
@@ -186,7 +188,7 @@ class ProcessSupervisor:
             log.info("%s is restarted", name)
         else:
             child.deaths = 1 if work_killed_it or now - child.started_at > STABLE_S else child.deaths + 1
-            delay = restart_delay_s(child.deaths)
+            delay = RESTART.delay_s(child.deaths, self._rng)
             log.error("%s %s; it is started again in %.1f s", name, describe_exit(code), delay)
         self._close(child)
         child.due_at = now + delay

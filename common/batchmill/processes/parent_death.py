@@ -32,7 +32,12 @@ def die_with_parent(command: Sequence[str], cores: Sequence[int] | None = None) 
     cores: the logical cores to pin it to; None: any.
     """
     where = ANY_CORE if cores is None else ",".join(map(str, cores))
-    return [sys.executable, "-m", "batchmill.processes.parent_death", str(os.getpid()), where, *command]
+    return python_module("batchmill.processes.parent_death", str(os.getpid()), where, *command)
+
+
+def python_module(module: str, *arguments: str) -> list[str]:
+    """Return the command line that runs a module with this Python, and no file of the current folder in its place."""
+    return [sys.executable, "-P", "-m", module, *arguments]
 
 
 def main() -> None:

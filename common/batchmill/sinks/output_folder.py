@@ -18,7 +18,7 @@ from pyarrow import fs
 
 from batchmill.errors import InvalidOutput, NotFound, StorageError
 from batchmill.sinks.manifest import Manifest
-from batchmill.storage.blobs import storage_errors
+from batchmill.storage.blobs import is_unfinished, storage_errors
 
 if TYPE_CHECKING:
     from batchmill.storage.blobs import BlobStore
@@ -122,7 +122,7 @@ class OutputFolder:
     def _refuse_entries(self) -> None:
         location = self.location
         with storage_errors("look into", location):
-            kind = location.filesystem.get_file_info(location.path).type
+            kind = location.look_up().type
         if kind not in (fs.FileType.Directory, fs.FileType.NotFound):
             raise InvalidOutput(
                 f"the output {location.uri} is a file.", hint="Expected a folder, empty or missing.", path=location.uri
@@ -140,10 +140,9 @@ class OutputFolder:
             )
 
     def _entries(self) -> list[str]:
-        location = self.location
-        selector = fs.FileSelector(location.path, allow_not_found=True)
-        with storage_errors("list", location):
-            return sorted(info.base_name for info in location.filesystem.get_file_info(selector))
+        with storage_errors("list", self.location):
+            names = sorted(info.base_name for info in self.location.entries())
+        return [name for name in names if not is_unfinished(name)]
 
     def _remove_made_folder(self) -> None:
         if self._made_folder:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from batchmill.caches import Lru
 from batchmill.sources.columnar import GroupReader, Groups
-from batchmill.sources.opening import MAX_OPEN_FILES, Recent
+from batchmill.sources.opening import MAX_OPEN_FILES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,7 +52,7 @@ class ArrowReader(GroupReader):
     def __init__(self, files: SourceFiles, columns: list[str]) -> None:
         self._files = files
         self._columns = columns
-        self._indexes: Recent[Index] = Recent(MAX_OPEN_FILES)
+        self._indexes: Lru[int, Index] = Lru(MAX_OPEN_FILES)
 
     def groups(self, index: int) -> Groups:
         """Read where the file's record batches end, and their stored bytes."""
@@ -61,7 +62,7 @@ class ArrowReader(GroupReader):
     def read(self, index: int, start: int, stop: int) -> pa.Table:
         """Read the batches that have these rows, sliced to them."""
         file = self._files.open(index, mapped=True)
-        batches = self._indexes.get(index, lambda: read_index(file))
+        batches = self._indexes.get_or_make(index, lambda: read_index(file))
         is_mapped = self._files.locate(index).is_local and not batches.is_compressed
         reader = pa.ipc.open_file(file) if is_mapped else self._open_columns(file)
         ends = batches.ends()

@@ -197,9 +197,8 @@ def _children(folder: Location, locations: Locations) -> Iterator[Entry]:
 
 
 def _remote(folder: Location, *, recursive: bool) -> Iterator[Entry]:
-    selector = fs.FileSelector(folder.path, recursive=recursive, allow_not_found=True)
     start = len(folder.path.rstrip("/")) + 1
-    for info in folder.filesystem.get_file_info(selector):
+    for info in folder.entries(recursive=recursive):
         is_folder = info.type == fs.FileType.Directory
         if recursive and (is_folder or any(map(_is_hidden, info.path[start:].split("/")))):
             continue
@@ -218,16 +217,16 @@ def _entry(location: Location) -> Entry | None:
         if not stat.S_ISREG(status.st_mode):
             raise InvalidSource(f"{location.uri} is neither a file nor a folder.", hint="Remove it.", file=location.uri)
         return Entry(location, False, status.st_size, status.st_mtime_ns // 1_000_000_000)
-    info = location.filesystem.get_file_info(location.path)
+    info = location.look_up()
     if info.type == fs.FileType.NotFound:
         return None
     return Entry(location, info.type == fs.FileType.Directory, info.size or 0, mtime_s(info))
 
 
 def at(location: Location, path: str) -> Location:
-    """Return the place `path` in the file system of another location."""
+    """Return the place `path` on the disks, or in the object store, of another location."""
     scheme = location.uri[: len(location.uri) - len(location.path)]
-    return Location(location.filesystem, path, scheme + path)
+    return Location(path, scheme + path, location.objects)
 
 
 def mtime_s(info: fs.FileInfo) -> int:

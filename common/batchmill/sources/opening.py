@@ -4,53 +4,27 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
-from collections import OrderedDict
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from batchmill.caches import Lru
 from batchmill.errors import InvalidSource
 from batchmill.storage.blobs import storage_error
 from batchmill.storage.locations import Location
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from batchmill.sources.description import SourceDescription
     from batchmill.storage.blobs import BlobStore
     from batchmill.storage.locations import Locations
 
 MAX_OPEN_FILES = 16  # a source
-_FINAL_ERRNOS = frozenset({errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
-_FINAL_REMOTE = ("ACCESS_DENIED", "NO_SUCH", "NOT_FOUND", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH")
-T = TypeVar("T")
-
-
-class Recent(Generic[T]):
-    """The values last used, by key, at most `limit`. Safe to use from several threads.
-
-    What falls out is not closed, only forgotten: another thread may be using it.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._values: OrderedDict[int, T] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: int, make: Callable[[], T]) -> T:
-        """Return the value of a key, made if it is not there."""
-        with self._lock:
-            if key in self._values:
-                self._values.move_to_end(key)
-                return self._values[key]
-        value = make()
-        with self._lock:
-            self._values[key] = value
-            if len(self._values) > self._limit:
-                self._values.popitem(last=False)
-        return value
+_FINAL_ERRNOS = frozenset(
+    {errno.EACCES, errno.EINVAL, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
+)
 
 
 class SourceFiles:
@@ -61,7 +35,7 @@ class SourceFiles:
         self._in_blobs = description.where == "blobs"
         self._locations = locations
         self._blobs = blobs
-        self._open: Recent[Any] = Recent(MAX_OPEN_FILES)
+        self._open: Lru[int, Any] = Lru(MAX_OPEN_FILES)
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -82,7 +56,7 @@ class SourceFiles:
         location = self.locate(index)
         if location.is_local:  # that costs a remote file a request: there it is done once
             self.check(index)
-        return self._open.get(index, lambda: self._open_checked(index, mapped))
+        return self._open.get_or_make(index, lambda: self._open_checked(index, mapped))
 
     def read_at(self, index: int, start: int, size: int) -> pa.Buffer:
         """Read `size` bytes of a file. Raises `InvalidSource` if it ends before them."""
@@ -99,7 +73,7 @@ class SourceFiles:
         location = self.locate(index)
         entry = self.entries[index]
         with reading(location):
-            info = location.filesystem.get_file_info(location.path)
+            info = location.look_up()
             if not info.is_file:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         if info.size != entry.size:
@@ -119,15 +93,15 @@ def real_location(location: Location, locations: Locations) -> Location:
     if not location.is_local:
         return location
     real = os.path.realpath(location.path)
-    locations.check(Location(location.filesystem, real, real))
-    return Location(location.filesystem, real, location.uri)
+    locations.check(Location(real, real))
+    return Location(real, location.uri)
 
 
 def open_file(location: Location, *, mapped: bool = False) -> Any:
-    """Open a `pyarrow.NativeFile` that can be read at any offset."""
-    if mapped and location.is_local:
-        return pa.memory_map(location.path)
-    return location.filesystem.open_input_file(location.path)
+    """Open a file that can be read at any offset, as `pyarrow.NativeFile` is."""
+    if location.objects is not None:
+        return location.objects.open(location.path)
+    return pa.memory_map(location.path) if mapped else pa.OSFile(location.path)
 
 
 def changed(uri: str, how: str) -> InvalidSource:
@@ -161,6 +135,8 @@ def reading(location: Location) -> Iterator[None]:
     except (OSError, pa.ArrowException) as error:
         if isinstance(error, MemoryError):
             raise
+        if getattr(error, "errno", None) == errno.ESTALE and not location.is_local:
+            raise changed(location.uri, "it was written again") from error
         if _is_transient(error):
             raise storage_error("read", location, error) from error
         raise unreadable(location.uri, _reason(error)) from error
@@ -170,20 +146,17 @@ def reading(location: Location) -> Iterator[None]:
 
 def _is_transient(error: Exception) -> bool:
     number = getattr(error, "errno", None)
-    if number is not None:
-        return number not in _FINAL_ERRNOS
-    text = str(error)
-    return "AWS Error" in text and not any(word in text for word in _FINAL_REMOTE)
+    return number is not None and number not in _FINAL_ERRNOS
 
 
 def _reason(error: Exception) -> str:
     number = getattr(error, "errno", None)
-    if number is not None:
+    if number is not None and number != errno.EINVAL:
         return os.strerror(number)
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return str(getattr(error, "strerror", None) or error or type(error).__name__).splitlines()[0]
 
 
 def _hint(reason: str) -> str:
-    if "Permission denied" in reason or "ACCESS_DENIED" in reason:
+    if reason == os.strerror(errno.EACCES):
         return "Let the service's user read it."
     return "Check that the file is complete and has the format that its ending, or the source's format, says."

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from pyarrow import parquet as pq
 
+from batchmill.caches import Lru
 from batchmill.sources.columnar import GroupReader, Groups
-from batchmill.sources.opening import MAX_OPEN_FILES, Recent
+from batchmill.sources.opening import MAX_OPEN_FILES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +50,7 @@ class ParquetReader(GroupReader):
     def __init__(self, files: SourceFiles, columns: list[str]) -> None:
         self._files = files
         self._columns = columns
-        self._open_files: Recent[OpenFile] = Recent(MAX_OPEN_FILES)
+        self._open_files: Lru[int, OpenFile] = Lru(MAX_OPEN_FILES)
         self._decoders = _Decoders()
 
     def groups(self, index: int) -> Groups:
@@ -93,7 +94,7 @@ class ParquetReader(GroupReader):
     def _open(self, index: int) -> OpenFile:
         remote = not self._files.locate(index).is_local
         file = self._files.open(index)
-        return self._open_files.get(index, lambda: OpenFile(file, pq.read_metadata(file), remote))
+        return self._open_files.get_or_make(index, lambda: OpenFile(file, pq.read_metadata(file), remote))
 
     def _bytes(self, group: pq.RowGroupMetaData) -> int:
         wanted = set(self._columns)

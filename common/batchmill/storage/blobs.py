@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
-from pyarrow import fs
 
 from batchmill.errors import InvalidRequest, InvalidSettings, NotFound, StorageError
 
@@ -21,16 +20,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from batchmill.storage.locations import Location, Locations
+    from batchmill.storage.objects import ObjectStores
 
 _PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK})
 _REMOTE_HINTS = {
-    "NO_SUCH_BUCKET": "Create the bucket, or correct its name.",
-    "ACCESS_DENIED": "Check the permissions of the keys in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
-    "INVALID_ACCESS_KEY_ID": "Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
-    "SIGNATURE_DOES_NOT_MATCH": "Check AWS_SECRET_ACCESS_KEY.",
-    "NETWORK_CONNECTION": "Check BATCHMILL_S3_ENDPOINT, and that the service answers there.",
+    errno.EACCES: "Check the service's keys, their permissions, and that the bucket is theirs.",
+    errno.EIO: "Check that the object store answers, and its address (of S3: BATCHMILL_S3_ENDPOINT).",
 }
 
 
@@ -58,10 +56,10 @@ class BlobStore:
         """
         root = locations.resolve(uri, error=InvalidSettings)
         with storage_errors("use", root):
-            if root.is_local:
+            if root.objects is None:
                 _make_folder(Path(root.path))
             else:
-                _require_bucket(root)
+                _require_bucket(root, root.objects)
         return cls(root)
 
     def put(self, name: str, data: bytes | pa.Buffer | Sequence[bytes | pa.Buffer]) -> int:
@@ -69,21 +67,24 @@ class BlobStore:
         pieces = [data] if isinstance(data, bytes | pa.Buffer) else list(data)
         location = self.location(name)
         with storage_errors("write", location):
-            if location.is_local:
+            if location.objects is None:
                 return _place(Path(location.path), lambda path: _fill(path, pieces))
-            whole = pieces[0] if len(pieces) == 1 else b"".join(memoryview(piece) for piece in pieces)
-            return _upload(location, pa.py_buffer(whole))
+            whole = pa.py_buffer(pieces[0] if len(pieces) == 1 else b"".join(memoryview(piece) for piece in pieces))
+            with _bucket_of(location):
+                location.objects.put(location.path, whole)
+            return int(whole.size)
 
     def put_file(self, name: str, fill: Callable[[str], None]) -> int:
         """Write a blob through `fill`, which is given the path of a local file to write. Returns its size in bytes."""
         location = self.location(name)
         with storage_errors("write", location):
-            if location.is_local:
+            if location.objects is None:
                 return _place(Path(location.path), fill)
             with tempfile.NamedTemporaryFile(prefix="batchmill-") as staged:
                 fill(staged.name)
-                with pa.memory_map(staged.name) as file:
-                    return _upload(location, file.read_buffer())
+                with _bucket_of(location):
+                    location.objects.put(location.path, Path(staged.name))
+                return Path(staged.name).stat().st_size
 
     def put_table(self, name: str, table: pa.Table) -> int:
         """Write a table as an uncompressed Arrow IPC file, batch by batch. Returns its size in bytes."""
@@ -97,28 +98,24 @@ class BlobStore:
     def put_new(self, name: str, data: bytes) -> bool:
         """Write a small blob unless one of that name exists. Returns whether it was written.
 
-        On a local disk, of several callers exactly one succeeds; others may see the blob while it is still empty.
-        In an object store the last of several callers at the very same moment wins, and the others are told False
-        unless they look before it has written.
+        Of several callers exactly one succeeds, on a disk and in an object store. When the answer of an object store
+        is lost and the request repeated, that may be False for the one whose blob it is: compare what is there.
         """
         location = self.location(name)
         with storage_errors("write", location):
-            if location.is_local:
+            if location.objects is None:
                 return _create(Path(location.path), data)
-            if self.exists(name):
-                return False
-            _upload(location, pa.py_buffer(data))
-            return bool(self.get(name) == pa.py_buffer(data))
+            with _bucket_of(location):
+                return location.objects.create(location.path, data)
 
     def get(self, name: str) -> pa.Buffer:
         """A blob's bytes; on a local disk memory-mapped, and good even after the blob is deleted."""
         location = self.location(name)
         with storage_errors("read", location):
             try:
-                if location.is_local:
+                if location.objects is None:
                     return pa.memory_map(location.path).read_buffer()
-                with location.filesystem.open_input_file(location.path) as file:
-                    return file.read_buffer()
+                return location.objects.get(location.path)
             except FileNotFoundError:
                 raise _missing(location) from None
 
@@ -148,22 +145,19 @@ class BlobStore:
         """Delete a blob; a missing one is fine."""
         location = self.location(name)
         with storage_errors("delete", location):
-            try:
-                location.filesystem.delete_file(location.path)
-            except FileNotFoundError:
-                return
+            if location.objects is None:
+                Path(location.path).unlink(missing_ok=True)
+            else:
+                location.objects.delete(location.path)
 
     def delete_folder(self, prefix: str) -> None:
         """Delete all blobs below a folder; a missing one is fine."""
         location = self.location(prefix)
         with storage_errors("delete", location):
-            if location.is_local:
+            if location.objects is None:
                 _remove_tree(location.path)
-                return
-            try:
-                location.filesystem.delete_dir(location.path)
-            except FileNotFoundError:
-                return
+            else:
+                location.objects.delete_folder(location.path)
 
     def delete_unfinished(self, prefix: str = "") -> None:
         """Delete what writers left below a folder when they died. A writer still at work fails with `StorageError`.
@@ -171,7 +165,7 @@ class BlobStore:
         An object store keeps its unfinished uploads out of sight; a lifecycle rule of the bucket ends them.
         """
         for name in self._walk(prefix) if self.root.is_local else ():
-            if _TEMPORARY.fullmatch(name.rpartition("/")[2]):
+            if is_unfinished(name.rpartition("/")[2]):
                 with storage_errors("delete", self.root.child(name)):
                     Path(self.root.path, name).unlink(missing_ok=True)
 
@@ -188,15 +182,19 @@ class BlobStore:
     def _info(self, name: str) -> Any:
         location = self.location(name)
         with storage_errors("look up", location):
-            return location.filesystem.get_file_info(location.path)
+            return location.look_up()
 
     def _walk(self, prefix: str) -> Iterator[str]:
         location = self.location(prefix) if prefix else self.root
         with storage_errors("list", location):
-            selector = fs.FileSelector(location.path, recursive=True, allow_not_found=True)
-            infos = location.filesystem.get_file_info(selector)
+            infos = location.entries(recursive=True)
         start = len(self.root.path.rstrip("/")) + 1
         return (info.path[start:] for info in infos if info.is_file)
+
+
+def is_unfinished(file_name: str) -> bool:
+    """Whether a file in a folder of blobs is one that its writer has not finished."""
+    return _TEMPORARY.fullmatch(file_name) is not None
 
 
 @contextmanager
@@ -210,12 +208,12 @@ def storage_errors(action: str, location: Location) -> Iterator[None]:
 
 def storage_error(action: str, location: Location, cause: Exception) -> StorageError:
     """A `StorageError` saying that `action` ("write", "read") failed on a location, why, and what to do."""
-    number = getattr(cause, "errno", None)
-    if number is not None:
+    number = getattr(cause, "errno", None) or 0
+    if number and (location.is_local or number in _FULL):
         text = os.strerror(number)
-    else:
-        text = re.sub(r" \(Request ID: [^)]*\)", "", (str(cause).splitlines() or [type(cause).__name__])[0])
-    hint = next((hint for code, hint in _REMOTE_HINTS.items() if code in text), "")
+    else:  # what an object store answered, or a decoder says
+        text = str(getattr(cause, "strerror", None) or cause or type(cause).__name__).splitlines()[0]
+    hint = "" if location.is_local else _REMOTE_HINTS.get(number, "")
     if number in _FULL:
         hint = _free_space(location)
     return StorageError(f"could not {action} {location.uri}: {text.rstrip('.')}.", hint=hint, path=location.uri)
@@ -240,7 +238,7 @@ def _is_hidden(name: str) -> bool:
 def _place(target: Path, fill: Callable[[str], None]) -> int:
     """Let `fill` write a file beside `target`, then put it in its place. Returns its size in bytes."""
     _make_folder(target.parent)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    temporary = _beside(target)
     try:
         fill(str(temporary))
         size = _sync(temporary)
@@ -258,7 +256,27 @@ def _fill(path: str, pieces: Sequence[bytes | pa.Buffer]) -> None:
 
 
 def _create(target: Path, data: bytes) -> bool:
+    """Put a new file in place by a hard link, which fails if there is one: others see all of it or nothing."""
     _make_folder(target.parent)
+    temporary = _beside(target)
+    try:
+        _fill(str(temporary), [data])
+        _sync(temporary)
+        target.hardlink_to(temporary)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return _create_unlinked(target, data)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync(target.parent)
+    return True
+
+
+def _create_unlinked(target: Path, data: bytes) -> bool:
+    """The same on a disk without hard links: still one writer, but others may see the file before it is filled."""
     try:
         file = target.open("xb")
     except FileExistsError:
@@ -272,6 +290,11 @@ def _create(target: Path, data: bytes) -> bool:
         raise
     _sync(target.parent)
     return True
+
+
+def _beside(target: Path) -> Path:
+    """A new name in the same folder, which `is_unfinished` knows."""
+    return target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
 
 
 def _make_folder(folder: Path) -> None:
@@ -313,16 +336,24 @@ def _remove_tree(path: str) -> None:
     shutil.rmtree(path)
 
 
-def _upload(location: Location, data: pa.Buffer) -> int:
-    """Write an object. Closing its stream makes it visible, even on an error, so one write must hold all of it."""
-    with location.filesystem.open_output_stream(location.path) as stream:
-        stream.write(data)
-    return int(data.size)
+@contextmanager
+def _bucket_of(location: Location) -> Iterator[None]:
+    """Name the one thing that a write to an object store can miss."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise StorageError(
+            f"could not write {location.uri}: its bucket does not exist.",
+            hint="Create the bucket, or correct its name.",
+            path=location.uri,
+        ) from None
 
 
-def _require_bucket(root: Location) -> None:
-    bucket = root.path.partition("/")[0]
-    if root.filesystem.get_file_info(bucket).type == fs.FileType.NotFound:
+def _require_bucket(root: Location, objects: ObjectStores) -> None:
+    try:
+        objects.require_bucket(root.path)
+    except FileNotFoundError:
+        bucket = root.path.partition("/")[0]
         raise StorageError(
             f"there is no bucket {bucket!r} for {root.uri}.", hint="Create it, or correct the URI.", path=root.uri
-        )
+        ) from None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
@@ -16,31 +15,50 @@ from batchmill.errors import BatchmillError, InvalidSettings, InvalidSource
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-UNRESTRICTED = ("/", "s3://", "gs://")
+    from batchmill.storage.objects import ObjectStores
+
+UNRESTRICTED = ("/", "s3://", "gs://", "az://")
 """The roots of the embedded service, which acts for the user who started it."""
 
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _QUERY = re.compile(r"\?[^/]*=")  # a lone "?" is a wildcard, or part of a name
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_SCHEMES = {"s3": fs.S3FileSystem, "gs": fs.GcsFileSystem}
+_REMOTE = ("s3", "gs", "az")
+_DISKS = fs.LocalFileSystem()
 
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A place in a file system: what `pyarrow.fs` needs, and the URI a user knows it by."""
+    """A place on this machine's disks or in an object store, and the URI a user knows it by."""
 
-    filesystem: fs.FileSystem
-    path: str  # in the file system's own terms: "/data/x", "bucket/x"
+    path: str  # "/data/x"; in an object store "bucket/x"
     uri: str  # "/data/x", "s3://bucket/x"
+    objects: ObjectStores | None = None  # the object store; None: the disks
 
     def child(self, name: str) -> Location:
         """The place `name` below this one."""
-        return Location(self.filesystem, f"{self.path.rstrip('/')}/{name}", f"{self.uri.rstrip('/')}/{name}")
+        return Location(f"{self.path.rstrip('/')}/{name}", f"{self.uri.rstrip('/')}/{name}", self.objects)
 
     @property
     def is_local(self) -> bool:
-        """Whether it lies on this machine's disks."""
-        return isinstance(self.filesystem, fs.LocalFileSystem)
+        """Whether it is on this machine's disks."""
+        return self.objects is None
+
+    def look_up(self) -> fs.FileInfo:
+        """What is there: a file with its size and time of change, a folder, or nothing. Raises `OSError`."""
+        return _DISKS.get_file_info(self.path) if self.objects is None else self.objects.look_up(self.path)
+
+    def entries(self, *, recursive: bool = False) -> list[fs.FileInfo]:
+        """What is in this folder, in no order; nothing if it is missing. Raises `OSError`.
+
+        recursive: all files below it; folders may be among them.
+        """
+        if self.objects is not None:
+            return self.objects.entries(self.path, recursive=recursive)
+        found: list[fs.FileInfo] = _DISKS.get_file_info(
+            fs.FileSelector(self.path, recursive=recursive, allow_not_found=True)
+        )
+        return found
 
 
 class Locations:
@@ -57,7 +75,7 @@ class Locations:
         self._roots = tuple(_root(root) for root in roots)
         self._s3_endpoint = _endpoint(s3_endpoint) if s3_endpoint else None
         self._s3_region = s3_region
-        self._filesystems: dict[str, fs.FileSystem] = {"": fs.LocalFileSystem()}
+        self._stores: dict[str, ObjectStores] = {}
 
     def resolve(self, uri: str, *, error: type[BatchmillError] = InvalidSource) -> Location:
         """The location of an absolute path or URI. Raises `error` if it is malformed or outside the roots.
@@ -66,7 +84,7 @@ class Locations:
         are percent-decoded; an object's key stands in its URI as it is.
         """
         scheme, path = _split(uri, error)
-        location = Location(self._filesystem(scheme), path, f"{scheme}://{path}" if scheme else path)
+        location = Location(path, f"{scheme}://{path}", self._objects(scheme)) if scheme else Location(path, path)
         self.check(location, error=error)
         return location
 
@@ -82,24 +100,13 @@ class Locations:
             path=location.uri,
         )
 
-    def _filesystem(self, scheme: str) -> fs.FileSystem:
-        if scheme not in self._filesystems:
-            self._filesystems[scheme] = self._s3() if scheme == "s3" else _gcs()
-        return self._filesystems[scheme]
+    def _objects(self, scheme: str) -> ObjectStores:
+        if scheme not in self._stores:
+            from batchmill.storage.objects import ObjectStores, s3_options  # only who needs it loads obstore
 
-    def _s3(self) -> fs.S3FileSystem:
-        options: dict[str, object] = {"connect_timeout": 10, "request_timeout": 60}
-        options["allow_delayed_open"] = True  # a small object is one request, not three
-        if self._s3_endpoint:
-            options["endpoint_override"] = self._s3_endpoint
-            options["scheme"] = urlsplit(self._s3_endpoint).scheme
-        if self._s3_region:
-            options["region"] = self._s3_region
-        return fs.S3FileSystem(**options)
-
-
-def _gcs() -> fs.GcsFileSystem:
-    return fs.GcsFileSystem(retry_time_limit=timedelta(seconds=60))
+            options = s3_options(self._s3_endpoint, self._s3_region) if scheme == "s3" else {}
+            self._stores[scheme] = ObjectStores(scheme, options)
+        return self._stores[scheme]
 
 
 def _split(uri: str, error: type[BatchmillError]) -> tuple[str, str]:
@@ -114,9 +121,11 @@ def _split(uri: str, error: type[BatchmillError]) -> tuple[str, str]:
         raise error(f"a {scheme}:// URI holds a query.", hint="Options are settings of the service; leave out '?…'.")
     if scheme == "file":
         return "", _file_path(uri, rest, error)
-    if scheme in _SCHEMES:
+    if scheme in _REMOTE:
         return scheme, _object_path(uri, rest, error)
-    raise error(f"{uri!r} has the scheme {scheme!r}.", hint="Expected a path, file://, s3:// or gs://.", path=uri)
+    raise error(
+        f"{uri!r} has the scheme {scheme!r}.", hint="Expected a path, file://, s3://, gs:// or az://.", path=uri
+    )
 
 
 def _file_path(uri: str, rest: str, error: type[BatchmillError]) -> str:
@@ -172,12 +181,11 @@ def _root(root: str) -> str:
 
 def _place(location: Location) -> str:
     """The true place of a location in the form of the roots; "" if it is none."""
-    if location.is_local:
+    if location.objects is None:
         return os.path.realpath(location.path)
     if any(part in (".", "..") for part in location.path.split("/")):
         return ""
-    scheme = next(name for name, kind in _SCHEMES.items() if isinstance(location.filesystem, kind))
-    return f"{scheme}://{location.path}"
+    return f"{location.objects.scheme}://{location.path}"
 
 
 def _is_below(place: str, root: str) -> bool:

@@ -62,11 +62,6 @@ def parse_tokens(entries: Sequence[str]) -> dict[bytes, Access]:
     return found
 
 
-def secrets_of(entries: Sequence[str]) -> tuple[str, ...]:
-    """The tokens in the entries, without what stands before them."""
-    return tuple(token.decode() for place, entry in enumerate(entries) for token, _ in [_parse_entry(entry, place)])
-
-
 def find_access(token: bytes, known: Mapping[bytes, Access]) -> Access | None:
     """What a token allows, or None for an unknown one; the time it takes is the same for all tokens."""
     matches = [access for each, access in known.items() if hmac.compare_digest(token, each)]

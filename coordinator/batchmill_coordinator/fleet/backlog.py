@@ -10,10 +10,10 @@ that is stopping are not run any more.
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from batchmill.caches import Fresh
 from batchmill.job import JobState, PoolStatus
 from batchmill.ledger.record import stages_of_jobs
 from batchmill_coordinator.fleet.pools import EMPTY, PoolView
@@ -87,19 +87,11 @@ class PoolBacklog:
     def __init__(self, ledger: Ledger, fleet: FleetView, clock: Clock) -> None:
         self._ledger = ledger
         self._fleet = fleet
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._pools: list[PoolStatus] = []
-        self._read_at = float("-inf")
+        self._latest = Fresh(self._read, BACKLOG_TTL_S, clock)
 
     def pools(self) -> list[PoolStatus]:
         """Return the pools that have workers or jobs, by name. Raises `ServiceUnavailable`."""
-        with self._lock:
-            now = self._clock.monotonic()
-            if now - self._read_at > BACKLOG_TTL_S:
-                self._pools = self._read()
-                self._read_at = now
-            return self._pools
+        return self._latest.get()
 
     def _read(self) -> list[PoolStatus]:
         records, views = self._ledger.jobs.live(), self._fleet.pools()

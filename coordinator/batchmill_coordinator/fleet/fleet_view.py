@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING
 
+from batchmill.caches import Fresh
 from batchmill_coordinator.fleet.pools import PoolView, view_pools
 
 if TYPE_CHECKING:
@@ -20,34 +20,25 @@ class FleetView:
 
     def __init__(self, ledger: Ledger, clock: Clock) -> None:
         self._ledger = ledger
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._pools: dict[str, PoolView] = {}
-        self._operators: dict[str, OperatorInfo] = {}
-        self._read_at = float("-inf")
+        self._latest = Fresh(self._read, FLEET_TTL_S, clock)
 
     def pools(self) -> dict[str, PoolView]:
         """Return the pools by name. Raises `ServiceUnavailable`."""
-        return self._fresh()[0]
+        return self._latest.get()[0]
 
     def operator(self, name: str) -> OperatorInfo | None:
         """Return an operator that some worker has announced, or None. Raises `ServiceUnavailable`."""
-        return self._fresh()[1].get(name)
+        return self._latest.get()[1].get(name)
 
     def operators(self) -> list[OperatorInfo]:
         """Return all operators that were announced, by name. Raises `ServiceUnavailable`."""
-        return list(self._fresh()[1].values())
+        return list(self._latest.get()[1].values())
 
     def forget(self) -> None:
         """Read the ledger at the next call."""
-        self._read_at = float("-inf")
+        self._latest.discard()
 
-    def _fresh(self) -> tuple[dict[str, PoolView], dict[str, OperatorInfo]]:
-        with self._lock:
-            now = self._clock.monotonic()
-            if now - self._read_at > FLEET_TTL_S:
-                fleet = self._ledger.fleet
-                self._pools = view_pools(fleet.workers(self._ledger.now_ms()))
-                self._operators = {operator.name: operator for operator in fleet.operators()}
-                self._read_at = now
-            return self._pools, self._operators
+    def _read(self) -> tuple[dict[str, PoolView], dict[str, OperatorInfo]]:
+        fleet = self._ledger.fleet
+        pools = view_pools(fleet.workers(self._ledger.now_ms()))
+        return pools, {operator.name: operator for operator in fleet.operators()}

@@ -6,12 +6,12 @@ Only the leader exports the last. A reading serves everybody who asks within a s
 from __future__ import annotations
 
 import shutil
-import threading
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from prometheus_client.registry import Collector
 
+from batchmill.caches import Fresh
 from batchmill.errors import ServiceUnavailable
 from batchmill.ledger.record import stages_of_jobs
 from batchmill_coordinator.fleet.backlog import pool_loads, read_heads
@@ -51,22 +51,14 @@ class LedgerCollector(Collector):
         self._clock = clock
         self._folders = folders
         self._currency = currency
-        self._lock = threading.Lock()
-        self._read_at = float("-inf")
-        self._last: list[Metric] = []
+        self._latest = Fresh(lambda: list(self._read()), READING_TTL_S, clock)
 
     def collect(self) -> Iterable[Metric]:
         """Return a reading of the last second. Raises `ServiceUnavailable` if another caller's does not end."""
-        if not self._lock.acquire(timeout=READING_TIMEOUT_S):
-            raise ServiceUnavailable("the metrics are being read, which does not end.", hint="Try again.")
         try:
-            now = self._clock.monotonic()
-            if now - self._read_at > READING_TTL_S:
-                self._last = list(self._read())
-                self._read_at = self._clock.monotonic()
-            return self._last
-        finally:
-            self._lock.release()
+            return self._latest.get(READING_TIMEOUT_S)
+        except TimeoutError:
+            raise ServiceUnavailable("the metrics are being read, which does not end.", hint="Try again.") from None
 
     def _read(self) -> Iterator[Metric]:
         epoch = self._epoch()

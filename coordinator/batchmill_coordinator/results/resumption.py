@@ -22,6 +22,7 @@ from batchmill.ledger.settlement import Settled
 from batchmill.shard import Shard, parse_shard_id
 from batchmill.sinks import InputFingerprint, Manifest
 from batchmill.stages import last_stage
+from batchmill.unfinished import FORMAT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -77,6 +78,14 @@ class Resumption:
                 f"the output folder {publisher.uri} holds the finished results of job {manifest.job}, "
                 f"{manifest.rows:,} rows.",
                 hint="Choose another folder, or empty this one to compute them again.",
+                path=publisher.uri,
+                job=manifest.job,
+            )
+        if manifest.rest.version != FORMAT:
+            raise InvalidOutput(
+                f"the output folder {publisher.uri} holds {manifest.rows:,} rows of job {manifest.job}, left by a "
+                f"Batchmill whose unfinished outputs are of form {manifest.rest.version}; this one needs {FORMAT}.",
+                hint="Finish it with the version that began it, or choose another folder.",
                 path=publisher.uri,
                 job=manifest.job,
             )

@@ -18,10 +18,10 @@ could not follow what the first shards show about the operator's speed.
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, assert_never
 
+from batchmill.caches import Lru
 from batchmill.errors import BatchmillError, InvalidSource, ServiceUnavailable
 from batchmill.job import JobError, JobState
 from batchmill.ledger.calls import PlanAnswer
@@ -104,7 +104,7 @@ class Planner:
         self._open_source = open_source
         self._resumption = resumption
         self._settings = settings
-        self._open_sources: OrderedDict[StageKey, OpenSource] = OrderedDict()
+        self._open_sources: Lru[StageKey, OpenSource] = Lru(MAX_OPEN_SOURCES)
         self._failures = StorageFailures(ledger, "its source could not be read", MAX_STORAGE_FAILURES)
 
     def step(self, epoch: int) -> None:
@@ -190,22 +190,21 @@ class Planner:
         key, cursor = one.key, one.stage.cursor
         opened = self._open_sources.get(key)
         if opened is not None and opened.cursor == cursor:
-            self._open_sources.move_to_end(key)
             return opened
         self._close(key)
         source = self._open_source(one.job, one.stage.number)
-        opened = self._open_sources[key] = OpenSource(source, source.splitter(cursor), cursor)
-        if len(self._open_sources) > MAX_OPEN_SOURCES:
-            self._close(next(iter(self._open_sources)))
+        opened = OpenSource(source, source.splitter(cursor), cursor)
+        for dropped in self._open_sources.put(key, opened):
+            dropped.splitter.close()
         return opened
 
     def _close(self, key: StageKey) -> None:
-        opened = self._open_sources.pop(key, None)
+        opened = self._open_sources.pop(key)
         if opened is not None:
             opened.splitter.close()
 
     def _close_all_but(self, keys: set[StageKey]) -> None:
-        for key in self._open_sources.keys() - keys:
+        for key in set(self._open_sources.keys()) - keys:
             self._close(key)
 
     def _fail(self, job_id: str, error: BatchmillError) -> None:

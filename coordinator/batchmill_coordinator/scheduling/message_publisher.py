@@ -10,7 +10,16 @@ from celery import Celery
 from kombu import Queue
 from kombu.exceptions import OperationalError
 
-from batchmill.broker import celery_settings, describe_arguments, task_arguments, task_id, task_name
+from batchmill.broker import (
+    PUBLISH,
+    PUBLISH_RETRIES,
+    celery_settings,
+    describe_arguments,
+    kombu_waits,
+    task_arguments,
+    task_id,
+    task_name,
+)
 from batchmill.errors import ServiceUnavailable
 
 if TYPE_CHECKING:
@@ -18,8 +27,6 @@ if TYPE_CHECKING:
     from batchmill.shard import ShardRef
 
 log = logging.getLogger(__name__)
-
-PUBLISH_RETRIES = {"max_retries": 3, "interval_start": 0.05, "interval_step": 0.2, "interval_max": 1.0}
 
 
 class MessagePublisher:
@@ -45,7 +52,7 @@ class MessagePublisher:
                     declare=[],  # Redis would keep an entry for a declared queue forever
                     producer=self._producer,
                     retry=True,
-                    retry_policy=PUBLISH_RETRIES,
+                    retry_policy={"max_retries": PUBLISH_RETRIES, **kombu_waits(PUBLISH)},
                     ignore_result=True,
                 )
             except OperationalError as error:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
+
+from batchmill.caches import Lru
 
 MAX_MODELS = 1000
 WEIGHT = 0.3  # of the latest interval
@@ -21,22 +22,19 @@ class ModelPaces:
     """The models that were dispatched most recently, up to `MAX_MODELS`."""
 
     def __init__(self) -> None:
-        self._paces: OrderedDict[str, _Pace] = OrderedDict()
+        self._paces: Lru[str, _Pace] = Lru(MAX_MODELS)
 
     def note(self, model: str, queued: int, *, deferred: bool, warm: bool, now_s: float) -> None:
         """Note that a step has queued shards of a model and deferred others, or not. warm: some worker has it."""
-        pace = self._paces.setdefault(model, _Pace(now_s, now_s))
+        pace = self._paces.get_or_make(model, lambda: _Pace(now_s, now_s))
         if queued:
             if pace.was_deferred:
                 latest = (now_s - pace.since) / queued
                 pace.shard_s = latest if pace.shard_s is None else (1 - WEIGHT) * pace.shard_s + WEIGHT * latest
             pace.queued_at = pace.since = now_s
-            self._paces.move_to_end(model)
         if not warm:
             pace.since = now_s
         pace.was_deferred = deferred and warm
-        if len(self._paces) > MAX_MODELS:
-            self._paces.popitem(last=False)
 
     def drain_s(self, model: str, backlog: int, now_s: float) -> float | None:
         """Return how long the backlog will take at the pace so far; None when nothing was deferred yet."""

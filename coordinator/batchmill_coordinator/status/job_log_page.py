@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from batchmill.ledger import JobRecord
     from batchmill.ledger.job_log import Kept
 
-START = Cursor((0, 0))
-
 
 def page_of(kept: Kept, after: Cursor, level: LogLevel, limit: int) -> LogPage:
     """Return at most `limit` entries behind a cursor, from a level on, in the order of time.

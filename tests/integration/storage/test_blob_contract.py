@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 import subprocess
 import sys
 import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import boto3
 import pyarrow as pa
 import pytest
-from moto.server import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import make_server
+from s3_server import s3_application, serving
 from werkzeug.wrappers import Request
 
 from batchmill.errors import InvalidRequest, InvalidSettings, NotFound, StorageError
@@ -23,7 +26,6 @@ from batchmill.storage.locations import UNRESTRICTED, Locations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 TABLE = pa.table(
     {
@@ -127,6 +129,22 @@ def test_only_the_first_of_several_new_blobs_of_a_name_is_written(blobs: BlobSto
     assert blobs.get("x").to_pybytes() == b"1"
 
 
+def test_of_two_takers_at_once_exactly_one_creates_the_blob_every_time(place: tuple[str, Locations]) -> None:
+    stores = [BlobStore.open(f"{place[0]}/blobs", place[1]) for _ in range(2)]
+    start = threading.Barrier(len(stores))
+
+    def take(store: BlobStore, name: str, data: bytes) -> bool:
+        start.wait()
+        return store.put_new(name, data)
+
+    with ThreadPoolExecutor(len(stores)) as pool:
+        for number in range(200):
+            name = f"taken-{number}"
+            wins = list(pool.map(take, stores, [name] * 2, [b"first", b"second"]))
+            assert sorted(wins) == [False, True]
+            assert stores[0].get(name).to_pybytes() == (b"first" if wins[0] else b"second")
+
+
 def test_a_file_that_could_not_be_filled_leaves_nothing(blobs: BlobStore) -> None:
     blobs.put("x", b"before")
 
@@ -217,6 +235,29 @@ class TestLocal:
         with pytest.raises(StorageError, match=r"could not use .*file/blobs: Not a directory"):
             BlobStore.open(f"{tmp_path}/file/blobs", Locations(UNRESTRICTED))
 
+    def test_a_new_blob_is_never_seen_before_it_is_filled(self, tmp_path: Path) -> None:
+        blobs = BlobStore.open(str(tmp_path), Locations(UNRESTRICTED))
+        data = b"x" * 100_000
+        with ThreadPoolExecutor(1) as pool:
+            for number in range(100):
+                written = pool.submit(blobs.put_new, f"new-{number}", data)
+                while not blobs.exists(f"new-{number}"):
+                    assert not written.done() or written.result()
+                assert blobs.get(f"new-{number}").size == len(data)
+        assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+    def test_a_disk_without_hard_links_still_has_one_writer(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(*_: object) -> None:
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+        monkeypatch.setattr(Path, "hardlink_to", refuse)
+        blobs = BlobStore.open(str(tmp_path), Locations(UNRESTRICTED))
+        assert [blobs.put_new("x", data) for data in (b"1", b"2")] == [True, False]
+        assert blobs.get("x").to_pybytes() == b"1"
+        assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
 
 class TestS3:
     def test_a_missing_bucket_is_told_at_once(self, bucket: tuple[str, Locations]) -> None:
@@ -244,10 +285,131 @@ class TestS3:
                 lambda: blobs.put_table("x", pa.table({"x": pa.array(range(3_000_000))})),
                 lambda: blobs.put("y", bytes(25_000_000)),
             ):
-                with pytest.raises(StorageError, match=r"could not write s3://.*ACCESS_DENIED"):
+                with pytest.raises(StorageError, match=r"could not write s3://.*: Permission denied\."):
                     write()
             assert blobs.get("x").to_pybytes() == b"before"
             assert blobs.list() == ["x"]
+
+    def test_what_the_keys_do_not_permit_is_named_with_what_to_do(self, new_bucket: Any) -> None:
+        denied = False
+        with failing_s3(lambda _: denied) as url:
+            blobs = BlobStore.open(*new_bucket(url))
+            denied = True
+            for use in (
+                lambda: blobs.put("x", b""),
+                lambda: blobs.get("x"),
+                blobs.list,
+                lambda: blobs.put_new("x", b""),
+            ):
+                with pytest.raises(StorageError, match="Permission denied") as caught:
+                    use()
+                assert "permissions" in caught.value.hint
+
+    def test_a_server_that_is_away_is_named_with_its_setting(self, bucket: tuple[str, Locations]) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as nobody:
+            port = nobody.getsockname()[1]
+        away = Locations(UNRESTRICTED, s3_endpoint=f"http://127.0.0.1:{port}", s3_region="us-east-1")
+        blobs = BlobStore(away.resolve(bucket[0]))
+        for use in (lambda: blobs.put("x", b""), lambda: blobs.get("x"), blobs.list, lambda: blobs.delete("x")):
+            with pytest.raises(StorageError) as caught:
+                use()
+            assert "BATCHMILL_S3_ENDPOINT" in caught.value.hint
+            assert f":{port}" not in caught.value.message
+
+    def test_an_answer_that_failed_once_is_asked_for_again(self, new_bucket: Any) -> None:
+        failures = iter(["503 Slow Down", "500 Internal Server Error"])
+        asked = False
+        with failing_s3(lambda _: asked and next(failures, "")) as url:
+            blobs = BlobStore.open(*new_bucket(url))
+            asked = True
+            blobs.put("x", b"data")
+            assert next(failures, None) is None
+            assert blobs.get("x").to_pybytes() == b"data"
+
+    def test_a_folder_made_by_an_empty_object_is_no_blob(self, bucket: tuple[str, Locations], s3_url: str) -> None:
+        blobs = BlobStore.open(*bucket)
+        store = boto3.client("s3", endpoint_url=s3_url, region_name="us-east-1")
+        for key in ("made/", "made/sub/", "made/empty"):
+            store.put_object(Bucket=bucket[0].removeprefix("s3://"), Key=key, Body=b"")
+        assert blobs.list() == ["made/empty"]
+        assert not blobs.exists("made/sub")
+
+    def test_a_large_file_goes_up_and_comes_back_with_little_memory(
+        self, bucket: tuple[str, Locations], s3_url: str
+    ) -> None:
+        code = """
+            import resource, sys
+            from batchmill.storage.blobs import BlobStore
+            from batchmill.storage.locations import UNRESTRICTED, Locations
+            blobs = BlobStore.open(sys.argv[1], Locations(UNRESTRICTED, s3_endpoint=sys.argv[2], s3_region="us-east-1"))
+            def peak_mib():
+                return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+            def fill(path):
+                with open(path, "wb") as file:
+                    for number in range(12):
+                        file.write(bytes([number]) * 2**23)
+            blobs.put("small", b"x"); blobs.get("small")
+            before = peak_mib()
+            blobs.put_file("large", fill)
+            uploaded = peak_mib()
+            location = blobs.location("large")
+            with location.objects.open(location.path) as file:
+                for number in range(12):
+                    assert file.read(2**23) == bytes([number]) * 2**23
+            print(uploaded - before, peak_mib() - before)
+        """
+        done = run_python(code, bucket[0], s3_url)
+        uploaded, read = map(int, done.stdout.split())
+        assert max(uploaded, read) < 64, done.stderr  # MiB, of 96
+
+    def test_several_threads_read_one_open_object_at_any_place(self, bucket: tuple[str, Locations]) -> None:
+        blobs = BlobStore.open(*bucket)
+        data = os.urandom(300_000)
+        blobs.put("x", data)
+        location = blobs.location("x")
+        assert location.objects is not None
+        with location.objects.open(location.path) as file, ThreadPoolExecutor(6) as pool:
+            places = [number * 7919 % 299_000 for number in range(120)]
+            assert list(pool.map(lambda place: file.read_at(1000, place), places)) == [
+                data[place : place + 1000] for place in places
+            ]
+            assert file.read_at(1000, 299_500) == data[299_500:]
+
+    def test_keys_with_any_characters_are_listed_and_read_as_they_are(
+        self, bucket: tuple[str, Locations], s3_url: str
+    ) -> None:
+        uri, locations = bucket
+        store = boto3.client("s3", endpoint_url=s3_url, region_name="us-east-1")
+        keys = ["a b.txt", "a%20b.txt", "x*y?.txt", "ü.txt", "q#1&2=3+4.txt", "[z]{w}~^|.txt", 'back\\slash`".txt']
+        for key in keys:
+            store.put_object(Bucket=uri.removeprefix("s3://"), Key=f"in/{key}", Body=key.encode())
+        folder = locations.resolve(f"{uri}/in")
+        assert folder.objects is not None
+        assert sorted(info.base_name for info in folder.entries()) == sorted(keys)
+        for key in keys:
+            assert folder.objects.get(folder.child(key).path).to_pybytes() == key.encode()
+
+    def test_a_key_that_no_uri_can_name_is_reported_and_not_passed_over(
+        self, bucket: tuple[str, Locations], s3_url: str
+    ) -> None:
+        uri, locations = bucket
+        store = boto3.client("s3", endpoint_url=s3_url, region_name="us-east-1")
+        store.put_object(Bucket=uri.removeprefix("s3://"), Key="in/a//b.txt", Body=b"")
+        with pytest.raises(OSError, match=r"a//b\.txt"):
+            locations.resolve(f"{uri}/in").entries(recursive=True)
+
+    def test_an_open_object_that_is_written_again_is_not_mixed_with_the_new_one(
+        self, bucket: tuple[str, Locations]
+    ) -> None:
+        blobs = BlobStore.open(*bucket)
+        blobs.put("x", b"a" * 1000)
+        location = blobs.location("x")
+        assert location.objects is not None
+        with location.objects.open(location.path) as file:
+            assert file.read(10) == b"a" * 10
+            blobs.put("x", b"b" * 1000)
+            with pytest.raises(OSError, match="Stale"):
+                file.read(10)
 
 
 def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -256,23 +418,17 @@ def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @contextmanager
-def failing_s3(fails: Callable[[str], bool]) -> Iterator[str]:
-    """The address of an S3 server that answers "access denied" to the requests whose query `fails` picks."""
-    s3 = DomainDispatcherApplication(create_backend_app)
+def failing_s3(fails: Callable[[str], bool | str]) -> Iterator[str]:
+    """The address of an S3 server that refuses the requests whose query `fails` picks, by a status or with 403."""
+    s3 = s3_application()
 
     def answer(environ: dict[str, Any], start_response: Any) -> Any:
-        if not fails(environ["QUERY_STRING"]):
+        status = fails(environ["QUERY_STRING"])
+        if not status:
             return s3(environ, start_response)
         Request(environ).get_data()
-        start_response("403 Forbidden", [("Content-Type", "application/xml")])
+        start_response(status if isinstance(status, str) else "403 Forbidden", [("Content-Type", "application/xml")])
         return [b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>"]
 
-    server = make_server("127.0.0.1", 0, answer, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving(answer) as url:
+        yield url

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 from outputs import JobOutput, file_names, job_output
+from pyarrow import fs
 
 from batchmill.errors import InvalidOutput, StaleToken, StorageError
 from batchmill.shard import ShardId
@@ -38,9 +42,12 @@ def folder(place: tuple[str, Locations]) -> BlobStore:
     return BlobStore(place[1].resolve(f"{place[0]}/out"))
 
 
-def rows_in(folder: BlobStore) -> list[int]:
-    """The ids that a reader of the folder sees."""
-    files = ds.dataset(folder.root.path, filesystem=folder.root.filesystem, format="parquet")
+def rows_in(folder: BlobStore, s3_url: str) -> list[int]:
+    """The ids that another library finds in the folder."""
+    reader = fs.LocalFileSystem()
+    if not folder.root.is_local:
+        reader = fs.S3FileSystem(endpoint_override=s3_url.removeprefix("http://"), scheme="http", region="us-east-1")
+    files = ds.dataset(folder.root.path, filesystem=reader, format="parquet")
     return sorted(files.to_table()["id"].to_pylist())
 
 
@@ -58,7 +65,9 @@ def test_the_manifest_puts_the_parts_in_order(output: Callable[..., JobOutput], 
         assert job.results.read(ShardId(path), 1).equals(TABLE)
 
 
-def test_publishing_leaves_each_row_once_and_nothing_else(output: Callable[..., JobOutput], folder: BlobStore) -> None:
+def test_publishing_leaves_each_row_once_and_nothing_else(
+    output: Callable[..., JobOutput], folder: BlobStore, s3_url: str
+) -> None:
     job = output()
     job.publisher.prepare()
     job.write((0,), 1, pa.table({"id": [0]}))  # lost its lease, and the race
@@ -66,7 +75,7 @@ def test_publishing_leaves_each_row_once_and_nothing_else(output: Callable[..., 
     job.write((2,), 3, pa.table({"id": [2]}))
     job.publisher.publish(job.manifest(*winners))
     assert folder.list() == ["_manifest.json", *file_names(winners)]
-    assert rows_in(folder) == [0, 1, 2]
+    assert rows_in(folder, s3_url) == [0, 1, 2]
 
 
 def test_publishing_lines_leaves_the_schemas_of_its_parts_only(
@@ -88,6 +97,28 @@ def test_a_part_that_comes_too_late_is_deleted(output: Callable[..., JobOutput],
     with pytest.raises(StaleToken, match="published"):
         output().write((0,), 2, TABLE)
     assert folder.list() == ["_manifest.json", "part-00000000-a1.parquet"]
+
+
+def test_of_two_jobs_that_take_one_output_at_once_exactly_one_gets_it_every_time(
+    place: tuple[str, Locations], blobs: BlobStore
+) -> None:
+    start = threading.Barrier(2)
+
+    def take(output: JobOutput) -> str:
+        start.wait()
+        try:
+            output.publisher.prepare()
+        except InvalidOutput:
+            return ""
+        return output.job_id
+
+    with ThreadPoolExecutor(2) as pool:
+        for number in range(60):
+            uri = f"{place[0]}/out-{number}"
+            outputs = [job_output(uri, place[1], blobs, job_id=job_id) for job_id in ("job-1", "job-2")]
+            (winner,) = filter(None, pool.map(take, outputs))
+            marker = BlobStore(place[1].resolve(uri)).get("_batchmill.json").to_pybytes()
+            assert json.loads(marker)["job"] == winner
 
 
 def test_an_output_is_taken_by_one_job_only_and_released(output: Callable[..., JobOutput]) -> None:
@@ -122,7 +153,7 @@ def test_the_results_of_an_earlier_job_are_not_overwritten(output: Callable[...,
 
 
 def test_a_job_that_resumes_an_output_keeps_its_parts_and_adds_its_own(
-    output: Callable[..., JobOutput], folder: BlobStore
+    output: Callable[..., JobOutput], folder: BlobStore, s3_url: str
 ) -> None:
     first, second = output("job-1"), output("job-2")
     first.publisher.prepare()
@@ -133,13 +164,15 @@ def test_a_job_that_resumes_an_output_keeps_its_parts_and_adds_its_own(
         output("job-3").publisher.reopen()
     assert second.results.read(ShardId((0,)), 1).to_pylist() == [{"id": 0}]
     second.publisher.publish(second.manifest(done, second.write((1,), 1, pa.table({"id": [1]}))))
-    assert rows_in(folder) == [0, 1]
+    assert rows_in(folder, s3_url) == [0, 1]
     published = output().publisher.published()
     assert published is not None
     assert published.job == "job-2"
 
 
-def test_a_replaced_part_counts_once_the_manifest_has_it(output: Callable[..., JobOutput], folder: BlobStore) -> None:
+def test_a_replaced_part_counts_once_the_manifest_has_it(
+    output: Callable[..., JobOutput], folder: BlobStore, s3_url: str
+) -> None:
     job = output()
     job.publisher.prepare()
     parts = [job.write((number,), 1, pa.table({"id": [number]})) for number in range(2)]
@@ -150,10 +183,12 @@ def test_a_replaced_part_counts_once_the_manifest_has_it(output: Callable[..., J
     for _ in range(2):
         output().publisher.update_manifest(job.manifest(parts[0], replaced))
         assert folder.list() == ["_manifest.json", parts[0].name, replaced.name]
-        assert rows_in(folder) == [0, 1, 10]
+        assert rows_in(folder, s3_url) == [0, 1, 10]
 
 
-def test_a_manifest_whose_part_is_missing_changes_nothing(output: Callable[..., JobOutput], folder: BlobStore) -> None:
+def test_a_manifest_whose_part_is_missing_changes_nothing(
+    output: Callable[..., JobOutput], folder: BlobStore, s3_url: str
+) -> None:
     job = output()
     job.publisher.prepare()
     part = job.write((0,), 1, pa.table({"id": [0]}))
@@ -162,7 +197,7 @@ def test_a_manifest_whose_part_is_missing_changes_nothing(output: Callable[..., 
     with pytest.raises(StorageError, match=missing.name):
         job.publisher.update_manifest(job.manifest(part, missing))
     assert output().publisher.published() == job.manifest(part)
-    assert rows_in(folder) == [0]
+    assert rows_in(folder, s3_url) == [0]
 
 
 def test_an_output_that_was_emptied_or_taken_is_not_updated(output: Callable[..., JobOutput]) -> None:

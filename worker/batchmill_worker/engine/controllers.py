@@ -6,13 +6,13 @@ import hashlib
 import logging
 import os
 import sys
-from collections import OrderedDict
 from random import Random
 from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 
 from pydantic import ValidationError
 
+from batchmill.caches import Lru
 from batchmill.clock import Clock, SystemClock
 from batchmill.errors import ServiceUnavailable
 from batchmill.job import BatchChoice
@@ -52,19 +52,13 @@ class ControllerCache:
         self._device = device
         self._clock = clock or SystemClock()
         self._lock = Lock()
-        self._kept: OrderedDict[tuple[str, str], Controller] = OrderedDict()  # by operator and profile, latest last
+        self._kept: Lru[tuple[str, str], Controller] = Lru(MAX_CONTROLLERS)  # by operator and profile
         self._saved_at = self._clock.monotonic()
 
     def batching(self, definition: OperatorDefinition, spec: StageSpec) -> Batching:
         """Return how to size the batches of a job. Raises `InvalidParams` if its parameters do not fit."""
         name = self._name(definition, spec)
-        with self._lock:
-            controller = self._kept.get((definition.name, name))
-            if controller is None:
-                controller = self._kept[definition.name, name] = Controller(Random(), self._read(name))  # noqa: S311  # jitter
-            self._kept.move_to_end((definition.name, name))
-            while len(self._kept) > MAX_CONTROLLERS:
-                self._kept.popitem(last=False)
+        controller = self._kept.get_or_make((definition.name, name), lambda: Controller(Random(), self._read(name)))  # noqa: S311  # jitter
         return Batching(spec.batch, controller)
 
     def save(self, *, at_once: bool = False) -> None:
@@ -83,8 +77,7 @@ class ControllerCache:
 
     def choices(self) -> list[BatchChoice]:
         """List the last decision for each of the most recent operators, the latest first."""
-        with self._lock:
-            latest = [(operator, kept) for (operator, _), kept in reversed(self._kept.items())][:MAX_SHOWN]
+        latest = [(operator, kept) for (operator, _), kept in reversed(self._kept.items())][:MAX_SHOWN]
         shown = []
         for operator, controller in latest:
             choice, rows = controller.latest()

@@ -14,7 +14,7 @@ from celery.signals import setup_logging, worker_shutting_down
 from celery.worker.consumer import Consumer
 from kombu.exceptions import OperationalError
 
-from batchmill.broker import celery_settings, queue_of, spare_queue_of, task_name
+from batchmill.broker import RECONNECT, celery_settings, kombu_waits, queue_of, spare_queue_of, task_name
 from batchmill.shard import ShardRef, parse_shard_id
 from batchmill_worker.runtime.attempt_result import AttemptResult, AttemptStatus
 from batchmill_worker.slot.model_queues import ModelQueuesStep
@@ -31,16 +31,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-RECONNECT = {"interval_start": 0.5, "interval_step": 0.5, "interval_max": 2.0}
-"""Seconds between attempts to reconnect to the broker. Celery's own waits grow to 30."""
-
-
 class PromptConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
     """Celery's consumer, with short waits between attempts to reconnect."""
 
     def ensure_connected(self, conn: Any) -> Any:
         """Return an open connection, however long that takes."""
-        conn.ensure_connection = partial(conn.ensure_connection, **RECONNECT)
+        conn.ensure_connection = partial(conn.ensure_connection, **kombu_waits(RECONNECT))
         return super().ensure_connected(conn)
 
 

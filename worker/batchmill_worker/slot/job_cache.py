@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from batchmill.caches import Lru
 from batchmill.stages import last_stage
 
 if TYPE_CHECKING:
@@ -40,16 +39,11 @@ class JobFilesCache:
     def __init__(self, workspace: Workspace, jobs: JobLedger) -> None:
         self._workspace = workspace
         self._jobs = jobs
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[str, JobFiles] = OrderedDict()
+        self._kept: Lru[str, JobFiles] = Lru(MAX_KEPT)
 
     def get(self, job_id: str) -> JobFiles | None:
         """Return the files of a job if they are open."""
-        with self._lock:
-            files = self._kept.get(job_id)
-            if files is not None:
-                self._kept.move_to_end(job_id)
-            return files
+        return self._kept.get(job_id)
 
     def stage_of(self, claim: Claim) -> StageSpec | None:
         """Return the spec of a claimed shard's stage; None if its job was evicted since the claim."""
@@ -77,8 +71,5 @@ class JobFilesCache:
         """
         source = self._workspace.open_source(job_id, spec, inline_rows)
         files = JobFiles(spec, source, self._workspace.open_results(job_id, spec, last_stage(spec)))
-        with self._lock:
-            self._kept[job_id] = files
-            while len(self._kept) > MAX_KEPT:
-                self._kept.popitem(last=False)
+        self._kept.put(job_id, files)
         return files

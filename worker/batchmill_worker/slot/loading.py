@@ -24,7 +24,8 @@ GROUP = "batchmill.operators"
 def load_operators(modules: Sequence[str] = ()) -> OperatorRegistry:
     """Import the installed operators and the named modules, and return the registry they are in.
 
-    The current folder comes first on the path, as under `python -m`, so that a module there can be named.
+    The current folder comes last on the path, after the standard library and the installed packages: a module there
+    can be named, and no file there takes the place of a library's module.
 
     Raises `InvalidOperator` for a module that cannot be imported, or that registers no operator.
     """
@@ -41,7 +42,7 @@ def load_operators(modules: Sequence[str] = ()) -> OperatorRegistry:
 def _put_current_folder_on_path() -> None:
     folder = str(Path.cwd())
     if folder not in sys.path:
-        sys.path.insert(0, folder)
+        sys.path.append(folder)
         importlib.invalidate_caches()
 
 
@@ -62,9 +63,19 @@ def _load(module: str, source: str, hint: str) -> None:
     if before == {definition.name for definition in REGISTRY} and not _registered_before(module):
         raise InvalidOperator(
             f"module {module!r}, named by {source}, registers no operator.",
-            hint=f"Decorate a function or class in it with @batchmill.operator(...). {hint}",
+            hint=_shadowed(module) or f"Decorate a function or class in it with @batchmill.operator(...). {hint}",
             module=module,
         )
+
+
+def _shadowed(module: str) -> str:
+    """What to do when a module of the current folder has the name of an installed one, which comes first."""
+    name = module.partition(".")[0]
+    here = [path for path in (Path.cwd() / f"{name}.py", Path.cwd() / name) if path.exists()]
+    found = getattr(sys.modules.get(name), "__file__", None) or "the standard library"
+    if not here or Path(found).is_relative_to(Path.cwd()):
+        return ""
+    return f"{found} has the same name as {here[0]} and comes before it: rename yours."
 
 
 def _import_error(module: str, source: str, error: BaseException) -> InvalidOperator:

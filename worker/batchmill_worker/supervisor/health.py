@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import threading
 from typing import TYPE_CHECKING, Any
 
+from batchmill.caches import Fresh
 from batchmill.clock import Clock, SystemClock
 from batchmill.errors import ServiceUnavailable
 from batchmill_worker.supervisor.status_server import Reply
@@ -27,19 +27,11 @@ class HeartbeatRegistry:
     def __init__(self, ledger: Ledger, names: Sequence[str], clock: Clock | None = None) -> None:
         self._ledger = ledger
         self._names = names
-        self._clock = clock or SystemClock()
-        self._lock = threading.Lock()
-        self._missing: list[str] = []
-        self._read_at = float("-inf")
+        self._latest = Fresh(self.read, FLEET_TTL_S, clock or SystemClock())
 
     def missing(self) -> list[str]:
-        """List the workers without a live entry, from the cache if it is fresh. Raises `ServiceUnavailable`."""
-        with self._lock:
-            now = self._clock.monotonic()
-            if now - self._read_at > FLEET_TTL_S:
-                self._missing = self.read()
-                self._read_at = now
-            return self._missing
+        """List the workers without a live entry. Raises `ServiceUnavailable`."""
+        return self._latest.get()
 
     def read(self) -> list[str]:
         """Read the fleet, and list the workers without a live entry. Raises `ServiceUnavailable`."""

@@ -17,6 +17,7 @@ from batchmill.errors import BatchmillError, ServiceUnavailable
 from batchmill.job_log import LogEvent, LogLevel
 from batchmill.ledger import Ledger
 from batchmill.processes.children import POLL_INTERVAL_S, ChildEnd, ChildSpec, ProcessSupervisor, describe_exit
+from batchmill.processes.parent_death import python_module
 from batchmill_worker.devices.cores import usable_cores
 from batchmill_worker.devices.inventory import open_inventory
 from batchmill_worker.devices.placement import Placement, place
@@ -134,13 +135,7 @@ class Supervisor:
 
     def _spec(self, placement: Placement) -> ChildSpec:
         name = placement.identity.name
-        command = [
-            sys.executable,
-            "-m",
-            "batchmill_worker.slot",
-            self._shared.name,
-            placement.identity.model_dump_json(),
-        ]
+        command = python_module("batchmill_worker.slot", self._shared.name, placement.identity.model_dump_json())
         env = {**placement.env, VARIABLE: str(self._metrics.folder)}
         return ChildSpec(name, command, env, cores=placement.cores)
 

@@ -1,19 +1,19 @@
 """Converts texts to the tokens that a model takes, once per text, although they are needed twice.
 
 The executor first asks for the cost of each row of a window, then prepares the batches of the window. The tokens of the
-first request are cached for the second: a text's tokens are removed when its batch takes them, and the oldest are
-dropped when the cache exceeds `MAX_CACHED_BYTES`. A text that is needed once more, because its batch is run again in
-halves, is tokenised again.
+first request are cached for the second: a text's tokens are removed when its batch takes them, and the least recently
+used are dropped when the cache exceeds `MAX_CACHED_BYTES`. A text that is needed once more, because its batch is run
+again in halves, is tokenised again.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
+from batchmill.caches import Lru
 from batchmill.operators.contract import RowError
 
 if TYPE_CHECKING:
@@ -134,32 +134,27 @@ class TokenReader:
 
 
 class _TokenCache:
-    """Tokens by text, bounded; the oldest are dropped first."""
+    """Tokens by text, bounded in bytes; the least recently used are dropped first."""
 
     def __init__(self, tokenize: Callable[[Sequence[Text]], list[Tokens]]) -> None:
         self._tokenize = tokenize
         self._lock = Lock()  # of the tokeniser as well, which serves one thread at a time
-        self._by_text: OrderedDict[Text, Tokens] = OrderedDict()
-        self._bytes = 0
+        self._by_text: Lru[Text, Tokens] = Lru(MAX_CACHED_BYTES, _size)
 
     def get(self, texts: Sequence[Text]) -> list[Tokens]:
         """Return the tokens of each text, and cache them."""
         with self._lock:
             found = self._found(texts)
             for text, tokens in found.items():
-                if text not in self._by_text:
-                    self._by_text[text] = tokens
-                    self._bytes += _size(text, tokens)
-            while self._bytes > MAX_CACHED_BYTES:
-                self._drop(next(iter(self._by_text)))
+                self._by_text.put(text, tokens)
         return [found[text] for text in texts]
 
     def take(self, texts: Sequence[Text]) -> list[Tokens]:
         """Return the tokens of each text, and remove them from the cache."""
         with self._lock:
             found = self._found(texts)
-            for text in found.keys() & self._by_text.keys():
-                self._drop(text)
+            for text in found:
+                self._by_text.pop(text)
         return [found[text] for text in texts]
 
     def _found(self, texts: Iterable[Text]) -> dict[Text, Tokens]:
@@ -168,9 +163,6 @@ class _TokenCache:
         if missing:
             found.update(zip(missing, self._tokenize(missing), strict=True))
         return found  # type: ignore[return-value]  # none is missing any more
-
-    def _drop(self, text: Text) -> None:
-        self._bytes -= _size(text, self._by_text.pop(text))
 
 
 def _size(text: Text, tokens: Tokens) -> int:
