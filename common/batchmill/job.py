@@ -154,12 +154,6 @@ class JobSpec(_JobFields):
 
     stages: Annotated[tuple[StageSpec, ...], Field(min_length=1, max_length=MAX_STAGES)]  # in the order of the rows
 
-    @classmethod
-    def single(cls, operator: str, **fields: Any) -> JobSpec:
-        """Make the spec of a job of one stage, from the fields of both."""
-        own = {name: fields.pop(name) for name in list(fields) if name in _JobFields.model_fields}
-        return cls(stages=(StageSpec(operator=operator, **fields),), **own)
-
     @property
     def first(self) -> StageSpec:
         """The stage that reads the job's source."""

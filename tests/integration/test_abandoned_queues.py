@@ -6,10 +6,11 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from records import spec_of
 
 from batchmill.broker import model_queue_of, queue_of
 from batchmill.clock import SystemClock
-from batchmill.job import JobSpec, WorkerInfo
+from batchmill.job import WorkerInfo
 from batchmill.ledger.jobs import Submission
 from batchmill.ledger.shards import PlanStep
 from batchmill.operators.contract import OperatorInfo
@@ -42,7 +43,7 @@ def publisher(valkey_url: str, prefix: str) -> Iterator[MessagePublisher]:
 
 def queued_shard(ledger: Ledger, publisher: MessagePublisher, epoch: int) -> ShardRef:
     """A shard whose message lies in the queue of its model."""
-    ledger.jobs.submit(Submission("job-1", JobSpec.single(operator="echo"), "digest"), max_live_jobs=1)
+    ledger.jobs.submit(Submission("job-1", spec_of(operator="echo"), "digest"), max_live_jobs=1)
     shard = Shard("job-1", 0, ShardId((0,)), 0, 5, (Slice(0, 0, 5, 5),))
     ledger.shards.plan(
         "job-1", ledger.jobs.read("job-1").first, PlanStep([shard], [10], "end", at_end=True, total=None), epoch
@@ -83,7 +84,7 @@ def test_a_shard_is_taken_back_when_no_worker_has_its_model_any_more(
     publisher.publish("echo", QUEUE, ref)
     recoverer(ledger, publisher).step(epoch)
     record = ledger.jobs.read("job-1")
-    assert (ledger.queue_lengths([QUEUE]), record.shards_queued, ledger.shards.queued("default")) == ([0], 0, [])
+    assert (ledger.queue_lengths([QUEUE]), record.first.shards_queued, ledger.shards.queued("default")) == ([0], 0, [])
     assert cast("Shard", ledger.shards.read(ref)).state is ShardState.WAITING
     again = ledger.shards.queue(record.id, record.first, ref.shard_id, epoch)
     assert again is not None

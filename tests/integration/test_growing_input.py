@@ -97,7 +97,7 @@ def test_rows_that_are_written_between_steps_are_planned_once_each(
     source.close()
     role.step(epoch)
     record = ledger.jobs.read(JOB)
-    assert (record.first.planned, record.first.rows_total, record.rows_exact) == (True, written, True)
+    assert (record.first.planned, record.first.rows_total, record.first.rows_exact) == (True, written, True)
     assert planned_ids(ledger, source) == [*range(written)]
 
 
@@ -116,7 +116,7 @@ def test_another_leader_continues_at_the_row_where_the_input_had_ended(
     source.close()
     first.step(epoch)
     assert source.opened_at == ["", "100", "150"]
-    assert ledger.jobs.read(JOB).planned
+    assert ledger.jobs.read(JOB).first.planned
     assert planned_ids(ledger, source) == [*range(175)]
 
 
@@ -158,5 +158,5 @@ def test_the_planner_wakes_when_the_stage_before_has_committed_more_rows(
         until(lambda written=written: ledger.jobs.read(JOB).first.rows_planned == written, "the planning of new rows")
     source.close()
     thread.notify("committed")
-    until(lambda: ledger.jobs.read(JOB).planned, "the end of the planning")
+    until(lambda: ledger.jobs.read(JOB).first.planned, "the end of the planning")
     assert planned_ids(ledger, source) == [*range(35)]

@@ -6,11 +6,12 @@ from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from records import spec_of
 
 from batchmill.completion import Completion
 from batchmill.cost import NANO, Parts, Spent, Totals, added
 from batchmill.errors import Conflict, StaleToken
-from batchmill.job import JobError, JobSpec, JobState
+from batchmill.job import JobError, JobState
 from batchmill.ledger import Ledger
 from batchmill.ledger.jobs import Submission
 from batchmill.ledger.shards import PlanStep
@@ -38,7 +39,7 @@ def at(ledger: Ledger, seconds: float) -> None:
 
 def begin(ledger: Ledger, epoch: int, shards: int = 2, **changes: object) -> list[ShardRef]:
     """A job that has been planned; its attempts, queued."""
-    spec = JobSpec.single("echo", **changes)
+    spec = spec_of("echo", **changes)
     ledger.jobs.submit(Submission(JOB, spec, "digest", tenant="acme"), max_live_jobs=9)
     planned = [Shard(JOB, 0, ShardId((n,)), 5 * n, 5, (Slice(0, 5 * n, 5 * n + 5, 5),)) for n in range(shards)]
     step = PlanStep(planned, [1] * shards, "", at_end=True, total=None)

@@ -12,11 +12,12 @@ import pytest
 from hand_clock import HandClock
 from ledger_steps import LEASE_MS, plan, queue_one
 from ledger_steps import submit as submit_job
+from records import spec_of
 
 from batchmill.completion import Completion
 from batchmill.cost import NANO, Parts
 from batchmill.errors import InvalidSettings, NotFound
-from batchmill.job import JobSpec, JobState, WorkerInfo
+from batchmill.job import JobState, WorkerInfo
 from batchmill.job_log import MAX_ENTRIES, LogEvent, LogLevel
 from batchmill.ledger import Ledger
 from batchmill.ledger.connection import connect
@@ -49,7 +50,7 @@ class Fleet:
 
 
 def submit(ledger: Ledger, job_id: str = JOB) -> None:
-    spec = JobSpec.single(operator="echo", pool="gpu")
+    spec = spec_of(operator="echo", pool="gpu")
     ledger.jobs.submit(Submission(job_id, spec, "digest"), max_live_jobs=100)
 
 
@@ -136,7 +137,7 @@ def test_what_a_job_waits_for_is_noted_once_and_so_is_its_end(ledger: Ledger) ->
 
 
 def test_a_job_that_its_budget_holds_says_so_in_its_log_with_what_to_do(ledger: Ledger, epoch: int) -> None:
-    submit_job(ledger, JOB, spec=JobSpec.single(operator="echo", pool="gpu", budget=1.0))
+    submit_job(ledger, JOB, spec=spec_of(operator="echo", pool="gpu", budget=1.0))
     plan(ledger, epoch, [5, 5])
     clock, fleet = HandClock(), Fleet({"gpu": PoolView(1, 1, frozenset({"echo"}))})
     watcher = Watcher(ledger, fleet, clock, "EUR")  # type: ignore[arg-type]  # a fleet of our own

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from records import spec_of
 
 from batchmill.completion import Completion
 from batchmill.errors import Conflict, NotFound, StaleToken
-from batchmill.job import JOB_MOVES, JobError, JobSpec, JobState
+from batchmill.job import JOB_MOVES, JobError, JobState
 from batchmill.ledger import Ledger
 from batchmill.ledger.jobs import Submission
 from batchmill.ledger.record import JobStage
@@ -35,7 +36,7 @@ def later(redis_client: redis.Redis, prefix: str, seconds: float) -> Ledger:
 
 
 def submit(ledger: Ledger, key: str | None = None) -> None:
-    submission = Submission(JOB, JobSpec.single(operator="echo"), "digest", key, inline_rows=b"rows")
+    submission = Submission(JOB, spec_of(operator="echo"), "digest", key, inline_rows=b"rows")
     ledger.jobs.submit(submission, max_live_jobs=10)
 
 
@@ -289,7 +290,7 @@ def test_an_idempotency_key_that_another_job_has_by_now_outlives_the_first(
     ledger.jobs.stop(JOB, JobState.CANCELLING, None)
     ledger.jobs.finish(ledger.jobs.read(JOB), JobState.CANCELLED, epoch)
     redis_client.delete(ledger._store.keys.idempotency("mine"))  # as a day later
-    second = Submission("job-2", JobSpec.single(operator="echo"), "other", "mine")
+    second = Submission("job-2", spec_of(operator="echo"), "other", "mine")
     ledger.jobs.submit(second, max_live_jobs=10)
     ledger.retention.mark_for_deletion(JOB)
     assert ledger.retention.forget(JOB)

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule, run_state_machine_as_test
 from ledger_lockstep import Lockstep, answer, comparable, said
 from ledger_model import DUE, LEASE_MS, Job
+from records import spec_of
 
 from batchmill.cost import NANO
-from batchmill.job import JobError, JobSpec, JobState, RetryPolicy
+from batchmill.job import JobError, JobState, RetryPolicy
 from batchmill.ledger.connection import connect
 from batchmill.ledger.jobs import Submission
 from batchmill.ledger.shards import PlanStep
@@ -63,7 +64,7 @@ class LedgerMachine(Lockstep):
     def submit(self, attempts: int, max_dead: float | None, budget: float | None, *, again: str) -> None:
         number = 0 if again else len(self.model.jobs)
         retry = RetryPolicy(max_attempts=attempts, backoff_s=0, max_dead=max_dead)
-        spec = JobSpec.single(operator="echo", retry=retry, budget=budget)
+        spec = spec_of(operator="echo", retry=retry, budget=budget)
         job_id = f"job-{number}"
         asked_as = "job-other" if again == "same key" else job_id
         submission = Submission(asked_as, spec, "digest", f"key-{number}", inline_rows=b"rows", tenant=job_id)

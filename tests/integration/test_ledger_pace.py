@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from records import spec_of
+
 from batchmill.completion import Completion
-from batchmill.job import JobSpec
 from batchmill.ledger import Ledger
 from batchmill.ledger.jobs import Submission
 from batchmill.ledger.shards import PlanStep
@@ -21,7 +22,7 @@ JOB = "job-1"
 
 def begin(ledger: Ledger, epoch: int, shards: int, rows: int) -> int:
     """Plan a job; when it started (ms)."""
-    ledger.jobs.submit(Submission(JOB, JobSpec.single(operator="echo"), "digest"), max_live_jobs=100)
+    ledger.jobs.submit(Submission(JOB, spec_of(operator="echo"), "digest"), max_live_jobs=100)
     plan(ledger, epoch, shards, rows)
     started_at = ledger.jobs.read(JOB).started_at
     assert started_at is not None

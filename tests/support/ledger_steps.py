@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from batchmill.job import JobSpec
+from records import spec_of
+
 from batchmill.ledger.jobs import Submission
 from batchmill.ledger.shards import PlanStep
 from batchmill.shard import Shard, ShardId, Slice
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from batchmill.shard import ShardRef
 
 LEASE_MS = 10_000
-SPEC = JobSpec.single(operator="echo")
+SPEC = spec_of(operator="echo")
 
 
 def submit(ledger: Ledger, job_id: str = "job-1", **changes: object) -> str:

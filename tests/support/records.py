@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
-from batchmill.job import JobSpec
+from batchmill.job import JobForm
 from batchmill.ledger import JobRecord
 from batchmill.ledger.record import StageRecord
 
-SPEC = JobSpec.single("echo")
+if TYPE_CHECKING:
+    from batchmill.job import JobSpec
+
 _OF_STAGE = {field.name for field in fields(StageRecord)}
+
+
+def spec_of(operator: str, **fields: Any) -> JobSpec:
+    """The spec of a job of one operator, from the fields that its user writes."""
+    return JobForm(operator=operator, **fields).spec()
+
+
+SPEC = spec_of("echo")
 
 
 def job_record(job_id: str = "job-1", spec: JobSpec = SPEC, **changes: object) -> JobRecord:

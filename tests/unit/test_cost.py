@@ -8,10 +8,10 @@ from datetime import date, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from records import job_record
+from records import job_record, spec_of
 
 from batchmill.cost import HOUR_US, NANO, Parts, Spent, Totals, added, job_cost, sums
-from batchmill.job import DEFAULT_TENANT, JobSpec
+from batchmill.job import DEFAULT_TENANT
 from batchmill_coordinator.status.status import status_of, why_paused
 
 times_us = st.integers(0, 10**12)
@@ -99,7 +99,7 @@ def test_a_job_that_cost_its_budget_says_what_to_do_about_it_only_while_it_is_pa
     }
 
     def note(**changes: str) -> str | None:
-        record = job_record(spec=JobSpec.single("echo", budget=0.5), **(fields | changes))
+        record = job_record(spec=spec_of("echo", budget=0.5), **(fields | changes))
         cost = job_cost({0: record.first.cost}, record.budget_nano, "EUR")
         assert status_of(record, 2000.0, currency="EUR").cost == cost
         return why_paused(record, "EUR")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import date
 from typing import TYPE_CHECKING
 
-from records import job_record
+from records import job_record, spec_of
 
 from batchmill.cost import NANO, PARTS, Parts, Spent, Totals
-from batchmill.job import DEFAULT_TENANT, JobSpec
+from batchmill.job import DEFAULT_TENANT
 from batchmill_coordinator.metering.costs import MAX_NAMES, begun, cost_metrics
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ PAID = Spent(Parts(2_000_000, 500_000, 250_000, 0, 1), Parts(useful=3 * NANO, id
 
 
 def record(operator: str = "echo", pool: str = "default", tenant: str = DEFAULT_TENANT) -> JobRecord:
-    return job_record(spec=JobSpec.single(operator, pool=pool), tenant=tenant)
+    return job_record(spec=spec_of(operator, pool=pool), tenant=tenant)
 
 
 def told(totals: Totals, *live: JobRecord) -> dict[str, dict[tuple[str, ...], float]]:

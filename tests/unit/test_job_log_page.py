@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from records import job_record
+from records import job_record, spec_of
 
-from batchmill.job import JobError, JobSpec
+from batchmill.job import JobError
 from batchmill.job_log import Cursor, LogEntry, LogEvent, LogLevel
 from batchmill.ledger.job_log import Kept
 from batchmill_coordinator.status.job_log_page import life_of, page_of
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from batchmill.ledger import JobRecord
 
 START = Cursor((0, 0))
-SPEC = JobSpec.single("echo", pool="gpu")
+SPEC = spec_of("echo", pool="gpu")
 
 
 def record(**changes: str) -> JobRecord:

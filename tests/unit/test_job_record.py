@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import fields
 
 import pytest
-from records import job_record
+from records import job_record, spec_of
 
 from batchmill.cost import Parts
-from batchmill.job import DEFAULT_TENANT, JobError, JobSpec, JobState
+from batchmill.job import DEFAULT_TENANT, JobError, JobState
 from batchmill.ledger import JobRecord
 from batchmill.ledger.record import NO_COST, StageRecord
 
-SPEC = JobSpec.single("echo")
+SPEC = spec_of("echo")
 OTHERS = {JobRecord: {"id", "stages"}, StageRecord: {"spec", "cost", "number"}}
 """The fields that are not one field of a hash."""
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from records import job_record
+from records import job_record, spec_of
 
-from batchmill.job import JobSpec, PoolStatus
+from batchmill.job import PoolStatus
 from batchmill.ledger.overview import QueueHead
 from batchmill_coordinator.fleet.backlog import pool_loads, pool_status
 from batchmill_coordinator.fleet.pools import EMPTY, PoolView
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def record(pool: str = "default", **changes: object) -> JobRecord:
-    return job_record(spec=JobSpec.single("echo", pool=pool), **changes)
+    return job_record(spec=spec_of("echo", pool=pool), **changes)
 
 
 def test_a_pool_adds_up_its_jobs() -> None:

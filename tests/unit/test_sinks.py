@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 from outputs import JobOutput, job_output
 from pydantic import ValidationError
+from records import spec_of
 
 from batchmill.errors import InvalidOutput, NotFound, StaleToken, StorageError
-from batchmill.job import JobSpec
 from batchmill.shard import ShardId
 from batchmill.sinks import MANIFEST, MARKER, Column, Manifest, ManifestPart
 from batchmill.storage.blobs import BlobStore
@@ -36,7 +36,7 @@ def names(folder: Path) -> list[str]:
 
 def test_a_job_without_an_output_has_results_in_the_blob_store_and_nothing_to_publish(tmp_path: Path) -> None:
     blobs = BlobStore.open(str(tmp_path), LOCATIONS)
-    workspace, spec = Workspace(blobs, LOCATIONS), JobSpec.single(operator="echo")
+    workspace, spec = Workspace(blobs, LOCATIONS), spec_of(operator="echo")
     results = workspace.open_results("job-1", spec, 0)
     nbytes = results.write(ShardId((17,)), 2, TABLE)
     assert blobs.list() == ["jobs/job-1/results/0/part-00000017-a2.arrow"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
-from records import job_record
+from records import job_record, spec_of
 
 from batchmill.dead_letters import dead_letters_name
 from batchmill.job import MAX_STAGES, JobForm, JobRequest, JobSpec, RetryPolicy, StageSpec
@@ -74,8 +74,8 @@ def test_what_users_write_is_a_chain_of_one_and_comes_back_as_they_wrote_it() ->
     assert (spec.name, spec.budget) == ("mine", 2.0)
     assert JobForm.of(spec) == form
     assert JobSpec.model_validate_json(spec.model_dump_json()) == spec
-    assert JobRequest(operator="embed", rows=[{"id": 1}]).spec() == JobSpec.single("embed")
-    assert JobSpec.single("echo", retry=RetryPolicy(max_attempts=9), priority=3).first.retry.max_attempts == 9
+    assert JobRequest(operator="embed", rows=[{"id": 1}]).spec() == spec_of("embed")
+    assert spec_of("echo", retry=RetryPolicy(max_attempts=9), priority=3).first.retry.max_attempts == 9
 
 
 def test_every_key_of_a_stage_and_every_blob_of_an_attempt_has_its_stage() -> None:

@@ -3,9 +3,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from records import job_record
+from records import job_record, spec_of
 
-from batchmill.job import JOB_MOVES, JobSpec, JobState
+from batchmill.job import JOB_MOVES, JobState
 from batchmill_coordinator.roles.finisher import due_state, is_overdue
 from batchmill_coordinator.status.status import status_of
 
@@ -98,7 +98,7 @@ def test_the_average_of_a_job_does_not_count_its_pauses() -> None:
 
 @pytest.mark.parametrize("state", JobState)
 def test_a_job_is_overdue_from_its_deadline_on_unless_it_is_stopping_or_over(state: JobState) -> None:
-    spec = JobSpec.single("echo", deadline_at=2000.0)
+    spec = spec_of("echo", deadline_at=2000.0)
     late = record(state=state, spec=spec)
     assert status_of(late, 1).deadline_at == 2000.0
     assert not is_overdue(late, 1999.9)

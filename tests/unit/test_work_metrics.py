@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from records import job_record
+from records import job_record, spec_of
 
-from batchmill.job import JobSpec
 from batchmill.ledger.overview import QueueHead
 from batchmill.telemetry.metrics import OTHER
 from batchmill_coordinator.fleet.backlog import pool_loads
@@ -20,7 +19,7 @@ NOW_MS = 2_000_000
 
 def record(job_id: str = "job-1", spec: dict[str, Any] | None = None, **changes: object) -> JobRecord:
     known = {"created_at": NOW_MS - 100_000, "started_at": NOW_MS - 90_000} | changes
-    return job_record(job_id, JobSpec.single("echo", **spec or {}), **known)
+    return job_record(job_id, spec_of("echo", **spec or {}), **known)
 
 
 def sums(
