@@ -139,7 +139,7 @@ def empty_the_horizon(service: Service, job: JobRecord) -> None:
 def plan_the_rest(service: Service, job_id: str) -> None:
     for _ in range(ROWS):
         record = service.ledger.jobs.read(job_id)
-        if record.planned or record.state is not JobState.RUNNING:
+        if record.first.planned or record.state is not JobState.RUNNING:
             return
         empty_the_horizon(service, record)
         planner(service).step(service.leadership.epoch)
