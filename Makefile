@@ -31,7 +31,7 @@ chaos-short: $(STAMPS)/test ## Break a service at random for a minute, then comp
 	$(BIN)/python -m pytest tests/chaos
 
 chaos: $(STAMPS)/test ## The same for DURATION=10 minutes from SEED=…, into REPORT=chaos-report.json
-	PYTHONPATH=tests/support $(BIN)/python tests/chaos/run.py --minutes $(DURATION) --report $(REPORT) $(if $(SEED),--seed $(SEED))
+	PYTHONPATH=tests $(BIN)/python -m chaos.run --minutes $(DURATION) --report $(REPORT) $(if $(SEED),--seed $(SEED))
 
 check: lint types layers test ## Everything that must pass before a change lands
 
@@ -42,6 +42,7 @@ lint: $(STAMPS)/dev ## Formatting, lint, and code that nothing uses
 
 types: $(STAMPS)/dev ## Types, strictly
 	$(BIN)/mypy
+	$(BIN)/mypy tests/typing
 
 layers: $(STAMPS)/dev ## Which package may import which
 	$(BIN)/lint-imports

@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from batchmill.errors import InvalidSettings, did_you_mean
 from batchmill.job import DEFAULT_POOL, POOL_PATTERN
 from batchmill.storage.locations import UNRESTRICTED, Locations
+from batchmill.wording import shown
 
 PREFIX = "BATCHMILL_"
 CLIENT_NAMES = frozenset({"URL", "TOKEN", "DATA_DIR"})
@@ -38,7 +39,7 @@ class ServiceSettings(BaseSettings):
     redis_url: str = "redis://127.0.0.1:6379/0"  # redis://, rediss:// or unix:///path?db=0
     redis_prefix: str = Field(default="batchmill:", max_length=64)  # of every key, Celery's included
     blob_root: str = ""  # a folder, or s3://bucket/prefix
-    roots: ListOfText = ()  # folders and URI prefixes that sources, outputs and models may lie in
+    roots: ListOfText = ()  # folders and URI prefixes that may contain sources, outputs and models
     unrestricted: bool = False  # any path: for the embedded service only, which acts for its own user
     s3_endpoint: str | None = None
     s3_region: str | None = None
@@ -62,7 +63,7 @@ class ServiceSettings(BaseSettings):
         except ValidationError as error:
             first = error.errors()[0]
             name = f"{PREFIX}{str(first['loc'][0]).upper()}"
-            raise InvalidSettings(f"{name}: {first['msg']} (came: {first['input']!r}).", name=name) from error
+            raise InvalidSettings(f"{name}: {first['msg']}, got {shown(first['input'])}.", name=name) from error
 
     def secret_values(self) -> tuple[str, ...]:
         """What these settings hold and no log may."""
@@ -99,6 +100,7 @@ class CoordinatorSettings(ServiceSettings):
     request_threads: int = Field(default=40, gt=0)  # for requests that wait for the ledger or for storage
     max_waiting_requests: int = Field(default=1_000, gt=0)  # for one of these threads; more are refused
     max_live_jobs: int = Field(default=10_000, gt=0)
+    max_event_streams: int = Field(default=1000, gt=0)  # of one token, at a time, on each coordinator
     upload_ttl_s: float = Field(default=24 * 3600.0, gt=0)  # an upload that no job took is swept after this
     currency: str = Field(default="USD", pattern=r"^\S{1,8}$")  # what workers' prices are in; a label only
     retention_s: float = Field(default=7 * 24 * 3600.0, ge=0)  # an ended job is deleted after this; 0: never

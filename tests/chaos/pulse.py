@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import redis
-from cluster import KEYS
-from faults import LEADER, STORE
+
+from chaos.faults import LEADER, STORE
+from support.cluster import KEYS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cluster import Cluster
-    from faults import Struck
+    from chaos.faults import Struck
+    from support.cluster import Cluster
 
 LOOK_S = 0.05
 

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from records import spec_of
 
 from batchmill.broker import model_queue_of, queue_of
 from batchmill.clock import SystemClock
@@ -22,6 +21,7 @@ from batchmill_coordinator.fleet.fleet_view import FleetView
 from batchmill_coordinator.metering.counts import RoleMetrics
 from batchmill_coordinator.roles.recoverer import Recoverer
 from batchmill_coordinator.scheduling.message_publisher import MessagePublisher
+from support.records import spec_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

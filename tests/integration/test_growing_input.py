@@ -7,10 +7,6 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from growing_source import GrowingSource
-from hand_clock import HandClock
-from ledger_steps import submit
-from waiting import until
 
 from batchmill.job import JobState, WorkerInfo
 from batchmill.ledger import Ledger
@@ -23,6 +19,10 @@ from batchmill_coordinator.results.resumption import Resumption
 from batchmill_coordinator.roles.leadership import Leadership
 from batchmill_coordinator.roles.planner import Planner
 from batchmill_coordinator.roles.role import RoleThread
+from support.growing_source import GrowingSource
+from support.hand_clock import HandClock
+from support.ledger_steps import submit
+from support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from records import spec_of
 
 from batchmill.errors import NotFound, StorageError
 from batchmill.job import JobState, UploadSource
@@ -15,6 +14,7 @@ from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations
 from batchmill_coordinator.roles.deletion import delete_job
 from batchmill_coordinator.roles.janitor import Janitor
+from support.records import spec_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from ledger_steps import LEASE_MS, SPEC, claim, plan, queue_one, submit
 
 from batchmill.completion import Completion, DeadLimit
 from batchmill.errors import Conflict, NotFound, ServiceUnavailable, StaleToken
@@ -15,6 +14,7 @@ from batchmill.ledger.jobs import Submission
 from batchmill.ledger.settlement import Settled, SplitUp
 from batchmill.ledger.shards import PlanStep
 from batchmill.shard import Shard, ShardId, ShardRef, ShardState, Slice
+from support.ledger_steps import LEASE_MS, SPEC, claim, plan, queue_one, submit
 
 if TYPE_CHECKING:
     import redis

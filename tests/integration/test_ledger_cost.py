@@ -6,16 +6,16 @@ from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
-from records import spec_of
 
 from batchmill.completion import Completion
-from batchmill.cost import NANO, Parts, Spent, Totals, added
+from batchmill.cost import NANO, Parts, Spent, Totals, total_of
 from batchmill.errors import Conflict, StaleToken
 from batchmill.job import JobError, JobState
 from batchmill.ledger import Ledger
 from batchmill.ledger.jobs import Submission
 from batchmill.ledger.shards import PlanStep
 from batchmill.shard import Shard, ShardId, ShardRef, Slice
+from support.records import spec_of
 
 if TYPE_CHECKING:
     import redis
@@ -60,7 +60,7 @@ def claim(ledger: Ledger, ref: ShardRef, holder: str = "w1 a", sharers: int = 1)
 
 
 def spent(ledger: Ledger) -> Spent:
-    return added(stage.cost for stage in ledger.jobs.read(JOB).stages)
+    return total_of(stage.cost for stage in ledger.jobs.read(JOB).stages)
 
 
 def retried(ledger: Ledger) -> float:
@@ -102,10 +102,10 @@ def test_a_commit_that_finds_no_room_is_not_charged_yet(ledger: Ledger, epoch: i
 def test_an_attempt_that_fails_is_charged_once(ledger: Ledger, epoch: int) -> None:
     (ref,) = begin(ledger, epoch, 1)
     claim(ledger, ref)
-    ledger.shards.end_attempt(ref, delay_s=0, blame=True, used=USED.in_vain())
+    ledger.shards.end_attempt(ref, delay_s=0, blame=True, used=USED.as_wasted())
     with pytest.raises(StaleToken):
-        ledger.shards.end_attempt(ref, delay_s=0, blame=True, used=USED.in_vain())
-    assert spent(ledger) == Spent.of(USED.in_vain(), PRICE)
+        ledger.shards.end_attempt(ref, delay_s=0, blame=True, used=USED.as_wasted())
+    assert spent(ledger) == Spent.of(USED.as_wasted(), PRICE)
 
 
 @pytest.mark.parametrize("split", [False, True])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from records import spec_of
 
 from batchmill.completion import Completion
 from batchmill.errors import Conflict, NotFound, StaleToken
@@ -16,6 +15,7 @@ from batchmill.ledger.record import JobStage
 from batchmill.ledger.shards import PlanStep
 from batchmill.shard import Shard, ShardId, ShardRef, ShardState, Slice
 from batchmill.sources.base import RowCount
+from support.records import spec_of
 
 if TYPE_CHECKING:
     import redis

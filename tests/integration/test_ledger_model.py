@@ -14,9 +14,6 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule, run_state_machine_as_test
-from ledger_lockstep import Lockstep, answer, comparable, said
-from ledger_model import DUE, LEASE_MS, Job
-from records import spec_of
 
 from batchmill.cost import NANO
 from batchmill.job import JobError, JobState, RetryPolicy
@@ -24,6 +21,9 @@ from batchmill.ledger.connection import connect
 from batchmill.ledger.jobs import Submission
 from batchmill.ledger.shards import PlanStep
 from batchmill.shard import Shard, ShardId, Slice
+from support.ledger_lockstep import Lockstep, answer, comparable, said
+from support.ledger_model import DUE, LEASE_MS, Job
+from support.records import spec_of
 
 GRACE_MS = 2_000
 LEAD_S = 3600.0  # by the server's clock: the lead changes hands only where a step says so

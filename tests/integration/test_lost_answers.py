@@ -197,7 +197,10 @@ def test_what_a_worker_kept_of_a_shard_outlives_an_answer_that_was_lost(
     service: Service, valkey_url: str, prefix: str, tmp_path: Path
 ) -> None:
     settings = WorkerSettings(
-        redis_url=valkey_url, redis_prefix=prefix, blob_root=str(tmp_path), operators=("mill_operators",)
+        redis_url=valkey_url,
+        redis_prefix=prefix,
+        blob_root=str(tmp_path),
+        operators=("support.operators.mill_operators",),
     )
     identity = SlotIdentity(
         name="cpu0@here-1", slot=0, device="cpu", device_type="cpu", device_count=1, memory_bytes=None

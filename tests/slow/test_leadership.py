@@ -6,8 +6,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import psutil
-from cluster import KEYS, LEADER_LEASE_S, Cluster, free_port, manifest, resume
-from waiting import GRACE_S, until
+
+from support.cluster import KEYS, LEADER_LEASE_S, Cluster, free_port, manifest, resume
+from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

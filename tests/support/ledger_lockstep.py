@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from hypothesis.stateful import RuleBasedStateMachine
-from ledger_model import JOB_FIELDS, LEASE_MS, STAGE_FIELDS, Job, Model, Piece
 
 from batchmill.completion import Completion, DeadLimit
 from batchmill.cost import Parts
@@ -19,6 +18,7 @@ from batchmill.errors import Conflict, NotFound, StaleToken
 from batchmill.job import JobState
 from batchmill.ledger import JobRecord, Ledger
 from batchmill.retry import DeadLetter, Lost, Split, decide
+from support.ledger_model import JOB_FIELDS, LEASE_MS, STAGE_FIELDS, Job, Model, Piece
 
 if TYPE_CHECKING:
     from collections.abc import Callable

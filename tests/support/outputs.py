@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from records import spec_of
 
 from batchmill.job import JobState, OutputSpec
 from batchmill.shard import ShardId
 from batchmill.sinks import Manifest, columns_of
 from batchmill.workspace import Workspace
+from support.records import spec_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
-import tally_operators  # noqa: F401  # registers them
-from tally_operators import noted
 
 from batchmill.errors import StorageError
 from batchmill.job import StageSpec
@@ -21,6 +19,8 @@ from batchmill_worker.engine.executor import ShardTask
 from batchmill_worker.models.operator_cache import ReadyOperator
 from batchmill_worker.row_cache.cache import RowCache
 from batchmill_worker.runtime.device import DeviceLock
+from support.operators import tally_operators  # noqa: F401  # registers them
+from support.operators.tally_operators import noted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import fields
 
 import pytest
-from records import job_record, spec_of
 
 from batchmill.cost import Parts
 from batchmill.job import DEFAULT_TENANT, JobError, JobState
 from batchmill.ledger import JobRecord
 from batchmill.ledger.record import NO_COST, StageRecord
+from support.records import job_record, spec_of
 
 SPEC = spec_of("echo")
 OTHERS = {JobRecord: {"id", "stages"}, StageRecord: {"spec", "cost", "number"}}

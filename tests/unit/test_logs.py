@@ -126,7 +126,7 @@ def test_libraries_warnings_and_dying_threads_speak_in_the_same_form(
     assert [one["message"] for one in told] == [
         "celery speaks",
         "a warning",
-        "thread fetcher ends by an error",
+        "an error ends thread fetcher",
         "serving http://here",
     ]
     assert all(one["worker"] == "cpu0@here" for one in told)

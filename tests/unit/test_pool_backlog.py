@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from records import job_record, spec_of
-
 from batchmill.job import PoolStatus
 from batchmill.ledger.overview import QueueHead
 from batchmill_coordinator.fleet.backlog import pool_loads, pool_status
 from batchmill_coordinator.fleet.pools import EMPTY, PoolView
+from support.records import job_record, spec_of
 
 if TYPE_CHECKING:
     from batchmill.ledger import JobRecord

@@ -10,9 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from outputs import JobOutput, job_output
 from pydantic import ValidationError
-from records import spec_of
 
 from batchmill.errors import InvalidOutput, NotFound, StaleToken, StorageError
 from batchmill.shard import ShardId
@@ -20,6 +18,8 @@ from batchmill.sinks import MANIFEST, MARKER, Column, Manifest, ManifestPart
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations
 from batchmill.workspace import Workspace
+from support.outputs import JobOutput, job_output
+from support.records import spec_of
 
 LOCATIONS = Locations(UNRESTRICTED)
 TABLE = pa.table({"id": [1, 2]})

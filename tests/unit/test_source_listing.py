@@ -129,7 +129,7 @@ def test_a_source_without_files_is_refused(tmp_path: Path) -> None:
     ("cause", "kind", "hint"),
     [
         (PermissionError(errno.EACCES, "Permission denied"), InvalidSource, "Let the service's user read it."),
-        (FileNotFoundError(errno.ENOENT, "No such file"), InvalidSource, "put it back"),
+        (FileNotFoundError(errno.ENOENT, "No such file"), InvalidSource, "restore it"),
         (OSError("zlib inflate failed"), InvalidSource, "Check that the file is complete"),
         (pa.ArrowInvalid("no magic bytes"), InvalidSource, "Check that the file is complete"),
         (OSError(errno.EIO, "Input/output error"), StorageError, ""),
@@ -202,3 +202,9 @@ def test_a_pattern_that_matches_too_many_files_is_refused(tmp_path: Path, monkey
     assert len(names(tmp_path)) == 3
     make(tmp_path, "4.txt")
     assert "matches more than 3 files" in refusal(tmp_path)
+
+
+def test_a_glob_below_a_folder_that_does_not_exist_names_the_folder(tmp_path: Path) -> None:
+    message = refusal(tmp_path / "nope" / "*.parquet")
+
+    assert f"no file matches '{tmp_path}/nope/*.parquet': the folder '{tmp_path}/nope' does not exist" in message

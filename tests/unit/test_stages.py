@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
-from records import job_record, spec_of
 
 from batchmill.dead_letters import dead_letters_name
 from batchmill.job import MAX_STAGES, JobForm, JobRequest, JobSpec, RetryPolicy, StageSpec
@@ -16,6 +15,7 @@ from batchmill.ledger.keys import Keys
 from batchmill.ledger.record import JobStage, stages_of_jobs
 from batchmill.shard import ShardId, ShardRef, checkpoint_name, part_stem
 from batchmill.stages import last_stage, stages_of
+from support.records import job_record, spec_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted(path for package in ("common", "coordinator", "worker") for path in (ROOT / package).rglob("*.py"))

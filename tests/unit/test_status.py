@@ -3,11 +3,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from records import job_record, spec_of
 
 from batchmill.job import JOB_MOVES, JobState
 from batchmill_coordinator.roles.finisher import due_state, is_overdue
 from batchmill_coordinator.status.status import status_of
+from support.records import job_record, spec_of
 
 if TYPE_CHECKING:
     from batchmill.ledger import JobRecord

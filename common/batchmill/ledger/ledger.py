@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from batchmill.settings import ServiceSettings
 
 SUBSCRIPTION_POLL_S = 1.0
+SUBSCRIBED = "subscribed"
+"""The kind of event that says that later changes are announced."""
 SCHEMA = 2
 """Goes up when scripts write what those of the version before would misread, or the other way round."""
 
@@ -126,17 +128,20 @@ class Ledger:
             return bool(self._store.redis.exists(self._store.keys.leader()))
 
     def events(self) -> Iterator[tuple[str, str] | None]:
-        """Changes as they happen, (kind, job id), and None at least once a second; some may be missed.
+        """Changes as they happen, (kind, job id), and None at least once a second.
 
-        Ends with `ServiceUnavailable` when the connection breaks; call it again to continue.
+        The first change is (`SUBSCRIBED`, ""): what happened before it was missed, so read afterwards. Ends with
+        `ServiceUnavailable` when the connection breaks; call it again to continue.
         """
-        with redis_errors(), self._store.redis.pubsub(ignore_subscribe_messages=True) as channel:
+        with redis_errors(), self._store.redis.pubsub() as channel:
             channel.subscribe(self._store.keys.events())
-            yield None
             while True:
                 message = channel.get_message(timeout=SUBSCRIPTION_POLL_S)
                 if message is None:
                     yield None
+                    continue
+                if message["type"] != "message":
+                    yield SUBSCRIBED, ""
                     continue
                 yield parse_event(message["data"])
 

@@ -245,7 +245,7 @@ def _format_of(uri: str, asked: SourceFormat | None) -> tuple[SourceFormat, Code
     kind = asked or _ENDINGS.get(ending)
     if kind is None:
         raise InvalidSource(
-            f"{uri}: the format is not known from the ending {ending!r}.",
+            f"{uri}: the ending {ending!r} is not a known format.",
             hint=_ending_hint(ending),
             file=uri,
         )

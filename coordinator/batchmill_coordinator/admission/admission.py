@@ -213,7 +213,7 @@ def _require_one_input(request: JobRequest) -> None:
     if len(given) != 1:
         raise InvalidRequest(
             f"expected either rows or a source, got: {' and '.join(given) or 'neither'}.",
-            hint="Give `rows` for rows of your own, `source` for files that the service can read.",
+            hint="Give `rows` for rows in the request, `source` for files that the service can read.",
         )
 
 

@@ -163,7 +163,7 @@ class Recoverer:
                 continue
             message = f"not claimed within {MESSAGE_GRACE_MS / 1000:g} s, published again"
             log.warning("attempt %s: %s", ref.attempt_key, message)
-            self._ledger.log.note(ref.job_id, LogLevel.INFO, LogEvent.REPUBLISHED, message, ref=ref)
+            self._ledger.log.note(ref.job_id, LogLevel.INFO, LogEvent.REDELIVERED, message, ref=ref)
             spec = record.spec.stages[ref.stage]
             self._publisher.publish(spec.operator, queue_of(pool), ref)
             self._metrics.message_lost(spec)

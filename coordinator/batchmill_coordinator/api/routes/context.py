@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from batchmill.cost import CostTotals
     from batchmill.dead_letters import DeadLetter
     from batchmill.job import JobCost, JobRequest, JobSpec, JobStatus, PoolStatus, WorkerInfo
-    from batchmill.job_log import Cursor, LogLevel, LogPage
+    from batchmill.job_log import LogCursor, LogLevel, LogPage
     from batchmill.ledger import JobRecord
     from batchmill.operators.contract import OperatorInfo
     from batchmill.replay import ReplayRequest
@@ -126,9 +126,9 @@ class Context:
     def costs(self, limit: int) -> CostTotals:
         """Return what all jobs cost; for a tenant, what its own jobs cost."""
         totals = self._ledger.costs.totals()
-        return totals.told(self._service.settings.currency, limit, self._own_tenant)
+        return totals.report(self._service.settings.currency, limit, self._own_tenant)
 
-    def log(self, job_id: str, after: Cursor, level: LogLevel, limit: int) -> LogPage:
+    def log(self, job_id: str, after: LogCursor, level: LogLevel, limit: int) -> LogPage:
         """Return a page of a job's log."""
         return page_of(self._ledger.log.read(self.job(job_id).id), after, level, limit)
 

@@ -60,7 +60,7 @@ class ApiRoute(APIRoute):
     """A route that asks for a token. A plain function runs in the request pool; it needs a `context`."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        if not inspect.iscoroutinefunction(endpoint):
+        if not (inspect.iscoroutinefunction(endpoint) or inspect.isasyncgenfunction(endpoint)):
             endpoint = _in_pool(endpoint)
         writes = bool(set(options.get("methods") or ["GET"]) - READS)
         own = options.get("responses") or {}
