@@ -17,14 +17,16 @@ from typing import Any, Self
 import pyarrow as pa
 
 from batchmill.job import Frozen
-from batchmill.shard import ShardId, ShardRef, format_shard_id
+from batchmill.shard import ShardRef, part_stem
 
 
 class DeadLetter(Frozen):
     """A failed row. Times are seconds since the epoch."""
 
+    stage: int
+    """The stage of the job in which the row failed, from 0."""
     index: int
-    """Its index in the job's input, from 0."""
+    """Its index in the stage's input, from 0."""
     row: dict[str, Any]
     """The input row as JSON values: bytes as base64, times as ISO 8601, non-finite floats as null."""
     operator: str
@@ -95,12 +97,7 @@ class DeadRows:
 
 def dead_letters_name(ref: ShardRef) -> str:
     """Return the name of the blob with the dead letters of an attempt."""
-    return f"jobs/{ref.job_id}/dead/{part_of(ref.shard_id, ref.token)}.arrow"
-
-
-def part_of(shard_id: ShardId, token: int) -> str:
-    """Return the prefix of the names of all files that an attempt stores."""
-    return f"part-{format_shard_id(shard_id)}-a{token}"
+    return f"jobs/{ref.job_id}/dead/{ref.stage}/{part_stem(ref.shard_id, ref.token)}.arrow"
 
 
 def count_by_type(letters: Iterable[DeadLetter]) -> tuple[tuple[str, int], ...]:

@@ -13,6 +13,9 @@ MAX_INLINE_BYTES = 64 * 1024
 """Rows of at most this many bytes (as an Arrow stream) are stored in the ledger; more in the blob store."""
 
 MAX_PARAMS_BYTES = 64 * 1024
+MAX_STAGES = 1
+"""The most stages of a job. Everything but this number is made for several."""
+
 DEFAULT_POOL = "default"
 DEFAULT_TENANT = "default"
 POOL_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
@@ -137,34 +140,73 @@ class BatchPolicy(Frozen):
     """Most units of cost per batch; a single row may exceed it."""
 
 
-class JobSpec(Frozen):
-    """What a job is to do. Validated completely before anything is stored; never changed afterwards."""
+class _OperatorFields(Frozen):
+    """What a stage runs, and how."""
 
     operator: Name
     params: dict[str, Any] = {}
-    source: FileSource | UploadSource | None = None  # None: the rows ride inline
-    output: OutputSpec | None = None
     carry: list[str] | None = None  # input columns that results keep; None: all of them
-    name: Name | None = None
     pool: Annotated[str, Field(pattern=POOL_PATTERN)] = DEFAULT_POOL
-    priority: int = Field(default=0, ge=-100, le=100)  # higher goes first
-    deadline_at: float | None = Field(default=None, gt=0, lt=1e11)  # seconds since the epoch
     retry: RetryPolicy = RetryPolicy()
     batch: BatchPolicy = BatchPolicy()
     cache: bool = False  # whether rows may be taken from the row cache, and new results put there
+
+
+class _JobFields(Frozen):
+    """What a job has once, however many stages it has."""
+
+    source: FileSource | UploadSource | None = None  # None: the rows are sent inline
+    output: OutputSpec | None = None
+    name: Name | None = None
+    priority: int = Field(default=0, ge=-100, le=100)  # higher goes first
+    deadline_at: float | None = Field(default=None, gt=0, lt=1e11)  # seconds since the epoch
     budget: float | None = Field(default=None, ge=1e-6, le=1e6)  # in the service's currency; cost reaches it: paused
 
 
-class JobRequest(JobSpec):
-    """The body of `POST /v1/jobs`: a spec, and the rows themselves when they are few."""
+class StageSpec(_OperatorFields):
+    """What one stage of a job is to do."""
+
+    name: Name | None = None  # None: it is called after its operator
+
+
+class JobSpec(_JobFields):
+    """What a job is to do. Validated completely before anything is stored; never changed afterwards."""
+
+    stages: Annotated[tuple[StageSpec, ...], Field(min_length=1, max_length=MAX_STAGES)]  # in the order of the rows
+
+    @property
+    def first(self) -> StageSpec:
+        """The stage that reads the job's source."""
+        return self.stages[0]
+
+    @property
+    def last(self) -> StageSpec:
+        """The stage whose results are the job's."""
+        return self.stages[-1]
+
+
+class JobForm(_OperatorFields, _JobFields):
+    """A job of one operator, as users write it: a chain of one."""
+
+    def spec(self) -> JobSpec:
+        """Return the spec that this form stands for."""
+        stage = StageSpec(**{name: getattr(self, name) for name in _OperatorFields.model_fields})
+        return JobSpec(stages=(stage,), **{name: getattr(self, name) for name in _JobFields.model_fields})
+
+    @classmethod
+    def of(cls, spec: JobSpec) -> JobForm:
+        """Write the spec of a job of one stage as a form."""
+        (stage,) = spec.stages
+        fields = {name: getattr(stage, name) for name in _OperatorFields.model_fields}
+        return cls(**fields, **{name: getattr(spec, name) for name in _JobFields.model_fields})
+
+
+class JobRequest(JobForm):
+    """The body of `POST /v1/jobs`: a form, and the rows themselves when they are few."""
 
     rows: list[dict[str, Any]] | None = None
     rows_arrow: str | None = None  # an Arrow IPC stream in base64: like `rows`, with exact types
     idempotency_key: Name | None = None
-
-    def spec(self) -> JobSpec:
-        """The request without its rows and its key."""
-        return JobSpec(**{name: getattr(self, name) for name in JobSpec.model_fields})
 
 
 class JobError(Frozen):
@@ -283,7 +325,7 @@ class JobStatus(Frozen):
     """The tenant whose token submitted it."""
     cost: JobCost | None = None
     """What it has cost."""
-    request: JobSpec | None = None
+    request: JobForm | None = None
     """What it was run with, secrets hidden; None in lists."""
     note: str | None = None
     """What the job is blocked by, when a user can fix it."""
