@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from batchmill.client.transport import Transport
 
-EVENTS_TIMEOUT_S = 35.0  # the service sends a comment each 10 s, so that silence means a dead connection
+EVENTS_TIMEOUT_S = 35.0  # the service sends a comment each 15 s, so that silence means a dead connection
 LOG_LOOK_S = 1.0  # between two looks at a log that is followed
 PURGED_AT_ONCE = 400  # indices in one address
 
