@@ -15,7 +15,7 @@ import redis
 from batchmill.embedded.valkey import valkey_command
 from batchmill.ledger import Ledger
 from batchmill.ledger.connection import connect
-from batchmill.processes.tether import tethered
+from batchmill.processes.parent_death import die_with_parent
 from support.waiting import until
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def valkey_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     socket = folder / "s"
     bundled, *flags = valkey_command(folder, socket)
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(tethered([request.param or bundled, *flags]), stdout=log, stderr=log)
+        process = subprocess.Popen(die_with_parent([request.param or bundled, *flags]), stdout=log, stderr=log)
     try:
         until(lambda: _answers(f"unix://{socket}?db=0"), "the start of the server")
         yield f"unix://{socket}?db=0"

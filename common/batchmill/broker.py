@@ -29,9 +29,9 @@ def queue_of(pool: str) -> str:
     return f"pool.{pool}"
 
 
-def room_queue_of(pool: str) -> str:
-    """The queue that only workers with room for another model consume from."""
-    return f"{queue_of(pool)}/room"
+def spare_queue_of(pool: str) -> str:
+    """The queue that only workers with memory for another model consume from."""
+    return f"{queue_of(pool)}/spare"
 
 
 def model_queue_of(pool: str, model: str) -> str:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Workspace:
-    """The blob store, and the places that users may name. Thread-safe."""
+    """The blob store, and the locations that users may name. Thread-safe."""
 
     def __init__(self, blobs: BlobStore, locations: Locations) -> None:
         self.blobs = blobs
@@ -31,20 +31,22 @@ class Workspace:
 
     @classmethod
     def open(cls, settings: ServiceSettings) -> Workspace:
-        """The workspace that the settings name. Raises `StorageError` when the blob store cannot be used."""
+        """Open the workspace that the settings name. Raises `StorageError` when the blob store cannot be used."""
         return cls(BlobStore.open(settings.blob_root, settings.blob_locations()), settings.locations())
 
     def describe_source(self, job_id: str, description: SourceDescription) -> None:
-        """Keep what a job's source is."""
+        """Store the description of a job's source. Raises `StorageError`."""
         self.blobs.put(_description(job_id), description.to_json())
 
     def described(self, job_id: str) -> SourceDescription:
-        """What a job's source is. Raises `NotFound`."""
+        """Read the description of a job's source. Raises `NotFound` or `StorageError`."""
         return SourceDescription.from_json(self.blobs.get(_description(job_id)).to_pybytes())
 
     def digest(self, inline_rows: bytes, description: SourceDescription | None) -> str:
-        """Hexadecimal digits that change when a job's input does: of files by their names, sizes and times, of rows
-        that were sent by their content. Raises `NotFound` or `StorageError`.
+        """Return hexadecimal digits that change when a job's input does.
+
+        They depend on the names, sizes and times of files, and on the content of rows that were sent.
+        Raises `NotFound` or `StorageError`.
         """
         if description is not None and description.where == "files":
             return description.fingerprint
@@ -53,25 +55,25 @@ class Workspace:
             digest.update(memoryview(self.blobs.get(file.name)))
         return digest.hexdigest()
 
-    def own_staged(self, job_id: str, piece: Slice) -> Slice:
-        """A slice of an earlier job as one of this job's: what was unpacked for it is copied.
+    def own_staged(self, job_id: str, earlier: Slice) -> Slice:
+        """Make a slice of an earlier job one of this job's: text that was decompressed for it is copied.
 
         Raises `NotFound` if the earlier job was deleted since.
         """
-        if not piece.staged:
-            return piece
-        name = f"{_staging(job_id)}/{piece.staged.rpartition('/')[2]}"
-        self.blobs.put(name, self.blobs.get(piece.staged))
-        return replace(piece, staged=name)
+        if not earlier.staged:
+            return earlier
+        name = f"{_staging(job_id)}/{earlier.staged.rpartition('/')[2]}"
+        self.blobs.put(name, self.blobs.get(earlier.staged))
+        return replace(earlier, staged=name)
 
     def open_source(self, job_id: str, spec: JobSpec, inline_rows: bytes | None) -> Source:
-        """A job's source. Raises `NotFound` when the job's files are gone."""
+        """Open a job's source. Raises `NotFound` when the job's files are gone."""
         if spec.source is None:
             return InlineSource(table_from_stream(inline_rows or b""))
         return self.open_described(job_id, self.described(job_id))
 
     def open_described(self, job_id: str, description: SourceDescription) -> Source:
-        """The source of that description; text that had to be decompressed is kept among the job's files."""
+        """Open the source of a description; text that had to be decompressed is kept among the job's files."""
         return open_source(description, self.locations, self.blobs, staging=_staging(job_id))
 
     def open_results(self, job_id: str, spec: JobSpec, stage: int) -> ResultStore:
@@ -98,7 +100,7 @@ def _staging(job_id: str) -> str:
 
 
 def table_from_stream(data: bytes) -> pa.Table:
-    """The table in an Arrow IPC stream; no bytes are an empty table. Raises `pyarrow.ArrowInvalid`."""
+    """Read the table in an Arrow IPC stream; no bytes are an empty table. Raises `pyarrow.ArrowInvalid`."""
     if not data:
         return pa.table({})
     with pa.ipc.open_stream(pa.py_buffer(data)) as stream:
@@ -106,7 +108,7 @@ def table_from_stream(data: bytes) -> pa.Table:
 
 
 def stream_from_table(table: pa.Table) -> bytes:
-    """A table as an Arrow IPC stream."""
+    """Write a table as an Arrow IPC stream."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as stream:
         stream.write_table(table)

@@ -16,8 +16,8 @@ from batchmill_coordinator.admission.arrow_bounds import ArrowLimits
 from batchmill_coordinator.admission.replays import Replays, require_ended
 from batchmill_coordinator.admission.uploads import Uploads
 from batchmill_coordinator.event_hub import EventHub
+from batchmill_coordinator.fleet.backlog import PoolBacklog
 from batchmill_coordinator.fleet.fleet_view import FleetView
-from batchmill_coordinator.fleet.pool_backlog import PoolBacklog
 from batchmill_coordinator.metering.page import CoordinatorMetrics
 from batchmill_coordinator.results.closing import OutputCloser
 from batchmill_coordinator.results.dead_rows import DeadRowStore
@@ -28,12 +28,12 @@ from batchmill_coordinator.roles.dispatcher import Dispatcher
 from batchmill_coordinator.roles.finisher import Finisher
 from batchmill_coordinator.roles.janitor import Janitor
 from batchmill_coordinator.roles.leadership import Leadership
-from batchmill_coordinator.roles.lost_rows import Undertaker
+from batchmill_coordinator.roles.lost_rows import LostRowSettler
 from batchmill_coordinator.roles.planner import Planner
 from batchmill_coordinator.roles.recoverer import Recoverer
 from batchmill_coordinator.roles.role import RoleThread
-from batchmill_coordinator.roles.watcher import Watcher, waits, what_it_waits_for
-from batchmill_coordinator.scheduling.publisher import Publisher
+from batchmill_coordinator.roles.watcher import Watcher, runs_nothing, why_blocked
+from batchmill_coordinator.scheduling.message_publisher import MessagePublisher
 from batchmill_coordinator.status.shown_request import shown_request
 from batchmill_coordinator.status.status import cost_of, status_of
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from batchmill.settings import CoordinatorSettings
     from batchmill.sinks import ResultStore
     from batchmill.sources.base import Source
-    from batchmill_coordinator.results.dead_rows import Choice
+    from batchmill_coordinator.results.dead_rows import DeadRowFilter
     from batchmill_coordinator.roles.role import Role
 
 
@@ -69,7 +69,7 @@ class Service:
         self.metrics = CoordinatorMetrics(self.ledger, settings, lambda: self.leadership.epoch, self.clock)
         self.dead_rows = DeadRowStore(self.ledger, self.workspace.blobs)
         self.replays = Replays(self.ledger, self.workspace, self.dead_rows, settings)
-        self._publisher = Publisher(settings)
+        self._publisher = MessagePublisher(settings)
         self._roles = [RoleThread(role, self.leadership) for role in self._make_roles(resumption)]
         self.hub = EventHub(self.ledger, self._notify)
 
@@ -109,14 +109,14 @@ class Service:
     def statuses(self, records: Sequence[JobRecord]) -> list[JobStatus]:
         """Return the status of each job, with what blocks it."""
         now_s = self.clock.wall()
-        pools = self.fleet.pools() if any(waits(record) for record in records) else {}
+        pools = self.fleet.pools() if any(runs_nothing(record) for record in records) else {}
         with_dead = [record.id for record in records if record.rows_dead]
         counts = dict(zip(with_dead, self.ledger.overview.dead_counts(with_dead), strict=True)) if with_dead else {}
         return [
             status_of(
                 record,
                 now_s,
-                what_it_waits_for(record, pools, self.settings.currency),
+                why_blocked(record, pools, self.settings.currency),
                 counts.get(record.id),
                 currency=self.settings.currency,
             )
@@ -127,7 +127,7 @@ class Service:
         """Delete an ended job. Raises `NotFound`, `Conflict`, or `StorageError`: then it is tried again."""
         delete_job(self.ledger, self.workspace.blobs, job_id)
 
-    def purge(self, record: JobRecord, choice: Choice) -> int:
+    def purge(self, record: JobRecord, choice: DeadRowFilter) -> int:
         """Delete dead letters of an ended job; return how many. Raises `Conflict`."""
         require_ended(record)
         return self.dead_rows.purge(record, choice)
@@ -136,13 +136,13 @@ class Service:
         """Make the roles of the leader."""
         ledger, fleet, blobs, counts = self.ledger, self.fleet, self.workspace.blobs, self.metrics.roles
         settings = self.settings
-        undertaker = Undertaker(ledger, blobs, self._open_source, self.clock)
+        settler = LostRowSettler(ledger, blobs, self._open_source, self.clock)
         merger = Merger(ledger, self.workspace, self.dead_rows)
         outputs = OutputCloser(ledger, self.workspace, merger, resumption, self.clock)
         return [
             Planner(ledger, fleet, self._open_source, resumption, settings),
             Dispatcher(ledger, fleet, self._publisher, counts),
-            Recoverer(ledger, fleet, self._publisher, undertaker, settings.lease_ttl_s, counts),
+            Recoverer(ledger, fleet, self._publisher, settler, settings.lease_ttl_s, counts),
             Finisher(ledger, outputs, counts),
             Janitor(ledger, blobs, upload_ttl_s=settings.upload_ttl_s, retention_s=settings.retention_s),
             Watcher(ledger, fleet, self.clock, settings.currency),

@@ -18,9 +18,9 @@ from batchmill.settings import CoordinatorSettings
 from batchmill.shard import Shard, ShardId, ShardState, Slice
 from batchmill.telemetry.metrics import new_registry
 from batchmill_coordinator.fleet.fleet_view import FleetView
-from batchmill_coordinator.metering.counts import RoleMeter
+from batchmill_coordinator.metering.counts import RoleMetrics
 from batchmill_coordinator.roles.recoverer import Recoverer
-from batchmill_coordinator.scheduling.publisher import Publisher
+from batchmill_coordinator.scheduling.message_publisher import MessagePublisher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,13 +34,13 @@ QUEUE = model_queue_of("default", MODEL)
 
 
 @pytest.fixture
-def publisher(valkey_url: str, prefix: str) -> Iterator[Publisher]:
-    publisher = Publisher(CoordinatorSettings(redis_url=valkey_url, redis_prefix=prefix))
+def publisher(valkey_url: str, prefix: str) -> Iterator[MessagePublisher]:
+    publisher = MessagePublisher(CoordinatorSettings(redis_url=valkey_url, redis_prefix=prefix))
     yield publisher
     publisher.close()
 
 
-def queued_shard(ledger: Ledger, publisher: Publisher, epoch: int) -> ShardRef:
+def queued_shard(ledger: Ledger, publisher: MessagePublisher, epoch: int) -> ShardRef:
     """A shard whose message lies in the queue of its model."""
     ledger.jobs.submit(Submission("job-1", JobSpec(operator="echo"), "digest"), max_live_jobs=1)
     shard = Shard("job-1", ShardId((0,)), 0, 5, (Slice(0, 0, 5, 5),))
@@ -58,12 +58,14 @@ def announce(ledger: Ledger, models: list[str]) -> None:
     ledger.fleet.announce(worker, [ECHO], ttl_s=60, changed=True)
 
 
-def recoverer(ledger: Ledger, publisher: Publisher) -> Recoverer:
-    fleet, undertaker = FleetView(ledger, SystemClock()), cast("Any", SimpleNamespace())
-    return Recoverer(ledger, fleet, publisher, undertaker, 10.0, RoleMeter(new_registry()))
+def recoverer(ledger: Ledger, publisher: MessagePublisher) -> Recoverer:
+    fleet, settler = FleetView(ledger, SystemClock()), cast("Any", SimpleNamespace())
+    return Recoverer(ledger, fleet, publisher, settler, 10.0, RoleMetrics(new_registry()))
 
 
-def test_a_shard_is_taken_back_when_no_worker_has_its_model_any_more(ledger: Ledger, publisher: Publisher) -> None:
+def test_a_shard_is_taken_back_when_no_worker_has_its_model_any_more(
+    ledger: Ledger, publisher: MessagePublisher
+) -> None:
     epoch = ledger.lead("me", 60)
     ref = queued_shard(ledger, publisher, epoch)
     announce(ledger, [MODEL])
@@ -86,7 +88,7 @@ def test_a_shard_is_taken_back_when_no_worker_has_its_model_any_more(ledger: Led
     assert again.token == ref.token + 1
 
 
-def test_a_new_leader_finds_the_queues_of_the_one_before(ledger: Ledger, publisher: Publisher) -> None:
+def test_a_new_leader_finds_the_queues_of_the_one_before(ledger: Ledger, publisher: MessagePublisher) -> None:
     publisher.publish("echo", QUEUE, Shard("job-9", ShardId((0,)), 0, 1, (), token=1).ref)
     assert ledger.find_queues(queue_of("")) == [QUEUE]
     recoverer(ledger, publisher).step(ledger.lead("me", 60))

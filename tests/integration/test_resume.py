@@ -99,7 +99,7 @@ def test_what_is_not_the_same_is_refused_and_named(client: batchmill.Client, tmp
         order.submit(params={"gate": str(tmp_path / "other"), "first": FREE})
     with pytest.raises(InvalidOutput, match="its format was parquet, now it is jsonl"):
         order.submit(output={"path": order.output, "format": "jsonl"})
-    with pytest.raises(InvalidOutput, match="it carried all columns, now it carries id"):
+    with pytest.raises(InvalidOutput, match="it passed all columns through, now it passes id"):
         order.submit(carry=["id"])
     pq.write_table(pa.table({"id": list(range(ROWS + 1))}), order.source)
     with pytest.raises(InvalidOutput, match=r"in\.parquet has changed since"):

@@ -13,7 +13,7 @@ import pytest
 
 import batchmill
 from batchmill.errors import InvalidOutput, InvalidSettings, InvalidSource, ServiceUnavailable
-from batchmill.processes.tether import tethered
+from batchmill.processes.parent_death import die_with_parent
 from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
@@ -108,7 +108,8 @@ def server(tmp_path: Path, valkey_url: str, prefix: str) -> Iterator[batchmill.C
     ready = tmp_path / "ready.json"
     commands = [["coordinator", "--port", "0", "--ready-file", str(ready)], ["worker"]]
     processes = [
-        subprocess.Popen(tethered([sys.executable, "-m", "batchmill", *command]), env=env) for command in commands
+        subprocess.Popen(die_with_parent([sys.executable, "-m", "batchmill", *command]), env=env)
+        for command in commands
     ]
     try:
         until(ready.exists, "the coordinator's start")
@@ -158,11 +159,11 @@ def test_messages_are_json_and_hold_ids_and_token_only(
     from batchmill.broker import queue_of, task_arguments, task_name
     from batchmill.settings import CoordinatorSettings
     from batchmill.shard import ShardId, ShardRef
-    from batchmill_coordinator.scheduling.publisher import Publisher
+    from batchmill_coordinator.scheduling.message_publisher import MessagePublisher
 
     url = redis_client.connection_pool.connection_kwargs["path"]  # type: ignore[attr-defined]  # a Unix socket
     settings = CoordinatorSettings(redis_url=f"unix://{url}?db=0", redis_prefix=prefix)
-    publisher = Publisher(settings)
+    publisher = MessagePublisher(settings)
     ref = ShardRef("job-x", 0, ShardId((17, 1)), 3)
     publisher.publish("echo", queue_of("quiet"), ref)
     publisher.close()

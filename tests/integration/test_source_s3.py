@@ -107,7 +107,7 @@ def test_an_object_that_changed_or_vanished_is_named(ending: str, bucket: object
     with pytest.raises(InvalidSource, match=f"s3://rows/a.{ending} changed since the job was submitted"):
         open_source(description, locations, blobs, "staged").splitter().next_split(10, 1000)
     bucket.delete_objects(Delete={"Objects": [{"Key": f"a.{ending}"}]})
-    with pytest.raises(InvalidSource, match=f"s3://rows/a.{ending} is not there"):
+    with pytest.raises(InvalidSource, match=f"s3://rows/a.{ending} does not exist"):
         open_source(description, locations, blobs, "staged").splitter().next_split(10, 1000)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import batchmill
-from batchmill.processes.tether import tethered
+from batchmill.processes.parent_death import die_with_parent
 from support.operators.path import OPERATORS_FOLDER
 from support.pages import ask_page
 from support.waiting import GRACE_S, until
@@ -61,7 +61,8 @@ def flower_stack(folder: Path, valkey_url: str, prefix: str) -> Iterator[FlowerS
         ["worker", "--operators", "mill_operators"],
     ]
     processes = [
-        subprocess.Popen(tethered([sys.executable, "-m", "batchmill", *command]), env=env) for command in commands
+        subprocess.Popen(die_with_parent([sys.executable, "-m", "batchmill", *command]), env=env)
+        for command in commands
     ]
     try:
         until(ready.exists, "the coordinator's start")

@@ -137,7 +137,7 @@ class Lockstep(RuleBasedStateMachine):
                 self.expire_attempt(ref, epoch)
 
     def bury(self, shard: Shard, epoch: int, cut: int) -> None:
-        """As the undertaker does, cut short after `cut` steps."""
+        """As `LostRowSettler` does, cut short after `cut` steps."""
         job = self.model.jobs[shard.job_id]
         if self.expire_attempt(shard.ref, epoch, 3 * LEASE_MS) != "ok" or cut == 1:
             return

@@ -10,23 +10,20 @@ import asyncio
 import base64
 import threading
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pytest
 import uvicorn
 
-from batchmill.job import BatchChoice, JobError, JobRequest, JobState
+from batchmill.job import DEFAULT_POOL, BatchChoice, JobError, JobRequest, JobState
 from batchmill.settings import CoordinatorSettings, WorkerSettings
 from batchmill_coordinator.api.app import create_app
 from batchmill_coordinator.api.server import listen
 from batchmill_coordinator.service import Service
 from batchmill_worker.devices.placement import SlotIdentity
-from batchmill_worker.engine.engine import Engine
-from batchmill_worker.runtime.device import DeviceLock
 from batchmill_worker.runtime.watchdog import Watchdog
-from batchmill_worker.slot.attempt import AttemptRunner
-from batchmill_worker.slot.wiring import make_bench
+from batchmill_worker.slot import wiring
 from support.fault_proxy import Fault, FaultProxy
 from support.ledger_steps import begin, end_plan, settle_one
 from support.waiting import GRACE_S, until
@@ -92,7 +89,7 @@ class Unwatched(Watchdog):
     """No watchdog: it would end this process, and it needs a standard error that is a file."""
 
     @contextmanager
-    def watching(self, whose: str, expected_s: float | None = None) -> Iterator[None]:  # noqa: ARG002
+    def watching(self, attempt_id: str, expected_s: float | None = None) -> Iterator[None]:  # noqa: ARG002
         yield
 
 
@@ -112,9 +109,10 @@ class LiveService:
             name="cpu0@here", slot=0, device="cpu", device_type="cpu", device_count=1, memory_bytes=None
         )
         worker = WorkerSettings(**shared, shards_at_once=1, operators=(OPERATORS,))
-        bench, _ = make_bench(worker, identity, folder / "note")
-        self._bench = replace(bench, engine=Engine(DeviceLock(), watchdog=Unwatched(0)))
-        self._bench.heartbeat.batches = lambda: [CHOICE]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(wiring, "Watchdog", Unwatched)
+            self._slot = wiring.build_slot_context(worker, identity, folder / "note")
+        self._slot.heartbeat.batches = lambda: [CHOICE]
         self._listener = listen("127.0.0.1", 0)
         self._app = create_app(self.service)
         config = uvicorn.Config(self._app, log_config=None, access_log=False, timeout_graceful_shutdown=1)
@@ -133,7 +131,7 @@ class LiveService:
 
     def start(self) -> LiveService:
         """Serve, lead, and have a worker in the fleet."""
-        self._bench.heartbeat.start()
+        self._slot.heartbeat.start()
         for thread in self._threads:
             thread.start()
         until(lambda: self._server.started and bool(self.service.leadership.epoch), "the start of the service")
@@ -147,8 +145,8 @@ class LiveService:
         self._server.should_exit = True
         for thread in self._threads:
             thread.join(GRACE_S)
-        self._bench.heartbeat.stop()
-        self._bench.close()
+        self._slot.heartbeat.stop()
+        self._slot.close()
         self._listener.close()
         self._loop.close()
 
@@ -276,8 +274,8 @@ class LiveService:
 
     def _work(self) -> None:
         """Run whatever is queued, as a slot does that Celery gives messages."""
-        runner, ledger = AttemptRunner(self._bench), self.service.ledger
+        runner, ledger = self._slot.runner, self.service.ledger
         while not self._stopping.wait(WORKER_POLL_S):
             if not self.holds_jobs:
-                for ref, _ in ledger.shards.queued(self._bench.pool):
+                for ref, _ in ledger.shards.queued(DEFAULT_POOL):
                     runner.run(ref)

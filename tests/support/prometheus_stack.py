@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from batchmill.processes.tether import tethered
+from batchmill.processes.parent_death import die_with_parent
 from support.cluster import free_port
 from support.waiting import GRACE_S, until
 
@@ -78,7 +78,7 @@ def prometheus(folder: Path, targets: Mapping[str, Sequence[str]], token: str) -
         f"--web.listen-address=127.0.0.1:{port}",
     ]
     with (folder / "prometheus.log").open("wb") as log:
-        process = subprocess.Popen(tethered(command), stdout=log, stderr=log)
+        process = subprocess.Popen(die_with_parent(command), stdout=log, stderr=log)
     try:
         started = Prometheus(f"http://127.0.0.1:{port}")
         until(lambda: _answers(started.url), "the start of Prometheus")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchmill.storage.locations import Locations
-from batchmill_worker.engine.engine import Engine
+from batchmill_worker.engine.batch_executor import BatchExecutor
 from batchmill_worker.models.model_source import locate_model
 from batchmill_worker.models.operator_cache import OperatorCache
 from batchmill_worker.models.setup_context import SetupContext
@@ -38,7 +38,7 @@ def definition_of(name: str, batch_size: int = 32) -> OperatorDefinition:
 def run(cache: OperatorCache, name: str, table: pa.Table, *, batch_size: int = 32, **params: Any) -> ShardResult:
     """The rows of a table through an operator, in the engine."""
     with cache.borrow(definition_of(name, batch_size), params) as operator:
-        return Engine(DeviceLock()).run(operator, table)
+        return BatchExecutor(DeviceLock()).run(operator, table)
 
 
 @contextmanager

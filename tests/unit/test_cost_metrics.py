@@ -7,7 +7,7 @@ from datetime import date
 from batchmill.cost import NANO, PARTS, Parts, Spent, Totals
 from batchmill.job import DEFAULT_TENANT, JobSpec
 from batchmill.ledger import JobRecord
-from batchmill_coordinator.metering.costs import MOST_NAMES, begun, cost_metrics
+from batchmill_coordinator.metering.costs import MAX_NAMES, begun, cost_metrics
 
 TODAY = date(2030, 2, 3)
 PAID = Spent(Parts(2_000_000, 500_000, 250_000, 0, 1), Parts(useful=3 * NANO, idle=NANO // 2), 7)
@@ -54,8 +54,8 @@ def test_what_will_be_charged_soon_begins_at_nothing() -> None:
 
 
 def test_what_was_charged_is_not_begun_again_and_names_have_an_end() -> None:
-    names = [f"tenant-{number}" for number in range(2 * MOST_NAMES)]
+    names = [f"tenant-{number}" for number in range(2 * MAX_NAMES)]
     assert begun({"tenant-0": PAID}, names[:2]) == {"tenant-0": PAID, "tenant-1": Spent()}
-    assert len(begun({"tenant-0": PAID}, names)) == MOST_NAMES
+    assert len(begun({"tenant-0": PAID}, names)) == MAX_NAMES
     many = dict.fromkeys(names, PAID)
     assert begun(many, ["another"]) == many

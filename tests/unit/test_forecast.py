@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batchmill.ledger.encodings import CommitInterval
-from batchmill_coordinator.status.forecast import Forecast, Interval, Left, forecast, intervals_from, pace_of
+from batchmill_coordinator.status.forecast import Forecast, Interval, RemainingWork, forecast, intervals_from, pace_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -65,7 +65,7 @@ def looks(commits: list[tuple[float, int]]) -> Iterator[tuple[float, Forecast | 
             kept = [*kept, Interval(at - since, settled - rows_since)][-16:]
             since, rows_since = at, settled
         now = (at + following) / 2
-        left = Left(total - settled, open=Interval(now - since, settled - rows_since))
+        left = RemainingWork(total - settled, open=Interval(now - since, settled - rows_since))
         yield ends_at - now, forecast(kept, left)
 
 
@@ -113,15 +113,15 @@ def test_of_a_steady_run_the_estimate_is_right_and_the_range_narrow() -> None:
 
 
 def test_nothing_is_told_until_there_are_two_intervals() -> None:
-    assert forecast([], Left(100)) is None
-    assert forecast(STEADY[:1], Left(100)) is None
-    assert forecast(STEADY[:2], Left(100)) is not None
+    assert forecast([], RemainingWork(100)) is None
+    assert forecast(STEADY[:1], RemainingWork(100)) is None
+    assert forecast(STEADY[:2], RemainingWork(100)) is not None
     assert pace_of([]) is None
     assert pace_of([Interval(1.0, 0)]) is None
 
 
 def test_the_more_is_known_the_narrower_the_range() -> None:
-    few, many = forecast(STEADY[:2], Left(1000)), forecast(STEADY, Left(1000))
+    few, many = forecast(STEADY[:2], RemainingWork(1000)), forecast(STEADY, RemainingWork(1000))
     assert few is not None
     assert many is not None
     assert [few.eta_s, many.eta_s] == pytest.approx([10.0, 10.0])
@@ -129,7 +129,9 @@ def test_the_more_is_known_the_narrower_the_range() -> None:
 
 
 def test_the_time_left_goes_down_with_the_clock_between_commits_and_up_when_they_stay_away() -> None:
-    at_once, soon, late, later = (forecast(STEADY, Left(1000, open=Interval(s, 0))) for s in (0.0, 0.5, 10.0, 100.0))
+    at_once, soon, late, later = (
+        forecast(STEADY, RemainingWork(1000, open=Interval(s, 0))) for s in (0.0, 0.5, 10.0, 100.0)
+    )
     assert at_once is not None
     assert soon is not None
     assert late is not None
@@ -147,7 +149,10 @@ def test_a_new_pace_replaces_the_old_one_within_a_few_intervals() -> None:
 
 
 def test_a_total_that_is_a_guess_widens_the_range() -> None:
-    sure, unsure = forecast(STEADY, Left(10_000)), forecast(STEADY, Left(10_000, unsure_rows=10_000))
+    sure, unsure = (
+        forecast(STEADY, RemainingWork(10_000)),
+        forecast(STEADY, RemainingWork(10_000, estimated_rows=10_000)),
+    )
     assert sure is not None
     assert unsure is not None
     assert unsure.high_s > sure.high_s
@@ -155,7 +160,7 @@ def test_a_total_that_is_a_guess_widens_the_range() -> None:
 
 
 def test_nothing_left_is_no_time_left() -> None:
-    assert forecast(STEADY, Left(0)) == Forecast(0.0, 0.0, 0.0)
+    assert forecast(STEADY, RemainingWork(0)) == Forecast(0.0, 0.0, 0.0)
 
 
 def test_intervals_are_read_as_the_ledger_keeps_them() -> None:

@@ -67,7 +67,7 @@ def test_an_ended_job_is_told_to_the_end() -> None:
     assert not first.is_final
     last = page_of(ended, Cursor.parse(first.next), LogLevel.INFO, 3)
     assert last.is_final
-    assert last.entries[-1].message == "completed: 7 rows done, 1 dead"
+    assert last.entries[-1].message == "completed: 7 rows done, 1 failed"
 
 
 def test_entries_that_made_room_are_counted() -> None:

@@ -1,4 +1,4 @@
-"""Where shards go: near their model, never to and fro, and none waits for ever. The fleet is simulated."""
+"""Target shards go: near their model, never to and fro, and none waits for ever. The fleet is simulated."""
 
 from __future__ import annotations
 
@@ -10,61 +10,61 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from batchmill_coordinator.fleet.seats import Seats
+from batchmill_coordinator.fleet.worker_capacity import WorkerCapacity
 from batchmill_coordinator.scheduling.pace import ModelPaces
-from batchmill_coordinator.scheduling.placement import MOST_PATIENCE_S, Demand, Placement, Where, patience
+from batchmill_coordinator.scheduling.placement import MAX_PATIENCE_S, Demand, ShardPlacement, Target, patience
 
 SETTLE_S = 1.5
-WARM = Seats("warm", 2, frozenset({"a"}), has_room=False, load_s=1.0)
-OTHER = Seats("other", 2, frozenset({"b"}), has_room=False, load_s=1.0)
-EMPTY = Seats("empty", 2)
+WARM = WorkerCapacity("warm", 2, frozenset({"a"}), has_spare=False, load_s=1.0)
+OTHER = WorkerCapacity("other", 2, frozenset({"b"}), has_spare=False, load_s=1.0)
+EMPTY = WorkerCapacity("empty", 2)
 
 
-def placed(workers: list[Seats], demands: list[Demand], model: str = "a", times: int = 1) -> list[Where]:
-    placement = Placement(workers, demands)
+def placed(workers: list[WorkerCapacity], demands: list[Demand], model: str = "a", times: int = 1) -> list[Target]:
+    placement = ShardPlacement(workers, demands)
     return [placement.place(model) for _ in range(times)]
 
 
 def test_a_shard_goes_to_a_worker_that_has_its_model() -> None:
-    assert placed([EMPTY, WARM], [Demand("a", 1, 5)]) == [Where.MODEL]
+    assert placed([EMPTY, WARM], [Demand("a", 1, 5)]) == [Target.MODEL]
 
 
 def test_a_cold_model_goes_to_a_worker_with_room() -> None:
-    assert placed([OTHER, EMPTY], [Demand("a", 0, 5), Demand("b", 1, 0)]) == [Where.ROOM]
+    assert placed([OTHER, EMPTY], [Demand("a", 0, 5), Demand("b", 1, 0)]) == [Target.SPARE]
 
 
-def test_a_cold_model_goes_to_a_worker_that_has_nothing_to_do_when_none_has_room() -> None:
-    assert placed([WARM, OTHER], [Demand("c", 0, 1), Demand("a", 2, 9)], "c") == [Where.ANY]
+def test_a_cold_model_goes_to_a_worker_that_has_nothing_to_do_when_none_has_spare() -> None:
+    assert placed([WARM, OTHER], [Demand("c", 0, 1), Demand("a", 2, 9)], "c") == [Target.POOL]
 
 
 def test_a_worker_for_whose_model_work_is_about_to_come_is_left_alone() -> None:
-    assert placed([WARM, OTHER], [Demand("c", 0, 1), Demand("a", 2, 9), Demand("b", 0, 1)], "c") == [Where.HOLD]
+    assert placed([WARM, OTHER], [Demand("c", 0, 1), Demand("a", 2, 9), Demand("b", 0, 1)], "c") == [Target.DEFER]
 
 
 def test_a_model_that_is_alone_in_its_pool_takes_every_place_and_the_window() -> None:
     where = placed([EMPTY, EMPTY], [Demand("a", 0, 9)], times=6)
-    assert Where.HOLD not in where
-    assert where.count(Where.ROOM) == 2
+    assert Target.DEFER not in where
+    assert where.count(Target.SPARE) == 2
 
 
 def test_half_as_many_shards_as_are_at_work_wait_for_the_workers_that_have_the_model() -> None:
-    assert placed([WARM, OTHER], [Demand("a", 0, 9), Demand("b", 2, 9)], times=4) == [Where.MODEL] * 3 + [Where.HOLD]
+    assert placed([WARM, OTHER], [Demand("a", 0, 9), Demand("b", 2, 9)], times=4) == [Target.MODEL] * 3 + [Target.DEFER]
 
 
 def test_a_model_that_is_being_loaded_is_waited_for_while_others_want_the_pool() -> None:
     demands = [Demand("a", 0, 9), Demand("b", 0, 9)]
-    placement = Placement([EMPTY, EMPTY], demands)
-    assert [placement.place(model) for model in "aabb"] == [Where.ROOM, Where.HOLD, Where.ROOM, Where.HOLD]
+    placement = ShardPlacement([EMPTY, EMPTY], demands)
+    assert [placement.place(model) for model in "aabb"] == [Target.SPARE, Target.DEFER, Target.SPARE, Target.DEFER]
 
 
 def test_one_with_much_work_is_loaded_on_more_workers_at_once() -> None:
     demands = [Demand("a", 0, 9, work_s=9.0), Demand("b", 0, 1)]
-    assert placed([EMPTY, EMPTY, EMPTY], demands, times=2) == [Where.ROOM] * 2
+    assert placed([EMPTY, EMPTY, EMPTY], demands, times=2) == [Target.SPARE] * 2
 
 
-@pytest.mark.parametrize(("work_s", "drain_s", "where"), [(9.0, None, Where.ANY), (9.0, 0.5, Where.MODEL)])
+@pytest.mark.parametrize(("work_s", "drain_s", "where"), [(9.0, None, Target.POOL), (9.0, 0.5, Target.MODEL)])
 def test_another_worker_loads_a_model_only_if_there_is_more_work_than_loading_costs(
-    work_s: float, drain_s: float | None, where: Where
+    work_s: float, drain_s: float | None, where: Target
 ) -> None:
     assert placed([WARM, OTHER], [Demand("a", 2, 9, work_s=work_s, drain_s=drain_s)]) == [where]
 
@@ -73,35 +73,35 @@ def test_a_cold_model_displaces_one_at_work_when_it_has_waited_long_enough_and_o
     busy = [Demand("a", 2, 9), Demand("b", 2, 9)]
 
     assert placed([WARM, replace(OTHER, loading=frozenset("c"))], [*busy, Demand("c", 0, 5, waited_s=20.0)], "c") == [
-        Where.HOLD
+        Target.DEFER
     ]
     spare = replace(OTHER, loading=frozenset("c"))
-    assert placed([WARM, spare], [Demand("a", 2, 9), Demand("c", 1, 5)], "c") == [Where.MODEL]
+    assert placed([WARM, spare], [Demand("a", 2, 9), Demand("c", 1, 5)], "c") == [Target.MODEL]
 
-    def of_c(waited_s: float, in_flight: int = 0, priority: int = 0) -> list[Where]:
+    def of_c(waited_s: float, in_flight: int = 0, priority: int = 0) -> list[Target]:
         return placed([WARM, OTHER], [*busy, Demand("c", in_flight, 5, waited_s=waited_s, priority=priority)], "c")
 
-    assert of_c(patience(1.0) - 0.1) == [Where.HOLD]
-    assert of_c(patience(1.0)) == [Where.ANY]
-    assert of_c(patience(1.0), in_flight=1) == [Where.HOLD]
-    assert of_c(0.0, priority=1) == [Where.ANY]
+    assert of_c(patience(1.0) - 0.1) == [Target.DEFER]
+    assert of_c(patience(1.0)) == [Target.POOL]
+    assert of_c(patience(1.0), in_flight=1) == [Target.DEFER]
+    assert of_c(0.0, priority=1) == [Target.POOL]
 
 
 def test_a_cold_model_need_not_wait_where_it_displaces_none() -> None:
-    roomy = Seats("roomy", 1, frozenset({"a"}), has_room=True, load_s=5.0)
-    assert placed([roomy], [Demand("a", 1, 9), Demand("c", 0, 1)], "c") == [Where.ANY]
+    roomy = WorkerCapacity("roomy", 1, frozenset({"a"}), has_spare=True, load_s=5.0)
+    assert placed([roomy], [Demand("a", 1, 9), Demand("c", 0, 1)], "c") == [Target.POOL]
 
 
 def test_without_workers_shards_go_where_the_first_one_will_look() -> None:
-    assert placed([], [Demand("a", 0, 1), Demand("b", 0, 1)]) == [Where.ANY]
+    assert placed([], [Demand("a", 0, 1), Demand("b", 0, 1)]) == [Target.POOL]
 
 
 @dataclass
 class Worker:
-    """Two places, room for one model; what is in use is not dropped."""
+    """Two slots, memory for one model; what is in use is not dropped."""
 
     name: str
-    places: int = 2
+    slots: int = 2
     model: str = ""
     running: list[tuple[str, float]] = field(default_factory=list)  # (model, when it ends)
     loading: str = ""
@@ -154,9 +154,9 @@ class Fleet:
             worker.running.append((worker.model, self.now + self.shard_s))
 
     def pop(self, worker: Worker) -> None:
-        while not worker.loading and len(worker.running) < worker.places:
+        while not worker.loading and len(worker.running) < worker.slots:
             own = [worker.model] if worker.model and worker.consumes_at <= self.now else []
-            names = ["any", *(["room"] if not worker.model else []), *own]
+            names = ["pool", *(["spare"] if not worker.model else []), *own]
             worker.turn += 1
             names = names[worker.turn % len(names) :] + names[: worker.turn % len(names)]
             found = next((name for name in names if self.queues[name]), None)
@@ -168,11 +168,13 @@ class Fleet:
             else:
                 worker.loading = model
 
-    def seats(self, worker: Worker) -> Seats:
+    def capacity(self, worker: Worker) -> WorkerCapacity:
         is_known = worker.known_at <= self.now and not worker.loading
         models = frozenset({worker.model} - {""}) if is_known else frozenset[str]()
         loading = frozenset({worker.loading or worker.model} - {""} - models)
-        return Seats(worker.name, worker.places, models, loading, not (worker.model or worker.loading), self.load_s)
+        return WorkerCapacity(
+            worker.name, worker.slots, models, loading, not (worker.model or worker.loading), self.load_s
+        )
 
     def demand(self, model: str) -> Demand:
         waiting = self.backlog[model]
@@ -181,35 +183,35 @@ class Fleet:
         return Demand(model, self.in_flight[model], len(waiting), drain_s=drain, waited_s=waited)
 
     def dispatch(self) -> None:
-        seats = [self.seats(worker) for worker in self.workers]
-        consumed = {"any", *(model for one in seats for model in one.models | one.loading)}
-        if any(one.has_room for one in seats):
-            consumed.add("room")
+        members = [self.capacity(worker) for worker in self.workers]
+        consumed = {"pool", *(model for one in members for model in one.models | one.loading)}
+        if any(one.has_spare for one in members):
+            consumed.add("spare")
         for name in self.queues.keys() - consumed:  # what nobody consumes from is taken back
             for model in self.queues.pop(name):
                 self.in_flight[model] -= 1
                 self.backlog[model].appendleft(self.now)
-        capacity = sum(one.places for one in seats)
+        capacity = sum(one.slots for one in members)
         room = capacity + max(2, capacity // 2) - self.in_flight.total()
-        placement = Placement(seats, [self.demand(model) for model in self.backlog])
+        placement = ShardPlacement(members, [self.demand(model) for model in self.backlog])
         candidates = sorted(model for model, waiting in self.backlog.items() if waiting)
         queued, held = Counter[str](), set()
         while room > 0 and candidates:
             model = min(candidates, key=lambda one: self.in_flight[one])
             where = placement.place(model)
-            if where is Where.HOLD:
+            if where is Target.DEFER:
                 held.add(model)
                 candidates.remove(model)
                 continue
             self.longest = max(self.longest, self.now - self.backlog[model].popleft())
-            self.queues[{Where.MODEL: model, Where.ROOM: "room"}.get(where, "any")].append(model)
+            self.queues[{Target.MODEL: model, Target.SPARE: "spare"}.get(where, "pool")].append(model)
             self.in_flight[model] += 1
             queued[model] += 1
             room -= 1
             if not self.backlog[model]:
                 candidates.remove(model)
         for model in {*queued, *held}:
-            self.paces.note(model, queued[model], held=model in held, warm=placement.is_warm(model), now_s=self.now)
+            self.paces.note(model, queued[model], deferred=model in held, warm=placement.is_warm(model), now_s=self.now)
 
 
 def run(fleet: Fleet, arrivals: dict[float, str]) -> None:
@@ -270,7 +272,7 @@ def test_a_cold_job_gets_its_turn_among_jobs_that_keep_every_worker_busy_for_eve
             at, model = due.pop(0)
             fleet.backlog[model].append(at)
         fleet.step()
-        assert fleet.now < 10 + patience(1.0) + MOST_PATIENCE_S
+        assert fleet.now < 10 + patience(1.0) + MAX_PATIENCE_S
     assert fleet.loads["c"] == 1
 
 
@@ -280,13 +282,13 @@ def test_patience_is_a_multiple_of_what_loading_costs_within_bounds() -> None:
 
 def test_the_pace_of_a_model_is_what_it_was_while_shards_were_held_back() -> None:
     paces = ModelPaces()
-    paces.note("a", 2, held=False, warm=True, now_s=10.0)
+    paces.note("a", 2, deferred=False, warm=True, now_s=10.0)
     assert paces.drain_s("a", 5, 10.0) is None
-    paces.note("a", 1, held=True, warm=True, now_s=11.0)
-    paces.note("a", 2, held=True, warm=True, now_s=12.0)
+    paces.note("a", 1, deferred=True, warm=True, now_s=11.0)
+    paces.note("a", 2, deferred=True, warm=True, now_s=12.0)
     assert paces.drain_s("a", 10, 12.0) == pytest.approx(5.0)
     assert paces.drain_s("a", 10, 15.0) == pytest.approx(30.0)
-    paces.note("a", 0, held=True, warm=False, now_s=15.0)
+    paces.note("a", 0, deferred=True, warm=False, now_s=15.0)
     assert paces.drain_s("a", 10, 15.0) is None
     assert paces.waited_s("a", 3.0, 15.0) == pytest.approx(3.0)
     assert paces.waited_s("a", 14.0, 15.0) == pytest.approx(1.0)

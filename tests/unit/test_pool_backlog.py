@@ -5,8 +5,8 @@ from __future__ import annotations
 from batchmill.job import JobSpec, PoolStatus
 from batchmill.ledger import JobRecord
 from batchmill.ledger.overview import QueueHead
-from batchmill_coordinator.fleet.pool_backlog import backlog_of
-from batchmill_coordinator.fleet.pools import PoolView
+from batchmill_coordinator.fleet.backlog import pool_loads, pool_status
+from batchmill_coordinator.fleet.pools import EMPTY, PoolView
 
 
 def record(pool: str = "default", **changes: object) -> JobRecord:
@@ -23,7 +23,8 @@ def test_a_pool_adds_up_its_jobs() -> None:
     ]
     heads = {"default": QueueHead(2, 4_000), "gpu": QueueHead(0, None)}
     views = {"default": PoolView(2, 4, frozenset())}
-    assert backlog_of(records, views, heads, now_ms=5_500) == [
+    loads = pool_loads(records, heads, now_ms=5_500)
+    assert [pool_status(name, load, views.get(name, EMPTY)) for name, load in loads.items()] == [
         PoolStatus(
             name="default",
             workers=2,
@@ -48,11 +49,23 @@ def test_a_pool_adds_up_its_jobs() -> None:
     ]
 
 
-def test_a_paused_job_waits_for_nobody() -> None:
-    (pool,) = backlog_of(
-        [record(state="paused", rows_total=100, shards_live=9, shards_running=1)],
-        {},
-        {"default": QueueHead(0, None)},
-        0,
-    )
-    assert (pool.jobs, pool.shards_running, pool.shards_waiting, pool.rows_waiting) == (1, 1, 0, 0)
+def test_a_job_that_may_not_run_has_no_work_for_its_pool() -> None:
+    for state in ("paused", "cancelling", "failing", "expiring"):
+        stopped = record(state=state, rows_total=100, shards_live=9, shards_running=1)
+        load = pool_loads([stopped], {"default": QueueHead(0, None)}, 0)["default"]
+        assert (load.jobs, load.shards_running) == (1, 1)
+        assert (load.shards, load.shards_waiting, load.rows, load.oldest_wait_s) == (0, 0, 0, 0)
+
+
+def test_the_oldest_wait_is_a_published_shards_or_a_jobs_that_nobody_works_on() -> None:
+    served = record(shards_running=1, rows_total=10, last_queued_at=50_000)
+    starved = record(rows_total=10, last_queued_at=70_000)
+    new = record("gpu", state="pending", rows_total=10)
+    nothing = {"default": QueueHead(0, None), "gpu": QueueHead(0, None)}
+
+    def waits(records: list[JobRecord], heads: dict[str, QueueHead]) -> list[float]:
+        return [load.oldest_wait_s for load in pool_loads(records, heads, 100_001).values()]
+
+    assert waits([served], nothing) == [0, 0]
+    assert waits([served, starved, new], nothing) == [30.001, 100.0]
+    assert waits([served, starved], nothing | {"default": QueueHead(1, 60_001)}) == [40.0, 0]

@@ -3,14 +3,14 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchmill_coordinator.scheduling.shard_size import FIRST_ROWS, GROWTH, Progress, next_rows
+from batchmill_coordinator.scheduling.shard_size import FIRST_ROWS, MAX_GROWTH, StageProgress, next_rows
 
 TARGET_S = 5.0
 
 
-def progress(**changes: object) -> Progress:
+def progress(**changes: object) -> StageProgress:
     given = {"rows_timed": 0, "busy_s": 0.0, "shards_done": 0, "rows_left": None, "workers": 4}
-    return Progress(**{**given, **changes})  # type: ignore[arg-type]  # a dict of the fields
+    return StageProgress(**{**given, **changes})  # type: ignore[arg-type]  # a dict of the fields
 
 
 def test_the_first_shards_are_small() -> None:
@@ -32,7 +32,7 @@ def test_shards_grow_to_the_target_time_and_no_further() -> None:
 
 def test_a_shard_is_at_most_so_many_times_larger_than_those_before_it() -> None:
     size = next_rows(progress(rows_timed=64, busy_s=1e-6, shards_done=1), TARGET_S)
-    assert size == GROWTH * 64
+    assert size == MAX_GROWTH * 64
 
 
 def test_slow_operators_get_shards_smaller_than_the_first() -> None:
@@ -54,4 +54,4 @@ def test_the_tail_is_shared_out_between_the_workers() -> None:
 def test_a_shard_always_has_rows(
     rows_timed: int, busy_s: float, shards_done: int, rows_left: int | None, workers: int
 ) -> None:
-    assert next_rows(Progress(rows_timed, busy_s, shards_done, rows_left, workers), TARGET_S) >= 1
+    assert next_rows(StageProgress(rows_timed, busy_s, shards_done, rows_left, workers), TARGET_S) >= 1

@@ -27,7 +27,7 @@ from batchmill.sources import (
     SourceDescription,
     describe,
     open_source,
-    walk,
+    text_ranges,
 )
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations
@@ -147,7 +147,7 @@ def test_any_cutting_resumed_anywhere_gives_all_rows_in_order(
     ending: str, batches: list[list[dict[str, Any]]], layout: Layout, data: Any, block: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
-        patch.setattr(walk, "LOCAL_BLOCK_BYTES", block)
+        patch.setattr(text_ranges, "LOCAL_BLOCK_BYTES", block)
         expected = []
         for number, rows in enumerate(batches):
             expected += write(Path(folder, f"part-{number}.{ending}"), rows, layout)

@@ -88,7 +88,7 @@ def test_json_types_give_way_and_fields_found_anywhere_are_columns(tmp_path: Pat
 
 
 def test_json_types_are_united_over_files_and_stretches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan, "_STRETCH_BYTES", 30)
+    monkeypatch.setattr(scan, "_RANGE_BYTES", 30)
     write_jsonl(tmp_path / "1.jsonl", *({"n": n} for n in range(20)), {"n": 0.5})
     write_jsonl(tmp_path / "2.jsonl", {"n": None, "new": True})
     assert types(look(tmp_path)) == {"n": "double", "new": "bool"}
@@ -136,7 +136,7 @@ def test_csv_types_keep_what_is_written(tmp_path: Path) -> None:
 
 
 def test_csv_types_are_united_over_stretches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan, "_STRETCH_BYTES", 10)
+    monkeypatch.setattr(scan, "_RANGE_BYTES", 10)
     (tmp_path / "a.csv").write_text("a,b,c\n1,1,1\n,2.5,2\n3,3,x\n")
     assert types(look(tmp_path / "a.csv")) == {"a": "int64", "b": "double", "c": "string"}
 

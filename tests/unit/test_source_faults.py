@@ -13,7 +13,7 @@ import pytest
 
 from batchmill.errors import InvalidSource
 from batchmill.job import FileSource
-from batchmill.sources import InputSplit, Source, SourceDescription, Splitter, describe, open_source, scan, walk
+from batchmill.sources import InputSplit, Source, SourceDescription, Splitter, describe, open_source, scan, text_ranges
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations
 
@@ -27,15 +27,15 @@ JSON_FAULTS = [
     (b"nonsense", "this is no JSON object: expecting value, at character 1"),
     (b'{"id": 1, "text": "x"} {"id": 2, "text": "y"}', "this is no JSON object: extra data, at character 24"),
     (b'{"id": 1, "text":\n"x"}', "this is no JSON object: expecting value"),
-    (b"[1, 2]", "expected a JSON object, came a list"),
-    (b"12", "expected a JSON object, came a number"),
-    (b'"x"', "expected a JSON object, came text"),
-    (b"null", "expected a JSON object, came null"),
+    (b"[1, 2]", "expected a JSON object, got a list"),
+    (b"12", "expected a JSON object, got a number"),
+    (b'"x"', "expected a JSON object, got text"),
+    (b"null", "expected a JSON object, got null"),
     (b'{"id": 1, "text": "\xff"}', "its byte 20, 0xff, is no UTF-8"),
     (b'{"id": "one", "text": "x"}', "column 'id' holds string here, and int64 before"),
     (b'{"id": true, "text": "x"}', "column 'id' holds bool here, and int64 before"),
     (b'{"id": 1, "text": {"a": 1}}', "column 'text' holds struct<a: int64> here, and string before"),
-    (b'{"id": 1, "id": 2, "text": "x"}', "the field 'id' stands twice"),
+    (b'{"id": 1, "id": 2, "text": "x"}', "the field 'id' is there twice"),
 ]
 DEEP = [
     b'{"id": 1, "text": ' + b"[" * 50_000 + b"]" * 50_000 + b"}",
@@ -46,10 +46,10 @@ LATE_FAULTS = [
     (b'{"id": 1.5, "text": "x"}', "column 'id' holds double here, and int64 before"),
 ]
 CSV_FAULTS = [
-    (b"1", "expected 2 values (id, text), came 1"),
-    (b"1,x,y", "expected 2 values (id, text), came 3"),
+    (b"1", "expected 2 values (id, text), got 1"),
+    (b"1,x,y", "expected 2 values (id, text), got 3"),
     (b"1,\xff", "its byte 3, 0xff, is no UTF-8"),
-    (b"1,x\r2,y", "a carriage return stands alone in it"),
+    (b"1,x\r2,y", "it has a carriage return without a newline"),
 ]
 LATE_CSV_FAULTS = [
     (b"one,x", "column 'id' holds 'one' here, and int64 before"),
@@ -128,7 +128,7 @@ def test_values_nested_as_deep_as_arrow_can_store_are_read(tmp_path: Path) -> No
 def test_a_line_of_null_comes_first_and_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"null\n" + json_rows(2))
-    check(refusal(path), path, 1, "expected a JSON object, came null")
+    check(refusal(path), path, 1, "expected a JSON object, got null")
 
 
 def test_a_broken_first_line_is_named(tmp_path: Path) -> None:
@@ -192,8 +192,8 @@ def test_an_open_quote_is_named_where_its_row_begins(tmp_path: Path) -> None:
 
 
 def test_a_row_without_an_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(walk, "MAX_ROW_BYTES", 1 << 20)
-    monkeypatch.setattr(walk, "LOCAL_BLOCK_BYTES", 1 << 16)
+    monkeypatch.setattr(text_ranges, "MAX_ROW_BYTES", 1 << 20)
+    monkeypatch.setattr(text_ranges, "LOCAL_BLOCK_BYTES", 1 << 16)
     path = tmp_path / "a.jsonl"
     path.write_bytes(json_rows(5) + b" " * (2 << 20))
     check(refusal(path), path, 6, "the row is longer than 1 MiB")

@@ -97,10 +97,18 @@ def test_mixed_formats_are_refused_by_name(tmp_path: Path) -> None:
     assert "b.csv is csv" in message
 
 
+def test_a_glob_below_a_missing_folder_names_the_folder(tmp_path: Path) -> None:
+    make(tmp_path, "a.txt")
+    for pattern in ("none/*.txt", "none/below/**/*.txt", "a.txt/*.txt"):
+        message = refusal(f"{tmp_path}/{pattern}")
+        assert f"no file matches '{tmp_path}/{pattern}': the folder" in message
+        assert "does not exist" in message
+
+
 @pytest.mark.parametrize("ending", ["parquet.gz", "arrow.zst"])
-def test_a_packed_columnar_file_is_refused(tmp_path: Path, ending: str) -> None:
+def test_a_compressed_columnar_file_is_refused(tmp_path: Path, ending: str) -> None:
     (path,) = make(tmp_path, f"a.{ending}")
-    assert "Unpack it" in refusal(path)
+    assert "Decompress it" in refusal(path)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -122,13 +130,15 @@ def test_a_source_without_files_is_refused(tmp_path: Path) -> None:
     [
         (PermissionError(errno.EACCES, "Permission denied"), InvalidSource, "Let the service's user read it."),
         (FileNotFoundError(errno.ENOENT, "No such file"), InvalidSource, "put it back"),
-        (OSError("zlib inflate failed"), InvalidSource, "Check that the file is whole"),
-        (pa.ArrowInvalid("no magic bytes"), InvalidSource, "Check that the file is whole"),
+        (OSError("zlib inflate failed"), InvalidSource, "Check that the file is complete"),
+        (pa.ArrowInvalid("no magic bytes"), InvalidSource, "Check that the file is complete"),
         (OSError(errno.EIO, "Input/output error"), StorageError, ""),
         (OSError(errno.ESTALE, "Stale file handle"), StorageError, ""),
     ],
 )
-def test_what_may_pass_is_told_from_what_will_not(cause: Exception, kind: type[BatchmillError], hint: str) -> None:
+def test_transient_errors_are_separated_from_final_ones(
+    cause: Exception, kind: type[BatchmillError], hint: str
+) -> None:
     location = LOCATIONS.resolve("/data/a.txt")
     with pytest.raises(kind) as caught, reading(location):
         raise cause
@@ -151,7 +161,7 @@ def test_a_file_that_is_not_what_its_ending_says_is_named(tmp_path: Path, name: 
     (tmp_path / name).write_bytes(content)
     message = refusal(tmp_path / name)
     assert f"{tmp_path / name} cannot be read: " in message
-    assert "Check that the file is whole" in message
+    assert "Check that the file is complete" in message
 
 
 def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def vanish(path: Path) -> None:
 @pytest.mark.parametrize("ending", ["parquet", "arrow", "jsonl", "txt.gz"])
 @pytest.mark.parametrize(
     ("change", "message"),
-    [(grow, "bytes and now has"), (write_again, "it was written again"), (vanish, "is not there")],
+    [(grow, "bytes and now has"), (write_again, "it was written again"), (vanish, "does not exist")],
 )
 def test_a_file_that_changed_since_it_was_described_is_named(
     tmp_path: Path, ending: str, change: Callable[[Path], None], message: str

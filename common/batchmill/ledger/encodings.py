@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from batchmill.cost import Parts
 
 SEGMENT_BYTES = 6
-PLACE_BYTES = 8
 
 
 class CommitInterval(NamedTuple):

@@ -10,7 +10,7 @@ import redis
 from batchmill.ledger.connection import redis_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from batchmill.ledger.connection import Store
 
@@ -21,7 +21,6 @@ class Survey:
 
     now_ms: int
     waiting: Mapping[str, int]  # by job: shards that wait for another attempt
-    oldest_queued_ms: Mapping[str, int]  # by pool: when what waits longest to be claimed was published
     leases: int
     leases_expired: int
     jobs_kept: int  # that have ended
@@ -35,26 +34,22 @@ class SurveyLedger:
         self._store = store
         self._keys = store.keys
 
-    def take(self, job_ids: Sequence[str], pools: Iterable[str]) -> Survey:
-        """Count what there is of these jobs and pools. Raises `ServiceUnavailable`."""
-        keys, names = self._keys, sorted(set(pools))
+    def take(self, job_ids: Sequence[str]) -> Survey:
+        """Count what there is, and what waits of these jobs. Raises `ServiceUnavailable`."""
+        keys = self._keys
         with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
             pipe.time()
             pipe.zcard(keys.leases())
             pipe.zcard(keys.ended_jobs())
-            for name in names:
-                pipe.zrange(keys.queued(name), 0, 0, withscores=True)
             for job_id in job_ids:
                 pipe.zcard(keys.waiting(job_id))
             (seconds, micros), leases, kept, *counts = pipe.execute()
         now_ms = int(seconds) * 1000 + int(micros) // 1000
         with redis_errors():
             expired = self._store.redis.zcount(keys.leases(), "-inf", now_ms)
-        firsts = zip(names, counts[: len(names)], strict=True)
         return Survey(
             now_ms=now_ms,
-            waiting=dict(zip(job_ids, counts[len(names) :], strict=True)),
-            oldest_queued_ms={name: int(first[0][1]) for name, first in firsts if first},
+            waiting=dict(zip(job_ids, counts, strict=True)),
             leases=leases,
             leases_expired=expired,
             jobs_kept=kept,

@@ -1,8 +1,8 @@
-"""Arrow tables as JSON Lines and back, a whole column at a time.
+"""Arrow tables as JSON Lines and back, a column at a time.
 
 1. A column becomes a column of JSON texts: numbers are cast to text, strings quoted, lists and structs joined from
    the texts of what they hold. A row of texts, joined, is a line.
-2. Back again, Arrow's JSON reader is told for each type the plain one that its texts spell (numbers, text, lists,
+2. To read them, Arrow's JSON reader is given for each type the plain one that its texts spell (numbers, text, lists,
    structs), and the plain columns are turned into the original ones.
 
 What has no form of its own in JSON is written thus: binary as base64; timestamps, dates and times as ISO 8601, those
@@ -31,7 +31,7 @@ _types = pa.types
 
 
 def encode(table: pa.Table) -> Iterator[pa.Buffer]:
-    """The lines of a table, some at a time. Raises `pa.ArrowException` for a type or a value JSON cannot hold."""
+    """Yield the lines of a table, some at a time. Raises `pa.ArrowException` for a type or a value JSON cannot hold."""
     check(table.schema)
     row_bytes = table.nbytes // max(table.num_rows, 1)
     for batch in table.to_batches(max_chunksize=max(1, _BATCH_BYTES // max(row_bytes, 256))):
@@ -40,7 +40,7 @@ def encode(table: pa.Table) -> Iterator[pa.Buffer]:
 
 
 def decode(data: pa.Buffer, schema: pa.Schema) -> pa.Table:
-    """The table whose lines `encode` wrote. Raises `pa.ArrowException` for lines that do not fit the schema."""
+    """Parse lines that `encode` wrote. Raises `pa.ArrowException` for lines that do not fit the schema."""
     if not data.size or not len(schema):
         return schema.empty_table()
     plain = pa.schema([pa.field(field.name, _plain(field.type)) for field in schema])
@@ -70,17 +70,17 @@ def _kind(type_: pa.DataType) -> _Kind:
 
 
 def _plain(type_: pa.DataType) -> pa.DataType:
-    """The type that Arrow's JSON reader gives the texts of another one."""
+    """Return the type that Arrow's JSON reader gives the texts of another one."""
     return _kind(type_).plain(type_)
 
 
 def _texts(array: pa.Array) -> pa.Array:
-    """The JSON text of each value; never null."""
+    """Return the JSON text of each value; never null."""
     return pc.fill_null(_kind(array.type).write(array), "null")
 
 
 def _objects(fields: Any, columns: list[pa.Array], rows: int, end: str = "") -> pa.Array:
-    """The text of one object for each row."""
+    """Return the text of one object for each row."""
     pieces: list[Any] = []
     for field, column in zip(fields, columns, strict=True):
         start = "," if pieces else "{"
@@ -91,7 +91,7 @@ def _objects(fields: Any, columns: list[pa.Array], rows: int, end: str = "") -> 
 
 
 def _text_bytes(texts: pa.Array) -> pa.Buffer:
-    """The bytes of all texts in a row, which is how a string array holds them."""
+    """Return the bytes of all texts in a row, which is how a string array holds them."""
     _, offsets, data = texts.buffers()
     bounds = memoryview(offsets).cast("i")
     start = bounds[texts.offset]
@@ -169,7 +169,7 @@ def _write_struct(array: pa.Array) -> pa.Array:
 
 
 def _restore(array: pa.Array, type_: pa.DataType) -> pa.Array:
-    """An array of a plain type as one of the type it stands for."""
+    """Convert an array of a plain type to the type that it represents."""
     if array.type == type_:
         return array
     return _kind(type_).read(array, type_)
@@ -213,7 +213,7 @@ def _read_fixed_size_list(array: pa.Array, type_: pa.DataType) -> pa.Array:
 
 
 def _padding(present: pa.Array, size: int) -> pa.Array:
-    """Where the values of lists of one size stand when the lists that are not present give none; null for theirs."""
+    """Return the offsets of the values of lists of one size when absent lists have none; null for theirs."""
     slots = pa.FixedSizeListArray.from_arrays(pa.repeat(False, len(present) * size), size)
     filled = present.take(pc.list_parent_indices(slots))
     return pc.if_else(filled, pc.subtract(pc.cumulative_sum(filled.cast(pa.int64())), 1), None)

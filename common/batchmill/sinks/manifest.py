@@ -1,4 +1,4 @@
-"""The manifest of a finished output: which files are its parts, in input order, and what they hold."""
+"""The manifest of a finished output: which files are its parts, in input order, and what is in them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ManifestPart(Frozen):
 
 
 class InputFingerprint(Frozen):
-    """What the results were made from: a job with another origin cannot go on with them."""
+    """What the results were made from: a job with another fingerprint cannot resume them."""
 
     source: str  # hexadecimal digits that change when the input does
     files: dict[str, str] = Field(default_factory=dict)  # by name, their size and time, if they are not too many
@@ -47,19 +47,19 @@ class InputFingerprint(Frozen):
 
 
 class Manifest(Frozen):
-    """What a finished job wrote. Its presence says that the folder is complete, and changes no more.
+    """What a finished job wrote. Its presence says that the folder is complete; only replays change it then.
 
     The rows of the parts, one after another, are the results in input order. Times are seconds since the epoch.
     """
 
-    version: Literal[1] = 1  # of this form
+    version: Literal[1] = 1  # of the manifest
     job: str
     state: JobState
     operator: str
     params: dict[str, Any] = Field(default_factory=dict)
     format: Literal["parquet", "jsonl", "arrow"]
     rows: int = Field(ge=0)
-    rows_dead: int = Field(default=0, ge=0)  # rows given up on; they are in no part
+    rows_dead: int = Field(default=0, ge=0)  # failed rows; they are in no part
     columns: tuple[Column, ...]
     parts: tuple[ManifestPart, ...]
     created_at: float
@@ -79,25 +79,25 @@ class Manifest(Frozen):
 
     @classmethod
     def read(cls, location: Location) -> Self:
-        """The manifest in an output folder. Raises `NotFound` if it has none, `StorageError` for a broken one."""
+        """Read the manifest in an output folder. Raises `NotFound` if it has none, `StorageError` for a broken one."""
         return cls.parse(BlobStore(location).get(MANIFEST).to_pybytes(), location.child(MANIFEST).uri)
 
     @classmethod
     def parse(cls, data: bytes, place: str) -> Self:
-        """The inverse of `to_json`; `place` is told when it fails. Raises `StorageError` for a broken one."""
+        """Parse what `to_json` returned; messages name `place`. Raises `StorageError` for a broken one."""
         try:
             return cls.model_validate_json(data)
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the whole"
+            where = ".".join(map(str, first["loc"])) or "the document"
             raise StorageError(f"{place} is no manifest of Batchmill: {where}: {first['msg']}.", path=place) from error
 
     def to_json(self) -> bytes:
-        """The manifest as it lies in the folder."""
+        """Return the manifest as it is stored in the folder."""
         absent = {name for name in ("origin", "rest") if getattr(self, name) is None}
         return self.model_dump_json(indent=1, exclude=absent).encode()
 
 
 def columns_of(schema: pa.Schema) -> tuple[Column, ...]:
-    """The columns of a schema, in its order."""
+    """Return the columns of a schema, in its order."""
     return tuple(Column(name=field.name, type=str(field.type)) for field in schema)

@@ -1,4 +1,4 @@
-"""The forms a part can have: Arrow IPC, Parquet, JSON Lines. A part reads back as the table that was written."""
+"""The formats of part files: Arrow IPC, Parquet, JSON Lines. A part reads back as the table that was written."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FormatName = Literal["arrow", "parquet", "jsonl"]
 
 
 class PartFormat(ABC):
-    """How a table lies in a file."""
+    """How a table is written into files of a blob store and read back."""
 
     name: ClassVar[FormatName]  # also the ending of its files
 
@@ -30,7 +30,7 @@ class PartFormat(ABC):
     def write(self, store: BlobStore, name: str, table: pa.Table) -> int:
         """Write a part, atomically. Returns its size in bytes.
 
-        Raises `InvalidOutput` for a table that this form cannot hold, `StorageError` if writing fails.
+        Raises `InvalidOutput` for a table that this format cannot represent, `StorageError` if writing fails.
         """
 
     @abstractmethod
@@ -38,7 +38,7 @@ class PartFormat(ABC):
         """Read a part. Raises `NotFound` or `StorageError`."""
 
     def files(self, name: str) -> tuple[str, ...]:
-        """The names of the blobs that make up a part."""
+        """Return the names of the blobs that make up a part."""
         return (name,)
 
 
@@ -48,25 +48,25 @@ class ArrowParts(PartFormat):
     name = "arrow"
 
     def write(self, store: BlobStore, name: str, table: pa.Table) -> int:
-        """Any table can be held."""
+        """See `PartFormat`. Every table can be represented."""
         return store.put_table(name, table)
 
     def read(self, store: BlobStore, name: str) -> pa.Table:
-        """On a local disk the columns are the mapped file."""
+        """See `PartFormat`. On a local disk the columns are the mapped file, not a copy."""
         return store.read_table(name)
 
 
 class ParquetParts(PartFormat):
-    """Parquet, zstd, with the Arrow schema, so that types Parquet does not have come back too."""
+    """Parquet, zstd, with the Arrow schema, so that types that Parquet does not have are restored too."""
 
     name = "parquet"
 
     def write(self, store: BlobStore, name: str, table: pa.Table) -> int:
-        """Floats are left undictionaried: embeddings do not repeat."""
-        return store.put_file(name, lambda path: _holding(self.name, lambda: _write_parquet(path, table)))
+        """See `PartFormat`. Columns of floats get no dictionary: embeddings do not repeat."""
+        return store.put_file(name, lambda path: _representing(self.name, lambda: _write_parquet(path, table)))
 
     def read(self, store: BlobStore, name: str) -> pa.Table:
-        """Types come from the stored Arrow schema."""
+        """See `PartFormat`. Types that Parquet lacks are restored from the stored Arrow schema."""
         buffer = store.get(name)
         try:
             with pq.ParquetFile(pa.BufferReader(buffer)) as file:
@@ -76,21 +76,21 @@ class ParquetParts(PartFormat):
 
 
 class JsonLinesParts(PartFormat):
-    """JSON Lines, UTF-8. The Arrow schema of a part lies in a folder beside it, `_schemas`, which readers pass over."""
+    """JSON Lines, UTF-8. The Arrow schema of a part is in a folder beside it, `_schemas`, which readers skip."""
 
     name = "jsonl"
 
     def write(self, store: BlobStore, name: str, table: pa.Table) -> int:
-        """The schema goes first."""
+        """See `PartFormat`. The schema is written first, so that no part is without one."""
         store.put(_schema_name(name), table.schema.serialize())
         try:
-            return store.put_file(name, lambda path: _holding(self.name, lambda: _write_lines(path, table)))
+            return store.put_file(name, lambda path: _representing(self.name, lambda: _write_lines(path, table)))
         except BatchmillError:
             store.delete(_schema_name(name))
             raise
 
     def read(self, store: BlobStore, name: str) -> pa.Table:
-        """With the schema that lies beside the part."""
+        """See `PartFormat`. The schema is read from the file beside the part."""
         data = store.get(name)
         try:
             schema = pa.ipc.read_schema(store.get(_schema_name(name)))
@@ -99,20 +99,20 @@ class JsonLinesParts(PartFormat):
             raise _unreadable(store, name, error) from error
 
     def files(self, name: str) -> tuple[str, ...]:
-        """The lines and their schema."""
+        """Return the names of the lines and of their schema."""
         return (name, _schema_name(name))
 
 
 def part_format(name: FormatName) -> PartFormat:
-    """The form of that name."""
+    """Return the format of that name."""
     kinds: dict[FormatName, type[PartFormat]] = {"arrow": ArrowParts, "parquet": ParquetParts, "jsonl": JsonLinesParts}
     return kinds[name]()
 
 
 def to_json_lines(table: pa.Table) -> bytes:
-    """A table as JSON Lines. Raises `InvalidOutput` for a type or a value that JSON cannot hold."""
+    """Encode a table as JSON Lines. Raises `InvalidOutput` for a type or a value that JSON cannot represent."""
     lines: list[pa.Buffer] = []
-    _holding("jsonl", lambda: lines.extend(json_lines.encode(table)))
+    _representing("jsonl", lambda: lines.extend(json_lines.encode(table)))
     return b"".join(lines)
 
 
@@ -150,8 +150,8 @@ def _with_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
-def _holding(form: str, write: Callable[[], Any]) -> None:
-    """Write a file; a table that the form cannot hold is an `InvalidOutput`."""
+def _representing(form: str, write: Callable[[], Any]) -> None:
+    """Write a file; a table that the format cannot represent is an `InvalidOutput`."""
     try:
         write()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:

@@ -36,9 +36,9 @@ __all__ = [
 
 
 def open_source(description: SourceDescription, locations: Locations, blobs: BlobStore, staging: str) -> Source:
-    """The source that was described, for the planner to cut and for workers to read, from several threads.
+    """Open the source that was described, for the planner to split and for workers to read. Safe for several threads.
 
-    staging: the folder of the blob store for the text of packed files; one for each job.
+    staging: the folder of the blob store for the text of compressed files; one for each job.
     """
     files = SourceFiles(description, locations, blobs)
     columns = description.arrow_schema.names

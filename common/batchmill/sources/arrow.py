@@ -1,7 +1,7 @@
 """Reads rows of Arrow IPC files by number.
 
-pyarrow tells how many rows a record batch has only once it has read it. `read_index` takes that from the batches'
-own headers instead: the footer names where they lie, each is a FlatBuffers table of a few hundred bytes.
+pyarrow reports how many rows a record batch has only once it has read it. `read_index` takes that from the batches'
+own headers instead: the footer names where they are, each is a FlatBuffers table of a few hundred bytes.
 See "IPC File Format" and `Message.fbs` in the Arrow columnar format's specification.
 """
 
@@ -27,7 +27,7 @@ _TRAILER = struct.Struct("<i6s")  # the footer's length, the magic word
 _MAGIC = b"ARROW1"
 _BLOCK = struct.Struct("<qi4xq")  # offset, length of the header, length of the body
 _CONTINUATION = b"\xff\xff\xff\xff"  # before the header's length, since format version 5
-_FOOTER_BATCHES = 3  # places of fields in their tables
+_FOOTER_BATCHES = 3  # numbers of fields in their tables
 _MESSAGE_HEADER = 2
 _BATCH_LENGTH = 0
 _BATCH_COMPRESSION = 3
@@ -39,10 +39,10 @@ class Index:
 
     rows: tuple[int, ...]
     bytes: tuple[int, ...]
-    is_packed: bool  # whether any is compressed
+    is_compressed: bool  # whether any is compressed
 
     def ends(self) -> NDArray[np.int64]:
-        """The rows of the file up to and with each batch."""
+        """Return the rows of the file up to and with each batch."""
         return np.cumsum(self.rows, dtype=np.int64)
 
 
@@ -55,15 +55,15 @@ class ArrowReader(GroupReader):
         self._indexes: Lru[int, Index] = Lru(MAX_OPEN_FILES)
 
     def groups(self, index: int) -> Groups:
-        """The file's record batches, with their bytes as stored."""
+        """Read where the file's record batches end, and their stored bytes."""
         batches = read_index(self._files.open(index, mapped=True))
         return Groups.of(batches.rows, batches.bytes)
 
     def read(self, index: int, start: int, stop: int) -> pa.Table:
-        """The batches that hold these rows, cut to them."""
+        """Read the batches that have these rows, sliced to them."""
         file = self._files.open(index, mapped=True)
         batches = self._indexes.get_or_make(index, lambda: read_index(file))
-        is_mapped = self._files.locate(index).is_local and not batches.is_packed
+        is_mapped = self._files.locate(index).is_local and not batches.is_compressed
         reader = pa.ipc.open_file(file) if is_mapped else self._open_columns(file)
         ends = batches.ends()
         first, last = np.searchsorted(ends, [start, stop - 1], side="right").tolist()
@@ -74,21 +74,21 @@ class ArrowReader(GroupReader):
         return pa.Table.from_batches(found, reader.schema).slice(start - before, stop - start)
 
     def _open_columns(self, file: Any) -> Any:
-        """A reader that copies, or unpacks, only the source's columns."""
+        """Open a reader that copies, or decompresses, only the source's columns."""
         names = pa.ipc.open_file(file).schema.names
         fields = [names.index(name) for name in self._columns]
         return pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=fields))
 
 
 def read_index(file: Any) -> Index:
-    """The record batches of an Arrow IPC file. Raises `pa.ArrowInvalid` for a damaged one."""
-    pa.ipc.open_file(file)  # tells other files from Arrow's, in better words
+    """Read the index of an Arrow IPC file. Raises `pa.ArrowInvalid` for a damaged one."""
+    pa.ipc.open_file(file)  # refuses files that are not Arrow's, with a better message
     try:
         batches = [_look_at_batch(file, *block) for block in _blocks(file)]
     except (struct.error, IndexError) as error:
         raise pa.ArrowInvalid(f"a record batch of the Arrow file is damaged ({error})") from error
-    rows, sizes, packed = zip(*batches, strict=True) if batches else ((), (), ())
-    return Index(rows, sizes, any(packed))
+    rows, sizes, compressed = zip(*batches, strict=True) if batches else ((), (), ())
+    return Index(rows, sizes, any(compressed))
 
 
 def _blocks(file: Any) -> list[tuple[int, int, int]]:
@@ -117,18 +117,18 @@ def _look_at_batch(file: Any, offset: int, header: int, body: int) -> tuple[int,
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """A FlatBuffers table: its fields' places stand in a table of their own, before or behind it."""
+    """A FlatBuffers table: the offsets of its fields are in a table of their own, before or behind it."""
 
     data: bytes
     start: int
 
     @classmethod
     def root(cls, data: bytes) -> _Table:
-        """The table that the whole buffer is about."""
+        """Return the table that is the buffer's root."""
         return cls(data, struct.unpack_from("<I", data)[0])
 
     def field(self, place: int) -> int | None:
-        """Where a field lies, or None if it has its default."""
+        """Return the offset of a field, or None if it has its default."""
         fields = self.start - struct.unpack_from("<i", self.data, self.start)[0]
         if 4 + 2 * place >= struct.unpack_from("<H", self.data, fields)[0]:
             return None
@@ -136,16 +136,16 @@ class _Table:
         return self.start + int(offset) if offset else None
 
     def vector(self, place: int) -> int | None:
-        """Where the vector or table that a field refers to begins."""
+        """Return where the vector or table that a field refers to begins."""
         at = self.field(place)
         return None if at is None else at + int(struct.unpack_from("<I", self.data, at)[0])
 
     def table(self, place: int) -> _Table | None:
-        """The table that a field refers to."""
+        """Return the table that a field refers to; None if it has its default."""
         at = self.vector(place)
         return None if at is None else _Table(self.data, at)
 
     def number(self, place: int) -> int:
-        """A field of 64 bits."""
+        """Return the value of a field of 64 bits; 0 if it has its default."""
         at = self.field(place)
         return 0 if at is None else int(struct.unpack_from("<q", self.data, at)[0])

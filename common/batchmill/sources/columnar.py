@@ -1,4 +1,4 @@
-"""Sources in Parquet and Arrow files: cut at row numbers, preferably where a row group or record batch ends."""
+"""Sources in Parquet and Arrow files: split at row numbers, preferably where a row group or record batch ends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from batchmill.shard import Slice
 from batchmill.sources.base import End, InputSplit, NextSplit, RowCount, Source, Splitter
-from batchmill.sources.cursor import Cursor
+from batchmill.sources.cursor import SourceCursor
 from batchmill.sources.lines import MAX_SLICES
 from batchmill.sources.opening import changed, reading, unreadable
 from batchmill.sources.schemas import conform
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from batchmill.sources.description import SourceDescription
     from batchmill.sources.opening import SourceFiles
 
-_NEAR = 0.25  # of a piece: how much shorter it may become so that it ends where a group ends
+_NEAR = 0.25  # of a split: how much shorter it may become so that it ends where a group ends
 _ROUNDING = 1e-6  # of a row
 
 
@@ -37,7 +37,7 @@ class Groups:
 
     @classmethod
     def of(cls, rows: Sequence[int], sizes: Sequence[float]) -> Groups:
-        """From each one's rows and bytes."""
+        """Make groups from the rows and bytes of each."""
         full = [(count, max(size, 1.0)) for count, size in zip(rows, sizes, strict=True) if count]
         return cls(
             np.cumsum([0, *(count for count, _ in full)], dtype=np.int64),
@@ -55,7 +55,7 @@ class Groups:
         return float(last - first)
 
     def stop(self, start: int, max_rows: int, max_bytes: float) -> int:
-        """Where to cut behind `start`: a group's end if one is near, else as far as the limits allow."""
+        """Return where a split from `start` on ends: at a group's end if one is near, else at the limits."""
         by_bytes = int(np.interp(self.size(0, start) + max_bytes, self.bytes, self.ends) + _ROUNDING)
         stop = min(start + max_rows, by_bytes, self.rows)
         end = int(self.ends[np.searchsorted(self.ends, stop, side="right") - 1])
@@ -71,11 +71,11 @@ class GroupReader(ABC):
 
     @abstractmethod
     def groups(self, index: int) -> Groups:
-        """Where the groups of a file end."""
+        """Read where the groups of a file end."""
 
     @abstractmethod
     def read(self, index: int, start: int, stop: int) -> pa.Table:
-        """These rows of a file, at least the columns of the source."""
+        """Read these rows of a file, with at least the columns of the source."""
 
 
 class ColumnarSource(Source):
@@ -89,35 +89,35 @@ class ColumnarSource(Source):
         self._reader = reader
 
     def count(self, cursor: str) -> RowCount:  # noqa: ARG002  # known from the start
-        """The rows of all files, exactly."""
+        """Return the rows of all files, exactly."""
         return RowCount(self._total, exact=True)
 
     def splitter(self, cursor: str = "") -> ColumnarSplitter:
-        """A walk from a cursor on."""
-        return ColumnarSplitter(self._files, self._reader, self._rows, Cursor.parse(cursor))
+        """Split from a cursor on."""
+        return ColumnarSplitter(self._files, self._reader, self._rows, SourceCursor.parse(cursor))
 
     def read(self, slices: Sequence[Slice]) -> pa.Table:
-        """Read the rows of these slices: the groups they lie in, and the source's columns, no more."""
-        tables = [self._read(piece) for piece in slices]
+        """Read the rows of these slices: the groups that have them, and only the source's columns."""
+        tables = [self._read(one) for one in slices]
         return pa.concat_tables(tables) if tables else self.schema.empty_table()
 
-    def _read(self, piece: Slice) -> pa.Table:
-        location = self._files.locate(piece.file)
+    def _read(self, one: Slice) -> pa.Table:
+        location = self._files.locate(one.file)
         with reading(location):
-            table = self._reader.read(piece.file, piece.start, piece.stop)
-        if table.num_rows != piece.rows:
-            raise changed(location.uri, f"it has {table.num_rows:,} of the {piece.rows:,} rows from {piece.start:,} on")
+            table = self._reader.read(one.file, one.start, one.stop)
+        if table.num_rows != one.rows:
+            raise changed(location.uri, f"it has {table.num_rows:,} of the {one.rows:,} rows from {one.start:,} on")
         try:
             return conform(table, self.schema)
         except (ValueError, KeyError) as error:
-            reason = f"rows {piece.start:,} to {piece.stop:,} do not fit the source's schema: {error}"
+            reason = f"rows {one.start:,} to {one.stop:,} do not fit the source's schema: {error}"
             raise unreadable(location.uri, reason) from error
 
 
 class ColumnarSplitter(Splitter):
-    """A walk along files that know their rows. Only their footers are read."""
+    """Splits files whose footers say how many rows they have; nothing else of them is read."""
 
-    def __init__(self, files: SourceFiles, reader: GroupReader, rows: Sequence[int], cursor: Cursor) -> None:
+    def __init__(self, files: SourceFiles, reader: GroupReader, rows: Sequence[int], cursor: SourceCursor) -> None:
         self._files = files
         self._reader = reader
         self._rows = rows
@@ -127,7 +127,7 @@ class ColumnarSplitter(Splitter):
         self._groups: Groups | None = None
 
     def next_split(self, max_rows: int, max_bytes: int) -> NextSplit:
-        """The next rows, of one file or of several small ones."""
+        """See `Splitter`. A split has rows of one file or of several small ones."""
         slices: list[Slice] = []
         rows, size = 0, 0.0
         while rows < max_rows and len(slices) < MAX_SLICES and self._at_row():
@@ -146,11 +146,11 @@ class ColumnarSplitter(Splitter):
             return End()
         self._row += rows
         self._at_row()
-        cursor = Cursor(self._file, self._offset, row=self._row)
+        cursor = SourceCursor(self._file, self._offset, row=self._row)
         return InputSplit(tuple(slices), rows, round(size), cursor.text())
 
     def _at_row(self) -> bool:
-        """Go on to the file that has the next row; False behind the last one."""
+        """Move to the file that has the next row; False behind the last one."""
         while self._file < len(self._rows) and self._offset >= self._rows[self._file]:
             self._file += 1
             self._offset = 0

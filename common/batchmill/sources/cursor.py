@@ -1,4 +1,4 @@
-"""Where a walk along a source stands, as the short text that the ledger keeps."""
+"""How far a source was split, as the short text that the ledger keeps."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Self
 
 
 @dataclass(frozen=True, slots=True)
-class Cursor:
-    """A place in a source: always at a row, or behind the last file."""
+class SourceCursor:
+    """A position in a source: always at a row, or behind the last file."""
 
     file: int = 0  # its index among the source's files
     offset: int = 0  # rows into a Parquet or Arrow file; bytes of text into any other
@@ -17,10 +17,10 @@ class Cursor:
     row: int = 0  # 0-based row of the source
 
     def text(self) -> str:
-        """The cursor as compact JSON."""
+        """Return the cursor as compact JSON."""
         return json.dumps(astuple(self), separators=(",", ":"))
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The inverse of `text`; the empty text is the beginning."""
+        """Parse what `text` returned; the empty text is the beginning."""
         return cls(*json.loads(text)) if text else cls()

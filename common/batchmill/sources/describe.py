@@ -1,4 +1,4 @@
-"""Looks a source over when a job is submitted, so that what is wrong with it is told before anything is stored."""
+"""Validates a source when a job is submitted, so that what is wrong with it is reported before anything is stored."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pyarrow import parquet as pq
 from batchmill.errors import InvalidRows, InvalidSource
 from batchmill.sources.arrow import read_index
 from batchmill.sources.description import SourceDescription, SourceFile, encode_schema, total_size
-from batchmill.sources.formats import PlainText
+from batchmill.sources.formats import PlainTextFormat
 from batchmill.sources.lines import make_format, read_header, refuse_other_header
 from batchmill.sources.listing import list_files
 from batchmill.sources.opening import open_file, reading, real_location
@@ -32,10 +32,10 @@ R = TypeVar("R")
 
 
 def describe(spec: FileSource, locations: Locations) -> SourceDescription:
-    """Find the files of a source and look them over.
+    """Find the files of a source and validate them.
 
-    Parquet and Arrow files: their footers. Text files: whole if they are 64 MiB or less together, else the first
-    MiB of each. Raises `InvalidSource`, naming the file and, in text, the line, if there are no files, one lies
+    Parquet and Arrow files: their footers. Text files: all of them if they are 64 MiB or less together, else the
+    first MiB of each. Raises `InvalidSource`, naming the file and, in text, the line, if there are no files, one is
     outside the roots or cannot be read, a line is broken, or the files do not have one schema.
     """
     _check_columns(spec.columns)
@@ -51,7 +51,7 @@ def describe(spec: FileSource, locations: Locations) -> SourceDescription:
 
 
 def describe_upload(blobs: BlobStore, upload_id: str, parts: int) -> SourceDescription:
-    """Look over the parts 0 to `parts` - 1 of an upload.
+    """Validate the parts 0 to `parts` - 1 of an upload.
 
     Columns that one part lacks, or has only nulls in, take their type from another; integers give way to fractions.
     Raises `InvalidSource` for a part that is missing or damaged, `InvalidRows` for a part whose rows have another
@@ -59,9 +59,9 @@ def describe_upload(blobs: BlobStore, upload_id: str, parts: int) -> SourceDescr
     """
     names = _part_names(blobs, upload_id, parts)
     places = [blobs.location(name) for name in names]
-    looks = _each(_look_at_arrow, places)
+    footers = _each(_read_arrow_footer, places)
     schema, files, first_row = pa.schema([]), [], 0
-    for name, (found, rows, size) in zip(names, looks, strict=True):
+    for name, (found, rows, size) in zip(names, footers, strict=True):
         try:
             schema = unite(schema, found)
         except SchemaConflictError as conflict:
@@ -102,10 +102,10 @@ def _check_columns(columns: Sequence[str] | None) -> None:
 def _describe_columnar(
     spec: FileSource, name: Any, places: list[Location], files: list[SourceFile]
 ) -> SourceDescription:
-    look = _look_at_parquet if name == "parquet" else _look_at_arrow
+    describe_one = _read_parquet_footer if name == "parquet" else _read_arrow_footer
     schema: pa.Schema | None = None
     counted = []
-    for place, file, (found, rows, _) in zip(places, files, _each(look, places), strict=True):
+    for place, file, (found, rows, _) in zip(places, files, _each(describe_one, places), strict=True):
         refuse_doubles(found.names, place.uri)
         found = select(found, spec.columns, place.uri)
         try:
@@ -139,13 +139,13 @@ def _disagreement(conflict: SchemaConflictError, place: Location, first: Locatio
     )
 
 
-def _look_at_parquet(place: Location) -> tuple[pa.Schema, int, int]:
+def _read_parquet_footer(place: Location) -> tuple[pa.Schema, int, int]:
     with reading(place), open_file(place) as file:
         parquet = pq.ParquetFile(file)
         return plain(parquet.schema_arrow), parquet.metadata.num_rows, file.size()
 
 
-def _look_at_arrow(place: Location) -> tuple[pa.Schema, int, int]:
+def _read_arrow_footer(place: Location) -> tuple[pa.Schema, int, int]:
     with reading(place), open_file(place, mapped=True) as file:
         schema = pa.ipc.open_file(file).schema
         return plain(schema), sum(read_index(file).rows), file.size()
@@ -168,7 +168,7 @@ class _Text:
         """Scan all files and unite what they hold."""
         indexes = range(len(self._files))
         scans = list(_each(self._scan, indexes, remote=not self._places[0].is_local))
-        schema = self._format.settle(self._united(scans))
+        schema = self._format.final_schema(self._united(scans))
         rows, size = sum(scan.rows for scan in scans), sum(scan.bytes for scan in scans)
         return SourceDescription(
             format=self._name,
@@ -181,7 +181,7 @@ class _Text:
         )
 
     def _common_header(self) -> tuple[str, ...]:
-        """The header that all CSV files have; an empty file has none."""
+        """Read the header that all CSV files have; an empty file has none."""
 
         def read(index: int) -> tuple[str, ...] | None:
             return read_header(self._places[index], self._files[index].size, self._files[index].codec)
@@ -213,7 +213,11 @@ class _Text:
                 self._scan(index, schema)  # names the line
                 raise _disagreement(conflict, self._places[index], self._places[0]) from None
         if schema is None:
-            return PlainText.schema if self._name == "text" else pa.schema([(name, pa.null()) for name in self._header])
+            return (
+                PlainTextFormat.schema
+                if self._name == "text"
+                else pa.schema([(name, pa.null()) for name in self._header])
+            )
         return schema
 
     def _select(self, schema: pa.Schema, rows: int) -> pa.Schema:
@@ -228,9 +232,9 @@ def _seen(file: SourceFile, scan: Scan) -> SourceFile:
     return file.model_copy(update={"expansion": scan.bytes / max(scan.stored, 1) if file.codec else 1.0})
 
 
-def _each(look: Callable[[T], R], items: Sequence[T], *, remote: bool | None = None) -> Iterable[R]:
-    """`look` at each, several at once; results and the first error come in the order of the items."""
+def _each(describe_one: Callable[[T], R], items: Sequence[T], *, remote: bool | None = None) -> Iterable[R]:
+    """Call `describe_one` for each, several at once; results and the first error are in the order of the items."""
     if remote is None:
         remote = bool(items) and not getattr(items[0], "is_local", True)
     with ThreadPoolExecutor(_REMOTE_READERS if remote else _LOCAL_READERS) as pool:
-        yield from pool.map(look, items)
+        yield from pool.map(describe_one, items)

@@ -1,4 +1,4 @@
-"""What is known of a source once it was looked at: its files, its schema, and how many rows, as one JSON value."""
+"""What is known of a source once it was validated: its files, its schema, and how many rows, as one JSON value."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class SourceFile(Frozen):
 
 
 class SourceDescription(Frozen):
-    """A source that was found to be whole and readable. Never changed afterwards.
+    """A source that was found to be complete and readable. Never changed afterwards.
 
-    The planner and the workers open it with `open_source`, and refuse files that differ from what stands here.
+    The planner and the workers open it with `open_source`, and refuse files that differ from this.
     """
 
     format: SourceFormat
@@ -66,17 +66,17 @@ class SourceDescription(Frozen):
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
     def to_json(self) -> bytes:
-        """The description as UTF-8 JSON; what has its default value is left out."""
+        """Return the description as UTF-8 JSON; what has its default value is left out."""
         return self.model_dump_json(exclude_defaults=True).encode()
 
     @classmethod
     def from_json(cls, data: bytes | str) -> Self:
-        """The inverse of `to_json`."""
+        """Parse what `to_json` returned."""
         return cls.model_validate_json(data)
 
 
 def encode_schema(schema: pa.Schema) -> str:
-    """A schema as base64 of its Arrow IPC message."""
+    """Return a schema as base64 of its Arrow IPC message."""
     return base64.b64encode(schema.serialize().to_pybytes()).decode()
 
 

@@ -1,4 +1,4 @@
-"""The text formats: how each is cut into rows, what types its rows have, and how they are parsed."""
+"""The text formats: how each is divided into rows, what types its rows have, and how they are parsed."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ _TRUTH = r"^(true|false|True|False|TRUE|FALSE)$"
 
 
 @dataclass(frozen=True, slots=True)
-class Reason:
-    """Why a record does not fit: a clause, and the column that it is about."""
+class RecordProblem:
+    """Why a record does not fit: a clause for a message, and the column that it is about."""
 
     text: str
     column: str | None = None
 
 
 class LineFormat(ABC):
-    """A text format. `data` is always a run of whole records that hold `rows` rows.
+    """A text format. `data` is always a run of complete records with `rows` rows.
 
     What does not parse raises `ValueError`; where and why is found out afterwards, in `faults`.
     """
@@ -48,41 +48,41 @@ class LineFormat(ABC):
 
     @abstractmethod
     def infer(self, data: pa.Buffer, rows: int) -> pa.Schema:
-        """The columns and types of these rows."""
+        """Infer the columns and types of these rows."""
 
     @abstractmethod
     def unite(self, left: pa.Schema, right: pa.Schema) -> pa.Schema:
-        """The schema for rows of both. Raises `SchemaConflictError` if there is none."""
+        """Return the schema for rows of both. Raises `SchemaConflictError` if there is none."""
 
     @abstractmethod
     def parse(self, data: pa.Buffer, rows: int, schema: pa.Schema) -> pa.Table:
-        """The rows, with exactly this schema."""
+        """Parse the rows, with exactly this schema."""
 
     @abstractmethod
-    def explain(self, record: bytes, expected: pa.Schema, *, widen: bool) -> Reason | None:
-        """What is wrong with one record, if that can be told.
+    def explain(self, record: bytes, expected: pa.Schema, *, widen: bool) -> RecordProblem | None:
+        """Return what is wrong with one record; None if it is not known.
 
-        widen: new columns and wider types are right, only those that go with no wider type are wrong.
+        widen: new columns and wider types are right, only those that fit no wider type are wrong.
         """
 
-    def settle(self, schema: pa.Schema) -> pa.Schema:
-        """The schema to read with, once all types were united."""
+    def final_schema(self, schema: pa.Schema) -> pa.Schema:
+        """Return the schema to read with, once all types were united."""
         return schema
 
 
-class PlainText(LineFormat):
+class PlainTextFormat(LineFormat):
     """Every line is a row, blank ones too, with the one column `text`."""
 
     layout = Layout()
     schema = pa.schema([("text", pa.string())])
 
     def infer(self, data: pa.Buffer, rows: int) -> pa.Schema:
-        """Always the one column; raises `ValueError` for what is no UTF-8."""
+        """Return the one column that there always is; raises `ValueError` for what is no UTF-8."""
         self.parse(data, rows, self.schema)
         return self.schema
 
     def unite(self, left: pa.Schema, right: pa.Schema) -> pa.Schema:  # noqa: ARG002  # there is only one
-        """The one schema."""
+        """Return the one schema."""
         return left
 
     def parse(self, data: pa.Buffer, rows: int, schema: pa.Schema) -> pa.Table:
@@ -94,12 +94,12 @@ class PlainText(LineFormat):
             raise ValueError(f"{len(lines)} lines, expected {rows}")
         return pa.table([lines], schema=self.schema).select(schema.names)
 
-    def explain(self, record: bytes, expected: pa.Schema, *, widen: bool) -> Reason | None:  # noqa: ARG002  # no types
+    def explain(self, record: bytes, expected: pa.Schema, *, widen: bool) -> RecordProblem | None:  # noqa: ARG002  # no types
         """Only UTF-8 can be wrong."""
         return _not_utf8(record)
 
 
-class JsonLines(LineFormat):
+class JsonLinesFormat(LineFormat):
     """Every line is a JSON object, its fields are the columns; lines of white space only are passed over.
 
     Text that looks like a time stays text. Whole numbers beyond 64 bits become floating-point numbers.
@@ -112,7 +112,7 @@ class JsonLines(LineFormat):
         self._others = "ignore" if ignore_others else "error"
 
     def infer(self, data: pa.Buffer, rows: int) -> pa.Schema:
-        """The fields of all these objects; integers and fractions together are fractions, null is anything."""
+        """Infer the fields of all these objects; integers and fractions together are fractions, null is anything."""
         _refuse_deep_nesting(data)
         schema = self._read(data, rows, arrow_json.ParseOptions()).schema
         return pa.schema([pa.field(field.name, _without_times(field.type)) for field in schema])
@@ -122,37 +122,39 @@ class JsonLines(LineFormat):
         return unite(left, right)
 
     def parse(self, data: pa.Buffer, rows: int, schema: pa.Schema) -> pa.Table:
-        """The rows; a field that is missing is null."""
+        """Parse the rows; a field that is missing is null."""
         options = arrow_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior=self._others)
         return self._read(data, rows, options).select(schema.names)
 
-    def explain(self, record: bytes, expected: pa.Schema, *, widen: bool) -> Reason | None:
-        """What keeps the record from being an object whose fields have the expected types."""
+    def explain(self, record: bytes, expected: pa.Schema, *, widen: bool) -> RecordProblem | None:
+        """Return what keeps the record from being an object whose fields have the expected types."""
         try:
             value = json.loads(record.decode(), object_pairs_hook=_unique)
         except UnicodeDecodeError:
             return _not_utf8(record)
         except json.JSONDecodeError as error:
-            return Reason(f"this is no JSON object: {error.msg[0].lower()}{error.msg[1:]}, at character {error.colno}")
+            return RecordProblem(
+                f"this is no JSON object: {error.msg[0].lower()}{error.msg[1:]}, at character {error.colno}"
+            )
         except RecursionError:
-            return Reason(f"its values are nested deeper than {MAX_NESTING} levels")
+            return RecordProblem(f"its values are nested deeper than {MAX_NESTING} levels")
         if not isinstance(value, dict):
-            return Reason(f"expected a JSON object, came {_json_kind(value)}")
+            return RecordProblem(f"expected a JSON object, got {_json_kind(value)}")
         found = self.infer(pa.py_buffer(record), 1)
         reasons = (self._difference(field, expected, widen) for field in found)
         return next(filter(None, reasons), None)
 
-    def _difference(self, found: pa.Field, expected: pa.Schema, widen: bool) -> Reason | None:
+    def _difference(self, found: pa.Field, expected: pa.Schema, widen: bool) -> RecordProblem | None:
         if found.name not in expected.names:
             is_right = widen or self._others == "ignore"
-            return None if is_right else Reason(f"it has a new field {found.name!r}", found.name)
+            return None if is_right else RecordProblem(f"it has a new field {found.name!r}", found.name)
         known = expected.field(found.name)
         try:
             if unite_types(known, found) == known.type or widen:
                 return None
         except SchemaConflictError:
             pass
-        return Reason(f"column {found.name!r} holds {found.type} here, and {known.type} before", found.name)
+        return RecordProblem(f"column {found.name!r} holds {found.type} here, and {known.type} before", found.name)
 
     def _read(self, data: pa.Buffer, rows: int, options: arrow_json.ParseOptions) -> pa.Table:
         _one_string(data)
@@ -164,7 +166,7 @@ class JsonLines(LineFormat):
         return table
 
 
-class Csv(LineFormat):
+class CsvFormat(LineFormat):
     """Records of values separated by commas, the first one of each file names the columns; blank lines are no rows.
 
     A column of whole numbers is int64, of numbers double, of true and false bool, and anything else text. Numbers
@@ -178,21 +180,21 @@ class Csv(LineFormat):
         self.header = tuple(header)
 
     def infer(self, data: pa.Buffer, rows: int) -> pa.Schema:
-        """The narrowest type of each column that keeps what is written."""
+        """Infer the narrowest type of each column that keeps what is written."""
         table = self.parse(data, rows, pa.schema([(name, pa.string()) for name in self.header]))
         return pa.schema([(name, _narrowest(table[name])) for name in self.header])
 
     def unite(self, left: pa.Schema, right: pa.Schema) -> pa.Schema:
-        """The wider type of each column; text holds all."""
+        """Return the wider type of each column; text holds all."""
         return pa.schema([(field.name, _wider(field, right.field(field.name))) for field in left])
 
-    def settle(self, schema: pa.Schema) -> pa.Schema:
-        """A column without any value is text."""
+    def final_schema(self, schema: pa.Schema) -> pa.Schema:
+        """Make columns without any value text."""
         types = [pa.string() if pa.types.is_null(field.type) else field.type for field in schema]
         return pa.schema(list(zip(schema.names, types, strict=True)))
 
     def parse(self, data: pa.Buffer, rows: int, schema: pa.Schema) -> pa.Table:
-        """The rows, only the schema's columns."""
+        """Parse the rows, only the schema's columns."""
         if not rows:
             return schema.empty_table()
         table = arrow_csv.read_csv(
@@ -209,23 +211,23 @@ class Csv(LineFormat):
             raise ValueError(f"{table.num_rows} rows where {rows} were counted")
         return table
 
-    def explain(self, record: bytes, expected: pa.Schema, *, widen: bool) -> Reason | None:
-        """What keeps the record from having the header's number of values, of the expected types."""
+    def explain(self, record: bytes, expected: pa.Schema, *, widen: bool) -> RecordProblem | None:
+        """Return what keeps the record from having the header's number of values, of the expected types."""
         try:
             values = parse_record(record)
         except UnicodeDecodeError:
             return _not_utf8(record)
         if len(values) != len(self.header):
-            return Reason(f"expected {len(self.header)} values ({', '.join(self.header)}), came {len(values)}")
+            return RecordProblem(f"expected {len(self.header)} values ({', '.join(self.header)}), got {len(values)}")
         for name, value in zip(self.header, values, strict=True):
             if not widen and name in expected.names and not _fits(value, expected.field(name).type):
                 kind = expected.field(name).type
-                return Reason(f"column {name!r} holds {value[:60]!r} here, and {kind} before", name)
-        return Reason("a carriage return stands alone in it") if b"\r" in record.rstrip(b"\r\n") else None
+                return RecordProblem(f"column {name!r} holds {value[:60]!r} here, and {kind} before", name)
+        return RecordProblem("it has a carriage return without a newline") if b"\r" in record.rstrip(b"\r\n") else None
 
 
 def parse_record(record: bytes) -> list[str]:
-    """The values of one CSV record. Raises `ValueError` for what is none, or no UTF-8."""
+    """Parse the values of one CSV record. Raises `ValueError` for what is none, or no UTF-8."""
     try:
         return next(csv.reader(io.StringIO(record.decode(), newline="")), [])
     except csv.Error as error:
@@ -233,7 +235,7 @@ def parse_record(record: bytes) -> list[str]:
 
 
 def _one_string(data: pa.Buffer) -> pa.Array:
-    """The bytes as a single string, not copied. Raises `ValueError` if they are no UTF-8."""
+    """Return the bytes as a single string, not copied. Raises `ValueError` if they are no UTF-8."""
     offsets = pa.array([0, data.size], pa.int64()).buffers()[1]
     return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, data]).cast(pa.large_string())
 
@@ -246,7 +248,7 @@ def _unique(fields: list[tuple[str, Any]]) -> dict[str, Any]:
     names = Counter(name for name, _ in fields)
     double = next((name for name, count in names.items() if count > 1), None)
     if double is not None:
-        raise _TwiceError(f"the field {double!r} stands twice")
+        raise _TwiceError(f"the field {double!r} is there twice")
     return dict(fields)
 
 
@@ -260,7 +262,7 @@ def _refuse_other_values(data: pa.Buffer) -> None:
     text = data.to_pybytes() if len(odd) else b""
     for start in odd.tolist():
         stop = text.find(b"\n", start)
-        line = text[start : stop if stop >= 0 else len(text)].lstrip(JsonLines.layout.blanks)
+        line = text[start : stop if stop >= 0 else len(text)].lstrip(JsonLinesFormat.layout.blanks)
         if line and not line.startswith(b"{"):
             raise ValueError("a line is no JSON object")
 
@@ -281,11 +283,11 @@ def _nesting(line: bytes) -> int:
     return int(np.cumsum(steps).max(initial=0))
 
 
-def _not_utf8(record: bytes) -> Reason | None:
+def _not_utf8(record: bytes) -> RecordProblem | None:
     try:
         record.decode()
     except UnicodeDecodeError as error:
-        return Reason(f"its byte {error.start + 1}, {record[error.start]:#04x}, is no UTF-8")
+        return RecordProblem(f"its byte {error.start + 1}, {record[error.start]:#04x}, is no UTF-8")
     return None
 
 
@@ -295,7 +297,7 @@ def _json_kind(value: object) -> str:
 
 
 def _without_times(kind: pa.DataType) -> pa.DataType:
-    """The type with text in place of the times that Arrow takes some text for."""
+    """Return the type with text in place of the times that Arrow takes some text for."""
     if pa.types.is_timestamp(kind):
         return pa.string()
     if pa.types.is_list(kind):
@@ -335,7 +337,7 @@ def _fits(value: str, kind: pa.DataType) -> bool:
         return True
     data = pa.py_buffer(f'"{value}"\n'.encode())
     try:
-        Csv(["value"]).parse(data, 1, pa.schema([("value", kind)]))
+        CsvFormat(["value"]).parse(data, 1, pa.schema([("value", kind)]))
     except ValueError:
         return False
     return True

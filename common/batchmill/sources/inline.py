@@ -1,4 +1,4 @@
-"""Rows that ride with the job itself, as one small table."""
+"""Rows that are sent with the job itself, as one small table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from batchmill.shard import Slice
 from batchmill.sources.base import End, InputSplit, NextSplit, RowCount, Source, Splitter
-from batchmill.sources.cursor import Cursor
+from batchmill.sources.cursor import SourceCursor
 from batchmill.sources.schemas import plain
 
 if TYPE_CHECKING:
@@ -23,21 +23,21 @@ class InlineSource(Source):
         self._table = table.cast(self.schema)
 
     def count(self, cursor: str) -> RowCount:  # noqa: ARG002  # known from the start
-        """The table's rows, exactly."""
+        """Return the table's rows, exactly."""
         return RowCount(self._table.num_rows, exact=True)
 
     def splitter(self, cursor: str = "") -> InlineSplitter:
-        """A walk over the rows from a cursor on."""
-        return InlineSplitter(self._table, Cursor.parse(cursor).row)
+        """Split the rows from a cursor on."""
+        return InlineSplitter(self._table, SourceCursor.parse(cursor).row)
 
     def read(self, slices: Sequence[Slice]) -> pa.Table:
-        """These rows, in order."""
-        pieces = [self._table.slice(piece.start, piece.stop - piece.start) for piece in slices]
-        return pa.concat_tables(pieces) if pieces else self.schema.empty_table()
+        """See `Source`."""
+        tables = [self._table.slice(one.start, one.stop - one.start) for one in slices]
+        return pa.concat_tables(tables) if tables else self.schema.empty_table()
 
 
 class InlineSplitter(Splitter):
-    """A walk over the rows of a table."""
+    """Splits a table."""
 
     def __init__(self, table: pa.Table, row: int) -> None:
         self._rows = table.num_rows
@@ -45,12 +45,12 @@ class InlineSplitter(Splitter):
         self._row = row
 
     def next_split(self, max_rows: int, max_bytes: int) -> NextSplit:
-        """The next rows; their bytes are the table's average."""
+        """See `Splitter`. A row counts as many bytes as the table's rows have on average."""
         start = self._row
         if start >= self._rows:
             return End()
         by_bytes = int(max_bytes // self._row_bytes) if self._row_bytes else max_rows
         stop = self._row = min(start + max(min(max_rows, by_bytes), 1), self._rows)
         rows = stop - start
-        cursor = Cursor(row=stop).text()
+        cursor = SourceCursor(row=stop).text()
         return InputSplit((Slice(0, start, stop, rows),), rows, int(rows * self._row_bytes), cursor)

@@ -1,4 +1,8 @@
-"""Sources of text: JSON Lines, CSV and plain text, cut at byte offsets; packed files are unpacked piece by piece."""
+"""Sources of text: JSON Lines, CSV and plain text, split at byte offsets.
+
+A compressed file cannot be read from its middle. The splitter decompresses it once, from its beginning, and stores the
+text of each slice in the blob store, where workers read it (`Slice.staged`).
+"""
 
 from __future__ import annotations
 
@@ -10,11 +14,11 @@ import pyarrow as pa
 from batchmill.errors import InvalidSource
 from batchmill.shard import Slice
 from batchmill.sources.base import End, InputSplit, NextSplit, RowCount, Source, Splitter
-from batchmill.sources.cursor import Cursor
-from batchmill.sources.faults import Passage, broken_while_read
-from batchmill.sources.formats import Csv, JsonLines, LineFormat, PlainText, parse_record
+from batchmill.sources.cursor import SourceCursor
+from batchmill.sources.faults import RecordBlock, broken_while_read
+from batchmill.sources.formats import CsvFormat, JsonLinesFormat, LineFormat, PlainTextFormat, parse_record
 from batchmill.sources.opening import unreadable
-from batchmill.sources.walk import Blocks, Stretch, TextWalk
+from batchmill.sources.text_ranges import Blocks, TextRange, TextRangeReader
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +28,7 @@ if TYPE_CHECKING:
     from batchmill.storage.blobs import BlobStore
     from batchmill.storage.locations import Location
 
-MAX_SLICES = 256  # a piece: what it costs in the ledger stays small
+MAX_SLICES = 256  # of a split, so that the ledger's entry stays small
 _HEADER_BYTES = 1024 * 1024
 
 
@@ -41,37 +45,37 @@ class LineSource(Source):
 
     def count(self, cursor: str) -> RowCount:
         """Exact at the end, and where all files were read when they were described; else by the bytes left."""
-        return self._sizes.count(Cursor.parse(cursor))
+        return self._sizes.count(SourceCursor.parse(cursor))
 
     def splitter(self, cursor: str = "") -> LineSplitter:
-        """A walk from a cursor on; in a packed file, everything before it is unpacked again."""
-        return LineSplitter(self._files, self._format, Cursor.parse(cursor), self._blobs, self._staging)
+        """Split from a cursor on; of a compressed file, everything before it is decompressed again."""
+        return LineSplitter(self._files, self._format, SourceCursor.parse(cursor), self._blobs, self._staging)
 
     def read(self, slices: Sequence[Slice]) -> pa.Table:
         """Parse the rows of these slices."""
-        tables = [self._read(piece) for piece in slices]
+        tables = [self._read(one) for one in slices]
         return pa.concat_tables(tables) if tables else self.schema.empty_table()
 
-    def _read(self, piece: Slice) -> pa.Table:
-        data = self._load(piece)
+    def _read(self, one: Slice) -> pa.Table:
+        data = self._load(one)
         try:
-            return self._format.parse(data, piece.rows, self.schema)
+            return self._format.parse(data, one.rows, self.schema)
         except ValueError as error:
-            passage = Passage(self._files.locate(piece.file).uri, piece.line, piece.rows, data)
-            raise broken_while_read(passage, self._format, self.schema, error) from error
+            block = RecordBlock(self._files.locate(one.file).uri, one.line, one.rows, data)
+            raise broken_while_read(block, self._format, self.schema, error) from error
 
-    def _load(self, piece: Slice) -> pa.Buffer:
-        size = piece.stop - piece.start
-        if piece.staged:
-            return self._blobs.get(piece.staged).slice(piece.start, size)
-        return self._files.read_at(piece.file, piece.start, size)
+    def _load(self, one: Slice) -> pa.Buffer:
+        size = one.stop - one.start
+        if one.staged:
+            return self._blobs.get(one.staged).slice(one.start, size)
+        return self._files.read_at(one.file, one.start, size)
 
 
 class LineSplitter(Splitter):
-    """A walk along text files. It reads only as far as the next rows need, and keeps its place."""
+    """Splits text files, reading only as far as the next rows need. Keeps the file that it is in open."""
 
     def __init__(
-        self, files: SourceFiles, line_format: LineFormat, cursor: Cursor, blobs: BlobStore, staging: str
+        self, files: SourceFiles, line_format: LineFormat, cursor: SourceCursor, blobs: BlobStore, staging: str
     ) -> None:
         self._files = files
         self._format = line_format
@@ -80,19 +84,19 @@ class LineSplitter(Splitter):
         self._file = cursor.file
         self._row = cursor.row
         self._from = cursor  # where to open the file, while none is open
-        self._walk: TextWalk | None = None
+        self._reader: TextRangeReader | None = None
 
     def next_split(self, max_rows: int, max_bytes: int) -> NextSplit:
-        """The next rows, of one file or of several small ones; a long row comes alone."""
+        """See `Splitter`. A split has rows of one file or of several small ones; a row that is too long is alone."""
         slices: list[Slice] = []
         rows = size = 0
-        while rows < max_rows and len(slices) < MAX_SLICES and (walk := self._at_row()) is not None:
-            stretch = walk.take(max_rows - rows, max_bytes - size, at_least_one=not slices)
-            if stretch is None:
+        while rows < max_rows and len(slices) < MAX_SLICES and (reader := self._at_row()) is not None:
+            taken = reader.take(max_rows - rows, max_bytes - size, at_least_one=not slices)
+            if taken is None:
                 break
-            slices.append(self._slice(stretch))
-            rows += stretch.rows
-            size += stretch.stop - stretch.start
+            slices.append(self._slice(taken))
+            rows += taken.rows
+            size += taken.stop - taken.start
         if not slices:
             return End()
         self._row += rows
@@ -100,46 +104,46 @@ class LineSplitter(Splitter):
 
     def close(self) -> None:
         """Close the file that is open."""
-        if self._walk is not None:
-            self._walk.close()
-            self._walk = None
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
 
-    def _cursor(self) -> Cursor:
-        walk = self._at_row()
-        return Cursor(self._file, walk.offset if walk else 0, walk.line if walk else 1, self._row)
+    def _cursor(self) -> SourceCursor:
+        reader = self._at_row()
+        return SourceCursor(self._file, reader.offset if reader else 0, reader.line if reader else 1, self._row)
 
-    def _at_row(self) -> TextWalk | None:
-        """The walk along the file that has the next row; None behind the last file."""
+    def _at_row(self) -> TextRangeReader | None:
+        """Return the reader of the file that has the next row; None behind the last file."""
         while self._file < len(self._files):
-            if self._walk is None:
-                self._walk = self._open()
-            if self._walk.skip_to_row():
-                return self._walk
+            if self._reader is None:
+                self._reader = self._open()
+            if self._reader.skip_to_row():
+                return self._reader
             self.close()
             self._file += 1
-            self._from = Cursor(self._file)
+            self._from = SourceCursor(self._file)
         return None
 
-    def _open(self) -> TextWalk:
+    def _open(self) -> TextRangeReader:
         location = self._files.check(self._file)
         entry = self._files.entries[self._file]
         offset = self._from.offset
         blocks = Blocks(location, entry.size, entry.codec, offset)
         if offset:
-            return TextWalk(blocks, self._format.layout, offset, self._from.line, keep=entry.codec is not None)
+            return TextRangeReader(blocks, self._format.layout, offset, self._from.line, keep=entry.codec is not None)
         return begin(blocks, self._format, keep=entry.codec is not None)
 
-    def _slice(self, stretch: Stretch) -> Slice:
+    def _slice(self, taken: TextRange) -> Slice:
         codec = self._files.entries[self._file].codec
         if codec is None:
-            return Slice(self._file, stretch.start, stretch.stop, stretch.rows, stretch.line)
-        name = f"{self._staging}/{self._file:06d}-{stretch.start}-{stretch.stop}"
-        self._blobs.put(name, stretch.text)
-        return Slice(self._file, 0, stretch.stop - stretch.start, stretch.rows, stretch.line, name)
+            return Slice(self._file, taken.start, taken.stop, taken.rows, taken.line)
+        name = f"{self._staging}/{self._file:06d}-{taken.start}-{taken.stop}"
+        self._blobs.put(name, taken.text)
+        return Slice(self._file, 0, taken.stop - taken.start, taken.rows, taken.line, name)
 
 
 class TextSizes:
-    """How many rows text files have, as far as bytes tell it."""
+    """How many rows text files have, estimated from their bytes where they were not read to the end."""
 
     def __init__(self, description: SourceDescription) -> None:
         files = description.files
@@ -152,8 +156,8 @@ class TextSizes:
         self._unknown_before = [0.0, *accumulate(unknown)]
         self._known_before = [0, *accumulate(file.rows or 0 for file in files)]
 
-    def count(self, cursor: Cursor) -> RowCount:
-        """How many rows there are in all, seen from a cursor."""
+    def count(self, cursor: SourceCursor) -> RowCount:
+        """Return how many rows there are in total, with all before the cursor read."""
         if self._total is not None:
             return RowCount(self._total, exact=True)
         if cursor.file >= len(self._sizes):
@@ -169,38 +173,38 @@ class TextSizes:
 
 
 def line_format(description: SourceDescription) -> LineFormat:
-    """The parser for a described source."""
+    """Make the parser for a described source."""
     return make_format(description.format, description.header or (), selected=description.selected)
 
 
 def make_format(name: str, header: Sequence[str], *, selected: bool) -> LineFormat:
-    """The parser for a text format. header: the columns of a CSV file; selected: only some columns are read."""
+    """Make the parser for a text format. header: the columns of a CSV file; selected: only some columns are read."""
     if name == "jsonl":
-        return JsonLines(ignore_others=selected)
-    return Csv(header) if name == "csv" else PlainText()
+        return JsonLinesFormat(ignore_others=selected)
+    return CsvFormat(header) if name == "csv" else PlainTextFormat()
 
 
-def begin(blocks: Blocks, line_format: LineFormat, *, keep: bool) -> TextWalk:
-    """A walk from the beginning of a file on, behind the header if it has one."""
-    walk = TextWalk(blocks, line_format.layout, keep=keep)
-    if isinstance(line_format, Csv) and walk.skip_to_row():
-        walk.take(1, 0, at_least_one=True)
-    return walk
+def begin(blocks: Blocks, line_format: LineFormat, *, keep: bool) -> TextRangeReader:
+    """Open a reader at the beginning of a file, behind the header if it has one."""
+    reader = TextRangeReader(blocks, line_format.layout, keep=keep)
+    if isinstance(line_format, CsvFormat) and reader.skip_to_row():
+        reader.take(1, 0, at_least_one=True)
+    return reader
 
 
 def read_header(location: Location, size: int, codec: Codec | None) -> tuple[str, ...] | None:
-    """The names in the first record of a CSV file; None if it has no record at all."""
-    walk = TextWalk(Blocks(location, size, codec), Csv.layout, keep=True)
+    """Read the names in the first record of a CSV file; None if it has no record at all."""
+    reader = TextRangeReader(Blocks(location, size, codec), CsvFormat.layout, keep=True)
     try:
-        stretch = walk.take(1, _HEADER_BYTES, at_least_one=True) if walk.skip_to_row() else None
+        first = reader.take(1, _HEADER_BYTES, at_least_one=True) if reader.skip_to_row() else None
     finally:
-        walk.close()
-    if stretch is None:
+        reader.close()
+    if first is None:
         return None
     try:
-        return tuple(parse_record(stretch.whole().to_pybytes()))
+        return tuple(parse_record(first.joined().to_pybytes()))
     except ValueError as error:
-        raise unreadable(location.uri, f"line {stretch.line}, its header, is no CSV: {error}") from error
+        raise unreadable(location.uri, f"line {first.line}, its header, is no CSV: {error}") from error
 
 
 def refuse_other_header(found: Sequence[str], expected: Sequence[str], uri: str, first: str) -> None:

@@ -46,7 +46,7 @@ _DIGITS = re.compile(r"(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file or a folder that a listing came upon."""
+    """A file or a folder that a listing found."""
 
     location: Location
     is_folder: bool
@@ -69,11 +69,11 @@ class Listing:
 
 
 def list_files(spec: FileSource, locations: Locations) -> Listing:
-    """The files that a source names; each once, however many patterns it matches.
+    """List the files that a source names; each once, however many patterns it matches.
 
     Files that are named keep their order; those of a folder or a glob come in natural order ("part-2" before
     "part-10"). In folders, names that begin with "_" or "." are passed over. Raises `InvalidSource` for a pattern
-    that no file matches, a link out of the roots, formats that are mixed or cannot be told.
+    that no file matches, a link out of the roots, formats that are mixed or unknown.
     """
     patterns = [spec.path] if isinstance(spec.path, str) else spec.path
     if not patterns:
@@ -101,7 +101,7 @@ def _matches(pattern: str, locations: Locations) -> list[Entry]:
                 file=location.uri,
             )
         else:
-            entries = _walk(location, locations, set()) if entry.is_folder else [entry]
+            entries = _files_below(location, locations, set()) if entry.is_folder else [entry]
         files = list(islice(entries, MAX_FILES + 1))
     return sorted(_counted(files, location), key=lambda file: natural_key(file.location.path))
 
@@ -123,19 +123,25 @@ def _counted(files: list[Entry], location: Location) -> list[Entry]:
 
 
 def natural_key(path: str) -> list[tuple[list[str | int], str]]:
-    """A sort key that takes runs of digits for numbers, folder by folder."""
+    """Return a sort key that compares runs of digits as numbers, folder by folder."""
     return [(_numbers(part), part) for part in path.split("/")]
 
 
 def _numbers(part: str) -> list[str | int]:
-    return [int(piece) if place % 2 else piece for place, piece in enumerate(_DIGITS.split(part))]
+    return [int(run) if place % 2 else run for place, run in enumerate(_DIGITS.split(part))]
 
 
 def _expand(location: Location, locations: Locations) -> Iterator[Entry]:
-    """What a glob matches: `*`, `?`, `[…]` within a name, `**` for any number of folders."""
+    """Yield what a glob matches: `*`, `?`, `[…]` within a name, `**` for any number of folders."""
     parts = location.path.split("/")
     first = next(place for place, part in enumerate(parts) if _MAGIC.search(part))
     base = at(location, "/".join(parts[:first]) or "/")
+    if base.is_local and not Path(base.path).is_dir():  # a bucket has no folders, only keys
+        raise InvalidSource(
+            f"no file matches {location.uri!r}: the folder {base.uri!r} does not exist.",
+            hint="Check the path; it must be one that the service can see, not only your own machine.",
+            file=location.uri,
+        )
     return _expand_parts(base, parts[first:], locations)
 
 
@@ -151,13 +157,13 @@ def _expand_parts(folder: Location, parts: list[str], locations: Locations) -> I
         if not fnmatchcase(entry.name, part) or (_is_hidden(entry.name) and entry.name[0] != part[0]):
             continue
         if not rest:
-            yield from _walk(entry.location, locations, set()) if entry.is_folder else [entry]
+            yield from _files_below(entry.location, locations, set()) if entry.is_folder else [entry]
         elif entry.is_folder:
             yield from _expand_parts(entry.location, rest, locations)
 
 
-def _walk(folder: Location, locations: Locations, seen: set[str]) -> Iterator[Entry]:
-    """The files below a folder. A link to a folder is followed, once."""
+def _files_below(folder: Location, locations: Locations, seen: set[str]) -> Iterator[Entry]:
+    """Yield the files below a folder. A link to a folder is followed, once."""
     if not folder.is_local:
         yield from _remote(folder, recursive=True)
         return
@@ -169,7 +175,7 @@ def _walk(folder: Location, locations: Locations, seen: set[str]) -> Iterator[En
         if _is_hidden(entry.name):
             continue
         if entry.is_folder:
-            yield from _walk(entry.location, locations, seen)
+            yield from _files_below(entry.location, locations, seen)
         else:
             yield entry
 
@@ -187,9 +193,7 @@ def _children(folder: Location, locations: Locations) -> Iterator[Entry]:
             yield entry
         elif not _is_hidden(name):
             path = folder.child(name).uri
-            raise InvalidSource(
-                f"{path} is a link to a file that does not exist.", hint="Mend or remove it.", file=path
-            )
+            raise InvalidSource(f"{path} is a link to a file that does not exist.", hint="Fix or remove it.", file=path)
 
 
 def _remote(folder: Location, *, recursive: bool) -> Iterator[Entry]:
@@ -202,7 +206,7 @@ def _remote(folder: Location, *, recursive: bool) -> Iterator[Entry]:
 
 
 def _entry(location: Location) -> Entry | None:
-    """What lies at a location, or None."""
+    """Return what is at a location, or None."""
     if location.is_local:
         try:
             status = Path(location.path).stat()
@@ -220,7 +224,7 @@ def _entry(location: Location) -> Entry | None:
 
 
 def at(location: Location, path: str) -> Location:
-    """The place `path` on the disks, or in the object store, of another location."""
+    """Return the place `path` on the disks, or in the object store, of another location."""
     scheme = location.uri[: len(location.uri) - len(location.path)]
     return Location(path, scheme + path, location.objects)
 
@@ -241,14 +245,14 @@ def _format_of(uri: str, asked: SourceFormat | None) -> tuple[SourceFormat, Code
     kind = asked or _ENDINGS.get(ending)
     if kind is None:
         raise InvalidSource(
-            f"{uri}: the ending {ending!r} does not tell its format.",
+            f"{uri}: the format is not known from the ending {ending!r}.",
             hint=_ending_hint(ending),
             file=uri,
         )
     if codec is not None and kind not in _LINE_FORMATS:
         raise InvalidSource(
             f"{uri} is a {kind} file inside a {codec} file.",
-            hint=f"Unpack it: {kind} compresses its own columns.",
+            hint=f"Decompress it: {kind} compresses its own columns.",
             file=uri,
         )
     return kind, codec

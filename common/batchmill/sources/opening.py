@@ -1,4 +1,4 @@
-"""Opens the files of a described source, and tells what is wrong with one that cannot be opened or read."""
+"""Opens the files of a described source, and reports what is wrong with one that cannot be opened or read."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ class SourceFiles:
         return len(self.entries)
 
     def locate(self, index: int) -> Location:
-        """Where a file lies, its links followed. Raises `InvalidSource` if it lies outside the roots."""
+        """Return where a file is, its links followed. Raises `InvalidSource` if it is outside the roots."""
         name = self.entries[index].name
         if self._in_blobs:
             return self._blobs.location(name)
         return real_location(self._locations.resolve(name), self._locations)
 
     def open(self, index: int, *, mapped: bool = False) -> Any:
-        """A file to be read at any place by several threads at once; the ones last used stay open.
+        """Open a file that several threads may read at any offset; the ones last used stay open.
 
         mapped: map local files into memory.
         Raises `InvalidSource` if it vanished or changed since it was described.
@@ -59,7 +59,7 @@ class SourceFiles:
         return self._open.get_or_make(index, lambda: self._open_checked(index, mapped))
 
     def read_at(self, index: int, start: int, size: int) -> pa.Buffer:
-        """A stretch of a file's bytes. Raises `InvalidSource` if the file ends before it."""
+        """Read `size` bytes of a file. Raises `InvalidSource` if it ends before them."""
         file = self.open(index)
         location = self.locate(index)
         with reading(location):
@@ -69,7 +69,7 @@ class SourceFiles:
         return pa.py_buffer(data)
 
     def check(self, index: int) -> Location:
-        """Where a file lies. Raises `InvalidSource` if it vanished or changed since it was described."""
+        """Return where a file is. Raises `InvalidSource` if it vanished or changed since it was described."""
         location = self.locate(index)
         entry = self.entries[index]
         with reading(location):
@@ -89,7 +89,7 @@ class SourceFiles:
 
 
 def real_location(location: Location, locations: Locations) -> Location:
-    """A local location with its links followed, under the name it is known by; a remote one as it is."""
+    """Follow the links of a local location, which keeps the name it is known by; a remote one is returned as it is."""
     if not location.is_local:
         return location
     real = os.path.realpath(location.path)
@@ -98,14 +98,14 @@ def real_location(location: Location, locations: Locations) -> Location:
 
 
 def open_file(location: Location, *, mapped: bool = False) -> Any:
-    """A `pyarrow.NativeFile` that can be read at any place."""
+    """Open a file that can be read at any offset, as `pyarrow.NativeFile` is."""
     if location.objects is not None:
         return location.objects.open(location.path)
     return pa.memory_map(location.path) if mapped else pa.OSFile(location.path)
 
 
 def changed(uri: str, how: str) -> InvalidSource:
-    """The error for a file that is not what it was when the job was submitted."""
+    """Make the error for a file that is not what it was when the job was submitted."""
     return InvalidSource(
         f"{uri} changed since the job was submitted: {how}.",
         hint="Submit the job again, and leave its files alone until it has ended.",
@@ -114,7 +114,7 @@ def changed(uri: str, how: str) -> InvalidSource:
 
 
 def unreadable(uri: str, reason: str, hint: str = "") -> InvalidSource:
-    """The error for a file whose content is not what its format says."""
+    """Make the error for a file whose content is not what its format says."""
     return InvalidSource(f"{uri} cannot be read: {reason.rstrip('.')}.", hint=hint or _hint(reason), file=uri)
 
 
@@ -122,13 +122,13 @@ def unreadable(uri: str, reason: str, hint: str = "") -> InvalidSource:
 def reading(location: Location) -> Iterator[None]:
     """Turn what file systems and decoders raise over a file into an error that names it.
 
-    `StorageError` for what may pass (a network, a disk), `InvalidSource` for what will not.
+    `StorageError` for what may be transient (a network, a disk), `InvalidSource` for what is not.
     """
     try:
         yield
     except FileNotFoundError:
         raise InvalidSource(
-            f"{location.uri} is not there.",
+            f"{location.uri} does not exist.",
             hint="It was moved or deleted; put it back, or submit again.",
             file=location.uri,
         ) from None
@@ -137,14 +137,14 @@ def reading(location: Location) -> Iterator[None]:
             raise
         if getattr(error, "errno", None) == errno.ESTALE and not location.is_local:
             raise changed(location.uri, "it was written again") from error
-        if _may_pass(error):
+        if _is_transient(error):
             raise storage_error("read", location, error) from error
         raise unreadable(location.uri, _reason(error)) from error
     except ValueError as error:  # a name that is not UTF-8, a number that no reader expects
         raise unreadable(location.uri, _reason(error)) from error
 
 
-def _may_pass(error: Exception) -> bool:
+def _is_transient(error: Exception) -> bool:
     number = getattr(error, "errno", None)
     return number is not None and number not in _FINAL_ERRNOS
 
@@ -159,4 +159,4 @@ def _reason(error: Exception) -> str:
 def _hint(reason: str) -> str:
     if reason == os.strerror(errno.EACCES):
         return "Let the service's user read it."
-    return "Check that the file is whole and has the format that its ending, or the source's format, says."
+    return "Check that the file is complete and has the format that its ending, or the source's format, says."

@@ -2,7 +2,7 @@
 
 A row group is the least that Parquet can read from its beginning, and files with a million rows in one are common.
 A slice that is a part of a group is therefore decoded batch by batch, what comes before it is dropped, and the
-decoder is kept where it stands: the next slice of the same group, which is what a worker usually gets, goes on from
+decoder is kept at its row: the next slice of the same group, which is what a worker usually gets, continues from
 there. So each worker decodes a group about once, and holds a few batches of it.
 """
 
@@ -39,13 +39,13 @@ class OpenFile:
     remote: bool
 
     def reader(self) -> pq.ParquetFile:
-        """A reader of one's own. From a disk it reads as it goes, from afar all it needs at once."""
+        """Open a reader for one caller. It reads a local file as needed, a remote one in one request."""
         buffer = 0 if self.remote else _BUFFER_BYTES
         return pq.ParquetFile(self.file, metadata=self.footer, pre_buffer=self.remote, buffer_size=buffer)
 
 
 class ParquetReader(GroupReader):
-    """Reads row groups, whole or in part, and only the columns asked for."""
+    """Reads row groups, completely or in part, and only the columns asked for."""
 
     def __init__(self, files: SourceFiles, columns: list[str]) -> None:
         self._files = files
@@ -54,13 +54,13 @@ class ParquetReader(GroupReader):
         self._decoders = _Decoders()
 
     def groups(self, index: int) -> Groups:
-        """The file's row groups; their bytes are those of the source's columns, unpacked."""
+        """Read where the file's row groups end; their bytes are those of the source's columns, decompressed."""
         footer = pq.read_metadata(self._files.open(index))
         groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
         return Groups.of([group.num_rows for group in groups], [self._bytes(group) for group in groups])
 
     def read(self, index: int, start: int, stop: int) -> pa.Table:
-        """Whole groups at once, parts of groups through a decoder that is kept."""
+        """Read complete groups at once, parts of groups through a decoder that is kept."""
         file = self._open(index)
         tables = [part for part in self._parts(index, file, start, stop) if part.num_rows]
         return pa.concat_tables(tables) if tables else file.reader().schema_arrow.empty_table()
@@ -81,7 +81,7 @@ class ParquetReader(GroupReader):
         if decoder is None:
             decoder = Decoder(group, self._batches(file, group[1]))
         table = decoder.read(start, stop)
-        self._decoders.give_back(decoder)
+        self._decoders.put_back(decoder)
         return table
 
     def _batches(self, file: OpenFile, number: int) -> Iterator[pa.RecordBatch]:
@@ -116,7 +116,7 @@ class Decoder:
     left: list[pa.RecordBatch] = field(default_factory=list)  # what is left of the last batch
 
     def read(self, start: int, stop: int) -> pa.Table:
-        """These rows of the group, `start` not before `row`."""
+        """Decode these rows of the group, `start` not before `row`."""
         found: list[pa.RecordBatch] = []
         while self.row < stop:
             batch = self.left.pop() if self.left else next(self.batches, None)
@@ -133,14 +133,14 @@ class Decoder:
 
 
 class _Decoders:
-    """The decoders last used. One that is borrowed belongs to one thread until it is given back."""
+    """The decoders last used. One that is borrowed belongs to one thread until it is put back."""
 
     def __init__(self) -> None:
         self._idle: list[Decoder] = []
         self._lock = threading.Lock()
 
     def borrow(self, group: tuple[int, int], row: int) -> Decoder | None:
-        """The one that stands nearest before a row of a group, if there is one."""
+        """Take out the decoder that is nearest before a row of a group, if there is one."""
         with self._lock:
             fit = [decoder for decoder in self._idle if decoder.group == group and decoder.row <= row]
             if not fit:
@@ -149,7 +149,7 @@ class _Decoders:
             self._idle = [decoder for decoder in self._idle if decoder is not nearest]
             return nearest
 
-    def give_back(self, decoder: Decoder) -> None:
+    def put_back(self, decoder: Decoder) -> None:
         """Keep a decoder; the one that was used longest ago goes."""
         with self._lock:
             self._idle = [*self._idle, decoder][-_MAX_DECODERS:]

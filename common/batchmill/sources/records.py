@@ -1,10 +1,10 @@
 """Finds where the records of a text file end, block by block, without looking at a single row in Python.
 
-1. A record ends at a newline. In CSV it does not if the newline lies between quotes: `_quote_toggles` finds the
+1. A record ends at a newline. In CSV it does not if the newline is between quotes: `_quote_toggles` finds the
    quotes that open and close a value, and a newline behind an odd number of them is part of a value.
-2. A quote opens a value only at the value's beginning, as CSV readers have it. When all quotes of a block stand
-   where openings and closings can, which is the rule, each is a toggle; else they are walked one by one.
-3. Blank records are no rows. Only a record whose first byte is white space is looked at closely.
+2. A quote opens a value only at the value's beginning, as CSV readers have it. When all quotes of a block are
+   where openings and closings can be, which is usual, each is a toggle; otherwise they are examined one by one.
+3. Blank records are no rows. Only a record whose first byte is white space is examined.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class RecordScanner:
         self._previous = _NEWLINE  # the byte before the block; 0 for a quote that closes nothing
 
     def scan(self, block: pa.Buffer) -> Records:
-        """The records that end in the next block of the text."""
+        """Find the records that end in the next block of the text."""
         data = np.frombuffer(block, np.uint8)
         breaks = np.flatnonzero(data == _NEWLINE)
         last = self._record_breaks(data, breaks) if self._quotes else breaks
@@ -69,13 +69,13 @@ class RecordScanner:
         return records
 
     def finish(self) -> Records:
-        """The record that ends with the text instead of a newline, if there is one."""
+        """Return the record that ends with the text instead of a newline, if there is one."""
         left = 1 if self.end > self.started else 0
         is_row = 0 if self._blanks and self._is_blank else 1
         return Records(*(np.full(left, value, np.int64) for value in (self.end, is_row, self._lines + 1)))
 
     def _keep_open(self, data: NDArray[np.uint8], breaks: int, records: Records) -> None:
-        """Remember what the next block goes on with."""
+        """Remember what the next block continues."""
         tail = data
         if len(records.ends):
             self.started = int(records.ends[-1])
@@ -104,7 +104,7 @@ class RecordScanner:
         return not data.tobytes().strip(self._blanks) if len(data) and data[0] <= ord(" ") else not len(data)
 
     def _record_breaks(self, data: NDArray[np.uint8], breaks: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The newlines that end a record, of a format with quotes."""
+        """Find the newlines that end a record, of a format with quotes."""
         toggles = self._quote_toggles(data)
         if len(toggles):
             behind = np.searchsorted(toggles, breaks) + int(self.is_quoted)
@@ -118,7 +118,7 @@ class RecordScanner:
         return ending
 
     def _quote_toggles(self, data: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """The quotes that open or close a quoted value; a doubled quote inside one does both."""
+        """Find the quotes that open or close a quoted value; a doubled quote inside one does both."""
         quotes = np.flatnonzero(data == _QUOTE)
         opening = quotes[int(self.is_quoted) :: 2]
         before = data[opening - 1]
@@ -126,9 +126,9 @@ class RecordScanner:
             before[0] = self._previous
         if _BEFORE_AN_OPENING[before].all():
             return quotes
-        return self._walk_quotes(data, quotes)
+        return self._examine_quotes(data, quotes)
 
-    def _walk_quotes(self, data: NDArray[np.uint8], quotes: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _examine_quotes(self, data: NDArray[np.uint8], quotes: NDArray[np.int64]) -> NDArray[np.int64]:
         toggles = []
         is_quoted = self.is_quoted
         closed = -1 if self._previous == _QUOTE else -2  # where a quoted value ended last

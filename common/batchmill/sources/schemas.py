@@ -1,4 +1,4 @@
-"""Schemas of several files, or several stretches of one, made into one."""
+"""Schemas of several files, or several ranges of one, united."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class SchemaConflictError(ValueError):
 
 
 def plain(schema: pa.Schema) -> pa.Schema:
-    """A schema without metadata, every column nullable: files that differ only in these have one schema."""
+    """Return a schema without metadata, every column nullable: files that differ only in these have one schema."""
     return pa.schema([pa.field(field.name, field.type) for field in schema])
 
 
 def refuse_doubles(names: Sequence[str], file: str) -> None:
-    """Raise `InvalidSource` if a column name stands twice."""
+    """Raise `InvalidSource` if a column name is there twice."""
     double = next((name for name, count in Counter(names).items() if count > 1), None)
     if double is not None:
         raise InvalidSource(
@@ -50,7 +50,7 @@ def select(schema: pa.Schema, columns: Sequence[str] | None, file: str) -> pa.Sc
 
 
 def unite(left: pa.Schema, right: pa.Schema) -> pa.Schema:
-    """The schema that holds the rows of both: all columns of either; nulls and integers give way.
+    """Return the schema that holds the rows of both: all columns of either; nulls and integers give way.
 
     Raises `SchemaConflictError` where two types have nothing in common.
     """
@@ -62,7 +62,7 @@ def unite(left: pa.Schema, right: pa.Schema) -> pa.Schema:
 
 
 def unite_types(left: pa.Field, right: pa.Field) -> pa.DataType:
-    """The type that holds the values of two columns of one name. Raises `SchemaConflictError` if there is none."""
+    """Unite the types of two columns of one name. Raises `SchemaConflictError` if there is none."""
     if left.type == right.type:
         return left.type
     try:
@@ -73,7 +73,7 @@ def unite_types(left: pa.Field, right: pa.Field) -> pa.DataType:
 
 
 def agree(left: pa.Schema, right: pa.Schema) -> pa.Schema:
-    """The one schema of two files that state their types: the same columns and types; a null column gives way.
+    """Return the one schema of two files that state their types: the same columns and types; a null column gives way.
 
     Raises `SchemaConflictError` for a column that one of them lacks or has another type for.
     """
@@ -94,6 +94,6 @@ def _same_type(left: pa.Field, right: pa.Field) -> pa.DataType:
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """A table with exactly this schema. Raises `ValueError` for a value that does not fit its column's type."""
+    """Return a table with exactly this schema. Raises `ValueError` for a value that does not fit its column's type."""
     table = table.select(schema.names)
     return table if table.schema.equals(schema, check_metadata=True) else table.cast(schema)

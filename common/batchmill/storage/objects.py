@@ -112,7 +112,7 @@ class ObjectStores:
     def put(self, path: str, data: pa.Buffer | Path) -> None:
         """Write an object from memory or from a local file; a large one in several parts.
 
-        Others see the new object once all of it is written, or the old one. A file is never in memory whole.
+        Others see the new object once all of it is written, or the old one. Only a few parts of a file are in memory.
         """
         with _os_errors(path):
             store, key = self._open(path)
@@ -141,7 +141,7 @@ class ObjectStores:
             size = int(found.meta["size"])
             if size <= PART_BYTES:
                 return pa.py_buffer(found.bytes())
-            buffer = pa.allocate_buffer(size)  # filled as the bytes arrive: the object is in memory once, not twice
+            buffer = pa.allocate_buffer(size)  # filled as the bytes arrive: they are in memory once, not twice
             view, place = memoryview(buffer).cast("B"), 0
             for chunk in found.stream(min_chunk_size=1):
                 view[place : place + len(chunk)] = chunk

@@ -18,8 +18,8 @@ from batchmill.stages import last_stage
 from batchmill_coordinator.admission.acceptance import accept
 from batchmill_coordinator.admission.edits import edited
 from batchmill_coordinator.admission.upload_parts import part_name
-from batchmill_coordinator.results.dead_rows import Choice
-from batchmill_coordinator.results.replay_places import write_places
+from batchmill_coordinator.results.dead_rows import DeadRowFilter
+from batchmill_coordinator.results.replay_rows import write_replay_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -74,7 +74,7 @@ class Replays:
         _require_all(record, request, places)
         description = describe_upload(blobs, upload_id, parts)
         self._workspace.describe_source(replay_id, description)
-        write_places(self._workspace, replay_id, places)
+        write_replay_rows(self._workspace, replay_id, places)
         return Submission(
             job_id=replay_id,
             spec=_spec(record.spec, UploadSource(upload=upload_id, parts=parts)),
@@ -88,7 +88,7 @@ class Replays:
         """The rows to run again, a shard at a time, in input order."""
         edits: Mapping[int, RowEdit] = {edit.index: edit for edit in request.edits}
         only_edits = bool(edits) and request.indices is None and request.error_type is None
-        choice = Choice(() if only_edits else request.indices, request.error_type)
+        choice = DeadRowFilter(() if only_edits else request.indices, request.error_type)
         stage = last_stage(record.spec)
         for shard in self._dead_rows.shards(record, stage):
             if shard.plan:

@@ -12,30 +12,30 @@ if TYPE_CHECKING:
     from batchmill.ledger import Ledger
     from batchmill.operators.contract import OperatorInfo
 
-FRESH_S = 0.5
+FLEET_TTL_S = 0.5
 
 
 class FleetView:
-    """What the fleet was at most half a second ago; a worker that comes makes it look again at once. Thread-safe."""
+    """The fleet as it was at most `FLEET_TTL_S` ago; a worker that joins makes it read at once. Thread-safe."""
 
     def __init__(self, ledger: Ledger, clock: Clock) -> None:
         self._ledger = ledger
-        self._latest = Fresh(self._read, FRESH_S, clock)
+        self._latest = Fresh(self._read, FLEET_TTL_S, clock)
 
     def pools(self) -> dict[str, PoolView]:
-        """The pools by name. Raises `ServiceUnavailable`."""
+        """Return the pools by name. Raises `ServiceUnavailable`."""
         return self._latest.get()[0]
 
     def operator(self, name: str) -> OperatorInfo | None:
-        """An operator that some worker has announced, or None. Raises `ServiceUnavailable`."""
+        """Return an operator that some worker has announced, or None. Raises `ServiceUnavailable`."""
         return self._latest.get()[1].get(name)
 
     def operators(self) -> list[OperatorInfo]:
-        """All operators that were announced, by name. Raises `ServiceUnavailable`."""
+        """Return all operators that were announced, by name. Raises `ServiceUnavailable`."""
         return list(self._latest.get()[1].values())
 
     def forget(self) -> None:
-        """Look again next time."""
+        """Read the ledger at the next call."""
         self._latest.discard()
 
     def _read(self) -> tuple[dict[str, PoolView], dict[str, OperatorInfo]]:

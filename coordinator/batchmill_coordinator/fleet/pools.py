@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchmill_coordinator.fleet.seats import Seats
+from batchmill_coordinator.fleet.worker_capacity import WorkerCapacity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,26 +21,26 @@ class PoolView:
     workers: int
     capacity: int  # shards they take at once
     operators: frozenset[str]  # what every one of them can run
-    seats: tuple[Seats, ...] = ()  # each of them, for placing shards
+    members: tuple[WorkerCapacity, ...] = ()  # each of them, for placing shards
 
     @property
     def models(self) -> frozenset[str]:
-        """What at least one of them has loaded or is loading: whose queue is consumed."""
-        return frozenset(model for seats in self.seats for model in seats.models | seats.loading)
+        """Return the models that at least one worker has loaded or is loading: their queues are consumed."""
+        return frozenset(model for worker in self.members for model in worker.models | worker.loading)
 
     @property
-    def has_room(self) -> bool:
-        """Whether at least one of them has room for another model."""
-        return any(seats.has_room for seats in self.seats)
+    def has_spare(self) -> bool:
+        """Return whether at least one worker has memory for another model: the spare queue is consumed."""
+        return any(worker.has_spare for worker in self.members)
 
     @property
     def window(self) -> int:
-        """How many published messages may wait in Celery: enough that no worker waits for the next one."""
+        """Return how many published messages may wait in Celery: enough that no worker waits for the next one."""
         return max(2, self.capacity // 2)
 
     @property
     def horizon(self) -> int:
-        """How many shards of its jobs should be alive: at work, in Celery, and a few to choose from."""
+        """Return how many shards of a job should be live: running, in Celery, and a few to choose from."""
         return self.capacity + self.window + 2
 
 
@@ -48,7 +48,7 @@ EMPTY = PoolView(0, 0, frozenset())
 
 
 def view_pools(workers: Iterable[WorkerInfo]) -> dict[str, PoolView]:
-    """The pools by name."""
+    """Group workers into pools, by name."""
     members: dict[str, list[WorkerInfo]] = defaultdict(list)
     for worker in workers:
         members[worker.pool].append(worker)
@@ -57,25 +57,25 @@ def view_pools(workers: Iterable[WorkerInfo]) -> dict[str, PoolView]:
             workers=len(those),
             capacity=sum(worker.shards_at_once for worker in those),
             operators=frozenset.intersection(*(frozenset(worker.operators) for worker in those)),
-            seats=tuple(_seats(worker) for worker in those),
+            members=tuple(_capacity_of(worker) for worker in those),
         )
         for name, those in members.items()
     }
 
 
-def _seats(worker: WorkerInfo) -> Seats:
-    return Seats(
+def _capacity_of(worker: WorkerInfo) -> WorkerCapacity:
+    return WorkerCapacity(
         name=worker.name,
-        places=worker.shards_at_once,
+        slots=worker.shards_at_once,
         models=frozenset(worker.models),
         loading=frozenset(worker.loading),
-        has_room=worker.has_room,
+        has_spare=worker.has_room,
         load_s=worker.load_s,
     )
 
 
-def why_waiting(pool: str, operator: str, pools: dict[str, PoolView]) -> str | None:
-    """What keeps an operator from running in a pool, in words for a user, or None when nothing does."""
+def why_no_worker(pool: str, operator: str, pools: dict[str, PoolView]) -> str | None:
+    """Say why an operator cannot run in a pool, and what to do; None if it can."""
     view = pools.get(pool, EMPTY)
     if view.workers == 0:
         return f"no worker of pool {pool!r} is running; start one with `batchmill worker --pool {pool}`"

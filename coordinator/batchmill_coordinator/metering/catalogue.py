@@ -1,4 +1,4 @@
-"""The metrics of a coordinator. What the ledger tells is said by the leader alone, so that sums count nothing twice."""
+"""The metrics of a coordinator. Only the leader exports what is read from the ledger, so that sums count it once."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ SUBMITTED = Metric("batchmill_jobs_submitted_total", COUNTER, "Jobs accepted, re
 FINISHED = Metric("batchmill_jobs_finished_total", COUNTER, "Jobs that ended, by state", (*OF_WORK, "state"))
 DISPATCHED = Metric("batchmill_shards_dispatched_total", COUNTER, "Attempts published to a queue", OF_WORK)
 LEASES_LOST = Metric("batchmill_leases_lost_total", COUNTER, "Attempts lost with their worker", OF_WORK)
-SPLITS = Metric("batchmill_splits_total", COUNTER, "Shards replaced by their halves, having cost workers", OF_WORK)
+SPLITS = Metric("batchmill_splits_total", COUNTER, "Shards split in half because their workers were lost", OF_WORK)
 MESSAGES_LOST = Metric("batchmill_messages_lost_total", COUNTER, "Messages that had to be published again", OF_WORK)
 
 LEADER = Metric("batchmill_leader", GAUGE, "1 if this coordinator leads, else 0")
-EPOCH = Metric("batchmill_leader_epoch", GAUGE, "How often the lead has been taken; 0 of one that does not lead")
+EPOCH = Metric(
+    "batchmill_leader_epoch", GAUGE, "How often the lead has been taken; 0 if this coordinator does not lead"
+)
 LEDGER_UP = Metric("batchmill_ledger_up", GAUGE, "1 if this coordinator reaches the ledger, else 0")
 LEDGER_PING = Metric("batchmill_ledger_ping_seconds", GAUGE, "Time that the ledger took to answer a ping just now")
 
@@ -55,12 +57,14 @@ AT_RISK = Metric(
 )
 WORKERS = Metric("batchmill_workers", GAUGE, "Workers of a pool, a device process each", ("pool",))
 CAPACITY = Metric("batchmill_pool_capacity_shards", GAUGE, "Shards that the workers of a pool take at once", ("pool",))
-OVER_BUDGET = Metric("batchmill_jobs_over_budget", GAUGE, "Jobs that are paused, for they cost their budget", ("pool",))
+OVER_BUDGET = Metric(
+    "batchmill_jobs_over_budget", GAUGE, "Jobs that are paused because their budget is used up", ("pool",)
+)
 LEASES = Metric("batchmill_leases", GAUGE, "Attempts that run under a lease")
-LEASES_EXPIRED = Metric("batchmill_leases_expired", GAUGE, "Those whose lease has run out, to be taken back at once")
+LEASES_EXPIRED = Metric("batchmill_leases_expired", GAUGE, "Attempts whose lease has expired, to be ended at once")
 LEDGER_MEMORY = Metric("batchmill_ledger_memory_bytes", GAUGE, "Memory that the ledger's server uses")
-DISK_FREE = Metric("batchmill_disk_free_bytes", GAUGE, "Free space where a folder lies", ("folder",))
-DISK_SIZE = Metric("batchmill_disk_size_bytes", GAUGE, "All space where a folder lies", ("folder",))
+DISK_FREE = Metric("batchmill_disk_free_bytes", GAUGE, "Free space on the disk of a folder", ("folder",))
+DISK_SIZE = Metric("batchmill_disk_size_bytes", GAUGE, "Size of the disk of a folder", ("folder",))
 
 DEVICE_TIME = Metric(
     "batchmill_device_seconds_total", COUNTER, "Device time charged to jobs, by what it went into", (*OF_WORK, "part")

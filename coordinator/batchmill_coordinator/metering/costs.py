@@ -24,12 +24,13 @@ Name = TypeVar("Name", str, tuple[str, str])
 OF_WORK = (catalogue.DEVICE_TIME, catalogue.MONEY, catalogue.ROWS_CHARGED)
 OF_TENANTS = (catalogue.TENANT_DEVICE_TIME, catalogue.TENANT_MONEY, catalogue.TENANT_ROWS_CHARGED)
 MICRO = 1_000_000
-MOST_NAMES = 200
-"""So many tenants, or pairs of pool and operator, are told of before they are charged; the ledger bounds the others."""
+MAX_NAMES = 200
+"""Up to this many tenants, or pairs of pool and operator, are exported before they are charged; the ledger bounds those
+that are."""
 
 
 def cost_metrics(totals: Totals, live: Collection[JobRecord], today: date, currency: str) -> Iterator[Metric]:
-    """The totals. live: the jobs that have not ended; today: the ledger's day, by UTC; currency: what costs are in."""
+    """Yield the totals. live: the jobs that have not ended; today: the ledger's day, UTC; currency: of costs."""
     operators = begun(totals.operators, {(record.spec.pool, record.spec.operator) for record in live})
     yield from _charged(OF_WORK, {(operator, pool): spent for (pool, operator), spent in operators.items()})
     tenants = begun(totals.tenants, {record.tenant for record in live})
@@ -41,9 +42,9 @@ def cost_metrics(totals: Totals, live: Collection[JobRecord], today: date, curre
 
 
 def begun(charged: Mapping[Name, Spent], expected: Iterable[Name]) -> dict[Name, Spent]:
-    """The sums, and 0 for those that will be charged soon: a rate sees only what is added to a number it has seen."""
-    room = max(MOST_NAMES - len(charged), 0)
-    coming = sorted(set(expected) - charged.keys())[:room]
+    """Add zeros for those that will be charged soon: a rate sees only what is added to a number it has seen before."""
+    free = max(MAX_NAMES - len(charged), 0)
+    coming = sorted(set(expected) - charged.keys())[:free]
     return dict(charged) | {name: Spent() for name in coming}
 
 
@@ -56,7 +57,7 @@ def _charged(metrics: tuple[Declared, Declared, Declared], sums: Mapping[tuple[s
 
 
 def _parts(sums: Mapping[tuple[str, ...], Parts], unit: int) -> Iterator[Sample]:
-    """Each part by itself, in a unit of so many of these."""
+    """Yield each part by itself; `unit`: how many of these make up one of the metric's."""
     for names, parts in sums.items():
         for name, amount in zip(PARTS, astuple(parts), strict=True):
             yield (*names, name), amount / unit

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from batchmill.job import JobSpec
 
 MAX_POOLS = 100
-"""So many pools are told apart: a job may name any."""
+"""Up to this many pools have labels of their own: a job may name any."""
 
 _FINAL = [state for state in JobState if state.is_final]
 
 
-class RoleMeter:
-    """Counts. Safe for use by several threads."""
+class RoleMetrics:
+    """Counters of what roles and routes do. Thread-safe."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._pool = BoundedNames(MAX_POOLS)
@@ -37,27 +37,27 @@ class RoleMeter:
         self._dead_letters = DEAD_LETTERS.counter(registry)
 
     def submitted(self, spec: JobSpec) -> None:
-        """A job was accepted."""
+        """Count a job that was accepted."""
         self._submitted.labels(*self._work(spec)).inc()
         for state in _FINAL:
             self._finished.labels(*self._work(spec), state)
 
     def finished(self, spec: JobSpec, state: JobState) -> None:
-        """A job ended in this state."""
+        """Count a job that ended in this state."""
         self._finished.labels(*self._work(spec), state).inc()
 
     def dispatched(self, spec: JobSpec) -> None:
-        """An attempt was published."""
+        """Count an attempt that was published."""
         self._dispatched.labels(*self._work(spec)).inc()
         for metric in (self._lost, self._splits, self._messages_lost):
             metric.labels(*self._work(spec))
 
     def message_lost(self, spec: JobSpec) -> None:
-        """A message was lost, and is published again."""
+        """Count a message that was lost and is published again."""
         self._messages_lost.labels(*self._work(spec)).inc()
 
     def lost(self, spec: JobSpec, decision: Requeue | Split | DeadLetter) -> None:
-        """An attempt was lost, and this follows."""
+        """Count an attempt that was lost, and what follows."""
         work = self._work(spec)
         self._lost.labels(*work).inc()
         match decision:

@@ -1,6 +1,6 @@
 """The metrics that are read when they are asked for: whether the ledger answers, who leads, and what there is to do.
 
-The last is told by the leader alone. A reading serves everybody who asks within a second.
+Only the leader exports the last. A reading serves everybody who asks within a second.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from prometheus_client.registry import Collector
 
 from batchmill.caches import Fresh
 from batchmill.errors import ServiceUnavailable
+from batchmill_coordinator.fleet.backlog import pool_loads, read_heads
 from batchmill_coordinator.fleet.pools import view_pools
 from batchmill_coordinator.metering import catalogue
-from batchmill_coordinator.metering.backlog import backlog_of, names_of
 from batchmill_coordinator.metering.costs import cost_metrics
 from batchmill_coordinator.metering.counts import MAX_POOLS
+from batchmill_coordinator.metering.work import names_of, work_sums
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,14 +28,14 @@ if TYPE_CHECKING:
     from batchmill.clock import Clock
     from batchmill.ledger import Ledger
     from batchmill_coordinator.fleet.pools import PoolView
-    from batchmill_coordinator.metering.backlog import Backlog
+    from batchmill_coordinator.metering.work import WorkSums
 
-FRESH_S = 1.0
-PATIENCE_S = 5.0
-"""How long one who asks waits for a reading that somebody else has begun."""
+READING_TTL_S = 1.0
+READING_TIMEOUT_S = 5.0
+"""How long a caller waits for a reading that another one has begun."""
 
 
-class LedgerMetrics(Collector):
+class LedgerCollector(Collector):
     """Reads the ledger. Thread-safe.
 
     epoch: under which this coordinator leads, as `Leadership.epoch`. folders: whose disks are to be watched.
@@ -49,16 +50,14 @@ class LedgerMetrics(Collector):
         self._clock = clock
         self._folders = folders
         self._currency = currency
-        self._latest = Fresh(lambda: list(self._read()), FRESH_S, clock)
+        self._latest = Fresh(lambda: list(self._read()), READING_TTL_S, clock)
 
     def collect(self) -> Iterable[Metric]:
-        """A reading of the last second. Raises `ServiceUnavailable` if somebody else's does not come to an end."""
+        """Return a reading of the last second. Raises `ServiceUnavailable` if another caller's does not end."""
         try:
-            return self._latest.get(PATIENCE_S)
+            return self._latest.get(READING_TIMEOUT_S)
         except TimeoutError:
-            raise ServiceUnavailable(
-                "the metrics are being read, which does not come to an end.", hint="Try again."
-            ) from None
+            raise ServiceUnavailable("the metrics are being read, which does not end.", hint="Try again.") from None
 
     def _read(self) -> Iterator[Metric]:
         epoch = self._epoch()
@@ -68,24 +67,26 @@ class LedgerMetrics(Collector):
         try:
             self._ledger.ping()
             answered_at = self._clock.monotonic()
-            told = self._of_leader() if epoch else []
+            of_leader = self._of_leader() if epoch else []
         except ServiceUnavailable:
             yield catalogue.LEDGER_UP.read([((), 0)])
             return
         yield catalogue.LEDGER_UP.read([((), 1)])
         yield catalogue.LEDGER_PING.read([((), answered_at - asked_at)])
-        yield from told
+        yield from of_leader
 
     def _of_leader(self) -> list[Metric]:
         records = self._ledger.jobs.live()
         pools = view_pools(self._ledger.fleet.workers(self._ledger.now_ms()))
-        with_work = {record.spec.pool for record in records}
-        survey = self._ledger.survey.take([record.id for record in records], with_work | pools.keys())
-        backlog = backlog_of(records, survey, names_of(pools, with_work, MAX_POOLS))
+        heads = read_heads(self._ledger, records, pools)
+        survey = self._ledger.survey.take([record.id for record in records])
+        loads = pool_loads(records, heads, survey.now_ms)
+        names = names_of(pools, heads, MAX_POOLS)
+        work = work_sums(records, loads, survey.waiting, names, survey.now_ms / 1000)
         memory, today = survey.memory_bytes, datetime.fromtimestamp(survey.now_ms / 1000, UTC).date()
         return [
-            *_of_work(backlog),
-            *_of_pools(backlog, pools),
+            *_of_work(work),
+            *_of_pools(work, pools),
             catalogue.JOBS_KEPT.read([((), survey.jobs_kept)]),
             catalogue.LEASES.read([((), survey.leases)]),
             catalogue.LEASES_EXPIRED.read([((), survey.leases_expired)]),
@@ -99,26 +100,26 @@ class LedgerMetrics(Collector):
         for folder in self._folders:
             try:
                 spaces[folder] = shutil.disk_usage(folder)
-            except OSError:  # it is not there yet
+            except OSError:  # it does not exist yet
                 continue
         yield catalogue.DISK_FREE.read(((folder,), space.free) for folder, space in spaces.items())
         yield catalogue.DISK_SIZE.read(((folder,), space.total) for folder, space in spaces.items())
 
 
-def _of_work(backlog: Backlog) -> Iterator[Metric]:
-    yield catalogue.JOBS.read(backlog.jobs.items())
-    yield catalogue.SHARDS.read(backlog.shards.items())
-    yield catalogue.ROWS.read(backlog.rows.items())
+def _of_work(work: WorkSums) -> Iterator[Metric]:
+    yield catalogue.JOBS.read(work.jobs.items())
+    yield catalogue.SHARDS.read(work.shards.items())
+    yield catalogue.ROWS.read(work.rows.items())
 
 
-def _of_pools(backlog: Backlog, pools: dict[str, PoolView]) -> Iterator[Metric]:
-    names = list(backlog.depth_shards)
+def _of_pools(work: WorkSums, pools: dict[str, PoolView]) -> Iterator[Metric]:
+    names = list(work.depth_shards)
     for metric, sums in (
-        (catalogue.DEPTH_SHARDS, backlog.depth_shards),
-        (catalogue.DEPTH_ROWS, backlog.depth_rows),
-        (catalogue.AT_RISK, backlog.at_risk),
-        (catalogue.OVER_BUDGET, backlog.over_budget),
-        (catalogue.OLDEST, backlog.oldest_s),
+        (catalogue.DEPTH_SHARDS, work.depth_shards),
+        (catalogue.DEPTH_ROWS, work.depth_rows),
+        (catalogue.AT_RISK, work.at_risk),
+        (catalogue.OVER_BUDGET, work.over_budget),
+        (catalogue.OLDEST, work.oldest_s),
     ):
         yield metric.read(((name,), sums[name]) for name in names)
     yield catalogue.WORKERS.read(((name,), pools[name].workers if name in pools else 0) for name in names)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from prometheus_client import ProcessCollector
 
 from batchmill.telemetry.metrics import LedgerMeter, exposition, new_registry
-from batchmill_coordinator.metering.counts import RoleMeter
-from batchmill_coordinator.metering.ledger_view import LedgerMetrics
+from batchmill_coordinator.metering.counts import RoleMetrics
+from batchmill_coordinator.metering.ledger_view import LedgerCollector
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,18 +25,18 @@ class CoordinatorMetrics:
     """
 
     def __init__(self, ledger: Ledger, settings: CoordinatorSettings, epoch: Callable[[], int], clock: Clock) -> None:
-        of_ledger = LedgerMetrics(ledger, epoch, clock, local_folders(settings), settings.currency)
+        of_ledger = LedgerCollector(ledger, epoch, clock, local_folders(settings), settings.currency)
         self._registry = new_registry(of_ledger)
-        self.roles = RoleMeter(self._registry)
+        self.roles = RoleMetrics(self._registry)
         ledger.observe_calls(LedgerMeter(self._registry))
         ProcessCollector(registry=self._registry)
 
     def page(self) -> bytes:
-        """Everything, as Prometheus reads it."""
+        """Return all metrics in Prometheus' text format."""
         return exposition(self._registry)
 
 
 def local_folders(settings: CoordinatorSettings) -> list[str]:
-    """The folders of the settings that lie on a disk, which may fill up."""
+    """Return the folders of the settings that are on a local disk, which may fill up."""
     named = (settings.blob_root, *settings.roots)
     return list(dict.fromkeys(place for place in named if place and "://" not in place))

@@ -34,7 +34,7 @@ class DeadRowStore:
                 yield from (part for part in shard.parts if part.rows_dead and part.shard_id >= start)
 
     def read(self, job_id: str, stage: int, shard: Settled) -> DeadRows:
-        """The dead rows of a shard, without those that were purged. Raises `NotFound` or `StorageError`."""
+        """Read the dead rows of a shard, without those that were purged. Raises `NotFound` or `StorageError`."""
         return DeadRows.from_table(self._blobs.read_table(_name(job_id, stage, shard)))
 
     def write(self, job_id: str, stage: int, shard: Settled, dead: DeadRows) -> None:
@@ -45,30 +45,30 @@ class DeadRowStore:
         """Delete what is stored for a shard; nothing there is fine."""
         self._blobs.delete(_name(job_id, stage, shard))
 
-    def purge(self, record: JobRecord, choice: Choice) -> int:
-        """Delete the chosen letters and their rows; returns how many. The job still counts the rows as dead."""
-        return sum(self._purge(record, stage, choice) for stage in stages_of(record.spec))
+    def purge(self, record: JobRecord, chosen: DeadRowFilter) -> int:
+        """Delete the chosen dead letters and their rows; returns how many. The job still counts the rows as failed."""
+        return sum(self._purge(record, stage, chosen) for stage in stages_of(record.spec))
 
-    def _purge(self, record: JobRecord, stage: int, choice: Choice) -> int:
+    def _purge(self, record: JobRecord, stage: int, chosen: DeadRowFilter) -> int:
         purged = 0
         for shard in self.shards(record, stage):
             dead = self.read(record.id, stage, shard)
-            going = choice.among(dead)
+            going = chosen.among(dead)
             if going:
                 self.write(record.id, stage, shard, dead.purge(going))
                 purged += len(going)
         return purged
 
 
-class Choice:
-    """Some of a job's dead rows: those with these indices, or those that died of this error; neither: all."""
+class DeadRowFilter:
+    """Chooses dead rows of a job: those with these indices, those with this type of error; with neither, all."""
 
     def __init__(self, indices: Collection[int] | None, error_type: str | None) -> None:
         self.indices = None if indices is None else frozenset(indices)
         self._error_type = error_type
 
     def among(self, dead: DeadRows) -> set[int]:
-        """The indices of the chosen ones."""
+        """Return the indices of the rows that it chooses."""
         return {letter.index for letter in dead.letters if self._takes(letter)}
 
     def _takes(self, letter: DeadLetter) -> bool:

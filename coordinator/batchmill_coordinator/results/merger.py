@@ -1,13 +1,13 @@
-"""Merges what a replay brought into the job whose dead rows it ran again.
+"""Merges the results of a replay into the job whose failed rows it ran again.
 
-1. The settled shards of the first job are gone through in input order, and beside them the replay's.
+1. The settled shards of the first job are read in input order, and beside them the replay's.
 2. Where rows of a shard were run again, its results and the new ones are put in input order and written as a new
-   part; rows that died again keep their letter, with their attempts added up.
+   part; rows that failed again keep their dead letter, with their attempts added up.
 3. One step in the ledger makes the new part the shard's, if nobody else changed the shard.
 4. At the end the manifest of the first job's output is replaced, and the parts that it no longer has are deleted.
 
-Only rows that are still dead are touched, so a merge that was cut short is simply begun again, and of two replays of
-one row the first one counts.
+Only rows that are still dead letters are touched, so a merge that was interrupted is simply begun again, and of two
+replays of one row the first one counts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from batchmill.operators.contract import SOURCE_ROW
 from batchmill.stages import last_stage
 from batchmill.storage.indexed import INDEX, in_order
 from batchmill_coordinator.results.outputs import manifest_of, results_of, settled_shards
-from batchmill_coordinator.results.replay_places import read_places
+from batchmill_coordinator.results.replay_rows import read_replay_rows
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -43,26 +43,26 @@ Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Piece:
-    """What a shard of a replay brought, its rows named by their index in the first job's input."""
+class _ReplayedShard:
+    """The results of a shard of a replay, its rows named by their index in the first job's input."""
 
     results: pa.Table | None  # with INDEX
     dead: DeadRows
-    rows: Rows  # all that it ran, ascending
+    rows: Rows  # all that were run, ascending
 
     @property
     def last(self) -> int:
-        """The highest index."""
+        """Return the highest index."""
         return int(self.rows[-1])
 
     @property
     def done(self) -> set[int]:
-        """The rows that did not die again; of an operator that expands they may have made no result."""
+        """Return the rows that did not fail again; if the operator expands, they may have no result."""
         return set(self.rows.tolist()) - self.dead.indices
 
 
-_NONE = DeadRows((), pa.table({}))
-_EMPTY = pa.table({INDEX: pa.array([], pa.int64())})
+_NO_DEAD_ROWS = DeadRows((), pa.table({}))
+_NO_RESULTS = pa.table({INDEX: pa.array([], pa.int64())})
 
 
 class Merger:
@@ -74,20 +74,20 @@ class Merger:
         self._dead_rows = dead_rows
 
     def merge(self, replay: JobRecord, epoch: int) -> None:
-        """Merge all that a replay has settled. Merging again is fine.
+        """Merge everything that a replay has settled. Merging again is fine.
 
         Raises `NotFound` when the first job was deleted, `StorageError` when its output is gone or cannot be written.
         """
         if replay.replay_of is None:
             return
         job = self._open(self._ledger.jobs.read(replay.replay_of))
-        replayed = _Replayed(self._pieces(self._open(replay)))
+        replayed = _ReplayReader(self._replayed_shards(self._open(replay)))
         for shard in self._dead_rows.shards(job.record, job.stage):
             dead = self._dead_rows.read(job.record.id, job.stage, shard)
             pending = set() if shard.plan else {one.index for one in dead.letters if one.replay != replay.id}
-            brought = replayed.of(pending) if pending else _NOTHING
-            if brought.done or brought.dead:
-                self._replace(job, shard, dead, brought, epoch)
+            outcomes = replayed.of(pending) if pending else _NO_OUTCOMES
+            if outcomes.done or outcomes.dead:
+                self._replace(job, shard, dead, outcomes, epoch)
         if job.publisher is not None:
             self._update_manifest(job, job.publisher)
 
@@ -96,33 +96,33 @@ class Merger:
         results = self._workspace.open_results(record.id, spec, stage)
         return _JobResults(record, stage, results, self._workspace.open_publisher(record.id, spec))
 
-    def _pieces(self, replay: _JobResults) -> Iterator[_Piece]:
+    def _replayed_shards(self, replay: _JobResults) -> Iterator[_ReplayedShard]:
         record = replay.record
-        places = read_places(self._workspace, record.id).to_numpy()
+        original_rows = read_replay_rows(self._workspace, record.id).to_numpy()
         for shard in settled_shards(self._ledger, record, replay.stage):
             for part in shard.parts:
-                dead = self._dead_rows.read(record.id, replay.stage, part) if part.rows_dead else _NONE
+                dead = self._dead_rows.read(record.id, replay.stage, part) if part.rows_dead else _NO_DEAD_ROWS
                 results = self._results(replay, part, dead)
                 if results is not None:
                     for name in (INDEX, *([SOURCE_ROW] if part.expanded_to is not None else [])):
                         at = results.column_names.index(name)
-                        results = results.set_column(at, name, pa.array(places[results[name].to_numpy()]))
+                        results = results.set_column(at, name, pa.array(original_rows[results[name].to_numpy()]))
                 letters = tuple(
-                    letter.model_copy(update={"index": int(places[letter.index]), "replay": record.id})
+                    letter.model_copy(update={"index": int(original_rows[letter.index]), "replay": record.id})
                     for letter in dead.letters
                 )
-                rows = places[part.first_row : part.first_row + part.rows + part.rows_dead]
-                yield _Piece(results, replace(dead, letters=letters), rows)
+                rows = original_rows[part.first_row : part.first_row + part.rows + part.rows_dead]
+                yield _ReplayedShard(results, replace(dead, letters=letters), rows)
 
     def _results(self, job: _JobResults, shard: Settled, dead: DeadRows) -> pa.Table | None:
         if shard.results == 0:
             return None
         return _indexed(results_of(self._ledger, job.record, job.results, [shard])[0], shard, dead)
 
-    def _replace(self, job: _JobResults, shard: Settled, dead: DeadRows, brought: _Brought, epoch: int) -> None:
+    def _replace(self, job: _JobResults, shard: Settled, dead: DeadRows, outcomes: _RowOutcomes, epoch: int) -> None:
         old = self._results(job, shard, dead)
-        table = in_order([*([] if old is None else [old]), *brought.results] or [_EMPTY]).drop_columns([INDEX])
-        done, left = len(brought.done), brought.still_dead(dead)
+        table = in_order([*([] if old is None else [old]), *outcomes.results] or [_NO_RESULTS]).drop_columns([INDEX])
+        done, left = len(outcomes.done), outcomes.still_dead(dead)
         after = replace(
             shard, token=shard.token + 1, rows=shard.rows + done, rows_dead=shard.rows_dead - done, nbytes=0
         )
@@ -162,54 +162,54 @@ class _JobResults:
         return write(shard_id, token, table)
 
 
-class _Replayed:
-    """The pieces of a replay, read once and in order."""
+class _ReplayReader:
+    """The shards of a replay, read once and in order."""
 
-    def __init__(self, pieces: Iterator[_Piece]) -> None:
-        self._pieces = pieces
-        self._held: list[_Piece] = []
+    def __init__(self, shards: Iterator[_ReplayedShard]) -> None:
+        self._replayed_shards = shards
+        self._held: list[_ReplayedShard] = []
 
-    def of(self, wanted: Collection[int]) -> _Brought:
-        """What was brought about these rows; later calls ask for later rows."""
-        self._held = [piece for piece in self._held if piece.last >= min(wanted)]
+    def of(self, wanted: Collection[int]) -> _RowOutcomes:
+        """Return what became of these rows. Later calls must ask for later rows."""
+        self._held = [shard for shard in self._held if shard.last >= min(wanted)]
         while not self._held or self._held[-1].last < max(wanted):
-            piece = next(self._pieces, None)
+            piece = next(self._replayed_shards, None)
             if piece is None:
                 break
             self._held.append(piece)
         rows = pa.array(sorted(wanted), pa.int64())
-        held = [piece.results for piece in self._held if piece.results is not None]
+        held = [shard.results for shard in self._held if shard.results is not None]
         results = [table.filter(pc.is_in(table[INDEX], rows)) for table in held]
-        dead = [piece.dead.select(wanted) for piece in self._held]
-        done = {row for piece in self._held for row in piece.done}.intersection(wanted)
-        return _Brought([table for table in results if table.num_rows], [one for one in dead if one.letters], done)
+        dead = [shard.dead.select(wanted) for shard in self._held]
+        done = {row for shard in self._held for row in shard.done}.intersection(wanted)
+        return _RowOutcomes([table for table in results if table.num_rows], [one for one in dead if one.letters], done)
 
 
 @dataclass(frozen=True, slots=True)
-class _Brought:
-    """New results for some rows, with INDEX, and those of them that died again."""
+class _RowOutcomes:
+    """What became of rows that were run again: new results, with INDEX, and those that failed again."""
 
     results: list[pa.Table]
     dead: list[DeadRows]
     done: set[int]  # the rows that are done now
 
     def still_dead(self, before: DeadRows) -> DeadRows:
-        """The dead rows of a shard from now on."""
+        """Return the dead rows that a shard has from now on. before: those that it had."""
         again = {letter.index for one in self.dead for letter in one.letters}
         kept = before.select({letter.index for letter in before.letters} - self.done - again)
         attempts = {letter.index: letter for letter in before.letters}
-        pieces = [kept, *(_again(one, attempts) for one in self.dead)]
-        letters = [letter for piece in pieces for letter in piece.letters]
+        groups = [kept, *(_again(one, attempts) for one in self.dead)]
+        letters = [letter for group in groups for letter in group.letters]
         order = sorted(range(len(letters)), key=lambda place: letters[place].index)
-        rows = pa.concat_tables([piece.rows for piece in pieces], promote_options="permissive")
+        rows = pa.concat_tables([group.rows for group in groups], promote_options="permissive")
         return DeadRows(tuple(letters[place] for place in order), rows.take(pa.array(order, pa.int64())), before.purged)
 
 
-_NOTHING = _Brought([], [], set())
+_NO_OUTCOMES = _RowOutcomes([], [], set())
 
 
 def _again(dead: DeadRows, before: Mapping[int, DeadLetter]) -> DeadRows:
-    """Rows that died again, with what is known of their first death."""
+    """Add to rows that failed again what is known of their first failure."""
     letters = [
         letter.model_copy(
             update={
@@ -223,9 +223,9 @@ def _again(dead: DeadRows, before: Mapping[int, DeadLetter]) -> DeadRows:
 
 
 def _indexed(results: pa.Table, shard: Settled, dead: DeadRows) -> pa.Table:
-    """A shard's results with the index, in its job's input, of the row that each was made from."""
+    """Append to a shard's results the index, in its job's input, of the row that each was made from."""
     if shard.expanded_to is not None:
         return results.append_column(INDEX, results[SOURCE_ROW])
     rows = np.arange(shard.first_row, shard.first_row + shard.rows + shard.rows_dead, dtype=np.int64)
-    alive = np.setdiff1d(rows, np.array(sorted(dead.indices), dtype=np.int64), assume_unique=True)
-    return results.append_column(INDEX, pa.array(alive))
+    done = np.setdiff1d(rows, np.array(sorted(dead.indices), dtype=np.int64), assume_unique=True)
+    return results.append_column(INDEX, pa.array(done))

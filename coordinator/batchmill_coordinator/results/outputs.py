@@ -31,7 +31,7 @@ class SettledShard:
 
     number: int
     parts: tuple[Settled, ...]  # those that are settled, in input order
-    is_whole: bool  # whether none is missing
+    is_complete: bool  # whether none is missing
 
 
 def settled_shards(ledger: Ledger, record: JobRecord, stage: int, start: int = 0) -> Iterator[SettledShard]:

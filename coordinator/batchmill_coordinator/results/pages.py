@@ -18,50 +18,50 @@ if TYPE_CHECKING:
     from batchmill.sinks import ResultStore
 
 CURSOR_PATTERN = r"^([0-9]{1,12}(\.[01]){0,64})?$"
-PAGE_BYTES = 16 * 1024 * 1024
-"""A page takes whole shards until it has about this much; it has at least one."""
+TARGET_PAGE_BYTES = 16 * 1024 * 1024
+"""A page takes complete shards until it has about this many bytes; it has at least one."""
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class ResultPage:
     """Rows in input order, of one schema, and where the next page begins."""
 
     tables: tuple[pa.Table, ...]
     next_cursor: str
-    at_end: bool  # nothing follows: no more rows will come, and all were given
+    at_end: bool  # no more rows will come, and all were given
     state: JobState
 
     @property
     def schema(self) -> pa.Schema:
-        """The schema of all tables; of a page without rows, no columns."""
+        """Return the schema of all tables; without rows, one without columns."""
         return self.tables[0].schema if self.tables else pa.schema([])
 
     @property
     def rows(self) -> int:
-        """How many rows it has."""
+        """Return the number of rows."""
         return sum(table.num_rows for table in self.tables)
 
     @property
     def nbytes(self) -> int:
-        """How much memory its rows take."""
+        """Return how many bytes of memory the rows take."""
         return sum(table.nbytes for table in self.tables)
 
     @property
-    def moved(self) -> bool:
-        """Whether it brings anything: rows, or the news that there are no more."""
+    def has_news(self) -> bool:
+        """Return whether there is anything to send: rows, or that there are no more."""
         return bool(self.tables) or self.at_end
 
 
 def parse_cursor(cursor: str) -> ShardId:
-    """The shard a page begins with, from text that matches `CURSOR_PATTERN`."""
+    """Parse the shard that a page begins with, from text that matches `CURSOR_PATTERN`; "" is the first one."""
     return parse_shard_id(cursor) if cursor else ShardId((0,))
 
 
-def read_page(ledger: Ledger, record: JobRecord, results: ResultStore, start: ShardId) -> Page:
+def read_page(ledger: Ledger, record: JobRecord, results: ResultStore, start: ShardId) -> ResultPage:
     """Read the page that begins with the shard `start`. Raises `StorageError`, or `NotFound` when results were removed.
 
     results: those of the job's last stage.
-    It ends before the first shard that is not settled; once the job has ended, such shards are passed over.
+    It ends before the first shard that is not settled; once the job has ended, such shards are skipped.
     """
     chosen, following = _choose(ledger, record, start)
     tables = results_of(ledger, record, results, chosen)
@@ -70,12 +70,12 @@ def read_page(ledger: Ledger, record: JobRecord, results: ResultStore, start: Sh
             following = chosen[number].shard_id
             tables = tables[:number]
             break
-    at_end = _is_whole(record) and following[0] >= record.shards_planned
-    return Page(tuple(tables), format_shard_id(following), at_end, record.state)
+    at_end = _is_complete(record) and following[0] >= record.shards_planned
+    return ResultPage(tuple(tables), format_shard_id(following), at_end, record.state)
 
 
-def _is_whole(record: JobRecord) -> bool:
-    """Whether no more rows will come: the job has ended, or will as soon as the finisher looks."""
+def _is_complete(record: JobRecord) -> bool:
+    """Return whether no more rows will come: the job has ended, or will at the finisher's next step."""
     return record.state.is_final or (record.planned and record.shards_live == 0)
 
 
@@ -83,11 +83,11 @@ def _choose(ledger: Ledger, record: JobRecord, start: ShardId) -> tuple[list[Set
     chosen: list[Settled] = []
     following, size = start, 0
     for shard in settled_shards(ledger, record, last_stage(record.spec), start[0]):
-        if not shard.is_whole and not record.state.is_final:
+        if not shard.is_complete and not record.state.is_final:
             break
         parts = [part for part in shard.parts if part.shard_id >= start and part.results > 0]
         more = sum(part.nbytes for part in parts)
-        if chosen and size + more > PAGE_BYTES:
+        if chosen and size + more > TARGET_PAGE_BYTES:
             break
         chosen += parts
         size += more

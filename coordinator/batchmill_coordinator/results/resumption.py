@@ -1,9 +1,10 @@
 """Resumption: a job submitted again over an output that an earlier one left unfinished does only what is missing.
 
-1. A job that stops leaves in its manifest what it was made from, which shards are settled, and where it stood.
-2. Admission finds such a manifest, compares, and takes the folder; a difference is named and refused.
+1. A job that stops leaves in its manifest what it was made from, which shards are settled, and how far its source was
+   planned.
+2. Admission finds such a manifest, compares, and takes the output; a difference is named and refused.
 3. The planner's first step puts the settled shards into the new job, with their dead letters, and the unfinished ones
-   back to work; then it plans on from where the earlier job stopped. No row of the input is read for that.
+   back in its queue; then it continues where the earlier job's planner stopped. No row of the input is read for that.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ if TYPE_CHECKING:
     from batchmill.unfinished import UnfinishedWork
     from batchmill.workspace import Workspace
 
-MAX_FILES = 1000  # of a source, that a manifest names one by one
+MAX_NAMED_FILES = 1000  # of a source, that a manifest names one by one
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A job about to be accepted: what it would make its output from."""
+    """A job about to be accepted, with all that its output depends on."""
 
     spec: JobSpec
     operator: OperatorInfo
@@ -54,51 +55,51 @@ class Resumption:
         self._workspace = workspace
 
     def left_by(self, record: JobRecord) -> tuple[InputFingerprint, UnfinishedWork]:
-        """What a job leaves that is about to end before its work is done."""
+        """Return what a job was made from and what it leaves undone; it is about to end before its work is done."""
         inline = b"" if record.spec.source else self._ledger.jobs.inline_input(record.id) or b""
         description = self._workspace.described(record.id) if record.spec.source else None
-        origin = self._origin(record.spec, record.operator_version, inline, description)
-        return origin, self._ledger.unfinished.read(record)
+        fingerprint = self._fingerprint(record.spec, record.operator_version, inline, description)
+        return fingerprint, self._ledger.unfinished.read(record)
 
     def find(self, publisher: Publisher, order: Order) -> Manifest | None:
-        """The manifest of the unfinished output that a job would go on with; None when there is none.
+        """Find the manifest of the unfinished output that a job resumes; None when there is none.
 
         Raises `InvalidOutput` if it is of another operator, other parameters or another input.
         """
         try:
             manifest = publisher.published()
         except StorageError:
-            return None  # whoever takes the folder tells what is wrong with it
+            return None  # taking the output reports what is wrong with it
         if manifest is None:
             return None
         if manifest.rest is None or manifest.origin is None:
             raise InvalidOutput(
                 f"the output folder {publisher.uri} holds the finished results of job {manifest.job}, "
                 f"{manifest.rows:,} rows.",
-                hint="Choose another folder, or empty this one to make them anew.",
+                hint="Choose another folder, or empty this one to compute them again.",
                 path=publisher.uri,
                 job=manifest.job,
             )
-        origin = self._origin(order.spec, order.operator.version, order.inline, order.description)
-        for what in _differences(manifest, manifest.origin, order, origin):
+        fingerprint = self._fingerprint(order.spec, order.operator.version, order.inline, order.description)
+        for what in _differences(manifest, manifest.origin, order, fingerprint):
             raise InvalidOutput(
                 f"the output folder {publisher.uri} holds {manifest.rows:,} rows of job {manifest.job}, which was "
                 f"{manifest.state}, but this job is not the same: {what}.",
-                hint="Submit the same job to go on with it, or choose another folder.",
+                hint="Submit the same job to resume it, or choose another folder.",
                 path=publisher.uri,
                 job=manifest.job,
             )
         return manifest
 
     def keep(self, job_id: str, manifest: Manifest) -> None:
-        """Note for the planner what a job goes on with."""
+        """Store for the planner what a job resumes. Raises `StorageError`."""
         self._workspace.blobs.put(_name(job_id), manifest.to_json())
 
     def resume_from(self, record: JobRecord, epoch: int) -> None:
-        """Begin a job with what another left. Doing it again is fine. Raises `StorageError`."""
+        """Begin a job with what another one left. Doing it again is fine. Raises `StorageError`."""
         manifest = Manifest.parse(self._workspace.blobs.get(_name(record.id)).to_pybytes(), _name(record.id))
         if manifest.rest is None:
-            raise InvalidOutput(f"job {manifest.job} left nothing to go on with.")
+            raise InvalidOutput(f"job {manifest.job} left nothing to resume.")
         dead: Counter[str] = Counter()
         stage = last_stage(record.spec)
         for shard in _with_dead_rows(manifest.rest):
@@ -110,19 +111,19 @@ class Resumption:
         )
         self._ledger.unfinished.resume_from(record, manifest.rest.model_copy(update={"shards": shards}), dead, epoch)
 
-    def _origin(
+    def _fingerprint(
         self, spec: JobSpec, operator_version: str, inline: bytes, description: SourceDescription | None
     ) -> InputFingerprint:
         files = description.files if description is not None and description.where == "files" else ()
         return InputFingerprint(
             source=self._workspace.digest(inline, description),
-            files={file.name: f"{file.size} {file.mtime_s}" for file in files} if len(files) <= MAX_FILES else {},
+            files={file.name: f"{file.size} {file.mtime_s}" for file in files} if len(files) <= MAX_NAMED_FILES else {},
             operator_version=operator_version,
             carry=None if spec.carry is None else tuple(spec.carry),
         )
 
     def _copy_dead_rows(self, earlier_id: str, job_id: str, stage: int, shard: Settled) -> DeadRows:
-        """Dead letters of the earlier job, if it is still there, become the new one's."""
+        """Copy the dead letters of the earlier job, if it was not deleted since, to the new one."""
         blobs = self._workspace.blobs
         earlier = ShardRef(earlier_id, stage, shard.shard_id, shard.token)
         old, new = dead_letters_name(earlier), dead_letters_name(replace(earlier, job_id=job_id))
@@ -134,9 +135,9 @@ class Resumption:
         return dead
 
     def _own_plan(self, job_id: str, shard_id: str, plan: str) -> str:
-        """A plan without blobs of the earlier job: packed text that was unpacked for a shard is copied."""
+        """Make a plan that uses no blobs of the earlier job: text that was decompressed for a shard is copied."""
         shard = Shard.from_plan(job_id, parse_shard_id(shard_id), plan)
-        return shard.with_slices([self._workspace.own_staged(job_id, piece) for piece in shard.slices]).plan()
+        return shard.with_slices([self._workspace.own_staged(job_id, one) for one in shard.slices]).plan()
 
 
 def _name(job_id: str) -> str:
@@ -151,7 +152,7 @@ def _with_dead_rows(rest: UnfinishedWork) -> Iterator[Settled]:
 
 
 def _differences(manifest: Manifest, before: InputFingerprint, order: Order, now: InputFingerprint) -> Iterator[str]:
-    """In words, what tells a job from the one that left the output."""
+    """Describe how a job differs from the one that left the output, a clause each."""
     spec, schema = order.spec, order.operator.params_schema
     if manifest.operator != spec.operator:
         yield f"its operator was {manifest.operator!r}, now it is {spec.operator!r}"
@@ -164,7 +165,7 @@ def _differences(manifest: Manifest, before: InputFingerprint, order: Order, now
     if spec.output is not None and manifest.format != spec.output.format:
         yield f"its format was {manifest.format}, now it is {spec.output.format}"
     if before.carry != now.carry:
-        yield f"it carried {_columns(before.carry)}, now it carries {_columns(now.carry)}"
+        yield f"it passed {_columns(before.carry)} through, now it passes {_columns(now.carry)}"
     yield from _changed_files(before, now)
     if before.source != now.source:
         yield "its input has changed"
@@ -187,6 +188,6 @@ def _columns(carry: tuple[str, ...] | None) -> str:
 
 
 def _filled(params: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters with the defaults that the operator announces."""
+    """Return parameters with the defaults that the operator announces."""
     properties = schema.get("properties", {})
     return {name: field["default"] for name, field in properties.items() if "default" in field} | dict(params)

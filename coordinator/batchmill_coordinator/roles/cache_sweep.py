@@ -1,4 +1,4 @@
-"""Blobs of the row cache that nothing leads to any more are deleted: of segments that made room, or were never kept."""
+"""Deletes blobs of the row cache that its index does not name: their segment was evicted, or never kept."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def sweep_row_cache(ledger: Ledger, blobs: BlobStore) -> None:
 
 
 def clear_row_cache(ledger: Ledger, blobs: BlobStore) -> None:
-    """Forget all that the row cache has, and delete its folder.
+    """Forget everything in the row cache, and delete its folder.
 
-    Raises `StorageError` if that cannot be deleted; the janitor goes on with it then. Segments that are just being
-    written find their places again, or count as missing.
+    Raises `StorageError` if that cannot be deleted; the janitor continues then. Segments that are just being written
+    are entered again, or count as missing.
     """
     ledger.row_cache.clear()
     blobs.delete_folder(FOLDER)

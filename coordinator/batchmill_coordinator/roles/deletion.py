@@ -1,6 +1,6 @@
 """Deleting a job: first it is marked, then its blobs go, then the ledger forgets it.
 
-Cut short anywhere, it can be begun again, and the janitor does. The output folder of a job is its user's and stays.
+Interrupted anywhere, it can be begun again, and the janitor does. The output folder of a job is its user's and stays.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def delete_job(ledger: Ledger, blobs: BlobStore, job_id: str) -> None:
-    """Delete an ended job and all that Batchmill keeps of it.
+    """Delete an ended job and everything that Batchmill stores of it.
 
     Raises `NotFound`, `Conflict` if it has not ended, and `StorageError` if blobs cannot be deleted; the janitor tries
     again then.

@@ -1,4 +1,13 @@
-"""The dispatcher: keeps a short window of shards per pool queued in Celery, fair between jobs, near their models."""
+"""The dispatcher: keeps a short window of shards per pool queued in Celery, fair between jobs, near their models.
+
+1. A step reads the live jobs and, for each pool with workers, fills its window: slots plus `PoolView.window`, less what
+   is queued or running.
+2. Jobs take turns by priority, deadline and what they have in flight (`fairness.next_job`), one shard a turn.
+3. `placement.ShardPlacement` says which queue the shard goes to, or defers it; then its model's other shards are
+   deferred in this step too.
+4. The ledger gives the shard its token, then the message is published. After a crash between the two the shard is
+   queued without a message; the recoverer publishes it again.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +20,7 @@ from batchmill.job import JobState
 from batchmill_coordinator.scheduling.fairness import Candidate, next_job
 from batchmill_coordinator.scheduling.model_demand import ModelNames, demands_of
 from batchmill_coordinator.scheduling.pace import ModelPaces
-from batchmill_coordinator.scheduling.placement import Placement, Where, queue_for
+from batchmill_coordinator.scheduling.placement import ShardPlacement, Target, queue_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,28 +29,24 @@ if TYPE_CHECKING:
     from batchmill.shard import ShardId
     from batchmill_coordinator.fleet.fleet_view import FleetView
     from batchmill_coordinator.fleet.pools import PoolView
-    from batchmill_coordinator.metering.counts import RoleMeter
-    from batchmill_coordinator.scheduling.publisher import Publisher
+    from batchmill_coordinator.metering.counts import RoleMetrics
+    from batchmill_coordinator.scheduling.message_publisher import MessagePublisher
 
 log = logging.getLogger(__name__)
 
 
 class Dispatcher:
-    """Queues shards: the ledger gives the token, then the message goes out.
-
-    A crash between the two leaves a queued shard without a message; the recoverer publishes it again. Queued shards
-    of a paused job are taken back, so that the window is there for the others.
-    """
+    """Queues shards. Those of a paused job that are queued are unqueued, so that the window is free for other jobs."""
 
     name = "dispatcher"
     wakes_on = frozenset({"planned", "committed", "finished", "failed", "lost", "worker", "paused", "resumed"})
     period_s = 0.5
 
-    def __init__(self, ledger: Ledger, fleet: FleetView, publisher: Publisher, meter: RoleMeter) -> None:
+    def __init__(self, ledger: Ledger, fleet: FleetView, publisher: MessagePublisher, metrics: RoleMetrics) -> None:
         self._ledger = ledger
         self._fleet = fleet
         self._publisher = publisher
-        self._meter = meter
+        self._metrics = metrics
         self._names = ModelNames(fleet)
         self._paces = ModelPaces()
 
@@ -60,49 +65,51 @@ class Dispatcher:
             self._fill(name, pools[name], by_pool[name], now_ms, epoch)
 
     def _fill(self, name: str, pool: PoolView, records: list[JobRecord], now_ms: int, epoch: int) -> None:
-        room = pool.capacity + pool.window - sum(_in_flight(record) for record in records)
+        free_slots = pool.capacity + pool.window - sum(_in_flight(record) for record in records)
         able = [record for record in records if _has_more(record) and record.spec.operator in pool.operators]
-        if room <= 0 or not able:
+        if free_slots <= 0 or not able:
             return
-        waiting = {record.id: self._ledger.shards.to_queue(record.id, room, now_ms) for record in able}
+        waiting = {record.id: self._ledger.shards.to_queue(record.id, free_slots, now_ms) for record in able}
         models = self._names.of(records)
         due = {record.id for record in able if waiting[record.id]}
         demands = demands_of(records, due, models, self._paces, now_ms / 1000)
-        for record, shard, where in self._choose(able, waiting, models, Placement(pool.seats, demands), room, now_ms):
+        for record, shard, target in self._choose(
+            able, waiting, models, ShardPlacement(pool.members, demands), free_slots, now_ms
+        ):
             ref = self._ledger.shards.queue(record, *shard, epoch)
             if ref is not None:
-                self._publisher.publish(record.spec.operator, queue_for(where, name, models[record.id]), ref)
-                self._meter.dispatched(record.spec)
+                self._publisher.publish(record.spec.operator, queue_for(target, name, models[record.id]), ref)
+                self._metrics.dispatched(record.spec)
 
     def _choose(
         self,
         records: list[JobRecord],
         waiting: dict[str, list[tuple[int, ShardId]]],
         models: dict[str, str],
-        placement: Placement,
-        room: int,
+        placement: ShardPlacement,
+        free_slots: int,
         now_ms: int,
-    ) -> Iterable[tuple[JobRecord, tuple[int, ShardId], Where]]:
+    ) -> Iterable[tuple[JobRecord, tuple[int, ShardId], Target]]:
         now_s = now_ms / 1000
         by_id = {record.id: record for record in records}
         candidates = {record.id: _candidate(record) for record in records if waiting[record.id]}
         queued = dict.fromkeys((models[job_id] for job_id in candidates), 0)
-        held = set()
-        while room > 0 and candidates:
+        deferred = set()
+        while free_slots > 0 and candidates:
             chosen = next_job(list(candidates.values()), now_s)
             model = models[chosen.job_id]
-            where = placement.place(model)
-            if where is Where.HOLD:
-                held.add(model)
+            target = placement.place(model)
+            if target is Target.DEFER:
+                deferred.add(model)
                 candidates = {job_id: other for job_id, other in candidates.items() if models[job_id] != model}
                 continue
-            yield by_id[chosen.job_id], waiting[chosen.job_id].pop(0), where
-            room, queued[model] = room - 1, queued[model] + 1
+            yield by_id[chosen.job_id], waiting[chosen.job_id].pop(0), target
+            free_slots, queued[model] = free_slots - 1, queued[model] + 1
             candidates[chosen.job_id] = _after_its_turn(chosen, now_s)
             if not waiting[chosen.job_id]:
                 del candidates[chosen.job_id]
         for model, count in queued.items():
-            self._paces.note(model, count, held=model in held, warm=placement.is_warm(model), now_s=now_s)
+            self._paces.note(model, count, deferred=model in deferred, warm=placement.is_warm(model), now_s=now_s)
 
 
 def _in_flight(record: JobRecord) -> int:

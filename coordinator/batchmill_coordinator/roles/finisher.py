@@ -19,7 +19,7 @@ from batchmill_coordinator.roles.storage_failures import StorageFailures
 
 if TYPE_CHECKING:
     from batchmill.ledger import JobRecord, Ledger
-    from batchmill_coordinator.metering.counts import RoleMeter
+    from batchmill_coordinator.metering.counts import RoleMetrics
     from batchmill_coordinator.results.closing import OutputCloser
 
 log = logging.getLogger(__name__)
@@ -34,10 +34,10 @@ class Finisher:
     wakes_on = frozenset({"settled", "failed", "lost", "stopping"})
     period_s = 0.5
 
-    def __init__(self, ledger: Ledger, outputs: OutputCloser, meter: RoleMeter) -> None:
+    def __init__(self, ledger: Ledger, outputs: OutputCloser, metrics: RoleMetrics) -> None:
         self._ledger = ledger
         self._outputs = outputs
-        self._meter = meter
+        self._metrics = metrics
         self._failures = StorageFailures(ledger, "its output could not be closed", MAX_STORAGE_FAILURES)
 
     def step(self, epoch: int) -> None:
@@ -70,7 +70,7 @@ class Finisher:
                 return  # it ends at a later step, as failed
         if self._ledger.jobs.finish(record, state, epoch):
             log.info("job %s is %s: %d rows done, %d failed", record.id, state, record.rows_done, record.rows_dead)
-            self._meter.finished(record.spec, state)
+            self._metrics.finished(record.spec, state)
             self._outputs.delete_checkpoints(record.id)
 
     def _fail(self, record: JobRecord, error: BatchmillError) -> None:

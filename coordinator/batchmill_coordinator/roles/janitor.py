@@ -1,4 +1,9 @@
-"""The janitor: deletes jobs that ended long ago, uploads that no job took, and segments that the row cache let go."""
+"""The janitor: deletes jobs that ended long ago, uploads that no job took, and segments that the row cache dropped.
+
+1. Uploads that no job has taken for `upload_ttl_s` are forgotten in the ledger, then their blobs are deleted.
+2. Jobs that ended over `retention_s` ago, and those that a user deleted, go by the steps of `deletion`.
+3. Some loose segments of the row cache are deleted in each step (`cache_sweep`).
+"""
 
 from __future__ import annotations
 
@@ -17,9 +22,9 @@ log = logging.getLogger(__name__)
 
 
 class Janitor:
-    """Keeps ledger and blob store from growing for ever.
+    """Keeps ledger and blob store from growing forever.
 
-    upload_ttl_s: how long an upload waits for a job. retention_s: how long an ended job is kept; 0: for ever.
+    upload_ttl_s: how long an upload waits for a job. retention_s: how long an ended job is kept; 0: forever.
     """
 
     name = "janitor"
@@ -33,7 +38,7 @@ class Janitor:
         self._retention_s = retention_s
 
     def step(self, epoch: int) -> None:
-        """Delete what is due."""
+        """Delete what is due. Raises `StorageError` if the blobs of an upload cannot be deleted."""
         for upload in self._ledger.jobs.expire_uploads(epoch, self._upload_ttl_s):
             self._blobs.delete_folder(f"uploads/{upload}")
         for job_id in self._ledger.retention.due(self._ledger.now_ms(), self._retention_s):
@@ -44,7 +49,7 @@ class Janitor:
         try:
             delete_job(self._ledger, self._blobs, job_id)
         except (NotFound, Conflict):
-            return  # somebody was quicker, or the job runs again
+            return  # another one deleted it, or the job runs again
         except StorageError as error:
             log.warning("job %s could not be deleted, which is tried again: %s", job_id, error)
             return

@@ -1,4 +1,10 @@
-"""Which coordinator leads: a lease in the ledger, with an epoch that every write of the leader carries."""
+"""Which coordinator leads: a lease in the ledger, with an epoch that every write of the leader includes.
+
+1. Each coordinator asks for the lead three times per lease. The ledger gives it to one, under a new epoch.
+2. The leader counts its lease from before it asked, by its own monotonic clock, so that it stops before the ledger
+   gives the lead to another one.
+3. A leader that was suspended for longer may still write; the ledger refuses its old epoch.
+"""
 
 from __future__ import annotations
 
@@ -36,32 +42,32 @@ class Leadership:
 
     @property
     def epoch(self) -> int:
-        """The epoch under which this process leads; 0 when it does not, or cannot be sure of it."""
+        """Return the epoch under which this process leads; 0 when it does not, or cannot be sure of it."""
         fresh = self._clock.monotonic() - self._renewed_at < self._ttl_s
         return self._epoch if fresh else 0
 
     def start(self) -> None:
-        """Begin to ask for the lead."""
+        """Start the thread that asks for the lead."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop asking, and give the lead back."""
+        """Stop asking, and release the lead."""
         self._stopping.set()
         self._thread.join()
         if self._epoch:
             try:
                 self._ledger.resign(self._name)
             except ServiceUnavailable as error:
-                log.warning("the lead could not be given back, it ends by itself: %s", error)
+                log.warning("the lead could not be released, it expires by itself: %s", error)
 
     def renew(self) -> None:
-        """Ask for the lead once."""
+        """Ask for the lead once. Raises `ServiceUnavailable`."""
         asked_at = self._clock.monotonic()
         epoch = self._ledger.lead(self._name, self._ttl_s)
         changed = epoch != self._epoch
         self._epoch, self._renewed_at = epoch, asked_at
         if changed:
-            log.info("this coordinator %s", f"leads (epoch {epoch})" if epoch else "stands by")
+            log.info("this coordinator %s", f"leads (epoch {epoch})" if epoch else "is on standby")
             self._on_change()
 
     def _run(self) -> None:

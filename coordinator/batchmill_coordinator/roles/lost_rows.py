@@ -1,4 +1,11 @@
-"""The undertaker: makes a dead letter of a row that ended its worker process again and again, alone in its shard."""
+"""Settles a row that ended its worker process again and again, alone in its shard, as a dead letter.
+
+1. The lost attempt ends; the shard waits, for longer than the next steps take.
+2. It is queued and claimed here, in the place of a worker, so that nobody else runs it.
+3. The row is read and its dead letter stored; the commit settles the shard.
+
+Cut short anywhere, the lease taken here expires, and the recoverer begins again.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +29,8 @@ if TYPE_CHECKING:
 LEASE_MS = 30_000
 
 
-class Undertaker:
-    """Settles a shard of one row in the place of a worker, by the steps of one: claim, store, commit."""
+class LostRowSettler:
+    """Settles shards of one row by the steps of a worker: claim, store, commit."""
 
     def __init__(
         self, ledger: Ledger, blobs: BlobStore, open_source: Callable[[JobRecord, int], Source], clock: Clock
@@ -33,17 +40,17 @@ class Undertaker:
         self._open_source = open_source
         self._clock = clock
 
-    def bury(self, record: JobRecord, shard: Shard, epoch: int) -> bool:
-        """Take a shard from its lost attempt and commit its row as dead; False when another has it.
+    def settle_as_dead(self, record: JobRecord, shard: Shard, epoch: int) -> bool:
+        """End a shard's lost attempt and commit its row as dead; False if the shard is another attempt's by now.
 
-        If it is cut short, the lease taken here runs out, and the recoverer comes to it again.
+        Raises `StorageError` if the row cannot be read or its dead letter not be stored.
         """
         shards = self._ledger.shards
-        delay_s = LEASE_MS / 1000  # until after the next line: nobody else is to run it
+        delay_s = LEASE_MS / 1000  # it is queued below before anybody else does it
         if shards.expire_attempt(shard.ref, epoch, delay_s=delay_s) is not ExpireAttemptAnswer.OK:
             return False
         ref = shards.queue(record, shard.stage, shard.shard_id, epoch)
-        holder = write_holder("undertaker", secrets.token_hex(4))
+        holder = write_holder("lost-row-settler", secrets.token_hex(4))
         claim = shards.claim(ref, record.spec.pool, holder, LEASE_MS, with_job=False) if ref else None
         if ref is None or claim is None:
             return False

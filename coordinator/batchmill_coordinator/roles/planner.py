@@ -32,7 +32,7 @@ from batchmill.stages import stages_of
 from batchmill.telemetry.log_context import about
 from batchmill_coordinator.fleet.pools import EMPTY, PoolView
 from batchmill_coordinator.roles.storage_failures import StorageFailures
-from batchmill_coordinator.scheduling.shard_size import Progress, next_rows
+from batchmill_coordinator.scheduling.shard_size import StageProgress, next_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -194,7 +194,7 @@ class Planner:
 
     def _next_rows(self, record: JobRecord, draft: _Draft, opened: OpenSource, pool: PoolView) -> int:
         total = opened.source.count(draft.cursor)
-        progress = Progress(
+        progress = StageProgress(
             rows_timed=record.rows_timed,
             busy_s=record.busy_us / 1e6,
             shards_done=record.shards_done,

@@ -1,4 +1,13 @@
-"""The recoverer: finds lost leases and lost messages, and puts their shards back to work."""
+"""The recoverer: finds lost leases and lost messages, and requeues their shards.
+
+1. After an outage of the ledger all leases are extended once: nobody could renew them.
+2. An attempt whose lease has expired ends by the same pure decision as one that fails in its worker (`retry.decide`):
+   its shard is requeued, split in half, or, with one row left, settled as dead.
+3. Queues that no worker consumes any more are emptied; their shards are dispatched again. A new leader looks for such
+   queues once, since it does not know what the one before it has used.
+4. A shard that has been queued for `MESSAGE_GRACE_MS` while its pool's queues have fewer messages than it has queued
+   shards has lost its message, which is published again. A message too many does no harm: only one claim succeeds.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +16,7 @@ import random
 from collections import defaultdict
 from typing import TYPE_CHECKING, assert_never
 
-from batchmill.broker import attempt_of, model_queue_of, queue_of, room_queue_of
+from batchmill.broker import attempt_of, model_queue_of, queue_of, spare_queue_of
 from batchmill.errors import NotFound
 from batchmill.job_log import LogEvent, LogLevel
 from batchmill.ledger.calls import ExpireAttemptAnswer, SplitAnswer
@@ -21,9 +30,9 @@ if TYPE_CHECKING:
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.shard import Shard, ShardRef
     from batchmill_coordinator.fleet.fleet_view import FleetView
-    from batchmill_coordinator.metering.counts import RoleMeter
-    from batchmill_coordinator.roles.lost_rows import Undertaker
-    from batchmill_coordinator.scheduling.publisher import Publisher
+    from batchmill_coordinator.metering.counts import RoleMetrics
+    from batchmill_coordinator.roles.lost_rows import LostRowSettler
+    from batchmill_coordinator.scheduling.message_publisher import MessagePublisher
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +41,7 @@ MESSAGE_GRACE_MS = 2_000
 
 
 class Recoverer:
-    """Takes shards back from attempts that are over, by the same decision as a living worker."""
+    """Ends attempts whose worker is gone, and finds shards whose message is."""
 
     name = "recoverer"
     wakes_on: frozenset[str] = frozenset()
@@ -42,10 +51,10 @@ class Recoverer:
         self,
         ledger: Ledger,
         fleet: FleetView,
-        publisher: Publisher,
-        undertaker: Undertaker,
+        publisher: MessagePublisher,
+        settler: LostRowSettler,
         lease_ttl_s: float,
-        meter: RoleMeter,
+        metrics: RoleMetrics,
     ) -> None:
         self._ledger = ledger
         self._fleet = fleet
@@ -53,20 +62,20 @@ class Recoverer:
         self._queues: dict[str, set[str]] = {}  # by pool: those of models that may hold messages
         self._epoch = 0
         self._publisher = publisher
-        self._undertaker = undertaker
-        self._meter = meter
+        self._settler = settler
+        self._metrics = metrics
         self._lease_ttl_s = lease_ttl_s
-        self._chance = random.Random()  # noqa: S311  # jitter, no secret
+        self._rng = random.Random()  # noqa: S311  # jitter, no secret
 
     def step(self, epoch: int) -> None:
-        """Look at leases and messages."""
-        spared = self._ledger.leases.extend_all(epoch, self._lease_ttl_s)
-        if spared:
-            log.warning("nobody could look at the leases for a while: %d of them begin anew", spared)
+        """End attempts whose lease has expired, and publish lost messages again."""
+        extended = self._ledger.leases.extend_all(epoch, self._lease_ttl_s)
+        if extended:
+            log.warning("leases could not be checked for a while: %d of them are extended", extended)
         now_ms = self._ledger.now_ms()
         for ref in self._ledger.shards.expired(now_ms):
             with about_attempt(ref):
-                self._take_back(ref, epoch)
+                self._end_attempt(ref, epoch)
         if epoch != self._epoch:
             self._find_queues()
             self._epoch = epoch
@@ -81,14 +90,14 @@ class Recoverer:
             if by_pool[pool]:
                 self._find_lost_messages(pool, now_ms)
 
-    def _take_back(self, ref: ShardRef, epoch: int) -> None:
+    def _end_attempt(self, ref: ShardRef, epoch: int) -> None:
         shards = self._ledger.shards
         shard = shards.read(ref)
         if shard is None or shard.token != ref.token or shard.state is not ShardState.RUNNING:
-            shards.expire_attempt(ref, epoch, delay_s=0)  # a leftover: only its lease is dropped
+            shards.expire_attempt(ref, epoch, delay_s=0)  # the attempt is over already: only its lease is dropped
             return
         record = self._ledger.jobs.read(ref.job_id)
-        decision = decide(shard, Lost(), record.spec.retry, self._chance)
+        decision = decide(shard, Lost(), record.spec.retry, self._rng)
         match decision:
             case Requeue(delay_s):
                 taken = shards.expire_attempt(ref, epoch, delay_s=delay_s) is ExpireAttemptAnswer.OK
@@ -97,44 +106,44 @@ class Recoverer:
                 taken = shards.split(shard, epoch) is SplitAnswer.OK
                 event, then = LogEvent.SPLIT, "its two halves take over"
             case DeadLetter():
-                taken = self._undertaker.bury(record, shard, epoch)
-                event, then = LogEvent.DEAD, "its only row is given up on"
+                taken = self._settler.settle_as_dead(record, shard, epoch)
+                event, then = LogEvent.DEAD, "its only row has failed"
             case GiveUp() | Settle():
                 raise AssertionError("a lost attempt neither has results nor an error of the operator's")
             case never:
                 assert_never(never)
         if taken:
-            self._tell(ref, shard, event, f"its worker died or did not renew the lease; {then}")
-            self._meter.lost(record.spec, decision)
+            self._report_lost(ref, shard, event, f"its worker died or did not renew the lease; {then}")
+            self._metrics.lost(record.spec, decision)
 
-    def _tell(self, ref: ShardRef, shard: Shard, event: LogEvent, message: str) -> None:
+    def _report_lost(self, ref: ShardRef, shard: Shard, event: LogEvent, message: str) -> None:
         log.warning("attempt %s was lost: %s", ref.attempt_key, message)
         self._ledger.log.note(ref.job_id, LogLevel.WARNING, event, message, ref=ref, worker=shard.worker)
-        self._publisher.tell_lost(ref, shard.worker)
+        self._publisher.report_lost(ref, shard.worker)
 
     def _find_queues(self) -> None:
-        """What the leader before may have left."""
+        """Find the queues that an earlier leader may have left."""
         for queue in self._ledger.find_queues(queue_of("")):
             pool, slash, _ = queue.removeprefix(queue_of("")).partition("/")
             if slash:
                 self._queues.setdefault(pool, set()).add(queue)
 
     def _empty_abandoned_queues(self, pool: str, records: list[JobRecord], view: PoolView, epoch: int) -> None:
-        """Take back what lies in queues that no worker consumes any more, so that it is dispatched anew.
+        """Take messages out of queues that no worker consumes any more, so that their shards are dispatched again.
 
         A queue is watched from when its model has a job until it has none and nobody consumes from it.
         """
         consumed = {model_queue_of(pool, model) for model in view.models}
-        if view.has_room:
-            consumed.add(room_queue_of(pool))
+        if view.has_spare:
+            consumed.add(spare_queue_of(pool))
         wanted = {model_queue_of(pool, model) for model in self._names.of(records).values()}
-        wanted.add(room_queue_of(pool))
+        wanted.add(spare_queue_of(pool))
         watched = self._queues.get(pool, set()) | wanted
         for queue in watched - consumed:
             refs = [attempt_of(message) for message in self._ledger.take_messages(queue)]
             if refs:
                 taken = self._ledger.shards.unqueue_orphaned(refs, pool, epoch)
-                log.info("%d shard(s) are taken back from %s, which no worker consumes any more", taken, queue)
+                log.info("%d shard(s) are unqueued from %s, which no worker consumes any more", taken, queue)
         self._queues[pool] = watched if records else watched & consumed
         if not self._queues[pool]:
             del self._queues[pool]
@@ -149,8 +158,8 @@ class Recoverer:
                 record = self._ledger.jobs.read(ref.job_id)
             except NotFound:
                 continue
-            log.warning("the message of attempt %s was lost; it is published again", ref.attempt_key)
-            told = "its message was lost and is published again"
-            self._ledger.log.note(ref.job_id, LogLevel.INFO, LogEvent.REPUBLISHED, told, ref=ref)
+            message = f"not claimed within {MESSAGE_GRACE_MS / 1000:g} s, published again"
+            log.warning("attempt %s: %s", ref.attempt_key, message)
+            self._ledger.log.note(ref.job_id, LogLevel.INFO, LogEvent.REPUBLISHED, message, ref=ref)
             self._publisher.publish(record.spec.operator, queue_of(pool), ref)
-            self._meter.message_lost(record.spec)
+            self._metrics.message_lost(record.spec)

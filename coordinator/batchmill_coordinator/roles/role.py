@@ -1,4 +1,11 @@
-"""The background roles of a coordinator, each in a thread of its own: woken by events, and now and then anyway."""
+"""The background roles of a coordinator, each in a thread of its own.
+
+1. A role wakes when an event of a kind that it waits for arrives, or when its period is over, whichever is first.
+2. It steps only while this coordinator leads. The epoch of the lead goes with every write, so that a role that was
+   suspended in the middle of a step changes nothing once another coordinator leads.
+3. A step that fails is logged; the next one starts anew from the ledger. Roles keep no state that the ledger lacks,
+   only caches.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +27,10 @@ class Role(Protocol):
 
     name: str
     wakes_on: frozenset[str]  # the kinds of ledger events that may give it work
-    period_s: float  # how long it rests at most
+    period_s: float  # the longest time between two steps
 
     def step(self, epoch: int) -> None:
-        """Do what there is to do, under this epoch. May run again at any time; every write is guarded."""
+        """Do what is due, under this epoch. May run again at any time; every write is guarded by the epoch."""
 
 
 class RoleThread:
@@ -37,20 +44,20 @@ class RoleThread:
         self._thread = threading.Thread(target=self._run, name=role.name, daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def notify(self, kind: str) -> None:
-        """An event happened; the role looks if it is of a kind it waits for."""
+        """Wake the role if it waits for events of this kind."""
         if kind in self._role.wakes_on:
             self._wake.set()
 
     def wake(self) -> None:
-        """Look now."""
+        """Wake the role now."""
         self._wake.set()
 
     def stop(self) -> None:
-        """End after the present step."""
+        """End the thread after the present step."""
         self._stopping = True
         self._wake.set()
         self._thread.join()
@@ -71,5 +78,5 @@ class RoleThread:
             log.warning("%s: %s", self._role.name, error)
         except BatchmillError as error:
             log.error("%s: %s", self._role.name, error)
-        except Exception:  # a role outlives any one fault; the next step starts anew from the ledger
-            log.exception("%s failed; it goes on in %.1f s", self._role.name, self._role.period_s)
+        except Exception:  # one fault must not end a role; the next step starts anew
+            log.exception("%s failed; it continues in %.1f s", self._role.name, self._role.period_s)

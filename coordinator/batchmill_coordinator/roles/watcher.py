@@ -1,4 +1,8 @@
-"""The watcher: notes in a job's log what it waits for, when that is something a user can mend, and when it is there."""
+"""The watcher: writes into a job's log that it is blocked until a user acts, and that it is unblocked.
+
+A step asks of each live job why it is blocked (`why_blocked`). A reason is logged once it has lasted for
+`MIN_BLOCKED_S`, and its end only if the reason was logged.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from batchmill.job import JobState
 from batchmill.job_log import LogEvent, LogLevel
-from batchmill_coordinator.fleet.pools import why_waiting
+from batchmill_coordinator.fleet.pools import why_no_worker
 from batchmill_coordinator.status.status import why_paused
 
 if TYPE_CHECKING:
@@ -16,19 +20,19 @@ if TYPE_CHECKING:
     from batchmill_coordinator.fleet.fleet_view import FleetView
     from batchmill_coordinator.fleet.pools import PoolView
 
-PATIENCE_S = 5.0
-"""A job that waits for less than this is not worth an entry: a worker may just be starting."""
+MIN_BLOCKED_S = 5.0
+"""A job that is blocked for less than this is not worth an entry: a worker may just be starting."""
 
 
 @dataclass(slots=True)
-class _Wait:
+class _Block:
     reason: str
     since_s: float
-    is_noted: bool = False
+    is_logged: bool = False
 
 
 class Watcher:
-    """Looks now and then; a new leader may note a wait once more."""
+    """Logs blocked jobs, as the leader; a new leader may log a reason once more."""
 
     name = "watcher"
     wakes_on: frozenset[str] = frozenset()
@@ -39,43 +43,43 @@ class Watcher:
         self._fleet = fleet
         self._clock = clock
         self._currency = currency
-        self._waits: dict[str, _Wait] = {}
+        self._blocks: dict[str, _Block] = {}
 
-    def step(self, epoch: int) -> None:  # noqa: ARG002  # a note changes nothing that a leader must guard
-        """Look at every live job."""
+    def step(self, epoch: int) -> None:  # noqa: ARG002  # a log entry changes nothing that a leader must guard
+        """Check every live job."""
         records = self._ledger.jobs.live()
         pools = self._fleet.pools() if records else {}
-        for job_id in self._waits.keys() - {record.id for record in records}:
-            del self._waits[job_id]
+        for job_id in self._blocks.keys() - {record.id for record in records}:
+            del self._blocks[job_id]
         for record in records:
-            self._look(record, what_it_waits_for(record, pools, self._currency))
+            self._check(record, why_blocked(record, pools, self._currency))
 
-    def _look(self, record: JobRecord, reason: str | None) -> None:
-        now_s, wait = self._clock.monotonic(), self._waits.get(record.id)
+    def _check(self, record: JobRecord, reason: str | None) -> None:
+        now_s, block = self._clock.monotonic(), self._blocks.get(record.id)
         if reason is None:
-            if wait is not None:
-                self._end(record, wait)
-        elif wait is None or wait.reason != reason:
-            self._waits[record.id] = _Wait(reason, now_s)
-        elif not wait.is_noted and now_s - wait.since_s >= PATIENCE_S:
-            wait.is_noted = True
+            if block is not None:
+                self._end(record, block)
+        elif block is None or block.reason != reason:
+            self._blocks[record.id] = _Block(reason, now_s)
+        elif not block.is_logged and now_s - block.since_s >= MIN_BLOCKED_S:
+            block.is_logged = True
             self._ledger.log.note(record.id, LogLevel.WARNING, LogEvent.WAITING, reason)
 
-    def _end(self, record: JobRecord, wait: _Wait) -> None:
-        del self._waits[record.id]
-        if wait.is_noted and _is_moving(record):
-            self._ledger.log.note(record.id, LogLevel.INFO, LogEvent.GOING_ON, "what it waited for is there")
+    def _end(self, record: JobRecord, block: _Block) -> None:
+        del self._blocks[record.id]
+        if block.is_logged and _is_moving(record):
+            self._ledger.log.note(record.id, LogLevel.INFO, LogEvent.GOING_ON, "unblocked: what it waited for is there")
 
 
-def waits(record: JobRecord) -> bool:
-    """Whether nothing of a job is at work although something should be."""
+def runs_nothing(record: JobRecord) -> bool:
+    """Return whether nothing of a job runs although something should."""
     return _is_moving(record) and record.shards_running == 0
 
 
-def what_it_waits_for(record: JobRecord, pools: dict[str, PoolView], currency: str) -> str | None:
-    """What would let a job go on, when it is something that a user can mend. currency: what its cost is in."""
-    if waits(record):
-        return why_waiting(record.spec.pool, record.spec.operator, pools)
+def why_blocked(record: JobRecord, pools: dict[str, PoolView], currency: str) -> str | None:
+    """Say why a job cannot proceed until a user acts, and what to do; None if it can. currency: of its cost."""
+    if runs_nothing(record):
+        return why_no_worker(record.spec.pool, record.spec.operator, pools)
     return why_paused(record, currency)
 
 

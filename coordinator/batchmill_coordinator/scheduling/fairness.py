@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 AGEING_S = 60.0
-"""A job that waits so long without a shard being queued rises by one priority class."""
+"""A job that waits for this long without a shard being queued rises by one priority class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Candidate:
 
 
 def next_job(candidates: list[Candidate], now_s: float) -> Candidate:
-    """The candidate whose turn it is; `candidates` is not empty.
+    """Choose the candidate whose turn it is; `candidates` is not empty.
 
     The highest class first, where waiting lifts a job by a class each `AGEING_S`; inside a class the earliest
     deadline, a job without one after all that have one; then the job with the fewest shards in flight, so that jobs

@@ -1,4 +1,4 @@
-"""What the live jobs of a pool want of each model."""
+"""How much work the live jobs of a pool have for each model."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
     from batchmill_coordinator.fleet.fleet_view import FleetView
     from batchmill_coordinator.scheduling.pace import ModelPaces
 
-MAX_NAMES = 20_000
+MAX_KNOWN_MODELS = 20_000  # before all are forgotten
 FIRST_SHARD_S = 1.0
-"""What a shard is taken to cost while none of its job is done, if the job has several. A job of one shard is small."""
+"""Assumed run time of a shard while none of its job is done, if the job has several. A job of one shard is small."""
 
 
 class ModelNames:
-    """The models of jobs, each worked out once."""
+    """The model keys of jobs, each computed once."""
 
     def __init__(self, fleet: FleetView) -> None:
         self._fleet = fleet
         self._known: dict[tuple[str, str], str] = {}  # by job and version of its operator
 
     def of(self, records: Iterable[JobRecord]) -> dict[str, str]:
-        """By job: its model's key; one of the operator's name where no worker has announced the operator."""
-        if len(self._known) > MAX_NAMES:
+        """Return, by job, the key of its model; the operator's name where no worker has announced the operator."""
+        if len(self._known) > MAX_KNOWN_MODELS:
             self._known.clear()
         return {record.id: self._of(record) for record in records}
 
@@ -47,7 +47,7 @@ class ModelNames:
 def demands_of(
     records: Iterable[JobRecord], due: set[str], models: dict[str, str], paces: ModelPaces, now_s: float
 ) -> list[Demand]:
-    """The demand for each model of these jobs; `due` are the jobs with shards that may be queued now."""
+    """Return the demand for each model of these jobs; `due` are the jobs with shards that may be queued now."""
     by_model: dict[str, list[JobRecord]] = defaultdict(list)
     for record in records:
         by_model[models[record.id]].append(record)

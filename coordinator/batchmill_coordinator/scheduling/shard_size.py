@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 FIRST_ROWS = 64
-GROWTH = 8  # a shard has at most so many times the rows of those before it
-TAIL_SHARE = 2  # towards the end, every worker process gets about so many more shards
-LEAST_S = 0.5  # a shard of less work than this is mostly overhead
+MAX_GROWTH = 8  # times the rows of the shards before it
+TAIL_SHARDS = 2  # that every worker process still gets, about, near the end of a source
+MIN_SHARD_S = 0.5  # a shard of less work than this is mostly overhead
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """What is known of a job when its next shard is cut."""
+class StageProgress:
+    """What is known of a stage when its next shard is planned."""
 
     rows_timed: int  # rows of the shards that are done
     busy_s: float  # the time they took together
@@ -21,8 +21,8 @@ class Progress:
     workers: int  # processes of the pool, each with a device or a share of one
 
 
-def next_rows(progress: Progress, target_s: float) -> int:
-    """The most rows of the next shard: about `target_s` of work by the throughput measured so far.
+def next_rows(progress: StageProgress, target_s: float) -> int:
+    """Return the maximum of rows of the next shard: about `target_s` of work by the throughput measured so far.
 
     Guided self-scheduling towards the end (Polychronopoulos and Kuck, 1987), so that no worker is left with a long
     last shard while the others are idle.
@@ -30,9 +30,9 @@ def next_rows(progress: Progress, target_s: float) -> int:
     if progress.shards_done == 0 or progress.rows_timed == 0:
         return FIRST_ROWS
     rows_per_s = progress.rows_timed / max(progress.busy_s, 1e-6)
-    grown = GROWTH * progress.rows_timed // progress.shards_done
+    grown = MAX_GROWTH * progress.rows_timed // progress.shards_done
     wanted = min(int(rows_per_s * target_s), grown)
     if progress.rows_left is not None:
-        fair = progress.rows_left // (TAIL_SHARE * max(progress.workers, 1))
-        wanted = min(wanted, max(fair, int(rows_per_s * LEAST_S)))
+        fair = progress.rows_left // (TAIL_SHARDS * max(progress.workers, 1))
+        wanted = min(wanted, max(fair, int(rows_per_s * MIN_SHARD_S)))
     return max(wanted, FIRST_ROWS if wanted >= FIRST_ROWS else 1)

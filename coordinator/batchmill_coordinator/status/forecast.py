@@ -1,18 +1,28 @@
 """How long a job will still take, with a range, from the pace of its last commits. Pure.
 
 1. The ledger keeps the last intervals between commits: how long each was, how many rows were settled in it.
-2. They are taken for observations of a rate that wanders: a local level model (J. F. Muth, "Optimal properties of
-   exponentially weighted forecasts", JASA 55, 1960; A. C. Harvey, "Forecasting, structural time series models and the
-   Kalman filter", 1989). How much it wanders beside how noisy it is, is not known: each of some ratios is filtered, and
-   weighted by how well it foretold the intervals.
-3. The rows that are left take until a process with that rate and noise has come so far, the first passage time of
-   Brownian motion with drift (J. L. Folks, R. S. Chhikara, "The inverse Gaussian distribution and its statistical
-   application", JRSS B 40, 1978): at rate m over T seconds its relative variance is noise / (T m²), to which the
-   variances of the level and of its wandering over the horizon are added, and what is unknown of the total.
-4. The range is that of a log-normal of this spread, widened as Student's t is for few intervals. It is meant to hold
-   the true time in eight of ten looks.
-5. What runs now counts: between commits the time left goes down with the clock, by as much as the longest interval at
-   most. When no interval ends for twice as long, the silence is an observation too, and the time left grows.
+2. They are observations of a rate that drifts: a local level model (J. F. Muth, "Optimal properties of exponentially
+   weighted forecasts", JASA 55, 1960; A. C. Harvey, "Forecasting, structural time series models and the Kalman filter",
+   1989). How much it drifts compared with its noise is not known: each of some ratios is filtered, and weighted by how
+   well it predicted the intervals.
+3. The remaining rows take until a process with that rate and noise has settled them, the first passage time of Brownian
+   motion with drift (J. L. Folks, R. S. Chhikara, "The inverse Gaussian distribution and its statistical application",
+   JRSS B 40, 1978): at rate m over T seconds its relative variance is noise / (T m²), to which the variances of the
+   level and of its drift over the horizon are added, and the error of an estimated total.
+4. The range is that of a log-normal of this spread, widened as Student's t is for few intervals: an 80 % prediction
+   interval.
+5. The present interval counts: between commits the remaining time falls with the clock, by as much as the longest
+   interval at most. When no interval ends for twice as long, the silence is an observation too, and the time grows.
+
+Rejected:
+
+- Rows settled so far divided by the run time. It follows a change of pace, such as a worker that joins, only after as
+  long again, and has no range.
+- A moving average or exponential smoothing with a fixed weight. The right weight depends on how noisy the job is; the
+  mixture of ratios finds it for each job from its own intervals.
+- The time of a shard multiplied by the shards that remain. The sizes of shards grow while a job runs, and how many run
+  at once changes with the pool.
+- Quantiles of the last intervals (bootstrap). There are too few of them, and they ignore that the rate drifts.
 """
 
 from __future__ import annotations
@@ -27,41 +37,41 @@ if TYPE_CHECKING:
 
     from batchmill.ledger.encodings import CommitInterval
 
-LEAST_INTERVALS = 2  # for a range
-WANDERING = (0.002, 0.02, 0.2, 2.0)
-"""Ratios of what the rate changes from one interval to the next to the noise of one interval, both as variances; before
-anything is known, each is taken for half as likely as the one before it."""
+MIN_INTERVALS = 2  # for a range
+DRIFT_RATIOS = (0.002, 0.02, 0.2, 2.0)
+"""Variance of the change of the rate from one interval to the next, divided by the variance of one interval's noise.
+Before anything is known, each is assumed to be half as likely as the one before it."""
 PRIOR_SPREAD = 0.2
-"""What is taken for the relative noise of an interval before any is known; weighs as much as one interval."""
+"""Relative noise of an interval that is assumed before any is known; it weighs as much as one interval."""
 TOTAL_SPREAD = 0.15
-"""Relative error of how many rows there are where they are reckoned from bytes."""
-QUANTILE = 1.2816  # of the normal distribution: 10 % lie beyond it on each side
-OVERDUE = 2.0  # so many times the longest interval, and the one that is open counts too
+"""Relative error of the number of rows where it is estimated from bytes."""
+QUANTILE = 1.2816  # of the normal distribution: 10 % are beyond it on each side
+OVERDUE_FACTOR = 2.0  # times the longest interval: then the open one is an observation too
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A stretch of time between two commits."""
+    """The time between two commits."""
 
     seconds: float
     rows: int  # settled in it
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
+class RemainingWork:
     """What is still to be done.
 
-    unsure_rows: how many of the rows are a guess. open: what came since the last interval.
+    estimated_rows: how many of the rows are an estimate. open: what happened since the last interval.
     """
 
     rows: int
-    unsure_rows: int = 0
+    estimated_rows: int = 0
     open: Interval = Interval(0.0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """Seconds left: likely, and a range that holds eight times of ten."""
+    """Seconds left: the most likely, and an 80 % prediction interval."""
 
     eta_s: float
     low_s: float
@@ -70,22 +80,22 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """A rate in rows a second, and what is unsure about it; variances of rows a second."""
+    """A rate in rows per second, with its uncertainty: variances of rows per second."""
 
     rate: float
     variance: float  # of the rate now
     noise: float  # of the rows settled in one second
-    wander: float  # what the variance of the rate grows by in a second
+    drift: float  # by which the variance of the rate grows in a second
     intervals: int
 
 
 def pace_of(intervals: Sequence[Interval]) -> Pace | None:
-    """The present pace; None without an interval in which rows were settled."""
+    """Estimate the present pace; None without an interval in which rows were settled."""
     seconds = sum(interval.seconds for interval in intervals)
     rows = sum(interval.rows for interval in intervals)
     if not rows or seconds <= 0:
         return None
-    fits = [_filter(intervals, ratio, rows / seconds) for ratio in WANDERING]
+    fits = [_filter(intervals, ratio, rows / seconds) for ratio in DRIFT_RATIOS]
     best = max(likelihood for likelihood, _ in fits)
     weights = [math.exp(likelihood - best) * math.ldexp(1.0, -place) for place, (likelihood, _) in enumerate(fits)]
     total = sum(weights)
@@ -100,24 +110,24 @@ def pace_of(intervals: Sequence[Interval]) -> Pace | None:
         rate=max(rate, 1e-9),
         variance=mean([pace.variance for pace in paces]) + spread,
         noise=mean([pace.noise for pace in paces]),
-        wander=mean([pace.wander for pace in paces]),
+        drift=mean([pace.drift for pace in paces]),
         intervals=len(intervals),
     )
 
 
-def forecast(intervals: Sequence[Interval], left: Left) -> Forecast | None:
-    """The time left; None until a range can be told."""
+def forecast(intervals: Sequence[Interval], left: RemainingWork) -> Forecast | None:
+    """Forecast the time left; None until there are enough intervals for a range."""
     longest_s = max((interval.seconds for interval in intervals), default=0.0)
-    is_overdue = left.open.seconds > OVERDUE * longest_s
+    is_overdue = left.open.seconds > OVERDUE_FACTOR * longest_s
     pace = pace_of([*intervals, left.open] if is_overdue else intervals)
-    if pace is None or len(intervals) < LEAST_INTERVALS:
+    if pace is None or len(intervals) < MIN_INTERVALS:
         return None
     if left.rows <= 0:
         return Forecast(0.0, 0.0, 0.0)
     horizon_s = left.rows / pace.rate
-    variance = pace.noise / horizon_s + pace.variance + pace.wander * horizon_s / 3
-    unsure = TOTAL_SPREAD * left.unsure_rows / left.rows
-    spread = math.sqrt(variance / pace.rate**2 + unsure**2)
+    variance = pace.noise / horizon_s + pace.variance + pace.drift * horizon_s / 3
+    total_error = TOTAL_SPREAD * left.estimated_rows / left.rows
+    spread = math.sqrt(variance / pace.rate**2 + total_error**2)
     factor = math.exp(min(_quantile(pace.intervals - 1) * spread, 20.0))
     gone_s = 0.0 if is_overdue or left.open.rows else min(left.open.seconds, longest_s)
     eta_s, low_s, high_s = (max(at - gone_s, 0.0) for at in (horizon_s, horizon_s / factor, horizon_s * factor))
@@ -125,32 +135,32 @@ def forecast(intervals: Sequence[Interval], left: Left) -> Forecast | None:
 
 
 def _filter(intervals: Sequence[Interval], ratio: float, mean_rate: float) -> tuple[float, Pace]:
-    """The Kalman filter of the local level model at one ratio: its log likelihood, and the pace it ends with.
+    """Run the Kalman filter of the local level model at one ratio; returns its log likelihood and final pace.
 
     The noise is a factor of all variances, so it is estimated last.
     """
     mean_s = sum(interval.seconds for interval in intervals) / len(intervals)
-    wander = ratio / mean_s**2
+    drift = ratio / mean_s**2
     level, variance = intervals[0].rows / intervals[0].seconds, 1 / intervals[0].seconds
     squares, logs = (PRIOR_SPREAD * mean_rate) ** 2 * mean_s, 0.0
     for before, interval in pairwise(intervals):
-        variance += wander * (before.seconds + interval.seconds) / 2
-        foretold = variance + 1 / interval.seconds
+        variance += drift * (before.seconds + interval.seconds) / 2
+        predicted = variance + 1 / interval.seconds
         error = interval.rows / interval.seconds - level
-        gain = variance / foretold
+        gain = variance / predicted
         level, variance = level + gain * error, variance * (1 - gain)
-        squares, logs = squares + error**2 / foretold, logs + math.log(foretold)
+        squares, logs = squares + error**2 / predicted, logs + math.log(predicted)
     seen = len(intervals)  # errors, and the prior as one more
     noise = squares / seen
-    pace = Pace(level, noise * variance, noise, noise * wander, seen)
+    pace = Pace(level, noise * variance, noise, noise * drift, seen)
     return -(seen * math.log(noise) + logs) / 2, pace
 
 
 def _quantile(freedom: int) -> float:
-    """A quantile of Student's t, by the first term of its Cornish-Fisher expansion."""
+    """Approximate a quantile of Student's t by the first term of its Cornish-Fisher expansion."""
     return QUANTILE + (QUANTILE**3 + QUANTILE) / (4 * max(freedom, 1))
 
 
 def intervals_from(paces: Iterable[CommitInterval]) -> list[Interval]:
-    """The intervals between commits that the ledger keeps of a job, the latest last."""
+    """Convert the intervals between commits that the ledger keeps of a job, the latest last."""
     return [Interval(pace.length_ms / 1000, pace.rows) for pace in paces]

@@ -1,4 +1,4 @@
-"""A job's log for a user: what is kept of it, and what its record tells by itself. Pure."""
+"""A job's log for a user: the entries that were kept, and those that follow from its record. Pure."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 
 def page_of(kept: Kept, after: Cursor, level: LogLevel, limit: int) -> LogPage:
-    """At most `limit` entries behind a cursor, from a level on, in the order of time.
+    """Return at most `limit` entries behind a cursor, from a level on, in the order of time.
 
     What happened in this very millisecond is left for the next page: more of it may come.
     """
     entries = sorted([*kept.entries, *life_of(kept.record)], key=lambda entry: Cursor.parse(entry.id))
     behind = [entry for entry in entries if after < Cursor.parse(entry.id) < (kept.now_ms, 0)]
-    told = [entry for entry in behind if entry.level.rank >= level.rank][:limit]
-    last = told[-1] if len(told) == limit else behind[-1] if behind else None
+    shown = [entry for entry in behind if entry.level.rank >= level.rank][:limit]
+    last = shown[-1] if len(shown) == limit else behind[-1] if behind else None
     following = after if last is None else Cursor.parse(last.id)
     is_read = all(Cursor.parse(entry.id) <= following for entry in entries)
     return LogPage(
-        entries=told,
+        entries=shown,
         next=str(following),
         dropped=kept.noted - kept.held,
         is_final=kept.record.state.is_final and is_read,
@@ -34,7 +34,7 @@ def page_of(kept: Kept, after: Cursor, level: LogLevel, limit: int) -> LogPage:
 
 
 def life_of(record: JobRecord) -> Iterator[LogEntry]:
-    """The changes of a job's state that its record keeps: these are never dropped."""
+    """Yield the changes of a job's state that its record keeps: these are never dropped."""
     yield _entry(record.created_at, LogLevel.INFO, LogEvent.ACCEPTED, _accepted(record))
     if record.started_at is not None:
         yield _entry(record.started_at, LogLevel.INFO, LogEvent.STARTED, "its first shards are planned")
@@ -42,27 +42,34 @@ def life_of(record: JobRecord) -> Iterator[LogEntry]:
         yield _stopping(record, record.stopping_at)
     if record.finished_at is not None:
         level = LogLevel.ERROR if record.state is JobState.FAILED else LogLevel.INFO
-        message = f"{record.state}: {record.rows_done:,} rows done, {record.rows_dead:,} dead"
+        message = f"{record.state}: {record.rows_done:,} rows done, {record.rows_dead:,} failed"
         yield _entry(record.finished_at, level, LogEvent.ENDED, message)
 
 
 def _accepted(record: JobRecord) -> str:
     message = f"{record.spec.operator} in pool {record.spec.pool}"
     if record.replay_of is not None:
-        return f"{message}, runs dead rows of {record.replay_of} again"
-    return message if record.resumed_from is None else f"{message}, goes on with the output of {record.resumed_from}"
+        return f"{message}, runs failed rows of {record.replay_of} again"
+    return message if record.resumed_from is None else f"{message}, resumes the output of {record.resumed_from}"
 
 
 def _stopping(record: JobRecord, at_ms: int) -> LogEntry:
     match record.state:
         case JobState.CANCELLING | JobState.CANCELLED:
-            return _entry(at_ms, LogLevel.INFO, LogEvent.STOPPING, "a user stops it: its workers let go")
+            return _entry(
+                at_ms, LogLevel.INFO, LogEvent.STOPPING, "a user stops it; its workers stop after the current batch"
+            )
         case JobState.EXPIRING | JobState.EXPIRED:
-            return _entry(at_ms, LogLevel.WARNING, LogEvent.STOPPING, "its deadline has passed: its workers let go")
+            return _entry(
+                at_ms,
+                LogLevel.WARNING,
+                LogEvent.STOPPING,
+                "its deadline has passed; its workers stop after the current batch",
+            )
     error = record.error
-    told = f"{error.code}: {error.message}" if error else "no reason was given"
+    message = f"{error.code}: {error.message}" if error else "no reason was given"
     traceback = str(error.details.get("traceback", "")) if error else ""
-    return _entry(at_ms, LogLevel.ERROR, LogEvent.STOPPING, told, traceback)
+    return _entry(at_ms, LogLevel.ERROR, LogEvent.STOPPING, message, traceback)
 
 
 def _entry(at_ms: int, level: LogLevel, event: LogEvent, message: str, traceback: str = "") -> LogEntry:

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 
 from batchmill.cost import NANO, job_cost
 from batchmill.job import JobState, JobStatus, StageStatus
-from batchmill_coordinator.status.forecast import Forecast, Interval, Left, forecast, intervals_from, pace_of
+from batchmill_coordinator.status.forecast import (
+    Forecast,
+    Interval,
+    RemainingWork,
+    forecast,
+    intervals_from,
+    pace_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,7 +21,7 @@ if TYPE_CHECKING:
     from batchmill.job import JobCost
     from batchmill.ledger import JobRecord
 
-MOST_ERRORS = 10
+MAX_ERROR_TYPES = 10
 
 
 def status_of(
@@ -25,9 +32,9 @@ def status_of(
     *,
     currency: str = "USD",
 ) -> JobStatus:
-    """How a job stands at `now_s`, seconds since the epoch.
+    """Describe a job at `now_s`, seconds since the epoch.
 
-    note: what it waits for; then nothing is said of the time left. dead_counts: its dead rows by error type.
+    note: why it is blocked; then there is no forecast. dead_counts: its dead rows by error type.
     currency: what its cost is in.
     """
     rate = _rows_per_second(record, now_s)
@@ -71,18 +78,18 @@ def _time_left(left: Forecast | None) -> dict[str, float | None]:
 
 
 def cost_of(record: JobRecord, currency: str) -> JobCost:
-    """What a job cost so far."""
+    """Sum up what a job cost so far."""
     return job_cost(dict(record.costs), record.budget_nano, currency)
 
 
 def is_over_budget(record: JobRecord) -> bool:
-    """Whether a job is paused since its budget is used up."""
+    """Return whether a job is paused because its budget is used up."""
     budget = record.budget_nano
     return record.state is JobState.PAUSED and budget is not None and record.cost_nano >= budget
 
 
 def why_paused(record: JobRecord, currency: str) -> str | None:
-    """What to do about a job that is paused since its budget is used up; None for any other."""
+    """Say what to do about a job that is paused because its budget is used up; None for any other."""
     if not is_over_budget(record):
         return None
     cost, budget = record.cost_nano / NANO, (record.budget_nano or 0) / NANO
@@ -119,14 +126,14 @@ def _stage(record: JobRecord) -> StageStatus:
 
 def _most_frequent(counts: Mapping[str, int]) -> dict[str, int]:
     ranked = sorted(counts.items(), key=lambda counted: (counted[0] == "other", -counted[1], counted[0]))
-    if len(ranked) <= MOST_ERRORS:
+    if len(ranked) <= MAX_ERROR_TYPES:
         return dict(ranked)
-    kept = dict(ranked[: MOST_ERRORS - 1])
-    return {**kept, "other": sum(count for _, count in ranked[MOST_ERRORS - 1 :])}
+    kept = dict(ranked[: MAX_ERROR_TYPES - 1])
+    return {**kept, "other": sum(count for _, count in ranked[MAX_ERROR_TYPES - 1 :])}
 
 
 def _rows_per_second(record: JobRecord, now_s: float) -> float | None:
-    """Of late while the job runs, over its whole run once it has ended; pauses do not count."""
+    """Return the recent rate while the job runs, the overall rate once it has ended; pauses do not count."""
     settled = _settled(record)
     if record.started_at is None or settled == 0 or record.state is JobState.PAUSED:
         return None
@@ -145,6 +152,6 @@ def _forecast(record: JobRecord, now_s: float) -> Forecast | None:
     open_since = record.rate_at
     open_s = 0.0 if open_since is None else max(now_s - open_since / 1000, 0.0)
     open_rows = 0 if open_since is None else settled - record.rate_rows
-    unsure = 0 if record.rows_exact else max(record.rows_total - record.rows_planned, 0)
-    left = Left(max(record.rows_total - settled, 0), unsure, Interval(open_s, open_rows))
+    estimated = 0 if record.rows_exact else max(record.rows_total - record.rows_planned, 0)
+    left = RemainingWork(max(record.rows_total - settled, 0), estimated, Interval(open_s, open_rows))
     return forecast(intervals_from(record.paces), left)

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from batchmill_coordinator.api.pool import RequestPool
     from batchmill_coordinator.api.tenants import Access
     from batchmill_coordinator.event_hub import EventHub
-    from batchmill_coordinator.results.dead_rows import Choice
-    from batchmill_coordinator.results.pages import Page
+    from batchmill_coordinator.results.dead_rows import DeadRowFilter
+    from batchmill_coordinator.results.pages import ResultPage
     from batchmill_coordinator.service import Service
 
 
@@ -132,7 +132,7 @@ class Context:
         """Return a page of a job's log."""
         return page_of(self._ledger.log.read(self.job(job_id).id), after, level, limit)
 
-    def page(self, job_id: str, start: ShardId) -> Page:
+    def page(self, job_id: str, start: ShardId) -> ResultPage:
         """Return the page of results that begins with the shard `start`."""
         record = self.job(job_id)
         return read_page(self._ledger, record, self._service.results(record), start)
@@ -152,7 +152,7 @@ class Context:
         """Return how many rows of a job failed with which error."""
         return self._ledger.jobs.dead_counts(self.job(job_id).id)
 
-    def purge(self, job_id: str, choice: Choice) -> int:
+    def purge(self, job_id: str, choice: DeadRowFilter) -> int:
         """Delete dead letters of an ended job; return how many. Raises `Conflict`."""
         return self._service.purge(self.job(job_id), choice)
 

@@ -16,7 +16,7 @@ from batchmill_coordinator.api.routes.context import CurrentContext, json_respon
 from batchmill_coordinator.api.routes.jobs import KNOWN
 from batchmill_coordinator.api.routes.results import Cursor
 from batchmill_coordinator.api.routes.routing import BODIES, ApiRoute, json_body
-from batchmill_coordinator.results.dead_rows import Choice
+from batchmill_coordinator.results.dead_rows import DeadRowFilter
 from batchmill_coordinator.results.pages import parse_cursor
 
 router = APIRouter(prefix="/v1/jobs", tags=["dead letters"], route_class=ApiRoute)
@@ -73,4 +73,4 @@ def purge(
     error_type: Annotated[str | None, Query(max_length=256)] = None,
 ) -> Response:
     """Delete dead letters of an ended job with their rows: all, those of an `index`, those of an `error_type`."""
-    return json_response(Purged(purged=context.purge(job_id, Choice(index, error_type))))
+    return json_response(Purged(purged=context.purge(job_id, DeadRowFilter(index, error_type))))

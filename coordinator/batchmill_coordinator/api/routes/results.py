@@ -16,12 +16,12 @@ from batchmill.sinks import to_json_lines
 from batchmill_coordinator.api.openapi import media, raises
 from batchmill_coordinator.api.routes.context import Context, CurrentContext
 from batchmill_coordinator.api.routes.routing import ApiRoute
-from batchmill_coordinator.results.pages import CURSOR_PATTERN, Page, parse_cursor
+from batchmill_coordinator.results.pages import CURSOR_PATTERN, ResultPage, parse_cursor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    Encoder = Callable[[Page], Iterator[bytes]]
+    Encoder = Callable[[ResultPage], Iterator[bytes]]
 
 router = APIRouter(prefix="/v1/jobs", tags=["results"], route_class=ApiRoute)
 
@@ -80,7 +80,7 @@ def _media_type(accept: str) -> str:
 
 async def _page_within(
     context: Context, job_id: str, start: ShardId, wait_s: float, encode: Encoder
-) -> tuple[Page, bytes | None]:
+) -> tuple[ResultPage, bytes | None]:
     """The page, and its body if it is small enough to be made at once."""
     loop = asyncio.get_running_loop()
     ends_at = loop.time() + wait_s
@@ -89,7 +89,7 @@ async def _page_within(
             event.clear()
             page, body = await context.pool.run(_read, context, job_id, start, encode)
             left_s = ends_at - loop.time()
-            if page.moved or left_s <= 0:
+            if page.has_news or left_s <= 0:
                 return page, body
             try:
                 async with asyncio.timeout(min(left_s, LOOK_INTERVAL_S)):
@@ -98,12 +98,12 @@ async def _page_within(
                 continue
 
 
-def _read(context: Context, job_id: str, start: ShardId, encode: Encoder) -> tuple[Page, bytes | None]:
+def _read(context: Context, job_id: str, start: ShardId, encode: Encoder) -> tuple[ResultPage, bytes | None]:
     page = context.page(job_id, start)
     return page, b"".join(encode(page)) if page.nbytes <= SMALL_BYTES else None
 
 
-def _arrow_chunks(page: Page) -> Iterator[bytes]:
+def _arrow_chunks(page: ResultPage) -> Iterator[bytes]:
     """An Arrow IPC stream in pieces of a record batch, so that no more of a page is in memory than is being sent."""
     pieces = _Pieces()
     with pa.ipc.new_stream(pa.PythonFile(pieces, "w"), page.schema) as stream:
@@ -136,7 +136,7 @@ class _Pieces(io.RawIOBase):
         return taken
 
 
-def _json_chunks(page: Page) -> Iterator[bytes]:
+def _json_chunks(page: ResultPage) -> Iterator[bytes]:
     for table in page.tables:
         for first in range(0, table.num_rows, CHUNK_ROWS):
             yield to_json_lines(table.slice(first, CHUNK_ROWS))

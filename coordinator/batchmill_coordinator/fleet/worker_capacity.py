@@ -1,4 +1,4 @@
-"""A worker as the dispatcher sees it."""
+"""A worker as the dispatcher sees it: how many shards it takes, and of which models."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Seats:
-    """A worker as the dispatcher sees it."""
+class WorkerCapacity:
+    """What one worker can take."""
 
     name: str
-    places: int  # shards it takes at once
+    slots: int  # shards it takes at once
     models: frozenset[str] = frozenset()  # loaded
     loading: frozenset[str] = frozenset()  # on its way; it consumes from their queues already
-    has_room: bool = True  # for another model
+    has_spare: bool = True  # memory for another model
     load_s: float = 0.0  # how long loading the slowest of them took

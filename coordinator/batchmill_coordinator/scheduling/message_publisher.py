@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Publisher:
+class MessagePublisher:
     """Publishes one message a shard, over one kept connection. Thread-safe."""
 
     def __init__(self, settings: ServiceSettings) -> None:
@@ -49,7 +49,7 @@ class Publisher:
                     argsrepr=describe_arguments(ref),
                     retries=ref.token - 1,
                     queue=Queue(queue),
-                    declare=[],  # of a declared queue Redis would keep a note for ever
+                    declare=[],  # Redis would keep an entry for a declared queue forever
                     producer=self._producer,
                     retry=True,
                     retry_policy={"max_retries": PUBLISH_RETRIES, **kombu_waits(PUBLISH)},
@@ -61,8 +61,8 @@ class Publisher:
                     hint="It is published again when the broker can be reached.",
                 ) from error
 
-    def tell_lost(self, ref: ShardRef, worker: str) -> None:
-        """Tell those who watch Celery's events that an attempt ended with its worker, which cannot do so itself."""
+    def report_lost(self, ref: ShardRef, worker: str) -> None:
+        """Send a Celery event that an attempt has failed, in the place of its worker, which is gone. Best effort."""
         try:
             with self._app.events.default_dispatcher(hostname=worker) as dispatcher:
                 dispatcher.send(
@@ -73,8 +73,8 @@ class Publisher:
                     retry=False,
                 )
         except OperationalError:
-            log.info("no event could be sent: the broker is away")
+            log.info("no event could be sent: the broker cannot be reached")
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection to the broker."""
         self._app.close()

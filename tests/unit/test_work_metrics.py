@@ -1,4 +1,4 @@
-"""What the leader tells of the work there is, from the jobs' records."""
+"""What the leader exports about the work there is, from the jobs' records."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import Any
 
 from batchmill.job import JobSpec
 from batchmill.ledger import JobRecord
-from batchmill.ledger.survey import Survey
+from batchmill.ledger.overview import QueueHead
 from batchmill.telemetry.metrics import OTHER
-from batchmill_coordinator.metering.backlog import backlog_of, is_at_risk, names_of, shards_by_state
+from batchmill_coordinator.fleet.backlog import pool_loads
+from batchmill_coordinator.metering.work import WorkSums, is_at_risk, names_of, shards_by_state, work_sums
 
 NOW_MS = 2_000_000
 
@@ -23,16 +24,10 @@ def record(job_id: str = "job-1", spec: dict[str, Any] | None = None, **changes:
     return JobRecord.from_hash(job_id, {name.encode(): str(value).encode() for name, value in fields.items()})
 
 
-def survey(**changes: Any) -> Survey:
-    known: dict[str, Any] = {
-        "waiting": {},
-        "oldest_queued_ms": {},
-        "leases": 0,
-        "leases_expired": 0,
-        "jobs_kept": 0,
-        "memory_bytes": None,
-    }
-    return Survey(now_ms=NOW_MS, **known | changes)
+def sums(records: list[JobRecord], names: dict[str, str], waiting: dict[str, int] | None = None) -> WorkSums:
+    """The sums over these jobs, with nothing published."""
+    heads = {pool: QueueHead(0, None) for pool in names}
+    return work_sums(records, pool_loads(records, heads, NOW_MS), waiting or {}, names, NOW_MS / 1000)
 
 
 NAMES = {"default": "default"}
@@ -41,7 +36,7 @@ NAMES = {"default": "default"}
 def test_the_depth_counts_what_is_in_flight_and_leaves_out_what_may_not_run() -> None:
     busy = record(shards_live=9, shards_queued=2, shards_running=4, rows_total=1000, rows_done=300, rows_dead=50)
     held = record("job-2", state="paused", shards_live=5, rows_total=70)
-    found = backlog_of([busy, held], survey(waiting={"job-1": 1}), NAMES)
+    found = sums([busy, held], NAMES, {"job-1": 1})
     assert found.depth_shards == {"default": 9}
     assert found.depth_rows == {"default": 650}
     assert found.rows["echo", "default", "left"] == 720
@@ -54,33 +49,22 @@ def test_the_depth_counts_what_is_in_flight_and_leaves_out_what_may_not_run() ->
     ]
 
 
-def test_a_pool_without_work_is_told_of_as_empty() -> None:
-    found = backlog_of([], survey(), NAMES)
+def test_a_pool_without_work_is_exported_as_empty() -> None:
+    found = sums([], NAMES)
     assert (found.depth_shards, found.depth_rows, found.oldest_s) == ({"default": 0}, {"default": 0}, {"default": 0.0})
-
-
-def test_the_oldest_wait_is_a_published_shards_or_a_jobs_that_nobody_works_on() -> None:
-    served = record(shards_running=1, rows_total=10, last_queued_at=NOW_MS - 50_000)
-    starved = record("job-2", rows_total=10, last_queued_at=NOW_MS - 30_000)
-    new = record("job-3", spec={"pool": "gpu"}, state="pending", rows_total=10)
-    names = {"default": "default", "gpu": "gpu"}
-    assert backlog_of([served], survey(), names).oldest_s["default"] == 0
-    assert backlog_of([served, starved, new], survey(), names).oldest_s == {"default": 30, "gpu": 100}
-    published = survey(oldest_queued_ms={"default": NOW_MS - 40_000})
-    assert backlog_of([served, starved], published, NAMES).oldest_s["default"] == 40
 
 
 def test_a_shard_that_was_counted_a_moment_later_makes_no_number_negative() -> None:
     assert shards_by_state(record(shards_live=2, shards_running=2), 1)["planned"] == 0
 
 
-def test_a_job_that_is_paused_at_its_budget_is_told_from_one_that_a_user_holds() -> None:
+def test_a_job_that_is_paused_at_its_budget_is_not_counted_as_one_that_a_user_paused() -> None:
     spent = record(state="paused", budget_nano=5, cost_nano=5)
     held = record("job-2", state="paused", budget_nano=5, cost_nano=4)
     free = record("job-3", state="paused", cost_nano=9)
     given_more = record("job-4", budget_nano=5, cost_nano=5)
-    assert backlog_of([spent, held, free, given_more], survey(), NAMES).over_budget == {"default": 1}
-    assert backlog_of([held], survey(), NAMES).over_budget == {"default": 0}
+    assert sums([spent, held, free, given_more], NAMES).over_budget == {"default": 1}
+    assert sums([held], NAMES).over_budget == {"default": 0}
 
 
 def test_a_deadline_is_at_risk_when_the_pace_does_not_reach_it_or_half_the_time_brought_nothing() -> None:
@@ -95,4 +79,4 @@ def test_a_deadline_is_at_risk_when_the_pace_does_not_reach_it_or_half_the_time_
 def test_pools_beyond_a_number_go_together_and_those_with_workers_are_kept() -> None:
     names = names_of({"z"}, {"a", "b", "c", "z"}, 3)
     assert names == {"z": "z", "a": "a", "b": "b", "c": OTHER}
-    assert backlog_of([record(spec={"pool": "c"}, shards_live=2)], survey(), names).depth_shards[OTHER] == 2
+    assert sums([record(spec={"pool": "c"}, shards_live=2)], names).depth_shards[OTHER] == 2

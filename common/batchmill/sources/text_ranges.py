@@ -1,4 +1,9 @@
-"""Walks along one text file, from a byte on: stretches of whole rows, found as far as they are asked for."""
+"""Reads one text file from a byte on, as ranges of complete rows: no further than it is asked for.
+
+1. `Blocks` gives the text block by block, decompressed where the file is compressed.
+2. `RecordScanner` finds where records end in a block; a record may begin in one block and end in a later one.
+3. `TextRangeReader` joins records to ranges of at most N rows and bytes, and remembers where the next begins.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +33,7 @@ _NO_RECORDS = Records(*(np.empty(0, np.int64) for _ in range(3)))
 
 
 class Blocks:
-    """The text of a file from an offset on, unpacked, block by block."""
+    """The text of a file from an offset on, decompressed, block by block. Offsets are bytes of the text."""
 
     def __init__(self, location: Location, size: int, codec: Codec | None, offset: int = 0) -> None:
         self.location = location
@@ -42,14 +47,14 @@ class Blocks:
 
     @property
     def stored(self) -> int:
-        """About how many bytes of the file, as stored, the blocks so far took up."""
+        """About how many stored bytes of the file the blocks so far took up."""
         if self._text is None:
             return self._offset
         place = int(self._file.tell())
         return place if place >= self._size else max(place - _READ_AHEAD, 1)
 
     def next(self) -> pa.Buffer:
-        """The next block; empty at the end. Raises `InvalidSource` if the file is cut off or damaged."""
+        """Read the next block; empty at the end. Raises `InvalidSource` if the file is truncated or damaged."""
         with reading(self.location):
             if self._text is not None:
                 return self._text.read_buffer(self._block)
@@ -73,28 +78,28 @@ class Blocks:
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class TextRange:
     """Consecutive rows of a text file."""
 
     start: int  # offset of the first byte in the text
     stop: int
     rows: int
     line: int  # 1-based line of the first row
-    text: tuple[pa.Buffer, ...] = ()  # the bytes themselves, when the walk keeps them
+    text: tuple[pa.Buffer, ...] = ()  # the bytes themselves, when the reader keeps them
 
-    def whole(self) -> pa.Buffer:
-        """The kept bytes as one buffer."""
+    def joined(self) -> pa.Buffer:
+        """Return the kept bytes as one buffer."""
         if len(self.text) == 1:
             return self.text[0]
-        return pa.py_buffer(b"".join(memoryview(piece) for piece in self.text))
+        return pa.py_buffer(b"".join(memoryview(block) for block in self.text))
 
 
-class TextWalk:
-    """Stretches of rows, one after another, of the text that `blocks` gives.
+class TextRangeReader:
+    """Ranges of rows, one after another, of the text that `blocks` gives.
 
-    What a walk gives depends on where it began and what it was asked for, never on where blocks begin.
+    What a reader gives depends on where it began and what it was asked for, never on where blocks begin.
     offset, line: where in the text the blocks begin; always at a row.
-    keep: give each stretch its bytes.
+    keep: give each range its bytes.
     """
 
     def __init__(self, blocks: Blocks, layout: Layout, offset: int = 0, line: int = 1, *, keep: bool = False) -> None:
@@ -114,7 +119,7 @@ class TextWalk:
 
     @property
     def stored(self) -> int:
-        """About how many bytes of the file, as stored, were read."""
+        """About how many stored bytes of the file were read."""
         return self._blocks.stored
 
     def close(self) -> None:
@@ -122,7 +127,7 @@ class TextWalk:
         self._blocks.close()
 
     def skip_to_row(self) -> bool:
-        """Go on to the next record that is a row; False if there is none."""
+        """Move to the next record that is a row; False if there is none."""
         while self._load():
             first = int(np.searchsorted(self._records.rows, self._rows_before() + 1))
             self._consume(first - self._place)
@@ -131,8 +136,8 @@ class TextWalk:
                 return True
         return False
 
-    def take(self, max_rows: int, max_bytes: int, *, at_least_one: bool) -> Stretch | None:
-        """The next rows, at most so many, in at most so many bytes; None if not even one fits.
+    def take(self, max_rows: int, max_bytes: int, *, at_least_one: bool) -> TextRange | None:
+        """Take the next rows, at most `max_rows` in at most `max_bytes`; None if not even one fits.
 
         at_least_one: take the first record, however long it is.
         """
@@ -146,19 +151,19 @@ class TextWalk:
                 break
         if self.offset == start:
             return None
-        text = self._cut_kept(start)
+        text = self._kept_text(start)
         self._forget_passed()
-        return Stretch(start, self.offset, rows, line, text)
+        return TextRange(start, self.offset, rows, line, text)
 
     def _fitting(self, max_rows: int, limit: int) -> int:
-        """How many of the loaded records fit; what ends a full stretch is a row."""
+        """Return how many of the loaded records fit; the last record of a full range is a row."""
         ends, rows = self._records.ends[self._place :], self._records.rows[self._place :]
         by_bytes = int(np.searchsorted(ends, limit, side="right"))
         by_rows = int(np.searchsorted(rows, self._rows_before() + max_rows)) + 1
         return min(by_bytes, by_rows, len(ends))
 
     def _consume(self, count: int) -> int:
-        """Pass over so many of the loaded records. Returns how many of them are rows."""
+        """Move past `count` of the loaded records; returns how many of them are rows."""
         if not count:
             return 0
         last = self._place + count - 1
@@ -176,7 +181,7 @@ class TextWalk:
         return int(sums[self._place - 1]) if self._place else 0
 
     def _load(self) -> bool:
-        """See that there are records; False at the end of the text."""
+        """Have at least one record loaded; False at the end of the text."""
         while self._place >= len(self._records.ends):
             if self._at_end:
                 return False
@@ -209,13 +214,13 @@ class TextWalk:
         uri = self._blocks.location.uri
         return InvalidSource(f"{uri}, line {self.line}: {what}.", hint=hint, file=uri, line=self.line)
 
-    def _cut_kept(self, start: int) -> tuple[pa.Buffer, ...]:
-        pieces = []
+    def _kept_text(self, start: int) -> tuple[pa.Buffer, ...]:
+        blocks = []
         for place, block in self._kept:
             first, last = max(start - place, 0), min(self.offset - place, block.size)
             if first < last:
-                pieces.append(block.slice(first, last - first))
-        return tuple(pieces)
+                blocks.append(block.slice(first, last - first))
+        return tuple(blocks)
 
     def _forget_passed(self) -> None:
         while self._kept and self._kept[0][0] + self._kept[0][1].size <= self.offset:
