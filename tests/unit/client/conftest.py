@@ -47,4 +47,4 @@ def client(service: LiveService) -> Iterator[Client]:
 @pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page of results has one shard."""
-    monkeypatch.setattr("batchmill_coordinator.results.pages.PAGE_BYTES", 1)
+    monkeypatch.setattr("batchmill_coordinator.results.pages.TARGET_PAGE_BYTES", 1)
