@@ -9,7 +9,7 @@ DURATION ?= 10
 REPORT ?= chaos-report.json
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: help demo test test-slow test-system chaos chaos-short check lint types layers format bench wheel clean ledger-calls
+.PHONY: help demo test test-hostile test-slow test-system chaos chaos-short check lint types layers format bench wheel clean ledger-calls
 
 help: ## List what can be done
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -23,6 +23,9 @@ test: $(STAMPS)/test ## Run the tests but the slow ones; they start what they ne
 test-system: $(STAMPS)/system ## Test the containers and web pages; needs root, or the packages it names
 	tests/system/packages.sh
 	$(BIN)/python -m pytest tests/system
+
+test-hostile: $(STAMPS)/test ## Attack a service: what one user sends, stores or breaks stops nobody else
+	$(BIN)/python -m pytest tests/hostile
 
 test-slow: $(STAMPS)/test ## Run the slow ones: outages, what a user does
 	$(BIN)/python -m pytest tests/slow tests/acceptance
@@ -42,6 +45,7 @@ lint: $(STAMPS)/dev ## Formatting, lint, and code that nothing uses
 
 types: $(STAMPS)/dev ## Types, strictly
 	$(BIN)/mypy
+	$(BIN)/mypy tests/typing
 
 layers: $(STAMPS)/dev ## Which package may import which
 	$(BIN)/lint-imports

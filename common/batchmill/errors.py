@@ -13,7 +13,7 @@ BatchmillError
 ├── Unauthorized              the token is missing or wrong
 ├── Forbidden                 the token is right, and does not allow this
 ├── ServiceUnavailable        the service, its ledger or its workers cannot be reached
-│   ├── OutcomeUnknown        it went away before it answered: what was asked for may have happened
+│   ├── OutcomeUnknown        it did not answer: the request may have been executed
 │   └── Overloaded            it has too much to do; the same request succeeds later
 ├── StorageError              a file or bucket could not be read or written
 ├── InvalidSettings           a setting is missing or wrong; the service does not start
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 class BatchmillError(Exception):
     """Base of all errors raised on purpose.
 
-    `message` says what was expected and what came, `hint` what to do about it; `details` are plain JSON values
+    `message` says what was expected and received, `hint` what to do; `details` are plain JSON values
     that name the thing (a file, a line, a row, a parameter).
     """
 
@@ -89,7 +89,7 @@ class InvalidRows(InvalidRequest):
 
 
 class InvalidOutput(InvalidRequest):
-    """The output folder cannot be used: it holds something else, or lies outside the configured roots."""
+    """The output folder cannot be used: it is not empty, or is outside the configured roots."""
 
     code = "invalid_output"
 
@@ -180,7 +180,7 @@ class ServiceUnavailable(BatchmillError):
 
 
 class OutcomeUnknown(ServiceUnavailable):
-    """The ledger went away before it answered: what was asked of it may have happened."""
+    """The ledger did not answer: the request may have been executed."""
 
     code = "outcome_unknown"
 
@@ -241,7 +241,7 @@ class JobExpired(JobEnded):
 
 
 def from_envelope(body: Any, http_status: int) -> BatchmillError:
-    """The typed error that an HTTP error body stands for; a foreign body becomes a plain `BatchmillError`."""
+    """Return the typed error of an HTTP error body; any other body becomes a plain `BatchmillError`."""
     error = body.get("error") if isinstance(body, dict) else None
     if not isinstance(error, dict):
         return BatchmillError(f"the server answered {http_status} with a body that is no Batchmill error")

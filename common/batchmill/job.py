@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 MAX_INLINE_BYTES = 64 * 1024
-"""Rows of at most this many bytes (as an Arrow stream) ride in the ledger; more lie in the blob store."""
+"""Rows of at most this many bytes (as an Arrow stream) are stored in the ledger; more in the blob store."""
 
 MAX_PARAMS_BYTES = 64 * 1024
 DEFAULT_POOL = "default"
@@ -118,7 +118,7 @@ class BatchPolicy(Frozen):
 
 
 class JobSpec(Frozen):
-    """What a job is to do. Validated whole before anything is stored; never changed afterwards."""
+    """What a job is to do. Validated completely before anything is stored; never changed afterwards."""
 
     operator: Name
     params: dict[str, Any] = {}
@@ -160,7 +160,7 @@ class CostParts(Frozen):
 
     useful: float = 0.0  # rows whose results are kept
     padding: float = 0.0  # what batches of them were padded with
-    retried: float = 0.0  # in vain: batches that failed, attempts that were lost or put back with nothing kept
+    retried: float = 0.0  # wasted: batches that failed, attempts that were lost or requeued without a checkpoint
     load: float = 0.0  # setting models up
     idle: float = 0.0  # the device waited for its attempts: they loaded rows, stored results, called Python
 

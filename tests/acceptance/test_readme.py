@@ -1,4 +1,4 @@
-"""The README's own commands, run as they stand there."""
+"""Run the README's own commands, unchanged."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_a_server_of_several_parts_does_a_job(
 
 
 def wait_for_workers(client: batchmill.Client, count: int) -> None:
-    """Look until so many workers have announced themselves."""
+    """Poll until `count` workers have announced themselves."""
     ends_at = time.monotonic() + 60
     while len(client.workers()) < count:
         assert time.monotonic() < ends_at, "the workers did not come up"
@@ -126,7 +126,7 @@ def wait_for_workers(client: batchmill.Client, count: int) -> None:
 
 
 def free_port() -> int:
-    """A port that nobody had a moment ago."""
+    """Return a port that is free at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

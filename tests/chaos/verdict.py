@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import json as arrow_json
 
-from batchmill.cost import added, sums
+from batchmill.cost import sums, total_of
 from batchmill.errors import BatchmillError
 from support.cluster import KEYS, manifest
 
@@ -159,13 +159,13 @@ def _judge_counters(verdict: Verdict, job: Submitted, client: Any) -> None:
 def _judge_costs(verdict: Verdict, client: Any) -> None:
     """Whatever broke, each charge went once into the sums of its job, its tenant, its operator and its day."""
     fields = [client.hgetall(KEYS.job(job_id)) for job_id in client.zrange(KEYS.jobs(), 0, -1)]
-    charged = added(
+    charged = total_of(
         spent
         for of_job in fields
         for spent in sums({name: amount for name, amount in of_job.items() if name.startswith("cost ")}).values()
     )
     for key in KEYS.costs():
-        total = added(sums(client.hgetall(key)).values())
+        total = total_of(sums(client.hgetall(key)).values())
         if total != charged:
             verdict.broken.append(f"{key} adds up to {total}, the jobs to {charged}")
     if not charged.us.useful:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batchmill.completion import Completion
-from batchmill.cost import NANO, Parts, Spent, Totals, added
+from batchmill.cost import NANO, Parts, Spent, Totals, total_of
 from batchmill.errors import Conflict, StaleToken
 from batchmill.job import JobError, JobSpec, JobState
 from batchmill.ledger import Ledger
@@ -59,7 +59,7 @@ def claim(ledger: Ledger, ref: ShardRef, holder: str = "w1 a", sharers: int = 1)
 
 
 def spent(ledger: Ledger) -> Spent:
-    return added(one for _, one in ledger.jobs.read(JOB).costs)
+    return total_of(one for _, one in ledger.jobs.read(JOB).costs)
 
 
 def retried(ledger: Ledger) -> float:
@@ -101,10 +101,10 @@ def test_a_commit_that_finds_no_room_is_not_charged_yet(ledger: Ledger, epoch: i
 def test_an_attempt_that_fails_is_charged_once(ledger: Ledger, epoch: int) -> None:
     (ref,) = begin(ledger, epoch, 1)
     claim(ledger, ref)
-    ledger.shards.end_attempt(ref, delay_s=0, blame=True, used=USED.in_vain())
+    ledger.shards.end_attempt(ref, delay_s=0, blame=True, used=USED.as_wasted())
     with pytest.raises(StaleToken):
-        ledger.shards.end_attempt(ref, delay_s=0, blame=True, used=USED.in_vain())
-    assert spent(ledger) == Spent.of(USED.in_vain(), PRICE)
+        ledger.shards.end_attempt(ref, delay_s=0, blame=True, used=USED.as_wasted())
+    assert spent(ledger) == Spent.of(USED.as_wasted(), PRICE)
 
 
 @pytest.mark.parametrize("split", [False, True])

@@ -122,7 +122,7 @@ def test_what_a_job_waits_for_is_noted_once_and_so_is_its_end(ledger: Ledger) ->
         clock.now_s += PATIENCE_S
         watcher.step(1)
     ((level, event, message),) = told(ledger)
-    assert (level, event) == (LogLevel.WARNING, LogEvent.WAITING)
+    assert (level, event) == (LogLevel.WARNING, LogEvent.BLOCKED)
     assert "no worker of pool 'gpu'" in message
     fleet.views = {"gpu": PoolView(1, 1, frozenset({"other"}))}
     watcher.step(1)
@@ -132,7 +132,7 @@ def test_what_a_job_waits_for_is_noted_once_and_so_is_its_end(ledger: Ledger) ->
     fleet.views = {"gpu": PoolView(1, 1, frozenset({"echo"}))}
     for _ in range(2):
         watcher.step(1)
-    assert [event for _, event, _ in told(ledger)] == [LogEvent.WAITING] * 2 + [LogEvent.GOING_ON]
+    assert [event for _, event, _ in told(ledger)] == [LogEvent.BLOCKED] * 2 + [LogEvent.UNBLOCKED]
 
 
 def test_a_job_that_its_budget_holds_says_so_in_its_log_with_what_to_do(ledger: Ledger, epoch: int) -> None:
@@ -150,10 +150,10 @@ def test_a_job_that_its_budget_holds_says_so_in_its_log_with_what_to_do(ledger: 
         clock.now_s += PATIENCE_S
         watcher.step(1)
     why = f"it has cost 1.5 of its budget of 1 EUR; `batchmill resume {JOB} --budget N` gives it more"
-    assert told(ledger) == [(LogLevel.WARNING, LogEvent.WAITING, why)]
+    assert told(ledger) == [(LogLevel.WARNING, LogEvent.BLOCKED, why)]
     ledger.jobs.resume(JOB, 5.0)
     watcher.step(1)
-    assert [event for _, event, _ in told(ledger)] == [LogEvent.WAITING, LogEvent.RESUMED, LogEvent.GOING_ON]
+    assert [event for _, event, _ in told(ledger)] == [LogEvent.BLOCKED, LogEvent.RESUMED, LogEvent.UNBLOCKED]
 
 
 def test_a_worker_that_is_back_at_once_is_not_worth_an_entry(ledger: Ledger) -> None:

@@ -13,7 +13,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from batchmill.errors import OutcomeUnknown, ServiceUnavailable
-from batchmill.job import JobRequest, JobState, RetryPolicy, UploadSource, WorkerInfo, new_id
+from batchmill.job import JobRequest, JobState, RetryPolicy, UploadSource, WorkerInfo
 from batchmill.ledger import jobs
 from batchmill.ledger.jobs import Submission
 from batchmill.operators.contract import OperatorInfo
@@ -21,7 +21,7 @@ from batchmill.settings import CoordinatorSettings, WorkerSettings
 from batchmill.shard import ShardId
 from batchmill.sources import InputSplit
 from batchmill_coordinator.admission.acceptance import accept
-from batchmill_coordinator.admission.admission import part_name
+from batchmill_coordinator.admission.upload_parts import part_name
 from batchmill_coordinator.service import Service
 from batchmill_worker.devices.placement import SlotIdentity
 from batchmill_worker.runtime.attempt_result import AttemptStatus
@@ -87,8 +87,7 @@ def lost(service: Service, script: str, what: Lost, *, times: int = 1) -> Iterat
 
 def uploaded(service: Service) -> UploadSource:
     """Rows that take many shards, and more than one step to plan."""
-    source = UploadSource(upload=new_id("upl"), parts=ROWS // PART_ROWS)
-    service.ledger.jobs.begin_upload(source.upload)
+    source = UploadSource(upload=service.uploads.begin("default"), parts=ROWS // PART_ROWS)
     for number in range(source.parts):
         ids = range(number * PART_ROWS, (number + 1) * PART_ROWS)
         service.workspace.blobs.put_table(part_name(source.upload, number), pa.table({"id": ids}))
@@ -178,13 +177,13 @@ def test_what_was_stored_for_a_job_goes_if_it_is_refused_or_was_known_already(se
     for key, expected in (("new", []), ("known", ["known"])):
         with ExitStack() as undo:
             undo.callback(undone.append, key)
-            accept(service.ledger.jobs, submission(service, f"job-{key}"), undo, max_live_jobs=9)
+            accept(service.ledger, submission(service, f"job-{key}"), undo, service.settings)
         assert undone == expected
     with ExitStack() as undo:
         undo.callback(undone.append, "refused")
         refused = replace(submission(service, "job-refused"), idempotency_key=None)
         with pytest.raises(ServiceUnavailable, match="1 jobs"):
-            accept(service.ledger.jobs, refused, undo, max_live_jobs=1)
+            accept(service.ledger, refused, undo, service.settings.model_copy(update={"max_live_jobs": 1}))
     assert undone == ["known", "refused"]
 
 

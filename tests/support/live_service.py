@@ -11,19 +11,19 @@ import base64
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import pyarrow as pa
-import pytest
 import uvicorn
 
-from batchmill.job import DEFAULT_POOL, BatchChoice, JobError, JobRequest, JobState
+from batchmill.job import BatchChoice, JobError, JobRequest, JobState
 from batchmill.settings import CoordinatorSettings, WorkerSettings
 from batchmill_coordinator.api.app import create_app
 from batchmill_coordinator.api.server import listen
 from batchmill_coordinator.service import Service
 from batchmill_worker.devices.placement import SlotIdentity
 from batchmill_worker.runtime.watchdog import Watchdog
-from batchmill_worker.slot import wiring
+from batchmill_worker.slot.wiring import build_slot_context
 from support.fault_proxy import Fault, FaultProxy
 from support.ledger_steps import begin, end_plan, settle_one
 from support.waiting import GRACE_S, until
@@ -109,9 +109,9 @@ class LiveService:
             name="cpu0@here", slot=0, device="cpu", device_type="cpu", device_count=1, memory_bytes=None
         )
         worker = WorkerSettings(**shared, shards_at_once=1, operators=(OPERATORS,))
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(wiring, "Watchdog", Unwatched)
-            self._slot = wiring.build_slot_context(worker, identity, folder / "note")
+        with patch("batchmill_worker.slot.wiring.Watchdog", Unwatched):
+            self._slot = build_slot_context(worker, identity, folder / "note")
+        self._pool = worker.pool
         self._slot.heartbeat.batches = lambda: [CHOICE]
         self._listener = listen("127.0.0.1", 0)
         self._app = create_app(self.service)
@@ -277,5 +277,5 @@ class LiveService:
         runner, ledger = self._slot.runner, self.service.ledger
         while not self._stopping.wait(WORKER_POLL_S):
             if not self.holds_jobs:
-                for ref, _ in ledger.shards.queued(DEFAULT_POOL):
+                for ref, _ in ledger.shards.queued(self._pool):
                     runner.run(ref)

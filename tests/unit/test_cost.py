@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchmill.cost import HOUR_US, NANO, Parts, Spent, Totals, added, job_cost, sums
+from batchmill.cost import HOUR_US, NANO, Parts, Spent, Totals, job_cost, sums, total_of
 from batchmill.job import DEFAULT_TENANT, JobSpec
 from batchmill.ledger import JobRecord
 from batchmill_coordinator.status.status import status_of, why_paused
@@ -36,12 +36,12 @@ def test_an_hour_costs_its_price() -> None:
 
 
 def test_time_in_vain_keeps_what_was_loaded_and_idle() -> None:
-    assert Parts(1, 2, 4, 8, 16).in_vain() == Parts(0, 0, 7, 8, 16)
+    assert Parts(1, 2, 4, 8, 16).as_wasted() == Parts(0, 0, 7, 8, 16)
 
 
 @given(st.lists(spents, max_size=5))
 def test_sums_keep_every_microsecond_and_billionth(charges: list[Spent]) -> None:
-    total = added(charges)
+    total = total_of(charges)
     for mine, theirs in ((total.us, [one.us for one in charges]), (total.nano, [one.nano for one in charges])):
         assert astuple(mine) == tuple(map(sum, zip(*map(astuple, [Parts(), *theirs]), strict=True)))
         assert mine.total == sum(part.total for part in theirs)
@@ -79,12 +79,12 @@ def test_totals_tell_the_dearest_and_the_latest_first_and_no_more_than_asked_for
         fields_of("gpu embed", cheap) | fields_of("other", dear),
         {field: value for day, one in days.items() for field, value in fields_of(str(day), one).items()},
     )
-    told = totals.told("USD", limit=9)
+    told = totals.report("USD", limit=9)
     assert [one.tenant for one in told.tenants] == [DEFAULT_TENANT, "acme"]
     assert [(one.pool, one.operator) for one in told.operators] == [("other", "other"), ("gpu", "embed")]
     assert [one.day for one in told.days] == [today, today - timedelta(days=40)]
     assert (told.all.total, told.all.rows) == (8 / NANO, 3)
-    short = totals.told("USD", limit=1)
+    short = totals.report("USD", limit=1)
     assert [len(group) for group in (short.tenants, short.operators, short.days)] == [1, 1, 1]
     assert short.all == told.all
 

@@ -138,6 +138,8 @@ def _shown(default: object) -> str:
             return f"{default:g}"
         case None | ():
             return ""
+        case tuple():
+            return ",".join(default)
     return str(default)
 
 

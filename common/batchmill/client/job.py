@@ -1,4 +1,4 @@
-"""A job as asyncio code meets it; the blocking client's jobs run it on a thread."""
+"""A job of the asyncio client; the jobs of the blocking client run it on a thread."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from batchmill.errors import (
 from batchmill.job import JobCost, JobState, JobStatus
 from batchmill.job_log import LogEntry, LogLevel, LogPage
 from batchmill.replay import ReplayRequest, RowEdit
+from batchmill.wording import shown
 
 if TYPE_CHECKING:
     import os
@@ -39,9 +40,9 @@ if TYPE_CHECKING:
 
     from batchmill.client.transport import Transport
 
-EVENTS_TIMEOUT_S = 35.0  # the service sends a comment each 15 s, so that silence means a dead connection
-LOG_LOOK_S = 1.0  # between two looks at a log that is followed
-PURGED_AT_ONCE = 400  # indices in one address
+EVENTS_TIMEOUT_S = 35.0  # the service sends a comment every 15 s, so silence means a dead connection
+LOG_INTERVAL_S = 1.0  # between two requests while a log is followed
+MAX_PURGED_INDICES = 400  # indices in one URL
 
 
 class _DeadLetterPage(BaseModel):
@@ -57,7 +58,7 @@ class _Purged(BaseModel):
 class AsyncJob:
     """A job of an `AsyncClient`.
 
-    id: its id. latest: the last status that was seen of it, None before the first.
+    id: the job's id. latest: the last status received, None before the first.
     """
 
     def __init__(self, transport: Transport, job_id: str, latest: JobStatus | None = None) -> None:
@@ -76,43 +77,43 @@ class AsyncJob:
         return mimebundle(type(self).__name__, self.id, self.latest)
 
     async def status(self) -> JobStatus:
-        """How the job stands now."""
+        """Return the current status."""
         return self._seen(await self._transport.json("GET", self._path))
 
     async def pause(self) -> JobStatus:
-        """Hold the job: its workers let go at the end of their batches, and nothing more of it is begun.
+        """Pause the job: its workers stop after the current batch, and no more of its shards are started.
 
         Raises `Conflict` if it is stopping or has ended.
         """
         return self._seen(await self._transport.json("POST", f"{self._path}/pause"))
 
     async def resume(self, *, budget: float | None = None) -> JobStatus:
-        """Let the job go on where it was paused. budget: its budget from now on, in all; None: as before.
+        """Resume a paused job. budget: the new total budget; None: unchanged.
 
-        Raises `Conflict` if it is stopping or has ended, or has cost its budget already.
+        Raises `Conflict` if it is stopping or has ended, or has used up its budget.
         """
         query = {} if budget is None else {"budget": repr(float(budget))}
         return self._seen(await self._transport.json("POST", f"{self._path}/resume", query=query))
 
     async def cost(self) -> JobCost:
-        """What the job cost so far. What is at work just now is counted when it ends."""
+        """Return what the job cost so far. Running attempts are counted when they end."""
         return self._transport.parse(JobCost, await self._transport.json("GET", f"{self._path}/cost"))
 
     async def cancel(self) -> JobStatus:
-        """Ask the job to stop; what is done is kept. A job that has ended stays as it is."""
+        """Ask the job to stop and keep its finished rows. A job that has ended is not changed."""
         return self._seen(await self._transport.json("POST", f"{self._path}/cancel"))
 
     async def delete(self) -> None:
-        """Delete the job, its rows and its results from the service; its output folder stays.
+        """Delete the job, its rows and its results from the service; the output folder stays.
 
         Raises `Conflict` if it has not ended.
         """
-        await self.status()  # an unknown job is told here: below, an answer that was lost looks the same
+        await self.status()  # reports an unknown job: below, a lost answer looks the same
         with suppress(NotFound):
             await self._transport.call("DELETE", self._path)
 
     async def watch(self) -> AsyncGenerator[JobStatus, None]:
-        """Each change of the job's status as it comes, the present one first; ends after the final one."""
+        """Yield the current status and then each change; end after the final status."""
         patience = Patience(self._transport)
         last: JobStatus | None = None
         while last is None or not last.is_final:
@@ -132,7 +133,7 @@ class AsyncJob:
         """Wait until the job has ended, and return it.
 
         timeout: in seconds. Raises `JobFailed`, `JobCancelled` or `JobExpired` if it did not complete, `TimeoutError`
-        if it has not ended in time; the job goes on then.
+        if it has not ended in time; the job continues.
         """
         statuses = self.watch()
         try:
@@ -143,65 +144,63 @@ class AsyncJob:
             if not limit.expired():
                 raise
             state = f"is still {self.latest.state}" if self.latest else "has not ended"
-            raise TimeoutError(f"{self.id} {state} after {timeout} s; it goes on.") from None
+            raise TimeoutError(f"{self.id} {state} after {timeout} s; it continues.") from None
         if self.latest is not None:
             raise_unless_completed(self.latest)
         return self
 
     async def log(self, level: LogLevel | str = LogLevel.INFO) -> list[LogEntry]:
-        """What went wrong with the job, what became of that, and when its state changed; the oldest first.
+        """Return the job's log: failures, what followed them, and changes of state; oldest first.
 
-        level: "warning" leaves out what is as it should be, "error" all but the worst. Of the others the last few
-        hundred are kept, as long as the job is.
+        level: the minimum level to return. The service keeps the last few hundred entries for as long as the job.
         """
         return (await self._log_page(level, "")).entries
 
     async def follow_log(self, level: LogLevel | str = LogLevel.INFO) -> AsyncGenerator[LogEntry, None]:
-        """The entries of the log, and those to come, until the job has ended."""
+        """Yield the entries of the log, and new ones until the job has ended."""
         cursor, is_final = "", False
         while True:
             page = await self._log_page(level, cursor)
             for entry in page.entries:
                 yield entry
-            if is_final:  # once more after the end: whoever settled the last shard notes it a moment later
+            if is_final:  # once more after the end: the log entry of the last shard may follow its commit
                 return
             cursor, is_final = page.next, page.is_final
-            await asyncio.sleep(LOG_LOOK_S)
+            await asyncio.sleep(LOG_INTERVAL_S)
 
     async def _log_page(self, level: LogLevel | str, cursor: str) -> LogPage:
         query = {"level": str(level), "cursor": cursor}
         return self._transport.parse(LogPage, await self._transport.json("GET", f"{self._path}/log", query=query))
 
     async def results(self) -> AsyncGenerator[dict[str, Any], None]:
-        """The result rows as dicts, in input order, as soon as they are there.
+        """Yield the result rows as dicts, in input order, as soon as they are available.
 
-        Raises `JobFailed` behind the rows of a job that failed; a cancelled or expired job ends with what was
-        kept.
+        Raises `JobFailed` after the rows of a job that failed; a cancelled or expired job yields its finished rows.
         """
         async with aclosing(self.tables()) as tables:
             async for table in tables:
                 for rows in paging.dicts(table):
                     for row in rows:
                         yield row
-                    await asyncio.sleep(0)  # the next page is read meanwhile, however busy the caller is
+                    await asyncio.sleep(0)  # lets the next page arrive while the caller is busy
 
     async def batches(self) -> AsyncGenerator[pa.RecordBatch, None]:
-        """The result rows as `pyarrow.RecordBatch`es, in input order; otherwise like `results`."""
+        """Yield the result rows as `pyarrow.RecordBatch`es, in input order; otherwise like `results`."""
         async with aclosing(self.tables()) as tables:
             async for table in tables:
                 for batch in table.to_batches():
                     yield batch
 
     async def to_table(self) -> pa.Table:
-        """All result rows as one `pyarrow.Table`, in input order; waits for the job to end.
+        """Return all result rows as one `pyarrow.Table`, in input order; waits until the job has ended.
 
-        Raises `JobFailed` if the job failed; of a cancelled or expired job it gives what was kept.
+        Raises `JobFailed` if the job failed; for a cancelled or expired job, returns its finished rows.
         """
         async with aclosing(self.tables()) as tables:
             return paging.join([table async for table in tables])
 
-    async def pages(self, content_type: Literal["arrow", "jsonl"]) -> AsyncGenerator[paging.Page, None]:
-        """The results as the service sends them, in pages; otherwise like `results`."""
+    async def pages(self, content_type: Literal["arrow", "jsonl"]) -> AsyncGenerator[paging.ResultPage, None]:
+        """Yield the results in pages, as the service sends them; otherwise like `results`."""
         kind = paging.ARROW_STREAM if content_type == "arrow" else paging.JSON_LINES
         state: JobState | None = None
         async with aclosing(paging.pages(self._transport, f"{self._path}/results", kind)) as all_pages:
@@ -214,7 +213,7 @@ class AsyncJob:
                 raise_unless_completed(status)
 
     async def tables(self) -> AsyncGenerator[pa.Table, None]:
-        """The result rows as one `pyarrow.Table` a page, in input order; otherwise like `results`."""
+        """Yield the result rows as one `pyarrow.Table` per page, in input order; otherwise like `results`."""
         async with aclosing(self.pages("arrow")) as all_pages:
             async for page in all_pages:
                 table = page.table()
@@ -222,11 +221,11 @@ class AsyncJob:
                     yield table
 
     async def dead_letters(self) -> list[DeadLetter]:
-        """The rows that the job gave up on so far, in input order, each with its error, its attempts and its row."""
+        """Return the failed rows so far, in input order, each with its error, its attempts and its row."""
         return [letter async for page in self._dead_letter_pages() for letter in page.dead_letters]
 
     async def dead_letter_counts(self) -> dict[str, int]:
-        """How many rows the job gave up on, by the type of their error."""
+        """Return the number of failed rows by error type."""
         page = await self._transport.json("GET", f"{self._path}/dead-letters", query={"limit": "1"})
         return self._transport.parse(_DeadLetterPage, page).counts
 
@@ -238,13 +237,13 @@ class AsyncJob:
         edits: Mapping[int, Mapping[str, Any]] | None = None,
         idempotency_key: str | None = None,
     ) -> AsyncJob:
-        """Run dead rows of the job, which has ended, again; their results go into their places in its results.
+        """Run failed rows of an ended job again; their results are inserted into its results, in input order.
 
-        indices: the rows, by index; None: all. error_type: only those that died of this error. edits: by index, new
-        values for some columns of a row before it is run again; without `indices` and `error_type` just these rows
-        are. Returns the job that runs them; when that has ended, the results are in their places.
+        indices: the rows, by index; None: all. error_type: only rows that failed with this error. edits: by index,
+        new values for columns of a row; without `indices` and `error_type`, only edited rows are run. Returns the
+        replay, which is a job; when it has ended, the results are in place.
 
-        Raises `Conflict` if this job has not ended, and an `InvalidRequest` that names what is wrong.
+        Raises `Conflict` if this job has not ended, `InvalidRequest` if the request is wrong.
         """
         try:
             request = ReplayRequest(
@@ -256,15 +255,15 @@ class AsyncJob:
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
-            raise InvalidRequest(f"replay: {where}: {first['msg']} (came: {first['input']!r:.80}).") from error
+            raise InvalidRequest(f"replay: {where}: {first['msg']}, got {shown(first['input'])}.") from error
         answer = await self._transport.json("POST", f"{self._path}/replay", body=request)
         status = self._transport.parse(JobStatus, answer)
         return AsyncJob(self._transport, status.id, status)
 
     async def export_dead_letters(self, path: str | os.PathLike[str]) -> int:
-        """Write the dead letters to a file of JSON Lines, for other tools or to be edited; returns how many.
+        """Write the dead letters to a JSON Lines file, for other tools or for editing; return their number.
 
-        Raises `StorageError` if it cannot be written; then the file is as it was.
+        Raises `StorageError` if it cannot be written; an existing file is then unchanged.
         """
         target, count = Path(path), 0
         try:
@@ -280,16 +279,16 @@ class AsyncJob:
         return count
 
     async def purge_dead_letters(self, indices: Collection[int] | None = None, *, error_type: str | None = None) -> int:
-        """Delete dead letters of the job, which has ended, and the rows in them; returns how many.
+        """Delete dead letters of an ended job, including their rows; return their number.
 
-        The job still counts the rows as dead. Raises `Conflict` if it has not ended.
+        The job still counts the rows as failed. Raises `Conflict` if it has not ended.
         """
         kind = [("error_type", error_type)] if error_type is not None else []
         if indices is None:
             return await self._purge(kind)
         named = [("index", str(index)) for index in sorted(indices)]
-        pieces = [named[start : start + PURGED_AT_ONCE] for start in range(0, len(named), PURGED_AT_ONCE)]
-        return sum([await self._purge(kind + piece) for piece in pieces])
+        groups = [named[start : start + MAX_PURGED_INDICES] for start in range(0, len(named), MAX_PURGED_INDICES)]
+        return sum([await self._purge(kind + group) for group in groups])
 
     async def _purge(self, query: list[tuple[str, str]]) -> int:
         answer = await self._transport.json("DELETE", f"{self._path}/dead-letters", query=query)
@@ -317,7 +316,7 @@ class AsyncJob:
 
 
 def describe(kind: str, job_id: str, status: JobStatus | None) -> str:
-    """A job as `repr` shows it."""
+    """Return the `repr` of a job."""
     if status is None:
         return f"<{kind} {job_id}>"
     total = "?" if status.rows_total is None else f"{status.rows_total:,}"
@@ -337,6 +336,6 @@ def raise_unless_completed(status: JobStatus) -> None:
     if status.state is JobState.EXPIRED:
         raise JobExpired(
             f"{status.id} passed its deadline after {status.rows_done:,}{total} rows.",
-            hint="The rows it has can be read; a later deadline or a higher priority gives it more time.",
+            hint="Its finished rows can be read; set a later deadline or a higher priority.",
             job=status.id,
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from batchmill.errors import ServiceUnavailable
-from batchmill.job_log import Cursor, LogEntry, LogEvent, LogLevel
+from batchmill.job_log import LogCursor, LogEntry, LogEvent, LogLevel
 from batchmill.ledger import calls
 from batchmill.ledger.connection import redis_errors
 from batchmill.ledger.jobs import no_such_job
@@ -90,7 +90,7 @@ class JobLogLedger:
 
 def _entry(entry_id: str, values: dict[bytes, bytes]) -> LogEntry:
     text: dict[str, Any] = {name.decode(): value.decode() for name, value in values.items()}
-    return LogEntry(id=entry_id, at=Cursor.parse(entry_id)[0] / 1000, **text)
+    return LogEntry(id=entry_id, at=LogCursor.parse(entry_id)[0] / 1000, **text)
 
 
 def _shard_name(ref: ShardRef) -> str:

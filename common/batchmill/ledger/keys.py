@@ -117,6 +117,18 @@ class Keys:
         """Sorted set: uploads that no job has taken, scored by when they began (ms)."""
         return f"{self.prefix}uploads"
 
+    def tenant_jobs(self, tenant: str) -> str:
+        """Sorted set: the ids of a tenant's jobs, scored by when they were submitted (ms)."""
+        return f"{self.prefix}tenant:{tenant}:jobs"
+
+    def tenant_live_jobs(self, tenant: str) -> str:
+        """Set: the ids of a tenant's jobs that have not ended, and of some that have."""
+        return f"{self.prefix}tenant:{tenant}:live"
+
+    def tenant_uploads(self, tenant: str) -> str:
+        """Hash: a tenant's open upload to the bytes of its parts."""
+        return f"{self.prefix}tenant:{tenant}:uploads"
+
     def events(self) -> str:
         """Channel: "kind job-id" of every change that somebody may wait for."""
         return f"{self.prefix}events"

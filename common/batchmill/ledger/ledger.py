@@ -21,6 +21,7 @@ from batchmill.ledger.retention import RetentionLedger
 from batchmill.ledger.row_cache import RowCacheLedger
 from batchmill.ledger.shards import ShardLedger
 from batchmill.ledger.survey import SurveyLedger
+from batchmill.ledger.tenants import TenantLedger
 from batchmill.ledger.unfinished import UnfinishedWorkLedger
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Ledger:
         self.overview = OverviewLedger(self._store)
         self.survey = SurveyLedger(self._store)
         self.row_cache = RowCacheLedger(self._store)
+        self.tenants = TenantLedger(self._store)
 
     @classmethod
     def open(cls, settings: ServiceSettings) -> Ledger:

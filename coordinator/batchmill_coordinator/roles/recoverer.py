@@ -160,6 +160,6 @@ class Recoverer:
                 continue
             message = f"not claimed within {MESSAGE_GRACE_MS / 1000:g} s, published again"
             log.warning("attempt %s: %s", ref.attempt_key, message)
-            self._ledger.log.note(ref.job_id, LogLevel.INFO, LogEvent.REPUBLISHED, message, ref=ref)
+            self._ledger.log.note(ref.job_id, LogLevel.INFO, LogEvent.REDELIVERED, message, ref=ref)
             self._publisher.publish(record.spec.operator, queue_of(pool), ref)
             self._metrics.message_lost(record.spec)

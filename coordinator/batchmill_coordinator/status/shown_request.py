@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from batchmill.job import JobSpec
 
 HIDDEN = "***"
-_SECRET_NAME = re.compile(r"(?i)(^|[_-])(password|passwd|secret|token|api_?key|apikey|credentials?|private_?key)s?$")
+_SECRET_NAME = re.compile(r"(?i)(^|[_-])(passwords?|passwd|secrets?|token|api_?keys?|credentials?|private_?key)$")
 _USER_INFO = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^/@\s]+@")
 
 

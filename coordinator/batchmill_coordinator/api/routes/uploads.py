@@ -66,7 +66,7 @@ async def put_part(
     await context.pool.run(context.require_upload, upload_id)
     with tempfile.NamedTemporaryFile(prefix="batchmill-part-", buffering=0) as part:
         await _receive(context, request, part)
-        await context.pool.run(context.store_part, upload_id, number, part.name)
+        await context.heavy_pool.run(context.store_part, upload_id, number, part.name)
     return Response(status_code=204)
 
 

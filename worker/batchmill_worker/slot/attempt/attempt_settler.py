@@ -59,12 +59,12 @@ class AttemptSettler:
                 return AttemptResult.of_commit(completion)
             case Requeue(delay_s, blame, checkpoint):
                 log.warning("shard %s is requeued in %.1f s: %s", ref.attempt_key, delay_s, _reason(outcome))
-                used = usage.close() if checkpoint else usage.close().in_vain()
+                used = usage.close() if checkpoint else usage.close().as_wasted()
                 self._shards.end_attempt(ref, delay_s=delay_s, blame=blame, kept=checkpoint, used=used)
                 return AttemptResult(AttemptStatus.REQUEUED, _reason(outcome))
             case GiveUp(error):
                 log.error("job %s fails on shard %s: %s", ref.job_id, ref.attempt_key, error.message)
-                self._shards.end_attempt(ref, delay_s=0.0, blame=True, stop_with=error, used=usage.close().in_vain())
+                self._shards.end_attempt(ref, delay_s=0.0, blame=True, stop_with=error, used=usage.close().as_wasted())
                 return AttemptResult(AttemptStatus.FAILED, error.message)
             case Split() | DeadLetter():
                 raise AssertionError(
