@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import unquote, urlsplit
 
 from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from batchmill.errors import InvalidSettings, did_you_mean
 from batchmill.job import DEFAULT_POOL, POOL_PATTERN
+from batchmill.redis_access.address import RedisAddress
 from batchmill.storage.locations import UNRESTRICTED, Locations
 
 PREFIX = "BATCHMILL_"
@@ -35,7 +35,7 @@ class ServiceSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
 
-    redis_url: str = "redis://127.0.0.1:6379/0"  # redis://, rediss:// or unix:///path?db=0
+    redis_url: str = "redis://127.0.0.1:6379/0"  # see `RedisAddress`
     redis_prefix: str = Field(default="batchmill:", max_length=64)  # of every key, Celery's included
     blob_root: str = ""  # a folder, or s3://bucket/prefix
     roots: ListOfText = ()  # folders and URI prefixes that sources, outputs and models may lie in
@@ -55,7 +55,7 @@ class ServiceSettings(BaseSettings):
         """
         _refuse_unknown_names()
         try:
-            return cls(
+            settings = cls(
                 _secrets_dir=_secrets_folders(),
                 **{name: value for name, value in overrides.items() if value is not None},  # type: ignore[arg-type]  # pydantic checks
             )
@@ -63,11 +63,13 @@ class ServiceSettings(BaseSettings):
             first = error.errors()[0]
             name = f"{PREFIX}{str(first['loc'][0]).upper()}"
             raise InvalidSettings(f"{name}: {first['msg']} (came: {first['input']!r}).", name=name) from error
+        RedisAddress.parse(settings.redis_url)
+        return settings
 
     def secret_values(self) -> tuple[str, ...]:
         """What these settings hold and no log may."""
-        password = urlsplit(self.redis_url).password
-        return (unquote(password),) if password else ()
+        password = RedisAddress.parse(self.redis_url).password
+        return (password,) if password else ()
 
     def locations(self) -> Locations:
         """The places that users may name."""
