@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 from batchmill.completion import Completion
 from batchmill.retry import Done
-from batchmill_worker.runtime.attempt_end import Ending
+from batchmill_worker.runtime.attempt_result import AttemptResult
 from batchmill_worker.runtime.trace import NO_TRACE, Phase
 
 if TYPE_CHECKING:
-    from batchmill_worker.metering.attempts import SlotMeter
+    from batchmill_worker.metering.attempts import SlotMetrics
     from batchmill_worker.runtime.trace import Recorder
 
 RUNS = 7
@@ -36,45 +36,45 @@ def main() -> None:
     """Measure, and print both."""
     with ExitStack() as stack:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = stack.enter_context(tempfile.TemporaryDirectory())
-        meter = _meter()  # only now: prometheus-client decides on its files when it is imported
-        _shard_us(meter, 1)
-        batches = [_batch_us(meter) for _ in range(RUNS)]
-        shards = [_shard_us(meter, 8) for _ in range(RUNS)]
+        metrics = _metrics()  # only now: prometheus-client decides on its files when it is imported
+        _shard_us(metrics, 1)
+        batches = [_batch_us(metrics) for _ in range(RUNS)]
+        shards = [_shard_us(metrics, 8) for _ in range(RUNS)]
     for name, found, most in (("batch", batches, A_BATCH_US), ("shard of 8 batches", shards, A_SHARD_US)):
         print(f"a {name}: {statistics.median(found):.1f} us ({min(found):.1f} to {max(found):.1f}), at most {most:.0f}")
 
 
-def _meter() -> SlotMeter:
+def _metrics() -> SlotMetrics:
     from batchmill.telemetry.metrics import new_registry
-    from batchmill_worker.metering.attempts import SlotMeter
+    from batchmill_worker.metering.attempts import SlotMetrics
 
-    return SlotMeter(new_registry(), "default", "cpu0")
+    return SlotMetrics(new_registry(), "default", "cpu0")
 
 
-def _batch_us(meter: SlotMeter) -> float:
+def _batch_us(metrics: SlotMetrics) -> float:
     """What one batch more costs a shard, its share of the writing included."""
-    long = _attempts_s(meter, SHARDS // 10, BATCHES) - _attempts_s(meter, SHARDS // 10, 1)
+    long = _attempts_s(metrics, SHARDS // 10, BATCHES) - _attempts_s(metrics, SHARDS // 10, 1)
     bare = _bare_s(SHARDS // 10 * (BATCHES - 1))
     return (long - bare) / (SHARDS // 10 * (BATCHES - 1)) * 1e6
 
 
-def _shard_us(meter: SlotMeter, batches: int) -> float:
+def _shard_us(metrics: SlotMetrics, batches: int) -> float:
     """What a shard costs with all its batches."""
-    return (_attempts_s(meter, SHARDS, batches) - _bare_s(SHARDS * batches)) / SHARDS * 1e6
+    return (_attempts_s(metrics, SHARDS, batches) - _bare_s(SHARDS * batches)) / SHARDS * 1e6
 
 
-def _attempts_s(meter: SlotMeter, shards: int, batches: int) -> float:
+def _attempts_s(metrics: SlotMetrics, shards: int, batches: int) -> float:
     completion = Completion(rows=64 * batches, rows_dead=0, nbytes=1)
     began = time.thread_time()
     for _ in range(shards):
-        with meter.attempt("job-1|0|17|1") as attempt:
+        with metrics.attempt("job-1|0|17|1") as attempt:
             attempt.operator = "echo"
             for phase in OF_SHARD:
-                with meter.span(phase, shard="job-1|0|17|1"):
+                with metrics.span(phase, shard="job-1|0|17|1"):
                     pass
-            _run_batches(meter, batches)
-            meter.rows_failed("echo", ())
-            meter.ended(attempt, Done(completion), Ending.of_commit(completion))
+            _run_batches(metrics, batches)
+            metrics.rows_failed("echo", ())
+            metrics.ended(attempt, Done(completion), AttemptResult.of_commit(completion))
     return time.thread_time() - began
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from batchmill.client import Client
 from batchmill.embedded.valkey import valkey_command
-from batchmill.processes.children import ChildKeeper, ChildSpec, describe_exit
+from batchmill.processes.children import ChildSpec, ProcessSupervisor, describe_exit
 
 if TYPE_CHECKING:
     import subprocess
@@ -33,7 +33,7 @@ class Processes:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._keeper = ChildKeeper()
+        self._keeper = ProcessSupervisor()
 
     def start(
         self, name: str, command: Sequence[str], env: Mapping[str, str], is_ready: Callable[[], bool]

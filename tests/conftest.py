@@ -15,7 +15,7 @@ import redis
 from batchmill.embedded.valkey import valkey_command
 from batchmill.ledger import Ledger
 from batchmill.ledger.connection import connect
-from batchmill.processes.tether import tethered
+from batchmill.processes.parent_death import die_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +34,7 @@ def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("valkey")
     socket = folder / "s"
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(tethered(valkey_command(folder, socket)), stdout=log, stderr=log)
+        process = subprocess.Popen(die_with_parent(valkey_command(folder, socket)), stdout=log, stderr=log)
     try:
         _wait_for_ping(f"unix://{socket}?db=0")
         yield f"unix://{socket}?db=0"

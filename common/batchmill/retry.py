@@ -1,4 +1,4 @@
-"""What happens after an attempt: one pure function for the living and the dead alike."""
+"""What follows an attempt: one pure function, for attempts that ended and for those that were lost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from batchmill.shard import Shard
 
 LOSSES_BEFORE_SPLIT = 2
-"""A shard that lost so many workers is split until the row that ends them is alone."""
+"""A shard whose workers died this often is split in half, until the row that kills them is alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,15 +23,15 @@ class Done:
     """Every row of the shard has a result or is a dead letter."""
 
     completion: Completion
-    error: JobError | None = None  # about the rows that were given up on
+    error: JobError | None = None  # about the rows that failed for good
 
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """Some rows are done and kept in a blob; the others are to be run by another attempt."""
+    """Some rows are done and saved in a checkpoint; another attempt runs the others."""
 
-    kept: str  # the blob
-    failures: int  # how often the row that failed most has failed; 0 when the worker just lets go
+    checkpoint: str  # its blob
+    failures: int  # how often the row that failed most has failed; 0 when the worker only releases the shard
     error: JobError | None = None  # about the rows that failed
 
 
@@ -51,7 +51,7 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """The worker was told to let go before anything was done."""
+    """The lease was revoked, or the worker was stopped, before any row was done."""
 
 
 Outcome = Done | Partial | Failed | Lost | Revoked
@@ -70,7 +70,7 @@ class Requeue:
 
     delay_s: float
     blame: bool
-    kept: str = ""  # the blob with what is done
+    checkpoint: str = ""  # the blob with what is done; "": nothing is
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """Give up on the shard's only row."""
+    """Make a dead letter of the shard's only row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,20 +93,23 @@ class GiveUp:
 Decision = Settle | Requeue | Split | DeadLetter | GiveUp
 
 
-def decide(shard: Shard, outcome: Outcome, policy: RetryPolicy, chance: random.Random) -> Decision:
-    """What to do with a shard whose attempt has ended so. `shard` counts the attempts before this one."""
+def decide(shard: Shard, outcome: Outcome, policy: RetryPolicy, rng: random.Random) -> Decision:
+    """Decide what follows an attempt with this outcome. Pure but for `rng`, which spreads delays.
+
+    shard: as it was claimed; its counters do not include this attempt.
+    """
     match outcome:
         case Done(completion):
             return Settle(completion)
         case Revoked():
             return Requeue(0.0, blame=False)
-        case Partial(kept, failures):
-            return Requeue(_backoff(policy).delay_s(failures, chance), blame=False, kept=kept)
+        case Partial(checkpoint, failures):
+            return Requeue(_backoff(policy).delay_s(failures, rng), blame=False, checkpoint=checkpoint)
         case Failed(error, error_type, final):
             failures = shard.failures + 1
             if final or failures >= policy.max_attempts or not may_retry(error_type, policy):
                 return GiveUp(error)
-            return Requeue(_backoff(policy).delay_s(failures, chance), blame=True)
+            return Requeue(_backoff(policy).delay_s(failures, rng), blame=True)
         case Lost():
             losses = shard.losses + 1
             if shard.rows == 1 and losses >= max(LOSSES_BEFORE_SPLIT, policy.max_attempts):
@@ -123,7 +126,7 @@ def _backoff(policy: RetryPolicy) -> Backoff:
 
 
 def may_retry(error_type: str, policy: RetryPolicy) -> bool:
-    """Whether the policy lets an error of this type be tried again; a type is named with or without its module."""
+    """Whether the policy allows another try after an error of this type, named with or without its module."""
     names = {error_type, error_type.rpartition(".")[2]}
     if names & set(policy.never_on):
         return False
@@ -131,5 +134,5 @@ def may_retry(error_type: str, policy: RetryPolicy) -> bool:
 
 
 def tries_row_again(failures: int, error_type: str, policy: RetryPolicy) -> bool:
-    """Whether a row that has failed so often, the last time with such an error, is run again."""
+    """Whether to run a row again that has failed this often, the last time with an error of this type."""
     return failures < policy.max_attempts and may_retry(error_type, policy)

@@ -129,7 +129,7 @@ def test_a_null_text_is_given_up_on(cache: OperatorCache, models: Path) -> None:
 def test_a_model_and_labels_that_do_not_go_together_are_refused_with_what_to_do(
     cache: OperatorCache, models: Path
 ) -> None:
-    with pytest.raises(InvalidParams, match=r"expects a sequence classifier, got .*Name the labels to tell apart"):
+    with pytest.raises(InvalidParams, match=r"expects a sequence classifier, got .*Name the labels to choose from"):
         classify(cache, ["a"], model=MODEL)
     with pytest.raises(InvalidParams, match=r"expects an embedding model, got .*Leave out 'labels'"):
         classify(cache, ["a"], model=str(models / "single"), labels=LABELS)

@@ -254,7 +254,7 @@ def test_a_model_that_is_no_plain_transformer_gives_the_vectors_of_its_own_encod
     texts = ["", "one", "one two three"]
     with cache_over(tmp_path) as cache:
         found = vectors(embed(cache, pa.table({"text": texts}), model=str(tmp_path), normalize=False))
-        with pytest.raises(InvalidParams, match="truncate=false cannot be kept"):
+        with pytest.raises(InvalidParams, match="truncate=false is not possible"):
             embed(cache, pa.table({"text": texts}), model=str(tmp_path), truncate=False)
         with pytest.raises(InvalidParams, match="reads texts of any length"):
             embed(cache, pa.table({"text": texts}), model=str(tmp_path), max_tokens=4)

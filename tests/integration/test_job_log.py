@@ -31,7 +31,7 @@ def test_rows_that_fail_and_die_are_told_with_error_worker_shard_and_traceback(c
     assert (again.level, again.shard, again.attempt) == (LogLevel.WARNING, "0", 1)
     assert again.worker.startswith("cpu")
     assert 'raise ValueError("25 is not to my taste")' in again.traceback
-    assert dead.message == "7 rows given up on; the first, row 0: RowError: a tenth"
+    assert dead.message == "7 rows failed; the first, row 0: RowError: a tenth"
     status = job.status()
     assert status.dead_by_error == {"RowError": 6, "ValueError": 1}
     assert [(stage.operator, stage.share, stage.rows_dead) for stage in status.stages] == [("picky", 1.0, 7)]

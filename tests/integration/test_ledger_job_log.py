@@ -22,7 +22,7 @@ from batchmill.ledger import Ledger
 from batchmill.ledger.connection import connect
 from batchmill.ledger.jobs import Submission
 from batchmill.ledger.ledger import SCHEMA
-from batchmill.processes.tether import tethered
+from batchmill.processes.parent_death import die_with_parent
 from batchmill.shard import ShardId, ShardRef
 from batchmill_coordinator.fleet.pools import PoolView
 from batchmill_coordinator.roles.watcher import PATIENCE_S, Watcher
@@ -204,7 +204,7 @@ def test_a_service_of_other_data_formats_does_not_start(
         "BATCHMILL_TOKENS": "a-token-of-ours",
         "BATCHMILL_PORT": "0",
     }
-    command = tethered([sys.executable, "-m", "batchmill", service])
+    command = die_with_parent([sys.executable, "-m", "batchmill", service])
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2, done.stderr
     assert f"version 7, this Batchmill has version {SCHEMA}" in done.stderr.splitlines()[-1]

@@ -24,9 +24,8 @@ from batchmill_coordinator.admission.acceptance import accept
 from batchmill_coordinator.admission.admission import part_name
 from batchmill_coordinator.service import Service
 from batchmill_worker.devices.placement import SlotIdentity
-from batchmill_worker.runtime.attempt_end import EndingKind
-from batchmill_worker.slot.attempt import AttemptRunner
-from batchmill_worker.slot.wiring import make_bench
+from batchmill_worker.runtime.attempt_result import AttemptStatus
+from batchmill_worker.slot.wiring import build_slot_context
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from batchmill.ledger import JobRecord
     from batchmill.shard import ShardRef
     from batchmill_coordinator.roles.planner import Planner
-    from batchmill_worker.slot.wiring import Bench
+    from batchmill_worker.slot.wiring import SlotContext
 
 Lost = Literal["request", "answer"]
 ROWS = 2_500
@@ -203,8 +202,8 @@ def test_what_a_worker_kept_of_a_shard_outlives_an_answer_that_was_lost(
     identity = SlotIdentity(
         name="cpu0@here-1", slot=0, device="cpu", device_type="cpu", device_count=1, memory_bytes=None
     )
-    bench, _ = make_bench(settings, identity, tmp_path / "note")
-    bench.heartbeat.start()
+    context = build_slot_context(settings, identity, tmp_path / "note")
+    context.heartbeat.start()
     try:
         log = tmp_path / "log"
         log.mkdir()
@@ -219,17 +218,17 @@ def test_what_a_worker_kept_of_a_shard_outlives_an_answer_that_was_lost(
             "default",
         )
         planner(service).step(service.leadership.epoch)
-        with answered_again(bench, "end_attempt"):
-            ending = AttemptRunner(bench).run(queue_first(service, job_id))
-        assert ending.kind is EndingKind.DROPPED
+        with answered_again(context, "end_attempt"):
+            result = context.runner.run(queue_first(service, job_id))
+        assert result.status is AttemptStatus.DROPPED
         assert service.ledger.jobs.read(job_id).shards_running == 0
-        ending = AttemptRunner(bench).run(queue_first(service, job_id))
-        assert ending.kind is EndingKind.SETTLED
+        result = context.runner.run(queue_first(service, job_id))
+        assert result.status is AttemptStatus.SETTLED
         assert service.ledger.jobs.read(job_id).rows_done == 9
         assert {path.name: path.read_text() for path in log.glob("*.done")} == {f"{n}.done": "x" for n in range(1, 10)}
     finally:
-        bench.heartbeat.stop()
-        bench.close()
+        context.heartbeat.stop()
+        context.close()
 
 
 def queue_first(service: Service, job_id: str) -> ShardRef:
@@ -240,9 +239,9 @@ def queue_first(service: Service, job_id: str) -> ShardRef:
 
 
 @contextmanager
-def answered_again(bench: Bench, script: str) -> Iterator[None]:
+def answered_again(context: SlotContext, script: str) -> Iterator[None]:
     """The answer to `script` is lost, and the client asks again, as it does by itself."""
-    run = bench.ledger._store.run
+    run = context.ledger._store.run
 
     def run_again(name: str, *rest: Any) -> Any:
         if name == script:
@@ -250,5 +249,5 @@ def answered_again(bench: Bench, script: str) -> Iterator[None]:
         return run(name, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bench.ledger._store, "run", run_again)
+        patch.setattr(context.ledger._store, "run", run_again)
         yield

@@ -133,7 +133,7 @@ def test_costs_are_the_ledgers_totals_whole_by_operator_and_by_tenant_and_outliv
 
 def test_a_job_that_its_budget_holds_is_counted_until_it_may_go_on(watched: Watched, tmp_path: Path) -> None:
     params = {"seconds": 0.01, "journal": str(tmp_path / "journal")}
-    job = watched.cluster.clients["a"].submit("slow", rows=[{"id": n} for n in range(100)], params=params, budget=0.2)
+    job = watched.cluster.clients["a"].submit("slow", rows=[{"id": n} for n in range(400)], params=params, budget=0.2)
     until(lambda: watched.leaders("jobs_over_budget", pool="default") == [1], "the count of the paused job")
     job.resume(budget=1000)
     job.wait(timeout=GRACE_S)

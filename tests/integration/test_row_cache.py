@@ -179,7 +179,7 @@ def test_a_cache_of_no_size_still_computes_equal_rows_once(mill: Mill) -> None:
 
 
 def test_large_shards_are_asked_for_and_kept_in_pieces(mill: Mill, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_cache, "MOST_AT_ONCE", 3)
+    monkeypatch.setattr(row_cache, "MAX_ROWS_PER_CALL", 3)
     texts = [str(number % 8) for number in range(11)]
     mill.lengths(texts)
     assert mill.ledger.row_cache.stats().segments == 3

@@ -14,7 +14,7 @@ from waiting import GRACE_S, until
 
 import batchmill
 from batchmill.errors import InvalidOutput, InvalidSettings, InvalidSource, ServiceUnavailable
-from batchmill.processes.tether import tethered
+from batchmill.processes.parent_death import die_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,7 +108,8 @@ def server(tmp_path: Path, valkey_url: str, prefix: str) -> Iterator[batchmill.C
     ready = tmp_path / "ready.json"
     commands = [["coordinator", "--port", "0", "--ready-file", str(ready)], ["worker"]]
     processes = [
-        subprocess.Popen(tethered([sys.executable, "-m", "batchmill", *command]), env=env) for command in commands
+        subprocess.Popen(die_with_parent([sys.executable, "-m", "batchmill", *command]), env=env)
+        for command in commands
     ]
     try:
         until(ready.exists, "the coordinator's start")

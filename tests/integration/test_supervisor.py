@@ -14,7 +14,7 @@ import psutil
 from waiting import GRACE_S, until
 
 import batchmill
-from batchmill.processes.tether import tethered
+from batchmill.processes.parent_death import die_with_parent
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,7 +50,7 @@ def test_slots_find_the_environment_and_the_cores_they_were_promised_before_anyt
     ready = tmp_path / "ready.json"
     arguments = ["--devices", "cuda:0+1,2.0", "--operators", "witness_operators", "--listen", "127.0.0.1:0"]
     command = [sys.executable, "-m", "batchmill", "worker", *arguments, "--ready-file", str(ready)]
-    supervisor = subprocess.Popen(tethered(command), env=env)
+    supervisor = subprocess.Popen(die_with_parent(command), env=env)
     try:
         until(ready.exists, "the slots' presence")
         url = json.loads(ready.read_text())["status_url"]
@@ -99,7 +99,7 @@ def test_a_slot_that_leaks_is_drained_and_started_afresh_and_no_row_is_lost_or_b
     assert len(set(pids)) == 2
     assert pids == sorted(pids, key=pids.index)
     log = (tmp_path / "data" / "logs" / "worker.log").read_text()
-    assert "over the limit of 500 MB; it is drained and started afresh" in log
+    assert "over the limit of 500 MiB; it is drained and restarted" in log
     assert "ended with exit code" not in log
 
 
@@ -107,7 +107,7 @@ def run_worker(folder: Path, operators: str, **env: str) -> subprocess.Popen[str
     """A supervisor with an operator module of its own, on a ledger that is not there."""
     (folder / "mine.py").write_text(operators)
     return subprocess.Popen(
-        tethered([sys.executable, "-m", "batchmill", "worker", "--operators", "mine"]),
+        die_with_parent([sys.executable, "-m", "batchmill", "worker", "--operators", "mine"]),
         cwd=folder,
         env={**os.environ, "BATCHMILL_BLOB_ROOT": "b", "BATCHMILL_REDIS_URL": f"unix://{folder}/s", **env},
         stderr=subprocess.PIPE,

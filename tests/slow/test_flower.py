@@ -96,7 +96,7 @@ def test_dead_letters_are_named_in_the_result(stack: FlowerStack) -> None:
     assert len(list(job.results())) == 18
 
     (task,) = settled_tasks(stack, job)
-    assert (task["state"], task["result"]) == ("SUCCESS", "'18 rows, 2 given up on: RowError'")
+    assert (task["state"], task["result"]) == ("SUCCESS", "'18 rows, 2 failed: RowError'")
 
 
 def test_a_shard_without_any_result_is_seen_as_a_failure(stack: FlowerStack) -> None:
@@ -105,7 +105,7 @@ def test_a_shard_without_any_result_is_seen_as_a_failure(stack: FlowerStack) -> 
 
     (task,) = settled_tasks(stack, job)
     assert task["state"] == "FAILURE"
-    assert "all 3 rows were given up on: RowError" in str(task["exception"])
+    assert "all 3 rows failed: RowError" in str(task["exception"])
 
 
 def test_an_operator_that_fails_on_everything_is_seen_as_a_failure_with_its_message(stack: FlowerStack) -> None:

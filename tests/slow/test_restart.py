@@ -13,7 +13,7 @@ import pytest
 from waiting import GRACE_S, until
 
 import batchmill
-from batchmill.processes.tether import tethered
+from batchmill.processes.parent_death import die_with_parent
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +23,7 @@ OPERATORS = ("mill_operators",)
 
 def start_up(folder: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "batchmill", "up", "--data-dir", str(folder), "--operators", OPERATORS[0]]
-    process = subprocess.Popen(tethered(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(die_with_parent(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     until((folder / "service.json").exists, "the service's start")
     return process
 

@@ -60,7 +60,7 @@ def test_a_full_disk_is_told_with_its_place_and_the_job_finishes_when_there_is_r
     running = cluster().start(slots=(2,))
     disk, out = SmallDisk(running), tmp_path / "out"
     job = submit(running, out)
-    until(lambda: running.log("worker-1").count("is put back") >= 3, "some attempts that fail")
+    until(lambda: running.log("worker-1").count("is requeued") >= 3, "some attempts that fail")
     assert re.search(rf"could not write {re.escape(str(out))}/part-\S+: .*[Ff]ile too large", running.log("worker-1"))
     assert [path.name for path in out.iterdir() if path.name.startswith("part-")] == []
     assert job.status().rows_dead == 0
@@ -136,7 +136,7 @@ def test_a_bucket_that_goes_away_and_comes_back_costs_nothing(
     until((tmp_path / "gate.started").exists, "the first row")
     bucket.go()
     gate.touch()
-    until(lambda: "is put back" in running.log("worker-1"), "an attempt that fails")
+    until(lambda: "is requeued" in running.log("worker-1"), "an attempt that fails")
     assert f"s3://{bucket.name}/out/" in running.log("worker-1")
     bucket.come_back()
     assert [row["id"] for row in job.results()] == list(range(ROWS))

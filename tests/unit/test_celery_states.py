@@ -1,4 +1,4 @@
-"""How the ending of an attempt is told to those who watch Celery's events."""
+"""The state in which an attempt appears in Celery's events."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from kombu.exceptions import OperationalError
 from batchmill.broker import describe_arguments
 from batchmill.completion import Completion
 from batchmill.shard import ShardId, ShardRef
-from batchmill_worker.runtime.attempt_end import Ending, EndingKind
-from batchmill_worker.slot.celery_app import AttemptFailed, tell_celery
+from batchmill_worker.runtime.attempt_result import AttemptResult, AttemptStatus
+from batchmill_worker.slot.celery_app import AttemptFailed, end_task
 
 
 class Task:
@@ -26,39 +26,39 @@ class Task:
         self.sent.append(kind)
 
 
-def test_a_settled_shard_succeeds_and_says_what_it_brought() -> None:
-    ending = Ending.of_commit(Completion(rows=18, rows_dead=2, nbytes=9, dead_by_type=(("ValueError", 2),)))
+def test_a_settled_shard_succeeds_with_its_numbers_of_rows() -> None:
+    result = AttemptResult.of_commit(Completion(rows=18, rows_dead=2, nbytes=9, dead_by_type=(("ValueError", 2),)))
 
-    assert tell_celery(Task(), ending) == "18 rows, 2 given up on: ValueError"
-    assert tell_celery(Task(), Ending.of_commit(Completion(rows=20, rows_dead=0, nbytes=9))) == "20 rows"
-
-
-def test_a_shard_of_which_every_row_was_given_up_on_fails() -> None:
-    ending = Ending.of_commit(Completion(rows=0, rows_dead=2, nbytes=0, dead_by_type=(("ValueError", 2),)))
-
-    with pytest.raises(AttemptFailed, match="all 2 rows were given up on: ValueError"):
-        tell_celery(Task(), ending)
+    assert end_task(Task(), result) == "18 rows, 2 failed: ValueError"
+    assert end_task(Task(), AttemptResult.of_commit(Completion(rows=20, rows_dead=0, nbytes=9))) == "20 rows"
 
 
-def test_an_attempt_that_is_put_back_is_a_retry_with_its_reason() -> None:
+def test_a_shard_in_which_every_row_failed_is_a_failure() -> None:
+    result = AttemptResult.of_commit(Completion(rows=0, rows_dead=2, nbytes=0, dead_by_type=(("ValueError", 2),)))
+
+    with pytest.raises(AttemptFailed, match="all 2 rows failed: ValueError"):
+        end_task(Task(), result)
+
+
+def test_an_attempt_that_is_requeued_is_a_retry_with_its_reason() -> None:
     with pytest.raises(Retry) as caught:
-        tell_celery(Task(), Ending(EndingKind.PUT_BACK, "the disk was full"))
+        end_task(Task(), AttemptResult(AttemptStatus.REQUEUED, "the disk was full"))
     assert "the disk was full" in str(caught.value.exc)
 
 
 def test_an_attempt_that_ends_its_job_is_a_failure_with_its_reason() -> None:
     with pytest.raises(AttemptFailed, match="nothing works"):
-        tell_celery(Task(), Ending(EndingKind.FAILED, "nothing works"))
+        end_task(Task(), AttemptResult(AttemptStatus.FAILED, "nothing works"))
 
 
-def test_a_dropped_attempt_is_revoked_also_when_nobody_can_be_told() -> None:
+def test_a_dropped_attempt_is_revoked_even_without_a_broker() -> None:
     listened, away = Task(), Task(broker_is_away=True)
     for task in (listened, away):
         with pytest.raises(Ignore, match="another's"):
-            tell_celery(task, Ending(EndingKind.DROPPED, "it is another's"))
+            end_task(task, AttemptResult(AttemptStatus.DROPPED, "it is another's"))
     assert listened.sent == ["task-revoked"]
 
 
-def test_arguments_are_told_in_words() -> None:
+def test_arguments_are_described_in_words() -> None:
     ref = ShardRef("job-1", 0, ShardId((17, 1)), 3)
     assert describe_arguments(ref) == "shard 17.1 of job-1, stage 0, attempt 3"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batchmill.backoff import Backoff
-from batchmill.processes.children import ChildEnd, ChildKeeper, ChildSpec
+from batchmill.processes.children import ChildEnd, ChildSpec, ProcessSupervisor
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +40,7 @@ def test_a_child_waits_longer_after_each_death_but_those_of_its_work(
             keeper.ask_to_stop()
         return of_its_work
 
-    keeper = ChildKeeper(on_end=on_end, rng=Longest())
+    keeper = ProcessSupervisor(on_end=on_end, rng=Longest())
     keeper.start(ChildSpec("short", [sys.executable, "-c", "pass"], {}, tmp_path / "log"))
     keeper.watch()
     keeper.stop(grace_s=5)

@@ -116,7 +116,7 @@ def test_the_cpu_is_there_once_and_last(inventory: Inventory) -> None:
     assert kinds == [DeviceKind.CUDA] * (len(kinds) - 1) + [DeviceKind.CPU]
 
 
-def test_names_and_uuids_tell_devices_apart_and_are_the_same_each_time(inventory: Inventory) -> None:
+def test_names_and_uuids_identify_devices_and_are_the_same_each_time(inventory: Inventory) -> None:
     devices = inventory.devices()
     assert len({device.name for device in devices}) == len({device.uuid for device in devices}) == len(devices)
     assert all(device.uuid for device in devices if device.kind is DeviceKind.CUDA)
@@ -143,7 +143,7 @@ def test_an_inventory_can_be_closed_twice(inventory: Inventory) -> None:
     inventory.close()
 
 
-def test_nvml_tells_gpus_slices_and_what_they_can_not_tell() -> None:
+def test_nvml_lists_gpus_and_slices_and_leaves_out_what_they_do_not_report() -> None:
     nvml = FakeNvml()
     inventory = NvmlInventory.open(nvml)
     assert inventory is not None
@@ -184,7 +184,7 @@ def test_a_machine_without_a_driver_has_a_cpu(failure: Exception, monkeypatch: p
 def test_a_broken_driver_is_reported_unless_only_the_cpu_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     mismatch = pynvml.NVMLError(pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH)
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(mismatch))
-    with pytest.raises(InvalidSettings, match=r"NVML says.*--devices cpu"):
+    with pytest.raises(InvalidSettings, match=r"NVML reports.*--devices cpu"):
         open_inventory("auto")
     assert open_inventory("cpu").devices() == (CPU,)
 

@@ -112,7 +112,7 @@ def test_an_array_that_is_filled_again_does_not_change_what_was_returned() -> No
 REFUSED: list[tuple[BatchFormat, Any, str]] = [
     ("rows", None, "expected a list of 2 dicts, got NoneType"),
     ("rows", ({"a": 1} for _ in range(2)), "expected a list of 2 dicts, got generator"),
-    ("rows", [{"a": 1}], "expected 2 results, one for each row of the batch, got 1"),
+    ("rows", [{"a": 1}], "returned 1 result for a batch of 2 rows"),
     ("rows", [{"a": 1}, "b"], "expected a dict or a RowError for each row, got str"),
     ("rows", [{"a": 1}, {1: "b"}], r"expected column names of type str, got 1 \(int\)"),
     ("rows", [{"a": 1}, {"a": "b"}], "expected values of one type in column 'a', got Could not convert 'b'"),
@@ -133,7 +133,7 @@ REFUSED: list[tuple[BatchFormat, Any, str]] = [
 
 
 @pytest.mark.parametrize(("batch_format", "output", "reason"), REFUSED)
-def test_what_does_not_fit_names_the_operator_what_was_expected_and_what_came(
+def test_what_does_not_fit_names_the_operator_what_was_expected_and_what_it_got(
     batch_format: BatchFormat, output: Any, reason: str
 ) -> None:
     with pytest.raises(InvalidOperator, match=f"operator 'probe' .*{reason}") as caught:

@@ -1,4 +1,4 @@
-"""What is kept of an exception and of a row given up on."""
+"""The reports of exceptions and of failed rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def caught(error: BaseException) -> BaseException:
         return raised
 
 
-def test_texts_are_bounded_in_bytes_and_keep_their_telling_end() -> None:
+def test_texts_are_bounded_in_bytes_and_keep_their_most_useful_end() -> None:
     failure = Failure.of(caught(ValueError("ü" * 50_000)))
     assert len(failure.message.encode()) <= MAX_MESSAGE_BYTES
     assert failure.message.endswith("ü …")
@@ -28,7 +28,7 @@ def test_texts_are_bounded_in_bytes_and_keep_their_telling_end() -> None:
     assert failure.traceback.endswith("ü\n")
 
 
-def test_the_cause_of_an_exception_is_told_as_well() -> None:
+def test_the_cause_of_an_exception_is_reported_too() -> None:
     error = ValueError("outer")
     error.__cause__ = caught(KeyError("inner"))
     trace = Failure.of(caught(error)).traceback
@@ -42,7 +42,7 @@ def test_a_type_is_named_with_its_module_unless_it_is_built_in() -> None:
     assert Failure.of(caught(json.JSONDecodeError("x", "", 0))).error_type == "json.decoder.JSONDecodeError"
 
 
-def test_an_exception_that_cannot_tell_its_message_is_told_all_the_same() -> None:
+def test_an_exception_without_a_readable_message_is_reported_all_the_same() -> None:
     class Mute(Exception):
         def __str__(self) -> str:
             raise RuntimeError("no words")

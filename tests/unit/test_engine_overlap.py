@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from batchmill.operators.contract import OperatorDefinition
-from batchmill_worker.engine.engine import Engine
+from batchmill_worker.engine.batch_executor import BatchExecutor
 from batchmill_worker.models.operator_cache import ReadyOperator
 from batchmill_worker.runtime.device import DeviceLock
 
@@ -69,7 +69,7 @@ def test_the_next_batch_is_prepared_and_the_last_finished_while_one_is_on_the_de
             meeting.reach("finish", batch)
             return [{"out": batch}]
 
-    result = Engine(DeviceLock()).run(ready(Overlapping()), rows(last + 1))
+    result = BatchExecutor(DeviceLock()).run(ready(Overlapping()), rows(last + 1))
     assert result.table["out"].to_pylist() == [0, 1, 2, 3, 4]
 
 
@@ -82,7 +82,7 @@ def test_a_plain_function_runs_in_the_calling_thread_alone() -> None:
             return batch
 
     before = threading.active_count()
-    Engine(DeviceLock()).run(ready(Plain()), rows(10))
+    BatchExecutor(DeviceLock()).run(ready(Plain()), rows(10))
     assert threads == {threading.get_ident()}
     assert threading.active_count() == before
 
@@ -96,9 +96,9 @@ def test_no_thread_is_left_behind_whether_a_shard_ends_well_or_not() -> None:
             return batch if batch[0]["id"] < 3 else [{}, {}]
 
     before = threading.active_count()
-    Engine(DeviceLock()).run(ready(Fails()), rows(3))
-    with pytest.raises(Exception, match="expected 1 results"):
-        Engine(DeviceLock()).run(ready(Fails()), rows(10))
+    BatchExecutor(DeviceLock()).run(ready(Fails()), rows(3))
+    with pytest.raises(Exception, match="returned 2 results for a batch of 1 row"):
+        BatchExecutor(DeviceLock()).run(ready(Fails()), rows(10))
     assert threading.active_count() == before
 
 
@@ -118,7 +118,7 @@ def test_only_as_many_batches_are_ahead_of_the_device_as_one() -> None:
             inferred += 1
             return batch
 
-    Engine(DeviceLock()).run(ready(Counting()), rows(50))
+    BatchExecutor(DeviceLock()).run(ready(Counting()), rows(50))
     assert max(ahead) <= 2  # the one about to go to the device, and the next
 
 
@@ -146,7 +146,7 @@ def test_shards_of_one_process_use_the_device_one_at_a_time_and_each_hook_in_one
         def finish(self, batch: list[Any]) -> list[Any]:
             return self._pass("finish", batch)
 
-    engine, operator = Engine(DeviceLock()), ready(Guarded(), 2)
+    engine, operator = BatchExecutor(DeviceLock()), ready(Guarded(), 2)
     with ThreadPoolExecutor(4) as threads:
         results = list(threads.map(lambda _: engine.run(operator, rows(100)), range(8)))
     assert crowded == []

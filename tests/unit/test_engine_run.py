@@ -1,4 +1,4 @@
-"""The engine: order, carried columns, blame, stopping."""
+"""The batch executor: order, carried columns, whose fault a failure is, stopping."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from pydantic import BaseModel
 
 from batchmill.errors import InvalidOperator, InvalidParams, InvalidRows, OperatorFailed
 from batchmill.operators.contract import BatchFormat, FunctionOperator, OperatorDefinition, PartialResult, RowError
-from batchmill_worker.engine.engine import Engine
+from batchmill_worker.engine.batch_executor import BatchExecutor
+from batchmill_worker.engine.executor import ShardTask
 from batchmill_worker.models.operator_cache import ReadyOperator
 from batchmill_worker.runtime.device import DeviceLock
 
@@ -23,19 +24,19 @@ if TYPE_CHECKING:
 
 
 def ready(
-    code: Any, batch_format: BatchFormat = "rows", batch_size: int | None = 4, *, proven: bool = False
+    code: Any, batch_format: BatchFormat = "rows", batch_size: int | None = 4, *, has_succeeded: bool = False
 ) -> ReadyOperator:
     operator = code if hasattr(code, "infer") else FunctionOperator(code, {})
     definition = OperatorDefinition(
         "probe", make=lambda: operator, params=BaseModel, batch_format=batch_format, batch_size=batch_size
     )
     made = ReadyOperator(definition, operator)
-    made.proven = proven
+    made.has_succeeded = has_succeeded
     return made
 
 
-def engine() -> Engine:
-    return Engine(DeviceLock())
+def engine() -> BatchExecutor:
+    return BatchExecutor(DeviceLock())
 
 
 def numbers(count: int) -> pa.Table:
@@ -75,8 +76,8 @@ def test_results_come_in_input_order_with_all_columns_carried() -> None:
 
 
 def test_only_the_columns_asked_for_are_carried() -> None:
-    assert engine().run(ready(double), numbers(5), ["text"]).table.column_names == ["text", "twice"]
-    assert engine().run(ready(double), numbers(5), []).table.column_names == ["twice"]
+    assert engine().run(ready(double), numbers(5), ShardTask(carry=["text"])).table.column_names == ["text", "twice"]
+    assert engine().run(ready(double), numbers(5), ShardTask(carry=[])).table.column_names == ["twice"]
 
 
 def test_a_made_column_replaces_the_carried_one_of_its_name_in_its_place() -> None:
@@ -92,14 +93,14 @@ def test_no_rows_make_no_call_and_an_empty_table() -> None:
     def never(rows: Any) -> Any:
         raise AssertionError(rows)
 
-    result = engine().run(ready(never), numbers(0), ["id"])
+    result = engine().run(ready(never), numbers(0), ShardTask(carry=["id"]))
     assert result.table.schema == pa.schema([("id", pa.int64())])
     assert result.rows_settled == 0
 
 
 def test_a_missing_carried_column_is_named() -> None:
     with pytest.raises(InvalidRows, match=r"carries the column 'txt'.*Did you mean 'text'"):
-        engine().run(ready(double), numbers(1), ["txt"])
+        engine().run(ready(double), numbers(1), ShardTask(carry=["txt"]))
 
 
 def test_results_without_any_column_are_refused() -> None:
@@ -107,25 +108,25 @@ def test_results_without_any_column_are_refused() -> None:
         return [{} for _ in rows]
 
     with pytest.raises(InvalidOperator, match="made no column, and the job carries none"):
-        engine().run(ready(nothing), numbers(3), [])
-    assert engine().run(ready(nothing), numbers(3), ["id"]).table.num_rows == 3
+        engine().run(ready(nothing), numbers(3), ShardTask(carry=[]))
+    assert engine().run(ready(nothing), numbers(3), ShardTask(carry=["id"])).table.num_rows == 3
 
 
-def test_without_a_batch_size_the_whole_shard_is_one_batch() -> None:
+def test_without_a_batch_size_a_shard_is_one_batch() -> None:
     result = engine().run(ready(lambda table: table, "arrow", None), numbers(1000))
     assert [timing.rows for timing in result.timings] == [1000]
 
 
 def test_only_the_device_call_is_timed() -> None:
-    result = Engine(DeviceLock(), Counter()).run(ready(double), numbers(10))
+    result = BatchExecutor(DeviceLock(), Counter()).run(ready(double), numbers(10))
     assert [(timing.rows, timing.busy_s) for timing in result.timings] == [(4, 1.0), (4, 1.0), (2, 1.0)]
     assert result.busy_s == 3.0
 
 
-# --- blame ---
+# --- whose fault a failure is ---
 
 
-def test_a_row_that_raises_is_left_out_and_told_of() -> None:
+def test_a_row_that_raises_is_left_out_and_reported() -> None:
     result = engine().run(ready(failing_on(lambda n: n == 5)), numbers(10))
     assert result.table["id"].to_pylist() == [0, 1, 2, 3, 4, 6, 7, 8, 9]
     assert result.table["twice"].to_pylist() == [0, 2, 4, 6, 8, 12, 14, 16, 18]
@@ -164,7 +165,7 @@ def test_a_row_error_that_is_returned_or_raised_gives_up_on_its_row() -> None:
 
 
 def test_rows_that_the_operator_rejects_itself_are_never_held_against_it() -> None:
-    result = engine().run(ready(lambda rows: [RowError("no") for _ in rows]), numbers(20), ["id"])
+    result = engine().run(ready(lambda rows: [RowError("no") for _ in rows]), numbers(20), ShardTask(carry=["id"]))
     assert len(result.dead) == 20
     assert result.table.num_rows == 0
     assert result.table.column_names == ["id"]
@@ -186,12 +187,12 @@ def test_an_operator_that_fails_on_all_rows_alike_fails_after_eight_of_them() ->
     assert "raise KeyError" in caught.value.details["traceback"]
 
 
-def test_an_operator_that_fails_on_both_rows_of_a_small_shard_is_to_blame() -> None:
+def test_an_operator_that_fails_on_both_rows_of_a_small_shard_is_at_fault() -> None:
     with pytest.raises(OperatorFailed, match="each of the first 2 rows"):
-        engine().run(ready(failing_on(lambda _: True), proven=True), numbers(2))
+        engine().run(ready(failing_on(lambda _: True), has_succeeded=True), numbers(2))
 
 
-def test_a_lone_row_is_to_blame_only_if_the_operator_has_worked_before() -> None:
+def test_a_single_row_is_at_fault_only_if_the_operator_has_succeeded_before() -> None:
     with pytest.raises(OperatorFailed, match="failed on the first row it was given: ValueError: cannot do 0"):
         engine().run(ready(failing_on(lambda _: True)), numbers(1))
     operator = ready(failing_on(lambda n: n == 0))
@@ -200,22 +201,22 @@ def test_a_lone_row_is_to_blame_only_if_the_operator_has_worked_before() -> None
     assert [row.index for row in result.dead] == [0]
 
 
-def test_rows_that_fail_in_different_ways_are_to_blame_themselves() -> None:
+def test_rows_that_fail_in_different_ways_are_at_fault_themselves() -> None:
     def code(rows: list[Any]) -> Any:
         raise (ValueError if rows[0]["id"] % 2 else TypeError)("odd" if rows[0]["id"] % 2 else "even")
 
-    result = engine().run(ready(code, batch_size=1), numbers(20), ["id"])
+    result = engine().run(ready(code, batch_size=1), numbers(20), ShardTask(carry=["id"]))
     assert len(result.dead) == 20
 
 
-def test_rows_that_fail_after_a_success_are_to_blame_however_many() -> None:
+def test_rows_that_fail_after_a_success_are_at_fault_however_many() -> None:
     result = engine().run(ready(failing_on(lambda n: n > 0), batch_size=1), numbers(50))
     assert result.table["id"].to_pylist() == [0]
     assert len(result.dead) == 49
 
 
 @pytest.mark.parametrize("hook", ["prepare", "infer", "finish"])
-def test_a_row_to_blame_is_found_whichever_hook_raises(hook: str) -> None:
+def test_a_failing_row_is_found_whichever_hook_raises(hook: str) -> None:
     class Hooked:
         def _pass(self, name: str, rows: list[Any]) -> list[Any]:
             if name == hook and any(row["id"] == 3 for row in rows):
@@ -291,21 +292,21 @@ def stopping_after(asked: int) -> Callable[[], bool]:
 
 
 def test_a_stopped_shard_gives_what_it_finished() -> None:
-    result = engine().run(ready(double), numbers(20), should_stop=stopping_after(2))
+    result = engine().run(ready(double), numbers(20), ShardTask(should_stop=stopping_after(2)))
     assert result.stopped
     assert result.rows_settled == 8
     assert result.table["twice"].to_pylist() == [2 * n for n in range(8)]
 
 
 def test_a_shard_that_is_stopped_when_it_is_through_is_not_stopped() -> None:
-    result = engine().run(ready(double), numbers(8), should_stop=stopping_after(2))
+    result = engine().run(ready(double), numbers(8), ShardTask(should_stop=stopping_after(2)))
     assert not result.stopped
     assert result.rows_settled == 8
 
 
 def test_a_shard_that_is_stopped_before_anything_is_known_gives_up_on_no_row() -> None:
     operator = ready(failing_on(lambda n: n < 4), batch_size=1)
-    result = engine().run(operator, numbers(8), should_stop=stopping_after(3))
+    result = engine().run(operator, numbers(8), ShardTask(should_stop=stopping_after(3)))
     assert result.stopped
     assert (result.rows_settled, result.dead, result.table.num_rows) == (0, (), 0)
 
@@ -372,7 +373,7 @@ def test_every_row_is_in_the_result_or_dead_whatever_fails_and_however_batched(d
         kind(batch_format, poisoned, rejected),
         batch_format,
         data.draw(st.none() | st.integers(1, 45), "batch size"),
-        proven=data.draw(st.booleans(), "proven"),
+        has_succeeded=data.draw(st.booleans(), "has_succeeded"),
     )
     table = pa.table(
         {"id": range(count), "text": [None if n % 3 else str(n) for n in range(count)], "out": ["x"] * count}
@@ -380,10 +381,10 @@ def test_every_row_is_in_the_result_or_dead_whatever_fails_and_however_batched(d
     carry = data.draw(st.none() | st.lists(st.sampled_from(["id", "text", "out"]), unique=True), "carry")
     stop = stopping_after(data.draw(st.integers(0, 60), "batches"))
     dead = poisoned | rejected
-    hopeless = len(dead) == count and len(poisoned) > (1 if operator.proven else 0)
+    hopeless = len(dead) == count and len(poisoned) > (1 if operator.has_succeeded else 0)
 
     try:
-        result = engine().run(operator, table, carry, stop)
+        result = engine().run(operator, table, ShardTask(carry=carry, should_stop=stop))
     except OperatorFailed:
         assert hopeless
         return

@@ -14,7 +14,7 @@ from batchmill.settings import CoordinatorSettings, FlowerSettings, ServiceSetti
 from batchmill.shard import ShardId, ShardRef
 from batchmill.telemetry.log_context import about, about_attempt, fields
 from batchmill.telemetry.logs import ConsoleFormatter, JsonFormatter, announce, configure_logging
-from batchmill_worker.runtime.side_executor import beside_the_device
+from batchmill_worker.runtime.side_executor import side_executor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,9 +94,9 @@ def test_what_is_said_in_the_threads_beside_the_device_is_about_the_same_attempt
     def look() -> None:
         seen.append((threading.current_thread().name, dict(fields())))
 
-    with about_attempt(REF), beside_the_device("op", overlaps=True) as aside:
-        aside.submit(look).result()
-    assert seen[0][0].startswith("op-aside")
+    with about_attempt(REF), side_executor("op", overlaps=True) as side:
+        side.submit(look).result()
+    assert seen[0][0].startswith("op-side")
     assert seen[0][1] == OURS
     assert fields() == {}
 

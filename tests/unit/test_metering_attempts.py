@@ -11,8 +11,8 @@ from batchmill.completion import Completion
 from batchmill.job import JobError
 from batchmill.retry import Done, Failed, Lost, Partial, Revoked
 from batchmill.telemetry.metrics import OTHER, SECONDS, BoundedNames, Metric, MetricKind, exposition, new_registry
-from batchmill_worker.metering.attempts import MAX_ERROR_TYPES, AttemptOutcome, SlotMeter, outcome_of
-from batchmill_worker.runtime.attempt_end import Ending, EndingKind
+from batchmill_worker.metering.attempts import MAX_ERROR_TYPES, AttemptOutcome, SlotMetrics, outcome_of
+from batchmill_worker.runtime.attempt_result import AttemptResult, AttemptStatus
 from batchmill_worker.runtime.trace import FileRecorder, Phase, Recorders, begin_trace, read_trace
 
 if TYPE_CHECKING:
@@ -22,26 +22,26 @@ if TYPE_CHECKING:
 
 ERROR = JobError(code="operator_failed", message="no")
 WORK = {"operator": "echo", "pool": "p"}
-PUT_BACK, FAILED = Ending(EndingKind.PUT_BACK, "so"), Ending(EndingKind.FAILED, "so")
+REQUEUED, FAILED = AttemptResult(AttemptStatus.REQUEUED, "so"), AttemptResult(AttemptStatus.FAILED, "so")
 
 
 class Counted:
-    """A meter, what it has written, and its clock."""
+    """The metrics of a slot, what they have written, and their clock."""
 
     def __init__(self) -> None:
         self.clock = HandClock()
         self.registry = new_registry()
-        self.meter = SlotMeter(self.registry, "p", "cpu0", self.clock)
+        self.metrics = SlotMetrics(self.registry, "p", "cpu0", self.clock)
 
     def __call__(self, name: str, **labels: str) -> float:
         return self.registry.get_sample_value(f"batchmill_{name}", labels) or 0.0
 
     def spend(self, phase: Phase, seconds: float, shard: str = "a") -> None:
-        with self.meter.span(phase, shard=shard):
+        with self.metrics.span(phase, shard=shard):
             self.clock.now_s += seconds
 
     def infer(self, seconds: float, *, rows: int = 4, units: float = 10.0, true_units: float = 8.0) -> None:
-        with self.meter.span(Phase.INFER, shard="a", rows=rows, units=units, true_units=true_units):
+        with self.metrics.span(Phase.INFER, shard="a", rows=rows, units=units, true_units=true_units):
             self.clock.now_s += seconds
 
 
@@ -52,15 +52,15 @@ def counted() -> Counted:
 
 def test_phases_batches_rows_and_the_attempt_itself_add_up(counted: Counted) -> None:
     completion = Completion(rows=6, rows_dead=2, nbytes=1, dead_by_type=(("KeyError", 2),), rows_cached=3)
-    with counted.meter.attempt("a") as attempt:
+    with counted.metrics.attempt("a") as attempt:
         attempt.operator = "echo"
         counted.spend(Phase.LOAD, 0.25)
         counted.infer(0.125)
-        failing = counted.meter.span(Phase.INFER, shard="a", rows=4, units=4.0, true_units=4.0)
+        failing = counted.metrics.span(Phase.INFER, shard="a", rows=4, units=4.0, true_units=4.0)
         with pytest.raises(ZeroDivisionError), failing:
             raise ZeroDivisionError
-        counted.meter.rows_failed("echo", ["KeyError", "KeyError", "OSError"])
-        counted.meter.ended(attempt, Done(completion), Ending.of_commit(completion))
+        counted.metrics.rows_failed("echo", ["KeyError", "KeyError", "OSError"])
+        counted.metrics.ended(attempt, Done(completion), AttemptResult.of_commit(completion))
 
     assert counted("phase_seconds_total", **WORK, phase="load") == 0.25
     assert counted("phase_seconds_total", **WORK, phase="infer") == 0.125
@@ -80,7 +80,7 @@ def test_phases_batches_rows_and_the_attempt_itself_add_up(counted: Counted) -> 
 
 
 def test_a_short_shard_is_written_at_its_end_and_a_long_one_once_a_second(counted: Counted) -> None:
-    with counted.meter.attempt("a") as attempt:
+    with counted.metrics.attempt("a") as attempt:
         attempt.operator = "echo"
         seen = []
         for _ in range(10):
@@ -91,22 +91,22 @@ def test_a_short_shard_is_written_at_its_end_and_a_long_one_once_a_second(counte
 
 
 @pytest.mark.parametrize(
-    ("outcome", "ending", "expected", "retry"),
+    ("outcome", "result", "expected", "retry"),
     [
-        (Done(Completion(1, 0, 1)), Ending(EndingKind.SETTLED, ""), AttemptOutcome.DONE, None),
-        (Partial("blob", 2), PUT_BACK, AttemptOutcome.ROWS_FAILED, "rows"),
-        (Partial("blob", 0), PUT_BACK, AttemptOutcome.RELEASED, "released"),
-        (Revoked(), PUT_BACK, AttemptOutcome.RELEASED, "released"),
-        (Failed(ERROR, "OSError"), PUT_BACK, AttemptOutcome.FAILED, "operator"),
+        (Done(Completion(1, 0, 1)), AttemptResult(AttemptStatus.SETTLED, ""), AttemptOutcome.DONE, None),
+        (Partial("blob", 2), REQUEUED, AttemptOutcome.ROWS_FAILED, "rows"),
+        (Partial("blob", 0), REQUEUED, AttemptOutcome.RELEASED, "released"),
+        (Revoked(), REQUEUED, AttemptOutcome.RELEASED, "released"),
+        (Failed(ERROR, "OSError"), REQUEUED, AttemptOutcome.FAILED, "operator"),
         (Failed(ERROR, "OSError"), FAILED, AttemptOutcome.GAVE_UP, None),
     ],
 )
 def test_every_outcome_is_counted_and_those_that_another_attempt_follows_are_retries(
-    counted: Counted, outcome: Outcome, ending: Ending, expected: AttemptOutcome, retry: str | None
+    counted: Counted, outcome: Outcome, result: AttemptResult, expected: AttemptOutcome, retry: str | None
 ) -> None:
-    with counted.meter.attempt("a") as attempt:
+    with counted.metrics.attempt("a") as attempt:
         attempt.operator = "echo"
-        counted.meter.ended(attempt, outcome, ending)
+        counted.metrics.ended(attempt, outcome, result)
     assert {each for each in AttemptOutcome if counted("attempts_total", **WORK, outcome=each)} == {expected}
     reasons = ("rows", "released", "operator")
     assert [why for why in reasons if counted("retries_total", **WORK, reason=why)] == ([retry] if retry else [])
@@ -114,16 +114,16 @@ def test_every_outcome_is_counted_and_those_that_another_attempt_follows_are_ret
 
 def test_a_lost_attempt_is_not_the_workers_to_count() -> None:
     with pytest.raises(AssertionError, match="recoverer"):
-        outcome_of(Lost(), PUT_BACK)
+        outcome_of(Lost(), REQUEUED)
 
 
 def test_a_message_that_comes_twice_is_dropped_once_and_disturbs_no_count(counted: Counted) -> None:
-    with counted.meter.attempt("a") as attempt:
+    with counted.metrics.attempt("a") as attempt:
         attempt.operator = "echo"
-        with counted.meter.attempt("a"):
+        with counted.metrics.attempt("a"):
             counted.spend(Phase.CLAIM, 0.5)
         counted.infer(0.5)
-        counted.meter.ended(attempt, Done(Completion(4, 0, 1)), Ending(EndingKind.SETTLED, ""))
+        counted.metrics.ended(attempt, Done(Completion(4, 0, 1)), AttemptResult(AttemptStatus.SETTLED, ""))
     assert counted("attempts_total", operator="unknown", pool="p", outcome="dropped") == 1
     assert counted("phase_seconds_total", **WORK, phase="claim") == 0.5
     assert counted("batch_rows_count", **WORK) == 1
@@ -135,11 +135,11 @@ def test_a_mark_of_no_attempt_is_counted_nowhere(counted: Counted) -> None:
     assert "infer" not in exposition(counted.registry).decode()
 
 
-def test_a_trace_is_told_the_same_beside_the_counting(counted: Counted, tmp_path: Path) -> None:
+def test_a_trace_records_the_same_phases_beside_the_counting(counted: Counted, tmp_path: Path) -> None:
     begin_trace(tmp_path / "trace")
     trace = FileRecorder(tmp_path / "trace", "cpu0", counted.clock)
-    both = Recorders(counted.meter, trace)
-    with counted.meter.attempt("a") as attempt:
+    both = Recorders(counted.metrics, trace)
+    with counted.metrics.attempt("a") as attempt:
         attempt.operator = "echo"
         with both.span(Phase.STORE, shard="a"):
             counted.clock.now_s += 2
@@ -150,8 +150,8 @@ def test_a_trace_is_told_the_same_beside_the_counting(counted: Counted, tmp_path
 
 
 def test_error_types_beyond_a_number_are_counted_together(counted: Counted) -> None:
-    counted.meter.rows_failed("echo", (f"Error{n}" for n in range(MAX_ERROR_TYPES + 5)))
-    counted.meter.rows_failed("echo", ["Error0", "x" * 1000])
+    counted.metrics.rows_failed("echo", (f"Error{n}" for n in range(MAX_ERROR_TYPES + 5)))
+    counted.metrics.rows_failed("echo", ["Error0", "x" * 1000])
     assert counted("row_failures_total", **WORK, error="Error0") == 2
     assert counted("row_failures_total", **WORK, error=OTHER) == 6
 

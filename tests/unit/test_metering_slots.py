@@ -11,7 +11,7 @@ import pytest
 
 from batchmill.errors import StorageError
 from batchmill.telemetry.metrics import exposition, new_registry
-from batchmill_worker.metering.slots import VARIABLE, SlotMetrics, reserve
+from batchmill_worker.metering.slots import VARIABLE, SlotMetricsCollector, reserve
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,12 +33,12 @@ def count(folder: Path, amount: float) -> int:
     return process.pid
 
 
-def shown(metrics: SlotMetrics) -> set[str]:
+def shown(metrics: SlotMetricsCollector) -> set[str]:
     return {line for line in exposition(new_registry(metrics)).decode().splitlines() if not line.startswith("#")}
 
 
 def test_processes_are_added_up_and_counts_outlive_them_while_gauges_do_not(tmp_path: Path) -> None:
-    metrics = SlotMetrics(tmp_path)
+    metrics = SlotMetricsCollector(tmp_path)
     first, second = count(tmp_path, 2), count(tmp_path, 3)
     before = shown(metrics)
     assert {
@@ -58,7 +58,7 @@ def test_processes_are_added_up_and_counts_outlive_them_while_gauges_do_not(tmp_
 
 
 def test_room_that_was_taken_is_used_and_shows_nothing_before(tmp_path: Path) -> None:
-    metrics = SlotMetrics(tmp_path)
+    metrics = SlotMetricsCollector(tmp_path)
     reserve(tmp_path, 1)
     assert shown(metrics) == set()
     before = (tmp_path / "counter_ended.db").stat()
@@ -78,11 +78,11 @@ def test_a_disk_without_room_is_named_before_anything_is_counted(tmp_path: Path)
 def test_a_file_that_is_broken_is_dropped_and_the_others_are_kept(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    metrics = SlotMetrics(tmp_path)
+    metrics = SlotMetricsCollector(tmp_path)
     first, second = count(tmp_path, 2), count(tmp_path, 3)
     metrics.archive(first)
     broken = tmp_path / f"counter_{second}.db"
     broken.write_bytes(broken.read_bytes()[:10] + b"\xff" * 100)
     metrics.archive(second)
     assert 'made_total{name="a"} 2.0' in shown(metrics)
-    assert "not all there" in caplog.text
+    assert "some metrics of an ended process are lost" in caplog.text

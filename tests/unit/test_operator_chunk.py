@@ -74,7 +74,7 @@ def test_tokens_of_a_model_are_counted_exactly() -> None:
     assert inside[-1][-1] == len(spans) - 1
 
 
-def test_a_character_of_several_tokens_or_code_points_stays_whole(tmp_path: Path) -> None:
+def test_a_character_of_several_tokens_or_code_points_is_never_cut(tmp_path: Path) -> None:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({letter: place for place, letter in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -100,7 +100,7 @@ def test_chunks_know_the_row_that_they_are_from() -> None:
     assert [row.index for row in result.dead] == [1]
 
 
-def test_a_null_document_is_given_up_on_and_has_no_chunks() -> None:
+def test_a_null_document_fails_and_has_no_chunks() -> None:
     result = chunk(["one two", None, "three"], size=1, overlap=0)
     assert list(result.counts) == [2, 0, 1]
     assert [error.message for error in result.errors.values()] == ["column 'text' is null, expected text"]
@@ -109,7 +109,7 @@ def test_a_null_document_is_given_up_on_and_has_no_chunks() -> None:
     assert (nothing.results.num_rows, list(nothing.counts)) == (0, [0])
 
 
-def test_what_cannot_be_is_told_with_what_to_do(tmp_path: Path) -> None:
+def test_impossible_parameters_are_refused_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(InvalidParams, match="overlap is 5, expected less than size, which is 5"):
         chunk(["a"], size=5, overlap=5)
     with pytest.raises(InvalidParams, match="the package no_such_weights is not installed"):

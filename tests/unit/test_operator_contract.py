@@ -91,7 +91,7 @@ def test_a_misspelt_parameter_is_refused_with_the_nearest_name(registry: Operato
         registry.get("score").build({"treshold": 1})
 
 
-def test_a_parameter_of_the_wrong_type_is_named_with_what_came(registry: OperatorRegistry) -> None:
+def test_a_parameter_of_the_wrong_type_is_named_with_its_value(registry: OperatorRegistry) -> None:
     @operator("score")
     def score(rows: Any, *, threshold: float) -> Any:
         return rows, threshold

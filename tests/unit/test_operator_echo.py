@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from batchmill_worker.engine.engine import Engine
+from batchmill_worker.engine.batch_executor import BatchExecutor
+from batchmill_worker.engine.executor import ShardTask
 from batchmill_worker.models.operator_cache import OperatorCache
 from batchmill_worker.models.setup_context import SetupContext
 from batchmill_worker.runtime.device import DeviceLock
@@ -16,7 +17,7 @@ def test_echo_gives_back_the_very_columns_it_was_given() -> None:
     definition = load_operators().get("echo")
     assert definition is not None
     with OperatorCache("cpu", SetupContext()).borrow(definition, {}) as operator:
-        result = Engine(DeviceLock()).run(operator, table, ["text"])
+        result = BatchExecutor(DeviceLock()).run(operator, table, ShardTask(carry=["text"]))
     assert result.table.column_names == ["text", "id", "tags"]
     assert result.table.select(table.column_names).equals(table)
     for name in table.column_names:

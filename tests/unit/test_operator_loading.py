@@ -93,7 +93,7 @@ def test_what_is_no_module_name_is_refused_with_the_right_form(name: str) -> Non
         load_operators([name])
 
 
-def test_an_operator_that_breaks_the_contract_is_told_as_it_is(folder: Path) -> None:
+def test_an_operator_that_breaks_the_contract_is_reported_unchanged(folder: Path) -> None:
     code = MODULE.format(name="mine").replace("(rows)", "()")
     (folder / "my_module.py").write_text(code)
     with pytest.raises(InvalidOperator, match="'mine': mine takes no batch"):

@@ -40,7 +40,7 @@ def test_a_package_is_searched_without_being_imported(installed: Path) -> None:
     assert "weights" not in sys.modules
 
 
-def test_a_whole_model_goes_before_a_bare_transformer(installed: Path) -> None:
+def test_a_complete_model_is_preferred_to_a_bare_transformer(installed: Path) -> None:
     model_in(installed / "bare", "config.json")
     model = model_in(installed / "nested" / "whole")
     model_in(model / "1_Pooling", "config.json")
@@ -56,7 +56,7 @@ def test_a_package_with_two_models_is_refused_naming_both(installed: Path) -> No
 
 
 def test_a_package_without_a_model_is_refused_naming_where_was_searched(installed: Path) -> None:
-    with pytest.raises(InvalidParams, match=r"weights holds no model") as caught:
+    with pytest.raises(InvalidParams, match=r"weights contains no model") as caught:
         locate_model("package:weights", Locations(()))
     assert str(installed) in str(caught.value)
 
@@ -97,7 +97,7 @@ def test_a_folder_that_is_missing_or_holds_no_model_is_named(tmp_path: Path) -> 
     locations = Locations([str(tmp_path)])
     with pytest.raises(InvalidParams, match=rf"no folder {tmp_path}/gone"):
         locate_model(f"{tmp_path}/gone", locations)
-    with pytest.raises(InvalidParams, match=rf"{tmp_path} holds no model: neither modules.json nor config.json"):
+    with pytest.raises(InvalidParams, match=rf"{tmp_path} contains no model: neither modules.json nor config.json"):
         locate_model(str(tmp_path), locations)
 
 
@@ -140,7 +140,7 @@ def test_a_folder_of_other_files_has_another_fingerprint(tmp_path: Path) -> None
     assert len({before, larger, older, fingerprint_files(str(model))}) == 4
 
 
-def test_a_hub_id_is_told_apart_by_the_revision_in_the_local_cache(tmp_path: Path) -> None:
+def test_a_hub_id_is_identified_by_the_revision_in_the_local_cache(tmp_path: Path) -> None:
     assert fingerprint_files("org/name") == ""
     assert hub_revision("org/name", str(tmp_path)) == ""
     revision = "0123456789abcdef0123456789abcdef01234567"

@@ -51,5 +51,5 @@ def test_an_entry_that_is_no_price_is_named(entry: str, said: str) -> None:
 
 
 def test_a_device_type_with_two_prices_is_refused() -> None:
-    with pytest.raises(InvalidSettings, match="'cpu' comes twice"):
+    with pytest.raises(InvalidSettings, match="'cpu' occurs twice"):
         parse_prices(["cpu=1", "cpu=2"])

@@ -11,11 +11,17 @@ from batchmill.job import RetryPolicy
 from batchmill.shard import Shard, ShardId
 from batchmill_worker.engine.shard_result import ShardResult
 from batchmill_worker.runtime.failures import DeadRow, Failure
-from batchmill_worker.slot.shard_progress import INDEX, ShardProgress, Told, decode_progress, encode_progress
+from batchmill_worker.slot.attempt.shard_progress import (
+    INDEX,
+    AttemptContext,
+    ShardProgress,
+    decode_progress,
+    encode_progress,
+)
 
 FIRST, ROWS, ATTEMPTS = 1000, 12, 3
 SHARD = Shard("job-1", ShardId((0,)), FIRST, ROWS, ())
-TOLD = Told("op", "w", 5.0, RetryPolicy(max_attempts=ATTEMPTS))
+TOLD = AttemptContext("op", "w", 5.0, RetryPolicy(max_attempts=ATTEMPTS))
 
 
 @dataclass
@@ -66,7 +72,7 @@ def test_whatever_attempts_do_every_row_is_done_or_dead_once_and_in_order(plan: 
     assert all(ran.count(row) == 1 for row in done if not any(row - FIRST in attempt.failing for attempt in plan))
 
 
-def test_a_row_is_tried_as_often_as_the_policy_says_and_its_story_is_told() -> None:
+def test_a_row_is_tried_as_often_as_the_policy_allows_and_its_history_is_recorded() -> None:
     progress = ShardProgress()
     for failures in range(1, ATTEMPTS):
         progress = run(progress, Attempt(failing={3}))
@@ -77,12 +83,12 @@ def test_a_row_is_tried_as_often_as_the_policy_says_and_its_story_is_told() -> N
     assert progress.worst == 0
 
 
-def test_a_row_that_may_not_be_tried_again_is_given_up_on_at_once() -> None:
+def test_a_row_that_may_not_be_tried_again_fails_at_once() -> None:
     progress = run(ShardProgress(), Attempt(failing={0}, retryable=False))
     assert [letter.attempts for letter in progress.dead] == [1]
 
 
-def test_the_halves_of_a_split_shard_share_what_was_kept_of_their_parent() -> None:
+def test_the_halves_of_a_split_shard_share_the_checkpoint_of_their_parent() -> None:
     whole = run(ShardProgress(), Attempt(rows=8, failing={1, 7}))
     left, right = (whole.window(half) for half in SHARD.halves())
     assert left.table()["n"].to_pylist() == [FIRST + n for n in (0, 2, 3, 4, 5)]

@@ -8,14 +8,14 @@ from hand_clock import HandClock
 
 from batchmill_worker.devices.base import Device, DeviceKind
 from batchmill_worker.devices.cpu import CpuInventory
-from batchmill_worker.supervisor.recycling import MB, PAUSE_S, MemoryLimits, Recycler
+from batchmill_worker.supervisor.recycling import MIB, MIN_RECYCLE_INTERVAL_S, MemoryLimits, Recycler
 
 
 class Crowded(CpuInventory):
-    """Every process uses 300 MB of GPU 1, and nobody knows what of GPU 0."""
+    """Every process uses 300 MiB of GPU 1, and nobody knows what of GPU 0."""
 
     def used_bytes(self, device: Device, pid: int) -> int | None:  # noqa: ARG002  # as every inventory
-        return 300 * MB if device.number == "1" else None
+        return 300 * MIB if device.number == "1" else None
 
 
 GPUS = [Device(DeviceKind.CUDA, number, f"GPU-{number}", "model", None) for number in ("0", "1")]
@@ -26,7 +26,7 @@ def test_without_limits_nobody_is_recycled() -> None:
 
 
 def test_a_process_over_the_hosts_limit_is_recycled_with_the_reason() -> None:
-    assert "resident memory, over the limit of 1 MB" in Recycler(MemoryLimits(1), Crowded()).reason(
+    assert "resident memory, over the limit of 1 MiB" in Recycler(MemoryLimits(1), Crowded()).reason(
         "s", os.getpid(), []
     )
     assert Recycler(MemoryLimits(1_000_000), Crowded()).reason("s", os.getpid(), []) == ""
@@ -34,7 +34,7 @@ def test_a_process_over_the_hosts_limit_is_recycled_with_the_reason() -> None:
 
 def test_a_process_over_the_limit_on_one_of_its_devices_is_recycled() -> None:
     reason = Recycler(MemoryLimits(device_mb=299), Crowded()).reason("slot", 1, GPUS)
-    assert reason == "300 MB of memory on cuda:1, over the limit of 299 MB"
+    assert reason == "300 MiB of memory on cuda:1, over the limit of 299 MiB"
     assert Recycler(MemoryLimits(device_mb=299), Crowded()).reason("slot", 1, GPUS[:1]) == ""
     assert Recycler(MemoryLimits(device_mb=300), Crowded()).reason("slot", 1, GPUS) == ""
 
@@ -43,7 +43,7 @@ def test_a_limit_that_is_too_low_lets_a_slot_work_between_two_recyclings() -> No
     clock = HandClock()
     recycler = Recycler(MemoryLimits(device_mb=1), Crowded(), clock)
     assert recycler.reason("slot", 1, GPUS)
-    clock.now_s += PAUSE_S - 1
+    clock.now_s += MIN_RECYCLE_INTERVAL_S - 1
     assert recycler.reason("slot", 2, GPUS) == ""
     assert recycler.reason("other", 3, GPUS)
     clock.now_s += 2

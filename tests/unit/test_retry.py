@@ -50,7 +50,7 @@ def test_results_are_settled() -> None:
     assert decided(shard(), Done(completion)) == Settle(completion)
 
 
-def test_a_revoked_attempt_goes_back_at_once_and_blames_nobody() -> None:
+def test_a_revoked_attempt_is_requeued_at_once_and_counts_against_nothing() -> None:
     assert decided(shard(failures=2), Revoked()) == Requeue(0.0, blame=False)
 
 
@@ -72,8 +72,8 @@ def test_an_error_that_the_policy_does_not_try_again_is_final() -> None:
     assert not tries_row_again(1, "Bad", policy)
 
 
-def test_what_is_done_is_kept_and_the_rest_waits_as_long_as_its_worst_row() -> None:
-    assert decided(shard(), Partial("blob", failures=0)) == Requeue(0.0, blame=False, kept="blob")
+def test_what_is_done_is_saved_and_the_rest_waits_as_long_as_its_worst_row() -> None:
+    assert decided(shard(), Partial("blob", failures=0)) == Requeue(0.0, blame=False, checkpoint="blob")
     decision = decided(shard(), Partial("blob", failures=2))
     assert isinstance(decision, Requeue)
     assert 0 < decision.delay_s <= 2.0
@@ -83,7 +83,7 @@ def test_a_lost_attempt_is_tried_elsewhere_at_once() -> None:
     assert decided(shard(), Lost()) == Requeue(0.0, blame=True)
 
 
-def test_a_shard_that_is_lost_again_is_split_until_its_row_is_alone_and_given_up_on() -> None:
+def test_a_shard_that_is_lost_again_is_split_until_its_row_is_alone_and_dead() -> None:
     assert decided(shard(losses=1), Lost()) == Split()
     left, right = shard(losses=1, rows=3).halves()
     assert [(half.shard_id, half.first_row, half.skip, half.rows) for half in (left, right)] == [

@@ -65,7 +65,7 @@ def test_rows_have_one_digest_exactly_if_they_are_equal(name: str, data: st.Data
     assert digests == content_digests(table, SPACE)[start:]
 
 
-def test_what_lies_under_a_null_does_not_matter() -> None:
+def test_the_bytes_of_a_null_do_not_matter() -> None:
     hidden = pa.Array.from_buffers(pa.int32(), 2, [pa.py_buffer(b"\x00"), pa.array([1, 2], pa.int32()).buffers()[1]])
     one, other = content_digests(pa.table({"x": hidden}), SPACE)
     assert one == other
@@ -107,6 +107,6 @@ def test_a_key_is_what_rows_share() -> None:
     assert len(set(digests)) == 3
 
 
-def test_rows_whose_key_cannot_be_told_are_equal_to_none() -> None:
+def test_rows_whose_key_raises_are_equal_to_no_other_row() -> None:
     digests = key_digests([{}, {}, {"k": 5}], lambda row: row["k"], SPACE)
     assert len({*digests, *key_digests([{}], lambda row: row["k"], SPACE)}) == 4

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from batchmill.operators.contract import REGISTRY as OPERATORS
 from batchmill.operators.contract import OperatorDefinition, RowError, operator
-from batchmill_worker.engine.engine import Engine
+from batchmill_worker.engine.batch_executor import BatchExecutor
+from batchmill_worker.engine.executor import ShardTask
 from batchmill_worker.models.operator_cache import ReadyOperator
 from batchmill_worker.row_cache.plan import Distinct, Piece, Shared, computed
 from batchmill_worker.row_cache.segments import BrokenSegment, by_segment, decode_segment, encode_segment, pick
@@ -44,7 +45,9 @@ def definition(name: str) -> OperatorDefinition:
 
 def run(name: str, table: pa.Table, carry: list[str] | None = None) -> ShardResult:
     found = definition(name)
-    return Engine(DeviceLock()).run(ReadyOperator(found, found.build({})), table, carry, proven=True)
+    return BatchExecutor(DeviceLock()).run(
+        ReadyOperator(found, found.build({})), table, ShardTask(carry=carry, has_succeeded=True)
+    )
 
 
 def shard(keys: list[str]) -> pa.Table:
@@ -108,7 +111,7 @@ def test_results_are_those_of_a_plain_run_whatever_is_known(
     assert result.cached.tolist() == expected
 
 
-def test_each_distinct_row_stands_where_the_first_of_its_equals_does() -> None:
+def test_each_distinct_row_is_at_the_place_of_the_first_of_its_equals() -> None:
     distinct = Distinct.of([b"b", b"a", b"b", b"c", b"a"])
     assert distinct.digests == [b"b", b"a", b"c"]
     assert distinct.firsts.tolist() == [0, 1, 3]
@@ -121,7 +124,7 @@ def test_a_part_of_a_piece_has_the_results_of_its_rows() -> None:
     assert (part.owners.tolist(), part.counts.tolist(), part.results.to_pydict()) == ([2, 5], [0, 1], {"x": ["c"]})
 
 
-def test_operators_that_make_no_column_can_be_kept() -> None:
+def test_results_of_operators_that_make_no_column_can_be_cached() -> None:
     nothing = pa.table({"x": [1, 2]}).select([])
     table, places = encode_segment(Piece(np.array([0, 1]), np.array([1, 1]), nothing), [b"a" * 16, b"b" * 16])
     assert (table.num_rows, len(places)) == (2, 16)

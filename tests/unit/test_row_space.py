@@ -30,7 +30,7 @@ def definition() -> OperatorDefinition:
     return found
 
 
-def test_spellings_of_the_same_parameters_share_results(definition: OperatorDefinition) -> None:
+def test_aliases_of_the_same_parameters_share_results(definition: OperatorDefinition) -> None:
     plain = space_of(definition, {}, "code", "")
     assert len(plain) == 16
     assert space_of(definition, {"times": 1, "mark": "!"}, "code", "") == plain
@@ -50,12 +50,12 @@ def test_whatever_results_depend_on_keeps_them_apart(definition: OperatorDefinit
     assert len(spaces) == 7
 
 
-def test_parameters_that_do_not_fit_are_told(definition: OperatorDefinition) -> None:
+def test_parameters_that_do_not_fit_are_refused(definition: OperatorDefinition) -> None:
     with pytest.raises(InvalidParams):
         space_of(definition, {"tims": 1}, "code", "")
 
 
-def test_code_is_told_apart_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_is_distinguished_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     source = "import batchmill\n\n\n@batchmill.operator('edited')\ndef edited(rows):\n    return rows\n"
     digests = []

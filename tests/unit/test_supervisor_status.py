@@ -16,8 +16,8 @@ from batchmill.errors import InvalidSettings
 from batchmill.job import WorkerInfo
 from batchmill.ledger import Ledger
 from batchmill.ledger.connection import connect
-from batchmill.processes.children import ChildEnd, ChildKeeper, ChildSpec
-from batchmill_worker.supervisor.health import STUCK_S, Health, Presence
+from batchmill.processes.children import ChildEnd, ChildSpec, ProcessSupervisor
+from batchmill_worker.supervisor.health import STUCK_TIMEOUT_S, Health, HeartbeatRegistry
 from batchmill_worker.supervisor.status_server import Reply, StatusServer, parse_listen
 
 if TYPE_CHECKING:
@@ -115,16 +115,16 @@ def test_a_port_that_is_taken_is_named(server: StatusServer) -> None:
 
 
 @pytest.fixture
-def keeper() -> Iterator[ChildKeeper]:
-    kept = ChildKeeper(HandClock())
+def keeper() -> Iterator[ProcessSupervisor]:
+    kept = ProcessSupervisor(HandClock())
     yield kept
     kept.kill()
     kept.stop(10)
 
 
-def look_until(keeper: ChildKeeper, condition: Callable[[], bool], what: str) -> None:
+def look_until(keeper: ProcessSupervisor, condition: Callable[[], bool], what: str) -> None:
     def is_met() -> bool:
-        keeper.look()
+        keeper.poll()
         return condition()
 
     until(is_met, what)
@@ -138,9 +138,9 @@ def worker(name: str) -> WorkerInfo:
     return WorkerInfo(name=name, pool="p", device="cpu", operators=[], shards_at_once=1, pid=1, started_at=0)
 
 
-def test_a_supervisor_is_ready_when_all_its_slots_are_in_the_fleet(ledger: Ledger, keeper: ChildKeeper) -> None:
+def test_a_supervisor_is_ready_when_all_its_slots_are_in_the_fleet(ledger: Ledger, keeper: ProcessSupervisor) -> None:
     clock = HandClock()
-    health = Health(keeper, Presence(ledger, ["a", "b"], clock))
+    health = Health(keeper, HeartbeatRegistry(ledger, ["a", "b"], clock))
     ledger.fleet.announce(worker("a"), [], 60)
     assert told(health.readyz()) == (503, {"ok": False, "ledger": True, "missing": ["b"], "draining": False})
     ledger.fleet.announce(worker("b"), [], 60)
@@ -150,9 +150,9 @@ def test_a_supervisor_is_ready_when_all_its_slots_are_in_the_fleet(ledger: Ledge
     assert told(health.readyz())[0] == 503
 
 
-def test_a_supervisor_whose_ledger_is_away_lives_but_is_not_ready(tmp_path: Path, keeper: ChildKeeper) -> None:
+def test_a_supervisor_whose_ledger_is_away_lives_but_is_not_ready(tmp_path: Path, keeper: ProcessSupervisor) -> None:
     away = Ledger(connect(f"unix://{tmp_path}/nothing?db=0"), "p:")
-    health = Health(keeper, Presence(away, ["a"]))
+    health = Health(keeper, HeartbeatRegistry(away, ["a"]))
     assert told(health.readyz()) == (503, {"ok": False, "ledger": False, "missing": [], "draining": False})
     assert told(health.healthz())[0] == 200
 
@@ -160,36 +160,36 @@ def test_a_supervisor_whose_ledger_is_away_lives_but_is_not_ready(tmp_path: Path
 def test_a_supervisor_is_ill_when_a_slot_dies_again_and_again(ledger: Ledger) -> None:
     clock = HandClock()
     ends: list[ChildEnd] = []
-    keeper = ChildKeeper(clock, on_end=ends.append)
-    health = Health(keeper, Presence(ledger, []), clock)
+    keeper = ProcessSupervisor(clock, on_end=ends.append)
+    health = Health(keeper, HeartbeatRegistry(ledger, []), clock)
     keeper.start(ChildSpec("loop", ENDS, {}))
     for count in (1, 2, 3):
         assert health.healthz().status == 200
         look_until(keeper, lambda: len(ends) == count, "a death")  # noqa: B023  # called at once
         clock.now_s += 40
-        health.mark()
+        health.mark_polled()
     assert told(health.healthz()) == (503, {"ok": False, "crash_looping": ["loop"], "stuck": False})
     assert [(end.starts, end.code, end.was_recycled) for end in ends] == [(n, 0, False) for n in (1, 2, 3)]
     keeper.stop(10)
 
 
-def test_a_supervisor_is_ill_when_it_no_longer_looks_after_its_slots(ledger: Ledger, keeper: ChildKeeper) -> None:
+def test_a_supervisor_is_ill_when_it_no_longer_looks_after_its_slots(ledger: Ledger, keeper: ProcessSupervisor) -> None:
     clock = HandClock()
-    health = Health(keeper, Presence(ledger, []), clock)
-    clock.now_s += STUCK_S + 1
+    health = Health(keeper, HeartbeatRegistry(ledger, []), clock)
+    clock.now_s += STUCK_TIMEOUT_S + 1
     assert told(health.healthz()) == (503, {"ok": False, "crash_looping": [], "stuck": True})
-    health.mark()
+    health.mark_polled()
     assert health.healthz().status == 200
 
 
 def test_a_recycled_child_is_started_afresh_at_once_and_has_not_died() -> None:
     ends: list[ChildEnd] = []
-    keeper = ChildKeeper(HandClock(), on_end=ends.append)
+    keeper = ProcessSupervisor(HandClock(), on_end=ends.append)
     first = keeper.start(ChildSpec("slot", STAYS, {}))
     keeper.recycle("slot", grace_s=60)
     first.wait()
-    keeper.look()
-    keeper.look()
+    keeper.poll()
+    keeper.poll()
     (state,) = keeper.states()
     assert state.deaths == 0
     assert state.pid not in (None, first.pid)
@@ -201,7 +201,7 @@ def test_a_child_that_does_not_end_to_be_recycled_is_killed() -> None:
     clock = HandClock()
     deaf = "import signal; signal.signal(15, signal.SIG_IGN); print(flush=True); signal.pause()"
     ends: list[ChildEnd] = []
-    keeper = ChildKeeper(clock, on_end=ends.append)
+    keeper = ProcessSupervisor(clock, on_end=ends.append)
     keeper.start(ChildSpec("deaf", [sys.executable, "-c", deaf], {}))
     keeper.recycle("deaf", grace_s=5)
     clock.now_s += 6
@@ -209,7 +209,7 @@ def test_a_child_that_does_not_end_to_be_recycled_is_killed() -> None:
     keeper.stop(10)
 
 
-def test_killed_children_are_not_waited_for(keeper: ChildKeeper) -> None:
+def test_killed_children_are_not_waited_for(keeper: ProcessSupervisor) -> None:
     deaf = "import signal; signal.signal(15, signal.SIG_IGN); signal.pause()"
     process = keeper.start(ChildSpec("deaf", [sys.executable, "-c", deaf], {}))
     keeper.kill()

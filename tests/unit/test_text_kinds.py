@@ -32,7 +32,7 @@ def model(folder: Path, **files: Any) -> str:
         ({"config": {"model_type": "bert"}}, ModelKind.EMBEDDER),
     ],
 )
-def test_the_files_tell_the_kind(tmp_path: Path, files: dict[str, Any], kind: ModelKind | None) -> None:
+def test_the_files_define_the_kind(tmp_path: Path, files: dict[str, Any], kind: ModelKind | None) -> None:
     assert read_facts(model(tmp_path, **files)).kind is kind
 
 

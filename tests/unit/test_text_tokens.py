@@ -56,7 +56,7 @@ def test_features_are_those_of_the_tokeniser_itself(tokenizer: CountingTokenizer
         assert features[name].dtype == values.dtype
 
 
-def test_pairs_are_told_apart_and_cut_as_the_tokeniser_does(tokenizer: CountingTokenizer) -> None:
+def test_pairs_are_separated_and_cut_as_the_tokeniser_does(tokenizer: CountingTokenizer) -> None:
     firsts, seconds = TEXTS, [text * 3 for text in TEXTS]
     expected = tokenizer._tokenizer(
         firsts, seconds, padding=True, truncation="longest_first", max_length=9, return_tensors="pt"
@@ -75,22 +75,22 @@ def test_a_text_is_cut_into_tokens_once_though_its_cost_is_asked_for_first(token
     assert sorted(tokenizer.seen) == sorted([*set(TEXTS), "one two"])  # a double in another batch is cut again
 
 
-def test_what_was_kept_is_dropped_when_it_is_taken_or_too_much(
+def test_cached_tokens_are_dropped_when_they_are_taken_or_too_many(
     tokenizer: CountingTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = reader(tokenizer)
     read.costs(TEXTS)
-    assert read._kept._by_text.weight > 0
+    assert read._cache._by_text.weight > 0
     read.features(TEXTS)
-    assert read._kept._by_text.weight == 0
-    monkeypatch.setattr(tokens, "MAX_KEPT_BYTES", 1000)
+    assert read._cache._by_text.weight == 0
+    monkeypatch.setattr(tokens, "MAX_CACHED_BYTES", 1000)
     read = reader(tokenizer)
     assert len(read.costs([f"text {number}" for number in range(20)])) == 20
-    assert len(read._kept._by_text) == 2
+    assert len(read._cache._by_text) == 2
     assert read.costs(["text 0"]) == [4]
 
 
-def test_a_text_over_the_limit_costs_nothing_where_it_is_given_up_on(tokenizer: CountingTokenizer) -> None:
+def test_a_text_over_the_limit_costs_nothing_where_its_row_fails(tokenizer: CountingTokenizer) -> None:
     read = reader(tokenizer, limit=4, truncate=False)
     texts = ["one two", "one two three", RowError("null")]
     assert read.costs(texts) == [4, 1, 1]

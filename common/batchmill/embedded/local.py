@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchmill.errors import ServiceUnavailable
-from batchmill.processes.tether import python_module
+from batchmill.processes.parent_death import python_module
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Self
 from batchmill.embedded.folder import DataFolder, ServiceRecord
 from batchmill.embedded.valkey import valkey_command
 from batchmill.errors import MissingExtra, ServiceUnavailable
-from batchmill.processes.children import ChildKeeper, ChildSpec, describe_exit
-from batchmill.processes.tether import python_module
+from batchmill.processes.children import ChildSpec, ProcessSupervisor, describe_exit
+from batchmill.processes.parent_death import python_module
 
 if TYPE_CHECKING:
     import subprocess
@@ -46,7 +46,7 @@ class EmbeddedService:
     def __init__(self, settings: EmbeddedSettings) -> None:
         self._settings = settings
         self._folder = DataFolder(settings.data_dir)
-        self._keeper = ChildKeeper()
+        self._keeper = ProcessSupervisor()
         self._runtime: Path | None = None
         self.record: ServiceRecord | None = None
 

@@ -1,13 +1,13 @@
-"""The operator contract: how a user's code meets Batchmill.
+"""The operator contract: the interface between a user's code and Batchmill.
 
-A function that takes a batch and returns as many results is an operator. A class may add any of `setup(device)`,
-`prepare(batch)`, `finish(outputs)` and `teardown()` around its `infer(batch)`, and say with `cost(row)` or
+A function that takes a batch and returns a result for each row is an operator. A class may add any of `setup(device)`,
+`prepare(batch)`, `finish(outputs)` and `teardown()` around its `infer(batch)`, and report with `cost(row)` or
 `costs(batch)` how much work a row is; only `infer` is required. Its keyword parameters, with their annotations and
 defaults, are the operator's parameter model.
 
 Each hook is called by one thread at a time, but `prepare` and `finish` run while another batch is in `infer`. A
-batch that raises is cut in halves until the row to blame is alone, so a row may pass through the hooks more than
-once. Any `BatchmillError` that an operator raises ends the job at once instead.
+batch that raises is run again in halves until the failing row is alone, so a row may pass through the hooks more
+than once. Any `BatchmillError` that an operator raises ends the job at once instead.
 
     @batchmill.operator("sentiment", columns=["text"])
     def sentiment(rows, *, threshold: float = 0.5):
@@ -22,6 +22,7 @@ import reprlib
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Literal, Protocol, TypeVar, get_args, runtime_checkable
 
 from pydantic import BaseModel, ValidationError
@@ -30,19 +31,19 @@ from batchmill.errors import InvalidOperator, InvalidParams, did_you_mean
 from batchmill.operators.params_model import params_model
 
 BatchFormat = Literal["rows", "arrow", "numpy"]
-"""How a batch is handed to an operator, and handed back.
+"""The format of a batch and of its results.
 
 `rows`: a list of dicts in, a list of dicts (or `RowError`) of the same length out. `arrow`: a `pyarrow.Table` in,
 a `pyarrow.Table` of the same number of rows out. `numpy`: a dict of column name to array in and out, first axis
 the rows; a column with nulls comes as NaN or NaT where its type has one, else as an array of objects with None.
-An `arrow` or `numpy` operator that gives up on some rows returns a `PartialResult`.
+An `arrow` or `numpy` operator for which some rows fail returns a `PartialResult`.
 
 Of an operator that `expands`, each row makes any number of results: in `rows` format a list of dicts (or a
 `RowError`) for each row, in `arrow` and `numpy` an `Expansion`.
 """
 
 BatchSize = int | Literal["auto"] | None
-"""Rows a batch; "auto": the controller decides, in units of cost; None: the whole shard is one batch."""
+"""Rows per batch; "auto": the controller decides, in units of cost; None: a complete shard is one batch."""
 
 SOURCE_ROW = "source_row"
 """The first column of what an operator that `expands` makes: the index, in the job's input, of the row it is from."""
@@ -50,10 +51,16 @@ SOURCE_ROW = "source_row"
 T = TypeVar("T", bound=Callable[..., Any])
 
 
-class RowError(Exception):
-    """What an operator returns in place of a result, or raises for a batch of one, to give up on that row alone.
+class OperatorKind(StrEnum):
+    """What an operator takes, which decides how a worker runs it."""
 
-    `retryable` says whether trying the row again could help.
+    BATCH = "batch"  # many rows in one call, each call alone on the device
+
+
+class RowError(Exception):
+    """Returned in place of a result, or raised for a batch of one row, it fails that row alone.
+
+    retryable: whether trying the row again could help.
     """
 
     def __init__(self, message: str, *, retryable: bool = False) -> None:
@@ -64,7 +71,7 @@ class RowError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class PartialResult:
-    """What an `arrow` or `numpy` operator returns when it gives up on some rows of a batch.
+    """What an `arrow` or `numpy` operator returns when some rows of a batch fail.
 
     results: of the other rows, in order, in the operator's batch format.
     errors: by position in the batch, why a row has no result.
@@ -80,7 +87,7 @@ class Expansion:
 
     results: of all rows one below the other, in the order of the rows, in the operator's batch format.
     counts: for each row of the batch, how many results it made; 0 for one in `errors`.
-    errors: by position in the batch, why the operator gives up on a row.
+    errors: of the rows that fail, by position in the batch.
     """
 
     results: Any
@@ -90,7 +97,7 @@ class Expansion:
 
 @runtime_checkable
 class Operator(Protocol):
-    """What the engine drives. All hooks but `infer` may be missing from a user's class."""
+    """The hooks that a worker calls. All but `infer` may be missing from a user's class."""
 
     def setup(self, device: str) -> None:
         """Load what the operator needs onto `device` (`"cpu"`, `"cuda:0"`); called once per process."""
@@ -104,29 +111,29 @@ class Operator(Protocol):
     def finish(self, outputs: Any) -> Any:
         """Turn what `infer` gave into the operator's batch format; runs beside the device's work.
 
-        `infer` is on the next batch by then: it must not fill again what it has given away.
+        `infer` is on the next batch by then: it must not reuse buffers that it has returned.
         """
 
     def cost(self, row: dict[str, Any]) -> float:
-        """How much work one row is, at least 0, in units of the operator's own: tokens, pixels.
+        """Return how much work one row is, at least 0, in units of the operator's own: tokens, pixels.
 
-        What batches are measured in; 1 for every row where there is neither this nor `costs`. A row for which it
-        raises is taken for one of the dearest of its neighbours. It may be called from any thread.
+        Batches are sized in it; without this hook and `costs`, every row costs 1. A row for which it raises costs as
+        much as the most expensive of its neighbours. It may be called from any thread.
         """
 
     def costs(self, batch: Any) -> Sequence[float]:
-        """The cost of every row of a batch that is in the operator's batch format. Goes before `cost`."""
+        """Return the cost of every row of a batch in the operator's batch format. Takes precedence over `cost`."""
 
     def row_key(self, row: dict[str, Any]) -> str | bytes:
-        """What two rows share exactly if they make the same result; all columns, where there is no such hook.
+        """Return a key that is equal for two rows exactly if they have the same result; by default all columns.
 
-        What the row cache knows rows by. A row for which it raises is not cached. It may be called from any thread.
+        The row cache finds rows by it. A row for which it raises is not cached. It may be called from any thread.
         """
 
     def fingerprint(self) -> str:
-        """What else results depend on than version, parameters and row, such as the files of a model.
+        """Return what results depend on besides version, parameters and row, such as the files of a model.
 
-        What the row cache keeps results apart by; asked once the operator is set up.
+        It is part of the row cache's key; called after the operator is set up.
         """
 
     def teardown(self) -> None:
@@ -143,32 +150,31 @@ class OperatorDefinition:
     columns: tuple[str, ...] = ()  # input columns every row must have; "{param}" names the value of a parameter
     batch_format: BatchFormat = "rows"
     batch_size: BatchSize = "auto"
-    padded: bool = (
-        False  # whether the rows of a batch are padded to the dearest: a batch costs the most times the count
-    )
+    padded: bool = False  # whether rows are padded: a batch costs its most expensive row times its rows
     expands: bool = False  # whether a row makes any number of results
     version: str = "1"  # part of what identifies a result
     summary: str = ""
     cacheable: bool = True  # whether a result is a function of its row, and may come from the row cache
+    kind: OperatorKind = OperatorKind.BATCH
 
     def validate(self, params: Mapping[str, Any]) -> BaseModel:
-        """The parameters with their defaults filled in. Raises `InvalidParams` when they do not fit."""
+        """Return the parameters with their defaults filled in. Raises `InvalidParams` when they do not fit."""
         try:
             return self.params.model_validate(dict(params))
         except ValidationError as error:
             raise _invalid_params(self, error) from error
 
     def canonical(self, params: Mapping[str, Any]) -> str:
-        """The parameters as JSON, the same text for the same meaning: defaults filled in, names sorted."""
+        """Return the parameters as JSON, equal for equal parameters: defaults filled in, names sorted."""
         return json.dumps(self.validate(params).model_dump(mode="json"), sort_keys=True)
 
     def build(self, params: Mapping[str, Any]) -> Operator:
-        """An operator with these parameters, not set up yet. Raises `InvalidParams` when they do not fit."""
+        """Make an operator with these parameters, not set up yet. Raises `InvalidParams` when they do not fit."""
         model = self.validate(params)
         return self.make(**{name: getattr(model, name) for name in type(model).model_fields})
 
     def announcement(self) -> OperatorInfo:
-        """What workers tell the ledger about this operator, so that jobs are validated without its code."""
+        """Describe this operator for the ledger, so that jobs can be validated without its code."""
         return OperatorInfo(
             name=self.name,
             summary=self.summary,
@@ -182,7 +188,7 @@ class OperatorDefinition:
 
 
 class OperatorInfo(BaseModel):
-    """An operator as others see it: name, parameters as JSON Schema, required columns."""
+    """The description of an operator for other processes: name, parameters as JSON Schema, required columns."""
 
     name: str
     summary: str = ""
@@ -211,7 +217,7 @@ class OperatorRegistry:
         self._by_name[definition.name] = definition
 
     def get(self, name: str) -> OperatorDefinition | None:
-        """The operator of that name, or None."""
+        """Return the operator of that name, or None."""
         return self._by_name.get(name)
 
     def __iter__(self) -> typing.Iterator[OperatorDefinition]:
@@ -235,18 +241,19 @@ def operator(
 ) -> Callable[[T], T]:
     """Register a function or a class as the operator `name`, and return it unchanged.
 
-    columns: input columns that every row must have; a job over rows without them is refused. `"{column}"` stands
-        for the value of the parameter `column`.
-    batch_format: how a batch is handed over, see `BatchFormat`.
-    batch_size: rows a batch; "auto" learns what suits the device, in units of `cost`; None hands over a whole shard
-        at once. A job may ask for another size.
+    columns: input columns that every row must have; a job over rows without them is refused. `"{column}"` means
+        the column that the parameter `column` names.
+    batch_format: of batches and their results, see `BatchFormat`.
+    batch_size: rows per batch; "auto" learns what suits the device, in units of `cost`; None makes a complete shard one
+        batch. A job may set another size.
     padded: whether rows are padded to the length of the longest in their batch, as texts are. A batch then costs its
-        dearest row times its rows, else the sum, and rows that cost about the same are put together.
+        most expensive row times its rows, else the sum, and rows of similar cost are put together.
     expands: whether a row makes any number of results, see `BatchFormat`. Results then begin with a column
         `source_row`, the index of their row in the job's input, and carried columns are repeated.
     version: change it when the results change for the same input.
-    cacheable: whether a result depends on its row alone, given the parameters; not so if chance, a remote service or
-        the other rows of the batch play a part. A job of an operator that is not cannot use the row cache.
+    cacheable: whether a result depends on its row alone, given the parameters; not so if it
+        depends on a random number, a remote service or the other rows of the batch. If not, its jobs cannot use the
+        row cache.
 
     Raises `InvalidOperator` if the name is no identifier, is taken, or the code does not fit the contract.
     """
@@ -318,7 +325,8 @@ def _checked_size(name: str, batch_size: Any) -> BatchSize:
     fits = batch_size is None or batch_size == "auto"
     if not fits and not (isinstance(batch_size, int) and not isinstance(batch_size, bool) and batch_size >= 1):
         raise InvalidOperator(
-            f"operator {name!r}: batch_size is {batch_size!r}, expected 1 or more, 'auto', or None for a whole shard."
+            f"operator {name!r}: batch_size is {batch_size!r}, expected 1 or more, 'auto', or None for all rows "
+            "of a shard."
         )
     return typing.cast("BatchSize", batch_size)
 

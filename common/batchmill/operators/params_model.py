@@ -1,4 +1,4 @@
-"""The parameter model of an operator: read off the keyword parameters of its code."""
+"""The parameter model of an operator, derived from the keyword parameters of its code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def params_model(name: str, code: Callable[..., Any]) -> type[BaseModel]:
-    """The parameter model of an operator, from its keyword parameters (a class's: those of `__init__`).
+    """Make the parameter model of an operator from its keyword parameters (of a class, those of `__init__`).
 
     Raises `InvalidOperator` for code that does not fit the contract.
     """
@@ -88,7 +88,7 @@ def _check_kind(name: str, parameter: inspect.Parameter) -> None:
 
 
 def _hints(name: str, function: Callable[..., Any], parameters: Sequence[inspect.Parameter]) -> dict[str, Any]:
-    """The types of the parameters alone: the batch and the result may name types that exist for checkers only."""
+    """Evaluate the types of the parameters only: those of the batch and the result may not exist at run time."""
     written = {
         parameter.name: parameter.annotation for parameter in parameters if parameter.annotation is not parameter.empty
     }

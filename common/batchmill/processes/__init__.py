@@ -1,1 +1,1 @@
-"""Child processes: started, watched, and ended with their parent."""
+"""Child processes: start, supervise and stop them, and end them with their parent."""

@@ -1,4 +1,4 @@
-"""Child processes that are kept running: restarted when they die, replaced when asked, stopped together."""
+"""Supervises child processes: restarts them when they die, replaces them on request, stops them together."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING
 
 from batchmill.backoff import Backoff
 from batchmill.clock import Clock, SystemClock
-from batchmill.processes.tether import tethered
+from batchmill.processes.parent_death import die_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RESTART = Backoff(base_s=1.0, max_s=60.0)
-STABLE_S = 60.0  # a child that ran so long starts over with the shortest backoff
-POLL_S = 0.2
-CRASH_LOOP_DEATHS = 3  # so many in a row, and it is no accident
+STABLE_S = 60.0  # a child that ran this long starts over with the shortest backoff
+POLL_INTERVAL_S = 0.2
+CRASH_LOOP_DEATHS = 3  # that many in a row are no accident
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +35,17 @@ class ChildSpec:
     name: str
     command: Sequence[str]
     env: Mapping[str, str]
-    log_file: Path | None = None  # None: it writes where this process writes
+    log_file: Path | None = None  # None: its output goes where this process's output goes
     stop_signal: signal.Signals = signal.SIGTERM
     cores: Sequence[int] | None = None  # the logical cores it runs on; None: any
 
 
 @dataclass(frozen=True, slots=True)
 class ChildEnd:
-    """How a child ended that was to run on.
+    """The end of a child that `stop` did not end.
 
-    starts: how often it had been started by then.
-    was_recycled: whether it was asked to end, to be replaced.
+    starts: how often it has been started.
+    was_recycled: whether `recycle` ended it.
     """
 
     name: str
@@ -57,7 +57,7 @@ class ChildEnd:
 
 @dataclass(frozen=True, slots=True)
 class ChildState:
-    """How a child stands. pid: None while it waits to be started again. deaths: in a row, of late."""
+    """The state of a child. pid: None while it waits for its restart. deaths: consecutive ones up to now."""
 
     name: str
     pid: int | None
@@ -65,7 +65,7 @@ class ChildState:
 
     @property
     def is_crash_looping(self) -> bool:
-        """Whether it dies again and again."""
+        """Whether it has died `CRASH_LOOP_DEATHS` times in a row."""
         return self.deaths >= CRASH_LOOP_DEATHS
 
 
@@ -81,12 +81,12 @@ class _Child:
     output: IO[bytes] | None = field(default=None, repr=False)
 
 
-class ChildKeeper:
-    """Keeps child processes running until it is stopped. All of its processes are tied to this one.
+class ProcessSupervisor:
+    """Keeps child processes running until it is stopped. All of them die with this process.
 
     on_end: called for each child that ended by itself or was recycled, before it is started again; never for one that
-        `stop` ended. Answers whether the child died of its work: the next one is given other work, and is started with
-        the shortest backoff.
+        `stop` ended. It returns whether the child's work killed it: the next process gets other work, and is started
+        with the shortest backoff.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class ChildKeeper:
         self._wakeups: SimpleQueue[None] = SimpleQueue()  # an Event's lock may be held by the code that a signal stops
 
     def start(self, spec: ChildSpec) -> subprocess.Popen[bytes]:
-        """Start a child, to be kept running by `watch`."""
+        """Start a child, which `watch` or `poll` then keeps running."""
         child = _Child(spec)
         self._children.append(child)
         return self._spawn(child)
@@ -120,30 +120,30 @@ class ChildKeeper:
 
     def watch(self) -> None:
         """Keep the children running until `ask_to_stop`."""
-        while not self.wait(POLL_S):
-            self.look()
+        while not self.wait(POLL_INTERVAL_S):
+            self.poll()
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait until `ask_to_stop` or for so long; whether it is time to stop."""
+        """Wait until `ask_to_stop`, up to `timeout_s`; return whether it is time to stop."""
         if not self._is_stopping:
             with suppress(Empty):
                 self._wakeups.get(timeout=timeout_s)
         return self._is_stopping
 
-    def look(self) -> None:
-        """See to every child once: what `watch` does all the time."""
+    def poll(self) -> None:
+        """Check every child once: restart what is due, report what has ended, kill what overran its grace period."""
         for child in self._children:
-            self._look_after(child)
+            self._poll(child)
 
     def states(self) -> list[ChildState]:
-        """How the children stand. Safe in other threads."""
+        """Return the state of each child. Safe in other threads."""
         now = self._clock.monotonic()
         return [self._state(child, child.process, now) for child in list(self._children)]
 
     def recycle(self, name: str, grace_s: float) -> None:
-        """Ask a child to end, so that it is started afresh; kill it if it has not ended after `grace_s`.
+        """Replace a child: ask it to end, and kill it if it has not ended after `grace_s`.
 
-        It does not count as a death. Nothing happens to one that has been asked already, or does not run.
+        This is not counted as a death. No effect on a child that is being recycled already, or does not run.
         """
         for child in self._children:
             if child.spec.name == name and child.process is not None and child.recycle_by is None:
@@ -166,7 +166,7 @@ class ChildKeeper:
             self._await_end(child, max(ends_at - self._clock.monotonic(), 0.1))
             self._children.remove(child)
 
-    def _look_after(self, child: _Child) -> None:
+    def _poll(self, child: _Child) -> None:
         now = self._clock.monotonic()
         if child.process is None:
             if now >= child.due_at:
@@ -174,20 +174,20 @@ class ChildKeeper:
             return
         code = child.process.poll()
         if code is not None:
-            self._mourn(child, child.process.pid, code, now)
+            self._on_exit(child, child.process.pid, code, now)
         elif child.recycle_by is not None and now >= child.recycle_by:
-            log.warning("%s did not end in time to be started afresh and is killed", child.spec.name)
+            log.warning("%s did not end in time for its restart and is killed", child.spec.name)
             child.process.kill()
 
-    def _mourn(self, child: _Child, pid: int, code: int, now: float) -> None:
+    def _on_exit(self, child: _Child, pid: int, code: int, now: float) -> None:
         name, was_recycled = child.spec.name, child.recycle_by is not None
         end = ChildEnd(name, pid, code, child.starts, was_recycled)
-        of_its_work = self._on_end is not None and self._on_end(end)
+        work_killed_it = self._on_end is not None and self._on_end(end)
         delay = 0.0
         if was_recycled:
-            log.info("%s is started afresh", name)
+            log.info("%s is restarted", name)
         else:
-            child.deaths = 1 if of_its_work or now - child.started_at > STABLE_S else child.deaths + 1
+            child.deaths = 1 if work_killed_it or now - child.started_at > STABLE_S else child.deaths + 1
             delay = RESTART.delay_s(child.deaths, self._rng)
             log.error("%s %s; it is started again in %.1f s", name, describe_exit(code), delay)
         self._close(child)
@@ -202,7 +202,7 @@ class ChildKeeper:
         if spec.log_file is not None:
             child.output = spec.log_file.open("ab")
         child.process = subprocess.Popen(  # noqa: S603  # our own commands
-            tethered(spec.command, spec.cores),
+            die_with_parent(spec.command, spec.cores),
             env={**os.environ, **spec.env},
             stdin=subprocess.DEVNULL,
             stdout=child.output,
@@ -237,7 +237,7 @@ class ChildKeeper:
 
 
 def describe_exit(code: int) -> str:
-    """How a process ended, in words, from its return code."""
+    """Describe how a process ended, from its return code: \"was ended by SIGKILL\"."""
     if code >= 0:
         return f"ended with exit code {code}"
     try:

@@ -1,16 +1,18 @@
-"""The batch size of one operator on one device: a decision in units of cost, made anew for every batch.
+"""The batch size of one operator on one device: a decision in units of cost, made for every batch.
 
-1. The first batches of a process are not timed: they warm things up. The next ones are as small as can be.
-2. Sizes grow at most twofold beyond the largest that has run, until the cost model tells how large is large enough:
+1. The first batches of a process are not timed, since caches are cold. The next ones are as small as possible.
+2. Sizes grow at most twofold beyond the largest that has run, until the cost model knows how large is large enough:
    the smallest size whose fixed cost is at most the target share of its time.
-3. Latency, memory and what the job allows are limits that size never goes beyond.
+3. Latency, memory and the job's maximum are limits that no size exceeds.
 4. With more than ten timings, sizes are spread by ±15 % around their centre so that the model keeps seeing different
-   ones. The centre is put so that every size still meets the target: above it for the overhead, below it for limits.
-5. A size falls at most by half at a time, unless a limit says so: a model that errs for a moment costs little.
-6. Every few batches one is a quarter as large, or a sixteenth, so that the model goes on seeing what small batches
-   cost: without them a fixed cost that was taken for too large would never be found to be smaller.
+   ones. The centre is chosen so that every size still meets the target: above it for the overhead, below it for limits.
+5. A size falls at most by half at a time, unless a limit demands more: a model that is wrong once costs little.
+6. Every `PROBE_INTERVAL_BATCHES`th batch is a quarter as large, or a sixteenth, so that the model keeps seeing what
+   small batches cost: without them a fixed cost that was estimated too high would never be corrected.
 
-After Apache Beam's `BatchElements`, with memory added.
+Source: Apache Beam's `BatchElements`, with memory added. Rejected: doubling while throughput rises and halving when it
+falls. It needs several batches of each size to tell noise from effect, and forgets everything when a job starts. Also
+rejected: a size in rows. Rows of one job differ in cost by a factor of a hundred, so that no number of rows fits.
 """
 
 from __future__ import annotations
@@ -30,52 +32,52 @@ if TYPE_CHECKING:
 
     from batchmill.job import BatchPolicy
 
-LEAST_UNITS = 1.0
+MIN_UNITS = 1.0
 GROWTH = 2.0
 SPREAD = 0.15
 SAMPLES_TO_SPREAD = 10
-PROBE_EVERY = 12
+PROBE_INTERVAL_BATCHES = 12
 PROBE_SHARES = (1 / 4, 1 / 16)
 WARM_UP_BATCHES = 3
 HAND_OVER_S = 0.002
-"""What passes between two batches on the device: a fixed cost that no timing of a batch shows."""
-LONGEST_BATCH_S = 5.0
-"""So long may a batch take where the job does not say: between batches a worker stops, renews and takes turns."""
+"""Time between two batches on the device: a fixed cost that the timing of a batch does not include."""
+MAX_BATCH_S = 5.0
+"""The longest batch if the job sets no latency: shards stop and take turns between batches only."""
 
 
 class Reason(StrEnum):
-    """What a batch size comes from."""
+    """The cause of a batch size."""
 
-    STARTING = "starting"  # too little is known: as small as can be
-    GROWING = "growing"  # at most twofold beyond what has run
+    STARTING = "starting"  # too little is known: as small as possible
+    GROWING = "growing"  # at most twofold beyond the largest that has run
     OVERHEAD = "overhead"  # large enough for the target overhead
-    PROBING = "probing"  # smaller now and then, to see what small batches cost
+    PROBING = "probing"  # smaller than needed, to measure what small batches cost
     LATENCY = "latency"  # a larger one would take too long
     MEMORY = "memory"  # a larger one would not fit
     MAX_UNITS = "max_units"  # the job allows no larger one
-    FIXED = "fixed"  # the job or the operator says how many rows
+    FIXED = "fixed"  # the job or the operator sets the number of rows
 
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """What a batch size is to meet; None: no matter."""
+    """The targets of a batch size; None: no target."""
 
     overhead: float | None = None  # share of a batch's time
     latency_s: float | None = None  # fixed cost included
     work_s: float | None = None  # fixed cost left out
     max_units: float | None = None
-    hand_over_s: float = 0.0  # fixed cost of a batch beside what its timing shows
+    hand_over_s: float = 0.0  # fixed cost of a batch besides what its timing includes
 
     @classmethod
     def of(cls, policy: BatchPolicy) -> Targets:
-        """What a job asks for."""
-        latency_s = policy.target_latency_s or LONGEST_BATCH_S
+        """Return the targets of a job."""
+        latency_s = policy.target_latency_s or MAX_BATCH_S
         return cls(policy.target_overhead, latency_s, None, policy.max_units, HAND_OVER_S)
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A batch size and why."""
+    """A batch size and its cause."""
 
     units: float
     reason: Reason
@@ -83,43 +85,43 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Experience:
-    """What a choice is made from."""
+    """Everything that a choice depends on."""
 
     model: CostModel | None
     samples: int
     largest: float  # the largest size timed; 0 without any
-    last: float  # the size chosen last; 0 at first
-    memory_units: float  # the most that fits; infinite when nothing is known
-    probe: float | None = None  # the next batch is one to learn from, this share of what it would be
+    last: float  # the previous choice; 0 at first
+    memory_units: float  # the most that fits; infinite if unknown
+    probe: float | None = None  # the share of the size to run instead, to learn from; None: run the size itself
 
 
-def choose(experience: Experience, targets: Targets, chance: float) -> Choice:
-    """The size of the next batch; `chance` in [0, 1) places it in its spread. Pure."""
-    goal = _goal(experience, targets, chance)
+def choose(experience: Experience, targets: Targets, u: float) -> Choice:
+    """Choose the size of the next batch; `u` in [0, 1) is its place in its spread. Pure."""
+    goal = _goal(experience, targets, u)
     limits = _limits(experience, targets)
     tightest = min(limits, key=lambda limit: limit.units, default=Choice(math.inf, Reason.OVERHEAD))
     if experience.probe and _spreads(experience) and targets.overhead is not None:
-        return Choice(max(experience.probe * min(goal.units, tightest.units), LEAST_UNITS), Reason.PROBING)
+        return Choice(max(experience.probe * min(goal.units, tightest.units), MIN_UNITS), Reason.PROBING)
     if goal.units <= tightest.units:
         return goal
-    narrowed = tightest.units * (1 - 2 * SPREAD / (1 + SPREAD) * chance) if _spreads(experience) else tightest.units
-    return Choice(max(narrowed, LEAST_UNITS), tightest.reason)
+    narrowed = tightest.units * (1 - 2 * SPREAD / (1 + SPREAD) * u) if _spreads(experience) else tightest.units
+    return Choice(max(narrowed, MIN_UNITS), tightest.reason)
 
 
-def _goal(experience: Experience, targets: Targets, chance: float) -> Choice:
+def _goal(experience: Experience, targets: Targets, u: float) -> Choice:
     if experience.samples == 0:
-        return Choice(LEAST_UNITS, Reason.STARTING)
-    growing = Choice(max(GROWTH * experience.largest, LEAST_UNITS), Reason.GROWING)
+        return Choice(MIN_UNITS, Reason.STARTING)
+    growing = Choice(max(GROWTH * experience.largest, MIN_UNITS), Reason.GROWING)
     if experience.model is None or targets.overhead is None:
         return growing
     enough = experience.model.units_within_overhead(targets.overhead, targets.hand_over_s)
     if _spreads(experience):
-        enough = max(enough * (1 + 2 * SPREAD / (1 - SPREAD) * chance), experience.last / GROWTH)
+        enough = max(enough * (1 + 2 * SPREAD / (1 - SPREAD) * u), experience.last / GROWTH)
     elif experience.samples <= SAMPLES_TO_SPREAD:
-        enough = max(enough, experience.largest)  # so little does not justify a step back
+        enough = max(enough, experience.largest)  # too few samples to justify a smaller size
     if enough > growing.units:
         return growing
-    return Choice(max(enough, LEAST_UNITS), Reason.OVERHEAD)
+    return Choice(max(enough, MIN_UNITS), Reason.OVERHEAD)
 
 
 def _limits(experience: Experience, targets: Targets) -> list[Choice]:
@@ -140,13 +142,13 @@ def _spreads(experience: Experience) -> bool:
 class Controller:
     """Chooses sizes and learns from what they cost. Safe for use by several threads.
 
-    chance: where sizes lie in their spread comes from it alone.
-    profile: what others have learned.
+    rng: the only source of chance; it places sizes in their spread.
+    profile: what other processes have learned.
     """
 
-    def __init__(self, chance: Random, profile: Profile | None = None) -> None:
+    def __init__(self, rng: Random, profile: Profile | None = None) -> None:
         profile = profile or Profile()
-        self._chance = chance
+        self._rng = rng
         self._lock = Lock()
         self._timings = Samples(Timing(units, seconds) for units, seconds in profile.timings)
         self._peaks = Samples(MemoryPeak(units, nbytes) for units, nbytes in profile.peaks)
@@ -161,7 +163,7 @@ class Controller:
         self.is_changed = False
 
     def choose(self, targets: Targets) -> Choice:
-        """The size of the next batch."""
+        """Choose the size of the next batch."""
         with self._lock:
             self._chosen += 1
             experience = Experience(
@@ -172,23 +174,23 @@ class Controller:
                 self._memory_units(),
                 self._probe(),
             )
-            choice = choose(experience, targets, self._chance.random())
+            choice = choose(experience, targets, self._rng.random())
             if choice.reason is not Reason.PROBING:
                 self._choice = choice
             return choice
 
-    def worth_padding(self, targets: Targets) -> float:
-        """How many units of padding cost no more than another batch would; infinite as long as too little is known."""
+    def max_useful_padding(self, targets: Targets) -> float:
+        """Return the units of padding that cost as much as one more batch; infinite while too little is known."""
         with self._lock:
             model = self._fitted() if len(self._timings) > SAMPLES_TO_SPREAD else None
             return math.inf if model is None else model.fixed_units(targets.hand_over_s)
 
     def _probe(self) -> float | None:
-        round_, rest = divmod(self._chosen, PROBE_EVERY)
+        round_, rest = divmod(self._chosen, PROBE_INTERVAL_BATCHES)
         return PROBE_SHARES[round_ % len(PROBE_SHARES)] if rest == 0 else None
 
-    def obey(self) -> None:
-        """The next batch has a fixed number of rows."""
+    def use_fixed_size(self) -> None:
+        """Note that the next batch has a fixed number of rows."""
         with self._lock:
             self._choice = Choice(self._choice.units, Reason.FIXED)
 
@@ -203,8 +205,8 @@ class Controller:
     ) -> None:
         """Learn from a batch that ran.
 
-        peak_bytes: the most that the process had allocated on the device meanwhile, where the device tells;
-        limit_bytes: what it could have had.
+        peak_bytes: the most that the process had allocated on the device meanwhile; None: unknown.
+        limit_bytes: the most that it could have allocated.
         """
         with self._lock:
             self._ceiling = self._ceiling.after_success()
@@ -219,25 +221,25 @@ class Controller:
             self._is_fitted = False
             self.is_changed = True
 
-    def did_not_fit(self, units: float) -> None:
+    def record_oom(self, units: float) -> None:
         """Learn from a batch for which memory ran out."""
         with self._lock:
             self._ceiling = self._ceiling.after_failure(units)
             self.is_changed = True
 
     def expected_s(self, units: float) -> float | None:
-        """How long a batch should take; None as long as too little is known."""
+        """Predict how long a batch takes, in seconds; None while too little is known."""
         with self._lock:
             model = self._fitted() if len(self._timings) >= SAMPLES_TO_SPREAD else None
             return model.seconds(units) if model is not None else None
 
     def latest(self) -> tuple[Choice, int]:
-        """What was chosen last, and how many rows the batch had that ran last."""
+        """Return the previous choice, and the number of rows of the last batch that ran."""
         with self._lock:
             return self._choice, self._rows
 
     def profile(self) -> Profile:
-        """What is known so far, for others to start from; what changes from here on sets `is_changed` again."""
+        """Export what is known so far, for other processes to start from, and reset `is_changed`."""
         with self._lock:
             self.is_changed = False
             return Profile(

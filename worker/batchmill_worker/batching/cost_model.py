@@ -1,20 +1,20 @@
-"""How long a batch takes, from how long batches took: `t = a + b·units`.
+"""A model of the time of a batch, fitted to measured batches: `t = a + b·units`.
 
-What disturbs a batch only ever makes it slower: a cold cache, another process, a garbage collection. So the fit
-begins at the lower edge of what was seen, leaves out what lies far above it, and then follows Apache Beam's
-`BatchElements` with the rest:
+Disturbances only make a batch slower: a cold cache, another process, a garbage collection. So the fit starts from the
+lower edge of the measurements, drops those that are far above it, and then follows Apache Beam's `BatchElements`
+with the rest:
 
 1. A first line has a fifth of the batches below it and the others above.
-2. Batches slower than `MOST_SLOWNESS` times that line are left out, and the slowest fifth for their size.
+2. Batches slower than `MAX_SLOWNESS` times that line are left out, and the slowest fifth for their size.
 3. Points whose Cook's distance is over 0.5 are left out.
 4. The line through what is left is the model, small batches, which know most about the fixed cost, counting as much
-   as large ones. The fixed cost is at most what the fastest batch of all took: so a start's cold batches cannot pass
-   for a fixed cost once a single small batch has run undisturbed.
+   as large ones. The fixed cost is at most the time of the fastest batch, so that the slow batches of a start are not
+   mistaken for a fixed cost once a single small batch has run undisturbed.
 
-Two things differ from Beam besides. Beam weights by 1/units, which is 1/time only where the fixed cost is small; here
-it is 1/time, so that noise in tiny batches does not pass for a slope where the fixed cost is all there is. And samples
-are kept by size: of a hundred, those of the commonest size make room for the next, so that what small batches told
-about the fixed cost is not forgotten.
+There are two more differences from Beam. Beam weights by 1/units, which is 1/time only if the fixed cost is small; here
+the weight is 1/time, so that noise in tiny batches is not mistaken for a slope where nearly all cost is fixed. And
+samples are kept by size: of a hundred, one of the most common size is dropped for the next, so that the small batches
+that determine the fixed cost are not forgotten.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-MOST_SAMPLES = 100
-OLDEST = 600
+MAX_SAMPLES = 100
+MAX_SAMPLE_AGE = 600
 SAMPLES_TO_REFINE = 10
-LEAST_KEPT = 20  # the slowest fifth is left out only if so many are left
+MIN_SAMPLES_LEFT = 20  # the slowest fifth is left out only if this many remain
 KEPT_SHARE = 0.8
 EDGE = 0.2
 EDGE_STEPS = 20
-MOST_SLOWNESS = 1.3  # beyond that a batch was disturbed
-MOST_INFLUENCE = 0.5  # Cook's distance
+MAX_SLOWNESS = 1.3  # a batch beyond that was disturbed
+MAX_INFLUENCE = 0.5  # Cook's distance
 
 Floats = npt.NDArray[np.float64]
 
 
 class Sized(Protocol):
-    """Anything measured at a size."""
+    """A measurement at a batch size."""
 
     @property
     def units(self) -> float:
@@ -57,7 +57,7 @@ S = TypeVar("S", bound=Sized)
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """A batch that ran."""
+    """The time of one batch."""
 
     units: float
     seconds: float
@@ -65,41 +65,41 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class CostModel:
-    """What a batch costs in time; neither part is ever 0, so that both can be divided by."""
+    """The predicted time of a batch; neither part is ever 0, so that one can divide by both."""
 
     fixed_s: float
     per_unit_s: float
     doubt_s: float = 0.0  # the standard error of the fixed cost
 
     def seconds(self, units: float) -> float:
-        """How long a batch should take."""
+        """Predict the time of a batch, in seconds."""
         return self.fixed_s + self.per_unit_s * units
 
     def units_within_overhead(self, share: float, more_s: float = 0.0) -> float:
-        """The smallest batch whose fixed cost, and so much more, is at most this share of its time."""
+        """Return the smallest batch whose fixed cost plus `more_s` is at most this share of its time."""
         return self.fixed_units(more_s) * (1 / share - 1)
 
     def fixed_units(self, more_s: float = 0.0) -> float:
-        """How many units take as long as the fixed cost of a batch, and so much more.
+        """Return the units that take as long as the fixed cost of a batch plus `more_s`.
 
-        Only as much of the fixed cost counts as is beyond doubt: what is too small costs a little time and is soon
-        known better, what is too large costs padding and memory.
+        Only the certain part of the fixed cost counts: an estimate that is too low costs a little time and is soon
+        corrected, one that is too high costs padding and memory.
         """
         return (max(self.fixed_s - self.doubt_s, self.fixed_s / 2) + more_s) / self.per_unit_s
 
     def units_within(self, seconds: float) -> float:
-        """The largest batch that takes no longer, fixed cost included; 0 or less: there is none."""
+        """Return the largest batch that takes no longer, fixed cost included; 0 or less: there is none."""
         return (seconds - self.fixed_s) / self.per_unit_s
 
     def units_of_work(self, seconds: float) -> float:
-        """The largest batch that takes no longer, fixed cost left out."""
+        """Return the largest batch that takes no longer, fixed cost left out."""
         return seconds / self.per_unit_s
 
 
 class Samples(Generic[S]):
-    """At most `MOST_SAMPLES` measurements; the oldest of the commonest size, by powers of two, makes room.
+    """At most `MAX_SAMPLES` measurements; if there are more, the oldest of the most common power of two is dropped.
 
-    One that so many as `OLDEST` have followed is dropped: devices, and what else they do, change.
+    A measurement is also dropped `MAX_SAMPLE_AGE` measurements later: the load of a device changes.
     """
 
     def __init__(self, samples: Iterable[S] = ()) -> None:
@@ -110,13 +110,13 @@ class Samples(Generic[S]):
             self.add(sample)
 
     def add(self, sample: S) -> None:
-        """Keep one more."""
+        """Add a measurement, and drop those that are in excess."""
         self._samples.append(sample)
         self._numbers.append(self._added)
         self._added += 1
-        if self._numbers[0] <= self._added - OLDEST:
+        if self._numbers[0] <= self._added - MAX_SAMPLE_AGE:
             self._drop(0)
-        if len(self._samples) > MOST_SAMPLES:
+        if len(self._samples) > MAX_SAMPLES:
             magnitudes = [_magnitude(kept) for kept in self._samples]
             commonest = Counter(magnitudes).most_common(1)[0][0]
             self._drop(magnitudes.index(commonest))
@@ -138,7 +138,7 @@ class Samples(Generic[S]):
 
 
 def fit(timings: Sequence[Timing]) -> CostModel | None:
-    """The model that explains these timings best; None without two different sizes."""
+    """Fit a model to these timings; None without two different sizes. Pure."""
     units = np.array([timing.units for timing in timings])
     seconds = np.array([timing.seconds for timing in timings])
     if len(timings) < 2 or units.min() == units.max():
@@ -146,7 +146,7 @@ def fit(timings: Sequence[Timing]) -> CostModel | None:
     fastest = float(seconds.min())
     units, seconds = _only(units, seconds, _not_disturbed(units, seconds))
     if len(units) >= SAMPLES_TO_REFINE:
-        units, seconds = _only(units, seconds, np.flatnonzero(_influence(units, seconds) <= MOST_INFLUENCE))
+        units, seconds = _only(units, seconds, np.flatnonzero(_influence(units, seconds) <= MAX_INFLUENCE))
     weights = _relative_weights(units, seconds)
     fixed, per_unit = _line(units, seconds, weights)
     doubt_s = _standard_error(units, seconds, weights)
@@ -154,21 +154,21 @@ def fit(timings: Sequence[Timing]) -> CostModel | None:
 
 
 def _only(units: Floats, seconds: Floats, kept: npt.NDArray[np.intp]) -> tuple[Floats, Floats]:
-    """The kept points, or all if the kept ones are of one size."""
+    """Return the kept points, or all if the kept ones are of one size."""
     return (units[kept], seconds[kept]) if kept.size and np.ptp(units[kept]) > 0 else (units, seconds)
 
 
 def _not_disturbed(units: Floats, seconds: Floats) -> npt.NDArray[np.intp]:
-    """Those that are not far above the lower edge, nor among the slowest for their size."""
+    """Return the points that are not far above the lower edge, nor among the slowest for their size."""
     fixed, per_unit = _edge(units, seconds)
     slowness = seconds / np.maximum(max(fixed, 0.0) + max(per_unit, 0.0) * units, 1e-12)
-    kept = max(int(len(slowness) * KEPT_SHARE), min(LEAST_KEPT, len(slowness)))
+    kept = max(int(len(slowness) * KEPT_SHARE), min(MIN_SAMPLES_LEFT, len(slowness)))
     order = np.argsort(slowness, kind="stable")[:kept]
-    return np.sort(order[slowness[order] <= MOST_SLOWNESS])
+    return np.sort(order[slowness[order] <= MAX_SLOWNESS])
 
 
 def _edge(units: Floats, seconds: Floats) -> tuple[float, float]:
-    """The line that `EDGE` of the timings lie below: a quantile regression of relative errors, reweighted in steps."""
+    """Fit the line with the share `EDGE` of timings below it: quantile regression of relative errors, reweighted."""
     fixed, per_unit = _relative_line(units, seconds)
     for _ in range(EDGE_STEPS):
         errors = seconds / np.maximum(fixed + per_unit * units, 1e-12) - 1
@@ -178,7 +178,7 @@ def _edge(units: Floats, seconds: Floats) -> tuple[float, float]:
 
 
 def _relative_line(units: Floats, seconds: Floats) -> tuple[float, float]:
-    """The line whose relative errors are least."""
+    """Fit the line with the least relative errors."""
     return _line(units, seconds, _relative_weights(units, seconds))
 
 
@@ -189,7 +189,7 @@ def _relative_weights(units: Floats, seconds: Floats) -> Floats:
 
 
 def _standard_error(units: Floats, seconds: Floats, weights: Floats) -> float:
-    """Of the intercept of the weighted line; 0 where two points leave nothing to judge by."""
+    """Compute the standard error of the weighted line's intercept; 0 for two points."""
     if len(units) < 3:
         return 0.0
     fixed, per_unit = _line(units, seconds, weights)
@@ -201,7 +201,7 @@ def _standard_error(units: Floats, seconds: Floats, weights: Floats) -> float:
 
 
 def _influence(units: Floats, seconds: Floats) -> Floats:
-    """The Cook's distance of every point from the plain line through all."""
+    """Compute Cook's distance of every point from the unweighted line through all."""
     count = len(units)
     fixed, per_unit = _line(units, seconds)
     errors = fixed + per_unit * units - seconds
@@ -215,7 +215,7 @@ def _influence(units: Floats, seconds: Floats) -> Floats:
 
 
 def _line(units: Floats, seconds: Floats, weights: Floats | None = None) -> tuple[float, float]:
-    """The intercept and the slope of the least-squares line; each error counts `weights` times."""
+    """Fit a least-squares line with weighted errors; return its intercept and slope."""
     square = np.ones_like(units) if weights is None else weights**2
     total = float(square.sum())
     mean_x, mean_y = float(square @ units) / total, float(square @ seconds) / total

@@ -1,4 +1,4 @@
-"""How large a batch may be before memory runs out: learned from failures, and from peaks where a device tells them."""
+"""How large a batch may be before memory runs out: learned from failures, and from peaks where they are measured."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ if TYPE_CHECKING:
 
 AFTER_FAILURE = 0.8  # of the size that failed
 RECOVERY = 1.05
-CLEAN_BATCHES = 50  # before the ceiling is given some back
-USABLE_SHARE = 0.9  # of what the device has to give
+CLEAN_BATCHES = 50  # that fit before the ceiling rises again
+USABLE_SHARE = 0.9  # of the memory that could be allocated
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryCeiling:
-    """The size that batches stay under after one did not fit; no limit until then."""
+    """The size that batches stay under after one did not fit; infinite until then."""
 
     units: float = math.inf
-    clean: int = 0  # batches that fitted since it was last moved
+    clean: int = 0  # batches that have fitted since it last changed
 
     def after_failure(self, failed_units: float) -> MemoryCeiling:
-        """The ceiling once a batch of that size did not fit."""
+        """Return the ceiling after a batch of that size did not fit."""
         return MemoryCeiling(min(self.units, AFTER_FAILURE * failed_units))
 
     def after_success(self) -> MemoryCeiling:
-        """The ceiling once one more batch fitted: what is short of memory now may not be so for ever."""
+        """Return the ceiling after one more batch fitted: a lack of memory may be temporary."""
         if math.isinf(self.units):
             return self
         if self.clean + 1 < CLEAN_BATCHES:
@@ -39,17 +39,17 @@ class MemoryCeiling:
 
 @dataclass(frozen=True, slots=True)
 class MemoryPeak:
-    """What a batch took at most, in bytes, everything else of the process on that device included."""
+    """The peak memory during a batch, in bytes, including everything else of the process on that device."""
 
     units: float
     nbytes: float
 
 
 def units_within(peaks: Sequence[MemoryPeak], limit_bytes: float) -> float:
-    """The largest batch that stays under `USABLE_SHARE` of the limit by `bytes = c + d·units`.
+    """Compute the largest batch that stays under `USABLE_SHARE` of the limit by `bytes = c + d·units`.
 
-    Infinite while nothing is known, or where size makes no difference; at least the largest size that has stayed
-    under it so far.
+    Infinite while nothing is known, or if size makes no difference; at least the largest size that has stayed under it
+    so far.
     """
     usable = USABLE_SHARE * limit_bytes
     units = np.array([peak.units for peak in peaks])

@@ -1,4 +1,4 @@
-"""What a process has learned about an operator on a kind of device, as others start from it."""
+"""What a process has learned about an operator on a type of device, for other processes to start from."""
 
 from __future__ import annotations
 

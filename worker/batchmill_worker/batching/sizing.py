@@ -1,4 +1,4 @@
-"""How many rows the next batch of a shard has: as the job, else the operator, says."""
+"""The size of the next batch of a shard: as the job sets it, else the operator."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Batching:
-    """A job's wishes, and the controller of its operator on this device, which all its shards share."""
+    """A job's batch policy, and the controller of its operator on this device, which all its shards share."""
 
     def __init__(self, policy: BatchPolicy | None = None, controller: Controller | None = None) -> None:
         self._policy = policy or BatchPolicy()
@@ -23,14 +23,14 @@ class Batching:
         self.controller = controller or Controller(Random())  # noqa: S311  # jitter, no secret
 
     def size(self, operator_size: BatchSize) -> BatchSize:
-        """What holds for an operator that has this size of its own."""
+        """Return the size that applies: the job's, or else the operator's own."""
         return self._policy.size or operator_size
 
     def take(self, window: Window, operator_size: BatchSize) -> Packed | None:
-        """The next batch out of a window, or None when it is empty."""
+        """Take the next batch out of a window; None when it is empty."""
         size = self.size(operator_size)
         if size == "auto":
             choice = self.controller.choose(self._targets)
-            return window.take(choice.units, most_padding=self.controller.worth_padding(self._targets))
-        self.controller.obey()
+            return window.take(choice.units, max_padding=self.controller.max_useful_padding(self._targets))
+        self.controller.use_fixed_size()
         return window.take(math.inf, size)

@@ -1,1 +1,1 @@
-"""The devices of a machine: found (an inventory), chosen (`selection`), and given to slots (`placement`)."""
+"""The devices of a machine: find them (an inventory), choose among them (`selection`), assign them (`placement`)."""

@@ -1,4 +1,4 @@
-"""What a device is, and what an inventory tells of the devices of a machine."""
+"""Devices, and the inventory of a machine's devices."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class DeviceKind(StrEnum):
-    """What a device is to torch."""
+    """A device type of torch."""
 
     CPU = "cpu"
     CUDA = "cuda"
@@ -21,10 +21,10 @@ class DeviceKind(StrEnum):
 class Device:
     """A device of this machine.
 
-    number: as nvidia-smi counts GPUs, "0"; of a MIG slice its GPU's and its own, "0.1"; "" of the CPU.
-    uuid: as CUDA_VISIBLE_DEVICES takes it: `GPU-…` or `MIG-…`; "" of the CPU.
-    model: as its maker calls it; "cpu" of the CPU.
-    memory_bytes: None where it is not known, or the host's.
+    number: nvidia-smi's number of the GPU, "0"; for a MIG slice its GPU's and its own, "0.1"; "" for the CPU.
+    uuid: as in CUDA_VISIBLE_DEVICES: `GPU-…` or `MIG-…`; "" for the CPU.
+    model: its product name; "cpu" for the CPU.
+    memory_bytes: None if unknown, or if it is the host's.
     """
 
     kind: DeviceKind
@@ -35,12 +35,12 @@ class Device:
 
     @property
     def name(self) -> str:
-        """As users name it: "cuda:0", "cuda:0.1", "cpu"."""
+        """The name that users give: "cuda:0", "cuda:0.1", "cpu"."""
         return f"{self.kind}:{self.number}" if self.number else str(self.kind)
 
     @property
     def gpu_number(self) -> str:
-        """The number of the GPU that it is, or is a slice of; "" of the CPU."""
+        """The number of the GPU that it is, or is a slice of; "" for the CPU."""
         return self.number.partition(".")[0]
 
     @property
@@ -51,10 +51,10 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class DeviceUsage:
-    """What is used of a device, by anybody.
+    """The use of a device, by all processes.
 
-    share: of the time of late that it computed, 0 to 1; None where that is not known.
-    used_bytes: of its memory; None where that is not known.
+    share: of recent time during which it computed, 0 to 1; None: unknown.
+    used_bytes: of its memory; None: unknown.
     """
 
     share: float | None = None
@@ -62,16 +62,16 @@ class DeviceUsage:
 
 
 class Inventory(Protocol):
-    """The devices of a machine, and what processes use of them. Used by one thread at a time."""
+    """The devices of a machine, and their use by processes. Used by one thread at a time."""
 
     def devices(self) -> Sequence[Device]:
-        """All of them: the GPUs by number, a divided one as its slices; the CPU last, always."""
+        """List all devices: the GPUs by number, a divided one as its slices, and always the CPU at the end."""
 
     def used_bytes(self, device: Device, pid: int) -> int | None:
-        """The memory of the device that a process uses; None where that is not known."""
+        """Return the memory of the device that a process uses; None: unknown."""
 
     def usage(self, device: Device) -> DeviceUsage:
-        """What is used of the device now; nothing known of the CPU, which is the machine's own matter."""
+        """Return the device's present use; for the CPU it is unknown, since `psutil` measures it."""
 
     def close(self) -> None:
-        """Let go of what was opened. Calling it again does nothing."""
+        """Close what was opened. A second call has no effect."""

@@ -1,4 +1,4 @@
-"""The CPU cores that this process may use, and their division between slots so that these do not fight for them."""
+"""The CPU cores that this process may use, and their division among slots, so that slots do not compete for them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ TOPOLOGY = Path("/sys/devices/system/cpu")
 
 @dataclass(frozen=True, slots=True)
 class Cores:
-    """What may be used of the CPU.
+    """The usable part of the CPU.
 
-    siblings: the logical cores, those of one physical core together.
-    quota: how many may be busy at a time, where a container is held to less than all of them; else None.
+    siblings: the logical cores, grouped by physical core.
+    quota: how many cores may be busy on average, if a container limits that below all of them; else None.
     """
 
     siblings: tuple[tuple[int, ...], ...]
@@ -31,8 +31,8 @@ class Cores:
 class CoreShare:
     """One slot's share.
 
-    pinned: the logical cores it runs on; None: on any, because there is nothing to divide.
-    threads: how many threads a library should compute with: one a physical core.
+    pinned: the logical cores it runs on; None: any, because there is nothing to divide.
+    threads: the number of threads for a library to compute with: one per physical core.
     """
 
     pinned: tuple[int, ...] | None
@@ -40,11 +40,11 @@ class CoreShare:
 
 
 def divide(cores: Cores, slots: int, *, pin: bool = True) -> list[CoreShare]:
-    """The shares of so many slots. Pure.
+    """Divide the cores among slots. Pure.
 
-    Physical cores are kept whole while there are enough of them. Nobody is pinned when there is one slot only, more
-    slots than cores, or a quota: that limits time, not places, and on a shared machine the first cores would be
-    everybody's.
+    Physical cores are not split while there are enough of them. No slot is pinned if there is only one, if there are
+    more slots than cores, or if there is a quota: that limits time, not which cores, and on a shared machine every
+    container would pin itself to the first cores.
     """
     logical = [number for together in cores.siblings for number in together]
     limit = len(cores.siblings)
@@ -59,7 +59,7 @@ def divide(cores: Cores, slots: int, *, pin: bool = True) -> list[CoreShare]:
 
 
 def usable_cores(cgroups: Path = CGROUPS, topology: Path = TOPOLOGY, membership: Path = Path("/proc/self")) -> Cores:
-    """What this process may use: its affinity, which holds a container's cpuset too, and its cgroup's quota."""
+    """Find what this process may use: its affinity, which includes a container's cpuset, and its cgroup's quota."""
     has_affinity = hasattr(os, "sched_getaffinity")
     allowed = sorted(os.sched_getaffinity(0)) if has_affinity else list(range(os.cpu_count() or 1))
     physical: dict[object, list[int]] = {}
@@ -70,7 +70,7 @@ def usable_cores(cgroups: Path = CGROUPS, topology: Path = TOPOLOGY, membership:
 
 
 def _parts(units: Sequence[tuple[int, ...]], count: int) -> Iterator[Sequence[tuple[int, ...]]]:
-    """`units` in order, cut into parts whose lengths differ by at most one, the longer ones first."""
+    """Cut `units` in order into parts whose lengths differ by at most one, the longer ones first."""
     length, longer = divmod(len(units), count)
     start = 0
     for place in range(count):
@@ -80,7 +80,7 @@ def _parts(units: Sequence[tuple[int, ...]], count: int) -> Iterator[Sequence[tu
 
 
 def _physical_core(topology: Path, number: int) -> object:
-    """What the logical cores of one physical core have in common; where it is not told, each is its own."""
+    """Return an id of the physical core of a logical core; where it is unknown, each is its own."""
     folder = topology / f"cpu{number}" / "topology"
     try:
         return (folder / "physical_package_id").read_text(), (folder / "core_id").read_text()
@@ -89,7 +89,7 @@ def _physical_core(topology: Path, number: int) -> object:
 
 
 def _quotas(root: Path, membership: Path) -> Iterator[float]:
-    """The CPU quotas of this process's cgroup and of those above it, in cores: cgroups of version 2 and 1."""
+    """Yield the CPU quotas of this process's cgroup and its parents, in cores: cgroups of version 2 and 1."""
     try:
         lines = membership.read_text().splitlines()
     except OSError:

@@ -17,16 +17,16 @@ class CpuInventory:
     """The CPU alone."""
 
     def devices(self) -> Sequence[Device]:
-        """The CPU."""
+        """Return the CPU."""
         return (CPU,)
 
     def used_bytes(self, device: Device, pid: int) -> int | None:  # noqa: ARG002  # as every inventory
-        """None: the CPU's memory is the host's, which is watched by itself."""
+        """Return None: the CPU's memory is the host's, which is measured separately."""
         return None
 
     def usage(self, device: Device) -> DeviceUsage:  # noqa: ARG002  # as every inventory
-        """Nothing."""
+        """Return an unknown use."""
         return DeviceUsage()
 
     def close(self) -> None:
-        """Nothing was opened."""
+        """Do nothing: nothing was opened."""

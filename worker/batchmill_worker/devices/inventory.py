@@ -1,4 +1,4 @@
-"""Which inventory a machine has."""
+"""The choice of a machine's inventory."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def open_inventory(devices: str, stand_in: str = "", *, driver: Path = DRIVER) -> Inventory:
-    """The devices of this machine, or those of the file `stand_in`; when only the CPU is wanted, the CPU alone.
+    """Open the inventory of this machine, or of the file `stand_in`; if only the CPU is wanted, the CPU alone.
 
-    Raises `MissingExtra` where there are GPUs and the library that finds them is not installed, `InvalidSettings`
-    where the driver is broken or the file is wrong.
+    Raises `MissingExtra` if there are GPUs and the library that finds them is not installed, `InvalidSettings` if the
+    driver is broken or the file is wrong.
     """
     if stand_in:
         return StandInInventory(Path(stand_in))
-    if devices == CPU.name:  # whatever state a driver is in
+    if devices == CPU.name:  # then a broken driver does not matter
         return CpuInventory()
     try:
         nvml = importlib.import_module("pynvml")

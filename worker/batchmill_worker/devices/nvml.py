@@ -1,4 +1,4 @@
-"""NVIDIA's GPUs and their MIG slices, through NVML: asking it makes no CUDA context and imports no torch."""
+"""NVIDIA's GPUs and their MIG slices, through NVML: it creates no CUDA context and needs no torch."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ class NvmlInventory:
 
     @classmethod
     def open(cls, nvml: ModuleType) -> NvmlInventory | None:
-        """The inventory, or None where there is no driver. Raises `InvalidSettings` where there is a broken one."""
+        """Open the inventory, or return None without a driver. Raises `InvalidSettings` if the driver is broken."""
         try:
             nvml.nvmlInit()
         except (nvml.NVMLError_LibraryNotFound, nvml.NVMLError_DriverNotLoaded):
             return None
         except nvml.NVMLError as error:
             raise InvalidSettings(
-                f"the GPUs cannot be asked for: NVML says {error}.",
-                hint="See what nvidia-smi says and mend the driver, or run on the CPU with --devices cpu.",
+                f"the GPUs cannot be listed: NVML reports {error}.",
+                hint="Run nvidia-smi and fix the driver, or run on the CPU with --devices cpu.",
                 name="BATCHMILL_DEVICES",
             ) from error
         return cls(nvml)
 
     def devices(self) -> Sequence[Device]:
-        """All of them, read from the driver."""
+        """List the devices that the driver reports now."""
         found = [self._device(number, handle) for number, handle in self._numbered()]
         return (*found, CPU)
 
     def used_bytes(self, device: Device, pid: int) -> int | None:
-        """What the driver counts for a process; None where it does not, as in some containers and on some slices."""
+        """Return what the driver counts for a process; None where it does not, as in some containers and slices."""
         handle = self._handles.get(device.uuid)
         if handle is None:
             return None
@@ -54,7 +54,7 @@ class NvmlInventory:
         return next((process.usedGpuMemory for process in processes if process.pid == pid), None)
 
     def usage(self, device: Device) -> DeviceUsage:
-        """What the driver measures; of a slice it tells the memory only."""
+        """Return what the driver measures; for a slice, the memory only."""
         handle = self._handles.get(device.uuid)
         if handle is None:
             return DeviceUsage()
@@ -84,13 +84,13 @@ class NvmlInventory:
             for place in range(self._nvml.nvmlDeviceGetMaxMigDeviceCount(gpu)):
                 try:
                     yield f"{index}.{place}", self._nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, place)
-                except self._nvml.NVMLError_NotFound:  # the places of a GPU need not all be taken
+                except self._nvml.NVMLError_NotFound:  # not every slot of a GPU need have a slice
                     continue
 
     def _is_divided(self, gpu: Any) -> bool:
         try:
             current, _ = self._nvml.nvmlDeviceGetMigMode(gpu)
-        except self._nvml.NVMLError:  # most models cannot be divided, and say so
+        except self._nvml.NVMLError:  # raised by models that cannot be divided, which are most
             return False
         return bool(current == self._nvml.NVML_DEVICE_MIG_ENABLE)
 
@@ -109,5 +109,5 @@ class NvmlInventory:
 
 
 def _text(value: str | bytes) -> str:
-    """Text as it is; older releases of the library give bytes."""
+    """Return text as str; older releases of the library return bytes."""
     return value.decode() if isinstance(value, bytes) else value

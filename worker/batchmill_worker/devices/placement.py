@@ -1,4 +1,4 @@
-"""Slots and what each of them gets: a name, its devices, its share of the cores, its environment. Pure."""
+"""Slots, each with its name, devices, share of the cores, and environment. Pure."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
     "RAYON_NUM_THREADS",  # the tokenizers'
 )
-"""Where libraries read how many threads to compute with; torch reads the first."""
+"""The variables from which libraries read their number of threads; torch reads the first."""
 
 
 class SlotIdentity(Frozen):
-    """What a slot process is told about itself. The fields are those of `batchmill.job.WorkerInfo`."""
+    """What a slot process knows about itself. The fields are those of `batchmill.job.WorkerInfo`."""
 
     name: str
     slot: int
@@ -60,11 +60,11 @@ def place(
     pin: bool = True,
     set_by_user: Mapping[str, str] | None = None,
 ) -> list[Placement]:
-    """The slots of one supervisor: so many on each group of devices.
+    """Place the slots of one supervisor, `slots_per_device` on each group of devices.
 
-    host, pid: of the supervisor; they end the names, and keep apart two supervisors of one host, which Celery and
-        Flower would take for one.
-    set_by_user: the environment; what it says of threads is left as it is.
+    host, pid: of the supervisor; they are part of the names, because Celery and Flower could not distinguish two
+        supervisors of one host otherwise.
+    set_by_user: the environment; its thread variables are left as they are.
     """
     users = set_by_user or {}
     shares = divide(cores, len(groups) * slots_per_device, pin=pin)
@@ -104,7 +104,7 @@ def _short_name(group: Group, number: int, slots_per_device: int) -> str:
 
 
 def _visible(group: Sequence[Device]) -> dict[str, str]:
-    """The variables that show a process its GPUs and no others: by UUID, which means the same everywhere."""
+    """Make the variables that show a process only its GPUs: by UUID, which is independent of any numbering."""
     return {
         "CUDA_VISIBLE_DEVICES": ",".join(device.uuid for device in group),
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",

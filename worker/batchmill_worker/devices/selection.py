@@ -1,4 +1,4 @@
-"""Which devices a worker is to use: `--devices` against what the machine has. Pure.
+"""The choice of a worker's devices: `--devices` applied to the machine's devices. Pure.
 
 auto             the GPUs if there are any, else the CPU
 all              every GPU and the CPU
@@ -29,10 +29,10 @@ _NEAR = re.compile(r"(?:cuda|gpu)?[:\s]*((?:\d+(?:\.\d+)?[+\s]*)+)")
 
 
 def visible_to(devices: Sequence[Device], cuda_visible_devices: str | None) -> list[Device]:
-    """The devices that a process with this CUDA_VISIBLE_DEVICES may use; None: it is not set, and hides none.
+    """List the devices that a process with this CUDA_VISIBLE_DEVICES may use; None: it is not set, and hides none.
 
-    As CUDA reads it: numbers and beginnings of UUIDs, up to the first that names nothing. A GPU's number also names
-    its slices.
+    It is read as CUDA does: numbers and prefixes of UUIDs, up to the first that names nothing. A GPU's number also
+    names its slices.
     """
     if cuda_visible_devices is None:
         return list(devices)
@@ -46,9 +46,9 @@ def visible_to(devices: Sequence[Device], cuda_visible_devices: str | None) -> l
 
 
 def select(text: str, devices: Sequence[Device]) -> list[Group]:
-    """The groups of devices that `text` names, one for each worker, in its order.
+    """Return the groups of devices that `text` names, one for each worker, in its order.
 
-    Raises `InvalidSettings` for a device that is not there or named twice, and for text that is none of the forms.
+    Raises `InvalidSettings` for a device that does not exist or is named twice, and for text of none of the forms.
     """
     words = [word.strip() for word in text.split(",")]
     gpus: list[Group] = [(device,) for device in devices if device.kind is DeviceKind.CUDA]

@@ -1,4 +1,4 @@
-"""Devices from a JSON file, in place of the machine's: to try out selection and placement where there is no GPU."""
+"""Devices from a JSON file instead of the machine's: to try selection and placement without a GPU."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-MB = 1024 * 1024
+MIB = 1024 * 1024
 
 
 class StandInGpu(Frozen):
@@ -33,35 +33,35 @@ _GPUS = TypeAdapter(list[StandInGpu])
 
 
 class StandInInventory:
-    """The GPUs that a JSON file lists, and the CPU. The file is read anew each time it is asked for something."""
+    """The GPUs that a JSON file lists, and the CPU. The file is read at every call."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def devices(self) -> Sequence[Device]:
-        """All of them. Raises `InvalidSettings` if the file is not there or not as it should be."""
+        """List the devices. Raises `InvalidSettings` if the file is missing or invalid."""
         found = [
-            Device(DeviceKind.CUDA, gpu.number, gpu.uuid, gpu.model, gpu.memory_mb and gpu.memory_mb * MB)
+            Device(DeviceKind.CUDA, gpu.number, gpu.uuid, gpu.model, gpu.memory_mb and gpu.memory_mb * MIB)
             for gpu in self._read()
         ]
         return (*found, CPU)
 
     def used_bytes(self, device: Device, pid: int) -> int | None:  # noqa: ARG002  # the file knows no processes
-        """What the file says is used of the device."""
+        """Return the used memory that the file lists for the device."""
         used = {gpu.uuid: gpu.used_mb for gpu in self._read()}.get(device.uuid)
-        return None if used is None else used * MB
+        return None if used is None else used * MIB
 
     def usage(self, device: Device) -> DeviceUsage:
-        """What the file says; nothing while somebody writes it."""
+        """Return the use that the file lists; unknown while the file is being written."""
         try:
             gpus = {gpu.uuid: gpu for gpu in self._read()}
         except InvalidSettings:
             return DeviceUsage()
         gpu = gpus.get(device.uuid)
-        return DeviceUsage(gpu.share, gpu.used_mb and gpu.used_mb * MB) if gpu else DeviceUsage()
+        return DeviceUsage(gpu.share, gpu.used_mb and gpu.used_mb * MIB) if gpu else DeviceUsage()
 
     def close(self) -> None:
-        """Nothing was opened."""
+        """Do nothing: nothing stays open."""
 
     def _read(self) -> list[StandInGpu]:
         try:

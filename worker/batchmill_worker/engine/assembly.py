@@ -1,4 +1,4 @@
-"""The results of a shard's batches, put together in input order with the columns that the job carries."""
+"""Assembles the results of a shard's batches in input order, with the columns that the job carries."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Landed:
-    """A batch that came back: the rows it was made of, and what the operator made of them."""
+class CompletedBatch:
+    """A finished batch: its rows, and what the operator returned for them."""
 
     rows: Rows
     result: BatchResult
 
     @property
     def sources(self) -> Rows:
-        """For each result, the row it was made from."""
+        """The row that each result was made from; as long as the results."""
         if self.result.counts is not None:
             return np.repeat(self.rows, self.result.counts)
         return np.delete(self.rows, list(self.result.errors)) if self.result.errors else self.rows
 
 
 def assemble(
-    definition: OperatorDefinition, table: pa.Table, carried: Sequence[str], landed: Sequence[Landed]
+    definition: OperatorDefinition, table: pa.Table, carried: Sequence[str], completed: Sequence[CompletedBatch]
 ) -> tuple[pa.Table, Rows, tuple[str, ...]]:
-    """The results in input order, for each the row of `table` that it was made from, and the columns that were made.
+    """Return the results in input order, the row of `table` that each was made from, and the columns that were made.
 
     A column that the operator makes replaces the carried one of that name, in its place. Raises `InvalidOperator` for
     results without a column, or with one that is Batchmill's own.
     """
-    made: dict[str, Any] = join(definition, [batch.result for batch in landed])
-    sources = np.concatenate([batch.sources for batch in landed]) if landed else np.empty(0, dtype=np.int64)
+    made: dict[str, Any] = join(definition, [batch.result for batch in completed])
+    sources = np.concatenate([batch.sources for batch in completed]) if completed else np.empty(0, dtype=np.int64)
     if definition.expands and SOURCE_ROW in made:
         raise InvalidOperator(
             f"operator {definition.name!r} made a column {SOURCE_ROW!r}, which Batchmill adds itself.",

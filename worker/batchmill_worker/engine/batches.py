@@ -1,6 +1,6 @@
-"""Batches in an operator's own format: rows, Arrow or numpy, and back to Arrow with everything checked.
+"""Converts batches to an operator's own format (rows, Arrow or numpy) and back to Arrow, checking everything.
 
-Whatever does not fit is the operator's fault, not a row's: `InvalidOperator`, naming what was expected and what came.
+Output that does not fit is the operator's fault, not a row's: `InvalidOperator`, with what was expected and received.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from batchmill.errors import InvalidOperator
 from batchmill.operators.contract import Expansion, PartialResult, RowError
+from batchmill.wording import count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from batchmill.operators.contract import BatchFormat, OperatorDefinition
 
 _UNFIT = (pa.ArrowException, TypeError, ValueError, OverflowError)
-"""What pyarrow raises for values that make no column."""
+"""What pyarrow raises for values that it cannot put into a column."""
 
 
 Counts = npt.NDArray[np.int64]
@@ -30,16 +31,16 @@ Counts = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BatchResult:
-    """What an operator made of one batch: columns for the rows it did, an error for each it gave up on."""
+    """An operator's output for one batch: columns of results, and an error for each row that failed."""
 
     rows: int  # results; each column has as many values
     columns: Mapping[str, pa.ChunkedArray]
     errors: Mapping[int, RowError] = field(default_factory=dict)  # by position in the batch
-    counts: Counts | None = None  # of an operator that expands: how many results each row of the batch made
+    counts: Counts | None = None  # of an operator that expands: the number of results of each row of the batch
 
 
 def to_batch(batch_format: BatchFormat, table: pa.Table) -> Any:
-    """Rows of a shard as the operator takes them; see `BatchFormat`."""
+    """Convert rows to the operator's batch format; see `BatchFormat`."""
     match batch_format:
         case "rows":
             return table.to_pylist()
@@ -50,7 +51,7 @@ def to_batch(batch_format: BatchFormat, table: pa.Table) -> Any:
 
 
 def from_batch(definition: OperatorDefinition, output: Any, rows: int) -> BatchResult:
-    """What the operator returned for a batch of `rows` rows. Raises `InvalidOperator` if it does not fit."""
+    """Check and convert what the operator returned for a batch of `rows` rows. Raises `InvalidOperator`."""
     if definition.batch_format == "rows":
         return _from_rows(definition, output, rows)
     if definition.expands:
@@ -65,9 +66,9 @@ def from_batch(definition: OperatorDefinition, output: Any, rows: int) -> BatchR
 
 
 def join(definition: OperatorDefinition, results: Sequence[BatchResult]) -> dict[str, pa.ChunkedArray]:
-    """The columns of several batches one below the other; a batch without a column has nulls there.
+    """Concatenate the columns of several batches; a batch without a column has nulls in it.
 
-    Types may differ where one holds all values of the others without loss (null, widths of numbers). Raises
+    Types may differ if one of them holds all values of the others without loss (null, widths of numbers). Raises
     `InvalidOperator` otherwise.
     """
     names = dict.fromkeys(name for result in results for name in result.columns)
@@ -97,7 +98,11 @@ def _from_rows(definition: OperatorDefinition, output: Any, rows: int) -> BatchR
     if not isinstance(output, list | tuple):
         _refuse(definition, f"a list of {rows} {what}", _kind(output))
     if len(output) != rows:
-        _refuse(definition, f"{rows} results, one for each row of the batch", f"{len(output)}")
+        raise InvalidOperator(
+            f"operator {definition.name!r} returned {count(len(output), 'result')} for a batch of {count(rows)}.",
+            hint=f"It must return a result or RowError for each row. Its batch_format is {definition.batch_format!r}.",
+            operator=definition.name,
+        )
     errors = {index: result for index, result in enumerate(output) if isinstance(result, RowError)}
     done = [result for result in output if not isinstance(result, RowError)] if errors else output
     counts = None
@@ -171,7 +176,7 @@ def _column(definition: OperatorDefinition, name: Any, values: Any) -> pa.Chunke
 
 
 def _from_array(values: np.ndarray[Any, Any]) -> pa.Array:
-    # A copy: Arrow would share the memory, and an operator may fill the same array again for its next batch.
+    # A copy: Arrow would share the memory, and an operator may reuse the array for its next batch.
     array = pa.array(values.flatten())
     for size in reversed(values.shape[1:]):
         array = pa.FixedSizeListArray.from_arrays(array, size)
@@ -206,9 +211,9 @@ def _kind(value: Any) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _refuse(definition: OperatorDefinition, expected: str, came: str, cause: BaseException | None = None) -> NoReturn:
+def _refuse(definition: OperatorDefinition, expected: str, got: str, cause: BaseException | None = None) -> NoReturn:
     raise InvalidOperator(
-        f"operator {definition.name!r} returned what does not fit: expected {expected}, got {came}.",
+        f"operator {definition.name!r} returned an output that does not fit: expected {expected}, got {got}.",
         hint=f"Its batch_format is {definition.batch_format!r}.",
         operator=definition.name,
     ) from cause

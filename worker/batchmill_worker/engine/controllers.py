@@ -1,4 +1,4 @@
-"""The batch controllers of one process: one for each operator with its parameters, started from what others learned."""
+"""The batch controllers of one process: one for each operator with its parameters, starting from shared profiles."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MOST_KEPT = 32
-MOST_SHOWN = 8
-SAVE_EVERY_S = 5.0
+MAX_CONTROLLERS = 32
+MAX_SHOWN = 8
+SAVE_INTERVAL_S = 5.0
 
 
 class ProfileStore(Protocol):
-    """Where profiles are shared."""
+    """Stores profiles that workers share."""
 
     def read(self, name: str) -> bytes | None:
-        """The profile of that name, or None."""
+        """Return the profile of that name, or None."""
 
     def write(self, name: str, profile: str) -> None:
-        """Keep a profile."""
+        """Store a profile."""
 
 
-class Tuners:
-    """Hands out controllers, saves what they learn, and shows what they decide. Safe for use by several threads.
+class ControllerCache:
+    """Keeps the controllers of recent jobs, saves what they learn, and lists what they decide. Thread-safe.
 
-    device: as operators are told it, `"cpu"` or `"cuda:0"`.
+    device: as `setup` receives it, `"cpu"` or `"cuda:0"`.
     """
 
     def __init__(self, store: ProfileStore, device: str, clock: Clock | None = None) -> None:
@@ -52,20 +52,20 @@ class Tuners:
         self._device = device
         self._clock = clock or SystemClock()
         self._lock = Lock()
-        self._kept: Lru[tuple[str, str], Controller] = Lru(MOST_KEPT)  # by operator and profile
+        self._kept: Lru[tuple[str, str], Controller] = Lru(MAX_CONTROLLERS)  # by operator and profile
         self._saved_at = self._clock.monotonic()
 
     def batching(self, definition: OperatorDefinition, spec: JobSpec) -> Batching:
-        """How large the batches of a job are to be. Raises `InvalidParams` if its parameters do not fit."""
+        """Return how to size the batches of a job. Raises `InvalidParams` if its parameters do not fit."""
         name = self._name(definition, spec)
         controller = self._kept.get_or_make((definition.name, name), lambda: Controller(Random(), self._read(name)))  # noqa: S311  # jitter
         return Batching(spec.batch, controller)
 
     def save(self, *, at_once: bool = False) -> None:
-        """Share what was learned, at most every `SAVE_EVERY_S` unless `at_once`. Never raises: it may wait."""
+        """Share what was learned, at most every `SAVE_INTERVAL_S` unless `at_once`. Failures are only logged."""
         with self._lock:
             now = self._clock.monotonic()
-            if not at_once and now - self._saved_at < SAVE_EVERY_S:
+            if not at_once and now - self._saved_at < SAVE_INTERVAL_S:
                 return
             self._saved_at = now
             changed = [(name, kept) for (_, name), kept in self._kept.items() if kept.is_changed]
@@ -76,8 +76,8 @@ class Tuners:
             log.warning("what was learned about batch sizes is not shared yet: %s", error)
 
     def choices(self) -> list[BatchChoice]:
-        """What was decided last, for the operators used last, the latest first."""
-        latest = [(operator, kept) for (operator, _), kept in reversed(self._kept.items())][:MOST_SHOWN]
+        """List the last decision for each of the most recent operators, the latest first."""
+        latest = [(operator, kept) for (operator, _), kept in reversed(self._kept.items())][:MAX_SHOWN]
         shown = []
         for operator, controller in latest:
             choice, rows = controller.latest()
@@ -93,7 +93,7 @@ class Tuners:
         except ServiceUnavailable as error:
             log.warning("what others have learned about batch sizes cannot be read: %s", error)
         except ValidationError:
-            log.warning("the batch profile %s is of another version; it is learned anew", name)
+            log.warning("the batch profile %s is of another version and is ignored", name)
         return Profile()
 
     def _name(self, definition: OperatorDefinition, spec: JobSpec) -> str:
@@ -102,7 +102,7 @@ class Tuners:
 
 
 def device_type(device: str) -> str:
-    """What devices that are equally fast have in common: a GPU's model, or how many cores a process may use."""
+    """Name the type of a device, equal for equally fast devices: a GPU's model, or the number of usable cores."""
     torch = sys.modules.get("torch")
     if device.startswith("cuda") and torch is not None and torch.cuda.is_available():
         return str(torch.cuda.get_device_name(device))

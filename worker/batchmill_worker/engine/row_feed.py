@@ -1,4 +1,4 @@
-"""The rows of a shard as its operator takes them, and what each of them costs."""
+"""The rows of a shard in its operator's batch format, and the cost of each."""
 
 from __future__ import annotations
 
@@ -16,35 +16,37 @@ if TYPE_CHECKING:
     from batchmill_worker.batching.packing import Packed
     from batchmill_worker.models.operator_cache import ReadyOperator
 
-LEAST_COST = 1e-6
-ROWS_A_LOOK = 64
-"""Costs are asked for so many rows at a time: between two looks the batches of other shards are prepared."""
+MIN_COST = 1e-6
+ROWS_PER_CALL = 64
+"""Rows per call of `costs`: between two calls the batches of other shards are prepared."""
 
 
 class RowFeed:
-    """Makes batches of a shard's rows. Used by one thread at a time."""
+    """Converts a shard's rows to batches. Used by one thread at a time."""
 
     def __init__(self, operator: ReadyOperator, table: pa.Table) -> None:
         self._operator = operator
         self._definition = operator.definition
         self._table = table
-        self._known: dict[int, dict[str, Any]] = {}  # rows that were made for their costs and are not batched yet
+        self._known: dict[
+            int, dict[str, Any]
+        ] = {}  # rows that were converted for their costs and are not in a batch yet
 
     def costs(self, start: int, end: int) -> Floats:
-        """What the rows from one index up to another cost.
+        """Return the costs of the rows from one index up to another.
 
-        Raises `OperatorFailed` when `costs` raises, `InvalidOperator` for costs that are none.
+        Raises `OperatorFailed` when `costs` raises, `InvalidOperator` for costs that are not valid numbers.
         """
         if self._operator.costs is not None:
             return np.concatenate(
-                [self._look(first, min(first + ROWS_A_LOOK, end)) for first in range(start, end, ROWS_A_LOOK)]
+                [self._ask(first, min(first + ROWS_PER_CALL, end)) for first in range(start, end, ROWS_PER_CALL)]
             )
         if self._operator.cost is not None:
             return self._checked(self._one_by_one(self._operator.cost, start, end), end - start)
         return np.ones(end - start)
 
     def batch(self, packed: Packed) -> Any:
-        """These rows in the operator's batch format."""
+        """Return the rows of a batch in the operator's batch format."""
         known = [self._known.pop(row, None) for row in packed.rows.tolist()] if self._known else []
         if known and all(row is not None for row in known):
             return known
@@ -54,7 +56,7 @@ class RowFeed:
             rows = self._table.take(pa.array(packed.rows))
         return to_batch(self._definition.batch_format, rows)
 
-    def _look(self, start: int, end: int) -> Floats:
+    def _ask(self, start: int, end: int) -> Floats:
         try:
             costs = self._operator.costs_of(
                 to_batch(self._definition.batch_format, self._table.slice(start, end - start))
@@ -64,9 +66,9 @@ class RowFeed:
         except Exception as error:
             raise operator_failed(
                 self._definition.name,
-                "could not tell what its rows cost",
+                "could not compute the costs of its rows",
                 Failure.of(error),
-                hint="costs(batch) must answer for every row, also for one that infer() gives up on.",
+                hint="costs(batch) must return a number for every row, also if infer() returns a RowError for it.",
             ) from error
         return self._checked(costs, end - start)
 
@@ -80,10 +82,10 @@ class RowFeed:
                 raise
             except Exception:  # noqa: BLE001  # infer() will say what is wrong with that row
                 found.append(None)
-        dearest = max((one for one in found if isinstance(one, int | float)), default=1.0)
+        highest = max((one for one in found if isinstance(one, int | float)), default=1.0)
         if self._definition.batch_format == "rows":
             self._known.update(zip(range(start, end), rows, strict=True))
-        return [dearest if one is None else one for one in found]
+        return [highest if one is None else one for one in found]
 
     def _checked(self, costs: Any, rows: int) -> Floats:
         try:
@@ -92,11 +94,11 @@ class RowFeed:
             checked = np.empty(0)
         if checked.shape != (rows,) or not np.all(np.isfinite(checked)) or np.any(checked < 0):
             raise InvalidOperator(
-                f"operator {self._definition.name!r} told costs that do not fit: expected {rows} finite numbers of at "
+                f"operator {self._definition.name!r} returned invalid costs: expected {rows} finite numbers of at "
                 f"least 0, got {_shown(costs)}.",
                 operator=self._definition.name,
             )
-        return np.maximum(checked, LEAST_COST)
+        return np.maximum(checked, MIN_COST)
 
 
 def _shown(costs: Any) -> str:

@@ -1,4 +1,4 @@
-"""What became of a shard's rows in one attempt."""
+"""The result of one attempt at a shard's rows."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class BatchTiming:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ShardResult:
-    """What became of a shard's rows, or of those that were settled before it was stopped. Immutable.
+    """The results of a shard's rows, or of those that were settled before it was stopped. Immutable.
 
-    Rows are named by their index in the shard. Rows that cost about the same are run together, so the settled ones of
-    a stopped shard may be any.
+    Rows are named by their index in the shard. Rows of similar cost run together, so the settled rows of a stopped
+    shard may be any of them.
     """
 
-    table: pa.Table  # carried input columns and the operator's, in input order; of dead rows nothing
+    table: pa.Table  # carried input columns and the operator's, in input order, without dead rows
     sources: Rows  # for each row of the table, the row it was made from, ascending
     settled: Rows  # rows done or dead, ascending
     dead: tuple[DeadRow, ...]  # by index
@@ -41,12 +41,12 @@ class ShardResult:
 
     @property
     def rows_settled(self) -> int:
-        """How many rows are done or dead."""
+        """The number of rows that are done or dead."""
         return len(self.settled)
 
     @property
     def rows_done(self) -> int:
-        """How many rows have been done; one of an operator that expands may have made no result."""
+        """The number of rows that are done; with an operator that expands, one may have no result."""
         return len(self.settled) - len(self.dead)
 
     @property
@@ -56,10 +56,10 @@ class ShardResult:
 
     @property
     def units(self) -> float:
-        """What ran on the device, in units of cost, padding included."""
+        """The cost of what ran on the device, padding included."""
         return sum(timing.units for timing in self.timings)
 
     @property
     def true_units(self) -> float:
-        """What ran on the device, in units of cost, without padding."""
+        """The cost of what ran on the device, without padding."""
         return sum(timing.true_units for timing in self.timings)

@@ -1,1 +1,1 @@
-"""What a worker counts: in its device processes, and beside them in the supervisor, which serves it all."""
+"""The metrics of a worker: counted in its device processes and in the supervisor, which serves all of them."""

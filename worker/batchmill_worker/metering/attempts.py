@@ -1,10 +1,9 @@
-"""What the attempts of a device process take and bring, counted nearly for free.
+"""Metrics of the attempts of a device process, counted at almost no cost.
 
-1. The engine and the attempt mark their phases for the trace; the same marks are taken down here, in plain lists.
-2. At a shard's end, and within a long one once a second, the lists are added up and written to prometheus-client,
-   whose every write goes to a file in mapped memory. It is the batches' number that a write must not grow with.
-3. What is written is there for the supervisor to read, however the process ends; what is not, a second's worth at most,
-   goes with it.
+1. The executor and the attempt mark their phases for the trace; the same marks are added here to plain lists.
+2. At a shard's end, and once a second within a long one, the lists are added up and written to prometheus-client,
+   whose every write goes to a file in mapped memory. So the cost of writing does not grow with the number of batches.
+3. The supervisor can read what is written, however the process ends; what is not, up to a second's worth, is lost.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from batchmill.clock import Clock, SystemClock
 from batchmill.retry import Done, Failed, Lost, Partial, Revoked
 from batchmill.telemetry.metrics import DEAD_LETTERS, RETRIES, ROWS_SETTLED, BoundedNames
 from batchmill_worker.metering import catalogue
-from batchmill_worker.runtime.attempt_end import Ending, EndingKind
+from batchmill_worker.runtime.attempt_result import AttemptResult, AttemptStatus
 from batchmill_worker.runtime.trace import Phase, Recorder
 
 if TYPE_CHECKING:
@@ -30,21 +29,21 @@ if TYPE_CHECKING:
     from batchmill.retry import Outcome
     from batchmill.telemetry.metrics import BulkHistogram
 
-WRITE_EVERY_S = 1.0
+WRITE_INTERVAL_S = 1.0
 MAX_ERROR_TYPES = 32
-"""So many error types of a process are told apart, in all of its operators."""
+"""How many error types a process distinguishes, over all of its operators."""
 UNKNOWN = "unknown"
-"""The operator of an attempt that was dropped before anybody looked what it was to run."""
+"""The operator of an attempt that was dropped before its operator was known."""
 
-_UNHEARD = nullcontext()
+_NO_SPAN = nullcontext()
 
 
 class AttemptOutcome(StrEnum):
     """How an attempt ended, as it is counted."""
 
     DONE = "done"  # committed
-    ROWS_FAILED = "rows_failed"  # some rows are tried again; what is done is kept
-    RELEASED = "released"  # the worker let go: it is being stopped, or the job was paused or stopped
+    ROWS_FAILED = "rows_failed"  # some rows are tried again; the others are in the checkpoint
+    RELEASED = "released"  # the worker released it: it is being stopped, or the job was paused or stopped
     FAILED = "failed"  # the operator failed; another attempt follows
     GAVE_UP = "gave_up"  # the operator failed, and with it the job
     DROPPED = "dropped"  # the shard was another attempt's, or its job took no more work
@@ -58,8 +57,8 @@ RETRY_REASONS = {
 """Why another attempt follows."""
 
 
-def outcome_of(outcome: Outcome, ending: Ending) -> AttemptOutcome:
-    """What an attempt counts as that was not dropped."""
+def outcome_of(outcome: Outcome, result: AttemptResult) -> AttemptOutcome:
+    """Return what an attempt counts as that was not dropped."""
     match outcome:
         case Done():
             return AttemptOutcome.DONE
@@ -68,7 +67,7 @@ def outcome_of(outcome: Outcome, ending: Ending) -> AttemptOutcome:
         case Revoked():
             return AttemptOutcome.RELEASED
         case Failed():
-            return AttemptOutcome.GAVE_UP if ending.kind is EndingKind.FAILED else AttemptOutcome.FAILED
+            return AttemptOutcome.GAVE_UP if result.status is AttemptStatus.FAILED else AttemptOutcome.FAILED
         case Lost():
             raise AssertionError("a lost attempt is counted by the recoverer")
         case never:
@@ -79,8 +78,8 @@ BatchMark = tuple[float, int, float, float, bool]
 """One batch that was on the device: seconds, rows, units with padding and without, whether it failed."""
 
 
-class AttemptMeter:
-    """What was marked of one attempt and is not written yet. Marks may come from several threads."""
+class AttemptMetrics:
+    """The marks of one attempt that are not written yet. Several threads may add marks."""
 
     def __init__(self, clock: Clock) -> None:
         self.now = clock.monotonic
@@ -91,12 +90,12 @@ class AttemptMeter:
         self.batches: list[BatchMark] = []
 
     def take(self) -> tuple[list[tuple[Phase, float]], list[BatchMark]]:
-        """What was marked since the last time."""
+        """Return the marks since the last call, and forget them."""
         return _drained(self.phases), _drained(self.batches)
 
 
 def _drained(marks: list[Any]) -> list[Any]:
-    """All marks, taken out; one that comes meanwhile stays for the next time."""
+    """Take all marks out; one that is added meanwhile stays for the next time."""
     taken = marks[:]
     del marks[: len(taken)]
     return taken
@@ -105,7 +104,7 @@ def _drained(marks: list[Any]) -> list[Any]:
 class _PhaseSpan:
     __slots__ = ("_attempt", "_phase", "_started")
 
-    def __init__(self, attempt: AttemptMeter, phase: Phase) -> None:
+    def __init__(self, attempt: AttemptMetrics, phase: Phase) -> None:
         self._attempt = attempt
         self._phase = phase
 
@@ -118,10 +117,10 @@ class _PhaseSpan:
 
 
 class _BatchSpan:
-    __slots__ = ("_about", "_attempt", "_meter", "_started")
+    __slots__ = ("_about", "_attempt", "_metrics", "_started")
 
-    def __init__(self, meter: SlotMeter, attempt: AttemptMeter, about: dict[str, Any]) -> None:
-        self._meter = meter
+    def __init__(self, metrics: SlotMetrics, attempt: AttemptMetrics, about: dict[str, Any]) -> None:
+        self._metrics = metrics
         self._attempt = attempt
         self._about = about
 
@@ -134,25 +133,25 @@ class _BatchSpan:
         attempt.batches.append(
             (now - self._started, about["rows"], about["units"], about["true_units"], kind is not None)
         )
-        if now - attempt.written_at > WRITE_EVERY_S:
-            self._meter.write(attempt)
+        if now - attempt.written_at > WRITE_INTERVAL_S:
+            self._metrics.write(attempt)
 
 
-class SlotMeter(Recorder):
-    """Counts for one device process: as a recorder what its phases take, and besides what attempts end in."""
+class SlotMetrics(Recorder):
+    """The metrics of one device process: as a recorder it times phases, and it counts how attempts end."""
 
     def __init__(self, registry: CollectorRegistry, pool: str, slot: str, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
         self._pool = pool
-        self._attempts: dict[str, AttemptMeter] = {}  # by member
+        self._attempts: dict[str, AttemptMetrics] = {}  # by member
         self._counts = _Counts(registry, pool)
         self._operators: dict[str, _OperatorCounts] = {}
         self._busy = catalogue.BUSY_SECONDS.counter(registry).labels(slot, pool)
 
     @contextmanager
-    def attempt(self, member: str) -> Iterator[AttemptMeter]:
-        """Count what is marked of this attempt; it counts as dropped unless `ended` says otherwise."""
-        attempt = AttemptMeter(self._clock)
+    def attempt(self, member: str) -> Iterator[AttemptMetrics]:
+        """Count the marks of this attempt, and its end: as dropped, unless `ended` is called."""
+        attempt = AttemptMetrics(self._clock)
         self._attempts.setdefault(member, attempt)  # a message may come twice: the first one runs
         try:
             yield attempt
@@ -166,13 +165,13 @@ class SlotMeter(Recorder):
                 counts.attempt_seconds.observe(self._clock.monotonic() - attempt.began_at)
 
     def rows_failed(self, operator: str, errors: Iterable[str]) -> None:
-        """The types of the errors that rows failed with in an attempt, one for each row."""
+        """Count the rows that failed in an attempt, by the type of their error; one type for each row."""
         for error, count in Counter(errors).items():
             self._counts.row_failures(operator, error, count)
 
-    def ended(self, attempt: AttemptMeter, outcome: Outcome, ending: Ending) -> None:
-        """The attempt ended so, and the ledger has been told."""
-        attempt.outcome = outcome_of(outcome, ending)
+    def ended(self, attempt: AttemptMetrics, outcome: Outcome, result: AttemptResult) -> None:
+        """Count the end of an attempt, once it is in the ledger."""
+        attempt.outcome = outcome_of(outcome, result)
         counts = self._of(attempt.operator)
         if attempt.outcome in RETRY_REASONS:
             counts.retries[attempt.outcome].inc()
@@ -191,14 +190,14 @@ class SlotMeter(Recorder):
                 return
 
     def span(self, phase: Phase, **about: Any) -> AbstractContextManager[None]:
-        """Mark how long the context lasts."""
+        """Mark how long the context lasts, for the attempt `about["shard"]`."""
         attempt = self._attempts.get(about["shard"])
         if attempt is None:
-            return _UNHEARD
+            return _NO_SPAN
         return _BatchSpan(self, attempt, about) if phase is Phase.INFER else _PhaseSpan(attempt, phase)
 
-    def write(self, attempt: AttemptMeter) -> None:
-        """Write what was marked of an attempt."""
+    def write(self, attempt: AttemptMetrics) -> None:
+        """Write the marks of an attempt to prometheus-client."""
         attempt.written_at = self._clock.monotonic()
         phases, batches = attempt.take()
         counts = self._of(attempt.operator)
@@ -244,7 +243,7 @@ class _Counts:
 
 
 class _OperatorCounts:
-    """The metrics of one operator, found once; all that have no error in them begin at 0."""
+    """The metrics of one operator, looked up once; those without an error label start at 0."""
 
     def __init__(self, counts: _Counts, operator: str, pool: str) -> None:
         self.ended = {each: counts.attempts.labels(operator, pool, each.value) for each in AttemptOutcome}
@@ -268,7 +267,7 @@ class _OperatorCounts:
             self._phases[phase].inc(seconds)
 
     def add_batches(self, marks: list[BatchMark]) -> float:
-        """Returns how long the batches took."""
+        """Add the batches, and return how many seconds they took."""
         seconds, rows, units, true_units, failed = zip(*marks, strict=True)
         busy_s, useful = sum(seconds), sum(true_units)
         self._phases[Phase.INFER].inc(busy_s)

@@ -1,4 +1,4 @@
-"""The metrics of a worker. A slot is called `cpu0` in them; the worker is `cpu0@host-1`, anew at each start."""
+"""The metrics of a worker. They name a slot `cpu0`; worker names, `cpu0@host-1`, differ after each start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the supervisor sees for itself: its slots, their devices, the machine."""
+"""Metrics that the supervisor measures itself: its slots, their devices, the machine."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ RECYCLED, REFUSED, DIED = "recycled", "refused", "died"
 
 
 class SlotUsage(NamedTuple):
-    """What a slot's process uses."""
+    """The resources that a slot's process uses."""
 
     cpu_s: float
     resident_bytes: int
 
 
-class _Seen(NamedTuple):
-    """One look at everything."""
+class _Measured(NamedTuple):
+    """One measurement of everything."""
 
     running: int = 0
     slots: Mapping[str, SlotUsage] = {}
@@ -47,41 +47,41 @@ class SlotEnds:
                 self._ends.labels(slot_label(name), pool, cause)
 
     def count(self, name: str, cause: str) -> None:
-        """One ended, for this cause."""
+        """Count the end of a process, for this cause."""
         self._ends.labels(slot_label(name), self._pool, cause).inc()
 
 
 class MachineMetrics(Collector):
-    """Tells what it saw last. `look` is for one thread, which is the only one that asks the inventory."""
+    """Exports the last measurement. One thread alone may call `refresh`: the inventory is not thread-safe."""
 
     def __init__(self, pool: str, slots: Sequence[str], inventory: Inventory, devices: Iterable[Device]) -> None:
         self._pool = pool
         self._slots = slots
         self._inventory = inventory
         self._devices = tuple(dict.fromkeys(devices))
-        self._seen = _Seen()
+        self._measured = _Measured()
         self._version = version("batchmill")
 
-    def look(self, states: Iterable[ChildState]) -> None:
-        """Look at the slots' processes and at the devices."""
+    def refresh(self, states: Iterable[ChildState]) -> None:
+        """Measure the slots' processes and the devices."""
         running = {state.name: state.pid for state in states if state.pid is not None}
         usages = {name: _usage_of(pid) for name, pid in running.items()}
-        self._seen = _Seen(
+        self._measured = _Measured(
             len(running),
             {name: usage for name, usage in usages.items() if usage is not None},
             {device: self._inventory.usage(device) for device in self._devices},
         )
 
     def collect(self) -> Iterator[Metric]:
-        """What was seen last, and the machine as it is."""
-        seen, pool = self._seen, self._pool
-        states = {"running": seen.running, "down": len(self._slots) - seen.running}
+        """Yield the last measurement, and the machine's present load."""
+        measured, pool = self._measured, self._pool
+        states = {"running": measured.running, "down": len(self._slots) - measured.running}
         yield catalogue.WORKER_INFO.read([((pool, self._version), 1)])
         yield catalogue.SLOTS.read(((pool, state), count) for state, count in states.items())
-        slots = {(slot_label(name), pool): usage for name, usage in seen.slots.items()}
+        slots = {(slot_label(name), pool): usage for name, usage in measured.slots.items()}
         yield catalogue.SLOT_CPU.read((labels, usage.cpu_s) for labels, usage in slots.items())
         yield catalogue.SLOT_MEMORY.read((labels, usage.resident_bytes) for labels, usage in slots.items())
-        yield from self._of_devices(seen.devices)
+        yield from self._of_devices(measured.devices)
         memory = psutil.virtual_memory()
         yield catalogue.HOST_CPU_USE.read([((), psutil.cpu_percent() / 100)])
         yield catalogue.HOST_MEMORY_USED.read([((), memory.total - memory.available)])
@@ -101,12 +101,12 @@ class MachineMetrics(Collector):
 
 
 def slot_label(name: str) -> str:
-    """What a worker is called in metrics: without its host, which Prometheus adds, and its supervisor's process id."""
+    """Return a worker's name for metrics: without the host, which Prometheus adds, and the supervisor's process id."""
     return name.partition("@")[0]
 
 
 def _usage_of(pid: int) -> SlotUsage | None:
-    """What a process uses; None when it has just ended."""
+    """Measure a process; None when it has just ended."""
     try:
         process = psutil.Process(pid)
         with process.oneshot():

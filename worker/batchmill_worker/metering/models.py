@@ -1,4 +1,4 @@
-"""How often operators are set up, found and torn down, and what those that stand take."""
+"""Metrics of loaded operators: how often they are set up, reused and torn down, and what memory they use."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
 
-class ModelMeter:
-    """Is told what becomes of operators; this one counts nothing."""
+class ModelMetrics:
+    """Receives what happens to operators; this class counts nothing."""
 
     def found(self, operator: str) -> None:
-        """A shard found its operator set up, or on its way."""
+        """Count a shard that found its operator set up, or being set up."""
 
     def loaded(self, operator: str, seconds: float, nbytes: int) -> None:
-        """An operator was set up, which took so long, and takes so much memory."""
+        """Count an operator that was set up in `seconds`, and uses `nbytes` of memory."""
 
     def failed(self, operator: str) -> None:
-        """An operator could not be set up."""
+        """Count an operator that could not be set up."""
 
-    def let_go(self, operator: str, nbytes: int) -> None:
-        """An operator was torn down, which had taken so much memory."""
-
-
-UNCOUNTED = ModelMeter()
+    def torn_down(self, operator: str, nbytes: int) -> None:
+        """Count an operator that was torn down, and used `nbytes` of memory."""
 
 
-class CountedModels(ModelMeter):
+NO_MODEL_METRICS = ModelMetrics()
+
+
+class CountedModelMetrics(ModelMetrics):
     """Counts for one device process."""
 
     def __init__(self, registry: CollectorRegistry, pool: str) -> None:
@@ -38,7 +38,7 @@ class CountedModels(ModelMeter):
         self._load_seconds = catalogue.MODEL_LOAD_SECONDS.counter(registry)
         self._hits = catalogue.MODEL_HITS.counter(registry)
         self._evictions = catalogue.MODEL_EVICTIONS.counter(registry)
-        self._standing = catalogue.MODELS_LOADED.gauge(registry, "livesum")
+        self._loaded = catalogue.MODELS_LOADED.gauge(registry, "livesum")
         self._bytes = catalogue.MODEL_BYTES.gauge(registry, "livesum")
 
     def found(self, operator: str) -> None:
@@ -52,15 +52,15 @@ class CountedModels(ModelMeter):
         self._loads.labels(operator, self._pool, "failed")
         self._loads.labels(operator, self._pool, "ok").inc()
         self._load_seconds.labels(operator, self._pool).inc(seconds)
-        self._standing.labels(operator, self._pool).inc()
+        self._loaded.labels(operator, self._pool).inc()
         self._bytes.labels(operator, self._pool).inc(nbytes)
 
     def failed(self, operator: str) -> None:
         """Count a load that failed."""
         self._loads.labels(operator, self._pool, "failed").inc()
 
-    def let_go(self, operator: str, nbytes: int) -> None:
+    def torn_down(self, operator: str, nbytes: int) -> None:
         """Count what was torn down."""
         self._evictions.labels(operator, self._pool).inc()
-        self._standing.labels(operator, self._pool).dec()
+        self._loaded.labels(operator, self._pool).dec()
         self._bytes.labels(operator, self._pool).dec(nbytes)

@@ -1,4 +1,4 @@
-"""What one device process counts, all of it begun together."""
+"""The metrics of one device process, set up together."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from batchmill.telemetry.metrics import LedgerMeter, new_registry
-from batchmill_worker.metering.attempts import SlotMeter
+from batchmill_worker.metering.attempts import SlotMetrics
 from batchmill_worker.metering.machine import slot_label
-from batchmill_worker.metering.models import CountedModels
+from batchmill_worker.metering.models import CountedModelMetrics
 from batchmill_worker.metering.slots import VARIABLE, reserve
 from batchmill_worker.runtime.trace import FileRecorder, Recorders
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 
 
 class ProcessCounts(NamedTuple):
-    """What is told of attempts and of models."""
+    """The metrics of attempts and of models."""
 
-    attempts: SlotMeter
-    models: CountedModels
+    attempts: SlotMetrics
+    models: CountedModelMetrics
 
     def recorder(self, trace_file: str, worker: str) -> Recorder:
-        """What takes down the engine's marks: for the counts, and for a trace if a file is named."""
+        """Return the recorder for the phases of attempts: the metrics, and a trace file if one is named."""
         if not trace_file:
             return self.attempts
         return Recorders(self.attempts, FileRecorder(Path(trace_file), worker))
 
 
 def begin_counting(pool: str, worker: str, ledger: Ledger) -> ProcessCounts:
-    """Begin to count for this process, calls of its ledger too. Raises `StorageError` where there is no room for it."""
-    if VARIABLE in os.environ:  # without a supervisor nobody reads it
+    """Begin to count for this process, its calls of the ledger included. Raises `StorageError` if the disk is full."""
+    if VARIABLE in os.environ:  # without a supervisor nobody reads the files
         reserve(Path(os.environ[VARIABLE]), os.getpid())
     registry = new_registry()
     ledger.observe_calls(LedgerMeter(registry))
-    return ProcessCounts(SlotMeter(registry, pool, slot_label(worker)), CountedModels(registry, pool))
+    return ProcessCounts(SlotMetrics(registry, pool, slot_label(worker)), CountedModelMetrics(registry, pool))

@@ -1,9 +1,9 @@
-"""What device processes counted, gathered from the files of prometheus-client's multiprocess mode.
+"""Collects what device processes count, from the files of prometheus-client's multiprocess mode.
 
-1. Each process has its own files. Room for them is taken at its start: writing to mapped memory that the disk has no
-   room for would end it without a word.
-2. Its end leaves them behind. They are added to the archive then and removed, so that neither the folder nor a scrape
-   grows with the number of processes that there have been.
+1. Each process has its own files. Their disk space is reserved at its start: writing to mapped memory without space on
+   the disk would kill it without a message.
+2. The files outlive the process. They are then added to the archive and deleted, so that neither the folder nor a
+   scrape grows with the number of processes that there have been.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 """Where prometheus-client looks for the folder, in the environment of a device process."""
 
 ADDED_UP = ("counter", "histogram", "summary")
-"""What outlives a process; of gauges nothing does."""
+"""The kinds that outlive a process; gauges do not."""
 ARCHIVE = "ended"
 MAX_ARCHIVED = 4_000
-"""So many values of ended processes are kept apart: operators may count things of their own."""
-OF_SLOT_BYTES = 256 * 1024  # some twenty operators; it grows if need be
-OF_ARCHIVE_BYTES = 2 * 1024 * 1024
+"""How many values of ended processes are kept: operators may add metrics of their own, without a limit."""
+SLOT_FILE_BYTES = 256 * 1024  # enough for some twenty operators; it grows if need be
+ARCHIVE_FILE_BYTES = 2 * 1024 * 1024
 
-_Values: Any = mmap_dict.MmapedDict  # its calls have no types
+_Values: Any = mmap_dict.MmapedDict  # its functions have no types
 
 
 def reserve(folder: Path, pid: int) -> None:
-    """Take room for what a process counts. Raises `StorageError`."""
+    """Reserve disk space for the metrics of a process. Raises `StorageError` if there is none."""
     for kind in ("counter", "histogram", "gauge_livesum"):
-        _take_room(folder / f"{kind}_{pid}.db", OF_SLOT_BYTES)
+        _reserve_file(folder / f"{kind}_{pid}.db", SLOT_FILE_BYTES)
 
 
-def _take_room(path: Path, nbytes: int) -> None:
+def _reserve_file(path: Path, nbytes: int) -> None:
     try:
         path.write_bytes(bytes(nbytes))
     except OSError as error:
@@ -57,43 +57,43 @@ def _take_room(path: Path, nbytes: int) -> None:
         ) from error
 
 
-class SlotMetrics(Collector):
-    """The metrics of all device processes, of those that ended too. Thread-safe."""
+class SlotMetricsCollector(Collector):
+    """Collects the metrics of all device processes, ended ones included. Thread-safe."""
 
     def __init__(self, folder: Path) -> None:
-        """Take room for the archive. Raises `StorageError`."""
+        """Reserve disk space for the archive. Raises `StorageError` if there is none."""
         for kind in ADDED_UP:
-            _take_room(folder / f"{kind}_{ARCHIVE}.db", OF_ARCHIVE_BYTES)
+            _reserve_file(folder / f"{kind}_{ARCHIVE}.db", ARCHIVE_FILE_BYTES)
         self._folder = folder
-        self._gatherer: Any = MultiProcessCollector(None, str(folder))  # type: ignore[no-untyped-call]
-        self._lock = threading.Lock()  # so that nobody gathers in the middle of a move to the archive
+        self._gatherer: Any = MultiProcessCollector(None, str(folder))  # type: ignore[no-untyped-call]  # the library has no types
+        self._lock = threading.Lock()  # so that nothing is collected in the middle of a move to the archive
 
     def collect(self) -> Iterable[Metric]:
-        """What all processes have counted together."""
+        """Return the metrics of all processes, added up."""
         with self._lock:
             return list(self._gatherer.collect())
 
     def archive(self, pid: int) -> None:
-        """Keep what a process counted that has ended."""
+        """Add the metrics of an ended process to the archive, and delete its files."""
         with self._lock:
             for kind in ADDED_UP:
                 self._archive(self._folder / f"{kind}_{pid}.db", self._folder / f"{kind}_{ARCHIVE}.db")
-            mark_process_dead(pid, str(self._folder))  # type: ignore[no-untyped-call]
+            mark_process_dead(pid, str(self._folder))  # type: ignore[no-untyped-call]  # the library has no types
             for gauge in self._folder.glob(f"gauge_*_{pid}.db"):
                 gauge.unlink()
 
     def _archive(self, ended: Path, archive: Path) -> None:
         if not ended.exists():
             return
-        kept = _Values(str(archive))
+        archived = _Values(str(archive))
         try:
-            known = {key for key, _, _ in kept.read_all_values()}
+            known = {key for key, _, _ in archived.read_all_values()}
             for key, value, *_ in _Values.read_all_values_from_file(str(ended)):
                 if key in known or len(known) < MAX_ARCHIVED:
                     known.add(key)
-                    kept.write_value(key, kept.read_value(key)[0] + value, 0.0)
+                    archived.write_value(key, archived.read_value(key)[0] + value, 0.0)
         except (RuntimeError, struct.error, UnicodeDecodeError) as error:
-            log.warning("what an ended process counted is not all there: %s", error)
+            log.warning("some metrics of an ended process are lost: %s", error)
         finally:
-            kept.close()
+            archived.close()
         ended.unlink()

@@ -1,4 +1,4 @@
-"""How much memory models may take on a device, and how much one takes."""
+"""How much memory models may use on a device, and how much one uses."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MIB = 1024 * 1024
-LEAST_BYTES = MIB
-"""What an operator counts that tells nothing and of which nothing can be measured."""
+MIN_BYTES = MIB
+"""The size of an operator that reports none and for which nothing can be measured."""
 
 HOST_SHARE = 0.5  # the rest is for rows, batches, and whatever else runs there
 DEVICE_SHARE = 0.8  # the rest is for batches
@@ -23,7 +23,7 @@ _STATM = Path("/proc/self/statm")
 
 
 def default_budget(device_bytes: int | None, processes: int) -> int:
-    """The bytes that the models of one process may take: a share of the device's memory, or of the host's.
+    """Return the bytes that the models of one process may use: a share of the device's memory, or of the host's.
 
     device_bytes: the process's part of its device's memory; None: it runs on the CPU. processes: how many share the
     host's memory.
@@ -34,7 +34,7 @@ def default_budget(device_bytes: int | None, processes: int) -> int:
 
 
 def host_memory() -> int:
-    """The bytes this process may use: the machine's, or what its control group is limited to."""
+    """Return the bytes this process may use: the machine's memory, or the limit of its control group."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limits = [_limit(path) for path in _CGROUP_LIMITS]
     return min([total, *(limit for limit in limits if limit)])
@@ -48,8 +48,8 @@ def _limit(path: Path) -> int | None:
     return int(text) if text.isdigit() else None
 
 
-class Gauge:
-    """How much the memory in use grew while a model was loaded: the device's as torch counts it, else the process's."""
+class MemoryProbe:
+    """Measures how memory use grows while a model is loaded: the device's as torch counts it, else the process's."""
 
     def __init__(self, device: str) -> None:
         self._device = device
@@ -57,16 +57,16 @@ class Gauge:
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
-        """Measure what happens inside."""
+        """Measure the growth while the context lasts, into `grown`."""
         before = self._in_use()
         yield
         self.grown = max(self._in_use() - before, 0)
 
     def size_of(self, operator: Any) -> int:
-        """The bytes an operator takes: as its `memory_bytes()` tells, else what was measured, and never nothing."""
-        tell = getattr(operator, "memory_bytes", None)
-        told = int(tell()) if tell is not None else 0
-        return max(told or self.grown, LEAST_BYTES)
+        """Return the bytes an operator uses: what its `memory_bytes()` reports, else what was measured; never 0."""
+        report = getattr(operator, "memory_bytes", None)
+        reported = int(report()) if report is not None else 0
+        return max(reported or self.grown, MIN_BYTES)
 
     def _in_use(self) -> int:
         if not self._device.startswith("cuda"):
@@ -76,7 +76,7 @@ class Gauge:
 
 
 def _resident_bytes() -> int:
-    """What this process has in memory; 0 where the system does not tell."""
+    """Return the resident memory of this process; 0 where the system does not report it."""
     try:
         return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:

@@ -1,4 +1,4 @@
-"""Where a model's weights lie: in an installed package, in a folder, or on the Hugging Face hub."""
+"""Where a model's weights are stored: in an installed package, in a folder, or on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 PACKAGE = "package:"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
 _MARKS = ("modules.json", "config.json")
-"""The files a model folder is known by; the first also tells how to pool what the model gives."""
+"""The files that identify a model folder; the first also defines how to pool the model's output."""
 _DEPTH = 2
-"""How many folders deep a package is searched."""
+"""How many levels of folders of a package are searched."""
 _FORMS = "Expected a hub id (organisation/name), an absolute folder, or package:NAME."
 
 
 def locate_model(model: str, locations: Locations) -> str:
-    """What a model is loaded from: the path of a folder that exists, or a hub id as it was given.
+    """Return what to load a model from: the path of an existing folder, or the hub id unchanged.
 
-    Raises `InvalidParams`, saying what was looked for where, if there is no such package or folder, if a folder lies
-    outside the places users may name, or if the text is none of the three forms.
+    Raises `InvalidParams` if there is no such package or folder, if a folder is outside the roots that users may name,
+    or if the text has none of the three forms; it says what was looked for, and where.
     """
     if model.startswith(PACKAGE):
         return str(_in_package(model.removeprefix(PACKAGE)))
@@ -48,22 +48,22 @@ def locate_model(model: str, locations: Locations) -> str:
 
 
 def fingerprint_files(source: str) -> str:
-    """What changes when a model's files do, to be asked before it is loaded: their names, sizes and times.
+    """Return a digest of the names, sizes and times of a model's files. Call it before the model is loaded.
 
-    "" for a hub id, whose `hub_revision` is known once it is loaded.
+    "" for a hub id, whose `hub_revision` is known after it is loaded.
     """
     if not source.startswith("/"):
         return ""
     root = Path(source)
     files = sorted((str(path.relative_to(root)), path.stat()) for path in root.rglob("*") if path.is_file())
-    told = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files if "__pycache__" not in name]
-    return hashlib.blake2b(json.dumps(told).encode(), digest_size=16).hexdigest()
+    described = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files if "__pycache__" not in name]
+    return hashlib.blake2b(json.dumps(described).encode(), digest_size=16).hexdigest()
 
 
 def hub_revision(source: str, cache: str | None = None) -> str:
-    """The revision of a hub id that lies in the hub's local cache; "" if that cannot be told.
+    """Return the revision of a hub id in the hub's local cache; "" if it is unknown.
 
-    cache: the folder of that cache; None: the usual one.
+    cache: the folder of that cache; None: the default one.
     """
     from huggingface_hub import try_to_load_from_cache
 
@@ -91,8 +91,8 @@ def _folder(model: str, locations: Locations) -> str:
         )
     if _mark(folder) is None:
         raise InvalidParams(
-            f"{location.path} holds no model: neither {' nor '.join(_MARKS)} is in it.",
-            hint="Give the folder that save_pretrained() wrote, or one downloaded whole from the hub.",
+            f"{location.path} contains no model: neither {' nor '.join(_MARKS)} is in it.",
+            hint="Give the folder that save_pretrained() wrote, or a complete download from the hub.",
             model=model,
         )
     return location.path
@@ -109,14 +109,14 @@ def _in_package(name: str) -> Path:
     found = sorted((mark, len(folder.parts), folder) for folder, mark in _model_folders(root))
     if not found:
         raise InvalidParams(
-            f"the package {name} holds no model: no {' or '.join(_MARKS)} up to {_DEPTH} folders below {root}.",
+            f"the package {name} contains no model: no {' or '.join(_MARKS)} up to {_DEPTH} folders below {root}.",
             hint="Use a package that carries a model's weights.",
             model=PACKAGE + name,
         )
     best = [folder for mark, depth, folder in found if (mark, depth) == found[0][:2]]
     if len(best) > 1:
         raise InvalidParams(
-            f"the package {name} holds several models: {', '.join(map(str, best))}.",
+            f"the package {name} contains several models: {', '.join(map(str, best))}.",
             hint="Give the absolute path of one of them, below a folder the service may use.",
             model=PACKAGE + name,
         )
@@ -124,7 +124,7 @@ def _in_package(name: str) -> Path:
 
 
 def _package_folder(name: str) -> Path:
-    """The folder of an installed top-level package, which is not imported."""
+    """Return the folder of an installed top-level package, without importing it."""
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):  # a module that was put into sys.modules by hand has no spec
@@ -140,7 +140,7 @@ def _package_folder(name: str) -> Path:
 
 
 def _model_folders(root: Path) -> Iterator[tuple[Path, int]]:
-    """The folders at or below `root` that hold a model, each with the place of its mark in `_MARKS`."""
+    """Yield the folders at or below `root` that contain a model, each with the index of its file in `_MARKS`."""
     level = [root]
     for _ in range(_DEPTH + 1):
         below: list[Path] = []

@@ -1,4 +1,4 @@
-"""What an operator may know of the worker that sets it up, beyond the device that `setup` is given."""
+"""What an operator may know about the worker that sets it up, besides the device that `setup` receives."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SetupContext:
-    """What holds for every operator of a worker process.
+    """What is the same for every operator of a worker process.
 
     locations: the places that users may name; without any, no folder may be read.
     """
@@ -24,7 +24,7 @@ class SetupContext:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """While it lasts, `current` gives this context to the calling thread."""
+        """Make this the context that `current` returns to the calling thread."""
         token = _current.set(self)
         try:
             yield
@@ -36,5 +36,5 @@ _current: ContextVar[SetupContext] = ContextVar("setup_context")
 
 
 def current() -> SetupContext:
-    """The context of the worker that is calling `setup`; outside of it, one that allows no folder."""
+    """Return the context of the worker that is calling `setup`; outside of `setup`, one that allows no folder."""
     return _current.get(SetupContext())

@@ -1,1 +1,1 @@
-"""The operators that come with Batchmill. Importing a module here registers its operator."""
+"""The built-in operators. Importing a module here registers its operator."""

@@ -44,7 +44,7 @@ class Chunk:
     A document makes one row or more, with the new columns `text`, `chunk` (its number, from 0), `start` and `end`:
     `text` is `document[start:end]` in characters (Unicode code points). The chunks cover the document; all but the
     last have `size` tokens, and each shares `overlap` with the one before, but no character is ever cut. A row whose
-    document is null is given up on.
+    document is null fails.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Chunk:
     def setup(self, device: str) -> None:  # noqa: ARG002  # tokenisers run on the host
         """Load the tokeniser.
 
-        Raises `InvalidParams` if there is no such model or its tokeniser does not tell where tokens lie,
+        Raises `InvalidParams` if there is no such model or its tokeniser does not return the positions of tokens,
         `OperatorFailed` if it cannot be loaded, and `MissingExtra` if the libraries are not installed.
         """
         try:
@@ -91,21 +91,21 @@ class Chunk:
             self._tokens = lambda texts: [[found.span() for found in word.finditer(text)] for text in texts]
 
     def costs(self, batch: pa.Table) -> Sequence[float]:
-        """The characters of every row, and one for the row itself."""
+        """Return the characters of every row, plus one for the row itself."""
         return [1 if isinstance(text, RowError) else 1 + len(text) for text in self._texts(batch)]
 
     def row_key(self, row: dict[str, Any]) -> str:
-        """The document: nothing else of a row matters."""
+        """Return the document: results depend on nothing else."""
         return text_key(row[self._column])
 
     def fingerprint(self) -> str:
-        """Which files the tokeniser was loaded from. Raises `LookupError` if that cannot be told."""
+        """Return a fingerprint of the tokeniser's files. Raises `LookupError` if it is unknown."""
         if self._tokenizer is not None and not self._files:
-            raise LookupError(f"it cannot be told which revision of {self._tokenizer!r} is loaded")
+            raise LookupError(f"the loaded revision of {self._tokenizer!r} is unknown")
         return self._files
 
     def infer(self, batch: pa.Table) -> Expansion:
-        """The chunks of a batch."""
+        """Cut the documents of a batch into chunks."""
         texts = self._texts(batch)
         errors = {place: text for place, text in enumerate(texts) if isinstance(text, RowError)}
         documents = [text for text in texts if not isinstance(text, RowError)]
@@ -116,7 +116,7 @@ class Chunk:
         )
 
     def teardown(self) -> None:
-        """Let the tokeniser go."""
+        """Drop the tokeniser."""
         self._tokens = self._characters = None
 
     def _texts(self, batch: pa.Table) -> list[str | RowError]:

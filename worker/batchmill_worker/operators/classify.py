@@ -22,12 +22,15 @@ if TYPE_CHECKING:
 
     from batchmill_worker.text.model import TextModel
 
-LABELS_AT_ONCE = 32
+LABELS_PER_PASS = 32
 """Labels that are embedded in one pass."""
 
 Labels = Annotated[
     list[Annotated[str, Field(min_length=1)]] | None,
-    Field(min_length=2, description="What to tell apart, in words; for an embedding model, which has no labels."),
+    Field(
+        min_length=2,
+        description="The labels to choose from, in words; for an embedding model, which has none of its own.",
+    ),
 ]
 Template = Annotated[
     str, Field(pattern=r"\{\}", description="The sentence that a label is put into, in place of {}, to be embedded.")
@@ -35,7 +38,7 @@ Template = Annotated[
 Temperature = Annotated[
     float, Field(gt=0, description="With labels: the lower, the more of the score goes to the nearest label.")
 ]
-TopK = Annotated[int | None, Field(ge=1, description="Add a column `scores` with the best so many labels.")]
+TopK = Annotated[int | None, Field(ge=1, description="Add a column `scores` with this many of the best labels.")]
 
 
 @operator("classify", columns=["{column}"], batch_format="arrow", padded=True)
@@ -45,7 +48,7 @@ class Classify(OnePassOperator):
     The new columns are `label`, the best one, and `score`, a float32 between 0 and 1; with `top_k` also `scores`, a
     list of {label, score}, best first. A classifier of one label per text has the softmax of its outputs as scores,
     one of several labels per text the sigmoid of each. With `labels` the scores are
-    softmax(cosine(text, template with the label) / temperature). A row whose text is null is given up on.
+    softmax(cosine(text, template with the label) / temperature). A row whose text is null fails.
     """
 
     def __init__(
@@ -83,33 +86,33 @@ class Classify(OnePassOperator):
             model = load_embedder(self._request, device, advice)
             self._scores = _nearest(self._embedded(model), self._temperature)
         else:
-            advice = "Name the labels to tell apart in 'labels'."
+            advice = "Name the labels to choose from in 'labels'."
             model = load_classifier(self._request, device, advice)
             self._labels = model.labels
             self._scores = _of_classifier(model, self._request.model)
         self.begin(model, model.reader(model.prompt(None)))
 
     def teardown(self) -> None:
-        """Let the model and the labels' vectors go."""
+        """Drop the model and the labels' vectors."""
         super().teardown()
         self._scores = None
 
     def row_key(self, row: dict[str, Any]) -> str:
-        """The text: nothing else of a row matters."""
+        """Return the text: results depend on nothing else."""
         return text_key(row[self._column])
 
     def texts(self, batch: pa.Table) -> list[str | RowError]:
-        """The column's."""
+        """Return the texts of the column."""
         return read_texts(batch, "classify", self._column)
 
     def on_device(self, outputs: Tensor) -> Tensor:
-        """The score of each label."""
+        """Compute the score of each label."""
         if self._scores is None:
             raise RuntimeError("classify is used before setup() or after teardown()")
         return self._scores(outputs)
 
     def columns(self, outputs: Tensor) -> dict[str, Any]:
-        """The best labels."""
+        """Make the columns of the best labels."""
         scores = outputs.numpy()
         best = np.argsort(-scores, axis=1, kind="stable")[:, : self._top_k or 1]
         values = np.take_along_axis(scores, best, axis=1)
@@ -123,13 +126,13 @@ class Classify(OnePassOperator):
         return columns
 
     def _embedded(self, model: TextModel) -> Tensor:
-        """A vector of length 1 for each label, in host memory."""
+        """Compute a vector of length 1 for each label, in host memory."""
         import torch
         from torch.nn.functional import normalize
 
         reader = model.reader(model.prompt(None))
         sentences = [self._template.replace("{}", label) for label in self._labels]
-        parts = [sentences[start : start + LABELS_AT_ONCE] for start in range(0, len(sentences), LABELS_AT_ONCE)]
+        parts = [sentences[start : start + LABELS_PER_PASS] for start in range(0, len(sentences), LABELS_PER_PASS)]
         return torch.cat([model.forward(reader.features(part), normalize) for part in parts])
 
 

@@ -1,4 +1,4 @@
-"""`echo`: gives back its rows. For trying out a deployment, and for measuring what Batchmill itself costs."""
+"""`echo`: returns its rows. For trying a deployment, and for measuring what Batchmill itself costs."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ if TYPE_CHECKING:
 
 @operator("echo", batch_format="arrow", batch_size=None)
 def echo(batch: pa.Table) -> pa.Table:
-    """Give back every row as it came."""
+    """Return every row unchanged."""
     return batch

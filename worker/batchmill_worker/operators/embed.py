@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 Normalize = Annotated[bool, Field(description="Scale every vector to length 1.")]
 TruncateDim = Annotated[
-    int | None, Field(ge=1, description="Keep the first so many numbers of a vector; by default what the model says.")
+    int | None,
+    Field(ge=1, description="Keep this many numbers of a vector, the first ones; by default the model's own setting."),
 ]
 
 
@@ -28,7 +29,7 @@ class Embed(OnePassOperator):
     """Embed a column of text with a sentence-transformers model.
 
     The new column `embedding` is a fixed_size_list<float32> of the model's dimension. The vectors are what the
-    model's own `encode` gives, whatever else is in the batch. A row whose text is null is given up on.
+    model's own `encode` gives, whatever else is in the batch. A row whose text is null fails.
     """
 
     def __init__(
@@ -63,21 +64,21 @@ class Embed(OnePassOperator):
         self.begin(model, model.reader(model.prompt(self._prompt, self._prompt_name)))
 
     def row_key(self, row: dict[str, Any]) -> str:
-        """The text: nothing else of a row matters."""
+        """Return the text: results depend on nothing else."""
         return text_key(row[self._column])
 
     def texts(self, batch: pa.Table) -> list[str | RowError]:
-        """The column's."""
+        """Return the texts of the column."""
         return read_texts(batch, "embed", self._column)
 
     def on_device(self, outputs: Tensor) -> Tensor:
-        """The vectors, shortened and scaled."""
+        """Shorten and scale the vectors."""
         from torch.nn.functional import normalize
 
         vectors = outputs[:, : self._truncate_dim]
         return normalize(vectors, dim=1) if self._normalize else vectors
 
     def columns(self, outputs: Tensor) -> dict[str, Any]:
-        """The vectors as a column."""
+        """Make the column of vectors."""
         values = pa.array(outputs.numpy().reshape(-1))
         return {"embedding": pa.FixedSizeListArray.from_arrays(values, outputs.shape[1])}

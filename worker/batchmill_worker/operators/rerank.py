@@ -23,7 +23,7 @@ class Rerank(OnePassOperator):
     """Score pairs of a query and a text with a cross-encoder.
 
     The new column `score` is a float32, the higher the better, as the model's own `predict` gives it. A row whose
-    query or text is null is given up on.
+    query or text is null fails.
     """
 
     def __init__(
@@ -60,19 +60,19 @@ class Rerank(OnePassOperator):
         self.begin(model, model.reader(model.prompt(None), sample=("A query.", "A text.")))
 
     def row_key(self, row: dict[str, Any]) -> str:
-        """Query and text: nothing else of a row matters."""
+        """Return query and text: results depend on nothing else."""
         return text_key(row[self._query_column], row[self._column])
 
     def texts(self, batch: pa.Table) -> list[Text | RowError]:
-        """The pairs of both columns."""
+        """Return the pairs of both columns."""
         queries = read_texts(batch, "rerank", self._query_column, "query_column")
         return pair(queries, read_texts(batch, "rerank", self._column))
 
     def on_device(self, outputs: Tensor) -> Tensor:
-        """The scores, in the range that the model's makers meant."""
+        """Map the outputs to the model's range of scores."""
         scores: Tensor = self._activation(outputs)
         return scores.reshape(-1)
 
     def columns(self, outputs: Tensor) -> dict[str, Any]:
-        """The scores as a column."""
+        """Make the column of scores."""
         return {"score": outputs.numpy()}

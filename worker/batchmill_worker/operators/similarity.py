@@ -31,18 +31,18 @@ class _Side:
 
 @dataclass(frozen=True, slots=True)
 class _Pairs:
-    """A batch on its way."""
+    """A prepared batch."""
 
     sides: tuple[_Side, ...]  # queries, texts; empty if no row has both
-    errors: dict[int, RowError]  # by row of the batch: those given up on
+    errors: dict[int, RowError]  # of the rows that fail, by position in the batch
 
 
 @operator("similarity", columns=["{query_column}", "{column}"], batch_format="arrow", padded=True)
 class Similarity:
     """Score pairs of texts by the cosine of their vectors, from a sentence-transformers model.
 
-    The new column `score` is a float32 between -1 and 1. Within a batch, a text that stands in several rows is
-    embedded once. A row with a null on either side is given up on.
+    The new column `score` is a float32 between -1 and 1. Within a batch, a text that is in several rows is
+    embedded once. A row with a null in either column fails.
     """
 
     def __init__(
@@ -71,16 +71,16 @@ class Similarity:
         self._readers = tuple(self._model.reader(self._model.prompt(prompt)) for prompt in self._prompts)
 
     def costs(self, batch: pa.Table) -> Sequence[float]:
-        """The tokens of both texts of every row."""
+        """Return the number of tokens of both texts of every row."""
         sides = [reader.costs(texts) for reader, texts in zip(self._readers, self._texts(batch), strict=True)]
         return [query + text for query, text in zip(*sides, strict=True)]
 
     def row_key(self, row: dict[str, Any]) -> str:
-        """Both texts: nothing else of a row matters."""
+        """Return both texts: results depend on nothing else."""
         return text_key(*(row[column] for column in self._columns.values()))
 
     def prepare(self, batch: pa.Table) -> _Pairs:
-        """The tokens of both sides."""
+        """Tokenise both columns."""
         sides = self._texts(batch)
         errors: dict[int, RowError] = {}
         for reader, texts in zip(self._readers, sides, strict=True):
@@ -92,28 +92,28 @@ class Similarity:
         return _Pairs(tuple(_side(reader, [texts[place] for place in left]) for reader, texts in pairs), errors)
 
     def infer(self, pairs: _Pairs) -> tuple[_Pairs, Tensor | None]:
-        """Two passes through the model, and the cosines."""
+        """Run the model on both columns, and compute the cosines."""
         if not pairs.sides:
             return pairs, None
         queries, texts = (self._vectors(side) for side in pairs.sides)
         return pairs, (queries * texts).sum(1).clamp(-1, 1)
 
     def finish(self, outputs: tuple[_Pairs, Tensor | None]) -> PartialResult:
-        """The cosines as a column."""
+        """Make the column of cosines."""
         pairs, scores = outputs
         return PartialResult(pa.table({} if scores is None else {"score": scores.numpy()}), pairs.errors)
 
     def teardown(self) -> None:
-        """Let the model go."""
+        """Drop the model."""
         self._model = None
         self._readers = ()
 
     def memory_bytes(self) -> int:
-        """What the model's weights take on the device."""
+        """Return the bytes of the model's weights on the device."""
         return self._loaded().memory_bytes()
 
     def fingerprint(self) -> str:
-        """Which files the model was loaded from."""
+        """Return a fingerprint of the files that the model was loaded from."""
         return self._loaded().fingerprint()
 
     def _vectors(self, side: _Side) -> Tensor:

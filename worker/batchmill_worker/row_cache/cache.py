@@ -1,12 +1,12 @@
-"""The row cache of a worker process, around the engine.
+"""The row cache of a worker process, around the executor.
 
-1. The rows of the shard are digested; equal rows are one from here on.
-2. The index in the ledger tells where the results of rows that it knows lie; those are read from their segments.
-3. The engine runs the rows that are missing.
-4. What it made of them is written as one segment, and then told to the index.
-5. Results from both sides are put together, in input order, as if the engine had run all rows.
+1. The rows of the shard are digested; equal rows are treated as one from here on.
+2. The index in the ledger says in which segments the results of known rows are stored; they are read from there.
+3. The executor runs the missing rows.
+4. Their results are written as one segment, which is then added to the index.
+5. Results from both sides are joined in input order, as if the executor had run all rows.
 
-The cache is a help, never a need: whatever goes wrong with it is logged, and the rows are computed.
+The cache is never necessary: if anything fails, it is logged, and the rows are computed.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MOST_AT_ONCE = 5_000
-"""Rows that are asked for in one call, and lie in one segment: the ledger must not be kept waiting by a large shard."""
+MAX_ROWS_PER_CALL = 5_000
+"""Rows per call of the index, and per segment: a large shard must not block the ledger."""
 
 
 Compute: TypeAlias = "Callable[[pa.Table], ShardResult]"
-"""Runs rows through the operator."""
+"""Runs rows through the operator and returns their result."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Stretch:
-    """Some distinct rows, from one on up to another, and the segment that those of them that are missing get."""
+class _Range:
+    """A range of distinct rows, and the segment for those of them that are missing."""
 
     start: int
     end: int
@@ -66,9 +66,9 @@ class _Stretch:
 
 
 class RowCache:
-    """What was computed before, for the shards of one process. Thread-safe.
+    """The row cache, for the shards of one process. Thread-safe.
 
-    operators: those that are loaded, as soon as they are.
+    operators: the loaded ones; make the cache as soon as they are loaded, see `code_digests`.
     """
 
     def __init__(
@@ -80,8 +80,8 @@ class RowCache:
         self._code = code_digests(operators)
 
     def run(self, operator: ReadyOperator, spec: JobSpec, table: pa.Table, compute: Compute) -> ShardResult:
-        """What becomes of a shard's rows: from the cache, from equal rows, else computed. Raises as `compute`."""
-        if not operator.definition.cacheable:  # it was when the job came
+        """Run a shard: take results from the cache and from equal rows, and compute the others. Raises as `compute`."""
+        if not operator.definition.cacheable:  # it was when the job was submitted
             return compute(table)
         try:
             digests = self._digests(operator, spec, table)
@@ -89,16 +89,16 @@ class RowCache:
             _warn("its rows could not be digested", operator, error)
             return compute(table)
         distinct = Distinct.of(digests)
-        found, stretches = self._find(distinct, operator)
+        found, ranges = self._find(distinct, operator)
         ran, missing, found = _run_missing(table, distinct, found, compute)
-        self._keep(computed(ran, missing), distinct, stretches, operator)
+        self._store(computed(ran, missing), distinct, ranges, operator)
         if len(missing) == table.num_rows:
             return ran
         carried = table.column_names if spec.carry is None else spec.carry
         try:
             return Shared(operator.definition, table, carried, distinct, found, missing).result(ran)
-        except InvalidOperator as error:  # of other types than what was computed now
-            _warn("what it holds does not fit to what was computed", operator, error)
+        except InvalidOperator as error:  # their types differ from what was computed now
+            _warn("its results do not fit those computed now", operator, error)
             return compute(table)
 
     def _digests(self, operator: ReadyOperator, spec: JobSpec, table: pa.Table) -> list[bytes]:
@@ -107,28 +107,28 @@ class RowCache:
         if operator.row_key is None:
             return content_digests(table, space)
         # some at a time: as dicts, rows take many times the memory
-        slices = (table.slice(start, MOST_AT_ONCE) for start in range(0, table.num_rows, MOST_AT_ONCE))
+        slices = (table.slice(start, MAX_ROWS_PER_CALL) for start in range(0, table.num_rows, MAX_ROWS_PER_CALL))
         return [digest for some in slices for digest in key_digests(some.to_pylist(), operator.row_key, space)]
 
-    def _find(self, distinct: Distinct, operator: ReadyOperator) -> tuple[list[Piece], list[_Stretch]]:
-        """What the cache has of these rows, and where what it has not is to go."""
+    def _find(self, distinct: Distinct, operator: ReadyOperator) -> tuple[list[Piece], list[_Range]]:
+        """Find the results that the cache has, and the segments for those that it lacks."""
         pieces: list[Piece] = []
-        stretches: list[_Stretch] = []
+        ranges: list[_Range] = []
         if not self._limits.max_bytes or not self._limits.max_rows:
-            return pieces, stretches
+            return pieces, ranges
         try:
-            for start in range(0, len(distinct.digests), MOST_AT_ONCE):
-                digests = distinct.digests[start : start + MOST_AT_ONCE]
+            for start in range(0, len(distinct.digests), MAX_ROWS_PER_CALL):
+                digests = distinct.digests[start : start + MAX_ROWS_PER_CALL]
                 places, segment = self._ask(digests)
                 readable, broken = self._read(places, start, distinct.digests, expands=operator.definition.expands)
                 if broken:
                     self._index.forget(broken)
-                    segment = segment or self._ask(digests).segment  # their rows are missing now
-                stretches.append(_Stretch(start, start + len(digests), segment))
+                    segment = segment or self._ask(digests).segment  # because their rows are missing now
+                ranges.append(_Range(start, start + len(digests), segment))
                 pieces += readable
         except Exception as error:  # noqa: BLE001  # whatever it is, the rows can be computed
-            _warn("it could not be asked", operator, error)
-        return pieces, stretches
+            _warn("it could not be read", operator, error)
+        return pieces, ranges
 
     def _ask(self, digests: Sequence[bytes]) -> Lookup:
         return self._index.find(digests, secrets.token_bytes(SEGMENT_BYTES))
@@ -136,7 +136,7 @@ class RowCache:
     def _read(
         self, places: Sequence[bytes | None], start: int, digests: Sequence[bytes], *, expands: bool
     ) -> tuple[list[Piece], list[bytes]]:
-        """The results that lie at these places, and the segments that are broken or gone."""
+        """Read the results at these places, and list the segments that are broken or missing."""
         pieces = []
         broken = []
         for name, (rows, starts, counts) in by_segment(places, expands=expands).items():
@@ -150,15 +150,15 @@ class RowCache:
                 broken.append(name)
         return pieces, broken
 
-    def _keep(self, piece: Piece, distinct: Distinct, stretches: Sequence[_Stretch], operator: ReadyOperator) -> None:
+    def _store(self, piece: Piece, distinct: Distinct, ranges: Sequence[_Range], operator: ReadyOperator) -> None:
         try:
-            for stretch in stretches:
-                if stretch.segment:
-                    self._keep_part(piece.part(stretch.start, stretch.end), distinct, stretch.segment)
-        except Exception as error:  # noqa: BLE001  # the results are good all the same
-            _warn("new rows could not be kept", operator, error)
+            for one in ranges:
+                if one.segment:
+                    self._store_part(piece.part(one.start, one.end), distinct, one.segment)
+        except Exception as error:  # noqa: BLE001  # the results are valid all the same
+            _warn("new rows could not be stored", operator, error)
 
-    def _keep_part(self, piece: Piece, distinct: Distinct, segment: bytes) -> None:
+    def _store_part(self, piece: Piece, distinct: Distinct, segment: bytes) -> None:
         if not len(piece.owners) or piece.results.nbytes > self._limits.max_bytes:
             self._index.remove_loose([segment])
             return
@@ -177,10 +177,10 @@ class RowCache:
 def _run_missing(
     table: pa.Table, distinct: Distinct, found: list[Piece], compute: Compute
 ) -> tuple[ShardResult, Rows, list[Piece]]:
-    """Run the rows that were not found: what became of them, which they are, and what was found of the others.
+    """Run the rows that were not found; return their result, which rows they are, and what was found of the others.
 
-    If all of them fail, nothing tells whether they are to blame or the operator: then the first row that was found is
-    run with them, as it would have been without the cache.
+    If all of them fail, it is unknown whether the rows or the operator are at fault: then the first row that was found
+    is run with them, as it would have been without the cache.
     """
     missing = np.setdiff1d(np.arange(len(distinct.digests)), _joined([piece.owners for piece in found]))
     try:

@@ -1,8 +1,8 @@
-"""What the row cache knows rows by: digests of their content, made from Arrow's buffers column by column. Pure.
+"""Digests of rows, by which the row cache finds them, computed from Arrow's buffers column by column. Pure.
 
-Rows have one digest exactly if all their columns have the same names, types and values, or their keys are the same.
-Every column becomes a matrix of bytes, one line a row: its values where those are of one width, their digests where
-they are not, and a byte that tells a null. The lines side by side are what is digested.
+Two rows have the same digest exactly if all their columns have the same names, types and values, or their keys are the
+same. Every column becomes a matrix of bytes with a line for each row: its values if they have a fixed width, else their
+digests, and a byte that marks a null. The lines of all columns, side by side, are digested.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ Matrix = npt.NDArray[np.uint8]
 
 
 def content_digests(table: pa.Table, space: bytes) -> list[bytes]:
-    """A digest for each row, of all its columns.
+    """Compute a digest for each row, of all its columns.
 
-    space: at most 64 bytes that tell apart what must not be taken for the same.
+    space: at most 64 bytes; equal rows in different spaces have different digests.
     """
     schema = repr([(field.name, str(field.type)) for field in table.schema])
     key = blake2b(schema.encode(), digest_size=DIGEST_BYTES, key=space).digest()
@@ -43,7 +43,7 @@ def content_digests(table: pa.Table, space: bytes) -> list[bytes]:
 def key_digests(
     rows: Sequence[dict[str, Any]], row_key: Callable[[dict[str, Any]], str | bytes], space: bytes
 ) -> list[bytes]:
-    """A digest for each row, of its key. A row for which `row_key` raises has one that no other row has."""
+    """Compute a digest for each row, of its key. A row for which `row_key` raises has a unique one."""
     return [_key_digest(row, row_key, space) for row in rows]
 
 
@@ -51,24 +51,24 @@ def _key_digest(row: dict[str, Any], row_key: Callable[[dict[str, Any]], str | b
     try:
         key = row_key(row)
         data = b"t" + key.encode("utf-8", "surrogatepass") if isinstance(key, str) else b"b" + key
-    except Exception:  # noqa: BLE001  # user code: infer() will say what is wrong with that row
+    except Exception:  # noqa: BLE001  # user code: infer() will report the error of that row
         return secrets.token_bytes(DIGEST_BYTES)
     return blake2b(data, digest_size=DIGEST_BYTES, key=space).digest()
 
 
 def _one_array(column: pa.ChunkedArray) -> pa.Array:
     array = column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):  # too long for one: then there is one chunk a piece of 2 GiB
+    if isinstance(array, pa.ChunkedArray):  # longer than 2 GiB: Arrow then keeps several chunks
         raise pa.ArrowCapacityError("a column is too long to be digested in one piece")
     return array.storage if isinstance(array.type, pa.BaseExtensionType) else array
 
 
 def _matrix(array: pa.Array) -> Matrix:
-    """A line of bytes for each value: what it is, and whether it is null."""
+    """Return a line of bytes for each value: the value, and whether it is null."""
     valid = np.asarray(array.is_valid()).astype(np.uint8).reshape(-1, 1)
     values = _values(array)
     if array.null_count:
-        values = values * valid  # what lies where there is no value may be anything
+        values = values * valid  # the bytes of a null are undefined
     return np.hstack([values, valid])
 
 

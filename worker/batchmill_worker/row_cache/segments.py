@@ -1,7 +1,7 @@
-"""Segments of the row cache: the results of some rows, each beside its row's digest, as one Arrow file.
+"""Segments of the row cache: the results of some rows, each with its row's digest, as one Arrow file.
 
-A place in a segment is where a row's results begin and how many there are. A reader believes neither index nor file:
-results count only if the digest beside each is the one that was asked for.
+A place in a segment is where a row's results begin, and their number. A reader trusts neither index nor file: a result
+counts only if the digest stored with it is the one that was requested.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _PLACE = struct.Struct("<II")
 
 
 class BrokenSegment(Exception):
-    """A segment does not hold what the index says."""
+    """A segment does not contain what the index says."""
 
 
 def encode_segment(piece: Piece, digests: Sequence[bytes]) -> tuple[pa.Table, bytes]:
-    """A segment with a piece's results, and the places of its rows in it, 8 bytes each.
+    """Make a segment of a piece's results, and the places of its rows in it, 8 bytes each.
 
     digests: of the piece's rows.
     """
@@ -46,19 +46,19 @@ def encode_segment(piece: Piece, digests: Sequence[bytes]) -> tuple[pa.Table, by
 
 
 def decode_segment(data: pa.Buffer) -> pa.Table:
-    """The table in a segment's file. Raises `BrokenSegment`."""
+    """Read the table in a segment's file. Raises `BrokenSegment`."""
     try:
         table = pa.ipc.open_file(data).read_all()
-        table.validate(full=True)  # taking rows by offsets that lead nowhere would end the process
+        table.validate(full=True)  # reading rows by invalid offsets would crash the process
     except (pa.ArrowException, OSError) as error:
         raise BrokenSegment(str(error).partition("\n")[0]) from error
     return table
 
 
 def by_segment(places: Sequence[bytes | None], *, expands: bool) -> dict[bytes, tuple[list[int], list[int], list[int]]]:
-    """What an index says, by segment: which rows lie there, where the results of each begin, how many it has.
+    """Group the entries of an index by segment: its rows, where the results of each begin, and their number.
 
-    Entries that cannot be are passed over: then the row counts as missing.
+    Invalid entries are skipped: their rows count as missing.
     """
     found: dict[bytes, tuple[list[int], list[int], list[int]]] = {}
     for row, place in enumerate(places):
@@ -76,7 +76,7 @@ def by_segment(places: Sequence[bytes | None], *, expands: bool) -> dict[bytes, 
 
 
 def pick(segment: pa.Table, owners: Rows, starts: Rows, counts: Rows, digests: Sequence[bytes]) -> Piece:
-    """The results of some rows out of a segment. Raises `BrokenSegment` if they are not there."""
+    """Take the results of some rows out of a segment. Raises `BrokenSegment` if they are not in it."""
     if segment.column_names[-1:] != [DIGEST] or segment.schema.field(DIGEST).type != pa.binary(DIGEST_BYTES):
         raise BrokenSegment(f"it has no column of digests, but {segment.schema.names}")
     if np.any(starts + counts > segment.num_rows):

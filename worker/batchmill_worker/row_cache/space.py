@@ -1,4 +1,4 @@
-"""What tells results apart beside the rows: the operator, its code, its parameters, and what it has loaded."""
+"""What results depend on besides the rows: the operator, its code, its parameters, and what it has loaded."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 
 def code_digests(definitions: Iterable[OperatorDefinition]) -> dict[str, str]:
-    """For each operator, by name, a digest of the file that it was loaded from; "" where there is none.
+    """Compute a digest of the source file of each operator, by name; "" where there is no file.
 
-    To be made as soon as operators are loaded: the file may change while the process goes on with the old code.
+    Call it as soon as operators are loaded: the file may change while the process keeps running the old code.
     """
     return {definition.name: _code_digest(definition) for definition in definitions}
 
 
 def space_of(definition: OperatorDefinition, params: Mapping[str, Any], code: str, fingerprint: str) -> bytes:
-    """16 bytes that two jobs share exactly if equal rows have equal results in both.
+    """Return 16 bytes that are equal for two jobs exactly if equal rows have equal results in both.
 
     Raises `InvalidParams` for parameters that do not fit.
     """
-    told = [
+    identity = [
         definition.name,
         definition.version,
         definition.canonical(params),
@@ -37,13 +37,13 @@ def space_of(definition: OperatorDefinition, params: Mapping[str, Any], code: st
         fingerprint,
         version("batchmill"),
     ]
-    return hashlib.blake2b(json.dumps(told).encode(), digest_size=16).digest()
+    return hashlib.blake2b(json.dumps(identity).encode(), digest_size=16).digest()
 
 
 def _code_digest(definition: OperatorDefinition) -> str:
     try:
         file = inspect.getsourcefile(inspect.unwrap(definition.make))
-    except TypeError:  # it was made without a file
+    except TypeError:  # it was defined without a file
         file = None
     try:
         return hashlib.blake2b(Path(file).read_bytes(), digest_size=16).hexdigest() if file else ""

@@ -1,4 +1,4 @@
-"""Failures of user code: what is kept of an exception, rows given up on, and whose fault it is."""
+"""Failures of user code: bounded reports of exceptions, failed rows, and the attribution to row or operator."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_TRACEBACK_BYTES = 8 * 1024
 MAX_MESSAGE_BYTES = 2 * 1024
 TOO_LARGE = "too_large"
 SINGLE_FAILURES_IN_A_ROW = 8
-"""So many rows that fail alone, the first of a shard, and none done: then it is not the rows."""
+"""If the first rows of a shard, this many, all fail alone and alike, the fault is the operator's."""
 
 _PACKAGE = Path(__file__).parent.parent
 _OWN_CODE = (
@@ -29,7 +29,7 @@ _OPERATORS = _PACKAGE / "operators"
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What is kept of an exception: bounded text."""
+    """The bounded report of an exception."""
 
     error_type: str  # "KeyError", "torch.OutOfMemoryError"
     message: str  # at most MAX_MESSAGE_BYTES, its end cut
@@ -37,7 +37,7 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
-        """What to keep of an exception. Never raises, whatever the exception's own code does."""
+        """Make the report of an exception. Never raises, whatever the exception's own code does."""
         report = traceback.TracebackException.from_exception(error)
         _drop_own_frames(report)
         text = "".join(report.format())
@@ -46,7 +46,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class DeadRow:
-    """A row given up on."""
+    """A row that failed for good, or until another attempt if it is retryable."""
 
     index: int  # 0-based, in the shard
     failure: Failure
@@ -54,18 +54,18 @@ class DeadRow:
     retryable: bool = False  # whether trying again could help: not after a RowError that does not say so
 
 
-class Blame:
-    """Decides, over one shard, whether rows or the operator are to blame for what fails.
+class FailureAttribution:
+    """Decides, over one shard, whether failures are the rows' fault or the operator's.
 
-    A row that the operator rejects with a `RowError` says nothing either way. As long as no row is done, rows that
-    fail alone with one and the same exception type are held against the operator.
+    As long as no row is done, rows that fail alone with one exception type count against the operator. A row that the
+    operator rejects with a `RowError` counts neither way.
 
-    proven: whether the operator has ever done a row in this process; a lone failing row is then its own fault.
+    has_succeeded: whether the operator has ever done a row in this process; a single failing row is then its own fault.
     """
 
-    def __init__(self, operator: str, *, proven: bool) -> None:
+    def __init__(self, operator: str, *, has_succeeded: bool) -> None:
         self._operator = operator
-        self._proven = proven
+        self._proven = has_succeeded
         self._succeeded = False
         self._failures = 0
         self._ran_out_of_memory = False
@@ -73,32 +73,32 @@ class Blame:
         self._first: Failure | None = None
 
     @property
-    def undecided(self) -> bool:
+    def is_undecided(self) -> bool:
         """Whether rows have failed and none is done yet."""
         return not self._succeeded and self._failures > 0
 
-    def succeeded(self) -> None:
-        """A row is done."""
+    def record_success(self) -> None:
+        """Count a row that is done: from now on every failure is its row's fault."""
         self._succeeded = True
 
-    def failed(self, failure: Failure, *, out_of_memory: bool = False) -> None:
-        """A row failed alone. Raises `OperatorFailed` when enough have, the first of the shard and all alike.
+    def record_failure(self, failure: Failure, *, out_of_memory: bool = False) -> None:
+        """Count a row that failed alone. Raises `OperatorFailed` if the first rows of the shard have all failed alike.
 
-        out_of_memory: it may just be large, so that one such row says nothing of the operator.
+        out_of_memory: the row may just be large, so one such row proves nothing against the operator.
         """
         self._first = self._first or failure
         self._ran_out_of_memory = out_of_memory
         self._failures += 1
         self._types.add(failure.error_type)
         if self._failures >= SINGLE_FAILURES_IN_A_ROW:
-            self._accuse()
+            self._raise_if_operators_fault()
 
     def close(self) -> None:
-        """The shard's rows are through. Raises `OperatorFailed` when all failed alike."""
+        """End the shard, whose rows have all run. Raises `OperatorFailed` when all failed alike."""
         if self._failures >= 2 or not (self._proven or self._ran_out_of_memory):
-            self._accuse()
+            self._raise_if_operators_fault()
 
-    def _accuse(self) -> None:
+    def _raise_if_operators_fault(self) -> None:
         if self._first is None or self._succeeded or len(self._types) > 1:
             return
         if self._failures == 1:
@@ -110,12 +110,12 @@ class Blame:
             f"failed on {rows}",
             self._first,
             hint="The error is in the operator, its parameters or the worker's machine, or no row is what it "
-            "expects. An operator gives up on single rows with RowError.",
+            "expects. To fail single rows only, an operator returns RowError.",
         )
 
 
 def operator_failed(operator: str, what: str, failure: Failure, *, hint: str) -> OperatorFailed:
-    """The error that stops a shard for a failure of its operator."""
+    """Make the error that ends an attempt for a failure of its operator."""
     message = " ".join(f"operator {operator!r} {what}: {failure.error_type}: {failure.message}".split())
     return OperatorFailed(
         message.rstrip(":. ") + ".",
@@ -128,19 +128,19 @@ def operator_failed(operator: str, what: str, failure: Failure, *, hint: str) ->
 
 
 def too_large(failure: Failure) -> Failure:
-    """What is told of a row for which memory ran out although it was alone in its batch."""
+    """Make the report of a row for which memory ran out although it was alone in its batch."""
     message = f"The row does not fit into the worker's memory, even alone: {failure.error_type}: {failure.message}"
     return Failure(TOO_LARGE, _head(message, MAX_MESSAGE_BYTES), failure.traceback)
 
 
 def rejected(index: int, error: RowError, row: dict[str, Any]) -> DeadRow:
-    """A row that the operator gave up on itself."""
+    """Make the failed row for a `RowError` that the operator returned or raised."""
     failure = Failure(type_name(error), _head(error.message, MAX_MESSAGE_BYTES), "")
     return DeadRow(index, failure, row, error.retryable)
 
 
 def type_name(error: BaseException) -> str:
-    """An exception's type as its traceback shows it, without "builtins."."""
+    """Name an exception's type as its traceback does, without "builtins."."""
     kind = type(error)
     if kind is RowError or kind.__module__ in ("builtins", "__main__"):
         return kind.__qualname__
@@ -167,7 +167,7 @@ def _is_own(frame: traceback.FrameSummary) -> bool:
 def _message(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:  # noqa: BLE001  # user code: whatever it raises, the failure must be told
+    except Exception:  # noqa: BLE001  # user code: whatever it raises, the failure must be reported
         return "(its message could not be made)"
 
 

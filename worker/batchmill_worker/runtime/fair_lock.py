@@ -1,4 +1,4 @@
-"""A lock that is handed on in the order of asking."""
+"""A lock that is granted in the order of requests."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ if TYPE_CHECKING:
 
 
 class FairLock:
-    """A lock that is handed on first come, first served. Use as a context manager.
+    """A lock that is granted first come, first served. Use as a context manager.
 
-    `threading.Lock` wakes any waiter, so a thread that takes it again and again could starve the others.
+    `threading.Lock` wakes any waiter, so a thread that acquires it again and again could starve the others.
     """
 
     def __init__(self) -> None:
         self._mutex = Lock()
         self._held = False
-        self._gates: deque[Lock] = deque()  # one per waiting thread, opened when its turn has come
+        self._gates: deque[Lock] = deque()  # one per waiting thread, released when it is that thread's turn
 
     @property
     def waiting(self) -> int:
-        """How many threads wait for it."""
+        """The number of threads that wait for it."""
         return len(self._gates)
 
     def __enter__(self) -> Self:
@@ -35,8 +35,8 @@ class FairLock:
             gate.acquire()
             self._gates.append(gate)
         try:
-            gate.acquire()  # opened by the thread before us, which leaves the lock held for us
-        except BaseException:  # an interrupt while waiting: give up the place in the queue
+            gate.acquire()  # released by the thread before this one, which leaves the lock held
+        except BaseException:  # an interrupt while waiting: leave the queue
             self._leave(gate)
             raise
         return self
@@ -57,5 +57,5 @@ class FairLock:
         with self._mutex:
             if gate in self._gates:
                 self._gates.remove(gate)
-            else:  # its turn had come already
+            else:  # it has been granted the lock already
                 self._hand_on()

@@ -1,4 +1,4 @@
-"""Where the work beside the device is done: in two threads, or, where nothing can overlap, when it is needed."""
+"""Runs the work beside the device: in two threads, or, where nothing can overlap, when its result is needed."""
 
 from __future__ import annotations
 
@@ -16,61 +16,61 @@ T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
 
 
-class Pending(Protocol[T_co]):
-    """Work whose result is collected later."""
+class FutureLike(Protocol[T_co]):
+    """Work whose result is collected later: the part of `concurrent.futures.Future` that the executor needs."""
 
     def done(self) -> bool:
-        """Whether its result is there to be collected without waiting."""
+        """Whether `result` returns without waiting."""
         ...
 
     def result(self) -> T_co:
-        """Its result; what it raised is raised."""
+        """Wait for the work and return its result, or raise what it raised."""
         ...
 
 
-class Aside(Protocol):
-    """Takes work."""
+class SideExecutor(Protocol):
+    """Accepts work."""
 
-    def submit(self, work: Callable[..., T], /, *args: Any) -> Pending[T]:
-        """Take a piece of work."""
+    def submit(self, work: Callable[..., T], /, *args: Any) -> FutureLike[T]:
+        """Accept a call. Its result may be computed at once, in another thread, or when it is collected."""
         ...
 
 
 class _Deferred(Generic[T]):
-    """Work that is done when its result is collected, once."""
+    """Work that runs when its result is collected, which happens once."""
 
     def __init__(self, work: Callable[..., T], *args: Any) -> None:
         self._work = work
         self._args = args
 
     def done(self) -> bool:
-        """Never: collecting it is doing it."""
+        """Return False: collecting the result means waiting for the work."""
         return False
 
     def result(self) -> T:
-        """Do it."""
+        """Run the work and return its result."""
         return self._work(*self._args)
 
 
-class Inline:
-    """The stand-in for threads: work is done in the calling thread, when needed."""
+class InlineExecutor:
+    """Runs work in the calling thread, when its result is collected. Used where threads would gain nothing."""
 
-    def submit(self, work: Callable[..., T], /, *args: Any) -> Pending[T]:
-        """Put the work off."""
+    def submit(self, work: Callable[..., T], /, *args: Any) -> FutureLike[T]:
+        """Defer the work."""
         return _Deferred(work, *args)
 
 
 class _Threads(ThreadPoolExecutor):
-    """Threads that work in the context of whoever hands the work in, so that their log lines tell whose it is."""
+    """Threads that run work in the context of the caller, so that its log lines name the caller's attempt."""
 
     def submit(self, work: Callable[..., T], /, *args: Any, **named: Any) -> Future[T]:
-        """Take a piece of work."""
+        """Run the work in one of the threads."""
         return super().submit(copy_context().run, work, *args, **named)
 
 
-def beside_the_device(name: str, *, overlaps: bool) -> AbstractContextManager[Aside]:
-    """Threads for one shard, ended with the context; without any if nothing overlaps."""
+def side_executor(name: str, *, overlaps: bool) -> AbstractContextManager[SideExecutor]:
+    """Make the executor for one shard, closed with the context: two threads, or none if nothing overlaps."""
     threads: AbstractContextManager[Any] = (
-        _Threads(2, thread_name_prefix=f"{name}-aside") if overlaps else nullcontext(Inline())
+        _Threads(2, thread_name_prefix=f"{name}-side") if overlaps else nullcontext(InlineExecutor())
     )
     return threads

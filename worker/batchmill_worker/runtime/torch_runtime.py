@@ -1,4 +1,4 @@
-"""Torch on one device: the number type a model computes in, and the way of tensors to the device and back.
+"""Torch on one device: the number type a model computes in, and copies of tensors to the device and back.
 
 Imports torch: import it where an operator sets up, never at the top of a module that registers one.
 """
@@ -22,12 +22,12 @@ _FLOAT16_SINCE = (7, 0)
 
 
 def resolve_dtype(name: str, kind: str, capability: tuple[int, int] | None = None) -> torch.dtype:
-    """The type that `auto`, `float32`, `bfloat16` or `float16` stands for on a device.
+    """Return the type that `auto`, `float32`, `bfloat16` or `float16` means on a device.
 
     kind: of the device, as in `torch.device.type`.
     capability: the compute capability of a CUDA device.
 
-    `auto` is the fastest that keeps what a model was trained to tell: on CUDA bfloat16 where the device multiplies
+    `auto` is the fastest that preserves the quality of the results: on CUDA bfloat16 where the device multiplies
     it in hardware, else float16, else float32; elsewhere float32. Raises `InvalidParams` for a type that the device
     does not compute in.
     """
@@ -59,9 +59,9 @@ def _version(capability: tuple[int, int]) -> str:
 class TorchRuntime:
     """The device of an operator.
 
-    On CUDA, host tensors lie in pinned memory, from which copies run beside the host's work. Torch keeps pinned
-    blocks and hands one out again once the copies from it are over, so there is a handful of them however many
-    batches pass. Elsewhere everything is plain memory, and no copy is made.
+    On CUDA, host tensors are in pinned memory, so that copies run beside the host's work. Torch caches pinned blocks
+    and reuses one when the copies from it are over, so there are only a few of them for any number of batches. On the
+    CPU everything is ordinary memory, and nothing is copied.
     """
 
     def __init__(self, device: str, dtype: str = "auto") -> None:
@@ -71,22 +71,22 @@ class TorchRuntime:
         self.dtype = resolve_dtype(dtype, self.device.type, capability)
 
     def host_tensor(self, shape: tuple[int, ...], dtype: torch.dtype = torch.int64) -> Tensor:
-        """Memory of the host to fill, for `infer` to take; what is in it is undefined."""
+        """Allocate host memory to fill, for `infer` to read; its content is undefined."""
         return torch.empty(shape, dtype=dtype, pin_memory=self._pins)
 
     def to_device(self, features: Mapping[str, Any]) -> dict[str, Any]:
-        """The same mapping with its tensors on the device. Does not wait for the copies: later work there does."""
+        """Copy the tensors of a mapping to the device. Does not wait for the copies: later work on the device does."""
         return {
             name: value.to(self.device, non_blocking=self._pins) if isinstance(value, torch.Tensor) else value
             for name, value in features.items()
         }
 
     def to_host(self, outputs: Tensor) -> Tensor:
-        """What the device computed, as float32 in memory of the host. Waits until the device is done."""
+        """Copy a result to the host as float32. Waits until the device is done."""
         return outputs.float().cpu()
 
 
 def memory_bytes(model: nn.Module) -> int:
-    """What a model's weights take on its device; parameters that are shared count once."""
+    """Return the bytes of a model's weights on its device; shared parameters count once."""
     tensors = {tensor.data_ptr(): tensor for tensor in [*model.parameters(), *model.buffers()]}
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())

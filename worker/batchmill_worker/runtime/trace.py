@@ -1,7 +1,7 @@
-"""A trace of what every shard goes through, in the Chrome trace format (chrome://tracing, ui.perfetto.dev).
+"""A trace of the phases of every shard, in the Chrome trace format (chrome://tracing, ui.perfetto.dev).
 
-All slots of a worker append to one file: an array with an event on each line, its closing bracket left out as the
-format allows. So the file can be read at any time, whenever and however a process ended.
+All slots of a worker append to one file: an array with an event on each line, without its closing bracket, as the
+format allows. So the file can be read at any time, however a process ended.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_BYTES = 64 * 1024 * 1024
-"""What one process writes at most; it falls silent then."""
+"""How much one process writes; later events are dropped."""
 
 
 class Phase(StrEnum):
-    """What a shard goes through, in this order; those from `PREPARE` to `FINISH` once for each batch."""
+    """The phases of a shard, in order; those from `PREPARE` to `FINISH` once for each batch."""
 
     CLAIM = "claim"
     LOAD = "load"
-    PREPARE = "prepare"  # looking for the rows of the next batch included
+    PREPARE = "prepare"  # choosing the rows of the next batch included
     DEVICE_WAIT = "device wait"
     INFER = "infer"
     FINISH = "finish"
@@ -38,10 +38,10 @@ class Phase(StrEnum):
 
 
 class Recorder:
-    """Takes note of phases; this one of none."""
+    """Records phases; this class records nothing."""
 
-    def span(self, phase: Phase, **about: Any) -> AbstractContextManager[None]:  # noqa: ARG002  # for those that do
-        """Note that what runs inside the context is this phase. `about` holds JSON values."""
+    def span(self, phase: Phase, **about: Any) -> AbstractContextManager[None]:  # noqa: ARG002  # subclasses use it
+        """Record that the context is this phase, with its duration. `about` holds JSON values."""
         return nullcontext()
 
 
@@ -49,7 +49,7 @@ NO_TRACE = Recorder()
 
 
 class Recorders(Recorder):
-    """Several recorders that are told the same."""
+    """Several recorders that record the same phases."""
 
     def __init__(self, *recorders: Recorder) -> None:
         self._recorders = recorders
@@ -62,12 +62,12 @@ class Recorders(Recorder):
             yield
 
     def span(self, phase: Phase, **about: Any) -> AbstractContextManager[None]:
-        """Have each of them take note."""
+        """Record the phase in each of them."""
         return self._all(phase, about)
 
 
 class FileRecorder(Recorder):
-    """Appends to a file that `begin_trace` has begun. Safe for use by several threads and processes."""
+    """Appends to a file that `begin_trace` has created. Safe for use by several threads and processes."""
 
     def __init__(self, path: Path, process: str, clock: Clock | None = None, *, max_bytes: int = MAX_BYTES) -> None:
         self._clock = clock or SystemClock()
@@ -99,11 +99,11 @@ class FileRecorder(Recorder):
             )
 
     def span(self, phase: Phase, **about: Any) -> AbstractContextManager[None]:
-        """Note when the context begins and ends, and in which thread."""
+        """Record when the context begins and ends, and in which thread."""
         return self._timed(phase, about)
 
     def close(self) -> None:
-        """Write no more."""
+        """Close the file; later events are dropped."""
         with self._lock:
             self._left = 0
             os.close(self._file)
@@ -126,7 +126,7 @@ class FileRecorder(Recorder):
 
 
 def begin_trace(path: Path) -> None:
-    """Begin a trace anew, for recorders to append to. Raises `InvalidSettings` if the file cannot be written."""
+    """Create an empty trace, for recorders to append to. Raises `InvalidSettings` if the file cannot be written."""
     try:
         path.write_text("[\n")
     except OSError as error:
@@ -134,12 +134,12 @@ def begin_trace(path: Path) -> None:
 
 
 def read_trace(path: Path) -> list[dict[str, Any]]:
-    """The events of a trace; a last line that was cut short is left out."""
+    """Read the events of a trace, without an incomplete last line."""
     lines = path.read_text().splitlines()[1:]
     return [json.loads(line.rstrip(",")) for line in lines if line.endswith("},")]
 
 
 def _cannot_write(path: Path, error: OSError) -> InvalidSettings:
     return InvalidSettings(
-        f"the trace {path} cannot be written: {error.strerror}.", hint="Name a file in a folder that is there."
+        f"the trace {path} cannot be written: {error.strerror}.", hint="Name a file in an existing folder."
     )

@@ -1,4 +1,4 @@
-"""A device process: `python -m batchmill_worker.slot FOLDER IDENTITY` runs shards until it is told to stop.
+"""A device process: `python -m batchmill_worker.slot FOLDER IDENTITY` runs shards until it is asked to stop.
 
 The folder is shared with the supervisor, the identity is a `SlotIdentity` in JSON. The environment and the cores are
 set before this file is read.
@@ -19,9 +19,8 @@ from batchmill.errors import BatchmillError, InvalidOperator, InvalidSettings, M
 from batchmill.settings import WorkerSettings
 from batchmill.telemetry.logs import configure_logging
 from batchmill_worker.devices.placement import SlotIdentity
-from batchmill_worker.slot.attempt import AttemptRunner
 from batchmill_worker.slot.celery_app import consume, create_celery_app
-from batchmill_worker.slot.wiring import make_bench
+from batchmill_worker.slot.wiring import build_slot_context
 from batchmill_worker.supervisor.slot_files import SlotFiles
 
 if TYPE_CHECKING:
@@ -30,9 +29,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-EXIT_REFUSED = 2  # it cannot start, and starting it again would not help
+EXIT_REFUSED = 2  # it cannot start, and a restart would not help
 EXIT_FAILED = 1
-LEDGER_LOOK_S = 1.0
+LEDGER_POLL_INTERVAL_S = 1.0
 
 
 def run_slot(settings: WorkerSettings, identity: SlotIdentity, note: Path) -> None:
@@ -40,35 +39,41 @@ def run_slot(settings: WorkerSettings, identity: SlotIdentity, note: Path) -> No
 
     Raises `InvalidOperator`, `InvalidSettings` or `StorageError`. Waits for a ledger that cannot be reached.
     """
-    bench, queues = make_bench(settings, identity, note)
-    app = create_celery_app(settings, bench.registry, AttemptRunner(bench))
-    _await_ledger(bench.ledger)
-    bench.ledger.require_schema()
-    bench.heartbeat.start()
+    context = build_slot_context(settings, identity, note)
+    app = create_celery_app(settings, context.registry, context.runner)
+    _await_ledger(context.ledger)
+    context.ledger.require_schema()
+    context.heartbeat.start()
     try:
-        consume(app, settings, bench.worker, queues, on_shutdown=lambda: _drain(bench.heartbeat, settings.drain_s))
+        consume(
+            app,
+            settings,
+            context.worker,
+            context.queues,
+            on_shutdown=lambda: _drain(context.heartbeat, settings.drain_s),
+        )
     finally:
-        bench.heartbeat.stop()
-        bench.close()
+        context.heartbeat.stop()
+        context.close()
 
 
 def _await_ledger(ledger: Ledger) -> None:
-    """Wait until the ledger can be reached: starting the process anew would not bring it back sooner."""
+    """Wait until the ledger can be reached: a restart of this process would not make it available sooner."""
     while True:
         try:
             ledger.ping()
             return
         except ServiceUnavailable as error:
             log.warning("waiting for the ledger: %s", error)
-            time.sleep(LEDGER_LOOK_S)
+            time.sleep(LEDGER_POLL_INTERVAL_S)
 
 
 def _drain(heartbeat: Heartbeat, drain_s: float) -> None:
-    """Tell the attempts to stop at their next batch, and end this process if a batch does not end in time."""
+    """Stop the attempts at their next batch, and end this process if a batch does not end in time."""
     heartbeat.drain()
 
     def give_up() -> None:
-        log.warning("a batch did not end within %.0f s of draining; its shard is left to the recoverer", drain_s)
+        log.warning("a batch did not end within %.0f s of draining; the recoverer requeues its shard", drain_s)
         os._exit(1)
 
     timer = threading.Timer(drain_s, give_up)
@@ -81,7 +86,7 @@ def main() -> None:
     folder, described = sys.argv[1:]
     identity = SlotIdentity.model_validate_json(described)
     files = SlotFiles(Path(folder), identity.name)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until Celery has its own handler: leave in good order
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until Celery has its own handler: exit cleanly
     try:
         settings = WorkerSettings.load()
         configure_logging(settings, worker=identity.name)

@@ -1,4 +1,4 @@
-"""The worker's side of Celery: an app with one thin task an operator, and a consumer that takes only what it runs."""
+"""The worker's side of Celery: an app with one thin task per operator, and a consumer that takes only what it runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kombu.exceptions import OperationalError
 
 from batchmill.broker import RECONNECT, celery_settings, kombu_waits, queue_of, spare_queue_of, task_name
 from batchmill.shard import ShardRef, parse_shard_id
-from batchmill_worker.runtime.attempt_end import Ending, EndingKind
+from batchmill_worker.runtime.attempt_result import AttemptResult, AttemptStatus
 from batchmill_worker.slot.model_queues import ModelQueuesStep
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from batchmill.operators.contract import OperatorRegistry
     from batchmill.settings import WorkerSettings
-    from batchmill_worker.slot.attempt import AttemptRunner
+    from batchmill_worker.slot.attempt.runner import AttemptRunner
     from batchmill_worker.slot.model_queues import ModelQueues
 
 
@@ -32,16 +32,16 @@ log = logging.getLogger(__name__)
 
 
 class PromptConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
-    """Celery's consumer, soon back at work when the broker is back."""
+    """Celery's consumer, with short waits between attempts to reconnect."""
 
     def ensure_connected(self, conn: Any) -> Any:
-        """A connection that is open, however long that takes."""
+        """Return an open connection, however long that takes."""
         conn.ensure_connection = partial(conn.ensure_connection, **kombu_waits(RECONNECT))
         return super().ensure_connected(conn)
 
 
 def create_celery_app(settings: WorkerSettings, registry: OperatorRegistry, runner: AttemptRunner) -> Celery:
-    """An app whose tasks run attempts."""
+    """Make the app, with a task for each operator that runs attempts."""
     app = Celery("batchmill", set_as_current=False)
     app.conf.update(
         celery_settings(settings),
@@ -59,55 +59,57 @@ def create_celery_app(settings: WorkerSettings, registry: OperatorRegistry, runn
 
 
 class AttemptFailed(Exception):
-    """How Celery's events say that an attempt brought nothing; what follows is settled in the ledger by then."""
+    """Marks a task as failed or retried in Celery's events. What follows is in the ledger by then."""
 
 
 def _task(runner: AttemptRunner) -> Callable[[Any, str, int, str, int], str]:
     def run_shard(task: Any, job_id: str, stage: int, shard: str, token: int) -> str:
-        return tell_celery(task, runner.run(ShardRef(job_id, stage, parse_shard_id(shard), token)))
+        return end_task(task, runner.run(ShardRef(job_id, stage, parse_shard_id(shard), token)))
 
     return run_shard
 
 
-def tell_celery(task: Any, ending: Ending) -> str:
-    """End a task in the state that fits, for those who look on: SUCCESS, RETRY, FAILURE or REVOKED.
+def end_task(task: Any, result: AttemptResult) -> str:
+    """End a task in the state that monitors are to show: SUCCESS, RETRY, FAILURE or REVOKED.
 
-    None of it makes Celery do anything: messages are acknowledged by now, and the ledger decides what comes next.
+    Celery acts on none of them: the message is acknowledged, and the ledger decides what follows.
     """
-    match ending.kind:
-        case EndingKind.SETTLED:
-            return ending.why
-        case EndingKind.PUT_BACK:
-            raise Retry(exc=AttemptFailed(ending.why))
-        case EndingKind.FAILED:
-            raise AttemptFailed(ending.why)
-        case EndingKind.DROPPED:
+    match result.status:
+        case AttemptStatus.SETTLED:
+            return result.reason
+        case AttemptStatus.REQUEUED:
+            raise Retry(exc=AttemptFailed(result.reason))
+        case AttemptStatus.FAILED:
+            raise AttemptFailed(result.reason)
+        case AttemptStatus.DROPPED:
             try:  # Celery has no exception for it
                 task.send_event("task-revoked", retry=False, terminated=False, signum=None, expired=False)
             except OperationalError:
-                log.info("no event could be sent: the broker is away")
-            raise Ignore(ending.why)
+                log.info("no event could be sent: the broker cannot be reached")
+            raise Ignore(result.reason)
         case never:
             assert_never(never)
 
 
-def _say_nothing(*_: object) -> None:
-    """What Celery's `safe_say` is replaced by."""
+def _print_nothing(*_: object) -> None:
+    """Replace Celery's `safe_say`."""
 
 
 def consume(
     app: Celery, settings: WorkerSettings, name: str, queues: ModelQueues, on_shutdown: Callable[[], None]
 ) -> None:
-    """Consume the pool's queues until SIGTERM; `on_shutdown` is called when it comes, before running tasks end."""
+    """Consume the pool's queues until SIGTERM, which calls `on_shutdown` before running tasks end."""
 
     def shutting_down(**_: Any) -> None:
         on_shutdown()
 
     def keep_our_logging(**_: Any) -> None:
-        """Celery leaves logging alone when somebody listens to this signal."""
+        """Receive the signal: Celery does not configure logging when it has a receiver."""
 
-    worker_program.safe_say = _say_nothing  # it writes past the log; the supervisor logs why its slots end
-    warnings.filterwarnings("ignore", category=SecurityWarning)  # of running as root: it is about pickle, we take JSON
+    worker_program.safe_say = _print_nothing  # it bypasses the log; the supervisor logs why its slots end
+    warnings.filterwarnings(
+        "ignore", category=SecurityWarning
+    )  # about running as root, which is unsafe with pickle; we accept JSON only
     worker_shutting_down.connect(shutting_down, weak=False)
     setup_logging.connect(keep_our_logging, weak=False)
     app.steps["consumer"].add(ModelQueuesStep)

@@ -1,4 +1,4 @@
-"""The leases of one process: renewed in one call, from a thread of their own, with its presence in the fleet."""
+"""The leases of one process: renewed in one call by a thread of their own, together with its fleet entry."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from batchmill.errors import ServiceUnavailable
 from batchmill.ledger.calls import RenewAnswer
+from batchmill_worker.runtime.device_time import DeviceTimeMeter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -18,78 +19,86 @@ if TYPE_CHECKING:
     from batchmill.ledger import Ledger
     from batchmill.operators.contract import OperatorInfo
     from batchmill.shard import ShardRef
-    from batchmill_worker.runtime.cost_meter import Account
+    from batchmill_worker.runtime.device_time import AttemptUsage
 
 log = logging.getLogger(__name__)
 
 
 class Lease:
-    """A claim on one attempt, as the thread that runs it sees it."""
+    """The lease of one attempt, for the thread that runs it.
 
-    def __init__(self, draining: threading.Event, account: Account) -> None:
+    usage: the device time of the attempt.
+    """
+
+    def __init__(self, draining: threading.Event, usage: AttemptUsage) -> None:
+        self.usage = usage
         self._draining = draining
-        self._account = account
         self._revoked_for: RenewAnswer | None = None
 
     def revoke(self, reason: RenewAnswer) -> None:
-        """Make the attempt stop at its next batch."""
+        """Stop the attempt at its next batch."""
         self._revoked_for = reason
 
     def should_stop(self) -> bool:
-        """Whether the attempt is to stop: it was revoked, or the process is going."""
+        """Whether the attempt has to stop: its lease was revoked, or the process drains."""
         return self._revoked_for is not None or self._draining.is_set()
 
     @property
-    def used_us(self) -> int:
-        """The time that the attempt has used so far."""
-        return self._account.used_us
-
-    @property
     def is_last(self) -> bool:
-        """Whether no other attempt will follow, because the job is stopping."""
+        """Whether no other attempt will follow, because the job is being stopped."""
         return self._revoked_for is RenewAnswer.STOPPED
 
 
 class Heartbeat:
-    """Renews what the process holds every third of a lease, and says that the worker is there.
+    """Renews the leases of the process every third of their length, and announces the worker to the fleet.
 
-    The presence lasts as long as a lease; a process that freezes or dies is forgotten by itself. Operators are
-    announced with every beat, so that a ledger that lost them knows them again.
+    The fleet entry expires after the length of a lease, so that a process that freezes or dies disappears by itself.
+    Operators are announced every time, so that a ledger that has lost them gets them back.
+
+    meter: of the device time of the attempts that hold a lease.
     """
 
-    def __init__(self, ledger: Ledger, worker: WorkerInfo, operators: Sequence[OperatorInfo], ttl_s: float) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        worker: WorkerInfo,
+        operators: Sequence[OperatorInfo],
+        ttl_s: float,
+        meter: DeviceTimeMeter | None = None,
+    ) -> None:
         self._ledger = ledger
         self._worker = worker
         self._operators = operators
         self._ttl_s = ttl_s
+        self._meter = meter or DeviceTimeMeter()
         self._held: dict[ShardRef, Lease] = {}
         self._lock = threading.Lock()
         self._draining = threading.Event()
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._models_changed = False
-        self.batches: Callable[[], list[BatchChoice]] = list  # what to show of batch sizes
+        self.batches: Callable[[], list[BatchChoice]] = list  # the batch sizes to announce
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     @property
     def ttl_ms(self) -> int:
-        """How long a lease lasts."""
+        """How long a lease lasts, milliseconds."""
         return int(self._ttl_s * 1000)
 
     def start(self) -> None:
-        """Say that the worker is there, with its operators, and begin to renew. Raises `ServiceUnavailable`."""
+        """Announce the worker with its operators, and begin to renew. Raises `ServiceUnavailable`."""
         self._announce()
         self._thread.start()
 
     def drain(self) -> None:
-        """Tell every attempt to stop at its next batch, and the dispatcher to send no more for what is loaded."""
+        """Stop every attempt at its next batch, and have the dispatcher send no more shards for loaded models."""
         self._draining.set()
         self.show_models([], [], has_room=False, load_s=0.0)
 
     def show_models(self, models: Sequence[str], loading: Sequence[str], *, has_room: bool, load_s: float) -> None:
-        """Have announced, at once and from the heartbeat's own thread, what the worker takes shards for.
+        """Announce the models that the worker takes shards for, soon and from the heartbeat's own thread.
 
-        A worker that drains takes none.
+        A worker that drains announces none.
         """
         if self._draining.is_set():
             models, loading, has_room = [], [], False
@@ -102,19 +111,24 @@ class Heartbeat:
         self._wake.set()
 
     def stop(self) -> None:
-        """End, and say that the worker goes."""
+        """Stop renewing, and remove the worker from the fleet."""
         self._stopping.set()
         self._wake.set()
         self._thread.join()
         try:
             self._ledger.fleet.deregister(self._worker.name)
         except ServiceUnavailable as error:
-            log.warning("the fleet could not be left; the presence ends by itself: %s", error)
+            log.warning("the worker could not be removed from the fleet; its entry expires by itself: %s", error)
+
+    @property
+    def attempts_at_work(self) -> int:
+        """The number of attempts that share the time of the process now."""
+        return len(self._meter.working)
 
     @contextmanager
-    def holding(self, ref: ShardRef, account: Account) -> Iterator[Lease]:
-        """Renew the lease of an attempt that was just claimed, and tell what it uses, while the context lasts."""
-        lease = Lease(self._draining, account)
+    def holding(self, ref: ShardRef) -> Iterator[Lease]:
+        """Renew the lease of an attempt that was just claimed, and meter its time, while the context lasts."""
+        lease = Lease(self._draining, self._meter.open())
         with self._lock:
             self._held[ref] = lease
         try:
@@ -122,18 +136,19 @@ class Heartbeat:
         finally:
             with self._lock:
                 del self._held[ref]
+            lease.usage.close()
 
     def beat(self) -> None:
-        """Renew everything once."""
+        """Renew all leases once, and announce the worker. Raises `ServiceUnavailable`."""
         with self._lock:
             held = dict(self._held)
-        answers = self._ledger.shards.renew(list(held), self.ttl_ms, [lease.used_us for lease in held.values()])
+        answers = self._ledger.shards.renew(list(held), self.ttl_ms, [lease.usage.used_us for lease in held.values()])
         for (ref, lease), answer in zip(held.items(), answers, strict=True):
             match answer:
                 case RenewAnswer.OK:
                     pass
                 case RenewAnswer.LOST | RenewAnswer.PAUSED | RenewAnswer.STOPPED:
-                    log.info("attempt %s is to stop: its lease is %s", ref.attempt_key, answer)
+                    log.info("attempt %s has to stop: its lease is %s", ref.attempt_key, answer)
                     lease.revoke(answer)
                 case never:
                     assert_never(never)

@@ -1,4 +1,4 @@
-"""Imports the modules that register operators: those of installed packages, and those the worker is told of."""
+"""Imports the modules that register operators: those of installed packages, and those in the worker's settings."""
 
 from __future__ import annotations
 

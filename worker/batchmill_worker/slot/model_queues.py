@@ -1,13 +1,13 @@
-"""The queues a worker consumes from besides its pool's: one for each model it has loaded, and one while it has room.
+"""The queues that a worker consumes from besides its pool's: one for each loaded model, and one while it has room.
 
-1. When a model begins to load, its queue is added to the consumer. A BRPOP that is on its way does not know the queue
-   yet; it ends after a second at most, mostly long before the model is there.
-2. When the model is there and its queue has settled, it is announced, and the dispatcher may send shards to the queue.
-3. When the model is to go, it is taken out of the announcement and its queue is cancelled, both at once. What the BRPOP
-   on its way still brings is put back by kombu. What is left when no worker consumes from the queue any more is taken
-   back by the recoverer.
+1. When a model begins to load, its queue is added to the consumer. A BRPOP that is already waiting does not include
+   the queue; it ends after at most a second, mostly long before the model is loaded.
+2. When the model is loaded and its queue has settled, it is announced, and the dispatcher may send shards to the queue.
+3. When the model is evicted, it is removed from the announcement and its queue is cancelled, both at once. A message
+   that the waiting BRPOP still receives is requeued by kombu. What is left in a queue without a consumer is requeued by
+   the recoverer.
 
-All of this happens in the consumer's own thread, but for `follow`. A broker that was away changes nothing: Celery
+All of this happens in the consumer's own thread, except `follow`. An outage of the broker changes nothing: Celery
 consumes from all selected queues again when it is back.
 """
 
@@ -32,7 +32,7 @@ NOTHING = LoadedModels((), (), has_room=True, load_s=0.0)
 
 
 class ModelQueues:
-    """Keeps the queues of a consumer, and what is announced, in step with what the process has loaded."""
+    """Keeps the queues of a consumer, and what is announced, consistent with what the process has loaded."""
 
     def __init__(self, pool: str, heartbeat: Heartbeat, clock: Clock | None = None) -> None:
         self._pool = pool
@@ -43,21 +43,21 @@ class ModelQueues:
         self._since = {spare_queue_of(pool): float("-inf")}  # consumed queues, by when they were added
 
     def follow(self, models: LoadedModels) -> None:
-        """What is loaded has changed. Any thread may say so."""
+        """Note that the loaded models have changed. Safe in any thread."""
         self._models = models
         consumer = self._consumer
         if consumer is not None:
             consumer.call_soon(self.sync)
 
     def attach(self, consumer: Any) -> None:
-        """A consumer has started, or started again after its broker was away."""
+        """Use this consumer, which has started, or restarted after an outage of the broker."""
         self._consumer = consumer
         self.sync()
-        self._later()  # the timers of the connection before are gone
+        self._later()  # the timers of the previous connection are lost
 
     def sync(self) -> None:
-        """Add and cancel what is due, and announce what has settled. Call it in the consumer's thread."""
-        if self._consumer.task_consumer is None:  # its connection is gone; `attach` comes when there is a new one
+        """Add and cancel queues as needed, and announce what has settled. Call it in the consumer's thread."""
+        if self._consumer.task_consumer is None:  # its connection is lost; `attach` is called when there is a new one
             return
         now, models = self._clock.monotonic(), self._models
         wanted = {model_queue_of(self._pool, model) for model in (*models.ready, *models.loading)}
@@ -97,7 +97,7 @@ class ModelQueues:
 
 
 class ModelQueuesStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
-    """Attaches a worker's model queues to its consumer; Celery starts it anew after every reconnect."""
+    """Attaches a worker's model queues to its consumer; Celery starts it again after every reconnect."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
@@ -106,5 +106,5 @@ class ModelQueuesStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery 
         self._queues: ModelQueues = consumer.controller.options["model_queues"]
 
     def start(self, consumer: Any) -> None:
-        """The consumer's queues are there."""
+        """Attach the model queues: the consumer's own queues are set up."""
         self._queues.attach(consumer)

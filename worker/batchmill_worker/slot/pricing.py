@@ -1,4 +1,4 @@
-"""What an hour of a slot costs, from the prices of devices. Pure."""
+"""The price of an hour of a slot, from the prices of devices. Pure."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ if TYPE_CHECKING:
     from batchmill.settings import WorkerSettings
     from batchmill_worker.devices.placement import SlotIdentity
 
-MOST_PER_HOUR = 1e6
+MAX_PRICE_PER_HOUR = 1e6
 
 
 def hourly_price_nano(settings: WorkerSettings, slot: SlotIdentity) -> int:
-    """The price of a slot, in billionths of the currency's unit: that of its devices, shared by the slots on them.
+    """Return the hourly price of a slot, in billionths of the currency's unit: its share of the price of its devices.
 
-    The table of prices goes before the price for any device. Raises `InvalidSettings` for a table that is none.
+    The table of prices overrides the price for any device. Raises `InvalidSettings` for an invalid table.
     """
     table = parse_prices(settings.prices)
-    models = slot.device_type.split(" + ")  # as many as there are kinds in it; of one kind there may be several
+    models = slot.device_type.split(" + ")  # one for each type of device in it; there may be several devices of a type
     share = slot.device_count / len(models) / settings.slots_per_device
     return round(sum(table.get(model, settings.price_per_hour) for model in models) * share * NANO)
 
 
 def parse_prices(entries: Sequence[str]) -> dict[str, float]:
-    """Prices by device type. Raises `InvalidSettings` naming the entry that is none or that comes twice."""
+    """Parse prices by device type. Raises `InvalidSettings` with the entry that is invalid or that occurs twice."""
     prices: dict[str, float] = {}
     for entry in entries:
         model, equals, price = (part.strip() for part in entry.rpartition("="))
         value = _number(price) if equals and model else None
         if value is None:
-            raise _unfit(f"{entry!r} is no price, expected a device type and what an hour of it costs")
+            raise _unfit(f"{entry!r} is no price, expected a device type and its price per hour")
         if model in prices:
-            raise _unfit(f"the device type {model!r} comes twice")
+            raise _unfit(f"the device type {model!r} occurs twice")
         prices[model] = value
     return prices
 
@@ -47,7 +47,7 @@ def _number(text: str) -> float | None:
         value = float(text)
     except ValueError:
         return None
-    return value if math.isfinite(value) and 0 <= value <= MOST_PER_HOUR else None
+    return value if math.isfinite(value) and 0 <= value <= MAX_PRICE_PER_HOUR else None
 
 
 def _unfit(what: str) -> InvalidSettings:

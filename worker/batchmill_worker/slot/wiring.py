@@ -1,4 +1,4 @@
-"""What the attempts of a device process work with, made from its settings."""
+"""The wiring of a device process: builds its objects from its settings, once. Nothing else knows all of them."""
 
 from __future__ import annotations
 
@@ -7,22 +7,30 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchmill.clock import Clock, SystemClock
+from batchmill.clock import SystemClock
 from batchmill.job import WorkerInfo
 from batchmill.ledger import Ledger
 from batchmill.ledger.row_cache import Limits
 from batchmill.workspace import Workspace
-from batchmill_worker.engine.controllers import Tuners
-from batchmill_worker.engine.engine import Engine
+from batchmill_worker.engine.batch_executor import BatchExecutor
+from batchmill_worker.engine.controllers import ControllerCache
+from batchmill_worker.engine.executor import Executors
 from batchmill_worker.metering.process import begin_counting
 from batchmill_worker.models.model_memory import MIB, default_budget
 from batchmill_worker.models.operator_cache import OperatorCache
 from batchmill_worker.models.setup_context import SetupContext
 from batchmill_worker.row_cache.cache import RowCache
-from batchmill_worker.runtime.cost_meter import Meter
 from batchmill_worker.runtime.device import DeviceLock, memory_of
+from batchmill_worker.runtime.device_time import DeviceTimeMeter
 from batchmill_worker.runtime.watchdog import Watchdog
-from batchmill_worker.slot.job_cache import JobShelf
+from batchmill_worker.slot.attempt.attempt_settler import AttemptSettler
+from batchmill_worker.slot.attempt.attempt_store import AttemptStore
+from batchmill_worker.slot.attempt.claimer import Claimer, ClaimTerms
+from batchmill_worker.slot.attempt.reports import AttemptReports
+from batchmill_worker.slot.attempt.runner import AttemptRunner
+from batchmill_worker.slot.attempt.shard_computer import ShardComputer
+from batchmill_worker.slot.attempt.shard_loader import ShardLoader
+from batchmill_worker.slot.job_cache import JobFilesCache
 from batchmill_worker.slot.leases import Heartbeat
 from batchmill_worker.slot.loading import load_operators
 from batchmill_worker.slot.model_queues import ModelQueues
@@ -34,74 +42,73 @@ if TYPE_CHECKING:
     from batchmill.operators.contract import OperatorRegistry
     from batchmill.settings import WorkerSettings
     from batchmill_worker.devices.placement import SlotIdentity
-    from batchmill_worker.metering.attempts import SlotMeter
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
-    """What the attempts of a process work with."""
+class SlotContext:
+    """What a device process is made of, as far as its main function starts, uses and closes it."""
 
     worker: str
-    pool: str
     ledger: Ledger
-    workspace: Workspace
-    heartbeat: Heartbeat
-    shelf: JobShelf
     registry: OperatorRegistry
+    heartbeat: Heartbeat
+    queues: ModelQueues
+    runner: AttemptRunner
     operators: OperatorCache
-    engine: Engine
-    tuners: Tuners
-    meter: SlotMeter
-    rows: RowCache
-    usage: Meter
-    price_nano: int = 0  # of an hour of this process, in billionths of the currency's unit
-    clock: Clock = SystemClock()  # noqa: RUF009  # stateless
+    controllers: ControllerCache
 
     def close(self) -> None:
-        """The process ends: what was learned is shared, models are torn down, connections closed."""
-        self.tuners.save(at_once=True)
+        """Share what was learned about batch sizes, tear the models down, and close the connections."""
+        self.controllers.save(at_once=True)
         self.operators.close()
         self.ledger.close()
 
 
-def make_bench(settings: WorkerSettings, identity: SlotIdentity, note: Path) -> tuple[Bench, ModelQueues]:
-    """A bench, and the queues that follow the models on it. note: the watchdog's file.
+def build_slot_context(settings: WorkerSettings, identity: SlotIdentity, note: Path) -> SlotContext:
+    """Build the objects of a device process from its settings. note: the watchdog's file.
 
-    Raises `InvalidOperator`, `InvalidSettings` or `StorageError`. The ledger need not be there yet.
+    Raises `InvalidOperator`, `InvalidSettings` or `StorageError`. The ledger need not be reachable yet.
     """
     registry = load_operators(settings.operators)
     ledger, workspace = Ledger.open(settings), Workspace.open(settings)
     worker = _describe(settings, identity, registry)
-    announced = [definition.announcement() for definition in registry]
-    heartbeat = Heartbeat(ledger, worker, announced, settings.lease_ttl_s)
-    queues = ModelQueues(settings.pool, heartbeat)
     counts = begin_counting(settings.pool, worker.name, ledger)
-    context, budget = SetupContext(locations=settings.locations()), _model_budget(settings, worker)
-    tuners = Tuners(ledger.profiles, worker.device)
-    heartbeat.batches = tuners.choices
-    limits = Limits(settings.row_cache_mb * MIB, settings.row_cache_rows)
-    bench = Bench(
-        worker=worker.name,
-        pool=settings.pool,
-        ledger=ledger,
-        workspace=workspace,
-        heartbeat=heartbeat,
-        shelf=JobShelf(workspace),
-        registry=registry,
-        operators=OperatorCache(worker.device, context, budget=budget, on_change=queues.follow, meter=counts.models),
-        engine=Engine(
-            DeviceLock(),
-            watchdog=Watchdog(settings.batch_timeout_s, note),
-            memory=memory_of(worker.device),
-            trace=counts.recorder(settings.trace, worker.name),
-        ),
-        tuners=tuners,
-        meter=counts.attempts,
-        rows=RowCache(ledger.row_cache, workspace.blobs, limits, registry),
-        usage=Meter(),
-        price_nano=hourly_price_nano(settings, identity),
+    trace = counts.recorder(settings.trace, worker.name)
+
+    announced = [definition.announcement() for definition in registry]
+    heartbeat = Heartbeat(ledger, worker, announced, settings.lease_ttl_s, DeviceTimeMeter())
+    controllers = ControllerCache(ledger.profiles, worker.device)
+    heartbeat.batches = controllers.choices
+    queues = ModelQueues(settings.pool, heartbeat)
+    operators = OperatorCache(
+        worker.device,
+        SetupContext(locations=settings.locations()),
+        budget=_model_budget(settings, worker),
+        on_change=queues.follow,
+        metrics=counts.models,
     )
-    return bench, queues
+    batches = BatchExecutor(
+        DeviceLock(),
+        watchdog=Watchdog(settings.batch_timeout_s, note),
+        memory=memory_of(worker.device),
+        trace=trace,
+    )
+
+    blobs, job_files = workspace.blobs, JobFilesCache(workspace, ledger.jobs)
+    limits = Limits(settings.row_cache_mb * MIB, settings.row_cache_rows)
+    row_cache = RowCache(ledger.row_cache, blobs, limits, registry)
+    terms = ClaimTerms(worker.name, settings.pool, hourly_price_nano(settings, identity))
+    store = AttemptStore(blobs, trace)
+    runner = AttemptRunner(
+        Claimer(ledger.shards, job_files, heartbeat, terms, trace),
+        ShardLoader(job_files, blobs, registry, worker.name, trace),
+        ShardComputer(Executors(batches), operators, controllers, row_cache),
+        store,
+        AttemptSettler(ledger.shards, job_files, store, trace),
+        AttemptReports(counts.attempts, ledger.log, worker.name),
+        SystemClock(),
+    )
+    return SlotContext(worker.name, ledger, registry, heartbeat, queues, runner, operators, controllers)
 
 
 def _describe(settings: WorkerSettings, identity: SlotIdentity, registry: OperatorRegistry) -> WorkerInfo:
@@ -117,7 +124,7 @@ def _describe(settings: WorkerSettings, identity: SlotIdentity, registry: Operat
 
 
 def _model_budget(settings: WorkerSettings, worker: WorkerInfo) -> int:
-    """The bytes that models may take in this process."""
+    """Return the bytes that models may take in this process."""
     if settings.model_memory_mb:
         return settings.model_memory_mb * MIB
     return default_budget(worker.memory_bytes, settings.slots_per_device)

@@ -1,4 +1,4 @@
-"""How a supervisor stands, for whoever runs it: `/healthz` and `/readyz`."""
+"""The health of a supervisor: `/healthz` and `/readyz`."""
 
 from __future__ import annotations
 
@@ -14,60 +14,60 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batchmill.ledger import Ledger
-    from batchmill.processes.children import ChildKeeper
+    from batchmill.processes.children import ProcessSupervisor
 
-FRESH_S = 0.5
-STUCK_S = 60.0
-"""A supervisor that has not looked after its slots for so long hangs."""
+FLEET_TTL_S = 0.5
+STUCK_TIMEOUT_S = 60.0
+"""A supervisor that has not polled its slots for this long hangs."""
 
 
-class Presence:
-    """Which of some workers are missing from the fleet, known to half a second. Thread-safe."""
+class HeartbeatRegistry:
+    """Which of the given workers are missing from the fleet, at most `FLEET_TTL_S` old. Thread-safe."""
 
     def __init__(self, ledger: Ledger, names: Sequence[str], clock: Clock | None = None) -> None:
         self._ledger = ledger
         self._names = names
-        self._latest = Fresh(self.read, FRESH_S, clock or SystemClock())
+        self._latest = Fresh(self.read, FLEET_TTL_S, clock or SystemClock())
 
     def missing(self) -> list[str]:
-        """Those that are not there. Raises `ServiceUnavailable`."""
+        """List the workers without a live entry. Raises `ServiceUnavailable`."""
         return self._latest.get()
 
     def read(self) -> list[str]:
-        """Those that are not there at this moment. Raises `ServiceUnavailable`."""
+        """Read the fleet, and list the workers without a live entry. Raises `ServiceUnavailable`."""
         present = {worker.name for worker in self._ledger.fleet.workers(self._ledger.now_ms())}
         return [name for name in self._names if name not in present]
 
 
 class Health:
-    """The answers to the two questions."""
+    """Answers `/healthz` and `/readyz`."""
 
-    def __init__(self, keeper: ChildKeeper, presence: Presence, clock: Clock | None = None) -> None:
-        self._keeper = keeper
-        self._presence = presence
+    def __init__(self, processes: ProcessSupervisor, registry: HeartbeatRegistry, clock: Clock | None = None) -> None:
+        self._processes = processes
+        self._registry = registry
         self._clock = clock or SystemClock()
-        self._looked_at = self._clock.monotonic()
+        self._polled_at = self._clock.monotonic()
 
-    def mark(self) -> None:
-        """Say that the supervisor has just looked after its slots."""
-        self._looked_at = self._clock.monotonic()
+    def mark_polled(self) -> None:
+        """Record that the supervisor has just polled its slots."""
+        self._polled_at = self._clock.monotonic()
 
     def healthz(self) -> Reply:
-        """200 unless the supervisor hangs, or a slot of it dies again and again."""
-        looping = [state.name for state in self._keeper.states() if state.is_crash_looping]
-        is_stuck = not self._keeper.is_stopping and self._clock.monotonic() - self._looked_at > STUCK_S
+        """Answer 200, or 503 if the supervisor hangs or one of its slots is in a crash loop."""
+        looping = [state.name for state in self._processes.states() if state.is_crash_looping]
+        is_stuck = not self._processes.is_stopping and self._clock.monotonic() - self._polled_at > STUCK_TIMEOUT_S
         return _reply(not looping and not is_stuck, {"crash_looping": looping, "stuck": is_stuck})
 
     def readyz(self) -> Reply:
-        """200 when every slot is in the fleet, and none is being stopped."""
-        draining = self._keeper.is_stopping
+        """Answer 200 if every slot is in the fleet and none is being stopped, else 503."""
+        draining = self._processes.is_stopping
         try:
-            missing: list[str] | None = self._presence.missing()
+            missing: list[str] | None = self._registry.missing()
         except ServiceUnavailable:
             missing = None
         is_ready = missing == [] and not draining
         return _reply(is_ready, {"ledger": missing is not None, "missing": missing or [], "draining": draining})
 
 
-def _reply(is_well: bool, told: dict[str, Any]) -> Reply:
-    return Reply(200 if is_well else 503, json.dumps({"ok": is_well, **told}).encode())
+def _reply(is_well: bool, details: dict[str, Any]) -> Reply:
+    return Reply(200 if is_well else 503, json.dumps({"ok": is_well, **details}).encode())

@@ -1,4 +1,4 @@
-"""`/metrics` of a supervisor: its own and its device processes'."""
+"""`/metrics` of a supervisor: its own metrics and those of its device processes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from prometheus_client import ProcessCollector
 
 from batchmill.telemetry.metrics import CONTENT_TYPE, exposition, new_registry
 from batchmill_worker.metering.machine import DIED, RECYCLED, REFUSED, MachineMetrics, SlotEnds
-from batchmill_worker.metering.slots import SlotMetrics
+from batchmill_worker.metering.slots import SlotMetricsCollector
 from batchmill_worker.supervisor.status_server import Reply
 
 if TYPE_CHECKING:
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 class WorkerMetrics:
-    """All metrics of a worker. `page` may be asked for in any thread.
+    """All metrics of a worker. `page` may be called in any thread.
 
-    folder: where its device processes are to count; in the folder that they share with the supervisor.
+    folder: where its device processes write theirs; in the folder that they share with the supervisor.
     """
 
     def __init__(self, pool: str, placements: Sequence[Placement], inventory: Inventory, shared: Path) -> None:
@@ -31,21 +31,21 @@ class WorkerMetrics:
         self.folder.mkdir()
         names = [placement.identity.name for placement in placements]
         devices = (device for placement in placements for device in placement.devices)
-        self._slots = SlotMetrics(self.folder)
+        self._slots = SlotMetricsCollector(self.folder)
         self._machine = MachineMetrics(pool, names, inventory, devices)
         self._registry = new_registry(self._slots, self._machine)
         self._ends = SlotEnds(self._registry, pool, names)
         ProcessCollector(registry=self._registry)
 
-    def look(self, states: Iterable[ChildState]) -> None:
-        """Look at the slots and their devices, from the thread that looks after them."""
-        self._machine.look(states)
+    def refresh(self, states: Iterable[ChildState]) -> None:
+        """Measure the slots and their devices. To be called in the supervisor's main thread only."""
+        self._machine.refresh(states)
 
     def ended(self, end: ChildEnd, *, refused: bool) -> None:
-        """A slot's process has ended; refused: it could not start."""
+        """Count the end of a slot's process. refused: it could not start."""
         self._slots.archive(end.pid)
         self._ends.count(end.name, REFUSED if refused else RECYCLED if end.was_recycled else DIED)
 
     def page(self) -> Reply:
-        """Everything, as Prometheus reads it."""
+        """Return all metrics in Prometheus' text format."""
         return Reply(200, exposition(self._registry), CONTENT_TYPE)

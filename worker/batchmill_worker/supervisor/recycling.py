@@ -1,4 +1,4 @@
-"""When a slot's process has grown so large that it is drained and started afresh."""
+"""When a slot's process uses so much memory that it is drained and restarted."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MB = 1024 * 1024
-PAUSE_S = 60.0
-"""A slot is recycled no more often than this: with a limit below what its operators need it still gets work done."""
+MIB = 1024 * 1024
+MIN_RECYCLE_INTERVAL_S = 60.0
+"""A slot is recycled no more often: even with a limit below what its operators need, it gets work done."""
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryLimits:
-    """What a process may use, in MB; 0: as much as it likes.
+    """What a process may use, in MiB; 0: no limit.
 
     rss_mb: resident memory of the host.
     device_mb: memory of any one of its devices.
@@ -35,22 +35,22 @@ class MemoryLimits:
 
 
 class Recycler:
-    """Tells which processes are to be replaced."""
+    """Decides which processes are to be replaced."""
 
     def __init__(self, limits: MemoryLimits, inventory: Inventory, clock: Clock | None = None) -> None:
         self._limits = limits
         self._inventory = inventory
         self._clock = clock or SystemClock()
-        self._told_at: dict[str, float] = {}
+        self._recycled_at: dict[str, float] = {}
 
     def reason(self, name: str, pid: int, devices: Sequence[Device]) -> str:
-        """Why the slot's process is to be recycled, in words; "" if it is not, or was only a moment ago."""
+        """Return why to recycle the slot's process; "" if it stays, or was recycled less than a minute ago."""
         now = self._clock.monotonic()
-        if now - self._told_at.get(name, float("-inf")) < PAUSE_S:
+        if now - self._recycled_at.get(name, float("-inf")) < MIN_RECYCLE_INTERVAL_S:
             return ""
         reason = self._host(pid) or self._device(pid, devices)
         if reason:
-            self._told_at[name] = now
+            self._recycled_at[name] = now
         return reason
 
     def _host(self, pid: int) -> str:
@@ -71,4 +71,4 @@ class Recycler:
 
 
 def _excess(what: str, used_bytes: int, limit_mb: int) -> str:
-    return f"{used_bytes // MB} MB of {what}, over the limit of {limit_mb} MB" if used_bytes > limit_mb * MB else ""
+    return f"{used_bytes // MIB} MiB of {what}, over the limit of {limit_mb} MiB" if used_bytes > limit_mb * MIB else ""

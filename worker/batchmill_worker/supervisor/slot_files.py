@@ -1,4 +1,4 @@
-"""What a slot process leaves for its supervisor to read, in a folder that the two share."""
+"""The files through which a slot process reports to its supervisor, in a folder that the two share."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ class SlotFiles:
     def __init__(self, folder: Path, name: str) -> None:
         self.folder = folder
         self.note = folder / name
-        """The watchdog's: whose batch is on the device."""
+        """The watchdog's: the attempt that is on the device."""
         self._refusal = folder / f"{name}.refusal"
 
     def refuse(self, error: BatchmillError) -> None:
-        """Leave why the process cannot start, and will not until somebody changes something."""
+        """Report why the process cannot start, for a cause that a restart does not remove."""
         self._refusal.write_text(json.dumps(error.envelope()))
 
     def take_refusal(self) -> BatchmillError | None:
-        """Why the process that ended last could not start, told once; None if it did not say so."""
+        """Return, once, why the last process could not start; None if it did start, or died for another cause."""
         try:
-            told = self._refusal.read_text()
+            envelope = self._refusal.read_text()
         except FileNotFoundError:
             return None
         self._refusal.unlink()
-        return from_envelope(json.loads(told), http_status=0)
+        return from_envelope(json.loads(envelope), http_status=0)

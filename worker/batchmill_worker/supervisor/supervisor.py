@@ -1,4 +1,4 @@
-"""The supervisor: one fresh process per device slot, restarted when it dies or leaks, drained with the others."""
+"""The supervisor: one fresh process per device slot; it restarts what dies or leaks, and drains all on SIGTERM."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING
 from batchmill.errors import BatchmillError, ServiceUnavailable
 from batchmill.job_log import LogEvent, LogLevel
 from batchmill.ledger import Ledger
-from batchmill.processes.children import POLL_S, ChildEnd, ChildKeeper, ChildSpec, describe_exit
-from batchmill.processes.tether import python_module
+from batchmill.processes.children import POLL_INTERVAL_S, ChildEnd, ChildSpec, ProcessSupervisor, describe_exit
+from batchmill.processes.parent_death import python_module
 from batchmill_worker.devices.cores import usable_cores
 from batchmill_worker.devices.inventory import open_inventory
 from batchmill_worker.devices.placement import Placement, place
 from batchmill_worker.devices.selection import select, visible_to
 from batchmill_worker.metering.slots import VARIABLE
 from batchmill_worker.runtime.watchdog import read_note
-from batchmill_worker.supervisor.health import Health, Presence
+from batchmill_worker.supervisor.health import Health, HeartbeatRegistry
 from batchmill_worker.supervisor.metrics_page import WorkerMetrics
 from batchmill_worker.supervisor.recycling import MemoryLimits, Recycler
 from batchmill_worker.supervisor.slot_files import SlotFiles
@@ -41,15 +41,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 KILL_AFTER_DRAIN_S = 5.0
-LOOK_S = 0.05  # until all slots are there
-MEASURE_S = 1.0  # between two looks at the slots' memory
-NOBODY = "-"  # to blame; no attempt is called so
+STARTING_POLL_INTERVAL_S = 0.05  # until all slots are in the fleet
+MEASURE_INTERVAL_S = 1.0  # of the memory and CPU time of slots
+NO_ATTEMPT = "-"  # none was on the device; no attempt has this name
 
 
 class Supervisor:
     """Runs the slots of one machine.
 
-    routes: what its HTTP server answers, by path; more may be added before `run`.
+    routes: the handlers of its HTTP server, by path; more may be added before `run`.
     """
 
     def __init__(self, settings: WorkerSettings) -> None:
@@ -59,10 +59,10 @@ class Supervisor:
         self._placements = {slot.identity.name: slot for slot in _placements(settings, self._inventory)}
         self._recycler = Recycler(MemoryLimits(settings.recycle_rss_mb, settings.recycle_device_mb), self._inventory)
         self._measured_at = time.monotonic()
-        self._keeper = ChildKeeper(on_end=self._see_off)
+        self._processes = ProcessSupervisor(on_end=self._on_slot_exit)
         self._ledger = Ledger.open(settings)
-        self._presence = Presence(self._ledger, list(self._placements))
-        self._health = Health(self._keeper, self._presence)
+        self._registry = HeartbeatRegistry(self._ledger, list(self._placements))
+        self._health = Health(self._processes, self._registry)
         self._shared = tempfile.TemporaryDirectory(prefix="batchmill-worker-")
         self._metrics = WorkerMetrics(
             settings.pool, list(self._placements.values()), self._inventory, Path(self._shared.name)
@@ -76,26 +76,26 @@ class Supervisor:
         }
 
     def run(self, ready_file: Path | None) -> None:
-        """Run until SIGTERM or SIGINT, which drain; a second one ends everything at once.
+        """Run until SIGTERM or SIGINT, which drain; a second signal ends everything at once.
 
         ready_file: written when every slot is in the fleet: {"status_url"}, null without an HTTP server.
 
-        Raises the error of a slot that cannot start with these settings and operators, `InvalidSettings` if there is
-        no listening where it is asked for.
+        Raises the error of a slot that cannot start with these settings and operators, and `InvalidSettings` if the
+        server cannot listen on its address.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         server = StatusServer(self._settings.worker_listen, self.routes) if self._settings.worker_listen else None
         try:
             for placement in self._placements.values():
-                self._keeper.start(self._spec(placement))
+                self._processes.start(self._spec(placement))
             if server is not None:
                 server.start()
-                log.info("health is told at %s", server.url)
+                log.info("health and metrics are served at %s", server.url)
             self._watch(ready_file, server.url if server is not None else None)
         finally:
             is_hurried = len(self._signals) > 1
-            self._keeper.stop(0 if is_hurried else self._settings.drain_s + KILL_AFTER_DRAIN_S)
+            self._processes.stop(0 if is_hurried else self._settings.drain_s + KILL_AFTER_DRAIN_S)
             self._close(server)
         if self._refusal is not None:
             raise self._refusal
@@ -104,9 +104,9 @@ class Supervisor:
 
     def _watch(self, ready_file: Path | None, url: str | None) -> None:
         is_complete = False
-        while not self._keeper.wait(POLL_S if is_complete else LOOK_S):
-            self._keeper.look()
-            self._health.mark()
+        while not self._processes.wait(POLL_INTERVAL_S if is_complete else STARTING_POLL_INTERVAL_S):
+            self._processes.poll()
+            self._health.mark_polled()
             self._measure()
             if not is_complete and self._is_complete(at_once=ready_file is not None):
                 is_complete = True
@@ -116,22 +116,22 @@ class Supervisor:
 
     def _is_complete(self, *, at_once: bool) -> bool:
         try:
-            return not (self._presence.read() if at_once else self._presence.missing())
+            return not (self._registry.read() if at_once else self._registry.missing())
         except ServiceUnavailable as error:
-            log.debug("the fleet cannot be read: %s", error)  # the slots, which cannot start, say it too
+            log.debug("the fleet cannot be read: %s", error)  # the slots, which cannot start, log it too
             return False
 
     def _measure(self) -> None:
-        if time.monotonic() - self._measured_at < MEASURE_S:
+        if time.monotonic() - self._measured_at < MEASURE_INTERVAL_S:
             return
         self._measured_at = time.monotonic()
-        self._metrics.look(self._keeper.states())
-        for state in self._keeper.states():
+        self._metrics.refresh(self._processes.states())
+        for state in self._processes.states():
             placement = self._placements[state.name]
             reason = state.pid and self._recycler.reason(state.name, state.pid, placement.devices)
             if reason:
-                log.warning("%s uses %s; it is drained and started afresh", state.name, reason)
-                self._keeper.recycle(state.name, self._settings.drain_s + KILL_AFTER_DRAIN_S)
+                log.warning("%s uses %s; it is drained and restarted", state.name, reason)
+                self._processes.recycle(state.name, self._settings.drain_s + KILL_AFTER_DRAIN_S)
 
     def _spec(self, placement: Placement) -> ChildSpec:
         name = placement.identity.name
@@ -142,50 +142,50 @@ class Supervisor:
     def _files(self, name: str) -> SlotFiles:
         return SlotFiles(Path(self._shared.name), name)
 
-    def _see_off(self, end: ChildEnd) -> bool:
-        """A slot's process ended: say why, or give back what it held. Tells whether a batch was its end."""
+    def _on_slot_exit(self, end: ChildEnd) -> bool:
+        """Handle the end of a slot's process: its refusal, or its leases. Return whether a batch killed it."""
         refusal = self._files(end.name).take_refusal()
         self._metrics.ended(end, refused=refusal is not None)
         if refusal is None:
-            return self._take_back(end)
-        if end.starts == 1:  # it never ran: nor will it, and the other slots are like it
+            return self._release_leases(end)
+        if end.starts == 1:  # it never ran and never will, and neither will the other slots
             self._refusal = refusal
-            self._keeper.ask_to_stop()
+            self._processes.ask_to_stop()
         else:
             log.error("%s cannot start: %s", end.name, refusal)
         return False
 
-    def _take_back(self, end: ChildEnd) -> bool:
-        """End the leases of a dead process now, so that its shards need not wait. Tells whether a batch was its end."""
-        blamed = NOBODY if end.was_recycled else read_note(self._files(end.name).note)
+    def _release_leases(self, end: ChildEnd) -> bool:
+        """End the leases of a dead process now, so that its shards need not wait. Return whether a batch killed it."""
+        blamed = NO_ATTEMPT if end.was_recycled else read_note(self._files(end.name).note)
         try:
             held = self._ledger.shards.release_leases_of_worker(end.name, blamed)
             self._ledger.fleet.deregister(end.name)
         except ServiceUnavailable as error:
-            log.warning("the shards of %s wait for their leases to end: %s", end.name, error)
+            log.warning("the shards of %s wait until their leases expire: %s", end.name, error)
             return False
         if held:
-            log.warning("process %d of %s held %d shard(s); they go to other attempts", end.pid, end.name, len(held))
+            log.warning("process %d of %s held %d shard(s); they are requeued", end.pid, end.name, len(held))
         for ref in held:
-            self._note_death(end, ref, is_blamed=blamed in ("", ref.attempt_key))
-        return blamed not in ("", NOBODY)
+            self._log_death(end, ref, is_blamed=blamed in ("", ref.attempt_key))
+        return blamed not in ("", NO_ATTEMPT)
 
-    def _note_death(self, end: ChildEnd, ref: ShardRef, *, is_blamed: bool) -> None:
-        """Tell the job of a shard that its process is gone; blamed: it may have been the shard's doing."""
-        what = "the shard was on the device" if is_blamed else "the shard goes back unharmed"
-        told = f"worker process {end.pid} {describe_exit(end.code)}; {what}"
+    def _log_death(self, end: ChildEnd, ref: ShardRef, *, is_blamed: bool) -> None:
+        """Log the death in the job of a shard. is_blamed: the shard may be the cause."""
+        what = "the shard was on the device" if is_blamed else "the shard is requeued and does not count as lost"
+        message = f"worker process {end.pid} {describe_exit(end.code)}; {what}"
         level = LogLevel.ERROR if is_blamed else LogLevel.INFO
-        self._ledger.log.note(ref.job_id, level, LogEvent.DIED, told, ref=ref, worker=end.name)
+        self._ledger.log.note(ref.job_id, level, LogEvent.DIED, message, ref=ref, worker=end.name)
 
     def _stop(self, number: int, _: FrameType | None) -> None:
         name = signal.Signals(number).name
-        self._signals.append(number)  # first of all: the next signal may come in the middle of this
+        self._signals.append(number)  # first: the next signal may arrive in the middle of this
         if len(self._signals) == 1:
-            self._keeper.ask_to_stop()
+            self._processes.ask_to_stop()
             log.info("%s: draining", name)
         else:
-            self._keeper.kill()
-            log.warning("%s again: not waiting for the slots; their shards come back when their leases end", name)
+            self._processes.kill()
+            log.warning("%s again: the slots are killed; their shards are requeued when their leases expire", name)
 
     def _close(self, server: StatusServer | None) -> None:
         if server is not None:

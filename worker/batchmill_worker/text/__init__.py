@@ -1,1 +1,1 @@
-"""Text and the models that read it: parameters, columns, tokens, and loading; what the text operators share."""
+"""What the text operators share: parameters, text columns, tokens, and loading models."""

@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Text: TypeAlias = str | tuple[str, str]
-"""What a model reads of one row: a text, or a pair."""
+"""The input of a model for one row: a text, or a pair."""
 
 
 def read_texts(batch: pa.Table, operator: str, column: str, parameter: str = "column") -> list[str | RowError]:
-    """The texts of a column, a `RowError` for each that is null.
+    """Read the texts of a column, with a `RowError` for each null.
 
-    parameter: of the operator, the one that names the column.
+    parameter: the operator's parameter that names the column.
 
-    Raises `InvalidRows` if there is no such column, or if it holds something else than text.
+    Raises `InvalidRows` if there is no such column, or if it is not a text column.
     """
     if column not in batch.column_names:
         raise InvalidRows(
@@ -42,7 +42,7 @@ def read_texts(batch: pa.Table, operator: str, column: str, parameter: str = "co
 
 
 def pair(firsts: Sequence[str | RowError], seconds: Sequence[str | RowError]) -> list[Text | RowError]:
-    """The texts of two columns side by side, a `RowError` where either has one."""
+    """Pair the texts of two columns; a `RowError` where either has one."""
     return [
         first if isinstance(first, RowError) else second if isinstance(second, RowError) else (first, second)
         for first, second in zip(firsts, seconds, strict=True)
@@ -50,7 +50,7 @@ def pair(firsts: Sequence[str | RowError], seconds: Sequence[str | RowError]) ->
 
 
 def text_key(*texts: str | None) -> str:
-    """A key that two rows share exactly if these texts of theirs are the same."""
+    """Return a key that is equal for two rows exactly if these texts of theirs are equal."""
     if len(texts) == 1 and texts[0] is not None:
         return f"={texts[0]}"
     return json.dumps(texts, ensure_ascii=False)

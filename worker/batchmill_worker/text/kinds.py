@@ -1,4 +1,4 @@
-"""What a model is for, by the files beside its weights: so that one of the wrong kind is refused before it loads."""
+"""The kind of a model, by the files stored with its weights, so that a wrong one is refused before it is loaded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from batchmill.errors import InvalidParams
 
 
 class ModelKind(Enum):
-    """The kinds that operators tell apart; the value is how a message names one."""
+    """The kinds that operators distinguish; the value is the name in messages."""
 
     EMBEDDER = "an embedding model"
     CLASSIFIER = "a sequence classifier"
@@ -24,12 +24,12 @@ _OPERATORS = {
 }
 _BY_MODEL_TYPE = {"SentenceTransformer": ModelKind.EMBEDDER, "CrossEncoder": ModelKind.CLASSIFIER}
 _OTHER_HEADS = ("ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice", "ForImageClassification")
-"""Of transformers, what neither embeds a text nor classifies it."""
+"""Architectures of transformers that neither embed nor classify a text."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What a model's own files say of it."""
+    """What is known from a model's files."""
 
     kind: ModelKind | None  # None: neither, or nothing is known
     name: str  # of its architecture or model type; empty if nothing is known
@@ -38,8 +38,8 @@ class ModelFacts:
 def require_kind(operator: str, model: str, source: str, wanted: ModelKind, advice: str = "") -> None:
     """Raise `InvalidParams` if the model is known to be of another kind than the operator takes.
 
-    source: what `locate_model` made of `model`.
-    advice: what to do then; by default to use the model with the operators for its kind.
+    source: the result of `locate_model` for `model`.
+    advice: the hint of the error; by default to use the model with the operators for its kind.
     """
     facts = read_facts(source)
     if facts.kind is wanted or not facts.name:
@@ -56,10 +56,10 @@ def require_kind(operator: str, model: str, source: str, wanted: ModelKind, advi
 
 
 def read_facts(source: str) -> ModelFacts:
-    """The kind of the model in a folder or on the hub, as far as its files tell.
+    """Read the kind of the model in a folder or on the hub from its files.
 
-    A folder that sentence-transformers wrote says so itself. A bare transformer is what the head of its
-    architecture says, and without one an embedding model: sentence-transformers takes the mean of its tokens.
+    A folder that sentence-transformers wrote contains its kind. The kind of a bare transformer is that of the head of
+    its architecture; without a head it is an embedding model, since sentence-transformers takes the mean of its tokens.
     """
     if _read(source, "modules.json") is not None:
         model_type = (_read(source, "config_sentence_transformers.json") or {}).get("model_type", "SentenceTransformer")
@@ -76,7 +76,7 @@ def read_facts(source: str) -> ModelFacts:
 
 
 def _read(source: str, file: str) -> Any:
-    """A JSON file of a model, None if it has no such file, it cannot be read, or the hub cannot be reached."""
+    """Read a JSON file of a model; None if it does not exist or cannot be read, or the hub cannot be reached."""
     path = Path(source, file) if source.startswith("/") else _from_hub(source, file)
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path else None
@@ -89,5 +89,5 @@ def _from_hub(model: str, file: str) -> Path | None:
 
     try:
         return Path(hf_hub_download(model, file))
-    except Exception:  # noqa: BLE001  # whatever hinders it will hinder loading, which tells it better
+    except Exception:  # noqa: BLE001  # the cause will also stop loading, which reports it better
         return None

@@ -1,6 +1,6 @@
-"""Models of sentence-transformers: loading them, reading texts for them, and passing batches through.
+"""Models of sentence-transformers: loading them, reading texts for them, and running batches.
 
-Everything that is loaded for a text operator is loaded here. Code that lies beside the weights is never run.
+Everything that is loaded for a text operator is loaded here. Code that is stored with the weights is never run.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from batchmill_worker.text.tokens import TextReader
 
 _NO_LIMIT = 1_000_000_000
-"""Tokenisers say a length beyond this where they know none."""
-_CHARACTERS_A_TOKEN = 4
-"""What a text costs where its tokens are not known."""
+"""Tokenisers report a length beyond this if they have no limit."""
+_CHARACTERS_PER_TOKEN = 4
+"""For the cost of a text whose tokens are unknown."""
 
 _CLASSES = {
     ModelKind.EMBEDDER: ("SentenceTransformer", "sentence_embedding"),
@@ -44,7 +44,7 @@ class ModelRequest:
     """Which model an operator asks for, and how it wants to use it. The fields are the operators' parameters."""
 
     operator: str
-    extra: str  # of Batchmill, that brings the libraries
+    extra: str  # of Batchmill, that installs the libraries
     model: str
     dtype: str = "auto"
     max_tokens: int | None = None
@@ -56,7 +56,7 @@ class TextModel:
 
     model: a `SentenceTransformer` or a `CrossEncoder`.
     output: the name of what it computes: `sentence_embedding`, `scores`.
-    files: what tells the files it was loaded from apart from others of that name; "": that is not known.
+    files: a fingerprint of the files that it was loaded from; "": unknown.
     """
 
     def __init__(self, model: Any, runtime: TorchRuntime, output: str, request: ModelRequest, files: str = "") -> None:
@@ -74,18 +74,18 @@ class TextModel:
 
     @property
     def problem_type(self) -> str | None:
-        """What a classifier's configuration says of its scores: `multi_label_classification`, `regression`, ..."""
+        """The kind of scores in a classifier's configuration: `multi_label_classification`, `regression`, ..."""
         kind: str | None = self.model.config.problem_type
         return kind
 
     @property
     def activation(self) -> Callable[[Tensor], Tensor]:
-        """What brings the scores of a cross-encoder into their range."""
+        """The function that maps the outputs of a cross-encoder to their range."""
         activation: Callable[[Tensor], Tensor] = self.model.activation_fn
         return activation
 
     def dimension(self, asked: int | None = None) -> int | None:
-        """How many numbers of a vector to keep; None: all.
+        """Return how many numbers of a vector to keep; None: all.
 
         Raises `InvalidParams` if more are asked for than the model makes.
         """
@@ -100,7 +100,7 @@ class TextModel:
         return asked or truncated
 
     def prompt(self, prompt: str | None, name: str | None = None) -> str:
-        """What to put before a text: what was given, else the model's own prompt of that name, else its default."""
+        """Return the text to put before every text: the given one, else the model's of that name, else its default."""
         name = name or (self.model.default_prompt_name if prompt is None else None)
         if name is None:
             return prompt or ""
@@ -113,10 +113,10 @@ class TextModel:
         return str(self.model.prompts[name])
 
     def reader(self, prompt: str = "", sample: Text = "A text.") -> TextReader:
-        """What reads texts, or pairs, like `sample` for this model.
+        """Make the reader of texts, or pairs, like `sample` for this model.
 
-        A reader that cuts texts into tokens itself is tried on a few texts; where its features are not exactly those
-        that the model makes, as for models of other forms than a plain transformer, the model makes them.
+        A reader that tokenises texts itself is tried on a few texts. If its features are not exactly those that the
+        model makes, as for models that are not plain transformers, the model makes them.
         """
         if self._has_fast_tokenizer() and self._agrees(
             self._token_reader(prompt, sample, truncate=True), prompt, sample
@@ -124,14 +124,14 @@ class TextModel:
             return self._token_reader(prompt, sample, truncate=self._request.truncate)
         if not self._request.truncate:
             raise self._refusal(
-                f"{self._request.model!r} does not tell how long a text is for it, so truncate=false cannot be kept.",
+                f"{self._request.model!r} does not report the tokens of a text, so truncate=false is not possible.",
                 hint="Leave out 'truncate'.",
                 parameter="truncate",
             )
         return _ModelReader(self.model, prompt, self._limit)
 
     def forward(self, features: Mapping[str, Any], then: Callable[[Tensor], Tensor]) -> Tensor:
-        """What the model computes for a batch, passed through `then` as float32 on the device; in host memory."""
+        """Run a batch, apply `then` to the output as float32 on the device, and return the result in host memory."""
         import torch
 
         with torch.inference_mode():
@@ -139,19 +139,19 @@ class TextModel:
             return self._runtime.to_host(then(outputs[self._output].float()))
 
     def fingerprint(self) -> str:
-        """What changes when the model is loaded from other files. Raises `LookupError` if that cannot be told."""
+        """Return a text that changes with the model's files. Raises `LookupError` if they are unknown."""
         if not self._files:
-            raise LookupError(f"it cannot be told which revision of {self._request.model!r} is loaded")
+            raise LookupError(f"the loaded revision of {self._request.model!r} is unknown")
         return self._files
 
     def memory_bytes(self) -> int:
-        """What the weights take on the device."""
+        """Return the bytes of the weights on the device."""
         from batchmill_worker.runtime.torch_runtime import memory_bytes
 
         return memory_bytes(self.model)
 
     def _limited(self, own: int | None) -> int | None:
-        """The longest text in tokens, which the model is told if it is not its own limit."""
+        """Return the longest text in tokens, and set it in the model if it is not its own limit."""
         own = own if own is not None and own < _NO_LIMIT else None
         asked = self._request.max_tokens
         if asked is None:
@@ -210,7 +210,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 class _ModelReader:
-    """A `TextReader` that leaves the texts to the model; what they cost is guessed from their characters."""
+    """A `TextReader` that leaves the texts to the model; their costs are estimated from their characters."""
 
     def __init__(self, model: Any, prompt: str, limit: int | None) -> None:
         self._model = model
@@ -219,7 +219,7 @@ class _ModelReader:
         self._lock = Lock()
 
     def costs(self, texts: Sequence[Text | RowError]) -> list[int]:
-        return [1 if isinstance(text, RowError) else self._guess(text) for text in texts]
+        return [1 if isinstance(text, RowError) else self._estimate(text) for text in texts]
 
     def admit(self, texts: Sequence[Text | RowError]) -> tuple[list[Text], dict[int, RowError]]:
         errors = {place: text for place, text in enumerate(texts) if isinstance(text, RowError)}
@@ -230,30 +230,30 @@ class _ModelReader:
             features: dict[str, Any] = self._model.preprocess(list(texts), prompt=self._prompt or None)
             return features
 
-    def _guess(self, text: Text) -> int:
+    def _estimate(self, text: Text) -> int:
         characters = len(self._prompt) + (len(text) if isinstance(text, str) else sum(map(len, text)))
-        tokens = 2 + characters // _CHARACTERS_A_TOKEN
+        tokens = 2 + characters // _CHARACTERS_PER_TOKEN
         return tokens if self._limit is None else min(tokens, self._limit)
 
 
 def load_embedder(request: ModelRequest, device: str, advice: str = "") -> TextModel:
-    """An embedding model.
+    """Load an embedding model.
 
-    advice: what to do if it is of another kind; by default to use it with the operators for that.
+    advice: for the error if it is of another kind; by default to use it with the operators for that kind.
 
-    Raises `InvalidParams` if there is no such model, it is of another kind, or the device or the model cannot do
-    what is asked; `OperatorFailed` if it cannot be loaded, and `MissingExtra` if the libraries are not installed.
+    Raises `InvalidParams` if there is no such model, it is of another kind, or the device or the model does not support
+    the request; `OperatorFailed` if it cannot be loaded, and `MissingExtra` if the libraries are not installed.
     """
     return _load(request, device, ModelKind.EMBEDDER, advice)
 
 
 def load_classifier(request: ModelRequest, device: str, advice: str = "") -> TextModel:
-    """A sequence classifier, whatever its labels. Raises as `load_embedder`."""
+    """Load a sequence classifier with any labels. Raises as `load_embedder`."""
     return _load(request, device, ModelKind.CLASSIFIER, advice)
 
 
 def load_tokenizer(request: ModelRequest) -> Any:
-    """The tokeniser of a model, whatever its kind; it knows where in a text its tokens lie.
+    """Load the tokeniser of a model of any kind; it returns the positions of tokens in a text.
 
     Raises as `load_embedder`.
     """
@@ -265,7 +265,7 @@ def load_tokenizer(request: ModelRequest) -> Any:
         raise _load_error(request, source, error) from error
     if not tokenizer.is_fast:
         raise InvalidParams(
-            f"operator {request.operator!r} expects a fast tokeniser, which tells where in a text its tokens lie, "
+            f"operator {request.operator!r} expects a fast tokeniser, which returns the positions of tokens, "
             f"got that of {request.model!r}, {type(tokenizer).__name__}.",
             hint="Name a model that comes with a tokenizer.json.",
             operator=request.operator,
@@ -291,13 +291,15 @@ def _load(request: ModelRequest, device: str, kind: ModelKind, advice: str) -> T
         raise
     except Exception as error:
         raise _load_error(request, source, error) from error
-    for module in list(model)[1:]:  # the first has its type from `model_kwargs`, which spares what must stay float32
+    for module in list(model)[
+        1:
+    ]:  # the first has its type from `model_kwargs`, which leaves alone what must stay float32
         module.to(runtime.dtype)
     return TextModel(model, runtime, output, request, files or hub_revision(source))
 
 
 def _import(request: ModelRequest, library: str) -> Any:
-    """A library that loads models, told to print nothing while it does."""
+    """Import a library that loads models, and switch its progress bars off."""
     try:
         module = importlib.import_module(library)
         from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -305,14 +307,14 @@ def _import(request: ModelRequest, library: str) -> Any:
     except ImportError as error:
         raise missing_extra(request.operator, request.extra, error) from error
     disable_progress_bars()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # its signature says nothing
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the library has no types here
     return module
 
 
 def missing_extra(operator: str, extra: str, error: ImportError) -> MissingExtra:
-    """The error for a library that is not installed."""
+    """Make the error for a library that is not installed."""
     return MissingExtra(
-        f"operator {operator!r} needs what the extra {extra!r} brings: {error}.",
+        f"operator {operator!r} needs the libraries of the extra {extra!r}: {error}.",
         hint=f"Install it on every worker: pip install 'batchmill[{extra}]'.",
     )
 
@@ -322,7 +324,9 @@ def _load_error(request: ModelRequest, source: str, error: Exception) -> Operato
 
     if source.startswith("/"):
         where = f"from {source}"
-        hint = "The folder must hold a whole sentence-transformers or transformers model, and no code of its own."
+        hint = (
+            "The folder must contain a complete sentence-transformers or transformers model, without code of its own."
+        )
     else:
         where = f"from the Hugging Face hub, nor from its copy in {HF_HUB_CACHE}"
         hint = (

@@ -1,4 +1,4 @@
-"""What text operators have in common that pass each batch through one model once."""
+"""The base of text operators that pass each batch through one model once."""
 
 from __future__ import annotations
 
@@ -22,64 +22,64 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
-    """A batch on its way."""
+    """A prepared batch."""
 
     features: dict[str, Any] | None  # what the model takes; None if no row has a text for it
-    errors: dict[int, RowError]  # by row of the batch: those given up on
+    errors: dict[int, RowError]  # of the rows that fail, by position in the batch
 
 
 class OnePassOperator(ABC):
-    """The hooks of such an operator. `setup` calls `begin`; the abstract methods say what it reads and makes."""
+    """The hooks of such an operator. Its `setup` calls `begin`; the abstract methods define its input and output."""
 
     def __init__(self) -> None:
         self._loaded: tuple[TextModel, TextReader] | None = None
 
     @abstractmethod
     def texts(self, batch: pa.Table) -> Sequence[Text | RowError]:
-        """What the model reads of each row."""
+        """Return the model's input for each row."""
 
     @abstractmethod
     def on_device(self, outputs: Tensor) -> Tensor:
-        """What is left to compute on the device, for each row that the model has seen."""
+        """Compute on the device, from the model's outputs, a result for each row."""
 
     @abstractmethod
     def columns(self, outputs: Tensor) -> dict[str, Any]:
-        """The new columns, from what `on_device` gave."""
+        """Make the new columns from the results of `on_device`."""
 
     def begin(self, model: TextModel, reader: TextReader) -> None:
-        """Take a model that is loaded."""
+        """Use this loaded model from now on."""
         self._loaded = model, reader
 
     def costs(self, batch: pa.Table) -> Sequence[float]:
-        """The tokens of every row."""
+        """Return the number of tokens of every row."""
         return self._ready()[1].costs(self.texts(batch))
 
     def prepare(self, batch: pa.Table) -> TokenBatch:
-        """The tokens of a batch, padded to its longest row."""
+        """Tokenise a batch, padded to its longest row."""
         reader = self._ready()[1]
         texts, errors = reader.admit(self.texts(batch))
         return TokenBatch(reader.features(texts) if texts else None, errors)
 
     def infer(self, batch: TokenBatch) -> tuple[TokenBatch, Tensor | None]:
-        """One pass through the model."""
+        """Run the model once."""
         model = self._ready()[0]
         return batch, None if batch.features is None else model.forward(batch.features, self.on_device)
 
     def finish(self, outputs: tuple[TokenBatch, Tensor | None]) -> PartialResult:
-        """The new columns, and the rows given up on."""
+        """Return the new columns, and the rows that failed."""
         batch, tensor = outputs
         return PartialResult(pa.table({} if tensor is None else self.columns(tensor)), batch.errors)
 
     def teardown(self) -> None:
-        """Let the model go."""
+        """Drop the model."""
         self._loaded = None
 
     def memory_bytes(self) -> int:
-        """What the model's weights take on the device."""
+        """Return the bytes of the model's weights on the device."""
         return self._ready()[0].memory_bytes()
 
     def fingerprint(self) -> str:
-        """Which files the model was loaded from."""
+        """Return a fingerprint of the files that the model was loaded from."""
         return self._ready()[0].fingerprint()
 
     def _ready(self) -> tuple[TextModel, TextReader]:

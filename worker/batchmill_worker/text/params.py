@@ -1,4 +1,4 @@
-"""The types of parameters that several text operators have in common."""
+"""The types of parameters that several text operators share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ Model = Annotated[
 ]
 Column = Annotated[str, Field(min_length=1, description="The input column with the text.")]
 Query = Annotated[str, Field(min_length=1, description="The input column with the query.")]
-Prompt = Annotated[str | None, Field(description="Put before every text; by default what the model asks for, if any.")]
+Prompt = Annotated[
+    str | None, Field(description="Put before every text; by default the model's own prompt, if it has one.")
+]
 PromptName = Annotated[
     str | None, Field(description="The name of one of the model's own prompts, instead of a prompt.")
 ]
@@ -25,7 +27,7 @@ MaxTokens = Annotated[
     int | None, Field(ge=1, description="The longest text in tokens, special ones included; by default the model's.")
 ]
 Truncate = Annotated[
-    bool, Field(description="Cut a text that is too long at its end; false gives up on its row instead.")
+    bool, Field(description="Cut a text that is too long at its end; false makes it an error of its row instead.")
 ]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"],

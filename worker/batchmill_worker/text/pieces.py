@@ -1,7 +1,7 @@
-"""Documents cut into overlapping pieces, counted in tokens.
+"""Cuts documents into overlapping pieces, counted in tokens.
 
-A document is seen as *units*: runs of characters that are never cut. A unit begins where a token begins, and holds
-more than one token where these share a character, as the bytes of an emoji do, or where what a reader takes for one
+A document is a list of *units*: runs of characters that are never cut. A unit begins where a token begins. It has
+more than one token if these share a character, as the bytes of an emoji do, or if what a reader sees as one
 character consists of several (a letter and its accents, a family of emoji). Spaces belong to the unit before them,
 those at the beginning of the document to the first one; so the units cover the document.
 
@@ -22,12 +22,12 @@ Span: TypeAlias = tuple[int, int]
 
 
 def cut(length: int, tokens: Sequence[Span], size: int, overlap: int, characters: Container[int]) -> list[Span]:
-    """The pieces of a document of `length` characters.
+    """Cut a document of `length` characters into pieces.
 
     tokens: where they begin and end in the document.
     size: the most tokens of a piece. A single unit that has more is a piece of its own.
     overlap: how many tokens a piece shares with the one before it, fewer than `size`.
-    characters: the places where a character begins, as a reader sees it.
+    characters: the positions where a character, as a reader sees it, begins.
 
     There is always one piece, for the empty document an empty one. Where each unit is one token, all pieces but the
     last have exactly `size` tokens, and all but the first share exactly `overlap` with the one before.
@@ -42,7 +42,7 @@ def cut(length: int, tokens: Sequence[Span], size: int, overlap: int, characters
             return pieces
         first = max(bisect_right(counts, counts[last] - overlap) - 1, first + 1)
         while first < last and counts[last + 1] > counts[first] + size:
-            first += 1  # with so much overlap the next piece would end where this one does
+            first += 1  # with this much overlap the next piece would end where this one does
 
 
 def _units(length: int, tokens: Sequence[Span], characters: Container[int]) -> tuple[list[int], list[int]]:

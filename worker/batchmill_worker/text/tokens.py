@@ -1,9 +1,9 @@
-"""Texts as the tokens that a model takes, cut into tokens once although they are asked for twice.
+"""Converts texts to the tokens that a model takes, once per text, although they are needed twice.
 
-The engine asks first what each row of a window costs, then has the batches it made of the window prepared. The
-tokens of the first question are kept for the second: a text's tokens are dropped when its batch takes them, and
-those not used for longest go when all would exceed `MAX_KEPT_BYTES`. A text that comes back, because its batch is run
-again in halves, is simply cut again.
+The executor first asks for the cost of each row of a window, then prepares the batches of the window. The tokens of the
+first request are cached for the second: a text's tokens are removed when its batch takes them, and the least recently
+used are dropped when the cache exceeds `MAX_CACHED_BYTES`. A text that is needed once more, because its batch is run
+again in halves, is tokenised again.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ if TYPE_CHECKING:
     from batchmill_worker.runtime.torch_runtime import TorchRuntime
     from batchmill_worker.text.columns import Text
 
-MAX_KEPT_BYTES = 64 * 2**20
+MAX_CACHED_BYTES = 64 * 2**20
 _ENTRY_BYTES = 400
-"""What a kept text costs beside its characters and tokens."""
+"""The size of a cached text besides its characters and tokens."""
 
 Tokens: TypeAlias = "npt.NDArray[np.int32]"
 """The tokens of one text: a row for each field that a tokeniser gives (ids, type ids), special tokens included."""
 
 
 class TextReader(Protocol):
-    """How the texts of a batch become the features that a model takes. Safe for use by several threads."""
+    """Converts the texts of a batch to the features that a model takes. Safe for use by several threads."""
 
     def costs(self, texts: Sequence[Text | RowError]) -> list[int]:
-        """How many tokens the model will see of each row; 1 for a row that it will not see."""
+        """Return the number of tokens that the model gets of each row; 1 for a row that it does not get."""
 
     def admit(self, texts: Sequence[Text | RowError]) -> tuple[list[Text], dict[int, RowError]]:
-        """The texts that the model will see, in order, and by position why the others are given up on."""
+        """Return the texts that the model gets, in order, and the errors of the others by position."""
 
     def features(self, texts: Sequence[Text]) -> dict[str, Any]:
-        """One batch, not empty, padded to its longest text."""
+        """Return the features of one batch, not empty, padded to its longest text."""
 
 
 class TokenReader:
-    """A `TextReader` that knows the tokens.
+    """A `TextReader` that tokenises texts itself.
 
     tokenizer: a fast one of transformers.
     prompt: put before every text.
-    limit: the longest text in tokens; None: any.
-    truncate: whether a longer one is cut; else its row is given up on.
+    limit: the longest text in tokens; None: no limit.
+    truncate: whether to cut a longer text; else its row is an error.
     constants: further features, the same for every batch.
     """
 
@@ -74,26 +74,26 @@ class TokenReader:
         self._limit = limit
         self._truncate = truncate and limit is not None
         self._constants = dict(constants or {})
-        self._kept = _KeptTokens(self._tokenize)
+        self._cache = _TokenCache(self._tokenize)
 
     def costs(self, texts: Sequence[Text | RowError]) -> list[int]:
-        """As `TextReader.costs`."""
-        tokens = iter(self._kept.look([text for text in texts if not isinstance(text, RowError)]))
+        """Implement `TextReader.costs`."""
+        tokens = iter(self._cache.get([text for text in texts if not isinstance(text, RowError)]))
         return [1 if isinstance(text, RowError) else self._cost(next(tokens).shape[1]) for text in texts]
 
     def admit(self, texts: Sequence[Text | RowError]) -> tuple[list[Text], dict[int, RowError]]:
-        """As `TextReader.admit`."""
+        """Implement `TextReader.admit`."""
         errors = {place: text for place, text in enumerate(texts) if isinstance(text, RowError)}
         if not self._truncate and self._limit is not None:
             readable = {place: text for place, text in enumerate(texts) if not isinstance(text, RowError)}
-            for place, tokens in zip(readable, self._kept.look(list(readable.values())), strict=True):
+            for place, tokens in zip(readable, self._cache.get(list(readable.values())), strict=True):
                 if tokens.shape[1] > self._limit:
                     errors[place] = RowError(f"the text has {tokens.shape[1]} tokens, the model takes {self._limit}")
         return [text for place, text in enumerate(texts) if place not in errors], errors  # type: ignore[misc]  # the errors are left out
 
     def features(self, texts: Sequence[Text]) -> dict[str, Any]:
-        """As `TextReader.features`."""
-        rows = self._kept.take(texts)
+        """Implement `TextReader.features`."""
+        rows = self._cache.take(texts)
         lengths = np.array([row.shape[1] for row in rows])
         columns = np.arange(lengths.max())
         filled = columns >= (lengths.max() - lengths)[:, None] if self._pads_left else columns < lengths[:, None]
@@ -133,16 +133,16 @@ class TokenReader:
         return [[f"{self._prompt}{text}" for text in firsts], *seconds]
 
 
-class _KeptTokens:
-    """Tokens by text, bounded in bytes."""
+class _TokenCache:
+    """Tokens by text, bounded in bytes; the least recently used are dropped first."""
 
     def __init__(self, tokenize: Callable[[Sequence[Text]], list[Tokens]]) -> None:
         self._tokenize = tokenize
         self._lock = Lock()  # of the tokeniser as well, which serves one thread at a time
-        self._by_text: Lru[Text, Tokens] = Lru(MAX_KEPT_BYTES, _size)
+        self._by_text: Lru[Text, Tokens] = Lru(MAX_CACHED_BYTES, _size)
 
-    def look(self, texts: Sequence[Text]) -> list[Tokens]:
-        """The tokens of each text, kept for later."""
+    def get(self, texts: Sequence[Text]) -> list[Tokens]:
+        """Return the tokens of each text, and cache them."""
         with self._lock:
             found = self._found(texts)
             for text, tokens in found.items():
@@ -150,7 +150,7 @@ class _KeptTokens:
         return [found[text] for text in texts]
 
     def take(self, texts: Sequence[Text]) -> list[Tokens]:
-        """The tokens of each text, not kept any longer."""
+        """Return the tokens of each text, and remove them from the cache."""
         with self._lock:
             found = self._found(texts)
             for text in found:

@@ -1,8 +1,8 @@
-"""What several attempts have done of one shard: rows with results, rows given up on, rows to be tried again.
+"""What several attempts have done of one shard: rows with results, rows that failed for good, rows to be tried again.
 
-An attempt that cannot do every row keeps what it did in a blob; the next one runs only the others, and when none is
-left the results of all attempts are put together in input order and committed as one. So a row that fails now and
-then, or a worker that is stopped half way, costs no other row a second run.
+An attempt that cannot complete every row saves a checkpoint in a blob. The next attempt runs only the other rows, and
+when none is left, the results of all attempts are joined in input order and committed as one. So a row that fails
+sometimes, or a worker that is stopped half way, costs no other row a second run.
 """
 
 from __future__ import annotations
@@ -42,16 +42,18 @@ class FailedRow:
 
 @dataclass(frozen=True, slots=True)
 class ShardProgress:
-    """Rows are named by their index in the job's input, so that the halves of a split shard share their parent's."""
+    """The progress of a shard. Rows are named by their index in the job's input, so that the halves of a split shard
+    can share their parent's.
+    """
 
-    results: tuple[pa.Table, ...] = ()  # each in input order, its last column the index of the row it was made from
-    empty: frozenset[int] = frozenset()  # rows that are done and made no result
+    results: tuple[pa.Table, ...] = ()  # each in input order, its last column the index of the source row
+    empty: frozenset[int] = frozenset()  # rows that are done without a result
     dead: tuple[DeadLetter, ...] = ()
     failed: dict[int, FailedRow] = field(default_factory=dict)
-    cached: frozenset[int] = frozenset()  # rows that are done and were not computed
+    cached: frozenset[int] = frozenset()  # rows that are done, with results from the row cache
 
     def pending(self, shard: Shard) -> Rows:
-        """The rows of a shard that are still to be run, in input order."""
+        """Return the rows of a shard that are still to be run, ascending."""
         rows = np.arange(shard.first_row, shard.first_row + shard.rows, dtype=np.int64)
         settled = [np.array([letter.index for letter in self.dead], dtype=np.int64)]
         settled += [table[INDEX].to_numpy() for table in self.results]
@@ -65,11 +67,11 @@ class ShardProgress:
 
     @property
     def rows_done(self) -> int:
-        """How many rows are done, whatever each of them made."""
+        """The number of rows that are done, with any number of results."""
         return sum(len(pc.unique(table[INDEX])) for table in self.results) + len(self.empty)
 
     def window(self, shard: Shard) -> ShardProgress:
-        """The part that is about a shard's own rows."""
+        """Return the part about this shard's own rows."""
         first, behind = shard.first_row, shard.first_row + shard.rows
         inside = [
             table.filter(pc.and_(pc.greater_equal(table[INDEX], first), pc.less(table[INDEX], behind)))
@@ -83,8 +85,8 @@ class ShardProgress:
             frozenset(row for row in self.cached if first <= row < behind),
         )
 
-    def add(self, pending: Rows, result: ShardResult, told: Told) -> ShardProgress:
-        """This progress and what an attempt brought, which ran the rows `pending`."""
+    def add(self, pending: Rows, result: ShardResult, context: AttemptContext) -> ShardProgress:
+        """Return this progress with the result of an attempt added, which ran the rows `pending`."""
         made = pending[result.sources]
         results = (result.table.append_column(INDEX, pa.array(made)),) if made.size else ()
         done = np.setdiff1d(result.settled, [row.index for row in result.dead])
@@ -94,15 +96,15 @@ class ShardProgress:
         dead = list(self.dead)
         for one in result.dead:
             row = int(pending[one.index])
-            _judge(row, self.failed.get(row, FailedRow(0, told.now)), one, told, again, dead)
+            _judge(row, self.failed.get(row, FailedRow(0, context.now)), one, context, again, dead)
         cached = self.cached if result.cached is None else self.cached | set(pending[result.cached].tolist())
         now_empty = self.empty | frozenset(empty.tolist())
         return ShardProgress(self.results + results, now_empty, tuple(dead), again, cached)
 
     def table(self, *, with_source_row: bool = False) -> pa.Table:
-        """The results in input order; without any, no columns.
+        """Return the results in input order; without any, a table without columns.
 
-        with_source_row: begin with the index of the row that each was made from, as the column `SOURCE_ROW`.
+        with_source_row: put the index of each result's source row first, as the column `SOURCE_ROW`.
         """
         if not self.results:
             return pa.table({})
@@ -117,13 +119,13 @@ class ShardProgress:
 
     @property
     def worst(self) -> int:
-        """How often the row that failed most, of those to be tried again, has failed."""
+        """The number of failures of the row that failed most, of those to be tried again."""
         return max((failed.failures for failed in self.failed.values()), default=0)
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """Who ran an attempt, when, and by which policy."""
+class AttemptContext:
+    """The circumstances of an attempt that its dead letters record, and the policy that decides about failed rows."""
 
     operator: str
     worker: str
@@ -136,31 +138,36 @@ def _indices(rows: Iterable[int]) -> Rows:
 
 
 def _judge(
-    row: int, before: FailedRow, one: DeadRow, told: Told, again: dict[int, FailedRow], dead: list[DeadLetter]
+    row: int,
+    before: FailedRow,
+    one: DeadRow,
+    context: AttemptContext,
+    again: dict[int, FailedRow],
+    dead: list[DeadLetter],
 ) -> None:
-    """Decide about a row that failed: it goes to those tried `again`, or to the `dead`."""
+    """Add a row that failed to those tried `again`, or to the `dead`."""
     failures = before.failures + 1
-    if one.retryable and tries_row_again(failures, one.failure.error_type, told.policy):
+    if one.retryable and tries_row_again(failures, one.failure.error_type, context.policy):
         again[row] = FailedRow(failures, before.first_failed_at)
         return
     dead.append(
         DeadLetter(
             index=row,
             row=one.row,
-            operator=told.operator,
+            operator=context.operator,
             error_type=one.failure.error_type,
             message=one.failure.message,
             traceback=one.failure.traceback,
             attempts=failures,
-            worker=told.worker,
+            worker=context.worker,
             first_failed_at=before.first_failed_at,
-            last_failed_at=told.now,
+            last_failed_at=context.now,
         )
     )
 
 
 def encode_progress(progress: ShardProgress) -> pa.Table:
-    """A progress as one table, to be kept as an Arrow file."""
+    """Encode a progress as one table, to be stored as an Arrow file."""
     about: dict[str, Any] = {
         "empty": sorted(progress.empty),
         "dead": [letter.model_dump(mode="json") for letter in progress.dead],
@@ -172,7 +179,7 @@ def encode_progress(progress: ShardProgress) -> pa.Table:
 
 
 def decode_progress(table: pa.Table) -> ShardProgress:
-    """The inverse of `encode_progress`."""
+    """Decode what `encode_progress` made."""
     about = json.loads(table.schema.metadata[_META])
     return ShardProgress(
         (table.replace_schema_metadata(None),) if table.num_rows else (),

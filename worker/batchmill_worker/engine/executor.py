@@ -1,0 +1,90 @@
+"""The seam between an attempt and what runs its rows: a shard goes in, a `ShardResult` comes out.
+
+Two kinds of operators need two ways of running, behind one protocol:
+
+1. An operator that takes batches is driven by `BatchExecutor`: the device runs one batch of one shard at a time.
+2. An engine that takes requests, as one for language models does, has rows of several shards in flight at once; each
+   enters and leaves by itself. Its executor is shared by all shards of the process like the other one, returns to each
+   caller its own rows, and declares to the meter how many tokens of each attempt are in flight.
+
+`Executors` is the one place where the kind of an operator decides. Neither an attempt nor the row cache knows which
+executor it has.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, assert_never
+
+from batchmill.operators.contract import OperatorKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import pyarrow as pa
+
+    from batchmill.operators.contract import OperatorDefinition
+    from batchmill_worker.batching.sizing import Batching
+    from batchmill_worker.engine.shard_result import ShardResult
+    from batchmill_worker.models.operator_cache import ReadyOperator
+    from batchmill_worker.runtime.device_time import AttemptUsage
+
+
+def never_stop() -> bool:
+    """Let a shard run to its end."""
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class ShardTask:
+    """How to run the rows of one shard.
+
+    carry: the input columns that results keep; None: all. A column that the operator makes replaces the carried one of
+        that name, in its place; the others follow.
+    should_stop: whether to stop and return what is settled; asked often, so it must be cheap.
+    batching: how large batches are, where there are batches; None: as the operator says, with nothing learned yet.
+    has_succeeded: whether earlier attempts have done rows of this shard; then failing rows are the rows' fault.
+    attempt_id: the attempt to name in traces, and to the watchdog while it uses the device.
+    usage: the account of its time on the device; None: nobody's.
+    """
+
+    carry: Sequence[str] | None = None
+    should_stop: Callable[[], bool] = never_stop
+    batching: Batching | None = None
+    has_succeeded: bool = False
+    attempt_id: str = ""
+    usage: AttemptUsage | None = None
+
+
+ALL_DEFAULTS = ShardTask()
+
+
+class Executor(Protocol):
+    """Runs the rows of one shard. One executor serves all shards that a process runs at once, in any thread."""
+
+    def run(self, operator: ReadyOperator, table: pa.Table, task: ShardTask = ALL_DEFAULTS) -> ShardResult:
+        """Run the rows of `table`, one shard or the part of it that is left, and return what became of them.
+
+        Rows settle in any order, and the result is in input order. When `task.should_stop` is true, return at the next
+        opportunity with the rows that are settled; a row that is not settled is left to the next attempt.
+
+        Raises `OperatorFailed` when rows fail for no fault of theirs, `InvalidOperator` when what the operator returns
+        does not fit the contract, `InvalidRows` when a carried column is missing, and any `BatchmillError` that the
+        operator raises.
+        """
+        ...
+
+
+class Executors:
+    """The executors of a device process."""
+
+    def __init__(self, batches: Executor) -> None:
+        self._batches = batches
+
+    def of(self, definition: OperatorDefinition) -> Executor:
+        """Return the executor for an operator of this kind."""
+        match definition.kind:
+            case OperatorKind.BATCH:
+                return self._batches
+            case never:
+                assert_never(never)

@@ -1,0 +1,92 @@
+"""What an attempt writes outside the ledger: results, dead letters and checkpoints, all under its own names.
+
+Names carry the attempt's token, so that two attempts of one shard never write the same blob: the ledger alone decides
+whose results count, and the other's are deleted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from batchmill.completion import Completion
+from batchmill.dead_letters import DeadRows, count_by_type, dead_letters_name, part_of
+from batchmill.job import MAX_INLINE_BYTES
+from batchmill.workspace import stream_from_table, table_from_stream
+from batchmill_worker.runtime.trace import Phase
+from batchmill_worker.slot.attempt.shard_progress import encode_progress
+
+if TYPE_CHECKING:
+    from batchmill.shard import Shard
+    from batchmill.storage.blobs import BlobStore
+    from batchmill_worker.runtime.trace import Recorder
+    from batchmill_worker.slot.attempt.shard_loader import LoadedShard
+    from batchmill_worker.slot.attempt.shard_progress import ShardProgress
+    from batchmill_worker.slot.job_cache import JobFiles
+
+
+class AttemptStore:
+    """Stores what attempts have made. Thread-safe."""
+
+    def __init__(self, blobs: BlobStore, trace: Recorder) -> None:
+        self._blobs = blobs
+        self._trace = trace
+
+    def checkpoint(self, loaded: LoadedShard, progress: ShardProgress) -> str:
+        """Store what is done so far, for the next attempt, and return the blob's name. Raises `StorageError`."""
+        shard = loaded.shard
+        name = f"jobs/{shard.job_id}/kept/{part_of(shard.shard_id, shard.token)}.arrow"
+        self._blobs.put_table(name, encode_progress(progress))
+        return name
+
+    def store(self, loaded: LoadedShard, progress: ShardProgress) -> Completion:
+        """Store the results and dead letters of a shard that is done, and describe them. Raises `StorageError`.
+
+        The description's `busy_s` is left for the caller to fill in.
+        """
+        with self._trace.span(Phase.STORE, shard=loaded.shard.ref.attempt_key):
+            return self._store(loaded, progress)
+
+    def _store(self, loaded: LoadedShard, progress: ShardProgress) -> Completion:
+        shard, files, expands = loaded.shard, loaded.files, loaded.definition.expands
+        if progress.dead:
+            self._blobs.put_table(dead_letters_name(shard.ref), _dead_rows(shard, files, progress).table())
+        table = progress.table(with_source_row=expands)
+        stored = Completion(
+            progress.rows_done,
+            len(progress.dead),
+            0,
+            dead_by_type=count_by_type(progress.dead),
+            results=table.num_rows if expands else None,
+            rows_cached=len(progress.cached),
+        )
+        if table.num_rows == 0:
+            return stored
+        if files.may_be_inline and table.nbytes <= MAX_INLINE_BYTES:
+            stream = stream_from_table(table)
+            return replace(stored, nbytes=len(stream), inline=stream)
+        return replace(stored, nbytes=files.results.write(shard.shard_id, shard.token, table))
+
+    def move_out(self, shard: Shard, files: JobFiles, completion: Completion) -> Completion:
+        """Write inline results, for which the ledger has no room, to the result store. Raises `StorageError`."""
+        nbytes = files.results.write(shard.shard_id, shard.token, table_from_stream(completion.inline))
+        return replace(completion, inline=b"", nbytes=nbytes)
+
+    def delete(self, shard: Shard, files: JobFiles | None) -> None:
+        """Delete what this attempt stored, because the shard is another attempt's. Raises `StorageError`.
+
+        files: None if the job's were never opened, so that there are no results. The checkpoint stays: if only the
+        ledger's answer was lost, the next attempt needs it. It is deleted with the job.
+        """
+        ref = shard.ref
+        if files is not None:
+            files.results.delete(ref.shard_id, ref.token)
+        self._blobs.delete(dead_letters_name(ref))
+
+
+def _dead_rows(shard: Shard, files: JobFiles, progress: ShardProgress) -> DeadRows:
+    letters = tuple(progress.letters)
+    places = pa.array([shard.skip + letter.index - shard.first_row for letter in letters], pa.int64())
+    return DeadRows(letters, files.source.read(shard.slices).take(places))

@@ -1,0 +1,56 @@
+"""The third step of an attempt: its rows go through the operator, or come out of the row cache."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batchmill_worker.engine.executor import ShardTask
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from batchmill_worker.engine.controllers import ControllerCache
+    from batchmill_worker.engine.executor import Executors
+    from batchmill_worker.engine.shard_result import ShardResult
+    from batchmill_worker.models.operator_cache import OperatorCache
+    from batchmill_worker.row_cache.cache import RowCache
+    from batchmill_worker.slot.attempt.claimer import ClaimedShard
+    from batchmill_worker.slot.attempt.shard_loader import LoadedShard
+
+
+class ShardComputer:
+    """Runs loaded shards through operators. Thread-safe; the executors decide what runs at the same time."""
+
+    def __init__(
+        self, executors: Executors, operators: OperatorCache, controllers: ControllerCache, row_cache: RowCache
+    ) -> None:
+        self._executors = executors
+        self._operators = operators
+        self._controllers = controllers
+        self._row_cache = row_cache
+
+    def compute(self, loaded: LoadedShard, claimed: ClaimedShard) -> ShardResult:
+        """Run the rows, setting the operator up first if need be. Stop early when the lease says so.
+
+        Raises what `OperatorCache.borrow` and `Executor.run` raise.
+        """
+        spec, definition, usage = loaded.spec, loaded.definition, claimed.usage
+        executor = self._executors.of(definition)
+        with self._operators.borrow(definition, spec.params, usage.loading) as operator:
+            task = ShardTask(
+                carry=spec.carry,
+                should_stop=claimed.lease.should_stop,
+                batching=self._controllers.batching(definition, spec),
+                has_succeeded=bool(loaded.before.results),
+                attempt_id=loaded.shard.ref.attempt_key,
+                usage=usage,
+            )
+
+            def compute(rows: pa.Table) -> ShardResult:
+                return executor.run(operator, rows, task)
+
+            result = (
+                compute(loaded.table) if not spec.cache else self._row_cache.run(operator, spec, loaded.table, compute)
+            )
+        self._controllers.save()
+        return result

@@ -1,0 +1,79 @@
+"""The second step of an attempt: the rows that are still to be run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from batchmill.errors import UnknownOperator
+from batchmill_worker.runtime.trace import Phase
+from batchmill_worker.slot.attempt.shard_progress import ShardProgress, decode_progress
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from batchmill.job import JobSpec
+    from batchmill.ledger import Claim
+    from batchmill.operators.contract import OperatorDefinition, OperatorRegistry
+    from batchmill.shard import Shard
+    from batchmill.storage.blobs import BlobStore
+    from batchmill_worker.batching.packing import Rows
+    from batchmill_worker.runtime.trace import Recorder
+    from batchmill_worker.slot.job_cache import JobFiles, JobFilesCache
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedShard:
+    """A shard that is ready to be run."""
+
+    shard: Shard
+    files: JobFiles
+    definition: OperatorDefinition
+    before: ShardProgress  # what earlier attempts have done
+    pending: Rows  # the rows left, by their index in the job's input
+    table: pa.Table  # the same rows
+
+    @property
+    def spec(self) -> JobSpec:
+        """The job's."""
+        return self.files.spec
+
+
+class ShardLoader:
+    """Loads shards. Thread-safe. worker: its name, for messages."""
+
+    def __init__(
+        self, job_files: JobFilesCache, blobs: BlobStore, registry: OperatorRegistry, worker: str, trace: Recorder
+    ) -> None:
+        self._job_files = job_files
+        self._blobs = blobs
+        self._registry = registry
+        self._worker = worker
+        self._trace = trace
+
+    def load(self, claim: Claim) -> LoadedShard:
+        """Read the rows of a shard that no earlier attempt has settled.
+
+        Raises `UnknownOperator`, `NotFound`, `InvalidSource` or `StorageError`, or `ServiceUnavailable` if the job has
+        to be read from the ledger.
+        """
+        shard = claim.shard
+        with self._trace.span(Phase.LOAD, shard=shard.ref.attempt_key):
+            files = self._job_files.of(claim)
+            before = self._checkpoint(shard)
+            pending = before.pending(shard)
+            table = files.source.read(shard.slices).slice(shard.skip, shard.rows)
+            if before.is_begun:
+                table = table.take(pending - shard.first_row)
+        return LoadedShard(shard, files, self._definition(files.spec.operator), before, pending, table)
+
+    def _checkpoint(self, shard: Shard) -> ShardProgress:
+        if not shard.kept:
+            return ShardProgress()
+        return decode_progress(self._blobs.read_table(shard.kept)).window(shard)
+
+    def _definition(self, operator: str) -> OperatorDefinition:
+        definition = self._registry.get(operator)
+        if definition is None:
+            raise UnknownOperator(f"worker {self._worker} has no operator {operator!r}.")
+        return definition
