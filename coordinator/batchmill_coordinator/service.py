@@ -34,6 +34,8 @@ from batchmill_coordinator.roles.recoverer import Recoverer
 from batchmill_coordinator.roles.role import RoleThread
 from batchmill_coordinator.roles.watcher import Watcher, runs_nothing, why_blocked
 from batchmill_coordinator.scheduling.message_publisher import MessagePublisher
+from batchmill_coordinator.status.notices import Notices
+from batchmill_coordinator.status.readiness import ReadinessProbe
 from batchmill_coordinator.status.shown_request import shown_request
 from batchmill_coordinator.status.status import cost_of, status_of
 
@@ -67,6 +69,8 @@ class Service:
         self.uploads = Uploads(self.ledger, self.workspace, self.admission, limits)
         self.leadership = Leadership(self.ledger, _own_name(), settings.leader_ttl_s, self.clock, self._wake_all)
         self.metrics = CoordinatorMetrics(self.ledger, settings, lambda: self.leadership.epoch, self.clock)
+        self.notices = Notices()
+        self.readiness = ReadinessProbe(self.ledger, self.notices, self.clock)
         self.dead_rows = DeadRowStore(self.ledger, self.workspace.blobs)
         self.replays = Replays(self.ledger, self.workspace, self.dead_rows, settings)
         self._publisher = MessagePublisher(settings)

@@ -118,12 +118,13 @@ class Cluster:
         """What all wrote."""
         return "".join(path.read_text(errors="replace") for path in sorted((self.folder / "logs").iterdir()))
 
-    def start_valkey(self, *flags: str) -> None:
-        """Start Valkey over its append-only file; returns when it answers."""
+    def start_valkey(self, *flags: str, wait: bool = True) -> None:
+        """Start Valkey over its append-only file; returns when it answers, or without `wait` at once."""
         self.socket.unlink(missing_ok=True)
         command = [*valkey_command(self.folder / "valkey", self.socket), *flags]
         self.valkey = self._start("valkey", command, {})
-        until(self._answers, "Valkey's start")
+        if wait:
+            until(self.answers, "Valkey's start")
 
     def start_coordinator(self, name: str, *, wait: bool = True, **settings: object) -> Running:
         """Start a coordinator; one of the same name has the port of the one before."""
@@ -162,7 +163,7 @@ class Cluster:
 
     def start(self, *, coordinators: int = 1, slots: tuple[int, ...] = (1,)) -> Self:
         """Start everything: Valkey, coordinators "a", "b", …, and a supervisor for each number of slots."""
-        self.start_valkey()
+        self.start_valkey("--enable-debug-command", "local")
         started = [self.start_coordinator(name, wait=False) for name in "abc"[:coordinators]]
         started += [self.start_supervisor(number, wait=False) for number in slots]
         for running in started:
@@ -220,7 +221,14 @@ class Cluster:
             end(process)
         shutil.rmtree(self._runtime, ignore_errors=True)
 
-    def _answers(self) -> bool:
+    def processes(self) -> list[psutil.Process]:
+        """The coordinators, the supervisors and their slots that live."""
+        running = [*self.coordinators.values(), *self.supervisors.values()]
+        parents = [psutil.Process(each.pid) for each in running if each.process.poll() is None]
+        return [*parents, *self.slots()]
+
+    def answers(self) -> bool:
+        """Whether the Valkey answers."""
         try:
             with self.redis() as client:
                 return bool(client.ping())

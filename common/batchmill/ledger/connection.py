@@ -31,14 +31,17 @@ def connect(url: str) -> redis.Redis:
     Raises `InvalidSettings` for a URL it does not understand; does not connect yet.
     """
     address = RedisAddress.parse(url)
+    options: dict[str, Any] = {
+        **address.parameters(),
+        **({} if address.path is not None else {"socket_keepalive": True}),
+    }
     pool = redis.ConnectionPool(
         connection_class=connection_class(address),
         socket_timeout=SOCKET_TIMEOUT_S,
         socket_connect_timeout=SOCKET_TIMEOUT_S,
         health_check_interval=15,
         retry=Retry(RedisBackoff(RECONNECT), retries=RECONNECT_TRIES),
-        **address.parameters(),
-        **({} if address.path is not None else {"socket_keepalive": True}),
+        **options,
     )
     return redis.Redis.from_pool(pool)
 

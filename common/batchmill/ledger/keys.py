@@ -21,6 +21,10 @@ class Keys:
         """String: the version of the data formats that this ledger is kept in."""
         return f"{self.prefix}schema"
 
+    def probe(self) -> str:
+        """String without meaning, with a life: written to see that the server takes writes."""
+        return f"{self.prefix}probe"
+
     def jobs(self) -> str:
         """Sorted set: every job's id, scored by when it was created (ms)."""
         return f"{self.prefix}jobs"

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from batchmill.settings import ServiceSettings
 
 SUBSCRIPTION_POLL_S = 1.0
+PROBE_TTL_MS = 60_000
 SCHEMA = 1
 """Goes up when scripts write what those of the version before would misread, or the other way round."""
 
@@ -76,6 +77,17 @@ class Ledger:
         with redis_errors():
             self._store.redis.ping()
 
+    def require_access(self) -> None:
+        """Raise `LedgerRefused` unless Redis allows this user what ledger and broker do beside running scripts.
+
+        Celery subscribes to patterns, which an ACL allows only with all channels (`&*`).
+        """
+        with redis_errors(), self._store.redis.pubsub() as channel:
+            channel.subscribe(self._store.keys.events())
+            channel.get_message(timeout=SUBSCRIPTION_POLL_S)
+            channel.psubscribe(f"{self._store.keys.prefix}celery.*")
+            channel.get_message(timeout=SUBSCRIPTION_POLL_S)
+
     def require_schema(self, version: int = SCHEMA) -> None:
         """Raise `InvalidSettings` when this ledger is kept in other data formats than this build reads and writes."""
         found = calls.check_schema(self._store, version=version)
@@ -120,10 +132,13 @@ class Ledger:
         """Give the lead back, if it is held under this name."""
         calls.resign(self._store, name=name)
 
-    def has_leader(self) -> bool:
-        """Whether some coordinator leads."""
-        with redis_errors():
-            return bool(self._store.redis.exists(self._store.keys.leader()))
+    def probe(self) -> bool:
+        """Return whether some coordinator leads. Raises `ServiceUnavailable` when the server takes no writes."""
+        keys = self._store.keys
+        with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
+            pipe.set(keys.probe(), b"", px=PROBE_TTL_MS)
+            pipe.exists(keys.leader())
+            return bool(pipe.execute()[1])
 
     def events(self) -> Iterator[tuple[str, str] | None]:
         """Changes as they happen, (kind, job id), and None at least once a second; some may be missed.

@@ -7,6 +7,7 @@ import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Any, assert_never
 
+import redis
 from celery import Celery
 from celery.apps import worker as worker_program
 from celery.exceptions import Ignore, Retry, SecurityWarning
@@ -84,7 +85,7 @@ def end_task(task: Any, result: AttemptResult) -> str:
         case AttemptStatus.DROPPED:
             try:  # Celery has no exception for it
                 task.send_event("task-revoked", retry=False, terminated=False, signum=None, expired=False)
-            except OperationalError:
+            except (OperationalError, redis.RedisError):
                 log.info("no event could be sent: the broker cannot be reached")
             raise Ignore(result.reason)
         case never:
