@@ -1,9 +1,10 @@
-"""Every kind of error reply, provoked on a real server under a real service: health, readiness, recovery, a right job."""
+"""Error replies of Redis, provoked under a real service: health, readiness, recovery, and a right job after each."""
 
 from __future__ import annotations
 
 import http.client
 import json
+import logging
 import threading
 import time
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from cluster import Cluster
 
     from batchmill import Job
+
+log = logging.getLogger(__name__)
 
 FAULT_S = 4.0
 READY_S = 5.0
@@ -235,7 +238,7 @@ def test_an_error_reply_ends_nothing_and_work_resumes_by_itself(stack: Cluster, 
     after = stack.ask(lambda _: client.submit("shout", rows=[{"text": "after"}]))
     assert end_of(after) == "completed"
     first_row_s = time.monotonic() - over_at
-    print(f"{fault.provoke.__name__}: ready after {ready_s:.1f} s, a new job's row after {first_row_s:.1f} s")
+    log.info("%s: ready after %.1f s, a row after %.1f s", fault.provoke.__name__, ready_s, first_row_s)
     assert [row["loud"] for row in after.results()] == ["AFTER!"]
     assert end_of(running) == "completed"
     assert [row["id"] for row in running.results()] == list(range(ROWS))

@@ -85,6 +85,14 @@ class Store:
             self.on_call(name, time.monotonic() - started, has_answered)
         return reply
 
+    def read_now_ms(self) -> int:
+        """The server's time, milliseconds since the epoch, or the one that was given."""
+        if self.now_ms:
+            return self.now_ms
+        with redis_errors():
+            seconds, micros = self.redis.time()
+        return int(seconds) * 1000 + int(micros) // 1000
+
 
 @contextmanager
 def redis_errors() -> Iterator[None]:

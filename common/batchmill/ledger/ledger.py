@@ -11,6 +11,7 @@ from batchmill.ledger.connection import Store, connect, redis_errors
 from batchmill.ledger.costs import CostLedger
 from batchmill.ledger.encodings import parse_event
 from batchmill.ledger.fleet import FleetLedger
+from batchmill.ledger.identity import IdentityLedger
 from batchmill.ledger.job_log import JobLogLedger
 from batchmill.ledger.jobs import JobLedger
 from batchmill.ledger.leases import LeaseLedger
@@ -49,6 +50,7 @@ class Ledger:
         self.fleet = FleetLedger(self._store)
         self.unfinished = UnfinishedWorkLedger(self._store)
         self.retention = RetentionLedger(self._store)
+        self.identity = IdentityLedger(self._store)
         self.profiles = ProfileLedger(self._store)
         self.log = JobLogLedger(self._store)
         self.overview = OverviewLedger(self._store)
@@ -66,11 +68,7 @@ class Ledger:
 
     def now_ms(self) -> int:
         """The time by which leases are judged: the server's, milliseconds since the epoch."""
-        if self._store.now_ms:
-            return self._store.now_ms
-        with redis_errors():
-            seconds, micros = self._store.redis.time()
-        return int(seconds) * 1000 + int(micros) // 1000
+        return self._store.read_now_ms()
 
     def ping(self) -> None:
         """Raise `ServiceUnavailable` when Redis cannot be reached."""

@@ -26,6 +26,9 @@ LEADER = Metric("batchmill_leader", GAUGE, "1 if this coordinator leads, else 0"
 EPOCH = Metric(
     "batchmill_leader_epoch", GAUGE, "How often the lead has been taken; 0 if this coordinator does not lead"
 )
+NOTICES = Metric(
+    "batchmill_notices", GAUGE, "1 for each kind of trouble that /readyz lists: clock, ledger; else 0", ("notice",)
+)
 LEDGER_UP = Metric("batchmill_ledger_up", GAUGE, "1 if this coordinator reaches the ledger, else 0")
 LEDGER_PING = Metric("batchmill_ledger_ping_seconds", GAUGE, "Time that the ledger took to answer a ping just now")
 
@@ -98,6 +101,7 @@ COORDINATOR_METRICS = (
     LEDGER_FAILURES,
     LEADER,
     EPOCH,
+    NOTICES,
     LEDGER_UP,
     LEDGER_PING,
 )
