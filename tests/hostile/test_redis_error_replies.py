@@ -50,6 +50,7 @@ def readonly(cluster: Cluster) -> Iterator[None]:
 
 @contextmanager
 def masterdown(cluster: Cluster) -> Iterator[None]:
+    """The same, and it answers reads with MASTERDOWN: only the write of a probe gets READONLY."""
     with configured(cluster, "replica-serve-stale-data", "no"), readonly(cluster):
         yield
 
@@ -172,12 +173,12 @@ def loading(cluster: Cluster) -> Iterator[None]:
     """The server starts again and takes some seconds to load its data."""
     assert cluster.valkey is not None
     with cluster.redis() as client:
-        client.execute_command("DEBUG", "POPULATE", "200", "filler", "10")
+        client.execute_command("DEBUG", "POPULATE", "200", "filler", "1000")
         client.execute_command("BGREWRITEAOF")
         until(lambda: client.info("persistence")["aof_rewrite_in_progress"] == 0, "the append-only file")
     cluster.valkey.process.terminate()
     cluster.valkey.process.wait()
-    cluster.start_valkey("--key-load-delay", "20000", "--enable-debug-command", "local", wait=False)
+    cluster.start_valkey("--key-load-delay", "20000", "--loading-process-events-interval-bytes", "1024", wait=False)
     try:
         yield
     finally:
@@ -201,7 +202,7 @@ class Fault:
 
 FAULTS = [
     Fault(readonly, "READONLY"),
-    Fault(masterdown, "MASTERDOWN"),
+    Fault(masterdown, "READONLY"),
     Fault(out_of_memory, "OOM"),
     Fault(too_few_replicas, "NOREPLICAS"),
     Fault(disk_fault, "MISCONF"),
