@@ -14,17 +14,17 @@ from urllib.parse import urlsplit
 
 import pytest
 import redis
-from cluster import free_port
-from waiting import until
+
+from support.cluster import free_port
+from support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from cluster import Cluster
-
     from batchmill import Job
+    from support.cluster import Cluster
 
 log = logging.getLogger(__name__)
 
