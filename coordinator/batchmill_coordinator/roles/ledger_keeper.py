@@ -81,6 +81,7 @@ class LedgerKeeper:
         self._notices = notices
         self._clock = clock
         self._epoch = 0
+        self._is_foreign = False
         self._marked_at_s = float("-inf")  # monotonic
         self._swept_at_s = float("-inf")
 
@@ -98,6 +99,9 @@ class LedgerKeeper:
             case Ownership.UNCLAIMED:
                 self._write_mark(Mark(ledger=identity.ledger_id, sweeps=self._knows_all()))
             case Ownership.OWNED:
+                if self._is_foreign:
+                    self._is_foreign = False
+                    self._notices.clear(Notice.LEDGER)
                 if is_due or epoch != self._epoch:
                     self._write_mark(mark)
                 if mark is not None and mark.sweeps:
@@ -124,6 +128,7 @@ class LedgerKeeper:
 
     def _report_foreign(self, identity: LedgerIdentity, mark: Mark | None) -> None:
         assert mark is not None  # noqa: S101  # as above
+        self._is_foreign = True
         own = json.dumps({"ledger": identity.ledger_id, "sweeps": True})
         self._notices.report(
             Notice.LEDGER,
