@@ -84,11 +84,16 @@ class Ledger:
 
         Celery subscribes to patterns, which an ACL allows only with all channels (`&*`).
         """
-        with redis_errors(), self._store.redis.pubsub() as channel:
-            channel.subscribe(self._store.keys.events())
-            channel.get_message(timeout=SUBSCRIPTION_POLL_S)
-            channel.psubscribe(f"{self._store.keys.prefix}celery.*")
-            channel.get_message(timeout=SUBSCRIPTION_POLL_S)
+        pool, keys = self._store.redis.connection_pool, self._store.keys
+        with redis_errors():
+            connection = pool.get_connection()  # redis-py's subscriptions would try again, and hide the refusal
+            try:
+                for command, channel in (("SUBSCRIBE", keys.events()), ("PSUBSCRIBE", f"{keys.prefix}celery.*")):
+                    connection.send_command(command, channel)
+                    connection.read_response(push_request=True)
+            finally:
+                connection.disconnect()
+                pool.release(connection)
 
     def require_schema(self, version: int = SCHEMA) -> None:
         """Raise `InvalidSettings` when this ledger is kept in other data formats than this build reads and writes."""
