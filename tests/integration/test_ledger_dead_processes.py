@@ -34,7 +34,7 @@ def test_the_leases_of_a_dead_process_end_at_once_and_no_others(ledger: Ledger, 
 
 def test_of_a_dead_process_only_the_shard_on_the_device_is_blamed(ledger: Ledger, epoch: int) -> None:
     guilty, beside = two_claimed(ledger, epoch, "cpu0@host aa", "cpu0@host bb")
-    assert len(ledger.shards.release_leases_of_worker("cpu0@host", guilty.attempt_key)) == 2
+    assert len(ledger.shards.release_leases_of_worker("cpu0@host", {guilty.attempt_key})) == 2
     assert ledger.shards.expired(ledger.now_ms()) == [guilty]
     spared = ledger.shards.read(beside)
     assert spared is not None

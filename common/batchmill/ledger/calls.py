@@ -586,6 +586,31 @@ def forget_rows(
     return int(reply)
 
 
+def keep_leases(
+    store: Store,
+    *,
+    lease_ms: int,
+    worker: str,
+    attempts: Sequence[ShardRef],
+) -> list[ShardRef]:
+    """Keep the leases of attempts whose process lives, as its supervisor sees, even if it cannot renew them."""
+    keys = store.keys
+    reply = store.run(
+        "keep_leases",
+        [
+            keys.leases(),
+            *(keys.shard(item.job_id, item.stage, item.shard_id) for item in attempts),
+        ],
+        [
+            store.now_ms,
+            lease_ms,
+            worker,
+            *(item.attempt_key for item in attempts),
+        ],
+    )
+    return [ShardRef.from_key(one) for one in reply]
+
+
 class KeepRowsAnswer(StrEnum):
     """What `keep_rows.lua` answers."""
 
@@ -891,12 +916,18 @@ def queue(
     return int(reply)
 
 
+class Release(NamedTuple):
+    """An item of the list that `release_leases_of_worker.lua` takes."""
+
+    attempt: ShardRef
+    blamed: bool
+
+
 def release_leases_of_worker(
     store: Store,
     *,
     worker: str,
-    blamed: str | None,
-    attempts: Sequence[ShardRef],
+    attempts: Sequence[Release],
 ) -> list[ShardRef]:
     """Take back the attempts of a worker process that is dead, as its supervisor found."""
     keys = store.keys
@@ -911,18 +942,24 @@ def release_leases_of_worker(
                 part
                 for item in attempts
                 for part in (
-                    keys.job(item.job_id),
-                    keys.shard(item.job_id, item.stage, item.shard_id),
-                    keys.waiting(item.job_id),
+                    keys.job(item.attempt.job_id),
+                    keys.shard(item.attempt.job_id, item.attempt.stage, item.attempt.shard_id),
+                    keys.waiting(item.attempt.job_id),
                 )
             ),
         ],
         [
             store.now_ms,
             worker,
-            "" if blamed is None else blamed,
             keys.events(),
-            *(item.attempt_key for item in attempts),
+            *(
+                part
+                for item in attempts
+                for part in (
+                    item.attempt.attempt_key,
+                    int(item.blamed),
+                )
+            ),
         ],
     )
     return [ShardRef.from_key(one) for one in reply]

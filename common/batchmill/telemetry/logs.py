@@ -11,7 +11,7 @@ import logging
 import sys
 import threading
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 from urllib.parse import quote
 
 from batchmill.telemetry.log_context import fields
@@ -28,14 +28,15 @@ LEAST_SECRET_CHARS = 4
 """What is shorter is in half of all words, and no secret."""
 
 
-def configure_logging(settings: ServiceSettings, *, worker: str = "") -> None:
+def configure_logging(settings: ServiceSettings, *, worker: str = "", stream: TextIO | None = None) -> None:
     """Log to standard error, as the settings say; libraries only when something is wrong.
 
     worker: the name that every line of this process carries. What ends a thread or the process is logged too.
+    stream: instead of standard error.
     """
     own: dict[str, str | int] = {"worker": worker} if worker else {}
     kind = JsonFormatter if settings.log_format == "json" else ConsoleFormatter
-    handler = logging.StreamHandler()
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(kind(own, settings.secret_values()))
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(capture=True)

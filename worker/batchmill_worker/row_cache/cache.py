@@ -32,6 +32,7 @@ from batchmill_worker.row_cache.segments import (
     pick,
 )
 from batchmill_worker.row_cache.space import code_digests, space_of
+from batchmill_worker.runtime.slot_board import Hook
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -108,7 +109,8 @@ class RowCache:
             return content_digests(table, space)
         # some at a time: as dicts, rows take many times the memory
         slices = (table.slice(start, MAX_ROWS_PER_CALL) for start in range(0, table.num_rows, MAX_ROWS_PER_CALL))
-        return [digest for some in slices for digest in key_digests(some.to_pylist(), operator.row_key, space)]
+        with operator.guard.calling(Hook.ROW_KEY):
+            return [digest for some in slices for digest in key_digests(some.to_pylist(), operator.row_key, space)]
 
     def _find(self, distinct: Distinct, operator: ReadyOperator) -> tuple[list[Piece], list[_Range]]:
         """Find the results that the cache has, and the segments for those that it lacks."""

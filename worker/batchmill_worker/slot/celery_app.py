@@ -36,6 +36,7 @@ class PromptConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
 
     def ensure_connected(self, conn: Any) -> Any:
         """Return an open connection, however long that takes."""
+        self.controller.options["model_queues"].detach()
         conn.ensure_connection = partial(conn.ensure_connection, **kombu_waits(RECONNECT))
         return super().ensure_connected(conn)
 
@@ -101,6 +102,7 @@ def consume(
     """Consume the pool's queues until SIGTERM, which calls `on_shutdown` before running tasks end."""
 
     def shutting_down(**_: Any) -> None:
+        queues.detach()
         on_shutdown()
 
     def keep_our_logging(**_: Any) -> None:

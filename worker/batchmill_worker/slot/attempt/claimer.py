@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchmill.ledger.encodings import write_holder
+from batchmill_worker.runtime.exclusion import Exclusion
 from batchmill_worker.runtime.trace import Phase
 
 if TYPE_CHECKING:
@@ -52,21 +53,25 @@ class Claimer:
         self._heartbeat = heartbeat
         self._terms = terms
         self._trace = trace
+        self._exclusion = Exclusion()
 
     @contextmanager
     def claim(self, ref: ShardRef) -> Iterator[ClaimedShard | None]:
         """Claim an attempt and hold its lease while the context lasts; None when its job takes no more work.
 
+        Where an attempt of the shard was lost before, wait until no other attempt runs, and keep others waiting.
+
         Raises `StaleToken` when the attempt is not there to be claimed, `ServiceUnavailable` without the ledger.
         """
-        with self._trace.span(Phase.CLAIM, shard=ref.attempt_key):
-            claim = self._claim(ref)
-        if claim is None:
-            yield None
-            return
-        spec = self._job_files.spec_of(claim)
-        with self._heartbeat.holding(ref) as lease:
-            yield ClaimedShard(claim, spec.operator if spec else None, lease, lease.usage)
+        with self._heartbeat.board.claiming(ref.attempt_key):  # before the claim: the supervisor keeps what it finds
+            with self._trace.span(Phase.CLAIM, shard=ref.attempt_key):
+                claim = self._claim(ref)
+            if claim is None:
+                yield None
+                return
+            spec = self._job_files.spec_of(claim)
+            with self._heartbeat.holding(ref) as lease, self._exclusion.entered(alone=claim.shard.losses > 0):
+                yield ClaimedShard(claim, spec.operator if spec else None, lease, lease.usage)
 
     def _claim(self, ref: ShardRef) -> Claim | None:
         return self._shards.claim(

@@ -17,6 +17,7 @@ from batchmill.retry import Done, Failed, Partial, Revoked
 from batchmill.telemetry.log_context import about_attempt
 from batchmill_worker.runtime.attempt_result import AttemptResult, AttemptStatus
 from batchmill_worker.runtime.failures import Failure
+from batchmill_worker.runtime.hooks import calls_for
 from batchmill_worker.slot.attempt.reports import dead_rows, failed_rows
 from batchmill_worker.slot.attempt.shard_progress import AttemptContext
 
@@ -61,7 +62,7 @@ class AttemptRunner:
 
     def run(self, ref: ShardRef) -> AttemptResult:
         """Run one attempt to its end. Raises `ServiceUnavailable` when the ledger cannot be reached."""
-        with about_attempt(ref), self._reports.counting(ref) as counted:
+        with about_attempt(ref), calls_for(ref.attempt_key), self._reports.counting(ref) as counted:
             try:
                 return self._run(ref, counted)
             except StaleToken as stale:
@@ -107,7 +108,7 @@ class AttemptRunner:
                     completion = self._store.store(loaded, progress)
                     work_s = loaded_at - started_at + result.busy_s + self._clock.monotonic() - computed_at
                     outcome = Done(replace(completion, busy_s=work_s), dead_rows(progress))
-            except Exception as error:  # noqa: BLE001  # whatever it is, the shard must not be left behind
+            except BaseException as error:  # noqa: BLE001  # whatever it is, the shard must not be left behind
                 outcome = _failed(error, ref)
 
             # 6. Settle: commit, requeue, or fail the job. Only now are the results the shard's, and its job is charged
@@ -117,7 +118,7 @@ class AttemptRunner:
             return settled
 
 
-def _failed(error: Exception, ref: ShardRef) -> Failed:
+def _failed(error: BaseException, ref: ShardRef) -> Failed:
     """Make the outcome of an attempt that raised."""
     if isinstance(error, BatchmillError):
         error_type = str(error.details.get("error_type", type(error).__name__))
