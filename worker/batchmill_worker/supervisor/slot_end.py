@@ -17,7 +17,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from batchmill.cost import Parts
-from batchmill.errors import StaleToken
+from batchmill.errors import NotFound, StaleToken
 from batchmill.job import JobError
 from batchmill.job_log import LogEvent, LogLevel
 from batchmill.processes.children import describe_exit
@@ -43,7 +43,7 @@ class SlotEnd:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._rng = random.Random()  # noqa: S311  # jitter, no secret
-        self._setup_deaths: Counter[str] = Counter()  # by job
+        self._setup_deaths: Counter[tuple[str, int]] = Counter()  # by job and stage
 
     def settle(self, end: ChildEnd, board: BoardState | None, verdict: Verdict | None) -> bool:
         """End the leases of a dead process now, so that its shards need not wait. Return whether its work killed it.
@@ -77,17 +77,20 @@ class SlotEnd:
 
     def _fail(self, end: ChildEnd, ref: ShardRef, call: HookCall, how: str) -> None:
         """End an attempt whose operator could not be set up, because its process died or hung in it."""
+        try:
+            stage = self._ledger.jobs.read(ref.job_id).spec.stages[ref.stage]
+        except NotFound:
+            return
         shard = self._ledger.shards.read(ref)
         if shard is None or shard.token != ref.token:
             return
-        spec = self._ledger.jobs.read(ref.job_id).spec
-        self._setup_deaths[ref.job_id] += 1
-        message = f"operator {spec.operator!r} could not be set up: process {end.pid} of {end.name} {how} in setup."
+        self._setup_deaths[ref.job_id, ref.stage] += 1
+        message = f"operator {stage.operator!r} could not be set up: process {end.pid} of {end.name} {how} in setup."
         error = JobError(
-            code="operator_failed", message=message, details={"operator": spec.operator, "error_type": LOST}
+            code="operator_failed", message=message, details={"operator": stage.operator, "error_type": LOST}
         )
-        is_final = self._setup_deaths[ref.job_id] >= spec.retry.max_attempts
-        decision = decide(shard, Failed(error, LOST, final=is_final), spec.retry, self._rng)
+        is_final = self._setup_deaths[ref.job_id, ref.stage] >= stage.retry.max_attempts
+        decision = decide(shard, Failed(error, LOST, final=is_final), stage.retry, self._rng)
         used = Parts(load=int((time.monotonic() - call.began_at) * 1e6))
         try:
             if isinstance(decision, GiveUp):

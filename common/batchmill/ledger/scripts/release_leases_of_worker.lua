@@ -10,6 +10,7 @@
 -- @arg channel: channel
 -- @each attempts: Release
 -- @key job
+-- @key stage
 -- @key shard
 -- @key waiting
 -- @arg attempt: attempt
