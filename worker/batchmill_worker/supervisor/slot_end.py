@@ -100,7 +100,7 @@ class SlotEnd:
             elif isinstance(decision, Requeue):
                 self._ledger.shards.end_attempt(ref, delay_s=decision.delay_s, blame=True, used=used)
                 again = f"{message} Another attempt follows."
-                self._ledger.log.note(ref.job_id, LogLevel.WARNING, LogEvent.PUT_BACK, again, ref=ref, worker=end.name)
+                self._ledger.log.note(ref.job_id, LogLevel.WARNING, LogEvent.REQUEUED, again, ref=ref, worker=end.name)
         except StaleToken as stale:
             log.info("%s", stale)
 

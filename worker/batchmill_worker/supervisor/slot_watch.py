@@ -9,13 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchmill_worker.runtime.slot_board import Hook
+from batchmill_worker.runtime.slot_board import NEVER, Hook
 
 if TYPE_CHECKING:
     from batchmill_worker.runtime.slot_board import BoardState, HookCall
 
 SILENCE_S = 60.0
 """A thread that leaves no mark for this long, while another one does, has ended or hangs."""
+CONFIRMATION_S = 10.0
+"""How long that has to be seen: after code that held the interpreter's lock, one thread wakes before the other."""
 
 BATCH_LIMIT = "BATCHMILL_BATCH_TIMEOUT_S"
 LIMIT_OF = {Hook.SETUP: "BATCHMILL_SETUP_TIMEOUT_S", Hook.IMPORT: "BATCHMILL_SETUP_TIMEOUT_S"}
@@ -45,13 +47,29 @@ def judge(board: BoardState, now: float, patience_s: float) -> Verdict | None:
             setting = LIMIT_OF.get(call.hook, BATCH_LIMIT)
             what = f"{call.hook} did not end within {call.limit_s:g} s, the limit of {setting}"
             return Verdict(what, frozenset({call.attempt} - {""}), call)
-    heartbeat_s, consumer_s = now - board.heartbeat_at, now - board.consumer_at
-    if min(heartbeat_s, consumer_s) > patience_s and not board.calls:
+    latest = max(board.heartbeat_at, board.consumer_at)
+    if now - latest > patience_s and not board.calls:
         return Verdict(f"no thread has run for {patience_s:g} s", frozenset(board.claims))
-    if heartbeat_s > SILENCE_S > consumer_s:
+    if latest != NEVER and latest - board.heartbeat_at > SILENCE_S:
         return Verdict("its heartbeat has ended", is_dead=False)
-    if consumer_s > SILENCE_S > heartbeat_s:
+    if latest != NEVER and latest - board.consumer_at > SILENCE_S:
         return Verdict("it takes no messages any more", is_dead=False)
     if board.claims and not board.calls and now - board.called_at > patience_s:
         return Verdict(f"its attempts have made no call for {patience_s:g} s", frozenset(board.claims))
     return None
+
+
+class SlotWatch:
+    """Watches the processes of one machine. patience_s: as for `judge`."""
+
+    def __init__(self, patience_s: float) -> None:
+        self._patience_s = patience_s
+        self._suspected_at: dict[int, float] = {}  # by process
+
+    def judge(self, board: BoardState, now: float) -> Verdict | None:
+        """Decide as `judge` does; that a thread has ended counts once it has been seen for `CONFIRMATION_S`."""
+        verdict = judge(board, now, self._patience_s)
+        if verdict is None or verdict.is_dead:
+            self._suspected_at.pop(board.pid, None)
+            return verdict
+        return verdict if now - self._suspected_at.setdefault(board.pid, now) >= CONFIRMATION_S else None

@@ -29,7 +29,7 @@ from batchmill_worker.supervisor.metrics_page import WorkerMetrics
 from batchmill_worker.supervisor.recycling import MemoryLimits, Recycler
 from batchmill_worker.supervisor.slot_end import SlotEnd
 from batchmill_worker.supervisor.slot_files import DUMP_SIGNAL, SlotFiles
-from batchmill_worker.supervisor.slot_watch import Verdict, judge
+from batchmill_worker.supervisor.slot_watch import SlotWatch, Verdict
 from batchmill_worker.supervisor.status_server import Reply, StatusServer
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class Supervisor:
             self._ledger, self._processes.states, lambda name: self._files(name).board, settings.lease_ttl_s
         )
         self._slot_end = SlotEnd(self._ledger)
+        self._watch_over_slots = SlotWatch(settings.batch_timeout_s)
         self._condemned: dict[int, Verdict] = {}  # by process
         self._refusal: BatchmillError | None = None
         self._signals: list[int] = []
@@ -171,7 +172,7 @@ class Supervisor:
                 self._processes.kill_one(state.name)
                 continue
             board = read_board(self._files(state.name).board, state.pid)
-            verdict = board and judge(board, time.monotonic(), self._settings.batch_timeout_s)
+            verdict = board and self._watch_over_slots.judge(board, time.monotonic())
             if not verdict:
                 continue
             log.error("%s (process %d) is replaced: %s", state.name, state.pid, verdict.reason)
