@@ -41,7 +41,8 @@ def misbehave(how: str) -> None:
         case "hang":
             threading.Event().wait()
         case "hold_lock":  # native code that never lets another thread run
-            ctypes.PyDLL(None).pause()
+            while True:
+                ctypes.PyDLL(None).pause()
         case _:
             raise RAISED[how]("as asked")
 
