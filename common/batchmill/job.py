@@ -370,6 +370,7 @@ class WorkerInfo(Frozen):
     device_count: int = 1  # more than one: a worker over several GPUs, which are "cuda:0", "cuda:1", …
     memory_bytes: int | None = None  # its share of its devices' memory; None: not known, or the host's
     operators: list[str]
+    revisions: dict[str, str] = {}  # of each of them: version and code, `2 (c0ffee012345)`
     shards_at_once: int
     pid: int
     started_at: float

@@ -119,6 +119,7 @@ class ClaimAnswer(StrEnum):
     OK = "ok"
     STALE = "stale"
     STOPPED = "stopped"
+    OTHER_REVISION = "other revision"
 
 
 class ClaimReply(NamedTuple):
@@ -143,6 +144,8 @@ def claim(
     with_job: bool,
     price_nano: int,
     sharers: int,
+    version: str,
+    revision: str,
 ) -> ClaimReply:
     """Take a queued attempt under a lease, as a worker."""
     keys = store.keys
@@ -154,6 +157,7 @@ def claim(
             keys.shard(attempt.job_id, attempt.stage, attempt.shard_id),
             keys.queued(pool),
             keys.leases(),
+            keys.waiting(attempt.job_id, attempt.stage),
             keys.inline_input(attempt.job_id),
         ],
         [
@@ -164,6 +168,8 @@ def claim(
             int(with_job),
             price_nano,
             sharers,
+            version,
+            revision,
         ],
     )
     return ClaimReply(
@@ -1147,6 +1153,7 @@ def resume(
     *,
     job_id: str,
     budget_nano: int | None,
+    any_version: bool,
     stages: Sequence[int],
 ) -> ResumeReply:
     """Resume a paused job where it was."""
@@ -1162,6 +1169,7 @@ def resume(
             store.now_ms,
             job_id,
             "" if budget_nano is None else budget_nano,
+            int(any_version),
             keys.events(),
         ],
     )

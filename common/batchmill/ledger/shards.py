@@ -106,10 +106,13 @@ class ShardLedger:
         with_job: bool,
         price_nano: int = 0,
         sharers: int = 1,
+        version: str = "",
+        revision: str = "",
     ) -> Claim | None:
         """Take a queued attempt under a lease, as `holder` (a name of its own for each claim).
 
         price_nano: of an hour of the process, see `batchmill.cost`. sharers: how many attempts share its time now.
+        version, revision: of the operator that would run it; "": not compared. The first claim binds the stage to them.
         None when its job takes no more work. Raises `StaleToken` when the attempt is not there to be taken.
         """
         reply = calls.claim(
@@ -121,10 +124,14 @@ class ShardLedger:
             with_job=with_job,
             price_nano=price_nano,
             sharers=sharers,
+            version=version,
+            revision=revision,
         )
         match reply.answer:
             case calls.ClaimAnswer.STOPPED:
                 return None
+            case calls.ClaimAnswer.OTHER_REVISION:
+                raise StaleToken(f"attempt {ref.attempt_key} is for another version of its operator than {revision}.")
             case calls.ClaimAnswer.STALE:
                 raise StaleToken(f"attempt {ref.attempt_key} is not there to be claimed.")
             case calls.ClaimAnswer.OK:

@@ -96,7 +96,7 @@ def build_slot_context(settings: WorkerSettings, identity: SlotIdentity, board_f
 
     blobs, job_files = workspace.blobs, JobFilesCache(workspace, ledger.jobs)
     limits = Limits(settings.row_cache_mb * MIB, settings.row_cache_rows)
-    row_cache = RowCache(ledger.row_cache, blobs, limits, registry)
+    row_cache = RowCache(ledger.row_cache, blobs, limits)
     terms = ClaimTerms(worker.name, settings.pool, hourly_price_nano(settings, identity))
     store = AttemptStore(blobs, trace)
     runner = AttemptRunner(
@@ -116,6 +116,7 @@ def _describe(settings: WorkerSettings, identity: SlotIdentity, registry: Operat
         **identity.model_dump(),
         pool=settings.pool,
         operators=[definition.name for definition in registry],
+        revisions={definition.name: definition.revision for definition in registry},
         shards_at_once=settings.shards_at_once,
         pid=os.getpid(),
         started_at=time.time(),

@@ -65,7 +65,7 @@ class SlotEnd:
         how = f"was ended: {verdict.reason}" if verdict else describe_exit(end.code)
         for attempt, call in calls.items():
             if attempt and call.hook is Hook.SETUP:
-                self._fail(end, ShardRef.from_key(attempt), call, how)
+                self._fail(end, ShardRef.from_key(attempt), call, how if verdict else f"{how} in setup")
         held = self._ledger.shards.release_leases_of_worker(end.name, blamed)
         self._ledger.fleet.deregister(end.name)
         if held:
@@ -85,7 +85,7 @@ class SlotEnd:
         if shard is None or shard.token != ref.token:
             return
         self._setup_deaths[ref.job_id, ref.stage] += 1
-        message = f"operator {stage.operator!r} could not be set up: process {end.pid} of {end.name} {how} in setup."
+        message = f"operator {stage.operator!r} could not be set up: process {end.pid} of {end.name} {how}."
         error = JobError(
             code="operator_failed", message=message, details={"operator": stage.operator, "error_type": LOST}
         )

@@ -23,6 +23,7 @@ from batchmill_worker.slot.attempt.shard_progress import AttemptContext
 
 if TYPE_CHECKING:
     from batchmill.clock import Clock
+    from batchmill.operators.contract import OperatorDefinition
     from batchmill.retry import Outcome
     from batchmill.shard import ShardRef
     from batchmill_worker.metering.attempts import AttemptMetrics
@@ -60,20 +61,22 @@ class AttemptRunner:
         self._reports = reports
         self._clock = clock
 
-    def run(self, ref: ShardRef) -> AttemptResult:
-        """Run one attempt to its end. Raises `ServiceUnavailable` when the ledger cannot be reached."""
+    def run(self, ref: ShardRef, definition: OperatorDefinition | None = None) -> AttemptResult:
+        """Run one attempt to its end. definition: of the operator that its message names.
+
+        Raises `ServiceUnavailable` when the ledger cannot be reached."""
         with about_attempt(ref), calls_for(ref.attempt_key), self._reports.counting(ref) as counted:
             try:
-                return self._run(ref, counted)
+                return self._run(ref, definition, counted)
             except StaleToken as stale:
                 log.info("%s", stale)
                 return AttemptResult(AttemptStatus.DROPPED, str(stale))
 
-    def _run(self, ref: ShardRef, counted: AttemptMetrics) -> AttemptResult:
+    def _run(self, ref: ShardRef, definition: OperatorDefinition | None, counted: AttemptMetrics) -> AttemptResult:
         # 1. Claim the shard. From here on its lease protects it: the broker has forgotten the message, and if this
         #    process dies, the recoverer finds the lease expired. A message for an attempt that is over raises
         #    StaleToken; one for a job that takes no more work is dropped here.
-        with self._claimer.claim(ref) as claimed:
+        with self._claimer.claim(ref, definition) as claimed:
             if claimed is None:
                 log.info("attempt %s is dropped: its job takes no more work", ref.attempt_key)
                 return AttemptResult(AttemptStatus.DROPPED, "its job takes no more work")
