@@ -348,6 +348,7 @@ class PoolStatus(Frozen):
     shards_waiting: int  # planned, or to be tried again
     rows_waiting: int  # of its jobs, not settled yet, as far as their number is known; those that run included
     oldest_queued_s: float | None = None  # for how long the first of the queued shards has waited
+    mixed: dict[str, list[str]] = {}  # operators that its workers have in several versions or with other code: which
 
 
 class BatchChoice(Frozen):
