@@ -33,7 +33,8 @@ _CRC = struct.Struct("=I")
 _ENTRY = struct.Struct("=dd16s420s")  # began at, limit in seconds, hook (empty: a claim), attempt
 _ENTRY_BYTES = _CRC.size + _ENTRY.size
 _NO_ENTRY = bytes(_ENTRY_BYTES)
-ENTRIES = 256  # more than the threads of a process that run attempts, with their claims
+_NO_CRC = bytes(_CRC.size)
+ENTRIES = 128  # more than the threads of a process that run attempts, with their claims
 BOARD_BYTES = _HEAD.size + ENTRIES * _ENTRY_BYTES
 NEVER = math.inf  # of a pulse that is not to be expected now
 
@@ -154,8 +155,11 @@ def read_board(path: Path, pid: int) -> BoardState | None:
     claims: list[str] = []
     calls: list[HookCall] = []
     for start in range(_HEAD.size, BOARD_BYTES, _ENTRY_BYTES):
+        checksum = board[start : start + _CRC.size]
+        if checksum == _NO_CRC:
+            continue
         entry = board[start + _CRC.size : start + _ENTRY_BYTES]
-        if board[start : start + _CRC.size] != _CRC.pack(zlib.crc32(entry)):
+        if checksum != _CRC.pack(zlib.crc32(entry)):
             continue
         began_at, limit_s, hook, attempt = _ENTRY.unpack(entry)
         name, key = hook.rstrip(b"\0").decode(), attempt.rstrip(b"\0").decode()
