@@ -137,6 +137,7 @@ class WorkerSettings(ServiceSettings):
     row_cache_rows: int = Field(default=500_000, ge=0)  # that the row cache may have
     drain_s: float = Field(default=25.0, gt=0)
     batch_timeout_s: float = Field(default=600.0, gt=0)  # a batch that takes longer hangs: its process is ended
+    setup_timeout_s: float | None = Field(default=None, gt=0)  # the same for setting an operator up; None: as a batch
     recycle_rss_mb: int = Field(default=0, ge=0)  # a process with more resident memory is replaced; 0: never
     recycle_device_mb: int = Field(default=0, ge=0)  # one that uses more of a device's memory, too; 0: never
     price_per_hour: float = Field(default=0.0, ge=0, le=1e6)  # of a device, in the currency of the coordinators
@@ -144,6 +145,11 @@ class WorkerSettings(ServiceSettings):
     worker_listen: str = ""  # host:port of the supervisor's /healthz and /readyz; port 0: any; "": nowhere
 
     trace: str = ""  # a file to write the phases of every shard to, in the Chrome trace format
+
+    @property
+    def setup_limit_s(self) -> float:
+        """How long setting an operator up may take, seconds."""
+        return self.setup_timeout_s or self.batch_timeout_s
 
 
 class FlowerSettings(ServiceSettings):

@@ -170,9 +170,15 @@ class Cluster:
         return running
 
     def start_supervisor(
-        self, slots: int = 1, *, wait: bool = True, devices: str = "cpu", **settings: object
+        self,
+        slots: int = 1,
+        *,
+        wait: bool = True,
+        devices: str = "cpu",
+        operators: str | None = None,
+        **settings: object,
     ) -> Running:
-        """Start a supervisor, under a name of its own."""
+        """Start a supervisor, under a name of its own. operators: instead of the cluster's."""
         self._started += 1
         name = f"worker-{self._started}"
         ready = self._ready(name)
@@ -183,7 +189,7 @@ class Cluster:
             "--slots-per-device",
             str(slots),
             "--operators",
-            self._operators,
+            operators or self._operators,
             "--ready-file",
             str(ready),
         ]

@@ -19,7 +19,7 @@ from batchmill.ledger.encodings import worker_of
 from batchmill.shard import Shard, ShardId, ShardRef, ShardState, parse_shard_id
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from batchmill.completion import Completion, DeadLimit
     from batchmill.ledger.connection import Store
@@ -116,10 +116,13 @@ class ShardLedger:
         with_job: bool,
         price_nano: int = 0,
         sharers: int = 1,
+        version: str = "",
+        revision: str = "",
     ) -> Claim | None:
         """Take a queued attempt under a lease, as `holder` (a name of its own for each claim).
 
         price_nano: of an hour of the process, see `batchmill.cost`. sharers: how many attempts share its time now.
+        version, revision: of the operator that would run it; "": not compared. The first claim binds the stage to them.
         None when its job takes no more work. Raises `StaleToken` when the attempt is not there to be taken.
         """
         reply = calls.claim(
@@ -131,10 +134,14 @@ class ShardLedger:
             with_job=with_job,
             price_nano=price_nano,
             sharers=sharers,
+            version=version,
+            revision=revision,
         )
         match reply.answer:
             case calls.ClaimAnswer.STOPPED:
                 return None
+            case calls.ClaimAnswer.OTHER_REVISION:
+                raise StaleToken(f"attempt {ref.attempt_key} is for another version of its operator than {revision}.")
             case calls.ClaimAnswer.STALE:
                 raise StaleToken(f"attempt {ref.attempt_key} is not there to be claimed.")
             case calls.ClaimAnswer.OK:
@@ -239,15 +246,20 @@ class ShardLedger:
         ]
         return calls.split(self._store, epoch=epoch, attempt=shard.ref, halves=halves)
 
-    def release_leases_of_worker(self, worker: str, blamed: str = "") -> list[ShardRef]:
+    def keep_leases(self, worker: str, refs: Sequence[ShardRef], lease_ms: int) -> list[ShardRef]:
+        """Prolong the leases of attempts that a live process of this worker holds; returns those that it does hold."""
+        return calls.keep_leases(self._store, lease_ms=lease_ms, worker=worker, attempts=refs) if refs else []
+
+    def release_leases_of_worker(self, worker: str, blamed: Collection[str] | None = None) -> list[ShardRef]:
         """Take back the attempts of a worker process that is known to be dead; returns those that it held.
 
-        blamed: the key of the attempt that was on the device: it alone counts as lost. "": all do.
+        blamed: the keys of the attempts that may have ended it: they alone count as lost. None: all do.
         """
         with redis_errors():
             found = self._store.redis.zrange(self._keys.leases(), 0, -1)
-        attempts = [ShardRef.from_key(key) for key in found]
-        return calls.release_leases_of_worker(self._store, worker=worker, blamed=blamed or None, attempts=attempts)
+        refs = [ShardRef.from_key(key) for key in found]
+        attempts = [calls.Release(ref, blamed is None or ref.attempt_key in blamed) for ref in refs]
+        return calls.release_leases_of_worker(self._store, worker=worker, attempts=attempts)
 
     def expired(self, now_ms: int, limit: int = 100) -> list[ShardRef]:
         """Attempts whose lease has run out by `now_ms`, the longest ago first."""

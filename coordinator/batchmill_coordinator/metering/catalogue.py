@@ -57,6 +57,12 @@ AT_RISK = Metric(
     "batchmill_jobs_deadline_at_risk", GAUGE, "Jobs that will miss their deadline at their current speed", ("pool",)
 )
 WORKERS = Metric("batchmill_workers", GAUGE, "Workers of a pool, a device process each", ("pool",))
+REVISIONS = Metric(
+    "batchmill_pool_operator_revisions",
+    GAUGE,
+    "Versions of an operator, and codes of a version, among the workers of a pool, if there are several",
+    ("pool", "operator"),
+)
 CAPACITY = Metric("batchmill_pool_capacity_shards", GAUGE, "Shards that the workers of a pool run at once", ("pool",))
 OVER_BUDGET = Metric(
     "batchmill_jobs_over_budget", GAUGE, "Jobs that are paused because their budget is used up", ("pool",)
@@ -116,6 +122,7 @@ LEADER_METRICS = (
     AT_RISK,
     WORKERS,
     CAPACITY,
+    REVISIONS,
     OVER_BUDGET,
     LEASES,
     LEASES_EXPIRED,

@@ -23,10 +23,12 @@ from batchmill.errors import (
     MissingExtra,
     ServiceUnavailable,
 )
+from batchmill.processes.descendants import MARK, end_descendants
 from batchmill.settings import WorkerSettings
 from batchmill.telemetry.logs import configure_logging
 from batchmill_worker.devices.placement import SlotIdentity
 from batchmill_worker.slot.celery_app import consume, create_celery_app
+from batchmill_worker.slot.process_protection import protect_process
 from batchmill_worker.slot.wiring import build_slot_context
 from batchmill_worker.supervisor.slot_files import SlotFiles
 
@@ -41,12 +43,12 @@ EXIT_FAILED = 1
 LEDGER_POLL_INTERVAL_S = 1.0
 
 
-def run_slot(settings: WorkerSettings, identity: SlotIdentity, note: Path) -> None:
-    """Run shards on one device until SIGTERM; `note` is the watchdog's file.
+def run_slot(settings: WorkerSettings, identity: SlotIdentity, board_file: Path) -> None:
+    """Run shards on one device until SIGTERM. board_file: see `build_slot_context`.
 
     Raises `InvalidOperator`, `InvalidSettings` or `StorageError`. Waits for a ledger that cannot be reached.
     """
-    context = build_slot_context(settings, identity, note)
+    context = build_slot_context(settings, identity, board_file)
     app = create_celery_app(settings, context.registry, context.runner)
     _await_ledger(context)
     try:
@@ -93,22 +95,57 @@ def _drain(heartbeat: Heartbeat, drain_s: float) -> None:
     timer.start()
 
 
-def main() -> None:
-    """Run a slot from the command line; its settings come from the environment."""
-    folder, described = sys.argv[1:]
-    identity = SlotIdentity.model_validate_json(described)
-    files = SlotFiles(Path(folder), identity.name)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until Celery has its own handler: exit cleanly
+class _StopRequested(BaseException):
+    """SIGTERM has arrived before Celery has its own handler; no code of a user's may take it for an error."""
+
+
+def _stop_starting(*_: object) -> None:
+    raise _StopRequested
+
+
+def _run(folder: Path, identity: SlotIdentity) -> int:
+    """Run a slot, whose settings come from the environment, and return the exit code of its process."""
+    files = SlotFiles(folder, identity.name)
     try:
         settings = WorkerSettings.load()
-        configure_logging(settings, worker=identity.name)
-        run_slot(settings, identity, files.note)
+        configure_logging(settings, worker=identity.name, stream=protect_process())
+        run_slot(settings, identity, files.board)
     except (InvalidSettings, InvalidOperator, MissingExtra) as error:
+        if _is_stopped(error):
+            return 0
         files.refuse(error)
-        sys.exit(EXIT_REFUSED)
+        return EXIT_REFUSED
     except BatchmillError as error:
+        if _is_stopped(error):
+            return 0
         log.error("%s cannot start: %s", identity.name, error)
-        sys.exit(EXIT_FAILED)
+        return EXIT_FAILED
+    except _StopRequested:
+        return 0
+    except BaseException as error:
+        log.critical("the process ends by an error", exc_info=error)
+        return EXIT_FAILED
+    return 0
+
+
+def _is_stopped(error: BaseException) -> bool:
+    """Whether the signal interrupted an import, which reports it as its own failure."""
+    causes: list[BaseException] = [error]
+    while (cause := causes[-1].__cause__) is not None:
+        causes.append(cause)
+    return any(isinstance(one, _StopRequested) for one in causes)
+
+
+def main() -> None:
+    """Run a slot from the command line, and end the process at once: no thread of a user's code can hold it up."""
+    folder, described = sys.argv[1:]
+    mark = os.environ.get(MARK, "")
+    signal.signal(signal.SIGTERM, _stop_starting)
+    code = _run(Path(folder), SlotIdentity.model_validate_json(described))
+    logging.shutdown()
+    if mark:  # a supervisor has started it, at the head of a group of its own
+        end_descendants(os.getpgrp(), mark)
+    os._exit(code)
 
 
 if __name__ == "__main__":

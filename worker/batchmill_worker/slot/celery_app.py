@@ -24,7 +24,7 @@ from batchmill_worker.slot.model_queues import ModelQueuesStep
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from batchmill.operators.contract import OperatorRegistry
+    from batchmill.operators.contract import OperatorDefinition, OperatorRegistry
     from batchmill.settings import WorkerSettings
     from batchmill_worker.slot.attempt.runner import AttemptRunner
     from batchmill_worker.slot.model_queues import ModelQueues
@@ -38,6 +38,7 @@ class PromptConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
 
     def ensure_connected(self, conn: Any) -> Any:
         """Return an open connection, however long that takes."""
+        self.controller.options["model_queues"].detach()
         conn.ensure_connection = partial(conn.ensure_connection, **kombu_waits(RECONNECT))
         return super().ensure_connected(conn)
 
@@ -66,7 +67,7 @@ def create_celery_app(settings: WorkerSettings, registry: OperatorRegistry, runn
         task_default_queue=queue_of(settings.pool),
     )
     for definition in registry:
-        app.task(_task(runner), name=task_name(definition.name), bind=True, throws=(AttemptFailed,))
+        app.task(_task(runner, definition), name=task_name(definition.name), bind=True, throws=(AttemptFailed,))
     return app
 
 
@@ -74,9 +75,9 @@ class AttemptFailed(Exception):
     """Marks a task as failed or retried in Celery's events. What follows is in the ledger by then."""
 
 
-def _task(runner: AttemptRunner) -> Callable[[Any, str, int, str, int], str]:
+def _task(runner: AttemptRunner, definition: OperatorDefinition) -> Callable[[Any, str, int, str, int], str]:
     def run_shard(task: Any, job_id: str, stage: int, shard: str, token: int) -> str:
-        return end_task(task, runner.run(ShardRef(job_id, stage, parse_shard_id(shard), token)))
+        return end_task(task, runner.run(ShardRef(job_id, stage, parse_shard_id(shard), token), definition))
 
     return run_shard
 
@@ -113,6 +114,7 @@ def consume(
     """Consume the pool's queues until SIGTERM, which calls `on_shutdown` before running tasks end."""
 
     def shutting_down(**_: Any) -> None:
+        queues.detach()
         on_shutdown()
 
     def keep_our_logging(**_: Any) -> None:
