@@ -17,6 +17,8 @@ from batchmill_coordinator.admission.uploads import Uploads
 from batchmill_coordinator.event_hub import EventHub
 from batchmill_coordinator.fleet.backlog import PoolBacklog
 from batchmill_coordinator.fleet.fleet_view import FleetView
+from batchmill_coordinator.inspection.inspector import InspectedSource, Inspector
+from batchmill_coordinator.inspection.pool import InspectorPool
 from batchmill_coordinator.metering.page import CoordinatorMetrics
 from batchmill_coordinator.results.closing import OutputCloser
 from batchmill_coordinator.results.dead_rows import DeadRowStore
@@ -61,12 +63,15 @@ class Service:
         self.fleet = FleetView(self.ledger, self.clock)
         self.backlog = PoolBacklog(self.ledger, self.fleet, self.clock)
         resumption = Resumption(self.ledger, self.workspace)
-        self.admission = Admission(self.ledger, self.fleet, self.workspace, resumption, settings)
-        self.uploads = Uploads(self.ledger, self.workspace, settings)
+        self._inspectors = InspectorPool(settings)
+        self._planning_inspectors = InspectorPool(settings)  # of their own: no submission delays the planner
+        inspector = Inspector(self._inspectors)
+        self.admission = Admission(self.ledger, self.fleet, self.workspace, resumption, inspector, settings)
+        self.uploads = Uploads(self.ledger, self.workspace, inspector, settings)
         self.leadership = Leadership(self.ledger, _own_name(), settings.leader_ttl_s, self.clock, self._wake_all)
         self.metrics = CoordinatorMetrics(self.ledger, settings, lambda: self.leadership.epoch, self.clock)
         self.dead_rows = DeadRowStore(self.ledger, self.workspace.blobs)
-        self.replays = Replays(self.ledger, self.workspace, self.dead_rows, settings)
+        self.replays = Replays(self.ledger, self.workspace, self.dead_rows, inspector, settings)
         self._publisher = MessagePublisher(settings)
         self._roles = [RoleThread(role, self.leadership) for role in self._make_roles(resumption)]
         self.hub = EventHub(self.ledger, self._notify)
@@ -74,6 +79,8 @@ class Service:
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start to lead, to listen and to work. Raises `ServiceUnavailable` when the ledger cannot be reached."""
         self.ledger.ping()
+        self._inspectors.start()
+        self._planning_inspectors.start()
         self.hub.start(loop)
         for role in self._roles:
             role.start()
@@ -81,6 +88,8 @@ class Service:
 
     def stop(self) -> None:
         """End the roles, release the leadership, close the connections."""
+        self._inspectors.stop()
+        self._planning_inspectors.stop()
         for role in self._roles:
             role.stop()
         self.leadership.stop()
@@ -147,8 +156,10 @@ class Service:
         ]
 
     def _open_source(self, record: JobRecord, stage: int) -> Source:  # noqa: ARG002  # the only stage reads the job's
-        inline = self.ledger.jobs.inline_input(record.id) if record.spec.source is None else None
-        return self.workspace.open_source(record.id, record.spec, inline)
+        if record.spec.source is None:
+            return self.workspace.open_source(record.id, record.spec, self.ledger.jobs.inline_input(record.id))
+        described = self.workspace.open_source(record.id, record.spec, None)
+        return InspectedSource(record.id, described, Inspector(self._planning_inspectors))
 
     def _notify(self, kind: str) -> None:
         if kind == "worker":
