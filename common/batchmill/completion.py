@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from batchmill.job import JobError
 
 if TYPE_CHECKING:
-    from batchmill.job import JobSpec
+    from batchmill.job import StageSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,8 @@ class DeadLimit:
     error: JobError
 
     @classmethod
-    def of(cls, spec: JobSpec) -> DeadLimit | None:
-        """The limit that a job's retry policy sets, if it sets one."""
+    def of(cls, spec: StageSpec) -> DeadLimit | None:
+        """The limit that a stage's retry policy sets, if it sets one."""
         most = spec.retry.max_dead
         if most is None:
             return None

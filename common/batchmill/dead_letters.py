@@ -17,23 +17,36 @@ from typing import Any, Self
 import pyarrow as pa
 
 from batchmill.job import Frozen
-from batchmill.shard import ShardId, ShardRef, format_shard_id
+from batchmill.shard import ShardRef, part_stem
 
 
 class DeadLetter(Frozen):
-    """A row that failed for good. Times are seconds since the epoch."""
+    """A failed row. Times are seconds since the epoch."""
 
-    index: int  # 0-based, in the job's input
-    row: dict[str, Any]  # the input row, as JSON values: see `json_value`
+    stage: int
+    """The stage of the job in which the row failed, from 0."""
+    index: int
+    """Its index in the stage's input, from 0."""
+    row: dict[str, Any]
+    """The input row as JSON values: bytes as base64, times as ISO 8601, non-finite floats as null."""
     operator: str
+    """The operator that failed."""
     error_type: str
+    """Name of the exception's type."""
     message: str
+    """The exception's message."""
     traceback: str = ""
-    attempts: int  # number of attempts
-    worker: str  # the worker of the last attempt
+    """The exception's traceback."""
+    attempts: int
+    """How often the row was tried."""
+    worker: str
+    """The worker of the last attempt."""
     first_failed_at: float
+    """When the first attempt failed."""
     last_failed_at: float
-    replay: str = ""  # the last replay in which it failed again
+    """When the last attempt failed."""
+    replay: str = ""
+    """The last job that ran it again, without success either."""
 
 
 WORKER_LOST = "WorkerLost"
@@ -84,12 +97,7 @@ class DeadRows:
 
 def dead_letters_name(ref: ShardRef) -> str:
     """Return the name of the blob with the dead letters of an attempt."""
-    return f"jobs/{ref.job_id}/dead/{part_of(ref.shard_id, ref.token)}.arrow"
-
-
-def part_of(shard_id: ShardId, token: int) -> str:
-    """Return the prefix of the names of all files that an attempt stores."""
-    return f"part-{format_shard_id(shard_id)}-a{token}"
+    return f"jobs/{ref.job_id}/dead/{ref.stage}/{part_stem(ref.shard_id, ref.token)}.arrow"
 
 
 def count_by_type(letters: Iterable[DeadLetter]) -> tuple[tuple[str, int], ...]:

@@ -33,10 +33,19 @@ if TYPE_CHECKING:
 
 
 class BatchmillError(Exception):
-    """Base of all errors raised on purpose.
+    """Base class of all errors that Batchmill raises on purpose.
 
-    `message` says what was expected and received, `hint` what to do; `details` are plain JSON values
-    that name the thing (a file, a line, a row, a parameter).
+    Args:
+        message: What was expected and what was found.
+        hint: What to do about it.
+        **details: Plain JSON values that name the cause: a file, a line, a row, a parameter.
+
+    Attributes:
+        code: The error's code in HTTP answers and in a job's `error`.
+        http_status: The HTTP status of an answer with this error.
+        message: As above.
+        hint: As above.
+        details: As above.
     """
 
     code: ClassVar[str] = "error"
@@ -52,20 +61,24 @@ class BatchmillError(Exception):
         return f"{self.message} {self.hint}".rstrip()
 
     def envelope(self) -> dict[str, Any]:
-        """The JSON body that carries this error over HTTP."""
+        """Return the JSON body that carries this error over HTTP.
+
+        Returns:
+            `{"error": {"code", "message", "hint", "details"}}`.
+        """
         body = {"code": self.code, "message": self.message, "hint": self.hint, "details": self.details}
         return {"error": body}
 
 
 class InvalidRequest(BatchmillError):
-    """The request is wrong in itself; nothing was stored."""
+    """Something in the request is wrong; nothing was stored."""
 
     code = "invalid_request"
     http_status = 422
 
 
 class UnknownOperator(InvalidRequest):
-    """No worker has announced an operator of this name."""
+    """No worker has an operator of this name."""
 
     code = "unknown_operator"
 
@@ -77,7 +90,7 @@ class InvalidParams(InvalidRequest):
 
 
 class InvalidSource(InvalidRequest):
-    """The source is missing, empty, unreadable, broken, or outside the configured roots."""
+    """The source is missing, empty, unreadable, malformed, or outside the configured roots."""
 
     code = "invalid_source"
 
@@ -89,13 +102,13 @@ class InvalidRows(InvalidRequest):
 
 
 class InvalidOutput(InvalidRequest):
-    """The output folder cannot be used: it is not empty, or is outside the configured roots."""
+    """The output folder cannot be used: it is not empty, not writable, or outside the configured roots."""
 
     code = "invalid_output"
 
 
 class PayloadTooLarge(InvalidRequest):
-    """The request's body is over the limit."""
+    """The request's body is larger than the limit."""
 
     code = "payload_too_large"
     http_status = 413
@@ -130,13 +143,13 @@ class HeadersTooLarge(InvalidRequest):
 
 
 class InvalidOperator(BatchmillError):
-    """An operator's code breaks the operator contract."""
+    """An operator's code does not fit the operator contract."""
 
     code = "invalid_operator"
 
 
 class OperatorFailed(BatchmillError):
-    """An operator fails whatever row it is given, or cannot be set up: its own fault or the worker's, no row's.
+    """An operator fails for every row, or cannot be set up: the cause is the operator or the worker, not a row.
 
     `details` has `operator`, `error_type`, `error` and `traceback` of the first failure.
     """
@@ -152,7 +165,7 @@ class NotFound(BatchmillError):
 
 
 class Conflict(BatchmillError):
-    """The idempotency key was used before for a different request, or the job's state does not allow it."""
+    """The idempotency key was used for a different request, or the job's state does not allow the action."""
 
     code = "conflict"
     http_status = 409
@@ -180,7 +193,7 @@ class ServiceUnavailable(BatchmillError):
 
 
 class OutcomeUnknown(ServiceUnavailable):
-    """The ledger did not answer: the request may have been executed."""
+    """The connection to the ledger ended before it answered: the request may have been carried out."""
 
     code = "outcome_unknown"
 

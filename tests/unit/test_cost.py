@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchmill.cost import HOUR_US, NANO, Parts, Spent, Totals, job_cost, sums, total_of
-from batchmill.job import DEFAULT_TENANT, JobSpec
-from batchmill.ledger import JobRecord
+from batchmill.job import DEFAULT_TENANT
 from batchmill_coordinator.status.status import status_of, why_paused
+from support.records import job_record, spec_of
 
 times_us = st.integers(0, 10**12)
 parts = st.builds(Parts, times_us, times_us, times_us, times_us, times_us)
@@ -91,17 +91,17 @@ def test_totals_tell_the_dearest_and_the_latest_first_and_no_more_than_asked_for
 
 def test_a_job_that_cost_its_budget_says_what_to_do_about_it_only_while_it_is_paused() -> None:
     fields = {
-        "spec": JobSpec(operator="echo", budget=0.5).model_dump_json(),
         "state": "paused",
         "created_at": "1000000",
-        "cost 0 useful_nano": "510000000",
+        "cost useful_nano": "510000000",
         "cost_nano": "510000000",
         "budget_nano": "500000000",
     }
 
     def note(**changes: str) -> str | None:
-        record = JobRecord.from_hash("job-1", {k.encode(): v.encode() for k, v in {**fields, **changes}.items()})
-        assert status_of(record, 2000.0, currency="EUR").cost == job_cost(dict(record.costs), record.budget_nano, "EUR")
+        record = job_record(spec=spec_of("echo", budget=0.5), **(fields | changes))
+        cost = job_cost({0: record.first.cost}, record.budget_nano, "EUR")
+        assert status_of(record, 2000.0, currency="EUR").cost == cost
         return why_paused(record, "EUR")
 
     told = "it has cost 0.51 of its budget of 0.5 EUR; `batchmill resume job-1 --budget N` gives it more"

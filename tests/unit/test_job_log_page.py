@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
-from batchmill.job import JobError, JobSpec
+from batchmill.job import JobError
 from batchmill.job_log import LogCursor, LogEntry, LogEvent, LogLevel
-from batchmill.ledger import JobRecord
 from batchmill.ledger.job_log import Kept
 from batchmill_coordinator.status.job_log_page import life_of, page_of
+from support.records import job_record, spec_of
+
+if TYPE_CHECKING:
+    from batchmill.ledger import JobRecord
 
 START = LogCursor((0, 0))
-SPEC = JobSpec(operator="echo", pool="gpu").model_dump_json()
+SPEC = spec_of("echo", pool="gpu")
 
 
 def record(**changes: str) -> JobRecord:
-    fields = {"spec": SPEC, "state": "running", "created_at": "1000", "started_at": "2000"} | changes
-    return JobRecord.from_hash("job-1", {name.encode(): value.encode() for name, value in fields.items()})
+    return job_record(spec=SPEC, **({"created_at": "1000", "started_at": "2000"} | changes))
 
 
 def entry(entry_id: str, level: LogLevel = LogLevel.WARNING) -> LogEntry:

@@ -48,9 +48,17 @@ class _Operators(BaseModel):
 class AsyncClient:
     """A client of a Batchmill service for asyncio code.
 
-    url, token: the service, else `BATCHMILL_URL` and `BATCHMILL_TOKEN`, else the one that `batchmill up` runs on
-    this machine. Use it as an async context manager or `close` it; it belongs to one event loop. All methods raise
-    the typed errors of `batchmill.errors`, among them `Unauthorized` and `ServiceUnavailable`.
+    Use it as an async context manager or `close` it. It belongs to one event loop. Besides the errors that a method
+    lists, each raises `Unauthorized` and `ServiceUnavailable`.
+
+    Args:
+        url: Address of the service. Default: `BATCHMILL_URL`, else the service that `batchmill up` runs on this
+            machine.
+        token: Bearer token. Default: `BATCHMILL_TOKEN`, else the token that `batchmill up` wrote.
+
+    Raises:
+        InvalidSettings: The URL or the token is malformed.
+        ServiceUnavailable: No service is named and none runs on this machine.
     """
 
     def __init__(self, url: str | None = None, token: str | None = None) -> None:
@@ -66,23 +74,25 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close all connections; jobs continue."""
+        """Close all connections. Jobs continue."""
         await self._transport.close()
 
     @with_job_options
     async def submit(self, operator: str, rows: Any = None, **options: Unpack[JobOptions]) -> AsyncJob:
-        """Submit a job over `rows` or over the files of `source`; exactly one of them.
+        """Submit a job over `rows` or over the files of `source`: exactly one of them.
 
         Args:
-            operator: The name of an operator that the service's workers have loaded.
+            operator: Name of an operator that the service's workers have loaded.
             rows: Dicts, an Arrow table, or an iterable of either, of any length. It is read in another thread and
-                uploaded part by part. If it raises, nothing is submitted and its error propagates.
+                uploaded in parts. If it raises, nothing is submitted and its error is passed on.
 
         Returns:
-            The job, which the service has accepted.
+            The job, accepted by the service.
 
         Raises:
-            InvalidRequest: The request is wrong; the message names what. Nothing was submitted.
+            InvalidRequest: Something in the request is wrong; the message names it. Nothing was submitted.
+            Conflict: The idempotency key was used for a different request.
+            ServiceUnavailable: The service cannot be reached, or has too many unfinished jobs.
         """
         sender, parts = self.prepare(operator, rows, options)
         return await self._send(sender, parts)
@@ -99,7 +109,19 @@ class AsyncClient:
             raise
 
     def prepare(self, operator: str, rows: Any, options: JobOptions) -> tuple[JobSender, Iterator[UploadPart]]:
-        """Check a job without sending anything; return its sender and the parts to `put`."""
+        """Check a job without sending anything: the first half of `submit`.
+
+        Args:
+            operator: As for `submit`.
+            rows: As for `submit`.
+            options: The other arguments of `submit`.
+
+        Returns:
+            The sender of the job, and the parts of its rows to `put`.
+
+        Raises:
+            InvalidRequest: Something in the request is wrong; the message names it.
+        """
         check_names(options)
         if (rows is None) == (options.get("source") is None):
             raise InvalidRequest(
@@ -112,17 +134,41 @@ class AsyncClient:
         return sender, iter(()) if rows is None else upload_parts(rows)
 
     def job_of(self, status: JobStatus) -> AsyncJob:
-        """Return the job of a status."""
+        """Return the job that a status describes.
+
+        Args:
+            status: A status from the service.
+
+        Returns:
+            The job, with `status` as its `latest`.
+        """
         return AsyncJob(self._transport, status.id, status)
 
     def job(self, job_id: str) -> AsyncJob:
-        """Return a job by its id, without a request: the first method that sends one reports an unknown id."""
+        """Return a job by its id, without a request to the service.
+
+        Args:
+            job_id: The id, as `batchmill jobs` lists it.
+
+        Returns:
+            The job. Whether it exists is found out by the first method that asks the service.
+
+        Raises:
+            InvalidRequest: The id is empty.
+        """
         if not job_id.strip():
             raise InvalidRequest("the job id is empty.", hint="`client.jobs()` and `batchmill jobs` list the jobs.")
         return AsyncJob(self._transport, job_id)
 
     async def jobs(self, limit: int | None = None) -> list[AsyncJob]:
-        """Return the jobs, newest first, at most `limit`; each with its `latest` status."""
+        """List the jobs that the service knows, newest first.
+
+        Args:
+            limit: At most this many. None: all.
+
+        Returns:
+            The jobs, each with its status in `latest`.
+        """
         found: list[AsyncJob] = []
         before: str | None = None
         while limit is None or len(found) < limit:
@@ -135,32 +181,62 @@ class AsyncClient:
         return found
 
     async def live_jobs(self, limit: int = 100) -> list[AsyncJob]:
-        """Return the jobs that have not ended, newest first, at most `limit` (1 to 1000)."""
+        """List the jobs that have not ended, newest first.
+
+        Args:
+            limit: At most this many, 1 to 1000.
+
+        Returns:
+            The jobs, each with its status in `latest`.
+        """
         page = await self._get(_Jobs, "/v1/jobs", {"live": "true", "limit": str(limit)})
         return [self.job_of(status) for status in page.jobs]
 
     async def workers(self) -> list[WorkerInfo]:
-        """Return the running workers."""
+        """List the workers that are alive.
+
+        Returns:
+            One entry per worker: name, pool, device, operators, running attempts.
+        """
         return (await self._get(_Workers, "/v1/workers")).workers
 
     async def pools(self) -> list[PoolStatus]:
-        """Return running and queued work by pool."""
+        """List the pools that have workers or jobs.
+
+        Returns:
+            One entry per pool: its capacity, and the shards and rows that run and wait.
+        """
         return (await self._get(_Pools, "/v1/pools")).pools
 
     async def operators(self) -> list[OperatorInfo]:
-        """Return the operators that the workers have loaded."""
+        """List the operators that the workers have loaded.
+
+        Returns:
+            One entry per operator: name, summary, required columns, and its parameters as JSON Schema.
+        """
         return (await self._get(_Operators, "/v1/operators")).operators
 
     async def cache(self) -> CacheStats:
-        """Return statistics of the row cache."""
+        """Read the statistics of the service's row cache.
+
+        Returns:
+            Its size, hits, misses and evicted rows.
+        """
         return await self._get(CacheStats, "/v1/cache")
 
     async def clear_cache(self) -> None:
-        """Clear the row cache."""
+        """Empty the service's row cache."""
         await self._transport.call("DELETE", "/v1/cache")
 
     async def costs(self, limit: int = 50) -> CostTotals:
-        """Return the cost of all jobs, deleted ones included: by tenant, pool and operator, and day, `limit` each."""
+        """Read what all jobs cost, deleted ones included.
+
+        Args:
+            limit: At most this many entries per list, 1 to 1000.
+
+        Returns:
+            The total, and lists by tenant, by pool and operator, and by day, the most expensive first.
+        """
         return await self._get(CostTotals, "/v1/costs", {"limit": str(limit)})
 
     async def _get(self, model: type[M], path: str, query: Mapping[str, str] | None = None) -> M:

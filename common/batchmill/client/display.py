@@ -16,6 +16,14 @@ _COLOURS = {"completed": "#2e7d32", "failed": "#c62828", "cancelled": "#757575",
 _RUNNING = "#1565c0"
 
 
+def describe(kind: str, job_id: str, status: JobStatus | None) -> str:
+    """Describe a job in one line, for `repr`."""
+    if status is None:
+        return f"<{kind} {job_id}>"
+    total = "?" if status.rows_total is None else f"{status.rows_total:,}"
+    return f"<{kind} {job_id} {status.operator!r} {status.state}: {status.rows_done:,} of {total} rows>"
+
+
 def mimebundle(kind: str, job_id: str, status: JobStatus | None) -> dict[str, str]:
     """Return the representations that a notebook can choose from."""
     return {"text/plain": as_text(kind, job_id, status), "text/html": as_html(job_id, status)}

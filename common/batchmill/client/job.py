@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-import tempfile
 from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import quote
 
 import aiohttp
-from pydantic import BaseModel, ValidationError
 
 from batchmill.client import pages as paging
-from batchmill.client.display import as_html, mimebundle
+from batchmill.client.display import as_html, describe, mimebundle
 from batchmill.client.events import server_sent_events
+from batchmill.client.failed_rows import DeadLetterPage, Purged, replay_request, write_dead_letters
+from batchmill.client.outcome import raise_unless_completed
 from batchmill.client.transport import Patience
-from batchmill.dead_letters import DeadLetter, json_value
 from batchmill.errors import (
-    InvalidRequest,
-    JobCancelled,
-    JobExpired,
-    JobFailed,
     NotFound,
     ServiceUnavailable,
-    StorageError,
 )
 from batchmill.job import JobCost, JobState, JobStatus
 from batchmill.job_log import LogEntry, LogLevel, LogPage
-from batchmill.replay import ReplayRequest, RowEdit
-from batchmill.wording import shown
 
 if TYPE_CHECKING:
     import os
@@ -39,26 +30,19 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from batchmill.client.transport import Transport
+    from batchmill.dead_letters import DeadLetter
 
 EVENTS_TIMEOUT_S = 35.0  # the service sends a comment every 10 s, so silence means a dead connection
 LOG_INTERVAL_S = 1.0  # between two requests while a log is followed
 MAX_PURGED_INDICES = 400  # indices in one URL
 
 
-class _DeadLetterPage(BaseModel):
-    dead_letters: list[DeadLetter]
-    counts: dict[str, int]
-    next: str | None
-
-
-class _Purged(BaseModel):
-    purged: int
-
-
 class AsyncJob:
-    """A job of an `AsyncClient`.
+    """A job of an `AsyncClient`. `AsyncClient.submit`, `AsyncClient.job` and `AsyncClient.jobs` return it.
 
-    id: the job's id. latest: the last status received, None before the first.
+    Attributes:
+        id: The job's id.
+        latest: The last status that was read, None before the first.
     """
 
     def __init__(self, transport: Transport, job_id: str, latest: JobStatus | None = None) -> None:
@@ -77,43 +61,72 @@ class AsyncJob:
         return mimebundle(type(self).__name__, self.id, self.latest)
 
     async def status(self) -> JobStatus:
-        """Return the current status."""
+        """Read the job's status.
+
+        Returns:
+            The status. It is kept in `latest`.
+        """
         return self._seen(await self._transport.json("GET", self._path))
 
     async def pause(self) -> JobStatus:
-        """Pause the job: its workers stop after the current batch, and no more of its shards are started.
+        """Pause the job: its workers stop after the current batch, and no more of it is started.
 
-        Raises `Conflict` if it is stopping or has ended.
+        Returns:
+            The new status.
+
+        Raises:
+            Conflict: The job is stopping or has ended.
         """
         return self._seen(await self._transport.json("POST", f"{self._path}/pause"))
 
     async def resume(self, *, budget: float | None = None) -> JobStatus:
-        """Resume a paused job. budget: the new total budget; None: unchanged.
+        """Resume a paused job.
 
-        Raises `Conflict` if it is stopping or has ended, or has used up its budget.
+        Args:
+            budget: New budget, for the total cost of the job. None: unchanged.
+
+        Returns:
+            The new status.
+
+        Raises:
+            Conflict: The job is stopping, has ended, or has already cost its budget.
         """
         query = {} if budget is None else {"budget": repr(float(budget))}
         return self._seen(await self._transport.json("POST", f"{self._path}/resume", query=query))
 
     async def cost(self) -> JobCost:
-        """Return what the job cost so far. Running attempts are counted when they end."""
+        """Read what the job has cost. Attempts that still run are counted when they end.
+
+        Returns:
+            Seconds of device time and money, each by what it was used for.
+        """
         return self._transport.parse(JobCost, await self._transport.json("GET", f"{self._path}/cost"))
 
     async def cancel(self) -> JobStatus:
-        """Ask the job to stop and keep its finished rows. A job that has ended is not changed."""
+        """Stop the job and keep the rows that are done. A job that has ended does not change.
+
+        Returns:
+            The new status.
+        """
         return self._seen(await self._transport.json("POST", f"{self._path}/cancel"))
 
     async def delete(self) -> None:
-        """Delete the job, its rows and its results from the service; the output folder stays.
+        """Delete the job, its rows and its results from the service. Its output folder stays.
 
-        Raises `Conflict` if it has not ended.
+        Raises:
+            NotFound: There is no such job.
+            Conflict: The job has not ended.
         """
         await self.status()  # reports an unknown job: below, a lost answer looks the same
         with suppress(NotFound):
             await self._transport.call("DELETE", self._path)
 
     async def watch(self) -> AsyncGenerator[JobStatus, None]:
-        """Yield the current status and then each change; end after the final status."""
+        """Follow the job's status until it ends.
+
+        Yields:
+            The present status, then each change; the final status is the last.
+        """
         patience = Patience(self._transport)
         last: JobStatus | None = None
         while last is None or not last.is_final:
@@ -130,10 +143,19 @@ class AsyncJob:
                 await patience.pause(error)
 
     async def wait(self, timeout: float | None = None) -> Self:  # noqa: ASYNC109  # the public name is given
-        """Wait until the job has ended, and return it.
+        """Wait until the job has ended.
 
-        timeout: in seconds. Raises `JobFailed`, `JobCancelled` or `JobExpired` if it did not complete, `TimeoutError`
-        if it has not ended in time; the job continues.
+        Args:
+            timeout: Seconds to wait. None: no limit.
+
+        Returns:
+            The job itself.
+
+        Raises:
+            JobFailed: The job failed.
+            JobCancelled: The job was cancelled.
+            JobExpired: The job's deadline passed before it was done.
+            TimeoutError: The job has not ended in time; it continues.
         """
         statuses = self.watch()
         try:
@@ -150,14 +172,25 @@ class AsyncJob:
         return self
 
     async def log(self, level: LogLevel | str = LogLevel.INFO) -> list[LogEntry]:
-        """Return the job's log: failures, what followed them, and changes of state; oldest first.
+        """Read the job's log: errors, retries, lost workers, changes of state.
 
-        level: the minimum level to return. The service keeps the last few hundred entries for as long as the job.
+        Args:
+            level: Minimum level: `"info"`, `"warning"` or `"error"`.
+
+        Returns:
+            The entries, oldest first. Of entries below "error", the last few hundred are kept.
         """
         return (await self._log_page(level, "")).entries
 
     async def follow_log(self, level: LogLevel | str = LogLevel.INFO) -> AsyncGenerator[LogEntry, None]:
-        """Yield the entries of the log, and new ones until the job has ended."""
+        """Follow the job's log until the job has ended.
+
+        Args:
+            level: Minimum level: `"info"`, `"warning"` or `"error"`.
+
+        Yields:
+            The existing entries, then new ones.
+        """
         cursor, is_final = "", False
         while True:
             page = await self._log_page(level, cursor)
@@ -173,9 +206,13 @@ class AsyncJob:
         return self._transport.parse(LogPage, await self._transport.json("GET", f"{self._path}/log", query=query))
 
     async def results(self) -> AsyncGenerator[dict[str, Any], None]:
-        """Yield the result rows as dicts, in input order, as soon as they are available.
+        """Read the results in input order, while the job runs or afterwards.
 
-        Raises `JobFailed` after the rows of a job that failed; a cancelled or expired job yields its finished rows.
+        Yields:
+            One dict per result row. Those of a cancelled or expired job end with the last row that was kept.
+
+        Raises:
+            JobFailed: The job failed; raised after the rows that it has.
         """
         async with aclosing(self.tables()) as tables:
             async for table in tables:
@@ -185,22 +222,43 @@ class AsyncJob:
                     await asyncio.sleep(0)  # lets the next page arrive while the caller is busy
 
     async def batches(self) -> AsyncGenerator[pa.RecordBatch, None]:
-        """Yield the result rows as `pyarrow.RecordBatch`es, in input order; otherwise like `results`."""
+        """Read the results in input order as Arrow record batches; otherwise like `results`.
+
+        Yields:
+            One `pyarrow.RecordBatch` at a time.
+
+        Raises:
+            JobFailed: The job failed; raised after the rows that it has.
+        """
         async with aclosing(self.tables()) as tables:
             async for table in tables:
                 for batch in table.to_batches():
                     yield batch
 
     async def to_table(self) -> pa.Table:
-        """Return all result rows as one `pyarrow.Table`, in input order; waits until the job has ended.
+        """Wait for the job to end and return all results as one Arrow table.
 
-        Raises `JobFailed` if the job failed; for a cancelled or expired job, returns its finished rows.
+        Returns:
+            A `pyarrow.Table` in input order. Of a cancelled or expired job: the rows that were kept.
+
+        Raises:
+            JobFailed: The job failed.
         """
         async with aclosing(self.tables()) as tables:
             return paging.join([table async for table in tables])
 
     async def pages(self, content_type: Literal["arrow", "jsonl"]) -> AsyncGenerator[paging.ResultPage, None]:
-        """Yield the results in pages, as the service sends them; otherwise like `results`."""
+        """Read the results in the form in which the service sends them; otherwise like `results`.
+
+        Args:
+            content_type: `"arrow"` for Arrow streams, `"jsonl"` for JSON Lines.
+
+        Yields:
+            One page at a time, in input order.
+
+        Raises:
+            JobFailed: The job failed; raised after the rows that it has.
+        """
         kind = paging.ARROW_STREAM if content_type == "arrow" else paging.JSON_LINES
         state: JobState | None = None
         async with aclosing(paging.pages(self._transport, f"{self._path}/results", kind)) as all_pages:
@@ -213,7 +271,14 @@ class AsyncJob:
                 raise_unless_completed(status)
 
     async def tables(self) -> AsyncGenerator[pa.Table, None]:
-        """Yield the result rows as one `pyarrow.Table` per page, in input order; otherwise like `results`."""
+        """Read the results as Arrow tables, one per page, in input order; otherwise like `results`.
+
+        Yields:
+            One `pyarrow.Table` at a time.
+
+        Raises:
+            JobFailed: The job failed; raised after the rows that it has.
+        """
         async with aclosing(self.pages("arrow")) as all_pages:
             async for page in all_pages:
                 table = page.table()
@@ -221,13 +286,21 @@ class AsyncJob:
                     yield table
 
     async def dead_letters(self) -> list[DeadLetter]:
-        """Return the failed rows so far, in input order, each with its error, its attempts and its row."""
+        """Read the failed rows of the job.
+
+        Returns:
+            One dead letter per failed row, in input order: its error, its attempts and the row itself.
+        """
         return [letter async for page in self._dead_letter_pages() for letter in page.dead_letters]
 
     async def dead_letter_counts(self) -> dict[str, int]:
-        """Return the number of failed rows by error type."""
+        """Count the failed rows of the job.
+
+        Returns:
+            The number of rows by the type of their error.
+        """
         page = await self._transport.json("GET", f"{self._path}/dead-letters", query={"limit": "1"})
-        return self._transport.parse(_DeadLetterPage, page).counts
+        return self._transport.parse(DeadLetterPage, page).counts
 
     async def replay(
         self,
@@ -237,51 +310,53 @@ class AsyncJob:
         edits: Mapping[int, Mapping[str, Any]] | None = None,
         idempotency_key: str | None = None,
     ) -> AsyncJob:
-        """Run failed rows of an ended job again; their results are inserted into its results, in input order.
+        """Run failed rows of this job, which has ended, again. Their results take their places in its results.
 
-        indices: the rows, by index; None: all. error_type: only rows that failed with this error. edits: by index,
-        new values for columns of a row; without `indices` and `error_type`, only edited rows are run. Returns the
-        replay, which is a job; when it has ended, the results are in place.
+        Args:
+            indices: The rows, by index in the input. None: all failed rows.
+            error_type: Only rows that failed with this type of error.
+            edits: By index, new values for columns of a row, set before it is run. Without `indices` and `error_type`,
+                only the edited rows are run.
+            idempotency_key: Replaying again with the same key returns the existing replay.
 
-        Raises `Conflict` if this job has not ended, `InvalidRequest` if the request is wrong.
+        Returns:
+            The job that runs the rows. When it has ended, the results are in place.
+
+        Raises:
+            Conflict: This job has not ended, or is a replay itself.
+            InvalidRequest: A row is no dead letter, or an edit does not fit; the message names it.
         """
-        try:
-            request = ReplayRequest(
-                indices=None if indices is None else sorted(indices),
-                error_type=error_type,
-                edits=[RowEdit(index=index, row=json_value(row)) for index, row in (edits or {}).items()],
-                idempotency_key=idempotency_key or secrets.token_hex(16),
-            )
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise InvalidRequest(f"replay: {where}: {first['msg']}, got {shown(first['input'])}.") from error
+        request = replay_request(indices, error_type, edits, idempotency_key)
         answer = await self._transport.json("POST", f"{self._path}/replay", body=request)
         status = self._transport.parse(JobStatus, answer)
         return AsyncJob(self._transport, status.id, status)
 
     async def export_dead_letters(self, path: str | os.PathLike[str]) -> int:
-        """Write the dead letters to a JSON Lines file, for other tools or for editing; return their number.
+        """Write the dead letters to a JSON Lines file, to be read by other tools or edited for a replay.
 
-        Raises `StorageError` if it cannot be written; an existing file is then unchanged.
+        Args:
+            path: The file. It is replaced in one step.
+
+        Returns:
+            The number of dead letters written.
+
+        Raises:
+            StorageError: The file cannot be written; it is unchanged.
         """
-        target, count = Path(path), 0
-        try:
-            with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as folder:
-                unfinished = Path(folder) / target.name
-                with unfinished.open("w", encoding="utf-8") as file:
-                    async for page in self._dead_letter_pages():
-                        file.writelines(letter.model_dump_json() + "\n" for letter in page.dead_letters)
-                        count += len(page.dead_letters)
-                unfinished.replace(target)
-        except OSError as error:
-            raise StorageError(f"{path!s} cannot be written: {error.strerror or error}.", path=str(path)) from error
-        return count
+        return await write_dead_letters(Path(path), self._dead_letter_pages())
 
     async def purge_dead_letters(self, indices: Collection[int] | None = None, *, error_type: str | None = None) -> int:
-        """Delete dead letters of an ended job, including their rows; return their number.
+        """Delete dead letters of this job, which has ended, with the rows in them. The job still counts the rows.
 
-        The job still counts the rows as failed. Raises `Conflict` if it has not ended.
+        Args:
+            indices: The rows, by index in the input. None: all.
+            error_type: Only rows that failed with this type of error.
+
+        Returns:
+            The number of dead letters deleted.
+
+        Raises:
+            Conflict: The job has not ended.
         """
         kind = [("error_type", error_type)] if error_type is not None else []
         if indices is None:
@@ -292,13 +367,13 @@ class AsyncJob:
 
     async def _purge(self, query: list[tuple[str, str]]) -> int:
         answer = await self._transport.json("DELETE", f"{self._path}/dead-letters", query=query)
-        return self._transport.parse(_Purged, answer).purged
+        return self._transport.parse(Purged, answer).purged
 
-    async def _dead_letter_pages(self) -> AsyncGenerator[_DeadLetterPage, None]:
+    async def _dead_letter_pages(self) -> AsyncGenerator[DeadLetterPage, None]:
         cursor: str | None = ""
         while cursor is not None:
             answer = await self._transport.json("GET", f"{self._path}/dead-letters", query={"cursor": cursor})
-            page = self._transport.parse(_DeadLetterPage, answer)
+            page = self._transport.parse(DeadLetterPage, answer)
             yield page
             cursor = page.next
 
@@ -313,29 +388,3 @@ class AsyncJob:
     def _seen(self, value: object) -> JobStatus:
         self.latest = self._transport.parse(JobStatus, value)
         return self.latest
-
-
-def describe(kind: str, job_id: str, status: JobStatus | None) -> str:
-    """Return the `repr` of a job."""
-    if status is None:
-        return f"<{kind} {job_id}>"
-    total = "?" if status.rows_total is None else f"{status.rows_total:,}"
-    return f"<{kind} {job_id} {status.operator!r} {status.state}: {status.rows_done:,} of {total} rows>"
-
-
-def raise_unless_completed(status: JobStatus) -> None:
-    """Raise `JobFailed`, `JobCancelled` or `JobExpired` for a final status that is not `completed`."""
-    if status.state is JobState.FAILED:
-        error = status.error
-        reason = error.message if error else "the service gave no reason"
-        details = {**error.details, "code": error.code} if error else {}
-        raise JobFailed(f"{status.id} failed: {reason}", **{**details, "job": status.id})
-    total = "" if status.rows_total is None else f" of {status.rows_total:,}"
-    if status.state is JobState.CANCELLED:
-        raise JobCancelled(f"{status.id} was cancelled after {status.rows_done:,}{total} rows.", job=status.id)
-    if status.state is JobState.EXPIRED:
-        raise JobExpired(
-            f"{status.id} passed its deadline after {status.rows_done:,}{total} rows.",
-            hint="Its finished rows can be read; set a later deadline or a higher priority.",
-            job=status.id,
-        )

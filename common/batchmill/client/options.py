@@ -6,7 +6,7 @@ import inspect
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from batchmill.errors import did_you_mean
-from batchmill.job import JobSpec
+from batchmill.job import JobForm
 
 if TYPE_CHECKING:
     import os
@@ -59,7 +59,7 @@ class JobOptions(TypedDict, total=False):
 _TYPES: Mapping[str, str] = {
     name: getattr(kind, "__forward_arg__", str(kind)) for name, kind in JobOptions.__annotations__.items()
 }
-_DEFAULTS = {"priority": JobSpec.model_fields["priority"].default, "cache": JobSpec.model_fields["cache"].default}
+_DEFAULTS = {"priority": JobForm.model_fields["priority"].default, "cache": JobForm.model_fields["cache"].default}
 
 
 def check_names(options: Collection[str]) -> None:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from batchmill.client.transport import BufferPayload, Transport
 from batchmill.errors import BatchmillError, InvalidOutput, InvalidParams, InvalidRequest, InvalidRows, InvalidSource
-from batchmill.job import FileSource, JobRequest, JobSpec, JobStatus, OutputSpec, UploadSource
+from batchmill.job import FileSource, JobForm, JobRequest, JobStatus, OutputSpec, UploadSource
 from batchmill.wording import shown
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _CONVERTED = {"source", "output", "deadline", "idempotency_key"}
 """Options that are no field of a spec, or one of another form; the others are passed to it under their names."""
 
 
-def make_spec(operator: str, options: JobOptions) -> JobSpec:
+def make_spec(operator: str, options: JobOptions) -> JobForm:
     """Make the spec of a job from the options of `submit`. Raises the typed error of the option that is wrong."""
     try:
         json.dumps(options.get("params"), allow_nan=False)
@@ -43,7 +43,7 @@ def make_spec(operator: str, options: JobOptions) -> JobSpec:
         raise InvalidParams(f"params contain a value without a JSON equivalent: {error}.") from error
     given = {name: value for name, value in options.items() if name not in _CONVERTED and value is not None}
     try:
-        return JobSpec.model_validate(
+        return JobForm.model_validate(
             {
                 **given,
                 "operator": operator,
@@ -126,7 +126,7 @@ def _invalid(kind: type[InvalidRequest], prefix: str, error: ValidationError) ->
 
 
 class _UploadRequest(BaseModel):
-    spec: JobSpec
+    spec: JobForm
 
 
 class _UploadAnswer(BaseModel):
@@ -141,7 +141,7 @@ class JobSender:
     `MAX_PUTS_IN_FLIGHT` parts at once while the caller makes the next part.
     """
 
-    def __init__(self, transport: Transport, spec: JobSpec, idempotency_key: str | None) -> None:
+    def __init__(self, transport: Transport, spec: JobForm, idempotency_key: str | None) -> None:
         self._transport = transport
         self._spec = spec
         self._key = idempotency_key or secrets.token_hex(16)
@@ -189,7 +189,7 @@ class JobSender:
                 await self._transport.call("DELETE", f"/v1/uploads/{self._upload}")
 
     async def _post(self, source: Any, rows_arrow: str | None) -> JobStatus:
-        fields = {name: getattr(self._spec, name) for name in JobSpec.model_fields} | {"source": source}
+        fields = {name: getattr(self._spec, name) for name in JobForm.model_fields} | {"source": source}
         try:
             request = JobRequest(**fields, rows_arrow=rows_arrow, idempotency_key=self._key)
         except ValidationError as error:

@@ -29,16 +29,22 @@ def local(
     *,
     devices: str = "cpu",
 ) -> Iterator[Client]:
-    """Run an embedded service, and yield a client for it.
+    """Run a service on this machine for the length of a `with` block.
 
-    workers: worker processes on each device.
-    data_dir: the data folder; unfinished jobs resume when it is used again. None: a temporary folder, removed at the
-        end.
-    operators: names of modules with operators that the workers import.
-    devices: the devices to use, as in `batchmill worker --devices`: "auto" uses the GPUs if there are any.
+    Args:
+        workers: Worker processes on each device.
+        data_dir: Folder for its data. It is kept: unfinished jobs resume when the folder is used again. None: a
+            temporary folder, removed at the end.
+        operators: Names of modules that the workers import.
+        devices: Devices to use, as in `batchmill worker --devices`; `"auto"` takes the GPUs, if there are any.
 
-    Raises `MissingExtra` when the services are not installed, `ServiceUnavailable` when they do not start,
-    `InvalidSettings` when another service uses `data_dir`.
+    Yields:
+        A client of the service.
+
+    Raises:
+        MissingExtra: The services are not installed.
+        InvalidSettings: Another service already uses `data_dir`.
+        ServiceUnavailable: The service did not start; the message has the reason.
     """
     from batchmill.client import Client
 

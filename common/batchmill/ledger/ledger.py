@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 SUBSCRIPTION_POLL_S = 1.0
 SUBSCRIBED = "subscribed"
 """The kind of event that says that later changes are announced."""
-SCHEMA = 1
+SCHEMA = 2
 """Goes up when scripts write what those of the version before would misread, or the other way round."""
 
 
@@ -85,11 +85,11 @@ class Ledger:
         found = calls.check_schema(self._store, version=version)
         if found != version:
             raise InvalidSettings(
-                f"the ledger under {self._store.keys.prefix!r} is kept in data formats of version {found}, "
+                f"the ledger under {self._store.keys.prefix!r} has data formats of version {found}, "
                 f"this Batchmill has version {version}.",
-                hint="Run one version of Batchmill over a ledger: let its jobs end and be deleted with the version "
-                "that wrote them and stop its workers, then start this one; or give this one a "
-                "BATCHMILL_REDIS_PREFIX of its own.",
+                hint="Only one version of Batchmill may use a ledger. With the version that wrote it, let its jobs "
+                "end, delete them and stop its workers; then start this one. Or set BATCHMILL_REDIS_PREFIX, so that "
+                "this one has a ledger of its own.",
                 found=found,
                 expected=version,
             )

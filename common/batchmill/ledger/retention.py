@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, assert_never
 
 from batchmill.errors import Conflict
+from batchmill.job import MAX_STAGES
 from batchmill.ledger import calls
 from batchmill.ledger.connection import redis_errors
 from batchmill.ledger.jobs import no_such_job
@@ -57,7 +58,7 @@ class RetentionLedger:
             self._store,
             job_id=job_id,
             idempotency_key=idempotency_key.decode() if idempotency_key else None,
-            others=[key for key in keys.of_job(job_id) if key != job],
+            others=[key for key in keys.of_job(job_id, MAX_STAGES) if key != job],
         )
         is_forgotten = answer is calls.ForgetAnswer.OK
         if is_forgotten and tenant:

@@ -73,18 +73,19 @@ class Admission:
 
     def check_spec(self, spec: JobSpec) -> OperatorInfo:
         """Check what is known without the rows. Raises a subclass of `InvalidRequest`."""
-        operator = self._fleet.operator(spec.operator)
+        (stage,) = spec.stages
+        operator = self._fleet.operator(stage.operator)
         if operator is None:
             known = [info.name for info in self._fleet.operators()]
-            hint = did_you_mean(spec.operator, known)
+            hint = did_you_mean(stage.operator, known)
             raise UnknownOperator(
-                f"no worker has an operator {spec.operator!r}.",
+                f"no worker has an operator {stage.operator!r}.",
                 hint=hint or "No worker has announced any operator yet: start one with `batchmill worker`.",
-                operator=spec.operator,
+                operator=stage.operator,
             )
-        check_params(operator, spec.params)
-        self._workspace.locations.hub_models.check_params(operator.params_schema, spec.params)
-        check_cache(operator, cache=spec.cache)
+        check_params(operator, stage.params)
+        self._workspace.locations.hub_models.check_params(operator.params_schema, stage.params)
+        check_cache(operator, cache=stage.cache)
         self._check_deadline(spec)
         return operator
 
@@ -114,7 +115,7 @@ class Admission:
             undo.callback(self._workspace.blobs.delete_folder, f"jobs/{job_id}")
             found = self._find_input(request, job_id, undo, tenant)
             self._limits.check_columns(found.source.schema)
-            check_columns(operator, found.spec, found.source.schema)
+            check_columns(operator, found.spec.first, found.source.schema)
             if found.nbytes <= CHECKED_BYTES:
                 self._check_values(job_id, operator, found)
             order = Order(found.spec, operator, found.inline, found.description)
@@ -124,7 +125,7 @@ class Admission:
         return accepted_id, is_new
 
     def _check_values(self, job_id: str, operator: OperatorInfo, found: _Input) -> None:
-        columns = [name for name in required_columns(operator, found.spec.params) if name in found.source.schema.names]
+        columns = [name for name in required_columns(operator, found.spec.first.params) if name in found.source.schema.names]
         if not columns:
             return
         if found.description is None:
@@ -205,7 +206,7 @@ class Admission:
             inline_rows=found.inline,
             rows_total=total.rows if total.exact else None,
             resumed_from=earlier,
-            operator_version=order.operator.version,
+            operator_versions=(order.operator.version,),
             tenant=tenant,
         )
         return accept(self._ledger, submission, undo, self._settings)

@@ -102,7 +102,7 @@ class Replays:
         for shard in self._dead_rows.shards(record, stage):
             if shard.plan:
                 continue  # it was cut short: which of its rows have results is not known any more
-            dead = self._dead_rows.read(record.id, stage, shard)
+            dead = self._dead_rows.read(record.id, shard)
             wanted = choice.among(dead) | (edits.keys() & {letter.index for letter in dead.letters})
             if wanted:
                 yield edited(dead.select(wanted), edits)
@@ -110,8 +110,10 @@ class Replays:
 
 def _spec(spec: JobSpec, source: UploadSource) -> JobSpec:
     """The first job's, over other rows, without what was about the whole of them."""
-    retry = spec.retry.model_copy(update={"max_dead": None})
-    changes = {"source": source, "output": None, "deadline_at": None, "retry": retry}
+    stages = tuple(
+        stage.model_copy(update={"retry": stage.retry.model_copy(update={"max_dead": None})}) for stage in spec.stages
+    )
+    changes = {"source": source, "output": None, "deadline_at": None, "stages": stages}
     return spec.model_copy(update=changes)
 
 

@@ -42,12 +42,12 @@ def life_of(record: JobRecord) -> Iterator[LogEntry]:
         yield _stopping(record, record.stopping_at)
     if record.finished_at is not None:
         level = LogLevel.ERROR if record.state is JobState.FAILED else LogLevel.INFO
-        message = f"{record.state}: {record.rows_done:,} rows done, {record.rows_dead:,} failed"
+        message = f"{record.state}: {record.last.rows_done:,} rows done, {record.rows_dead:,} failed"
         yield _entry(record.finished_at, level, LogEvent.ENDED, message)
 
 
 def _accepted(record: JobRecord) -> str:
-    message = f"{record.spec.operator} in pool {record.spec.pool}"
+    message = ", then ".join(f"{stage.operator} in pool {stage.pool}" for stage in record.spec.stages)
     if record.replay_of is not None:
         return f"{message}, runs failed rows of {record.replay_of} again"
     return message if record.resumed_from is None else f"{message}, resumes the output of {record.resumed_from}"

@@ -19,7 +19,7 @@ from batchmill.errors import (
     StorageError,
     UnknownOperator,
 )
-from batchmill.job import JobSpec
+from batchmill.job import JobForm
 from support.fault_proxy import Fault
 from support.waiting import GRACE_S, until
 
@@ -256,7 +256,7 @@ def test_help_and_notebooks_list_every_option_with_its_default_and_its_descripti
 
 
 def test_every_option_of_a_job_has_a_place_in_its_spec():
-    assert JobOptions.__annotations__.keys() - {"idempotency_key", "deadline"} == JobSpec.model_fields.keys() - {
+    assert JobOptions.__annotations__.keys() - {"idempotency_key", "deadline"} == JobForm.model_fields.keys() - {
         "operator",
         "deadline_at",
     }

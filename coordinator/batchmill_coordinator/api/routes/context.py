@@ -70,7 +70,7 @@ class Context:
         """Submit a job; return its status, and whether it is new."""
         job_id, is_new = self._service.admission.admit(request, self.access.tenant)
         if is_new:
-            self._service.metrics.roles.submitted(request.spec())
+            self._service.metrics.roles.submitted(request.spec().first)
         return self.status(job_id), is_new
 
     def replay(self, job_id: str, request: ReplayRequest) -> tuple[JobStatus, bool]:
@@ -78,7 +78,7 @@ class Context:
         record = self.job(job_id)
         replay_id, is_new = self._service.replays.begin(record, request, self.access.tenant)
         if is_new:
-            self._service.metrics.roles.submitted(record.spec)
+            self._service.metrics.roles.submitted(record.spec.first)
         return self.status(replay_id), is_new
 
     def status(self, job_id: str) -> JobStatus:
@@ -150,7 +150,7 @@ class Context:
         for shard in self._service.dead_rows.shards(record, stage, start):
             if len(letters) >= limit:
                 return letters, format_shard_id(shard.shard_id)
-            letters += self._service.dead_rows.read(record.id, stage, shard).letters
+            letters += self._service.dead_rows.read(record.id, shard).letters
         return letters, None
 
     def dead_counts(self, job_id: str) -> dict[str, int]:
