@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from batchmill.clock import SystemClock
 from batchmill.ledger import Ledger
+from batchmill.ledger.unreadable import UnreadableJob
 from batchmill.stages import last_stage
 from batchmill.workspace import Workspace
 from batchmill_coordinator.admission.admission import Admission
@@ -103,7 +104,8 @@ class Service:
 
     def status(self, job_id: str) -> JobStatus:
         """Return a job's status, with what it was run with. Raises `NotFound`."""
-        return self.status_of(self.ledger.jobs.read(job_id))
+        found = self.ledger.jobs.find(job_id)
+        return found.status() if isinstance(found, UnreadableJob) else self.status_of(found)
 
     def status_of(self, record: JobRecord) -> JobStatus:
         """Return a job's status from its record, with what it was run with."""
@@ -113,8 +115,13 @@ class Service:
         """Return what a job cost so far."""
         return cost_of(record, self.settings.currency)
 
-    def statuses(self, records: Sequence[JobRecord]) -> list[JobStatus]:
+    def statuses(self, jobs: Sequence[JobRecord | UnreadableJob]) -> list[JobStatus]:
         """Return the status of each job, with what blocks it."""
+        records = [job for job in jobs if not isinstance(job, UnreadableJob)]
+        readable = iter(self._statuses(records))
+        return [job.status() if isinstance(job, UnreadableJob) else next(readable) for job in jobs]
+
+    def _statuses(self, records: Sequence[JobRecord]) -> list[JobStatus]:
         now_s = self.clock.wall()
         pools = self.fleet.pools() if any(runs_nothing(record) for record in records) else {}
         with_dead = [record.id for record in records if record.rows_dead]

@@ -10,6 +10,7 @@ from batchmill.errors import StaleToken
 from batchmill.job import MAX_INLINE_BYTES, JobError, JobSpec
 from batchmill.ledger import calls
 from batchmill.ledger.connection import redis_errors
+from batchmill.ledger.documents import write_error
 from batchmill.ledger.encodings import worker_of
 from batchmill.shard import Shard, ShardId, ShardRef, ShardState, parse_shard_id
 
@@ -70,6 +71,18 @@ class ShardLedger:
                 for shard, nbytes in zip(step.shards, step.sizes, strict=True)
             ],
         )
+
+    def begin_planning(self, job_id: str, *, is_again: bool) -> int:
+        """Count that the planner begins with a job; return how often it has begun since it was last through with it.
+
+        is_again: the caller began before, and could not say that it was through.
+        """
+        return calls.begin_planning(self._store, job_id=job_id, is_again=is_again)
+
+    def end_planning(self, job_id: str) -> None:
+        """Clear that count; `plan` does, too."""
+        with redis_errors():
+            self._store.redis.hdel(self._keys.job(job_id), "plannings")
 
     def to_queue(self, job_id: str, stage: int, limit: int, now_ms: int) -> list[ShardId]:
         """At most `limit` shards of a stage that could be queued now: due retries first, then planned ones."""
@@ -160,7 +173,7 @@ class ShardLedger:
             inline=completion.inline or None,
             max_inline_bytes=MAX_INLINE_BYTES,
             max_dead=limit.most if limit else None,
-            too_many_dead=limit.error.model_dump_json() if limit else None,
+            too_many_dead=write_error(limit.error) if limit else None,
             results=completion.results,
             rows_cached=completion.rows_cached,
             used=used,
@@ -196,7 +209,7 @@ class ShardLedger:
             attempt=ref,
             delay_ms=int(delay_s * 1000),
             blame=blame,
-            stop_with=stop_with.model_dump_json() if stop_with else None,
+            stop_with=write_error(stop_with) if stop_with else None,
             checkpoint=checkpoint or None,
             used=used,
         )
@@ -217,7 +230,7 @@ class ShardLedger:
             epoch=epoch,
             attempt=ref,
             delay_ms=int(delay_s * 1000),
-            stop_with=stop_with.model_dump_json() if stop_with else None,
+            stop_with=write_error(stop_with) if stop_with else None,
         )
 
     def split(self, shard: Shard, epoch: int) -> calls.SplitAnswer:

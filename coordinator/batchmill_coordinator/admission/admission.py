@@ -125,7 +125,9 @@ class Admission:
         return accepted_id, is_new
 
     def _check_values(self, job_id: str, operator: OperatorInfo, found: _Input) -> None:
-        columns = [name for name in required_columns(operator, found.spec.first.params) if name in found.source.schema.names]
+        columns = [
+            name for name in required_columns(operator, found.spec.first.params) if name in found.source.schema.names
+        ]
         if not columns:
             return
         if found.description is None:
