@@ -40,8 +40,8 @@ class BlobStore:
     `StorageError`, which says what was done to what, and the cause.
 
     A write is atomic: others see the blob whole or not at all, whenever this process dies. On a local disk it has
-    reached the disk when the call returns. Writing a name again replaces the blob, and whoever has the old one
-    mapped keeps it.
+    reached the disk when the call returns. Writing a name again replaces the blob; what was read of the old
+    one stays as it was.
     """
 
     def __init__(self, root: Location) -> None:
