@@ -189,7 +189,7 @@ class JobForm(_OperatorFields, _JobFields):
     """A job of one operator, as users write it: a chain of one."""
 
     def spec(self) -> JobSpec:
-        """Return the spec that this form stands for."""
+        """Return the spec that this form describes."""
         stage = StageSpec(**{name: getattr(self, name) for name in _OperatorFields.model_fields})
         return JobSpec(stages=(stage,), **{name: getattr(self, name) for name in _JobFields.model_fields})
 

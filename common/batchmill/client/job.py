@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from batchmill.client.transport import Transport
     from batchmill.dead_letters import DeadLetter
 
-EVENTS_TIMEOUT_S = 35.0  # the service sends a comment every 10 s, so silence means a dead connection
+EVENTS_TIMEOUT_S = 35.0  # the service sends a comment every 15 s, so silence means a dead connection
 LOG_INTERVAL_S = 1.0  # between two requests while a log is followed
 MAX_PURGED_INDICES = 400  # indices in one URL
 
