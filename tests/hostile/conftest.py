@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from operators_path import operators_on_path
 
 from support.attack import Mill
 from support.cluster import TOKEN, Cluster
+from support.operators.path import operators_on_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

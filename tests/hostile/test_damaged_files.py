@@ -95,8 +95,6 @@ def test_an_inspector_that_hangs_is_ended_and_the_file_named(own_mill: Mill, tmp
     own_mill.cluster.start_coordinator("b", INSPECTION_TIMEOUT_S=3)
     mill = type(own_mill)(own_mill.cluster)
     mill.port = int(own_mill.cluster.url("b").rpartition(":")[2])
-    path = tmp_path / "pipe.parquet"
-    os.mkfifo(path)
     target = tmp_path / "slow.jsonl"
     target.write_text('{"id": 1}\n' * 10)
     found = [

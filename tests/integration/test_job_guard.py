@@ -158,7 +158,7 @@ def test_a_job_is_tried_again_with_waits_and_fails_in_the_end(ledger: Ledger) ->
     fail_once(guard, KeyError("x"))
     record = ledger.jobs.read(BAD)
     assert record.state is JobState.FAILING
-    assert record.error == JobError(code="internal_error", message="It could not be planned: KeyError: 'x'")
+    assert record.error == JobError(code="error", message="It could not be planned: KeyError: 'x'")
 
 
 def test_storage_is_tried_again_at_once_and_an_own_error_is_final(ledger: Ledger) -> None:

@@ -67,10 +67,10 @@ class JobLedger:
     def submit(self, submission: Submission, *, max_live_jobs: int) -> tuple[str, bool]:
         """Accept a job; returns its id, and whether it is new (False: known under its idempotency key).
 
-        Raises `InvalidRequest` for a job that could not be read back, `InvalidSettings` when the ledger is in another
-        version's formats, `Conflict` when the key was used for another request, `InvalidSource` when the upload is
-        unknown or taken, `ServiceUnavailable` when too many jobs are alive, and `OutcomeUnknown` when the ledger does
-        not answer: then the job may have been accepted.
+        Raises `InvalidRequest` for a job that could not be read back, `Conflict` when the key was used for another
+        request, `InvalidSource` when the upload is unknown or taken, `ServiceUnavailable` when too many jobs are alive
+        or the ledger is in another version's formats, and `OutcomeUnknown` when the ledger does not answer: then the
+        job may have been accepted.
         """
         spec = submission.spec
         text = write_document(spec, "the job")
@@ -368,7 +368,8 @@ def _is_new(reply: calls.SubmitReply, upload: str | None, max_live_jobs: int) ->
         case calls.SubmitAnswer.KNOWN:
             return False
         case calls.SubmitAnswer.OTHER_SCHEMA:
-            raise other_schema(int(reply.known_id))
+            other = other_schema(int(reply.known_id))
+            raise ServiceUnavailable(other.message, hint=other.hint, **other.details)
         case calls.SubmitAnswer.CONFLICT:
             raise Conflict(
                 f"the idempotency key was used for job {reply.known_id}, whose request differs from this one.",

@@ -106,7 +106,7 @@ class JobGuard:
     def fail(self, job_id: str, error: Exception) -> None:
         """Stop a job because of an error. Raises `ServiceUnavailable`."""
         log.warning("job %s fails: %s: %s", job_id, self._what, reason_of(error), exc_info=_trace(error))
-        code, details = (error.code, error.details) if isinstance(error, BatchmillError) else ("internal_error", {})
+        code, details = (error.code, error.details) if isinstance(error, BatchmillError) else (BatchmillError.code, {})
         message = f"{self._what[:1].upper()}{self._what[1:]}: {reason_of(error)}"
         failure = JobError(code=code, message=message, details=details)
         self._ledger.jobs.stop(job_id, JobState.FAILING, failure)
