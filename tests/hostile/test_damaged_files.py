@@ -97,6 +97,7 @@ def test_an_inspector_that_hangs_is_ended_and_the_file_named(own_mill: Mill, tmp
     mill.port = int(own_mill.cluster.url("b").rpartition(":")[2])
     target = tmp_path / "slow.jsonl"
     target.write_text('{"id": 1}\n' * 10)
+    assert mill.submit(source={"path": str(target)}).status == 201  # its inspectors are ready
     found = [
         child
         for child in psutil.Process(own_mill.cluster.coordinators["b"].pid).children()

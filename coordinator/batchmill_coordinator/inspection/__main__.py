@@ -35,6 +35,7 @@ class ReadingNotes:
         self._descriptor = descriptor
         self._lock = threading.Lock()
         self._open: Counter[str] = Counter()
+        self._number = 0  # of the question
         self.last = ""
 
     def note(self, uri: str, begins: bool) -> None:  # the signature of `observe_reading`
@@ -45,16 +46,17 @@ class ReadingNotes:
                 del self._open[uri]
             if begins:
                 self.last = uri
-            self._write(list(self._open) or [self.last])
+            self._write([*self._open] or [self.last])
 
-    def begin_task(self) -> None:
-        """Forget the files of the task before."""
+    def begin_task(self, number: int) -> None:
+        """Note that a question is begun, and forget the files of the one before."""
         with self._lock:
             self.last = ""
+            self._number = number
             self._write([])
 
     def _write(self, files: list[str]) -> None:
-        noted = json.dumps(files[:MAX_NAMED_FILES]).encode() + b"\n"
+        noted = json.dumps([self._number, *files[:MAX_NAMED_FILES]]).encode() + b"\n"
         if len(noted) <= NOTE_BYTES:
             os.pwrite(self._descriptor, noted, 0)
 
@@ -72,7 +74,7 @@ def main() -> None:
     with suppress(EOFError, OSError):
         while True:
             question = receive(connection)
-            notes.begin_task()
+            notes.begin_task(question.value["question"])
             answer = _answer(tasks, question, notes, settings.inspection_memory_mb)
             send(connection, answer)
             if answer.value.get("last"):

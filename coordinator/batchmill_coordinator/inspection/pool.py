@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 START_S = 60.0
+MAX_TRIES = 6
+MAX_DEATHS = 2
+"""A call is given up when this many inspectors have died over it."""
 NOTE_BYTES = 64 * 1024
 _SECRETS = ("BATCHMILL_TOKENS", "BATCHMILL_METRICS_TOKEN", "BATCHMILL_REDIS_URL", "BATCHMILL_SECRETS_DIR")
 _UNSENT = {"tokens", "metrics_token", "redis_url", "secrets_dir"}
@@ -62,16 +65,24 @@ class _Inspector:
     process: subprocess.Popen[bytes]
     connection: socket.socket
     notes: IO[bytes]
+    asked: int = 0  # questions
     key: str = ""  # of the call that it served last
     is_ready: bool = False
     must_end: bool = False  # by itself, soon
 
-    def files(self) -> tuple[str, ...]:
-        """Return the files that it was reading, as it noted them last."""
+    def files(self) -> tuple[str, ...] | None:
+        """Return the files that it noted to be reading for the last question; None if it had not begun with it."""
         noted = os.pread(self.notes.fileno(), NOTE_BYTES, 0).partition(b"\n")[0]
         with suppress(ValueError):
-            return tuple(json.loads(noted or b"[]"))
+            number, *files = json.loads(noted or b"[0]")
+            return tuple(files) if number == self.asked else None
         return ()
+
+    def ask(self, question: Message, timeout_s: float) -> Message:
+        """Send a question and wait for its answer. Raises as `send` and `receive`."""
+        self.asked += 1
+        send(self.connection, Message({**question.value, "question": self.asked}, question.data), timeout_s)
+        return receive(self.connection, timeout_s)
 
     def end(self) -> int:
         """Kill it, and return its exit code, which is that of its own death if it was dead."""
@@ -130,17 +141,25 @@ class InspectorPool:
         `ServiceUnavailable` when none can be started.
         """
         question = Message({"task": task, **arguments}, data)
-        try:
-            answer = self._ask_one(question, key)
-        except InspectionFailed as failed:
-            if failed.was_slow:
-                raise
-            answer = self._ask_one(question, key)
-        if "error" in answer.value:
-            raise from_envelope(answer.value, 500)
-        return answer
+        deaths = 0
+        for _ in range(MAX_TRIES):
+            try:
+                answer = self._ask_one(question, key)
+            except InspectionFailed as failed:
+                deaths += 1
+                if failed.was_slow or deaths == MAX_DEATHS:
+                    raise
+                continue
+            if answer is not None and "error" in answer.value:
+                raise from_envelope(answer.value, 500)
+            if answer is not None:
+                return answer
+        raise ServiceUnavailable(
+            f"{MAX_TRIES} processes that read sources ended before they began.", hint="The coordinator's log has more."
+        )
 
-    def _ask_one(self, question: Message, key: str) -> Message:
+    def _ask_one(self, question: Message, key: str) -> Message | None:
+        """Ask one inspector; None if it was dead before it began."""
         inspector = self._take(key)
         try:
             answer = self._ask(inspector, question)
@@ -149,6 +168,9 @@ class InspectorPool:
             if self._is_stopping and isinstance(error, InspectionFailed):
                 raise _stopping() from error
             raise
+        if answer is None:
+            self._drop(inspector)
+            return None
         inspector.key = key
         if answer.value.get("last"):
             inspector.must_end = True
@@ -157,30 +179,29 @@ class InspectorPool:
             self._put_back(inspector)
         return answer
 
-    def _ask(self, inspector: _Inspector, question: Message) -> Message:
-        self._await_ready(inspector)
+    def _ask(self, inspector: _Inspector, question: Message) -> Message | None:
+        if not self._becomes_ready(inspector):
+            return None
         try:
-            send(inspector.connection, question, self._timeout_s)
-            return receive(inspector.connection, self._timeout_s)
+            return inspector.ask(question, self._timeout_s)
         except TimeoutError:
-            raise InspectionFailed(
-                f"took longer than {self._timeout_s:g} s", inspector.files(), was_slow=True
-            ) from None
+            how = f"took longer than {self._timeout_s:g} s"
+            raise InspectionFailed(how, inspector.files() or (), was_slow=True) from None
         except (OSError, EOFError, ValueError):
-            raise InspectionFailed(self._how_it_ended(inspector), inspector.files()) from None
+            how, files = self._how_it_ended(inspector), inspector.files()
+            if files is None:
+                return None
+            raise InspectionFailed(how, files) from None
 
-    def _await_ready(self, inspector: _Inspector) -> None:
-        if inspector.is_ready:
-            return
-        try:
-            receive(inspector.connection, START_S)
-        except (OSError, EOFError, ValueError) as error:
-            how = self._how_it_ended(inspector)
-            log.error("an inspector %s before it was ready", how)
-            raise ServiceUnavailable(
-                f"the process that reads sources {how} before it was ready.", hint="The coordinator's log has more."
-            ) from error
-        inspector.is_ready = True
+    def _becomes_ready(self, inspector: _Inspector) -> bool:
+        if not inspector.is_ready:
+            try:
+                receive(inspector.connection, START_S)
+            except (OSError, EOFError, ValueError):
+                log.error("an inspector %s before it was ready", self._how_it_ended(inspector))
+                return False
+            inspector.is_ready = True
+        return True
 
     @staticmethod
     def _how_it_ended(inspector: _Inspector) -> str:
