@@ -120,19 +120,15 @@ class InspectorPool:
         """End all inspectors; calls that wait for one raise `ServiceUnavailable`."""
         with self._changed:
             self._is_stopping = True
-            ending = [*self._idle, *self._busy]
-            self._idle = []
+            idle, self._idle = self._idle, []
+            for inspector in self._busy:
+                inspector.process.kill()  # the call that waits for it ends it
             self._changed.notify_all()
         self._orders.put(False)
-        for inspector in ending:
-            inspector.process.kill()
+        for inspector in idle:
+            inspector.end()
         if self._starter.is_alive():
             self._starter.join()
-
-    def pids(self) -> list[int]:
-        """Return the process ids of all inspectors."""
-        with self._changed:
-            return [inspector.process.pid for inspector in (*self._idle, *self._busy)]
 
     def call(self, task: str, arguments: Mapping[str, Any], data: bytes = b"", key: str = "") -> Message:
         """Run a task and return its answer. key: calls with one key go to one inspector, if it is idle.
