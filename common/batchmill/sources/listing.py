@@ -32,6 +32,7 @@ _ENDINGS: dict[str, SourceFormat] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".csv": "csv",
+    ".tsv": "csv",
     ".arrow": "arrow",
     ".feather": "arrow",
     ".ipc": "arrow",
@@ -66,6 +67,7 @@ class Listing:
     format: SourceFormat
     entries: tuple[Entry, ...]
     codecs: tuple[Codec | None, ...]
+    is_tab_separated: bool = False  # by the files' ending
 
 
 def list_files(spec: FileSource, locations: Locations) -> Listing:
@@ -85,7 +87,13 @@ def list_files(spec: FileSource, locations: Locations) -> Listing:
             found.setdefault(entry.location.uri, entry)
     formats = [_format_of(uri, spec.format) for uri in found]
     _refuse_mixture(list(found), [kind for kind, _ in formats])
-    return Listing(formats[0][0], tuple(found.values()), tuple(codec for _, codec in formats))
+    is_tab_separated = [_ending(uri)[0] == ".tsv" for uri in found]
+    if formats[0][0] == "csv" and len(set(is_tab_separated)) > 1:
+        raise InvalidSource(
+            "the source mixes .csv and .tsv files.", hint="Name files with one ending, with a glob like 'folder/*.tsv'."
+        )
+    codecs = tuple(codec for _, codec in formats)
+    return Listing(formats[0][0], tuple(found.values()), codecs, is_tab_separated[0])
 
 
 def _matches(pattern: str, locations: Locations) -> list[Entry]:
@@ -239,9 +247,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _format_of(uri: str, asked: SourceFormat | None) -> tuple[SourceFormat, Codec | None]:
-    name = PurePosixPath(uri.lower())
-    codec = _CODECS.get(name.suffix)
-    ending = name.suffix if codec is None else PurePosixPath(name.stem).suffix
+    ending, codec = _ending(uri)
     kind = asked or _ENDINGS.get(ending)
     if kind is None:
         raise InvalidSource(
@@ -256,6 +262,13 @@ def _format_of(uri: str, asked: SourceFormat | None) -> tuple[SourceFormat, Code
             file=uri,
         )
     return kind, codec
+
+
+def _ending(uri: str) -> tuple[str, Codec | None]:
+    """Return the ending that gives a file's format, and how it is packed."""
+    name = PurePosixPath(uri.lower())
+    codec = _CODECS.get(name.suffix)
+    return (name.suffix if codec is None else PurePosixPath(name.stem).suffix), codec
 
 
 def _ending_hint(ending: str) -> str:
