@@ -148,7 +148,7 @@ class JobSpec(Frozen):
     source: FileSource | UploadSource | None = None  # None: the rows ride inline
     output: OutputSpec | None = None
     carry: list[str] | None = None  # input columns that results keep; None: all of them
-    on_null: Literal["dead", "skip", "fail"] = "dead"  # what becomes of a row without a value that the operator needs
+    on_null: Literal["dead", "fail"] = "dead"  # what becomes of a row without a value that the operator needs
     name: Name | None = None
     pool: Annotated[str, Field(pattern=POOL_PATTERN)] = DEFAULT_POOL
     priority: int = Field(default=0, ge=-100, le=100)  # higher goes first

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchmill.cli.options import json_option, service_options
+from batchmill.cli.source_options import Names, source_fields, source_options
 from batchmill.errors import InvalidRequest, InvalidRows
 from batchmill.job import BatchPolicy, RetryPolicy
 
@@ -52,16 +53,6 @@ class Parameter(click.ParamType[tuple[str, Any]]):
             return key, text
 
 
-class Names(click.ParamType[list[str]]):
-    """Names separated by commas."""
-
-    name = "a,b"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:  # noqa: ARG002  # click's
-        """The names."""
-        return [name.strip() for name in str(value).split(",") if name.strip()]
-
-
 class Deadline(click.ParamType[datetime | timedelta]):
     """How long from now (`90s`, `30m`, `1h30m`, `2d`), or a moment in ISO 8601; without a zone it is local time."""
 
@@ -95,13 +86,7 @@ class Deadline(click.ParamType[datetime | timedelta]):
     multiple=True,
     help="A parameter of the operator; repeatable. The value is JSON if it parses, else text.",
 )
-@click.option(
-    "--format",
-    "source_format",
-    type=click.Choice(["parquet", "jsonl", "csv", "arrow", "text"]),
-    help="The sources' format, if their endings do not tell.",
-)
-@click.option("--columns", type=Names(), help="Read only these columns of the sources.")
+@source_options
 @click.option(
     "--output", "-o", metavar="PATH", help="A folder for the results, as a path or URI; else the service keeps them."
 )
@@ -123,6 +108,13 @@ class Deadline(click.ParamType[datetime | timedelta]):
 )
 @click.option(
     "--budget", type=click.FloatRange(1e-6, 1e6), help="Pause the job when it has cost so much; see `batchmill cost`."
+)
+@click.option(
+    "--on-null",
+    type=click.Choice(["dead", "fail"]),
+    default="dead",
+    show_default=True,
+    help="Whether a row without a value that the operator requires becomes a dead letter or fails the job.",
 )
 @click.option("--batch-size", type=click.IntRange(1), help="Rows a batch, fixed; else as the operator says.")
 @click.option("--cache", is_flag=True, help="Take rows that were computed before from the row cache, and fill it.")
@@ -158,8 +150,6 @@ def _submit(
     operator: str,
     sources: tuple[str, ...],
     params: tuple[tuple[str, Any], ...],
-    source_format: str | None,
-    columns: list[str] | None,
     output: str | None,
     output_format: str | None,
     max_attempts: int | None,
@@ -167,7 +157,7 @@ def _submit(
     batch_size: int | None,
     **options: Any,
 ) -> Job:
-    where = _input(sources, source_format, columns)
+    where = _input(sources, source_fields(options))
     if output_format and not output:
         raise InvalidRequest("--output-format came without --output.", hint="Add --output FOLDER.")
     to = {"path": output, "format": output_format or "parquet"} if output else None
@@ -177,16 +167,19 @@ def _submit(
     return client.submit(operator, **where, params=_params(params), output=to, retry=retry, batch=batch, **options)
 
 
-def _input(sources: tuple[str, ...], source_format: str | None, columns: list[str] | None) -> dict[str, Any]:
+def _input(sources: tuple[str, ...], fields: dict[str, Any]) -> dict[str, Any]:
     if not sources:
         raise InvalidRequest(
             "no source came: expected a file, a folder, a glob or a URI.", hint="`-` reads JSON Lines from stdin."
         )
     if STDIN not in sources:
         paths = list(sources) if len(sources) > 1 else sources[0]
-        return {"source": {"path": paths, "format": source_format, "columns": columns}}
-    if len(sources) > 1 or source_format not in (None, "jsonl") or columns:
-        raise InvalidRequest("`-` came together with other sources, --format or --columns: stdin is JSON Lines, alone.")
+        return {"source": {"path": paths, **fields}}
+    if len(sources) > 1 or fields not in ({}, {"format": "jsonl"}):
+        raise InvalidRequest(
+            "`-` was given with other sources or with options about files: stdin is JSON Lines, alone.",
+            hint="Store the rows in a file to read them with options.",
+        )
     return {"rows": json_lines(sys.stdin.buffer, "stdin")}
 
 

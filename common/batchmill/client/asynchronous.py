@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel
 
@@ -87,6 +87,7 @@ class AsyncClient:
         batch: BatchPolicy | None = None,
         cache: bool = False,
         budget: float | None = None,
+        on_null: Literal["dead", "fail"] = "dead",
         idempotency_key: str | None = None,
     ) -> AsyncJob:
         """Submit a job over `rows` or over the files of `source`; exactly one of them.
@@ -94,8 +95,8 @@ class AsyncClient:
         operator: the name of an operator that the service's workers have loaded.
         rows: dicts, an Arrow table, or an iterable of either, as long as you like: it is read in another thread,
             piece by piece, and uploaded. If it raises, nothing is submitted and its error passes through.
-        source: a file, folder or glob, several of them, or `{"path": …, "format": …, "columns": […]}`, read by the
-            service. Relative paths are taken from the current folder.
+        source: a file, folder or glob, several of them, or `{"path": …, "format": …, …}` with the fields
+            of `FileSource`, read by the service. Relative paths are taken from the current folder.
         params: the operator's parameters.
         output: a folder for the results, or `{"path": …, "format": "parquet" | "jsonl"}`; None keeps them in the
             service.
@@ -106,6 +107,7 @@ class AsyncClient:
         cache: whether rows whose results are known from earlier jobs are taken from the row cache, and new ones are
             put there; rows that are equal are then computed once.
         budget: the job is paused when it has cost so much, in the service's currency; `AsyncJob.resume` can raise it.
+        on_null: what becomes of a row without a value that the operator requires: a dead letter, or it fails the job.
         idempotency_key: submitting again with the same key gives the job that is there already.
 
         Raises an `InvalidRequest` that names what is wrong; then nothing was submitted.
@@ -125,6 +127,7 @@ class AsyncClient:
             batch=batch,
             cache=cache,
             budget=budget,
+            on_null=on_null,
             idempotency_key=idempotency_key,
         )
         return await self._send(submission, parts)

@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
@@ -54,6 +54,7 @@ def make_spec(
     batch: Any,
     cache: bool,
     budget: float | None,
+    on_null: Literal["dead", "fail"],
 ) -> JobSpec:
     """The spec of a job from what a user gave `submit`. Raises the typed error of the argument that is wrong."""
     try:
@@ -75,6 +76,7 @@ def make_spec(
             batch=BatchPolicy() if batch is None else batch,
             cache=cache,
             budget=budget,
+            on_null=on_null,
         )
     except ValidationError as error:
         raise _invalid(InvalidRequest, "", error) from error

@@ -165,7 +165,7 @@ def _checked(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def _first_bad_row(table: pa.Table, schema: pa.Schema) -> int:
-    good, bad = 0, table.num_rows
+    good, bad = 0, int(table.num_rows)
     while bad - good > 1:
         middle = (good + bad) // 2
         try:

@@ -174,6 +174,7 @@ class CsvFormat(LineFormat):
 def parse_record(record: bytes, dialect: CsvDialect = COMMAS) -> list[str]:
     """Parse the values of one CSV record. Raises `ValueError` for what is none, or not in the dialect's encoding."""
     data = record.decode(dialect.encoding).encode()
+    data += b"" if data.endswith(b"\n") else b"\n"
     first = _read_record(data, dialect, {})
     table = _read_record(data, dialect, dict.fromkeys(first.column_names, pa.string()))
     if table.num_rows > 1:

@@ -36,6 +36,8 @@ def narrowest(values: pa.ChunkedArray) -> pa.DataType:
             converted(values, kind)
         except ValueError:
             continue
+        if kind == pa.float64() and pc.all(pc.match_substring_regex(values, INTEGER)).as_py():
+            return pa.string()  # whole numbers beyond int64: as double, others like them would change
         return kind
     return pa.string()
 

@@ -285,7 +285,7 @@ def read_header(location: Location, size: int, codec: Codec | None, dialect: Csv
         return tuple(parse_record(first.joined().to_pybytes(), dialect))
     except ValueError as error:
         hint = "Convert the line ends to newlines." if "carriage return" in str(error) else ""
-        raise unreadable(location.uri, f"line {first.line}, its first record, is no CSV: {error}", hint) from error
+        raise unreadable(location.uri, f"line {first.line}, its header, is no CSV: {error}", hint) from error
 
 
 def refuse_other_header(found: Sequence[str], expected: Sequence[str], uri: str, first: str) -> None:

@@ -15,11 +15,12 @@ from pyarrow import fs
 
 from batchmill.errors import InvalidSource, did_you_mean
 from batchmill.job import SourceFormat
+from batchmill.sources.folders import braces, is_about_data, refuse_tables
 from batchmill.sources.opening import reading
 from batchmill.storage.locations import Location
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from batchmill.job import FileSource
     from batchmill.sources.description import Codec
@@ -41,7 +42,7 @@ _ENDINGS: dict[str, SourceFormat] = {
 }
 _CODECS: dict[str, Codec] = {".gz": "gzip", ".zst": "zstd"}
 _LINE_FORMATS = frozenset({"jsonl", "csv", "text"})
-_MAGIC = re.compile(r"[*?[]")
+_MAGIC = re.compile(r"[*?[]|\{[^{}]*,[^{}]*\}")
 _DIGITS = re.compile(r"(\d+)")
 
 
@@ -82,7 +83,7 @@ def list_files(spec: FileSource, locations: Locations) -> Listing:
         raise InvalidSource("the source is an empty list of files.", hint="Name at least one file, folder or glob.")
     found: dict[str, Entry] = {}
     for pattern in patterns:
-        for entry in _matches(pattern, locations):
+        for entry in _matches(pattern, locations, by_ending=spec.format is None):
             locations.resolve(entry.location.uri)  # as it will be read: no link leads out, the name is printable
             found.setdefault(entry.location.uri, entry)
     formats = [_format_of(uri, spec.format) for uri in found]
@@ -96,10 +97,13 @@ def list_files(spec: FileSource, locations: Locations) -> Listing:
     return Listing(formats[0][0], tuple(found.values()), codecs, is_tab_separated[0])
 
 
-def _matches(pattern: str, locations: Locations) -> list[Entry]:
+def _matches(pattern: str, locations: Locations, *, by_ending: bool) -> list[Entry]:
+    """List what a pattern matches. by_ending: pass over files in folders that are about the data, such as README.md."""
     location = locations.resolve(pattern)
     with reading(location):
         entry = _entry(location)
+        if entry is not None and not entry.is_folder:
+            return [entry]
         if entry is None and _MAGIC.search(location.path):
             entries: Iterable[Entry] = _expand(location, locations)
         elif entry is None:
@@ -109,8 +113,11 @@ def _matches(pattern: str, locations: Locations) -> list[Entry]:
                 file=location.uri,
             )
         else:
-            entries = _files_below(location, locations, set()) if entry.is_folder else [entry]
+            entries = _files_below(location, locations, set())
         files = list(islice(entries, MAX_FILES + 1))
+        refuse_tables([file.location for file in files] or [location.child("file")], locations)
+    if by_ending:
+        files = [file for file in files if not is_about_data(file.name)] or files
     return sorted(_counted(files, location), key=lambda file: natural_key(file.location.path))
 
 
@@ -142,7 +149,7 @@ def _numbers(part: str) -> list[str | int]:
 def _expand(location: Location, locations: Locations) -> Iterator[Entry]:
     """Yield what a glob matches: `*`, `?`, `[…]` within a name, `**` for any number of folders."""
     parts = location.path.split("/")
-    first = next(place for place, part in enumerate(parts) if _MAGIC.search(part))
+    first = _first_pattern(location, parts)
     base = at(location, "/".join(parts[:first]) or "/")
     if base.is_local and not Path(base.path).is_dir():  # a bucket has no folders, only keys
         raise InvalidSource(
@@ -150,24 +157,40 @@ def _expand(location: Location, locations: Locations) -> Iterator[Entry]:
             hint="Check the path; it must be one that the service can see, not only your own machine.",
             file=location.uri,
         )
-    return _expand_parts(base, parts[first:], locations)
+    alternatives = braces("/".join(parts[first:]))
+    return (entry for one in alternatives for entry in _expand_parts(base, one.split("/"), locations, frozenset()))
 
 
-def _expand_parts(folder: Location, parts: list[str], locations: Locations) -> Iterator[Entry]:
+def _first_pattern(location: Location, parts: list[str]) -> int:
+    """Return which part of a path is the first pattern: a folder whose own name has such marks is itself."""
+    first = next(place for place, part in enumerate(parts) if _MAGIC.search(part))
+    while location.is_local and first < len(parts) - 1 and Path("/".join(parts[: first + 1])).is_dir():
+        later = (place for place in range(first + 1, len(parts)) if _MAGIC.search(parts[place]))
+        first = next(later, len(parts) - 1)
+    return first
+
+
+def _expand_parts(folder: Location, parts: list[str], locations: Locations, above: frozenset[str]) -> Iterator[Entry]:
+    """Yield what a pattern matches below a folder. above: the real folders that `**` went through to it."""
     part, rest = parts[0], parts[1:]
     if part == "**":
-        yield from _expand_parts(folder, rest or ["*"], locations)
-        for entry in _children(folder, locations):
-            if entry.is_folder and not _is_hidden(entry.name):
-                yield from _expand_parts(entry.location, parts, locations)
+        real = os.path.realpath(folder.path) if folder.is_local else folder.path
+        if real in above:
+            return  # a link back to a folder above
+        yield from _expand_parts(folder, rest or ["*"], locations, above)
+        for entry in _children(folder, locations, lambda name: not _is_hidden(name)):
+            if entry.is_folder:
+                yield from _expand_parts(entry.location, parts, locations, above | {real})
         return
-    for entry in _children(folder, locations):
-        if not fnmatchcase(entry.name, part) or (_is_hidden(entry.name) and entry.name[0] != part[0]):
-            continue
+    for entry in _children(folder, locations, lambda name: _is_match(name, part)):
         if not rest:
             yield from _files_below(entry.location, locations, set()) if entry.is_folder else [entry]
         elif entry.is_folder:
-            yield from _expand_parts(entry.location, rest, locations)
+            yield from _expand_parts(entry.location, rest, locations, above)
+
+
+def _is_match(name: str, part: str) -> bool:
+    return fnmatchcase(name, part) and (not _is_hidden(name) or name[0] == part[0])
 
 
 def _files_below(folder: Location, locations: Locations, seen: set[str]) -> Iterator[Entry]:
@@ -179,29 +202,27 @@ def _files_below(folder: Location, locations: Locations, seen: set[str]) -> Iter
     if real in seen:
         return
     seen.add(real)
-    for entry in _children(folder, locations):
-        if _is_hidden(entry.name):
-            continue
+    for entry in _children(folder, locations, lambda name: not _is_hidden(name)):
         if entry.is_folder:
             yield from _files_below(entry.location, locations, seen)
         else:
             yield entry
 
 
-def _children(folder: Location, locations: Locations) -> Iterator[Entry]:
+def _children(folder: Location, locations: Locations, is_wanted: Callable[[str], bool]) -> Iterator[Entry]:
+    """Yield the entries of a folder whose names are wanted; the others are not looked at."""
     locations.check(folder)
     if not folder.is_local:
-        yield from _remote(folder, recursive=False)
+        yield from (entry for entry in _remote(folder, recursive=False) if is_wanted(entry.name))
         return
     with os.scandir(folder.path) as children:
-        names = [child.name for child in children]
+        names = [child.name for child in children if is_wanted(child.name)]
     for name in names:
         entry = _entry(folder.child(name))
-        if entry is not None:
-            yield entry
-        elif not _is_hidden(name):
+        if entry is None:
             path = folder.child(name).uri
             raise InvalidSource(f"{path} is a link to a file that does not exist.", hint="Fix or remove it.", file=path)
+        yield entry
 
 
 def _remote(folder: Location, *, recursive: bool) -> Iterator[Entry]:
@@ -286,6 +307,6 @@ def _refuse_mixture(uris: list[str], formats: list[SourceFormat]) -> None:
         if kind != formats[0]:
             raise InvalidSource(
                 f"the source mixes formats: {uris[0]} is {formats[0]}, {uri} is {kind}.",
-                hint="Name files of one format, for instance with a glob like 'folder/*.parquet'.",
+                hint="Name files of one format with a glob, such as 'folder/**/*.parquet'.",
                 file=uri,
             )

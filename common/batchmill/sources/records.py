@@ -140,7 +140,8 @@ class RecordScanner:
         starts, stops = edges[::2], edges[1::2]  # of runs of escapes; each but the first escapes the one after it
         behind = stops[(stops - starts) % 2 == 1] - 1
         self._is_escaped = bool(len(behind)) and int(behind[-1]) == len(data)
-        return behind[behind < len(data)]
+        found: NDArray[np.int64] = behind[behind < len(data)]
+        return found
 
     def _quote_toggles(self, data: NDArray[np.uint8], escaped: NDArray[np.int64]) -> NDArray[np.int64]:
         """Find the quotes that open or close a quoted value; a doubled quote inside one does both."""

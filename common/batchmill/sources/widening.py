@@ -66,15 +66,12 @@ def _texts(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
 
 
 def _is_binary(kind: pa.DataType) -> bool:
-    return types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind) or _is_fixed(kind)
-
-
-def _is_fixed(kind: pa.DataType) -> bool:
-    return bool(types.is_fixed_size_binary(kind))
+    is_any_size = types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
+    return bool(is_any_size or types.is_fixed_size_binary(kind))
 
 
 def _times(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
@@ -91,7 +88,8 @@ def _times(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
 
 
 def _finer(left: pa.DataType, right: pa.DataType) -> str:
-    return max(left.unit, right.unit, key=_UNITS.index)
+    unit: str = max(left.unit, right.unit, key=_UNITS.index)
+    return unit
 
 
 def _lists(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:

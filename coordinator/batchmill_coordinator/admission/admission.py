@@ -15,7 +15,7 @@ from batchmill.sources import InlineSource, SourceDescription, describe, describ
 from batchmill.workspace import stream_from_table
 from batchmill_coordinator.admission.acceptance import accept
 from batchmill_coordinator.admission.arrow_bounds import ArrowLimits
-from batchmill_coordinator.admission.column_checks import check_columns, check_values
+from batchmill_coordinator.admission.column_checks import check_columns
 from batchmill_coordinator.admission.param_checks import check_cache, check_params
 from batchmill_coordinator.admission.request_rows import table_from_base64, table_from_json
 from batchmill_coordinator.admission.upload_parts import no_such_upload, part_name
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from batchmill.workspace import Workspace
     from batchmill_coordinator.fleet.fleet_view import FleetView
     from batchmill_coordinator.results.resumption import Resumption
-
-CHECKED_BYTES = 64 * 1024 * 1024
-"""Sources up to this size are looked through for missing values before the job is accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +103,6 @@ class Admission:
             found = self._find_input(request, job_id, undo)
             self._limits.check_columns(found.source.schema)
             check_columns(operator, found.spec, found.source.schema)
-            if found.nbytes <= CHECKED_BYTES:
-                check_values(operator, found.spec, found.source)
             order = Order(found.spec, operator, found.inline, found.description)
             accepted_id, is_new = self._accept(job_id, request, found, order, digest, undo, tenant)
             if not is_new:
