@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import batchmill
-from batchmill.errors import InvalidRequest, JobFailed
+from batchmill.errors import InvalidRequest, InvalidSource, JobFailed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,9 +45,15 @@ def test_too_many_bad_lines_fail_the_job(client: batchmill.Client, tmp_path: Pat
         client.submit("echo", source=source, retry=batchmill.RetryPolicy(max_dead=1)).wait()
 
 
-def test_a_job_of_bad_lines_only_completes_with_dead_letters(client: batchmill.Client, tmp_path: Path) -> None:
+def test_a_source_of_bad_lines_only_is_refused(client: batchmill.Client, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("{\n" * 4)
-    job = client.submit("echo", source={"path": tmp_path / "a.jsonl", "on_bad_line": "dead"})
+    with pytest.raises(InvalidSource, match="no row of the source can be read"):
+        client.submit("echo", source={"path": tmp_path / "a.jsonl", "on_bad_line": "dead"})
+
+
+def test_a_shard_of_bad_lines_only_completes_with_dead_letters(client: batchmill.Client, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,text\n" + "1\n" * 4)
+    job = client.submit("echo", source={"path": tmp_path / "a.csv", "on_bad_line": "dead"})
     job.wait()
     assert letters(job) == [(n, "BadLine") for n in range(4)]
 

@@ -263,7 +263,8 @@ def test_null_words_make_no_value_and_empty_text_stays_apart(tmp_path: Path) -> 
     assert rows == [{"n": 1, "t": "x"}, {"n": None, "t": None}, {"n": 3, "t": ""}, {"n": None, "t": None}]
 
 
-def test_a_fraction_behind_the_head_fits_a_type_that_was_given(tmp_path: Path, only_head: None) -> None:
+@pytest.mark.usefixtures("only_head")
+def test_a_fraction_behind_the_head_fits_a_type_that_was_given(tmp_path: Path) -> None:
     path = written(tmp_path, "a.jsonl", '{"v": 1}\n' * 2000 + '{"v": 0.5, "note": "late"}\n')
     assert "column 'v'" in refusal(tmp_path, path, schema={"note": "string"})
     last = read(tmp_path, path, schema={"v": "double", "note": "string"})[-1]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 INTEGER = r"^-?(0|[1-9][0-9]*)$"
 _NUMBER = r"^-?((0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?|inf|nan|Inf|NaN)$"
 _TRUTH = r"^(true|false|True|False|TRUE|FALSE)$"
+_TRUTHS = pa.array(["true", "false", "True", "False", "TRUE", "FALSE"])
 EXACT = 2**53
 """Whole numbers up to this size are exact as double."""
 
@@ -45,17 +46,17 @@ def narrowest(values: pa.ChunkedArray) -> pa.DataType:
 def converted(values: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     """Convert text to int64, double or bool. Raises `ValueError` for a value that is not written as one, or changes."""
     if pa.types.is_int64(kind):
-        found = values.cast(kind)
-        if not (back := found.cast(values.type)).equals(values):
-            _require(values.filter(pc.not_equal(back, values)), INTEGER)
-        return found
+        for chunk in values.chunks:
+            _require(_unusual_numbers(chunk.drop_null(), whole=True), INTEGER)
+        return values.cast(kind)
     if pa.types.is_float64(kind):
         for chunk in values.chunks:
-            _require(_unusual_numbers(chunk.drop_null()), _NUMBER)
+            _require(_unusual_numbers(chunk.drop_null(), whole=False), _NUMBER)
         found = values.cast(kind)
         _require_exact(values, found)
         return found
-    _require(values, _TRUTH)
+    if not pc.all(pc.is_in(values, _TRUTHS, skip_nulls=False), min_count=0).as_py():
+        _require(values.drop_null(), _TRUTH)
     return values.cast(kind)
 
 
@@ -75,8 +76,11 @@ def _require_exact(values: pa.ChunkedArray, found: pa.ChunkedArray) -> None:
             raise ValueError(f"double cannot hold {text} exactly")
 
 
-def _unusual_numbers(values: pa.Array) -> pa.Array:
-    """Return at least those values that are not plain numbers, such as -12.5: cheaper than to match all of them."""
+def _unusual_numbers(values: pa.Array, *, whole: bool) -> pa.Array:
+    """Return at least those values that parse as numbers and are not plain ones, such as -12.5.
+
+    That is cheaper than to match all of them. whole: only whole numbers parse.
+    """
     _, offsets_buffer, data_buffer = values.buffers()
     rows = len(values)
     if not rows or data_buffer is None:
@@ -90,7 +94,9 @@ def _unusual_numbers(values: pa.Array) -> pa.Array:
     if not _are_digits(data, points + 1).all():
         return values
     lead = starts + (data[starts] == ord("-"))
-    padded = (_byte(data, lead) == ord("0")) & (stops - lead > 1) & _are_digits(data, lead + 1)
+    padded = (_byte(data, lead) == ord("0")) & (stops - lead > 1)
+    if not whole:
+        padded &= _are_digits(data, lead + 1)
     plain = _are_digits(data, lead) & _are_digits(data, stops - 1) & ~padded
     return values.filter(pa.array(~plain))
 

@@ -138,7 +138,9 @@ def _describe_columnar(
             schema = found if schema is None else (unite if spec.missing_columns == "null" else agree)(schema, found)
         except SchemaConflictError as conflict:
             raise _disagreement(conflict, place, places[0]) from None
-    complete, hive = with_file_columns(schema or pa.schema([]), spec, [file.name for file in files])
+    if schema is None:
+        raise _nothing_readable(files[0].name)
+    complete, hive = with_file_columns(schema, spec, [file.name for file in files])
     counted = [
         file.model_copy(update={"rows": footer.rows, "fault": footer.fault, "is_readable": not footer.fault})
         for file, footer in zip(files, footers, strict=True)
@@ -153,6 +155,14 @@ def _describe_columnar(
         hive_columns=tuple(column for column in hive if column in complete.names),
         path_column=spec.path_column if spec.path_column in complete.names else None,
         keeps_bad_rows=spec.on_bad_line == "dead",
+    )
+
+
+def _nothing_readable(first: str) -> InvalidSource:
+    return InvalidSource(
+        f"no row of the source can be read, from {first} on.",
+        hint='Set `on_bad_line` to "fail" to see what is wrong with the first.',
+        file=first,
     )
 
 
@@ -249,6 +259,8 @@ class _Text:
         schema = self._format.final_schema(self._united(scans))
         self._check_given(schema)
         rows, size = sum(scan.rows for scan in scans), sum(scan.bytes for scan in scans)
+        if rows and self._keeps_bad_rows and not len(schema):
+            raise _nothing_readable(self._files[0].name)
         complete, hive = with_file_columns(schema, self._spec, [file.name for file in self._files])
         complete = self._select(complete, rows)
         return SourceDescription(

@@ -179,4 +179,4 @@ def has_text_behind_a_quote(text: pa.Buffer, layout: Layout) -> bool:
     toggles = scanner._quote_toggles(data, escaped)  # noqa: SLF001
     behind = toggles[1::2] + 1
     after = data[behind[behind < len(data)]]
-    return not bool(np.isin(after, (*layout.before_a_value(), layout.quote)).all())
+    return not bool(scanner._before_an_opening[after].all())  # noqa: SLF001
