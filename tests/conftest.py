@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 import signal
 import subprocess
-import time
 from typing import TYPE_CHECKING
 
 import hypothesis
@@ -16,6 +16,7 @@ from batchmill.embedded.valkey import valkey_command
 from batchmill.ledger import Ledger
 from batchmill.ledger.connection import connect
 from batchmill.processes.parent_death import die_with_parent
+from support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,15 +29,20 @@ hypothesis.settings.register_profile("untimed", deadline=None)  # a slow machine
 hypothesis.settings.load_profile("untimed")
 
 
-@pytest.fixture(scope="session")
-def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Valkey server for the whole session, on a Unix socket."""
+SERVERS = os.environ.get("TEST_SERVERS", "").split(os.pathsep)
+"""Programs of Redis or Valkey servers; "": the bundled Valkey. Every test that uses one runs against each."""
+
+
+@pytest.fixture(scope="session", params=SERVERS, ids=lambda program: program or "bundled")
+def valkey_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server for the session, on a Unix socket."""
     folder = tmp_path_factory.mktemp("valkey")
     socket = folder / "s"
+    bundled, *flags = valkey_command(folder, socket)
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(die_with_parent(valkey_command(folder, socket)), stdout=log, stderr=log)
+        process = subprocess.Popen(die_with_parent([request.param or bundled, *flags]), stdout=log, stderr=log)
     try:
-        _wait_for_ping(f"unix://{socket}?db=0")
+        until(lambda: _answers(f"unix://{socket}?db=0"), "the start of the server")
         yield f"unix://{socket}?db=0"
     finally:
         process.terminate()
@@ -68,14 +74,9 @@ def epoch(ledger: Ledger) -> int:
     return ledger.lead("me", 60)
 
 
-def _wait_for_ping(url: str, seconds: float = 20.0) -> None:
-    ends_at = time.monotonic() + seconds
-    with redis.Redis.from_url(url) as client:
-        while True:
-            try:
-                client.ping()
-                return
-            except redis.ConnectionError:
-                if time.monotonic() > ends_at:
-                    raise
-                time.sleep(0.01)
+def _answers(url: str) -> bool:
+    try:
+        with redis.Redis.from_url(url) as client:
+            return bool(client.ping())
+    except redis.ConnectionError:
+        return False

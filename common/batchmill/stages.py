@@ -8,9 +8,13 @@ if TYPE_CHECKING:
     from batchmill.job import JobSpec
 
 
-def stages_of(spec: JobSpec) -> range:  # noqa: ARG001  # every job has one stage until specs have several
+FIRST_STAGE = 0
+"""The number of the stage that reads a job's source."""
+
+
+def stages_of(spec: JobSpec) -> range:
     """Return the numbers of a job's stages, in the order in which rows pass through them; never empty."""
-    return range(1)
+    return range(FIRST_STAGE, len(spec.stages))
 
 
 def last_stage(spec: JobSpec) -> int:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from batchmill.errors import ServiceUnavailable
+from batchmill.ledger.ledger import SUBSCRIBED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -70,8 +71,15 @@ class EventHub:
 
     def _tell(self, kind: str, job_id: str) -> None:
         self._on_event(kind)
+        if kind == SUBSCRIBED and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._wake_all)
         if kind not in UNSEEN and job_id in self._watchers and self._loop is not None:
             self._loop.call_soon_threadsafe(self._wake, job_id)
+
+    def _wake_all(self) -> None:
+        """Have everyone look: what happened before the subscription was not announced to this hub."""
+        for job_id in self._watchers:
+            self._wake(job_id)
 
     def _wake(self, job_id: str) -> None:
         for event in self._watchers.get(job_id, ()):

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import redis
-from cluster import KEYS
-from waiting import until
 
 from batchmill.row_cache import FOLDER, segment_blob
+from support.cluster import KEYS
+from support.waiting import until
 
 if TYPE_CHECKING:
-    from cluster import Cluster
-    from verdict import Verdict
+    from chaos.verdict import Verdict
+    from support.cluster import Cluster
 
 
 def judge_row_cache(verdict: Verdict, cluster: Cluster) -> None:

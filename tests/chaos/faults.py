@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 
 import psutil
 import redis
-from cluster import KEYS, LEADER_LEASE_S, LEASE_S, resume
-from messages import QUEUE, attempt_of, readdressed
+
+from support.cluster import KEYS, LEADER_LEASE_S, LEASE_S, resume
+from support.messages import QUEUE, attempt_of, readdressed
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Iterator
 
-    from cluster import Cluster, Running
+    from support.cluster import Cluster, Running
 
 MESSAGE_S = 2.0  # to wait for a message to strike
 WORKER, LEADER, STORE, MESSAGE = "worker", "leader", "store", "message"

@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import redis
-from cluster import KEYS
-from faults import LEADER, STORE
+
+from chaos.faults import LEADER, STORE
+from support.cluster import KEYS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cluster import Cluster
-    from faults import Struck
+    from chaos.faults import Struck
+    from support.cluster import Cluster
 
 LOOK_S = 0.05
 
@@ -68,7 +69,7 @@ class Pulse:
         with client.pipeline(transaction=False) as pipe:
             pipe.time()
             for job in jobs:
-                pipe.hmget(KEYS.job(job), "shards_done", "last_queued_at")
+                pipe.hmget(KEYS.stage(job, 0), "shards_done", "last_queued_at")
             (seconds, micros), *found = pipe.execute()
         commits = sum(self._grew(job, int(done or 0)) for job, (done, _) in zip(jobs, found, strict=True))
         if commits:

@@ -25,16 +25,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import pytest
-from cache_verdict import judge_row_cache
-from chaos_operators import JOURNAL
-from cluster import Cluster
-from faults import MESSAGE, STORE, Faults
-from pulse import Pulse, spread
-from verdict import Verdict, judge_deletion, judge_ledger
-from workload import Users
+
+from chaos.cache_verdict import judge_row_cache
+from chaos.chaos_operators import JOURNAL
+from chaos.faults import MESSAGE, STORE, Faults
+from chaos.pulse import Pulse, spread
+from chaos.verdict import Verdict, judge_deletion, judge_ledger
+from chaos.workload import Users
+from support.cluster import Cluster
 
 if TYPE_CHECKING:
-    from faults import Struck
+    from chaos.faults import Struck
 
 LOOK_S = 0.1
 SETTLE_S = 180.0  # for all jobs to end once everything is mended

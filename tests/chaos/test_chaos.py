@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 import pytest
-from run import chaos, summary
+
+from chaos.run import chaos, summary
 
 if TYPE_CHECKING:
     from pathlib import Path

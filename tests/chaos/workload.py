@@ -11,19 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from chaos_operators import value_of
 
 from batchmill import RetryPolicy
 from batchmill.errors import BatchmillError, Conflict
 from batchmill.job import JobState
+from chaos.chaos_operators import value_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cluster import Cluster
-
     from batchmill import Client, Job
     from batchmill.job import JobStatus
+    from support.cluster import Cluster
 
 AT_ONCE = 4  # jobs that are alive at a time
 LOOK_S = 0.2

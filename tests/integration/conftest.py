@@ -6,9 +6,9 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from operators_path import operators_on_path
 
 import batchmill
+from support.operators.path import operators_on_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner
-from tally_operators import noted
-from waiting import until
 
 import batchmill
 from batchmill.cli import main
+from support.operators.tally_operators import noted
+from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +29,7 @@ def texts(count: int) -> list[dict[str, object]]:
 
 
 def results(job: batchmill.Job) -> list[object]:
-    job.wait(timeout=60)
+    job.wait(timeout=GRACE_S)
     return list(job.results())
 
 

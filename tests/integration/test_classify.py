@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from text_models import FOLDER, MODEL, cache_over, offline, run, tiny_classifier
 
 from batchmill.errors import InvalidParams
+from support.text_models import FOLDER, MODEL, cache_over, offline, run, tiny_classifier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner
-from cluster import KEYS, TOKEN, Cluster
-from waiting import GRACE_S, until
 
 import batchmill
 from batchmill.cli import main
@@ -20,6 +18,8 @@ from batchmill.cli.cost import money
 from batchmill.cost import PARTS, CostTotals
 from batchmill.job import JobCost
 from batchmill.shard import ShardId
+from support.cluster import KEYS, TOKEN, Cluster
+from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import batchmill
+from support.waiting import GRACE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -159,10 +160,10 @@ def test_an_output_folder_holds_every_row_once_in_manifest_order(
 
 def test_no_rows_finish_at_once_with_an_empty_result(client: batchmill.Client, tmp_path: Path) -> None:
     job = client.submit("echo", rows=[])
-    assert job.wait(timeout=30).to_table().num_rows == 0
+    assert job.wait(timeout=GRACE_S).to_table().num_rows == 0
     assert list(job.results()) == []
     pq.write_table(TABLE.slice(0, 0), tmp_path / "none.parquet")
-    job = client.submit("echo", source=tmp_path / "none.parquet", output=tmp_path / "out").wait(timeout=30)
+    job = client.submit("echo", source=tmp_path / "none.parquet", output=tmp_path / "out").wait(timeout=GRACE_S)
     assert (job.status().state, job.status().rows_total) == ("completed", 0)
     assert json.loads((tmp_path / "out" / "_manifest.json").read_text())["parts"] == []
 
@@ -170,7 +171,7 @@ def test_no_rows_finish_at_once_with_an_empty_result(client: batchmill.Client, t
 def test_an_operator_that_fails_on_everything_fails_the_job_with_its_error(client: batchmill.Client) -> None:
     job = client.submit("broken", rows=[{"id": n} for n in range(20)])
     with pytest.raises(batchmill.JobFailed, match=r"no row of \d+ will do"):
-        job.wait(timeout=60)
+        job.wait(timeout=GRACE_S)
     assert job.status().state == "failed"
 
 
@@ -182,7 +183,7 @@ def test_a_cancelled_job_stops_and_keeps_what_is_done(client: batchmill.Client, 
     next(iter(job.results()))
     assert job.cancel().state in ("cancelling", "cancelled")
     with pytest.raises(batchmill.JobCancelled):
-        job.wait(timeout=30)
+        job.wait(timeout=GRACE_S)
     kept = job.to_table()["id"].to_pylist()
     assert 0 < len(kept) < 5000
     assert kept == sorted(kept)

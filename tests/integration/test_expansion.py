@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from waiting import until
 
 from batchmill.errors import JobCancelled
+from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,11 +34,11 @@ def test_results_come_in_the_order_of_their_rows_and_replayed_rows_take_their_pl
 ) -> None:
     cure = tmp_path / "cure"
     rows = [{"id": n} for n in range(ROWS)]
-    job = client.submit("unfold", rows, params={"cure": str(cure)}).wait(60)
+    job = client.submit("unfold", rows, params={"cure": str(cure)}).wait(timeout=GRACE_S)
     assert list(job.results()) == unfolded(whole(range(ROWS)))
     assert [letter.index for letter in job.dead_letters()] == list(range(0, ROWS, 9))
     cure.touch()
-    job.replay().wait(60)
+    job.replay().wait(timeout=GRACE_S)
     assert list(job.results()) == unfolded(range(ROWS))
     assert (job.status().rows_done, job.status().rows_dead) == (ROWS, 0)
 
@@ -53,8 +53,8 @@ def test_an_output_that_was_left_unfinished_is_gone_on_with(client: batchmill.Cl
     first.cancel()
     gate.touch()
     with pytest.raises(JobCancelled):
-        first.wait(60)
-    second = client.submit("unfold", source=source, output=output, params=params).wait(60)
+        first.wait(timeout=GRACE_S)
+    second = client.submit("unfold", source=source, output=output, params=params).wait(timeout=GRACE_S)
     assert second.status().resumed_from == first.id
     assert list(second.results()) == unfolded(range(ROWS))
     parts = sorted(output.glob("part-*"))

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from waiting import GRACE_S, until
 
 import batchmill
+from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
     from batchmill.job import JobStatus

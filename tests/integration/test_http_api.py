@@ -91,7 +91,7 @@ def test_events_end_with_the_final_status(api: Api) -> None:
     answer = api.call("GET", f"/v1/jobs/{job}/events")
     assert answer.headers["content-type"].startswith("text/event-stream")
     events = [block for block in answer.body.decode().split("\n\n") if block.startswith("event: status")]
-    states = [json.loads(block.partition("data: ")[2])["state"] for block in events]
+    states = [json.loads(block.partition("data: ")[2].partition("\n")[0])["state"] for block in events]
     assert states[-1] == "completed"
 
 
@@ -199,7 +199,7 @@ def test_rows_with_too_many_columns_or_cells_are_refused_at_once(api: Api, rows:
     started = time.monotonic()
     answer = api.call("POST", "/v1/jobs", {"operator": "echo", "rows": rows})
     assert (answer.status, error_of(answer)["code"]) == (422, "invalid_rows")
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30  # without the limits it takes minutes
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b'"text"', b"[1]"])

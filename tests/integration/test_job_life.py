@@ -10,9 +10,9 @@ import psutil
 import pyarrow as pa
 import pytest
 import redis
-from waiting import GRACE_S, until
 
 import batchmill
+from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -59,7 +59,7 @@ def test_a_cancelled_job_stops_in_the_middle_of_its_shards(client: batchmill.Cli
     job = submit_slow(client, tmp_path)
     job.cancel()
     with pytest.raises(batchmill.JobCancelled):
-        job.wait(timeout=15)  # a shard takes over 30 s
+        job.wait(timeout=GRACE_S)  # a shard takes over 30 s on an idle machine
     begun = lines(tmp_path / "journal")
     assert len(begun) < 64
     probe = client.submit("echo", rows=[{"id": 1}]).wait(timeout=GRACE_S)
@@ -119,7 +119,7 @@ def test_a_job_that_has_ended_can_be_neither_paused_nor_resumed_and_one_that_run
 def test_a_job_whose_deadline_passes_stops_and_keeps_what_is_done(client: batchmill.Client, tmp_path: Path) -> None:
     job = submit_slow(client, tmp_path, deadline=4, output=tmp_path / "out")
     with pytest.raises(batchmill.JobExpired, match=r"passed its deadline after \d+ of 128 rows"):
-        job.wait(timeout=20)
+        job.wait(timeout=GRACE_S)
     status = job.status()
     assert status.state == "expired"
     kept = job.to_table()

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from ledger_steps import claim, plan, queue_one, submit
 
 from batchmill.completion import Completion
 from batchmill.errors import StaleToken
 from batchmill.shard import ShardState
+from support.ledger_steps import claim, plan, queue_one, submit
 
 if TYPE_CHECKING:
     from batchmill.ledger import Ledger

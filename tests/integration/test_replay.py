@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from batchmill.cli import main
 from batchmill.errors import Conflict, InvalidRequest, InvalidRows
+from support.waiting import GRACE_S
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +30,7 @@ def cure(tmp_path: Path) -> Path:
 
 
 def _submit(client: batchmill.Client, cure: Path, rows: Any = ROWS, **options: Any) -> batchmill.Job:
-    return client.submit("reluctant", rows, params={"cure": str(cure)}, **options).wait(60)
+    return client.submit("reluctant", rows, params={"cure": str(cure)}, **options).wait(timeout=GRACE_S)
 
 
 def _expected(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -40,7 +41,7 @@ def test_replayed_rows_take_their_places_in_the_results(client: batchmill.Client
     job = _submit(client, cure)
     assert [letter.index for letter in job.dead_letters()] == DEAD
     cure.touch()
-    replay = job.replay().wait(60)
+    replay = job.replay().wait(timeout=GRACE_S)
     status = job.status()
     assert (status.rows_done, status.rows_dead, status.state) == (200, 0, "completed")
     assert list(job.results()) == _expected(ROWS)
@@ -59,7 +60,7 @@ def test_replayed_rows_take_their_places_in_a_finished_output(
     output = tmp_path / "out"
     job = _submit(client, cure, None, source=source, output={"path": output, "format": form})
     cure.touch()
-    job.replay().wait(60)
+    job.replay().wait(timeout=GRACE_S)
     manifest = json.loads((output / "_manifest.json").read_text())
     assert (manifest["rows"], manifest["rows_dead"], manifest["state"]) == (200, 0, "completed")
     files = {path.name for path in output.iterdir() if path.name.startswith("part-")}
@@ -76,18 +77,18 @@ def test_replayed_rows_take_their_places_in_a_finished_output(
 def test_only_the_chosen_rows_are_replayed_and_the_others_stay_dead(client: batchmill.Client, cure: Path) -> None:
     job = _submit(client, cure)
     cure.touch()
-    job.replay([5, 190]).wait(60)
+    job.replay([5, 190]).wait(timeout=GRACE_S)
     assert [letter.index for letter in job.dead_letters()] == [n for n in DEAD if n not in (5, 190)]
     assert job.status().rows_dead == len(DEAD) - 2
     assert [row["id"] for row in job.results()] == [n for n in range(200) if n % 5 or n in (5, 190)]
-    job.replay(error_type="RowError").wait(60)
+    job.replay(error_type="RowError").wait(timeout=GRACE_S)
     assert list(job.results()) == _expected(ROWS)
 
 
 def test_rows_that_die_again_keep_their_letters_with_all_attempts(client: batchmill.Client, cure: Path) -> None:
     job = _submit(client, cure)
     before = job.dead_letters()
-    replay = job.replay().wait(60)
+    replay = job.replay().wait(timeout=GRACE_S)
     after = job.dead_letters()
     assert [letter.index for letter in after] == DEAD
     assert {letter.attempts for letter in after} == {before[0].attempts * 2}
@@ -100,10 +101,12 @@ def test_rows_that_die_again_keep_their_letters_with_all_attempts(client: batchm
 
 def test_edited_rows_are_run_as_edited(client: batchmill.Client, cure: Path) -> None:
     rows = [{"id": -1 if n == 7 else n + 1000 * (n % 5 == 0), "raw": b"\x00\xff"} for n in range(30)]
-    job = client.submit("reluctant", rows, params={"cure": str(cure), "every": 7}, carry=["id", "raw"]).wait(60)
+    job = client.submit("reluctant", rows, params={"cure": str(cure), "every": 7}, carry=["id", "raw"]).wait(
+        timeout=GRACE_S
+    )
     dead = [letter.index for letter in job.dead_letters()]
     assert 7 in dead
-    job.replay(edits={7: {"id": 1, "raw": b"\x01"}}).wait(60)
+    job.replay(edits={7: {"id": 1, "raw": b"\x01"}}).wait(timeout=GRACE_S)
     assert [letter.index for letter in job.dead_letters()] == [index for index in dead if index != 7]
     at = [n for n in range(30) if n not in dead or n == 7].index(7)
     assert list(job.results())[at] == {"id": 1, "raw": b"\x01", "out": 2}
@@ -133,14 +136,14 @@ def test_a_running_job_cannot_be_replayed_yet(client: batchmill.Client, tmp_path
     with pytest.raises(Conflict, match="when it has ended"):
         job.replay()
     gate.touch()
-    job.wait(60)
+    job.wait(timeout=GRACE_S)
 
 
 def test_a_repeated_request_under_one_key_is_one_replay(client: batchmill.Client, cure: Path) -> None:
     job = _submit(client, cure)
     first = job.replay(idempotency_key="again-" + job.id)
     assert job.replay(idempotency_key="again-" + job.id).id == first.id
-    first.wait(60)
+    first.wait(timeout=GRACE_S)
 
 
 def test_purged_letters_are_gone_and_the_rest_can_still_be_replayed(client: batchmill.Client, cure: Path) -> None:
@@ -149,7 +152,7 @@ def test_purged_letters_are_gone_and_the_rest_can_still_be_replayed(client: batc
     assert [letter.index for letter in job.dead_letters()] == [n for n in DEAD if n not in (0, 10)]
     assert job.status().rows_dead == len(DEAD)
     cure.touch()
-    job.replay().wait(60)
+    job.replay().wait(timeout=GRACE_S)
     assert [row["id"] for row in job.results()] == [n for n in range(200) if n not in (0, 10)]
     assert job.status().rows_dead == 2
     assert job.purge_dead_letters() == 0
@@ -170,7 +173,7 @@ def test_the_shell_exports_edits_and_replays(
     replayed = shell.invoke(main, ["replay", job.id, "--edits", str(file), "--wait"], env=env)
     assert replayed.exit_code == 0, replayed.output
     assert "new results for 1 row of" in replayed.output
-    assert "1 row given up on again" in replayed.output
+    assert "1 row failed again" in replayed.output
     purged = shell.invoke(main, ["dead", job.id, "--purge", "--row", "0"], env=env)
     assert "deleted 1 dead letter" in purged.output
     assert [letter.index for letter in job.dead_letters()] == DEAD[2:]

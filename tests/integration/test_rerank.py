@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pytest
-from text_models import FOLDER, MODEL, cache_over, definition_of, offline, run, tiny_classifier
 
 from batchmill.errors import InvalidParams, InvalidRows
+from support.text_models import FOLDER, MODEL, cache_over, definition_of, offline, run, tiny_classifier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from waiting import until
 
 from batchmill.errors import InvalidOutput, JobCancelled
+from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,7 +53,7 @@ class Order:
         job.cancel()
         self.gate.touch()
         with pytest.raises(JobCancelled):
-            job.wait(60)
+            job.wait(timeout=GRACE_S)
         return job
 
     def settled(self) -> list[int]:
@@ -78,7 +78,7 @@ def test_only_what_is_missing_is_done(order: Order) -> None:
     first = order.leave_unfinished()
     assert 64 <= first.status().rows_done < ROWS
     settled = order.settled()
-    second = order.submit().wait(60)
+    second = order.submit().wait(timeout=GRACE_S)
     status = second.status()
     assert (status.rows_done, status.resumed_from) == (ROWS, first.id)
     assert [row["id"] for row in second.results()] == list(range(ROWS))
@@ -107,6 +107,17 @@ def test_what_is_not_the_same_is_refused_and_named(client: batchmill.Client, tmp
     assert not (order.output / "_batchmill.json").exists(), "a refused job lets the folder go"
 
 
+def test_an_output_that_an_earlier_version_left_unfinished_is_refused(client: batchmill.Client, tmp_path: Path) -> None:
+    order = Order(client, tmp_path)
+    order.leave_unfinished()
+    path = order.output / "_manifest.json"
+    manifest = json.loads(path.read_text())
+    assert manifest["rest"].pop("version") > 1
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(InvalidOutput, match=r"are of form 1; .* Finish it with the version that began it"):
+        order.submit()
+
+
 def test_rows_that_were_sent_are_compared_by_their_content(client: batchmill.Client, tmp_path: Path) -> None:
     order = Order(client, tmp_path)
     rows = [{"id": n, "pad": "x" * 4000} for n in range(ROWS)]
@@ -114,14 +125,14 @@ def test_rows_that_were_sent_are_compared_by_their_content(client: batchmill.Cli
     other = [{"id": n, "pad": "y" * 4000} for n in range(ROWS)]
     with pytest.raises(InvalidOutput, match="its input has changed"):
         order.submit(rows=other, source=None)
-    job = order.submit(rows=rows, source=None).wait(60)
+    job = order.submit(rows=rows, source=None).wait(timeout=GRACE_S)
     assert [row["id"] for row in job.results()] == list(range(ROWS))
 
 
 def test_a_finished_output_is_not_made_again(client: batchmill.Client, tmp_path: Path) -> None:
     order = Order(client, tmp_path)
     order.gate.touch()
-    job = order.submit().wait(60)
+    job = order.submit().wait(timeout=GRACE_S)
     with pytest.raises(InvalidOutput, match=f"holds the finished results of job {job.id}"):
         order.submit()
 
@@ -130,4 +141,4 @@ def test_dead_rows_and_a_deleted_first_job_do_not_hinder(client: batchmill.Clien
     order = Order(client, tmp_path)
     first = order.leave_unfinished()
     first.delete()
-    assert order.submit().wait(60).status().rows_done == ROWS
+    assert order.submit().wait(timeout=GRACE_S).status().rows_done == ROWS

@@ -6,14 +6,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import tally_operators
-from row_mill import AMPLE, FlakyBlobs, Mill, blobs, mill
 
 from batchmill.ledger import Ledger
 from batchmill.ledger.row_cache import MIN_BYTES, Limits
 from batchmill.operators.contract import REGISTRY
 from batchmill_coordinator.roles.cache_sweep import clear_row_cache, sweep_row_cache
 from batchmill_worker.row_cache import cache as row_cache
+from support.operators import tally_operators
+from support.row_mill import AMPLE, FlakyBlobs, Mill, blobs, mill
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import tally_operators
-from row_mill import AMPLE, FlakyBlobs, Mill, blobs, mill
 
 from batchmill.errors import OperatorFailed
 from batchmill.ledger import Ledger
 from batchmill.ledger.connection import connect
 from batchmill.ledger.row_cache import LOOSE_TTL_MS
 from batchmill_coordinator.roles.cache_sweep import sweep_row_cache
+from support.operators import tally_operators
+from support.row_mill import AMPLE, FlakyBlobs, Mill, blobs, mill
 
 if TYPE_CHECKING:
     import redis

@@ -11,10 +11,10 @@ import urllib.request
 from typing import TYPE_CHECKING, Any
 
 import psutil
-from waiting import GRACE_S, until
 
 import batchmill
 from batchmill.processes.parent_death import die_with_parent
+from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,9 +7,9 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
-from waiting import GRACE_S
 
 import batchmill
+from support.waiting import GRACE_S
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,9 +5,8 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from cluster import Cluster
-
 from batchmill_worker.runtime.trace import read_trace
+from support.cluster import Cluster
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import psutil
 import redis
-from waiting import until
 
 import batchmill
+from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,5 +52,5 @@ def test_a_mixed_load_of_forty_jobs_loads_each_of_two_models_at_most_twice(
         with redis.Redis(unix_socket_path=valkey_socket(tmp_path / "service")) as broker:
             broker.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         for _ in range(4):
-            submit(latest).wait(timeout=60)
+            submit(latest).wait(timeout=GRACE_S)
         assert Counter(line.split()[0] for line in log.read_text().splitlines()) == loads

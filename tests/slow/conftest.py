@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from cluster import Cluster
-from operators_path import operators_on_path
+
+from support.cluster import Cluster
+from support.operators.path import operators_on_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

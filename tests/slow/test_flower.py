@@ -7,10 +7,10 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
-from flower_stack import FlowerStack, flower_stack
-from waiting import until
 
 from batchmill.errors import JobCancelled, JobFailed
+from support.flower_stack import FlowerStack, flower_stack
+from support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

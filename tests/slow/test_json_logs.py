@@ -6,10 +6,10 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from cluster import TOKEN, Cluster
-from waiting import until
 
 import batchmill
+from support.cluster import TOKEN, Cluster
+from support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from waiting import GRACE_S
+
+from support.waiting import GRACE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cluster import Cluster
+    from support.cluster import Cluster
 
 ROWS = 40
 MB = 100  # of a row

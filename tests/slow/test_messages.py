@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from cluster import Cluster
-from messages import QUEUE, attempt_of, readdressed
-from waiting import GRACE_S, until
+
+from support.cluster import Cluster
+from support.messages import QUEUE, attempt_of, readdressed
+from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 import redis
-from cluster import KEYS, LEASE_S
-from waiting import GRACE_S, until
 
 import batchmill
 from batchmill.broker import RECONNECT
+from support.cluster import KEYS, LEASE_S
+from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from cluster import Cluster
+    from support.cluster import Cluster
 
 OPERATORS = ("mill_operators",)
 ROWS = 400

@@ -8,9 +8,9 @@ import signal
 from typing import TYPE_CHECKING
 
 import psutil
-from waiting import GRACE_S, until
 
 import batchmill
+from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from waiting import GRACE_S, until
 
 import batchmill
 from batchmill.processes.parent_death import die_with_parent
+from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
     from pathlib import Path

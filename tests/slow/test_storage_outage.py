@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import boto3
 import psutil
 import pytest
-from cluster import Cluster, manifest
 from moto.server import ThreadedMotoServer
-from waiting import GRACE_S, until
 
 import batchmill
+from support.cluster import Cluster, manifest
+from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from cluster import LEASE_S, Cluster
-from waiting import GRACE_S, until
+
+from support.cluster import LEASE_S, Cluster
+from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import psutil
 import redis
-from waiting import until
 
 import batchmill
 from batchmill.embedded.valkey import valkey_command
 from batchmill.errors import ServiceUnavailable
 from batchmill.ledger.keys import Keys
 from batchmill.processes.parent_death import die_with_parent
+from support.operators.path import OPERATORS_FOLDER
+from support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -251,7 +252,7 @@ class Cluster:
 
     def _start(self, name: str, command: list[str], env: dict[str, str]) -> Running:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("BATCHMILL_")}
-        path = os.pathsep.join([str(TESTS / "support"), str(TESTS / "chaos"), os.environ.get("PYTHONPATH", "")])
+        path = os.pathsep.join([str(OPERATORS_FOLDER), str(TESTS / "chaos"), os.environ.get("PYTHONPATH", "")])
         with (self.folder / "logs" / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 die_with_parent(command),

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from pages import ask_page
-from waiting import until
 
 import batchmill
 from batchmill.errors import BatchmillError
+from support.pages import ask_page
+from support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,20 +9,19 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from pages import ask_page
-from waiting import GRACE_S, until
 
 import batchmill
 from batchmill.processes.parent_death import die_with_parent
+from support.operators.path import OPERATORS_FOLDER
+from support.pages import ask_page
+from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 USER = "looker:on"
-SUPPORT = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ def flower_stack(folder: Path, valkey_url: str, prefix: str) -> Iterator[FlowerS
     ready, port = folder / "ready.json", _free_port()
     env = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join([str(OPERATORS_FOLDER), os.environ.get("PYTHONPATH", "")]),
         "BATCHMILL_REDIS_URL": valkey_url,
         "BATCHMILL_REDIS_PREFIX": prefix,
         "BATCHMILL_BLOB_ROOT": str(folder / "blobs"),

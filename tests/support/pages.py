@@ -6,7 +6,7 @@ import base64
 import urllib.error
 import urllib.request
 
-from waiting import GRACE_S
+from support.waiting import GRACE_S
 
 
 def ask_page(url: str, user: str | None, *, method: str = "GET") -> tuple[int, str]:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from cluster import free_port
-from waiting import GRACE_S, until
 
 from batchmill.processes.parent_death import die_with_parent
+from support.cluster import free_port
+from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

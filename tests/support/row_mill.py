@@ -6,11 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
-import tally_operators  # noqa: F401  # registers them
-from tally_operators import noted
 
 from batchmill.errors import StorageError
-from batchmill.job import JobSpec
+from batchmill.job import StageSpec
 from batchmill.ledger.row_cache import Limits
 from batchmill.operators.contract import REGISTRY
 from batchmill.storage.blobs import BlobStore
@@ -21,6 +19,8 @@ from batchmill_worker.engine.executor import ShardTask
 from batchmill_worker.models.operator_cache import ReadyOperator
 from batchmill_worker.row_cache.cache import RowCache
 from batchmill_worker.runtime.device import DeviceLock
+from support.operators import tally_operators  # noqa: F401  # registers them
+from support.operators.tally_operators import noted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -69,7 +69,7 @@ class Mill:
         """A shard of rows with these texts."""
         definition = definition or REGISTRY.get(operator)
         assert definition is not None
-        spec = JobSpec(operator=operator, params={"log": str(self.log)} | params, cache=True)
+        spec = StageSpec(operator=operator, params={"log": str(self.log)} | params, cache=True)
         ready = ReadyOperator(definition, definition.build(spec.params))
         table = pa.table({"id": pa.array(range(len(texts)), pa.int64()), "text": pa.array(texts, pa.string())})
         if operator != "tally":  # whose rows are known by their text

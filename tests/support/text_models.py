@@ -77,7 +77,7 @@ def tiny_classifier(folder: Path, labels: Sequence[str], problem_type: str | Non
         initializer_range=0.3,
         id2label=dict(enumerate(labels)),
         label2id={label: place for place, label in enumerate(labels)},
-        problem_type=problem_type,
+        problem_type=problem_type,  # type: ignore[arg-type]  # transformers checks it
     )
     with torch.random.fork_rng():
         torch.manual_seed(7)

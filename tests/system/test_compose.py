@@ -6,11 +6,11 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from compose_stack import ComposeStack, compose_stack
-from waiting import until
 
 import batchmill
 from batchmill.errors import Unauthorized
+from support.compose_stack import ComposeStack, compose_stack
+from support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

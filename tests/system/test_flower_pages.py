@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from flower_stack import USER, FlowerStack, flower_stack
 from playwright.sync_api import Browser, Page, expect, sync_playwright
-from waiting import GRACE_S, until
+
+from support.flower_stack import USER, FlowerStack, flower_stack
+from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
-from cluster import TOKEN as CLIENTS_TOKEN
-from cluster import Cluster, free_port
-from dashboards import PanelQuery, queries
-from prometheus_stack import SHIPPED, Prometheus, prometheus, write_config
-from waiting import GRACE_S, until
 
 import batchmill
+from support.cluster import TOKEN as CLIENTS_TOKEN
+from support.cluster import Cluster, free_port
+from support.dashboards import PanelQuery, queries
+from support.prometheus_stack import SHIPPED, Prometheus, prometheus, write_config
+from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

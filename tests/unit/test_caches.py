@@ -6,11 +6,11 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hand_clock import HandClock
 from hypothesis import given
 from hypothesis import strategies as st
 
 from batchmill.caches import Fresh, Lru
+from support.hand_clock import HandClock
 
 KEYS = st.integers(0, 6)
 STEPS = st.lists(

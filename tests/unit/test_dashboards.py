@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import yaml
-from dashboards import FOLDER, NAMES, dashboard, panels_of, queries, variables_of
+
+from support.dashboards import FOLDER, NAMES, dashboard, panels_of, queries, variables_of
 
 PROVISIONING = FOLDER.parent / "provisioning"
 COMPOSE = FOLDER.parents[2] / "docker-compose.yml"

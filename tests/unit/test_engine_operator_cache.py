@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from pydantic import BaseModel, ConfigDict
-from waiting import until
 
 from batchmill.errors import InvalidParams, OperatorFailed
 from batchmill.operators.contract import OperatorDefinition, OperatorInfo
@@ -18,6 +17,7 @@ from batchmill_worker.models import setup_context
 from batchmill_worker.models.model_memory import MIB
 from batchmill_worker.models.operator_cache import LoadedModels, OperatorCache, OperatorKey
 from batchmill_worker.models.setup_context import SetupContext
+from support.waiting import until
 
 if TYPE_CHECKING:
     from pathlib import Path

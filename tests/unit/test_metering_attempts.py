@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from hand_clock import HandClock
 
 from batchmill.completion import Completion
 from batchmill.job import JobError
@@ -14,6 +13,7 @@ from batchmill.telemetry.metrics import OTHER, SECONDS, BoundedNames, Metric, Me
 from batchmill_worker.metering.attempts import MAX_ERROR_TYPES, AttemptOutcome, SlotMetrics, outcome_of
 from batchmill_worker.runtime.attempt_result import AttemptResult, AttemptStatus
 from batchmill_worker.runtime.trace import FileRecorder, Phase, Recorders, begin_trace, read_trace
+from support.hand_clock import HandClock
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
-from text_models import FOLDER, MODEL, cache_over, definition_of, run
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from batchmill.errors import InvalidParams, OperatorFailed
 from batchmill.storage.locations import Locations
 from batchmill_worker.models.setup_context import SetupContext
+from support.text_models import FOLDER, MODEL, cache_over, definition_of, run
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import yaml
-from dashboards import queries
 
 from batchmill.telemetry.metrics import Metric, MetricKind
 from batchmill_coordinator.metering.catalogue import COORDINATOR_METRICS, LEADER_METRICS
 from batchmill_worker.metering.catalogue import WORKER_METRICS
+from support.dashboards import queries
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "prometheus"

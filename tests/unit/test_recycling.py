@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 
-from hand_clock import HandClock
-
 from batchmill_worker.devices.base import Device, DeviceKind
 from batchmill_worker.devices.cpu import CpuInventory
 from batchmill_worker.supervisor.recycling import MIB, MIN_RECYCLE_INTERVAL_S, MemoryLimits, Recycler
+from support.hand_clock import HandClock
 
 
 class Crowded(CpuInventory):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import http.client
 import json
+import select
 import socket
 import sys
+import threading
+import time
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hand_clock import HandClock
-from waiting import until
 
 from batchmill.errors import InvalidSettings
 from batchmill.job import WorkerInfo
@@ -19,11 +21,15 @@ from batchmill.ledger.connection import connect
 from batchmill.processes.children import ChildEnd, ChildSpec, ProcessSupervisor
 from batchmill_worker.supervisor.health import STUCK_TIMEOUT_S, Health, HeartbeatRegistry
 from batchmill_worker.supervisor.status_server import Reply, StatusServer, parse_listen
+from support.hand_clock import HandClock
+from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
+ASKED = b"GET /here HTTP/1.0\r\n\r\n"
+ANSWERS_WITHIN_S = 1.0  # a hundred times what it takes
 ENDS, STAYS = [sys.executable, "-c", ""], [sys.executable, "-c", "import time; time.sleep(600)"]
 
 
@@ -35,9 +41,54 @@ def server() -> Iterator[StatusServer]:
     served.stop()
 
 
+@contextmanager
+def serving(
+    routes: Mapping[str, Callable[[], Reply]] = {"/here": lambda: Reply(200, b"found")},  # read only
+    **options: Any,
+) -> Iterator[StatusServer]:
+    """A server with limits of its own."""
+    served = StatusServer("127.0.0.1:0", routes, **options)
+    served.start()
+    try:
+        yield served
+    finally:
+        served.stop()
+
+
+@contextmanager
+def silent(server: StatusServer, count: int, said: bytes = b"") -> Iterator[list[socket.socket]]:
+    """Connections to a server, whose clients say this much and no more."""
+    with ExitStack() as stack:
+        callers = [stack.enter_context(socket.create_connection(place_of(server))) for _ in range(count)]
+        for caller in callers:
+            caller.sendall(said)
+        yield callers
+
+
+def drip(caller: socket.socket) -> None:
+    """Send one more byte, unless the server has hung up."""
+    with suppress(OSError):
+        caller.send(b"x", socket.MSG_DONTWAIT)
+
+
+def is_hung_up(caller: socket.socket) -> bool:
+    try:
+        while caller.recv(65536, socket.MSG_DONTWAIT):
+            continue
+        return True
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def place_of(server: StatusServer) -> tuple[str, int]:
+    return "127.0.0.1", int(server.url.rpartition(":")[2])
+
+
 def speak(server: StatusServer, said: bytes) -> bytes:
     """What the server answers to raw bytes."""
-    with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as connection:
+    with socket.create_connection(place_of(server)) as connection:
         connection.sendall(said)
         answer = b""
         while received := connection.recv(65536):
@@ -59,9 +110,9 @@ def test_a_route_answers_get_and_head(server: StatusServer) -> None:
     ("request_line", "status"),
     [
         (b"GET /<script>elsewhere HTTP/1.0\r\n\r\n", b"404"),
-        (b"POST /here HTTP/1.0\r\n\r\n", b"501"),
+        (b"POST /here HTTP/1.0\r\n\r\n", b"405"),
         (b"GET /here HTTP/1.0\r\nContent-Length: 5\r\n\r\nhello", b"413"),
-        (b"GET /here HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", b"413"),
+        (b"GET /here HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", b"413"),
         (b"GET /" + b"x" * 70_000 + b" HTTP/1.0\r\n\r\n", b"414"),
         (b"<script> nonsense here HTTP\r\n\r\n", b"400"),
     ],
@@ -75,23 +126,55 @@ def test_anything_else_is_refused_without_repeating_it(
     assert b"script" not in answer
 
 
-def test_a_caller_beyond_the_number_is_hung_up_on_and_served_later() -> None:
-    server = StatusServer("127.0.0.1:0", {"/here": lambda: Reply(200, b"found")}, max_connections=1)
-    server.start()
-    place = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+def test_one_caller_too_many_is_served_and_the_oldest_is_hung_up_on() -> None:
+    with serving(max_connections=2) as server, silent(server, 2) as callers:
+        assert speak(server, ASKED).endswith(b"found")
+        assert is_hung_up(callers[0])
+        assert not is_hung_up(callers[1])
 
-    def is_hung_up() -> bool:
-        with socket.create_connection(place) as late:
-            try:
-                late.sendall(b"GET /here HTTP/1.0\r\n\r\n")
-                return late.recv(1) == b""
-            except OSError:
-                return True
 
-    with socket.create_connection(place):  # says nothing, and takes the only place
-        until(is_hung_up, "the refusal of one caller too many")
-    until(lambda: not is_hung_up(), "an answer when there is room")
-    server.stop()
+@pytest.mark.parametrize("said", [b"", b"GET /here HT", b"GET /here HTTP/1.1\r\nA: b\r\n", b"POST /here HTTP/1.1\r\n"])
+def test_slow_clients_keep_no_one_waiting_and_are_hung_up_on(said: bytes) -> None:
+    with serving(timeout_s=2.0) as server, silent(server, 200, said) as callers:
+        for _ in range(5):
+            before = time.monotonic()
+            assert speak(server, ASKED).endswith(b"found")
+            assert time.monotonic() - before < ANSWERS_WITHIN_S
+            for caller in callers:
+                drip(caller)
+        until(lambda: all(map(is_hung_up, callers)), "the end of every slow connection")
+
+
+def test_a_client_that_does_not_read_its_answer_is_hung_up_on() -> None:
+    with (
+        serving({"/here": lambda: Reply(200, b"x" * 50_000_000)}, timeout_s=1.0) as server,
+        silent(server, 1) as callers,
+    ):
+        callers[0].sendall(ASKED)
+        received = 0
+        until(lambda: select.select(callers, [], [], 0)[0] != [], "the begin of the answer")
+        ends_at = time.monotonic() + 1.5
+        until(lambda: time.monotonic() > ends_at, "the end of its time")
+        with suppress(ConnectionError):
+            while data := callers[0].recv(1 << 20):
+                received += len(data)
+        assert received < 50_000_000
+
+
+def test_a_route_that_hangs_delays_no_other() -> None:
+    hanging, ends = threading.Event(), threading.Event()
+
+    def hang() -> Reply:
+        hanging.set()
+        ends.wait()
+        return Reply(200, b"at last")
+
+    with serving({"/here": lambda: Reply(200, b"found"), "/hangs": hang}) as server, silent(server, 20) as callers:
+        for caller in callers:
+            caller.sendall(b"GET /hangs HTTP/1.0\r\n\r\n")
+        assert hanging.wait(GRACE_S)
+        assert speak(server, ASKED).endswith(b"found")
+        ends.set()
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from text_models import FOLDER
 
 from batchmill.operators.contract import RowError
 from batchmill_worker.runtime.torch_runtime import TorchRuntime
 from batchmill_worker.text import tokens
 from batchmill_worker.text.tokens import TokenReader
+from support.text_models import FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The columns of rows: dicts become Arrow columns, and each column keeps one kind of value from row to row."""
+"""The columns of rows: dicts become Arrow columns, and each column keeps one kind of value in all rows."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ ONE_TYPE = "Give each column one type, or None."
 
 
 def rows_to_table(rows: Sequence[Mapping[str, Any]], first_row: int) -> pa.Table:
-    """Dicts as a table with every key that one of them has; a row without it has null there.
+    """Convert dicts to a table with all their keys as columns; a missing key is null.
 
-    first_row: the index of the first of them, for messages. Raises `InvalidRows` naming row, column and types.
+    first_row: the index of the first row, for messages. Raises `InvalidRows` naming row, column and types.
     """
     names = _names(rows, first_row)
     return pa.table([_column(name, [row.get(name) for row in rows], first_row) for name in names], names=names)
@@ -45,7 +45,7 @@ def _column(name: str, values: list[Any], first_row: int) -> pa.Array:
     try:
         column = _array(values)
     except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
-        raise _misfit(name, values, first_row) from error
+        raise _type_error(name, values, first_row) from error
     return column
 
 
@@ -56,9 +56,9 @@ def _array(values: list[Any]) -> pa.Array:
     return column
 
 
-def _misfit(name: str, values: list[Any], first_row: int) -> InvalidRows:
-    """The error for the first value that does not go with those before it."""
-    good, bad = 0, len(values)  # the first `good` values fit together, the first `bad` do not
+def _type_error(name: str, values: list[Any], first_row: int) -> InvalidRows:
+    """Return the error for the first value that does not match the values before it."""
+    good, bad = 0, len(values)  # the first `good` values have one type, the first `bad` do not
     while bad - good > 1:
         middle = (good + bad) // 2
         try:
@@ -67,10 +67,10 @@ def _misfit(name: str, values: list[Any], first_row: int) -> InvalidRows:
             bad = middle
         else:
             good = middle
-    came = f"{type(values[good]).__name__} ({_short(values[good])})"
+    found = f"{type(values[good]).__name__} ({_short(values[good])})"
     known = pa.array(values[:good]).type
-    expected = "a value that Arrow has a type for" if kinds.is_null(known) else f"{known} as in the rows before it"
-    return _mismatch(first_row + good, name, expected, came)
+    expected = "a value with an Arrow type" if kinds.is_null(known) else f"{known} as in the rows before it"
+    return _mismatch(first_row + good, name, expected, found)
 
 
 def _short(value: object) -> str:
@@ -78,29 +78,29 @@ def _short(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:40]}…"
 
 
-def _mismatch(row: int, column: str, expected: str, came: str) -> InvalidRows:
-    message = f"row {row}, column {column!r}: expected {expected}, came {came}."
+def _mismatch(row: int, column: str, expected: str, found: str) -> InvalidRows:
+    message = f"row {row}, column {column!r}: expected {expected}, got {found}."
     return InvalidRows(message, hint=ONE_TYPE, row=row, column=column)
 
 
 class ColumnTypes:
-    """The types of the columns seen so far; they widen, and never change their kind."""
+    """The types of the columns seen so far; they can widen, but never change their kind."""
 
     def __init__(self) -> None:
         self._types: dict[str, pa.DataType] = {}
 
     def conform(self, table: pa.Table, first_row: int) -> pa.Table:
-        """The table with all columns seen so far, in their order, each of its widest type.
+        """Return the table with all columns seen so far, in order, each with its widest type.
 
-        Raises `InvalidRows` naming the row and the column for one that does not fit those before it.
+        Raises `InvalidRows`, naming row and column, for a value that does not match the rows before it.
         """
         self._check(table, first_row)
         for field in table.schema:
-            came = _plain(field.type)
-            known = self._types.setdefault(field.name, came)
-            merged = _merged(known, came)
+            found = _plain(field.type)
+            known = self._types.setdefault(field.name, found)
+            merged = _merged(known, found)
             if merged is None:
-                raise self._misfit(table, field.name, first_row)
+                raise self._type_error(table, field.name, first_row)
             self._types[field.name] = merged
         return pa.table([self._cast(table, name, first_row) for name in self._types], schema=self._schema())
 
@@ -121,9 +121,9 @@ class ColumnTypes:
         try:
             return table.column(name).cast(self._types[name])
         except pa.ArrowException as error:
-            raise self._misfit(table, name, first_row) from error
+            raise self._type_error(table, name, first_row) from error
 
-    def _misfit(self, table: pa.Table, name: str, first_row: int) -> InvalidRows:
+    def _type_error(self, table: pa.Table, name: str, first_row: int) -> InvalidRows:
         column = table.column(name)
         valid = column.is_valid().index(True).as_py()
         expected = f"{self._types[name]} as in the rows before it"
@@ -131,7 +131,7 @@ class ColumnTypes:
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
-    """The type to send: views become plain text and bytes, which can be cut into pieces."""
+    """Return the type to send: views become plain text and bytes, which can be sliced into parts."""
     if kinds.is_string_view(kind):
         return pa.large_string()
     if kinds.is_binary_view(kind):
@@ -139,14 +139,14 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def _merged(known: pa.DataType, came: pa.DataType) -> pa.DataType | None:
-    """The type that holds both, or None if one would change its kind."""
-    if known.equals(came):
+def _merged(known: pa.DataType, found: pa.DataType) -> pa.DataType | None:
+    """Return the type that can represent both, or None if one would change its kind."""
+    if known.equals(found):
         return known
-    if _is_text(known) != _is_text(came) and not (kinds.is_null(known) or kinds.is_null(came)):
+    if _is_text(known) != _is_text(found) and not (kinds.is_null(known) or kinds.is_null(found)):
         return None
     try:
-        schemas = [pa.schema([("", known)]), pa.schema([("", came)])]
+        schemas = [pa.schema([("", known)]), pa.schema([("", found)])]
         return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
     except pa.ArrowException:
         return None

@@ -22,6 +22,7 @@ _ABOUT_DATA = (
     *("thumbs.db", "desktop.ini", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"),
     *("*.md5", "*.sha256", "sha256sums", "md5sums"),
 )
+MAX_CHOICES = 64  # patterns that one pattern may stand for
 _CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
 _DELTA, _HUDI, _ICEBERG = "Delta", "Hudi", "Iceberg"
 
@@ -33,11 +34,15 @@ def is_about_data(name: str) -> bool:
 
 def braces(pattern: str) -> list[str]:
     """Return the patterns that one with choices stands for: `{a,b}.csv` is `a.csv` and `b.csv`."""
-    found = _CHOICE.search(pattern)
-    if found is None:
-        return [pattern]
-    before, behind = pattern[: found.start()], pattern[found.end() :]
-    return [one for choice in found[1].split(",") for one in braces(before + choice + behind)]
+    patterns = [pattern]
+    while (found := _CHOICE.search(patterns[0])) is not None:
+        before, behind = found.group(0), found[1].split(",")
+        patterns = [one.replace(before, choice, 1) for one in patterns for choice in behind]
+        if len(patterns) > MAX_CHOICES:
+            raise InvalidSource(
+                f"{pattern[:200]!r} stands for more than {MAX_CHOICES} patterns.", hint="Use `*` instead of choices."
+            )
+    return patterns
 
 
 def refuse_tables(files: Sequence[Location], locations: Locations) -> None:

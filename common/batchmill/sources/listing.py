@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import stat
+import time
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, get_args
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
     from batchmill.storage.locations import Locations
 
 MAX_FILES = 100_000
+MAX_LOOKED_AT = 1_000_000
+"""Entries that the listing of one pattern may look at; one that is reached for two parts of a pattern counts twice."""
+
+MAX_LISTING_S = 20.0
 _ENDINGS: dict[str, SourceFormat] = {
     ".parquet": "parquet",
     ".pq": "parquet",
@@ -113,7 +119,7 @@ def _matches(pattern: str, locations: Locations, *, by_ending: bool) -> list[Ent
                 file=location.uri,
             )
         else:
-            entries = _files_below(location, locations, set())
+            entries = _files_below(location, locations, set(), _Budget(location))
         files = list(islice(entries, MAX_FILES + 1))
         refuse_tables([file.location for file in files] or [location.child("file")], locations)
     if by_ending:
@@ -157,8 +163,8 @@ def _expand(location: Location, locations: Locations) -> Iterator[Entry]:
             hint="Check the path; it must be one that the service can see, not only your own machine.",
             file=location.uri,
         )
-    alternatives = braces("/".join(parts[first:]))
-    return (entry for one in alternatives for entry in _expand_parts(base, one.split("/"), locations, frozenset()))
+    patterns = [_without_repeats(one.split("/")) for one in braces("/".join(parts[first:]))]
+    return (entry for one in patterns for entry in _Expansion(location, locations, one).entries(base))
 
 
 def _first_pattern(location: Location, parts: list[str]) -> int:
@@ -170,54 +176,125 @@ def _first_pattern(location: Location, parts: list[str]) -> int:
     return first
 
 
-def _expand_parts(folder: Location, parts: list[str], locations: Locations, above: frozenset[str]) -> Iterator[Entry]:
-    """Yield what a pattern matches below a folder. above: the real folders that `**` went through to it."""
-    part, rest = parts[0], parts[1:]
-    if part == "**":
-        real = os.path.realpath(folder.path) if folder.is_local else folder.path
-        if real in above:
-            return  # a link back to a folder above
-        yield from _expand_parts(folder, rest or ["*"], locations, above)
-        for entry in _children(folder, locations, lambda name: not _is_hidden(name)):
-            if entry.is_folder:
-                yield from _expand_parts(entry.location, parts, locations, above | {real})
-        return
-    for entry in _children(folder, locations, lambda name: _is_match(name, part)):
-        if not rest:
-            yield from _files_below(entry.location, locations, set()) if entry.is_folder else [entry]
-        elif entry.is_folder:
-            yield from _expand_parts(entry.location, rest, locations, above)
+def _without_repeats(parts: list[str]) -> tuple[str, ...]:
+    """The parts of a pattern, each run of `**` as one; behind a last `**` stands a `*`."""
+    kept = [part for place, part in enumerate(parts) if part != "**" or parts[place - 1 : place] != ["**"]]
+    return (*kept, "*") if kept[-1] == "**" else tuple(kept)
 
 
-def _is_match(name: str, part: str) -> bool:
+class _Expansion:
+    """One glob at work. Each folder is looked at once for each part of the pattern, however it is reached."""
+
+    def __init__(self, pattern: Location, locations: Locations, parts: tuple[str, ...]) -> None:
+        self._locations = locations
+        self._parts = parts
+        self._budget = _Budget(pattern)
+        self._seen: set[tuple[str, int]] = set()
+        self._walked: set[str] = set()
+
+    def entries(self, base: Location) -> Iterator[Entry]:
+        """The files that match below `base`, in no order."""
+        pending = [(base, 0)]
+        while pending:
+            folder, place = pending.pop()
+            state = (_real(folder), place)
+            if state in self._seen:
+                continue
+            self._seen.add(state)
+            part, is_last = self._parts[place], place == len(self._parts) - 1
+            if part == "**":
+                pending.append((folder, place + 1))
+                pending += [(child, place) for child in _subfolders(folder, self._locations, self._budget)]
+                continue
+            for entry in _children(folder, self._locations, self._budget, partial(_fits, part)):
+                if is_last and entry.is_folder:
+                    yield from _files_below(entry.location, self._locations, self._walked, self._budget)
+                elif is_last:
+                    yield entry
+                elif entry.is_folder:
+                    pending.append((entry.location, place + 1))
+
+
+class _Budget:
+    """How much one listing may look at: a number of entries, and a time."""
+
+    def __init__(self, named: Location) -> None:
+        self._named = named
+        self._ends_at = time.monotonic() + MAX_LISTING_S
+        self._left = MAX_LOOKED_AT
+
+    def spend(self, entries: int) -> None:
+        """Count entries. Raises `InvalidSource` when the listing takes too long or looks at too many."""
+        self._left -= entries
+        if self._left < 0 or time.monotonic() > self._ends_at:
+            raise InvalidSource(
+                f"listing {self._named.uri!r} takes too long: over {MAX_LOOKED_AT:,} entries or {MAX_LISTING_S:.0f} s.",
+                hint="Name a smaller folder, or a pattern with fewer '**'.",
+                file=self._named.uri,
+            )
+
+
+def _fits(part: str, name: str) -> bool:
     return fnmatchcase(name, part) and (not _is_hidden(name) or name[0] == part[0])
 
 
-def _files_below(folder: Location, locations: Locations, seen: set[str]) -> Iterator[Entry]:
-    """Yield the files below a folder. A link to a folder is followed, once."""
+def _is_shown(name: str) -> bool:
+    return not _is_hidden(name)
+
+
+def _real(folder: Location) -> str:
+    return os.path.realpath(folder.path) if folder.is_local else folder.path
+
+
+def _files_below(folder: Location, locations: Locations, seen: set[str], budget: _Budget) -> Iterator[Entry]:
+    """The files below a folder. A link to a folder is followed, once."""
     if not folder.is_local:
-        yield from _remote(folder, recursive=True)
+        yield from _remote(folder, budget, recursive=True)
         return
-    real = os.path.realpath(folder.path)
-    if real in seen:
-        return
-    seen.add(real)
-    for entry in _children(folder, locations, lambda name: not _is_hidden(name)):
-        if entry.is_folder:
-            yield from _files_below(entry.location, locations, seen)
-        else:
-            yield entry
+    pending = [folder]
+    while pending:
+        current = pending.pop()
+        real = _real(current)
+        if real in seen:
+            continue
+        seen.add(real)
+        for entry in _children(current, locations, budget, _is_shown):
+            if entry.is_folder:
+                pending.append(entry.location)
+            else:
+                yield entry
 
 
-def _children(folder: Location, locations: Locations, is_wanted: Callable[[str], bool]) -> Iterator[Entry]:
-    """Yield the entries of a folder whose names are wanted; the others are not looked at."""
+def _subfolders(folder: Location, locations: Locations, budget: _Budget) -> Iterator[Location]:
+    """The folders in a folder that a `**` goes into; what else is there does not matter."""
+    if not folder.is_local:
+        yield from (entry.location for entry in _children(folder, locations, budget, _is_shown) if entry.is_folder)
+        return
+    locations.check(folder)
+    for name in filter(_is_shown, _names(folder, budget)):
+        child = folder.child(name)
+        if Path(child.path).is_dir():
+            yield child
+
+
+def _names(folder: Location, budget: _Budget) -> list[str]:
+    names = []
+    with os.scandir(folder.path) as children:
+        for child in children:
+            budget.spend(1)
+            names.append(child.name)
+    return names
+
+
+def _children(
+    folder: Location, locations: Locations, budget: _Budget, is_wanted: Callable[[str], bool]
+) -> Iterator[Entry]:
+    """The entries of a folder whose names are wanted."""
     locations.check(folder)
     if not folder.is_local:
-        yield from (entry for entry in _remote(folder, recursive=False) if is_wanted(entry.name))
+        yield from (entry for entry in _remote(folder, budget, recursive=False) if is_wanted(entry.name))
         return
-    with os.scandir(folder.path) as children:
-        names = [child.name for child in children if is_wanted(child.name)]
-    for name in names:
+    for name in filter(is_wanted, _names(folder, budget)):
         entry = _entry(folder.child(name))
         if entry is None:
             path = folder.child(name).uri
@@ -225,9 +302,10 @@ def _children(folder: Location, locations: Locations, is_wanted: Callable[[str],
         yield entry
 
 
-def _remote(folder: Location, *, recursive: bool) -> Iterator[Entry]:
+def _remote(folder: Location, budget: _Budget, *, recursive: bool) -> Iterator[Entry]:
     start = len(folder.path.rstrip("/")) + 1
     for info in folder.entries(recursive=recursive):
+        budget.spend(1)
         is_folder = info.type == fs.FileType.Directory
         if recursive and (is_folder or any(map(_is_hidden, info.path[start:].split("/")))):
             continue
@@ -272,7 +350,7 @@ def _format_of(uri: str, asked: SourceFormat | None) -> tuple[SourceFormat, Code
     kind = asked or _ENDINGS.get(ending)
     if kind is None:
         raise InvalidSource(
-            f"{uri}: the format is not known from the ending {ending!r}.",
+            f"{uri}: the ending {ending!r} is not a known format.",
             hint=_ending_hint(ending),
             file=uri,
         )
@@ -307,6 +385,6 @@ def _refuse_mixture(uris: list[str], formats: list[SourceFormat]) -> None:
         if kind != formats[0]:
             raise InvalidSource(
                 f"the source mixes formats: {uris[0]} is {formats[0]}, {uri} is {kind}.",
-                hint="Name files of one format with a glob, such as 'folder/**/*.parquet'.",
+                hint="Name files of one format, for instance with a glob like 'folder/*.parquet'.",
                 file=uri,
             )

@@ -9,6 +9,7 @@ from batchmill.sources.bad_rows import infer_good_rows
 from batchmill.sources.faults import RecordBlock, broken_while_scanned
 from batchmill.sources.lines import begin
 from batchmill.sources.opening import UnreadableFile
+from batchmill.sources.schemas import refuse_too_many
 from batchmill.sources.text_ranges import ALL_ROWS, Blocks
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class ScanTask:
             more = reader.skip_to_row()
             while more and (taken := reader.take(ALL_ROWS, min(_RANGE_BYTES, limit - size), at_least_one=True)):
                 schema = self._united(schema, taken, uri)
+                refuse_too_many(schema.names if schema is not None else (), uri)
                 rows += taken.rows
                 size += taken.stop - taken.start
                 more = reader.skip_to_row()

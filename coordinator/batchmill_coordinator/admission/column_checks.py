@@ -9,7 +9,7 @@ from batchmill.errors import InvalidRequest, InvalidRows, did_you_mean
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from batchmill.job import JobSpec
+    from batchmill.job import StageSpec
     from batchmill.operators.contract import OperatorInfo
 
 
@@ -20,11 +20,11 @@ def required_columns(operator: OperatorInfo, params: dict[str, Any]) -> list[str
     return [column.format_map({**defaults, **params}) for column in operator.columns]
 
 
-def check_columns(operator: OperatorInfo, spec: JobSpec, schema: pa.Schema) -> None:
+def check_columns(operator: OperatorInfo, stage: StageSpec, schema: pa.Schema) -> None:
     """Raise `InvalidRows` when a column is missing altogether; a source of no rows and no columns passes."""
     if not schema.names:
         return
-    for column in required_columns(operator, spec.params):
+    for column in required_columns(operator, stage.params):
         if column not in schema.names:
             raise InvalidRows(
                 f"operator {operator.name!r} requires the column {column!r}, which row 0 and all others lack; "
@@ -33,7 +33,7 @@ def check_columns(operator: OperatorInfo, spec: JobSpec, schema: pa.Schema) -> N
                 column=column,
                 row=0,
             )
-    for column in spec.carry or []:
+    for column in stage.carry or []:
         if column not in schema.names:
             raise InvalidRequest(
                 f"carry names the column {column!r}, which the input does not have; "

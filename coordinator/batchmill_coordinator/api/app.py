@@ -31,15 +31,17 @@ from batchmill_coordinator.api.routes import (
     uploads,
 )
 from batchmill_coordinator.api.routes.routing import ApiRoute
+from batchmill_coordinator.api.status_feed import StatusFeeds
 from batchmill_coordinator.api.tenants import parse_tokens
 from batchmill_coordinator.api.validation import explain
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable
 
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from batchmill.job import JobStatus
     from batchmill_coordinator.service import Service
 
 log = logging.getLogger(__name__)
@@ -51,18 +53,25 @@ STOP_TIMEOUT_S = 10.0
 def create_app(service: Service) -> FastAPI:
     """The application over a service, which it starts and stops with itself."""
 
+    settings = service.settings
+    pool = RequestPool(settings.request_threads, settings.max_waiting_requests)
+
+    def read_status(job_id: str) -> Awaitable[JobStatus]:
+        return pool.run(service.status, job_id)
+
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.feeds = StatusFeeds(service.hub, read_status, settings.max_event_streams)
         await asyncio.to_thread(service.start, asyncio.get_running_loop())
         try:
             yield
         finally:
             await _stop(service)
 
-    settings = service.settings
     app = FastAPI(title="Batchmill", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.state.service = service
-    app.state.pool = RequestPool(settings.request_threads, settings.max_waiting_requests)
+    app.state.pool = pool
+    app.state.heavy_pool = RequestPool(settings.submit_threads, settings.max_waiting_requests)
     for module in ROUTES:
         app.include_router(module.router)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]  # the framework's way to give its own document

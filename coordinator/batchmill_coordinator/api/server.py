@@ -11,7 +11,7 @@ import uvicorn
 
 from batchmill.errors import InvalidSettings, ServiceUnavailable
 from batchmill_coordinator.api.app import STOP_TIMEOUT_S, create_app
-from batchmill_coordinator.api.protocol import BoundedProtocol
+from batchmill_coordinator.api.protocol import bounded
 from batchmill_coordinator.service import Service
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from batchmill.settings import CoordinatorSettings
 
 GRACE_S = 5  # how long open requests may take when the server stops
+SILENT_READER_S = 60.0
+"""A client that takes nothing of an answer for this long is disconnected, by the kernel (Linux only)."""
 END_TIMEOUT_S = GRACE_S + STOP_TIMEOUT_S + 3.0
 """After this long the process ends, whatever still hangs in it."""
 
@@ -57,7 +59,7 @@ def serve(settings: CoordinatorSettings, on_ready: Callable[[str], None]) -> Non
         url = f"http://{host}:{listener.getsockname()[1]}"
         config = uvicorn.Config(
             create_app(service),
-            http=type("Protocol", (BoundedProtocol,), {"max_connections": settings.max_connections}),
+            http=bounded(settings.max_connections, settings.head_timeout_s),
             ws="none",
             log_config=None,
             access_log=False,
@@ -74,6 +76,8 @@ def listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # accepted connections inherit it
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SILENT_READER_S * 1000))
     try:
         listener.bind((host, port))
     except OSError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchmill.job import JobState
+from batchmill.shard import checkpoint_folder
 from batchmill.stages import last_stage
 from batchmill_coordinator.results.outputs import manifest_of
 
@@ -47,4 +48,4 @@ class OutputCloser:
 
     def delete_checkpoints(self, job_id: str) -> None:
         """Delete what attempts of an ended job kept for the next ones. Raises `StorageError`."""
-        self._workspace.blobs.delete_folder(f"jobs/{job_id}/kept")
+        self._workspace.blobs.delete_folder(checkpoint_folder(job_id))

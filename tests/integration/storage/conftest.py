@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import boto3
 import pytest
-from s3_server import s3_application, serving
 
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations
+from support.s3_server import s3_application, serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

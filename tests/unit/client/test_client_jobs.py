@@ -1,6 +1,7 @@
 import gc
 import threading
 import weakref
+from itertools import pairwise
 
 import pyarrow as pa
 import pytest
@@ -8,13 +9,17 @@ import pytest
 import batchmill
 from batchmill.errors import BatchmillError, Conflict, JobCancelled, JobExpired, JobFailed, NotFound
 from batchmill.job import JobState
+from support.fault_proxy import Fault
+from support.waiting import GRACE_S
 
 
 @pytest.fixture
 def held(service, client):
     """A job that does what the test says, and what the service knows of it."""
     service.holds_jobs = True
-    return client.submit("echo", rows=[{"id": i} for i in range(10)])
+    job = client.submit("echo", rows=[{"id": i} for i in range(10)])
+    service.begun(job.id)
+    return job
 
 
 def _ids(start, stop):
@@ -31,6 +36,7 @@ def test_results_come_while_the_job_runs_and_end_with_it(held, service):
     assert [row["id"] for row in rows] == list(range(3, 10))
 
 
+@pytest.mark.usefixtures("small_pages")
 def test_the_next_page_is_fetched_while_the_caller_is_busy(held, service):
     service.change(held.id, _ids(0, 5))
     service.change(held.id, _ids(5, 10), state=JobState.COMPLETED)
@@ -72,7 +78,7 @@ def test_a_failed_job_raises_why(held, service, method):
 
 def test_a_cancelled_job_gives_what_was_kept(held, service):
     service.change(held.id, _ids(0, 3))
-    assert held.cancel().state is JobState.CANCELLED
+    assert held.cancel().state in (JobState.CANCELLING, JobState.CANCELLED)
     assert held.to_table().num_rows == 3
     assert len(list(held.results())) == 3
     with pytest.raises(JobCancelled, match="after 3 of 10 rows"):
@@ -102,15 +108,17 @@ def test_a_paused_job_is_waited_for(held, service):
     held.pause()
     with pytest.raises(TimeoutError, match="is still paused"):
         held.wait(timeout=0.05)
+    held.resume()
     service.change(held.id, state=JobState.COMPLETED)
-    assert held.wait(timeout=30) is held
+    assert held.wait(timeout=GRACE_S) is held
 
 
 def test_a_deleted_job_is_gone_even_if_the_answer_was_lost(held, service):
     with pytest.raises(Conflict, match="has not ended"):
         held.delete()
     held.cancel()
-    service.faults.append(("DELETE", held.id, "lost answer"))
+    service.ended(held.id)
+    service.faults.append(Fault("DELETE", held.id, lose_answer=True))
     held.delete()
     assert service.asked("DELETE") == [f"/v1/jobs/{held.id}"] * 3
     with pytest.raises(NotFound, match=held.id):
@@ -119,7 +127,7 @@ def test_a_deleted_job_is_gone_even_if_the_answer_was_lost(held, service):
 
 def test_wait_gives_the_job_back_when_it_completed(held, service):
     threading.Timer(0.05, service.change, [held.id], {"state": JobState.COMPLETED}).start()
-    assert held.wait(timeout=30) is held
+    assert held.wait(timeout=GRACE_S) is held
 
 
 def test_wait_gives_up_after_its_timeout_and_the_job_goes_on(held):
@@ -134,37 +142,39 @@ def test_watch_tells_each_change_once_and_ends_after_the_final_one(held, service
     service.change(held.id, rows_done=4)
     assert next(statuses).rows_done == 4
     service.change(held.id, state=JobState.COMPLETED, rows_done=10)
-    assert [status.state for status in statuses] == [JobState.COMPLETED]
+    rest = list(statuses)
+    assert (rest[-1].state, rest[-1].rows_done) == (JobState.COMPLETED, 10)
+    assert [status.state for status in rest].count(JobState.COMPLETED) == 1
+    assert all(one != another for one, another in pairwise(rest))
 
 
 def test_watch_goes_on_after_a_broken_connection(held, service):
-    service.faults.append(("GET", "/events", "drop"))
+    service.faults.append(Fault("GET", "/events", drop=True))
     statuses = held.watch()
     assert next(statuses).rows_done == 0
-    service.faults.append(("GET", "/events", "cut"))  # behind the next status
-    service.faults.append(("GET", "/events", (503, "away")))  # to the next try
     service.change(held.id, rows_done=4)
     assert next(statuses).rows_done == 4
+    service.faults.append(Fault("GET", "/events", answer=(503, "away")))  # to the next try
+    service.cut("/events")
     service.change(held.id, rows_done=10, state=JobState.COMPLETED)
     assert [status.rows_done for status in statuses] == [10]
     assert len([path for path in service.asked("GET") if path.endswith("/events")]) == 4
 
 
-def test_watch_and_results_outlive_a_restart_of_the_service(held, service, restarted):
+def test_watch_and_results_outlive_a_restart_of_the_service(held, service):
     statuses, rows = held.watch(), held.results()
     service.change(held.id, _ids(0, 2))
     assert next(rows) == {"id": 0}
     next(statuses)
-    again = restarted()
-    again.change(held.id, _ids(2, 10), state=JobState.COMPLETED)
+    service.restart()
+    service.change(held.id, _ids(2, 10), state=JobState.COMPLETED)
     assert [row["id"] for row in rows] == list(range(1, 10))
     assert list(statuses)[-1].state is JobState.COMPLETED
 
 
 def test_a_page_cut_off_on_the_way_is_refused(held, service):
     service.change(held.id, _ids(0, 10), state=JobState.COMPLETED)
-    service.faults.append(("GET", "/results", "truncate"))
-    service.faults.insert(0, ("GET", "/results", "pass"))
+    service.faults.append(Fault("GET", "/results", ends_at=100))
     with pytest.raises(BatchmillError, match="page of results"):
         held.to_table()
 
@@ -189,13 +199,15 @@ def test_jobs_are_listed_newest_first_page_by_page(client, service):
 def test_a_job_shows_how_it_stands(client, service):
     service.holds_jobs = True
     job = client.submit("echo", rows=[{"id": 1}])
+    service.begun(job.id)
+    job.status()
     assert repr(job) == f"<Job {job.id} 'echo' running: 0 of 1 rows>"
     assert repr(client.job("job-x")) == "<Job job-x>"
 
 
 def test_workers_and_operators_are_told(client):
     assert [worker.name for worker in client.workers()] == ["cpu0@here"]
-    assert [operator.name for operator in client.operators()] == ["echo", "embed"]
+    assert {"echo", "embed"} <= {operator.name for operator in client.operators()}
 
 
 def test_a_client_is_shared_by_many_threads(client):
@@ -208,7 +220,7 @@ def test_a_client_is_shared_by_many_threads(client):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(GRACE_S)
     assert tables == {number: number for number in range(1, 17)}
 
 
@@ -234,7 +246,7 @@ def test_a_client_that_is_dropped_ends_its_thread_but_not_under_a_job_in_use(ser
     assert list(rows) == [{"a": 1}, {"a": 2}]
     del rows
     gc.collect()
-    thread.join(10)
+    thread.join(GRACE_S)
     assert not thread.is_alive()
     assert loop() is None
 

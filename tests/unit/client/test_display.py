@@ -60,13 +60,15 @@ def test_ipython_shows_the_present_progress_of_a_job_as_html_and_as_text(client,
     assert {"text/plain", "text/html"} <= set(data)
     for shown in data["text/plain"], Elements(data["text/html"]).text:
         assert job.id in shown
-        assert "1,000 of 2,000 rows (10 dead)" in shown
+        assert "1,000 of 2,000 rows (10 failed)" in shown
         assert "10 s left (8.0 s to 15 s)" in shown
 
 
 def test_a_job_whose_service_is_gone_shows_what_was_seen_last(client, service):
     service.holds_jobs = True
     job = client.submit("embed", rows=[{"text": "a"}], params={"model": "m"})
+    service.begun(job.id)
+    job.status()
     client.close()
     assert job.id in job._repr_html_()
     assert "running" in job._repr_mimebundle_()["text/plain"]
@@ -111,8 +113,8 @@ def test_the_share_of_each_stage_is_a_bar_and_an_unknown_one_is_empty():
 
 def test_the_text_is_one_line_and_what_there_is_to_tell_below():
     assert as_text("Job", "job-1", status(note="no worker\nis there")).splitlines() == [
-        "<Job job-1 'embed' running: 1,000 of 2,000 rows (10 dead)>",
+        "<Job job-1 'embed' running: 1,000 of 2,000 rows (10 failed)>",
         "  pace: 100 rows/s, 10 s left (8.0 s to 15 s)",
-        "  dead: ValueError 7, too_large 3",
-        "  waits for: no worker is there",
+        "  failed: ValueError 7, too_large 3",
+        "  blocked: no worker is there",
     ]

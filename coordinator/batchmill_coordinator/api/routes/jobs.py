@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import AsyncIterator
+from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel
 
 from batchmill.errors import Conflict, NotFound
 from batchmill.job import JobRequest, JobStatus
 from batchmill_coordinator.api.openapi import Responses, raises
-from batchmill_coordinator.api.routes.context import Context, CurrentContext, json_response
-from batchmill_coordinator.api.routes.routing import BODIES, ApiRoute, json_body
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+from batchmill_coordinator.api.routes.context import CurrentContext, json_response
+from batchmill_coordinator.api.routes.routing import BODIES, ApiRoute, heavy, json_body
+from batchmill_coordinator.api.status_feed import Snapshot, StatusFeeds
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=ApiRoute)
 
 NewBudget = Annotated[float | None, Query(ge=1e-6, le=1e6)]
 KNOWN: Responses = {200: {"model": JobStatus, "description": "The idempotency key is known: the status of its job."}}
 EVENTS = "text/event-stream"
-EVENT = {"type": "object", "properties": {"event": {"const": "status"}, "data": {"type": "string"}}}
+EVENT = {
+    "type": "object",
+    "properties": {"event": {"const": "status"}, "id": {"type": "string"}, "data": {"type": "string"}},
+}
 STREAM = {"description": "Server-sent events.", "content": {EVENTS: {"itemSchema": EVENT}}}
-KEEP_ALIVE_S = 10.0
-MIN_INTERVAL_S = 0.1
 
 
 class JobList(BaseModel):
@@ -37,6 +36,7 @@ class JobList(BaseModel):
 
 
 @router.post("", status_code=201, response_model=JobStatus, responses={**KNOWN, **BODIES, **raises(Conflict, NotFound)})
+@heavy
 def submit(context: CurrentContext, request: Annotated[JobRequest, json_body(JobRequest)]) -> Response:
     """Submit a job. Answers 200 instead of 201 when the idempotency key is known."""
     status, is_new = context.submit(request)
@@ -53,8 +53,7 @@ def list_jobs(
     """List jobs, newest first. With `live` those that have not ended, in one page: the newest `limit` of them."""
     if live:
         return json_response(JobList(jobs=context.live_jobs(limit), next=None))
-    statuses = context.jobs(limit, before)
-    following = statuses[-1].id if len(statuses) == limit else None
+    statuses, following = context.jobs(limit, before)
     return json_response(JobList(jobs=statuses, next=following))
 
 
@@ -89,33 +88,24 @@ def delete(context: CurrentContext, job_id: str) -> Response:
     return Response(status_code=204)
 
 
-@router.get("/{job_id}/events", response_class=StreamingResponse, responses={200: STREAM, **raises(NotFound)})
-async def follow(context: CurrentContext, job_id: str) -> StreamingResponse:
-    """Follow a job's status as server-sent events: one at once, then on every change, the final one last."""
-    first = await context.pool.run(context.status, job_id)
-    return StreamingResponse(_follow(context, first), media_type=EVENTS, headers={"Cache-Control": "no-store"})
+async def _snapshots(request: Request, context: CurrentContext, job_id: str) -> AsyncIterator[AsyncIterator[Snapshot]]:
+    """A job's feed, followed for as long as the answer is sent; an unknown job is an error before it begins."""
+    feeds: StatusFeeds = request.app.state.feeds
+    await context.pool.run(context.job, job_id)
+    async with feeds.follow(job_id, context.access.tenant) as snapshots:
+        yield snapshots
 
 
-async def _follow(context: Context, status: JobStatus) -> AsyncIterator[str]:
-    with context.hub.watching(status.id) as event:
-        while True:
-            yield f"event: status\ndata: {status.model_dump_json()}\n\n"
-            if status.is_final:
-                return
-            changed = status
-            while changed == status:
-                await asyncio.sleep(MIN_INTERVAL_S if status.shards_done else 0)
-                if not await _set_within(event, KEEP_ALIVE_S):
-                    yield ": still here\n\n"
-                event.clear()
-                changed = await context.pool.run(context.status, status.id)
-            status = changed
+@router.get("/{job_id}/events", response_class=EventSourceResponse, responses={200: STREAM, **raises(NotFound)})
+async def follow(
+    snapshots: Annotated[AsyncIterator[Snapshot], Depends(_snapshots)],
+    last_event_id: Annotated[str | None, Header()] = None,
+) -> AsyncIterator[ServerSentEvent]:
+    """Follow a job's status as server-sent events: one at once, then on every change, the final one last.
 
-
-async def _set_within(event: asyncio.Event, seconds: float) -> bool:
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return False
-    return True
+    The first is left out when it is the one that `Last-Event-ID` names, and not final.
+    """
+    async for snapshot in snapshots:
+        if snapshot.is_final or snapshot.id != last_event_id:
+            yield ServerSentEvent(event="status", id=snapshot.id, raw_data=snapshot.text)
+        last_event_id = None

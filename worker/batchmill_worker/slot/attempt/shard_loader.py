@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from batchmill.clock import Clock
-    from batchmill.job import JobSpec
+    from batchmill.job import StageSpec
     from batchmill.ledger import Claim
     from batchmill.operators.contract import OperatorDefinition, OperatorRegistry
     from batchmill.shard import Shard
@@ -36,9 +36,9 @@ class LoadedShard:
     table: pa.Table  # the same rows
 
     @property
-    def spec(self) -> JobSpec:
-        """The job's."""
-        return self.files.spec
+    def spec(self) -> StageSpec:
+        """The stage's."""
+        return self.files.spec.stages[self.shard.stage]
 
 
 class ShardLoader:
@@ -70,20 +70,21 @@ class ShardLoader:
         with self._trace.span(Phase.LOAD, shard=shard.ref.attempt_key):
             files = self._job_files.of(claim)
             before = self._checkpoint(shard)
-            definition = self._definition(files.spec.operator)
+            stage = files.spec.stages[shard.stage]
+            definition = self._definition(stage.operator)
             found = files.source.read_with_faults(shard.slices)
             table = found.table.slice(shard.skip, shard.rows)
-            unusable = unusable_rows(shard, found, definition.required_columns(files.spec.params), files.spec.on_null)
-            before = before.with_unusable(unusable, files.spec.operator, self._worker, self._clock.wall())
+            unusable = unusable_rows(shard, found, definition.required_columns(stage.params), stage.on_null)
+            before = before.with_unusable(unusable, stage.operator, self._worker, self._clock.wall())
             pending = before.pending(shard)
             if before.is_begun:
                 table = table.take(pending - shard.first_row)
         return LoadedShard(shard, files, definition, before, pending, table)
 
     def _checkpoint(self, shard: Shard) -> ShardProgress:
-        if not shard.kept:
+        if not shard.checkpoint:
             return ShardProgress()
-        return decode_progress(self._blobs.read_table(shard.kept)).window(shard)
+        return decode_progress(self._blobs.read_table(shard.checkpoint)).window(shard)
 
     def _definition(self, operator: str) -> OperatorDefinition:
         definition = self._registry.get(operator)

@@ -11,14 +11,14 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SUPPORT = Path(__file__).parent
+OPERATORS_FOLDER = Path(__file__).parent
 
 
 @pytest.fixture(scope="session", autouse=True)
 def operators_on_path() -> Iterator[None]:
     """Workers find the tests' operators, and models offline."""
     with pytest.MonkeyPatch.context() as patch:
-        folders = [str(SUPPORT), os.environ.get("PYTHONPATH", "")]
+        folders = [str(OPERATORS_FOLDER), os.environ.get("PYTHONPATH", "")]
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, folders)))  # an empty one would be the current folder
         patch.setenv("HF_HUB_OFFLINE", "1")
         yield
