@@ -82,7 +82,7 @@ def _table_at(folder: Location, locations: Locations) -> str | None:
 def _is_folder(location: Location) -> bool:
     if location.is_local:
         return Path(location.path).is_dir()
-    return location.look_up().type == fs.FileType.Directory
+    return bool(location.look_up().type == fs.FileType.Directory)
 
 
 def _has_iceberg_metadata(folder: Location) -> bool:

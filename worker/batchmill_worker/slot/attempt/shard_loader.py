@@ -75,7 +75,7 @@ class ShardLoader:
             found = files.source.read_with_faults(shard.slices)
             table = found.table.slice(shard.skip, shard.rows)
             unusable = unusable_rows(shard, found, definition.required_columns(stage.params), stage.on_null)
-            before = before.with_unusable(unusable, stage.operator, self._worker, self._clock.wall())
+            before = before.with_unusable(unusable, shard.stage, stage.operator, self._worker, self._clock.wall())
             pending = before.pending(shard)
             if before.is_begun:
                 table = table.take(pending - shard.first_row)

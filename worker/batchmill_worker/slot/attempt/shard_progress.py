@@ -102,13 +102,16 @@ class ShardProgress:
         now_empty = self.empty | frozenset(empty.tolist())
         return ShardProgress(self.results + results, now_empty, tuple(dead), again, cached)
 
-    def with_unusable(self, rows: Iterable[UnusableRow], operator: str, worker: str, now: float) -> ShardProgress:
+    def with_unusable(
+        self, rows: Iterable[UnusableRow], stage: int, operator: str, worker: str, now: float
+    ) -> ShardProgress:
         """Return this progress with rows that are dead before the operator sees them; those it has are left out."""
         known = {letter.index for letter in self.dead}
         letters = [
             DeadLetter(
                 index=row.index,
                 row=row.row,
+                stage=stage,
                 operator=operator,
                 error_type=row.error_type,
                 message=row.message,
