@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from batchmill.errors import InvalidSettings, did_you_mean
 from batchmill.job import DEFAULT_POOL, POOL_PATTERN
+from batchmill.redis_access.address import RedisAddress
 from batchmill.storage.locations import UNRESTRICTED, Locations
 from batchmill.tokens import split_entry
 from batchmill.wording import shown
@@ -37,7 +38,7 @@ class ServiceSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
 
-    redis_url: str = "redis://127.0.0.1:6379/0"  # redis://, rediss:// or unix:///path?db=0
+    redis_url: str = "redis://127.0.0.1:6379/0"  # see `RedisAddress`
     redis_prefix: str = Field(default="batchmill:", max_length=64)  # of every key, Celery's included
     blob_root: str = ""  # a folder, or s3://bucket/prefix
     roots: ListOfText = ()  # folders and URI prefixes that may contain sources, outputs and models
@@ -58,7 +59,7 @@ class ServiceSettings(BaseSettings):
         """
         _refuse_unknown_names()
         try:
-            return cls(
+            settings = cls(
                 _secrets_dir=_secrets_folders(),
                 **{name: value for name, value in overrides.items() if value is not None},  # type: ignore[arg-type]  # pydantic checks
             )
@@ -66,6 +67,8 @@ class ServiceSettings(BaseSettings):
             first = error.errors()[0]
             name = f"{PREFIX}{str(first['loc'][0]).upper()}"
             raise InvalidSettings(f"{name}: {first['msg']}, got {shown(first['input'])}.", name=name) from error
+        RedisAddress.parse(settings.redis_url)
+        return settings
 
     def secret_values(self) -> tuple[str, ...]:
         """What these settings hold and no log may."""

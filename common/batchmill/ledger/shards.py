@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, assert_never
 
+from redis.retry import Retry
+
+from batchmill.backoff import Backoff
 from batchmill.cost import Parts
-from batchmill.errors import StaleToken
+from batchmill.errors import ServiceUnavailable, StaleToken
 from batchmill.job import MAX_INLINE_BYTES, JobError, JobSpec
 from batchmill.ledger import calls
-from batchmill.ledger.connection import redis_errors
+from batchmill.ledger.connection import RedisBackoff, redis_errors
 from batchmill.ledger.encodings import worker_of
 from batchmill.shard import Shard, ShardId, ShardRef, ShardState, parse_shard_id
 
@@ -22,7 +27,12 @@ if TYPE_CHECKING:
     from batchmill.sources.base import RowCount
 
 
+log = logging.getLogger(__name__)
+
 UNMETERED = Parts()
+SETTLING = Retry(  # an attempt's end: what was computed outlasts an outage; the leader extends its lease after that
+    RedisBackoff(Backoff(base_s=0.2, max_s=2.0)), retries=60, supported_errors=(ServiceUnavailable,)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +167,8 @@ class ShardLedger:
 
         Raises `StaleToken` when the shard is another attempt's by now; then nothing changed.
         """
-        answer = calls.commit(
+        commit = partial(
+            calls.commit,
             self._store,
             attempt=ref,
             rows=completion.rows,
@@ -173,7 +184,7 @@ class ShardLedger:
             used=used,
             dead_by_type=[calls.DeadRowsCount(kind, rows) for kind, rows in completion.dead_by_type],
         )
-        match answer:
+        match SETTLING.call_with_retry(commit, _wait):
             case calls.CommitAnswer.OK:
                 return True
             case calls.CommitAnswer.NO_ROOM:
@@ -198,7 +209,8 @@ class ShardLedger:
         blame: whether it counts as a failure of the shard. checkpoint: the blob with what is done of it. used: as for
         `commit`. Raises `StaleToken`.
         """
-        answer = calls.end_attempt(
+        end_attempt = partial(
+            calls.end_attempt,
             self._store,
             attempt=ref,
             delay_ms=int(delay_s * 1000),
@@ -207,7 +219,7 @@ class ShardLedger:
             checkpoint=checkpoint or None,
             used=used,
         )
-        match answer:
+        match SETTLING.call_with_retry(end_attempt, _wait):
             case calls.EndAttemptAnswer.OK:
                 return
             case calls.EndAttemptAnswer.STALE:
@@ -276,6 +288,10 @@ class ShardLedger:
 
     def _shard_key(self, ref: ShardRef) -> str:
         return self._keys.shard(ref.job_id, ref.stage, ref.shard_id)
+
+
+def _wait(error: Exception) -> None:
+    log.warning("an attempt cannot be ended yet, which is tried again: %s", error)
 
 
 def _claimed(ref: ShardRef, reply: calls.ClaimReply) -> Claim:

@@ -4,7 +4,8 @@
 2. The output is closed first, so that a job that says `completed` has a complete output. Storage that fails is tried
    again at the next steps; what cannot be closed fails the job, and one that stops anyway ends without a manifest.
 3. Then the ledger ends the job, in one script that checks again that nothing is at work.
-4. A job whose deadline has passed is stopped; a later step ends it, when its workers have released their shards.
+4. A job whose deadline has passed, by clocks that agree (`ClockGuard`), is stopped; a later step ends it, when its
+   workers have released their shards.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from batchmill.ledger import JobRecord, Ledger
     from batchmill_coordinator.metering.counts import RoleMetrics
     from batchmill_coordinator.results.closing import OutputCloser
+    from batchmill_coordinator.roles.clock_guard import ClockGuard
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +36,10 @@ class Finisher:
     wakes_on = frozenset({"settled", "failed", "lost", "stopping"})
     period_s = 0.5
 
-    def __init__(self, ledger: Ledger, outputs: OutputCloser, metrics: RoleMetrics) -> None:
+    def __init__(self, ledger: Ledger, outputs: OutputCloser, clocks: ClockGuard, metrics: RoleMetrics) -> None:
         self._ledger = ledger
         self._outputs = outputs
+        self._clocks = clocks
         self._metrics = metrics
         self._failures = StorageFailures(ledger, "its output could not be closed", MAX_STORAGE_FAILURES)
 
@@ -44,7 +47,8 @@ class Finisher:
         """End every job that is over, and stop those whose deadline has passed."""
         records = self._ledger.jobs.live()
         self._failures.forget_all_but({record.id for record in records})
-        now_s = self._ledger.now_ms() / 1000 if any(record.spec.deadline_at for record in records) else 0.0
+        has_deadlines = any(record.spec.deadline_at for record in records) and self._clocks.is_trusted()
+        now_s = self._ledger.now_ms() / 1000 if has_deadlines else 0.0
         for record in records:
             with about(job=record.id):
                 self._finish_or_stop(record, now_s, epoch)

@@ -15,7 +15,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batchmill.errors import BatchmillError, InvalidOperator, InvalidSettings, MissingExtra, ServiceUnavailable
+from batchmill.errors import (
+    BatchmillError,
+    InvalidOperator,
+    InvalidSettings,
+    LedgerRefused,
+    MissingExtra,
+    ServiceUnavailable,
+)
 from batchmill.processes.descendants import MARK, end_descendants
 from batchmill.settings import WorkerSettings
 from batchmill.telemetry.logs import configure_logging
@@ -26,8 +33,8 @@ from batchmill_worker.slot.wiring import build_slot_context
 from batchmill_worker.supervisor.slot_files import SlotFiles
 
 if TYPE_CHECKING:
-    from batchmill.ledger import Ledger
     from batchmill_worker.slot.leases import Heartbeat
+    from batchmill_worker.slot.wiring import SlotContext
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +50,7 @@ def run_slot(settings: WorkerSettings, identity: SlotIdentity, board_file: Path)
     """
     context = build_slot_context(settings, identity, board_file)
     app = create_celery_app(settings, context.registry, context.runner)
-    _await_ledger(context.ledger)
-    context.ledger.require_schema()
-    context.heartbeat.start()
+    _await_ledger(context)
     try:
         consume(
             app,
@@ -59,12 +64,19 @@ def run_slot(settings: WorkerSettings, identity: SlotIdentity, board_file: Path)
         context.close()
 
 
-def _await_ledger(ledger: Ledger) -> None:
-    """Wait until the ledger can be reached: a restart of this process would not make it available sooner."""
+def _await_ledger(context: SlotContext) -> None:
+    """Wait until the ledger knows this worker: a restart of this process would not make it available sooner.
+
+    Raises `InvalidSettings` when Redis refuses what the worker needs.
+    """
     while True:
         try:
-            ledger.ping()
+            context.ledger.require_access()
+            context.ledger.require_schema()
+            context.heartbeat.start()
             return
+        except LedgerRefused as error:
+            raise InvalidSettings(error.message, hint=error.hint) from error
         except ServiceUnavailable as error:
             log.warning("waiting for the ledger: %s", error)
             time.sleep(LEDGER_POLL_INTERVAL_S)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import time
 import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Any, assert_never
 
+import redis
 from celery import Celery
 from celery.apps import worker as worker_program
 from celery.exceptions import Ignore, Retry, SecurityWarning
@@ -39,6 +41,16 @@ class PromptConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
         self.controller.options["model_queues"].detach()
         conn.ensure_connection = partial(conn.ensure_connection, **kombu_waits(RECONNECT))
         return super().ensure_connected(conn)
+
+    def on_connection_error_before_connected(self, exc: BaseException) -> None:
+        """The broker answers, but not as it should: a replica, for example."""
+        log.warning("the broker cannot be used, which is tried again: %s", exc)
+        time.sleep(RECONNECT.base_s)
+
+    def on_connection_error_after_connected(self, exc: BaseException) -> None:
+        """The connection broke, or an error reply broke it."""
+        super().on_connection_error_after_connected(exc)
+        time.sleep(RECONNECT.base_s)
 
 
 def create_celery_app(settings: WorkerSettings, registry: OperatorRegistry, runner: AttemptRunner) -> Celery:
@@ -85,7 +97,7 @@ def end_task(task: Any, result: AttemptResult) -> str:
         case AttemptStatus.DROPPED:
             try:  # Celery has no exception for it
                 task.send_event("task-revoked", retry=False, terminated=False, signum=None, expired=False)
-            except OperationalError:
+            except (OperationalError, redis.RedisError):
                 log.info("no event could be sent: the broker cannot be reached")
             raise Ignore(result.reason)
         case never:

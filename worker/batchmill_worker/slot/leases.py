@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from batchmill.errors import ServiceUnavailable
 from batchmill.ledger.calls import RenewAnswer
+from batchmill.processes.guarded_thread import GuardedThread
 from batchmill_worker.runtime.device_time import DeviceTimeMeter
 from batchmill_worker.runtime.slot_board import NEVER, Pulse, SlotBoard
 
@@ -87,7 +88,7 @@ class Heartbeat:
         self._wake = threading.Event()
         self._models_changed = False
         self.batches: Callable[[], list[BatchChoice]] = list  # the batch sizes to announce
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._thread = GuardedThread("heartbeat", self._run)
 
     @property
     def ttl_ms(self) -> int:
@@ -190,3 +191,5 @@ class Heartbeat:
                 self.beat() if is_due else self._announce()
             except ServiceUnavailable as error:
                 log.warning("leases could not be renewed: %s", error)
+            except Exception:  # one fault must not end the renewals of all that is held
+                log.exception("leases could not be renewed")

@@ -112,15 +112,22 @@ class Supervisor:
     def _watch(self, ready_file: Path | None, url: str | None) -> None:
         is_complete = False
         while not self._processes.wait(POLL_INTERVAL_S if is_complete else STARTING_POLL_INTERVAL_S):
-            self._processes.poll()
-            self._health.mark_polled()
-            self._watch_slots()
-            self._measure()
+            self._poll()
             if not is_complete and self._is_complete(at_once=ready_file is not None):
                 is_complete = True
                 log.info("%d slot(s) of pool %s run on this machine", len(self._placements), self._settings.pool)
                 if ready_file is not None:
                     ready_file.write_text(json.dumps({"status_url": url}))
+
+    def _poll(self) -> None:
+        """Look after the slots once. A fault in that must not end them."""
+        try:
+            self._processes.poll()
+            self._health.mark_polled()
+            self._watch_slots()
+            self._measure()
+        except Exception:  # whatever it is, the slots work on, and the next poll starts anew
+            log.exception("the slots could not be looked after; this is tried again")
 
     def _is_complete(self, *, at_once: bool) -> bool:
         try:

@@ -11,7 +11,15 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from batchmill.errors import BatchmillError, InvalidParams, InvalidSource, NotFound, StaleToken, UnknownOperator
+from batchmill.errors import (
+    BatchmillError,
+    InvalidParams,
+    InvalidSource,
+    NotFound,
+    ServiceUnavailable,
+    StaleToken,
+    UnknownOperator,
+)
 from batchmill.job import JobError
 from batchmill.retry import Done, Failed, Partial, Revoked
 from batchmill.telemetry.log_context import about_attempt
@@ -111,6 +119,9 @@ class AttemptRunner:
                     completion = self._store.store(loaded, progress)
                     work_s = loaded_at - started_at + result.busy_s + self._clock.monotonic() - computed_at
                     outcome = Done(replace(completion, busy_s=work_s), dead_rows(progress))
+            except ServiceUnavailable as error:  # the ledger could not be read: no fault of the shard
+                log.warning("attempt %s ends early: %s", ref.attempt_key, error)
+                outcome = Revoked()
             except BaseException as error:  # noqa: BLE001  # whatever it is, the shard must not be left behind
                 outcome = _failed(error, ref)
 
