@@ -17,6 +17,7 @@ BatchmillError
 │   ├── OutcomeUnknown        it did not answer: the request may have been executed
 │   └── Overloaded            it has too much to do; the same request succeeds later
 ├── StorageError              a file or bucket could not be read or written
+├── UnreadableRecord          a record in the ledger was written by another version, or is damaged
 ├── InvalidSettings           a setting is missing or wrong; the service does not start
 ├── MissingExtra              an optional part is not installed
 ├── StaleToken                this attempt is no longer the shard's; its writes change nothing
@@ -222,6 +223,12 @@ class InvalidSettings(BatchmillError):
     """A setting is missing or wrong; the service does not start."""
 
     code = "invalid_settings"
+
+
+class UnreadableRecord(BatchmillError):
+    """A record in the ledger cannot be read by this version: another one wrote it, or it is damaged."""
+
+    code = "unreadable_record"
 
 
 class MissingExtra(BatchmillError):

@@ -106,6 +106,9 @@ class CoordinatorSettings(ServiceSettings):
     request_threads: int = Field(default=40, gt=0)  # for requests that wait for the ledger or for storage
     submit_threads: int = Field(default=8, gt=0)  # for requests that bring rows or name files
     max_waiting_requests: int = Field(default=1_000, gt=0)  # for one of these threads; more are refused
+    inspectors: int = Field(default=2, ge=1, le=64)  # processes that read what users send; as many plan sources
+    inspection_memory_mb: int = Field(default=4096, ge=512)  # MiB of address space of one of these processes
+    inspection_timeout_s: float = Field(default=120.0, gt=0)  # one that takes longer over a file or part is ended
     max_live_jobs: int = Field(default=10_000, gt=0)
     max_event_streams: int = Field(default=1000, gt=0)  # of one token, at a time, on each coordinator
     max_live_jobs_per_tenant: int = Field(default=5_000, gt=0)

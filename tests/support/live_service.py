@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from batchmill.job import JobStatus
     from batchmill.ledger import JobRecord, Ledger
+    from batchmill.ledger.unreadable import UnreadableJob
     from batchmill_coordinator.api.status_feed import StatusFeeds
     from batchmill_coordinator.roles.role import Role
 
@@ -53,7 +54,7 @@ class SteeredService(Service):
         self.shown: dict[str, dict[str, Any]] = {}  # fields of the status of jobs, in place of what they are
         super().__init__(settings)
 
-    def statuses(self, records: Sequence[JobRecord]) -> list[JobStatus]:
+    def statuses(self, records: Sequence[JobRecord | UnreadableJob]) -> list[JobStatus]:
         found = super().statuses(records)
         return [status.model_copy(update=self.shown.get(status.id, {})) for status in found]
 

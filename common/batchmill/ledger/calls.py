@@ -62,6 +62,26 @@ def announce(
     return [one.decode() for one in reply]
 
 
+def begin_planning(
+    store: Store,
+    *,
+    job_id: str,
+    is_again: bool,
+) -> int:
+    """Count that the planner begins with a job; it clears the count when it is through, or when the job fails."""
+    keys = store.keys
+    reply = store.run(
+        "begin_planning",
+        [
+            keys.job(job_id),
+        ],
+        [
+            int(is_again),
+        ],
+    )
+    return int(reply)
+
+
 class BeginUploadAnswer(StrEnum):
     """What `begin_upload.lua` answers."""
 
@@ -1366,6 +1386,7 @@ class SubmitAnswer(StrEnum):
     CONFLICT = "conflict"
     FULL = "full"
     NO_UPLOAD = "no upload"
+    OTHER_SCHEMA = "other schema"
 
 
 class SubmitReply(NamedTuple):
@@ -1387,6 +1408,7 @@ class NewStage(NamedTuple):
 def submit(
     store: Store,
     *,
+    schema: int,
     job_id: str,
     spec: str,
     digest: str,
@@ -1412,10 +1434,12 @@ def submit(
             keys.idempotency(idempotency_key) if idempotency_key is not None else "",
             keys.inline_input(job_id),
             keys.uploads(),
+            keys.schema(),
             *(keys.stage(job_id, item.stage) for item in stages),
         ],
         [
             store.now_ms,
+            schema,
             job_id,
             spec,
             digest,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from batchmill.errors import InvalidSettings
 from batchmill.ledger import calls
 from batchmill.ledger.connection import Store, connect, redis_errors
 from batchmill.ledger.costs import CostLedger
@@ -20,6 +19,7 @@ from batchmill.ledger.profiles import ProfileLedger
 from batchmill.ledger.results import ResultLedger
 from batchmill.ledger.retention import RetentionLedger
 from batchmill.ledger.row_cache import RowCacheLedger
+from batchmill.ledger.schema import SCHEMA, other_schema
 from batchmill.ledger.shards import ShardLedger
 from batchmill.ledger.survey import SurveyLedger
 from batchmill.ledger.tenants import TenantLedger
@@ -36,8 +36,6 @@ SUBSCRIPTION_POLL_S = 1.0
 PROBE_TTL_MS = 60_000
 SUBSCRIBED = "subscribed"
 """The kind of event that says that later changes are announced."""
-SCHEMA = 2
-"""Goes up when scripts write what those of the version before would misread, or the other way round."""
 
 
 class Ledger:
@@ -99,15 +97,7 @@ class Ledger:
         """Raise `InvalidSettings` when this ledger is kept in other data formats than this build reads and writes."""
         found = calls.check_schema(self._store, version=version)
         if found != version:
-            raise InvalidSettings(
-                f"the ledger under {self._store.keys.prefix!r} has data formats of version {found}, "
-                f"this Batchmill has version {version}.",
-                hint="Only one version of Batchmill may use a ledger. With the version that wrote it, let its jobs "
-                "end, delete them and stop its workers; then start this one. Or set BATCHMILL_REDIS_PREFIX, so that "
-                "this one has a ledger of its own.",
-                found=found,
-                expected=version,
-            )
+            raise other_schema(found, self._store.keys.prefix, version)
 
     def queue_lengths(self, queues: Sequence[str]) -> list[int]:
         """How many messages lie in each of these Celery queues."""

@@ -15,7 +15,9 @@ from batchmill.errors import ServiceUnavailable, StaleToken
 from batchmill.job import MAX_INLINE_BYTES, JobError, JobSpec
 from batchmill.ledger import calls
 from batchmill.ledger.connection import RedisBackoff, redis_errors
+from batchmill.ledger.documents import write_error
 from batchmill.ledger.encodings import worker_of
+from batchmill.retry import LOSSES_BEFORE_SPLIT
 from batchmill.shard import Shard, ShardId, ShardRef, ShardState, parse_shard_id
 
 if TYPE_CHECKING:
@@ -81,13 +83,39 @@ class ShardLedger:
             ],
         )
 
+    def begin_planning(self, job_id: str, *, is_again: bool) -> int:
+        """Count that the planner begins with a job; return how often it has begun since it was last through with it.
+
+        is_again: the caller began before, and could not say that it was through.
+        """
+        return calls.begin_planning(self._store, job_id=job_id, is_again=is_again)
+
+    def end_planning(self, job_id: str) -> None:
+        """Clear that count; `plan` does, too."""
+        with redis_errors():
+            self._store.redis.hdel(self._keys.job(job_id), "plannings")
+
     def to_queue(self, job_id: str, stage: int, limit: int, now_ms: int) -> list[ShardId]:
-        """At most `limit` shards of a stage that could be queued now: due retries first, then planned ones."""
+        """At most `limit` shards of a stage that could be queued now: due retries first, then planned ones.
+
+        A shard that ended its process twice, and a part of one that was split for that, waits behind all others.
+        """
         with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
             pipe.zrangebyscore(self._keys.waiting(job_id, stage), "-inf", now_ms, start=0, num=limit)
             pipe.lrange(self._keys.ready(job_id, stage), 0, limit - 1)
             waiting, ready = pipe.execute()
-        return [parse_shard_id(name.decode()) for name in [*waiting, *ready][:limit]]
+        retries, planned = ([parse_shard_id(name.decode()) for name in names] for names in (waiting, ready))
+        suspects = self._suspects(job_id, stage, retries) if retries and planned else set()
+        healthy = [shard_id for shard_id in retries if shard_id not in suspects]
+        return [*healthy, *planned, *(shard_id for shard_id in retries if shard_id in suspects)][:limit]
+
+    def _suspects(self, job_id: str, stage: int, shard_ids: Sequence[ShardId]) -> set[ShardId]:
+        with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
+            for shard_id in shard_ids:
+                pipe.hget(self._keys.shard(job_id, stage, shard_id), "losses")
+            losses = pipe.execute()
+        pairs = zip(shard_ids, losses, strict=True)
+        return {one for one, lost in pairs if len(one) > 1 or int(lost or 0) >= LOSSES_BEFORE_SPLIT}
 
     def queue(self, job_id: str, stage: StageRecord, shard_id: ShardId, epoch: int) -> ShardRef | None:
         """Give a shard its next token; the caller publishes the message. None when there is nothing to queue."""
@@ -178,7 +206,7 @@ class ShardLedger:
             inline=completion.inline or None,
             max_inline_bytes=MAX_INLINE_BYTES,
             max_dead=limit.most if limit else None,
-            too_many_dead=limit.error.model_dump_json() if limit else None,
+            too_many_dead=write_error(limit.error) if limit else None,
             results=completion.results,
             rows_cached=completion.rows_cached,
             used=used,
@@ -215,7 +243,7 @@ class ShardLedger:
             attempt=ref,
             delay_ms=int(delay_s * 1000),
             blame=blame,
-            stop_with=stop_with.model_dump_json() if stop_with else None,
+            stop_with=write_error(stop_with) if stop_with else None,
             checkpoint=checkpoint or None,
             used=used,
         )
@@ -236,7 +264,7 @@ class ShardLedger:
             epoch=epoch,
             attempt=ref,
             delay_ms=int(delay_s * 1000),
-            stop_with=stop_with.model_dump_json() if stop_with else None,
+            stop_with=write_error(stop_with) if stop_with else None,
         )
 
     def split(self, shard: Shard, epoch: int) -> calls.SplitAnswer:

@@ -31,6 +31,9 @@ LEDGER_UP = Metric("batchmill_ledger_up", GAUGE, "1 if this coordinator reaches 
 LEDGER_PING = Metric("batchmill_ledger_ping_seconds", GAUGE, "Time of a ping of the ledger")
 
 JOBS = Metric("batchmill_jobs", GAUGE, "Jobs that have not ended, by state", (*OF_WORK, "state"))
+UNREADABLE = Metric(
+    "batchmill_jobs_unreadable", GAUGE, "Jobs that have not ended and are set aside: their record cannot be read"
+)
 JOBS_KEPT = Metric("batchmill_jobs_kept", GAUGE, "Ended jobs that are not deleted yet")
 SHARDS = Metric(
     "batchmill_shards",
@@ -113,6 +116,7 @@ COORDINATOR_METRICS = (
 
 LEADER_METRICS = (
     JOBS,
+    UNREADABLE,
     JOBS_KEPT,
     SHARDS,
     ROWS,

@@ -77,7 +77,7 @@ class LedgerCollector(Collector):
         yield from of_leader
 
     def _of_leader(self) -> list[Metric]:
-        records = self._ledger.jobs.live()
+        records, unreadable = self._ledger.jobs.live_and_unreadable()
         pools = view_pools(self._ledger.fleet.workers(self._ledger.now_ms()))
         heads = read_heads(self._ledger, records, pools)
         survey = self._ledger.survey.take([one.key for one in stages_of_jobs(records)])
@@ -88,6 +88,7 @@ class LedgerCollector(Collector):
         return [
             *_of_work(work),
             *_of_pools(work, pools),
+            catalogue.UNREADABLE.read([((), len(unreadable))]),
             catalogue.JOBS_KEPT.read([((), survey.jobs_kept)]),
             catalogue.LEASES.read([((), survey.leases)]),
             catalogue.LEASES_EXPIRED.read([((), survey.leases_expired)]),
