@@ -13,6 +13,7 @@ BatchmillError
 ├── Unauthorized              the token is missing or wrong
 ├── Forbidden                 the token is right, and does not allow this
 ├── ServiceUnavailable        the service, its ledger or its workers cannot be reached
+│   ├── LedgerRefused         the ledger's Redis wants another password, permission or setting
 │   ├── OutcomeUnknown        it did not answer: the request may have been executed
 │   └── Overloaded            it has too much to do; the same request succeeds later
 ├── StorageError              a file or bucket could not be read or written
@@ -191,6 +192,12 @@ class ServiceUnavailable(BatchmillError):
 
     code = "service_unavailable"
     http_status = 503
+
+
+class LedgerRefused(ServiceUnavailable):
+    """The ledger's Redis refuses until somebody changes a password, a permission or a setting, which is named."""
+
+    code = "ledger_refused"
 
 
 class OutcomeUnknown(ServiceUnavailable):

@@ -25,17 +25,21 @@ from batchmill_coordinator.results.closing import OutputCloser
 from batchmill_coordinator.results.dead_rows import DeadRowStore
 from batchmill_coordinator.results.merger import Merger
 from batchmill_coordinator.results.resumption import Resumption
+from batchmill_coordinator.roles.clock_guard import ClockGuard
 from batchmill_coordinator.roles.deletion import delete_job
 from batchmill_coordinator.roles.dispatcher import Dispatcher
 from batchmill_coordinator.roles.finisher import Finisher
 from batchmill_coordinator.roles.janitor import Janitor
 from batchmill_coordinator.roles.leadership import Leadership
+from batchmill_coordinator.roles.ledger_keeper import LedgerKeeper
 from batchmill_coordinator.roles.lost_rows import LostRowSettler
 from batchmill_coordinator.roles.planner import Planner
 from batchmill_coordinator.roles.recoverer import Recoverer
 from batchmill_coordinator.roles.role import RoleThread
 from batchmill_coordinator.roles.watcher import Watcher, runs_nothing, why_blocked
 from batchmill_coordinator.scheduling.message_publisher import MessagePublisher
+from batchmill_coordinator.status.notices import Notices
+from batchmill_coordinator.status.readiness import ReadinessProbe
 from batchmill_coordinator.status.shown_request import shown_request
 from batchmill_coordinator.status.status import cost_of, status_of
 
@@ -70,7 +74,11 @@ class Service:
         self.admission = Admission(self.ledger, self.fleet, self.workspace, resumption, inspector, settings)
         self.uploads = Uploads(self.ledger, self.workspace, inspector, settings)
         self.leadership = Leadership(self.ledger, _own_name(), settings.leader_ttl_s, self.clock, self._wake_all)
-        self.metrics = CoordinatorMetrics(self.ledger, settings, lambda: self.leadership.epoch, self.clock)
+        self.notices = Notices()
+        self.metrics = CoordinatorMetrics(
+            self.ledger, settings, lambda: self.leadership.epoch, self.clock, self.notices
+        )
+        self.readiness = ReadinessProbe(self.ledger, self.notices, self.clock)
         self.dead_rows = DeadRowStore(self.ledger, self.workspace.blobs)
         self.replays = Replays(self.ledger, self.workspace, self.dead_rows, inspector, settings)
         self._publisher = MessagePublisher(settings)
@@ -149,7 +157,7 @@ class Service:
     def _make_roles(self, resumption: Resumption) -> list[Role]:
         """Make the roles of the leader."""
         ledger, fleet, blobs, counts = self.ledger, self.fleet, self.workspace.blobs, self.metrics.roles
-        settings = self.settings
+        settings, clocks = self.settings, ClockGuard(ledger, self.clock, self.notices)
         settler = LostRowSettler(ledger, blobs, self._open_source, self.clock)
         merger = Merger(ledger, self.workspace, self.dead_rows)
         outputs = OutputCloser(ledger, self.workspace, merger, resumption, self.clock)
@@ -157,8 +165,9 @@ class Service:
             Planner(ledger, fleet, self._open_source, resumption, settings),
             Dispatcher(ledger, fleet, self._publisher, counts),
             Recoverer(ledger, fleet, self._publisher, settler, settings.lease_ttl_s, counts),
-            Finisher(ledger, outputs, counts),
-            Janitor(ledger, blobs, upload_ttl_s=settings.upload_ttl_s, retention_s=settings.retention_s),
+            Finisher(ledger, outputs, clocks, counts),
+            Janitor(ledger, blobs, clocks, upload_ttl_s=settings.upload_ttl_s, retention_s=settings.retention_s),
+            LedgerKeeper(ledger, blobs, clocks, self.notices, self.clock),
             Watcher(ledger, fleet, self.clock, settings.currency),
         ]
 

@@ -200,8 +200,10 @@ class JobLedger:
             case never:
                 assert_never(never)
 
-    def resume(self, job_id: str, budget: float | None = None) -> None:
+    def resume(self, job_id: str, budget: float | None = None, *, any_version: bool = False) -> None:
         """Resume a paused job; one that is not paused runs anyway. budget: its budget from now on; None: as before.
+
+        any_version: continue with another version of its operators than it began with.
 
         Raises `NotFound`, or `Conflict` when it is stopping or has ended, or when it has cost its budget.
         """
@@ -209,6 +211,7 @@ class JobLedger:
             self._store,
             job_id=job_id,
             budget_nano=None if budget is None else round(budget * NANO),
+            any_version=any_version,
             stages=range(MAX_STAGES),
         )
         match reply.answer:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, assert_never
 
+from redis.retry import Retry
+
+from batchmill.backoff import Backoff
 from batchmill.cost import Parts
-from batchmill.errors import StaleToken
+from batchmill.errors import ServiceUnavailable, StaleToken
 from batchmill.job import MAX_INLINE_BYTES, JobError, JobSpec
 from batchmill.ledger import calls
-from batchmill.ledger.connection import redis_errors
+from batchmill.ledger.connection import RedisBackoff, redis_errors
 from batchmill.ledger.documents import write_error
 from batchmill.ledger.encodings import worker_of
 from batchmill.retry import LOSSES_BEFORE_SPLIT
 from batchmill.shard import Shard, ShardId, ShardRef, ShardState, parse_shard_id
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from batchmill.completion import Completion, DeadLimit
     from batchmill.ledger.connection import Store
@@ -24,7 +29,12 @@ if TYPE_CHECKING:
     from batchmill.sources.base import RowCount
 
 
+log = logging.getLogger(__name__)
+
 UNMETERED = Parts()
+SETTLING = Retry(  # an attempt's end: what was computed outlasts an outage; the leader extends its lease after that
+    RedisBackoff(Backoff(base_s=0.2, max_s=2.0)), retries=60, supported_errors=(ServiceUnavailable,)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +144,13 @@ class ShardLedger:
         with_job: bool,
         price_nano: int = 0,
         sharers: int = 1,
+        version: str = "",
+        revision: str = "",
     ) -> Claim | None:
         """Take a queued attempt under a lease, as `holder` (a name of its own for each claim).
 
         price_nano: of an hour of the process, see `batchmill.cost`. sharers: how many attempts share its time now.
+        version, revision: of the operator that would run it; "": not compared. The first claim binds the stage to them.
         None when its job takes no more work. Raises `StaleToken` when the attempt is not there to be taken.
         """
         reply = calls.claim(
@@ -149,10 +162,14 @@ class ShardLedger:
             with_job=with_job,
             price_nano=price_nano,
             sharers=sharers,
+            version=version,
+            revision=revision,
         )
         match reply.answer:
             case calls.ClaimAnswer.STOPPED:
                 return None
+            case calls.ClaimAnswer.OTHER_REVISION:
+                raise StaleToken(f"attempt {ref.attempt_key} is for another version of its operator than {revision}.")
             case calls.ClaimAnswer.STALE:
                 raise StaleToken(f"attempt {ref.attempt_key} is not there to be claimed.")
             case calls.ClaimAnswer.OK:
@@ -178,7 +195,8 @@ class ShardLedger:
 
         Raises `StaleToken` when the shard is another attempt's by now; then nothing changed.
         """
-        answer = calls.commit(
+        commit = partial(
+            calls.commit,
             self._store,
             attempt=ref,
             rows=completion.rows,
@@ -194,7 +212,7 @@ class ShardLedger:
             used=used,
             dead_by_type=[calls.DeadRowsCount(kind, rows) for kind, rows in completion.dead_by_type],
         )
-        match answer:
+        match SETTLING.call_with_retry(commit, _wait):
             case calls.CommitAnswer.OK:
                 return True
             case calls.CommitAnswer.NO_ROOM:
@@ -219,7 +237,8 @@ class ShardLedger:
         blame: whether it counts as a failure of the shard. checkpoint: the blob with what is done of it. used: as for
         `commit`. Raises `StaleToken`.
         """
-        answer = calls.end_attempt(
+        end_attempt = partial(
+            calls.end_attempt,
             self._store,
             attempt=ref,
             delay_ms=int(delay_s * 1000),
@@ -228,7 +247,7 @@ class ShardLedger:
             checkpoint=checkpoint or None,
             used=used,
         )
-        match answer:
+        match SETTLING.call_with_retry(end_attempt, _wait):
             case calls.EndAttemptAnswer.OK:
                 return
             case calls.EndAttemptAnswer.STALE:
@@ -255,15 +274,20 @@ class ShardLedger:
         ]
         return calls.split(self._store, epoch=epoch, attempt=shard.ref, halves=halves)
 
-    def release_leases_of_worker(self, worker: str, blamed: str = "") -> list[ShardRef]:
+    def keep_leases(self, worker: str, refs: Sequence[ShardRef], lease_ms: int) -> list[ShardRef]:
+        """Prolong the leases of attempts that a live process of this worker holds; returns those that it does hold."""
+        return calls.keep_leases(self._store, lease_ms=lease_ms, worker=worker, attempts=refs) if refs else []
+
+    def release_leases_of_worker(self, worker: str, blamed: Collection[str] | None = None) -> list[ShardRef]:
         """Take back the attempts of a worker process that is known to be dead; returns those that it held.
 
-        blamed: the key of the attempt that was on the device: it alone counts as lost. "": all do.
+        blamed: the keys of the attempts that may have ended it: they alone count as lost. None: all do.
         """
         with redis_errors():
             found = self._store.redis.zrange(self._keys.leases(), 0, -1)
-        attempts = [ShardRef.from_key(key) for key in found]
-        return calls.release_leases_of_worker(self._store, worker=worker, blamed=blamed or None, attempts=attempts)
+        refs = [ShardRef.from_key(key) for key in found]
+        attempts = [calls.Release(ref, blamed is None or ref.attempt_key in blamed) for ref in refs]
+        return calls.release_leases_of_worker(self._store, worker=worker, attempts=attempts)
 
     def expired(self, now_ms: int, limit: int = 100) -> list[ShardRef]:
         """Attempts whose lease has run out by `now_ms`, the longest ago first."""
@@ -292,6 +316,10 @@ class ShardLedger:
 
     def _shard_key(self, ref: ShardRef) -> str:
         return self._keys.shard(ref.job_id, ref.stage, ref.shard_id)
+
+
+def _wait(error: Exception) -> None:
+    log.warning("an attempt cannot be ended yet, which is tried again: %s", error)
 
 
 def _claimed(ref: ShardRef, reply: calls.ClaimReply) -> Claim:

@@ -144,6 +144,14 @@ class BlobStore:
         names = (name for name in self._walk(prefix) if not _is_hidden(name))
         return sorted(names)
 
+    def folders(self, prefix: str) -> Sequence[str]:
+        """The names of the folders in a folder, without those in them, sorted. A missing folder has none."""
+        location = self.location(prefix)
+        with storage_errors("list", location):
+            infos = location.entries()
+        names = (info.path.rstrip("/").rpartition("/")[2] for info in infos if not info.is_file)
+        return sorted(name for name in names if not _is_hidden(name))
+
     def delete(self, name: str) -> None:
         """Delete a blob; a missing one is fine."""
         location = self.location(name)

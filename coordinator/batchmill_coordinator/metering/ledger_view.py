@@ -124,5 +124,11 @@ def _of_pools(work: WorkSums, pools: dict[str, PoolView]) -> Iterator[Metric]:
         (catalogue.OLDEST, work.oldest_s),
     ):
         yield metric.read(((name,), sums[name]) for name in names)
+    yield catalogue.REVISIONS.read(
+        ((name, operator), len(revisions))
+        for name in names
+        if name in pools
+        for operator, revisions in pools[name].mixed.items()
+    )
     yield catalogue.WORKERS.read(((name,), pools[name].workers if name in pools else 0) for name in names)
     yield catalogue.CAPACITY.read(((name,), pools[name].capacity if name in pools else 0) for name in names)

@@ -74,7 +74,7 @@ class Dispatcher:
 
     def _fill(self, name: str, pool: PoolView, stages: list[JobStage], now_ms: int, epoch: int) -> None:
         free_slots = pool.capacity + pool.window - sum(one.stage.shards_in_flight for one in stages)
-        able = [one for one in stages if _has_more(one) and one.spec.operator in pool.operators]
+        able = [one for one in stages if _has_more(one) and pool.can_run(one.stage)]
         if free_slots <= 0 or not able:
             return
         shards = self._ledger.shards

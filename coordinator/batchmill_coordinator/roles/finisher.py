@@ -4,7 +4,8 @@
 2. The output is closed first, so that a job that says `completed` has a complete output. Storage that fails is tried
    again at the next steps; what cannot be closed fails the job, and one that stops anyway ends without a manifest.
 3. Then the ledger ends the job, in one script that checks again that nothing is at work.
-4. A job whose deadline has passed is stopped; a later step ends it, when its workers have released their shards.
+4. A job whose deadline has passed, by clocks that agree (`ClockGuard`), is stopped; a later step ends it, when its
+   workers have released their shards.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from batchmill.ledger import JobRecord, Ledger
     from batchmill_coordinator.metering.counts import RoleMetrics
     from batchmill_coordinator.results.closing import OutputCloser
+    from batchmill_coordinator.roles.clock_guard import ClockGuard
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +35,10 @@ class Finisher:
     wakes_on = frozenset({"settled", "failed", "lost", "stopping"})
     period_s = 0.5
 
-    def __init__(self, ledger: Ledger, outputs: OutputCloser, metrics: RoleMetrics) -> None:
+    def __init__(self, ledger: Ledger, outputs: OutputCloser, clocks: ClockGuard, metrics: RoleMetrics) -> None:
         self._ledger = ledger
         self._outputs = outputs
+        self._clocks = clocks
         self._metrics = metrics
         self._guard = JobGuard(
             ledger, "its output could not be closed", max_storage_failures=MAX_STORAGE_FAILURES, fails_jobs=True
@@ -45,7 +48,8 @@ class Finisher:
         """End every job that is over, and stop those whose deadline has passed."""
         records, unreadable = self._ledger.jobs.live_and_unreadable()
         self._guard.forget_all_but({*(record.id for record in records), *(job.id for job in unreadable)})
-        now_s = self._ledger.now_ms() / 1000 if any(record.spec.deadline_at for record in records) else 0.0
+        has_deadlines = any(record.spec.deadline_at for record in records) and self._clocks.is_trusted()
+        now_s = self._ledger.now_ms() / 1000 if has_deadlines else 0.0
         for record in records:
             if not self._guard.is_set_aside(record.id):
                 with self._guard.over(record.id):

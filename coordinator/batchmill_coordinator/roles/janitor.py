@@ -2,7 +2,8 @@
 
 1. Uploads that no job has taken for `upload_ttl_s` are forgotten in the ledger, then their blobs are deleted.
 2. Jobs that ended over `retention_s` ago, and those that a user deleted, go by the steps of `deletion`.
-3. Some loose segments of the row cache are deleted in each step (`cache_sweep`).
+3. While the clocks cannot be trusted (`ClockGuard`), only what users deleted goes.
+4. Some loose segments of the row cache are deleted in each step (`cache_sweep`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from batchmill_coordinator.roles.job_guard import JobGuard, apart
 if TYPE_CHECKING:
     from batchmill.ledger import Ledger
     from batchmill.storage.blobs import BlobStore
+    from batchmill_coordinator.roles.clock_guard import ClockGuard
 
 log = logging.getLogger(__name__)
 
@@ -32,26 +34,32 @@ class Janitor:
     wakes_on: frozenset[str] = frozenset()
     period_s = 1.0
 
-    def __init__(self, ledger: Ledger, blobs: BlobStore, *, upload_ttl_s: float, retention_s: float) -> None:
+    def __init__(
+        self, ledger: Ledger, blobs: BlobStore, clocks: ClockGuard, *, upload_ttl_s: float, retention_s: float
+    ) -> None:
         self._ledger = ledger
         self._blobs = blobs
+        self._clocks = clocks
         self._upload_ttl_s = upload_ttl_s
         self._retention_s = retention_s
         self._guard = JobGuard(ledger, "it could not be deleted")
 
     def step(self, epoch: int) -> None:
         """Delete what is due; what cannot be deleted stays due and keeps nothing else."""
-        for upload in self._ledger.jobs.expire_uploads(epoch, self._upload_ttl_s):
-            with apart(f"deleting upload {upload}"):
-                self._blobs.delete_folder(f"uploads/{upload}")
-        due = self._ledger.retention.due(self._ledger.now_ms(), self._retention_s)
+        is_trusted = self._clocks.is_trusted()
+        if is_trusted:
+            for upload in self._ledger.jobs.expire_uploads(epoch, self._upload_ttl_s):
+                with apart(f"deleting upload {upload}"):
+                    self._blobs.delete_folder(f"uploads/{upload}")
+        due = self._ledger.retention.due(self._ledger.now_ms(), self._retention_s if is_trusted else 0)
         self._guard.forget_all_but(due)
         for job_id in due:
             if not self._guard.is_set_aside(job_id):
                 with self._guard.over(job_id):
                     self._delete(job_id)
-        with apart("the sweep of the row cache"):
-            sweep_row_cache(self._ledger, self._blobs)
+        if is_trusted:
+            with apart("the sweep of the row cache"):
+                sweep_row_cache(self._ledger, self._blobs)
 
     def _delete(self, job_id: str) -> None:
         try:

@@ -84,8 +84,8 @@ def runs_nothing(record: JobRecord) -> bool:
 def why_blocked(record: JobRecord, pools: dict[str, PoolView], currency: str) -> str | None:
     """Say why a job cannot proceed until a user acts, and what to do; None if it can. currency: of its cost."""
     if runs_nothing(record):
-        unsettled = next((stage.spec for stage in record.stages if not stage.is_settled), record.last.spec)
-        return why_no_worker(unsettled.pool, unsettled.operator, pools)
+        unsettled = next((stage for stage in record.stages if not stage.is_settled), record.last)
+        return why_no_worker(record.id, unsettled, pools)
     return why_paused(record, currency)
 
 

@@ -124,9 +124,9 @@ class Context:
         self._ledger.jobs.pause(self.job(job_id).id)
         return self.status(job_id)
 
-    def resume(self, job_id: str, budget: float | None) -> JobStatus:
-        """Resume a job, with another budget if one is given. Raises `Conflict`."""
-        self._ledger.jobs.resume(self.job(job_id).id, budget)
+    def resume(self, job_id: str, budget: float | None, *, any_version: bool) -> JobStatus:
+        """Resume a job, with another budget or other versions of its operators if asked. Raises `Conflict`."""
+        self._ledger.jobs.resume(self.job(job_id).id, budget, any_version=any_version)
         return self.status(job_id)
 
     def delete(self, job_id: str) -> None:
