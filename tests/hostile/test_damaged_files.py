@@ -109,7 +109,7 @@ def test_an_inspector_that_hangs_is_ended_and_the_file_named(own_mill: Mill, tmp
         answer = mill.submit(source={"path": str(target)})
     assert (answer.status, answer.code) == (422, "invalid_source")
     assert "took longer than 10 s" in answer.json["error"]["message"]
-    assert mill.submit(source={"path": str(target)}).status == 201
+    until(lambda: mill.submit(source={"path": str(target)}).status == 201, "the replacement of all that hang")
 
 
 def mutants(make: Callable[[Path], None], folder: Path, suffix: str) -> list[Path]:
