@@ -336,6 +336,17 @@ class JobStatus(Frozen):
         return self.state.is_final
 
 
+class CheckedJob(Frozen):
+    """What the service found in a request that it checked and did not submit."""
+
+    rows_total: int
+    """Rows of the input."""
+    rows_total_is_exact: bool
+    """Whether they are counted, not estimated from bytes."""
+    columns: dict[str, str]
+    """Columns of the input, with their Arrow types."""
+
+
 class PoolStatus(Frozen):
     """What runs and what waits in a pool. Jobs that are paused wait for nobody and count only in `jobs`."""
 
