@@ -16,7 +16,6 @@ from batchmill.wording import count, dead, duration, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-
     from pathlib import Path
 
     from pydantic import BaseModel

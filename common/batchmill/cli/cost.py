@@ -34,7 +34,8 @@ PARTS = ("useful", "padding", "retried", "load", "idle")
 def cost(client: Client, job_id: str | None, limit: int, as_json: bool) -> None:
     """Show compute time and cost of jobs.
 
-    Of JOB, by what it was used for; without JOB, of all jobs: by tenant, by pool and operator, and by day. Time is the time of worker slots; cost is that time at the workers' prices (BATCHMILL_PRICE_PER_HOUR).
+    Of JOB, by what it was used for; without JOB, of all jobs: by tenant, by pool and operator, and by day. Time is
+    the time of worker slots; cost is that time at the workers' prices (BATCHMILL_PRICE_PER_HOUR).
     """
     from batchmill.cli.console import print_json
 

@@ -42,7 +42,8 @@ def dead(
 ) -> None:
     """List the failed rows of a job.
 
-    They are in input order, with counts by error type. With --json, print one JSON object per line, with the row, its error, its traceback and its attempts.
+    They are in input order, with counts by error type. With --json, print one JSON object per line, with the row,
+    its error, its traceback and its attempts.
     """
     from batchmill.wording import count
 
@@ -118,7 +119,8 @@ def replay(
 ) -> None:
     """Run failed rows of a job again.
 
-    Their results are inserted into the job's results, in input order. The job must have ended. The replay is a separate job, whose id is printed; `batchmill watch` follows it.
+    Their results are inserted into the job's results, in input order. The job must have ended. The replay is a
+    separate job, whose id is printed; `batchmill watch` follows it.
     """
     from batchmill.cli.console import print_json
     from batchmill.wording import count

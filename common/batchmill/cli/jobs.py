@@ -107,8 +107,9 @@ def status(client: Client, job_id: str, as_json: bool) -> None:
 def watch(client: Client, job_id: str, as_json: bool) -> None:
     """Follow a job until it ends.
 
-    Exits with 1 if it failed, was cancelled or expired. Shows a progress bar on a terminal, and one line every few seconds when piped; with --json, each status as one JSON
-    object per line. Ctrl-C stops watching; the job continues.
+    Exits with 1 if it failed, was cancelled or expired. Shows a progress bar on a terminal, and one line every few
+    seconds when piped; with --json, each status as one JSON object per line. Ctrl-C stops watching; the job
+    continues.
     """
     from batchmill.cli.progress import watch_to_the_end
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
@@ -102,8 +101,5 @@ def _show(entries: Iterable[LogEntry], *, verbose: bool, as_json: bool) -> None:
 
 
 def _line(entry: LogEntry) -> str:
-    at = datetime.fromtimestamp(entry.at, UTC).astimezone().isoformat(" ", "milliseconds")
-    level = click.style(f"{entry.level:<7}", fg=_COLOURS.get(entry.level))
-    parts = (f"shard {entry.shard}" if entry.shard else "", f"attempt {entry.attempt}" if entry.attempt else "")
-    where = ", ".join(part for part in (entry.worker, *parts) if part)
-    return f"{at} {level} {entry.event}{f' [{printable(where)}]' if where else ''}: {printable(entry.message)}"
+    line = printable(str(entry))
+    return click.style(line, fg=_COLOURS.get(entry.level)) if entry.level in _COLOURS else line

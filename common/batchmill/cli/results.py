@@ -50,8 +50,8 @@ finished rows were written), 2 the input is wrong, 3 the service cannot be reach
 def results(client: Client, job_id: str, output: Path | None, limit: int | None, kind: str | None) -> None:
     """Write the results of a job to stdout or a file.
 
-    They are JSON Lines on stdout, in input order. Rows are written as soon as they are available, and the command ends with the job. With --output, rows go to a
-    temporary file, which replaces FILE once it is complete.
+    They are JSON Lines on stdout, in input order. Rows are written as soon as they are available, and the command
+    ends with the job. With --output, rows go to a temporary file, which replaces FILE once it is complete.
     """
     from batchmill.cli.exports import check_path
     from batchmill.errors import InvalidOutput, JobFailed

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from batchmill.client import frames
 from batchmill.client.display import as_html, describe, mimebundle
 from batchmill.client.pages import dicts
 from batchmill.errors import BatchmillError
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Collection, Iterator, Mapping
 
+    import pandas as pd
+    import polars as pl
     import pyarrow as pa
 
     from batchmill.client.blocking import Client
@@ -271,6 +274,32 @@ class Job:
             JobFailed: The job failed.
         """
         return self._loop.run(self._async.to_table())
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Wait for the job to end and return all results as a pandas data frame, in input order.
+
+        Returns:
+            A `pandas.DataFrame`.
+
+        Raises:
+            JobFailed: The job failed.
+            MissingExtra: pandas is not installed.
+        """
+        frames.require("pandas")
+        return frames.to_pandas(self.to_table())
+
+    def to_polars(self) -> pl.DataFrame:
+        """Wait for the job to end and return all results as a Polars data frame, in input order.
+
+        Returns:
+            A `polars.DataFrame`.
+
+        Raises:
+            JobFailed: The job failed.
+            MissingExtra: Polars is not installed.
+        """
+        frames.require("polars")
+        return frames.to_polars(self.to_table())
 
     def pages(self, content_type: Literal["arrow", "jsonl"]) -> Iterator[ResultPage]:
         """Read the results in the form in which the service sends them; otherwise like `results`.

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import aiohttp
 
+from batchmill.client import frames
 from batchmill.client import pages as paging
 from batchmill.client.display import as_html, describe, mimebundle
 from batchmill.client.events import server_sent_events
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import AsyncGenerator, Collection, Mapping
 
+    import pandas as pd
+    import polars as pl
     import pyarrow as pa
 
     from batchmill.client.transport import Transport
@@ -246,6 +249,32 @@ class AsyncJob:
         """
         async with aclosing(self.tables()) as tables:
             return paging.join([table async for table in tables])
+
+    async def to_pandas(self) -> pd.DataFrame:
+        """Wait for the job to end and return all results as a pandas data frame, in input order.
+
+        Returns:
+            A `pandas.DataFrame`.
+
+        Raises:
+            JobFailed: The job failed.
+            MissingExtra: pandas is not installed.
+        """
+        frames.require("pandas")
+        return frames.to_pandas(await self.to_table())
+
+    async def to_polars(self) -> pl.DataFrame:
+        """Wait for the job to end and return all results as a Polars data frame, in input order.
+
+        Returns:
+            A `polars.DataFrame`.
+
+        Raises:
+            JobFailed: The job failed.
+            MissingExtra: Polars is not installed.
+        """
+        frames.require("polars")
+        return frames.to_polars(await self.to_table())
 
     async def pages(self, content_type: Literal["arrow", "jsonl"]) -> AsyncGenerator[paging.ResultPage, None]:
         """Read the results in the form in which the service sends them; otherwise like `results`.
