@@ -70,9 +70,8 @@ class Bar:
         )
         self._task = self._bar.add_task("", total=None)
         self._text = Text(no_wrap=True, overflow="ellipsis")
-        self._live = Live(
-            Group(self._bar, self._text), console=Console(file=out), transient=True, redirect_stdout=False
-        )
+        self.content = Group(self._bar, self._text)
+        self._live = Live(self.content, console=Console(file=out), transient=True, redirect_stdout=False)
         self._live.start()
 
     def show(self, status: JobStatus) -> None:

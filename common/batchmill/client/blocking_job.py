@@ -6,8 +6,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from batchmill.client import frames
-from batchmill.client.display import as_html, describe, mimebundle
+from batchmill.client.display import as_html, describe, live_display, mimebundle
 from batchmill.client.pages import dicts
+from batchmill.client.waiting import wait_until_ended
 from batchmill.errors import BatchmillError
 from batchmill.job_log import LogLevel
 
@@ -201,7 +202,7 @@ class Job:
         yield from self._loop.iterate(self._async.watch())
 
     def wait(self, timeout: float | None = None) -> Self:
-        """Wait until the job has ended.
+        """Wait until the job has ended. In a notebook its progress is shown and updated meanwhile.
 
         Args:
             timeout: Seconds to wait. None: no limit.
@@ -215,7 +216,8 @@ class Job:
             JobExpired: The job's deadline passed before it was done.
             TimeoutError: The job has not ended in time; it continues.
         """
-        self._loop.run(self._async.wait(timeout))
+        show = live_display("Job", self.id, self.latest)
+        self._loop.run(wait_until_ended(self._async, show, timeout))
         return self
 
     def log(self, level: LogLevel | str = LogLevel.INFO) -> list[LogEntry]:

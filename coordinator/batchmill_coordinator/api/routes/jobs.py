@@ -43,7 +43,7 @@ def submit(context: CurrentContext, request: Annotated[JobRequest, json_body(Job
     return json_response(status, 201 if is_new else 200)
 
 
-@router.post("/check", response_model=CheckedJob, responses={**BODIES, **raises(NotFound)})
+@router.post("/check", response_model=CheckedJob, responses=BODIES)
 @heavy
 def check(context: CurrentContext, request: Annotated[JobRequest, json_body(JobRequest)]) -> Response:
     """Check a request over files as if it was submitted, and submit nothing."""
