@@ -75,7 +75,7 @@ def _list(job: Job, rows: set[int], error_type: str | None, *, traceback: bool, 
         _explain_none(job, is_filtered=bool(rows or error_type))
         return
     table = [(str(one.index), one.error_type, str(one.attempts), one.worker or "-", one.message) for one in letters]
-    columns = ("ROW", "ERROR", "ATTEMPTS", Column("WORKER", is_text=True), Column("MESSAGE", is_text=True))
+    columns = ("ROW", "ERROR", "ATTEMPTS", Column("WORKER", is_text=True), Column("MESSAGE", is_below=True))
     print_table(columns, table, empty="")
     if traceback:
         for letter in letters:
