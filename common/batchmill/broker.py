@@ -58,7 +58,8 @@ def task_id(ref: ShardRef) -> str:
 def describe_arguments(ref: ShardRef) -> str:
     """A message's arguments as Flower and logs show them: what differs first, because Flower's lists cut them short."""
     job_id, stage, shard_id, token = ref.attempt_key.split("|")
-    return f"shard {shard_id} of {job_id}, stage {stage}, attempt {token}"
+    where = f"stage {stage} shard {shard_id}" if int(stage) else f"shard {shard_id}"
+    return f"#{token} {where} · {job_id}"
 
 
 def attempt_of(message: bytes) -> ShardRef:

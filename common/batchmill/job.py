@@ -275,6 +275,10 @@ class JobCost(Cost):
     budget: float | None = None
     stages: list[StageCost] = []
 
+    def __str__(self) -> str:
+        limit = "" if self.budget is None else f" of {self.budget:g}"
+        return f"{self.total:.6g}{limit} {self.currency}, {self.total_s:.3f} s for {self.rows:,} rows"
+
 
 class StageStatus(Frozen):
     """How far a stage of a job is."""
@@ -358,6 +362,26 @@ class JobStatus(Frozen):
     def is_final(self) -> bool:
         """Whether the job has ended."""
         return self.state.is_final
+
+    def __str__(self) -> str:
+        total = "?" if self.rows_total is None else f"{self.rows_total:,}"
+        failed = f", {self.rows_dead:,} failed" if self.rows_dead else ""
+        reason = self.error.message if self.error else self.note
+        return (
+            f"{self.id} {self.state}: {self.operator}, {self.rows_done + self.rows_dead:,} of {total} rows{failed}"
+            f"{f'; {reason}' if reason else ''}"
+        )
+
+
+class CheckedJob(Frozen):
+    """What the service found in a request that it checked and did not submit."""
+
+    rows_total: int
+    """Rows of the input."""
+    rows_total_is_exact: bool
+    """Whether they are counted, not estimated from bytes."""
+    columns: dict[str, str]
+    """Columns of the input, with their Arrow types."""
 
 
 class PoolStatus(Frozen):

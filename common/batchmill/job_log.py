@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Self
 
@@ -73,6 +74,12 @@ class LogEntry(Frozen):
     shard: str = ""  # "17.0"; of later stages "1/17.0"
     attempt: int | None = None
     traceback: str = ""
+
+    def __str__(self) -> str:
+        at = datetime.fromtimestamp(self.at, UTC).astimezone().isoformat(" ", "milliseconds")
+        parts = (f"shard {self.shard}" if self.shard else "", f"attempt {self.attempt}" if self.attempt else "")
+        where = ", ".join(part for part in (self.worker, *parts) if part)
+        return f"{at} {self.level} {self.event}{f' [{where}]' if where else ''}: {self.message}"
 
 
 class LogPage(BaseModel):

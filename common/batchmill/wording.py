@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 MAX_ETA_RATIO = 10
 """A range of the time left whose ends differ by more than this factor says nothing, and is not shown."""
 MAX_SHOWN_CHARS = 80
+_JOINERS = "\u200c\u200d"  # format characters that scripts and emoji need
 
 
 def count(rows: int, noun: str = "row") -> str:
@@ -78,3 +80,38 @@ def shown(value: object) -> str:
     except (TypeError, ValueError, RecursionError):
         text = repr(value)
     return text if len(text) <= MAX_SHOWN_CHARS else f"{text[: MAX_SHOWN_CHARS - 1]}…"
+
+
+def printable(text: str) -> str:
+    """Escape what could act on a terminal or forge lines: control and direction characters, line ends, surrogates."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_escaped(char) if _acts(char) else char for char in text)
+
+
+def _acts(char: str) -> bool:
+    return unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") and char not in _JOINERS
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii")
+
+
+def state(status: JobStatus) -> str:
+    """Format a job's state: `blocked` when it could run and something that a user can fix prevents it."""
+    return "blocked" if status.note and status.state.takes_shards else str(status.state)
+
+
+def requested(status: JobStatus) -> list[tuple[str, str]]:
+    """List what a job was run with, as names and values: everything that differs from the defaults."""
+    if status.request is None:
+        return []
+    given = status.request.model_dump(mode="json", exclude_defaults=True)
+    shown_elsewhere = ("operator", "name", "pool", "priority", "deadline_at", "output", "budget")
+    return [(name, _given(value)) for name, value in given.items() if name not in shown_elsewhere]
+
+
+def _given(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={_given(part)}" for name, part in value.items())
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -27,7 +27,9 @@ def coordinator(
     roots: str | None,
     ready_file: Path | None,
 ) -> None:
-    """Run a coordinator: the HTTP API, planner, dispatcher, recoverer and finisher.
+    """Run a coordinator.
+
+    It serves the HTTP API and plans, dispatches, recovers and finishes jobs.
 
     Several may run over one Redis: one leads, the others serve the API and stand by. Settings come from
     BATCHMILL_… variables; the bearer tokens that are let in from BATCHMILL_TOKENS only.

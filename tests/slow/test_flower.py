@@ -45,7 +45,7 @@ def test_a_finished_shard_is_seen_with_operator_job_shard_worker_and_runtime(sta
     (task,) = settled_tasks(stack, job)
     (worker,) = stack.client.workers()
     assert task["name"] == "batchmill.steady"
-    assert task["args"] == f"shard 0 of {job.id}, stage 0, attempt 1"
+    assert task["args"] == f"#1 shard 0 · {job.id}"
     assert task["state"] == "SUCCESS"
     assert task["result"] == "'8 rows'"
     assert task["worker"] == worker.name

@@ -61,4 +61,4 @@ def test_a_dropped_attempt_is_revoked_even_without_a_broker() -> None:
 
 def test_arguments_are_described_in_words() -> None:
     ref = ShardRef("job-1", 0, ShardId((17, 1)), 3)
-    assert describe_arguments(ref) == "shard 17.1 of job-1, stage 0, attempt 3"
+    assert describe_arguments(ref) == "#3 shard 17.1 · job-1"

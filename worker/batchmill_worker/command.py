@@ -42,11 +42,15 @@ def worker(
     trace: str | None,
     ready_file: Path | None,
 ) -> None:
-    """Run workers on this machine: a supervisor with fresh processes on each device.
+    """Run workers on this machine.
+
+    A supervisor keeps one or more processes on each device. Without a Redis and a blob store in options or
+    environment, they work for the service that `batchmill up` runs on this machine.
 
     SIGTERM drains: running batches end, their shards go back at once; a second one ends everything at once. Settings
     come from BATCHMILL_… variables.
     """
+    from batchmill.embedded.folder import join_running_service
     from batchmill.errors import InvalidSettings
     from batchmill.settings import PREFIX, WorkerSettings
     from batchmill.telemetry.logs import configure_logging
@@ -61,12 +65,14 @@ def worker(
         "roots": roots,
         "trace": trace,
     }
+    join_running_service(given)
     settings = WorkerSettings.load(devices=devices, slots_per_device=slots_per_device, worker_listen=listen, **given)
     if settings.trace:
         begin_trace(Path(settings.trace))
     if not settings.blob_root:
         raise InvalidSettings(
-            "BATCHMILL_BLOB_ROOT is not set.", hint="Set it to the folder or s3:// URI that the coordinator uses."
+            "BATCHMILL_BLOB_ROOT is not set.",
+            hint="Set it to the folder or s3:// URI that the coordinator uses, or start a service with `batchmill up`.",
         )
     for_slots = given | {"trace": settings.trace}
     os.environ.update({PREFIX + name.upper(): value for name, value in for_slots.items() if value})

@@ -35,10 +35,14 @@ COMMAND_GROUP = "batchmill.commands"
 FAILED, BAD_INPUT, NO_SERVICE, INTERRUPTED, BROKEN_PIPE = 1, 2, 3, 130, 141
 
 _BAD_INPUT = (InvalidRequest, InvalidOperator, InvalidSettings, NotFound, Conflict, MissingExtra)
-_EXTRAS = {"coordinator": "coordinator", "worker": "worker", "up": "local", "demo": "demo"}
+_EXTRAS = {"coordinator": "coordinator", "worker": "worker", "up": "local", "run": "local", "demo": "demo"}
 
 EPILOG = """\b
+JOB is an id, the unique beginning of one, a unique name, or `last`.
+
+\b
 Examples:
+  batchmill run echo docs.jsonl -o out.parquet             one job, without a service
   batchmill up                                             start a service on this machine
   batchmill submit embed docs.jsonl --param model=MODEL --output out/ --wait
   batchmill jobs
@@ -52,6 +56,15 @@ Exit codes:
   3  the service cannot be reached or does not accept the token
   130  interrupted; a submitted job continues
 """
+
+
+SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("Start", ("run", "demo", "up", "down", "info")),
+    ("Jobs", ("submit", "jobs", "status", "watch", "top", "pause", "resume", "cancel", "delete")),
+    ("Results", ("results", "dead", "replay", "logs", "cost")),
+    ("Service", ("workers", "operators", "cache", "coordinator", "worker", "flower")),
+)
+"""The sections of `batchmill --help`; further commands are in a section of their own."""
 
 
 class CommandGroup(click.Group):
@@ -75,6 +88,22 @@ class CommandGroup(click.Group):
             command = _missing_command(cmd_name, error)
         self.add_command(command, cmd_name)
         return self.commands[cmd_name]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands in sections, each with the first sentence of its help."""
+        names = self.list_commands(ctx)
+        grouped = {name for _, members in SECTIONS for name in members}
+        others = ("Others", tuple(name for name in names if name not in grouped))
+        for title, members in (*SECTIONS, others):
+            found = [(name, self.get_command(ctx, name)) for name in members if name in names]
+            lines = [
+                (name, command.get_short_help_str(formatter.width))
+                for name, command in found
+                if command is not None and not command.hidden
+            ]
+            if lines:
+                with formatter.section(title):
+                    formatter.write_dl(lines)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -135,6 +164,9 @@ def _report(error: Exception) -> int:
 def _usage(error: click.ClickException) -> str:
     message = error.format_message()
     message = message[:1].lower() + message[1:]
+    if isinstance(error, click.NoSuchOption) and error.ctx is not None and error.ctx.info_name in ("submit", "run"):
+        name = error.option_name.lstrip("-").replace("-", "_")
+        message = f"{message} A parameter of the operator is given as `--param {name}=VALUE`."
     if isinstance(error, click.UsageError) and error.ctx is not None:
         message = f"{message} `{error.ctx.command_path} --help` shows the usage."
     return message
@@ -142,7 +174,9 @@ def _usage(error: click.ClickException) -> str:
 
 def print_error(message: str, code: int) -> int:
     """Print one line `error: …` to stderr, and return the exit code."""
-    click.echo(f"error: {' '.join(message.split())}", err=True)
+    from batchmill.wording import printable
+
+    click.echo(f"error: {printable(' '.join(message.split()))}", err=True)
     return code
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batchmill.cli.options import json_option, service_options
+from batchmill.cli.selection import find_job
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,14 +32,15 @@ PARTS = ("useful", "padding", "retried", "load", "idle")
 @json_option
 @service_options
 def cost(client: Client, job_id: str | None, limit: int, as_json: bool) -> None:
-    """Show compute time and cost of JOB; without JOB, of all jobs: by tenant, by pool and operator, and by day.
+    """Show compute time and cost of jobs.
 
-    Time is the time of worker slots; cost is that time at the workers' prices (BATCHMILL_PRICE_PER_HOUR).
+    Of JOB, by what it was used for; without JOB, of all jobs: by tenant, by pool and operator, and by day. Time is
+    the time of worker slots; cost is that time at the workers' prices (BATCHMILL_PRICE_PER_HOUR).
     """
     from batchmill.cli.console import print_json
 
     if job_id:
-        of_job = client.job(job_id).cost()
+        of_job = find_job(client, job_id).cost()
         print_json(of_job) if as_json else _show_job(of_job)
     else:
         of_all = client.costs(limit)
@@ -64,13 +66,17 @@ def _show_job(found: JobCost) -> None:
 
 
 def _show_totals(found: CostTotals) -> None:
+    click.echo("By tenant")
     _show_sums("TENANT", [*((one.tenant, one) for one in found.tenants), ("all", found.all)], found.currency)
+    click.echo("\nBy pool and operator")
     _show_sums("POOL, OPERATOR", [(f"{one.pool}, {one.operator}", one) for one in found.operators], found.currency)
+    click.echo("\nBy day")
     _show_sums("DAY", [(one.day.isoformat(), one) for one in found.days], found.currency)
 
 
 def _show_sums(what: str, sums: Sequence[tuple[str, Cost]], currency: str) -> None:
     from batchmill.cli.console import print_table
+    from batchmill.cli.tables import Column
 
     lines = [
         (
@@ -82,7 +88,11 @@ def _show_sums(what: str, sums: Sequence[tuple[str, Cost]], currency: str) -> No
         )
         for name, one in sums
     ]
-    print_table((what, "TIME", *(part.upper() for part in PARTS), "COST", "PER 1,000 ROWS"), lines, empty="")
+    print_table(
+        (Column(what, is_text=True), "TIME", *(part.upper() for part in PARTS), "COST", "PER 1,000 ROWS"),
+        lines,
+        empty="",
+    )
 
 
 def money(amount: float, currency: str) -> str:

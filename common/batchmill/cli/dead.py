@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from batchmill.cli.options import json_option, service_options
+from batchmill.cli.selection import find_job, job_argument
 
 if TYPE_CHECKING:
     from batchmill.client import Client, Job
@@ -18,7 +20,7 @@ error_option = click.option("--error", "error_type", metavar="TYPE", help="Only 
 
 
 @click.command()
-@click.argument("job_id", metavar="JOB")
+@job_argument
 @click.option("--traceback", is_flag=True, help="Show the traceback of each row.")
 @click.option(
     "--export", "path", type=click.Path(path_type=Path), metavar="FILE", help="Write all dead letters to a .jsonl file."
@@ -38,13 +40,14 @@ def dead(
     error_type: str | None,
     as_json: bool,
 ) -> None:
-    """List the failed rows of a job in input order, with counts by error type.
+    """List the failed rows of a job.
 
-    With --json, print one JSON object per line, with the row, its error, its traceback and its attempts.
+    They are in input order, with counts by error type. With --json, print one JSON object per line, with the row,
+    its error, its traceback and its attempts.
     """
     from batchmill.wording import count
 
-    job = client.job(job_id)
+    job = find_job(client, job_id)
     if path is not None:
         click.echo(f"wrote {count(job.export_dead_letters(path), 'dead letter')} to {path}", err=True)
     if purge:
@@ -56,6 +59,8 @@ def dead(
 
 def _list(job: Job, rows: set[int], error_type: str | None, *, traceback: bool, as_json: bool) -> None:
     from batchmill.cli.console import print_json, print_table
+    from batchmill.cli.tables import Column
+    from batchmill.wording import printable
 
     letters = [
         letter
@@ -66,17 +71,32 @@ def _list(job: Job, rows: set[int], error_type: str | None, *, traceback: bool, 
         for letter in letters:
             print_json(letter)
         return
+    if not letters:
+        _explain_none(job, is_filtered=bool(rows or error_type))
+        return
     table = [(str(one.index), one.error_type, str(one.attempts), one.worker or "-", one.message) for one in letters]
-    print_table(("ROW", "ERROR", "ATTEMPTS", "WORKER", "MESSAGE"), table, empty=f"{job.id} has no dead letters.")
+    columns = ("ROW", "ERROR", "ATTEMPTS", Column("WORKER", is_text=True), Column("MESSAGE", is_below=True))
+    print_table(columns, table, empty="")
     if traceback:
         for letter in letters:
-            click.echo(f"\nrow {letter.index}: {letter.row}\n{letter.traceback or letter.message}")
-    for kind, number in sorted(job.dead_letter_counts().items(), key=lambda item: -item[1]):
-        click.echo(f"{number} of {kind}")
+            lines = (letter.traceback or letter.message).splitlines()
+            click.echo("\n".join(printable(line) for line in (f"row {letter.index}: {letter.row}", *lines)) + "\n")
+    for kind, number in Counter(letter.error_type for letter in letters).most_common():
+        click.echo(f"{number} of {printable(kind)}")
+
+
+def _explain_none(job: Job, *, is_filtered: bool) -> None:
+    """Print that no failed row is listed, and which there are."""
+    from batchmill.wording import printable
+
+    kinds = ", ".join(f"{kind} {number:,}" for kind, number in job.dead_letter_counts().items())
+    which = " with that row or error" if is_filtered and kinds else ""
+    there_are = f"; there are: {printable(kinds)}" if kinds else ""
+    click.echo(f"{job.id} has no dead letters{which}{there_are}.", err=True)
 
 
 @click.command()
-@click.argument("job_id", metavar="JOB")
+@job_argument
 @rows_option
 @error_option
 @click.option(
@@ -97,14 +117,15 @@ def replay(
     wait: bool,
     as_json: bool,
 ) -> None:
-    """Run failed rows of a job again; their results are inserted into the job's results, in input order.
+    """Run failed rows of a job again.
 
-    The job must have ended. The replay is a separate job, whose id is printed; `batchmill watch` follows it.
+    Their results are inserted into the job's results, in input order. The job must have ended. The replay is a
+    separate job, whose id is printed; `batchmill watch` follows it.
     """
     from batchmill.cli.console import print_json
     from batchmill.wording import count
 
-    job = client.job(job_id).replay(
+    job = find_job(client, job_id).replay(
         rows or None, error_type=error_type, edits=None if edits is None else _read_edits(edits)
     )
     if wait:

@@ -210,9 +210,9 @@ _ENDINGS = {
 }
 
 
-def check_path(path: Path) -> None:
-    """Raise `InvalidOutput` for a path that results cannot be written to."""
-    if path.suffix.lower() not in _ENDINGS:
+def check_path(path: Path, kind: str | None = None) -> None:
+    """Raise `InvalidOutput` for a path that results cannot be written to. kind: a format, whatever the ending is."""
+    if kind is None and path.suffix.lower() not in _ENDINGS:
         raise InvalidOutput(
             f"{str(path)!r}: the ending {path.suffix!r} is not a known format.",
             hint=f"Expected one of: {', '.join(_ENDINGS)}.",
@@ -223,8 +223,10 @@ def check_path(path: Path) -> None:
 
 
 @contextmanager
-def open_export(path: Path) -> Iterator[Export]:
+def open_export(path: Path, kind: str | None = None) -> Iterator[Export]:
     """Open a file of results for writing; remove it unless it is finished.
+
+    kind: its format. None: by the ending of its name.
 
     Raises `StorageError` when it cannot be written.
     """
@@ -233,16 +235,14 @@ def open_export(path: Path) -> Iterator[Export]:
     try:
         with (
             tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder,
-            closing(_make(path, folder)) as export,
+            closing(_make(kind or _ENDINGS[path.suffix.lower()], path.parent / folder)) as export,
         ):
             yield export
     except OSError as error:
         raise StorageError(f"{str(path)!r} cannot be written: {error.strerror or error}.", path=str(path)) from error
 
 
-def _make(path: Path, folder: str) -> Export:
-    kind = _ENDINGS[path.suffix.lower()]
-    where = path.parent / folder
+def _make(kind: str, where: Path) -> Export:
     if kind == "jsonl":
         return LinesFile(where)
     if kind == "csv":

@@ -13,6 +13,7 @@ from batchmill.wording import count
 if TYPE_CHECKING:
     from batchmill.client import Client
     from batchmill.job import BatchChoice, WorkerInfo
+    from batchmill.operators.contract import OperatorInfo
 
 
 @click.command()
@@ -26,6 +27,7 @@ def workers(client: Client, as_json: bool) -> None:
     With --json, print one JSON object per line.
     """
     from batchmill.cli.console import ago, print_json, print_table
+    from batchmill.cli.tables import Column
 
     found = client.workers()
     if as_json:
@@ -46,7 +48,15 @@ def workers(client: Client, as_json: bool) -> None:
         )
         for one in found
     ]
-    columns = ("WORKER", "POOL", "DEVICE", "OPERATORS", "BUSY", "BATCHES", "SEEN")
+    columns = (
+        Column("WORKER", is_text=True),
+        Column("POOL", is_text=True),
+        "DEVICE",
+        Column("OPERATORS", is_below=True),
+        "BUSY",
+        Column("BATCHES", is_below=True),
+        "SEEN",
+    )
     print_table(
         columns, rows, empty="No worker is running. `batchmill worker` starts one, `batchmill up` a complete service."
     )
@@ -63,22 +73,81 @@ def _batch(choice: BatchChoice) -> str:
 
 
 @click.command()
+@click.argument("name", metavar="[NAME]", required=False)
 @json_option
 @service_options
-def operators(client: Client, as_json: bool) -> None:
-    """List the operators that the workers have loaded, with their parameters (required ones marked with *).
+def operators(client: Client, name: str | None, as_json: bool) -> None:
+    """List operators, or describe one with its parameters.
 
-    With --json, print one JSON object per line, with the parameters as JSON Schema.
+    The list marks required parameters with *. NAME shows the type, default and description of each parameter. With
+    --json, print one JSON object per line, with the parameters as JSON Schema.
     """
     from batchmill.cli.console import print_json, print_table
+    from batchmill.cli.tables import Column
 
     found = client.operators()
+    if name is not None:
+        found = [_named(found, name)]
     if as_json:
         for operator in found:
             print_json(operator)
-        return
-    rows = [(one.name, parameters(one.params_schema), ", ".join(one.columns), one.summary) for one in found]
-    print_table(("OPERATOR", "PARAMETERS", "COLUMNS", "SUMMARY"), rows, empty="No worker has announced an operator.")
+    elif name is not None:
+        _describe(found[0])
+    else:
+        rows = [(one.name, parameters(one.params_schema), ", ".join(one.columns), one.summary) for one in found]
+        columns = ("OPERATOR", Column("PARAMETERS", is_below=True), "COLUMNS", Column("SUMMARY", is_below=True))
+        print_table(columns, rows, empty="No worker has announced an operator.")
+
+
+def _named(found: list[OperatorInfo], name: str) -> OperatorInfo:
+    from batchmill.errors import NotFound, did_you_mean
+
+    for operator in found:
+        if operator.name == name:
+            return operator
+    raise NotFound(f"no worker has an operator {name!r}.", hint=did_you_mean(name, [one.name for one in found]))
+
+
+def _describe(operator: OperatorInfo) -> None:
+    from batchmill.cli.console import fields, print_table
+    from batchmill.cli.tables import Column
+
+    fields(
+        [
+            ("operator", operator.name),
+            ("summary", operator.summary),
+            ("columns", ", ".join(operator.columns) or "any"),
+            ("version", operator.version),
+            ("results", "any number per row" if operator.expands else "one per row"),
+        ]
+    )
+    click.echo()
+    required = operator.params_schema.get("required", [])
+    rows = [
+        (name, _types(field), "required" if name in required else _default(field).removeprefix(" = "), _about(field))
+        for name, field in operator.params_schema.get("properties", {}).items()
+    ]
+    columns = ("PARAMETER", "TYPE", "DEFAULT", Column("DESCRIPTION", is_below=True))
+    print_table(columns, rows, empty="It has no parameters.")
+
+
+def _about(field: dict[str, Any]) -> str:
+    """Describe a parameter: its own text, its choices and its bounds."""
+    import json
+
+    limits = [f"{words} {field[key]}" for key, words in _BOUNDS.items() if key in field]
+    choices = [f"one of {', '.join(map(json.dumps, field['enum']))}"] if "enum" in field else []
+    return "; ".join(part for part in (field.get("description", ""), *choices, *limits) if part)
+
+
+_BOUNDS = {
+    "minimum": "at least",
+    "exclusiveMinimum": "above",
+    "maximum": "at most",
+    "exclusiveMaximum": "below",
+    "minLength": "length at least",
+    "maxLength": "length at most",
+}
 
 
 def parameters(schema: dict[str, Any]) -> str:
@@ -91,8 +160,11 @@ def parameters(schema: dict[str, Any]) -> str:
 
 
 def _type(field: dict[str, Any]) -> str:
-    kinds = [one["type"] for one in (field, *field.get("anyOf", [])) if "type" in one]
-    return f": {' or '.join(kinds)}" if kinds else ""
+    return f": {kinds}" if (kinds := _types(field)) else ""
+
+
+def _types(field: dict[str, Any]) -> str:
+    return " or ".join(one["type"] for one in (field, *field.get("anyOf", [])) if "type" in one)
 
 
 def _default(field: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batchmill.cli.options import json_option, service_options
+from batchmill.cli.selection import find_job, job_argument, jobs_argument
 
 if TYPE_CHECKING:
     from batchmill.client import Client
@@ -18,31 +19,77 @@ if TYPE_CHECKING:
     "--limit", "-n", type=click.IntRange(min=1), default=20, show_default=True, help="Number of jobs to show."
 )
 @click.option("--all", "all_jobs", is_flag=True, help="Show all jobs of the service.")
+@click.option(
+    "--state",
+    "states",
+    metavar="STATE",
+    multiple=True,
+    help="Only jobs in this state; repeatable.",
+)
+@click.option("--name", metavar="PATTERN", help="Only jobs of this name; `*` and `?` are wildcards.")
+@click.option("--operator", metavar="NAME", help="Only jobs of this operator.")
+@click.option("--tenant", metavar="NAME", help="Only jobs of this tenant.")
 @json_option
 @service_options
-def jobs(client: Client, limit: int, all_jobs: bool, as_json: bool) -> None:
+def jobs(
+    client: Client,
+    limit: int,
+    all_jobs: bool,
+    states: tuple[str, ...],
+    name: str | None,
+    operator: str | None,
+    tenant: str | None,
+    as_json: bool,
+) -> None:
     """List jobs, newest first.
 
-    With --json, print one JSON object per line.
+    A job that waits for something that you can change, such as workers of its pool, is shown as blocked, with the
+    reason. With --json, print one JSON object per line.
     """
     from batchmill.cli.console import ago, print_json, print_table
-    from batchmill.wording import pace, progress
+    from batchmill.cli.tables import Column
+    from batchmill.wording import pace, progress, state
 
-    found = [job.latest for job in client.jobs(None if all_jobs else limit) if job.latest is not None]
+    matching = client.jobs(
+        None if all_jobs else limit, state=states or None, name=name, operator=operator, tenant=tenant
+    )
+    found = [job.latest for job in matching if job.latest is not None]
     if as_json:
         for status in found:
             print_json(status)
         return
     rows = [
-        (one.id, str(one.state), one.operator, one.name or "", progress(one), pace(one), ago(one.created_at))
+        (
+            one.id,
+            state(one),
+            one.operator,
+            one.name or "",
+            progress(one),
+            pace(one),
+            ago(one.created_at),
+            one.note or "",
+        )
         for one in found
     ]
-    columns = ("JOB", "STATE", "OPERATOR", "NAME", "ROWS", "PACE", "CREATED")
-    print_table(columns, rows, empty="No jobs yet. `batchmill submit --help` shows how to submit one.")
+    is_filtered = bool(states or name or operator or tenant)
+    print_table(
+        (
+            "JOB",
+            "STATE",
+            Column("OPERATOR", is_text=True),
+            Column("NAME", is_text=True),
+            "ROWS",
+            "PACE",
+            "CREATED",
+            Column("BLOCKED", is_below=True),
+        ),
+        rows,
+        empty="No job matches." if is_filtered else "No jobs yet. `batchmill submit --help` shows how to submit one.",
+    )
 
 
 @click.command()
-@click.argument("job_id", metavar="JOB")
+@job_argument
 @json_option
 @service_options
 def status(client: Client, job_id: str, as_json: bool) -> None:
@@ -50,26 +97,27 @@ def status(client: Client, job_id: str, as_json: bool) -> None:
 
     Exits with 0 whatever the job's state; the exit code of `batchmill watch` depends on how the job ended.
     """
-    _show(client.job(job_id).status(), as_json)
+    _show(find_job(client, job_id).status(), as_json)
 
 
 @click.command()
-@click.argument("job_id", metavar="JOB")
+@job_argument
 @json_option
 @service_options
 def watch(client: Client, job_id: str, as_json: bool) -> None:
-    """Follow a job until it ends; exits with 1 if it failed, was cancelled or expired.
+    """Follow a job until it ends.
 
-    Shows a progress bar on a terminal, and one line every few seconds when piped; with --json, each status as one JSON
-    object per line. Ctrl-C stops watching; the job continues.
+    Exits with 1 if it failed, was cancelled or expired. Shows a progress bar on a terminal, and one line every few
+    seconds when piped; with --json, each status as one JSON object per line. Ctrl-C stops watching; the job
+    continues.
     """
     from batchmill.cli.progress import watch_to_the_end
 
-    watch_to_the_end(client.job(job_id), as_json=as_json, each_as_json=as_json)
+    watch_to_the_end(find_job(client, job_id), as_json=as_json, each_as_json=as_json)
 
 
 @click.command()
-@click.argument("job_id", metavar="JOB")
+@job_argument
 @json_option
 @service_options
 def pause(client: Client, job_id: str, as_json: bool) -> None:
@@ -77,11 +125,11 @@ def pause(client: Client, job_id: str, as_json: bool) -> None:
 
     Its workers stop after the current batch, and no more of its shards are started. A deadline keeps running.
     """
-    _print_change(client.job(job_id).pause(), f"`batchmill resume {job_id}` resumes it", as_json)
+    _print_change(find_job(client, job_id).pause(), "`batchmill resume {}` resumes it", as_json)
 
 
 @click.command()
-@click.argument("job_id", metavar="JOB")
+@job_argument
 @click.option(
     "--budget",
     type=click.FloatRange(1e-6, 1e6),
@@ -98,8 +146,8 @@ def resume(client: Client, job_id: str, budget: float | None, any_version: bool,
     A job that has used up its budget needs a higher one.
     """
     _print_change(
-        client.job(job_id).resume(budget=budget, any_version=any_version),
-        f"`batchmill watch {job_id}` follows it",
+        find_job(client, job_id).resume(budget=budget, any_version=any_version),
+        "`batchmill watch {}` follows it",
         as_json,
     )
 
@@ -111,47 +159,49 @@ def _print_change(changed: JobStatus, what_next: str, as_json: bool) -> None:
     if as_json:
         print_json(changed)
     else:
-        click.echo(f"{changed.id} {changed.state}: {progress(changed)}; {what_next}")
+        click.echo(f"{changed.id} {changed.state}: {progress(changed)}; {what_next.format(changed.id)}")
 
 
 @click.command()
-@click.argument("job_id", metavar="JOB")
+@jobs_argument
 @json_option
 @service_options
-def cancel(client: Client, job_id: str, as_json: bool) -> None:
-    """Stop a job and keep its finished rows.
+def cancel(client: Client, job_ids: tuple[str, ...], as_json: bool) -> None:
+    """Stop jobs and keep their finished rows.
 
-    A job that has ended is not changed.
+    A job that has ended is not changed. With several jobs and --json, print one JSON object per line.
     """
     from batchmill.cli.console import outcome, print_json
 
-    now = client.job(job_id).cancel()
-    if as_json:
-        print_json(now)
-    elif now.is_final:
-        click.echo(outcome(now))
-    else:
-        stops = "; its workers stop after the current batch" if now.shards_running else ""
-        click.echo(f"{now.id} {now.state}{stops}")
+    for job in [find_job(client, job_id) for job_id in job_ids]:
+        now = job.cancel()
+        if as_json:
+            print_json(now)
+        elif now.is_final:
+            click.echo(outcome(now))
+        else:
+            stops = "; its workers stop after the current batch" if now.shards_running else ""
+            click.echo(f"{now.id} {now.state}{stops}")
 
 
 @click.command()
-@click.argument("job_id", metavar="JOB")
+@jobs_argument
 @service_options
-def delete(client: Client, job_id: str) -> None:
-    """Delete an ended job: its record, its rows and its results.
+def delete(client: Client, job_ids: tuple[str, ...]) -> None:
+    """Delete ended jobs: their records, rows and results.
 
-    The output folder stays. Cancel a running job first.
+    Output folders stay. Cancel a running job first.
     """
-    client.job(job_id).delete()
-    click.echo(f"{job_id} deleted")
+    for job in [find_job(client, job_id) for job_id in job_ids]:
+        job.delete()
+        click.echo(f"{job.id} deleted")
 
 
 def _show(status: JobStatus, as_json: bool) -> None:
     from batchmill.cli.console import ago, fields, moment, print_json
     from batchmill.cli.cost import in_short
     from batchmill.job import DEFAULT_TENANT
-    from batchmill.wording import dead, duration, pace, progress
+    from batchmill.wording import dead, duration, pace, progress, requested, state
 
     if as_json:
         print_json(status)
@@ -160,7 +210,7 @@ def _show(status: JobStatus, as_json: bool) -> None:
     fields(
         [
             ("job", status.id),
-            ("state", status.state.value),
+            ("state", state(status)),
             ("operator", status.operator),
             ("name", status.name),
             ("pool", status.pool),
@@ -174,6 +224,9 @@ def _show(status: JobStatus, as_json: bool) -> None:
             ("cost", in_short(status.cost) if status.cost else None),
             ("created", ago(status.created_at)),
             ("took", duration(ended - (status.started_at or status.created_at)) if ended else None),
+            *requested(status),
+            ("replay of", status.replay_of),
+            ("resumed from", status.resumed_from),
             ("output", status.output),
             ("blocked", status.note),
             ("error", status.error.message if status.error else None),

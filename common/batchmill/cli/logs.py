@@ -1,26 +1,36 @@
-"""`batchmill logs`: the log of a job."""
+"""`batchmill logs`: the log of a job, or the logs of the service on this machine."""
 
 from __future__ import annotations
 
 import sys
-from datetime import UTC, datetime
+from collections import deque
 from typing import TYPE_CHECKING
 
 import click
 
-from batchmill.cli.options import json_option, service_options
+from batchmill.cli.options import json_option, open_client, url_options
+from batchmill.cli.selection import find_job
+from batchmill.wording import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from batchmill.client import Client
     from batchmill.job_log import LogEntry
 
 _COLOURS = {"warning": "yellow", "error": "red"}
 
 
 @click.command()
-@click.argument("job_id", metavar="JOB")
+@click.argument("job_id", metavar="[JOB]", required=False)
+@click.option(
+    "--service",
+    "of_service",
+    is_flag=True,
+    help="Show the end of the logs of the service that `batchmill up` runs on this machine.",
+)
+@click.option(
+    "--lines", "-n", type=click.IntRange(1), default=40, show_default=True, help="With --service: lines of each log."
+)
 @click.option(
     "--level",
     type=click.Choice(["info", "warning", "error"]),
@@ -31,20 +41,50 @@ _COLOURS = {"warning": "yellow", "error": "red"}
 @click.option("--follow", "-f", is_flag=True, help="Follow the log until the job has ended.")
 @click.option("--verbose", "-v", is_flag=True, help="Show tracebacks.")
 @json_option
-@service_options
-def logs(client: Client, job_id: str, level: str, follow: bool, verbose: bool, as_json: bool) -> None:
-    """Show a job's log: errors, retries, lost workers, failed rows and changes of state.
+@url_options
+def logs(
+    job_id: str | None,
+    of_service: bool,
+    lines: int,
+    level: str,
+    follow: bool,
+    verbose: bool,
+    as_json: bool,
+    url: str | None,
+    token: str | None,
+) -> None:
+    """Show the log of a job, or of the service.
+
+    A job's log has its errors, retries, lost workers, failed rows and changes of state.
 
     One line per entry: time, level, event, worker, shard and attempt, and the message. With --json, print one JSON
     object per line, including the traceback. Ctrl-C stops following; the job continues.
     """
     from batchmill.cli import INTERRUPTED
 
-    job = client.job(job_id)
-    try:
-        _show(job.follow_log(level) if follow else job.log(level), verbose=verbose, as_json=as_json)
-    except KeyboardInterrupt:
-        raise click.exceptions.Exit(INTERRUPTED) from None
+    if of_service:
+        _show_service(lines)
+        return
+    if job_id is None:
+        raise click.UsageError("expected JOB, or --service.")
+    with open_client(url, token) as client:
+        job = find_job(client, job_id)
+        try:
+            _show(job.follow_log(level) if follow else job.log(level), verbose=verbose, as_json=as_json)
+        except KeyboardInterrupt:
+            raise click.exceptions.Exit(INTERRUPTED) from None
+
+
+def _show_service(lines: int) -> None:
+    """Print the last lines of each log of the embedded service."""
+    from batchmill.embedded.folder import DataFolder
+    from batchmill.settings import default_data_dir
+
+    for path in sorted(DataFolder(default_data_dir()).logs.glob("*.log")):
+        click.secho(f"==> {path} <==", bold=True)
+        with path.open(encoding="utf-8", errors="replace") as file:
+            for line in deque(file, maxlen=lines):
+                click.echo(printable(line.rstrip("\n")))
 
 
 def _show(entries: Iterable[LogEntry], *, verbose: bool, as_json: bool) -> None:
@@ -56,13 +96,10 @@ def _show(entries: Iterable[LogEntry], *, verbose: bool, as_json: bool) -> None:
         else:
             click.echo(_line(entry))
             if verbose and entry.traceback:
-                click.echo("".join(f"    {line}\n" for line in entry.traceback.splitlines()), nl=False)
+                click.echo("".join(f"    {printable(line)}\n" for line in entry.traceback.splitlines()), nl=False)
         sys.stdout.flush()
 
 
 def _line(entry: LogEntry) -> str:
-    at = datetime.fromtimestamp(entry.at, UTC).astimezone().isoformat(" ", "milliseconds")
-    level = click.style(f"{entry.level:<7}", fg=_COLOURS.get(entry.level))
-    parts = (f"shard {entry.shard}" if entry.shard else "", f"attempt {entry.attempt}" if entry.attempt else "")
-    where = ", ".join(part for part in (entry.worker, *parts) if part)
-    return f"{at} {level} {entry.event}{f' [{where}]' if where else ''}: {entry.message}"
+    line = printable(str(entry))
+    return click.style(line, fg=_COLOURS.get(entry.level)) if entry.level in _COLOURS else line

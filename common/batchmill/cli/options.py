@@ -13,17 +13,23 @@ if TYPE_CHECKING:
     from batchmill.client import Client
 
 
-def service_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--url` and `--token`; the command receives a `client`, which is closed when it returns."""
-
-    @click.option(
+def url_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--url` and `--token`; the command receives both, for `open_client`."""
+    token = click.option(
+        "--token", metavar="TOKEN", help="Bearer token; prefer the environment variable.  [env: BATCHMILL_TOKEN]"
+    )
+    url = click.option(
         "--url",
         metavar="URL",
         help="URL of the service.  [env: BATCHMILL_URL; default: `batchmill up` on this machine]",
     )
-    @click.option(
-        "--token", metavar="TOKEN", help="Bearer token; prefer the environment variable.  [env: BATCHMILL_TOKEN]"
-    )
+    return url(token(command))
+
+
+def service_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--url` and `--token`; the command receives a `client`, which is closed when it returns."""
+
+    @url_options
     @wraps(command)
     def with_client(*args: Any, url: str | None, token: str | None, **options: Any) -> Any:
         with open_client(url, token) as client:

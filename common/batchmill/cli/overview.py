@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
+from batchmill.cli.tables import Column, lay_out
 from batchmill.job import Frozen, JobState, JobStatus, PoolStatus, WorkerInfo
-from batchmill.wording import count, duration, eta_range, rows_per_second
+from batchmill.wording import count, duration, eta_range, printable, rows_per_second, state
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,7 +25,7 @@ GIB = 2**30
 class Grid:
     """A table: column titles and rows."""
 
-    columns: tuple[str, ...]
+    columns: tuple[Column, ...]
     rows: Sequence[tuple[str, ...]]
     empty: str  # the text to show without rows
 
@@ -51,16 +53,17 @@ class Overview(Frozen):
         """Return the tables of pools, jobs and workers."""
         return [self._pools(), self._jobs(), self._workers()]
 
-    def fitted(self, height: int) -> Iterator[tuple[str, Grid, Sequence[tuple[str, ...]]]]:
-        """Yield the tables with titles, shortened to fit `height` lines; a title counts the rows left out."""
+    def lines(self, width: int, height: int) -> Iterator[tuple[str, str, list[str]]]:
+        """Yield title, header and lines of each table for a terminal; a title counts the rows that do not fit."""
         grids = dict(zip(("pools", "jobs", "workers"), self.tables(), strict=True))
         left = max(height - 1 - 2 * len(grids), len(grids))
         for number, (name, grid) in enumerate(grids.items()):
-            share = max(left // (len(grids) - number), 1)
-            rows = grid.rows[:share]
-            left -= len(rows)
-            more = len(grid.rows) - len(rows)
-            yield f"{name}{f'  (and {more} more)' if more else ''}", grid, rows
+            layout = lay_out(grid.columns, grid.rows, width)
+            fitting = _fitting(layout.rows, max(left // (len(grids) - number), 1))
+            shown = [line for row in layout.rows[:fitting] for line in row]
+            left -= len(shown)
+            more = len(grid.rows) - fitting
+            yield f"{name}{f'  (and {more} more)' if more else ''}", layout.header, shown
 
     def _pools(self) -> Grid:
         rows = [
@@ -76,14 +79,14 @@ class Overview(Frozen):
             )
             for pool in self.pools
         ]
-        columns = ("POOL", "WORKERS", "RUNNING", "QUEUED", "WAITING", "ROWS LEFT", "OLDEST", "JOBS")
-        return Grid(columns, rows, "No pool has workers or jobs.")
+        columns = _columns("POOL~", "WORKERS", "RUNNING", "QUEUED", "WAITING", "ROWS LEFT", "OLDEST", "JOBS")
+        return Grid(columns, [tuple(map(printable, row)) for row in rows], "No pool has workers or jobs.")
 
     def _jobs(self) -> Grid:
         rows = [
             (
                 job.id,
-                str(job.state),
+                state(job),
                 job.name or job.operator,
                 _share(job),
                 f"{job.rows_done + job.rows_dead:,}",
@@ -94,8 +97,9 @@ class Overview(Frozen):
             )
             for job in self.jobs
         ]
-        columns = ("JOB", "STATE", "NAME", "DONE", "ROWS", "FAILED", "ROWS/S", "LEFT", "BLOCKED")
-        return Grid(columns, rows, "No jobs.")
+        titles = ("JOB", "STATE", "NAME~", "DONE", "ROWS", "FAILED", "ROWS/S", "LEFT")
+        columns = (*_columns(*titles), Column("BLOCKED", is_below=True))
+        return Grid(columns, [tuple(map(printable, row)) for row in rows], "No jobs.")
 
     def _workers(self) -> Grid:
         rows = [
@@ -109,8 +113,19 @@ class Overview(Frozen):
             )
             for worker in self.workers
         ]
-        columns = ("WORKER", "POOL", "DEVICE", "BUSY", "MODELS", "BATCH ROWS")
-        return Grid(columns, rows, "No worker is running.")
+        columns = _columns("WORKER~", "POOL~", "DEVICE~", "BUSY", "MODELS", "BATCH ROWS~")
+        return Grid(columns, [tuple(map(printable, row)) for row in rows], "No worker is running.")
+
+
+def _columns(*titles: str) -> tuple[Column, ...]:
+    """Make columns; the cells of one whose title ends with `~` are text that may be cut."""
+    return tuple(Column(title.removesuffix("~"), is_text=title.endswith("~")) for title in titles)
+
+
+def _fitting(rows: Sequence[Sequence[str]], height: int) -> int:
+    """Return how many rows fit into `height` lines, at least one."""
+    ends = list(accumulate(map(len, rows)))
+    return max(sum(end <= height for end in ends), min(len(rows), 1))
 
 
 def snapshot(client: Client, limit: int) -> Overview:

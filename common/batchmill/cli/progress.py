@@ -12,7 +12,7 @@ from batchmill.cli import FAILED, INTERRUPTED
 from batchmill.cli.console import outcome, print_json
 from batchmill.clock import SystemClock
 from batchmill.job import JobState, JobStatus
-from batchmill.wording import dead, pace, progress
+from batchmill.wording import dead, pace, printable, progress, state
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from batchmill.clock import Clock
 
 LINE_INTERVAL_S = 5.0
+STATE_CELLS = max(map(len, JobState))
 
 
 class Display(Protocol):
@@ -44,40 +45,57 @@ class PlainLines:
         if now < self._due or status.is_final:
             return
         self._due = now + LINE_INTERVAL_S
-        print(f"{status.id} {status.state}: {_text(status)}", file=self._out, flush=True)
+        print(f"{status.id} {state(status)}: {_text(status)}", file=self._out, flush=True)
 
 
 class Bar:
-    """A progress bar with the rows done, rows/s and the time left."""
+    """A progress bar with the elapsed time, the rows below it, and a third line when the job is blocked.
+
+    Every part of the first line has a fixed width, and each line is cut at the width of the terminal.
+    """
 
     def __init__(self, out: TextIO) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+        from rich.console import Console, Group
+        from rich.live import Live
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+        from rich.text import Text
 
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
+        self._bar = Progress(
+            TextColumn(f"{{task.description:<{STATE_CELLS}}}"),
+            BarColumn(bar_width=None),
             TaskProgressColumn(),
-            TextColumn("{task.fields[text]}"),
-            console=Console(file=out),
-            transient=True,
+            TimeElapsedColumn(),
+            expand=True,
+            auto_refresh=False,
         )
-        self._task = self._progress.add_task("", total=None, text="")
-        self._progress.start()
+        self._task = self._bar.add_task("", total=None)
+        self._text = Text(no_wrap=True, overflow="ellipsis")
+        self.content = Group(self._bar, self._text)
+        self._live = Live(self.content, console=Console(file=out), transient=True, redirect_stdout=False)
+        self._live.start()
 
     def show(self, status: JobStatus) -> None:
         """Move the bar."""
-        self._progress.update(
+        self._bar.update(
             self._task,
-            description=f"{status.operator} {status.state}",
+            description=state(status),
             total=status.rows_total or None,
             completed=status.rows_done + status.rows_dead,
-            text=_text(status).replace("[", r"\["),
         )
+        self._text.plain = "\n".join(_lines(status))
+        self._live.refresh()
 
     def stop(self) -> None:
         """Remove the bar from the screen."""
-        self._progress.stop()
+        self._live.stop()
+
+
+def _lines(status: JobStatus) -> list[str]:
+    """Return the lines below the bar: operator, progress, speed and errors; then what blocks the job."""
+    failed = f"failed: {dead(status)}" if status.dead_by_error else ""
+    parts = (status.operator, progress(status), *_stages(status), pace(status), failed)
+    blocked = [f"blocked: {status.note}"] if status.note else []
+    return [printable(line) for line in (", ".join(part for part in parts if part), *blocked)]
 
 
 def _text(status: JobStatus) -> str:
@@ -85,7 +103,7 @@ def _text(status: JobStatus) -> str:
     errors = f"failed: {dead(status)}" if status.dead_by_error else ""
     blocked = f"blocked: {status.note}" if status.note else ""
     parts = (progress(status), *_stages(status), pace(status), errors, blocked)
-    return ", ".join(part for part in parts if part)
+    return printable(", ".join(part for part in parts if part))
 
 
 def _stages(status: JobStatus) -> list[str]:

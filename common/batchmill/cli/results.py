@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
+from batchmill.cli import FAILED, print_error
 from batchmill.cli.options import service_options
+from batchmill.cli.selection import find_job, job_argument
 
 if TYPE_CHECKING:
     from batchmill.client import Client, Job
     from batchmill.job import JobStatus
+
+COPY_BYTES = 1024 * 1024
 
 EPILOG = """\b
 Examples:
@@ -26,7 +31,7 @@ finished rows were written), 2 the input is wrong, 3 the service cannot be reach
 
 
 @click.command(epilog=EPILOG)
-@click.argument("job_id", metavar="JOB")
+@job_argument
 @click.option(
     "--output",
     "-o",
@@ -34,29 +39,59 @@ finished rows were written), 2 the input is wrong, 3 the service cannot be reach
     metavar="FILE",
     help="Write a .parquet, .arrow, .csv or .jsonl file instead.",
 )
+@click.option("--limit", "-n", type=click.IntRange(min=1), metavar="ROWS", help="Write only the first rows.")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["jsonl", "csv", "arrow", "parquet"]),
+    help="The format of the output.  [default: by the ending of FILE; jsonl on stdout]",
+)
 @service_options
-def results(client: Client, job_id: str, output: Path | None) -> None:
-    """Write a job's result rows to stdout as JSON Lines, in input order.
+def results(client: Client, job_id: str, output: Path | None, limit: int | None, kind: str | None) -> None:
+    """Write the results of a job to stdout or a file.
 
-    Rows are written as soon as they are available, and the command ends with the job. With --output, rows go to a
-    temporary file, which replaces FILE once it is complete.
+    They are JSON Lines on stdout, in input order. Rows are written as soon as they are available, and the command
+    ends with the job. With --output, rows go to a temporary file, which replaces FILE once it is complete.
     """
-    from batchmill.errors import JobFailed
+    from batchmill.cli.exports import check_path
+    from batchmill.errors import InvalidOutput, JobFailed
 
-    job = client.job(job_id)
+    if output is not None:
+        check_path(output, kind)
+    elif kind not in (None, "jsonl") and (kind != "csv" and sys.stdout.isatty()):
+        raise InvalidOutput(f"{kind} cannot be shown on a terminal.", hint="Give a file with --output.")
+    job = find_job(client, job_id)
     try:
-        rows = _to_stdout(job) if output is None else _to_file(job, output)
+        rows = write_results(job, output, limit, kind)
     except JobFailed as error:
-        click.echo(f"error: {error}", err=True)
-        raise click.exceptions.Exit(1) from error
-    _print_summary(job.status(), rows, output)
+        print_error(str(error), FAILED)
+        raise click.exceptions.Exit(FAILED) from error
+    _print_summary(job.status(), rows, output, is_cut=rows == limit)
 
 
-def _to_stdout(job: Job) -> int:
+def write_results(job: Job, output: Path | None, limit: int | None = None, kind: str | None = None) -> int:
+    """Write the results to a file, or to stdout; return the number of rows. Raises `JobFailed` after the last one."""
+    if output is not None:
+        return _to_file(job, output, limit, kind)
+    if kind in (None, "jsonl"):
+        return _to_stdout(job, limit)
+    with TemporaryDirectory(prefix="batchmill-results-") as folder:
+        path = Path(folder) / "results"
+        rows = _to_file(job, path, limit, kind)
+        with path.open("rb") as file:
+            while part := file.read(COPY_BYTES):
+                _write_all(sys.stdout.buffer, part)
+        return rows
+
+
+def _to_stdout(job: Job, limit: int | None) -> int:
     rows = 0
     for page in job.pages("jsonl"):
-        _write_all(sys.stdout.buffer, page.lines())
-        rows += page.rows
+        first = page if limit is None else page.first(limit - rows)
+        _write_all(sys.stdout.buffer, first.lines())
+        rows += first.rows
+        if rows == limit:
+            break
     return rows
 
 
@@ -68,19 +103,21 @@ def _write_all(out: BinaryIO, data: bytes) -> None:
     out.flush()
 
 
-def _to_file(job: Job, path: Path) -> int:
+def _to_file(job: Job, path: Path, limit: int | None, kind: str | None) -> int:
     """Write the file, also for a failed job; raise `JobFailed` after it is written."""
-    from batchmill.cli.exports import check_path, open_export
+    from batchmill.cli.exports import open_export
     from batchmill.errors import JobFailed
     from batchmill.wording import count
 
-    check_path(path)
     rows, failure = 0, None
-    with open_export(path) as export:
+    with open_export(path, kind) as export:
         try:
             for page in job.pages(export.content_type):
-                export.write(page)
-                rows += page.rows
+                first = page if limit is None else page.first(limit - rows)
+                export.write(first)
+                rows += first.rows
+                if rows == limit:
+                    break
         except JobFailed as error:
             failure = error
         export.finish(path)
@@ -90,14 +127,14 @@ def _to_file(job: Job, path: Path) -> int:
     return rows
 
 
-def _print_summary(status: JobStatus, rows: int, path: Path | None) -> None:
+def _print_summary(status: JobStatus, rows: int, path: Path | None, *, is_cut: bool) -> None:
     from batchmill.job import JobState
     from batchmill.wording import count
 
     notes = []
     if path is not None:
         notes.append(f"wrote {count(rows)} to {path}")
-    if status.rows_dead:
+    if status.rows_dead and not is_cut:
         notes.append(f"{count(status.rows_dead, 'failed row')} {'is' if status.rows_dead == 1 else 'are'} not included")
     if status.state is JobState.CANCELLED:
         notes.append("the job was cancelled: only its finished rows are included")
@@ -105,5 +142,5 @@ def _print_summary(status: JobStatus, rows: int, path: Path | None) -> None:
         notes.append("the job's deadline passed: only the rows finished by then are included")
     if notes:
         click.echo("; ".join(notes), err=True)
-    if status.state is not JobState.COMPLETED:
+    if status.state is not JobState.COMPLETED and not is_cut:
         raise click.exceptions.Exit(1)

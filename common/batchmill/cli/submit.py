@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 import click
@@ -86,6 +87,16 @@ class Deadline(click.ParamType[datetime | timedelta]):
     multiple=True,
     help="A parameter of the operator; repeatable. The value is parsed as JSON, else taken as text.",
 )
+@click.option(
+    "--params",
+    "params_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="A JSON file with parameters, as one object; --param overrides single ones.",
+)
+@click.option(
+    "--upload", is_flag=True, help="Read the sources here and upload their rows; the service needs no access to them."
+)
 @source_options
 @click.option(
     "--output",
@@ -110,6 +121,16 @@ class Deadline(click.ParamType[datetime | timedelta]):
     "--max-dead", type=click.FloatRange(0), help="Fail the job when more rows fail: a number, or a share if below 1."
 )
 @click.option(
+    "--retry-on", type=Names(), metavar="ERRORS", help="Retry only these types of errors, such as TimeoutError."
+)
+@click.option("--never-on", type=Names(), metavar="ERRORS", help="Never retry these types of errors.")
+@click.option(
+    "--backoff",
+    type=click.FloatRange(0, 3600),
+    metavar="SECONDS",
+    help="Longest wait before the second attempt; it doubles with each further one.  [default: 1]",
+)
+@click.option(
     "--budget", type=click.FloatRange(1e-6, 1e6), help="Pause the job when it has cost this much; see `batchmill cost`."
 )
 @click.option(
@@ -127,10 +148,19 @@ class Deadline(click.ParamType[datetime | timedelta]):
 )
 @click.option("--idempotency-key", metavar="KEY", help="Submitting again with the same key returns the existing job.")
 @click.option("--wait", is_flag=True, help="Follow the job until it ends.")
+@click.option("--dry-run", is_flag=True, help="Check everything and show what would be run; submit nothing.")
 @json_option
 @service_options
-def submit(client: Client, operator: str, sources: tuple[str, ...], wait: bool, as_json: bool, **options: Any) -> None:
-    """Submit a job that runs OPERATOR over the rows of SOURCE.
+def submit(
+    client: Client,
+    operator: str,
+    sources: tuple[str, ...],
+    wait: bool,
+    dry_run: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Submit a job: OPERATOR over the rows of SOURCE.
 
     SOURCE is a file, a folder, a glob (in quotes) or a URI such as s3://bucket/path, or several of them: Parquet, JSON
     Lines (plain, gzip, zstd), CSV, Arrow or plain text. The service reads them, so it must have access to
@@ -139,8 +169,11 @@ def submit(client: Client, operator: str, sources: tuple[str, ...], wait: bool, 
     from batchmill.cli.progress import watch_to_the_end
 
     fields = source_fields(options)
-    flags = cast("_Flags", options)
-    job = _submit(client, operator, sources, fields, flags)
+    flags = cast("SubmitFlags", options)
+    if dry_run:
+        _check(client, operator, sources, fields, flags, as_json=as_json)
+        return
+    job = submit_job(client, operator, sources, fields, flags)
     if wait:
         if not as_json:
             click.echo(f"{job.id} submitted")
@@ -149,9 +182,50 @@ def submit(client: Client, operator: str, sources: tuple[str, ...], wait: bool, 
         _print_latest(job)
     else:
         click.echo(f"{job.id} submitted; `batchmill watch {job.id}` follows it")
+        _warn_if_blocked(job)
 
 
-class _Flags(TypedDict):
+def _warn_if_blocked(job: Job) -> None:
+    """Print why a job cannot run, if a user can change that."""
+    from batchmill.wording import printable
+
+    if note := job.status().note:
+        click.echo(f"blocked: {printable(note)}", err=True)
+
+
+def _check(
+    client: Client,
+    operator: str,
+    sources: tuple[str, ...],
+    fields: dict[str, Any],
+    flags: SubmitFlags,
+    *,
+    as_json: bool,
+) -> None:
+    from batchmill.cli.console import fields as print_fields
+    from batchmill.cli.console import print_json
+
+    rows, options = _input(sources, fields, flags)
+    if rows is not None:
+        raise InvalidRequest(
+            "--dry-run cannot be combined with `-` or --upload.", hint="It checks files that the service reads."
+        )
+    found = client.check(operator, **options)
+    if as_json:
+        print_json(found)
+        return
+    about = "" if found.rows_total_is_exact else "about "
+    print_fields(
+        [
+            ("operator", operator),
+            ("rows", f"{about}{found.rows_total:,}"),
+            ("columns", ", ".join(f"{name} ({kind})" for name, kind in found.columns.items())),
+        ]
+    )
+    click.echo("The request is valid; nothing was submitted.")
+
+
+class SubmitFlags(TypedDict):
     """The options of the command as click passes them."""
 
     params: tuple[tuple[str, Any], ...]
@@ -169,9 +243,23 @@ class _Flags(TypedDict):
     on_null: Literal["dead", "fail"]
     cache: bool
     idempotency_key: str | None
+    params_file: Path | None
+    upload: bool
+    retry_on: list[str] | None
+    never_on: list[str] | None
+    backoff: float | None
 
 
-def _submit(client: Client, operator: str, sources: tuple[str, ...], fields: dict[str, Any], flags: _Flags) -> Job:
+def submit_job(
+    client: Client, operator: str, sources: tuple[str, ...], fields: dict[str, Any], flags: SubmitFlags
+) -> Job:
+    """Submit the job that a command line describes. fields: of the source, see `source_fields`."""
+    rows, options = _input(sources, fields, flags)
+    return client.submit(operator, rows, **options)
+
+
+def _input(sources: tuple[str, ...], fields: dict[str, Any], flags: SubmitFlags) -> tuple[Any, JobOptions]:
+    """Return the rows, None for files that the service reads, and the options of `Client.submit`."""
     options = _job_options(flags)
     if not sources:
         raise InvalidRequest(
@@ -180,20 +268,36 @@ def _submit(client: Client, operator: str, sources: tuple[str, ...], fields: dic
         )
     if STDIN not in sources:
         paths = list(sources) if len(sources) > 1 else sources[0]
-        options["source"] = {"path": paths, **fields}
-        return client.submit(operator, **options)
+        source = {"path": paths, **fields}
+        if flags["upload"]:
+            return _upload(source), options
+        options["source"] = source
+        return None, options
     if len(sources) > 1 or fields not in ({}, {"format": "jsonl"}):
         raise InvalidRequest("`-` cannot be combined with other sources or options about files: stdin is JSON Lines.")
-    return client.submit(operator, json_lines(sys.stdin.buffer, "stdin"), **options)
+    return json_lines(sys.stdin.buffer, "stdin"), options
 
 
-def _job_options(flags: _Flags) -> JobOptions:
+def _upload(source: dict[str, Any]) -> Any:
+    from batchmill.cli.local_rows import local_rows
+    from batchmill.client.submission import file_source
+
+    return local_rows(file_source(source))
+
+
+def _job_options(flags: SubmitFlags) -> JobOptions:
     output = flags["output"]
     if flags["output_format"] and not output:
         raise InvalidRequest("--output-format needs --output.", hint="Add --output FOLDER.")
-    limits = {"max_attempts": flags["max_attempts"], "max_dead": flags["max_dead"]}
+    limits = {
+        "max_attempts": flags["max_attempts"],
+        "max_dead": flags["max_dead"],
+        "retry_on": flags["retry_on"],
+        "never_on": flags["never_on"],
+        "backoff_s": flags["backoff"],
+    }
     return {
-        "params": _params(flags["params"]),
+        "params": _file_params(flags["params_file"]) | _params(flags["params"]),
         "output": {"path": output, "format": flags["output_format"] or "parquet"} if output else None,
         "carry": flags["carry"],
         "name": flags["name"],
@@ -215,6 +319,18 @@ def _params(pairs: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
         if name in params:
             raise InvalidRequest(f"the parameter {name!r} is given twice.", hint="Give each --param once.")
         params[name] = value
+    return params
+
+
+def _file_params(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        params = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidRequest(f"{path}: expected a JSON object with parameters ({error}).") from error
+    if not isinstance(params, dict):
+        raise InvalidRequest(f"{path}: expected a JSON object with parameters, got a {type(params).__name__}.")
     return params
 
 

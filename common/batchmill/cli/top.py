@@ -37,10 +37,11 @@ KEY_INTERVAL_S = 0.05  # between two checks for a key or an answer
 @json_option
 @service_options
 def top(client: Client, interval: float | None, limit: int, as_json: bool) -> None:
-    """Watch jobs, pools and workers: speed, time left, queued work, devices and batch sizes.
+    """Watch jobs, pools and workers.
 
-    A terminal refreshes every few seconds until q or Ctrl-C. When piped, or with --json as one object per line, the
-    snapshot is printed once, or repeatedly with --interval.
+    Shows speed, time left, queued work, devices and batch sizes. A terminal refreshes every few seconds until q or
+    Ctrl-C. When piped, or with --json as one object per line, the snapshot is printed once, or repeatedly with
+    --interval.
     """
     from batchmill.cli.overview import snapshot
 
@@ -87,7 +88,7 @@ def _watch(client: Client, interval_s: float, limit: int) -> None:
     with Keyboard(sys.stdin) as keyboard, Live(console=console, screen=True, auto_refresh=False) as live:
         try:
             while True:
-                shown = asking.submit(screen, client, limit, console.size.height)
+                shown = asking.submit(screen, client, limit, console.size.width, console.size.height)
                 while not shown.done():
                     if _quits(keyboard, KEY_INTERVAL_S):
                         return
@@ -104,10 +105,8 @@ def _leave(number: int, _: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
-def screen(client: Client, limit: int, height: int) -> RenderableType:
-    """Return the content for a terminal of `height` lines."""
-    from rich.console import Group
-    from rich.table import Table
+def screen(client: Client, limit: int, width: int, height: int) -> RenderableType:
+    """Return the content for a terminal of `width` cells and `height` lines."""
     from rich.text import Text
 
     from batchmill.cli.overview import snapshot
@@ -117,15 +116,14 @@ def screen(client: Client, limit: int, height: int) -> RenderableType:
         overview = snapshot(client, limit)
     except ServiceUnavailable as error:
         return Text(f"{error}\n\nRetrying; q to quit.", style="red")
-    shown: list[RenderableType] = [Text(f"{overview.headline()}    q to quit", style="bold")]
-    for title, table, rows in overview.fitted(height):
-        grid = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold", expand=True)
-        for column in table.columns:
-            grid.add_column(column, no_wrap=True, overflow="ellipsis")
-        for row in rows:
-            grid.add_row(*(Text(cell) for cell in row))
-        shown.append(grid)
-    return Group(*shown)
+    content = Text(no_wrap=True, overflow="ellipsis")
+    content.append(f"{overview.headline()}    q to quit\n", style="bold")
+    for title, header, lines in overview.lines(width, height):
+        content.append(f"{title}\n", style="italic")
+        content.append(f"{header}\n", style="bold")
+        content.append("".join(f"{line}\n" for line in lines))
+    content.right_crop(1)
+    return content
 
 
 def _quits(keyboard: Keyboard, seconds: float) -> bool:

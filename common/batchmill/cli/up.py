@@ -1,4 +1,4 @@
-"""`batchmill up`: the embedded service in the foreground."""
+"""`batchmill up` and `down`: the embedded service, in the foreground or detached."""
 
 from __future__ import annotations
 
@@ -11,10 +11,19 @@ from typing import TYPE_CHECKING
 
 import click
 
+from batchmill.cli import BAD_INPUT, FAILED, print_error
+
 if TYPE_CHECKING:
     from types import FrameType
 
     from batchmill.embedded.service import EmbeddedService
+    from batchmill.errors import ServiceUnavailable
+
+data_dir_option = click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Data folder.  [env: BATCHMILL_DATA_DIR; default: ~/.local/share/batchmill]",
+)
 
 
 @click.command()
@@ -22,16 +31,16 @@ if TYPE_CHECKING:
     "--workers", type=click.IntRange(1, 256), default=1, show_default=True, help="Worker processes on each device."
 )
 @click.option("--devices", default="cpu", show_default=True, help="Devices to use, as in `batchmill worker`.")
-@click.option(
-    "--data-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Data folder.  [env: BATCHMILL_DATA_DIR; default: ~/.local/share/batchmill]",
-)
+@data_dir_option
 @click.option(
     "--operators", multiple=True, metavar="MODULE", help="Module with operators that the workers import; repeatable."
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address the API listens on.")
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port of the API.  [default: any free one]")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), help="Port of the API.  [default: 8642 if it is free, else any free one]"
+)
+@click.option("--flower", "with_flower", is_flag=True, help="Run Flower too, at port 5555 if it is free.")
+@click.option("--detach", "-d", is_flag=True, help="Return once it runs; `batchmill down` stops it.")
 @click.option(
     "--tied", is_flag=True, hidden=True, help="Print URL and token as JSON; stop at the end of standard input."
 )
@@ -41,26 +50,82 @@ def up(
     data_dir: Path | None,
     operators: tuple[str, ...],
     host: str,
-    port: int,
+    port: int | None,
+    with_flower: bool,
+    detach: bool,
     *,
     tied: bool,
 ) -> None:
-    """Run a complete service on this machine: Valkey, a coordinator and workers.
+    """Run a complete service on this machine.
 
-    Commands in other terminals connect to it automatically: `batchmill jobs`. Ctrl-C stops it; unfinished jobs resume
-    when it is started again with the same data folder.
+    It consists of Valkey, a coordinator and workers. Commands in other terminals connect to it automatically:
+    `batchmill jobs`. Ctrl-C stops it; unfinished jobs resume when it is started again with the same data folder.
     """
     from batchmill.embedded.service import EmbeddedService, EmbeddedSettings
-    from batchmill.settings import default_data_dir
+    from batchmill.errors import ServiceUnavailable
 
-    folder = (data_dir or default_data_dir()).expanduser().absolute()
-    service = EmbeddedService(EmbeddedSettings(folder, workers, operators, host, port, devices))
+    folder = _folder(data_dir)
+    if detach:
+        _detach(folder)
+        return
+    service = EmbeddedService(EmbeddedSettings(folder, workers, operators, host, port, devices, with_flower))
     _stop_on_signals(service)
-    with service:
+    if not tied:
+        click.echo("Starting Valkey, the coordinator and the workers …", err=True)
+    try:
+        service.start()
+    except ServiceUnavailable as error:
+        _report_failed_start(error)
+        raise click.exceptions.Exit(BAD_INPUT) from error
+    try:
         _announce(service, folder, workers, tied=tied)
         if tied:
             threading.Thread(target=_stop_at_end_of_input, args=(service,), daemon=True).start()
         service.watch()
+        if not tied:
+            click.echo("Stopping: workers finish their running batches …", err=True)
+    finally:
+        service.stop()
+
+
+@click.command()
+@data_dir_option
+def down(data_dir: Path | None) -> None:
+    """Stop the service that `batchmill up` runs on this machine.
+
+    Running batches end first; unfinished jobs resume at the next start.
+    """
+    from batchmill.embedded.detached import stop_service
+
+    folder = _folder(data_dir)
+    click.echo("Stopped." if stop_service(folder) else f"No service runs over {folder}.")
+
+
+def _folder(data_dir: Path | None) -> Path:
+    from batchmill.settings import default_data_dir
+
+    return (data_dir or default_data_dir()).expanduser().absolute()
+
+
+def _detach(folder: Path) -> None:
+    """Start this command line again in the background, without `--detach`."""
+    from batchmill.embedded.detached import start_detached
+
+    arguments = [part for part in sys.argv[1:] if part not in ("--detach", "-d")]
+    started = start_detached(arguments, folder)
+    if started.record is None:
+        click.echo(started.output, err=True, nl=False)
+        raise click.exceptions.Exit(started.code or FAILED)
+    click.echo(started.output, nl=False)
+
+
+def _report_failed_start(error: ServiceUnavailable) -> None:
+    """Print why the service did not start, and the lines that the process in question logged in this start."""
+    from batchmill.wording import printable
+
+    print_error(str(error), BAD_INPUT)
+    for line in error.details.get("log", ()):
+        click.echo(f"    {printable(line)}", err=True)
 
 
 def _stop_on_signals(service: EmbeddedService) -> None:
@@ -74,6 +139,7 @@ def _stop_on_signals(service: EmbeddedService) -> None:
 
 
 def _announce(service: EmbeddedService, folder: Path, workers: int, *, tied: bool) -> None:
+    from batchmill.embedded.service import FLOWER_USER
     from batchmill.wording import count
 
     record = service.record
@@ -82,9 +148,11 @@ def _announce(service: EmbeddedService, folder: Path, workers: int, *, tied: boo
         click.echo(json.dumps({"url": record.url, "token": record.token}))
         return
     click.echo(f"Batchmill is running at {record.url} with {count(workers, 'worker')}.")
+    if service.flower_url:
+        click.echo(f"Flower: {service.flower_url} (user {FLOWER_USER}, password in {folder / 'token'})")
     click.echo(f"Data and logs: {folder}")
     click.echo("In another terminal: batchmill submit echo FILE.jsonl --wait   (batchmill --help lists more)")
-    click.echo("Ctrl-C stops it; unfinished jobs resume at the next start.")
+    click.echo("Ctrl-C or `batchmill down` stops it; unfinished jobs resume at the next start.")
 
 
 def _stop_at_end_of_input(service: EmbeddedService) -> None:

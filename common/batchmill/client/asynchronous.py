@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 from pydantic import BaseModel
 
 from batchmill.client.job import AsyncJob
+from batchmill.client.job_filter import JobFilter
 from batchmill.client.options import check_names, with_job_options
 from batchmill.client.rows import check_rows, upload_parts
 from batchmill.client.service import find_service
@@ -15,17 +16,18 @@ from batchmill.client.submission import JobSender, make_spec
 from batchmill.client.transport import Transport
 from batchmill.cost import CostTotals
 from batchmill.errors import InvalidRequest
-from batchmill.job import JobStatus, PoolStatus, WorkerInfo
+from batchmill.job import CheckedJob, JobStatus, PoolStatus, WorkerInfo
 from batchmill.operators.contract import OperatorInfo
 from batchmill.row_cache import CacheStats
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from batchmill.client.options import JobOptions
     from batchmill.client.rows import UploadPart
 
 M = TypeVar("M", bound=BaseModel)
+MAX_JOBS_PAGE = 100
 
 
 class _Jobs(BaseModel):
@@ -72,6 +74,11 @@ class AsyncClient:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+    @property
+    def url(self) -> str:
+        """The URL of the service, without a slash at its end."""
+        return self._transport.address.url
 
     async def close(self) -> None:
         """Close all connections. Jobs continue."""
@@ -133,6 +140,22 @@ class AsyncClient:
         sender = JobSender(self._transport, make_spec(operator, options), options.get("idempotency_key"))
         return sender, iter(()) if rows is None else upload_parts(rows)
 
+    @with_job_options
+    async def check(self, operator: str, **options: Unpack[JobOptions]) -> CheckedJob:
+        """Check a job over the files of `source` as `submit` does, without submitting it.
+
+        Args:
+            operator: Name of an operator that the service's workers have loaded.
+
+        Returns:
+            The rows and columns of the input.
+
+        Raises:
+            InvalidRequest: Something in the request is wrong; the message names it.
+        """
+        sender, _ = self.prepare(operator, None, options)
+        return await sender.check()
+
     def job_of(self, status: JobStatus) -> AsyncJob:
         """Return the job that a status describes.
 
@@ -160,25 +183,39 @@ class AsyncClient:
             raise InvalidRequest("the job id is empty.", hint="`client.jobs()` and `batchmill jobs` list the jobs.")
         return AsyncJob(self._transport, job_id)
 
-    async def jobs(self, limit: int | None = None) -> list[AsyncJob]:
+    async def jobs(
+        self,
+        limit: int | None = None,
+        *,
+        state: Collection[str] | str | None = None,
+        name: str | None = None,
+        operator: str | None = None,
+        tenant: str | None = None,
+    ) -> list[AsyncJob]:
         """List the jobs that the service knows, newest first.
 
         Args:
             limit: At most this many. None: all.
+            state: Only jobs in this state, or in one of these.
+            name: Only jobs of this name; `*` and `?` stand for any characters and for one.
+            operator: Only jobs of this operator.
+            tenant: Only jobs of this tenant.
 
         Returns:
             The jobs, each with its status in `latest`.
         """
+        wanted = JobFilter(state, name, operator, tenant)
         found: list[AsyncJob] = []
         before: str | None = None
         while limit is None or len(found) < limit:
-            query = {"limit": str(min(100, limit - len(found)) if limit is not None else 100)}
-            page = await self._get(_Jobs, "/v1/jobs", query | ({"before": before} if before else {}))
-            found += map(self.job_of, page.jobs)
+            size = MAX_JOBS_PAGE if limit is None or wanted.excludes_some else min(MAX_JOBS_PAGE, limit - len(found))
+            query = {"limit": str(size)} | ({"before": before} if before else {})
+            page = await self._get(_Jobs, "/v1/jobs", query)
+            found += [self.job_of(status) for status in page.jobs if wanted.accepts(status)]
             before = page.next
             if not before:
                 break
-        return found
+        return found[:limit]
 
     async def live_jobs(self, limit: int = 100) -> list[AsyncJob]:
         """List the jobs that have not ended, newest first.

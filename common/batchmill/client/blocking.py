@@ -11,14 +11,14 @@ from batchmill.client.loop import LoopThread
 from batchmill.client.options import with_job_options
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from batchmill.client.job import AsyncJob
     from batchmill.client.options import JobOptions
     from batchmill.client.rows import UploadPart
     from batchmill.client.submission import JobSender
     from batchmill.cost import CostTotals
-    from batchmill.job import PoolStatus, WorkerInfo
+    from batchmill.job import CheckedJob, PoolStatus, WorkerInfo
     from batchmill.operators.contract import OperatorInfo
     from batchmill.row_cache import CacheStats
 
@@ -52,6 +52,11 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def url(self) -> str:
+        """The URL of the service, without a slash at its end."""
+        return self._async.url
 
     def close(self) -> None:
         """Close all connections. Jobs continue."""
@@ -88,6 +93,22 @@ class Client:
             self._loop.run(sender.abort())
             raise
 
+    @with_job_options
+    def check(self, operator: str, **options: Unpack[JobOptions]) -> CheckedJob:
+        """Check a job over the files of `source` as `submit` does, without submitting it.
+
+        Args:
+            operator: Name of an operator that the service's workers have loaded.
+
+        Returns:
+            The rows and columns of the input.
+
+        Raises:
+            InvalidRequest: Something in the request is wrong; the message names it.
+        """
+        sender, _ = self._async.prepare(operator, None, options)
+        return self._loop.run(sender.check())
+
     def job(self, job_id: str) -> Job:
         """Return a job by its id, without a request to the service.
 
@@ -102,16 +123,29 @@ class Client:
         """
         return self._wrap(self._async.job(job_id))
 
-    def jobs(self, limit: int | None = None) -> list[Job]:
+    def jobs(
+        self,
+        limit: int | None = None,
+        *,
+        state: Collection[str] | str | None = None,
+        name: str | None = None,
+        operator: str | None = None,
+        tenant: str | None = None,
+    ) -> list[Job]:
         """List the jobs that the service knows, newest first.
 
         Args:
             limit: At most this many. None: all.
+            state: Only jobs in this state, or in one of these.
+            name: Only jobs of this name; `*` and `?` stand for any characters and for one.
+            operator: Only jobs of this operator.
+            tenant: Only jobs of this tenant.
 
         Returns:
             The jobs, each with its status in `latest`.
         """
-        return [self._wrap(job) for job in self._loop.run(self._async.jobs(limit))]
+        found = self._async.jobs(limit, state=state, name=name, operator=operator, tenant=tenant)
+        return [self._wrap(job) for job in self._loop.run(found)]
 
     def live_jobs(self, limit: int = 100) -> list[Job]:
         """List the jobs that have not ended, newest first.

@@ -5,8 +5,10 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from batchmill.client.display import as_html, describe, mimebundle
+from batchmill.client import frames
+from batchmill.client.display import as_html, describe, live_display, mimebundle
 from batchmill.client.pages import dicts
+from batchmill.client.waiting import wait_until_ended
 from batchmill.errors import BatchmillError
 from batchmill.job_log import LogLevel
 
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Collection, Iterator, Mapping
 
+    import pandas as pd
+    import polars as pl
     import pyarrow as pa
 
     from batchmill.client.blocking import Client
@@ -200,7 +204,7 @@ class Job:
         yield from self._loop.iterate(self._async.watch())
 
     def wait(self, timeout: float | None = None) -> Self:
-        """Wait until the job has ended.
+        """Wait until the job has ended. In a notebook its progress is shown and updated meanwhile.
 
         Args:
             timeout: Seconds to wait. None: no limit.
@@ -214,7 +218,8 @@ class Job:
             JobExpired: The job's deadline passed before it was done.
             TimeoutError: The job has not ended in time; it continues.
         """
-        self._loop.run(self._async.wait(timeout))
+        show = live_display("Job", self.id, self.latest)
+        self._loop.run(wait_until_ended(self._async, show, timeout))
         return self
 
     def log(self, level: LogLevel | str = LogLevel.INFO) -> list[LogEntry]:
@@ -273,6 +278,32 @@ class Job:
             JobFailed: The job failed.
         """
         return self._loop.run(self._async.to_table())
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Wait for the job to end and return all results as a pandas data frame, in input order.
+
+        Returns:
+            A `pandas.DataFrame`.
+
+        Raises:
+            JobFailed: The job failed.
+            MissingExtra: pandas is not installed.
+        """
+        frames.require("pandas")
+        return frames.to_pandas(self.to_table())
+
+    def to_polars(self) -> pl.DataFrame:
+        """Wait for the job to end and return all results as a Polars data frame, in input order.
+
+        Returns:
+            A `polars.DataFrame`.
+
+        Raises:
+            JobFailed: The job failed.
+            MissingExtra: Polars is not installed.
+        """
+        frames.require("polars")
+        return frames.to_polars(self.to_table())
 
     def pages(self, content_type: Literal["arrow", "jsonl"]) -> Iterator[ResultPage]:
         """Read the results in the form in which the service sends them; otherwise like `results`.

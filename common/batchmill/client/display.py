@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from html import escape
 from typing import TYPE_CHECKING
 
 from batchmill.wording import dead, pace, progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from batchmill.job import JobStatus, StageStatus
 
@@ -77,3 +78,28 @@ def _details(status: JobStatus) -> Iterator[tuple[str, str]]:
         ("output", status.output or ""),
     )
     return ((name, " ".join(value.split())) for name, value in details if value)
+
+
+def live_display(kind: str, job_id: str, status: JobStatus | None) -> Callable[[JobStatus], None]:
+    """Show a job below the running cell of a notebook; return what updates it. Elsewhere nothing is shown."""
+    if not _in_notebook():
+        return _show_nothing
+    from IPython.display import display
+
+    handle = display(mimebundle(kind, job_id, status), raw=True, display_id=True)  # type: ignore[no-untyped-call]
+
+    def update(status: JobStatus) -> None:
+        handle.update(mimebundle(kind, job_id, status), raw=True)
+
+    return update
+
+
+def _in_notebook() -> bool:
+    """Return whether this process is the kernel of a notebook, which has a display that can be updated."""
+    interactive = sys.modules.get("IPython")
+    shell = interactive.get_ipython() if interactive is not None else None
+    return shell is not None and getattr(shell, "kernel", None) is not None
+
+
+def _show_nothing(_: JobStatus) -> None:
+    """Take the place of a display where there is none."""

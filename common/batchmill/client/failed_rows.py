@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection, Mapping
 
 
+MAX_PURGED_INDICES = 400  # in one URL
+
+
 class DeadLetterPage(BaseModel):
     """A page of dead letters, how many there are of each type of error, and the cursor of the next page."""
 
@@ -69,3 +72,9 @@ async def write_dead_letters(target: Path, pages: AsyncGenerator[DeadLetterPage,
     except OSError as error:
         raise StorageError(f"{target} cannot be written: {error.strerror or error}.", path=str(target)) from error
     return count
+
+
+def index_groups(indices: Collection[int]) -> list[list[tuple[str, str]]]:
+    """Split indices, in order, into the query parameters of as many requests as they need."""
+    named = [("index", str(index)) for index in sorted(indices)]
+    return [named[start : start + MAX_PURGED_INDICES] for start in range(0, len(named), MAX_PURGED_INDICES)]

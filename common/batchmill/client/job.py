@@ -10,16 +10,15 @@ from urllib.parse import quote
 
 import aiohttp
 
+from batchmill.client import frames
 from batchmill.client import pages as paging
-from batchmill.client.display import as_html, describe, mimebundle
+from batchmill.client.display import as_html, describe, live_display, mimebundle
 from batchmill.client.events import server_sent_events
-from batchmill.client.failed_rows import DeadLetterPage, Purged, replay_request, write_dead_letters
+from batchmill.client.failed_rows import DeadLetterPage, Purged, index_groups, replay_request, write_dead_letters
 from batchmill.client.outcome import raise_unless_completed
 from batchmill.client.transport import Patience
-from batchmill.errors import (
-    NotFound,
-    ServiceUnavailable,
-)
+from batchmill.client.waiting import wait_until_ended
+from batchmill.errors import NotFound, ServiceUnavailable
 from batchmill.job import JobCost, JobState, JobStatus
 from batchmill.job_log import LogEntry, LogLevel, LogPage
 
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import AsyncGenerator, Collection, Mapping
 
+    import pandas as pd
+    import polars as pl
     import pyarrow as pa
 
     from batchmill.client.transport import Transport
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 EVENTS_TIMEOUT_S = 35.0  # the service sends a comment every 15 s, so silence means a dead connection
 LOG_INTERVAL_S = 1.0  # between two requests while a log is followed
-MAX_PURGED_INDICES = 400  # indices in one URL
 
 
 class AsyncJob:
@@ -147,7 +147,7 @@ class AsyncJob:
                 await patience.pause(error)
 
     async def wait(self, timeout: float | None = None) -> Self:  # noqa: ASYNC109  # the public name is given
-        """Wait until the job has ended.
+        """Wait until the job has ended. In a notebook its progress is shown and updated meanwhile.
 
         Args:
             timeout: Seconds to wait. None: no limit.
@@ -161,18 +161,7 @@ class AsyncJob:
             JobExpired: The job's deadline passed before it was done.
             TimeoutError: The job has not ended in time; it continues.
         """
-        statuses = self.watch()
-        try:
-            async with asyncio.timeout(timeout) as limit, aclosing(statuses):
-                async for _ in statuses:
-                    pass
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            state = f"is still {self.latest.state}" if self.latest else "has not ended"
-            raise TimeoutError(f"{self.id} {state} after {timeout} s; it continues.") from None
-        if self.latest is not None:
-            raise_unless_completed(self.latest)
+        await wait_until_ended(self, live_display(type(self).__name__, self.id, self.latest), timeout)
         return self
 
     async def log(self, level: LogLevel | str = LogLevel.INFO) -> list[LogEntry]:
@@ -251,6 +240,32 @@ class AsyncJob:
         async with aclosing(self.tables()) as tables:
             return paging.join([table async for table in tables])
 
+    async def to_pandas(self) -> pd.DataFrame:
+        """Wait for the job to end and return all results as a pandas data frame, in input order.
+
+        Returns:
+            A `pandas.DataFrame`.
+
+        Raises:
+            JobFailed: The job failed.
+            MissingExtra: pandas is not installed.
+        """
+        frames.require("pandas")
+        return frames.to_pandas(await self.to_table())
+
+    async def to_polars(self) -> pl.DataFrame:
+        """Wait for the job to end and return all results as a Polars data frame, in input order.
+
+        Returns:
+            A `polars.DataFrame`.
+
+        Raises:
+            JobFailed: The job failed.
+            MissingExtra: Polars is not installed.
+        """
+        frames.require("polars")
+        return frames.to_polars(await self.to_table())
+
     async def pages(self, content_type: Literal["arrow", "jsonl"]) -> AsyncGenerator[paging.ResultPage, None]:
         """Read the results in the form in which the service sends them; otherwise like `results`.
 
@@ -285,8 +300,7 @@ class AsyncJob:
         """
         async with aclosing(self.pages("arrow")) as all_pages:
             async for page in all_pages:
-                table = page.table()
-                if table.num_columns:
+                if (table := page.table()).num_columns:
                     yield table
 
     async def dead_letters(self) -> list[DeadLetter]:
@@ -365,13 +379,11 @@ class AsyncJob:
         kind = [("error_type", error_type)] if error_type is not None else []
         if indices is None:
             return await self._purge(kind)
-        named = [("index", str(index)) for index in sorted(indices)]
-        groups = [named[start : start + MAX_PURGED_INDICES] for start in range(0, len(named), MAX_PURGED_INDICES)]
-        return sum([await self._purge(kind + group) for group in groups])
+        return sum([await self._purge(kind + group) for group in index_groups(indices)])
 
     async def _purge(self, query: list[tuple[str, str]]) -> int:
-        answer = await self._transport.json("DELETE", f"{self._path}/dead-letters", query=query)
-        return self._transport.parse(Purged, answer).purged
+        path = f"{self._path}/dead-letters"
+        return self._transport.parse(Purged, await self._transport.json("DELETE", path, query=query)).purged
 
     async def _dead_letter_pages(self) -> AsyncGenerator[DeadLetterPage, None]:
         cursor: str | None = ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
 JSON_LINES = "application/x-ndjson"
 LONG_POLL_S = 25
+_ARROW_MARK = b"\xff\xff\xff\xff"  # each message of an Arrow stream begins with it; JSON never does
 DICT_ROWS = 1024
 """Rows converted to dicts at once: a dict takes many times the memory of its row in Arrow."""
 
@@ -48,6 +49,19 @@ class ResultPage:
         if (found := self.body.count(b"\n")) != self.rows:
             raise BatchmillError(f"expected {self.rows} lines in a page of results, got {found}.")
         return self.body
+
+    def first(self, rows: int) -> ResultPage:
+        """Return a page with the first `rows` rows at most."""
+        if rows >= self.rows:
+            return self
+        if self.body.startswith(_ARROW_MARK):
+            table = self.table().slice(0, rows)
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, table.schema) as stream:
+                stream.write_table(table)
+            return replace(self, body=sink.getvalue().to_pybytes(), rows=rows)
+        lines = self.lines().split(b"\n", rows)[:rows]
+        return replace(self, body=b"".join(line + b"\n" for line in lines), rows=rows)
 
 
 async def pages(transport: Transport, path: str, content_type: str) -> AsyncGenerator[ResultPage, None]:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from batchmill.client.transport import BufferPayload, Transport
 from batchmill.errors import BatchmillError, InvalidOutput, InvalidParams, InvalidRequest, InvalidRows, InvalidSource
-from batchmill.job import FileSource, JobForm, JobRequest, JobStatus, OutputSpec, UploadSource
+from batchmill.job import CheckedJob, FileSource, JobForm, JobRequest, JobStatus, OutputSpec, UploadSource
 from batchmill.wording import shown
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def make_spec(operator: str, options: JobOptions) -> JobForm:
             {
                 **given,
                 "operator": operator,
-                "source": _file_source(options.get("source")),
+                "source": None if options.get("source") is None else file_source(options["source"]),
                 "output": _output(options.get("output")),
                 "deadline_at": _deadline_at(options.get("deadline")),
             }
@@ -84,9 +84,8 @@ def _deadline_at(deadline: Any) -> float | None:
     return moment
 
 
-def _file_source(source: Any) -> FileSource | None:
-    if source is None:
-        return None
+def file_source(source: Any) -> FileSource:
+    """Check a source as users write it, with absolute paths. Raises `InvalidSource`."""
     fields = dict(source) if isinstance(source, dict) else {"path": source}
     try:
         fields["path"] = _absolute_paths(fields.get("path"), InvalidSource)
@@ -188,14 +187,21 @@ class JobSender:
             with suppress(BatchmillError):  # the service deletes an abandoned upload
                 await self._transport.call("DELETE", f"/v1/uploads/{self._upload}")
 
+    async def check(self) -> CheckedJob:
+        """Let the service check the request over the files of its source; nothing is submitted."""
+        request = self._request(self._spec.source, None)
+        return self._transport.parse(CheckedJob, await self._transport.json("POST", "/v1/jobs/check", body=request))
+
     async def _post(self, source: Any, rows_arrow: str | None) -> JobStatus:
+        answer = await self._transport.json("POST", "/v1/jobs", body=self._request(source, rows_arrow))
+        return self._transport.parse(JobStatus, answer)
+
+    def _request(self, source: Any, rows_arrow: str | None) -> JobRequest:
         fields = {name: getattr(self._spec, name) for name in JobForm.model_fields} | {"source": source}
         try:
-            request = JobRequest(**fields, rows_arrow=rows_arrow, idempotency_key=self._key)
+            return JobRequest(**fields, rows_arrow=rows_arrow, idempotency_key=self._key)
         except ValidationError as error:
             raise _invalid(InvalidRequest, "", error) from error
-        answer = await self._transport.json("POST", "/v1/jobs", body=request)
-        return self._transport.parse(JobStatus, answer)
 
     async def _send(self, part: UploadPart) -> None:
         if not self._upload:

@@ -6,22 +6,26 @@ import fcntl
 import json
 import os
 import secrets
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import IO, TYPE_CHECKING
 
 from batchmill.errors import InvalidSettings, StorageError
+from batchmill.settings import PREFIX, default_data_dir
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceRecord:
-    """The address of a running service."""
+    """What other processes of this user need to reach a running service, in the file `service.json`."""
 
     url: str
-    token: str
+    token: str = field(repr=False)
     pid: int
+    redis_url: str
+    blob_root: str
 
 
 class DataFolder:
@@ -63,9 +67,27 @@ class DataFolder:
         return path.read_text().strip()
 
     def write_record(self, record: ServiceRecord) -> None:
-        """Write the address of the running service."""
-        body = json.dumps({"url": record.url, "token": record.token, "pid": record.pid})
-        _write_private(self._record, body)
+        """Write the record of the running service."""
+        _write_private(self._record, json.dumps(asdict(record)))
+
+    def running(self) -> ServiceRecord | None:
+        """Return the record of the service that runs over this folder; None if none does."""
+        try:
+            record = ServiceRecord(**json.loads(self._record.read_text()))
+        except (FileNotFoundError, ValueError, TypeError):  # none, or it is starting, or of another version
+            return None
+        return record if self._is_locked() else None  # looked at last: it must not be in the way of a start
+
+    def _is_locked(self) -> bool:
+        """Whether a process has the folder's lock, which ends with the process however it ends."""
+        try:
+            with (self.path / "lock").open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
 
     def release(self) -> None:
         """Delete the address and unlock the folder."""
@@ -73,6 +95,23 @@ class DataFolder:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+
+def join_running_service(chosen: Mapping[str, str | None]) -> ServiceRecord | None:
+    """Point the settings of this process to the service that `batchmill up` runs over the default data folder.
+
+    Nothing changes, and None is returned, when `chosen` (options of the command) or the environment names a Redis or a
+    blob store, or when no such service runs.
+    """
+    names = ("redis_url", "blob_root")
+    if any(chosen.get(name) or os.environ.get(PREFIX + name.upper()) for name in (*names, "secrets_dir")):
+        return None
+    record = DataFolder(default_data_dir()).running()
+    if record is not None:
+        os.environ[f"{PREFIX}REDIS_URL"] = record.redis_url
+        os.environ[f"{PREFIX}BLOB_ROOT"] = record.blob_root
+        os.environ.setdefault(f"{PREFIX}UNRESTRICTED", "true")
+    return record
 
 
 def _write_private(path: Path, text: str) -> None:

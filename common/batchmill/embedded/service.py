@@ -26,6 +26,11 @@ START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 60.0  # longer than a worker needs to drain
 READY_INTERVAL_S = 0.02
 LOG_TAIL_LINES = 12
+ERROR_MARK = "error: "  # of the line with which a command that refuses to start says why
+LOCALHOST = "127.0.0.1"
+DEFAULT_PORT = 8642
+DEFAULT_FLOWER_PORT = 5555
+FLOWER_USER = "batchmill"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +41,9 @@ class EmbeddedSettings:
     workers: int = 1  # on each device
     operators: Sequence[str] = ()
     host: str = "127.0.0.1"
-    port: int = 0
+    port: int | None = None  # None: 8642 if it is free, else any free one; 0: any free one
     devices: str = "cpu"
+    with_flower: bool = False
 
 
 class EmbeddedService:
@@ -48,7 +54,9 @@ class EmbeddedService:
         self._folder = DataFolder(settings.data_dir)
         self._processes = ProcessSupervisor()
         self._runtime: Path | None = None
+        self._log_starts: dict[str, int] = {}  # bytes of each log before this start
         self.record: ServiceRecord | None = None
+        self.flower_url: str | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -78,7 +86,7 @@ class EmbeddedService:
 
     def stop(self) -> None:
         """Stop everything; unfinished jobs resume when a service is started with the same folder."""
-        for name in ("worker", "coordinator", "valkey"):  # each needs those after it for an orderly stop
+        for name in ("flower", "worker", "coordinator", "valkey"):  # each needs those after it for an orderly stop
             self._processes.stop(STOP_TIMEOUT_S, name)
         self._folder.release()
         if self._runtime is not None:
@@ -99,7 +107,7 @@ class EmbeddedService:
         valkey = self._child("valkey", valkey_command(self._folder.valkey, valkey_socket), {})
         self._wait("valkey", valkey, valkey_socket.exists)
         here = self._settings
-        port = here.port or _free_port(here.host)  # chosen once, so that a restarted coordinator keeps its address
+        port = _free_port(here.host, DEFAULT_PORT if here.port is None else here.port)
         listening = ["--host", here.host, "--port", str(port), "--ready-file", str(ready)]
         coordinator = self._command("coordinator", listening, env)
         announced = self._runtime / "workers.json"
@@ -108,15 +116,27 @@ class EmbeddedService:
         worker = self._command("worker", [*slots, "--ready-file", str(announced), *modules], env)
         self._wait("coordinator", coordinator, ready.exists)
         self._wait("worker", worker, announced.exists)
-        record = ServiceRecord(json.loads(ready.read_text())["url"], token, os.getpid())
+        url = json.loads(ready.read_text())["url"]
+        record = ServiceRecord(url, token, os.getpid(), env["BATCHMILL_REDIS_URL"], env["BATCHMILL_BLOB_ROOT"])
+        if here.with_flower:
+            self._start_flower(env, token)
         self._folder.write_record(record)
         return record
+
+    def _start_flower(self, env: dict[str, str], token: str) -> None:
+        port = _free_port(LOCALHOST, DEFAULT_FLOWER_PORT)
+        users = {"BATCHMILL_FLOWER_USERS": f"{FLOWER_USER}:{token}"}
+        flower = self._command("flower", ["--host", LOCALHOST, "--port", str(port)], env | users)
+        self._wait("flower", flower, lambda: _answers(LOCALHOST, port))
+        self.flower_url = f"http://{LOCALHOST}:{port}"
 
     def _command(self, name: str, arguments: Sequence[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
         return self._child(name, python_module("batchmill", name, *arguments), env)
 
     def _child(self, name: str, command: Sequence[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
-        return self._processes.start(ChildSpec(name, command, env, self._folder.logs / f"{name}.log"))
+        path = self._folder.logs / f"{name}.log"
+        self._log_starts[name] = path.stat().st_size if path.exists() else 0
+        return self._processes.start(ChildSpec(name, command, env, path))
 
     def _wait(self, name: str, process: subprocess.Popen[bytes], is_ready: Callable[[], bool]) -> None:
         ends_at = time.monotonic() + START_TIMEOUT_S
@@ -130,17 +150,42 @@ class EmbeddedService:
 
     def _not_started(self, name: str, reason: str) -> ServiceUnavailable:
         path = self._folder.logs / f"{name}.log"
-        lines = path.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:] if path.exists() else []
-        tail = "\n".join(lines)
+        lines = self._lines_of_this_start(name)
+        errors = [line.removeprefix(ERROR_MARK) for line in lines if line.startswith(ERROR_MARK)]
         return ServiceUnavailable(
-            f"the {name} of the embedded service did not start: {reason}. Its last log lines:\n{tail}\n",
-            hint=f"The full log is in {path}.",
+            f"the {name} of the embedded service did not start: {errors[-1] if errors else f'{reason}.'}",
+            hint=f"The log is in {path}.",
+            log=[] if errors else lines[-LOG_TAIL_LINES:],
         )
 
+    def _lines_of_this_start(self, name: str) -> list[str]:
+        path = self._folder.logs / f"{name}.log"
+        if not path.exists():
+            return []
+        with path.open("rb") as file:
+            file.seek(self._log_starts.get(name, 0))
+            return file.read().decode(errors="replace").splitlines()
 
-def _free_port(host: str) -> int:
-    with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        return int(probe.getsockname()[1])
+
+def _free_port(host: str, wanted: int) -> int:
+    """Return the port that is wanted if it is free, else any free one."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for port in (wanted, 0):
+        try:
+            with socket.create_server((host, port), family=family) as probe:
+                return int(probe.getsockname()[1])
+        except OSError:
+            if port == 0:
+                raise
+    raise AssertionError(wanted)
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def _require_extras() -> None:

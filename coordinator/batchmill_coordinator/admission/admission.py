@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchmill.errors import Conflict, InvalidOutput, InvalidRequest, UnknownOperator, did_you_mean
-from batchmill.job import MAX_INLINE_BYTES, FileSource, JobRequest, JobSpec, UploadSource, new_id
+from batchmill.job import MAX_INLINE_BYTES, CheckedJob, FileSource, JobRequest, JobSpec, UploadSource, new_id
 from batchmill.ledger.jobs import Submission
 from batchmill.sources import InlineSource, SourceDescription
 from batchmill.workspace import stream_from_table, table_from_stream
@@ -109,14 +109,36 @@ class Admission:
         with ExitStack() as undo:
             job_id = new_id("job")
             undo.callback(self._workspace.blobs.delete_folder, f"jobs/{job_id}")
-            found = self._find_input(request, job_id, undo, tenant)
-            self._limits.check_columns(found.source.schema)
-            check_columns(operator, found.spec.first, found.source.schema)
+            found = self._checked_input(request, operator, job_id, undo, tenant)
             order = Order(found.spec, operator, found.inline, found.description)
             accepted_id, is_new = self._accept(job_id, request, found, order, digest, undo, tenant)
             if not is_new:
                 self._known(request, digest, tenant)
         return accepted_id, is_new
+
+    def check(self, request: JobRequest, tenant: str) -> CheckedJob:
+        """Check a request over files as `admit` does, and accept nothing. Raises a subclass of `InvalidRequest`."""
+        if not isinstance(request.source, FileSource):
+            raise InvalidRequest(
+                "only a job over files can be checked without submitting it.", hint="Give `source` with a path."
+            )
+        _require_one_input(request)
+        operator = self.check_spec(request.spec())
+        with ExitStack() as undo:
+            job_id = new_id("job")
+            undo.callback(self._workspace.blobs.delete_folder, f"jobs/{job_id}")
+            source = self._checked_input(request, operator, job_id, undo, tenant).source
+            total = source.count("")
+            columns = {field.name: str(field.type) for field in source.schema}
+        return CheckedJob(rows_total=total.rows, rows_total_is_exact=total.exact, columns=columns)
+
+    def _checked_input(
+        self, request: JobRequest, operator: OperatorInfo, job_id: str, undo: ExitStack, tenant: str
+    ) -> _Input:
+        found = self._find_input(request, job_id, undo, tenant)
+        self._limits.check_columns(found.source.schema)
+        check_columns(operator, found.spec.first, found.source.schema)
+        return found
 
     def _known(self, request: JobRequest, digest: str, tenant: str) -> str | None:
         """The job that was accepted under the request's key, or None. Raises `Conflict` if it was another request."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import click
@@ -15,15 +16,22 @@ if TYPE_CHECKING:
 @click.option("--port", type=int, help="Port to listen on, 0 for any free one.  [BATCHMILL_FLOWER_PORT, default 5555]")
 @click.option("--redis-url", help="The ledger and broker.  [BATCHMILL_REDIS_URL]")
 def flower(host: str | None, port: int | None, redis_url: str | None) -> None:
-    """Run Flower: who works on which shard, and how each attempt ended.
+    """Run Flower, a web page of attempts and workers.
+
+    Without a Redis in options or environment, it shows the service that `batchmill up` runs on this machine, with the
+    user `batchmill` and the token of that service as the password.
 
     It asks for a name and a password, BATCHMILL_FLOWER_USERS=name:password, and does not start without. It only
     looks on, unless BATCHMILL_FLOWER_READ_ONLY=false; what it knows is in memory, of the last
     BATCHMILL_FLOWER_MAX_TASKS tasks.
     """
+    from batchmill.embedded.folder import join_running_service
     from batchmill.settings import FlowerSettings
     from batchmill.telemetry.logs import announce, configure_logging
 
+    running = join_running_service({"redis_url": redis_url})
+    if running is not None:
+        os.environ.setdefault("BATCHMILL_FLOWER_USERS", f"batchmill:{running.token}")
     settings = FlowerSettings.load(flower_host=host, flower_port=port, redis_url=redis_url)
     _refuse_to_start_open(settings)
     _require_flower()

@@ -103,7 +103,9 @@ def test_a_failed_job_ends_with_its_reason_and_exit_code_1(run, service):
     service.fail(job_id, "the model\nhas no weights")
     done = run("watch", job_id)
     assert done.exit_code == 1
-    assert done.stdout.splitlines()[-1].endswith(" s: the model has no weights")
+    assert done.stdout.splitlines()[-1].endswith(
+        f" s: the model has no weights; `batchmill logs {job_id} -v` shows tracebacks"
+    )
     as_json = run("watch", job_id, "--json")
     assert (as_json.exit_code, json.loads(as_json.stdout)["state"]) == (1, "failed")
 

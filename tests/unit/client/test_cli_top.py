@@ -136,7 +136,7 @@ def test_a_service_that_is_away_is_told_and_asked_again():
             raise ServiceUnavailable("it is away.")
 
     console = Console(file=io.StringIO())
-    console.print(screen(Away(), 10, 24))
+    console.print(screen(Away(), 10, 80, 24))
     assert "it is away." in console.file.getvalue()
     assert "Retrying; q to quit." in console.file.getvalue()
 
@@ -181,9 +181,9 @@ def test_what_does_not_fit_on_the_screen_is_counted():
     pools = [PoolStatus(name=f"pool-{n}", rows_waiting=0, **pool) for n in range(50)]
     shown = Overview(at=0.0, jobs=[], pools=pools, workers=[])
     for height in (1, 10, 24, 100):
-        grids = list(shown.fitted(height))
+        grids = list(shown.lines(80, height))
         assert sum(len(rows) + 2 for _, _, rows in grids) + 1 <= max(height, 10)
-    title, _, rows = next(iter(shown.fitted(24)))
+    title, _, rows = next(iter(shown.lines(80, 24)))
     assert title == f"pools  (and {50 - len(rows)} more)"
 
 

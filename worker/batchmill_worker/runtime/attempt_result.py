@@ -25,6 +25,7 @@ class AttemptResult:
 
     status: AttemptStatus
     reason: str
+    traceback: str = ""  # of the operator's exception, if one is behind it
 
     @classmethod
     def of_commit(cls, completion: Completion) -> AttemptResult:

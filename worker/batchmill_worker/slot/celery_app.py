@@ -6,7 +6,7 @@ import logging
 import time
 import warnings
 from functools import partial
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import TYPE_CHECKING, Any, TypeVar, assert_never
 
 import redis
 from celery import Celery
@@ -91,9 +91,9 @@ def end_task(task: Any, result: AttemptResult) -> str:
         case AttemptStatus.SETTLED:
             return result.reason
         case AttemptStatus.REQUEUED:
-            raise Retry(exc=AttemptFailed(result.reason))
+            raise _with_traceback(Retry(exc=AttemptFailed(result.reason)), result)
         case AttemptStatus.FAILED:
-            raise AttemptFailed(result.reason)
+            raise _with_traceback(AttemptFailed(result.reason), result)
         case AttemptStatus.DROPPED:
             try:  # Celery has no exception for it
                 task.send_event("task-revoked", retry=False, terminated=False, signum=None, expired=False)
@@ -102,6 +102,16 @@ def end_task(task: Any, result: AttemptResult) -> str:
             raise Ignore(result.reason)
         case never:
             assert_never(never)
+
+
+E = TypeVar("E", bound=Exception)
+
+
+def _with_traceback(error: E, result: AttemptResult) -> E:
+    """Add the traceback of the operator to an exception, whose own traceback has only our frames."""
+    if result.traceback:
+        error.add_note(f"\nIn the operator:\n{result.traceback}")
+    return error
 
 
 def _print_nothing(*_: object) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from batchmill.cost import CostTotals
     from batchmill.dead_letters import DeadLetter
-    from batchmill.job import JobCost, JobRequest, JobSpec, JobStatus, PoolStatus, WorkerInfo
+    from batchmill.job import CheckedJob, JobCost, JobRequest, JobSpec, JobStatus, PoolStatus, WorkerInfo
     from batchmill.job_log import LogCursor, LogLevel, LogPage
     from batchmill.ledger import JobRecord
     from batchmill.operators.contract import OperatorInfo
@@ -80,6 +80,10 @@ class Context:
         if is_new:
             self._service.metrics.roles.submitted(request.spec().first)
         return self.status(job_id), is_new
+
+    def check(self, request: JobRequest) -> CheckedJob:
+        """Check a request without submitting it; return what was found of its input."""
+        return self._service.admission.check(request, self.access.tenant)
 
     def replay(self, job_id: str, request: ReplayRequest) -> tuple[JobStatus, bool]:
         """Submit the replay of a job's failed rows; return its status, and whether it is new."""

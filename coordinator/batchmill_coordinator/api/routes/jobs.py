@@ -10,7 +10,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel
 
 from batchmill.errors import Conflict, NotFound
-from batchmill.job import JobRequest, JobStatus
+from batchmill.job import CheckedJob, JobRequest, JobStatus
 from batchmill_coordinator.api.openapi import Responses, raises
 from batchmill_coordinator.api.routes.context import CurrentContext, json_response
 from batchmill_coordinator.api.routes.routing import BODIES, ApiRoute, heavy, json_body
@@ -42,6 +42,13 @@ def submit(context: CurrentContext, request: Annotated[JobRequest, json_body(Job
     """Submit a job. Answers 200 instead of 201 when the idempotency key is known."""
     status, is_new = context.submit(request)
     return json_response(status, 201 if is_new else 200)
+
+
+@router.post("/check", response_model=CheckedJob, responses=BODIES)
+@heavy
+def check(context: CurrentContext, request: Annotated[JobRequest, json_body(JobRequest)]) -> Response:
+    """Check a request over files as if it was submitted, and submit nothing."""
+    return json_response(context.check(request))
 
 
 @router.get("", response_model=JobList, responses=raises(NotFound))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+from dataclasses import replace
 from typing import TYPE_CHECKING, assert_never
 
 from batchmill.completion import DeadLimit
@@ -46,7 +47,7 @@ class AttemptSettler:
         stage = self._job_files.stage_of(claim)
         decision = decide(claim.shard, outcome, stage.retry if stage else RetryPolicy(), self._rng)
         try:
-            return self._apply(decision, claim, outcome, usage)
+            return replace(self._apply(decision, claim, outcome, usage), traceback=_traceback(outcome))
         except StaleToken:
             self._store.delete(claim.shard, self._job_files.get(claim.shard.job_id))
             raise
@@ -81,6 +82,16 @@ class AttemptSettler:
                 return
         # The ledger bounds the inline results of a job, and this one has reached the bound.
         self._shards.commit(shard.ref, self._store.move_out(shard, files, completion), limit, used)
+
+
+def _traceback(outcome: Outcome) -> str:
+    match outcome:
+        case Done(error=error) | Partial(error=error) | Failed(error=error):
+            return str(error.details.get("traceback", "")) if error is not None else ""
+        case Lost() | Revoked():
+            return ""
+        case never:
+            assert_never(never)
 
 
 def _reason(outcome: Outcome) -> str:

