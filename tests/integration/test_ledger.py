@@ -273,7 +273,7 @@ def test_what_a_finished_shard_costs_is_at_most_a_hundred_bytes(
 def test_an_unreachable_server_is_told_in_plain_words(tmp_path: object) -> None:
     from batchmill.ledger.connection import connect
 
-    with pytest.raises(ServiceUnavailable, match=r"cannot connect to the ledger.s Redis"):
+    with pytest.raises(ServiceUnavailable, match=r"the ledger.s Redis cannot be reached"):
         Ledger(connect(f"unix://{tmp_path}/none?db=0"), "x:").ping()
 
 

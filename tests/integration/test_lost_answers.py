@@ -76,7 +76,7 @@ def lost(service: Service, script: str, what: Lost, *, times: int = 1) -> Iterat
             return run(name, *rest)
         if what == "answer":
             run(name, *rest)
-        raise ServiceUnavailable("cannot connect to the ledger's Redis (ConnectionError).")
+        raise ServiceUnavailable("the ledger's Redis cannot be reached (ConnectionError).")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "run", run_or_lose)
