@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 
-from support.cluster import free_port
+from support.cluster import Cluster, free_port
 from support.waiting import until
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batchmill import Job
-    from support.cluster import Cluster
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +33,15 @@ FIRST_ROW_S = 10.0
 SLACK_S = 4.0  # of a machine with other work
 HEALTH_S = 2.0  # 1 s is promised, on an idle machine
 ROWS = 30
+LEASES = {"LEASE_TTL_S": 10, "LEADER_TTL_S": 5}  # those of a real deployment: recovery is measured
 DIED = ("Exception in thread", "Unrecoverable error", "cannot work without it", "Traceback")
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A service with the leases of a real one, whose Valkey the tests of this module break and restore."""
+    with Cluster(tmp_path_factory.mktemp("stack"), "mill_operators", **LEASES) as cluster:
+        yield cluster.start()
 
 
 @contextmanager
