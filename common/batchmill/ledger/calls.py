@@ -150,6 +150,7 @@ def claim(
         "claim",
         [
             keys.job(attempt.job_id),
+            keys.index(),
             keys.stage(attempt.job_id, attempt.stage),
             keys.shard(attempt.job_id, attempt.stage, attempt.shard_id),
             keys.queued(pool),
@@ -215,6 +216,7 @@ def commit(
         "commit",
         [
             keys.job(attempt.job_id),
+            keys.index(),
             keys.stage(attempt.job_id, attempt.stage),
             keys.shard(attempt.job_id, attempt.stage, attempt.shard_id),
             keys.leases(),
@@ -316,6 +318,7 @@ def end_attempt(
         "end_attempt",
         [
             keys.job(attempt.job_id),
+            keys.index(),
             keys.stage(attempt.job_id, attempt.stage),
             keys.shard(attempt.job_id, attempt.stage, attempt.shard_id),
             keys.leases(),
@@ -361,6 +364,7 @@ def expire_attempt(
         "expire_attempt",
         [
             keys.job(attempt.job_id),
+            keys.index(),
             keys.stage(attempt.job_id, attempt.stage),
             keys.shard(attempt.job_id, attempt.stage, attempt.shard_id),
             keys.leases(),
@@ -518,6 +522,7 @@ def finish(
         [
             keys.leader(),
             keys.job(job_id),
+            keys.index(),
             keys.live_jobs(),
             keys.inline_input(job_id),
             keys.ended_jobs(),
@@ -777,6 +782,7 @@ def pause(
         "pause",
         [
             keys.job(job_id),
+            keys.index(),
             keys.job_log(job_id),
         ],
         [
@@ -829,6 +835,7 @@ def plan(
         [
             keys.leader(),
             keys.job(job_id),
+            keys.index(),
             keys.stage(job_id, stage),
             keys.ready(job_id, stage),
             keys.live_shards(job_id, stage),
@@ -900,6 +907,7 @@ def queue(
         [
             keys.leader(),
             keys.job(job_id),
+            keys.index(),
             keys.stage(job_id, stage),
             keys.shard(job_id, stage, shard_id),
             keys.ready(job_id, stage),
@@ -912,6 +920,27 @@ def queue(
             job_id,
             stage,
             format_shard_id(shard_id),
+        ],
+    )
+    return int(reply)
+
+
+def reindex(
+    store: Store,
+    *,
+    jobs: Sequence[str],
+) -> int:
+    """Give jobs the entries in the indexes that they are due: a retry became due, or a new leader makes sure of them."""
+    keys = store.keys
+    reply = store.run(
+        "reindex",
+        [
+            keys.index(),
+            *(keys.job(item) for item in jobs),
+        ],
+        [
+            store.now_ms,
+            *(item for item in jobs),
         ],
     )
     return int(reply)
@@ -930,6 +959,7 @@ def release_leases_of_worker(
         "release_leases_of_worker",
         [
             keys.leases(),
+            keys.index(),
             keys.cost_tenants(),
             keys.cost_pools(),
             keys.cost_days(),
@@ -1118,6 +1148,7 @@ def resume(
         "resume",
         [
             keys.job(job_id),
+            keys.index(),
             keys.job_log(job_id),
             *(keys.stage(job_id, item) for item in stages),
         ],
@@ -1173,6 +1204,7 @@ def resume_from(
         [
             keys.leader(),
             keys.job(job_id),
+            keys.index(),
             keys.stage(job_id, stage),
             keys.done(job_id, stage),
             keys.live_shards(job_id, stage),
@@ -1238,6 +1270,7 @@ def split(
         "split",
         [
             keys.job(attempt.job_id),
+            keys.index(),
             keys.stage(attempt.job_id, attempt.stage),
             keys.shard(attempt.job_id, attempt.stage, attempt.shard_id),
             keys.leases(),
@@ -1298,6 +1331,7 @@ def stop(
         "stop",
         [
             keys.job(job_id),
+            keys.index(),
         ],
         [
             store.now_ms,
@@ -1336,6 +1370,7 @@ class NewStage(NamedTuple):
     stage: int
     operator_version: str
     worked_for: str
+    turn: str
     rows_total: int | None
 
 
@@ -1354,6 +1389,8 @@ def submit(
     resumed_from: str | None,
     tenant: str,
     budget_nano: int | None,
+    priority: int,
+    deadline_ms: int | None,
     stages: Sequence[NewStage],
 ) -> SubmitReply:
     """Accept a job, or find the one that was accepted under the same idempotency key."""
@@ -1362,6 +1399,7 @@ def submit(
         "submit",
         [
             keys.job(job_id),
+            keys.index(),
             keys.jobs(),
             keys.live_jobs(),
             keys.idempotency(idempotency_key) if idempotency_key is not None else "",
@@ -1383,6 +1421,8 @@ def submit(
             "" if resumed_from is None else resumed_from,
             tenant,
             "" if budget_nano is None else budget_nano,
+            priority,
+            "" if deadline_ms is None else deadline_ms,
             keys.events(),
             *(
                 part
@@ -1390,6 +1430,7 @@ def submit(
                 for part in (
                     item.operator_version,
                     item.worked_for,
+                    item.turn,
                     "" if item.rows_total is None else item.rows_total,
                 )
             ),
@@ -1415,10 +1456,12 @@ def unqueue_orphaned(
         [
             keys.leader(),
             keys.queued(pool),
+            keys.index(),
             *(
                 part
                 for item in attempts
                 for part in (
+                    keys.job(item.job_id),
                     keys.stage(item.job_id, item.stage),
                     keys.shard(item.job_id, item.stage, item.shard_id),
                     keys.waiting(item.job_id, item.stage),
@@ -1437,10 +1480,10 @@ def unqueue_orphaned(
 def unqueue_paused(
     store: Store,
     *,
-    job_id: str,
     stage: int,
     pool: str,
     epoch: int,
+    job_id: str,
     live: Sequence[ShardRef],
 ) -> int:
     """Take the queued shards of a stage of a paused job back."""
@@ -1450,6 +1493,7 @@ def unqueue_paused(
         [
             keys.leader(),
             keys.job(job_id),
+            keys.index(),
             keys.stage(job_id, stage),
             keys.waiting(job_id, stage),
             keys.queued(pool),
@@ -1458,6 +1502,7 @@ def unqueue_paused(
         [
             store.now_ms,
             epoch,
+            job_id,
             *(item.attempt_key for item in live),
         ],
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, assert_never
 
@@ -14,17 +16,17 @@ from batchmill.job import DEFAULT_TENANT, MAX_STAGES, JobState, UploadSource
 from batchmill.ledger import calls
 from batchmill.ledger.connection import RedisBackoff, redis_errors
 from batchmill.ledger.encodings import Request, parse_request
-from batchmill.ledger.record import JobRecord
+from batchmill.ledger.record import JobRecord, JobStage
 from batchmill.shard import ShardRef, parse_shard_id
 from batchmill.stages import FIRST_STAGE, stages_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from batchmill.job import JobError, JobSpec
+    from batchmill.job import JobError, JobSpec, StageSpec
     from batchmill.ledger.connection import Store
     from batchmill.ledger.keys import Keys
-    from batchmill.ledger.record import StageRecord
+    from batchmill.ledger.record import StageKey, StageRecord
 
 IDEMPOTENCY_TTL_MS = 24 * 3600 * 1000
 ASKING = Retry(  # whether a job is accepted: for some seconds, as long as a server takes to start again
@@ -80,6 +82,8 @@ class JobLedger:
                 resumed_from=submission.resumed_from,
                 tenant=submission.tenant,
                 budget_nano=None if spec.budget is None else round(spec.budget * NANO),
+                priority=spec.priority,
+                deadline_ms=None if spec.deadline_at is None else round(spec.deadline_at * 1000),
                 stages=_new_stages(submission),
             )
 
@@ -115,11 +119,21 @@ class JobLedger:
         records = (take_record(job_id, hashes) for job_id in job_ids)
         return [record for record in records if record is not None]
 
-    def live(self) -> list[JobRecord]:
-        """The jobs that have not ended, oldest first."""
+    def read_stages(self, keys: Iterable[StageKey]) -> list[JobStage]:
+        """Those of the stages whose jobs exist, in their order, in one round trip."""
+        wanted = list(dict.fromkeys(keys))
+        jobs = {record.id: record for record in self.read_many(list(dict.fromkeys(job_id for job_id, _ in wanted)))}
+        return [JobStage(jobs[job_id], jobs[job_id].stages[stage]) for job_id, stage in wanted if job_id in jobs]
+
+    def live_ids(self) -> list[str]:
+        """The ids of the jobs that have not ended, oldest first: all of them, so not for every step of a role."""
         with redis_errors():
             ids = self._store.redis.smembers(self._keys.live_jobs())
-        return self.read_many(sorted(job_id.decode() for job_id in ids))
+        return sorted(job_id.decode() for job_id in ids)
+
+    def live(self) -> list[JobRecord]:
+        """The jobs that have not ended, oldest first: all of them, so not for every step of a role."""
+        return self.read_many(self.live_ids())
 
     def newest(self, limit: int, before: str | None = None) -> list[JobRecord]:
         """At most `limit` jobs, newest first, older than the job `before`. Raises `NotFound` for an unknown one."""
@@ -277,10 +291,17 @@ def _new_stages(submission: Submission) -> list[calls.NewStage]:
             stage=number,
             operator_version=versions[number] if number < len(versions) else "",
             worked_for=write_pool_operator(stage.pool, stage.operator),
+            turn=_turn(submission.tenant, stage),
             rows_total=submission.rows_total if number == FIRST_STAGE else None,
         )
         for number, stage in enumerate(spec.stages)
     ]
+
+
+def _turn(tenant: str, stage: StageSpec) -> str:
+    """What stages that take turns together have in common: their operator, by name, and a digest of all else."""
+    rest = json.dumps([tenant, stage.params], sort_keys=True)
+    return f"{stage.operator} {hashlib.blake2b(rest.encode(), digest_size=6).hexdigest()}"
 
 
 def no_such_job(job_id: str) -> NotFound:

@@ -11,6 +11,7 @@ from batchmill.ledger.connection import Store, connect, redis_errors
 from batchmill.ledger.costs import CostLedger
 from batchmill.ledger.encodings import parse_event
 from batchmill.ledger.fleet import FleetLedger
+from batchmill.ledger.index import IndexLedger
 from batchmill.ledger.job_log import JobLogLedger
 from batchmill.ledger.jobs import JobLedger
 from batchmill.ledger.leases import LeaseLedger
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 SUBSCRIPTION_POLL_S = 1.0
 SUBSCRIBED = "subscribed"
 """The kind of event that says that later changes are announced."""
-SCHEMA = 2
+SCHEMA = 3
 """Goes up when scripts write what those of the version before would misread, or the other way round."""
 
 
@@ -57,6 +58,7 @@ class Ledger:
         self.survey = SurveyLedger(self._store)
         self.row_cache = RowCacheLedger(self._store)
         self.tenants = TenantLedger(self._store)
+        self.index = IndexLedger(self._store)
 
     @classmethod
     def open(cls, settings: ServiceSettings) -> Ledger:

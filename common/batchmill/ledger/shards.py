@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from batchmill.completion import Completion, DeadLimit
     from batchmill.ledger.connection import Store
-    from batchmill.ledger.record import StageRecord
+    from batchmill.ledger.record import StageKey, StageRecord
     from batchmill.sources.base import RowCount
 
 
@@ -73,11 +73,19 @@ class ShardLedger:
 
     def to_queue(self, job_id: str, stage: int, limit: int, now_ms: int) -> list[ShardId]:
         """At most `limit` shards of a stage that could be queued now: due retries first, then planned ones."""
+        return self.to_queue_of([(job_id, stage)], limit, now_ms)[job_id, stage]
+
+    def to_queue_of(self, stages: Sequence[StageKey], limit: int, now_ms: int) -> dict[StageKey, list[ShardId]]:
+        """For each of these stages, what `to_queue` returns, in one round trip."""
         with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
-            pipe.zrangebyscore(self._keys.waiting(job_id, stage), "-inf", now_ms, start=0, num=limit)
-            pipe.lrange(self._keys.ready(job_id, stage), 0, limit - 1)
-            waiting, ready = pipe.execute()
-        return [parse_shard_id(name.decode()) for name in [*waiting, *ready][:limit]]
+            for job_id, stage in stages:
+                pipe.zrangebyscore(self._keys.waiting(job_id, stage), "-inf", now_ms, start=0, num=limit)
+                pipe.lrange(self._keys.ready(job_id, stage), 0, limit - 1)
+            found = pipe.execute()
+        return {
+            key: [parse_shard_id(name.decode()) for name in [*waiting, *ready][:limit]]
+            for key, waiting, ready in zip(stages, found[::2], found[1::2], strict=True)
+        }
 
     def queue(self, job_id: str, stage: StageRecord, shard_id: ShardId, epoch: int) -> ShardRef | None:
         """Give a shard its next token; the caller publishes the message. None when there is nothing to queue."""

@@ -1,8 +1,8 @@
 """The finisher: ends a job when its work is over, and closes its output.
 
-1. A step asks of each live job which final state is due (`due_state`). Nothing is due while a shard runs.
+1. A step reads from an index the jobs for which a final state is due (`due_state`). Nothing is due while a shard runs.
 2. The output is closed first, so that a job that says `completed` has a complete output. Storage that fails is tried
-   again at the next steps; what cannot be closed fails the job, and one that stops anyway ends without a manifest.
+   again after `RETRY_MS`, and others are ended meanwhile; what cannot be closed fails the job, and one that stops anyway ends without a manifest.
 3. Then the ledger ends the job, in one script that checks again that nothing is at work.
 4. A job whose deadline has passed is stopped; a later step ends it, when its workers have released their shards.
 """
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_STORAGE_FAILURES = 120  # steps in a row, about half a second apart
+MAX_STORAGE_FAILURES = 120  # in a row, `RETRY_MS` apart
+RETRY_MS = 500
+MAX_JOBS = 64  # that a step ends
 
 
 class Finisher:
@@ -42,33 +44,35 @@ class Finisher:
 
     def step(self, epoch: int) -> None:
         """End every job that is over, and stop those whose deadline has passed."""
-        records = self._ledger.jobs.live()
-        self._failures.forget_all_but({record.id for record in records})
-        now_s = self._ledger.now_ms() / 1000 if any(record.spec.deadline_at for record in records) else 0.0
-        for record in records:
+        ledger, now_ms = self._ledger, self._ledger.now_ms()
+        due = [*ledger.index.to_finish(now_ms, MAX_JOBS), *ledger.index.overdue(now_ms, MAX_JOBS)]
+        for record in ledger.jobs.read_many(list(dict.fromkeys(due))):
             with about(job=record.id):
-                self._finish_or_stop(record, now_s, epoch)
+                self._finish_or_stop(record, now_ms, epoch)
 
-    def _finish_or_stop(self, record: JobRecord, now_s: float, epoch: int) -> None:
+    def _finish_or_stop(self, record: JobRecord, now_ms: int, epoch: int) -> None:
         state = due_state(record)
         if state is not None:
-            self._finish(record, state, epoch)
-        elif is_overdue(record, now_s):
+            self._finish(record, state, now_ms, epoch)
+        elif is_overdue(record, now_ms / 1000):
             log.info("job %s has passed its deadline", record.id)
             self._ledger.jobs.stop(record.id, JobState.EXPIRING, None)
 
-    def _finish(self, record: JobRecord, state: JobState, epoch: int) -> None:
+    def _finish(self, record: JobRecord, state: JobState, now_ms: int, epoch: int) -> None:
         try:
             self._outputs.close(record, state, epoch)
         except ServiceUnavailable:
             raise
         except BatchmillError as error:
             if self._failures.may_retry(record.id, error):
+                self._ledger.index.defer_finish(record.id, now_ms + RETRY_MS)
                 return
+            self._failures.forget(record.id)
             self._fail(record, error)
             if not record.state.is_stopping:
                 return  # it ends at a later step, as failed
         if self._ledger.jobs.finish(record, state, epoch):
+            self._failures.forget(record.id)
             log.info("job %s is %s: %d rows done, %d failed", record.id, state, record.last.rows_done, record.rows_dead)
             self._metrics.finished(record.spec.first, state)
             self._outputs.delete_checkpoints(record.id)

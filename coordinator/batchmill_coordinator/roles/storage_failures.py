@@ -46,6 +46,10 @@ class StorageFailures:
             self._ledger.log.note(job_id, LogLevel.WARNING, LogEvent.STORAGE_RETRY, message)
         return True
 
+    def job_ids(self) -> set[str]:
+        """Return the jobs whose storage failed last time."""
+        return set(self._failures)
+
     def forget(self, job_id: str) -> None:
         """Count from 0 again, for the storage works."""
         self._failures.pop(job_id, None)
