@@ -930,7 +930,7 @@ def reindex(
     *,
     jobs: Sequence[str],
 ) -> int:
-    """Give jobs the entries in the indexes that they are due: a retry became due, or a new leader makes sure of them."""
+    """Give jobs the index entries that they are due: a retry became due, or a new leader makes sure of them."""
     keys = store.keys
     reply = store.run(
         "reindex",

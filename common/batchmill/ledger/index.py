@@ -1,8 +1,8 @@
 """The indexes that scripts keep of what there is to do, read so that a step costs what it can do (`_indexes.lua`).
 
-Every method reads a bounded number of entries in a constant number of round trips. Stages take turns: those of one tenant,
-operator and set of parameters share a turn, and a read takes as much from each turn, so that many jobs of one turn hide
-no others.
+Every method reads a bounded number of entries in a constant number of round trips. Stages take turns: those of one
+tenant, operator and set of parameters share a turn, and a read takes as much from each turn, so that many jobs of one
+turn hide no others.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ class IndexLedger:
         self._index = store.keys.index()
 
     def to_plan(self, horizons: Mapping[str, int], limit: int) -> list[StageKey]:
-        """At most `limit` stages of each of these pools to plan; horizons: by pool, the live shards at which a stage has enough.
+        """At most `limit` stages of each of these pools to plan.
 
-        In turns; in a turn those with the fewest live shards first, then by priority, then the oldest.
+        horizons: by pool, the live shards at which a stage has enough. In turns; in a turn those with the fewest live
+        shards first, then by priority, then the oldest.
         """
         turns = self._turns("plan", list(horizons))
         with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
@@ -52,9 +53,9 @@ class IndexLedger:
             return [pool.decode() for pool in self._store.redis.srandmember(f"{self._index}plan", limit)]
 
     def ready(self, pools: Mapping[str, Collection[str]], limit: int) -> dict[str, list[StageKey]]:
-        """By pool, at most `limit` stages with a shard that may be queued now; pools: the operators of each that can run.
+        """By pool, at most `limit` stages with a shard that may be queued now.
 
-        In turns; in a turn by priority and by how long the stage has waited.
+        pools: the operators that each can run. In turns; in a turn by priority and by how long the stage has waited.
         """
         turns = [
             (pool, turn) for pool, turn in self._turns("ready", list(pools)) if turn.partition(" ")[0] in pools[pool]
@@ -125,7 +126,9 @@ class IndexLedger:
         return [(pool, turn.decode()) for pool, turns in zip(pools, found, strict=True) for turn in turns]
 
 
-def _in_turns(turns: Sequence[tuple[str, str]], found: Sequence[Sequence[bytes]], limit: int) -> dict[str, list[StageKey]]:
+def _in_turns(
+    turns: Sequence[tuple[str, str]], found: Sequence[Sequence[bytes]], limit: int
+) -> dict[str, list[StageKey]]:
     """By pool, at most `limit` of the stages that were found of each turn: the first of each, the second of each, …"""
     by_pool: dict[str, list[Sequence[bytes]]] = {}
     for (pool, _), members in zip(turns, found, strict=True):

@@ -1,8 +1,8 @@
 """The dispatcher: keeps a short window of shards per pool queued in Celery, fair between jobs, near their models.
 
-1. A step reads from the indexes, for each pool with workers, some stages with shards to queue and those that have shards
-   in flight. However many jobs wait, it reads no more. It fills the pool's window: slots plus `PoolView.window`, less
-   what is queued or running.
+1. A step reads from the indexes, for each pool with workers, some stages with shards to queue and those that have
+   shards in flight. However many jobs wait, it reads no more. It fills the pool's window: slots plus
+   `PoolView.window`, less what is queued or running.
 2. Tenants and their jobs take turns by priority, deadline and what they have in flight (`fairness.next_job`), one shard
    a turn.
 3. `placement.ShardPlacement` says which queue the shard goes to, or defers it; then its model's other shards are
@@ -92,7 +92,9 @@ class Dispatcher:
 
     def _in_flight(self, pools: Iterable[str]) -> dict[str, list[JobStage]]:
         keys = self._ledger.index.in_flight()
-        return dict.fromkeys(pools, []) | _by_pool(self._ledger.jobs.read_stages(chain.from_iterable(keys.values())))
+        return {name: [] for name in pools} | _by_pool(
+            self._ledger.jobs.read_stages(chain.from_iterable(keys.values()))
+        )
 
     def _fill(
         self, name: str, pool: PoolView, stages: list[JobStage], ready: set[StageKey], now_ms: int, epoch: int

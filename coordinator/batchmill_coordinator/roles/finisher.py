@@ -2,7 +2,8 @@
 
 1. A step reads from an index the jobs for which a final state is due (`due_state`). Nothing is due while a shard runs.
 2. The output is closed first, so that a job that says `completed` has a complete output. Storage that fails is tried
-   again after `RETRY_MS`, and others are ended meanwhile; what cannot be closed fails the job, and one that stops anyway ends without a manifest.
+   again after `RETRY_MS`, and others are ended meanwhile; what cannot be closed fails the job, and one that stops
+   anyway ends without a manifest.
 3. Then the ledger ends the job, in one script that checks again that nothing is at work.
 4. A job whose deadline has passed is stopped; a later step ends it, when its workers have released their shards.
 """

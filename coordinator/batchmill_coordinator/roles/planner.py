@@ -1,9 +1,9 @@
 """The planner: reads the source of each stage lazily and writes its shards, never far ahead of need.
 
 1. A step reads from an index stages that have too few live shards, in turns of tenants, operators and parameters, and
-   plans them side by side in a few threads, a stage in one of them at a time. A step ends when nothing is left to do, or
-   after `period_s`; a source that takes longer keeps its thread, and delays only itself. A tenant has at most half of
-   the threads. A few stages in pools without workers are planned when there is nothing else. A job that resumes
+   plans them side by side in a few threads, a stage in one of them at a time. A step ends when nothing is left to do,
+   or after `period_s`; a source that takes longer keeps its thread, and delays only itself. A tenant has at most half
+   of the threads. A few stages in pools without workers are planned when there is nothing else. A job that resumes
    another's output begins with what that one left.
 2. `PoolView.horizon` says how many shards of a stage should be live; only what is missing is planned.
 3. The stage's source is kept open between steps, at the cursor where the last one ended (`OpenSource`). The splitter is

@@ -4,7 +4,7 @@
 2. An attempt whose lease has expired ends by the same pure decision as one that fails in its worker (`retry.decide`):
    its shard is requeued, split in half, or, with one row left, settled as dead.
 3. Queues that no worker consumes any more are emptied; their shards are dispatched again. A new leader looks for such
-   queues once, since it does not know what the one before it has used; it also makes sure of all entries in the indexes.
+   queues once, since it does not know what the one before it has used; it also makes sure of all index entries.
 4. A shard that has been queued for `MESSAGE_GRACE_MS` while its pool's queues have fewer messages than it has queued
    shards has lost its message, which is published again. A message too many does no harm: only one claim succeeds.
 """
@@ -135,7 +135,7 @@ class Recoverer:
     def _empty_abandoned_queues(self, pool: str, stages: list[JobStage], view: PoolView, epoch: int) -> None:
         """Take messages out of queues that no worker consumes any more, so that their shards are dispatched again.
 
-        A queue is watched from when its model has a shard in flight until it has none in flight and nobody consumes from it.
+        A queue is watched from when its model has a shard in flight until it has none and nobody consumes from it.
         """
         consumed = {model_queue_of(pool, model) for model in view.models}
         if view.has_spare:

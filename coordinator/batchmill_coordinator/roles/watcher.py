@@ -1,7 +1,7 @@
 """The watcher: writes into a job's log that it is blocked until a user acts, and that it is unblocked.
 
-A step asks of `MAX_JOBS` live jobs why they are blocked (`why_blocked`), and the next step of those after them. A reason is logged once it has lasted for
-`MIN_BLOCKED_S`, and its end only if the reason was logged.
+A step asks of `MAX_JOBS` live jobs why they are blocked (`why_blocked`), and the next step of those after them. A
+reason is logged once it has lasted for `MIN_BLOCKED_S`, and its end only if the reason was logged.
 """
 
 from __future__ import annotations

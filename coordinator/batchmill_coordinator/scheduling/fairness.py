@@ -52,11 +52,11 @@ NO_LOAD: Mapping[str, TenantLoad] = MappingProxyType({})
 def next_job(candidates: list[Candidate], now_s: float, load: Mapping[str, TenantLoad] = NO_LOAD) -> Candidate:
     """Choose the candidate whose turn it is; `candidates` is not empty. load: of each tenant in this pool.
 
-    First the tenant: that with the highest class, where waiting for its turn lifts a tenant like a job; then the one with
-    the fewest shards in flight, so that however many jobs a tenant has, they delay no other's; then the one that waits
-    longest. Of its jobs the highest class first, where waiting lifts a job by a class each `AGEING_S`; inside a class
-    the earliest deadline, a job without one after all that have one; then the job with the fewest shards in flight, so
-    that jobs get even shares; then the oldest.
+    First the tenant: that with the highest class, where waiting for its turn lifts a tenant like a job; then the one
+    with the fewest shards in flight, so that however many jobs a tenant has, they delay no other's; then the one that
+    waits longest. Of its jobs the highest class first, where waiting lifts a job by a class each `AGEING_S`; inside a
+    class the earliest deadline, a job without one after all that have one; then the job with the fewest shards in
+    flight, so that jobs get even shares; then the oldest.
     """
     tenant = _next_tenant(candidates, now_s, load)
     return min((one for one in candidates if one.tenant == tenant), key=_rank_at(now_s))

@@ -1,4 +1,4 @@
--- Give jobs the entries in the indexes that they are due: a retry became due, or a new leader makes sure of them.
+-- Give jobs the index entries that they are due: a retry became due, or a new leader makes sure of them.
 --
 -- @key index
 -- @arg now: clock
