@@ -85,10 +85,11 @@ class IndexLedger:
         """At most `limit` jobs for which a final state is due, those that wait for it longest first."""
         return self._until("finish", now_ms, limit)
 
-    def defer_finish(self, job_id: str, until_ms: int) -> None:
-        """Leave a job out of `to_finish` for a time: its output could not be closed."""
-        with redis_errors():
-            self._store.redis.zadd(f"{self._index}finish", {job_id: until_ms}, xx=True)
+    def defer_finish(self, job_ids: Sequence[str], until_ms: int) -> None:
+        """Leave jobs out of `to_finish` for a time, unless they are finished by then."""
+        if job_ids:
+            with redis_errors():
+                self._store.redis.zadd(f"{self._index}finish", dict.fromkeys(job_ids, until_ms), xx=True)
 
     def overdue(self, now_ms: int, limit: int) -> list[str]:
         """At most `limit` jobs that do not stop yet although their deadline has passed."""

@@ -30,6 +30,7 @@ class StageRecord:
     number: int
     spec: StageSpec
     operator_version: str = ""
+    revision: str = ""  # of its operator, to which the first claim binds it; "": not claimed yet
     cursor: str = ""
     planned: bool = False  # whether the end of its input was reached
     rows_total: int | None = None
@@ -94,6 +95,7 @@ class JobRecord:
     replay_of: str | None = None  # the job whose dead letters this one runs again
     resumed_from: str | None = None  # the job whose output this one resumes
     must_resume: bool = False  # whether what that job left is still to be taken over
+    plannings: int = 0  # how often the planner has begun with it and was not through
     tenant: str = DEFAULT_TENANT
     budget_nano: int | None = None  # in billionths of the currency's unit, as are all costs
     cost_nano: int = 0

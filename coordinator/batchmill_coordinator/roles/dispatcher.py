@@ -20,6 +20,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from batchmill.job import JobState
+from batchmill_coordinator.roles.job_guard import JobGuard, apart
 from batchmill_coordinator.scheduling.fairness import IDLE, Candidate, TenantLoad, next_job
 from batchmill_coordinator.scheduling.model_demand import ModelNames, demands_of
 from batchmill_coordinator.scheduling.pace import ModelPaces
@@ -71,12 +72,15 @@ class Dispatcher:
         self._metrics = metrics
         self._names = ModelNames(fleet)
         self._paces = ModelPaces()
+        self._guard = JobGuard(ledger, "its shards could not be queued")
 
     def step(self, epoch: int) -> None:
         """Fill every pool's window."""
         ledger, now_ms = self._ledger, self._ledger.now_ms()
         for one in ledger.jobs.read_stages(ledger.index.to_unqueue(MAX_CANDIDATES)):
-            ledger.jobs.unqueue_paused(one.job, one.stage, epoch)
+            if not self._guard.is_set_aside(one.job.id):
+                with self._guard.over(one.job.id):
+                    ledger.jobs.unqueue_paused(one.job, one.stage, epoch)
         ledger.index.admit_retries(now_ms, MAX_CANDIDATES)
         pools = self._fleet.pools()
         in_flight = self._in_flight(pools)
@@ -86,9 +90,10 @@ class Dispatcher:
             return
         ready = ledger.index.ready(open_pools, MAX_CANDIDATES)
         for name, stages in _by_pool(ledger.jobs.read_stages(chain.from_iterable(ready.values()))).items():
-            flying = {one.key: one for one in in_flight[name]}
-            known = [*flying.values(), *(one for one in stages if one.key not in flying)]
-            self._fill(name, pools[name], known, {one.key for one in stages}, now_ms, epoch)
+            with apart(f"filling the window of pool {name}"):
+                flying = {one.key: one for one in in_flight[name]}
+                known = [*flying.values(), *(one for one in stages if one.key not in flying)]
+                self._fill(name, pools[name], known, {one.key for one in stages}, now_ms, epoch)
 
     def _in_flight(self, pools: Iterable[str]) -> dict[str, list[JobStage]]:
         keys = self._ledger.index.in_flight()
@@ -101,7 +106,7 @@ class Dispatcher:
     ) -> None:
         """Queue shards of those of the stages that are ready; the others are those in flight."""
         free_slots = pool.capacity + pool.window - _shards_in_flight(stages)
-        able = [one for one in stages if one.key in ready and _has_more(one)]
+        able = [one for one in stages if one.key in ready and self._is_able(one, pool)]
         if free_slots <= 0 or not able:
             return
         shards = self._ledger.shards
@@ -113,10 +118,14 @@ class Dispatcher:
         for one, shard_id, target in self._choose(
             able, waiting, models, ShardPlacement(pool.members, demands), free_slots, turns
         ):
-            ref = shards.queue(one.job.id, one.stage, shard_id, epoch)
-            if ref is not None:
-                self._publisher.publish(one.spec.operator, queue_for(target, name, models[one.key]), ref)
-                self._metrics.dispatched(one.spec)
+            with self._guard.over(one.job.id):
+                ref = shards.queue(one.job.id, one.stage, shard_id, epoch)
+                if ref is not None:
+                    self._publisher.publish(one.spec.operator, queue_for(target, name, models[one.key]), ref)
+                    self._metrics.dispatched(one.spec)
+
+    def _is_able(self, one: JobStage, pool: PoolView) -> bool:
+        return _has_more(one) and pool.can_run(one.stage) and not self._guard.is_set_aside(one.job.id)
 
     def _choose(
         self,

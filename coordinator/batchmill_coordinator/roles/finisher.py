@@ -5,7 +5,8 @@
    again after `RETRY_MS`, and others are ended meanwhile; what cannot be closed fails the job, and one that stops
    anyway ends without a manifest.
 3. Then the ledger ends the job, in one script that checks again that nothing is at work.
-4. A job whose deadline has passed is stopped; a later step ends it, when its workers have released their shards.
+4. A job whose deadline has passed, by clocks that agree (`ClockGuard`), is stopped; a later step ends it, when its
+   workers have released their shards.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from batchmill.errors import BatchmillError, ServiceUnavailable
-from batchmill.job import JobError, JobState
-from batchmill.telemetry.log_context import about
-from batchmill_coordinator.roles.storage_failures import StorageFailures
+from batchmill.errors import ServiceUnavailable
+from batchmill.job import JobState
+from batchmill_coordinator.roles.job_guard import JobGuard
 
 if TYPE_CHECKING:
     from batchmill.ledger import JobRecord, Ledger
     from batchmill_coordinator.metering.counts import RoleMetrics
     from batchmill_coordinator.results.closing import OutputCloser
+    from batchmill_coordinator.roles.clock_guard import ClockGuard
 
 log = logging.getLogger(__name__)
 
@@ -37,51 +38,54 @@ class Finisher:
     wakes_on = frozenset({"settled", "failed", "lost", "stopping"})
     period_s = 0.5
 
-    def __init__(self, ledger: Ledger, outputs: OutputCloser, metrics: RoleMetrics) -> None:
+    def __init__(self, ledger: Ledger, outputs: OutputCloser, clocks: ClockGuard, metrics: RoleMetrics) -> None:
         self._ledger = ledger
         self._outputs = outputs
+        self._clocks = clocks
         self._metrics = metrics
-        self._failures = StorageFailures(ledger, "its output could not be closed", MAX_STORAGE_FAILURES)
+        self._guard = JobGuard(
+            ledger, "its output could not be closed", max_storage_failures=MAX_STORAGE_FAILURES, fails_jobs=True
+        )
 
     def step(self, epoch: int) -> None:
         """End every job that is over, and stop those whose deadline has passed."""
         ledger, now_ms = self._ledger, self._ledger.now_ms()
-        due = [*ledger.index.to_finish(now_ms, MAX_JOBS), *ledger.index.overdue(now_ms, MAX_JOBS)]
-        for record in ledger.jobs.read_many(list(dict.fromkeys(due))):
-            with about(job=record.id):
-                self._finish_or_stop(record, now_ms, epoch)
+        due = ledger.index.to_finish(now_ms, MAX_JOBS)
+        ledger.index.defer_finish(due, now_ms + RETRY_MS)  # one that cannot be ended lets others have their turn
+        overdue = ledger.index.overdue(now_ms, MAX_JOBS) if self._clocks.is_trusted() else []
+        records, unreadable = ledger.jobs.readable_and_not(list(dict.fromkeys([*due, *overdue])))
+        for record in records:
+            if not self._guard.is_set_aside(record.id):
+                with self._guard.over(record.id):
+                    self._finish_or_stop(record, now_ms / 1000 if record.id in overdue else 0.0, epoch)
+        for job in unreadable:
+            if job.state.is_stopping:
+                with self._guard.over(job.id):
+                    ledger.jobs.finish_unreadable(job, epoch)
 
-    def _finish_or_stop(self, record: JobRecord, now_ms: int, epoch: int) -> None:
+    def _finish_or_stop(self, record: JobRecord, now_s: float, epoch: int) -> None:
         state = due_state(record)
         if state is not None:
-            self._finish(record, state, now_ms, epoch)
-        elif is_overdue(record, now_ms / 1000):
+            self._finish(record, state, epoch)
+        elif is_overdue(record, now_s):
             log.info("job %s has passed its deadline", record.id)
             self._ledger.jobs.stop(record.id, JobState.EXPIRING, None)
 
-    def _finish(self, record: JobRecord, state: JobState, now_ms: int, epoch: int) -> None:
+    def _finish(self, record: JobRecord, state: JobState, epoch: int) -> None:
         try:
             self._outputs.close(record, state, epoch)
         except ServiceUnavailable:
             raise
-        except BatchmillError as error:
-            if self._failures.may_retry(record.id, error):
-                self._ledger.index.defer_finish(record.id, now_ms + RETRY_MS)
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is this job's, and a job that stops ends anyway
+            if self._guard.may_retry(record.id, error):
                 return
-            self._failures.forget(record.id)
-            self._fail(record, error)
+            self._guard.fail(record.id, error)
             if not record.state.is_stopping:
                 return  # it ends at a later step, as failed
         if self._ledger.jobs.finish(record, state, epoch):
-            self._failures.forget(record.id)
             log.info("job %s is %s: %d rows done, %d failed", record.id, state, record.last.rows_done, record.rows_dead)
             self._metrics.finished(record.spec.first, state)
             self._outputs.delete_checkpoints(record.id)
-
-    def _fail(self, record: JobRecord, error: BatchmillError) -> None:
-        log.warning("the output of job %s cannot be closed: %s", record.id, error)
-        failure = JobError(code=error.code, message=f"The output could not be closed: {error}", details=error.details)
-        self._ledger.jobs.stop(record.id, JobState.FAILING, failure)
 
 
 def due_state(record: JobRecord) -> JobState | None:

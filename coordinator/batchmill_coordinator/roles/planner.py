@@ -12,7 +12,8 @@
 4. One script adds the shards and moves the cursor, by compare-and-set. If it was moved by somebody else, or anything
    fails after the splitter advanced, the open source is dropped, for it is ahead of the ledger: to continue with it
    would leave rows out. The next step opens the source at the ledger's cursor.
-5. At the end all rows of a source whose length is known must be in shards, otherwise the job fails.
+5. The ledger counts that a job is being planned until it is; so a job of which the process died twice fails.
+6. At the end all rows of a source whose length is known must be in shards, otherwise the job fails.
 
 Planning everything at submit was rejected: a source of a billion rows would fill the ledger, and the size of a shard
 could not follow what the first shards show about the operator's speed.
@@ -20,16 +21,15 @@ could not follow what the first shards show about the operator's speed.
 
 from __future__ import annotations
 
-import logging
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Thread
 from typing import TYPE_CHECKING, assert_never
 
 from batchmill.caches import Lru
-from batchmill.errors import BatchmillError, InvalidSource, ServiceUnavailable
-from batchmill.job import JobError, JobState
+from batchmill.errors import InvalidSource, ServiceUnavailable
 from batchmill.ledger.calls import PlanAnswer
 from batchmill.ledger.shards import PlanStep
 from batchmill.shard import Shard, ShardId
@@ -37,11 +37,11 @@ from batchmill.sources.base import End, InputSplit, NotYet
 from batchmill.stages import FIRST_STAGE
 from batchmill.telemetry.log_context import about
 from batchmill_coordinator.fleet.pools import EMPTY, PoolView
-from batchmill_coordinator.roles.storage_failures import StorageFailures
+from batchmill_coordinator.roles.job_guard import JobGuard
 from batchmill_coordinator.scheduling.shard_size import StageProgress, next_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.ledger.record import JobStage, StageKey, StageRecord
@@ -50,13 +50,12 @@ if TYPE_CHECKING:
     from batchmill_coordinator.fleet.fleet_view import FleetView
     from batchmill_coordinator.results.resumption import Resumption
 
-log = logging.getLogger(__name__)
-
 MAX_OPEN_SOURCES = 64  # kept open between steps
 MAX_THREADS = 8
 LOOK_AGAIN_S = 0.05  # for other stages to plan, while sources are slow
 MAX_STAGES_READ = 32  # of a pool at once
 MAX_IDLE_POOLS = 4  # of those without workers: this many of their stages are planned in a step
+MAX_DEATHS = 2  # of the process, in a row, while it planned one job
 MAX_STORAGE_FAILURES = 30  # steps in a row, at least a second apart
 
 
@@ -75,6 +74,7 @@ class _Task:
 
     tenant: str
     future: Future[None]
+    is_alone: bool  # no other stage may be planned meanwhile
 
 
 @dataclass(slots=True)
@@ -124,7 +124,10 @@ class Planner:
         self._settings = settings
         self._open_sources: Lru[StageKey, OpenSource] = Lru(MAX_OPEN_SOURCES)
         self._running: dict[StageKey, _Task] = {}
-        self._failures = StorageFailures(ledger, "its source could not be read", MAX_STORAGE_FAILURES)
+        self._guard = JobGuard(
+            ledger, "its source could not be planned", max_storage_failures=MAX_STORAGE_FAILURES, fails_jobs=True
+        )
+        self._begun: set[str] = set()  # jobs whose count of plannings in the ledger includes this process
 
     def step(self, epoch: int) -> None:
         """Plan for stages whose shards run low, each once; return after `period_s` at the latest."""
@@ -145,18 +148,19 @@ class Planner:
     def _start(self, one: JobStage, pool: PoolView, epoch: int) -> _Task:
         """Plan a stage in a thread, which ends with the process even if the source never answers."""
         future: Future[None] = Future()
+        task = _Task(one.job.tenant, future, self._is_suspect(one))
 
         def run() -> None:
             try:
-                with about(role=self.name, job=one.job.id):
-                    self._plan_or_fail(one, pool, epoch)
+                with about(role=self.name), self._guard.over(one.job.id), self._counted(one.job.id):
+                    self._plan(one, pool, pool.horizon - one.stage.shards_live, epoch)
             except BaseException as error:  # noqa: BLE001  # raised by the step that collects the task
                 future.set_exception(error)
             else:
                 future.set_result(None)
 
         Thread(target=run, name=f"{self.name} {one.job.id}", daemon=True).start()
-        return _Task(one.job.tenant, future)
+        return task
 
     def _to_plan(self, pools: Mapping[str, PoolView], seen: Collection[StageKey]) -> list[JobStage]:
         """Return some stages that may have too few live shards, without those that were seen or are being planned."""
@@ -166,12 +170,22 @@ class Planner:
         if not fresh and not seen:
             idle = dict.fromkeys(set(index.pools_to_plan(MAX_IDLE_POOLS)) - pools.keys(), EMPTY.horizon)
             fresh = [key for key in index.to_plan(idle, 1) if key not in self._running]
-        stages = [one for one in self._ledger.jobs.read_stages(fresh) if _may_plan(one)]
+        stages = [one for one in self._ledger.jobs.read_stages(fresh) if self._has_to_plan(one, pools)]
         return sorted(stages, key=lambda one: -one.job.spec.priority)
 
+    def _has_to_plan(self, one: JobStage, pools: Mapping[str, PoolView]) -> bool:
+        wanted = pools.get(one.spec.pool, EMPTY).horizon - one.stage.shards_live
+        return _may_plan(one) and (wanted > 0 or one.job.must_resume) and not self._guard.is_set_aside(one.job.id)
+
     def _has_thread_for(self, one: JobStage) -> bool:
+        """Return whether a stage may be planned now; one during whose planning the process died is planned alone."""
+        if self._is_suspect(one) or any(task.is_alone for task in self._running.values()):
+            return not self._running
         own = sum(task.tenant == one.job.tenant for task in self._running.values())
         return len(self._running) < MAX_THREADS and own < MAX_THREADS // 2
+
+    def _is_suspect(self, one: JobStage) -> bool:
+        return one.job.plannings > 0 and one.job.id not in self._begun
 
     def _collect(self) -> None:
         """Take the tasks that have ended out of those that run. Raises what one of them raised."""
@@ -183,29 +197,41 @@ class Planner:
     def _drop_what_ended(self) -> None:
         """Close the sources of stages that are not planned any more, and forget the failures of their jobs."""
         keys = set(self._open_sources.keys()) - self._running.keys()
-        known = {(job_id, FIRST_STAGE) for job_id in self._failures.job_ids()} | keys
+        known = {(job_id, FIRST_STAGE) for job_id in self._guard.job_ids()} | keys
         alive = [one for one in self._ledger.jobs.read_stages(known) if _may_plan(one)] if known else []
         for key in keys - {one.key for one in alive}:
             self._close(key)
-        self._failures.forget_all_but({one.job.id for one in alive} | {job_id for job_id, _ in self._running})
+        self._guard.forget_all_but({one.job.id for one in alive} | {job_id for job_id, _ in self._running})
 
-    def _plan_or_fail(self, one: JobStage, pool: PoolView, epoch: int) -> None:
-        job_id = one.job.id
+    @contextmanager
+    def _counted(self, job_id: str) -> Iterator[None]:
+        """Count in the ledger that a job is being planned. Raises `InvalidSource` if the process died of it before."""
+        begun = self._ledger.shards.begin_planning(job_id, is_again=job_id in self._begun)
+        self._begun.add(job_id)
+        if begun > MAX_DEATHS:
+            self._end_planning(job_id)
+            raise InvalidSource(
+                f"the coordinator ended {begun - 1} times in a row while it planned job {job_id}.",
+                hint="A file of its source may be damaged, or need more memory than there is. Check them, and submit "
+                "the job again.",
+            )
         try:
-            self._plan(one, pool, epoch)
-            self._failures.forget(job_id)
+            yield
         except ServiceUnavailable:
+            raise  # the ledger may not answer now
+        except BaseException:
+            self._end_planning(job_id)
             raise
-        except BatchmillError as error:
-            if not self._failures.may_retry(job_id, error):
-                self._fail(job_id, error)
+        if job_id in self._begun:
+            self._end_planning(job_id)
 
-    def _plan(self, one: JobStage, pool: PoolView, epoch: int) -> None:
+    def _end_planning(self, job_id: str) -> None:
+        self._ledger.shards.end_planning(job_id)
+        self._begun.discard(job_id)
+
+    def _plan(self, one: JobStage, pool: PoolView, wanted: int, epoch: int) -> None:
         if one.job.must_resume:
             self._resumption.resume_from(one.job, epoch)
-            return
-        wanted = pool.horizon - one.stage.shards_live
-        if wanted <= 0:
             return
         opened = self._opened(one)
         try:
@@ -220,6 +246,8 @@ class Planner:
         except BaseException:  # the splitter is ahead of the ledger now: to continue with it would leave rows out
             opened.splitter.close()
             raise
+        if answer is PlanAnswer.OK:
+            self._begun.discard(one.job.id)  # the script has cleared the count
         match answer:
             case PlanAnswer.OK if not draft.at_end:
                 opened.cursor = draft.cursor
@@ -278,11 +306,6 @@ class Planner:
         opened = self._open_sources.pop(key)
         if opened is not None:
             opened.splitter.close()
-
-    def _fail(self, job_id: str, error: BatchmillError) -> None:
-        log.warning("job %s cannot be planned: %s", job_id, error)
-        failure = JobError(code=error.code, message=str(error), details=error.details)
-        self._ledger.jobs.stop(job_id, JobState.FAILING, failure)
 
 
 def _require_every_row(one: JobStage, draft: _Draft, total: RowCount) -> None:
