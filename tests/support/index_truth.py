@@ -13,7 +13,7 @@ JOB = re.compile(r"^job:\{([^}]*)\}$")
 def index_of(dump: dict[str, Any], prefix: str, now_ms: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """The indexes as they should be and as they are, by name.
 
-    A retry that became due may still be among the later ones, until the dispatcher admits it. When a job was found to be
+    A retry that became due may be among the later ones until the dispatcher admits it. When a job was found to be
     over is not compared.
     """
     named = {key.removeprefix(prefix): value for key, value in dump.items()}
