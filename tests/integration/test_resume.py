@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import batchmill
 
 ROWS = 500
-FREE = 200  # rows that need not wait at the gate
+FREE = 400  # rows that need not wait at the gate: more than are dispatched before a shard is done
 AT_WORK = 4 * 64  # rows of the shards that two workers have at once, at the start of a job
 
 

@@ -7,14 +7,14 @@ still being written, or `End`. Callers match all three.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self, assert_never
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from types import TracebackType
+import pyarrow as pa
 
-    import pyarrow as pa
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import TracebackType
 
     from batchmill.shard import Slice
 
@@ -88,6 +88,31 @@ class Splitter(ABC):
         self.close()
 
 
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that cannot be read."""
+
+    place: int  # among the rows read, 0-based
+    file: str
+    line: int  # 1-based; 0: the file, or a part of it, cannot be read at all
+    text: str  # the line, its end cut
+    reason: str  # a clause
+
+    @property
+    def message(self) -> str:
+        """Return where it is and what is wrong with it."""
+        where = f"{self.file}, line {self.line}" if self.line else self.file
+        return f"{where}: {self.reason}."
+
+
+@dataclass(frozen=True, slots=True)
+class RowsRead:
+    """Rows in order. A bad one has no values."""
+
+    table: pa.Table
+    bad: tuple[BadRow, ...] = ()  # by place
+
+
 class Source(ABC):
     """Rows that are stored somewhere. Reading is lazy: memory grows with a slice, never with the source."""
 
@@ -107,3 +132,21 @@ class Source(ABC):
 
         Raises `InvalidSource` naming file and line for rows that do not parse.
         """
+
+    def read_with_faults(self, slices: tuple[Slice, ...]) -> RowsRead:
+        """Read the rows of these slices; where the source's options allow bad rows, they are listed instead of raised.
+
+        Raises as `read` does for everything else.
+        """
+        return RowsRead(self.read(slices))
+
+
+def join_rows(parts: Sequence[RowsRead], schema: pa.Schema) -> RowsRead:
+    """Join rows that were read in parts."""
+    bad: list[BadRow] = []
+    before = 0
+    for part in parts:
+        bad += (replace(one, place=one.place + before) for one in part.bad)
+        before += part.table.num_rows
+    tables = [part.table for part in parts]
+    return RowsRead(pa.concat_tables(tables) if tables else schema.empty_table(), tuple(bad))

@@ -41,13 +41,3 @@ def check_columns(operator: OperatorInfo, stage: StageSpec, schema: pa.Schema) -
                 hint=did_you_mean(column, schema.names),
                 column=column,
             )
-
-
-def missing_value(operator: OperatorInfo, row: int, column: str) -> InvalidRows:
-    """The error for a row that has no value in a column that its operator requires."""
-    return InvalidRows(
-        f"row {row} has no value in the column {column!r}, which operator {operator.name!r} requires.",
-        hint="Give every row a value, or leave such rows out.",
-        column=column,
-        row=row,
-    )

@@ -172,7 +172,7 @@ class InspectorPool:
             inspector.must_end = True
             self._drop(inspector)
         else:
-            self._put_back(inspector)
+            self._give_back(inspector)
         return answer
 
     def _ask(self, inspector: _Inspector, question: Message) -> Message | None:
@@ -221,7 +221,7 @@ class InspectorPool:
                 if not self._changed.wait(ends_at - time.monotonic()):
                     raise Overloaded("all processes that read sources are busy.", hint="Try again in a moment.")
 
-    def _put_back(self, inspector: _Inspector) -> None:
+    def _give_back(self, inspector: _Inspector) -> None:
         with self._changed:
             self._busy.discard(inspector)
             self._idle.append(inspector)

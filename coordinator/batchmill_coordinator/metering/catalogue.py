@@ -25,7 +25,7 @@ MESSAGES_LOST = Metric("batchmill_messages_lost_total", COUNTER, "Messages that 
 LEADER = Metric("batchmill_leader", GAUGE, "1 if this coordinator leads, else 0")
 EPOCH = Metric("batchmill_leader_epoch", GAUGE, "Number of changes of the leader; 0 if this one does not lead")
 NOTICES = Metric(
-    "batchmill_notices", GAUGE, "1 for each kind of trouble at present: clock, ledger; else 0", ("notice",)
+    "batchmill_notices", GAUGE, "1 for each kind of notice that is in force: clock, ledger; else 0", ("notice",)
 )
 LEDGER_UP = Metric("batchmill_ledger_up", GAUGE, "1 if this coordinator reaches the ledger, else 0")
 LEDGER_PING = Metric("batchmill_ledger_ping_seconds", GAUGE, "Time of a ping of the ledger")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class NoticeCollector(Collector):
-    """Exports which kinds of trouble are reported at present."""
+    """Export which kinds of notice are in force."""
 
     def __init__(self, notices: Notices) -> None:
         self._notices = notices

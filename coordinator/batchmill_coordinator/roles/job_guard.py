@@ -1,4 +1,4 @@
-"""What keeps one job's trouble to that job: every role does its work on a job inside a `JobGuard`.
+"""What keeps one job's failure to that job: every role does its work on a job inside a `JobGuard`.
 
 1. Storage that fails is tried again at the next steps, up to a limit; any other error of Batchmill's is final at once.
 2. An exception that nobody foresaw is tried again with growing waits, for it may be a fault of the machine, up to

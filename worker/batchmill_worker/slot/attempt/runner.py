@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from batchmill.errors import (
     BatchmillError,
     InvalidParams,
+    InvalidRows,
     InvalidSource,
     NotFound,
     ServiceUnavailable,
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HOPELESS = (InvalidSource, InvalidParams, NotFound, UnknownOperator)
+HOPELESS = (InvalidSource, InvalidRows, InvalidParams, NotFound, UnknownOperator)
 """Errors that another attempt would meet again."""
 
 
