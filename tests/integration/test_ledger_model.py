@@ -224,7 +224,9 @@ class LedgerMachine(Lockstep):
     def keep_leases(self, worker: str) -> None:
         refs = [ref for ref, _ in self.model.attempts("running").values()]
         held = self.model.keep_leases(worker)
-        self.check(str(held), lambda: str(len(self.ledger.shards.keep_leases(worker, refs, LEASE_MS))))
+        self.check(
+            str(held), lambda: str(len(self.ledger.shards.keep_leases(worker, refs, LEASE_MS))), changes=held > 0
+        )
 
     @precondition(lambda self: self.model.attempts("running"))
     @rule(which=some, worker=st.sampled_from(["w1", "w11"]), blames=st.booleans())
