@@ -21,6 +21,7 @@ from batchmill.ledger.connection import connect
 from batchmill.ledger.jobs import Submission
 from batchmill.ledger.shards import PlanStep
 from batchmill.shard import Shard, ShardId, Slice
+from support.index_truth import index_of
 from support.ledger_lockstep import Lockstep, answer, comparable, said
 from support.ledger_model import DUE, LEASE_MS, Job
 from support.records import spec_of
@@ -223,7 +224,9 @@ class LedgerMachine(Lockstep):
     def keep_leases(self, worker: str) -> None:
         refs = [ref for ref, _ in self.model.attempts("running").values()]
         held = self.model.keep_leases(worker)
-        self.check(str(held), lambda: str(len(self.ledger.shards.keep_leases(worker, refs, LEASE_MS))))
+        self.check(
+            str(held), lambda: str(len(self.ledger.shards.keep_leases(worker, refs, LEASE_MS))), changes=held > 0
+        )
 
     @precondition(lambda self: self.model.attempts("running"))
     @rule(which=some, worker=st.sampled_from(["w1", "w11"]), blames=st.booleans())
@@ -293,6 +296,22 @@ class LedgerMachine(Lockstep):
     @invariant()
     def redis_holds_what_the_model_says(self) -> None:
         assert comparable(self.dump(), self.prefix) == self.model.written()
+
+    @invariant()
+    def the_indexes_hold_what_the_jobs_say(self) -> None:
+        due, found = index_of(self.dump(), self.prefix, self.model.now)
+        assert found == due
+
+    @rule(rebuilt=st.booleans())
+    def admit_retries_or_rebuild_the_indexes(self, *, rebuilt: bool) -> None:
+        before = comparable(self.dump(), self.prefix)
+        if rebuilt:
+            self.redis.delete(*[key for key in self.dump() if key.startswith(f"{self.prefix}index:")] or ["none"])
+            self.ledger.index.rebuild(self.ledger.jobs.live_ids())
+        else:
+            self.ledger.index.admit_retries(self.model.now, 100)
+            assert not self.ledger.index._until("later", self.model.now, 1)
+        assert comparable(self.dump(), self.prefix) == before
 
     @invariant()
     def every_row_is_in_one_place(self) -> None:

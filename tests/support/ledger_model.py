@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchmill.cost import NANO, PARTS, Parts, Spent
 from batchmill.job import MAX_INLINE_BYTES
+from batchmill.retry import LOSSES_BEFORE_SPLIT
 from batchmill.shard import ShardId, ShardRef, format_shard_id
 
 if TYPE_CHECKING:
@@ -196,7 +197,9 @@ class Model:
     def to_queue(self, job: Job, limit: int) -> list[ShardId]:
         waiting = [shard_id for shard_id in job.names("waiting") if job.live[shard_id].at <= self.now]
         waiting.sort(key=lambda shard_id: (job.live[shard_id].at, format_shard_id(shard_id)))
-        return [*waiting, *job.names("planned")][:limit]
+        planned = job.names("planned")
+        suspects = [one for one in waiting if planned and (len(one) > 1 or job.live[one].losses >= LOSSES_BEFORE_SPLIT)]
+        return [*(one for one in waiting if one not in suspects), *planned, *suspects][:limit]
 
     def queue(self, job: Job, shard_id: ShardId, epoch: int) -> str:
         piece = job.live.get(shard_id)

@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from batchmill_coordinator.scheduling.fairness import AGEING_S, Candidate, next_job
+from batchmill_coordinator.scheduling.fairness import AGEING_S, Candidate, TenantLoad, next_job
 
 
 def candidate(job_id: str, **changes: Any) -> Candidate:
@@ -65,3 +65,32 @@ def test_a_job_without_a_deadline_is_not_starved_by_those_that_have_one() -> Non
     patient = candidate("patient", waiting_since_s=0.0)
     hurried = candidate("hurried", deadline_at_s=500.0, waiting_since_s=AGEING_S)
     assert next_job([patient, hurried], AGEING_S).job_id == "patient"
+
+
+def test_a_tenant_with_many_jobs_delays_no_other_tenant() -> None:
+    flood = [candidate(f"flood-{number}", tenant="flood") for number in range(100)]
+    one = candidate("one", tenant="small", created_at_s=9_000.0, waiting_since_s=9_000.0)
+    busy = {"flood": TenantLoad(in_flight=2, last_queued_s=9_000.0)}
+
+    assert next_job([*flood, one], 9_001.0, busy).job_id == "one"
+
+
+def test_tenants_share_what_is_in_flight_however_many_jobs_each_has() -> None:
+    jobs = [candidate(f"a{number}", tenant="a") for number in range(20)] + [candidate("b", tenant="b")]
+    load: dict[str, TenantLoad] = {}
+    turns = []
+    for _ in range(6):
+        tenant = next_job(jobs, 1.0, load).tenant
+        load[tenant] = load.get(tenant, TenantLoad()).after_its_turn(1.0)
+        turns.append(tenant)
+
+    assert sorted(turns) == ["a"] * 3 + ["b"] * 3
+
+
+def test_a_tenant_that_waits_long_rises_above_one_with_a_higher_priority() -> None:
+    urgent, patient = candidate("urgent", tenant="a", priority=2), candidate("patient", tenant="b")
+
+    def first_at(now_s: float) -> str:
+        return next_job([urgent, patient], now_s, {"a": TenantLoad(1, last_queued_s=now_s)}).job_id
+
+    assert [first_at(AGEING_S), first_at(3 * AGEING_S)] == ["urgent", "patient"]

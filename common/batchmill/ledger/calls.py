@@ -173,6 +173,7 @@ def claim(
         "claim",
         [
             keys.job(attempt.job_id),
+            keys.index(),
             keys.stage(attempt.job_id, attempt.stage),
             keys.shard(attempt.job_id, attempt.stage, attempt.shard_id),
             keys.queued(pool),
@@ -241,6 +242,7 @@ def commit(
         "commit",
         [
             keys.job(attempt.job_id),
+            keys.index(),
             keys.stage(attempt.job_id, attempt.stage),
             keys.shard(attempt.job_id, attempt.stage, attempt.shard_id),
             keys.leases(),
@@ -342,6 +344,7 @@ def end_attempt(
         "end_attempt",
         [
             keys.job(attempt.job_id),
+            keys.index(),
             keys.stage(attempt.job_id, attempt.stage),
             keys.shard(attempt.job_id, attempt.stage, attempt.shard_id),
             keys.leases(),
@@ -387,6 +390,7 @@ def expire_attempt(
         "expire_attempt",
         [
             keys.job(attempt.job_id),
+            keys.index(),
             keys.stage(attempt.job_id, attempt.stage),
             keys.shard(attempt.job_id, attempt.stage, attempt.shard_id),
             keys.leases(),
@@ -544,6 +548,7 @@ def finish(
         [
             keys.leader(),
             keys.job(job_id),
+            keys.index(),
             keys.live_jobs(),
             keys.inline_input(job_id),
             keys.ended_jobs(),
@@ -828,6 +833,7 @@ def pause(
         "pause",
         [
             keys.job(job_id),
+            keys.index(),
             keys.job_log(job_id),
         ],
         [
@@ -880,6 +886,7 @@ def plan(
         [
             keys.leader(),
             keys.job(job_id),
+            keys.index(),
             keys.stage(job_id, stage),
             keys.ready(job_id, stage),
             keys.live_shards(job_id, stage),
@@ -951,6 +958,7 @@ def queue(
         [
             keys.leader(),
             keys.job(job_id),
+            keys.index(),
             keys.stage(job_id, stage),
             keys.shard(job_id, stage, shard_id),
             keys.ready(job_id, stage),
@@ -963,6 +971,27 @@ def queue(
             job_id,
             stage,
             format_shard_id(shard_id),
+        ],
+    )
+    return int(reply)
+
+
+def reindex(
+    store: Store,
+    *,
+    jobs: Sequence[str],
+) -> int:
+    """Give jobs the index entries that they are due: a retry became due, or a new leader makes sure of them."""
+    keys = store.keys
+    reply = store.run(
+        "reindex",
+        [
+            keys.index(),
+            *(keys.job(item) for item in jobs),
+        ],
+        [
+            store.now_ms,
+            *(item for item in jobs),
         ],
     )
     return int(reply)
@@ -987,6 +1016,7 @@ def release_leases_of_worker(
         "release_leases_of_worker",
         [
             keys.leases(),
+            keys.index(),
             keys.cost_tenants(),
             keys.cost_pools(),
             keys.cost_days(),
@@ -1182,6 +1212,7 @@ def resume(
         "resume",
         [
             keys.job(job_id),
+            keys.index(),
             keys.job_log(job_id),
             *(keys.stage(job_id, item) for item in stages),
         ],
@@ -1238,6 +1269,7 @@ def resume_from(
         [
             keys.leader(),
             keys.job(job_id),
+            keys.index(),
             keys.stage(job_id, stage),
             keys.done(job_id, stage),
             keys.live_shards(job_id, stage),
@@ -1303,6 +1335,7 @@ def split(
         "split",
         [
             keys.job(attempt.job_id),
+            keys.index(),
             keys.stage(attempt.job_id, attempt.stage),
             keys.shard(attempt.job_id, attempt.stage, attempt.shard_id),
             keys.leases(),
@@ -1363,6 +1396,7 @@ def stop(
         "stop",
         [
             keys.job(job_id),
+            keys.index(),
         ],
         [
             store.now_ms,
@@ -1402,6 +1436,7 @@ class NewStage(NamedTuple):
     stage: int
     operator_version: str
     worked_for: str
+    turn: str
     rows_total: int | None
 
 
@@ -1421,6 +1456,8 @@ def submit(
     resumed_from: str | None,
     tenant: str,
     budget_nano: int | None,
+    priority: int,
+    deadline_ms: int | None,
     stages: Sequence[NewStage],
 ) -> SubmitReply:
     """Accept a job, or find the one that was accepted under the same idempotency key."""
@@ -1429,6 +1466,7 @@ def submit(
         "submit",
         [
             keys.job(job_id),
+            keys.index(),
             keys.jobs(),
             keys.live_jobs(),
             keys.idempotency(idempotency_key) if idempotency_key is not None else "",
@@ -1452,6 +1490,8 @@ def submit(
             "" if resumed_from is None else resumed_from,
             tenant,
             "" if budget_nano is None else budget_nano,
+            priority,
+            "" if deadline_ms is None else deadline_ms,
             keys.events(),
             *(
                 part
@@ -1459,6 +1499,7 @@ def submit(
                 for part in (
                     item.operator_version,
                     item.worked_for,
+                    item.turn,
                     "" if item.rows_total is None else item.rows_total,
                 )
             ),
@@ -1484,10 +1525,12 @@ def unqueue_orphaned(
         [
             keys.leader(),
             keys.queued(pool),
+            keys.index(),
             *(
                 part
                 for item in attempts
                 for part in (
+                    keys.job(item.job_id),
                     keys.stage(item.job_id, item.stage),
                     keys.shard(item.job_id, item.stage, item.shard_id),
                     keys.waiting(item.job_id, item.stage),
@@ -1506,10 +1549,10 @@ def unqueue_orphaned(
 def unqueue_paused(
     store: Store,
     *,
-    job_id: str,
     stage: int,
     pool: str,
     epoch: int,
+    job_id: str,
     live: Sequence[ShardRef],
 ) -> int:
     """Take the queued shards of a stage of a paused job back."""
@@ -1519,6 +1562,7 @@ def unqueue_paused(
         [
             keys.leader(),
             keys.job(job_id),
+            keys.index(),
             keys.stage(job_id, stage),
             keys.waiting(job_id, stage),
             keys.queued(pool),
@@ -1527,6 +1571,7 @@ def unqueue_paused(
         [
             store.now_ms,
             epoch,
+            job_id,
             *(item.attempt_key for item in live),
         ],
     )

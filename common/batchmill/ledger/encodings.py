@@ -76,6 +76,12 @@ def parse_request(text: bytes) -> Request:
     return Request(*text.decode().split(" "))
 
 
+def parse_stage_key(member: bytes) -> tuple[str, int]:
+    """A job's id and the number of a stage, from a member of an index."""
+    job_id, _, stage = member.decode().rpartition("|")
+    return job_id, int(stage)
+
+
 def parse_event(message: bytes) -> tuple[str, str]:
     """Kind and id of an event."""
     kind, _, subject = message.decode().partition(" ")

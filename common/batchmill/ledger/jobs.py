@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, assert_never
@@ -17,19 +19,19 @@ from batchmill.ledger import calls
 from batchmill.ledger.connection import RedisBackoff, redis_errors
 from batchmill.ledger.documents import write_document, write_error
 from batchmill.ledger.encodings import Request, parse_request
-from batchmill.ledger.record import JobRecord
+from batchmill.ledger.record import JobRecord, JobStage
 from batchmill.ledger.schema import SCHEMA, other_schema
 from batchmill.ledger.unreadable import UnreadableJob
 from batchmill.shard import ShardRef, parse_shard_id
 from batchmill.stages import FIRST_STAGE, stages_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from batchmill.job import JobError, JobSpec
     from batchmill.ledger.connection import Store
     from batchmill.ledger.keys import Keys
-    from batchmill.ledger.record import StageRecord
+    from batchmill.ledger.record import StageKey, StageRecord
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +94,8 @@ class JobLedger:
                 resumed_from=submission.resumed_from,
                 tenant=submission.tenant,
                 budget_nano=None if spec.budget is None else round(spec.budget * NANO),
+                priority=spec.priority,
+                deadline_ms=None if spec.deadline_at is None else round(spec.deadline_at * 1000),
                 stages=_new_stages(submission),
             )
 
@@ -146,15 +150,25 @@ class JobLedger:
         records = (take_record(job_id, hashes) for job_id in job_ids)
         return [record for record in records if record is not None]
 
-    def live(self) -> list[JobRecord]:
-        """The jobs that have not ended, oldest first, without those whose record cannot be read."""
-        return self.live_and_unreadable()[0]
+    def read_stages(self, keys: Iterable[StageKey]) -> list[JobStage]:
+        """Those of the stages whose jobs exist and can be read, in their order, in one round trip."""
+        wanted = list(dict.fromkeys(keys))
+        jobs = {record.id: record for record in self.read_many(list(dict.fromkeys(job_id for job_id, _ in wanted)))}
+        return [JobStage(jobs[job_id], jobs[job_id].stages[stage]) for job_id, stage in wanted if job_id in jobs]
 
-    def live_and_unreadable(self) -> tuple[list[JobRecord], list[UnreadableJob]]:
-        """The jobs that have not ended, oldest first: those whose record can be read, and the others."""
+    def live_ids(self) -> list[str]:
+        """The ids of the jobs that have not ended, oldest first: all of them, so not for every step of a role."""
         with redis_errors():
             ids = self._store.redis.smembers(self._keys.live_jobs())
-        return self._apart(self.find_many(sorted(job_id.decode() for job_id in ids)))
+        return sorted(job_id.decode() for job_id in ids)
+
+    def live(self) -> list[JobRecord]:
+        """The jobs that have not ended, oldest first, without those whose record cannot be read; see `live_ids`."""
+        return self.read_many(self.live_ids())
+
+    def readable_and_not(self, job_ids: Sequence[str]) -> tuple[list[JobRecord], list[UnreadableJob]]:
+        """Those of the jobs that exist: those whose record can be read, and the others."""
+        return self._apart(self.find_many(job_ids))
 
     def newest(self, limit: int, before: str | None = None) -> list[JobRecord | UnreadableJob]:
         """At most `limit` jobs, newest first, older than the job `before`. Raises `NotFound` for an unknown one."""
@@ -334,10 +348,18 @@ def _new_stages(submission: Submission) -> list[calls.NewStage]:
             stage=number,
             operator_version=versions[number] if number < len(versions) else "",
             worked_for=write_pool_operator(stage.pool, stage.operator),
+            turn=_turn(submission, number),
             rows_total=submission.rows_total if number == FIRST_STAGE else None,
         )
         for number, stage in enumerate(spec.stages)
     ]
+
+
+def _turn(submission: Submission, number: int) -> str:
+    """What stages that take turns together have in common: their operator, by name, and a digest of all else."""
+    stage = submission.spec.stages[number]
+    rest = json.dumps([submission.tenant, submission.operator_versions[number:], stage.params], sort_keys=True)
+    return f"{stage.operator} {hashlib.blake2b(rest.encode(), digest_size=6).hexdigest()}"
 
 
 def no_such_job(job_id: str) -> NotFound:

@@ -45,6 +45,10 @@ class Keys:
         """Set: the ids of jobs that have not ended."""
         return f"{self.prefix}jobs:live"
 
+    def index(self) -> str:
+        """What the keys of the indexes begin with; see `_indexes.lua` for the rest of them."""
+        return f"{self.prefix}index:"
+
     def ended_jobs(self) -> str:
         """Sorted set: the ids of jobs that have ended, scored by when (ms); 0: to be deleted now."""
         return f"{self.prefix}jobs:ended"

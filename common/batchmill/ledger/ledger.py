@@ -11,6 +11,7 @@ from batchmill.ledger.costs import CostLedger
 from batchmill.ledger.encodings import parse_event
 from batchmill.ledger.fleet import FleetLedger
 from batchmill.ledger.identity import IdentityLedger
+from batchmill.ledger.index import IndexLedger
 from batchmill.ledger.job_log import JobLogLedger
 from batchmill.ledger.jobs import JobLedger
 from batchmill.ledger.leases import LeaseLedger
@@ -58,6 +59,7 @@ class Ledger:
         self.survey = SurveyLedger(self._store)
         self.row_cache = RowCacheLedger(self._store)
         self.tenants = TenantLedger(self._store)
+        self.index = IndexLedger(self._store)
 
     @classmethod
     def open(cls, settings: ServiceSettings) -> Ledger:

@@ -95,6 +95,7 @@ class JobRecord:
     replay_of: str | None = None  # the job whose dead letters this one runs again
     resumed_from: str | None = None  # the job whose output this one resumes
     must_resume: bool = False  # whether what that job left is still to be taken over
+    plannings: int = 0  # how often the planner has begun with it and was not through
     tenant: str = DEFAULT_TENANT
     budget_nano: int | None = None  # in billionths of the currency's unit, as are all costs
     cost_nano: int = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from batchmill.errors import InvalidSettings
 
-SCHEMA = 2
+SCHEMA = 3
 """Goes up when scripts write what those of the version before would misread, or the other way round."""
 
 

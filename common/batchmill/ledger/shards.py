@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from batchmill.completion import Completion, DeadLimit
     from batchmill.ledger.connection import Store
-    from batchmill.ledger.record import StageRecord
+    from batchmill.ledger.record import StageKey, StageRecord
     from batchmill.sources.base import RowCount
 
 
@@ -100,22 +100,32 @@ class ShardLedger:
 
         A shard that ended its process twice, and a part of one that was split for that, waits behind all others.
         """
-        with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
-            pipe.zrangebyscore(self._keys.waiting(job_id, stage), "-inf", now_ms, start=0, num=limit)
-            pipe.lrange(self._keys.ready(job_id, stage), 0, limit - 1)
-            waiting, ready = pipe.execute()
-        retries, planned = ([parse_shard_id(name.decode()) for name in names] for names in (waiting, ready))
-        suspects = self._suspects(job_id, stage, retries) if retries and planned else set()
-        healthy = [shard_id for shard_id in retries if shard_id not in suspects]
-        return [*healthy, *planned, *(shard_id for shard_id in retries if shard_id in suspects)][:limit]
+        return self.to_queue_of([(job_id, stage)], limit, now_ms)[job_id, stage]
 
-    def _suspects(self, job_id: str, stage: int, shard_ids: Sequence[ShardId]) -> set[ShardId]:
+    def to_queue_of(self, stages: Sequence[StageKey], limit: int, now_ms: int) -> dict[StageKey, list[ShardId]]:
+        """For each of these stages, what `to_queue` returns, in two round trips."""
         with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
-            for shard_id in shard_ids:
-                pipe.hget(self._keys.shard(job_id, stage, shard_id), "losses")
+            for job_id, stage in stages:
+                pipe.zrangebyscore(self._keys.waiting(job_id, stage), "-inf", now_ms, start=0, num=limit)
+                pipe.lrange(self._keys.ready(job_id, stage), 0, limit - 1)
+            lists = [[parse_shard_id(name.decode()) for name in names] for names in pipe.execute()]
+        found = dict(zip(stages, zip(lists[::2], lists[1::2], strict=True), strict=True))
+        suspects = self._suspects(
+            [(*key, one) for key, (retries, planned) in found.items() if planned for one in retries]
+        )
+        due = {}
+        for key, (retries, planned) in found.items():
+            last = [one for one in retries if (*key, one) in suspects]
+            due[key] = [*(one for one in retries if one not in last), *planned, *last][:limit]
+        return due
+
+    def _suspects(self, shards: Sequence[tuple[str, int, ShardId]]) -> set[tuple[str, int, ShardId]]:
+        with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
+            for shard in shards:
+                pipe.hget(self._keys.shard(*shard), "losses")
             losses = pipe.execute()
-        pairs = zip(shard_ids, losses, strict=True)
-        return {one for one, lost in pairs if len(one) > 1 or int(lost or 0) >= LOSSES_BEFORE_SPLIT}
+        pairs = zip(shards, losses, strict=True)
+        return {one for one, lost in pairs if len(one[2]) > 1 or int(lost or 0) >= LOSSES_BEFORE_SPLIT}
 
     def queue(self, job_id: str, stage: StageRecord, shard_id: ShardId, epoch: int) -> ShardRef | None:
         """Give a shard its next token; the caller publishes the message. None when there is nothing to queue."""

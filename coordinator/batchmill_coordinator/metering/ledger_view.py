@@ -77,7 +77,7 @@ class LedgerCollector(Collector):
         yield from of_leader
 
     def _of_leader(self) -> list[Metric]:
-        records, unreadable = self._ledger.jobs.live_and_unreadable()
+        records, unreadable = self._ledger.jobs.readable_and_not(self._ledger.jobs.live_ids())
         pools = view_pools(self._ledger.fleet.workers(self._ledger.now_ms()))
         heads = read_heads(self._ledger, records, pools)
         survey = self._ledger.survey.take([one.key for one in stages_of_jobs(records)])

@@ -1,8 +1,10 @@
 """The dispatcher: keeps a short window of shards per pool queued in Celery, fair between jobs, near their models.
 
-1. A step reads the live jobs and, for each pool with workers, fills its window: slots plus `PoolView.window`, less what
-   is queued or running.
-2. Jobs take turns by priority, deadline and what they have in flight (`fairness.next_job`), one shard a turn.
+1. A step reads from the indexes, for each pool with workers, some stages with shards to queue and those that have
+   shards in flight. However many jobs wait, it reads no more. It fills the pool's window: slots plus
+   `PoolView.window`, less what is queued or running.
+2. Tenants and their jobs take turns by priority, deadline and what they have in flight (`fairness.next_job`), one shard
+   a turn.
 3. `placement.ShardPlacement` says which queue the shard goes to, or defers it; then its model's other shards are
    deferred in this step too.
 4. The ledger gives the shard its token, then the message is published. After a crash between the two the shard is
@@ -14,12 +16,12 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from batchmill.job import JobState
-from batchmill.ledger.record import stages_of_jobs
 from batchmill_coordinator.roles.job_guard import JobGuard, apart
-from batchmill_coordinator.scheduling.fairness import Candidate, next_job
+from batchmill_coordinator.scheduling.fairness import IDLE, Candidate, TenantLoad, next_job
 from batchmill_coordinator.scheduling.model_demand import ModelNames, demands_of
 from batchmill_coordinator.scheduling.pace import ModelPaces
 from batchmill_coordinator.scheduling.placement import ShardPlacement, Target, queue_for
@@ -36,6 +38,24 @@ if TYPE_CHECKING:
     from batchmill_coordinator.scheduling.message_publisher import MessagePublisher
 
 log = logging.getLogger(__name__)
+
+MAX_CANDIDATES = 64  # stages of a pool that a step considers
+
+
+class _Turns:
+    """What each tenant has in a pool, counted on while a step queues shards."""
+
+    def __init__(self, stages: Iterable[JobStage], now_s: float) -> None:
+        self.now_s = now_s
+        self.load: dict[str, TenantLoad] = {}
+        for one in stages:
+            known, queued_ms = self.load.get(one.job.tenant, IDLE), one.stage.last_queued_at
+            queued_s = max(filter(None, [known.last_queued_s, queued_ms and queued_ms / 1000]), default=None)
+            self.load[one.job.tenant] = TenantLoad(known.in_flight + one.stage.shards_in_flight, queued_s)
+
+    def take(self, chosen: Candidate) -> None:
+        """Count a shard that is queued now."""
+        self.load[chosen.tenant] = self.load[chosen.tenant].after_its_turn(self.now_s)
 
 
 class Dispatcher:
@@ -56,43 +76,56 @@ class Dispatcher:
 
     def step(self, epoch: int) -> None:
         """Fill every pool's window."""
-        by_pool: dict[str, list[JobStage]] = defaultdict(list)
-        for one in stages_of_jobs(self._ledger.jobs.live()):
-            if self._guard.is_set_aside(one.job.id):
-                continue
-            if one.job.state is JobState.PAUSED and one.stage.shards_queued > 0:
+        ledger, now_ms = self._ledger, self._ledger.now_ms()
+        for one in ledger.jobs.read_stages(ledger.index.to_unqueue(MAX_CANDIDATES)):
+            if not self._guard.is_set_aside(one.job.id):
                 with self._guard.over(one.job.id):
-                    self._ledger.jobs.unqueue_paused(one.job, one.stage, epoch)
-            by_pool[one.spec.pool].append(one)
-        if not any(_has_more(one) for stages in by_pool.values() for one in stages):
-            return
-        now_ms = self._ledger.now_ms()
+                    ledger.jobs.unqueue_paused(one.job, one.stage, epoch)
+        ledger.index.admit_retries(now_ms, MAX_CANDIDATES)
         pools = self._fleet.pools()
-        for name in by_pool.keys() & pools.keys():
+        in_flight = self._in_flight(pools)
+        free = {name: pool.capacity + pool.window - _shards_in_flight(in_flight[name]) for name, pool in pools.items()}
+        open_pools = {name: pools[name].operators for name, slots in free.items() if slots > 0}
+        if not open_pools:
+            return
+        ready = ledger.index.ready(open_pools, MAX_CANDIDATES)
+        for name, stages in _by_pool(ledger.jobs.read_stages(chain.from_iterable(ready.values()))).items():
             with apart(f"filling the window of pool {name}"):
-                self._fill(name, pools[name], by_pool[name], now_ms, epoch)
+                flying = {one.key: one for one in in_flight[name]}
+                known = [*flying.values(), *(one for one in stages if one.key not in flying)]
+                self._fill(name, pools[name], known, {one.key for one in stages}, now_ms, epoch)
 
-    def _fill(self, name: str, pool: PoolView, stages: list[JobStage], now_ms: int, epoch: int) -> None:
-        free_slots = pool.capacity + pool.window - sum(one.stage.shards_in_flight for one in stages)
-        able = [one for one in stages if _has_more(one) and pool.can_run(one.stage)]
+    def _in_flight(self, pools: Iterable[str]) -> dict[str, list[JobStage]]:
+        keys = self._ledger.index.in_flight()
+        return {name: [] for name in pools} | _by_pool(
+            self._ledger.jobs.read_stages(chain.from_iterable(keys.values()))
+        )
+
+    def _fill(
+        self, name: str, pool: PoolView, stages: list[JobStage], ready: set[StageKey], now_ms: int, epoch: int
+    ) -> None:
+        """Queue shards of those of the stages that are ready; the others are those in flight."""
+        free_slots = pool.capacity + pool.window - _shards_in_flight(stages)
+        able = [one for one in stages if one.key in ready and self._is_able(one, pool)]
         if free_slots <= 0 or not able:
             return
         shards = self._ledger.shards
-        waiting: dict[StageKey, list[ShardId]] = {one.key: [] for one in able}
-        for one in able:
-            with self._guard.over(one.job.id):
-                waiting[one.key] = shards.to_queue(one.job.id, one.stage.number, free_slots, now_ms)
+        waiting = shards.to_queue_of([one.key for one in able], free_slots, now_ms)
         models = self._names.of(stages)
         due = {one.key for one in able if waiting[one.key]}
         demands = demands_of(stages, due, models, self._paces, now_ms / 1000)
+        turns = _Turns(stages, now_ms / 1000)
         for one, shard_id, target in self._choose(
-            able, waiting, models, ShardPlacement(pool.members, demands), free_slots, now_ms
+            able, waiting, models, ShardPlacement(pool.members, demands), free_slots, turns
         ):
             with self._guard.over(one.job.id):
                 ref = shards.queue(one.job.id, one.stage, shard_id, epoch)
                 if ref is not None:
                     self._publisher.publish(one.spec.operator, queue_for(target, name, models[one.key]), ref)
                     self._metrics.dispatched(one.spec)
+
+    def _is_able(self, one: JobStage, pool: PoolView) -> bool:
+        return _has_more(one) and pool.can_run(one.stage) and not self._guard.is_set_aside(one.job.id)
 
     def _choose(
         self,
@@ -101,15 +134,15 @@ class Dispatcher:
         models: dict[StageKey, str],
         placement: ShardPlacement,
         free_slots: int,
-        now_ms: int,
+        turns: _Turns,
     ) -> Iterable[tuple[JobStage, ShardId, Target]]:
-        now_s = now_ms / 1000
+        now_s = turns.now_s
         by_key = {one.key: one for one in stages}
         candidates = {one.key: _candidate(one) for one in stages if waiting[one.key]}
         queued = dict.fromkeys((models[key] for key in candidates), 0)
         deferred = set()
         while free_slots > 0 and candidates:
-            chosen = next_job(list(candidates.values()), now_s)
+            chosen = next_job(list(candidates.values()), now_s, turns.load)
             key = chosen.key
             model = models[key]
             target = placement.place(model)
@@ -119,11 +152,23 @@ class Dispatcher:
                 continue
             yield by_key[key], waiting[key].pop(0), target
             free_slots, queued[model] = free_slots - 1, queued[model] + 1
+            turns.take(chosen)
             candidates[key] = _after_its_turn(chosen, now_s)
             if not waiting[key]:
                 del candidates[key]
         for model, count in queued.items():
             self._paces.note(model, count, deferred=model in deferred, warm=placement.is_warm(model), now_s=now_s)
+
+
+def _by_pool(stages: Iterable[JobStage]) -> dict[str, list[JobStage]]:
+    pools: dict[str, list[JobStage]] = defaultdict(list)
+    for one in stages:
+        pools[one.spec.pool].append(one)
+    return pools
+
+
+def _shards_in_flight(stages: Iterable[JobStage]) -> int:
+    return sum(one.stage.shards_in_flight for one in stages)
 
 
 def _has_more(one: JobStage) -> bool:
@@ -139,6 +184,7 @@ def _candidate(one: JobStage) -> Candidate:
         waiting_since_s=one.waiting_since_ms / 1000,
         in_flight=one.stage.shards_in_flight,
         deadline_at_s=one.job.spec.deadline_at,
+        tenant=one.job.tenant,
     )
 
 

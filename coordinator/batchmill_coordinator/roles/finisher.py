@@ -1,8 +1,9 @@
 """The finisher: ends a job when its work is over, and closes its output.
 
-1. A step asks of each live job which final state is due (`due_state`). Nothing is due while a shard runs.
+1. A step reads from an index the jobs for which a final state is due (`due_state`). Nothing is due while a shard runs.
 2. The output is closed first, so that a job that says `completed` has a complete output. Storage that fails is tried
-   again at the next steps; what cannot be closed fails the job, and one that stops anyway ends without a manifest.
+   again after `RETRY_MS`, and others are ended meanwhile; what cannot be closed fails the job, and one that stops
+   anyway ends without a manifest.
 3. Then the ledger ends the job, in one script that checks again that nothing is at work.
 4. A job whose deadline has passed, by clocks that agree (`ClockGuard`), is stopped; a later step ends it, when its
    workers have released their shards.
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_STORAGE_FAILURES = 120  # steps in a row, about half a second apart
+MAX_STORAGE_FAILURES = 120  # in a row, `RETRY_MS` apart
+RETRY_MS = 500
+MAX_JOBS = 64  # that a step ends
 
 
 class Finisher:
@@ -46,18 +49,19 @@ class Finisher:
 
     def step(self, epoch: int) -> None:
         """End every job that is over, and stop those whose deadline has passed."""
-        records, unreadable = self._ledger.jobs.live_and_unreadable()
-        self._guard.forget_all_but({*(record.id for record in records), *(job.id for job in unreadable)})
-        has_deadlines = any(record.spec.deadline_at for record in records) and self._clocks.is_trusted()
-        now_s = self._ledger.now_ms() / 1000 if has_deadlines else 0.0
+        ledger, now_ms = self._ledger, self._ledger.now_ms()
+        due = ledger.index.to_finish(now_ms, MAX_JOBS)
+        ledger.index.defer_finish(due, now_ms + RETRY_MS)  # one that cannot be ended lets others have their turn
+        overdue = ledger.index.overdue(now_ms, MAX_JOBS) if self._clocks.is_trusted() else []
+        records, unreadable = ledger.jobs.readable_and_not(list(dict.fromkeys([*due, *overdue])))
         for record in records:
             if not self._guard.is_set_aside(record.id):
                 with self._guard.over(record.id):
-                    self._finish_or_stop(record, now_s, epoch)
+                    self._finish_or_stop(record, now_ms / 1000 if record.id in overdue else 0.0, epoch)
         for job in unreadable:
             if job.state.is_stopping:
                 with self._guard.over(job.id):
-                    self._ledger.jobs.finish_unreadable(job, epoch)
+                    ledger.jobs.finish_unreadable(job, epoch)
 
     def _finish_or_stop(self, record: JobRecord, now_s: float, epoch: int) -> None:
         state = due_state(record)

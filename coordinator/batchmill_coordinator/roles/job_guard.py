@@ -111,6 +111,10 @@ class JobGuard:
         failure = JobError(code=code, message=message, details=details)
         self._ledger.jobs.stop(job_id, JobState.FAILING, failure)
 
+    def job_ids(self) -> set[str]:
+        """Return the jobs whose failures are counted."""
+        return set(self._failures) | set(self._until_s)
+
     def forget(self, job_id: str) -> None:
         """Count from 0 again, for it works."""
         self._failures.pop(job_id, None)

@@ -1,7 +1,10 @@
 """The planner: reads the source of each stage lazily and writes its shards, never far ahead of need.
 
-1. A step looks at each stage of each live job that is not planned to its end. A job that resumes another's output
-   begins with what that one left.
+1. A step reads from an index stages that have too few live shards, in turns of tenants, operators and parameters, and
+   plans them side by side in a few threads, a stage in one of them at a time. A step ends when nothing is left to do,
+   or after `period_s`; a source that takes longer keeps its thread, and delays only itself. A tenant has at most half
+   of the threads. A few stages in pools without workers are planned when there is nothing else. A job that resumes
+   another's output begins with what that one left.
 2. `PoolView.horizon` says how many shards of a stage should be live; only what is missing is planned.
 3. The stage's source is kept open between steps, at the cursor where the last one ended (`OpenSource`). The splitter is
    asked for one split after another. A split becomes a shard; `NotYet` ends the step without an end of the source, and
@@ -18,23 +21,27 @@ could not follow what the first shards show about the operator's speed.
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import Thread
 from typing import TYPE_CHECKING, assert_never
 
 from batchmill.caches import Lru
 from batchmill.errors import InvalidSource, ServiceUnavailable
 from batchmill.ledger.calls import PlanAnswer
-from batchmill.ledger.record import stages_of_jobs
 from batchmill.ledger.shards import PlanStep
 from batchmill.shard import Shard, ShardId
 from batchmill.sources.base import End, InputSplit, NotYet
+from batchmill.stages import FIRST_STAGE
+from batchmill.telemetry.log_context import about
 from batchmill_coordinator.fleet.pools import EMPTY, PoolView
 from batchmill_coordinator.roles.job_guard import JobGuard
 from batchmill_coordinator.scheduling.shard_size import StageProgress, next_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.ledger.record import JobStage, StageKey, StageRecord
@@ -44,6 +51,10 @@ if TYPE_CHECKING:
     from batchmill_coordinator.results.resumption import Resumption
 
 MAX_OPEN_SOURCES = 64  # kept open between steps
+MAX_THREADS = 8
+LOOK_AGAIN_S = 0.05  # for other stages to plan, while sources are slow
+MAX_STAGES_READ = 32  # of a pool at once
+MAX_IDLE_POOLS = 4  # of those without workers: this many of their stages are planned in a step
 MAX_DEATHS = 2  # of the process, in a row, while it planned one job
 MAX_STORAGE_FAILURES = 30  # steps in a row, at least a second apart
 
@@ -55,6 +66,15 @@ class OpenSource:
     source: Source
     splitter: Splitter
     cursor: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A stage that is being planned."""
+
+    tenant: str
+    future: Future[None]
+    is_alone: bool  # no other stage may be planned meanwhile
 
 
 @dataclass(slots=True)
@@ -103,24 +123,85 @@ class Planner:
         self._resumption = resumption
         self._settings = settings
         self._open_sources: Lru[StageKey, OpenSource] = Lru(MAX_OPEN_SOURCES)
+        self._running: dict[StageKey, _Task] = {}
         self._guard = JobGuard(
             ledger, "its source could not be planned", max_storage_failures=MAX_STORAGE_FAILURES, fails_jobs=True
         )
         self._begun: set[str] = set()  # jobs whose count of plannings in the ledger includes this process
 
     def step(self, epoch: int) -> None:
-        """Plan for every live stage whose shards run low."""
-        stages = [one for one in stages_of_jobs(self._ledger.jobs.live()) if _may_plan(one)]
-        self._close_all_but({one.key for one in stages})
-        self._guard.forget_all_but({one.job.id for one in stages})
-        if not stages:
-            return
-        pools = self._fleet.pools()
-        for one in stages:
-            wanted = pools.get(one.spec.pool, EMPTY).horizon - one.stage.shards_live
-            if (wanted > 0 or one.job.must_resume) and not self._guard.is_set_aside(one.job.id):
-                with self._guard.over(one.job.id), self._counted(one.job.id):
-                    self._plan(one, pools.get(one.spec.pool, EMPTY), wanted, epoch)
+        """Plan for stages whose shards run low, each once; return after `period_s` at the latest."""
+        pools, ends_at = self._fleet.pools(), time.monotonic() + self.period_s
+        seen: set[StageKey] = set()
+        self._collect()
+        self._drop_what_ended()
+        while time.monotonic() < ends_at:
+            for one in self._to_plan(pools, seen):
+                if self._has_thread_for(one):
+                    seen.add(one.key)
+                    self._running[one.key] = self._start(one, pools.get(one.spec.pool, EMPTY), epoch)
+            if not self._running:
+                return
+            wait([task.future for task in self._running.values()], LOOK_AGAIN_S, FIRST_COMPLETED)
+            self._collect()
+
+    def _start(self, one: JobStage, pool: PoolView, epoch: int) -> _Task:
+        """Plan a stage in a thread, which ends with the process even if the source never answers."""
+        future: Future[None] = Future()
+        task = _Task(one.job.tenant, future, self._is_suspect(one))
+
+        def run() -> None:
+            try:
+                with about(role=self.name), self._guard.over(one.job.id), self._counted(one.job.id):
+                    self._plan(one, pool, pool.horizon - one.stage.shards_live, epoch)
+            except BaseException as error:  # noqa: BLE001  # raised by the step that collects the task
+                future.set_exception(error)
+            else:
+                future.set_result(None)
+
+        Thread(target=run, name=f"{self.name} {one.job.id}", daemon=True).start()
+        return task
+
+    def _to_plan(self, pools: Mapping[str, PoolView], seen: Collection[StageKey]) -> list[JobStage]:
+        """Return some stages that may have too few live shards, without those that were seen or are being planned."""
+        index = self._ledger.index
+        keys = index.to_plan({name: pool.horizon for name, pool in pools.items()}, MAX_STAGES_READ)
+        fresh = [key for key in keys if key not in seen and key not in self._running]
+        if not fresh and not seen:
+            idle = dict.fromkeys(set(index.pools_to_plan(MAX_IDLE_POOLS)) - pools.keys(), EMPTY.horizon)
+            fresh = [key for key in index.to_plan(idle, 1) if key not in self._running]
+        stages = [one for one in self._ledger.jobs.read_stages(fresh) if self._has_to_plan(one, pools)]
+        return sorted(stages, key=lambda one: -one.job.spec.priority)
+
+    def _has_to_plan(self, one: JobStage, pools: Mapping[str, PoolView]) -> bool:
+        wanted = pools.get(one.spec.pool, EMPTY).horizon - one.stage.shards_live
+        return _may_plan(one) and (wanted > 0 or one.job.must_resume) and not self._guard.is_set_aside(one.job.id)
+
+    def _has_thread_for(self, one: JobStage) -> bool:
+        """Return whether a stage may be planned now; one during whose planning the process died is planned alone."""
+        if self._is_suspect(one) or any(task.is_alone for task in self._running.values()):
+            return not self._running
+        own = sum(task.tenant == one.job.tenant for task in self._running.values())
+        return len(self._running) < MAX_THREADS and own < MAX_THREADS // 2
+
+    def _is_suspect(self, one: JobStage) -> bool:
+        return one.job.plannings > 0 and one.job.id not in self._begun
+
+    def _collect(self) -> None:
+        """Take the tasks that have ended out of those that run. Raises what one of them raised."""
+        for key, task in list(self._running.items()):
+            if task.future.done():
+                del self._running[key]
+                task.future.result()
+
+    def _drop_what_ended(self) -> None:
+        """Close the sources of stages that are not planned any more, and forget the failures of their jobs."""
+        keys = set(self._open_sources.keys()) - self._running.keys()
+        known = {(job_id, FIRST_STAGE) for job_id in self._guard.job_ids()} | keys
+        alive = [one for one in self._ledger.jobs.read_stages(known) if _may_plan(one)] if known else []
+        for key in keys - {one.key for one in alive}:
+            self._close(key)
+        self._guard.forget_all_but({one.job.id for one in alive} | {job_id for job_id, _ in self._running})
 
     @contextmanager
     def _counted(self, job_id: str) -> Iterator[None]:
@@ -156,21 +237,23 @@ class Planner:
         try:
             draft = self._draft(one, opened, pool, wanted)
             if draft.is_empty:
+                self._keep_open(one.key, opened)
                 return
             total = opened.source.count(draft.cursor)
             _require_every_row(one, draft, total)
             step = PlanStep(draft.shards, draft.sizes, draft.cursor, draft.at_end, total)
             answer = self._ledger.shards.plan(one.job.id, one.stage, step, epoch)
         except BaseException:  # the splitter is ahead of the ledger now: to continue with it would leave rows out
-            self._close(one.key)
+            opened.splitter.close()
             raise
         if answer is PlanAnswer.OK:
             self._begun.discard(one.job.id)  # the script has cleared the count
         match answer:
             case PlanAnswer.OK if not draft.at_end:
                 opened.cursor = draft.cursor
+                self._keep_open(one.key, opened)
             case PlanAnswer.OK | PlanAnswer.DEPOSED | PlanAnswer.MOVED | PlanAnswer.OVER:
-                self._close(one.key)
+                opened.splitter.close()
             case never:
                 assert_never(never)
 
@@ -202,26 +285,27 @@ class Planner:
         return next_rows(progress, self._settings.shard_target_s)
 
     def _opened(self, one: JobStage) -> OpenSource:
-        """Return the stage's open source if it is where the ledger's cursor is, otherwise open it there."""
-        key, cursor = one.key, one.stage.cursor
-        opened = self._open_sources.get(key)
+        """Return the stage's open source if it is where the ledger's cursor is, otherwise open it there.
+
+        It is not among the open sources until `_keep_open`, so that no other thread closes it.
+        """
+        cursor = one.stage.cursor
+        opened = self._open_sources.pop(one.key)
         if opened is not None and opened.cursor == cursor:
             return opened
-        self._close(key)
+        if opened is not None:
+            opened.splitter.close()
         source = self._open_source(one.job, one.stage.number)
-        opened = OpenSource(source, source.splitter(cursor), cursor)
+        return OpenSource(source, source.splitter(cursor), cursor)
+
+    def _keep_open(self, key: StageKey, opened: OpenSource) -> None:
         for dropped in self._open_sources.put(key, opened):
             dropped.splitter.close()
-        return opened
 
     def _close(self, key: StageKey) -> None:
         opened = self._open_sources.pop(key)
         if opened is not None:
             opened.splitter.close()
-
-    def _close_all_but(self, keys: set[StageKey]) -> None:
-        for key in set(self._open_sources.keys()) - keys:
-            self._close(key)
 
 
 def _require_every_row(one: JobStage, draft: _Draft, total: RowCount) -> None:

@@ -4,7 +4,7 @@
 2. An attempt whose lease has expired ends by the same pure decision as one that fails in its worker (`retry.decide`):
    its shard is requeued, split in half, or, with one row left, settled as dead.
 3. Queues that no worker consumes any more are emptied; their shards are dispatched again. A new leader looks for such
-   queues once, since it does not know what the one before it has used.
+   queues once, since it does not know what the one before it has used; it also makes sure of all index entries.
 4. A shard that has been queued for `MESSAGE_GRACE_MS` while its pool's queues have fewer messages than it has queued
    shards has lost its message, which is published again. A message too many does no harm: only one claim succeeds.
 """
@@ -14,12 +14,12 @@ from __future__ import annotations
 import logging
 import random
 from collections import defaultdict
+from itertools import chain
 from typing import TYPE_CHECKING, assert_never
 
 from batchmill.broker import attempt_of, model_queue_of, queue_of, spare_queue_of
 from batchmill.job_log import LogEvent, LogLevel
 from batchmill.ledger.calls import ExpireAttemptAnswer, SplitAnswer
-from batchmill.ledger.record import stages_of_jobs
 from batchmill.ledger.unreadable import UnreadableJob
 from batchmill.retry import DeadLetter, GiveUp, Lost, Requeue, Settle, Split, decide
 from batchmill.shard import ShardState
@@ -82,10 +82,11 @@ class Recoverer:
                 with self._guard.over(ref.job_id), about_attempt(ref):
                     self._end_attempt(ref, epoch)
         if epoch != self._epoch:
+            self._ledger.index.rebuild(self._ledger.jobs.live_ids())
             self._find_queues()
             self._epoch = epoch
         by_pool: dict[str, list[JobStage]] = defaultdict(list)
-        for one in stages_of_jobs(self._ledger.jobs.live()):
+        for one in self._ledger.jobs.read_stages(chain.from_iterable(self._ledger.index.in_flight().values())):
             by_pool[one.spec.pool].append(one)
         if not (by_pool or self._queues):
             return
@@ -141,7 +142,7 @@ class Recoverer:
     def _empty_abandoned_queues(self, pool: str, stages: list[JobStage], view: PoolView, epoch: int) -> None:
         """Take messages out of queues that no worker consumes any more, so that their shards are dispatched again.
 
-        A queue is watched from when its model has a job until it has none and nobody consumes from it.
+        A queue is watched from when its model has a shard in flight until it has none and nobody consumes from it.
         """
         consumed = {model_queue_of(pool, model) for model in view.models}
         if view.has_spare:

@@ -1,7 +1,7 @@
 """The watcher: writes into a job's log that it is blocked until a user acts, and that it is unblocked.
 
-A step asks of each live job why it is blocked (`why_blocked`). A reason is logged once it has lasted for
-`MIN_BLOCKED_S`, and its end only if the reason was logged.
+A step asks of `MAX_JOBS` live jobs why they are blocked (`why_blocked`), and the next step of those after them. A
+reason is logged once it has lasted for `MIN_BLOCKED_S`, and its end only if the reason was logged.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ MIN_BLOCKED_S = 5.0
 """A job that is blocked for less than this is not worth an entry: a worker may just be starting."""
 
 
+MAX_JOBS = 200
+"""About as many live jobs are checked in a step: of 10,000 each one about once a minute."""
+
+
 @dataclass(slots=True)
 class _Block:
     reason: str
@@ -46,18 +50,24 @@ class Watcher:
         self._currency = currency
         self._blocks: dict[str, _Block] = {}
         self._guard = JobGuard(ledger, "what blocks it could not be found out", clock=clock)
+        self._cursor = 0  # of the round through all live jobs
+        self._round: set[str] = set()  # those that were seen in it
 
     def step(self, epoch: int) -> None:  # noqa: ARG002  # a log entry changes nothing that a leader must guard
-        """Check every live job."""
-        records = self._ledger.jobs.live()
+        """Check some of the live jobs."""
+        self._cursor, ids = self._ledger.index.live_jobs(self._cursor, MAX_JOBS)
+        self._round.update(ids)
+        records = self._ledger.jobs.read_many(ids)
         pools = self._fleet.pools() if records else {}
-        for job_id in self._blocks.keys() - {record.id for record in records}:
-            del self._blocks[job_id]
-        self._guard.forget_all_but({record.id for record in records})
         for record in records:
             if not self._guard.is_set_aside(record.id):
                 with self._guard.over(record.id):
                     self._check(record, why_blocked(record, pools, self._currency))
+        if self._cursor == 0:
+            for job_id in self._blocks.keys() - self._round:
+                del self._blocks[job_id]
+            self._guard.forget_all_but(self._round)
+            self._round.clear()
 
     def _check(self, record: JobRecord, reason: str | None) -> None:
         now_s, block = self._clock.monotonic(), self._blocks.get(record.id)

@@ -16,6 +16,11 @@ local function parse_attempt(key)
   return {key = key, job_id = job_id, stage = stage, shard_id = shard_id, token = token}
 end
 
+-- A stage of a job, as a member of an index: "job|stage".
+local function stage_key(job_id, stage)
+  return job_id .. '|' .. stage
+end
+
 -- Who holds an attempt: "worker claim", with a name of its own for each claim.
 local function worker_of(holder)
   return string.match(holder, '^(%S+) ')

@@ -1,6 +1,7 @@
 -- Take a queued attempt under a lease, as a worker. Taking it twice by one holder is one claim (a lost reply is asked again).
 --
 -- @key job
+-- @key index
 -- @key stage
 -- @key shard
 -- @key queued
@@ -45,6 +46,7 @@ if not again and args.version ~= '' then
   if is_other or (version and version ~= '' and version ~= args.version) then
     if unqueue(keys.shard, keys.waiting, keys.queued, attempt, now + OTHER_REVISION_DELAY_MS) then
       redis.call('HINCRBY', keys.stage, 'shards_queued', -1)
+      index_job(keys.index, keys.job, attempt.job_id, now)
     end
     return refused(answer.other_revision)
   end
@@ -57,6 +59,7 @@ if not again then
   redis.call('ZREM', keys.queued, attempt.key)
   redis.call('HINCRBY', keys.stage, 'shards_queued', -1)
   redis.call('HINCRBY', keys.stage, 'shards_running', 1)
+  index_job(keys.index, keys.job, attempt.job_id, now)
 end
 redis.call('ZADD', keys.leases, now + tonumber(args.lease_ms), attempt.key)
 local plan, failures, losses, checkpoint = unpack(redis.call('HMGET', keys.shard, 'plan', 'failures', 'losses', 'checkpoint'))

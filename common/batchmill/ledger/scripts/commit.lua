@@ -1,6 +1,7 @@
 -- Make an attempt's results the shard's results: the one step that counts. Committing twice is one commit.
 --
 -- @key job
+-- @key index
 -- @key stage
 -- @key shard
 -- @key leases
@@ -95,4 +96,5 @@ publish_progress(keys, args.channel, 'committed', attempt.job_id)
 local price = metered and parse_metered(metered).price or 0
 charge(keys, attempt, {price = price, parts = parse_parts(args.used), rows = rows}, now, args.channel)
 note_pace(keys.job, keys.stage)
+index_job(keys.index, keys.job, attempt.job_id, now)
 return answer.ok

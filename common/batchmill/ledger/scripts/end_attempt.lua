@@ -1,6 +1,7 @@
 -- End an attempt before its shard is done: the shard waits for another one, or the job stops.
 --
 -- @key job
+-- @key index
 -- @key stage
 -- @key shard
 -- @key leases
@@ -24,5 +25,6 @@ charge(keys, attempt, bill, now, args.channel)
 requeue(keys, keys.leases, attempt, now + tonumber(args.delay_ms), args.blame and 'failures' or nil)
 if args.checkpoint then redis.call('HSET', keys.shard, 'checkpoint', args.checkpoint) end
 if args.stop_with then stop_job(keys.job, now, 'failing', args.stop_with) end
+index_job(keys.index, keys.job, attempt.job_id, now)
 publish(args.channel, 'failed', attempt.job_id)
 return answer.ok

@@ -1,6 +1,7 @@
 -- Take a shard back from an attempt whose lease ran out, as the recoverer.
 --
 -- @key job
+-- @key index
 -- @key stage
 -- @key shard
 -- @key leases
@@ -25,5 +26,6 @@ local ends = redis.call('ZSCORE', keys.leases, attempt.key) or now
 charge_lost(keys, attempt, ends, now, args.channel)
 requeue(keys, keys.leases, attempt, now + tonumber(args.delay_ms), 'losses')
 if args.stop_with then stop_job(keys.job, now, 'failing', args.stop_with) end
+index_job(keys.index, keys.job, attempt.job_id, now)
 publish(args.channel, 'lost', attempt.job_id)
 return answer.ok

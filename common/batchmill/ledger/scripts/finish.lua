@@ -2,6 +2,7 @@
 --
 -- @key leader
 -- @key job
+-- @key index
 -- @key live_jobs
 -- @key inline_input
 -- @key ended_jobs
@@ -48,5 +49,6 @@ for _, item in ipairs(live) do
   redis.call('DEL', item.keys.shard)
   redis.call('ZREM', item.keys.queued, item.attempt.key)
 end
+index_job(keys.index, keys.job, args.job_id, now)
 publish(args.channel, 'finished', args.job_id)
 return answer.ok

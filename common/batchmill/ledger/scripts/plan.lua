@@ -2,6 +2,7 @@
 --
 -- @key leader
 -- @key job
+-- @key index
 -- @key stage
 -- @key ready
 -- @key live_shards
@@ -53,4 +54,5 @@ redis.call('HINCRBY', keys.stage, 'bytes_in', bytes)
 redis.call('HINCRBY', keys.stage, 'shards_planned', #shards)
 redis.call('HINCRBY', keys.stage, 'shards_live', #shards)
 publish_progress(keys, args.channel, 'planned', args.job_id)
+index_job(keys.index, keys.job, args.job_id, now)
 return answer.ok

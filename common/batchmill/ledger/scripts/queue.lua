@@ -2,6 +2,7 @@
 --
 -- @key leader
 -- @key job
+-- @key index
 -- @key stage
 -- @key shard
 -- @key ready
@@ -27,4 +28,5 @@ move_shard(keys.shard, state, 'queued')
 redis.call('ZADD', keys.queued, now, attempt_key(args.job_id, args.stage, args.shard_id, token))
 redis.call('HSET', keys.stage, 'last_queued_at', now)
 redis.call('HINCRBY', keys.stage, 'shards_queued', 1)
+index_job(keys.index, keys.job, args.job_id, now)
 return token

@@ -2,6 +2,7 @@
 -- blame end now, for the recoverer to judge; the other attempts of that process are requeued at once, and not blamed.
 --
 -- @key leases
+-- @key index
 -- @key cost_tenants
 -- @key cost_pools
 -- @key cost_days
@@ -29,6 +30,7 @@ for _, item in ipairs(attempts) do
         keys.cost_tenants, keys.cost_pools, keys.cost_days
       charge_lost(item.keys, attempt, ends, now, args.channel)
       requeue(item.keys, keys.leases, attempt, now)
+      index_job(keys.index, item.keys.job, attempt.job_id, now)
       publish(args.channel, 'lost', attempt.job_id)
     end
     held[#held + 1] = attempt.key

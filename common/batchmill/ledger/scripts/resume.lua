@@ -2,6 +2,7 @@
 -- The pace of its stages is measured on from its next commit, and the time of its pause does not count as waiting for its turn.
 --
 -- @key job
+-- @key index
 -- @key job_log
 -- @arg now: clock
 -- @arg job_id: text
@@ -34,6 +35,7 @@ for _, one in ipairs(stages) do
   redis.call('HSET', one.keys.stage, 'last_queued_at', now)
   redis.call('HDEL', one.keys.stage, 'rate_at', 'rate_rows')
 end
+index_job(keys.index, keys.job, args.job_id, now)
 note(keys.job, keys.job_log, 'level', 'info', 'event', 'resumed', 'message', 'it continues where it was paused')
 publish(args.channel, 'resumed', args.job_id)
 return {answer.ok, state}

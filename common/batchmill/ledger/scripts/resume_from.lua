@@ -3,6 +3,7 @@
 --
 -- @key leader
 -- @key job
+-- @key index
 -- @key stage
 -- @key done
 -- @key live_shards
@@ -52,4 +53,5 @@ redis.call('HSET', keys.stage, 'cursor', args.cursor, 'planned', args.at_end and
            'rows_planned', args.rows_planned, 'shards_planned', args.shards_planned, 'shards_live', #shards,
            'shards_done', count, 'rows_done', rows, 'rows_dead', dead)
 publish_progress(keys, args.channel, 'planned', args.job_id)
+index_job(keys.index, keys.job, args.job_id, now)
 return answer.ok

@@ -1,6 +1,7 @@
 -- Replace a shard that was lost too often by its two halves, as the recoverer.
 --
 -- @key job
+-- @key index
 -- @key stage
 -- @key shard
 -- @key leases
@@ -45,5 +46,6 @@ for _, half in ipairs(halves) do
 end
 redis.call('HINCRBY', keys.stage, 'shards_running', -1)
 redis.call('HINCRBY', keys.stage, 'shards_live', 1)
+index_job(keys.index, keys.job, attempt.job_id, now)
 publish(args.channel, 'lost', attempt.job_id)
 return answer.ok

@@ -1,6 +1,7 @@
 -- Ask a job to stop: its workers release their leases at their next batch, then the finisher ends it.
 --
 -- @key job
+-- @key index
 -- @arg now: clock
 -- @arg job_id: text
 -- @arg state: job_state  cancelling, failing or expiring
@@ -11,5 +12,6 @@
 local state = redis.call('HGET', keys.job, 'state')
 if not state then return {answer.no_job, ''} end
 if not stop_job(keys.job, now, args.state, args.error) then return {answer.ok, state} end
+index_job(keys.index, keys.job, args.job_id, now)
 publish(args.channel, 'stopping', args.job_id)
 return {answer.ok, args.state}

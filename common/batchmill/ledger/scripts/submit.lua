@@ -2,6 +2,7 @@
 -- one acceptance.
 --
 -- @key job
+-- @key index
 -- @key jobs
 -- @key live_jobs
 -- @key idempotency?
@@ -22,12 +23,15 @@
 -- @arg resumed_from: text?  the job whose output this one resumes
 -- @arg tenant: text
 -- @arg budget_nano: int?  billionths of the currency's unit
+-- @arg priority: int
+-- @arg deadline_ms: int?
 -- @arg channel: channel
 -- @each stages: NewStage
 -- @param stage: int
 -- @key stage
 -- @arg operator_version: text
 -- @arg worked_for: text  "pool operator"
+-- @arg turn: text  "operator digest": stages of one tenant, operator and parameters take turns with others
 -- @arg rows_total: int?  where it is known
 -- @answers accepted | known | conflict | full | no upload | other schema
 -- @returns known_id: text  the job's id; of another schema its version
@@ -35,8 +39,8 @@
 -- job          hash: spec, state, created_at, started_at, paused_at, stopping_at, finished_at (ms), error (JSON),
 --              paused_ms (in all pauses that are over, since it started), idempotency_key, replay_of, resumed_from,
 --              must_resume (1: what `resumed_from` left is still to be taken over), stages_open (that are not settled),
---              tenant, inline_bytes, budget_nano, cost_nano, noted
--- stage        hash: operator_version, revision (version and code, from the first claim), worked_for ("pool operator"), cursor, planned (1: its input's end was reached),
+--              tenant, stage_count, priority, deadline_ms, indexed, inline_bytes, budget_nano, cost_nano, noted
+-- stage        hash: operator_version, revision (version and code, from the first claim), worked_for ("pool operator"), turn, indexed, cursor, planned (1: its input's end was reached),
 --              rows_total, rows_exact, rows_planned, rows_done, rows_dead, rows_timed, rows_cached, shards_planned,
 --              shards_live, shards_queued, shards_running, shards_done, busy_us, bytes_in, paces, rate_at, rate_rows,
 --              last_queued_at (or when the job was resumed), and its cost, in fields as those of cost_tenants, "cost …"
@@ -54,13 +58,14 @@ end
 if redis.call('SCARD', keys.live_jobs) >= tonumber(args.max_live_jobs) then return {answer.full, ''} end
 if args.upload and redis.call('ZREM', keys.uploads, args.upload) == 0 then return {answer.no_upload, ''} end
 redis.call('HSET', keys.job, 'spec', args.spec, 'state', 'pending', 'created_at', now, 'tenant', args.tenant,
-           'stages_open', #stages)
+           'stages_open', #stages, 'stage_count', #stages, 'priority', args.priority)
 for _, one in ipairs(stages) do
   redis.call('HSET', one.keys.stage, 'cursor', '', 'planned', 0, 'operator_version', one.operator_version,
-             'worked_for', one.worked_for)
+             'worked_for', one.worked_for, 'turn', one.turn)
   if one.rows_total then redis.call('HSET', one.keys.stage, 'rows_total', one.rows_total, 'rows_exact', 1) end
 end
 if args.budget_nano then redis.call('HSET', keys.job, 'budget_nano', args.budget_nano) end
+if args.deadline_ms then redis.call('HSET', keys.job, 'deadline_ms', args.deadline_ms) end
 if args.inline_rows then redis.call('SET', keys.inline_input, args.inline_rows) end
 if args.replay_of then redis.call('HSET', keys.job, 'replay_of', args.replay_of) end
 if args.resumed_from then redis.call('HSET', keys.job, 'resumed_from', args.resumed_from, 'must_resume', 1) end
@@ -70,5 +75,6 @@ if keys.idempotency then
   redis.call('SET', keys.idempotency, write_request(args.job_id, args.digest), 'PX', args.idempotency_ms)
   redis.call('HSET', keys.job, 'idempotency_key', args.idempotency_key)
 end
+index_job(keys.index, keys.job, args.job_id, now)
 publish(args.channel, 'submitted', args.job_id)
 return {answer.accepted, args.job_id}

@@ -3,9 +3,11 @@
 --
 -- @key leader
 -- @key queued
+-- @key index
 -- @arg now: clock
 -- @arg epoch: int
 -- @each attempts
+-- @key job
 -- @key stage
 -- @key shard
 -- @key waiting
@@ -16,6 +18,7 @@ local unqueued = 0
 for _, item in ipairs(attempts) do
   if unqueue(item.keys.shard, item.keys.waiting, keys.queued, item.attempt, now) then
     redis.call('HINCRBY', item.keys.stage, 'shards_queued', -1)
+    index_job(keys.index, item.keys.job, item.attempt.job_id, now)
     unqueued = unqueued + 1
   end
 end

@@ -3,11 +3,13 @@
 --
 -- @key leader
 -- @key job
+-- @key index
 -- @key stage
 -- @key waiting
 -- @key queued
 -- @arg now: clock
 -- @arg epoch: int
+-- @arg job_id: text
 -- @each live
 -- @key shard
 -- @arg attempt: attempt
@@ -19,4 +21,5 @@ for _, item in ipairs(live) do
   if unqueue(item.keys.shard, keys.waiting, keys.queued, item.attempt, now) then unqueued = unqueued + 1 end
 end
 if unqueued > 0 then redis.call('HINCRBY', keys.stage, 'shards_queued', -unqueued) end
+index_job(keys.index, keys.job, args.job_id, now)
 return unqueued

@@ -1,0 +1,102 @@
+-- Indexes: which stages and jobs a role has something to do for, so that no role reads jobs that wait.
+-- Every script that changes a job ends with `index_job`, which derives the entries from what the ledger has of the job. So
+-- they cannot drift: `reindex.lua` does the same for any job. Members are stages ("job|stage") or jobs.
+--
+-- plan|POOL|TURN   sorted set: stages to be planned, by how many of their shards live, then by priority
+-- ready|POOL|TURN  sorted set: stages with a shard that may be queued now, by when one was last queued, then by priority
+-- plan, ready      set of the pools with such stages; plan|POOL, ready|POOL: set of their turns
+-- flight|POOL      set: stages with shards that are queued or running; flight: set of the pools with such stages
+-- later            sorted set: stages all of whose idle shards wait for a retry, by when the first is due (ms)
+-- unqueue          set: stages of paused jobs with queued shards
+-- finish           sorted set: jobs with nothing at work for which a final state is due, by when to try (ms)
+-- deadlines        sorted set: jobs that have a deadline and do not stop yet, by their deadline (ms)
+-- indexed          field of a job and of a stage: the entries that it has now
+local AGEING_MS = 60000  -- a job that waits for this long rises by one priority class
+local LIVE_WEIGHT = 1000  -- of a live shard, in the scores of `plan`: above every difference of priorities
+
+-- Score a member under its pool and turn, or remove it (score: nil) and what it leaves empty.
+local function index_turn(index, kind, pool, turn, member, score)
+  local pools, turns = index .. kind, table.concat({index .. kind, pool}, '|')
+  local members = turns .. '|' .. turn
+  if score then
+    redis.call('ZADD', members, score, member)
+    redis.call('SADD', turns, turn)
+    redis.call('SADD', pools, pool)
+  elseif redis.call('ZREM', members, member) == 1 and redis.call('EXISTS', members) == 0 then
+    redis.call('SREM', turns, turn)
+    if redis.call('EXISTS', turns) == 0 then redis.call('SREM', pools, pool) end
+  end
+end
+
+local function index_flight(index, pool, member, is_in_flight)
+  local members = index .. 'flight|' .. pool
+  if is_in_flight then
+    redis.call('SADD', members, member)
+    redis.call('SADD', index .. 'flight', pool)
+  elseif redis.call('SREM', members, member) == 1 and redis.call('EXISTS', members) == 0 then
+    redis.call('SREM', index .. 'flight', pool)
+  end
+end
+
+local function index_score(key, member, score)
+  if score then redis.call('ZADD', key, score, member) else redis.call('ZREM', key, member) end
+end
+
+-- When the first idle shard of a stage may be queued: 0 for a planned one, else when the first retry is due.
+local function first_due(ready, waiting)
+  if redis.call('EXISTS', ready) == 1 then return 0 end
+  return tonumber(redis.call('ZRANGE', waiting, 0, 0, 'WITHSCORES')[2] or '0')
+end
+
+-- Index a stage; returns how many of its shards run, and whether all that it will ever have are settled.
+local function index_stage(index, job, job_id, number, found, now)
+  local stage, member = job .. ':stage:' .. number, stage_key(job_id, number)
+  local worked_for, turn, planned, live, queued, running, since, before = unpack(redis.call('HMGET', stage,
+    'worked_for', 'turn', 'planned', 'shards_live', 'shards_queued', 'shards_running', 'last_queued_at', 'indexed'))
+  live, queued, running = tonumber(live or '0'), tonumber(queued or '0'), tonumber(running or '0')
+  local plan, ready, later
+  if takes_shards(found.state) and planned ~= '1' then plan = live * LIVE_WEIGHT - found.priority end
+  if found.state == 'running' and live > queued + running then
+    local due = first_due(job .. ':ready:' .. number, job .. ':waiting:' .. number)
+    if due > now then later = due else ready = tonumber(since or found.created) - found.priority * AGEING_MS end
+  end
+  local in_flight, is_paused = queued + running > 0, found.state == 'paused' and queued > 0
+  local entries = string.format('%s %s %s %s %s', plan and string.format('%.0f', plan) or '-',
+    ready and string.format('%.0f', ready) or '-', later and string.format('%.0f', later) or '-',
+    tostring(in_flight), tostring(is_paused))
+  if entries ~= before then
+    local pool = string.match(worked_for, '^%S+')
+    index_turn(index, 'plan', pool, turn, member, plan)
+    index_turn(index, 'ready', pool, turn, member, ready)
+    index_flight(index, pool, member, in_flight)
+    index_score(index .. 'later', member, later)
+    redis.call(is_paused and 'SADD' or 'SREM', index .. 'unqueue', member)
+    redis.call('HSET', stage, 'indexed', entries)
+  end
+  return running, planned == '1' and live == 0
+end
+
+-- Give a job and its stages the entries that they are due.
+local function index_job(index, job, job_id, now)
+  local state, stages, created, priority, deadline, before = unpack(redis.call('HMGET', job,
+    'state', 'stage_count', 'created_at', 'priority', 'deadline_ms', 'indexed'))
+  if not state then return end
+  local found = {state = state, created = created, priority = tonumber(priority)}
+  local running, settled = 0, true
+  for number = 0, tonumber(stages) - 1 do
+    local runs, is_over = index_stage(index, job, job_id, number, found, now)
+    running, settled = running + runs, settled and is_over
+  end
+  local over = settled and (state == 'running' or state == 'paused')
+  local is_due = running == 0 and (is_stopping(state) or over)
+  local waits = deadline and not is_stopping(state) and not is_final(state)
+  local entries = tostring(is_due) .. ' ' .. tostring(waits and deadline or '-')
+  if entries == before then return end
+  if is_due then
+    redis.call('ZADD', index .. 'finish', 'NX', now, job_id)
+  else
+    redis.call('ZREM', index .. 'finish', job_id)
+  end
+  index_score(index .. 'deadlines', job_id, waits and deadline or nil)
+  redis.call('HSET', job, 'indexed', entries)
+end

@@ -1,0 +1,81 @@
+"""What the indexes of a ledger must hold, derived from its jobs and stages without the scripts that keep them."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from typing import Any
+
+AGEING_MS = 60_000
+JOB = re.compile(r"^job:\{([^}]*)\}$")
+
+
+def index_of(dump: dict[str, Any], prefix: str, now_ms: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The indexes as they should be and as they are, by name.
+
+    A retry that became due may be among the later ones until the dispatcher admits it. When a job was found to be
+    over is not compared.
+    """
+    named = {key.removeprefix(prefix): value for key, value in dump.items()}
+    found = {key.removeprefix("index:"): value for key, value in named.items() if key.startswith("index:")}
+    due: dict[str, Any] = defaultdict(dict)
+    for key, job in named.items():
+        if match := JOB.match(key):
+            _add_job(due, named, match[1], job, found.get("later", {}), now_ms)
+    found["finish"] = dict.fromkeys(found.get("finish", {}), 0)
+    return {key: value for key, value in due.items() if value}, {key: value for key, value in found.items() if value}
+
+
+def _add_job(
+    due: dict[str, Any], named: dict[str, Any], job_id: str, job: dict[str, str], later: dict[str, int], now_ms: int
+) -> None:
+    stopping = job["state"] in ("cancelling", "failing", "expiring")
+    final = job["state"] in ("completed", "cancelled", "failed", "expired")
+    stages = [named[f"job:{{{job_id}}}:stage:{number}"] for number in range(int(job["stage_count"]))]
+    running = sum(_int(stage, "shards_running") for stage in stages)
+    settled = all(stage["planned"] == "1" and not _int(stage, "shards_live") for stage in stages)
+    if not running and (stopping or (settled and job["state"] in ("running", "paused"))):
+        due["finish"][job_id] = 0
+    if "deadline_ms" in job and not stopping and not final:
+        due["deadlines"][job_id] = int(job["deadline_ms"])
+    for number, stage in enumerate(stages):
+        _add_stage(due, named, f"job:{{{job_id}}}", job, (f"{job_id}|{number}", number, stage), later, now_ms)
+
+
+def _add_stage(
+    due: dict[str, Any],
+    named: dict[str, Any],
+    job_key: str,
+    job: dict[str, str],
+    one: tuple[str, int, dict[str, str]],
+    later: dict[str, int],
+    now_ms: int,
+) -> None:
+    member, number, stage = one
+    pool, live, state = stage["worked_for"].split(" ")[0], _int(stage, "shards_live"), job["state"]
+    in_flight = _int(stage, "shards_queued") + _int(stage, "shards_running")
+    if state in ("pending", "running") and stage["planned"] != "1":
+        _take_turn(due, "plan", pool, stage["turn"], member, live * 1000 - int(job["priority"]))
+    if state == "running" and live > in_flight:
+        retries = named.get(f"{job_key}:waiting:{number}", {})
+        first = 0 if f"{job_key}:ready:{number}" in named else min(retries.values(), default=0)
+        if first > now_ms or (first and member in later):
+            due["later"][member] = first
+        else:
+            since = int(stage.get("last_queued_at", job["created_at"]))
+            _take_turn(due, "ready", pool, stage["turn"], member, since - int(job["priority"]) * AGEING_MS)
+    if in_flight:
+        due["flight"] = {*due["flight"], pool}
+        due[f"flight|{pool}"] = {*due[f"flight|{pool}"], member}
+    if state == "paused" and _int(stage, "shards_queued"):
+        due["unqueue"] = {*due["unqueue"], member}
+
+
+def _take_turn(due: dict[str, Any], kind: str, pool: str, turn: str, member: str, score: int) -> None:
+    due[kind] = {*due[kind], pool}
+    due[f"{kind}|{pool}"] = {*due[f"{kind}|{pool}"], turn}
+    due[f"{kind}|{pool}|{turn}"][member] = score
+
+
+def _int(found: dict[str, str], name: str) -> int:
+    return int(found.get(name, "0"))
