@@ -102,7 +102,7 @@ def test_a_leader_that_freezes_is_replaced_and_writes_nothing_when_it_wakes(
         resume(frozen)
         written = writes_by_tcp(monitor.listen(), seconds=LEADER_LEASE_S + 1)
     assert written == []
-    assert running.log("a").rstrip().endswith("this coordinator stands by")
+    assert running.log("a").rstrip().endswith("this coordinator is on standby")
     assert job.status().rows_done < ROWS
     finishes_with_every_shard_planned_and_run_once(running, job, tmp_path)
 
