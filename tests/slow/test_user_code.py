@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -25,13 +26,14 @@ LIMIT_S = 3
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[batchmill.Client, Path]]:
-    """A service whose hooks may take `LIMIT_S`, and whose leases last a second; with its folder."""
+    """A service whose hooks may take `LIMIT_S`, and whose leases last two seconds; with its folder."""
     folder = tmp_path_factory.mktemp("user-code")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BATCHMILL_BATCH_TIMEOUT_S", str(LIMIT_S))
-        patch.setenv("BATCHMILL_LEASE_TTL_S", "2")
-        with batchmill.local(workers=1, data_dir=folder, operators=OPERATORS) as client:
-            yield client, folder
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:  # for this service only: other tests start their own
+            patch.setenv("BATCHMILL_BATCH_TIMEOUT_S", str(LIMIT_S))
+            patch.setenv("BATCHMILL_LEASE_TTL_S", "2")
+            client = stack.enter_context(batchmill.local(workers=1, data_dir=folder, operators=OPERATORS))
+        yield client, folder
 
 
 @pytest.fixture
