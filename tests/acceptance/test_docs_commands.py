@@ -27,7 +27,7 @@ def test_the_operators_of_the_documentation_are_loaded_and_their_output_is_read_
     for name in ("shout.py", "length.py"):
         (sandbox.folder / name).write_text(command(OPERATORS, name))
     (sandbox.folder / "read_output.py").write_text(command(SOURCES, "read_output.py"))
-    sandbox.start(command(OPERATORS, "up with operators"), until="Ctrl-C stops it")
+    sandbox.start(command(OPERATORS, "up with operators"), until="`batchmill down` stops it")
     service = json.loads((sandbox.data / "service.json").read_text())
     rows = [{"text": "one"}, {"text": "three"}]
 

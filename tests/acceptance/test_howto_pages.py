@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 HOW_TO = "docs/how-to/"
 TROUBLESHOOTING = "docs/troubleshooting.md"
-STARTED = "Ctrl-C stops it"
+STARTED = "`batchmill down` stops it"
 NEWEST_JOB = "JOB=$(batchmill jobs --limit 1 2>/dev/null | tail -n 1 | cut -f 1)"
 GRACE_S = 60.0
 

@@ -54,7 +54,7 @@ def test_the_python_example_embeds_its_rows_in_order(sandbox: Sandbox, command: 
 
 
 def test_the_shell_tour_gives_every_row_back(sandbox: Sandbox, command: Callable[[str, str], str]) -> None:
-    sandbox.start(command(README, "up"), until="Ctrl-C stops it")
+    sandbox.start(command(README, "up"), until="`batchmill down` stops it")
 
     printed = sandbox.run(command(README, "tour"))
 
