@@ -172,7 +172,7 @@ def test_a_ledger_of_other_data_formats_is_refused_with_both_versions(
     ledger: Ledger, redis_client: redis.Redis, prefix: str
 ) -> None:
     ledger.require_schema(7)
-    submit(ledger)
+    redis_client.zadd(f"{prefix}jobs", {"job-0": 1})  # a job of that version
     with pytest.raises(InvalidSettings, match=f"version 7, this Batchmill has version {SCHEMA}") as refused:
         ledger.require_schema()
     assert "BATCHMILL_REDIS_PREFIX" in str(refused.value)
@@ -206,10 +206,10 @@ def test_an_empty_ledger_takes_another_version_once_its_workers_are_gone(ledger:
 
 @pytest.mark.parametrize("service", ["worker", "coordinator"])
 def test_a_service_of_other_data_formats_does_not_start(
-    service: str, ledger: Ledger, valkey_url: str, prefix: str, tmp_path: Path
+    service: str, ledger: Ledger, redis_client: redis.Redis, valkey_url: str, prefix: str, tmp_path: Path
 ) -> None:
     ledger.require_schema(7)
-    submit(ledger)
+    redis_client.zadd(f"{prefix}jobs", {"job-0": 1})  # a job of that version
     env = {
         **os.environ,
         "BATCHMILL_REDIS_URL": valkey_url,

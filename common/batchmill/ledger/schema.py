@@ -12,10 +12,10 @@ def other_schema(found: int, prefix: str = "", version: int = SCHEMA) -> Invalid
     """The error for a ledger that is kept in other data formats than this build reads and writes."""
     ledger = f"the ledger under {prefix!r}" if prefix else "the ledger"
     return InvalidSettings(
-        f"{ledger} is kept in data formats of version {found}, this Batchmill has version {version}.",
-        hint="Run one version of Batchmill over a ledger: let its jobs end and be deleted with the version "
-        "that wrote them and stop its workers, then start this one; or give this one a "
-        "BATCHMILL_REDIS_PREFIX of its own.",
+        f"{ledger} has data formats of version {found}, this Batchmill has version {version}.",
+        hint="Only one version of Batchmill may use a ledger. With the version that wrote it, let its jobs end, delete "
+        "them and stop its workers; then start this one. Or set BATCHMILL_REDIS_PREFIX, so that this one has a ledger "
+        "of its own.",
         found=found,
         expected=version,
     )
