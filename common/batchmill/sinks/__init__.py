@@ -5,7 +5,7 @@ from __future__ import annotations
 from batchmill.sinks.manifest import MANIFEST, Column, InputFingerprint, Manifest, ManifestPart, columns_of
 from batchmill.sinks.opening import kept_results, open_publisher, output_results
 from batchmill.sinks.output_folder import MARKER
-from batchmill.sinks.parts import to_json_lines
+from batchmill.sinks.parts import part_format, to_json_lines
 from batchmill.sinks.publisher import Publisher
 from batchmill.sinks.result_store import ResultStore
 
@@ -22,5 +22,6 @@ __all__ = [
     "kept_results",
     "open_publisher",
     "output_results",
+    "part_format",
     "to_json_lines",
 ]

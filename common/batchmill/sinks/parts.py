@@ -37,6 +37,16 @@ class PartFormat(ABC):
     def read(self, store: BlobStore, name: str) -> pa.Table:
         """Read a part. Raises `NotFound` or `StorageError`."""
 
+    def check(self, schema: pa.Schema) -> None:
+        """Raise `InvalidOutput`, naming the column, for a type that this format cannot represent."""
+        for field in schema:
+            if not self.holds(field.type):
+                raise _no_form(self.name, field.name, field.type)
+
+    def holds(self, kind: pa.DataType) -> bool:  # noqa: ARG002  # a format may hold every type
+        """Return whether this format can represent a type that is carried."""
+        return True
+
     def files(self, name: str) -> tuple[str, ...]:
         """Return the names of the blobs that make up a part."""
         return (name,)
@@ -61,6 +71,10 @@ class ParquetParts(PartFormat):
 
     name = "parquet"
 
+    def holds(self, kind: pa.DataType) -> bool:
+        """See `PartFormat`. A struct without fields has no columns to be stored in."""
+        return not _has_empty_struct(kind)
+
     def write(self, store: BlobStore, name: str, table: pa.Table) -> int:
         """See `PartFormat`. Columns of floats get no dictionary: embeddings do not repeat."""
         return store.put_file(name, lambda path: _representing(self.name, lambda: _write_parquet(path, table)))
@@ -79,6 +93,14 @@ class JsonLinesParts(PartFormat):
     """JSON Lines, UTF-8. The Arrow schema of a part is in a folder beside it, `_schemas`, which readers skip."""
 
     name = "jsonl"
+
+    def holds(self, kind: pa.DataType) -> bool:
+        """See `PartFormat`."""
+        try:
+            json_lines.check(pa.schema([("", kind)]))
+        except pa.ArrowException:
+            return False
+        return True
 
     def write(self, store: BlobStore, name: str, table: pa.Table) -> int:
         """See `PartFormat`. The schema is written first, so that no part is without one."""
@@ -114,6 +136,25 @@ def to_json_lines(table: pa.Table) -> bytes:
     lines: list[pa.Buffer] = []
     _representing("jsonl", lambda: lines.extend(json_lines.encode(table)))
     return b"".join(lines)
+
+
+def _has_empty_struct(kind: pa.DataType) -> bool:
+    if isinstance(kind, pa.BaseExtensionType):
+        return _has_empty_struct(kind.storage_type)
+    if pa.types.is_struct(kind) and kind.num_fields == 0:
+        return True
+    return pa.types.is_nested(kind) and any(
+        _has_empty_struct(kind.field(place).type) for place in range(kind.num_fields)
+    )
+
+
+def _no_form(form: str, column: str, kind: pa.DataType) -> InvalidOutput:
+    return InvalidOutput(
+        f"column {column!r} is {kind}, which {form} cannot hold.",
+        hint="Leave the column out with `carry`, convert it, or ask for another output format.",
+        format=form,
+        column=column,
+    )
 
 
 def _schema_name(name: str) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from batchmill.columns import carry
 from batchmill.shard import Slice
 from batchmill.sources.base import End, InputSplit, NextSplit, RowCount, Source, Splitter
 from batchmill.sources.cursor import SourceCursor
@@ -108,8 +109,8 @@ class ColumnarSource(Source):
         if table.num_rows != one.rows:
             raise changed(location.uri, f"it has {table.num_rows:,} of the {one.rows:,} rows from {one.start:,} on")
         try:
-            return conform(table, self.schema)
-        except (ValueError, KeyError) as error:
+            return conform(carry(table.select(self.schema.names)), self.schema)
+        except (ValueError, KeyError, pa.ArrowException) as error:
             reason = f"rows {one.start:,} to {one.stop:,} do not fit the source's schema: {error}"
             raise unreadable(location.uri, reason) from error
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pyarrow as pa
 from pyarrow import parquet as pq
 
+from batchmill.columns import UnsupportedColumnError, carried_schema
 from batchmill.errors import InvalidRows, InvalidSource
 from batchmill.sources.arrow import read_index
 from batchmill.sources.description import SourceDescription, SourceFile, encode_schema, total_size
@@ -63,7 +64,15 @@ def describe_upload(blobs: BlobStore, upload_id: str, parts: int) -> SourceDescr
     schema, files, first_row = pa.schema([]), [], 0
     for name, (found, rows, size) in zip(names, footers, strict=True):
         try:
-            schema = unite(schema, found)
+            schema = unite(schema, carried_schema(found))
+        except UnsupportedColumnError as error:
+            raise InvalidRows(
+                f"the rows from {first_row:,} on have a column {error.column!r} of the type {error.kind}, "
+                "which results cannot hold.",
+                hint="Convert the column, or leave it out.",
+                row=first_row,
+                column=error.column,
+            ) from None
         except SchemaConflictError as conflict:
             raise InvalidRows(
                 f"the rows from {first_row:,} on hold {conflict.found} in column {conflict.column!r}, "
@@ -107,7 +116,7 @@ def _describe_columnar(
     counted = []
     for place, file, (found, rows, _) in zip(places, files, _each(describe_one, places), strict=True):
         refuse_doubles(found.names, place.uri)
-        found = select(found, spec.columns, place.uri)
+        found = _carried(select(found, spec.columns, place.uri), place.uri)
         try:
             schema = found if schema is None else agree(schema, found)
         except SchemaConflictError as conflict:
@@ -120,6 +129,18 @@ def _describe_columnar(
         schema_base64=encode_schema(schema),
         selected=spec.columns is not None,
     )
+
+
+def _carried(schema: pa.Schema, file: str) -> pa.Schema:
+    try:
+        return carried_schema(schema)
+    except UnsupportedColumnError as error:
+        raise InvalidSource(
+            f"{file} has a column {error.column!r} of the type {error.kind}, which results cannot hold.",
+            hint="Name the columns to read with `columns`, or convert that one.",
+            file=file,
+            column=error.column,
+        ) from None
 
 
 def _disagreement(conflict: SchemaConflictError, place: Location, first: Location) -> InvalidSource:

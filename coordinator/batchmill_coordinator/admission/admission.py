@@ -15,7 +15,7 @@ from batchmill.sources import InlineSource, SourceDescription, describe, describ
 from batchmill.workspace import stream_from_table
 from batchmill_coordinator.admission.acceptance import accept
 from batchmill_coordinator.admission.arrow_bounds import ArrowLimits
-from batchmill_coordinator.admission.column_checks import check_columns, check_values
+from batchmill_coordinator.admission.column_checks import check_columns, check_output_types, check_values
 from batchmill_coordinator.admission.param_checks import check_cache, check_params
 from batchmill_coordinator.admission.request_rows import table_from_base64, table_from_json
 from batchmill_coordinator.admission.upload_parts import no_such_upload, part_name
@@ -106,6 +106,7 @@ class Admission:
             found = self._find_input(request, job_id, undo)
             self._limits.check_columns(found.source.schema)
             check_columns(operator, found.spec, found.source.schema)
+            check_output_types(found.spec, found.source.schema)
             if found.nbytes <= CHECKED_BYTES:
                 check_values(operator, found.spec, found.source)
             order = Order(found.spec, operator, found.inline, found.description)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
+from batchmill.columns import RESERVED_PREFIX, reserved_column
 from batchmill.errors import InvalidRequest, InvalidRows, did_you_mean
+from batchmill.sinks import part_format
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from batchmill.job import JobSpec
     from batchmill.operators.contract import OperatorInfo
     from batchmill.sources.base import Source
@@ -30,6 +31,7 @@ def check_columns(operator: OperatorInfo, spec: JobSpec, schema: pa.Schema) -> N
     """Raise `InvalidRows` when a column is missing altogether; a source of no rows and no columns passes."""
     if not schema.names:
         return
+    _check_names(schema)
     for column in required_columns(operator, spec.params):
         if column not in schema.names:
             raise InvalidRows(
@@ -47,6 +49,24 @@ def check_columns(operator: OperatorInfo, spec: JobSpec, schema: pa.Schema) -> N
                 hint=did_you_mean(column, schema.names),
                 column=column,
             )
+
+
+def _check_names(schema: pa.Schema) -> None:
+    reserved = reserved_column(schema.names)
+    if reserved is not None:
+        raise InvalidRows(
+            f"the input has a column {reserved!r}: names that begin with {RESERVED_PREFIX!r} are Batchmill's own.",
+            hint="Rename the column, or leave it out with `columns`.",
+            column=reserved,
+        )
+
+
+def check_output_types(spec: JobSpec, schema: pa.Schema) -> None:
+    """Raise `InvalidOutput` for a column that results carry and that the job's output has no form for."""
+    if spec.output is None:
+        return
+    names = schema.names if spec.carry is None else spec.carry
+    part_format(spec.output.format).check(pa.schema([schema.field(name) for name in names]))
 
 
 def check_values(operator: OperatorInfo, spec: JobSpec, source: Source) -> None:

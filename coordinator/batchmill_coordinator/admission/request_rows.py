@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from batchmill.columns import ColumnTooLargeError, UnsupportedColumnError, carry
 from batchmill.errors import InvalidRows
 from batchmill.json_values import printable
 from batchmill_coordinator.admission.arrow_bounds import ArrowLimits, read_stream
@@ -36,7 +37,11 @@ def table_from_base64(text: str, limits: ArrowLimits) -> pa.Table:
     """
     try:
         data = base64.b64decode(text, validate=True)
-        return read_stream(pa.py_buffer(data), limits) if data else pa.table({})
+        return carry(read_stream(pa.py_buffer(data), limits), limits.max_bytes) if data else pa.table({})
+    except (UnsupportedColumnError, ColumnTooLargeError) as error:
+        raise InvalidRows(
+            f"rows_arrow cannot be used: {error}.", hint="Convert the column, or leave it out."
+        ) from error
     except (ValueError, pa.ArrowException, OSError) as error:
         raise InvalidRows(
             f"rows_arrow is no Arrow IPC stream in base64 ({error}).", hint="Send plain JSON objects as `rows`."
