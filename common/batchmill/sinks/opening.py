@@ -9,6 +9,7 @@ from batchmill.sinks.output_folder import OutputFolder
 from batchmill.sinks.parts import part_format
 from batchmill.sinks.publisher import FolderPublisher
 from batchmill.sinks.result_store import OutputResults, PartFiles
+from batchmill.sinks.schema_log import SchemaLog
 from batchmill.storage.blobs import BlobStore
 
 if TYPE_CHECKING:
@@ -23,19 +24,26 @@ def kept_results(job_id: str, stage: int, blobs: BlobStore) -> ResultStore:
     return PartFiles(BlobStore(blobs.location(f"jobs/{job_id}/results/{stage}")), part_format("arrow"))
 
 
-def output_results(output: OutputSpec, job_id: str, locations: Locations) -> ResultStore:
+def schema_log(job_id: str, blobs: BlobStore) -> SchemaLog:
+    """Open the schema of a job's output."""
+    return SchemaLog(blobs, f"jobs/{job_id}/schemas")
+
+
+def output_results(output: OutputSpec, job_id: str, locations: Locations, blobs: BlobStore) -> ResultStore:
     """Open the store of the results that a job's output is made of.
 
     Raises `InvalidOutput` for a malformed path or one outside the roots.
     """
     store = _output_store(output, locations)
-    return OutputResults(PartFiles(store, part_format(output.format)), OutputFolder(store, job_id))
+    parts = PartFiles(store, part_format(output.format), schema_log(job_id, blobs))
+    return OutputResults(parts, OutputFolder(store, job_id))
 
 
-def open_publisher(output: OutputSpec, job_id: str, locations: Locations) -> Publisher:
+def open_publisher(output: OutputSpec, job_id: str, locations: Locations, blobs: BlobStore) -> Publisher:
     """Open the output of a job. Raises as `output_results` does."""
     store = _output_store(output, locations)
-    return FolderPublisher(store, PartFiles(store, part_format(output.format)), OutputFolder(store, job_id))
+    parts = PartFiles(store, part_format(output.format), schema_log(job_id, blobs))
+    return FolderPublisher(store, parts, OutputFolder(store, job_id))
 
 
 def _output_store(output: OutputSpec, locations: Locations) -> BlobStore:

@@ -37,6 +37,10 @@ class PartFormat(ABC):
     def read(self, store: BlobStore, name: str) -> pa.Table:
         """Read a part. Raises `NotFound` or `StorageError`."""
 
+    @abstractmethod
+    def read_schema(self, store: BlobStore, name: str) -> pa.Schema:
+        """Read the schema of a part. Raises `NotFound` or `StorageError`."""
+
     def check(self, schema: pa.Schema) -> None:
         """Raise `InvalidOutput`, naming the column, for a type that this format cannot represent."""
         for field in schema:
@@ -65,6 +69,13 @@ class ArrowParts(PartFormat):
         """See `PartFormat`. On a local disk the columns are the mapped file, not a copy."""
         return store.read_table(name)
 
+    def read_schema(self, store: BlobStore, name: str) -> pa.Schema:
+        """See `PartFormat`."""
+        try:
+            return pa.ipc.open_file(store.get(name)).schema
+        except (OSError, pa.ArrowException) as error:
+            raise _unreadable(store, name, error) from error
+
 
 class ParquetParts(PartFormat):
     """Parquet, zstd, with the Arrow schema, so that types that Parquet does not have are restored too."""
@@ -85,6 +96,15 @@ class ParquetParts(PartFormat):
         try:
             with pq.ParquetFile(pa.BufferReader(buffer)) as file:
                 return _with_schema(file.read(), _stored_schema(file))
+        except (OSError, pa.ArrowException) as error:
+            raise _unreadable(store, name, error) from error
+
+    def read_schema(self, store: BlobStore, name: str) -> pa.Schema:
+        """See `PartFormat`."""
+        buffer = store.get(name)
+        try:
+            with pq.ParquetFile(pa.BufferReader(buffer)) as file:
+                return _stored_schema(file)
         except (OSError, pa.ArrowException) as error:
             raise _unreadable(store, name, error) from error
 
@@ -118,6 +138,13 @@ class JsonLinesParts(PartFormat):
             schema = pa.ipc.read_schema(store.get(_schema_name(name)))
             return json_lines.decode(data, schema)
         except (OSError, ValueError, pa.ArrowException, NotFound) as error:
+            raise _unreadable(store, name, error) from error
+
+    def read_schema(self, store: BlobStore, name: str) -> pa.Schema:
+        """See `PartFormat`."""
+        try:
+            return pa.ipc.read_schema(store.get(_schema_name(name)))
+        except (OSError, pa.ArrowException) as error:
             raise _unreadable(store, name, error) from error
 
     def files(self, name: str) -> tuple[str, ...]:

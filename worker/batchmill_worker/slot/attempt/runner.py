@@ -11,7 +11,15 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from batchmill.errors import BatchmillError, InvalidParams, InvalidSource, NotFound, StaleToken, UnknownOperator
+from batchmill.errors import (
+    BatchmillError,
+    InvalidOutput,
+    InvalidParams,
+    InvalidSource,
+    NotFound,
+    StaleToken,
+    UnknownOperator,
+)
 from batchmill.job import JobError
 from batchmill.retry import Done, Failed, Partial, Revoked
 from batchmill.telemetry.log_context import about_attempt
@@ -34,7 +42,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HOPELESS = (InvalidSource, InvalidParams, NotFound, UnknownOperator)
+HOPELESS = (InvalidSource, InvalidParams, InvalidOutput, NotFound, UnknownOperator)
 """Errors that another attempt would meet again."""
 
 
