@@ -9,7 +9,10 @@ DURATION ?= 10
 REPORT ?= chaos-report.json
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: help demo test test-slow test-system chaos chaos-short check lint types layers format bench wheel clean ledger-calls
+BASE ?= main
+
+.PHONY: help demo test test-unit test-hostile test-slow test-wheel test-system chaos chaos-short coverage check lint types layers \
+        format docs changelog bench wheel release-check clean ledger-calls
 
 help: ## List what can be done
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -20,9 +23,15 @@ demo: $(STAMPS)/demo ## Embed Python's language reference on this machine and se
 test: $(STAMPS)/test ## Run the tests but the slow ones; they start what they need
 	$(BIN)/python -m pytest
 
+test-unit: $(STAMPS)/test ## Run the unit tests only
+	$(BIN)/python -m pytest tests/unit
+
 test-system: $(STAMPS)/system ## Test the containers and web pages; needs root, or the packages it names
 	tests/system/packages.sh
 	$(BIN)/python -m pytest tests/system
+
+test-hostile: $(STAMPS)/test ## Attack a service: what one user sends, stores or breaks stops nobody else
+	$(BIN)/python -m pytest tests/hostile
 
 test-slow: $(STAMPS)/test ## Run the slow ones: outages, what a user does
 	$(BIN)/python -m pytest tests/slow tests/acceptance
@@ -33,15 +42,21 @@ chaos-short: $(STAMPS)/test ## Break a service at random for a minute, then comp
 chaos: $(STAMPS)/test ## The same for DURATION=10 minutes from SEED=…, into REPORT=chaos-report.json
 	PYTHONPATH=tests $(BIN)/python -m chaos.run --minutes $(DURATION) --report $(REPORT) $(if $(SEED),--seed $(SEED))
 
+coverage: $(STAMPS)/dev ## Run `make test` and measure which lines and branches it covers, those of services included
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+
 check: lint types layers test ## Everything that must pass before a change lands
 
-lint: $(STAMPS)/dev ## Formatting, lint, and code that nothing uses
+lint: $(STAMPS)/dev ## Formatting, lint, spelling, unused code, and the workflows' security
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/typos
 	$(BIN)/vulture
+	$(BIN)/zizmor --offline --quiet .github
 
 types: $(STAMPS)/dev ## Types, strictly
 	$(BIN)/mypy
+	$(BIN)/mypy tests/typing
 
 layers: $(STAMPS)/dev ## Which package may import which
 	$(BIN)/lint-imports
@@ -53,14 +68,28 @@ format: $(STAMPS)/dev ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(STAMPS)/docs ## Build the documentation into site/, with the reference of Python, command line and HTTP
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+changelog: $(STAMPS)/dev ## Check that the changes since BASE=main have a note in changelog.d, and show all notes
+	$(BIN)/towncrier check --compare-with $(BASE)
+	$(BIN)/towncrier build --draft --version unreleased
+
 bench: $(STAMPS)/bench ## Measure speed and memory against peers, into benchmarks/results
 	$(BIN)/python -m benchmarks
 
 wheel: $(STAMPS)/dev ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel .
 
+test-wheel: $(STAMPS)/test ## Install the wheel into an environment of its own and run it
+	$(BIN)/python -m pytest tests/acceptance/test_wheel.py
+
+release-check: ## Check that TAG=v1.2.3 is the package's version, and that CHANGELOG.md has it
+	grep -qx 'version = "$(TAG:v%=%)"' pyproject.toml
+	grep -q '^## \[$(TAG:v%=%)\]' CHANGELOG.md
+
 clean: ## Remove the environment and everything that was built
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) dist build site .coverage .mypy_cache .ruff_cache .pytest_cache
 
 # torch first, by itself: on a machine without a GPU its CPU build is the one to take, and nothing may replace it
 $(STAMPS)/torch: constraints.txt
@@ -68,6 +97,6 @@ $(STAMPS)/torch: constraints.txt
 	$(PIP) $(TORCH)
 	@mkdir -p $(STAMPS) && touch $@
 
-$(STAMPS)/demo $(STAMPS)/test $(STAMPS)/system $(STAMPS)/dev $(STAMPS)/bench: $(STAMPS)/%: $(STAMPS)/torch pyproject.toml constraints.txt
+$(STAMPS)/demo $(STAMPS)/test $(STAMPS)/system $(STAMPS)/dev $(STAMPS)/docs $(STAMPS)/bench: $(STAMPS)/%: $(STAMPS)/torch pyproject.toml constraints.txt
 	$(PIP) --editable '.[$*]'
 	@touch $@

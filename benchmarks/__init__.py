@@ -1,1 +1,1 @@
-"""Speed and memory of Batchmill beside its peers: `make bench`. `docs/benchmarks.md` tells how each is measured."""
+"""Speed and memory of Batchmill compared with its peers: `make bench`. `docs/benchmarks.md` describes the methods."""

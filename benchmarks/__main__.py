@@ -44,7 +44,7 @@ def main(only: tuple[str, ...], runs: int | None, quick: bool, markdown: bool) -
 def _succeeds(name: str, scale: Scale, *, quick: bool) -> bool:
     try:
         _run(name, scale, quick=quick)
-    except Exception:  # noqa: BLE001  # told in full; the other benchmarks still run
+    except Exception:  # noqa: BLE001  # printed completely; the other benchmarks still run
         traceback.print_exc()
         return False
     return True

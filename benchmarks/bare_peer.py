@@ -33,9 +33,9 @@ class BarePeer:
             raise RuntimeError("the script has no standard input")
         self._process.stdin.write("\n")
         self._process.stdin.flush()
-        told = self._read()
-        self.peak_mb = told["peak_mb"]
-        return float(told["took_s"])
+        report = self._read()
+        self.peak_mb = report["peak_mb"]
+        return float(report["took_s"])
 
     def vectors(self) -> Any:
         """What the last run gave."""
@@ -50,7 +50,7 @@ class BarePeer:
 
 @contextmanager
 def bare_peer(folder: Path, rows: int, runs: int) -> Iterator[BarePeer]:
-    """The script over so many rows, for so many runs."""
+    """Run the script over `rows` rows, `runs` times."""
     out = folder / "bare.npy"
     began = time.monotonic()
     command = [sys.executable, "-m", "benchmarks.bare_embed", str(rows), str(runs), str(out)]

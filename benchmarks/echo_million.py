@@ -96,7 +96,7 @@ class _InOut:
         self._rows = corpora.table(rows)
 
     def timed(self, run: Callable[[Path, Path], float]) -> float:
-        """The seconds that `run(source, output)` gives, once its rows were compared, in whatever order they lie."""
+        """The seconds that `run(source, output)` gives, after comparing its rows in any order."""
         took = run(self._source, self._output)
         back = ds.dataset(str(self._output), format="parquet").to_table().sort_by("id")
         shutil.rmtree(self._output)

@@ -1,4 +1,4 @@
-"""A whole job of embeddings beside the bare model, Ray Data and Celery, and what a worker costs besides."""
+"""A complete job of embeddings compared with the bare model, Ray Data and Celery, and the overhead of a worker."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def _round(stage: _Stage, found: dict[str, list[float]]) -> None:
 
 
 def _embed(on: Service, corpus: list[str], expected: Any = None, batch: BatchPolicy | None = None) -> tuple[float, Job]:
-    """A whole job, until its vectors are in the client's hands; seconds."""
+    """Run a complete job until the client has its vectors; return the seconds."""
     began = time.perf_counter()
     job = on.client.submit("embed", rows=pa.table({"text": corpus}), params=PARAMS, batch=batch)
     back = job.to_table()

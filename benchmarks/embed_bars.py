@@ -14,7 +14,7 @@ NAME = "embed"
 
 NAMES = {
     "bare": ("SentenceTransformer.encode, batch size 32", "rows/s"),
-    "job": ("Batchmill, one worker, the whole job", "rows/s"),
+    "job": ("Batchmill, one worker, the complete job", "rows/s"),
     "steady": ("Batchmill, one worker, steady state", "rows/s"),
     "two": ("Batchmill, two workers on the same cores", "rows/s"),
     "ray": ("Ray Data, best batch size", "rows/s"),
@@ -34,7 +34,7 @@ NAMES = {
 REMARKS = [
     "The texts are the paragraphs of Python's language reference and the docstrings of its library, mixed.",
     "The bare model sorts all rows by characters; Batchmill sorts those of a shard by tokens, as it costs them.",
-    "Whole job: from submit to the vectors in the client's hands, the model being loaded.",
+    "Complete job: from submit until the client has the vectors, with the model loaded.",
     "Steady state: from a job's first commit until its last shard was loaded, by the trace.",
     "Celery with a task a row, and the sweep of batch sizes, run over the first few rows of the same corpus.",
 ]
@@ -51,13 +51,13 @@ def figures(found: Mapping[str, Sequence[float]]) -> list[Figure]:
 
 PAIRS = [
     ("steady state over encode", "steady", "bare"),
-    ("the whole job over encode", "job", "bare"),
-    ("the whole job over Ray Data", "job", "ray"),
+    ("the complete job over encode", "job", "bare"),
+    ("the complete job over Ray Data", "job", "ray"),
     ("few rows over Celery with a task a row", "auto", "celery_one"),
     ("few rows over Celery with 256 rows a task", "auto", "celery_many"),
     ("two workers over one", "two", "job"),
 ]
-LEAST = dict(zip([name for name, _, _ in PAIRS], (1.0, 0.95, 1.3, 4.0, 1.1, 1.0), strict=True))
+MIN = dict(zip([name for name, _, _ in PAIRS], (1.0, 0.95, 1.3, 4.0, 1.1, 1.0), strict=True))
 
 
 def ratios(found: Mapping[str, Sequence[float]], one: str, other: str) -> list[float]:
@@ -68,7 +68,7 @@ def ratios(found: Mapping[str, Sequence[float]], one: str, other: str) -> list[f
 def bars(found: Mapping[str, Sequence[float]]) -> list[Bar]:
     """What was set, and whether it is met."""
     median = {name: statistics.median(runs) for name, runs in found.items()}
-    faster = [Bar(name, statistics.median(ratios(found, *pair)), "at least", LEAST[name], "x") for name, *pair in PAIRS]
+    faster = [Bar(name, statistics.median(ratios(found, *pair)), "at least", MIN[name], "x") for name, *pair in PAIRS]
     best = max(speed for name, speed in median.items() if name.startswith("fixed"))
     start_s = median["first_row"] - median["bare_load"]
     return [

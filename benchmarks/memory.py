@@ -119,7 +119,7 @@ def _read_all(job: Job, rows: int) -> None:
             raise RuntimeError(f"row {expected} is not where it belongs")
         expected += batch.num_rows
     if expected != rows:
-        raise RuntimeError(f"{rows} rows went in and {expected} came back")
+        raise RuntimeError(f"{rows} rows were submitted and {expected} were returned")
 
 
 @contextmanager

@@ -65,7 +65,7 @@ def timed(ask: Callable[[dict[str, Any]], Any], times: int) -> list[float]:
         back = ask(row)
         found.append((time.perf_counter() - began) * 1000)
         if back != row:
-            raise RuntimeError(f"{row} came back as {back}")
+            raise RuntimeError(f"expected {row}, got {back}")
     return found
 
 

@@ -30,7 +30,7 @@ OPERATORS = "benchmarks.recovery_operators"
 SUPERVISORS = 2  # of one process each
 SECONDS_A_ROW = 0.002
 LIMIT_S = 90.0
-LOOK_S = 0.01
+POLL_INTERVAL_S = 0.01
 PATH = {"PYTHONPATH": f"{REPOSITORY}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
 
 
@@ -57,13 +57,13 @@ def measure(scale: Scale) -> Report:
 
 
 ABOUT_LOSSES = (
-    "A machine is a supervisor with its process: only the lease (10 s, the default) tells of its end. Of the end of a "
-    "process its supervisor tells."
+    "A machine is a supervisor with its process: only the lease (10 s, the default) shows its end. The end of a "
+    "process is reported by its supervisor."
 )
 ABOUT_CELERY = (
     "Celery with task_acks_late, without which the task is gone for good, and with the settings that are best for it: "
-    f"a visibility timeout of {CELERY_VISIBILITY_S:.0f} s, looked after every second. By default it is an hour, looked "
-    "after every 100 seconds, and so long is the wait. A task that takes longer than the timeout is run twice; a lease "
+    f"a visibility timeout of {CELERY_VISIBILITY_S:.0f} s, checked every second. By default it is an hour, checked "
+    "every 100 seconds, and the wait is as long. A task that takes longer than the timeout is run twice; a lease "
     "is renewed for as long as its worker lives."
 )
 ABOUT_ROWS = "Computed again is what was in hand when a process died: it commits shard by shard."
@@ -114,8 +114,8 @@ def _celery(folder: Path) -> float:
         command = [sys.executable, "-m", "celery", "-A", "benchmarks.recovery_tasks", "worker", *QUIET]
         with closing(make_app(url, CELERY_VISIBILITY_S)) as app:
             for name in ("one", "two"):
-                whole = [*command, "--concurrency", "1", "--hostname", f"{name}@%h"]
-                run.start(name, whole, env, lambda: bool(app.control.inspect(timeout=0.5).ping()))
+                full_command = [*command, "--concurrency", "1", "--hostname", f"{name}@%h"]
+                run.start(name, full_command, env, lambda: bool(app.control.inspect(timeout=0.5).ping()))
             _until(lambda: len(app.control.inspect(timeout=2.0).ping() or {}) == 2, "both Celery workers")
             app.tasks["hold"].delay(str(journal))
             _kill_machine(_await_holder(journal))
@@ -127,7 +127,7 @@ def _kill_process(holder: psutil.Process) -> None:
 
 
 def _kill_machine(holder: psutil.Process) -> None:
-    """Kill a process's parent before it, so that nobody is left to tell of it."""
+    """Kill a process's parent before it, so that nothing reports its death."""
     parent = holder.parent()
     if parent is None:
         raise RuntimeError("the worker process has no parent")
@@ -142,7 +142,7 @@ def _await_holder(journal: Path) -> psutil.Process:
 
 
 def _await_lines(journal: Path, lines: int) -> float:
-    """How long it takes until the journal has so many lines, seconds."""
+    """Return the seconds until the journal has that many lines."""
     return _until(lambda: journal.exists() and len(journal.read_text().split()) >= lines, "the work to begin")
 
 
@@ -151,5 +151,5 @@ def _until(condition: Callable[[], bool], what: str) -> float:
     while not condition():
         if time.perf_counter() - began > LIMIT_S:
             raise TimeoutError(f"waited {LIMIT_S:.0f} s for {what}")
-        time.sleep(LOOK_S)
+        time.sleep(POLL_INTERVAL_S)
     return time.perf_counter() - began

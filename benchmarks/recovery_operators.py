@@ -1,4 +1,4 @@
-"""What the workers of the recovery benchmark run; it leaves lines in a journal, which tell who ran what."""
+"""The operators of the recovery benchmark; they write to a journal which process ran which row."""
 
 from __future__ import annotations
 

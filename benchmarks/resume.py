@@ -1,4 +1,4 @@
-"""How soon a large job that was cancelled near its end goes on when it is submitted again over its output."""
+"""How soon a large job that was cancelled near its end resumes when it is submitted again with its output."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DONE_SHARE = 0.9
 
 def measure(scale: Scale) -> Report:
     """A Parquet source of `scale.many_rows` rows, cancelled and submitted again, `scale.memory_runs` times over."""
-    going_on: list[float] = []
+    resuming: list[float] = []
     ending: list[float] = []
     shares: list[float] = []
     with (
@@ -36,16 +36,16 @@ def measure(scale: Scale) -> Report:
         for _ in range(scale.memory_runs):
             output = Path(folder) / "out"
             one = _resume(running.client, source, output, scale.many_rows)
-            for figures, value in zip((going_on, ending, shares), one, strict=True):
+            for figures, value in zip((resuming, ending, shares), one, strict=True):
                 figures.append(value)
             shutil.rmtree(output)
     settings = {"rows": scale.many_rows, "runs": scale.memory_runs, "workers": WORKERS}
     figures = [
-        Figure("submit to the first new rows done", "s", going_on),
+        Figure("submit to the first new rows done", "s", resuming),
         Figure("submit to the end of the job", "s", ending),
         Figure("done when it was cancelled", "%", shares),
     ]
-    bar = Bar("a job 90 % done goes on after", max(going_on), "below", 5, "s")
+    bar = Bar("a job 90 % done resumes after", max(resuming), "below", 5, "s")
     return Report(NAME, settings, figures, [bar], REMARKS)
 
 
@@ -73,6 +73,6 @@ def _resume(client: Client, source: Path, output: Path, rows: int) -> tuple[floa
         kept = kept or status.rows_done
         if status.rows_done > kept or status.is_final:
             break
-    went_on_s = time.perf_counter() - began
+    resumed_after_s = time.perf_counter() - began
     second.wait()
-    return went_on_s, time.perf_counter() - began, 100 * done / rows
+    return resumed_after_s, time.perf_counter() - began, 100 * done / rows

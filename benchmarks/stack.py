@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 START_S = 60.0
 STOP_S = 40.0
-LOOK_S = 0.02
+POLL_INTERVAL_S = 0.02
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -33,26 +33,26 @@ class Processes:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._keeper = ProcessSupervisor()
+        self._processes = ProcessSupervisor()
 
     def start(
         self, name: str, command: Sequence[str], env: Mapping[str, str], is_ready: Callable[[], bool]
     ) -> subprocess.Popen[bytes]:
         """Start a process, and wait until it is ready. Raises `RuntimeError` with its log when it does not get so."""
         log = self.folder / f"{name}.log"
-        process = self._keeper.start(ChildSpec(name, command, env, log))
+        process = self._processes.start(ChildSpec(name, command, env, log))
         ends_at = time.monotonic() + START_S
         while not is_ready():
             code = process.poll()
             if code is not None or time.monotonic() > ends_at:
                 reason = "was not ready in time" if code is None else describe_exit(code)
                 raise RuntimeError(f"{name} {reason}; it said:\n{log.read_text(errors='replace')[-2000:]}")
-            time.sleep(LOOK_S)
+            time.sleep(POLL_INTERVAL_S)
         return process
 
     def stop(self) -> None:
         """Stop all, the last started first."""
-        self._keeper.stop(STOP_S)
+        self._processes.stop(STOP_S)
 
 
 @contextmanager
@@ -112,7 +112,7 @@ def service(
 def start_worker(
     run: Processes, settings: Mapping[str, str], name: str, slots: int, *, operators: str = ""
 ) -> subprocess.Popen[bytes]:
-    """Start a supervisor with so many processes, and wait until it is ready."""
+    """Start a supervisor with `workers` processes, and wait until it is ready."""
     announced = run.folder / f"{name}.json"
     modules = ["--operators", operators] if operators else []
     arguments = ["--devices", "cpu", "--slots-per-device", str(slots), *modules]

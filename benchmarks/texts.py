@@ -19,7 +19,7 @@ _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def texts(rows: int) -> list[str]:
-    """So many different texts in an order that mixes them, the same each time for one Python.
+    """That many different texts in a mixed order, the same each time for one Python.
 
     Raises `RuntimeError` if this Python carries fewer.
     """

@@ -1,4 +1,4 @@
-"""What a trace tells of the device: how long it was idle, and at which speed it ran. Pure."""
+"""Device figures from a trace: its idle share and its speed. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Embeds a folder of JSON Lines into Parquet, and reads the output by its manifest."""
+"""Embed a folder of JSON Lines into Parquet, and read the output by its manifest."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def write_documents(folder: Path) -> None:
 
 
 def read_output(folder: Path) -> pa.Table:
-    """All rows of an output, in input order."""
+    """Read all rows of an output, in input order."""
     manifest = json.loads((folder / "_manifest.json").read_text())
     return pa.concat_tables([pq.read_table(folder / part["name"]) for part in manifest["parts"]])
 

@@ -1,4 +1,4 @@
-"""AsyncClient: several jobs at once, each followed to its end, results as they come."""
+"""AsyncClient: run several jobs at once, and read their results as soon as they are available."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Row = dict[str, int]
 
 
 def numbers(start: int, count: int) -> Iterator[Row]:
-    """Rows that are made while they are uploaded."""
+    """Yield rows while they are uploaded."""
     for number in range(start, start + count):
         yield {"number": number}
 
@@ -32,7 +32,7 @@ async def run(client: batchmill.AsyncClient, start: int) -> int:
 
 
 async def main() -> None:
-    async with batchmill.AsyncClient() as client:  # finds the service by BATCHMILL_DATA_DIR
+    async with batchmill.AsyncClient() as client:  # finds the service with BATCHMILL_DATA_DIR
         totals = await asyncio.gather(*(run(client, start) for start in (0, 10_000, 20_000)))
     print("the sum is right:", sum(totals) == sum(range(30_000)))
 

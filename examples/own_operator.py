@@ -1,4 +1,4 @@
-"""An operator as a class with parameters; rows that it gives up on do not reach the results."""
+"""An operator as a class with parameters; failed rows are not in the results."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ Row = dict[str, Any]
 class Keywords:
     """The most frequent words of a text."""
 
-    def __init__(self, *, most: int = 3, ignore: list[str] = []) -> None:  # noqa: B006  # read only
-        self._most = most
+    def __init__(self, *, limit: int = 3, ignore: list[str] = []) -> None:  # noqa: B006  # read only
+        self._limit = limit
         self._ignore = {word.lower() for word in ignore}
 
     def infer(self, rows: list[Row]) -> list[Row | batchmill.RowError]:
@@ -25,18 +25,18 @@ class Keywords:
         words = Counter(word for word in text.lower().split() if word not in self._ignore)
         if not words:
             return batchmill.RowError("the text has no words")
-        return {"keywords": [word for word, _ in words.most_common(self._most)]}
+        return {"keywords": [word for word, _ in words.most_common(self._limit)]}
 
 
 def main() -> None:
     rows = [{"id": 0, "text": "the cat and the other cat"}, {"id": 1, "text": ""}, {"id": 2, "text": "a dog"}]
     with batchmill.local(workers=1, operators=["own_operator"]) as client:
-        job = client.submit("keywords", rows=rows, params={"most": 2, "ignore": ["the", "a", "and"]}, carry=["id"])
+        job = client.submit("keywords", rows=rows, params={"limit": 2, "ignore": ["the", "a", "and"]}, carry=["id"])
         for row in job.results():
             print(row)
-        print(job.status().rows_dead, "row was given up on")
+        print(job.status().rows_dead, "row failed")
         try:
-            client.submit("keywords", rows=rows, params={"mots": 2})
+            client.submit("keywords", rows=rows, params={"limt": 2})
         except batchmill.InvalidParams as error:
             print(error)
 

@@ -1,4 +1,4 @@
-"""Batchmill runs a model over a lot of rows: the client, the operator contract and the errors.
+"""Batchmill runs a model over many rows: the client, the operator contract and the errors.
 
     import batchmill
 
@@ -6,7 +6,7 @@
         job = client.submit("echo", rows=[{"id": 1}])
         table = job.to_table()
 
-Everything is imported on first use, so that `import batchmill` costs next to nothing.
+Everything is imported on first use, so that `import batchmill` is fast.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from batchmill.client import AsyncClient, AsyncJob, Client, Job
+    from batchmill.client.options import JobOptions
     from batchmill.dead_letters import DeadLetter
     from batchmill.embedded.local import local
     from batchmill.errors import (
@@ -68,6 +69,7 @@ __all__ = [
     "JobEnded",
     "JobExpired",
     "JobFailed",
+    "JobOptions",
     "JobState",
     "JobStatus",
     "MissingExtra",
@@ -89,6 +91,7 @@ __all__ = [
 
 _HOMES = {
     "batchmill.client": ("AsyncClient", "AsyncJob", "Client", "Job"),
+    "batchmill.client.options": ("JobOptions",),
     "batchmill.embedded": ("local",),
     "batchmill.dead_letters": ("DeadLetter",),
     "batchmill.job": ("BatchPolicy", "JobState", "JobStatus", "RetryPolicy"),

@@ -1,8 +1,7 @@
-"""What the time of devices went into, and what it cost: kept in whole numbers, so that parts add up exactly.
+"""Device time and cost by purpose, in integers, so that parts add up exactly.
 
-Time is counted in microseconds, money in billionths of the currency's unit ("nano"). An attempt is charged
-once, when it ends; the same charge goes into its job's sums and into those of its tenant, of its pool and operator, and
-of its day.
+Time is in microseconds, money in billionths of the currency's unit ("nano"). An attempt is charged once, when it ends;
+the same charge is added to the sums of its job, its tenant, its pool and operator, and its day.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ NANO = 1_000_000_000
 HOUR_US = 3_600_000_000
 PARTS = tuple(CostParts.model_fields)
 OTHER = "other"
-"""Under this name is counted what the bounded totals have no room for."""
+"""Collects the tenants and operators beyond the bounded number of totals."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """A sum of microseconds, or of billionths of the currency's unit, in its parts; see `batchmill.job.CostParts`."""
+    """A sum of microseconds, or of billionths of the currency's unit, by purpose; see `batchmill.job.CostParts`."""
 
     useful: int = 0
     padding: int = 0
@@ -39,28 +38,28 @@ class Parts:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """The sum of all parts."""
         return sum(astuple(self))
 
-    def in_vain(self) -> Parts:
-        """The same time of an attempt whose rows are not kept."""
+    def as_wasted(self) -> Parts:
+        """Return the same time for an attempt whose results are discarded."""
         return Parts(0, 0, self.useful + self.padding + self.retried, self.load, self.idle)
 
     def priced(self, price_nano: int) -> Parts:
-        """What this time costs, each part rounded by itself, at a price in billionths an hour."""
+        """Return the cost of this time, each part rounded, at a price in billionths per hour."""
         return Parts(*(math.floor(us * float(price_nano) / HOUR_US + 0.5) for us in astuple(self)))
 
     def __add__(self, other: Parts) -> Parts:
         return Parts(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
 
     def scaled(self, unit: int) -> CostParts:
-        """The parts in a unit of so many of these: seconds, or the currency's."""
+        """Return the parts divided by `unit`: in seconds, or in units of the currency."""
         return CostParts(**{name: part / unit for name, part in zip(PARTS, astuple(self), strict=True)})
 
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What some attempts used, in time and money, and how many rows they brought to an end."""
+    """Time and money of some attempts, and the number of rows that they settled."""
 
     us: Parts = Parts()
     nano: Parts = Parts()
@@ -68,14 +67,14 @@ class Spent:
 
     @classmethod
     def of(cls, us: Parts, price_nano: int, rows: int = 0) -> Self:
-        """One attempt's time at a price in billionths an hour."""
+        """Return the charge for one attempt at a price in billionths per hour."""
         return cls(us, us.priced(price_nano), rows)
 
     def __add__(self, other: Spent) -> Spent:
         return Spent(self.us + other.us, self.nano + other.nano, self.rows + other.rows)
 
-    def told(self) -> dict[str, Any]:
-        """The fields of a `Cost`."""
+    def as_fields(self) -> dict[str, Any]:
+        """Return the fields of a `Cost`."""
         cost = self.nano.total / NANO
         return {
             "seconds": self.us.scaled(1_000_000),
@@ -88,7 +87,7 @@ class Spent:
 
 
 def sums(fields: Mapping[str, str]) -> dict[str, Spent]:
-    """By name, what the fields of a hash of sums say: "NAME useful_us", "NAME useful_nano", …, "NAME rows"."""
+    """Parse the fields of a hash of sums, by name: "NAME useful_us", "NAME useful_nano", …, "NAME rows"."""
     found: dict[str, dict[str, int]] = defaultdict(dict)
     for field, amount in fields.items():
         name, _, what = field.rpartition(" ")
@@ -101,48 +100,48 @@ def _spent(amounts: Mapping[str, int]) -> Spent:
     return Spent(us, nano, amounts.get("rows", 0))
 
 
-def added(sums: Iterable[Spent]) -> Spent:
-    """All of these together."""
+def total_of(sums: Iterable[Spent]) -> Spent:
+    """Return the total."""
     return sum(sums, Spent())
 
 
 def job_cost(stages: Mapping[int, Spent], budget_nano: int | None, currency: str) -> JobCost:
-    """A job's cost as a user is told."""
+    """Return a job's cost as users see it."""
     return JobCost(
-        **added(stages.values()).told(),
+        **total_of(stages.values()).as_fields(),
         currency=currency,
         budget=None if budget_nano is None else budget_nano / NANO,
-        stages=[StageCost(**spent.told(), stage=stage) for stage, spent in sorted(stages.items())],
+        stages=[StageCost(**spent.as_fields(), stage=stage) for stage, spent in sorted(stages.items())],
     )
 
 
 class TenantCost(Cost):
-    """What a tenant's jobs cost."""
+    """The cost of a tenant's jobs."""
 
     tenant: str
 
 
 class OperatorCost(Cost):
-    """What an operator cost in a pool."""
+    """The cost of an operator in a pool."""
 
     pool: str
     operator: str
 
 
 class DayCost(Cost):
-    """What was charged on one day, by UTC."""
+    """The charges of one day, in UTC."""
 
     day: date
 
 
 class CostTotals(Frozen):
-    """What all jobs cost, deleted ones too."""
+    """The cost of all jobs, deleted ones included."""
 
     currency: str
     all: Cost
-    tenants: list[TenantCost]  # the dearest first
-    operators: list[OperatorCost]  # the dearest first
-    days: list[DayCost]  # the latest first, days without any cost left out
+    tenants: list[TenantCost]  # most expensive first
+    operators: list[OperatorCost]  # most expensive first
+    days: list[DayCost]  # latest first, without days that cost nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,30 +154,30 @@ class Totals:
 
     @classmethod
     def parse(cls, tenants: Mapping[str, str], pools: Mapping[str, str], days: Mapping[str, str]) -> Self:
-        """The totals from the fields of their three hashes."""
+        """Parse the fields of the three hashes."""
         return cls(
             sums(tenants),
             {parse_pool_operator(name): spent for name, spent in sums(pools).items()},
             {date(1970, 1, 1) + timedelta(days=int(day)): spent for day, spent in sums(days).items()},
         )
 
-    def told(self, currency: str, limit: int, tenant: str | None = None) -> CostTotals:
-        """As a user sees them, at most `limit` of each kind; of one tenant only its own sum, if one is given."""
+    def report(self, currency: str, limit: int, tenant: str | None = None) -> CostTotals:
+        """Return the totals as users see them, at most `limit` of each kind; only the sum of `tenant`, if given."""
         if tenant is not None:
             own = self.tenants.get(tenant, Spent())
-            return Totals({tenant: own}, {}, {}).told(currency, limit)
-        tenants = [TenantCost(**spent.told(), tenant=tenant) for tenant, spent in self.tenants.items()]
+            return Totals({tenant: own}, {}, {}).report(currency, limit)
+        tenants = [TenantCost(**spent.as_fields(), tenant=tenant) for tenant, spent in self.tenants.items()]
         operators = [
-            OperatorCost(**spent.told(), pool=pool, operator=operator)
+            OperatorCost(**spent.as_fields(), pool=pool, operator=operator)
             for (pool, operator), spent in self.operators.items()
         ]
         latest = sorted(self.days, reverse=True)[:limit]
         return CostTotals(
             currency=currency,
-            all=Cost(**added(self.tenants.values()).told()),
-            tenants=_dearest(tenants, limit),
-            operators=_dearest(operators, limit),
-            days=[DayCost(**self.days[day].told(), day=day) for day in latest],
+            all=Cost(**total_of(self.tenants.values()).as_fields()),
+            tenants=_most_expensive(tenants, limit),
+            operators=_most_expensive(operators, limit),
+            days=[DayCost(**self.days[day].as_fields(), day=day) for day in latest],
         )
 
 
@@ -193,5 +192,5 @@ def parse_pool_operator(name: str) -> tuple[str, str]:
     return pool, operator or OTHER
 
 
-def _dearest(costs: list[C], limit: int) -> list[C]:
+def _most_expensive(costs: list[C], limit: int) -> list[C]:
     return sorted(costs, key=lambda cost: (cost.total, cost.total_s), reverse=True)[:limit]

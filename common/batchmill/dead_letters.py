@@ -1,7 +1,7 @@
-"""Dead letters: rows given up on, as they are stored next to a job's results and shown to users.
+"""Dead letters: the records of failed rows, as they are stored and shown to users.
 
-Those of one attempt lie in one Arrow file: the input rows as they were read, so that they can be run again exactly,
-and beside each its letter as JSON.
+The dead letters of one attempt are stored in one Arrow file: the input rows as they were read, so that a replay runs
+exactly these, and for each row its dead letter as JSON.
 """
 
 from __future__ import annotations
@@ -17,89 +17,96 @@ from typing import Any, Self
 import pyarrow as pa
 
 from batchmill.job import Frozen
-from batchmill.shard import ShardId, ShardRef, format_shard_id
+from batchmill.shard import ShardRef, part_stem
 
 
 class DeadLetter(Frozen):
-    """A row given up on. Times are seconds since the epoch."""
+    """A failed row. Times are seconds since the epoch."""
 
-    index: int  # 0-based, in the job's input
-    row: dict[str, Any]  # the input row, as JSON values: see `json_value`
+    stage: int
+    """The stage of the job in which the row failed, from 0."""
+    index: int
+    """Its index in the stage's input, from 0."""
+    row: dict[str, Any]
+    """The input row as JSON values: bytes as base64, times as ISO 8601, non-finite floats as null."""
     operator: str
+    """The operator that failed."""
     error_type: str
+    """Name of the exception's type."""
     message: str
+    """The exception's message."""
     traceback: str = ""
-    attempts: int  # how often it was tried
-    worker: str  # the one that tried it last
+    """The exception's traceback."""
+    attempts: int
+    """How often the row was tried."""
+    worker: str
+    """The worker of the last attempt."""
     first_failed_at: float
+    """When the first attempt failed."""
     last_failed_at: float
-    replay: str = ""  # the job that ran it again last, and gave up on it too
+    """When the last attempt failed."""
+    replay: str = ""
+    """The last job that ran it again, without success either."""
 
 
 WORKER_LOST = "WorkerLost"
-"""The error type of a row that ended its worker process again and again."""
+"""The error type of a row that ended its worker process repeatedly."""
 
 LETTER = "__batchmill_letter__"
-"""The column of letters."""
-
+"""The column of dead letters in a stored table."""
 
 _PURGED = b"purged"
 
 
 @dataclass(frozen=True, slots=True)
 class DeadRows:
-    """The dead rows of one attempt, by index."""
+    """The failed rows of one attempt, by index. `letters` and `rows` have equal lengths."""
 
     letters: tuple[DeadLetter, ...]
-    rows: pa.Table  # the input rows, one a letter
-    purged: tuple[int, ...] = ()  # the indices of those whose letters and rows were deleted
+    rows: pa.Table  # the input rows, one per dead letter
+    purged: tuple[int, ...] = ()  # the indices of deleted dead letters
 
     @classmethod
     def from_table(cls, table: pa.Table) -> Self:
-        """The inverse of `table`."""
+        """Read a table that `table` made."""
         letters = tuple(map(DeadLetter.model_validate_json, table[LETTER].to_pylist()))
         purged = tuple(json.loads((table.schema.metadata or {}).get(_PURGED, b"[]")))
         return cls(letters, table.drop_columns([LETTER]).replace_schema_metadata(None), purged)
 
     def table(self) -> pa.Table:
-        """As it is stored."""
+        """Return the table to store."""
         letters = pa.array([letter.model_dump_json() for letter in self.letters], pa.string())
         table = self.rows.append_column(LETTER, letters)
         return table.replace_schema_metadata({_PURGED: json.dumps(self.purged)}) if self.purged else table
 
     @property
     def indices(self) -> set[int]:
-        """Of all of them."""
+        """The indices of all failed rows, purged ones included."""
         return {letter.index for letter in self.letters} | set(self.purged)
 
     def select(self, indices: Collection[int]) -> Self:
-        """Those with these indices in the job's input, of which there are letters."""
-        places = [place for place, letter in enumerate(self.letters) if letter.index in indices]
-        return type(self)(tuple(self.letters[place] for place in places), self.rows.take(pa.array(places, pa.int64())))
+        """Return the dead letters with these indices in the job's input; unknown indices are ignored."""
+        kept = [at for at, letter in enumerate(self.letters) if letter.index in indices]
+        return type(self)(tuple(self.letters[at] for at in kept), self.rows.take(pa.array(kept, pa.int64())))
 
     def purge(self, indices: Collection[int]) -> Self:
-        """These without the letters and rows of some."""
+        """Return a copy without the dead letters of these indices, which count as purged."""
         left = self.select({letter.index for letter in self.letters}.difference(indices))
         return replace(left, purged=tuple(sorted({*self.purged, *indices})))
 
 
 def dead_letters_name(ref: ShardRef) -> str:
-    """The blob that holds the dead letters of an attempt."""
-    return f"jobs/{ref.job_id}/dead/{part_of(ref.shard_id, ref.token)}.arrow"
-
-
-def part_of(shard_id: ShardId, token: int) -> str:
-    """The name that what an attempt stores begins with."""
-    return f"part-{format_shard_id(shard_id)}-a{token}"
+    """Return the name of the blob with the dead letters of an attempt."""
+    return f"jobs/{ref.job_id}/dead/{ref.stage}/{part_stem(ref.shard_id, ref.token)}.arrow"
 
 
 def count_by_type(letters: Iterable[DeadLetter]) -> tuple[tuple[str, int], ...]:
-    """How many rows died of which error."""
+    """Count failed rows by error type."""
     return tuple(sorted(Counter(letter.error_type for letter in letters).items()))
 
 
 def json_value(value: Any) -> Any:
-    """A value of a row as JSON has it: bytes as base64, times as ISO 8601, non-finite floats as null."""
+    """Convert a value of a row to JSON: bytes as base64, times as ISO 8601, non-finite floats as null."""
     match value:
         case None | bool() | int() | str():
             return value

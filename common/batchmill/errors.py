@@ -13,7 +13,7 @@ BatchmillError
 ├── Unauthorized              the token is missing or wrong
 ├── Forbidden                 the token is right, and does not allow this
 ├── ServiceUnavailable        the service, its ledger or its workers cannot be reached
-│   ├── OutcomeUnknown        it went away before it answered: what was asked for may have happened
+│   ├── OutcomeUnknown        it did not answer: the request may have been executed
 │   └── Overloaded            it has too much to do; the same request succeeds later
 ├── StorageError              a file or bucket could not be read or written
 ├── InvalidSettings           a setting is missing or wrong; the service does not start
@@ -33,10 +33,19 @@ if TYPE_CHECKING:
 
 
 class BatchmillError(Exception):
-    """Base of all errors raised on purpose.
+    """Base class of all errors that Batchmill raises on purpose.
 
-    `message` says what was expected and what came, `hint` what to do about it; `details` are plain JSON values
-    that name the thing (a file, a line, a row, a parameter).
+    Args:
+        message: What was expected and what was found.
+        hint: What to do about it.
+        **details: Plain JSON values that name the cause: a file, a line, a row, a parameter.
+
+    Attributes:
+        code: The error's code in HTTP answers and in a job's `error`.
+        http_status: The HTTP status of an answer with this error.
+        message: As above.
+        hint: As above.
+        details: As above.
     """
 
     code: ClassVar[str] = "error"
@@ -52,20 +61,24 @@ class BatchmillError(Exception):
         return f"{self.message} {self.hint}".rstrip()
 
     def envelope(self) -> dict[str, Any]:
-        """The JSON body that carries this error over HTTP."""
+        """Return the JSON body that carries this error over HTTP.
+
+        Returns:
+            `{"error": {"code", "message", "hint", "details"}}`.
+        """
         body = {"code": self.code, "message": self.message, "hint": self.hint, "details": self.details}
         return {"error": body}
 
 
 class InvalidRequest(BatchmillError):
-    """The request is wrong in itself; nothing was stored."""
+    """Something in the request is wrong; nothing was stored."""
 
     code = "invalid_request"
     http_status = 422
 
 
 class UnknownOperator(InvalidRequest):
-    """No worker has announced an operator of this name."""
+    """No worker has an operator of this name."""
 
     code = "unknown_operator"
 
@@ -77,7 +90,7 @@ class InvalidParams(InvalidRequest):
 
 
 class InvalidSource(InvalidRequest):
-    """The source is missing, empty, unreadable, broken, or outside the configured roots."""
+    """The source is missing, empty, unreadable, malformed, or outside the configured roots."""
 
     code = "invalid_source"
 
@@ -89,13 +102,13 @@ class InvalidRows(InvalidRequest):
 
 
 class InvalidOutput(InvalidRequest):
-    """The output folder cannot be used: it holds something else, or lies outside the configured roots."""
+    """The output folder cannot be used: it is not empty, not writable, or outside the configured roots."""
 
     code = "invalid_output"
 
 
 class PayloadTooLarge(InvalidRequest):
-    """The request's body is over the limit."""
+    """The request's body is larger than the limit."""
 
     code = "payload_too_large"
     http_status = 413
@@ -130,13 +143,13 @@ class HeadersTooLarge(InvalidRequest):
 
 
 class InvalidOperator(BatchmillError):
-    """An operator's code breaks the operator contract."""
+    """An operator's code does not fit the operator contract."""
 
     code = "invalid_operator"
 
 
 class OperatorFailed(BatchmillError):
-    """An operator fails whatever row it is given, or cannot be set up: its own fault or the worker's, no row's.
+    """An operator fails for every row, or cannot be set up: the cause is the operator or the worker, not a row.
 
     `details` has `operator`, `error_type`, `error` and `traceback` of the first failure.
     """
@@ -152,7 +165,7 @@ class NotFound(BatchmillError):
 
 
 class Conflict(BatchmillError):
-    """The idempotency key was used before for a different request, or the job's state does not allow it."""
+    """The idempotency key was used for a different request, or the job's state does not allow the action."""
 
     code = "conflict"
     http_status = 409
@@ -180,7 +193,7 @@ class ServiceUnavailable(BatchmillError):
 
 
 class OutcomeUnknown(ServiceUnavailable):
-    """The ledger went away before it answered: what was asked of it may have happened."""
+    """The connection to the ledger ended before it answered: the request may have been carried out."""
 
     code = "outcome_unknown"
 
@@ -241,7 +254,7 @@ class JobExpired(JobEnded):
 
 
 def from_envelope(body: Any, http_status: int) -> BatchmillError:
-    """The typed error that an HTTP error body stands for; a foreign body becomes a plain `BatchmillError`."""
+    """Return the typed error of an HTTP error body; any other body becomes a plain `BatchmillError`."""
     error = body.get("error") if isinstance(body, dict) else None
     if not isinstance(error, dict):
         return BatchmillError(f"the server answered {http_status} with a body that is no Batchmill error")

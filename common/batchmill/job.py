@@ -10,9 +10,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 MAX_INLINE_BYTES = 64 * 1024
-"""Rows of at most this many bytes (as an Arrow stream) ride in the ledger; more lie in the blob store."""
+"""Rows of at most this many bytes (as an Arrow stream) are stored in the ledger; more in the blob store."""
 
 MAX_PARAMS_BYTES = 64 * 1024
+MAX_STAGES = 1
+"""The most stages of a job. Everything but this number is made for several."""
+
 DEFAULT_POOL = "default"
 DEFAULT_TENANT = "default"
 POOL_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
@@ -25,26 +28,36 @@ Name = Annotated[str, Field(min_length=1, max_length=128)]
 class Frozen(BaseModel):
     """A value: compared by content, never changed, unknown fields refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class JobState(StrEnum):
     """The state of a job, and who changes it next."""
 
-    PENDING = "pending"  # accepted; the planner starts it
-    RUNNING = "running"  # shards are planned or at work; the finisher ends it
-    PAUSED = "paused"  # a user or its budget holds it: nothing is planned, queued or claimed; a user resumes it
-    CANCELLING = "cancelling"  # a user stopped it; the finisher ends it when its workers have let go
-    FAILING = "failing"  # an error stopped it; the finisher ends it when its workers have let go
-    EXPIRING = "expiring"  # its deadline passed; the finisher ends it when its workers have let go
-    COMPLETED = "completed"  # every row is done or dead; final
-    CANCELLED = "cancelled"  # stopped by a user, what was done is kept; final
-    FAILED = "failed"  # stopped by an error, what was done is kept; final
-    EXPIRED = "expired"  # stopped by its deadline, what was done is kept; final
+    PENDING = "pending"
+    """Accepted; the planner starts it."""
+    RUNNING = "running"
+    """Shards are planned or running; the finisher ends it."""
+    PAUSED = "paused"
+    """Paused by a user or by its budget: nothing is planned, queued or claimed; a user resumes it."""
+    CANCELLING = "cancelling"
+    """Stopped by a user; the finisher ends it when its workers have stopped."""
+    FAILING = "failing"
+    """Stopped by an error; the finisher ends it when its workers have stopped."""
+    EXPIRING = "expiring"
+    """Its deadline passed; the finisher ends it when its workers have stopped."""
+    COMPLETED = "completed"
+    """Every row is done or has failed; final."""
+    CANCELLED = "cancelled"
+    """Stopped by a user, finished rows are kept; final."""
+    FAILED = "failed"
+    """Stopped by an error, finished rows are kept; final."""
+    EXPIRED = "expired"
+    """Stopped by its deadline, finished rows are kept; final."""
 
     @property
     def is_final(self) -> bool:
-        """Whether no other state follows."""
+        """Whether the job has ended: its state never changes again."""
         return self in (JobState.COMPLETED, JobState.CANCELLED, JobState.FAILED, JobState.EXPIRED)
 
     @property
@@ -54,7 +67,7 @@ class JobState(StrEnum):
 
     @property
     def is_stopping(self) -> bool:
-        """Whether its workers are asked to let go."""
+        """Whether its workers are asked to stop."""
         return self in (JobState.CANCELLING, JobState.FAILING, JobState.EXPIRING)
 
 
@@ -98,53 +111,102 @@ class OutputSpec(Frozen):
 
 
 class RetryPolicy(Frozen):
-    """How often rows and shards are tried, how long they wait in between, and how many rows may be given up on."""
+    """How often rows and shards are tried, how long they wait in between, and how many rows may fail."""
 
-    max_attempts: int = Field(default=3, ge=1, le=1000)  # of a row that raises, and of a shard whose operator fails
-    backoff_s: float = Field(default=1.0, ge=0, le=3600)  # the longest wait before the second attempt; then doubled
+    max_attempts: int = Field(default=3, ge=1, le=1000)
+    """Attempts of a row that raises, and of a shard whose operator fails."""
+    backoff_s: float = Field(default=1.0, ge=0, le=3600)
+    """Longest wait before the second attempt; it doubles with each further attempt."""
     backoff_max_s: float = Field(default=60.0, ge=0, le=86_400)
-    retry_on: list[str] | None = None  # only errors of these types are tried again; None: all
-    never_on: list[str] = []  # errors of these types are not tried again
-    max_dead: float | None = Field(default=None, ge=0)  # more dead rows fail the job; below 1: that share of its rows
+    """Longest wait before any attempt."""
+    retry_on: list[str] | None = None
+    """Types of errors that are retried, with or without their module. None: all."""
+    never_on: list[str] = []
+    """Types of errors that are not retried."""
+    max_dead: float | None = Field(default=None, ge=0)
+    """Fail the job when more rows than this have failed; below 1: when more than this share has."""
 
 
 class BatchPolicy(Frozen):
-    """How many rows go to the device at once. Of several limits, the lowest holds; units are the operator's costs."""
+    """How many rows are given to the device at once. The lowest of several limits applies; units are operator costs."""
 
-    size: int | None = Field(default=None, ge=1, le=1_000_000)  # rows, fixed; None: as the operator says
-    target_overhead: float = Field(default=0.05, gt=0, lt=1)  # the share of a batch's time that its size does not touch
-    target_latency_s: float | None = Field(default=None, gt=0, le=3600)  # no batch should take longer
-    max_units: float | None = Field(default=None, gt=0)  # no batch costs more, unless it is a single row
+    size: int | None = Field(default=None, ge=1, le=1_000_000)
+    """Rows per batch, fixed. None: as the operator says."""
+    target_overhead: float = Field(default=0.05, gt=0, lt=1)
+    """Share of a batch's time that may be spent on its fixed cost, which its size does not change."""
+    target_latency_s: float | None = Field(default=None, gt=0, le=3600)
+    """Longest time that a batch should take."""
+    max_units: float | None = Field(default=None, gt=0)
+    """Most units of cost per batch; a single row may exceed it."""
 
 
-class JobSpec(Frozen):
-    """What a job is to do. Validated whole before anything is stored; never changed afterwards."""
+class _OperatorFields(Frozen):
+    """What a stage runs, and how."""
 
     operator: Name
     params: dict[str, Any] = {}
-    source: FileSource | UploadSource | None = None  # None: the rows ride inline
-    output: OutputSpec | None = None
     carry: list[str] | None = None  # input columns that results keep; None: all of them
-    name: Name | None = None
     pool: Annotated[str, Field(pattern=POOL_PATTERN)] = DEFAULT_POOL
-    priority: int = Field(default=0, ge=-100, le=100)  # higher goes first
-    deadline_at: float | None = Field(default=None, gt=0, lt=1e11)  # seconds since the epoch
     retry: RetryPolicy = RetryPolicy()
     batch: BatchPolicy = BatchPolicy()
     cache: bool = False  # whether rows may be taken from the row cache, and new results put there
+
+
+class _JobFields(Frozen):
+    """What a job has once, however many stages it has."""
+
+    source: FileSource | UploadSource | None = None  # None: the rows are sent inline
+    output: OutputSpec | None = None
+    name: Name | None = None
+    priority: int = Field(default=0, ge=-100, le=100)  # higher goes first
+    deadline_at: float | None = Field(default=None, gt=0, lt=1e11)  # seconds since the epoch
     budget: float | None = Field(default=None, ge=1e-6, le=1e6)  # in the service's currency; cost reaches it: paused
 
 
-class JobRequest(JobSpec):
-    """The body of `POST /v1/jobs`: a spec, and the rows themselves when they are few."""
+class StageSpec(_OperatorFields):
+    """What one stage of a job is to do."""
+
+    name: Name | None = None  # None: it is called after its operator
+
+
+class JobSpec(_JobFields):
+    """What a job is to do. Validated completely before anything is stored; never changed afterwards."""
+
+    stages: Annotated[tuple[StageSpec, ...], Field(min_length=1, max_length=MAX_STAGES)]  # in the order of the rows
+
+    @property
+    def first(self) -> StageSpec:
+        """The stage that reads the job's source."""
+        return self.stages[0]
+
+    @property
+    def last(self) -> StageSpec:
+        """The stage whose results are the job's."""
+        return self.stages[-1]
+
+
+class JobForm(_OperatorFields, _JobFields):
+    """A job of one operator, as users write it: a chain of one."""
+
+    def spec(self) -> JobSpec:
+        """Return the spec that this form describes."""
+        stage = StageSpec(**{name: getattr(self, name) for name in _OperatorFields.model_fields})
+        return JobSpec(stages=(stage,), **{name: getattr(self, name) for name in _JobFields.model_fields})
+
+    @classmethod
+    def of(cls, spec: JobSpec) -> JobForm:
+        """Write the spec of a job of one stage as a form."""
+        (stage,) = spec.stages
+        fields = {name: getattr(stage, name) for name in _OperatorFields.model_fields}
+        return cls(**fields, **{name: getattr(spec, name) for name in _JobFields.model_fields})
+
+
+class JobRequest(JobForm):
+    """The body of `POST /v1/jobs`: a form, and the rows themselves when they are few."""
 
     rows: list[dict[str, Any]] | None = None
     rows_arrow: str | None = None  # an Arrow IPC stream in base64: like `rows`, with exact types
     idempotency_key: Name | None = None
-
-    def spec(self) -> JobSpec:
-        """The request without its rows and its key."""
-        return JobSpec(**{name: getattr(self, name) for name in JobSpec.model_fields})
 
 
 class JobError(Frozen):
@@ -160,7 +222,7 @@ class CostParts(Frozen):
 
     useful: float = 0.0  # rows whose results are kept
     padding: float = 0.0  # what batches of them were padded with
-    retried: float = 0.0  # in vain: batches that failed, attempts that were lost or put back with nothing kept
+    retried: float = 0.0  # wasted: batches that failed, attempts that were lost or requeued without a checkpoint
     load: float = 0.0  # setting models up
     idle: float = 0.0  # the device waited for its attempts: they loaded rows, stored results, called Python
 
@@ -206,36 +268,67 @@ class JobStatus(Frozen):
     """The status of a job. Times are seconds since the epoch."""
 
     id: str
+    """The job's id."""
     state: JobState
+    """See `JobState`."""
     operator: str
+    """Name of its operator."""
     name: str | None = None
+    """The name that it was submitted with."""
     pool: str = DEFAULT_POOL
+    """The pool of workers that it runs on."""
     priority: int = 0
-    deadline_at: float | None = None  # when it expires, unless it has completed
-    rows_total: int | None = None  # None until the source has been looked at
-    rows_total_is_estimate: bool = False  # whether rows_total is reckoned from bytes, its end not reached yet
+    """-100 to 100; higher runs first."""
+    deadline_at: float | None = None
+    """When it expires, unless it has completed."""
+    rows_total: int | None = None
+    """Rows of its input; None until the source has been read."""
+    rows_total_is_estimate: bool = False
+    """Whether `rows_total` is estimated from bytes, because the end is not reached yet."""
     rows_done: int = 0
-    rows_dead: int = 0  # rows given up on; they are not among the results
-    dead_by_error: dict[str, int] = {}  # of them, by the type of their error: the most frequent ones, and "other"
-    rows_cached: int = 0  # of rows_done, those not computed: from the row cache, or equal to a row of their shard
-    rows_per_second: float | None = None  # of late; None while it is paused
-    eta_s: float | None = None  # seconds left; None while nothing can be said
-    eta_low_s: float | None = None  # with `eta_high_s` the range that holds the true time in eight looks of ten
+    """Rows with a result."""
+    rows_dead: int = 0
+    """Failed rows; they are not among the results."""
+    dead_by_error: dict[str, int] = {}
+    """Failed rows by type of error: the most frequent types, and `other`."""
+    rows_cached: int = 0
+    """Rows of `rows_done` that were not computed: from the row cache, or equal to a row of their shard."""
+    rows_per_second: float | None = None
+    """Recent rate; of an ended job, the overall rate; None while it is paused."""
+    eta_s: float | None = None
+    """Estimated seconds left; None while there is no estimate."""
+    eta_low_s: float | None = None
+    """Lower end of the 80 % prediction interval of the seconds left."""
     eta_high_s: float | None = None
+    """Upper end of that interval."""
     shards_done: int = 0
+    """Shards that are done."""
     shards_running: int = 0
-    stages: list[StageStatus] = []  # in the order in which rows go through them
+    """Shards that workers have claimed."""
+    stages: list[StageStatus] = []
+    """The same figures by stage, in the order in which rows pass through them."""
     created_at: float
+    """When it was accepted."""
     started_at: float | None = None
+    """When it started; None before."""
     finished_at: float | None = None
+    """When it ended; None before."""
     error: JobError | None = None
-    output: str | None = None  # the output folder, when one was asked for
-    replay_of: str | None = None  # the job whose dead letters this one runs again
-    resumed_from: str | None = None  # the job whose output this one resumes
-    tenant: str = DEFAULT_TENANT  # whose token submitted it
+    """What stopped a failed job."""
+    output: str | None = None
+    """The output folder, if one was asked for."""
+    replay_of: str | None = None
+    """The job whose failed rows this one runs again."""
+    resumed_from: str | None = None
+    """The job whose unfinished output this one continues."""
+    tenant: str = DEFAULT_TENANT
+    """The tenant whose token submitted it."""
     cost: JobCost | None = None
-    request: JobSpec | None = None  # what it was run with, secrets hidden; None in lists
-    note: str | None = None  # what the job waits for, when it waits for something a user can mend
+    """What it has cost."""
+    request: JobForm | None = None
+    """What it was run with, secrets hidden; None in lists."""
+    note: str | None = None
+    """What the job is blocked by, when a user can fix it."""
 
     @property
     def is_final(self) -> bool:

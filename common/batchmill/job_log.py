@@ -1,4 +1,4 @@
-"""What a job's log holds: what went wrong with it, what became of that, and when its state changed."""
+"""The log of a job: failures, what followed them, and changes of state."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from pydantic import BaseModel
 from batchmill.job import Frozen
 
 MAX_ENTRIES = 200
-"""So many are kept of a job, the latest; those that its record tells by itself come besides."""
+"""The newest entries that the ledger keeps of a job; entries made from its record (accepted, ended, …) are extra."""
 
 
 class LogLevel(StrEnum):
-    """How bad it is, the least first."""
+    """The severity of an entry, lowest first."""
 
-    INFO = "info"  # as it should be
-    WARNING = "warning"  # somebody may have to look; the job goes on
-    ERROR = "error"  # an attempt or a process ended for it, or the job
+    INFO = "info"  # normal operation
+    WARNING = "warning"  # may need attention; the job continues
+    ERROR = "error"  # an attempt, a process or the job ended
 
     @property
     def rank(self) -> int:
-        """Its place among the levels, 0 for the least."""
+        """The position in the order of severity, 0 for the lowest."""
         return list(LogLevel).index(self)
 
 
 class LogEvent(StrEnum):
-    """What happened."""
+    """The kind of an entry. The names of version 0.1 can still be read."""
 
     ACCEPTED = "accepted"
     STARTED = "started"
@@ -35,37 +35,51 @@ class LogEvent(StrEnum):
     RESUMED = "resumed"
     STOPPING = "stopping"  # by a user, an error or the deadline
     ENDED = "ended"
-    WAITING = "waiting"  # for something a user can mend
-    GOING_ON = "going on"  # it is there
-    PUT_BACK = "put back"  # a worker let go of a shard: another attempt follows
+    BLOCKED = "blocked"  # the job cannot proceed until a user acts
+    UNBLOCKED = "unblocked"  # it can proceed again
+    REQUEUED = "requeued"  # an attempt ended, another follows
     FAILED = "failed"  # an attempt failed and no other follows: the job stops
-    DEAD = "dead"  # rows were given up on
+    DEAD = "dead"  # rows failed for good
     LOST = "lost"  # an attempt lost its lease
-    SPLIT = "split"  # a shard was lost so often that its halves take over
-    DIED = "died"  # a worker process ended with shards in hand
-    REPUBLISHED = "republished"  # a message had gone missing
-    TROUBLE = "trouble"  # storage failed, and is tried again
+    SPLIT = "split"  # a shard was lost repeatedly and was split into halves
+    DIED = "died"  # a worker process ended while it held shards
+    REDELIVERED = "redelivered"  # a message was published again
+    STORAGE_RETRY = "storage_retry"  # storage failed, and is retried
+
+    @classmethod
+    def _missing_(cls, value: object) -> LogEvent | None:
+        return _FORMER_EVENTS.get(str(value))
+
+
+_FORMER_EVENTS = {
+    "waiting": LogEvent.BLOCKED,
+    "going on": LogEvent.UNBLOCKED,
+    "put back": LogEvent.REQUEUED,
+    "republished": LogEvent.REDELIVERED,
+    "trouble": LogEvent.STORAGE_RETRY,
+}
+"""Entries that version 0.1.0 wrote, and services of that version, have these names. For one version."""
 
 
 class LogEntry(Frozen):
-    """One thing that happened to a job."""
+    """One entry of a job's log."""
 
-    id: str  # sorts by time together with the others'; the cursor to read on from
+    id: str  # sorts by time among all entries; also the cursor to continue after
     at: float  # seconds since the epoch
     level: LogLevel
     event: LogEvent
     message: str
     worker: str = ""
-    shard: str = ""  # "17.0"; of stages behind the first "1/17.0"
+    shard: str = ""  # "17.0"; of later stages "1/17.0"
     attempt: int | None = None
     traceback: str = ""
 
 
 class LogPage(BaseModel):
-    """Entries in the order of time.
+    """Entries in order of time.
 
-    next: the cursor for what comes later. dropped: how many older ones are not kept any more. is_final: whether the
-    job has ended and nothing more is to come.
+    next: the cursor for later entries. dropped: the number of older entries that were discarded. is_final: whether
+    the job has ended, so that no entry follows.
     """
 
     entries: list[LogEntry]
@@ -74,14 +88,14 @@ class LogPage(BaseModel):
     is_final: bool
 
 
-class Cursor(tuple[int, int]):
-    """A place in the log: milliseconds, and a number among those of one millisecond."""
+class LogCursor(tuple[int, int]):
+    """A position in the log: milliseconds, and a number within one millisecond."""
 
     __slots__ = ()
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """From an entry's id. Raises `ValueError`."""
+        """Parse the id of an entry. Raises `ValueError`."""
         ms, _, number = text.partition("-")
         return cls((int(ms), int(number or 0)))
 

@@ -1,4 +1,4 @@
-"""What a user asks for when dead letters are to be run again."""
+"""The request for a replay of failed rows."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Index = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class RowEdit(Frozen):
-    """New values for some columns of a dead row, as JSON: what `json_value` makes of them. The others stay."""
+    """New values for columns of a failed row, as JSON (see `json_value`). Other columns are unchanged."""
 
     index: Index  # of the row in the job's input
     row: dict[str, Any]
 
 
 class ReplayRequest(Frozen):
-    """The body of `POST /v1/jobs/{id}/replay`: which dead rows to run again; by default all of them.
+    """The body of `POST /v1/jobs/{id}/replay`: the failed rows to run again; by default all.
 
     `indices` and `error_type` narrow the choice. Edited rows are run again besides; edits alone choose just these.
     """

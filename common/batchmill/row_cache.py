@@ -1,4 +1,4 @@
-"""The row cache as all parts know it: where its segments lie, and how it stands."""
+"""The row cache as all parts know it: the folder of its segments, and its statistics."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pydantic import Field
 from batchmill.job import Frozen
 
 FOLDER = "cache"
-"""The folder of the blob store that segments lie in."""
+"""The folder of segments in the blob store."""
 
 
 class CacheStats(Frozen):
-    """How the row cache stands. Hits and misses are rows that jobs asked for, since it was last cleared."""
+    """Statistics of the row cache. Hits and misses are rows that jobs looked up since it was last cleared."""
 
     entries: int = Field(default=0, ge=0)  # rows whose results it has
-    segments: int = Field(default=0, ge=0)  # blobs they lie in
+    segments: int = Field(default=0, ge=0)  # the blobs that store them
     bytes: int = 0  # that those take
     hits: int = 0
     misses: int = 0

@@ -13,6 +13,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from batchmill.errors import InvalidSettings, did_you_mean
 from batchmill.job import DEFAULT_POOL, POOL_PATTERN
 from batchmill.storage.locations import UNRESTRICTED, Locations
+from batchmill.tokens import split_entry
+from batchmill.wording import shown
 
 PREFIX = "BATCHMILL_"
 CLIENT_NAMES = frozenset({"URL", "TOKEN", "DATA_DIR"})
@@ -38,7 +40,8 @@ class ServiceSettings(BaseSettings):
     redis_url: str = "redis://127.0.0.1:6379/0"  # redis://, rediss:// or unix:///path?db=0
     redis_prefix: str = Field(default="batchmill:", max_length=64)  # of every key, Celery's included
     blob_root: str = ""  # a folder, or s3://bucket/prefix
-    roots: ListOfText = ()  # folders and URI prefixes that sources, outputs and models may lie in
+    roots: ListOfText = ()  # folders and URI prefixes that may contain sources, outputs and models
+    hub_models: ListOfText = ("*",)  # ids of the Hugging Face hub that jobs may name, as patterns
     unrestricted: bool = False  # any path: for the embedded service only, which acts for its own user
     s3_endpoint: str | None = None
     s3_region: str | None = None
@@ -62,17 +65,17 @@ class ServiceSettings(BaseSettings):
         except ValidationError as error:
             first = error.errors()[0]
             name = f"{PREFIX}{str(first['loc'][0]).upper()}"
-            raise InvalidSettings(f"{name}: {first['msg']} (came: {first['input']!r}).", name=name) from error
+            raise InvalidSettings(f"{name}: {first['msg']}, got {shown(first['input'])}.", name=name) from error
 
     def secret_values(self) -> tuple[str, ...]:
         """What these settings hold and no log may."""
-        password = urlsplit(self.redis_url).password
-        return (unquote(password),) if password else ()
+        urls = (self.redis_url, self.blob_root, self.s3_endpoint or "", *self.roots)
+        return tuple(secret for url in urls for secret in _passwords(url))
 
     def locations(self) -> Locations:
         """The places that users may name."""
         roots = UNRESTRICTED if self.unrestricted else self.roots
-        return Locations(roots, s3_endpoint=self.s3_endpoint, s3_region=self.s3_region)
+        return Locations(roots, s3_endpoint=self.s3_endpoint, s3_region=self.s3_region, hub_models=self.hub_models)
 
     def blob_locations(self) -> Locations:
         """The blob store's own place, whatever users may name."""
@@ -96,18 +99,24 @@ class CoordinatorSettings(ServiceSettings):
     max_rows_at_once: int = Field(default=10_000_000, gt=0)  # in one request or part
     max_columns: int = Field(default=10_000, gt=0)  # of a job's input
     max_connections: int = Field(default=2_000, gt=0)  # open at a time; more are refused
+    head_timeout_s: float = Field(default=20.0, gt=0)  # for a request's line and headers to arrive
     request_threads: int = Field(default=40, gt=0)  # for requests that wait for the ledger or for storage
+    submit_threads: int = Field(default=8, gt=0)  # for requests that bring rows or name files
     max_waiting_requests: int = Field(default=1_000, gt=0)  # for one of these threads; more are refused
     max_live_jobs: int = Field(default=10_000, gt=0)
     max_event_streams: int = Field(default=1000, gt=0)  # of one token, at a time, on each coordinator
+    max_live_jobs_per_tenant: int = Field(default=5_000, gt=0)
+    max_uploads_per_tenant: int = Field(default=200, gt=0)  # open at a time
+    max_upload_bytes_per_tenant: int = Field(default=64 * 1024**3, gt=0)  # of them together
     upload_ttl_s: float = Field(default=24 * 3600.0, gt=0)  # an upload that no job took is swept after this
     currency: str = Field(default="USD", pattern=r"^\S{1,8}$")  # what workers' prices are in; a label only
     retention_s: float = Field(default=7 * 24 * 3600.0, ge=0)  # an ended job is deleted after this; 0: never
 
     def secret_values(self) -> tuple[str, ...]:
         """Its tokens too."""
-        tokens = (end for entry in self.tokens for end in _ends(entry))  # without the roles and the tenant, too
-        return (*super().secret_values(), *tokens, *([self.metrics_token] if self.metrics_token else []))
+        tokens = (split_entry(entry).token for entry in self.tokens)
+        own = (*self.tokens, *tokens, self.metrics_token)
+        return tuple(dict.fromkeys(secret for secret in (*super().secret_values(), *own) if secret))
 
 
 class WorkerSettings(ServiceSettings):
@@ -154,6 +163,15 @@ SERVICES: tuple[type[ServiceSettings], ...] = (ServiceSettings, CoordinatorSetti
 """Every kind of settings there is."""
 
 
+def _passwords(url: str) -> tuple[str, ...]:
+    """The password in a URL, as it is and as the URL spells it."""
+    try:
+        password = urlsplit(url).password
+    except ValueError:  # no URL
+        return ()
+    return (password, unquote(password)) if password else ()
+
+
 def default_data_dir() -> Path:
     """Where the embedded service keeps its data: `BATCHMILL_DATA_DIR`, else the user's XDG data folder."""
     named = os.environ.get(f"{PREFIX}DATA_DIR")
@@ -161,12 +179,6 @@ def default_data_dir() -> Path:
         return Path(named).expanduser().absolute()
     home = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
     return Path(home) / "batchmill"
-
-
-def _ends(entry: str) -> list[str]:
-    """A text, and what is behind each of its colons."""
-    parts = entry.split(":")
-    return [":".join(parts[start:]).strip() for start in range(len(parts))]
 
 
 def _secrets_folders() -> list[str]:

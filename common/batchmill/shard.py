@@ -29,6 +29,14 @@ def rows_of_plan(plan: str) -> int:
     return int(json.loads(plan)[1])
 
 
+def part_stem(shard_id: ShardId, token: int) -> str:
+    """The name of what an attempt stores, without its ending: "part-00000017-a2", "part-00000017.00000001-a2".
+
+    The order of names is the order of rows: all numbers have the same width, unless they exceed eight digits.
+    """
+    return f"part-{'.'.join(f'{part:08}' for part in shard_id)}-a{token}"
+
+
 class ShardState(StrEnum):
     """The state of a shard, and who changes it next."""
 
@@ -79,17 +87,17 @@ class Shard:
     """A run of consecutive rows of a stage: the unit of dispatch, lease, retry and commit."""
 
     job_id: str
+    stage: int
     shard_id: ShardId
     first_row: int  # 0-based index of its first row in the stage's input
     rows: int
     slices: tuple[Slice, ...]  # where its rows lie, in order
     skip: int = 0  # rows of the slices before its first row: a half of a split shard reads its parent's slices
-    stage: int = 0
     state: ShardState = ShardState.PLANNED
     token: int = 0  # the number of the current attempt: the fencing token; 0 before the first
     failures: int = 0  # attempts that ended in an error
     losses: int = 0  # attempts whose lease ran out
-    kept: str = ""  # the blob with what earlier attempts have done of it; "" when there is none
+    checkpoint: str = ""  # the blob with what earlier attempts have done of it; "" when there is none
     worker: str = ""  # who has it in hand, while it runs
 
     @property
@@ -102,11 +110,11 @@ class Shard:
         return json.dumps([self.first_row, self.rows, self.skip, [list(asdict(s).values()) for s in self.slices]])
 
     @classmethod
-    def from_plan(cls, job_id: str, shard_id: ShardId, plan: str | bytes, **state: Any) -> Self:
+    def from_plan(cls, job_id: str, stage: int, shard_id: ShardId, plan: str | bytes, **state: Any) -> Self:
         """A shard from what `plan` wrote and its present state."""
         first_row, rows, skip, slices = json.loads(plan)
         pieces = tuple(Slice(*piece) for piece in slices)
-        return cls(job_id, shard_id, int(first_row), int(rows), pieces, int(skip), **state)
+        return cls(job_id, stage, shard_id, int(first_row), int(rows), pieces, int(skip), **state)
 
     def with_slices(self, slices: Sequence[Slice]) -> Self:
         """The same rows, lying elsewhere."""
@@ -150,3 +158,13 @@ class ShardRef:
         text = key.decode() if isinstance(key, bytes) else key
         job_id, stage, shard_id, token = text.split("|")
         return cls(job_id, int(stage), parse_shard_id(shard_id), int(token))
+
+
+def checkpoint_folder(job_id: str) -> str:
+    """Name the blob folder of a job's checkpoints."""
+    return f"jobs/{job_id}/checkpoints"
+
+
+def checkpoint_name(ref: ShardRef) -> str:
+    """Name the blob with what an attempt has done of its shard, for the next one."""
+    return f"{checkpoint_folder(ref.job_id)}/{ref.stage}/{part_stem(ref.shard_id, ref.token)}.arrow"

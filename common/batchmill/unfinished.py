@@ -13,9 +13,14 @@ class UnfinishedShard(Frozen):
     plan: str  # as `Shard.plan` writes it
 
 
+FORMAT = 2
+"""The form of unfinished work. It rises when names of blobs or entries of the ledger change their form."""
+
+
 class UnfinishedWork(Frozen):
     """What a job has done and left that ended before its work was done, so that another one can resume it."""
 
+    version: int = 1  # its form; manifests from before there were versions have none
     settled: dict[str, str]  # by shard id, the ledger's entries
     shards: tuple[UnfinishedShard, ...]
     cursor: str  # where the planner stopped

@@ -1,59 +1,80 @@
-"""How numbers, times and the progress of a job read, wherever people meet them."""
+"""Formats of numbers, times and a job's progress, the same in the command line, notebooks and messages."""
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from batchmill.job import JobStatus
 
+MAX_ETA_RATIO = 10
+"""A range of the time left whose ends differ by more than this factor says nothing, and is not shown."""
+MAX_SHOWN_CHARS = 80
+
 
 def count(rows: int, noun: str = "row") -> str:
-    """`1 row`, `12,345 rows`."""
+    """Format a number of things: `1 row`, `12,345 rows`."""
     return f"{rows:,} {noun}" if rows == 1 else f"{rows:,} {noun}s"
 
 
 def duration(seconds: float) -> str:
-    """`0.4 s`, `12 s`, `3 min 20 s`, `2 h 05 min`, `3 d 4 h`."""
+    """Format a time span: `0.4 s`, `12 s`, `3 min 20 s`, `2 h 05 min`, `3 d 4 h`."""
     if seconds < 10:
         return f"{max(seconds, 0.0):.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    if whole < 48 * 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-    return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
+    rounded = round(seconds)
+    if rounded < 60:
+        return f"{rounded} s"
+    if rounded < 3600:
+        return f"{rounded // 60} min {rounded % 60:02} s"
+    if rounded < 48 * 3600:
+        return f"{rounded // 3600} h {rounded % 3600 // 60:02} min"
+    return f"{rounded // 86_400} d {rounded % 86_400 // 3600} h"
 
 
 def progress(status: JobStatus) -> str:
-    """`1,000 of 5,000 rows`; what is dead counts as settled and is told besides, as are rows that were not computed."""
+    """Format the rows done, failed ones included: `1,000 of 5,000 rows (10 failed, 3 from the cache)`."""
     settled = status.rows_done + status.rows_dead
     total = "?" if status.rows_total is None else f"{status.rows_total:,}"
     about = "about " if status.rows_total_is_estimate else ""
-    counts = {"dead": status.rows_dead, "from the cache": status.rows_cached}
-    besides = ", ".join(f"{rows:,} {what}" for what, rows in counts.items() if rows)
-    return f"{settled:,} of {about}{total} rows{f' ({besides})' if besides else ''}"
+    counts = {"failed": status.rows_dead, "from the cache": status.rows_cached}
+    details = ", ".join(f"{rows:,} {what}" for what, rows in counts.items() if rows)
+    noun = "row" if status.rows_total == 1 else "rows"
+    return f"{settled:,} of {about}{total} {noun}{f' ({details})' if details else ''}"
 
 
 def pace(status: JobStatus) -> str:
-    """`812 rows/s, 12 s left (9.1 s to 15 s)`, as far as it is known."""
+    """Format what is known of speed and time left: `812 rows/s, 12 s left (9.1 s to 15 s)`."""
     known = []
     if status.rows_per_second is not None:
-        known.append(f"{status.rows_per_second:,.0f} rows/s")
+        known.append(rows_per_second(status.rows_per_second))
     if status.eta_s is not None and not status.is_final:
-        known.append(f"{duration(status.eta_s)} left{_range(status)}")
+        known.append(f"{duration(status.eta_s)} left{eta_range(status)}")
     return ", ".join(known)
 
 
 def dead(status: JobStatus) -> str:
-    """`ValueError 12, too_large 1`: the dead rows by error, the most frequent first; "" without any."""
+    """Format the failed rows by error type, most frequent first: `ValueError 12, too_large 1`; "" without any."""
     return ", ".join(f"{kind} {number:,}" for kind, number in status.dead_by_error.items())
 
 
-def _range(status: JobStatus) -> str:
-    if status.eta_low_s is None or status.eta_high_s is None:
+def rows_per_second(pace: float) -> str:
+    """Format a speed: `1 row/s`, `12,345 rows/s`."""
+    return f"{count(round(pace))}/s"
+
+
+def eta_range(status: JobStatus) -> str:
+    """Format the range of the time left: ` (9.1 s to 15 s)`; "" if it is unknown, a point, or wider than ten times."""
+    if status.eta_low_s is None or status.eta_high_s is None or status.eta_high_s > MAX_ETA_RATIO * status.eta_low_s:
         return ""
     low, high = duration(status.eta_low_s), duration(status.eta_high_s)
     return "" if low == high else f" ({low} to {high})"
+
+
+def shown(value: object) -> str:
+    """Format a value that was received, as JSON spells it (`true`, `null`), shortened to `MAX_SHOWN_CHARS`."""
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):
+        text = repr(value)
+    return text if len(text) <= MAX_SHOWN_CHARS else f"{text[: MAX_SHOWN_CHARS - 1]}…"

@@ -13,7 +13,6 @@ from batchmill.ledger import Ledger
 from batchmill.stages import last_stage
 from batchmill.workspace import Workspace
 from batchmill_coordinator.admission.admission import Admission
-from batchmill_coordinator.admission.arrow_bounds import ArrowLimits
 from batchmill_coordinator.admission.replays import Replays, require_ended
 from batchmill_coordinator.admission.uploads import Uploads
 from batchmill_coordinator.event_hub import EventHub
@@ -68,8 +67,7 @@ class Service:
         self.backlog = PoolBacklog(self.ledger, self.fleet, self.clock)
         resumption = Resumption(self.ledger, self.workspace)
         self.admission = Admission(self.ledger, self.fleet, self.workspace, resumption, settings)
-        limits = ArrowLimits(settings.max_rows_at_once, settings.max_unpacked_bytes, settings.max_columns)
-        self.uploads = Uploads(self.ledger, self.workspace, self.admission, limits)
+        self.uploads = Uploads(self.ledger, self.workspace, settings)
         self.leadership = Leadership(self.ledger, _own_name(), settings.leader_ttl_s, self.clock, self._wake_all)
         self.metrics = CoordinatorMetrics(self.ledger, settings, lambda: self.leadership.epoch, self.clock)
         self.dead_rows = DeadRowStore(self.ledger, self.workspace.blobs)

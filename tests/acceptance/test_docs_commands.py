@@ -1,4 +1,4 @@
-"""What the other pages print, and the examples, run as they stand there."""
+"""Run the commands of the other pages, and the examples, unchanged."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_the_operators_of_the_documentation_are_loaded_and_their_output_is_read_
     ("example", "expected"),
     [
         ("embed_files.py", "texts in input order: True"),
-        ("own_operator.py", "Did you mean 'most'?"),
+        ("own_operator.py", "Did you mean 'limit'?"),
         ("follow_async.py", "the sum is right: True"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The README's own commands, run as they stand there."""
+"""Run the README's own commands, unchanged."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 README = "README.md"
 HTTP = "docs/http-api.md"
+MACHINES = "docs/how-to/several-machines.md"
 RUN_HERE = {"first.py", "up", "tour", "sentiment.py", "own.py", "coordinator", "worker", "remote"}
 DOCS = [
     {"id": 1, "text": "The cat sat on the mat."},
@@ -82,8 +83,9 @@ def test_the_operator_of_ones_own_labels_its_rows(sandbox: Sandbox, command: Cal
     assert printed.splitlines() == [*rows, "1"]
 
 
+@pytest.mark.parametrize(("page", "names"), [(README, ""), (MACHINES, "machines ")], ids=["readme", "how-to"])
 def test_a_server_of_several_parts_does_a_job(
-    sandbox: Sandbox, command: Callable[[str, str], str], valkey_url: str
+    page: str, names: str, sandbox: Sandbox, command: Callable[[str, str], str], valkey_url: str
 ) -> None:
     (sandbox.folder / "mnt").mkdir()
     documents = "".join(json.dumps(row) + "\n" for row in DOCS)
@@ -99,7 +101,7 @@ def test_a_server_of_several_parts_does_a_job(
     }
 
     def placed(name: str) -> str:
-        text = command(README, name)
+        text = command(page, f"{names}{name}")
         for there, value in here.items():
             text = text.replace(there, value)
         return text
@@ -118,7 +120,7 @@ def test_a_server_of_several_parts_does_a_job(
 
 
 def wait_for_workers(client: batchmill.Client, count: int) -> None:
-    """Look until so many workers have announced themselves."""
+    """Poll until `count` workers have announced themselves."""
     ends_at = time.monotonic() + 60
     while len(client.workers()) < count:
         assert time.monotonic() < ends_at, "the workers did not come up"
@@ -126,7 +128,7 @@ def wait_for_workers(client: batchmill.Client, count: int) -> None:
 
 
 def free_port() -> int:
-    """A port that nobody had a moment ago."""
+    """Return a port that is free at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

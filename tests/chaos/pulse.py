@@ -69,7 +69,7 @@ class Pulse:
         with client.pipeline(transaction=False) as pipe:
             pipe.time()
             for job in jobs:
-                pipe.hmget(KEYS.job(job), "shards_done", "last_queued_at")
+                pipe.hmget(KEYS.stage(job, 0), "shards_done", "last_queued_at")
             (seconds, micros), *found = pipe.execute()
         commits = sum(self._grew(job, int(done or 0)) for job, (done, _) in zip(jobs, found, strict=True))
         if commits:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import json as arrow_json
 
-from batchmill.cost import added, sums
+from batchmill.cost import sums, total_of
 from batchmill.errors import BatchmillError
 from support.cluster import KEYS, manifest
 
@@ -136,7 +136,7 @@ def judge_deletion(verdict: Verdict, jobs: list[Submitted], cluster: Cluster) ->
 
 def _judge_counters(verdict: Verdict, job: Submitted, client: Any) -> None:
     key = KEYS.job(job.id)
-    fields = client.hgetall(key)
+    state, fields = client.hget(key, "state"), client.hgetall(KEYS.stage(job.id, 0))
     settled = [value.split() for value in client.hvals(KEYS.done(job.id, 0))]
     leaves = [[int(number) for number in value[:5]] for value in settled if value[0] != "split"]
     counted = {
@@ -146,26 +146,32 @@ def _judge_counters(verdict: Verdict, job: Submitted, client: Any) -> None:
         "shards_running": 0,
         "shards_queued": 0,
     }
-    if fields["state"] == "completed":
+    if state == "completed":
         counted |= {"shards_live": 0, "rows_planned": counted["rows_done"] + counted["rows_dead"]}
         counted["shards_planned"] = len(leaves) - sum(value[0] == "split" for value in settled)
     for name, number in counted.items():
         verdict.expect(job, f"the ledger's {name}", int(fields.get(name, 0)), number)
     verdict.expect(job, "the sum by error", sum(map(int, client.hvals(KEYS.dead_counts(job.id)))), counted["rows_dead"])
-    kept = (KEYS.inline_results(job.id), KEYS.done(job.id, 0), KEYS.dead_counts(job.id), KEYS.job_log(job.id))
+    kept = (
+        KEYS.stage(job.id, 0),
+        KEYS.inline_results(job.id, 0),
+        KEYS.done(job.id, 0),
+        KEYS.dead_counts(job.id),
+        KEYS.job_log(job.id),
+    )
     verdict.expect(job, "what is left of it", sorted(set(client.scan_iter(f"{_escaped(key)}*")) - {key, *kept}), [])
 
 
 def _judge_costs(verdict: Verdict, client: Any) -> None:
     """Whatever broke, each charge went once into the sums of its job, its tenant, its operator and its day."""
-    fields = [client.hgetall(KEYS.job(job_id)) for job_id in client.zrange(KEYS.jobs(), 0, -1)]
-    charged = added(
+    fields = [client.hgetall(KEYS.stage(job_id, 0)) for job_id in client.zrange(KEYS.jobs(), 0, -1)]
+    charged = total_of(
         spent
         for of_job in fields
         for spent in sums({name: amount for name, amount in of_job.items() if name.startswith("cost ")}).values()
     )
     for key in KEYS.costs():
-        total = added(sums(client.hgetall(key)).values())
+        total = total_of(sums(client.hgetall(key)).values())
         if total != charged:
             verdict.broken.append(f"{key} adds up to {total}, the jobs to {charged}")
     if not charged.us.useful:

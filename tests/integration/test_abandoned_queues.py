@@ -9,7 +9,7 @@ import pytest
 
 from batchmill.broker import model_queue_of, queue_of
 from batchmill.clock import SystemClock
-from batchmill.job import JobSpec, WorkerInfo
+from batchmill.job import WorkerInfo
 from batchmill.ledger.jobs import Submission
 from batchmill.ledger.shards import PlanStep
 from batchmill.operators.contract import OperatorInfo
@@ -21,6 +21,7 @@ from batchmill_coordinator.fleet.fleet_view import FleetView
 from batchmill_coordinator.metering.counts import RoleMetrics
 from batchmill_coordinator.roles.recoverer import Recoverer
 from batchmill_coordinator.scheduling.message_publisher import MessagePublisher
+from support.records import spec_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,10 +43,12 @@ def publisher(valkey_url: str, prefix: str) -> Iterator[MessagePublisher]:
 
 def queued_shard(ledger: Ledger, publisher: MessagePublisher, epoch: int) -> ShardRef:
     """A shard whose message lies in the queue of its model."""
-    ledger.jobs.submit(Submission("job-1", JobSpec(operator="echo"), "digest"), max_live_jobs=1)
-    shard = Shard("job-1", ShardId((0,)), 0, 5, (Slice(0, 0, 5, 5),))
-    ledger.shards.plan(ledger.jobs.read("job-1"), PlanStep([shard], [10], "end", at_end=True, total=None), epoch)
-    ref = ledger.shards.queue(ledger.jobs.read("job-1"), 0, shard.shard_id, epoch)
+    ledger.jobs.submit(Submission("job-1", spec_of(operator="echo"), "digest"), max_live_jobs=1)
+    shard = Shard("job-1", 0, ShardId((0,)), 0, 5, (Slice(0, 0, 5, 5),))
+    ledger.shards.plan(
+        "job-1", ledger.jobs.read("job-1").first, PlanStep([shard], [10], "end", at_end=True, total=None), epoch
+    )
+    ref = ledger.shards.queue("job-1", ledger.jobs.read("job-1").first, shard.shard_id, epoch)
     assert ref is not None
     publisher.publish("echo", QUEUE, ref)
     return ref
@@ -81,15 +84,15 @@ def test_a_shard_is_taken_back_when_no_worker_has_its_model_any_more(
     publisher.publish("echo", QUEUE, ref)
     recoverer(ledger, publisher).step(epoch)
     record = ledger.jobs.read("job-1")
-    assert (ledger.queue_lengths([QUEUE]), record.shards_queued, ledger.shards.queued("default")) == ([0], 0, [])
+    assert (ledger.queue_lengths([QUEUE]), record.first.shards_queued, ledger.shards.queued("default")) == ([0], 0, [])
     assert cast("Shard", ledger.shards.read(ref)).state is ShardState.WAITING
-    again = ledger.shards.queue(record, 0, ref.shard_id, epoch)
+    again = ledger.shards.queue(record.id, record.first, ref.shard_id, epoch)
     assert again is not None
     assert again.token == ref.token + 1
 
 
 def test_a_new_leader_finds_the_queues_of_the_one_before(ledger: Ledger, publisher: MessagePublisher) -> None:
-    publisher.publish("echo", QUEUE, Shard("job-9", ShardId((0,)), 0, 1, (), token=1).ref)
+    publisher.publish("echo", QUEUE, Shard("job-9", 0, ShardId((0,)), 0, 1, (), token=1).ref)
     assert ledger.find_queues(queue_of("")) == [QUEUE]
     recoverer(ledger, publisher).step(ledger.lead("me", 60))
     assert ledger.find_queues(queue_of("")) == []

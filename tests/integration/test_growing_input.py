@@ -70,7 +70,7 @@ def planner(ledger: Ledger, settings: CoordinatorSettings, source: GrowingSource
 def planned_ids(ledger: Ledger, source: GrowingSource) -> list[int]:
     """The ids of all rows in shards, read as a worker would, in the order of the shards."""
     ids: list[int] = []
-    for number in range(ledger.jobs.read(JOB).shards_planned):
+    for number in range(ledger.jobs.read(JOB).first.shards_planned):
         shard = ledger.shards.read(ShardRef(JOB, 0, (number,), 0))
         assert shard is not None
         assert (shard.first_row, shard.stage) == (len(ids), 0)
@@ -91,13 +91,13 @@ def test_rows_that_are_written_between_steps_are_planned_once_each(
         written += rows
         role.step(epoch)
         record = ledger.jobs.read(JOB)
-        assert (record.rows_planned, record.planned) == (written, False)
+        assert (record.first.rows_planned, record.first.planned) == (written, False)
     assert source.opened_at == [""], "the source is kept open while there is nothing yet"
     assert source.not_yet >= 20
     source.close()
     role.step(epoch)
     record = ledger.jobs.read(JOB)
-    assert (record.planned, record.rows_total, record.rows_exact) == (True, written, True)
+    assert (record.first.planned, record.first.rows_total, record.first.rows_exact) == (True, written, True)
     assert planned_ids(ledger, source) == [*range(written)]
 
 
@@ -116,7 +116,7 @@ def test_another_leader_continues_at_the_row_where_the_input_had_ended(
     source.close()
     first.step(epoch)
     assert source.opened_at == ["", "100", "150"]
-    assert ledger.jobs.read(JOB).planned
+    assert ledger.jobs.read(JOB).first.planned
     assert planned_ids(ledger, source) == [*range(175)]
 
 
@@ -127,11 +127,11 @@ def test_a_job_whose_input_has_no_row_yet_is_not_started_and_does_not_end(
     role = planner(ledger, settings, source)
     role.step(epoch)
     record = ledger.jobs.read(JOB)
-    assert (record.state, record.planned, record.shards_planned) == (JobState.PENDING, False, 0)
+    assert (record.state, record.first.planned, record.first.shards_planned) == (JobState.PENDING, False, 0)
     source.close()
     role.step(epoch)
     record = ledger.jobs.read(JOB)
-    assert (record.planned, record.shards_planned, record.rows_total) == (True, 0, 0)
+    assert (record.first.planned, record.first.shards_planned, record.first.rows_total) == (True, 0, 0)
 
 
 @pytest.fixture
@@ -153,10 +153,10 @@ def test_the_planner_wakes_when_the_stage_before_has_committed_more_rows(
     thread.wake()
     until(lambda: source.not_yet > 0, "a look at the empty input")
     for written in (10, 35):
-        source.write(written - ledger.jobs.read(JOB).rows_planned)
+        source.write(written - ledger.jobs.read(JOB).first.rows_planned)
         thread.notify("committed")
-        until(lambda written=written: ledger.jobs.read(JOB).rows_planned == written, "the planning of new rows")
+        until(lambda written=written: ledger.jobs.read(JOB).first.rows_planned == written, "the planning of new rows")
     source.close()
     thread.notify("committed")
-    until(lambda: ledger.jobs.read(JOB).planned, "the end of the planning")
+    until(lambda: ledger.jobs.read(JOB).first.planned, "the end of the planning")
     assert planned_ids(ledger, source) == [*range(35)]

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batchmill.errors import NotFound, StorageError
-from batchmill.job import JobSpec, JobState, UploadSource
+from batchmill.job import JobState, UploadSource
 from batchmill.ledger import Ledger
 from batchmill.ledger.jobs import Submission
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations
 from batchmill_coordinator.roles.deletion import delete_job
 from batchmill_coordinator.roles.janitor import Janitor
+from support.records import spec_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,7 +61,7 @@ def end_job(ledger: Ledger, blobs: BlobStore, job_id: str) -> None:
     """A job that took an upload, has results, and was cancelled."""
     upload = f"upl-of-{job_id}"
     ledger.jobs.begin_upload(upload)
-    spec = JobSpec(operator="echo", source=UploadSource(upload=upload, parts=1))
+    spec = spec_of(operator="echo", source=UploadSource(upload=upload, parts=1))
     ledger.jobs.submit(Submission(job_id, spec, "digest"), max_live_jobs=10)
     blobs.put(f"uploads/{upload}/part-00000000.arrow", b"rows")
     blobs.put(f"jobs/{job_id}/results/part-00000000-a1.arrow", b"results")

@@ -26,7 +26,7 @@ def find(job: batchmill.Job, event: LogEvent) -> LogEntry:
 
 def test_rows_that_fail_and_die_are_told_with_error_worker_shard_and_traceback(client: batchmill.Client) -> None:
     job = client.submit("picky", rows=ROWS, retry=QUICK).wait()
-    again, dead = find(job, LogEvent.PUT_BACK), find(job, LogEvent.DEAD)
+    again, dead = find(job, LogEvent.REQUEUED), find(job, LogEvent.DEAD)
     assert "1 row failed; the first: ValueError: 25 is not to my taste" in again.message
     assert (again.level, again.shard, again.attempt) == (LogLevel.WARNING, "0", 1)
     assert again.worker.startswith("cpu")

@@ -46,11 +46,12 @@ def test_a_job_goes_all_the_way_and_leaves_only_what_its_results_need(
         assert ledger.shards.commit(ref, Completion(rows=4, rows_dead=1, nbytes=10, busy_s=0.5))
     assert ledger.jobs.finish(ledger.jobs.read("job-1"), JobState.COMPLETED, epoch)
     record = ledger.jobs.read("job-1")
-    assert (record.state, record.rows_done, record.rows_dead) == (JobState.COMPLETED, 8, 2)
-    assert (record.shards_live, record.shards_running, record.shards_queued, record.shards_done) == (0, 0, 0, 2)
-    assert (record.busy_us, record.rows_timed) == (1_000_000, 10)
+    stage = record.first
+    assert (record.state, stage.rows_done, record.rows_dead) == (JobState.COMPLETED, 8, 2)
+    assert (stage.shards_live, stage.shards_running, stage.shards_queued, stage.shards_done) == (0, 0, 0, 2)
+    assert (stage.busy_us, stage.rows_timed) == (1_000_000, 10)
     left = {key.decode().removeprefix(prefix) for key in redis_client.scan_iter(f"{prefix}job:*")}
-    assert left == {"job:{job-1}", "job:{job-1}:done:0"}
+    assert left == {"job:{job-1}", "job:{job-1}:stage:0", "job:{job-1}:done:0"}
     assert ledger.jobs.live() == []
 
 
@@ -60,7 +61,7 @@ def test_submitting_again_with_the_same_job_id_is_one_acceptance(ledger: Ledger,
         assert ledger.jobs.submit(asked, max_live_jobs=1) == ("job-1", True)
     plan(ledger, epoch, [5])
     assert ledger.jobs.submit(asked, max_live_jobs=1) == ("job-1", True)
-    assert ledger.jobs.read("job-1").rows_planned == 5
+    assert ledger.jobs.read("job-1").first.rows_planned == 5
     assert [record.id for record in ledger.jobs.live()] == ["job-1"]
 
 
@@ -70,7 +71,9 @@ def test_a_claim_gives_the_plan_and_on_request_the_job(ledger: Ledger, epoch: in
     claimed = ledger.shards.claim(queue_one(ledger, epoch), "default", "w1", LEASE_MS, with_job=True)
     assert claimed is not None
     assert (claimed.spec, claimed.inline_rows) == (SPEC, b"rows")
-    assert claimed.shard == Shard("job-1", ShardId((0,)), 0, 5, (Slice(0, 0, 5, 5),), state=ShardState.RUNNING, token=1)
+    assert claimed.shard == Shard(
+        "job-1", 0, ShardId((0,)), 0, 5, (Slice(0, 0, 5, 5),), state=ShardState.RUNNING, token=1
+    )
 
 
 def test_of_two_workers_with_one_message_only_one_gets_the_shard(ledger: Ledger, running: ShardRef) -> None:
@@ -87,7 +90,7 @@ def test_a_commit_whose_reply_was_lost_can_be_asked_again(ledger: Ledger, runnin
     completion = Completion(rows=5, rows_dead=0, nbytes=10)
     assert ledger.shards.commit(running, completion)
     assert ledger.shards.commit(running, completion)
-    assert ledger.jobs.read("job-1").rows_done == 5
+    assert ledger.jobs.read("job-1").first.rows_done == 5
 
 
 def test_the_commit_of_an_attempt_that_lost_its_shard_changes_nothing(
@@ -106,7 +109,7 @@ def test_the_commit_of_an_attempt_that_lost_its_shard_changes_nothing(
     assert later.shards.commit(second, Completion(rows=5, rows_dead=0, nbytes=10))
     with pytest.raises(StaleToken):
         later.shards.commit(running, Completion(rows=99, rows_dead=0, nbytes=1))
-    assert ledger.jobs.read("job-1").rows_done == 5
+    assert ledger.jobs.read("job-1").first.rows_done == 5
 
 
 def test_a_renewed_lease_is_not_taken_away(
@@ -135,8 +138,8 @@ def test_a_late_commit_counts_while_nobody_else_has_the_shard(
 def test_a_failed_attempt_waits_for_its_time(ledger: Ledger, running: ShardRef) -> None:
     ledger.shards.end_attempt(running, delay_s=30, blame=True)
     now_ms = ledger.now_ms()
-    assert ledger.shards.to_queue("job-1", 10, now_ms + 29_000) == []
-    assert ledger.shards.to_queue("job-1", 10, now_ms + 30_000) == [(0, ShardId((0,)))]
+    assert ledger.shards.to_queue("job-1", 0, 10, now_ms + 29_000) == []
+    assert ledger.shards.to_queue("job-1", 0, 10, now_ms + 30_000) == [ShardId((0,))]
     shard = ledger.shards.read(running)
     assert shard is not None
     assert (shard.state, shard.failures, shard.losses) == (ShardState.WAITING, 1, 0)
@@ -157,7 +160,7 @@ def test_a_stopping_job_gives_no_work_and_ends_when_its_workers_have_let_go(
     ledger.jobs.stop("job-1", JobState.CANCELLING, None)
     assert not ledger.jobs.finish(ledger.jobs.read("job-1"), JobState.CANCELLED, epoch)
     ledger.shards.end_attempt(running, delay_s=0, blame=False)
-    assert ledger.shards.queue(ledger.jobs.read("job-1"), 0, ShardId((0,)), epoch) is None
+    assert ledger.shards.queue("job-1", ledger.jobs.read("job-1").first, ShardId((0,)), epoch) is None
     assert ledger.jobs.finish(ledger.jobs.read("job-1"), JobState.CANCELLED, epoch)
     assert ledger.jobs.stop("job-1", JobState.CANCELLING, None) is JobState.CANCELLED
 
@@ -180,10 +183,10 @@ def test_a_cursor_that_moved_meanwhile_refuses_the_plan(ledger: Ledger, epoch: i
     stale = ledger.jobs.read("job-1")
     assert plan(ledger, epoch, [5], at_end=False) == "ok"
     step = PlanStep([], [], "elsewhere", at_end=True, total=None)
-    assert ledger.shards.plan(stale, step, epoch) == "moved"
+    assert ledger.shards.plan("job-1", stale.first, step, epoch) == "moved"
     assert plan(ledger, epoch, [5], at_end=True) == "ok"
     assert plan(ledger, epoch, [5], at_end=True) == "moved"
-    assert ledger.jobs.read("job-1").shards_planned == 2
+    assert ledger.jobs.read("job-1").first.shards_planned == 2
 
 
 def test_a_deposed_leader_writes_nothing(ledger: Ledger, epoch: int) -> None:
@@ -195,7 +198,7 @@ def test_a_deposed_leader_writes_nothing(ledger: Ledger, epoch: int) -> None:
     ledger.resign("me")
     assert ledger.lead("other", 60) == epoch + 1
     assert plan(ledger, epoch, [5], at_end=False) == "deposed"
-    assert ledger.shards.queue(before, 0, ShardId((0,)), epoch) is None
+    assert ledger.shards.queue("job-1", before.first, ShardId((0,)), epoch) is None
     assert ledger.shards.expire_attempt(ref, epoch, delay_s=0) == "deposed"
     assert not ledger.jobs.finish(before, JobState.COMPLETED, epoch)
     assert ledger.jobs.read("job-1") == before
@@ -245,10 +248,10 @@ def test_inline_results_stay_within_their_room(ledger: Ledger, epoch: int) -> No
     assert not ledger.shards.commit(second, Completion(5, 0, 40_000, inline=b"y" * 40_000))
     assert ledger.shards.commit(second, Completion(5, 0, 40_000))
     ids = [ShardId((0,)), ShardId((1,))]
-    assert ledger.results.inline_results("job-1", ids) == [b"x" * 40_000, None]
+    assert ledger.results.inline_results("job-1", 0, ids) == [b"x" * 40_000, None]
     assert [
         isinstance(settled, Settled) and settled.token
-        for settled in ledger.results.settled("job-1", [*ids, ShardId((2,))])
+        for settled in ledger.results.settled("job-1", 0, [*ids, ShardId((2,))])
     ] == [1, 1, False]
 
 
@@ -304,28 +307,28 @@ def test_a_split_shard_is_settled_by_its_halves_in_input_order(
     with pytest.raises(StaleToken):
         later.shards.commit(running, Completion(rows=5, rows_dead=0, nbytes=1))
     record = ledger.jobs.read("job-1")
-    assert (record.shards_live, record.shards_running, record.shards_planned) == (2, 0, 1)
-    names = later.shards.to_queue("job-1", 10, later.now_ms())
-    assert names == [(0, ShardId((0, 0))), (0, ShardId((0, 1)))]
-    for _, shard_id in names:
-        ref = later.shards.queue(ledger.jobs.read("job-1"), 0, shard_id, epoch)
+    assert (record.shards_live, record.shards_running, record.first.shards_planned) == (2, 0, 1)
+    names = later.shards.to_queue("job-1", 0, 10, later.now_ms())
+    assert names == [ShardId((0, 0)), ShardId((0, 1))]
+    for shard_id in names:
+        ref = later.shards.queue("job-1", ledger.jobs.read("job-1").first, shard_id, epoch)
         assert ref is not None
         half = claim(later, ref)
         assert half.losses == shard.losses
         assert later.shards.commit(ref, Completion(rows=half.rows, rows_dead=0, nbytes=1))
-    (split,) = ledger.results.settled("job-1", [ShardId((0,))])
+    (split,) = ledger.results.settled("job-1", 0, [ShardId((0,))])
     assert isinstance(split, SplitUp)
-    parts = ledger.results.settled("job-1", split.children())
+    parts = ledger.results.settled("job-1", 0, split.children())
     assert [part.rows for part in parts if isinstance(part, Settled)] == [2, 3]
     assert ledger.jobs.finish(ledger.jobs.read("job-1"), JobState.COMPLETED, epoch)
 
 
 def test_what_an_attempt_kept_is_given_to_the_next(ledger: Ledger, running: ShardRef, epoch: int) -> None:
-    ledger.shards.end_attempt(running, delay_s=0, blame=False, kept="jobs/job-1/kept/x")
+    ledger.shards.end_attempt(running, delay_s=0, blame=False, checkpoint="jobs/job-1/checkpoints/x")
     ref = queue_one(ledger, epoch)
-    assert claim(ledger, ref).kept == "jobs/job-1/kept/x"
+    assert claim(ledger, ref).checkpoint == "jobs/job-1/checkpoints/x"
     ledger.shards.end_attempt(ref, delay_s=0, blame=False)
-    assert claim(ledger, queue_one(ledger, epoch)).kept == "jobs/job-1/kept/x"
+    assert claim(ledger, queue_one(ledger, epoch)).checkpoint == "jobs/job-1/checkpoints/x"
 
 
 @pytest.mark.parametrize(("most", "stops"), [(2.0, False), (1.0, True), (0.5, False), (0.3, True), (0.0, True)])

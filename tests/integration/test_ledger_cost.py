@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batchmill.completion import Completion
-from batchmill.cost import NANO, Parts, Spent, Totals, added
+from batchmill.cost import NANO, Parts, Spent, Totals, total_of
 from batchmill.errors import Conflict, StaleToken
-from batchmill.job import JobError, JobSpec, JobState
+from batchmill.job import JobError, JobState
 from batchmill.ledger import Ledger
 from batchmill.ledger.jobs import Submission
 from batchmill.ledger.shards import PlanStep
 from batchmill.shard import Shard, ShardId, ShardRef, Slice
+from support.records import spec_of
 
 if TYPE_CHECKING:
     import redis
@@ -38,16 +39,16 @@ def at(ledger: Ledger, seconds: float) -> None:
 
 def begin(ledger: Ledger, epoch: int, shards: int = 2, **changes: object) -> list[ShardRef]:
     """A job that has been planned; its attempts, queued."""
-    spec = JobSpec.model_validate({"operator": "echo"} | changes)
+    spec = spec_of("echo", **changes)
     ledger.jobs.submit(Submission(JOB, spec, "digest", tenant="acme"), max_live_jobs=9)
-    planned = [Shard(JOB, ShardId((n,)), 5 * n, 5, (Slice(0, 5 * n, 5 * n + 5, 5),)) for n in range(shards)]
+    planned = [Shard(JOB, 0, ShardId((n,)), 5 * n, 5, (Slice(0, 5 * n, 5 * n + 5, 5),)) for n in range(shards)]
     step = PlanStep(planned, [1] * shards, "", at_end=True, total=None)
-    assert ledger.shards.plan(ledger.jobs.read(JOB), step, epoch) == "ok"
+    assert ledger.shards.plan(JOB, ledger.jobs.read(JOB).first, step, epoch) == "ok"
     return [queue(ledger, epoch, ShardId((n,))) for n in range(shards)]
 
 
 def queue(ledger: Ledger, epoch: int, shard_id: ShardId) -> ShardRef:
-    ref = ledger.shards.queue(ledger.jobs.read(JOB), 0, shard_id, epoch)
+    ref = ledger.shards.queue(JOB, ledger.jobs.read(JOB).first, shard_id, epoch)
     assert ref is not None
     return ref
 
@@ -59,7 +60,7 @@ def claim(ledger: Ledger, ref: ShardRef, holder: str = "w1 a", sharers: int = 1)
 
 
 def spent(ledger: Ledger) -> Spent:
-    return added(one for _, one in ledger.jobs.read(JOB).costs)
+    return total_of(stage.cost for stage in ledger.jobs.read(JOB).stages)
 
 
 def retried(ledger: Ledger) -> float:
@@ -77,7 +78,7 @@ def test_a_commit_is_charged_to_its_job_its_tenant_its_operator_and_its_day(ledg
     assert ledger.shards.commit(second, FIVE_ROWS, used=Parts(useful=7))
     total = Spent.of(USED, PRICE, 5) + Spent.of(Parts(useful=7), PRICE, 5)
     record = ledger.jobs.read(JOB)
-    assert record.costs == ((0, total),)
+    assert record.first.cost == total
     assert record.cost_nano == total.nano.total == 3 * NANO + 7000
     day = date(1970, 1, 1) + timedelta(milliseconds=NOW_MS)
     assert ledger.costs.totals() == Totals({"acme": total}, {("default", "echo"): total}, {day: total})
@@ -101,10 +102,10 @@ def test_a_commit_that_finds_no_room_is_not_charged_yet(ledger: Ledger, epoch: i
 def test_an_attempt_that_fails_is_charged_once(ledger: Ledger, epoch: int) -> None:
     (ref,) = begin(ledger, epoch, 1)
     claim(ledger, ref)
-    ledger.shards.end_attempt(ref, delay_s=0, blame=True, used=USED.in_vain())
+    ledger.shards.end_attempt(ref, delay_s=0, blame=True, used=USED.as_wasted())
     with pytest.raises(StaleToken):
-        ledger.shards.end_attempt(ref, delay_s=0, blame=True, used=USED.in_vain())
-    assert spent(ledger) == Spent.of(USED.in_vain(), PRICE)
+        ledger.shards.end_attempt(ref, delay_s=0, blame=True, used=USED.as_wasted())
+    assert spent(ledger) == Spent.of(USED.as_wasted(), PRICE)
 
 
 @pytest.mark.parametrize("split", [False, True])
@@ -158,7 +159,7 @@ def test_a_job_that_reaches_its_budget_is_paused_unless_it_has_no_work_left(ledg
     ledger.shards.commit(first, FIVE_ROWS, used=USED)
     assert ledger.jobs.read(JOB).state is JobState.PAUSED
     assert ledger.shards.renew([second], LEASE_MS, [0]) == ["paused"]
-    with pytest.raises(Conflict, match=r"has cost 3, and its budget of 3 does not let it go on.*--budget N"):
+    with pytest.raises(Conflict, match=r"has cost 3, and its budget of 3 does not let it continue.*--budget N"):
         ledger.jobs.resume(JOB)
     with pytest.raises(Conflict, match=r"a budget of 2\.5 does not"):
         ledger.jobs.resume(JOB, 2.5)

@@ -13,7 +13,7 @@ import pytest
 from batchmill.completion import Completion
 from batchmill.cost import NANO, Parts
 from batchmill.errors import InvalidSettings, NotFound
-from batchmill.job import JobSpec, JobState, WorkerInfo
+from batchmill.job import JobState, WorkerInfo
 from batchmill.job_log import MAX_ENTRIES, LogEvent, LogLevel
 from batchmill.ledger import Ledger
 from batchmill.ledger.connection import connect
@@ -22,10 +22,11 @@ from batchmill.ledger.ledger import SCHEMA
 from batchmill.processes.parent_death import die_with_parent
 from batchmill.shard import ShardId, ShardRef
 from batchmill_coordinator.fleet.pools import PoolView
-from batchmill_coordinator.roles.watcher import PATIENCE_S, Watcher
+from batchmill_coordinator.roles.watcher import MIN_BLOCKED_S, Watcher
 from support.hand_clock import HandClock
 from support.ledger_steps import LEASE_MS, plan, queue_one
 from support.ledger_steps import submit as submit_job
+from support.records import spec_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,7 +50,7 @@ class Fleet:
 
 
 def submit(ledger: Ledger, job_id: str = JOB) -> None:
-    spec = JobSpec(operator="echo", pool="gpu")
+    spec = spec_of(operator="echo", pool="gpu")
     ledger.jobs.submit(Submission(job_id, spec, "digest"), max_live_jobs=100)
 
 
@@ -115,28 +116,28 @@ def test_what_a_job_waits_for_is_noted_once_and_so_is_its_end(ledger: Ledger) ->
     clock, fleet = HandClock(), Fleet()
     watcher = Watcher(ledger, fleet, clock, "USD")  # type: ignore[arg-type]  # a fleet of our own
     watcher.step(1)
-    clock.now_s += PATIENCE_S / 2
+    clock.now_s += MIN_BLOCKED_S / 2
     watcher.step(1)
     assert told(ledger) == []
     for _ in range(3):
-        clock.now_s += PATIENCE_S
+        clock.now_s += MIN_BLOCKED_S
         watcher.step(1)
     ((level, event, message),) = told(ledger)
-    assert (level, event) == (LogLevel.WARNING, LogEvent.WAITING)
+    assert (level, event) == (LogLevel.WARNING, LogEvent.BLOCKED)
     assert "no worker of pool 'gpu'" in message
     fleet.views = {"gpu": PoolView(1, 1, frozenset({"other"}))}
     watcher.step(1)
-    clock.now_s += PATIENCE_S
+    clock.now_s += MIN_BLOCKED_S
     watcher.step(1)
     assert "has the operator 'echo'" in told(ledger)[1][2]
     fleet.views = {"gpu": PoolView(1, 1, frozenset({"echo"}))}
     for _ in range(2):
         watcher.step(1)
-    assert [event for _, event, _ in told(ledger)] == [LogEvent.WAITING] * 2 + [LogEvent.GOING_ON]
+    assert [event for _, event, _ in told(ledger)] == [LogEvent.BLOCKED] * 2 + [LogEvent.UNBLOCKED]
 
 
 def test_a_job_that_its_budget_holds_says_so_in_its_log_with_what_to_do(ledger: Ledger, epoch: int) -> None:
-    submit_job(ledger, JOB, spec=JobSpec(operator="echo", pool="gpu", budget=1.0))
+    submit_job(ledger, JOB, spec=spec_of(operator="echo", pool="gpu", budget=1.0))
     plan(ledger, epoch, [5, 5])
     clock, fleet = HandClock(), Fleet({"gpu": PoolView(1, 1, frozenset({"echo"}))})
     watcher = Watcher(ledger, fleet, clock, "EUR")  # type: ignore[arg-type]  # a fleet of our own
@@ -147,13 +148,13 @@ def test_a_job_that_its_budget_holds_says_so_in_its_log_with_what_to_do(ledger: 
     watcher.step(1)
     assert told(ledger) == []
     for _ in range(2):
-        clock.now_s += PATIENCE_S
+        clock.now_s += MIN_BLOCKED_S
         watcher.step(1)
     why = f"it has cost 1.5 of its budget of 1 EUR; `batchmill resume {JOB} --budget N` gives it more"
-    assert told(ledger) == [(LogLevel.WARNING, LogEvent.WAITING, why)]
+    assert told(ledger) == [(LogLevel.WARNING, LogEvent.BLOCKED, why)]
     ledger.jobs.resume(JOB, 5.0)
     watcher.step(1)
-    assert [event for _, event, _ in told(ledger)] == [LogEvent.WAITING, LogEvent.RESUMED, LogEvent.GOING_ON]
+    assert [event for _, event, _ in told(ledger)] == [LogEvent.BLOCKED, LogEvent.RESUMED, LogEvent.UNBLOCKED]
 
 
 def test_a_worker_that_is_back_at_once_is_not_worth_an_entry(ledger: Ledger) -> None:
@@ -162,7 +163,7 @@ def test_a_worker_that_is_back_at_once_is_not_worth_an_entry(ledger: Ledger) -> 
     watcher = Watcher(ledger, fleet, clock, "USD")  # type: ignore[arg-type]  # a fleet of our own
     watcher.step(1)
     fleet.views = {"gpu": PoolView(1, 1, frozenset({"echo"}))}
-    clock.now_s += PATIENCE_S
+    clock.now_s += MIN_BLOCKED_S
     watcher.step(1)
     assert told(ledger) == []
 
@@ -178,6 +179,20 @@ def test_a_ledger_of_other_data_formats_is_refused_with_both_versions(
     ledger.require_schema(7)
     redis_client.delete(f"{prefix}schema")
     ledger.require_schema(1)  # what was there before there were versions
+
+
+def test_a_ledger_from_before_stages_is_refused_with_what_to_do(
+    ledger: Ledger, redis_client: redis.Redis, prefix: str
+) -> None:
+    redis_client.zadd(f"{prefix}jobs", {"job-0": 1})  # as version 1 left it: a job, and no key with the version
+    with pytest.raises(
+        InvalidSettings, match=f"data formats of version 1, this Batchmill has version {SCHEMA}"
+    ) as refused:
+        ledger.require_schema()
+    assert (refused.value.details["found"], refused.value.details["expected"]) == (1, SCHEMA)
+    assert "let its jobs end, delete them and stop its workers; then start this one" in str(refused.value)
+    redis_client.delete(f"{prefix}jobs")
+    ledger.require_schema()
 
 
 def test_an_empty_ledger_takes_another_version_once_its_workers_are_gone(ledger: Ledger) -> None:

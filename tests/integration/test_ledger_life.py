@@ -8,12 +8,14 @@ import pytest
 
 from batchmill.completion import Completion
 from batchmill.errors import Conflict, NotFound, StaleToken
-from batchmill.job import JOB_MOVES, JobError, JobSpec, JobState
+from batchmill.job import JOB_MOVES, JobError, JobState
 from batchmill.ledger import Ledger
 from batchmill.ledger.jobs import Submission
+from batchmill.ledger.record import JobStage
 from batchmill.ledger.shards import PlanStep
 from batchmill.shard import Shard, ShardId, ShardRef, ShardState, Slice
 from batchmill.sources.base import RowCount
+from support.records import spec_of
 
 if TYPE_CHECKING:
     import redis
@@ -34,18 +36,23 @@ def later(redis_client: redis.Redis, prefix: str, seconds: float) -> Ledger:
 
 
 def submit(ledger: Ledger, key: str | None = None) -> None:
-    submission = Submission(JOB, JobSpec(operator="echo"), "digest", key, inline_rows=b"rows")
+    submission = Submission(JOB, spec_of(operator="echo"), "digest", key, inline_rows=b"rows")
     ledger.jobs.submit(submission, max_live_jobs=10)
 
 
 def plan(ledger: Ledger, epoch: int, shards: int) -> str:
-    planned = [Shard(JOB, ShardId((number,)), 5 * number, 5, (Slice(0, 0, 5, 5),)) for number in range(shards)]
+    planned = [Shard(JOB, 0, ShardId((number,)), 5 * number, 5, (Slice(0, 0, 5, 5),)) for number in range(shards)]
     step = PlanStep(planned, [10] * shards, "end", True, RowCount(5 * shards, exact=True))
-    return ledger.shards.plan(ledger.jobs.read(JOB), step, epoch)
+    return ledger.shards.plan(JOB, ledger.jobs.read(JOB).first, step, epoch)
 
 
 def queue(ledger: Ledger, epoch: int, number: int) -> ShardRef | None:
-    return ledger.shards.queue(ledger.jobs.read(JOB), 0, ShardId((number,)), epoch)
+    return ledger.shards.queue(JOB, ledger.jobs.read(JOB).first, ShardId((number,)), epoch)
+
+
+def job_and_stage(ledger: Ledger) -> JobStage:
+    record = ledger.jobs.read(JOB)
+    return JobStage(record, record.first)
 
 
 def claim(ledger: Ledger, ref: ShardRef) -> bool:
@@ -151,13 +158,13 @@ def test_queued_shards_of_a_paused_job_are_taken_back_and_queued_anew_when_it_re
     assert first
     assert second
     claim(ledger, first)
-    assert ledger.jobs.unqueue_paused(ledger.jobs.read(JOB), epoch) == 0
+    assert ledger.jobs.unqueue_paused(*job_and_stage(ledger), epoch) == 0
     ledger.jobs.pause(JOB)
-    assert ledger.jobs.unqueue_paused(ledger.jobs.read(JOB), epoch + 1) == 0
-    assert ledger.jobs.unqueue_paused(ledger.jobs.read(JOB), epoch) == 1
+    assert ledger.jobs.unqueue_paused(*job_and_stage(ledger), epoch + 1) == 0
+    assert ledger.jobs.unqueue_paused(*job_and_stage(ledger), epoch) == 1
     assert ledger.shards.queued("default") == []
     record = ledger.jobs.read(JOB)
-    assert (record.shards_queued, record.shards_running, record.shards_live) == (0, 1, 3)
+    assert (record.first.shards_queued, record.shards_running, record.shards_live) == (0, 1, 3)
     shard = ledger.shards.read(second)
     assert shard is not None
     assert (shard.state, shard.failures, shard.losses) == (ShardState.WAITING, 0, 0)
@@ -217,8 +224,8 @@ def test_the_pace_is_measured_without_the_pause(
     assert at_1002.shards.commit(third, Completion(rows=20, rows_dead=0, nbytes=1))
     assert at_1004.shards.commit(fourth, Completion(rows=20, rows_dead=0, nbytes=1))
     record = ledger.jobs.read(JOB)
-    assert (record.paces, record.paused_ms, record.paused_at) == (((1000, 20), (2000, 20)), 997_000, None)
-    assert record.last_queued_at == START_MS + 1_000_000
+    assert (record.first.paces, record.paused_ms, record.paused_at) == (((1000, 20), (2000, 20)), 997_000, None)
+    assert record.first.last_queued_at == START_MS + 1_000_000
 
 
 def test_a_pause_that_ends_with_the_job_counts_too_but_not_one_before_the_start(
@@ -245,7 +252,7 @@ def test_an_expiring_job_gives_no_work_and_ends_expired(ledger: Ledger, epoch: i
     ledger.shards.end_attempt(second, delay_s=0, blame=False)
     assert not ledger.jobs.finish(ledger.jobs.read(JOB), JobState.CANCELLED, epoch)
     assert ledger.jobs.finish(ledger.jobs.read(JOB), JobState.EXPIRED, epoch)
-    assert (ledger.jobs.read(JOB).rows_done, ledger.jobs.live()) == (5, [])
+    assert (ledger.jobs.read(JOB).first.rows_done, ledger.jobs.live()) == (5, [])
 
 
 @pytest.mark.parametrize("key", [None, "mine"])
@@ -283,7 +290,7 @@ def test_an_idempotency_key_that_another_job_has_by_now_outlives_the_first(
     ledger.jobs.stop(JOB, JobState.CANCELLING, None)
     ledger.jobs.finish(ledger.jobs.read(JOB), JobState.CANCELLED, epoch)
     redis_client.delete(ledger._store.keys.idempotency("mine"))  # as a day later
-    second = Submission("job-2", JobSpec(operator="echo"), "other", "mine")
+    second = Submission("job-2", spec_of(operator="echo"), "other", "mine")
     ledger.jobs.submit(second, max_live_jobs=10)
     ledger.retention.mark_for_deletion(JOB)
     assert ledger.retention.forget(JOB)

@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule, run_state_machine_as_test
 
 from batchmill.cost import NANO
-from batchmill.job import JobError, JobSpec, JobState, RetryPolicy
+from batchmill.job import JobError, JobState, RetryPolicy
 from batchmill.ledger.connection import connect
 from batchmill.ledger.jobs import Submission
 from batchmill.ledger.shards import PlanStep
 from batchmill.shard import Shard, ShardId, Slice
 from support.ledger_lockstep import Lockstep, answer, comparable, said
 from support.ledger_model import DUE, LEASE_MS, Job
+from support.records import spec_of
 
 GRACE_MS = 2_000
 LEAD_S = 3600.0  # by the server's clock: the lead changes hands only where a step says so
@@ -63,7 +64,7 @@ class LedgerMachine(Lockstep):
     def submit(self, attempts: int, max_dead: float | None, budget: float | None, *, again: str) -> None:
         number = 0 if again else len(self.model.jobs)
         retry = RetryPolicy(max_attempts=attempts, backoff_s=0, max_dead=max_dead)
-        spec = JobSpec(operator="echo", retry=retry, budget=budget)
+        spec = spec_of(operator="echo", retry=retry, budget=budget)
         job_id = f"job-{number}"
         asked_as = "job-other" if again == "same key" else job_id
         submission = Submission(asked_as, spec, "digest", f"key-{number}", inline_rows=b"rows", tenant=job_id)
@@ -116,19 +117,21 @@ class LedgerMachine(Lockstep):
     def plan(self, which: int, sizes: list[int], *, at_end: bool, stale: bool, deposed: bool) -> None:
         job, epoch = self.job(which), self.model.epoch - deposed
         record = self.records[job.id][0] if stale else self.record(job)
-        first, shards = record.rows_planned, []
-        for number, rows in enumerate(sizes, record.shards_planned):
-            shards.append(Shard(job.id, ShardId((number,)), first, rows, (Slice(0, first, first + rows, rows),)))
+        first, shards = record.first.rows_planned, []
+        for number, rows in enumerate(sizes, record.first.shards_planned):
+            shards.append(Shard(job.id, 0, ShardId((number,)), first, rows, (Slice(0, first, first + rows, rows),)))
             first += rows
         step = PlanStep(shards, [10] * len(shards), f"from {first}", at_end, None)
-        self.check(self.model.plan(record, step, epoch), lambda: self.ledger.shards.plan(record, step, epoch))
+        self.check(
+            self.model.plan(record, step, epoch), lambda: self.ledger.shards.plan(job.id, record.first, step, epoch)
+        )
 
     @rule(which=some, limit=st.integers(1, 4), lost=rarely, deposed=rarely)
     def dispatch(self, which: int, limit: int, *, lost: bool, deposed: bool) -> None:
         job = self.job(which)
-        names = self.ledger.shards.to_queue(job.id, limit, self.model.now)
-        assert names == [(0, shard_id) for shard_id in self.model.to_queue(job, limit)]
-        for _, shard_id in names:
+        names = self.ledger.shards.to_queue(job.id, 0, limit, self.model.now)
+        assert names == self.model.to_queue(job, limit)
+        for shard_id in names:
             ref = self.queue(job, shard_id, self.model.epoch - deposed)
             if ref and not lost:
                 self.messages.append(ref)
@@ -226,14 +229,19 @@ class LedgerMachine(Lockstep):
         )
 
     @precondition(lambda self: self.model.attempts("running"))
-    @rule(which=some, delay_ms=delays_ms, kept=st.sampled_from(["", "blob"]), stops=rarely, late=st.booleans())
-    def end_attempt(self, which: int, delay_ms: int, kept: str, *, stops: bool, late: bool) -> None:
+    @rule(which=some, delay_ms=delays_ms, checkpoint=st.sampled_from(["", "blob"]), stops=rarely, late=st.booleans())
+    def end_attempt(self, which: int, delay_ms: int, checkpoint: str, *, stops: bool, late: bool) -> None:
         if attempt := self.attempt(which, late=late):
-            error, delay_s, blame = ERROR if stops else None, delay_ms / 1000, not kept
+            error, delay_s, blame = ERROR if stops else None, delay_ms / 1000, not checkpoint
             used = self.used()
-            word = self.model.end_attempt(attempt.ref, delay_ms, kept, used, blame=blame, stops=stops)
+            word = self.model.end_attempt(attempt.ref, delay_ms, checkpoint, used, blame=blame, stops=stops)
             end = partial(
-                self.ledger.shards.end_attempt, delay_s=delay_s, blame=blame, kept=kept, stop_with=error, used=used
+                self.ledger.shards.end_attempt,
+                delay_s=delay_s,
+                blame=blame,
+                checkpoint=checkpoint,
+                stop_with=error,
+                used=used,
             )
             self.check(word, lambda: answer(lambda: end(attempt.ref)))
 
@@ -247,7 +255,7 @@ class LedgerMachine(Lockstep):
     def look(self, which: int) -> None:
         """A role reads what is live, and is cut short: it goes on when another step says so."""
         job = self.job(which)
-        live = self.ledger.jobs._live_attempts(job.id)
+        live = self.ledger.jobs._live_attempts(job.id, 0)
         self.seen[job.id, "unqueue"] = live
         if JobState(job.state or "completed").is_stopping and not job.names("running"):
             self.seen[job.id, "finish"] = live
@@ -260,7 +268,11 @@ class LedgerMachine(Lockstep):
         job, epoch, record = self.job(which), self.model.epoch - deposed, self.record(self.job(which))
         with self.seeing(job, "unqueue", late=late) as live:
             unqueued = self.model.unqueue_paused(job, epoch, live.return_value)
-            self.check(str(unqueued), lambda: str(self.ledger.jobs.unqueue_paused(record, epoch)), changes=unqueued > 0)
+            self.check(
+                str(unqueued),
+                lambda: str(self.ledger.jobs.unqueue_paused(record, record.first, epoch)),
+                changes=unqueued > 0,
+            )
         self.seen.setdefault((job.id, "unqueue"), live.return_value)
 
     @rule(which=some, wrong=rarely, late=rarely, deposed=rarely)

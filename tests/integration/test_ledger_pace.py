@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchmill.completion import Completion
-from batchmill.job import JobSpec
 from batchmill.ledger import Ledger
 from batchmill.ledger.jobs import Submission
 from batchmill.ledger.shards import PlanStep
 from batchmill.shard import Shard, ShardId, Slice
+from support.records import spec_of
 
 if TYPE_CHECKING:
     import redis
@@ -21,7 +21,7 @@ JOB = "job-1"
 
 def begin(ledger: Ledger, epoch: int, shards: int, rows: int) -> int:
     """Plan a job; when it started (ms)."""
-    ledger.jobs.submit(Submission(JOB, JobSpec(operator="echo"), "digest"), max_live_jobs=100)
+    ledger.jobs.submit(Submission(JOB, spec_of(operator="echo"), "digest"), max_live_jobs=100)
     plan(ledger, epoch, shards, rows)
     started_at = ledger.jobs.read(JOB).started_at
     assert started_at is not None
@@ -31,18 +31,18 @@ def begin(ledger: Ledger, epoch: int, shards: int, rows: int) -> int:
 def plan(ledger: Ledger, epoch: int, shards: int, rows: int) -> None:
     record = ledger.jobs.read(JOB)
     slices = (Slice(0, 0, rows, rows),)
-    made = [Shard(JOB, ShardId((record.shards_planned + n,)), 0, rows, slices) for n in range(shards)]
-    step = PlanStep(made, [1] * shards, f"cursor-{record.shards_planned}", at_end=False, total=None)
-    assert ledger.shards.plan(record, step, epoch) == "ok"
+    made = [Shard(JOB, 0, ShardId((record.first.shards_planned + n,)), 0, rows, slices) for n in range(shards)]
+    step = PlanStep(made, [1] * shards, f"cursor-{record.first.shards_planned}", at_end=False, total=None)
+    assert ledger.shards.plan(JOB, record.first, step, epoch) == "ok"
 
 
 def settle(then: Ledger, epoch: int, number: int, completion: Completion) -> list[CommitInterval]:
     """Commit a shard at that time; the intervals that are kept afterwards."""
-    ref = then.shards.queue(then.jobs.read(JOB), 0, ShardId((number,)), epoch)
+    ref = then.shards.queue(JOB, then.jobs.read(JOB).first, ShardId((number,)), epoch)
     assert ref is not None
     then.shards.claim(ref, "default", "worker", 10_000, with_job=False)
     assert then.shards.commit(ref, completion)
-    return list(then.jobs.read(JOB).paces)
+    return list(then.jobs.read(JOB).first.paces)
 
 
 def test_intervals_begin_with_the_first_commit_and_last_a_second_at_least(

@@ -13,7 +13,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from batchmill.errors import OutcomeUnknown, ServiceUnavailable
-from batchmill.job import JobRequest, JobState, RetryPolicy, UploadSource, WorkerInfo, new_id
+from batchmill.job import JobRequest, JobState, RetryPolicy, UploadSource, WorkerInfo
 from batchmill.ledger import jobs
 from batchmill.ledger.jobs import Submission
 from batchmill.operators.contract import OperatorInfo
@@ -21,7 +21,7 @@ from batchmill.settings import CoordinatorSettings, WorkerSettings
 from batchmill.shard import ShardId
 from batchmill.sources import InputSplit
 from batchmill_coordinator.admission.acceptance import accept
-from batchmill_coordinator.admission.admission import part_name
+from batchmill_coordinator.admission.upload_parts import part_name
 from batchmill_coordinator.service import Service
 from batchmill_worker.devices.placement import SlotIdentity
 from batchmill_worker.runtime.attempt_result import AttemptStatus
@@ -87,8 +87,7 @@ def lost(service: Service, script: str, what: Lost, *, times: int = 1) -> Iterat
 
 def uploaded(service: Service) -> UploadSource:
     """Rows that take many shards, and more than one step to plan."""
-    source = UploadSource(upload=new_id("upl"), parts=ROWS // PART_ROWS)
-    service.ledger.jobs.begin_upload(source.upload)
+    source = UploadSource(upload=service.uploads.begin("default"), parts=ROWS // PART_ROWS)
     for number in range(source.parts):
         ids = range(number * PART_ROWS, (number + 1) * PART_ROWS)
         service.workspace.blobs.put_table(part_name(source.upload, number), pa.table({"id": ids}))
@@ -109,13 +108,13 @@ def test_a_step_of_the_planner_that_redis_did_not_answer_leaves_no_row_out(servi
     job = submit(service)
     planner(service).step(service.leadership.epoch)
     first = service.ledger.jobs.read(job.id)
-    assert 0 < first.rows_planned < ROWS
+    assert 0 < first.first.rows_planned < ROWS
     empty_the_horizon(service, first)
     with lost(service, "plan", what), pytest.raises(ServiceUnavailable):
         planner(service).step(service.leadership.epoch)
     plan_the_rest(service, job.id)
     planned = service.ledger.jobs.read(job.id)
-    assert (planned.rows_planned, planned.state) == (ROWS, JobState.RUNNING)
+    assert (planned.first.rows_planned, planned.state) == (ROWS, JobState.RUNNING)
 
 
 def test_a_source_that_ends_before_all_its_rows_are_planned_fails_the_job(service: Service) -> None:
@@ -133,13 +132,13 @@ def test_a_source_that_ends_before_all_its_rows_are_planned_fails_the_job(servic
 
 def empty_the_horizon(service: Service, job: JobRecord) -> None:
     """Make room for new shards, as commits would."""
-    service.ledger._store.redis.hset(service.ledger._store.keys.job(job.id), "shards_live", 0)
+    service.ledger._store.redis.hset(service.ledger._store.keys.stage(job.id, 0), "shards_live", 0)
 
 
 def plan_the_rest(service: Service, job_id: str) -> None:
     for _ in range(ROWS):
         record = service.ledger.jobs.read(job_id)
-        if record.planned or record.state is not JobState.RUNNING:
+        if record.first.planned or record.state is not JobState.RUNNING:
             return
         empty_the_horizon(service, record)
         planner(service).step(service.leadership.epoch)
@@ -170,7 +169,7 @@ def test_a_job_that_nobody_knows_to_be_accepted_keeps_its_rows(service: Service,
 def plan_from_the_start(service: Service, job_id: str) -> None:
     planner(service).step(service.leadership.epoch)
     plan_the_rest(service, job_id)
-    assert service.ledger.jobs.read(job_id).rows_planned == ROWS
+    assert service.ledger.jobs.read(job_id).first.rows_planned == ROWS
 
 
 def test_what_was_stored_for_a_job_goes_if_it_is_refused_or_was_known_already(service: Service) -> None:
@@ -178,13 +177,13 @@ def test_what_was_stored_for_a_job_goes_if_it_is_refused_or_was_known_already(se
     for key, expected in (("new", []), ("known", ["known"])):
         with ExitStack() as undo:
             undo.callback(undone.append, key)
-            accept(service.ledger.jobs, submission(service, f"job-{key}"), undo, max_live_jobs=9)
+            accept(service.ledger, submission(service, f"job-{key}"), undo, service.settings)
         assert undone == expected
     with ExitStack() as undo:
         undo.callback(undone.append, "refused")
         refused = replace(submission(service, "job-refused"), idempotency_key=None)
         with pytest.raises(ServiceUnavailable, match="1 jobs"):
-            accept(service.ledger.jobs, refused, undo, max_live_jobs=1)
+            accept(service.ledger, refused, undo, service.settings.model_copy(update={"max_live_jobs": 1}))
     assert undone == ["known", "refused"]
 
 
@@ -227,7 +226,7 @@ def test_what_a_worker_kept_of_a_shard_outlives_an_answer_that_was_lost(
         assert service.ledger.jobs.read(job_id).shards_running == 0
         result = context.runner.run(queue_first(service, job_id))
         assert result.status is AttemptStatus.SETTLED
-        assert service.ledger.jobs.read(job_id).rows_done == 9
+        assert service.ledger.jobs.read(job_id).first.rows_done == 9
         assert {path.name: path.read_text() for path in log.glob("*.done")} == {f"{n}.done": "x" for n in range(1, 10)}
     finally:
         context.heartbeat.stop()
@@ -236,7 +235,7 @@ def test_what_a_worker_kept_of_a_shard_outlives_an_answer_that_was_lost(
 
 def queue_first(service: Service, job_id: str) -> ShardRef:
     record = service.ledger.jobs.read(job_id)
-    ref = service.ledger.shards.queue(record, 0, ShardId((0,)), service.leadership.epoch)
+    ref = service.ledger.shards.queue(record.id, record.first, ShardId((0,)), service.leadership.epoch)
     assert ref is not None
     return ref
 

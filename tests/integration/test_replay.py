@@ -173,7 +173,7 @@ def test_the_shell_exports_edits_and_replays(
     replayed = shell.invoke(main, ["replay", job.id, "--edits", str(file), "--wait"], env=env)
     assert replayed.exit_code == 0, replayed.output
     assert "new results for 1 row of" in replayed.output
-    assert "1 row given up on again" in replayed.output
+    assert "1 row failed again" in replayed.output
     purged = shell.invoke(main, ["dead", job.id, "--purge", "--row", "0"], env=env)
     assert "deleted 1 dead letter" in purged.output
     assert [letter.index for letter in job.dead_letters()] == DEAD[2:]

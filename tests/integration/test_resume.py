@@ -107,6 +107,17 @@ def test_what_is_not_the_same_is_refused_and_named(client: batchmill.Client, tmp
     assert not (order.output / "_batchmill.json").exists(), "a refused job lets the folder go"
 
 
+def test_an_output_that_an_earlier_version_left_unfinished_is_refused(client: batchmill.Client, tmp_path: Path) -> None:
+    order = Order(client, tmp_path)
+    order.leave_unfinished()
+    path = order.output / "_manifest.json"
+    manifest = json.loads(path.read_text())
+    assert manifest["rest"].pop("version") > 1
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(InvalidOutput, match=r"are of form 1; .* Finish it with the version that began it"):
+        order.submit()
+
+
 def test_rows_that_were_sent_are_compared_by_their_content(client: batchmill.Client, tmp_path: Path) -> None:
     order = Order(client, tmp_path)
     rows = [{"id": n, "pad": "x" * 4000} for n in range(ROWS)]

@@ -32,7 +32,7 @@ def test_two_services_on_one_machine_do_not_collide(client: batchmill.Client) ->
 
 def test_a_second_service_over_one_folder_is_refused(client: batchmill.Client, service_folder: Path) -> None:
     with (
-        pytest.raises(ServiceUnavailable, match=r"already runs over .*--data-dir"),
+        pytest.raises(ServiceUnavailable, match=r"already runs in .*--data-dir"),
         batchmill.local(data_dir=service_folder),
     ):
         pass

@@ -35,7 +35,7 @@ def finishes_with_every_shard_planned_and_run_once(cluster: Cluster, job: Job, f
     assert [row["id"] for row in job.results()] == list(range(ROWS))
     job.wait(timeout=GRACE_S)
     with cluster.redis() as client:
-        fields = client.hgetall(KEYS.job(job.id))
+        fields = client.hgetall(KEYS.stage(job.id, 0))
         shards = client.hkeys(KEYS.done(job.id, 0))
     assert sorted(map(int, shards)) == list(range(int(fields["shards_planned"])))
     assert (int(fields["rows_planned"]), int(fields["rows_done"])) == (ROWS, ROWS)

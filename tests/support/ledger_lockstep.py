@@ -18,7 +18,7 @@ from batchmill.errors import Conflict, NotFound, StaleToken
 from batchmill.job import JobState
 from batchmill.ledger import JobRecord, Ledger
 from batchmill.retry import DeadLetter, Lost, Split, decide
-from support.ledger_model import JOB_FIELDS, LEASE_MS, Job, Model, Piece
+from support.ledger_model import JOB_FIELDS, LEASE_MS, STAGE_FIELDS, Job, Model, Piece
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +38,7 @@ for _, key in ipairs(redis.call('KEYS', ARGV[1] .. '*')) do
 end
 return found
 """
-UNMODELLED = re.compile("^(leader|leader:epoch|jobs|idempotency:.*)$|:(input|inline|log)$")
+UNMODELLED = re.compile("^(leader|leader:epoch|jobs|idempotency:.*)$|:(input|inline:\\d+|log)$")
 PRICES_NANO = (3_600_000_000, 799_999_999, 41)
 _numbers = count()
 
@@ -87,14 +87,14 @@ class Lockstep(RuleBasedStateMachine):
     def seeing(self, job: Job, role: str, *, late: bool) -> Any:
         """Inside, the ledger takes for live what the role saw when it was cut short, or what is live now."""
         live = self.seen.get((job.id, role)) if late else None
-        live = self.ledger.jobs._live_attempts(job.id) if live is None else live
+        live = self.ledger.jobs._live_attempts(job.id, 0) if live is None else live
         return mock.patch.object(self.ledger.jobs, "_live_attempts", return_value=live)
 
     def queue(self, job: Job, shard_id: ShardId, epoch: int) -> ShardRef | None:
         refs, record = [], self.record(job)
 
         def queue() -> str:
-            refs.append(self.ledger.shards.queue(record, 0, shard_id, epoch))
+            refs.append(self.ledger.shards.queue(record.id, record.first, shard_id, epoch))
             return said(refs[0] is not None, "nothing")
 
         self.check(self.model.queue(job, shard_id, epoch), queue)
@@ -128,7 +128,7 @@ class Lockstep(RuleBasedStateMachine):
     def take_back(self, ref: ShardRef, epoch: int, cut: int) -> None:
         shard = self.ledger.shards.read(ref)
         assert shard is not None
-        match decide(shard, Lost(), self.model.jobs[ref.job_id].spec.retry, random.Random(0)):
+        match decide(shard, Lost(), self.model.jobs[ref.job_id].spec.first.retry, random.Random(0)):
             case Split():
                 self.split(shard, epoch)
             case DeadLetter():
@@ -146,7 +146,7 @@ class Lockstep(RuleBasedStateMachine):
             self.commit_attempt(self.attempts[-1].shard, 1, b"")
 
     def commit_attempt(self, shard: Shard, dead: int, inline: bytes) -> None:
-        limit = DeadLimit.of(self.model.jobs[shard.job_id].spec)
+        limit = DeadLimit.of(self.model.jobs[shard.job_id].spec.first)
         counted = (("ValueError", dead),) if dead else ()
         completion = Completion(shard.rows - dead, dead, 10, inline=inline, dead_by_type=counted)
         used = self.used()
@@ -200,6 +200,8 @@ def comparable(dump: dict[str, Any], prefix: str) -> dict[str, Any]:
 def _comparable(key: str, value: Any) -> Any:
     if "spec" in value:
         return {name: value.get(name) or "0" for name in JOB_FIELDS}
+    if ":stage:" in key:
+        return {name: value.get(name) or "0" for name in STAGE_FIELDS}
     if ":shard:" in key:
         first_row, _, skip, _ = json.loads(value["plan"])
         told = value | {"first_row": str(first_row), "skip": str(skip)}

@@ -28,11 +28,11 @@ DUE = {
 """The final state that each state of a job leads to."""
 
 COST_FIELDS = ["rows", "attempts", *(f"{part}_{unit}" for part in PARTS for unit in ("us", "nano"))]
-JOB_FIELDS = [
-    *(f"cost 0 {name}" for name in COST_FIELDS),
-    "cost_nano",
-    "budget_nano",
-    "state",
+JOB_FIELDS = ["cost_nano", "budget_nano", "state", "inline_bytes", "stages_open"]
+"""The fields of a job's hash that the model answers for."""
+
+STAGE_FIELDS = [
+    *(f"cost {name}" for name in COST_FIELDS),
     "cursor",
     "planned",
     "rows_planned",
@@ -43,9 +43,8 @@ JOB_FIELDS = [
     "shards_queued",
     "shards_running",
     "shards_done",
-    "inline_bytes",
 ]
-"""The fields of a job's hash that the model answers for."""
+"""The same of the hash of its stage."""
 
 
 @dataclass
@@ -60,7 +59,7 @@ class Piece:
     failures: int = 0
     losses: int = 0
     holder: str = ""
-    kept: str = ""
+    checkpoint: str = ""
     metered: str = ""  # "price used at sharers"
     at: int = 0
 
@@ -106,12 +105,19 @@ class Job:
         return [shard_id for shard_id, piece in self.live.items() if piece.state == state]
 
     def fields(self) -> dict[str, str]:
-        """What the job's hash must hold: every counter counted anew."""
+        """What the job's hash must hold."""
+        is_settled = self.planned and not (self.live or self.left)
+        own = {name: getattr(self, name) for name in JOB_FIELDS if hasattr(self, name)}
+        own["stages_open"] = int(not is_settled)
+        return {name: str(own[name] or 0) for name in JOB_FIELDS}
+
+    def stage_fields(self) -> dict[str, str]:
+        """What the hash of its stage must hold: every counter counted anew."""
         counted = {f"shards_{state}": len(self.names(state)) for state in ("queued", "running")}
-        own: dict[str, Any] = {name: getattr(self, name) for name in JOB_FIELDS if hasattr(self, name)}
-        own |= {f"cost 0 {name}": self.costs[f"cost 0 {name}"] for name in COST_FIELDS}
+        own: dict[str, Any] = {name: getattr(self, name) for name in STAGE_FIELDS if hasattr(self, name)}
+        own |= {f"cost {name}": self.costs[f"cost {name}"] for name in COST_FIELDS}
         own |= counted | {"planned": int(self.planned), "shards_live": len(self.live) + self.left}
-        return {name: str(own.get(name, len(self.tiles)) or 0) for name in JOB_FIELDS}
+        return {name: str(own.get(name, len(self.tiles)) or 0) for name in STAGE_FIELDS}
 
 
 class Model:
@@ -146,8 +152,8 @@ class Model:
         bill = {"rows": rows, "attempts": 1}
         for unit, parts in (("us", spent.us), ("nano", spent.nano)):
             bill |= {f"{name}_{unit}": part for name, part in asdict(parts).items()}
-        names = [job.id, f"default {job.spec.operator}", str(self.now // 86_400_000)]
-        for sums, name in zip([job.costs, *self.costs.values()], ["cost 0", *names], strict=True):
+        names = [job.id, f"default {job.spec.first.operator}", str(self.now // 86_400_000)]
+        for sums, name in zip([job.costs, *self.costs.values()], ["cost", *names], strict=True):
             sums.update({f"{name} {what}": amount for what, amount in bill.items() if amount})
         job.cost_nano += spent.nano.total
         is_spent = 0 < job.budget_nano <= job.cost_nano
@@ -178,7 +184,7 @@ class Model:
             return "deposed"
         if job.state not in ("pending", "running"):
             return "over"
-        if job.planned or job.cursor != record.cursor:
+        if job.planned or job.cursor != record.first.cursor:
             return "moved"
         job.state, job.started, job.cursor, job.planned = "running", True, step.cursor, step.at_end
         for shard in step.shards:
@@ -189,7 +195,7 @@ class Model:
 
     def to_queue(self, job: Job, limit: int) -> list[ShardId]:
         waiting = [shard_id for shard_id in job.names("waiting") if job.live[shard_id].at <= self.now]
-        waiting.sort(key=lambda shard_id: (job.live[shard_id].at, _name(shard_id)))
+        waiting.sort(key=lambda shard_id: (job.live[shard_id].at, format_shard_id(shard_id)))
         return [*waiting, *job.names("planned")][:limit]
 
     def queue(self, job: Job, shard_id: ShardId, epoch: int) -> str:
@@ -249,7 +255,7 @@ class Model:
             middle = whole.rows // 2
             for half, start, stop in ((0, 0, middle), (1, middle, whole.rows)):
                 piece = Piece(whole.first_row + start, stop - start, whole.skip + start, "waiting", at=self.now)
-                piece.losses, piece.kept = whole.losses, whole.kept
+                piece.losses, piece.checkpoint = whole.losses, whole.checkpoint
                 job.live[ShardId((*ref.shard_id, half))] = piece
         return word
 
@@ -277,13 +283,15 @@ class Model:
                     piece.wait(self.now)
         return held
 
-    def end_attempt(self, ref: ShardRef, delay_ms: int, kept: str, used: Parts, *, blame: bool, stops: bool) -> str:
+    def end_attempt(
+        self, ref: ShardRef, delay_ms: int, checkpoint: str, used: Parts, *, blame: bool, stops: bool
+    ) -> str:
         piece = self.running(ref)
         if not piece:
             return "stale"
         self.charge(self.jobs[ref.job_id], piece, used)
         piece.wait(self.now + delay_ms, "failures" if blame else "")
-        piece.kept = kept or piece.kept
+        piece.checkpoint = checkpoint or piece.checkpoint
         if stops:
             self.jobs[ref.job_id].stop("failing")
         return "ok"
@@ -303,7 +311,7 @@ class Model:
         job.rows_done += completion.rows
         job.rows_dead += completion.rows_dead
         del job.live[ref.shard_id]
-        most = job.spec.retry.max_dead
+        most = job.spec.first.retry.max_dead
         if most is not None and completion.rows_dead and job.rows_dead > most:
             job.stop("failing")
         self.charge(job, piece, used, piece.rows)
@@ -347,14 +355,11 @@ class Model:
         own = f"job:{{{job.id}}}"
         return {
             own: job.fields(),
-            f"{own}:ready": [_name(shard_id) for shard_id in job.names("planned")],
-            f"{own}:waiting": {_name(shard_id): job.live[shard_id].at for shard_id in job.names("waiting")},
-            f"{own}:live": {_name(shard_id) for shard_id in job.live},
+            f"{own}:stage:0": job.stage_fields(),
+            f"{own}:ready:0": [format_shard_id(shard_id) for shard_id in job.names("planned")],
+            f"{own}:waiting:0": {format_shard_id(shard_id): job.live[shard_id].at for shard_id in job.names("waiting")},
+            f"{own}:live:0": {format_shard_id(shard_id) for shard_id in job.live},
             f"{own}:done:0": {format_shard_id(shard_id): text for shard_id, text in job.settled.items()},
             f"{own}:dead": {"ValueError": str(job.rows_dead)} if job.rows_dead else {},
             **{f"{own}:shard:0:{format_shard_id(key)}": piece.fields() for key, piece in job.live.items()},
         }
-
-
-def _name(shard_id: ShardId) -> str:
-    return f"0 {format_shard_id(shard_id)}"

@@ -6,12 +6,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from batchmill.completion import Completion
-from batchmill.job import JobSpec
 from batchmill.ledger.jobs import Submission
 from batchmill.ledger.shards import PlanStep
 from batchmill.shard import Shard, ShardId, Slice
 from batchmill.sources.base import RowCount
 from batchmill.workspace import stream_from_table
+from support.records import spec_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from batchmill.shard import ShardRef
 
 LEASE_MS = 10_000
-SPEC = JobSpec(operator="echo")
+SPEC = spec_of(operator="echo")
 
 
 def submit(ledger: Ledger, job_id: str = "job-1", **changes: Any) -> str:
@@ -29,18 +29,18 @@ def submit(ledger: Ledger, job_id: str = "job-1", **changes: Any) -> str:
 
 
 def plan(ledger: Ledger, epoch: int, rows: list[int], *, at_end: bool = True, job_id: str = "job-1") -> str:
-    record = ledger.jobs.read(job_id)
+    stage = ledger.jobs.read(job_id).first
     shards = [
-        Shard(job_id, ShardId((record.shards_planned + n,)), 0, count, (Slice(0, 0, count, count),))
+        Shard(job_id, 0, ShardId((stage.shards_planned + n,)), 0, count, (Slice(0, 0, count, count),))
         for n, count in enumerate(rows)
     ]
-    cursor = f"cursor-{record.shards_planned + len(rows)}"
+    cursor = f"cursor-{stage.shards_planned + len(rows)}"
     step = PlanStep(shards, [10] * len(rows), cursor, at_end, RowCount(sum(rows), exact=True))
-    return ledger.shards.plan(record, step, epoch)
+    return ledger.shards.plan(job_id, stage, step, epoch)
 
 
 def queue_one(ledger: Ledger, epoch: int, number: int = 0) -> ShardRef:
-    ref = ledger.shards.queue(ledger.jobs.read("job-1"), 0, ShardId((number,)), epoch)
+    ref = ledger.shards.queue("job-1", ledger.jobs.read("job-1").first, ShardId((number,)), epoch)
     assert ref is not None
     return ref
 
@@ -53,12 +53,12 @@ def claim(ledger: Ledger, ref: ShardRef, holder: str = "w1") -> Shard:
 
 def settle_one(ledger: Ledger, epoch: int, job_id: str, results: pa.Table, rows_total: int) -> None:
     """Plan one more shard of a job, and settle it with these results, as a planner, a dispatcher and a worker would."""
-    record = ledger.jobs.read(job_id)
-    rows, shard_id = results.num_rows, ShardId((record.shards_planned,))
-    shard = Shard(job_id, shard_id, record.rows_planned, rows, (Slice(0, 0, rows, rows),))
-    step = PlanStep([shard], [10], f"cursor-{record.shards_planned + 1}", False, RowCount(rows_total, exact=True))
-    ledger.shards.plan(record, step, epoch)
-    ref = ledger.shards.queue(ledger.jobs.read(job_id), 0, shard_id, epoch)
+    stage = ledger.jobs.read(job_id).first
+    rows, shard_id = results.num_rows, ShardId((stage.shards_planned,))
+    shard = Shard(job_id, stage.number, shard_id, stage.rows_planned, rows, (Slice(0, 0, rows, rows),))
+    step = PlanStep([shard], [10], f"cursor-{stage.shards_planned + 1}", False, RowCount(rows_total, exact=True))
+    ledger.shards.plan(job_id, stage, step, epoch)
+    ref = ledger.shards.queue(job_id, stage, shard_id, epoch)
     assert ref is not None
     claim(ledger, ref)
     stream = stream_from_table(results)
@@ -67,10 +67,11 @@ def settle_one(ledger: Ledger, epoch: int, job_id: str, results: pa.Table, rows_
 
 def begin(ledger: Ledger, epoch: int, job_id: str, rows_total: int) -> None:
     """Begin a job of that many rows, with no shard yet."""
-    ledger.shards.plan(ledger.jobs.read(job_id), PlanStep([], [], "", False, RowCount(rows_total, exact=True)), epoch)
+    step = PlanStep([], [], "", False, RowCount(rows_total, exact=True))
+    ledger.shards.plan(job_id, ledger.jobs.read(job_id).first, step, epoch)
 
 
 def end_plan(ledger: Ledger, epoch: int, job_id: str, rows_total: int) -> None:
     """Say that a job has no more rows than are planned."""
-    record = ledger.jobs.read(job_id)
-    ledger.shards.plan(record, PlanStep([], [], "the end", True, RowCount(rows_total, exact=True)), epoch)
+    step = PlanStep([], [], "the end", True, RowCount(rows_total, exact=True))
+    ledger.shards.plan(job_id, ledger.jobs.read(job_id).first, step, epoch)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from batchmill.job import JobSpec, JobState, OutputSpec
+from batchmill.job import JobState, OutputSpec
 from batchmill.shard import ShardId
 from batchmill.sinks import Manifest, columns_of
 from batchmill.workspace import Workspace
+from support.records import spec_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -55,7 +56,7 @@ def job_output(
     uri: str, locations: Locations, blobs: BlobStore, *, job_id: str = "job-1", output_format: Any = "parquet"
 ) -> JobOutput:
     """Open the output of a job as the coordinator and a worker do."""
-    spec = JobSpec(operator="echo", output=OutputSpec(path=uri, format=output_format))
+    spec = spec_of(operator="echo", output=OutputSpec(path=uri, format=output_format))
     workspace = Workspace(blobs, locations)
     publisher = workspace.open_publisher(job_id, spec)
     assert publisher is not None

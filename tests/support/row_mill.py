@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from batchmill.errors import StorageError
-from batchmill.job import JobSpec
+from batchmill.job import StageSpec
 from batchmill.ledger.row_cache import Limits
 from batchmill.operators.contract import REGISTRY
 from batchmill.storage.blobs import BlobStore
@@ -69,7 +69,7 @@ class Mill:
         """A shard of rows with these texts."""
         definition = definition or REGISTRY.get(operator)
         assert definition is not None
-        spec = JobSpec(operator=operator, params={"log": str(self.log)} | params, cache=True)
+        spec = StageSpec(operator=operator, params={"log": str(self.log)} | params, cache=True)
         ready = ReadyOperator(definition, definition.build(spec.params))
         table = pa.table({"id": pa.array(range(len(texts)), pa.int64()), "text": pa.array(texts, pa.string())})
         if operator != "tally":  # whose rows are known by their text

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchmill.cost import HOUR_US, NANO, Parts, Spent, Totals, added, job_cost, sums
-from batchmill.job import DEFAULT_TENANT, JobSpec
-from batchmill.ledger import JobRecord
+from batchmill.cost import HOUR_US, NANO, Parts, Spent, Totals, job_cost, sums, total_of
+from batchmill.job import DEFAULT_TENANT
 from batchmill_coordinator.status.status import status_of, why_paused
+from support.records import job_record, spec_of
 
 times_us = st.integers(0, 10**12)
 parts = st.builds(Parts, times_us, times_us, times_us, times_us, times_us)
@@ -36,12 +36,12 @@ def test_an_hour_costs_its_price() -> None:
 
 
 def test_time_in_vain_keeps_what_was_loaded_and_idle() -> None:
-    assert Parts(1, 2, 4, 8, 16).in_vain() == Parts(0, 0, 7, 8, 16)
+    assert Parts(1, 2, 4, 8, 16).as_wasted() == Parts(0, 0, 7, 8, 16)
 
 
 @given(st.lists(spents, max_size=5))
 def test_sums_keep_every_microsecond_and_billionth(charges: list[Spent]) -> None:
-    total = added(charges)
+    total = total_of(charges)
     for mine, theirs in ((total.us, [one.us for one in charges]), (total.nano, [one.nano for one in charges])):
         assert astuple(mine) == tuple(map(sum, zip(*map(astuple, [Parts(), *theirs]), strict=True)))
         assert mine.total == sum(part.total for part in theirs)
@@ -79,29 +79,29 @@ def test_totals_tell_the_dearest_and_the_latest_first_and_no_more_than_asked_for
         fields_of("gpu embed", cheap) | fields_of("other", dear),
         {field: value for day, one in days.items() for field, value in fields_of(str(day), one).items()},
     )
-    told = totals.told("USD", limit=9)
+    told = totals.report("USD", limit=9)
     assert [one.tenant for one in told.tenants] == [DEFAULT_TENANT, "acme"]
     assert [(one.pool, one.operator) for one in told.operators] == [("other", "other"), ("gpu", "embed")]
     assert [one.day for one in told.days] == [today, today - timedelta(days=40)]
     assert (told.all.total, told.all.rows) == (8 / NANO, 3)
-    short = totals.told("USD", limit=1)
+    short = totals.report("USD", limit=1)
     assert [len(group) for group in (short.tenants, short.operators, short.days)] == [1, 1, 1]
     assert short.all == told.all
 
 
 def test_a_job_that_cost_its_budget_says_what_to_do_about_it_only_while_it_is_paused() -> None:
     fields = {
-        "spec": JobSpec(operator="echo", budget=0.5).model_dump_json(),
         "state": "paused",
         "created_at": "1000000",
-        "cost 0 useful_nano": "510000000",
+        "cost useful_nano": "510000000",
         "cost_nano": "510000000",
         "budget_nano": "500000000",
     }
 
     def note(**changes: str) -> str | None:
-        record = JobRecord.from_hash("job-1", {k.encode(): v.encode() for k, v in {**fields, **changes}.items()})
-        assert status_of(record, 2000.0, currency="EUR").cost == job_cost(dict(record.costs), record.budget_nano, "EUR")
+        record = job_record(spec=spec_of("echo", budget=0.5), **(fields | changes))
+        cost = job_cost({0: record.first.cost}, record.budget_nano, "EUR")
+        assert status_of(record, 2000.0, currency="EUR").cost == cost
         return why_paused(record, "EUR")
 
     told = "it has cost 0.51 of its budget of 0.5 EUR; `batchmill resume job-1 --budget N` gives it more"

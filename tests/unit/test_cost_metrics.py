@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from datetime import date
+from typing import TYPE_CHECKING
 
 from batchmill.cost import NANO, PARTS, Parts, Spent, Totals
-from batchmill.job import DEFAULT_TENANT, JobSpec
-from batchmill.ledger import JobRecord
+from batchmill.job import DEFAULT_TENANT
 from batchmill_coordinator.metering.costs import MAX_NAMES, begun, cost_metrics
+from support.records import job_record, spec_of
+
+if TYPE_CHECKING:
+    from batchmill.ledger import JobRecord
 
 TODAY = date(2030, 2, 3)
 PAID = Spent(Parts(2_000_000, 500_000, 250_000, 0, 1), Parts(useful=3 * NANO, idle=NANO // 2), 7)
 
 
 def record(operator: str = "echo", pool: str = "default", tenant: str = DEFAULT_TENANT) -> JobRecord:
-    spec = JobSpec(operator=operator, pool=pool).model_dump_json()
-    fields = {"spec": spec, "state": "running", "created_at": "1", "tenant": tenant}
-    return JobRecord.from_hash("job-1", {name.encode(): value.encode() for name, value in fields.items()})
+    return job_record(spec=spec_of(operator, pool=pool), tenant=tenant)
 
 
 def told(totals: Totals, *live: JobRecord) -> dict[str, dict[tuple[str, ...], float]]:

@@ -80,7 +80,7 @@ def test_a_folder_that_a_demo_is_using_is_refused(tmp_path: Path):
     folder = DemoFolder(tmp_path)
     folder.recreate()
     running = DataFolder(folder.service)
-    running.take()
+    running.lock()
     try:
         with pytest.raises(InvalidSettings, match="already runs"):
             folder.recreate()

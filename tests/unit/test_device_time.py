@@ -7,7 +7,6 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hand_clock import HandClock
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
@@ -21,6 +20,7 @@ from batchmill_worker.engine.executor import ShardTask
 from batchmill_worker.models.operator_cache import ReadyOperator
 from batchmill_worker.runtime.device import DeviceLock
 from batchmill_worker.runtime.device_time import AttemptUsage, DeviceTimeMeter, divide
+from support.hand_clock import HandClock
 
 LETTERS = pa.table({"size": [4, 4, 4, 1, 2, 2]})
 

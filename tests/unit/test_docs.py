@@ -71,6 +71,7 @@ def test_every_setting_is_documented_with_its_default_and_none_that_does_not_exi
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_page_names_no_setting_that_does_not_exist(page: Path) -> None:
     known = {name.upper() for kind in SERVICES for name in kind.model_fields} | CLIENT_NAMES
+    known |= {"REDDIS_URL"}  # misspelled on purpose: troubleshooting shows what happens
 
     assert set(re.findall(rf"\b{PREFIX}([A-Z0-9_]+)\b", page.read_text())) <= known
 
@@ -138,6 +139,8 @@ def _shown(default: object) -> str:
             return f"{default:g}"
         case None | ():
             return ""
+        case tuple():
+            return ",".join(default)
     return str(default)
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from hand_clock import HandClock
 from pydantic import BaseModel
 
 from batchmill.cost import Parts
@@ -21,6 +20,7 @@ from batchmill_worker.engine.shard_result import ShardResult
 from batchmill_worker.models.operator_cache import ReadyOperator
 from batchmill_worker.runtime.device import DeviceLock
 from batchmill_worker.runtime.device_time import DeviceTimeMeter
+from support.hand_clock import HandClock
 
 if TYPE_CHECKING:
     from batchmill_worker.engine.executor import Executor

@@ -7,7 +7,7 @@ from batchmill_coordinator.scheduling.fairness import AGEING_S, Candidate, next_
 
 
 def candidate(job_id: str, **changes: Any) -> Candidate:
-    return replace(Candidate(job_id, priority=0, created_at_s=0.0, waiting_since_s=0.0, in_flight=0), **changes)
+    return replace(Candidate(job_id, 0, priority=0, created_at_s=0.0, waiting_since_s=0.0, in_flight=0), **changes)
 
 
 def dispatch(candidates: list[Candidate], turns: int, now_s: float = 1.0) -> list[str]:

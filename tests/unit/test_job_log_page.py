@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
-from batchmill.job import JobError, JobSpec
-from batchmill.job_log import Cursor, LogEntry, LogEvent, LogLevel
-from batchmill.ledger import JobRecord
+from batchmill.job import JobError
+from batchmill.job_log import LogCursor, LogEntry, LogEvent, LogLevel
 from batchmill.ledger.job_log import Kept
 from batchmill_coordinator.status.job_log_page import life_of, page_of
+from support.records import job_record, spec_of
 
-START = Cursor((0, 0))
-SPEC = JobSpec(operator="echo", pool="gpu").model_dump_json()
+if TYPE_CHECKING:
+    from batchmill.ledger import JobRecord
+
+START = LogCursor((0, 0))
+SPEC = spec_of("echo", pool="gpu")
 
 
 def record(**changes: str) -> JobRecord:
-    fields = {"spec": SPEC, "state": "running", "created_at": "1000", "started_at": "2000"} | changes
-    return JobRecord.from_hash("job-1", {name.encode(): value.encode() for name, value in fields.items()})
+    return job_record(spec=SPEC, **({"created_at": "1000", "started_at": "2000"} | changes))
 
 
 def entry(entry_id: str, level: LogLevel = LogLevel.WARNING) -> LogEntry:
-    at = Cursor.parse(entry_id)[0] / 1000
+    at = LogCursor.parse(entry_id)[0] / 1000
     return LogEntry(id=entry_id, at=at, level=level, event=LogEvent.LOST, message=entry_id)
 
 
@@ -43,7 +47,7 @@ def test_page_after_page_tells_everything_once() -> None:
         if not page.entries:
             break
         told += [one.id for one in page.entries]
-        cursor = Cursor.parse(page.next)
+        cursor = LogCursor.parse(page.next)
     assert told == ["1000-0", "1500-0", "2000-0", "2500-1", "2500-10"]
 
 
@@ -57,7 +61,7 @@ def test_a_level_leaves_out_what_is_less_bad_and_the_cursor_passes_it_over() -> 
 def test_what_happens_in_this_millisecond_is_told_with_the_next_page() -> None:
     now = page_of(kept("2500-0", now_ms=2500), START, LogLevel.INFO, 100)
     assert now.next == "2000-0"
-    later = page_of(kept("2500-0", "2500-1", now_ms=2501), Cursor.parse(now.next), LogLevel.INFO, 100)
+    later = page_of(kept("2500-0", "2500-1", now_ms=2501), LogCursor.parse(now.next), LogLevel.INFO, 100)
     assert [one.id for one in later.entries] == ["2500-0", "2500-1"]
 
 
@@ -65,7 +69,7 @@ def test_an_ended_job_is_told_to_the_end() -> None:
     ended = kept("2500-0", state="completed", finished_at="3000", rows_done="7", rows_dead="1")
     first = page_of(ended, START, LogLevel.INFO, 3)
     assert not first.is_final
-    last = page_of(ended, Cursor.parse(first.next), LogLevel.INFO, 3)
+    last = page_of(ended, LogCursor.parse(first.next), LogLevel.INFO, 3)
     assert last.is_final
     assert last.entries[-1].message == "completed: 7 rows done, 1 failed"
 
@@ -99,3 +103,25 @@ def test_why_a_job_stops_is_told_while_it_stops_and_afterwards(
 def test_a_job_that_goes_on_with_others_names_them() -> None:
     assert "job-0" in next(iter(life_of(record(replay_of="job-0")))).message
     assert "job-0" in next(iter(life_of(record(resumed_from="job-0")))).message
+
+
+@pytest.mark.parametrize(
+    ("former", "event"),
+    [
+        ("waiting", LogEvent.BLOCKED),
+        ("going on", LogEvent.UNBLOCKED),
+        ("put back", LogEvent.REQUEUED),
+        ("republished", LogEvent.REDELIVERED),
+        ("trouble", LogEvent.STORAGE_RETRY),
+    ],
+)
+def test_an_entry_with_an_event_name_of_version_0_1_is_read_under_its_new_name(former: str, event: LogEvent) -> None:
+    entry = LogEntry.model_validate({"id": "1-0", "at": 1.0, "level": "info", "event": former, "message": "m"})
+
+    assert entry.event is event
+    assert entry.model_dump(mode="json")["event"] == event.value
+
+
+def test_an_event_name_that_never_existed_is_refused() -> None:
+    with pytest.raises(ValueError, match="is not a valid LogEvent"):
+        LogEvent("on holiday")

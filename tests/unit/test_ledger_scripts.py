@@ -24,6 +24,9 @@ EXAMPLE = """\
 -- @each shards: Some
 -- @key shard
 -- @arg shard_id: shard_id
+-- @each live
+-- @param stage: int
+-- @key done
 -- @answers ok | no room
 -- @returns parts: text?*
 """
@@ -63,16 +66,20 @@ def test_a_script_uses_every_key_argument_and_answer_that_it_declares_and_no_oth
     assert ("now" in re.findall(r"\bnow\b", body)) == any(arg.type == "clock" for arg in header.call.args)
 
 
-@pytest.mark.parametrize("script", [name for name in scripts() if header_of(name).items])
+@pytest.mark.parametrize("script", [name for name in scripts() if header_of(name).lists])
 def test_a_script_uses_all_that_it_declares_of_an_item_and_nothing_else(script: str) -> None:
-    header, body = header_of(script), body_of(script)
-    loops = re.findall(rf"for \w+, (\w+) in ipairs\({header.items}\) do", body)
-
-    used = set().union(*(names_in(body, item) for item in loops))
-    assert loops
-    assert used == declared(header.item) | ({"keys"} if header.item.keys else set())
-    used_keys = set().union(*(set(re.findall(rf"\b{item}\.keys\.(\w+)", body)) for item in loops))
-    assert used_keys - {"cost_tenants", "cost_pools", "cost_days"} <= {key.name for key in header.item.keys}
+    body = body_of(script)
+    for items in header_of(script).lists:
+        head = rf"for \w+, (\w+) in ipairs\({items.name}\) do"
+        loops = re.findall(rf"{head}\n(.*?)\nend", body, re.DOTALL) + re.findall(rf"{head} ([^\n]*) end\n", body)
+        used = set().union(*(names_in(text, item) for item, text in loops))
+        assert loops
+        assert used == declared(items.scope) | ({"keys"} if items.scope.keys else set())
+        used_keys = set().union(*(set(re.findall(rf"\b{item}\.keys\.(\w+)", text)) for item, text in loops))
+        passed_on = any(re.search(rf"\({item}\.keys[,)]", text) for item, text in loops)
+        costs = {"cost_tenants", "cost_pools", "cost_days"}  # which `charge` finds among the keys of the item
+        assert used_keys - costs <= {key.name for key in items.scope.keys}
+        assert passed_on or used_keys == {key.name for key in items.scope.keys}
 
 
 @pytest.mark.parametrize("script", [*scripts(), *PRELUDE])
@@ -110,6 +117,8 @@ def test_a_header_is_read_as_it_was_written() -> None:
         ("now", "clock", False),
         ("rows", "int", True),
     ]
-    assert (header.items, header.item_type, [key.name for key in header.item.keys]) == ("shards", "Some", ["shard"])
+    lists = [(one.name, one.type, [key.name for key in one.scope.keys]) for one in header.lists]
+    assert lists == [("shards", "Some", ["shard"]), ("live", "", ["done"])]
+    assert [param.name for param in header.lists[1].scope.params] == ["stage"]
     assert header.answers == ["ok", "no room"]
     assert [(part.name, part.optional, part.many) for part in header.returns] == [("parts", True, True)]

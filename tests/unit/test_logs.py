@@ -80,7 +80,7 @@ def test_no_secret_of_the_settings_is_written_whoever_logs_it(kind: type[Console
     coordinator = CoordinatorSettings(tokens=tokens, metrics_token="scraper", redis_url=url)  # noqa: S106  # made up
     flower = FlowerSettings(flower_users=("me:flower:secret",))
     secrets = (*coordinator.secret_values(), *flower.secret_values())
-    assert secrets == ("pass/word", "tok-en/1", "token-two", "scraper", "flower:secret")
+    assert secrets == ("pass%2Fword", "pass/word", "tok-en/1", "token-two", "scraper", "flower:secret")
     text = "tok-en/1 token-two redis://:pass%2Fword@host/0 me:flower:secret scraper"
     with about(job="token-two"):
         written = "\n".join(lines(kind({}, secrets), "said %s", text, error=raised(text)))
@@ -126,7 +126,7 @@ def test_libraries_warnings_and_dying_threads_speak_in_the_same_form(
     assert [one["message"] for one in told] == [
         "celery speaks",
         "a warning",
-        "thread fetcher ends by an error",
+        "an error ends thread fetcher",
         "serving http://here",
     ]
     assert all(one["worker"] == "cpu0@here" for one in told)

@@ -149,3 +149,14 @@ def test_a_hub_id_is_identified_by_the_revision_in_the_local_cache(tmp_path: Pat
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(revision)
     assert hub_revision("org/name", str(tmp_path)) == revision
+
+
+def test_a_hub_id_that_is_not_on_the_list_is_refused() -> None:
+    locations = Locations((), hub_models=("acme/*", "intfloat/e5-small"))
+    assert [locate_model(model, locations) for model in ("acme/one", "intfloat/e5-small")] == [
+        "acme/one",
+        "intfloat/e5-small",
+    ]
+    for model in ("intfloat/e5-large", "gpt2"):
+        with pytest.raises(InvalidParams, match="not among those this service may load"):
+            locate_model(model, locations)

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from batchmill.job import JobSpec, PoolStatus
-from batchmill.ledger import JobRecord
+from typing import TYPE_CHECKING
+
+from batchmill.job import PoolStatus
 from batchmill.ledger.overview import QueueHead
 from batchmill_coordinator.fleet.backlog import pool_loads, pool_status
 from batchmill_coordinator.fleet.pools import EMPTY, PoolView
+from support.records import job_record, spec_of
+
+if TYPE_CHECKING:
+    from batchmill.ledger import JobRecord
 
 
 def record(pool: str = "default", **changes: object) -> JobRecord:
-    fields = {"spec": JobSpec(operator="echo", pool=pool).model_dump_json(), "state": "running", "created_at": "1"}
-    told = fields | {name: str(value) for name, value in changes.items()}
-    return JobRecord.from_hash("job-1", {name.encode(): value.encode() for name, value in told.items()})
+    return job_record(spec=spec_of("echo", pool=pool), **changes)
 
 
 def test_a_pool_adds_up_its_jobs() -> None:
     records = [
         record(rows_total=100, rows_done=30, rows_dead=10, shards_live=9, shards_queued=2, shards_running=3),
-        record(rows_planned=50, shards_live=5),
-        record("gpu", rows_total=7, shards_live=1),
+        record(job_id="job-2", rows_planned=50, shards_live=5),
+        record("gpu", job_id="job-3", rows_total=7, shards_live=1),
     ]
     heads = {"default": QueueHead(2, 4_000), "gpu": QueueHead(0, None)}
     views = {"default": PoolView(2, 4, frozenset())}

@@ -20,8 +20,8 @@ from batchmill_worker.slot.attempt.shard_progress import (
 )
 
 FIRST, ROWS, ATTEMPTS = 1000, 12, 3
-SHARD = Shard("job-1", ShardId((0,)), FIRST, ROWS, ())
-TOLD = AttemptContext("op", "w", 5.0, RetryPolicy(max_attempts=ATTEMPTS))
+SHARD = Shard("job-1", 0, ShardId((0,)), FIRST, ROWS, ())
+TOLD = AttemptContext(0, "op", "w", 5.0, RetryPolicy(max_attempts=ATTEMPTS))
 
 
 @dataclass

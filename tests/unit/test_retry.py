@@ -30,6 +30,7 @@ ERROR = JobError(code="attempt_failed", message="no luck")
 def shard(failures: int = 0, losses: int = 0, rows: int = 10) -> Shard:
     return Shard(
         "job-1",
+        0,
         ShardId((3,)),
         100,
         rows,

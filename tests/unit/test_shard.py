@@ -39,8 +39,8 @@ def test_an_attempt_survives_being_written_and_read(shard_id: ShardId, stage: in
 
 @given(shard_ids, st.lists(slices, max_size=5).map(tuple))
 def test_a_plan_survives_being_written_and_read(shard_id: ShardId, pieces: tuple[Slice, ...]) -> None:
-    shard = Shard("job-1", shard_id, 7, 3, pieces)
-    assert Shard.from_plan("job-1", shard_id, shard.plan()) == shard
+    shard = Shard("job-1", 0, shard_id, 7, 3, pieces)
+    assert Shard.from_plan("job-1", 0, shard_id, shard.plan()) == shard
 
 
 def test_order_of_ids_is_input_order_whatever_was_split() -> None:

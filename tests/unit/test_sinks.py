@@ -13,13 +13,13 @@ import pytest
 from pydantic import ValidationError
 
 from batchmill.errors import InvalidOutput, NotFound, StaleToken, StorageError
-from batchmill.job import JobSpec
 from batchmill.shard import ShardId
 from batchmill.sinks import MANIFEST, MARKER, Column, Manifest, ManifestPart
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations
 from batchmill.workspace import Workspace
 from support.outputs import JobOutput, job_output
+from support.records import spec_of
 
 LOCATIONS = Locations(UNRESTRICTED)
 TABLE = pa.table({"id": [1, 2]})
@@ -36,7 +36,7 @@ def names(folder: Path) -> list[str]:
 
 def test_a_job_without_an_output_has_results_in_the_blob_store_and_nothing_to_publish(tmp_path: Path) -> None:
     blobs = BlobStore.open(str(tmp_path), LOCATIONS)
-    workspace, spec = Workspace(blobs, LOCATIONS), JobSpec(operator="echo")
+    workspace, spec = Workspace(blobs, LOCATIONS), spec_of(operator="echo")
     results = workspace.open_results("job-1", spec, 0)
     nbytes = results.write(ShardId((17,)), 2, TABLE)
     assert blobs.list() == ["jobs/job-1/results/0/part-00000017-a2.arrow"]
@@ -49,8 +49,8 @@ def test_a_job_without_an_output_has_results_in_the_blob_store_and_nothing_to_pu
     ("output_format", "path", "name"),
     [
         ("parquet", (17,), "part-00000017-a2.parquet"),
-        ("parquet", (17, 1), "part-00000017.1-a2.parquet"),
-        ("jsonl", (123456789, 0, 1), "part-123456789.0.1-a2.jsonl"),
+        ("parquet", (17, 1), "part-00000017.00000001-a2.parquet"),
+        ("jsonl", (123456789, 0, 1), "part-123456789.00000000.00000001-a2.jsonl"),
     ],
 )
 def test_parts_are_named_after_shard_and_attempt(

@@ -129,7 +129,7 @@ def test_a_source_without_files_is_refused(tmp_path: Path) -> None:
     ("cause", "kind", "hint"),
     [
         (PermissionError(errno.EACCES, "Permission denied"), InvalidSource, "Let the service's user read it."),
-        (FileNotFoundError(errno.ENOENT, "No such file"), InvalidSource, "put it back"),
+        (FileNotFoundError(errno.ENOENT, "No such file"), InvalidSource, "restore it"),
         (OSError("zlib inflate failed"), InvalidSource, "Check that the file is complete"),
         (pa.ArrowInvalid("no magic bytes"), InvalidSource, "Check that the file is complete"),
         (OSError(errno.EIO, "Input/output error"), StorageError, ""),
@@ -202,3 +202,42 @@ def test_a_pattern_that_matches_too_many_files_is_refused(tmp_path: Path, monkey
     assert len(names(tmp_path)) == 3
     make(tmp_path, "4.txt")
     assert "matches more than 3 files" in refusal(tmp_path)
+
+
+def test_a_glob_below_a_folder_that_does_not_exist_names_the_folder(tmp_path: Path) -> None:
+    message = refusal(tmp_path / "nope" / "*.parquet")
+
+    assert f"no file matches '{tmp_path}/nope/*.parquet': the folder '{tmp_path}/nope' does not exist" in message
+
+
+def test_many_wildcards_look_at_each_folder_once_for_each_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, files = tmp_path, []
+    for depth in range(12):
+        folder = folder / f"d{depth}"
+        files += make(folder, "a.txt", "b.txt")
+    looked: list[str] = []
+    scan = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: looked.append(str(path)) or scan(path))
+    assert sorted(names(f"{tmp_path}{'/**' * 12}/*.txt")) == sorted(files)
+    assert len(looked) == 2 * 13
+
+
+def test_a_listing_that_looks_at_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, *(f"{number}.txt" for number in range(20)))
+    monkeypatch.setattr(listing, "MAX_LOOKED_AT", 10)
+    for path in (tmp_path, f"{tmp_path}/**/*.txt", f"{tmp_path}/*.nothing"):
+        assert "takes too long: over 10 entries" in refusal(path)
+
+
+def test_entries_that_a_pattern_does_not_select_do_not_matter(tmp_path: Path) -> None:
+    [wanted] = make(tmp_path, "a.txt")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
+    assert names(f"{tmp_path}/*.txt") == names(f"{tmp_path}/**/*.txt") == [wanted]
+    assert "neither a file nor a folder" in refusal(f"{tmp_path}/p*")
+
+
+def test_a_cycle_of_links_below_a_recursive_pattern_ends(tmp_path: Path) -> None:
+    [wanted] = make(tmp_path, "a/b/x.txt")
+    (tmp_path / "a" / "b" / "back").symlink_to(tmp_path)
+    assert names(f"{tmp_path}/**/*.txt") == [wanted]

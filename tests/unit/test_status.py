@@ -1,21 +1,20 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import pytest
 
-from batchmill.job import JOB_MOVES, JobSpec, JobState
-from batchmill.ledger import JobRecord
+from batchmill.job import JOB_MOVES, JobState
 from batchmill_coordinator.roles.finisher import due_state, is_overdue
 from batchmill_coordinator.status.status import status_of
+from support.records import job_record, spec_of
+
+if TYPE_CHECKING:
+    from batchmill.ledger import JobRecord
 
 
-def record(**changes: str) -> JobRecord:
-    fields = {
-        "spec": JobSpec(operator="echo").model_dump_json(),
-        "state": "running",
-        "created_at": "1000000",
-        "started_at": "1001000",
-    }
-    return JobRecord.from_hash("job-1", {k.encode(): v.encode() for k, v in {**fields, **changes}.items()})
+def record(**changes: Any) -> JobRecord:
+    return job_record(**({"created_at": "1000000", "started_at": "1001000"} | changes))
 
 
 def test_time_left_follows_from_the_pace_of_late_and_has_a_range() -> None:
@@ -99,7 +98,7 @@ def test_the_average_of_a_job_does_not_count_its_pauses() -> None:
 
 @pytest.mark.parametrize("state", JobState)
 def test_a_job_is_overdue_from_its_deadline_on_unless_it_is_stopping_or_over(state: JobState) -> None:
-    spec = JobSpec(operator="echo", deadline_at=2000.0).model_dump_json()
+    spec = spec_of("echo", deadline_at=2000.0)
     late = record(state=state, spec=spec)
     assert status_of(late, 1).deadline_at == 2000.0
     assert not is_overdue(late, 1999.9)

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from batchmill.job import JobSpec
-from batchmill.ledger import JobRecord
 from batchmill.ledger.overview import QueueHead
 from batchmill.telemetry.metrics import OTHER
 from batchmill_coordinator.fleet.backlog import pool_loads
 from batchmill_coordinator.metering.work import WorkSums, is_at_risk, names_of, shards_by_state, work_sums
+from support.records import job_record, spec_of
+
+if TYPE_CHECKING:
+    from batchmill.ledger import JobRecord
 
 NOW_MS = 2_000_000
 
 
 def record(job_id: str = "job-1", spec: dict[str, Any] | None = None, **changes: object) -> JobRecord:
-    fields = {
-        "spec": JobSpec(operator="echo", **spec or {}).model_dump_json(),
-        "state": "running",
-        "created_at": NOW_MS - 100_000,
-        "started_at": NOW_MS - 90_000,
-    } | changes
-    return JobRecord.from_hash(job_id, {name.encode(): str(value).encode() for name, value in fields.items()})
+    known = {"created_at": NOW_MS - 100_000, "started_at": NOW_MS - 90_000} | changes
+    return job_record(job_id, spec_of("echo", **spec or {}), **known)
 
 
-def sums(records: list[JobRecord], names: dict[str, str], waiting: dict[str, int] | None = None) -> WorkSums:
+def sums(
+    records: list[JobRecord], names: dict[str, str], waiting: dict[tuple[str, int], int] | None = None
+) -> WorkSums:
     """The sums over these jobs, with nothing published."""
     heads = {pool: QueueHead(0, None) for pool in names}
     return work_sums(records, pool_loads(records, heads, NOW_MS), waiting or {}, names, NOW_MS / 1000)
@@ -36,7 +35,7 @@ NAMES = {"default": "default"}
 def test_the_depth_counts_what_is_in_flight_and_leaves_out_what_may_not_run() -> None:
     busy = record(shards_live=9, shards_queued=2, shards_running=4, rows_total=1000, rows_done=300, rows_dead=50)
     held = record("job-2", state="paused", shards_live=5, rows_total=70)
-    found = sums([busy, held], NAMES, {"job-1": 1})
+    found = sums([busy, held], NAMES, {("job-1", 0): 1})
     assert found.depth_shards == {"default": 9}
     assert found.depth_rows == {"default": 650}
     assert found.rows["echo", "default", "left"] == 720
@@ -55,7 +54,7 @@ def test_a_pool_without_work_is_exported_as_empty() -> None:
 
 
 def test_a_shard_that_was_counted_a_moment_later_makes_no_number_negative() -> None:
-    assert shards_by_state(record(shards_live=2, shards_running=2), 1)["planned"] == 0
+    assert shards_by_state(record(shards_live=2, shards_running=2).first, 1)["planned"] == 0
 
 
 def test_a_job_that_is_paused_at_its_budget_is_not_counted_as_one_that_a_user_paused() -> None:

@@ -1,6 +1,6 @@
-"""The command line. Each command is an entry point of the group `batchmill.commands`, imported when it is needed.
+"""The command line. Each command is an entry point of the group `batchmill.commands`, imported on first use.
 
-Exit codes: 0 all went well; 1 the job failed, was cancelled or expired, or the service did not do what was asked;
+Exit codes: 0 success; 1 the job failed, was cancelled or expired, or the service did not do what was asked;
 2 the input is wrong; 3 the service cannot be reached or does not accept the token; 130 interrupted.
 """
 
@@ -46,27 +46,27 @@ Examples:
 
 \b
 Exit codes:
-  0  all went well
-  1  the job failed, was cancelled or expired, or the service could not do what was asked
-  2  the input is wrong; stderr says what and how to mend it
-  3  the service cannot be reached, or does not accept the token
-  130  interrupted; a submitted job goes on
+  0  success
+  1  the job failed, was cancelled or expired, or the service did not do what was asked
+  2  the input is wrong; stderr says what is wrong and how to fix it
+  3  the service cannot be reached or does not accept the token
+  130  interrupted; a submitted job continues
 """
 
 
 class CommandGroup(click.Group):
-    """A group that finds its commands by entry point, and turns every error into one line and an exit code."""
+    """Find commands by entry point, and turn every error into one line and an exit code."""
 
     @cached_property
     def _entries(self) -> dict[str, EntryPoint]:
         return {entry.name: entry for entry in entry_points(group=COMMAND_GROUP)}
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
-        """The names of all installed commands."""
+        """Return the names of all installed commands."""
         return sorted({*self._entries, *self.commands})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002  # click's
-        """Import a command. One whose parts are not installed says so when it is run."""
+        """Import a command; one whose extra is not installed reports that when it is run."""
         if cmd_name in self.commands or cmd_name not in self._entries:
             return self.commands.get(cmd_name)
         try:
@@ -79,14 +79,14 @@ class CommandGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command of a command line; an unknown one is answered with the nearest names."""
+        """Return the command of a command line; the error for an unknown one suggests the nearest names."""
         if args and not args[0].startswith("-") and args[0] not in self.list_commands(ctx):
             hint = did_you_mean(args[0], self.list_commands(ctx))
             raise click.UsageError(f"there is no command {args[0]!r}. {hint}".rstrip())
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; when the reader of a pipe leaves, so does the command, without a word."""
+        """Run the command; when the reader of a pipe closes it, exit without a message."""
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
@@ -96,7 +96,7 @@ class CommandGroup(click.Group):
         except ModuleNotFoundError as error:  # a service's command imports its libraries when it runs
             if ctx.invoked_subcommand not in _EXTRAS:
                 raise
-            raise _missing_part(str(ctx.invoked_subcommand), error) from error
+            raise _missing_extra(str(ctx.invoked_subcommand), error) from error
         return result
 
     def main(
@@ -107,18 +107,18 @@ class CommandGroup(click.Group):
         standalone_mode: bool = True,
         **extra: Any,
     ) -> Any:
-        """Run the command line and exit; in standalone mode no traceback is shown for an error that was foreseen."""
+        """Run the command line and exit; in standalone mode an expected error prints no traceback."""
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         try:
             code = super().main(args, prog_name or "batchmill", complete_var, standalone_mode=False, **extra)
-        except Exception as error:  # noqa: BLE001  # raised again unless it was foreseen
-            code = _tell(error)
+        except Exception as error:  # noqa: BLE001  # raised again unless it is expected
+            code = _report(error)
         sys.exit(code if isinstance(code, int) else 0)
 
 
-def _tell(error: Exception) -> int:
-    """Write what went wrong to stderr; the exit code. Raises the error again if it is a defect."""
+def _report(error: Exception) -> int:
+    """Print an error to stderr and return the exit code. Raises the error again if it is a defect."""
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         click.echo(error.format_message(), err=True)
         return BAD_INPUT
@@ -126,9 +126,9 @@ def _tell(error: Exception) -> int:
         click.echo("interrupted", err=True)
         return INTERRUPTED
     if isinstance(error, click.ClickException):
-        return complain(_usage(error), BAD_INPUT)
+        return print_error(_usage(error), BAD_INPUT)
     if isinstance(error, BatchmillError):
-        return complain(str(error), exit_code(error))
+        return print_error(str(error), exit_code(error))
     raise error
 
 
@@ -136,39 +136,39 @@ def _usage(error: click.ClickException) -> str:
     message = error.format_message()
     message = message[:1].lower() + message[1:]
     if isinstance(error, click.UsageError) and error.ctx is not None:
-        message = f"{message} `{error.ctx.command_path} --help` tells more."
+        message = f"{message} `{error.ctx.command_path} --help` shows the usage."
     return message
 
 
-def complain(message: str, code: int) -> int:
-    """Write one line `error: …` to stderr, and give the exit code back."""
+def print_error(message: str, code: int) -> int:
+    """Print one line `error: …` to stderr, and return the exit code."""
     click.echo(f"error: {' '.join(message.split())}", err=True)
     return code
 
 
 def exit_code(error: BatchmillError) -> int:
-    """The exit code that stands for an error."""
+    """Return the exit code for an error."""
     if isinstance(error, (ServiceUnavailable, Unauthorized)):
         return NO_SERVICE
     return BAD_INPUT if isinstance(error, _BAD_INPUT) else FAILED
 
 
-def _missing_part(name: str, error: Exception) -> MissingExtra:
+def _missing_extra(name: str, error: Exception) -> MissingExtra:
     extra = _EXTRAS.get(name)
     hint = f"Install it with: pip install 'batchmill[{extra}]'." if extra else ""
-    return MissingExtra(f"`batchmill {name}` needs a part that is not installed ({error}).", hint=hint)
+    return MissingExtra(f"`batchmill {name}` needs an extra that is not installed ({error}).", hint=hint)
 
 
 def _missing_command(name: str, error: Exception) -> click.Command:
-    missing_part = _missing_part(name, error)
+    missing_extra = _missing_extra(name, error)
 
     @click.command(
         name,
-        help=f"Not installed. {missing_part.hint}".rstrip(),
+        help=f"Not installed. {missing_extra.hint}".rstrip(),
         context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     )
     def missing() -> None:
-        raise missing_part
+        raise missing_extra
 
     return missing
 
@@ -176,4 +176,4 @@ def _missing_command(name: str, error: Exception) -> click.Command:
 @click.group(cls=CommandGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="batchmill", message="batchmill %(version)s")
 def main() -> None:
-    """Run a model over a lot of rows: every row back exactly once, at the speed of the bare model."""
+    """Run a model over many rows: every row back exactly once, at the speed of the bare model."""

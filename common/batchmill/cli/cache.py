@@ -1,4 +1,4 @@
-"""`batchmill cache`: how the row cache stands, and emptying it."""
+"""`batchmill cache`: statistics of the row cache; clear it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--clear", is_flag=True, help="Empty it.")
+@click.option("--clear", is_flag=True, help="Clear the row cache first.")
 @json_option
 @service_options
 def cache(client: Client, clear: bool, as_json: bool) -> None:
-    """Show how the row cache stands, which jobs of `submit --cache` share.
+    """Show row cache statistics. Jobs of `submit --cache` share the cache.
 
-    Hits and misses are rows that such jobs asked for since it was last cleared.
+    Hits and misses count the rows that such jobs looked up since the cache was last cleared.
     """
     from batchmill.cli.console import fields, print_json
 

@@ -1,4 +1,4 @@
-"""How values look on a terminal, in a pipe and as JSON."""
+"""Output for a terminal, for a pipe and as JSON."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 def print_json(value: BaseModel) -> None:
-    """One JSON object on a line of its own."""
+    """Print one JSON object on one line."""
     click.echo(value.model_dump_json())
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:
-    """A table for people: coloured on a terminal, tabs between columns in a pipe, so that `cut` and `awk` work."""
+    """Print a table: coloured on a terminal, with tabs between columns when piped, so that `cut` and `awk` work."""
     lines = list(rows)
     if not sys.stdout.isatty():
         for line in (columns, *lines):
@@ -50,17 +50,17 @@ def _rich_table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
 
 
 def ago(moment: float) -> str:
-    """How long before now a wall-clock time is."""
+    """Format a wall-clock time as the time that has passed since."""
     return f"{duration(time.time() - moment)} ago"
 
 
 def moment(at: float) -> str:
-    """A wall-clock time, as this machine's time zone has it: `2030-01-31 17:00:00+01:00`."""
+    """Format a wall-clock time in this machine's time zone: `2030-01-31 17:00:00+01:00`."""
     return datetime.fromtimestamp(at, UTC).astimezone().isoformat(" ", "seconds")
 
 
 def outcome(status: JobStatus) -> str:
-    """One line on how an ended job went: its rows, its time, the dead, and where the results lie."""
+    """Summarize an ended job in one line: its rows, its time, its failed rows, and where the results are."""
     took = ""
     if status.finished_at is not None:
         took = f" in {duration(status.finished_at - (status.started_at or status.created_at))}"
@@ -68,19 +68,19 @@ def outcome(status: JobStatus) -> str:
         case "completed":
             line = f"{status.id} completed: {count(status.rows_done)} done{took}"
         case "failed":
-            reason = status.error.message if status.error else "no reason was given"
+            reason = status.error.message if status.error else "the service gave no reason"
             line = f"{status.id} failed after {count(status.rows_done)}{took}: {' '.join(reason.split())}"
         case state:
             line = f"{status.id} {state} after {count(status.rows_done)}{took}"
     if status.rows_dead:
         kinds = f": {dead(status)}" if status.dead_by_error else ""
-        line += f"; {count(status.rows_dead)} could not be done{kinds} (not among the results)"
-    where = f"lie in {status.output}" if status.output else f"come with `batchmill results {status.id}`"
-    return f"{line}; the results {where}" if status.rows_done else line
+        line += f"; {count(status.rows_dead)} failed{kinds} (not in the results)"
+    where = f"results in {status.output}" if status.output else f"`batchmill results {status.id}` prints the results"
+    return f"{line}; {where}" if status.rows_done else line
 
 
 def fields(pairs: Iterable[tuple[str, Any]]) -> None:
-    """`name: value` lines, aligned; pairs without a value are left out."""
+    """Print aligned `name: value` lines; skip pairs without a value."""
     shown = [(name, str(value)) for name, value in pairs if value not in (None, "")]
     width = max(len(name) for name, _ in shown) + 1
     for name, value in shown:

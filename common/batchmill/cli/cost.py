@@ -1,4 +1,4 @@
-"""`batchmill cost`: what jobs cost."""
+"""`batchmill cost`: compute time and cost of jobs."""
 
 from __future__ import annotations
 
@@ -21,14 +21,19 @@ PARTS = ("useful", "padding", "retried", "load", "idle")
 @click.command()
 @click.argument("job_id", metavar="[JOB]", required=False)
 @click.option(
-    "--limit", "-n", type=click.IntRange(1, 1000), default=20, show_default=True, help="Without JOB: lines of a table."
+    "--limit",
+    "-n",
+    type=click.IntRange(1, 1000),
+    default=20,
+    show_default=True,
+    help="Without JOB: maximum number of lines per table.",
 )
 @json_option
 @service_options
 def cost(client: Client, job_id: str | None, limit: int, as_json: bool) -> None:
-    """Show what JOB cost so far, or, without one, what all jobs cost: by tenant, by pool and operator, and by day.
+    """Show compute time and cost of JOB; without JOB, of all jobs: by tenant, by pool and operator, and by day.
 
-    Time is that of workers' slots, money what the workers' prices make of it (BATCHMILL_PRICE_PER_HOUR).
+    Time is the time of worker slots; cost is that time at the workers' prices (BATCHMILL_PRICE_PER_HOUR).
     """
     from batchmill.cli.console import print_json
 
@@ -53,7 +58,7 @@ def _show_job(found: JobCost) -> None:
     if len(found.stages) > 1:
         _show_sums("STAGE", [(str(stage.stage), stage) for stage in found.stages], found.currency)
     if found.per_thousand_rows is not None:
-        click.echo(f"{money(found.per_thousand_rows, found.currency)} per 1,000 rows, of {count(found.rows)}")
+        click.echo(f"{money(found.per_thousand_rows, found.currency)} per 1,000 rows ({count(found.rows)} so far)")
     if found.budget is not None:
         click.echo(f"{money(found.total, found.currency)} of a budget of {money(found.budget, found.currency)}")
 
@@ -81,13 +86,13 @@ def _show_sums(what: str, sums: Sequence[tuple[str, Cost]], currency: str) -> No
 
 
 def money(amount: float, currency: str) -> str:
-    """`12.30 USD`; small amounts with more digits, so that a thousand cheap rows do not cost nothing."""
+    """Format an amount: `12.30 USD`; small amounts get more digits, so that cheap rows do not show as 0.00."""
     digits = f"{amount:,.2f}" if amount >= 1 or amount == 0 else f"{amount:.3g}"
     return f"{digits} {currency}"
 
 
 def in_short(found: JobCost) -> str | None:
-    """`0.012 USD of 5.00 USD, 0.4 USD per 1,000 rows`; None where nobody set a price or a budget."""
+    """`0.012 USD of 5.00 USD, 0.4 USD per 1,000 rows`; None without a price and a budget."""
     if not found.total and found.budget is None:
         return None
     limit = "" if found.budget is None else f" of {money(found.budget, found.currency)}"

@@ -1,4 +1,4 @@
-"""`batchmill dead` and `batchmill replay`: the rows that a job gave up on, and why; run again, or deleted."""
+"""`batchmill dead` and `batchmill replay`: list, run again or delete the failed rows of a job."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ if TYPE_CHECKING:
     from batchmill.client import Client, Job
 
 rows_option = click.option("--row", "rows", type=int, multiple=True, metavar="N", help="Only this row; repeatable.")
-error_option = click.option("--error", "error_type", metavar="TYPE", help="Only rows that died of this error.")
+error_option = click.option("--error", "error_type", metavar="TYPE", help="Only rows that failed with this error.")
 
 
 @click.command()
 @click.argument("job_id", metavar="JOB")
-@click.option("--traceback", is_flag=True, help="Show the traceback of each.")
-@click.option("--export", "path", type=click.Path(path_type=Path), metavar="FILE", help="Write all to a .jsonl file.")
-@click.option("--purge", is_flag=True, help="Delete them, with the rows in them, instead of listing them.")
+@click.option("--traceback", is_flag=True, help="Show the traceback of each row.")
+@click.option(
+    "--export", "path", type=click.Path(path_type=Path), metavar="FILE", help="Write all dead letters to a .jsonl file."
+)
+@click.option("--purge", is_flag=True, help="Delete the dead letters, including their rows, instead of listing them.")
 @rows_option
 @error_option
 @json_option
@@ -36,9 +38,9 @@ def dead(
     error_type: str | None,
     as_json: bool,
 ) -> None:
-    """List the rows that a job gave up on, in input order, and how many died of which error.
+    """List the failed rows of a job in input order, with counts by error type.
 
-    With --json each is one JSON object on a line, with the row, its error, its traceback and its attempts.
+    With --json, print one JSON object per line, with the row, its error, its traceback and its attempts.
     """
     from batchmill.wording import count
 
@@ -81,9 +83,9 @@ def _list(job: Job, rows: set[int], error_type: str | None, *, traceback: bool, 
     "--edits",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="New values for rows: lines as `batchmill dead --export` writes them, changed.",
+    help="New values for rows: edited lines of `batchmill dead --export`.",
 )
-@click.option("--wait", is_flag=True, help="Wait for the replay to end.")
+@click.option("--wait", is_flag=True, help="Wait until the replay has ended.")
 @json_option
 @service_options
 def replay(
@@ -95,9 +97,9 @@ def replay(
     wait: bool,
     as_json: bool,
 ) -> None:
-    """Run rows that a job gave up on again; their results go into their places in the job's results.
+    """Run failed rows of a job again; their results are inserted into the job's results, in input order.
 
-    The job must have ended. The replay is a job of its own, whose id is printed; `batchmill watch` follows it.
+    The job must have ended. The replay is a separate job, whose id is printed; `batchmill watch` follows it.
     """
     from batchmill.cli.console import print_json
     from batchmill.wording import count
@@ -113,12 +115,12 @@ def replay(
         return
     click.echo(job.id)
     if wait:
-        dead_again = f"; {count(status.rows_dead, 'row')} given up on again" if status.rows_dead else ""
+        dead_again = f"; {count(status.rows_dead)} failed again" if status.rows_dead else ""
         click.echo(f"new results for {count(status.rows_done, 'row')} of {job_id}{dead_again}", err=True)
 
 
 def _read_edits(path: Path) -> dict[int, dict[str, Any]]:
-    """By index, the rows in a file of edits. Raises `InvalidRows`, naming the line."""
+    """Read a file of edits: rows by index. Raises `InvalidRows`, naming the line."""
     from batchmill.errors import InvalidRows
 
     edits: dict[int, dict[str, Any]] = {}
@@ -130,6 +132,6 @@ def _read_edits(path: Path) -> dict[int, dict[str, Any]]:
             except (ValueError, TypeError, KeyError) as error:
                 raise InvalidRows(
                     f'{path}:{number}: expected {{"index": …, "row": {{…}}}}, got {line.strip()!r:.80}.',
-                    hint="`batchmill dead JOB --export FILE` writes such lines; change the values in `row`.",
+                    hint="Write the file with `batchmill dead JOB --export FILE`, then change the values in `row`.",
                 ) from error
     return edits

@@ -1,4 +1,4 @@
-"""Files that results are written to: a page at a time, under another name until they are whole.
+"""Write results to files: page by page, under a temporary name until they are complete.
 
 Arrow and Parquet files have one schema, but a page of results may have a wider one than those before it (a column
 that was all null so far). Then a new segment begins, and the segments are joined at the end; memory holds one page
@@ -25,26 +25,26 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from batchmill.client.pages import Page
+    from batchmill.client.pages import ResultPage
 
 HELD_BYTES = 32 * 1024 * 1024
 
 
 class Export(Protocol):
-    """A file in the making."""
+    """A file that is being written."""
 
     @property
     def content_type(self) -> Literal["arrow", "jsonl"]:
-        """How it wants its pages."""
+        """The format in which it needs pages."""
 
-    def write(self, page: Page) -> None:
+    def write(self, page: ResultPage) -> None:
         """Add the rows of a page."""
 
     def finish(self, path: Path) -> None:
-        """Give the whole file its name."""
+        """Complete the file and move it to `path`."""
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close open files."""
 
 
 class LinesFile:
@@ -56,17 +56,17 @@ class LinesFile:
         self._path = folder / "lines"
         self._file = self._path.open("wb")
 
-    def write(self, page: Page) -> None:
+    def write(self, page: ResultPage) -> None:
         """Add the rows of a page."""
         self._file.write(page.lines())
 
     def finish(self, path: Path) -> None:
-        """Give the whole file its name."""
+        """Complete the file and move it to `path`."""
         self.close()
         self._path.replace(path)
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close open files."""
         self._file.close()
 
 
@@ -83,7 +83,7 @@ class ColumnarFile:
         self._writer: Any = None
         self._held: list[pa.Table] = []
 
-    def write(self, page: Page) -> None:
+    def write(self, page: ResultPage) -> None:
         """Add the rows of a page."""
         table = _without_dictionaries(page.table())
         if not table.num_columns:
@@ -96,7 +96,7 @@ class ColumnarFile:
             self._flush()
 
     def finish(self, path: Path) -> None:
-        """Give the whole file its name."""
+        """Complete the file and move it to `path`."""
         if self._schema is None:
             self._begin(pa.schema([]))
         self._end()
@@ -105,7 +105,7 @@ class ColumnarFile:
         self._segments[-1].replace(path)
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close open files."""
         if self._writer is not None:
             self._writer.close()
 
@@ -130,22 +130,22 @@ class ColumnarFile:
             self._writer = None
 
     def _join(self) -> None:
-        pieces = list(self._segments)
-        schemas = [schema for piece in pieces for schema, _ in self._read(piece, schema_only=True)]
+        segments = list(self._segments)
+        schemas = [schema for segment in segments for schema, _ in self._read(segment, schema_only=True)]
         try:
-            whole = reduce(widen_schemas, schemas)
+            merged = reduce(widen_schemas, schemas)
         except TypeConflictError as conflict:
             raise InvalidOutput(
                 f"the results have no one schema: {conflict}.",
                 hint="Write them to a .jsonl file, or let the operator return one type for the column.",
                 column=conflict.column,
             ) from conflict
-        self._begin(whole)
-        for piece in pieces:
-            for _, table in self._read(piece):
-                self._held.append(table if table is None else widen_table(table, whole))
+        self._begin(merged)
+        for segment in segments:
+            for _, table in self._read(segment):
+                self._held.append(table if table is None else widen_table(table, merged))
                 self._flush()
-            piece.unlink()
+            segment.unlink()
         self._end()
 
     def _read(self, path: Path, *, schema_only: bool = False) -> Iterator[tuple[pa.Schema, pa.Table | None]]:
@@ -163,7 +163,7 @@ class ColumnarFile:
 
 
 class CsvFile:
-    """CSV with a header; what CSV has no form for is written as JSON text, bytes as base64."""
+    """CSV with a header; values without a CSV equivalent are written as JSON text, bytes as base64."""
 
     content_type: Literal["arrow"] = "arrow"
 
@@ -172,7 +172,7 @@ class CsvFile:
         self._file = self._path.open("wb")
         self._names: list[str] | None = None
 
-    def write(self, page: Page) -> None:
+    def write(self, page: ResultPage) -> None:
         """Add the rows of a page."""
         table = page.table()
         if not table.num_columns:
@@ -187,12 +187,12 @@ class CsvFile:
         self._names = table.column_names
 
     def finish(self, path: Path) -> None:
-        """Give the whole file its name."""
+        """Complete the file and move it to `path`."""
         self.close()
         self._path.replace(path)
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close open files."""
         self._file.close()
 
 
@@ -234,19 +234,20 @@ _ENDINGS = {
 
 
 def check_path(path: Path) -> None:
-    """Raise `InvalidOutput` for a path that no file of results can be written to."""
+    """Raise `InvalidOutput` for a path that results cannot be written to."""
     if path.suffix.lower() not in _ENDINGS:
         raise InvalidOutput(
-            f"{str(path)!r} does not tell its format by its ending.", hint=f"Expected one of: {', '.join(_ENDINGS)}."
+            f"{str(path)!r}: the ending {path.suffix!r} is not a known format.",
+            hint=f"Expected one of: {', '.join(_ENDINGS)}.",
         )
     if path.is_dir() or not path.parent.is_dir():
-        what = "is a folder" if path.is_dir() else "lies in a folder that does not exist"
+        what = "is a folder" if path.is_dir() else "is in a folder that does not exist"
         raise InvalidOutput(f"{str(path)!r} {what}; expected the path of a file to write.")
 
 
 @contextmanager
 def open_export(path: Path) -> Iterator[Export]:
-    """A file of results in the making; nothing is left of it if it is not finished.
+    """Open a file of results for writing; remove it unless it is finished.
 
     Raises `StorageError` when it cannot be written.
     """

@@ -1,4 +1,4 @@
-"""`batchmill workers` and `batchmill operators`: what the service runs on, and what it can do."""
+"""`batchmill workers` and `batchmill operators`: list workers and operators."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchmill.cli.options import json_option, service_options
+from batchmill.wording import count
 
 if TYPE_CHECKING:
     from batchmill.client import Client
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
 @json_option
 @service_options
 def workers(client: Client, as_json: bool) -> None:
-    """List the workers that are alive.
+    """List running workers.
 
-    With --json each worker is one JSON object on a line.
+    With --json, print one JSON object per line.
     """
     from batchmill.cli.console import ago, print_json, print_table
 
@@ -42,13 +43,13 @@ def workers(client: Client, as_json: bool) -> None:
     ]
     columns = ("WORKER", "POOL", "DEVICE", "OPERATORS", "BUSY", "BATCHES", "SEEN")
     print_table(
-        columns, rows, empty="No worker is alive. `batchmill worker` starts one, `batchmill up` a whole service."
+        columns, rows, empty="No worker is running. `batchmill worker` starts one, `batchmill up` a complete service."
     )
 
 
 def _batch(choice: BatchChoice) -> str:
-    """What an operator's batches are like, and why: `embed 18 rows, 950 units (overhead)`."""
-    return f"{choice.operator} {choice.rows} rows, {choice.units:.0f} units ({choice.reason})"
+    """Format an operator's latest batch size and the reason for it: `embed 18 rows, 950 units (overhead)`."""
+    return f"{choice.operator} {count(choice.rows)}, {choice.units:.0f} units ({choice.reason})"
 
 
 @click.command()
@@ -57,7 +58,7 @@ def _batch(choice: BatchChoice) -> str:
 def operators(client: Client, as_json: bool) -> None:
     """List the operators that the workers have loaded, with their parameters (required ones marked with *).
 
-    With --json each operator is one JSON object on a line, its parameters as JSON Schema.
+    With --json, print one JSON object per line, with the parameters as JSON Schema.
     """
     from batchmill.cli.console import print_json, print_table
 
@@ -71,7 +72,7 @@ def operators(client: Client, as_json: bool) -> None:
 
 
 def parameters(schema: dict[str, Any]) -> str:
-    """The parameters of a JSON Schema in short: `model*: string, column: string = "text"`."""
+    """Summarize the parameters of a JSON Schema: `model*: string, column: string = "text"`."""
     required = schema.get("required", [])
     return ", ".join(
         f"{name}{'*' if name in required else ''}{_type(field)}{_default(field)}"

@@ -14,14 +14,16 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--limit", "-n", type=click.IntRange(min=1), default=20, show_default=True, help="How many to show.")
-@click.option("--all", "all_jobs", is_flag=True, help="Show every job the service knows.")
+@click.option(
+    "--limit", "-n", type=click.IntRange(min=1), default=20, show_default=True, help="Number of jobs to show."
+)
+@click.option("--all", "all_jobs", is_flag=True, help="Show all jobs of the service.")
 @json_option
 @service_options
 def jobs(client: Client, limit: int, all_jobs: bool, as_json: bool) -> None:
     """List jobs, newest first.
 
-    With --json each job is one JSON object on a line.
+    With --json, print one JSON object per line.
     """
     from batchmill.cli.console import ago, print_json, print_table
     from batchmill.wording import pace, progress
@@ -36,7 +38,7 @@ def jobs(client: Client, limit: int, all_jobs: bool, as_json: bool) -> None:
         for one in found
     ]
     columns = ("JOB", "STATE", "OPERATOR", "NAME", "ROWS", "PACE", "CREATED")
-    print_table(columns, rows, empty="No jobs yet. `batchmill submit --help` tells how to submit one.")
+    print_table(columns, rows, empty="No jobs yet. `batchmill submit --help` shows how to submit one.")
 
 
 @click.command()
@@ -44,9 +46,9 @@ def jobs(client: Client, limit: int, all_jobs: bool, as_json: bool) -> None:
 @json_option
 @service_options
 def status(client: Client, job_id: str, as_json: bool) -> None:
-    """Show how a job stands.
+    """Show a job's status.
 
-    Exits with 0 whatever the job's state; `batchmill watch` tells by its exit code how a job ended.
+    Exits with 0 whatever the job's state; the exit code of `batchmill watch` depends on how the job ended.
     """
     _show(client.job(job_id).status(), as_json)
 
@@ -58,8 +60,8 @@ def status(client: Client, job_id: str, as_json: bool) -> None:
 def watch(client: Client, job_id: str, as_json: bool) -> None:
     """Follow a job until it ends; exits with 1 if it failed, was cancelled or expired.
 
-    A progress bar on a terminal, a line every few seconds in a pipe, and with --json each status as a JSON object on
-    a line. Ctrl-C stops watching; the job goes on.
+    Shows a progress bar on a terminal, and one line every few seconds when piped; with --json, each status as one JSON
+    object per line. Ctrl-C stops watching; the job continues.
     """
     from batchmill.cli.progress import watch_to_the_end
 
@@ -71,34 +73,38 @@ def watch(client: Client, job_id: str, as_json: bool) -> None:
 @json_option
 @service_options
 def pause(client: Client, job_id: str, as_json: bool) -> None:
-    """Hold a job; `batchmill resume` lets it go on.
+    """Pause a job; `batchmill resume` resumes it.
 
-    Its workers let go at the end of their batches, and nothing more of it is begun. A deadline goes on counting.
+    Its workers stop after the current batch, and no more of its shards are started. A deadline keeps running.
     """
-    _steered(client.job(job_id).pause(), f"`batchmill resume {job_id}` lets it go on", as_json)
+    _print_change(client.job(job_id).pause(), f"`batchmill resume {job_id}` resumes it", as_json)
 
 
 @click.command()
 @click.argument("job_id", metavar="JOB")
-@click.option("--budget", type=click.FloatRange(1e-6, 1e6), help="What the job may cost from now on, in all.")
+@click.option(
+    "--budget",
+    type=click.FloatRange(1e-6, 1e6),
+    help="New budget: the total that the job may cost, what it has cost so far included.",
+)
 @json_option
 @service_options
 def resume(client: Client, job_id: str, budget: float | None, as_json: bool) -> None:
-    """Let a paused job go on where it stood.
+    """Resume a paused job.
 
-    One that has cost its budget goes on with a higher one only.
+    A job that has used up its budget needs a higher one.
     """
-    _steered(client.job(job_id).resume(budget=budget), f"`batchmill watch {job_id}` follows it", as_json)
+    _print_change(client.job(job_id).resume(budget=budget), f"`batchmill watch {job_id}` follows it", as_json)
 
 
-def _steered(now: JobStatus, what_next: str, as_json: bool) -> None:
+def _print_change(changed: JobStatus, what_next: str, as_json: bool) -> None:
     from batchmill.cli.console import print_json
     from batchmill.wording import progress
 
     if as_json:
-        print_json(now)
+        print_json(changed)
     else:
-        click.echo(f"{now.id} {now.state}: {progress(now)}; {what_next}")
+        click.echo(f"{changed.id} {changed.state}: {progress(changed)}; {what_next}")
 
 
 @click.command()
@@ -106,9 +112,9 @@ def _steered(now: JobStatus, what_next: str, as_json: bool) -> None:
 @json_option
 @service_options
 def cancel(client: Client, job_id: str, as_json: bool) -> None:
-    """Stop a job; the results it has are kept.
+    """Stop a job and keep its finished rows.
 
-    A job that has ended stays as it is.
+    A job that has ended is not changed.
     """
     from batchmill.cli.console import outcome, print_json
 
@@ -118,7 +124,8 @@ def cancel(client: Client, job_id: str, as_json: bool) -> None:
     elif now.is_final:
         click.echo(outcome(now))
     else:
-        click.echo(f"{now.id} {now.state}: its workers let go at the end of their batches")
+        stops = "; its workers stop after the current batch" if now.shards_running else ""
+        click.echo(f"{now.id} {now.state}{stops}")
 
 
 @click.command()
@@ -127,7 +134,7 @@ def cancel(client: Client, job_id: str, as_json: bool) -> None:
 def delete(client: Client, job_id: str) -> None:
     """Delete an ended job: its record, its rows and its results.
 
-    The folder of its --output stays. A job that still runs is to be cancelled first.
+    The output folder stays. Cancel a running job first.
     """
     client.job(job_id).delete()
     click.echo(f"{job_id} deleted")
@@ -153,7 +160,7 @@ def _show(status: JobStatus, as_json: bool) -> None:
             ("priority", status.priority or None),
             ("deadline", moment(status.deadline_at) if status.deadline_at else None),
             ("rows", progress(status)),
-            ("dead", dead(status)),
+            ("failed", dead(status)),
             ("pace", pace(status)),
             ("shards", f"{status.shards_done:,} done, {status.shards_running:,} running"),
             ("tenant", status.tenant if status.tenant != DEFAULT_TENANT else None),
@@ -161,7 +168,7 @@ def _show(status: JobStatus, as_json: bool) -> None:
             ("created", ago(status.created_at)),
             ("took", duration(ended - (status.started_at or status.created_at)) if ended else None),
             ("output", status.output),
-            ("waits for", status.note),
+            ("blocked", status.note),
             ("error", status.error.message if status.error else None),
         ]
     )

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Keyboard:
-    """Reads keys while it is open; then the terminal is as it was. What is no terminal presses no keys."""
+    """Reads keys while it is open, and restores the terminal on exit. A source that is no terminal yields no keys."""
 
     def __init__(self, source: TextIO) -> None:
         self._file: int | None = source.fileno() if source.isatty() else None
@@ -36,7 +36,7 @@ class Keyboard:
             termios.tcsetattr(self._file, termios.TCSADRAIN, self._before)
 
     def pressed(self, within_s: float) -> str:
-        """The next key, or "" if none is pressed in time."""
+        """Return the next key, or "" if none is pressed in time."""
         if self._file is None:
             time.sleep(within_s)
             return ""

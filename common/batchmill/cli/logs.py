@@ -1,4 +1,4 @@
-"""`batchmill logs`: what went wrong with a job, and what became of that."""
+"""`batchmill logs`: the log of a job."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ _COLOURS = {"warning": "yellow", "error": "red"}
     type=click.Choice(["info", "warning", "error"]),
     default="info",
     show_default=True,
-    help="Leave out what is less bad.",
+    help="Minimum level to show.",
 )
-@click.option("--follow", "-f", is_flag=True, help="Go on until the job has ended.")
+@click.option("--follow", "-f", is_flag=True, help="Follow the log until the job has ended.")
 @click.option("--verbose", "-v", is_flag=True, help="Show tracebacks.")
 @json_option
 @service_options
 def logs(client: Client, job_id: str, level: str, follow: bool, verbose: bool, as_json: bool) -> None:
-    """Show what happened to a job: errors, retries, lost workers, dead rows, and how its state changed.
+    """Show a job's log: errors, retries, lost workers, failed rows and changes of state.
 
-    A line an entry: time, level, what happened, where (worker, shard and attempt), and the message. With --json each
-    entry is one JSON object on a line, its traceback included. Ctrl-C stops following; the job goes on.
+    One line per entry: time, level, event, worker, shard and attempt, and the message. With --json, print one JSON
+    object per line, including the traceback. Ctrl-C stops following; the job continues.
     """
     from batchmill.cli import INTERRUPTED
 

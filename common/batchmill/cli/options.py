@@ -1,4 +1,4 @@
-"""The options that all commands of the client share, and the client they lead to."""
+"""The options that all client commands share, and the client that they configure."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ if TYPE_CHECKING:
 
 
 def service_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds `--url` and `--token`; the command gets a `client`, closed when it returns."""
+    """Add `--url` and `--token`; the command receives a `client`, which is closed when it returns."""
 
-    @click.option("--url", metavar="URL", help="The service  [env: BATCHMILL_URL; default: `batchmill up` here]")
     @click.option(
-        "--token", metavar="TOKEN", help="Its bearer token; better kept in the environment  [env: BATCHMILL_TOKEN]"
+        "--url",
+        metavar="URL",
+        help="URL of the service.  [env: BATCHMILL_URL; default: `batchmill up` on this machine]",
+    )
+    @click.option(
+        "--token", metavar="TOKEN", help="Bearer token; prefer the environment variable.  [env: BATCHMILL_TOKEN]"
     )
     @wraps(command)
     def with_client(*args: Any, url: str | None, token: str | None, **options: Any) -> Any:
@@ -29,11 +33,11 @@ def service_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def open_client(url: str | None, token: str | None) -> Client:
-    """A client for the service that the options or the environment name."""
+    """Return a client for the service that the options or the environment name."""
     from batchmill.client import Client
 
     return Client(url, token)
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout, and nothing else.")
-"""Adds `--json`; the command gets `as_json`."""
+json_option = click.option("--json", "as_json", is_flag=True, help="Print only JSON to stdout.")
+"""Add `--json`; the command receives `as_json`."""

@@ -1,4 +1,4 @@
-"""What `batchmill top` shows: one look at jobs, pools and workers, as tables."""
+"""The content of `batchmill top`: a snapshot of jobs, pools and workers, as tables."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchmill.job import Frozen, JobState, JobStatus, PoolStatus, WorkerInfo
-from batchmill.wording import count, duration
+from batchmill.wording import count, duration, eta_range, rows_per_second
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -15,44 +15,44 @@ if TYPE_CHECKING:
     from batchmill.client import Client
 
 ENDED_SHOWN = 5
-"""So many of the newest jobs are shown even if they have ended."""
+"""Up to this number of the newest jobs are shown even if they have ended."""
 GIB = 2**30
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A table: what its columns are called, and its rows."""
+    """A table: column titles and rows."""
 
     columns: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
-    empty: str  # what to say without rows
+    empty: str  # the text to show without rows
 
 
 class Overview(Frozen):
     """The service at one moment."""
 
     at: float  # seconds since the epoch
-    jobs: list[JobStatus]  # those that have not ended, then the latest of the others
+    jobs: list[JobStatus]  # jobs that have not ended, then the newest ended ones
     pools: list[PoolStatus]
     workers: list[WorkerInfo]
 
     def headline(self) -> str:
-        """All of it in one line."""
+        """Summarize the snapshot in one line."""
         live = [job for job in self.jobs if not job.is_final]
         pace = sum(job.rows_per_second or 0.0 for job in live)
-        busy, places = sum(len(one.running) for one in self.workers), sum(one.shards_at_once for one in self.workers)
-        told = time.strftime("%H:%M:%S", time.localtime(self.at))
+        busy, slots = sum(len(one.running) for one in self.workers), sum(one.shards_at_once for one in self.workers)
+        clock = time.strftime("%H:%M:%S", time.localtime(self.at))
         return (
-            f"batchmill {told}   {count(len(live), 'job')}, {pace:,.0f} rows/s   "
-            f"{count(len(self.workers), 'worker')}, {busy} of {places} places busy"
+            f"batchmill {clock}   {count(len(live), 'job')}, {rows_per_second(pace)}   "
+            f"{count(len(self.workers), 'worker')}, {busy} of {count(slots, 'slot')} busy"
         )
 
     def tables(self) -> list[Grid]:
-        """Pools, jobs and workers."""
+        """Return the tables of pools, jobs and workers."""
         return [self._pools(), self._jobs(), self._workers()]
 
     def fitted(self, height: int) -> Iterator[tuple[str, Grid, Sequence[tuple[str, ...]]]]:
-        """The tables with titles, cut so that all of them fit on a screen of so many lines; what is cut is told."""
+        """Yield the tables with titles, shortened to fit `height` lines; a title counts the rows left out."""
         grids = dict(zip(("pools", "jobs", "workers"), self.tables(), strict=True))
         left = max(height - 1 - 2 * len(grids), len(grids))
         for number, (name, grid) in enumerate(grids.items()):
@@ -94,7 +94,7 @@ class Overview(Frozen):
             )
             for job in self.jobs
         ]
-        columns = ("JOB", "STATE", "NAME", "DONE", "ROWS", "DEAD", "ROWS/S", "LEFT", "WAITS FOR")
+        columns = ("JOB", "STATE", "NAME", "DONE", "ROWS", "FAILED", "ROWS/S", "LEFT", "BLOCKED")
         return Grid(columns, rows, "No jobs.")
 
     def _workers(self) -> Grid:
@@ -110,11 +110,11 @@ class Overview(Frozen):
             for worker in self.workers
         ]
         columns = ("WORKER", "POOL", "DEVICE", "BUSY", "MODELS", "BATCH ROWS")
-        return Grid(columns, rows, "No worker is alive.")
+        return Grid(columns, rows, "No worker is running.")
 
 
-def look(client: Client, limit: int) -> Overview:
-    """One look at the service: at most `limit` jobs."""
+def snapshot(client: Client, limit: int) -> Overview:
+    """Ask the service for a snapshot with at most `limit` jobs."""
     live = [job.latest for job in client.live_jobs(limit) if job.latest is not None]
     newest = [job.latest for job in client.jobs(min(limit, ENDED_SHOWN)) if job.latest is not None]
     ended = [job for job in newest if job.is_final]
@@ -129,9 +129,7 @@ def _share(job: JobStatus) -> str:
 def _time_left(job: JobStatus) -> str:
     if job.eta_s is None or job.state is not JobState.RUNNING:
         return ""
-    if job.eta_low_s is None or job.eta_high_s is None:
-        return duration(job.eta_s)
-    return f"{duration(job.eta_s)} ({duration(job.eta_low_s)} to {duration(job.eta_high_s)})"
+    return f"{duration(job.eta_s)}{eta_range(job)}"
 
 
 def _device(worker: WorkerInfo) -> str:

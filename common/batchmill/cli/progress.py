@@ -1,4 +1,4 @@
-"""Following a job: a progress bar on a terminal, a plain line now and then in a pipe."""
+"""Follow a job: a progress bar on a terminal, one plain line every few seconds when piped."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from batchmill.client import Job
     from batchmill.clock import Clock
 
-LINE_EVERY_S = 5.0
+LINE_INTERVAL_S = 5.0
 
 
 class Display(Protocol):
-    """Where a job's progress is shown."""
+    """Shows a job's progress."""
 
     def show(self, status: JobStatus) -> None:
         """Show a status."""
 
 
 class PlainLines:
-    """A line for the first status and then at most one each `LINE_EVERY_S`: for pipes and logs."""
+    """Prints a line for the first status and then at most one per `LINE_INTERVAL_S`: for pipes and logs."""
 
     def __init__(self, out: TextIO, clock: Clock) -> None:
         self._out = out
@@ -39,16 +39,16 @@ class PlainLines:
         self._due = float("-inf")
 
     def show(self, status: JobStatus) -> None:
-        """Write a line if one is due; the final status has a line of its own elsewhere."""
+        """Print a line if one is due; the caller prints the final status."""
         now = self._clock.monotonic()
         if now < self._due or status.is_final:
             return
-        self._due = now + LINE_EVERY_S
+        self._due = now + LINE_INTERVAL_S
         print(f"{status.id} {status.state}: {_text(status)}", file=self._out, flush=True)
 
 
 class Bar:
-    """A bar with the rows done, rows/s and the time left."""
+    """A progress bar with the rows done, rows/s and the time left."""
 
     def __init__(self, out: TextIO) -> None:
         from rich.console import Console
@@ -76,26 +76,27 @@ class Bar:
         )
 
     def stop(self) -> None:
-        """Take the bar off the screen."""
+        """Remove the bar from the screen."""
         self._progress.stop()
 
 
 def _text(status: JobStatus) -> str:
-    """All in one line: how far, how fast, which errors, what it waits for."""
-    errors = f"dead: {dead(status)}" if status.dead_by_error else ""
-    parts = (progress(status), *_stages(status), pace(status), errors, status.note or "")
+    """Summarize progress, speed, errors and what blocks the job in one line."""
+    errors = f"failed: {dead(status)}" if status.dead_by_error else ""
+    blocked = f"blocked: {status.note}" if status.note else ""
+    parts = (progress(status), *_stages(status), pace(status), errors, blocked)
     return ", ".join(part for part in parts if part)
 
 
 def _stages(status: JobStatus) -> list[str]:
-    """The share of each stage, where there are several."""
+    """Return the finished share of each stage if the job has several."""
     if len(status.stages) < 2:
         return []
     return [f"{stage.operator} {'?' if stage.share is None else f'{stage.share:.0%}'}" for stage in status.stages]
 
 
-class JsonLines:
-    """Each status as a JSON object on a line of its own."""
+class JsonStatuses:
+    """Prints each status as one JSON object per line."""
 
     def show(self, status: JobStatus) -> None:
         """Write the status."""
@@ -111,7 +112,7 @@ class Silent:
 
 @contextmanager
 def display(out: TextIO, *, plain: bool) -> Iterator[Display]:
-    """A bar if `out` is a terminal; else plain lines, or nothing if those are not wanted."""
+    """Yield a bar if `out` is a terminal; else plain lines, or nothing unless `plain`."""
     if not out.isatty():
         yield PlainLines(out, SystemClock()) if plain else Silent()
         return
@@ -123,7 +124,7 @@ def display(out: TextIO, *, plain: bool) -> Iterator[Display]:
 
 
 def follow(job: Job, statuses: Iterable[JobStatus], where: Display) -> JobStatus:
-    """Show a job's statuses up to the final one, which is given back. Ctrl-C leaves the job alone and says so."""
+    """Show a job's statuses and return the final one. Ctrl-C raises `Interrupted`; the job continues."""
     last: JobStatus | None = None
     try:
         for status in statuses:
@@ -135,35 +136,35 @@ def follow(job: Job, statuses: Iterable[JobStatus], where: Display) -> JobStatus
 
 
 class Interrupted(click.exceptions.Exit):
-    """The user stopped following a job that goes on."""
+    """The user stopped following a job that continues."""
 
     def __init__(self, job_id: str) -> None:
         super().__init__(INTERRUPTED)
         self.job_id = job_id
 
-    def tell(self) -> None:
-        """Say that the job goes on, and what can be done about it."""
+    def explain(self) -> None:
+        """Print that the job continues, and how to follow or stop it."""
         click.echo(
-            f"\nstopped watching; job {self.job_id} goes on. `batchmill watch {self.job_id}` follows it again, "
+            f"\nstopped watching; job {self.job_id} continues. `batchmill watch {self.job_id}` follows it again, "
             f"`batchmill cancel {self.job_id}` stops it.",
             err=True,
         )
 
 
 def watch_to_the_end(job: Job, *, as_json: bool, each_as_json: bool = False) -> None:
-    """Follow a job, say in one line how it ended, and exit with 1 unless it completed.
+    """Follow a job, print its outcome in one line, and exit with 1 unless it completed.
 
-    as_json: only JSON goes to stdout: the final status, or with `each_as_json` every one.
+    as_json: print only JSON to stdout: the final status, or with `each_as_json` every status.
     """
     out = sys.stderr if as_json else sys.stdout
     try:
         if each_as_json:
-            final = follow(job, job.watch(), JsonLines())
+            final = follow(job, job.watch(), JsonStatuses())
         else:
             with display(out, plain=not as_json) as where:
                 final = follow(job, job.watch(), where)
     except Interrupted as interrupted:
-        interrupted.tell()
+        interrupted.explain()
         raise
     if not as_json:
         click.echo(outcome(final))

@@ -20,9 +20,8 @@ Examples:
   batchmill results JOB -o vectors.parquet
 
 \b
-Exit codes: 0 all rows of a completed job came, 1 the job failed, was cancelled or expired (the rows it
-kept came),
-2 the input is wrong, 3 the service cannot be reached or does not accept the token.
+Exit codes: 0 the job completed and all its rows were written, 1 the job failed, was cancelled or expired (its
+finished rows were written), 2 the input is wrong, 3 the service cannot be reached or does not accept the token.
 """
 
 
@@ -39,8 +38,8 @@ kept came),
 def results(client: Client, job_id: str, output: Path | None) -> None:
     """Write a job's result rows to stdout as JSON Lines, in input order.
 
-    They come as soon as they are there, and the command ends with the job. A file is written beside its place and
-    moved there when it is whole, over one that is there already.
+    Rows are written as soon as they are available, and the command ends with the job. With --output, rows go to a
+    temporary file, which replaces FILE once it is complete.
     """
     from batchmill.errors import JobFailed
 
@@ -50,7 +49,7 @@ def results(client: Client, job_id: str, output: Path | None) -> None:
     except JobFailed as error:
         click.echo(f"error: {error}", err=True)
         raise click.exceptions.Exit(1) from error
-    _tell(job.status(), rows, output)
+    _print_summary(job.status(), rows, output)
 
 
 def _to_stdout(job: Job) -> int:
@@ -62,7 +61,7 @@ def _to_stdout(job: Job) -> int:
 
 
 def _write_all(out: BinaryIO, data: bytes) -> None:
-    """Write everything: an unbuffered stdout (PYTHONUNBUFFERED) takes only as much as the pipe has room for."""
+    """Write all of `data`: an unbuffered stdout (PYTHONUNBUFFERED) accepts only what fits into the pipe."""
     rest = memoryview(data)
     while rest:
         rest = rest[out.write(rest) :]
@@ -70,9 +69,10 @@ def _write_all(out: BinaryIO, data: bytes) -> None:
 
 
 def _to_file(job: Job, path: Path) -> int:
-    """Write the file, of a failed job too; then raise `JobFailed`."""
+    """Write the file, also for a failed job; raise `JobFailed` after it is written."""
     from batchmill.cli.exports import check_path, open_export
     from batchmill.errors import JobFailed
+    from batchmill.wording import count
 
     check_path(path)
     rows, failure = 0, None
@@ -85,12 +85,12 @@ def _to_file(job: Job, path: Path) -> int:
             failure = error
         export.finish(path)
     if failure is not None:
-        failure.hint = f"The {rows:,} rows it finished are in {path}."
+        failure.hint = f"Its {count(rows, 'finished row')} {'is' if rows == 1 else 'are'} in {path}."
         raise failure
     return rows
 
 
-def _tell(status: JobStatus, rows: int, path: Path | None) -> None:
+def _print_summary(status: JobStatus, rows: int, path: Path | None) -> None:
     from batchmill.job import JobState
     from batchmill.wording import count
 
@@ -98,11 +98,11 @@ def _tell(status: JobStatus, rows: int, path: Path | None) -> None:
     if path is not None:
         notes.append(f"wrote {count(rows)} to {path}")
     if status.rows_dead:
-        notes.append(f"{count(status.rows_dead)} could not be done (not among them)")
+        notes.append(f"{count(status.rows_dead, 'failed row')} {'is' if status.rows_dead == 1 else 'are'} not included")
     if status.state is JobState.CANCELLED:
-        notes.append("the job was cancelled: these are the rows it kept")
+        notes.append("the job was cancelled: only its finished rows are included")
     if status.state is JobState.EXPIRED:
-        notes.append("the job's deadline passed: these are the rows it had by then")
+        notes.append("the job's deadline passed: only the rows finished by then are included")
     if notes:
         click.echo("; ".join(notes), err=True)
     if status.state is not JobState.COMPLETED:

@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import click
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from batchmill.client import Client, Job
+    from batchmill.client.options import JobOptions
 
 STDIN = "-"
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -37,15 +38,15 @@ Exit codes: 0 submitted (with --wait: completed), 1 the job failed, was cancelle
 
 
 class Parameter(click.ParamType[tuple[str, Any]]):
-    """`name=value`; the value is JSON if it parses as such, else text."""
+    """`name=value`; the value is parsed as JSON, else taken as text."""
 
     name = "key=value"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
-        """The name and the value."""
+        """Split a parameter into name and value."""
         key, equals, text = str(value).partition("=")
         if not key or not equals:
-            self.fail(f"{value!r} is no parameter, expected NAME=VALUE.", param, ctx)
+            self.fail(f"expected NAME=VALUE, got {value!r}.", param, ctx)
         try:
             return key, json.loads(text)
         except ValueError:
@@ -58,17 +59,17 @@ class Names(click.ParamType[list[str]]):
     name = "a,b"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:  # noqa: ARG002  # click's
-        """The names."""
+        """Split a list of names."""
         return [name.strip() for name in str(value).split(",") if name.strip()]
 
 
 class Deadline(click.ParamType[datetime | timedelta]):
-    """How long from now (`90s`, `30m`, `1h30m`, `2d`), or a moment in ISO 8601; without a zone it is local time."""
+    """A time from now (`90s`, `30m`, `1h30m`, `2d`), or a date in ISO 8601, in local time unless it has a zone."""
 
     name = "when"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime | timedelta:
-        """The moment or the span."""
+        """Parse a date or a time span."""
         text = str(value)
         if _SPAN.fullmatch(text):
             parts = re.findall(r"([\d.]+)([smhd])", text)
@@ -77,8 +78,7 @@ class Deadline(click.ParamType[datetime | timedelta]):
             return datetime.fromisoformat(text).astimezone()
         except ValueError:
             self.fail(
-                f"{text!r} is no deadline, expected a time from now such as 30m, 2h or 1h30m, "
-                "or a moment such as 2030-01-31T17:00.",
+                f"expected a time from now such as 30m, 2h or 1h30m, or a date such as 2030-01-31T17:00, got {text!r}.",
                 param,
                 ctx,
             )
@@ -93,56 +93,62 @@ class Deadline(click.ParamType[datetime | timedelta]):
     "params",
     type=Parameter(),
     multiple=True,
-    help="A parameter of the operator; repeatable. The value is JSON if it parses, else text.",
+    help="A parameter of the operator; repeatable. The value is parsed as JSON, else taken as text.",
 )
 @click.option(
     "--format",
     "source_format",
     type=click.Choice(["parquet", "jsonl", "csv", "arrow", "text"]),
-    help="The sources' format, if their endings do not tell.",
+    help="The sources' format, if it does not follow from their endings.",
 )
 @click.option("--columns", type=Names(), help="Read only these columns of the sources.")
 @click.option(
-    "--output", "-o", metavar="PATH", help="A folder for the results, as a path or URI; else the service keeps them."
+    "--output",
+    "-o",
+    metavar="PATH",
+    help="A folder for the results, as a path or URI; without it the service keeps them.",
 )
 @click.option(
     "--output-format", type=click.Choice(["parquet", "jsonl"]), help="The format of --output.  [default: parquet]"
 )
-@click.option("--carry", type=Names(), help="Input columns that the results keep; all, if not given.")
-@click.option("--name", help="A name to know the job by.")
+@click.option("--carry", type=Names(), help="Input columns to pass through to the results.  [default: all]")
+@click.option("--name", help="A name for the job.")
 @click.option("--pool", help="The pool of workers to run on.")
-@click.option("--priority", type=click.IntRange(-100, 100), default=0, show_default=True, help="Higher goes first.")
+@click.option("--priority", type=click.IntRange(-100, 100), default=0, show_default=True, help="Higher runs first.")
 @click.option(
     "--deadline",
     type=Deadline(),
-    help="When the job expires unless it is done: from now (30m, 2h) or a moment (2030-01-31T17:00).",
+    help="When the job expires unless it has ended: a time from now (30m, 2h) or a date (2030-01-31T17:00).",
 )
-@click.option("--max-attempts", type=click.IntRange(1, 1000), help="How often a row that fails is tried.  [default: 3]")
+@click.option("--max-attempts", type=click.IntRange(1, 1000), help="Attempts for a row that fails.  [default: 3]")
 @click.option(
-    "--max-dead", type=click.FloatRange(0), help="Fail the job when more rows are dead: a number, below 1 a share."
+    "--max-dead", type=click.FloatRange(0), help="Fail the job when more rows fail: a number, or a share if below 1."
 )
 @click.option(
-    "--budget", type=click.FloatRange(1e-6, 1e6), help="Pause the job when it has cost so much; see `batchmill cost`."
+    "--budget", type=click.FloatRange(1e-6, 1e6), help="Pause the job when it has cost this much; see `batchmill cost`."
 )
-@click.option("--batch-size", type=click.IntRange(1), help="Rows a batch, fixed; else as the operator says.")
-@click.option("--cache", is_flag=True, help="Take rows that were computed before from the row cache, and fill it.")
 @click.option(
-    "--idempotency-key", metavar="KEY", help="Submitting again with the same key gives the job that is there."
+    "--batch-size", type=click.IntRange(1), help="Fixed number of rows per batch.  [default: as the operator says]"
 )
+@click.option(
+    "--cache", is_flag=True, help="Use the row cache for rows that were computed before, and add new results to it."
+)
+@click.option("--idempotency-key", metavar="KEY", help="Submitting again with the same key returns the existing job.")
 @click.option("--wait", is_flag=True, help="Follow the job until it ends.")
 @json_option
 @service_options
-def submit(client: Client, wait: bool, as_json: bool, **options: Any) -> None:
+def submit(
+    client: Client, operator: str, sources: tuple[str, ...], wait: bool, as_json: bool, **flags: Unpack[_Flags]
+) -> None:
     """Submit a job that runs OPERATOR over the rows of SOURCE.
 
     SOURCE is a file, a folder, a glob (in quotes) or a URI such as s3://bucket/path, or several of them: Parquet, JSON
-    Lines (plain, gzip, zstd), CSV, Arrow or plain text. The service reads them, so they must lie where it can see
-    them; relative paths are taken from the current folder. `-` uploads rows from stdin instead, one JSON object a
-    line.
+    Lines (plain, gzip, zstd), CSV, Arrow or plain text. The service reads them, so it must have access to
+    them; relative paths start at the current folder. `-` uploads rows from stdin instead, one JSON object per line.
     """
     from batchmill.cli.progress import watch_to_the_end
 
-    job = _submit(client, **options)
+    job = _submit(client, operator, sources, flags)
     if wait:
         if not as_json:
             click.echo(f"{job.id} submitted")
@@ -153,64 +159,87 @@ def submit(client: Client, wait: bool, as_json: bool, **options: Any) -> None:
         click.echo(f"{job.id} submitted; `batchmill watch {job.id}` follows it")
 
 
-def _submit(
-    client: Client,
-    operator: str,
-    sources: tuple[str, ...],
-    params: tuple[tuple[str, Any], ...],
-    source_format: str | None,
-    columns: list[str] | None,
-    output: str | None,
-    output_format: str | None,
-    max_attempts: int | None,
-    max_dead: float | None,
-    batch_size: int | None,
-    **options: Any,
-) -> Job:
-    where = _input(sources, source_format, columns)
-    if output_format and not output:
-        raise InvalidRequest("--output-format came without --output.", hint="Add --output FOLDER.")
-    to = {"path": output, "format": output_format or "parquet"} if output else None
-    limits = {"max_attempts": max_attempts, "max_dead": max_dead}
-    retry = RetryPolicy.model_validate({name: limit for name, limit in limits.items() if limit is not None})
-    batch = BatchPolicy(size=batch_size)
-    return client.submit(operator, **where, params=_params(params), output=to, retry=retry, batch=batch, **options)
+class _Flags(TypedDict):
+    """The options of the command as click passes them."""
+
+    params: tuple[tuple[str, Any], ...]
+    source_format: str | None
+    columns: list[str] | None
+    output: str | None
+    output_format: str | None
+    carry: list[str] | None
+    name: str | None
+    pool: str | None
+    priority: int
+    deadline: datetime | timedelta | None
+    max_attempts: int | None
+    max_dead: float | None
+    budget: float | None
+    batch_size: int | None
+    cache: bool
+    idempotency_key: str | None
 
 
-def _input(sources: tuple[str, ...], source_format: str | None, columns: list[str] | None) -> dict[str, Any]:
+def _submit(client: Client, operator: str, sources: tuple[str, ...], flags: _Flags) -> Job:
+    options = _job_options(flags)
     if not sources:
         raise InvalidRequest(
-            "no source came: expected a file, a folder, a glob or a URI.", hint="`-` reads JSON Lines from stdin."
+            "the source is missing: expected a file, a folder, a glob or a URI.",
+            hint="`-` reads JSON Lines from stdin.",
         )
     if STDIN not in sources:
         paths = list(sources) if len(sources) > 1 else sources[0]
-        return {"source": {"path": paths, "format": source_format, "columns": columns}}
-    if len(sources) > 1 or source_format not in (None, "jsonl") or columns:
-        raise InvalidRequest("`-` came together with other sources, --format or --columns: stdin is JSON Lines, alone.")
-    return {"rows": json_lines(sys.stdin.buffer, "stdin")}
+        options["source"] = {"path": paths, "format": flags["source_format"], "columns": flags["columns"]}
+        return client.submit(operator, **options)
+    if len(sources) > 1 or flags["source_format"] not in (None, "jsonl") or flags["columns"]:
+        raise InvalidRequest("`-` cannot be combined with other sources, --format or --columns: stdin is JSON Lines.")
+    return client.submit(operator, json_lines(sys.stdin.buffer, "stdin"), **options)
+
+
+def _job_options(flags: _Flags) -> JobOptions:
+    output = flags["output"]
+    if flags["output_format"] and not output:
+        raise InvalidRequest("--output-format needs --output.", hint="Add --output FOLDER.")
+    limits = {"max_attempts": flags["max_attempts"], "max_dead": flags["max_dead"]}
+    return {
+        "params": _params(flags["params"]),
+        "output": {"path": output, "format": flags["output_format"] or "parquet"} if output else None,
+        "carry": flags["carry"],
+        "name": flags["name"],
+        "pool": flags["pool"],
+        "priority": flags["priority"],
+        "deadline": flags["deadline"],
+        "retry": RetryPolicy.model_validate({name: limit for name, limit in limits.items() if limit is not None}),
+        "batch": BatchPolicy(size=flags["batch_size"]),
+        "cache": flags["cache"],
+        "budget": flags["budget"],
+        "idempotency_key": flags["idempotency_key"],
+    }
 
 
 def _params(pairs: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
     params: dict[str, Any] = {}
     for name, value in pairs:
         if name in params:
-            raise InvalidRequest(f"the parameter {name!r} came twice.", hint="Give each --param once.")
+            raise InvalidRequest(f"the parameter {name!r} is given twice.", hint="Give each --param once.")
         params[name] = value
     return params
 
 
 def json_lines(lines: Iterable[bytes], what: str) -> Iterator[dict[str, Any]]:
-    """The objects of JSON Lines; blank lines are passed over. Raises `InvalidRows` naming a line that is none."""
+    """Yield the objects of JSON Lines, without blank lines. Raises `InvalidRows`, naming a line that is not JSON."""
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise InvalidRows(f"{what}, line {number}: no JSON ({error}).", line=number) from error
+            raise InvalidRows(
+                f"{what}, line {number}: expected a JSON object, got invalid JSON ({error}).", line=number
+            ) from error
         if not isinstance(row, dict):
             raise InvalidRows(
-                f"{what}, line {number}: a JSON {type(row).__name__}, expected an object for each row.", line=number
+                f"{what}, line {number}: expected a JSON object, got a {type(row).__name__}.", line=number
             )
         yield row
 

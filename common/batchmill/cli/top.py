@@ -1,4 +1,4 @@
-"""`batchmill top`: jobs, pools and workers, live on a terminal or once in a pipe."""
+"""`batchmill top`: jobs, pools and workers, live on a terminal or once when piped."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from batchmill.client import Client
 
 INTERVAL_S = 2.0
-KEY_LOOK_S = 0.05  # between two looks at whether the service has answered
+KEY_INTERVAL_S = 0.05  # between two checks for a key or an answer
 
 
 @click.command()
@@ -29,25 +29,27 @@ KEY_LOOK_S = 0.05  # between two looks at whether the service has answered
     "--interval",
     metavar="SECONDS",
     type=click.FloatRange(min=0.2, max=3600),
-    help=f"Look again so often.  [default: {INTERVAL_S:g} on a terminal, else once only]",
+    help=f"Refresh interval.  [default: {INTERVAL_S:g} on a terminal, else show once]",
 )
-@click.option("--limit", "-n", type=click.IntRange(1, 1000), default=50, show_default=True, help="Jobs at most.")
+@click.option(
+    "--limit", "-n", type=click.IntRange(1, 1000), default=50, show_default=True, help="Maximum number of jobs."
+)
 @json_option
 @service_options
 def top(client: Client, interval: float | None, limit: int, as_json: bool) -> None:
-    """Watch jobs, pools and workers: pace, time left, what waits, devices and batch sizes.
+    """Watch jobs, pools and workers: speed, time left, queued work, devices and batch sizes.
 
-    On a terminal it is shown anew every few seconds until q or Ctrl-C. In a pipe, and with --json as one object on a
-    line, it is shown once, or with --interval again and again.
+    A terminal refreshes every few seconds until q or Ctrl-C. When piped, or with --json as one object per line, the
+    snapshot is printed once, or repeatedly with --interval.
     """
-    from batchmill.cli.overview import look
+    from batchmill.cli.overview import snapshot
 
     if sys.stdout.isatty() and not as_json:
         _watch(client, interval or INTERVAL_S, limit)
         return
     try:
         while True:
-            _print(look(client, limit), as_json=as_json)
+            _print(snapshot(client, limit), as_json=as_json)
             if interval is None:
                 return
             time.sleep(interval)
@@ -69,9 +71,9 @@ def _print(overview: Overview, *, as_json: bool) -> None:
 
 
 def _watch(client: Client, interval_s: float, limit: int) -> None:
-    """Until somebody presses q or Ctrl-C. The terminal is as before afterwards, whatever ends it.
+    """Refresh until q or Ctrl-C. Restores the terminal in every case.
 
-    The service is asked from another thread, so that one that does not answer keeps nobody from leaving.
+    Another thread asks the service, so that a service that does not answer cannot delay the exit.
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -87,10 +89,10 @@ def _watch(client: Client, interval_s: float, limit: int) -> None:
             while True:
                 shown = asking.submit(screen, client, limit, console.size.height)
                 while not shown.done():
-                    if _is_over(keyboard, KEY_LOOK_S):
+                    if _quits(keyboard, KEY_INTERVAL_S):
                         return
                 live.update(shown.result(), refresh=True)
-                if _is_over(keyboard, interval_s):
+                if _quits(keyboard, interval_s):
                     return
         except KeyboardInterrupt:
             return
@@ -103,19 +105,19 @@ def _leave(number: int, _: FrameType | None) -> None:
 
 
 def screen(client: Client, limit: int, height: int) -> RenderableType:
-    """What is shown on a terminal of so many lines."""
+    """Return the content for a terminal of `height` lines."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    from batchmill.cli.overview import look
+    from batchmill.cli.overview import snapshot
     from batchmill.errors import ServiceUnavailable
 
     try:
-        overview = look(client, limit)
+        overview = snapshot(client, limit)
     except ServiceUnavailable as error:
-        return Text(f"{error}\n\nLooking again; q ends.", style="red")
-    shown: list[RenderableType] = [Text(f"{overview.headline()}    q ends", style="bold")]
+        return Text(f"{error}\n\nRetrying; q to quit.", style="red")
+    shown: list[RenderableType] = [Text(f"{overview.headline()}    q to quit", style="bold")]
     for title, table, rows in overview.fitted(height):
         grid = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold", expand=True)
         for column in table.columns:
@@ -126,8 +128,8 @@ def screen(client: Client, limit: int, height: int) -> RenderableType:
     return Group(*shown)
 
 
-def _is_over(keyboard: Keyboard, seconds: float) -> bool:
-    """Wait so long; True as soon as somebody has had enough."""
+def _quits(keyboard: Keyboard, seconds: float) -> bool:
+    """Wait for up to `seconds`; return True as soon as the user asks to quit."""
     ends_at = time.monotonic() + seconds
     while (left := ends_at - time.monotonic()) > 0:
         if keyboard.pressed(left) in ("q", "Q", "\x1b", "\x03", "\x04"):

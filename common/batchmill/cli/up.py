@@ -21,16 +21,20 @@ if TYPE_CHECKING:
 @click.option(
     "--workers", type=click.IntRange(1, 256), default=1, show_default=True, help="Worker processes on each device."
 )
-@click.option("--devices", default="cpu", show_default=True, help="What they run on, as in `batchmill worker`.")
+@click.option("--devices", default="cpu", show_default=True, help="Devices to use, as in `batchmill worker`.")
 @click.option(
     "--data-dir",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Where all data lie.  [BATCHMILL_DATA_DIR, default ~/.local/share/batchmill]",
+    help="Data folder.  [env: BATCHMILL_DATA_DIR; default: ~/.local/share/batchmill]",
 )
-@click.option("--operators", multiple=True, metavar="MODULE", help="Module that the workers import; repeatable.")
+@click.option(
+    "--operators", multiple=True, metavar="MODULE", help="Module with operators that the workers import; repeatable."
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address the API listens on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port of the API.  [default: any free one]")
-@click.option("--tied", is_flag=True, hidden=True, help="Print the record on standard output; end with standard input.")
+@click.option(
+    "--tied", is_flag=True, hidden=True, help="Print URL and token as JSON; stop at the end of standard input."
+)
 def up(
     workers: int,
     devices: str,
@@ -41,10 +45,10 @@ def up(
     *,
     tied: bool,
 ) -> None:
-    """Run a whole service on this machine: Valkey, a coordinator and workers.
+    """Run a complete service on this machine: Valkey, a coordinator and workers.
 
-    Other terminals find it by themselves: `batchmill jobs`. Ctrl-C stops it; unfinished jobs go on when it is
-    started again over the same folder.
+    Commands in other terminals connect to it automatically: `batchmill jobs`. Ctrl-C stops it; unfinished jobs resume
+    when it is started again with the same data folder.
     """
     from batchmill.embedded.service import EmbeddedService, EmbeddedSettings
     from batchmill.settings import default_data_dir
@@ -53,7 +57,7 @@ def up(
     service = EmbeddedService(EmbeddedSettings(folder, workers, operators, host, port, devices))
     _stop_on_signals(service)
     with service:
-        _tell(service, folder, workers, tied=tied)
+        _announce(service, folder, workers, tied=tied)
         if tied:
             threading.Thread(target=_stop_at_end_of_input, args=(service,), daemon=True).start()
         service.watch()
@@ -69,16 +73,18 @@ def _stop_on_signals(service: EmbeddedService) -> None:
         signal.signal(number, stop)
 
 
-def _tell(service: EmbeddedService, folder: Path, workers: int, *, tied: bool) -> None:
+def _announce(service: EmbeddedService, folder: Path, workers: int, *, tied: bool) -> None:
+    from batchmill.wording import count
+
     record = service.record
     assert record is not None  # noqa: S101  # it has started
     if tied:
         click.echo(json.dumps({"url": record.url, "token": record.token}))
         return
-    click.echo(f"Batchmill serves {record.url} with {workers} worker{'s' if workers > 1 else ''}.")
+    click.echo(f"Batchmill is running at {record.url} with {count(workers, 'worker')}.")
     click.echo(f"Data and logs: {folder}")
     click.echo("In another terminal: batchmill submit echo FILE.jsonl --wait   (batchmill --help lists more)")
-    click.echo("Ctrl-C stops it; unfinished jobs go on at the next start.")
+    click.echo("Ctrl-C stops it; unfinished jobs resume at the next start.")
 
 
 def _stop_at_end_of_input(service: EmbeddedService) -> None:

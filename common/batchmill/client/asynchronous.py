@@ -1,16 +1,17 @@
-"""The client for asyncio: the one implementation, which the blocking client runs on a thread of its own."""
+"""The client for asyncio: the only implementation, which the blocking client runs on its own thread."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from pydantic import BaseModel
 
 from batchmill.client.job import AsyncJob
-from batchmill.client.rows import check_rows, pieces
+from batchmill.client.options import check_names, with_job_options
+from batchmill.client.rows import check_rows, upload_parts
 from batchmill.client.service import find_service
-from batchmill.client.submission import Submission, make_spec
+from batchmill.client.submission import JobSender, make_spec
 from batchmill.client.transport import Transport
 from batchmill.cost import CostTotals
 from batchmill.errors import InvalidRequest
@@ -19,12 +20,10 @@ from batchmill.operators.contract import OperatorInfo
 from batchmill.row_cache import CacheStats
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Iterator, Mapping, Sequence
-    from datetime import datetime, timedelta
+    from collections.abc import Iterator, Mapping
 
-    from batchmill.client.rows import Piece
-    from batchmill.job import BatchPolicy, RetryPolicy
+    from batchmill.client.options import JobOptions
+    from batchmill.client.rows import UploadPart
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -47,11 +46,19 @@ class _Operators(BaseModel):
 
 
 class AsyncClient:
-    """Talks to a Batchmill service from asyncio code.
+    """A client of a Batchmill service for asyncio code.
 
-    url, token: the service, else `BATCHMILL_URL` and `BATCHMILL_TOKEN`, else the one that `batchmill up` runs on
-    this machine. Use it as an async context manager or `close` it; it belongs to one event loop. All methods raise
-    the typed errors of `batchmill.errors`, among them `Unauthorized` and `ServiceUnavailable`.
+    Use it as an async context manager or `close` it. It belongs to one event loop. Besides the errors that a method
+    lists, each raises `Unauthorized` and `ServiceUnavailable`.
+
+    Args:
+        url: Address of the service. Default: `BATCHMILL_URL`, else the service that `batchmill up` runs on this
+            machine.
+        token: Bearer token. Default: `BATCHMILL_TOKEN`, else the token that `batchmill up` wrote.
+
+    Raises:
+        InvalidSettings: The URL or the token is malformed.
+        ServiceUnavailable: No service is named and none runs on this machine.
     """
 
     def __init__(self, url: str | None = None, token: str | None = None) -> None:
@@ -67,135 +74,154 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close all connections; jobs go on."""
+        """Close all connections. Jobs continue."""
         await self._transport.close()
 
-    async def submit(
-        self,
-        operator: str,
-        rows: Any = None,
-        *,
-        source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Mapping[str, Any] | None = None,
-        params: Mapping[str, Any] | None = None,
-        output: str | os.PathLike[str] | Mapping[str, Any] | None = None,
-        carry: Sequence[str] | None = None,
-        name: str | None = None,
-        pool: str | None = None,
-        priority: int = 0,
-        deadline: datetime | timedelta | float | None = None,
-        retry: RetryPolicy | None = None,
-        batch: BatchPolicy | None = None,
-        cache: bool = False,
-        budget: float | None = None,
-        idempotency_key: str | None = None,
-    ) -> AsyncJob:
-        """Submit a job over `rows` or over the files of `source`; exactly one of them.
+    @with_job_options
+    async def submit(self, operator: str, rows: Any = None, **options: Unpack[JobOptions]) -> AsyncJob:
+        """Submit a job over `rows` or over the files of `source`: exactly one of them.
 
-        operator: the name of an operator that the service's workers have loaded.
-        rows: dicts, an Arrow table, or an iterable of either, as long as you like: it is read in another thread,
-            piece by piece, and uploaded. If it raises, nothing is submitted and its error passes through.
-        source: a file, folder or glob, several of them, or `{"path": …, "format": …, "columns": […]}`, read by the
-            service. Relative paths are taken from the current folder.
-        params: the operator's parameters.
-        output: a folder for the results, or `{"path": …, "format": "parquet" | "jsonl"}`; None keeps them in the
-            service.
-        carry: input columns that the results keep; None keeps all.
-        pool: the pool of workers to run on. priority: -100 to 100, higher goes first.
-        deadline: when the job expires unless it is done: a moment with its time zone, or how long from now, as a
-            timedelta or in seconds. Of jobs of one priority, the earliest deadline goes first.
-        cache: whether rows whose results are known from earlier jobs are taken from the row cache, and new ones are
-            put there; rows that are equal are then computed once.
-        budget: the job is paused when it has cost so much, in the service's currency; `AsyncJob.resume` can raise it.
-        idempotency_key: submitting again with the same key gives the job that is there already.
+        Args:
+            operator: Name of an operator that the service's workers have loaded.
+            rows: Dicts, an Arrow table, or an iterable of either, of any length. It is read in another thread and
+                uploaded in parts. If it raises, nothing is submitted and its error is passed on.
 
-        Raises an `InvalidRequest` that names what is wrong; then nothing was submitted.
+        Returns:
+            The job, accepted by the service.
+
+        Raises:
+            InvalidRequest: Something in the request is wrong; the message names it. Nothing was submitted.
+            Conflict: The idempotency key was used for a different request.
+            ServiceUnavailable: The service cannot be reached, or has too many unfinished jobs.
         """
-        submission, parts = self.prepare(
-            operator,
-            rows,
-            source=source,
-            params=params,
-            output=output,
-            carry=carry,
-            name=name,
-            pool=pool,
-            priority=priority,
-            deadline=deadline,
-            retry=retry,
-            batch=batch,
-            cache=cache,
-            budget=budget,
-            idempotency_key=idempotency_key,
-        )
-        return await self._send(submission, parts)
+        sender, parts = self.prepare(operator, rows, options)
+        return await self._send(sender, parts)
 
-    async def _send(self, submission: Submission, parts: Iterator[Piece]) -> AsyncJob:
-        """The second half of `submit`: everything is sent, or what was sent is dropped again."""
+    async def _send(self, sender: JobSender, parts: Iterator[UploadPart]) -> AsyncJob:
+        """Send a prepared job; after an error, delete what was sent."""
         try:
-            while (piece := await asyncio.to_thread(next, parts, None)) is not None:
-                if not submission.hold(piece):
-                    await submission.put(piece)
-            return self.adopt(await submission.finish())
+            while (part := await asyncio.to_thread(next, parts, None)) is not None:
+                if not sender.hold(part):
+                    await sender.put(part)
+            return self.job_of(await sender.finish())
         except BaseException:
-            await submission.abort()
+            await sender.abort()
             raise
 
-    def prepare(
-        self, operator: str, rows: Any, *, source: Any, idempotency_key: str | None, **options: Any
-    ) -> tuple[Submission, Iterator[Piece]]:
-        """The first half of `submit`: everything is checked, nothing is sent; then come the pieces to `put`."""
-        if (rows is None) == (source is None):
+    def prepare(self, operator: str, rows: Any, options: JobOptions) -> tuple[JobSender, Iterator[UploadPart]]:
+        """Check a job without sending anything: the first half of `submit`.
+
+        Args:
+            operator: As for `submit`.
+            rows: As for `submit`.
+            options: The other arguments of `submit`.
+
+        Returns:
+            The sender of the job, and the parts of its rows to `put`.
+
+        Raises:
+            InvalidRequest: Something in the request is wrong; the message names it.
+        """
+        check_names(options)
+        if (rows is None) == (options.get("source") is None):
             raise InvalidRequest(
-                f"a job takes rows or a source, {'neither' if rows is None else 'both'} came.",
+                f"expected rows or a source, got {'neither' if rows is None else 'both'}.",
                 hint="Give rows= or source=.",
             )
         if rows is not None:
             check_rows(rows)
-        spec = make_spec(operator, source=source, **options)
-        return Submission(self._transport, spec, idempotency_key), iter(()) if rows is None else pieces(rows)
+        sender = JobSender(self._transport, make_spec(operator, options), options.get("idempotency_key"))
+        return sender, iter(()) if rows is None else upload_parts(rows)
 
-    def adopt(self, status: JobStatus) -> AsyncJob:
-        """The job that a status tells of."""
+    def job_of(self, status: JobStatus) -> AsyncJob:
+        """Return the job that a status describes.
+
+        Args:
+            status: A status from the service.
+
+        Returns:
+            The job, with `status` as its `latest`.
+        """
         return AsyncJob(self._transport, status.id, status)
 
     def job(self, job_id: str) -> AsyncJob:
-        """A job by its id. Asks nothing of the service: an unknown id is told by the first method that does."""
+        """Return a job by its id, without a request to the service.
+
+        Args:
+            job_id: The id, as `batchmill jobs` lists it.
+
+        Returns:
+            The job. Whether it exists is found out by the first method that asks the service.
+
+        Raises:
+            InvalidRequest: The id is empty.
+        """
         if not job_id.strip():
             raise InvalidRequest("the job id is empty.", hint="`client.jobs()` and `batchmill jobs` list the jobs.")
         return AsyncJob(self._transport, job_id)
 
     async def jobs(self, limit: int | None = None) -> list[AsyncJob]:
-        """The jobs the service knows, newest first, at most `limit` of them; each with its `latest` status."""
+        """List the jobs that the service knows, newest first.
+
+        Args:
+            limit: At most this many. None: all.
+
+        Returns:
+            The jobs, each with its status in `latest`.
+        """
         found: list[AsyncJob] = []
         before: str | None = None
         while limit is None or len(found) < limit:
             query = {"limit": str(min(100, limit - len(found)) if limit is not None else 100)}
             page = await self._get(_Jobs, "/v1/jobs", query | ({"before": before} if before else {}))
-            found += map(self.adopt, page.jobs)
+            found += map(self.job_of, page.jobs)
             before = page.next
             if not before:
                 break
         return found
 
     async def live_jobs(self, limit: int = 100) -> list[AsyncJob]:
-        """The jobs that have not ended, newest first, at most `limit` (1 to 1000) of them."""
+        """List the jobs that have not ended, newest first.
+
+        Args:
+            limit: At most this many, 1 to 1000.
+
+        Returns:
+            The jobs, each with its status in `latest`.
+        """
         page = await self._get(_Jobs, "/v1/jobs", {"live": "true", "limit": str(limit)})
-        return [self.adopt(status) for status in page.jobs]
+        return [self.job_of(status) for status in page.jobs]
 
     async def workers(self) -> list[WorkerInfo]:
-        """The workers that are alive."""
+        """List the workers that are alive.
+
+        Returns:
+            One entry per worker: name, pool, device, operators, running attempts.
+        """
         return (await self._get(_Workers, "/v1/workers")).workers
 
     async def pools(self) -> list[PoolStatus]:
-        """What runs and what waits in each pool."""
+        """List the pools that have workers or jobs.
+
+        Returns:
+            One entry per pool: its capacity, and the shards and rows that run and wait.
+        """
         return (await self._get(_Pools, "/v1/pools")).pools
 
     async def operators(self) -> list[OperatorInfo]:
-        """The operators that the workers have loaded."""
+        """List the operators that the workers have loaded.
+
+        Returns:
+            One entry per operator: name, summary, required columns, and its parameters as JSON Schema.
+        """
         return (await self._get(_Operators, "/v1/operators")).operators
 
     async def cache(self) -> CacheStats:
-        """How the service's row cache stands."""
+        """Read the statistics of the service's row cache.
+
+        Returns:
+            Its size, hits, misses and evicted rows.
+        """
         return await self._get(CacheStats, "/v1/cache")
 
     async def clear_cache(self) -> None:
@@ -203,7 +229,14 @@ class AsyncClient:
         await self._transport.call("DELETE", "/v1/cache")
 
     async def costs(self, limit: int = 50) -> CostTotals:
-        """What all jobs cost, deleted ones too: by tenant, by pool and operator, by day; at most `limit` of each."""
+        """Read what all jobs cost, deleted ones included.
+
+        Args:
+            limit: At most this many entries per list, 1 to 1000.
+
+        Returns:
+            The total, and lists by tenant, by pool and operator, and by day, the most expensive first.
+        """
         return await self._get(CostTotals, "/v1/costs", {"limit": str(limit)})
 
     async def _get(self, model: type[M], path: str, query: Mapping[str, str] | None = None) -> M:

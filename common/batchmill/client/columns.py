@@ -1,4 +1,4 @@
-"""The columns of rows: dicts become Arrow columns, and each column keeps one kind of value from row to row."""
+"""The columns of rows: dicts become Arrow columns, and each column keeps one kind of value in all rows."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ ONE_TYPE = "Give each column one type, or None."
 
 
 def rows_to_table(rows: Sequence[Mapping[str, Any]], first_row: int) -> pa.Table:
-    """Dicts as a table with every key that one of them has; a row without it has null there.
+    """Convert dicts to a table with all their keys as columns; a missing key is null.
 
-    first_row: the index of the first of them, for messages. Raises `InvalidRows` naming row, column and types.
+    first_row: the index of the first row, for messages. Raises `InvalidRows` naming row, column and types.
     """
     names = _names(rows, first_row)
     return pa.table([_column(name, [row.get(name) for row in rows], first_row) for name in names], names=names)
@@ -53,7 +53,7 @@ def _column(name: str, values: list[Any], first_row: int) -> pa.Array:
     try:
         column = _array(values)
     except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
-        raise _misfit(name, values, first_row) from error
+        raise _type_error(name, values, first_row) from error
     return column
 
 
@@ -64,9 +64,9 @@ def _array(values: list[Any]) -> pa.Array:
     return column
 
 
-def _misfit(name: str, values: list[Any], first_row: int) -> InvalidRows:
-    """The error for the first value that does not go with those before it."""
-    good, bad = 0, len(values)  # the first `good` values fit together, the first `bad` do not
+def _type_error(name: str, values: list[Any], first_row: int) -> InvalidRows:
+    """Return the error for the first value that does not match the values before it."""
+    good, bad = 0, len(values)  # the first `good` values have one type, the first `bad` do not
     while bad - good > 1:
         middle = (good + bad) // 2
         try:
@@ -75,10 +75,10 @@ def _misfit(name: str, values: list[Any], first_row: int) -> InvalidRows:
             bad = middle
         else:
             good = middle
-    came = f"{type(values[good]).__name__} ({_short(values[good])})"
+    found = f"{type(values[good]).__name__} ({_short(values[good])})"
     known = pa.array(values[:good]).type
-    expected = "a value that Arrow has a type for" if kinds.is_null(known) else f"{known} as in the rows before it"
-    return _mismatch(first_row + good, name, expected, came)
+    expected = "a value with an Arrow type" if kinds.is_null(known) else f"{known} as in the rows before it"
+    return _mismatch(first_row + good, name, expected, found)
 
 
 def _short(value: object) -> str:
@@ -86,21 +86,21 @@ def _short(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:40]}…"
 
 
-def _mismatch(row: int, column: str, expected: str, came: str) -> InvalidRows:
-    message = f"row {row}, column {column!r}: expected {expected}, came {came}."
+def _mismatch(row: int, column: str, expected: str, found: str) -> InvalidRows:
+    message = f"row {row}, column {column!r}: expected {expected}, got {found}."
     return InvalidRows(message, hint=ONE_TYPE, row=row, column=column)
 
 
 class ColumnTypes:
-    """The types of the columns seen so far; they widen, and never change their kind."""
+    """The types of the columns seen so far; they can widen, but never change their kind."""
 
     def __init__(self) -> None:
         self._types: dict[str, pa.DataType] = {}
 
     def conform(self, table: pa.Table, first_row: int) -> pa.Table:
-        """The table with all columns seen so far, in their order, each of its widest type.
+        """Return the table with all columns seen so far, in order, each with its widest type.
 
-        Raises `InvalidRows` naming the row and the column for one that does not fit those before it.
+        Raises `InvalidRows`, naming row and column, for a value that does not match the rows before it.
         """
         self._check(table, first_row)
         table = _carried(table, first_row)
@@ -108,7 +108,7 @@ class ColumnTypes:
             known = self._types.setdefault(field.name, field.type)
             merged = widen_types(known, field.type)
             if merged is None:
-                raise self._misfit(table, field.name, first_row)
+                raise self._type_error(table, field.name, first_row)
             self._types[field.name] = merged
         return pa.table([self._cast(table, name, first_row) for name in self._types], schema=self._schema())
 
@@ -137,9 +137,9 @@ class ColumnTypes:
         try:
             return table.column(name).cast(self._types[name])
         except pa.ArrowException as error:
-            raise self._misfit(table, name, first_row) from error
+            raise self._type_error(table, name, first_row) from error
 
-    def _misfit(self, table: pa.Table, name: str, first_row: int) -> InvalidRows:
+    def _type_error(self, table: pa.Table, name: str, first_row: int) -> InvalidRows:
         column = table.column(name)
         valid = column.is_valid().index(True).as_py()
         expected = f"{self._types[name]} as in the rows before it"

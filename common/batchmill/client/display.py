@@ -1,4 +1,4 @@
-"""A job as a notebook shows it: HTML of its own, without scripts or anything from elsewhere, and the same as text."""
+"""A job in a notebook: self-contained HTML without scripts or external resources, and the same as text."""
 
 from __future__ import annotations
 
@@ -16,21 +16,29 @@ _COLOURS = {"completed": "#2e7d32", "failed": "#c62828", "cancelled": "#757575",
 _RUNNING = "#1565c0"
 
 
+def describe(kind: str, job_id: str, status: JobStatus | None) -> str:
+    """Describe a job in one line, for `repr`."""
+    if status is None:
+        return f"<{kind} {job_id}>"
+    total = "?" if status.rows_total is None else f"{status.rows_total:,}"
+    return f"<{kind} {job_id} {status.operator!r} {status.state}: {status.rows_done:,} of {total} rows>"
+
+
 def mimebundle(kind: str, job_id: str, status: JobStatus | None) -> dict[str, str]:
-    """What a notebook may choose from."""
+    """Return the representations that a notebook can choose from."""
     return {"text/plain": as_text(kind, job_id, status), "text/html": as_html(job_id, status)}
 
 
 def as_text(kind: str, job_id: str, status: JobStatus | None) -> str:
-    """A job in one line and, where there is more to tell, some below it."""
+    """Format a job in one line, with details below it if there are any."""
     if status is None:
         return f"<{kind} {job_id}>"
     head = f"<{kind} {job_id} {status.operator!r} {status.state}: {progress(status)}>"
-    return "\n".join([head, *(f"  {name}: {value}" for name, value in _facts(status))])
+    return "\n".join([head, *(f"  {name}: {value}" for name, value in _details(status))])
 
 
 def as_html(job_id: str, status: JobStatus | None) -> str:
-    """A job as a small table; everything that users or operators wrote is escaped."""
+    """Format a job as a small table; all text of users and operators is escaped."""
     if status is None:
         return f"<div><b>{escape(job_id)}</b></div>"
     colour = _COLOURS.get(status.state, _RUNNING)
@@ -38,7 +46,7 @@ def as_html(job_id: str, status: JobStatus | None) -> str:
     rows = "".join(
         f'<tr><td style="text-align:left;opacity:.7">{escape(name)}</td>'
         f'<td style="text-align:left">{escape(value)}</td></tr>'
-        for name, value in _facts(status)
+        for name, value in _details(status)
     )
     return (
         f'<div style="max-width:48em"><div>{title}<b>{escape(status.operator)}</b> '
@@ -51,21 +59,21 @@ def as_html(job_id: str, status: JobStatus | None) -> str:
 
 def _bar(stage: StageStatus, colour: str) -> str:
     share = 0.0 if stage.share is None else stage.share
-    told = "?" if stage.share is None else f"{share:.0%}"
+    percent = "?" if stage.share is None else f"{share:.0%}"
     return (
         f'<div style="display:flex;align-items:center;gap:.5em"><span>{escape(stage.operator)}</span>'
         '<div style="flex:1;background:rgba(128,128,128,.25);border-radius:3px">'
         f'<div style="width:{100 * share:.1f}%;height:.8em;background:{colour};border-radius:3px"></div></div>'
-        f"<span>{told}</span></div>"
+        f"<span>{percent}</span></div>"
     )
 
 
-def _facts(status: JobStatus) -> Iterator[tuple[str, str]]:
-    facts = (
+def _details(status: JobStatus) -> Iterator[tuple[str, str]]:
+    details = (
         ("pace", pace(status)),
-        ("dead", dead(status)),
-        ("waits for", status.note or ""),
+        ("failed", dead(status)),
+        ("blocked", status.note or ""),
         ("error", status.error.message if status.error else ""),
         ("output", status.output or ""),
     )
-    return ((name, " ".join(value.split())) for name, value in facts if value)
+    return ((name, " ".join(value.split())) for name, value in details if value)

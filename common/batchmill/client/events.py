@@ -1,4 +1,4 @@
-"""Server-sent events, as far as a job's progress needs them."""
+"""The subset of server-sent events that a job's progress needs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Event:
 
 
 async def server_sent_events(lines: AsyncIterable[bytes]) -> AsyncGenerator[Event, None]:
-    """The events of a `text/event-stream`, from its lines; comments and unknown fields are passed over.
+    """Yield the events of a `text/event-stream` from its lines; comments and unknown fields are ignored.
 
-    An event that the stream's end cuts off is dropped, as the standard says (WHATWG HTML, section 9.2.6).
+    An incomplete event at the end of the stream is dropped, as the standard says (WHATWG HTML, section 9.2.6).
     """
     name, data = "message", list[str]()
     async for line in lines:

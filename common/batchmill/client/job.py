@@ -1,35 +1,27 @@
-"""A job as asyncio code meets it; the blocking client's jobs run it on a thread."""
+"""A job of the asyncio client; the jobs of the blocking client run it on a thread."""
 
 from __future__ import annotations
 
 import asyncio
-import secrets
-import tempfile
 from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import quote
 
 import aiohttp
-from pydantic import BaseModel, ValidationError
 
 from batchmill.client import pages as paging
-from batchmill.client.display import as_html, mimebundle
+from batchmill.client.display import as_html, describe, mimebundle
 from batchmill.client.events import server_sent_events
+from batchmill.client.failed_rows import DeadLetterPage, Purged, replay_request, write_dead_letters
+from batchmill.client.outcome import raise_unless_completed
 from batchmill.client.transport import Patience
-from batchmill.dead_letters import DeadLetter, json_value
 from batchmill.errors import (
-    InvalidRequest,
-    JobCancelled,
-    JobExpired,
-    JobFailed,
     NotFound,
     ServiceUnavailable,
-    StorageError,
 )
 from batchmill.job import JobCost, JobState, JobStatus
 from batchmill.job_log import LogEntry, LogLevel, LogPage
-from batchmill.replay import ReplayRequest, RowEdit
 
 if TYPE_CHECKING:
     import os
@@ -38,26 +30,19 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from batchmill.client.transport import Transport
+    from batchmill.dead_letters import DeadLetter
 
-EVENTS_TIMEOUT_S = 35.0  # the service sends a comment each 10 s, so that silence means a dead connection
-LOG_LOOK_S = 1.0  # between two looks at a log that is followed
-PURGED_AT_ONCE = 400  # indices in one address
-
-
-class _DeadLetterPage(BaseModel):
-    dead_letters: list[DeadLetter]
-    counts: dict[str, int]
-    next: str | None
-
-
-class _Purged(BaseModel):
-    purged: int
+EVENTS_TIMEOUT_S = 35.0  # the service sends a comment every 15 s, so silence means a dead connection
+LOG_INTERVAL_S = 1.0  # between two requests while a log is followed
+MAX_PURGED_INDICES = 400  # indices in one URL
 
 
 class AsyncJob:
-    """A job of an `AsyncClient`.
+    """A job of an `AsyncClient`. `AsyncClient.submit`, `AsyncClient.job` and `AsyncClient.jobs` return it.
 
-    id: its id. latest: the last status that was seen of it, None before the first.
+    Attributes:
+        id: The job's id.
+        latest: The last status that was read, None before the first.
     """
 
     def __init__(self, transport: Transport, job_id: str, latest: JobStatus | None = None) -> None:
@@ -76,43 +61,72 @@ class AsyncJob:
         return mimebundle(type(self).__name__, self.id, self.latest)
 
     async def status(self) -> JobStatus:
-        """How the job stands now."""
+        """Read the job's status.
+
+        Returns:
+            The status. It is kept in `latest`.
+        """
         return self._seen(await self._transport.json("GET", self._path))
 
     async def pause(self) -> JobStatus:
-        """Hold the job: its workers let go at the end of their batches, and nothing more of it is begun.
+        """Pause the job: its workers stop after the current batch, and no more of it is started.
 
-        Raises `Conflict` if it is stopping or has ended.
+        Returns:
+            The new status.
+
+        Raises:
+            Conflict: The job is stopping or has ended.
         """
         return self._seen(await self._transport.json("POST", f"{self._path}/pause"))
 
     async def resume(self, *, budget: float | None = None) -> JobStatus:
-        """Let the job go on where it was paused. budget: its budget from now on, in all; None: as before.
+        """Resume a paused job.
 
-        Raises `Conflict` if it is stopping or has ended, or has cost its budget already.
+        Args:
+            budget: New budget, for the total cost of the job. None: unchanged.
+
+        Returns:
+            The new status.
+
+        Raises:
+            Conflict: The job is stopping, has ended, or has already cost its budget.
         """
         query = {} if budget is None else {"budget": repr(float(budget))}
         return self._seen(await self._transport.json("POST", f"{self._path}/resume", query=query))
 
     async def cost(self) -> JobCost:
-        """What the job cost so far. What is at work just now is counted when it ends."""
+        """Read what the job has cost. Attempts that still run are counted when they end.
+
+        Returns:
+            Seconds of device time and money, each by what it was used for.
+        """
         return self._transport.parse(JobCost, await self._transport.json("GET", f"{self._path}/cost"))
 
     async def cancel(self) -> JobStatus:
-        """Ask the job to stop; what is done is kept. A job that has ended stays as it is."""
+        """Stop the job and keep the rows that are done. A job that has ended does not change.
+
+        Returns:
+            The new status.
+        """
         return self._seen(await self._transport.json("POST", f"{self._path}/cancel"))
 
     async def delete(self) -> None:
-        """Delete the job, its rows and its results from the service; its output folder stays.
+        """Delete the job, its rows and its results from the service. Its output folder stays.
 
-        Raises `Conflict` if it has not ended.
+        Raises:
+            NotFound: There is no such job.
+            Conflict: The job has not ended.
         """
-        await self.status()  # an unknown job is told here: below, an answer that was lost looks the same
+        await self.status()  # reports an unknown job: below, a lost answer looks the same
         with suppress(NotFound):
             await self._transport.call("DELETE", self._path)
 
     async def watch(self) -> AsyncGenerator[JobStatus, None]:
-        """Each change of the job's status as it comes, the present one first; ends after the final one."""
+        """Follow the job's status until it ends.
+
+        Yields:
+            The present status, then each change; the final status is the last.
+        """
         patience = Patience(self._transport)
         last: JobStatus | None = None
         while last is None or not last.is_final:
@@ -129,10 +143,19 @@ class AsyncJob:
                 await patience.pause(error)
 
     async def wait(self, timeout: float | None = None) -> Self:  # noqa: ASYNC109  # the public name is given
-        """Wait until the job has ended, and return it.
+        """Wait until the job has ended.
 
-        timeout: in seconds. Raises `JobFailed`, `JobCancelled` or `JobExpired` if it did not complete, `TimeoutError`
-        if it has not ended in time; the job goes on then.
+        Args:
+            timeout: Seconds to wait. None: no limit.
+
+        Returns:
+            The job itself.
+
+        Raises:
+            JobFailed: The job failed.
+            JobCancelled: The job was cancelled.
+            JobExpired: The job's deadline passed before it was done.
+            TimeoutError: The job has not ended in time; it continues.
         """
         statuses = self.watch()
         try:
@@ -143,65 +166,99 @@ class AsyncJob:
             if not limit.expired():
                 raise
             state = f"is still {self.latest.state}" if self.latest else "has not ended"
-            raise TimeoutError(f"{self.id} {state} after {timeout} s; it goes on.") from None
+            raise TimeoutError(f"{self.id} {state} after {timeout} s; it continues.") from None
         if self.latest is not None:
             raise_unless_completed(self.latest)
         return self
 
     async def log(self, level: LogLevel | str = LogLevel.INFO) -> list[LogEntry]:
-        """What went wrong with the job, what became of that, and when its state changed; the oldest first.
+        """Read the job's log: errors, retries, lost workers, changes of state.
 
-        level: "warning" leaves out what is as it should be, "error" all but the worst. Of the others the last few
-        hundred are kept, as long as the job is.
+        Args:
+            level: Minimum level: `"info"`, `"warning"` or `"error"`.
+
+        Returns:
+            The entries, oldest first. Of entries below "error", the last few hundred are kept.
         """
         return (await self._log_page(level, "")).entries
 
     async def follow_log(self, level: LogLevel | str = LogLevel.INFO) -> AsyncGenerator[LogEntry, None]:
-        """The entries of the log, and those to come, until the job has ended."""
+        """Follow the job's log until the job has ended.
+
+        Args:
+            level: Minimum level: `"info"`, `"warning"` or `"error"`.
+
+        Yields:
+            The existing entries, then new ones.
+        """
         cursor, is_final = "", False
         while True:
             page = await self._log_page(level, cursor)
             for entry in page.entries:
                 yield entry
-            if is_final:  # once more after the end: whoever settled the last shard notes it a moment later
+            if is_final:  # once more after the end: the log entry of the last shard may follow its commit
                 return
             cursor, is_final = page.next, page.is_final
-            await asyncio.sleep(LOG_LOOK_S)
+            await asyncio.sleep(LOG_INTERVAL_S)
 
     async def _log_page(self, level: LogLevel | str, cursor: str) -> LogPage:
         query = {"level": str(level), "cursor": cursor}
         return self._transport.parse(LogPage, await self._transport.json("GET", f"{self._path}/log", query=query))
 
     async def results(self) -> AsyncGenerator[dict[str, Any], None]:
-        """The result rows as dicts, in input order, as soon as they are there.
+        """Read the results in input order, while the job runs or afterwards.
 
-        Raises `JobFailed` behind the rows of a job that failed; a cancelled or expired job ends with what was
-        kept.
+        Yields:
+            One dict per result row. Those of a cancelled or expired job end with the last row that was kept.
+
+        Raises:
+            JobFailed: The job failed; raised after the rows that it has.
         """
         async with aclosing(self.tables()) as tables:
             async for table in tables:
                 for rows in paging.dicts(table):
                     for row in rows:
                         yield row
-                    await asyncio.sleep(0)  # the next page is read meanwhile, however busy the caller is
+                    await asyncio.sleep(0)  # lets the next page arrive while the caller is busy
 
     async def batches(self) -> AsyncGenerator[pa.RecordBatch, None]:
-        """The result rows as `pyarrow.RecordBatch`es, in input order; otherwise like `results`."""
+        """Read the results in input order as Arrow record batches; otherwise like `results`.
+
+        Yields:
+            One `pyarrow.RecordBatch` at a time.
+
+        Raises:
+            JobFailed: The job failed; raised after the rows that it has.
+        """
         async with aclosing(self.tables()) as tables:
             async for table in tables:
                 for batch in table.to_batches():
                     yield batch
 
     async def to_table(self) -> pa.Table:
-        """All result rows as one `pyarrow.Table`, in input order; waits for the job to end.
+        """Wait for the job to end and return all results as one Arrow table.
 
-        Raises `JobFailed` if the job failed; of a cancelled or expired job it gives what was kept.
+        Returns:
+            A `pyarrow.Table` in input order. Of a cancelled or expired job: the rows that were kept.
+
+        Raises:
+            JobFailed: The job failed.
         """
         async with aclosing(self.tables()) as tables:
             return paging.join([table async for table in tables])
 
-    async def pages(self, content_type: Literal["arrow", "jsonl"]) -> AsyncGenerator[paging.Page, None]:
-        """The results as the service sends them, in pages; otherwise like `results`."""
+    async def pages(self, content_type: Literal["arrow", "jsonl"]) -> AsyncGenerator[paging.ResultPage, None]:
+        """Read the results in the form in which the service sends them; otherwise like `results`.
+
+        Args:
+            content_type: `"arrow"` for Arrow streams, `"jsonl"` for JSON Lines.
+
+        Yields:
+            One page at a time, in input order.
+
+        Raises:
+            JobFailed: The job failed; raised after the rows that it has.
+        """
         kind = paging.ARROW_STREAM if content_type == "arrow" else paging.JSON_LINES
         state: JobState | None = None
         async with aclosing(paging.pages(self._transport, f"{self._path}/results", kind)) as all_pages:
@@ -214,7 +271,14 @@ class AsyncJob:
                 raise_unless_completed(status)
 
     async def tables(self) -> AsyncGenerator[pa.Table, None]:
-        """The result rows as one `pyarrow.Table` a page, in input order; otherwise like `results`."""
+        """Read the results as Arrow tables, one per page, in input order; otherwise like `results`.
+
+        Yields:
+            One `pyarrow.Table` at a time.
+
+        Raises:
+            JobFailed: The job failed; raised after the rows that it has.
+        """
         async with aclosing(self.pages("arrow")) as all_pages:
             async for page in all_pages:
                 table = page.table()
@@ -222,13 +286,21 @@ class AsyncJob:
                     yield table
 
     async def dead_letters(self) -> list[DeadLetter]:
-        """The rows that the job gave up on so far, in input order, each with its error, its attempts and its row."""
+        """Read the failed rows of the job.
+
+        Returns:
+            One dead letter per failed row, in input order: its error, its attempts and the row itself.
+        """
         return [letter async for page in self._dead_letter_pages() for letter in page.dead_letters]
 
     async def dead_letter_counts(self) -> dict[str, int]:
-        """How many rows the job gave up on, by the type of their error."""
+        """Count the failed rows of the job.
+
+        Returns:
+            The number of rows by the type of their error.
+        """
         page = await self._transport.json("GET", f"{self._path}/dead-letters", query={"limit": "1"})
-        return self._transport.parse(_DeadLetterPage, page).counts
+        return self._transport.parse(DeadLetterPage, page).counts
 
     async def replay(
         self,
@@ -238,68 +310,70 @@ class AsyncJob:
         edits: Mapping[int, Mapping[str, Any]] | None = None,
         idempotency_key: str | None = None,
     ) -> AsyncJob:
-        """Run dead rows of the job, which has ended, again; their results go into their places in its results.
+        """Run failed rows of this job, which has ended, again. Their results take their places in its results.
 
-        indices: the rows, by index; None: all. error_type: only those that died of this error. edits: by index, new
-        values for some columns of a row before it is run again; without `indices` and `error_type` just these rows
-        are. Returns the job that runs them; when that has ended, the results are in their places.
+        Args:
+            indices: The rows, by index in the input. None: all failed rows.
+            error_type: Only rows that failed with this type of error.
+            edits: By index, new values for columns of a row, set before it is run. Without `indices` and `error_type`,
+                only the edited rows are run.
+            idempotency_key: Replaying again with the same key returns the existing replay.
 
-        Raises `Conflict` if this job has not ended, and an `InvalidRequest` that names what is wrong.
+        Returns:
+            The job that runs the rows. When it has ended, the results are in place.
+
+        Raises:
+            Conflict: This job has not ended, or is a replay itself.
+            InvalidRequest: A row is no dead letter, or an edit does not fit; the message names it.
         """
-        try:
-            request = ReplayRequest(
-                indices=None if indices is None else sorted(indices),
-                error_type=error_type,
-                edits=[RowEdit(index=index, row=json_value(row)) for index, row in (edits or {}).items()],
-                idempotency_key=idempotency_key or secrets.token_hex(16),
-            )
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise InvalidRequest(f"replay: {where}: {first['msg']} (came: {first['input']!r:.80}).") from error
+        request = replay_request(indices, error_type, edits, idempotency_key)
         answer = await self._transport.json("POST", f"{self._path}/replay", body=request)
         status = self._transport.parse(JobStatus, answer)
         return AsyncJob(self._transport, status.id, status)
 
     async def export_dead_letters(self, path: str | os.PathLike[str]) -> int:
-        """Write the dead letters to a file of JSON Lines, for other tools or to be edited; returns how many.
+        """Write the dead letters to a JSON Lines file, to be read by other tools or edited for a replay.
 
-        Raises `StorageError` if it cannot be written; then the file is as it was.
+        Args:
+            path: The file. It is replaced in one step.
+
+        Returns:
+            The number of dead letters written.
+
+        Raises:
+            StorageError: The file cannot be written; it is unchanged.
         """
-        target, count = Path(path), 0
-        try:
-            with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as folder:
-                unfinished = Path(folder) / target.name
-                with unfinished.open("w", encoding="utf-8") as file:
-                    async for page in self._dead_letter_pages():
-                        file.writelines(letter.model_dump_json() + "\n" for letter in page.dead_letters)
-                        count += len(page.dead_letters)
-                unfinished.replace(target)
-        except OSError as error:
-            raise StorageError(f"{path!s} cannot be written: {error.strerror or error}.", path=str(path)) from error
-        return count
+        return await write_dead_letters(Path(path), self._dead_letter_pages())
 
     async def purge_dead_letters(self, indices: Collection[int] | None = None, *, error_type: str | None = None) -> int:
-        """Delete dead letters of the job, which has ended, and the rows in them; returns how many.
+        """Delete dead letters of this job, which has ended, with the rows in them. The job still counts the rows.
 
-        The job still counts the rows as dead. Raises `Conflict` if it has not ended.
+        Args:
+            indices: The rows, by index in the input. None: all.
+            error_type: Only rows that failed with this type of error.
+
+        Returns:
+            The number of dead letters deleted.
+
+        Raises:
+            Conflict: The job has not ended.
         """
         kind = [("error_type", error_type)] if error_type is not None else []
         if indices is None:
             return await self._purge(kind)
         named = [("index", str(index)) for index in sorted(indices)]
-        pieces = [named[start : start + PURGED_AT_ONCE] for start in range(0, len(named), PURGED_AT_ONCE)]
-        return sum([await self._purge(kind + piece) for piece in pieces])
+        groups = [named[start : start + MAX_PURGED_INDICES] for start in range(0, len(named), MAX_PURGED_INDICES)]
+        return sum([await self._purge(kind + group) for group in groups])
 
     async def _purge(self, query: list[tuple[str, str]]) -> int:
         answer = await self._transport.json("DELETE", f"{self._path}/dead-letters", query=query)
-        return self._transport.parse(_Purged, answer).purged
+        return self._transport.parse(Purged, answer).purged
 
-    async def _dead_letter_pages(self) -> AsyncGenerator[_DeadLetterPage, None]:
+    async def _dead_letter_pages(self) -> AsyncGenerator[DeadLetterPage, None]:
         cursor: str | None = ""
         while cursor is not None:
             answer = await self._transport.json("GET", f"{self._path}/dead-letters", query={"cursor": cursor})
-            page = self._transport.parse(_DeadLetterPage, answer)
+            page = self._transport.parse(DeadLetterPage, answer)
             yield page
             cursor = page.next
 
@@ -314,29 +388,3 @@ class AsyncJob:
     def _seen(self, value: object) -> JobStatus:
         self.latest = self._transport.parse(JobStatus, value)
         return self.latest
-
-
-def describe(kind: str, job_id: str, status: JobStatus | None) -> str:
-    """A job as `repr` shows it."""
-    if status is None:
-        return f"<{kind} {job_id}>"
-    total = "?" if status.rows_total is None else f"{status.rows_total:,}"
-    return f"<{kind} {job_id} {status.operator!r} {status.state}: {status.rows_done:,} of {total} rows>"
-
-
-def raise_unless_completed(status: JobStatus) -> None:
-    """Raise `JobFailed`, `JobCancelled` or `JobExpired` for a final status that is not `completed`."""
-    if status.state is JobState.FAILED:
-        error = status.error
-        reason = error.message if error else "the service gave no reason"
-        details = {**error.details, "code": error.code} if error else {}
-        raise JobFailed(f"{status.id} failed: {reason}", **{**details, "job": status.id})
-    total = "" if status.rows_total is None else f" of {status.rows_total:,}"
-    if status.state is JobState.CANCELLED:
-        raise JobCancelled(f"{status.id} was cancelled after {status.rows_done:,}{total} rows.", job=status.id)
-    if status.state is JobState.EXPIRED:
-        raise JobExpired(
-            f"{status.id} passed its deadline after {status.rows_done:,}{total} rows.",
-            hint="The rows it has can be read; a later deadline or a higher priority gives it more time.",
-            job=status.id,
-        )

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _END: Any = object()
-CLOSE_S = 5.0
-"""So long may what runs take to end when the loop is closed."""
+CLOSE_TIMEOUT_S = 5.0
+"""The longest wait for running coroutines when the loop is closed."""
 
 
 class LoopThread:
-    """Runs coroutines for other threads, from its making to `close`.
+    """Runs coroutines for other threads until `close`.
 
     on_close: awaited last, on the loop.
     """
@@ -37,13 +37,13 @@ class LoopThread:
         self._is_closed = False
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine and wait for what it returns or raises; an interrupt of the caller cancels it."""
+        """Run a coroutine and wait for its result; an interrupt of the caller cancels it."""
         if self._is_closed or os.getpid() != self._pid:
             coroutine.close()
             raise RuntimeError(
-                "this client is closed; make another one."
+                "this client is closed; create a new one."
                 if self._is_closed
-                else "this client was made before the process forked; make one in each process."
+                else "this client was created before the process forked; create one in each process."
             )
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
@@ -55,7 +55,7 @@ class LoopThread:
             raise
 
     def iterate(self, items: AsyncGenerator[T, None]) -> Iterator[T]:
-        """The items of an async generator, each waited for; the generator is closed with this one."""
+        """Yield the items of an async generator; close it together with this one."""
         self._open.add(items)
         try:
             while (item := self.run(_next(items))) is not _END:
@@ -65,7 +65,7 @@ class LoopThread:
             self._discard(items)
 
     def close(self) -> None:
-        """Cancel what runs, and end the thread. Closing twice is fine."""
+        """Cancel running coroutines and end the thread. Closing twice is allowed."""
         if self._is_closed or os.getpid() != self._pid:
             return
         self._is_closed = True
@@ -92,20 +92,20 @@ class LoopThread:
         self._stopping = asyncio.Event()
         self._started.set_result(asyncio.get_running_loop())
         await self._stopping.wait()
-        await self._end_what_runs()
+        await self._cancel_running()
         await self._on_close()
 
-    async def _end_what_runs(self) -> None:
-        """Cancel requests, but for what ends by itself: a second cancellation would cut short how a first one ends.
+    async def _cancel_running(self) -> None:
+        """Cancel requests, except those already being cancelled: a second cancellation would interrupt their cleanup.
 
-        Generators are closed from the outermost in; `asyncio.run` would close them all at once, and they would meet.
+        Close generators from the outermost inwards: `asyncio.run` would close all at once, in each other's way.
         """
         running = asyncio.all_tasks() - {asyncio.current_task()}
         for task in running - self._closings:
             if not task.cancelling():
                 task.cancel()
         if running:
-            await asyncio.wait(running, timeout=CLOSE_S)
+            await asyncio.wait(running, timeout=CLOSE_TIMEOUT_S)
         for items in list(self._open):
             await _close(items)
 

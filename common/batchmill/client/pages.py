@@ -1,4 +1,4 @@
-"""Results, page by page: a cursor that the service hands on, and one page fetched ahead of the reader."""
+"""Results page by page, with the service's cursor; one page is fetched ahead of the reader."""
 
 from __future__ import annotations
 
@@ -22,62 +22,62 @@ ARROW_STREAM = "application/vnd.apache.arrow.stream"
 JSON_LINES = "application/x-ndjson"
 LONG_POLL_S = 25
 DICT_ROWS = 1024
-"""Rows turned into dicts at once: a dict takes many times the memory of its row in Arrow."""
+"""Rows converted to dicts at once: a dict takes many times the memory of its row in Arrow."""
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
-    """Rows in input order, and where the next ones follow."""
+class ResultPage:
+    """Rows in input order, and the cursor of the next page."""
 
     body: bytes  # in the format that was asked for
     rows: int
     next_cursor: str
     is_last: bool
-    state: JobState | None  # the job's when the page was made; None if the service did not say
+    state: JobState | None  # the job's when the page was made; None if the service did not report it
 
     def table(self) -> pa.Table:
-        """The rows of an Arrow page, without a copy. Raises `BatchmillError` if the page is cut off."""
+        """Return the rows of an Arrow page, without a copy. Raises `BatchmillError` if the page is truncated."""
         try:
             table = pa.ipc.open_stream(pa.py_buffer(self.body)).read_all()
         except (pa.ArrowException, OSError) as error:  # an OSError where the bytes end too early
-            raise BatchmillError(f"a page of results is no Arrow stream: {error}.") from error
+            raise BatchmillError(f"a page of results is not an Arrow stream: {error}.") from error
         if table.num_rows != self.rows:
-            raise BatchmillError(f"a page of results holds {table.num_rows} rows, expected {self.rows}.")
+            raise BatchmillError(f"expected {self.rows} rows in a page of results, got {table.num_rows}.")
         return table
 
     def lines(self) -> bytes:
-        """The rows of a JSON Lines page. Raises `BatchmillError` if the page is cut off."""
+        """Return the rows of a JSON Lines page. Raises `BatchmillError` if the page is truncated."""
         if (found := self.body.count(b"\n")) != self.rows:
-            raise BatchmillError(f"a page of results holds {found} lines, expected {self.rows}.")
+            raise BatchmillError(f"expected {self.rows} lines in a page of results, got {found}.")
         return self.body
 
 
-async def pages(transport: Transport, path: str, content_type: str) -> AsyncGenerator[Page, None]:
-    """All pages of the results at `path` up to the job's end, waiting for rows while it runs."""
-    coming = asyncio.create_task(_fetch(transport, path, content_type, None))
+async def pages(transport: Transport, path: str, content_type: str) -> AsyncGenerator[ResultPage, None]:
+    """Yield all pages of the results at `path`, waiting for rows until the job has ended."""
+    pending = asyncio.create_task(_fetch(transport, path, content_type, None))
     try:
         is_last = False
         while not is_last:
-            page = await coming
+            page = await pending
             is_last = page.is_last
             if not is_last:
-                coming = asyncio.create_task(_fetch(transport, path, content_type, page.next_cursor))
+                pending = asyncio.create_task(_fetch(transport, path, content_type, page.next_cursor))
             yield page
     finally:
-        coming.cancel()
-        await asyncio.gather(coming, return_exceptions=True)
+        pending.cancel()
+        await asyncio.gather(pending, return_exceptions=True)
 
 
-async def _fetch(transport: Transport, path: str, content_type: str, cursor: str | None) -> Page:
+async def _fetch(transport: Transport, path: str, content_type: str, cursor: str | None) -> ResultPage:
     query = {"wait_s": str(LONG_POLL_S)} | ({"cursor": cursor} if cursor is not None else {})
     answer = await transport.call("GET", path, query=query, accept=content_type)
     return _page(answer.headers, answer.body)
 
 
-def _page(headers: Any, body: bytes) -> Page:
+def _page(headers: Any, body: bytes) -> ResultPage:
     try:
         state = headers.get("Batchmill-State")
-        return Page(
+        return ResultPage(
             body=body,
             rows=int(headers["Batchmill-Rows"]),
             next_cursor=headers["Batchmill-Next-Cursor"],
@@ -86,19 +86,19 @@ def _page(headers: Any, body: bytes) -> Page:
         )
     except (KeyError, ValueError) as error:
         raise BatchmillError(
-            f"a page of results came without its Batchmill headers ({error}).",
+            f"a page of results lacks its Batchmill headers ({error}).",
             hint="Check any proxy between this client and the service.",
         ) from error
 
 
 def dicts(table: pa.Table) -> Iterator[list[dict[str, Any]]]:
-    """The rows of a table as dicts, `DICT_ROWS` at a time."""
+    """Yield the rows of a table as dicts, `DICT_ROWS` at a time."""
     for start in range(0, table.num_rows, DICT_ROWS):
         yield rows_of(table.slice(start, DICT_ROWS))
 
 
 def join(parts: list[pa.Table]) -> pa.Table:
-    """One table of all parts, without a copy where their types agree; no part gives the empty table.
+    """Join parts to one table, without a copy where their types agree; without parts, the empty table.
 
     Raises `BatchmillError` where a column changes its kind from part to part.
     """

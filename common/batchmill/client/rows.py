@@ -1,11 +1,11 @@
-"""Rows as users have them, cut into Arrow pieces of a size to send.
+"""Convert a user's rows to Arrow parts of a size to send.
 
 1. `_tables` reads what the user gave, dict by dict or table by table, into Arrow tables of a few thousand rows.
 2. `_conformed` gives each the schema of all rows so far. A column may appear, and widen where nothing is lost
    (null to anything, int to float); it never changes its kind.
-3. `_packed` joins and cuts them into pieces of at most `PIECE_BYTES`.
+3. `_sized` joins and slices them into parts of at most `MAX_PART_BYTES`.
 
-Each step draws from the one before it, so that memory holds a piece or two, however many rows there are.
+Each step pulls from the one before it, so that memory holds a part or two, whatever the number of rows.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from batchmill.columns import UnsupportedColumnError, carried_schema
 from batchmill.errors import InvalidRows
 from batchmill.job import MAX_INLINE_BYTES
 
-PIECE_BYTES = 8 * 1024 * 1024
-CHUNK_BYTES = 2 * 1024 * 1024
-CHUNK_ROWS = 4096
+MAX_PART_BYTES = 8 * 1024 * 1024
+MAX_CHUNK_BYTES = 2 * 1024 * 1024
+MAX_CHUNK_ROWS = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class UploadPart:
     """Consecutive rows, ready to be sent."""
 
-    first_row: int  # 0-based index of its first row in all that the user gave
+    first_row: int  # 0-based index of its first row in the user's input
     table: pa.Table
-    ipc_file: pa.Buffer | None  # the rows as an Arrow IPC file; None while they are few enough to ride inline
+    ipc_file: pa.Buffer | None  # the rows as an Arrow IPC file; None while they are few enough to be sent inline
 
     def as_file(self) -> pa.Buffer:
-        """The rows as an Arrow IPC file."""
+        """Return the rows as an Arrow IPC file."""
         return _ipc_file(self.table) if self.ipc_file is None else self.ipc_file
 
     def as_inline(self) -> pa.Buffer | None:
-        """The rows as an Arrow IPC stream, or None if that is too large to ride inline."""
+        """Return the rows as an Arrow IPC stream, or None if it is too large to be sent inline."""
         if self.ipc_file is not None:
             return None
         sink = pa.BufferOutputStream()
@@ -51,11 +51,11 @@ class Piece:
 
 
 def check_rows(rows: object) -> None:
-    """Raise `InvalidRows` for what can be no rows at all, before anything of it is read."""
+    """Raise `InvalidRows` for a value that cannot be rows, before reading it."""
     if isinstance(rows, (str, bytes, os.PathLike)):
         raise InvalidRows(
             f"rows is a {type(rows).__name__}, expected a list of dicts, an Arrow table or an iterable of either.",
-            hint="Use source= for the path of a file.",
+            hint="Give the path of a file as source=.",
         )
     if isinstance(rows, Mapping):
         raise InvalidRows(
@@ -68,13 +68,13 @@ def check_rows(rows: object) -> None:
         )
 
 
-def pieces(rows: Any) -> Iterator[Piece]:
-    """The rows in pieces of at most `PIECE_BYTES` (a longer row alone), in order; at least one, perhaps empty.
+def upload_parts(rows: Any) -> Iterator[UploadPart]:
+    """Yield the rows in parts of at most `MAX_PART_BYTES` (a longer row alone), in order; at least one, perhaps empty.
 
     rows: dicts, Arrow tables or batches, or anything that exports an Arrow stream, alone or in an iterable. Raises
-    `InvalidRows`, naming the row and the column, for rows that fit no table; what the iterable raises passes.
+    `InvalidRows`, naming the row and the column, for rows that do not form a table; errors of the iterable propagate.
     """
-    return _packed(_conformed(_tables(rows)))
+    return _sized(_conformed(_tables(rows)))
 
 
 def _is_tabular(value: object) -> bool:
@@ -82,7 +82,7 @@ def _is_tabular(value: object) -> bool:
 
 
 class _Chunk(list[Mapping[str, Any]]):
-    """Dicts gathered to become one table."""
+    """Dicts collected for one table."""
 
 
 def _tables(rows: Any) -> Iterator[pa.Table]:
@@ -94,13 +94,13 @@ def _tables(rows: Any) -> Iterator[pa.Table]:
 
 
 def _groups(rows: Iterable[Any]) -> Iterator[Any]:
-    """Chunks of the dicts; whatever is no dict comes as it is."""
+    """Yield dicts in chunks, and any other value unchanged."""
     chunk, weight = _Chunk(), 0
     for row in rows:
         if is_dict := type(row) is dict or isinstance(row, Mapping):
             chunk.append(row)
             weight += _weight(row)
-        if chunk and (not is_dict or weight >= CHUNK_BYTES or len(chunk) >= CHUNK_ROWS):
+        if chunk and (not is_dict or weight >= MAX_CHUNK_BYTES or len(chunk) >= MAX_CHUNK_ROWS):
             yield chunk
             chunk, weight = _Chunk(), 0
         if not is_dict:
@@ -134,7 +134,7 @@ def _slices(table: pa.Table) -> Iterator[pa.Table]:
     if is_plain or not table.num_rows:
         yield table
         return
-    for batch in table.to_batches(max_chunksize=CHUNK_ROWS):
+    for batch in table.to_batches(max_chunksize=MAX_CHUNK_ROWS):
         yield pa.Table.from_batches([batch])
 
 
@@ -152,13 +152,13 @@ def _open_tabular(tabular: Any, first_row: int) -> Any:
         return pa.Table.from_batches([pa.record_batch(tabular)]).to_reader()
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise InvalidRows(
-            f"row {first_row}: a {type(tabular).__name__} holds no columns with names, expected a table ({error}).",
+            f"row {first_row}: a {type(tabular).__name__} has no named columns, expected a table ({error}).",
             row=first_row,
         ) from error
 
 
 def _weight(row: Mapping[str, Any]) -> int:
-    """About how many bytes a row takes: enough to end a chunk before large values fill the memory."""
+    """Estimate the bytes of a row, well enough to end a chunk before large values fill the memory."""
     return sum(map(_value_weight, row.values()))
 
 
@@ -184,41 +184,41 @@ def _conformed(tables: Iterator[pa.Table]) -> Iterator[tuple[int, pa.Table]]:
         first_row += table.num_rows
 
 
-def _packed(tables: Iterator[tuple[int, pa.Table]]) -> Iterator[Piece]:
+def _sized(tables: Iterator[tuple[int, pa.Table]]) -> Iterator[UploadPart]:
     held: list[pa.Table] = []
     held_bytes = first_row = next_row = 0
     for start, table in tables:
         next_row = start
         for part in _parts(table):
-            if held_bytes and held_bytes + part.nbytes > PIECE_BYTES:
-                yield _piece(first_row, held)
+            if held_bytes and held_bytes + part.nbytes > MAX_PART_BYTES:
+                yield _part(first_row, held)
                 held, held_bytes, first_row = [], 0, next_row
             held.append(part)
             held_bytes += part.nbytes
             next_row += part.num_rows
-    yield _piece(first_row, held)
+    yield _part(first_row, held)
 
 
 def _parts(table: pa.Table) -> Iterator[pa.Table]:
-    """A table cut into parts of at most `PIECE_BYTES`, as far as cutting makes it smaller."""
+    """Slice a table into parts of at most `MAX_PART_BYTES`, as far as slicing makes it smaller."""
     size = table.nbytes
-    if size <= PIECE_BYTES or table.num_rows <= 1:
+    if size <= MAX_PART_BYTES or table.num_rows <= 1:
         yield table
         return
-    step = max(1, table.num_rows * PIECE_BYTES // (size + size // 8))
+    step = max(1, table.num_rows * MAX_PART_BYTES // (size + size // 8))
     for start in range(0, table.num_rows, step):
         part = table.slice(start, step)
-        if PIECE_BYTES < part.nbytes < 0.75 * size:
+        if MAX_PART_BYTES < part.nbytes < 0.75 * size:
             yield from _parts(part)
         else:
             yield part
 
 
-def _piece(first_row: int, tables: list[pa.Table]) -> Piece:
+def _part(first_row: int, tables: list[pa.Table]) -> UploadPart:
     table = pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({})
     if len(tables) > 1:
         table = table.combine_chunks()
-    return Piece(first_row, table, None if table.nbytes <= MAX_INLINE_BYTES else _ipc_file(table))
+    return UploadPart(first_row, table, None if table.nbytes <= MAX_INLINE_BYTES else _ipc_file(table))
 
 
 def _ipc_file(table: pa.Table) -> pa.Buffer:

@@ -1,4 +1,4 @@
-"""Which service a client talks to: named by the caller, by the environment, or the one running on this machine."""
+"""Find the service of a client: given by the caller, by the environment, or running on this machine."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SERVICE_FILE = "service.json"
-"""What `batchmill up` leaves in its data folder while it runs: `{"url", "token", "pid"}`."""
+"""The file that `batchmill up` keeps in its data folder while it runs: `{"url", "token", "pid"}`."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceAddress:
-    """Where the service listens, and the bearer token it knows us by. The token is never shown."""
+    """The URL of a service and the bearer token for it. The token is never shown."""
 
     url: str  # without a trailing slash
     token: str | None = field(default=None, repr=False)
 
 
 def find_service(url: str | None = None, token: str | None = None) -> ServiceAddress:
-    """The service to use: `url`, else `BATCHMILL_URL`, else the one that `batchmill up` runs on this machine.
+    """Return the service to use: `url`, else `BATCHMILL_URL`, else the one that `batchmill up` runs on this machine.
 
-    The token is `token`, else `BATCHMILL_TOKEN` for a named service, else what the running service wrote down.
-    Raises `InvalidSettings` for a URL or a token that cannot be one, `ServiceUnavailable` if there is no service.
+    The token is `token`, else `BATCHMILL_TOKEN` for a named service, else the one in the file of the running service.
+    Raises `InvalidSettings` for a malformed URL or token, `ServiceUnavailable` if there is no service.
     """
     named = url or os.environ.get("BATCHMILL_URL")
     if named:
@@ -47,14 +47,14 @@ def _running_service(path: Path) -> dict[str, Any]:
         alive = False
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidSettings(
-            f"{path} does not say where the service runs: expected a JSON object with url, token and pid ({error}).",
-            hint="Start `batchmill up` again, or name a service with BATCHMILL_URL and BATCHMILL_TOKEN.",
+            f"{path}: expected a JSON object with url, token and pid ({error}).",
+            hint="Start `batchmill up` again, or set a service with BATCHMILL_URL and BATCHMILL_TOKEN.",
             path=str(path),
         ) from error
     if not alive:
         raise ServiceUnavailable(
-            f"no service is named, and none runs on this machine with the data folder {str(path.parent)!r}.",
-            hint="Start one with `batchmill up`, or name one with BATCHMILL_URL and BATCHMILL_TOKEN "
+            f"no service is given, and none runs on this machine with the data folder {str(path.parent)!r}.",
+            hint="Start one with `batchmill up`, or give one with BATCHMILL_URL and BATCHMILL_TOKEN "
             "(batchmill.Client(url, token), --url and --token).",
         )
     return dict(service)
@@ -77,11 +77,11 @@ def _checked_url(url: str) -> str:
     except ValueError:
         good = False
     if not good:
-        raise InvalidSettings(f"{url!r} is no address of a service: expected http://host:port or https://host.")
+        raise InvalidSettings(f"expected http://host:port or https://host as the service's URL, got {url!r}.")
     if split.username is not None or split.query or split.fragment:
         raise InvalidSettings(
-            "the service's URL holds a user name, a query or a fragment; expected http://host:port.",
-            hint="Give the token by BATCHMILL_TOKEN or the argument `token`.",
+            "the service's URL contains a user name, a query or a fragment; expected http://host:port.",
+            hint="Give the token with BATCHMILL_TOKEN or the argument `token`.",
         )
     return url.strip().rstrip("/")
 
@@ -89,5 +89,5 @@ def _checked_url(url: str) -> str:
 def _checked_token(token: str | None) -> str | None:
     token = (token or "").strip()
     if not token.isascii() or not token.isprintable() or " " in token:
-        raise InvalidSettings("the token holds characters that no bearer token has: expected printable ASCII.")
+        raise InvalidSettings("the token contains invalid characters: expected printable ASCII without spaces.")
     return token or None

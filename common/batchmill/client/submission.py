@@ -1,4 +1,4 @@
-"""One submit: the order is checked here first, then its rows ride inline or are uploaded, then the job is posted."""
+"""Submit one job: check it, send its rows inline or upload them, then post it."""
 
 from __future__ import annotations
 
@@ -18,70 +18,46 @@ from pydantic import BaseModel, ValidationError
 
 from batchmill.client.transport import BufferPayload, Transport
 from batchmill.errors import BatchmillError, InvalidOutput, InvalidParams, InvalidRequest, InvalidRows, InvalidSource
-from batchmill.job import (
-    DEFAULT_POOL,
-    BatchPolicy,
-    FileSource,
-    JobRequest,
-    JobSpec,
-    JobStatus,
-    OutputSpec,
-    RetryPolicy,
-    UploadSource,
-)
+from batchmill.job import FileSource, JobForm, JobRequest, JobStatus, OutputSpec, UploadSource
+from batchmill.wording import shown
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from batchmill.client.rows import Piece
+    from batchmill.client.options import JobOptions
+    from batchmill.client.rows import UploadPart
 
-PUTS_IN_FLIGHT = 3
+MAX_PUTS_IN_FLIGHT = 3
 ARROW_FILE = "application/vnd.apache.arrow.file"
 
 
-def make_spec(
-    operator: str,
-    *,
-    source: Any,
-    params: Any,
-    output: Any,
-    carry: Any,
-    name: str | None,
-    pool: str | None,
-    priority: int,
-    deadline: Any,
-    retry: Any,
-    batch: Any,
-    cache: bool,
-    budget: float | None,
-) -> JobSpec:
-    """The spec of a job from what a user gave `submit`. Raises the typed error of the argument that is wrong."""
+_CONVERTED = {"source", "output", "deadline", "idempotency_key"}
+"""Options that are no field of a spec, or one of another form; the others are passed to it under their names."""
+
+
+def make_spec(operator: str, options: JobOptions) -> JobForm:
+    """Make the spec of a job from the options of `submit`. Raises the typed error of the option that is wrong."""
     try:
-        json.dumps(params, allow_nan=False)
+        json.dumps(options.get("params"), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidParams(f"params hold a value that JSON has no form for: {error}.") from error
+        raise InvalidParams(f"params contain a value without a JSON equivalent: {error}.") from error
+    given = {name: value for name, value in options.items() if name not in _CONVERTED and value is not None}
     try:
-        return JobSpec(
-            operator=operator,
-            params={} if params is None else params,
-            source=_file_source(source),
-            output=_output(output),
-            carry=carry,
-            name=name,
-            pool=pool or DEFAULT_POOL,
-            priority=priority,
-            deadline_at=_deadline_at(deadline),
-            retry=RetryPolicy() if retry is None else retry,
-            batch=BatchPolicy() if batch is None else batch,
-            cache=cache,
-            budget=budget,
+        return JobForm.model_validate(
+            {
+                **given,
+                "operator": operator,
+                "source": _file_source(options.get("source")),
+                "output": _output(options.get("output")),
+                "deadline_at": _deadline_at(options.get("deadline")),
+            }
         )
     except ValidationError as error:
         raise _invalid(InvalidRequest, "", error) from error
 
 
 def _deadline_at(deadline: Any) -> float | None:
-    """Seconds since the epoch from what a user calls a deadline. Raises `InvalidRequest`."""
+    """Convert a deadline to seconds since the epoch. Raises `InvalidRequest`."""
     now = time.time()
     match deadline:
         case None:
@@ -90,7 +66,7 @@ def _deadline_at(deadline: Any) -> float | None:
             if deadline.tzinfo is None:
                 raise InvalidRequest(
                     f"the deadline {deadline} has no time zone.",
-                    hint="Give an aware datetime, such as datetime.now(UTC) + timedelta(hours=2), or a timedelta.",
+                    hint="Give a timedelta, or a datetime such as datetime.now(UTC) + timedelta(hours=2).",
                     field="deadline",
                 )
             moment = deadline.timestamp()
@@ -100,7 +76,7 @@ def _deadline_at(deadline: Any) -> float | None:
             moment = now + deadline
         case _:
             raise InvalidRequest(
-                f"{deadline!r} is no deadline: expected an aware datetime, a timedelta, or seconds from now.",
+                f"deadline: expected a datetime with a time zone, a timedelta, or seconds from now, got {deadline!r}.",
                 field="deadline",
             )
     if moment <= now:
@@ -138,7 +114,7 @@ def _absolute_paths(path: Any, error: type[InvalidRequest]) -> str | list[str]:
 
 def _absolute(path: Any, error: type[InvalidRequest]) -> str:
     if not isinstance(path, (str, os.PathLike)) or not str(path):
-        raise error(f"{path!r} is no path: expected a path or a URI as text.", path=repr(path))
+        raise error(f"expected a path or a URI as text, got {path!r}.", path=repr(path))
     text = str(path)
     return text if "://" in text else str(Path(text).expanduser().absolute())
 
@@ -146,11 +122,11 @@ def _absolute(path: Any, error: type[InvalidRequest]) -> str:
 def _invalid(kind: type[InvalidRequest], prefix: str, error: ValidationError) -> InvalidRequest:
     first = error.errors()[0]
     where = ".".join(map(str, first["loc"]))
-    return kind(f"{prefix}{where}: {first['msg']} (came: {first['input']!r}).", field=where)
+    return kind(f"{prefix}{where}: {first['msg']}, got {shown(first['input'])}.", field=where)
 
 
 class _UploadRequest(BaseModel):
-    spec: JobSpec
+    spec: JobForm
 
 
 class _UploadAnswer(BaseModel):
@@ -158,39 +134,39 @@ class _UploadAnswer(BaseModel):
     max_part_bytes: int
 
 
-class Submission:
-    """One job on its way to the service: `hold` or `put` its rows, then `finish`; `abort` if that fails half way.
+class JobSender:
+    """Sends one job to the service: `hold` or `put` its rows, then `finish`; `abort` after an error.
 
-    Few rows are held back and ride in the one request that `finish` sends. Of more, up to `PUTS_IN_FLIGHT` pieces
-    are on their way while the caller makes the next one.
+    A small first part is held and sent inline with the request of `finish`. Larger inputs are uploaded, up to
+    `MAX_PUTS_IN_FLIGHT` parts at once while the caller makes the next part.
     """
 
-    def __init__(self, transport: Transport, spec: JobSpec, idempotency_key: str | None) -> None:
+    def __init__(self, transport: Transport, spec: JobForm, idempotency_key: str | None) -> None:
         self._transport = transport
         self._spec = spec
         self._key = idempotency_key or secrets.token_hex(16)
-        self._held: Piece | None = None
+        self._held: UploadPart | None = None
         self._upload = ""
         self._max_part_bytes = 0
         self._parts = 0
         self._in_flight: set[asyncio.Task[None]] = set()
 
-    def hold(self, piece: Piece) -> bool:
-        """Keep the first rows back if they are few; False: they are to be `put`."""
-        if self._held is not None or self._upload or piece.ipc_file is not None:
+    def hold(self, part: UploadPart) -> bool:
+        """Hold the first rows if they are few; return False if they must be `put`."""
+        if self._held is not None or self._upload or part.ipc_file is not None:
             return False
-        self._held = piece
+        self._held = part
         return True
 
-    async def put(self, piece: Piece) -> None:
-        """Take the next rows; waits while enough of them are on their way."""
+    async def put(self, part: UploadPart) -> None:
+        """Send the next rows; wait while `MAX_PUTS_IN_FLIGHT` parts are being sent."""
         held, self._held = self._held, None
-        for one in (held, piece):
+        for one in (held, part):
             if one is not None:
                 await self._send(one)
 
     async def finish(self) -> JobStatus:
-        """Wait for the rows to arrive, and submit the job."""
+        """Wait until all rows have arrived, then submit the job."""
         held, self._held = self._held, None
         inline = held.as_inline() if held is not None else None
         if inline is not None:
@@ -198,22 +174,22 @@ class Submission:
         if held is not None:
             await self._send(held)
         while self._in_flight:
-            await self._settle(asyncio.ALL_COMPLETED)
+            await self._await_puts(asyncio.ALL_COMPLETED)
         source = UploadSource(upload=self._upload, parts=self._parts) if self._upload else self._spec.source
         return await self._post(source, None)
 
     async def abort(self) -> None:
-        """Stop what is on its way, and drop what has arrived; nothing is submitted."""
+        """Cancel the upload and delete its parts; nothing is submitted."""
         tasks, self._in_flight = self._in_flight, set()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._upload:
-            with suppress(BatchmillError):  # an upload that stays behind is swept by the service
+            with suppress(BatchmillError):  # the service deletes an abandoned upload
                 await self._transport.call("DELETE", f"/v1/uploads/{self._upload}")
 
     async def _post(self, source: Any, rows_arrow: str | None) -> JobStatus:
-        fields = {name: getattr(self._spec, name) for name in JobSpec.model_fields} | {"source": source}
+        fields = {name: getattr(self._spec, name) for name in JobForm.model_fields} | {"source": source}
         try:
             request = JobRequest(**fields, rows_arrow=rows_arrow, idempotency_key=self._key)
         except ValidationError as error:
@@ -221,18 +197,18 @@ class Submission:
         answer = await self._transport.json("POST", "/v1/jobs", body=request)
         return self._transport.parse(JobStatus, answer)
 
-    async def _send(self, piece: Piece) -> None:
+    async def _send(self, part: UploadPart) -> None:
         if not self._upload:
             await self._begin()
-        body = piece.as_file()
+        body = part.as_file()
         if body.size > self._max_part_bytes:
             raise InvalidRows(
-                f"row {piece.first_row} takes {body.size:,} bytes; the service takes {self._max_part_bytes:,} at once.",
-                hint="Keep large values in files, and give the rows their paths.",
-                row=piece.first_row,
+                f"row {part.first_row} has {body.size:,} bytes; the limit is {self._max_part_bytes:,} bytes.",
+                hint="Store large values in files, and put their paths into the rows.",
+                row=part.first_row,
             )
-        while len(self._in_flight) >= PUTS_IN_FLIGHT:
-            await self._settle(asyncio.FIRST_COMPLETED)
+        while len(self._in_flight) >= MAX_PUTS_IN_FLIGHT:
+            await self._await_puts(asyncio.FIRST_COMPLETED)
         path = f"/v1/uploads/{self._upload}/parts/{self._parts}"
         self._parts += 1
         self._in_flight.add(asyncio.create_task(self._put_part(path, body)))
@@ -246,7 +222,7 @@ class Submission:
     async def _put_part(self, path: str, body: pa.Buffer) -> None:
         await self._transport.call("PUT", path, body=BufferPayload(memoryview(body), ARROW_FILE))
 
-    async def _settle(self, until: str) -> None:
+    async def _await_puts(self, until: str) -> None:
         done, self._in_flight = await asyncio.wait(self._in_flight, return_when=until)
         failures = [error for task in done if (error := task.exception())]
         for error in failures:

@@ -1,7 +1,7 @@
-"""HTTP to the service: one pool of kept-alive connections, typed errors, and patience with broken connections.
+"""HTTP to the service: one pool of kept-alive connections, typed errors, and retries.
 
-A request is tried again when its connection breaks or the service is away for a moment, but only if that can do no
-harm, and only once the service has answered at all: a wrong address is told at once.
+A request is retried when its connection breaks or the service is unavailable for a moment, but only if a repetition is
+harmless, and only after the service has answered once: a wrong address is reported at once.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ READ_BUFFER_BYTES = 4 * 1024 * 1024
 WRITE_SLICE_BYTES = 256 * 1024
 
 _BROKEN = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError)
-_AWAY = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, ServiceUnavailable)
+_UNAVAILABLE = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, ServiceUnavailable)
 
 M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HttpAnswer:
     """A successful answer, read to its end."""
 
     headers: Mapping[str, str]  # names match in any case
@@ -56,7 +56,7 @@ class Answer:
 
 
 class BufferPayload(aiohttp.Payload):
-    """A request body that lies in a buffer: sent in slices, never copied whole, and sent again as often as needed."""
+    """A request body in a buffer: sent in slices without a full copy, and sent again for a retry."""
 
     _value: memoryview
     _autoclose = True
@@ -80,8 +80,8 @@ class Transport:
 
     def __init__(self, address: ServiceAddress, rng: random.Random | None = None) -> None:
         self.address = address
-        self.rng = rng or random.Random()  # noqa: S311  # jitter, no secret
-        self.has_answered = False  # whether the service ever did
+        self.rng = rng or random.Random()  # noqa: S311  # jitter, not a secret
+        self.has_answered = False  # at least once
         self._session: aiohttp.ClientSession | None = None
 
     async def call(
@@ -93,7 +93,7 @@ class Transport:
         accept: str = "application/json",
         body: BufferPayload | None = None,
         retry: bool = True,
-    ) -> Answer:
+    ) -> HttpAnswer:
         """Send a request and read the answer.
 
         retry: whether sending it twice does no harm. Raises the typed error that the service answered with, or
@@ -103,7 +103,7 @@ class Transport:
         while True:
             try:
                 async with self.open(method, path, query=query, accept=accept, body=body) as response:
-                    return Answer(response.headers, await response.read())
+                    return HttpAnswer(response.headers, await response.read())
             except (aiohttp.ClientError, ServiceUnavailable) as error:
                 if not retry:
                     raise self.unavailable(error) from error
@@ -119,11 +119,11 @@ class Transport:
         return self.decode(answer.body)
 
     def decode(self, text: str | bytes) -> Any:
-        """The value of a JSON text that the service sent."""
+        """Parse a JSON text from the service."""
         try:
             return json.loads(text)
         except ValueError as error:
-            raise self._foreign_answer("no JSON") from error
+            raise self._foreign_answer("not JSON") from error
 
     @asynccontextmanager
     async def open(
@@ -136,7 +136,7 @@ class Transport:
         body: BufferPayload | None = None,
         read_timeout_s: float = ANSWER_TIMEOUT_S,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A successful answer, not yet read. Tries once; raises typed errors and `aiohttp.ClientError`."""
+        """Yield a successful answer, its body unread. Tries once; raises typed errors and `aiohttp.ClientError`."""
         timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_TIMEOUT_S, sock_read=read_timeout_s)
         async with self._open_session().request(
             method,
@@ -153,14 +153,14 @@ class Transport:
             yield response
 
     def parse(self, model: type[M], value: object) -> M:
-        """A value of the job model from a JSON answer; fields that a newer service added are passed over."""
+        """Validate a JSON answer; fields that a newer service added are ignored."""
         try:
             return model.model_validate(value, extra="ignore")
         except ValidationError as error:
             raise self._foreign_answer(model.__name__) from error
 
     def unavailable(self, error: Exception) -> BatchmillError:
-        """The error to raise when the service cannot be reached."""
+        """Return the error for a service that cannot be reached."""
         if isinstance(error, BatchmillError):
             return error
         if isinstance(error, _BROKEN):
@@ -170,7 +170,7 @@ class Transport:
                 url=self.address.url,
             )
         return ServiceUnavailable(
-            f"what answers at {self.address.url} speaks no HTTP: {error}.",
+            f"{self.address.url} did not answer with HTTP: {error}.",
             hint="Check the URL: is it http or https, and the port of a Batchmill service?",
             url=self.address.url,
         )
@@ -199,7 +199,7 @@ class Transport:
         text = await response.read()
         if status < 400:
             return BatchmillError(
-                f"{self.address.url} answered {status}: it has moved to {response.headers.get('Location', '?')}.",
+                f"{self.address.url} answered {status}: it redirects to {response.headers.get('Location', '?')}.",
                 hint="Use that address as the service's URL.",
             )
         try:
@@ -211,13 +211,13 @@ class Transport:
         kind = _KIND_OF_STATUS.get(status, BatchmillError)
         return kind(
             f"{self.address.url} answered {status} to {response.method} {response.url.path}, not as Batchmill does.",
-            hint="Check the URL, and any proxy on the way.",
+            hint="Check the URL, and any proxy in between.",
         )
 
     def _foreign_answer(self, what: str) -> BatchmillError:
         return BatchmillError(
-            f"{self.address.url} answered with something this client does not understand ({what}).",
-            hint="Check that the URL is a Batchmill service's, of about the same version as this client.",
+            f"{self.address.url} sent an answer that this client does not understand ({what}).",
+            hint="Check that the URL is that of a Batchmill service, and that its version is close to this client's.",
         )
 
 
@@ -232,20 +232,20 @@ _KIND_OF_STATUS: dict[int, type[BatchmillError]] = {
 
 
 class Patience:
-    """How often and how long one request waits for a service that is away."""
+    """Limits the retries of one request and waits between them."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self._tries = 0
 
     def renew(self) -> None:
-        """Start afresh: the service is there."""
+        """Start again from the first delay: the service has answered."""
         self._tries = 0
 
     async def pause(self, error: Exception) -> None:
-        """Wait before the next try, or raise what to tell the user when there shall be none."""
-        never_there = not self._transport.has_answered and isinstance(error, _AWAY)
-        if never_there or not isinstance(error, (*_AWAY, *_BROKEN)) or self._tries >= MAX_RETRIES:
+        """Wait before the next try, or raise the error for the user when no try is left."""
+        never_answered = not self._transport.has_answered and isinstance(error, _UNAVAILABLE)
+        if never_answered or not isinstance(error, (*_UNAVAILABLE, *_BROKEN)) or self._tries >= MAX_RETRIES:
             raise self._transport.unavailable(error) from error
         self._tries += 1
         await asyncio.sleep(BACKOFF.delay_s(self._tries, self._transport.rng))

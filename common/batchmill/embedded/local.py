@@ -1,4 +1,4 @@
-"""`batchmill.local()`: an embedded service for as long as a `with` block lasts."""
+"""`batchmill.local()`: an embedded service for the duration of a `with` block."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from batchmill.client import Client
 
-STOP_S = 60.0
+STOP_TIMEOUT_S = 60.0
 
 
 @contextmanager
@@ -29,16 +29,22 @@ def local(
     *,
     devices: str = "cpu",
 ) -> Iterator[Client]:
-    """Run an embedded service, and yield a client of it.
+    """Run a service on this machine for the length of a `with` block.
 
-    workers: worker processes on each device.
-    data_dir: where its data lie; kept, so that unfinished jobs go on when it is used again. None: a temporary
-        folder, removed at the end.
-    operators: names of modules that the workers import.
-    devices: what they run on, as in `batchmill worker --devices`: "auto" takes the GPUs if there are any.
+    Args:
+        workers: Worker processes on each device.
+        data_dir: Folder for its data. It is kept: unfinished jobs resume when the folder is used again. None: a
+            temporary folder, removed at the end.
+        operators: Names of modules that the workers import.
+        devices: Devices to use, as in `batchmill worker --devices`; `"auto"` takes the GPUs, if there are any.
 
-    Raises `MissingExtra` when the services are not installed, `ServiceUnavailable` when they do not start,
-    `InvalidSettings` when a service already runs over `data_dir`.
+    Yields:
+        A client of the service.
+
+    Raises:
+        MissingExtra: The services are not installed.
+        InvalidSettings: Another service already uses `data_dir`.
+        ServiceUnavailable: The service did not start; the message has the reason.
     """
     from batchmill.client import Client
 
@@ -63,7 +69,7 @@ def _start(workers: Sequence[str], folder: Path, operators: Sequence[str]) -> su
     command = ["up", "--data-dir", str(folder), *workers, "--port", "0", "--tied", *modules]
     return subprocess.Popen(  # noqa: S603  # our own command
         python_module("batchmill", *command),
-        stdin=subprocess.PIPE,  # held open by us alone: when it closes, however we end, the service stops
+        stdin=subprocess.PIPE,  # held open by this process only: when it closes, for whatever reason, the service stops
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -75,8 +81,8 @@ def _reached(process: subprocess.Popen[str]) -> tuple[str, str]:
     assert process.stdout is not None  # noqa: S101  # it was asked for
     line = process.stdout.readline()
     if not line:
-        _, said = process.communicate()
-        raise ServiceUnavailable(f"the embedded service did not start: {said.strip().removeprefix('error: ')}")
+        _, output = process.communicate()
+        raise ServiceUnavailable(f"the embedded service did not start: {output.strip().removeprefix('error: ')}")
     record = json.loads(line)
     return record["url"], record["token"]
 
@@ -84,7 +90,7 @@ def _reached(process: subprocess.Popen[str]) -> tuple[str, str]:
 def _stop(process: subprocess.Popen[str]) -> None:
     if process.poll() is None:
         try:
-            process.communicate(timeout=STOP_S)  # closes its standard input, which ends it
+            process.communicate(timeout=STOP_TIMEOUT_S)  # closes its standard input, which stops it
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()

@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Sequence
 
-START_S = 60.0
-STOP_GRACE_S = 60.0  # more than a worker takes to drain
-LOOK_S = 0.02
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 60.0  # longer than a worker needs to drain
+READY_INTERVAL_S = 0.02
 LOG_TAIL_LINES = 12
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedSettings:
-    """What an embedded service is started with."""
+    """The settings of an embedded service."""
 
     data_dir: Path
     workers: int = 1  # on each device
@@ -46,7 +46,7 @@ class EmbeddedService:
     def __init__(self, settings: EmbeddedSettings) -> None:
         self._settings = settings
         self._folder = DataFolder(settings.data_dir)
-        self._keeper = ProcessSupervisor()
+        self._processes = ProcessSupervisor()
         self._runtime: Path | None = None
         self.record: ServiceRecord | None = None
 
@@ -60,7 +60,7 @@ class EmbeddedService:
     def start(self) -> ServiceRecord:
         """Start everything; returns when jobs can be submitted. Raises `ServiceUnavailable` with the reason."""
         _require_extras()
-        self._folder.take()
+        self._folder.lock()
         try:
             self.record = self._start()
         except BaseException:
@@ -70,16 +70,16 @@ class EmbeddedService:
 
     def watch(self) -> None:
         """Keep the processes running until `ask_to_stop`."""
-        self._keeper.watch()
+        self._processes.watch()
 
     def ask_to_stop(self) -> None:
         """Make `watch` return soon."""
-        self._keeper.ask_to_stop()
+        self._processes.ask_to_stop()
 
     def stop(self) -> None:
-        """Stop everything; unfinished jobs go on when a service is started over the same folder."""
-        for name in ("worker", "coordinator", "valkey"):  # each needs the ones behind it to leave in good order
-            self._keeper.stop(STOP_GRACE_S, name)
+        """Stop everything; unfinished jobs resume when a service is started with the same folder."""
+        for name in ("worker", "coordinator", "valkey"):  # each needs those after it for an orderly stop
+            self._processes.stop(STOP_TIMEOUT_S, name)
         self._folder.release()
         if self._runtime is not None:
             shutil.rmtree(self._runtime, ignore_errors=True)
@@ -99,7 +99,7 @@ class EmbeddedService:
         valkey = self._child("valkey", valkey_command(self._folder.valkey, valkey_socket), {})
         self._wait("valkey", valkey, valkey_socket.exists)
         here = self._settings
-        port = here.port or _free_port(here.host)  # chosen once: a coordinator that is started again is found there
+        port = here.port or _free_port(here.host)  # chosen once, so that a restarted coordinator keeps its address
         listening = ["--host", here.host, "--port", str(port), "--ready-file", str(ready)]
         coordinator = self._command("coordinator", listening, env)
         announced = self._runtime / "workers.json"
@@ -109,32 +109,32 @@ class EmbeddedService:
         self._wait("coordinator", coordinator, ready.exists)
         self._wait("worker", worker, announced.exists)
         record = ServiceRecord(json.loads(ready.read_text())["url"], token, os.getpid())
-        self._folder.tell(record)
+        self._folder.write_record(record)
         return record
 
     def _command(self, name: str, arguments: Sequence[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
         return self._child(name, python_module("batchmill", name, *arguments), env)
 
     def _child(self, name: str, command: Sequence[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
-        return self._keeper.start(ChildSpec(name, command, env, self._folder.logs / f"{name}.log"))
+        return self._processes.start(ChildSpec(name, command, env, self._folder.logs / f"{name}.log"))
 
     def _wait(self, name: str, process: subprocess.Popen[bytes], is_ready: Callable[[], bool]) -> None:
-        ends_at = time.monotonic() + START_S
+        ends_at = time.monotonic() + START_TIMEOUT_S
         while not is_ready():
             code = process.poll()
             if code is not None:
                 raise self._not_started(name, f"it {describe_exit(code)}")
             if time.monotonic() > ends_at:
-                raise self._not_started(name, f"it was not ready within {START_S:.0f} s")
-            time.sleep(LOOK_S)
+                raise self._not_started(name, f"it was not ready within {START_TIMEOUT_S:.0f} s")
+            time.sleep(READY_INTERVAL_S)
 
     def _not_started(self, name: str, reason: str) -> ServiceUnavailable:
         path = self._folder.logs / f"{name}.log"
         lines = path.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:] if path.exists() else []
-        said = "\n".join(lines)
+        tail = "\n".join(lines)
         return ServiceUnavailable(
-            f"the {name} of the embedded service did not start: {reason}. It said:\n{said}\n",
-            hint=f"Its log is {path}.",
+            f"the {name} of the embedded service did not start: {reason}. Its last log lines:\n{tail}\n",
+            hint=f"The full log is in {path}.",
         )
 
 

@@ -1,4 +1,4 @@
-"""The bundled Valkey server: its command line, and when it is ready."""
+"""The bundled Valkey server: its command line."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ class ClaimReply(NamedTuple):
     plan: bytes
     failures: int
     losses: int
-    kept: str
+    checkpoint: str
     spec: bytes
     inline_rows: bytes
 
@@ -150,6 +150,7 @@ def claim(
         "claim",
         [
             keys.job(attempt.job_id),
+            keys.stage(attempt.job_id, attempt.stage),
             keys.shard(attempt.job_id, attempt.stage, attempt.shard_id),
             keys.queued(pool),
             keys.leases(),
@@ -214,11 +215,12 @@ def commit(
         "commit",
         [
             keys.job(attempt.job_id),
+            keys.stage(attempt.job_id, attempt.stage),
             keys.shard(attempt.job_id, attempt.stage, attempt.shard_id),
             keys.leases(),
             keys.done(attempt.job_id, attempt.stage),
-            keys.live_shards(attempt.job_id),
-            keys.inline_results(attempt.job_id),
+            keys.live_shards(attempt.job_id, attempt.stage),
+            keys.inline_results(attempt.job_id, attempt.stage),
             keys.dead_counts(attempt.job_id),
             keys.cost_tenants(),
             keys.cost_pools(),
@@ -305,7 +307,7 @@ def end_attempt(
     delay_ms: int,
     blame: bool,
     stop_with: str | None,
-    kept: str | None,
+    checkpoint: str | None,
     used: Parts,
 ) -> EndAttemptAnswer:
     """End an attempt before its shard is done: the shard waits for another one, or the job stops."""
@@ -314,9 +316,10 @@ def end_attempt(
         "end_attempt",
         [
             keys.job(attempt.job_id),
+            keys.stage(attempt.job_id, attempt.stage),
             keys.shard(attempt.job_id, attempt.stage, attempt.shard_id),
             keys.leases(),
-            keys.waiting(attempt.job_id),
+            keys.waiting(attempt.job_id, attempt.stage),
             keys.cost_tenants(),
             keys.cost_pools(),
             keys.cost_days(),
@@ -327,7 +330,7 @@ def end_attempt(
             delay_ms,
             int(blame),
             "" if stop_with is None else stop_with,
-            "" if kept is None else kept,
+            "" if checkpoint is None else checkpoint,
             write_parts(used),
             keys.events(),
         ],
@@ -358,9 +361,10 @@ def expire_attempt(
         "expire_attempt",
         [
             keys.job(attempt.job_id),
+            keys.stage(attempt.job_id, attempt.stage),
             keys.shard(attempt.job_id, attempt.stage, attempt.shard_id),
             keys.leases(),
-            keys.waiting(attempt.job_id),
+            keys.waiting(attempt.job_id, attempt.stage),
             keys.leader(),
             keys.cost_tenants(),
             keys.cost_pools(),
@@ -491,14 +495,21 @@ class FinishAnswer(StrEnum):
     BUSY = "busy"
 
 
+class LiveAttempt(NamedTuple):
+    """An item of the list that `finish.lua` takes."""
+
+    pool: str
+    attempt: ShardRef
+
+
 def finish(
     store: Store,
     *,
-    pool: str,
     epoch: int,
     job_id: str,
     state: JobState,
-    live: Sequence[ShardRef],
+    stages: Sequence[int],
+    live: Sequence[LiveAttempt],
 ) -> FinishAnswer:
     """End a job whose work is over: nothing of it is planned, queued or running any more."""
     keys = store.keys
@@ -508,13 +519,26 @@ def finish(
             keys.leader(),
             keys.job(job_id),
             keys.live_jobs(),
-            keys.ready(job_id),
-            keys.waiting(job_id),
-            keys.live_shards(job_id),
-            keys.queued(pool),
             keys.inline_input(job_id),
             keys.ended_jobs(),
-            *(keys.shard(item.job_id, item.stage, item.shard_id) for item in live),
+            *(
+                part
+                for item in stages
+                for part in (
+                    keys.stage(job_id, item),
+                    keys.ready(job_id, item),
+                    keys.waiting(job_id, item),
+                    keys.live_shards(job_id, item),
+                )
+            ),
+            *(
+                part
+                for item in live
+                for part in (
+                    keys.shard(item.attempt.job_id, item.attempt.stage, item.attempt.shard_id),
+                    keys.queued(item.pool),
+                )
+            ),
         ],
         [
             store.now_ms,
@@ -522,7 +546,8 @@ def finish(
             job_id,
             state,
             keys.events(),
-            *(item.attempt_key for item in live),
+            len(stages),
+            *(item.attempt.attempt_key for item in live),
         ],
     )
     return FinishAnswer(reply.decode())
@@ -787,9 +812,9 @@ class PlannedShard(NamedTuple):
 def plan(
     store: Store,
     *,
+    stage: int,
     epoch: int,
     job_id: str,
-    stage: int,
     cursor: str,
     next_cursor: str,
     at_end: bool,
@@ -797,22 +822,22 @@ def plan(
     rows_exact: bool,
     shards: Sequence[PlannedShard],
 ) -> PlanAnswer:
-    """Write the next shards of a job and move its cursor, if the cursor is still where the planner read it."""
+    """Write the next shards of a stage and move its cursor, if the cursor is still where the planner read it."""
     keys = store.keys
     reply = store.run(
         "plan",
         [
             keys.leader(),
             keys.job(job_id),
-            keys.ready(job_id),
-            keys.live_shards(job_id),
+            keys.stage(job_id, stage),
+            keys.ready(job_id, stage),
+            keys.live_shards(job_id, stage),
             *(keys.shard(job_id, stage, item.shard_id) for item in shards),
         ],
         [
             store.now_ms,
             epoch,
             job_id,
-            stage,
             cursor,
             next_cursor,
             int(at_end),
@@ -875,9 +900,10 @@ def queue(
         [
             keys.leader(),
             keys.job(job_id),
+            keys.stage(job_id, stage),
             keys.shard(job_id, stage, shard_id),
-            keys.ready(job_id),
-            keys.waiting(job_id),
+            keys.ready(job_id, stage),
+            keys.waiting(job_id, stage),
             keys.queued(pool),
         ],
         [
@@ -912,8 +938,9 @@ def release_leases_of_worker(
                 for item in attempts
                 for part in (
                     keys.job(item.job_id),
+                    keys.stage(item.job_id, item.stage),
                     keys.shard(item.job_id, item.stage, item.shard_id),
-                    keys.waiting(item.job_id),
+                    keys.waiting(item.job_id, item.stage),
                 )
             ),
         ],
@@ -1016,8 +1043,9 @@ def replace_part(
         [
             keys.leader(),
             keys.job(job_id),
+            keys.stage(job_id, stage),
             keys.done(job_id, stage),
-            keys.inline_results(job_id),
+            keys.inline_results(job_id, stage),
             keys.dead_counts(job_id),
         ],
         [
@@ -1082,6 +1110,7 @@ def resume(
     *,
     job_id: str,
     budget_nano: int | None,
+    stages: Sequence[int],
 ) -> ResumeReply:
     """Resume a paused job where it was."""
     keys = store.keys
@@ -1090,6 +1119,7 @@ def resume(
         [
             keys.job(job_id),
             keys.job_log(job_id),
+            *(keys.stage(job_id, item) for item in stages),
         ],
         [
             store.now_ms,
@@ -1125,9 +1155,9 @@ class UnfinishedShard(NamedTuple):
 def resume_from(
     store: Store,
     *,
+    stage: int,
     epoch: int,
     job_id: str,
-    stage: int,
     settled: str,
     dead_by_type: str,
     cursor: str,
@@ -1143,9 +1173,10 @@ def resume_from(
         [
             keys.leader(),
             keys.job(job_id),
+            keys.stage(job_id, stage),
             keys.done(job_id, stage),
-            keys.live_shards(job_id),
-            keys.waiting(job_id),
+            keys.live_shards(job_id, stage),
+            keys.waiting(job_id, stage),
             keys.dead_counts(job_id),
             *(keys.shard(job_id, stage, item.shard_id) for item in shards),
         ],
@@ -1153,7 +1184,6 @@ def resume_from(
             store.now_ms,
             epoch,
             job_id,
-            stage,
             settled,
             dead_by_type,
             cursor,
@@ -1192,7 +1222,7 @@ class Half(NamedTuple):
     rows: int
     plan: str
     losses: int
-    kept: str
+    checkpoint: str
 
 
 def split(
@@ -1208,12 +1238,13 @@ def split(
         "split",
         [
             keys.job(attempt.job_id),
+            keys.stage(attempt.job_id, attempt.stage),
             keys.shard(attempt.job_id, attempt.stage, attempt.shard_id),
             keys.leases(),
-            keys.waiting(attempt.job_id),
+            keys.waiting(attempt.job_id, attempt.stage),
             keys.leader(),
             keys.done(attempt.job_id, attempt.stage),
-            keys.live_shards(attempt.job_id),
+            keys.live_shards(attempt.job_id, attempt.stage),
             keys.cost_tenants(),
             keys.cost_pools(),
             keys.cost_days(),
@@ -1232,7 +1263,7 @@ def split(
                     item.rows,
                     item.plan,
                     item.losses,
-                    item.kept,
+                    item.checkpoint,
                 )
             ),
         ],
@@ -1299,6 +1330,15 @@ class SubmitReply(NamedTuple):
     known_id: str
 
 
+class NewStage(NamedTuple):
+    """An item of the list that `submit.lua` takes."""
+
+    stage: int
+    operator_version: str
+    worked_for: str
+    rows_total: int | None
+
+
 def submit(
     store: Store,
     *,
@@ -1308,15 +1348,13 @@ def submit(
     idempotency_key: str | None,
     idempotency_ms: int,
     inline_rows: bytes | None,
-    rows_total: int | None,
     upload: str | None,
     max_live_jobs: int,
     replay_of: str | None,
     resumed_from: str | None,
-    operator_version: str,
     tenant: str,
-    worked_for: str,
     budget_nano: int | None,
+    stages: Sequence[NewStage],
 ) -> SubmitReply:
     """Accept a job, or find the one that was accepted under the same idempotency key."""
     keys = store.keys
@@ -1329,6 +1367,7 @@ def submit(
             keys.idempotency(idempotency_key) if idempotency_key is not None else "",
             keys.inline_input(job_id),
             keys.uploads(),
+            *(keys.stage(job_id, item.stage) for item in stages),
         ],
         [
             store.now_ms,
@@ -1338,16 +1377,22 @@ def submit(
             "" if idempotency_key is None else idempotency_key,
             idempotency_ms,
             "" if inline_rows is None else inline_rows,
-            "" if rows_total is None else rows_total,
             "" if upload is None else upload,
             max_live_jobs,
             "" if replay_of is None else replay_of,
             "" if resumed_from is None else resumed_from,
-            operator_version,
             tenant,
-            worked_for,
             "" if budget_nano is None else budget_nano,
             keys.events(),
+            *(
+                part
+                for item in stages
+                for part in (
+                    item.operator_version,
+                    item.worked_for,
+                    "" if item.rows_total is None else item.rows_total,
+                )
+            ),
         ],
     )
     return SubmitReply(
@@ -1374,9 +1419,9 @@ def unqueue_orphaned(
                 part
                 for item in attempts
                 for part in (
-                    keys.job(item.job_id),
+                    keys.stage(item.job_id, item.stage),
                     keys.shard(item.job_id, item.stage, item.shard_id),
-                    keys.waiting(item.job_id),
+                    keys.waiting(item.job_id, item.stage),
                 )
             ),
         ],
@@ -1393,18 +1438,20 @@ def unqueue_paused(
     store: Store,
     *,
     job_id: str,
+    stage: int,
     pool: str,
     epoch: int,
     live: Sequence[ShardRef],
 ) -> int:
-    """Take the queued shards of a paused job back."""
+    """Take the queued shards of a stage of a paused job back."""
     keys = store.keys
     reply = store.run(
         "unqueue_paused",
         [
             keys.leader(),
             keys.job(job_id),
-            keys.waiting(job_id),
+            keys.stage(job_id, stage),
+            keys.waiting(job_id, stage),
             keys.queued(pool),
             *(keys.shard(item.job_id, item.stage, item.shard_id) for item in live),
         ],

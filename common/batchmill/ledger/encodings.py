@@ -11,10 +11,10 @@ from dataclasses import astuple
 from typing import TYPE_CHECKING, NamedTuple
 
 from batchmill.ledger.settlement import Settled, SplitUp
-from batchmill.shard import ShardId, parse_shard_id
 
 if TYPE_CHECKING:
     from batchmill.cost import Parts
+    from batchmill.shard import ShardId
 
 SEGMENT_BYTES = 6
 
@@ -31,12 +31,6 @@ class Request(NamedTuple):
 
     job_id: str
     digest: str
-
-
-def parse_shard_name(name: bytes) -> tuple[int, ShardId]:
-    """Stage and id of a shard from its name among those of its job."""
-    stage, shard_id = name.decode().split(" ")
-    return int(stage), parse_shard_id(shard_id)
 
 
 def write_holder(worker: str, claim: str) -> str:
@@ -57,14 +51,14 @@ def write_settled(shard: Settled) -> str:
     return f"{entry} {shard.plan}" if shard.plan else entry
 
 
-def parse_settled(shard_id: ShardId, entry: bytes) -> Settled | SplitUp:
+def parse_settled(stage: int, shard_id: ShardId, entry: bytes) -> Settled | SplitUp:
     """A settled shard, or one that its halves replaced."""
     if entry.startswith(b"split "):
         return SplitUp(shard_id, int(entry.removeprefix(b"split ")))
     token, rows, dead, nbytes, first_row, *more = entry.split(maxsplit=6)
     expanded_to = int(more[0]) if more and more[0] != b"-" else None
     plan = more[1].decode() if len(more) > 1 else ""
-    return Settled(shard_id, int(token), int(rows), int(dead), int(nbytes), int(first_row), expanded_to, plan)
+    return Settled(stage, shard_id, int(token), int(rows), int(dead), int(nbytes), int(first_row), expanded_to, plan)
 
 
 def write_parts(parts: Parts) -> str:

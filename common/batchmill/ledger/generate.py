@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batchmill.ledger.header import IN_ATTEMPT, Field, Header, Key, Scope, header_of, identifier, scripts
+from batchmill.ledger.header import IN_ATTEMPT, Field, Header, Items, Key, header_of, identifier, scripts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 TARGET = Path(__file__).with_name("calls.py")
 
@@ -61,9 +61,6 @@ READ = {
     "attempt": "ShardRef.from_key({})",
     "job_state": "JobState({}.decode())",
 }
-IMPLIED = ("clock", "channel")
-"""Types of arguments that the store knows."""
-
 PARAM_TYPES = {"job_id": "str", "stage": "int", "shard_id": "ShardId", "pool": "str", "idempotency_key": "str"}
 ITEM = "item"
 
@@ -87,10 +84,12 @@ def _blocks(header: Header) -> Iterator[str]:
         fields = [f"    {part.name}: {_reply_type(part, name)}" for part in header.returns]
         own = [f"    answer: {name}Answer"] if header.answers else []
         yield _class(f"{name}Reply(NamedTuple)", f"What `{header.script}.lua` replies.", [*own, *fields])
-    if header.item_type:
-        fields = [f"    {arg.name}: {_arg_type(arg)}" for arg in header.item.args]
-        doc = f"An item of the list that `{header.script}.lua` takes."
-        yield _class(f"{header.item_type}(NamedTuple)", doc, fields)
+    for items in header.lists:
+        if items.type:
+            doc = f"An item of the list that `{header.script}.lua` takes."
+            yield _class(
+                f"{items.type}(NamedTuple)", doc, [f"    {one.name}: {_arg_type(one)}" for one in items.scope.values]
+            )
     yield "\n".join(_call(header, name))
 
 
@@ -107,89 +106,90 @@ def _call(header: Header, name: str) -> Iterator[str]:
     yield f'    """{header.summary}"""'
     yield "    keys = store.keys"
     script = f'"{header.script}"'
-    keys = [_key(key, header.call, header) for key in header.call.keys]
     args = [_written(arg, arg.name) for arg in header.call.args]
+    args += [f"len({items.name})" for items in header.lists[:-1]]
     yield "    reply = store.run("
     yield f"        {script},"
-    yield from _list(keys, [_key(key, header.item, header) for key in header.item.keys], header.items)
-    yield from _list(args, _item_args(header), header.items)
+    yield from _list([_key(key, None, header) for key in header.call.keys], header.lists, _keys_of_item, header)
+    yield from _list(args, header.lists, _args_of_item, header)
     yield "    )"
     yield f"    return {_read_reply(header, name)}"
     yield ""
 
 
-def _list(fixed: list[str], of_item: list[str], items: str) -> Iterator[str]:
-    """A list that is an argument: fixed elements, then those of each item."""
+def _list(
+    fixed: list[str], lists: list[Items], of_item: Callable[[Items, Header], list[str]], header: Header
+) -> Iterator[str]:
+    """A list that is an argument: fixed elements, then those of each item of the call's lists."""
     elements = [f"            {element}," for element in fixed]
-    if of_item:
-        inner = of_item[0] if len(of_item) == 1 else None
-        if inner is not None:
-            elements.append(f"            *({inner} for {ITEM} in {items}),")
-        else:
+    for items in lists:
+        parts = of_item(items, header)
+        if len(parts) == 1:
+            elements.append(f"            *({parts[0]} for {ITEM} in {items.name}),")
+        elif parts:
             elements += [
                 "            *(",
                 "                part",
-                f"                for {ITEM} in {items}",
+                f"                for {ITEM} in {items.name}",
                 "                for part in (",
-                *(f"                    {element}," for element in of_item),
+                *(f"                    {part}," for part in parts),
                 "                )",
                 "            ),",
             ]
-    if not elements:
-        yield "        [],"
-        return
-    yield "        ["
-    yield from elements
-    yield "        ],"
+    yield from ["        [", *elements, "        ],"] if elements else ["        [],"]
+
+
+def _keys_of_item(items: Items, header: Header) -> list[str]:
+    return [_key(key, items, header) for key in items.scope.keys]
+
+
+def _args_of_item(items: Items, _: Header) -> list[str]:
+    return [_written(arg, f"{ITEM}.{arg.name}" if items.type else ITEM) for arg in items.scope.args]
 
 
 def _params(header: Header) -> Iterator[tuple[str, str]]:
     """The parameters of a call with their types: first those that only keys need."""
-    given = [arg for arg in header.call.args if arg.type not in IMPLIED]
-    names = {arg.name for arg in given}
-    for scope in (header.call, header.item):
+    given = header.call.values
+    names = {value.name for value in given}
+    for items in (None, *header.lists):
+        scope = items.scope if items else header.call
         for param, optional in ((param, key.optional) for key in scope.keys for param in key.params):
-            if _source(param, scope, header) == param and param not in names:
+            if _source(param, items, header) == param and param not in names:
                 names.add(param)
                 yield param, f"{PARAM_TYPES[param]} | None" if optional else PARAM_TYPES[param]
-    for arg in given:
-        yield arg.name, _arg_type(arg)
-    if header.items:
-        yield header.items, f"Sequence[{_item_type(header)}]"
+    for value in given:
+        yield value.name, _arg_type(value)
+    for items in header.lists:
+        yield items.name, f"Sequence[{_item_type(items)}]"
 
 
-def _item_type(header: Header) -> str:
-    if header.item_type:
-        return header.item_type
-    return _arg_type(header.item.args[0]) if header.item.args else "str"
+def _item_type(items: Items) -> str:
+    if items.type:
+        return items.type
+    return _arg_type(items.scope.values[0]) if items.scope.values else "str"
 
 
-def _item_args(header: Header) -> list[str]:
-    args = header.item.args
-    return [_written(arg, f"{ITEM}.{arg.name}" if header.item_type else ITEM) for arg in args]
-
-
-def _key(key: Key, scope: Scope, header: Header) -> str:
+def _key(key: Key, items: Items | None, header: Header) -> str:
     if key.given:
         return ITEM
-    spelled = f"keys.{key.name}({', '.join(_source(param, scope, header) for param in key.params)})"
+    spelled = f"keys.{key.name}({', '.join(_source(param, items, header) for param in key.params)})"
     if not key.optional:
         return spelled
     return f'{spelled} if {key.params[0]} is not None else ""'
 
 
-def _source(param: str, scope: Scope, header: Header) -> str:
+def _source(param: str, items: Items | None, header: Header) -> str:
     """Where the parameter of a key is taken from."""
-    if scope is header.item:
-        for arg in scope.args:
-            if arg.name == param:
-                return f"{ITEM}.{param}" if header.item_type else ITEM
-            if arg.type == "attempt" and param in IN_ATTEMPT:
-                return f"{ITEM}.{arg.name}.{param}" if header.item_type else f"{ITEM}.{param}"
-    if all(arg.name != param for arg in header.call.args) and param in IN_ATTEMPT:
-        for arg in header.call.args:
-            if arg.type == "attempt":
-                return f"{arg.name}.{param}"
+    if items is not None:
+        for value in items.scope.values:
+            if value.name == param:
+                return f"{ITEM}.{param}" if items.type else ITEM
+            if value.type == "attempt" and param in IN_ATTEMPT:
+                return f"{ITEM}.{value.name}.{param}" if items.type else f"{ITEM}.{param}"
+    if all(value.name != param for value in header.call.values) and param in IN_ATTEMPT:
+        for value in header.call.values:
+            if value.type == "attempt":
+                return f"{value.name}.{param}"
     return param
 
 

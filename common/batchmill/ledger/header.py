@@ -5,8 +5,9 @@ A line that begins with `-- @` declares something, and the others are prose:
     -- @key job                      a key, named after the method of `Keys` that spells it; `job?` may be left out;
                                      `other: given` is spelled by the caller
     -- @arg lease_ms: int  how long  an argument: name, type, explanation; `int?` may be left out
-    -- @each shards: PlannedShard    what follows belongs to each item of a list, which comes last, and the items' type
-                                     (not needed for items of one argument)
+    -- @each shards: PlannedShard    what follows belongs to each item of this list, and the items' type (not needed for
+                                     items of one value)
+    -- @param stage: int             what only the keys need of the call or item: it is not sent
     -- @answers ok | stale           every answer that the script may give, first in its reply
     -- @returns plan: bytes          what else its reply holds, in order; `text*` for any number of them
 
@@ -33,6 +34,9 @@ ARG_TYPES = frozenset(
     {"clock", "channel", "text", "bytes", "int", "float", "flag", "attempt", "shard_id", "job_state", "parts"}
 )
 REPLY_TYPES = frozenset({"text", "bytes", "int", "flag", "attempt", "job_state", "answer"})
+IMPLIED = ("clock", "channel")
+"""Types of arguments that the store knows."""
+
 IN_ATTEMPT = ("job_id", "stage", "shard_id")
 """The parameters of keys that an argument of type `attempt` has."""
 
@@ -72,6 +76,21 @@ class Scope:
 
     keys: list[Key] = field(default_factory=list)
     args: list[Field] = field(default_factory=list)
+    params: list[Field] = field(default_factory=list)  # not sent
+
+    @property
+    def values(self) -> list[Field]:
+        """What a caller gives."""
+        return [*self.params, *(arg for arg in self.args if arg.type not in IMPLIED)]
+
+
+@dataclass(slots=True)
+class Items:
+    """A list that a call takes."""
+
+    name: str
+    type: str  # of an item; "": its only value's
+    scope: Scope = field(default_factory=Scope)
 
 
 @dataclass(slots=True)
@@ -81,9 +100,7 @@ class Header:
     script: str
     summary: str = ""  # the first sentence of its prose
     call: Scope = field(default_factory=Scope)
-    items: str = ""  # the name of its list; "": it takes none
-    item_type: str = ""
-    item: Scope = field(default_factory=Scope)
+    lists: list[Items] = field(default_factory=list)
     answers: list[str] = field(default_factory=list)
     returns: list[Field] = field(default_factory=list)
 
@@ -126,20 +143,25 @@ def identifier(answer: str) -> str:
 
 
 def _declare(header: Header, kind: str, text: str) -> None:
-    scope = header.item if header.items else header.call
+    scope = header.lists[-1].scope if header.lists else header.call
     match kind:
         case "key":
             scope.keys.append(_key(text))
         case "arg":
             scope.args.append(_field(text, ARG_TYPES))
         case "each":
-            header.items, _, header.item_type = text.partition(": ")
+            name, _, item_type = text.partition(": ")
+            header.lists.append(Items(name, item_type))
+        case "param":
+            scope.params.append(_field(text, ARG_TYPES))
         case "answers":
             header.answers += [answer.strip() for answer in text.split("|")]
         case "returns":
             header.returns.append(_field(text, REPLY_TYPES))
         case _:
-            raise ValueError(f"{header.script}.lua: expected @key, @arg, @each, @answers or @returns, got @{kind}")
+            raise ValueError(
+                f"{header.script}.lua: expected @key, @arg, @param, @each, @answers or @returns, got @{kind}"
+            )
 
 
 def _key(text: str) -> Key:

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from batchmill.errors import ServiceUnavailable
-from batchmill.job_log import Cursor, LogEntry, LogEvent, LogLevel
+from batchmill.job_log import LogCursor, LogEntry, LogEvent, LogLevel
 from batchmill.ledger import calls
 from batchmill.ledger.connection import redis_errors
-from batchmill.ledger.jobs import no_such_job
-from batchmill.ledger.record import JobRecord
+from batchmill.ledger.jobs import no_such_job, queue_record, take_record
 from batchmill.shard import format_shard_id
+from batchmill.stages import FIRST_STAGE
 
 if TYPE_CHECKING:
     from batchmill.ledger.connection import Store
+    from batchmill.ledger.record import JobRecord
     from batchmill.shard import ShardRef
 
 log = logging.getLogger(__name__)
@@ -74,15 +75,17 @@ class JobLogLedger:
         """All that is kept, with the job's record of the same moment. Raises `NotFound`."""
         with redis_errors(), self._store.redis.pipeline(transaction=True) as pipe:
             pipe.xrange(self._keys.job_log(job_id))
-            pipe.hgetall(self._keys.job(job_id))
+            pipe.hget(self._keys.job(job_id), "noted")
             pipe.time()
-            entries, fields, (seconds, micros) = pipe.execute()
-        if not fields:
+            queue_record(pipe, self._keys, job_id)
+            entries, noted, (seconds, micros), *hashes = pipe.execute()
+        record = take_record(job_id, iter(hashes))
+        if record is None:
             raise no_such_job(job_id)
         return Kept(
-            record=JobRecord.from_hash(job_id, fields),
+            record=record,
             entries=[_entry(entry_id.decode(), values) for entry_id, values in entries],
-            noted=int(fields.get(b"noted", 0)),
+            noted=int(noted or 0),
             held=len(entries),
             now_ms=int(seconds) * 1000 + int(micros) // 1000,
         )
@@ -90,12 +93,12 @@ class JobLogLedger:
 
 def _entry(entry_id: str, values: dict[bytes, bytes]) -> LogEntry:
     text: dict[str, Any] = {name.decode(): value.decode() for name, value in values.items()}
-    return LogEntry(id=entry_id, at=Cursor.parse(entry_id)[0] / 1000, **text)
+    return LogEntry(id=entry_id, at=LogCursor.parse(entry_id)[0] / 1000, **text)
 
 
 def _shard_name(ref: ShardRef) -> str:
     shard = format_shard_id(ref.shard_id)
-    return f"{ref.stage}/{shard}" if ref.stage else shard
+    return f"{ref.stage}/{shard}" if ref.stage != FIRST_STAGE else shard
 
 
 def _head(message: str) -> str:

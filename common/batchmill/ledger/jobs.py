@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, assert_never
+from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 from redis.retry import Retry
 
 from batchmill.backoff import Backoff
 from batchmill.cost import NANO, write_pool_operator
 from batchmill.errors import Conflict, InvalidSource, NotFound, OutcomeUnknown, ServiceUnavailable
-from batchmill.job import DEFAULT_TENANT, JobState, UploadSource
+from batchmill.job import DEFAULT_TENANT, MAX_STAGES, JobState, UploadSource
 from batchmill.ledger import calls
 from batchmill.ledger.connection import RedisBackoff, redis_errors
-from batchmill.ledger.encodings import Request, parse_request, parse_shard_name
+from batchmill.ledger.encodings import Request, parse_request
 from batchmill.ledger.record import JobRecord
-from batchmill.shard import ShardRef
+from batchmill.shard import ShardRef, parse_shard_id
+from batchmill.stages import FIRST_STAGE, stages_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from batchmill.job import JobError, JobSpec
     from batchmill.ledger.connection import Store
+    from batchmill.ledger.keys import Keys
+    from batchmill.ledger.record import StageRecord
 
 IDEMPOTENCY_TTL_MS = 24 * 3600 * 1000
 ASKING = Retry(  # whether a job is accepted: for some seconds, as long as a server takes to start again
@@ -38,10 +41,10 @@ class Submission:
     digest: str  # of the request, to compare repeats under one idempotency key
     idempotency_key: str | None = None
     inline_rows: bytes = b""
-    rows_total: int | None = None  # when it is known exactly
+    rows_total: int | None = None  # of its source, when that is known exactly
     replay_of: str | None = None
     resumed_from: str | None = None
-    operator_version: str = ""
+    operator_versions: tuple[str, ...] = ()  # of each stage, as far as they are known
     tenant: str = DEFAULT_TENANT
 
 
@@ -71,15 +74,13 @@ class JobLedger:
                 idempotency_key=submission.idempotency_key,
                 idempotency_ms=IDEMPOTENCY_TTL_MS,
                 inline_rows=submission.inline_rows or None,
-                rows_total=submission.rows_total,
                 upload=upload,
                 max_live_jobs=max_live_jobs,
                 replay_of=submission.replay_of,
                 resumed_from=submission.resumed_from,
-                operator_version=submission.operator_version,
                 tenant=submission.tenant,
-                worked_for=write_pool_operator(spec.pool, spec.operator),
                 budget_nano=None if spec.budget is None else round(spec.budget * NANO),
+                stages=_new_stages(submission),
             )
 
         try:
@@ -100,19 +101,19 @@ class JobLedger:
 
     def read(self, job_id: str) -> JobRecord:
         """A job's record. Raises `NotFound`."""
-        with redis_errors():
-            fields = self._store.redis.hgetall(self._keys.job(job_id))
-        if not fields:
+        found = self.read_many([job_id])
+        if not found:
             raise no_such_job(job_id)
-        return JobRecord.from_hash(job_id, fields)
+        return found[0]
 
     def read_many(self, job_ids: Sequence[str]) -> list[JobRecord]:
-        """The records of those of the jobs that exist, in one round trip."""
-        with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
+        """The records of those of the jobs that exist, each of one moment, in one round trip."""
+        with redis_errors(), self._store.redis.pipeline(transaction=True) as pipe:
             for job_id in job_ids:
-                pipe.hgetall(self._keys.job(job_id))
-            found = pipe.execute()
-        return [JobRecord.from_hash(job_id, fields) for job_id, fields in zip(job_ids, found, strict=True) if fields]
+                queue_record(pipe, self._keys, job_id)
+            hashes = iter(pipe.execute())
+        records = (take_record(job_id, hashes) for job_id in job_ids)
+        return [record for record in records if record is not None]
 
     def live(self) -> list[JobRecord]:
         """The jobs that have not ended, oldest first."""
@@ -169,7 +170,12 @@ class JobLedger:
 
         Raises `NotFound`, or `Conflict` when it is stopping or has ended, or when it has cost its budget.
         """
-        reply = calls.resume(self._store, job_id=job_id, budget_nano=None if budget is None else round(budget * NANO))
+        reply = calls.resume(
+            self._store,
+            job_id=job_id,
+            budget_nano=None if budget is None else round(budget * NANO),
+            stages=range(MAX_STAGES),
+        )
         match reply.answer:
             case calls.ResumeAnswer.OK:
                 return
@@ -182,36 +188,42 @@ class JobLedger:
             case never:
                 assert_never(never)
 
-    def unqueue_paused(self, record: JobRecord, epoch: int) -> int:
-        """Take the queued shards of a paused job back, as its leader; returns how many."""
-        live = self._live_attempts(record.id)
-        return calls.unqueue_paused(self._store, job_id=record.id, pool=record.spec.pool, epoch=epoch, live=live)
+    def unqueue_paused(self, record: JobRecord, stage: StageRecord, epoch: int) -> int:
+        """Take the queued shards of a stage of a paused job back, as its leader; returns how many."""
+        return calls.unqueue_paused(
+            self._store,
+            job_id=record.id,
+            stage=stage.number,
+            pool=stage.spec.pool,
+            epoch=epoch,
+            live=self._live_attempts(record.id, stage.number),
+        )
 
     def finish(self, record: JobRecord, state: JobState, epoch: int) -> bool:
         """End a job in a final state, as its leader; False when it is not over yet or the leader is deposed."""
+        live = [
+            calls.LiveAttempt(stage.spec.pool, ref)
+            for stage in record.stages
+            if stage.shards_live
+            for ref in self._live_attempts(record.id, stage.number)
+        ]
         answer = calls.finish(
-            self._store,
-            pool=record.spec.pool,
-            epoch=epoch,
-            job_id=record.id,
-            state=state,
-            live=self._live_attempts(record.id) if record.shards_live else [],
+            self._store, epoch=epoch, job_id=record.id, state=state, stages=stages_of(record.spec), live=live
         )
         return answer is calls.FinishAnswer.OK
 
-    def _live_attempts(self, job_id: str) -> list[ShardRef]:
-        """The present attempt of every shard that is not settled; token 0 before the first."""
+    def _live_attempts(self, job_id: str, stage: int) -> list[ShardRef]:
+        """The present attempt of every shard of a stage that is not settled; token 0 before the first."""
         keys = self._keys
         with redis_errors():
-            names = self._store.redis.smembers(keys.live_shards(job_id))
-        live = [parse_shard_name(name) for name in names]
+            names = self._store.redis.smembers(keys.live_shards(job_id, stage))
+        live = [parse_shard_id(name.decode()) for name in names]
         with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
-            for stage, shard_id in live:
+            for shard_id in live:
                 pipe.hget(keys.shard(job_id, stage, shard_id), "token")
             tokens = pipe.execute()
         return [
-            ShardRef(job_id, stage, shard_id, int(token or 0))
-            for (stage, shard_id), token in zip(live, tokens, strict=True)
+            ShardRef(job_id, stage, shard_id, int(token or 0)) for shard_id, token in zip(live, tokens, strict=True)
         ]
 
     def dead_counts(self, job_id: str) -> dict[str, int]:
@@ -242,6 +254,33 @@ class JobLedger:
     def expire_uploads(self, epoch: int, life_s: float, limit: int = 100) -> list[str]:
         """Forget uploads older than `life_s`, as the leader; returns their ids, for their blobs to be deleted."""
         return calls.expire_uploads(self._store, epoch=epoch, life_ms=int(life_s * 1000), limit=limit)
+
+
+def queue_record(pipe: Any, keys: Keys, job_id: str) -> None:
+    """Add to a pipeline what `take_record` reads."""
+    pipe.hgetall(keys.job(job_id))
+    for stage in range(MAX_STAGES):
+        pipe.hgetall(keys.stage(job_id, stage))
+
+
+def take_record(job_id: str, replies: Iterator[dict[bytes, bytes]]) -> JobRecord | None:
+    """Take a job's record from the replies of a pipeline; None when there is no such job."""
+    job = next(replies)
+    stages = [next(replies) for _ in range(MAX_STAGES)]
+    return JobRecord.from_hashes(job_id, job, stages) if job else None
+
+
+def _new_stages(submission: Submission) -> list[calls.NewStage]:
+    versions, spec = submission.operator_versions, submission.spec
+    return [
+        calls.NewStage(
+            stage=number,
+            operator_version=versions[number] if number < len(versions) else "",
+            worked_for=write_pool_operator(stage.pool, stage.operator),
+            rows_total=submission.rows_total if number == FIRST_STAGE else None,
+        )
+        for number, stage in enumerate(spec.stages)
+    ]
 
 
 def no_such_job(job_id: str) -> NotFound:

@@ -117,33 +117,49 @@ class Keys:
         """Sorted set: uploads that no job has taken, scored by when they began (ms)."""
         return f"{self.prefix}uploads"
 
+    def tenant_jobs(self, tenant: str) -> str:
+        """Sorted set: the ids of a tenant's jobs, scored by when they were submitted (ms)."""
+        return f"{self.prefix}tenant:{tenant}:jobs"
+
+    def tenant_live_jobs(self, tenant: str) -> str:
+        """Set: the ids of a tenant's jobs that have not ended, and of some that have."""
+        return f"{self.prefix}tenant:{tenant}:live"
+
+    def tenant_uploads(self, tenant: str) -> str:
+        """Hash: a tenant's open upload to the bytes of its parts."""
+        return f"{self.prefix}tenant:{tenant}:uploads"
+
     def events(self) -> str:
         """Channel: "kind job-id" of every change that somebody may wait for."""
         return f"{self.prefix}events"
 
     def job(self, job_id: str) -> str:
-        """Hash: a job's spec, state and counters."""
+        """Hash: a job's spec, state and sums over its stages."""
         return f"{self.prefix}job:{{{job_id}}}"
 
     def inline_input(self, job_id: str) -> str:
         """String: the rows of a small job, an Arrow stream of at most 64 KiB."""
         return f"{self.job(job_id)}:input"
 
-    def inline_results(self, job_id: str) -> str:
-        """Hash: shard to its results as an Arrow stream, at most 64 KiB in all."""
-        return f"{self.job(job_id)}:inline"
+    def stage(self, job_id: str, stage: int) -> str:
+        """Hash: a stage's cursor and counters."""
+        return f"{self.job(job_id)}:stage:{stage}"
 
-    def live_shards(self, job_id: str) -> str:
-        """Set: the shards that are not settled, as "stage shard"."""
-        return f"{self.job(job_id)}:live"
+    def inline_results(self, job_id: str, stage: int) -> str:
+        """Hash: shard to its results as an Arrow stream, at most 64 KiB in all stages of the job."""
+        return f"{self.job(job_id)}:inline:{stage}"
 
-    def ready(self, job_id: str) -> str:
-        """List: planned shards in input order, as "stage shard"."""
-        return f"{self.job(job_id)}:ready"
+    def live_shards(self, job_id: str, stage: int) -> str:
+        """Set: the shards that are not settled."""
+        return f"{self.job(job_id)}:live:{stage}"
 
-    def waiting(self, job_id: str) -> str:
-        """Sorted set: shards to be tried again, as "stage shard", scored by when (ms)."""
-        return f"{self.job(job_id)}:waiting"
+    def ready(self, job_id: str, stage: int) -> str:
+        """List: planned shards in input order."""
+        return f"{self.job(job_id)}:ready:{stage}"
+
+    def waiting(self, job_id: str, stage: int) -> str:
+        """Sorted set: shards to be tried again, scored by when (ms)."""
+        return f"{self.job(job_id)}:waiting:{stage}"
 
     def shard(self, job_id: str, stage: int, shard_id: ShardId) -> str:
         """Hash: one live shard."""
@@ -161,16 +177,13 @@ class Keys:
         """Stream: the last things that happened to a job, see `note.lua`."""
         return f"{self.job(job_id)}:log"
 
-    def of_job(self, job_id: str, stages: int = 1) -> list[str]:
-        """All keys of a job but its live shards'."""
+    def of_job(self, job_id: str, stages: int) -> list[str]:
+        """All keys of a job with that many stages but its live shards'."""
+        of_stage = (self.stage, self.inline_results, self.live_shards, self.ready, self.waiting, self.done)
         return [
             self.job(job_id),
             self.inline_input(job_id),
-            self.inline_results(job_id),
-            self.live_shards(job_id),
-            self.ready(job_id),
-            self.waiting(job_id),
             self.dead_counts(job_id),
             self.job_log(job_id),
-            *(self.done(job_id, stage) for stage in range(stages)),
+            *(key(job_id, stage) for stage in range(stages) for key in of_stage),
         ]

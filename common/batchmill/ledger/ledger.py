@@ -21,6 +21,7 @@ from batchmill.ledger.retention import RetentionLedger
 from batchmill.ledger.row_cache import RowCacheLedger
 from batchmill.ledger.shards import ShardLedger
 from batchmill.ledger.survey import SurveyLedger
+from batchmill.ledger.tenants import TenantLedger
 from batchmill.ledger.unfinished import UnfinishedWorkLedger
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 SUBSCRIPTION_POLL_S = 1.0
 SUBSCRIBED = "subscribed"
 """The kind of event that says that later changes are announced."""
-SCHEMA = 1
+SCHEMA = 2
 """Goes up when scripts write what those of the version before would misread, or the other way round."""
 
 
@@ -55,6 +56,7 @@ class Ledger:
         self.overview = OverviewLedger(self._store)
         self.survey = SurveyLedger(self._store)
         self.row_cache = RowCacheLedger(self._store)
+        self.tenants = TenantLedger(self._store)
 
     @classmethod
     def open(cls, settings: ServiceSettings) -> Ledger:
@@ -83,11 +85,11 @@ class Ledger:
         found = calls.check_schema(self._store, version=version)
         if found != version:
             raise InvalidSettings(
-                f"the ledger under {self._store.keys.prefix!r} is kept in data formats of version {found}, "
+                f"the ledger under {self._store.keys.prefix!r} has data formats of version {found}, "
                 f"this Batchmill has version {version}.",
-                hint="Run one version of Batchmill over a ledger: let its jobs end and be deleted with the version "
-                "that wrote them and stop its workers, then start this one; or give this one a "
-                "BATCHMILL_REDIS_PREFIX of its own.",
+                hint="Only one version of Batchmill may use a ledger. With the version that wrote it, let its jobs "
+                "end, delete them and stop its workers; then start this one. Or set BATCHMILL_REDIS_PREFIX, so that "
+                "this one has a ledger of its own.",
                 found=found,
                 expected=version,
             )

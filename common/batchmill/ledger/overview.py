@@ -28,6 +28,12 @@ class OverviewLedger:
         self._store = store
         self._keys = store.keys
 
+    def live_ids(self, limit: int) -> list[str]:
+        """The ids of at most `limit` jobs that have not ended, newest first."""
+        with redis_errors():
+            ids = self._store.redis.smembers(self._keys.live_jobs())
+        return sorted((job_id.decode() for job_id in ids), reverse=True)[:limit]
+
     def dead_counts(self, job_ids: Sequence[str]) -> list[dict[str, int]]:
         """For each of these jobs: how many rows died of which error."""
         with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:

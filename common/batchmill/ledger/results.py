@@ -23,7 +23,7 @@ class ResultLedger:
         self._store = store
         self._keys = store.keys
 
-    def settled(self, job_id: str, shard_ids: Sequence[ShardId], stage: int = 0) -> list[Settled | SplitUp | None]:
+    def settled(self, job_id: str, stage: int, shard_ids: Sequence[ShardId]) -> list[Settled | SplitUp | None]:
         """For each of these shards: how it was settled, or None when it was not."""
         if not shard_ids:
             return []
@@ -31,15 +31,17 @@ class ResultLedger:
             found = self._store.redis.hmget(
                 self._keys.done(job_id, stage), [format_shard_id(shard_id) for shard_id in shard_ids]
             )
-        return [entry and parse_settled(shard_id, entry) for shard_id, entry in zip(shard_ids, found, strict=True)]
+        return [
+            entry and parse_settled(stage, shard_id, entry) for shard_id, entry in zip(shard_ids, found, strict=True)
+        ]
 
-    def inline_results(self, job_id: str, shard_ids: Sequence[ShardId]) -> list[bytes | None]:
+    def inline_results(self, job_id: str, stage: int, shard_ids: Sequence[ShardId]) -> list[bytes | None]:
         """The results of these shards that ride in the ledger, as Arrow streams."""
         if not shard_ids:
             return []
         names = [format_shard_id(shard_id) for shard_id in shard_ids]
         with redis_errors():
-            found: list[bytes | None] = self._store.redis.hmget(self._keys.inline_results(job_id), names)
+            found: list[bytes | None] = self._store.redis.hmget(self._keys.inline_results(job_id, stage), names)
         return found
 
     def replace_part(
@@ -51,7 +53,7 @@ class ResultLedger:
         """
         answer = calls.replace_part(
             self._store,
-            stage=0,
+            stage=before.stage,
             epoch=epoch,
             job_id=job_id,
             shard_id=before.shard_id,

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, assert_never
 
 from batchmill.errors import Conflict
+from batchmill.job import MAX_STAGES
 from batchmill.ledger import calls
 from batchmill.ledger.connection import redis_errors
 from batchmill.ledger.jobs import no_such_job
+from batchmill.ledger.tenants import TenantLedger
 
 if TYPE_CHECKING:
     from batchmill.ledger.connection import Store
@@ -19,6 +21,7 @@ class RetentionLedger:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._keys = store.keys
+        self._tenants = TenantLedger(store)
 
     def due(self, now_ms: int, retention_s: float, limit: int = 100) -> list[str]:
         """At most `limit` jobs marked for deletion or ended over `retention_s` ago (0: keep them), the oldest first."""
@@ -50,11 +53,14 @@ class RetentionLedger:
         keys = self._keys
         job = keys.job(job_id)
         with redis_errors():
-            idempotency_key = self._store.redis.hget(job, "idempotency_key")
+            idempotency_key, tenant = self._store.redis.hmget(job, "idempotency_key", "tenant")
         answer = calls.forget(
             self._store,
             job_id=job_id,
             idempotency_key=idempotency_key.decode() if idempotency_key else None,
-            others=[key for key in keys.of_job(job_id) if key != job],
+            others=[key for key in keys.of_job(job_id, MAX_STAGES) if key != job],
         )
-        return answer is calls.ForgetAnswer.OK
+        is_forgotten = answer is calls.ForgetAnswer.OK
+        if is_forgotten and tenant:
+            self._tenants.remove_job(tenant.decode(), job_id)
+        return is_forgotten

@@ -12,7 +12,7 @@ from batchmill.ledger.header import Field, Header, Scope, header_of, identifier,
 from batchmill.shard import SHARD_MOVES, ShardState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 S = TypeVar("S", JobState, ShardState)
 
@@ -83,44 +83,45 @@ def _blocks(text: str) -> list[_Block]:
 
 def bindings(header: Header) -> str:
     """The keys and arguments of a call under their names: `keys.job`, `args.rows`, and each item of its list."""
-    call, item = header.call, header.item
+    call = header.call
     numbers = {arg.name: at for at, arg in enumerate(call.args, 1)}
     lines = [
-        f"local keys = {{{_key_fields(call, 'KEYS', 0)}}}",
-        f"local args = {{{_arg_fields(call, 'ARGV', 0)}}}",
+        f"local keys = {{{_key_fields(call, 'KEYS')}}}",
+        f"local args = {{{_arg_fields(call, 'ARGV')}}}",
         f"local answer = {{{', '.join(f'{identifier(one)} = {one!r}' for one in header.answers)}}}",
     ]
     lines += [f"local now = now_ms(ARGV[{numbers[arg.name]}])" for arg in call.args if arg.type == "clock"]
-    if header.items:
-        lines.append(_items(header.items, call, item))
-    return "\n".join(lines)
+    return "\n".join([*lines, *_lists(header)])
 
 
-def _items(name: str, call: Scope, item: Scope) -> str:
-    taken, given = ("KEYS", len(call.keys)), ("ARGV", len(call.args))
-    (table, before), width = (given, len(item.args)) if item.args else (taken, len(item.keys))
-    own_keys = f"keys = {{{_key_fields(item, 'KEYS', len(call.keys), 'at_key')}}}, " if item.keys else ""
-    own_args = _arg_fields(item, "ARGV", len(call.args), "at_arg")
-    return (
-        f"local {name} = {{}}\n"
-        f"for number = 0, (#{table} - {before}) / {width} - 1 do\n"
-        f"  local at_key, at_arg = {len(item.keys)} * number, {len(item.args)} * number\n"
-        f"  {name}[number + 1] = {{{own_keys}{own_args}}}\n"
-        "end"
-    )
+def _lists(header: Header) -> Iterator[str]:
+    """The lists of a call. The lengths of all but the last are sent behind its arguments."""
+    if not header.lists:
+        return
+    sent = len(header.call.args)
+    yield f"local key_at, arg_at = {len(header.call.keys)}, {sent + len(header.lists) - 1}"
+    for number, items in enumerate(header.lists, 1):
+        scope, is_last = items.scope, number == len(header.lists)
+        rest = f"(#ARGV - arg_at) / {len(scope.args)}" if scope.args else f"(#KEYS - key_at) / {len(scope.keys)}"
+        yield f"local {items.name} = {{}}"
+        yield f"for number = 1, {rest if is_last else f'tonumber(ARGV[{sent + number}])'} do"
+        own_keys = f"keys = {{{_key_fields(scope, 'KEYS', 'key_at')}}}, " if scope.keys else ""
+        yield f"  {items.name}[number] = {{{own_keys}{_arg_fields(scope, 'ARGV', 'arg_at')}}}"
+        yield f"  key_at, arg_at = key_at + {len(scope.keys)}, arg_at + {len(scope.args)}"
+        yield "end"
 
 
-def _key_fields(scope: Scope, table: str, before: int, offset: str = "") -> str:
+def _key_fields(scope: Scope, table: str, offset: str = "") -> str:
     fields = []
-    for at, key in enumerate(scope.keys, before + 1):
+    for at, key in enumerate(scope.keys, 1):
         value = _place(table, at, offset)
         fields.append(f"{key.name} = {f'given({value})' if key.optional else value}")
     return ", ".join(fields)
 
 
-def _arg_fields(scope: Scope, table: str, before: int, offset: str = "") -> str:
+def _arg_fields(scope: Scope, table: str, offset: str = "") -> str:
     fields = []
-    for at, arg in enumerate(scope.args, before + 1):
+    for at, arg in enumerate(scope.args, 1):
         if arg.type != "clock":
             fields.append(f"{arg.name} = {_value(arg, _place(table, at, offset))}")
     return ", ".join(fields)

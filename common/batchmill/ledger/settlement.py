@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from batchmill.shard import ShardId
+from batchmill.shard import ShardId, ShardRef
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
     """A committed shard: whose attempt counts, and how much it brought."""
 
+    stage: int
     shard_id: ShardId
     token: int
     rows: int
     rows_dead: int
     nbytes: int
-    first_row: int  # 0-based index of the shard's first row in the job's input
+    first_row: int  # 0-based index of the shard's first row in the stage's input
     expanded_to: int | None = None  # how many results the rows made; None: one each
     plan: str = ""  # of a shard that was cut short, because its job stopped: rows of it were left
+
+    def ref(self, job_id: str) -> ShardRef:
+        """The attempt that counts."""
+        return ShardRef(job_id, self.stage, self.shard_id, self.token)
 
     @property
     def results(self) -> int:

@@ -10,15 +10,15 @@ from batchmill.errors import StaleToken
 from batchmill.job import MAX_INLINE_BYTES, JobError, JobSpec
 from batchmill.ledger import calls
 from batchmill.ledger.connection import redis_errors
-from batchmill.ledger.encodings import parse_shard_name, worker_of
-from batchmill.shard import Shard, ShardId, ShardRef, ShardState
+from batchmill.ledger.encodings import worker_of
+from batchmill.shard import Shard, ShardId, ShardRef, ShardState, parse_shard_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batchmill.completion import Completion, DeadLimit
     from batchmill.ledger.connection import Store
-    from batchmill.ledger.record import JobRecord
+    from batchmill.ledger.record import StageRecord
     from batchmill.sources.base import RowCount
 
 
@@ -52,15 +52,15 @@ class ShardLedger:
         self._store = store
         self._keys = store.keys
 
-    def plan(self, record: JobRecord, step: PlanStep, epoch: int, stage: int = 0) -> calls.PlanAnswer:
-        """Add shards and move the cursor, as the leader."""
+    def plan(self, job_id: str, stage: StageRecord, step: PlanStep, epoch: int) -> calls.PlanAnswer:
+        """Add shards to a stage and move its cursor, as the leader."""
         total = step.total
         return calls.plan(
             self._store,
             epoch=epoch,
-            job_id=record.id,
-            stage=stage,
-            cursor=record.cursor,
+            job_id=job_id,
+            stage=stage.number,
+            cursor=stage.cursor,
             next_cursor=step.cursor,
             at_end=step.at_end,
             rows_total=total.rows if total else None,
@@ -71,20 +71,20 @@ class ShardLedger:
             ],
         )
 
-    def to_queue(self, job_id: str, limit: int, now_ms: int) -> list[tuple[int, ShardId]]:
-        """At most `limit` shards of a job that could be queued now: due retries first, then planned ones."""
+    def to_queue(self, job_id: str, stage: int, limit: int, now_ms: int) -> list[ShardId]:
+        """At most `limit` shards of a stage that could be queued now: due retries first, then planned ones."""
         with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
-            pipe.zrangebyscore(self._keys.waiting(job_id), "-inf", now_ms, start=0, num=limit)
-            pipe.lrange(self._keys.ready(job_id), 0, limit - 1)
+            pipe.zrangebyscore(self._keys.waiting(job_id, stage), "-inf", now_ms, start=0, num=limit)
+            pipe.lrange(self._keys.ready(job_id, stage), 0, limit - 1)
             waiting, ready = pipe.execute()
-        return [parse_shard_name(name) for name in [*waiting, *ready][:limit]]
+        return [parse_shard_id(name.decode()) for name in [*waiting, *ready][:limit]]
 
-    def queue(self, record: JobRecord, stage: int, shard_id: ShardId, epoch: int) -> ShardRef | None:
+    def queue(self, job_id: str, stage: StageRecord, shard_id: ShardId, epoch: int) -> ShardRef | None:
         """Give a shard its next token; the caller publishes the message. None when there is nothing to queue."""
         token = calls.queue(
-            self._store, pool=record.spec.pool, epoch=epoch, job_id=record.id, stage=stage, shard_id=shard_id
+            self._store, pool=stage.spec.pool, epoch=epoch, job_id=job_id, stage=stage.number, shard_id=shard_id
         )
-        return ShardRef(record.id, stage, shard_id, token) if token else None
+        return ShardRef(job_id, stage.number, shard_id, token) if token else None
 
     def unqueue_orphaned(self, refs: Sequence[ShardRef], pool: str, epoch: int) -> int:
         """Take back queued attempts whose messages are gone from their queue; returns how many were still queued."""
@@ -182,13 +182,13 @@ class ShardLedger:
         *,
         delay_s: float,
         blame: bool,
-        kept: str = "",
+        checkpoint: str = "",
         stop_with: JobError | None = None,
         used: Parts = UNMETERED,
     ) -> None:
         """End an attempt before the shard is done: it waits `delay_s` for another, or the job stops with an error.
 
-        blame: whether it counts as a failure of the shard. kept: the blob with what is done of it. used: as for
+        blame: whether it counts as a failure of the shard. checkpoint: the blob with what is done of it. used: as for
         `commit`. Raises `StaleToken`.
         """
         answer = calls.end_attempt(
@@ -197,7 +197,7 @@ class ShardLedger:
             delay_ms=int(delay_s * 1000),
             blame=blame,
             stop_with=stop_with.model_dump_json() if stop_with else None,
-            kept=kept or None,
+            checkpoint=checkpoint or None,
             used=used,
         )
         match answer:
@@ -222,7 +222,9 @@ class ShardLedger:
 
     def split(self, shard: Shard, epoch: int) -> calls.SplitAnswer:
         """Replace a shard whose lease ran out by its halves, as the leader."""
-        halves = [calls.Half(half.shard_id, half.rows, half.plan(), half.losses, half.kept) for half in shard.halves()]
+        halves = [
+            calls.Half(half.shard_id, half.rows, half.plan(), half.losses, half.checkpoint) for half in shard.halves()
+        ]
         return calls.split(self._store, epoch=epoch, attempt=shard.ref, halves=halves)
 
     def release_leases_of_worker(self, worker: str, blamed: str = "") -> list[ShardRef]:
@@ -249,14 +251,14 @@ class ShardLedger:
             return None
         return Shard.from_plan(
             ref.job_id,
+            ref.stage,
             ref.shard_id,
             fields[b"plan"],
-            stage=ref.stage,
             state=ShardState(fields[b"state"].decode()),
             token=int(fields[b"token"]),
             failures=int(fields[b"failures"]),
             losses=int(fields[b"losses"]),
-            kept=fields.get(b"kept", b"").decode(),
+            checkpoint=fields.get(b"checkpoint", b"").decode(),
             worker=worker_of(fields.get(b"holder", b"")),
         )
 
@@ -267,13 +269,13 @@ class ShardLedger:
 def _claimed(ref: ShardRef, reply: calls.ClaimReply) -> Claim:
     shard = Shard.from_plan(
         ref.job_id,
+        ref.stage,
         ref.shard_id,
         reply.plan,
-        stage=ref.stage,
         state=ShardState.RUNNING,
         token=ref.token,
         failures=reply.failures,
         losses=reply.losses,
-        kept=reply.kept,
+        checkpoint=reply.checkpoint,
     )
     return Claim(shard, JobSpec.model_validate_json(reply.spec) if reply.spec else None, reply.inline_rows)

@@ -20,7 +20,7 @@ class Survey:
     """The ledger at one moment, `now_ms` by its own clock, milliseconds since the epoch."""
 
     now_ms: int
-    waiting: Mapping[str, int]  # by job: shards that wait for another attempt
+    waiting: Mapping[tuple[str, int], int]  # by job and stage: shards that wait for another attempt
     leases: int
     leases_expired: int
     jobs_kept: int  # that have ended
@@ -34,22 +34,22 @@ class SurveyLedger:
         self._store = store
         self._keys = store.keys
 
-    def take(self, job_ids: Sequence[str]) -> Survey:
-        """Count what there is, and what waits of these jobs. Raises `ServiceUnavailable`."""
+    def take(self, stages: Sequence[tuple[str, int]]) -> Survey:
+        """Count what there is, and what waits of these stages (job id, number). Raises `ServiceUnavailable`."""
         keys = self._keys
         with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
             pipe.time()
             pipe.zcard(keys.leases())
             pipe.zcard(keys.ended_jobs())
-            for job_id in job_ids:
-                pipe.zcard(keys.waiting(job_id))
+            for job_id, stage in stages:
+                pipe.zcard(keys.waiting(job_id, stage))
             (seconds, micros), leases, kept, *counts = pipe.execute()
         now_ms = int(seconds) * 1000 + int(micros) // 1000
         with redis_errors():
             expired = self._store.redis.zcount(keys.leases(), "-inf", now_ms)
         return Survey(
             now_ms=now_ms,
-            waiting=dict(zip(job_ids, counts, strict=True)),
+            waiting=dict(zip(stages, counts, strict=True)),
             leases=leases,
             leases_expired=expired,
             jobs_kept=kept,

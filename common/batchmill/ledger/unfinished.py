@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 from batchmill.ledger import calls
 from batchmill.ledger.connection import redis_errors
-from batchmill.ledger.encodings import parse_settled, parse_shard_name
+from batchmill.ledger.encodings import parse_settled
 from batchmill.ledger.settlement import Settled
-from batchmill.shard import format_shard_id, parse_shard_id, rows_of_plan
-from batchmill.unfinished import UnfinishedShard, UnfinishedWork
+from batchmill.shard import ShardId, format_shard_id, parse_shard_id, rows_of_plan
+from batchmill.unfinished import FORMAT, UnfinishedShard, UnfinishedWork
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from batchmill.ledger.connection import Store
-    from batchmill.ledger.record import JobRecord
+    from batchmill.ledger.record import JobRecord, StageRecord
 
 
 class UnfinishedWorkLedger:
@@ -26,15 +26,15 @@ class UnfinishedWorkLedger:
         self._store = store
         self._keys = store.keys
 
-    def read(self, record: JobRecord) -> UnfinishedWork:
-        """How far a stopping job has come; nothing of it may be running any more."""
-        keys, job_id = self._keys, record.id
+    def read(self, record: JobRecord, stage: StageRecord) -> UnfinishedWork:
+        """What a stopping job has done and left of a stage; nothing of it may be running any more."""
+        keys, job_id, number = self._keys, record.id, stage.number
         with redis_errors():
-            settled = self._store.redis.hgetall(keys.done(job_id, 0))
-            live = sorted(parse_shard_name(name)[1] for name in self._store.redis.smembers(keys.live_shards(job_id)))
+            settled = self._store.redis.hgetall(keys.done(job_id, number))
+            live = sorted(map(_shard_id, self._store.redis.smembers(keys.live_shards(job_id, number))))
         with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
             for shard_id in live:
-                pipe.hmget(keys.shard(job_id, 0, shard_id), "token", "plan")
+                pipe.hmget(keys.shard(job_id, number, shard_id), "token", "plan")
             found = pipe.execute()
         entries = {name.decode(): entry for name, entry in settled.items()}
         unfinished = [
@@ -42,31 +42,32 @@ class UnfinishedWorkLedger:
             for shard_id, (token, plan) in zip(live, found, strict=True)
         ]
         for name in list(entries):
-            shard = parse_settled(parse_shard_id(name), entries[name])
+            shard = parse_settled(number, parse_shard_id(name), entries[name])
             if isinstance(shard, Settled) and shard.plan:
                 unfinished.append(UnfinishedShard(id=name, token=shard.token, plan=shard.plan))
                 del entries[name]
         return UnfinishedWork(
+            version=FORMAT,
             settled={name: entry.decode() for name, entry in entries.items()},
             shards=tuple(unfinished),
-            cursor=record.cursor,
-            at_end=record.planned,
-            rows_planned=record.rows_planned,
-            shards_planned=record.shards_planned,
+            cursor=stage.cursor,
+            at_end=stage.planned,
+            rows_planned=stage.rows_planned,
+            shards_planned=stage.shards_planned,
         )
 
     def resume_from(
-        self, record: JobRecord, unfinished: UnfinishedWork, dead_by_type: Mapping[str, int], epoch: int
+        self, job_id: str, stage: int, unfinished: UnfinishedWork, dead_by_type: Mapping[str, int], epoch: int
     ) -> calls.ResumeFromAnswer:
-        """Begin a job with what another left, as its leader.
+        """Begin a stage of a job with what another job left of it, as its leader.
 
         dead_by_type: how many of the settled rows died of which error.
         """
         return calls.resume_from(
             self._store,
             epoch=epoch,
-            job_id=record.id,
-            stage=0,
+            job_id=job_id,
+            stage=stage,
             settled=json.dumps(unfinished.settled),
             dead_by_type=json.dumps(dict(dead_by_type)),
             cursor=unfinished.cursor,
@@ -78,3 +79,7 @@ class UnfinishedWorkLedger:
                 for one in unfinished.shards
             ],
         )
+
+
+def _shard_id(name: bytes) -> ShardId:
+    return parse_shard_id(name.decode())

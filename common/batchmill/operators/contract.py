@@ -31,19 +31,19 @@ from batchmill.errors import InvalidOperator, InvalidParams, did_you_mean
 from batchmill.operators.params_model import params_model
 
 BatchFormat = Literal["rows", "arrow", "numpy"]
-"""The format of a batch and of its results.
+"""How a batch is given to an operator, and returned by it.
 
 `rows`: a list of dicts in, a list of dicts (or `RowError`) of the same length out. `arrow`: a `pyarrow.Table` in,
 a `pyarrow.Table` of the same number of rows out. `numpy`: a dict of column name to array in and out, first axis
 the rows; a column with nulls comes as NaN or NaT where its type has one, else as an array of objects with None.
-An `arrow` or `numpy` operator for which some rows fail returns a `PartialResult`.
+An `arrow` or `numpy` operator in which some rows fail returns a `PartialResult`.
 
 Of an operator that `expands`, each row makes any number of results: in `rows` format a list of dicts (or a
 `RowError`) for each row, in `arrow` and `numpy` an `Expansion`.
 """
 
 BatchSize = int | Literal["auto"] | None
-"""Rows per batch; "auto": the controller decides, in units of cost; None: a complete shard is one batch."""
+"""Rows per batch; "auto": the controller decides, in units of cost; None: the complete shard is one batch."""
 
 SOURCE_ROW = "source_row"
 """The first column of what an operator that `expands` makes: the index, in the job's input, of the row it is from."""
@@ -58,9 +58,12 @@ class OperatorKind(StrEnum):
 
 
 class RowError(Exception):
-    """Returned in place of a result, or raised for a batch of one row, it fails that row alone.
+    """An error of one row. Return it in place of a result, or raise it for a batch of one row; other rows are
+    unaffected.
 
-    retryable: whether trying the row again could help.
+    Args:
+        message: Why the row has no result.
+        retryable: Whether to try the row again.
     """
 
     def __init__(self, message: str, *, retryable: bool = False) -> None:
@@ -71,10 +74,12 @@ class RowError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class PartialResult:
-    """What an `arrow` or `numpy` operator returns when some rows of a batch fail.
+    """The return value of an `arrow` or `numpy` operator for a batch in which some rows failed.
 
-    results: of the other rows, in order, in the operator's batch format.
-    errors: by position in the batch, why a row has no result.
+    Attributes:
+        results: Results of the other rows, in order, in the operator's batch format.
+        errors: The error of each failed row, by its position in the batch. `len(results) + len(errors)` is the number
+            of rows in the batch.
     """
 
     results: Any
@@ -83,11 +88,12 @@ class PartialResult:
 
 @dataclass(frozen=True, slots=True)
 class Expansion:
-    """What an `arrow` or `numpy` operator that `expands` returns for a batch.
+    """The return value of an `arrow` or `numpy` operator that `expands`, for one batch.
 
-    results: of all rows one below the other, in the order of the rows, in the operator's batch format.
-    counts: for each row of the batch, how many results it made; 0 for one in `errors`.
-    errors: of the rows that fail, by position in the batch.
+    Attributes:
+        results: Results of all rows, concatenated in the order of the rows, in the operator's batch format.
+        counts: For each row of the batch, its number of results; 0 for a row in `errors`. The sum is `len(results)`.
+        errors: The error of each failed row, by its position in the batch.
     """
 
     results: Any
@@ -150,7 +156,7 @@ class OperatorDefinition:
     columns: tuple[str, ...] = ()  # input columns every row must have; "{param}" names the value of a parameter
     batch_format: BatchFormat = "rows"
     batch_size: BatchSize = "auto"
-    padded: bool = False  # whether rows are padded: a batch costs its most expensive row times its rows
+    padded: bool = False  # whether rows are padded: a batch then costs its largest row times its rows
     expands: bool = False  # whether a row makes any number of results
     version: str = "1"  # part of what identifies a result
     summary: str = ""
@@ -239,23 +245,32 @@ def operator(
     version: str = "1",
     cacheable: bool = True,
 ) -> Callable[[T], T]:
-    """Register a function or a class as the operator `name`, and return it unchanged.
+    """Register a function or a class as an operator, and return it unchanged.
 
-    columns: input columns that every row must have; a job over rows without them is refused. `"{column}"` means
-        the column that the parameter `column` names.
-    batch_format: of batches and their results, see `BatchFormat`.
-    batch_size: rows per batch; "auto" learns what suits the device, in units of `cost`; None makes a complete shard one
-        batch. A job may set another size.
-    padded: whether rows are padded to the length of the longest in their batch, as texts are. A batch then costs its
-        most expensive row times its rows, else the sum, and rows of similar cost are put together.
-    expands: whether a row makes any number of results, see `BatchFormat`. Results then begin with a column
-        `source_row`, the index of their row in the job's input, and carried columns are repeated.
-    version: change it when the results change for the same input.
-    cacheable: whether a result depends on its row alone, given the parameters; not so if it
-        depends on a random number, a remote service or the other rows of the batch. If not, its jobs cannot use the
-        row cache.
+    The keyword parameters of the function, or of the class' `__init__`, are the operator's parameters: their
+    annotations and defaults are checked when a job is submitted.
 
-    Raises `InvalidOperator` if the name is no identifier, is taken, or the code does not fit the contract.
+    Args:
+        name: Up to 64 letters, digits, `_`, `-` and `.`; no part starts with a digit.
+        columns: Input columns that every row must have; a job without them is refused. `"{column}"` is replaced by the
+            value of the parameter `column`.
+        batch_format: How a batch is given to the operator and returned by it: `"rows"`, lists of dicts; `"arrow"`,
+            `pyarrow.Table`s; `"numpy"`, dicts of arrays by column name.
+        batch_size: Rows per batch. `"auto"` measures which size suits the device, in units of `cost`; None gives a
+            complete shard at once. A job may ask for another size.
+        padded: Whether rows are padded to the longest of their batch, as texts are. A batch then costs its largest row
+            times the number of rows, otherwise the sum; rows of similar cost are put together.
+        expands: Whether a row has any number of results. Results then start with a column `source_row`, the index of
+            their row in the job's input, and passed-through columns are repeated.
+        version: Change it when the results change for the same input.
+        cacheable: Whether a result depends only on its row and the parameters. False for random results, remote
+            services, or results that depend on other rows of the batch; such jobs cannot use the row cache.
+
+    Returns:
+        A decorator.
+
+    Raises:
+        InvalidOperator: The name is malformed or taken, or the code does not fit the contract.
     """
 
     def register(code: T) -> T:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from batchmill.errors import StaleToken
+from batchmill.shard import part_stem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -75,9 +76,8 @@ class PartFiles:
         self._schemas = schemas
 
     def name_of(self, shard_id: ShardId, token: int) -> str:
-        """Name the file of an attempt: "part-00000017-a2.parquet", "part-00000017.1-a2.parquet" once split."""
-        path = ".".join([f"{shard_id[0]:08}", *map(str, shard_id[1:])])
-        return f"part-{path}-a{token}.{self._form.name}"
+        """Name the file of an attempt: "part-00000017-a2.parquet", "part-00000017.00000001-a2.parquet" once split."""
+        return f"{part_stem(shard_id, token)}.{self._form.name}"
 
     def write(self, shard_id: ShardId, token: int, table: pa.Table) -> int:
         """See `ResultStore`. There is always room for one more attempt."""

@@ -1,4 +1,4 @@
-"""Finds the line at fault when a run of records does not parse: parsers report only that there is one."""
+"""Find the line at fault when a block of records does not parse: parsers report only that there is one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OWN_ROW = re.compile(r" in row \d+|Row #\d+: ")
 
 @dataclass(frozen=True, slots=True)
 class RecordBlock:
-    """Whole records of a file that were read at once."""
+    """Complete records of a file that were read at once."""
 
     uri: str
     line: int  # 1-based, of the first byte

@@ -223,7 +223,11 @@ class CsvFormat(LineFormat):
             if not widen and name in expected.names and not _fits(value, expected.field(name).type):
                 kind = expected.field(name).type
                 return RecordProblem(f"column {name!r} holds {value[:60]!r} here, and {kind} before", name)
-        return RecordProblem("it has a carriage return without a newline") if b"\r" in record.rstrip(b"\r\n") else None
+        return (
+            RecordProblem("it contains a carriage return without a line feed")
+            if b"\r" in record.rstrip(b"\r\n")
+            else None
+        )
 
 
 def parse_record(record: bytes) -> list[str]:

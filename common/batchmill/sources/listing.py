@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import stat
+import time
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, get_args
@@ -19,13 +21,17 @@ from batchmill.sources.opening import reading
 from batchmill.storage.locations import Location
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from batchmill.job import FileSource
     from batchmill.sources.description import Codec
     from batchmill.storage.locations import Locations
 
 MAX_FILES = 100_000
+MAX_LOOKED_AT = 1_000_000
+"""Entries that the listing of one pattern may look at; one that is reached for two parts of a pattern counts twice."""
+
+MAX_LISTING_S = 20.0
 _ENDINGS: dict[str, SourceFormat] = {
     ".parquet": "parquet",
     ".pq": "parquet",
@@ -101,7 +107,7 @@ def _matches(pattern: str, locations: Locations) -> list[Entry]:
                 file=location.uri,
             )
         else:
-            entries = _files_below(location, locations, set()) if entry.is_folder else [entry]
+            entries = _files_below(location, locations, set(), _Budget(location)) if entry.is_folder else [entry]
         files = list(islice(entries, MAX_FILES + 1))
     return sorted(_counted(files, location), key=lambda file: natural_key(file.location.path))
 
@@ -142,63 +148,139 @@ def _expand(location: Location, locations: Locations) -> Iterator[Entry]:
             hint="Check the path; it must be one that the service can see, not only your own machine.",
             file=location.uri,
         )
-    return _expand_parts(base, parts[first:], locations)
+    return _Expansion(location, locations, _without_repeats(parts[first:])).entries(base)
 
 
-def _expand_parts(folder: Location, parts: list[str], locations: Locations) -> Iterator[Entry]:
-    part, rest = parts[0], parts[1:]
-    if part == "**":
-        yield from _expand_parts(folder, rest or ["*"], locations)
-        for entry in _children(folder, locations):
-            if entry.is_folder and not _is_hidden(entry.name):
-                yield from _expand_parts(entry.location, parts, locations)
-        return
-    for entry in _children(folder, locations):
-        if not fnmatchcase(entry.name, part) or (_is_hidden(entry.name) and entry.name[0] != part[0]):
-            continue
-        if not rest:
-            yield from _files_below(entry.location, locations, set()) if entry.is_folder else [entry]
-        elif entry.is_folder:
-            yield from _expand_parts(entry.location, rest, locations)
+def _without_repeats(parts: list[str]) -> tuple[str, ...]:
+    """The parts of a pattern, each run of `**` as one; behind a last `**` stands a `*`."""
+    kept = [part for place, part in enumerate(parts) if part != "**" or parts[place - 1 : place] != ["**"]]
+    return (*kept, "*") if kept[-1] == "**" else tuple(kept)
 
 
-def _files_below(folder: Location, locations: Locations, seen: set[str]) -> Iterator[Entry]:
-    """Yield the files below a folder. A link to a folder is followed, once."""
+class _Expansion:
+    """One glob at work. Each folder is looked at once for each part of the pattern, however it is reached."""
+
+    def __init__(self, pattern: Location, locations: Locations, parts: tuple[str, ...]) -> None:
+        self._locations = locations
+        self._parts = parts
+        self._budget = _Budget(pattern)
+        self._seen: set[tuple[str, int]] = set()
+        self._walked: set[str] = set()
+
+    def entries(self, base: Location) -> Iterator[Entry]:
+        """The files that match below `base`, in no order."""
+        pending = [(base, 0)]
+        while pending:
+            folder, place = pending.pop()
+            state = (_real(folder), place)
+            if state in self._seen:
+                continue
+            self._seen.add(state)
+            part, is_last = self._parts[place], place == len(self._parts) - 1
+            if part == "**":
+                pending.append((folder, place + 1))
+                pending += [(child, place) for child in _subfolders(folder, self._locations, self._budget)]
+                continue
+            for entry in _children(folder, self._locations, self._budget, partial(_fits, part)):
+                if is_last and entry.is_folder:
+                    yield from _files_below(entry.location, self._locations, self._walked, self._budget)
+                elif is_last:
+                    yield entry
+                elif entry.is_folder:
+                    pending.append((entry.location, place + 1))
+
+
+class _Budget:
+    """How much one listing may look at: a number of entries, and a time."""
+
+    def __init__(self, named: Location) -> None:
+        self._named = named
+        self._ends_at = time.monotonic() + MAX_LISTING_S
+        self._left = MAX_LOOKED_AT
+
+    def spend(self, entries: int) -> None:
+        """Count entries. Raises `InvalidSource` when the listing takes too long or looks at too many."""
+        self._left -= entries
+        if self._left < 0 or time.monotonic() > self._ends_at:
+            raise InvalidSource(
+                f"listing {self._named.uri!r} takes too long: over {MAX_LOOKED_AT:,} entries or {MAX_LISTING_S:.0f} s.",
+                hint="Name a smaller folder, or a pattern with fewer '**'.",
+                file=self._named.uri,
+            )
+
+
+def _fits(part: str, name: str) -> bool:
+    return fnmatchcase(name, part) and (not _is_hidden(name) or name[0] == part[0])
+
+
+def _is_shown(name: str) -> bool:
+    return not _is_hidden(name)
+
+
+def _real(folder: Location) -> str:
+    return os.path.realpath(folder.path) if folder.is_local else folder.path
+
+
+def _files_below(folder: Location, locations: Locations, seen: set[str], budget: _Budget) -> Iterator[Entry]:
+    """The files below a folder. A link to a folder is followed, once."""
     if not folder.is_local:
-        yield from _remote(folder, recursive=True)
+        yield from _remote(folder, budget, recursive=True)
         return
-    real = os.path.realpath(folder.path)
-    if real in seen:
-        return
-    seen.add(real)
-    for entry in _children(folder, locations):
-        if _is_hidden(entry.name):
+    pending = [folder]
+    while pending:
+        current = pending.pop()
+        real = _real(current)
+        if real in seen:
             continue
-        if entry.is_folder:
-            yield from _files_below(entry.location, locations, seen)
-        else:
-            yield entry
+        seen.add(real)
+        for entry in _children(current, locations, budget, _is_shown):
+            if entry.is_folder:
+                pending.append(entry.location)
+            else:
+                yield entry
 
 
-def _children(folder: Location, locations: Locations) -> Iterator[Entry]:
+def _subfolders(folder: Location, locations: Locations, budget: _Budget) -> Iterator[Location]:
+    """The folders in a folder that a `**` goes into; what else is there does not matter."""
+    if not folder.is_local:
+        yield from (entry.location for entry in _children(folder, locations, budget, _is_shown) if entry.is_folder)
+        return
+    locations.check(folder)
+    for name in filter(_is_shown, _names(folder, budget)):
+        child = folder.child(name)
+        if Path(child.path).is_dir():
+            yield child
+
+
+def _names(folder: Location, budget: _Budget) -> list[str]:
+    names = []
+    with os.scandir(folder.path) as children:
+        for child in children:
+            budget.spend(1)
+            names.append(child.name)
+    return names
+
+
+def _children(
+    folder: Location, locations: Locations, budget: _Budget, is_wanted: Callable[[str], bool]
+) -> Iterator[Entry]:
+    """The entries of a folder whose names are wanted."""
     locations.check(folder)
     if not folder.is_local:
-        yield from _remote(folder, recursive=False)
+        yield from (entry for entry in _remote(folder, budget, recursive=False) if is_wanted(entry.name))
         return
-    with os.scandir(folder.path) as children:
-        names = [child.name for child in children]
-    for name in names:
+    for name in filter(is_wanted, _names(folder, budget)):
         entry = _entry(folder.child(name))
-        if entry is not None:
-            yield entry
-        elif not _is_hidden(name):
+        if entry is None:
             path = folder.child(name).uri
             raise InvalidSource(f"{path} is a link to a file that does not exist.", hint="Fix or remove it.", file=path)
+        yield entry
 
 
-def _remote(folder: Location, *, recursive: bool) -> Iterator[Entry]:
+def _remote(folder: Location, budget: _Budget, *, recursive: bool) -> Iterator[Entry]:
     start = len(folder.path.rstrip("/")) + 1
     for info in folder.entries(recursive=recursive):
+        budget.spend(1)
         is_folder = info.type == fs.FileType.Directory
         if recursive and (is_folder or any(map(_is_hidden, info.path[start:].split("/")))):
             continue
@@ -245,7 +327,7 @@ def _format_of(uri: str, asked: SourceFormat | None) -> tuple[SourceFormat, Code
     kind = asked or _ENDINGS.get(ending)
     if kind is None:
         raise InvalidSource(
-            f"{uri}: the format is not known from the ending {ending!r}.",
+            f"{uri}: the ending {ending!r} is not a known format.",
             hint=_ending_hint(ending),
             file=uri,
         )

@@ -129,7 +129,7 @@ def reading(location: Location) -> Iterator[None]:
     except FileNotFoundError:
         raise InvalidSource(
             f"{location.uri} does not exist.",
-            hint="It was moved or deleted; put it back, or submit again.",
+            hint="Check the path. If the file was moved or deleted, restore it or submit the job again.",
             file=location.uri,
         ) from None
     except (OSError, pa.ArrowException) as error:

@@ -81,7 +81,7 @@ class ParquetReader(GroupReader):
         if decoder is None:
             decoder = Decoder(group, self._batches(file, group[1]))
         table = decoder.read(start, stop)
-        self._decoders.put_back(decoder)
+        self._decoders.give_back(decoder)
         return table
 
     def _batches(self, file: OpenFile, number: int) -> Iterator[pa.RecordBatch]:
@@ -133,7 +133,7 @@ class Decoder:
 
 
 class _Decoders:
-    """The decoders last used. One that is borrowed belongs to one thread until it is put back."""
+    """The decoders last used. One that is borrowed belongs to one thread until it is returned."""
 
     def __init__(self) -> None:
         self._idle: list[Decoder] = []
@@ -149,7 +149,7 @@ class _Decoders:
             self._idle = [decoder for decoder in self._idle if decoder is not nearest]
             return nearest
 
-    def put_back(self, decoder: Decoder) -> None:
+    def give_back(self, decoder: Decoder) -> None:
         """Keep a decoder; the one that was used longest ago goes."""
         with self._lock:
             self._idle = [*self._idle, decoder][-_MAX_DECODERS:]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from batchmill.sources.faults import RecordBlock, broken_while_scanned
 from batchmill.sources.lines import begin
+from batchmill.sources.schemas import refuse_too_many
 from batchmill.sources.text_ranges import ALL_ROWS, Blocks
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def _scan(reader: TextRangeReader, uri: str, line_format: LineFormat, limit: int
     more = reader.skip_to_row()
     while more and (taken := reader.take(ALL_ROWS, min(_RANGE_BYTES, limit - size), at_least_one=True)):
         schema = _united(schema, taken, uri, line_format)
+        refuse_too_many(schema.names, uri)
         rows += taken.rows
         size += taken.stop - taken.start
         more = reader.skip_to_row()

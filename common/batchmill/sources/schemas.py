@@ -23,13 +23,28 @@ class SchemaConflictError(ValueError):
         self.found = found
 
 
+MAX_COLUMNS = 20_000
+"""Of a file. Each column costs time in every step of a job; the setting BATCHMILL_MAX_COLUMNS may allow fewer."""
+
+
 def plain(schema: pa.Schema) -> pa.Schema:
     """Return a schema without metadata, every column nullable: files that differ only in these have one schema."""
     return pa.schema([pa.field(field.name, field.type) for field in schema])
 
 
+def refuse_too_many(names: Sequence[str], file: str) -> None:
+    """Raise `InvalidSource` for more than `MAX_COLUMNS` columns."""
+    if len(names) > MAX_COLUMNS:
+        raise InvalidSource(
+            f"{file} has {len(names):,} columns, at most {MAX_COLUMNS:,} are allowed.",
+            hint="Put values of one kind into one list column, or split the file.",
+            file=file,
+        )
+
+
 def refuse_doubles(names: Sequence[str], file: str) -> None:
-    """Raise `InvalidSource` if a column name is there twice."""
+    """Raise `InvalidSource` if a column name is there twice, or there are too many."""
+    refuse_too_many(names, file)
     double = next((name for name, count in Counter(names).items() if count > 1), None)
     if double is not None:
         raise InvalidSource(

@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 from pyarrow import fs
 
 from batchmill.errors import BatchmillError, InvalidSettings, InvalidSource
+from batchmill.storage.hub_models import ANY, HubModels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,11 +68,20 @@ class Locations:
     roots: local folders or URI prefixes (`/data`, `s3://bucket/prefix`). Links are followed before the check, so
         that none leads out of a root. `UNRESTRICTED` allows everything.
     s3_endpoint: the address of an S3 service other than AWS, `http://host:port`; keys come from the environment.
+    hub_models: the models of the hub that users may name.
 
     Raises `InvalidSettings` for a root or an endpoint that is none.
     """
 
-    def __init__(self, roots: Sequence[str], *, s3_endpoint: str | None = None, s3_region: str | None = None) -> None:
+    def __init__(
+        self,
+        roots: Sequence[str],
+        *,
+        s3_endpoint: str | None = None,
+        s3_region: str | None = None,
+        hub_models: Sequence[str] = ANY,
+    ) -> None:
+        self.hub_models = HubModels(hub_models)
         self._roots = tuple(_root(root) for root in roots)
         self._s3_endpoint = _endpoint(s3_endpoint) if s3_endpoint else None
         self._s3_region = s3_region

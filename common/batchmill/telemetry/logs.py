@@ -1,7 +1,7 @@
-"""Logging of the services, to standard error: a line a record for people, or a JSON object a line for machines.
+"""Logging of the services, to standard error: one line of text or one JSON object per record.
 
-Each line carries what `batchmill.telemetry.log_context` knows where it is logged. The secrets that the settings hold
-are never written, whoever logs them.
+Each record includes the fields of `batchmill.telemetry.log_context`. Secrets in the settings are replaced, whichever
+code logs them.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from batchmill.settings import ServiceSettings
 
 NOISY = ("httpx", "urllib3", "kombu", "celery", "uvicorn", "filelock")
-HIDDEN = "***"
-LEAST_SECRET_CHARS = 4
-"""What is shorter is in half of all words, and no secret."""
+REDACTED = "***"
+MIN_SECRET_CHARS = 4
+"""A shorter text is part of too many words to be replaced."""
 
 
 def configure_logging(settings: ServiceSettings, *, worker: str = "") -> None:
-    """Log to standard error, as the settings say; libraries only when something is wrong.
+    """Log to standard error, as the settings say; libraries log warnings and errors only.
 
-    worker: the name that every line of this process carries. What ends a thread or the process is logged too.
+    worker: the name to include in every record of this process. Errors that end a thread or the process are logged.
     """
     own: dict[str, str | int] = {"worker": worker} if worker else {}
     kind = JsonFormatter if settings.log_format == "json" else ConsoleFormatter
@@ -47,28 +47,28 @@ def configure_logging(settings: ServiceSettings, *, worker: str = "") -> None:
 
 
 def announce(settings: ServiceSettings, name: str, message: str) -> None:
-    """Tell whoever started a service something that does not depend on the level of its log."""
+    """Print a message for the user who started a service, whatever its log level."""
     if settings.log_format == "json":
         record = logging.LogRecord(f"batchmill.{name}", logging.INFO, "", 0, message, None, None)
         for handler in logging.getLogger().handlers:
             handler.emit(record)
     else:
-        print(f"{name}: {message}", file=sys.stderr, flush=True)  # noqa: T201  # a line for a person
+        print(f"{name}: {message}", file=sys.stderr, flush=True)  # noqa: T201  # a line for the user
 
 
 class ConsoleFormatter(logging.Formatter):
-    """`2030-01-31 17:00:00,123 WARNING logger [job=… shard=…]: message`, a traceback on the lines after it."""
+    """`2030-01-31 17:00:00,123 WARNING logger [job=… shard=…]: message`, followed by the traceback."""
 
     def __init__(self, own: Mapping[str, str | int], secrets: Iterable[str]) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s%(about)s: %(message)s")
         self._own = own
-        self._hide = _Hider(secrets)
+        self._redact = SecretRedactor(secrets)
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
-        told = " ".join(f"{name}={value}" for name, value in {**fields(), **self._own}.items())
-        record.about = f" [{told}]" if told else ""
-        return self._hide(super().format(record))
+        """Return the text of a record."""
+        about = " ".join(f"{name}={value}" for name, value in {**fields(), **self._own}.items())
+        record.about = f" [{about}]" if about else ""
+        return self._redact(super().format(record))
 
 
 class JsonFormatter(logging.Formatter):
@@ -77,11 +77,11 @@ class JsonFormatter(logging.Formatter):
     def __init__(self, own: Mapping[str, str | int], secrets: Iterable[str]) -> None:
         super().__init__()
         self._own = own
-        self._hide = _Hider(secrets)
+        self._redact = SecretRedactor(secrets)
 
     def format(self, record: logging.LogRecord) -> str:
-        """The object, on one line."""
-        told: dict[str, str | int] = {
+        """Return the JSON object, on one line."""
+        values: dict[str, str | int] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
@@ -90,31 +90,32 @@ class JsonFormatter(logging.Formatter):
             **self._own,
         }
         if record.exc_info:
-            told["error"] = self.formatException(record.exc_info)
-        shown = {name: self._hide(value) if isinstance(value, str) else value for name, value in told.items()}
+            values["error"] = self.formatException(record.exc_info)
+        shown = {name: self._redact(value) if isinstance(value, str) else value for name, value in values.items()}
         return json.dumps(shown, ensure_ascii=False)
 
 
-class _Hider:
-    """Puts stars in the place of secrets, as they are and as URLs spell them."""
+class SecretRedactor:
+    """Replaces secrets by stars, both plain and URL-encoded."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        known = {secret for secret in secrets if len(secret) >= LEAST_SECRET_CHARS}
+        known = {secret for secret in secrets if len(secret) >= MIN_SECRET_CHARS}
         spelled = known | {quote(secret, safe="") for secret in known}
         self._secrets = sorted(spelled, key=len, reverse=True)
 
     def __call__(self, text: str) -> str:
+        """Return a text without secrets."""
         for secret in self._secrets:
-            text = text.replace(secret, HIDDEN)
+            text = text.replace(secret, REDACTED)
         return text
 
 
 def _log_end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    logging.getLogger("batchmill").critical("the process ends by an error", exc_info=(kind, error, trace))
+    logging.getLogger("batchmill").critical("an error ends the process", exc_info=(kind, error, trace))
 
 
-def _log_thread_end(told: threading.ExceptHookArgs) -> None:
-    if told.exc_value is not None and not issubclass(told.exc_type, SystemExit):
-        name = told.thread.name if told.thread else "unknown"
-        trace = (told.exc_type, told.exc_value, told.exc_traceback)
-        logging.getLogger("batchmill").critical("thread %s ends by an error", name, exc_info=trace)
+def _log_thread_end(hook: threading.ExceptHookArgs) -> None:
+    if hook.exc_value is not None and not issubclass(hook.exc_type, SystemExit):
+        name = hook.thread.name if hook.thread else "unknown"
+        trace = (hook.exc_type, hook.exc_value, hook.exc_traceback)
+        logging.getLogger("batchmill").critical("an error ends thread %s", name, exc_info=trace)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 OTHER = "other"
-"""What stands in a label for every name beyond the number that is kept apart."""
+"""The label value for every name beyond the bounded number."""
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 """Bounds for durations from a millisecond to minutes."""
@@ -82,27 +82,27 @@ class Metric:
 RETRIES = Metric(
     "batchmill_retries_total",
     MetricKind.COUNTER,
-    "Attempts that another one follows, by why: rows, operator, released, lost",
+    "Attempts that another one follows, by reason: rows, operator, released, lost",
     ("operator", "pool", "reason"),
 )
 ROWS_SETTLED = Metric(
     "batchmill_rows_total",
     MetricKind.COUNTER,
-    "Rows of committed shards, by what became of them: done, dead",
+    "Rows of committed shards, by outcome: done, dead",
     ("operator", "pool", "outcome"),
 )
 DEAD_LETTERS = Metric(
-    "batchmill_dead_letters_total", MetricKind.COUNTER, "Rows given up on", ("operator", "pool", "error")
+    "batchmill_dead_letters_total", MetricKind.COUNTER, "Rows that failed for good", ("operator", "pool", "error")
 )
 LEDGER_CALLS = Metric(
     "batchmill_ledger_call_seconds",
     MetricKind.HISTOGRAM,
-    "Time that a script of the ledger took, the way there and back included",
+    "Time of a call of a ledger script, network included",
     ("script",),
     (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5),
 )
 LEDGER_FAILURES = Metric(
-    "batchmill_ledger_failures_total", MetricKind.COUNTER, "Scripts of the ledger that got no answer"
+    "batchmill_ledger_failures_total", MetricKind.COUNTER, "Calls of ledger scripts without an answer"
 )
 
 
@@ -132,7 +132,7 @@ class BulkHistogram(Histogram):
 
 
 class BoundedNames:
-    """Keeps the values of a label within bounds: the first so many names stand for themselves. Thread-safe."""
+    """Bounds the values of a label: names up to a limit stay as themselves. Thread-safe."""
 
     def __init__(self, limit: int, *, max_length: int = 64) -> None:
         self._limit = limit

@@ -9,20 +9,31 @@ from batchmill.errors import OutcomeUnknown
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
-    from batchmill.ledger.jobs import JobLedger, Submission
+    from batchmill.ledger import Ledger
+    from batchmill.ledger.jobs import Submission
+    from batchmill.settings import CoordinatorSettings
 
 
-def accept(jobs: JobLedger, submission: Submission, undo: ExitStack, *, max_live_jobs: int) -> tuple[str, bool]:
-    """The job's id, and whether it is new (False: known under its idempotency key). Raises as `JobLedger.submit`.
+def accept(ledger: Ledger, submission: Submission, undo: ExitStack, settings: CoordinatorSettings) -> tuple[str, bool]:
+    """The job's id, and whether it is new (False: known under its idempotency key).
 
-    undo: removes what was stored for the job; emptied when that is the job's, or may be: of a ledger that went away
-    without an answer nobody can tell.
+    undo: removes what was stored for the job; emptied when that is the job's, or may be, since a ledger that went away
+    gave no answer. Raises as `JobLedger.submit`, and `Overloaded` when the tenant has too many live jobs.
     """
+    tenant, job_id = submission.tenant, submission.job_id
+    ledger.tenants.require_live_job(tenant, settings.max_live_jobs_per_tenant)
+    ledger.tenants.add_job(tenant, job_id, ledger.now_ms())
+    undo.callback(ledger.tenants.remove_job, tenant, job_id)
     try:
-        accepted_id, is_new = jobs.submit(submission, max_live_jobs=max_live_jobs)
+        accepted_id, is_new = ledger.jobs.submit(submission, max_live_jobs=settings.max_live_jobs)
     except OutcomeUnknown:
         undo.pop_all()
         raise
     if is_new:
         undo.pop_all()
     return accepted_id, is_new
+
+
+def tenant_key(tenant: str, idempotency_key: str | None) -> str | None:
+    """The ledger's name for a tenant's idempotency key: tenants choose their keys without knowing of each other."""
+    return None if idempotency_key is None else f"{tenant}:{idempotency_key}"

@@ -8,17 +8,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchmill.errors import Conflict, InvalidRequest, UnknownOperator, did_you_mean
+from batchmill.errors import Conflict, InvalidOutput, InvalidRequest, UnknownOperator, did_you_mean
 from batchmill.job import MAX_INLINE_BYTES, FileSource, JobRequest, JobSpec, UploadSource, new_id
 from batchmill.ledger.jobs import Submission
 from batchmill.sources import InlineSource, SourceDescription, describe, describe_upload
 from batchmill.workspace import stream_from_table
-from batchmill_coordinator.admission.acceptance import accept
-from batchmill_coordinator.admission.arrow_bounds import ArrowLimits
+from batchmill_coordinator.admission.acceptance import accept, tenant_key
+from batchmill_coordinator.admission.arrow_bounds import arrow_limits
 from batchmill_coordinator.admission.column_checks import check_columns, check_output_types, check_values
 from batchmill_coordinator.admission.param_checks import check_cache, check_params
-from batchmill_coordinator.admission.request_rows import table_from_base64, table_from_json
-from batchmill_coordinator.admission.upload_parts import no_such_upload, part_name
+from batchmill_coordinator.admission.request_rows import check_shape, table_from_base64, table_from_json
+from batchmill_coordinator.admission.upload_parts import part_name
+from batchmill_coordinator.admission.uploads import Uploads
 from batchmill_coordinator.results.resumption import Order
 
 if TYPE_CHECKING:
@@ -59,25 +60,28 @@ class Admission:
         settings: CoordinatorSettings,
     ) -> None:
         self._resumption = resumption
+        self._uploads = Uploads(ledger, workspace, settings)
         self._ledger = ledger
         self._fleet = fleet
         self._workspace = workspace
         self._settings = settings
-        self._limits = ArrowLimits(settings.max_rows_at_once, settings.max_unpacked_bytes, settings.max_columns)
+        self._limits = arrow_limits(settings)
 
     def check_spec(self, spec: JobSpec) -> OperatorInfo:
         """Check what is known without the rows. Raises a subclass of `InvalidRequest`."""
-        operator = self._fleet.operator(spec.operator)
+        (stage,) = spec.stages
+        operator = self._fleet.operator(stage.operator)
         if operator is None:
             known = [info.name for info in self._fleet.operators()]
-            hint = did_you_mean(spec.operator, known)
+            hint = did_you_mean(stage.operator, known)
             raise UnknownOperator(
-                f"no worker has an operator {spec.operator!r}.",
+                f"no worker has an operator {stage.operator!r}.",
                 hint=hint or "No worker has announced any operator yet: start one with `batchmill worker`.",
-                operator=spec.operator,
+                operator=stage.operator,
             )
-        check_params(operator, spec.params)
-        check_cache(operator, cache=spec.cache)
+        check_params(operator, stage.params)
+        self._workspace.locations.hub_models.check_params(operator.params_schema, stage.params)
+        check_cache(operator, cache=stage.cache)
         self._check_deadline(spec)
         return operator
 
@@ -94,8 +98,10 @@ class Admission:
 
     def admit(self, request: JobRequest, tenant: str) -> tuple[str, bool]:
         """Accept a job; returns its id and whether it is new. Raises a subclass of `InvalidRequest`, or `Conflict`."""
+        if request.rows is not None:
+            check_shape(request.rows, self._limits)
         digest = _digest(request)
-        known = self._known(request, digest)
+        known = self._known(request, digest, tenant)
         if known is not None:
             return known, False
         _require_one_input(request)
@@ -103,21 +109,21 @@ class Admission:
         with ExitStack() as undo:
             job_id = new_id("job")
             undo.callback(self._workspace.blobs.delete_folder, f"jobs/{job_id}")
-            found = self._find_input(request, job_id, undo)
+            found = self._find_input(request, job_id, undo, tenant)
             self._limits.check_columns(found.source.schema)
-            check_columns(operator, found.spec, found.source.schema)
+            check_columns(operator, found.spec.first, found.source.schema)
             check_output_types(found.spec, found.source.schema)
             if found.nbytes <= CHECKED_BYTES:
-                check_values(operator, found.spec, found.source)
+                check_values(operator, found.spec.first, found.source)
             order = Order(found.spec, operator, found.inline, found.description)
             accepted_id, is_new = self._accept(job_id, request, found, order, digest, undo, tenant)
             if not is_new:
-                self._known(request, digest)
+                self._known(request, digest, tenant)
         return accepted_id, is_new
 
-    def _known(self, request: JobRequest, digest: str) -> str | None:
+    def _known(self, request: JobRequest, digest: str, tenant: str) -> str | None:
         """The job that was accepted under the request's key, or None. Raises `Conflict` if it was another request."""
-        key = request.idempotency_key
+        key = tenant_key(tenant, request.idempotency_key)
         known = self._ledger.jobs.known_under(key) if key is not None else None
         if known is None:
             return None
@@ -139,12 +145,12 @@ class Admission:
         pairs = ((part_name(ours.upload, n), part_name(theirs.upload, n)) for n in range(ours.parts))
         return all(blobs.get(one).equals(blobs.get(other)) for one, other in pairs)
 
-    def _find_input(self, request: JobRequest, job_id: str, undo: ExitStack) -> _Input:
+    def _find_input(self, request: JobRequest, job_id: str, undo: ExitStack, tenant: str) -> _Input:
         spec = request.spec()
         if isinstance(spec.source, FileSource):
             return self._open(job_id, spec, describe(spec.source, self._workspace.locations))
         if isinstance(spec.source, UploadSource):
-            return self._from_upload(job_id, spec, spec.source)
+            return self._from_upload(job_id, spec, spec.source, tenant)
         if request.rows is not None:
             table = table_from_json(request.rows, self._limits)
         else:
@@ -152,21 +158,18 @@ class Admission:
         stream = stream_from_table(table)
         if len(stream) <= MAX_INLINE_BYTES:
             return _Input(spec, InlineSource(table), len(stream), inline=stream)
-        return self._store_rows(job_id, spec, table, undo)
+        return self._store_rows(job_id, spec, table, undo, tenant)
 
-    def _store_rows(self, job_id: str, spec: JobSpec, table: pa.Table, undo: ExitStack) -> _Input:
-        """Rows that came with the request and are too many to ride inline: an upload of one part."""
-        upload_id = new_id("upl")
-        self._ledger.jobs.begin_upload(upload_id)
-        undo.callback(self._ledger.jobs.drop_upload, upload_id)
-        undo.callback(self._workspace.blobs.delete_folder, f"uploads/{upload_id}")
+    def _store_rows(self, job_id: str, spec: JobSpec, table: pa.Table, undo: ExitStack, tenant: str) -> _Input:
+        """Store rows of the request that are too many to be kept inline, as an upload of one part."""
+        upload_id = self._uploads.begin(tenant)
+        undo.callback(self._uploads.drop, upload_id, tenant)
         self._workspace.blobs.put_table(part_name(upload_id, 0), table)
         source = UploadSource(upload=upload_id, parts=1)
-        return self._from_upload(job_id, spec.model_copy(update={"source": source}), source)
+        return self._from_upload(job_id, spec.model_copy(update={"source": source}), source, tenant)
 
-    def _from_upload(self, job_id: str, spec: JobSpec, source: UploadSource) -> _Input:
-        if not self._ledger.jobs.has_upload(source.upload):
-            raise no_such_upload(source.upload)
+    def _from_upload(self, job_id: str, spec: JobSpec, source: UploadSource, tenant: str) -> _Input:
+        self._uploads.require(source.upload, tenant)
         return self._open(job_id, spec, describe_upload(self._workspace.blobs, source.upload, source.parts))
 
     def _open(self, job_id: str, spec: JobSpec, description: SourceDescription) -> _Input:
@@ -178,22 +181,32 @@ class Admission:
     ) -> tuple[str, bool]:
         if found.description is not None:
             self._workspace.describe_source(job_id, found.description)
-        earlier = self._take_output(job_id, order, undo)
+        earlier = self._take_output(job_id, order, undo, tenant)
         total = found.source.count("")
         submission = Submission(
             job_id=job_id,
             spec=found.spec,
             digest=digest,
-            idempotency_key=request.idempotency_key,
+            idempotency_key=tenant_key(tenant, request.idempotency_key),
             inline_rows=found.inline,
             rows_total=total.rows if total.exact else None,
             resumed_from=earlier,
-            operator_version=order.operator.version,
+            operator_versions=(order.operator.version,),
             tenant=tenant,
         )
-        return accept(self._ledger.jobs, submission, undo, max_live_jobs=self._settings.max_live_jobs)
+        return accept(self._ledger, submission, undo, self._settings)
 
-    def _take_output(self, job_id: str, order: Order, undo: ExitStack) -> str | None:
+    def _require_own(self, job_id: str, tenant: str, folder: str) -> None:
+        """Raise `InvalidOutput` when an unfinished output is of a job of another tenant."""
+        found = self._ledger.jobs.read_many([job_id])
+        if any(record.tenant != tenant for record in found):
+            raise InvalidOutput(
+                f"the output folder {folder} holds an unfinished output of another tenant.",
+                hint="Choose another folder.",
+                path=folder,
+            )
+
+    def _take_output(self, job_id: str, order: Order, undo: ExitStack, tenant: str) -> str | None:
         """Take the output, if one was asked for; returns the job whose unfinished output it resumes, if any."""
         output = self._workspace.open_publisher(job_id, order.spec)
         if output is None:
@@ -202,6 +215,7 @@ class Admission:
         if earlier is None:
             output.prepare()
         else:
+            self._require_own(earlier.job, tenant, output.uri)
             self._resumption.keep(job_id, earlier)
             output.reopen()
         undo.callback(output.release)
@@ -213,7 +227,7 @@ def _require_one_input(request: JobRequest) -> None:
     if len(given) != 1:
         raise InvalidRequest(
             f"expected either rows or a source, got: {' and '.join(given) or 'neither'}.",
-            hint="Give `rows` for rows of your own, `source` for files that the service can read.",
+            hint="Give `rows` for rows in the request, `source` for files that the service can read.",
         )
 
 

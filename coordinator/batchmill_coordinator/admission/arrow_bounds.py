@@ -11,6 +11,7 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -18,6 +19,8 @@ from batchmill.errors import InvalidRows, PayloadTooLarge
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from batchmill.settings import CoordinatorSettings
 
 MAGIC = b"ARROW1"
 MAX_NAME_BYTES = 1024
@@ -93,6 +96,11 @@ class ArrowLimits:
         self.check(table.num_rows, sum(_expanded_bytes(column) for column in table.columns), packed_bytes)
 
 
+def arrow_limits(settings: CoordinatorSettings) -> ArrowLimits:
+    """The limits that the settings name."""
+    return ArrowLimits(settings.max_rows_at_once, settings.max_unpacked_bytes, settings.max_columns)
+
+
 def read_stream(data: pa.Buffer, limits: ArrowLimits) -> pa.Table:
     """The table in an Arrow IPC stream, read if its metadata keeps the limits.
 
@@ -134,13 +142,13 @@ def _messages_of_file(data: pa.Buffer) -> Iterator[pa.Message]:
     tail = len(MAGIC) + 4
     if data.size < 2 * tail or bytes(view[: len(MAGIC)]) != MAGIC or bytes(view[-len(MAGIC) :]) != MAGIC:
         raise ValueError("it does not begin and end as one")
-    length = struct.unpack_from("<i", view, data.size - tail)[0]
+    length = _number("<i", view, data.size - tail)
     if not 0 < length <= data.size - 2 * tail:
         raise ValueError("its footer is damaged")
     footer = _Table.root(view[data.size - tail - length : data.size - tail])
     for field in (2, 3):
         for start in footer.vector(field, _BLOCK_BYTES):
-            offset = struct.unpack_from("<q", footer.data, start)[0]
+            offset = _number("<q", footer.data, start)
             if not 0 <= offset < data.size:
                 raise ValueError("its footer is damaged")
             yield pa.ipc.read_message(pa.BufferReader(data.slice(offset)))
@@ -148,27 +156,26 @@ def _messages_of_file(data: pa.Buffer) -> Iterator[pa.Message]:
 
 def _declared(message: pa.Message) -> tuple[int, int]:
     """The rows of a message, and the bytes of its body once it is decompressed."""
-    try:
-        header = _Table.root(memoryview(message.metadata))
-        kind = header.scalar(1, "<B")
-        if kind not in (_DICTIONARY, _RECORDS):
-            return 0, 0
-        batch = header.table(2)
-        if kind == _DICTIONARY:
-            batch = batch.table(1)
-        rows = batch.scalar(0, "<q") if kind == _RECORDS else 0
-        if batch.position(3) is None:
-            return rows, message.body.size if message.body else 0
-        return rows, sum(_unpacked(batch, start, memoryview(message.body)) for start in batch.vector(2, _BUFFER_BYTES))
-    except (struct.error, IndexError) as error:
-        raise ValueError("a message is damaged") from error
+    header = _Table.root(memoryview(message.metadata))
+    kind = header.scalar(1, "<B")
+    if kind not in (_DICTIONARY, _RECORDS):
+        return 0, 0
+    batch = header.table(2)
+    if kind == _DICTIONARY:
+        batch = batch.table(1)
+    rows = batch.scalar(0, "<q") if kind == _RECORDS else 0
+    if rows < 0:
+        raise ValueError("a message is damaged")
+    if batch.position(3) is None:
+        return rows, message.body.size if message.body else 0
+    return rows, sum(_unpacked(batch, start, memoryview(message.body)) for start in batch.vector(2, _BUFFER_BYTES))
 
 
 def _unpacked(batch: _Table, start: int, body: memoryview) -> int:
-    offset, length = struct.unpack_from("<qq", batch.data, start)
+    offset, length = _number("<q", batch.data, start), _number("<q", batch.data, start + 8)
     if length == 0:
         return 0
-    declared = int(struct.unpack_from("<q", body, offset)[0])
+    declared = _number("<q", body, offset)
     if declared < -1:
         raise ValueError("a buffer is damaged")
     return length if declared == -1 else declared
@@ -183,20 +190,20 @@ class _Table:
 
     @classmethod
     def root(cls, data: memoryview) -> _Table:
-        return cls(data, struct.unpack_from("<I", data, 0)[0])
+        return cls(data, _number("<I", data, 0))
 
     def position(self, field: int) -> int | None:
         """Where a field's value is; None when it has its default."""
-        vtable = self.at - struct.unpack_from("<i", self.data, self.at)[0]
+        vtable = self.at - _number("<i", self.data, self.at)
         entry = 4 + 2 * field
-        if entry + 2 > struct.unpack_from("<H", self.data, vtable)[0]:
+        if entry + 2 > _number("<H", self.data, vtable):
             return None
-        offset = struct.unpack_from("<H", self.data, vtable + entry)[0]
+        offset = _number("<H", self.data, vtable + entry)
         return self.at + offset if offset else None
 
     def scalar(self, field: int, form: str) -> int:
         place = self.position(field)
-        return 0 if place is None else int(struct.unpack_from(form, self.data, place)[0])
+        return 0 if place is None else _number(form, self.data, place)
 
     def table(self, field: int) -> _Table:
         return _Table(self.data, self._target(field))
@@ -206,7 +213,7 @@ class _Table:
         if self.position(field) is None:
             return
         start = self._target(field)
-        count = struct.unpack_from("<I", self.data, start)[0]
+        count = _number("<I", self.data, start)
         if count * item_bytes > len(self.data):
             raise ValueError("a vector is damaged")
         for place in range(count):
@@ -216,7 +223,17 @@ class _Table:
         place = self.position(field)
         if place is None:
             raise ValueError("a message is damaged")
-        return int(place + struct.unpack_from("<I", self.data, place)[0])
+        return place + _number("<I", self.data, place)
+
+
+def _number(form: str, data: memoryview, at: int) -> int:
+    """The whole number at a place. Raises `ValueError` when that is outside the data."""
+    if at < 0:
+        raise ValueError("a message is damaged")
+    try:
+        return int(struct.unpack_from(form, data, at)[0])
+    except struct.error as error:
+        raise ValueError("a message is damaged") from error
 
 
 def _depth(kind: pa.DataType) -> int:
@@ -235,7 +252,8 @@ def _expanded_bytes(column: pa.ChunkedArray | pa.Array) -> int:
     if pa.types.is_run_end_encoded(kind):
         return int(len(column) * max(column.values.nbytes / max(len(column.values), 1), 1))
     if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
-        return int(pc.sum(pc.binary_length(column)).as_py() or 0)
+        views = np.frombuffer(column.buffers()[1], np.int32).reshape(-1, 4)  # each begins with a length
+        return int(views[column.offset : column.offset + len(column), 0].clip(0).sum(dtype=np.int64))
     if pa.types.is_struct(kind):
         return sum(_expanded_bytes(child) for child in column.flatten())
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):

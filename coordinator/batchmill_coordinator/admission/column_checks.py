@@ -10,9 +10,10 @@ import pyarrow.compute as pc
 from batchmill.columns import RESERVED_PREFIX, reserved_column
 from batchmill.errors import InvalidRequest, InvalidRows, did_you_mean
 from batchmill.sinks import part_format
+from batchmill.stages import carried_through
 
 if TYPE_CHECKING:
-    from batchmill.job import JobSpec
+    from batchmill.job import JobSpec, StageSpec
     from batchmill.operators.contract import OperatorInfo
     from batchmill.sources.base import Source
 
@@ -27,12 +28,12 @@ def required_columns(operator: OperatorInfo, params: dict[str, Any]) -> list[str
     return [column.format_map({**defaults, **params}) for column in operator.columns]
 
 
-def check_columns(operator: OperatorInfo, spec: JobSpec, schema: pa.Schema) -> None:
+def check_columns(operator: OperatorInfo, stage: StageSpec, schema: pa.Schema) -> None:
     """Raise `InvalidRows` when a column is missing altogether; a source of no rows and no columns passes."""
     if not schema.names:
         return
     _check_names(schema)
-    for column in required_columns(operator, spec.params):
+    for column in required_columns(operator, stage.params):
         if column not in schema.names:
             raise InvalidRows(
                 f"operator {operator.name!r} requires the column {column!r}, which row 0 and all others lack; "
@@ -41,7 +42,7 @@ def check_columns(operator: OperatorInfo, spec: JobSpec, schema: pa.Schema) -> N
                 column=column,
                 row=0,
             )
-    for column in spec.carry or []:
+    for column in stage.carry or []:
         if column not in schema.names:
             raise InvalidRequest(
                 f"carry names the column {column!r}, which the input does not have; "
@@ -65,13 +66,13 @@ def check_output_types(spec: JobSpec, schema: pa.Schema) -> None:
     """Raise `InvalidOutput` for a column that results carry and that the job's output has no form for."""
     if spec.output is None:
         return
-    names = schema.names if spec.carry is None else spec.carry
+    names = carried_through(spec, schema.names)
     part_format(spec.output.format).check(pa.schema([schema.field(name) for name in names]))
 
 
-def check_values(operator: OperatorInfo, spec: JobSpec, source: Source) -> None:
+def check_values(operator: OperatorInfo, stage: StageSpec, source: Source) -> None:
     """Look through a source; raise `InvalidRows` naming the first row that lacks a required column's value."""
-    columns = [name for name in required_columns(operator, spec.params) if name in source.schema.names]
+    columns = [name for name in required_columns(operator, stage.params) if name in source.schema.names]
     if not columns:
         return
     first_row = 0

@@ -15,9 +15,10 @@ from batchmill.job import UploadSource, new_id
 from batchmill.ledger.jobs import Submission
 from batchmill.sources import describe_upload
 from batchmill.stages import last_stage
-from batchmill_coordinator.admission.acceptance import accept
+from batchmill_coordinator.admission.acceptance import accept, tenant_key
 from batchmill_coordinator.admission.edits import edited
 from batchmill_coordinator.admission.upload_parts import part_name
+from batchmill_coordinator.admission.uploads import Uploads
 from batchmill_coordinator.results.dead_rows import DeadRowFilter
 from batchmill_coordinator.results.replay_rows import write_replay_rows
 
@@ -41,6 +42,7 @@ class Replays:
     ) -> None:
         self._ledger = ledger
         self._workspace = workspace
+        self._uploads = Uploads(ledger, workspace, settings)
         self._dead_rows = dead_rows
         self._settings = settings
 
@@ -51,20 +53,20 @@ class Replays:
         again or an edit does not fit.
         """
         digest = hashlib.sha256(f"{record.id} {request.model_dump_json()}".encode()).hexdigest()[:32]
-        known = self._ledger.jobs.known_under(request.idempotency_key) if request.idempotency_key else None
+        key = tenant_key(tenant, request.idempotency_key)
+        known = self._ledger.jobs.known_under(key) if key is not None else None
         if known is not None and known[1] == digest:
             return known[0], False
         require_ended(record)
         _refuse_replay(record)
         with ExitStack() as undo:
-            submission = replace(self._prepare(record, request, digest, undo), tenant=tenant)
-            return accept(self._ledger.jobs, submission, undo, max_live_jobs=self._settings.max_live_jobs)
+            submission = replace(self._prepare(record, request, tenant, undo), digest=digest, idempotency_key=key)
+            return accept(self._ledger, submission, undo, self._settings)
 
-    def _prepare(self, record: JobRecord, request: ReplayRequest, digest: str, undo: ExitStack) -> Submission:
-        blobs, replay_id, upload_id = self._workspace.blobs, new_id("job"), new_id("upl")
-        self._ledger.jobs.begin_upload(upload_id)
-        undo.callback(self._ledger.jobs.drop_upload, upload_id)
-        undo.callback(blobs.delete_folder, f"uploads/{upload_id}")
+    def _prepare(self, record: JobRecord, request: ReplayRequest, tenant: str, undo: ExitStack) -> Submission:
+        blobs, replay_id = self._workspace.blobs, new_id("job")
+        upload_id = self._uploads.begin(tenant)
+        undo.callback(self._uploads.drop, upload_id, tenant)
         undo.callback(blobs.delete_folder, f"jobs/{replay_id}")
         places: list[int] = []
         parts = 0
@@ -78,8 +80,8 @@ class Replays:
         return Submission(
             job_id=replay_id,
             spec=_spec(record.spec, UploadSource(upload=upload_id, parts=parts)),
-            digest=digest,
-            idempotency_key=request.idempotency_key,
+            digest="",
+            tenant=tenant,
             rows_total=len(places),
             replay_of=record.id,
         )
@@ -93,7 +95,7 @@ class Replays:
         for shard in self._dead_rows.shards(record, stage):
             if shard.plan:
                 continue  # it was cut short: which of its rows have results is not known any more
-            dead = self._dead_rows.read(record.id, stage, shard)
+            dead = self._dead_rows.read(record.id, shard)
             wanted = choice.among(dead) | (edits.keys() & {letter.index for letter in dead.letters})
             if wanted:
                 yield edited(dead.select(wanted), edits)
@@ -101,8 +103,10 @@ class Replays:
 
 def _spec(spec: JobSpec, source: UploadSource) -> JobSpec:
     """The first job's, over other rows, without what was about the whole of them."""
-    retry = spec.retry.model_copy(update={"max_dead": None})
-    changes = {"source": source, "output": None, "deadline_at": None, "retry": retry}
+    stages = tuple(
+        stage.model_copy(update={"retry": stage.retry.model_copy(update={"max_dead": None})}) for stage in spec.stages
+    )
+    changes = {"source": source, "output": None, "deadline_at": None, "stages": stages}
     return spec.model_copy(update=changes)
 
 

@@ -21,10 +21,7 @@ def table_from_json(rows: list[dict[str, Any]], limits: ArrowLimits) -> pa.Table
 
     Raises `InvalidRows`, naming the row, when a column's values have no common type or the table breaks a limit.
     """
-    names: dict[str, None] = {}
-    for row in rows:
-        names.update(dict.fromkeys(row))
-    _check_shape(len(rows), len(names), limits)
+    names = check_shape(rows, limits)
     table = pa.table({name: _column(name, [row.get(name) for row in rows]) for name in names})
     limits.check_columns(table.schema)
     return table
@@ -48,7 +45,12 @@ def table_from_base64(text: str, limits: ArrowLimits) -> pa.Table:
         ) from error
 
 
-def _check_shape(rows: int, columns: int, limits: ArrowLimits) -> None:
+def check_shape(objects: list[dict[str, Any]], limits: ArrowLimits) -> list[str]:
+    """The columns of rows that are objects. Raises `InvalidRows` when there are too many, or too many cells."""
+    names: dict[str, None] = {}
+    for row in objects:
+        names.update(dict.fromkeys(row))
+    rows, columns = len(objects), len(names)
     if columns > limits.max_columns or rows * columns > MAX_CELLS:
         raise InvalidRows(
             f"the rows have {columns:,} columns and {rows * columns:,} cells; at most {limits.max_columns:,} columns "
@@ -56,6 +58,7 @@ def _check_shape(rows: int, columns: int, limits: ArrowLimits) -> None:
             hint="Give all rows the same columns, or put values of one kind into one list column.",
             limit=limits.max_columns,
         )
+    return list(names)
 
 
 def _column(name: str, values: list[Any]) -> pa.Array:

@@ -3,54 +3,63 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from batchmill.errors import InvalidRows
 from batchmill.job import new_id
-from batchmill_coordinator.admission.arrow_bounds import ArrowLimits, check_file
+from batchmill_coordinator.admission.arrow_bounds import arrow_limits, check_file
 from batchmill_coordinator.admission.upload_parts import no_such_upload, part_name
 
 if TYPE_CHECKING:
-    from batchmill.job import JobSpec
     from batchmill.ledger import Ledger
+    from batchmill.settings import CoordinatorSettings
     from batchmill.workspace import Workspace
-    from batchmill_coordinator.admission.admission import Admission
+
+MAX_UPLOADS = 100_000
+"""Open uploads of all tenants together."""
 
 
 class Uploads:
     """Opens, fills and drops uploads."""
 
-    def __init__(self, ledger: Ledger, workspace: Workspace, admission: Admission, limits: ArrowLimits) -> None:
+    def __init__(self, ledger: Ledger, workspace: Workspace, settings: CoordinatorSettings) -> None:
         self._ledger = ledger
         self._blobs = workspace.blobs
-        self._admission = admission
-        self._limits = limits
+        self._settings = settings
+        self._limits = arrow_limits(settings)
 
-    def begin(self, spec: JobSpec) -> str:
-        """Open an upload for a job like `spec`; return its id.
-
-        Raises a subclass of `InvalidRequest`, or `Overloaded`.
-        """
-        self._admission.check_spec(spec)
+    def begin(self, tenant: str) -> str:
+        """Open an upload; return its id. Raises `Overloaded` when the tenant has too many."""
         upload_id = new_id("upl")
-        self._ledger.jobs.begin_upload(upload_id)
+        self._ledger.tenants.begin_upload(
+            tenant,
+            upload_id,
+            max_uploads=self._settings.max_uploads_per_tenant,
+            max_bytes=self._settings.max_upload_bytes_per_tenant,
+        )
+        self._ledger.jobs.begin_upload(upload_id, max_uploads=MAX_UPLOADS)
         return upload_id
 
-    def drop(self, upload_id: str) -> None:
-        """Drop an open upload; another one is left as it is."""
-        if self._ledger.jobs.drop_upload(upload_id):
+    def drop(self, upload_id: str, tenant: str) -> None:
+        """Drop an open upload of the tenant; another one is left as it is."""
+        if self._ledger.tenants.owns_upload(tenant, upload_id) and self._ledger.jobs.drop_upload(upload_id):
+            self._ledger.tenants.remove_upload(tenant, upload_id)
             self._blobs.delete_folder(f"uploads/{upload_id}")
 
-    def require(self, upload_id: str) -> None:
-        """Raise `InvalidSource` unless there is such an open upload."""
-        if not self._ledger.jobs.has_upload(upload_id):
+    def require(self, upload_id: str, tenant: str) -> None:
+        """Raise `InvalidSource` unless the tenant has such an open upload."""
+        if not (self._ledger.tenants.owns_upload(tenant, upload_id) and self._ledger.jobs.has_upload(upload_id)):
             raise no_such_upload(upload_id)
 
-    def store(self, upload_id: str, number: int, path: str) -> None:
-        """Store the Arrow IPC file at `path` as a part. Raises `InvalidRows`, `PayloadTooLarge` or `InvalidSource`."""
-        self.require(upload_id)
+    def store(self, upload_id: str, tenant: str, number: int, path: str) -> None:
+        """Store the Arrow IPC file at `path` as a part.
+
+        Raises `InvalidRows`, `PayloadTooLarge`, `InvalidSource`, or `Overloaded` when the tenant has too much.
+        """
+        self.require(upload_id, tenant)
         try:
             with pa.memory_map(path) as file:
                 check_file(file.read_buffer(), self._limits)
@@ -60,6 +69,9 @@ class Uploads:
                 hint="Write it with pyarrow.ipc.new_file.",
                 part=number,
             ) from error
+        self._ledger.tenants.add_upload_bytes(
+            tenant, upload_id, Path(path).stat().st_size, self._settings.max_upload_bytes_per_tenant
+        )
         self._blobs.put_file(part_name(upload_id, number), lambda target: _copy(path, target))
 
 

@@ -71,6 +71,7 @@ def create_app(service: Service) -> FastAPI:
     app = FastAPI(title="Batchmill", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.state.service = service
     app.state.pool = pool
+    app.state.heavy_pool = RequestPool(settings.submit_threads, settings.max_waiting_requests)
     for module in ROUTES:
         app.include_router(module.router)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]  # the framework's way to give its own document

@@ -8,7 +8,7 @@ such a limit for the head but takes about twice the time for a small request and
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -21,15 +21,14 @@ MAX_HEAD_BYTES = 32 * 1024
 FRAMING_PER_BYTE = 8
 """Bytes of chunk framing allowed for each byte of a body, beyond `MAX_HEAD_BYTES`."""
 
-HEAD_TIMEOUT_S = 20.0  # from the connection, or the first byte of a further request, to the end of its headers
 CLOSE_TIMEOUT_S = 5.0  # for the client to read a refusal
 
 
 class BoundedProtocol(HttpToolsProtocol):
     """One connection. Refuses with 431, 408 or 503 and closes."""
 
-    max_connections = 2_000
-    head_timeout_s = HEAD_TIMEOUT_S
+    max_connections: ClassVar[int]
+    head_timeout_s: ClassVar[float]  # from the connection, or the first byte of a further request, to the headers' end
 
     _overhead = 0
     _has_head = False
@@ -110,6 +109,12 @@ class BoundedProtocol(HttpToolsProtocol):
         )
         self.transport.close()
         self.loop.call_later(CLOSE_TIMEOUT_S, self.transport.abort)
+
+
+def bounded(max_connections: int, head_timeout_s: float) -> type[BoundedProtocol]:
+    """The protocol with these limits."""
+    limits = {"max_connections": max_connections, "head_timeout_s": head_timeout_s}
+    return type("BoundedProtocol", (BoundedProtocol,), limits)
 
 
 def _too_large() -> HeadersTooLarge:

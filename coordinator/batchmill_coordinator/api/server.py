@@ -11,7 +11,7 @@ import uvicorn
 
 from batchmill.errors import InvalidSettings, ServiceUnavailable
 from batchmill_coordinator.api.app import STOP_TIMEOUT_S, create_app
-from batchmill_coordinator.api.protocol import BoundedProtocol
+from batchmill_coordinator.api.protocol import bounded
 from batchmill_coordinator.service import Service
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def serve(settings: CoordinatorSettings, on_ready: Callable[[str], None]) -> Non
         url = f"http://{host}:{listener.getsockname()[1]}"
         config = uvicorn.Config(
             create_app(service),
-            http=type("Protocol", (BoundedProtocol,), {"max_connections": settings.max_connections}),
+            http=bounded(settings.max_connections, settings.head_timeout_s),
             ws="none",
             log_config=None,
             access_log=False,

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from batchmill.errors import Forbidden, InvalidSettings
 from batchmill.job import DEFAULT_TENANT
+from batchmill.tokens import ROLES, split_entry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 TENANT_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-ROLES = ("read", "admin")
 READ_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -69,13 +69,8 @@ def find_access(token: bytes, known: Mapping[bytes, Access]) -> Access | None:
 
 
 def _parse_entry(entry: str, place: int) -> tuple[bytes, Access]:
-    rest, roles = entry, set()
-    for role in ROLES:
-        if rest.startswith(f"{role}:"):
-            roles.add(role)
-            rest = rest.removeprefix(f"{role}:")
-    name, colon, token = rest.partition(":")
-    tenant, token = (name.strip(), token.strip()) if colon else (DEFAULT_TENANT, rest.strip())
+    roles, named, token = split_entry(entry)
+    tenant = DEFAULT_TENANT if named is None else named
     if not TENANT_PATTERN.fullmatch(tenant) or tenant in ROLES:
         raise _unfit(place, "has a tenant that is no name of letters, digits and any of _.-, at most 64")
     if not token:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from batchmill.caches import Fresh
 from batchmill.job import JobState, PoolStatus
+from batchmill.ledger.record import stages_of_jobs
 from batchmill_coordinator.fleet.pools import EMPTY, PoolView
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from batchmill.clock import Clock
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.ledger.overview import QueueHead
+    from batchmill.ledger.record import JobStage
     from batchmill_coordinator.fleet.fleet_view import FleetView
 
 BACKLOG_TTL_S = 0.5
@@ -44,30 +46,30 @@ class PoolLoad:
 
 
 def pool_loads(records: Iterable[JobRecord], heads: Mapping[str, QueueHead], now_ms: int) -> dict[str, PoolLoad]:
-    """Sum the work of the pools named in `heads`, in that order; every job's pool must be among them. Pure.
+    """Sum the work of the pools named in `heads`, in that order; every stage's pool must be among them. Pure.
 
     now_ms: the ledger's time, milliseconds since the epoch.
     """
-    by_pool: dict[str, list[JobRecord]] = {pool: [] for pool in heads}
-    for record in records:
-        by_pool[record.spec.pool].append(record)
+    by_pool: dict[str, list[JobStage]] = {pool: [] for pool in heads}
+    for one in stages_of_jobs(records):
+        by_pool[one.spec.pool].append(one)
     return {pool: _load(by_pool[pool], head, now_ms) for pool, head in heads.items()}
 
 
-def _load(records: Sequence[JobRecord], head: QueueHead, now_ms: int) -> PoolLoad:
-    runnable = [record for record in records if record.state in MAY_RUN]
-    shards = sum(record.shards_live for record in runnable)
-    in_flight = sum(record.shards_queued + record.shards_running for record in runnable)
-    starved = [record for record in runnable if record.rows_left and not record.shards_running]
+def _load(stages: Sequence[JobStage], head: QueueHead, now_ms: int) -> PoolLoad:
+    runnable = [one for one in stages if one.job.state in MAY_RUN]
+    shards = sum(one.stage.shards_live for one in runnable)
+    in_flight = sum(one.stage.shards_in_flight for one in runnable)
+    starved = [one for one in runnable if one.stage.rows_left and not one.stage.shards_running]
     queued_s = None if head.oldest_at_ms is None else max(now_ms - head.oldest_at_ms, 0) / 1000
-    starved_s = [(now_ms - (record.last_queued_at or record.created_at)) / 1000 for record in starved]
+    starved_s = [(now_ms - one.waiting_since_ms) / 1000 for one in starved]
     return PoolLoad(
-        jobs=len(records),
+        jobs=len({one.job.id for one in stages}),
         shards=shards,
         shards_queued=head.length,
-        shards_running=sum(record.shards_running for record in records),
+        shards_running=sum(one.stage.shards_running for one in stages),
         shards_waiting=max(shards - in_flight, 0),
-        rows=sum(record.rows_left for record in runnable),
+        rows=sum(one.stage.rows_left for one in runnable),
         oldest_queued_s=queued_s,
         oldest_wait_s=max([queued_s or 0.0, *starved_s]),
     )
@@ -75,7 +77,7 @@ def _load(records: Sequence[JobRecord], head: QueueHead, now_ms: int) -> PoolLoa
 
 def read_heads(ledger: Ledger, records: Iterable[JobRecord], pools: Iterable[str]) -> dict[str, QueueHead]:
     """Read the queue heads of these pools and of the jobs' pools, by name in order. Raises `ServiceUnavailable`."""
-    names = sorted({*pools, *(record.spec.pool for record in records)})
+    names = sorted({*pools, *(stage.pool for record in records for stage in record.spec.stages)})
     return dict(zip(names, ledger.overview.queue_heads(names), strict=True)) if names else {}
 
 

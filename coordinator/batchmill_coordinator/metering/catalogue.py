@@ -19,18 +19,16 @@ SUBMITTED = Metric("batchmill_jobs_submitted_total", COUNTER, "Jobs accepted, re
 FINISHED = Metric("batchmill_jobs_finished_total", COUNTER, "Jobs that ended, by state", (*OF_WORK, "state"))
 DISPATCHED = Metric("batchmill_shards_dispatched_total", COUNTER, "Attempts published to a queue", OF_WORK)
 LEASES_LOST = Metric("batchmill_leases_lost_total", COUNTER, "Attempts lost with their worker", OF_WORK)
-SPLITS = Metric("batchmill_splits_total", COUNTER, "Shards split in half because their workers were lost", OF_WORK)
+SPLITS = Metric("batchmill_splits_total", COUNTER, "Shards that were split because they ended workers", OF_WORK)
 MESSAGES_LOST = Metric("batchmill_messages_lost_total", COUNTER, "Messages that had to be published again", OF_WORK)
 
 LEADER = Metric("batchmill_leader", GAUGE, "1 if this coordinator leads, else 0")
-EPOCH = Metric(
-    "batchmill_leader_epoch", GAUGE, "How often the lead has been taken; 0 if this coordinator does not lead"
-)
+EPOCH = Metric("batchmill_leader_epoch", GAUGE, "Number of changes of the leader; 0 if this one does not lead")
 LEDGER_UP = Metric("batchmill_ledger_up", GAUGE, "1 if this coordinator reaches the ledger, else 0")
-LEDGER_PING = Metric("batchmill_ledger_ping_seconds", GAUGE, "Time that the ledger took to answer a ping just now")
+LEDGER_PING = Metric("batchmill_ledger_ping_seconds", GAUGE, "Time of a ping of the ledger")
 
 JOBS = Metric("batchmill_jobs", GAUGE, "Jobs that have not ended, by state", (*OF_WORK, "state"))
-JOBS_KEPT = Metric("batchmill_jobs_kept", GAUGE, "Jobs that have ended and are not deleted yet")
+JOBS_KEPT = Metric("batchmill_jobs_kept", GAUGE, "Ended jobs that are not deleted yet")
 SHARDS = Metric(
     "batchmill_shards",
     GAUGE,
@@ -49,40 +47,40 @@ DEPTH_ROWS = Metric(
 OLDEST = Metric(
     "batchmill_oldest_wait_seconds",
     GAUGE,
-    "How long a published shard, or a job that nobody works on, waits",
+    "How long a published shard, or a job without running shards, waits",
     ("pool",),
 )
 AT_RISK = Metric(
-    "batchmill_jobs_deadline_at_risk", GAUGE, "Jobs that will not be done by their deadline at their pace", ("pool",)
+    "batchmill_jobs_deadline_at_risk", GAUGE, "Jobs that will miss their deadline at their current speed", ("pool",)
 )
 WORKERS = Metric("batchmill_workers", GAUGE, "Workers of a pool, a device process each", ("pool",))
-CAPACITY = Metric("batchmill_pool_capacity_shards", GAUGE, "Shards that the workers of a pool take at once", ("pool",))
+CAPACITY = Metric("batchmill_pool_capacity_shards", GAUGE, "Shards that the workers of a pool run at once", ("pool",))
 OVER_BUDGET = Metric(
     "batchmill_jobs_over_budget", GAUGE, "Jobs that are paused because their budget is used up", ("pool",)
 )
 LEASES = Metric("batchmill_leases", GAUGE, "Attempts that run under a lease")
-LEASES_EXPIRED = Metric("batchmill_leases_expired", GAUGE, "Attempts whose lease has expired, to be ended at once")
+LEASES_EXPIRED = Metric("batchmill_leases_expired", GAUGE, "Attempts whose lease has expired")
 LEDGER_MEMORY = Metric("batchmill_ledger_memory_bytes", GAUGE, "Memory that the ledger's server uses")
 DISK_FREE = Metric("batchmill_disk_free_bytes", GAUGE, "Free space on the disk of a folder", ("folder",))
 DISK_SIZE = Metric("batchmill_disk_size_bytes", GAUGE, "Size of the disk of a folder", ("folder",))
 
 DEVICE_TIME = Metric(
-    "batchmill_device_seconds_total", COUNTER, "Device time charged to jobs, by what it went into", (*OF_WORK, "part")
+    "batchmill_device_seconds_total", COUNTER, "Device time charged to jobs, by part", (*OF_WORK, "part")
 )
 MONEY = Metric("batchmill_cost_total", COUNTER, "What that device time cost", (*OF_WORK, "part"))
-ROWS_CHARGED = Metric("batchmill_rows_charged_total", COUNTER, "Rows brought to an end in that time", OF_WORK)
+ROWS_CHARGED = Metric("batchmill_rows_charged_total", COUNTER, "Rows settled in that time", OF_WORK)
 TENANT_DEVICE_TIME = Metric(
     "batchmill_tenant_device_seconds_total", COUNTER, "The same device time, by tenant", ("tenant", "part")
 )
 TENANT_MONEY = Metric("batchmill_tenant_cost_total", COUNTER, "What it cost, by tenant", ("tenant", "part"))
 TENANT_ROWS_CHARGED = Metric(
-    "batchmill_tenant_rows_charged_total", COUNTER, "Rows brought to an end in it, by tenant", ("tenant",)
+    "batchmill_tenant_rows_charged_total", COUNTER, "Rows settled in it, by tenant", ("tenant",)
 )
 DEVICE_TIME_TODAY = Metric(
     "batchmill_device_today_seconds", GAUGE, "Device time charged since midnight, UTC", ("part",)
 )
 MONEY_TODAY = Metric("batchmill_cost_today", GAUGE, "What that device time cost", ("part",))
-CURRENCY = Metric("batchmill_currency_info", GAUGE, "1, with what costs are in", ("currency",))
+CURRENCY = Metric("batchmill_currency_info", GAUGE, "1, with the currency of costs", ("currency",))
 
 COORDINATOR_METRICS = (
     SUBMITTED,

@@ -31,7 +31,9 @@ that are."""
 
 def cost_metrics(totals: Totals, live: Collection[JobRecord], today: date, currency: str) -> Iterator[Metric]:
     """Yield the totals. live: the jobs that have not ended; today: the ledger's day, UTC; currency: of costs."""
-    operators = begun(totals.operators, {(record.spec.pool, record.spec.operator) for record in live})
+    operators = begun(
+        totals.operators, {(stage.pool, stage.operator) for record in live for stage in record.spec.stages}
+    )
     yield from _charged(OF_WORK, {(operator, pool): spent for (pool, operator), spent in operators.items()})
     tenants = begun(totals.tenants, {record.tenant for record in live})
     yield from _charged(OF_TENANTS, {(tenant,): spent for tenant, spent in tenants.items()})

@@ -13,7 +13,7 @@ from batchmill_coordinator.metering import catalogue
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-    from batchmill.job import JobSpec
+    from batchmill.job import StageSpec
 
 MAX_POOLS = 100
 """Up to this many pools have labels of their own: a job may name any."""
@@ -36,27 +36,27 @@ class RoleMetrics:
         self._rows = ROWS_SETTLED.counter(registry)
         self._dead_letters = DEAD_LETTERS.counter(registry)
 
-    def submitted(self, spec: JobSpec) -> None:
+    def submitted(self, spec: StageSpec) -> None:
         """Count a job that was accepted."""
         self._submitted.labels(*self._work(spec)).inc()
         for state in _FINAL:
             self._finished.labels(*self._work(spec), state)
 
-    def finished(self, spec: JobSpec, state: JobState) -> None:
+    def finished(self, spec: StageSpec, state: JobState) -> None:
         """Count a job that ended in this state."""
         self._finished.labels(*self._work(spec), state).inc()
 
-    def dispatched(self, spec: JobSpec) -> None:
+    def dispatched(self, spec: StageSpec) -> None:
         """Count an attempt that was published."""
         self._dispatched.labels(*self._work(spec)).inc()
         for metric in (self._lost, self._splits, self._messages_lost):
             metric.labels(*self._work(spec))
 
-    def message_lost(self, spec: JobSpec) -> None:
+    def message_lost(self, spec: StageSpec) -> None:
         """Count a message that was lost and is published again."""
         self._messages_lost.labels(*self._work(spec)).inc()
 
-    def lost(self, spec: JobSpec, decision: Requeue | Split | DeadLetter) -> None:
+    def lost(self, spec: StageSpec, decision: Requeue | Split | DeadLetter) -> None:
         """Count an attempt that was lost, and what follows."""
         work = self._work(spec)
         self._lost.labels(*work).inc()
@@ -69,5 +69,5 @@ class RoleMetrics:
                 self._rows.labels(*work, "dead").inc()
                 self._dead_letters.labels(*work, WORKER_LOST).inc()
 
-    def _work(self, spec: JobSpec) -> tuple[str, str]:
+    def _work(self, spec: StageSpec) -> tuple[str, str]:
         return spec.operator, self._pool(spec.pool)

@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 
 from batchmill.caches import Fresh
 from batchmill.errors import ServiceUnavailable
+from batchmill.ledger.record import stages_of_jobs
 from batchmill_coordinator.fleet.backlog import pool_loads, read_heads
 from batchmill_coordinator.fleet.pools import view_pools
 from batchmill_coordinator.metering import catalogue
@@ -79,7 +80,7 @@ class LedgerCollector(Collector):
         records = self._ledger.jobs.live()
         pools = view_pools(self._ledger.fleet.workers(self._ledger.now_ms()))
         heads = read_heads(self._ledger, records, pools)
-        survey = self._ledger.survey.take([record.id for record in records])
+        survey = self._ledger.survey.take([one.key for one in stages_of_jobs(records)])
         loads = pool_loads(records, heads, survey.now_ms)
         names = names_of(pools, heads, MAX_POOLS)
         work = work_sums(records, loads, survey.waiting, names, survey.now_ms / 1000)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
     from batchmill.ledger import JobRecord
+    from batchmill.ledger.record import StageKey, StageRecord
     from batchmill_coordinator.fleet.backlog import PoolLoad
 
 
@@ -34,13 +35,13 @@ class WorkSums:
 def work_sums(
     records: Iterable[JobRecord],
     loads: Mapping[str, PoolLoad],
-    waiting: Mapping[str, int],
+    waiting: Mapping[StageKey, int],
     names: Mapping[str, str],
     now_s: float,
 ) -> WorkSums:
     """Sum up the work.
 
-    loads: of all pools that have work or workers. waiting: by job, how many shards wait for another attempt.
+    loads: of all pools that have work or workers. waiting: by stage, how many shards wait for another attempt.
     names: what each pool is called in the sums; those that are missing go under `OTHER`.
     """
     sums = WorkSums()
@@ -52,28 +53,31 @@ def work_sums(
         sums.at_risk[name] += 0
         sums.over_budget[name] += 0
     for record in records:
-        _add(sums, record, waiting.get(record.id, 0), names.get(record.spec.pool, OTHER), now_s)
+        pool = names.get(record.spec.first.pool, OTHER)
+        sums.jobs[record.spec.first.operator, pool, record.state] += 1
+        sums.over_budget[pool] += is_over_budget(record)
+        sums.at_risk[pool] += record.state in MAY_RUN and is_at_risk(record, now_s)
+        for stage in record.stages:
+            pool = names.get(stage.spec.pool, OTHER)
+            _add_stage(sums, stage, waiting.get((record.id, stage.number), 0), pool)
     return sums
 
 
-def _add(sums: WorkSums, record: JobRecord, waiting: int, pool: str, now_s: float) -> None:
-    operator = record.spec.operator
-    sums.jobs[operator, pool, record.state] += 1
-    for state, count in shards_by_state(record, waiting).items():
+def _add_stage(sums: WorkSums, stage: StageRecord, waiting: int, pool: str) -> None:
+    operator = stage.spec.operator
+    for state, count in shards_by_state(stage, waiting).items():
         sums.shards[operator, pool, state] += count
-    for state, count in (("left", record.rows_left), ("done", record.rows_done), ("dead", record.rows_dead)):
+    for state, count in (("left", stage.rows_left), ("done", stage.rows_done), ("dead", stage.rows_dead)):
         sums.rows[operator, pool, state] += count
-    sums.over_budget[pool] += is_over_budget(record)
-    sums.at_risk[pool] += record.state in MAY_RUN and is_at_risk(record, now_s)
 
 
-def shards_by_state(record: JobRecord, waiting: int) -> dict[str, int]:
-    """Count a job's shards that are not settled; `waiting`: how many of them wait for another attempt."""
-    planned = record.shards_live - record.shards_queued - record.shards_running - waiting
+def shards_by_state(stage: StageRecord, waiting: int) -> dict[str, int]:
+    """Count a stage's shards that are not settled; `waiting`: how many of them wait for another attempt."""
+    planned = stage.shards_live - stage.shards_in_flight - waiting
     return {
         "planned": max(planned, 0),  # `waiting` was counted a moment later and may be more than all
-        "queued": record.shards_queued,
-        "running": record.shards_running,
+        "queued": stage.shards_queued,
+        "running": stage.shards_running,
         "waiting": waiting,
     }
 
@@ -83,7 +87,7 @@ def is_at_risk(record: JobRecord, now_s: float) -> bool:
     deadline = record.spec.deadline_at
     if deadline is None:
         return False
-    if record.rows_done == 0:
+    if record.last.rows_done == 0:
         return now_s > (record.created_at / 1000 + deadline) / 2
     left_s = status_of(record, now_s).eta_s
     return left_s is not None and now_s + left_s > deadline

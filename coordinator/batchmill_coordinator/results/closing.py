@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchmill.job import JobState
+from batchmill.shard import checkpoint_folder
 from batchmill.stages import last_stage
 from batchmill_coordinator.results.outputs import manifest_of
 
@@ -51,7 +52,7 @@ class OutputCloser:
         stage = last_stage(record.spec)
         results = self._workspace.open_results(record.id, record.spec, stage)
         self._one_schema.unite(record, stage, results, results.write, epoch)
-        without_rows = () if record.rows_done else self._one_schema.empty_part(record, publisher, results)
+        without_rows = () if record.last.rows_done else self._one_schema.empty_part(record, publisher, results)
         unfinished = None if state is JobState.COMPLETED else self._resumption.left_by(record)
         finished_at = self._clock.wall()
         publisher.publish(
@@ -60,4 +61,4 @@ class OutputCloser:
 
     def delete_checkpoints(self, job_id: str) -> None:
         """Delete what attempts of an ended job kept for the next ones. Raises `StorageError`."""
-        self._workspace.blobs.delete_folder(f"jobs/{job_id}/kept")
+        self._workspace.blobs.delete_folder(checkpoint_folder(job_id))

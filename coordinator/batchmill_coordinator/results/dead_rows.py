@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchmill.dead_letters import DeadRows, dead_letters_name
-from batchmill.shard import ShardId, ShardRef
+from batchmill.shard import ShardId
 from batchmill.stages import stages_of
 from batchmill_coordinator.results.outputs import settled_shards
 
@@ -29,21 +29,21 @@ class DeadRowStore:
 
     def shards(self, record: JobRecord, stage: int, start: ShardId = FIRST) -> Iterator[Settled]:
         """Yield the settled shards of a stage that have dead rows, in input order from `start` on."""
-        if record.rows_dead:
+        if record.stages[stage].rows_dead:
             for shard in settled_shards(self._ledger, record, stage, start[0]):
                 yield from (part for part in shard.parts if part.rows_dead and part.shard_id >= start)
 
-    def read(self, job_id: str, stage: int, shard: Settled) -> DeadRows:
+    def read(self, job_id: str, shard: Settled) -> DeadRows:
         """Read the dead rows of a shard, without those that were purged. Raises `NotFound` or `StorageError`."""
-        return DeadRows.from_table(self._blobs.read_table(_name(job_id, stage, shard)))
+        return DeadRows.from_table(self._blobs.read_table(dead_letters_name(shard.ref(job_id))))
 
-    def write(self, job_id: str, stage: int, shard: Settled, dead: DeadRows) -> None:
+    def write(self, job_id: str, shard: Settled, dead: DeadRows) -> None:
         """Store the dead rows of a shard in the place of what is there. Raises `StorageError`."""
-        self._blobs.put_table(_name(job_id, stage, shard), dead.table())
+        self._blobs.put_table(dead_letters_name(shard.ref(job_id)), dead.table())
 
-    def delete(self, job_id: str, stage: int, shard: Settled) -> None:
+    def delete(self, job_id: str, shard: Settled) -> None:
         """Delete what is stored for a shard; nothing there is fine."""
-        self._blobs.delete(_name(job_id, stage, shard))
+        self._blobs.delete(dead_letters_name(shard.ref(job_id)))
 
     def purge(self, record: JobRecord, chosen: DeadRowFilter) -> int:
         """Delete the chosen dead letters and their rows; returns how many. The job still counts the rows as failed."""
@@ -52,10 +52,10 @@ class DeadRowStore:
     def _purge(self, record: JobRecord, stage: int, chosen: DeadRowFilter) -> int:
         purged = 0
         for shard in self.shards(record, stage):
-            dead = self.read(record.id, stage, shard)
+            dead = self.read(record.id, shard)
             going = chosen.among(dead)
             if going:
-                self.write(record.id, stage, shard, dead.purge(going))
+                self.write(record.id, shard, dead.purge(going))
                 purged += len(going)
         return purged
 
@@ -75,7 +75,3 @@ class DeadRowFilter:
         if self.indices is not None and letter.index not in self.indices:
             return False
         return self._error_type in (None, letter.error_type)
-
-
-def _name(job_id: str, stage: int, shard: Settled) -> str:
-    return dead_letters_name(ShardRef(job_id, stage, shard.shard_id, shard.token))

@@ -85,7 +85,7 @@ class Merger:
         job = self._open(self._ledger.jobs.read(replay.replay_of))
         replayed = _ReplayReader(self._replayed_shards(self._open(replay)))
         for shard in self._dead_rows.shards(job.record, job.stage):
-            dead = self._dead_rows.read(job.record.id, job.stage, shard)
+            dead = self._dead_rows.read(job.record.id, shard)
             pending = set() if shard.plan else {one.index for one in dead.letters if one.replay != replay.id}
             outcomes = replayed.of(pending) if pending else _NO_OUTCOMES
             if outcomes.done or outcomes.dead:
@@ -103,7 +103,7 @@ class Merger:
         original_rows = read_replay_rows(self._workspace, record.id).to_numpy()
         for shard in settled_shards(self._ledger, record, replay.stage):
             for part in shard.parts:
-                dead = self._dead_rows.read(record.id, replay.stage, part) if part.rows_dead else _NO_DEAD_ROWS
+                dead = self._dead_rows.read(record.id, part) if part.rows_dead else _NO_DEAD_ROWS
                 results = self._results(replay, part, dead)
                 if results is not None:
                     for name in (INDEX, *([SOURCE_ROW] if part.expanded_to is not None else [])):
@@ -119,7 +119,7 @@ class Merger:
     def _results(self, job: _JobResults, shard: Settled, dead: DeadRows) -> pa.Table | None:
         if shard.results == 0:
             return None
-        return _indexed(results_of(self._ledger, job.record, job.results, [shard])[0], shard, dead)
+        return _indexed(results_of(self._ledger, job.record, job.stage, job.results, [shard])[0], shard, dead)
 
     def _replace(self, job: _JobResults, shard: Settled, dead: DeadRows, outcomes: _RowOutcomes, epoch: int) -> None:
         old = self._results(job, shard, dead)
@@ -133,12 +133,12 @@ class Merger:
         if after.results:
             after = replace(after, nbytes=job.write(shard.shard_id, after.token, table))
         job_id = job.record.id
-        self._dead_rows.write(job_id, job.stage, after, left)
+        self._dead_rows.write(job_id, after, left)
         by_type = Counter(letter.error_type for letter in left.letters)
         by_type.subtract(letter.error_type for letter in dead.letters)
         more_dead = {kind: n for kind, n in by_type.items() if n}
         if self._ledger.results.replace_part(job_id, shard, after, more_dead, epoch):
-            self._dead_rows.delete(job_id, job.stage, shard)
+            self._dead_rows.delete(job_id, shard)
             if job.publisher is None:
                 job.results.delete(shard.shard_id, shard.token)
 

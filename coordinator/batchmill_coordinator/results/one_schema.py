@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from batchmill.operators.contract import SOURCE_ROW
 from batchmill.shard import ShardId
+from batchmill.stages import carried_through
 from batchmill_coordinator.results.outputs import settled_shards
 
 if TYPE_CHECKING:
@@ -45,12 +46,11 @@ class OneSchema:
         for shard in settled_shards(self._ledger, record, stage):
             for part in shard.parts:
                 if part.results:
-                    self._unite_part(record, stage, part, log, results, write, epoch)
+                    self._unite_part(record, part, log, results, write, epoch)
 
     def _unite_part(
         self,
         record: JobRecord,
-        stage: int,
         part: Settled,
         log: SchemaLog,
         results: ResultStore,
@@ -63,9 +63,9 @@ class OneSchema:
         table = results.read(part.shard_id, part.token)
         after = replace(after, nbytes=write(after.shard_id, after.token, table))
         if part.rows_dead:
-            self._dead_rows.write(record.id, stage, after, self._dead_rows.read(record.id, stage, part))
+            self._dead_rows.write(record.id, after, self._dead_rows.read(record.id, part))
         if self._ledger.results.replace_part(record.id, part, after, {}, epoch) and part.rows_dead:
-            self._dead_rows.delete(record.id, stage, part)
+            self._dead_rows.delete(record.id, part)
 
     def empty_part(self, record: JobRecord, publisher: Publisher, results: ResultStore) -> tuple[ManifestPart, ...]:
         """Write a part without rows that has the schema of an output without results; none if it has no column."""
@@ -84,5 +84,4 @@ def schema_without_rows(ledger: Ledger, workspace: Workspace, record: JobRecord)
     spec = record.spec
     inline = None if spec.source else ledger.jobs.inline_input(record.id)
     schema = workspace.open_source(record.id, spec, inline).schema
-    names = schema.names if spec.carry is None else [name for name in spec.carry if name in schema.names]
-    return pa.schema([schema.field(name) for name in names if name != SOURCE_ROW])
+    return pa.schema([schema.field(name) for name in carried_through(spec, schema.names) if name != SOURCE_ROW])

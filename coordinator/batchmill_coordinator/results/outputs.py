@@ -36,9 +36,10 @@ class SettledShard:
 
 def settled_shards(ledger: Ledger, record: JobRecord, stage: int, start: int = 0) -> Iterator[SettledShard]:
     """Yield the planned shards of a stage from number `start` on, with what is settled of each."""
-    for first in range(start, record.shards_planned, LOOK_AHEAD):
-        numbers = range(first, min(first + LOOK_AHEAD, record.shards_planned))
-        found = ledger.results.settled(record.id, [ShardId((number,)) for number in numbers], stage)
+    planned = record.stages[stage].shards_planned
+    for first in range(start, planned, LOOK_AHEAD):
+        numbers = range(first, min(first + LOOK_AHEAD, planned))
+        found = ledger.results.settled(record.id, stage, [ShardId((number,)) for number in numbers])
         for number, settled in zip(numbers, found, strict=True):
             parts = list(_leaves(ledger, record, stage, settled))
             yield SettledShard(number, tuple(part for part in parts if part), None not in parts)
@@ -49,15 +50,17 @@ def _leaves(
 ) -> Iterator[Settled | None]:
     """Yield a shard that is not split, or what became of the halves of one that is, in input order."""
     if isinstance(settled, SplitUp):
-        for child in ledger.results.settled(record.id, settled.children(), stage):
+        for child in ledger.results.settled(record.id, stage, settled.children()):
             yield from _leaves(ledger, record, stage, child)
     else:
         yield settled
 
 
-def results_of(ledger: Ledger, record: JobRecord, results: ResultStore, shards: Sequence[Settled]) -> list[pa.Table]:
-    """Read the results of settled shards that have rows. Raises `NotFound` or `StorageError`."""
-    inline = ledger.results.inline_results(record.id, [settled.shard_id for settled in shards])
+def results_of(
+    ledger: Ledger, record: JobRecord, stage: int, results: ResultStore, shards: Sequence[Settled]
+) -> list[pa.Table]:
+    """Read the results of settled shards of a stage that have rows. Raises `NotFound` or `StorageError`."""
+    inline = ledger.results.inline_results(record.id, stage, [settled.shard_id for settled in shards])
     return [
         table_from_stream(stream) if stream is not None else results.read(settled.shard_id, settled.token)
         for settled, stream in zip(shards, inline, strict=True)
@@ -94,8 +97,8 @@ def manifest_of(
     return Manifest(
         job=record.id,
         state=state,
-        operator=spec.operator,
-        params=spec.params,
+        operator=spec.last.operator,
+        params=spec.last.params,
         format=spec.output.format if spec.output else "arrow",
         rows=sum(part.rows for part in parts),
         rows_dead=record.rows_dead,

@@ -65,19 +65,19 @@ def read_page(ledger: Ledger, record: JobRecord, results: ResultStore, start: Sh
     It ends before the first shard that is not settled; once the job has ended, such shards are skipped.
     """
     chosen, following = _choose(ledger, record, start)
-    tables = results_of(ledger, record, results, chosen)
+    tables = results_of(ledger, record, last_stage(record.spec), results, chosen)
     for number, table in enumerate(tables):
         if not table.schema.equals(tables[0].schema):
             following = chosen[number].shard_id
             tables = tables[:number]
             break
-    at_end = _is_complete(record) and following[0] >= record.shards_planned
+    at_end = _is_complete(record) and following[0] >= record.last.shards_planned
     return ResultPage(tuple(tables), format_shard_id(following), at_end, record.state)
 
 
 def _is_complete(record: JobRecord) -> bool:
     """Return whether no more rows will come: the job has ended, or will at the finisher's next step."""
-    return record.state.is_final or (record.planned and record.shards_live == 0)
+    return record.state.is_final or record.is_settled
 
 
 def _choose(ledger: Ledger, record: JobRecord, start: ShardId) -> tuple[list[Settled], ShardId]:

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -19,9 +19,10 @@ from batchmill.dead_letters import DeadRows, dead_letters_name
 from batchmill.errors import InvalidOutput, NotFound, StorageError
 from batchmill.ledger.encodings import parse_settled
 from batchmill.ledger.settlement import Settled
-from batchmill.shard import Shard, ShardRef, parse_shard_id
+from batchmill.shard import Shard, parse_shard_id
 from batchmill.sinks import InputFingerprint, Manifest
 from batchmill.stages import last_stage
+from batchmill.unfinished import FORMAT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -58,8 +59,8 @@ class Resumption:
         """Return what a job was made from and what it leaves undone; it is about to end before its work is done."""
         inline = b"" if record.spec.source else self._ledger.jobs.inline_input(record.id) or b""
         description = self._workspace.described(record.id) if record.spec.source else None
-        fingerprint = self._fingerprint(record.spec, record.operator_version, inline, description)
-        return fingerprint, self._ledger.unfinished.read(record)
+        fingerprint = self._fingerprint(record.spec, record.last.operator_version, inline, description)
+        return fingerprint, self._ledger.unfinished.read(record, record.last)
 
     def find(self, publisher: Publisher, order: Order) -> Manifest | None:
         """Find the manifest of the unfinished output that a job resumes; None when there is none.
@@ -77,6 +78,14 @@ class Resumption:
                 f"the output folder {publisher.uri} holds the finished results of job {manifest.job}, "
                 f"{manifest.rows:,} rows.",
                 hint="Choose another folder, or empty this one to compute them again.",
+                path=publisher.uri,
+                job=manifest.job,
+            )
+        if manifest.rest.version != FORMAT:
+            raise InvalidOutput(
+                f"the output folder {publisher.uri} holds {manifest.rows:,} rows of job {manifest.job}, left by a "
+                f"Batchmill whose unfinished outputs are of form {manifest.rest.version}; this one needs {FORMAT}.",
+                hint="Finish it with the version that began it, or choose another folder.",
                 path=publisher.uri,
                 job=manifest.job,
             )
@@ -103,14 +112,15 @@ class Resumption:
         dead: Counter[str] = Counter()
         stage = last_stage(record.spec)
         self._adopt_schema(record, stage, manifest)
-        for shard in _with_dead_rows(manifest.rest):
-            letters = self._copy_dead_rows(manifest.job, record.id, stage, shard).letters
+        for shard in _with_dead_rows(stage, manifest.rest):
+            letters = self._copy_dead_rows(manifest.job, record.id, shard).letters
             dead.update(letter.error_type for letter in letters)
         shards = tuple(
-            kept.model_copy(update={"plan": self._own_plan(record.id, kept.id, kept.plan)})
+            kept.model_copy(update={"plan": self._own_plan(record.id, stage, kept.id, kept.plan)})
             for kept in manifest.rest.shards
         )
-        self._ledger.unfinished.resume_from(record, manifest.rest.model_copy(update={"shards": shards}), dead, epoch)
+        unfinished = manifest.rest.model_copy(update={"shards": shards})
+        self._ledger.unfinished.resume_from(record.id, stage, unfinished, dead, epoch)
 
     def _adopt_schema(self, record: JobRecord, stage: int, manifest: Manifest) -> None:
         """Begin the output's schema with that of the parts that are kept, which were given one."""
@@ -129,14 +139,13 @@ class Resumption:
             source=self._workspace.digest(inline, description),
             files={file.name: f"{file.size} {file.mtime_s}" for file in files} if len(files) <= MAX_NAMED_FILES else {},
             operator_version=operator_version,
-            carry=None if spec.carry is None else tuple(spec.carry),
+            carry=None if spec.last.carry is None else tuple(spec.last.carry),
         )
 
-    def _copy_dead_rows(self, earlier_id: str, job_id: str, stage: int, shard: Settled) -> DeadRows:
+    def _copy_dead_rows(self, earlier_id: str, job_id: str, shard: Settled) -> DeadRows:
         """Copy the dead letters of the earlier job, if it was not deleted since, to the new one."""
         blobs = self._workspace.blobs
-        earlier = ShardRef(earlier_id, stage, shard.shard_id, shard.token)
-        old, new = dead_letters_name(earlier), dead_letters_name(replace(earlier, job_id=job_id))
+        old, new = dead_letters_name(shard.ref(earlier_id)), dead_letters_name(shard.ref(job_id))
         try:
             dead = DeadRows.from_table(blobs.read_table(old))
         except NotFound:
@@ -144,9 +153,9 @@ class Resumption:
         blobs.put_table(new, dead.table())
         return dead
 
-    def _own_plan(self, job_id: str, shard_id: str, plan: str) -> str:
+    def _own_plan(self, job_id: str, stage: int, shard_id: str, plan: str) -> str:
         """Make a plan that uses no blobs of the earlier job: text that was decompressed for a shard is copied."""
-        shard = Shard.from_plan(job_id, parse_shard_id(shard_id), plan)
+        shard = Shard.from_plan(job_id, stage, parse_shard_id(shard_id), plan)
         return shard.with_slices([self._workspace.own_staged(job_id, one) for one in shard.slices]).plan()
 
 
@@ -154,16 +163,16 @@ def _name(job_id: str) -> str:
     return f"jobs/{job_id}/resumes.json"
 
 
-def _with_dead_rows(rest: UnfinishedWork) -> Iterator[Settled]:
+def _with_dead_rows(stage: int, rest: UnfinishedWork) -> Iterator[Settled]:
     for name, entry in rest.settled.items():
-        settled = parse_settled(parse_shard_id(name), entry.encode())
+        settled = parse_settled(stage, parse_shard_id(name), entry.encode())
         if isinstance(settled, Settled) and settled.rows_dead:
             yield settled
 
 
 def _differences(manifest: Manifest, before: InputFingerprint, order: Order, now: InputFingerprint) -> Iterator[str]:
     """Describe how a job differs from the one that left the output, a clause each."""
-    spec, schema = order.spec, order.operator.params_schema
+    spec, schema = order.spec.last, order.operator.params_schema
     if manifest.operator != spec.operator:
         yield f"its operator was {manifest.operator!r}, now it is {spec.operator!r}"
     if before.operator_version != now.operator_version:
@@ -172,8 +181,9 @@ def _differences(manifest: Manifest, before: InputFingerprint, order: Order, now
     for name in sorted(was.keys() | are.keys()):
         if was.get(name) != are.get(name):
             yield f"the parameter {name!r} was {was.get(name)!r:.80}, now it is {are.get(name)!r:.80}"
-    if spec.output is not None and manifest.format != spec.output.format:
-        yield f"its format was {manifest.format}, now it is {spec.output.format}"
+    output = order.spec.output
+    if output is not None and manifest.format != output.format:
+        yield f"its format was {manifest.format}, now it is {output.format}"
     if before.carry != now.carry:
         yield f"it passed {_columns(before.carry)} through, now it passes {_columns(now.carry)}"
     yield from _changed_files(before, now)

@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batchmill.job import JobState
+from batchmill.ledger.record import stages_of_jobs
 from batchmill_coordinator.scheduling.fairness import Candidate, next_job
 from batchmill_coordinator.scheduling.model_demand import ModelNames, demands_of
 from batchmill_coordinator.scheduling.pace import ModelPaces
@@ -25,7 +26,8 @@ from batchmill_coordinator.scheduling.placement import ShardPlacement, Target, q
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from batchmill.ledger import JobRecord, Ledger
+    from batchmill.ledger import Ledger
+    from batchmill.ledger.record import JobStage, StageKey
     from batchmill.shard import ShardId
     from batchmill_coordinator.fleet.fleet_view import FleetView
     from batchmill_coordinator.fleet.pools import PoolView
@@ -52,82 +54,81 @@ class Dispatcher:
 
     def step(self, epoch: int) -> None:
         """Fill every pool's window."""
-        by_pool: dict[str, list[JobRecord]] = defaultdict(list)
-        for record in self._ledger.jobs.live():
-            if record.state is JobState.PAUSED and record.shards_queued > 0:
-                self._ledger.jobs.unqueue_paused(record, epoch)
-            by_pool[record.spec.pool].append(record)
-        if not any(_has_more(record) for records in by_pool.values() for record in records):
+        by_pool: dict[str, list[JobStage]] = defaultdict(list)
+        for one in stages_of_jobs(self._ledger.jobs.live()):
+            if one.job.state is JobState.PAUSED and one.stage.shards_queued > 0:
+                self._ledger.jobs.unqueue_paused(one.job, one.stage, epoch)
+            by_pool[one.spec.pool].append(one)
+        if not any(_has_more(one) for stages in by_pool.values() for one in stages):
             return
         now_ms = self._ledger.now_ms()
         pools = self._fleet.pools()
         for name in by_pool.keys() & pools.keys():
             self._fill(name, pools[name], by_pool[name], now_ms, epoch)
 
-    def _fill(self, name: str, pool: PoolView, records: list[JobRecord], now_ms: int, epoch: int) -> None:
-        free_slots = pool.capacity + pool.window - sum(_in_flight(record) for record in records)
-        able = [record for record in records if _has_more(record) and record.spec.operator in pool.operators]
+    def _fill(self, name: str, pool: PoolView, stages: list[JobStage], now_ms: int, epoch: int) -> None:
+        free_slots = pool.capacity + pool.window - sum(one.stage.shards_in_flight for one in stages)
+        able = [one for one in stages if _has_more(one) and one.spec.operator in pool.operators]
         if free_slots <= 0 or not able:
             return
-        waiting = {record.id: self._ledger.shards.to_queue(record.id, free_slots, now_ms) for record in able}
-        models = self._names.of(records)
-        due = {record.id for record in able if waiting[record.id]}
-        demands = demands_of(records, due, models, self._paces, now_ms / 1000)
-        for record, shard, target in self._choose(
+        shards = self._ledger.shards
+        waiting = {one.key: shards.to_queue(one.job.id, one.stage.number, free_slots, now_ms) for one in able}
+        models = self._names.of(stages)
+        due = {one.key for one in able if waiting[one.key]}
+        demands = demands_of(stages, due, models, self._paces, now_ms / 1000)
+        for one, shard_id, target in self._choose(
             able, waiting, models, ShardPlacement(pool.members, demands), free_slots, now_ms
         ):
-            ref = self._ledger.shards.queue(record, *shard, epoch)
+            ref = shards.queue(one.job.id, one.stage, shard_id, epoch)
             if ref is not None:
-                self._publisher.publish(record.spec.operator, queue_for(target, name, models[record.id]), ref)
-                self._metrics.dispatched(record.spec)
+                self._publisher.publish(one.spec.operator, queue_for(target, name, models[one.key]), ref)
+                self._metrics.dispatched(one.spec)
 
     def _choose(
         self,
-        records: list[JobRecord],
-        waiting: dict[str, list[tuple[int, ShardId]]],
-        models: dict[str, str],
+        stages: list[JobStage],
+        waiting: dict[StageKey, list[ShardId]],
+        models: dict[StageKey, str],
         placement: ShardPlacement,
         free_slots: int,
         now_ms: int,
-    ) -> Iterable[tuple[JobRecord, tuple[int, ShardId], Target]]:
+    ) -> Iterable[tuple[JobStage, ShardId, Target]]:
         now_s = now_ms / 1000
-        by_id = {record.id: record for record in records}
-        candidates = {record.id: _candidate(record) for record in records if waiting[record.id]}
-        queued = dict.fromkeys((models[job_id] for job_id in candidates), 0)
+        by_key = {one.key: one for one in stages}
+        candidates = {one.key: _candidate(one) for one in stages if waiting[one.key]}
+        queued = dict.fromkeys((models[key] for key in candidates), 0)
         deferred = set()
         while free_slots > 0 and candidates:
             chosen = next_job(list(candidates.values()), now_s)
-            model = models[chosen.job_id]
+            key = chosen.key
+            model = models[key]
             target = placement.place(model)
             if target is Target.DEFER:
                 deferred.add(model)
-                candidates = {job_id: other for job_id, other in candidates.items() if models[job_id] != model}
+                candidates = {key: other for key, other in candidates.items() if models[key] != model}
                 continue
-            yield by_id[chosen.job_id], waiting[chosen.job_id].pop(0), target
+            yield by_key[key], waiting[key].pop(0), target
             free_slots, queued[model] = free_slots - 1, queued[model] + 1
-            candidates[chosen.job_id] = _after_its_turn(chosen, now_s)
-            if not waiting[chosen.job_id]:
-                del candidates[chosen.job_id]
+            candidates[key] = _after_its_turn(chosen, now_s)
+            if not waiting[key]:
+                del candidates[key]
         for model, count in queued.items():
             self._paces.note(model, count, deferred=model in deferred, warm=placement.is_warm(model), now_s=now_s)
 
 
-def _in_flight(record: JobRecord) -> int:
-    return record.shards_queued + record.shards_running
+def _has_more(one: JobStage) -> bool:
+    return one.job.state is JobState.RUNNING and one.stage.shards_live > one.stage.shards_in_flight
 
 
-def _has_more(record: JobRecord) -> bool:
-    return record.state is JobState.RUNNING and record.shards_live > _in_flight(record)
-
-
-def _candidate(record: JobRecord) -> Candidate:
+def _candidate(one: JobStage) -> Candidate:
     return Candidate(
-        job_id=record.id,
-        priority=record.spec.priority,
-        created_at_s=record.created_at / 1000,
-        waiting_since_s=(record.last_queued_at or record.created_at) / 1000,
-        in_flight=_in_flight(record),
-        deadline_at_s=record.spec.deadline_at,
+        job_id=one.job.id,
+        stage=one.stage.number,
+        priority=one.job.spec.priority,
+        created_at_s=one.job.created_at / 1000,
+        waiting_since_s=one.waiting_since_ms / 1000,
+        in_flight=one.stage.shards_in_flight,
+        deadline_at_s=one.job.spec.deadline_at,
     )
 
 

@@ -69,8 +69,8 @@ class Finisher:
             if not record.state.is_stopping:
                 return  # it ends at a later step, as failed
         if self._ledger.jobs.finish(record, state, epoch):
-            log.info("job %s is %s: %d rows done, %d failed", record.id, state, record.rows_done, record.rows_dead)
-            self._metrics.finished(record.spec, state)
+            log.info("job %s is %s: %d rows done, %d failed", record.id, state, record.last.rows_done, record.rows_dead)
+            self._metrics.finished(record.spec.first, state)
             self._outputs.delete_checkpoints(record.id)
 
     def _fail(self, record: JobRecord, error: BatchmillError) -> None:
@@ -89,7 +89,7 @@ def due_state(record: JobRecord) -> JobState | None:
         return JobState.FAILED
     if record.state is JobState.EXPIRING:
         return JobState.EXPIRED
-    if record.state in (JobState.RUNNING, JobState.PAUSED) and record.planned and record.shards_live == 0:
+    if record.state in (JobState.RUNNING, JobState.PAUSED) and record.is_settled:
         return JobState.COMPLETED
     return None
 

@@ -50,24 +50,26 @@ class LostRowSettler:
         delay_s = LEASE_MS / 1000  # it is queued below before anybody else does it
         if shards.expire_attempt(shard.ref, epoch, delay_s=delay_s) is not ExpireAttemptAnswer.OK:
             return False
-        ref = shards.queue(record, shard.stage, shard.shard_id, epoch)
+        stage = record.stages[shard.stage]
+        ref = shards.queue(record.id, stage, shard.shard_id, epoch)
         holder = write_holder("lost-row-settler", secrets.token_hex(4))
-        claim = shards.claim(ref, record.spec.pool, holder, LEASE_MS, with_job=False) if ref else None
+        claim = shards.claim(ref, stage.spec.pool, holder, LEASE_MS, with_job=False) if ref else None
         if ref is None or claim is None:
             return False
         dead = self._dead_row(record, claim.shard)
         self._blobs.put_table(dead_letters_name(ref), dead.table())
         completion = Completion(rows=0, rows_dead=1, nbytes=0, dead_by_type=count_by_type(dead.letters))
-        shards.commit(ref, completion, DeadLimit.of(record.spec))
+        shards.commit(ref, completion, DeadLimit.of(stage.spec))
         return True
 
     def _dead_row(self, record: JobRecord, shard: Shard) -> DeadRows:
         table = self._open_source(record, shard.stage).read(shard.slices).slice(shard.skip, 1)
         now = self._clock.wall()
         letter = DeadLetter(
+            stage=shard.stage,
             index=shard.first_row,
             row=json_value(rows_of(table)[0]),
-            operator=record.spec.operator,
+            operator=record.spec.stages[shard.stage].operator,
             error_type=WORKER_LOST,
             message=f"The worker process that ran this row ended or froze, {shard.losses} times in a row; the row was "
             "alone in its shard the last time. It may crash the process, use up its memory, or never end.",

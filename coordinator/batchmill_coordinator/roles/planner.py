@@ -25,10 +25,10 @@ from batchmill.caches import Lru
 from batchmill.errors import BatchmillError, InvalidSource, ServiceUnavailable
 from batchmill.job import JobError, JobState
 from batchmill.ledger.calls import PlanAnswer
+from batchmill.ledger.record import stages_of_jobs
 from batchmill.ledger.shards import PlanStep
 from batchmill.shard import Shard, ShardId
 from batchmill.sources.base import End, InputSplit, NotYet
-from batchmill.stages import stages_of
 from batchmill.telemetry.log_context import about
 from batchmill_coordinator.fleet.pools import EMPTY, PoolView
 from batchmill_coordinator.roles.storage_failures import StorageFailures
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from batchmill.ledger import JobRecord, Ledger
+    from batchmill.ledger.record import JobStage, StageKey, StageRecord
     from batchmill.settings import CoordinatorSettings
     from batchmill.sources.base import RowCount, Source, Splitter
     from batchmill_coordinator.fleet.fleet_view import FleetView
@@ -45,24 +46,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-StageKey = tuple[str, int]
-"""A job's id and the number of one of its stages."""
-
 MAX_OPEN_SOURCES = 64  # kept open between steps
 MAX_STORAGE_FAILURES = 30  # steps in a row, at least a second apart
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedStage:
-    """A stage of a job, as the ledger has it at the beginning of a step."""
-
-    record: JobRecord
-    stage: int
-
-    @property
-    def key(self) -> StageKey:
-        """What the stage is called in the planner's tables."""
-        return self.record.id, self.stage
 
 
 @dataclass(slots=True)
@@ -91,11 +76,10 @@ class _Draft:
     def is_empty(self) -> bool:
         return not self.shards and not self.at_end
 
-    def add(self, planned: PlannedStage, split: InputSplit) -> None:
-        record = planned.record
-        shard_id = ShardId((record.shards_planned + len(self.shards),))
-        first_row = record.rows_planned + self.rows
-        self.shards.append(Shard(record.id, shard_id, first_row, split.rows, split.slices, stage=planned.stage))
+    def add(self, job_id: str, stage: StageRecord, split: InputSplit) -> None:
+        shard_id = ShardId((stage.shards_planned + len(self.shards),))
+        first_row = stage.rows_planned + self.rows
+        self.shards.append(Shard(job_id, stage.number, shard_id, first_row, split.rows, split.slices))
         self.sizes.append(split.bytes)
         self.cursor = split.cursor
 
@@ -125,64 +109,62 @@ class Planner:
 
     def step(self, epoch: int) -> None:
         """Plan for every live stage whose shards run low."""
-        records = [record for record in self._ledger.jobs.live() if _may_plan(record)]
-        stages = [PlannedStage(record, stage) for record in records for stage in stages_of(record.spec)]
-        self._close_all_but({planned.key for planned in stages})
-        self._failures.forget_all_but({record.id for record in records})
+        stages = [one for one in stages_of_jobs(self._ledger.jobs.live()) if _may_plan(one)]
+        self._close_all_but({one.key for one in stages})
+        self._failures.forget_all_but({one.job.id for one in stages})
         if not stages:
             return
         pools = self._fleet.pools()
-        for planned in stages:
-            with about(job=planned.record.id):
-                self._plan_or_fail(planned, pools.get(planned.record.spec.pool, EMPTY), epoch)
+        for one in stages:
+            with about(job=one.job.id):
+                self._plan_or_fail(one, pools.get(one.spec.pool, EMPTY), epoch)
 
-    def _plan_or_fail(self, planned: PlannedStage, pool: PoolView, epoch: int) -> None:
-        job_id = planned.record.id
+    def _plan_or_fail(self, one: JobStage, pool: PoolView, epoch: int) -> None:
+        job_id = one.job.id
         try:
-            self._plan(planned, pool, epoch)
+            self._plan(one, pool, epoch)
             self._failures.forget(job_id)
         except ServiceUnavailable:
             raise
         except BatchmillError as error:
-            self._close(planned.key)
+            self._close(one.key)
             if not self._failures.may_retry(job_id, error):
                 self._fail(job_id, error)
 
-    def _plan(self, planned: PlannedStage, pool: PoolView, epoch: int) -> None:
-        record = planned.record
-        if record.adopts:
-            self._resumption.resume_from(record, epoch)
+    def _plan(self, one: JobStage, pool: PoolView, epoch: int) -> None:
+        if one.job.must_resume:
+            self._resumption.resume_from(one.job, epoch)
             return
-        wanted = pool.horizon - record.shards_live
+        wanted = pool.horizon - one.stage.shards_live
         if wanted <= 0:
             return
-        opened = self._opened(planned)
+        opened = self._opened(one)
         try:
-            draft = self._draft(planned, opened, pool, wanted)
+            draft = self._draft(one, opened, pool, wanted)
             if draft.is_empty:
                 return
             total = opened.source.count(draft.cursor)
-            _require_every_row(record, draft, total)
+            _require_every_row(one, draft, total)
             step = PlanStep(draft.shards, draft.sizes, draft.cursor, draft.at_end, total)
-            answer = self._ledger.shards.plan(record, step, epoch, planned.stage)
+            answer = self._ledger.shards.plan(one.job.id, one.stage, step, epoch)
         except BaseException:  # the splitter is ahead of the ledger now: to continue with it would leave rows out
-            self._close(planned.key)
+            self._close(one.key)
             raise
         match answer:
             case PlanAnswer.OK if not draft.at_end:
                 opened.cursor = draft.cursor
             case PlanAnswer.OK | PlanAnswer.DEPOSED | PlanAnswer.MOVED | PlanAnswer.OVER:
-                self._close(planned.key)
+                self._close(one.key)
             case never:
                 assert_never(never)
 
-    def _draft(self, planned: PlannedStage, opened: OpenSource, pool: PoolView, wanted: int) -> _Draft:
+    def _draft(self, one: JobStage, opened: OpenSource, pool: PoolView, wanted: int) -> _Draft:
         draft = _Draft(opened.cursor)
         while len(draft.shards) < wanted:
-            max_rows = self._next_rows(planned.record, draft, opened, pool)
+            max_rows = self._next_rows(one.stage, draft, opened, pool)
             match opened.splitter.next_split(max_rows, self._settings.shard_max_bytes):
                 case InputSplit() as split:
-                    draft.add(planned, split)
+                    draft.add(one.job.id, one.stage, split)
                 case NotYet():
                     return draft
                 case End():
@@ -192,26 +174,26 @@ class Planner:
                     assert_never(never)
         return draft
 
-    def _next_rows(self, record: JobRecord, draft: _Draft, opened: OpenSource, pool: PoolView) -> int:
+    def _next_rows(self, stage: StageRecord, draft: _Draft, opened: OpenSource, pool: PoolView) -> int:
         total = opened.source.count(draft.cursor)
         progress = StageProgress(
-            rows_timed=record.rows_timed,
-            busy_s=record.busy_us / 1e6,
-            shards_done=record.shards_done,
-            rows_left=max(total.rows - record.rows_planned - draft.rows, 0) if total.exact else None,
+            rows_timed=stage.rows_timed,
+            busy_s=stage.busy_us / 1e6,
+            shards_done=stage.shards_done,
+            rows_left=max(total.rows - stage.rows_planned - draft.rows, 0) if total.exact else None,
             workers=pool.workers,
         )
         return next_rows(progress, self._settings.shard_target_s)
 
-    def _opened(self, planned: PlannedStage) -> OpenSource:
+    def _opened(self, one: JobStage) -> OpenSource:
         """Return the stage's open source if it is where the ledger's cursor is, otherwise open it there."""
-        key, record = planned.key, planned.record
+        key, cursor = one.key, one.stage.cursor
         opened = self._open_sources.get(key)
-        if opened is not None and opened.cursor == record.cursor:
+        if opened is not None and opened.cursor == cursor:
             return opened
         self._close(key)
-        source = self._open_source(record, planned.stage)
-        opened = OpenSource(source, source.splitter(record.cursor), record.cursor)
+        source = self._open_source(one.job, one.stage.number)
+        opened = OpenSource(source, source.splitter(cursor), cursor)
         for dropped in self._open_sources.put(key, opened):
             dropped.splitter.close()
         return opened
@@ -231,15 +213,15 @@ class Planner:
         self._ledger.jobs.stop(job_id, JobState.FAILING, failure)
 
 
-def _require_every_row(record: JobRecord, draft: _Draft, total: RowCount) -> None:
+def _require_every_row(one: JobStage, draft: _Draft, total: RowCount) -> None:
     """Raise `InvalidSource` if the source is at its end and not all of its rows are in shards."""
-    planned = record.rows_planned + draft.rows
+    planned = one.stage.rows_planned + draft.rows
     if draft.at_end and total.exact and planned != total.rows:
         raise InvalidSource(
-            f"the source of job {record.id} ended after {planned:,} rows, {total.rows:,} were expected.",
+            f"the source of job {one.job.id} ended after {planned:,} rows, {total.rows:,} were expected.",
             hint="Submit the job again, and leave its source alone until it has ended.",
         )
 
 
-def _may_plan(record: JobRecord) -> bool:
-    return record.state in (JobState.PENDING, JobState.RUNNING) and not record.planned
+def _may_plan(one: JobStage) -> bool:
+    return one.job.state.takes_shards and not one.stage.planned

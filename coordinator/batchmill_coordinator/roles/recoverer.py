@@ -20,6 +20,7 @@ from batchmill.broker import attempt_of, model_queue_of, queue_of, spare_queue_o
 from batchmill.errors import NotFound
 from batchmill.job_log import LogEvent, LogLevel
 from batchmill.ledger.calls import ExpireAttemptAnswer, SplitAnswer
+from batchmill.ledger.record import stages_of_jobs
 from batchmill.retry import DeadLetter, GiveUp, Lost, Requeue, Settle, Split, decide
 from batchmill.shard import ShardState
 from batchmill.telemetry.log_context import about_attempt
@@ -27,7 +28,8 @@ from batchmill_coordinator.fleet.pools import EMPTY, PoolView
 from batchmill_coordinator.scheduling.model_demand import ModelNames
 
 if TYPE_CHECKING:
-    from batchmill.ledger import JobRecord, Ledger
+    from batchmill.ledger import Ledger
+    from batchmill.ledger.record import JobStage
     from batchmill.shard import Shard, ShardRef
     from batchmill_coordinator.fleet.fleet_view import FleetView
     from batchmill_coordinator.metering.counts import RoleMetrics
@@ -79,9 +81,9 @@ class Recoverer:
         if epoch != self._epoch:
             self._find_queues()
             self._epoch = epoch
-        by_pool: dict[str, list[JobRecord]] = defaultdict(list)
-        for record in self._ledger.jobs.live():
-            by_pool[record.spec.pool].append(record)
+        by_pool: dict[str, list[JobStage]] = defaultdict(list)
+        for one in stages_of_jobs(self._ledger.jobs.live()):
+            by_pool[one.spec.pool].append(one)
         if not (by_pool or self._queues):
             return
         views = self._fleet.pools()
@@ -97,7 +99,8 @@ class Recoverer:
             shards.expire_attempt(ref, epoch, delay_s=0)  # the attempt is over already: only its lease is dropped
             return
         record = self._ledger.jobs.read(ref.job_id)
-        decision = decide(shard, Lost(), record.spec.retry, self._rng)
+        spec = record.spec.stages[ref.stage]
+        decision = decide(shard, Lost(), spec.retry, self._rng)
         match decision:
             case Requeue(delay_s):
                 taken = shards.expire_attempt(ref, epoch, delay_s=delay_s) is ExpireAttemptAnswer.OK
@@ -114,7 +117,7 @@ class Recoverer:
                 assert_never(never)
         if taken:
             self._report_lost(ref, shard, event, f"its worker died or did not renew the lease; {then}")
-            self._metrics.lost(record.spec, decision)
+            self._metrics.lost(spec, decision)
 
     def _report_lost(self, ref: ShardRef, shard: Shard, event: LogEvent, message: str) -> None:
         log.warning("attempt %s was lost: %s", ref.attempt_key, message)
@@ -128,7 +131,7 @@ class Recoverer:
             if slash:
                 self._queues.setdefault(pool, set()).add(queue)
 
-    def _empty_abandoned_queues(self, pool: str, records: list[JobRecord], view: PoolView, epoch: int) -> None:
+    def _empty_abandoned_queues(self, pool: str, stages: list[JobStage], view: PoolView, epoch: int) -> None:
         """Take messages out of queues that no worker consumes any more, so that their shards are dispatched again.
 
         A queue is watched from when its model has a job until it has none and nobody consumes from it.
@@ -136,7 +139,7 @@ class Recoverer:
         consumed = {model_queue_of(pool, model) for model in view.models}
         if view.has_spare:
             consumed.add(spare_queue_of(pool))
-        wanted = {model_queue_of(pool, model) for model in self._names.of(records).values()}
+        wanted = {model_queue_of(pool, model) for model in self._names.of(stages).values()}
         wanted.add(spare_queue_of(pool))
         watched = self._queues.get(pool, set()) | wanted
         for queue in watched - consumed:
@@ -144,7 +147,7 @@ class Recoverer:
             if refs:
                 taken = self._ledger.shards.unqueue_orphaned(refs, pool, epoch)
                 log.info("%d shard(s) are unqueued from %s, which no worker consumes any more", taken, queue)
-        self._queues[pool] = watched if records else watched & consumed
+        self._queues[pool] = watched if stages else watched & consumed
         if not self._queues[pool]:
             del self._queues[pool]
 
@@ -160,6 +163,7 @@ class Recoverer:
                 continue
             message = f"not claimed within {MESSAGE_GRACE_MS / 1000:g} s, published again"
             log.warning("attempt %s: %s", ref.attempt_key, message)
-            self._ledger.log.note(ref.job_id, LogLevel.INFO, LogEvent.REPUBLISHED, message, ref=ref)
-            self._publisher.publish(record.spec.operator, queue_of(pool), ref)
-            self._metrics.message_lost(record.spec)
+            self._ledger.log.note(ref.job_id, LogLevel.INFO, LogEvent.REDELIVERED, message, ref=ref)
+            spec = record.spec.stages[ref.stage]
+            self._publisher.publish(spec.operator, queue_of(pool), ref)
+            self._metrics.message_lost(spec)

@@ -43,7 +43,7 @@ class StorageFailures:
         log.warning("job %s: %s, which is tried again: %s", job_id, self._what, error)
         if failures == 1:
             message = f"{self._what}, which is tried again: {error}"
-            self._ledger.log.note(job_id, LogLevel.WARNING, LogEvent.TROUBLE, message)
+            self._ledger.log.note(job_id, LogLevel.WARNING, LogEvent.STORAGE_RETRY, message)
         return True
 
     def forget(self, job_id: str) -> None:

@@ -63,12 +63,12 @@ class Watcher:
             self._blocks[record.id] = _Block(reason, now_s)
         elif not block.is_logged and now_s - block.since_s >= MIN_BLOCKED_S:
             block.is_logged = True
-            self._ledger.log.note(record.id, LogLevel.WARNING, LogEvent.WAITING, reason)
+            self._ledger.log.note(record.id, LogLevel.WARNING, LogEvent.BLOCKED, reason)
 
     def _end(self, record: JobRecord, block: _Block) -> None:
         del self._blocks[record.id]
         if block.is_logged and _is_moving(record):
-            self._ledger.log.note(record.id, LogLevel.INFO, LogEvent.GOING_ON, "unblocked: what it waited for is there")
+            self._ledger.log.note(record.id, LogLevel.INFO, LogEvent.UNBLOCKED, "what it waited for is there")
 
 
 def runs_nothing(record: JobRecord) -> bool:
@@ -79,7 +79,8 @@ def runs_nothing(record: JobRecord) -> bool:
 def why_blocked(record: JobRecord, pools: dict[str, PoolView], currency: str) -> str | None:
     """Say why a job cannot proceed until a user acts, and what to do; None if it can. currency: of its cost."""
     if runs_nothing(record):
-        return why_no_worker(record.spec.pool, record.spec.operator, pools)
+        unsettled = next((stage.spec for stage in record.stages if not stage.is_settled), record.last.spec)
+        return why_no_worker(unsettled.pool, unsettled.operator, pools)
     return why_paused(record, currency)
 
 

@@ -11,14 +11,20 @@ AGEING_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A job that has shards to queue. Times are seconds since the epoch."""
+    """A stage of a job that has shards to queue. Times are seconds since the epoch."""
 
     job_id: str
+    stage: int
     priority: int  # higher goes first
     created_at_s: float
     waiting_since_s: float  # when a shard of it was last queued, or when it was accepted or resumed
     in_flight: int  # its shards that are queued or running
     deadline_at_s: float | None = None
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """The job's id and the stage's number."""
+        return self.job_id, self.stage
 
 
 def next_job(candidates: list[Candidate], now_s: float) -> Candidate:
@@ -29,9 +35,9 @@ def next_job(candidates: list[Candidate], now_s: float) -> Candidate:
     get even shares; then the oldest.
     """
 
-    def rank(candidate: Candidate) -> tuple[float, float, int, float, str]:
+    def rank(candidate: Candidate) -> tuple[float, float, int, float, tuple[str, int]]:
         lifted = candidate.priority + (now_s - candidate.waiting_since_s) // AGEING_S
         deadline = math.inf if candidate.deadline_at_s is None else candidate.deadline_at_s
-        return (-lifted, deadline, candidate.in_flight, candidate.created_at_s, candidate.job_id)
+        return (-lifted, deadline, candidate.in_flight, candidate.created_at_s, candidate.key)
 
     return min(candidates, key=rank)

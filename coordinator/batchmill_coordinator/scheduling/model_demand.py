@@ -12,72 +12,68 @@ from batchmill_coordinator.scheduling.placement import Demand
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from batchmill.ledger import JobRecord
+    from batchmill.ledger.record import JobStage, StageKey, StageRecord
     from batchmill_coordinator.fleet.fleet_view import FleetView
     from batchmill_coordinator.scheduling.pace import ModelPaces
 
 MAX_KNOWN_MODELS = 20_000  # before all are forgotten
 FIRST_SHARD_S = 1.0
-"""Assumed run time of a shard while none of its job is done, if the job has several. A job of one shard is small."""
+"""Assumed run time of a shard while none of its stage is done, if there are several. A stage of one shard is small."""
 
 
 class ModelNames:
-    """The model keys of jobs, each computed once."""
+    """The model keys of stages, each computed once."""
 
     def __init__(self, fleet: FleetView) -> None:
         self._fleet = fleet
-        self._known: dict[tuple[str, str], str] = {}  # by job and version of its operator
+        self._known: dict[tuple[StageKey, str], str] = {}  # by stage and version of its operator
 
-    def of(self, records: Iterable[JobRecord]) -> dict[str, str]:
-        """Return, by job, the key of its model; the operator's name where no worker has announced the operator."""
+    def of(self, stages: Iterable[JobStage]) -> dict[StageKey, str]:
+        """Return, by stage, the key of its model; the operator's name where no worker has announced the operator."""
         if len(self._known) > MAX_KNOWN_MODELS:
             self._known.clear()
-        return {record.id: self._of(record) for record in records}
+        return {one.key: self._of(one) for one in stages}
 
-    def _of(self, record: JobRecord) -> str:
-        operator = self._fleet.operator(record.spec.operator)
+    def _of(self, one: JobStage) -> str:
+        operator = self._fleet.operator(one.spec.operator)
         if operator is None:
-            return record.spec.operator
-        known = (record.id, operator.version)
+            return one.spec.operator
+        known = (one.key, operator.version)
         if known not in self._known:
-            self._known[known] = model_key(operator, record.spec.params)
+            self._known[known] = model_key(operator, one.spec.params)
         return self._known[known]
 
 
 def demands_of(
-    records: Iterable[JobRecord], due: set[str], models: dict[str, str], paces: ModelPaces, now_s: float
+    stages: Iterable[JobStage], due: set[StageKey], models: dict[StageKey, str], paces: ModelPaces, now_s: float
 ) -> list[Demand]:
-    """Return the demand for each model of these jobs; `due` are the jobs with shards that may be queued now."""
-    by_model: dict[str, list[JobRecord]] = defaultdict(list)
-    for record in records:
-        by_model[models[record.id]].append(record)
+    """Return the demand for each model of these stages; `due` are those with shards that may be queued now."""
+    by_model: dict[str, list[JobStage]] = defaultdict(list)
+    for one in stages:
+        by_model[models[one.key]].append(one)
     return [_demand(model, those, due, paces, now_s) for model, those in by_model.items()]
 
 
-def _demand(model: str, records: list[JobRecord], due: set[str], paces: ModelPaces, now_s: float) -> Demand:
-    wanting = [record for record in records if record.id in due and record.state is JobState.RUNNING]
-    backlog = sum(_backlog(record) for record in wanting)
-    since_s = min((_waiting_since_ms(record) for record in wanting), default=now_s * 1000) / 1000
+def _demand(model: str, stages: list[JobStage], due: set[StageKey], paces: ModelPaces, now_s: float) -> Demand:
+    wanting = [one for one in stages if one.key in due and one.job.state is JobState.RUNNING]
+    backlog = sum(_backlog(one.stage) for one in wanting)
+    since_s = min((one.waiting_since_ms for one in wanting), default=now_s * 1000) / 1000
     return Demand(
         model=model,
-        in_flight=sum(record.shards_queued + record.shards_running for record in records),
+        in_flight=sum(one.stage.shards_in_flight for one in stages),
         backlog=backlog,
-        work_s=sum(_backlog(record) * _shard_s(record) for record in wanting),
+        work_s=sum(_backlog(one.stage) * _shard_s(one.stage) for one in wanting),
         drain_s=paces.drain_s(model, backlog, now_s),
         waited_s=paces.waited_s(model, since_s, now_s),
-        priority=max((record.spec.priority for record in records), default=0),
+        priority=max((one.job.spec.priority for one in stages), default=0),
     )
 
 
-def _backlog(record: JobRecord) -> int:
-    return record.shards_live - record.shards_queued - record.shards_running
+def _backlog(stage: StageRecord) -> int:
+    return stage.shards_live - stage.shards_in_flight
 
 
-def _waiting_since_ms(record: JobRecord) -> float:
-    return record.last_queued_at or record.created_at
-
-
-def _shard_s(record: JobRecord) -> float:
-    if record.shards_done:
-        return record.busy_us / 1e6 / record.shards_done
-    return FIRST_SHARD_S if record.shards_planned > 1 else 0.0
+def _shard_s(stage: StageRecord) -> float:
+    if stage.shards_done:
+        return stage.busy_us / 1e6 / stage.shards_done
+    return FIRST_SHARD_S if stage.shards_planned > 1 else 0.0

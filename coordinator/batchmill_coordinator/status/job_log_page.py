@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchmill.job import JobState
-from batchmill.job_log import Cursor, LogEntry, LogEvent, LogLevel, LogPage
+from batchmill.job_log import LogCursor, LogEntry, LogEvent, LogLevel, LogPage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from batchmill.ledger.job_log import Kept
 
 
-def page_of(kept: Kept, after: Cursor, level: LogLevel, limit: int) -> LogPage:
+def page_of(kept: Kept, after: LogCursor, level: LogLevel, limit: int) -> LogPage:
     """Return at most `limit` entries behind a cursor, from a level on, in the order of time.
 
     What happened in this very millisecond is left for the next page: more of it may come.
     """
-    entries = sorted([*kept.entries, *life_of(kept.record)], key=lambda entry: Cursor.parse(entry.id))
-    behind = [entry for entry in entries if after < Cursor.parse(entry.id) < (kept.now_ms, 0)]
+    entries = sorted([*kept.entries, *life_of(kept.record)], key=lambda entry: LogCursor.parse(entry.id))
+    behind = [entry for entry in entries if after < LogCursor.parse(entry.id) < (kept.now_ms, 0)]
     shown = [entry for entry in behind if entry.level.rank >= level.rank][:limit]
     last = shown[-1] if len(shown) == limit else behind[-1] if behind else None
-    following = after if last is None else Cursor.parse(last.id)
-    is_read = all(Cursor.parse(entry.id) <= following for entry in entries)
+    following = after if last is None else LogCursor.parse(last.id)
+    is_read = all(LogCursor.parse(entry.id) <= following for entry in entries)
     return LogPage(
         entries=shown,
         next=str(following),
@@ -42,12 +42,12 @@ def life_of(record: JobRecord) -> Iterator[LogEntry]:
         yield _stopping(record, record.stopping_at)
     if record.finished_at is not None:
         level = LogLevel.ERROR if record.state is JobState.FAILED else LogLevel.INFO
-        message = f"{record.state}: {record.rows_done:,} rows done, {record.rows_dead:,} failed"
+        message = f"{record.state}: {record.last.rows_done:,} rows done, {record.rows_dead:,} failed"
         yield _entry(record.finished_at, level, LogEvent.ENDED, message)
 
 
 def _accepted(record: JobRecord) -> str:
-    message = f"{record.spec.operator} in pool {record.spec.pool}"
+    message = ", then ".join(f"{stage.operator} in pool {stage.pool}" for stage in record.spec.stages)
     if record.replay_of is not None:
         return f"{message}, runs failed rows of {record.replay_of} again"
     return message if record.resumed_from is None else f"{message}, resumes the output of {record.resumed_from}"
@@ -74,7 +74,7 @@ def _stopping(record: JobRecord, at_ms: int) -> LogEntry:
 
 def _entry(at_ms: int, level: LogLevel, event: LogEvent, message: str, traceback: str = "") -> LogEntry:
     return LogEntry(
-        id=str(Cursor((at_ms, 0))),
+        id=str(LogCursor((at_ms, 0))),
         at=at_ms / 1000,
         level=level,
         event=event,

@@ -5,17 +5,20 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from batchmill.job import JobForm
+
 if TYPE_CHECKING:
     from batchmill.job import JobSpec
 
 HIDDEN = "***"
-_SECRET_NAME = re.compile(r"(?i)(^|[_-])(password|passwd|secret|token|api_?key|apikey|credentials?|private_?key)s?$")
+_SECRET_NAME = re.compile(r"(?i)(^|[_-])(passwords?|passwd|secrets?|token|api_?keys?|credentials?|private_?key)$")
 _USER_INFO = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^/@\s]+@")
 
 
-def shown_request(spec: JobSpec) -> JobSpec:
-    """The spec with the values of parameters that are secrets by their name, and user names in URLs, replaced."""
-    return spec.model_copy(update={"params": _shown(spec.params)})
+def shown_request(spec: JobSpec) -> JobForm:
+    """The request with the values of parameters that are secrets by their name, and user names in URLs, replaced."""
+    form = JobForm.of(spec)
+    return form.model_copy(update={"params": _shown(form.params)})
 
 
 def _shown(value: Any) -> Any:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from batchmill.job import JobCost
     from batchmill.ledger import JobRecord
+    from batchmill.ledger.record import StageRecord
 
 MAX_ERROR_TYPES = 10
 
@@ -37,32 +38,32 @@ def status_of(
     note: why it is blocked; then there is no forecast. dead_counts: its dead rows by error type.
     currency: what its cost is in.
     """
-    rate = _rows_per_second(record, now_s)
-    left = _forecast(record, now_s) if note is None else None
+    spec, stage = record.spec, record.last
+    left = _forecast(record, stage, now_s) if note is None else None
     return JobStatus(
         id=record.id,
         state=record.state,
-        operator=record.spec.operator,
-        name=record.spec.name,
-        pool=record.spec.pool,
-        priority=record.spec.priority,
-        deadline_at=record.spec.deadline_at,
-        rows_total=record.rows_total,
-        rows_total_is_estimate=record.rows_total is not None and not record.rows_exact,
-        rows_done=record.rows_done,
+        operator=stage.spec.operator,
+        name=spec.name,
+        pool=stage.spec.pool,
+        priority=spec.priority,
+        deadline_at=spec.deadline_at,
+        rows_total=stage.rows_total,
+        rows_total_is_estimate=stage.rows_total is not None and not stage.rows_exact,
+        rows_done=stage.rows_done,
         rows_dead=record.rows_dead,
         dead_by_error=_most_frequent(dead_counts or {}),
-        rows_cached=record.rows_cached,
-        rows_per_second=rate,
+        rows_cached=stage.rows_cached,
+        rows_per_second=_rows_per_second(record, stage, now_s),
         **_time_left(left),
-        shards_done=record.shards_done,
+        shards_done=stage.shards_done,
         shards_running=record.shards_running,
-        stages=[_stage(record)],
+        stages=[_stage(record, one) for one in record.stages],
         created_at=record.created_at / 1000,
         started_at=_seconds(record.started_at),
         finished_at=_seconds(record.finished_at),
         error=record.error,
-        output=record.spec.output.path if record.spec.output else None,
+        output=spec.output.path if spec.output else None,
         replay_of=record.replay_of,
         resumed_from=record.resumed_from,
         tenant=record.tenant,
@@ -79,7 +80,7 @@ def _time_left(left: Forecast | None) -> dict[str, float | None]:
 
 def cost_of(record: JobRecord, currency: str) -> JobCost:
     """Sum up what a job cost so far."""
-    return job_cost(dict(record.costs), record.budget_nano, currency)
+    return job_cost({stage.number: stage.cost for stage in record.stages}, record.budget_nano, currency)
 
 
 def is_over_budget(record: JobRecord) -> bool:
@@ -103,24 +104,24 @@ def _seconds(moment_ms: int | None) -> float | None:
     return None if moment_ms is None else moment_ms / 1000
 
 
-def _settled(record: JobRecord) -> int:
-    return record.rows_done + record.rows_dead
+def _settled(stage: StageRecord) -> int:
+    return stage.rows_done + stage.rows_dead
 
 
-def _stage(record: JobRecord) -> StageStatus:
-    total, settled = record.rows_total, _settled(record)
+def _stage(record: JobRecord, stage: StageRecord) -> StageStatus:
+    total, settled = stage.rows_total, _settled(stage)
     if record.state is JobState.COMPLETED:
         share: float | None = 1.0
     else:
         share = None if total is None else round(min(settled / total, 1.0), 4) if total else 1.0
     return StageStatus(
-        operator=record.spec.operator,
+        operator=stage.spec.operator,
         rows_total=total,
-        rows_done=record.rows_done,
-        rows_dead=record.rows_dead,
+        rows_done=stage.rows_done,
+        rows_dead=stage.rows_dead,
         share=share,
-        shards_done=record.shards_done,
-        shards_running=record.shards_running,
+        shards_done=stage.shards_done,
+        shards_running=stage.shards_running,
     )
 
 
@@ -132,12 +133,12 @@ def _most_frequent(counts: Mapping[str, int]) -> dict[str, int]:
     return {**kept, "other": sum(count for _, count in ranked[MAX_ERROR_TYPES - 1 :])}
 
 
-def _rows_per_second(record: JobRecord, now_s: float) -> float | None:
+def _rows_per_second(record: JobRecord, stage: StageRecord, now_s: float) -> float | None:
     """Return the recent rate while the job runs, the overall rate once it has ended; pauses do not count."""
-    settled = _settled(record)
+    settled = _settled(stage)
     if record.started_at is None or settled == 0 or record.state is JobState.PAUSED:
         return None
-    pace = None if record.state.is_final else pace_of(intervals_from(record.paces))
+    pace = None if record.state.is_final else pace_of(intervals_from(stage.paces))
     if pace is not None:
         return round(pace.rate, 3)
     end_s = record.finished_at / 1000 if record.finished_at else now_s
@@ -145,13 +146,13 @@ def _rows_per_second(record: JobRecord, now_s: float) -> float | None:
     return round(settled / max(run_s, 1e-3), 3)
 
 
-def _forecast(record: JobRecord, now_s: float) -> Forecast | None:
-    if record.state is not JobState.RUNNING or record.rows_total is None:
+def _forecast(record: JobRecord, stage: StageRecord, now_s: float) -> Forecast | None:
+    if record.state is not JobState.RUNNING or stage.rows_total is None:
         return None
-    settled = _settled(record)
-    open_since = record.rate_at
+    settled = _settled(stage)
+    open_since = stage.rate_at
     open_s = 0.0 if open_since is None else max(now_s - open_since / 1000, 0.0)
-    open_rows = 0 if open_since is None else settled - record.rate_rows
-    estimated = 0 if record.rows_exact else max(record.rows_total - record.rows_planned, 0)
-    left = RemainingWork(max(record.rows_total - settled, 0), estimated, Interval(open_s, open_rows))
-    return forecast(intervals_from(record.paces), left)
+    open_rows = 0 if open_since is None else settled - stage.rate_rows
+    estimated = 0 if stage.rows_exact else max(stage.rows_total - stage.rows_planned, 0)
+    left = RemainingWork(max(stage.rows_total - settled, 0), estimated, Interval(open_s, open_rows))
+    return forecast(intervals_from(stage.paces), left)

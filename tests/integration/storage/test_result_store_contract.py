@@ -13,6 +13,7 @@ from batchmill.job import JobSpec, OutputSpec
 from batchmill.shard import ShardId
 from batchmill.storage.blobs import BlobStore
 from batchmill.workspace import Workspace
+from support.records import spec_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +36,7 @@ TABLE = pa.table(
 def spec(request: pytest.FixtureRequest, place: tuple[str, Locations]) -> JobSpec:
     """A job whose results stay in the service, or go into an output of that format."""
     output = OutputSpec(path=f"{place[0]}/out", format=request.param) if request.param else None
-    return JobSpec(operator="echo", output=output)
+    return spec_of(operator="echo", output=output)
 
 
 @pytest.fixture
@@ -108,14 +109,14 @@ def test_damaged_results_are_an_error_that_names_the_file(
 ) -> None:
     open_results().write(SHARD, 1, TABLE)
     everything = BlobStore(place[1].resolve(place[0]))
-    (part,) = [name for name in everything.list() if "part-00000017.1-a1." in name and "_schemas" not in name]
+    (part,) = [name for name in everything.list() if "part-00000017.00000001-a1." in name and "_schemas" not in name]
     everything.put(part, bytes(everything.get(part))[:-20])
-    with pytest.raises(StorageError, match=r"part-00000017\.1-a1\."):
+    with pytest.raises(StorageError, match=r"part-00000017\.00000001-a1\."):
         open_results().read(SHARD, 1)
 
 
 def test_each_stage_and_each_job_has_results_of_its_own(place: tuple[str, Locations], blobs: BlobStore) -> None:
-    workspace, spec = Workspace(blobs, place[1]), JobSpec(operator="echo")
+    workspace, spec = Workspace(blobs, place[1]), spec_of(operator="echo")
     stores = [workspace.open_results(job, spec, stage) for job in ("job-1", "job-2") for stage in (0, 1)]
     for number, results in enumerate(stores):
         results.write(SHARD, 1, ids([number]))
@@ -124,6 +125,6 @@ def test_each_stage_and_each_job_has_results_of_its_own(place: tuple[str, Locati
 
 def test_only_the_last_stage_writes_into_the_output(place: tuple[str, Locations], blobs: BlobStore) -> None:
     workspace = Workspace(blobs, place[1])
-    spec = JobSpec(operator="echo", output=OutputSpec(path=f"{place[0]}/out"))
+    spec = spec_of(operator="echo", output=OutputSpec(path=f"{place[0]}/out"))
     workspace.open_results("job-1", spec, 1).write(SHARD, 1, TABLE)
-    assert blobs.list() == ["jobs/job-1/results/1/part-00000017.1-a1.arrow"]
+    assert blobs.list() == ["jobs/job-1/results/1/part-00000017.00000001-a1.arrow"]

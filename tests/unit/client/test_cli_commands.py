@@ -49,7 +49,7 @@ def test_rows_from_stdin_are_submitted_followed_and_summed_up_in_one_last_line(r
     lines = done.stdout.splitlines()
     assert lines[0] == f"{job_id} submitted"
     assert lines[-1].startswith(f"{job_id} completed: 5 rows done in ")
-    assert lines[-1].endswith(f"; the results come with `batchmill results {job_id}`")
+    assert lines[-1].endswith(f"; `batchmill results {job_id}` prints the results")
     assert service.last_rows().to_pylist()[4] == {"id": 4, "text": "row 4"}
 
 
@@ -85,15 +85,15 @@ def test_submit_without_waiting_says_how_to_follow(run, service, tmp_path):
     assert done.stdout == f"{job_id} submitted; `batchmill watch {job_id}` follows it\n"
 
 
-def test_dead_rows_and_the_output_folder_are_told(run, service, tmp_path):
+def test_failed_rows_and_the_output_folder_are_in_the_outcome(run, service, tmp_path):
     service.holds_jobs = True
     run("submit", "echo", "-", "--output", str(tmp_path / "out"), input=ROWS)
     job_id = service.only_job()
     service.change(job_id, state=JobState.COMPLETED, rows_done=4, rows_dead=1)
     last = run("watch", job_id).stdout.splitlines()[-1]
     assert "4 rows done" in last
-    assert "; 1 row could not be done (not among the results)" in last
-    assert last.endswith(f"; the results lie in {tmp_path}/out")
+    assert "; 1 row failed (not in the results)" in last
+    assert last.endswith(f"; results in {tmp_path}/out")
 
 
 def test_a_failed_job_ends_with_its_reason_and_exit_code_1(run, service):
@@ -103,7 +103,7 @@ def test_a_failed_job_ends_with_its_reason_and_exit_code_1(run, service):
     service.fail(job_id, "the model\nhas no weights")
     done = run("watch", job_id)
     assert done.exit_code == 1
-    assert done.stdout.splitlines()[-1].endswith("0.0 s: the model has no weights")
+    assert done.stdout.splitlines()[-1].endswith(" s: the model has no weights")
     as_json = run("watch", job_id, "--json")
     assert (as_json.exit_code, json.loads(as_json.stdout)["state"]) == (1, "failed")
 
@@ -132,11 +132,11 @@ def test_cancel_stops_a_job(run, service):
     assert run("watch", job_id).exit_code == 1
 
 
-def test_pause_and_resume_hold_a_job_and_let_it_go_on(run, service):
+def test_a_paused_job_is_resumed_and_an_ended_one_cannot_be_paused(run, service):
     service.holds_jobs = True
     run("submit", "echo", "-", input=ROWS)
     job_id = service.only_job()
-    assert run("pause", job_id).stdout == (f"{job_id} paused: 0 of 5 rows; `batchmill resume {job_id}` lets it go on\n")
+    assert run("pause", job_id).stdout == (f"{job_id} paused: 0 of 5 rows; `batchmill resume {job_id}` resumes it\n")
     assert "paused" in run("status", job_id).stdout
     assert json.loads(run("resume", job_id, "--json").stdout)["state"] == "running"
     service.change(job_id, state=JobState.COMPLETED)
@@ -207,20 +207,20 @@ def test_workers_and_operators_are_listed(run):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["submit", "echo"], "no source came"),
+        (["submit", "echo"], "the source is missing"),
         (["submit", "embedd", "/data"], "Did you mean 'embed'"),
         (["submit", "echo", "/data", "--param", "model"], "NAME=VALUE"),
-        (["submit", "echo", "/data", "-p", "a=1", "-p", "a=2"], "'a' came twice"),
+        (["submit", "echo", "/data", "-p", "a=1", "-p", "a=2"], "'a' is given twice"),
         (["submit", "echo", "/data", "--output-format", "jsonl"], "--output"),
-        (["submit", "echo", "-", "/data"], "alone"),
+        (["submit", "echo", "-", "/data"], "cannot be combined"),
         (["submit", "echo", "/data", "--priority", "1000"], "1000"),
-        (["submit", "echo", "/data", "--deadline", "soon"], "'soon' is no deadline"),
+        (["submit", "echo", "/data", "--deadline", "soon"], "got 'soon'"),
         (["submit", "echo", "/data", "--deadline", "7200"], "30m, 2h"),
         (["submit", "echo", "/data", "--deadline", "2001-01-01"], "not in the future"),
         (["pause", "job-nope"], "job-nope"),
         (["resume", "job-nope"], "job-nope"),
         (["delete", "job-nope"], "job-nope"),
-        (["submit", "echo", "-"], "stdin, line 2: no JSON"),
+        (["submit", "echo", "-"], "stdin, line 2: expected a JSON object, got invalid JSON"),
         (["submitt"], "Did you mean 'submit'"),
         (["frobnicate"], "there is no command 'frobnicate'"),
         (["status"], "JOB"),
@@ -243,7 +243,7 @@ def test_bad_input_is_one_line_on_stderr_and_exit_code_2(run, service, args, wor
 
 def test_a_row_of_stdin_that_is_no_object_is_named_by_its_line(run):
     done = run("submit", "echo", "-", input='{"a": 1}\n\n[1]\n')
-    assert "stdin, line 3: a JSON list" in done.stderr
+    assert "stdin, line 3: expected a JSON object, got a list" in done.stderr
 
 
 @pytest.mark.parametrize("args", [["--token", "hidden-one"], ["--url", "http://127.0.0.1:9"]])
@@ -311,7 +311,7 @@ assert not loaded, loaded
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
 
 
-def test_ctrl_c_while_waiting_says_that_the_job_goes_on(service, run, tmp_path):
+def test_ctrl_c_while_waiting_says_that_the_job_continues(service, run, tmp_path):
     service.holds_jobs = True
     (tmp_path / "a.jsonl").write_text(ROWS)
     process = _command(service, "submit", "echo", str(tmp_path), "--wait")
@@ -320,7 +320,7 @@ def test_ctrl_c_while_waiting_says_that_the_job_goes_on(service, run, tmp_path):
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=90)
     assert process.returncode == 130
-    assert f"job {job_id} goes on" in stderr
+    assert f"job {job_id} continues" in stderr
     assert f"batchmill cancel {job_id}" in stderr
     assert "Traceback" not in stderr
     assert json.loads(run("status", service.only_job(), "--json").stdout)["state"] == "running"

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from batchmill.cli import main
 from batchmill.cli.exports import open_export
-from batchmill.cli.progress import LINE_EVERY_S, PlainLines
-from batchmill.client.pages import Page
+from batchmill.cli.progress import LINE_INTERVAL_S, PlainLines
+from batchmill.client.pages import ResultPage
 from batchmill.job import JobState, JobStatus
 from support.fault_proxy import Fault
 from support.hand_clock import HandClock
@@ -138,7 +138,7 @@ def test_a_failed_job_gives_what_it_has_and_exit_code_1(run, service, client, tm
     path = tmp_path / "x.parquet"
     done = run(job.id, "-o", path)
     assert (done.exit_code, _read(path).num_rows) == (1, 2)
-    assert f"The 2 rows it finished are in {path}" in done.stderr
+    assert f"Its 2 finished rows are in {path}" in done.stderr
 
 
 def test_a_cancelled_job_gives_what_it_kept_and_exit_code_1(run, service, client):
@@ -152,12 +152,12 @@ def test_a_cancelled_job_gives_what_it_kept_and_exit_code_1(run, service, client
     assert "cancelled" in done.stderr
 
 
-def test_dead_rows_are_told(run, service, client):
+def test_failed_rows_are_reported_on_stderr(run, service, client):
     service.holds_jobs = True
     job = client.submit("echo", rows=[{"a": 1}])
     service.change(job.id, state=JobState.COMPLETED, rows_dead=2)
     done = run(job.id)
-    assert (done.exit_code, done.stderr) == (0, "2 rows could not be done (not among them)\n")
+    assert (done.exit_code, done.stderr) == (0, "2 failed rows are not included\n")
 
 
 @pytest.mark.parametrize("name", ["x.xlsx", "x", "no-such-folder/x.csv", "."])
@@ -180,8 +180,8 @@ def test_a_broken_download_leaves_the_old_file_alone(run, service, job, tmp_path
 
 
 def test_a_lines_page_that_is_cut_off_is_refused():
-    page = Page(b'{"a": 1}\n{"a"', rows=2, next_cursor="", is_last=True, state=None)
-    with pytest.raises(Exception, match="holds 1 lines, expected 2"):
+    page = ResultPage(b'{"a": 1}\n{"a"', rows=2, next_cursor="", is_last=True, state=None)
+    with pytest.raises(Exception, match="expected 2 lines in a page of results, got 1"):
         page.lines()
 
 
@@ -190,7 +190,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     table = pa.table({"b": [bytes(1_000_000)] * 8})
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
-    page = Page(sink.getvalue().to_pybytes(), rows=8, next_cursor="", is_last=False, state=None)
+    page = ResultPage(sink.getvalue().to_pybytes(), rows=8, next_cursor="", is_last=False, state=None)
     before = pa.total_allocated_bytes()
     with open_export(tmp_path / "x.parquet") as export:
         for _ in range(40):
@@ -229,7 +229,7 @@ def test_plain_lines_come_at_most_every_few_seconds(tmp_path):
     path = tmp_path / "log"
     with path.open("w") as out:
         lines = PlainLines(out, clock)
-        for second in range(int(LINE_EVERY_S * 3)):
+        for second in range(int(LINE_INTERVAL_S * 3)):
             clock.now_s = float(second)
             lines.show(JobStatus(id="job-1", state=JobState.RUNNING, operator="echo", created_at=0, rows_done=second))
     assert [line.split()[2] for line in path.read_text().splitlines()] == ["0", "5", "10"]

@@ -138,7 +138,7 @@ def test_a_service_that_is_away_is_told_and_asked_again():
     console = Console(file=io.StringIO())
     console.print(screen(Away(), 10, 24))
     assert "it is away." in console.file.getvalue()
-    assert "Looking again; q ends." in console.file.getvalue()
+    assert "Retrying; q to quit." in console.file.getvalue()
 
 
 def test_a_terminated_top_restores_the_terminal_too(service, job):
@@ -193,7 +193,7 @@ ENTRIES = [
         id="2000-0",
         at=2.0,
         level=LogLevel.WARNING,
-        event=LogEvent.PUT_BACK,
+        event=LogEvent.REQUEUED,
         message="ValueError: no",
         worker="cpu0@here",
         shard="17.0",
@@ -213,13 +213,13 @@ def test_logs_tell_what_happened_where_and_tracebacks_on_request(run, service, j
     service.faults += [log_page(*ENTRIES, is_final=False)] * 3
     lines = run("logs", job).stdout.splitlines()
     assert len(lines) == 2
-    assert lines[1].endswith("warning put back [cpu0@here, shard 17.0, attempt 2]: ValueError: no")
+    assert lines[1].endswith("warning requeued [cpu0@here, shard 17.0, attempt 2]: ValueError: no")
     assert run("logs", job, "-v").stdout.splitlines()[2:] == ["    Traceback", "      line"]
     assert [json.loads(line)["id"] for line in run("logs", job, "--json").stdout.splitlines()] == ["1000-0", "2000-0"]
 
 
 def test_logs_are_followed_until_the_job_has_ended(run, service, job, monkeypatch):
-    monkeypatch.setattr("batchmill.client.job.LOG_LOOK_S", 0.01)
+    monkeypatch.setattr("batchmill.client.job.LOG_INTERVAL_S", 0.01)
     late = ENTRIES[1].model_copy(update={"id": "3000-0", "message": "late"})
     service.faults += [
         log_page(ENTRIES[0], is_final=False),
@@ -244,7 +244,7 @@ def test_a_progress_line_tells_the_range_and_the_dead_by_error(run, service, job
     lines = run("watch", job).stdout.splitlines()
     timer.join()
     assert lines[0] == (
-        f"{job} running: 1,003 of 2,000 rows (3 dead), 100 rows/s, 10 s left (8.0 s to 15 s), "
-        "dead: ValueError 2, too_large 1"
+        f"{job} running: 1,003 of 2,000 rows (3 failed), 100 rows/s, 10 s left (8.0 s to 15 s), "
+        "failed: ValueError 2, too_large 1"
     )
-    assert "; 3 rows could not be done: ValueError 2, too_large 1 (not among the results)" in lines[-1]
+    assert "; 3 rows failed: ValueError 2, too_large 1 (not in the results)" in lines[-1]

@@ -128,7 +128,7 @@ def test_what_speaks_no_http_is_told():
         thread = threading.Thread(target=answer)
         thread.start()
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
-        with Client(url) as client, pytest.raises(ServiceUnavailable, match="no HTTP"):
+        with Client(url) as client, pytest.raises(ServiceUnavailable, match="did not answer with HTTP"):
             client.submit("echo", rows=[{"a": 1}])
         thread.join()
 

@@ -1,6 +1,7 @@
 import gc
 import threading
 import weakref
+from itertools import pairwise
 
 import pyarrow as pa
 import pytest
@@ -141,7 +142,10 @@ def test_watch_tells_each_change_once_and_ends_after_the_final_one(held, service
     service.change(held.id, rows_done=4)
     assert next(statuses).rows_done == 4
     service.change(held.id, state=JobState.COMPLETED, rows_done=10)
-    assert [status.state for status in statuses] == [JobState.COMPLETED]
+    rest = list(statuses)
+    assert (rest[-1].state, rest[-1].rows_done) == (JobState.COMPLETED, 10)
+    assert [status.state for status in rest].count(JobState.COMPLETED) == 1
+    assert all(one != another for one, another in pairwise(rest))
 
 
 def test_watch_goes_on_after_a_broken_connection(held, service):

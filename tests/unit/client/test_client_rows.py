@@ -5,17 +5,17 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from batchmill.client.rows import PIECE_BYTES, check_rows, pieces
+from batchmill.client.rows import MAX_PART_BYTES, check_rows, upload_parts
 from batchmill.errors import InvalidRows
 
 
 def _all(rows):
-    return pa.concat_tables([piece.table for piece in pieces(rows)], promote_options="permissive")
+    return pa.concat_tables([piece.table for piece in upload_parts(rows)], promote_options="permissive")
 
 
 def _pieces(rows):
     check_rows(rows)
-    return list(pieces(rows))
+    return list(upload_parts(rows))
 
 
 def _refused(rows, *words):
@@ -63,9 +63,9 @@ def test_dicts_and_tables_may_come_mixed_and_stay_in_order():
 
 def test_many_rows_come_in_pieces_of_limited_size_in_order():
     rows = ({"id": i, "text": f"{i} " * 50} for i in range(100_000))
-    made = list(pieces(rows))
+    made = list(upload_parts(rows))
     assert len(made) > 3
-    assert all(piece.ipc_file.size < PIECE_BYTES * 1.1 for piece in made)
+    assert all(piece.ipc_file.size < MAX_PART_BYTES * 1.1 for piece in made)
     assert [piece.first_row for piece in made] == [0, *itertools.accumulate(p.table.num_rows for p in made[:-1])]
     ids = itertools.chain.from_iterable(pa.ipc.open_file(p.ipc_file).read_all()["id"].to_pylist() for p in made)
     assert list(ids) == list(range(100_000))
@@ -73,14 +73,14 @@ def test_many_rows_come_in_pieces_of_limited_size_in_order():
 
 def test_a_large_table_is_cut_without_losing_a_row():
     table = pa.table({"id": pa.array(range(400_000)), "text": ["some text that takes its place"] * 400_000})
-    made = list(pieces(table))
-    assert all(piece.ipc_file.size < PIECE_BYTES * 1.1 for piece in made)
+    made = list(upload_parts(table))
+    assert all(piece.ipc_file.size < MAX_PART_BYTES * 1.1 for piece in made)
     assert pa.concat_tables([piece.table for piece in made]).equals(table)
 
 
 def test_an_endless_iterator_is_drawn_only_as_far_as_pieces_are_taken():
     drawn = itertools.count()
-    made = pieces({"id": next(drawn), "text": "x" * 1000} for _ in itertools.repeat(None))
+    made = upload_parts({"id": next(drawn), "text": "x" * 1000} for _ in itertools.repeat(None))
     next(made)
     assert next(drawn) < 20_000
 
@@ -89,15 +89,15 @@ def test_large_values_end_a_piece_before_they_fill_the_memory():
     gc.collect()
     before = pa.total_allocated_bytes()
     most = 0
-    for piece in pieces({"image": bytes(1_000_000)} for _ in range(64)):
+    for piece in upload_parts({"image": bytes(1_000_000)} for _ in range(64)):
         most = max(most, pa.total_allocated_bytes() - before)
         assert piece.table.num_rows <= 8
-    assert most < 6 * PIECE_BYTES
+    assert most < 6 * MAX_PART_BYTES
 
 
 def test_a_row_longer_than_a_piece_comes_alone():
-    rows = [{"b": bytes(10)}, {"b": bytes(PIECE_BYTES * 2)}, {"b": bytes(10)}]
-    assert [piece.table.num_rows for piece in pieces(rows)] == [1, 1, 1]
+    rows = [{"b": bytes(10)}, {"b": bytes(MAX_PART_BYTES * 2)}, {"b": bytes(10)}]
+    assert [piece.table.num_rows for piece in upload_parts(rows)] == [1, 1, 1]
 
 
 def test_a_column_widens_from_null_and_from_int():
@@ -113,16 +113,16 @@ def test_views_are_sent_as_plain_text_and_bytes():
 
 
 def test_few_rows_ride_inline_and_many_do_not():
-    (few,) = pieces([{"id": 1}])
+    (few,) = upload_parts([{"id": 1}])
     assert pa.ipc.open_stream(few.as_inline()).read_all().to_pylist() == [{"id": 1}]
-    (many,) = pieces([{"id": i, "text": "x" * 50} for i in range(3000)])
+    (many,) = upload_parts([{"id": i, "text": "x" * 50} for i in range(3000)])
     assert many.as_inline() is None
 
 
 def test_no_rows_are_one_empty_piece_that_keeps_the_columns():
-    (none,) = pieces([])
+    (none,) = upload_parts([])
     assert none.as_inline() is not None
-    (typed,) = pieces(TABLE.schema.empty_table())
+    (typed,) = upload_parts(TABLE.schema.empty_table())
     assert typed.table.schema.equals(TABLE.schema)
 
 
@@ -200,4 +200,4 @@ def test_an_error_of_the_iterator_passes_through():
         raise LookupError("the database went away")
 
     with pytest.raises(LookupError, match="went away"):
-        list(pieces(rows()))
+        list(upload_parts(rows()))

@@ -1,3 +1,4 @@
+import inspect
 import threading
 import time
 from contextlib import suppress
@@ -6,7 +7,9 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from IPython.core.oinspect import Inspector
 
+from batchmill import AsyncClient, Client, JobOptions
 from batchmill.errors import (
     InvalidOutput,
     InvalidParams,
@@ -16,6 +19,7 @@ from batchmill.errors import (
     StorageError,
     UnknownOperator,
 )
+from batchmill.job import JobForm
 from support.fault_proxy import Fault
 from support.waiting import GRACE_S, until
 
@@ -77,9 +81,9 @@ def test_a_deadline_is_a_moment_or_a_time_from_now(client, service, given):
         (datetime(2001, 1, 1, tzinfo=UTC), "not in the future"),
         (timedelta(seconds=-1), "not in the future"),
         (0, "not in the future"),
-        ("2h", "no deadline"),
-        (True, "no deadline"),
-        (float("nan"), "no deadline"),
+        ("2h", "expected a datetime with a time zone"),
+        (True, "expected a datetime with a time zone"),
+        (float("nan"), "expected a datetime with a time zone"),
         (1e12, "deadline_at"),
     ],
 )
@@ -156,7 +160,7 @@ def test_no_rows_are_a_job_with_an_empty_result(client):
 def test_a_row_too_large_for_the_service_is_named(client, service, monkeypatch):
     monkeypatch.setattr(service.service, "settings", service.service.settings.model_copy(update=SMALL_PARTS))
     rows = [{"b": b"x" * 70_000}] * 2 + [{"b": b"x" * 9_000_000}]
-    with pytest.raises(InvalidRows, match="row 2 takes 9,"):
+    with pytest.raises(InvalidRows, match="row 2 has 9,"):
         client.submit("echo", rows=iter(rows))
     assert service.job_ids() == []
 
@@ -200,11 +204,11 @@ def test_a_path_below_the_home_folder_is_expanded(client, service, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"source": ""}, InvalidSource, "no path"),
-        ({"source": 7}, InvalidSource, "no path"),
+        ({"source": ""}, InvalidSource, "expected a path or a URI"),
+        ({"source": 7}, InvalidSource, "expected a path or a URI"),
         ({"source": {"path": "/a", "fromat": "csv"}}, InvalidSource, "fromat"),
         ({"source": {"path": "/a", "format": "xls"}}, InvalidSource, "xls"),
-        ({"output": ""}, InvalidOutput, "no path"),
+        ({"output": ""}, InvalidOutput, "expected a path or a URI"),
         ({"output": {"path": "/out", "format": "csv"}}, InvalidOutput, "csv"),
         ({"params": {"when": object()}}, InvalidParams, "JSON"),
         ({"params": {"x": float("nan")}}, InvalidParams, "JSON"),
@@ -233,3 +237,32 @@ def test_a_lost_answer_does_not_submit_the_job_twice(client, service):
 def test_a_broken_upload_is_sent_again(client, service):
     service.faults += [Fault("PUT", "/parts/0", drop=True), Fault("PUT", "/parts/1", lose_answer=True)]
     assert client.submit("echo", rows=BIG).to_table().equals(BIG)
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_help_and_notebooks_list_every_option_with_its_default_and_its_description(kind):
+    signature = inspect.signature(kind.submit)
+    options = [p for p in signature.parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    assert {option.name for option in options} == set(JobOptions.__annotations__)
+    assert {option.name: option.default for option in options if option.default is not None} == {
+        "priority": 0,
+        "cache": False,
+    }
+    for name in signature.parameters.keys() - {"self"}:
+        assert f"\n    {name}: " in kind.submit.__doc__
+    shown = Inspector(theme_name="nocolor").info(kind.submit)
+    assert "idempotency_key: 'str | None' = None" in shown["definition"]
+    assert "    deadline: " in shown["docstring"]
+
+
+def test_every_option_of_a_job_has_a_place_in_its_spec():
+    assert JobOptions.__annotations__.keys() - {"idempotency_key", "deadline"} == JobForm.model_fields.keys() - {
+        "operator",
+        "deadline_at",
+    }
+
+
+def test_an_unknown_option_is_refused_with_the_nearest_name_before_anything_is_sent(client, service):
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'prio'.*'priority'"):
+        client.submit("echo", [{"id": 1}], prio=3)
+    assert service.requests == []

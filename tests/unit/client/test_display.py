@@ -60,7 +60,7 @@ def test_ipython_shows_the_present_progress_of_a_job_as_html_and_as_text(client,
     assert {"text/plain", "text/html"} <= set(data)
     for shown in data["text/plain"], Elements(data["text/html"]).text:
         assert job.id in shown
-        assert "1,000 of 2,000 rows (10 dead)" in shown
+        assert "1,000 of 2,000 rows (10 failed)" in shown
         assert "10 s left (8.0 s to 15 s)" in shown
 
 
@@ -113,8 +113,8 @@ def test_the_share_of_each_stage_is_a_bar_and_an_unknown_one_is_empty():
 
 def test_the_text_is_one_line_and_what_there_is_to_tell_below():
     assert as_text("Job", "job-1", status(note="no worker\nis there")).splitlines() == [
-        "<Job job-1 'embed' running: 1,000 of 2,000 rows (10 dead)>",
+        "<Job job-1 'embed' running: 1,000 of 2,000 rows (10 failed)>",
         "  pace: 100 rows/s, 10 s left (8.0 s to 15 s)",
-        "  dead: ValueError 7, too_large 3",
-        "  waits for: no worker is there",
+        "  failed: ValueError 7, too_large 3",
+        "  blocked: no worker is there",
     ]

@@ -21,7 +21,7 @@ from batchmill_worker.batching.profile import Profile
 from batchmill_worker.batching.sizing import Batching
 
 if TYPE_CHECKING:
-    from batchmill.job import JobSpec
+    from batchmill.job import StageSpec
     from batchmill.operators.contract import OperatorDefinition
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class ControllerCache:
         self._kept: Lru[tuple[str, str], Controller] = Lru(MAX_CONTROLLERS)  # by operator and profile
         self._saved_at = self._clock.monotonic()
 
-    def batching(self, definition: OperatorDefinition, spec: JobSpec) -> Batching:
+    def batching(self, definition: OperatorDefinition, spec: StageSpec) -> Batching:
         """Return how to size the batches of a job. Raises `InvalidParams` if its parameters do not fit."""
         name = self._name(definition, spec)
         controller = self._kept.get_or_make((definition.name, name), lambda: Controller(Random(), self._read(name)))  # noqa: S311  # jitter
@@ -96,7 +96,7 @@ class ControllerCache:
             log.warning("the batch profile %s is of another version and is ignored", name)
         return Profile()
 
-    def _name(self, definition: OperatorDefinition, spec: JobSpec) -> str:
+    def _name(self, definition: OperatorDefinition, spec: StageSpec) -> str:
         digest = hashlib.sha256(definition.canonical(spec.params).encode()).hexdigest()[:32]
         return f"{definition.name}:{definition.version}:{digest}:{device_type(self._device)}"
 

@@ -19,42 +19,42 @@ OF_SLOT = ("slot", "pool")
 OF_DEVICE = ("device", "model", "pool")
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384)
 
-ATTEMPTS = Metric("batchmill_attempts_total", COUNTER, "Attempts that ended, by how", (*OF_WORK, "outcome"))
+ATTEMPTS = Metric("batchmill_attempts_total", COUNTER, "Attempts that ended, by outcome", (*OF_WORK, "outcome"))
 ATTEMPT_SECONDS = Metric(
     "batchmill_attempt_duration_seconds", HISTOGRAM, "Time from a shard's message to its end", OF_WORK, SECONDS
 )
 PHASE_SECONDS = Metric(
-    "batchmill_phase_seconds_total", COUNTER, "Time that attempts spent, by what on", (*OF_WORK, "phase")
+    "batchmill_phase_seconds_total", COUNTER, "Time that attempts spent, by phase", (*OF_WORK, "phase")
 )
 ROWS_CACHED = Metric(
-    "batchmill_rows_cached_total", COUNTER, "Rows of committed shards that the row cache had the results of", OF_WORK
+    "batchmill_rows_cached_total", COUNTER, "Rows of committed shards with results from the row cache", OF_WORK
 )
 ROW_FAILURES = Metric(
-    "batchmill_row_failures_total", COUNTER, "Rows that failed in an attempt, tried again or not", (*OF_WORK, "error")
+    "batchmill_row_failures_total", COUNTER, "Rows that failed in an attempt, retried or not", (*OF_WORK, "error")
 )
 ATTEMPT_FAILURES = Metric(
-    "batchmill_attempt_failures_total", COUNTER, "Attempts that failed as a whole", (*OF_WORK, "error")
+    "batchmill_attempt_failures_total", COUNTER, "Attempts that failed, not only rows of them", (*OF_WORK, "error")
 )
 BATCH_SECONDS = Metric(
     "batchmill_batch_duration_seconds", HISTOGRAM, "Time a batch was on the device", OF_WORK, SECONDS
 )
 BATCH_ROWS = Metric("batchmill_batch_rows", HISTOGRAM, "Rows of a batch", OF_WORK, ROWS)
 BATCH_FAILURES = Metric(
-    "batchmill_batch_failures_total", COUNTER, "Batches that raised on the device, halves of failed ones too", OF_WORK
+    "batchmill_batch_failures_total", COUNTER, "Batches that raised on the device, halves included", OF_WORK
 )
 UNITS = Metric(
     "batchmill_batch_units_total", COUNTER, "Units of cost that ran on the device, by use", (*OF_WORK, "use")
 )
 BUSY_SECONDS = Metric("batchmill_slot_busy_seconds_total", COUNTER, "Time a slot had a batch on its device", OF_SLOT)
 
-MODEL_LOADS = Metric("batchmill_model_loads_total", COUNTER, "Operators set up, by how it ended", (*OF_WORK, "outcome"))
-MODEL_LOAD_SECONDS = Metric("batchmill_model_load_seconds_total", COUNTER, "Time that setting up took", OF_WORK)
+MODEL_LOADS = Metric("batchmill_model_loads_total", COUNTER, "Operators set up, by outcome", (*OF_WORK, "outcome"))
+MODEL_LOAD_SECONDS = Metric("batchmill_model_load_seconds_total", COUNTER, "Time of setting up operators", OF_WORK)
 MODEL_HITS = Metric("batchmill_model_hits_total", COUNTER, "Shards that found their operator set up", OF_WORK)
 MODEL_EVICTIONS = Metric("batchmill_model_evictions_total", COUNTER, "Operators torn down", OF_WORK)
 MODELS_LOADED = Metric("batchmill_models_loaded", GAUGE, "Operators that are set up", OF_WORK)
 MODEL_BYTES = Metric("batchmill_model_memory_bytes", GAUGE, "Memory that they take", OF_WORK)
 
-WORKER_INFO = Metric("batchmill_worker_info", GAUGE, "1, with what this worker is", ("pool", "version"))
+WORKER_INFO = Metric("batchmill_worker_info", GAUGE, "1, with labels about this worker", ("pool", "version"))
 SLOTS = Metric("batchmill_slots", GAUGE, "Device processes, by state", ("pool", "state"))
 SLOT_ENDS = Metric(
     "batchmill_slot_ends_total", COUNTER, "Device processes that ended before they were stopped", (*OF_SLOT, "cause")
@@ -64,7 +64,9 @@ SLOT_MEMORY = Metric("batchmill_slot_resident_memory_bytes", GAUGE, "Resident me
 DEVICE_USE = Metric(
     "batchmill_device_utilization_ratio", GAUGE, "Share of time that a device computed, by its driver", OF_DEVICE
 )
-DEVICE_USED = Metric("batchmill_device_memory_used_bytes", GAUGE, "Memory of a device in use, by anybody", OF_DEVICE)
+DEVICE_USED = Metric(
+    "batchmill_device_memory_used_bytes", GAUGE, "Memory of a device in use, by any process", OF_DEVICE
+)
 DEVICE_SIZE = Metric("batchmill_device_memory_size_bytes", GAUGE, "Memory of a device", OF_DEVICE)
 HOST_CPU_USE = Metric("batchmill_host_cpu_utilization_ratio", GAUGE, "Share of the machine's CPU time in use")
 HOST_MEMORY_USED = Metric("batchmill_host_memory_used_bytes", GAUGE, "Memory of the machine that is not available")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchmill.errors import InvalidParams
+from batchmill.storage.hub_models import is_hub_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from batchmill.storage.locations import Locations
 
 PACKAGE = "package:"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
 _MARKS = ("modules.json", "config.json")
 """The files that identify a model folder; the first also defines how to pool the model's output."""
 _DEPTH = 2
@@ -35,8 +34,9 @@ def locate_model(model: str, locations: Locations) -> str:
         return str(_in_package(model.removeprefix(PACKAGE)))
     if model.startswith("/") or "://" in model:
         return _folder(model, locations)
-    if not _HUB_ID.fullmatch(model):
+    if not is_hub_id(model):
         raise InvalidParams(f"{model!r} names no model.", hint=_FORMS, model=model)
+    locations.hub_models.check(model)
     if Path(model).exists():
         # the loader would prefer it to the hub's, wherever the worker happens to run
         raise InvalidParams(

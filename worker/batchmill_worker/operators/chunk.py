@@ -9,6 +9,7 @@ from pydantic import Field
 
 from batchmill.errors import InvalidParams
 from batchmill.operators.contract import Expansion, RowError, operator
+from batchmill.storage.hub_models import MODEL_FORMAT
 from batchmill_worker.models import setup_context
 from batchmill_worker.models.model_source import fingerprint_files, hub_revision, locate_model
 from batchmill_worker.text.columns import read_texts, text_key
@@ -26,6 +27,7 @@ Tokenizer = Annotated[
     Field(
         min_length=1,
         max_length=4096,
+        json_schema_extra={"format": MODEL_FORMAT},
         description="The model that tokens are counted for: a hub id, an absolute folder, or package:NAME; by default "
         "a token is a word or a sign.",
     ),

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from batchmill.job import JobSpec
+    from batchmill.job import StageSpec
     from batchmill.ledger.row_cache import Limits, Lookup, RowCacheLedger
     from batchmill.operators.contract import OperatorDefinition
     from batchmill.storage.blobs import BlobStore
@@ -80,7 +80,7 @@ class RowCache:
         self._limits = limits
         self._code = code_digests(operators)
 
-    def run(self, operator: ReadyOperator, spec: JobSpec, table: pa.Table, compute: Compute) -> ShardResult:
+    def run(self, operator: ReadyOperator, spec: StageSpec, table: pa.Table, compute: Compute) -> ShardResult:
         """Run a shard: take results from the cache and from equal rows, and compute the others. Raises as `compute`."""
         if not operator.definition.cacheable:  # it was when the job was submitted
             return compute(table)
@@ -102,7 +102,7 @@ class RowCache:
             _warn("its results do not fit those computed now", operator, error)
             return compute(table)
 
-    def _digests(self, operator: ReadyOperator, spec: JobSpec, table: pa.Table) -> list[bytes]:
+    def _digests(self, operator: ReadyOperator, spec: StageSpec, table: pa.Table) -> list[bytes]:
         definition = operator.definition
         space = space_of(definition, spec.params, self._code.get(definition.name, ""), operator.fingerprint())
         if operator.row_key is None:

@@ -9,7 +9,7 @@ from batchmill.caches import Lru
 from batchmill.stages import last_stage
 
 if TYPE_CHECKING:
-    from batchmill.job import JobSpec
+    from batchmill.job import JobSpec, StageSpec
     from batchmill.ledger import Claim
     from batchmill.ledger.jobs import JobLedger
     from batchmill.sinks import ResultStore
@@ -45,10 +45,11 @@ class JobFilesCache:
         """Return the files of a job if they are open."""
         return self._kept.get(job_id)
 
-    def spec_of(self, claim: Claim) -> JobSpec | None:
-        """Return the spec of a claimed shard's job; None if it was evicted since the claim."""
+    def stage_of(self, claim: Claim) -> StageSpec | None:
+        """Return the spec of a claimed shard's stage; None if its job was evicted since the claim."""
         files = self.get(claim.shard.job_id)
-        return files.spec if files else claim.spec
+        spec = files.spec if files else claim.spec
+        return spec.stages[claim.shard.stage] if spec else None
 
     def of(self, claim: Claim) -> JobFiles:
         """Return the files of a claimed shard's job, opening them first if need be.

@@ -6,11 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from batchmill.storage.hub_models import MODEL_FORMAT
+
 Model = Annotated[
     str,
     Field(
         min_length=1,
         max_length=4096,
+        json_schema_extra={"format": MODEL_FORMAT},
         description="A Hugging Face hub id, an absolute folder, or package:NAME for weights inside an installed "
         "Python package.",
     ),

@@ -1,4 +1,4 @@
-"""`batchmill demo`: a real corpus, a real model and a few questions, on this machine."""
+"""`batchmill demo`: embed a real corpus with a real model on this machine, and search it."""
 
 from batchmill.cli.demo.command import demo
 

@@ -1,4 +1,4 @@
-"""The command: start a service, embed the corpus, ask, tell where everything lies."""
+"""The command: start a service, embed the corpus, run searches, print the output path."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ QUESTIONS = (
     "What does yield do in a function?",
 )
 SERVICE_ENVIRONMENT = {
-    "HF_HUB_OFFLINE": "1",  # the model lies in an installed package
-    "BATCHMILL_DRAIN_S": "1",  # Ctrl-C ends the demo for good, so nothing is worth waiting for
+    "HF_HUB_OFFLINE": "1",  # the model is in an installed package
+    "BATCHMILL_DRAIN_S": "1",  # Ctrl-C ends the demo: there is nothing to wait for
 }
-ANSWERS = 3
-EXCERPT = 160  # characters of an answer that are shown
+MATCHES = 3
+MAX_EXCERPT = 160  # characters of a paragraph that are shown
 
 _NEEDED = (
     "celery",
@@ -51,15 +51,15 @@ _NEEDED = (
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("batchmill-demo"),
     show_default=True,
-    help="Folder for all that the demo makes. One that a former demo left is emptied first, any other is refused.",
+    help="Folder for the demo's data. One of an earlier demo is emptied first; any other must be empty.",
 )
 @click.option("--workers", type=click.IntRange(1, 256), default=2, show_default=True, help="Worker processes.")
-@click.option("--rows", "limit", type=click.IntRange(1), help="Embed only so many paragraphs, the first ones.")
+@click.option("--rows", "limit", type=click.IntRange(1), help="Embed only the first N paragraphs.")
 def demo(folder: Path, workers: int, limit: int | None) -> None:
     """Embed Python's language reference on this machine, and search it.
 
-    Starts a service of its own, which ends with the command; the vectors stay. Nothing is fetched from a network:
-    every Python carries the text, and an installed package the model.
+    Starts its own service, which stops with the command; the vectors stay. Needs no network: the text is part of
+    Python, and the model is in an installed package.
     """
     from batchmill.cli.demo.folder import DemoFolder
 
@@ -68,7 +68,7 @@ def demo(folder: Path, workers: int, limit: int | None) -> None:
     home = DemoFolder(folder.expanduser().absolute())
     home.recreate()
     _run(home, workers, limit)
-    _tell_where(home)
+    _print_location(home)
 
 
 def _require_extras() -> None:
@@ -76,7 +76,7 @@ def _require_extras() -> None:
     if missing:
         raise MissingExtra(
             f"the demo needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed.",
-            hint="Install all it needs with: pip install 'batchmill[demo]'.",
+            hint="Install them with: pip install 'batchmill[demo]'.",
         )
 
 
@@ -87,17 +87,17 @@ def _run(home: DemoFolder, workers: int, limit: int | None) -> None:
 
     rows = paragraphs(language_reference())[:limit]
     click.echo(f"Corpus: {count(len(rows), 'paragraph')} of Python's language reference")
-    click.echo(f"Starting a service with {count(workers, 'worker')} over {home.path}")
+    click.echo(f"Starting a service with {count(workers, 'worker')} in {home.path}")
     with local(workers=workers, data_dir=home.service) as client:
         job = client.submit(
             "embed", rows=rows, params={"model": MODEL}, output=home.vectors, name="demo: language reference"
         )
         _follow(job)
-        _ask(client, home)
+        _search(client, home)
 
 
 def _follow(job: Job) -> None:
-    """Show the job's progress to its end. Raises `click.Abort` on Ctrl-C, and `JobFailed` if it did not complete."""
+    """Show the job's progress until it ends. Raises `click.Abort` on Ctrl-C, and `JobFailed` unless it completed."""
     from batchmill.cli.console import outcome
     from batchmill.cli.progress import Interrupted, display, follow
 
@@ -110,24 +110,24 @@ def _follow(job: Job) -> None:
     click.echo(outcome(final))
 
 
-def _ask(client: Client, home: DemoFolder) -> None:
+def _search(client: Client, home: DemoFolder) -> None:
     from batchmill.cli.demo.search import nearest, read_vectors
 
     rows = [{"text": question} for question in QUESTIONS]
-    asked = client.submit("embed", rows=rows, params={"model": MODEL}, name="demo: questions").to_table()
-    for question, answers in zip(QUESTIONS, nearest(asked, read_vectors(home.vectors), ANSWERS), strict=True):
+    answered = client.submit("embed", rows=rows, params={"model": MODEL}, name="demo: questions").to_table()
+    for question, matches in zip(QUESTIONS, nearest(answered, read_vectors(home.vectors), MATCHES), strict=True):
         click.secho(f"\n{question}", bold=True)
-        for answer in answers:
-            excerpt = textwrap.shorten(answer.text, EXCERPT, placeholder=" …")
-            click.echo(f"  {answer.score:.2f}  {answer.topic:<18} {excerpt}")
+        for match in matches:
+            excerpt = textwrap.shorten(match.text, MAX_EXCERPT, placeholder=" …")
+            click.echo(f"  {match.score:.2f}  {match.topic:<18} {excerpt}")
 
 
-def _tell_where(home: DemoFolder) -> None:
+def _print_location(home: DemoFolder) -> None:
     from batchmill.sinks.manifest import MANIFEST, Manifest
     from batchmill.storage.locations import UNRESTRICTED, Locations
 
     manifest = Manifest.read(Locations(UNRESTRICTED).resolve(str(home.vectors)))
-    click.echo(f"\nThe vectors lie in {home.vectors}")
-    click.echo(f"  {len(manifest.parts)} Parquet files; {MANIFEST} names them in order, with their columns and rows")
+    click.echo(f"\nVectors: {home.vectors}")
+    click.echo(f"  {len(manifest.parts)} Parquet files; {MANIFEST} lists them in order, with their columns and rows")
     click.echo("Read them from Python:")
     click.echo(f'  import pyarrow.dataset as ds; table = ds.dataset("{home.vectors}", format="parquet").to_table()')

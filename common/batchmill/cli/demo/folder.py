@@ -1,4 +1,4 @@
-"""The folder that a demo works in: made anew each time, but never over somebody's own files."""
+"""The demo's working folder: created anew each time, but never over a user's own files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MARKER = ".batchmill-demo"
 
 
 class DemoFolder:
-    """Where a demo's data lie: the service's in `service`, the results in `vectors`. A marker says whose it is."""
+    """A demo's data: the service's in `service`, the results in `vectors`. A marker file identifies the folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -24,10 +24,10 @@ class DemoFolder:
         self.vectors = path / "vectors"
 
     def recreate(self) -> None:
-        """Make the folder, or empty the one that a former demo left.
+        """Create the folder, or empty the one of an earlier demo.
 
-        Raises `InvalidSettings` for a folder that holds something else or that a demo is using, `StorageError` for
-        one that cannot be written.
+        Raises `InvalidSettings` for a folder with other content or one that a demo is using, `StorageError` for a
+        folder that cannot be written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -40,23 +40,23 @@ class DemoFolder:
         except OSError as error:
             raise StorageError(
                 f"the folder {self.path} cannot be used for the demo ({error.strerror}).",
-                hint="Name another with --output.",
+                hint="Give another with --output.",
             ) from error
 
     def _refuse_if_not_free(self, entries: Sequence[Path]) -> None:
         if self.path / MARKER not in entries:
             raise InvalidSettings(
-                f"the folder {self.path} holds files that are no demo's, for example {entries[0].name}.",
-                hint="The demo empties its folder first: name a new or an empty one with --output.",
+                f"the folder {self.path} contains files that no demo created, for example {entries[0].name}.",
+                hint="The demo empties its folder first: give a new or an empty one with --output.",
             )
         if self.service.exists():
             service = DataFolder(self.service)
-            service.take()  # refused while another demo's service runs over it
+            service.lock()  # refused while another demo's service uses it
             service.release()
 
 
 def _remove(entry: Path) -> None:
     if entry.is_dir() and not entry.is_symlink():
         shutil.rmtree(entry)
-    elif entry.name != MARKER:  # it stays to the last, for the case that this is cut short
+    elif entry.name != MARKER:  # kept until the end, in case this is interrupted
         entry.unlink()

@@ -1,4 +1,4 @@
-"""Similarity search over the vectors that the demo has made."""
+"""Similarity search over the demo's vectors."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """A paragraph that is near a question; `score` is the cosine of the angle between their vectors."""
+class Match:
+    """A paragraph near a question; `score` is the cosine similarity of their vectors."""
 
     topic: str
     text: str
@@ -21,33 +21,33 @@ class Answer:
 
 
 def read_vectors(folder: Path) -> pa.Table:
-    """The table in a folder of Parquet files, the way any tool that knows Parquet reads it."""
+    """Read a folder of Parquet files, as any Parquet tool does."""
     import pyarrow.dataset as ds
 
     return ds.dataset(str(folder), format="parquet").to_table()
 
 
-def nearest(questions: pa.Table, paragraphs: pa.Table, count: int) -> list[list[Answer]]:
-    """For each question the `count` paragraphs nearest to it, best first; one that recurs is given once.
+def nearest(questions: pa.Table, paragraphs: pa.Table, count: int) -> list[list[Match]]:
+    """Return the `count` nearest paragraphs of each question, best first, equal texts once.
 
-    Both tables have a column `embedding`; the paragraphs have `topic` and `text` besides.
+    Both tables have a column `embedding`; the paragraphs also have `topic` and `text`.
     """
     scores = _unit_vectors(questions) @ _unit_vectors(paragraphs).T
     topics, texts = paragraphs.column("topic"), paragraphs.column("text")
     found = []
     for row in scores:
-        answers: dict[str, Answer] = {}
-        for place in (-row).argsort(kind="stable"):
-            text = texts[int(place)].as_py()
-            answers.setdefault(text, Answer(topics[int(place)].as_py(), text, float(row[place])))
-            if len(answers) == count:
+        matches: dict[str, Match] = {}
+        for index in (-row).argsort(kind="stable"):
+            text = texts[int(index)].as_py()
+            matches.setdefault(text, Match(topics[int(index)].as_py(), text, float(row[index])))
+            if len(matches) == count:
                 break
-        found.append(list(answers.values()))
+        found.append(list(matches.values()))
     return found
 
 
 def _unit_vectors(table: pa.Table) -> Any:
-    """The column `embedding` as a numpy array, a row a vector of length 1."""
+    """Return the column `embedding` as a numpy array with one unit vector per row."""
     import numpy as np
 
     column = table.column("embedding").combine_chunks()

@@ -26,7 +26,7 @@ end
 
 -- Charge a job for an attempt that ends now, as `bill` says: price (billionths an hour), parts (microseconds in the order
 -- of COST_PARTS), rows. The job is paused when that uses up its budget and it has work left.
--- keys: `job`, `cost_tenants`, `cost_pools` and `cost_days`.
+-- keys: `job`, `stage`, `cost_tenants`, `cost_pools` and `cost_days`.
 local function charge(keys, attempt, bill, now, channel)
   local spent, total = {rows = bill.rows, attempts = 1}, 0
   for number, part in ipairs(COST_PARTS) do
@@ -35,14 +35,15 @@ local function charge(keys, attempt, bill, now, channel)
     spent[part .. '_us'], spent[part .. '_nano'] = us, nano
     total = total + nano
   end
-  local tenant, worked_for = unpack(redis.call('HMGET', keys.job, 'tenant', 'worked_for'))
-  add_cost(keys.job, 'cost ' .. attempt.stage, spent)
+  local tenant = redis.call('HGET', keys.job, 'tenant')
+  local worked_for = redis.call('HGET', keys.stage, 'worked_for')
+  add_cost(keys.stage, 'cost', spent)
   add_cost(keys.cost_tenants, cost_name(keys.cost_tenants, tenant or 'default'), spent)
   add_cost(keys.cost_pools, cost_name(keys.cost_pools, worked_for or 'other'), spent)
   add_cost(keys.cost_days, cost_day(keys.cost_days, now), spent)
   local cost = redis.call('HINCRBY', keys.job, 'cost_nano', string.format('%.0f', total))
-  local budget, state = unpack(redis.call('HMGET', keys.job, 'budget_nano', 'state'))
-  if budget and cost >= tonumber(budget) and state == 'running' and not is_settled(keys.job) then
+  local budget, state, stages_open = unpack(redis.call('HMGET', keys.job, 'budget_nano', 'state', 'stages_open'))
+  if budget and cost >= tonumber(budget) and state == 'running' and stages_open ~= '0' then
     pause_job(keys.job, state, now, channel, attempt.job_id)
   end
 end

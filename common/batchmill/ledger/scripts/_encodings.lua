@@ -6,11 +6,6 @@ local function given(text)
   if text ~= '' then return text end
 end
 
--- A shard among those of its job: "stage shard".
-local function shard_name(stage, shard_id)
-  return stage .. ' ' .. shard_id
-end
-
 -- An attempt: "job|stage|shard|token".
 local function attempt_key(job_id, stage, shard_id, token)
   return table.concat({job_id, stage, shard_id, token}, '|')
@@ -18,8 +13,7 @@ end
 
 local function parse_attempt(key)
   local job_id, stage, shard_id, token = string.match(key, '^([^|]*)|(%d+)|([%d.]+)|(%d+)$')
-  return {key = key, job_id = job_id, stage = stage, shard_id = shard_id, token = token,
-          name = shard_name(stage, shard_id)}
+  return {key = key, job_id = job_id, stage = stage, shard_id = shard_id, token = token}
 end
 
 -- Who holds an attempt: "worker claim", with a name of its own for each claim.

@@ -45,10 +45,17 @@ local function end_pause(job, now)
   if started then redis.call('HINCRBY', job, 'paused_ms', now - tonumber(paused)) end
 end
 
--- Whether every shard that the job will ever have is settled.
-local function is_settled(job)
-  local planned, live = unpack(redis.call('HMGET', job, 'planned', 'shards_live'))
+-- Whether every shard that a stage will ever have is settled.
+local function is_settled(stage)
+  local planned, live = unpack(redis.call('HMGET', stage, 'planned', 'shards_live'))
   return planned == '1' and tonumber(live or '0') == 0
+end
+
+-- A stage has moved: publish that, or that it is settled now, which the job counts. Once a stage is settled, it stays so.
+local function publish_progress(keys, channel, kind, job_id)
+  local settled = is_settled(keys.stage)
+  if settled then redis.call('HINCRBY', keys.job, 'stages_open', -1) end
+  publish(channel, settled and 'settled' or kind, job_id)
 end
 
 -- Why the leader may not take a shard from an attempt as lost: 'deposed', 'alive' or 'stale'; nil when it may.
@@ -76,8 +83,8 @@ local function requeue(keys, leases, attempt, due, blame)
   move_shard(keys.shard, 'running', 'waiting')
   redis.call('HDEL', keys.shard, 'holder', 'metered')
   if blame then redis.call('HINCRBY', keys.shard, blame, 1) end
-  redis.call('ZADD', keys.waiting, due, attempt.name)
-  redis.call('HINCRBY', keys.job, 'shards_running', -1)
+  redis.call('ZADD', keys.waiting, due, attempt.shard_id)
+  redis.call('HINCRBY', keys.stage, 'shards_running', -1)
 end
 
 -- A queued attempt is taken back before it was claimed: its shard waits. False when it is not queued any more.
@@ -85,7 +92,7 @@ local function unqueue(shard, waiting, queued, attempt, now)
   if not is_attempt(shard, 'queued', attempt.token) then return false end
   move_shard(shard, 'queued', 'waiting')
   redis.call('ZREM', queued, attempt.key)
-  redis.call('ZADD', waiting, now, attempt.name)
+  redis.call('ZADD', waiting, now, attempt.shard_id)
   return true
 end
 

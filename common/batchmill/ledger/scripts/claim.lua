@@ -1,6 +1,7 @@
 -- Take a queued attempt under a lease, as a worker. Taking it twice by one holder is one claim (a lost reply is asked again).
 --
 -- @key job
+-- @key stage
 -- @key shard
 -- @key queued
 -- @key leases
@@ -16,7 +17,7 @@
 -- @returns plan: bytes
 -- @returns failures: int
 -- @returns losses: int
--- @returns kept: text
+-- @returns checkpoint: text
 -- @returns spec: bytes
 -- @returns inline_rows: bytes
 --
@@ -38,12 +39,12 @@ if not again then
   redis.call('HSET', keys.shard, 'holder', args.holder,
              'metered', write_metered(args.price_nano, 0, now, args.sharers))
   redis.call('ZREM', keys.queued, attempt.key)
-  redis.call('HINCRBY', keys.job, 'shards_queued', -1)
-  redis.call('HINCRBY', keys.job, 'shards_running', 1)
+  redis.call('HINCRBY', keys.stage, 'shards_queued', -1)
+  redis.call('HINCRBY', keys.stage, 'shards_running', 1)
 end
 redis.call('ZADD', keys.leases, now + tonumber(args.lease_ms), attempt.key)
-local plan, failures, losses, kept = unpack(redis.call('HMGET', keys.shard, 'plan', 'failures', 'losses', 'kept'))
-local reply = {answer.ok, plan, failures, losses, kept or '', '', ''}
+local plan, failures, losses, checkpoint = unpack(redis.call('HMGET', keys.shard, 'plan', 'failures', 'losses', 'checkpoint'))
+local reply = {answer.ok, plan, failures, losses, checkpoint or '', '', ''}
 if args.with_job then
   reply[6] = redis.call('HGET', keys.job, 'spec')
   reply[7] = redis.call('GET', keys.inline_input) or ''

@@ -1,6 +1,7 @@
 -- Make an attempt's results the shard's results: the one step that counts. Committing twice is one commit.
 --
 -- @key job
+-- @key stage
 -- @key shard
 -- @key leases
 -- @key done
@@ -18,7 +19,7 @@
 -- @arg busy_us: int
 -- @arg inline: bytes?  the results; none: they are in the sink
 -- @arg max_inline_bytes: int  of a job
--- @arg max_dead: float?  below 1: that share of the job's rows; none: any number
+-- @arg max_dead: float?  below 1: that share of the stage's rows; none: any number
 -- @arg too_many_dead: text?  the error that then stops the job (JSON)
 -- @arg results: int?  how many; none: one of each row
 -- @arg rows_cached: int  of the rows, those not computed
@@ -35,15 +36,16 @@
 -- done  hash: shard id to what was settled, see `_encodings.lua`
 -- cost_tenants, cost_pools, cost_days  hash: for each tenant, "pool operator" and day since the epoch, the last 400 of them,
 --       "NAME PART_us" (µs), "NAME PART_nano" (billionths of the currency's unit), "NAME rows", "NAME attempts"
--- paces  field of the job: the last intervals between commits, see `_encodings.lua`; each at least a second and a 64th of
+-- paces  field of the stage: the last intervals between commits, see `_encodings.lua`; each at least a second and a 64th of
 --        the run. The open one began at rate_at, when rate_rows rows were settled
-local function note_pace(job)
-  local paces, from, rows, started, done, dead, paused = unpack(redis.call(
-    'HMGET', job, 'paces', 'rate_at', 'rate_rows', 'started_at', 'rows_done', 'rows_dead', 'paused_ms'))
+local function note_pace(job, stage)
+  local started, paused = unpack(redis.call('HMGET', job, 'started_at', 'paused_ms'))
+  local paces, from, rows, done, dead = unpack(redis.call(
+    'HMGET', stage, 'paces', 'rate_at', 'rate_rows', 'rows_done', 'rows_dead'))
   local settled, length = tonumber(done) + tonumber(dead), now - tonumber(from or now)
   if from and length < math.max(1000, (now - tonumber(started) - tonumber(paused or '0')) / 64) then return end
-  if from then redis.call('HSET', job, 'paces', append_pace(paces, length, settled - tonumber(rows))) end
-  redis.call('HSET', job, 'rate_at', now, 'rate_rows', settled)
+  if from then redis.call('HSET', stage, 'paces', append_pace(paces, length, settled - tonumber(rows))) end
+  redis.call('HSET', stage, 'rate_at', now, 'rate_rows', settled)
 end
 
 local attempt = args.attempt
@@ -66,16 +68,16 @@ redis.call('HSET', keys.done, attempt.shard_id, write_settled{
   token = attempt.token, rows = args.rows, rows_dead = args.rows_dead, nbytes = args.nbytes,
   first_row = first_row_of(plan), results = args.results, plan = rows < tonumber(planned_rows) and plan or nil})
 redis.call('DEL', keys.shard)
-redis.call('SREM', keys.live_shards, attempt.name)
+redis.call('SREM', keys.live_shards, attempt.shard_id)
 redis.call('ZREM', keys.leases, attempt.key)
-redis.call('HINCRBY', keys.job, 'shards_running', -1)
-redis.call('HINCRBY', keys.job, 'shards_live', -1)
-redis.call('HINCRBY', keys.job, 'shards_done', 1)
-redis.call('HINCRBY', keys.job, 'rows_dead', args.rows_dead)
-redis.call('HINCRBY', keys.job, 'busy_us', args.busy_us)
-redis.call('HINCRBY', keys.job, 'rows_timed', rows)
-redis.call('HINCRBY', keys.job, 'rows_done', args.rows)
-if args.rows_cached ~= '0' then redis.call('HINCRBY', keys.job, 'rows_cached', args.rows_cached) end
+redis.call('HINCRBY', keys.stage, 'shards_running', -1)
+redis.call('HINCRBY', keys.stage, 'shards_live', -1)
+redis.call('HINCRBY', keys.stage, 'shards_done', 1)
+redis.call('HINCRBY', keys.stage, 'rows_dead', args.rows_dead)
+redis.call('HINCRBY', keys.stage, 'busy_us', args.busy_us)
+redis.call('HINCRBY', keys.stage, 'rows_timed', rows)
+redis.call('HINCRBY', keys.stage, 'rows_done', args.rows)
+if args.rows_cached ~= '0' then redis.call('HINCRBY', keys.stage, 'rows_cached', args.rows_cached) end
 for _, counted in ipairs(dead_by_type) do
   local kind = counted.error_type
   if redis.call('HLEN', keys.dead_counts) >= 100 and redis.call('HEXISTS', keys.dead_counts, kind) == 0 then
@@ -85,12 +87,12 @@ for _, counted in ipairs(dead_by_type) do
 end
 if args.max_dead and tonumber(args.rows_dead) > 0 then
   local most = tonumber(args.max_dead)
-  local dead, total, in_plan = unpack(redis.call('HMGET', keys.job, 'rows_dead', 'rows_total', 'rows_planned'))
+  local dead, total, in_plan = unpack(redis.call('HMGET', keys.stage, 'rows_dead', 'rows_total', 'rows_planned'))
   if most > 0 and most < 1 then most = most * math.max(tonumber(total or '0'), tonumber(in_plan or '0')) end
   if tonumber(dead) > most then stop_job(keys.job, now, 'failing', args.too_many_dead) end
 end
+publish_progress(keys, args.channel, 'committed', attempt.job_id)
 local price = metered and parse_metered(metered).price or 0
 charge(keys, attempt, {price = price, parts = parse_parts(args.used), rows = rows}, now, args.channel)
-note_pace(keys.job)
-publish(args.channel, is_settled(keys.job) and 'settled' or 'committed', attempt.job_id)
+note_pace(keys.job, keys.stage)
 return answer.ok

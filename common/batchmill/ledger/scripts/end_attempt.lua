@@ -1,6 +1,7 @@
 -- End an attempt before its shard is done: the shard waits for another one, or the job stops.
 --
 -- @key job
+-- @key stage
 -- @key shard
 -- @key leases
 -- @key waiting
@@ -12,7 +13,7 @@
 -- @arg delay_ms: int  until the next attempt
 -- @arg blame: flag  count it as a failure of the shard
 -- @arg stop_with: text?  the error that stops the job (JSON)
--- @arg kept: text?  blob with what is done of the shard; none: as before
+-- @arg checkpoint: text?  blob with what is done of the shard; none: as before
 -- @arg used: parts  what the attempt's time was spent on
 -- @arg channel: channel
 -- @answers ok | stale
@@ -21,7 +22,7 @@ if not is_attempt(keys.shard, 'running', attempt.token) then return answer.stale
 local bill = {price = price_of(keys.shard), parts = parse_parts(args.used), rows = 0}
 charge(keys, attempt, bill, now, args.channel)
 requeue(keys, keys.leases, attempt, now + tonumber(args.delay_ms), args.blame and 'failures' or nil)
-if args.kept then redis.call('HSET', keys.shard, 'kept', args.kept) end
+if args.checkpoint then redis.call('HSET', keys.shard, 'checkpoint', args.checkpoint) end
 if args.stop_with then stop_job(keys.job, now, 'failing', args.stop_with) end
 publish(args.channel, 'failed', attempt.job_id)
 return answer.ok

@@ -1,6 +1,7 @@
 -- Take a shard back from an attempt whose lease ran out, as the recoverer.
 --
 -- @key job
+-- @key stage
 -- @key shard
 -- @key leases
 -- @key waiting

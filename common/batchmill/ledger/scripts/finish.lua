@@ -3,10 +3,6 @@
 -- @key leader
 -- @key job
 -- @key live_jobs
--- @key ready
--- @key waiting
--- @key live_shards
--- @key queued
 -- @key inline_input
 -- @key ended_jobs
 -- @arg now: clock
@@ -14,8 +10,16 @@
 -- @arg job_id: text
 -- @arg state: job_state  the final one
 -- @arg channel: channel
--- @each live
+-- @each stages
+-- @param stage: int
+-- @key stage
+-- @key ready
+-- @key waiting
+-- @key live_shards
+-- @each live: LiveAttempt
+-- @param pool: text
 -- @key shard
+-- @key queued
 -- @arg attempt: attempt  the present one of a shard that is not settled
 -- @answers ok | deposed | busy
 --
@@ -23,21 +27,26 @@
 --
 -- ended_jobs  sorted set: job id scored by when it ended (ms); 0: to be deleted now
 if not leads(keys.leader, args.epoch) then return answer.deposed end
-local state, planned, count, running =
-  unpack(redis.call('HMGET', keys.job, 'state', 'planned', 'shards_live', 'shards_running'))
+local state = redis.call('HGET', keys.job, 'state')
 if not state or not is_final(args.state) or not may_move_job(state, args.state) then return answer.busy end
-if tonumber(running or '0') > 0 then return answer.busy end
-if args.state == 'completed' and (planned ~= '1' or tonumber(count or '0') > 0) then return answer.busy end
+for _, one in ipairs(stages) do
+  if tonumber(redis.call('HGET', one.keys.stage, 'shards_running') or '0') > 0 then return answer.busy end
+  if args.state == 'completed' and not is_settled(one.keys.stage) then return answer.busy end
+end
 end_pause(keys.job, now)
 move_job(keys.job, state, args.state)
-redis.call('HSET', keys.job, 'finished_at', now, 'shards_queued', 0)
-redis.call('HDEL', keys.job, 'cursor')
+redis.call('HSET', keys.job, 'finished_at', now)
 redis.call('SREM', keys.live_jobs, args.job_id)
 redis.call('ZADD', keys.ended_jobs, now, args.job_id)
-redis.call('DEL', keys.ready, keys.waiting, keys.live_shards, keys.inline_input)
+redis.call('DEL', keys.inline_input)
+for _, one in ipairs(stages) do
+  redis.call('HSET', one.keys.stage, 'shards_queued', 0)
+  redis.call('HDEL', one.keys.stage, 'cursor')
+  redis.call('DEL', one.keys.ready, one.keys.waiting, one.keys.live_shards)
+end
 for _, item in ipairs(live) do
   redis.call('DEL', item.keys.shard)
-  redis.call('ZREM', keys.queued, item.attempt.key)
+  redis.call('ZREM', item.keys.queued, item.attempt.key)
 end
 publish(args.channel, 'finished', args.job_id)
 return answer.ok

@@ -2,6 +2,7 @@
 --
 -- @key leader
 -- @key job
+-- @key stage
 -- @key shard
 -- @key ready
 -- @key waiting
@@ -16,15 +17,14 @@ if not leads(keys.leader, args.epoch) then return 0 end
 if redis.call('HGET', keys.job, 'state') ~= 'running' then return 0 end
 local state = redis.call('HGET', keys.shard, 'state')
 if not state or not may_move_shard(state, 'queued') then return 0 end
-local name = shard_name(args.stage, args.shard_id)
 if state == 'planned' then
-  redis.call('LREM', keys.ready, 1, name)
+  redis.call('LREM', keys.ready, 1, args.shard_id)
 else
-  redis.call('ZREM', keys.waiting, name)
+  redis.call('ZREM', keys.waiting, args.shard_id)
 end
 local token = redis.call('HINCRBY', keys.shard, 'token', 1)
 move_shard(keys.shard, state, 'queued')
 redis.call('ZADD', keys.queued, now, attempt_key(args.job_id, args.stage, args.shard_id, token))
-redis.call('HSET', keys.job, 'last_queued_at', now)
-redis.call('HINCRBY', keys.job, 'shards_queued', 1)
+redis.call('HSET', keys.stage, 'last_queued_at', now)
+redis.call('HINCRBY', keys.stage, 'shards_queued', 1)
 return token

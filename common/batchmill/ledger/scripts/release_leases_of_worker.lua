@@ -11,6 +11,7 @@
 -- @arg channel: channel
 -- @each attempts
 -- @key job
+-- @key stage
 -- @key shard
 -- @key waiting
 -- @arg attempt: attempt

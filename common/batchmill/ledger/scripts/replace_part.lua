@@ -2,6 +2,7 @@
 --
 -- @key leader
 -- @key job
+-- @key stage
 -- @key done
 -- @key inline_results
 -- @key dead_counts
@@ -22,8 +23,8 @@
 if not leads(keys.leader, args.epoch) then return answer.deposed end
 if redis.call('HGET', keys.done, args.shard_id) ~= args.before then return answer.stale end
 redis.call('HSET', keys.done, args.shard_id, args.after)
-redis.call('HINCRBY', keys.job, 'rows_done', args.more_rows)
-redis.call('HINCRBY', keys.job, 'rows_dead', -tonumber(args.fewer_dead))
+redis.call('HINCRBY', keys.stage, 'rows_done', args.more_rows)
+redis.call('HINCRBY', keys.stage, 'rows_dead', -tonumber(args.fewer_dead))
 local inline = redis.call('HSTRLEN', keys.inline_results, args.shard_id)
 if inline > 0 then
   redis.call('HDEL', keys.inline_results, args.shard_id)

@@ -1,5 +1,5 @@
 -- Resume a paused job where it was. Resuming twice is one resumption.
--- Its pace is measured on from its next commit, and the time of its pause does not count as waiting for its turn.
+-- The pace of its stages is measured on from its next commit, and the time of its pause does not count as waiting for its turn.
 --
 -- @key job
 -- @key job_log
@@ -7,6 +7,9 @@
 -- @arg job_id: text
 -- @arg budget_nano: int?  from now on (billionths of the currency's unit); none: as before
 -- @arg channel: channel
+-- @each stages
+-- @param stage: int
+-- @key stage
 -- @answers ok | no job | refused | spent
 -- @returns state: job_state?  the job's afterwards
 --
@@ -23,8 +26,10 @@ if state ~= 'paused' then return {answer.ok, state} end
 state = redis.call('HEXISTS', keys.job, 'started_at') == 1 and 'running' or 'pending'
 end_pause(keys.job, now)
 move_job(keys.job, 'paused', state)
-redis.call('HSET', keys.job, 'last_queued_at', now)
-redis.call('HDEL', keys.job, 'rate_at', 'rate_rows')
+for _, one in ipairs(stages) do
+  redis.call('HSET', one.keys.stage, 'last_queued_at', now)
+  redis.call('HDEL', one.keys.stage, 'rate_at', 'rate_rows')
+end
 note(keys.job, keys.job_log, 'level', 'info', 'event', 'resumed', 'message', 'it continues where it was paused')
 publish(args.channel, 'resumed', args.job_id)
 return {answer.ok, state}

@@ -3,6 +3,7 @@
 --
 -- @key leader
 -- @key job
+-- @key stage
 -- @key done
 -- @key live_shards
 -- @key waiting
@@ -10,7 +11,6 @@
 -- @arg now: clock
 -- @arg epoch: int
 -- @arg job_id: text
--- @arg stage: int
 -- @arg settled: text  settled shards (JSON object: id to entry)
 -- @arg dead_by_type: text  failed rows by error type (JSON object)
 -- @arg cursor: text
@@ -29,8 +29,8 @@
 --
 -- moved: it was done already; over: the job is paused, stopping or gone.
 if not leads(keys.leader, args.epoch) then return answer.deposed end
-local state, adopts = unpack(redis.call('HMGET', keys.job, 'state', 'adopts'))
-if adopts ~= '1' then return answer.moved end
+local state, must_resume = unpack(redis.call('HMGET', keys.job, 'state', 'must_resume'))
+if must_resume ~= '1' then return answer.moved end
 if not takes_shards(state) then return answer.over end
 local rows, dead, count = 0, 0, 0
 for id, entry in pairs(cjson.decode(args.settled)) do
@@ -40,16 +40,16 @@ for id, entry in pairs(cjson.decode(args.settled)) do
 end
 for kind, number in pairs(cjson.decode(args.dead_by_type)) do redis.call('HSET', keys.dead_counts, kind, number) end
 for _, shard in ipairs(shards) do
-  local name = shard_name(args.stage, shard.shard_id)
   redis.call('HSET', shard.keys.shard, 'state', 'waiting', 'token', shard.token, 'rows', shard.rows,
              'plan', shard.plan, 'failures', 0, 'losses', 0)
-  redis.call('SADD', keys.live_shards, name)
-  redis.call('ZADD', keys.waiting, now, name)
+  redis.call('SADD', keys.live_shards, shard.shard_id)
+  redis.call('ZADD', keys.waiting, now, shard.shard_id)
 end
 if state ~= 'running' then move_job(keys.job, state, 'running') end
-redis.call('HDEL', keys.job, 'adopts')
-redis.call('HSET', keys.job, 'started_at', now, 'cursor', args.cursor, 'planned', args.at_end and 1 or 0,
+redis.call('HDEL', keys.job, 'must_resume')
+redis.call('HSET', keys.job, 'started_at', now)
+redis.call('HSET', keys.stage, 'cursor', args.cursor, 'planned', args.at_end and 1 or 0,
            'rows_planned', args.rows_planned, 'shards_planned', args.shards_planned, 'shards_live', #shards,
            'shards_done', count, 'rows_done', rows, 'rows_dead', dead)
-publish(args.channel, is_settled(keys.job) and 'settled' or 'planned', args.job_id)
+publish_progress(keys, args.channel, 'planned', args.job_id)
 return answer.ok

@@ -1,6 +1,7 @@
 -- Replace a shard that was lost too often by its two halves, as the recoverer.
 --
 -- @key job
+-- @key stage
 -- @key shard
 -- @key leases
 -- @key waiting
@@ -20,7 +21,7 @@
 -- @arg rows: int
 -- @arg plan: text
 -- @arg losses: int
--- @arg kept: text
+-- @arg checkpoint: text
 -- @answers ok | deposed | alive | stale
 --
 -- alive: the lease was renewed after all; stale: the attempt is over.
@@ -34,16 +35,15 @@ charge_lost(keys, attempt, ends, now, args.channel)
 move_shard(keys.shard, 'running', 'split')
 redis.call('DEL', keys.shard)
 redis.call('ZREM', keys.leases, attempt.key)
-redis.call('SREM', keys.live_shards, attempt.name)
+redis.call('SREM', keys.live_shards, attempt.shard_id)
 redis.call('HSET', keys.done, attempt.shard_id, write_split_up(#halves))
 for _, half in ipairs(halves) do
-  local name = shard_name(attempt.stage, half.shard_id)
   redis.call('HSET', half.keys.shard, 'state', 'waiting', 'token', 0, 'rows', half.rows, 'plan', half.plan,
-             'failures', 0, 'losses', half.losses, 'kept', half.kept)
-  redis.call('SADD', keys.live_shards, name)
-  redis.call('ZADD', keys.waiting, now, name)
+             'failures', 0, 'losses', half.losses, 'checkpoint', half.checkpoint)
+  redis.call('SADD', keys.live_shards, half.shard_id)
+  redis.call('ZADD', keys.waiting, now, half.shard_id)
 end
-redis.call('HINCRBY', keys.job, 'shards_running', -1)
-redis.call('HINCRBY', keys.job, 'shards_live', 1)
+redis.call('HINCRBY', keys.stage, 'shards_running', -1)
+redis.call('HINCRBY', keys.stage, 'shards_live', 1)
 publish(args.channel, 'lost', attempt.job_id)
 return answer.ok

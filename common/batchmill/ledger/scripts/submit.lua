@@ -14,27 +14,30 @@
 -- @arg idempotency_key: text?
 -- @arg idempotency_ms: int  how long the key holds
 -- @arg inline_rows: bytes?
--- @arg rows_total: int?  where it is known
 -- @arg upload: text?  the upload that it takes
 -- @arg max_live_jobs: int
 -- @arg replay_of: text?  the job whose dead letters this one replays
 -- @arg resumed_from: text?  the job whose output this one resumes
--- @arg operator_version: text
 -- @arg tenant: text
--- @arg worked_for: text  "pool operator"
 -- @arg budget_nano: int?  billionths of the currency's unit
 -- @arg channel: channel
+-- @each stages: NewStage
+-- @param stage: int
+-- @key stage
+-- @arg operator_version: text
+-- @arg worked_for: text  "pool operator"
+-- @arg rows_total: int?  where it is known
 -- @answers accepted | known | conflict | full | no upload
 -- @returns known_id: text  the job's id
 --
 -- job          hash: spec, state, created_at, started_at, paused_at, stopping_at, finished_at (ms), error (JSON),
---              paused_ms (in all pauses that are over, since it started), idempotency_key, replay_of, resumed_from, operator_version,
---              adopts (1: what `resumed_from` left is still to be taken over),
---              cursor, planned (1: the source's end was reached), rows_total, rows_exact, rows_planned, rows_done,
---              rows_dead, shards_planned, shards_live, shards_queued, shards_running, shards_done,
---              busy_us, rows_timed, bytes_in, inline_bytes, paces, rate_at, rate_rows, noted, last_queued_at (or when it was resumed),
---              tenant, worked_for ("pool operator"), budget_nano, cost_nano, and for each stage what it cost, in fields as
---              those of cost_tenants, "cost STAGE …"
+--              paused_ms (in all pauses that are over, since it started), idempotency_key, replay_of, resumed_from,
+--              must_resume (1: what `resumed_from` left is still to be taken over), stages_open (that are not settled),
+--              tenant, inline_bytes, budget_nano, cost_nano, noted
+-- stage        hash: operator_version, worked_for ("pool operator"), cursor, planned (1: its input's end was reached),
+--              rows_total, rows_exact, rows_planned, rows_done, rows_dead, rows_timed, rows_cached, shards_planned,
+--              shards_live, shards_queued, shards_running, shards_done, busy_us, bytes_in, paces, rate_at, rate_rows,
+--              last_queued_at (or when the job was resumed), and its cost, in fields as those of cost_tenants, "cost …"
 -- idempotency  string with a life, see `_encodings.lua`
 if redis.call('EXISTS', keys.job) == 1 then return {answer.accepted, args.job_id} end  -- asked again: the answer was lost
 if keys.idempotency then
@@ -46,13 +49,17 @@ if keys.idempotency then
 end
 if redis.call('SCARD', keys.live_jobs) >= tonumber(args.max_live_jobs) then return {answer.full, ''} end
 if args.upload and redis.call('ZREM', keys.uploads, args.upload) == 0 then return {answer.no_upload, ''} end
-redis.call('HSET', keys.job, 'spec', args.spec, 'state', 'pending', 'created_at', now, 'cursor', '', 'planned', 0,
-           'operator_version', args.operator_version, 'tenant', args.tenant, 'worked_for', args.worked_for)
+redis.call('HSET', keys.job, 'spec', args.spec, 'state', 'pending', 'created_at', now, 'tenant', args.tenant,
+           'stages_open', #stages)
+for _, one in ipairs(stages) do
+  redis.call('HSET', one.keys.stage, 'cursor', '', 'planned', 0, 'operator_version', one.operator_version,
+             'worked_for', one.worked_for)
+  if one.rows_total then redis.call('HSET', one.keys.stage, 'rows_total', one.rows_total, 'rows_exact', 1) end
+end
 if args.budget_nano then redis.call('HSET', keys.job, 'budget_nano', args.budget_nano) end
-if args.rows_total then redis.call('HSET', keys.job, 'rows_total', args.rows_total, 'rows_exact', 1) end
 if args.inline_rows then redis.call('SET', keys.inline_input, args.inline_rows) end
 if args.replay_of then redis.call('HSET', keys.job, 'replay_of', args.replay_of) end
-if args.resumed_from then redis.call('HSET', keys.job, 'resumed_from', args.resumed_from, 'adopts', 1) end
+if args.resumed_from then redis.call('HSET', keys.job, 'resumed_from', args.resumed_from, 'must_resume', 1) end
 redis.call('ZADD', keys.jobs, now, args.job_id)
 redis.call('SADD', keys.live_jobs, args.job_id)
 if keys.idempotency then

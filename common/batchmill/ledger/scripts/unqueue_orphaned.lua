@@ -6,7 +6,7 @@
 -- @arg now: clock
 -- @arg epoch: int
 -- @each attempts
--- @key job
+-- @key stage
 -- @key shard
 -- @key waiting
 -- @arg attempt: attempt
@@ -15,7 +15,7 @@ if not leads(keys.leader, args.epoch) then return 0 end
 local unqueued = 0
 for _, item in ipairs(attempts) do
   if unqueue(item.keys.shard, item.keys.waiting, keys.queued, item.attempt, now) then
-    redis.call('HINCRBY', item.keys.job, 'shards_queued', -1)
+    redis.call('HINCRBY', item.keys.stage, 'shards_queued', -1)
     unqueued = unqueued + 1
   end
 end

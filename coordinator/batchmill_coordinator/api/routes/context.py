@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from batchmill.cost import CostTotals
     from batchmill.dead_letters import DeadLetter
     from batchmill.job import JobCost, JobRequest, JobSpec, JobStatus, PoolStatus, WorkerInfo
-    from batchmill.job_log import Cursor, LogLevel, LogPage
+    from batchmill.job_log import LogCursor, LogLevel, LogPage
     from batchmill.ledger import JobRecord
     from batchmill.operators.contract import OperatorInfo
     from batchmill.replay import ReplayRequest
@@ -41,10 +41,11 @@ if TYPE_CHECKING:
 class Context:
     """One request's view of the service. Methods that name a job raise `NotFound` for one of another tenant."""
 
-    def __init__(self, service: Service, pool: RequestPool, access: Access) -> None:
+    def __init__(self, service: Service, pool: RequestPool, heavy_pool: RequestPool, access: Access) -> None:
         self._service = service
         self._ledger = service.ledger
         self.pool = pool
+        self.heavy_pool = heavy_pool
         self.access = access
 
     @property
@@ -68,7 +69,7 @@ class Context:
         """Submit a job; return its status, and whether it is new."""
         job_id, is_new = self._service.admission.admit(request, self.access.tenant)
         if is_new:
-            self._service.metrics.roles.submitted(request.spec())
+            self._service.metrics.roles.submitted(request.spec().first)
         return self.status(job_id), is_new
 
     def replay(self, job_id: str, request: ReplayRequest) -> tuple[JobStatus, bool]:
@@ -76,28 +77,32 @@ class Context:
         record = self.job(job_id)
         replay_id, is_new = self._service.replays.begin(record, request, self.access.tenant)
         if is_new:
-            self._service.metrics.roles.submitted(record.spec)
+            self._service.metrics.roles.submitted(record.spec.first)
         return self.status(replay_id), is_new
 
     def status(self, job_id: str) -> JobStatus:
         """Return a job's status, with what it was run with."""
         return self._service.status_of(self.job(job_id))
 
-    def jobs(self, limit: int, before: str | None) -> list[JobStatus]:
-        """Return at most `limit` jobs, newest first, older than the job `before`."""
-        found: list[JobRecord] = []
-        while len(found) < limit:
+    def jobs(self, limit: int, before: str | None) -> tuple[list[JobStatus], str | None]:
+        """Return at most `limit` jobs, newest first, older than the job `before`; and the next `before`, if any."""
+        tenant = self._own_tenant
+        if tenant is None:
             records = self._ledger.jobs.newest(limit, before)
-            found += [record for record in records if self.access.may_see(record.tenant)]
-            if len(records) < limit:
-                break
-            before = records[-1].id
-        return self._service.statuses(found[:limit])
+            following = records[-1].id if len(records) == limit else None
+            return self._service.statuses(records), following
+        ids = self._ledger.tenants.newest(tenant, limit, before)
+        records = self._ledger.jobs.read_many(ids)
+        missing = sorted({*ids} - {record.id for record in records})
+        self._ledger.tenants.drop_missing(tenant, missing, self._ledger.now_ms())
+        return self._service.statuses(records), ids[-1] if len(ids) == limit else None
 
     def live_jobs(self, limit: int) -> list[JobStatus]:
         """Return the newest `limit` jobs that have not ended."""
-        records = [record for record in self._ledger.jobs.live() if self.access.may_see(record.tenant)]
-        return self._service.statuses(records[::-1][:limit])
+        tenant = self._own_tenant
+        overview, tenants = self._ledger.overview, self._ledger.tenants
+        ids = overview.live_ids(limit) if tenant is None else tenants.live_ids(tenant, limit)
+        return self._service.statuses(self._ledger.jobs.read_many(ids))
 
     def cancel(self, job_id: str) -> JobStatus:
         """Stop a job; one that has ended stays as it is."""
@@ -125,9 +130,9 @@ class Context:
     def costs(self, limit: int) -> CostTotals:
         """Return what all jobs cost; for a tenant, what its own jobs cost."""
         totals = self._ledger.costs.totals()
-        return totals.told(self._service.settings.currency, limit, self._own_tenant)
+        return totals.report(self._service.settings.currency, limit, self._own_tenant)
 
-    def log(self, job_id: str, after: Cursor, level: LogLevel, limit: int) -> LogPage:
+    def log(self, job_id: str, after: LogCursor, level: LogLevel, limit: int) -> LogPage:
         """Return a page of a job's log."""
         return page_of(self._ledger.log.read(self.job(job_id).id), after, level, limit)
 
@@ -143,7 +148,7 @@ class Context:
         for shard in self._service.dead_rows.shards(record, stage, start):
             if len(letters) >= limit:
                 return letters, format_shard_id(shard.shard_id)
-            letters += self._service.dead_rows.read(record.id, stage, shard).letters
+            letters += self._service.dead_rows.read(record.id, shard).letters
         return letters, None
 
     def dead_counts(self, job_id: str) -> dict[str, int]:
@@ -156,19 +161,20 @@ class Context:
 
     def begin_upload(self, spec: JobSpec) -> str:
         """Open an upload for a job like `spec`; return its id. Raises `Overloaded` when too many are open."""
-        return self._service.uploads.begin(spec)
+        self._service.admission.check_spec(spec)
+        return self._service.uploads.begin(self.access.tenant)
 
     def drop_upload(self, upload_id: str) -> None:
         """Drop an upload that no job has taken; one that is not open is left as it is."""
-        self._service.uploads.drop(upload_id)
+        self._service.uploads.drop(upload_id, self.access.tenant)
 
     def require_upload(self, upload_id: str) -> None:
         """Raise `InvalidSource` unless the upload is open."""
-        self._service.uploads.require(upload_id)
+        self._service.uploads.require(upload_id, self.access.tenant)
 
     def store_part(self, upload_id: str, number: int, path: str) -> None:
         """Store one part of an upload, a file at `path`, which is moved. Raises `InvalidRows` or `InvalidSource`."""
-        self._service.uploads.store(upload_id, number, path)
+        self._service.uploads.store(upload_id, self.access.tenant, number, path)
 
     def workers(self) -> list[WorkerInfo]:
         """Return the workers that are present, each with the attempts it runs of jobs that this request may see."""
@@ -216,7 +222,7 @@ class Context:
 
 async def _context(request: Request) -> Context:
     state = request.app.state
-    return Context(state.service, state.pool, request.state.access)
+    return Context(state.service, state.pool, state.heavy_pool, request.state.access)
 
 
 CurrentContext = Annotated[Context, Depends(_context)]

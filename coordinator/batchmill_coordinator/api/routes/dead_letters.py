@@ -15,7 +15,7 @@ from batchmill_coordinator.api.openapi import raises
 from batchmill_coordinator.api.routes.context import CurrentContext, json_response
 from batchmill_coordinator.api.routes.jobs import KNOWN
 from batchmill_coordinator.api.routes.results import Cursor
-from batchmill_coordinator.api.routes.routing import BODIES, ApiRoute, json_body
+from batchmill_coordinator.api.routes.routing import BODIES, ApiRoute, heavy, json_body
 from batchmill_coordinator.results.dead_rows import DeadRowFilter
 from batchmill_coordinator.results.pages import parse_cursor
 
@@ -54,6 +54,7 @@ def dead_letters(
     response_model=JobStatus,
     responses={**KNOWN, **BODIES, **raises(NotFound, Conflict)},
 )
+@heavy
 def replay(
     context: CurrentContext, job_id: str, request: Annotated[ReplayRequest, json_body(ReplayRequest)]
 ) -> Response:

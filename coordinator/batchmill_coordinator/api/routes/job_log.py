@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from batchmill.errors import NotFound
-from batchmill.job_log import Cursor, LogLevel, LogPage
+from batchmill.job_log import LogCursor, LogLevel, LogPage
 from batchmill_coordinator.api.openapi import raises
 from batchmill_coordinator.api.routes.context import CurrentContext, json_response
 from batchmill_coordinator.api.routes.routing import ApiRoute
@@ -29,4 +29,4 @@ def job_log(
 
     `cursor` takes the `next` of the page before.
     """
-    return json_response(context.log(job_id, Cursor.parse(cursor or "0"), level, limit))
+    return json_response(context.log(job_id, LogCursor.parse(cursor or "0"), level, limit))

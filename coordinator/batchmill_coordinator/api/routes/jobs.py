@@ -13,7 +13,7 @@ from batchmill.errors import Conflict, NotFound
 from batchmill.job import JobRequest, JobStatus
 from batchmill_coordinator.api.openapi import Responses, raises
 from batchmill_coordinator.api.routes.context import CurrentContext, json_response
-from batchmill_coordinator.api.routes.routing import BODIES, ApiRoute, json_body
+from batchmill_coordinator.api.routes.routing import BODIES, ApiRoute, heavy, json_body
 from batchmill_coordinator.api.status_feed import Snapshot, StatusFeeds
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=ApiRoute)
@@ -36,6 +36,7 @@ class JobList(BaseModel):
 
 
 @router.post("", status_code=201, response_model=JobStatus, responses={**KNOWN, **BODIES, **raises(Conflict, NotFound)})
+@heavy
 def submit(context: CurrentContext, request: Annotated[JobRequest, json_body(JobRequest)]) -> Response:
     """Submit a job. Answers 200 instead of 201 when the idempotency key is known."""
     status, is_new = context.submit(request)
@@ -52,8 +53,7 @@ def list_jobs(
     """List jobs, newest first. With `live` those that have not ended, in one page: the newest `limit` of them."""
     if live:
         return json_response(JobList(jobs=context.live_jobs(limit), next=None))
-    statuses = context.jobs(limit, before)
-    following = statuses[-1].id if len(statuses) == limit else None
+    statuses, following = context.jobs(limit, before)
     return json_response(JobList(jobs=statuses, next=following))
 
 

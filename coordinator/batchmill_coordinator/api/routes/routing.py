@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from batchmill_coordinator.api.pool import RequestPool
 
 M = TypeVar("M", bound=BaseModel)
+F = TypeVar("F", bound="Callable[..., Any]")
 
 ANY_ROUTE = raises(
     Unauthorized,
@@ -96,7 +97,7 @@ def json_body(model: type[M]) -> Any:
     async def read(request: Request) -> M:
         _require_json(request)
         body = await request.body()
-        pool: RequestPool = request.app.state.pool
+        pool: RequestPool = request.app.state.heavy_pool
         return await pool.run(_parse, model, body)
 
     read.body_model = model  # type: ignore[attr-defined]  # for the document
@@ -120,10 +121,19 @@ def _require_json(request: Request) -> None:
         )
 
 
+def heavy(function: F) -> F:
+    """Mark a route that computes or reads files: few of these run at a time, so that they do not delay the others."""
+    function.is_heavy = True  # type: ignore[attr-defined]  # read by `_in_pool`
+    return function
+
+
 def _in_pool(function: Callable[..., Any]) -> Callable[..., Any]:
+    is_heavy = getattr(function, "is_heavy", False)
+
     @functools.wraps(function)
     async def run(*args: Any, context: Any, **kwargs: Any) -> Any:
-        return await context.pool.run(function, *args, context=context, **kwargs)
+        pool = context.heavy_pool if is_heavy else context.pool
+        return await pool.run(function, *args, context=context, **kwargs)
 
     return run
 

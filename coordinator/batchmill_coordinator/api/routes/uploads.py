@@ -8,7 +8,7 @@ from typing import IO, Annotated
 from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel, ConfigDict
 
-from batchmill.job import JobSpec
+from batchmill.job import JobForm
 from batchmill_coordinator.api.openapi import request_body
 from batchmill_coordinator.api.routes.context import CurrentContext, json_response
 from batchmill_coordinator.api.routes.routing import BODIES, ApiRoute, json_body
@@ -26,7 +26,7 @@ class UploadRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    spec: JobSpec
+    spec: JobForm
 
 
 class Upload(BaseModel):
@@ -39,7 +39,7 @@ class Upload(BaseModel):
 @router.post("", status_code=201, response_model=Upload, responses=BODIES)
 def begin(context: CurrentContext, request: Annotated[UploadRequest, json_body(UploadRequest)]) -> Response:
     """Begin an upload."""
-    upload_id = context.begin_upload(request.spec)
+    upload_id = context.begin_upload(request.spec.spec())
     return json_response(Upload(upload=upload_id, max_part_bytes=context.max_part_bytes), 201)
 
 
@@ -66,7 +66,7 @@ async def put_part(
     await context.pool.run(context.require_upload, upload_id)
     with tempfile.NamedTemporaryFile(prefix="batchmill-part-", buffering=0) as part:
         await _receive(context, request, part)
-        await context.pool.run(context.store_part, upload_id, number, part.name)
+        await context.heavy_pool.run(context.store_part, upload_id, number, part.name)
     return Response(status_code=204)
 
 

@@ -43,8 +43,8 @@ class AttemptSettler:
         Raises `StaleToken` if the shard went to another attempt meanwhile; what this one stored is then deleted. Raises
         `ServiceUnavailable` if the ledger cannot be reached; the lease then ends by itself.
         """
-        spec = self._job_files.spec_of(claim)
-        decision = decide(claim.shard, outcome, spec.retry if spec else RetryPolicy(), self._rng)
+        stage = self._job_files.stage_of(claim)
+        decision = decide(claim.shard, outcome, stage.retry if stage else RetryPolicy(), self._rng)
         try:
             return self._apply(decision, claim, outcome, usage)
         except StaleToken:
@@ -59,12 +59,12 @@ class AttemptSettler:
                 return AttemptResult.of_commit(completion)
             case Requeue(delay_s, blame, checkpoint):
                 log.warning("shard %s is requeued in %.1f s: %s", ref.attempt_key, delay_s, _reason(outcome))
-                used = usage.close() if checkpoint else usage.close().in_vain()
-                self._shards.end_attempt(ref, delay_s=delay_s, blame=blame, kept=checkpoint, used=used)
+                used = usage.close() if checkpoint else usage.close().as_wasted()
+                self._shards.end_attempt(ref, delay_s=delay_s, blame=blame, checkpoint=checkpoint, used=used)
                 return AttemptResult(AttemptStatus.REQUEUED, _reason(outcome))
             case GiveUp(error):
                 log.error("job %s fails on shard %s: %s", ref.job_id, ref.attempt_key, error.message)
-                self._shards.end_attempt(ref, delay_s=0.0, blame=True, stop_with=error, used=usage.close().in_vain())
+                self._shards.end_attempt(ref, delay_s=0.0, blame=True, stop_with=error, used=usage.close().as_wasted())
                 return AttemptResult(AttemptStatus.FAILED, error.message)
             case Split() | DeadLetter():
                 raise AssertionError(
@@ -75,7 +75,7 @@ class AttemptSettler:
 
     def _commit(self, claim: Claim, completion: Completion, used: Parts) -> None:
         shard, files = claim.shard, self._job_files.of(claim)
-        limit = DeadLimit.of(files.spec)
+        limit = DeadLimit.of(files.spec.stages[shard.stage])
         with self._trace.span(Phase.COMMIT, shard=shard.ref.attempt_key):
             if self._shards.commit(shard.ref, completion, limit, used):
                 return

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from batchmill.completion import Completion
-from batchmill.dead_letters import DeadRows, count_by_type, dead_letters_name, part_of
+from batchmill.dead_letters import DeadRows, count_by_type, dead_letters_name
 from batchmill.job import MAX_INLINE_BYTES
+from batchmill.shard import checkpoint_name
 from batchmill.workspace import stream_from_table, table_from_stream
 from batchmill_worker.runtime.trace import Phase
 from batchmill_worker.slot.attempt.shard_progress import encode_progress
@@ -36,8 +37,7 @@ class AttemptStore:
 
     def checkpoint(self, loaded: LoadedShard, progress: ShardProgress) -> str:
         """Store what is done so far, for the next attempt, and return the blob's name. Raises `StorageError`."""
-        shard = loaded.shard
-        name = f"jobs/{shard.job_id}/kept/{part_of(shard.shard_id, shard.token)}.arrow"
+        name = checkpoint_name(loaded.shard.ref)
         self._blobs.put_table(name, encode_progress(progress))
         return name
 

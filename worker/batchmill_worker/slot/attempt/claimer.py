@@ -64,9 +64,9 @@ class Claimer:
         if claim is None:
             yield None
             return
-        spec = self._job_files.spec_of(claim)
+        stage = self._job_files.stage_of(claim)
         with self._heartbeat.holding(ref) as lease:
-            yield ClaimedShard(claim, spec.operator if spec else None, lease, lease.usage)
+            yield ClaimedShard(claim, stage.operator if stage else None, lease, lease.usage)
 
     def _claim(self, ref: ShardRef) -> Claim | None:
         return self._shards.claim(

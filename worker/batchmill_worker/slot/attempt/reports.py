@@ -51,16 +51,16 @@ def log_attempt_end(log: JobLogLedger, worker: str, ref: ShardRef, outcome: Outc
             if error is None:
                 return
             level = LogLevel.WARNING
-            event = LogEvent.PUT_BACK if result.status is AttemptStatus.REQUEUED else LogEvent.DEAD
+            event = LogEvent.REQUEUED if result.status is AttemptStatus.REQUEUED else LogEvent.DEAD
         case Failed(error):
             is_requeued = result.status is AttemptStatus.REQUEUED
             level = LogLevel.WARNING if is_requeued else LogLevel.ERROR
-            event = LogEvent.PUT_BACK if is_requeued else LogEvent.FAILED
+            event = LogEvent.REQUEUED if is_requeued else LogEvent.FAILED
         case Lost() | Revoked():
             return
         case never:
             assert_never(never)
-    again = "; another attempt follows" if event is LogEvent.PUT_BACK else ""
+    again = "; another attempt follows" if event is LogEvent.REQUEUED else ""
     traceback = str(error.details.get("traceback", ""))
     log.note(ref.job_id, level, event, f"{error.message}{again}", ref=ref, worker=worker, traceback=traceback)
 

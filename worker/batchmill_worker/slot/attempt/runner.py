@@ -99,7 +99,7 @@ class AttemptRunner:
 
                 # 4. Add what was done to what earlier attempts did, so that no row runs again without need.
                 spec, worker = loaded.spec, self._reports.worker
-                context = AttemptContext(spec.operator, worker, self._clock.wall(), spec.retry)
+                context = AttemptContext(loaded.shard.stage, spec.operator, worker, self._clock.wall(), spec.retry)
                 progress = loaded.before.add(loaded.pending, result, context)
                 if result.stopped and not progress.is_begun:
                     outcome: Outcome = Revoked()

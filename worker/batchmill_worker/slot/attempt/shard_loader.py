@@ -12,7 +12,7 @@ from batchmill_worker.slot.attempt.shard_progress import ShardProgress, decode_p
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from batchmill.job import JobSpec
+    from batchmill.job import StageSpec
     from batchmill.ledger import Claim
     from batchmill.operators.contract import OperatorDefinition, OperatorRegistry
     from batchmill.shard import Shard
@@ -34,9 +34,9 @@ class LoadedShard:
     table: pa.Table  # the same rows
 
     @property
-    def spec(self) -> JobSpec:
-        """The job's."""
-        return self.files.spec
+    def spec(self) -> StageSpec:
+        """The stage's."""
+        return self.files.spec.stages[self.shard.stage]
 
 
 class ShardLoader:
@@ -65,12 +65,14 @@ class ShardLoader:
             table = files.source.read(shard.slices).slice(shard.skip, shard.rows)
             if before.is_begun:
                 table = table.take(pending - shard.first_row)
-        return LoadedShard(shard, files, self._definition(files.spec.operator), before, pending, table)
+        return LoadedShard(
+            shard, files, self._definition(files.spec.stages[shard.stage].operator), before, pending, table
+        )
 
     def _checkpoint(self, shard: Shard) -> ShardProgress:
-        if not shard.kept:
+        if not shard.checkpoint:
             return ShardProgress()
-        return decode_progress(self._blobs.read_table(shard.kept)).window(shard)
+        return decode_progress(self._blobs.read_table(shard.checkpoint)).window(shard)
 
     def _definition(self, operator: str) -> OperatorDefinition:
         definition = self._registry.get(operator)

@@ -127,6 +127,7 @@ class ShardProgress:
 class AttemptContext:
     """The circumstances of an attempt that its dead letters record, and the policy that decides about failed rows."""
 
+    stage: int
     operator: str
     worker: str
     now: float  # seconds since the epoch
@@ -152,6 +153,7 @@ def _judge(
         return
     dead.append(
         DeadLetter(
+            stage=context.stage,
             index=row,
             row=one.row,
             operator=context.operator,

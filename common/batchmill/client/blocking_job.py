@@ -1,0 +1,287 @@
+"""The jobs of the blocking client: each method runs that of `AsyncJob` on the client's thread."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from batchmill.client.display import as_html, describe, mimebundle
+from batchmill.client.pages import dicts
+from batchmill.errors import BatchmillError
+from batchmill.job_log import LogLevel
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Collection, Iterator, Mapping
+
+    import pyarrow as pa
+
+    from batchmill.client.blocking import Client
+    from batchmill.client.job import AsyncJob
+    from batchmill.client.loop import LoopThread
+    from batchmill.client.pages import ResultPage
+    from batchmill.dead_letters import DeadLetter
+    from batchmill.job import JobCost, JobStatus
+    from batchmill.job_log import LogEntry
+
+
+class Job:
+    """A job of a `Client`. `Client.submit`, `Client.job` and `Client.jobs` return it."""
+
+    def __init__(self, client: Client, loop: LoopThread, job: AsyncJob) -> None:
+        self._client = client  # kept, so that it is not closed while one of its jobs is in use
+        self._loop = loop
+        self._async = job
+
+    def __repr__(self) -> str:
+        return describe("Job", self.id, self.latest)
+
+    def _repr_html_(self) -> str:
+        return as_html(self.id, self._current_status())
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        return mimebundle("Job", self.id, self._current_status())
+
+    def _current_status(self) -> JobStatus | None:
+        """Return the current status for display; the last one seen if the service does not answer."""
+        if self.latest is None or not self.latest.is_final:
+            with suppress(BatchmillError, RuntimeError):  # a closed client shows the last one too
+                return self.status()
+        return self.latest
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return self._async.id
+
+    @property
+    def latest(self) -> JobStatus | None:
+        """The last status that was read, None before the first; makes no request."""
+        return self._async.latest
+
+    def status(self) -> JobStatus:
+        """Read the job's status.
+
+        Returns:
+            The status. It is kept in `latest`.
+        """
+        return self._loop.run(self._async.status())
+
+    def pause(self) -> JobStatus:
+        """Pause the job: its workers stop after the current batch, and no more of it is started.
+
+        Returns:
+            The new status.
+
+        Raises:
+            Conflict: The job is stopping or has ended.
+        """
+        return self._loop.run(self._async.pause())
+
+    def resume(self, *, budget: float | None = None) -> JobStatus:
+        """Resume a paused job.
+
+        Args:
+            budget: New budget, for the total cost of the job. None: unchanged.
+
+        Returns:
+            The new status.
+
+        Raises:
+            Conflict: The job is stopping, has ended, or has already cost its budget.
+        """
+        return self._loop.run(self._async.resume(budget=budget))
+
+    def cost(self) -> JobCost:
+        """Read what the job has cost. Attempts that still run are counted when they end.
+
+        Returns:
+            Seconds of device time and money, each by what it was used for.
+        """
+        return self._loop.run(self._async.cost())
+
+    def cancel(self) -> JobStatus:
+        """Stop the job and keep the rows that are done. A job that has ended does not change.
+
+        Returns:
+            The new status.
+        """
+        return self._loop.run(self._async.cancel())
+
+    def delete(self) -> None:
+        """Delete the job, its rows and its results from the service. Its output folder stays.
+
+        Raises:
+            NotFound: There is no such job.
+            Conflict: The job has not ended.
+        """
+        self._loop.run(self._async.delete())
+
+    def dead_letters(self) -> list[DeadLetter]:
+        """Read the failed rows of the job.
+
+        Returns:
+            One dead letter per failed row, in input order: its error, its attempts and the row itself.
+        """
+        return self._loop.run(self._async.dead_letters())
+
+    def dead_letter_counts(self) -> dict[str, int]:
+        """Count the failed rows of the job.
+
+        Returns:
+            The number of rows by the type of their error.
+        """
+        return self._loop.run(self._async.dead_letter_counts())
+
+    def replay(
+        self,
+        indices: Collection[int] | None = None,
+        *,
+        error_type: str | None = None,
+        edits: Mapping[int, Mapping[str, Any]] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Job:
+        """Run failed rows of this job, which has ended, again. Their results take their places in its results.
+
+        Args:
+            indices: The rows, by index in the input. None: all failed rows.
+            error_type: Only rows that failed with this type of error.
+            edits: By index, new values for columns of a row, set before it is run. Without `indices` and `error_type`,
+                only the edited rows are run.
+            idempotency_key: Replaying again with the same key returns the existing replay.
+
+        Returns:
+            The job that runs the rows. When it has ended, the results are in place.
+
+        Raises:
+            Conflict: This job has not ended, or is a replay itself.
+            InvalidRequest: A row is no dead letter, or an edit does not fit; the message names it.
+        """
+        replay = self._async.replay(indices, error_type=error_type, edits=edits, idempotency_key=idempotency_key)
+        return Job(self._client, self._loop, self._loop.run(replay))
+
+    def export_dead_letters(self, path: str | os.PathLike[str]) -> int:
+        """Write the dead letters to a JSON Lines file, to be read by other tools or edited for a replay.
+
+        Args:
+            path: The file. It is replaced in one step.
+
+        Returns:
+            The number of dead letters written.
+
+        Raises:
+            StorageError: The file cannot be written; it is unchanged.
+        """
+        return self._loop.run(self._async.export_dead_letters(path))
+
+    def purge_dead_letters(self, indices: Collection[int] | None = None, *, error_type: str | None = None) -> int:
+        """Delete dead letters of this job, which has ended, with the rows in them. The job still counts the rows.
+
+        Args:
+            indices: The rows, by index in the input. None: all.
+            error_type: Only rows that failed with this type of error.
+
+        Returns:
+            The number of dead letters deleted.
+
+        Raises:
+            Conflict: The job has not ended.
+        """
+        return self._loop.run(self._async.purge_dead_letters(indices, error_type=error_type))
+
+    def watch(self) -> Iterator[JobStatus]:
+        """Follow the job's status until it ends.
+
+        Yields:
+            The present status, then each change; the final status is the last.
+        """
+        yield from self._loop.iterate(self._async.watch())
+
+    def wait(self, timeout: float | None = None) -> Self:
+        """Wait until the job has ended.
+
+        Args:
+            timeout: Seconds to wait. None: no limit.
+
+        Returns:
+            The job itself.
+
+        Raises:
+            JobFailed: The job failed.
+            JobCancelled: The job was cancelled.
+            JobExpired: The job's deadline passed before it was done.
+            TimeoutError: The job has not ended in time; it continues.
+        """
+        self._loop.run(self._async.wait(timeout))
+        return self
+
+    def log(self, level: LogLevel | str = LogLevel.INFO) -> list[LogEntry]:
+        """Read the job's log: errors, retries, lost workers, changes of state.
+
+        Args:
+            level: Minimum level: `"info"`, `"warning"` or `"error"`.
+
+        Returns:
+            The entries, oldest first. Of entries below "error", the last few hundred are kept.
+        """
+        return self._loop.run(self._async.log(level))
+
+    def follow_log(self, level: LogLevel | str = LogLevel.INFO) -> Iterator[LogEntry]:
+        """Follow the job's log until the job has ended.
+
+        Args:
+            level: Minimum level: `"info"`, `"warning"` or `"error"`.
+
+        Yields:
+            The existing entries, then new ones.
+        """
+        yield from self._loop.iterate(self._async.follow_log(level))
+
+    def results(self) -> Iterator[dict[str, Any]]:
+        """Read the results in input order, while the job runs or afterwards.
+
+        Yields:
+            One dict per result row. Those of a cancelled or expired job end with the last row that was kept.
+
+        Raises:
+            JobFailed: The job failed; raised after the rows that it has.
+        """
+        for table in self._loop.iterate(self._async.tables()):
+            for rows in dicts(table):
+                yield from rows
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Read the results in input order as Arrow record batches; otherwise like `results`.
+
+        Yields:
+            One `pyarrow.RecordBatch` at a time.
+
+        Raises:
+            JobFailed: The job failed; raised after the rows that it has.
+        """
+        yield from self._loop.iterate(self._async.batches())
+
+    def to_table(self) -> pa.Table:
+        """Wait for the job to end and return all results as one Arrow table.
+
+        Returns:
+            A `pyarrow.Table` in input order. Of a cancelled or expired job: the rows that were kept.
+
+        Raises:
+            JobFailed: The job failed.
+        """
+        return self._loop.run(self._async.to_table())
+
+    def pages(self, content_type: Literal["arrow", "jsonl"]) -> Iterator[ResultPage]:
+        """Read the results in the form in which the service sends them; otherwise like `results`.
+
+        Args:
+            content_type: `"arrow"` for Arrow streams, `"jsonl"` for JSON Lines.
+
+        Yields:
+            One page at a time, in input order.
+
+        Raises:
+            JobFailed: The job failed; raised after the rows that it has.
+        """
+        yield from self._loop.iterate(self._async.pages(content_type))

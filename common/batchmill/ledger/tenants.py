@@ -1,0 +1,148 @@
+"""What belongs to which tenant: its jobs, those of them that live, and its open uploads.
+
+These are indexes beside the ledger's own keys. An entry is written before what it names exists and removed after that
+is gone, so a process that dies in between leaves an entry too many, never one too few; readers drop those.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batchmill.errors import NotFound, Overloaded
+from batchmill.ledger.connection import redis_errors
+
+if TYPE_CHECKING:
+    from batchmill.ledger.connection import Store
+
+EMPTY_UPLOAD_TTL_MS = 15 * 60 * 1000
+"""An upload that has no part after this long makes room for another one of its tenant."""
+
+UNBORN_MS = 60 * 60 * 1000
+"""An entry of a job that does not exist is dropped when it is older than this: until then the job may be on its way."""
+
+
+class TenantLedger:
+    """The indexes by tenant."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._keys = store.keys
+
+    def add_job(self, tenant: str, job_id: str, now_ms: int) -> None:
+        """Note a job that is about to be accepted."""
+        with redis_errors(), self._store.redis.pipeline(transaction=True) as pipe:
+            pipe.zadd(self._keys.tenant_jobs(tenant), {job_id: now_ms})
+            pipe.sadd(self._keys.tenant_live_jobs(tenant), job_id)
+            pipe.execute()
+
+    def remove_job(self, tenant: str, job_id: str) -> None:
+        """Forget a job that was not accepted, or was deleted."""
+        with redis_errors(), self._store.redis.pipeline(transaction=True) as pipe:
+            pipe.zrem(self._keys.tenant_jobs(tenant), job_id)
+            pipe.srem(self._keys.tenant_live_jobs(tenant), job_id)
+            pipe.execute()
+
+    def require_live_job(self, tenant: str, max_live_jobs: int) -> None:
+        """Raise `Overloaded` when a tenant has as many live jobs as it may have."""
+        key = self._keys.tenant_live_jobs(tenant)
+        with redis_errors():
+            if self._store.redis.scard(key) < max_live_jobs:
+                return
+        if len(self._live(tenant)) >= max_live_jobs:
+            raise Overloaded(
+                f"the tenant {tenant!r} has {max_live_jobs:,} live jobs, the most that one may have.",
+                hint="Wait for some to end, cancel some, or raise BATCHMILL_MAX_LIVE_JOBS_PER_TENANT.",
+                limit=max_live_jobs,
+            )
+
+    def newest(self, tenant: str, limit: int, before: str | None = None) -> list[str]:
+        """The ids of at most `limit` jobs of a tenant, newest first, older than `before`. Raises `NotFound`."""
+        client, key = self._store.redis, self._keys.tenant_jobs(tenant)
+        with redis_errors():
+            start = 0
+            if before is not None:
+                rank = client.zrevrank(key, before)
+                if rank is None:
+                    raise NotFound(f"there is no job {before!r}.", job=before)
+                start = int(rank) + 1
+            ids = client.zrevrange(key, start, start + limit - 1)
+        return [job_id.decode() for job_id in ids]
+
+    def live_ids(self, tenant: str, limit: int) -> list[str]:
+        """The ids of at most `limit` live jobs of a tenant, newest first."""
+        return sorted(self._live(tenant), reverse=True)[:limit]
+
+    def drop_missing(self, tenant: str, job_ids: list[str], now_ms: int) -> None:
+        """Drop entries of jobs that do not exist."""
+        key = self._keys.tenant_jobs(tenant)
+        for job_id in job_ids:
+            with redis_errors():
+                score = self._store.redis.zscore(key, job_id)
+            if score is not None and score < now_ms - UNBORN_MS:
+                self.remove_job(tenant, job_id)
+
+    def begin_upload(self, tenant: str, upload_id: str, *, max_uploads: int, max_bytes: int) -> None:
+        """Note an upload that is about to be opened. Raises `Overloaded` when the tenant has too many, or too large."""
+        sizes = self._open_uploads(tenant)
+        if len(sizes) >= max_uploads or sum(sizes.values()) >= max_bytes:
+            raise Overloaded(
+                f"the tenant {tenant!r} has {len(sizes):,} open uploads with {sum(sizes.values()):,} bytes; "
+                f"{max_uploads:,} and {max_bytes:,} are allowed.",
+                hint="Submit or drop some: DELETE /v1/uploads/{id}. Uploads without a part end by themselves.",
+                limit=max_uploads,
+            )
+        with redis_errors():
+            self._store.redis.hset(self._keys.tenant_uploads(tenant), upload_id, 0)
+
+    def owns_upload(self, tenant: str, upload_id: str) -> bool:
+        """Whether the tenant began an upload; it may have been taken by a job since."""
+        with redis_errors():
+            return bool(self._store.redis.hexists(self._keys.tenant_uploads(tenant), upload_id))
+
+    def add_upload_bytes(self, tenant: str, upload_id: str, nbytes: int, max_bytes: int) -> None:
+        """Count a part of an upload. Raises `Overloaded` when the tenant's open uploads become too large."""
+        total = sum(self._open_uploads(tenant).values())
+        if total + nbytes > max_bytes:
+            raise Overloaded(
+                f"the open uploads of the tenant {tenant!r} have {total:,} bytes; {max_bytes:,} are allowed.",
+                hint="Submit or drop some, or raise BATCHMILL_MAX_UPLOAD_BYTES_PER_TENANT.",
+                limit=max_bytes,
+            )
+        with redis_errors():
+            self._store.redis.hincrby(self._keys.tenant_uploads(tenant), upload_id, nbytes)
+
+    def remove_upload(self, tenant: str, upload_id: str) -> None:
+        """Forget an upload that was dropped."""
+        with redis_errors():
+            self._store.redis.hdel(self._keys.tenant_uploads(tenant), upload_id)
+
+    def _live(self, tenant: str) -> list[str]:
+        """The tenant's live jobs; those that have ended are dropped from its set."""
+        own, live = self._keys.tenant_live_jobs(tenant), self._keys.live_jobs()
+        with redis_errors(), self._store.redis.pipeline(transaction=True) as pipe:
+            pipe.sinter(own, live)
+            pipe.sdiff(own, live)
+            living, ended = pipe.execute()
+            if ended:
+                self._store.redis.srem(own, *ended)
+        return [job_id.decode() for job_id in living]
+
+    def _open_uploads(self, tenant: str) -> dict[str, int]:
+        """The bytes of each open upload of a tenant, without those that were taken or dropped, or never filled."""
+        key, uploads = self._keys.tenant_uploads(tenant), self._keys.uploads()
+        with redis_errors():
+            sizes = {name.decode(): int(size) for name, size in self._store.redis.hgetall(key).items()}
+            if not sizes:
+                return {}
+            begun = self._store.redis.zmscore(uploads, list(sizes))
+            seconds, _ = self._store.redis.time()
+            stale_ms = (self._store.now_ms or int(seconds) * 1000) - EMPTY_UPLOAD_TTL_MS
+            gone = [
+                name
+                for (name, size), at_ms in zip(sizes.items(), begun, strict=True)
+                if at_ms is None or (size == 0 and at_ms < stale_ms)
+            ]
+            if gone:
+                self._store.redis.hdel(key, *gone)
+                self._store.redis.zrem(uploads, *gone)
+        return {name: size for name, size in sizes.items() if name not in gone}

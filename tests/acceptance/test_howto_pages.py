@@ -1,0 +1,146 @@
+"""The how-to pages and the troubleshooting page: their commands are run, and print what the pages say."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from conftest import Block, Sandbox
+
+HOW_TO = "docs/how-to/"
+TROUBLESHOOTING = "docs/troubleshooting.md"
+STARTED = "Ctrl-C stops it"
+NEWEST_JOB = "JOB=$(batchmill jobs --limit 1 2>/dev/null | tail -n 1 | cut -f 1)"
+GRACE_S = 60.0
+
+pytestmark = pytest.mark.timeout(400)
+
+
+def write(sandbox: Sandbox, command: Callable[[str, str], str], page: str, *names: str) -> None:
+    for name in names:
+        (sandbox.folder / name).write_text(command(page, name))
+
+
+def test_a_folder_is_embedded_and_its_output_is_read(sandbox: Sandbox, command: Callable[[str, str], str]) -> None:
+    page = f"{HOW_TO}embed-a-folder.md"
+    write(sandbox, command, page, "read_vectors.py", "embed_folder.py")
+    sandbox.start(command(page, "embed service"), until=STARTED)
+
+    assert "_manifest.json" in sandbox.run(command(page, "embed"), timeout_s=200)
+    assert sandbox.run("python read_vectors.py") == "3 rows: id, text, embedding\n"
+    assert sandbox.run("python embed_folder.py", timeout_s=200) == "3\n"
+
+
+def test_an_operator_is_tested_without_a_service_then_with_one_then_loaded(
+    sandbox: Sandbox, command: Callable[[str, str], str]
+) -> None:
+    page = f"{HOW_TO}own-operator.md"
+    write(sandbox, command, page, "keywords.py", "test_keywords.py", "try_keywords.py")
+
+    assert "4 passed" in sandbox.run(command(page, "test keywords"))
+    tried = sandbox.run("python try_keywords.py")
+    assert tried == "[{'text': 'Interest rates rose.', 'keywords': ['Interest', 'rates']}]\n{'RowError': 1}\n"
+    sandbox.start(command(page, "own operator service"), until=STARTED)
+    assert "keywords" in sandbox.run("batchmill operators")
+
+
+def test_failed_rows_are_listed_edited_and_replayed(sandbox: Sandbox, command: Callable[[str, str], str]) -> None:
+    page = f"{HOW_TO}failed-rows.md"
+    write(sandbox, command, page, "number.py", "replay.py")
+    sandbox.start(command(page, "failed rows service"), until=STARTED)
+
+    output = sandbox.run(command(page, "failed rows"))
+    assert "ValueError" in output
+    assert output.endswith('{"text":"1","number":1}\n{"text":"2","number":2}\n{"text":"3","number":3}\n'), output
+    assert sandbox.run("python replay.py").endswith("[1, 2]\n")
+
+
+def test_paused_and_cancelled_work_is_resumed(sandbox: Sandbox, command: Callable[[str, str], str]) -> None:
+    page = f"{HOW_TO}resume.md"
+    write(sandbox, command, page, "slow_rows.py")
+    sandbox.start(command(page, "resume service"), until=STARTED)
+
+    printed = sandbox.run(command(page, "pause"), timeout_s=250)
+    assert "paused" in printed
+    assert "cancelled" in printed
+    assert "completed: 2,000 rows done" in printed
+    status = json.loads(sandbox.run("batchmill jobs --limit 1 --json"))
+    assert status["resumed_from"].startswith("job-")
+
+    lines = sandbox.run(command(page, "resume")).splitlines()
+    jobs = {line.split()[0] for line in lines[-3:] if line.startswith("job-")}
+    assert len(jobs) == 1  # the same key gave the same job
+
+
+def test_described_devices_stand_for_gpus(sandbox: Sandbox, command: Callable[[str, str], str]) -> None:
+    sandbox.start(command(f"{HOW_TO}gpus.md", "gpus"), until=STARTED)
+
+    workers = sandbox.run("batchmill workers")
+    assert "gpu0@" in workers
+    assert "gpu1@" in workers
+
+
+def test_costs_are_shown_in_the_currency_and_a_budget_is_accepted(
+    sandbox: Sandbox, command: Callable[[str, str], str]
+) -> None:
+    page = f"{HOW_TO}costs.md"
+    sandbox.start(command(page, "costs service"), until=STARTED)
+
+    output = sandbox.run(command(page, "costs"))
+    assert "EUR per 1,000 rows" in output
+    assert "completed: 1,000 rows done" in output
+
+
+def test_every_message_of_the_troubleshooting_page_is_printed_by_the_command_above_it(
+    sandbox: Sandbox, command: Callable[[str, str], str], blocks: Callable[[str], list[Block]]
+) -> None:
+    write(sandbox, command, TROUBLESHOOTING, "heavy.py")
+    (sandbox.folder / "docs.jsonl").write_text('{"id": 1, "text": "one"}\n{"id": 2, "text": "two"}\n')
+    sandbox.env["HF_HUB_OFFLINE"] = "1"  # the hub would be tried for minutes
+    sandbox.start("batchmill up --operators heavy", until=STARTED)
+    page = blocks(TROUBLESHOOTING)
+
+    shown = 0
+    for block, following in zip(page, [*page[1:], None], strict=True):
+        if block.kind != "sh" or block.run is None:
+            continue
+        if following is None or following.kind != "text":
+            sandbox.run(block.text)
+            continue
+        shown += 1
+        expect(sandbox, block, following.text)
+    assert shown >= 12
+
+
+def expect(sandbox: Sandbox, block: Block, text: str) -> None:
+    """Run a block until it prints the lines of the text, in order; `…` means anything."""
+    lines = [".*".join(map(re.escape, line.split("…"))) for line in text.splitlines()]
+    pattern = re.compile(r"[\s\S]*".join(lines))
+    ends_at = time.monotonic() + GRACE_S
+    while True:
+        printed = printed_by(sandbox, block.text)
+        if pattern.search(printed):
+            return
+        assert time.monotonic() < ends_at, f"{block.text}\nprinted\n{printed}\nand not\n{text}"
+
+
+def printed_by(sandbox: Sandbox, text: str) -> str:
+    """What a block writes to both outputs, whatever its exit code. `$JOB` is the newest job."""
+    done = subprocess.run(
+        ["bash", "-c", f"{NEWEST_JOB}\n{text}"],
+        cwd=sandbox.folder,
+        env=sandbox.env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=GRACE_S * 3,
+    )
+    return done.stdout + done.stderr

@@ -1,0 +1,49 @@
+"""A service with several tenants, for tests that attack it. After each attack it must do a right job."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from operators_path import operators_on_path
+
+from support.attack import Mill
+from support.cluster import TOKEN, Cluster
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["operators_on_path"]
+
+TOKENS = f"admin:{TOKEN},acme:acme-token-1,beta:beta-token-1,read:acme:acme-reader-1,read:admin:all-reader-1"
+SETTINGS = {
+    "TOKENS": TOKENS,
+    "METRICS_TOKEN": "metrics-token-1",
+    "HEAD_TIMEOUT_S": 2,
+    "MAX_CONNECTIONS": 150,
+    "MAX_UPLOADS_PER_TENANT": 20,
+    "HUB_MODELS": "acme/*",
+}
+
+
+@pytest.fixture(scope="session")
+def mill_for_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mill]:
+    folder = tmp_path_factory.mktemp("hostile")
+    with Cluster(folder, "mill_operators", **SETTINGS) as cluster:
+        cluster.start(coordinators=1, slots=(1,))
+        yield Mill(cluster)
+
+
+@pytest.fixture
+def mill(mill_for_all: Mill) -> Iterator[Mill]:
+    """The service; after the test it still does a right job."""
+    yield mill_for_all
+    mill_for_all.require_right_job()
+
+
+@pytest.fixture
+def own_mill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mill]:
+    """A service that the test may break."""
+    with Cluster(tmp_path_factory.mktemp("own"), "mill_operators", **SETTINGS) as cluster:
+        cluster.start(coordinators=1, slots=(1,))
+        yield Mill(cluster)

@@ -1,0 +1,198 @@
+"""Tenants are apart: every route of the document with every kind of token."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pytest
+
+from batchmill_coordinator.api.access import OPEN_PATHS
+from support.waiting import until
+
+if TYPE_CHECKING:
+    from support.attack import Answer, Mill
+    from support.cluster import TOKEN
+else:
+    from support.cluster import TOKEN
+
+ACME, BETA, READER, ALL_READER, METRICS = (
+    "acme-token-1",
+    "beta-token-1",
+    "acme-reader-1",
+    "all-reader-1",
+    "metrics-token-1",
+)
+ROWS = [{"id": 1}, {"id": 2}]
+OK, HIDDEN, FORBIDDEN = "ok", "hidden", "forbidden"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A route, and what each kind of token gets when it names what belongs to the tenant acme."""
+
+    route: str
+    owner: str
+    other: str
+    reader: str
+    admin: str = OK
+    body: Any = None
+
+
+CASES = [
+    Case("POST /v1/jobs", OK, OK, FORBIDDEN, body={"operator": "echo", "rows": ROWS}),
+    Case("GET /v1/jobs", OK, OK, OK),
+    Case("GET /v1/jobs/{job_id}", OK, HIDDEN, OK),
+    Case("POST /v1/jobs/{job_id}/cancel", OK, HIDDEN, FORBIDDEN),
+    Case("POST /v1/jobs/{job_id}/pause", "conflict", HIDDEN, FORBIDDEN, "conflict"),
+    Case("POST /v1/jobs/{job_id}/resume", "conflict", HIDDEN, FORBIDDEN, "conflict"),
+    Case("GET /v1/jobs/{job_id}/events", OK, HIDDEN, OK),
+    Case("GET /v1/jobs/{job_id}/log", OK, HIDDEN, OK),
+    Case("GET /v1/jobs/{job_id}/cost", OK, HIDDEN, OK),
+    Case("GET /v1/jobs/{job_id}/results", OK, HIDDEN, OK),
+    Case("GET /v1/jobs/{job_id}/dead-letters", OK, HIDDEN, OK),
+    Case("DELETE /v1/jobs/{job_id}/dead-letters", OK, HIDDEN, FORBIDDEN),
+    Case("POST /v1/jobs/{job_id}/replay", "invalid_request", HIDDEN, FORBIDDEN, "invalid_request", body={}),
+    Case("GET /v1/costs", OK, OK, OK),
+    Case("POST /v1/uploads", OK, OK, FORBIDDEN, body={"spec": {"operator": "echo"}}),
+    Case("PUT /v1/uploads/{upload_id}/parts/{number}", OK, "invalid_source", FORBIDDEN, "invalid_source", body=b""),
+    Case("DELETE /v1/uploads/{upload_id}", OK, OK, FORBIDDEN),
+    Case("GET /v1/workers", OK, OK, OK),
+    Case("GET /v1/pools", OK, OK, OK),
+    Case("GET /v1/operators", OK, OK, OK),
+    Case("GET /v1/cache", OK, OK, OK),
+    Case("DELETE /v1/cache", FORBIDDEN, FORBIDDEN, FORBIDDEN),
+    Case("GET /metrics", FORBIDDEN, FORBIDDEN, FORBIDDEN),
+    Case("DELETE /v1/jobs/{job_id}", OK, HIDDEN, FORBIDDEN),
+]
+
+
+def part() -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, pa.schema({"id": pa.int64()})) as file:
+        file.write_table(pa.table({"id": [1]}))
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+def ended_job(mill: Mill, token: str) -> str:
+    job = str(mill.submit(token, rows=ROWS).json["id"])
+    assert b'"state":"completed"' in mill.call("GET", f"/v1/jobs/{job}/events", token=token).body
+    return job
+
+
+def send(mill: Mill, case: Case, token: str, job: str, upload: str) -> Answer:
+    method, path = case.route.split(" ")
+    path = path.format(job_id=job, upload_id=upload, number=0)
+    return mill.call(method, path, part() if case.body == b"" else case.body, token)
+
+
+def outcome(answer: Answer) -> str:
+    if answer.status < 300:
+        return OK
+    return {"not_found": HIDDEN}.get(answer.code, answer.code)
+
+
+def test_the_cases_are_all_the_routes_of_the_document(mill: Mill) -> None:
+    paths = mill.call("GET", "/openapi.json", token="").json["paths"]
+    routes = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
+    assert {case.route for case in CASES} == {route for route in routes if route.split(" ")[1] not in OPEN_PATHS}
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.route for case in CASES])
+def test_a_token_reaches_what_its_tenant_has_and_nothing_else(mill: Mill, case: Case) -> None:
+    job = ended_job(mill, ACME)
+    upload = mill.call("POST", "/v1/uploads", {"spec": {"operator": "echo"}}, ACME).json["upload"]
+    for token in ("", "wrong-token-1", METRICS):
+        expected = OK if (token, case.route) == (METRICS, "GET /metrics") else "unauthorized"
+        assert outcome(send(mill, case, token, job, upload)) == expected, token
+    writes = not case.route.startswith("GET")
+    assert outcome(send(mill, case, ALL_READER, job, upload)) == (FORBIDDEN if writes else OK)
+    assert outcome(send(mill, case, READER, job, upload)) == case.reader
+    assert outcome(send(mill, case, BETA, job, upload)) == case.other
+    assert mill.call("GET", f"/v1/jobs/{job}", token=ACME).status == 200
+    assert outcome(send(mill, case, ACME, job, upload)) == case.owner
+    fresh = ended_job(mill, ACME) if case.route == "DELETE /v1/jobs/{job_id}" else job
+    assert outcome(send(mill, case, TOKEN, fresh, upload)) == case.admin
+    mill.call("DELETE", f"/v1/uploads/{upload}", token=ACME)
+
+
+def test_a_list_has_the_jobs_of_the_tenant_alone_and_an_admin_sees_all(mill: Mill) -> None:
+    mine, other = ended_job(mill, ACME), ended_job(mill, BETA)
+    waiting = str(mill.submit(BETA, rows=ROWS, pool="nobody").json["id"])
+
+    def listed(token: str, query: str = "limit=1000") -> set[str]:
+        return {job["id"] for job in mill.call("GET", f"/v1/jobs?{query}", token=token).json["jobs"]}
+
+    assert mine in listed(ACME)
+    assert mine in listed(READER)
+    assert not {other, waiting} & listed(ACME)
+    assert {mine, other, waiting} <= listed(TOKEN)
+    assert waiting in listed(BETA, "live=true")
+    assert waiting not in listed(ACME, "live=true")
+    assert waiting in listed(ALL_READER, "live=true")
+    assert mill.call("GET", f"/v1/jobs?before={other}", token=ACME).status == 404
+    page = mill.call("GET", "/v1/jobs?limit=1", token=BETA).json
+    assert (page["jobs"][0]["id"], page["next"]) == (waiting, waiting)
+    assert other in listed(BETA, f"limit=1&before={waiting}")
+    mill.call("POST", f"/v1/jobs/{waiting}/cancel", token=BETA)
+
+
+def test_idempotency_keys_of_two_tenants_do_not_meet(mill: Mill) -> None:
+    request = {"rows": ROWS, "idempotency_key": "day-1"}
+    first, second = mill.submit(ACME, **request), mill.submit(BETA, **request)
+    assert (first.status, second.status) == (201, 201)
+    assert first.json["id"] != second.json["id"]
+    assert mill.submit(ACME, **request).json["id"] == first.json["id"]
+    assert mill.submit(BETA, rows=[{"id": 9}], idempotency_key="day-1").code == "conflict"
+
+
+def test_an_upload_of_another_tenant_cannot_be_submitted(mill: Mill) -> None:
+    upload = mill.call("POST", "/v1/uploads", {"spec": {"operator": "echo"}}, ACME).json["upload"]
+    assert mill.call("PUT", f"/v1/uploads/{upload}/parts/0", part(), ACME).status == 204
+    source = {"upload": upload, "parts": 1}
+    assert mill.submit(BETA, source=source).code == "invalid_source"
+    assert mill.submit(ACME, source=source).status == 201
+
+
+def test_costs_are_those_of_the_tenant_and_an_admin_sees_all(mill: Mill) -> None:
+    ended_job(mill, ACME)
+    ended_job(mill, BETA)
+
+    def tenants(token: str) -> set[str]:
+        return {each["tenant"] for each in mill.call("GET", "/v1/costs", token=token).json["tenants"]}
+
+    until(lambda: {"acme", "beta"} <= tenants(TOKEN), "the charges")
+    assert (tenants(ACME), tenants(READER), tenants(BETA)) == ({"acme"}, {"acme"}, {"beta"})
+    assert mill.call("GET", "/v1/costs", token=ACME).json["operators"] == []
+
+
+def test_an_unfinished_output_of_another_tenant_is_not_taken_over(mill: Mill, tmp_path: Any) -> None:
+    request = {"rows": [{"id": n} for n in range(50)], "pool": "nobody", "output": {"path": str(tmp_path / "out")}}
+    job = mill.submit(ACME, **request).json["id"]
+    mill.call("POST", f"/v1/jobs/{job}/cancel", token=ACME)
+    assert b'"state":"cancelled"' in mill.call("GET", f"/v1/jobs/{job}/events", token=ACME).body
+    refused = mill.submit(BETA, **request)
+    assert (refused.status, refused.code) == (422, "invalid_output")
+    resumed = mill.submit(ACME, **request)
+    assert (resumed.status, resumed.json["resumed_from"]) == (201, job)
+    mill.call("POST", f"/v1/jobs/{resumed.json['id']}/cancel", token=ACME)
+
+
+@pytest.mark.parametrize(
+    ("model", "code"), [("other/model", "invalid_params"), ("acme/model", None), ("/no/such/folder", None)]
+)
+def test_a_hub_model_that_is_not_on_the_list_is_refused_at_submission(mill: Mill, model: str, code: str | None) -> None:
+    body = {"operator": "embed", "params": {"model": model}, "rows": [{"text": "a"}], "pool": "nobody"}
+    answer = mill.call("POST", "/v1/jobs", body)
+    assert (answer.code if code else answer.status) == (code or 201)
+    if not code:
+        mill.call("POST", f"/v1/jobs/{answer.json['id']}/cancel")
+
+
+def test_no_log_has_a_token_of_any_tenant(mill: Mill) -> None:
+    mill.call("GET", f"/v1/jobs/{BETA}")
+    log = mill.cluster.log("a")
+    assert not [token for token in (ACME, BETA, READER, ALL_READER, METRICS) if token in log], json.dumps(log[-500:])
