@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from batchmill.cli.exports import open_export
 from batchmill.client import pages as paging
-from batchmill.client.rows import pieces
+from batchmill.client.rows import upload_parts
 from batchmill.columns import (
     ColumnTooLargeError,
     TypeConflictError,
@@ -220,7 +220,7 @@ def test_every_carried_type_is_written_and_read_or_refused_by_name(
 
 @carried_types
 def test_every_carried_type_is_sent_and_read_back_by_the_client(array: pa.Array) -> None:
-    sent = [piece.table for piece in pieces(pa.table({"v": array}))]
+    sent = [part.table for part in upload_parts(pa.table({"v": array}))]
     table = paging.join(sent)
     assert table.schema.equals(carried_schema(pa.schema([("v", array.type)])))
     rows = [row for some in paging.dicts(table) for row in some]
@@ -244,9 +244,9 @@ def _exports(table: pa.Table, name: str) -> bool:
         return path.stat().st_size > 0
 
 
-def _page(table: pa.Table, content_type: str) -> paging.Page:
+def _page(table: pa.Table, content_type: str) -> paging.ResultPage:
     body = to_json_lines(table) if content_type == "jsonl" else stream_from_table(table)
-    return paging.Page(body, table.num_rows, "1", is_last=True, state=JobState.COMPLETED)
+    return paging.ResultPage(body, table.num_rows, "1", is_last=True, state=JobState.COMPLETED)
 
 
 @refused_types
@@ -256,7 +256,7 @@ def test_other_types_are_refused_with_the_column_and_the_type(array: pa.Array) -
         carry(table)
     for rows in (table, table.to_reader(), [table.to_batches()[0]]):
         with pytest.raises(InvalidRows, match=f"column 'v'.*{re.escape(str(array.type))}"):
-            list(pieces(rows))
+            list(upload_parts(rows))
 
 
 def test_a_dictionary_that_decodes_to_gigabytes_is_refused_before_it_is_decoded() -> None:
@@ -274,9 +274,9 @@ def test_dictionaries_of_several_chunks_are_sent_as_one() -> None:
     with pytest.raises(pa.ArrowException):
         pa.chunked_array(chunks)
     rows = [pa.table({"v": chunk}) for chunk in chunks]
-    sent = list(pieces(rows))
-    assert [row["v"] for piece in sent for row in rows_of(piece.table)] == ["a", None, "é", "z", "a"]
-    assert all(piece.as_file().size for piece in sent)
+    sent = list(upload_parts(rows))
+    assert [row["v"] for part in sent for row in rows_of(part.table)] == ["a", None, "é", "z", "a"]
+    assert all(part.as_file().size for part in sent)
 
 
 def test_times_that_datetime_cannot_hold_become_numpys() -> None:
