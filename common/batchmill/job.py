@@ -20,7 +20,8 @@ DEFAULT_POOL = "default"
 DEFAULT_TENANT = "default"
 POOL_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 
-SourceFormat = Literal["parquet", "jsonl", "csv", "arrow", "text"]
+SourceFormat = Literal["parquet", "jsonl", "csv", "arrow", "text", "binary"]
+MAX_FILE_BYTES = 64 * 1024 * 1024
 OutputFormat = Literal["parquet", "jsonl"]
 Name = Annotated[str, Field(min_length=1, max_length=128)]
 
@@ -94,6 +95,7 @@ class FileSource(Frozen):
     path: str | list[str]
     format: SourceFormat | None = None  # None: by the files' endings
     columns: list[str] | None = None  # read only these
+    max_file_bytes: int = Field(default=MAX_FILE_BYTES, ge=1, le=2**31 - 1)  # of `binary`: a larger file is a dead row
 
 
 class UploadSource(Frozen):

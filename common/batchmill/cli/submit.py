@@ -98,10 +98,15 @@ class Deadline(click.ParamType[datetime | timedelta]):
 @click.option(
     "--format",
     "source_format",
-    type=click.Choice(["parquet", "jsonl", "csv", "arrow", "text"]),
+    type=click.Choice(["parquet", "jsonl", "csv", "arrow", "text", "binary"]),
     help="The sources' format, if it does not follow from their endings.",
 )
 @click.option("--columns", type=Names(), help="Read only these columns of the sources.")
+@click.option(
+    "--max-file-bytes",
+    type=click.IntRange(1, 2**31 - 1),
+    help="With --format binary: a larger file becomes a dead letter.  [default: 64 MiB]",
+)
 @click.option(
     "--output",
     "-o",
@@ -165,6 +170,7 @@ class _Flags(TypedDict):
     params: tuple[tuple[str, Any], ...]
     source_format: str | None
     columns: list[str] | None
+    max_file_bytes: int | None
     output: str | None
     output_format: str | None
     carry: list[str] | None
@@ -189,7 +195,13 @@ def _submit(client: Client, operator: str, sources: tuple[str, ...], flags: _Fla
         )
     if STDIN not in sources:
         paths = list(sources) if len(sources) > 1 else sources[0]
-        options["source"] = {"path": paths, "format": flags["source_format"], "columns": flags["columns"]}
+        limit = flags["max_file_bytes"]
+        options["source"] = {
+            "path": paths,
+            "format": flags["source_format"],
+            "columns": flags["columns"],
+            **({} if limit is None else {"max_file_bytes": limit}),
+        }
         return client.submit(operator, **options)
     if len(sources) > 1 or flags["source_format"] not in (None, "jsonl") or flags["columns"]:
         raise InvalidRequest("`-` cannot be combined with other sources, --format or --columns: stdin is JSON Lines.")

@@ -88,6 +88,32 @@ class Splitter(ABC):
         self.close()
 
 
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that cannot be read."""
+
+    place: int  # among the rows read, 0-based
+    file: str
+    line: int  # 1-based; 0: the file, or a part of it, cannot be read at all
+    text: str  # the line, its end cut
+    reason: str  # a clause
+    error_type: str  # of its dead letter
+
+    @property
+    def message(self) -> str:
+        """Return where it is and what is wrong with it."""
+        where = f"{self.file}, line {self.line}" if self.line else self.file
+        return f"{where}: {self.reason}."
+
+
+@dataclass(frozen=True, slots=True)
+class RowsRead:
+    """Rows in order. A bad one lacks values."""
+
+    table: pa.Table
+    bad: tuple[BadRow, ...] = ()  # by place
+
+
 class Source(ABC):
     """Rows that are stored somewhere. Reading is lazy: memory grows with a slice, never with the source."""
 
@@ -107,3 +133,10 @@ class Source(ABC):
 
         Raises `InvalidSource` naming file and line for rows that do not parse.
         """
+
+    def read_with_faults(self, slices: tuple[Slice, ...]) -> RowsRead:
+        """Read the rows of these slices; rows that may be bad are listed instead of raised.
+
+        Raises as `read` does for everything else.
+        """
+        return RowsRead(self.read(slices))

@@ -11,6 +11,7 @@ from pyarrow import parquet as pq
 from batchmill.columns import UnsupportedColumnError, carried_schema
 from batchmill.errors import InvalidRows, InvalidSource
 from batchmill.sources.arrow import read_index
+from batchmill.sources.binary import SCHEMA as BINARY_SCHEMA
 from batchmill.sources.description import SourceDescription, SourceFile, encode_schema, total_size
 from batchmill.sources.formats import PlainTextFormat
 from batchmill.sources.lines import make_format, read_header, refuse_other_header
@@ -48,7 +49,20 @@ def describe(spec: FileSource, locations: Locations) -> SourceDescription:
     ]
     if listing.format in ("parquet", "arrow"):
         return _describe_columnar(spec, listing.format, places, files)
+    if listing.format == "binary":
+        return _describe_binary(spec, files)
     return _Text(spec, listing.format, places, files).describe()
+
+
+def _describe_binary(spec: FileSource, files: list[SourceFile]) -> SourceDescription:
+    return SourceDescription(
+        format="binary",
+        where="files",
+        files=tuple(file.model_copy(update={"rows": 1}) for file in files),
+        schema_base64=encode_schema(select(BINARY_SCHEMA, spec.columns, files[0].name)),
+        selected=spec.columns is not None,
+        max_file_bytes=spec.max_file_bytes,
+    )
 
 
 def describe_upload(blobs: BlobStore, upload_id: str, parts: int) -> SourceDescription:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 import pyarrow as pa
 
-from batchmill.job import Frozen, SourceFormat
+from batchmill.job import MAX_FILE_BYTES, Frozen, SourceFormat
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +40,7 @@ class SourceDescription(Frozen):
     schema_base64: str  # the rows' schema as an Arrow IPC message
     header: tuple[str, ...] | None = None  # the columns that every CSV file has, in the files' order
     selected: bool = False  # whether only some of the files' columns are read
+    max_file_bytes: int = MAX_FILE_BYTES  # of files that are rows
     row_bytes: float = 0.0  # average bytes of text a row, by the part that was read; 0 where that is not needed
 
     @cached_property

@@ -322,7 +322,7 @@ def _is_hidden(name: str) -> bool:
 
 def _format_of(uri: str, asked: SourceFormat | None) -> tuple[SourceFormat, Codec | None]:
     name = PurePosixPath(uri.lower())
-    codec = _CODECS.get(name.suffix)
+    codec = None if asked == "binary" else _CODECS.get(name.suffix)
     ending = name.suffix if codec is None else PurePosixPath(name.stem).suffix
     kind = asked or _ENDINGS.get(ending)
     if kind is None:

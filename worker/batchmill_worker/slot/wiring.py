@@ -101,7 +101,7 @@ def build_slot_context(settings: WorkerSettings, identity: SlotIdentity, note: P
     store = AttemptStore(blobs, trace)
     runner = AttemptRunner(
         Claimer(ledger.shards, job_files, heartbeat, terms, trace),
-        ShardLoader(job_files, blobs, registry, worker.name, trace),
+        ShardLoader(job_files, blobs, registry, worker.name, trace, SystemClock()),
         ShardComputer(Executors(batches), operators, controllers, row_cache),
         store,
         AttemptSettler(ledger.shards, job_files, store, trace),

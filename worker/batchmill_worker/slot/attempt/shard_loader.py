@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 from batchmill.errors import UnknownOperator
 from batchmill_worker.runtime.trace import Phase
 from batchmill_worker.slot.attempt.shard_progress import ShardProgress, decode_progress
+from batchmill_worker.slot.attempt.unusable_rows import unusable_rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from batchmill.clock import Clock
     from batchmill.job import StageSpec
     from batchmill.ledger import Claim
     from batchmill.operators.contract import OperatorDefinition, OperatorRegistry
@@ -43,16 +45,23 @@ class ShardLoader:
     """Loads shards. Thread-safe. worker: its name, for messages."""
 
     def __init__(
-        self, job_files: JobFilesCache, blobs: BlobStore, registry: OperatorRegistry, worker: str, trace: Recorder
+        self,
+        job_files: JobFilesCache,
+        blobs: BlobStore,
+        registry: OperatorRegistry,
+        worker: str,
+        trace: Recorder,
+        clock: Clock,
     ) -> None:
         self._job_files = job_files
         self._blobs = blobs
         self._registry = registry
         self._worker = worker
         self._trace = trace
+        self._clock = clock
 
     def load(self, claim: Claim) -> LoadedShard:
-        """Read the rows of a shard that no earlier attempt has settled.
+        """Read the rows of a shard that no earlier attempt has settled; those that cannot be used are settled as dead.
 
         Raises `UnknownOperator`, `NotFound`, `InvalidSource` or `StorageError`, or `ServiceUnavailable` if the job has
         to be read from the ledger.
@@ -60,14 +69,17 @@ class ShardLoader:
         shard = claim.shard
         with self._trace.span(Phase.LOAD, shard=shard.ref.attempt_key):
             files = self._job_files.of(claim)
-            before = self._checkpoint(shard)
+            found = files.source.read_with_faults(shard.slices)
+            table = found.table.slice(shard.skip, shard.rows)
+            operator = files.spec.stages[shard.stage].operator
+            unusable = unusable_rows(shard, found)
+            before = self._checkpoint(shard).with_unusable(
+                unusable, shard.stage, operator, self._worker, self._clock.wall()
+            )
             pending = before.pending(shard)
-            table = files.source.read(shard.slices).slice(shard.skip, shard.rows)
             if before.is_begun:
                 table = table.take(pending - shard.first_row)
-        return LoadedShard(
-            shard, files, self._definition(files.spec.stages[shard.stage].operator), before, pending, table
-        )
+        return LoadedShard(shard, files, self._definition(operator), before, pending, table)
 
     def _checkpoint(self, shard: Shard) -> ShardProgress:
         if not shard.checkpoint:

@@ -8,7 +8,7 @@ sometimes, or a worker that is stopped half way, costs no other row a second run
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from batchmill_worker.batching.packing import Rows
     from batchmill_worker.engine.shard_result import ShardResult
     from batchmill_worker.runtime.failures import DeadRow
+    from batchmill_worker.slot.attempt.unusable_rows import UnusableRow
 
 _META = b"batchmill"
 
@@ -100,6 +101,29 @@ class ShardProgress:
         cached = self.cached if result.cached is None else self.cached | set(pending[result.cached].tolist())
         now_empty = self.empty | frozenset(empty.tolist())
         return ShardProgress(self.results + results, now_empty, tuple(dead), again, cached)
+
+    def with_unusable(
+        self, rows: Iterable[UnusableRow], stage: int, operator: str, worker: str, now: float
+    ) -> ShardProgress:
+        """Return this progress with rows that are dead before the operator sees them; those it has are left out."""
+        known = {letter.index for letter in self.dead}
+        letters = [
+            DeadLetter(
+                stage=stage,
+                index=row.index,
+                row=row.row,
+                operator=operator,
+                error_type=row.error_type,
+                message=row.message,
+                attempts=1,
+                worker=worker,
+                first_failed_at=now,
+                last_failed_at=now,
+            )
+            for row in rows
+            if row.index not in known
+        ]
+        return replace(self, dead=(*self.dead, *letters)) if letters else self
 
     def table(self, *, with_source_row: bool = False) -> pa.Table:
         """Return the results in input order; without any, a table without columns.
