@@ -103,6 +103,7 @@ class UploadSource(Frozen):
 
     upload: str
     parts: int = Field(ge=0)
+    failed_before: bool = False  # of a replay: the rows are at fault, not the operator, if they all fail again
 
 
 class OutputSpec(Frozen):

@@ -79,7 +79,7 @@ class Replays:
         write_replay_rows(self._workspace, replay_id, places)
         return Submission(
             job_id=replay_id,
-            spec=_spec(record.spec, UploadSource(upload=upload_id, parts=parts)),
+            spec=_spec(record.spec, UploadSource(upload=upload_id, parts=parts, failed_before=True)),
             digest="",
             tenant=tenant,
             rows_total=len(places),
