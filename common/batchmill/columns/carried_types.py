@@ -162,9 +162,9 @@ def _decode(array: pa.Array, kind: pa.DataType, budget: _Budget) -> pa.Array:
     if _types.is_run_end_encoded(array.type):
         values = _decode(array.values, kind, budget)
         runs = pa.RunEndEncodedArray.from_arrays(array.run_ends, pa.array(range(len(values)), pa.int32()))
-        places = pc.run_end_decode(runs).slice(array.offset, len(array))
-        budget.take(_taken_bytes(values, places))
-        return values.take(places)
+        slots = pc.run_end_decode(runs).slice(array.offset, len(array))
+        budget.take(_taken_bytes(values, slots))
+        return values.take(slots)
     return _decode_nested(array, kind, budget) if _types.is_nested(array.type) else array.cast(kind)
 
 
@@ -174,7 +174,7 @@ def _decode_nested(array: pa.Array, kind: pa.DataType, budget: _Budget) -> pa.Ar
         children = [_decode(child, field.type, budget) for child, field in zip(array.flatten(), kind, strict=True)]
         return pa.StructArray.from_arrays(children, fields=list(kind), mask=missing)
     if _types.is_fixed_size_list(kind):
-        # Values below a null are not in the flattened ones, so places of them are made.
+        # Values below a null are not in the flattened ones, so slots of them are made.
         size = kind.list_size
         values = array.values.slice(array.offset * size, len(array) * size)
         return pa.FixedSizeListArray.from_arrays(_decode(values, kind.value_type, budget), type=kind, mask=missing)
@@ -201,8 +201,8 @@ def _offsets(lists: pa.Array) -> pa.Array:
     return pa.concat_arrays([pa.array([0], pa.int64()), ends])
 
 
-def _taken_bytes(values: pa.Array, places: pa.Array) -> int:
-    """How many bytes the values at these places take together."""
+def _taken_bytes(values: pa.Array, slots: pa.Array) -> int:
+    """How many bytes the values at these slots take together."""
     if _types.is_binary(values.type) or _types.is_large_binary(values.type) or _is_plain_text(values.type):
-        return int(pc.sum(pc.binary_length(values).take(places).cast(pa.int64())).as_py() or 0)
-    return int(values.nbytes / max(len(values), 1) * len(places))
+        return int(pc.sum(pc.binary_length(values).take(slots).cast(pa.int64())).as_py() or 0)
+    return int(values.nbytes / max(len(values), 1) * len(slots))

@@ -1,6 +1,6 @@
-"""The Python values of a column: what rows as dicts hold.
+"""The Python values of columns, for rows as dicts.
 
-Arrow's own conversion is used for all but times. A time that `datetime` cannot hold, because it has nanoseconds, lies
+Arrow's own conversion is used for all but times. A time that `datetime` cannot hold, because it has nanoseconds, is
 outside the years 1 to 9999 or is in an unknown time zone, raises there or loses digits. Then the values of that column
 are numpy's: `datetime64` (in UTC where the column has a time zone) and `timedelta64`, for a time of day that since
 midnight.
@@ -51,8 +51,8 @@ def _has_times(kind: pa.DataType) -> bool:
 def _times(array: pa.Array) -> list[Any]:
     kind = array.type
     if getattr(kind, "unit", "") == "ns":
-        whole = pc.divide(array.cast(pa.int64()), 1000)
-        if not pc.all(pc.equal(pc.multiply(whole, 1000), array.cast(pa.int64()))).as_py():
+        micros = pc.divide(array.cast(pa.int64()), 1000)
+        if not pc.all(pc.equal(pc.multiply(micros, 1000), array.cast(pa.int64()))).as_py():
             return _numpy_times(array)
         array = array.cast(_in_microseconds(kind))
     try:

@@ -56,7 +56,7 @@ class BinarySource(Source):
         return BinarySplitter(sizes, SourceCursor.parse(cursor).row)
 
     def read(self, slices: Sequence[Slice]) -> pa.Table:
-        """See `Source`. A file that is too large has no bytes. Raises `InvalidSource` for one that changed or is gone."""
+        """See `Source`. A file that is too large has no bytes; one that changed or is gone is an `InvalidSource`."""
         return self.read_with_faults(slices).table
 
     def read_with_faults(self, slices: Sequence[Slice]) -> RowsRead:
