@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import json
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, urlsplit
 from uuid import NAMESPACE_OID, uuid5
 
 from batchmill.backoff import Backoff
+from batchmill.redis_access.address import RedisAddress
 from batchmill.shard import ShardRef, parse_shard_id
 
 if TYPE_CHECKING:
@@ -75,10 +75,12 @@ def kombu_waits(backoff: Backoff) -> dict[str, float]:
 def celery_settings(settings: ServiceSettings) -> dict[str, Any]:
     """The settings that dispatcher and workers share, as Celery names them."""
     return {
-        "broker_url": _celery_url(settings.redis_url),
+        "broker_url": "redis://",  # the transport takes the address below; this one is shown, without a password
+        "broker_transport": "batchmill.redis_access.transport:Transport",
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "broker_transport_options": {
+            "address": RedisAddress.parse(settings.redis_url),
             "global_keyprefix": settings.redis_prefix,
             "visibility_timeout": VISIBILITY_TIMEOUT_S,
             "unacked_restore_interval": 1,
@@ -96,12 +98,3 @@ def celery_settings(settings: ServiceSettings) -> dict[str, Any]:
         "task_create_missing_queues": True,
         "enable_utc": True,
     }
-
-
-def _celery_url(url: str) -> str:
-    """Celery's spelling of a Redis URL: a Unix socket is `redis+socket://` with a `virtual_host`."""
-    split = urlsplit(url)
-    if split.scheme != "unix":
-        return url
-    database = parse_qs(split.query).get("db", ["0"])[0]
-    return f"redis+socket://{split.path}?virtual_host={database}"

@@ -13,9 +13,11 @@ BatchmillError
 ├── Unauthorized              the token is missing or wrong
 ├── Forbidden                 the token is right, and does not allow this
 ├── ServiceUnavailable        the service, its ledger or its workers cannot be reached
+│   ├── LedgerRefused         the ledger's Redis wants another password, permission or setting
 │   ├── OutcomeUnknown        it did not answer: the request may have been executed
 │   └── Overloaded            it has too much to do; the same request succeeds later
 ├── StorageError              a file or bucket could not be read or written
+├── UnreadableRecord          a record in the ledger was written by another version, or is damaged
 ├── InvalidSettings           a setting is missing or wrong; the service does not start
 ├── MissingExtra              an optional part is not installed
 ├── StaleToken                this attempt is no longer the shard's; its writes change nothing
@@ -192,6 +194,12 @@ class ServiceUnavailable(BatchmillError):
     http_status = 503
 
 
+class LedgerRefused(ServiceUnavailable):
+    """The ledger's Redis refuses until somebody changes a password, a permission or a setting, which is named."""
+
+    code = "ledger_refused"
+
+
 class OutcomeUnknown(ServiceUnavailable):
     """The connection to the ledger ended before it answered: the request may have been carried out."""
 
@@ -215,6 +223,12 @@ class InvalidSettings(BatchmillError):
     """A setting is missing or wrong; the service does not start."""
 
     code = "invalid_settings"
+
+
+class UnreadableRecord(BatchmillError):
+    """A record in the ledger cannot be read by this version: another one wrote it, or it is damaged."""
+
+    code = "unreadable_record"
 
 
 class MissingExtra(BatchmillError):

@@ -97,7 +97,9 @@ class FileSource(Frozen):
     path: str | list[str]
     format: SourceFormat | None = None  # None: by the files' endings
     columns: list[str] | None = None  # read only these
-    max_file_bytes: int = Field(default=MAX_FILE_BYTES, ge=1, le=2**31 - 1)  # of `binary`: a larger file is a failed row
+    max_file_bytes: int = Field(
+        default=MAX_FILE_BYTES, ge=1, le=2**31 - 1
+    )  # of `binary`: a larger file is a failed row
 
 
 class UploadSource(Frozen):
@@ -373,6 +375,7 @@ class PoolStatus(Frozen):
     shards_waiting: int  # planned, or to be tried again
     rows_waiting: int  # of its jobs, not settled yet, as far as their number is known; those that run included
     oldest_queued_s: float | None = None  # for how long the first of the queued shards has waited
+    mixed: dict[str, list[str]] = {}  # operators that its workers have in several versions or with other code: which
 
 
 class BatchChoice(Frozen):
@@ -395,6 +398,7 @@ class WorkerInfo(Frozen):
     device_count: int = 1  # more than one: a worker over several GPUs, which are "cuda:0", "cuda:1", …
     memory_bytes: int | None = None  # its share of its devices' memory; None: not known, or the host's
     operators: list[str]
+    revisions: dict[str, str] = {}  # of each of them: version and code, `2 (c0ffee012345)`
     shards_at_once: int
     pid: int
     started_at: float

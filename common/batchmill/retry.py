@@ -51,7 +51,7 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """The lease was revoked, or the worker was stopped, before any row was done."""
+    """The lease was revoked, the worker was stopped, or the ledger was away, before any row was done."""
 
 
 Outcome = Done | Partial | Failed | Lost | Revoked

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from batchmill.errors import InvalidSettings, did_you_mean
 from batchmill.job import DEFAULT_POOL, POOL_PATTERN
+from batchmill.redis_access.address import RedisAddress
 from batchmill.storage.locations import UNRESTRICTED, Locations
 from batchmill.tokens import split_entry
 from batchmill.wording import shown
@@ -37,7 +38,7 @@ class ServiceSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
 
-    redis_url: str = "redis://127.0.0.1:6379/0"  # redis://, rediss:// or unix:///path?db=0
+    redis_url: str = "redis://127.0.0.1:6379/0"  # see `RedisAddress`
     redis_prefix: str = Field(default="batchmill:", max_length=64)  # of every key, Celery's included
     blob_root: str = ""  # a folder, or s3://bucket/prefix
     roots: ListOfText = ()  # folders and URI prefixes that may contain sources, outputs and models
@@ -58,7 +59,7 @@ class ServiceSettings(BaseSettings):
         """
         _refuse_unknown_names()
         try:
-            return cls(
+            settings = cls(
                 _secrets_dir=_secrets_folders(),
                 **{name: value for name, value in overrides.items() if value is not None},  # type: ignore[arg-type]  # pydantic checks
             )
@@ -66,6 +67,8 @@ class ServiceSettings(BaseSettings):
             first = error.errors()[0]
             name = f"{PREFIX}{str(first['loc'][0]).upper()}"
             raise InvalidSettings(f"{name}: {first['msg']}, got {shown(first['input'])}.", name=name) from error
+        RedisAddress.parse(settings.redis_url)
+        return settings
 
     def secret_values(self) -> tuple[str, ...]:
         """What these settings hold and no log may."""
@@ -103,6 +106,9 @@ class CoordinatorSettings(ServiceSettings):
     request_threads: int = Field(default=40, gt=0)  # for requests that wait for the ledger or for storage
     submit_threads: int = Field(default=8, gt=0)  # for requests that bring rows or name files
     max_waiting_requests: int = Field(default=1_000, gt=0)  # for one of these threads; more are refused
+    inspectors: int = Field(default=2, ge=1, le=64)  # processes that read what users send; as many plan sources
+    inspection_memory_mb: int = Field(default=4096, ge=512)  # MiB of address space of one of these processes
+    inspection_timeout_s: float = Field(default=120.0, gt=0)  # one that takes longer over a file or part is ended
     max_live_jobs: int = Field(default=10_000, gt=0)
     max_event_streams: int = Field(default=1000, gt=0)  # of one token, at a time, on each coordinator
     max_live_jobs_per_tenant: int = Field(default=5_000, gt=0)
@@ -134,6 +140,7 @@ class WorkerSettings(ServiceSettings):
     row_cache_rows: int = Field(default=500_000, ge=0)  # that the row cache may have
     drain_s: float = Field(default=25.0, gt=0)
     batch_timeout_s: float = Field(default=600.0, gt=0)  # a batch that takes longer hangs: its process is ended
+    setup_timeout_s: float | None = Field(default=None, gt=0)  # the same for setting an operator up; None: as a batch
     recycle_rss_mb: int = Field(default=0, ge=0)  # a process with more resident memory is replaced; 0: never
     recycle_device_mb: int = Field(default=0, ge=0)  # one that uses more of a device's memory, too; 0: never
     price_per_hour: float = Field(default=0.0, ge=0, le=1e6)  # of a device, in the currency of the coordinators
@@ -141,6 +148,11 @@ class WorkerSettings(ServiceSettings):
     worker_listen: str = ""  # host:port of the supervisor's /healthz and /readyz; port 0: any; "": nowhere
 
     trace: str = ""  # a file to write the phases of every shard to, in the Chrome trace format
+
+    @property
+    def setup_limit_s(self) -> float:
+        """How long setting an operator up may take, seconds."""
+        return self.setup_timeout_s or self.batch_timeout_s
 
 
 class FlowerSettings(ServiceSettings):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from batchmill.errors import ServiceUnavailable
 from batchmill.ledger.ledger import SUBSCRIBED
+from batchmill.processes.guarded_thread import GuardedThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,7 +34,7 @@ class EventHub:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watchers: dict[str, set[asyncio.Event]] = defaultdict(set)
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._listen, name="events", daemon=True)
+        self._thread = GuardedThread("events", self._listen)
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to listen; watchers are woken on `loop`."""
@@ -67,7 +68,9 @@ class EventHub:
                         self._tell(*event)
             except ServiceUnavailable as error:
                 log.warning("events cannot be followed: %s", error)
-                self._stopping.wait(RECONNECT_S)
+            except Exception:  # one event must not end all the others
+                log.exception("events cannot be followed")
+            self._stopping.wait(RECONNECT_S)
 
     def _tell(self, kind: str, job_id: str) -> None:
         self._on_event(kind)

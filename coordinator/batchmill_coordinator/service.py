@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from batchmill.clock import SystemClock
 from batchmill.ledger import Ledger
+from batchmill.ledger.unreadable import UnreadableJob
 from batchmill.stages import last_stage
 from batchmill.workspace import Workspace
 from batchmill_coordinator.admission.admission import Admission
@@ -18,6 +19,8 @@ from batchmill_coordinator.admission.uploads import Uploads
 from batchmill_coordinator.event_hub import EventHub
 from batchmill_coordinator.fleet.backlog import PoolBacklog
 from batchmill_coordinator.fleet.fleet_view import FleetView
+from batchmill_coordinator.inspection.inspector import InspectedSource, Inspector
+from batchmill_coordinator.inspection.pool import InspectorPool
 from batchmill_coordinator.metering.page import CoordinatorMetrics
 from batchmill_coordinator.results.closing import OutputCloser
 from batchmill_coordinator.results.dead_rows import DeadRowStore
@@ -25,17 +28,21 @@ from batchmill_coordinator.results.merger import Merger
 from batchmill_coordinator.results.one_schema import OneSchema, schema_without_rows
 from batchmill_coordinator.results.pages import parse_cursor, read_page
 from batchmill_coordinator.results.resumption import Resumption
+from batchmill_coordinator.roles.clock_guard import ClockGuard
 from batchmill_coordinator.roles.deletion import delete_job
 from batchmill_coordinator.roles.dispatcher import Dispatcher
 from batchmill_coordinator.roles.finisher import Finisher
 from batchmill_coordinator.roles.janitor import Janitor
 from batchmill_coordinator.roles.leadership import Leadership
+from batchmill_coordinator.roles.ledger_keeper import LedgerKeeper
 from batchmill_coordinator.roles.lost_rows import LostRowSettler
 from batchmill_coordinator.roles.planner import Planner
 from batchmill_coordinator.roles.recoverer import Recoverer
 from batchmill_coordinator.roles.role import RoleThread
 from batchmill_coordinator.roles.watcher import Watcher, runs_nothing, why_blocked
 from batchmill_coordinator.scheduling.message_publisher import MessagePublisher
+from batchmill_coordinator.status.notices import Notices
+from batchmill_coordinator.status.readiness import ReadinessProbe
 from batchmill_coordinator.status.shown_request import shown_request
 from batchmill_coordinator.status.status import cost_of, status_of
 
@@ -66,12 +73,19 @@ class Service:
         self.fleet = FleetView(self.ledger, self.clock)
         self.backlog = PoolBacklog(self.ledger, self.fleet, self.clock)
         resumption = Resumption(self.ledger, self.workspace)
-        self.admission = Admission(self.ledger, self.fleet, self.workspace, resumption, settings)
-        self.uploads = Uploads(self.ledger, self.workspace, settings)
+        self._inspectors = InspectorPool(settings)
+        self._planning_inspectors = InspectorPool(settings)  # of their own: no submission delays the planner
+        inspector = Inspector(self._inspectors)
+        self.admission = Admission(self.ledger, self.fleet, self.workspace, resumption, inspector, settings)
+        self.uploads = Uploads(self.ledger, self.workspace, inspector, settings)
         self.leadership = Leadership(self.ledger, _own_name(), settings.leader_ttl_s, self.clock, self._wake_all)
-        self.metrics = CoordinatorMetrics(self.ledger, settings, lambda: self.leadership.epoch, self.clock)
+        self.notices = Notices()
+        self.metrics = CoordinatorMetrics(
+            self.ledger, settings, lambda: self.leadership.epoch, self.clock, self.notices
+        )
+        self.readiness = ReadinessProbe(self.ledger, self.notices, self.clock)
         self.dead_rows = DeadRowStore(self.ledger, self.workspace.blobs)
-        self.replays = Replays(self.ledger, self.workspace, self.dead_rows, settings)
+        self.replays = Replays(self.ledger, self.workspace, self.dead_rows, inspector, settings)
         self._publisher = MessagePublisher(settings)
         self._roles = [RoleThread(role, self.leadership) for role in self._make_roles(resumption)]
         self.hub = EventHub(self.ledger, self._notify)
@@ -79,6 +93,8 @@ class Service:
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start to lead, to listen and to work. Raises `ServiceUnavailable` when the ledger cannot be reached."""
         self.ledger.ping()
+        self._inspectors.start()
+        self._planning_inspectors.start()
         self.hub.start(loop)
         for role in self._roles:
             role.start()
@@ -86,6 +102,8 @@ class Service:
 
     def stop(self) -> None:
         """End the roles, release the leadership, close the connections."""
+        self._inspectors.stop()
+        self._planning_inspectors.stop()
         for role in self._roles:
             role.stop()
         self.leadership.stop()
@@ -109,7 +127,8 @@ class Service:
 
     def status(self, job_id: str) -> JobStatus:
         """Return a job's status, with what it was run with. Raises `NotFound`."""
-        return self.status_of(self.ledger.jobs.read(job_id))
+        found = self.ledger.jobs.find(job_id)
+        return found.status() if isinstance(found, UnreadableJob) else self.status_of(found)
 
     def status_of(self, record: JobRecord) -> JobStatus:
         """Return a job's status from its record, with what it was run with."""
@@ -119,8 +138,13 @@ class Service:
         """Return what a job cost so far."""
         return cost_of(record, self.settings.currency)
 
-    def statuses(self, records: Sequence[JobRecord]) -> list[JobStatus]:
+    def statuses(self, jobs: Sequence[JobRecord | UnreadableJob]) -> list[JobStatus]:
         """Return the status of each job, with what blocks it."""
+        records = [job for job in jobs if not isinstance(job, UnreadableJob)]
+        readable = iter(self._statuses(records))
+        return [job.status() if isinstance(job, UnreadableJob) else next(readable) for job in jobs]
+
+    def _statuses(self, records: Sequence[JobRecord]) -> list[JobStatus]:
         now_s = self.clock.wall()
         pools = self.fleet.pools() if any(runs_nothing(record) for record in records) else {}
         with_dead = [record.id for record in records if record.rows_dead]
@@ -148,7 +172,7 @@ class Service:
     def _make_roles(self, resumption: Resumption) -> list[Role]:
         """Make the roles of the leader."""
         ledger, fleet, blobs, counts = self.ledger, self.fleet, self.workspace.blobs, self.metrics.roles
-        settings = self.settings
+        settings, clocks = self.settings, ClockGuard(ledger, self.clock, self.notices)
         settler = LostRowSettler(ledger, blobs, self._open_source, self.clock)
         one_schema = OneSchema(ledger, self.workspace, self.dead_rows)
         merger = Merger(ledger, self.workspace, self.dead_rows, one_schema)
@@ -157,14 +181,17 @@ class Service:
             Planner(ledger, fleet, self._open_source, resumption, settings),
             Dispatcher(ledger, fleet, self._publisher, counts),
             Recoverer(ledger, fleet, self._publisher, settler, settings.lease_ttl_s, counts),
-            Finisher(ledger, outputs, counts),
-            Janitor(ledger, blobs, upload_ttl_s=settings.upload_ttl_s, retention_s=settings.retention_s),
+            Finisher(ledger, outputs, clocks, counts),
+            Janitor(ledger, blobs, clocks, upload_ttl_s=settings.upload_ttl_s, retention_s=settings.retention_s),
+            LedgerKeeper(ledger, blobs, clocks, self.notices, self.clock),
             Watcher(ledger, fleet, self.clock, settings.currency),
         ]
 
     def _open_source(self, record: JobRecord, stage: int) -> Source:  # noqa: ARG002  # the only stage reads the job's
-        inline = self.ledger.jobs.inline_input(record.id) if record.spec.source is None else None
-        return self.workspace.open_source(record.id, record.spec, inline)
+        if record.spec.source is None:
+            return self.workspace.open_source(record.id, record.spec, self.ledger.jobs.inline_input(record.id))
+        described = self.workspace.open_source(record.id, record.spec, None)
+        return InspectedSource(record.id, described, Inspector(self._planning_inspectors))
 
     def _notify(self, kind: str) -> None:
         if kind == "worker":

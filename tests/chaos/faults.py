@@ -151,6 +151,39 @@ class Faults:
     def _do_stop_valkey(self) -> Struck | None:
         return self._stop_valkey("stop_valkey", lambda valkey: valkey.process.terminate())
 
+    def _do_failover(self) -> Struck | None:
+        """A replica that has every write takes over; what clients had sent to the old primary fails."""
+        if self.cluster.valkey is None or not self.cluster.answers():
+            return None
+        at = time.time()
+        self.cluster.failover(stale_s=0)
+        return Struck("failover", STORE, "valkey", at, undone_at=time.time())
+
+    def _do_readonly(self) -> Struck:
+        with self.cluster.redis() as client:
+            client.execute_command("REPLICAOF", "127.0.0.1", "1")
+        fault = Struck("readonly", STORE, "valkey", time.time())
+        return self._until(fault, 3.0, lambda: self._command("REPLICAOF", "NO", "ONE"))
+
+    def _do_out_of_memory(self) -> Struck:
+        return self._misconfigure("out_of_memory", "maxmemory", "1", "0")
+
+    def _do_too_few_replicas(self) -> Struck:
+        return self._misconfigure("too_few_replicas", "min-replicas-to-write", "1", "0")
+
+    def _misconfigure(self, kind: str, name: str, value: str, before: str) -> Struck:
+        """Set what makes the server answer writes with an error, for a while."""
+        with self.cluster.redis() as client:
+            client.config_set(name, value)
+        fault = Struck(kind, STORE, "valkey", time.time())
+        return self._until(fault, 3.0, lambda: self._command("CONFIG", "SET", name, before))
+
+    def _command(self, *command: str) -> None:
+        """Give the server a command, unless it was stopped meanwhile: it then starts with its own settings."""
+        if self.cluster.valkey is not None and self.cluster.answers():
+            with self.cluster.redis() as client:
+                client.execute_command(*command)
+
     def _do_lose_message(self) -> Struck | None:
         lost = self._await_message("lpop", QUEUE)
         self._message = lost or self._message

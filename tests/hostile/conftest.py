@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from operators_path import operators_on_path
 
 from support.attack import Mill
 from support.cluster import TOKEN, Cluster
+from support.operators.path import operators_on_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,3 +47,13 @@ def own_mill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mill]:
     with Cluster(tmp_path_factory.mktemp("own"), "mill_operators", **SETTINGS) as cluster:
         cluster.start(coordinators=1, slots=(1,))
         yield Mill(cluster)
+
+
+LEASES = {"LEASE_TTL_S": 10, "LEADER_TTL_S": 5}  # those of a real deployment: recovery is measured
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A service with the leases of a real one, whose Valkey the tests of a module break and restore."""
+    with Cluster(tmp_path_factory.mktemp("stack"), "mill_operators", **LEASES) as cluster:
+        yield cluster.start()

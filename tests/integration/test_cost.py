@@ -33,7 +33,7 @@ PER_SECOND = 2.0  # EUR
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A worker that costs 2 EUR a second, and a tenant."""
-    settings = {"TOKENS": f"other,acme:{TOKEN}", "CURRENCY": "EUR", "PRICES": f"cpu={PER_SECOND * 3600}"}
+    settings = {"TOKENS": f"other,admin:acme:{TOKEN}", "CURRENCY": "EUR", "PRICES": f"cpu={PER_SECOND * 3600}"}
     folder = tmp_path_factory.mktemp("cost")
     with Cluster(folder, "mill_operators,cost_operators", LEASE_TTL_S=1.0, **settings) as started:
         yield started.start()
@@ -202,7 +202,7 @@ def test_the_shell_shows_a_jobs_cost_and_everybodys(
     assert head.split("\t") == ["PART", "TIME", "SHARE", "COST"]
     assert [line.split("\t")[0] for line in lines[:6]] == [*PARTS, "total"]
     assert lines[5] == f"total\t{found.total_s:.3f} s\t100.0%\t{money(found.total, 'EUR')}"
-    assert lines[6].endswith(" EUR per 1,000 rows, of 1 row")
+    assert lines[6].endswith(" EUR per 1,000 rows (1 row so far)")
     assert lines[7] == f"{money(found.total, 'EUR')} of a budget of 7.50 EUR"
     assert f"{money(found.total, 'EUR')} of 7.50 EUR, " in shell("status", job_id)
 

@@ -12,8 +12,11 @@ from batchmill.ledger import Ledger
 from batchmill.ledger.jobs import Submission
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations
+from batchmill_coordinator.roles.clock_guard import ClockGuard
 from batchmill_coordinator.roles.deletion import delete_job
 from batchmill_coordinator.roles.janitor import Janitor
+from batchmill_coordinator.status.notices import Notices
+from support.hand_clock import HandClock
 from support.records import spec_of
 
 if TYPE_CHECKING:
@@ -54,7 +57,8 @@ def an_hour_later(redis_client: redis.Redis, prefix: str) -> Ledger:
 
 
 def janitor(ledger: Ledger, blobs: BlobStore, *, retention_s: float) -> Janitor:
-    return Janitor(ledger, blobs, upload_ttl_s=60, retention_s=retention_s)
+    clocks = ClockGuard(ledger, HandClock(ledger.now_ms() / 1000), Notices())
+    return Janitor(ledger, blobs, clocks, upload_ttl_s=60, retention_s=retention_s)
 
 
 def end_job(ledger: Ledger, blobs: BlobStore, job_id: str) -> None:

@@ -54,7 +54,7 @@ def test_a_process_that_dies_with_a_shard_is_told_by_its_signal(client: batchmil
     job = client.submit("suicidal", rows=ROWS, params={"once": str(tmp_path / "once")}, retry=QUICK).wait()
     died, lost = find(job, LogEvent.DIED), find(job, LogEvent.LOST)
     assert died.level is LogLevel.ERROR
-    assert "was ended by SIGKILL; the shard was on the device" in died.message
+    assert "was ended by SIGKILL; the shard was in infer" in died.message
     assert (died.shard, died.attempt) == (lost.shard, lost.attempt) == ("0", 1)
     assert died.worker == lost.worker
 

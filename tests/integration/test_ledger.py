@@ -209,7 +209,7 @@ def test_one_leads_until_it_resigns(ledger: Ledger) -> None:
     assert ledger.lead("a", 60) == first
     assert ledger.lead("b", 60) == 0
     ledger.resign("b")
-    assert ledger.has_leader()
+    assert ledger.probe()
     ledger.resign("a")
     assert ledger.lead("b", 60) == first + 1
 

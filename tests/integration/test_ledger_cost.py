@@ -133,7 +133,7 @@ def test_the_attempts_of_a_dead_process_share_the_time_since_they_told(ledger: L
     at(ledger, 3)
     ledger.shards.renew([first, second], LEASE_MS, [2_000_000, 1_000_000])
     at(ledger, 4)
-    assert ledger.shards.release_leases_of_worker("w1", blamed=first.attempt_key) == [first, second]
+    assert ledger.shards.release_leases_of_worker("w1", blamed={first.attempt_key}) == [first, second]
     assert retried(ledger) == 1.5  # of the second; the first one's lease has ended, for the recoverer to find
     at(ledger, 9)
     assert ledger.shards.expire_attempt(first, epoch, delay_s=0) == "ok"

@@ -9,7 +9,7 @@ import pytest
 from batchmill.completion import Completion
 from batchmill.errors import StaleToken
 from batchmill.shard import ShardState
-from support.ledger_steps import claim, plan, queue_one, submit
+from support.ledger_steps import LEASE_MS, claim, plan, queue_one, submit
 
 if TYPE_CHECKING:
     from batchmill.ledger import Ledger
@@ -34,7 +34,7 @@ def test_the_leases_of_a_dead_process_end_at_once_and_no_others(ledger: Ledger, 
 
 def test_of_a_dead_process_only_the_shard_on_the_device_is_blamed(ledger: Ledger, epoch: int) -> None:
     guilty, beside = two_claimed(ledger, epoch, "cpu0@host aa", "cpu0@host bb")
-    assert len(ledger.shards.release_leases_of_worker("cpu0@host", guilty.attempt_key)) == 2
+    assert len(ledger.shards.release_leases_of_worker("cpu0@host", {guilty.attempt_key})) == 2
     assert ledger.shards.expired(ledger.now_ms()) == [guilty]
     spared = ledger.shards.read(beside)
     assert spared is not None
@@ -56,3 +56,53 @@ def test_leases_that_nobody_could_renew_begin_anew_but_those_of_dead_processes(l
     assert ledger.leases.extend_all(epoch, 10.0) == 0
     ledger._store.now_ms += 5_001  # nor did its worker renew since
     assert ledger.shards.expired(ledger.now_ms()) == [dead, alive]
+
+
+def test_a_supervisor_keeps_the_leases_of_its_own_process_and_no_others(ledger: Ledger, epoch: int) -> None:
+    own, other = two_claimed(ledger, epoch, "cpu0@host-1 aa", "cpu0@host-2 bb")
+    ledger._store.now_ms = ledger.now_ms() + LEASE_MS - 1
+    assert ledger.shards.keep_leases("cpu0@host-1", [own, other], LEASE_MS) == [own]
+    ledger._store.now_ms += LEASE_MS - 1
+    assert ledger.shards.expired(ledger.now_ms()) == [other]
+
+
+def test_a_lease_that_ended_with_its_process_is_not_kept(ledger: Ledger, epoch: int) -> None:
+    dead, _ = two_claimed(ledger, epoch, "cpu0@host-1 aa", "cpu0@host-2 bb")
+    ledger.shards.release_leases_of_worker("cpu0@host-1")
+    assert ledger.shards.keep_leases("cpu0@host-1", [dead], LEASE_MS) == []
+    assert ledger.shards.expired(ledger.now_ms()) == [dead]
+
+
+def test_an_attempt_that_was_noted_and_not_claimed_is_not_kept(ledger: Ledger, epoch: int) -> None:
+    submit(ledger)
+    plan(ledger, epoch, [5])
+    noted = queue_one(ledger, epoch, 0)
+    assert ledger.shards.keep_leases("cpu0@host-1", [noted], LEASE_MS) == []
+    claim(ledger, noted, holder="cpu0@host-2 bb")
+    assert ledger.shards.keep_leases("cpu0@host-1", [noted], LEASE_MS) == []
+
+
+def test_a_stage_is_bound_to_the_revision_of_its_first_claim_until_any_is_allowed(ledger: Ledger, epoch: int) -> None:
+    submit(ledger)
+    plan(ledger, epoch, [5, 5])
+    first, second = (queue_one(ledger, epoch, number) for number in range(2))
+
+    def take(ref: ShardRef, version: str, code: str) -> None:
+        revision = f"{version} ({code})"
+        ledger.shards.claim(ref, "default", "w 1", LEASE_MS, with_job=False, version=version, revision=revision)
+
+    take(first, "1", "aa")
+    for version, code in (("2", "bb"), ("1", "cc")):
+        with pytest.raises(StaleToken, match="another version"):
+            take(second, version, code)
+        refused = ledger.shards.read(second)
+        assert refused is not None
+        assert (refused.state, refused.losses, refused.failures) == (ShardState.WAITING, 0, 0)
+        ledger._store.now_ms = ledger.now_ms() + 1_000
+        second = queue_one(ledger, epoch, 1)
+    record = ledger.jobs.read(first.job_id)
+    assert (record.first.operator_version, record.first.revision) == ("1", "1 (aa)")
+    assert record.first.shards_queued == 1
+    ledger.jobs.resume(first.job_id, any_version=True)
+    take(second, "2", "bb")
+    assert ledger.jobs.read(first.job_id).first.revision == "2 (bb)"

@@ -18,7 +18,7 @@ from batchmill.job_log import MAX_ENTRIES, LogEvent, LogLevel
 from batchmill.ledger import Ledger
 from batchmill.ledger.connection import connect
 from batchmill.ledger.jobs import Submission
-from batchmill.ledger.ledger import SCHEMA
+from batchmill.ledger.schema import SCHEMA
 from batchmill.processes.parent_death import die_with_parent
 from batchmill.shard import ShardId, ShardRef
 from batchmill_coordinator.fleet.pools import PoolView

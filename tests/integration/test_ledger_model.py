@@ -219,10 +219,17 @@ class LedgerMachine(Lockstep):
             self.expire_attempt(attempt.ref, epoch)
 
     @precondition(lambda self: self.model.attempts("running"))
+    @rule(worker=st.sampled_from(["w1", "w11"]))
+    def keep_leases(self, worker: str) -> None:
+        refs = [ref for ref, _ in self.model.attempts("running").values()]
+        held = self.model.keep_leases(worker)
+        self.check(str(held), lambda: str(len(self.ledger.shards.keep_leases(worker, refs, LEASE_MS))))
+
+    @precondition(lambda self: self.model.attempts("running"))
     @rule(which=some, worker=st.sampled_from(["w1", "w11"]), blames=st.booleans())
     def release_leases_of_worker(self, which: int, worker: str, *, blames: bool) -> None:
         attempt = self.attempt(which, late=False) if blames else None
-        blamed = attempt.ref.attempt_key if attempt else ""
+        blamed = {attempt.ref.attempt_key} if attempt else None
         held = self.model.release_leases_of_worker(worker, blamed)
         self.check(
             str(held), lambda: str(len(self.ledger.shards.release_leases_of_worker(worker, blamed))), changes=held > 0

@@ -125,7 +125,7 @@ def test_a_source_that_ends_before_all_its_rows_are_planned_fails_the_job(servic
     assert isinstance(splitter.next_split(3, 1 << 20), InputSplit)
     plan_the_rest(service, job.id)
     failed = service.ledger.jobs.read(job.id)
-    assert (failed.state, failed.planned) == (JobState.FAILING, False)
+    assert (failed.state, failed.first.planned) == (JobState.FAILING, False)
     assert failed.error is not None
     assert "rows, 2,500 were expected" in failed.error.message
 

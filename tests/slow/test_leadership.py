@@ -73,7 +73,7 @@ def test_a_leader_that_is_killed_while_it_closes_an_output_leaves_it_to_the_stan
     job = client.submit("gated", rows=rows, params={"gate": str(gate)}, output=tmp_path / "out")
     in_the_way.mkdir()
     gate.touch()
-    until(lambda: f"the output of job {job.id} could not be closed" in running.log(leader.name), "the closing")
+    until(lambda: f"job {job.id}: its output could not be closed" in running.log(leader.name), "the closing")
     assert job.status().rows_done == len(rows)
     leader.kill()
     in_the_way.rmdir()

@@ -89,6 +89,7 @@ class Cluster:
         self._urls: dict[str, str] = {}
         self._stack = ExitStack()
         self._started = 0
+        self._valkey_folder = folder / "valkey"
         self._seen: set[psutil.Process] = set()
         for name in ("valkey", "logs"):
             (folder / name).mkdir(parents=True, exist_ok=True)
@@ -119,12 +120,42 @@ class Cluster:
         """What all wrote."""
         return "".join(path.read_text(errors="replace") for path in sorted((self.folder / "logs").iterdir()))
 
-    def start_valkey(self, *flags: str) -> None:
-        """Start Valkey over its append-only file; returns when it answers."""
+    def start_valkey(self, *flags: str, wait: bool = True) -> None:
+        """Start Valkey over its append-only file; returns when it answers, or without `wait` at once."""
         self.socket.unlink(missing_ok=True)
-        command = [*valkey_command(self.folder / "valkey", self.socket), *flags]
+        command = [*valkey_command(self._valkey_folder, self.socket), *flags]
         self.valkey = self._start("valkey", command, {})
-        until(self._answers, "Valkey's start")
+        if wait:
+            until(self.answers, "Valkey's start")
+
+    def failover(self, stale_s: float) -> None:
+        """Replace the Valkey by a replica of it, at the same address.
+
+        stale_s: how long the old one still takes writes that the replica does not get; 0: the replica has all.
+        """
+        primary = self.valkey
+        assert primary is not None
+        self._started += 1
+        folder, path = self.folder / f"valkey-{self._started}", self._runtime / f"replica-{self._started}.sock"
+        folder.mkdir()
+        with self.redis() as old:
+            port = free_port()
+            old.config_set("port", port)
+            old.config_set("repl-diskless-sync-delay", 0)
+            flags = ["--replicaof", "127.0.0.1", str(port)]
+            replica = self._start("valkey", [*valkey_command(folder, path), *flags], {})
+            until(path.exists, "the replica's start")
+            with redis.Redis(unix_socket_path=str(path), decode_responses=True, socket_timeout=5) as new:
+                until(lambda: new.info("replication")["master_link_status"] == "up", "the replica's first copy")
+                if stale_s == 0:
+                    old.execute_command("CLIENT", "PAUSE", "10000", "WRITE")
+                    until(lambda: _offset(new) >= _offset(old), "the replica's last write")
+                new.execute_command("REPLICAOF", "NO", "ONE")
+        time.sleep(stale_s)
+        primary.process.kill()
+        primary.process.wait()
+        path.replace(self.socket)
+        self.valkey, self._valkey_folder = replica, folder
 
     def start_coordinator(self, name: str, *, wait: bool = True, **settings: object) -> Running:
         """Start a coordinator; one of the same name has the port of the one before."""
@@ -139,9 +170,15 @@ class Cluster:
         return running
 
     def start_supervisor(
-        self, slots: int = 1, *, wait: bool = True, devices: str = "cpu", **settings: object
+        self,
+        slots: int = 1,
+        *,
+        wait: bool = True,
+        devices: str = "cpu",
+        operators: str | None = None,
+        **settings: object,
     ) -> Running:
-        """Start a supervisor, under a name of its own."""
+        """Start a supervisor, under a name of its own. operators: instead of the cluster's."""
         self._started += 1
         name = f"worker-{self._started}"
         ready = self._ready(name)
@@ -152,7 +189,7 @@ class Cluster:
             "--slots-per-device",
             str(slots),
             "--operators",
-            self._operators,
+            operators or self._operators,
             "--ready-file",
             str(ready),
         ]
@@ -163,7 +200,7 @@ class Cluster:
 
     def start(self, *, coordinators: int = 1, slots: tuple[int, ...] = (1,)) -> Self:
         """Start everything: Valkey, coordinators "a", "b", …, and a supervisor for each number of slots."""
-        self.start_valkey()
+        self.start_valkey("--enable-debug-command", "local")
         started = [self.start_coordinator(name, wait=False) for name in "abc"[:coordinators]]
         started += [self.start_supervisor(number, wait=False) for number in slots]
         for running in started:
@@ -221,7 +258,14 @@ class Cluster:
             end(process)
         shutil.rmtree(self._runtime, ignore_errors=True)
 
-    def _answers(self) -> bool:
+    def processes(self) -> list[psutil.Process]:
+        """The coordinators, the supervisors and their slots that live."""
+        running = [*self.coordinators.values(), *self.supervisors.values()]
+        parents = [psutil.Process(each.pid) for each in running if each.process.poll() is None]
+        return [*parents, *self.slots()]
+
+    def answers(self) -> bool:
+        """Whether the Valkey answers."""
         try:
             with self.redis() as client:
                 return bool(client.ping())
@@ -263,6 +307,10 @@ class Cluster:
                 start_new_session=True,
             )
         return Running(name, process)
+
+
+def _offset(client: Any) -> int:
+    return int(client.info("replication")["master_repl_offset"])
 
 
 def free_port() -> int:

@@ -271,12 +271,19 @@ class Model:
             piece.at = max(piece.at, self.now + LEASE_MS) if piece.at > 0 else piece.at
         return len(spared)
 
-    def release_leases_of_worker(self, worker: str, blamed: str) -> int:
+    def keep_leases(self, worker: str) -> int:
+        held = [piece for _, piece in self.attempts("running").values() if piece.holder.startswith(f"{worker} ")]
+        alive = [piece for piece in held if piece.at > 0]
+        for piece in alive:
+            piece.at = max(piece.at, self.now + LEASE_MS)
+        return len(alive)
+
+    def release_leases_of_worker(self, worker: str, blamed: set[str] | None) -> int:
         held = 0
         for member, (ref, piece) in self.attempts("running").items():
             if piece.holder.startswith(f"{worker} "):
                 held += 1
-                if blamed in ("", member):
+                if blamed is None or member in blamed:
                     piece.at = -self.now
                 else:
                     self.charge_lost(ref, piece)

@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import threading
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-from unittest.mock import patch
 
 import pyarrow as pa
 import uvicorn
@@ -22,18 +20,18 @@ from batchmill_coordinator.api.app import create_app
 from batchmill_coordinator.api.server import listen
 from batchmill_coordinator.service import Service
 from batchmill_worker.devices.placement import SlotIdentity
-from batchmill_worker.runtime.watchdog import Watchdog
 from batchmill_worker.slot.wiring import build_slot_context
 from support.fault_proxy import Fault, FaultProxy
 from support.ledger_steps import begin, end_plan, settle_one
 from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from batchmill.job import JobStatus
     from batchmill.ledger import JobRecord, Ledger
+    from batchmill.ledger.unreadable import UnreadableJob
     from batchmill_coordinator.api.status_feed import StatusFeeds
     from batchmill_coordinator.roles.role import Role
 
@@ -56,7 +54,7 @@ class SteeredService(Service):
         self.shown: dict[str, dict[str, Any]] = {}  # fields of the status of jobs, in place of what they are
         super().__init__(settings)
 
-    def statuses(self, records: Sequence[JobRecord]) -> list[JobStatus]:
+    def statuses(self, records: Sequence[JobRecord | UnreadableJob]) -> list[JobStatus]:
         found = super().statuses(records)
         return [status.model_copy(update=self.shown.get(status.id, {})) for status in found]
 
@@ -85,14 +83,6 @@ def rows_of(ledger: Ledger, job_id: str) -> int:
     return pa.ipc.open_stream(stream).read_all().num_rows if stream else 0
 
 
-class Unwatched(Watchdog):
-    """No watchdog: it would end this process, and it needs a standard error that is a file."""
-
-    @contextmanager
-    def watching(self, attempt_id: str, expected_s: float | None = None) -> Iterator[None]:  # noqa: ARG002
-        yield
-
-
 class LiveService:
     """The service. `start`, `stop`; `reset` between tests."""
 
@@ -109,8 +99,7 @@ class LiveService:
             name="cpu0@here", slot=0, device="cpu", device_type="cpu", device_count=1, memory_bytes=None
         )
         worker = WorkerSettings(**shared, shards_at_once=1, operators=(OPERATORS,))
-        with patch("batchmill_worker.slot.wiring.Watchdog", Unwatched):
-            self._slot = build_slot_context(worker, identity, folder / "note")
+        self._slot = build_slot_context(worker, identity, folder / "board")
         self._pool = worker.pool
         self._slot.heartbeat.batches = lambda: [CHOICE]
         self._listener = listen("127.0.0.1", 0)

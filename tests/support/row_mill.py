@@ -56,7 +56,7 @@ class Mill:
         self.ledger = ledger
         self.blobs = blobs
         self.log = log
-        self.cache = RowCache(ledger.row_cache, blobs, limits, REGISTRY)
+        self.cache = RowCache(ledger.row_cache, blobs, limits)
 
     def run(
         self,

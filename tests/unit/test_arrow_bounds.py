@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from batchmill.errors import InvalidRows, PayloadTooLarge
-from batchmill_coordinator.admission.arrow_bounds import MAX_NAME_BYTES, ArrowLimits, check_file, read_stream
+from batchmill_coordinator.inspection.arrow_bounds import MAX_NAME_BYTES, ArrowLimits, check_file, read_stream
 
 LIMITS = ArrowLimits(max_rows=100_000, max_bytes=32 * 1024 * 1024, max_columns=10)
 

@@ -108,6 +108,26 @@ def check_kombu_waits(_: Path) -> None:
         assert connection.ensure_connection(None, 1, **kombu_waits(RECONNECT)) is not None
 
 
+def check_kombu_connections(_: Path) -> None:
+    from celery import Celery
+
+    from batchmill.broker import celery_settings
+    from batchmill.settings import ServiceSettings
+
+    app = Celery("contract", set_as_current=False)
+    url = "rediss://me:secret@redis.internal:7/3?ssl_ca_certs=/ca.pem"
+    app.conf.update(celery_settings(ServiceSettings(redis_url=url)))
+    with app.connection_for_write() as connection:
+        channel = connection.transport.Channel.__new__(connection.transport.Channel)
+        channel.connection = connection.transport
+        parameters = channel._connparams()
+        assert connection.as_uri(include_password=True) == "rediss://redis.internal:7/3"
+    expected = {"host": "redis.internal", "port": 7, "db": 3, "username": "me", "ssl_cert_reqs": "required"}
+    assert {name: parameters[name] for name in expected} == expected
+    assert "virtual_host" not in parameters
+    assert parameters["connection_class"].__name__ == "TlsConnection"
+
+
 def check_flower(_: Path) -> None:
     from flower.app import Flower
     from flower.options import options
@@ -170,6 +190,7 @@ INTERFACES = [
     Private("Consumer's connection and queues", ("celery",), "batchmill_worker/slot", check_consumer),
     Private("the body of a message", ("celery", "kombu"), "batchmill/broker.py", check_message_body),
     Private("base64 in Redis", ("kombu",), "batchmill/broker.py", check_kombu_body_encoding),
+    Private("Channel._connparams", ("kombu",), "batchmill/redis_access/transport.py", check_kombu_connections),
     Private("the names of retry intervals", ("kombu",), "batchmill/broker.py", check_kombu_waits),
     Private("its options and application", ("flower",), "batchmill_coordinator/flower/server.py", check_flower),
     Private("its HTTP protocol", ("uvicorn",), "batchmill_coordinator/api/protocol.py", check_uvicorn_protocol),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,7 +12,7 @@ from batchmill.wording import count
 
 if TYPE_CHECKING:
     from batchmill.client import Client
-    from batchmill.job import BatchChoice
+    from batchmill.job import BatchChoice, WorkerInfo
 
 
 @click.command()
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 @service_options
 def workers(client: Client, as_json: bool) -> None:
     """List running workers.
+
+    Where the workers of a pool have an operator in several versions, each is shown with its version and code.
 
     With --json, print one JSON object per line.
     """
@@ -29,12 +32,14 @@ def workers(client: Client, as_json: bool) -> None:
         for worker in found:
             print_json(worker)
         return
+    revisions = {(one.pool, name, revision) for one in found for name, revision in one.revisions.items()}
+    mixed = Counter((pool, name) for pool, name, _ in revisions)
     rows = [
         (
             one.name,
             one.pool,
             f"{one.device_count} x {one.device_type}" if one.device_count > 1 else one.device_type,
-            ", ".join(one.operators),
+            ", ".join(_operator(one, name, mixed) for name in one.operators),
             f"{len(one.running)} of {one.shards_at_once}",
             ", ".join(map(_batch, one.batches)),
             ago(one.seen_at),
@@ -45,6 +50,11 @@ def workers(client: Client, as_json: bool) -> None:
     print_table(
         columns, rows, empty="No worker is running. `batchmill worker` starts one, `batchmill up` a complete service."
     )
+
+
+def _operator(worker: WorkerInfo, name: str, mixed: Counter[tuple[str, str]]) -> str:
+    """Name an operator, with its revision if the workers of the pool do not all have the same."""
+    return f"{name} {worker.revisions[name]}" if mixed[worker.pool, name] > 1 and name in worker.revisions else name
 
 
 def _batch(choice: BatchChoice) -> str:

@@ -87,14 +87,21 @@ def pause(client: Client, job_id: str, as_json: bool) -> None:
     type=click.FloatRange(1e-6, 1e6),
     help="New budget: the total that the job may cost, what it has cost so far included.",
 )
+@click.option(
+    "--any-version", is_flag=True, help="Continue with the versions of its operators that the workers have now."
+)
 @json_option
 @service_options
-def resume(client: Client, job_id: str, budget: float | None, as_json: bool) -> None:
+def resume(client: Client, job_id: str, budget: float | None, any_version: bool, as_json: bool) -> None:
     """Resume a paused job.
 
     A job that has used up its budget needs a higher one.
     """
-    _print_change(client.job(job_id).resume(budget=budget), f"`batchmill watch {job_id}` follows it", as_json)
+    _print_change(
+        client.job(job_id).resume(budget=budget, any_version=any_version),
+        f"`batchmill watch {job_id}` follows it",
+        as_json,
+    )
 
 
 def _print_change(changed: JobStatus, what_next: str, as_json: bool) -> None:

@@ -66,7 +66,7 @@ class Overview(Frozen):
         rows = [
             (
                 pool.name,
-                str(pool.workers),
+                f"{pool.workers}, mixed" if pool.mixed else str(pool.workers),
                 f"{pool.shards_running} of {pool.capacity}",
                 str(pool.shards_queued),
                 str(pool.shards_waiting),

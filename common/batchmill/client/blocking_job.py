@@ -78,11 +78,13 @@ class Job:
         """
         return self._loop.run(self._async.pause())
 
-    def resume(self, *, budget: float | None = None) -> JobStatus:
+    def resume(self, *, budget: float | None = None, any_version: bool = False) -> JobStatus:
         """Resume a paused job.
 
         Args:
             budget: New budget, for the total cost of the job. None: unchanged.
+            any_version: Continue with whatever version of its operators the workers have, although it began with
+                another one.
 
         Returns:
             The new status.
@@ -90,7 +92,7 @@ class Job:
         Raises:
             Conflict: The job is stopping, has ended, or has already cost its budget.
         """
-        return self._loop.run(self._async.resume(budget=budget))
+        return self._loop.run(self._async.resume(budget=budget, any_version=any_version))
 
     def cost(self) -> JobCost:
         """Read what the job has cost. Attempts that still run are counted when they end.

@@ -79,11 +79,13 @@ class AsyncJob:
         """
         return self._seen(await self._transport.json("POST", f"{self._path}/pause"))
 
-    async def resume(self, *, budget: float | None = None) -> JobStatus:
+    async def resume(self, *, budget: float | None = None, any_version: bool = False) -> JobStatus:
         """Resume a paused job.
 
         Args:
             budget: New budget, for the total cost of the job. None: unchanged.
+            any_version: Continue with whatever version of its operators the workers have, although it began with
+                another one.
 
         Returns:
             The new status.
@@ -92,6 +94,8 @@ class AsyncJob:
             Conflict: The job is stopping, has ended, or has already cost its budget.
         """
         query = {} if budget is None else {"budget": repr(float(budget))}
+        if any_version:
+            query["any_version"] = "true"
         return self._seen(await self._transport.json("POST", f"{self._path}/resume", query=query))
 
     async def cost(self) -> JobCost:

@@ -62,6 +62,26 @@ def announce(
     return [one.decode() for one in reply]
 
 
+def begin_planning(
+    store: Store,
+    *,
+    job_id: str,
+    is_again: bool,
+) -> int:
+    """Count that the planner begins with a job; it clears the count when it is through, or when the job fails."""
+    keys = store.keys
+    reply = store.run(
+        "begin_planning",
+        [
+            keys.job(job_id),
+        ],
+        [
+            int(is_again),
+        ],
+    )
+    return int(reply)
+
+
 class BeginUploadAnswer(StrEnum):
     """What `begin_upload.lua` answers."""
 
@@ -119,6 +139,7 @@ class ClaimAnswer(StrEnum):
     OK = "ok"
     STALE = "stale"
     STOPPED = "stopped"
+    OTHER_REVISION = "other revision"
 
 
 class ClaimReply(NamedTuple):
@@ -143,6 +164,8 @@ def claim(
     with_job: bool,
     price_nano: int,
     sharers: int,
+    version: str,
+    revision: str,
 ) -> ClaimReply:
     """Take a queued attempt under a lease, as a worker."""
     keys = store.keys
@@ -154,6 +177,7 @@ def claim(
             keys.shard(attempt.job_id, attempt.stage, attempt.shard_id),
             keys.queued(pool),
             keys.leases(),
+            keys.waiting(attempt.job_id, attempt.stage),
             keys.inline_input(attempt.job_id),
         ],
         [
@@ -164,6 +188,8 @@ def claim(
             int(with_job),
             price_nano,
             sharers,
+            version,
+            revision,
         ],
     )
     return ClaimReply(
@@ -611,6 +637,31 @@ def forget_rows(
     return int(reply)
 
 
+def keep_leases(
+    store: Store,
+    *,
+    lease_ms: int,
+    worker: str,
+    attempts: Sequence[ShardRef],
+) -> list[ShardRef]:
+    """Keep the leases of attempts whose process lives, as its supervisor sees, even if it cannot renew them."""
+    keys = store.keys
+    reply = store.run(
+        "keep_leases",
+        [
+            keys.leases(),
+            *(keys.shard(item.job_id, item.stage, item.shard_id) for item in attempts),
+        ],
+        [
+            store.now_ms,
+            lease_ms,
+            worker,
+            *(item.attempt_key for item in attempts),
+        ],
+    )
+    return [ShardRef.from_key(one) for one in reply]
+
+
 class KeepRowsAnswer(StrEnum):
     """What `keep_rows.lua` answers."""
 
@@ -917,12 +968,18 @@ def queue(
     return int(reply)
 
 
+class Release(NamedTuple):
+    """An item of the list that `release_leases_of_worker.lua` takes."""
+
+    attempt: ShardRef
+    blamed: bool
+
+
 def release_leases_of_worker(
     store: Store,
     *,
     worker: str,
-    blamed: str | None,
-    attempts: Sequence[ShardRef],
+    attempts: Sequence[Release],
 ) -> list[ShardRef]:
     """Take back the attempts of a worker process that is dead, as its supervisor found."""
     keys = store.keys
@@ -937,19 +994,25 @@ def release_leases_of_worker(
                 part
                 for item in attempts
                 for part in (
-                    keys.job(item.job_id),
-                    keys.stage(item.job_id, item.stage),
-                    keys.shard(item.job_id, item.stage, item.shard_id),
-                    keys.waiting(item.job_id, item.stage),
+                    keys.job(item.attempt.job_id),
+                    keys.stage(item.attempt.job_id, item.attempt.stage),
+                    keys.shard(item.attempt.job_id, item.attempt.stage, item.attempt.shard_id),
+                    keys.waiting(item.attempt.job_id, item.attempt.stage),
                 )
             ),
         ],
         [
             store.now_ms,
             worker,
-            "" if blamed is None else blamed,
             keys.events(),
-            *(item.attempt_key for item in attempts),
+            *(
+                part
+                for item in attempts
+                for part in (
+                    item.attempt.attempt_key,
+                    int(item.blamed),
+                )
+            ),
         ],
     )
     return [ShardRef.from_key(one) for one in reply]
@@ -1110,6 +1173,7 @@ def resume(
     *,
     job_id: str,
     budget_nano: int | None,
+    any_version: bool,
     stages: Sequence[int],
 ) -> ResumeReply:
     """Resume a paused job where it was."""
@@ -1125,6 +1189,7 @@ def resume(
             store.now_ms,
             job_id,
             "" if budget_nano is None else budget_nano,
+            int(any_version),
             keys.events(),
         ],
     )
@@ -1321,6 +1386,7 @@ class SubmitAnswer(StrEnum):
     CONFLICT = "conflict"
     FULL = "full"
     NO_UPLOAD = "no upload"
+    OTHER_SCHEMA = "other schema"
 
 
 class SubmitReply(NamedTuple):
@@ -1342,6 +1408,7 @@ class NewStage(NamedTuple):
 def submit(
     store: Store,
     *,
+    schema: int,
     job_id: str,
     spec: str,
     digest: str,
@@ -1367,10 +1434,12 @@ def submit(
             keys.idempotency(idempotency_key) if idempotency_key is not None else "",
             keys.inline_input(job_id),
             keys.uploads(),
+            keys.schema(),
             *(keys.stage(job_id, item.stage) for item in stages),
         ],
         [
             store.now_ms,
+            schema,
             job_id,
             spec,
             digest,

@@ -12,9 +12,10 @@ from redis.backoff import AbstractBackoff
 from redis.retry import Retry
 
 from batchmill.backoff import Backoff
-from batchmill.errors import InvalidSettings, ServiceUnavailable
 from batchmill.ledger.keys import Keys
 from batchmill.ledger.script_text import script_text
+from batchmill.redis_access.address import RedisAddress
+from batchmill.redis_access.connections import connection_class, unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -25,24 +26,24 @@ RECONNECT_TRIES = 2
 
 
 def connect(url: str) -> redis.Redis:
-    """A client for `redis://`, `rediss://` or `unix://`, thread-safe, that reconnects by itself.
+    """A client for the address, see `RedisAddress`, thread-safe, that reconnects by itself.
 
     Raises `InvalidSettings` for a URL it does not understand; does not connect yet.
     """
-    try:
-        return redis.Redis.from_url(
-            url,
-            socket_timeout=SOCKET_TIMEOUT_S,
-            socket_connect_timeout=SOCKET_TIMEOUT_S,
-            health_check_interval=15,
-            retry=Retry(RedisBackoff(RECONNECT), retries=RECONNECT_TRIES),
-            **({} if url.startswith("unix:") else {"socket_keepalive": True}),
-        )
-    except ValueError as error:
-        raise InvalidSettings(
-            "BATCHMILL_REDIS_URL is no Redis URL.",
-            hint="Expected redis://host:port/db, rediss://… or unix:///path?db=0 (also for Valkey).",
-        ) from error
+    address = RedisAddress.parse(url)
+    options: dict[str, Any] = {
+        **address.parameters(),
+        **({} if address.path is not None else {"socket_keepalive": True}),
+    }
+    pool = redis.ConnectionPool(
+        connection_class=connection_class(address),
+        socket_timeout=SOCKET_TIMEOUT_S,
+        socket_connect_timeout=SOCKET_TIMEOUT_S,
+        health_check_interval=15,
+        retry=Retry(RedisBackoff(RECONNECT), retries=RECONNECT_TRIES),
+        **options,
+    )
+    return redis.Redis.from_pool(pool)
 
 
 class RedisBackoff(AbstractBackoff):
@@ -84,17 +85,25 @@ class Store:
             self.on_call(name, time.monotonic() - started, has_answered)
         return reply
 
+    def read_now_ms(self) -> int:
+        """The server's time, milliseconds since the epoch, or the one that was given."""
+        if self.now_ms:
+            return self.now_ms
+        with redis_errors():
+            seconds, micros = self.redis.time()
+        return int(seconds) * 1000 + int(micros) // 1000
+
 
 @contextmanager
 def redis_errors() -> Iterator[None]:
-    """Raise Redis' connection errors as `ServiceUnavailable`."""
+    """Raise Redis' errors as `ServiceUnavailable`, but for those that are bugs. See `redis_access.replies`."""
     try:
         yield
-    except (redis.ConnectionError, redis.TimeoutError) as error:
-        raise ServiceUnavailable(
-            f"cannot connect to the ledger's Redis ({type(error).__name__}).",
-            hint="Check that the Redis or Valkey server runs and that BATCHMILL_REDIS_URL names it.",
-        ) from error
+    except redis.RedisError as error:
+        translated = unavailable(error)
+        if translated is None:
+            raise
+        raise translated from error
 
 
 def _ignore_call(script: str, seconds: float, has_answered: bool) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from batchmill.job import WorkerInfo
 from batchmill.ledger import calls
 from batchmill.ledger.connection import redis_errors
+from batchmill.ledger.documents import readable, write_document
 from batchmill.operators.contract import OperatorInfo
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class FleetLedger:
             description=worker.model_dump_json(),
             ttl_ms=int(ttl_s * 1000),
             changed=changed,
-            announced=[calls.Announced(one.name, one.model_dump_json()) for one in operators],
+            announced=[calls.Announced(one.name, write_document(one, f"operator {one.name!r}")) for one in operators],
         )
 
     def deregister(self, name: str) -> None:
@@ -49,16 +50,22 @@ class FleetLedger:
             pipe.hgetall(self._keys.workers())
             pipe.zrangebyscore(self._keys.workers_seen(), now_ms, "+inf")
             described, present = pipe.execute()
-        return [WorkerInfo.model_validate_json(described[name]) for name in sorted(present) if name in described]
+        found = {name: described[name] for name in sorted(present) if name in described}
+        return [*readable(WorkerInfo.model_validate_json, found, "worker")]
 
     def operator(self, name: str) -> OperatorInfo | None:
         """An operator that some worker has announced, or None."""
         with redis_errors():
             announced = self._store.redis.hget(self._keys.operators(), name)
-        return OperatorInfo.model_validate(json.loads(announced)) if announced else None
+        found = readable(_operator, {name.encode(): announced} if announced else {}, "operator")
+        return next(iter(found), None)
 
     def operators(self) -> list[OperatorInfo]:
         """All operators that were announced, by name."""
         with redis_errors():
             announced = self._store.redis.hgetall(self._keys.operators())
-        return [OperatorInfo.model_validate(json.loads(announced[name])) for name in sorted(announced)]
+        return [*readable(_operator, dict(sorted(announced.items())), "operator")]
+
+
+def _operator(text: bytes) -> OperatorInfo:
+    return OperatorInfo.model_validate(json.loads(text))

@@ -11,10 +11,13 @@ from batchmill.job_log import LogCursor, LogEntry, LogEvent, LogLevel
 from batchmill.ledger import calls
 from batchmill.ledger.connection import redis_errors
 from batchmill.ledger.jobs import no_such_job, queue_record, take_record
+from batchmill.ledger.unreadable import UnreadableJob
 from batchmill.shard import format_shard_id
 from batchmill.stages import FIRST_STAGE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from batchmill.ledger.connection import Store
     from batchmill.ledger.record import JobRecord
     from batchmill.shard import ShardRef
@@ -82,13 +85,23 @@ class JobLogLedger:
         record = take_record(job_id, iter(hashes))
         if record is None:
             raise no_such_job(job_id)
+        if isinstance(record, UnreadableJob):
+            raise record.error()
         return Kept(
             record=record,
-            entries=[_entry(entry_id.decode(), values) for entry_id, values in entries],
+            entries=list(_entries(entries)),
             noted=int(noted or 0),
             held=len(entries),
             now_ms=int(seconds) * 1000 + int(micros) // 1000,
         )
+
+
+def _entries(found: Sequence[tuple[bytes, dict[bytes, bytes]]]) -> Iterator[LogEntry]:
+    for entry_id, values in found:
+        try:
+            yield _entry(entry_id.decode(), values)
+        except (ValueError, TypeError) as error:
+            log.error("entry %s of a job's log is left out, for it cannot be read: %.300s", entry_id, error)
 
 
 def _entry(entry_id: str, values: dict[bytes, bytes]) -> LogEntry:

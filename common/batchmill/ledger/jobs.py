@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 from redis.retry import Retry
 
 from batchmill.backoff import Backoff
+from batchmill.caches import Lru
 from batchmill.cost import NANO, write_pool_operator
 from batchmill.errors import Conflict, InvalidSource, NotFound, OutcomeUnknown, ServiceUnavailable
-from batchmill.job import DEFAULT_TENANT, MAX_STAGES, JobState, UploadSource
+from batchmill.job import DEFAULT_TENANT, JOB_MOVES, MAX_STAGES, JobState, UploadSource
 from batchmill.ledger import calls
 from batchmill.ledger.connection import RedisBackoff, redis_errors
+from batchmill.ledger.documents import write_document, write_error
 from batchmill.ledger.encodings import Request, parse_request
 from batchmill.ledger.record import JobRecord
+from batchmill.ledger.schema import SCHEMA, other_schema
+from batchmill.ledger.unreadable import UnreadableJob
 from batchmill.shard import ShardRef, parse_shard_id
 from batchmill.stages import FIRST_STAGE, stages_of
 
@@ -26,7 +31,10 @@ if TYPE_CHECKING:
     from batchmill.ledger.keys import Keys
     from batchmill.ledger.record import StageRecord
 
+log = logging.getLogger(__name__)
+
 IDEMPOTENCY_TTL_MS = 24 * 3600 * 1000
+MAX_REPORTED = 10_000
 ASKING = Retry(  # whether a job is accepted: for some seconds, as long as a server takes to start again
     RedisBackoff(Backoff(base_s=0.2, max_s=2.0)), retries=12, supported_errors=(ServiceUnavailable,)
 )
@@ -54,22 +62,26 @@ class JobLedger:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._keys = store.keys
+        self._reported: Lru[str, str] = Lru(MAX_REPORTED)  # the unreadable jobs that were logged, and why
 
     def submit(self, submission: Submission, *, max_live_jobs: int) -> tuple[str, bool]:
         """Accept a job; returns its id, and whether it is new (False: known under its idempotency key).
 
-        Raises `Conflict` when the key was used for another request, `InvalidSource` when the upload is unknown or
-        taken, `ServiceUnavailable` when too many jobs are alive, and `OutcomeUnknown` when the ledger does not answer:
-        then the job may have been accepted.
+        Raises `InvalidRequest` for a job that could not be read back, `Conflict` when the key was used for another
+        request, `InvalidSource` when the upload is unknown or taken, `ServiceUnavailable` when too many jobs are alive
+        or the ledger is in another version's formats, and `OutcomeUnknown` when the ledger does not answer: then the
+        job may have been accepted.
         """
         spec = submission.spec
+        text = write_document(spec, "the job")
         upload = spec.source.upload if isinstance(spec.source, UploadSource) else None
 
         def ask() -> calls.SubmitReply:
             return calls.submit(
                 self._store,
                 job_id=submission.job_id,
-                spec=spec.model_dump_json(),
+                schema=SCHEMA,
+                spec=text,
                 digest=submission.digest,
                 idempotency_key=submission.idempotency_key,
                 idempotency_ms=IDEMPOTENCY_TTL_MS,
@@ -100,13 +112,32 @@ class JobLedger:
         return parse_request(known) if known else None
 
     def read(self, job_id: str) -> JobRecord:
-        """A job's record. Raises `NotFound`."""
-        found = self.read_many([job_id])
+        """A job's record. Raises `NotFound` or `UnreadableRecord`."""
+        found = self.find(job_id)
+        if isinstance(found, UnreadableJob):
+            raise found.error()
+        return found
+
+    def find(self, job_id: str) -> JobRecord | UnreadableJob:
+        """A job's record, or what is known of it without. Raises `NotFound`."""
+        found = self.find_many([job_id])
         if not found:
             raise no_such_job(job_id)
         return found[0]
 
     def read_many(self, job_ids: Sequence[str]) -> list[JobRecord]:
+        """The records of those of the jobs that exist and can be read; the others are logged, once each."""
+        return self._apart(self.find_many(job_ids))[0]
+
+    def _apart(self, found: Sequence[JobRecord | UnreadableJob]) -> tuple[list[JobRecord], list[UnreadableJob]]:
+        unreadable = [one for one in found if isinstance(one, UnreadableJob)]
+        for job in unreadable:
+            if self._reported.get(job.id) != job.reason:
+                self._reported.put(job.id, job.reason)
+                log.error("job %s is set aside: %s", job.id, job.error())
+        return [one for one in found if isinstance(one, JobRecord)], unreadable
+
+    def find_many(self, job_ids: Sequence[str]) -> list[JobRecord | UnreadableJob]:
         """The records of those of the jobs that exist, each of one moment, in one round trip."""
         with redis_errors(), self._store.redis.pipeline(transaction=True) as pipe:
             for job_id in job_ids:
@@ -116,12 +147,16 @@ class JobLedger:
         return [record for record in records if record is not None]
 
     def live(self) -> list[JobRecord]:
-        """The jobs that have not ended, oldest first."""
+        """The jobs that have not ended, oldest first, without those whose record cannot be read."""
+        return self.live_and_unreadable()[0]
+
+    def live_and_unreadable(self) -> tuple[list[JobRecord], list[UnreadableJob]]:
+        """The jobs that have not ended, oldest first: those whose record can be read, and the others."""
         with redis_errors():
             ids = self._store.redis.smembers(self._keys.live_jobs())
-        return self.read_many(sorted(job_id.decode() for job_id in ids))
+        return self._apart(self.find_many(sorted(job_id.decode() for job_id in ids)))
 
-    def newest(self, limit: int, before: str | None = None) -> list[JobRecord]:
+    def newest(self, limit: int, before: str | None = None) -> list[JobRecord | UnreadableJob]:
         """At most `limit` jobs, newest first, older than the job `before`. Raises `NotFound` for an unknown one."""
         client, jobs = self._store.redis, self._keys.jobs()
         with redis_errors():
@@ -132,7 +167,7 @@ class JobLedger:
                     raise NotFound(f"there is no job {before!r}.", job=before)
                 start = int(rank) + 1
             ids = client.zrevrange(jobs, start, start + limit - 1)
-        return self.read_many([job_id.decode() for job_id in ids])
+        return self.find_many([job_id.decode() for job_id in ids])
 
     def inline_input(self, job_id: str) -> bytes | None:
         """The rows of a small job, an Arrow stream."""
@@ -147,7 +182,7 @@ class JobLedger:
         error: JobError | None,
     ) -> JobState:
         """Ask a job to stop; returns its state afterwards. Raises `NotFound`."""
-        reply = calls.stop(self._store, job_id=job_id, state=state, error=error.model_dump_json() if error else None)
+        reply = calls.stop(self._store, job_id=job_id, state=state, error=write_error(error) if error else None)
         if reply.state is None:
             raise no_such_job(job_id)
         return reply.state
@@ -165,8 +200,10 @@ class JobLedger:
             case never:
                 assert_never(never)
 
-    def resume(self, job_id: str, budget: float | None = None) -> None:
+    def resume(self, job_id: str, budget: float | None = None, *, any_version: bool = False) -> None:
         """Resume a paused job; one that is not paused runs anyway. budget: its budget from now on; None: as before.
+
+        any_version: continue with another version of its operators than it began with.
 
         Raises `NotFound`, or `Conflict` when it is stopping or has ended, or when it has cost its budget.
         """
@@ -174,6 +211,7 @@ class JobLedger:
             self._store,
             job_id=job_id,
             budget_nano=None if budget is None else round(budget * NANO),
+            any_version=any_version,
             stages=range(MAX_STAGES),
         )
         match reply.answer:
@@ -210,6 +248,20 @@ class JobLedger:
         answer = calls.finish(
             self._store, epoch=epoch, job_id=record.id, state=state, stages=stages_of(record.spec), live=live
         )
+        return answer is calls.FinishAnswer.OK
+
+    def finish_unreadable(self, job: UnreadableJob, epoch: int) -> bool:
+        """End a stopping job whose record cannot be read, as its leader; False while anything of it runs."""
+        (state,) = JOB_MOVES[job.state] if job.state.is_stopping else (None,)
+        if state is None:
+            return False
+        live = [
+            calls.LiveAttempt(pool, ref)
+            for stage, pool in enumerate(job.pools)
+            for ref in self._live_attempts(job.id, stage)
+        ]
+        stages = range(len(job.pools))
+        answer = calls.finish(self._store, epoch=epoch, job_id=job.id, state=state, stages=stages, live=live)
         return answer is calls.FinishAnswer.OK
 
     def _live_attempts(self, job_id: str, stage: int) -> list[ShardRef]:
@@ -263,11 +315,16 @@ def queue_record(pipe: Any, keys: Keys, job_id: str) -> None:
         pipe.hgetall(keys.stage(job_id, stage))
 
 
-def take_record(job_id: str, replies: Iterator[dict[bytes, bytes]]) -> JobRecord | None:
+def take_record(job_id: str, replies: Iterator[dict[bytes, bytes]]) -> JobRecord | UnreadableJob | None:
     """Take a job's record from the replies of a pipeline; None when there is no such job."""
     job = next(replies)
     stages = [next(replies) for _ in range(MAX_STAGES)]
-    return JobRecord.from_hashes(job_id, job, stages) if job else None
+    if not job:
+        return None
+    try:
+        return JobRecord.from_hashes(job_id, job, stages)
+    except Exception as error:  # noqa: BLE001  # whatever is wrong with one record must not hide the others
+        return UnreadableJob.from_hashes(job_id, job, stages, error)
 
 
 def _new_stages(submission: Submission) -> list[calls.NewStage]:
@@ -313,6 +370,9 @@ def _is_new(reply: calls.SubmitReply, upload: str | None, max_live_jobs: int) ->
             return True
         case calls.SubmitAnswer.KNOWN:
             return False
+        case calls.SubmitAnswer.OTHER_SCHEMA:
+            other = other_schema(int(reply.known_id))
+            raise ServiceUnavailable(other.message, hint=other.hint, **other.details)
         case calls.SubmitAnswer.CONFLICT:
             raise Conflict(
                 f"the idempotency key was used for job {reply.known_id}, whose request differs from this one.",

@@ -21,6 +21,22 @@ class Keys:
         """String: the version of the data formats that this ledger is kept in."""
         return f"{self.prefix}schema"
 
+    def probe(self) -> str:
+        """String without meaning, with a life: written to see that the server takes writes."""
+        return f"{self.prefix}probe"
+
+    def identity(self) -> str:
+        """Hash: `ledger_id`, which a new ledger draws, and `revision`, which the leader raises."""
+        return f"{self.prefix}identity"
+
+    def orphans(self) -> str:
+        """Sorted set: blob folders of jobs that the ledger does not know, scored by when that was noted (ms)."""
+        return f"{self.prefix}orphans"
+
+    def clock_seen(self) -> str:
+        """String: the time of this server when a leader read it last (ms)."""
+        return f"{self.prefix}clock:seen"
+
     def jobs(self) -> str:
         """Sorted set: every job's id, scored by when it was created (ms)."""
         return f"{self.prefix}jobs"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from batchmill.errors import InvalidSettings
 from batchmill.ledger import calls
 from batchmill.ledger.connection import Store, connect, redis_errors
 from batchmill.ledger.costs import CostLedger
 from batchmill.ledger.encodings import parse_event
 from batchmill.ledger.fleet import FleetLedger
+from batchmill.ledger.identity import IdentityLedger
 from batchmill.ledger.job_log import JobLogLedger
 from batchmill.ledger.jobs import JobLedger
 from batchmill.ledger.leases import LeaseLedger
@@ -19,6 +19,7 @@ from batchmill.ledger.profiles import ProfileLedger
 from batchmill.ledger.results import ResultLedger
 from batchmill.ledger.retention import RetentionLedger
 from batchmill.ledger.row_cache import RowCacheLedger
+from batchmill.ledger.schema import SCHEMA, other_schema
 from batchmill.ledger.shards import ShardLedger
 from batchmill.ledger.survey import SurveyLedger
 from batchmill.ledger.tenants import TenantLedger
@@ -32,10 +33,9 @@ if TYPE_CHECKING:
     from batchmill.settings import ServiceSettings
 
 SUBSCRIPTION_POLL_S = 1.0
+PROBE_TTL_MS = 60_000
 SUBSCRIBED = "subscribed"
 """The kind of event that says that later changes are announced."""
-SCHEMA = 2
-"""Goes up when scripts write what those of the version before would misread, or the other way round."""
 
 
 class Ledger:
@@ -51,6 +51,7 @@ class Ledger:
         self.fleet = FleetLedger(self._store)
         self.unfinished = UnfinishedWorkLedger(self._store)
         self.retention = RetentionLedger(self._store)
+        self.identity = IdentityLedger(self._store)
         self.profiles = ProfileLedger(self._store)
         self.log = JobLogLedger(self._store)
         self.overview = OverviewLedger(self._store)
@@ -69,30 +70,34 @@ class Ledger:
 
     def now_ms(self) -> int:
         """The time by which leases are judged: the server's, milliseconds since the epoch."""
-        if self._store.now_ms:
-            return self._store.now_ms
-        with redis_errors():
-            seconds, micros = self._store.redis.time()
-        return int(seconds) * 1000 + int(micros) // 1000
+        return self._store.read_now_ms()
 
     def ping(self) -> None:
         """Raise `ServiceUnavailable` when Redis cannot be reached."""
         with redis_errors():
             self._store.redis.ping()
 
+    def require_access(self) -> None:
+        """Raise `LedgerRefused` unless Redis allows this user what ledger and broker do beside running scripts.
+
+        Celery subscribes to patterns, which an ACL allows only with all channels (`&*`).
+        """
+        pool, keys = self._store.redis.connection_pool, self._store.keys
+        with redis_errors():
+            connection = pool.get_connection()  # redis-py's subscriptions would try again, and hide the refusal
+            try:
+                for command, channel in (("SUBSCRIBE", keys.events()), ("PSUBSCRIBE", f"{keys.prefix}celery.*")):
+                    connection.send_command(command, channel)
+                    connection.read_response(push_request=True)
+            finally:
+                connection.disconnect()
+                pool.release(connection)
+
     def require_schema(self, version: int = SCHEMA) -> None:
         """Raise `InvalidSettings` when this ledger is kept in other data formats than this build reads and writes."""
         found = calls.check_schema(self._store, version=version)
         if found != version:
-            raise InvalidSettings(
-                f"the ledger under {self._store.keys.prefix!r} has data formats of version {found}, "
-                f"this Batchmill has version {version}.",
-                hint="Only one version of Batchmill may use a ledger. With the version that wrote it, let its jobs "
-                "end, delete them and stop its workers; then start this one. Or set BATCHMILL_REDIS_PREFIX, so that "
-                "this one has a ledger of its own.",
-                found=found,
-                expected=version,
-            )
+            raise other_schema(found, self._store.keys.prefix, version)
 
     def queue_lengths(self, queues: Sequence[str]) -> list[int]:
         """How many messages lie in each of these Celery queues."""
@@ -124,10 +129,13 @@ class Ledger:
         """Give the lead back, if it is held under this name."""
         calls.resign(self._store, name=name)
 
-    def has_leader(self) -> bool:
-        """Whether some coordinator leads."""
-        with redis_errors():
-            return bool(self._store.redis.exists(self._store.keys.leader()))
+    def probe(self) -> bool:
+        """Return whether some coordinator leads. Raises `ServiceUnavailable` when the server takes no writes."""
+        keys = self._store.keys
+        with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
+            pipe.set(keys.probe(), b"", px=PROBE_TTL_MS)
+            pipe.exists(keys.leader())
+            return bool(pipe.execute()[1])
 
     def events(self) -> Iterator[tuple[str, str] | None]:
         """Changes as they happen, (kind, job id), and None at least once a second.

@@ -30,6 +30,7 @@ class StageRecord:
     number: int
     spec: StageSpec
     operator_version: str = ""
+    revision: str = ""  # of its operator, to which the first claim binds it; "": not claimed yet
     cursor: str = ""
     planned: bool = False  # whether the end of its input was reached
     rows_total: int | None = None

@@ -30,6 +30,13 @@ class RetentionLedger:
             ids = self._store.redis.zrangebyscore(self._keys.ended_jobs(), "-inf", latest, start=0, num=limit)
         return [job_id.decode() for job_id in ids]
 
+    def read_clock(self) -> tuple[int, int | None]:
+        """Return the server's time (ms), and what the call before returned, whichever leader made it; None: no one."""
+        now_ms = self._store.read_now_ms()
+        with redis_errors():
+            before = self._store.redis.set(self._keys.clock_seen(), now_ms, get=True)
+        return now_ms, int(before) if before is not None else None
+
     def mark_for_deletion(self, job_id: str) -> None:
         """Mark a job for deletion; from now on it is due. Raises `NotFound`, or `Conflict` if it has not ended."""
         reply = calls.mark_for_deletion(self._store, job_id=job_id)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, assert_never
 
+from redis.retry import Retry
+
+from batchmill.backoff import Backoff
 from batchmill.cost import Parts
-from batchmill.errors import StaleToken
+from batchmill.errors import ServiceUnavailable, StaleToken
 from batchmill.job import MAX_INLINE_BYTES, JobError, JobSpec
 from batchmill.ledger import calls
-from batchmill.ledger.connection import redis_errors
+from batchmill.ledger.connection import RedisBackoff, redis_errors
+from batchmill.ledger.documents import write_error
 from batchmill.ledger.encodings import worker_of
+from batchmill.retry import LOSSES_BEFORE_SPLIT
 from batchmill.shard import Shard, ShardId, ShardRef, ShardState, parse_shard_id
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from batchmill.completion import Completion, DeadLimit
     from batchmill.ledger.connection import Store
@@ -22,7 +29,12 @@ if TYPE_CHECKING:
     from batchmill.sources.base import RowCount
 
 
+log = logging.getLogger(__name__)
+
 UNMETERED = Parts()
+SETTLING = Retry(  # an attempt's end: what was computed outlasts an outage; the leader extends its lease after that
+    RedisBackoff(Backoff(base_s=0.2, max_s=2.0)), retries=60, supported_errors=(ServiceUnavailable,)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +83,39 @@ class ShardLedger:
             ],
         )
 
+    def begin_planning(self, job_id: str, *, is_again: bool) -> int:
+        """Count that the planner begins with a job; return how often it has begun since it was last through with it.
+
+        is_again: the caller began before, and could not say that it was through.
+        """
+        return calls.begin_planning(self._store, job_id=job_id, is_again=is_again)
+
+    def end_planning(self, job_id: str) -> None:
+        """Clear that count; `plan` does, too."""
+        with redis_errors():
+            self._store.redis.hdel(self._keys.job(job_id), "plannings")
+
     def to_queue(self, job_id: str, stage: int, limit: int, now_ms: int) -> list[ShardId]:
-        """At most `limit` shards of a stage that could be queued now: due retries first, then planned ones."""
+        """At most `limit` shards of a stage that could be queued now: due retries first, then planned ones.
+
+        A shard that ended its process twice, and a part of one that was split for that, waits behind all others.
+        """
         with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
             pipe.zrangebyscore(self._keys.waiting(job_id, stage), "-inf", now_ms, start=0, num=limit)
             pipe.lrange(self._keys.ready(job_id, stage), 0, limit - 1)
             waiting, ready = pipe.execute()
-        return [parse_shard_id(name.decode()) for name in [*waiting, *ready][:limit]]
+        retries, planned = ([parse_shard_id(name.decode()) for name in names] for names in (waiting, ready))
+        suspects = self._suspects(job_id, stage, retries) if retries and planned else set()
+        healthy = [shard_id for shard_id in retries if shard_id not in suspects]
+        return [*healthy, *planned, *(shard_id for shard_id in retries if shard_id in suspects)][:limit]
+
+    def _suspects(self, job_id: str, stage: int, shard_ids: Sequence[ShardId]) -> set[ShardId]:
+        with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
+            for shard_id in shard_ids:
+                pipe.hget(self._keys.shard(job_id, stage, shard_id), "losses")
+            losses = pipe.execute()
+        pairs = zip(shard_ids, losses, strict=True)
+        return {one for one, lost in pairs if len(one) > 1 or int(lost or 0) >= LOSSES_BEFORE_SPLIT}
 
     def queue(self, job_id: str, stage: StageRecord, shard_id: ShardId, epoch: int) -> ShardRef | None:
         """Give a shard its next token; the caller publishes the message. None when there is nothing to queue."""
@@ -106,10 +144,13 @@ class ShardLedger:
         with_job: bool,
         price_nano: int = 0,
         sharers: int = 1,
+        version: str = "",
+        revision: str = "",
     ) -> Claim | None:
         """Take a queued attempt under a lease, as `holder` (a name of its own for each claim).
 
         price_nano: of an hour of the process, see `batchmill.cost`. sharers: how many attempts share its time now.
+        version, revision: of the operator that would run it; "": not compared. The first claim binds the stage to them.
         None when its job takes no more work. Raises `StaleToken` when the attempt is not there to be taken.
         """
         reply = calls.claim(
@@ -121,10 +162,14 @@ class ShardLedger:
             with_job=with_job,
             price_nano=price_nano,
             sharers=sharers,
+            version=version,
+            revision=revision,
         )
         match reply.answer:
             case calls.ClaimAnswer.STOPPED:
                 return None
+            case calls.ClaimAnswer.OTHER_REVISION:
+                raise StaleToken(f"attempt {ref.attempt_key} is for another version of its operator than {revision}.")
             case calls.ClaimAnswer.STALE:
                 raise StaleToken(f"attempt {ref.attempt_key} is not there to be claimed.")
             case calls.ClaimAnswer.OK:
@@ -150,7 +195,8 @@ class ShardLedger:
 
         Raises `StaleToken` when the shard is another attempt's by now; then nothing changed.
         """
-        answer = calls.commit(
+        commit = partial(
+            calls.commit,
             self._store,
             attempt=ref,
             rows=completion.rows,
@@ -160,13 +206,13 @@ class ShardLedger:
             inline=completion.inline or None,
             max_inline_bytes=MAX_INLINE_BYTES,
             max_dead=limit.most if limit else None,
-            too_many_dead=limit.error.model_dump_json() if limit else None,
+            too_many_dead=write_error(limit.error) if limit else None,
             results=completion.results,
             rows_cached=completion.rows_cached,
             used=used,
             dead_by_type=[calls.DeadRowsCount(kind, rows) for kind, rows in completion.dead_by_type],
         )
-        match answer:
+        match SETTLING.call_with_retry(commit, _wait):
             case calls.CommitAnswer.OK:
                 return True
             case calls.CommitAnswer.NO_ROOM:
@@ -191,16 +237,17 @@ class ShardLedger:
         blame: whether it counts as a failure of the shard. checkpoint: the blob with what is done of it. used: as for
         `commit`. Raises `StaleToken`.
         """
-        answer = calls.end_attempt(
+        end_attempt = partial(
+            calls.end_attempt,
             self._store,
             attempt=ref,
             delay_ms=int(delay_s * 1000),
             blame=blame,
-            stop_with=stop_with.model_dump_json() if stop_with else None,
+            stop_with=write_error(stop_with) if stop_with else None,
             checkpoint=checkpoint or None,
             used=used,
         )
-        match answer:
+        match SETTLING.call_with_retry(end_attempt, _wait):
             case calls.EndAttemptAnswer.OK:
                 return
             case calls.EndAttemptAnswer.STALE:
@@ -217,7 +264,7 @@ class ShardLedger:
             epoch=epoch,
             attempt=ref,
             delay_ms=int(delay_s * 1000),
-            stop_with=stop_with.model_dump_json() if stop_with else None,
+            stop_with=write_error(stop_with) if stop_with else None,
         )
 
     def split(self, shard: Shard, epoch: int) -> calls.SplitAnswer:
@@ -227,15 +274,20 @@ class ShardLedger:
         ]
         return calls.split(self._store, epoch=epoch, attempt=shard.ref, halves=halves)
 
-    def release_leases_of_worker(self, worker: str, blamed: str = "") -> list[ShardRef]:
+    def keep_leases(self, worker: str, refs: Sequence[ShardRef], lease_ms: int) -> list[ShardRef]:
+        """Prolong the leases of attempts that a live process of this worker holds; returns those that it does hold."""
+        return calls.keep_leases(self._store, lease_ms=lease_ms, worker=worker, attempts=refs) if refs else []
+
+    def release_leases_of_worker(self, worker: str, blamed: Collection[str] | None = None) -> list[ShardRef]:
         """Take back the attempts of a worker process that is known to be dead; returns those that it held.
 
-        blamed: the key of the attempt that was on the device: it alone counts as lost. "": all do.
+        blamed: the keys of the attempts that may have ended it: they alone count as lost. None: all do.
         """
         with redis_errors():
             found = self._store.redis.zrange(self._keys.leases(), 0, -1)
-        attempts = [ShardRef.from_key(key) for key in found]
-        return calls.release_leases_of_worker(self._store, worker=worker, blamed=blamed or None, attempts=attempts)
+        refs = [ShardRef.from_key(key) for key in found]
+        attempts = [calls.Release(ref, blamed is None or ref.attempt_key in blamed) for ref in refs]
+        return calls.release_leases_of_worker(self._store, worker=worker, attempts=attempts)
 
     def expired(self, now_ms: int, limit: int = 100) -> list[ShardRef]:
         """Attempts whose lease has run out by `now_ms`, the longest ago first."""
@@ -264,6 +316,10 @@ class ShardLedger:
 
     def _shard_key(self, ref: ShardRef) -> str:
         return self._keys.shard(ref.job_id, ref.stage, ref.shard_id)
+
+
+def _wait(error: Exception) -> None:
+    log.warning("an attempt cannot be ended yet, which is tried again: %s", error)
 
 
 def _claimed(ref: ShardRef, reply: calls.ClaimReply) -> Claim:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import redis
-
+from batchmill.errors import LedgerRefused
 from batchmill.ledger.connection import redis_errors
 
 if TYPE_CHECKING:
@@ -60,6 +59,6 @@ class SurveyLedger:
         try:
             with redis_errors():
                 used: int | None = self._store.redis.info("memory").get("used_memory")
-        except redis.ResponseError:  # its user may not ask
+        except LedgerRefused:  # its user may not ask
             return None
         return used

@@ -16,6 +16,7 @@ than once. Any `BatchmillError` that an operator raises ends the job at once ins
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import reprlib
@@ -23,6 +24,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, get_args, runtime_checkable
 
 from pydantic import BaseModel, ValidationError
@@ -161,7 +163,13 @@ class OperatorDefinition:
     version: str = "1"  # part of what identifies a result
     summary: str = ""
     cacheable: bool = True  # whether a result is a function of its row, and may come from the row cache
+    code: str = ""  # a digest of its source file as it was registered; "": there is none
     kind: OperatorKind = OperatorKind.BATCH
+
+    @property
+    def revision(self) -> str:
+        """Its version and the code of this process, as `revision_of` names them."""
+        return revision_of(self.version, self.code)
 
     def validate(self, params: Mapping[str, Any]) -> BaseModel:
         """Return the parameters with their defaults filled in. Raises `InvalidParams` when they do not fit."""
@@ -190,6 +198,7 @@ class OperatorDefinition:
             expands=self.expands,
             version=self.version,
             cacheable=self.cacheable,
+            code=self.code,
         )
 
 
@@ -204,6 +213,17 @@ class OperatorInfo(BaseModel):
     expands: bool = False
     version: str = "1"
     cacheable: bool = True
+    code: str = ""
+
+    @property
+    def revision(self) -> str:
+        """Its version and code, as `revision_of` names them."""
+        return revision_of(self.version, self.code)
+
+
+def revision_of(version: str, code: str) -> str:
+    """Name a version of an operator together with its code, for people: `2 (c0ffee012345)`."""
+    return f"{version} ({code[:12]})" if code else version
 
 
 class OperatorRegistry:
@@ -287,6 +307,7 @@ def operator(
                 expands=expands,
                 version=version,
                 cacheable=cacheable,
+                code=_code_digest(code),
                 summary=(inspect.getdoc(code) or "").partition("\n")[0],
             )
         )
@@ -317,6 +338,18 @@ def _function_factory(function: Callable[..., Any]) -> Callable[..., Operator]:
 
     make.__wrapped__ = function  # type: ignore[attr-defined]  # so that errors name the user's code
     return make
+
+
+def _code_digest(code: Callable[..., Any]) -> str:
+    """Digest the source file of an operator. It may change later while this process keeps running the old code."""
+    try:
+        file = inspect.getsourcefile(inspect.unwrap(code))
+    except TypeError:  # it was defined without a file
+        file = None
+    try:
+        return hashlib.blake2b(Path(file).read_bytes(), digest_size=16).hexdigest() if file else ""
+    except OSError:
+        return ""
 
 
 def _checked_name(name: str) -> str:

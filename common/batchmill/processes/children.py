@@ -1,10 +1,14 @@
-"""Supervises child processes: restarts them when they die, replaces them on request, stops them together."""
+"""Supervises child processes: restarts them when they die, replaces them on request, stops them together.
+
+Whatever a child has started ends with it, see `descendants`.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import random
+import secrets
 import signal
 import subprocess
 from contextlib import suppress
@@ -14,6 +18,7 @@ from typing import IO, TYPE_CHECKING
 
 from batchmill.backoff import Backoff
 from batchmill.clock import Clock, SystemClock
+from batchmill.processes.descendants import MARK, end_descendants
 from batchmill.processes.parent_death import die_with_parent
 
 if TYPE_CHECKING:
@@ -79,6 +84,7 @@ class _Child:
     recycle_by: float | None = None  # monotonic: it was asked to end, and is killed if it has not by then
     due_at: float = 0.0  # monotonic: when to start it again
     output: IO[bytes] | None = field(default=None, repr=False)
+    mark: str = ""  # in the environment of the process and of what it starts
 
 
 class ProcessSupervisor:
@@ -156,6 +162,12 @@ class ProcessSupervisor:
             if child.process is not None:
                 child.process.kill()
 
+    def kill_one(self, name: str) -> None:
+        """Kill the child of that name; the next `poll` reports its end and restarts it."""
+        for child in self._children:
+            if child.spec.name == name and child.process is not None:
+                child.process.kill()
+
     def stop(self, grace_s: float, name: str | None = None) -> None:
         """Stop the child of that name, or all at once; kill those that are still there after `grace_s`."""
         leaving = [child for child in self._children if name in (None, child.spec.name)]
@@ -172,7 +184,7 @@ class ProcessSupervisor:
             if now >= child.due_at:
                 self._spawn(child)
             return
-        code = child.process.poll()
+        code = _code_of_ended(child)
         if code is not None:
             self._on_exit(child, child.process.pid, code, now)
         elif child.recycle_by is not None and now >= child.recycle_by:
@@ -201,9 +213,10 @@ class ProcessSupervisor:
         spec = child.spec
         if spec.log_file is not None:
             child.output = spec.log_file.open("ab")
+        child.mark = secrets.token_hex(8)
         child.process = subprocess.Popen(  # noqa: S603  # our own commands
             die_with_parent(spec.command, spec.cores),
-            env={**os.environ, **spec.env},
+            env={**os.environ, **spec.env, MARK: child.mark},
             stdin=subprocess.DEVNULL,
             stdout=child.output,
             stderr=child.output,
@@ -215,7 +228,7 @@ class ProcessSupervisor:
         return child.process
 
     def _signal(self, child: _Child) -> None:
-        if child.process is not None and child.process.poll() is None:
+        if child.process is not None and _code_of_ended(child) is None:
             child.process.send_signal(child.spec.stop_signal)
 
     def _await_end(self, child: _Child, grace_s: float) -> None:
@@ -227,6 +240,7 @@ class ProcessSupervisor:
             log.warning("%s did not stop in time and is killed", child.spec.name)
             child.process.kill()
             child.process.wait()
+        end_descendants(child.process.pid, child.mark)
         self._close(child)
 
     def _close(self, child: _Child) -> None:
@@ -234,6 +248,17 @@ class ProcessSupervisor:
         if child.output is not None:
             child.output.close()
             child.output = None
+
+
+def _code_of_ended(child: _Child) -> int | None:
+    """Return the exit code of a child that has ended, whose descendants end now too; None while it runs."""
+    if child.process is None:
+        return None
+    was_running = child.process.returncode is None
+    code = child.process.poll()
+    if code is not None and was_running:
+        end_descendants(child.process.pid, child.mark)
+    return code
 
 
 def describe_exit(code: int) -> str:

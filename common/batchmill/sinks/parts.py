@@ -66,7 +66,7 @@ class ArrowParts(PartFormat):
         return store.put_table(name, table)
 
     def read(self, store: BlobStore, name: str) -> pa.Table:
-        """See `PartFormat`. On a local disk the columns are the mapped file, not a copy."""
+        """See `PartFormat`. The part is read into memory."""
         return store.read_table(name)
 
     def read_schema(self, store: BlobStore, name: str) -> pa.Schema:

@@ -108,11 +108,49 @@ class ColumnarSource(Source):
             table = self._reader.read(one.file, one.start, one.stop)
         if table.num_rows != one.rows:
             raise changed(location.uri, f"it has {table.num_rows:,} of the {one.rows:,} rows from {one.start:,} on")
+        _require_valid(table, location.uri, one.start)
         try:
             return conform(carry(table.select(self.schema.names)), self.schema)
         except (ValueError, KeyError, pa.ArrowException) as error:
             reason = f"rows {one.start:,} to {one.stop:,} do not fit the source's schema: {error}"
             raise unreadable(location.uri, reason) from error
+
+
+def _require_valid(table: pa.Table, uri: str, first_row: int) -> None:
+    """Check every value: what another program wrote must not make this one read past a buffer, or pass on no text.
+
+    Raises `InvalidSource`, naming the first row, counted from 0 in the file, and its column.
+    """
+    try:
+        table.validate(full=True)
+    except pa.ArrowInvalid as error:
+        bad = [name for name in table.column_names if not _is_valid(table[name])]
+        row, name = min((_first_invalid(table[name]), name) for name in bad)
+        raise unreadable(
+            uri,
+            f"row {first_row + row:,} (the first one is 0) has no valid value in column {name!r}: {error}",
+            "Write the column again: text must be UTF-8, and offsets and codes in their ranges.",
+        ) from error
+
+
+def _is_valid(column: pa.ChunkedArray) -> bool:
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _first_invalid(column: pa.ChunkedArray) -> int:
+    """Return the first row of a column that is not valid, by halving."""
+    low, high = 0, len(column)  # all before `low` are valid, one of those before `high` is not
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _is_valid(column.slice(low, middle - low)):
+            low = middle
+        else:
+            high = middle
+    return low
 
 
 class ColumnarSplitter(Splitter):

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _LOCAL_READERS = 4
 _REMOTE_READERS = 16  # they wait for the network
+_LOOKED_AT_CHUNKS = 10_000  # of a Parquet file
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -177,7 +178,17 @@ def _disagreement(conflict: SchemaConflictError, place: Location, first: Locatio
 def _read_parquet_footer(place: Location) -> tuple[pa.Schema, int, int]:
     with reading(place), open_file(place) as file:
         parquet = pq.ParquetFile(file)
+        _look_at_chunks(parquet.metadata)
         return plain(parquet.schema_arrow), parquet.metadata.num_rows, file.size()
+
+
+def _look_at_chunks(footer: pq.FileMetaData) -> None:
+    """Read what the footer says of its column chunks, as a reader of rows does: they may be encrypted or damaged."""
+    groups = min(footer.num_row_groups, max(_LOOKED_AT_CHUNKS // max(footer.num_columns, 1), 1))
+    for number in range(groups):
+        group = footer.row_group(number)
+        for column in range(group.num_columns):
+            _ = group.column(column).path_in_schema
 
 
 def _read_arrow_footer(place: Location) -> tuple[pa.Schema, int, int]:

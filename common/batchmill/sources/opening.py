@@ -15,7 +15,7 @@ from batchmill.storage.blobs import storage_error
 from batchmill.storage.locations import Location
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from batchmill.sources.description import SourceDescription
     from batchmill.storage.blobs import BlobStore
@@ -118,12 +118,32 @@ def unreadable(uri: str, reason: str, hint: str = "") -> InvalidSource:
     return InvalidSource(f"{uri} cannot be read: {reason.rstrip('.')}.", hint=hint or _hint(reason), file=uri)
 
 
+_observers: list[Callable[[str, bool], None]] = []
+
+
+def observe_reading(callback: Callable[[str, bool], None]) -> None:
+    """Call back with a file's name, and True, whenever this process begins to read it, and with False when it ends."""
+    _observers.append(callback)
+
+
 @contextmanager
 def reading(location: Location) -> Iterator[None]:
     """Turn what file systems and decoders raise over a file into an error that names it.
 
     `StorageError` for what may be transient (a network, a disk), `InvalidSource` for what is not.
     """
+    for callback in _observers:
+        callback(location.uri, True)
+    try:
+        with _naming(location):
+            yield
+    finally:
+        for callback in _observers:
+            callback(location.uri, False)
+
+
+@contextmanager
+def _naming(location: Location) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:

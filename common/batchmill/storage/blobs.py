@@ -40,8 +40,8 @@ class BlobStore:
     `StorageError`, which says what was done to what, and the cause.
 
     A write is atomic: others see the blob whole or not at all, whenever this process dies. On a local disk it has
-    reached the disk when the call returns. Writing a name again replaces the blob, and whoever has the old one
-    mapped keeps it.
+    reached the disk when the call returns. Writing a name again replaces the blob; what was read of the old
+    one stays as it was.
     """
 
     def __init__(self, root: Location) -> None:
@@ -109,21 +109,24 @@ class BlobStore:
                 return location.objects.create(location.path, data)
 
     def get(self, name: str) -> pa.Buffer:
-        """A blob's bytes; on a local disk memory-mapped, and good even after the blob is deleted."""
+        """A blob's bytes, read into memory: what is cut short or fails meanwhile is an error, and never a signal."""
         location = self.location(name)
         with storage_errors("read", location):
             try:
                 if location.objects is None:
-                    return pa.memory_map(location.path).read_buffer()
+                    with pa.OSFile(location.path) as file:
+                        return file.read_buffer()
                 return location.objects.get(location.path)
             except FileNotFoundError:
                 raise _missing(location) from None
 
     def read_table(self, name: str) -> pa.Table:
-        """The table in an Arrow IPC file. On a local disk its columns are the mapped file: nothing is copied."""
+        """The table in an Arrow IPC file, checked so that no later access reads past a buffer."""
         buffer = self.get(name)
         with storage_errors("read", self.location(name)):
-            return pa.ipc.open_file(buffer).read_all()
+            table = pa.ipc.open_file(buffer).read_all()
+            table.validate()
+            return table
 
     def exists(self, name: str) -> bool:
         """Whether there is such a blob."""
@@ -140,6 +143,14 @@ class BlobStore:
         """The names of all blobs below a folder, "" for all there are, sorted. A missing folder has none."""
         names = (name for name in self._walk(prefix) if not _is_hidden(name))
         return sorted(names)
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        """The names of the folders in a folder, without those in them, sorted. A missing folder has none."""
+        location = self.location(prefix)
+        with storage_errors("list", location):
+            infos = location.entries()
+        names = (info.path.rstrip("/").rpartition("/")[2] for info in infos if not info.is_file)
+        return sorted(name for name in names if not _is_hidden(name))
 
     def delete(self, name: str) -> None:
         """Delete a blob; a missing one is fine."""

@@ -11,7 +11,7 @@ import logging
 import sys
 import threading
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 from urllib.parse import quote
 
 from batchmill.telemetry.log_context import fields
@@ -28,14 +28,15 @@ MIN_SECRET_CHARS = 4
 """A shorter text is part of too many words to be replaced."""
 
 
-def configure_logging(settings: ServiceSettings, *, worker: str = "") -> None:
+def configure_logging(settings: ServiceSettings, *, worker: str = "", stream: TextIO | None = None) -> None:
     """Log to standard error, as the settings say; libraries log warnings and errors only.
 
     worker: the name to include in every record of this process. Errors that end a thread or the process are logged.
+    stream: to log to instead of standard error.
     """
     own: dict[str, str | int] = {"worker": worker} if worker else {}
     kind = JsonFormatter if settings.log_format == "json" else ConsoleFormatter
-    handler = logging.StreamHandler()
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(kind(own, settings.secret_values()))
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(capture=True)

@@ -11,15 +11,21 @@ from typing import TYPE_CHECKING
 from batchmill.errors import Conflict, InvalidOutput, InvalidRequest, UnknownOperator, did_you_mean
 from batchmill.job import MAX_INLINE_BYTES, FileSource, JobRequest, JobSpec, UploadSource, new_id
 from batchmill.ledger.jobs import Submission
-from batchmill.sources import InlineSource, SourceDescription, describe, describe_upload
-from batchmill.workspace import stream_from_table
+from batchmill.sources import InlineSource, SourceDescription
+from batchmill.workspace import stream_from_table, table_from_stream
 from batchmill_coordinator.admission.acceptance import accept, tenant_key
-from batchmill_coordinator.admission.arrow_bounds import arrow_limits
-from batchmill_coordinator.admission.column_checks import check_columns, check_output_types, check_values
+from batchmill_coordinator.admission.column_checks import (
+    check_columns,
+    check_output_types,
+    missing_value,
+    required_columns,
+)
 from batchmill_coordinator.admission.param_checks import check_cache, check_params
-from batchmill_coordinator.admission.request_rows import check_shape, table_from_base64, table_from_json
+from batchmill_coordinator.admission.request_rows import check_shape, table_from_json
 from batchmill_coordinator.admission.upload_parts import part_name
 from batchmill_coordinator.admission.uploads import Uploads
+from batchmill_coordinator.inspection.arrow_bounds import arrow_limits
+from batchmill_coordinator.inspection.tasks import find_missing
 from batchmill_coordinator.results.resumption import Order
 
 if TYPE_CHECKING:
@@ -31,6 +37,7 @@ if TYPE_CHECKING:
     from batchmill.sources.base import Source
     from batchmill.workspace import Workspace
     from batchmill_coordinator.fleet.fleet_view import FleetView
+    from batchmill_coordinator.inspection.inspector import Inspector
     from batchmill_coordinator.results.resumption import Resumption
 
 CHECKED_BYTES = 64 * 1024 * 1024
@@ -57,10 +64,12 @@ class Admission:
         fleet: FleetView,
         workspace: Workspace,
         resumption: Resumption,
+        inspector: Inspector,
         settings: CoordinatorSettings,
     ) -> None:
+        self._inspector = inspector
         self._resumption = resumption
-        self._uploads = Uploads(ledger, workspace, settings)
+        self._uploads = Uploads(ledger, workspace, inspector, settings)
         self._ledger = ledger
         self._fleet = fleet
         self._workspace = workspace
@@ -114,12 +123,25 @@ class Admission:
             check_columns(operator, found.spec.first, found.source.schema)
             check_output_types(found.spec, found.source.schema)
             if found.nbytes <= CHECKED_BYTES:
-                check_values(operator, found.spec.first, found.source)
+                self._check_values(job_id, operator, found)
             order = Order(found.spec, operator, found.inline, found.description)
             accepted_id, is_new = self._accept(job_id, request, found, order, digest, undo, tenant)
             if not is_new:
                 self._known(request, digest, tenant)
         return accepted_id, is_new
+
+    def _check_values(self, job_id: str, operator: OperatorInfo, found: _Input) -> None:
+        columns = [
+            name for name in required_columns(operator, found.spec.first.params) if name in found.source.schema.names
+        ]
+        if not columns:
+            return
+        if found.description is None:
+            missing = find_missing(found.source, columns)
+        else:
+            missing = self._inspector.find_missing(job_id, found.description, columns)
+        if missing is not None:
+            raise missing_value(operator, *missing)
 
     def _known(self, request: JobRequest, digest: str, tenant: str) -> str | None:
         """The job that was accepted under the request's key, or None. Raises `Conflict` if it was another request."""
@@ -148,14 +170,15 @@ class Admission:
     def _find_input(self, request: JobRequest, job_id: str, undo: ExitStack, tenant: str) -> _Input:
         spec = request.spec()
         if isinstance(spec.source, FileSource):
-            return self._open(job_id, spec, describe(spec.source, self._workspace.locations))
+            return self._open(job_id, spec, self._inspector.describe(spec.source))
         if isinstance(spec.source, UploadSource):
             return self._from_upload(job_id, spec, spec.source, tenant)
         if request.rows is not None:
             table = table_from_json(request.rows, self._limits)
+            stream = stream_from_table(table)
         else:
-            table = table_from_base64(request.rows_arrow or "", self._limits)
-        stream = stream_from_table(table)
+            stream = self._inspector.read_rows(request.rows_arrow or "")
+            table = table_from_stream(stream)
         if len(stream) <= MAX_INLINE_BYTES:
             return _Input(spec, InlineSource(table), len(stream), inline=stream)
         return self._store_rows(job_id, spec, table, undo, tenant)
@@ -170,7 +193,7 @@ class Admission:
 
     def _from_upload(self, job_id: str, spec: JobSpec, source: UploadSource, tenant: str) -> _Input:
         self._uploads.require(source.upload, tenant)
-        return self._open(job_id, spec, describe_upload(self._workspace.blobs, source.upload, source.parts))
+        return self._open(job_id, spec, self._inspector.describe_upload(source))
 
     def _open(self, job_id: str, spec: JobSpec, description: SourceDescription) -> _Input:
         source = self._workspace.open_described(job_id, description)

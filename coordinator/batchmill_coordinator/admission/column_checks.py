@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from batchmill.columns import RESERVED_PREFIX, reserved_column
 from batchmill.errors import InvalidRequest, InvalidRows, did_you_mean
@@ -15,10 +14,6 @@ from batchmill.stages import carried_through
 if TYPE_CHECKING:
     from batchmill.job import JobSpec, StageSpec
     from batchmill.operators.contract import OperatorInfo
-    from batchmill.sources.base import Source
-
-WALK_ROWS = 65_536
-WALK_BYTES = 16 * 1024 * 1024
 
 
 def required_columns(operator: OperatorInfo, params: dict[str, Any]) -> list[str]:
@@ -70,26 +65,9 @@ def check_output_types(spec: JobSpec, schema: pa.Schema) -> None:
     part_format(spec.output.format).check(pa.schema([schema.field(name) for name in names]))
 
 
-def check_values(operator: OperatorInfo, stage: StageSpec, source: Source) -> None:
-    """Look through a source; raise `InvalidRows` naming the first row that lacks a required column's value."""
-    columns = [name for name in required_columns(operator, stage.params) if name in source.schema.names]
-    if not columns:
-        return
-    first_row = 0
-    with source.splitter() as splitter:
-        for split in splitter.available(WALK_ROWS, WALK_BYTES):
-            table = source.read(split.slices)
-            for column in columns:
-                _require_values(operator, table, column, first_row)
-            first_row += split.rows
-
-
-def _require_values(operator: OperatorInfo, table: pa.Table, column: str, first_row: int) -> None:
-    values = table[column]
-    if values.null_count == 0:
-        return
-    row = first_row + int(pc.index(values.is_null(), True).as_py())
-    raise InvalidRows(
+def missing_value(operator: OperatorInfo, row: int, column: str) -> InvalidRows:
+    """The error for a row that has no value in a column that its operator requires."""
+    return InvalidRows(
         f"row {row} has no value in the column {column!r}, which operator {operator.name!r} requires.",
         hint="Give every row a value, or leave such rows out.",
         column=column,

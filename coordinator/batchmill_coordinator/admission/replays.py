@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from batchmill.errors import Conflict, InvalidRequest
 from batchmill.job import UploadSource, new_id
 from batchmill.ledger.jobs import Submission
-from batchmill.sources import describe_upload
 from batchmill.stages import last_stage
 from batchmill_coordinator.admission.acceptance import accept, tenant_key
 from batchmill_coordinator.admission.edits import edited
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from batchmill.replay import ReplayRequest, RowEdit
     from batchmill.settings import CoordinatorSettings
     from batchmill.workspace import Workspace
+    from batchmill_coordinator.inspection.inspector import Inspector
     from batchmill_coordinator.results.dead_rows import DeadRowStore
 
 
@@ -38,11 +38,17 @@ class Replays:
     """Submits replays."""
 
     def __init__(
-        self, ledger: Ledger, workspace: Workspace, dead_rows: DeadRowStore, settings: CoordinatorSettings
+        self,
+        ledger: Ledger,
+        workspace: Workspace,
+        dead_rows: DeadRowStore,
+        inspector: Inspector,
+        settings: CoordinatorSettings,
     ) -> None:
+        self._inspector = inspector
         self._ledger = ledger
         self._workspace = workspace
-        self._uploads = Uploads(ledger, workspace, settings)
+        self._uploads = Uploads(ledger, workspace, inspector, settings)
         self._dead_rows = dead_rows
         self._settings = settings
 
@@ -74,12 +80,13 @@ class Replays:
             blobs.put_table(part_name(upload_id, parts - 1), dead.rows)
             places += [letter.index for letter in dead.letters]
         _require_all(record, request, places)
-        description = describe_upload(blobs, upload_id, parts)
+        source = UploadSource(upload=upload_id, parts=parts, failed_before=True)
+        description = self._inspector.describe_upload(source)
         self._workspace.describe_source(replay_id, description)
         write_replay_rows(self._workspace, replay_id, places)
         return Submission(
             job_id=replay_id,
-            spec=_spec(record.spec, UploadSource(upload=upload_id, parts=parts, failed_before=True)),
+            spec=_spec(record.spec, source),
             digest="",
             tenant=tenant,
             rows_total=len(places),

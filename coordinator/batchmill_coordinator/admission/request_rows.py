@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from batchmill.columns import ColumnTooLargeError, UnsupportedColumnError, carry
 from batchmill.errors import InvalidRows
 from batchmill.json_values import printable
-from batchmill_coordinator.admission.arrow_bounds import ArrowLimits, read_stream
+
+if TYPE_CHECKING:
+    from batchmill_coordinator.inspection.arrow_bounds import ArrowLimits
 
 MAX_CELLS = 10_000_000
 """Rows times columns: objects with different names make a table of many more cells than the request has values."""
@@ -25,24 +25,6 @@ def table_from_json(rows: list[dict[str, Any]], limits: ArrowLimits) -> pa.Table
     table = pa.table({name: _column(name, [row.get(name) for row in rows]) for name in names})
     limits.check_columns(table.schema)
     return table
-
-
-def table_from_base64(text: str, limits: ArrowLimits) -> pa.Table:
-    """The table in a base64 Arrow IPC stream; no bytes are an empty table.
-
-    Raises `InvalidRows` when it is none, `PayloadTooLarge` when it breaks a limit.
-    """
-    try:
-        data = base64.b64decode(text, validate=True)
-        return carry(read_stream(pa.py_buffer(data), limits), limits.max_bytes) if data else pa.table({})
-    except (UnsupportedColumnError, ColumnTooLargeError) as error:
-        raise InvalidRows(
-            f"rows_arrow cannot be used: {error}.", hint="Convert the column, or leave it out."
-        ) from error
-    except (ValueError, pa.ArrowException, OSError) as error:
-        raise InvalidRows(
-            f"rows_arrow is no Arrow IPC stream in base64 ({error}).", hint="Send plain JSON objects as `rows`."
-        ) from error
 
 
 def check_shape(objects: list[dict[str, Any]], limits: ArrowLimits) -> list[str]:

@@ -6,17 +6,14 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
-from batchmill.errors import InvalidRows
 from batchmill.job import new_id
-from batchmill_coordinator.admission.arrow_bounds import arrow_limits, check_file
 from batchmill_coordinator.admission.upload_parts import no_such_upload, part_name
 
 if TYPE_CHECKING:
     from batchmill.ledger import Ledger
     from batchmill.settings import CoordinatorSettings
     from batchmill.workspace import Workspace
+    from batchmill_coordinator.inspection.inspector import Inspector
 
 MAX_UPLOADS = 100_000
 """Open uploads of all tenants together."""
@@ -25,11 +22,13 @@ MAX_UPLOADS = 100_000
 class Uploads:
     """Opens, fills and drops uploads."""
 
-    def __init__(self, ledger: Ledger, workspace: Workspace, settings: CoordinatorSettings) -> None:
+    def __init__(
+        self, ledger: Ledger, workspace: Workspace, inspector: Inspector, settings: CoordinatorSettings
+    ) -> None:
         self._ledger = ledger
         self._blobs = workspace.blobs
         self._settings = settings
-        self._limits = arrow_limits(settings)
+        self._inspector = inspector
 
     def begin(self, tenant: str) -> str:
         """Open an upload; return its id. Raises `Overloaded` when the tenant has too many."""
@@ -60,15 +59,7 @@ class Uploads:
         Raises `InvalidRows`, `PayloadTooLarge`, `InvalidSource`, or `Overloaded` when the tenant has too much.
         """
         self.require(upload_id, tenant)
-        try:
-            with pa.memory_map(path) as file:
-                check_file(file.read_buffer(), self._limits)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise InvalidRows(
-                f"part {number} is no Arrow IPC file ({error}).",
-                hint="Write it with pyarrow.ipc.new_file.",
-                part=number,
-            ) from error
+        self._inspector.check_part(path, number)
         self._ledger.tenants.add_upload_bytes(
             tenant, upload_id, Path(path).stat().st_size, self._settings.max_upload_bytes_per_tenant
         )

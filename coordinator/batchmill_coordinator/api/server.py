@@ -53,6 +53,7 @@ def serve(settings: CoordinatorSettings, on_ready: Callable[[str], None]) -> Non
     Raises `InvalidSettings` when the address cannot be had, `ServiceUnavailable` when the ledger cannot be reached.
     """
     service = Service(settings)
+    service.ledger.require_access()
     service.ledger.require_schema()
     with listen(settings.host, settings.port) as listener:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host

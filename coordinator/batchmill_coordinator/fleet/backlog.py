@@ -111,4 +111,5 @@ def pool_status(name: str, load: PoolLoad, view: PoolView) -> PoolStatus:
         shards_waiting=load.shards_waiting,
         rows_waiting=load.rows,
         oldest_queued_s=load.oldest_queued_s,
+        mixed=view.mixed,
     )

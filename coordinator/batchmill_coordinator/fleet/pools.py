@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from batchmill_coordinator.fleet.worker_capacity import WorkerCapacity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from batchmill.job import WorkerInfo
+    from batchmill.ledger.record import StageRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,18 @@ class PoolView:
     capacity: int  # shards they take at once
     operators: frozenset[str]  # what every one of them can run
     members: tuple[WorkerCapacity, ...] = ()  # each of them, for placing shards
+    revisions: Mapping[str, frozenset[str]] = field(default_factory=dict)  # by operator, those that its workers have
+
+    def can_run(self, stage: StageRecord) -> bool:
+        """Return whether some worker has the operator of a stage, in the revision that the stage is bound to."""
+        operator = stage.spec.operator
+        known = self.revisions.get(operator)
+        return operator in self.operators and not (stage.revision and known and stage.revision not in known)
+
+    @property
+    def mixed(self) -> dict[str, list[str]]:
+        """Return the operators that its workers have in several revisions, with these."""
+        return {name: sorted(found) for name, found in sorted(self.revisions.items()) if len(found) > 1}
 
     @property
     def models(self) -> frozenset[str]:
@@ -58,6 +71,7 @@ def view_pools(workers: Iterable[WorkerInfo]) -> dict[str, PoolView]:
             capacity=sum(worker.shards_at_once for worker in those),
             operators=frozenset.intersection(*(frozenset(worker.operators) for worker in those)),
             members=tuple(_capacity_of(worker) for worker in those),
+            revisions=_revisions(those),
         )
         for name, those in members.items()
     }
@@ -74,13 +88,29 @@ def _capacity_of(worker: WorkerInfo) -> WorkerCapacity:
     )
 
 
-def why_no_worker(pool: str, operator: str, pools: dict[str, PoolView]) -> str | None:
-    """Say why an operator cannot run in a pool, and what to do; None if it can."""
+def _revisions(workers: list[WorkerInfo]) -> dict[str, frozenset[str]]:
+    found: dict[str, set[str]] = defaultdict(set)
+    for worker in workers:
+        for operator, revision in worker.revisions.items():
+            found[operator].add(revision)
+    return {operator: frozenset(revisions) for operator, revisions in found.items()}
+
+
+def why_no_worker(job_id: str, stage: StageRecord, pools: dict[str, PoolView]) -> str | None:
+    """Say why a stage of a job cannot run in its pool, and what to do; None if it can."""
+    pool, operator = stage.spec.pool, stage.spec.operator
     view = pools.get(pool, EMPTY)
     if view.workers == 0:
         return f"no worker of pool {pool!r} is running; start one with `batchmill worker --pool {pool}`"
     if operator not in view.operators:
         return (
             f"not every worker of pool {pool!r} has the operator {operator!r}; start them all with the same --operators"
+        )
+    if not view.can_run(stage):
+        there = ", ".join(sorted(view.revisions[operator]))
+        return (
+            f"it began with version {stage.revision} of the operator {operator!r}, and the workers of pool {pool!r} "
+            f"have {there}; start one with that version, or continue with theirs: `batchmill resume {job_id} "
+            "--any-version`"
         )
     return None

@@ -24,10 +24,16 @@ MESSAGES_LOST = Metric("batchmill_messages_lost_total", COUNTER, "Messages that 
 
 LEADER = Metric("batchmill_leader", GAUGE, "1 if this coordinator leads, else 0")
 EPOCH = Metric("batchmill_leader_epoch", GAUGE, "Number of changes of the leader; 0 if this one does not lead")
+NOTICES = Metric(
+    "batchmill_notices", GAUGE, "1 for each kind of trouble at present: clock, ledger; else 0", ("notice",)
+)
 LEDGER_UP = Metric("batchmill_ledger_up", GAUGE, "1 if this coordinator reaches the ledger, else 0")
 LEDGER_PING = Metric("batchmill_ledger_ping_seconds", GAUGE, "Time of a ping of the ledger")
 
 JOBS = Metric("batchmill_jobs", GAUGE, "Jobs that have not ended, by state", (*OF_WORK, "state"))
+UNREADABLE = Metric(
+    "batchmill_jobs_unreadable", GAUGE, "Jobs that have not ended and are set aside: their record cannot be read"
+)
 JOBS_KEPT = Metric("batchmill_jobs_kept", GAUGE, "Ended jobs that are not deleted yet")
 SHARDS = Metric(
     "batchmill_shards",
@@ -54,6 +60,12 @@ AT_RISK = Metric(
     "batchmill_jobs_deadline_at_risk", GAUGE, "Jobs that will miss their deadline at their current speed", ("pool",)
 )
 WORKERS = Metric("batchmill_workers", GAUGE, "Workers of a pool, a device process each", ("pool",))
+REVISIONS = Metric(
+    "batchmill_pool_operator_revisions",
+    GAUGE,
+    "Versions of an operator, and codes of a version, among the workers of a pool, if there are several",
+    ("pool", "operator"),
+)
 CAPACITY = Metric("batchmill_pool_capacity_shards", GAUGE, "Shards that the workers of a pool run at once", ("pool",))
 OVER_BUDGET = Metric(
     "batchmill_jobs_over_budget", GAUGE, "Jobs that are paused because their budget is used up", ("pool",)
@@ -96,6 +108,7 @@ COORDINATOR_METRICS = (
     LEDGER_FAILURES,
     LEADER,
     EPOCH,
+    NOTICES,
     LEDGER_UP,
     LEDGER_PING,
 )
@@ -103,6 +116,7 @@ COORDINATOR_METRICS = (
 
 LEADER_METRICS = (
     JOBS,
+    UNREADABLE,
     JOBS_KEPT,
     SHARDS,
     ROWS,
@@ -112,6 +126,7 @@ LEADER_METRICS = (
     AT_RISK,
     WORKERS,
     CAPACITY,
+    REVISIONS,
     OVER_BUDGET,
     LEASES,
     LEASES_EXPIRED,

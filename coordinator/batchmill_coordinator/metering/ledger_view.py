@@ -77,7 +77,7 @@ class LedgerCollector(Collector):
         yield from of_leader
 
     def _of_leader(self) -> list[Metric]:
-        records = self._ledger.jobs.live()
+        records, unreadable = self._ledger.jobs.live_and_unreadable()
         pools = view_pools(self._ledger.fleet.workers(self._ledger.now_ms()))
         heads = read_heads(self._ledger, records, pools)
         survey = self._ledger.survey.take([one.key for one in stages_of_jobs(records)])
@@ -88,6 +88,7 @@ class LedgerCollector(Collector):
         return [
             *_of_work(work),
             *_of_pools(work, pools),
+            catalogue.UNREADABLE.read([((), len(unreadable))]),
             catalogue.JOBS_KEPT.read([((), survey.jobs_kept)]),
             catalogue.LEASES.read([((), survey.leases)]),
             catalogue.LEASES_EXPIRED.read([((), survey.leases_expired)]),
@@ -123,5 +124,11 @@ def _of_pools(work: WorkSums, pools: dict[str, PoolView]) -> Iterator[Metric]:
         (catalogue.OLDEST, work.oldest_s),
     ):
         yield metric.read(((name,), sums[name]) for name in names)
+    yield catalogue.REVISIONS.read(
+        ((name, operator), len(revisions))
+        for name in names
+        if name in pools
+        for operator, revisions in pools[name].mixed.items()
+    )
     yield catalogue.WORKERS.read(((name,), pools[name].workers if name in pools else 0) for name in names)
     yield catalogue.CAPACITY.read(((name,), pools[name].capacity if name in pools else 0) for name in names)

@@ -5,17 +5,35 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from prometheus_client import ProcessCollector
+from prometheus_client.registry import Collector
 
 from batchmill.telemetry.metrics import LedgerMeter, exposition, new_registry
+from batchmill_coordinator.metering import catalogue
 from batchmill_coordinator.metering.counts import RoleMetrics
 from batchmill_coordinator.metering.ledger_view import LedgerCollector
+from batchmill_coordinator.status.notices import Notice
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+
+    from prometheus_client import Metric
 
     from batchmill.clock import Clock
     from batchmill.ledger import Ledger
     from batchmill.settings import CoordinatorSettings
+    from batchmill_coordinator.status.notices import Notices
+
+
+class NoticeCollector(Collector):
+    """Exports which kinds of trouble are reported at present."""
+
+    def __init__(self, notices: Notices) -> None:
+        self._notices = notices
+
+    def collect(self) -> Iterable[Metric]:
+        """Return one value for each kind."""
+        reported = self._notices.texts()
+        yield catalogue.NOTICES.read(((notice.value,), int(notice in reported)) for notice in Notice)
 
 
 class CoordinatorMetrics:
@@ -24,9 +42,12 @@ class CoordinatorMetrics:
     epoch: under which this coordinator leads; 0 while it does not.
     """
 
-    def __init__(self, ledger: Ledger, settings: CoordinatorSettings, epoch: Callable[[], int], clock: Clock) -> None:
+    def __init__(
+        self, ledger: Ledger, settings: CoordinatorSettings, epoch: Callable[[], int], clock: Clock, notices: Notices
+    ) -> None:
         of_ledger = LedgerCollector(ledger, epoch, clock, local_folders(settings), settings.currency)
         self._registry = new_registry(of_ledger)
+        self._registry.register(NoticeCollector(notices))
         self.roles = RoleMetrics(self._registry)
         ledger.observe_calls(LedgerMeter(self._registry))
         ProcessCollector(registry=self._registry)

@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchmill.job import UploadSource
+from batchmill.ledger.unreadable import UnreadableJob
 
 if TYPE_CHECKING:
-    from batchmill.ledger import Ledger
+    from batchmill.ledger import JobRecord, Ledger
     from batchmill.storage.blobs import BlobStore
 
 
@@ -20,9 +21,16 @@ def delete_job(ledger: Ledger, blobs: BlobStore, job_id: str) -> None:
     Raises `NotFound`, `Conflict` if it has not ended, and `StorageError` if blobs cannot be deleted; the janitor tries
     again then.
     """
-    source = ledger.jobs.read(job_id).spec.source
+    upload = _upload_of(ledger.jobs.find(job_id))
     ledger.retention.mark_for_deletion(job_id)
     blobs.delete_folder(f"jobs/{job_id}")
-    if isinstance(source, UploadSource):
-        blobs.delete_folder(f"uploads/{source.upload}")
+    if upload is not None:
+        blobs.delete_folder(f"uploads/{upload}")
     ledger.retention.forget(job_id)
+
+
+def _upload_of(job: JobRecord | UnreadableJob) -> str | None:
+    if isinstance(job, UnreadableJob):
+        return job.upload
+    source = job.spec.source
+    return source.upload if isinstance(source, UploadSource) else None

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from batchmill.job import JobState
 from batchmill.ledger.record import stages_of_jobs
+from batchmill_coordinator.roles.job_guard import JobGuard, apart
 from batchmill_coordinator.scheduling.fairness import Candidate, next_job
 from batchmill_coordinator.scheduling.model_demand import ModelNames, demands_of
 from batchmill_coordinator.scheduling.pace import ModelPaces
@@ -51,38 +52,47 @@ class Dispatcher:
         self._metrics = metrics
         self._names = ModelNames(fleet)
         self._paces = ModelPaces()
+        self._guard = JobGuard(ledger, "its shards could not be queued")
 
     def step(self, epoch: int) -> None:
         """Fill every pool's window."""
         by_pool: dict[str, list[JobStage]] = defaultdict(list)
         for one in stages_of_jobs(self._ledger.jobs.live()):
+            if self._guard.is_set_aside(one.job.id):
+                continue
             if one.job.state is JobState.PAUSED and one.stage.shards_queued > 0:
-                self._ledger.jobs.unqueue_paused(one.job, one.stage, epoch)
+                with self._guard.over(one.job.id):
+                    self._ledger.jobs.unqueue_paused(one.job, one.stage, epoch)
             by_pool[one.spec.pool].append(one)
         if not any(_has_more(one) for stages in by_pool.values() for one in stages):
             return
         now_ms = self._ledger.now_ms()
         pools = self._fleet.pools()
         for name in by_pool.keys() & pools.keys():
-            self._fill(name, pools[name], by_pool[name], now_ms, epoch)
+            with apart(f"filling the window of pool {name}"):
+                self._fill(name, pools[name], by_pool[name], now_ms, epoch)
 
     def _fill(self, name: str, pool: PoolView, stages: list[JobStage], now_ms: int, epoch: int) -> None:
         free_slots = pool.capacity + pool.window - sum(one.stage.shards_in_flight for one in stages)
-        able = [one for one in stages if _has_more(one) and one.spec.operator in pool.operators]
+        able = [one for one in stages if _has_more(one) and pool.can_run(one.stage)]
         if free_slots <= 0 or not able:
             return
         shards = self._ledger.shards
-        waiting = {one.key: shards.to_queue(one.job.id, one.stage.number, free_slots, now_ms) for one in able}
+        waiting: dict[StageKey, list[ShardId]] = {one.key: [] for one in able}
+        for one in able:
+            with self._guard.over(one.job.id):
+                waiting[one.key] = shards.to_queue(one.job.id, one.stage.number, free_slots, now_ms)
         models = self._names.of(stages)
         due = {one.key for one in able if waiting[one.key]}
         demands = demands_of(stages, due, models, self._paces, now_ms / 1000)
         for one, shard_id, target in self._choose(
             able, waiting, models, ShardPlacement(pool.members, demands), free_slots, now_ms
         ):
-            ref = shards.queue(one.job.id, one.stage, shard_id, epoch)
-            if ref is not None:
-                self._publisher.publish(one.spec.operator, queue_for(target, name, models[one.key]), ref)
-                self._metrics.dispatched(one.spec)
+            with self._guard.over(one.job.id):
+                ref = shards.queue(one.job.id, one.stage, shard_id, epoch)
+                if ref is not None:
+                    self._publisher.publish(one.spec.operator, queue_for(target, name, models[one.key]), ref)
+                    self._metrics.dispatched(one.spec)
 
     def _choose(
         self,

@@ -4,7 +4,8 @@
 2. The output is closed first, so that a job that says `completed` has a complete output. Storage that fails is tried
    again at the next steps; what cannot be closed fails the job, and one that stops anyway ends without a manifest.
 3. Then the ledger ends the job, in one script that checks again that nothing is at work.
-4. A job whose deadline has passed is stopped; a later step ends it, when its workers have released their shards.
+4. A job whose deadline has passed, by clocks that agree (`ClockGuard`), is stopped; a later step ends it, when its
+   workers have released their shards.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from batchmill.errors import BatchmillError, ServiceUnavailable
-from batchmill.job import JobError, JobState
-from batchmill.telemetry.log_context import about
-from batchmill_coordinator.roles.storage_failures import StorageFailures
+from batchmill.errors import ServiceUnavailable
+from batchmill.job import JobState
+from batchmill_coordinator.roles.job_guard import JobGuard
 
 if TYPE_CHECKING:
     from batchmill.ledger import JobRecord, Ledger
     from batchmill_coordinator.metering.counts import RoleMetrics
     from batchmill_coordinator.results.closing import OutputCloser
+    from batchmill_coordinator.roles.clock_guard import ClockGuard
 
 log = logging.getLogger(__name__)
 
@@ -34,20 +35,29 @@ class Finisher:
     wakes_on = frozenset({"settled", "failed", "lost", "stopping"})
     period_s = 0.5
 
-    def __init__(self, ledger: Ledger, outputs: OutputCloser, metrics: RoleMetrics) -> None:
+    def __init__(self, ledger: Ledger, outputs: OutputCloser, clocks: ClockGuard, metrics: RoleMetrics) -> None:
         self._ledger = ledger
         self._outputs = outputs
+        self._clocks = clocks
         self._metrics = metrics
-        self._failures = StorageFailures(ledger, "its output could not be closed", MAX_STORAGE_FAILURES)
+        self._guard = JobGuard(
+            ledger, "its output could not be closed", max_storage_failures=MAX_STORAGE_FAILURES, fails_jobs=True
+        )
 
     def step(self, epoch: int) -> None:
         """End every job that is over, and stop those whose deadline has passed."""
-        records = self._ledger.jobs.live()
-        self._failures.forget_all_but({record.id for record in records})
-        now_s = self._ledger.now_ms() / 1000 if any(record.spec.deadline_at for record in records) else 0.0
+        records, unreadable = self._ledger.jobs.live_and_unreadable()
+        self._guard.forget_all_but({*(record.id for record in records), *(job.id for job in unreadable)})
+        has_deadlines = any(record.spec.deadline_at for record in records) and self._clocks.is_trusted()
+        now_s = self._ledger.now_ms() / 1000 if has_deadlines else 0.0
         for record in records:
-            with about(job=record.id):
-                self._finish_or_stop(record, now_s, epoch)
+            if not self._guard.is_set_aside(record.id):
+                with self._guard.over(record.id):
+                    self._finish_or_stop(record, now_s, epoch)
+        for job in unreadable:
+            if job.state.is_stopping:
+                with self._guard.over(job.id):
+                    self._ledger.jobs.finish_unreadable(job, epoch)
 
     def _finish_or_stop(self, record: JobRecord, now_s: float, epoch: int) -> None:
         state = due_state(record)
@@ -62,21 +72,16 @@ class Finisher:
             self._outputs.close(record, state, epoch)
         except ServiceUnavailable:
             raise
-        except BatchmillError as error:
-            if self._failures.may_retry(record.id, error):
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is this job's, and a job that stops ends anyway
+            if self._guard.may_retry(record.id, error):
                 return
-            self._fail(record, error)
+            self._guard.fail(record.id, error)
             if not record.state.is_stopping:
                 return  # it ends at a later step, as failed
         if self._ledger.jobs.finish(record, state, epoch):
             log.info("job %s is %s: %d rows done, %d failed", record.id, state, record.last.rows_done, record.rows_dead)
             self._metrics.finished(record.spec.first, state)
             self._outputs.delete_checkpoints(record.id)
-
-    def _fail(self, record: JobRecord, error: BatchmillError) -> None:
-        log.warning("the output of job %s cannot be closed: %s", record.id, error)
-        failure = JobError(code=error.code, message=f"The output could not be closed: {error}", details=error.details)
-        self._ledger.jobs.stop(record.id, JobState.FAILING, failure)
 
 
 def due_state(record: JobRecord) -> JobState | None:

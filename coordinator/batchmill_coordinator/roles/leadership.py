@@ -13,6 +13,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from batchmill.errors import ServiceUnavailable
+from batchmill.processes.guarded_thread import GuardedThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +39,7 @@ class Leadership:
         self._epoch = 0
         self._renewed_at = 0.0
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="leadership", daemon=True)
+        self._thread = GuardedThread("leadership", self._run)
 
     @property
     def epoch(self) -> int:
@@ -76,4 +77,6 @@ class Leadership:
                 self.renew()
             except ServiceUnavailable as error:
                 log.warning("leadership could not be renewed: %s", error)
+            except Exception:  # one fault must not end the leadership; its lease says whether it still holds
+                log.exception("leadership could not be renewed")
             self._stopping.wait(self._ttl_s / 3)

@@ -9,7 +9,8 @@
 4. One script adds the shards and moves the cursor, by compare-and-set. If it was moved by somebody else, or anything
    fails after the splitter advanced, the open source is dropped, for it is ahead of the ledger: to continue with it
    would leave rows out. The next step opens the source at the ledger's cursor.
-5. At the end all rows of a source whose length is known must be in shards, otherwise the job fails.
+5. The ledger counts that a job is being planned until it is; so a job of which the process died twice fails.
+6. At the end all rows of a source whose length is known must be in shards, otherwise the job fails.
 
 Planning everything at submit was rejected: a source of a billion rows would fill the ledger, and the size of a shard
 could not follow what the first shards show about the operator's speed.
@@ -17,25 +18,23 @@ could not follow what the first shards show about the operator's speed.
 
 from __future__ import annotations
 
-import logging
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, assert_never
 
 from batchmill.caches import Lru
-from batchmill.errors import BatchmillError, InvalidSource, ServiceUnavailable
-from batchmill.job import JobError, JobState
+from batchmill.errors import InvalidSource, ServiceUnavailable
 from batchmill.ledger.calls import PlanAnswer
 from batchmill.ledger.record import stages_of_jobs
 from batchmill.ledger.shards import PlanStep
 from batchmill.shard import Shard, ShardId
 from batchmill.sources.base import End, InputSplit, NotYet
-from batchmill.telemetry.log_context import about
 from batchmill_coordinator.fleet.pools import EMPTY, PoolView
-from batchmill_coordinator.roles.storage_failures import StorageFailures
+from batchmill_coordinator.roles.job_guard import JobGuard
 from batchmill_coordinator.scheduling.shard_size import StageProgress, next_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.ledger.record import JobStage, StageKey, StageRecord
@@ -44,9 +43,8 @@ if TYPE_CHECKING:
     from batchmill_coordinator.fleet.fleet_view import FleetView
     from batchmill_coordinator.results.resumption import Resumption
 
-log = logging.getLogger(__name__)
-
 MAX_OPEN_SOURCES = 64  # kept open between steps
+MAX_DEATHS = 2  # of the process, in a row, while it planned one job
 MAX_STORAGE_FAILURES = 30  # steps in a row, at least a second apart
 
 
@@ -105,38 +103,54 @@ class Planner:
         self._resumption = resumption
         self._settings = settings
         self._open_sources: Lru[StageKey, OpenSource] = Lru(MAX_OPEN_SOURCES)
-        self._failures = StorageFailures(ledger, "its source could not be read", MAX_STORAGE_FAILURES)
+        self._guard = JobGuard(
+            ledger, "its source could not be planned", max_storage_failures=MAX_STORAGE_FAILURES, fails_jobs=True
+        )
+        self._begun: set[str] = set()  # jobs whose count of plannings in the ledger includes this process
 
     def step(self, epoch: int) -> None:
         """Plan for every live stage whose shards run low."""
         stages = [one for one in stages_of_jobs(self._ledger.jobs.live()) if _may_plan(one)]
         self._close_all_but({one.key for one in stages})
-        self._failures.forget_all_but({one.job.id for one in stages})
+        self._guard.forget_all_but({one.job.id for one in stages})
         if not stages:
             return
         pools = self._fleet.pools()
         for one in stages:
-            with about(job=one.job.id):
-                self._plan_or_fail(one, pools.get(one.spec.pool, EMPTY), epoch)
+            wanted = pools.get(one.spec.pool, EMPTY).horizon - one.stage.shards_live
+            if (wanted > 0 or one.job.must_resume) and not self._guard.is_set_aside(one.job.id):
+                with self._guard.over(one.job.id), self._counted(one.job.id):
+                    self._plan(one, pools.get(one.spec.pool, EMPTY), wanted, epoch)
 
-    def _plan_or_fail(self, one: JobStage, pool: PoolView, epoch: int) -> None:
-        job_id = one.job.id
+    @contextmanager
+    def _counted(self, job_id: str) -> Iterator[None]:
+        """Count in the ledger that a job is being planned. Raises `InvalidSource` if the process died of it before."""
+        begun = self._ledger.shards.begin_planning(job_id, is_again=job_id in self._begun)
+        self._begun.add(job_id)
+        if begun > MAX_DEATHS:
+            self._end_planning(job_id)
+            raise InvalidSource(
+                f"the coordinator ended {begun - 1} times in a row while it planned job {job_id}.",
+                hint="A file of its source may be damaged, or need more memory than there is. Check them, and submit "
+                "the job again.",
+            )
         try:
-            self._plan(one, pool, epoch)
-            self._failures.forget(job_id)
+            yield
         except ServiceUnavailable:
+            raise  # the ledger may not answer now
+        except BaseException:
+            self._end_planning(job_id)
             raise
-        except BatchmillError as error:
-            self._close(one.key)
-            if not self._failures.may_retry(job_id, error):
-                self._fail(job_id, error)
+        if job_id in self._begun:
+            self._end_planning(job_id)
 
-    def _plan(self, one: JobStage, pool: PoolView, epoch: int) -> None:
+    def _end_planning(self, job_id: str) -> None:
+        self._ledger.shards.end_planning(job_id)
+        self._begun.discard(job_id)
+
+    def _plan(self, one: JobStage, pool: PoolView, wanted: int, epoch: int) -> None:
         if one.job.must_resume:
             self._resumption.resume_from(one.job, epoch)
-            return
-        wanted = pool.horizon - one.stage.shards_live
-        if wanted <= 0:
             return
         opened = self._opened(one)
         try:
@@ -150,6 +164,8 @@ class Planner:
         except BaseException:  # the splitter is ahead of the ledger now: to continue with it would leave rows out
             self._close(one.key)
             raise
+        if answer is PlanAnswer.OK:
+            self._begun.discard(one.job.id)  # the script has cleared the count
         match answer:
             case PlanAnswer.OK if not draft.at_end:
                 opened.cursor = draft.cursor
@@ -206,11 +222,6 @@ class Planner:
     def _close_all_but(self, keys: set[StageKey]) -> None:
         for key in set(self._open_sources.keys()) - keys:
             self._close(key)
-
-    def _fail(self, job_id: str, error: BatchmillError) -> None:
-        log.warning("job %s cannot be planned: %s", job_id, error)
-        failure = JobError(code=error.code, message=str(error), details=error.details)
-        self._ledger.jobs.stop(job_id, JobState.FAILING, failure)
 
 
 def _require_every_row(one: JobStage, draft: _Draft, total: RowCount) -> None:

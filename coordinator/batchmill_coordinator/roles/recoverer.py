@@ -17,14 +17,15 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, assert_never
 
 from batchmill.broker import attempt_of, model_queue_of, queue_of, spare_queue_of
-from batchmill.errors import NotFound
 from batchmill.job_log import LogEvent, LogLevel
 from batchmill.ledger.calls import ExpireAttemptAnswer, SplitAnswer
 from batchmill.ledger.record import stages_of_jobs
+from batchmill.ledger.unreadable import UnreadableJob
 from batchmill.retry import DeadLetter, GiveUp, Lost, Requeue, Settle, Split, decide
 from batchmill.shard import ShardState
 from batchmill.telemetry.log_context import about_attempt
 from batchmill_coordinator.fleet.pools import EMPTY, PoolView
+from batchmill_coordinator.roles.job_guard import JobGuard, apart
 from batchmill_coordinator.scheduling.model_demand import ModelNames
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class Recoverer:
         self._settler = settler
         self._metrics = metrics
         self._lease_ttl_s = lease_ttl_s
+        self._guard = JobGuard(ledger, "a lost attempt of it could not be ended")
         self._rng = random.Random()  # noqa: S311  # jitter, no secret
 
     def step(self, epoch: int) -> None:
@@ -76,8 +78,9 @@ class Recoverer:
             log.warning("leases could not be checked for a while: %d of them are extended", extended)
         now_ms = self._ledger.now_ms()
         for ref in self._ledger.shards.expired(now_ms):
-            with about_attempt(ref):
-                self._end_attempt(ref, epoch)
+            if not self._guard.is_set_aside(ref.job_id):
+                with self._guard.over(ref.job_id), about_attempt(ref):
+                    self._end_attempt(ref, epoch)
         if epoch != self._epoch:
             self._find_queues()
             self._epoch = epoch
@@ -88,9 +91,10 @@ class Recoverer:
             return
         views = self._fleet.pools()
         for pool in by_pool.keys() | self._queues.keys():
-            self._empty_abandoned_queues(pool, by_pool[pool], views.get(pool, EMPTY), epoch)
-            if by_pool[pool]:
-                self._find_lost_messages(pool, now_ms)
+            with apart(f"recovering the messages of pool {pool}"):
+                self._empty_abandoned_queues(pool, by_pool[pool], views.get(pool, EMPTY), epoch)
+                if by_pool[pool]:
+                    self._find_lost_messages(pool, now_ms)
 
     def _end_attempt(self, ref: ShardRef, epoch: int) -> None:
         shards = self._ledger.shards
@@ -98,7 +102,10 @@ class Recoverer:
         if shard is None or shard.token != ref.token or shard.state is not ShardState.RUNNING:
             shards.expire_attempt(ref, epoch, delay_s=0)  # the attempt is over already: only its lease is dropped
             return
-        record = self._ledger.jobs.read(ref.job_id)
+        record = self._ledger.jobs.find(ref.job_id)
+        if isinstance(record, UnreadableJob):
+            shards.expire_attempt(ref, epoch, delay_s=0)  # another version runs it again, or a user cancels it
+            return
         spec = record.spec.stages[ref.stage]
         decision = decide(shard, Lost(), spec.retry, self._rng)
         match decision:
@@ -157,10 +164,12 @@ class Recoverer:
         missing = len(queued) - sum(lengths)
         late = [ref for ref, at in queued if now_ms - at > MESSAGE_GRACE_MS]
         for ref in late[: max(missing, 0)]:
-            try:
-                record = self._ledger.jobs.read(ref.job_id)
-            except NotFound:
-                continue
+            if not self._guard.is_set_aside(ref.job_id):
+                with self._guard.over(ref.job_id):
+                    self._publish_again(ref, pool)
+
+    def _publish_again(self, ref: ShardRef, pool: str) -> None:
+        for record in self._ledger.jobs.read_many([ref.job_id]):
             message = f"not claimed within {MESSAGE_GRACE_MS / 1000:g} s, published again"
             log.warning("attempt %s: %s", ref.attempt_key, message)
             self._ledger.log.note(ref.job_id, LogLevel.INFO, LogEvent.REDELIVERED, message, ref=ref)

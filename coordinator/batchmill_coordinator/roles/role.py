@@ -14,6 +14,7 @@ import threading
 from typing import TYPE_CHECKING, Protocol
 
 from batchmill.errors import BatchmillError, ServiceUnavailable
+from batchmill.processes.guarded_thread import GuardedThread
 from batchmill.telemetry.log_context import about
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class RoleThread:
         self._leadership = leadership
         self._wake = threading.Event()
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name=role.name, daemon=True)
+        self._thread = GuardedThread(role.name, self._run)
 
     def start(self) -> None:
         """Start the thread."""

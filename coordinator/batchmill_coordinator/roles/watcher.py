@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from batchmill.job import JobState
 from batchmill.job_log import LogEvent, LogLevel
 from batchmill_coordinator.fleet.pools import why_no_worker
+from batchmill_coordinator.roles.job_guard import JobGuard
 from batchmill_coordinator.status.status import why_paused
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Watcher:
         self._clock = clock
         self._currency = currency
         self._blocks: dict[str, _Block] = {}
+        self._guard = JobGuard(ledger, "what blocks it could not be found out", clock=clock)
 
     def step(self, epoch: int) -> None:  # noqa: ARG002  # a log entry changes nothing that a leader must guard
         """Check every live job."""
@@ -51,8 +53,11 @@ class Watcher:
         pools = self._fleet.pools() if records else {}
         for job_id in self._blocks.keys() - {record.id for record in records}:
             del self._blocks[job_id]
+        self._guard.forget_all_but({record.id for record in records})
         for record in records:
-            self._check(record, why_blocked(record, pools, self._currency))
+            if not self._guard.is_set_aside(record.id):
+                with self._guard.over(record.id):
+                    self._check(record, why_blocked(record, pools, self._currency))
 
     def _check(self, record: JobRecord, reason: str | None) -> None:
         now_s, block = self._clock.monotonic(), self._blocks.get(record.id)
@@ -79,8 +84,8 @@ def runs_nothing(record: JobRecord) -> bool:
 def why_blocked(record: JobRecord, pools: dict[str, PoolView], currency: str) -> str | None:
     """Say why a job cannot proceed until a user acts, and what to do; None if it can. currency: of its cost."""
     if runs_nothing(record):
-        unsettled = next((stage.spec for stage in record.stages if not stage.is_settled), record.last.spec)
-        return why_no_worker(unsettled.pool, unsettled.operator, pools)
+        unsettled = next((stage for stage in record.stages if not stage.is_settled), record.last)
+        return why_no_worker(record.id, unsettled, pools)
     return why_paused(record, currency)
 
 

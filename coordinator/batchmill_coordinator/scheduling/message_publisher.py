@@ -6,6 +6,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING
 
+import redis
 from celery import Celery
 from kombu import Queue
 from kombu.exceptions import OperationalError
@@ -55,7 +56,7 @@ class MessagePublisher:
                     retry_policy={"max_retries": PUBLISH_RETRIES, **kombu_waits(PUBLISH)},
                     ignore_result=True,
                 )
-            except OperationalError as error:
+            except (OperationalError, redis.RedisError) as error:
                 raise ServiceUnavailable(
                     f"the message of attempt {ref.attempt_key} could not be published ({type(error).__name__}).",
                     hint="It is published again when the broker can be reached.",
@@ -72,7 +73,7 @@ class MessagePublisher:
                     traceback="",
                     retry=False,
                 )
-        except OperationalError:
+        except (OperationalError, redis.RedisError):
             log.info("no event could be sent: the broker cannot be reached")
 
     def close(self) -> None:

@@ -26,7 +26,7 @@ class ModelNames:
 
     def __init__(self, fleet: FleetView) -> None:
         self._fleet = fleet
-        self._known: dict[tuple[StageKey, str], str] = {}  # by stage and version of its operator
+        self._known: dict[tuple[StageKey, str], str] = {}  # by stage and revision of its operator
 
     def of(self, stages: Iterable[JobStage]) -> dict[StageKey, str]:
         """Return, by stage, the key of its model; the operator's name where no worker has announced the operator."""
@@ -38,9 +38,10 @@ class ModelNames:
         operator = self._fleet.operator(one.spec.operator)
         if operator is None:
             return one.spec.operator
-        known = (one.key, operator.version)
+        revision = one.stage.revision or operator.revision
+        known = (one.key, revision)
         if known not in self._known:
-            self._known[known] = model_key(operator, one.spec.params)
+            self._known[known] = model_key(operator, one.spec.params, revision)
         return self._known[known]
 
 

@@ -270,3 +270,9 @@ class Hungry:
         import numpy as np
 
         return int(np.empty(mb << 20, dtype=np.uint8).nbytes)
+
+
+@batchmill.operator("conf", columns=["id"])
+def conf(rows: list[dict[str, Any]], *, config: dict[str, Any]) -> list[Any]:
+    """Give the number of names in a parameter of any shape."""
+    return [{"id": row["id"], "names": len(config)} for row in rows]

@@ -227,12 +227,6 @@ class Controller:
             self._ceiling = self._ceiling.after_failure(units)
             self.is_changed = True
 
-    def expected_s(self, units: float) -> float | None:
-        """Predict how long a batch takes, in seconds; None while too little is known."""
-        with self._lock:
-            model = self._fitted() if len(self._timings) >= SAMPLES_TO_SPREAD else None
-            return model.seconds(units) if model is not None else None
-
     def latest(self) -> tuple[Choice, int]:
         """Return the previous choice, and the number of rows of the last batch that ran."""
         with self._lock:

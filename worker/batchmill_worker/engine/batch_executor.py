@@ -43,8 +43,8 @@ from batchmill_worker.runtime.device import DeviceLock, DeviceMemory, Turn, free
 from batchmill_worker.runtime.device_time import DeviceTimeMeter
 from batchmill_worker.runtime.failures import DeadRow, Failure, FailureAttribution, rejected, too_large
 from batchmill_worker.runtime.side_executor import InlineExecutor, side_executor
+from batchmill_worker.runtime.slot_board import Hook
 from batchmill_worker.runtime.trace import NO_TRACE, Phase, Recorder
-from batchmill_worker.runtime.watchdog import DEFAULT_TIMEOUT_S, Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,14 +67,12 @@ class BatchExecutor:
         self,
         device: DeviceLock,
         clock: Clock | None = None,
-        watchdog: Watchdog | None = None,
         *,
         memory: DeviceMemory | None = None,
         trace: Recorder = NO_TRACE,
     ) -> None:
         self.device = device
         self.clock = clock or SystemClock()
-        self.watchdog = watchdog or Watchdog(DEFAULT_TIMEOUT_S)
         self.memory = memory or DeviceMemory()
         self.trace = trace
 
@@ -196,7 +194,6 @@ class _Run:
             self._turn.begin()
         try:
             with (
-                executor.watchdog.watching(self._attempt_id, controller.expected_s(packed.units)),
                 executor.trace.span(
                     Phase.INFER, shard=self._attempt_id, rows=rows, units=packed.units, true_units=packed.true_units
                 ),
@@ -224,7 +221,10 @@ class _Run:
 
     def _finish(self, packed: Packed, outputs: Any) -> BatchResult:
         with self._executor.trace.span(Phase.FINISH, shard=self._attempt_id):
-            return from_batch(self._definition, self._operator.finish(outputs), packed.rows.size)
+            batch = self._operator.finish(outputs)
+            # reading the results may run user code as well: a generator's, or that of an array type
+            with self._operator.guard.calling(Hook.FINISH):
+                return from_batch(self._definition, batch, packed.rows.size)
 
     def _collect(self, packed: Packed, finishing: FutureLike[BatchResult], *, is_last_try: bool = False) -> None:
         """Add a batch's results, or find out which of its rows fail, by running it again in halves."""

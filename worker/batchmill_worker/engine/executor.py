@@ -44,7 +44,7 @@ class ShardTask:
     should_stop: whether to stop and return what is settled; asked often, so it must be cheap.
     batching: how large batches are, where there are batches; None: as the operator says, with nothing learned yet.
     has_succeeded: whether earlier attempts have done rows of this shard; then failing rows are the rows' fault.
-    attempt_id: the attempt to name in traces, and to the watchdog while it uses the device.
+    attempt_id: the attempt to name in traces.
     usage: the account of its time on the device; None: nobody's.
     """
 

@@ -11,6 +11,7 @@ from batchmill.columns import rows_of
 from batchmill.errors import BatchmillError, InvalidOperator
 from batchmill_worker.engine.batches import to_batch
 from batchmill_worker.runtime.failures import Failure, operator_failed
+from batchmill_worker.runtime.slot_board import Hook
 
 if TYPE_CHECKING:
     from batchmill_worker.batching.cost_model import Floats
@@ -43,7 +44,8 @@ class RowFeed:
                 [self._ask(first, min(first + ROWS_PER_CALL, end)) for first in range(start, end, ROWS_PER_CALL)]
             )
         if self._operator.cost is not None:
-            return self._checked(self._one_by_one(self._operator.cost, start, end), end - start)
+            with self._operator.guard.calling(Hook.COSTS):
+                return self._checked(self._one_by_one(self._operator.cost, start, end), end - start)
         return np.ones(end - start)
 
     def batch(self, packed: Packed) -> Any:
@@ -62,6 +64,8 @@ class RowFeed:
             costs = self._operator.costs_of(
                 to_batch(self._definition.batch_format, self._table.slice(start, end - start))
             )
+            with self._operator.guard.calling(Hook.COSTS):
+                return self._checked(costs, end - start)
         except BatchmillError:
             raise
         except Exception as error:
@@ -71,7 +75,6 @@ class RowFeed:
                 Failure.of(error),
                 hint="costs(batch) must return a number for every row, also if infer() returns a RowError for it.",
             ) from error
-        return self._checked(costs, end - start)
 
     def _one_by_one(self, cost: Any, start: int, end: int) -> Any:
         rows = rows_of(self._table.slice(start, end - start))
@@ -81,7 +84,7 @@ class RowFeed:
                 found.append(cost(row))
             except BatchmillError:
                 raise
-            except Exception:  # noqa: BLE001  # infer() will say what is wrong with that row
+            except BaseException:  # noqa: BLE001  # infer() will say what is wrong with that row
                 found.append(None)
         highest = max((one for one in found if isinstance(one, int | float)), default=1.0)
         if self._definition.batch_format == "rows":

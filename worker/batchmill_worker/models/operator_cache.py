@@ -30,6 +30,8 @@ from batchmill_worker.models.model_memory import MIN_BYTES, MemoryProbe
 from batchmill_worker.runtime.device import free_cached_memory, is_out_of_memory
 from batchmill_worker.runtime.failures import Failure, operator_failed
 from batchmill_worker.runtime.fair_lock import FairLock
+from batchmill_worker.runtime.hooks import NO_GUARD, HookGuard
+from batchmill_worker.runtime.slot_board import Hook
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -61,12 +63,13 @@ class LoadedModels(NamedTuple):
 
 
 class ReadyOperator:
-    """An operator that is set up. Each of its hooks is called by one thread at a time."""
+    """An operator that is set up. Each of its hooks is called by one thread at a time, guarded by `guard`."""
 
-    def __init__(self, definition: OperatorDefinition, operator: Operator) -> None:
+    def __init__(self, definition: OperatorDefinition, operator: Operator, guard: HookGuard = NO_GUARD) -> None:
         self.definition = definition
+        self.guard = guard
         self.has_succeeded = False  # whether it has ever done a row in this process
-        self.infer = operator.infer
+        self._infer = operator.infer
         self.cost = getattr(operator, "cost", None)
         self.costs = getattr(operator, "costs", None)
         self.row_key = getattr(operator, "row_key", None)
@@ -91,25 +94,35 @@ class ReadyOperator:
 
     def fingerprint(self) -> str:
         """Return what its results depend on that only it knows; "" if it has no such hook."""
-        return "" if self._fingerprint is None else str(self._fingerprint())
+        if self._fingerprint is None:
+            return ""
+        with self.guard.calling(Hook.FINGERPRINT):
+            return str(self._fingerprint())
 
     def costs_of(self, batch: Any) -> Any:
         """Call the operator's `costs`; never while `prepare` runs, since both may use one tokenizer."""
-        with self._preparing:
-            return self.costs(batch) if self.costs is not None else None
+        if self.costs is None:
+            return None
+        with self._preparing, self.guard.calling(Hook.COSTS):
+            return self.costs(batch)
 
     def prepare(self, batch: Any) -> Any:
         """Turn a batch in the operator's format into what `infer` takes."""
         if self._prepare is None:
             return batch
-        with self._preparing:
+        with self._preparing, self.guard.calling(Hook.PREPARE):
             return self._prepare(batch)
+
+    def infer(self, batch: Any) -> Any:
+        """Compute a batch; the caller has the device."""
+        with self.guard.calling(Hook.INFER):
+            return self._infer(batch)
 
     def finish(self, outputs: Any) -> Any:
         """Turn what `infer` returned into a batch in the operator's format."""
         if self._finish is None:
             return outputs
-        with self._finishing:
+        with self._finishing, self.guard.calling(Hook.FINISH):
             return self._finish(outputs)
 
     def teardown(self) -> None:
@@ -117,7 +130,8 @@ class ReadyOperator:
         if self._teardown is None:
             return
         try:
-            self._teardown()
+            with self.guard.calling(Hook.TEARDOWN):
+                self._teardown()
         except Exception:  # a hook that fails at the end must cost no result
             log.exception("operator %r failed in teardown", self.definition.name)
 
@@ -147,6 +161,7 @@ class OperatorCache:
     budget: the bytes that all of them may use together; one that is larger is loaded alone. None: no limit.
     on_change: called, by any thread, whenever `models()` has changed.
     metrics: counts every operator that is found, set up, and torn down.
+    guard: of every call of an operator's code.
     """
 
     def __init__(
@@ -158,8 +173,10 @@ class OperatorCache:
         max_kept: int = MAX_KEPT,
         on_change: Callable[[LoadedModels], None] = lambda _: None,
         metrics: ModelMetrics = NO_MODEL_METRICS,
+        guard: HookGuard = NO_GUARD,
     ) -> None:
         self._device = device
+        self._guard = guard
         self._context = context
         self._budget = budget
         self._max_kept = max_kept
@@ -287,12 +304,13 @@ class OperatorCache:
     def _set_up(self, definition: OperatorDefinition, params: Mapping[str, Any]) -> tuple[ReadyOperator, int]:
         probe = MemoryProbe(self._device)
         try:
-            with probe.measuring():
-                operator = definition.build(params)
-                setup = getattr(operator, "setup", lambda _: None)
-                with self._context.active():
-                    setup(self._device)
-            size = probe.size_of(operator)
+            with self._guard.calling(Hook.SETUP):
+                with probe.measuring():
+                    operator = definition.build(params)
+                    setup = getattr(operator, "setup", lambda _: None)
+                    with self._context.active():
+                        setup(self._device)
+                size = probe.size_of(operator)
         except BatchmillError:
             raise
         except Exception as error:
@@ -302,7 +320,7 @@ class OperatorCache:
                 Failure.of(error),
                 hint="Check its parameters, and what is missing on the worker machine.",
             ) from error
-        return ReadyOperator(definition, operator), size
+        return ReadyOperator(definition, operator, self._guard), size
 
     def _make_room(self, key: OperatorKey) -> None:
         """Tear down what is idle, and wait for what is in use, until an operator of the expected size fits."""

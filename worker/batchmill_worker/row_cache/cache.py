@@ -32,16 +32,16 @@ from batchmill_worker.row_cache.segments import (
     encode_segment,
     pick,
 )
-from batchmill_worker.row_cache.space import code_digests, space_of
+from batchmill_worker.row_cache.space import space_of
+from batchmill_worker.runtime.slot_board import Hook
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     import pyarrow as pa
 
     from batchmill.job import StageSpec
     from batchmill.ledger.row_cache import Limits, Lookup, RowCacheLedger
-    from batchmill.operators.contract import OperatorDefinition
     from batchmill.storage.blobs import BlobStore
     from batchmill_worker.batching.packing import Rows
     from batchmill_worker.engine.shard_result import ShardResult
@@ -67,18 +67,12 @@ class _Range:
 
 
 class RowCache:
-    """The row cache, for the shards of one process. Thread-safe.
+    """The row cache, for the shards of one process. Thread-safe."""
 
-    operators: the loaded ones; make the cache as soon as they are loaded, see `code_digests`.
-    """
-
-    def __init__(
-        self, index: RowCacheLedger, blobs: BlobStore, limits: Limits, operators: Iterable[OperatorDefinition]
-    ) -> None:
+    def __init__(self, index: RowCacheLedger, blobs: BlobStore, limits: Limits) -> None:
         self._index = index
         self._blobs = blobs
         self._limits = limits
-        self._code = code_digests(operators)
 
     def run(self, operator: ReadyOperator, spec: StageSpec, table: pa.Table, compute: Compute) -> ShardResult:
         """Run a shard: take results from the cache and from equal rows, and compute the others. Raises as `compute`."""
@@ -104,12 +98,13 @@ class RowCache:
 
     def _digests(self, operator: ReadyOperator, spec: StageSpec, table: pa.Table) -> list[bytes]:
         definition = operator.definition
-        space = space_of(definition, spec.params, self._code.get(definition.name, ""), operator.fingerprint())
+        space = space_of(definition, spec.params, operator.fingerprint())
         if operator.row_key is None:
             return content_digests(table, space)
         # some at a time: as dicts, rows take many times the memory
         slices = (table.slice(start, MAX_ROWS_PER_CALL) for start in range(0, table.num_rows, MAX_ROWS_PER_CALL))
-        return [digest for some in slices for digest in key_digests(rows_of(some), operator.row_key, space)]
+        with operator.guard.calling(Hook.ROW_KEY):
+            return [digest for some in slices for digest in key_digests(rows_of(some), operator.row_key, space)]
 
     def _find(self, distinct: Distinct, operator: ReadyOperator) -> tuple[list[Piece], list[_Range]]:
         """Find the results that the cache has, and the segments for those that it lacks."""

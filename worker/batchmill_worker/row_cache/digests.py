@@ -53,7 +53,7 @@ def _key_digest(row: dict[str, Any], row_key: Callable[[dict[str, Any]], str | b
     try:
         key = row_key(row)
         data = b"t" + key.encode("utf-8", "surrogatepass") if isinstance(key, str) else b"b" + key
-    except Exception:  # noqa: BLE001  # user code: infer() will report the error of that row
+    except BaseException:  # noqa: BLE001  # user code: infer() will report the error of that row
         return secrets.token_bytes(DIGEST_BYTES)
     return blake2b(data, digest_size=DIGEST_BYTES, key=space).digest()
 

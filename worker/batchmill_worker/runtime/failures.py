@@ -27,6 +27,10 @@ _OWN_CODE = (
 _OPERATORS = _PACKAGE / "operators"
 
 
+class UserCodeExit(Exception):
+    """User code raised what is to end a thread or a process, its `__cause__`: here it ends only the call."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """The bounded report of an exception."""
@@ -38,6 +42,8 @@ class Failure:
     @classmethod
     def of(cls, error: BaseException) -> Failure:
         """Make the report of an exception. Never raises, whatever the exception's own code does."""
+        if isinstance(error, UserCodeExit) and error.__cause__ is not None:
+            error = error.__cause__
         report = traceback.TracebackException.from_exception(error)
         _drop_own_frames(report)
         text = "".join(report.format())
@@ -167,7 +173,7 @@ def _is_own(frame: traceback.FrameSummary) -> bool:
 def _message(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:  # noqa: BLE001  # user code: whatever it raises, the failure must be reported
+    except BaseException:  # noqa: BLE001  # user code: whatever it raises, the failure must be reported
         return "(its message could not be made)"
 
 

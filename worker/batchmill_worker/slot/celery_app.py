@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import time
 import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Any, assert_never
 
+import redis
 from celery import Celery
 from celery.apps import worker as worker_program
 from celery.exceptions import Ignore, Retry, SecurityWarning
@@ -22,7 +24,7 @@ from batchmill_worker.slot.model_queues import ModelQueuesStep
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from batchmill.operators.contract import OperatorRegistry
+    from batchmill.operators.contract import OperatorDefinition, OperatorRegistry
     from batchmill.settings import WorkerSettings
     from batchmill_worker.slot.attempt.runner import AttemptRunner
     from batchmill_worker.slot.model_queues import ModelQueues
@@ -36,8 +38,19 @@ class PromptConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
 
     def ensure_connected(self, conn: Any) -> Any:
         """Return an open connection, however long that takes."""
+        self.controller.options["model_queues"].detach()
         conn.ensure_connection = partial(conn.ensure_connection, **kombu_waits(RECONNECT))
         return super().ensure_connected(conn)
+
+    def on_connection_error_before_connected(self, exc: BaseException) -> None:
+        """The broker answers, but not as it should: a replica, for example."""
+        log.warning("the broker cannot be used, which is tried again: %s", exc)
+        time.sleep(RECONNECT.base_s)
+
+    def on_connection_error_after_connected(self, exc: BaseException) -> None:
+        """The connection broke, or an error reply broke it."""
+        super().on_connection_error_after_connected(exc)
+        time.sleep(RECONNECT.base_s)
 
 
 def create_celery_app(settings: WorkerSettings, registry: OperatorRegistry, runner: AttemptRunner) -> Celery:
@@ -54,7 +67,7 @@ def create_celery_app(settings: WorkerSettings, registry: OperatorRegistry, runn
         task_default_queue=queue_of(settings.pool),
     )
     for definition in registry:
-        app.task(_task(runner), name=task_name(definition.name), bind=True, throws=(AttemptFailed,))
+        app.task(_task(runner, definition), name=task_name(definition.name), bind=True, throws=(AttemptFailed,))
     return app
 
 
@@ -62,9 +75,9 @@ class AttemptFailed(Exception):
     """Marks a task as failed or retried in Celery's events. What follows is in the ledger by then."""
 
 
-def _task(runner: AttemptRunner) -> Callable[[Any, str, int, str, int], str]:
+def _task(runner: AttemptRunner, definition: OperatorDefinition) -> Callable[[Any, str, int, str, int], str]:
     def run_shard(task: Any, job_id: str, stage: int, shard: str, token: int) -> str:
-        return end_task(task, runner.run(ShardRef(job_id, stage, parse_shard_id(shard), token)))
+        return end_task(task, runner.run(ShardRef(job_id, stage, parse_shard_id(shard), token), definition))
 
     return run_shard
 
@@ -84,7 +97,7 @@ def end_task(task: Any, result: AttemptResult) -> str:
         case AttemptStatus.DROPPED:
             try:  # Celery has no exception for it
                 task.send_event("task-revoked", retry=False, terminated=False, signum=None, expired=False)
-            except OperationalError:
+            except (OperationalError, redis.RedisError):
                 log.info("no event could be sent: the broker cannot be reached")
             raise Ignore(result.reason)
         case never:
@@ -101,6 +114,7 @@ def consume(
     """Consume the pool's queues until SIGTERM, which calls `on_shutdown` before running tasks end."""
 
     def shutting_down(**_: Any) -> None:
+        queues.detach()
         on_shutdown()
 
     def keep_our_logging(**_: Any) -> None:

@@ -1,4 +1,8 @@
-"""The leases of one process: renewed in one call by a thread of their own, together with its fleet entry."""
+"""The leases of one process: renewed in one call by a thread of their own, together with its fleet entry.
+
+While this thread cannot run, because native code holds the interpreter's lock, the supervisor keeps the leases: see
+`batchmill_worker.supervisor.lease_keeper`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,9 @@ from typing import TYPE_CHECKING, assert_never
 
 from batchmill.errors import ServiceUnavailable
 from batchmill.ledger.calls import RenewAnswer
+from batchmill.processes.guarded_thread import GuardedThread
 from batchmill_worker.runtime.device_time import DeviceTimeMeter
+from batchmill_worker.runtime.slot_board import NEVER, Pulse, SlotBoard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +28,8 @@ if TYPE_CHECKING:
     from batchmill_worker.runtime.device_time import AttemptUsage
 
 log = logging.getLogger(__name__)
+
+PULSE_S = 1.0
 
 
 class Lease:
@@ -55,7 +63,7 @@ class Heartbeat:
     The fleet entry expires after the length of a lease, so that a process that freezes or dies disappears by itself.
     Operators are announced every time, so that a ledger that has lost them gets them back.
 
-    meter: of the device time of the attempts that hold a lease.
+    meter: of the device time of the attempts that hold a lease. board: where this thread leaves its marks.
     """
 
     def __init__(
@@ -65,12 +73,14 @@ class Heartbeat:
         operators: Sequence[OperatorInfo],
         ttl_s: float,
         meter: DeviceTimeMeter | None = None,
+        board: SlotBoard | None = None,
     ) -> None:
         self._ledger = ledger
         self._worker = worker
         self._operators = operators
         self._ttl_s = ttl_s
         self._meter = meter or DeviceTimeMeter()
+        self.board = board or SlotBoard()
         self._held: dict[ShardRef, Lease] = {}
         self._lock = threading.Lock()
         self._draining = threading.Event()
@@ -78,7 +88,7 @@ class Heartbeat:
         self._wake = threading.Event()
         self._models_changed = False
         self.batches: Callable[[], list[BatchChoice]] = list  # the batch sizes to announce
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._thread = GuardedThread("heartbeat", self._run)
 
     @property
     def ttl_ms(self) -> int:
@@ -166,14 +176,20 @@ class Heartbeat:
     def _run(self) -> None:
         due = time.monotonic() + self._ttl_s / 3
         while True:
-            self._wake.wait(max(due - time.monotonic(), 0))
+            self.board.mark(Pulse.HEARTBEAT)
+            was_woken = self._wake.wait(min(max(due - time.monotonic(), 0), PULSE_S))
             self._wake.clear()
             if self._stopping.is_set():
+                self.board.mark(Pulse.HEARTBEAT, NEVER)
                 return
             is_due = time.monotonic() >= due
+            if not (is_due or was_woken):
+                continue
             if is_due:
                 due = time.monotonic() + self._ttl_s / 3
             try:
                 self.beat() if is_due else self._announce()
             except ServiceUnavailable as error:
                 log.warning("leases could not be renewed: %s", error)
+            except Exception:  # one fault must not end the renewals of all that is held
+                log.exception("leases could not be renewed")

@@ -58,7 +58,7 @@ def _load(module: str, source: str, hint: str) -> None:
         importlib.import_module(module)
     except InvalidOperator:
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         raise _import_error(module, source, error) from error
     if before == {definition.name for definition in REGISTRY} and not _registered_before(module):
         raise InvalidOperator(

@@ -21,6 +21,8 @@ from kombu import Queue
 from batchmill.broker import model_queue_of, spare_queue_of
 from batchmill.clock import Clock, SystemClock
 from batchmill_worker.models.operator_cache import LoadedModels
+from batchmill_worker.runtime.slot_board import NEVER, Pulse
+from batchmill_worker.slot.leases import PULSE_S
 
 if TYPE_CHECKING:
     from batchmill_worker.slot.leases import Heartbeat
@@ -54,6 +56,13 @@ class ModelQueues:
         self._consumer = consumer
         self.sync()
         self._later()  # the timers of the previous connection are lost
+        board = self._heartbeat.board
+        board.mark(Pulse.CONSUMER)
+        consumer.timer.call_repeatedly(PULSE_S, board.mark, (Pulse.CONSUMER,))
+
+    def detach(self) -> None:
+        """Expect no mark of the consumer until `attach`: it waits for the broker, or for its last tasks."""
+        self._heartbeat.board.mark(Pulse.CONSUMER, NEVER)
 
     def sync(self) -> None:
         """Add and cancel queues as needed, and announce what has settled. Call it in the consumer's thread."""

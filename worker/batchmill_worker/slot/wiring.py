@@ -22,7 +22,8 @@ from batchmill_worker.models.setup_context import SetupContext
 from batchmill_worker.row_cache.cache import RowCache
 from batchmill_worker.runtime.device import DeviceLock, memory_of
 from batchmill_worker.runtime.device_time import DeviceTimeMeter
-from batchmill_worker.runtime.watchdog import Watchdog
+from batchmill_worker.runtime.hooks import HookGuard, HookLimits
+from batchmill_worker.runtime.slot_board import Hook, SlotBoard
 from batchmill_worker.slot.attempt.attempt_settler import AttemptSettler
 from batchmill_worker.slot.attempt.attempt_store import AttemptStore
 from batchmill_worker.slot.attempt.claimer import Claimer, ClaimTerms
@@ -64,19 +65,22 @@ class SlotContext:
         self.ledger.close()
 
 
-def build_slot_context(settings: WorkerSettings, identity: SlotIdentity, note: Path) -> SlotContext:
-    """Build the objects of a device process from its settings. note: the watchdog's file.
+def build_slot_context(settings: WorkerSettings, identity: SlotIdentity, board_file: Path) -> SlotContext:
+    """Build the objects of a device process from its settings. board_file: what the supervisor reads, see `SlotBoard`.
 
     Raises `InvalidOperator`, `InvalidSettings` or `StorageError`. The ledger need not be reachable yet.
     """
-    registry = load_operators(settings.operators)
+    board = SlotBoard(board_file)
+    guard = HookGuard(board, HookLimits(settings.batch_timeout_s, settings.setup_limit_s))
+    with guard.calling(Hook.IMPORT):
+        registry = load_operators(settings.operators)
     ledger, workspace = Ledger.open(settings), Workspace.open(settings)
     worker = _describe(settings, identity, registry)
     counts = begin_counting(settings.pool, worker.name, ledger)
     trace = counts.recorder(settings.trace, worker.name)
 
     announced = [definition.announcement() for definition in registry]
-    heartbeat = Heartbeat(ledger, worker, announced, settings.lease_ttl_s, DeviceTimeMeter())
+    heartbeat = Heartbeat(ledger, worker, announced, settings.lease_ttl_s, DeviceTimeMeter(), board)
     controllers = ControllerCache(ledger.profiles, worker.device)
     heartbeat.batches = controllers.choices
     queues = ModelQueues(settings.pool, heartbeat)
@@ -86,17 +90,13 @@ def build_slot_context(settings: WorkerSettings, identity: SlotIdentity, note: P
         budget=_model_budget(settings, worker),
         on_change=queues.follow,
         metrics=counts.models,
+        guard=guard,
     )
-    batches = BatchExecutor(
-        DeviceLock(),
-        watchdog=Watchdog(settings.batch_timeout_s, note),
-        memory=memory_of(worker.device),
-        trace=trace,
-    )
+    batches = BatchExecutor(DeviceLock(), memory=memory_of(worker.device), trace=trace)
 
     blobs, job_files = workspace.blobs, JobFilesCache(workspace, ledger.jobs)
     limits = Limits(settings.row_cache_mb * MIB, settings.row_cache_rows)
-    row_cache = RowCache(ledger.row_cache, blobs, limits, registry)
+    row_cache = RowCache(ledger.row_cache, blobs, limits)
     terms = ClaimTerms(worker.name, settings.pool, hourly_price_nano(settings, identity))
     store = AttemptStore(blobs, trace)
     runner = AttemptRunner(
@@ -116,6 +116,7 @@ def _describe(settings: WorkerSettings, identity: SlotIdentity, registry: Operat
         **identity.model_dump(),
         pool=settings.pool,
         operators=[definition.name for definition in registry],
+        revisions={definition.name: definition.revision for definition in registry},
         shards_at_once=settings.shards_at_once,
         pid=os.getpid(),
         started_at=time.time(),

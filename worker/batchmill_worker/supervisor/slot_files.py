@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from typing import TYPE_CHECKING
 
 from batchmill.errors import from_envelope
@@ -13,13 +14,17 @@ if TYPE_CHECKING:
     from batchmill.errors import BatchmillError
 
 
+DUMP_SIGNAL = signal.SIGUSR2
+"""Has a slot process write the stack of each thread to its log, even while native code holds the interpreter's lock."""
+
+
 class SlotFiles:
     """The files of one slot, by its name."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.folder = folder
-        self.note = folder / name
-        """The watchdog's: the attempt that is on the device."""
+        self.board = folder / name
+        """What the process is at, see `SlotBoard`."""
         self._refusal = folder / f"{name}.refusal"
 
     def refuse(self, error: BatchmillError) -> None:

@@ -14,20 +14,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchmill.errors import BatchmillError, ServiceUnavailable
-from batchmill.job_log import LogEvent, LogLevel
 from batchmill.ledger import Ledger
-from batchmill.processes.children import POLL_INTERVAL_S, ChildEnd, ChildSpec, ProcessSupervisor, describe_exit
+from batchmill.processes.children import POLL_INTERVAL_S, ChildEnd, ChildSpec, ProcessSupervisor
 from batchmill.processes.parent_death import python_module
 from batchmill_worker.devices.cores import usable_cores
 from batchmill_worker.devices.inventory import open_inventory
 from batchmill_worker.devices.placement import Placement, place
 from batchmill_worker.devices.selection import select, visible_to
 from batchmill_worker.metering.slots import VARIABLE
-from batchmill_worker.runtime.watchdog import read_note
+from batchmill_worker.runtime.slot_board import read_board
 from batchmill_worker.supervisor.health import Health, HeartbeatRegistry
+from batchmill_worker.supervisor.lease_keeper import LeaseKeeper
 from batchmill_worker.supervisor.metrics_page import WorkerMetrics
 from batchmill_worker.supervisor.recycling import MemoryLimits, Recycler
-from batchmill_worker.supervisor.slot_files import SlotFiles
+from batchmill_worker.supervisor.slot_end import SlotEnd
+from batchmill_worker.supervisor.slot_files import DUMP_SIGNAL, SlotFiles
+from batchmill_worker.supervisor.slot_watch import SlotWatch, Verdict
 from batchmill_worker.supervisor.status_server import Reply, StatusServer
 
 if TYPE_CHECKING:
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from batchmill.settings import WorkerSettings
-    from batchmill.shard import ShardRef
     from batchmill_worker.devices.base import Inventory
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,6 @@ log = logging.getLogger(__name__)
 KILL_AFTER_DRAIN_S = 5.0
 STARTING_POLL_INTERVAL_S = 0.05  # until all slots are in the fleet
 MEASURE_INTERVAL_S = 1.0  # of the memory and CPU time of slots
-NO_ATTEMPT = "-"  # none was on the device; no attempt has this name
 
 
 class Supervisor:
@@ -67,6 +67,12 @@ class Supervisor:
         self._metrics = WorkerMetrics(
             settings.pool, list(self._placements.values()), self._inventory, Path(self._shared.name)
         )
+        self._keeper = LeaseKeeper(
+            self._ledger, self._processes.states, lambda name: self._files(name).board, settings.lease_ttl_s
+        )
+        self._slot_end = SlotEnd(self._ledger)
+        self._watch_over_slots = SlotWatch(settings.batch_timeout_s)
+        self._condemned: dict[int, Verdict] = {}  # by process
         self._refusal: BatchmillError | None = None
         self._signals: list[int] = []
         self.routes: dict[str, Callable[[], Reply]] = {
@@ -89,6 +95,7 @@ class Supervisor:
         try:
             for placement in self._placements.values():
                 self._processes.start(self._spec(placement))
+            self._keeper.start()
             if server is not None:
                 server.start()
                 log.info("health and metrics are served at %s", server.url)
@@ -105,14 +112,22 @@ class Supervisor:
     def _watch(self, ready_file: Path | None, url: str | None) -> None:
         is_complete = False
         while not self._processes.wait(POLL_INTERVAL_S if is_complete else STARTING_POLL_INTERVAL_S):
-            self._processes.poll()
-            self._health.mark_polled()
-            self._measure()
+            self._poll()
             if not is_complete and self._is_complete(at_once=ready_file is not None):
                 is_complete = True
                 log.info("%d slot(s) of pool %s run on this machine", len(self._placements), self._settings.pool)
                 if ready_file is not None:
                     ready_file.write_text(json.dumps({"status_url": url}))
+
+    def _poll(self) -> None:
+        """Look after the slots once. A fault in that must not end them."""
+        try:
+            self._processes.poll()
+            self._health.mark_polled()
+            self._watch_slots()
+            self._measure()
+        except Exception:  # whatever it is, the slots work on, and the next poll starts anew
+            log.exception("the slots could not be looked after; this is tried again")
 
     def _is_complete(self, *, at_once: bool) -> bool:
         try:
@@ -143,11 +158,11 @@ class Supervisor:
         return SlotFiles(Path(self._shared.name), name)
 
     def _on_slot_exit(self, end: ChildEnd) -> bool:
-        """Handle the end of a slot's process: its refusal, or its leases. Return whether a batch killed it."""
+        """Handle the end of a slot's process: its refusal, or its leases. Return whether its work killed it."""
         refusal = self._files(end.name).take_refusal()
         self._metrics.ended(end, refused=refusal is not None)
         if refusal is None:
-            return self._release_leases(end)
+            return self._settle(end)
         if end.starts == 1:  # it never ran and never will, and neither will the other slots
             self._refusal = refusal
             self._processes.ask_to_stop()
@@ -155,27 +170,33 @@ class Supervisor:
             log.error("%s cannot start: %s", end.name, refusal)
         return False
 
-    def _release_leases(self, end: ChildEnd) -> bool:
-        """End the leases of a dead process now, so that its shards need not wait. Return whether a batch killed it."""
-        blamed = NO_ATTEMPT if end.was_recycled else read_note(self._files(end.name).note)
+    def _watch_slots(self) -> None:
+        """Replace the processes in which a hook hangs or a thread has ended, after they have logged their stacks."""
+        for state in self._processes.states():
+            if state.pid is None:
+                continue
+            if state.pid in self._condemned:
+                self._processes.kill_one(state.name)
+                continue
+            board = read_board(self._files(state.name).board, state.pid)
+            verdict = board and self._watch_over_slots.judge(board, time.monotonic())
+            if not verdict:
+                continue
+            log.error("%s (process %d) is replaced: %s", state.name, state.pid, verdict.reason)
+            if verdict.is_dead:
+                self._condemned[state.pid] = verdict
+                os.kill(state.pid, DUMP_SIGNAL)
+            else:
+                self._processes.recycle(state.name, self._settings.drain_s + KILL_AFTER_DRAIN_S)
+
+    def _settle(self, end: ChildEnd) -> bool:
+        """Settle what a dead process held. Return whether its work killed it."""
+        verdict = self._condemned.pop(end.pid, None)
         try:
-            held = self._ledger.shards.release_leases_of_worker(end.name, blamed)
-            self._ledger.fleet.deregister(end.name)
+            return self._slot_end.settle(end, read_board(self._files(end.name).board, end.pid), verdict)
         except ServiceUnavailable as error:
             log.warning("the shards of %s wait until their leases expire: %s", end.name, error)
             return False
-        if held:
-            log.warning("process %d of %s held %d shard(s); they are requeued", end.pid, end.name, len(held))
-        for ref in held:
-            self._log_death(end, ref, is_blamed=blamed in ("", ref.attempt_key))
-        return blamed not in ("", NO_ATTEMPT)
-
-    def _log_death(self, end: ChildEnd, ref: ShardRef, *, is_blamed: bool) -> None:
-        """Log the death in the job of a shard. is_blamed: the shard may be the cause."""
-        what = "the shard was on the device" if is_blamed else "the shard is requeued and does not count as lost"
-        message = f"worker process {end.pid} {describe_exit(end.code)}; {what}"
-        level = LogLevel.ERROR if is_blamed else LogLevel.INFO
-        self._ledger.log.note(ref.job_id, level, LogEvent.DIED, message, ref=ref, worker=end.name)
 
     def _stop(self, number: int, _: FrameType | None) -> None:
         name = signal.Signals(number).name
@@ -190,6 +211,7 @@ class Supervisor:
     def _close(self, server: StatusServer | None) -> None:
         if server is not None:
             server.stop()
+        self._keeper.stop()
         self._shared.cleanup()
         self._inventory.close()
         self._ledger.close()

@@ -5,6 +5,7 @@
 -- @key shard
 -- @key queued
 -- @key leases
+-- @key waiting
 -- @key inline_input
 -- @arg now: clock
 -- @arg attempt: attempt
@@ -13,7 +14,9 @@
 -- @arg with_job: flag  send the spec and the inline rows too
 -- @arg price_nano: int  billionths an hour
 -- @arg sharers: int  how many attempts share the process, this one included
--- @answers ok | stale | stopped
+-- @arg version: text  of the operator that the worker has; empty: not to be compared
+-- @arg revision: text  the same with its code
+-- @answers ok | stale | stopped | other revision
 -- @returns plan: bytes
 -- @returns failures: int
 -- @returns losses: int
@@ -21,10 +24,12 @@
 -- @returns spec: bytes
 -- @returns inline_rows: bytes
 --
--- stopped: the job takes no more work.
+-- stopped: the job takes no more work. other revision: the stage is bound to another one, and the shard waits again.
 --
 -- leases  sorted set: attempt scored by when the lease ends (ms)
 -- metered  field of the shard, see `_encodings.lua`
+local OTHER_REVISION_DELAY_MS = 500
+
 local function refused(why)
   return {why, '', 0, 0, '', '', ''}
 end
@@ -34,6 +39,17 @@ local state, token, holder = unpack(redis.call('HMGET', keys.shard, 'state', 'to
 local again = state == 'running' and holder == args.holder
 if token ~= attempt.token or not (state == 'queued' or again) then return refused(answer.stale) end
 if redis.call('HGET', keys.job, 'state') ~= 'running' then return refused(answer.stopped) end
+if not again and args.version ~= '' then
+  local version, revision = unpack(redis.call('HMGET', keys.stage, 'operator_version', 'revision'))
+  local is_other = revision and revision ~= args.revision
+  if is_other or (version and version ~= '' and version ~= args.version) then
+    if unqueue(keys.shard, keys.waiting, keys.queued, attempt, now + OTHER_REVISION_DELAY_MS) then
+      redis.call('HINCRBY', keys.stage, 'shards_queued', -1)
+    end
+    return refused(answer.other_revision)
+  end
+  redis.call('HSET', keys.stage, 'operator_version', args.version, 'revision', args.revision)
+end
 if not again then
   move_shard(keys.shard, state, 'running')
   redis.call('HSET', keys.shard, 'holder', args.holder,

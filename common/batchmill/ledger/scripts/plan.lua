@@ -43,6 +43,7 @@ for _, shard in ipairs(shards) do
   redis.call('SADD', keys.live_shards, shard.shard_id)
   rows, bytes = rows + tonumber(shard.rows), bytes + tonumber(shard.nbytes)
 end
+redis.call('HDEL', keys.job, 'plannings')
 redis.call('HSET', keys.stage, 'cursor', args.next_cursor, 'planned', args.at_end and 1 or 0)
 if args.rows_total then
   redis.call('HSET', keys.stage, 'rows_total', args.rows_total, 'rows_exact', args.rows_exact and 1 or 0)

@@ -1,5 +1,5 @@
--- Take back the attempts of a worker process that is dead, as its supervisor found. The lease of the attempt to blame ends now, for the recoverer to
--- judge; the other attempts of that process are requeued at once, and nobody is blamed. If no attempt is named, all end.
+-- Take back the attempts of a worker process that is dead, as its supervisor found. The leases of attempts that may be to
+-- blame end now, for the recoverer to judge; the other attempts of that process are requeued at once, and not blamed.
 --
 -- @key leases
 -- @key cost_tenants
@@ -7,14 +7,14 @@
 -- @key cost_days
 -- @arg now: clock
 -- @arg worker: text
--- @arg blamed: text?  the key of the attempt to blame; none: not known
 -- @arg channel: channel
--- @each attempts
+-- @each attempts: Release
 -- @key job
 -- @key stage
 -- @key shard
 -- @key waiting
 -- @arg attempt: attempt
+-- @arg blamed: flag  it may have ended the process
 -- @returns held: attempt*  those that the process held
 local held = {}
 for _, item in ipairs(attempts) do
@@ -22,7 +22,7 @@ for _, item in ipairs(attempts) do
   local holder = redis.call('HGET', item.keys.shard, 'holder')
   local ends = redis.call('ZSCORE', keys.leases, attempt.key)
   if ends and holder and worker_of(holder) == args.worker and is_attempt(item.keys.shard, 'running', attempt.token) then
-    if not args.blamed or args.blamed == attempt.key then
+    if item.blamed then
       redis.call('ZADD', keys.leases, -now, attempt.key)
     else
       item.keys.cost_tenants, item.keys.cost_pools, item.keys.cost_days =

@@ -6,6 +6,7 @@
 -- @arg now: clock
 -- @arg job_id: text
 -- @arg budget_nano: int?  from now on (billionths of the currency's unit); none: as before
+-- @arg any_version: flag  bind its stages anew, to the version of whatever worker claims next
 -- @arg channel: channel
 -- @each stages
 -- @param stage: int
@@ -22,6 +23,9 @@ budget = args.budget_nano or budget
 local is_spent = budget and tonumber(cost or '0') >= tonumber(budget)
 if is_spent and (args.budget_nano or state == 'paused') then return {answer.spent, state} end
 if args.budget_nano then redis.call('HSET', keys.job, 'budget_nano', budget) end
+for _, one in ipairs(args.any_version and stages or {}) do
+  redis.call('HDEL', one.keys.stage, 'operator_version', 'revision')
+end
 if state ~= 'paused' then return {answer.ok, state} end
 state = redis.call('HEXISTS', keys.job, 'started_at') == 1 and 'running' or 'pending'
 end_pause(keys.job, now)

@@ -7,7 +7,9 @@
 -- @key idempotency?
 -- @key inline_input
 -- @key uploads
+-- @key schema
 -- @arg now: clock
+-- @arg schema: int  of the data formats that the caller writes
 -- @arg job_id: text
 -- @arg spec: text  JSON
 -- @arg digest: text  of the request
@@ -27,19 +29,21 @@
 -- @arg operator_version: text
 -- @arg worked_for: text  "pool operator"
 -- @arg rows_total: int?  where it is known
--- @answers accepted | known | conflict | full | no upload
--- @returns known_id: text  the job's id
+-- @answers accepted | known | conflict | full | no upload | other schema
+-- @returns known_id: text  the job's id; of another schema its version
 --
 -- job          hash: spec, state, created_at, started_at, paused_at, stopping_at, finished_at (ms), error (JSON),
 --              paused_ms (in all pauses that are over, since it started), idempotency_key, replay_of, resumed_from,
 --              must_resume (1: what `resumed_from` left is still to be taken over), stages_open (that are not settled),
 --              tenant, inline_bytes, budget_nano, cost_nano, noted
--- stage        hash: operator_version, worked_for ("pool operator"), cursor, planned (1: its input's end was reached),
+-- stage        hash: operator_version, revision (version and code, from the first claim), worked_for ("pool operator"), cursor, planned (1: its input's end was reached),
 --              rows_total, rows_exact, rows_planned, rows_done, rows_dead, rows_timed, rows_cached, shards_planned,
 --              shards_live, shards_queued, shards_running, shards_done, busy_us, bytes_in, paces, rate_at, rate_rows,
 --              last_queued_at (or when the job was resumed), and its cost, in fields as those of cost_tenants, "cost …"
 -- idempotency  string with a life, see `_encodings.lua`
 if redis.call('EXISTS', keys.job) == 1 then return {answer.accepted, args.job_id} end  -- asked again: the answer was lost
+local schema = redis.call('GET', keys.schema)
+if schema and tonumber(schema) ~= tonumber(args.schema) then return {answer.other_schema, schema} end
 if keys.idempotency then
   local known = redis.call('GET', keys.idempotency)
   if known then

@@ -11,6 +11,7 @@ from fastapi import Depends, Request, Response
 
 from batchmill.job import JobState
 from batchmill.ledger.jobs import no_such_job
+from batchmill.ledger.unreadable import UnreadableJob
 from batchmill.shard import format_shard_id
 from batchmill.stages import last_stage
 from batchmill_coordinator.roles.cache_sweep import clear_row_cache
@@ -60,10 +61,17 @@ class Context:
 
     def job(self, job_id: str) -> JobRecord:
         """Return a job's record."""
-        record = self._ledger.jobs.read(job_id)
-        if not self.access.may_see(record.tenant):
+        found = self._find(job_id)
+        if isinstance(found, UnreadableJob):
+            raise found.error()
+        return found
+
+    def _find(self, job_id: str) -> JobRecord | UnreadableJob:
+        """Return a job's record, or what is known of it if that cannot be read."""
+        found = self._ledger.jobs.find(job_id)
+        if not self.access.may_see(found.tenant):
             raise no_such_job(job_id)
-        return record
+        return found
 
     def submit(self, request: JobRequest) -> tuple[JobStatus, bool]:
         """Submit a job; return its status, and whether it is new."""
@@ -82,7 +90,8 @@ class Context:
 
     def status(self, job_id: str) -> JobStatus:
         """Return a job's status, with what it was run with."""
-        return self._service.status_of(self.job(job_id))
+        found = self._find(job_id)
+        return found.status() if isinstance(found, UnreadableJob) else self._service.status_of(found)
 
     def jobs(self, limit: int, before: str | None) -> tuple[list[JobStatus], str | None]:
         """Return at most `limit` jobs, newest first, older than the job `before`; and the next `before`, if any."""
@@ -92,7 +101,7 @@ class Context:
             following = records[-1].id if len(records) == limit else None
             return self._service.statuses(records), following
         ids = self._ledger.tenants.newest(tenant, limit, before)
-        records = self._ledger.jobs.read_many(ids)
+        records = self._ledger.jobs.find_many(ids)
         missing = sorted({*ids} - {record.id for record in records})
         self._ledger.tenants.drop_missing(tenant, missing, self._ledger.now_ms())
         return self._service.statuses(records), ids[-1] if len(ids) == limit else None
@@ -102,11 +111,11 @@ class Context:
         tenant = self._own_tenant
         overview, tenants = self._ledger.overview, self._ledger.tenants
         ids = overview.live_ids(limit) if tenant is None else tenants.live_ids(tenant, limit)
-        return self._service.statuses(self._ledger.jobs.read_many(ids))
+        return self._service.statuses(self._ledger.jobs.find_many(ids))
 
     def cancel(self, job_id: str) -> JobStatus:
         """Stop a job; one that has ended stays as it is."""
-        self._ledger.jobs.stop(self.job(job_id).id, JobState.CANCELLING, None)
+        self._ledger.jobs.stop(self._find(job_id).id, JobState.CANCELLING, None)
         return self.status(job_id)
 
     def pause(self, job_id: str) -> JobStatus:
@@ -114,14 +123,14 @@ class Context:
         self._ledger.jobs.pause(self.job(job_id).id)
         return self.status(job_id)
 
-    def resume(self, job_id: str, budget: float | None) -> JobStatus:
-        """Resume a job, with another budget if one is given. Raises `Conflict`."""
-        self._ledger.jobs.resume(self.job(job_id).id, budget)
+    def resume(self, job_id: str, budget: float | None, *, any_version: bool) -> JobStatus:
+        """Resume a job, with another budget or other versions of its operators if asked. Raises `Conflict`."""
+        self._ledger.jobs.resume(self.job(job_id).id, budget, any_version=any_version)
         return self.status(job_id)
 
     def delete(self, job_id: str) -> None:
         """Delete an ended job. Raises `Conflict`, or `StorageError`: then it is tried again."""
-        self._service.delete(self.job(job_id).id)
+        self._service.delete(self._find(job_id).id)
 
     def cost(self, job_id: str) -> JobCost:
         """Return what a job cost so far."""

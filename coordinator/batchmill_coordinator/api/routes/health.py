@@ -5,9 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
-from batchmill.errors import ServiceUnavailable
 from batchmill_coordinator.api.routes.context import json_response
 from batchmill_coordinator.service import Service
+from batchmill_coordinator.status.readiness import Readiness
 
 router = APIRouter(tags=["health"])
 
@@ -16,14 +16,6 @@ class Health(BaseModel):
     """The process answers."""
 
     status: str
-
-
-class Readiness(BaseModel):
-    """Whether jobs can be submitted and are worked on."""
-
-    ready: bool
-    ledger: bool
-    leader: bool
 
 
 @router.get("/healthz", response_model=Health)
@@ -38,10 +30,7 @@ async def healthz() -> Response:
     responses={503: {"model": Readiness, "description": "Jobs cannot be submitted, or are not worked on."}},
 )
 async def readyz(request: Request) -> Response:
-    """Show whether the ledger can be reached and some coordinator leads."""
+    """Show whether the ledger takes writes and some coordinator leads."""
     service: Service = request.app.state.service
-    try:
-        leader, ledger = await request.app.state.pool.run(service.ledger.has_leader), True
-    except ServiceUnavailable:
-        leader, ledger = False, False
-    return json_response(Readiness(ready=leader, ledger=ledger, leader=leader), 200 if leader else 503)
+    readiness = await request.app.state.pool.run(service.readiness.get)
+    return json_response(readiness, 200 if readiness.ready else 503)

@@ -19,6 +19,7 @@ from batchmill_coordinator.api.status_feed import Snapshot, StatusFeeds
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=ApiRoute)
 
 NewBudget = Annotated[float | None, Query(ge=1e-6, le=1e6)]
+AnyVersion = Annotated[bool, Query()]
 KNOWN: Responses = {200: {"model": JobStatus, "description": "The idempotency key is known: the status of its job."}}
 EVENTS = "text/event-stream"
 EVENT = {
@@ -76,9 +77,12 @@ def pause(context: CurrentContext, job_id: str) -> Response:
 
 
 @router.post("/{job_id}/resume", response_model=JobStatus, responses=raises(NotFound, Conflict))
-def resume(context: CurrentContext, job_id: str, budget: NewBudget = None) -> Response:
-    """Resume a paused job, or give it another budget. A job that is not paused continues anyway."""
-    return json_response(context.resume(job_id, budget))
+def resume(context: CurrentContext, job_id: str, budget: NewBudget = None, any_version: AnyVersion = False) -> Response:
+    """Resume a paused job, give it another budget, or let it continue with other versions of its operators.
+
+    A job that is not paused continues anyway.
+    """
+    return json_response(context.resume(job_id, budget, any_version=any_version))
 
 
 @router.delete("/{job_id}", status_code=204, responses=raises(NotFound, Conflict))

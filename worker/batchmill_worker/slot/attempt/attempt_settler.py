@@ -92,7 +92,7 @@ def _reason(outcome: Outcome) -> str:
                 "some rows failed and are tried again" if failures else "the worker releases it; what is done is saved"
             )
         case Revoked():
-            return "its lease was revoked, or the worker is being stopped"
+            return "its lease was revoked, the worker is being stopped, or the ledger could not be read"
         case Done() | Lost():
             return "it has ended"
         case never:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchmill.ledger.encodings import write_holder
+from batchmill_worker.runtime.exclusion import Exclusion
 from batchmill_worker.runtime.trace import Phase
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from batchmill.ledger import Claim
     from batchmill.ledger.shards import ShardLedger
+    from batchmill.operators.contract import OperatorDefinition
     from batchmill.shard import ShardRef
     from batchmill_worker.runtime.device_time import AttemptUsage
     from batchmill_worker.runtime.trace import Recorder
@@ -52,23 +54,30 @@ class Claimer:
         self._heartbeat = heartbeat
         self._terms = terms
         self._trace = trace
+        self._exclusion = Exclusion()
 
     @contextmanager
-    def claim(self, ref: ShardRef) -> Iterator[ClaimedShard | None]:
+    def claim(self, ref: ShardRef, definition: OperatorDefinition | None = None) -> Iterator[ClaimedShard | None]:
         """Claim an attempt and hold its lease while the context lasts; None when its job takes no more work.
 
-        Raises `StaleToken` when the attempt is not there to be claimed, `ServiceUnavailable` without the ledger.
-        """
-        with self._trace.span(Phase.CLAIM, shard=ref.attempt_key):
-            claim = self._claim(ref)
-        if claim is None:
-            yield None
-            return
-        stage = self._job_files.stage_of(claim)
-        with self._heartbeat.holding(ref) as lease:
-            yield ClaimedShard(claim, stage.operator if stage else None, lease, lease.usage)
+        Where an attempt of the shard was lost before, wait until no other attempt runs, and keep others waiting.
 
-    def _claim(self, ref: ShardRef) -> Claim | None:
+        definition: of the operator that would run it; None: its version is not compared.
+
+        Raises `StaleToken` when the attempt is for another version of the operator, or not there to be claimed, and
+        `ServiceUnavailable` without the ledger.
+        """
+        with self._heartbeat.board.claiming(ref.attempt_key):  # before the claim: the supervisor keeps what it finds
+            with self._trace.span(Phase.CLAIM, shard=ref.attempt_key):
+                claim = self._claim(ref, definition)
+            if claim is None:
+                yield None
+                return
+            stage = self._job_files.stage_of(claim)
+            with self._heartbeat.holding(ref) as lease, self._exclusion.entered(alone=claim.shard.losses > 0):
+                yield ClaimedShard(claim, stage.operator if stage else None, lease, lease.usage)
+
+    def _claim(self, ref: ShardRef, definition: OperatorDefinition | None) -> Claim | None:
         return self._shards.claim(
             ref,
             self._terms.pool,
@@ -77,4 +86,6 @@ class Claimer:
             with_job=self._job_files.get(ref.job_id) is None,
             price_nano=self._terms.price_nano,
             sharers=self._heartbeat.attempts_at_work + 1,
+            version=definition.version if definition else "",
+            revision=definition.revision if definition else "",
         )

@@ -17,6 +17,7 @@ from batchmill.errors import (
     InvalidParams,
     InvalidSource,
     NotFound,
+    ServiceUnavailable,
     StaleToken,
     UnknownOperator,
 )
@@ -25,11 +26,13 @@ from batchmill.retry import Done, Failed, Partial, Revoked
 from batchmill.telemetry.log_context import about_attempt
 from batchmill_worker.runtime.attempt_result import AttemptResult, AttemptStatus
 from batchmill_worker.runtime.failures import Failure
+from batchmill_worker.runtime.hooks import calls_for
 from batchmill_worker.slot.attempt.reports import dead_rows, failed_rows
 from batchmill_worker.slot.attempt.shard_progress import AttemptContext
 
 if TYPE_CHECKING:
     from batchmill.clock import Clock
+    from batchmill.operators.contract import OperatorDefinition
     from batchmill.retry import Outcome
     from batchmill.shard import ShardRef
     from batchmill_worker.metering.attempts import AttemptMetrics
@@ -67,20 +70,22 @@ class AttemptRunner:
         self._reports = reports
         self._clock = clock
 
-    def run(self, ref: ShardRef) -> AttemptResult:
-        """Run one attempt to its end. Raises `ServiceUnavailable` when the ledger cannot be reached."""
-        with about_attempt(ref), self._reports.counting(ref) as counted:
+    def run(self, ref: ShardRef, definition: OperatorDefinition | None = None) -> AttemptResult:
+        """Run one attempt to its end. definition: of the operator that its message names.
+
+        Raises `ServiceUnavailable` when the ledger cannot be reached."""
+        with about_attempt(ref), calls_for(ref.attempt_key), self._reports.counting(ref) as counted:
             try:
-                return self._run(ref, counted)
+                return self._run(ref, definition, counted)
             except StaleToken as stale:
                 log.info("%s", stale)
                 return AttemptResult(AttemptStatus.DROPPED, str(stale))
 
-    def _run(self, ref: ShardRef, counted: AttemptMetrics) -> AttemptResult:
+    def _run(self, ref: ShardRef, definition: OperatorDefinition | None, counted: AttemptMetrics) -> AttemptResult:
         # 1. Claim the shard. From here on its lease protects it: the broker has forgotten the message, and if this
         #    process dies, the recoverer finds the lease expired. A message for an attempt that is over raises
         #    StaleToken; one for a job that takes no more work is dropped here.
-        with self._claimer.claim(ref) as claimed:
+        with self._claimer.claim(ref, definition) as claimed:
             if claimed is None:
                 log.info("attempt %s is dropped: its job takes no more work", ref.attempt_key)
                 return AttemptResult(AttemptStatus.DROPPED, "its job takes no more work")
@@ -115,7 +120,10 @@ class AttemptRunner:
                     completion = self._store.store(loaded, progress)
                     work_s = loaded_at - started_at + result.busy_s + self._clock.monotonic() - computed_at
                     outcome = Done(replace(completion, busy_s=work_s), dead_rows(progress))
-            except Exception as error:  # noqa: BLE001  # whatever it is, the shard must not be left behind
+            except ServiceUnavailable as error:  # the ledger could not be read: no fault of the shard
+                log.warning("attempt %s ends early: %s", ref.attempt_key, error)
+                outcome = Revoked()
+            except BaseException as error:  # noqa: BLE001  # whatever it is, the shard must not be left behind
                 outcome = _failed(error, ref)
 
             # 6. Settle: commit, requeue, or fail the job. Only now are the results the shard's, and its job is charged
@@ -125,7 +133,7 @@ class AttemptRunner:
             return settled
 
 
-def _failed(error: Exception, ref: ShardRef) -> Failed:
+def _failed(error: BaseException, ref: ShardRef) -> Failed:
     """Make the outcome of an attempt that raised."""
     if isinstance(error, BatchmillError):
         error_type = str(error.details.get("error_type", type(error).__name__))

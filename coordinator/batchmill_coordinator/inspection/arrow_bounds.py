@@ -7,6 +7,7 @@ here: https://arrow.apache.org/docs/format/Columnar.html (Message, RecordBatch, 
 
 from __future__ import annotations
 
+import base64
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batchmill.columns import ColumnTooLargeError, UnsupportedColumnError, carry
 from batchmill.errors import InvalidRows, PayloadTooLarge
 
 if TYPE_CHECKING:
@@ -114,6 +116,24 @@ def read_stream(data: pa.Buffer, limits: ArrowLimits) -> pa.Table:
     table.validate(full=True)
     limits.check_table(table, data.size)
     return table
+
+
+def table_from_base64(text: str | bytes, limits: ArrowLimits) -> pa.Table:
+    """The table in a base64 Arrow IPC stream; no bytes are an empty table.
+
+    Raises `InvalidRows` when it is none, `PayloadTooLarge` when it breaks a limit.
+    """
+    try:
+        data = base64.b64decode(text, validate=True)
+        return carry(read_stream(pa.py_buffer(data), limits), limits.max_bytes) if data else pa.table({})
+    except (UnsupportedColumnError, ColumnTooLargeError) as error:
+        raise InvalidRows(
+            f"rows_arrow cannot be used: {error}.", hint="Convert the column, or leave it out."
+        ) from error
+    except (ValueError, pa.ArrowException, OSError) as error:
+        raise InvalidRows(
+            f"rows_arrow is no Arrow IPC stream in base64 ({error}).", hint="Send plain JSON objects as `rows`."
+        ) from error
 
 
 def check_file(data: pa.Buffer, limits: ArrowLimits) -> None:

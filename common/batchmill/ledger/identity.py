@@ -1,0 +1,68 @@
+"""Which ledger this is: an id that a new one draws, a revision that grows, and the blobs that no job of it has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from batchmill.ledger.connection import redis_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from batchmill.ledger.connection import Store
+
+EXISTS_CHUNK = 1000
+
+
+class LedgerIdentity(NamedTuple):
+    """revision: grows while a leader is there; a lower one than before means that the ledger was rolled back."""
+
+    ledger_id: str
+    revision: int
+
+
+class IdentityLedger:
+    """The ledger's identity, and the orphans among the blobs."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._keys = store.keys
+
+    def read(self, new_id: str) -> LedgerIdentity:
+        """Return the identity; a ledger without one takes the id `new_id`."""
+        key = self._keys.identity()
+        with redis_errors(), self._store.redis.pipeline(transaction=True) as pipe:
+            pipe.hsetnx(key, "ledger_id", new_id)
+            pipe.hsetnx(key, "revision", 0)
+            pipe.hmget(key, "ledger_id", "revision")
+            ledger_id, revision = pipe.execute()[-1]
+        return LedgerIdentity(ledger_id.decode(), int(revision))
+
+    def advance(self, by: int = 1) -> int:
+        """Raise the revision, and return it."""
+        with redis_errors():
+            return int(self._store.redis.hincrby(self._keys.identity(), "revision", by))
+
+    def unknown_jobs(self, job_ids: Sequence[str]) -> list[str]:
+        """Return those of the ids that no job has."""
+        found: list[int] = []
+        for start in range(0, len(job_ids), EXISTS_CHUNK):
+            with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
+                for job_id in job_ids[start : start + EXISTS_CHUNK]:
+                    pipe.exists(self._keys.job(job_id))
+                found += pipe.execute()
+        return [job_id for job_id, exists in zip(job_ids, found, strict=True) if not exists]
+
+    def note_orphans(self, job_ids: Sequence[str], now_ms: int, delay_ms: int) -> list[str]:
+        """Note which blob folders have no job, in place of those noted before; return those noted `delay_ms` ago."""
+        key = self._keys.orphans()
+        with redis_errors():
+            noted = {member.decode() for member in self._store.redis.zrange(key, 0, -1)}
+            with self._store.redis.pipeline(transaction=True) as pipe:
+                for job_id in noted - set(job_ids):
+                    pipe.zrem(key, job_id)
+                for job_id in job_ids:
+                    pipe.zadd(key, {job_id: now_ms}, nx=True)
+                pipe.zrangebyscore(key, "-inf", now_ms - delay_ms)
+                due: list[bytes] = pipe.execute()[-1]
+        return [job_id.decode() for job_id in due]

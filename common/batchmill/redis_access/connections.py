@@ -1,0 +1,109 @@
+"""Connections to Redis, for the ledger and for Celery alike: an error reply that passes counts as a broken connection.
+
+All that reconnects then also survives a failover, a full memory or disk, and a changed password: redis-py's retries,
+its pipelines and subscriptions, and Celery's consumer. A new connection may reach another server, which is what a
+failover needs.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING, Any
+
+import redis
+from redis.exceptions import NoScriptError, ResponseError
+
+from batchmill.errors import LedgerRefused, ServiceUnavailable
+from batchmill.redis_access.replies import ErrorReply, ReplyKind, classify
+
+if TYPE_CHECKING:
+    from batchmill.redis_access.address import RedisAddress
+
+
+class ServerUnavailable(redis.ConnectionError):
+    """The server answered with an error that is no fault of the request."""
+
+    def __init__(self, reply: ErrorReply) -> None:
+        super().__init__(f"the server {reply.reason} ({reply.code})", status_code=reply.code)
+        self.reply = reply
+
+
+class _Translating:
+    """Reads replies; one of the kinds away and refused ends the connection."""
+
+    def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        """Read a reply. Raises `ServerUnavailable`, or `ResponseError` for what is a bug."""
+        try:
+            return super().read_response(*args, **kwargs)  # type: ignore[misc]  # redis-py's connections have it
+        except NoScriptError:  # redis-py loads the script
+            raise
+        except ResponseError as error:
+            reply = classify(_text_of(error))
+            if reply.kind is ReplyKind.BUG:
+                raise
+            self.disconnect()  # type: ignore[attr-defined]  # as above
+            raise ServerUnavailable(reply) from error
+
+
+class TcpConnection(_Translating, redis.Connection):
+    """Over TCP."""
+
+
+class TlsConnection(_Translating, redis.SSLConnection):
+    """Over TLS."""
+
+
+class UnixConnection(_Translating, redis.UnixDomainSocketConnection):
+    """Over a Unix socket."""
+
+
+def connection_class(address: RedisAddress) -> type[Any]:
+    """The class of connections that reach an address."""
+    if address.path is not None:
+        return UnixConnection
+    return TlsConnection if address.tls is not None else TcpConnection
+
+
+def unavailable(error: BaseException) -> ServiceUnavailable | None:
+    """The error that users see in place of one of redis-py's; None: it is a bug, and stays what it is."""
+    reply = _reply_of(error)
+    if reply is None:
+        return None
+    match reply.kind:
+        case ReplyKind.BUG:
+            return None
+        case ReplyKind.AWAY:
+            return ServiceUnavailable(f"the ledger's Redis {reply.reason} ({reply.code}).", hint=reply.hint)
+        case ReplyKind.REFUSED:
+            return LedgerRefused(f"the ledger's Redis {reply.reason} ({reply.code}).", hint=reply.hint)
+
+
+def _reply_of(error: BaseException) -> ErrorReply | None:
+    if isinstance(error, ServerUnavailable):
+        return error.reply
+    if isinstance(error, (redis.ConnectionError, redis.TimeoutError)):
+        reply = classify(_text_of(error)) if getattr(error, "status_code", None) else None
+        return reply if reply is not None and reply.kind is not ReplyKind.BUG else _broken(error)
+    return classify(_text_of(error)) if isinstance(error, ResponseError) else None
+
+
+def _broken(error: BaseException) -> ErrorReply:
+    """A connection that cannot be made, or broke."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
+        cause = cause.__cause__ or cause.__context__
+    if cause is not None or "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return ErrorReply(
+            ReplyKind.REFUSED,
+            "TLS",
+            "has a certificate that cannot be verified",
+            "Name the authority that signed it: rediss://…?ssl_ca_certs=FILE; its name must be the host of the URL.",
+        )
+    name = type(error).__name__
+    hint = "Check that the Redis or Valkey server runs and that BATCHMILL_REDIS_URL names it."
+    return ErrorReply(ReplyKind.AWAY, name, "cannot be reached", hint)
+
+
+def _text_of(error: BaseException) -> str:
+    code = getattr(error, "status_code", None)
+    return f"{code} {error}" if code else str(error)

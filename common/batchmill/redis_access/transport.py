@@ -1,0 +1,48 @@
+"""Kombu's Redis transport over the ledger's own connections: the same address, the same TLS, the same error replies.
+
+Only processes that run Celery import this. `broker.celery_settings` names it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kombu.transport import redis as kombu_redis
+
+from batchmill.redis_access.connections import connection_class
+
+if TYPE_CHECKING:
+    from batchmill.redis_access.address import RedisAddress
+
+ONLY_TCP = ("host", "port", "socket_keepalive", "socket_keepalive_options")
+
+
+class Channel(kombu_redis.Channel):  # type: ignore[misc]  # kombu has no types
+    """A channel whose connections go to the address in the transport option `address`."""
+
+    @property
+    def connection_class(self) -> type[Any]:
+        """The class of its connections."""
+        return connection_class(self._address)
+
+    @property
+    def _address(self) -> RedisAddress:
+        address: RedisAddress = self.connection.client.transport_options["address"]
+        return address
+
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:  # kombu's signature
+        parameters: dict[str, Any] = super()._connparams(asynchronous)
+        if self._address.path is not None:
+            parameters = {name: value for name, value in parameters.items() if name not in ONLY_TCP}
+        return parameters | self._address.parameters()
+
+
+class Transport(kombu_redis.Transport):  # type: ignore[misc]  # kombu has no types
+    """The transport over such channels."""
+
+    Channel = Channel
+    can_parse_url = True  # it has the address already
+
+    def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:  # noqa: ARG002
+        """The address, to be shown."""
+        return str(self.client.transport_options["address"])

@@ -1,0 +1,135 @@
+"""What the coordinator asks of inspectors. What kills one, or takes too long, is an error of the input that it read."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from batchmill.errors import InvalidSource
+from batchmill.shard import Slice
+from batchmill.sources import End, InputSplit, NextSplit, NotYet, RowCount, Source, SourceDescription, Splitter
+from batchmill.workspace import table_from_stream
+from batchmill_coordinator.inspection.pool import InspectionFailed
+from batchmill_coordinator.inspection.tasks import Task
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import pyarrow as pa
+
+    from batchmill.job import FileSource, UploadSource
+    from batchmill_coordinator.inspection.pool import InspectorPool
+
+
+class Inspector:
+    """Reads what users send or name, in another process. Thread-safe.
+
+    Every method raises `InvalidSource` for input that ends the process that reads it, or that takes too long, besides
+    what it says.
+    """
+
+    def __init__(self, pool: InspectorPool) -> None:
+        self._pool = pool
+
+    def describe(self, source: FileSource) -> SourceDescription:
+        """Validate files as `sources.describe` does."""
+        subject = source.path if isinstance(source.path, str) else ", ".join(source.path[:3])
+        with _blaming(subject):
+            answer = self._pool.call(Task.DESCRIBE, {"source": source.model_dump(mode="json")})
+        return SourceDescription.from_json(answer.data)
+
+    def describe_upload(self, source: UploadSource) -> SourceDescription:
+        """Validate an upload as `sources.describe_upload` does."""
+        with _blaming(f"upload {source.upload!r}"):
+            answer = self._pool.call(Task.DESCRIBE_UPLOAD, {"upload": source.upload, "parts": source.parts})
+        return SourceDescription.from_json(answer.data)
+
+    def find_missing(self, job_id: str, description: SourceDescription, columns: list[str]) -> tuple[int, str] | None:
+        """Return the first row that has no value in one of the columns, and that column; None if all have one."""
+        with _blaming("the source"):
+            answer = self._pool.call(Task.FIND_MISSING, {"job": job_id, "columns": columns}, description.to_json())
+        found = answer.value["found"]
+        return None if found is None else (int(found[0]), str(found[1]))
+
+    def check_part(self, path: str, number: int) -> None:
+        """Check an uploaded Arrow IPC file. Raises `InvalidRows` or `PayloadTooLarge`."""
+        with _blaming(f"part {number}"):
+            self._pool.call(Task.CHECK_PART, {"path": path, "number": number})
+
+    def read_rows(self, rows_arrow: str) -> bytes:
+        """Return rows that were sent as a base64 Arrow stream as a validated, uncompressed stream.
+
+        Raises `InvalidRows` or `PayloadTooLarge`.
+        """
+        with _blaming("rows_arrow"):
+            return self._pool.call(Task.READ_ROWS, {}, rows_arrow.encode()).data
+
+    def split(self, job_id: str, cursor: str, max_rows: int, max_bytes: int) -> NextSplit:
+        """Split off the next rows of a job's source, as `Splitter.next_split` does for a splitter at the cursor."""
+        asked = {"job": job_id, "cursor": cursor, "rows": max_rows, "bytes": max_bytes}
+        with _blaming(f"the source of job {job_id}"):
+            answer = self._pool.call(Task.SPLIT, asked, key=job_id).value
+        if "at_end" in answer:
+            return End() if answer["at_end"] else NotYet()
+        slices, rows, size, next_cursor = answer["split"]
+        return InputSplit(tuple(Slice(*one) for one in slices), rows, size, next_cursor)
+
+    def read(self, job_id: str, slices: Sequence[Slice]) -> pa.Table:
+        """Read rows of a job's source, as `Source.read` does."""
+        fields = [[one.file, one.start, one.stop, one.rows, one.line, one.staged] for one in slices]
+        with _blaming(f"the source of job {job_id}"):
+            return table_from_stream(self._pool.call(Task.READ, {"job": job_id, "slices": fields}, key=job_id).data)
+
+
+@contextmanager
+def _blaming(subject: str) -> Iterator[None]:
+    """Turn the death of an inspector into an error that names the files it read, or else the subject."""
+    try:
+        yield
+    except InspectionFailed as failed:
+        files = failed.files
+        named = files[0] if len(files) == 1 else f"one of {', '.join(files)}" if files else subject
+        raise InvalidSource(
+            f"{named} cannot be read: the process that read it {failed.how}.",
+            hint="The file is damaged, encrypted, or too large for this service; write it again, or leave it out.",
+            file=files[0] if files else subject,
+        ) from failed
+
+
+class InspectedSource(Source):
+    """A job's source of which nothing is read in this process: its splitter and its rows come from inspectors.
+
+    described: the same source, opened here for what its description says.
+    """
+
+    def __init__(self, job_id: str, described: Source, inspector: Inspector) -> None:
+        self.schema = described.schema
+        self._job_id = job_id
+        self._described = described
+        self._inspector = inspector
+
+    def count(self, cursor: str) -> RowCount:
+        """See `Source`."""
+        return self._described.count(cursor)
+
+    def splitter(self, cursor: str = "") -> Splitter:
+        """See `Source`."""
+        return _InspectedSplitter(self._job_id, cursor, self._inspector)
+
+    def read(self, slices: tuple[Slice, ...]) -> pa.Table:
+        """See `Source`."""
+        return self._inspector.read(self._job_id, slices)
+
+
+class _InspectedSplitter(Splitter):
+    def __init__(self, job_id: str, cursor: str, inspector: Inspector) -> None:
+        self._job_id = job_id
+        self._cursor = cursor
+        self._inspector = inspector
+
+    def next_split(self, max_rows: int, max_bytes: int) -> NextSplit:
+        """See `Splitter`."""
+        found = self._inspector.split(self._job_id, self._cursor, max_rows, max_bytes)
+        if isinstance(found, InputSplit):
+            self._cursor = found.cursor
+        return found

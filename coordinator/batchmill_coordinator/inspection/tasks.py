@@ -1,0 +1,145 @@
+"""What an inspector does: describe sources, check rows and parts, split sources and read rows of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, assert_never
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batchmill.caches import Lru
+from batchmill.errors import InvalidRows
+from batchmill.job import FileSource
+from batchmill.shard import Slice
+from batchmill.sources import SourceDescription, describe, describe_upload
+from batchmill.sources.base import End, InputSplit, NotYet
+from batchmill.workspace import Workspace, stream_from_table
+from batchmill_coordinator.inspection.arrow_bounds import arrow_limits, check_file, table_from_base64
+from batchmill_coordinator.inspection.wire import Message
+
+if TYPE_CHECKING:
+    from batchmill.settings import CoordinatorSettings
+    from batchmill.sources.base import Source, Splitter
+
+MAX_OPEN_SOURCES = 16
+WALK_ROWS = 65_536
+WALK_BYTES = 16 * 1024 * 1024
+
+
+class Task(StrEnum):
+    """The tasks, each with what goes with it; see the methods of `Tasks`."""
+
+    DESCRIBE = "describe"
+    DESCRIBE_UPLOAD = "describe_upload"
+    FIND_MISSING = "find_missing"
+    CHECK_PART = "check_part"
+    READ_ROWS = "read_rows"
+    SPLIT = "split"
+    READ = "read"
+
+
+@dataclass(slots=True)
+class _OpenSource:
+    source: Source
+    splitter: Splitter
+    cursor: str
+
+
+class Tasks:
+    """Runs tasks, one at a time. Keeps the sources that it split last open at their cursors."""
+
+    def __init__(self, settings: CoordinatorSettings) -> None:
+        self._workspace = Workspace.open(settings)
+        self._limits = arrow_limits(settings)
+        self._open: Lru[str, _OpenSource] = Lru(MAX_OPEN_SOURCES)
+
+    def run(self, asked: Message) -> Message:
+        """Run the task that was asked for. Raises what is wrong with its input."""
+        value = asked.value
+        match Task(value["task"]):
+            case Task.DESCRIBE:
+                source = FileSource.model_validate(value["source"])
+                return Message({}, describe(source, self._workspace.locations).to_json())
+            case Task.DESCRIBE_UPLOAD:
+                return Message({}, describe_upload(self._workspace.blobs, value["upload"], value["parts"]).to_json())
+            case Task.FIND_MISSING:
+                return self._find_missing(value, asked.data)
+            case Task.CHECK_PART:
+                self._check_part(value["path"], value["number"])
+                return Message({})
+            case Task.READ_ROWS:
+                return Message({}, stream_from_table(table_from_base64(asked.data, self._limits)))
+            case Task.SPLIT:
+                return self._split(value)
+            case Task.READ:
+                opened = self._workspace.open_described(value["job"], self._workspace.described(value["job"]))
+                return Message({}, stream_from_table(opened.read(tuple(Slice(*one) for one in value["slices"]))))
+            case never:
+                assert_never(never)
+
+    def _check_part(self, path: str, number: int) -> None:
+        try:
+            with pa.memory_map(path) as file:
+                check_file(file.read_buffer(), self._limits)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise InvalidRows(
+                f"part {number} is no Arrow IPC file ({error}).",
+                hint="Write it with pyarrow.ipc.new_file.",
+                part=number,
+            ) from error
+
+    def _find_missing(self, value: dict[str, Any], description: bytes) -> Message:
+        source = self._workspace.open_described(value["job"], SourceDescription.from_json(description))
+        found = find_missing(source, value["columns"])
+        return Message({"found": found})
+
+    def _split(self, value: dict[str, Any]) -> Message:
+        """Split off the next rows at a cursor: {"split": [slices, rows, bytes, cursor]}, or {"at_end": …}."""
+        job_id, cursor = value["job"], value["cursor"]
+        opened = self._open.pop(job_id)
+        if opened is None or opened.cursor != cursor:
+            if opened is not None:
+                opened.splitter.close()
+            source = self._workspace.open_described(job_id, self._workspace.described(job_id))
+            opened = _OpenSource(source, source.splitter(cursor), cursor)
+        try:
+            found = opened.splitter.next_split(value["rows"], value["bytes"])
+        except BaseException:
+            opened.splitter.close()
+            raise
+        if isinstance(found, InputSplit):
+            opened.cursor = found.cursor
+        for dropped in self._open.put(job_id, opened):
+            dropped.splitter.close()
+        match found:
+            case InputSplit(slices, rows, nbytes, next_cursor):
+                return Message({"split": [[_fields(one) for one in slices], rows, nbytes, next_cursor]})
+            case NotYet():
+                return Message({"at_end": False})
+            case End():
+                return Message({"at_end": True})
+            case never:
+                assert_never(never)
+
+
+def find_missing(source: Source, columns: list[str]) -> tuple[int, str] | None:
+    """Return the first row of a source that has no value in one of the columns, and that column; None if there is none.
+
+    The values of these columns are checked on the way: damaged ones raise `InvalidSource`.
+    """
+    first_row = 0
+    with source.splitter() as splitter:
+        for split in splitter.available(WALK_ROWS, WALK_BYTES):
+            table = source.read(split.slices)
+            for column in columns:
+                values = table[column]
+                if values.null_count:
+                    return first_row + int(pc.index(values.is_null(), True).as_py()), column
+            first_row += split.rows
+    return None
+
+
+def _fields(one: Slice) -> list[Any]:
+    return [one.file, one.start, one.stop, one.rows, one.line, one.staged]

@@ -1,0 +1,48 @@
+"""A failover to a stale replica: the old primary's last writes are lost, and no result is lost, doubled or wrong."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from support.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from support.cluster import Cluster
+
+ROWS = 1000
+STALE_S = 4.0
+
+
+def test_results_are_exact_although_the_last_commits_were_lost(cluster: Callable[..., Cluster], tmp_path: Path) -> None:
+    running, journal = cluster(SHARD_TARGET_S=0.3).start(slots=(2,)), tmp_path / "journal"
+    client = running.clients["a"]
+    params = {"seconds": 0.02, "journal": str(journal)}
+    job = client.submit("slow", rows=[{"id": row} for row in range(ROWS)], params=params, carry=["id"])
+    until(lambda: job.status().rows_done > 0, "the first commit")
+    running.failover(STALE_S)
+    until(lambda: running.ask(lambda _: job.status()).is_final, "the job's end")
+    status = job.status()
+    assert (str(status.state), status.rows_done, status.rows_dead) == ("completed", ROWS, 0)
+    assert [row["id"] for row in job.results()] == list(range(ROWS))
+    computed = Counter(journal.read_text().split())
+    assert set(computed) == {str(row) for row in range(ROWS)}
+    assert max(computed.values()) > 1, "no write was lost: the replica was not stale"
+
+
+def test_a_replica_that_has_every_write_takes_over_without_any_work_done_twice_in_results(
+    cluster: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    running = cluster(SHARD_TARGET_S=0.3).start(slots=(2,))
+    client = running.clients["a"]
+    params = {"seconds": 0.02, "journal": str(tmp_path / "journal")}
+    job = client.submit("slow", rows=[{"id": row} for row in range(ROWS)], params=params, carry=["id"])
+    until(lambda: job.status().rows_done > 0, "the first commit")
+    running.failover(0)
+    after = running.ask(lambda _: client.submit("shout", rows=[{"text": "after"}]))
+    assert [row["loud"] for row in after.wait(timeout=60).results()] == ["AFTER!"]
+    assert str(running.ask(lambda _: job.wait(timeout=90)).status().state) == "completed"
+    assert [row["id"] for row in job.results()] == list(range(ROWS))

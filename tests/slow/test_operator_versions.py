@@ -1,0 +1,53 @@
+"""A pool whose workers have different versions of an operator, as during a rolling update."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from support.waiting import GRACE_S, until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from support.cluster import Cluster
+
+ROWS = [{"id": n} for n in range(400)]
+
+
+def test_a_job_is_done_by_the_version_it_began_with_and_a_mixed_pool_is_shown(
+    cluster: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    running, gate = cluster().start(slots=()), tmp_path / "gate"
+    running.start_supervisor(1, operators="versioned_one")
+    client = running.clients["a"]
+    job = client.submit("versioned", rows=ROWS, params={"gate": str(gate)}, carry=["id"])
+    until((tmp_path / "gate.started").exists, "the first batch")
+    running.start_supervisor(2, operators="versioned_two")
+    until(lambda: bool(client.pools()[0].mixed), "the second version in the pool")
+    (pool,) = client.pools()
+    assert [one.split()[0] for one in pool.mixed["versioned"]] == ["1", "2"]
+    assert {worker.revisions["versioned"] for worker in client.workers()} == set(pool.mixed["versioned"])
+    gate.touch()
+    assert list(job.wait(timeout=GRACE_S).results()) == [{"id": n, "made_by": "1"} for n in range(400)]
+    later = [client.submit("versioned", rows=ROWS, params={"gate": str(gate)}, carry=[]) for _ in range(4)]
+    for other in later:
+        assert len({row["made_by"] for row in other.wait(timeout=GRACE_S).results()}) == 1
+
+
+def test_a_job_whose_version_is_gone_says_so_and_continues_with_another_one_if_asked(
+    cluster: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    running, gate = cluster().start(slots=()), tmp_path / "gate"
+    first = running.start_supervisor(1, operators="versioned_one")
+    client = running.clients["a"]
+    job = client.submit("versioned", rows=ROWS, params={"gate": str(gate)}, carry=["id"])
+    until((tmp_path / "gate.started").exists, "the first batch")
+    first.kill()
+    del running.supervisors["worker-1"]
+    running.start_supervisor(1, operators="versioned_two")
+    until(lambda: "it began with version 1 (" in (job.status().note or ""), "the note of the blocked job")
+    assert f"batchmill resume {job.id} --any-version" in str(job.status().note)
+    gate.touch()
+    job.resume(any_version=True)
+    assert list(job.wait(timeout=GRACE_S).results()) == [{"id": n, "made_by": "2"} for n in range(400)]
