@@ -52,6 +52,12 @@ class DeadLetter(Frozen):
 WORKER_LOST = "WorkerLost"
 """The error type of a row that ended its worker process repeatedly."""
 
+BAD_LINE = "BadLine"
+"""The error type of a row that cannot be read from its file."""
+
+MISSING_VALUE = "MissingValue"
+"""The error type of a row without a value in a column that its operator requires."""
+
 LETTER = "__batchmill_letter__"
 """The column of dead letters in a stored table."""
 

@@ -91,15 +91,36 @@ JOB_MOVES: dict[JobState, frozenset[JobState]] = {
 """The state machine of a job. `docs/architecture.md` draws it; a test compares."""
 
 
+OneCharacter = Annotated[str, Field(min_length=1, max_length=1)]
+
+
+class CsvDialect(Frozen):
+    """How CSV files are written. Each character is one of ASCII."""
+
+    delimiter: OneCharacter = ","
+    quote: OneCharacter | None = '"'  # None: a quote is a character like any other
+    escape: OneCharacter | None = None  # before a character that is to lose its meaning
+    header: bool | list[str] = True  # the first record names the columns; or their names, for files without such a one
+    null_values: list[str] | None = None  # words that mean no value, in text too; None: an empty value outside text
+    encoding: str = "utf-8"
+
+
 class FileSource(Frozen):
     """Files to read: a file, a folder, a glob, or several of them, as paths or URIs the service can see."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
 
     path: str | list[str]
     format: SourceFormat | None = None  # None: by the files' endings
     columns: list[str] | None = None  # read only these
-    max_file_bytes: int = Field(
-        default=MAX_FILE_BYTES, ge=1, le=2**31 - 1
-    )  # of `binary`: a larger file is a failed row
+    csv: CsvDialect | None = None
+    types: dict[str, str] | None = Field(default=None, alias="schema")  # Arrow types of columns of CSV and JSON Lines
+    json_text: list[str] | None = None  # columns of JSON Lines to read as JSON text, whatever they hold
+    missing_columns: Literal["fail", "null"] = "fail"  # what a column is in a Parquet or Arrow file that lacks it
+    hive_columns: bool = True  # whether folders named `column=value` give columns
+    path_column: Name | None = None  # a column to add with the file that each row is from
+    on_bad_line: Literal["fail", "dead"] = "fail"  # what becomes of a job, or a row, that cannot be read
+    max_file_bytes: int = Field(default=MAX_FILE_BYTES, ge=1, le=2**31 - 1)  # of `binary`: a larger file is a bad row
 
 
 class UploadSource(Frozen):
@@ -173,6 +194,7 @@ class _OperatorFields(Frozen):
     operator: Name
     params: dict[str, Any] = {}
     carry: list[str] | None = None  # input columns that results keep; None: all of them
+    on_null: Literal["dead", "fail"] = "dead"  # what becomes of a row without a value that the operator requires
     pool: Annotated[str, Field(pattern=POOL_PATTERN)] = DEFAULT_POOL
     retry: RetryPolicy = RetryPolicy()
     batch: BatchPolicy = BatchPolicy()

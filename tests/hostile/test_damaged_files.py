@@ -92,7 +92,7 @@ def test_an_inspector_that_is_killed_is_replaced_and_harms_no_request(mill: Mill
 
 
 def test_an_inspector_that_hangs_is_ended_and_the_file_named(own_mill: Mill, tmp_path: Path) -> None:
-    own_mill.cluster.start_coordinator("b", INSPECTION_TIMEOUT_S=3)
+    own_mill.cluster.start_coordinator("b", INSPECTION_TIMEOUT_S=10)
     mill = type(own_mill)(own_mill.cluster)
     mill.port = int(own_mill.cluster.url("b").rpartition(":")[2])
     target = tmp_path / "slow.jsonl"
@@ -108,8 +108,8 @@ def test_an_inspector_that_hangs_is_ended_and_the_file_named(own_mill: Mill, tmp
     with mill.healthy():
         answer = mill.submit(source={"path": str(target)})
     assert (answer.status, answer.code) == (422, "invalid_source")
-    assert "took longer than 3 s" in answer.json["error"]["message"]
-    assert mill.submit(source={"path": str(target)}).status == 201
+    assert "took longer than 10 s" in answer.json["error"]["message"]
+    until(lambda: mill.submit(source={"path": str(target)}).status == 201, "the replacement of all that hang")
 
 
 def mutants(make: Callable[[Path], None], folder: Path, suffix: str) -> list[Path]:

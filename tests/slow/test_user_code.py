@@ -99,10 +99,10 @@ def test_what_would_end_a_thread_ends_one_row_and_no_place_of_the_worker(client:
 def test_code_that_holds_the_interpreters_lock_for_longer_than_a_lease_computes_each_row_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("BATCHMILL_LEASE_TTL_S", "1")
+    monkeypatch.setenv("BATCHMILL_LEASE_TTL_S", "3")
     ran = tmp_path / "ran"
     with batchmill.local(workers=1, data_dir=tmp_path / "data", operators=OPERATORS) as client:
-        job = client.submit("holds_lock", rows=ROWS, params={"seconds": 5, "ran": str(ran)})
+        job = client.submit("holds_lock", rows=ROWS, params={"seconds": 8, "ran": str(ran)})
         assert [row["out"] for row in job.wait(timeout=GRACE_S).results()] == [0, 1]
         assert job.status().rows_dead == 0
     assert sorted(ran.read_text().split()) == ["0", "1"]

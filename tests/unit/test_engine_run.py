@@ -263,7 +263,7 @@ def test_errors_raised_on_purpose_end_the_shard_at_once(error: type[Exception]) 
 
 @pytest.mark.parametrize("with_hooks", [False, True])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-def test_interrupts_pass_through(error: type[BaseException], with_hooks: bool) -> None:
+def test_interrupts_of_every_row_are_the_operators_failure(error: type[BaseException], with_hooks: bool) -> None:
     class Interrupted:
         def infer(self, rows: list[Any]) -> list[Any]:
             if not with_hooks:
@@ -274,7 +274,7 @@ def test_interrupts_pass_through(error: type[BaseException], with_hooks: bool) -
         def finish(self, rows: list[Any]) -> list[Any]:
             raise error(len(rows))
 
-    with pytest.raises(error):
+    with pytest.raises(OperatorFailed, match=error.__name__):
         engine().run(ready(InFinish() if with_hooks else Interrupted()), numbers(10))
 
 

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from batchmill.sources.formats import CsvFormat, JsonLinesFormat, PlainTextFormat
+from batchmill.sources.csv_format import CsvFormat
+from batchmill.sources.formats import PlainTextFormat
+from batchmill.sources.json_format import JsonLinesFormat
 from batchmill.sources.records import Layout, RecordScanner
 
 Found = list[tuple[int, int, int]]  # end, rows so far, lines so far
@@ -57,7 +59,7 @@ texts = st.lists(st.sampled_from(list('"",\n\n\r ax\té')), max_size=40).map(lam
 
 
 @pytest.mark.parametrize(
-    "layout", [PlainTextFormat.layout, JsonLinesFormat.layout, CsvFormat.layout], ids=["text", "jsonl", "csv"]
+    "layout", [PlainTextFormat.layout, JsonLinesFormat().layout, CsvFormat([]).layout], ids=["text", "jsonl", "csv"]
 )
 @settings(max_examples=400, deadline=None)
 @given(text=texts, block=st.integers(1, 12))
@@ -73,13 +75,13 @@ def test_records_end_where_a_reader_finds_them(layout: Layout, text: bytes, bloc
 def test_csv_values_are_counted_as_they_are_parsed(values: list[list[str]]) -> None:
     quoted = [[value if value[0] == "5" else '"' + value.replace('"', '""') + '"' for value in row] for row in values]
     text = "".join(",".join(row) + "\n" for row in quoted).encode()
-    rows = scan(text, CsvFormat.layout, 7)[-1][1] if text else 0
+    rows = scan(text, CsvFormat([]).layout, 7)[-1][1] if text else 0
     schema = pa.schema([("a", pa.string()), ("b", pa.string())])
     table = CsvFormat(["a", "b"]).parse(pa.py_buffer(text), rows, schema)
     assert [list(row.values()) for row in table.to_pylist()] == values
 
 
 def test_an_open_quote_is_noticed_at_the_end() -> None:
-    scanner = RecordScanner(CsvFormat.layout)
+    scanner = RecordScanner(CsvFormat([]).layout)
     scanner.scan(pa.py_buffer(b'a,"b\nc'))
     assert scanner.is_quoted

@@ -6,11 +6,12 @@ import json
 import re
 import sys
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 import click
 
 from batchmill.cli.options import json_option, service_options
+from batchmill.cli.source_options import Names, source_fields, source_options
 from batchmill.errors import InvalidRequest, InvalidRows
 from batchmill.job import BatchPolicy, RetryPolicy
 
@@ -53,16 +54,6 @@ class Parameter(click.ParamType[tuple[str, Any]]):
             return key, text
 
 
-class Names(click.ParamType[list[str]]):
-    """Names separated by commas."""
-
-    name = "a,b"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:  # noqa: ARG002  # click's
-        """Split a list of names."""
-        return [name.strip() for name in str(value).split(",") if name.strip()]
-
-
 class Deadline(click.ParamType[datetime | timedelta]):
     """A time from now (`90s`, `30m`, `1h30m`, `2d`), or a date in ISO 8601, in local time unless it has a zone."""
 
@@ -95,18 +86,7 @@ class Deadline(click.ParamType[datetime | timedelta]):
     multiple=True,
     help="A parameter of the operator; repeatable. The value is parsed as JSON, else taken as text.",
 )
-@click.option(
-    "--format",
-    "source_format",
-    type=click.Choice(["parquet", "jsonl", "csv", "arrow", "text", "binary"]),
-    help="The sources' format, if it does not follow from their endings.",
-)
-@click.option("--columns", type=Names(), help="Read only these columns of the sources.")
-@click.option(
-    "--max-file-bytes",
-    type=click.IntRange(1, 2**31 - 1),
-    help="With --format binary: a larger file becomes a dead letter.  [default: 64 MiB]",
-)
+@source_options
 @click.option(
     "--output",
     "-o",
@@ -136,6 +116,13 @@ class Deadline(click.ParamType[datetime | timedelta]):
     "--budget", type=click.FloatRange(1e-6, 1e6), help="Pause the job when it has cost this much; see `batchmill cost`."
 )
 @click.option(
+    "--on-null",
+    type=click.Choice(["dead", "fail"]),
+    default="dead",
+    show_default=True,
+    help="Whether a row without a value that the operator requires becomes a dead letter or fails the job.",
+)
+@click.option(
     "--batch-size", type=click.IntRange(1), help="Fixed number of rows per batch.  [default: as the operator says]"
 )
 @click.option(
@@ -145,9 +132,7 @@ class Deadline(click.ParamType[datetime | timedelta]):
 @click.option("--wait", is_flag=True, help="Follow the job until it ends.")
 @json_option
 @service_options
-def submit(
-    client: Client, operator: str, sources: tuple[str, ...], wait: bool, as_json: bool, **flags: Unpack[_Flags]
-) -> None:
+def submit(client: Client, operator: str, sources: tuple[str, ...], wait: bool, as_json: bool, **options: Any) -> None:
     """Submit a job that runs OPERATOR over the rows of SOURCE.
 
     SOURCE is a file, a folder, a glob (in quotes) or a URI such as s3://bucket/path, or several of them: Parquet, JSON
@@ -156,7 +141,9 @@ def submit(
     """
     from batchmill.cli.progress import watch_to_the_end
 
-    job = _submit(client, operator, sources, flags)
+    fields = source_fields(options)
+    flags = cast("_Flags", options)
+    job = _submit(client, operator, sources, fields, flags)
     if wait:
         if not as_json:
             click.echo(f"{job.id} submitted")
@@ -171,9 +158,6 @@ class _Flags(TypedDict):
     """The options of the command as click passes them."""
 
     params: tuple[tuple[str, Any], ...]
-    source_format: str | None
-    columns: list[str] | None
-    max_file_bytes: int | None
     output: str | None
     output_format: str | None
     carry: list[str] | None
@@ -185,11 +169,12 @@ class _Flags(TypedDict):
     max_dead: float | None
     budget: float | None
     batch_size: int | None
+    on_null: Literal["dead", "fail"]
     cache: bool
     idempotency_key: str | None
 
 
-def _submit(client: Client, operator: str, sources: tuple[str, ...], flags: _Flags) -> Job:
+def _submit(client: Client, operator: str, sources: tuple[str, ...], fields: dict[str, Any], flags: _Flags) -> Job:
     options = _job_options(flags)
     if not sources:
         raise InvalidRequest(
@@ -198,16 +183,10 @@ def _submit(client: Client, operator: str, sources: tuple[str, ...], flags: _Fla
         )
     if STDIN not in sources:
         paths = list(sources) if len(sources) > 1 else sources[0]
-        limit = flags["max_file_bytes"]
-        options["source"] = {
-            "path": paths,
-            "format": flags["source_format"],
-            "columns": flags["columns"],
-            **({} if limit is None else {"max_file_bytes": limit}),
-        }
+        options["source"] = {"path": paths, **fields}
         return client.submit(operator, **options)
-    if len(sources) > 1 or flags["source_format"] not in (None, "jsonl") or flags["columns"]:
-        raise InvalidRequest("`-` cannot be combined with other sources, --format or --columns: stdin is JSON Lines.")
+    if len(sources) > 1 or fields not in ({}, {"format": "jsonl"}):
+        raise InvalidRequest("`-` cannot be combined with other sources or options about files: stdin is JSON Lines.")
     return client.submit(operator, json_lines(sys.stdin.buffer, "stdin"), **options)
 
 
@@ -226,6 +205,7 @@ def _job_options(flags: _Flags) -> JobOptions:
         "deadline": flags["deadline"],
         "retry": RetryPolicy.model_validate({name: limit for name, limit in limits.items() if limit is not None}),
         "batch": BatchPolicy(size=flags["batch_size"]),
+        "on_null": flags["on_null"],
         "cache": flags["cache"],
         "budget": flags["budget"],
         "idempotency_key": flags["idempotency_key"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
 from batchmill.errors import did_you_mean
 from batchmill.job import JobForm
@@ -22,8 +22,8 @@ class JobOptions(TypedDict, total=False):
     """The options of a job, all optional.
 
     Args:
-        source: A file, folder or glob, several of them, or `{"path": …, "format": …, "columns": […]}`. The service
-            reads them; relative paths start at the current folder.
+        source: A file, folder or glob, several of them, or `{"path": …, "format": …, …}` with the fields of
+            `FileSource`. The service reads them; relative paths start at the current folder.
         params: The operator's parameters.
         output: A folder for the results, or `{"path": …, "format": "parquet" | "jsonl"}`. None: the service keeps the
             results.
@@ -37,6 +37,8 @@ class JobOptions(TypedDict, total=False):
         batch: How many rows an operator gets at once. None: as the operator says.
         cache: Use the row cache: rows whose results are known from earlier jobs are not computed again, new results
             are stored, and equal rows are computed once.
+        on_null: "dead" or "fail": whether a row without a value that the operator requires becomes a dead letter, or
+            fails the job.
         budget: Pause the job when it has cost this much, in the service's currency; `resume` can raise it.
         idempotency_key: Submitting again with the same key returns the existing job.
     """
@@ -52,6 +54,7 @@ class JobOptions(TypedDict, total=False):
     retry: RetryPolicy | None
     batch: BatchPolicy | None
     cache: bool
+    on_null: Literal["dead", "fail"]
     budget: float | None
     idempotency_key: str | None
 
@@ -59,7 +62,11 @@ class JobOptions(TypedDict, total=False):
 _TYPES: Mapping[str, str] = {
     name: getattr(kind, "__forward_arg__", str(kind)) for name, kind in JobOptions.__annotations__.items()
 }
-_DEFAULTS = {"priority": JobForm.model_fields["priority"].default, "cache": JobForm.model_fields["cache"].default}
+_DEFAULTS = {
+    "priority": JobForm.model_fields["priority"].default,
+    "cache": JobForm.model_fields["cache"].default,
+    "on_null": "dead",
+}
 
 
 def check_names(options: Collection[str]) -> None:

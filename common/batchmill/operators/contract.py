@@ -178,6 +178,13 @@ class OperatorDefinition:
         except ValidationError as error:
             raise _invalid_params(self, error) from error
 
+    def required_columns(self, params: Mapping[str, Any]) -> list[str]:
+        """Return the input columns that every row must have a value in. Raises as `validate` does."""
+        if not self.columns:
+            return []
+        values = self.validate(params).model_dump()
+        return [column.format_map(values) for column in self.columns]
+
     def canonical(self, params: Mapping[str, Any]) -> str:
         """Return the parameters as JSON, equal for equal parameters: defaults filled in, names sorted."""
         return json.dumps(self.validate(params).model_dump(mode="json"), sort_keys=True)

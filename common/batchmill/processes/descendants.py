@@ -3,8 +3,8 @@
 A helper that moved to a session of its own is in no group of its parent's any more, but it has inherited the mark; one
 that started without that environment is still in the group.
 
-Rejected: a parent that adopts orphans (PR_SET_CHILD_SUBREAPER). It cannot tell those of a live child from those of a
-dead one. And a control group for each process, which needs rights that a container mostly lacks.
+Rejected: a parent that adopts orphans (PR_SET_CHILD_SUBREAPER). It cannot distinguish those of a live child from a
+dead one's. And a control group for each process, which needs rights that a container mostly lacks.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchmill.sources.arrow import ArrowReader
-from batchmill.sources.base import End, InputSplit, NextSplit, NotYet, RowCount, Source, Splitter
+from batchmill.sources.base import BadRow, End, InputSplit, NextSplit, NotYet, RowCount, RowsRead, Source, Splitter
 from batchmill.sources.binary import BinarySource
 from batchmill.sources.columnar import ColumnarSource
 from batchmill.sources.describe import describe, describe_upload
@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from batchmill.storage.locations import Locations
 
 __all__ = [
+    "BadRow",
     "End",
     "InlineSource",
     "InputSplit",
     "NextSplit",
     "NotYet",
     "RowCount",
+    "RowsRead",
     "Source",
     "SourceDescription",
     "SourceFile",
@@ -42,7 +44,7 @@ def open_source(description: SourceDescription, locations: Locations, blobs: Blo
     staging: the folder of the blob store for the text of compressed files; one for each job.
     """
     files = SourceFiles(description, locations, blobs)
-    columns = description.arrow_schema.names
+    columns = description.file_schema.names
     match description.format:
         case "parquet":
             return ColumnarSource(description, files, ParquetReader(files, columns))

@@ -7,14 +7,16 @@ still being written, or `End`. Callers match all three.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self, assert_never
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from types import TracebackType
+import pyarrow as pa
 
-    import pyarrow as pa
+from batchmill.dead_letters import BAD_LINE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import TracebackType
 
     from batchmill.shard import Slice
 
@@ -97,7 +99,7 @@ class BadRow:
     line: int  # 1-based; 0: the file, or a part of it, cannot be read at all
     text: str  # the line, its end cut
     reason: str  # a clause
-    error_type: str  # of its dead letter
+    error_type: str = BAD_LINE  # of its dead letter
 
     @property
     def message(self) -> str:
@@ -135,8 +137,19 @@ class Source(ABC):
         """
 
     def read_with_faults(self, slices: tuple[Slice, ...]) -> RowsRead:
-        """Read the rows of these slices; rows that may be bad are listed instead of raised.
+        """Read the rows of these slices; where the source's options allow bad rows, they are listed instead of raised.
 
         Raises as `read` does for everything else.
         """
         return RowsRead(self.read(slices))
+
+
+def join_rows(parts: Sequence[RowsRead], schema: pa.Schema) -> RowsRead:
+    """Join rows that were read in parts."""
+    bad: list[BadRow] = []
+    before = 0
+    for part in parts:
+        bad += (replace(one, place=one.place + before) for one in part.bad)
+        before += part.table.num_rows
+    tables = [part.table for part in parts]
+    return RowsRead(pa.concat_tables(tables) if tables else schema.empty_table(), tuple(bad))

@@ -11,10 +11,12 @@ import pyarrow as pa
 
 from batchmill.columns import carry
 from batchmill.shard import Slice
-from batchmill.sources.base import End, InputSplit, NextSplit, RowCount, Source, Splitter
+from batchmill.sources.bad_rows import null_rows
+from batchmill.sources.base import BadRow, End, InputSplit, NextSplit, RowCount, RowsRead, Source, Splitter, join_rows
 from batchmill.sources.cursor import SourceCursor
+from batchmill.sources.file_columns import FileColumns
 from batchmill.sources.lines import MAX_SLICES
-from batchmill.sources.opening import changed, reading, unreadable
+from batchmill.sources.opening import UnreadableFile, changed, fault_of, reading, unreadable
 from batchmill.sources.schemas import conform
 
 if TYPE_CHECKING:
@@ -84,6 +86,9 @@ class ColumnarSource(Source):
 
     def __init__(self, description: SourceDescription, files: SourceFiles, reader: GroupReader) -> None:
         self.schema = description.arrow_schema
+        self._file_schema = description.file_schema
+        self._columns = FileColumns(description)
+        self._keeps_bad_rows = description.keeps_bad_rows
         self._rows = [file.rows or 0 for file in description.files]
         self._total = sum(self._rows)
         self._files = files
@@ -99,10 +104,29 @@ class ColumnarSource(Source):
 
     def read(self, slices: Sequence[Slice]) -> pa.Table:
         """Read the rows of these slices: the groups that have them, and only the source's columns."""
-        tables = [self._read(one) for one in slices]
-        return pa.concat_tables(tables) if tables else self.schema.empty_table()
+        return self.read_with_faults(slices).table
 
-    def _read(self, one: Slice) -> pa.Table:
+    def read_with_faults(self, slices: Sequence[Slice]) -> RowsRead:
+        """See `Source`. Where a group cannot be read at all, each of its rows is bad."""
+        return join_rows([self._read(one) for one in slices], self.schema)
+
+    def _read(self, one: Slice) -> RowsRead:
+        entry = self._files.entries[one.file]
+        try:
+            if not entry.is_readable:
+                raise unreadable(entry.name, entry.fault)
+            found = self._read_file(one)
+        except UnreadableFile as fault:
+            if not self._keeps_bad_rows:
+                raise
+            reason = fault_of(fault)
+            found = RowsRead(
+                null_rows(self._file_schema, one.rows),
+                tuple(BadRow(place, entry.name, 0, "", reason) for place in range(one.rows)),
+            )
+        return RowsRead(self._columns.add(found.table, entry.name), found.bad)
+
+    def _read_file(self, one: Slice) -> RowsRead:
         location = self._files.locate(one.file)
         with reading(location):
             table = self._reader.read(one.file, one.start, one.stop)
@@ -110,10 +134,63 @@ class ColumnarSource(Source):
             raise changed(location.uri, f"it has {table.num_rows:,} of the {one.rows:,} rows from {one.start:,} on")
         _require_valid(table, location.uri, one.start)
         try:
-            return conform(carry(table.select(self.schema.names)), self.schema)
-        except (ValueError, KeyError, pa.ArrowException) as error:
-            reason = f"rows {one.start:,} to {one.stop:,} do not fit the source's schema: {error}"
-            raise unreadable(location.uri, reason) from error
+            table = carry(table.select([name for name in self._file_schema.names if name in table.column_names]))
+        except (ValueError, TypeError, pa.ArrowException) as error:
+            raise unreadable(location.uri, f"rows {one.start:,} to {one.stop:,} cannot be decoded: {error}") from error
+        try:
+            return RowsRead(_checked(table, self._file_schema))
+        except (ValueError, KeyError) as error:
+            place = _first_bad_row(table, self._file_schema)
+            if not self._keeps_bad_rows:
+                raise unreadable(location.uri, f"row {one.start + place:,}: {_reason(table, place, error)}") from error
+        return self._good_rows(table, location.uri, one.start)
+
+    def _good_rows(self, table: pa.Table, uri: str, first_row: int) -> RowsRead:
+        """Read the rows that have the schema, the others as nulls."""
+        parts: list[RowsRead] = []
+        left = [(0, table.num_rows)]
+        while left:
+            start, stop = left.pop()
+            part = table.slice(start, stop - start)
+            try:
+                parts.append(RowsRead(_checked(part, self._file_schema)))
+            except (ValueError, KeyError) as error:
+                if stop - start > 1:
+                    middle = (start + stop) // 2
+                    left += [(middle, stop), (start, middle)]
+                    continue
+                reason = f"row {first_row + start:,}: {_reason(part, 0, error)}"
+                parts.append(RowsRead(null_rows(self._file_schema, 1), (BadRow(0, uri, 0, "", reason),)))
+        return join_rows(parts, self._file_schema)
+
+
+def _checked(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return the table with a schema. Raises `ValueError` for text that is no UTF-8, or a value that does not fit."""
+    table.validate(full=True)
+    return conform(table, schema)
+
+
+def _first_bad_row(table: pa.Table, schema: pa.Schema) -> int:
+    good, bad = 0, int(table.num_rows)
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        try:
+            _checked(table.slice(0, middle), schema)
+        except (ValueError, KeyError):
+            bad = middle
+        else:
+            good = middle
+    return max(bad - 1, 0)
+
+
+def _reason(table: pa.Table, row: int, error: Exception) -> str:
+    """Return what is wrong with a row, and with which of its columns, as a clause."""
+    for name in table.column_names:
+        try:
+            table.select([name]).slice(row, 1).validate(full=True)
+        except ValueError:
+            return f"column {name!r} holds text that is no UTF-8"
+    return f"it does not have the source's schema: {str(error).splitlines()[0]}"
 
 
 def _require_valid(table: pa.Table, uri: str, first_row: int) -> None:
@@ -197,6 +274,8 @@ class ColumnarSplitter(Splitter):
         return self._file < len(self._rows)
 
     def _open(self) -> Groups:
+        if self._groups is None and not self._files.entries[self._file].is_readable:
+            self._groups = Groups.of([1], [1.0])
         if self._groups is None:
             location = self._files.check(self._file)
             with reading(location):

@@ -8,13 +8,17 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal, Self
 
 import pyarrow as pa
+from pydantic import Field
 
-from batchmill.job import MAX_FILE_BYTES, Frozen, SourceFormat
+from batchmill.job import MAX_FILE_BYTES, CsvDialect, Frozen, SourceFormat
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Codec = Literal["gzip", "zstd"]
+
+
+_READ_OPTIONS = {"csv", "types", "json_text", "keeps_bad_rows", "hive_columns", "path_column", "max_file_bytes"}
 
 
 class SourceFile(Frozen):
@@ -25,6 +29,8 @@ class SourceFile(Frozen):
     mtime_s: int = 0  # whole seconds since the epoch, the finest that all file systems agree on
     rows: int | None = None  # None: only its head was read
     codec: Codec | None = None
+    is_readable: bool = True  # otherwise it is one row, which cannot be read
+    fault: str = ""  # why it, or its end, cannot be read: a clause
     expansion: float = 1.0  # bytes of text for each byte stored, by the part that was read
 
 
@@ -40,6 +46,12 @@ class SourceDescription(Frozen):
     schema_base64: str  # the rows' schema as an Arrow IPC message
     header: tuple[str, ...] | None = None  # the columns that every CSV file has, in the files' order
     selected: bool = False  # whether only some of the files' columns are read
+    csv: CsvDialect | None = None
+    types: dict[str, str] = Field(default={})  # of columns whose type was given
+    json_text: tuple[str, ...] = ()
+    keeps_bad_rows: bool = False  # whether a row that cannot be read is listed, instead of failing the job
+    hive_columns: tuple[str, ...] = ()  # columns that the folders give
+    path_column: str | None = None
     max_file_bytes: int = MAX_FILE_BYTES  # of files that are rows
     row_bytes: float = 0.0  # average bytes of text a row, by the part that was read; 0 where that is not needed
 
@@ -47,6 +59,12 @@ class SourceDescription(Frozen):
     def arrow_schema(self) -> pa.Schema:
         """The schema of the rows that reading gives."""
         return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(self.schema_base64)))
+
+    @cached_property
+    def file_schema(self) -> pa.Schema:
+        """The columns of `arrow_schema` that are in the files."""
+        added = {*self.hive_columns, self.path_column}
+        return pa.schema([field for field in self.arrow_schema if field.name not in added])
 
     @property
     def rows(self) -> int | None:
@@ -63,6 +81,8 @@ class SourceDescription(Frozen):
     def fingerprint(self) -> str:
         """Hexadecimal digits that change when the files, their sizes and times, or what is read of them change."""
         parts = [self.format, self.where, self.schema_base64]
+        options = self.model_dump_json(include=_READ_OPTIONS, exclude_defaults=True)
+        parts += [] if options == "{}" else [options]
         parts += [f"{file.name}\0{file.size}\0{file.mtime_s}" for file in self.files]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 

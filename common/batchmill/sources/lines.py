@@ -6,22 +6,29 @@ text of each slice in the blob store, where workers read it (`Slice.staged`).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
 from batchmill.errors import InvalidSource
+from batchmill.job import CsvDialect
 from batchmill.shard import Slice
-from batchmill.sources.base import End, InputSplit, NextSplit, RowCount, Source, Splitter
+from batchmill.sources.bad_rows import null_rows, read_good_rows
+from batchmill.sources.base import BadRow, End, InputSplit, NextSplit, RowCount, RowsRead, Source, Splitter, join_rows
+from batchmill.sources.csv_format import CsvFormat, csv_layout, parse_record
 from batchmill.sources.cursor import SourceCursor
 from batchmill.sources.faults import RecordBlock, broken_while_read
-from batchmill.sources.formats import CsvFormat, JsonLinesFormat, LineFormat, PlainTextFormat, parse_record
-from batchmill.sources.opening import unreadable
+from batchmill.sources.file_columns import FileColumns
+from batchmill.sources.formats import LineFormat, PlainTextFormat
+from batchmill.sources.json_format import JsonLinesFormat
+from batchmill.sources.opening import UnreadableFile, unreadable
 from batchmill.sources.text_ranges import Blocks, TextRange, TextRangeReader
+from batchmill.sources.type_names import types_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import pyarrow as pa
 
     from batchmill.sources.description import Codec, SourceDescription
     from batchmill.sources.opening import SourceFiles
@@ -41,6 +48,9 @@ class LineSource(Source):
         self._blobs = blobs
         self._staging = staging
         self._format = line_format(description)
+        self._columns = FileColumns(description)
+        self._file_schema = description.file_schema
+        self._keeps_bad_rows = description.keeps_bad_rows
         self._sizes = TextSizes(description)
 
     def count(self, cursor: str) -> RowCount:
@@ -49,20 +59,36 @@ class LineSource(Source):
 
     def splitter(self, cursor: str = "") -> LineSplitter:
         """Split from a cursor on; of a compressed file, everything before it is decompressed again."""
-        return LineSplitter(self._files, self._format, SourceCursor.parse(cursor), self._blobs, self._staging)
+        staging = Staging(self._blobs, self._staging)
+        place = SourceCursor.parse(cursor)
+        return LineSplitter(self._files, self._format, place, staging, keeps_bad_rows=self._keeps_bad_rows)
 
     def read(self, slices: Sequence[Slice]) -> pa.Table:
         """Parse the rows of these slices."""
-        tables = [self._read(one) for one in slices]
-        return pa.concat_tables(tables) if tables else self.schema.empty_table()
+        return self.read_with_faults(slices).table
 
-    def _read(self, one: Slice) -> pa.Table:
-        data = self._load(one)
+    def read_with_faults(self, slices: Sequence[Slice]) -> RowsRead:
+        """Parse the rows of these slices, and list those that do not parse, if the source's options allow that."""
+        return join_rows([self._read(one) for one in slices], self.schema)
+
+    def _read(self, one: Slice) -> RowsRead:
+        found = self._unreadable(one) if one.start == one.stop else self._parse(one)
+        table = self._columns.add(found.table, self._files.entries[one.file].name)
+        return RowsRead(table, found.bad)
+
+    def _unreadable(self, one: Slice) -> RowsRead:
+        reason = self._files.entries[one.file].fault or "it cannot be read from this line on"
+        bad = BadRow(0, self._files.locate(one.file).uri, one.line, "", reason)
+        return RowsRead(null_rows(self._file_schema, 1), (bad,))
+
+    def _parse(self, one: Slice) -> RowsRead:
+        block = RecordBlock(self._files.locate(one.file).uri, one.line, one.rows, self._load(one))
         try:
-            return self._format.parse(data, one.rows, self.schema)
+            if self._keeps_bad_rows:
+                return read_good_rows(block, self._format, self._file_schema)
+            return RowsRead(self._format.parse(block.data, one.rows, self._file_schema))
         except ValueError as error:
-            block = RecordBlock(self._files.locate(one.file).uri, one.line, one.rows, data)
-            raise broken_while_read(block, self._format, self.schema, error) from error
+            raise broken_while_read(block, self._format, self._file_schema, error) from error
 
     def _load(self, one: Slice) -> pa.Buffer:
         size = one.stop - one.start
@@ -71,16 +97,39 @@ class LineSource(Source):
         return self._files.read_at(one.file, one.start, size)
 
 
+@dataclass(frozen=True, slots=True)
+class Staging:
+    """Where the text of compressed files is stored."""
+
+    blobs: BlobStore
+    folder: str
+
+    def put(self, file: int, taken: TextRange) -> Slice:
+        """Store a range of a file, and return the slice that reads it. Raises `StorageError`."""
+        name = f"{self.folder}/{file:06d}-{taken.start}-{taken.stop}"
+        self.blobs.put(name, taken.text)
+        return Slice(file, 0, taken.stop - taken.start, taken.rows, taken.line, name)
+
+
 class LineSplitter(Splitter):
-    """Splits text files, reading only as far as the next rows need. Keeps the file that it is in open."""
+    """Splits text files, reading only as far as the next rows need. Keeps the file that it is in open.
+
+    keeps_bad_rows: the part of a file that cannot be read becomes a row, in a slice of no bytes.
+    """
 
     def __init__(
-        self, files: SourceFiles, line_format: LineFormat, cursor: SourceCursor, blobs: BlobStore, staging: str
+        self,
+        files: SourceFiles,
+        line_format: LineFormat,
+        cursor: SourceCursor,
+        staging: Staging,
+        *,
+        keeps_bad_rows: bool = False,
     ) -> None:
         self._files = files
         self._format = line_format
-        self._blobs = blobs
         self._staging = staging
+        self._keeps_bad_rows = keeps_bad_rows
         self._file = cursor.file
         self._row = cursor.row
         self._from = cursor  # where to open the file, while none is open
@@ -90,17 +139,33 @@ class LineSplitter(Splitter):
         """See `Splitter`. A split has rows of one file or of several small ones; a row that is too long is alone."""
         slices: list[Slice] = []
         rows = size = 0
-        while rows < max_rows and len(slices) < MAX_SLICES and (reader := self._at_row()) is not None:
-            taken = reader.take(max_rows - rows, max_bytes - size, at_least_one=not slices)
-            if taken is None:
+        while rows < max_rows and len(slices) < MAX_SLICES:
+            found = self._next_slice(max_rows - rows, max_bytes - size, at_least_one=not slices)
+            if found is None:
                 break
-            slices.append(self._slice(taken))
-            rows += taken.rows
-            size += taken.stop - taken.start
+            slices.append(found)
+            rows += found.rows
+            size += found.stop - found.start
         if not slices:
             return End()
         self._row += rows
         return InputSplit(tuple(slices), rows, size, self._cursor().text())
+
+    def _next_slice(self, max_rows: int, max_bytes: int, *, at_least_one: bool) -> Slice | None:
+        try:
+            reader = self._at_row()
+            taken = reader.take(max_rows, max_bytes, at_least_one=at_least_one) if reader else None
+        except UnreadableFile:
+            if not self._keeps_bad_rows:
+                raise
+            unreadable_rest = Slice(self._file, 0, 0, 1, self._reader.line if self._reader else 0)
+            self._next_file()
+            return unreadable_rest
+        if taken is None:
+            return None
+        if self._files.entries[self._file].codec is None:
+            return Slice(self._file, taken.start, taken.stop, taken.rows, taken.line)
+        return self._staging.put(self._file, taken)
 
     def close(self) -> None:
         """Close the file that is open."""
@@ -109,8 +174,15 @@ class LineSplitter(Splitter):
             self._reader = None
 
     def _cursor(self) -> SourceCursor:
-        reader = self._at_row()
-        return SourceCursor(self._file, reader.offset if reader else 0, reader.line if reader else 1, self._row)
+        try:
+            reader = self._at_row()
+        except UnreadableFile:
+            if not self._keeps_bad_rows:
+                raise
+            reader = self._reader  # whoever continues here meets the fault again
+        if reader is None:
+            return SourceCursor(self._file, row=self._row)
+        return SourceCursor(self._file, reader.offset, reader.line, self._row)
 
     def _at_row(self) -> TextRangeReader | None:
         """Return the reader of the file that has the next row; None behind the last file."""
@@ -119,27 +191,24 @@ class LineSplitter(Splitter):
                 self._reader = self._open()
             if self._reader.skip_to_row():
                 return self._reader
-            self.close()
-            self._file += 1
-            self._from = SourceCursor(self._file)
+            self._next_file()
         return None
 
+    def _next_file(self) -> None:
+        self.close()
+        self._file += 1
+        self._from = SourceCursor(self._file)
+
     def _open(self) -> TextRangeReader:
-        location = self._files.check(self._file)
         entry = self._files.entries[self._file]
+        if not entry.is_readable:
+            raise unreadable(entry.name, entry.fault)
+        location = self._files.check(self._file)
         offset = self._from.offset
         blocks = Blocks(location, entry.size, entry.codec, offset)
         if offset:
             return TextRangeReader(blocks, self._format.layout, offset, self._from.line, keep=entry.codec is not None)
         return begin(blocks, self._format, keep=entry.codec is not None)
-
-    def _slice(self, taken: TextRange) -> Slice:
-        codec = self._files.entries[self._file].codec
-        if codec is None:
-            return Slice(self._file, taken.start, taken.stop, taken.rows, taken.line)
-        name = f"{self._staging}/{self._file:06d}-{taken.start}-{taken.stop}"
-        self._blobs.put(name, taken.text)
-        return Slice(self._file, 0, taken.stop - taken.start, taken.rows, taken.line, name)
 
 
 class TextSizes:
@@ -174,27 +243,38 @@ class TextSizes:
 
 def line_format(description: SourceDescription) -> LineFormat:
     """Make the parser for a described source."""
-    return make_format(description.format, description.header or (), selected=description.selected)
+    names = description.file_schema.names if description.selected else None
+    options = FormatOptions(description.csv, types_of(description.types), description.json_text)
+    return make_format(description.format, description.header or (), names, options)
 
 
-def make_format(name: str, header: Sequence[str], *, selected: bool) -> LineFormat:
-    """Make the parser for a text format. header: the columns of a CSV file; selected: only some columns are read."""
+@dataclass(frozen=True, slots=True)
+class FormatOptions:
+    """What a user says about text files."""
+
+    csv: CsvDialect | None
+    types: dict[str, pa.DataType]
+    json_text: Sequence[str]
+
+
+def make_format(name: str, header: Sequence[str], selected: Sequence[str] | None, options: FormatOptions) -> LineFormat:
+    """Make the parser for a text format. header: the columns of a CSV file; selected: those read; None: all."""
     if name == "jsonl":
-        return JsonLinesFormat(ignore_others=selected)
-    return CsvFormat(header) if name == "csv" else PlainTextFormat()
+        return JsonLinesFormat(selected, options.types, options.json_text)
+    return CsvFormat(header, options.csv or CsvDialect(), options.types) if name == "csv" else PlainTextFormat()
 
 
 def begin(blocks: Blocks, line_format: LineFormat, *, keep: bool) -> TextRangeReader:
     """Open a reader at the beginning of a file, behind the header if it has one."""
     reader = TextRangeReader(blocks, line_format.layout, keep=keep)
-    if isinstance(line_format, CsvFormat) and reader.skip_to_row():
+    if isinstance(line_format, CsvFormat) and line_format.has_header and reader.skip_to_row():
         reader.take(1, 0, at_least_one=True)
     return reader
 
 
-def read_header(location: Location, size: int, codec: Codec | None) -> tuple[str, ...] | None:
-    """Read the names in the first record of a CSV file; None if it has no record at all."""
-    reader = TextRangeReader(Blocks(location, size, codec), CsvFormat.layout, keep=True)
+def read_header(location: Location, size: int, codec: Codec | None, dialect: CsvDialect) -> tuple[str, ...] | None:
+    """Read the values of the first record of a CSV file; None if it has no record at all."""
+    reader = TextRangeReader(Blocks(location, size, codec), csv_layout(dialect), keep=True)
     try:
         first = reader.take(1, _HEADER_BYTES, at_least_one=True) if reader.skip_to_row() else None
     finally:
@@ -202,9 +282,10 @@ def read_header(location: Location, size: int, codec: Codec | None) -> tuple[str
     if first is None:
         return None
     try:
-        return tuple(parse_record(first.joined().to_pybytes()))
+        return tuple(parse_record(first.joined().to_pybytes(), dialect))
     except ValueError as error:
-        raise unreadable(location.uri, f"line {first.line}, its header, is no CSV: {error}") from error
+        hint = "Convert the line ends to newlines." if "carriage return" in str(error) else ""
+        raise unreadable(location.uri, f"line {first.line}, its header, is no CSV: {error}", hint) from error
 
 
 def refuse_other_header(found: Sequence[str], expected: Sequence[str], uri: str, first: str) -> None:

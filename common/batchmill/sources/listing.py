@@ -17,6 +17,7 @@ from pyarrow import fs
 
 from batchmill.errors import InvalidSource, did_you_mean
 from batchmill.job import SourceFormat
+from batchmill.sources.folders import braces, is_about_data, refuse_tables
 from batchmill.sources.opening import reading
 from batchmill.storage.locations import Location
 
@@ -38,6 +39,7 @@ _ENDINGS: dict[str, SourceFormat] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".csv": "csv",
+    ".tsv": "csv",
     ".arrow": "arrow",
     ".feather": "arrow",
     ".ipc": "arrow",
@@ -46,7 +48,7 @@ _ENDINGS: dict[str, SourceFormat] = {
 }
 _CODECS: dict[str, Codec] = {".gz": "gzip", ".zst": "zstd"}
 _LINE_FORMATS = frozenset({"jsonl", "csv", "text"})
-_MAGIC = re.compile(r"[*?[]")
+_MAGIC = re.compile(r"[*?[]|\{[^{}]*,[^{}]*\}")
 _DIGITS = re.compile(r"(\d+)")
 
 
@@ -72,6 +74,7 @@ class Listing:
     format: SourceFormat
     entries: tuple[Entry, ...]
     codecs: tuple[Codec | None, ...]
+    is_tab_separated: bool = False  # by the files' ending
 
 
 def list_files(spec: FileSource, locations: Locations) -> Listing:
@@ -86,18 +89,27 @@ def list_files(spec: FileSource, locations: Locations) -> Listing:
         raise InvalidSource("the source is an empty list of files.", hint="Name at least one file, folder or glob.")
     found: dict[str, Entry] = {}
     for pattern in patterns:
-        for entry in _matches(pattern, locations):
+        for entry in _matches(pattern, locations, by_ending=spec.format is None):
             locations.resolve(entry.location.uri)  # as it will be read: no link leads out, the name is printable
             found.setdefault(entry.location.uri, entry)
     formats = [_format_of(uri, spec.format) for uri in found]
     _refuse_mixture(list(found), [kind for kind, _ in formats])
-    return Listing(formats[0][0], tuple(found.values()), tuple(codec for _, codec in formats))
+    is_tab_separated = [_ending(uri)[0] == ".tsv" for uri in found]
+    if formats[0][0] == "csv" and len(set(is_tab_separated)) > 1:
+        raise InvalidSource(
+            "the source mixes .csv and .tsv files.", hint="Name files with one ending, with a glob like 'folder/*.tsv'."
+        )
+    codecs = tuple(codec for _, codec in formats)
+    return Listing(formats[0][0], tuple(found.values()), codecs, is_tab_separated[0])
 
 
-def _matches(pattern: str, locations: Locations) -> list[Entry]:
+def _matches(pattern: str, locations: Locations, *, by_ending: bool) -> list[Entry]:
+    """List what a pattern matches. by_ending: pass over files in folders that are about the data, such as README.md."""
     location = locations.resolve(pattern)
     with reading(location):
         entry = _entry(location)
+        if entry is not None and not entry.is_folder:
+            return [entry]
         if entry is None and _MAGIC.search(location.path):
             entries: Iterable[Entry] = _expand(location, locations)
         elif entry is None:
@@ -107,8 +119,11 @@ def _matches(pattern: str, locations: Locations) -> list[Entry]:
                 file=location.uri,
             )
         else:
-            entries = _files_below(location, locations, set(), _Budget(location)) if entry.is_folder else [entry]
+            entries = _files_below(location, locations, set(), _Budget(location))
         files = list(islice(entries, MAX_FILES + 1))
+        refuse_tables([file.location for file in files] or [location.child("file")], locations)
+    if by_ending:
+        files = [file for file in files if not is_about_data(file.name)] or files
     return sorted(_counted(files, location), key=lambda file: natural_key(file.location.path))
 
 
@@ -140,7 +155,7 @@ def _numbers(part: str) -> list[str | int]:
 def _expand(location: Location, locations: Locations) -> Iterator[Entry]:
     """Yield what a glob matches: `*`, `?`, `[…]` within a name, `**` for any number of folders."""
     parts = location.path.split("/")
-    first = next(place for place, part in enumerate(parts) if _MAGIC.search(part))
+    first = _first_pattern(location, parts)
     base = at(location, "/".join(parts[:first]) or "/")
     if base.is_local and not Path(base.path).is_dir():  # a bucket has no folders, only keys
         raise InvalidSource(
@@ -148,7 +163,17 @@ def _expand(location: Location, locations: Locations) -> Iterator[Entry]:
             hint="Check the path; it must be one that the service can see, not only your own machine.",
             file=location.uri,
         )
-    return _Expansion(location, locations, _without_repeats(parts[first:])).entries(base)
+    patterns = [_without_repeats(one.split("/")) for one in braces("/".join(parts[first:]))]
+    return (entry for one in patterns for entry in _Expansion(location, locations, one).entries(base))
+
+
+def _first_pattern(location: Location, parts: list[str]) -> int:
+    """Return which part of a path is the first pattern: a folder whose own name has such marks is itself."""
+    first = next(place for place, part in enumerate(parts) if _MAGIC.search(part))
+    while location.is_local and first < len(parts) - 1 and Path("/".join(parts[: first + 1])).is_dir():
+        later = (place for place in range(first + 1, len(parts)) if _MAGIC.search(parts[place]))
+        first = next(later, len(parts) - 1)
+    return first
 
 
 def _without_repeats(parts: list[str]) -> tuple[str, ...]:
@@ -321,9 +346,9 @@ def _is_hidden(name: str) -> bool:
 
 
 def _format_of(uri: str, asked: SourceFormat | None) -> tuple[SourceFormat, Codec | None]:
-    name = PurePosixPath(uri.lower())
-    codec = None if asked == "binary" else _CODECS.get(name.suffix)
-    ending = name.suffix if codec is None else PurePosixPath(name.stem).suffix
+    ending, codec = _ending(uri)
+    if asked == "binary":
+        codec = None
     kind = asked or _ENDINGS.get(ending)
     if kind is None:
         raise InvalidSource(
@@ -338,6 +363,13 @@ def _format_of(uri: str, asked: SourceFormat | None) -> tuple[SourceFormat, Code
             file=uri,
         )
     return kind, codec
+
+
+def _ending(uri: str) -> tuple[str, Codec | None]:
+    """Return the ending that gives a file's format, and how it is packed."""
+    name = PurePosixPath(uri.lower())
+    codec = _CODECS.get(name.suffix)
+    return (name.suffix if codec is None else PurePosixPath(name.stem).suffix), codec
 
 
 def _ending_hint(ending: str) -> str:

@@ -27,6 +27,10 @@ _FINAL_ERRNOS = frozenset(
 )
 
 
+class UnreadableFile(InvalidSource):
+    """What is in a file cannot be read, now or later; the file has not changed."""
+
+
 class SourceFiles:
     """The files of a described source. Safe to use from several threads."""
 
@@ -113,9 +117,14 @@ def changed(uri: str, how: str) -> InvalidSource:
     )
 
 
-def unreadable(uri: str, reason: str, hint: str = "") -> InvalidSource:
+def unreadable(uri: str, reason: str, hint: str = "") -> UnreadableFile:
     """Make the error for a file whose content is not what its format says."""
-    return InvalidSource(f"{uri} cannot be read: {reason.rstrip('.')}.", hint=hint or _hint(reason), file=uri)
+    return UnreadableFile(f"{uri} cannot be read: {reason.rstrip('.')}.", hint=hint or _hint(reason), file=uri)
+
+
+def fault_of(error: UnreadableFile) -> str:
+    """Return why a file cannot be read, without its name: it is beside it."""
+    return error.message.removeprefix(f"{error.details.get('file')}").lstrip(", :").rstrip(".")
 
 
 _observers: list[Callable[[str, bool], None]] = []

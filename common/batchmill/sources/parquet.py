@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     from batchmill.sources.opening import SourceFiles
 
+INT96_UNIT = "us"
+"""Of timestamps of the old form: nanoseconds would wrap years before 1678 and after 2261 around."""
+
 _MAX_DECODERS = 3  # a source
 _BATCH_BYTES = 1 * 1024 * 1024
 _BATCH_ROWS = 64 * 1024
@@ -41,7 +44,24 @@ class OpenFile:
     def reader(self) -> pq.ParquetFile:
         """Open a reader for one caller. It reads a local file as needed, a remote one in one request."""
         buffer = 0 if self.remote else _BUFFER_BYTES
-        return pq.ParquetFile(self.file, metadata=self.footer, pre_buffer=self.remote, buffer_size=buffer)
+        return pq.ParquetFile(
+            self.file,
+            metadata=self.footer,
+            pre_buffer=self.remote,
+            buffer_size=buffer,
+            coerce_int96_timestamp_unit=INT96_UNIT,
+        )
+
+
+def group_rows(footer: pq.FileMetaData) -> list[int]:
+    """Return the rows of each row group: what the file holds, whatever the footer says of the sum.
+
+    Raises `pa.ArrowInvalid` for a number below 0.
+    """
+    rows = [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
+    if any(count < 0 for count in rows):
+        raise pa.ArrowInvalid(f"a row group has {min(rows)} rows")
+    return rows
 
 
 class ParquetReader(GroupReader):
@@ -57,7 +77,7 @@ class ParquetReader(GroupReader):
         """Read where the file's row groups end; their bytes are those of the source's columns, decompressed."""
         footer = pq.read_metadata(self._files.open(index))
         groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
-        return Groups.of([group.num_rows for group in groups], [self._bytes(group) for group in groups])
+        return Groups.of(group_rows(footer), [self._bytes(group) for group in groups])
 
     def read(self, index: int, start: int, stop: int) -> pa.Table:
         """Read complete groups at once, parts of groups through a decoder that is kept."""

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _NEWLINE = 10
-_QUOTE = 34
-_BEFORE_A_VALUE = (ord(","), ord("\n"), ord("\r"))
-_BEFORE_AN_OPENING = np.isin(np.arange(256), (*_BEFORE_A_VALUE, _QUOTE))
+_RETURN = 13
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +36,14 @@ class Layout:
     """How a text is cut into records."""
 
     blanks: bytes = b""  # a record of these bytes only is no row; empty: every record is one
-    quotes: bool = False  # whether newlines between double quotes are part of a value (CSV)
+    quotes: bool = False  # whether newlines between quotes are part of a value (CSV)
+    quote: int = ord('"')  # these are bytes
+    delimiter: int = ord(",")
+    escape: int | None = None  # the byte after it has no meaning of its own
+
+    def before_a_value(self) -> tuple[int, ...]:
+        """Return the bytes behind which a value begins, and before which one ends."""
+        return (self.delimiter, _NEWLINE, _RETURN)
 
 
 class RecordScanner:
@@ -48,8 +53,11 @@ class RecordScanner:
         self.end = offset  # how far the text was scanned
         self.started = offset  # where the record that has not ended yet begins
         self.is_quoted = False  # whether a quoted value has not ended yet
+        self._layout = layout
         self._blanks = layout.blanks
         self._quotes = layout.quotes
+        self._before_an_opening = np.isin(np.arange(256), (*layout.before_a_value(), layout.quote))
+        self._is_escaped = False  # whether the byte before the block takes the meaning of the block's first
         self._lines = 0  # of the record that has not ended yet
         self._is_blank = True  # whether it is blank so far
         self._previous = _NEWLINE  # the byte before the block; 0 for a quote that closes nothing
@@ -58,11 +66,11 @@ class RecordScanner:
         """Find the records that end in the next block of the text."""
         data = np.frombuffer(block, np.uint8)
         breaks = np.flatnonzero(data == _NEWLINE)
-        last = self._record_breaks(data, breaks) if self._quotes else breaks
+        last = self._record_breaks(data, breaks) if self._quotes or self._layout.escape is not None else breaks
         stops = last + 1
         blank = self._blank(data, stops)
         lines = self._lines + (
-            np.searchsorted(breaks, last, side="right") if self._quotes else np.arange(1, len(stops) + 1)
+            np.searchsorted(breaks, last, side="right") if len(last) < len(breaks) else np.arange(1, len(stops) + 1)
         )
         records = Records(self.end + stops, np.cumsum(~blank), lines)
         self._keep_open(data, len(breaks), records)
@@ -104,8 +112,12 @@ class RecordScanner:
         return not data.tobytes().strip(self._blanks) if len(data) and data[0] <= ord(" ") else not len(data)
 
     def _record_breaks(self, data: NDArray[np.uint8], breaks: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Find the newlines that end a record, of a format with quotes."""
-        toggles = self._quote_toggles(data)
+        """Find the newlines that end a record, of a format with quotes or an escape."""
+        escaped = self._escaped(data)
+        breaks = np.setdiff1d(breaks, escaped, assume_unique=True)
+        if not self._quotes:
+            return breaks
+        toggles = self._quote_toggles(data, escaped)
         if len(toggles):
             behind = np.searchsorted(toggles, breaks) + int(self.is_quoted)
             ending: NDArray[np.int64] = breaks[behind % 2 == 0]
@@ -114,30 +126,57 @@ class RecordScanner:
         self.is_quoted = (len(toggles) + int(self.is_quoted)) % 2 == 1
         if len(data):
             closing = len(toggles) > 0 and toggles[-1] == len(data) - 1
-            self._previous = 0 if data[-1] == _QUOTE and not closing else int(data[-1])
+            self._previous = 0 if data[-1] == self._layout.quote and not closing else int(data[-1])
         return ending
 
-    def _quote_toggles(self, data: NDArray[np.uint8]) -> NDArray[np.int64]:
+    def _escaped(self, data: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Find the bytes that an escape before them takes the meaning of."""
+        if self._layout.escape is None or not len(data):
+            return np.empty(0, np.int64)
+        is_escape = np.concatenate(([self._is_escaped], data == self._layout.escape, [False]))
+        if self._is_escaped and is_escape[1]:
+            is_escape[:2] = False, False  # the two belong together
+        edges = np.flatnonzero(np.diff(is_escape.astype(np.int8), prepend=0))
+        starts, stops = edges[::2], edges[1::2]  # of runs of escapes; each but the first escapes the one after it
+        behind = stops[(stops - starts) % 2 == 1] - 1
+        self._is_escaped = bool(len(behind)) and int(behind[-1]) == len(data)
+        found: NDArray[np.int64] = behind[behind < len(data)]
+        return found
+
+    def _quote_toggles(self, data: NDArray[np.uint8], escaped: NDArray[np.int64]) -> NDArray[np.int64]:
         """Find the quotes that open or close a quoted value; a doubled quote inside one does both."""
-        quotes = np.flatnonzero(data == _QUOTE)
+        quotes = np.flatnonzero(data == self._layout.quote)
+        if len(escaped):
+            quotes = np.setdiff1d(quotes, escaped, assume_unique=True)
         opening = quotes[int(self.is_quoted) :: 2]
         before = data[opening - 1]
         if len(opening) and opening[0] == 0:
             before[0] = self._previous
-        if _BEFORE_AN_OPENING[before].all():
+        if self._before_an_opening[before].all():
             return quotes
         return self._examine_quotes(data, quotes)
 
     def _examine_quotes(self, data: NDArray[np.uint8], quotes: NDArray[np.int64]) -> NDArray[np.int64]:
         toggles = []
         is_quoted = self.is_quoted
-        closed = -1 if self._previous == _QUOTE else -2  # where a quoted value ended last
+        closed = -1 if self._previous == self._layout.quote else -2  # where a quoted value ended last
         for quote in quotes.tolist():
             before = data[quote - 1] if quote else self._previous
             if is_quoted:
                 closed = quote
-            elif before not in _BEFORE_A_VALUE and closed != quote - 1:
+            elif before not in self._layout.before_a_value() and closed != quote - 1:
                 continue
             toggles.append(quote)
             is_quoted = not is_quoted
         return np.array(toggles, np.int64)
+
+
+def has_text_behind_a_quote(text: pa.Buffer, layout: Layout) -> bool:
+    """Whether a value of these complete records continues behind the quote that closes it."""
+    data = np.frombuffer(text, np.uint8)
+    scanner = RecordScanner(layout)
+    escaped = scanner._escaped(data)  # noqa: SLF001
+    toggles = scanner._quote_toggles(data, escaped)  # noqa: SLF001
+    behind = toggles[1::2] + 1
+    after = data[behind[behind < len(data)]]
+    return not bool(scanner._before_an_opening[after].all())  # noqa: SLF001

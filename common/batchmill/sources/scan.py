@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from batchmill.sources.bad_rows import infer_good_rows
 from batchmill.sources.faults import RecordBlock, broken_while_scanned
 from batchmill.sources.lines import begin
+from batchmill.sources.opening import UnreadableFile
 from batchmill.sources.schemas import refuse_too_many
 from batchmill.sources.text_ranges import ALL_ROWS, Blocks
 
@@ -34,6 +36,7 @@ class Scan:
     bytes: int  # of text
     stored: int  # of the file
     is_whole: bool
+    fault: UnreadableFile | None = None  # that ends it early; it counts as a row
 
 
 def scan_limit(entry: SourceFile, total: int, files: int) -> int:
@@ -44,41 +47,57 @@ def scan_limit(entry: SourceFile, total: int, files: int) -> int:
     return head if entry.codec is None else MAX_EXPANSION * head  # its ratio of compression shows only after a while
 
 
-def scan_file(
-    location: Location, entry: SourceFile, line_format: LineFormat, limit: int, known: pa.Schema | None = None
-) -> Scan:
-    """Read a file up to about `limit` bytes of text, a range at a time, and unite the schemas of its rows.
+@dataclass(frozen=True, slots=True)
+class ScanTask:
+    """How to scan the files of a source. keeps_bad_rows: pass over the types of rows that cannot be read."""
 
-    known: a schema that its rows must go with. Raises `InvalidSource` naming the first line that does not parse,
-    or whose types do not go with those before.
-    """
-    reader = begin(Blocks(location, entry.size, entry.codec), line_format, keep=True)
-    try:
-        return _scan(reader, location.uri, line_format, limit, known)
-    finally:
-        reader.close()
+    line_format: LineFormat
+    keeps_bad_rows: bool = False
 
+    def scan(self, location: Location, entry: SourceFile, limit: int, known: pa.Schema | None = None) -> Scan:
+        """Read a file up to about `limit` bytes of text, a range at a time, and unite the schemas of its rows.
 
-def _scan(reader: TextRangeReader, uri: str, line_format: LineFormat, limit: int, known: pa.Schema | None) -> Scan:
-    rows = size = 0
-    schema = known
-    more = reader.skip_to_row()
-    while more and (taken := reader.take(ALL_ROWS, min(_RANGE_BYTES, limit - size), at_least_one=True)):
-        schema = _united(schema, taken, uri, line_format)
-        refuse_too_many(schema.names, uri)
-        rows += taken.rows
-        size += taken.stop - taken.start
-        more = reader.skip_to_row()
-        if size >= limit:
-            break
-    return Scan(schema, rows, size, reader.stored, is_whole=not more)
+        known: a schema that its rows must go with. Raises `InvalidSource` naming the first line that does not parse,
+        or whose types do not go with those before.
+        """
+        try:
+            reader = begin(Blocks(location, entry.size, entry.codec), self.line_format, keep=True)
+        except UnreadableFile as fault:
+            if not self.keeps_bad_rows:
+                raise
+            return Scan(known, 1, 0, 0, is_whole=True, fault=fault)
+        try:
+            return self._scan(reader, location.uri, limit, known)
+        finally:
+            reader.close()
 
+    def _scan(self, reader: TextRangeReader, uri: str, limit: int, known: pa.Schema | None) -> Scan:
+        rows = size = 0
+        schema = known
+        more = True
+        try:
+            more = reader.skip_to_row()
+            while more and (taken := reader.take(ALL_ROWS, min(_RANGE_BYTES, limit - size), at_least_one=True)):
+                schema = self._united(schema, taken, uri)
+                refuse_too_many(schema.names if schema is not None else (), uri)
+                rows += taken.rows
+                size += taken.stop - taken.start
+                more = reader.skip_to_row()
+                if size >= limit:
+                    break
+        except UnreadableFile as fault:
+            if not self.keeps_bad_rows:
+                raise
+            return Scan(schema, rows + 1, size, reader.stored, is_whole=True, fault=fault)
+        return Scan(schema, rows, size, reader.stored, is_whole=not more)
 
-def _united(known: pa.Schema | None, taken: TextRange, uri: str, line_format: LineFormat) -> pa.Schema:
-    data = taken.joined()
-    try:
-        found = line_format.infer(data, taken.rows)
-        return found if known is None else line_format.unite(known, found)
-    except ValueError as error:
-        block = RecordBlock(uri, taken.line, taken.rows, data)
-        raise broken_while_scanned(block, line_format, known, error) from error
+    def _united(self, known: pa.Schema | None, taken: TextRange, uri: str) -> pa.Schema | None:
+        data = taken.joined()
+        try:
+            found = self.line_format.infer(data, taken.rows)
+            return found if known is None else self.line_format.unite(known, found)
+        except ValueError as error:
+            block = RecordBlock(uri, taken.line, taken.rows, data)
+            if self.keeps_bad_rows:
+                return infer_good_rows(block, self.line_format, known)
+            raise broken_while_scanned(block, self.line_format, known, error) from error

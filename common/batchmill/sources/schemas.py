@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from batchmill.errors import InvalidSource, did_you_mean
+from batchmill.sources.widening import wider
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,6 +47,10 @@ def refuse_doubles(names: Sequence[str], file: str) -> None:
     """Raise `InvalidSource` if a column name is there twice, or there are too many."""
     refuse_too_many(names, file)
     double = next((name for name, count in Counter(names).items() if count > 1), None)
+    if double == "":
+        raise InvalidSource(
+            f"{file} has more than one column without a name.", hint="Give each column a name.", file=file, column=""
+        )
     if double is not None:
         raise InvalidSource(
             f"{file} has two columns called {double!r}.", hint="Rename one of them.", file=file, column=double
@@ -65,7 +70,7 @@ def select(schema: pa.Schema, columns: Sequence[str] | None, file: str) -> pa.Sc
 
 
 def unite(left: pa.Schema, right: pa.Schema) -> pa.Schema:
-    """Return the schema that holds the rows of both: all columns of either; nulls and integers give way.
+    """Return the schema that holds the rows of both: all columns of either, of the type that `unite_types` gives.
 
     Raises `SchemaConflictError` where two types have nothing in common.
     """
@@ -78,37 +83,32 @@ def unite(left: pa.Schema, right: pa.Schema) -> pa.Schema:
 
 def unite_types(left: pa.Field, right: pa.Field) -> pa.DataType:
     """Unite the types of two columns of one name. Raises `SchemaConflictError` if there is none."""
-    if left.type == right.type:
-        return left.type
-    try:
-        both = pa.unify_schemas([pa.schema([left]), pa.schema([right])], promote_options="permissive")
-    except pa.ArrowException:
-        raise SchemaConflictError(left.name, left.type, right.type) from None
-    return both.field(0).type
+    united = wider(left.type, right.type)
+    if united is None:
+        raise SchemaConflictError(left.name, left.type, right.type)
+    return united
 
 
 def agree(left: pa.Schema, right: pa.Schema) -> pa.Schema:
-    """Return the one schema of two files that state their types: the same columns and types; a null column gives way.
+    """Return the one schema of two files that state their types: the same columns, types that widen.
 
-    Raises `SchemaConflictError` for a column that one of them lacks or has another type for.
+    Raises `SchemaConflictError` for a column that one of them lacks, or whose types have nothing in common.
     """
     for missing, there in ((right, left), (left, right)):
         for field in there:
             if field.name not in missing.names:
                 found = (field.type, None) if missing is right else (pa.null(), field.type)
                 raise SchemaConflictError(field.name, *found)
-    return pa.schema([pa.field(field.name, _same_type(field, right.field(field.name))) for field in left])
-
-
-def _same_type(left: pa.Field, right: pa.Field) -> pa.DataType:
-    if left.type == right.type or pa.types.is_null(right.type):
-        return left.type
-    if pa.types.is_null(left.type):
-        return right.type
-    raise SchemaConflictError(left.name, left.type, right.type)
+    return unite(left, right)
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Return a table with exactly this schema. Raises `ValueError` for a value that does not fit its column's type."""
+    """Return a table with exactly this schema; a column that it lacks is null.
+
+    Raises `ValueError` for a value that does not fit its column's type.
+    """
+    for field in schema:
+        if field.name not in table.schema.names:
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
     table = table.select(schema.names)
     return table if table.schema.equals(schema, check_metadata=True) else table.cast(schema)

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from batchmill.errors import InvalidSource
-from batchmill.sources.opening import changed, open_file, reading
+from batchmill.sources.opening import UnreadableFile, changed, open_file, reading
 from batchmill.sources.records import Records, RecordScanner
 
 if TYPE_CHECKING:
@@ -115,6 +114,7 @@ class TextRangeReader:
         self._records = _NO_RECORDS
         self._place = 0  # of the next one among the records
         self._at_end = False
+        self._fault: UnreadableFile | None = None  # what is behind the records that are loaded
         self._scan(first)
 
     @property
@@ -140,9 +140,10 @@ class TextRangeReader:
         """Take the next rows, at most `max_rows` in at most `max_bytes`; None if not even one fits.
 
         at_least_one: take the first record, however long it is.
+        Raises `UnreadableFile` where no more rows can be read; the rows before that place are returned first.
         """
         start, line, rows = self.offset, self.line, 0
-        while rows < max_rows and self._load():
+        while rows < max_rows and self._load_behind(start):
             count = self._fitting(max_rows - rows, start + max_bytes)
             if at_least_one and self.offset == start:
                 count = max(count, 1)
@@ -180,8 +181,20 @@ class TextRangeReader:
     def _before(self, sums: Any) -> int:
         return int(sums[self._place - 1]) if self._place else 0
 
+    def _load_behind(self, start: int) -> bool:
+        """Load as `_load` does; False also where nothing can be read, if there are rows before that."""
+        try:
+            return self._load()
+        except UnreadableFile as fault:
+            if self.offset == start:
+                raise
+            self._fault = fault
+            return False
+
     def _load(self) -> bool:
         """Have at least one record loaded; False at the end of the text."""
+        if self._fault is not None:
+            raise self._fault
         while self._place >= len(self._records.ends):
             if self._at_end:
                 return False
@@ -191,7 +204,7 @@ class TextRangeReader:
     def _scan(self, block: pa.Buffer) -> None:
         if self._keep:
             self._kept.append((self._scanner.end, block))
-        self._place = 0
+        self._place, self._records = 0, _NO_RECORDS
         if block.size:
             self._records = self._scanner.scan(block)
             self._refuse_endless_row()
@@ -210,9 +223,9 @@ class TextRangeReader:
             )
             raise self._broken(f"the row is longer than {MAX_ROW_BYTES // 2**20} MiB", hint)
 
-    def _broken(self, what: str, hint: str) -> InvalidSource:
+    def _broken(self, what: str, hint: str) -> UnreadableFile:
         uri = self._blocks.location.uri
-        return InvalidSource(f"{uri}, line {self.line}: {what}.", hint=hint, file=uri, line=self.line)
+        return UnreadableFile(f"{uri}, line {self.line}: {what}.", hint=hint, file=uri, line=self.line)
 
     def _kept_text(self, start: int) -> tuple[pa.Buffer, ...]:
         blocks = []

@@ -14,18 +14,12 @@ from batchmill.ledger.jobs import Submission
 from batchmill.sources import InlineSource, SourceDescription
 from batchmill.workspace import stream_from_table, table_from_stream
 from batchmill_coordinator.admission.acceptance import accept, tenant_key
-from batchmill_coordinator.admission.column_checks import (
-    check_columns,
-    check_output_types,
-    missing_value,
-    required_columns,
-)
+from batchmill_coordinator.admission.column_checks import check_columns, check_output_types
 from batchmill_coordinator.admission.param_checks import check_cache, check_params
 from batchmill_coordinator.admission.request_rows import check_shape, table_from_json
 from batchmill_coordinator.admission.upload_parts import part_name
 from batchmill_coordinator.admission.uploads import Uploads
 from batchmill_coordinator.inspection.arrow_bounds import arrow_limits
-from batchmill_coordinator.inspection.tasks import find_missing
 from batchmill_coordinator.results.resumption import Order
 
 if TYPE_CHECKING:
@@ -39,9 +33,6 @@ if TYPE_CHECKING:
     from batchmill_coordinator.fleet.fleet_view import FleetView
     from batchmill_coordinator.inspection.inspector import Inspector
     from batchmill_coordinator.results.resumption import Resumption
-
-CHECKED_BYTES = 64 * 1024 * 1024
-"""Sources up to this size are looked through for missing values before the job is accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,26 +113,11 @@ class Admission:
             self._limits.check_columns(found.source.schema)
             check_columns(operator, found.spec.first, found.source.schema)
             check_output_types(found.spec, found.source.schema)
-            if found.nbytes <= CHECKED_BYTES:
-                self._check_values(job_id, operator, found)
             order = Order(found.spec, operator, found.inline, found.description)
             accepted_id, is_new = self._accept(job_id, request, found, order, digest, undo, tenant)
             if not is_new:
                 self._known(request, digest, tenant)
         return accepted_id, is_new
-
-    def _check_values(self, job_id: str, operator: OperatorInfo, found: _Input) -> None:
-        columns = [
-            name for name in required_columns(operator, found.spec.first.params) if name in found.source.schema.names
-        ]
-        if not columns:
-            return
-        if found.description is None:
-            missing = find_missing(found.source, columns)
-        else:
-            missing = self._inspector.find_missing(job_id, found.description, columns)
-        if missing is not None:
-            raise missing_value(operator, *missing)
 
     def _known(self, request: JobRequest, digest: str, tenant: str) -> str | None:
         """The job that was accepted under the request's key, or None. Raises `Conflict` if it was another request."""

@@ -63,13 +63,3 @@ def check_output_types(spec: JobSpec, schema: pa.Schema) -> None:
         return
     names = carried_through(spec, schema.names)
     part_format(spec.output.format).check(pa.schema([schema.field(name) for name in names]))
-
-
-def missing_value(operator: OperatorInfo, row: int, column: str) -> InvalidRows:
-    """The error for a row that has no value in a column that its operator requires."""
-    return InvalidRows(
-        f"row {row} has no value in the column {column!r}, which operator {operator.name!r} requires.",
-        hint="Give every row a value, or leave such rows out.",
-        column=column,
-        row=row,
-    )

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from batchmill.dead_letters import BAD_LINE
 from batchmill.errors import Conflict, InvalidRequest
 from batchmill.job import UploadSource, new_id
 from batchmill.ledger.jobs import Submission
@@ -94,7 +95,10 @@ class Replays:
         )
 
     def _chosen(self, record: JobRecord, request: ReplayRequest) -> Iterator[DeadRows]:
-        """The rows to run again, a shard at a time, in input order."""
+        """The rows to run again, a shard at a time, in input order.
+
+        A line that could not be read has no values: it is run again only with an edit.
+        """
         edits: Mapping[int, RowEdit] = {edit.index: edit for edit in request.edits}
         only_edits = bool(edits) and request.indices is None and request.error_type is None
         choice = DeadRowFilter(() if only_edits else request.indices, request.error_type)
@@ -103,7 +107,8 @@ class Replays:
             if shard.plan:
                 continue  # it was cut short: which of its rows have results is not known any more
             dead = self._dead_rows.read(record.id, shard)
-            wanted = choice.among(dead) | (edits.keys() & {letter.index for letter in dead.letters})
+            unread = {letter.index for letter in dead.letters if letter.error_type == BAD_LINE} - edits.keys()
+            wanted = (choice.among(dead) - unread) | (edits.keys() & {letter.index for letter in dead.letters})
             if wanted:
                 yield edited(dead.select(wanted), edits)
 

@@ -44,13 +44,6 @@ class Inspector:
             answer = self._pool.call(Task.DESCRIBE_UPLOAD, {"upload": source.upload, "parts": source.parts})
         return SourceDescription.from_json(answer.data)
 
-    def find_missing(self, job_id: str, description: SourceDescription, columns: list[str]) -> tuple[int, str] | None:
-        """Return the first row that has no value in one of the columns, and that column; None if all have one."""
-        with _blaming("the source"):
-            answer = self._pool.call(Task.FIND_MISSING, {"job": job_id, "columns": columns}, description.to_json())
-        found = answer.value["found"]
-        return None if found is None else (int(found[0]), str(found[1]))
-
     def check_part(self, path: str, number: int) -> None:
         """Check an uploaded Arrow IPC file. Raises `InvalidRows` or `PayloadTooLarge`."""
         with _blaming(f"part {number}"):

@@ -7,13 +7,12 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, assert_never
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from batchmill.caches import Lru
 from batchmill.errors import InvalidRows
 from batchmill.job import FileSource
 from batchmill.shard import Slice
-from batchmill.sources import SourceDescription, describe, describe_upload
+from batchmill.sources import describe, describe_upload
 from batchmill.sources.base import End, InputSplit, NotYet
 from batchmill.workspace import Workspace, stream_from_table
 from batchmill_coordinator.inspection.arrow_bounds import arrow_limits, check_file, table_from_base64
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from batchmill.sources.base import Source, Splitter
 
 MAX_OPEN_SOURCES = 16
-WALK_ROWS = 65_536
-WALK_BYTES = 16 * 1024 * 1024
 
 
 class Task(StrEnum):
@@ -33,7 +30,6 @@ class Task(StrEnum):
 
     DESCRIBE = "describe"
     DESCRIBE_UPLOAD = "describe_upload"
-    FIND_MISSING = "find_missing"
     CHECK_PART = "check_part"
     READ_ROWS = "read_rows"
     SPLIT = "split"
@@ -64,8 +60,6 @@ class Tasks:
                 return Message({}, describe(source, self._workspace.locations).to_json())
             case Task.DESCRIBE_UPLOAD:
                 return Message({}, describe_upload(self._workspace.blobs, value["upload"], value["parts"]).to_json())
-            case Task.FIND_MISSING:
-                return self._find_missing(value, asked.data)
             case Task.CHECK_PART:
                 self._check_part(value["path"], value["number"])
                 return Message({})
@@ -89,11 +83,6 @@ class Tasks:
                 hint="Write it with pyarrow.ipc.new_file.",
                 part=number,
             ) from error
-
-    def _find_missing(self, value: dict[str, Any], description: bytes) -> Message:
-        source = self._workspace.open_described(value["job"], SourceDescription.from_json(description))
-        found = find_missing(source, value["columns"])
-        return Message({"found": found})
 
     def _split(self, value: dict[str, Any]) -> Message:
         """Split off the next rows at a cursor: {"split": [slices, rows, bytes, cursor]}, or {"at_end": …}."""
@@ -122,23 +111,6 @@ class Tasks:
                 return Message({"at_end": True})
             case never:
                 assert_never(never)
-
-
-def find_missing(source: Source, columns: list[str]) -> tuple[int, str] | None:
-    """Return the first row of a source that has no value in one of the columns, and that column; None if there is none.
-
-    The values of these columns are checked on the way: damaged ones raise `InvalidSource`.
-    """
-    first_row = 0
-    with source.splitter() as splitter:
-        for split in splitter.available(WALK_ROWS, WALK_BYTES):
-            table = source.read(split.slices)
-            for column in columns:
-                values = table[column]
-                if values.null_count:
-                    return first_row + int(pc.index(values.is_null(), True).as_py()), column
-            first_row += split.rows
-    return None
 
 
 def _fields(one: Slice) -> list[Any]:

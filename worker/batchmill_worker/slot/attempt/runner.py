@@ -15,6 +15,7 @@ from batchmill.errors import (
     BatchmillError,
     InvalidOutput,
     InvalidParams,
+    InvalidRows,
     InvalidSource,
     NotFound,
     ServiceUnavailable,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HOPELESS = (InvalidSource, InvalidParams, InvalidOutput, NotFound, UnknownOperator)
+HOPELESS = (InvalidSource, InvalidRows, InvalidParams, InvalidOutput, NotFound, UnknownOperator)
 """Errors that another attempt would meet again."""
 
 

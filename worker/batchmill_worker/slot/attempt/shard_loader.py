@@ -61,25 +61,25 @@ class ShardLoader:
         self._clock = clock
 
     def load(self, claim: Claim) -> LoadedShard:
-        """Read the rows of a shard that no earlier attempt has settled; those that cannot be used are settled as dead.
+        """Read the rows of a shard that no earlier attempt has settled. Rows that cannot be used are settled as dead.
 
-        Raises `UnknownOperator`, `NotFound`, `InvalidSource` or `StorageError`, or `ServiceUnavailable` if the job has
-        to be read from the ledger.
+        Raises `InvalidRows` for a row without a required value, if the job is to fail then. Raises `UnknownOperator`,
+        `NotFound`, `InvalidSource` or `StorageError`, or `ServiceUnavailable` if the ledger is needed and away.
         """
         shard = claim.shard
         with self._trace.span(Phase.LOAD, shard=shard.ref.attempt_key):
             files = self._job_files.of(claim)
+            before = self._checkpoint(shard)
+            stage = files.spec.stages[shard.stage]
+            definition = self._definition(stage.operator)
             found = files.source.read_with_faults(shard.slices)
             table = found.table.slice(shard.skip, shard.rows)
-            operator = files.spec.stages[shard.stage].operator
-            unusable = unusable_rows(shard, found)
-            before = self._checkpoint(shard).with_unusable(
-                unusable, shard.stage, operator, self._worker, self._clock.wall()
-            )
+            unusable = unusable_rows(shard, found, definition.required_columns(stage.params), stage.on_null)
+            before = before.with_unusable(unusable, shard.stage, stage.operator, self._worker, self._clock.wall())
             pending = before.pending(shard)
             if before.is_begun:
                 table = table.take(pending - shard.first_row)
-        return LoadedShard(shard, files, self._definition(operator), before, pending, table)
+        return LoadedShard(shard, files, definition, before, pending, table)
 
     def _checkpoint(self, shard: Shard) -> ShardProgress:
         if not shard.checkpoint:

@@ -109,9 +109,9 @@ class ShardProgress:
         known = {letter.index for letter in self.dead}
         letters = [
             DeadLetter(
-                stage=stage,
                 index=row.index,
                 row=row.row,
+                stage=stage,
                 operator=operator,
                 error_type=row.error_type,
                 message=row.message,
