@@ -1,15 +1,25 @@
-"""How the types of a column widen when rows of several places are put together: always to one that loses nothing.
+"""The one rule for two types of a column, in inputs, results and outputs: the type that holds the values of both.
 
-Null gives way to any type, a number to a wider one, a list of one size to a list, a unit of time to a finer one; a
-struct gets the fields of both. A column never changes its kind: text stays text, and bytes stay bytes. Integers may
-become floats; values that a float cannot hold exactly are refused when the table is widened.
+A column never changes its kind: text stays text, and bytes stay bytes. A value that the wider type cannot hold after
+all, such as 2^53 + 1 among fractions, -1 beside uint64, or a time beyond the years of nanoseconds, is an error where it
+is read or written; it is never changed.
 """
 
 from __future__ import annotations
 
-import pyarrow as pa
+from typing import TYPE_CHECKING
 
-_types = pa.types
+import pyarrow as pa
+from pyarrow import types
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_UTC = frozenset({"UTC", "Etc/UTC", "Z", "+00:00", "-00:00"})
+_BITS = (8, 16, 32, 64)
+_SIGNED = dict(zip(_BITS, (pa.int8(), pa.int16(), pa.int32(), pa.int64()), strict=True))
+_UNSIGNED = dict(zip(_BITS, (pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()), strict=True))
+_UNITS = ("s", "ms", "us", "ns")
 
 
 class TypeConflictError(TypeError):
@@ -22,19 +32,16 @@ class TypeConflictError(TypeError):
         self.found = found
 
 
-def widen_types(known: pa.DataType, found: pa.DataType) -> pa.DataType | None:
-    """Return the type that holds the values of both, or None if one would change its kind."""
-    if known.equals(found):
-        return known
-    if _types.is_dictionary(known) or _types.is_dictionary(found):
-        return widen_types(_decoded(known), _decoded(found))
-    try:
-        schemas = [pa.schema([("", known)]), pa.schema([("", found)])]
-        widened = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
-    except pa.ArrowException:
-        return None
-    is_text_kept = max(_text_leaves(known), _text_leaves(found)) <= _text_leaves(widened)
-    return widened if is_text_kept else None
+def widen_types(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
+    """Return the type that holds the values of both, or None if there is none."""
+    if left.equals(right):
+        return left
+    for one, other in ((left, right), (right, left)):
+        if types.is_null(one):
+            return other
+        if types.is_dictionary(one):
+            return widen_types(one.value_type, other.value_type if types.is_dictionary(other) else other)
+    return next((found for rule in _RULES if (found := rule(left, right)) is not None), None)
 
 
 def widen_schemas(known: pa.Schema, found: pa.Schema) -> pa.Schema:
@@ -74,12 +81,121 @@ def _cast(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
         raise TypeConflictError(field.name, field.type, column.type, str(error).splitlines()[0]) from error
 
 
-def _decoded(kind: pa.DataType) -> pa.DataType:
-    return kind.value_type if _types.is_dictionary(kind) else kind
+def _numbers(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
+    kinds = (left, right)
+    if all(map(types.is_integer, kinds)):
+        return _integers(left, right)
+    if all(map(types.is_floating, kinds)):
+        return max(kinds, key=lambda kind: kind.bit_width)
+    if all(types.is_integer(kind) or types.is_floating(kind) for kind in kinds):
+        return pa.float64()
+    if all(types.is_decimal(kind) or types.is_integer(kind) for kind in kinds):
+        return _by_arrow(left, right)
+    return None
 
 
-def _text_leaves(kind: pa.DataType) -> int:
-    """Count the places in a type that hold text."""
-    if _types.is_nested(kind):
-        return sum(_text_leaves(kind.field(place).type) for place in range(kind.num_fields))
-    return int(_types.is_string(kind) or _types.is_large_string(kind))
+def _integers(left: pa.DataType, right: pa.DataType) -> pa.DataType:
+    signed, unsigned = (left, right) if types.is_signed_integer(left) else (right, left)
+    if types.is_signed_integer(unsigned) or types.is_unsigned_integer(signed):
+        return max(left, right, key=lambda kind: kind.bit_width)
+    if unsigned.bit_width == 64:
+        return _UNSIGNED[64]
+    return _SIGNED[max(signed.bit_width, 2 * unsigned.bit_width)]
+
+
+def _texts(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
+    for is_kind, small, large in (
+        (_is_text, pa.string(), pa.large_string()),
+        (_is_binary, pa.binary(), pa.large_binary()),
+    ):
+        if is_kind(left) and is_kind(right):
+            return large if large in (left, right) else small
+    return None
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    is_any_size = types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
+    return bool(is_any_size or types.is_fixed_size_binary(kind))
+
+
+def _times(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
+    kinds = (left, right)
+    if all(map(types.is_timestamp, kinds)):
+        zones = {"UTC" if kind.tz in _UTC else kind.tz for kind in kinds}
+        return pa.timestamp(_finer(left, right), zones.pop()) if len(zones) == 1 else None
+    if all(map(types.is_duration, kinds)):
+        return pa.duration(_finer(left, right))
+    if all(map(types.is_time, kinds)):
+        unit = _finer(left, right)
+        return pa.time64(unit) if unit in ("us", "ns") else pa.time32(unit)
+    return pa.date64() if all(map(types.is_date, kinds)) else None
+
+
+def _finer(left: pa.DataType, right: pa.DataType) -> str:
+    unit: str = max(left.unit, right.unit, key=_UNITS.index)
+    return unit
+
+
+def _lists(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
+    if not (_is_list(left) and _is_list(right)):
+        return None
+    value = widen_types(left.value_type, right.value_type)
+    if value is None:
+        return None
+    is_large = any(types.is_large_list(kind) or types.is_large_list_view(kind) for kind in (left, right))
+    return pa.large_list(value) if is_large else pa.list_(value)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return any(
+        is_kind(kind)
+        for is_kind in (
+            types.is_list,
+            types.is_large_list,
+            types.is_fixed_size_list,
+            types.is_list_view,
+            types.is_large_list_view,
+        )
+    )
+
+
+def _structs(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
+    if not (types.is_struct(left) and types.is_struct(right)):
+        return None
+    kinds = {field.name: field.type for field in left}
+    for field in right:
+        united = widen_types(kinds.get(field.name, field.type), field.type)
+        if united is None:
+            return None
+        kinds[field.name] = united
+    return pa.struct(list(kinds.items()))
+
+
+def _maps(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
+    if not (types.is_map(left) and types.is_map(right)):
+        return None
+    key, item = widen_types(left.key_type, right.key_type), widen_types(left.item_type, right.item_type)
+    return None if key is None or item is None else pa.map_(key, item)
+
+
+def _by_arrow(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
+    fields = [pa.schema([pa.field("value", kind)]) for kind in (left, right)]
+    try:
+        united: pa.DataType = pa.unify_schemas(fields, promote_options="permissive").field(0).type
+    except pa.ArrowException:
+        return None
+    return united
+
+
+_RULES: tuple[Callable[[pa.DataType, pa.DataType], pa.DataType | None], ...] = (
+    _numbers,
+    _texts,
+    _times,
+    _lists,
+    _structs,
+    _maps,
+)

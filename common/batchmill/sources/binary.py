@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from batchmill.dead_letters import TOO_LARGE
 from batchmill.shard import Slice
 from batchmill.sources.base import BadRow, End, InputSplit, NextSplit, RowCount, RowsRead, Source, Splitter
 from batchmill.sources.cursor import SourceCursor
@@ -31,7 +32,6 @@ SCHEMA = pa.schema(
     ]
 )
 BYTES = "bytes"
-TOO_LARGE = "too_large"
 _LOCAL_READERS = 4
 _REMOTE_READERS = 16  # they wait for the network
 
