@@ -49,7 +49,7 @@ CSV_FAULTS = [
     (b"1", "expected 2 values (id, text), got 1"),
     (b"1,x,y", "expected 2 values (id, text), got 3"),
     (b"1,\xff", "its byte 3, 0xff, is no UTF-8"),
-    (b"1,x\r2,y", "it contains a carriage return without a line feed"),
+    (b"1,x\r2,y", "it has a carriage return without a newline"),
 ]
 LATE_CSV_FAULTS = [
     (b"one,x", "column 'id' holds 'one' here, and int64 before"),
