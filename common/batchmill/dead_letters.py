@@ -55,6 +55,9 @@ WORKER_LOST = "WorkerLost"
 BAD_LINE = "BadLine"
 """The error type of a row that cannot be read from its file."""
 
+TOO_LARGE = "too_large"
+"""The error type of a row that is a file, and larger than its source allows."""
+
 MISSING_VALUE = "MissingValue"
 """The error type of a row without a value in a column that its operator requires."""
 

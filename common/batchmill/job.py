@@ -5,9 +5,10 @@ from __future__ import annotations
 import secrets
 import time
 from enum import StrEnum
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MAX_INLINE_BYTES = 64 * 1024
 """Rows of at most this many bytes (as an Arrow stream) are stored in the ledger; more in the blob store."""
@@ -20,8 +21,10 @@ DEFAULT_POOL = "default"
 DEFAULT_TENANT = "default"
 POOL_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 
-SourceFormat = Literal["parquet", "jsonl", "csv", "arrow", "text"]
-OutputFormat = Literal["parquet", "jsonl"]
+SourceFormat = Literal["parquet", "jsonl", "csv", "arrow", "text", "binary"]
+MAX_FILE_BYTES = 64 * 1024 * 1024
+OutputFormat = Literal["parquet", "jsonl", "arrow"]
+_FILE_ENDINGS: dict[str, OutputFormat] = {".parquet": "parquet", ".jsonl": "jsonl", ".arrow": "arrow"}
 Name = Annotated[str, Field(min_length=1, max_length=128)]
 
 
@@ -117,6 +120,7 @@ class FileSource(Frozen):
     hive_columns: bool = True  # whether folders named `column=value` give columns
     path_column: Name | None = None  # a column to add with the file that each row is from
     on_bad_line: Literal["fail", "dead"] = "fail"  # what becomes of a job, or a row, that cannot be read
+    max_file_bytes: int = Field(default=MAX_FILE_BYTES, ge=1, le=2**31 - 1)  # of `binary`: a larger file is a bad row
 
 
 class UploadSource(Frozen):
@@ -124,13 +128,34 @@ class UploadSource(Frozen):
 
     upload: str
     parts: int = Field(ge=0)
+    failed_before: bool = False  # of a replay: the rows are at fault, not the operator, if they all fail again
 
 
 class OutputSpec(Frozen):
-    """A folder for the results, as a path or URI the service can see."""
+    """A folder for the results, or one file if the path has a file's ending, as a path or URI the service can see."""
 
     path: str
     format: OutputFormat = "parquet"
+    """The format of the folder's files; that of one file follows from its ending."""
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the results become one file."""
+        return _format_by_ending(self.path) is not None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_format_from_ending(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict) or not isinstance(fields.get("path"), str):
+            return fields
+        by_ending = _format_by_ending(fields["path"])
+        if by_ending is not None and fields.get("format", by_ending) != by_ending:
+            raise ValueError(f"the path ends like a {by_ending} file, and the format is {fields['format']}")
+        return fields if by_ending is None else {**fields, "format": by_ending}
+
+
+def _format_by_ending(path: str) -> OutputFormat | None:
+    return _FILE_ENDINGS.get(PurePosixPath(path).suffix.lower())
 
 
 class RetryPolicy(Frozen):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from batchmill.job import JobSpec
 
 
@@ -20,3 +22,12 @@ def stages_of(spec: JobSpec) -> range:
 def last_stage(spec: JobSpec) -> int:
     """Return the number of the stage whose results are the job's."""
     return stages_of(spec)[-1]
+
+
+def carried_through(spec: JobSpec, columns: Sequence[str]) -> list[str]:
+    """Return which of the input's columns every stage carries, in the order in which the first one does."""
+    names = list(columns)
+    for stage in spec.stages:
+        if stage.carry is not None:
+            names = [name for name in stage.carry if name in names]
+    return names

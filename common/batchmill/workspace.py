@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from batchmill.sinks import kept_results, open_publisher, output_results
+from batchmill.sinks import kept_results, open_publisher, output_results, schema_log
 from batchmill.sources import InlineSource, SourceDescription, open_source
 from batchmill.stages import last_stage
 from batchmill.storage.blobs import BlobStore
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from batchmill.job import JobSpec
     from batchmill.settings import ServiceSettings
     from batchmill.shard import Slice
-    from batchmill.sinks import Publisher, ResultStore
+    from batchmill.sinks import Publisher, ResultStore, SchemaLog
     from batchmill.sources.base import Source
     from batchmill.storage.locations import Locations
 
@@ -83,12 +83,16 @@ class Workspace:
         outside the roots.
         """
         if spec.output is not None and stage == last_stage(spec):
-            return output_results(spec.output, job_id, self.locations)
+            return output_results(spec.output, job_id, self.locations, self.blobs)
         return kept_results(job_id, stage, self.blobs)
+
+    def schema_log(self, job_id: str) -> SchemaLog:
+        """Open the schema of a job's output."""
+        return schema_log(job_id, self.blobs)
 
     def open_publisher(self, job_id: str, spec: JobSpec) -> Publisher | None:
         """Open a job's output; None if its results stay in the service. Raises as `open_results` does."""
-        return None if spec.output is None else open_publisher(spec.output, job_id, self.locations)
+        return None if spec.output is None else open_publisher(spec.output, job_id, self.locations, self.blobs)
 
 
 def _description(job_id: str) -> str:

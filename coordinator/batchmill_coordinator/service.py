@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batchmill.clock import SystemClock
@@ -24,6 +25,8 @@ from batchmill_coordinator.metering.page import CoordinatorMetrics
 from batchmill_coordinator.results.closing import OutputCloser
 from batchmill_coordinator.results.dead_rows import DeadRowStore
 from batchmill_coordinator.results.merger import Merger
+from batchmill_coordinator.results.one_schema import OneSchema, schema_without_rows
+from batchmill_coordinator.results.pages import parse_cursor, read_page
 from batchmill_coordinator.results.resumption import Resumption
 from batchmill_coordinator.roles.clock_guard import ClockGuard
 from batchmill_coordinator.roles.deletion import delete_job
@@ -51,9 +54,11 @@ if TYPE_CHECKING:
     from batchmill.job import JobCost, JobStatus
     from batchmill.ledger import JobRecord
     from batchmill.settings import CoordinatorSettings
+    from batchmill.shard import ShardId
     from batchmill.sinks import ResultStore
     from batchmill.sources.base import Source
     from batchmill_coordinator.results.dead_rows import DeadRowFilter
+    from batchmill_coordinator.results.pages import ResultPage
     from batchmill_coordinator.roles.role import Role
 
 
@@ -105,6 +110,16 @@ class Service:
         self.hub.stop()
         self._publisher.close()
         self.ledger.close()
+
+    def results_page(self, record: JobRecord, start: ShardId) -> ResultPage:
+        """Read the page of a job's results that begins with the shard `start`.
+
+        The first page of a job without results has the schema that its input gives it.
+        """
+        page = read_page(self.ledger, record, self.results(record), start)
+        if page.at_end and not page.tables and start == parse_cursor(""):
+            return replace(page, schema_if_empty=schema_without_rows(self.ledger, self.workspace, record))
+        return page
 
     def results(self, record: JobRecord) -> ResultStore:
         """Open the store of a job's results: those of its last stage."""
@@ -159,8 +174,9 @@ class Service:
         ledger, fleet, blobs, counts = self.ledger, self.fleet, self.workspace.blobs, self.metrics.roles
         settings, clocks = self.settings, ClockGuard(ledger, self.clock, self.notices)
         settler = LostRowSettler(ledger, blobs, self._open_source, self.clock)
-        merger = Merger(ledger, self.workspace, self.dead_rows)
-        outputs = OutputCloser(ledger, self.workspace, merger, resumption, self.clock)
+        one_schema = OneSchema(ledger, self.workspace, self.dead_rows)
+        merger = Merger(ledger, self.workspace, self.dead_rows, one_schema)
+        outputs = OutputCloser(ledger, self.workspace, merger, resumption, one_schema, self.clock)
         return [
             Planner(ledger, fleet, self._open_source, resumption, settings),
             Dispatcher(ledger, fleet, self._publisher, counts),

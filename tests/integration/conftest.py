@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["operators_on_path"]
 
-OPERATORS = ("mill_operators", "tally_operators")
+OPERATORS = ("mill_operators", "tally_operators", "type_operators")
 
 
 @pytest.fixture(scope="session")

@@ -85,6 +85,19 @@ def test_a_folder_in_a_bucket_gives_all_rows_in_order(ending: str, bucket: objec
         assert found == ROWS
 
 
+def test_objects_are_rows_with_their_bytes(bucket: object, locations: Locations) -> None:
+    for number in range(30):
+        bucket.put_object(Key=f"in/{number}.pdf", Body=b"%PDF" + b"x" * number)
+    description = describe(FileSource(path="s3://rows/in", format="binary"), locations)
+    source = open_source(description, locations, BlobStore(locations.resolve("s3://rows/blobs")), "staged")
+    split = source.splitter().next_split(100, 1 << 30)
+    assert isinstance(split, InputSplit)
+    rows = source.read(split.slices).to_pylist()
+    assert [row["bytes"] for row in rows] == [b"%PDF" + b"x" * number for number in range(30)]
+    assert [row["path"] for row in rows] == [f"s3://rows/in/{number}.pdf" for number in range(30)]
+    assert all(row["modified_at"] is not None and row["size"] == len(row["bytes"]) for row in rows)
+
+
 def test_what_is_wrong_in_a_bucket_is_named(bucket: object, locations: Locations) -> None:
     bucket.put_object(Key="a.jsonl", Body=b'{"id": 1}\n{"id": "x"}\n')
     for path, message in (

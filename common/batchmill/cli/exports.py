@@ -10,13 +10,16 @@ from __future__ import annotations
 import base64
 import json
 from contextlib import closing, contextmanager
+from functools import reduce
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
+from batchmill.columns import TypeConflictError, values_of, widen_schemas, widen_table
 from batchmill.errors import InvalidOutput, StorageError
+from batchmill.sinks import part_format
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,9 +85,10 @@ class ColumnarFile:
 
     def write(self, page: ResultPage) -> None:
         """Add the rows of a page."""
-        table = page.table()
+        table = _without_dictionaries(page.table())
         if not table.num_columns:
             return
+        part_format(self._kind).check(table.schema)
         if self._schema is None or not self._schema.equals(table.schema):
             self._begin(table.schema)
         self._held.append(table)
@@ -128,11 +132,18 @@ class ColumnarFile:
     def _join(self) -> None:
         segments = list(self._segments)
         schemas = [schema for segment in segments for schema, _ in self._read(segment, schema_only=True)]
-        merged = pa.unify_schemas(schemas, promote_options="permissive")
+        try:
+            merged = reduce(widen_schemas, schemas)
+        except TypeConflictError as conflict:
+            raise InvalidOutput(
+                f"the results have no one schema: {conflict}.",
+                hint="Write them to a .jsonl file, or let the operator return one type for the column.",
+                column=conflict.column,
+            ) from conflict
         self._begin(merged)
         for segment in segments:
             for _, table in self._read(segment):
-                self._held.append(pa.concat_tables([merged.empty_table(), table], promote_options="permissive"))
+                self._held.append(table if table is None else widen_table(table, merged))
                 self._flush()
             segment.unlink()
         self._end()
@@ -171,7 +182,7 @@ class CsvFile:
                 f"the results change their columns from {self._names} to {table.column_names}, which CSV cannot hold.",
                 hint="Write them to a .parquet or .jsonl file.",
             )
-        flat = pa.table([_flat(column) for column in table.columns], names=table.column_names)
+        flat = _without_dictionaries(pa.table([_flat(column) for column in table.columns], names=table.column_names))
         pc.write_csv(flat, self._file, pc.WriteOptions(include_header=self._names is None))
         self._names = table.column_names
 
@@ -185,15 +196,27 @@ class CsvFile:
         self._file.close()
 
 
+def _without_dictionaries(table: pa.Table) -> pa.Table:
+    """The table with the values of its categories: pages have dictionaries of their own, and a file would need one."""
+    for place, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type):
+            table = table.set_column(place, field.name, table.column(place).cast(field.type.value_type))
+    return table
+
+
 def _flat(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if isinstance(column.type, pa.BaseExtensionType):
+        column = pa.chunked_array([chunk.storage for chunk in column.chunks], column.type.storage_type)
     kind = column.type
     if pa.types.is_nested(kind):
-        texts = [None if value is None else json.dumps(value, default=_json_value) for value in column.to_pylist()]
+        texts = [None if value is None else json.dumps(value, default=_json_value) for value in values_of(column)]
         return pa.chunked_array([pa.array(texts, pa.string())])
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
         codes = [None if value is None else base64.b64encode(value).decode() for value in column.to_pylist()]
         return pa.chunked_array([pa.array(codes, pa.string())])
-    return column.cast(kind.value_type) if pa.types.is_dictionary(kind) else column
+    if pa.types.is_float16(kind) or pa.types.is_duration(kind):
+        return column.cast(pa.float32() if pa.types.is_float16(kind) else pa.int64())
+    return column
 
 
 def _json_value(value: object) -> str:

@@ -65,6 +65,11 @@ _OPTIONS = (
         type=click.Choice(["fail", "dead"]),
         help="Whether a line that cannot be read fails the job or becomes a dead letter.  [default: fail]",
     ),
+    click.option(
+        "--max-file-bytes",
+        type=click.IntRange(1, 2**31 - 1),
+        help="With --format binary: a larger file becomes a dead letter.  [default: 64 MiB]",
+    ),
 )
 FIELDS = (
     "format",
@@ -78,6 +83,7 @@ FIELDS = (
     "no_hive_columns",
     "path_column",
     "on_bad_line",
+    "max_file_bytes",
 )
 
 
@@ -92,7 +98,8 @@ def source_fields(options: dict[str, Any]) -> dict[str, Any]:
     """Take the options out of all options of a command, and return the fields of a source that were given."""
     given = {name: options.pop(name) for name in FIELDS}
     fields = {name: given[name] for name in ("format", "columns", "json_text", "missing_columns", "path_column")}
-    fields |= {"on_bad_line": given["on_bad_line"], "schema": dict(given["schema"]) or None}
+    fields |= {name: given[name] for name in ("on_bad_line", "max_file_bytes")}
+    fields["schema"] = dict(given["schema"]) or None
     fields["hive_columns"] = False if given["no_hive_columns"] else None
     fields["csv"] = _dialect(given) or None
     return {name: value for name, value in fields.items() if value is not None}

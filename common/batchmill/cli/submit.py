@@ -102,10 +102,13 @@ class Deadline(click.ParamType[datetime | timedelta]):
     "--output",
     "-o",
     metavar="PATH",
-    help="A folder for the results, as a path or URI; without it the service keeps them.",
+    help="A folder for the results, or one file (.parquet, .jsonl, .arrow), as a path or URI; without it the service "
+    "keeps them.",
 )
 @click.option(
-    "--output-format", type=click.Choice(["parquet", "jsonl"]), help="The format of --output.  [default: parquet]"
+    "--output-format",
+    type=click.Choice(["parquet", "jsonl", "arrow"]),
+    help="The format of --output.  [default: parquet]",
 )
 @click.option("--carry", type=Names(), help="Input columns to pass through to the results.  [default: all]")
 @click.option("--name", help="A name for the job.")
@@ -298,7 +301,7 @@ def _job_options(flags: SubmitFlags) -> JobOptions:
     }
     return {
         "params": _file_params(flags["params_file"]) | _params(flags["params"]),
-        "output": {"path": output, "format": flags["output_format"] or "parquet"} if output else None,
+        "output": _output(output, flags["output_format"]) if output else None,
         "carry": flags["carry"],
         "name": flags["name"],
         "pool": flags["pool"],
@@ -311,6 +314,10 @@ def _job_options(flags: SubmitFlags) -> JobOptions:
         "budget": flags["budget"],
         "idempotency_key": flags["idempotency_key"],
     }
+
+
+def _output(path: str, form: str | None) -> dict[str, str]:
+    return {"path": path} if form is None else {"path": path, "format": form}
 
 
 def _params(pairs: tuple[tuple[str, Any], ...]) -> dict[str, Any]:

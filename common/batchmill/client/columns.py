@@ -7,6 +7,14 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from pyarrow import types as kinds
 
+from batchmill.columns import (
+    RESERVED_PREFIX,
+    ColumnTooLargeError,
+    UnsupportedColumnError,
+    carry,
+    reserved_column,
+    widen_types,
+)
 from batchmill.errors import InvalidRows
 
 if TYPE_CHECKING:
@@ -95,10 +103,10 @@ class ColumnTypes:
         Raises `InvalidRows`, naming row and column, for a value that does not match the rows before it.
         """
         self._check(table, first_row)
+        table = _carried(table, first_row)
         for field in table.schema:
-            found = _plain(field.type)
-            known = self._types.setdefault(field.name, found)
-            merged = _merged(known, found)
+            known = self._types.setdefault(field.name, field.type)
+            merged = widen_types(known, field.type)
             if merged is None:
                 raise self._type_error(table, field.name, first_row)
             self._types[field.name] = merged
@@ -112,6 +120,14 @@ class ColumnTypes:
         if len(set(names)) != len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise InvalidRows(f"two columns are called {twice!r}.", hint="Rename one of them.", column=twice)
+        reserved = reserved_column(names)
+        if reserved is not None:
+            raise InvalidRows(
+                f"row {first_row} has a column {reserved!r}: names that begin with {RESERVED_PREFIX!r} are reserved.",
+                hint="Rename it.",
+                row=first_row,
+                column=reserved,
+            )
         if not names and table.num_rows:
             raise InvalidRows(f"row {first_row} has no column, expected at least one.", row=first_row)
 
@@ -130,27 +146,16 @@ class ColumnTypes:
         return _mismatch(first_row + max(valid, 0), name, expected, str(column.type))
 
 
-def _plain(kind: pa.DataType) -> pa.DataType:
-    """Return the type to send: views become plain text and bytes, which can be sliced into parts."""
-    if kinds.is_string_view(kind):
-        return pa.large_string()
-    if kinds.is_binary_view(kind):
-        return pa.large_binary()
-    return kind
+def refused_column(error: UnsupportedColumnError, first_row: int) -> InvalidRows:
+    """The error for a column of a type that cannot be carried."""
+    return _mismatch(first_row, error.column, "a type that results can hold", str(error.kind))
 
 
-def _merged(known: pa.DataType, found: pa.DataType) -> pa.DataType | None:
-    """Return the type that can represent both, or None if one would change its kind."""
-    if known.equals(found):
-        return known
-    if _is_text(known) != _is_text(found) and not (kinds.is_null(known) or kinds.is_null(found)):
-        return None
+def _carried(table: pa.Table, first_row: int) -> pa.Table:
+    """The table in types that can be sent: what is encoded in a way that not every format has is decoded."""
     try:
-        schemas = [pa.schema([("", known)]), pa.schema([("", found)])]
-        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
-    except pa.ArrowException:
-        return None
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(kinds.is_string(kind) or kinds.is_large_string(kind))
+        return carry(table)
+    except UnsupportedColumnError as error:
+        raise refused_column(error, first_row) from error
+    except (ColumnTooLargeError, pa.ArrowException) as error:
+        raise InvalidRows(f"the rows from {first_row} on cannot be sent: {error}.", row=first_row) from error

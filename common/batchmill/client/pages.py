@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from batchmill.columns import TypeConflictError, rows_of, widen_schemas, widen_table
 from batchmill.errors import BatchmillError
 from batchmill.job import JobState
 
@@ -105,12 +107,23 @@ def _page(headers: Any, body: bytes) -> ResultPage:
 
 def dicts(table: pa.Table) -> Iterator[list[dict[str, Any]]]:
     """Yield the rows of a table as dicts, `DICT_ROWS` at a time."""
-    names = table.column_names
     for start in range(0, table.num_rows, DICT_ROWS):
-        columns = [column.to_pylist() for column in table.slice(start, DICT_ROWS).columns]
-        yield [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+        yield rows_of(table.slice(start, DICT_ROWS))
 
 
 def join(parts: list[pa.Table]) -> pa.Table:
-    """Join parts to one table, without a copy where their types agree; without parts, the empty table."""
-    return pa.concat_tables(parts, promote_options="permissive") if parts else pa.table({})
+    """Join parts to one table, without a copy where their types agree; without parts, the empty table.
+
+    Raises `BatchmillError` where a column changes its kind from part to part.
+    """
+    if not parts:
+        return pa.table({})
+    try:
+        schema = reduce(widen_schemas, (part.schema for part in parts))
+        return pa.concat_tables([widen_table(part, schema) for part in parts])
+    except TypeConflictError as conflict:
+        raise BatchmillError(
+            f"the results have no one schema: {conflict}.",
+            hint="Read them with results() or tables(), or let the operator return one type for the column.",
+            column=conflict.column,
+        ) from conflict

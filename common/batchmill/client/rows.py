@@ -17,7 +17,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from batchmill.client.columns import ColumnTypes, rows_to_table
+from batchmill.client.columns import ColumnTypes, refused_column, rows_to_table
+from batchmill.columns import UnsupportedColumnError, carried_schema
 from batchmill.errors import InvalidRows
 from batchmill.job import MAX_INLINE_BYTES
 
@@ -112,16 +113,36 @@ def _group_tables(group: Any, first_row: int) -> Iterator[pa.Table]:
     if isinstance(group, _Chunk):
         yield rows_to_table(group, first_row)
     elif isinstance(group, pa.Table):
-        yield group
+        yield from _slices(group)
     elif _is_tabular(group):
         reader = _open_tabular(group, first_row)
-        yield reader.schema.empty_table()
+        yield _without_rows(reader.schema, first_row)
         for batch in reader:
             yield pa.Table.from_batches([batch])
     else:
         raise InvalidRows(
             f"row {first_row} is a {type(group).__name__}, expected a dict (or an Arrow table).", row=first_row
         )
+
+
+def _slices(table: pa.Table) -> Iterator[pa.Table]:
+    """A table as it is, or piece by piece if its columns are to be decoded."""
+    try:
+        is_plain = carried_schema(table.schema).equals(table.schema)
+    except UnsupportedColumnError:
+        is_plain = True  # the column is refused when the table is conformed
+    if is_plain or not table.num_rows:
+        yield table
+        return
+    for batch in table.to_batches(max_chunksize=MAX_CHUNK_ROWS):
+        yield pa.Table.from_batches([batch])
+
+
+def _without_rows(schema: pa.Schema, first_row: int) -> pa.Table:
+    try:
+        return carried_schema(schema).empty_table()
+    except UnsupportedColumnError as error:
+        raise refused_column(error, first_row) from error
 
 
 def _open_tabular(tabular: Any, first_row: int) -> Any:
@@ -138,16 +159,21 @@ def _open_tabular(tabular: Any, first_row: int) -> Any:
 
 def _weight(row: Mapping[str, Any]) -> int:
     """Estimate the bytes of a row, well enough to end a chunk before large values fill the memory."""
-    weight = 0
-    for value in row.values():
-        kind = type(value)
-        if kind is str or kind is bytes:
-            weight += len(value)
-        elif kind is int or kind is float or value is None:
-            weight += 8
-        else:
-            weight += getattr(value, "nbytes", 0) or 8 * len(value) if hasattr(value, "__len__") else 8
-    return weight
+    return sum(map(_value_weight, row.values()))
+
+
+def _value_weight(value: Any) -> int:
+    kind = type(value)
+    if kind is str or kind is bytes:
+        return len(value)
+    if kind is int or kind is float or value is None:
+        return 8
+    if kind is dict:
+        return sum(map(_value_weight, value.values()))
+    if kind is list or kind is tuple:
+        is_flat = not value or type(value[0]) in (int, float, bool)
+        return 8 * len(value) if is_flat else sum(map(_value_weight, value))
+    return int(getattr(value, "nbytes", 0)) or (8 * len(value) if hasattr(value, "__len__") else 8)
 
 
 def _conformed(tables: Iterator[pa.Table]) -> Iterator[tuple[int, pa.Table]]:

@@ -107,8 +107,14 @@ def _write_number(array: pa.Array) -> pa.Array:
 
 
 def _write_float(array: pa.Array) -> pa.Array:
+    """Write floats, each with a point or an exponent, so that readers see that it is no integer."""
     wide = array.cast(pa.float32()) if _types.is_float16(array.type) else array
-    return pc.if_else(pc.is_finite(wide), wide.cast(pa.string()), None)
+    texts = wide.cast(pa.string())
+    whole = pc.equal(pc.trunc(wide), wide)
+    if pc.any(whole).as_py():
+        bare = pc.and_(whole, pc.match_substring_regex(texts, "^-?[0-9]+$"))
+        texts = pc.if_else(bare, pc.binary_join_element_wise(texts, ".0", ""), texts)
+    return pc.if_else(pc.is_finite(wide), texts, None)
 
 
 def _write_text(array: pa.Array) -> pa.Array:

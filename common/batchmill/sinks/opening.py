@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchmill.errors import InvalidOutput
+from batchmill.errors import InvalidOutput, InvalidRequest
+from batchmill.sinks.file_publisher import FilePublisher
 from batchmill.sinks.output_folder import OutputFolder
 from batchmill.sinks.parts import part_format
 from batchmill.sinks.publisher import FolderPublisher
 from batchmill.sinks.result_store import OutputResults, PartFiles
+from batchmill.sinks.schema_log import SchemaLog
 from batchmill.storage.blobs import BlobStore
 
 if TYPE_CHECKING:
@@ -23,19 +25,49 @@ def kept_results(job_id: str, stage: int, blobs: BlobStore) -> ResultStore:
     return PartFiles(BlobStore(blobs.location(f"jobs/{job_id}/results/{stage}")), part_format("arrow"))
 
 
-def output_results(output: OutputSpec, job_id: str, locations: Locations) -> ResultStore:
+def schema_log(job_id: str, blobs: BlobStore) -> SchemaLog:
+    """Open the schema of a job's output."""
+    return SchemaLog(blobs, f"jobs/{job_id}/schemas")
+
+
+def output_results(output: OutputSpec, job_id: str, locations: Locations, blobs: BlobStore) -> ResultStore:
     """Open the store of the results that a job's output is made of.
 
     Raises `InvalidOutput` for a malformed path or one outside the roots.
     """
+    if output.is_file:
+        return _kept_parts(output, job_id, blobs)
     store = _output_store(output, locations)
-    return OutputResults(PartFiles(store, part_format(output.format)), OutputFolder(store, job_id))
+    parts = PartFiles(store, part_format(output.format), schema_log(job_id, blobs))
+    return OutputResults(parts, OutputFolder(store, job_id))
 
 
-def open_publisher(output: OutputSpec, job_id: str, locations: Locations) -> Publisher:
+def open_publisher(output: OutputSpec, job_id: str, locations: Locations, blobs: BlobStore) -> Publisher:
     """Open the output of a job. Raises as `output_results` does."""
+    if output.is_file:
+        return _file_publisher(output, job_id, locations, blobs)
     store = _output_store(output, locations)
-    return FolderPublisher(store, PartFiles(store, part_format(output.format)), OutputFolder(store, job_id))
+    parts = PartFiles(store, part_format(output.format), schema_log(job_id, blobs))
+    return FolderPublisher(store, parts, OutputFolder(store, job_id))
+
+
+def _file_publisher(output: OutputSpec, job_id: str, locations: Locations, blobs: BlobStore) -> Publisher:
+    folder, _, name = output.path.rpartition("/")
+    store = BlobStore(locations.resolve(folder or "/", error=InvalidOutput))
+    try:
+        store.location(name)
+    except InvalidRequest as error:
+        raise InvalidOutput(f"{output.path!r}: {error.message}", hint=error.hint, path=output.path) from error
+    parts = _kept_parts(output, job_id, blobs)
+    return FilePublisher(store, name, output.format, _kept_store(job_id, blobs), parts, job_id)
+
+
+def _kept_parts(output: OutputSpec, job_id: str, blobs: BlobStore) -> PartFiles:
+    return PartFiles(_kept_store(job_id, blobs), part_format(output.format), schema_log(job_id, blobs))
+
+
+def _kept_store(job_id: str, blobs: BlobStore) -> BlobStore:
+    return BlobStore(blobs.location(f"jobs/{job_id}/output"))
 
 
 def _output_store(output: OutputSpec, locations: Locations) -> BlobStore:

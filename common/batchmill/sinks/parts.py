@@ -37,6 +37,20 @@ class PartFormat(ABC):
     def read(self, store: BlobStore, name: str) -> pa.Table:
         """Read a part. Raises `NotFound` or `StorageError`."""
 
+    @abstractmethod
+    def read_schema(self, store: BlobStore, name: str) -> pa.Schema:
+        """Read the schema of a part. Raises `NotFound` or `StorageError`."""
+
+    def check(self, schema: pa.Schema) -> None:
+        """Raise `InvalidOutput`, naming the column, for a type that this format cannot represent."""
+        for field in schema:
+            if not self.holds(field.type):
+                raise _no_form(self.name, field.name, field.type)
+
+    def holds(self, kind: pa.DataType) -> bool:  # noqa: ARG002  # a format may hold every type
+        """Return whether this format can represent a type that is carried."""
+        return True
+
     def files(self, name: str) -> tuple[str, ...]:
         """Return the names of the blobs that make up a part."""
         return (name,)
@@ -55,11 +69,22 @@ class ArrowParts(PartFormat):
         """See `PartFormat`. The part is read into memory."""
         return store.read_table(name)
 
+    def read_schema(self, store: BlobStore, name: str) -> pa.Schema:
+        """See `PartFormat`."""
+        try:
+            return pa.ipc.open_file(store.get(name)).schema
+        except (OSError, pa.ArrowException) as error:
+            raise _unreadable(store, name, error) from error
+
 
 class ParquetParts(PartFormat):
     """Parquet, zstd, with the Arrow schema, so that types that Parquet does not have are restored too."""
 
     name = "parquet"
+
+    def holds(self, kind: pa.DataType) -> bool:
+        """See `PartFormat`. A struct without fields has no columns to be stored in."""
+        return not _has_empty_struct(kind)
 
     def write(self, store: BlobStore, name: str, table: pa.Table) -> int:
         """See `PartFormat`. Columns of floats get no dictionary: embeddings do not repeat."""
@@ -74,11 +99,28 @@ class ParquetParts(PartFormat):
         except (OSError, pa.ArrowException) as error:
             raise _unreadable(store, name, error) from error
 
+    def read_schema(self, store: BlobStore, name: str) -> pa.Schema:
+        """See `PartFormat`."""
+        buffer = store.get(name)
+        try:
+            with pq.ParquetFile(pa.BufferReader(buffer)) as file:
+                return _stored_schema(file)
+        except (OSError, pa.ArrowException) as error:
+            raise _unreadable(store, name, error) from error
+
 
 class JsonLinesParts(PartFormat):
     """JSON Lines, UTF-8. The Arrow schema of a part is in a folder beside it, `_schemas`, which readers skip."""
 
     name = "jsonl"
+
+    def holds(self, kind: pa.DataType) -> bool:
+        """See `PartFormat`."""
+        try:
+            json_lines.check(pa.schema([("", kind)]))
+        except pa.ArrowException:
+            return False
+        return True
 
     def write(self, store: BlobStore, name: str, table: pa.Table) -> int:
         """See `PartFormat`. The schema is written first, so that no part is without one."""
@@ -98,6 +140,13 @@ class JsonLinesParts(PartFormat):
         except (OSError, ValueError, pa.ArrowException, NotFound) as error:
             raise _unreadable(store, name, error) from error
 
+    def read_schema(self, store: BlobStore, name: str) -> pa.Schema:
+        """See `PartFormat`."""
+        try:
+            return pa.ipc.read_schema(store.get(_schema_name(name)))
+        except (OSError, pa.ArrowException) as error:
+            raise _unreadable(store, name, error) from error
+
     def files(self, name: str) -> tuple[str, ...]:
         """Return the names of the lines and of their schema."""
         return (name, _schema_name(name))
@@ -114,6 +163,25 @@ def to_json_lines(table: pa.Table) -> bytes:
     lines: list[pa.Buffer] = []
     _representing("jsonl", lambda: lines.extend(json_lines.encode(table)))
     return b"".join(lines)
+
+
+def _has_empty_struct(kind: pa.DataType) -> bool:
+    if isinstance(kind, pa.BaseExtensionType):
+        return _has_empty_struct(kind.storage_type)
+    if pa.types.is_struct(kind) and kind.num_fields == 0:
+        return True
+    return pa.types.is_nested(kind) and any(
+        _has_empty_struct(kind.field(place).type) for place in range(kind.num_fields)
+    )
+
+
+def _no_form(form: str, column: str, kind: pa.DataType) -> InvalidOutput:
+    return InvalidOutput(
+        f"column {column!r} is {kind}, which {form} cannot hold.",
+        hint="Leave the column out with `carry`, convert it, or ask for another output format.",
+        format=form,
+        column=column,
+    )
 
 
 def _schema_name(name: str) -> str:

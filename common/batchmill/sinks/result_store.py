@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from batchmill.shard import ShardId
     from batchmill.sinks.output_folder import OutputFolder
     from batchmill.sinks.parts import PartFormat
+    from batchmill.sinks.schema_log import SchemaLog
     from batchmill.storage.blobs import BlobStore
 
 _PART_FILE = re.compile(r"(_schemas/)?part-\d{8,}(\.\d+)*-a\d+\.(arrow|parquet|jsonl)")
@@ -48,6 +49,9 @@ class ResultStore(Protocol):
         Raises `NotFound` if the attempt stored none, `StorageError` if they are damaged or cannot be reached.
         """
 
+    def schema(self, shard_id: ShardId, token: int) -> pa.Schema:
+        """Read the schema of what `read` returns, and no row. Raises as `read` does."""
+
     def delete(self, shard_id: ShardId, token: int) -> None:
         """Delete the results of an attempt; without any, do nothing. Raises `StorageError`."""
 
@@ -63,12 +67,13 @@ class PartFileDifference:
 class PartFiles:
     """A folder of part files, one for each attempt; the file's name is the attempt's own.
 
-    store: the folder, as a blob store.
+    store: the folder, as a blob store. schemas: of an output, whose parts all get one schema.
     """
 
-    def __init__(self, store: BlobStore, form: PartFormat) -> None:
+    def __init__(self, store: BlobStore, form: PartFormat, schemas: SchemaLog | None = None) -> None:
         self._store = store
         self._form = form
+        self._schemas = schemas
 
     def name_of(self, shard_id: ShardId, token: int) -> str:
         """Name the file of an attempt: "part-00000017-a2.parquet", "part-00000017.00000001-a2.parquet" once split."""
@@ -76,11 +81,17 @@ class PartFiles:
 
     def write(self, shard_id: ShardId, token: int, table: pa.Table) -> int:
         """See `ResultStore`. There is always room for one more attempt."""
+        if self._schemas is not None:
+            table = self._schemas.widen(table)
         return self._form.write(self._store, self.name_of(shard_id, token), table)
 
     def read(self, shard_id: ShardId, token: int) -> pa.Table:
         """See `ResultStore`."""
         return self._form.read(self._store, self.name_of(shard_id, token))
+
+    def schema(self, shard_id: ShardId, token: int) -> pa.Schema:
+        """See `ResultStore`."""
+        return self._form.read_schema(self._store, self.name_of(shard_id, token))
 
     def delete(self, shard_id: ShardId, token: int) -> None:
         """See `ResultStore`."""
@@ -117,6 +128,10 @@ class OutputResults:
     def read(self, shard_id: ShardId, token: int) -> pa.Table:
         """See `ResultStore`."""
         return self._parts.read(shard_id, token)
+
+    def schema(self, shard_id: ShardId, token: int) -> pa.Schema:
+        """See `ResultStore`."""
+        return self._parts.schema(shard_id, token)
 
     def delete(self, shard_id: ShardId, token: int) -> None:
         """See `ResultStore`."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from batchmill.sources.arrow import ArrowReader
 from batchmill.sources.base import BadRow, End, InputSplit, NextSplit, NotYet, RowCount, RowsRead, Source, Splitter
+from batchmill.sources.binary import BinarySource
 from batchmill.sources.columnar import ColumnarSource
 from batchmill.sources.describe import describe, describe_upload
 from batchmill.sources.description import SourceDescription, SourceFile
@@ -49,5 +50,7 @@ def open_source(description: SourceDescription, locations: Locations, blobs: Blo
             return ColumnarSource(description, files, ParquetReader(files, columns))
         case "arrow":
             return ColumnarSource(description, files, ArrowReader(files, columns))
+        case "binary":
+            return BinarySource(description, files)
         case _:
             return LineSource(description, files, blobs, staging)

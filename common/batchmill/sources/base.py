@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Self, assert_never
 
 import pyarrow as pa
 
+from batchmill.dead_letters import BAD_LINE
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import TracebackType
@@ -97,6 +99,7 @@ class BadRow:
     line: int  # 1-based; 0: the file, or a part of it, cannot be read at all
     text: str  # the line, its end cut
     reason: str  # a clause
+    error_type: str = BAD_LINE  # of its dead letter
 
     @property
     def message(self) -> str:
@@ -107,7 +110,7 @@ class BadRow:
 
 @dataclass(frozen=True, slots=True)
 class RowsRead:
-    """Rows in order. A bad one has no values."""
+    """Rows in order. A bad one lacks values."""
 
     table: pa.Table
     bad: tuple[BadRow, ...] = ()  # by place

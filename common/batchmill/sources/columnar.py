@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 
+from batchmill.columns import carry
 from batchmill.shard import Slice
 from batchmill.sources.bad_rows import null_rows
 from batchmill.sources.base import BadRow, End, InputSplit, NextSplit, RowCount, RowsRead, Source, Splitter, join_rows
@@ -21,6 +21,7 @@ from batchmill.sources.schemas import conform
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import pyarrow as pa
     from numpy.typing import NDArray
 
     from batchmill.sources.description import SourceDescription
@@ -131,7 +132,6 @@ class ColumnarSource(Source):
             table = self._reader.read(one.file, one.start, one.stop)
         if table.num_rows != one.rows:
             raise changed(location.uri, f"it has {table.num_rows:,} of the {one.rows:,} rows from {one.start:,} on")
-        _require_valid(table, location.uri, one.start)
         try:
             return RowsRead(_checked(table, self._file_schema))
         except (ValueError, KeyError) as error:
@@ -160,9 +160,16 @@ class ColumnarSource(Source):
 
 
 def _checked(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Return the table with a schema. Raises `ValueError` for text that is no UTF-8, or a value that does not fit."""
+    """Return the table with a schema, its columns in forms that results can hold.
+
+    Every value is checked first: what another program wrote must not make this one read past a buffer. Raises
+    `ValueError` for text that is no UTF-8, or a value that does not fit.
+    """
     table.validate(full=True)
-    return conform(table, schema)
+    try:
+        return conform(carry(table.select([name for name in schema.names if name in table.column_names])), schema)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
 
 
 def _first_bad_row(table: pa.Table, schema: pa.Schema) -> int:
@@ -184,45 +191,10 @@ def _reason(table: pa.Table, row: int, error: Exception) -> str:
         try:
             table.select([name]).slice(row, 1).validate(full=True)
         except ValueError:
-            return f"column {name!r} holds text that is no UTF-8"
+            return (
+                f"it has no valid value in column {name!r}: text must be UTF-8, and offsets and codes in their ranges"
+            )
     return f"it does not have the source's schema: {str(error).splitlines()[0]}"
-
-
-def _require_valid(table: pa.Table, uri: str, first_row: int) -> None:
-    """Check every value: what another program wrote must not make this one read past a buffer, or pass on no text.
-
-    Raises `InvalidSource`, naming the first row, counted from 0 in the file, and its column.
-    """
-    try:
-        table.validate(full=True)
-    except pa.ArrowInvalid as error:
-        bad = [name for name in table.column_names if not _is_valid(table[name])]
-        row, name = min((_first_invalid(table[name]), name) for name in bad)
-        raise unreadable(
-            uri,
-            f"row {first_row + row:,} (the first one is 0) has no valid value in column {name!r}: {error}",
-            "Write the column again: text must be UTF-8, and offsets and codes in their ranges.",
-        ) from error
-
-
-def _is_valid(column: pa.ChunkedArray) -> bool:
-    try:
-        column.validate(full=True)
-    except pa.ArrowInvalid:
-        return False
-    return True
-
-
-def _first_invalid(column: pa.ChunkedArray) -> int:
-    """Return the first row of a column that is not valid, by halving."""
-    low, high = 0, len(column)  # all before `low` are valid, one of those before `high` is not
-    while high - low > 1:
-        middle = (low + high) // 2
-        if _is_valid(column.slice(low, middle - low)):
-            low = middle
-        else:
-            high = middle
-    return low
 
 
 class ColumnarSplitter(Splitter):

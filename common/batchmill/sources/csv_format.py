@@ -178,7 +178,7 @@ def parse_record(record: bytes, dialect: CsvDialect = COMMAS) -> list[str]:
     first = _read_record(data, dialect, {})
     table = _read_record(data, dialect, dict.fromkeys(first.column_names, pa.string()))
     if table.num_rows > 1:
-        raise ValueError("it has a carriage return without a newline")
+        raise ValueError("it contains a carriage return without a line feed")
     return [str(column[0].as_py()) for column in table.columns] if table.num_rows else []
 
 

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pyarrow as pa
 from pyarrow import parquet as pq
 
+from batchmill.columns import UnsupportedColumnError, carried_schema
 from batchmill.errors import InvalidRows, InvalidSource, did_you_mean
-from batchmill.job import CsvDialect
+from batchmill.job import MAX_FILE_BYTES, CsvDialect
 from batchmill.sources.arrow import read_index
+from batchmill.sources.binary import SCHEMA as BINARY_SCHEMA
 from batchmill.sources.csv_format import check_dialect
 from batchmill.sources.description import SourceDescription, SourceFile, encode_schema, total_size
 from batchmill.sources.file_columns import with_file_columns
@@ -59,7 +61,20 @@ def describe(spec: FileSource, locations: Locations) -> SourceDescription:
     ]
     if listing.format in ("parquet", "arrow"):
         return _describe_columnar(spec, listing.format, places, files)
+    if listing.format == "binary":
+        return _describe_binary(spec, files)
     return _Text(spec, listing, places, files).describe()
+
+
+def _describe_binary(spec: FileSource, files: list[SourceFile]) -> SourceDescription:
+    return SourceDescription(
+        format="binary",
+        where="files",
+        files=tuple(file.model_copy(update={"rows": 1}) for file in files),
+        schema_base64=encode_schema(select(BINARY_SCHEMA, spec.columns, files[0].name)),
+        selected=spec.columns is not None,
+        max_file_bytes=spec.max_file_bytes,
+    )
 
 
 def describe_upload(blobs: BlobStore, upload_id: str, parts: int) -> SourceDescription:
@@ -75,7 +90,15 @@ def describe_upload(blobs: BlobStore, upload_id: str, parts: int) -> SourceDescr
     schema, files, first_row = pa.schema([]), [], 0
     for name, (found, rows, size) in zip(names, footers, strict=True):
         try:
-            schema = unite(schema, found)
+            schema = unite(schema, carried_schema(found))
+        except UnsupportedColumnError as error:
+            raise InvalidRows(
+                f"the rows from {first_row:,} on have a column {error.column!r} of the type {error.kind}, "
+                "which results cannot hold.",
+                hint="Convert the column, or leave it out.",
+                row=first_row,
+                column=error.column,
+            ) from None
         except SchemaConflictError as conflict:
             raise InvalidRows(
                 f"the rows from {first_row:,} on hold {conflict.found} in column {conflict.column!r}, "
@@ -117,6 +140,8 @@ def _check_options(spec: FileSource, form: str) -> None:
         ("csv", spec.csv, ("csv",)),
         ("schema", spec.types, ("csv", "jsonl")),
         ("json_text", spec.json_text, ("jsonl",)),
+        ("path_column", spec.path_column, ("parquet", "jsonl", "csv", "arrow", "text")),
+        ("max_file_bytes", spec.max_file_bytes != MAX_FILE_BYTES, ("binary",)),
     ):
         if given and form not in forms:
             raise InvalidSource(
@@ -134,7 +159,7 @@ def _describe_columnar(
         if footer.fault:
             continue
         refuse_doubles(footer.schema.names, place.uri)
-        found = _selected(spec, footer.schema, file_columns, place.uri)
+        found = _carried(_selected(spec, footer.schema, file_columns, place.uri), place.uri)
         try:
             schema = found if schema is None else (unite if spec.missing_columns == "null" else agree)(schema, found)
         except SchemaConflictError as conflict:
@@ -157,6 +182,18 @@ def _describe_columnar(
         path_column=spec.path_column if spec.path_column in complete.names else None,
         keeps_bad_rows=spec.on_bad_line == "dead",
     )
+
+
+def _carried(schema: pa.Schema, file: str) -> pa.Schema:
+    try:
+        return carried_schema(schema)
+    except UnsupportedColumnError as error:
+        raise InvalidSource(
+            f"{file} has a column {error.column!r} of the type {error.kind}, which results cannot hold.",
+            hint="Name the columns to read with `columns`, or convert that one.",
+            file=file,
+            column=error.column,
+        ) from None
 
 
 def _nothing_readable(first: str) -> InvalidSource:

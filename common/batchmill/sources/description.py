@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, Self
 import pyarrow as pa
 from pydantic import Field
 
-from batchmill.job import CsvDialect, Frozen, SourceFormat
+from batchmill.job import MAX_FILE_BYTES, CsvDialect, Frozen, SourceFormat
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Codec = Literal["gzip", "zstd"]
 
 
-_READ_OPTIONS = {"csv", "types", "json_text", "keeps_bad_rows", "hive_columns", "path_column"}
+_READ_OPTIONS = {"csv", "types", "json_text", "keeps_bad_rows", "hive_columns", "path_column", "max_file_bytes"}
 
 
 class SourceFile(Frozen):
@@ -52,6 +52,7 @@ class SourceDescription(Frozen):
     keeps_bad_rows: bool = False  # whether a row that cannot be read is listed, instead of failing the job
     hive_columns: tuple[str, ...] = ()  # columns that the folders give
     path_column: str | None = None
+    max_file_bytes: int = MAX_FILE_BYTES  # of files that are rows
     row_bytes: float = 0.0  # average bytes of text a row, by the part that was read; 0 where that is not needed
 
     @cached_property

@@ -347,6 +347,8 @@ def _is_hidden(name: str) -> bool:
 
 def _format_of(uri: str, asked: SourceFormat | None) -> tuple[SourceFormat, Codec | None]:
     ending, codec = _ending(uri)
+    if asked == "binary":
+        codec = None
     kind = asked or _ENDINGS.get(ending)
     if kind is None:
         raise InvalidSource(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from batchmill.columns import widen_types
 from batchmill.errors import InvalidSource, did_you_mean
-from batchmill.sources.widening import wider
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,7 +83,7 @@ def unite(left: pa.Schema, right: pa.Schema) -> pa.Schema:
 
 def unite_types(left: pa.Field, right: pa.Field) -> pa.DataType:
     """Unite the types of two columns of one name. Raises `SchemaConflictError` if there is none."""
-    united = wider(left.type, right.type)
+    united = widen_types(left.type, right.type)
     if united is None:
         raise SchemaConflictError(left.name, left.type, right.type)
     return united

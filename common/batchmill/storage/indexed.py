@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from batchmill.columns import widen_schemas, widen_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,8 +18,12 @@ INDEX = "__batchmill_row__"
 
 
 def in_order(tables: Sequence[pa.Table]) -> pa.Table:
-    """The rows of at least one table in input order, the index still beside them; types that differ are widened."""
+    """The rows of at least one table in input order, the index still beside them; types that differ are widened.
+
+    Raises `TypeConflictError` where they have nothing in common.
+    """
     if len(tables) == 1:
         return tables[0]
-    everything = pa.concat_tables(tables, promote_options="permissive")
+    schema = reduce(widen_schemas, [table.schema for table in tables])
+    everything = pa.concat_tables([widen_table(table, schema) for table in tables])
     return everything.take(pc.sort_indices(everything[INDEX]))

@@ -14,7 +14,7 @@ from batchmill.ledger.jobs import Submission
 from batchmill.sources import InlineSource, SourceDescription
 from batchmill.workspace import stream_from_table, table_from_stream
 from batchmill_coordinator.admission.acceptance import accept, tenant_key
-from batchmill_coordinator.admission.column_checks import check_columns
+from batchmill_coordinator.admission.column_checks import check_columns, check_output_types
 from batchmill_coordinator.admission.param_checks import check_cache, check_params
 from batchmill_coordinator.admission.request_rows import check_shape, table_from_json
 from batchmill_coordinator.admission.upload_parts import part_name
@@ -138,6 +138,7 @@ class Admission:
         found = self._find_input(request, job_id, undo, tenant)
         self._limits.check_columns(found.source.schema)
         check_columns(operator, found.spec.first, found.source.schema)
+        check_output_types(found.spec, found.source.schema)
         return found
 
     def _known(self, request: JobRequest, digest: str, tenant: str) -> str | None:

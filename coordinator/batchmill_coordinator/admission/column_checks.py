@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
+from batchmill.columns import RESERVED_PREFIX, reserved_column
 from batchmill.errors import InvalidRequest, InvalidRows, did_you_mean
+from batchmill.sinks import part_format
+from batchmill.stages import carried_through
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from batchmill.job import StageSpec
+    from batchmill.job import JobSpec, StageSpec
     from batchmill.operators.contract import OperatorInfo
 
 
@@ -24,6 +27,7 @@ def check_columns(operator: OperatorInfo, stage: StageSpec, schema: pa.Schema) -
     """Raise `InvalidRows` when a column is missing altogether; a source of no rows and no columns passes."""
     if not schema.names:
         return
+    _check_names(schema)
     for column in required_columns(operator, stage.params):
         if column not in schema.names:
             raise InvalidRows(
@@ -41,3 +45,21 @@ def check_columns(operator: OperatorInfo, stage: StageSpec, schema: pa.Schema) -
                 hint=did_you_mean(column, schema.names),
                 column=column,
             )
+
+
+def _check_names(schema: pa.Schema) -> None:
+    reserved = reserved_column(schema.names)
+    if reserved is not None:
+        raise InvalidRows(
+            f"the input has a column {reserved!r}: names that begin with {RESERVED_PREFIX!r} are Batchmill's own.",
+            hint="Rename the column, or leave it out with `columns`.",
+            column=reserved,
+        )
+
+
+def check_output_types(spec: JobSpec, schema: pa.Schema) -> None:
+    """Raise `InvalidOutput` for a column that results carry and that the job's output has no form for."""
+    if spec.output is None:
+        return
+    names = carried_through(spec, schema.names)
+    part_format(spec.output.format).check(pa.schema([schema.field(name) for name in names]))

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from batchmill.dead_letters import BAD_LINE
+from batchmill.dead_letters import BAD_LINE, TOO_LARGE
 from batchmill.errors import Conflict, InvalidRequest
 from batchmill.job import UploadSource, new_id
 from batchmill.ledger.jobs import Submission
@@ -81,7 +81,7 @@ class Replays:
             blobs.put_table(part_name(upload_id, parts - 1), dead.rows)
             places += [letter.index for letter in dead.letters]
         _require_all(record, request, places)
-        source = UploadSource(upload=upload_id, parts=parts)
+        source = UploadSource(upload=upload_id, parts=parts, failed_before=True)
         description = self._inspector.describe_upload(source)
         self._workspace.describe_source(replay_id, description)
         write_replay_rows(self._workspace, replay_id, places)
@@ -97,7 +97,7 @@ class Replays:
     def _chosen(self, record: JobRecord, request: ReplayRequest) -> Iterator[DeadRows]:
         """The rows to run again, a shard at a time, in input order.
 
-        A line that could not be read has no values: it is run again only with an edit.
+        A line or file that was not read has no values: it is run again only with an edit.
         """
         edits: Mapping[int, RowEdit] = {edit.index: edit for edit in request.edits}
         only_edits = bool(edits) and request.indices is None and request.error_type is None
@@ -107,7 +107,8 @@ class Replays:
             if shard.plan:
                 continue  # it was cut short: which of its rows have results is not known any more
             dead = self._dead_rows.read(record.id, shard)
-            unread = {letter.index for letter in dead.letters if letter.error_type == BAD_LINE} - edits.keys()
+            unread = {letter.index for letter in dead.letters if letter.error_type in (BAD_LINE, TOO_LARGE)}
+            unread -= edits.keys()
             wanted = (choice.among(dead) - unread) | (edits.keys() & {letter.index for letter in dead.letters})
             if wanted:
                 yield edited(dead.select(wanted), edits)

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batchmill.columns import ColumnTooLargeError, UnsupportedColumnError, carry
 from batchmill.errors import InvalidRows, PayloadTooLarge
 
 if TYPE_CHECKING:
@@ -124,7 +125,11 @@ def table_from_base64(text: str | bytes, limits: ArrowLimits) -> pa.Table:
     """
     try:
         data = base64.b64decode(text, validate=True)
-        return read_stream(pa.py_buffer(data), limits) if data else pa.table({})
+        return carry(read_stream(pa.py_buffer(data), limits), limits.max_bytes) if data else pa.table({})
+    except (UnsupportedColumnError, ColumnTooLargeError) as error:
+        raise InvalidRows(
+            f"rows_arrow cannot be used: {error}.", hint="Convert the column, or leave it out."
+        ) from error
     except (ValueError, pa.ArrowException, OSError) as error:
         raise InvalidRows(
             f"rows_arrow is no Arrow IPC stream in base64 ({error}).", hint="Send plain JSON objects as `rows`."

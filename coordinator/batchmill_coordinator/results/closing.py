@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.workspace import Workspace
     from batchmill_coordinator.results.merger import Merger
+    from batchmill_coordinator.results.one_schema import OneSchema
     from batchmill_coordinator.results.resumption import Resumption
 
 
@@ -21,12 +22,19 @@ class OutputCloser:
     """Publishes the output of a job that ends; merges the results of a replay into the job that it replays."""
 
     def __init__(
-        self, ledger: Ledger, workspace: Workspace, merger: Merger, resumption: Resumption, clock: Clock
+        self,
+        ledger: Ledger,
+        workspace: Workspace,
+        merger: Merger,
+        resumption: Resumption,
+        one_schema: OneSchema,
+        clock: Clock,
     ) -> None:
         self._ledger = ledger
         self._workspace = workspace
         self._merger = merger
         self._resumption = resumption
+        self._one_schema = one_schema
         self._clock = clock
 
     def close(self, record: JobRecord, state: JobState, epoch: int) -> None:
@@ -41,10 +49,15 @@ class OutputCloser:
         publisher = self._workspace.open_publisher(record.id, record.spec)
         if publisher is None:
             return
+        stage = last_stage(record.spec)
+        results = self._workspace.open_results(record.id, record.spec, stage)
+        self._one_schema.unite(record, stage, results, results.write, epoch)
+        without_rows = () if record.last.rows_done else self._one_schema.empty_part(record, publisher, results)
         unfinished = None if state is JobState.COMPLETED else self._resumption.left_by(record)
-        results = self._workspace.open_results(record.id, record.spec, last_stage(record.spec))
         finished_at = self._clock.wall()
-        publisher.publish(manifest_of(self._ledger, record, publisher, results, state, finished_at, unfinished))
+        publisher.publish(
+            manifest_of(self._ledger, record, publisher, results, state, finished_at, unfinished, without_rows)
+        )
 
     def delete_checkpoints(self, job_id: str) -> None:
         """Delete what attempts of an ended job kept for the next ones. Raises `StorageError`."""

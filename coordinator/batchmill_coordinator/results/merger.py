@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from batchmill.sinks import Publisher, ResultStore
     from batchmill.workspace import Workspace
     from batchmill_coordinator.results.dead_rows import DeadRowStore
+    from batchmill_coordinator.results.one_schema import OneSchema
 
 Rows = npt.NDArray[np.int64]
 
@@ -68,10 +69,11 @@ _NO_RESULTS = pa.table({INDEX: pa.array([], pa.int64())})
 class Merger:
     """Merges replays, as the leader."""
 
-    def __init__(self, ledger: Ledger, workspace: Workspace, dead_rows: DeadRowStore) -> None:
+    def __init__(self, ledger: Ledger, workspace: Workspace, dead_rows: DeadRowStore, one_schema: OneSchema) -> None:
         self._ledger = ledger
         self._workspace = workspace
         self._dead_rows = dead_rows
+        self._one_schema = one_schema
 
     def merge(self, replay: JobRecord, epoch: int) -> None:
         """Merge everything that a replay has settled. Merging again is fine.
@@ -89,7 +91,7 @@ class Merger:
             if outcomes.done or outcomes.dead:
                 self._replace(job, shard, dead, outcomes, epoch)
         if job.publisher is not None:
-            self._update_manifest(job, job.publisher)
+            self._update_manifest(job, job.publisher, epoch)
 
     def _open(self, record: JobRecord) -> _JobResults:
         spec, stage = record.spec, last_stage(record.spec)
@@ -140,7 +142,8 @@ class Merger:
             if job.publisher is None:
                 job.results.delete(shard.shard_id, shard.token)
 
-    def _update_manifest(self, job: _JobResults, publisher: Publisher) -> None:
+    def _update_manifest(self, job: _JobResults, publisher: Publisher, epoch: int) -> None:
+        self._one_schema.unite(job.record, job.stage, job.results, job.write, epoch)
         record = self._ledger.jobs.read(job.record.id)
         finished_at = (record.finished_at or 0) / 1000
         manifest = manifest_of(self._ledger, record, publisher, job.results, record.state, finished_at)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from batchmill.job import JobState
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.ledger.settlement import Settled
-    from batchmill.sinks import InputFingerprint, Publisher, ResultStore
+    from batchmill.sinks import InputFingerprint, ManifestPart, Publisher, ResultStore
     from batchmill.unfinished import UnfinishedWork
 
 LOOK_AHEAD = 256  # shards asked for in one round trip
@@ -75,18 +75,24 @@ def manifest_of(
     state: JobState,
     finished_at: float,
     unfinished: tuple[InputFingerprint, UnfinishedWork] | None = None,
+    without_rows: tuple[ManifestPart, ...] = (),
 ) -> Manifest:
     """Make the manifest of a job that ends in `state`. Raises `NotFound` or `StorageError`.
 
     results: those of its last stage, which are the output's. finished_at: in seconds since the epoch.
     unfinished: what the job was made from and what it leaves undone, for one that resumes it.
+    without_rows: the parts of a job without results, which hold its schema.
     """
     spec = record.spec
     shards = [
         part for shard in settled_shards(ledger, record, last_stage(spec)) for part in shard.parts if part.results > 0
     ]
     parts = tuple(publisher.part(part.shard_id, part.token, part.results, part.nbytes) for part in shards)
-    schema = results.read(shards[0].shard_id, shards[0].token).schema if shards else pa.schema([])
+    if parts:
+        schema = results.schema(shards[0].shard_id, shards[0].token)
+    else:
+        parts = without_rows
+        schema = results.schema(ShardId((0,)), 0) if parts else pa.schema([])
     origin, rest = unfinished or (None, None)
     return Manifest(
         job=record.id,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -30,11 +30,12 @@ class ResultPage:
     next_cursor: str
     at_end: bool  # no more rows will come, and all were given
     state: JobState
+    schema_if_empty: pa.Schema = field(default_factory=lambda: pa.schema([]))
 
     @property
     def schema(self) -> pa.Schema:
-        """Return the schema of all tables; without rows, one without columns."""
-        return self.tables[0].schema if self.tables else pa.schema([])
+        """Return the schema of all tables; without any, what is known of it."""
+        return self.tables[0].schema if self.tables else self.schema_if_empty
 
     @property
     def rows(self) -> int:

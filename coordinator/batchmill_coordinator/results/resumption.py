@@ -111,6 +111,7 @@ class Resumption:
             raise InvalidOutput(f"job {manifest.job} left nothing to resume.")
         dead: Counter[str] = Counter()
         stage = last_stage(record.spec)
+        self._adopt_schema(record, stage, manifest)
         for shard in _with_dead_rows(stage, manifest.rest):
             letters = self._copy_dead_rows(manifest.job, record.id, shard).letters
             dead.update(letter.error_type for letter in letters)
@@ -120,6 +121,15 @@ class Resumption:
         )
         unfinished = manifest.rest.model_copy(update={"shards": shards})
         self._ledger.unfinished.resume_from(record.id, stage, unfinished, dead, epoch)
+
+    def _adopt_schema(self, record: JobRecord, stage: int, manifest: Manifest) -> None:
+        """Begin the output's schema with that of the parts that are kept, which were given one."""
+        if manifest.parts:
+            first = manifest.parts[0]
+            token = int(first.name.rpartition("-a")[2].partition(".")[0])
+            results = self._workspace.open_results(record.id, record.spec, stage)
+            schema = results.schema(parse_shard_id(first.shard), token)
+            self._workspace.schema_log(record.id).widen(schema.empty_table())
 
     def _fingerprint(
         self, spec: JobSpec, operator_version: str, inline: bytes, description: SourceDescription | None

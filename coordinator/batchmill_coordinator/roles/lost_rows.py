@@ -12,6 +12,7 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING
 
+from batchmill.columns import rows_of
 from batchmill.completion import Completion, DeadLimit
 from batchmill.dead_letters import WORKER_LOST, DeadLetter, DeadRows, count_by_type, dead_letters_name, json_value
 from batchmill.ledger.calls import ExpireAttemptAnswer
@@ -67,7 +68,7 @@ class LostRowSettler:
         letter = DeadLetter(
             stage=shard.stage,
             index=shard.first_row,
-            row=json_value(table.to_pylist()[0]),
+            row=json_value(rows_of(table)[0]),
             operator=record.spec.stages[shard.stage].operator,
             error_type=WORKER_LOST,
             message=f"The worker process that ran this row ended or froze, {shard.losses} times in a row; the row was "

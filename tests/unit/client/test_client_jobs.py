@@ -131,9 +131,9 @@ def test_wait_gives_the_job_back_when_it_completed(held, service):
 
 
 def test_wait_gives_up_after_its_timeout_and_the_job_goes_on(held):
-    with pytest.raises(TimeoutError, match=r"is still running after 0\.05 s"):
+    with pytest.raises(TimeoutError, match=r"is still (pending|running) after 0\.05 s"):
         held.wait(timeout=0.05)
-    assert held.status().state is JobState.RUNNING
+    assert not held.status().state.is_final
 
 
 def test_watch_tells_each_change_once_and_ends_after_the_final_one(held, service):

@@ -245,6 +245,7 @@ def test_help_and_notebooks_list_every_option_with_its_default_and_its_descripti
     options = [p for p in signature.parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY]
     assert {option.name for option in options} == set(JobOptions.__annotations__)
     assert {option.name: option.default for option in options if option.default is not None} == {
+        "on_null": "dead",
         "priority": 0,
         "cache": False,
     }

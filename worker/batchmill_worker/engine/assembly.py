@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from batchmill.columns import RESERVED_PREFIX, reserved_column
 from batchmill.errors import InvalidOperator
 from batchmill.operators.contract import SOURCE_ROW
 from batchmill_worker.engine.batches import join
@@ -48,6 +49,13 @@ def assemble(
     if definition.expands and SOURCE_ROW in made:
         raise InvalidOperator(
             f"operator {definition.name!r} made a column {SOURCE_ROW!r}, which Batchmill adds itself.",
+            hint="Give it another name.",
+        )
+    reserved = reserved_column(list(made))
+    if reserved is not None:
+        raise InvalidOperator(
+            f"operator {definition.name!r} made a column {reserved!r}: names that begin with {RESERVED_PREFIX!r} are "
+            "Batchmill's own.",
             hint="Give it another name.",
         )
     if np.any(np.diff(sources) < 0):

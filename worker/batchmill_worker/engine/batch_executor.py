@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from batchmill.clock import Clock, SystemClock
+from batchmill.columns import rows_of
 from batchmill.dead_letters import json_value
 from batchmill.errors import BatchmillError, InvalidRows, did_you_mean
 from batchmill.operators.contract import RowError
@@ -278,7 +279,7 @@ class _Run:
         self._settled.append(np.array([index], dtype=np.int64))
 
     def _row(self, index: int) -> dict[str, Any]:
-        row: dict[str, Any] = json_value(self._table.slice(index, 1).to_pylist()[0])
+        row: dict[str, Any] = json_value(rows_of(self._table.slice(index, 1))[0])
         return row
 
 

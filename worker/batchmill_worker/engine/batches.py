@@ -7,12 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from batchmill.columns import (
+    ColumnTooLargeError,
+    UnsupportedColumnError,
+    carry,
+    rows_of,
+    values_of,
+    widen_schemas,
+    widen_table,
+)
 from batchmill.errors import InvalidOperator
 from batchmill.operators.contract import Expansion, PartialResult, RowError
 from batchmill.wording import count
@@ -43,7 +53,7 @@ def to_batch(batch_format: BatchFormat, table: pa.Table) -> Any:
     """Convert rows to the operator's batch format; see `BatchFormat`."""
     match batch_format:
         case "rows":
-            return table.to_pylist()
+            return rows_of(table)
         case "arrow":
             return table
         case "numpy":
@@ -83,9 +93,8 @@ def _join_column(definition: OperatorDefinition, name: str, pieces: Sequence[pa.
     types = list(dict.fromkeys(piece.type for piece in pieces))
     try:
         if len(types) > 1:
-            schemas = [pa.schema([(name, kind)]) for kind in types]
-            common = pa.unify_schemas(schemas, promote_options="permissive").field(name).type
-            pieces = [piece.cast(common) for piece in pieces]
+            common = reduce(widen_schemas, [pa.schema([(name, kind)]) for kind in types])
+            pieces = [widen_table(pa.table({name: piece}), common).column(0) for piece in pieces]
         chunks = [chunk for piece in pieces for chunk in piece.chunks]
         # one chunk, so that a file of the results is not written in as many pieces as there were batches
         return pa.chunked_array(pa.chunked_array(chunks, pieces[0].type).combine_chunks())
@@ -151,7 +160,8 @@ def _from_arrow(definition: OperatorDefinition, output: Any, rows: int) -> dict[
         _refuse(definition, f"a table of {rows} rows", f"one of {table.num_rows} rows")
     if len(set(table.column_names)) != table.num_columns:
         _refuse(definition, "columns of different names", ", ".join(table.column_names))
-    return dict(zip(table.column_names, table.columns, strict=True))
+    columns = zip(table.column_names, table.columns, strict=True)
+    return {name: _carried(definition, name, column) for name, column in columns}
 
 
 def _from_numpy(definition: OperatorDefinition, output: Any, rows: int) -> dict[str, pa.ChunkedArray]:
@@ -169,15 +179,41 @@ def _column(definition: OperatorDefinition, name: Any, values: Any) -> pa.Chunke
     if not isinstance(name, str):
         _refuse(definition, "column names of type str", f"{name!r} ({type(name).__name__})")
     try:
-        array = _from_array(values) if isinstance(values, np.ndarray) else pa.array(values)
+        array = _from_array(values) if isinstance(values, np.ndarray) else _from_list(values)
     except _UNFIT as error:
         _refuse(definition, f"values of one type in column {name!r}", str(error).partition("\n")[0], error)
-    return array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array])
+    return _carried(definition, name, array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array]))
+
+
+def _carried(definition: OperatorDefinition, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
+    try:
+        return carry(pa.table({name: column})).column(0)
+    except (UnsupportedColumnError, ColumnTooLargeError) as error:
+        _refuse(definition, "columns of types that results can hold", str(error), error)
+
+
+def _from_list(values: Any) -> pa.Array:
+    try:
+        return pa.array(values)
+    except _UNFIT:
+        kind = _map_type(values)
+        if kind is None:
+            raise
+        return pa.array(values, kind)
+
+
+def _map_type(values: Any) -> pa.DataType | None:
+    """Return the type of a column of maps, which rows hold as lists of pairs; None for any other column."""
+    pairs = [pair for value in values if isinstance(value, list) for pair in value]
+    if not pairs or any(not isinstance(pair, tuple) or len(pair) != 2 for pair in pairs):
+        return None
+    keys, items = zip(*pairs, strict=True)
+    return pa.map_(pa.array(keys).type, pa.array(items).type)
 
 
 def _from_array(values: np.ndarray[Any, Any]) -> pa.Array:
     # A copy: Arrow would share the memory, and an operator may reuse the array for its next batch.
-    array = pa.array(values.flatten())
+    array = _from_list(values.flatten())
     for size in reversed(values.shape[1:]):
         array = pa.FixedSizeListArray.from_arrays(array, size)
     return array
@@ -191,6 +227,8 @@ def _to_numpy(column: pa.ChunkedArray) -> Any:
         flat = column.combine_chunks().flatten()
         if pa.types.is_primitive(kind.value_type) and not flat.null_count:
             return flat.to_numpy(zero_copy_only=False).reshape(len(column), kind.list_size)
+    if pa.types.is_time(kind):
+        return np.array(values_of(column), dtype=object)  # numpy has no time of day, and to_numpy no nanoseconds of it
     if column.null_count and (pa.types.is_integer(kind) or pa.types.is_null(kind)):
         return np.array(column.to_pylist(), dtype=object)  # to_numpy would round large integers to floats
     return column.to_numpy()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from batchmill.columns import rows_of
 from batchmill.errors import BatchmillError, InvalidOperator
 from batchmill_worker.engine.batches import to_batch
 from batchmill_worker.runtime.failures import Failure, operator_failed
@@ -76,7 +77,7 @@ class RowFeed:
             ) from error
 
     def _one_by_one(self, cost: Any, start: int, end: int) -> Any:
-        rows = self._table.slice(start, end - start).to_pylist()
+        rows = rows_of(self._table.slice(start, end - start))
         found: list[Any] = []
         for row in rows:
             try:

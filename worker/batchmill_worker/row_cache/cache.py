@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeAlias, assert_never
 
 import numpy as np
 
+from batchmill.columns import rows_of
 from batchmill.errors import InvalidOperator, NotFound, OperatorFailed
 from batchmill.ledger.calls import KeepRowsAnswer
 from batchmill.ledger.encodings import SEGMENT_BYTES
@@ -103,7 +104,7 @@ class RowCache:
         # some at a time: as dicts, rows take many times the memory
         slices = (table.slice(start, MAX_ROWS_PER_CALL) for start in range(0, table.num_rows, MAX_ROWS_PER_CALL))
         with operator.guard.calling(Hook.ROW_KEY):
-            return [digest for some in slices for digest in key_digests(some.to_pylist(), operator.row_key, space)]
+            return [digest for some in slices for digest in key_digests(rows_of(some), operator.row_key, space)]
 
     def _find(self, distinct: Distinct, operator: ReadyOperator) -> tuple[list[Piece], list[_Range]]:
         """Find the results that the cache has, and the segments for those that it lacks."""

@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from batchmill.columns import values_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -92,7 +94,7 @@ def _values(array: pa.Array) -> Matrix:
         return _of_any_length(array, np.dtype(np.int32))
     if pa.types.is_large_string(kind) or pa.types.is_large_binary(kind):
         return _of_any_length(array, np.dtype(np.int64))
-    return _digested([repr(value).encode("utf-8", "surrogatepass") for value in array.to_pylist()])
+    return _digested([repr(value).encode("utf-8", "surrogatepass") for value in values_of(array)])
 
 
 def _fixed(array: pa.Array, width: int) -> Matrix:

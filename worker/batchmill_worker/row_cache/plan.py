@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from batchmill.columns import rows_of
 from batchmill.dead_letters import json_value
 from batchmill_worker.engine.assembly import CompletedBatch, assemble
 from batchmill_worker.engine.batches import BatchResult
@@ -118,7 +119,7 @@ class Shared:
         """Yield the failed rows, and the rows equal to one of them."""
         for one in dead:
             for row in np.flatnonzero(self.distinct.places == self.missing[one.index]).tolist():
-                yield replace(one, index=row, row=json_value(self.table.slice(row, 1).to_pylist()[0]))
+                yield replace(one, index=row, row=json_value(rows_of(self.table.slice(row, 1))[0]))
 
 
 def ranges(starts: Rows, counts: Rows) -> npt.NDArray[np.int64]:

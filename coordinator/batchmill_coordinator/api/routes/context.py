@@ -14,7 +14,6 @@ from batchmill.ledger.jobs import no_such_job
 from batchmill.ledger.unreadable import UnreadableJob
 from batchmill.shard import format_shard_id
 from batchmill.stages import last_stage
-from batchmill_coordinator.results.pages import read_page
 from batchmill_coordinator.roles.cache_sweep import clear_row_cache
 from batchmill_coordinator.status.job_log_page import page_of
 
@@ -152,8 +151,7 @@ class Context:
 
     def page(self, job_id: str, start: ShardId) -> ResultPage:
         """Return the page of results that begins with the shard `start`."""
-        record = self.job(job_id)
-        return read_page(self._ledger, record, self._service.results(record), start)
+        return self._service.results_page(self.job(job_id), start)
 
     def dead_letters(self, job_id: str, start: ShardId, limit: int) -> tuple[list[DeadLetter], str | None]:
         """Return the dead letters of all shards from `start` on until there are about `limit`, and the next cursor."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from batchmill.errors import (
     BatchmillError,
+    InvalidOutput,
     InvalidParams,
     InvalidRows,
     InvalidSource,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HOPELESS = (InvalidSource, InvalidRows, InvalidParams, NotFound, UnknownOperator)
+HOPELESS = (InvalidSource, InvalidRows, InvalidParams, InvalidOutput, NotFound, UnknownOperator)
 """Errors that another attempt would meet again."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from batchmill.job import UploadSource
 from batchmill_worker.engine.executor import ShardTask
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class ShardComputer:
                 carry=spec.carry,
                 should_stop=claimed.lease.should_stop,
                 batching=self._controllers.batching(definition, spec),
-                has_succeeded=bool(loaded.before.results),
+                has_succeeded=bool(loaded.before.results) or _failed_before(loaded),
                 attempt_id=loaded.shard.ref.attempt_key,
                 usage=usage,
             )
@@ -54,3 +55,9 @@ class ShardComputer:
             )
         self._controllers.save()
         return result
+
+
+def _failed_before(loaded: LoadedShard) -> bool:
+    """Return whether the rows failed in another job, so that nothing is known of the operator if they fail again."""
+    source = loaded.files.spec.source
+    return isinstance(source, UploadSource) and source.failed_before

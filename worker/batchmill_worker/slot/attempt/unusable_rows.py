@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow.compute as pc
 
-from batchmill.dead_letters import BAD_LINE, MISSING_VALUE, json_value
+from batchmill.dead_letters import MISSING_VALUE, json_value
 from batchmill.errors import InvalidRows
 from batchmill.wording import count
 
@@ -41,7 +41,7 @@ def unusable_rows(
     behind = shard.first_row + shard.rows
     bad = {first + one.place: one for one in found.bad if shard.first_row <= first + one.place < behind}
     rows = [
-        UnusableRow(index, BAD_LINE, one.message, {"file": one.file, "line": one.line, "text": one.text})
+        UnusableRow(index, one.error_type, one.message, {"file": one.file, "line": one.line, "text": one.text})
         for index, one in bad.items()
     ]
     table = found.table.slice(shard.skip, shard.rows)

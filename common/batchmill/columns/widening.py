@@ -1,7 +1,8 @@
-"""The one rule for two types of a column, in all inputs: the type that holds the values of both.
+"""The one rule for two types of a column, in inputs, results and outputs: the type that holds the values of both.
 
-A value that the wider type cannot hold after all, such as 2^53 + 1 among fractions, -1 beside uint64, or a time beyond
-the years of nanoseconds, is an error where it is read; it is never changed.
+A column never changes its kind: text stays text, and bytes stay bytes. A value that the wider type cannot hold after
+all, such as 2^53 + 1 among fractions, -1 beside uint64, or a time beyond the years of nanoseconds, is an error where it
+is read or written; it is never changed.
 """
 
 from __future__ import annotations
@@ -21,16 +22,63 @@ _UNSIGNED = dict(zip(_BITS, (pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()),
 _UNITS = ("s", "ms", "us", "ns")
 
 
-def wider(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
-    """Return the type that both widen to, or None if there is none."""
+class TypeConflictError(TypeError):
+    """A column has two types that no type holds both of, or a value that does not fit the wider one."""
+
+    def __init__(self, column: str, known: pa.DataType, found: pa.DataType, reason: str = "") -> None:
+        super().__init__(f"column {column!r} is {found} here and {known} elsewhere{reason and f': {reason}'}")
+        self.column = column
+        self.known = known
+        self.found = found
+
+
+def widen_types(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
+    """Return the type that holds the values of both, or None if there is none."""
     if left.equals(right):
         return left
     for one, other in ((left, right), (right, left)):
         if types.is_null(one):
             return other
         if types.is_dictionary(one):
-            return wider(one.value_type, other.value_type if types.is_dictionary(other) else other)
+            return widen_types(one.value_type, other.value_type if types.is_dictionary(other) else other)
     return next((found for rule in _RULES if (found := rule(left, right)) is not None), None)
+
+
+def widen_schemas(known: pa.Schema, found: pa.Schema) -> pa.Schema:
+    """Return the schema that holds the rows of both: the columns of the first, then those that only the second has.
+
+    Raises `TypeConflictError`.
+    """
+    kinds = {field.name: field.type for field in known}
+    for field in found:
+        before = kinds.setdefault(field.name, field.type)
+        widened = widen_types(before, field.type)
+        if widened is None:
+            raise TypeConflictError(field.name, before, field.type)
+        kinds[field.name] = widened
+    return pa.schema(list(kinds.items()))
+
+
+def widen_table(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return the table with exactly this schema; a column that it lacks is null.
+
+    Raises `TypeConflictError` for a value that does not fit.
+    """
+    if table.schema.equals(schema):
+        return table
+    names = set(table.column_names)
+    columns = [
+        _cast(table.column(field.name), field) if field.name in names else pa.nulls(table.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def _cast(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
+    try:
+        return column if column.type.equals(field.type) else column.cast(field.type)
+    except pa.ArrowException as error:
+        raise TypeConflictError(field.name, field.type, column.type, str(error).splitlines()[0]) from error
 
 
 def _numbers(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
@@ -95,7 +143,7 @@ def _finer(left: pa.DataType, right: pa.DataType) -> str:
 def _lists(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
     if not (_is_list(left) and _is_list(right)):
         return None
-    value = wider(left.value_type, right.value_type)
+    value = widen_types(left.value_type, right.value_type)
     if value is None:
         return None
     is_large = any(types.is_large_list(kind) or types.is_large_list_view(kind) for kind in (left, right))
@@ -120,7 +168,7 @@ def _structs(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
         return None
     kinds = {field.name: field.type for field in left}
     for field in right:
-        united = wider(kinds.get(field.name, field.type), field.type)
+        united = widen_types(kinds.get(field.name, field.type), field.type)
         if united is None:
             return None
         kinds[field.name] = united
@@ -130,7 +178,7 @@ def _structs(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
 def _maps(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
     if not (types.is_map(left) and types.is_map(right)):
         return None
-    key, item = wider(left.key_type, right.key_type), wider(left.item_type, right.item_type)
+    key, item = widen_types(left.key_type, right.key_type), widen_types(left.item_type, right.item_type)
     return None if key is None or item is None else pa.map_(key, item)
 
 

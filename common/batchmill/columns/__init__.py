@@ -1,0 +1,29 @@
+"""Columns of rows: the Arrow types that are carried, how types widen, and the Python values of a column."""
+
+from __future__ import annotations
+
+from batchmill.columns.carried_types import (
+    RESERVED_PREFIX,
+    ColumnTooLargeError,
+    UnsupportedColumnError,
+    carried_schema,
+    carry,
+    reserved_column,
+)
+from batchmill.columns.python_values import rows_of, values_of
+from batchmill.columns.widening import TypeConflictError, widen_schemas, widen_table, widen_types
+
+__all__ = [
+    "RESERVED_PREFIX",
+    "ColumnTooLargeError",
+    "TypeConflictError",
+    "UnsupportedColumnError",
+    "carried_schema",
+    "carry",
+    "reserved_column",
+    "rows_of",
+    "values_of",
+    "widen_schemas",
+    "widen_table",
+    "widen_types",
+]

@@ -1,0 +1,87 @@
+"""Gives all parts of an output one schema, before its manifest is written."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from batchmill.operators.contract import SOURCE_ROW
+from batchmill.shard import ShardId
+from batchmill.stages import carried_through
+from batchmill_coordinator.results.outputs import settled_shards
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from batchmill.ledger import JobRecord, Ledger
+    from batchmill.ledger.settlement import Settled
+    from batchmill.sinks import ManifestPart, Publisher, ResultStore, SchemaLog
+    from batchmill.workspace import Workspace
+    from batchmill_coordinator.results.dead_rows import DeadRowStore
+
+    WritePart = Callable[[ShardId, int, pa.Table], int]
+
+FIRST = ShardId((0,))
+
+
+class OneSchema:
+    """Widens the parts of outputs, as the leader."""
+
+    def __init__(self, ledger: Ledger, workspace: Workspace, dead_rows: DeadRowStore) -> None:
+        self._ledger = ledger
+        self._workspace = workspace
+        self._dead_rows = dead_rows
+
+    def unite(self, record: JobRecord, stage: int, results: ResultStore, write: WritePart, epoch: int) -> None:
+        """Write the parts that lack columns of the output, or have narrower types, again. Doing it again is fine.
+
+        write: as `ResultStore.write`, widens what it writes. Raises `InvalidOutput` where types have nothing in
+        common, `StorageError`, and `NotFound` for a part that is gone.
+        """
+        log = self._workspace.schema_log(record.id)
+        if log.latest()[0] < 2 and record.resumed_from is None:
+            return  # every part was written with the only schema that there was
+        for shard in settled_shards(self._ledger, record, stage):
+            for part in shard.parts:
+                if part.results:
+                    self._unite_part(record, part, log, results, write, epoch)
+
+    def _unite_part(
+        self,
+        record: JobRecord,
+        part: Settled,
+        log: SchemaLog,
+        results: ResultStore,
+        write: WritePart,
+        epoch: int,
+    ) -> None:
+        if results.schema(part.shard_id, part.token).equals(log.latest()[1]):
+            return
+        after = replace(part, token=part.token + 1)
+        table = results.read(part.shard_id, part.token)
+        after = replace(after, nbytes=write(after.shard_id, after.token, table))
+        if part.rows_dead:
+            self._dead_rows.write(record.id, after, self._dead_rows.read(record.id, part))
+        if self._ledger.results.replace_part(record.id, part, after, {}, epoch) and part.rows_dead:
+            self._dead_rows.delete(record.id, part)
+
+    def empty_part(self, record: JobRecord, publisher: Publisher, results: ResultStore) -> tuple[ManifestPart, ...]:
+        """Write a part without rows that has the schema of an output without results; none if it has no column."""
+        schema = schema_without_rows(self._ledger, self._workspace, record)
+        if not len(schema):
+            return ()
+        nbytes = results.write(FIRST, 0, schema.empty_table())
+        return (publisher.part(FIRST, 0, 0, nbytes),)
+
+
+def schema_without_rows(ledger: Ledger, workspace: Workspace, record: JobRecord) -> pa.Schema:
+    """Return what is known of the schema of a job without results: the columns of its input that it carries.
+
+    Raises `NotFound` or `StorageError`.
+    """
+    spec = record.spec
+    inline = None if spec.source else ledger.jobs.inline_input(record.id)
+    schema = workspace.open_source(record.id, spec, inline).schema
+    return pa.schema([schema.field(name) for name in carried_through(spec, schema.names) if name != SOURCE_ROW])
