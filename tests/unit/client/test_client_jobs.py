@@ -126,8 +126,10 @@ def test_a_deleted_job_is_gone_even_if_the_answer_was_lost(held, service):
 
 
 def test_wait_gives_the_job_back_when_it_completed(held, service):
-    threading.Timer(0.05, service.change, [held.id], {"state": JobState.COMPLETED}).start()
+    end = threading.Timer(0.05, service.change, [held.id], {"state": JobState.COMPLETED})
+    end.start()
     assert held.wait(timeout=GRACE_S) is held
+    end.join(GRACE_S)  # it looks for the end itself, and must not meet the next test
 
 
 def test_wait_gives_up_after_its_timeout_and_the_job_goes_on(held):
