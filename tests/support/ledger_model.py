@@ -197,6 +197,7 @@ class Model:
     def to_queue(self, job: Job, limit: int) -> list[ShardId]:
         waiting = [shard_id for shard_id in job.names("waiting") if job.live[shard_id].at <= self.now]
         waiting.sort(key=lambda shard_id: (job.live[shard_id].at, format_shard_id(shard_id)))
+        waiting = waiting[:limit]  # only these are read, so suspects may keep later retries from being seen
         planned = job.names("planned")
         suspects = [one for one in waiting if planned and (len(one) > 1 or job.live[one].losses >= LOSSES_BEFORE_SPLIT)]
         return [*(one for one in waiting if one not in suspects), *planned, *suspects][:limit]
