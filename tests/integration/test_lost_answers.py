@@ -61,7 +61,12 @@ def service(valkey_url: str, prefix: str, tmp_path: Path) -> Iterator[Service]:
     )
     service.ledger.fleet.announce(worker, OPERATORS, 60.0, changed=True)
     service.leadership.renew()
+    pools = (service._inspectors, service._planning_inspectors)
+    for pool in pools:
+        pool.start()
     yield service
+    for pool in pools:
+        pool.stop()
     service.ledger.close()
 
 
@@ -133,6 +138,7 @@ def test_a_source_that_ends_before_all_its_rows_are_planned_fails_the_job(servic
 def empty_the_horizon(service: Service, job: JobRecord) -> None:
     """Make room for new shards, as commits would."""
     service.ledger._store.redis.hset(service.ledger._store.keys.stage(job.id, 0), "shards_live", 0)
+    service.ledger.index.rebuild([job.id])
 
 
 def plan_the_rest(service: Service, job_id: str) -> None:

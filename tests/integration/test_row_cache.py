@@ -64,8 +64,7 @@ def test_other_parameters_another_version_and_other_code_compute_again(
     monkeypatch.setattr(tally_operators.Tally, "fingerprint", lambda _: "other weights", raising=False)
     mill.lengths(["a"])
     assert mill.computed == ["a"]
-    mill.cache._code["tally"] = "edited"
-    mill.lengths(["a"])
+    mill.lengths(["a"], definition=replace(definition, code="edited"))
     assert mill.computed == ["a"]
 
 

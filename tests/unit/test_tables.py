@@ -17,7 +17,7 @@ COLUMNS = (
     Column("LEFT"),
     Column("BLOCKED", is_below=True),
 )
-ROW = ("job-01m8b3zjfyqe3279hav0", "running", "a name that is quite long", "1,000,000", "12 s (9 s to 15 s)", "")
+ROW = ("job-01m8b3zjfyqe3279000", "running", "a name that is quite long", "1,000,000", "12 s (9 s to 15 s)", "")
 
 
 def test_a_table_that_fits_is_one_line_per_row_with_aligned_columns() -> None:
