@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from support.processes import command_line
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -116,7 +118,7 @@ class Sandbox:
         for process in psutil.process_iter():
             try:
                 if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(MARK) == self._mark:
-                    found.append(" ".join(process.cmdline()))
+                    found.append(command_line(process))
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
         return found

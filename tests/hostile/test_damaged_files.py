@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from support.processes import children_with
 from support.waiting import until
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 DATA = Path(__file__).parent.parent / "data" / "hostile"
 REFUSED = ["encrypted_column.parquet", "bad_path_in_schema.parquet", "latin1_column_name.parquet", "arrow_stream.arrow"]
+MODULE = "batchmill_coordinator.inspection"
 SEED = 20_261_126
 MUTANTS = 60
 TABLE = pa.table({"id": list(range(200)), "text": [f"row {number}" for number in range(200)]})
@@ -35,8 +37,7 @@ def pid_of(mill: Mill) -> int:
 
 def inspectors(mill: Mill) -> list[psutil.Process]:
     """The processes that read what users send."""
-    children = psutil.Process(pid_of(mill)).children()
-    return [child for child in children if "batchmill_coordinator.inspection" in " ".join(child.cmdline())]
+    return children_with(MODULE, pid_of(mill))
 
 
 @pytest.mark.parametrize("operator", ["echo", "shout"])
@@ -98,12 +99,7 @@ def test_an_inspector_that_hangs_is_ended_and_the_file_named(own_mill: Mill, tmp
     target = tmp_path / "slow.jsonl"
     target.write_text('{"id": 1}\n' * 10)
     assert mill.submit(source={"path": str(target)}).status == 201  # its inspectors are ready
-    found = [
-        child
-        for child in psutil.Process(own_mill.cluster.coordinators["b"].pid).children()
-        if "batchmill_coordinator.inspection" in " ".join(child.cmdline())
-    ]
-    for process in found:
+    for process in children_with(MODULE, own_mill.cluster.coordinators["b"].pid):
         process.suspend()
     with mill.healthy():
         answer = mill.submit(source={"path": str(target)})

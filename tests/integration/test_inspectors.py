@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -21,10 +20,14 @@ from batchmill.sources.describe import describe
 from batchmill.workspace import Workspace, stream_from_table
 from batchmill_coordinator.inspection.inspector import InspectedSource, Inspector
 from batchmill_coordinator.inspection.pool import InspectorPool
+from support.processes import children_with
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
+    import psutil
+
+MODULE = "batchmill_coordinator.inspection"
 HOSTILE = Path(__file__).parent.parent / "data" / "hostile"
 ROWS = pa.table({"id": list(range(1000))})
 
@@ -34,7 +37,14 @@ def settings_of(folder: Path, **others: object) -> CoordinatorSettings:
 
 
 @pytest.fixture
-def pool(tmp_path: Path) -> Iterator[InspectorPool]:
+def processes() -> Callable[[], list[psutil.Process]]:
+    """The inspectors that live and were started by the test; the session's service has others."""
+    others = set(children_with(MODULE))
+    return lambda: [child for child in children_with(MODULE) if child not in others]
+
+
+@pytest.fixture
+def pool(tmp_path: Path, processes: Callable[[], list[psutil.Process]]) -> Iterator[InspectorPool]:
     pool = InspectorPool(settings_of(tmp_path))
     pool.start()
     yield pool
@@ -49,22 +59,13 @@ def good(tmp_path: Path) -> Path:
     return path
 
 
-def processes() -> list[psutil.Process]:
-    children = psutil.Process().children()
-    return [child for child in children if child.status() != psutil.STATUS_ZOMBIE and _is_inspector(child)]
-
-
-def _is_inspector(process: psutil.Process) -> bool:
-    return "batchmill_coordinator.inspection" in " ".join(process.cmdline())
-
-
 def test_what_an_inspector_says_of_a_source_is_what_this_process_would_say(pool: InspectorPool, good: Path) -> None:
     found = Inspector(pool).describe(FileSource(path=str(good)))
     assert found == describe(FileSource(path=str(good)), settings_of(good.parent).locations())
 
 
 def test_splits_and_rows_from_inspectors_are_the_source_even_if_each_is_killed(
-    pool: InspectorPool, good: Path, tmp_path: Path
+    pool: InspectorPool, good: Path, tmp_path: Path, processes: Callable[[], list[psutil.Process]]
 ) -> None:
     inspector, workspace = Inspector(pool), Workspace.open(settings_of(tmp_path))
     workspace.describe_source("job-1", inspector.describe(FileSource(path=str(good))))
@@ -95,7 +96,9 @@ def test_a_file_that_ends_its_reader_is_named_and_others_are_read_meanwhile(pool
     assert error.value.details["file"].endswith("encrypted_column.parquet")
 
 
-def test_one_that_hangs_is_ended_and_the_next_request_is_served(tmp_path: Path, good: Path) -> None:
+def test_one_that_hangs_is_ended_and_the_next_request_is_served(
+    tmp_path: Path, good: Path, processes: Callable[[], list[psutil.Process]]
+) -> None:
     pool = InspectorPool(settings_of(tmp_path, inspection_timeout_s=4))
     pool.start()
     inspector = Inspector(pool)
@@ -132,7 +135,9 @@ def test_rows_that_are_no_arrow_stream_are_invalid_and_good_ones_come_back(pool:
     assert inspector.read_rows(base64.b64encode(stream).decode()) == stream
 
 
-def test_a_pool_that_stops_blames_nobody(tmp_path: Path, good: Path) -> None:
+def test_a_pool_that_stops_blames_nobody(
+    tmp_path: Path, good: Path, processes: Callable[[], list[psutil.Process]]
+) -> None:
     pool = InspectorPool(settings_of(tmp_path))
     pool.start()
     inspector = Inspector(pool)

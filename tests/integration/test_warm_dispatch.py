@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
-import psutil
 import redis
 
 import batchmill
+from support.processes import children_with, command_line
 from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
@@ -22,9 +23,9 @@ OPERATORS = ("mill_operators",)
 
 def valkey_socket(data: Path) -> str:
     """Where the service over this folder has its Valkey."""
-    (up,) = (child for child in psutil.Process().children() if str(data) in child.cmdline())
-    lines = [" ".join(child.cmdline()).replace("unixsocket:", " ") for child in up.children()]
-    return next(part for line in lines for part in line.split() if part.endswith("valkey.sock"))
+    (up,) = children_with(f"{data} ")
+    (server,) = children_with("valkey-server", up.pid)
+    return next(part for part in re.split("[ :]", command_line(server)) if part.endswith("valkey.sock"))
 
 
 def test_a_mixed_load_of_forty_jobs_loads_each_of_two_models_at_most_twice(

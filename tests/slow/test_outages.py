@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import redis
 import batchmill
 from batchmill.broker import RECONNECT
 from support.cluster import KEYS, LEASE_S
+from support.processes import children_with, command_line
 from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
@@ -38,13 +40,13 @@ class Running:
 
     def process(self, word: str) -> psutil.Process:
         """The process of this service whose command line has a word."""
-        (up,) = (child for child in psutil.Process().children() if str(self._data) in child.cmdline())
-        (found,) = (child for child in up.children() if word in " ".join(child.cmdline()))
+        (up,) = children_with(f"{self._data} ")
+        (found,) = children_with(word, up.pid)
         return found
 
     def redis(self) -> redis.Redis:
-        line = " ".join(self.process("valkey-server").cmdline()).replace("unixsocket:", " ")
-        socket = next(part for part in line.split() if part.endswith("valkey.sock"))
+        line = command_line(self.process("valkey-server"))
+        socket = next(part for part in re.split("[ :]", line) if part.endswith("valkey.sock"))
         return redis.Redis(unix_socket_path=socket)
 
     def finishes_whole(self) -> None:
