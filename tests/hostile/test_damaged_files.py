@@ -10,7 +10,6 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,6 +19,8 @@ from support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import psutil
 
     from support.attack import Answer, Mill
 

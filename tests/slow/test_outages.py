@@ -6,7 +6,6 @@ import re
 import time
 from typing import TYPE_CHECKING
 
-import psutil
 import pytest
 import redis
 
@@ -19,6 +18,8 @@ from support.waiting import GRACE_S, until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    import psutil
 
     from support.cluster import Cluster
 
