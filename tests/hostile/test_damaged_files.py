@@ -61,7 +61,7 @@ def test_text_that_is_not_utf_8_fails_its_job_naming_file_column_and_row(mill: M
     error = job.status().error
     assert error is not None
     assert "invalid_utf8.parquet" in error.message
-    assert "row 1 (the first one is 0) has no valid value in column 's'" in error.message
+    assert "row 1 (the first one is 0): it has no valid value in column 's'" in error.message
 
 
 def test_a_file_that_breaks_after_submit_fails_its_job_alone(mill: Mill, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -26,6 +27,7 @@ ACME, BETA, READER, ALL_READER, METRICS = (
     "metrics-token-1",
 )
 ROWS = [{"id": 1}, {"id": 2}]
+FILE = Path(__file__).parent.parent / "data" / "sources" / "cr_only.csv"
 OK, HIDDEN, FORBIDDEN = "ok", "hidden", "forbidden"
 
 
@@ -43,6 +45,7 @@ class Case:
 
 CASES = [
     Case("POST /v1/jobs", OK, OK, FORBIDDEN, body={"operator": "echo", "rows": ROWS}),
+    Case("POST /v1/jobs/check", OK, OK, FORBIDDEN, body={"operator": "echo", "source": {"path": str(FILE)}}),
     Case("GET /v1/jobs", OK, OK, OK),
     Case("GET /v1/jobs/{job_id}", OK, HIDDEN, OK),
     Case("POST /v1/jobs/{job_id}/cancel", OK, HIDDEN, FORBIDDEN),

@@ -212,7 +212,9 @@ def test_a_csv_column_has_the_narrowest_type_that_keeps_what_is_written(
 
 def test_text_that_is_no_utf8_is_named_with_column_and_row(tmp_path: Path) -> None:
     path = DATA / "invalid_utf8.parquet"
-    assert f"{path} cannot be read: row 1: it has no valid value in column 's'" in refusal(tmp_path, path)
+    assert f"{path} cannot be read: row 1 (the first one is 0): it has no valid value in column 's'" in refusal(
+        tmp_path, path
+    )
     found = read_with_faults(tmp_path, path, on_bad_line="dead")
     assert [(one.place, one.file) for one in found.bad] == [(1, str(path))]
     assert found.table.slice(1, 1).to_pylist() == [dict.fromkeys(found.table.column_names)]

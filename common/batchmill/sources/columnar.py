@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _NEAR = 0.25  # of a split: how much shorter it may become so that it ends where a group ends
 _ROUNDING = 1e-6  # of a row
+_HINT = 'Write the file again, or give the source `on_bad_line` "dead": then such rows become dead letters.'
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +138,8 @@ class ColumnarSource(Source):
         except (ValueError, KeyError) as error:
             place = _first_bad_row(table, self._file_schema)
             if not self._keeps_bad_rows:
-                raise unreadable(location.uri, f"row {one.start + place:,}: {_reason(table, place, error)}") from error
+                reason = f"{_counted(one.start + place)}: {_reason(table, place, error)}"
+                raise unreadable(location.uri, reason, hint=_HINT) from error
         return self._good_rows(table, location.uri, one.start)
 
     def _good_rows(self, table: pa.Table, uri: str, first_row: int) -> RowsRead:
@@ -154,7 +156,7 @@ class ColumnarSource(Source):
                     middle = (start + stop) // 2
                     left += [(middle, stop), (start, middle)]
                     continue
-                reason = f"row {first_row + start:,}: {_reason(part, 0, error)}"
+                reason = f"{_counted(first_row + start)}: {_reason(part, 0, error)}"
                 parts.append(RowsRead(null_rows(self._file_schema, 1), (BadRow(0, uri, 0, "", reason),)))
         return join_rows(parts, self._file_schema)
 
@@ -170,6 +172,10 @@ def _checked(table: pa.Table, schema: pa.Schema) -> pa.Table:
         return conform(carry(table.select([name for name in schema.names if name in table.column_names])), schema)
     except TypeError as error:
         raise ValueError(str(error)) from error
+
+
+def _counted(row: int) -> str:
+    return f"row {row:,} (the first one is 0)"
 
 
 def _first_bad_row(table: pa.Table, schema: pa.Schema) -> int:
