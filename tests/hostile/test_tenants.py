@@ -27,7 +27,7 @@ ACME, BETA, READER, ALL_READER, METRICS = (
     "metrics-token-1",
 )
 ROWS = [{"id": 1}, {"id": 2}]
-FILE = Path(__file__).parent.parent / "data" / "sources" / "cr_only.csv"
+FILE = Path(__file__).parent.parent / "data" / "sources" / "uint64.jsonl"
 OK, HIDDEN, FORBIDDEN = "ok", "hidden", "forbidden"
 
 
