@@ -1472,6 +1472,8 @@ def submit(
             keys.idempotency(idempotency_key) if idempotency_key is not None else "",
             keys.inline_input(job_id),
             keys.uploads(),
+            keys.tenant_jobs(tenant),
+            keys.tenant_live_jobs(tenant),
             keys.schema(),
             *(keys.stage(job_id, item.stage) for item in stages),
         ],

@@ -8,6 +8,8 @@
 -- @key idempotency?
 -- @key inline_input
 -- @key uploads
+-- @key tenant_jobs
+-- @key tenant_live_jobs
 -- @key schema
 -- @arg now: clock
 -- @arg schema: int  of the data formats that the caller writes
@@ -71,6 +73,8 @@ if args.replay_of then redis.call('HSET', keys.job, 'replay_of', args.replay_of)
 if args.resumed_from then redis.call('HSET', keys.job, 'resumed_from', args.resumed_from, 'must_resume', 1) end
 redis.call('ZADD', keys.jobs, now, args.job_id)
 redis.call('SADD', keys.live_jobs, args.job_id)
+redis.call('ZADD', keys.tenant_jobs, now, args.job_id)
+redis.call('SADD', keys.tenant_live_jobs, args.job_id)
 if keys.idempotency then
   redis.call('SET', keys.idempotency, write_request(args.job_id, args.digest), 'PX', args.idempotency_ms)
   redis.call('HSET', keys.job, 'idempotency_key', args.idempotency_key)
