@@ -47,9 +47,13 @@ class EmbeddedSettings:
 
 
 class EmbeddedService:
-    """A Valkey, a coordinator and a worker supervisor over one data folder. A context manager."""
+    """A Valkey, a coordinator and a worker supervisor over one data folder. A context manager.
+
+    Raises `MissingExtra` when packages that it needs are not installed.
+    """
 
     def __init__(self, settings: EmbeddedSettings) -> None:
+        _require_extras()
         self._settings = settings
         self._folder = DataFolder(settings.data_dir)
         self._processes = ProcessSupervisor()
@@ -67,7 +71,6 @@ class EmbeddedService:
 
     def start(self) -> ServiceRecord:
         """Start everything; returns when jobs can be submitted. Raises `ServiceUnavailable` with the reason."""
-        _require_extras()
         self._folder.lock()
         try:
             self.record = self._start()
