@@ -63,11 +63,11 @@ def _serve(settings: CoordinatorSettings, ready_file: Path | None) -> None:
 
     configure_logging(settings)
 
-    def tell(url: str) -> None:
+    def report(url: str) -> None:
         announce(settings, "coordinator", f"serving {url}")
         if ready_file is not None:
             draft = ready_file.with_suffix(".draft")
             draft.write_text(json.dumps({"url": url}))
             draft.replace(ready_file)  # whoever sees it sees all of it
 
-    serve(settings, tell)
+    serve(settings, report)

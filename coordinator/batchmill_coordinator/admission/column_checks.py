@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def required_columns(operator: OperatorInfo, params: dict[str, Any]) -> list[str]:
-    """The columns every row must have; `"{column}"` stands for the parameter `column`, its default included."""
+    """The columns every row must have; `"{column}"` is the value of the parameter `column`, its default included."""
     properties = operator.params_schema.get("properties", {})
     defaults = {name: about["default"] for name, about in properties.items() if "default" in about}
     return [column.format_map({**defaults, **params}) for column in operator.columns]

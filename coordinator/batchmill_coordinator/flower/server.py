@@ -29,7 +29,7 @@ FORGET_OFFLINE_S = 3_600
 
 
 def serve_flower(settings: FlowerSettings, on_ready: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT; `on_ready` is told the URL once requests are answered.
+    """Serve until SIGTERM or SIGINT; `on_ready` is called with the URL once requests are answered.
 
     Raises `InvalidSettings` when the address cannot be had.
     """
