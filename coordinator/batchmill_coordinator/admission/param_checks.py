@@ -76,10 +76,10 @@ def _explained(operator: OperatorInfo, params: dict[str, Any], error: Validation
     if error.validator == "required" and not error.absolute_path:
         known = operator.params_schema.get("properties", {})
         name = next(name for name in operator.params_schema["required"] if name not in params)
-        about = known.get(name, {}).get("description", "")
+        about = known.get(name, {}).get("description", "").removesuffix(".")
         return InvalidParams(
             f"operator {operator.name!r} needs the parameter {name!r}{f' ({about})' if about else ''}; it is missing.",
-            hint=f"Give {name}=…",
+            hint=f"Give it: --param {name}=…",
             parameter=name,
         )
     name = ".".join(map(str, error.absolute_path))
