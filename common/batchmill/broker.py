@@ -10,6 +10,7 @@ from uuid import NAMESPACE_OID, uuid5
 from batchmill.backoff import Backoff
 from batchmill.redis_access.address import RedisAddress
 from batchmill.shard import ShardRef, parse_shard_id
+from batchmill.wording import printable
 
 if TYPE_CHECKING:
     from batchmill.settings import ServiceSettings
@@ -55,11 +56,11 @@ def task_id(ref: ShardRef) -> str:
     return str(uuid5(NAMESPACE_OID, f"batchmill:{ref.attempt_key}"))
 
 
-def describe_arguments(ref: ShardRef) -> str:
+def describe_arguments(ref: ShardRef, job_name: str | None) -> str:
     """A message's arguments as Flower and logs show them: what differs first, because Flower's lists cut them short."""
     job_id, stage, shard_id, token = ref.attempt_key.split("|")
     where = f"stage {stage} shard {shard_id}" if int(stage) else f"shard {shard_id}"
-    return f"#{token} {where} · {job_id}"
+    return " · ".join([f"#{token} {where}", *([printable(job_name)] if job_name else []), job_id])
 
 
 def attempt_of(message: bytes) -> ShardRef:
