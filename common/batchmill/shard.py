@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, NewType, Self
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+FIRST_ROWS = 64  # at most, of the shards of a stage before anything of it is timed
+
 ShardId = NewType("ShardId", tuple[int, ...])
 """The path of a shard: `(17,)` as planned, `(17, 0)` and `(17, 1)` once split. Tuple order is input order."""
 

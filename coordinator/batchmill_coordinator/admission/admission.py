@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 
 from batchmill.errors import Conflict, InvalidOutput, InvalidRequest, UnknownOperator, did_you_mean
 from batchmill.job import MAX_INLINE_BYTES, CheckedJob, FileSource, JobRequest, JobSpec, UploadSource, new_id
-from batchmill.ledger.jobs import Submission
+from batchmill.ledger.jobs import Submission, WholePlan
+from batchmill.shard import FIRST_ROWS, Shard, ShardId
 from batchmill.sources import InlineSource, SourceDescription
+from batchmill.sources.base import InputSplit
+from batchmill.stages import FIRST_STAGE
 from batchmill.workspace import stream_from_table, table_from_stream
 from batchmill_coordinator.admission.acceptance import accept, tenant_key
 from batchmill_coordinator.admission.column_checks import check_columns, check_output_types
@@ -214,6 +217,7 @@ class Admission:
             resumed_from=earlier,
             operator_versions=(order.operator.version,),
             tenant=tenant,
+            plan=_whole_plan(job_id, found, self._settings) if earlier is None else None,
         )
         return accept(self._ledger, submission, undo, self._settings)
 
@@ -241,6 +245,17 @@ class Admission:
             output.reopen()
         undo.callback(output.release)
         return None if earlier is None else earlier.job
+
+
+def _whole_plan(job_id: str, found: _Input, settings: CoordinatorSettings) -> WholePlan | None:
+    """Plan a job whose rows came with the request, if they fit into one shard: the planner need not read them again."""
+    if not found.inline:
+        return None
+    split = found.source.splitter("").next_split(FIRST_ROWS, settings.shard_max_bytes)
+    if not isinstance(split, InputSplit) or split.rows < found.source.count("").rows:
+        return None
+    shard = Shard(job_id, FIRST_STAGE, ShardId((0,)), 0, split.rows, split.slices)
+    return WholePlan(shard, split.bytes, split.cursor)
 
 
 def _require_one_input(request: JobRequest) -> None:
