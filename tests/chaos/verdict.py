@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow import json as arrow_json
 
 from batchmill.cost import sums, total_of
 from batchmill.errors import BatchmillError
@@ -96,10 +95,13 @@ class Verdict:
         self.expect(job, "the manifest's rows", found["rows"], len(results))
         self.expect(job, "the manifest's failed rows", found["rows_dead"], job.status.rows_dead if job.status else None)
         files = sorted(path.name for path in folder.iterdir() if path.name != "_schemas")
-        self.expect(job, "the folder", files, sorted(["_manifest.json", *(part["name"] for part in found["parts"])]))
-        tables = [_read(folder / part["name"]) for part in found["parts"]]
-        self.expect(job, "rows of the parts", [t.num_rows for t in tables], [part["rows"] for part in found["parts"]])
-        rows = [row for table in tables for row in table.to_pylist()]
+        wanted = sorted(["_manifest.json", *(part["name"] for part in found["parts"])])
+        self.expect(job, "the folder", files, wanted)
+        if files != wanted:
+            return
+        parts = [_read(folder / part["name"]) for part in found["parts"]]
+        self.expect(job, "rows of the parts", [len(rows) for rows in parts], [part["rows"] for part in found["parts"]])
+        rows = [row for rows in parts for row in rows]
         if rows != results:
             self.broken.append(f"{_name(job)}: the parts differ from the results")
 
@@ -188,5 +190,8 @@ def _name(job: Submitted) -> str:
     return f"job {plan.number} ({job.id}, {plan.operator}, {len(plan.kinds)} rows, {way}, {plan.fate})"
 
 
-def _read(path: Path) -> pa.Table:
-    return pq.read_table(path) if path.suffix == ".parquet" else arrow_json.read_json(path)
+def _read(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".parquet":
+        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+        return rows
+    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -85,6 +85,11 @@ class OutputFolder:
         """Whether the folder is the job's: taken by it, or with its results. Raises `StorageError`."""
         return self._owner() == self.job_id or self._has_own_manifest()
 
+    def is_only_own(self) -> bool:
+        """Whether the folder is the job's, and no other job has taken it since. Raises `StorageError`."""
+        owner = self._owner()
+        return owner == self.job_id or (not owner and self._has_own_manifest())
+
     def is_published(self) -> bool:
         """Whether the folder has the job's results and nobody has taken it since. Raises `StorageError`."""
         return not self._owner() and self._has_own_manifest()

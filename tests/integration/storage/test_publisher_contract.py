@@ -186,6 +186,20 @@ def test_a_replaced_part_counts_once_the_manifest_has_it(
         assert rows_in(folder, s3_url) == [0, 1, 10]
 
 
+def test_publishing_that_is_done_again_takes_the_leaders_part_and_no_workers(
+    output: Callable[..., JobOutput], folder: BlobStore
+) -> None:
+    job = output()
+    job.publisher.prepare()
+    for _ in range(2):
+        nbytes = output().publisher.replace_part(ShardId((0,)), 0, TABLE)
+        part = job.publisher.part(ShardId((0,)), 0, TABLE.num_rows, nbytes)
+        job.publisher.publish(job.manifest(part, schema=TABLE.schema))
+        with pytest.raises(StaleToken):
+            job.write((0,), 1, TABLE)
+        assert folder.list() == ["_manifest.json", part.name]
+
+
 def test_a_manifest_whose_part_is_missing_changes_nothing(
     output: Callable[..., JobOutput], folder: BlobStore, s3_url: str
 ) -> None:
