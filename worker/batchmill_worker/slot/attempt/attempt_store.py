@@ -47,7 +47,8 @@ class AttemptStore:
     def store(self, loaded: LoadedShard, progress: ShardProgress) -> Completion:
         """Store the results and dead letters of a shard that is done, and describe them.
 
-        Raises `StorageError`, and `StaleToken` if the job has ended. The description's `busy_s` is left for the caller to fill in.
+        The description's `busy_s` is left for the caller to fill in. Raises `StorageError`, and `StaleToken` if the
+        job has ended.
         """
         with self._trace.span(Phase.STORE, shard=loaded.shard.ref.attempt_key):
             return self._store(loaded, progress)
