@@ -34,7 +34,7 @@ class Keys:
         return f"{self.prefix}orphans"
 
     def clock_seen(self) -> str:
-        """String: the time of this server when a leader read it last (ms)."""
+        """String: the last time of this server that a leader read and trusted (ms)."""
         return f"{self.prefix}clock:seen"
 
     def jobs(self) -> str:
