@@ -104,7 +104,7 @@ def test_blobs_of_a_lost_ledger_are_swept_once_the_mark_says_so(
     forget_everything(redis_client, prefix)
     kept.step_after(1)
     text = kept.notices.texts()[Notice.LEDGER]
-    kept.blobs.put(MARK, text[text.index("{") : text.index("}") + 1].encode())
+    kept.blobs.unsealed().put(MARK, text[text.index("{") : text.index("}") + 1].encode())
     kept.step_after(ORPHAN_TTL_S + 2 * SWEEP_INTERVAL_S)
     assert kept.jobs() == []
     assert kept.notices.texts() == {}

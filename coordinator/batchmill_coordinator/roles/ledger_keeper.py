@@ -112,7 +112,7 @@ class LedgerKeeper:
 
     def _read_mark(self) -> Mark | None:
         try:
-            return Mark.model_validate_json(self._blobs.get(MARK).to_pybytes())
+            return Mark.model_validate_json(self._blobs.unsealed().get(MARK).to_pybytes())
         except NotFound:
             return None
         except ValidationError as error:
@@ -123,7 +123,7 @@ class LedgerKeeper:
     def _write_mark(self, mark: Mark | None) -> None:
         assert mark is not None  # noqa: S101  # the caller has compared it
         marked = mark.model_copy(update={"revision": self._ledger.identity.advance()})
-        self._blobs.put(MARK, marked.model_dump_json().encode())
+        self._blobs.unsealed().put(MARK, marked.model_dump_json().encode())
         self._marked_at_s = self._clock.monotonic()
 
     def _report_foreign(self, identity: LedgerIdentity, mark: Mark | None) -> None:
