@@ -11,9 +11,9 @@ from batchmill.ledger import Ledger
 from batchmill.ledger.jobs import Submission
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations
+from batchmill.store_mark import MARK
 from batchmill_coordinator.roles.clock_guard import ClockGuard
 from batchmill_coordinator.roles.ledger_keeper import (
-    MARK,
     ORPHAN_TTL_S,
     REVISION_INTERVAL_S,
     SWEEP_INTERVAL_S,

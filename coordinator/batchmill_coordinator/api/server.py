@@ -50,11 +50,13 @@ class _Server(uvicorn.Server):
 def serve(settings: CoordinatorSettings, on_ready: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT; `on_ready` is called with the URL once requests are answered.
 
-    Raises `InvalidSettings` when the address cannot be had, `ServiceUnavailable` when the ledger cannot be reached.
+    Raises `InvalidSettings` when the address cannot be had or the blob store is not the ledger's, `StorageError` when
+    the blob store cannot be used, `ServiceUnavailable` when the ledger cannot be reached.
     """
     service = Service(settings)
     service.ledger.require_access()
     service.ledger.require_schema()
+    service.take_blob_store()
     with listen(settings.host, settings.port) as listener:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         url = f"http://{host}:{listener.getsockname()[1]}"
