@@ -1,7 +1,7 @@
 """One-row jobs a second with few and with many of them live, beside plain Celery tasks; and whom the backlog delays.
 
 The jobs wait in a pool without workers until as many live as are wanted; then its only worker starts. What is measured
-beside it, while they wait and while they run, is a one-row job of another tenant in a pool that is idle, and `/healthz`.
+beside it, while they wait and while they run, is a one-row job of another tenant in an idle pool, and `/healthz`.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def measure(scale: Scale) -> Report:
 
 
 REMARKS = [
-    f"The speed is that of at most the first {MAX_COUNTED:,} jobs to end, from the first one on; Celery's tasks are sent "
-    "and fetched meanwhile.",
+    f"The speed is that of at most the first {MAX_COUNTED:,} jobs to end, from the first one on.",
+    "Celery's tasks are sent and fetched meanwhile.",
     "The other job is of another tenant, in another pool, whose worker is idle; its client reads its row.",
     "Load generator, Valkey, coordinator and both workers share the machine.",
 ]
