@@ -88,12 +88,12 @@ class Verdict:
                 self.wrongly_dead += 1
                 self.broken.append(f"{_name(job)}: row {letter.index} is dead of {letter.error_type}: {letter.message}")
         if job.is_completed:
-            self.expect(job, "the dead rows", sorted(letter.index for letter in dead), sorted(wanted))
+            self.expect(job, "the failed rows", sorted(letter.index for letter in dead), sorted(wanted))
 
     def _judge_output(self, job: Submitted, folder: Path, results: list[dict[str, Any]]) -> None:
         found = manifest(folder)
         self.expect(job, "the manifest's rows", found["rows"], len(results))
-        self.expect(job, "the manifest's dead rows", found["rows_dead"], job.status.rows_dead if job.status else None)
+        self.expect(job, "the manifest's failed rows", found["rows_dead"], job.status.rows_dead if job.status else None)
         files = sorted(path.name for path in folder.iterdir() if path.name != "_schemas")
         wanted = sorted(["_manifest.json", *(part["name"] for part in found["parts"])])
         self.expect(job, "the folder", files, wanted)
@@ -121,8 +121,11 @@ def judge_ledger(verdict: Verdict, jobs: list[Submitted], client: Any) -> None:
     _judge_costs(verdict, client)
 
 
-def judge_deletion(verdict: Verdict, jobs: list[Submitted], cluster: Cluster) -> None:
-    """Delete all jobs, and see that nothing of them is left in the ledger or the blob store."""
+def judge_deletion(verdict: Verdict, jobs: list[Submitted], cluster: Cluster, unknown: set[str]) -> None:
+    """Delete all jobs, and see that nothing of them is left in the ledger or the blob store.
+
+    unknown: jobs that the ledger has lost, whose blobs are kept for a day.
+    """
     names = [name for job in jobs for name in (job.replay_id, job.id) if name]
     for name in names:
         cluster.ask(lambda client: client.job(name).delete())  # noqa: B023  # called at once
@@ -131,7 +134,8 @@ def judge_deletion(verdict: Verdict, jobs: list[Submitted], cluster: Cluster) ->
     ours = [key for key in keys if any(name in key for name in names) or ":idempotency:" in key]
     if ours:
         verdict.broken.append(f"keys of deleted jobs are left: {ours[:10]}")
-    blobs = [path for path in (cluster.blobs / "jobs").rglob("*") if path.is_file()]
+    folders = [folder for folder in (cluster.blobs / "jobs").glob("*") if folder.name not in unknown]
+    blobs = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     if blobs:
         verdict.broken.append(f"blobs of deleted jobs are left: {blobs[:10]}")
 

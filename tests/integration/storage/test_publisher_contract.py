@@ -200,6 +200,23 @@ def test_publishing_that_is_done_again_takes_the_leaders_part_and_no_workers(
         assert folder.list() == ["_manifest.json", part.name]
 
 
+def test_an_output_whose_job_goes_on_takes_parts_again_and_is_published_again(
+    output: Callable[..., JobOutput], folder: BlobStore
+) -> None:
+    job = output()
+    job.publisher.prepare()
+    first = job.write((0,), 1, TABLE)
+    job.publisher.publish(job.manifest(first, schema=TABLE.schema))
+    job.results.reopen()
+    assert job.publisher.published() == job.manifest(first, schema=TABLE.schema)
+    second = job.write((0,), 2, TABLE)
+    job.publisher.publish(job.manifest(second, schema=TABLE.schema))
+    assert folder.list() == ["_manifest.json", second.name]
+    output("job-2").publisher.reopen()
+    with pytest.raises(StorageError, match="no longer that of job-1"):
+        job.results.reopen()
+
+
 def test_a_manifest_whose_part_is_missing_changes_nothing(
     output: Callable[..., JobOutput], folder: BlobStore, s3_url: str
 ) -> None:

@@ -101,7 +101,7 @@ def build_slot_context(settings: WorkerSettings, identity: SlotIdentity, board_f
     limits = Limits(settings.row_cache_mb * MIB, settings.row_cache_rows)
     row_cache = RowCache(ledger.row_cache, blobs, limits)
     terms = ClaimTerms(worker.name, settings.pool, hourly_price_nano(settings, identity))
-    store = AttemptStore(blobs, trace)
+    store = AttemptStore(ledger.shards, blobs, trace)
     store_guard = StoreGuard(StoreMark(ledger, blobs), SystemClock())
     runner = AttemptRunner(
         store_guard,
