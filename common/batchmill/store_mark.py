@@ -53,7 +53,7 @@ class StoreMark:
             ) from error
 
     def write(self, mark: Mark) -> None:
-        """Write the mark with the next revision, and tell the ledger where its blob store is. Raises `StorageError`."""
+        """Write the mark with the next revision, and note in the ledger where the store is. Raises `StorageError`."""
         self._ledger.identity.name_store(self._blobs.root.uri)
         marked = mark.model_copy(update={"revision": self._ledger.identity.advance()})
         self._blobs.put(MARK, marked.model_dump_json().encode())
