@@ -17,6 +17,7 @@ BatchmillError
 │   ├── OutcomeUnknown        it did not answer: the request may have been executed
 │   └── Overloaded            it has too much to do; the same request succeeds later
 ├── StorageError              a file or bucket could not be read or written
+│   ├── StorageUnavailable    it is full, read-only or away; the same works later
 │   └── DamagedData           what is stored is not what was written
 ├── UnreadableRecord          a record in the ledger was written by another version, or is damaged
 ├── InvalidSettings           a setting is missing or wrong; the service does not start
@@ -218,6 +219,12 @@ class StorageError(BatchmillError):
 
     code = "storage_error"
     http_status = 507
+
+
+class StorageUnavailable(StorageError):
+    """The storage is full, read-only, or does not answer: what failed succeeds once that is over."""
+
+    code = "storage_unavailable"
 
 
 class DamagedData(StorageError):

@@ -5,17 +5,21 @@ A worker with another blob store than the coordinators' would lose the results o
 
 from __future__ import annotations
 
+import errno
+import logging
 import secrets
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from batchmill.errors import InvalidSettings, NotFound, StorageError
+from batchmill.errors import InvalidSettings, NotFound, StorageError, StorageUnavailable
 
 if TYPE_CHECKING:
     from batchmill.ledger import Ledger
     from batchmill.ledger.identity import LedgerIdentity
     from batchmill.storage.blobs import BlobStore
+
+log = logging.getLogger(__name__)
 
 MARK = "service/ledger.json"
 
@@ -49,7 +53,7 @@ class StoreMark:
             ) from error
 
     def write(self, mark: Mark) -> None:
-        """Write the mark with the next revision, and tell the ledger where its blob store is. Raises `StorageError`."""
+        """Write the mark with the next revision, and note in the ledger where the store is. Raises `StorageError`."""
         self._ledger.identity.name_store(self._blobs.root.uri)
         marked = mark.model_copy(update={"revision": self._ledger.identity.advance()})
         self._blobs.put(MARK, marked.model_dump_json().encode())
@@ -68,10 +72,15 @@ class StoreMark:
         return True
 
     def require_writable(self) -> None:
-        """Raise `StorageError` unless blobs can be written and deleted."""
+        """Raise `StorageError` unless blobs can be written and deleted; storage that is full or away may recover."""
         probe = f"service/probes/{secrets.token_hex(8)}"
-        self._blobs.put(probe, b"")
-        self._blobs.delete(probe)
+        try:
+            self._blobs.put(probe, b"")
+            self._blobs.delete(probe)
+        except StorageUnavailable as error:
+            if getattr(error.__cause__, "errno", None) == errno.EROFS:
+                raise
+            log.warning("%s", error)
 
     def _other_store(self, identity: LedgerIdentity, mark: Mark | None) -> InvalidSettings:
         own = Mark(ledger=identity.ledger_id, sweeps=False).model_dump_json()

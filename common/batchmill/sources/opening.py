@@ -57,7 +57,7 @@ class SourceFiles:
 
         mapped: map local files into memory.
         Raises `InvalidSource` if it vanished or changed since it was described, `DamagedData` for a damaged part of an
-        upload, which is read into memory whole.
+        upload, which is read into memory as a unit.
         """
         location = self.locate(index)
         if location.is_local:  # that costs a remote file a request: there it is done once

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
 
-from batchmill.errors import InvalidRequest, InvalidSettings, NotFound, StorageError
+from batchmill.errors import InvalidRequest, InvalidSettings, NotFound, StorageError, StorageUnavailable
 from batchmill.storage.seals import SEAL_BYTES, seal_file, seal_of, unseal
 
 if TYPE_CHECKING:
@@ -26,6 +26,18 @@ if TYPE_CHECKING:
 _PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_UNAVAILABLE = _FULL | {
+    errno.EIO,
+    errno.EROFS,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.ENOTCONN,
+    errno.ECONNREFUSED,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.EMFILE,
+    errno.ENFILE,
+}
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK})
 _REMOTE_HINTS = {
     errno.EACCES: "Check the service's keys, their permissions, and that the bucket is theirs.",
@@ -253,7 +265,10 @@ def storage_errors(action: str, location: Location) -> Iterator[None]:
 
 
 def storage_error(action: str, location: Location, cause: Exception) -> StorageError:
-    """A `StorageError` saying that `action` ("write", "read") failed on a location, why, and what to do."""
+    """A `StorageError` saying that `action` ("write", "read") failed on a location, why, and what to do.
+
+    It is a `StorageUnavailable` where the storage is full, read-only or away.
+    """
     number = getattr(cause, "errno", None) or 0
     if number and (location.is_local or number in _FULL):
         text = os.strerror(number)
@@ -262,7 +277,8 @@ def storage_error(action: str, location: Location, cause: Exception) -> StorageE
     hint = "" if location.is_local else _REMOTE_HINTS.get(number, "")
     if number in _FULL:
         hint = _free_space(location)
-    return StorageError(f"could not {action} {location.uri}: {text.rstrip('.')}.", hint=hint, path=location.uri)
+    kind = StorageUnavailable if number in _UNAVAILABLE else StorageError
+    return kind(f"could not {action} {location.uri}: {text.rstrip('.')}.", hint=hint, path=location.uri)
 
 
 def _missing(location: Location) -> NotFound:

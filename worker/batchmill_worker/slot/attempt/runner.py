@@ -20,6 +20,7 @@ from batchmill.errors import (
     NotFound,
     ServiceUnavailable,
     StaleToken,
+    StorageUnavailable,
     UnknownOperator,
 )
 from batchmill.job import JobError
@@ -144,7 +145,8 @@ def _failed(error: BaseException, ref: ShardRef) -> Failed:
     if isinstance(error, BatchmillError):
         error_type = str(error.details.get("error_type", type(error).__name__))
         reported = JobError(code=error.code, message=str(error), details=error.details)
-        return Failed(reported, error_type, final=isinstance(error, HOPELESS))
+        is_storage = isinstance(error, StorageUnavailable)
+        return Failed(reported, error_type, final=isinstance(error, HOPELESS), is_storage=is_storage)
     log.error("attempt %s failed", ref.attempt_key, exc_info=error)
     failure = Failure.of(error)
     message = f"{failure.error_type}: {failure.message}"
