@@ -212,23 +212,6 @@ def test_a_lead_that_was_taken_before_the_clock_went_back_does_not_last(ledger: 
     assert ledger.lead("one", 10) == 0
 
 
-def test_a_script_whose_event_is_refused_does_all_of_its_work(
-    ledger: Ledger, epoch: int, redis_client: redis.Redis
-) -> None:
-    redis_client.execute_command("ACL", "SETUSER", "default", "resetchannels")
-    try:
-        submit(ledger)
-        plan(ledger, epoch, [5, 5])
-        refs = [queue_one(ledger, epoch, number) for number in range(2)]
-        for ref in refs:
-            claim(ledger, ref)
-            ledger.shards.commit(ref, Completion(5, 0, 1))
-    finally:
-        redis_client.execute_command("ACL", "SETUSER", "default", "allchannels")
-    (record,) = ledger.jobs.newest(2)
-    assert (record.last.rows_done, record.shards_running, record.is_settled) == (10, 0, True)
-
-
 def test_one_leads_until_it_resigns(ledger: Ledger) -> None:
     first = ledger.lead("a", 60)
     assert ledger.lead("a", 60) == first
