@@ -88,12 +88,12 @@ class Verdict:
                 self.wrongly_dead += 1
                 self.broken.append(f"{_name(job)}: row {letter.index} is dead of {letter.error_type}: {letter.message}")
         if job.is_completed:
-            self.expect(job, "the dead rows", sorted(letter.index for letter in dead), sorted(wanted))
+            self.expect(job, "the failed rows", sorted(letter.index for letter in dead), sorted(wanted))
 
     def _judge_output(self, job: Submitted, folder: Path, results: list[dict[str, Any]]) -> None:
         found = manifest(folder)
         self.expect(job, "the manifest's rows", found["rows"], len(results))
-        self.expect(job, "the manifest's dead rows", found["rows_dead"], job.status.rows_dead if job.status else None)
+        self.expect(job, "the manifest's failed rows", found["rows_dead"], job.status.rows_dead if job.status else None)
         files = sorted(path.name for path in folder.iterdir() if path.name != "_schemas")
         wanted = sorted(["_manifest.json", *(part["name"] for part in found["parts"])])
         self.expect(job, "the folder", files, wanted)

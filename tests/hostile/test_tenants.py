@@ -45,7 +45,7 @@ class Case:
 
 CASES = [
     Case("POST /v1/jobs", OK, OK, FORBIDDEN, body={"operator": "echo", "rows": ROWS}),
-    Case("POST /v1/jobs/check", OK, OK, FORBIDDEN, body={"operator": "echo", "source": {"path": str(FILE)}}),
+    Case("POST /v1/check", OK, OK, FORBIDDEN, body={"operator": "echo", "source": {"path": str(FILE)}}),
     Case("GET /v1/jobs", OK, OK, OK),
     Case("GET /v1/jobs/{job_id}", OK, HIDDEN, OK),
     Case("POST /v1/jobs/{job_id}/cancel", OK, HIDDEN, FORBIDDEN),

@@ -14,7 +14,11 @@ HERE = Path(__file__).resolve().parent
 MAX_TIME_S = 40
 
 # Admission also refuses what no schema can state, as an operator that no worker has: 422 for a valid body is right.
+# A query that is too long is refused before it is parsed: 431, beside the statuses that the tool expects by itself.
 CONFIG = """
+[checks.negative_data_rejection]
+expected-statuses = ["400", "401", "403", "404", "405", "406", "409", "415", "422", "428", "429", "431", "5xx"]
+
 [[operations]]
 include-method = ["POST", "PUT"]
 checks.positive_data_acceptance.expected-statuses = ["2xx", "401", "403", "404", "409", "422", "503"]
@@ -52,5 +56,5 @@ def test_schemathesis_finds_no_difference_between_the_document_and_the_service(t
             check=False,
         )
         log = (tmp_path / "data" / "logs" / "coordinator.log").read_text()
-    assert ended.returncode == 0, f"{ended.stdout[-8000:]}\n{ended.stderr[-2000:]}"
+    assert ended.returncode == 0, f"{ended.stdout[:4000]}…{ended.stdout[-4000:]}\n{ended.stderr[-2000:]}"
     assert "Traceback" not in log

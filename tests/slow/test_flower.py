@@ -35,7 +35,7 @@ def settled_tasks(stack: FlowerStack, job: batchmill.Job) -> list[dict[str, obje
         return bool(tasks) and not any(task["state"] in RUNNING for task in tasks)
 
     until(is_settled, "the last event")
-    return sorted(stack.tasks(job), key=lambda task: int(re.findall(r"attempt (\d+)", str(task["args"]))[0]))
+    return sorted(stack.tasks(job), key=lambda task: int(re.findall(r"^#(\d+) ", str(task["args"]))[0]))
 
 
 def test_a_finished_shard_is_seen_with_operator_job_shard_worker_and_runtime(stack: FlowerStack) -> None:

@@ -39,7 +39,7 @@ class FlowerStack:
         """What Flower knows of a job's attempts, as their last events have it."""
         status, body = self.ask("/api/tasks")
         assert status == 200
-        return [task for task in json.loads(body).values() if f" of {job.id}," in (task["args"] or "")]
+        return [task for task in json.loads(body).values() if job.id in (task["args"] or "")]
 
 
 @contextmanager

@@ -190,7 +190,7 @@ class JobSender:
     async def check(self) -> CheckedJob:
         """Let the service check the request over the files of its source; nothing is submitted."""
         request = self._request(self._spec.source, None)
-        return self._transport.parse(CheckedJob, await self._transport.json("POST", "/v1/jobs/check", body=request))
+        return self._transport.parse(CheckedJob, await self._transport.json("POST", "/v1/check", body=request))
 
     async def _post(self, source: Any, rows_arrow: str | None) -> JobStatus:
         answer = await self._transport.json("POST", "/v1/jobs", body=self._request(source, rows_arrow))

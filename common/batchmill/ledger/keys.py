@@ -98,7 +98,7 @@ class Keys:
         return f"{self.prefix}profiles:used"
 
     def cache_index(self) -> str:
-        """Hash: digest of a row to where its results lie in the row cache."""
+        """Hash: digest of a row to where its results are in the row cache."""
         return f"{self.prefix}cache:index"
 
     def cache_segments(self) -> str:

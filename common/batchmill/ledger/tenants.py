@@ -1,7 +1,8 @@
 """What belongs to which tenant: its jobs, those of them that live, and its open uploads.
 
-These are indexes beside the ledger's own keys. An entry is written before what it names exists and removed after that
-is gone, so a process that dies in between leaves an entry too many, never one too few; readers drop those.
+These are indexes beside the ledger's own keys. An entry is written with what it names, or after it, and removed after
+that is gone, so a process that dies in between leaves an entry too many, which readers drop. None may be written before
+what it names: a reader in between would drop it.
 """
 
 from __future__ import annotations
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
 EMPTY_UPLOAD_TTL_MS = 15 * 60 * 1000
 """An upload that has no part after this long makes room for another one of its tenant."""
 
-UNBORN_MS = 60 * 60 * 1000
-"""An entry of a job that does not exist is dropped when it is older than this: until then the job may be on its way."""
-
 
 class TenantLedger:
     """The indexes by tenant."""
@@ -28,15 +26,8 @@ class TenantLedger:
         self._store = store
         self._keys = store.keys
 
-    def add_job(self, tenant: str, job_id: str, now_ms: int) -> None:
-        """Note a job that is about to be accepted."""
-        with redis_errors(), self._store.redis.pipeline(transaction=True) as pipe:
-            pipe.zadd(self._keys.tenant_jobs(tenant), {job_id: now_ms})
-            pipe.sadd(self._keys.tenant_live_jobs(tenant), job_id)
-            pipe.execute()
-
     def remove_job(self, tenant: str, job_id: str) -> None:
-        """Forget a job that was not accepted, or was deleted."""
+        """Forget a job that was deleted."""
         with redis_errors(), self._store.redis.pipeline(transaction=True) as pipe:
             pipe.zrem(self._keys.tenant_jobs(tenant), job_id)
             pipe.srem(self._keys.tenant_live_jobs(tenant), job_id)
@@ -72,17 +63,8 @@ class TenantLedger:
         """The ids of at most `limit` live jobs of a tenant, newest first."""
         return sorted(self._live(tenant), reverse=True)[:limit]
 
-    def drop_missing(self, tenant: str, job_ids: list[str], now_ms: int) -> None:
-        """Drop entries of jobs that do not exist."""
-        key = self._keys.tenant_jobs(tenant)
-        for job_id in job_ids:
-            with redis_errors():
-                score = self._store.redis.zscore(key, job_id)
-            if score is not None and score < now_ms - UNBORN_MS:
-                self.remove_job(tenant, job_id)
-
-    def begin_upload(self, tenant: str, upload_id: str, *, max_uploads: int, max_bytes: int) -> None:
-        """Note an upload that is about to be opened. Raises `Overloaded` when the tenant has too many, or too large."""
+    def require_upload_room(self, tenant: str, max_uploads: int, max_bytes: int) -> None:
+        """Raise `Overloaded` when a tenant has as many open uploads as it may have, or as many bytes in them."""
         sizes = self._open_uploads(tenant)
         if len(sizes) >= max_uploads or sum(sizes.values()) >= max_bytes:
             raise Overloaded(
@@ -91,6 +73,9 @@ class TenantLedger:
                 hint="Submit or drop some: DELETE /v1/uploads/{id}. Uploads without a part end by themselves.",
                 limit=max_uploads,
             )
+
+    def add_upload(self, tenant: str, upload_id: str) -> None:
+        """Note whose an upload is that was opened; before that nobody knows its id."""
         with redis_errors():
             self._store.redis.hset(self._keys.tenant_uploads(tenant), upload_id, 0)
 

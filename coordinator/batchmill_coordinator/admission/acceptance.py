@@ -20,10 +20,7 @@ def accept(ledger: Ledger, submission: Submission, undo: ExitStack, settings: Co
     undo: removes what was stored for the job; emptied when that is the job's, or may be, since a ledger that went away
     gave no answer. Raises as `JobLedger.submit`, and `Overloaded` when the tenant has too many live jobs.
     """
-    tenant, job_id = submission.tenant, submission.job_id
-    ledger.tenants.require_live_job(tenant, settings.max_live_jobs_per_tenant)
-    ledger.tenants.add_job(tenant, job_id, ledger.now_ms())
-    undo.callback(ledger.tenants.remove_job, tenant, job_id)
+    ledger.tenants.require_live_job(submission.tenant, settings.max_live_jobs_per_tenant)
     try:
         accepted_id, is_new = ledger.jobs.submit(submission, max_live_jobs=settings.max_live_jobs)
     except OutcomeUnknown:

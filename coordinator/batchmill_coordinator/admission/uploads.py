@@ -33,13 +33,11 @@ class Uploads:
     def begin(self, tenant: str) -> str:
         """Open an upload; return its id. Raises `Overloaded` when the tenant has too many."""
         upload_id = new_id("upl")
-        self._ledger.tenants.begin_upload(
-            tenant,
-            upload_id,
-            max_uploads=self._settings.max_uploads_per_tenant,
-            max_bytes=self._settings.max_upload_bytes_per_tenant,
+        self._ledger.tenants.require_upload_room(
+            tenant, self._settings.max_uploads_per_tenant, self._settings.max_upload_bytes_per_tenant
         )
         self._ledger.jobs.begin_upload(upload_id, max_uploads=MAX_UPLOADS)
+        self._ledger.tenants.add_upload(tenant, upload_id)
         return upload_id
 
     def drop(self, upload_id: str, tenant: str) -> None:

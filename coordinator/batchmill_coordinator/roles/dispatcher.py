@@ -62,7 +62,7 @@ class Dispatcher:
     """Queues shards. Those of a paused job that are queued are unqueued, so that the window is free for other jobs."""
 
     name = "dispatcher"
-    wakes_on = frozenset({"planned", "committed", "finished", "failed", "lost", "worker", "paused", "resumed"})
+    wakes_on = frozenset({"planned", "committed", "settled", "finished", "failed", "lost", "worker", "paused", "resumed"})
     period_s = 0.5
 
     def __init__(self, ledger: Ledger, fleet: FleetView, publisher: MessagePublisher, metrics: RoleMetrics) -> None:
@@ -121,7 +121,8 @@ class Dispatcher:
             with self._guard.over(one.job.id):
                 ref = shards.queue(one.job.id, one.stage, shard_id, epoch)
                 if ref is not None:
-                    self._publisher.publish(one.spec.operator, queue_for(target, name, models[one.key]), ref)
+                    queue = queue_for(target, name, models[one.key])
+                    self._publisher.publish(one.spec.operator, queue, ref, one.job.spec.name)
                     self._metrics.dispatched(one.spec)
 
     def _is_able(self, one: JobStage, pool: PoolView) -> bool:

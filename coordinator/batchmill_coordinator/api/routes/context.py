@@ -106,8 +106,6 @@ class Context:
             return self._service.statuses(records), following
         ids = self._ledger.tenants.newest(tenant, limit, before)
         records = self._ledger.jobs.find_many(ids)
-        missing = sorted({*ids} - {record.id for record in records})
-        self._ledger.tenants.drop_missing(tenant, missing, self._ledger.now_ms())
         return self._service.statuses(records), ids[-1] if len(ids) == limit else None
 
     def live_jobs(self, limit: int) -> list[JobStatus]:

@@ -16,7 +16,7 @@ from batchmill_coordinator.api.routes.context import CurrentContext, json_respon
 from batchmill_coordinator.api.routes.routing import BODIES, ApiRoute, heavy, json_body
 from batchmill_coordinator.api.status_feed import Snapshot, StatusFeeds
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=ApiRoute)
+router = APIRouter(prefix="/v1", tags=["jobs"], route_class=ApiRoute)
 
 NewBudget = Annotated[float | None, Query(ge=1e-6, le=1e6)]
 AnyVersion = Annotated[bool, Query()]
@@ -36,7 +36,9 @@ class JobList(BaseModel):
     next: str | None
 
 
-@router.post("", status_code=201, response_model=JobStatus, responses={**KNOWN, **BODIES, **raises(Conflict, NotFound)})
+@router.post(
+    "/jobs", status_code=201, response_model=JobStatus, responses={**KNOWN, **BODIES, **raises(Conflict, NotFound)}
+)
 @heavy
 def submit(context: CurrentContext, request: Annotated[JobRequest, json_body(JobRequest)]) -> Response:
     """Submit a job. Answers 200 instead of 201 when the idempotency key is known."""
@@ -51,7 +53,7 @@ def check(context: CurrentContext, request: Annotated[JobRequest, json_body(JobR
     return json_response(context.check(request))
 
 
-@router.get("", response_model=JobList, responses=raises(NotFound))
+@router.get("/jobs", response_model=JobList, responses=raises(NotFound))
 def list_jobs(
     context: CurrentContext,
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
@@ -65,25 +67,25 @@ def list_jobs(
     return json_response(JobList(jobs=statuses, next=following))
 
 
-@router.get("/{job_id}", response_model=JobStatus, responses=raises(NotFound))
+@router.get("/jobs/{job_id}", response_model=JobStatus, responses=raises(NotFound))
 def read(context: CurrentContext, job_id: str) -> Response:
     """Show a job's status, and what it was run with."""
     return json_response(context.status(job_id))
 
 
-@router.post("/{job_id}/cancel", response_model=JobStatus, responses=raises(NotFound))
+@router.post("/jobs/{job_id}/cancel", response_model=JobStatus, responses=raises(NotFound))
 def cancel(context: CurrentContext, job_id: str) -> Response:
     """Stop a job; what is done is kept. A job that has ended stays as it is."""
     return json_response(context.cancel(job_id))
 
 
-@router.post("/{job_id}/pause", response_model=JobStatus, responses=raises(NotFound, Conflict))
+@router.post("/jobs/{job_id}/pause", response_model=JobStatus, responses=raises(NotFound, Conflict))
 def pause(context: CurrentContext, job_id: str) -> Response:
     """Pause a job: its workers stop after the current batch, and nothing more of it is started."""
     return json_response(context.pause(job_id))
 
 
-@router.post("/{job_id}/resume", response_model=JobStatus, responses=raises(NotFound, Conflict))
+@router.post("/jobs/{job_id}/resume", response_model=JobStatus, responses=raises(NotFound, Conflict))
 def resume(context: CurrentContext, job_id: str, budget: NewBudget = None, any_version: AnyVersion = False) -> Response:
     """Resume a paused job, give it another budget, or let it continue with other versions of its operators.
 
@@ -92,7 +94,7 @@ def resume(context: CurrentContext, job_id: str, budget: NewBudget = None, any_v
     return json_response(context.resume(job_id, budget, any_version=any_version))
 
 
-@router.delete("/{job_id}", status_code=204, responses=raises(NotFound, Conflict))
+@router.delete("/jobs/{job_id}", status_code=204, responses=raises(NotFound, Conflict))
 def delete(context: CurrentContext, job_id: str) -> Response:
     """Delete an ended job: its record, its rows and its results. Its output folder stays."""
     context.delete(job_id)
@@ -107,7 +109,7 @@ async def _snapshots(request: Request, context: CurrentContext, job_id: str) -> 
         yield snapshots
 
 
-@router.get("/{job_id}/events", response_class=EventSourceResponse, responses={200: STREAM, **raises(NotFound)})
+@router.get("/jobs/{job_id}/events", response_class=EventSourceResponse, responses={200: STREAM, **raises(NotFound)})
 async def follow(
     snapshots: Annotated[AsyncIterator[Snapshot], Depends(_snapshots)],
     last_event_id: Annotated[str | None, Header()] = None,
