@@ -10,6 +10,7 @@ from uuid import NAMESPACE_OID, uuid5
 from batchmill.backoff import Backoff
 from batchmill.redis_access.address import RedisAddress
 from batchmill.shard import ShardRef, parse_shard_id
+from batchmill.wording import printable
 
 if TYPE_CHECKING:
     from batchmill.settings import ServiceSettings
@@ -51,19 +52,19 @@ def task_arguments(ref: ShardRef) -> list[str | int]:
 
 
 def task_id(ref: ShardRef) -> str:
-    """The id of an attempt's task: also who has only the attempt's name can tell what became of it."""
+    """The id of an attempt's task, derived from the attempt's name alone, so that its result can be looked up."""
     return str(uuid5(NAMESPACE_OID, f"batchmill:{ref.attempt_key}"))
 
 
-def describe_arguments(ref: ShardRef) -> str:
+def describe_arguments(ref: ShardRef, job_name: str | None) -> str:
     """A message's arguments as Flower and logs show them: what differs first, because Flower's lists cut them short."""
     job_id, stage, shard_id, token = ref.attempt_key.split("|")
     where = f"stage {stage} shard {shard_id}" if int(stage) else f"shard {shard_id}"
-    return f"#{token} {where} · {job_id}"
+    return " · ".join([f"#{token} {where}", *([printable(job_name)] if job_name else []), job_id])
 
 
 def attempt_of(message: bytes) -> ShardRef:
-    """The attempt of a message as it lies in a queue."""
+    """The attempt of a message as it is stored in a queue."""
     (job_id, stage, shard_id, token), _, _ = json.loads(base64.b64decode(json.loads(message)["body"]))
     return ShardRef(job_id, stage, parse_shard_id(shard_id), token)
 

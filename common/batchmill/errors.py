@@ -284,10 +284,15 @@ def from_envelope(body: Any, http_status: int) -> BatchmillError:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A hint that names the nearest known names, or lists all of them when none is near."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    near = closest(name, names)
     if near:
         return f"Did you mean {' or '.join(repr(n) for n in near)}?"
     return f"Known: {', '.join(names)}." if names else ""
+
+
+def closest(name: str, known: Iterable[str]) -> list[str]:
+    """The nearest known names, at most three, the nearest first."""
+    return difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.6)
 
 
 def _subclasses(kind: type[BatchmillError]) -> Iterable[type[BatchmillError]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 @click.option("--redis-url", help="The ledger and broker.  [BATCHMILL_REDIS_URL]")
 @click.option("--blob-root", help="Folder or s3:// URI for rows.  [BATCHMILL_BLOB_ROOT]")
 @click.option("--roots", help="Folders and URIs that jobs may read and write, with commas.  [BATCHMILL_ROOTS]")
+@click.option("--any-port", is_flag=True, hidden=True, help="Take any free port if that one is taken.")
 @click.option("--ready-file", type=click.Path(path_type=Path), hidden=True)
 def coordinator(
     host: str | None,
@@ -26,6 +26,8 @@ def coordinator(
     blob_root: str | None,
     roots: str | None,
     ready_file: Path | None,
+    *,
+    any_port: bool,
 ) -> None:
     """Run a coordinator.
 
@@ -38,7 +40,7 @@ def coordinator(
 
     settings = CoordinatorSettings.load(host=host, port=port, redis_url=redis_url, blob_root=blob_root, roots=roots)
     _refuse_to_start_open(settings)
-    _serve(settings, ready_file)
+    _serve(settings, ready_file, any_port=any_port)
 
 
 def _refuse_to_start_open(settings: CoordinatorSettings) -> None:
@@ -57,17 +59,16 @@ def _refuse_to_start_open(settings: CoordinatorSettings) -> None:
         )
 
 
-def _serve(settings: CoordinatorSettings, ready_file: Path | None) -> None:
+def _serve(settings: CoordinatorSettings, ready_file: Path | None, *, any_port: bool) -> None:
+    from batchmill.processes.ready_file import write_ready_file
     from batchmill.telemetry.logs import announce, configure_logging
     from batchmill_coordinator.api.server import serve
 
     configure_logging(settings)
 
-    def tell(url: str) -> None:
+    def report(url: str) -> None:
         announce(settings, "coordinator", f"serving {url}")
         if ready_file is not None:
-            draft = ready_file.with_suffix(".draft")
-            draft.write_text(json.dumps({"url": url}))
-            draft.replace(ready_file)  # whoever sees it sees all of it
+            write_ready_file(ready_file, url)
 
-    serve(settings, tell)
+    serve(settings, report, any_port=any_port)

@@ -8,6 +8,7 @@ import pytest
 
 from batchmill.completion import Completion
 from batchmill.errors import StaleToken
+from batchmill.job import WorkerInfo
 from batchmill.shard import ShardState
 from support.ledger_steps import LEASE_MS, claim, plan, queue_one, submit
 
@@ -64,6 +65,21 @@ def test_a_supervisor_keeps_the_leases_of_its_own_process_and_no_others(ledger: 
     assert ledger.shards.keep_leases("cpu0@host-1", [own, other], LEASE_MS) == [own]
     ledger._store.now_ms += LEASE_MS - 1
     assert ledger.shards.expired(ledger.now_ms()) == [other]
+
+
+def test_a_supervisor_keeps_its_process_in_the_fleet_until_that_takes_itself_out(ledger: Ledger) -> None:
+    name = "cpu0@host-1"
+    start = ledger._store.now_ms = ledger.now_ms()
+    ledger.shards.keep_leases(name, [], LEASE_MS)
+    assert ledger.fleet.workers(start) == []  # it has not announced itself
+    worker = WorkerInfo(name=name, pool="default", device="cpu", operators=[], shards_at_once=1, pid=1, started_at=0.0)
+    ledger.fleet.announce(worker, [], LEASE_MS / 1000)
+    ledger._store.now_ms = start + LEASE_MS - 1
+    ledger.shards.keep_leases(name, [], LEASE_MS)
+    assert [worker.name for worker in ledger.fleet.workers(start + 2 * LEASE_MS - 2)] == [name]
+    ledger.fleet.deregister(name)
+    ledger.shards.keep_leases(name, [], LEASE_MS)
+    assert ledger.fleet.workers(start) == []
 
 
 def test_a_lease_that_ended_with_its_process_is_not_kept(ledger: Ledger, epoch: int) -> None:

@@ -155,6 +155,54 @@ def test_code_that_fits_no_contract_is_refused_with_the_reason() -> None:
             operator("bad")(code)
 
 
+def test_hooks_that_a_worker_could_not_call_are_refused_with_how_to_write_them() -> None:
+    def hooks(**of_class: Any) -> type:
+        return type("Hooked", (), {"infer": lambda self, batch: (self, batch), **of_class})
+
+    async def later(self: Any, device: str) -> None: ...
+
+    refused = {
+        r"Hooked\.setup\(self\) cannot be called with device: .* Write it as `def setup\(self, device\)`": hooks(
+            setup=lambda self: self
+        ),
+        r"Hooked\.infer\(self\) cannot be called with batch": hooks(infer=lambda self: self),
+        r"Hooked\.prepare\(self, batch, size\)": hooks(prepare=lambda self, batch, size: (self, batch, size)),
+        r"Hooked\.finish\(outputs\) .*`def finish\(self, outputs\)`": hooks(finish=lambda outputs: outputs),
+        r"Hooked\.cost\(self\)": hooks(cost=lambda self: self),
+        r"Hooked\.costs\(self, \*, batch\)": hooks(costs=lambda self, *, batch: (self, batch)),
+        r"Hooked\.row_key\(\)": hooks(row_key=staticmethod(lambda: "")),
+        r"Hooked\.fingerprint\(self, model\) cannot be called with no arguments": hooks(
+            fingerprint=lambda self, model: (self, model)
+        ),
+        r"Hooked\.teardown is None, expected a method": hooks(teardown=None),
+        r"Hooked\.setup is async": hooks(setup=later),
+    }
+    for reason, code in refused.items():
+        with pytest.raises(InvalidOperator, match=reason):
+            operator("bad")(code)
+
+
+def test_hooks_may_take_more_than_a_worker_gives(registry: OperatorRegistry) -> None:
+    @operator("generous")
+    class Generous:
+        def setup(self, device: str, *, dtype: str = "float32") -> None: ...
+
+        @staticmethod
+        def prepare(batch: Any) -> Any:
+            return batch
+
+        @classmethod
+        def finish(cls, outputs: Any) -> Any:
+            return outputs
+
+        def infer(self, *batches: Any) -> Any:
+            return batches[0]
+
+        def teardown(self, **_: Any) -> None: ...
+
+    assert registry.get("generous") is not None
+
+
 class Opaque:
     """A type that pydantic knows nothing of."""
 

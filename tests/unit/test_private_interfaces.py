@@ -80,7 +80,7 @@ def check_message_body(_: Path) -> None:
         app.send_task(
             task_name("echo"),
             args=task_arguments(ref),
-            argsrepr=describe_arguments(ref),
+            argsrepr=describe_arguments(ref, None),
             queue="contract",
             connection=connection,
             ignore_result=True,

@@ -42,8 +42,8 @@ JOB is an id, the unique beginning of one, a unique name, or `last`.
 
 \b
 Examples:
-  batchmill run echo docs.jsonl -o out.parquet             one job, without a service
-  batchmill up                                             start a service on this machine
+  batchmill run echo docs.jsonl -o out.parquet     (one job, without a service)
+  batchmill up                                     (a service on this machine)
   batchmill submit embed docs.jsonl --param model=MODEL --output out/ --wait
   batchmill jobs
   batchmill results JOB -o vectors.parquet
@@ -51,7 +51,8 @@ Examples:
 \b
 Exit codes:
   0  success
-  1  the job failed, was cancelled or expired, or the service did not do what was asked
+  1  the job failed, was cancelled or expired, or the service did not do what
+     was asked
   2  the input is wrong; stderr says what is wrong and how to fix it
   3  the service cannot be reached or does not accept the token
   130  interrupted; a submitted job continues

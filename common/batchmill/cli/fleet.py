@@ -137,7 +137,7 @@ def _about(field: dict[str, Any]) -> str:
 
     limits = [f"{words} {field[key]}" for key, words in _BOUNDS.items() if key in field]
     choices = [f"one of {', '.join(map(json.dumps, field['enum']))}"] if "enum" in field else []
-    return "; ".join(part for part in (field.get("description", ""), *choices, *limits) if part)
+    return "; ".join(part for part in (field.get("description", "").removesuffix("."), *choices, *limits) if part)
 
 
 _BOUNDS = {

@@ -17,6 +17,7 @@ import aiohttp
 from pydantic import BaseModel, ValidationError
 
 from batchmill.backoff import Backoff
+from batchmill.client.reachability import why_unreachable
 from batchmill.errors import (
     BatchmillError,
     PayloadTooLarge,
@@ -163,15 +164,16 @@ class Transport:
         """Return the error for a service that cannot be reached."""
         if isinstance(error, BatchmillError):
             return error
-        if isinstance(error, _BROKEN):
+        reason = why_unreachable(error)
+        if reason is None:
             return ServiceUnavailable(
-                f"the service at {self.address.url} cannot be reached: {str(error) or type(error).__name__}.",
-                hint="Check that it runs (`batchmill up`, `batchmill coordinator`) and that the URL is right.",
+                f"{self.address.url} did not answer with {self.address.url.partition(':')[0].upper()}.",
+                hint="Check the URL: is it http or https, and the port of a Batchmill service?",
                 url=self.address.url,
             )
         return ServiceUnavailable(
-            f"{self.address.url} did not answer with HTTP: {error}.",
-            hint="Check the URL: is it http or https, and the port of a Batchmill service?",
+            f"the service at {self.address.url} cannot be reached: {reason}.",
+            hint="Check that it runs (`batchmill up`, `batchmill coordinator`) and that the URL is right.",
             url=self.address.url,
         )
 

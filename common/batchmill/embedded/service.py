@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import tempfile
 import time
 from dataclasses import dataclass
@@ -110,8 +109,7 @@ class EmbeddedService:
         valkey = self._child("valkey", valkey_command(self._folder.valkey, valkey_socket), {})
         self._wait("valkey", valkey, valkey_socket.exists)
         here = self._settings
-        port = _free_port(here.host, DEFAULT_PORT if here.port is None else here.port)
-        listening = ["--host", here.host, "--port", str(port), "--ready-file", str(ready)]
+        listening = ["--host", here.host, *_port(here.port, DEFAULT_PORT), "--ready-file", str(ready)]
         coordinator = self._command("coordinator", listening, env)
         announced = self._runtime / "workers.json"
         modules = [part for module in here.operators for part in ("--operators", module)]
@@ -127,11 +125,13 @@ class EmbeddedService:
         return record
 
     def _start_flower(self, env: dict[str, str], token: str) -> None:
-        port = _free_port(LOCALHOST, DEFAULT_FLOWER_PORT)
+        assert self._runtime is not None  # noqa: S101  # made first
+        ready = self._runtime / "flower.json"
         users = {"BATCHMILL_FLOWER_USERS": f"{FLOWER_USER}:{token}"}
-        flower = self._command("flower", ["--host", LOCALHOST, "--port", str(port)], env | users)
-        self._wait("flower", flower, lambda: _answers(LOCALHOST, port))
-        self.flower_url = f"http://{LOCALHOST}:{port}"
+        listening = ["--host", LOCALHOST, *_port(None, DEFAULT_FLOWER_PORT), "--ready-file", str(ready)]
+        flower = self._command("flower", listening, env | users)
+        self._wait("flower", flower, ready.exists)
+        self.flower_url = json.loads(ready.read_text())["url"]
 
     def _command(self, name: str, arguments: Sequence[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
         return self._child(name, python_module("batchmill", name, *arguments), env)
@@ -170,25 +170,9 @@ class EmbeddedService:
             return file.read().decode(errors="replace").splitlines()
 
 
-def _free_port(host: str, wanted: int) -> int:
-    """Return the port that is wanted if it is free, else any free one."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    for port in (wanted, 0):
-        try:
-            with socket.create_server((host, port), family=family) as probe:
-                return int(probe.getsockname()[1])
-        except OSError:
-            if port == 0:
-                raise
-    raise AssertionError(wanted)
-
-
-def _answers(host: str, port: int) -> bool:
-    try:
-        socket.create_connection((host, port), timeout=1).close()
-    except OSError:
-        return False
-    return True
+def _port(chosen: int | None, default: int) -> list[str]:
+    """Return the options for the port that was chosen, or else for the default if it is free."""
+    return ["--port", str(default), "--any-port"] if chosen is None else ["--port", str(chosen)]
 
 
 def _require_extras() -> None:

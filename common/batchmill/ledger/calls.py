@@ -655,6 +655,7 @@ def keep_leases(
         "keep_leases",
         [
             keys.leases(),
+            keys.workers_seen(),
             *(keys.shard(item.job_id, item.stage, item.shard_id) for item in attempts),
         ],
         [

@@ -70,7 +70,7 @@ class Submission:
 
 
 class JobLedger:
-    """Jobs as a whole."""
+    """Jobs: their creation, records, states and deletion."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

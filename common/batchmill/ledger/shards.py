@@ -1,4 +1,4 @@
-"""Shards in the ledger: planned, queued, claimed, renewed, committed, put back."""
+"""Shards in the ledger: planned, queued, claimed, renewed, committed, requeued."""
 
 from __future__ import annotations
 
@@ -285,8 +285,11 @@ class ShardLedger:
         return calls.split(self._store, epoch=epoch, attempt=shard.ref, halves=halves)
 
     def keep_leases(self, worker: str, refs: Sequence[ShardRef], lease_ms: int) -> list[ShardRef]:
-        """Prolong the leases of attempts that a live process of this worker holds; returns those that it does hold."""
-        return calls.keep_leases(self._store, lease_ms=lease_ms, worker=worker, attempts=refs) if refs else []
+        """Prolong the leases of attempts that a live process of this worker holds, and its presence in the fleet.
+
+        Returns the attempts that it does hold.
+        """
+        return calls.keep_leases(self._store, lease_ms=lease_ms, worker=worker, attempts=refs)
 
     def release_leases_of_worker(self, worker: str, blamed: Collection[str] | None = None) -> list[ShardRef]:
         """Take back the attempts of a worker process that is known to be dead; returns those that it held.

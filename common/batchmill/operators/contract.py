@@ -30,6 +30,7 @@ from typing import Any, Literal, Protocol, TypeVar, get_args, runtime_checkable
 from pydantic import BaseModel, ValidationError
 
 from batchmill.errors import InvalidOperator, InvalidParams, did_you_mean
+from batchmill.operators.hook_signatures import check_hooks
 from batchmill.operators.params_model import params_model
 
 BatchFormat = Literal["rows", "arrow", "numpy"]
@@ -302,6 +303,8 @@ def operator(
 
     def register(code: T) -> T:
         params = params_model(_checked_name(name), code)
+        if inspect.isclass(code):
+            check_hooks(name, code)
         REGISTRY.add(
             OperatorDefinition(
                 name=name,

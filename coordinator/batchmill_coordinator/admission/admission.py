@@ -1,4 +1,4 @@
-"""Admission: a request is validated whole, its rows are stored, and only then the ledger accepts the job."""
+"""Admission: a request is validated completely, its rows are stored, and only then the ledger accepts the job."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _Input:
-    """The rows of a job: where they lie, and what is told to the ledger about them."""
+    """The rows of a job: where they are stored, and what the ledger records about them."""
 
     spec: JobSpec
     source: Source
@@ -160,7 +160,7 @@ class Admission:
         return job_id
 
     def _same_upload(self, job_id: str, request: JobRequest) -> bool:
-        """Whether the rows that came with a repeated request, under an upload's new name, are the job's own."""
+        """Whether the rows of a repeated request, under an upload's new name, are the job's own."""
         ours, theirs = request.source, self._ledger.jobs.read(job_id).spec.source
         if not isinstance(ours, UploadSource) or not isinstance(theirs, UploadSource) or ours == theirs:
             return True
@@ -268,7 +268,7 @@ def _require_one_input(request: JobRequest) -> None:
 
 
 def _digest(request: JobRequest) -> str:
-    """What tells two requests apart, whatever the order of their fields and the names of their uploads.
+    """What distinguishes two requests, whatever the order of their fields and the names of their uploads.
 
     Their deadlines do not: one that is given from now on is another moment each time.
     """

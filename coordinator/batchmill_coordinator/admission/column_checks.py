@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from batchmill.columns import RESERVED_PREFIX, reserved_column
-from batchmill.errors import InvalidRequest, InvalidRows, did_you_mean
+from batchmill.errors import InvalidRequest, InvalidRows, closest, did_you_mean
 from batchmill.sinks import part_format
 from batchmill.stages import carried_through
 
@@ -17,10 +17,20 @@ if TYPE_CHECKING:
 
 
 def required_columns(operator: OperatorInfo, params: dict[str, Any]) -> list[str]:
-    """The columns every row must have; `"{column}"` stands for the parameter `column`, its default included."""
+    """The columns every row must have; `"{column}"` is the value of the parameter `column`, its default included."""
+    return [column for column, _ in _required(operator, params)]
+
+
+def _required(operator: OperatorInfo, params: dict[str, Any]) -> list[tuple[str, str | None]]:
+    """Return the required columns, each with the parameter that names it, if one does."""
     properties = operator.params_schema.get("properties", {})
     defaults = {name: about["default"] for name, about in properties.items() if "default" in about}
-    return [column.format_map({**defaults, **params}) for column in operator.columns]
+    values = {**defaults, **params}
+    return [(column.format_map(values), _parameter(column)) for column in operator.columns]
+
+
+def _parameter(column: str) -> str | None:
+    return column[1:-1] if column.startswith("{") and column.endswith("}") else None
 
 
 def check_columns(operator: OperatorInfo, stage: StageSpec, schema: pa.Schema) -> None:
@@ -28,12 +38,12 @@ def check_columns(operator: OperatorInfo, stage: StageSpec, schema: pa.Schema) -
     if not schema.names:
         return
     _check_names(schema)
-    for column in required_columns(operator, stage.params):
+    for column, parameter in _required(operator, stage.params):
         if column not in schema.names:
             raise InvalidRows(
                 f"operator {operator.name!r} requires the column {column!r}, which row 0 and all others lack; "
                 f"the columns are: {', '.join(schema.names)}.",
-                hint=did_you_mean(column, schema.names),
+                hint=_hint(column, parameter, schema.names),
                 column=column,
                 row=0,
             )
@@ -45,6 +55,14 @@ def check_columns(operator: OperatorInfo, stage: StageSpec, schema: pa.Schema) -
                 hint=did_you_mean(column, schema.names),
                 column=column,
             )
+
+
+def _hint(column: str, parameter: str | None, names: list[str]) -> str:
+    """Suggest the column that was meant; where a parameter names it, how to give that."""
+    if parameter is None:
+        return did_you_mean(column, names)
+    meant = next(iter(closest(column, names) or names[: len(names) == 1]), "NAME")
+    return f"The parameter {parameter!r} says which column it is: --param {parameter}={meant}"
 
 
 def _check_names(schema: pa.Schema) -> None:

@@ -26,6 +26,14 @@ _BOUNDS = {
     "exclusiveMaximum": "less than",
     "minLength": "a length of at least",
     "maxLength": "a length of at most",
+    "minItems": "a number of items of at least",
+    "maxItems": "a number of items of at most",
+    "minProperties": "a number of fields of at least",
+    "maxProperties": "a number of fields of at most",
+    "multipleOf": "a multiple of",
+    "pattern": "a text that matches",
+    "const": "the value",
+    "format": "a text of the format",
 }
 
 
@@ -65,13 +73,13 @@ def _refuse_unknown(operator: OperatorInfo, params: dict[str, Any]) -> None:
 
 
 def _explained(operator: OperatorInfo, params: dict[str, Any], error: ValidationError) -> InvalidParams:
-    if error.validator == "required":
+    if error.validator == "required" and not error.absolute_path:
         known = operator.params_schema.get("properties", {})
         name = next(name for name in operator.params_schema["required"] if name not in params)
-        about = known.get(name, {}).get("description", "")
+        about = known.get(name, {}).get("description", "").removesuffix(".")
         return InvalidParams(
             f"operator {operator.name!r} needs the parameter {name!r}{f' ({about})' if about else ''}; it is missing.",
-            hint=f"Give {name}=…",
+            hint=f"Give it: --param {name}=…",
             parameter=name,
         )
     name = ".".join(map(str, error.absolute_path))
@@ -91,7 +99,13 @@ def _expectation(error: ValidationError) -> str:
         return f"{_BOUNDS[str(error.validator)]} {error.validator_value}"
     if error.validator == "type":
         return str(error.validator_value)
-    return f"{error.validator} {error.validator_value}"
+    if error.validator == "uniqueItems":
+        return "items that differ"
+    if error.validator == "additionalProperties":
+        return f"no fields but {', '.join(map(repr, schema.get('properties', {})))}"
+    if error.validator == "required":
+        return f"the fields {', '.join(map(repr, schema['required']))}"
+    return f"what its schema says ({error.validator})"
 
 
 def _shown(value: Any) -> str:

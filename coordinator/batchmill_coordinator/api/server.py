@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import threading
@@ -47,15 +48,17 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets=sockets)
 
 
-def serve(settings: CoordinatorSettings, on_ready: Callable[[str], None]) -> None:
+def serve(settings: CoordinatorSettings, on_ready: Callable[[str], None], *, any_port: bool = False) -> None:
     """Serve until SIGTERM or SIGINT; `on_ready` is called with the URL once requests are answered.
+
+    any_port: whether to take any free port if that of the settings is taken.
 
     Raises `InvalidSettings` when the address cannot be had, `ServiceUnavailable` when the ledger cannot be reached.
     """
     service = Service(settings)
     service.ledger.require_access()
     service.ledger.require_schema()
-    with listen(settings.host, settings.port) as listener:
+    with listen(settings.host, settings.port, any_port=any_port) as listener:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         url = f"http://{host}:{listener.getsockname()[1]}"
         config = uvicorn.Config(
@@ -72,8 +75,12 @@ def serve(settings: CoordinatorSettings, on_ready: Callable[[str], None]) -> Non
         raise ServiceUnavailable("the coordinator could not start.", hint="Its log has the reason.")
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A bound socket; port 0 takes any free one. Raises `InvalidSettings` when the address cannot be had."""
+def listen(host: str, port: int, *, any_port: bool = False) -> socket.socket:
+    """A bound socket; port 0 takes any free one. Raises `InvalidSettings` when the address cannot be had.
+
+    any_port: whether any free port will do if that one is taken. Binding decides, so that of several that start at
+    once each gets one.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -81,8 +88,11 @@ def listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SILENT_READER_S * 1000))
     try:
         listener.bind((host, port))
+        listener.listen()  # two may bind one address with SO_REUSEADDR; only one can listen
     except OSError as error:
         listener.close()
+        if any_port and port and error.errno == errno.EADDRINUSE:
+            return listen(host, 0)
         raise InvalidSettings(
             f"cannot listen on {host}:{port} ({error.strerror or error}).",
             hint="Another service may have the port: choose another with BATCHMILL_PORT, or 0 for any free one.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -15,7 +16,11 @@ if TYPE_CHECKING:
 @click.option("--host", help="Address to listen on.  [BATCHMILL_FLOWER_HOST, default 127.0.0.1]")
 @click.option("--port", type=int, help="Port to listen on, 0 for any free one.  [BATCHMILL_FLOWER_PORT, default 5555]")
 @click.option("--redis-url", help="The ledger and broker.  [BATCHMILL_REDIS_URL]")
-def flower(host: str | None, port: int | None, redis_url: str | None) -> None:
+@click.option("--any-port", is_flag=True, hidden=True, help="Take any free port if that one is taken.")
+@click.option("--ready-file", type=click.Path(path_type=Path), hidden=True)
+def flower(
+    host: str | None, port: int | None, redis_url: str | None, ready_file: Path | None, *, any_port: bool
+) -> None:
     """Run Flower, a web page of attempts and workers.
 
     Without a Redis in options or environment, it shows the service that `batchmill up` runs on this machine, with the
@@ -26,6 +31,7 @@ def flower(host: str | None, port: int | None, redis_url: str | None) -> None:
     BATCHMILL_FLOWER_MAX_TASKS tasks.
     """
     from batchmill.embedded.folder import join_running_service
+    from batchmill.processes.ready_file import write_ready_file
     from batchmill.settings import FlowerSettings
     from batchmill.telemetry.logs import announce, configure_logging
 
@@ -38,7 +44,13 @@ def flower(host: str | None, port: int | None, redis_url: str | None) -> None:
     from batchmill_coordinator.flower.server import serve_flower
 
     configure_logging(settings)
-    serve_flower(settings, lambda url: announce(settings, "flower", f"serving {url}"))
+
+    def tell(url: str) -> None:
+        announce(settings, "flower", f"serving {url}")
+        if ready_file is not None:
+            write_ready_file(ready_file, url)
+
+    serve_flower(settings, tell, any_port=any_port)
 
 
 def _refuse_to_start_open(settings: FlowerSettings) -> None:

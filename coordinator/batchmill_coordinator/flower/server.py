@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -28,8 +29,10 @@ FORGET_OFFLINE_S = 3_600
 """Workers are named after their process, so those that were replaced would pile up."""
 
 
-def serve_flower(settings: FlowerSettings, on_ready: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT; `on_ready` is told the URL once requests are answered.
+def serve_flower(settings: FlowerSettings, on_ready: Callable[[str], None], *, any_port: bool = False) -> None:
+    """Serve until SIGTERM or SIGINT; `on_ready` is called with the URL once requests are answered.
+
+    any_port: whether to take any free port if that of the settings is taken.
 
     Raises `InvalidSettings` when the address cannot be had.
     """
@@ -38,7 +41,7 @@ def serve_flower(settings: FlowerSettings, on_ready: Callable[[str], None]) -> N
     for name, value in flower_options(settings).items():
         setattr(options, name, value)
     flower = Flower(capp=_celery_app(settings), options=options, **_application_settings(settings))
-    on_ready(f"http://{settings.flower_host}:{_listen(flower, settings)}")
+    on_ready(f"http://{settings.flower_host}:{_listen(flower, settings, any_port=any_port)}")
     signal.signal(signal.SIGTERM, _leave)
     try:
         flower.start()
@@ -76,10 +79,13 @@ def _application_settings(settings: FlowerSettings) -> dict[str, Any]:
     return {**application_settings, **moved}
 
 
-def _listen(flower: Flower, settings: FlowerSettings) -> int:
+def _listen(flower: Flower, settings: FlowerSettings, *, any_port: bool) -> int:
     try:
         return int(flower.start_http_server())
     except OSError as error:
+        if any_port and options.port and error.errno == errno.EADDRINUSE:
+            options.port = 0
+            return int(flower.start_http_server())
         raise InvalidSettings(
             f"cannot listen on {settings.flower_host}:{settings.flower_port} ({error.strerror or error}).",
             hint="Another service may have the port: choose another with BATCHMILL_FLOWER_PORT, or 0 for any free one.",

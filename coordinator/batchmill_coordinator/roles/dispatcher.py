@@ -123,7 +123,8 @@ class Dispatcher:
             with self._guard.over(one.job.id):
                 ref = shards.queue(one.job.id, one.stage, shard_id, epoch)
                 if ref is not None:
-                    self._publisher.publish(one.spec.operator, queue_for(target, name, models[one.key]), ref)
+                    queue = queue_for(target, name, models[one.key])
+                    self._publisher.publish(one.spec.operator, queue, ref, one.job.spec.name)
                     self._metrics.dispatched(one.spec)
 
     def _is_able(self, one: JobStage, pool: PoolView) -> bool:

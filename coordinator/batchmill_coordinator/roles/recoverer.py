@@ -175,5 +175,5 @@ class Recoverer:
             log.warning("attempt %s: %s", ref.attempt_key, message)
             self._ledger.log.note(ref.job_id, LogLevel.INFO, LogEvent.REDELIVERED, message, ref=ref)
             spec = record.spec.stages[ref.stage]
-            self._publisher.publish(spec.operator, queue_of(pool), ref)
+            self._publisher.publish(spec.operator, queue_of(pool), ref, record.spec.name)
             self._metrics.message_lost(spec)

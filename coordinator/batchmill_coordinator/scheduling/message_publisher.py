@@ -39,15 +39,18 @@ class MessagePublisher:
         self._lock = threading.Lock()
         self._producer = self._app.amqp.Producer(self._app.connection_for_write(), auto_declare=False)
 
-    def publish(self, operator: str, queue: str, ref: ShardRef) -> None:
-        """Publish an attempt to a queue of its pool. Raises `ServiceUnavailable` when the broker cannot be reached."""
+    def publish(self, operator: str, queue: str, ref: ShardRef, job_name: str | None = None) -> None:
+        """Publish an attempt to a queue of its pool. job_name: for those who watch the tasks.
+
+        Raises `ServiceUnavailable` when the broker cannot be reached.
+        """
         with self._lock:
             try:
                 self._app.send_task(
                     task_name(operator),
                     args=task_arguments(ref),
                     task_id=task_id(ref),
-                    argsrepr=describe_arguments(ref),
+                    argsrepr=describe_arguments(ref, job_name),
                     retries=ref.token - 1,
                     queue=Queue(queue),
                     declare=[],  # Redis would keep an entry for a declared queue forever

@@ -28,7 +28,7 @@ from batchmill.operators.contract import Expansion, PartialResult, RowError
 from batchmill.wording import count
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from batchmill.operators.contract import BatchFormat, OperatorDefinition
 
@@ -139,7 +139,7 @@ def _from_expansion(definition: OperatorDefinition, output: Any, rows: int) -> B
     if not isinstance(output, Expansion):
         _refuse(definition, "an Expansion", _kind(output))
     errors = _checked_errors(definition, output.errors, rows)
-    expected = f"Expansion.counts to be {rows} whole numbers, at least 0, and 0 for a row in errors"
+    expected = f"Expansion.counts to be {rows} integers, at least 0, and 0 for a row in errors"
     try:
         counts = np.asarray(output.counts)
     except ValueError as error:
@@ -181,7 +181,8 @@ def _column(definition: OperatorDefinition, name: Any, values: Any) -> pa.Chunke
     try:
         array = _from_array(values) if isinstance(values, np.ndarray) else _from_list(values)
     except _UNFIT as error:
-        _refuse(definition, f"values of one type in column {name!r}", str(error).partition("\n")[0], error)
+        got = _mixture(values) or str(error).partition("\n")[0]
+        _refuse(definition, f"values of one type in column {name!r}", got, error)
     return _carried(definition, name, array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array]))
 
 
@@ -200,6 +201,23 @@ def _from_list(values: Any) -> pa.Array:
         if kind is None:
             raise
         return pa.array(values, kind)
+
+
+def _mixture(values: Iterable[Any]) -> str:
+    """Name the types of values where they differ, also within lists and fields of dicts; "" where they do not."""
+    present = [value for value in values if value is not None]
+    kinds = sorted({_kind(value) for value in present})
+    if len(kinds) > 1:
+        return f"{', '.join(kinds[:-1])} and {kinds[-1]}"
+    if kinds == ["list"]:
+        mixed = _mixture(item for value in present for item in value)
+        return mixed and f"lists of {mixed}"
+    if kinds == ["dict"]:
+        for name in dict.fromkeys(name for value in present for name in value):
+            mixed = _mixture(value.get(name) for value in present)
+            if mixed:
+                return f"{mixed} in the field {name!r}"
+    return ""
 
 
 def _map_type(values: Any) -> pa.DataType | None:

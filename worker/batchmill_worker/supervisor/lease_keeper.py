@@ -2,8 +2,8 @@
 
 A process renews its leases itself, and reports with that what its attempts have used. Where native code holds the
 interpreter's lock for longer than a lease lasts, it cannot: the supervisor, which sees that the process is there, then
-keeps the leases that the process has shown on its board. How long it does so is up to the watch over hooks, which ends
-the process. A process that is stopped or gone gets nothing, and its leases end.
+keeps the leases that the process has shown on its board, and its place in the list of workers. How long it does so is
+up to the watch over hooks, which ends the process. A process that is stopped or gone gets nothing, and its leases end.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class LeaseKeeper:
             if state.pid is None or not _runs(state.pid):
                 continue
             board = read_board(self._board_of(state.name), state.pid)
-            if board is not None and board.claims:
+            if board is not None:
                 refs = [ShardRef.from_key(claim) for claim in board.claims]
                 self._ledger.shards.keep_leases(state.name, refs, int(self._ttl_s * 1000))
 

@@ -1,7 +1,9 @@
 -- Keep the leases of attempts whose process lives, as its supervisor sees, even if it cannot renew them.
+-- The process stays in the fleet too, unless it has taken itself out.
 -- What their time is charged for is left as the process reported it last: if it dies, the time since then is charged too.
 --
 -- @key leases
+-- @key workers_seen
 -- @arg now: clock
 -- @arg lease_ms: int
 -- @arg worker: text
@@ -9,6 +11,7 @@
 -- @key shard
 -- @arg attempt: attempt
 -- @returns kept: attempt*  those that the worker holds
+redis.call('ZADD', keys.workers_seen, 'XX', 'GT', now + tonumber(args.lease_ms), args.worker)
 local kept = {}
 for _, item in ipairs(attempts) do
   local attempt = item.attempt

@@ -1,0 +1,36 @@
+"""What a user reads when a column is missing."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from batchmill.errors import InvalidRows
+from batchmill.job import StageSpec
+from batchmill.operators.contract import OperatorInfo
+from batchmill_coordinator.admission.column_checks import check_columns
+
+
+def refused(column: str, *names: str) -> InvalidRows:
+    operator = OperatorInfo(
+        name="op",
+        columns=[column],
+        params_schema={"properties": {"column": {"type": "string", "default": "text"}}},
+    )
+    with pytest.raises(InvalidRows) as caught:
+        check_columns(operator, StageSpec(operator="op"), pa.schema([(name, pa.string()) for name in names]))
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("names", "given"),
+    [(["id", "txt"], "--param column=txt"), (["body"], "--param column=body"), (["a", "b"], "--param column=NAME")],
+)
+def test_the_parameter_that_names_a_missing_column_is_shown_as_it_is_given(names: list[str], given: str) -> None:
+    error = refused("{column}", *names)
+    assert "requires the column 'text'" in error.message
+    assert error.hint == f"The parameter 'column' says which column it is: {given}"
+
+
+def test_a_column_that_no_parameter_names_has_the_nearest_name_as_its_hint() -> None:
+    assert refused("text", "id", "txt").hint == "Did you mean 'txt'?"

@@ -1,0 +1,30 @@
+"""Which port a coordinator gets."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+import pytest
+
+from batchmill.errors import InvalidSettings
+from batchmill_coordinator.api.server import listen
+
+HOST = "127.0.0.1"
+
+
+def test_of_many_that_want_one_port_at_once_each_gets_a_port_and_one_gets_that() -> None:
+    with listen(HOST, 0) as probe:
+        wanted = probe.getsockname()[1]
+    with ThreadPoolExecutor(8) as threads, ExitStack() as opened:
+        found = [
+            opened.enter_context(one) for one in threads.map(lambda _: listen(HOST, wanted, any_port=True), range(8))
+        ]
+        ports = [one.getsockname()[1] for one in found]
+    assert len(set(ports)) == 8
+    assert wanted in ports
+
+
+def test_a_port_that_was_asked_for_and_is_taken_is_refused() -> None:
+    with listen(HOST, 0) as taken, pytest.raises(InvalidSettings, match="cannot listen on"):
+        listen(HOST, taken.getsockname()[1])
