@@ -90,7 +90,7 @@ class Dispatcher:
         open_pools = {name: pools[name].operators for name, slots in free.items() if slots > 0}
         if not open_pools:
             return
-        ready = ledger.index.ready(open_pools, MAX_CANDIDATES)
+        ready = ledger.index.ready(open_pools, MAX_CANDIDATES, free)
         for name, stages in _by_pool(ledger.jobs.read_stages(chain.from_iterable(ready.values()))).items():
             with apart(f"filling the window of pool {name}"):
                 flying = {one.key: one for one in in_flight[name]}
