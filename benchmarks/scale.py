@@ -22,6 +22,7 @@ class Scale:
     embed_runs: int
     embed_rows: int  # real texts
     embed_few: int  # of them, for what is slow
+    live_jobs: tuple[int, ...]  # of one row each
     limit_s: float  # for everything together
 
     def with_runs(self, runs: int) -> Scale:
@@ -43,6 +44,7 @@ FULL = Scale(
     embed_runs=3,
     embed_rows=5_000,
     embed_few=1_000,
+    live_jobs=(100, 1_000, 10_000),
     limit_s=60 * 60,
 )
 QUICK = Scale(
@@ -59,5 +61,6 @@ QUICK = Scale(
     embed_runs=1,
     embed_rows=1_500,
     embed_few=256,
+    live_jobs=(50, 200),
     limit_s=12 * 60,
 )

@@ -50,9 +50,9 @@ class Processes:
             time.sleep(POLL_INTERVAL_S)
         return process
 
-    def stop(self) -> None:
-        """Stop all, the last started first."""
-        self._processes.stop(STOP_S)
+    def stop(self, name: str | None = None) -> None:
+        """Stop the process of that name, or all at once."""
+        self._processes.stop(STOP_S, name)
 
 
 @contextmanager
@@ -86,19 +86,28 @@ class Service:
 
 @contextmanager
 def service(
-    run: Processes, workers: int, supervisors: int = 1, *, operators: str = "", env: Mapping[str, str] | None = None
+    run: Processes,
+    workers: int,
+    supervisors: int = 1,
+    *,
+    operators: str = "",
+    env: Mapping[str, str] | None = None,
+    token: str = "",
+    more_settings: Mapping[str, str] | None = None,
 ) -> Iterator[Service]:
     """A Valkey, a coordinator and supervisors with `workers` processes each, and a client of them.
 
-    operators: a module that the workers import. env: more environment of theirs.
+    operators: a module that the workers import. env: more environment of theirs. token: the client's; "": a new one,
+    the only one that is let in. more_settings: of all parts.
     """
     socket = start_valkey(run)
-    token = secrets.token_urlsafe(16)
+    token = token or secrets.token_urlsafe(16)
     settings = {
         "BATCHMILL_REDIS_URL": f"unix://{socket}?db=0",
         "BATCHMILL_BLOB_ROOT": str(run.folder / "blobs"),
         "BATCHMILL_UNRESTRICTED": "true",
         "BATCHMILL_TOKENS": token,
+        **(more_settings or {}),
     }
     ready = run.folder / "coordinator.json"
     command = _command("coordinator", "--port", "0", ready_file=ready)

@@ -52,7 +52,7 @@ def task_arguments(ref: ShardRef) -> list[str | int]:
 
 
 def task_id(ref: ShardRef) -> str:
-    """The id of an attempt's task: also who has only the attempt's name can tell what became of it."""
+    """The id of an attempt's task, derived from the attempt's name alone, so that its result can be looked up."""
     return str(uuid5(NAMESPACE_OID, f"batchmill:{ref.attempt_key}"))
 
 
@@ -64,7 +64,7 @@ def describe_arguments(ref: ShardRef, job_name: str | None) -> str:
 
 
 def attempt_of(message: bytes) -> ShardRef:
-    """The attempt of a message as it lies in a queue."""
+    """The attempt of a message as it is stored in a queue."""
     (job_id, stage, shard_id, token), _, _ = json.loads(base64.b64decode(json.loads(message)["body"]))
     return ShardRef(job_id, stage, parse_shard_id(shard_id), token)
 

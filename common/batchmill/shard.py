@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, NewType, Self
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+FIRST_ROWS = 64  # at most, of the shards of a stage before anything of it is timed
+
 ShardId = NewType("ShardId", tuple[int, ...])
 """The path of a shard: `(17,)` as planned, `(17, 0)` and `(17, 1)` once split. Tuple order is input order."""
 
@@ -69,7 +71,7 @@ class Slice:
     """A stretch of one file of a source.
 
     `start` and `stop` are row numbers in Parquet and Arrow files and byte offsets in line formats; `rows` is how
-    many rows lie between them. `line` is the 1-based line of the first row, 0 where a format has no lines.
+    many rows are between them. `line` is the 1-based line of the first row, 0 where a format has no lines.
     `staged` is the blob that holds the stretch when the file itself cannot be cut (compressed text): then `start`
     and `stop` are byte offsets in that blob.
     """
@@ -91,7 +93,7 @@ class Shard:
     shard_id: ShardId
     first_row: int  # 0-based index of its first row in the stage's input
     rows: int
-    slices: tuple[Slice, ...]  # where its rows lie, in order
+    slices: tuple[Slice, ...]  # where its rows are, in order
     skip: int = 0  # rows of the slices before its first row: a half of a split shard reads its parent's slices
     state: ShardState = ShardState.PLANNED
     token: int = 0  # the number of the current attempt: the fencing token; 0 before the first
@@ -117,7 +119,7 @@ class Shard:
         return cls(job_id, stage, shard_id, int(first_row), int(rows), pieces, int(skip), **state)
 
     def with_slices(self, slices: Sequence[Slice]) -> Self:
-        """The same rows, lying elsewhere."""
+        """The same rows, stored elsewhere."""
         return replace(self, slices=tuple(slices))
 
     def halves(self) -> tuple[Self, Self]:

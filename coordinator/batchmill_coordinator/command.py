@@ -66,9 +66,9 @@ def _serve(settings: CoordinatorSettings, ready_file: Path | None, *, any_port: 
 
     configure_logging(settings)
 
-    def tell(url: str) -> None:
+    def report(url: str) -> None:
         announce(settings, "coordinator", f"serving {url}")
         if ready_file is not None:
             write_ready_file(ready_file, url)
 
-    serve(settings, tell, any_port=any_port)
+    serve(settings, report, any_port=any_port)

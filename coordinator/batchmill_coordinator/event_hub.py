@@ -1,4 +1,4 @@
-"""Changes in the ledger, told to those who wait for them: the roles, and requests that follow a job."""
+"""Changes in the ledger, reported to those who wait for them: the roles, and requests that follow a job."""
 
 from __future__ import annotations
 
@@ -65,14 +65,14 @@ class EventHub:
                     if self._stopping.is_set():
                         return
                     if event is not None:
-                        self._tell(*event)
+                        self._report(*event)
             except ServiceUnavailable as error:
                 log.warning("events cannot be followed: %s", error)
             except Exception:  # one event must not end all the others
                 log.exception("events cannot be followed")
             self._stopping.wait(RECONNECT_S)
 
-    def _tell(self, kind: str, job_id: str) -> None:
+    def _report(self, kind: str, job_id: str) -> None:
         self._on_event(kind)
         if kind == SUBSCRIBED and self._loop is not None:
             self._loop.call_soon_threadsafe(self._wake_all)

@@ -15,11 +15,14 @@ if TYPE_CHECKING:
     from support.cluster import Cluster
 
 
-def judge_row_cache(verdict: Verdict, cluster: Cluster) -> None:
-    """Compare the folder with the index, and the index with itself; then empty it."""
+def judge_row_cache(verdict: Verdict, cluster: Cluster, *, is_held: bool) -> None:
+    """Compare the folder with the index, and the index with itself; then empty it.
+
+    is_held: whether nothing is deleted for its age, because a clock has jumped.
+    """
     with redis.Redis(unix_socket_path=str(cluster.socket), socket_timeout=5) as client:
         due = (KEYS.cache_loose(), "-inf", 1)
-        until(lambda: not client.zrangebyscore(*due), "the deletion of segments that made room")
+        until(lambda: is_held or not client.zrangebyscore(*due), "the deletion of segments that made room")
         used, loose = (set(client.zrange(key, 0, -1)) for key in (KEYS.cache_used(), KEYS.cache_loose()))
         segments = client.hgetall(KEYS.cache_segments())
         index = client.hgetall(KEYS.cache_index())

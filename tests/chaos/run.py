@@ -1,6 +1,7 @@
 """The chaos run: a service with jobs, broken at random for a while, and then judged row by row.
 
-1. A Valkey that keeps its data, two coordinators and two supervisors with three slots start, with short leases.
+1. A Valkey that keeps its data, two coordinators and two supervisors with three slots start, with short leases; where
+   this machine permits it, with networks, disks and a clock of their own.
 2. Users keep four jobs alive, with flaky, poisonous and killer rows, and pause and cancel some.
 3. Faults strike, one after another, in the order that the seed gives, until the time is over.
 4. Everything is mended; all jobs must end.
@@ -20,6 +21,7 @@ import tempfile
 import time
 from collections import Counter
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,14 +30,21 @@ import pytest
 
 from chaos.cache_verdict import judge_row_cache
 from chaos.chaos_operators import JOURNAL
-from chaos.faults import MESSAGE, STORE, Faults
+from chaos.disk_faults import DiskFaults
+from chaos.faults import MESSAGE, STORE, Faults, Mending
+from chaos.message_faults import MessageFaults
+from chaos.process_faults import LeaderFaults, PartitionFaults, WorkerFaults
 from chaos.pulse import Pulse, spread
+from chaos.store_faults import ClockFaults, StoreFaults
 from chaos.verdict import Verdict, judge_deletion, judge_ledger
 from chaos.workload import Users
 from support.cluster import Cluster
+from support.networks import networks_are_permitted
+from support.small_disk import SmallDisk, disks_are_permitted
+from support.stepped_clock import SteppedClock, stepping_library
 
 if TYPE_CHECKING:
-    from chaos.faults import Struck
+    from chaos.faults import FaultSet, Struck
 
 LOOK_S = 0.1
 SETTLE_S = 180.0  # for all jobs to end once everything is mended
@@ -45,15 +54,18 @@ CALM_S = 3.0  # before the first fault
 
 def chaos(seed: int, seconds: float, folder: Path) -> dict[str, Any]:
     """Run for that long, and judge; the report. Logs and outputs are left in `folder`."""
-    (folder / "journal").mkdir()
-    (folder / "out").mkdir()
-    (folder / "in").mkdir()
+    for name in ("journal", "out", "in", "empty"):
+        (folder / name).mkdir()
     with ExitStack() as stack:
         stack.enter_context(pytest.MonkeyPatch.context()).setenv(JOURNAL, str(folder / "journal"))
-        cluster = stack.enter_context(Cluster(folder, "chaos_operators", **SETTINGS))
+        means = Means.of(folder, stack)
+        clock = SteppedClock(folder / "clock", means.clock_library) if means.clock_library else None
+        made = Cluster(folder, "chaos_operators", clock=clock, apart=means.networks, **SETTINGS)
+        cluster = stack.enter_context(made)
         cluster.start(coordinators=2, slots=(2, 1))
-        users, pulse = Users(cluster, folder, seed), Pulse(cluster)
-        faults = Faults(cluster, random.Random(seed))
+        users, pulse, mending = Users(cluster, folder, seed), Pulse(cluster), Mending()
+        chance = random.Random(seed)
+        faults = Faults(cluster, chance, mending, means.fault_sets(cluster, chance, mending, users))
         pulse.start()
         users.start()
         skipped = _strike(faults, random.Random(f"{seed}/gaps"), seconds)
@@ -64,10 +76,52 @@ def chaos(seed: int, seconds: float, folder: Path) -> dict[str, Any]:
         left = users.settle(SETTLE_S)
         settled_s = time.monotonic() - began
         pulse.stop()
-        verdict = _judge(users, left, cluster)
-        verdict.broken += users.complaints + faults.complaints
+        verdict = _judge(users, left, cluster, {fault.kind for fault in faults.struck})
+        verdict.broken += users.complaints + mending.complaints
     told = {"seed": seed, "seconds": seconds, "settled_s": round(settled_s, 1), "holds": verdict.holds}
-    return told | _counts(verdict, users, folder / "journal") | _story(faults, pulse, skipped)
+    counts = _counts(verdict, users, folder / "journal")
+    return told | counts | {"means_that_are_missing": means.missing()} | _story(faults, pulse, skipped)
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What this machine permits to break. networks: of their own. disks: the blob store's and Valkey's."""
+
+    networks: bool
+    disks: tuple[SmallDisk, SmallDisk] | None
+    clock_library: Path | None
+
+    @classmethod
+    def of(cls, folder: Path, stack: ExitStack) -> Means:
+        """Find out; disks are mounted below the folder as long as `stack` lasts."""
+        disks = None
+        if disks_are_permitted(folder / "empty"):
+            disks = (SmallDisk(folder / "blobs"), SmallDisk(folder / "store"))
+            for disk in disks:
+                stack.enter_context(disk)
+        return cls(networks_are_permitted(), disks, stepping_library())
+
+    def fault_sets(self, cluster: Cluster, chance: random.Random, mending: Mending, users: Users) -> list[FaultSet]:
+        """Make the faults that can be."""
+        common = cluster, chance, mending
+        sets = [StoreFaults(*common, users.losing_changes), MessageFaults(*common), WorkerFaults(*common)]
+        sets += [LeaderFaults(*common)]
+        if self.networks:
+            sets += [PartitionFaults(*common)]
+        if self.disks:
+            sets += [DiskFaults(*common, blobs=self.disks[0], store=self.disks[1])]
+        if self.clock_library:
+            sets += [ClockFaults(*common)]
+        return sets
+
+    def missing(self) -> list[str]:
+        """Return what cannot be broken here, in words."""
+        found = {
+            "networks of their own (root)": self.networks,
+            "disks of their own (root)": self.disks,
+            "a clock of its own (the package libfaketime)": self.clock_library,
+        }
+        return [what for what, means in found.items() if not means]
 
 
 def _strike(faults: Faults, gaps: random.Random, seconds: float) -> dict[str, int]:
@@ -88,7 +142,7 @@ def _strike(faults: Faults, gaps: random.Random, seconds: float) -> dict[str, in
     return dict(skipped)
 
 
-def _judge(users: Users, left: list[Any], cluster: Cluster) -> Verdict:
+def _judge(users: Users, left: list[Any], cluster: Cluster, struck: set[str]) -> Verdict:
     verdict = Verdict()
     for job in left:
         verdict.broken.append(f"job {job.plan.number} ({job.id}) has not ended: {job.status}")
@@ -98,8 +152,8 @@ def _judge(users: Users, left: list[Any], cluster: Cluster) -> Verdict:
     if not left:
         with cluster.redis() as client:
             judge_ledger(verdict, users.jobs, client)
-        judge_deletion(verdict, users.jobs, cluster)
-        judge_row_cache(verdict, cluster)
+        judge_deletion(verdict, users.jobs, cluster, users.unknown)
+        judge_row_cache(verdict, cluster, is_held="step_clock" in struck)
     return verdict
 
 
@@ -177,6 +231,7 @@ def summary(report: dict[str, Any]) -> str:
             for kind, told in report["recovery"].items()
         ),
         f"  {report['recoveries_that_another_fault_fell_into']} more, with another fault in between",
+        *(f"not broken, for want of {what}" for what in report["means_that_are_missing"]),
         *(f"BROKEN: {what}" for what in report["broken"]),
     ]
     return "\n".join(lines)
@@ -191,10 +246,12 @@ def main(seed: int | None, minutes: float, report: Path) -> None:
     chosen = seed if seed is not None else random.SystemRandom().randrange(10**6)
     click.echo(f"chaos: seed {chosen}, {minutes:g} minutes", err=True)
     with tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True) as folder:
-        found = chaos(chosen, minutes * 60, Path(folder))
-        report.write_text(json.dumps(found, indent=1) + "\n")
         logs = report.with_name(f"{report.stem}-logs")
-        shutil.copytree(Path(folder) / "logs", logs, dirs_exist_ok=True)
+        try:
+            found = chaos(chosen, minutes * 60, Path(folder))
+        finally:
+            shutil.copytree(Path(folder) / "logs", logs, dirs_exist_ok=True)
+        report.write_text(json.dumps(found, indent=1) + "\n")
     click.echo(summary(found))
     click.echo(f"written to {report}; the logs are in {logs}", err=True)
     sys.exit(0 if found["holds"] else 1)

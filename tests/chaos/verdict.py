@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow import json as arrow_json
 
 from batchmill.cost import sums, total_of
 from batchmill.errors import BatchmillError
@@ -89,17 +88,20 @@ class Verdict:
                 self.wrongly_dead += 1
                 self.broken.append(f"{_name(job)}: row {letter.index} is dead of {letter.error_type}: {letter.message}")
         if job.is_completed:
-            self.expect(job, "the dead rows", sorted(letter.index for letter in dead), sorted(wanted))
+            self.expect(job, "the failed rows", sorted(letter.index for letter in dead), sorted(wanted))
 
     def _judge_output(self, job: Submitted, folder: Path, results: list[dict[str, Any]]) -> None:
         found = manifest(folder)
         self.expect(job, "the manifest's rows", found["rows"], len(results))
-        self.expect(job, "the manifest's dead rows", found["rows_dead"], job.status.rows_dead if job.status else None)
+        self.expect(job, "the manifest's failed rows", found["rows_dead"], job.status.rows_dead if job.status else None)
         files = sorted(path.name for path in folder.iterdir() if path.name != "_schemas")
-        self.expect(job, "the folder", files, sorted(["_manifest.json", *(part["name"] for part in found["parts"])]))
-        tables = [_read(folder / part["name"]) for part in found["parts"]]
-        self.expect(job, "rows of the parts", [t.num_rows for t in tables], [part["rows"] for part in found["parts"]])
-        rows = [row for table in tables for row in table.to_pylist()]
+        wanted = sorted(["_manifest.json", *(part["name"] for part in found["parts"])])
+        self.expect(job, "the folder", files, wanted)
+        if files != wanted:
+            return
+        parts = [_read(folder / part["name"]) for part in found["parts"]]
+        self.expect(job, "rows of the parts", [len(rows) for rows in parts], [part["rows"] for part in found["parts"]])
+        rows = [row for rows in parts for row in rows]
         if rows != results:
             self.broken.append(f"{_name(job)}: the parts differ from the results")
 
@@ -119,8 +121,11 @@ def judge_ledger(verdict: Verdict, jobs: list[Submitted], client: Any) -> None:
     _judge_costs(verdict, client)
 
 
-def judge_deletion(verdict: Verdict, jobs: list[Submitted], cluster: Cluster) -> None:
-    """Delete all jobs, and see that nothing of them is left in the ledger or the blob store."""
+def judge_deletion(verdict: Verdict, jobs: list[Submitted], cluster: Cluster, unknown: set[str]) -> None:
+    """Delete all jobs, and see that nothing of them is left in the ledger or the blob store.
+
+    unknown: jobs that the ledger has lost, whose blobs are kept for a day.
+    """
     names = [name for job in jobs for name in (job.replay_id, job.id) if name]
     for name in names:
         cluster.ask(lambda client: client.job(name).delete())  # noqa: B023  # called at once
@@ -129,7 +134,8 @@ def judge_deletion(verdict: Verdict, jobs: list[Submitted], cluster: Cluster) ->
     ours = [key for key in keys if any(name in key for name in names) or ":idempotency:" in key]
     if ours:
         verdict.broken.append(f"keys of deleted jobs are left: {ours[:10]}")
-    blobs = [path for path in (cluster.blobs / "jobs").rglob("*") if path.is_file()]
+    folders = [folder for folder in (cluster.blobs / "jobs").glob("*") if folder.name not in unknown]
+    blobs = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     if blobs:
         verdict.broken.append(f"blobs of deleted jobs are left: {blobs[:10]}")
 
@@ -188,5 +194,8 @@ def _name(job: Submitted) -> str:
     return f"job {plan.number} ({job.id}, {plan.operator}, {len(plan.kinds)} rows, {way}, {plan.fate})"
 
 
-def _read(path: Path) -> pa.Table:
-    return pq.read_table(path) if path.suffix == ".parquet" else arrow_json.read_json(path)
+def _read(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".parquet":
+        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+        return rows
+    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchmill import RetryPolicy
-from batchmill.errors import BatchmillError, Conflict
+from batchmill.errors import BatchmillError, Conflict, NotFound
 from batchmill.job import JobState
 from chaos.chaos_operators import value_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from batchmill import Client, Job
@@ -123,6 +126,7 @@ class Submitted:
     did_fate: bool = False
     replay_id: str = ""
     replay_ended: bool = False
+    changed_at: float = 0.0  # monotonic: when a user last changed it, or saw that it or its replay had ended
 
     @property
     def is_final(self) -> bool:
@@ -143,6 +147,15 @@ class Submitted:
 
 
 @dataclass(slots=True)
+class Loss:
+    """A time whose changes the ledger has lost. Monotonic."""
+
+    since: float
+    until: float = math.inf
+    is_repeated: bool = False
+
+
+@dataclass(slots=True)
 class Users:
     """A thread that keeps a few jobs alive, and pauses and cancels some of them, until it is told to end."""
 
@@ -151,6 +164,8 @@ class Users:
     seed: int
     jobs: list[Submitted] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)  # calls that failed in a way they must not
+    unknown: set[str] = field(default_factory=set)  # jobs and replays that a ledger which was rolled back has not
+    _losses: list[Loss] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -165,9 +180,18 @@ class Users:
         if self._thread is not None:
             self._thread.join()
 
+    @contextmanager
+    def losing_changes(self) -> Iterator[None]:
+        """Expect that what is changed meanwhile is lost in the end, and repeat it then."""
+        loss = Loss(time.monotonic())
+        self._losses.append(loss)
+        yield
+        loss.until = time.monotonic()
+
     def settle(self, within_s: float) -> list[Submitted]:
         """Wait until all jobs have ended; those that have not, by then."""
         ends_at = time.monotonic() + within_s
+        self._look_again()
         while (left := [job for job in self.jobs if not job.is_settled]) and time.monotonic() < ends_at:
             for job in left:
                 self._tend(job)
@@ -176,6 +200,7 @@ class Users:
 
     def _run(self) -> None:
         while not self._stop.wait(LOOK_S):
+            self._look_again()
             live = [job for job in self.jobs if not job.is_settled]
             for job in live:
                 self._tend(job)
@@ -188,9 +213,26 @@ class Users:
         except (BatchmillError, TimeoutError, OSError) as error:
             self.complaints.append(f"{what}: {type(error).__name__}: {error}")
 
+    def _look_again(self) -> None:
+        """Repeat what a rolled-back ledger may have lost, as users do whose orders had been taken."""
+        for loss in self._losses:
+            if loss.until != math.inf and not loss.is_repeated:
+                loss.is_repeated = True
+                for job in self.jobs:
+                    if max(job.at, job.changed_at) >= loss.since:
+                        job.status, job.replay_ended = None, False
+                        job.did_fate = job.did_fate and job.changed_at < loss.since
+
+    def _may_be_lost(self, job: Submitted) -> bool:
+        """Whether the ledger may have lost the job, or what was done to it."""
+        return any(loss.since <= max(job.at, job.changed_at) and job.at <= loss.until for loss in self._losses)
+
     def _submit(self) -> None:
         plan = make_plan(self.seed, len(self.jobs))
-        output = self.folder / "out" / str(plan.number) if plan.output else None
+        self.jobs.append(self._submitted(plan, str(plan.number)))
+
+    def _submitted(self, plan: Plan, folder: str) -> Submitted:
+        output = self.folder / "out" / folder if plan.output else None
         given = self._input(plan)
         options: dict[str, Any] = {
             "output": {"path": str(output), "format": plan.output} if output else None,
@@ -204,7 +246,7 @@ class Users:
         def submit(client: Client) -> str:
             return client.submit(plan.operator, **given, **options, idempotency_key=f"chaos-{plan.number}").id
 
-        self.jobs.append(Submitted(plan, self.cluster.ask(submit), output, time.monotonic()))
+        return Submitted(plan, self.cluster.ask(submit), output, time.monotonic())
 
     def _input(self, plan: Plan) -> dict[str, Any]:
         rows = plan.rows()
@@ -231,11 +273,22 @@ class Users:
             job.resume_at = 0.0
         elif not job.did_fate and job.plan.fate in ("pause", "cancel") and now - job.at >= job.plan.fate_after_s:
             job.did_fate = True
+            job.changed_at = now
             self._guarded(f"{job.plan.fate} {job.id}", self._ask_of, job, job.plan.fate)
             job.resume_at = now + 1.5 if job.plan.fate == "pause" else 0.0
 
     def _look(self, job: Submitted) -> None:
-        job.status = self.cluster.ask(lambda client: client.job(job.id).status())
+        try:
+            job.status = self.cluster.ask(lambda client: client.job(job.id).status())
+        except NotFound:
+            if not self._may_be_lost(job):
+                raise
+            self.unknown.add(job.id)
+            again = self._submitted(job.plan, f"{job.plan.number}-{len(self.unknown)}")  # the folder is the lost job's
+            job.id, job.output, job.at, job.did_fate = again.id, again.output, again.at, False
+            return
+        if job.is_final:
+            job.changed_at = time.monotonic()
 
     def _replay(self, job: Submitted) -> None:
         if not job.replay_id:
@@ -243,7 +296,14 @@ class Users:
             job.replay_id = self.cluster.ask(
                 lambda client: client.job(job.id).replay(edits=edits, idempotency_key=key).id
             )
-        status = self.cluster.ask(lambda client: client.job(job.replay_id).status())
+        try:
+            status = self.cluster.ask(lambda client: client.job(job.replay_id).status())
+        except NotFound:
+            if not self._may_be_lost(job):
+                raise
+            self.unknown.add(job.replay_id)
+            job.replay_id = ""
+            return
         if status.is_final:
             self._look(job)
             job.replay_ended = True
@@ -258,6 +318,6 @@ class Users:
         try:
             self.cluster.ask(do)
         except Conflict:
-            self._look(job)  # it ended just now
-            if not job.is_final and not (job.status and job.status.state.is_stopping):
+            self._look(job)  # it ended just now, or the pause that it resumes from was lost
+            if not (job.is_final or self._may_be_lost(job) or (job.status and job.status.state.is_stopping)):
                 raise

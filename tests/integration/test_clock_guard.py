@@ -105,3 +105,14 @@ def test_a_new_coordinator_compares_with_the_last_reading_in_the_ledger(
     assert after.is_trusted() == is_trusted
     clocks.advance(HOLD_S + 5)
     assert after.is_trusted()
+
+
+@pytest.mark.parametrize("jump_s", [86400.0, -86400.0])
+def test_a_new_leader_waits_too_after_a_jump_that_the_one_before_has_seen(guarded: Guarded, jump_s: float) -> None:
+    guarded.clocks.wall_s += jump_s
+    assert not guarded.is_trusted()
+    clocks = Clocks(wall_s=guarded.clocks.wall_s + 5, monotonic_s=1.0)
+    after = Guarded(ClockGuard(guarded.ledger, clocks, guarded.notices), guarded.ledger, clocks, guarded.notices)
+    assert not after.is_trusted()
+    clocks.advance(HOLD_S + 5)
+    assert after.is_trusted()

@@ -96,6 +96,19 @@ def test_without_a_retention_jobs_are_kept_for_ever(
     assert jobs_of(now) == {"job-old"}
 
 
+def test_jobs_that_end_while_the_clock_is_behind_are_kept_once_it_is_right(
+    now: Ledger, blobs: StubbornBlobs, redis_client: redis.Redis, prefix: str
+) -> None:
+    behind = Ledger(redis_client, prefix, now_ms=START_MS - 10 * 86_400_000)
+    now.jobs.submit(Submission("job-begun", spec_of(operator="echo"), "digest"), max_live_jobs=10)
+    now.jobs.stop("job-begun", JobState.CANCELLING, None)
+    assert behind.jobs.finish(behind.jobs.read("job-begun"), JobState.CANCELLED, EPOCH)
+    end_job(behind, blobs, "job-behind")
+    janitor(an_hour_later(redis_client, prefix), blobs, retention_s=2 * 3600).step(EPOCH)
+    assert jobs_of(now) == {"job-begun", "job-behind"}
+    assert "jobs/job-behind/results/part-00000000-a1.arrow" in blobs.list()
+
+
 @pytest.mark.parametrize("held", ["jobs/job-1", "uploads/upl-of-job-1"])
 def test_a_deletion_that_was_cut_short_is_gone_on_with(now: Ledger, blobs: StubbornBlobs, held: str) -> None:
     end_job(now, blobs, "job-1")

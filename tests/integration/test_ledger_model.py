@@ -18,7 +18,7 @@ from hypothesis.stateful import initialize, invariant, precondition, rule, run_s
 from batchmill.cost import NANO
 from batchmill.job import JobError, JobState, RetryPolicy
 from batchmill.ledger.connection import connect
-from batchmill.ledger.jobs import Submission
+from batchmill.ledger.jobs import Submission, WholePlan
 from batchmill.ledger.shards import PlanStep
 from batchmill.shard import Shard, ShardId, Slice
 from support.index_truth import index_of
@@ -52,7 +52,7 @@ class LedgerMachine(Lockstep):
     )
     def begin(self, attempts: int, budget: float | None, sizes: list[int]) -> None:
         self.change_leader(gap=False)
-        self.submit(attempts, None, budget, again="")
+        self.submit(attempts, None, budget, again="", rows=0)
         self.plan(0, sizes, at_end=False, stale=False, deposed=False)
         self.work(0, len(sizes), "w1")
 
@@ -61,21 +61,30 @@ class LedgerMachine(Lockstep):
         max_dead=st.sampled_from([None, None, 1.0]),
         budget=st.sampled_from([None, 0.01, 0.1]),
         again=st.sampled_from(["", "", "", "same id", "same key"]),
+        rows=st.integers(0, 5),
     )
-    def submit(self, attempts: int, max_dead: float | None, budget: float | None, *, again: str) -> None:
+    def submit(self, attempts: int, max_dead: float | None, budget: float | None, *, again: str, rows: int) -> None:
+        """rows: of a job that is planned at once; 0: the planner plans it."""
         number = 0 if again else len(self.model.jobs)
         retry = RetryPolicy(max_attempts=attempts, backoff_s=0, max_dead=max_dead)
         spec = spec_of(operator="echo", retry=retry, budget=budget)
         job_id = f"job-{number}"
         asked_as = "job-other" if again == "same key" else job_id
-        submission = Submission(asked_as, spec, "digest", f"key-{number}", inline_rows=b"rows", tenant=job_id)
+        piece = Shard(asked_as, 0, ShardId((0,)), 0, rows, (Slice(0, 0, rows, rows),))
+        plan = WholePlan(piece, 10, f"from {rows}") if rows else None
+        submission = Submission(
+            asked_as, spec, "digest", f"key-{number}", b"rows", rows or None, tenant=job_id, plan=plan
+        )
         if again and self.model.jobs["job-0"].state:
             word = "known" if again == "same key" else "ok"
             ask = partial(self.ledger.jobs.submit, submission, max_live_jobs=9)
             self.check(word, lambda: said(ask()[1], "known"), changes=False)
         elif not again and number < 2:
             assert self.ledger.jobs.submit(submission, max_live_jobs=9) == (submission.job_id, True)
-            self.model.jobs[submission.job_id] = Job(submission.job_id, spec, budget_nano=round((budget or 0) * NANO))
+            job = Job(submission.job_id, spec, budget_nano=round((budget or 0) * NANO))
+            self.model.jobs[submission.job_id] = job
+            if plan:
+                job.plan([piece], plan.cursor, at_end=True)
             self.records[submission.job_id] = [self.ledger.jobs.read(submission.job_id)]
 
     @rule(

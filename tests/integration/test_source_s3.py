@@ -104,7 +104,7 @@ def test_what_is_wrong_in_a_bucket_is_named(bucket: object, locations: Locations
         ("s3://rows/a.jsonl", "s3://rows/a.jsonl, line 2: column 'id' holds string here, and int64 before"),
         ("s3://rows/none.jsonl", "there is no file or folder 's3://rows/none.jsonl'"),
         ("s3://rows/*.parquet", "no file matches 's3://rows/.*parquet'"),
-        ("s3://other/a.jsonl", "'s3://other/a.jsonl' lies outside the folders"),
+        ("s3://other/a.jsonl", "'s3://other/a.jsonl' is outside the folders"),
         ("s3://rows/../other/a.jsonl", "holds '//', '.' or '..'"),
     ):
         with pytest.raises(InvalidSource, match=message):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from support.cluster import manifest
 from support.waiting import until
 
 if TYPE_CHECKING:
@@ -46,3 +48,27 @@ def test_a_replica_that_has_every_write_takes_over_without_any_work_done_twice_i
     assert [row["loud"] for row in after.wait(timeout=60).results()] == ["AFTER!"]
     assert str(running.ask(lambda _: job.wait(timeout=90)).status().state) == "completed"
     assert [row["id"] for row in job.results()] == list(range(ROWS))
+
+
+def test_a_job_whose_end_was_lost_is_done_again_into_its_output(
+    cluster: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    running = cluster().start(slots=(1,))
+    client, out, journal = running.clients["a"], tmp_path / "out", tmp_path / "journal"
+    params = {"seconds": 0.1, "journal": str(journal)}
+    output = {"path": str(out), "format": "jsonl"}
+    job = client.submit("slow", rows=[{"id": row} for row in range(20)], params=params, carry=["id"], output=output)
+    until(journal.exists, "the first row")
+    running.failover(STALE_S)
+    assert (out / "_manifest.json").exists(), "the job had not ended before the failover"
+    assert not running.ask(lambda _: job.status()).is_final, "the replica was not stale"
+    until(lambda: running.ask(lambda _: job.status()).is_final, "the job's end")
+    assert (str(job.status().state), job.status().rows_dead) == ("completed", 0)
+    parts = manifest(out)["parts"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "_manifest.json",
+        "_schemas",
+        *(part["name"] for part in parts),
+    ]
+    found = [json.loads(line) for part in parts for line in (out / part["name"]).read_text().splitlines()]
+    assert [row["id"] for row in found] == [row["id"] for row in job.results()] == list(range(20))

@@ -5,17 +5,29 @@ from __future__ import annotations
 import http.client
 import json
 import logging
-import threading
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
-import redis
 
-from support.cluster import Cluster, free_port
+from support.cluster import Cluster
+from support.error_replies import (
+    busy_script,
+    channels_forbidden,
+    client_limit,
+    disk_fault,
+    keys_forbidden,
+    loading,
+    masterdown,
+    out_of_memory,
+    password_changed,
+    readonly,
+    scripts_forbidden,
+    scripts_lost,
+    too_few_replicas,
+)
 from support.waiting import until
 
 if TYPE_CHECKING:
@@ -42,161 +54,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A service with the leases of a real one, whose Valkey the tests of this module break and restore."""
     with Cluster(tmp_path_factory.mktemp("stack"), "mill_operators", **LEASES) as cluster:
         yield cluster.start()
-
-
-@contextmanager
-def readonly(cluster: Cluster) -> Iterator[None]:
-    """A replica of a primary that is not there, as the former primary of a failover."""
-    with cluster.redis() as client:
-        client.execute_command("REPLICAOF", "127.0.0.1", str(free_port()))
-        try:
-            yield
-        finally:
-            client.execute_command("REPLICAOF", "NO", "ONE")
-
-
-@contextmanager
-def masterdown(cluster: Cluster) -> Iterator[None]:
-    """The same, and it answers reads with MASTERDOWN: only the write of a probe gets READONLY."""
-    with configured(cluster, "replica-serve-stale-data", "no"), readonly(cluster):
-        yield
-
-
-@contextmanager
-def configured(cluster: Cluster, name: str, value: str | int) -> Iterator[Any]:
-    with cluster.redis() as client:
-        before = client.config_get(name)[name]
-        client.config_set(name, value)
-        try:
-            yield client
-        finally:
-            client.config_set(name, before)
-
-
-def out_of_memory(cluster: Cluster) -> AbstractContextManager[None]:
-    return configured(cluster, "maxmemory", 1)
-
-
-def too_few_replicas(cluster: Cluster) -> AbstractContextManager[None]:
-    return configured(cluster, "min-replicas-to-write", 1)
-
-
-@contextmanager
-def disk_fault(cluster: Cluster) -> Iterator[None]:
-    """Its snapshot cannot be written: a folder has the file's name."""
-    blocker = cluster.folder / "valkey" / "dump.rdb"
-    blocker.mkdir()
-    with configured(cluster, "save", "3600 1"), cluster.redis() as client:
-        client.bgsave()
-        until(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err", "the failure of the snapshot")
-        try:
-            yield
-        finally:
-            blocker.rmdir()
-            client.bgsave()
-            until(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "ok", "the snapshot")
-
-
-@contextmanager
-def busy_script(cluster: Cluster) -> Iterator[None]:
-    """Somebody's script runs for some seconds."""
-    script = "local ends = redis.call('TIME')[1] + ARGV[1] while tonumber(redis.call('TIME')[1]) < ends do end"
-
-    def hog() -> None:
-        with redis.Redis(unix_socket_path=str(cluster.socket), socket_timeout=60) as client:
-            client.eval(script, 0, int(FAULT_S))
-
-    with configured(cluster, "busy-reply-threshold", 100):
-        thread = threading.Thread(target=hog)
-        thread.start()
-        try:
-            yield
-        finally:
-            thread.join()
-
-
-@contextmanager
-def client_limit(cluster: Cluster) -> Iterator[None]:
-    with configured(cluster, "maxclients", 1) as client:
-        cut_connections(client)
-        yield
-
-
-@contextmanager
-def password_changed(cluster: Cluster) -> Iterator[None]:
-    with configured(cluster, "requirepass", "another") as client:
-        cut_connections(client)
-        yield
-
-
-@contextmanager
-def scripts_forbidden(cluster: Cluster) -> Iterator[None]:
-    with permission(cluster, "-@scripting"):
-        yield
-
-
-@contextmanager
-def keys_forbidden(cluster: Cluster) -> Iterator[None]:
-    with cluster.redis() as client:
-        client.execute_command("ACL", "SETUSER", "default", "resetkeys", "~elsewhere:*")
-        try:
-            yield
-        finally:
-            client.execute_command("ACL", "SETUSER", "default", "allkeys")
-
-
-@contextmanager
-def channels_forbidden(cluster: Cluster) -> Iterator[None]:
-    with cluster.redis() as client:
-        client.execute_command("ACL", "SETUSER", "default", "resetchannels")
-        try:
-            yield
-        finally:
-            client.execute_command("ACL", "SETUSER", "default", "allchannels")
-
-
-@contextmanager
-def permission(cluster: Cluster, rule: str) -> Iterator[None]:
-    with cluster.redis() as client:
-        client.execute_command("ACL", "SETUSER", "default", rule)
-        try:
-            yield
-        finally:
-            client.execute_command("ACL", "SETUSER", "default", "+@all")
-
-
-@contextmanager
-def scripts_lost(cluster: Cluster) -> Iterator[None]:
-    with cluster.redis() as client:
-        client.script_flush()
-        try:
-            yield
-        finally:
-            client.script_flush()
-
-
-@contextmanager
-def loading(cluster: Cluster) -> Iterator[None]:
-    """The server starts again and takes some seconds to load its data."""
-    assert cluster.valkey is not None
-    with cluster.redis() as client:
-        client.execute_command("DEBUG", "POPULATE", "200", "filler", "1000")
-        client.execute_command("BGREWRITEAOF")
-        until(lambda: client.info("persistence")["aof_rewrite_in_progress"] == 0, "the append-only file")
-    cluster.valkey.process.terminate()
-    cluster.valkey.process.wait()
-    cluster.start_valkey("--key-load-delay", "20000", "--loading-process-events-interval-bytes", "1024", wait=False)
-    try:
-        yield
-    finally:
-        until(cluster.answers, "the end of loading")
-        with cluster.redis() as client:
-            client.config_set("key-load-delay", 0)
-
-
-def cut_connections(client: Any) -> None:
-    for kind in ("normal", "pubsub"):
-        client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
 
 
 @dataclass(frozen=True)

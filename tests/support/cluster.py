@@ -26,11 +26,14 @@ from batchmill.embedded.valkey import valkey_command
 from batchmill.errors import ServiceUnavailable
 from batchmill.ledger.keys import Keys
 from batchmill.processes.parent_death import die_with_parent
+from support.networks import Network
 from support.operators.path import OPERATORS_FOLDER
 from support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+
+    from support.stepped_clock import SteppedClock
 
 T = TypeVar("T")
 
@@ -74,11 +77,23 @@ class Cluster:
     """A Valkey that keeps its data, any number of coordinators and supervisors, and clients. A context manager.
 
     folder: where logs and blobs lie. operators: modules that the workers import. settings: more `BATCHMILL_…`
-    settings, without the prefix. Processes are tied to the thread that starts them: start all in one that lasts.
+    settings, without the prefix. clock: the Valkey's. apart: whether each coordinator and supervisor has a network of
+    its own, in `networks`. Processes are tied to the thread that starts them: start all in one that lasts.
     """
 
-    def __init__(self, folder: Path, operators: str, **settings: object) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        operators: str,
+        *,
+        clock: SteppedClock | None = None,
+        apart: bool = False,
+        **settings: object,
+    ) -> None:
         self.folder = folder
+        self.clock = clock
+        self.networks: dict[str, Network] = {}
+        self._apart = apart
         self.coordinators: dict[str, Running] = {}
         self.supervisors: dict[str, Running] = {}
         self.valkey: Running | None = None
@@ -89,10 +104,10 @@ class Cluster:
         self._urls: dict[str, str] = {}
         self._stack = ExitStack()
         self._started = 0
-        self._valkey_folder = folder / "valkey"
+        self.valkey_folder = folder / "store" / "valkey"  # where its data is; those of replicas lie beside it
         self._seen: set[psutil.Process] = set()
-        for name in ("valkey", "logs"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
+        for path in (self.valkey_folder, folder / "logs"):
+            path.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Self:
         return self
@@ -123,8 +138,8 @@ class Cluster:
     def start_valkey(self, *flags: str, wait: bool = True) -> None:
         """Start Valkey over its append-only file; returns when it answers, or without `wait` at once."""
         self.socket.unlink(missing_ok=True)
-        command = [*valkey_command(self._valkey_folder, self.socket), *flags]
-        self.valkey = self._start("valkey", command, {})
+        command = [*valkey_command(self.valkey_folder, self.socket), *flags]
+        self.valkey = self._start("valkey", command, self._clock_env())
         if wait:
             until(self.answers, "Valkey's start")
 
@@ -136,14 +151,17 @@ class Cluster:
         primary = self.valkey
         assert primary is not None
         self._started += 1
-        folder, path = self.folder / f"valkey-{self._started}", self._runtime / f"replica-{self._started}.sock"
+        folder, path = (
+            self.valkey_folder.with_name(f"valkey-{self._started}"),
+            self._runtime / f"replica-{self._started}.sock",
+        )
         folder.mkdir()
         with self.redis() as old:
             port = free_port()
             old.config_set("port", port)
             old.config_set("repl-diskless-sync-delay", 0)
             flags = ["--replicaof", "127.0.0.1", str(port)]
-            replica = self._start("valkey", [*valkey_command(folder, path), *flags], {})
+            replica = self._start("valkey", [*valkey_command(folder, path), *flags], self._clock_env())
             until(path.exists, "the replica's start")
             with redis.Redis(unix_socket_path=str(path), decode_responses=True, socket_timeout=5) as new:
                 until(lambda: new.info("replication")["master_link_status"] == "up", "the replica's first copy")
@@ -155,14 +173,18 @@ class Cluster:
         primary.process.kill()
         primary.process.wait()
         path.replace(self.socket)
-        self.valkey, self._valkey_folder = replica, folder
+        self.valkey, self.valkey_folder = replica, folder
 
     def start_coordinator(self, name: str, *, wait: bool = True, **settings: object) -> Running:
         """Start a coordinator; one of the same name has the port of the one before."""
-        url = self._urls.setdefault(name, f"http://127.0.0.1:{free_port()}")
+        network = self._network(name)
+        host = network.address if network else "127.0.0.1"
+        url = self._urls.setdefault(name, f"http://{host}:{free_port()}")
         ready = self._ready(name)
-        command = ["coordinator", "--port", url.rpartition(":")[2], "--ready-file", str(ready)]
-        running = self.coordinators[name] = self._start(name, _batchmill(command), self._env(settings))
+        command = ["coordinator", "--host", host, "--port", url.rpartition(":")[2], "--ready-file", str(ready)]
+        running = self.coordinators[name] = self._start(
+            name, _batchmill(command), self._env(settings, network), network
+        )
         if name not in self.clients:
             self.clients[name] = self._stack.enter_context(batchmill.Client(url, TOKEN))
         if wait:
@@ -193,7 +215,8 @@ class Cluster:
             "--ready-file",
             str(ready),
         ]
-        running = self.supervisors[name] = self._start(name, _batchmill(command), self._env(settings))
+        network = self._network(name)
+        running = self.supervisors[name] = self._start(name, _batchmill(command), self._env(settings, network), network)
         if wait:
             self._until_ready(running)
         return running
@@ -256,6 +279,8 @@ class Cluster:
             _stop([running for running in group if running is not None])
         for process in self._seen:
             end(process)
+        for network in self.networks.values():
+            network.close()
         shutil.rmtree(self._runtime, ignore_errors=True)
 
     def processes(self) -> list[psutil.Process]:
@@ -285,22 +310,30 @@ class Cluster:
 
         until(is_ready, f"the start of {running.name}")
 
-    def _env(self, settings: Mapping[str, object]) -> dict[str, str]:
+    def _network(self, name: str) -> Network | None:
+        if self._apart and name not in self.networks:
+            self.networks[name] = Network(self.socket)
+        return self.networks.get(name)
+
+    def _clock_env(self) -> dict[str, str]:
+        return self.clock.env if self.clock else {}
+
+    def _env(self, settings: Mapping[str, object], network: Network | None) -> dict[str, str]:
         own = {
-            "REDIS_URL": f"unix://{self.socket}?db=0",
+            "REDIS_URL": network.redis_url if network else f"unix://{self.socket}?db=0",
             "BLOB_ROOT": self.blobs,
             "UNRESTRICTED": "true",
             "TOKENS": TOKEN,
         }
         return {f"BATCHMILL_{name}": str(value) for name, value in (own | self._settings | dict(settings)).items()}
 
-    def _start(self, name: str, command: list[str], env: dict[str, str]) -> Running:
+    def _start(self, name: str, command: list[str], env: Mapping[str, str], network: Network | None = None) -> Running:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("BATCHMILL_")}
         path = os.pathsep.join([str(OPERATORS_FOLDER), str(TESTS / "chaos"), os.environ.get("PYTHONPATH", "")])
         with (self.folder / "logs" / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
-                die_with_parent(command),
-                env=inherited | {"PYTHONPATH": path} | env,
+                die_with_parent(network.inside(command) if network else command),
+                env=inherited | {"PYTHONPATH": path} | dict(env),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

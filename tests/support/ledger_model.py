@@ -12,10 +12,13 @@ from batchmill.retry import LOSSES_BEFORE_SPLIT
 from batchmill.shard import ShardId, ShardRef, format_shard_id
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from batchmill.completion import Completion
     from batchmill.job import JobSpec
     from batchmill.ledger import JobRecord
     from batchmill.ledger.shards import PlanStep
+    from batchmill.shard import Shard
 
 LEASE_MS = 10_000
 START_MS = 1_000_000_000_000
@@ -102,6 +105,13 @@ class Job:
         self.state = state if changes else self.state
         return changes
 
+    def plan(self, shards: Sequence[Shard], cursor: str, *, at_end: bool) -> None:
+        self.state, self.started, self.cursor, self.planned = "running", True, cursor, at_end
+        for shard in shards:
+            self.live[shard.shard_id] = Piece(shard.first_row, shard.rows)
+            self.rows_planned += shard.rows
+            self.shards_planned += 1
+
     def names(self, state: str) -> list[ShardId]:
         return [shard_id for shard_id, piece in self.live.items() if piece.state == state]
 
@@ -187,11 +197,7 @@ class Model:
             return "over"
         if job.planned or job.cursor != record.first.cursor:
             return "moved"
-        job.state, job.started, job.cursor, job.planned = "running", True, step.cursor, step.at_end
-        for shard in step.shards:
-            job.live[shard.shard_id] = Piece(shard.first_row, shard.rows)
-            job.rows_planned += shard.rows
-            job.shards_planned += 1
+        job.plan(step.shards, step.cursor, at_end=step.at_end)
         return "ok"
 
     def to_queue(self, job: Job, limit: int) -> list[ShardId]:

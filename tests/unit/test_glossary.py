@@ -42,35 +42,6 @@ AREAS = (
 )
 """The folders to search. A file belongs to the first one that contains it; of the last, only the pages are read."""
 
-LEFTOVERS: dict[str, frozenset[str]] = {
-    "common/batchmill/broker.py": frozenset({"lies", "tell"}),
-    "common/batchmill/ledger": frozenset({"dead rows", "lie", "put back", "so long", "tell", "tells", "whole"}),
-    "common/batchmill/shard.py": frozenset({"lie", "lying"}),
-    "common/batchmill/sinks": frozenset({"whole"}),
-    "common/batchmill/sources": frozenset({"stands", "whole"}),
-    "common/batchmill/storage": frozenset({"lie", "lies", "stands", "tell", "whole"}),
-    "coordinator/batchmill_coordinator": frozenset(
-        {
-            "came",
-            "dead rows",
-            "gave up on",
-            "give up on",
-            "lie",
-            "misfit",
-            "patience s",
-            "stands",
-            "tell",
-            "tells",
-            "told",
-            "whole",
-        }
-    ),
-    "worker/batchmill_worker": frozenset(
-        {"dead row", "dead rows", "give up on", "patience s", "so much", "tell", "whole"}
-    ),
-}
-"""By folder or file, words to avoid that are still in it. To be emptied: without an entry, no such word is allowed."""
-
 PUBLIC_NAMES = frozenset({"has_room", "waiting", "going on", "put back", "republished", "trouble"})
 """Names of the HTTP API and of stored data: a field, and the former names of log events, which can still be read."""
 
@@ -180,28 +151,20 @@ def files_of(area: str) -> list[Path]:
     )
 
 
-def findings(area: str) -> Iterator[tuple[str, str]]:
-    """Yield the words to avoid in an area, each with its place and what to write instead, without leftovers."""
+def findings(area: str) -> Iterator[str]:
+    """Yield the words to avoid in an area, each with its place and what to write instead."""
     for path in files_of(area):
-        for word, message in findings_in(path):
-            if word not in allowed_in(path):
-                yield word, message
+        yield from findings_in(path)
 
 
-def allowed_in(path: Path) -> frozenset[str]:
-    """Return the leftovers of a file and of its folders."""
-    place = path.relative_to(ROOT)
-    return frozenset().union(*(words for name, words in LEFTOVERS.items() if place.is_relative_to(name)))
-
-
-def findings_in(path: Path) -> Iterator[tuple[str, str]]:
+def findings_in(path: Path) -> Iterator[str]:
     """Yield the words to avoid in a file, each with its place and what to write instead."""
     place = path.relative_to(ROOT)
     stem = [] if path.suffix == ".md" else [Item(0, path.stem, is_name=True)]
     for item in [*stem, *READERS[path.suffix](path.read_text())]:
         for rule in words_in(item):
             text = " ".join(item.text.split())[:60]
-            yield rule.word, f"{place}:{item.line}: {rule.word!r} in {text!r}: use {rule.better}"
+            yield f"{place}:{item.line}: {rule.word!r} in {text!r}: use {rule.better}"
 
 
 def words_in(item: Item) -> list[Rule]:
@@ -215,15 +178,13 @@ def words_in(item: Item) -> list[Rule]:
 
 @pytest.mark.parametrize("area", AREAS)
 def test_names_and_texts_use_the_terms_of_the_glossary(area: str) -> None:
-    found = [message for _, message in findings(area)]
+    found = list(findings(area))
 
     assert found == [], "\n" + "\n".join(found)
 
 
-def test_every_area_is_searched_and_leftovers_name_files_and_listed_words() -> None:
+def test_every_area_is_searched() -> None:
     assert all(files_of(area) for area in AREAS)
-    assert all((ROOT / name).exists() for name in LEFTOVERS)
-    assert {word for words in LEFTOVERS.values() for word in words} <= {rule.word for rule in RULES}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 
 from batchmill_coordinator.fleet.worker_capacity import WorkerCapacity
 from batchmill_coordinator.scheduling.pace import ModelPaces
-from batchmill_coordinator.scheduling.placement import MAX_PATIENCE_S, Demand, ShardPlacement, Target, patience
+from batchmill_coordinator.scheduling.placement import (
+    MAX_DEFER_TIMEOUT_S,
+    Demand,
+    ShardPlacement,
+    Target,
+    defer_timeout_s,
+)
 
 SETTLE_S = 1.5
 WARM = WorkerCapacity("warm", 2, frozenset({"a"}), has_spare=False, load_s=1.0)
@@ -81,9 +87,9 @@ def test_a_cold_model_displaces_one_at_work_when_it_has_waited_long_enough_and_o
     def of_c(waited_s: float, in_flight: int = 0, priority: int = 0) -> list[Target]:
         return placed([WARM, OTHER], [*busy, Demand("c", in_flight, 5, waited_s=waited_s, priority=priority)], "c")
 
-    assert of_c(patience(1.0) - 0.1) == [Target.DEFER]
-    assert of_c(patience(1.0)) == [Target.POOL]
-    assert of_c(patience(1.0), in_flight=1) == [Target.DEFER]
+    assert of_c(defer_timeout_s(1.0) - 0.1) == [Target.DEFER]
+    assert of_c(defer_timeout_s(1.0)) == [Target.POOL]
+    assert of_c(defer_timeout_s(1.0), in_flight=1) == [Target.DEFER]
     assert of_c(0.0, priority=1) == [Target.POOL]
 
 
@@ -259,7 +265,7 @@ def test_every_shard_is_done_and_loading_takes_a_bounded_share_of_the_time(
     run(fleet, dict(arrivals))
     assert fleet.done.total() == len(dict(arrivals))
     kinds = len(fleet.backlog)
-    assert fleet.loads.total() <= kinds * workers + kinds * (fleet.now / patience(load_s) + 1)
+    assert fleet.loads.total() <= kinds * workers + kinds * (fleet.now / defer_timeout_s(load_s) + 1)
 
 
 def test_a_cold_job_gets_its_turn_among_jobs_that_keep_every_worker_busy_for_ever() -> None:
@@ -272,12 +278,12 @@ def test_a_cold_job_gets_its_turn_among_jobs_that_keep_every_worker_busy_for_eve
             at, model = due.pop(0)
             fleet.backlog[model].append(at)
         fleet.step()
-        assert fleet.now < 10 + patience(1.0) + MAX_PATIENCE_S
+        assert fleet.now < 10 + defer_timeout_s(1.0) + MAX_DEFER_TIMEOUT_S
     assert fleet.loads["c"] == 1
 
 
-def test_patience_is_a_multiple_of_what_loading_costs_within_bounds() -> None:
-    assert [patience(load_s) for load_s in (0.0, 2.0, 1000.0)] == [2.0, 8.0, 30.0]
+def test_the_timeout_of_deferring_is_a_multiple_of_what_loading_costs_within_bounds() -> None:
+    assert [defer_timeout_s(load_s) for load_s in (0.0, 2.0, 1000.0)] == [2.0, 8.0, 30.0]
 
 
 def test_the_pace_of_a_model_is_what_it_was_while_shards_were_held_back() -> None:

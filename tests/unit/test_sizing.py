@@ -3,7 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchmill_coordinator.scheduling.shard_size import FIRST_ROWS, MAX_GROWTH, StageProgress, next_rows
+from batchmill.shard import FIRST_ROWS
+from batchmill_coordinator.scheduling.shard_size import MAX_GROWTH, StageProgress, next_rows
 
 TARGET_S = 5.0
 

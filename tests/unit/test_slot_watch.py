@@ -77,7 +77,7 @@ def test_an_entry_that_is_just_being_written_and_a_board_of_another_process_are_
 def test_a_process_is_replaced_for_what_its_board_shows(
     board: BoardState, reason: str | None, blamed: tuple[str, ...], *, is_dead: bool
 ) -> None:
-    verdict = judge(board, NOW, patience_s=600.0)
+    verdict = judge(board, NOW, timeout_s=600.0)
     if reason is None:
         assert verdict is None
         return
@@ -116,7 +116,7 @@ def test_a_suspect_waits_for_those_that_run_and_those_that_come_later_wait_for_i
 
 
 def test_a_thread_that_only_wakes_later_than_the_other_is_left_alone_and_one_that_has_ended_is_not() -> None:
-    watch, board = SlotWatch(patience_s=600.0), replace(WELL, consumer_at=NOW - 90)
+    watch, board = SlotWatch(timeout_s=600.0), replace(WELL, consumer_at=NOW - 90)
     assert watch.judge(board, NOW) is None
     assert watch.judge(WELL, NOW + 1) is None
     assert watch.judge(board, NOW + CONFIRMATION_S) is None

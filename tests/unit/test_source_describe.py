@@ -311,7 +311,7 @@ def test_a_description_is_the_same_after_its_json(tmp_path: Path) -> None:
 
 
 def test_a_large_source_is_looked_at_by_its_heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan, "WHOLE_BYTES", 1000)
+    monkeypatch.setattr(scan, "MAX_COMPLETE_BYTES", 1000)
     monkeypatch.setattr(scan, "MIN_HEAD_BYTES", 200)
     write_jsonl(tmp_path / "1.jsonl", *({"number": number} for number in range(1000)))
     write_jsonl(tmp_path / "2.jsonl", {"number": 1, "late": True})
@@ -326,7 +326,7 @@ def test_a_large_source_is_looked_at_by_its_heads(tmp_path: Path, monkeypatch: p
 def test_the_number_of_rows_is_reckoned_from_bytes_until_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
-    monkeypatch.setattr(scan, "WHOLE_BYTES", 100)
+    monkeypatch.setattr(scan, "MAX_COMPLETE_BYTES", 100)
     monkeypatch.setattr(scan, "MIN_HEAD_BYTES", 1000)
     for number in range(3):
         data = "".join(f"a line of text {line:06d}\n" for line in range(20_000)).encode()

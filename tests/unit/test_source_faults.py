@@ -142,7 +142,7 @@ def test_a_broken_first_line_is_named(tmp_path: Path) -> None:
 def test_a_broken_json_line_behind_the_head_is_named_when_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: bytes, reason: str, ending: str
 ) -> None:
-    monkeypatch.setattr(scan, "WHOLE_BYTES", 10)
+    monkeypatch.setattr(scan, "MAX_COMPLETE_BYTES", 10)
     monkeypatch.setattr(scan, "MIN_HEAD_BYTES", 100)
     path = tmp_path / f"a.{ending}"
     data = json_rows(1000) + b"\n" + line + b"\n" + json_rows(500)
@@ -154,7 +154,7 @@ def test_a_broken_json_line_behind_the_head_is_named_when_it_is_read(
 def test_a_broken_csv_line_behind_the_head_is_named_when_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: bytes, reason: str
 ) -> None:
-    monkeypatch.setattr(scan, "WHOLE_BYTES", 10)
+    monkeypatch.setattr(scan, "MAX_COMPLETE_BYTES", 10)
     monkeypatch.setattr(scan, "MIN_HEAD_BYTES", 100)
     path = tmp_path / "a.csv"
     path.write_bytes(b"id,text\n" + csv_rows(1000) + line + b"\n" + csv_rows(500))
@@ -164,7 +164,7 @@ def test_a_broken_csv_line_behind_the_head_is_named_when_it_is_read(
 def test_a_late_field_says_what_to_do_and_may_be_left_out_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scan, "WHOLE_BYTES", 10)
+    monkeypatch.setattr(scan, "MAX_COMPLETE_BYTES", 10)
     monkeypatch.setattr(scan, "MIN_HEAD_BYTES", 100)
     path = tmp_path / "a.jsonl"
     path.write_bytes(json_rows(1000) + b'{"id": 7, "late": 1}\n')
@@ -214,7 +214,7 @@ def test_a_header_that_is_no_csv_is_named(tmp_path: Path) -> None:
 
 
 def test_a_message_shows_no_more_than_the_beginning_of_a_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan, "WHOLE_BYTES", 10)
+    monkeypatch.setattr(scan, "MAX_COMPLETE_BYTES", 10)
     monkeypatch.setattr(scan, "MIN_HEAD_BYTES", 100)
     path = tmp_path / "a.csv"
     path.write_bytes(b"id,text\n" + csv_rows(100) + b"x" * 10_000 + b",y\n")

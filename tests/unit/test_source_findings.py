@@ -58,7 +58,7 @@ def refusal(folder: Path, path: Path | str, **options: Any) -> str:
 @pytest.fixture
 def only_head(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sources are read at their beginning only when they are described."""
-    monkeypatch.setattr(scan, "WHOLE_BYTES", 10)
+    monkeypatch.setattr(scan, "MAX_COMPLETE_BYTES", 10)
     monkeypatch.setattr(scan, "MIN_HEAD_BYTES", 100)
 
 
@@ -336,7 +336,7 @@ def test_lines_that_cannot_be_read_are_listed_and_all_others_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: bool, ending: str, good: str, bad: str, reason: str
 ) -> None:
     if large:
-        monkeypatch.setattr(scan, "WHOLE_BYTES", 10)
+        monkeypatch.setattr(scan, "MAX_COMPLETE_BYTES", 10)
         monkeypatch.setattr(scan, "MIN_HEAD_BYTES", 100)
     faulty = {3, 700, 701, 999}
     header = "id,text\n" if ending == "csv" else ""

@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -22,9 +25,15 @@ from batchmill.columns import UnsupportedColumnError, carried_schema
 from batchmill.errors import InvalidRows
 from batchmill.job import MAX_INLINE_BYTES
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 MAX_PART_BYTES = 8 * 1024 * 1024
 MAX_CHUNK_BYTES = 2 * 1024 * 1024
 MAX_CHUNK_ROWS = 4096
+MAX_BLOCK_ROWS = 64
+_FIXED = frozenset({int, float, bool, type(None)})
+_SIZED = frozenset({str, bytes})
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +93,22 @@ def _is_tabular(value: object) -> bool:
 class _Chunk(list[Mapping[str, Any]]):
     """Dicts collected for one table."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more dicts should be added."""
+        return self.weight >= MAX_CHUNK_BYTES or len(self) >= MAX_CHUNK_ROWS
+
+    def add(self, rows: Sequence[Mapping[str, Any]]) -> int:
+        """Add dicts, and return their weight."""
+        weight = _weight(rows)
+        self.extend(rows)
+        self.weight += weight
+        return weight
+
 
 def _tables(rows: Any) -> Iterator[pa.Table]:
     first_row = 0
@@ -94,19 +119,36 @@ def _tables(rows: Any) -> Iterator[pa.Table]:
 
 
 def _groups(rows: Iterable[Any]) -> Iterator[Any]:
-    """Yield dicts in chunks, and any other value unchanged."""
-    chunk, weight = _Chunk(), 0
-    for row in rows:
-        if is_dict := type(row) is dict or isinstance(row, Mapping):
-            chunk.append(row)
-            weight += _weight(row)
-        if chunk and (not is_dict or weight >= MAX_CHUNK_BYTES or len(chunk) >= MAX_CHUNK_ROWS):
+    """Yield dicts in chunks, and any other value unchanged.
+
+    Rows are taken in blocks, since a loop over single rows costs more than making their columns. A block has one row
+    while rows are large or are no dicts, so that it never holds much more than a chunk may.
+    """
+    iterator, size, chunk = iter(rows), 1, _Chunk()
+    while block := list(islice(iterator, min(size, MAX_CHUNK_ROWS - len(chunk)))):
+        if set(map(type, block)) == {dict}:
+            size = _next_size(len(block), chunk.add(block))
+        else:
+            size = 1
+            for row in block:
+                if isinstance(row, Mapping):
+                    chunk.add([row])
+                    continue
+                if chunk:
+                    yield chunk
+                    chunk = _Chunk()
+                yield row
+        if chunk.is_full:
             yield chunk
-            chunk, weight = _Chunk(), 0
-        if not is_dict:
-            yield row
+            chunk = _Chunk()
     if chunk:
         yield chunk
+
+
+def _next_size(rows: int, weight: int) -> int:
+    """How many rows to take next, after some that had this weight together."""
+    fitting = rows * MAX_CHUNK_BYTES // (4 * max(weight, 1))
+    return max(1, min(2 * rows, fitting, MAX_BLOCK_ROWS))
 
 
 def _group_tables(group: Any, first_row: int) -> Iterator[pa.Table]:
@@ -157,9 +199,21 @@ def _open_tabular(tabular: Any, first_row: int) -> Any:
         ) from error
 
 
-def _weight(row: Mapping[str, Any]) -> int:
-    """Estimate the bytes of a row, well enough to end a chunk before large values fill the memory."""
-    return sum(map(_value_weight, row.values()))
+def _weight(rows: Sequence[Mapping[str, Any]]) -> int:
+    """Estimate the bytes of rows, well enough to end a chunk before large values fill the memory."""
+    if len(rows) > 1 and len(set(map(len, rows))) == 1:
+        with suppress(KeyError):  # rows with different keys are weighed one by one
+            return sum(_column_weight(list(map(itemgetter(name), rows))) for name in rows[0])
+    return sum(_value_weight(value) for row in rows for value in row.values())
+
+
+def _column_weight(values: list[Any]) -> int:
+    types = set(map(type, values))
+    if types <= _FIXED:
+        return 8 * len(values)
+    if types <= _SIZED and len(types) == 1:
+        return sum(map(len, values))
+    return sum(map(_value_weight, values))
 
 
 def _value_weight(value: Any) -> int:

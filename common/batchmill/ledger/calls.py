@@ -1474,6 +1474,10 @@ class NewStage(NamedTuple):
     worked_for: str
     turn: str
     rows_total: int | None
+    shard_id: ShardId
+    plan: str | None
+    nbytes: int | None
+    cursor: str | None
 
 
 def submit(
@@ -1511,7 +1515,16 @@ def submit(
             keys.tenant_jobs(tenant),
             keys.tenant_live_jobs(tenant),
             keys.schema(),
-            *(keys.stage(job_id, item.stage) for item in stages),
+            *(
+                part
+                for item in stages
+                for part in (
+                    keys.stage(job_id, item.stage),
+                    keys.shard(job_id, item.stage, item.shard_id),
+                    keys.ready(job_id, item.stage),
+                    keys.live_shards(job_id, item.stage),
+                )
+            ),
         ],
         [
             store.now_ms,
@@ -1539,6 +1552,10 @@ def submit(
                     item.worked_for,
                     item.turn,
                     "" if item.rows_total is None else item.rows_total,
+                    format_shard_id(item.shard_id),
+                    "" if item.plan is None else item.plan,
+                    "" if item.nbytes is None else item.nbytes,
+                    "" if item.cursor is None else item.cursor,
                 )
             ),
         ],

@@ -22,7 +22,7 @@ from batchmill.ledger.encodings import Request, parse_request
 from batchmill.ledger.record import JobRecord, JobStage
 from batchmill.ledger.schema import SCHEMA, other_schema
 from batchmill.ledger.unreadable import UnreadableJob
-from batchmill.shard import ShardRef, parse_shard_id
+from batchmill.shard import ShardId, ShardRef, parse_shard_id
 from batchmill.stages import FIRST_STAGE, stages_of
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from batchmill.ledger.connection import Store
     from batchmill.ledger.keys import Keys
     from batchmill.ledger.record import StageKey, StageRecord
+    from batchmill.shard import Shard
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,15 @@ MAX_REPORTED = 10_000
 ASKING = Retry(  # whether a job is accepted: for some seconds, as long as a server takes to start again
     RedisBackoff(Backoff(base_s=0.2, max_s=2.0)), retries=12, supported_errors=(ServiceUnavailable,)
 )
+
+
+@dataclass(frozen=True, slots=True)
+class WholePlan:
+    """The plan of a stage whose whole input is one shard."""
+
+    shard: Shard
+    nbytes: int
+    cursor: str  # at the input's end
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +66,11 @@ class Submission:
     resumed_from: str | None = None
     operator_versions: tuple[str, ...] = ()  # of each stage, as far as they are known
     tenant: str = DEFAULT_TENANT
+    plan: WholePlan | None = None  # of its first stage, when its whole input fits into one shard
 
 
 class JobLedger:
-    """Jobs as a whole."""
+    """Jobs: their creation, records, states and deletion."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -343,6 +354,7 @@ def take_record(job_id: str, replies: Iterator[dict[bytes, bytes]]) -> JobRecord
 
 def _new_stages(submission: Submission) -> list[calls.NewStage]:
     versions, spec = submission.operator_versions, submission.spec
+    plans = {FIRST_STAGE: submission.plan} if submission.plan else {}
     return [
         calls.NewStage(
             stage=number,
@@ -350,8 +362,13 @@ def _new_stages(submission: Submission) -> list[calls.NewStage]:
             worked_for=write_pool_operator(stage.pool, stage.operator),
             turn=_turn(submission, number),
             rows_total=submission.rows_total if number == FIRST_STAGE else None,
+            shard_id=ShardId((0,)),
+            plan=plan.shard.plan() if plan else None,
+            nbytes=plan.nbytes if plan else None,
+            cursor=plan.cursor if plan else None,
         )
         for number, stage in enumerate(spec.stages)
+        for plan in [plans.get(number)]
     ]
 
 

@@ -34,7 +34,7 @@ class Keys:
         return f"{self.prefix}orphans"
 
     def clock_seen(self) -> str:
-        """String: the time of this server when a leader read it last (ms)."""
+        """String: the last time of this server that a leader read and trusted (ms)."""
         return f"{self.prefix}clock:seen"
 
     def jobs(self) -> str:
@@ -98,7 +98,7 @@ class Keys:
         return f"{self.prefix}profiles:used"
 
     def cache_index(self) -> str:
-        """Hash: digest of a row to where its results lie in the row cache."""
+        """Hash: digest of a row to where its results are in the row cache."""
         return f"{self.prefix}cache:index"
 
     def cache_segments(self) -> str:

@@ -1,4 +1,4 @@
-"""Leases as a whole, in the ledger: those of single attempts are `shards.py`'s."""
+"""All leases at once, in the ledger; `shards.py` has those of single attempts."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ class Ledger:
             raise other_schema(found, self._store.keys.prefix, version)
 
     def queue_lengths(self, queues: Sequence[str]) -> list[int]:
-        """How many messages lie in each of these Celery queues."""
+        """Return the number of messages in each of these Celery queues."""
         with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
             for queue in queues:
                 pipe.llen(self._queue_key(queue))

@@ -49,7 +49,7 @@ class ResultLedger:
     ) -> bool:
         """Replace a settled shard's entry, as the leader; False when it is another by now, or the leader is deposed.
 
-        dead_by_type: how many more dead rows of each error type there are, below 0 for fewer.
+        dead_by_type: change in the number of failed rows of each error type, negative for fewer.
         """
         answer = calls.replace_part(
             self._store,

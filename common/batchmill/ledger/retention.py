@@ -31,11 +31,16 @@ class RetentionLedger:
         return [job_id.decode() for job_id in ids]
 
     def read_clock(self) -> tuple[int, int | None]:
-        """Return the server's time (ms), and what the call before returned, whichever leader made it; None: no one."""
+        """Return the server's time (ms), and the last one that was noted, by whichever leader; None: no one."""
         now_ms = self._store.read_now_ms()
         with redis_errors():
-            before = self._store.redis.set(self._keys.clock_seen(), now_ms, get=True)
-        return now_ms, int(before) if before is not None else None
+            noted = self._store.redis.get(self._keys.clock_seen())
+        return now_ms, int(noted) if noted is not None else None
+
+    def note_clock(self, now_ms: int) -> None:
+        """Note a time of the server that can be trusted."""
+        with redis_errors():
+            self._store.redis.set(self._keys.clock_seen(), now_ms)
 
     def mark_for_deletion(self, job_id: str) -> None:
         """Mark a job for deletion; from now on it is due. Raises `NotFound`, or `Conflict` if it has not ended."""

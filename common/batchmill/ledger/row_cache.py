@@ -1,4 +1,4 @@
-"""The index of the row cache: which rows' results lie where in the blob store.
+"""The index of the row cache: where in the blob store the results of each row are.
 
 A segment is loose from the moment it is named until its blob is written and put into the index, and again once the
 index has forgotten it. The janitor deletes the blobs of loose segments that are due, so none is left behind however
@@ -44,7 +44,7 @@ class Limits(NamedTuple):
 
 
 class RowCacheLedger:
-    """The index, in one hash for all operators: what tells them apart is in the rows' digests."""
+    """The index, in one hash for all operators: the digest of a row includes its operator."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

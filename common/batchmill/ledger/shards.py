@@ -1,4 +1,4 @@
-"""Shards in the ledger: planned, queued, claimed, renewed, committed, put back."""
+"""Shards in the ledger: planned, queued, claimed, renewed, committed, requeued."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class Survey:
     leases: int
     leases_expired: int
     jobs_kept: int  # that have ended
-    memory_bytes: int | None  # of the server; None where it does not tell
+    memory_bytes: int | None  # of the server; None where it does not report that
 
 
 class SurveyLedger:

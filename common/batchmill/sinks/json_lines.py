@@ -110,9 +110,9 @@ def _write_float(array: pa.Array) -> pa.Array:
     """Write floats, each with a point or an exponent, so that readers see that it is no integer."""
     wide = array.cast(pa.float32()) if _types.is_float16(array.type) else array
     texts = wide.cast(pa.string())
-    whole = pc.equal(pc.trunc(wide), wide)
-    if pc.any(whole).as_py():
-        bare = pc.and_(whole, pc.match_substring_regex(texts, "^-?[0-9]+$"))
+    integral = pc.equal(pc.trunc(wide), wide)
+    if pc.any(integral).as_py():
+        bare = pc.and_(integral, pc.match_substring_regex(texts, "^-?[0-9]+$"))
         texts = pc.if_else(bare, pc.binary_join_element_wise(texts, ".0", ""), texts)
     return pc.if_else(pc.is_finite(wide), texts, None)
 

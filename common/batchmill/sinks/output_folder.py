@@ -3,6 +3,7 @@
 1. `take_empty` puts the marker into an empty or missing folder; `take` into one whose results another job left.
 2. While the marker says "open", workers write parts. Each looks at the marker after its write.
 3. `seal` changes the marker, so that no late part stays; `unmark` deletes it, when the manifest is written.
+4. `reopen` puts it back, for a job whose end the ledger has lost.
 
 A folder whose marker is gone is still this job's if its manifest names the job.
 """
@@ -85,6 +86,11 @@ class OutputFolder:
         """Whether the folder is the job's: taken by it, or with its results. Raises `StorageError`."""
         return self._owner() == self.job_id or self._has_own_manifest()
 
+    def is_only_own(self) -> bool:
+        """Whether the folder is the job's, and no other job has taken it since. Raises `StorageError`."""
+        owner = self._owner()
+        return owner == self.job_id or (not owner and self._has_own_manifest())
+
     def is_published(self) -> bool:
         """Whether the folder has the job's results and nobody has taken it since. Raises `StorageError`."""
         return not self._owner() and self._has_own_manifest()
@@ -92,6 +98,12 @@ class OutputFolder:
     def seal(self) -> None:
         """Let no more parts in. Raises `StorageError`."""
         self._store.put(MARKER, _marker(self.job_id, sealed=True))
+
+    def reopen(self) -> None:
+        """Let parts in again. Raises `StorageError`, also if the folder is no longer the job's."""
+        if not self.is_only_own():
+            raise self.not_own()
+        self._store.put(MARKER, _marker(self.job_id))
 
     def unmark(self) -> None:
         """Delete the marker. Raises `StorageError`."""

@@ -7,7 +7,7 @@ files, into which workers write through `OutputResults`:
 2. Workers write one part for each attempt of a shard, and delete their own when they lose the race to commit.
 3. `publish`, at the end, seals the folder, deletes all parts that are not in the manifest, writes the manifest, and
    removes the marker: from then on the folder has every row exactly once.
-4. `replace_part` and `update_manifest`, by replays, put new results in the place of published ones.
+4. `replace_part`, by the leader, adds results before or after that; `update_manifest` makes those of replays count.
 """
 
 from __future__ import annotations
@@ -60,9 +60,10 @@ class Publisher(Protocol):
         """
 
     def replace_part(self, shard_id: ShardId, token: int, table: pa.Table) -> int:
-        """Write new results of a shard beside the published ones; `update_manifest` makes them count.
+        """Write results of a shard as the leader, however far `publish` has come; a manifest makes them count.
 
-        Returns their stored size in bytes. Raises `InvalidOutput` or `StorageError`.
+        Returns their stored size in bytes. Raises `InvalidOutput`, or `StorageError`, too, if the output is no longer
+        this job's.
         """
 
     def update_manifest(self, manifest: Manifest) -> None:
@@ -122,20 +123,18 @@ class FolderPublisher:
 
     def replace_part(self, shard_id: ShardId, token: int, table: pa.Table) -> int:
         """See `Publisher`."""
-        self._require_published()
+        if not self._folder.is_only_own():
+            raise self._folder.not_own()
         return self._parts.write(shard_id, token, table)
 
     def update_manifest(self, manifest: Manifest) -> None:
         """See `Publisher`. The manifest changes first, so that each of its parts is there at any moment."""
-        self._require_published()
+        if not self._folder.is_published():
+            raise self._folder.not_own()
         superseded = self._compare(manifest).extra
         self._store.put(MANIFEST, manifest.to_json())
         for name in superseded:
             self._store.delete(name)
-
-    def _require_published(self) -> None:
-        if not self._folder.is_published():
-            raise self._folder.not_own()
 
     def _compare(self, manifest: Manifest) -> PartFileDifference:
         """Compare the folder with a manifest. Raises `StorageError` if a part is missing."""

@@ -43,6 +43,12 @@ class ResultStore(Protocol):
         the stage takes no more results; then nothing of the attempt is left.
         """
 
+    def reopen(self) -> None:
+        """Take results again, although the stage took no more: a ledger that was rolled back has lost the job's end.
+
+        Raises `StorageError` if the results are no longer this job's.
+        """
+
     def read(self, shard_id: ShardId, token: int) -> pa.Table:
         """Read the results of an attempt: the table that was written, with its schema.
 
@@ -85,6 +91,9 @@ class PartFiles:
             table = self._schemas.widen(table)
         return self._form.write(self._store, self.name_of(shard_id, token), table)
 
+    def reopen(self) -> None:
+        """See `ResultStore`. It is never closed."""
+
     def read(self, shard_id: ShardId, token: int) -> pa.Table:
         """See `ResultStore`."""
         return self._form.read(self._store, self.name_of(shard_id, token))
@@ -124,6 +133,10 @@ class OutputResults:
             self._parts.delete(shard_id, token)
             raise self._closed()
         return nbytes
+
+    def reopen(self) -> None:
+        """See `ResultStore`. The manifest stays until the next one replaces it."""
+        self._folder.reopen()
 
     def read(self, shard_id: ShardId, token: int) -> pa.Table:
         """See `ResultStore`."""

@@ -64,8 +64,8 @@ def csv_layout(dialect: CsvDialect) -> Layout:
 class CsvFormat(LineFormat):
     """Records of values, each file with the same header; blank lines are no rows.
 
-    A column of whole numbers is int64, of numbers double, of true and false bool, and anything else text. Numbers
-    with leading zeros and whole numbers beyond 64 bits stay text, as times do. An empty value is null in a column
+    A column of integers is int64, of numbers double, of true and false bool, and anything else text. Numbers
+    with leading zeros and integers beyond 64 bits stay text, as times do. An empty value is null in a column
     that is not text. `given`: the types of some columns, which are then read as that type allows.
     """
 

@@ -21,7 +21,7 @@ _NUMBER = r"^-?((0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?|inf|nan|Inf|NaN)$"
 _TRUTH = r"^(true|false|True|False|TRUE|FALSE)$"
 _TRUTHS = pa.array(["true", "false", "True", "False", "TRUE", "FALSE"])
 EXACT = 2**53
-"""Whole numbers up to this size are exact as double."""
+"""Integers up to this size are exact as double."""
 
 
 def narrowest(values: pa.ChunkedArray) -> pa.DataType:
@@ -38,7 +38,7 @@ def narrowest(values: pa.ChunkedArray) -> pa.DataType:
         except ValueError:
             continue
         if kind == pa.float64() and pc.all(pc.match_substring_regex(values, INTEGER)).as_py():
-            return pa.string()  # whole numbers beyond int64: as double, others like them would change
+            return pa.string()  # integers beyond int64: as double, others like them would change
         return kind
     return pa.string()
 
@@ -47,11 +47,11 @@ def converted(values: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     """Convert text to int64, double or bool. Raises `ValueError` for a value that is not written as one, or changes."""
     if pa.types.is_int64(kind):
         for chunk in values.chunks:
-            _require(_unusual_numbers(chunk.drop_null(), whole=True), INTEGER)
+            _require(_unusual_numbers(chunk.drop_null(), integers=True), INTEGER)
         return values.cast(kind)
     if pa.types.is_float64(kind):
         for chunk in values.chunks:
-            _require(_unusual_numbers(chunk.drop_null(), whole=False), _NUMBER)
+            _require(_unusual_numbers(chunk.drop_null(), integers=False), _NUMBER)
         found = values.cast(kind)
         _require_exact(values, found)
         return found
@@ -66,7 +66,7 @@ def _require(values: pa.Array | pa.ChunkedArray, pattern: str) -> None:
 
 
 def _require_exact(values: pa.ChunkedArray, found: pa.ChunkedArray) -> None:
-    """Raise `ValueError` if a whole number changes as double."""
+    """Raise `ValueError` if an integer changes as double."""
     large = pc.and_(pc.greater_equal(pc.abs(found), float(EXACT)), pc.is_finite(found))
     if not pc.any(large, min_count=0).as_py():
         return
@@ -76,10 +76,10 @@ def _require_exact(values: pa.ChunkedArray, found: pa.ChunkedArray) -> None:
             raise ValueError(f"double cannot hold {text} exactly")
 
 
-def _unusual_numbers(values: pa.Array, *, whole: bool) -> pa.Array:
+def _unusual_numbers(values: pa.Array, *, integers: bool) -> pa.Array:
     """Return at least those values that parse as numbers and are not plain ones, such as -12.5.
 
-    That is cheaper than to match all of them. whole: only whole numbers parse.
+    That is cheaper than to match all of them. integers: only integers parse.
     """
     _, offsets_buffer, data_buffer = values.buffers()
     rows = len(values)
@@ -95,7 +95,7 @@ def _unusual_numbers(values: pa.Array, *, whole: bool) -> pa.Array:
         return values
     lead = starts + (data[starts] == ord("-"))
     padded = (_byte(data, lead) == ord("0")) & (stops - lead > 1)
-    if not whole:
+    if not integers:
         padded &= _are_digits(data, lead + 1)
     plain = _are_digits(data, lead) & _are_digits(data, stops - 1) & ~padded
     return values.filter(pa.array(~plain))

@@ -367,7 +367,7 @@ class _Text:
 
     def _scan(self, index: int, known: pa.Schema | None = None) -> Scan:
         if not self._files[index].is_readable:
-            return Scan(known, 1, 0, 0, is_whole=True)
+            return Scan(known, 1, 0, 0, is_complete=True)
         return self._scanner.scan(self._places[index], self._files[index], self._limits[index], known)
 
     def _united(self, scans: list[Scan]) -> pa.Schema:
@@ -426,7 +426,7 @@ def _refuse_other_delimiter(header: tuple[str, ...], uri: str, dialect: CsvDiale
 
 
 def _seen(file: SourceFile, scan: Scan) -> SourceFile:
-    if scan.is_whole:
+    if scan.is_complete:
         fault = fault_of(scan.fault) if scan.fault else file.fault
         return file.model_copy(update={"rows": scan.rows, "fault": fault})
     return file.model_copy(update={"expansion": scan.bytes / max(scan.stored, 1) if file.codec else 1.0})

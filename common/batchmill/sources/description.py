@@ -26,7 +26,7 @@ class SourceFile(Frozen):
 
     name: str  # a path or URI as users know it; the blob's name for uploaded rows
     size: int  # bytes as stored
-    mtime_s: int = 0  # whole seconds since the epoch, the finest that all file systems agree on
+    mtime_s: int = 0  # seconds since the epoch, the finest that all file systems agree on
     rows: int | None = None  # None: only its head was read
     codec: Codec | None = None
     is_readable: bool = True  # otherwise it is one row, which cannot be read

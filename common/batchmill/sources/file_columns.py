@@ -59,7 +59,7 @@ def hive_values(name: str) -> dict[str, str | None]:
 
 
 def hive_schema(names: Sequence[str]) -> pa.Schema:
-    """Return the columns that the folders of these files give: int64 where all are whole numbers, else text.
+    """Return the columns that the folders of these files give: int64 where all are integers, else text.
 
     Raises `InvalidSource` if not all files have the same ones.
     """

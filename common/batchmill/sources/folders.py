@@ -33,14 +33,14 @@ def is_about_data(name: str) -> bool:
 
 
 def braces(pattern: str) -> list[str]:
-    """Return the patterns that one with choices stands for: `{a,b}.csv` is `a.csv` and `b.csv`."""
+    """Return the patterns that one with choices represents: `{a,b}.csv` is `a.csv` and `b.csv`."""
     patterns = [pattern]
     while (found := _CHOICE.search(patterns[0])) is not None:
         before, behind = found.group(0), found[1].split(",")
         patterns = [one.replace(before, choice, 1) for one in patterns for choice in behind]
         if len(patterns) > MAX_CHOICES:
             raise InvalidSource(
-                f"{pattern[:200]!r} stands for more than {MAX_CHOICES} patterns.", hint="Use `*` instead of choices."
+                f"{pattern[:200]!r} represents more than {MAX_CHOICES} patterns.", hint="Use `*` instead of choices."
             )
     return patterns
 

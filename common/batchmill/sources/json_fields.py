@@ -85,14 +85,14 @@ def _rewrite(
 
 
 def objects(data: pa.Buffer) -> Iterator[dict[str, Any]]:
-    """Yield the objects of these lines, whole numbers exact."""
+    """Yield the objects of these lines, integers exact."""
     for line in data.to_pybytes().split(b"\n"):
         if line.strip():
             yield json.loads(line)
 
 
 def wide_integers(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Yield where in a value whole numbers beyond int64 are; the elements of a list are at `[]`."""
+    """Yield where in a value integers beyond int64 are; the elements of a list are at `[]`."""
     if isinstance(value, bool):
         return
     if isinstance(value, int):
@@ -107,7 +107,7 @@ def wide_integers(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str,
 
 
 def inexact_column(row: Mapping[str, Any], schema: pa.Schema) -> tuple[str, int] | None:
-    """Return the first column of a row with a whole number that is read as double and changes, and that number."""
+    """Return the first column of a row with an integer that is read as double and changes, and that number."""
     for name, value in row.items():
         if name in schema.names and (number := _inexact(value, schema.field(name).type)) is not None:
             return name, number

@@ -36,7 +36,7 @@ _JSON_TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 class JsonLinesFormat(LineFormat):
     """Every line is a JSON object, its fields are the columns; lines of white space only are passed over.
 
-    Text that looks like a time stays text. Whole numbers beyond int64 are uint64, or refused; so are those beside
+    Text that looks like a time stays text. Integers beyond int64 are uint64, or refused; so are those beside
     fractions that double cannot hold.
     selected: pass over all fields but these, whatever they hold; None: a field that the schema lacks is refused.
     given: types of some columns. json_text: columns whose values are kept as they are written.
@@ -70,7 +70,7 @@ class JsonLinesFormat(LineFormat):
             table = self._read(data, rows, options)
         schema = pa.schema([pa.field(field.name, self._inferred(field)) for field in table.schema])
         _convert_given(table, schema, self._given)
-        return self._with_whole_numbers(data, rows, table, schema)
+        return self._with_large_integers(data, rows, table, schema)
 
     def _inferred(self, field: pa.Field) -> pa.DataType:
         if not self._is_selected(field.name):
@@ -80,8 +80,8 @@ class JsonLinesFormat(LineFormat):
     def _is_selected(self, name: str) -> bool:
         return self._selected is None or name in self._selected
 
-    def _with_whole_numbers(self, data: pa.Buffer, rows: int, table: pa.Table, schema: pa.Schema) -> pa.Schema:
-        """Make the columns uint64 that are double only because their whole numbers are beyond int64."""
+    def _with_large_integers(self, data: pa.Buffer, rows: int, table: pa.Table, schema: pa.Schema) -> pa.Schema:
+        """Make the columns uint64 that are double only because their integers are beyond int64."""
         if not _has_large_doubles(table):
             return schema
         paths = {path for row in objects(data) for path in wide_integers(row) if self._may_widen(path, schema)}
@@ -172,8 +172,8 @@ class JsonLinesFormat(LineFormat):
     def _read(self, data: pa.Buffer, rows: int, options: arrow_json.ParseOptions) -> pa.Table:
         one_string(data)
         _refuse_other_values(data)
-        whole = arrow_json.ReadOptions(use_threads=False, block_size=max(data.size, 1))
-        table = arrow_json.read_json(pa.BufferReader(data), read_options=whole, parse_options=options)
+        one_block = arrow_json.ReadOptions(use_threads=False, block_size=max(data.size, 1))
+        table = arrow_json.read_json(pa.BufferReader(data), read_options=one_block, parse_options=options)
         if table.num_rows != rows:
             raise ValueError(f"{table.num_rows} objects in {rows} lines; expected one object a line")
         return table
@@ -192,7 +192,7 @@ def _convert_given(table: pa.Table, schema: pa.Schema, given: Mapping[str, pa.Da
 
 
 def _has_large_doubles(table: pa.Table) -> bool:
-    """Whether any double is so large that a whole number may have changed."""
+    """Whether any double is so large that an integer may have changed."""
     for column in table.columns:
         for leaf in _doubles(column):
             low, high = pc.min_max(leaf).as_py().values()

@@ -177,7 +177,7 @@ def _first_pattern(location: Location, parts: list[str]) -> int:
 
 
 def _without_repeats(parts: list[str]) -> tuple[str, ...]:
-    """The parts of a pattern, each run of `**` as one; behind a last `**` stands a `*`."""
+    """The parts of a pattern, each run of `**` as one; a last `**` is followed by a `*`."""
     kept = [part for place, part in enumerate(parts) if part != "**" or parts[place - 1 : place] != ["**"]]
     return (*kept, "*") if kept[-1] == "**" else tuple(kept)
 
@@ -337,7 +337,7 @@ def at(location: Location, path: str) -> Location:
 
 
 def mtime_s(info: fs.FileInfo) -> int:
-    """When a file was changed, in whole seconds since the epoch; 0 where that is not known."""
+    """When a file was changed, in seconds since the epoch; 0 where that is not known."""
     return int((info.mtime_ns or 0) // 1_000_000_000)
 
 

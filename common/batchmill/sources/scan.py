@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from batchmill.sources.text_ranges import TextRange, TextRangeReader
     from batchmill.storage.locations import Location
 
-WHOLE_BYTES = 64 * 1024 * 1024  # sources up to this size are read to the end
+MAX_COMPLETE_BYTES = 64 * 1024 * 1024  # sources up to this size are read to the end
 MAX_EXPANSION = 8  # bytes of text for each byte of a compressed file that are read
 HEAD_BYTES = 1024 * 1024
 MIN_HEAD_BYTES = 64 * 1024
@@ -35,15 +35,15 @@ class Scan:
     rows: int
     bytes: int  # of text
     stored: int  # of the file
-    is_whole: bool
+    is_complete: bool
     fault: UnreadableFile | None = None  # that ends it early; it counts as a row
 
 
 def scan_limit(entry: SourceFile, total: int, files: int) -> int:
     """Return how many bytes of text to read of a file, one of `files` files with `total` stored bytes together."""
-    if total <= WHOLE_BYTES:
-        return MAX_EXPANSION * WHOLE_BYTES * entry.size // max(total, 1)
-    head = min(max(WHOLE_BYTES // files, MIN_HEAD_BYTES), HEAD_BYTES)
+    if total <= MAX_COMPLETE_BYTES:
+        return MAX_EXPANSION * MAX_COMPLETE_BYTES * entry.size // max(total, 1)
+    head = min(max(MAX_COMPLETE_BYTES // files, MIN_HEAD_BYTES), HEAD_BYTES)
     return head if entry.codec is None else MAX_EXPANSION * head  # its ratio of compression shows only after a while
 
 
@@ -65,7 +65,7 @@ class ScanTask:
         except UnreadableFile as fault:
             if not self.keeps_bad_rows:
                 raise
-            return Scan(known, 1, 0, 0, is_whole=True, fault=fault)
+            return Scan(known, 1, 0, 0, is_complete=True, fault=fault)
         try:
             return self._scan(reader, location.uri, limit, known)
         finally:
@@ -88,8 +88,8 @@ class ScanTask:
         except UnreadableFile as fault:
             if not self.keeps_bad_rows:
                 raise
-            return Scan(schema, rows + 1, size, reader.stored, is_whole=True, fault=fault)
-        return Scan(schema, rows, size, reader.stored, is_whole=not more)
+            return Scan(schema, rows + 1, size, reader.stored, is_complete=True, fault=fault)
+        return Scan(schema, rows, size, reader.stored, is_complete=not more)
 
     def _united(self, known: pa.Schema | None, taken: TextRange, uri: str) -> pa.Schema | None:
         data = taken.joined()

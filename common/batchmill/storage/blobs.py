@@ -1,4 +1,4 @@
-"""Where rows lie: named blobs below one folder or bucket prefix, each either whole or not there."""
+"""Where rows are stored: named blobs below one folder or bucket prefix, each either complete or absent."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class BlobStore:
     raises `InvalidRequest`. A blob that is not there raises `NotFound`, anything else that goes wrong
     `StorageError`, which says what was done to what, and the cause.
 
-    A write is atomic: others see the blob whole or not at all, whenever this process dies. On a local disk it has
+    A write is atomic: others see the complete blob or none, whenever this process dies. On a local disk it has
     reached the disk when the call returns. Writing a name again replaces the blob; what was read of the old
     one stays as it was.
     """
@@ -69,10 +69,10 @@ class BlobStore:
         with storage_errors("write", location):
             if location.objects is None:
                 return _place(Path(location.path), lambda path: _fill(path, pieces))
-            whole = pa.py_buffer(pieces[0] if len(pieces) == 1 else b"".join(memoryview(piece) for piece in pieces))
+            content = pa.py_buffer(pieces[0] if len(pieces) == 1 else b"".join(memoryview(piece) for piece in pieces))
             with _bucket_of(location):
-                location.objects.put(location.path, whole)
-            return int(whole.size)
+                location.objects.put(location.path, content)
+            return int(content.size)
 
     def put_file(self, name: str, fill: Callable[[str], None]) -> int:
         """Write a blob through `fill`, which is given the path of a local file to write. Returns its size in bytes."""
@@ -181,7 +181,7 @@ class BlobStore:
                     Path(self.root.path, name).unlink(missing_ok=True)
 
     def location(self, name: str) -> Location:
-        """Where a blob lies. Raises `InvalidRequest` for what is no blob name."""
+        """Return the location of a blob. Raises `InvalidRequest` for what is no blob name."""
         if not all(_PART.fullmatch(part) for part in name.split("/")):
             raise InvalidRequest(
                 f"{name!r} is no blob name.",

@@ -91,7 +91,7 @@ class Locations:
         """The location of an absolute path or URI. Raises `error` if it is malformed or outside the roots.
 
         A path's "." and ".." are taken out first; in the URI of an object store they are refused. `file://` URIs
-        are percent-decoded; an object's key stands in its URI as it is.
+        are percent-decoded; an object's key is in its URI as it is.
         """
         scheme, path = _split(uri, error)
         location = Location(path, f"{scheme}://{path}", self._objects(scheme)) if scheme else Location(path, path)
@@ -99,12 +99,12 @@ class Locations:
         return location
 
     def check(self, location: Location, *, error: type[BatchmillError] = InvalidSource) -> None:
-        """Raise `error` if a location, its links followed, lies outside the roots."""
+        """Raise `error` if a location, its links followed, is outside the roots."""
         place = _place(location)
         if place and any(_is_below(place, root) for root in self._roots):
             return
         raise error(
-            f"{location.uri!r} lies outside the folders this service may use.",
+            f"{location.uri!r} is outside the folders this service may use.",
             hint=f"Use a path below one of: {', '.join(self._roots) or '(none is configured)'}; "
             "the service's operator sets them with BATCHMILL_ROOTS.",
             path=location.uri,

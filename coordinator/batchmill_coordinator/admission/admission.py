@@ -1,4 +1,4 @@
-"""Admission: a request is validated whole, its rows are stored, and only then the ledger accepts the job."""
+"""Admission: a request is validated completely, its rows are stored, and only then the ledger accepts the job."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 
 from batchmill.errors import Conflict, InvalidOutput, InvalidRequest, UnknownOperator, did_you_mean
 from batchmill.job import MAX_INLINE_BYTES, CheckedJob, FileSource, JobRequest, JobSpec, UploadSource, new_id
-from batchmill.ledger.jobs import Submission
+from batchmill.ledger.jobs import Submission, WholePlan
+from batchmill.shard import FIRST_ROWS, Shard, ShardId
 from batchmill.sources import InlineSource, SourceDescription
+from batchmill.sources.base import InputSplit
+from batchmill.stages import FIRST_STAGE
 from batchmill.workspace import stream_from_table, table_from_stream
 from batchmill_coordinator.admission.acceptance import accept, tenant_key
 from batchmill_coordinator.admission.column_checks import check_columns, check_output_types
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _Input:
-    """The rows of a job: where they lie, and what is told to the ledger about them."""
+    """The rows of a job: where they are stored, and what the ledger records about them."""
 
     spec: JobSpec
     source: Source
@@ -157,7 +160,7 @@ class Admission:
         return job_id
 
     def _same_upload(self, job_id: str, request: JobRequest) -> bool:
-        """Whether the rows that came with a repeated request, under an upload's new name, are the job's own."""
+        """Whether the rows of a repeated request, under an upload's new name, are the job's own."""
         ours, theirs = request.source, self._ledger.jobs.read(job_id).spec.source
         if not isinstance(ours, UploadSource) or not isinstance(theirs, UploadSource) or ours == theirs:
             return True
@@ -214,6 +217,7 @@ class Admission:
             resumed_from=earlier,
             operator_versions=(order.operator.version,),
             tenant=tenant,
+            plan=_whole_plan(job_id, found, self._settings) if earlier is None else None,
         )
         return accept(self._ledger, submission, undo, self._settings)
 
@@ -243,6 +247,17 @@ class Admission:
         return None if earlier is None else earlier.job
 
 
+def _whole_plan(job_id: str, found: _Input, settings: CoordinatorSettings) -> WholePlan | None:
+    """Plan a job whose rows came with the request, if they fit into one shard: the planner need not read them again."""
+    if not found.inline:
+        return None
+    split = found.source.splitter("").next_split(FIRST_ROWS, settings.shard_max_bytes)
+    if not isinstance(split, InputSplit) or split.rows < found.source.count("").rows:
+        return None
+    shard = Shard(job_id, FIRST_STAGE, ShardId((0,)), 0, split.rows, split.slices)
+    return WholePlan(shard, split.bytes, split.cursor)
+
+
 def _require_one_input(request: JobRequest) -> None:
     given = [name for name in ("rows", "rows_arrow", "source") if getattr(request, name) is not None]
     if len(given) != 1:
@@ -253,7 +268,7 @@ def _require_one_input(request: JobRequest) -> None:
 
 
 def _digest(request: JobRequest) -> str:
-    """What tells two requests apart, whatever the order of their fields and the names of their uploads.
+    """What distinguishes two requests, whatever the order of their fields and the names of their uploads.
 
     Their deadlines do not: one that is given from now on is another moment each time.
     """

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def required_columns(operator: OperatorInfo, params: dict[str, Any]) -> list[str]:
-    """The columns every row must have; `"{column}"` stands for the parameter `column`, its default included."""
+    """The columns every row must have; `"{column}"` is the value of the parameter `column`, its default included."""
     return [column for column, _ in _required(operator, params)]
 
 

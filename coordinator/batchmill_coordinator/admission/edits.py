@@ -1,4 +1,4 @@
-"""Edited rows: new values for columns of dead rows, turned from JSON into the columns' own types. Pure."""
+"""Edited rows: new values for columns of failed rows, turned from JSON into the columns' own types. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _UNFIT = (pa.ArrowException, TypeError, ValueError, OverflowError)
 
 
 def edited(dead: DeadRows, edits: Mapping[int, RowEdit]) -> DeadRows:
-    """Dead rows with their edits applied; values that are as the letter has them stay as they were read.
+    """Failed rows with their edits applied; values that are as the letter has them stay as they were read.
 
     Raises `InvalidRows`, naming row and column, for an unknown column or a value that does not fit its type.
     """

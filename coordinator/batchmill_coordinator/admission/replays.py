@@ -1,6 +1,6 @@
-"""Replays: the dead rows of an ended job become a job of their own, whose results are merged into the first one's.
+"""Replays: the failed rows of an ended job become a job of their own, whose results are merged into the first one's.
 
-So a replay meets every care that other jobs meet, and the first job stays whole until the replay's results are there.
+A replay is run like any other job, and the first job is unchanged until the replay's results are merged.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class Replays:
 
 
 def _spec(spec: JobSpec, source: UploadSource) -> JobSpec:
-    """The first job's, over other rows, without what was about the whole of them."""
+    """The first job's, over other rows, without what applied to all rows."""
     stages = tuple(
         stage.model_copy(update={"retry": stage.retry.model_copy(update={"max_dead": None})}) for stage in spec.stages
     )
@@ -124,7 +124,7 @@ def _spec(spec: JobSpec, source: UploadSource) -> JobSpec:
 
 
 def require_ended(record: JobRecord) -> None:
-    """Raise `Conflict` while a job may still give up on rows."""
+    """Raise `Conflict` while a job may still have more failed rows."""
     if not record.state.is_final:
         raise Conflict(
             f"job {record.id} is {record.state}; its dead letters can be replayed or purged when it has ended.",
@@ -137,7 +137,7 @@ def require_ended(record: JobRecord) -> None:
 def _refuse_replay(record: JobRecord) -> None:
     if record.replay_of is not None:
         raise Conflict(
-            f"job {record.id} is a replay itself; what it gave up on is among the dead letters of {record.replay_of}.",
+            f"job {record.id} is a replay itself; its failed rows are among the dead letters of {record.replay_of}.",
             hint=f"Replay {record.replay_of}.",
             job=record.id,
             replay_of=record.replay_of,

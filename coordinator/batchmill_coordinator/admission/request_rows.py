@@ -47,7 +47,7 @@ def _column(name: str, values: list[Any]) -> pa.Array:
     try:
         return pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        row, value = _first_misfit(values)
+        row, value = _first_unconvertible(values)
         raise InvalidRows(
             f"row {row}: column {name!r} holds {printable(repr(value)):.80} ({type(value).__name__}), "
             "which does not fit the values in the rows before it.",
@@ -57,7 +57,7 @@ def _column(name: str, values: list[Any]) -> pa.Array:
         ) from None
 
 
-def _first_misfit(values: list[Any]) -> tuple[int, Any]:
+def _first_unconvertible(values: list[Any]) -> tuple[int, Any]:
     low, high = 0, len(values)  # values[:low] convert, values[:high] do not
     while high - low > 1:
         middle = (low + high) // 2

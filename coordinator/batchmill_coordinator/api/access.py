@@ -138,7 +138,7 @@ class _Body:
         if self._is_complete:
             return await self._receive()  # it waits for the client to leave
         try:
-            async with asyncio.timeout(self._patience_s()):
+            async with asyncio.timeout(self._receive_timeout_s()):
                 message = await self._receive()
         except TimeoutError:
             raise RequestTimeout("the request's body was not received in time.", hint="Send it again.") from None
@@ -152,7 +152,7 @@ class _Body:
             self.held += more
         return message
 
-    def _patience_s(self) -> float:
+    def _receive_timeout_s(self) -> float:
         if self._is_part:
             return BODY_IDLE_S
         now = asyncio.get_running_loop().time()

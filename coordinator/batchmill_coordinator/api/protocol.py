@@ -2,7 +2,7 @@
 
 The parser joins the pieces of a header without a limit, and the server waits for a head without an end. Counted here
 is what is not body: request line, headers, chunk framing and trailers. Rejected: the server's h11 parser, which has
-such a limit for the head but takes about twice the time for a small request and does not limit connections.
+such a limit for the head but none for connections.
 """
 
 from __future__ import annotations

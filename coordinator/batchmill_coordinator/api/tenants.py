@@ -23,7 +23,7 @@ class Access:
     """What one request may see and do."""
 
     tenant: str  # its jobs belong to this one
-    sees_all: bool = False  # every tenant's jobs, and what concerns the whole service
+    sees_all: bool = False  # every tenant's jobs, and the state of the service
     read_only: bool = False
     metrics_only: bool = False
 

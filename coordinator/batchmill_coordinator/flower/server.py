@@ -30,7 +30,7 @@ FORGET_OFFLINE_S = 3_600
 
 
 def serve_flower(settings: FlowerSettings, on_ready: Callable[[str], None], *, any_port: bool = False) -> None:
-    """Serve until SIGTERM or SIGINT; `on_ready` is told the URL once requests are answered.
+    """Serve until SIGTERM or SIGINT; `on_ready` is called with the URL once requests are answered.
 
     any_port: whether to take any free port if that of the settings is taken.
 

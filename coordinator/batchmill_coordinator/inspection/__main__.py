@@ -1,6 +1,6 @@
 """An inspector: `python -m batchmill_coordinator.inspection CONNECTION NOTES`, both open file descriptors.
 
-It is told the settings first, says that it is ready, and then answers questions one by one until the connection ends.
+It receives the settings first, says that it is ready, and then answers questions one by one until the connection ends.
 """
 
 from __future__ import annotations

@@ -247,7 +247,7 @@ class _Table:
 
 
 def _number(form: str, data: memoryview, at: int) -> int:
-    """The whole number at a place. Raises `ValueError` when that is outside the data."""
+    """Return the integer at a place. Raises `ValueError` when that is outside the data."""
     if at < 0:
         raise ValueError("a message is damaged")
     try:

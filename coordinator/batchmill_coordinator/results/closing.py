@@ -51,8 +51,8 @@ class OutputCloser:
             return
         stage = last_stage(record.spec)
         results = self._workspace.open_results(record.id, record.spec, stage)
-        self._one_schema.unite(record, stage, results, results.write, epoch)
-        without_rows = () if record.last.rows_done else self._one_schema.empty_part(record, publisher, results)
+        self._one_schema.unite(record, stage, results, publisher.replace_part, epoch)
+        without_rows = () if record.last.rows_done else self._one_schema.empty_part(record, publisher)
         unfinished = None if state is JobState.COMPLETED else self._resumption.left_by(record)
         finished_at = self._clock.wall()
         publisher.publish(

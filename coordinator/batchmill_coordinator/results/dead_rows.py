@@ -1,4 +1,4 @@
-"""The dead rows of a stage, shard by shard, as they are stored in the blob store."""
+"""The failed rows of a stage, shard by shard, as they are stored in the blob store."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ FIRST = ShardId((0,))
 
 
 class DeadRowStore:
-    """Reads, replaces and purges the dead rows of settled shards."""
+    """Reads, replaces and purges the failed rows of settled shards."""
 
     def __init__(self, ledger: Ledger, blobs: BlobStore) -> None:
         self._ledger = ledger
         self._blobs = blobs
 
     def shards(self, record: JobRecord, stage: int, start: ShardId = FIRST) -> Iterator[Settled]:
-        """Yield the settled shards of a stage that have dead rows, in input order from `start` on."""
+        """Yield the settled shards of a stage that have failed rows, in input order from `start` on."""
         if record.stages[stage].rows_dead:
             for shard in settled_shards(self._ledger, record, stage, start[0]):
                 yield from (part for part in shard.parts if part.rows_dead and part.shard_id >= start)
 
     def read(self, job_id: str, shard: Settled) -> DeadRows:
-        """Read the dead rows of a shard, without those that were purged. Raises `NotFound` or `StorageError`."""
+        """Read the failed rows of a shard, without those that were purged. Raises `NotFound` or `StorageError`."""
         return DeadRows.from_table(self._blobs.read_table(dead_letters_name(shard.ref(job_id))))
 
     def write(self, job_id: str, shard: Settled, dead: DeadRows) -> None:
-        """Store the dead rows of a shard in the place of what is there. Raises `StorageError`."""
+        """Store the failed rows of a shard in the place of what is there. Raises `StorageError`."""
         self._blobs.put_table(dead_letters_name(shard.ref(job_id)), dead.table())
 
     def delete(self, job_id: str, shard: Settled) -> None:
@@ -61,7 +61,7 @@ class DeadRowStore:
 
 
 class DeadRowFilter:
-    """Chooses dead rows of a job: those with these indices, those with this type of error; with neither, all."""
+    """Chooses failed rows of a job: those with these indices, those with this type of error; with neither, all."""
 
     def __init__(self, indices: Collection[int] | None, error_type: str | None) -> None:
         self.indices = None if indices is None else frozenset(indices)

@@ -197,7 +197,7 @@ class _RowOutcomes:
     done: set[int]  # the rows that are done now
 
     def still_dead(self, before: DeadRows) -> DeadRows:
-        """Return the dead rows that a shard has from now on. before: those that it had."""
+        """Return the failed rows that a shard has from now on. before: those that it had."""
         again = {letter.index for one in self.dead for letter in one.letters}
         kept = before.select({letter.index for letter in before.letters} - self.done - again)
         attempts = {letter.index: letter for letter in before.letters}

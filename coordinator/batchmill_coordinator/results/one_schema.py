@@ -37,7 +37,7 @@ class OneSchema:
     def unite(self, record: JobRecord, stage: int, results: ResultStore, write: WritePart, epoch: int) -> None:
         """Write the parts that lack columns of the output, or have narrower types, again. Doing it again is fine.
 
-        write: as `ResultStore.write`, widens what it writes. Raises `InvalidOutput` where types have nothing in
+        write: as `Publisher.replace_part`, widens what it writes. Raises `InvalidOutput` where types have nothing in
         common, `StorageError`, and `NotFound` for a part that is gone.
         """
         log = self._workspace.schema_log(record.id)
@@ -67,12 +67,12 @@ class OneSchema:
         if self._ledger.results.replace_part(record.id, part, after, {}, epoch) and part.rows_dead:
             self._dead_rows.delete(record.id, part)
 
-    def empty_part(self, record: JobRecord, publisher: Publisher, results: ResultStore) -> tuple[ManifestPart, ...]:
+    def empty_part(self, record: JobRecord, publisher: Publisher) -> tuple[ManifestPart, ...]:
         """Write a part without rows that has the schema of an output without results; none if it has no column."""
         schema = schema_without_rows(self._ledger, self._workspace, record)
         if not len(schema):
             return ()
-        nbytes = results.write(FIRST, 0, schema.empty_table())
+        nbytes = publisher.replace_part(FIRST, 0, schema.empty_table())
         return (publisher.part(FIRST, 0, 0, nbytes),)
 
 

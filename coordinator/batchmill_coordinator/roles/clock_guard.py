@@ -4,8 +4,8 @@ Ages and deadlines are judged by Redis' clock. Before anything is deleted for it
 
 1. with the coordinator's own: two machines do not go wrong in the same way;
 2. with how far it was a moment ago, by the coordinator's monotonic clock: it shows a jump of both, as on one machine;
-3. with the last reading that a leader left in the ledger: it shows a jump while no coordinator ran, and a long stop
-   looks the same.
+3. with the last reading that a leader trusted and left in the ledger: it shows a jump while no coordinator ran, or one
+   that the leader before was waiting for; a long stop looks the same.
 
 After a jump the leader waits for `HOLD_S`, and as long as the clocks differ: time for somebody to correct them.
 """
@@ -103,4 +103,5 @@ class ClockGuard:
                 f"for {HOLD_S / 60:.0f} minutes after a jump. Check the clocks of both machines (NTP).",
             )
         elif now.monotonic_s >= self._held_until_s:
+            self._ledger.retention.note_clock(redis_ms)
             self._notices.clear(Notice.CLOCK)

@@ -62,7 +62,7 @@ class Dispatcher:
     """Queues shards. Those of a paused job that are queued are unqueued, so that the window is free for other jobs."""
 
     name = "dispatcher"
-    wakes_on = frozenset({"planned", "committed", "finished", "failed", "lost", "worker", "paused", "resumed"})
+    wakes_on = frozenset({"planned", "committed", "settled", "finished", "failed", "lost", "worker", "paused", "resumed"})
     period_s = 0.5
 
     def __init__(self, ledger: Ledger, fleet: FleetView, publisher: MessagePublisher, metrics: RoleMetrics) -> None:

@@ -12,7 +12,7 @@ which those with memory for another model consume; and one from which all consum
 
 Otherwise it is deferred: it stays in the ledger, where it takes no share of the pool's window, and is asked for again
 at the next step. What would make a busy worker drop the model that others are waiting for, a *displacement*, is
-deferred longest: until the model has waited `patience_s`, a multiple of what loading costs. So the share of time that
+deferred longest: until the model has waited `timeout_s`, a multiple of what loading costs. So the share of time that
 is spent on loading is bounded, and so is the wait. While no other model competes, nothing is deferred.
 
 Rejected:
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
 
     from batchmill_coordinator.fleet.worker_capacity import WorkerCapacity
 
-PATIENCE_LOADS = 4.0
-MIN_PATIENCE_S = 2.0  # a loaded model is announced 1.5 s after it began to load at the earliest
-MAX_PATIENCE_S = 30.0
+DEFER_LOADS = 4.0
+MIN_DEFER_TIMEOUT_S = 2.0  # a loaded model is announced 1.5 s after it began to load at the earliest
+MAX_DEFER_TIMEOUT_S = 30.0
 
 
 class Target(Enum):
@@ -163,11 +163,11 @@ class ShardPlacement:
         if not self._workers or (alone and self._displaces_nothing(demand.model)):
             return Target.POOL
         load_s = max(worker.capacity.load_s for worker in self._workers)
-        patience_s = patience(load_s)
+        timeout_s = defer_timeout_s(load_s)
         loads = any(demand.model in worker.loading for worker in self._workers)
         if loads or self._in_flight[demand.model] > 0:  # it is being loaded; if that never ends, load it once more
-            return Target.POOL if demand.waited_s > MAX_PATIENCE_S + load_s else Target.DEFER
-        if alone or self._displaces_nothing(demand.model) or demand.waited_s >= patience_s:
+            return Target.POOL if demand.waited_s > MAX_DEFER_TIMEOUT_S + load_s else Target.DEFER
+        if alone or self._displaces_nothing(demand.model) or demand.waited_s >= timeout_s:
             return Target.POOL
         rivals = [other.priority for other in self._demands.values() if self._competes(other, demand.model)]
         return Target.POOL if demand.priority > max(rivals, default=demand.priority) else Target.DEFER
@@ -205,9 +205,9 @@ class ShardPlacement:
         _fill([worker for worker in self._workers if model in worker.loading], left)
 
 
-def patience(load_s: float) -> float:
+def defer_timeout_s(load_s: float) -> float:
     """Return for how many seconds a model waits before it may displace another: a multiple of what loading costs."""
-    return min(max(PATIENCE_LOADS * load_s, MIN_PATIENCE_S), MAX_PATIENCE_S)
+    return min(max(DEFER_LOADS * load_s, MIN_DEFER_TIMEOUT_S), MAX_DEFER_TIMEOUT_S)
 
 
 def _is_worth_loading(demand: Demand, having: Sequence[_Reserved], drain_s: float | None = None) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-FIRST_ROWS = 64
+from batchmill.shard import FIRST_ROWS
+
 MAX_GROWTH = 8  # times the rows of the shards before it
 TAIL_SHARDS = 2  # that every worker process still gets, about, near the end of a source
 MIN_SHARD_S = 0.5  # a shard of less work than this is mostly overhead

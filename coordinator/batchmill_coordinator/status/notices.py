@@ -1,4 +1,4 @@
-"""What is wrong with the service as a whole and does not end by itself at once: for its log, `/readyz` and metrics."""
+"""What is wrong with the service itself and does not end by itself at once: for its log, `/readyz` and metrics."""
 
 from __future__ import annotations
 

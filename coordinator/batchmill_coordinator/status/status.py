@@ -35,7 +35,7 @@ def status_of(
 ) -> JobStatus:
     """Describe a job at `now_s`, seconds since the epoch.
 
-    note: why it is blocked; then there is no forecast. dead_counts: its dead rows by error type.
+    note: why it is blocked; then there is no forecast. dead_counts: its failed rows by error type.
     currency: what its cost is in.
     """
     spec, stage = record.spec, record.last

@@ -186,6 +186,37 @@ def test_a_replaced_part_counts_once_the_manifest_has_it(
         assert rows_in(folder, s3_url) == [0, 1, 10]
 
 
+def test_publishing_that_is_done_again_takes_the_leaders_part_and_no_workers(
+    output: Callable[..., JobOutput], folder: BlobStore
+) -> None:
+    job = output()
+    job.publisher.prepare()
+    for _ in range(2):
+        nbytes = output().publisher.replace_part(ShardId((0,)), 0, TABLE)
+        part = job.publisher.part(ShardId((0,)), 0, TABLE.num_rows, nbytes)
+        job.publisher.publish(job.manifest(part, schema=TABLE.schema))
+        with pytest.raises(StaleToken):
+            job.write((0,), 1, TABLE)
+        assert folder.list() == ["_manifest.json", part.name]
+
+
+def test_an_output_whose_job_goes_on_takes_parts_again_and_is_published_again(
+    output: Callable[..., JobOutput], folder: BlobStore
+) -> None:
+    job = output()
+    job.publisher.prepare()
+    first = job.write((0,), 1, TABLE)
+    job.publisher.publish(job.manifest(first, schema=TABLE.schema))
+    job.results.reopen()
+    assert job.publisher.published() == job.manifest(first, schema=TABLE.schema)
+    second = job.write((0,), 2, TABLE)
+    job.publisher.publish(job.manifest(second, schema=TABLE.schema))
+    assert folder.list() == ["_manifest.json", second.name]
+    output("job-2").publisher.reopen()
+    with pytest.raises(StorageError, match="no longer that of job-1"):
+        job.results.reopen()
+
+
 def test_a_manifest_whose_part_is_missing_changes_nothing(
     output: Callable[..., JobOutput], folder: BlobStore, s3_url: str
 ) -> None:

@@ -201,3 +201,17 @@ def test_an_error_of_the_iterator_passes_through():
 
     with pytest.raises(LookupError, match="went away"):
         list(upload_parts(rows()))
+
+
+@pytest.mark.parametrize("large", [{"image": b"x" * 2**21}, {"id": 1, "image": b"x" * 2**21}], ids=["others", "more"])
+def test_no_more_rows_are_taken_than_a_part_needs_when_they_become_large(large):
+    taken = 0
+
+    def rows():
+        nonlocal taken
+        for row in [{"id": 1}] * 1000 + [large] * 200:
+            taken += 1
+            yield row
+
+    next(upload_parts(rows()))
+    assert taken <= 1000 + 64 + 8

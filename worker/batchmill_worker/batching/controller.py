@@ -11,8 +11,8 @@
    small batches cost: without them a fixed cost that was estimated too high would never be corrected.
 
 Source: Apache Beam's `BatchElements`, with memory added. Rejected: doubling while throughput rises and halving when it
-falls. It needs several batches of each size to tell noise from effect, and forgets everything when a job starts. Also
-rejected: a size in rows. Rows of one job differ in cost by a factor of a hundred, so that no number of rows fits.
+falls. It needs several batches of each size to separate noise from effect, and forgets everything when a job starts.
+Also rejected: a size in rows. Rows of one job differ in cost by a factor of a hundred, so that no number of rows fits.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@
 4. A batch for which memory runs out is run again as two halves, and later ones are smaller. A single row that
    does not fit becomes a `DeadRow` of the type `too_large`.
 5. Before each batch the executor asks whether to stop. Rows settled by then are in the result.
-6. The results of all batches are joined with the carried input columns, in input order, without the dead rows.
+6. The results of all batches are joined with the carried input columns, in input order, without the failed rows.
 
 Rejected: one queue of batches for all shards. Batches of different shards would alternate, so that all shards end at
 about the same time and the device waits while all of them store; and a failing batch would be bisected between the
@@ -232,7 +232,7 @@ class _Run:
             result = finishing.result()
         except BatchmillError:
             raise
-        except Exception as error:  # noqa: BLE001  # user code: whatever it raises becomes a dead row
+        except Exception as error:  # noqa: BLE001  # user code: whatever it raises becomes a failed row
             failure = error
         else:
             self._add(packed, result)

@@ -139,7 +139,7 @@ def _from_expansion(definition: OperatorDefinition, output: Any, rows: int) -> B
     if not isinstance(output, Expansion):
         _refuse(definition, "an Expansion", _kind(output))
     errors = _checked_errors(definition, output.errors, rows)
-    expected = f"Expansion.counts to be {rows} whole numbers, at least 0, and 0 for a row in errors"
+    expected = f"Expansion.counts to be {rows} integers, at least 0, and 0 for a row in errors"
     try:
         counts = np.asarray(output.counts)
     except ValueError as error:

@@ -30,7 +30,7 @@ class ShardResult:
     shard may be any of them.
     """
 
-    table: pa.Table  # carried input columns and the operator's, in input order, without dead rows
+    table: pa.Table  # carried input columns and the operator's, in input order, without failed rows
     sources: Rows  # for each row of the table, the row it was made from, ascending
     settled: Rows  # rows done or dead, ascending
     dead: tuple[DeadRow, ...]  # by index

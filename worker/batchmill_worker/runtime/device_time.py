@@ -6,7 +6,7 @@
 3. Else it is divided evenly among the attempts at work: they keep the device waiting.
 4. Else it is unused, and no job is charged for it.
 
-Time is attributed whenever something changes, and whenever somebody asks, in whole microseconds. What a division leaves
+Time is attributed whenever something changes, and whenever somebody asks, in microseconds. What a division leaves
 over, less than a microsecond a holder, goes to the first, so that no time is lost.
 
 Rejected: a stopwatch for each attempt. Concurrent attempts would be charged for the same second several times, and the
@@ -104,7 +104,7 @@ class DeviceHold:
 
 
 class AttemptUsage:
-    """What one attempt has used, in whole microseconds. For the thread that runs it; `used_us` for any.
+    """What one attempt has used, in microseconds. For the thread that runs it; `used_us` for any.
 
     The parts change only under the meter's lock.
     """
@@ -195,7 +195,7 @@ class AttemptUsage:
 
 
 def divide(amount: int, weights: list[int]) -> list[int]:
-    """Divide a whole amount by whole weights, into parts that add up to it exactly. Pure.
+    """Divide an integer amount by integer weights, into parts that add up to it exactly. Pure.
 
     Parts are rounded down, and the first one gets the rest. Weights are integers for this reason: with floats the parts
     could add up to more than there is.

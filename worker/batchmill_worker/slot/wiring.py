@@ -98,7 +98,7 @@ def build_slot_context(settings: WorkerSettings, identity: SlotIdentity, board_f
     limits = Limits(settings.row_cache_mb * MIB, settings.row_cache_rows)
     row_cache = RowCache(ledger.row_cache, blobs, limits)
     terms = ClaimTerms(worker.name, settings.pool, hourly_price_nano(settings, identity))
-    store = AttemptStore(blobs, trace)
+    store = AttemptStore(ledger.shards, blobs, trace)
     runner = AttemptRunner(
         Claimer(ledger.shards, job_files, heartbeat, terms, trace),
         ShardLoader(job_files, blobs, registry, worker.name, trace, SystemClock()),

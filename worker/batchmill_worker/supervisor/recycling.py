@@ -1,4 +1,4 @@
-"""When a slot's process uses so much memory that it is drained and restarted."""
+"""The memory use at which the process of a slot is drained and restarted."""
 
 from __future__ import annotations
 

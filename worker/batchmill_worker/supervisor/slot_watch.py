@@ -37,10 +37,10 @@ class Verdict:
     is_dead: bool = True
 
 
-def judge(board: BoardState, now: float, patience_s: float) -> Verdict | None:
+def judge(board: BoardState, now: float, timeout_s: float) -> Verdict | None:
     """Decide whether a process has to be replaced; None: it is well.
 
-    now: monotonic. patience_s: how long a process may do nothing at all while it holds attempts.
+    now: monotonic. timeout_s: how long a process may do nothing at all while it holds attempts.
     """
     for call in board.calls:
         if now - call.began_at > call.limit_s:
@@ -48,27 +48,27 @@ def judge(board: BoardState, now: float, patience_s: float) -> Verdict | None:
             what = f"{call.hook} did not end within {call.limit_s:g} s, the limit of {setting}"
             return Verdict(what, frozenset({call.attempt} - {""}), call)
     latest = max(board.heartbeat_at, board.consumer_at)
-    if now - latest > patience_s and not board.calls:
-        return Verdict(f"no thread has run for {patience_s:g} s", frozenset(board.claims))
+    if now - latest > timeout_s and not board.calls:
+        return Verdict(f"no thread has run for {timeout_s:g} s", frozenset(board.claims))
     if latest != NEVER and latest - board.heartbeat_at > SILENCE_S:
         return Verdict("its heartbeat has ended", is_dead=False)
     if latest != NEVER and latest - board.consumer_at > SILENCE_S:
         return Verdict("it takes no messages any more", is_dead=False)
-    if board.claims and not board.calls and now - board.called_at > patience_s:
-        return Verdict(f"its attempts have made no call for {patience_s:g} s", frozenset(board.claims))
+    if board.claims and not board.calls and now - board.called_at > timeout_s:
+        return Verdict(f"its attempts have made no call for {timeout_s:g} s", frozenset(board.claims))
     return None
 
 
 class SlotWatch:
-    """Watches the processes of one machine. patience_s: as for `judge`."""
+    """Watches the processes of one machine. timeout_s: as for `judge`."""
 
-    def __init__(self, patience_s: float) -> None:
-        self._patience_s = patience_s
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
         self._suspected_at: dict[int, float] = {}  # by process
 
     def judge(self, board: BoardState, now: float) -> Verdict | None:
         """Decide as `judge` does; that a thread has ended counts once it has been seen for `CONFIRMATION_S`."""
-        verdict = judge(board, now, self._patience_s)
+        verdict = judge(board, now, self._timeout_s)
         if verdict is None or verdict.is_dead:
             self._suspected_at.pop(board.pid, None)
             return verdict

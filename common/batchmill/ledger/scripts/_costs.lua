@@ -1,4 +1,4 @@
--- Cost: what the time of devices was spent on, in whole microseconds and in whole billionths of the currency's unit.
+-- Cost: what the time of devices was spent on, in microseconds and in billionths of the currency's unit.
 local COST_FIELDS = 12 * 200  -- in a hash of totals; who is not among these is counted under 'other'
 local COST_DAYS = 400
 

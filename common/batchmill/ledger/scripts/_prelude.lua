@@ -25,6 +25,27 @@ local function move_shard(shard, before, after)
   redis.call('HSET', shard, 'state', after)
 end
 
+-- The first shards of a job are planned: it runs from now on.
+local function begin_job(job, before, now)
+  move_job(job, before, 'running')
+  redis.call('HSET', job, 'started_at', now)
+end
+
+-- Add a shard to a stage, to be queued.
+local function add_shard(shard, ready, live_shards, shard_id, rows, plan)
+  redis.call('HSET', shard, 'state', 'planned', 'token', 0, 'rows', rows, 'plan', plan, 'failures', 0, 'losses', 0)
+  redis.call('RPUSH', ready, shard_id)
+  redis.call('SADD', live_shards, shard_id)
+end
+
+-- Count shards that were added to a stage.
+local function count_planned(stage, shards, rows, bytes)
+  redis.call('HINCRBY', stage, 'rows_planned', rows)
+  redis.call('HINCRBY', stage, 'bytes_in', bytes)
+  redis.call('HINCRBY', stage, 'shards_planned', shards)
+  redis.call('HINCRBY', stage, 'shards_live', shards)
+end
+
 -- Whether a shard is in a state, and `token` that of its present attempt.
 local function is_attempt(shard, state, token)
   local found, current = unpack(redis.call('HMGET', shard, 'state', 'token'))

@@ -32,16 +32,10 @@ local state = redis.call('HGET', keys.job, 'state')
 local cursor, planned = unpack(redis.call('HMGET', keys.stage, 'cursor', 'planned'))
 if not takes_shards(state) then return answer.over end
 if cursor ~= args.cursor or planned == '1' then return answer.moved end
-if state == 'pending' then
-  move_job(keys.job, state, 'running')
-  redis.call('HSET', keys.job, 'started_at', now)
-end
+if state == 'pending' then begin_job(keys.job, state, now) end
 local rows, bytes = 0, 0
 for _, shard in ipairs(shards) do
-  redis.call('HSET', shard.keys.shard, 'state', 'planned', 'token', 0, 'rows', shard.rows, 'plan', shard.plan,
-             'failures', 0, 'losses', 0)
-  redis.call('RPUSH', keys.ready, shard.shard_id)
-  redis.call('SADD', keys.live_shards, shard.shard_id)
+  add_shard(shard.keys.shard, keys.ready, keys.live_shards, shard.shard_id, shard.rows, shard.plan)
   rows, bytes = rows + tonumber(shard.rows), bytes + tonumber(shard.nbytes)
 end
 redis.call('HDEL', keys.job, 'plannings')
@@ -49,10 +43,7 @@ redis.call('HSET', keys.stage, 'cursor', args.next_cursor, 'planned', args.at_en
 if args.rows_total then
   redis.call('HSET', keys.stage, 'rows_total', args.rows_total, 'rows_exact', args.rows_exact and 1 or 0)
 end
-redis.call('HINCRBY', keys.stage, 'rows_planned', rows)
-redis.call('HINCRBY', keys.stage, 'bytes_in', bytes)
-redis.call('HINCRBY', keys.stage, 'shards_planned', #shards)
-redis.call('HINCRBY', keys.stage, 'shards_live', #shards)
+count_planned(keys.stage, #shards, rows, bytes)
 publish_progress(keys, args.channel, 'planned', args.job_id)
 index_job(keys.index, keys.job, args.job_id, now)
 return answer.ok

@@ -1,5 +1,6 @@
 -- Accept a job, or find the one that was accepted under the same idempotency key. Asking again with the same job id is
--- one acceptance.
+-- one acceptance. A stage whose whole input fits into one shard is planned at once: the job runs, and the planner has
+-- nothing to do.
 --
 -- @key job
 -- @key index
@@ -31,10 +32,17 @@
 -- @each stages: NewStage
 -- @param stage: int
 -- @key stage
+-- @key shard
+-- @key ready
+-- @key live_shards
 -- @arg operator_version: text
 -- @arg worked_for: text  "pool operator"
 -- @arg turn: text  "operator digest": stages of one tenant, operator and parameters take turns with others
 -- @arg rows_total: int?  where it is known
+-- @arg shard_id: shard_id  of its first shard
+-- @arg plan: text?  of that shard if it holds the whole input; then the next two are given too
+-- @arg nbytes: int?  of that shard
+-- @arg cursor: text?  at the input's end
 -- @answers accepted | known | conflict | full | no upload | other schema
 -- @returns known_id: text  the job's id; of another schema its version
 --
@@ -62,11 +70,19 @@ if redis.call('SCARD', keys.live_jobs) >= tonumber(args.max_live_jobs) then retu
 if args.upload and redis.call('ZREM', keys.uploads, args.upload) == 0 then return {answer.no_upload, ''} end
 redis.call('HSET', keys.job, 'spec', args.spec, 'state', 'pending', 'created_at', now, 'tenant', args.tenant,
            'stages_open', #stages, 'stage_count', #stages, 'priority', args.priority)
+local is_planned = false
 for _, one in ipairs(stages) do
   redis.call('HSET', one.keys.stage, 'cursor', '', 'planned', 0, 'operator_version', one.operator_version,
              'worked_for', one.worked_for, 'turn', one.turn)
   if one.rows_total then redis.call('HSET', one.keys.stage, 'rows_total', one.rows_total, 'rows_exact', 1) end
+  if one.plan then
+    add_shard(one.keys.shard, one.keys.ready, one.keys.live_shards, one.shard_id, one.rows_total, one.plan)
+    count_planned(one.keys.stage, 1, one.rows_total, one.nbytes)
+    redis.call('HSET', one.keys.stage, 'cursor', one.cursor, 'planned', 1)
+    is_planned = true
+  end
 end
+if is_planned then begin_job(keys.job, 'pending', now) end
 if args.budget_nano then redis.call('HSET', keys.job, 'budget_nano', args.budget_nano) end
 if args.deadline_ms then redis.call('HSET', keys.job, 'deadline_ms', args.deadline_ms) end
 if args.inline_rows then redis.call('SET', keys.inline_input, args.inline_rows) end
@@ -81,5 +97,5 @@ if keys.idempotency then
   redis.call('HSET', keys.job, 'idempotency_key', args.idempotency_key)
 end
 index_job(keys.index, keys.job, args.job_id, now)
-publish(args.channel, 'submitted', args.job_id)
+publish(args.channel, is_planned and 'planned' or 'submitted', args.job_id)
 return {answer.accepted, args.job_id}

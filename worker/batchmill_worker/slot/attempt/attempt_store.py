@@ -13,13 +13,15 @@ import pyarrow as pa
 
 from batchmill.completion import Completion
 from batchmill.dead_letters import DeadRows, count_by_type, dead_letters_name
+from batchmill.errors import StaleToken
 from batchmill.job import MAX_INLINE_BYTES
-from batchmill.shard import checkpoint_name
+from batchmill.shard import ShardState, checkpoint_name
 from batchmill.workspace import stream_from_table, table_from_stream
 from batchmill_worker.runtime.trace import Phase
 from batchmill_worker.slot.attempt.shard_progress import encode_progress
 
 if TYPE_CHECKING:
+    from batchmill.ledger.shards import ShardLedger
     from batchmill.shard import Shard
     from batchmill.storage.blobs import BlobStore
     from batchmill_worker.runtime.trace import Recorder
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
 class AttemptStore:
     """Stores what attempts have made. Thread-safe."""
 
-    def __init__(self, blobs: BlobStore, trace: Recorder) -> None:
+    def __init__(self, shards: ShardLedger, blobs: BlobStore, trace: Recorder) -> None:
+        self._shards = shards
         self._blobs = blobs
         self._trace = trace
 
@@ -42,9 +45,10 @@ class AttemptStore:
         return name
 
     def store(self, loaded: LoadedShard, progress: ShardProgress) -> Completion:
-        """Store the results and dead letters of a shard that is done, and describe them. Raises `StorageError`.
+        """Store the results and dead letters of a shard that is done, and describe them.
 
-        The description's `busy_s` is left for the caller to fill in.
+        The description's `busy_s` is left for the caller to fill in. Raises `StorageError`, and `StaleToken` if the
+        job has ended.
         """
         with self._trace.span(Phase.STORE, shard=loaded.shard.ref.attempt_key):
             return self._store(loaded, progress)
@@ -67,11 +71,26 @@ class AttemptStore:
         if files.may_be_inline and table.nbytes <= MAX_INLINE_BYTES:
             stream = stream_from_table(table)
             return replace(stored, nbytes=len(stream), inline=stream)
-        return replace(stored, nbytes=files.results.write(shard.shard_id, shard.token, table))
+        return replace(stored, nbytes=self._write(shard, files, table))
+
+    def _write(self, shard: Shard, files: JobFiles, table: pa.Table) -> int:
+        try:
+            return files.results.write(shard.shard_id, shard.token, table)
+        except StaleToken:
+            if not self._has(shard):
+                raise
+        # the job's results are published, and the ledger says that it runs: it was rolled back, and has lost the end
+        files.results.reopen()
+        return files.results.write(shard.shard_id, shard.token, table)
+
+    def _has(self, shard: Shard) -> bool:
+        """Whether the ledger says that the attempt has the shard."""
+        found = self._shards.read(shard.ref)
+        return found is not None and found.state is ShardState.RUNNING and found.token == shard.token
 
     def move_out(self, shard: Shard, files: JobFiles, completion: Completion) -> Completion:
         """Write inline results, for which the ledger has no room, to the result store. Raises `StorageError`."""
-        nbytes = files.results.write(shard.shard_id, shard.token, table_from_stream(completion.inline))
+        nbytes = self._write(shard, files, table_from_stream(completion.inline))
         return replace(completion, inline=b"", nbytes=nbytes)
 
     def delete(self, shard: Shard, files: JobFiles | None) -> None:

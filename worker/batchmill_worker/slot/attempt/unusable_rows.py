@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class UnusableRow:
-    """A row to give up on at once."""
+    """A row that fails without an attempt."""
 
     index: int  # in the job's input
     error_type: str

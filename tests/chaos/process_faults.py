@@ -1,0 +1,118 @@
+"""Processes that are killed, frozen, told to end, or cut off from the network."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+import psutil
+
+from chaos.faults import LEADER, WORKER, FaultSet, Struck
+from support.cluster import LEADER_LEASE_S, LEASE_S, resume
+
+if TYPE_CHECKING:
+    from support.cluster import Running
+
+
+class WorkerFaults(FaultSet):
+    """Those of slots and supervisors."""
+
+    def _do_kill_slot(self) -> Struck | None:
+        slot = self._slot()
+        if slot is None:
+            return None
+        slot.kill()
+        return Struck("kill_slot", WORKER, str(slot.pid), time.time())
+
+    def _do_freeze_slot(self) -> Struck | None:
+        slot = self._slot()
+        if slot is None:
+            return None
+        slot.suspend()
+        fault = Struck("freeze_slot", WORKER, str(slot.pid), time.time())
+        return self.mending.after(LEASE_S * 1.5 + 1, fault, lambda: resume(slot))
+
+    def _do_kill_supervisor(self) -> Struck:
+        name, running = self._supervisor()
+        slots = len(running.children())
+        running.kill()
+        del self.cluster.supervisors[name]
+        fault = Struck("kill_supervisor", WORKER, name, time.time())
+        return self.mending.after(1.0, fault, lambda: self._new_supervisor(slots))
+
+    def _do_drain_supervisor(self) -> Struck:
+        name, running = self._supervisor()
+        slots = len(running.children())
+        running.process.terminate()
+        self._new_supervisor(slots)
+        fault = Struck("drain_supervisor", WORKER, name, time.time())
+        return self.mending.after(12.0, fault, lambda: self._leave(name))
+
+    def _slot(self) -> psutil.Process | None:
+        slots = sorted(self.cluster.slots(), key=lambda process: process.pid)
+        return self.chance.choice(slots) if slots else None
+
+    def _supervisor(self) -> tuple[str, Running]:
+        return self.chance.choice(sorted(self.cluster.supervisors.items()))
+
+    def _new_supervisor(self, slots: int) -> None:
+        self.cluster.start_supervisor(max(slots, 1), wait=False)
+
+    def _leave(self, name: str) -> None:
+        """See that a supervisor that was told to drain has ended."""
+        running = self.cluster.supervisors.get(name)
+        if running is None:
+            return
+        try:
+            running.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.mending.complaints.append(f"{name} was told to drain and did not end")
+            running.kill()
+        del self.cluster.supervisors[name]
+
+
+class LeaderFaults(FaultSet):
+    """Those of the coordinator that leads."""
+
+    def _do_kill_leader(self) -> Struck | None:
+        leader = self._leader()
+        if leader is None:
+            return None
+        leader.kill()
+        fault = Struck("kill_leader", LEADER, leader.name, time.time())
+        return self.mending.after(
+            LEADER_LEASE_S + 2, fault, lambda: self.cluster.start_coordinator(leader.name, wait=False)
+        )
+
+    def _do_freeze_leader(self) -> Struck | None:
+        leader = self._leader()
+        if leader is None:
+            return None
+        process = psutil.Process(leader.pid)
+        process.suspend()
+        fault = Struck("freeze_leader", LEADER, leader.name, time.time())
+        return self.mending.after(LEADER_LEASE_S * 1.5 + 1, fault, lambda: resume(process))
+
+    def _leader(self) -> Running | None:
+        """Return the leader, unless it has ended and the ledger does not know yet."""
+        leader = self.cluster.leader()
+        return leader if leader is not None and leader.process.poll() is None else None
+
+
+class PartitionFaults(FaultSet):
+    """Networks that lose all packets: for a cluster whose processes have networks of their own."""
+
+    def _do_cut_off_worker(self) -> Struck:
+        return self._cut_off("cut_off_worker", WORKER, self.chance.choice(sorted(self.cluster.supervisors)))
+
+    def _do_cut_off_leader(self) -> Struck | None:
+        leader = self.cluster.leader()
+        return None if leader is None else self._cut_off("cut_off_leader", LEADER, leader.name)
+
+    def _cut_off(self, kind: str, target: str, name: str) -> Struck:
+        network = self.cluster.networks[name]
+        network.cut()
+        # the name of the process itself would say that it is away
+        fault = Struck(kind, target, f"the network of {name}", time.time())
+        return self.mending.after(self.chance.uniform(1.0, 3 * LEASE_S), fault, network.heal)
