@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
 
+from batchmill.job import UploadSource
 from batchmill.ledger import Ledger
 from batchmill.ledger.jobs import Submission
 from batchmill.storage.blobs import BlobStore
@@ -128,6 +130,23 @@ def test_blobs_that_no_job_has_are_deleted_after_a_day_and_others_stay(kept: Kep
     assert kept.jobs() == ["job-known", "job-orphan"]
     kept.step_after(3 * SWEEP_INTERVAL_S)
     assert kept.jobs() == ["job-known"]
+
+
+def test_uploads_that_neither_wait_nor_belong_to_a_job_are_deleted_after_a_day(kept: Kept) -> None:
+    kept.step_after(1)
+    for upload in ("upl-orphan", "upl-open", "upl-taken", "upl-unreadable"):
+        kept.blobs.put(f"uploads/{upload}/part-00000000.arrow", b"rows")
+    for upload in ("upl-open", "upl-taken", "upl-unreadable"):
+        kept.ledger.jobs.begin_upload(upload)
+    for job_id, upload in (("job-1", "upl-taken"), ("job-2", "upl-unreadable")):
+        spec = spec_of("echo", source=UploadSource(upload=upload, parts=1))
+        kept.ledger.jobs.submit(Submission(job_id, spec, "digest"), max_live_jobs=10)
+    newer = json.dumps({"inputs": [{"upload": "upl-unreadable"}]})  # of a version that this one cannot read
+    kept.ledger._store.redis.hset(kept.ledger._store.keys.job("job-2"), "spec", newer)
+    kept.step_after(ORPHAN_TTL_S - SWEEP_INTERVAL_S)
+    assert kept.blobs.exists("uploads/upl-orphan/part-00000000.arrow")
+    kept.step_after(3 * SWEEP_INTERVAL_S)
+    assert list(kept.blobs.folders("uploads")) == ["upl-open", "upl-taken", "upl-unreadable"]
 
 
 def test_a_folder_whose_job_is_accepted_late_is_not_deleted(kept: Kept) -> None:

@@ -76,3 +76,23 @@ def test_the_last_sixteen_intervals_are_kept(
         then = Ledger(redis_client, prefix, now_ms=started_ms + 1_001 * number)
         kept = settle(then, epoch, number, Completion(1, 0, 1))
     assert kept == [(1001, 1)] * 16
+
+
+def test_after_the_service_was_away_the_pace_is_measured_anew(
+    ledger: Ledger, epoch: int, redis_client: redis.Redis, prefix: str
+) -> None:
+    started_ms = begin(ledger, epoch, shards=5, rows=10)
+
+    def at(after_ms: int) -> Ledger:
+        return Ledger(redis_client, prefix, now_ms=started_ms + after_ms)
+
+    for number, after_ms in enumerate([2_000, 4_000]):
+        settle(at(after_ms), epoch, number, Completion(10, 0, 1))
+    ledger.leases.restart_paces([(JOB, 0)], epoch - 1)
+    assert len(ledger.jobs.read(JOB).first.paces) == 1  # a deposed leader changes nothing
+    ledger.leases.restart_paces([(JOB, 0)], epoch)
+    kept = [
+        settle(at(after_ms), epoch, number, Completion(10, 0, 1))
+        for number, after_ms in enumerate([900_000, 902_000, 920_000], start=2)
+    ]
+    assert kept == [[], [], [(20000, 20)]]

@@ -66,11 +66,11 @@ def page(browser: Browser, stack: FlowerStack) -> Iterator[Page]:
 @pytest.fixture(scope="module")
 def job(stack: FlowerStack, tmp_path_factory: pytest.TempPathFactory) -> batchmill.Job:
     """A job whose shard is tried twice, and one before it that loses all its rows."""
-    lost = stack.client.submit("picky", rows=[{"id": n} for n in (10, 20)])
+    lost = stack.client.submit("picky", rows=[{"id": n} for n in (10, 20)], name="orders")
     assert list(lost.results()) == []
     log = str(tmp_path_factory.mktemp("log"))
     tried = stack.client.submit(
-        "flaky", rows=[{"id": n} for n in range(6)], params={"log": log}, retry={"backoff_s": 0.01}
+        "flaky", rows=[{"id": n} for n in range(6)], params={"log": log}, retry={"backoff_s": 0.01}, name="nightly"
     )
     assert len(list(tried.results())) == 6
     until(lambda: any(task["state"] == "SUCCESS" for task in stack.tasks(tried)), "the last event")
@@ -94,7 +94,7 @@ def test_the_workers_page_names_workers_by_device(page: Page, stack: FlowerStack
 
 def test_the_tasks_page_shows_operator_job_shard_and_state_of_each_attempt(page: Page, job: batchmill.Job) -> None:
     page.goto("/tasks")
-    for text in ("batchmill.flaky", f"shard 0 of {job.id}, stage 0, attempt 2", "RETRY", "SUCCESS", "FAILURE"):
+    for text in ("batchmill.flaky", f"#2 shard 0 · {job.status().name}", "RETRY", "SUCCESS", "FAILURE"):
         expect(page.get_by_text(text).first).to_be_visible()
     picture(page, "tasks")
 
@@ -104,7 +104,7 @@ def test_a_tasks_page_tells_what_came_of_it_and_offers_nothing_to_press(
 ) -> None:
     done = next(task for task in stack.tasks(job) if task["state"] == "SUCCESS")
     page.goto(f"/task/{done['uuid']}")
-    for text in ("batchmill.flaky", f"of {job.id}", "6 rows", "cpu0@"):
+    for text in ("batchmill.flaky", f"#3 shard 0 · nightly · {job.id}", "6 rows", "cpu0@"):
         expect(page.get_by_text(text).first).to_be_visible()
     expect(page.get_by_role("button", name="Revoke")).to_have_count(0)
     picture(page, "task")

@@ -60,6 +60,14 @@ def test_before_a_rate_was_measured_it_is_the_average_since_the_start() -> None:
     assert status_of(record(rows_done="90"), 1010.0).rows_per_second == 10.0
 
 
+def test_rows_that_an_earlier_job_left_are_no_pace_of_this_one() -> None:
+    taken_over = {"rows_resumed": "900", "rate_at": "1001000", "rate_rows": "900"}
+    assert status_of(record(rows_done="900", **taken_over), 1010.0).rows_per_second is None
+    assert status_of(record(rows_done="990", **taken_over), 1010.0).rows_per_second == 10.0
+    ended = record(state="completed", finished_at="1003000", rows_done="990", **taken_over)
+    assert status_of(ended, 2000).rows_per_second == 45.0
+
+
 def test_an_ended_job_shows_its_average_and_no_time_left() -> None:
     status = status_of(record(state="completed", finished_at="1003000", rows_done="90", paces="1000:1"), 2000)
     assert (status.rows_per_second, status.eta_s, status.is_final) == (45.0, None, True)

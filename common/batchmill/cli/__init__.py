@@ -42,8 +42,8 @@ JOB is an id, the unique beginning of one, a unique name, or `last`.
 
 \b
 Examples:
-  batchmill run echo docs.jsonl -o out.parquet     (one job, without a service)
-  batchmill up                                     (a service on this machine)
+  batchmill run echo docs.jsonl -o out.parquet   (one job, without a service)
+  batchmill up                                   (a service on this machine)
   batchmill submit embed docs.jsonl --param model=MODEL --output out/ --wait
   batchmill jobs
   batchmill results JOB -o vectors.parquet

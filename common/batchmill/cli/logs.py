@@ -10,7 +10,7 @@ import click
 
 from batchmill.cli.options import json_option, open_client, url_options
 from batchmill.cli.selection import find_job
-from batchmill.wording import printable
+from batchmill.wording import count, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,8 +57,9 @@ def logs(
 
     A job's log has its errors, retries, lost workers, failed rows and changes of state.
 
-    One line per entry: time, level, event, worker, shard and attempt, and the message. With --json, print one JSON
-    object per line, including the traceback. Ctrl-C stops following; the job continues.
+    One line per entry: time, level, event, worker, shard and attempt, and the message; an error that repeats is shown
+    once, with the number of further attempts. With --json, print one JSON object per line for every entry, including
+    the traceback. Ctrl-C stops following; the job continues.
     """
     from batchmill.cli import INTERRUPTED
 
@@ -90,14 +91,34 @@ def _show_service(lines: int) -> None:
 def _show(entries: Iterable[LogEntry], *, verbose: bool, as_json: bool) -> None:
     from batchmill.cli.console import print_json
 
-    for entry in entries:
-        if as_json:
+    if as_json:
+        for entry in entries:
             print_json(entry)
-        else:
-            click.echo(_line(entry))
-            if verbose and entry.traceback:
-                click.echo("".join(f"    {printable(line)}\n" for line in entry.traceback.splitlines()), nl=False)
+            sys.stdout.flush()
+        return
+    latest: LogEntry | None = None
+    more = 0
+    for entry in entries:
+        if latest is not None and _is_same_error(latest, entry):
+            more += 1
+            continue
+        _show_more(more)
+        latest, more = entry, 0
+        click.echo(_line(entry))
+        if verbose and entry.traceback:
+            click.echo("".join(f"    {printable(line)}\n" for line in entry.traceback.splitlines()), nl=False)
         sys.stdout.flush()
+    _show_more(more)
+
+
+def _is_same_error(one: LogEntry, other: LogEntry) -> bool:
+    return one.level in _COLOURS and (one.level, one.event, one.message) == (other.level, other.event, other.message)
+
+
+def _show_more(attempts: int) -> None:
+    """Print how many attempts had the error of the last line too."""
+    if attempts:
+        click.echo(f"    {count(attempts, 'more attempt')}, same error")
 
 
 def _line(entry: LogEntry) -> str:

@@ -1183,6 +1183,41 @@ def resign(
     return bool(reply)
 
 
+class RestartPacesAnswer(StrEnum):
+    """What `restart_paces.lua` answers."""
+
+    OK = "ok"
+    DEPOSED = "deposed"
+
+
+class PacedStage(NamedTuple):
+    """An item of the list that `restart_paces.lua` takes."""
+
+    job_id: str
+    stage: int
+
+
+def restart_paces(
+    store: Store,
+    *,
+    epoch: int,
+    stages: Sequence[PacedStage],
+) -> RestartPacesAnswer:
+    """Measure the pace of stages anew, from their next commits: the service was away."""
+    keys = store.keys
+    reply = store.run(
+        "restart_paces",
+        [
+            keys.leader(),
+            *(keys.stage(item.job_id, item.stage) for item in stages),
+        ],
+        [
+            epoch,
+        ],
+    )
+    return RestartPacesAnswer(reply.decode())
+
+
 class ResumeAnswer(StrEnum):
     """What `resume.lua` answers."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from batchmill.ledger.connection import redis_errors
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from batchmill.ledger.connection import Store
 
 EXISTS_CHUNK = 1000
+_UPLOAD = re.compile(rb'"(upl-[^"]*)"')
 
 
 class LedgerIdentity(NamedTuple):
@@ -62,8 +64,26 @@ class IdentityLedger:
                 found += pipe.execute()
         return [job_id for job_id, exists in zip(job_ids, found, strict=True) if not exists]
 
+    def unknown_uploads(self, upload_ids: Sequence[str]) -> list[str]:
+        """Return those of the ids that are neither open uploads nor named by any job, in whatever format it is kept."""
+        if not upload_ids:
+            return []
+        with redis_errors():  # first: an upload that a job takes meanwhile is found there
+            known = {member.decode() for member in self._store.redis.zrange(self._keys.uploads(), 0, -1)}
+            job_ids = [member.decode() for member in self._store.redis.zrange(self._keys.jobs(), 0, -1)]
+        for start in range(0, len(job_ids), EXISTS_CHUNK):
+            with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
+                for job_id in job_ids[start : start + EXISTS_CHUNK]:
+                    pipe.hget(self._keys.job(job_id), "spec")
+                specs = pipe.execute()
+            known.update(name.decode() for spec in specs for name in _UPLOAD.findall(spec or b""))
+        return [upload_id for upload_id in upload_ids if upload_id not in known]
+
     def note_orphans(self, job_ids: Sequence[str], now_ms: int, delay_ms: int) -> list[str]:
-        """Note which blob folders have no job, in place of those noted before; return those noted `delay_ms` ago."""
+        """Note which jobs and uploads only the blob store has, in place of those noted before.
+
+        Returns those that were noted `delay_ms` ago.
+        """
         key = self._keys.orphans()
         with redis_errors():
             noted = {member.decode() for member in self._store.redis.zrange(key, 0, -1)}

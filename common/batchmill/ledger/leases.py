@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 from batchmill.ledger import calls
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from batchmill.ledger.connection import Store
+    from batchmill.ledger.record import StageKey
 
 MISSED_SHARE = 2 / 3
 """Workers renew every third of a lease: who could not for two thirds of it may have lost it without being dead."""
@@ -28,3 +31,7 @@ class LeaseLedger:
         ttl_ms = int(ttl_s * 1000)
         reply = calls.extend_all_leases(self._store, epoch=epoch, lease_ms=ttl_ms, missed_ms=int(ttl_ms * MISSED_SHARE))
         return reply.extended
+
+    def restart_paces(self, stages: Iterable[StageKey], epoch: int) -> None:
+        """Measure the pace of these stages anew: nothing was done while the service was away."""
+        calls.restart_paces(self._store, epoch=epoch, stages=[calls.PacedStage(*key) for key in stages])

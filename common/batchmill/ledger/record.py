@@ -39,6 +39,7 @@ class StageRecord:
     rows_done: int = 0
     rows_dead: int = 0
     rows_cached: int = 0
+    rows_resumed: int = 0  # of those done and dead, what an earlier job left
     rows_timed: int = 0  # rows that `busy_us` was spent on
     shards_planned: int = 0
     shards_live: int = 0

@@ -6,8 +6,9 @@
    nothing is deleted: the blobs may be another ledger's.
 3. A mark with a higher revision means that the ledger was rolled back, to a copy or a stale replica. It is reported.
 4. A store without a mark gets one. If it has jobs that this ledger does not know, it is not swept.
-5. Otherwise folders of jobs that the ledger does not know are noted, and deleted if they still are unknown
-   `ORPHAN_TTL_S` later. A coordinator that was killed between storing rows and the acceptance of a job leaves such.
+5. Otherwise folders of jobs and uploads that the ledger does not know are noted, and deleted if they still are unknown
+   `ORPHAN_TTL_S` later. A coordinator that was killed leaves such: between storing rows and the acceptance of a job, or
+   between forgetting an upload and deleting its rows.
 """
 
 from __future__ import annotations
@@ -140,8 +141,10 @@ class LedgerKeeper:
         if now_s - self._swept_at_s < SWEEP_INTERVAL_S or not self._clocks.is_trusted():
             return
         self._swept_at_s = now_s
-        orphans = self._ledger.identity.unknown_jobs(self._blobs.folders("jobs"))
-        now_ms = self._ledger.now_ms()
-        for job_id in self._ledger.identity.note_orphans(orphans, now_ms, int(ORPHAN_TTL_S * 1000)):
-            log.warning("the blobs of job %s, which the ledger does not know, are deleted", job_id)
-            self._blobs.delete_folder(f"jobs/{job_id}")
+        folders = {job_id: f"jobs/{job_id}" for job_id in self._blobs.folders("jobs")}
+        uploads = {upload_id: f"uploads/{upload_id}" for upload_id in self._blobs.folders("uploads")}
+        identity = self._ledger.identity
+        orphans = [*identity.unknown_jobs(list(folders)), *identity.unknown_uploads(list(uploads))]
+        for name in identity.note_orphans(orphans, self._ledger.now_ms(), int(ORPHAN_TTL_S * 1000)):
+            log.warning("the blobs of %s, which the ledger does not know, are deleted", name)
+            self._blobs.delete_folder((folders | uploads)[name])

@@ -76,6 +76,7 @@ class Recoverer:
         extended = self._ledger.leases.extend_all(epoch, self._lease_ttl_s)
         if extended:
             log.warning("leases could not be checked for a while: %d of them are extended", extended)
+            self._ledger.leases.restart_paces(chain.from_iterable(self._ledger.index.in_flight().values()), epoch)
         now_ms = self._ledger.now_ms()
         for ref in self._ledger.shards.expired(now_ms):
             if not self._guard.is_set_aside(ref.job_id):

@@ -135,8 +135,8 @@ def _most_frequent(counts: Mapping[str, int]) -> dict[str, int]:
 
 def _rows_per_second(record: JobRecord, stage: StageRecord, now_s: float) -> float | None:
     """Return the recent rate while the job runs, the overall rate once it has ended; pauses do not count."""
-    settled = _settled(stage)
-    if record.started_at is None or settled == 0 or record.state is JobState.PAUSED:
+    settled = _settled(stage) - stage.rows_resumed
+    if record.started_at is None or settled <= 0 or record.state is JobState.PAUSED:
         return None
     pace = None if record.state.is_final else pace_of(intervals_from(stage.paces))
     if pace is not None:

@@ -51,7 +51,8 @@ redis.call('HDEL', keys.job, 'must_resume')
 redis.call('HSET', keys.job, 'started_at', now)
 redis.call('HSET', keys.stage, 'cursor', args.cursor, 'planned', args.at_end and 1 or 0,
            'rows_planned', args.rows_planned, 'shards_planned', args.shards_planned, 'shards_live', #shards,
-           'shards_done', count, 'rows_done', rows, 'rows_dead', dead)
+           'shards_done', count, 'rows_done', rows, 'rows_dead', dead, 'rows_resumed', rows + dead,
+           'rate_at', now, 'rate_rows', rows + dead)
 publish_progress(keys, args.channel, 'planned', args.job_id)
 index_job(keys.index, keys.job, args.job_id, now)
 return answer.ok

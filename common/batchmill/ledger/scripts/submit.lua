@@ -51,7 +51,8 @@
 --              must_resume (1: what `resumed_from` left is still to be taken over), stages_open (that are not settled),
 --              tenant, stage_count, priority, deadline_ms, indexed, inline_bytes, budget_nano, cost_nano, noted
 -- stage        hash: operator_version, revision (version and code, from the first claim), worked_for ("pool operator"), turn, indexed, cursor, planned (1: its input's end was reached),
---              rows_total, rows_exact, rows_planned, rows_done, rows_dead, rows_timed, rows_cached, shards_planned,
+--              rows_total, rows_exact, rows_planned, rows_done, rows_dead, rows_timed, rows_cached,
+--              rows_resumed (of those done and dead, what an earlier job left), shards_planned,
 --              shards_live, shards_queued, shards_running, shards_done, busy_us, bytes_in, paces, rate_at, rate_rows,
 --              last_queued_at (or when the job was resumed), and its cost, in fields as those of cost_tenants, "cost …"
 -- idempotency  string with a life, see `_encodings.lua`
