@@ -19,7 +19,10 @@ LOSSES_BEFORE_SPLIT = 2
 
 
 STORAGE_BACKOFF = Backoff(1.0, 30.0)
-"""How long a shard waits for storage that is full, read-only or away; by the number of its attempts, without end."""
+"""How long a shard waits for storage that is full, read-only or away, until the next attempt; by their number."""
+
+STORAGE_WAIT_S = 3600.0
+"""After a shard has waited this long in a row, what storage does to it counts as a failure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +101,17 @@ class GiveUp:
 Decision = Settle | Requeue | Split | DeadLetter | GiveUp
 
 
-def decide(shard: Shard, outcome: Outcome, policy: RetryPolicy, rng: random.Random) -> Decision:
+def decide(
+    shard: Shard,
+    outcome: Outcome,
+    policy: RetryPolicy,
+    rng: random.Random,
+    storage_wait_s: float = STORAGE_WAIT_S,
+) -> Decision:
     """Decide what follows an attempt with this outcome. Pure but for `rng`, which spreads delays.
 
     shard: as it was claimed; its counters do not include this attempt.
+    storage_wait_s: how long in a row it may wait for storage before that counts as a failure.
     """
     match outcome:
         case Done(completion):
@@ -110,7 +120,7 @@ def decide(shard: Shard, outcome: Outcome, policy: RetryPolicy, rng: random.Rand
             return Requeue(0.0, blame=False)
         case Partial(checkpoint, failures):
             return Requeue(_backoff(policy).delay_s(failures, rng), blame=False, checkpoint=checkpoint)
-        case Failed(is_storage=True):
+        case Failed(is_storage=True) if shard.stalled_s < storage_wait_s:
             return Requeue(STORAGE_BACKOFF.delay_s(shard.token, rng), blame=False)
         case Failed(error, error_type, final):
             failures = shard.failures + 1

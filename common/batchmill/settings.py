@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from batchmill.errors import InvalidSettings, did_you_mean
 from batchmill.job import DEFAULT_POOL, POOL_PATTERN
 from batchmill.redis_access.address import RedisAddress
+from batchmill.retry import STORAGE_WAIT_S
 from batchmill.storage.locations import UNRESTRICTED, Locations
 from batchmill.tokens import split_entry
 from batchmill.wording import shown
@@ -140,6 +141,7 @@ class WorkerSettings(ServiceSettings):
     row_cache_rows: int = Field(default=500_000, ge=0)  # that the row cache may have
     drain_s: float = Field(default=25.0, gt=0)
     batch_timeout_s: float = Field(default=600.0, gt=0)  # a batch that takes longer hangs: its process is ended
+    storage_wait_s: float = Field(default=STORAGE_WAIT_S, ge=0)  # then storage that is full or away fails attempts
     setup_timeout_s: float | None = Field(default=None, gt=0)  # the same for setting an operator up; None: as a batch
     recycle_rss_mb: int = Field(default=0, ge=0)  # a process with more resident memory is replaced; 0: never
     recycle_device_mb: int = Field(default=0, ge=0)  # one that uses more of a device's memory, too; 0: never

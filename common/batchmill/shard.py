@@ -101,6 +101,7 @@ class Shard:
     losses: int = 0  # attempts whose lease ran out
     checkpoint: str = ""  # the blob with what earlier attempts have done of it; "" when there is none
     worker: str = ""  # who has it in hand, while it runs
+    stalled_s: float = 0.0  # how long its last attempts, all in a row, have waited for storage
 
     @property
     def ref(self) -> ShardRef:

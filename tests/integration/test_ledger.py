@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batchmill.completion import Completion, DeadLimit
+from batchmill.cost import Parts
 from batchmill.errors import Conflict, NotFound, ServiceUnavailable, StaleToken
 from batchmill.job import JobError, JobState
 from batchmill.ledger import JobRecord, Ledger
@@ -337,6 +338,23 @@ def test_what_an_attempt_kept_is_given_to_the_next(ledger: Ledger, running: Shar
     assert claim(ledger, ref).checkpoint == "jobs/job-1/checkpoints/x"
     ledger.shards.end_attempt(ref, delay_s=0, blame=False)
     assert claim(ledger, queue_one(ledger, epoch)).checkpoint == "jobs/job-1/checkpoints/x"
+
+
+def test_a_shard_knows_how_long_it_has_waited_for_storage_in_a_row(
+    ledger: Ledger, running: ShardRef, epoch: int
+) -> None:
+    used = Parts(useful=250_000)
+    ledger.shards.end_attempt(running, delay_s=0, blame=False, stalled_by="the disk is full", used=used)
+    ref = queue_one(ledger, epoch)
+    assert claim(ledger, ref).stalled_s == 0.25
+    assert ledger.jobs.read("job-1").stalled == "the disk is full"
+    ledger.shards.end_attempt(ref, delay_s=0, blame=False, stalled_by="it is full", used=used)
+    ref = queue_one(ledger, epoch)
+    assert claim(ledger, ref).stalled_s == 0.5
+    assert ledger.jobs.read("job-1").stalled == "it is full"
+    ledger.shards.end_attempt(ref, delay_s=0, blame=False, checkpoint="jobs/job-1/checkpoints/x")
+    assert claim(ledger, queue_one(ledger, epoch)).stalled_s == 0
+    assert ledger.jobs.read("job-1").stalled == ""
 
 
 @pytest.mark.parametrize(("most", "stops"), [(2.0, False), (1.0, True), (0.5, False), (0.3, True), (0.0, True)])

@@ -68,8 +68,26 @@ def test_a_job_waits_for_room_and_spends_no_attempt(cluster: Callable[..., Clust
         running.start_supervisor(2)
         until(lambda: storage_waits(job) >= WAITS, "attempts that find the disk full")
         assert job.status().rows_dead == 0
+        assert "it waits for storage: could not write" in str(job.status().note)
+        assert "No space left on device" in str(job.status().note)
         os.truncate(folder / "filler", 0)
         job.wait(timeout=GRACE_S)
         found = list(job.results())
         assert found == [{"id": n, "text": str(n).rjust(NBYTES, ".")} for n in range(ROWS)]
+        running.close()
+
+
+def test_a_disk_that_stays_full_fails_the_job_after_the_wait(cluster: Callable[..., Cluster], tmp_path: Path) -> None:
+    running = cluster(STORAGE_WAIT_S="0.5").start(slots=(1,))
+    with disk(tmp_path / "disk", MIB // 4):
+        job = running.clients["a"].submit(
+            "wordy",
+            rows=[{"id": n} for n in range(ROWS)],
+            params={"nbytes": NBYTES},
+            output={"path": str(tmp_path / "disk" / "out"), "format": "jsonl"},
+            retry=batchmill.RetryPolicy(max_attempts=2, backoff_s=0.1),
+        )
+        with pytest.raises(batchmill.BatchmillError, match="No space left on device"):
+            job.wait(timeout=GRACE_S)
+        assert job.status().note is None
         running.close()

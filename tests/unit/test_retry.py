@@ -57,14 +57,24 @@ def test_a_revoked_attempt_is_requeued_at_once_and_counts_against_nothing() -> N
     assert decided(shard(failures=2), Revoked()) == Requeue(0.0, blame=False)
 
 
-def test_storage_that_is_away_counts_against_nothing_however_long_it_is() -> None:
+def test_storage_that_is_away_counts_against_nothing_for_an_hour() -> None:
     outcome = Failed(ERROR, is_storage=True)
     for token in (1, 10, 1000):
-        subject = replace(shard(failures=2), token=token)
+        subject = replace(shard(failures=2), token=token, stalled_s=3599.0)
         found = [decide(subject, outcome, POLICY, random.Random(seed)) for seed in range(50)]
         assert all(isinstance(one, Requeue) and not one.blame for one in found)
         longest = max(one.delay_s for one in found if isinstance(one, Requeue))
         assert 0.5 * STORAGE_BACKOFF.ceiling_s(token) < longest <= STORAGE_BACKOFF.max_s
+
+
+def test_storage_that_stays_away_is_a_failure_in_the_end() -> None:
+    outcome, chance = Failed(ERROR, is_storage=True), random.Random(1)
+    subject = replace(shard(failures=1), stalled_s=3600.0)
+    once_more = decide(subject, outcome, POLICY, chance)
+    assert isinstance(once_more, Requeue)
+    assert once_more.blame
+    assert decide(replace(subject, failures=2), outcome, POLICY, chance) == GiveUp(ERROR)
+    assert decide(shard(failures=2), outcome, POLICY, chance, storage_wait_s=0.0) == GiveUp(ERROR)
 
 
 def test_a_failed_attempt_is_tried_again_until_the_policy_is_used_up() -> None:

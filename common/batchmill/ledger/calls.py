@@ -150,6 +150,7 @@ class ClaimReply(NamedTuple):
     failures: int
     losses: int
     checkpoint: str
+    stalled_ms: int
     spec: bytes
     inline_rows: bytes
 
@@ -199,8 +200,9 @@ def claim(
         int(reply[2]),
         int(reply[3]),
         reply[4].decode(),
-        bytes(reply[5]),
+        int(reply[5]),
         bytes(reply[6]),
+        bytes(reply[7]),
     )
 
 
@@ -336,6 +338,8 @@ def end_attempt(
     blame: bool,
     stop_with: str | None,
     checkpoint: str | None,
+    stalled_by: str | None,
+    stalled_ms: int,
     used: Parts,
 ) -> EndAttemptAnswer:
     """End an attempt before its shard is done: the shard waits for another one, or the job stops."""
@@ -360,6 +364,8 @@ def end_attempt(
             int(blame),
             "" if stop_with is None else stop_with,
             "" if checkpoint is None else checkpoint,
+            "" if stalled_by is None else stalled_by,
+            stalled_ms,
             write_parts(used),
             keys.events(),
         ],

@@ -240,12 +240,15 @@ class ShardLedger:
         blame: bool,
         checkpoint: str = "",
         stop_with: JobError | None = None,
+        stalled_by: str = "",
         used: Parts = UNMETERED,
     ) -> None:
         """End an attempt before the shard is done: it waits `delay_s` for another, or the job stops with an error.
 
-        blame: whether it counts as a failure of the shard. checkpoint: the blob with what is done of it. used: as for
-        `commit`. Raises `StaleToken`.
+        blame: whether it counts as a failure of the shard. checkpoint: the blob with what is done of it. stalled_by:
+        why storage could not be used, which the attempt and this delay were spent on. used: as for `commit`.
+
+        Raises `StaleToken`.
         """
         end_attempt = partial(
             calls.end_attempt,
@@ -255,6 +258,8 @@ class ShardLedger:
             blame=blame,
             stop_with=write_error(stop_with) if stop_with else None,
             checkpoint=checkpoint or None,
+            stalled_by=stalled_by or None,
+            stalled_ms=int(delay_s * 1000) + used.total // 1000,
             used=used,
         )
         match SETTLING.call_with_retry(end_attempt, _wait):
@@ -346,5 +351,6 @@ def _claimed(ref: ShardRef, reply: calls.ClaimReply) -> Claim:
         failures=reply.failures,
         losses=reply.losses,
         checkpoint=reply.checkpoint,
+        stalled_s=reply.stalled_ms / 1000,
     )
     return Claim(shard, JobSpec.model_validate_json(reply.spec) if reply.spec else None, reply.inline_rows)

@@ -41,6 +41,8 @@ _UNAVAILABLE = _FULL | {
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK})
 _REMOTE_HINTS = {
     errno.EACCES: "Check the service's keys, their permissions, and that the bucket is theirs.",
+    errno.EINVAL: "Check the bucket's region and the object store's address (of S3: BATCHMILL_S3_REGION, "
+    "BATCHMILL_S3_ENDPOINT).",
     errno.EIO: "Check that the object store answers, and its address (of S3: BATCHMILL_S3_ENDPOINT).",
 }
 

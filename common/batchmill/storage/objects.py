@@ -2,9 +2,9 @@
 
 What goes wrong is raised as an `OSError` with the `errno` that a local file would give, so that the callers decide
 by one number for disks and buckets alike. `ENOENT` (nothing of that name, or no such bucket), `EACCES` (the keys are
-wrong, or do not permit it) and `EINVAL` (the store knows no such request) are final. `EIO` (no connection, an
-overloaded or broken service) may pass, and obstore has tried the request again by then; `ESTALE` says that an open
-object was written again.
+wrong, or do not permit it) and `EINVAL` (the store refuses the request, or nothing is known of the error) are final.
+`EIO` (no connection, no answer in time, an overloaded or broken service) may pass, and obstore has tried the request
+again by then; `ESTALE` says that an open object was written again.
 """
 
 from __future__ import annotations
@@ -60,6 +60,9 @@ _ERRNOS: dict[type[Exception], int] = {
 }
 _STATUS = re.compile(r"status code: (\d{3})")
 _STATUS_ERRNOS = {"401": errno.EACCES, "403": errno.EACCES, "404": errno.ENOENT}
+_TRANSIENT_STATUS = re.compile(r"408|409|429|50[^15]")
+_NO_ANSWER = "HTTP error"
+"""How obstore names what kept a complete answer from arriving: no connection, no address, a timeout, a cut."""
 
 
 class ObjectStores:
@@ -279,7 +282,9 @@ def _number(error: Exception) -> int:
         if isinstance(error, kind):
             return number
     status = _STATUS.search(str(error))  # obstore gives listing no typed errors
-    return _STATUS_ERRNOS.get(status[1], errno.EIO) if status else errno.EIO
+    if status is None:
+        return errno.EIO if _NO_ANSWER in str(error) else errno.EINVAL
+    return errno.EIO if _TRANSIENT_STATUS.fullmatch(status[1]) else _STATUS_ERRNOS.get(status[1], errno.EINVAL)
 
 
 def _reason(error: Exception) -> str:

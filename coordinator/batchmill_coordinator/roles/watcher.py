@@ -95,8 +95,13 @@ def why_blocked(record: JobRecord, pools: dict[str, PoolView], currency: str) ->
     """Say why a job cannot proceed until a user acts, and what to do; None if it can. currency: of its cost."""
     if runs_nothing(record):
         unsettled = next((stage for stage in record.stages if not stage.is_settled), record.last)
-        return why_no_worker(record.id, unsettled, pools)
-    return why_paused(record, currency)
+        return why_no_worker(record.id, unsettled, pools) or why_stalled(record)
+    return why_stalled(record) or why_paused(record, currency)
+
+
+def why_stalled(record: JobRecord) -> str | None:
+    """Say which storage a job waits for; None if it waits for none."""
+    return f"it waits for storage: {record.stalled}" if record.stalled and _is_moving(record) else None
 
 
 def _is_moving(record: JobRecord) -> bool:

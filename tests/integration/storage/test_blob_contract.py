@@ -19,7 +19,7 @@ import pyarrow as pa
 import pytest
 from werkzeug.wrappers import Request
 
-from batchmill.errors import InvalidRequest, InvalidSettings, NotFound, StorageError
+from batchmill.errors import InvalidRequest, InvalidSettings, NotFound, StorageError, StorageUnavailable
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations
 from support.s3_server import s3_application, serving
@@ -316,6 +316,30 @@ class TestS3:
             assert "BATCHMILL_S3_ENDPOINT" in caught.value.hint
             assert f":{port}" not in caught.value.message
 
+    @pytest.mark.parametrize(
+        ("status", "passes"),
+        [
+            ("500 Internal Server Error", True),
+            ("503 Slow Down", True),
+            ("429 Too Many Requests", True),
+            ("408 Request Timeout", True),
+            ("400 Bad Request", False),
+            ("403 Forbidden", False),
+            ("404 Not Found", False),
+            ("405 Method Not Allowed", False),
+            ("301 Moved Permanently", False),
+            ("501 Not Implemented", False),
+        ],
+    )
+    def test_only_what_may_pass_is_worth_waiting_for(self, new_bucket: Any, status: str, *, passes: bool) -> None:
+        answers = ""
+        with failing_s3(lambda _: answers) as url:
+            blobs = BlobStore.open(*new_bucket(url))
+            answers = status
+            with pytest.raises(StorageError) as caught:
+                blobs.put("x", b"")
+            assert isinstance(caught.value, StorageUnavailable) is passes
+
     def test_an_answer_that_failed_once_is_asked_for_again(self, new_bucket: Any) -> None:
         failures = iter(["503 Slow Down", "500 Internal Server Error"])
         asked = False
@@ -363,7 +387,7 @@ class TestS3:
         assert max(uploaded, read) < 64, done.stderr  # MiB, of 96
 
     def test_several_threads_read_one_open_object_at_any_place(self, bucket: tuple[str, Locations]) -> None:
-        blobs = BlobStore.open(*bucket)
+        blobs = BlobStore.open(*bucket).unsealed()
         data = os.urandom(300_000)
         blobs.put("x", data)
         location = blobs.location("x")

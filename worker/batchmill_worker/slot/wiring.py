@@ -109,7 +109,7 @@ def build_slot_context(settings: WorkerSettings, identity: SlotIdentity, board_f
         ShardLoader(job_files, blobs, registry, worker.name, trace, SystemClock()),
         ShardComputer(Executors(batches), operators, controllers, row_cache),
         store,
-        AttemptSettler(ledger.shards, job_files, store, trace),
+        AttemptSettler(ledger.shards, job_files, store, trace, settings.storage_wait_s),
         AttemptReports(counts.attempts, ledger.log, worker.name),
         SystemClock(),
     )

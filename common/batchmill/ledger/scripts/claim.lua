@@ -22,6 +22,7 @@
 -- @returns failures: int
 -- @returns losses: int
 -- @returns checkpoint: text
+-- @returns stalled_ms: int
 -- @returns spec: bytes
 -- @returns inline_rows: bytes
 --
@@ -32,7 +33,7 @@
 local OTHER_REVISION_DELAY_MS = 500
 
 local function refused(why)
-  return {why, '', 0, 0, '', '', ''}
+  return {why, '', 0, 0, '', 0, '', ''}
 end
 
 local attempt = args.attempt
@@ -62,10 +63,11 @@ if not again then
   index_job(keys.index, keys.job, attempt.job_id, now)
 end
 redis.call('ZADD', keys.leases, now + tonumber(args.lease_ms), attempt.key)
-local plan, failures, losses, checkpoint = unpack(redis.call('HMGET', keys.shard, 'plan', 'failures', 'losses', 'checkpoint'))
-local reply = {answer.ok, plan, failures, losses, checkpoint or '', '', ''}
+local plan, failures, losses, checkpoint, stalled_ms =
+  unpack(redis.call('HMGET', keys.shard, 'plan', 'failures', 'losses', 'checkpoint', 'stalled_ms'))
+local reply = {answer.ok, plan, failures, losses, checkpoint or '', stalled_ms or 0, '', ''}
 if args.with_job then
-  reply[6] = redis.call('HGET', keys.job, 'spec')
-  reply[7] = redis.call('GET', keys.inline_input) or ''
+  reply[7] = redis.call('HGET', keys.job, 'spec')
+  reply[8] = redis.call('GET', keys.inline_input) or ''
 end
 return reply

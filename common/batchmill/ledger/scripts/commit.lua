@@ -69,6 +69,7 @@ redis.call('HSET', keys.done, attempt.shard_id, write_settled{
   token = attempt.token, rows = args.rows, rows_dead = args.rows_dead, nbytes = args.nbytes,
   first_row = first_row_of(plan), results = args.results, plan = rows < tonumber(planned_rows) and plan or nil})
 redis.call('DEL', keys.shard)
+redis.call('HDEL', keys.job, 'stalled')
 redis.call('SREM', keys.live_shards, attempt.shard_id)
 redis.call('ZREM', keys.leases, attempt.key)
 redis.call('HINCRBY', keys.stage, 'shards_running', -1)

@@ -15,15 +15,27 @@
 -- @arg blame: flag  count it as a failure of the shard
 -- @arg stop_with: text?  the error that stops the job (JSON)
 -- @arg checkpoint: text?  blob with what is done of the shard; none: as before
+-- @arg stalled_by: text?  why storage could not be used
+-- @arg stalled_ms: int  how much longer the shard has waited for it, once the next attempt begins
 -- @arg used: parts  what the attempt's time was spent on
 -- @arg channel: channel
 -- @answers ok | stale
+--
+-- stalled  field of the job: the last `stalled_by`, until some of its rows are stored
+-- stalled_ms  field of the shard: the sum over its last attempts that all ended so
 local attempt = args.attempt
 if not is_attempt(keys.shard, 'running', attempt.token) then return answer.stale end
 local bill = {price = price_of(keys.shard), parts = parse_parts(args.used), rows = 0}
 charge(keys, attempt, bill, now, args.channel)
 requeue(keys, keys.leases, attempt, now + tonumber(args.delay_ms), args.blame and 'failures' or nil)
 if args.checkpoint then redis.call('HSET', keys.shard, 'checkpoint', args.checkpoint) end
+if args.stalled_by then
+  redis.call('HINCRBY', keys.shard, 'stalled_ms', args.stalled_ms)
+  redis.call('HSET', keys.job, 'stalled', args.stalled_by)
+else
+  redis.call('HDEL', keys.shard, 'stalled_ms')
+  if args.checkpoint then redis.call('HDEL', keys.job, 'stalled') end
+end
 if args.stop_with then stop_job(keys.job, now, 'failing', args.stop_with) end
 index_job(keys.index, keys.job, attempt.job_id, now)
 publish(args.channel, 'failed', attempt.job_id)

@@ -31,11 +31,19 @@ log = logging.getLogger(__name__)
 class AttemptSettler:
     """Ends attempts in the ledger, each with the time it used. Thread-safe."""
 
-    def __init__(self, shards: ShardLedger, job_files: JobFilesCache, store: AttemptStore, trace: Recorder) -> None:
+    def __init__(
+        self,
+        shards: ShardLedger,
+        job_files: JobFilesCache,
+        store: AttemptStore,
+        trace: Recorder,
+        storage_wait_s: float,
+    ) -> None:
         self._shards = shards
         self._job_files = job_files
         self._store = store
         self._trace = trace
+        self._storage_wait_s = storage_wait_s
         self._rng = random.Random()  # noqa: S311  # jitter, no secret
 
     def settle(self, claim: Claim, outcome: Outcome, usage: AttemptUsage) -> AttemptResult:
@@ -45,7 +53,8 @@ class AttemptSettler:
         `ServiceUnavailable` if the ledger cannot be reached; the lease then ends by itself.
         """
         stage = self._job_files.stage_of(claim)
-        decision = decide(claim.shard, outcome, stage.retry if stage else RetryPolicy(), self._rng)
+        policy = stage.retry if stage else RetryPolicy()
+        decision = decide(claim.shard, outcome, policy, self._rng, self._storage_wait_s)
         try:
             return replace(self._apply(decision, claim, outcome, usage), traceback=_traceback(outcome))
         except StaleToken:
@@ -61,7 +70,14 @@ class AttemptSettler:
             case Requeue(delay_s, blame, checkpoint):
                 log.warning("shard %s is requeued in %.1f s: %s", ref.attempt_key, delay_s, _reason(outcome))
                 used = usage.close() if checkpoint else usage.close().as_wasted()
-                self._shards.end_attempt(ref, delay_s=delay_s, blame=blame, checkpoint=checkpoint, used=used)
+                self._shards.end_attempt(
+                    ref,
+                    delay_s=delay_s,
+                    blame=blame,
+                    checkpoint=checkpoint,
+                    stalled_by=_storage_fault(outcome),
+                    used=used,
+                )
                 return AttemptResult(AttemptStatus.REQUEUED, _reason(outcome))
             case GiveUp(error):
                 log.error("job %s fails on shard %s: %s", ref.job_id, ref.attempt_key, error.message)
@@ -92,6 +108,10 @@ def _traceback(outcome: Outcome) -> str:
             return ""
         case never:
             assert_never(never)
+
+
+def _storage_fault(outcome: Outcome) -> str:
+    return outcome.error.message if isinstance(outcome, Failed) and outcome.is_storage else ""
 
 
 def _reason(outcome: Outcome) -> str:
