@@ -48,9 +48,21 @@ class StoreMark:
         except NotFound:
             return None
         except ValidationError as error:
-            raise StorageError(
-                f"the blob {MARK} is not the mark of a ledger.", hint="Restore it, or delete it: it is written again."
-            ) from error
+            raise StorageError(f"the blob {MARK} is not the mark of a ledger.", hint="Restore it.") from error
+
+    def claim(self, mark: Mark) -> bool:
+        """Write the first mark of a ledger; of several callers with several stores, only one does.
+
+        Returns whether this one did. Raises `StorageError`.
+        """
+        identity = self._ledger.identity
+        if not identity.begin_marking() or identity.read(mark.ledger).revision:
+            return False
+        if not self._blobs.put_new(MARK, mark.model_dump_json().encode()):
+            return False
+        identity.name_store(self._blobs.root.uri)
+        identity.advance()
+        return True
 
     def write(self, mark: Mark) -> None:
         """Write the mark with the next revision, and note in the ledger where the store is. Raises `StorageError`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,8 @@ if TYPE_CHECKING:
     from batchmill_coordinator.results.pages import ResultPage
     from batchmill_coordinator.roles.role import Role
 
+MARK_INTERVAL_S = 0.1
+
 
 class Service:
     """Everything behind the routes. `start` and `stop` frame its life."""
@@ -99,9 +102,11 @@ class Service:
         """
         mark = StoreMark(self.ledger, self.workspace.blobs)
         mark.require_writable()
-        if not mark.require() and mark.read() is None and not self.workspace.blobs.folders("jobs"):
+        while not mark.require() and mark.read() is None and not self.workspace.blobs.folders("jobs"):
             identity = self.ledger.identity.read(secrets.token_hex(8))
-            mark.write(Mark(ledger=identity.ledger_id))
+            if mark.claim(Mark(ledger=identity.ledger_id)):
+                return
+            time.sleep(MARK_INTERVAL_S)  # another coordinator is at it
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start to lead, to listen and to work. Raises `ServiceUnavailable` when the ledger cannot be reached."""

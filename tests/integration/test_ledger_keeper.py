@@ -86,6 +86,19 @@ def test_a_store_without_a_mark_gets_one_and_nothing_is_reported(kept: Kept) -> 
     assert kept.notices.texts() == {}
 
 
+def test_a_store_that_vanishes_under_a_leader_is_reported_and_not_marked_again(kept: Kept, tmp_path: Path) -> None:
+    kept.step_after(1)
+    (tmp_path / "blobs").rename(tmp_path / "elsewhere")
+    (tmp_path / "blobs").mkdir()
+    kept.step_after(2 * REVISION_INTERVAL_S)
+    assert "has no mark of a ledger any more" in kept.notices.texts()[Notice.LEDGER]
+    assert list((tmp_path / "blobs").iterdir()) == []
+    (tmp_path / "blobs").rmdir()
+    (tmp_path / "elsewhere").rename(tmp_path / "blobs")
+    kept.step_after(1)
+    assert kept.notices.texts() == {}
+
+
 def test_a_ledger_that_lost_its_data_is_reported_and_nothing_is_deleted(
     kept: Kept, redis_client: redis.Redis, prefix: str
 ) -> None:

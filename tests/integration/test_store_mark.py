@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -37,6 +38,15 @@ def test_a_store_that_is_marked_for_the_ledger_is_its_own(ledger: Ledger, tmp_pa
     assert not mark.require()
     mark.write(Mark(ledger=ledger.identity.read("new").ledger_id))
     assert mark.require()
+
+
+def test_of_several_stores_that_are_claimed_at_once_one_is_marked(ledger: Ledger, tmp_path: Path) -> None:
+    marks = [StoreMark(ledger, store(tmp_path / str(number))) for number in range(16)]
+    own = Mark(ledger=ledger.identity.read("new").ledger_id)
+    with ThreadPoolExecutor(len(marks)) as pool:
+        assert sum(pool.map(lambda mark: mark.claim(own), marks)) == 1
+    assert sum(mark.read() is not None for mark in marks) == 1
+    assert ledger.identity.read("new").revision == 1
 
 
 def test_a_store_without_the_mark_is_refused_and_both_are_named(ledger: Ledger, tmp_path: Path) -> None:

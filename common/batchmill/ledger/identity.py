@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from batchmill.ledger.connection import Store
 
 EXISTS_CHUNK = 1000
+MARKING_MS = 10_000
 _UPLOAD = re.compile(rb'"(upl-[^"]*)"')
 
 
@@ -43,6 +44,11 @@ class IdentityLedger:
             pipe.hmget(key, "ledger_id", "revision", "store")
             ledger_id, revision, store = pipe.execute()[-1]
         return LedgerIdentity(ledger_id.decode(), int(revision), (store or b"").decode())
+
+    def begin_marking(self) -> bool:
+        """Return whether the caller alone, for the next `MARKING_MS`, may mark a blob store as this ledger's."""
+        with redis_errors():
+            return bool(self._store.redis.set(self._keys.marking(), "", nx=True, px=MARKING_MS))
 
     def name_store(self, uri: str) -> None:
         """Keep where the blobs are, for messages."""

@@ -29,6 +29,10 @@ class Keys:
         """Hash: `ledger_id`, which a new ledger draws, and `revision`, which the leader raises."""
         return f"{self.prefix}identity"
 
+    def marking(self) -> str:
+        """String without meaning, with a life: who has set it may mark the blob store of a ledger that has none."""
+        return f"{self.prefix}marking"
+
     def orphans(self) -> str:
         """Sorted set: blob folders of jobs that the ledger does not know, scored by when that was noted (ms)."""
         return f"{self.prefix}orphans"

@@ -5,7 +5,8 @@
 2. A mark with another id means that the ledger was lost, or that two services share a blob store. It is reported, and
    nothing is deleted: the blobs may be another ledger's.
 3. A mark with a higher revision means that the ledger was rolled back, to a copy or a stale replica. It is reported.
-4. A store without a mark gets one. If it has jobs that this ledger does not know, it is not swept.
+4. A store without a mark gets one, if its ledger has never marked any; otherwise it is reported: its disk may not be
+   mounted any more. If it has jobs that this ledger does not know, it is not swept.
 5. Otherwise folders of jobs and uploads that the ledger does not know are noted, and deleted if they still are unknown
    `ORPHAN_TTL_S` later. A coordinator that was killed leaves such: between storing rows and the acceptance of a job, or
    between forgetting an upload and deleting its rows.
@@ -70,7 +71,7 @@ class LedgerKeeper:
         self._notices = notices
         self._clock = clock
         self._epoch = 0
-        self._is_foreign = False
+        self._is_reported = False
         self._marked_at_s = float("-inf")  # monotonic
         self._swept_at_s = float("-inf")
 
@@ -86,10 +87,13 @@ class LedgerKeeper:
                 self._report_rolled_back(identity, mark)
                 self._write_mark(mark)
             case Ownership.UNCLAIMED:
-                self._write_mark(Mark(ledger=identity.ledger_id, sweeps=self._knows_all()))
+                if identity.revision:
+                    self._report_unmarked(identity)
+                elif self._mark.claim(Mark(ledger=identity.ledger_id, sweeps=self._knows_all())):
+                    self._marked_at_s = self._clock.monotonic()
             case Ownership.OWNED:
-                if self._is_foreign:
-                    self._is_foreign = False
+                if self._is_reported:
+                    self._is_reported = False
                     self._notices.clear(Notice.LEDGER)
                 if is_due or epoch != self._epoch:
                     self._write_mark(mark)
@@ -106,7 +110,7 @@ class LedgerKeeper:
 
     def _report_foreign(self, identity: LedgerIdentity, mark: Mark | None) -> None:
         assert mark is not None  # noqa: S101  # as above
-        self._is_foreign = True
+        self._is_reported = True
         own = json.dumps({"ledger": identity.ledger_id, "sweeps": True})
         self._notices.report(
             Notice.LEDGER,
@@ -114,6 +118,16 @@ class LedgerKeeper:
             f"Redis has lost its data, or BATCHMILL_REDIS_URL or BATCHMILL_REDIS_PREFIX names another ledger. The jobs "
             f"of the former ledger are unknown; their blobs are kept. Restore its data; if it is lost for good, write "
             f"{own} into the blob {MARK}: its blobs are then deleted after {ORPHAN_TTL_S / 3600:.0f} hours.",
+        )
+
+    def _report_unmarked(self, identity: LedgerIdentity) -> None:
+        self._is_reported = True
+        own = json.dumps({"ledger": identity.ledger_id, "sweeps": False})
+        self._notices.report(
+            Notice.LEDGER,
+            f"the blob store {self._blobs.root.uri} has no mark of a ledger any more, although this one has marked "
+            f"{identity.store or 'it'}: its disk may not be mounted, or its content was deleted. Mount or restore it; "
+            f"if it is empty for good, write {own} into the blob {MARK}.",
         )
 
     def _report_rolled_back(self, identity: LedgerIdentity, mark: Mark | None) -> None:
