@@ -31,8 +31,14 @@ class Workspace:
 
     @classmethod
     def open(cls, settings: ServiceSettings) -> Workspace:
-        """Open the workspace that the settings name. Raises `StorageError` when the blob store cannot be used."""
-        return cls(BlobStore.open(settings.blob_root, settings.blob_locations()), settings.locations())
+        """Open the workspace that the settings name.
+
+        Raises `StorageError` when the blob store cannot be used, `InvalidSettings` when users may name its blobs.
+        """
+        blobs, locations = BlobStore.open(settings.blob_root, settings.blob_locations()), settings.locations()
+        if not settings.unrestricted:
+            locations.refuse_overlap(blobs.root)
+        return cls(blobs, locations)
 
     def describe_source(self, job_id: str, description: SourceDescription) -> None:
         """Store the description of a job's source. Raises `StorageError`."""
@@ -54,6 +60,10 @@ class Workspace:
         for file in description.files if description is not None else ():
             digest.update(memoryview(self.blobs.get(file.name)))
         return digest.hexdigest()
+
+    def delete_staged(self, job_id: str) -> None:
+        """Delete text that was decompressed for a job. Raises `StorageError`."""
+        self.blobs.delete_folder(_staging(job_id))
 
     def own_staged(self, job_id: str, earlier: Slice) -> Slice:
         """Make a slice of an earlier job one of this job's: text that was decompressed for it is copied.

@@ -142,3 +142,21 @@ def test_dead_rows_and_a_deleted_first_job_do_not_hinder(client: batchmill.Clien
     first = order.leave_unfinished()
     first.delete()
     assert order.submit().wait(timeout=GRACE_S).status().rows_done == ROWS
+
+
+def test_decompressed_text_is_deleted_with_the_end_of_a_job_that_nobody_resumes(
+    client: batchmill.Client, tmp_path: Path, service_folder: Path
+) -> None:
+    order = Order(client, tmp_path, "jsonl.gz")
+
+    def staged(job: batchmill.Job) -> list[Path]:
+        return list((service_folder / "blobs" / "jobs" / job.id / "staged").glob("*"))
+
+    first = order.leave_unfinished()
+    assert staged(first)
+    second = order.submit().wait(timeout=GRACE_S)
+    until(lambda: not staged(second), "the text of a completed job deleted")
+    order.gate.unlink()
+    third = order.leave_unfinished(output=None)
+    until(lambda: not staged(third), "the text of a cancelled job without an output deleted")
+    assert staged(first), "another job may resume it still"

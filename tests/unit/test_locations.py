@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchmill.errors import InvalidOutput, InvalidSettings, InvalidSource
+from batchmill.settings import CoordinatorSettings
 from batchmill.storage.locations import UNRESTRICTED, Locations
 from batchmill.storage.objects import s3_options
+from batchmill.workspace import Workspace
 
 ANYWHERE = Locations(UNRESTRICTED, s3_endpoint="http://127.0.0.1:9", s3_region="us-east-1")
 
@@ -239,3 +241,20 @@ def test_keys_come_from_the_credentials_file_of_aws_when_the_environment_has_non
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "F")
     monkeypatch.setenv("AWS_PROFILE", "other")
     assert s3_options(None, None) == {}
+
+
+@pytest.mark.parametrize("inner", ["root", "blobs"])
+def test_a_blob_store_and_a_root_that_overlap_are_refused_with_both_names(tmp_path: Path, inner: str) -> None:
+    root = tmp_path if inner == "blobs" else tmp_path / "blobs" / "root"
+    settings = CoordinatorSettings(blob_root=str(tmp_path / "blobs"), roots=(str(tmp_path / "apart"), str(root)))
+    with pytest.raises(InvalidSettings, match=r"blob store .*/blobs and the root .* overlap") as refused:
+        Workspace.open(settings)
+    assert f"the root {root} " in refused.value.message
+    Workspace.open(settings.model_copy(update={"roots": (str(tmp_path / "apart"), str(tmp_path / "blobs-too"))}))
+
+
+def test_a_link_does_not_hide_that_the_blob_store_is_in_a_root(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "root")
+    with pytest.raises(InvalidSettings, match="overlap"):
+        Workspace.open(CoordinatorSettings(blob_root=str(tmp_path / "link/blobs"), roots=(str(tmp_path / "root"),)))

@@ -110,6 +110,18 @@ class Locations:
             path=location.uri,
         )
 
+    def refuse_overlap(self, private: Location) -> None:
+        """Raise `InvalidSettings` if a root contains the blob store or is in it; links are followed."""
+        place = _place(private)
+        for root in self._roots:
+            if _is_below(place, root) or _is_below(root, place):
+                raise InvalidSettings(
+                    f"the blob store {private.uri} and the root {root} overlap: jobs could read and overwrite what "
+                    "others have stored.",
+                    hint="Give BATCHMILL_BLOB_ROOT and BATCHMILL_ROOTS folders of which none is in another.",
+                    name="BATCHMILL_ROOTS",
+                )
+
     def _objects(self, scheme: str) -> ObjectStores:
         if scheme not in self._stores:
             from batchmill.storage.objects import ObjectStores, s3_options  # only who needs it loads obstore

@@ -59,6 +59,11 @@ class OutputCloser:
             manifest_of(self._ledger, record, publisher, results, state, finished_at, unfinished, without_rows)
         )
 
-    def delete_checkpoints(self, job_id: str) -> None:
-        """Delete what attempts of an ended job kept for the next ones. Raises `StorageError`."""
-        self._workspace.blobs.delete_folder(checkpoint_folder(job_id))
+    def delete_working_data(self, record: JobRecord, state: JobState) -> None:
+        """Delete what only the attempts of a job needed, which has ended in `state`. Raises `StorageError`.
+
+        The decompressed text of a job that another one can resume stays until it is deleted.
+        """
+        self._workspace.blobs.delete_folder(checkpoint_folder(record.id))
+        if state is JobState.COMPLETED or record.spec.output is None:
+            self._workspace.delete_staged(record.id)

@@ -85,7 +85,7 @@ class Finisher:
         if self._ledger.jobs.finish(record, state, epoch):
             log.info("job %s is %s: %d rows done, %d failed", record.id, state, record.last.rows_done, record.rows_dead)
             self._metrics.finished(record.spec.first, state)
-            self._outputs.delete_checkpoints(record.id)
+            self._outputs.delete_working_data(record, state)
 
 
 def due_state(record: JobRecord) -> JobState | None:
