@@ -6,6 +6,9 @@ import functools
 import operator
 import os
 import random
+import subprocess
+import sys
+import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -200,3 +203,35 @@ def test_reading_nothing_gives_an_empty_table_of_the_schema(tmp_path: Path) -> N
         source = opened(tmp_path / f"a.{ending}")
         assert source.read(()).schema == source.schema
         assert source.read(()).num_rows == 0
+
+
+def test_rows_of_an_arrow_file_outlive_it_even_if_it_is_cut_short(tmp_path: Path) -> None:
+    code = """
+        import os, sys
+        import pyarrow as pa
+        from batchmill.errors import InvalidSource
+        from batchmill.job import FileSource
+        from batchmill.shard import Slice
+        from batchmill.sources import describe, open_source
+        from batchmill.storage.blobs import BlobStore
+        from batchmill.storage.locations import UNRESTRICTED, Locations
+
+        path, anywhere = sys.argv[1], Locations(UNRESTRICTED)
+        table = pa.table({"n": range(200_000)})
+        with pa.ipc.new_file(path, table.schema) as file:
+            file.write_table(table)
+        source = open_source(
+            describe(FileSource(path=path), anywhere), anywhere, BlobStore.open(f"{path}.blobs", anywhere), "staged"
+        )
+        rows = source.read((Slice(0, 0, 200_000, 200_000),))
+        os.truncate(path, 1000)
+        assert rows.to_pylist() == table.to_pylist()
+        try:
+            source.read((Slice(0, 0, 200_000, 200_000),))
+        except InvalidSource as error:
+            print(error.message)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "a.arrow")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "a.arrow changed since the job was submitted" in done.stdout

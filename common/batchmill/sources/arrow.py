@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
     from batchmill.sources.opening import SourceFiles
 
+MAX_COPIED_BYTES = 64 * 1024 * 1024
+"""A record batch up to this size is read into memory: a mapped one that is cut short meanwhile ends the process.
+
+Many shards read from a larger one, and each would read all of it.
+"""
 _TRAILER = struct.Struct("<i6s")  # the footer's length, the magic word
 _MAGIC = b"ARROW1"
 _BLOCK = struct.Struct("<qi4xq")  # offset, length of the header, length of the body
@@ -47,7 +52,10 @@ class Index:
 
 
 class ArrowReader(GroupReader):
-    """Reads record batches; on a local disk uncompressed ones are the mapped file, nothing is copied."""
+    """Reads record batches into memory.
+
+    Of large uncompressed ones on a local disk only the rows that are used are read, as the mapped file.
+    """
 
     def __init__(self, files: SourceFiles, columns: list[str]) -> None:
         self._files = files
@@ -56,17 +64,20 @@ class ArrowReader(GroupReader):
 
     def groups(self, index: int) -> Groups:
         """Read where the file's record batches end, and their stored bytes."""
-        batches = read_index(self._files.open(index, mapped=True))
+        batches = read_index(self._files.open(index))
         return Groups.of(batches.rows, batches.bytes)
 
     def read(self, index: int, start: int, stop: int) -> pa.Table:
         """Read the batches that have these rows, sliced to them."""
-        file = self._files.open(index, mapped=True)
+        file = self._files.open(index)
         batches = self._indexes.get_or_make(index, lambda: read_index(file))
-        is_mapped = self._files.locate(index).is_local and not batches.is_compressed
-        reader = pa.ipc.open_file(file) if is_mapped else self._open_columns(file)
         ends = batches.ends()
         first, last = np.searchsorted(ends, [start, stop - 1], side="right").tolist()
+        is_large = max(batches.bytes[first : last + 1], default=0) > MAX_COPIED_BYTES
+        if is_large and not batches.is_compressed and self._files.locate(index).is_local:
+            reader = pa.ipc.open_file(self._files.open(index, mapped=True))
+        else:
+            reader = self._open_columns(file)
         found = [reader.get_batch(number) for number in range(first, min(last + 1, len(ends)))]
         for batch in found:
             batch.validate(full=True)  # what another program wrote must not make this one read past a buffer

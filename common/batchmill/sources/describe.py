@@ -274,7 +274,7 @@ def _look_at_chunks(footer: pq.FileMetaData) -> None:
 
 
 def _read_arrow_footer(place: Location) -> tuple[pa.Schema, int, int]:
-    with reading(place), open_file(place, mapped=True) as file:
+    with reading(place), open_file(place) as file:
         return _arrow_footer(file)
 
 

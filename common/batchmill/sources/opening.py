@@ -40,7 +40,7 @@ class SourceFiles:
         self._in_blobs = description.where == "blobs"
         self._locations = locations
         self._blobs = blobs
-        self._open: Lru[int, Any] = Lru(MAX_OPEN_PARTS if self._in_blobs else MAX_OPEN_FILES)
+        self._open: Lru[tuple[int, bool], Any] = Lru(MAX_OPEN_PARTS if self._in_blobs else MAX_OPEN_FILES)
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -62,7 +62,7 @@ class SourceFiles:
         location = self.locate(index)
         if location.is_local:  # that costs a remote file a request: there it is done once
             self.check(index)
-        return self._open.get_or_make(index, lambda: self._open_checked(index, mapped))
+        return self._open.get_or_make((index, mapped), lambda: self._open_checked(index, mapped))
 
     def read_at(self, index: int, start: int, size: int) -> pa.Buffer:
         """Read `size` bytes of a file. Raises `InvalidSource` if it ends before them."""
