@@ -1,4 +1,4 @@
-"""`run`, `up --detach`, `info`, `cancel`, `delete` and `down` as a user types them, in a terminal of 80 columns."""
+"""`run`, `up --detach`, `info`, `delete` and `down` as a user types them, in a terminal of 80 columns."""
 
 from __future__ import annotations
 
