@@ -1,7 +1,7 @@
 """One-row jobs a second with few and with many of them live, beside plain Celery tasks; and whom the backlog delays.
 
 The jobs wait in a pool without workers until as many live as are wanted; then its only worker starts. What is measured
-beside it, while they wait and while they run, is a one-row job of another tenant in a pool that is idle, and `/healthz`.
+beside it, while they wait and while they run, is a one-row job of another tenant in an idle pool, and `/healthz`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 NAME = "many_jobs"
 POOL = "backlog"
-MAX_COUNTED = 1_000  # jobs that end while the speed is measured; so many live for all of the time, about
+MAX_COUNTED = 1_000  # jobs that end while the speed is measured; about that many live meanwhile
 SUBMITTERS = 8
 PROBES = 20
 PROBE_INTERVAL_S = 0.05
@@ -70,6 +70,7 @@ def measure(scale: Scale) -> Report:
         client = stack.enter_context(Client(running.client.url, other))
         backlog = _Backlog(run, running, flood)
         probe = _Prober(client)
+        probe.take(PROBES)  # warms everything up
         probed.append(probe.take(PROBES))
         figures += _of_probes(IDLE, probed[0])
         for live in scale.live_jobs:
@@ -85,8 +86,7 @@ def measure(scale: Scale) -> Report:
 
 
 REMARKS = [
-    f"The speed is that of at most the first {MAX_COUNTED:,} jobs to end, from the first one on; Celery's tasks are sent "
-    "and fetched meanwhile.",
+    f"The speed is that of the first {MAX_COUNTED:,} jobs to end, or of all; Celery's tasks are sent meanwhile.",
     "The other job is of another tenant, in another pool, whose worker is idle; its client reads its row.",
     "Load generator, Valkey, coordinator and both workers share the machine.",
 ]
@@ -101,10 +101,14 @@ class _Backlog:
         self._token = token
         self._redis = redis.Redis.from_url(f"unix://{running.socket}?db=0")
         self._live_key = Keys("batchmill:").live_jobs()
+        self._worker = ""  # the name of the one that runs
         self._starts = 0
 
     def fill(self, live: int) -> list[Figure]:
-        """Submit as many jobs; how fast that was."""
+        """Submit as many jobs, when all others have ended; how fast that was."""
+        if self._worker:
+            self._wait_until(0)
+            self._run.stop(self._worker)
         began = time.perf_counter()
         asyncio.run(self._submit(live))
         took = time.perf_counter() - began
@@ -129,8 +133,8 @@ class _Backlog:
         counted = min(live, MAX_COUNTED)
         self._starts += 1
         settings = {**self._running.settings, "BATCHMILL_POOL": POOL}
-        name = f"backlog-{self._starts}"
-        start_worker(self._run, settings, name, 1)
+        self._worker = f"backlog-{self._starts}"
+        start_worker(self._run, settings, self._worker, 1)
         with ThreadPoolExecutor(1) as threads:
             first = self._wait_until(live - 1)
             began, ended = time.perf_counter(), live - first
@@ -138,12 +142,10 @@ class _Backlog:
             last = self._wait_until(live - counted)
             took = time.perf_counter() - began
             probes = probing.result()
-        self._wait_until(0)
-        self._run.stop(name)
         return (live - last - ended) / took, probes
 
     def _wait_until(self, most: int) -> int:
-        """Wait until at most so many jobs live; how many there are then."""
+        """Wait until at most `most` jobs live; how many do then."""
         ends_at = time.monotonic() + TIMEOUT_S
         while (found := self._count()) > most:
             if time.monotonic() > ends_at:

@@ -17,6 +17,8 @@ BatchmillError
 │   ├── OutcomeUnknown        it did not answer: the request may have been executed
 │   └── Overloaded            it has too much to do; the same request succeeds later
 ├── StorageError              a file or bucket could not be read or written
+│   ├── StorageUnavailable    it is full, read-only or away; the same works later
+│   └── DamagedData           what is stored is not what was written
 ├── UnreadableRecord          a record in the ledger was written by another version, or is damaged
 ├── InvalidSettings           a setting is missing or wrong; the service does not start
 ├── MissingExtra              an optional part is not installed
@@ -217,6 +219,18 @@ class StorageError(BatchmillError):
 
     code = "storage_error"
     http_status = 507
+
+
+class StorageUnavailable(StorageError):
+    """The storage is full, read-only, or does not answer: what failed succeeds once that is over."""
+
+    code = "storage_unavailable"
+
+
+class DamagedData(StorageError):
+    """What is stored is not what Batchmill wrote there, by no fault of a row or a worker; `details` has its `path`."""
+
+    code = "damaged_data"
 
 
 class InvalidSettings(BatchmillError):

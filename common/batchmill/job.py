@@ -38,7 +38,7 @@ class JobState(StrEnum):
     """The state of a job, and who changes it next."""
 
     PENDING = "pending"
-    """Accepted; the planner starts it."""
+    """Accepted; the planner starts it. A job of few rows is planned as it is accepted, and runs at once."""
     RUNNING = "running"
     """Shards are planned or running; the finisher ends it."""
     PAUSED = "paused"

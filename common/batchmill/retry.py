@@ -18,6 +18,10 @@ LOSSES_BEFORE_SPLIT = 2
 """A shard whose workers died this often is split in half, until the row that kills them is alone."""
 
 
+STORAGE_BACKOFF = Backoff(1.0, 30.0)
+"""How long a shard waits for storage that is full, read-only or away; by the number of its attempts, without end."""
+
+
 @dataclass(frozen=True, slots=True)
 class Done:
     """Every row of the shard has a result or is a dead letter."""
@@ -42,6 +46,7 @@ class Failed:
     error: JobError
     error_type: str = ""  # of the exception behind it, where there is one
     final: bool = False  # another attempt could not end otherwise
+    is_storage: bool = False  # the storage is full, read-only or away: no fault of the shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +110,8 @@ def decide(shard: Shard, outcome: Outcome, policy: RetryPolicy, rng: random.Rand
             return Requeue(0.0, blame=False)
         case Partial(checkpoint, failures):
             return Requeue(_backoff(policy).delay_s(failures, rng), blame=False, checkpoint=checkpoint)
+        case Failed(is_storage=True):
+            return Requeue(STORAGE_BACKOFF.delay_s(shard.token, rng), blame=False)
         case Failed(error, error_type, final):
             failures = shard.failures + 1
             if final or failures >= policy.max_attempts or not may_retry(error_type, policy):

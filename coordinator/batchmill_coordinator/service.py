@@ -12,6 +12,7 @@ from batchmill.clock import SystemClock
 from batchmill.ledger import Ledger
 from batchmill.ledger.unreadable import UnreadableJob
 from batchmill.stages import last_stage
+from batchmill.store_mark import Mark, StoreMark
 from batchmill.workspace import Workspace
 from batchmill_coordinator.admission.admission import Admission
 from batchmill_coordinator.admission.replays import Replays, require_ended
@@ -89,6 +90,18 @@ class Service:
         self._publisher = MessagePublisher(settings)
         self._roles = [RoleThread(role, self.leadership) for role in self._make_roles(resumption)]
         self.hub = EventHub(self.ledger, self._notify)
+
+    def take_blob_store(self) -> None:
+        """Mark the blob store as this ledger's, if no coordinator has marked any yet.
+
+        Raises `InvalidSettings` if the ledger has another blob store, `StorageError` if this one cannot be used. The
+        mark of a former ledger stays, for the ledger keeper to report.
+        """
+        mark = StoreMark(self.ledger, self.workspace.blobs)
+        mark.require_writable()
+        if not mark.require() and mark.read() is None and not self.workspace.blobs.folders("jobs"):
+            identity = self.ledger.identity.read(secrets.token_hex(8))
+            mark.write(Mark(ledger=identity.ledger_id))
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start to lead, to listen and to work. Raises `ServiceUnavailable` when the ledger cannot be reached."""

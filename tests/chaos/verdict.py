@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from batchmill.cost import sums, total_of
-from batchmill.errors import BatchmillError
+from batchmill.errors import BatchmillError, NotFound
 from support.cluster import KEYS, manifest
 
 if TYPE_CHECKING:
@@ -128,7 +128,10 @@ def judge_deletion(verdict: Verdict, jobs: list[Submitted], cluster: Cluster, un
     """
     names = [name for job in jobs for name in (job.replay_id, job.id) if name]
     for name in names:
-        cluster.ask(lambda client: client.job(name).delete())  # noqa: B023  # called at once
+        try:
+            cluster.ask(lambda client: client.job(name).delete())  # noqa: B023  # called at once
+        except NotFound as error:
+            verdict.broken.append(f"{name} was gone before it was deleted: {error}")
     with cluster.redis() as client:
         keys = sorted(client.scan_iter("*"))
     ours = [key for key in keys if any(name in key for name in names) or ":idempotency:" in key]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import random
 import threading
 import time
@@ -15,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchmill import RetryPolicy
-from batchmill.errors import BatchmillError, Conflict, NotFound
+from batchmill.errors import BatchmillError, Conflict, NotFound, StorageError
 from batchmill.job import JobState
 from chaos.chaos_operators import value_of
 
@@ -211,6 +213,8 @@ class Users:
         try:
             do(*arguments)
         except (BatchmillError, TimeoutError, OSError) as error:
+            if isinstance(error, StorageError) and os.strerror(errno.ENOSPC) in error.message:
+                return  # users are told that the disk is full, and try again
             self.complaints.append(f"{what}: {type(error).__name__}: {error}")
 
     def _look_again(self) -> None:

@@ -204,6 +204,14 @@ def test_a_deposed_leader_writes_nothing(ledger: Ledger, epoch: int) -> None:
     assert ledger.jobs.read("job-1") == before
 
 
+def test_a_lead_that_was_taken_before_the_clock_went_back_does_not_last(ledger: Ledger) -> None:
+    first = ledger.lead("one", 86_400)  # what is left of a short lease by a clock that was ahead
+    assert ledger.lead("two", 43_201) == 0
+    second = ledger.lead("two", 10)
+    assert second > first
+    assert ledger.lead("one", 10) == 0
+
+
 def test_one_leads_until_it_resigns(ledger: Ledger) -> None:
     first = ledger.lead("a", 60)
     assert ledger.lead("a", 60) == first

@@ -122,3 +122,14 @@ def test_a_stage_is_bound_to_the_revision_of_its_first_claim_until_any_is_allowe
     ledger.jobs.resume(first.job_id, any_version=True)
     take(second, "2", "bb")
     assert ledger.jobs.read(first.job_id).first.revision == "2 (bb)"
+
+
+def test_a_lease_of_a_clock_that_has_gone_back_ends_in_time(ledger: Ledger, epoch: int) -> None:
+    start = ledger.now_ms()
+    ledger._store.now_ms = start + 10 * 86_400_000
+    lost, _ = two_claimed(ledger, epoch, "cpu0@host-1 aa", "cpu0@host-2 bb")
+    assert ledger.leases.extend_all(epoch, LEASE_MS / 1000) == 0
+    ledger._store.now_ms = start
+    assert ledger.leases.extend_all(epoch, LEASE_MS / 1000) == 0
+    assert ledger.shards.expired(start) == []
+    assert lost in ledger.shards.expired(start + LEASE_MS + 1)

@@ -13,9 +13,9 @@ from batchmill.ledger import Ledger
 from batchmill.ledger.jobs import Submission
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations
+from batchmill.store_mark import MARK
 from batchmill_coordinator.roles.clock_guard import ClockGuard
 from batchmill_coordinator.roles.ledger_keeper import (
-    MARK,
     ORPHAN_TTL_S,
     REVISION_INTERVAL_S,
     SWEEP_INTERVAL_S,
@@ -106,7 +106,7 @@ def test_blobs_of_a_lost_ledger_are_swept_once_the_mark_says_so(
     forget_everything(redis_client, prefix)
     kept.step_after(1)
     text = kept.notices.texts()[Notice.LEDGER]
-    kept.blobs.put(MARK, text[text.index("{") : text.index("}") + 1].encode())
+    kept.blobs.unsealed().put(MARK, text[text.index("{") : text.index("}") + 1].encode())
     kept.step_after(ORPHAN_TTL_S + 2 * SWEEP_INTERVAL_S)
     assert kept.jobs() == []
     assert kept.notices.texts() == {}

@@ -18,8 +18,9 @@ from batchmill.ledger import jobs
 from batchmill.ledger.jobs import Submission
 from batchmill.operators.contract import OperatorInfo
 from batchmill.settings import CoordinatorSettings, WorkerSettings
-from batchmill.shard import ShardId
-from batchmill.sources import InputSplit
+from batchmill.shard import FIRST_ROWS, ShardId
+from batchmill.sources import InlineSource, InputSplit
+from batchmill.workspace import table_from_stream
 from batchmill_coordinator.admission.acceptance import accept
 from batchmill_coordinator.admission.upload_parts import part_name
 from batchmill_coordinator.service import Service
@@ -176,6 +177,37 @@ def plan_from_the_start(service: Service, job_id: str) -> None:
     planner(service).step(service.leadership.epoch)
     plan_the_rest(service, job_id)
     assert service.ledger.jobs.read(job_id).first.rows_planned == ROWS
+
+
+@pytest.mark.parametrize("what", ["request", "answer"])
+def test_a_small_job_is_planned_once_as_it_is_accepted(service: Service, what: Lost) -> None:
+    with lost(service, "submit", what):
+        job = submit_rows(service, FIRST_ROWS)
+    stage = job.first
+    assert (job.state, stage.planned, stage.rows_total) == (JobState.RUNNING, True, FIRST_ROWS)
+    assert (stage.rows_planned, stage.shards_planned, stage.shards_live) == (FIRST_ROWS, 1, 1)
+    planner(service).step(service.leadership.epoch)
+    assert service.ledger.jobs.read(job.id) == job
+    claim = service.ledger.shards.claim(queue_first(service, job.id), "default", "w", 10_000, with_job=True)
+    assert claim is not None
+    assert InlineSource(table_from_stream(claim.inline_rows)).read(claim.shard.slices)["id"].to_pylist() == [
+        *range(FIRST_ROWS)
+    ]
+
+
+def test_a_job_of_more_rows_than_a_first_shard_waits_for_the_planner(service: Service) -> None:
+    job = submit_rows(service, FIRST_ROWS + 1)
+    assert (job.state, job.first.shards_planned) == (JobState.PENDING, 0)
+    planner(service).step(service.leadership.epoch)
+    planned = service.ledger.jobs.read(job.id).first
+    assert (planned.planned, planned.rows_planned, planned.shards_planned) == (True, FIRST_ROWS + 1, 2)
+
+
+def submit_rows(service: Service, rows: int) -> JobRecord:
+    request = JobRequest(operator="echo", rows=[{"id": n} for n in range(rows)])
+    job_id, is_new = service.admission.admit(request, "default")
+    assert is_new
+    return service.ledger.jobs.read(job_id)
 
 
 def test_what_was_stored_for_a_job_goes_if_it_is_refused_or_was_known_already(service: Service) -> None:

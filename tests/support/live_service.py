@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from batchmill.job import JobStatus
     from batchmill.ledger import JobRecord, Ledger
+    from batchmill.ledger.jobs import Submission
     from batchmill.ledger.unreadable import UnreadableJob
     from batchmill_coordinator.api.status_feed import StatusFeeds
     from batchmill_coordinator.roles.role import Role
@@ -53,6 +55,13 @@ class SteeredService(Service):
         self.holds_jobs = False
         self.shown: dict[str, dict[str, Any]] = {}  # fields of the status of jobs, in place of what they are
         super().__init__(settings)
+        self._submit = self.ledger.jobs.submit
+        self.ledger.jobs.submit = self._submit_held  # type: ignore[method-assign]
+
+    def _submit_held(self, submission: Submission, *, max_live_jobs: int) -> tuple[str, bool]:
+        """A small job that is held is not planned as it is accepted either."""
+        held = replace(submission, plan=None) if self.holds_jobs else submission
+        return self._submit(held, max_live_jobs=max_live_jobs)
 
     def statuses(self, records: Sequence[JobRecord | UnreadableJob]) -> list[JobStatus]:
         found = super().statuses(records)

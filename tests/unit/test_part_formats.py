@@ -104,7 +104,7 @@ def tables(draw: st.DrawFn) -> pa.Table:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> BlobStore:
-    return BlobStore.open(str(tmp_path_factory.mktemp("parts")), Locations(UNRESTRICTED))
+    return BlobStore.open(str(tmp_path_factory.mktemp("parts")), Locations(UNRESTRICTED)).unsealed()
 
 
 @pytest.mark.parametrize("name", ["arrow", "parquet", "jsonl"])

@@ -38,6 +38,7 @@ AWAY, REFUSED, BUG = ReplyKind.AWAY, ReplyKind.REFUSED, ReplyKind.BUG
         ("MOVED 866 127.0.0.1:7001", REFUSED, "MOVED"),
         ("ASK 866 127.0.0.1:7001", REFUSED, "ASK"),
         ("CROSSSLOT Keys in request don't hash to the same slot", REFUSED, "CROSSSLOT"),
+        ("ERR ACL failure in script: No permissions to access a channel script: on @user_script:39.", REFUSED, "ERR"),
         ("ERR unknown command 'evalsha', with args beginning with: ", REFUSED, "ERR"),
         ("ERR DB index is out of range", REFUSED, "ERR"),
         ("ERR Client sent AUTH, but no password is set", REFUSED, "ERR"),

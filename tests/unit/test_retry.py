@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
 from batchmill.completion import Completion
 from batchmill.job import JobError, RetryPolicy
 from batchmill.retry import (
+    STORAGE_BACKOFF,
     DeadLetter,
     Done,
     Failed,
@@ -53,6 +55,16 @@ def test_results_are_settled() -> None:
 
 def test_a_revoked_attempt_is_requeued_at_once_and_counts_against_nothing() -> None:
     assert decided(shard(failures=2), Revoked()) == Requeue(0.0, blame=False)
+
+
+def test_storage_that_is_away_counts_against_nothing_however_long_it_is() -> None:
+    outcome = Failed(ERROR, is_storage=True)
+    for token in (1, 10, 1000):
+        subject = replace(shard(failures=2), token=token)
+        found = [decide(subject, outcome, POLICY, random.Random(seed)) for seed in range(50)]
+        assert all(isinstance(one, Requeue) and not one.blame for one in found)
+        longest = max(one.delay_s for one in found if isinstance(one, Requeue))
+        assert 0.5 * STORAGE_BACKOFF.ceiling_s(token) < longest <= STORAGE_BACKOFF.max_s
 
 
 def test_a_failed_attempt_is_tried_again_until_the_policy_is_used_up() -> None:

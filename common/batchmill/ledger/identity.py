@@ -17,10 +17,14 @@ _UPLOAD = re.compile(rb'"(upl-[^"]*)"')
 
 
 class LedgerIdentity(NamedTuple):
-    """revision: grows while a leader is there; a lower one than before means that the ledger was rolled back."""
+    """revision: grows while a leader is there; a lower one than before means that the ledger was rolled back.
+
+    store: where its blobs are, as the coordinator that marked the blob store names it; "" before.
+    """
 
     ledger_id: str
     revision: int
+    store: str = ""
 
 
 class IdentityLedger:
@@ -36,9 +40,14 @@ class IdentityLedger:
         with redis_errors(), self._store.redis.pipeline(transaction=True) as pipe:
             pipe.hsetnx(key, "ledger_id", new_id)
             pipe.hsetnx(key, "revision", 0)
-            pipe.hmget(key, "ledger_id", "revision")
-            ledger_id, revision = pipe.execute()[-1]
-        return LedgerIdentity(ledger_id.decode(), int(revision))
+            pipe.hmget(key, "ledger_id", "revision", "store")
+            ledger_id, revision, store = pipe.execute()[-1]
+        return LedgerIdentity(ledger_id.decode(), int(revision), (store or b"").decode())
+
+    def name_store(self, uri: str) -> None:
+        """Keep where the blobs are, for messages."""
+        with redis_errors():
+            self._store.redis.hset(self._keys.identity(), "store", uri)
 
     def advance(self, by: int = 1) -> int:
         """Raise the revision, and return it."""

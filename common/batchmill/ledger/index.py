@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 MAX_TURNS = 256
 """At most this many turns of a pool are read at once; of more, a random choice, another one each time."""
+MORE_OF_A_TURN = 16
+"""More stages of a turn are read than could be queued: to choose from by deadline, and for those that are set aside."""
 LIVE_WEIGHT = 1000  # as in `_indexes.lua`
 REINDEXED_AT_ONCE = 100
 
@@ -52,17 +54,20 @@ class IndexLedger:
         with redis_errors():
             return [pool.decode() for pool in self._store.redis.srandmember(f"{self._index}plan", limit)]
 
-    def ready(self, pools: Mapping[str, Collection[str]], limit: int) -> dict[str, list[StageKey]]:
+    def ready(
+        self, pools: Mapping[str, Collection[str]], limit: int, free: Mapping[str, int]
+    ) -> dict[str, list[StageKey]]:
         """By pool, at most `limit` stages with a shard that may be queued now.
 
-        pools: the operators that each can run. In turns; in a turn by priority and by how long the stage has waited.
+        pools: the operators that each can run. free: how many shards each can take; that many stages are read of each
+        turn, and `MORE_OF_A_TURN`. In turns; in a turn by priority and by how long the stage has waited.
         """
         turns = [
             (pool, turn) for pool, turn in self._turns("ready", list(pools)) if turn.partition(" ")[0] in pools[pool]
         ]
         with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
             for pool, turn in turns:
-                pipe.zrange(f"{self._index}ready|{pool}|{turn}", 0, limit - 1)
+                pipe.zrange(f"{self._index}ready|{pool}|{turn}", 0, min(limit, free[pool] + MORE_OF_A_TURN) - 1)
             found = pipe.execute()
         return _in_turns(turns, found, limit)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from batchmill.errors import InvalidSettings
 
-SCHEMA = 3
-"""Goes up when scripts write what those of the version before would misread, or the other way round."""
+SCHEMA = 4
+"""Goes up when scripts or blobs are written as the version before would misread, or the other way round."""
 
 
 def other_schema(found: int, prefix: str = "", version: int = SCHEMA) -> InvalidSettings:

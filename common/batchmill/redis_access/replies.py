@@ -78,6 +78,7 @@ TEXTS: tuple[tuple[str, ReplyKind, str, str], ...] = (
     ("invalid password", ReplyKind.REFUSED, "does not accept this password", PASSWORD),
     ("AUTH <password> called without any password", ReplyKind.REFUSED, "has no password, one was sent", PASSWORD),
     ("Client sent AUTH, but no password is set", ReplyKind.REFUSED, "has no password, one was sent", PASSWORD),
+    ("ACL failure in script", ReplyKind.REFUSED, "does not allow this user", ACL),
     ("operation not permitted", ReplyKind.REFUSED, "requires a password", PASSWORD),
     ("unknown command", ReplyKind.REFUSED, "lacks a command", "Undo its rename-command in the server's settings."),
     (

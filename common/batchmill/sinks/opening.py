@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def kept_results(job_id: str, stage: int, blobs: BlobStore) -> ResultStore:
     """Open the store of results that stay in the service: Arrow files in the blob store."""
-    return PartFiles(BlobStore(blobs.location(f"jobs/{job_id}/results/{stage}")), part_format("arrow"))
+    return PartFiles(blobs.below(f"jobs/{job_id}/results/{stage}"), part_format("arrow"))
 
 
 def schema_log(job_id: str, blobs: BlobStore) -> SchemaLog:
@@ -67,7 +67,7 @@ def _kept_parts(output: OutputSpec, job_id: str, blobs: BlobStore) -> PartFiles:
 
 
 def _kept_store(job_id: str, blobs: BlobStore) -> BlobStore:
-    return BlobStore(blobs.location(f"jobs/{job_id}/output"))
+    return blobs.below(f"jobs/{job_id}/output")
 
 
 def _output_store(output: OutputSpec, locations: Locations) -> BlobStore:

@@ -20,7 +20,7 @@ from batchmill.sources.file_columns import with_file_columns
 from batchmill.sources.formats import PlainTextFormat
 from batchmill.sources.lines import FormatOptions, make_format, read_header, refuse_other_header
 from batchmill.sources.listing import list_files
-from batchmill.sources.opening import UnreadableFile, fault_of, open_file, reading, real_location
+from batchmill.sources.opening import UnreadableFile, fault_of, open_file, open_part, reading, real_location
 from batchmill.sources.parquet import INT96_UNIT, group_rows
 from batchmill.sources.scan import Scan, ScanTask, scan_limit
 from batchmill.sources.schemas import SchemaConflictError, agree, plain, refuse_doubles, select, unite
@@ -85,8 +85,7 @@ def describe_upload(blobs: BlobStore, upload_id: str, parts: int) -> SourceDescr
     type than those before, naming the first row of that part.
     """
     names = _part_names(blobs, upload_id, parts)
-    places = [blobs.location(name) for name in names]
-    footers = _each(_read_arrow_footer, places)
+    footers = _each(lambda name: _read_part_footer(blobs, name), names, remote=not blobs.root.is_local)
     schema, files, first_row = pa.schema([]), [], 0
     for name, (found, rows, size) in zip(names, footers, strict=True):
         try:
@@ -276,8 +275,16 @@ def _look_at_chunks(footer: pq.FileMetaData) -> None:
 
 def _read_arrow_footer(place: Location) -> tuple[pa.Schema, int, int]:
     with reading(place), open_file(place, mapped=True) as file:
-        schema = pa.ipc.open_file(file).schema
-        return plain(schema), sum(read_index(file).rows), file.size()
+        return _arrow_footer(file)
+
+
+def _read_part_footer(blobs: BlobStore, name: str) -> tuple[pa.Schema, int, int]:
+    with reading(blobs.location(name)), open_part(blobs, name) as file:
+        return _arrow_footer(file)
+
+
+def _arrow_footer(file: pa.NativeFile) -> tuple[pa.Schema, int, int]:
+    return plain(pa.ipc.open_file(file).schema), sum(read_index(file).rows), file.size()
 
 
 class _Text:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from batchmill.caches import Lru
-from batchmill.errors import InvalidSource
+from batchmill.errors import InvalidSource, NotFound
 from batchmill.storage.blobs import storage_error
 from batchmill.storage.locations import Location
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from batchmill.storage.locations import Locations
 
 MAX_OPEN_FILES = 16  # a source
+MAX_OPEN_PARTS = 4  # an upload: each is in memory
 _FINAL_ERRNOS = frozenset(
     {errno.EACCES, errno.EINVAL, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
 )
@@ -39,7 +40,7 @@ class SourceFiles:
         self._in_blobs = description.where == "blobs"
         self._locations = locations
         self._blobs = blobs
-        self._open: Lru[int, Any] = Lru(MAX_OPEN_FILES)
+        self._open: Lru[int, Any] = Lru(MAX_OPEN_PARTS if self._in_blobs else MAX_OPEN_FILES)
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -55,7 +56,8 @@ class SourceFiles:
         """Open a file that several threads may read at any offset; the ones last used stay open.
 
         mapped: map local files into memory.
-        Raises `InvalidSource` if it vanished or changed since it was described.
+        Raises `InvalidSource` if it vanished or changed since it was described, `DamagedData` for a damaged part of an
+        upload, which is read into memory as a unit.
         """
         location = self.locate(index)
         if location.is_local:  # that costs a remote file a request: there it is done once
@@ -73,8 +75,13 @@ class SourceFiles:
         return pa.py_buffer(data)
 
     def check(self, index: int) -> Location:
-        """Return where a file is. Raises `InvalidSource` if it vanished or changed since it was described."""
+        """Return where a file is. Raises `InvalidSource` if it vanished or changed since it was described.
+
+        A part of an upload is checked whenever it is opened instead.
+        """
         location = self.locate(index)
+        if self._in_blobs:
+            return location
         entry = self.entries[index]
         with reading(location):
             info = location.look_up()
@@ -87,6 +94,8 @@ class SourceFiles:
         return location
 
     def _open_checked(self, index: int, mapped: bool) -> Any:
+        if self._in_blobs:
+            return open_part(self._blobs, self.entries[index].name)
         location = self.check(index)
         with reading(location):
             return open_file(location, mapped=mapped)
@@ -106,6 +115,15 @@ def open_file(location: Location, *, mapped: bool = False) -> Any:
     if location.objects is not None:
         return location.objects.open(location.path)
     return pa.memory_map(location.path) if mapped else pa.OSFile(location.path)
+
+
+def open_part(blobs: BlobStore, name: str) -> pa.BufferReader:
+    """Open a part of an upload, read into memory and checked. Raises `InvalidSource` if it is gone, `DamagedData`."""
+    with reading(blobs.location(name)):
+        try:
+            return pa.BufferReader(blobs.get(name))
+        except NotFound:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from None
 
 
 def changed(uri: str, how: str) -> InvalidSource:

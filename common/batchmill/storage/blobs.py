@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
 
-from batchmill.errors import InvalidRequest, InvalidSettings, NotFound, StorageError
+from batchmill.errors import InvalidRequest, InvalidSettings, NotFound, StorageError, StorageUnavailable
+from batchmill.storage.seals import SEAL_BYTES, seal_file, seal_of, unseal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,18 @@ if TYPE_CHECKING:
 _PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_UNAVAILABLE = _FULL | {
+    errno.EIO,
+    errno.EROFS,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.ENOTCONN,
+    errno.ECONNREFUSED,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.EMFILE,
+    errno.ENFILE,
+}
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK})
 _REMOTE_HINTS = {
     errno.EACCES: "Check the service's keys, their permissions, and that the bucket is theirs.",
@@ -42,14 +55,19 @@ class BlobStore:
     A write is atomic: others see the complete blob or none, whenever this process dies. On a local disk it has
     reached the disk when the call returns. Writing a name again replaces the blob; what was read of the old
     one stays as it was.
+
+    is_sealed: whether each blob ends with a seal, which is checked whenever it is read: `DamagedData` if it does not
+    fit. Sizes are those without seals. prefix: of all names in their seals; "" or one that ends with "/".
     """
 
-    def __init__(self, root: Location) -> None:
+    def __init__(self, root: Location, *, is_sealed: bool = False, prefix: str = "") -> None:
         self.root = root
+        self._is_sealed = is_sealed
+        self._prefix = prefix
 
     @classmethod
     def open(cls, uri: str, locations: Locations) -> Self:
-        """The store at a folder, which is made if it is missing, or at an object store's URI.
+        """The sealed store at a folder, which is made if it is missing, or at an object store's URI.
 
         Raises `InvalidSettings` for a malformed URI, `StorageError` if the folder cannot be made or there is no
         such bucket.
@@ -60,31 +78,47 @@ class BlobStore:
                 _make_folder(Path(root.path))
             else:
                 _require_bucket(root, root.objects)
-        return cls(root)
+        return cls(root, is_sealed=True)
+
+    def below(self, prefix: str) -> BlobStore:
+        """The blobs below a folder, as a store whose names begin there."""
+        return BlobStore(self.location(prefix), is_sealed=self._is_sealed, prefix=f"{self._prefix}{prefix}/")
+
+    def unsealed(self) -> BlobStore:
+        """The same place without seals: for blobs that people write, too."""
+        return BlobStore(self.root)
 
     def put(self, name: str, data: bytes | pa.Buffer | Sequence[bytes | pa.Buffer]) -> int:
         """Write a blob from bytes or a `pa.Buffer`, or from several in a row. Returns the number of bytes."""
         pieces = [data] if isinstance(data, bytes | pa.Buffer) else list(data)
+        if self._is_sealed:
+            pieces.append(seal_of(self._prefix + name, pieces))
         location = self.location(name)
         with storage_errors("write", location):
             if location.objects is None:
-                return _place(Path(location.path), lambda path: _fill(path, pieces))
+                return _place(Path(location.path), lambda path: _fill(path, pieces)) - self._seal_bytes
             content = pa.py_buffer(pieces[0] if len(pieces) == 1 else b"".join(memoryview(piece) for piece in pieces))
             with _bucket_of(location):
                 location.objects.put(location.path, content)
-            return int(content.size)
+            return int(content.size) - self._seal_bytes
 
     def put_file(self, name: str, fill: Callable[[str], None]) -> int:
         """Write a blob through `fill`, which is given the path of a local file to write. Returns its size in bytes."""
+
+        def fill_and_seal(path: str) -> None:
+            fill(path)
+            if self._is_sealed:
+                seal_file(self._prefix + name, path)
+
         location = self.location(name)
         with storage_errors("write", location):
             if location.objects is None:
-                return _place(Path(location.path), fill)
+                return _place(Path(location.path), fill_and_seal) - self._seal_bytes
             with tempfile.NamedTemporaryFile(prefix="batchmill-") as staged:
-                fill(staged.name)
+                fill_and_seal(staged.name)
                 with _bucket_of(location):
                     location.objects.put(location.path, Path(staged.name))
-                return Path(staged.name).stat().st_size
+                return Path(staged.name).stat().st_size - self._seal_bytes
 
     def put_table(self, name: str, table: pa.Table) -> int:
         """Write a table as an uncompressed Arrow IPC file, batch by batch. Returns its size in bytes."""
@@ -101,6 +135,8 @@ class BlobStore:
         Of several callers exactly one succeeds, on a disk and in an object store. When the answer of an object store
         is lost and the request repeated, that may be False for the one whose blob it is: compare what is there.
         """
+        if self._is_sealed:
+            data += seal_of(self._prefix + name, [data])
         location = self.location(name)
         with storage_errors("write", location):
             if location.objects is None:
@@ -109,8 +145,15 @@ class BlobStore:
                 return location.objects.create(location.path, data)
 
     def get(self, name: str) -> pa.Buffer:
-        """A blob's bytes, read into memory: what is cut short or fails meanwhile is an error, and never a signal."""
+        """A blob's bytes, read into memory: what is cut short or fails meanwhile is an error, and never a signal.
+
+        Raises `DamagedData`, too, if its seal does not fit.
+        """
         location = self.location(name)
+        data = self._read(location)
+        return unseal(self._prefix + name, data, location.uri) if self._is_sealed else data
+
+    def _read(self, location: Location) -> pa.Buffer:
         with storage_errors("read", location):
             try:
                 if location.objects is None:
@@ -137,7 +180,7 @@ class BlobStore:
         info = self._info(name)
         if not info.is_file:
             raise _missing(self.location(name))
-        return int(info.size)
+        return max(int(info.size) - self._seal_bytes, 0)
 
     def list(self, prefix: str = "") -> list[str]:
         """The names of all blobs below a folder, "" for all there are, sorted. A missing folder has none."""
@@ -190,6 +233,10 @@ class BlobStore:
             )
         return self.root.child(name)
 
+    @property
+    def _seal_bytes(self) -> int:
+        return SEAL_BYTES if self._is_sealed else 0
+
     def _info(self, name: str) -> Any:
         location = self.location(name)
         with storage_errors("look up", location):
@@ -218,7 +265,10 @@ def storage_errors(action: str, location: Location) -> Iterator[None]:
 
 
 def storage_error(action: str, location: Location, cause: Exception) -> StorageError:
-    """A `StorageError` saying that `action` ("write", "read") failed on a location, why, and what to do."""
+    """A `StorageError` saying that `action` ("write", "read") failed on a location, why, and what to do.
+
+    It is a `StorageUnavailable` where the storage is full, read-only or away.
+    """
     number = getattr(cause, "errno", None) or 0
     if number and (location.is_local or number in _FULL):
         text = os.strerror(number)
@@ -227,7 +277,8 @@ def storage_error(action: str, location: Location, cause: Exception) -> StorageE
     hint = "" if location.is_local else _REMOTE_HINTS.get(number, "")
     if number in _FULL:
         hint = _free_space(location)
-    return StorageError(f"could not {action} {location.uri}: {text.rstrip('.')}.", hint=hint, path=location.uri)
+    kind = StorageUnavailable if number in _UNAVAILABLE else StorageError
+    return kind(f"could not {action} {location.uri}: {text.rstrip('.')}.", hint=hint, path=location.uri)
 
 
 def _missing(location: Location) -> NotFound:

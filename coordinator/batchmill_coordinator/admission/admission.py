@@ -248,7 +248,7 @@ class Admission:
 
 
 def _whole_plan(job_id: str, found: _Input, settings: CoordinatorSettings) -> WholePlan | None:
-    """Plan a job whose rows came with the request, if they fit into one shard: the planner need not read them again."""
+    """Plan a job whose rows are in the request, if they fit into one shard: the planner need not read them again."""
     if not found.inline:
         return None
     split = found.source.splitter("").next_split(FIRST_ROWS, settings.shard_max_bytes)

@@ -53,11 +53,13 @@ def serve(settings: CoordinatorSettings, on_ready: Callable[[str], None], *, any
 
     any_port: whether to take any free port if that of the settings is taken.
 
-    Raises `InvalidSettings` when the address cannot be had, `ServiceUnavailable` when the ledger cannot be reached.
+    Raises `InvalidSettings` when the address cannot be had or the blob store is not the ledger's, `StorageError` when
+    the blob store cannot be used, `ServiceUnavailable` when the ledger cannot be reached.
     """
     service = Service(settings)
     service.ledger.require_access()
     service.ledger.require_schema()
+    service.take_blob_store()
     with listen(settings.host, settings.port, any_port=any_port) as listener:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         url = f"http://{host}:{listener.getsockname()[1]}"

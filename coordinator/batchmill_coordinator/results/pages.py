@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from batchmill.errors import DamagedData, NotFound
 from batchmill.shard import ShardId, format_shard_id, parse_shard_id
 from batchmill.stages import last_stage
 from batchmill_coordinator.results.outputs import results_of, settled_shards
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from batchmill.job import JobState
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.ledger.settlement import Settled
@@ -62,10 +65,14 @@ def read_page(ledger: Ledger, record: JobRecord, results: ResultStore, start: Sh
     """Read the page that begins with the shard `start`. Raises `StorageError`, or `NotFound` when results were removed.
 
     results: those of the job's last stage.
+    It ends before a part that cannot be read. A page that begins with one raises an error that names the part and its
+    rows; the `next_cursor` in its details is that of the page behind it.
     It ends before the first shard that is not settled; once the job has ended, such shards are skipped.
     """
     chosen, following = _choose(ledger, record, start)
-    tables = results_of(ledger, record, last_stage(record.spec), results, chosen)
+    tables = _read_parts(ledger, record, results, chosen, following)
+    if len(tables) < len(chosen):
+        following = chosen[len(tables)].shard_id
     for number, table in enumerate(tables):
         if not table.schema.equals(tables[0].schema):
             following = chosen[number].shard_id
@@ -73,6 +80,45 @@ def read_page(ledger: Ledger, record: JobRecord, results: ResultStore, start: Sh
             break
     at_end = _is_complete(record) and following[0] >= record.last.shards_planned
     return ResultPage(tuple(tables), format_shard_id(following), at_end, record.state)
+
+
+def _read_parts(
+    ledger: Ledger, record: JobRecord, results: ResultStore, chosen: Sequence[Settled], following: ShardId
+) -> list[pa.Table]:
+    """Read parts up to the first that is damaged or gone; that one raises if it is the first of all."""
+    stage = last_stage(record.spec)
+    try:
+        return results_of(ledger, record, stage, results, chosen)
+    except (DamagedData, NotFound):
+        pass
+    tables: list[pa.Table] = []
+    for part in chosen:
+        try:
+            tables += results_of(ledger, record, stage, results, [part])
+        except (DamagedData, NotFound) as error:
+            if tables:
+                break
+            raise _without_part(error, record.id, part, chosen[1].shard_id if len(chosen) > 1 else following) from error
+    return tables
+
+
+def _without_part(
+    error: DamagedData | NotFound, job_id: str, part: Settled, next_shard: ShardId
+) -> DamagedData | NotFound:
+    """Make the error for a part that cannot be read, with the cursor of what follows it."""
+    shard, cursor = format_shard_id(part.shard_id), format_shard_id(next_shard)
+    last_row = part.first_row + part.rows + part.rows_dead - 1
+    return type(error)(
+        f"the results of the rows {part.first_row:,} to {last_row:,} of {job_id} (shard {shard}) cannot be read: "
+        f"{error.message}",
+        hint=f"Restore the file from a copy. The results behind it begin with the cursor {cursor!r}.",
+        job=job_id,
+        shard=shard,
+        first_row=part.first_row,
+        last_row=last_row,
+        next_cursor=cursor,
+        path=str(error.details.get("path", "")),
+    )
 
 
 def _is_complete(record: JobRecord) -> bool:

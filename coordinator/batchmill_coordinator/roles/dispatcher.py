@@ -62,7 +62,9 @@ class Dispatcher:
     """Queues shards. Those of a paused job that are queued are unqueued, so that the window is free for other jobs."""
 
     name = "dispatcher"
-    wakes_on = frozenset({"planned", "committed", "settled", "finished", "failed", "lost", "worker", "paused", "resumed"})
+    wakes_on = frozenset(
+        {"planned", "committed", "settled", "finished", "failed", "lost", "worker", "paused", "resumed"}
+    )
     period_s = 0.5
 
     def __init__(self, ledger: Ledger, fleet: FleetView, publisher: MessagePublisher, metrics: RoleMetrics) -> None:
@@ -88,7 +90,7 @@ class Dispatcher:
         open_pools = {name: pools[name].operators for name, slots in free.items() if slots > 0}
         if not open_pools:
             return
-        ready = ledger.index.ready(open_pools, MAX_CANDIDATES)
+        ready = ledger.index.ready(open_pools, MAX_CANDIDATES, free)
         for name, stages in _by_pool(ledger.jobs.read_stages(chain.from_iterable(ready.values()))).items():
             with apart(f"filling the window of pool {name}"):
                 flying = {one.key: one for one in in_flight[name]}

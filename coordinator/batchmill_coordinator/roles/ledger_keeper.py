@@ -19,9 +19,7 @@ import secrets
 from enum import StrEnum
 from typing import TYPE_CHECKING, assert_never
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from batchmill.errors import NotFound, StorageError
+from batchmill.store_mark import MARK, Mark, StoreMark
 from batchmill_coordinator.status.notices import Notice
 
 if TYPE_CHECKING:
@@ -34,20 +32,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MARK = "service/ledger.json"
 REVISION_INTERVAL_S = 60.0
 SWEEP_INTERVAL_S = 3600.0
 ORPHAN_TTL_S = 24 * 3600.0
-
-
-class Mark(BaseModel):
-    """What the blob store knows of its ledger. sweeps: whether folders without a job may be deleted."""
-
-    model_config = ConfigDict(frozen=True)
-
-    ledger: str
-    revision: int = 0
-    sweeps: bool = True
 
 
 class Ownership(StrEnum):
@@ -78,6 +65,7 @@ class LedgerKeeper:
     def __init__(self, ledger: Ledger, blobs: BlobStore, clocks: ClockGuard, notices: Notices, clock: Clock) -> None:
         self._ledger = ledger
         self._blobs = blobs
+        self._mark = StoreMark(ledger, blobs)
         self._clocks = clocks
         self._notices = notices
         self._clock = clock
@@ -90,7 +78,7 @@ class LedgerKeeper:
         """Compare, mark and sweep what is due. Raises `StorageError`."""
         is_due = self._clock.monotonic() - self._marked_at_s >= REVISION_INTERVAL_S
         identity = self._ledger.identity.read(secrets.token_hex(8))
-        mark = self._read_mark()
+        mark = self._mark.read()
         match ownership(identity, mark):
             case Ownership.FOREIGN:
                 self._report_foreign(identity, mark)
@@ -111,20 +99,9 @@ class LedgerKeeper:
                 assert_never(never)
         self._epoch = epoch
 
-    def _read_mark(self) -> Mark | None:
-        try:
-            return Mark.model_validate_json(self._blobs.get(MARK).to_pybytes())
-        except NotFound:
-            return None
-        except ValidationError as error:
-            raise StorageError(
-                f"the blob {MARK} is not the mark of a ledger.", hint="Restore it, or delete it: it is written again."
-            ) from error
-
     def _write_mark(self, mark: Mark | None) -> None:
         assert mark is not None  # noqa: S101  # the caller has compared it
-        marked = mark.model_copy(update={"revision": self._ledger.identity.advance()})
-        self._blobs.put(MARK, marked.model_dump_json().encode())
+        self._mark.write(mark)
         self._marked_at_s = self._clock.monotonic()
 
     def _report_foreign(self, identity: LedgerIdentity, mark: Mark | None) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeAlias, assert_never
 import numpy as np
 
 from batchmill.columns import rows_of
-from batchmill.errors import InvalidOperator, NotFound, OperatorFailed
+from batchmill.errors import DamagedData, InvalidOperator, NotFound, OperatorFailed
 from batchmill.ledger.calls import KeepRowsAnswer
 from batchmill.ledger.encodings import SEGMENT_BYTES
 from batchmill.row_cache import segment_blob
@@ -141,7 +141,7 @@ class RowCache:
             try:
                 segment = decode_segment(self._blobs.get(segment_blob(name)))
                 pieces.append(pick(segment, owners, np.array(starts), np.array(counts), wanted))
-            except (NotFound, BrokenSegment) as error:
+            except (DamagedData, NotFound, BrokenSegment) as error:
                 log.warning("segment %s of the row cache cannot be used: %s", name.hex(), error)
                 broken.append(name)
         return pieces, broken

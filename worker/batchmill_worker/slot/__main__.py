@@ -67,12 +67,14 @@ def run_slot(settings: WorkerSettings, identity: SlotIdentity, board_file: Path)
 def _await_ledger(context: SlotContext) -> None:
     """Wait until the ledger knows this worker: a restart of this process would not make it available sooner.
 
-    Raises `InvalidSettings` when Redis refuses what the worker needs.
+    Raises `InvalidSettings` when Redis refuses what the worker needs or the blob store is not the ledger's, and
+    `StorageError` when the blob store cannot be used.
     """
     while True:
         try:
             context.ledger.require_access()
             context.ledger.require_schema()
+            context.store_guard.require_at_start()
             context.heartbeat.start()
             return
         except LedgerRefused as error:

@@ -11,6 +11,7 @@ from batchmill.clock import SystemClock
 from batchmill.job import WorkerInfo
 from batchmill.ledger import Ledger
 from batchmill.ledger.row_cache import Limits
+from batchmill.store_mark import StoreMark
 from batchmill.workspace import Workspace
 from batchmill_worker.engine.batch_executor import BatchExecutor
 from batchmill_worker.engine.controllers import ControllerCache
@@ -31,6 +32,7 @@ from batchmill_worker.slot.attempt.reports import AttemptReports
 from batchmill_worker.slot.attempt.runner import AttemptRunner
 from batchmill_worker.slot.attempt.shard_computer import ShardComputer
 from batchmill_worker.slot.attempt.shard_loader import ShardLoader
+from batchmill_worker.slot.attempt.store_guard import StoreGuard
 from batchmill_worker.slot.job_cache import JobFilesCache
 from batchmill_worker.slot.leases import Heartbeat
 from batchmill_worker.slot.loading import load_operators
@@ -52,6 +54,7 @@ class SlotContext:
     worker: str
     ledger: Ledger
     registry: OperatorRegistry
+    store_guard: StoreGuard
     heartbeat: Heartbeat
     queues: ModelQueues
     runner: AttemptRunner
@@ -99,7 +102,9 @@ def build_slot_context(settings: WorkerSettings, identity: SlotIdentity, board_f
     row_cache = RowCache(ledger.row_cache, blobs, limits)
     terms = ClaimTerms(worker.name, settings.pool, hourly_price_nano(settings, identity))
     store = AttemptStore(ledger.shards, blobs, trace)
+    store_guard = StoreGuard(StoreMark(ledger, blobs), SystemClock())
     runner = AttemptRunner(
+        store_guard,
         Claimer(ledger.shards, job_files, heartbeat, terms, trace),
         ShardLoader(job_files, blobs, registry, worker.name, trace, SystemClock()),
         ShardComputer(Executors(batches), operators, controllers, row_cache),
@@ -108,7 +113,7 @@ def build_slot_context(settings: WorkerSettings, identity: SlotIdentity, board_f
         AttemptReports(counts.attempts, ledger.log, worker.name),
         SystemClock(),
     )
-    return SlotContext(worker.name, ledger, registry, heartbeat, queues, runner, operators, controllers)
+    return SlotContext(worker.name, ledger, registry, store_guard, heartbeat, queues, runner, operators, controllers)
 
 
 def _describe(settings: WorkerSettings, identity: SlotIdentity, registry: OperatorRegistry) -> WorkerInfo:

@@ -98,9 +98,10 @@ local function parse_leader(text)
   return string.match(text, '^(%d+) (.*)$')
 end
 
--- An event of the channel: "kind id", of a job or a worker.
+-- An event of the channel: "kind id", of a job or a worker. One that is refused is left out: nobody depends on events, and an
+-- error would end the script with only a part of its writes done.
 local function publish(channel, kind, id)
-  redis.call('PUBLISH', channel, kind .. ' ' .. id)
+  redis.pcall('PUBLISH', channel, kind .. ' ' .. id)
 end
 
 -- A segment of the row cache: "bytes digests", its size and the digests that the index has of it, 16 bytes each.

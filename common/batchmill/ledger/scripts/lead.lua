@@ -1,4 +1,5 @@
--- Take the lead when nobody has it, or keep it.
+-- Take the lead when nobody has it, or keep it. One that lasts longer than any was taken before the clock went back: it counts
+-- as over, and the epoch deposes its holder.
 --
 -- @key leader
 -- @key leader_epoch
@@ -10,9 +11,11 @@
 local leader = redis.call('GET', keys.leader)
 if leader then
   local epoch, name = parse_leader(leader)
-  if name ~= args.name then return 0 end
-  redis.call('PEXPIRE', keys.leader, args.lease_ms)
-  return tonumber(epoch)
+  if name == args.name then
+    redis.call('PEXPIRE', keys.leader, args.lease_ms)
+    return tonumber(epoch)
+  end
+  if redis.call('PTTL', keys.leader) <= 2 * tonumber(args.lease_ms) then return 0 end
 end
 local epoch = redis.call('INCR', keys.leader_epoch)
 redis.call('SET', keys.leader, write_leader(epoch, args.name), 'PX', args.lease_ms)

@@ -52,6 +52,8 @@ def log_attempt_end(log: JobLogLedger, worker: str, ref: ShardRef, outcome: Outc
                 return
             level = LogLevel.WARNING
             event = LogEvent.REQUEUED if result.status is AttemptStatus.REQUEUED else LogEvent.DEAD
+        case Failed(error, is_storage=True):
+            level, event = LogLevel.WARNING, LogEvent.STORAGE_RETRY
         case Failed(error):
             is_requeued = result.status is AttemptStatus.REQUEUED
             level = LogLevel.WARNING if is_requeued else LogLevel.ERROR
@@ -60,7 +62,7 @@ def log_attempt_end(log: JobLogLedger, worker: str, ref: ShardRef, outcome: Outc
             return
         case never:
             assert_never(never)
-    again = "; another attempt follows" if event is LogEvent.REQUEUED else ""
+    again = "; another attempt follows" if event in (LogEvent.REQUEUED, LogEvent.STORAGE_RETRY) else ""
     traceback = str(error.details.get("traceback", ""))
     log.note(ref.job_id, level, event, f"{error.message}{again}", ref=ref, worker=worker, traceback=traceback)
 

@@ -20,6 +20,7 @@ from batchmill.errors import (
     NotFound,
     ServiceUnavailable,
     StaleToken,
+    StorageUnavailable,
     UnknownOperator,
 )
 from batchmill.job import JobError
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from batchmill_worker.slot.attempt.reports import AttemptReports
     from batchmill_worker.slot.attempt.shard_computer import ShardComputer
     from batchmill_worker.slot.attempt.shard_loader import ShardLoader
+    from batchmill_worker.slot.attempt.store_guard import StoreGuard
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +57,7 @@ class AttemptRunner:
 
     def __init__(
         self,
+        guard: StoreGuard,
         claimer: Claimer,
         loader: ShardLoader,
         computer: ShardComputer,
@@ -63,6 +66,7 @@ class AttemptRunner:
         reports: AttemptReports,
         clock: Clock,
     ) -> None:
+        self._guard = guard
         self._claimer = claimer
         self._loader = loader
         self._computer = computer
@@ -77,6 +81,8 @@ class AttemptRunner:
         Raises `ServiceUnavailable` when the ledger cannot be reached."""
         with about_attempt(ref), calls_for(ref.attempt_key), self._reports.counting(ref) as counted:
             try:
+                if not self._guard.allows_claims():
+                    return AttemptResult(AttemptStatus.DROPPED, "the worker's blob store is not the ledger's")
                 return self._run(ref, definition, counted)
             except StaleToken as stale:
                 log.info("%s", stale)
@@ -139,7 +145,8 @@ def _failed(error: BaseException, ref: ShardRef) -> Failed:
     if isinstance(error, BatchmillError):
         error_type = str(error.details.get("error_type", type(error).__name__))
         reported = JobError(code=error.code, message=str(error), details=error.details)
-        return Failed(reported, error_type, final=isinstance(error, HOPELESS))
+        is_storage = isinstance(error, StorageUnavailable)
+        return Failed(reported, error_type, final=isinstance(error, HOPELESS), is_storage=is_storage)
     log.error("attempt %s failed", ref.attempt_key, exc_info=error)
     failure = Failure.of(error)
     message = f"{failure.error_type}: {failure.message}"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchmill.errors import UnknownOperator
+from batchmill.errors import DamagedData, NotFound, UnknownOperator
 from batchmill_worker.runtime.trace import Phase
 from batchmill_worker.slot.attempt.shard_progress import ShardProgress, decode_progress
 from batchmill_worker.slot.attempt.unusable_rows import unusable_rows
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from batchmill_worker.batching.packing import Rows
     from batchmill_worker.runtime.trace import Recorder
     from batchmill_worker.slot.job_cache import JobFiles, JobFilesCache
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,7 +87,11 @@ class ShardLoader:
     def _checkpoint(self, shard: Shard) -> ShardProgress:
         if not shard.checkpoint:
             return ShardProgress()
-        return decode_progress(self._blobs.read_table(shard.checkpoint)).window(shard)
+        try:
+            return decode_progress(self._blobs.read_table(shard.checkpoint)).window(shard)
+        except (DamagedData, NotFound) as error:
+            log.warning("what is done of shard %s cannot be read, and is done again: %s", shard.ref.attempt_key, error)
+            return ShardProgress()
 
     def _definition(self, operator: str) -> OperatorDefinition:
         definition = self._registry.get(operator)
