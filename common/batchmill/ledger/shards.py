@@ -22,7 +22,7 @@ from batchmill.retry import LOSSES_BEFORE_SPLIT
 from batchmill.shard import Shard, ShardId, ShardRef, ShardState, format_shard_id, parse_shard_id
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from batchmill.completion import Completion, DeadLimit
     from batchmill.ledger.connection import Store
@@ -119,6 +119,21 @@ class ShardLedger:
             last = [one for one in retries if (*key, one) in suspects]
             due[key] = [*(one for one in retries if one not in last), *planned, *last][:limit]
         return due
+
+    def cut_waits(self, latest_ms: Mapping[StageKey, int]) -> set[str]:
+        """Let no shard of these stages wait for longer than until then: its retry was set before the clock went back.
+
+        Returns the jobs that had such shards.
+        """
+        cut = set()
+        for (job_id, stage), latest in latest_ms.items():
+            key = self._keys.waiting(job_id, stage)
+            with redis_errors():
+                late = self._store.redis.zrangebyscore(key, f"({latest}", "+inf")
+                if late:
+                    self._store.redis.zadd(key, dict.fromkeys(late, latest), xx=True, lt=True)
+                    cut.add(job_id)
+        return cut
 
     def _suspects(self, shards: Sequence[tuple[str, int, ShardId]]) -> set[tuple[str, int, ShardId]]:
         with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
