@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 from pydantic import Field
 
 from batchmill.job import Frozen
 
 FOLDER = "cache"
 """The folder of segments in the blob store."""
+
+
+_BLOB = re.compile(rf"{FOLDER}/([0-9a-f]{{12}})\.arrow")
 
 
 class CacheStats(Frozen):
@@ -24,3 +29,9 @@ class CacheStats(Frozen):
 def segment_blob(segment: bytes) -> str:
     """The blob of a segment by its name, 6 bytes."""
     return f"{FOLDER}/{segment.hex()}.arrow"
+
+
+def segment_of_blob(blob: str) -> bytes | None:
+    """The inverse of `segment_blob`; None for what is no segment's blob."""
+    found = _BLOB.fullmatch(blob)
+    return bytes.fromhex(found[1]) if found else None

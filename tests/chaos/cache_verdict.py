@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING
 
 import redis
 
+from batchmill.ledger import Ledger
+from batchmill.ledger.connection import connect
 from batchmill.row_cache import FOLDER, segment_blob
+from batchmill.storage.blobs import BlobStore
+from batchmill.storage.locations import UNRESTRICTED, Locations
+from batchmill_coordinator.roles.cache_sweep import adopt_row_cache
 from support.cluster import KEYS
 from support.waiting import until
 
@@ -15,11 +20,15 @@ if TYPE_CHECKING:
     from support.cluster import Cluster
 
 
-def judge_row_cache(verdict: Verdict, cluster: Cluster, *, is_held: bool) -> None:
+def judge_row_cache(verdict: Verdict, cluster: Cluster, *, is_held: bool, was_rolled_back: bool) -> None:
     """Compare the folder with the index, and the index with itself; then empty it.
 
-    is_held: whether nothing is deleted for its age, because a clock has jumped.
+    is_held: whether nothing is deleted for its age, because a clock has jumped. was_rolled_back: whether the ledger may
+    not know the segments that were written last, which the hourly look at the folder finds: it is done here.
     """
+    if was_rolled_back:
+        with connect(f"unix://{cluster.socket}?db=0") as ours:
+            adopt_row_cache(Ledger(ours, KEYS.prefix), BlobStore.open(str(cluster.blobs), Locations(UNRESTRICTED)))
     with redis.Redis(unix_socket_path=str(cluster.socket), socket_timeout=5) as client:
         due = (KEYS.cache_loose(), "-inf", 1)
         until(lambda: is_held or not client.zrangebyscore(*due), "the deletion of segments that made room")

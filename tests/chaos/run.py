@@ -153,7 +153,8 @@ def _judge(users: Users, left: list[Any], cluster: Cluster, struck: set[str]) ->
         with cluster.redis() as client:
             judge_ledger(verdict, users.jobs, client)
         judge_deletion(verdict, users.jobs, cluster, users.unknown)
-        judge_row_cache(verdict, cluster, is_held="step_clock" in struck)
+        was_rolled_back = "stale_failover" in struck
+        judge_row_cache(verdict, cluster, is_held="step_clock" in struck, was_rolled_back=was_rolled_back)
     return verdict
 
 

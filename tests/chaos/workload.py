@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchmill import RetryPolicy
-from batchmill.errors import BatchmillError, Conflict, NotFound, StorageError
+from batchmill.errors import BatchmillError, Conflict, InvalidRequest, NotFound, StorageError
 from batchmill.job import JobState
 from chaos.chaos_operators import value_of
 
@@ -210,12 +210,23 @@ class Users:
                 self._guarded(f"submit {len(self.jobs)}", self._submit)
 
     def _guarded(self, what: str, do: Any, *arguments: Any) -> None:
+        began = time.monotonic()
         try:
             do(*arguments)
         except (BatchmillError, TimeoutError, OSError) as error:
-            if isinstance(error, StorageError) and os.strerror(errno.ENOSPC) in error.message:
-                return  # users are told that the disk is full, and try again
-            self.complaints.append(f"{what}: {type(error).__name__}: {error}")
+            if not self._is_told(error, began):
+                self.complaints.append(f"{what}: {type(error).__name__}: {error}")
+
+    def _is_told(self, error: Exception, began: float) -> bool:
+        """Whether users are told that the disk is full, or that a deadline has passed by a wrong clock; they try again.
+
+        began: when they asked (monotonic).
+        """
+        if isinstance(error, StorageError):
+            return os.strerror(errno.ENOSPC) in error.message
+        clock = self.cluster.clock
+        is_late = isinstance(error, InvalidRequest) and error.details.get("field") == "deadline_at"
+        return is_late and clock is not None and not clock.was_right_since(began)
 
     def _look_again(self) -> None:
         """Repeat what a rolled-back ledger may have lost, as users do whose orders had been taken."""
@@ -273,8 +284,9 @@ class Users:
             return
         now = time.monotonic()
         if job.resume_at and now >= job.resume_at:
-            self._guarded(f"resume {job.id}", self._ask_of, job, "resume")
             job.resume_at = 0.0
+            job.changed_at = now
+            self._guarded(f"resume {job.id}", self._ask_of, job, "resume")
         elif not job.did_fate and job.plan.fate in ("pause", "cancel") and now - job.at >= job.plan.fate_after_s:
             job.did_fate = True
             job.changed_at = now
@@ -289,7 +301,8 @@ class Users:
                 raise
             self.unknown.add(job.id)
             again = self._submitted(job.plan, f"{job.plan.number}-{len(self.unknown)}")  # the folder is the lost job's
-            job.id, job.output, job.at, job.did_fate = again.id, again.output, again.at, False
+            self.unknown.add(job.replay_id)
+            job.id, job.output, job.at, job.did_fate, job.replay_id = again.id, again.output, again.at, False, ""
             return
         if job.is_final:
             job.changed_at = time.monotonic()

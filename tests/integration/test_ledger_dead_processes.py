@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from batchmill.completion import Completion
 from batchmill.errors import StaleToken
-from batchmill.job import WorkerInfo
+from batchmill.job import JobState, WorkerInfo
 from batchmill.shard import ShardState
 from support.ledger_steps import LEASE_MS, claim, plan, queue_one, submit
 
@@ -133,3 +134,44 @@ def test_a_lease_of_a_clock_that_has_gone_back_ends_in_time(ledger: Ledger, epoc
     assert ledger.leases.extend_all(epoch, LEASE_MS / 1000) == 0
     assert ledger.shards.expired(start) == []
     assert lost in ledger.shards.expired(start + LEASE_MS + 1)
+
+
+def test_a_retry_and_a_deferred_end_of_a_clock_that_has_gone_back_are_due_in_time(ledger: Ledger, epoch: int) -> None:
+    start, day_ms = ledger.now_ms(), 86_400_000
+    ledger._store.now_ms = start + 10 * day_ms
+    failed, other = two_claimed(ledger, epoch, "cpu0@host-1 aa", "cpu0@host-2 bb")
+    for ref in (failed, other):
+        ledger.shards.end_attempt(ref, delay_s=1.0, blame=True)
+    ledger._store.now_ms = start
+    assert ledger.index.late_retries(start + 10_000, 9) == [(failed.job_id, 0)]
+    assert ledger.shards.cut_waits({(failed.job_id, 0): start + 10_000}) == {failed.job_id}
+    ledger.index.rebuild([failed.job_id])
+    assert ledger.index.late_retries(start + 10_000, 9) == []
+    assert ledger.shards.to_queue(failed.job_id, 0, 9, start) == []
+    due = ledger.shards.to_queue(failed.job_id, 0, 9, start + 10_001)
+    assert sorted(due) == sorted([failed.shard_id, other.shard_id])
+    assert ledger.shards.cut_waits({(failed.job_id, 0): start + 10_000}) == set()
+
+    ledger.jobs.stop(failed.job_id, JobState.CANCELLING, None)
+    ledger.index.defer_finish([failed.job_id], start + 10 * day_ms)
+    assert ledger.index.to_finish(start + 1_000, 9, start + 11 * day_ms) == []
+    assert ledger.index.to_finish(start + 1_000, 9, start + 2_000) == [failed.job_id]
+
+
+def test_the_parts_of_an_attempt_whose_number_may_be_given_again_are_not_its_own_to_delete(
+    ledger: Ledger, epoch: int
+) -> None:
+    running, failed = two_claimed(ledger, epoch, "cpu0@host-1 aa", "cpu0@host-2 bb")
+    ledger.shards.end_attempt(failed, delay_s=0, blame=True)
+    later = replace(running, token=2)  # of the time that a rolled-back ledger has lost
+    assert ledger.shards.may_have_again(running)
+    assert ledger.shards.may_have_again(later)
+    assert not ledger.shards.may_have_again(failed)
+    again = queue_one(ledger, epoch, failed.shard_id[0])
+    assert again.token == 2
+    assert ledger.shards.may_have_again(again)
+    assert not ledger.shards.may_have_again(failed)
+    ledger.shards.commit(running, Completion(rows=5, rows_dead=0, nbytes=10))
+    assert ledger.shards.may_have_again(running)
+    assert not ledger.shards.may_have_again(later)
+    assert not ledger.shards.may_have_again(replace(running, job_id="job-that-is-gone"))

@@ -10,7 +10,7 @@ from batchmill.errors import OperatorFailed
 from batchmill.ledger import Ledger
 from batchmill.ledger.connection import connect
 from batchmill.ledger.row_cache import LOOSE_TTL_MS
-from batchmill_coordinator.roles.cache_sweep import sweep_row_cache
+from batchmill_coordinator.roles.cache_sweep import adopt_row_cache, sweep_row_cache
 from support.operators import tally_operators
 from support.row_mill import AMPLE, FlakyBlobs, Mill, blobs, mill
 
@@ -133,6 +133,25 @@ def test_a_segment_whose_writer_died_is_swept_when_its_time_is_over(
     assert day_after.row_cache.loose(day_after.now_ms()) == []
     # its writer comes back after all
     assert mill.ledger.row_cache.keep(segment, 1, [b"d" * 16], b"\0" * 8, AMPLE) == "gone"
+
+
+def test_a_segment_that_a_rolled_back_ledger_does_not_know_is_swept_after_a_day(
+    mill: Mill, redis_client: redis.Redis, prefix: str
+) -> None:
+    mill.lengths(["a", "b"])
+    known = mill.files
+    mill.blobs.put(f"cache/{b'orphan'.hex()}.arrow", b"written just before")
+    mill.blobs.put("cache/readme", b"nobody's")
+    adopt_row_cache(mill.ledger, mill.blobs)
+    sweep_row_cache(mill.ledger, mill.blobs)
+    assert len(mill.blobs.list("cache")) == len(known) + 2
+    day_after = Ledger(redis_client, prefix, now_ms=mill.ledger.now_ms() + LOOSE_TTL_MS + 1000)
+    sweep_row_cache(day_after, mill.blobs)
+    assert mill.blobs.list("cache") == [*known, "cache/readme"]
+    mill.blobs.delete("cache/readme")
+    assert mill.computed == ["a", "b"]
+    mill.lengths(["a", "b"])
+    assert mill.computed == []
 
 
 def test_a_name_of_a_segment_that_is_taken_is_not_given_again(mill: Mill) -> None:

@@ -6,12 +6,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from batchmill.broker import queue_of
+from batchmill.errors import ServiceUnavailable
+from batchmill.settings import CoordinatorSettings
+from batchmill.shard import ShardId, ShardRef
+from batchmill_coordinator.scheduling.message_publisher import MessagePublisher
+from support import error_replies
 from support.cluster import Cluster
 from support.messages import QUEUE, attempt_of, readdressed
 from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     import batchmill
@@ -91,3 +98,33 @@ def test_a_stray_message_of_an_old_token_changes_nothing(gated: Gated) -> None:
     until(lambda: gated.refused() >= before + len(strays), "their refusal")
     fresh = gated.service.clients["a"].submit("echo", rows=[{"id": 1}])
     assert list(fresh.results()) == [{"id": 1}]
+
+
+@pytest.mark.parametrize(
+    "refusing",
+    [
+        error_replies.password_changed,
+        error_replies.client_limit,
+        error_replies.keys_forbidden,
+        error_replies.readonly,
+        error_replies.out_of_memory,
+    ],
+)
+def test_messages_are_published_again_after_the_broker_refused_them(
+    cluster: Callable[..., Cluster], refusing: Callable[[Cluster], AbstractContextManager[None]]
+) -> None:
+    made = cluster()
+    made.start_valkey("--enable-debug-command", "local")
+    publisher = MessagePublisher(CoordinatorSettings(redis_url=f"unix://{made.socket}?db=0"))
+    ref = ShardRef("job-1", 0, ShardId((0,)), 1)
+    try:
+        publisher.publish("echo", queue_of("default"), ref)
+        with refusing(made):
+            for _ in range(2):
+                with pytest.raises(ServiceUnavailable):
+                    publisher.publish("echo", queue_of("default"), ref)
+        publisher.publish("echo", queue_of("default"), ref)
+    finally:
+        publisher.close()
+    with made.redis() as client:
+        assert client.llen(QUEUE) == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from pathlib import Path
 
 LIBRARIES = ("/usr/lib/*/faketime/libfaketime.so.1", "/usr/lib/faketime/libfaketime.so.1")
@@ -32,6 +34,11 @@ class SteppedClock:
 
     def set_ahead(self, seconds: int) -> None:
         """Set the clock ahead of this machine's, or behind it."""
+        self._right_since = math.inf if seconds else time.monotonic()
         beside = self._file.with_suffix(".new")
         beside.write_text(f"{seconds:+d}")
         beside.replace(self._file)
+
+    def was_right_since(self, moment: float) -> bool:
+        """Whether the clock was not set ahead or behind at any time since then (monotonic)."""
+        return self._right_since <= moment

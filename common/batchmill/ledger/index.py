@@ -86,9 +86,14 @@ class IndexLedger:
         with redis_errors():
             return sorted(map(parse_stage_key, self._store.redis.srandmember(f"{self._index}unqueue", limit)))
 
-    def to_finish(self, now_ms: int, limit: int) -> list[str]:
-        """At most `limit` jobs for which a final state is due, those that wait for it longest first."""
-        return self._until("finish", now_ms, limit)
+    def to_finish(self, now_ms: int, limit: int, latest_ms: int) -> list[str]:
+        """At most `limit` jobs for which a final state is due, those that wait for it longest first.
+
+        latest_ms: until when one may be deferred; one that is deferred for longer was so before the clock went back,
+        and is due.
+        """
+        found = self._until("finish", now_ms, limit)
+        return [*found, *self._after("finish", latest_ms, limit - len(found))]
 
     def defer_finish(self, job_ids: Sequence[str], until_ms: int) -> None:
         """Leave jobs out of `to_finish` for a time, unless they are finished by then."""
@@ -106,6 +111,10 @@ class IndexLedger:
         self.rebuild({parse_stage_key(member.encode())[0] for member in found})
         return len(found)
 
+    def late_retries(self, after_ms: int, limit: int) -> list[StageKey]:
+        """At most `limit` stages whose first retry is due after that time, the latest first."""
+        return [parse_stage_key(member.encode()) for member in self._after("later", after_ms, limit)]
+
     def rebuild(self, job_ids: Iterable[str]) -> None:
         """Give these jobs the entries that they are due, whatever entries they have."""
         jobs = list(job_ids)
@@ -121,6 +130,13 @@ class IndexLedger:
     def _until(self, name: str, now_ms: int, limit: int) -> list[str]:
         with redis_errors():
             found = self._store.redis.zrangebyscore(f"{self._index}{name}", "-inf", now_ms, start=0, num=limit)
+        return [member.decode() for member in found]
+
+    def _after(self, name: str, after_ms: int, limit: int) -> list[str]:
+        with redis_errors():
+            found = self._store.redis.zrevrangebyscore(
+                f"{self._index}{name}", "+inf", f"({after_ms}", start=0, num=limit
+            )
         return [member.decode() for member in found]
 
     def _turns(self, kind: str, pools: Sequence[str]) -> list[tuple[str, str]]:

@@ -2,7 +2,7 @@
 
 A segment is loose from the moment it is named until its blob is written and put into the index, and again once the
 index has forgotten it. The janitor deletes the blobs of loose segments that are due, so none is left behind however
-its writer ended.
+its writer ended. Blobs that a ledger which was rolled back does not know become loose segments again.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ LOOSE_TTL_MS = 24 * 3600 * 1000
 
 MAX_FORGOTTEN = 10_000
 """Rows that one call forgets, lest it keep the ledger waiting; a limit that was lowered is met by and by."""
+
+ADOPTED_AT_ONCE = 1000
 
 MIN_BYTES = 4096
 """What a segment counts as at least: a file takes that much, and small ones must not be without number."""
@@ -97,6 +99,28 @@ class RowCacheLedger:
         if segments:
             with redis_errors():
                 self._store.redis.zrem(self._keys.cache_loose(), *segments)
+
+    def adopt(self, segments: Sequence[bytes], now_ms: int) -> int:
+        """Make those segments loose, from their blobs' names, that the ledger does not know; returns how many.
+
+        One that was written just before a ledger was rolled back is such.
+        """
+        adopted = 0
+        for start in range(0, len(segments), ADOPTED_AT_ONCE):
+            some = segments[start : start + ADOPTED_AT_ONCE]
+            with redis_errors(), self._store.redis.pipeline(transaction=True) as pipe:
+                pipe.zmscore(self._keys.cache_used(), some)
+                pipe.zmscore(self._keys.cache_loose(), some)
+                used, loose = pipe.execute()
+            pairs = zip(some, used, loose, strict=True)
+            unknown = [name for name, at, due in pairs if at is None and due is None]
+            if unknown:
+                with redis_errors():
+                    self._store.redis.zadd(
+                        self._keys.cache_loose(), dict.fromkeys(unknown, now_ms + LOOSE_TTL_MS), nx=True
+                    )
+            adopted += len(unknown)
+        return adopted
 
     def stats(self) -> CacheStats:
         """Statistics of the cache."""

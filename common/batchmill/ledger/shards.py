@@ -16,12 +16,13 @@ from batchmill.job import MAX_INLINE_BYTES, JobError, JobSpec
 from batchmill.ledger import calls
 from batchmill.ledger.connection import RedisBackoff, redis_errors
 from batchmill.ledger.documents import write_error
-from batchmill.ledger.encodings import worker_of
+from batchmill.ledger.encodings import parse_settled, worker_of
+from batchmill.ledger.settlement import Settled
 from batchmill.retry import LOSSES_BEFORE_SPLIT
-from batchmill.shard import Shard, ShardId, ShardRef, ShardState, parse_shard_id
+from batchmill.shard import Shard, ShardId, ShardRef, ShardState, format_shard_id, parse_shard_id
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from batchmill.completion import Completion, DeadLimit
     from batchmill.ledger.connection import Store
@@ -118,6 +119,21 @@ class ShardLedger:
             last = [one for one in retries if (*key, one) in suspects]
             due[key] = [*(one for one in retries if one not in last), *planned, *last][:limit]
         return due
+
+    def cut_waits(self, latest_ms: Mapping[StageKey, int]) -> set[str]:
+        """Let no shard of these stages wait for longer than until then: its retry was set before the clock went back.
+
+        Returns the jobs that had such shards.
+        """
+        cut = set()
+        for (job_id, stage), latest in latest_ms.items():
+            key = self._keys.waiting(job_id, stage)
+            with redis_errors():
+                late = self._store.redis.zrangebyscore(key, f"({latest}", "+inf")
+                if late:
+                    self._store.redis.zadd(key, dict.fromkeys(late, latest), xx=True, lt=True)
+                    cut.add(job_id)
+        return cut
 
     def _suspects(self, shards: Sequence[tuple[str, int, ShardId]]) -> set[tuple[str, int, ShardId]]:
         with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
@@ -331,6 +347,23 @@ class ShardLedger:
             checkpoint=fields.get(b"checkpoint", b"").decode(),
             worker=worker_of(fields.get(b"holder", b"")),
         )
+
+    def may_have_again(self, ref: ShardRef) -> bool:
+        """Whether an attempt of the same token has the shard, has settled it, or may get it yet.
+
+        That is so after a ledger was rolled back, which gives tokens again.
+        """
+        with redis_errors(), self._store.redis.pipeline(transaction=True) as pipe:
+            pipe.hmget(self._shard_key(ref), "state", "token")
+            pipe.hget(self._keys.done(ref.job_id, ref.stage), format_shard_id(ref.shard_id))
+            (state, token), entry = pipe.execute()
+        if entry is not None:
+            settled = parse_settled(ref.stage, ref.shard_id, entry)
+            return isinstance(settled, Settled) and settled.token == ref.token
+        if state is None:
+            return False
+        is_at_work = ShardState(state.decode()) in (ShardState.QUEUED, ShardState.RUNNING)
+        return int(token) < ref.token or (int(token) == ref.token and is_at_work)
 
     def _shard_key(self, ref: ShardRef) -> str:
         return self._keys.shard(ref.job_id, ref.stage, ref.shard_id)

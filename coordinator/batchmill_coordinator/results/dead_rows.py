@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batchmill.dead_letters import DeadRows, dead_letters_name
@@ -56,6 +57,7 @@ class DeadRowStore:
             going = chosen.among(dead)
             if going:
                 self.write(record.id, shard, dead.purge(going))
+                self.delete(record.id, replace(shard, token=shard.token - 1))  # that a replay has left
                 purged += len(going)
         return purged
 

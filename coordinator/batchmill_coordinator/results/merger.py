@@ -138,9 +138,11 @@ class Merger:
         by_type.subtract(letter.error_type for letter in dead.letters)
         more_dead = {kind: n for kind, n in by_type.items() if n}
         if self._ledger.results.replace_part(job_id, shard, after, more_dead, epoch):
-            self._dead_rows.delete(job_id, shard)
+            # What was replaced stays until it is replaced again: a ledger that is rolled back names it once more.
+            older = replace(shard, token=shard.token - 1)
+            self._dead_rows.delete(job_id, older)
             if job.publisher is None:
-                job.results.delete(shard.shard_id, shard.token)
+                job.results.delete(older.shard_id, older.token)
 
     def _update_manifest(self, job: _JobResults, publisher: Publisher, epoch: int) -> None:
         self._one_schema.unite(job.record, job.stage, job.results, job.write, epoch)

@@ -64,8 +64,7 @@ class OneSchema:
         after = replace(after, nbytes=write(after.shard_id, after.token, table))
         if part.rows_dead:
             self._dead_rows.write(record.id, after, self._dead_rows.read(record.id, part))
-        if self._ledger.results.replace_part(record.id, part, after, {}, epoch) and part.rows_dead:
-            self._dead_rows.delete(record.id, part)
+        self._ledger.results.replace_part(record.id, part, after, {}, epoch)
 
     def empty_part(self, record: JobRecord, publisher: Publisher) -> tuple[ManifestPart, ...]:
         """Write a part without rows that has the schema of an output without results; none if it has no column."""

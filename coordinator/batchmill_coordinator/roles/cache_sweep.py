@@ -1,4 +1,7 @@
-"""Deletes blobs of the row cache that its index does not name: their segment was evicted, or never kept."""
+"""Deletes blobs of the row cache that its index does not name: their segment was evicted, or never kept.
+
+A ledger that was rolled back does not know the last of them; `adopt_row_cache` finds those in the folder.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from batchmill.errors import StorageError
-from batchmill.row_cache import FOLDER, segment_blob
+from batchmill.row_cache import FOLDER, segment_blob, segment_of_blob
 
 if TYPE_CHECKING:
     from batchmill.ledger import Ledger
@@ -26,6 +29,14 @@ def sweep_row_cache(ledger: Ledger, blobs: BlobStore) -> None:
             break
         gone.append(segment)
     ledger.row_cache.remove_loose(gone)
+
+
+def adopt_row_cache(ledger: Ledger, blobs: BlobStore) -> None:
+    """Let the sweep delete the blobs of unknown segments, a day from now. Raises `StorageError`."""
+    found = [segment for name in blobs.list(FOLDER) if (segment := segment_of_blob(name)) is not None]
+    adopted = ledger.row_cache.adopt(found, ledger.now_ms())
+    if adopted:
+        log.warning("%d segment(s) of the row cache, which the ledger does not know, are deleted in a day", adopted)
 
 
 def clear_row_cache(ledger: Ledger, blobs: BlobStore) -> None:

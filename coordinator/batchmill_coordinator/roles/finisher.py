@@ -50,7 +50,7 @@ class Finisher:
     def step(self, epoch: int) -> None:
         """End every job that is over, and stop those whose deadline has passed."""
         ledger, now_ms = self._ledger, self._ledger.now_ms()
-        due = ledger.index.to_finish(now_ms, MAX_JOBS)
+        due = ledger.index.to_finish(now_ms, MAX_JOBS, now_ms + RETRY_MS)
         ledger.index.defer_finish(due, now_ms + RETRY_MS)  # one that cannot be ended lets others have their turn
         overdue = ledger.index.overdue(now_ms, MAX_JOBS) if self._clocks.is_trusted() else []
         records, unreadable = ledger.jobs.readable_and_not(list(dict.fromkeys([*due, *overdue])))

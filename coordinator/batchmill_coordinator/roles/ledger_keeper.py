@@ -9,7 +9,7 @@
    mounted any more. If it has jobs that this ledger does not know, it is not swept.
 5. Otherwise folders of jobs and uploads that the ledger does not know are noted, and deleted if they still are unknown
    `ORPHAN_TTL_S` later. A coordinator that was killed leaves such: between storing rows and the acceptance of a job, or
-   between forgetting an upload and deleting its rows.
+   between forgetting an upload and deleting its rows. Segments of the row cache that it does not know go likewise.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, assert_never
 
 from batchmill.store_mark import MARK, Mark, StoreMark
+from batchmill_coordinator.roles.cache_sweep import adopt_row_cache
 from batchmill_coordinator.status.notices import Notice
 
 if TYPE_CHECKING:
@@ -162,3 +163,4 @@ class LedgerKeeper:
         for name in identity.note_orphans(orphans, self._ledger.now_ms(), int(ORPHAN_TTL_S * 1000)):
             log.warning("the blobs of %s, which the ledger does not know, are deleted", name)
             self._blobs.delete_folder((folders | uploads)[name])
+        adopt_row_cache(self._ledger, self._blobs)

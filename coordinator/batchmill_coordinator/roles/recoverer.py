@@ -5,7 +5,8 @@
    its shard is requeued, split in half, or, with one row left, settled as dead.
 3. Queues that no worker consumes any more are emptied; their shards are dispatched again. A new leader looks for such
    queues once, since it does not know what the one before it has used; it also makes sure of all index entries.
-4. A shard that has been queued for `MESSAGE_GRACE_MS` while its pool's queues have fewer messages than it has queued
+4. A retry that is due later than its policy permits was set before the clock went back, and is due sooner.
+5. A shard that has been queued for `MESSAGE_GRACE_MS` while its pool's queues have fewer messages than it has queued
    shards has lost its message, which is published again. A message too many does no harm: only one claim succeeds.
 """
 
@@ -41,6 +42,11 @@ log = logging.getLogger(__name__)
 
 MESSAGE_GRACE_MS = 2_000
 """How long a published message may be neither in its queue nor claimed before it counts as lost."""
+
+MAX_DELAY_S = 60.0
+"""Longer than any delay of a retry but the backoff of its stage's policy."""
+
+MAX_LATE = 16  # stages with late retries that a step looks at
 
 
 class Recoverer:
@@ -82,6 +88,7 @@ class Recoverer:
             if not self._guard.is_set_aside(ref.job_id):
                 with self._guard.over(ref.job_id), about_attempt(ref):
                     self._end_attempt(ref, epoch)
+        self._cut_waits(now_ms)
         if epoch != self._epoch:
             self._ledger.index.rebuild(self._ledger.jobs.live_ids())
             self._find_queues()
@@ -97,6 +104,14 @@ class Recoverer:
                 self._empty_abandoned_queues(pool, by_pool[pool], views.get(pool, EMPTY), epoch)
                 if by_pool[pool]:
                     self._find_lost_messages(pool, now_ms)
+
+    def _cut_waits(self, now_ms: int) -> None:
+        late = self._ledger.index.late_retries(now_ms + int(MAX_DELAY_S * 1000), MAX_LATE)
+        latest_ms = {
+            one.key: now_ms + int(max(one.spec.retry.backoff_max_s, MAX_DELAY_S) * 1000)
+            for one in self._ledger.jobs.read_stages(late)
+        }
+        self._ledger.index.rebuild(self._ledger.shards.cut_waits(latest_ms))
 
     def _end_attempt(self, ref: ShardRef, epoch: int) -> None:
         shards = self._ledger.shards
@@ -164,7 +179,9 @@ class Recoverer:
         queued = self._ledger.shards.queued(pool)
         lengths = self._ledger.queue_lengths([queue_of(pool), *self._queues.get(pool, ())])
         missing = len(queued) - sum(lengths)
-        late = [ref for ref, at in queued if now_ms - at > MESSAGE_GRACE_MS]
+        late = [
+            ref for ref, at in queued if abs(now_ms - at) > MESSAGE_GRACE_MS
+        ]  # or queued before the clock went back
         for ref in late[: max(missing, 0)]:
             if not self._guard.is_set_aside(ref.job_id):
                 with self._guard.over(ref.job_id):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import redis
@@ -24,6 +25,8 @@ from batchmill.broker import (
 from batchmill.errors import ServiceUnavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from batchmill.settings import ServiceSettings
     from batchmill.shard import ShardRef
 
@@ -37,14 +40,18 @@ class MessagePublisher:
         self._app = Celery("batchmill", set_as_current=False)
         self._app.conf.update(celery_settings(settings))
         self._lock = threading.Lock()
-        self._producer = self._app.amqp.Producer(self._app.connection_for_write(), auto_declare=False)
+        self._connect()
+
+    def _connect(self) -> None:
+        self._connection = self._app.connection_for_write()
+        self._producer = self._app.amqp.Producer(self._connection, auto_declare=False)
 
     def publish(self, operator: str, queue: str, ref: ShardRef, job_name: str | None = None) -> None:
         """Publish an attempt to a queue of its pool. job_name: for those who watch the tasks.
 
         Raises `ServiceUnavailable` when the broker cannot be reached.
         """
-        with self._lock:
+        with self._lock, self._reconnecting():
             try:
                 self._app.send_task(
                     task_name(operator),
@@ -64,6 +71,17 @@ class MessagePublisher:
                     f"the message of attempt {ref.attempt_key} could not be published ({type(error).__name__}).",
                     hint="It is published again when the broker can be reached.",
                 ) from error
+
+    @contextmanager
+    def _reconnecting(self) -> Iterator[None]:
+        """Let the next message have a new connection if this one fails: Kombu may leave a closed channel for good."""
+        try:
+            yield
+        except Exception:
+            with suppress(Exception):
+                self._connection.release()
+            self._connect()
+            raise
 
     def report_lost(self, ref: ShardRef, worker: str) -> None:
         """Send a Celery event that an attempt has failed, in the place of its worker, which is gone. Best effort."""

@@ -97,9 +97,12 @@ class AttemptStore:
         """Delete what this attempt stored, because the shard is another attempt's. Raises `StorageError`.
 
         files: None if the job's were never opened, so that there are no results. The checkpoint stays: if only the
-        ledger's answer was lost, the next attempt needs it. It is deleted with the job.
+        ledger's answer was lost, the next attempt needs it. It is deleted with the job. So is what another attempt may
+        have stored, or may store, under the same name: a ledger that was rolled back gives a token again.
         """
         ref = shard.ref
+        if self._shards.may_have_again(ref):
+            return
         if files is not None:
             files.results.delete(ref.shard_id, ref.token)
         self._blobs.delete(dead_letters_name(ref))
