@@ -1,4 +1,4 @@
-"""`run`, `up --detach`, `info`, `cancel`, `delete` and `down` as a user types them, in a terminal of 80 columns."""
+"""`run`, `up --detach`, `info`, `delete` and `down` as a user types them, in a terminal of 80 columns."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pty
 import re
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
@@ -103,7 +104,8 @@ def test_a_detached_service_is_described_used_by_several_jobs_and_stopped(termin
     assert terminal.types("down") == f"No service runs over {terminal.data}.\n"
 
 
-def test_help_and_descriptions_fit_a_terminal_of_80_columns(terminal: Terminal) -> None:
-    for command in ([], ["submit"], ["up"], ["run"], ["logs"], ["operators"]):
+def test_the_help_of_every_command_fits_a_terminal_of_80_columns(terminal: Terminal) -> None:
+    commands = [[entry.name] for entry in entry_points(group="batchmill.commands")]
+    for command in ([], *commands):
         wide = [line for line in terminal.sees(*command, "--help") if len(line) > COLUMNS]
-        assert wide == []
+        assert (command, wide) == (command, [])

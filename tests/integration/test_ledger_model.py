@@ -17,7 +17,7 @@ from hypothesis.stateful import initialize, invariant, precondition, rule, run_s
 from batchmill.cost import NANO
 from batchmill.job import JobError, JobState, RetryPolicy
 from batchmill.ledger.connection import connect
-from batchmill.ledger.jobs import Submission, WholePlan
+from batchmill.ledger.jobs import Submission, OneShardPlan
 from batchmill.ledger.shards import PlanStep
 from batchmill.shard import Shard, ShardId, Slice
 from support.index_truth import index_of
@@ -70,7 +70,7 @@ class LedgerMachine(Lockstep):
         job_id = f"job-{number}"
         asked_as = "job-other" if again == "same key" else job_id
         piece = Shard(asked_as, 0, ShardId((0,)), 0, rows, (Slice(0, 0, rows, rows),))
-        plan = WholePlan(piece, 10, f"from {rows}") if rows else None
+        plan = OneShardPlan(piece, 10, f"from {rows}") if rows else None
         submission = Submission(
             asked_as, spec, "digest", f"key-{number}", b"rows", rows or None, tenant=job_id, plan=plan
         )

@@ -24,7 +24,6 @@ Examples:
   batchmill results JOB | head
   batchmill results JOB -o vectors.parquet
 
-\b
 Exit codes: 0 the job completed and all its rows were written, 1 the job failed, was cancelled or expired (its
 finished rows were written), 2 the input is wrong, 3 the service cannot be reached or does not accept the token.
 """

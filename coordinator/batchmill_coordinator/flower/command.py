@@ -45,12 +45,12 @@ def flower(
 
     configure_logging(settings)
 
-    def tell(url: str) -> None:
+    def report(url: str) -> None:
         announce(settings, "flower", f"serving {url}")
         if ready_file is not None:
             write_ready_file(ready_file, url)
 
-    serve_flower(settings, tell, any_port=any_port)
+    serve_flower(settings, report, any_port=any_port)
 
 
 def _refuse_to_start_open(settings: FlowerSettings) -> None:

@@ -39,7 +39,7 @@ local function add_shard(shard, ready, live_shards, shard_id, rows, plan)
 end
 
 -- Count shards that were added to a stage.
-local function count_planned(stage, shards, rows, bytes)
+local function count_planned(stage, rows, bytes, shards)
   redis.call('HINCRBY', stage, 'rows_planned', rows)
   redis.call('HINCRBY', stage, 'bytes_in', bytes)
   redis.call('HINCRBY', stage, 'shards_planned', shards)

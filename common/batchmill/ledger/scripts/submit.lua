@@ -1,5 +1,5 @@
 -- Accept a job, or find the one that was accepted under the same idempotency key. Asking again with the same job id is
--- one acceptance. A stage whose whole input fits into one shard is planned at once: the job runs, and the planner has
+-- one acceptance. A stage all of whose input fits into one shard is planned at once: the job runs, and the planner has
 -- nothing to do.
 --
 -- @key job
@@ -40,7 +40,7 @@
 -- @arg turn: text  "operator digest": stages of one tenant, operator and parameters take turns with others
 -- @arg rows_total: int?  where it is known
 -- @arg shard_id: shard_id  of its first shard
--- @arg plan: text?  of that shard if it holds the whole input; then the next two are given too
+-- @arg plan: text?  of that shard if it holds all of the input; then the next two are given too
 -- @arg nbytes: int?  of that shard
 -- @arg cursor: text?  at the input's end
 -- @answers accepted | known | conflict | full | no upload | other schema
@@ -77,7 +77,7 @@ for _, one in ipairs(stages) do
   if one.rows_total then redis.call('HSET', one.keys.stage, 'rows_total', one.rows_total, 'rows_exact', 1) end
   if one.plan then
     add_shard(one.keys.shard, one.keys.ready, one.keys.live_shards, one.shard_id, one.rows_total, one.plan)
-    count_planned(one.keys.stage, 1, one.rows_total, one.nbytes)
+    count_planned(one.keys.stage, one.rows_total, one.nbytes, 1)
     redis.call('HSET', one.keys.stage, 'cursor', one.cursor, 'planned', 1)
     is_planned = true
   end
