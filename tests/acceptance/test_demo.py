@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 
 from batchmill.cli.demo.corpus import language_reference, paragraphs
 
 if TYPE_CHECKING:
-    from conftest import Sandbox
+    from support.sandbox import Sandbox
 
-pytestmark = pytest.mark.timeout(600)
 
 ROWS = 300
 """Of the corpus: embedding all of it takes a small machine minutes."""

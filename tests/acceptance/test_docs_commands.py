@@ -13,12 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from conftest import Sandbox
+    from support.sandbox import Sandbox
 
 OPERATORS = "docs/operators.md"
 SOURCES = "docs/sources-and-outputs.md"
-
-pytestmark = pytest.mark.timeout(300)
 
 
 def test_the_operators_of_the_documentation_are_loaded_and_their_output_is_read_by_its_manifest(
@@ -27,7 +25,7 @@ def test_the_operators_of_the_documentation_are_loaded_and_their_output_is_read_
     for name in ("shout.py", "length.py"):
         (sandbox.folder / name).write_text(command(OPERATORS, name))
     (sandbox.folder / "read_output.py").write_text(command(SOURCES, "read_output.py"))
-    sandbox.start(command(OPERATORS, "up with operators"), until="`batchmill down` stops it")
+    sandbox.start(command(OPERATORS, "up with operators"), writes="`batchmill down` stops it")
     service = json.loads((sandbox.data / "service.json").read_text())
     rows = [{"text": "one"}, {"text": "three"}]
 

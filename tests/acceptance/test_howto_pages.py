@@ -8,20 +8,16 @@ import subprocess
 import time
 from typing import TYPE_CHECKING
 
-import pytest
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import Block, Sandbox
+    from support.sandbox import Block, Sandbox
 
 HOW_TO = "docs/how-to/"
 TROUBLESHOOTING = "docs/troubleshooting.md"
 STARTED = "`batchmill down` stops it"
 NEWEST_JOB = "JOB=$(batchmill jobs --limit 1 2>/dev/null | tail -n 1 | cut -f 1)"
 GRACE_S = 60.0
-
-pytestmark = pytest.mark.timeout(400)
 
 
 def write(sandbox: Sandbox, command: Callable[[str, str], str], page: str, *names: str) -> None:
@@ -32,7 +28,7 @@ def write(sandbox: Sandbox, command: Callable[[str, str], str], page: str, *name
 def test_a_folder_is_embedded_and_its_output_is_read(sandbox: Sandbox, command: Callable[[str, str], str]) -> None:
     page = f"{HOW_TO}embed-a-folder.md"
     write(sandbox, command, page, "read_vectors.py", "embed_folder.py")
-    sandbox.start(command(page, "embed service"), until=STARTED)
+    sandbox.start(command(page, "embed service"), writes=STARTED)
 
     assert "_manifest.json" in sandbox.run(command(page, "embed"), timeout_s=200)
     assert sandbox.run("python read_vectors.py") == "3 rows: id, text, embedding\n"
@@ -48,14 +44,14 @@ def test_an_operator_is_tested_without_a_service_then_with_one_then_loaded(
     assert "4 passed" in sandbox.run(command(page, "test keywords"))
     tried = sandbox.run("python try_keywords.py")
     assert tried == "[{'text': 'Interest rates rose.', 'keywords': ['Interest', 'rates']}]\n{'RowError': 1}\n"
-    sandbox.start(command(page, "own operator service"), until=STARTED)
+    sandbox.start(command(page, "own operator service"), writes=STARTED)
     assert "keywords" in sandbox.run("batchmill operators")
 
 
 def test_failed_rows_are_listed_edited_and_replayed(sandbox: Sandbox, command: Callable[[str, str], str]) -> None:
     page = f"{HOW_TO}failed-rows.md"
     write(sandbox, command, page, "number.py", "replay.py")
-    sandbox.start(command(page, "failed rows service"), until=STARTED)
+    sandbox.start(command(page, "failed rows service"), writes=STARTED)
 
     output = sandbox.run(command(page, "failed rows"))
     assert "ValueError" in output
@@ -66,7 +62,7 @@ def test_failed_rows_are_listed_edited_and_replayed(sandbox: Sandbox, command: C
 def test_paused_and_cancelled_work_is_resumed(sandbox: Sandbox, command: Callable[[str, str], str]) -> None:
     page = f"{HOW_TO}resume.md"
     write(sandbox, command, page, "slow_rows.py")
-    sandbox.start(command(page, "resume service"), until=STARTED)
+    sandbox.start(command(page, "resume service"), writes=STARTED)
 
     printed = sandbox.run(command(page, "pause"), timeout_s=250)
     assert "paused" in printed
@@ -81,7 +77,7 @@ def test_paused_and_cancelled_work_is_resumed(sandbox: Sandbox, command: Callabl
 
 
 def test_described_devices_stand_for_gpus(sandbox: Sandbox, command: Callable[[str, str], str]) -> None:
-    sandbox.start(command(f"{HOW_TO}gpus.md", "gpus"), until=STARTED)
+    sandbox.start(command(f"{HOW_TO}gpus.md", "gpus"), writes=STARTED)
 
     workers = sandbox.run("batchmill workers")
     assert "gpu0@" in workers
@@ -92,7 +88,7 @@ def test_costs_are_shown_in_the_currency_and_a_budget_is_accepted(
     sandbox: Sandbox, command: Callable[[str, str], str]
 ) -> None:
     page = f"{HOW_TO}costs.md"
-    sandbox.start(command(page, "costs service"), until=STARTED)
+    sandbox.start(command(page, "costs service"), writes=STARTED)
 
     output = sandbox.run(command(page, "costs"))
     assert "EUR per 1,000 rows" in output
@@ -105,7 +101,7 @@ def test_every_message_of_the_troubleshooting_page_is_printed_by_the_command_abo
     write(sandbox, command, TROUBLESHOOTING, "heavy.py")
     (sandbox.folder / "docs.jsonl").write_text('{"id": 1, "text": "one"}\n{"id": 2, "text": "two"}\n')
     sandbox.env["HF_HUB_OFFLINE"] = "1"  # the hub would be tried for minutes
-    sandbox.start("batchmill up --operators heavy", until=STARTED)
+    sandbox.start("batchmill up --operators heavy", writes=STARTED)
     page = blocks(TROUBLESHOOTING)
 
     shown = 0

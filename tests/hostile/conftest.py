@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["operators_on_path"]
 
 TOKENS = f"admin:{TOKEN},acme:acme-token-1,beta:beta-token-1,read:acme:acme-reader-1,read:admin:all-reader-1"
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "TOKENS": TOKENS,
     "METRICS_TOKEN": "metrics-token-1",
     "HEAD_TIMEOUT_S": 2,

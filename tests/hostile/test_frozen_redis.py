@@ -43,6 +43,7 @@ def test_health_is_answered_while_redis_is_frozen_and_everything_works_afterward
     with frozen.healthy(), ThreadPoolExecutor(60) as pool:
         waiting = [pool.submit(ask, frozen) for _ in range(60)]
         until(lambda: time.monotonic() > ends_at, "the end of the outage")
+        assert frozen.cluster.valkey is not None
         psutil.Process(frozen.cluster.valkey.pid).resume()
         answers = [future.result() for future in waiting]
     assert {answer.status for answer in answers if answer} <= {200, 503}

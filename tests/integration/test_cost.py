@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
@@ -33,7 +33,11 @@ PER_SECOND = 2.0  # EUR
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A worker that costs 2 EUR a second, and a tenant."""
-    settings = {"TOKENS": f"other,admin:acme:{TOKEN}", "CURRENCY": "EUR", "PRICES": f"cpu={PER_SECOND * 3600}"}
+    settings: dict[str, Any] = {
+        "TOKENS": f"other,admin:acme:{TOKEN}",
+        "CURRENCY": "EUR",
+        "PRICES": f"cpu={PER_SECOND * 3600}",
+    }
     folder = tmp_path_factory.mktemp("cost")
     with Cluster(folder, "mill_operators,cost_operators", LEASE_TTL_S=1.0, **settings) as started:
         yield started.start()

@@ -56,7 +56,8 @@ def vectors(table: pa.Table) -> np.ndarray[Any, Any]:
 
 
 def cosines(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return (one * other).sum(1) / (np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1))
+    found: np.ndarray[Any, Any] = (one * other).sum(1) / (np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1))
+    return found
 
 
 def encode(model: SentenceTransformer, texts: list[str], **options: Any) -> np.ndarray[Any, Any]:
@@ -237,7 +238,7 @@ def test_half_precision_gives_float32_vectors_close_to_the_full_ones(
 
 
 def test_a_row_costs_the_tokens_that_the_model_sees_of_it() -> None:
-    operator = definition_of("embed").build({"model": MODEL})
+    operator: Any = definition_of("embed").build({"model": MODEL})
     operator.setup("cpu")
     assert operator.costs(pa.table({"text": ["", "one two three", None, "word " * 600]})) == [2, 5, 1, 256]
     assert operator.memory_bytes() == pytest.approx((FOLDER / "model.safetensors").stat().st_size, rel=0.01)

@@ -151,7 +151,7 @@ def test_an_output_folder_holds_every_row_once_in_manifest_order(
     assert (manifest["rows"], manifest["state"], manifest["job"]) == (1000, "completed", job.id)
     read = pq.read_table if output_format == "parquet" else pyarrow.json.read_json
     tables = [read(out / part["name"]) for part in manifest["parts"]]
-    expected = [{**row, "loud": row["text"].upper() + "!"} for row in ROWS]
+    expected = [{**row, "loud": str(row["text"]).upper() + "!"} for row in ROWS]
     assert pa.concat_tables(tables).to_pylist() == expected
     assert job.to_table().to_pylist() == expected
     everything = pyarrow.dataset.dataset(out, format="json" if output_format == "jsonl" else "parquet").to_table()

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import random
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from batchmill.job import JobState, WorkerInfo
+from batchmill.job import JobState
 from batchmill.ledger import Ledger
-from batchmill.operators.contract import OperatorInfo
 from batchmill.settings import CoordinatorSettings
-from batchmill.shard import ShardRef
-from batchmill.workspace import Workspace
-from batchmill_coordinator.fleet.fleet_view import FleetView
-from batchmill_coordinator.results.resumption import Resumption
+from batchmill.shard import ShardId, ShardRef
 from batchmill_coordinator.roles.leadership import Leadership
-from batchmill_coordinator.roles.planner import Planner
 from batchmill_coordinator.roles.role import RoleThread
 from support.growing_source import GrowingSource
 from support.hand_clock import HandClock
 from support.ledger_steps import submit
+from support.planning import announce_worker, planner_over
 from support.waiting import until
 
 if TYPE_CHECKING:
@@ -29,6 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import redis
+
+    from batchmill_coordinator.roles.planner import Planner
 
 JOB = "job-1"
 
@@ -42,16 +39,7 @@ def settings(valkey_url: str, prefix: str, tmp_path: Path) -> CoordinatorSetting
 def ledger(redis_client: redis.Redis, prefix: str) -> Ledger:
     """A ledger with a job, which this process leads, and a worker that could take many shards."""
     ledger = Ledger(redis_client, prefix)
-    worker = WorkerInfo(
-        name="cpu0@here-1",
-        pool="default",
-        device="cpu",
-        operators=["echo"],
-        shards_at_once=1000,
-        pid=1,
-        started_at=time.time(),
-    )
-    ledger.fleet.announce(worker, [OperatorInfo(name="echo", params_schema={})], 600.0, changed=True)
+    announce_worker(ledger, shards_at_once=1000)
     submit(ledger)
     return ledger
 
@@ -62,16 +50,14 @@ def source() -> GrowingSource:
 
 
 def planner(ledger: Ledger, settings: CoordinatorSettings, source: GrowingSource) -> Planner:
-    workspace = Workspace.open(settings)
-    fleet = FleetView(ledger, HandClock())
-    return Planner(ledger, fleet, lambda _record, _stage: source, Resumption(ledger, workspace), settings)
+    return planner_over(ledger, settings, lambda _record, _stage: source)
 
 
 def planned_ids(ledger: Ledger, source: GrowingSource) -> list[int]:
     """The ids of all rows in shards, read as a worker would, in the order of the shards."""
     ids: list[int] = []
     for number in range(ledger.jobs.read(JOB).first.shards_planned):
-        shard = ledger.shards.read(ShardRef(JOB, 0, (number,), 0))
+        shard = ledger.shards.read(ShardRef(JOB, 0, ShardId((number,)), 0))
         assert shard is not None
         assert (shard.first_row, shard.stage) == (len(ids), 0)
         rows = source.read(shard.slices).column("id").to_pylist()
@@ -152,10 +138,10 @@ def test_the_planner_wakes_when_the_stage_before_has_committed_more_rows(
 ) -> None:
     thread.wake()
     until(lambda: source.not_yet > 0, "a look at the empty input")
-    for written in (10, 35):
-        source.write(written - ledger.jobs.read(JOB).first.rows_planned)
+    for rows in (10, 25):
+        source.write(rows)
         thread.notify("committed")
-        until(lambda written=written: ledger.jobs.read(JOB).first.rows_planned == written, "the planning of new rows")
+        until(lambda: ledger.jobs.read(JOB).first.rows_planned == source.rows, "the planning of new rows")
     source.close()
     thread.notify("committed")
     until(lambda: ledger.jobs.read(JOB).first.planned, "the end of the planning")

@@ -31,8 +31,8 @@ class Api:
     token: str
 
     def call(self, method: str, path: str, body: bytes | Any = None, **headers: str | None) -> Answer:
-        sent = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
-        sent |= {name.replace("_", "-"): value for name, value in headers.items()}  # type: ignore[dict-item]  # None drops
+        sent: dict[str, Any] = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
+        sent |= {name.replace("_", "-"): value for name, value in headers.items()}
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         connection = http.client.HTTPConnection(self.host, timeout=60)
         try:
@@ -72,7 +72,7 @@ def test_a_job_goes_through_with_nothing_but_json(api: Api) -> None:
 
 def test_results_are_an_arrow_stream_with_a_cursor(api: Api) -> None:
     job = submit(api, rows=[{"id": n} for n in range(1000)])
-    cursor, ids = "", []
+    cursor, ids = "", list[int]()
     while True:
         answer = api.call("GET", f"/v1/jobs/{job}/results?wait_s=30&cursor={cursor}")
         ids += (

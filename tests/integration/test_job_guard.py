@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from batchmill.errors import ServiceUnavailable, StorageError
-from batchmill.job import JobError, JobState, WorkerInfo
+from batchmill.job import JobError, JobState
 from batchmill.ledger import Ledger
-from batchmill.operators.contract import OperatorInfo
 from batchmill.settings import CoordinatorSettings
-from batchmill.workspace import Workspace
-from batchmill_coordinator.fleet.fleet_view import FleetView
-from batchmill_coordinator.results.resumption import Resumption
 from batchmill_coordinator.roles.job_guard import MAX_UNFORESEEN, JobGuard, apart
-from batchmill_coordinator.roles.planner import Planner
 from support.growing_source import GrowingSource
 from support.hand_clock import HandClock
 from support.ledger_steps import submit
+from support.planning import announce_worker, planner_over
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +22,7 @@ if TYPE_CHECKING:
     import redis
 
     from batchmill.sources.base import Source
+    from batchmill_coordinator.roles.planner import Planner
 
 BAD, GOOD = "job-1", "job-2"
 ODD: list[Exception] = [
@@ -43,22 +39,13 @@ ODD: list[Exception] = [
 def ledger(redis_client: redis.Redis, prefix: str) -> Ledger:
     """A ledger with two jobs and a worker."""
     ledger = Ledger(redis_client, prefix)
-    worker = WorkerInfo(
-        name="cpu0@here-1",
-        pool="default",
-        device="cpu",
-        operators=["echo"],
-        shards_at_once=2,
-        pid=1,
-        started_at=time.time(),
-    )
-    ledger.fleet.announce(worker, [OperatorInfo(name="echo", params_schema={})], 600.0, changed=True)
+    announce_worker(ledger)
     submit(ledger, BAD)
     submit(ledger, GOOD)
     return ledger
 
 
-def planner_over(ledger: Ledger, prefix: str, url: str, folder: Path, sources: dict[str, Any]) -> Planner:
+def planner_of(ledger: Ledger, prefix: str, url: str, folder: Path, sources: dict[str, Any]) -> Planner:
     settings = CoordinatorSettings(redis_url=url, redis_prefix=prefix, blob_root=str(folder), tokens=("secret",))
 
     def open_source(record: Any, _stage: int) -> Source:
@@ -68,8 +55,7 @@ def planner_over(ledger: Ledger, prefix: str, url: str, folder: Path, sources: d
         source: Source = found
         return source
 
-    resumption = Resumption(ledger, Workspace.open(settings))
-    return Planner(ledger, FleetView(ledger, HandClock()), open_source, resumption, settings)
+    return planner_over(ledger, settings, open_source)
 
 
 @pytest.fixture
@@ -83,7 +69,7 @@ def good() -> GrowingSource:
 def test_an_unforeseen_exception_in_planning_sets_aside_one_job_with_a_note_and_others_are_planned(
     ledger: Ledger, prefix: str, valkey_url: str, tmp_path: Path, good: GrowingSource, error: Exception
 ) -> None:
-    planner = planner_over(ledger, prefix, valkey_url, tmp_path, {BAD: error, GOOD: good})
+    planner = planner_of(ledger, prefix, valkey_url, tmp_path, {BAD: error, GOOD: good})
     planner.step(ledger.lead("me", 60))
     assert ledger.jobs.read(GOOD).first.rows_planned == 10
     assert ledger.jobs.read(BAD).state is JobState.PENDING
@@ -95,7 +81,7 @@ def test_a_job_of_which_the_planner_died_twice_fails_and_the_others_are_planned(
     ledger: Ledger, prefix: str, valkey_url: str, tmp_path: Path, good: GrowingSource
 ) -> None:
     other = GrowingSource()
-    planner = planner_over(ledger, prefix, valkey_url, tmp_path, {BAD: other, GOOD: good})
+    planner = planner_of(ledger, prefix, valkey_url, tmp_path, {BAD: other, GOOD: good})
     for died in (1, 2):  # two processes that began and were never through
         assert ledger.shards.begin_planning(BAD, is_again=False) == died
     planner.step(ledger.lead("me", 60))
@@ -111,7 +97,7 @@ def test_one_death_is_forgotten_once_the_job_is_planned(
 ) -> None:
     source = GrowingSource()
     source.write(5)
-    planner = planner_over(ledger, prefix, valkey_url, tmp_path, {BAD: source, GOOD: good})
+    planner = planner_of(ledger, prefix, valkey_url, tmp_path, {BAD: source, GOOD: good})
     epoch = ledger.lead("me", 60)
     for _ in range(4):
         ledger.shards.begin_planning(BAD, is_again=False)
@@ -126,7 +112,7 @@ def test_an_outage_of_the_ledger_while_a_job_is_planned_counts_for_no_death(
     ledger: Ledger, prefix: str, valkey_url: str, tmp_path: Path, good: GrowingSource
 ) -> None:
     sources: dict[str, Any] = {BAD: ServiceUnavailable("away"), GOOD: good}
-    planner = planner_over(ledger, prefix, valkey_url, tmp_path, sources)
+    planner = planner_of(ledger, prefix, valkey_url, tmp_path, sources)
     epoch = ledger.lead("me", 60)
     for _ in range(5):
         with pytest.raises(ServiceUnavailable):

@@ -222,9 +222,13 @@ def test_names_beyond_two_hundred_are_counted_together_and_days_long_ago_are_dro
     ledger: Ledger, epoch: int, redis_client: redis.Redis
 ) -> None:
     keys, today = ledger._store.keys, NOW_MS // 86_400_000
-    redis_client.hset(keys.cost_tenants(), mapping={f"t{n} attempts": 1 for n in range(2399)} | {"acme attempts": 1})
-    redis_client.hset(keys.cost_pools(), mapping={f"p{n} o attempts": 1 for n in range(2400)})
-    redis_client.hset(keys.cost_days(), mapping={f"{today - ago} attempts": 1 for ago in (1, 399, 400, 1000)})
+    fields = {
+        keys.cost_tenants(): ["acme", *(f"t{n}" for n in range(2399))],
+        keys.cost_pools(): [f"p{n} o" for n in range(2400)],
+        keys.cost_days(): [f"{today - ago}" for ago in (1, 399, 400, 1000)],
+    }
+    for key, names in fields.items():
+        redis_client.hset(key, mapping={f"{name} attempts": 1 for name in names})
     (ref,) = begin(ledger, epoch, 1)
     claim(ledger, ref)
     ledger.shards.commit(ref, FIVE_ROWS, used=USED)

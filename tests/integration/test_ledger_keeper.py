@@ -128,6 +128,7 @@ def test_blobs_of_a_lost_ledger_are_swept_once_the_mark_says_so(
 def test_a_ledger_that_was_rolled_back_is_reported(kept: Kept, redis_client: redis.Redis) -> None:
     kept.step_after(1)
     copy = redis_client.dump(kept.ledger._store.keys.identity())
+    assert copy is not None
     kept.step_after(3 * REVISION_INTERVAL_S)
     kept.step_after(3 * REVISION_INTERVAL_S)
     redis_client.restore(kept.ledger._store.keys.identity(), 0, copy, replace=True)

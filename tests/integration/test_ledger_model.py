@@ -10,7 +10,6 @@ import sys
 from functools import partial
 from typing import Literal
 
-import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule, run_state_machine_as_test
@@ -375,7 +374,6 @@ class LedgerMachine(Lockstep):
         assert not [key for key in self.dump() if ":{job-" in key]
 
 
-@pytest.mark.timeout(600)  # a failure takes minutes to be shrunk to its shortest sequence
 def test_the_ledger_does_what_its_model_does_whatever_crashes(valkey_url: str) -> None:
     with connect(valkey_url) as client:
 

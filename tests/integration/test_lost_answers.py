@@ -23,6 +23,7 @@ from batchmill.sources import InlineSource, InputSplit
 from batchmill.workspace import table_from_stream
 from batchmill_coordinator.admission.acceptance import accept
 from batchmill_coordinator.admission.upload_parts import part_name
+from batchmill_coordinator.roles.planner import Planner
 from batchmill_coordinator.service import Service
 from batchmill_worker.devices.placement import SlotIdentity
 from batchmill_worker.runtime.attempt_result import AttemptStatus
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
     from batchmill.ledger import JobRecord
     from batchmill.shard import ShardRef
-    from batchmill_coordinator.roles.planner import Planner
     from batchmill_worker.slot.wiring import SlotContext
 
 Lost = Literal["request", "answer"]
@@ -106,7 +106,7 @@ def submit(service: Service) -> JobRecord:
 
 
 def planner(service: Service) -> Planner:
-    return next(thread._role for thread in service._roles if thread._role.name == "planner")
+    return next(thread._role for thread in service._roles if isinstance(thread._role, Planner))
 
 
 @pytest.mark.parametrize("what", ["request", "answer"])
@@ -127,7 +127,9 @@ def test_a_source_that_ends_before_all_its_rows_are_planned_fails_the_job(servic
     job = submit(service)
     planner(service).step(service.leadership.epoch)
     empty_the_horizon(service, service.ledger.jobs.read(job.id))
-    splitter = planner(service)._open_sources.get((job.id, 0)).splitter
+    opened = planner(service)._open_sources.get((job.id, 0))
+    assert opened is not None
+    splitter = opened.splitter
     assert isinstance(splitter.next_split(3, 1 << 20), InputSplit)
     plan_the_rest(service, job.id)
     failed = service.ledger.jobs.read(job.id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 from contextlib import closing
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -28,7 +28,7 @@ class Watched:
     """A cluster of two coordinators and a worker, and what they tell."""
 
     def __init__(self, folder: Path) -> None:
-        paid = {"TOKENS": f"acme:{TOKEN}", "CURRENCY": "EUR", "PRICE_PER_HOUR": 7200}
+        paid: dict[str, Any] = {"TOKENS": f"acme:{TOKEN}", "CURRENCY": "EUR", "PRICE_PER_HOUR": 7200}
         self.cluster = Cluster(folder, "mill_operators", METRICS_TOKEN=SCRAPER, **paid)
         self.worker_url = f"http://127.0.0.1:{free_port()}"
 

@@ -41,7 +41,8 @@ def _ids(path: Path) -> list[int]:
     if path.suffix == ".jsonl":
         return [json.loads(line)["id"] for line in path.read_text().splitlines()]
     table = pq.read_table(path) if path.suffix == ".parquet" else pa.ipc.open_file(str(path)).read_all()
-    return table["id"].to_pylist()
+    ids: list[int] = table["id"].to_pylist()
+    return ids
 
 
 @pytest.mark.parametrize("ending", ["parquet", "jsonl", "arrow"])
@@ -123,5 +124,6 @@ def test_other_tools_read_a_folder_with_its_manifest_in_place(
         found += [pl.read_ndjson(files)["id"].to_list()]
     reader = "read_parquet" if form == "parquet" else "read_json"
     query = f"select id from {reader}('{files}')"  # noqa: S608  # the path is the test's own
-    found += [[row[0] for row in duckdb.sql(query).fetchall()]]
+    with duckdb.connect() as database:
+        found += [[row[0] for row in database.execute(query).fetchall()]]
     assert all(sorted(ids) == IDS for ids in found)

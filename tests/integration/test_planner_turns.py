@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pytest
 
-from batchmill.job import JobState, WorkerInfo
-from batchmill.operators.contract import OperatorInfo
+from batchmill.job import JobState
 from batchmill.settings import CoordinatorSettings
 from batchmill.sources import InlineSource
-from batchmill.workspace import Workspace
-from batchmill_coordinator.fleet.fleet_view import FleetView
-from batchmill_coordinator.results.resumption import Resumption
 from batchmill_coordinator.roles.planner import MAX_THREADS, Planner
-from support.hand_clock import HandClock
 from support.ledger_steps import submit
+from support.planning import announce_worker, planner_over
 from support.records import spec_of
 from support.waiting import until
 
@@ -51,12 +47,8 @@ def sources() -> Iterator[Sources]:
 
 
 def planner(ledger: Ledger, settings: CoordinatorSettings, sources: Sources) -> Planner:
-    worker = WorkerInfo(
-        name="w", pool="default", device="cpu", operators=["echo"], shards_at_once=2, pid=1, started_at=1
-    )
-    ledger.fleet.announce(worker, [OperatorInfo(name="echo", params_schema={})], ttl_s=60, changed=True)
-    resumption = Resumption(ledger, Workspace.open(settings))
-    return Planner(ledger, FleetView(ledger, cast("Any", HandClock())), sources.open, resumption, settings)
+    announce_worker(ledger)
+    return planner_over(ledger, settings, sources.open)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import socket
 import ssl
 import subprocess
 import threading
-import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -22,13 +21,13 @@ from batchmill.errors import BatchmillError, LedgerRefused, ServiceUnavailable
 from batchmill.ledger import Ledger
 from batchmill.processes.parent_death import die_with_parent
 from batchmill.settings import ServiceSettings
+from support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 SECRET = "p@ss/w#rd%:?&ü"  # noqa: S105  # of a server of the test
-START_S = 20.0
 CHUNK = 65536
 
 
@@ -54,14 +53,15 @@ def free_port() -> int:
 
 
 def await_port(port: int) -> None:
-    ends_at = time.monotonic() + START_S
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return
-        except OSError:
-            assert time.monotonic() < ends_at
-            time.sleep(0.02)
+    until(lambda: listens(port), f"a server on port {port}")
+
+
+def listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
 
 
 def ledger_error(url: str) -> BatchmillError | None:
@@ -90,7 +90,8 @@ def broker_error(url: str) -> Exception | None:
             queue.put({"passes": True})
             assert queue.get(timeout=5).payload == {"passes": True}
         except OperationalError as error:
-            return error
+            refused: Exception = error
+            return refused
         queue.close()
     return None
 
@@ -158,10 +159,7 @@ def test_a_node_of_a_cluster_is_refused_once_its_cluster_is_up(tmp_path: Path) -
             Ledger.open(ServiceSettings(redis_url=url)).probe()
         client = Ledger.open(ServiceSettings(redis_url=url))._store.redis
         client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-        ends_at = time.monotonic() + START_S
-        while b"cluster_state:ok" not in client.execute_command("CLUSTER", "INFO"):
-            assert time.monotonic() < ends_at
-            time.sleep(0.05)
+        until(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"), "a cluster that is up")
         error = ledger_error(url)
     assert isinstance(error, LedgerRefused)
     assert "Redis Cluster is not supported" in str(error)

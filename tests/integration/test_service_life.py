@@ -142,9 +142,9 @@ def test_server_mode_reads_and_writes_only_below_its_roots(server: batchmill.Cli
     for path in outside:
         with pytest.raises(InvalidSource):
             server.submit("echo", source={"path": path, "format": "jsonl"})
-    for path in (tmp_path / "out", root / "folder" / "out", "/etc/batchmill-out"):
+    for out in (tmp_path / "out", root / "folder" / "out", "/etc/batchmill-out"):
         with pytest.raises(InvalidOutput):
-            server.submit("echo", rows=[{"id": 1}], output=path)
+            server.submit("echo", rows=[{"id": 1}], output=out)
     assert server.jobs() == []
     (root / "mine.jsonl").write_text('{"id": 7}\n')
     job = server.submit("echo", source=root / "mine.jsonl", output=root / "out")

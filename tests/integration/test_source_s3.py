@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import pyarrow as pa
@@ -33,7 +33,7 @@ def endpoint() -> Iterator[str]:
 
 
 @pytest.fixture
-def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     store = boto3.resource("s3", endpoint_url=endpoint, region_name="us-east-1")
@@ -62,11 +62,12 @@ def file_of(ending: str, rows: list[dict[str, object]]) -> bytes:
     else:
         text = "".join(f'{{"id": {row["id"]}, "text": "{row["text"]}"}}\n' for row in rows).encode()
         return gzip.compress(text) if ending.endswith("gz") else text
-    return sink.getvalue().to_pybytes()
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
 
 
 @pytest.mark.parametrize("ending", ["parquet", "arrow", "jsonl", "jsonl.gz"])
-def test_a_folder_in_a_bucket_gives_all_rows_in_order(ending: str, bucket: object, locations: Locations) -> None:
+def test_a_folder_in_a_bucket_gives_all_rows_in_order(ending: str, bucket: Any, locations: Locations) -> None:
     for number in range(11):
         rows = ROWS[number * 180 : (number + 1) * 180] if number < 10 else ROWS[1800:]
         bucket.put_object(Key=f"in/sub/part-{number}.{ending}", Body=file_of(ending, rows))
@@ -85,7 +86,7 @@ def test_a_folder_in_a_bucket_gives_all_rows_in_order(ending: str, bucket: objec
         assert found == ROWS
 
 
-def test_objects_are_rows_with_their_bytes(bucket: object, locations: Locations) -> None:
+def test_objects_are_rows_with_their_bytes(bucket: Any, locations: Locations) -> None:
     for number in range(30):
         bucket.put_object(Key=f"in/{number}.pdf", Body=b"%PDF" + b"x" * number)
     description = describe(FileSource(path="s3://rows/in", format="binary"), locations)
@@ -98,7 +99,7 @@ def test_objects_are_rows_with_their_bytes(bucket: object, locations: Locations)
     assert all(row["modified_at"] is not None and row["size"] == len(row["bytes"]) for row in rows)
 
 
-def test_what_is_wrong_in_a_bucket_is_named(bucket: object, locations: Locations) -> None:
+def test_what_is_wrong_in_a_bucket_is_named(bucket: Any, locations: Locations) -> None:
     bucket.put_object(Key="a.jsonl", Body=b'{"id": 1}\n{"id": "x"}\n')
     for path, message in (
         ("s3://rows/a.jsonl", "s3://rows/a.jsonl, line 2: column 'id' holds string here, and int64 before"),
@@ -112,7 +113,7 @@ def test_what_is_wrong_in_a_bucket_is_named(bucket: object, locations: Locations
 
 
 @pytest.mark.parametrize("ending", ["parquet", "jsonl", "jsonl.gz"])
-def test_an_object_that_changed_or_vanished_is_named(ending: str, bucket: object, locations: Locations) -> None:
+def test_an_object_that_changed_or_vanished_is_named(ending: str, bucket: Any, locations: Locations) -> None:
     bucket.put_object(Key=f"a.{ending}", Body=file_of(ending, ROWS))
     description = describe(FileSource(path=f"s3://rows/a.{ending}"), locations)
     blobs = BlobStore(locations.resolve("s3://rows/blobs"))
@@ -124,7 +125,7 @@ def test_an_object_that_changed_or_vanished_is_named(ending: str, bucket: object
         open_source(description, locations, blobs, "staged").splitter().next_split(10, 1000)
 
 
-def test_an_object_that_is_written_again_while_it_is_read_is_named(bucket: object, locations: Locations) -> None:
+def test_an_object_that_is_written_again_while_it_is_read_is_named(bucket: Any, locations: Locations) -> None:
     data = file_of("jsonl", ROWS)
     bucket.put_object(Key="a.jsonl", Body=data)
     description = describe(FileSource(path="s3://rows/a.jsonl"), locations)
@@ -137,7 +138,7 @@ def test_an_object_that_is_written_again_while_it_is_read_is_named(bucket: objec
         source.read(split.slices)
 
 
-def test_uploaded_parts_in_a_bucket_are_read(bucket: object, locations: Locations) -> None:  # noqa: ARG001  # it is there
+def test_uploaded_parts_in_a_bucket_are_read(bucket: Any, locations: Locations) -> None:  # noqa: ARG001  # it is there
     blobs = BlobStore(locations.resolve("s3://rows/blobs"))
     for number in range(4):
         table = pa.Table.from_pylist(ROWS[number * 500 : (number + 1) * 500])

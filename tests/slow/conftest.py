@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -21,7 +21,7 @@ def cluster(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
     """Makes a cluster over a folder of its own; ended with the test."""
     made: list[Cluster] = []
 
-    def make(**settings: object) -> Cluster:
+    def make(**settings: Any) -> Cluster:
         made.append(Cluster(tmp_path / f"cluster-{len(made)}", "mill_operators", **settings))
         return made[-1]
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batchmill.errors import JobCancelled, JobFailed
+from batchmill.job import RetryPolicy
 from support.flower_stack import FlowerStack, flower_stack
 from support.waiting import until
 
@@ -69,7 +70,7 @@ def test_an_attempt_that_is_tried_again_is_seen_as_retry_and_the_next_one_as_suc
     stack: FlowerStack, tmp_path: Path
 ) -> None:
     job = stack.client.submit(
-        "flaky", rows=[{"id": n} for n in range(6)], params={"log": str(tmp_path)}, retry={"backoff_s": 0.01}
+        "flaky", rows=[{"id": n} for n in range(6)], params={"log": str(tmp_path)}, retry=RetryPolicy(backoff_s=0.01)
     )
     assert len(list(job.results())) == 6
 
@@ -109,7 +110,7 @@ def test_a_shard_without_any_result_is_seen_as_a_failure(stack: FlowerStack) -> 
 
 
 def test_an_operator_that_fails_on_everything_is_seen_as_a_failure_with_its_message(stack: FlowerStack) -> None:
-    job = stack.client.submit("broken", rows=[{"id": n} for n in range(40)], retry={"backoff_s": 0.01})
+    job = stack.client.submit("broken", rows=[{"id": n} for n in range(40)], retry=RetryPolicy(backoff_s=0.01))
     with pytest.raises(JobFailed):
         job.wait()
 

@@ -45,7 +45,7 @@ FIRST_ROW_S = 10.0
 SLACK_S = 4.0  # of a machine with other work
 HEALTH_S = 2.0  # 1 s is promised, on an idle machine
 ROWS = 30
-LEASES = {"LEASE_TTL_S": 10, "LEADER_TTL_S": 5}  # those of a real deployment: recovery is measured
+LEASES: dict[str, Any] = {"LEASE_TTL_S": 10, "LEADER_TTL_S": 5}  # those of a real deployment: recovery is measured
 DIED = ("Exception in thread", "Unrecoverable error", "cannot work without it", "Traceback")
 
 

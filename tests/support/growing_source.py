@@ -31,6 +31,12 @@ class GrowingSource(Source):
         with self._lock:
             self._rows += rows
 
+    @property
+    def rows(self) -> int:
+        """How many were written."""
+        with self._lock:
+            return self._rows
+
     def close(self) -> None:
         """Write no more rows."""
         with self._lock:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from batchmill.job import RetryPolicy
 from support.flower_stack import USER, FlowerStack, flower_stack
 from support.waiting import GRACE_S, until
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
     import batchmill
 
-pytestmark = pytest.mark.timeout(600)
 
 FLAGS = [
     "--no-sandbox",
@@ -70,7 +70,11 @@ def job(stack: FlowerStack, tmp_path_factory: pytest.TempPathFactory) -> batchmi
     assert list(lost.results()) == []
     log = str(tmp_path_factory.mktemp("log"))
     tried = stack.client.submit(
-        "flaky", rows=[{"id": n} for n in range(6)], params={"log": log}, retry={"backoff_s": 0.01}, name="nightly"
+        "flaky",
+        rows=[{"id": n} for n in range(6)],
+        params={"log": log},
+        retry=RetryPolicy(backoff_s=0.01),
+        name="nightly",
     )
     assert len(list(tried.results())) == 6
     until(lambda: any(task["state"] == "SUCCESS" for task in stack.tasks(tried)), "the last event")

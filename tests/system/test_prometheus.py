@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -47,12 +47,15 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, workers: list[str]) -> Ite
     """A service with two kinds of devices, each at its price, and a tenant."""
     folder = tmp_path_factory.mktemp("watched")
     (folder / "devices.json").write_text(json.dumps([GPU]))
-    costs = {"TOKENS": f"acme:{CLIENTS_TOKEN}", "CURRENCY": "EUR", "PRICES": f"cpu=60,{GPU['model']}=3600"}
+    costs: dict[str, Any] = {
+        "TOKENS": f"acme:{CLIENTS_TOKEN}",
+        "CURRENCY": "EUR",
+        "PRICES": f"cpu=60,{GPU['model']}=3600",
+    }
     with Cluster(folder, "mill_operators", METRICS_TOKEN=TOKEN, **costs) as started:
         started.start(coordinators=2, slots=())
         started.start_supervisor(2, WORKER_LISTEN=workers[0])
-        stand_in = {"STAND_IN_DEVICES": folder / "devices.json"}
-        started.start_supervisor(devices="cuda:0", WORKER_LISTEN=workers[1], **stand_in)
+        started.start_supervisor(devices="cuda:0", WORKER_LISTEN=workers[1], STAND_IN_DEVICES=folder / "devices.json")
         yield started
 
 
@@ -117,8 +120,8 @@ def test_what_prometheus_sums_up_is_what_the_jobs_did(watched: Prometheus) -> No
 def test_what_prometheus_sums_up_of_costs_is_what_the_service_says(watched: Prometheus, cluster: Cluster) -> None:
     costs = cluster.clients["a"].costs()
     assert costs.all.total > 0
-    for sums in ("batchmill_cost_total", "batchmill_tenant_cost_total", "batchmill_cost_today"):
-        until(lambda asked=sums: watched.now(f"sum({asked})") == pytest.approx(costs.all.total), f"the total of {sums}")
+    sums = [f"sum({name})" for name in ("batchmill_cost_total", "batchmill_tenant_cost_total", "batchmill_cost_today")]
+    until(lambda: [watched.now(each) for each in sums] == pytest.approx([costs.all.total] * 3), "the total of each sum")
     assert watched.now("sum(batchmill_device_seconds_total)") == pytest.approx(costs.all.total_s)
     assert watched.now('sum(batchmill_tenant_rows_charged_total{tenant="acme"})') == costs.all.rows
     assert watched.now('group(batchmill_currency_info{currency="EUR"})') == 1

@@ -280,11 +280,12 @@ class TestS3:
         with failing_s3(lambda query: "partNumber=2" in query) as url:
             blobs = BlobStore.open(*new_bucket(url))
             blobs.put("x", b"before")
-            for write in (
+            writes: list[Callable[[], object]] = [
                 lambda: blobs.put("x", bytes(25_000_000)),
                 lambda: blobs.put_table("x", pa.table({"x": pa.array(range(3_000_000))})),
                 lambda: blobs.put("y", bytes(25_000_000)),
-            ):
+            ]
+            for write in writes:
                 with pytest.raises(StorageError, match=r"could not write s3://.*: Permission denied\."):
                     write()
             assert blobs.get("x").to_pybytes() == b"before"
