@@ -35,7 +35,7 @@ def kept(*ids: str, noted: int | None = None, now_ms: int = 10_000, **changes: s
 
 def test_changes_of_state_and_what_was_kept_stand_in_the_order_of_time() -> None:
     page = page_of(kept("1500-0", "2500-1", "2500-10"), START, LogLevel.INFO, 100)
-    assert [one.id for one in page.entries] == ["1000-0", "1500-0", "2000-0", "2500-1", "2500-10"]
+    assert [one.id for one in page.entries] == ["1000-0", "1500-0", "2000-1000001", "2500-1", "2500-10"]
     assert (page.next, page.dropped, page.is_final) == ("2500-10", 0, False)
 
 
@@ -48,19 +48,19 @@ def test_page_after_page_tells_everything_once() -> None:
             break
         told += [one.id for one in page.entries]
         cursor = LogCursor.parse(page.next)
-    assert told == ["1000-0", "1500-0", "2000-0", "2500-1", "2500-10"]
+    assert told == ["1000-0", "1500-0", "2000-1000001", "2500-1", "2500-10"]
 
 
 def test_a_level_leaves_out_what_is_less_bad_and_the_cursor_passes_it_over() -> None:
     page = page_of(kept("1500-0"), START, LogLevel.WARNING, 100)
     assert [one.id for one in page.entries] == ["1500-0"]
-    assert page.next == "2000-0"
+    assert page.next == "2000-1000001"
     assert page_of(kept("1500-0"), START, LogLevel.ERROR, 100).entries == []
 
 
 def test_what_happens_in_this_millisecond_is_told_with_the_next_page() -> None:
     now = page_of(kept("2500-0", now_ms=2500), START, LogLevel.INFO, 100)
-    assert now.next == "2000-0"
+    assert now.next == "2000-1000001"
     later = page_of(kept("2500-0", "2500-1", now_ms=2501), LogCursor.parse(now.next), LogLevel.INFO, 100)
     assert [one.id for one in later.entries] == ["2500-0", "2500-1"]
 
@@ -125,3 +125,10 @@ def test_an_entry_with_an_event_name_of_version_0_1_is_read_under_its_new_name(f
 def test_an_event_name_that_never_existed_is_refused() -> None:
     with pytest.raises(ValueError, match="is not a valid LogEvent"):
         LogEvent("on holiday")
+
+
+def test_a_job_that_starts_in_the_millisecond_in_which_it_is_accepted_has_both_entries_page_by_page() -> None:
+    log = kept("1000-0", started_at="1000")
+    first = page_of(log, START, LogLevel.INFO, 2)
+    second = page_of(log, LogCursor.parse(first.next), LogLevel.INFO, 2)
+    assert [one.event for one in second.entries] == [LogEvent.STARTED]

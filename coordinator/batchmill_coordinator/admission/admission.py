@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from batchmill.errors import Conflict, InvalidOutput, InvalidRequest, UnknownOperator, did_you_mean
 from batchmill.job import MAX_INLINE_BYTES, CheckedJob, FileSource, JobRequest, JobSpec, UploadSource, new_id
-from batchmill.ledger.jobs import Submission, OneShardPlan
+from batchmill.ledger.jobs import OneShardPlan, Submission
 from batchmill.shard import FIRST_ROWS, Shard, ShardId
 from batchmill.sources import InlineSource, SourceDescription
 from batchmill.sources.base import InputSplit

@@ -13,6 +13,14 @@ if TYPE_CHECKING:
     from batchmill.ledger import JobRecord
     from batchmill.ledger.job_log import Kept
 
+_PLACES = {
+    LogEvent.ACCEPTED: 0,
+    LogEvent.STARTED: 1_000_001,
+    LogEvent.STOPPING: 1_000_002,
+    LogEvent.ENDED: 1_000_003,
+}
+"""Numbers within a millisecond, which several of them may share: kept entries have those between, from 0 on."""
+
 
 def page_of(kept: Kept, after: LogCursor, level: LogLevel, limit: int) -> LogPage:
     """Return at most `limit` entries behind a cursor, from a level on, in the order of time.
@@ -74,7 +82,7 @@ def _stopping(record: JobRecord, at_ms: int) -> LogEntry:
 
 def _entry(at_ms: int, level: LogLevel, event: LogEvent, message: str, traceback: str = "") -> LogEntry:
     return LogEntry(
-        id=str(LogCursor((at_ms, 0))),
+        id=str(LogCursor((at_ms, _PLACES[event]))),
         at=at_ms / 1000,
         level=level,
         event=event,
