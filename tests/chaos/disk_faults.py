@@ -10,7 +10,7 @@ from chaos.faults import DISK, STORE, FaultSet, Struck
 if TYPE_CHECKING:
     import random
 
-    from chaos.faults import Mending
+    from chaos.faults import Repairs
     from support.cluster import Cluster
     from support.small_disk import SmallDisk
 
@@ -21,9 +21,9 @@ class DiskFaults(FaultSet):
     """Those of two disks: the blob store's and Valkey's."""
 
     def __init__(
-        self, cluster: Cluster, chance: random.Random, mending: Mending, *, blobs: SmallDisk, store: SmallDisk
+        self, cluster: Cluster, chance: random.Random, repairs: Repairs, *, blobs: SmallDisk, store: SmallDisk
     ) -> None:
-        super().__init__(cluster, chance, mending)
+        super().__init__(cluster, chance, repairs)
         self._blobs = blobs
         self._store = store
 
@@ -37,7 +37,7 @@ class DiskFaults(FaultSet):
         return None if was_replica else self._fill("full_store_disk", STORE, self._store)
 
     def _fill(self, kind: str, target: str, disk: SmallDisk) -> Struck | None:
-        if self.mending.lasts(kind):
+        if self.repairs.lasts(kind):
             return None
         disk.fill()
-        return self.mending.after(FULL_S, Struck(kind, target, "its disk", time.time()), disk.free)
+        return self.repairs.after(FULL_S, Struck(kind, target, "its disk", time.time()), disk.free)

@@ -37,20 +37,20 @@ class Undo:
     """What mends a fault after a while."""
 
     due_at: float  # seconds since the epoch
-    mend: Callable[[], object]
+    repair: Callable[[], object]
     fault: Struck
 
 
 @dataclass(slots=True)
-class Mending:
+class Repairs:
     """The faults that last, and what mends them. complaints: what the service did not do meanwhile."""
 
     undos: list[Undo] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
 
-    def after(self, seconds: float, fault: Struck, mend: Callable[[], object]) -> Struck:
-        """Mend a fault so long after it began."""
-        self.undos.append(Undo(fault.at + seconds, mend, fault))
+    def after(self, seconds: float, fault: Struck, repair: Callable[[], object]) -> Struck:
+        """Repair a fault so long after it began."""
+        self.undos.append(Undo(fault.at + seconds, repair, fault))
         return fault
 
     def lasts(self, *kinds: str) -> bool:
@@ -61,22 +61,22 @@ class Mending:
         """Return what the faults that last have struck."""
         return {undo.fault.what for undo in self.undos}
 
-    def mend(self, *, all_of_it: bool) -> None:
+    def repair(self, *, all_of_it: bool) -> None:
         """Undo what is due, or everything."""
         for undo in list(self.undos):
             if all_of_it or time.time() >= undo.due_at:
                 self.undos.remove(undo)
-                undo.mend()
+                undo.repair()
                 undo.fault.undone_at = time.time()
 
 
 class FaultSet:
     """Faults that have something in common."""
 
-    def __init__(self, cluster: Cluster, chance: random.Random, mending: Mending) -> None:
+    def __init__(self, cluster: Cluster, chance: random.Random, repairs: Repairs) -> None:
         self.cluster = cluster
         self.chance = chance
-        self.mending = mending
+        self.repairs = repairs
 
     def kinds(self) -> dict[str, Callable[[], Struck | None]]:
         """Return what strikes, by kind."""
@@ -85,13 +85,13 @@ class FaultSet:
 
 
 class Faults:
-    """Strikes a cluster. `strike`, `mend` and `keep` belong to the thread that started the cluster's processes."""
+    """Strikes a cluster. `strike`, `repair` and `keep` belong to the thread that started the cluster's processes."""
 
-    def __init__(self, cluster: Cluster, chance: random.Random, mending: Mending, sets: Sequence[FaultSet]) -> None:
+    def __init__(self, cluster: Cluster, chance: random.Random, repairs: Repairs, sets: Sequence[FaultSet]) -> None:
         self.struck: list[Struck] = []
         self._cluster = cluster
         self._chance = chance
-        self._mending = mending
+        self._repairs = repairs
         self._kinds = {kind: strike for each in sets for kind, strike in each.kinds().items()}
 
     def schedule(self) -> Iterator[str]:
@@ -112,13 +112,13 @@ class Faults:
             self.struck.append(fault)
         return fault is not None
 
-    def mend(self, *, all_of_it: bool = False) -> None:
+    def repair(self, *, all_of_it: bool = False) -> None:
         """Undo what is due, or everything."""
-        self._mending.mend(all_of_it=all_of_it)
+        self._repairs.repair(all_of_it=all_of_it)
 
     def keep(self) -> None:
         """Start again what ended by itself, as whatever runs a service does."""
-        away = self._mending.struck()
+        away = self._repairs.struck()
         for name, running in list(self._cluster.coordinators.items()):
             if running.process.poll() is not None and name not in away:
                 self._cluster.start_coordinator(name, wait=False)

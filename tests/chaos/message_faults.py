@@ -12,7 +12,7 @@ from support.messages import QUEUE, attempt_of, readdressed
 if TYPE_CHECKING:
     import random
 
-    from chaos.faults import Mending
+    from chaos.faults import Repairs
     from support.cluster import Cluster
 
 MESSAGE_S = 2.0  # to wait for a message to strike
@@ -21,8 +21,8 @@ MESSAGE_S = 2.0  # to wait for a message to strike
 class MessageFaults(FaultSet):
     """Those of the queue of the default pool."""
 
-    def __init__(self, cluster: Cluster, chance: random.Random, mending: Mending) -> None:
-        super().__init__(cluster, chance, mending)
+    def __init__(self, cluster: Cluster, chance: random.Random, repairs: Repairs) -> None:
+        super().__init__(cluster, chance, repairs)
         self._message = ""  # one that was seen in the queue
 
     def _do_lose_message(self) -> Struck | None:

@@ -31,7 +31,7 @@ class WorkerFaults(FaultSet):
             return None
         slot.suspend()
         fault = Struck("freeze_slot", WORKER, str(slot.pid), time.time())
-        return self.mending.after(LEASE_S * 1.5 + 1, fault, lambda: resume(slot))
+        return self.repairs.after(LEASE_S * 1.5 + 1, fault, lambda: resume(slot))
 
     def _do_kill_supervisor(self) -> Struck:
         name, running = self._supervisor()
@@ -39,7 +39,7 @@ class WorkerFaults(FaultSet):
         running.kill()
         del self.cluster.supervisors[name]
         fault = Struck("kill_supervisor", WORKER, name, time.time())
-        return self.mending.after(1.0, fault, lambda: self._new_supervisor(slots))
+        return self.repairs.after(1.0, fault, lambda: self._new_supervisor(slots))
 
     def _do_drain_supervisor(self) -> Struck:
         name, running = self._supervisor()
@@ -47,7 +47,7 @@ class WorkerFaults(FaultSet):
         running.process.terminate()
         self._new_supervisor(slots)
         fault = Struck("drain_supervisor", WORKER, name, time.time())
-        return self.mending.after(12.0, fault, lambda: self._leave(name))
+        return self.repairs.after(12.0, fault, lambda: self._leave(name))
 
     def _slot(self) -> psutil.Process | None:
         slots = sorted(self.cluster.slots(), key=lambda process: process.pid)
@@ -67,7 +67,7 @@ class WorkerFaults(FaultSet):
         try:
             running.process.wait(20)
         except subprocess.TimeoutExpired:
-            self.mending.complaints.append(f"{name} was told to drain and did not end")
+            self.repairs.complaints.append(f"{name} was told to drain and did not end")
             running.kill()
         del self.cluster.supervisors[name]
 
@@ -81,7 +81,7 @@ class LeaderFaults(FaultSet):
             return None
         leader.kill()
         fault = Struck("kill_leader", LEADER, leader.name, time.time())
-        return self.mending.after(
+        return self.repairs.after(
             LEADER_LEASE_S + 2, fault, lambda: self.cluster.start_coordinator(leader.name, wait=False)
         )
 
@@ -92,7 +92,7 @@ class LeaderFaults(FaultSet):
         process = psutil.Process(leader.pid)
         process.suspend()
         fault = Struck("freeze_leader", LEADER, leader.name, time.time())
-        return self.mending.after(LEADER_LEASE_S * 1.5 + 1, fault, lambda: resume(process))
+        return self.repairs.after(LEADER_LEASE_S * 1.5 + 1, fault, lambda: resume(process))
 
     def _leader(self) -> Running | None:
         """Return the leader, unless it has ended and the ledger does not know yet."""
@@ -115,4 +115,4 @@ class PartitionFaults(FaultSet):
         network.cut()
         # the name of the process itself would say that it is away
         fault = Struck(kind, target, f"the network of {name}", time.time())
-        return self.mending.after(self.chance.uniform(1.0, 3 * LEASE_S), fault, network.heal)
+        return self.repairs.after(self.chance.uniform(1.0, 3 * LEASE_S), fault, network.heal)

@@ -4,7 +4,7 @@
    this machine permits it, with networks, disks and a clock of their own.
 2. Users keep four jobs alive, with flaky, poisonous and killer rows, and pause and cancel some.
 3. Faults strike, one after another, in the order that the seed gives, until the time is over.
-4. Everything is mended; all jobs must end.
+4. Everything is repaired; all jobs must end.
 5. Every row, counter, output and leftover is compared with what it must be.
 
 The seed fixes jobs and faults and how long after one another they strike, not what they meet.
@@ -31,7 +31,7 @@ import pytest
 from chaos.cache_verdict import judge_row_cache
 from chaos.chaos_operators import JOURNAL
 from chaos.disk_faults import DiskFaults
-from chaos.faults import MESSAGE, STORE, Faults, Mending
+from chaos.faults import MESSAGE, STORE, Faults, Repairs
 from chaos.message_faults import MessageFaults
 from chaos.process_faults import LeaderFaults, PartitionFaults, WorkerFaults
 from chaos.pulse import Pulse, spread
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from chaos.faults import FaultSet, Struck
 
 LOOK_S = 0.1
-SETTLE_S = 180.0  # for all jobs to end once everything is mended
+SETTLE_S = 180.0  # for all jobs to end once everything is repaired
 SETTINGS = {"SHARD_TARGET_S": 0.3, "BATCH_TIMEOUT_S": 60, "ROW_CACHE_ROWS": 1500}  # so that rows make room
 CALM_S = 3.0  # before the first fault
 
@@ -63,13 +63,13 @@ def chaos(seed: int, seconds: float, folder: Path) -> dict[str, Any]:
         made = Cluster(folder, "chaos_operators", clock=clock, apart=means.networks, **SETTINGS)
         cluster = stack.enter_context(made)
         cluster.start(coordinators=2, slots=(2, 1))
-        users, pulse, mending = Users(cluster, folder, seed), Pulse(cluster), Mending()
+        users, pulse, repairs = Users(cluster, folder, seed), Pulse(cluster), Repairs()
         chance = random.Random(seed)
-        faults = Faults(cluster, chance, mending, means.fault_sets(cluster, chance, mending, users))
+        faults = Faults(cluster, chance, repairs, means.fault_sets(cluster, chance, repairs, users))
         pulse.start()
         users.start()
         skipped = _strike(faults, random.Random(f"{seed}/gaps"), seconds)
-        faults.mend(all_of_it=True)
+        faults.repair(all_of_it=True)
         faults.keep()
         users.stop()
         began = time.monotonic()
@@ -77,10 +77,10 @@ def chaos(seed: int, seconds: float, folder: Path) -> dict[str, Any]:
         settled_s = time.monotonic() - began
         pulse.stop()
         verdict = _judge(users, left, cluster, {fault.kind for fault in faults.struck})
-        verdict.broken += users.complaints + mending.complaints
-    told = {"seed": seed, "seconds": seconds, "settled_s": round(settled_s, 1), "holds": verdict.holds}
+        verdict.broken += users.complaints + repairs.complaints
+    found = {"seed": seed, "seconds": seconds, "settled_s": round(settled_s, 1), "holds": verdict.holds}
     counts = _counts(verdict, users, folder / "journal")
-    return told | counts | {"means_that_are_missing": means.missing()} | _story(faults, pulse, skipped)
+    return found | counts | {"means_that_are_missing": means.missing()} | _story(faults, pulse, skipped)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +101,9 @@ class Means:
                 stack.enter_context(disk)
         return cls(networks_are_permitted(), disks, stepping_library())
 
-    def fault_sets(self, cluster: Cluster, chance: random.Random, mending: Mending, users: Users) -> list[FaultSet]:
+    def fault_sets(self, cluster: Cluster, chance: random.Random, repairs: Repairs, users: Users) -> list[FaultSet]:
         """Make the faults that can be."""
-        common = cluster, chance, mending
+        common = cluster, chance, repairs
         sets = [StoreFaults(*common, users.losing_changes), MessageFaults(*common), WorkerFaults(*common)]
         sets += [LeaderFaults(*common)]
         if self.networks:
@@ -130,7 +130,7 @@ def _strike(faults: Faults, gaps: random.Random, seconds: float) -> dict[str, in
     next_at = time.monotonic() + CALM_S
     kinds, skipped = faults.schedule(), Counter[str]()
     while time.monotonic() < ends_at:
-        faults.mend()
+        faults.repair()
         faults.keep()
         if time.monotonic() >= next_at:
             kind = next(kinds)
@@ -193,7 +193,7 @@ def _story(faults: Faults, pulse: Pulse, skipped: dict[str, int]) -> dict[str, A
     return {
         "recovery": {kind: spread(took) for kind, took in found.items() if took},
         "recoveries_that_another_fault_fell_into": len(recovered) - len(alone),
-        "faults": [_told(fault, took, faults.struck[0].at) for fault, took in recovered],
+        "faults": [_described(fault, took, faults.struck[0].at) for fault, took in recovered],
         "faults_without_anything_to_strike": skipped,
     }
 
@@ -205,7 +205,7 @@ def _was_alone(fault: Struck, took: float, struck: list[Struck]) -> bool:
     return not any(other.at < until and (other.undone_at or other.at) > fault.at for other in others)
 
 
-def _told(fault: Struck, took: float | None, began: float) -> dict[str, Any]:
+def _described(fault: Struck, took: float | None, began: float) -> dict[str, Any]:
     return {
         "at_s": round(fault.at - began, 2),
         "kind": fault.kind,
@@ -228,8 +228,8 @@ def summary(report: dict[str, Any]) -> str:
         f"with it {report['rows_cached']} rows from the cache",
         "from a fault to the first commit (leader: dispatch; store: since it is back), if nothing else broke:",
         *(
-            f"  {kind:17} {told['count']:3} times, median {told['median_s']:6.2f} s, at most {told['max_s']:6.2f} s"
-            for kind, told in report["recovery"].items()
+            f"  {kind:17} {took['count']:3} times, median {took['median_s']:6.2f} s, at most {took['max_s']:6.2f} s"
+            for kind, took in report["recovery"].items()
         ),
         f"  {report['recoveries_that_another_fault_fell_into']} more, with another fault in between",
         *(f"not broken, for want of {what}" for what in report["means_that_are_missing"]),

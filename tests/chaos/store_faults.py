@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-    from chaos.faults import Mending
+    from chaos.faults import Repairs
     from support.cluster import Cluster, Running
 
 REPLIES: dict[str, Callable[[Cluster], AbstractContextManager[None]]] = {
@@ -53,10 +53,10 @@ class StoreFaults(FaultSet):
         self,
         cluster: Cluster,
         chance: random.Random,
-        mending: Mending,
+        repairs: Repairs,
         losing_changes: Callable[[], AbstractContextManager[None]],
     ) -> None:
-        super().__init__(cluster, chance, mending)
+        super().__init__(cluster, chance, repairs)
         self._losing_changes = losing_changes
 
     def kinds(self) -> dict[str, Callable[[], Struck | None]]:
@@ -97,21 +97,21 @@ class StoreFaults(FaultSet):
         context = REPLIES[kind](self.cluster)
         context.__enter__()
         fault = Struck(kind, STORE, "valkey", time.time())
-        return self.mending.after(REPLY_S, fault, lambda: _leave(context))
+        return self.repairs.after(REPLY_S, fault, lambda: _leave(context))
 
     def _stop_valkey(self, kind: str, stop: Callable[[Running], None]) -> Struck | None:
         valkey = self.cluster.valkey
-        if valkey is None or self.mending.lasts("full_store_disk"):  # without room it does not start
+        if valkey is None or self.repairs.lasts("full_store_disk"):  # without room it does not start
             return None
         stop(valkey)
         valkey.process.wait()
         self.cluster.valkey = None
         fault = Struck(kind, STORE, "valkey", time.time())
-        return self.mending.after(self.chance.uniform(0.5, 4.0), fault, self.cluster.start_valkey)
+        return self.repairs.after(self.chance.uniform(0.5, 4.0), fault, self.cluster.start_valkey)
 
     def _is_sound(self) -> bool:
         """Whether the server is there and nothing is wrong with it."""
-        return self.cluster.valkey is not None and not self.mending.lasts(*REPLIES, "full_store_disk", "step_clock")
+        return self.cluster.valkey is not None and not self.repairs.lasts(*REPLIES, "full_store_disk", "step_clock")
 
 
 class ClockFaults(FaultSet):
@@ -119,12 +119,12 @@ class ClockFaults(FaultSet):
 
     def _do_step_clock(self) -> Struck | None:
         clock = self.cluster.clock
-        if clock is None or self.mending.lasts("step_clock", "busy_script"):
+        if clock is None or self.repairs.lasts("step_clock", "busy_script"):
             return None
         step_s = self.chance.choice(STEPS_S)
         clock.set_ahead(step_s)
         fault = Struck("step_clock", STORE, f"{step_s:+d} s", time.time())
-        return self.mending.after(CLOCK_S, fault, lambda: clock.set_ahead(0))
+        return self.repairs.after(CLOCK_S, fault, lambda: clock.set_ahead(0))
 
 
 def _leave(context: AbstractContextManager[None]) -> None:

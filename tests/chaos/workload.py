@@ -47,7 +47,7 @@ class Plan:
     priority: int
     fate: str  # "finish", "pause", "cancel" or "expire"
     fate_after_s: float
-    replays: bool  # whether its poisonous and refused rows are mended and run again at the end
+    replays: bool  # whether its poisonous and refused rows are repaired and run again at the end
     retry: RetryPolicy
     cached: bool = False  # whether it uses the row cache, and shares rows with others that do
 
@@ -73,7 +73,7 @@ class Plan:
         """The rows that must be given up on, each with its type of error, before any is run again."""
         return {number: DEAD_AS[kind] for number, kind in enumerate(self.kinds) if kind in DEAD_AS}
 
-    def mended(self) -> dict[int, dict[str, str]]:
+    def repaired(self) -> dict[int, dict[str, str]]:
         """What is changed in which rows before they are run again."""
         return {number: {"kind": "plain"} for number in self.dead()} if self.replays else {}
 
@@ -141,7 +141,7 @@ class Submitted:
     @property
     def is_settled(self) -> bool:
         """Whether nothing more is to come of it."""
-        return self.is_final and (self.replay_ended or not (self.is_completed and self.plan.mended()))
+        return self.is_final and (self.replay_ended or not (self.is_completed and self.plan.repaired()))
 
     def dead(self) -> dict[int, str]:
         """The rows that must be dead now, each with its type of error."""
@@ -309,7 +309,7 @@ class Users:
 
     def _replay(self, job: Submitted) -> None:
         if not job.replay_id:
-            edits, key = job.plan.mended(), f"chaos-replay-{job.plan.number}"
+            edits, key = job.plan.repaired(), f"chaos-replay-{job.plan.number}"
             job.replay_id = self.cluster.ask(
                 lambda client: client.job(job.id).replay(edits=edits, idempotency_key=key).id
             )

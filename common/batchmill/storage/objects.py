@@ -60,7 +60,7 @@ _ERRNOS: dict[type[Exception], int] = {
 }
 _STATUS = re.compile(r"status code: (\d{3})")
 _STATUS_ERRNOS = {"401": errno.EACCES, "403": errno.EACCES, "404": errno.ENOENT}
-_TRANSIENT_STATUS = re.compile(r"408|409|429|50[^15]")
+_TRANSIENT_STATUS = re.compile(r"408|409|429|5(?!01|05)\d\d")
 _NO_ANSWER = "HTTP error"
 """How obstore names what kept a complete answer from arriving: no connection, no address, a timeout, a cut."""
 

@@ -179,9 +179,8 @@ class Recoverer:
         queued = self._ledger.shards.queued(pool)
         lengths = self._ledger.queue_lengths([queue_of(pool), *self._queues.get(pool, ())])
         missing = len(queued) - sum(lengths)
-        late = [
-            ref for ref, at in queued if abs(now_ms - at) > MESSAGE_GRACE_MS
-        ]  # or queued before the clock went back
+        # one that was queued long after now was so before the clock went back
+        late = [ref for ref, at in queued if abs(now_ms - at) > MESSAGE_GRACE_MS]
         for ref in late[: max(missing, 0)]:
             if not self._guard.is_set_aside(ref.job_id):
                 with self._guard.over(ref.job_id):

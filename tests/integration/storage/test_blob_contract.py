@@ -322,6 +322,7 @@ class TestS3:
         [
             ("500 Internal Server Error", True),
             ("503 Slow Down", True),
+            ("520 Unknown Error", True),
             ("429 Too Many Requests", True),
             ("408 Request Timeout", True),
             ("400 Bad Request", False),

@@ -1,7 +1,7 @@
--- Note that the recoverer looks at the leases, and extend them if nobody could for long. If the pause was so great that live workers may have missed a renewal,
--- because Redis was away or did not answer, every lease begins anew: nobody is to blame. Leases that a supervisor has
--- ended are left as they are. It is the same after a time without any lease, in which nobody notes that he looked. After the
--- clock has gone back, leases that end later than any can do are cut: nobody waits until it is there again.
+-- Note that the recoverer looks at the leases, and extend them if nobody could for long. If the pause was so great that
+-- live workers may have missed a renewal, because Redis was away or did not answer, every lease begins anew: nobody is
+-- to blame. Leases that a supervisor has ended are left as they are. It is the same after a time without any lease, in
+-- which nobody notes that he looked. After the clock has gone back, leases that end later than any can do are cut.
 --
 -- @key leases
 -- @key leases_seen

@@ -1,5 +1,5 @@
--- Take the lead when nobody has it, or keep it. One that lasts longer than any was taken before the clock went back: it counts
--- as over, and the epoch deposes its holder.
+-- Take the lead when nobody has it, or keep it. One that lasts longer than any was taken before the clock went back: it
+-- counts as over, and the epoch deposes its holder.
 --
 -- @key leader
 -- @key leader_epoch
