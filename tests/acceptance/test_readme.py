@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    import redis
+
     from support.sandbox import Block, Sandbox
 
 README = "README.md"
@@ -83,8 +85,15 @@ def test_the_operator_of_ones_own_labels_its_rows(sandbox: Sandbox, command: Cal
 
 @pytest.mark.parametrize(("page", "names"), [(README, ""), (MACHINES, "machines ")], ids=["readme", "how-to"])
 def test_a_server_of_several_parts_does_a_job(
-    page: str, names: str, sandbox: Sandbox, command: Callable[[str, str], str], valkey_url: str
+    page: str,
+    names: str,
+    sandbox: Sandbox,
+    command: Callable[[str, str], str],
+    valkey_url: str,
+    redis_client: redis.Redis,
 ) -> None:
+    for key in redis_client.scan_iter("batchmill:*"):  # a ledger has one blob store, and each run a folder of its own
+        redis_client.delete(key)
     (sandbox.folder / "mnt").mkdir()
     documents = "".join(json.dumps(row) + "\n" for row in DOCS)
     data = sandbox.folder / "mnt" / "data"
