@@ -60,7 +60,7 @@ def _refuse_to_start_open(settings: CoordinatorSettings) -> None:
 
 
 def _serve(settings: CoordinatorSettings, ready_file: Path | None, *, any_port: bool) -> None:
-    from batchmill.processes.ready_file import write_ready_file
+    from batchmill.processes.ready_file import kept_port, write_ready_file
     from batchmill.telemetry.logs import announce, configure_logging
     from batchmill_coordinator.api.server import serve
 
@@ -71,4 +71,5 @@ def _serve(settings: CoordinatorSettings, ready_file: Path | None, *, any_port: 
         if ready_file is not None:
             write_ready_file(ready_file, url)
 
-    serve(settings, report, any_port=any_port)
+    port, any_port = kept_port(ready_file, settings.port, any_port=any_port)
+    serve(settings.model_copy(update={"port": port}), report, any_port=any_port)

@@ -31,7 +31,7 @@ def flower(
     BATCHMILL_FLOWER_MAX_TASKS tasks.
     """
     from batchmill.embedded.folder import join_running_service
-    from batchmill.processes.ready_file import write_ready_file
+    from batchmill.processes.ready_file import kept_port, write_ready_file
     from batchmill.settings import FlowerSettings
     from batchmill.telemetry.logs import announce, configure_logging
 
@@ -50,7 +50,8 @@ def flower(
         if ready_file is not None:
             write_ready_file(ready_file, url)
 
-    serve_flower(settings, report, any_port=any_port)
+    port, any_port = kept_port(ready_file, settings.flower_port, any_port=any_port)
+    serve_flower(settings.model_copy(update={"flower_port": port}), report, any_port=any_port)
 
 
 def _refuse_to_start_open(settings: FlowerSettings) -> None:
