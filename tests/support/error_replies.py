@@ -109,40 +109,27 @@ def password_changed(cluster: Cluster) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def scripts_forbidden(cluster: Cluster) -> Iterator[None]:
-    with permission(cluster, "-@scripting"):
-        yield
+def scripts_forbidden(cluster: Cluster) -> AbstractContextManager[None]:
+    return permission(cluster, "-@scripting", undone_by="+@all")
+
+
+def keys_forbidden(cluster: Cluster) -> AbstractContextManager[None]:
+    return permission(cluster, "resetkeys", "~elsewhere:*", undone_by="allkeys")
+
+
+def channels_forbidden(cluster: Cluster) -> AbstractContextManager[None]:
+    return permission(cluster, "resetchannels", undone_by="allchannels")
 
 
 @contextmanager
-def keys_forbidden(cluster: Cluster) -> Iterator[None]:
+def permission(cluster: Cluster, *rules: str, undone_by: str) -> Iterator[None]:
+    """Rules for the user of the service; `undone_by` is the one that takes them back."""
     with cluster.redis() as client:
-        client.execute_command("ACL", "SETUSER", "default", "resetkeys", "~elsewhere:*")
+        client.execute_command("ACL", "SETUSER", "default", *rules)
         try:
             yield
         finally:
-            client.execute_command("ACL", "SETUSER", "default", "allkeys")
-
-
-@contextmanager
-def channels_forbidden(cluster: Cluster) -> Iterator[None]:
-    with cluster.redis() as client:
-        client.execute_command("ACL", "SETUSER", "default", "resetchannels")
-        try:
-            yield
-        finally:
-            client.execute_command("ACL", "SETUSER", "default", "allchannels")
-
-
-@contextmanager
-def permission(cluster: Cluster, rule: str) -> Iterator[None]:
-    with cluster.redis() as client:
-        client.execute_command("ACL", "SETUSER", "default", rule)
-        try:
-            yield
-        finally:
-            client.execute_command("ACL", "SETUSER", "default", "+@all")
+            client.execute_command("ACL", "SETUSER", "default", undone_by)
 
 
 @contextmanager
