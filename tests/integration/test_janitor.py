@@ -96,10 +96,21 @@ def test_without_a_retention_jobs_are_kept_for_ever(
     assert jobs_of(now) == {"job-old"}
 
 
+def test_a_job_that_ended_while_the_clock_was_ahead_keeps_no_other(
+    now: Ledger, blobs: StubbornBlobs, redis_client: redis.Redis, prefix: str
+) -> None:
+    now.retention.note_clock(START_MS)
+    end_job(Ledger(redis_client, prefix, now_ms=START_MS + 10 * 86_400_000), blobs, "job-ahead")
+    end_job(now, blobs, "job-right")
+    janitor(an_hour_later(redis_client, prefix), blobs, retention_s=1800).step(EPOCH)
+    assert jobs_of(now) == {"job-ahead"}
+
+
 def test_jobs_that_end_while_the_clock_is_behind_are_kept_once_it_is_right(
     now: Ledger, blobs: StubbornBlobs, redis_client: redis.Redis, prefix: str
 ) -> None:
     behind = Ledger(redis_client, prefix, now_ms=START_MS - 10 * 86_400_000)
+    now.retention.note_clock(START_MS)
     now.jobs.submit(Submission("job-begun", spec_of(operator="echo"), "digest"), max_live_jobs=10)
     now.jobs.stop("job-begun", JobState.CANCELLING, None)
     assert behind.jobs.finish(behind.jobs.read("job-begun"), JobState.CANCELLED, EPOCH)

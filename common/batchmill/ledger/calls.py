@@ -558,6 +558,7 @@ def finish(
             keys.live_jobs(),
             keys.inline_input(job_id),
             keys.ended_jobs(),
+            keys.clock_seen(),
             *(
                 part
                 for item in stages

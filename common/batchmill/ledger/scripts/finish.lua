@@ -6,6 +6,7 @@
 -- @key live_jobs
 -- @key inline_input
 -- @key ended_jobs
+-- @key clock_seen
 -- @arg now: clock
 -- @arg epoch: int
 -- @arg job_id: text
@@ -26,8 +27,8 @@
 --
 -- busy: something is still at work, or another state is due.
 --
--- ended_jobs  sorted set: job id scored by when it ended (ms), not before it began and not before another that has ended, so
---       that a clock that was behind makes no job old; 0: to be deleted now
+-- ended_jobs  sorted set: job id scored by when it ended (ms), not before it began and not before the last time that a
+--             leader trusted, so that a clock that was behind makes no job old; 0: to be deleted now
 if not leads(keys.leader, args.epoch) then return answer.deposed end
 local state = redis.call('HGET', keys.job, 'state')
 if not state or not is_final(args.state) or not may_move_job(state, args.state) then return answer.busy end
@@ -39,9 +40,9 @@ end_pause(keys.job, now)
 move_job(keys.job, state, args.state)
 redis.call('HSET', keys.job, 'finished_at', now)
 redis.call('SREM', keys.live_jobs, args.job_id)
-local last = redis.call('ZREVRANGE', keys.ended_jobs, 0, 0, 'WITHSCORES')[2] or '0'
+local trusted = redis.call('GET', keys.clock_seen) or '0'
 local created = redis.call('HGET', keys.job, 'created_at') or '0'
-redis.call('ZADD', keys.ended_jobs, math.max(now, tonumber(last), tonumber(created)), args.job_id)
+redis.call('ZADD', keys.ended_jobs, math.max(now, tonumber(trusted), tonumber(created)), args.job_id)
 redis.call('DEL', keys.inline_input)
 for _, one in ipairs(stages) do
   redis.call('HSET', one.keys.stage, 'shards_queued', 0)
