@@ -105,6 +105,7 @@ class CsvDialect(Frozen):
     encoding: str = "utf-8"
 
 
+OnNull = Literal["dead", "skip", "fail"]
 SampleSize = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -200,7 +201,7 @@ class _OperatorFields(Frozen):
     operator: Name
     params: dict[str, Any] = {}
     carry: list[str] | None = None  # input columns that results keep; None: all of them
-    on_null: Literal["dead", "fail"] = "dead"  # what becomes of a row without a value that the operator requires
+    on_null: OnNull = "dead"  # what becomes of a row without a value that the operator requires
     pool: Annotated[str, Field(pattern=POOL_PATTERN)] = DEFAULT_POOL
     retry: RetryPolicy = RetryPolicy()
     batch: BatchPolicy = BatchPolicy()

@@ -189,3 +189,15 @@ def test_every_row_is_equally_likely() -> None:
             hits[place // BLOCK_ROWS] += 1
     expected = seeds * BLOCK_ROWS * 3.7e-6
     assert all(abs(hit - expected) < 5 * expected**0.5 for hit in hits)
+
+
+def test_rows_of_a_sample_are_found_in_their_files(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("".join(f"{n}\n" for n in range(60)))
+    (tmp_path / "b.txt").write_text("".join(f"{n}\n" for n in range(60, 100)))
+    expected = Sample.number(20, 100, 0).places(0, 100).tolist()
+    source = opened(tmp_path / "*.txt", sample=20, limit=19)
+    with source.splitter() as splitter:
+        (split,) = splitter.available(1000, PLENTY)
+    wanted = [0, 3, 18]
+    lines = [(expected[place] // 60, expected[place] % 60 + 1) for place in wanted]
+    assert source.origins(split.slices, wanted) == [f"{tmp_path / 'ab'[file]}.txt, line {line}" for file, line in lines]

@@ -45,6 +45,11 @@ class SourceFiles:
     def __len__(self) -> int:
         return len(self.entries)
 
+    @property
+    def are_uploaded(self) -> bool:
+        """Whether they are parts of an upload, which users do not know."""
+        return self._in_blobs
+
     def locate(self, index: int) -> Location:
         """Return where a file is, its links followed. Raises `InvalidSource` if it is outside the roots."""
         name = self.entries[index].name

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from batchmill.sources.base import End, InputSplit, NextSplit, RowCount, RowsRead, Source, Splitter, join_rows
+from batchmill.sources.base import End, InputSplit, NextSplit, RowCount, RowsRead, Source, Splitter, by_slice, join_rows
 from batchmill.sources.lines import MAX_SLICES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from batchmill.shard import Slice
     from batchmill.sources.sampling import Sample
 
@@ -47,6 +49,10 @@ class LimitedSource(Source):
     def read_with_faults(self, slices: tuple[Slice, ...]) -> RowsRead:
         """See `Source`."""
         return self._source.read_with_faults(slices)
+
+    def origins(self, slices: Sequence[Slice], places: Sequence[int]) -> list[str]:
+        """See `Source`."""
+        return self._source.origins(slices, places)
 
 
 class LimitedSplitter(Splitter):
@@ -97,6 +103,14 @@ class SampledSource(Source):
     def read_with_faults(self, slices: tuple[Slice, ...]) -> RowsRead:
         """See `Source`."""
         return join_rows([self._read(one) for one in slices], self.schema)
+
+    def origins(self, slices: Sequence[Slice], places: Sequence[int]) -> list[str]:
+        """See `Source`."""
+        chosen = [self._sample.places(one.row, one.row + one.rows) for one in slices]
+        found: list[str] = []
+        for one, rows, own in zip(slices, chosen, by_slice([len(rows) for rows in chosen], places), strict=True):
+            found += self._source.origins((one,), rows[own].tolist()) if own else []
+        return found
 
     def _read(self, one: Slice) -> RowsRead:
         found = self._source.read_with_faults((one,))
