@@ -282,7 +282,7 @@ def _input(sources: tuple[str, ...], fields: dict[str, Any], flags: SubmitFlags)
 
 def _upload(source: dict[str, Any]) -> Any:
     from batchmill.cli.arguments.local_rows import local_rows
-    from batchmill.client.submission import file_source
+    from batchmill.client.submitting.submission import file_source
 
     return local_rows(file_source(source))
 
