@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batchmill.clock import SystemClock
+from batchmill.jobs.stages import last_stage
 from batchmill.ledger import Ledger
 from batchmill.ledger.formats.unreadable import UnreadableJob
-from batchmill.stages import last_stage
 from batchmill.store_mark import Mark, StoreMark
 from batchmill.workspace import Workspace
 from batchmill_coordinator.admission.admission import Admission
@@ -53,10 +53,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batchmill.clock import Clock
-    from batchmill.job import JobCost, JobStatus
+    from batchmill.jobs.job import JobCost, JobStatus
+    from batchmill.jobs.shard import ShardId
     from batchmill.ledger import JobRecord
     from batchmill.settings import CoordinatorSettings
-    from batchmill.shard import ShardId
     from batchmill.sinks import ResultStore
     from batchmill.sources.base import Source
     from batchmill_coordinator.results.dead_rows import DeadRowFilter

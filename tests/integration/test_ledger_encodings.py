@@ -12,8 +12,9 @@ import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchmill.cost import Parts, parse_pool_operator, write_pool_operator
-from batchmill.job import JOB_MOVES, JobState
+from batchmill.jobs.cost import Parts, parse_pool_operator, write_pool_operator
+from batchmill.jobs.job import JOB_MOVES, JobState
+from batchmill.jobs.shard import SHARD_MOVES, Shard, ShardId, ShardRef, ShardState, format_shard_id
 from batchmill.ledger.formats.encodings import (
     CommitInterval,
     Request,
@@ -29,7 +30,6 @@ from batchmill.ledger.formats.encodings import (
 from batchmill.ledger.formats.settlement import Settled, SplitUp
 from batchmill.ledger.scripting.header import text_of
 from batchmill.ledger.scripting.script_text import states
-from batchmill.shard import SHARD_MOVES, Shard, ShardId, ShardRef, ShardState, format_shard_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -31,7 +31,7 @@ from batchmill.columns import (
     widen_types,
 )
 from batchmill.errors import BatchmillError, InvalidOutput, InvalidRows
-from batchmill.job import JobState
+from batchmill.jobs.job import JobState
 from batchmill.operators.contract import BatchFormat, OperatorDefinition
 from batchmill.sinks import part_format, to_json_lines
 from batchmill.storage.blobs import BlobStore

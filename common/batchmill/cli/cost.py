@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batchmill.client import Client
-    from batchmill.cost import CostTotals
-    from batchmill.job import Cost, JobCost
+    from batchmill.jobs.cost import CostTotals
+    from batchmill.jobs.job import Cost, JobCost
 
 PARTS = ("useful", "padding", "retried", "load", "idle")
 

@@ -11,7 +11,7 @@ from batchmill.cli.arguments.selection import find_job, job_argument, jobs_argum
 
 if TYPE_CHECKING:
     from batchmill.client import Client
-    from batchmill.job import JobStatus
+    from batchmill.jobs.job import JobStatus
 
 
 @click.command()
@@ -200,7 +200,7 @@ def delete(client: Client, job_ids: tuple[str, ...]) -> None:
 def _show(status: JobStatus, as_json: bool) -> None:
     from batchmill.cli.cost import in_short
     from batchmill.cli.terminal.console import ago, fields, moment, print_json
-    from batchmill.job import DEFAULT_TENANT
+    from batchmill.jobs.job import DEFAULT_TENANT
     from batchmill.wording import dead, duration, pace, progress, requested, state
 
     if as_json:

@@ -15,7 +15,7 @@ from batchmill.wording import count, printable
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from batchmill.job_log import LogEntry
+    from batchmill.jobs.job_log import LogEntry
 
 _COLOURS = {"warning": "yellow", "error": "red"}
 

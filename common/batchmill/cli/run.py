@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from batchmill.cli.submit import SubmitFlags
     from batchmill.client import Client, Job
-    from batchmill.job import JobStatus
+    from batchmill.jobs.job import JobStatus
 
 WITHOUT_USE = frozenset(
     {

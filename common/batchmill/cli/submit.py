@@ -14,7 +14,7 @@ import click
 from batchmill.cli.arguments.options import json_option, service_options
 from batchmill.cli.arguments.source_options import Names, source_fields, source_options
 from batchmill.errors import InvalidRequest, InvalidRows
-from batchmill.job import BatchPolicy, RetryPolicy
+from batchmill.jobs.job import BatchPolicy, RetryPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -10,7 +10,7 @@ from batchmill.client.results import frames
 from batchmill.client.results.pages import dicts
 from batchmill.client.waiting import wait_until_ended
 from batchmill.errors import BatchmillError
-from batchmill.job_log import LogLevel
+from batchmill.jobs.job_log import LogLevel
 
 if TYPE_CHECKING:
     import os
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from batchmill.client.job import AsyncJob
     from batchmill.client.loop import LoopThread
     from batchmill.client.results.pages import ResultPage
-    from batchmill.dead_letters import DeadLetter
-    from batchmill.job import JobCost, JobStatus
-    from batchmill.job_log import LogEntry
+    from batchmill.jobs.dead_letters import DeadLetter
+    from batchmill.jobs.job import JobCost, JobStatus
+    from batchmill.jobs.job_log import LogEntry
 
 
 class Job:

@@ -25,8 +25,8 @@ from batchmill.client.results.failed_rows import (
 )
 from batchmill.client.waiting import wait_until_ended
 from batchmill.errors import NotFound, ServiceUnavailable
-from batchmill.job import JobCost, JobState, JobStatus
-from batchmill.job_log import LogEntry, LogLevel, LogPage
+from batchmill.jobs.job import JobCost, JobState, JobStatus
+from batchmill.jobs.job_log import LogEntry, LogLevel, LogPage
 
 if TYPE_CHECKING:
     import os
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from batchmill.client.connection.transport import Transport
-    from batchmill.dead_letters import DeadLetter
+    from batchmill.jobs.dead_letters import DeadLetter
 
 EVENTS_TIMEOUT_S = 35.0  # the service sends a comment every 15 s, so silence means a dead connection
 LOG_INTERVAL_S = 1.0  # between two requests while a log is followed

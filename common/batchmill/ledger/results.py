@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from batchmill.jobs.shard import ShardId, format_shard_id
 from batchmill.ledger.formats.encodings import parse_settled, write_settled
 from batchmill.ledger.scripting import calls
 from batchmill.ledger.scripting.connection import redis_errors
-from batchmill.shard import ShardId, format_shard_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

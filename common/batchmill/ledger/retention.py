@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, assert_never
 
 from batchmill.errors import Conflict
-from batchmill.job import MAX_STAGES
+from batchmill.jobs.job import MAX_STAGES
 from batchmill.ledger.jobs import no_such_job
 from batchmill.ledger.scripting import calls
 from batchmill.ledger.scripting.connection import redis_errors

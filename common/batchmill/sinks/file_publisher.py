@@ -14,8 +14,8 @@ import json
 from typing import TYPE_CHECKING
 
 from batchmill.errors import InvalidOutput, NotFound, StorageError
-from batchmill.job import JobState
-from batchmill.shard import format_shard_id, parse_shard_id
+from batchmill.jobs.job import JobState
+from batchmill.jobs.shard import format_shard_id, parse_shard_id
 from batchmill.sinks.manifest import Manifest, ManifestPart
 from batchmill.sinks.merged_file import write_merged
 from batchmill.storage.blobs import storage_errors
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from batchmill.shard import ShardId
+    from batchmill.jobs.shard import ShardId
     from batchmill.sinks.parts import FormatName
     from batchmill.sinks.result_store import PartFiles
     from batchmill.storage.blobs import BlobStore

@@ -14,7 +14,7 @@ from batchmill.sinks.schema_log import SchemaLog
 from batchmill.storage.blobs import BlobStore
 
 if TYPE_CHECKING:
-    from batchmill.job import OutputSpec
+    from batchmill.jobs.job import OutputSpec
     from batchmill.sinks.publisher import Publisher
     from batchmill.sinks.result_store import ResultStore
     from batchmill.storage.locations import Locations

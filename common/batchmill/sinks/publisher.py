@@ -15,13 +15,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from batchmill.errors import StorageError
-from batchmill.shard import format_shard_id
+from batchmill.jobs.shard import format_shard_id
 from batchmill.sinks.manifest import MANIFEST, Manifest, ManifestPart
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from batchmill.shard import ShardId
+    from batchmill.jobs.shard import ShardId
     from batchmill.sinks.output_folder import OutputFolder
     from batchmill.sinks.result_store import PartFileDifference, PartFiles
     from batchmill.storage.blobs import BlobStore

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from batchmill.errors import StaleToken
-from batchmill.shard import part_stem
+from batchmill.jobs.shard import part_stem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from batchmill.errors import StorageError
-    from batchmill.shard import ShardId
+    from batchmill.jobs.shard import ShardId
     from batchmill.sinks.output_folder import OutputFolder
     from batchmill.sinks.parts import PartFormat
     from batchmill.sinks.schema_log import SchemaLog

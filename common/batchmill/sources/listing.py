@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, get_args
 from pyarrow import fs
 
 from batchmill.errors import InvalidSource, did_you_mean
-from batchmill.job import SourceFormat
+from batchmill.jobs.job import SourceFormat
 from batchmill.sources.folders import braces, is_about_data, refuse_tables
 from batchmill.sources.opening import reading
 from batchmill.storage.locations import Location
@@ -24,7 +24,7 @@ from batchmill.storage.locations import Location
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from batchmill.job import FileSource
+    from batchmill.jobs.job import FileSource
     from batchmill.sources.description import Codec
     from batchmill.storage.locations import Locations
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchmill.caches import Fresh
-from batchmill.job import JobState, PoolStatus
+from batchmill.jobs.job import JobState, PoolStatus
 from batchmill.ledger.formats.record import stages_of_jobs
 from batchmill_coordinator.fleet.pools import EMPTY, PoolView
 

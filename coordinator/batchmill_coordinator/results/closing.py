@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchmill.job import JobState
-from batchmill.shard import checkpoint_folder
-from batchmill.stages import last_stage
+from batchmill.jobs.job import JobState
+from batchmill.jobs.shard import checkpoint_folder
+from batchmill.jobs.stages import last_stage
 from batchmill_coordinator.results.outputs import manifest_of
 
 if TYPE_CHECKING:

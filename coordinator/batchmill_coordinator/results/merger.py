@@ -21,9 +21,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchmill.dead_letters import DeadRows
+from batchmill.jobs.dead_letters import DeadRows
+from batchmill.jobs.stages import last_stage
 from batchmill.operators.contract import SOURCE_ROW
-from batchmill.stages import last_stage
 from batchmill.storage.indexed import INDEX, in_order
 from batchmill_coordinator.results.outputs import manifest_of, results_of, settled_shards
 from batchmill_coordinator.results.replay_rows import read_replay_rows
@@ -31,10 +31,10 @@ from batchmill_coordinator.results.replay_rows import read_replay_rows
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
-    from batchmill.dead_letters import DeadLetter
+    from batchmill.jobs.dead_letters import DeadLetter
+    from batchmill.jobs.shard import ShardId
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.ledger.formats.settlement import Settled
-    from batchmill.shard import ShardId
     from batchmill.sinks import Publisher, ResultStore
     from batchmill.workspace import Workspace
     from batchmill_coordinator.results.dead_rows import DeadRowStore

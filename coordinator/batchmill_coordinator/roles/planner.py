@@ -30,11 +30,11 @@ from typing import TYPE_CHECKING, assert_never
 
 from batchmill.caches import Lru
 from batchmill.errors import InvalidSource, ServiceUnavailable
+from batchmill.jobs.shard import Shard, ShardId
+from batchmill.jobs.stages import FIRST_STAGE
 from batchmill.ledger.scripting.calls import PlanAnswer
 from batchmill.ledger.shards import PlanStep
-from batchmill.shard import Shard, ShardId
 from batchmill.sources.base import End, InputSplit, NotYet
-from batchmill.stages import FIRST_STAGE
 from batchmill.telemetry.log_context import about
 from batchmill_coordinator.fleet.pools import EMPTY, PoolView
 from batchmill_coordinator.roles.job_guard import JobGuard

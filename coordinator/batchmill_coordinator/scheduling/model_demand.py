@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from batchmill.job import JobState
+from batchmill.jobs.job import JobState
 from batchmill.operators.model_key import model_key
 from batchmill_coordinator.scheduling.placement import Demand
 

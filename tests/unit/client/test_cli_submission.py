@@ -15,7 +15,7 @@ from rich.console import Console
 
 from batchmill.cli import SECTIONS, main
 from batchmill.cli.terminal.progress import Bar
-from batchmill.job import JobState, JobStatus
+from batchmill.jobs.job import JobState, JobStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from batchmill.job import StageSpec
+    from batchmill.jobs.job import StageSpec
     from batchmill.ledger.workers.row_cache import Limits, Lookup, RowCacheLedger
     from batchmill.storage.blobs import BlobStore
     from batchmill_worker.batching.packing import Rows

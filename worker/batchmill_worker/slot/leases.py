@@ -21,10 +21,10 @@ from batchmill_worker.runtime.slot_board import NEVER, Pulse, SlotBoard
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from batchmill.job import BatchChoice, WorkerInfo
+    from batchmill.jobs.job import BatchChoice, WorkerInfo
+    from batchmill.jobs.shard import ShardRef
     from batchmill.ledger import Ledger
     from batchmill.operators.contract import OperatorInfo
-    from batchmill.shard import ShardRef
     from batchmill_worker.runtime.device_time import AttemptUsage
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from batchmill.job import FileSource
+    from batchmill.jobs.job import FileSource
 
 SPLIT_ROWS = 100_000
 SPLIT_BYTES = 8 * 1024 * 1024

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchmill.cli.terminal.tables import Column, lay_out
-from batchmill.job import JobState
+from batchmill.jobs.job import JobState
 from batchmill.wording import count, dead, duration, printable
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-    from batchmill.job import JobStatus
+    from batchmill.jobs.job import JobStatus
 
 
 def print_json(value: BaseModel) -> None:

@@ -11,7 +11,7 @@ import click
 from batchmill.cli import FAILED, INTERRUPTED
 from batchmill.cli.terminal.console import outcome, print_json
 from batchmill.clock import SystemClock
-from batchmill.job import JobState, JobStatus
+from batchmill.jobs.job import JobState, JobStatus
 from batchmill.wording import dead, pace, printable, progress, state
 
 if TYPE_CHECKING:

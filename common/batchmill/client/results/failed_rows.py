@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from batchmill.dead_letters import DeadLetter, json_value
 from batchmill.errors import InvalidRequest, StorageError
-from batchmill.replay import ReplayRequest, RowEdit
+from batchmill.jobs.dead_letters import DeadLetter, json_value
+from batchmill.jobs.replay import ReplayRequest, RowEdit
 from batchmill.wording import shown
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from batchmill.columns import TypeConflictError, rows_of, widen_schemas, widen_table
 from batchmill.errors import BatchmillError
-from batchmill.job import JobState
+from batchmill.jobs.job import JobState
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator

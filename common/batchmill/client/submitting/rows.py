@@ -23,7 +23,7 @@ import pyarrow as pa
 from batchmill.client.submitting.columns import ColumnTypes, refused_column, rows_to_table
 from batchmill.columns import UnsupportedColumnError, carried_schema
 from batchmill.errors import InvalidRows
-from batchmill.job import MAX_INLINE_BYTES
+from batchmill.jobs.job import MAX_INLINE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from batchmill.client.connection.transport import BufferPayload, Transport
 from batchmill.errors import BatchmillError, InvalidOutput, InvalidParams, InvalidRequest, InvalidRows, InvalidSource
-from batchmill.job import CheckedJob, FileSource, JobForm, JobRequest, JobStatus, OutputSpec, UploadSource
+from batchmill.jobs.job import CheckedJob, FileSource, JobForm, JobRequest, JobStatus, OutputSpec, UploadSource
 from batchmill.wording import shown
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, TypeVar
 
 from batchmill.errors import InvalidRequest
-from batchmill.job import JobError
+from batchmill.jobs.job import JobError
 from batchmill.json_values import printable
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 The description of each is there. One writer and one parser each; a test writes with one language and reads with the
 other. The encoding of an attempt is `ShardRef.attempt_key`, that of a shard's plan `Shard.plan`, that of costs
-`batchmill.cost.sums`.
+`batchmill.jobs.cost.sums`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from batchmill.ledger.formats.settlement import Settled, SplitUp
 
 if TYPE_CHECKING:
-    from batchmill.cost import Parts
-    from batchmill.shard import ShardId
+    from batchmill.jobs.cost import Parts
+    from batchmill.jobs.shard import ShardId
 
 SEGMENT_BYTES = 6
 

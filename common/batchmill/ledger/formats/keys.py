@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from batchmill.shard import ShardId, format_shard_id
+from batchmill.jobs.shard import ShardId, format_shard_id
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
-from batchmill.cost import Spent, sums
-from batchmill.job import DEFAULT_TENANT, JobError, JobSpec, JobState, StageSpec
+from batchmill.jobs.cost import Spent, sums
+from batchmill.jobs.job import DEFAULT_TENANT, JobError, JobSpec, JobState, StageSpec
 from batchmill.ledger.formats.encodings import CommitInterval, parse_paces
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from batchmill.shard import ShardId, ShardRef
+from batchmill.jobs.shard import ShardId, ShardRef
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from batchmill.cost import parse_pool_operator
 from batchmill.errors import UnreadableRecord
-from batchmill.job import DEFAULT_POOL, DEFAULT_TENANT, JobError, JobState, JobStatus
+from batchmill.jobs.cost import parse_pool_operator
+from batchmill.jobs.job import DEFAULT_POOL, DEFAULT_TENANT, JobError, JobState, JobStatus
 from batchmill.json_values import printable
 
 if TYPE_CHECKING:

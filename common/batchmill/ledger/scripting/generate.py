@@ -23,16 +23,16 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
-from batchmill.job import JobState
+from batchmill.jobs.job import JobState
+from batchmill.jobs.shard import ShardRef, format_shard_id
 from batchmill.ledger.formats.encodings import write_parts
-from batchmill.shard import ShardRef, format_shard_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from batchmill.cost import Parts
+    from batchmill.jobs.cost import Parts
+    from batchmill.jobs.shard import ShardId
     from batchmill.ledger.scripting.connection import Store
-    from batchmill.shard import ShardId
 '''
 TYPES = {
     "text": "str",

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
-from batchmill.job import JOB_MOVES, JobState
+from batchmill.jobs.job import JOB_MOVES, JobState
+from batchmill.jobs.shard import SHARD_MOVES, ShardState
 from batchmill.ledger.scripting.header import Field, Header, Scope, header_of, identifier, text_of
-from batchmill.shard import SHARD_MOVES, ShardState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

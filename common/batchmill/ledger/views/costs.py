@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchmill.cost import Totals
+from batchmill.jobs.cost import Totals
 from batchmill.ledger.scripting.connection import redis_errors
 
 if TYPE_CHECKING:

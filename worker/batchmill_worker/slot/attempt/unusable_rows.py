@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow.compute as pc
 
-from batchmill.dead_letters import MISSING_VALUE, json_value
 from batchmill.errors import InvalidRows
+from batchmill.jobs.dead_letters import MISSING_VALUE, json_value
 from batchmill.wording import count
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from batchmill.shard import Shard
+    from batchmill.jobs.shard import Shard
     from batchmill.sources.base import RowsRead
 
 

@@ -16,8 +16,8 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from batchmill.job import Frozen
-from batchmill.shard import ShardRef, part_stem
+from batchmill.jobs.job import Frozen
+from batchmill.jobs.shard import ShardRef, part_stem
 
 
 class DeadLetter(Frozen):

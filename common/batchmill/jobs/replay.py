@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from batchmill.job import Frozen, Name
+from batchmill.jobs.job import Frozen, Name
 
 MAX_CHOSEN = 10_000
 MAX_PURGED = 1_000

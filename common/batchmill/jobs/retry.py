@@ -10,9 +10,9 @@ from batchmill.backoff import Backoff
 if TYPE_CHECKING:
     import random
 
-    from batchmill.completion import Completion
-    from batchmill.job import JobError, RetryPolicy
-    from batchmill.shard import Shard
+    from batchmill.jobs.completion import Completion
+    from batchmill.jobs.job import JobError, RetryPolicy
+    from batchmill.jobs.shard import Shard
 
 LOSSES_BEFORE_SPLIT = 2
 """A shard whose workers died this often is split in half, until the row that kills them is alone."""

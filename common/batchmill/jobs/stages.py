@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from batchmill.job import JobSpec
+    from batchmill.jobs.job import JobSpec
 
 
 FIRST_STAGE = 0

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchmill.job import JobError
+from batchmill.jobs.job import JobError
 
 if TYPE_CHECKING:
-    from batchmill.job import StageSpec
+    from batchmill.jobs.job import StageSpec
 
 
 @dataclass(frozen=True, slots=True)
