@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from batchmill.clock import SystemClock
 from batchmill.ledger import Ledger
-from batchmill.ledger.unreadable import UnreadableJob
+from batchmill.ledger.formats.unreadable import UnreadableJob
 from batchmill.stages import last_stage
 from batchmill.store_mark import Mark, StoreMark
 from batchmill.workspace import Workspace

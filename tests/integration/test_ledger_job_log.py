@@ -16,9 +16,9 @@ from batchmill.errors import InvalidSettings, NotFound
 from batchmill.job import JobState, WorkerInfo
 from batchmill.job_log import MAX_ENTRIES, LogEvent, LogLevel
 from batchmill.ledger import Ledger
-from batchmill.ledger.connection import connect
+from batchmill.ledger.formats.schema import SCHEMA
 from batchmill.ledger.jobs import Submission
-from batchmill.ledger.schema import SCHEMA
+from batchmill.ledger.scripting.connection import connect
 from batchmill.processes.parent_death import die_with_parent
 from batchmill.shard import ShardId, ShardRef
 from batchmill_coordinator.fleet.pools import PoolView

@@ -16,8 +16,8 @@ from hypothesis.stateful import initialize, invariant, precondition, rule, run_s
 
 from batchmill.cost import NANO
 from batchmill.job import JobError, JobState, RetryPolicy
-from batchmill.ledger.connection import connect
 from batchmill.ledger.jobs import OneShardPlan, Submission
+from batchmill.ledger.scripting.connection import connect
 from batchmill.ledger.shards import PlanStep
 from batchmill.shard import Shard, ShardId, Slice
 from support.index_truth import index_of

@@ -14,7 +14,7 @@ from support.records import spec_of
 if TYPE_CHECKING:
     import redis
 
-    from batchmill.ledger.encodings import CommitInterval
+    from batchmill.ledger.formats.encodings import CommitInterval
 
 JOB = "job-1"
 

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from batchmill.job import JobStatus
     from batchmill.ledger import JobRecord, Ledger
+    from batchmill.ledger.formats.unreadable import UnreadableJob
     from batchmill.ledger.jobs import Submission
-    from batchmill.ledger.unreadable import UnreadableJob
     from batchmill_coordinator.api.status_feed import StatusFeeds
     from batchmill_coordinator.roles.role import Role
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchmill.job import JobForm
 from batchmill.ledger import JobRecord
-from batchmill.ledger.record import StageRecord
+from batchmill.ledger.formats.record import StageRecord
 
 if TYPE_CHECKING:
     from batchmill.job import JobSpec

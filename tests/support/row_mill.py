@@ -9,7 +9,7 @@ import pytest
 
 from batchmill.errors import StorageError
 from batchmill.job import StageSpec
-from batchmill.ledger.row_cache import Limits
+from batchmill.ledger.workers.row_cache import Limits
 from batchmill.operators.contract import REGISTRY
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations

@@ -16,8 +16,8 @@ import pytest
 from pydantic import BaseModel
 
 from batchmill.cli.exports import open_export
-from batchmill.client import pages as paging
-from batchmill.client.rows import upload_parts
+from batchmill.client.results import pages as paging
+from batchmill.client.submitting.rows import upload_parts
 from batchmill.columns import (
     ColumnTooLargeError,
     TypeConflictError,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from batchmill.cli.source_options import FIELDS
+from batchmill.cli.arguments.source_options import FIELDS
 from batchmill.cli.submit import submit
 from batchmill.job import CsvDialect, FileSource
 

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from batchmill.dead_letters import dead_letters_name
 from batchmill.job import MAX_STAGES, JobForm, JobRequest, JobSpec, RetryPolicy, StageSpec
-from batchmill.ledger.header import scripts, text_of
-from batchmill.ledger.keys import Keys
-from batchmill.ledger.record import JobStage, stages_of_jobs
+from batchmill.ledger.formats.keys import Keys
+from batchmill.ledger.formats.record import JobStage, stages_of_jobs
+from batchmill.ledger.scripting.header import scripts, text_of
 from batchmill.shard import ShardId, ShardRef, checkpoint_name, part_stem
 from batchmill.stages import last_stage, stages_of
 from support.records import job_record, spec_of
@@ -30,7 +30,7 @@ LITERAL_STAGE = re.compile(
       | \b(?:to_queue|settled|inline_results|open_results|settled_shards)\([^,()]+,\s*\d""",
     re.VERBOSE,
 )
-PROPERTIES = {"common/batchmill/job.py": 1, "common/batchmill/ledger/record.py": 1}
+PROPERTIES = {"common/batchmill/job.py": 1, "common/batchmill/ledger/formats/record.py": 1}
 """How often a module may name a place in `stages`: the properties `first`."""
 
 

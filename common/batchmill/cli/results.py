@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from batchmill.cli import FAILED, print_error
-from batchmill.cli.options import service_options
-from batchmill.cli.selection import find_job, job_argument
+from batchmill.cli.arguments.options import service_options
+from batchmill.cli.arguments.selection import find_job, job_argument
 
 if TYPE_CHECKING:
     from batchmill.client import Client, Job

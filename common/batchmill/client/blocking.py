@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from batchmill.client.job import AsyncJob
     from batchmill.client.options import JobOptions
-    from batchmill.client.rows import UploadPart
-    from batchmill.client.submission import JobSender
+    from batchmill.client.submitting.rows import UploadPart
+    from batchmill.client.submitting.submission import JobSender
     from batchmill.cost import CostTotals
     from batchmill.job import CheckedJob, PoolStatus, WorkerInfo
     from batchmill.operators.contract import OperatorInfo

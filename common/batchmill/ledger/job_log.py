@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from batchmill.errors import ServiceUnavailable
 from batchmill.job_log import LogCursor, LogEntry, LogEvent, LogLevel
-from batchmill.ledger import calls
-from batchmill.ledger.connection import redis_errors
+from batchmill.ledger.formats.unreadable import UnreadableJob
 from batchmill.ledger.jobs import no_such_job, queue_record, take_record
-from batchmill.ledger.unreadable import UnreadableJob
+from batchmill.ledger.scripting import calls
+from batchmill.ledger.scripting.connection import redis_errors
 from batchmill.shard import format_shard_id
 from batchmill.stages import FIRST_STAGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from batchmill.ledger.connection import Store
-    from batchmill.ledger.record import JobRecord
+    from batchmill.ledger.formats.record import JobRecord
+    from batchmill.ledger.scripting.connection import Store
     from batchmill.shard import ShardRef
 
 log = logging.getLogger(__name__)

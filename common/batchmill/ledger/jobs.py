@@ -15,13 +15,13 @@ from batchmill.caches import Lru
 from batchmill.cost import NANO, write_pool_operator
 from batchmill.errors import Conflict, InvalidSource, NotFound, OutcomeUnknown, ServiceUnavailable
 from batchmill.job import DEFAULT_TENANT, JOB_MOVES, MAX_STAGES, JobState, UploadSource
-from batchmill.ledger import calls
-from batchmill.ledger.connection import RedisBackoff, redis_errors
-from batchmill.ledger.documents import write_document, write_error
-from batchmill.ledger.encodings import Request, parse_request
-from batchmill.ledger.record import JobRecord, JobStage
-from batchmill.ledger.schema import SCHEMA, other_schema
-from batchmill.ledger.unreadable import UnreadableJob
+from batchmill.ledger.formats.documents import write_document, write_error
+from batchmill.ledger.formats.encodings import Request, parse_request
+from batchmill.ledger.formats.record import JobRecord, JobStage
+from batchmill.ledger.formats.schema import SCHEMA, other_schema
+from batchmill.ledger.formats.unreadable import UnreadableJob
+from batchmill.ledger.scripting import calls
+from batchmill.ledger.scripting.connection import RedisBackoff, redis_errors
 from batchmill.shard import ShardId, ShardRef, parse_shard_id
 from batchmill.stages import FIRST_STAGE, stages_of
 
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from batchmill.job import JobError, JobSpec
-    from batchmill.ledger.connection import Store
-    from batchmill.ledger.keys import Keys
-    from batchmill.ledger.record import StageKey, StageRecord
+    from batchmill.ledger.formats.keys import Keys
+    from batchmill.ledger.formats.record import StageKey, StageRecord
+    from batchmill.ledger.scripting.connection import Store
     from batchmill.shard import Shard
 
 log = logging.getLogger(__name__)

@@ -13,11 +13,11 @@ from batchmill.backoff import Backoff
 from batchmill.cost import Parts
 from batchmill.errors import ServiceUnavailable, StaleToken
 from batchmill.job import MAX_INLINE_BYTES, JobError, JobSpec
-from batchmill.ledger import calls
-from batchmill.ledger.connection import RedisBackoff, redis_errors
-from batchmill.ledger.documents import write_error
-from batchmill.ledger.encodings import parse_settled, worker_of
-from batchmill.ledger.settlement import Settled
+from batchmill.ledger.formats.documents import write_error
+from batchmill.ledger.formats.encodings import parse_settled, worker_of
+from batchmill.ledger.formats.settlement import Settled
+from batchmill.ledger.scripting import calls
+from batchmill.ledger.scripting.connection import RedisBackoff, redis_errors
 from batchmill.retry import LOSSES_BEFORE_SPLIT
 from batchmill.shard import Shard, ShardId, ShardRef, ShardState, format_shard_id, parse_shard_id
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from batchmill.completion import Completion, DeadLimit
-    from batchmill.ledger.connection import Store
-    from batchmill.ledger.record import StageKey, StageRecord
+    from batchmill.ledger.formats.record import StageKey, StageRecord
+    from batchmill.ledger.scripting.connection import Store
     from batchmill.sources.base import RowCount
 
 

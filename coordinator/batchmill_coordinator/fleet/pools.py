@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from batchmill.job import WorkerInfo
-    from batchmill.ledger.record import StageRecord
+    from batchmill.ledger.formats.record import StageRecord
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from batchmill.dead_letters import DeadLetter
     from batchmill.ledger import JobRecord, Ledger
-    from batchmill.ledger.settlement import Settled
+    from batchmill.ledger.formats.settlement import Settled
     from batchmill.storage.blobs import BlobStore
 
 FIRST = ShardId((0,))

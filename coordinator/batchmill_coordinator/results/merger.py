@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from batchmill.dead_letters import DeadLetter
     from batchmill.ledger import JobRecord, Ledger
-    from batchmill.ledger.settlement import Settled
+    from batchmill.ledger.formats.settlement import Settled
     from batchmill.shard import ShardId
     from batchmill.sinks import Publisher, ResultStore
     from batchmill.workspace import Workspace

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from batchmill.ledger.settlement import SplitUp
+from batchmill.ledger.formats.settlement import SplitUp
 from batchmill.shard import ShardId
 from batchmill.sinks import Manifest, columns_of
 from batchmill.stages import last_stage
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from batchmill.job import JobState
     from batchmill.ledger import JobRecord, Ledger
-    from batchmill.ledger.settlement import Settled
+    from batchmill.ledger.formats.settlement import Settled
     from batchmill.sinks import InputFingerprint, ManifestPart, Publisher, ResultStore
     from batchmill.unfinished import UnfinishedWork
 

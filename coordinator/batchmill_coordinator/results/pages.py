@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from batchmill.job import JobState
     from batchmill.ledger import JobRecord, Ledger
-    from batchmill.ledger.settlement import Settled
+    from batchmill.ledger.formats.settlement import Settled
     from batchmill.sinks import ResultStore
 
 CURSOR_PATTERN = r"^([0-9]{1,12}(\.[01]){0,64})?$"

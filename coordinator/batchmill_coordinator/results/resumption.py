@@ -17,8 +17,8 @@ import pyarrow as pa
 
 from batchmill.dead_letters import DeadRows, dead_letters_name
 from batchmill.errors import InvalidOutput, NotFound, StorageError
-from batchmill.ledger.encodings import parse_settled
-from batchmill.ledger.settlement import Settled
+from batchmill.ledger.formats.encodings import parse_settled
+from batchmill.ledger.formats.settlement import Settled
 from batchmill.shard import Shard, parse_shard_id
 from batchmill.sinks import InputFingerprint, Manifest
 from batchmill.stages import last_stage

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchmill.job import UploadSource
-from batchmill.ledger.unreadable import UnreadableJob
+from batchmill.ledger.formats.unreadable import UnreadableJob
 
 if TYPE_CHECKING:
     from batchmill.ledger import JobRecord, Ledger

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from batchmill.ledger import Ledger
-    from batchmill.ledger.record import JobStage, StageKey
+    from batchmill.ledger.formats.record import JobStage, StageKey
     from batchmill.shard import ShardId
     from batchmill_coordinator.fleet.fleet_view import FleetView
     from batchmill_coordinator.fleet.pools import PoolView

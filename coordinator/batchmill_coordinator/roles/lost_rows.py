@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from batchmill.columns import rows_of
 from batchmill.completion import Completion, DeadLimit
 from batchmill.dead_letters import WORKER_LOST, DeadLetter, DeadRows, count_by_type, dead_letters_name, json_value
-from batchmill.ledger.calls import ExpireAttemptAnswer
-from batchmill.ledger.encodings import write_holder
+from batchmill.ledger.formats.encodings import write_holder
+from batchmill.ledger.scripting.calls import ExpireAttemptAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, assert_never
 
 from batchmill.broker import attempt_of, model_queue_of, queue_of, spare_queue_of
 from batchmill.job_log import LogEvent, LogLevel
-from batchmill.ledger.calls import ExpireAttemptAnswer, SplitAnswer
-from batchmill.ledger.unreadable import UnreadableJob
+from batchmill.ledger.formats.unreadable import UnreadableJob
+from batchmill.ledger.scripting.calls import ExpireAttemptAnswer, SplitAnswer
 from batchmill.retry import DeadLetter, GiveUp, Lost, Requeue, Settle, Split, decide
 from batchmill.shard import ShardState
 from batchmill.telemetry.log_context import about_attempt
@@ -31,7 +31,7 @@ from batchmill_coordinator.scheduling.model_demand import ModelNames
 
 if TYPE_CHECKING:
     from batchmill.ledger import Ledger
-    from batchmill.ledger.record import JobStage
+    from batchmill.ledger.formats.record import JobStage
     from batchmill.shard import Shard, ShardRef
     from batchmill_coordinator.fleet.fleet_view import FleetView
     from batchmill_coordinator.metering.counts import RoleMetrics

@@ -12,7 +12,7 @@ from batchmill_coordinator.scheduling.placement import Demand
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from batchmill.ledger.record import JobStage, StageKey, StageRecord
+    from batchmill.ledger.formats.record import JobStage, StageKey, StageRecord
     from batchmill_coordinator.fleet.fleet_view import FleetView
     from batchmill_coordinator.scheduling.pace import ModelPaces
 

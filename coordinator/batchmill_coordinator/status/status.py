@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from batchmill.job import JobCost
     from batchmill.ledger import JobRecord
-    from batchmill.ledger.record import StageRecord
+    from batchmill.ledger.formats.record import StageRecord
 
 MAX_ERROR_TYPES = 10
 

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from batchmill.cli import main
 from batchmill.cli.exports import open_export
-from batchmill.cli.progress import LINE_INTERVAL_S, PlainLines
-from batchmill.client.pages import ResultPage
+from batchmill.cli.terminal.progress import LINE_INTERVAL_S, PlainLines
+from batchmill.client.results.pages import ResultPage
 from batchmill.job import JobState, JobStatus
 from support.fault_proxy import Fault
 from support.hand_clock import HandClock

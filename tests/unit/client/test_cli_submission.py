@@ -14,7 +14,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from batchmill.cli import SECTIONS, main
-from batchmill.cli.progress import Bar
+from batchmill.cli.terminal.progress import Bar
 from batchmill.job import JobState, JobStatus
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from batchmill.cli import main
-from batchmill.cli.overview import Overview
+from batchmill.cli.terminal.overview import Overview
 from batchmill.cli.top import screen
 from batchmill.client import Client
 from batchmill.errors import ServiceUnavailable

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from batchmill import AsyncClient
-from batchmill.client.events import Event, server_sent_events
+from batchmill.client.connection.events import Event, server_sent_events
 from batchmill.errors import InvalidRequest, JobFailed
 from batchmill.job import JobState
 

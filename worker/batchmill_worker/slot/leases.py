@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, assert_never
 
 from batchmill.errors import ServiceUnavailable
-from batchmill.ledger.calls import RenewAnswer
+from batchmill.ledger.scripting.calls import RenewAnswer
 from batchmill.processes.guarded_thread import GuardedThread
 from batchmill_worker.runtime.device_time import DeviceTimeMeter
 from batchmill_worker.runtime.slot_board import NEVER, Pulse, SlotBoard

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import Depends, Request, Response
 
 from batchmill.job import JobState
+from batchmill.ledger.formats.unreadable import UnreadableJob
 from batchmill.ledger.jobs import no_such_job
-from batchmill.ledger.unreadable import UnreadableJob
 from batchmill.shard import format_shard_id
 from batchmill.stages import last_stage
 from batchmill_coordinator.roles.cache_sweep import clear_row_cache

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchmill.ledger.encodings import write_holder
+from batchmill.ledger.formats.encodings import write_holder
 from batchmill_worker.runtime.exclusion import Exclusion
 from batchmill_worker.runtime.trace import Phase
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
 from batchmill.cost import Spent, sums
 from batchmill.job import DEFAULT_TENANT, JobError, JobSpec, JobState, StageSpec
-from batchmill.ledger.encodings import CommitInterval, parse_paces
+from batchmill.ledger.formats.encodings import CommitInterval, parse_paces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchmill.cli.tables import Column, lay_out
+from batchmill.cli.terminal.tables import Column, lay_out
 from batchmill.job import JobState
 from batchmill.wording import count, dead, duration, printable
 

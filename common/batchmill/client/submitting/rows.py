@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from batchmill.client.columns import ColumnTypes, refused_column, rows_to_table
+from batchmill.client.submitting.columns import ColumnTypes, refused_column, rows_to_table
 from batchmill.columns import UnsupportedColumnError, carried_schema
 from batchmill.errors import InvalidRows
 from batchmill.job import MAX_INLINE_BYTES

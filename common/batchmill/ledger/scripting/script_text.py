@@ -8,7 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
 from batchmill.job import JOB_MOVES, JobState
-from batchmill.ledger.header import Field, Header, Scope, header_of, identifier, text_of
+from batchmill.ledger.scripting.header import Field, Header, Scope, header_of, identifier, text_of
 from batchmill.shard import SHARD_MOVES, ShardState
 
 if TYPE_CHECKING:

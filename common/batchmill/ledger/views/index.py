@@ -10,15 +10,15 @@ from __future__ import annotations
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING
 
-from batchmill.ledger import calls
-from batchmill.ledger.connection import redis_errors
-from batchmill.ledger.encodings import parse_stage_key
+from batchmill.ledger.formats.encodings import parse_stage_key
+from batchmill.ledger.scripting import calls
+from batchmill.ledger.scripting.connection import redis_errors
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from batchmill.ledger.connection import Store
-    from batchmill.ledger.record import StageKey
+    from batchmill.ledger.formats.record import StageKey
+    from batchmill.ledger.scripting.connection import Store
 
 MAX_TURNS = 256
 """At most this many turns of a pool are read at once; of more, a random choice, another one each time."""

@@ -16,7 +16,7 @@ from batchmill.job import JobState
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator
 
-    from batchmill.client.transport import Transport
+    from batchmill.client.connection.transport import Transport
 
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
 JSON_LINES = "application/x-ndjson"

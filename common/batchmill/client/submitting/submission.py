@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from batchmill.client.transport import BufferPayload, Transport
+from batchmill.client.connection.transport import BufferPayload, Transport
 from batchmill.errors import BatchmillError, InvalidOutput, InvalidParams, InvalidRequest, InvalidRows, InvalidSource
 from batchmill.job import CheckedJob, FileSource, JobForm, JobRequest, JobStatus, OutputSpec, UploadSource
 from batchmill.wording import shown
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from batchmill.client.options import JobOptions
-    from batchmill.client.rows import UploadPart
+    from batchmill.client.submitting.rows import UploadPart
 
 MAX_PUTS_IN_FLIGHT = 3
 ARROW_FILE = "application/vnd.apache.arrow.file"

@@ -1,6 +1,6 @@
 """Writes `calls.py`: a typed call for each ledger script, from what its header declares.
 
-Run it after a header has changed: `python -m batchmill.ledger.generate`. A test compares.
+Run it after a header has changed: `python -m batchmill.ledger.scripting.generate`. A test compares.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batchmill.ledger.header import IN_ATTEMPT, Field, Header, Items, Key, header_of, identifier, scripts
+from batchmill.ledger.scripting.header import IN_ATTEMPT, Field, Header, Items, Key, header_of, identifier, scripts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 TARGET = Path(__file__).with_name("calls.py")
 
 HEAD = '''\
-"""One typed call for each ledger script, written by `batchmill.ledger.generate` from its header: do not edit."""
+"""One typed call for each ledger script, written from its header by `make ledger-calls`: do not edit."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from batchmill.job import JobState
-from batchmill.ledger.encodings import write_parts
+from batchmill.ledger.formats.encodings import write_parts
 from batchmill.shard import ShardRef, format_shard_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batchmill.cost import Parts
-    from batchmill.ledger.connection import Store
+    from batchmill.ledger.scripting.connection import Store
     from batchmill.shard import ShardId
 '''
 TYPES = {

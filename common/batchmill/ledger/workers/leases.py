@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchmill.ledger import calls
+from batchmill.ledger.scripting import calls
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from batchmill.ledger.connection import Store
-    from batchmill.ledger.record import StageKey
+    from batchmill.ledger.formats.record import StageKey
+    from batchmill.ledger.scripting.connection import Store
 
 MISSED_SHARE = 2 / 3
 """Workers renew every third of a lease: who could not for two thirds of it may have lost it without being dead."""

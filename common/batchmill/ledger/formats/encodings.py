@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import astuple
 from typing import TYPE_CHECKING, NamedTuple
 
-from batchmill.ledger.settlement import Settled, SplitUp
+from batchmill.ledger.formats.settlement import Settled, SplitUp
 
 if TYPE_CHECKING:
     from batchmill.cost import Parts

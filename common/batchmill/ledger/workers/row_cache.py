@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from batchmill.ledger import calls
-from batchmill.ledger.connection import redis_errors
+from batchmill.ledger.scripting import calls
+from batchmill.ledger.scripting.connection import redis_errors
 from batchmill.row_cache import CacheStats
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from batchmill.ledger.connection import Store
+    from batchmill.ledger.scripting.connection import Store
 
 DIGEST_BYTES = 16
 LOOSE_TTL_MS = 24 * 3600 * 1000

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchmill.cost import Totals
-from batchmill.ledger.connection import redis_errors
+from batchmill.ledger.scripting.connection import redis_errors
 
 if TYPE_CHECKING:
-    from batchmill.ledger.connection import Store
+    from batchmill.ledger.scripting.connection import Store
 
 
 class CostLedger:

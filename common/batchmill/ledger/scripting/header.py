@@ -24,7 +24,7 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from batchmill.ledger.keys import Keys
+from batchmill.ledger.formats.keys import Keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

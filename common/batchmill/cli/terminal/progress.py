@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 import click
 
 from batchmill.cli import FAILED, INTERRUPTED
-from batchmill.cli.console import outcome, print_json
+from batchmill.cli.terminal.console import outcome, print_json
 from batchmill.clock import SystemClock
 from batchmill.job import JobState, JobStatus
 from batchmill.wording import dead, pace, printable, progress, state

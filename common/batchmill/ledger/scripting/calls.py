@@ -1,4 +1,4 @@
-"""One typed call for each ledger script, written by `batchmill.ledger.generate` from its header: do not edit."""
+"""One typed call for each ledger script, written from its header by `make ledger-calls`: do not edit."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from batchmill.job import JobState
-from batchmill.ledger.encodings import write_parts
+from batchmill.ledger.formats.encodings import write_parts
 from batchmill.shard import ShardRef, format_shard_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batchmill.cost import Parts
-    from batchmill.ledger.connection import Store
+    from batchmill.ledger.scripting.connection import Store
     from batchmill.shard import ShardId
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchmill.ledger import calls
-from batchmill.ledger.connection import redis_errors
+from batchmill.ledger.scripting import calls
+from batchmill.ledger.scripting.connection import redis_errors
 
 if TYPE_CHECKING:
-    from batchmill.ledger.connection import Store
+    from batchmill.ledger.scripting.connection import Store
 
 MAX_PROFILES = 1000
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from batchmill.cli.tables import Column, lay_out
+from batchmill.cli.terminal.tables import Column, lay_out
 from batchmill.job import Frozen, JobState, JobStatus, PoolStatus, WorkerInfo
 from batchmill.wording import count, duration, eta_range, printable, rows_per_second, state
 

@@ -6,15 +6,15 @@ import json
 from typing import TYPE_CHECKING
 
 from batchmill.job import WorkerInfo
-from batchmill.ledger import calls
-from batchmill.ledger.connection import redis_errors
-from batchmill.ledger.documents import readable, write_document
+from batchmill.ledger.formats.documents import readable, write_document
+from batchmill.ledger.scripting import calls
+from batchmill.ledger.scripting.connection import redis_errors
 from batchmill.operators.contract import OperatorInfo
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from batchmill.ledger.connection import Store
+    from batchmill.ledger.scripting.connection import Store
 
 
 class FleetLedger:

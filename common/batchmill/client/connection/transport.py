@@ -17,7 +17,7 @@ import aiohttp
 from pydantic import BaseModel, ValidationError
 
 from batchmill.backoff import Backoff
-from batchmill.client.reachability import why_unreachable
+from batchmill.client.connection.reachability import why_unreachable
 from batchmill.errors import (
     BatchmillError,
     PayloadTooLarge,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from aiohttp.abc import AbstractStreamWriter
 
-    from batchmill.client.service import ServiceAddress
+    from batchmill.client.connection.service import ServiceAddress
 
     Query = Mapping[str, str] | Sequence[tuple[str, str]]
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchmill.errors import LedgerRefused
-from batchmill.ledger.connection import redis_errors
+from batchmill.ledger.scripting.connection import redis_errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from batchmill.ledger.connection import Store
+    from batchmill.ledger.scripting.connection import Store
 
 
 @dataclass(frozen=True, slots=True)

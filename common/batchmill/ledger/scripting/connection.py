@@ -12,8 +12,8 @@ from redis.backoff import AbstractBackoff
 from redis.retry import Retry
 
 from batchmill.backoff import Backoff
-from batchmill.ledger.keys import Keys
-from batchmill.ledger.script_text import script_text
+from batchmill.ledger.formats.keys import Keys
+from batchmill.ledger.scripting.script_text import script_text
 from batchmill.redis_access.address import RedisAddress
 from batchmill.redis_access.connections import connection_class, unavailable
 
