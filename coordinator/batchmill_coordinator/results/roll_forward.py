@@ -20,7 +20,7 @@ from batchmill_coordinator.results.outputs import settled_shards
 
 if TYPE_CHECKING:
     from batchmill.ledger import JobRecord, Ledger
-    from batchmill.ledger.settlement import Settled
+    from batchmill.ledger.formats.settlement import Settled
     from batchmill.sinks import ManifestPart, Publisher
     from batchmill_coordinator.results.dead_rows import DeadRowStore
 
