@@ -30,6 +30,7 @@ from batchmill_coordinator.results.merger import Merger
 from batchmill_coordinator.results.one_schema import OneSchema, schema_without_rows
 from batchmill_coordinator.results.pages import parse_cursor, read_page
 from batchmill_coordinator.results.resumption import Resumption
+from batchmill_coordinator.results.roll_forward import RollForward
 from batchmill_coordinator.roles.clock_guard import ClockGuard
 from batchmill_coordinator.roles.deletion import delete_job
 from batchmill_coordinator.roles.dispatcher import Dispatcher
@@ -193,8 +194,9 @@ class Service:
         settings, clocks = self.settings, ClockGuard(ledger, self.clock, self.notices)
         settler = LostRowSettler(ledger, blobs, self._open_source, self.clock)
         one_schema = OneSchema(ledger, self.workspace, self.dead_rows)
-        merger = Merger(ledger, self.workspace, self.dead_rows, one_schema)
-        outputs = OutputCloser(ledger, self.workspace, merger, resumption, one_schema, self.clock)
+        roll_forward = RollForward(ledger, self.dead_rows)
+        merger = Merger(ledger, self.workspace, self.dead_rows, one_schema, roll_forward)
+        outputs = OutputCloser(ledger, self.workspace, merger, resumption, one_schema, roll_forward, self.clock)
         return [
             Planner(ledger, fleet, self._open_source, resumption, settings),
             Dispatcher(ledger, fleet, self._publisher, counts),

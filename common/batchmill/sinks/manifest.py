@@ -36,6 +36,11 @@ class ManifestPart(Frozen):
     bytes: int = Field(ge=0)
     shard: str  # "17", or "17.1" once split
 
+    @property
+    def token(self) -> int:
+        """The token of the attempt whose results it has, which its name ends with."""
+        return int(self.name.rpartition("-a")[2].partition(".")[0])
+
 
 class InputFingerprint(Frozen):
     """What the results were made from: a job with another fingerprint cannot resume them."""

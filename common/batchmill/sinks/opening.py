@@ -59,7 +59,7 @@ def _file_publisher(output: OutputSpec, job_id: str, locations: Locations, blobs
     except InvalidRequest as error:
         raise InvalidOutput(f"{output.path!r}: {error.message}", hint=error.hint, path=output.path) from error
     parts = _kept_parts(output, job_id, blobs)
-    return FilePublisher(store, name, output.format, _kept_store(job_id, blobs), parts, job_id)
+    return FilePublisher(store, name, output.format, parts, job_id)
 
 
 def _kept_parts(output: OutputSpec, job_id: str, blobs: BlobStore) -> PartFiles:
