@@ -43,7 +43,8 @@ if TYPE_CHECKING:
         UnknownOperator,
     )
     from batchmill.jobs.dead_letters import DeadLetter
-    from batchmill.jobs.job import BatchPolicy, JobState, JobStatus, RetryPolicy
+    from batchmill.jobs.job import BatchPolicy, JobState, RetryPolicy
+    from batchmill.jobs.status import JobStatus
     from batchmill.operators.contract import Expansion, PartialResult, RowError, operator
 
     __version__: str
@@ -94,7 +95,8 @@ _HOMES = {
     "batchmill.client.options": ("JobOptions",),
     "batchmill.embedded": ("local",),
     "batchmill.jobs.dead_letters": ("DeadLetter",),
-    "batchmill.jobs.job": ("BatchPolicy", "JobState", "JobStatus", "RetryPolicy"),
+    "batchmill.jobs.job": ("BatchPolicy", "JobState", "RetryPolicy"),
+    "batchmill.jobs.status": ("JobStatus",),
     "batchmill.operators.contract": ("Expansion", "PartialResult", "RowError", "operator"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

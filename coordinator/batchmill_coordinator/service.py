@@ -54,8 +54,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batchmill.clock import Clock
-    from batchmill.jobs.job import JobCost, JobStatus
     from batchmill.jobs.shard import ShardId
+    from batchmill.jobs.status import JobCost, JobStatus
     from batchmill.ledger import JobRecord
     from batchmill.settings import CoordinatorSettings
     from batchmill.sinks import ResultStore

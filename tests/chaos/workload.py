@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batchmill import Client, Job
-    from batchmill.jobs.job import JobStatus
+    from batchmill.jobs.status import JobStatus
     from support.cluster import Cluster
 
 AT_ONCE = 4  # jobs that are alive at a time

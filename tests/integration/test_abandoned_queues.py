@@ -9,7 +9,7 @@ import pytest
 
 from batchmill.broker import model_queue_of, queue_of
 from batchmill.clock import SystemClock
-from batchmill.jobs.job import WorkerInfo
+from batchmill.fleet import WorkerInfo
 from batchmill.jobs.shard import Shard, ShardId, ShardState, Slice
 from batchmill.ledger.jobs import Submission
 from batchmill.ledger.shards import PlanStep

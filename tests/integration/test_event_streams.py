@@ -24,7 +24,7 @@ from support.waiting import GRACE_S, until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from batchmill.jobs.job import JobStatus
+    from batchmill.jobs.status import JobStatus
 
     Stream = Callable[..., http.client.HTTPResponse]
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batchmill.errors import StaleToken
+from batchmill.fleet import WorkerInfo
 from batchmill.jobs.completion import Completion
-from batchmill.jobs.job import JobState, WorkerInfo
+from batchmill.jobs.job import JobState
 from batchmill.jobs.shard import ShardState
 from support.ledger_steps import LEASE_MS, claim, plan, queue_one, submit
 

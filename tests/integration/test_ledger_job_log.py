@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batchmill.errors import InvalidSettings, NotFound
+from batchmill.fleet import WorkerInfo
 from batchmill.jobs.completion import Completion
 from batchmill.jobs.cost import NANO, Parts
-from batchmill.jobs.job import JobState, WorkerInfo
+from batchmill.jobs.job import JobState
 from batchmill.jobs.job_log import MAX_ENTRIES, LogEvent, LogLevel
 from batchmill.jobs.shard import ShardId, ShardRef
 from batchmill.ledger import Ledger

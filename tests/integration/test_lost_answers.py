@@ -13,7 +13,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from batchmill.errors import OutcomeUnknown, ServiceUnavailable
-from batchmill.jobs.job import JobRequest, JobState, RetryPolicy, UploadSource, WorkerInfo
+from batchmill.fleet import WorkerInfo
+from batchmill.jobs.job import JobRequest, JobState, RetryPolicy, UploadSource
 from batchmill.jobs.shard import FIRST_ROWS, ShardId
 from batchmill.ledger import jobs
 from batchmill.ledger.jobs import Submission

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchmill.jobs.job import PoolStatus
+from batchmill.fleet import PoolStatus
 from batchmill.ledger.views.overview import QueueHead
 from batchmill_coordinator.fleet.backlog import pool_loads, pool_status
 from batchmill_coordinator.fleet.pools import EMPTY, PoolView

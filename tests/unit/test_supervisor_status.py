@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from batchmill.errors import InvalidSettings
-from batchmill.jobs.job import WorkerInfo
+from batchmill.fleet import WorkerInfo
 from batchmill.ledger import Ledger
 from batchmill.ledger.scripting.connection import connect
 from batchmill.processes.children import ChildEnd, ChildSpec, ProcessSupervisor

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from batchmill.client import Client
     from batchmill.jobs.cost import CostTotals
-    from batchmill.jobs.job import Cost, JobCost
+    from batchmill.jobs.status import Cost, JobCost
 
 PARTS = ("useful", "padding", "retried", "load", "idle")
 

@@ -12,7 +12,7 @@ from batchmill.wording import count
 
 if TYPE_CHECKING:
     from batchmill.client import Client
-    from batchmill.jobs.job import BatchChoice, WorkerInfo
+    from batchmill.fleet import BatchChoice, WorkerInfo
     from batchmill.operators.contract import OperatorInfo
 
 

@@ -11,7 +11,7 @@ from batchmill.cli.arguments.selection import find_job, job_argument, jobs_argum
 
 if TYPE_CHECKING:
     from batchmill.client import Client
-    from batchmill.jobs.job import JobStatus
+    from batchmill.jobs.status import JobStatus
 
 
 @click.command()

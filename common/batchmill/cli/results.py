@@ -15,7 +15,7 @@ from batchmill.cli.arguments.selection import find_job, job_argument
 
 if TYPE_CHECKING:
     from batchmill.client import Client, Job
-    from batchmill.jobs.job import JobStatus
+    from batchmill.jobs.status import JobStatus
 
 COPY_BYTES = 1024 * 1024
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from batchmill.cli.submit import SubmitFlags
     from batchmill.client import Client, Job
-    from batchmill.jobs.job import JobStatus
+    from batchmill.jobs.status import JobStatus
 
 WITHOUT_USE = frozenset(
     {

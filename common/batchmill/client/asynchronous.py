@@ -15,8 +15,9 @@ from batchmill.client.options import check_names, with_job_options
 from batchmill.client.submitting.rows import check_rows, upload_parts
 from batchmill.client.submitting.submission import JobSender, make_spec
 from batchmill.errors import InvalidRequest
+from batchmill.fleet import PoolStatus, WorkerInfo
 from batchmill.jobs.cost import CostTotals
-from batchmill.jobs.job import CheckedJob, JobStatus, PoolStatus, WorkerInfo
+from batchmill.jobs.status import CheckedJob, JobStatus
 from batchmill.operators.contract import OperatorInfo
 from batchmill.row_cache import CacheStats
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from batchmill.client.loop import LoopThread
     from batchmill.client.results.pages import ResultPage
     from batchmill.jobs.dead_letters import DeadLetter
-    from batchmill.jobs.job import JobCost, JobStatus
     from batchmill.jobs.job_log import LogEntry
+    from batchmill.jobs.status import JobCost, JobStatus
 
 
 class Job:

@@ -25,8 +25,9 @@ from batchmill.client.results.failed_rows import (
 )
 from batchmill.client.waiting import wait_until_ended
 from batchmill.errors import NotFound, ServiceUnavailable
-from batchmill.jobs.job import JobCost, JobState, JobStatus
+from batchmill.jobs.job import JobState
 from batchmill.jobs.job_log import LogEntry, LogLevel, LogPage
+from batchmill.jobs.status import JobCost, JobStatus
 
 if TYPE_CHECKING:
     import os

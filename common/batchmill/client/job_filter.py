@@ -12,7 +12,7 @@ from batchmill.jobs.job import JobState
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from batchmill.jobs.job import JobStatus
+    from batchmill.jobs.status import JobStatus
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from batchmill.errors import JobCancelled, JobExpired, JobFailed
 from batchmill.jobs.job import JobState
 
 if TYPE_CHECKING:
-    from batchmill.jobs.job import JobStatus
+    from batchmill.jobs.status import JobStatus
 
 
 def raise_unless_completed(status: JobStatus) -> None:

@@ -12,7 +12,8 @@ from dataclasses import astuple, dataclass
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from batchmill.jobs.job import Cost, CostParts, Frozen, JobCost, StageCost
+from batchmill.jobs.job import Frozen
+from batchmill.jobs.status import Cost, CostParts, JobCost, StageCost
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -28,7 +29,7 @@ OTHER = "other"
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """A sum of microseconds, or of billionths of the currency's unit, by purpose; see `CostParts` of jobs."""
+    """A sum of microseconds, or of billionths of the currency's unit, by purpose; see `CostParts` of `status.py`."""
 
     useful: int = 0
     padding: int = 0

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchmill.caches import Fresh
-from batchmill.jobs.job import JobState, PoolStatus
+from batchmill.fleet import PoolStatus
+from batchmill.jobs.job import JobState
 from batchmill.ledger.formats.record import stages_of_jobs
 from batchmill_coordinator.fleet.pools import EMPTY, PoolView
 

@@ -11,7 +11,7 @@ from batchmill_coordinator.fleet.worker_capacity import WorkerCapacity
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from batchmill.jobs.job import WorkerInfo
+    from batchmill.fleet import WorkerInfo
     from batchmill.ledger.formats.record import StageRecord
 
 

@@ -14,7 +14,8 @@ from batchmill.cli import main
 from batchmill.cli.exports import open_export
 from batchmill.cli.terminal.progress import LINE_INTERVAL_S, PlainLines
 from batchmill.client.results.pages import ResultPage
-from batchmill.jobs.job import JobState, JobStatus
+from batchmill.jobs.job import JobState
+from batchmill.jobs.status import JobStatus
 from support.fault_proxy import Fault
 from support.hand_clock import HandClock
 

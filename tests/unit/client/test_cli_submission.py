@@ -15,7 +15,8 @@ from rich.console import Console
 
 from batchmill.cli import SECTIONS, main
 from batchmill.cli.terminal.progress import Bar
-from batchmill.jobs.job import JobState, JobStatus
+from batchmill.jobs.job import JobState
+from batchmill.jobs.status import JobStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable

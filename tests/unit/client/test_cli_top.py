@@ -22,7 +22,8 @@ from batchmill.cli.terminal.overview import Overview
 from batchmill.cli.top import screen
 from batchmill.client import Client
 from batchmill.errors import ServiceUnavailable
-from batchmill.jobs.job import JobState, PoolStatus
+from batchmill.fleet import PoolStatus
+from batchmill.jobs.job import JobState
 from batchmill.jobs.job_log import LogEntry, LogEvent, LogLevel, LogPage
 from support.fault_proxy import Fault
 

@@ -26,7 +26,7 @@ THREAD_VARIABLES = (
 
 
 class SlotIdentity(Frozen):
-    """What a slot process knows about itself. The fields are those of `batchmill.jobs.job.WorkerInfo`."""
+    """What a slot process knows about itself. The fields are those of `batchmill.fleet.WorkerInfo`."""
 
     name: str
     slot: int

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from batchmill.caches import Lru
 from batchmill.clock import Clock, SystemClock
 from batchmill.errors import ServiceUnavailable
-from batchmill.jobs.job import BatchChoice
+from batchmill.fleet import BatchChoice
 from batchmill_worker.batching.controller import Controller
 from batchmill_worker.batching.profile import Profile
 from batchmill_worker.batching.sizing import Batching

@@ -21,7 +21,7 @@ from batchmill_worker.runtime.slot_board import NEVER, Pulse, SlotBoard
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from batchmill.jobs.job import BatchChoice, WorkerInfo
+    from batchmill.fleet import BatchChoice, WorkerInfo
     from batchmill.jobs.shard import ShardRef
     from batchmill.ledger import Ledger
     from batchmill.operators.contract import OperatorInfo

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchmill.clock import SystemClock
-from batchmill.jobs.job import WorkerInfo
+from batchmill.fleet import WorkerInfo
 from batchmill.ledger import Ledger
 from batchmill.ledger.workers.row_cache import Limits
 from batchmill.store_mark import StoreMark

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-    from batchmill.jobs.job import JobStatus
+    from batchmill.jobs.status import JobStatus
 
 
 def print_json(value: BaseModel) -> None:

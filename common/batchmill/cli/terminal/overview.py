@@ -8,7 +8,9 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from batchmill.cli.terminal.tables import Column, lay_out
-from batchmill.jobs.job import Frozen, JobState, JobStatus, PoolStatus, WorkerInfo
+from batchmill.fleet import PoolStatus, WorkerInfo
+from batchmill.jobs.job import Frozen, JobState
+from batchmill.jobs.status import JobStatus
 from batchmill.wording import count, duration, eta_range, printable, rows_per_second, state
 
 if TYPE_CHECKING:

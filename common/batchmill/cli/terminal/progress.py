@@ -11,7 +11,7 @@ import click
 from batchmill.cli import FAILED, INTERRUPTED
 from batchmill.cli.terminal.console import outcome, print_json
 from batchmill.clock import SystemClock
-from batchmill.jobs.job import JobState, JobStatus
+from batchmill.jobs.job import JobState
 from batchmill.wording import dead, pace, printable, progress, state
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from batchmill.client import Job
     from batchmill.clock import Clock
+    from batchmill.jobs.status import JobStatus
 
 LINE_INTERVAL_S = 5.0
 STATE_CELLS = max(map(len, JobState))

@@ -18,7 +18,8 @@ from pydantic import BaseModel, ValidationError
 
 from batchmill.client.connection.transport import BufferPayload, Transport
 from batchmill.errors import BatchmillError, InvalidOutput, InvalidParams, InvalidRequest, InvalidRows, InvalidSource
-from batchmill.jobs.job import CheckedJob, FileSource, JobForm, JobRequest, JobStatus, OutputSpec, UploadSource
+from batchmill.jobs.job import FileSource, JobForm, JobRequest, OutputSpec, UploadSource
+from batchmill.jobs.status import CheckedJob, JobStatus
 from batchmill.wording import shown
 
 if TYPE_CHECKING:

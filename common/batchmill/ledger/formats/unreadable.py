@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from batchmill.errors import UnreadableRecord
 from batchmill.jobs.cost import parse_pool_operator
-from batchmill.jobs.job import DEFAULT_POOL, DEFAULT_TENANT, JobError, JobState, JobStatus
+from batchmill.jobs.job import DEFAULT_POOL, DEFAULT_TENANT, JobError, JobState
+from batchmill.jobs.status import JobStatus
 from batchmill.json_values import printable
 
 if TYPE_CHECKING:

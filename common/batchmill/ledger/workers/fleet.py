@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from batchmill.jobs.job import WorkerInfo
+from batchmill.fleet import WorkerInfo
 from batchmill.ledger.formats.documents import readable, write_document
 from batchmill.ledger.scripting import calls
 from batchmill.ledger.scripting.connection import redis_errors

@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
+    from batchmill.fleet import PoolStatus, WorkerInfo
     from batchmill.jobs.cost import CostTotals
     from batchmill.jobs.dead_letters import DeadLetter
-    from batchmill.jobs.job import CheckedJob, JobCost, JobRequest, JobSpec, JobStatus, PoolStatus, WorkerInfo
+    from batchmill.jobs.job import JobRequest, JobSpec
     from batchmill.jobs.job_log import LogCursor, LogLevel, LogPage
     from batchmill.jobs.replay import ReplayRequest
     from batchmill.jobs.shard import ShardId
+    from batchmill.jobs.status import CheckedJob, JobCost, JobStatus
     from batchmill.ledger import JobRecord
     from batchmill.operators.contract import OperatorInfo
     from batchmill.row_cache import CacheStats

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Response
 
 from batchmill.errors import NotFound
 from batchmill.jobs.cost import CostTotals
-from batchmill.jobs.job import JobCost
+from batchmill.jobs.status import JobCost
 from batchmill_coordinator.api.openapi import raises
 from batchmill_coordinator.api.routes.context import CurrentContext, json_response
 from batchmill_coordinator.api.routes.routing import ApiRoute

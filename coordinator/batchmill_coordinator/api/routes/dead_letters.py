@@ -9,8 +9,8 @@ from pydantic import BaseModel
 
 from batchmill.errors import Conflict, NotFound
 from batchmill.jobs.dead_letters import DeadLetter
-from batchmill.jobs.job import JobStatus
 from batchmill.jobs.replay import MAX_PURGED, Index, ReplayRequest
+from batchmill.jobs.status import JobStatus
 from batchmill_coordinator.api.openapi import raises
 from batchmill_coordinator.api.routes.context import CurrentContext, json_response
 from batchmill_coordinator.api.routes.jobs import KNOWN
