@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batchmill.errors import NotFound, StorageError
-from batchmill.job import JobState, UploadSource
+from batchmill.jobs.job import JobState, UploadSource
 from batchmill.ledger import Ledger
 from batchmill.ledger.jobs import Submission
 from batchmill.storage.blobs import BlobStore

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batchmill.job import UploadSource
+from batchmill.jobs.job import UploadSource
 from batchmill.ledger import Ledger
 from batchmill.ledger.jobs import Submission
 from batchmill.storage.blobs import BlobStore

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from batchmill.errors import StorageError
-from batchmill.job import StageSpec
-from batchmill.ledger.row_cache import Limits
+from batchmill.jobs.job import StageSpec
+from batchmill.ledger.workers.row_cache import Limits
 from batchmill.operators.contract import REGISTRY
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations

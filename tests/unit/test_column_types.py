@@ -16,8 +16,8 @@ import pytest
 from pydantic import BaseModel
 
 from batchmill.cli.exports import open_export
-from batchmill.client import pages as paging
-from batchmill.client.rows import upload_parts
+from batchmill.client.results import pages as paging
+from batchmill.client.submitting.rows import upload_parts
 from batchmill.columns import (
     ColumnTooLargeError,
     TypeConflictError,
@@ -31,7 +31,7 @@ from batchmill.columns import (
     widen_types,
 )
 from batchmill.errors import BatchmillError, InvalidOutput, InvalidRows
-from batchmill.job import JobState
+from batchmill.jobs.job import JobState
 from batchmill.operators.contract import BatchFormat, OperatorDefinition
 from batchmill.sinks import part_format, to_json_lines
 from batchmill.storage.blobs import BlobStore

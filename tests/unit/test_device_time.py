@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from batchmill.cost import Parts
 from batchmill.errors import OperatorFailed
+from batchmill.jobs.cost import Parts
 from batchmill.operators.contract import FunctionOperator, OperatorDefinition
 from batchmill_worker.batching.sizing import Batching
 from batchmill_worker.engine.batch_executor import BatchExecutor

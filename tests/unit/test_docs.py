@@ -11,9 +11,9 @@ from typing import Any, cast
 import pytest
 
 from batchmill import errors
-from batchmill.job import JOB_MOVES, JobState
+from batchmill.jobs.job import JOB_MOVES, JobState
+from batchmill.jobs.shard import SHARD_MOVES, ShardState
 from batchmill.settings import CLIENT_NAMES, PREFIX, SERVICES, CoordinatorSettings
-from batchmill.shard import SHARD_MOVES, ShardState
 from batchmill_coordinator.api.app import create_app
 from batchmill_worker.batching.controller import Reason
 from batchmill_worker.runtime.trace import Phase

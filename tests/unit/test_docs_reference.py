@@ -19,7 +19,7 @@ from pydantic import BaseModel
 import batchmill
 from batchmill import AsyncJob, Job
 from batchmill.cli import main
-from batchmill.job import BatchPolicy, FileSource, JobRequest, OutputSpec, RetryPolicy, UploadSource
+from batchmill.jobs.job import BatchPolicy, FileSource, JobRequest, OutputSpec, RetryPolicy, UploadSource
 from batchmill.operators.contract import Operator, operator
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel
 
-from batchmill.cost import Parts
+from batchmill.jobs.cost import Parts
 from batchmill.operators.contract import FunctionOperator, OperatorDefinition, OperatorKind
 from batchmill_worker.engine.assembly import CompletedBatch, assemble
 from batchmill_worker.engine.batch_executor import BatchExecutor

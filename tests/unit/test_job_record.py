@@ -6,10 +6,10 @@ from dataclasses import fields
 
 import pytest
 
-from batchmill.cost import Parts
-from batchmill.job import DEFAULT_TENANT, JobError, JobState
+from batchmill.jobs.cost import Parts
+from batchmill.jobs.job import DEFAULT_TENANT, JobError, JobState
 from batchmill.ledger import JobRecord
-from batchmill.ledger.record import NO_COST, StageRecord
+from batchmill.ledger.formats.record import NO_COST, StageRecord
 from support.records import job_record, spec_of
 
 SPEC = spec_of("echo")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchmill.job import PoolStatus
-from batchmill.ledger.overview import QueueHead
+from batchmill.fleet import PoolStatus
+from batchmill.ledger.views.overview import QueueHead
 from batchmill_coordinator.fleet.backlog import pool_loads, pool_status
 from batchmill_coordinator.fleet.pools import EMPTY, PoolView
 from support.records import job_record, spec_of

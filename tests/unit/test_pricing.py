@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from batchmill.cost import NANO
 from batchmill.errors import InvalidSettings
+from batchmill.jobs.cost import NANO
 from batchmill.settings import WorkerSettings
 from batchmill_worker.devices.placement import SlotIdentity
 from batchmill_worker.slot.pricing import hourly_price_nano, parse_prices

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from batchmill.errors import InvalidSource
-from batchmill.job import FileSource
+from batchmill.jobs.job import FileSource
 from batchmill.sources import Source, arrow, describe, open_source
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations

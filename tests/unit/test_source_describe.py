@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchmill.errors import InvalidRequest, InvalidRows, InvalidSource
-from batchmill.job import FileSource
+from batchmill.jobs.job import FileSource
 from batchmill.sources import (
     End,
     InputSplit,

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchmill.errors import InvalidSource
-from batchmill.job import FileSource
+from batchmill.jobs.job import FileSource
 from batchmill.sources import RowsRead, describe, open_source, scan
 from batchmill.sources.parquet import group_rows
 from batchmill.storage.blobs import BlobStore

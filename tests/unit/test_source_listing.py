@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from batchmill.errors import BatchmillError, InvalidSource, StorageError
-from batchmill.job import FileSource, SourceFormat
+from batchmill.jobs.job import FileSource, SourceFormat
 from batchmill.sources import describe, listing
 from batchmill.sources.opening import reading
 from batchmill.storage.locations import UNRESTRICTED, Locations

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchmill.errors import InvalidSource
-from batchmill.job import FileSource
-from batchmill.shard import Slice
+from batchmill.jobs.job import FileSource
+from batchmill.jobs.shard import Slice
 from batchmill.sources import InputSplit, Source, describe, open_source, opening
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations
@@ -210,8 +210,8 @@ def test_rows_of_an_arrow_file_outlive_it_even_if_it_is_cut_short(tmp_path: Path
         import os, sys
         import pyarrow as pa
         from batchmill.errors import InvalidSource
-        from batchmill.job import FileSource
-        from batchmill.shard import Slice
+        from batchmill.jobs.job import FileSource
+        from batchmill.jobs.shard import Slice
         from batchmill.sources import describe, open_source
         from batchmill.storage.blobs import BlobStore
         from batchmill.storage.locations import UNRESTRICTED, Locations

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from batchmill.errors import InvalidSource
-from batchmill.job import FileSource
+from batchmill.jobs.job import FileSource
 from batchmill.sources import RowCount, Source, counting, describe, open_source, scan
 from batchmill.sources.sampling import BLOCK_ROWS, Sample
 from batchmill.storage.blobs import BlobStore

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from batchmill.errors import InvalidSettings
-from batchmill.job import WorkerInfo
+from batchmill.fleet import WorkerInfo
 from batchmill.ledger import Ledger
-from batchmill.ledger.connection import connect
+from batchmill.ledger.scripting.connection import connect
 from batchmill.processes.children import ChildEnd, ChildSpec, ProcessSupervisor
 from batchmill_worker.supervisor.health import STUCK_TIMEOUT_S, Health, HeartbeatRegistry
 from batchmill_worker.supervisor.status_server import Reply, StatusServer, parse_listen

@@ -10,17 +10,24 @@ from urllib.parse import quote
 
 import aiohttp
 
-from batchmill.client import frames
-from batchmill.client import pages as paging
+from batchmill.client.connection.events import server_sent_events
+from batchmill.client.connection.transport import Patience
 from batchmill.client.display import as_html, describe, live_display, mimebundle
-from batchmill.client.events import server_sent_events
-from batchmill.client.failed_rows import DeadLetterPage, Purged, index_groups, replay_request, write_dead_letters
 from batchmill.client.outcome import raise_unless_completed
-from batchmill.client.transport import Patience
+from batchmill.client.results import frames
+from batchmill.client.results import pages as paging
+from batchmill.client.results.failed_rows import (
+    DeadLetterPage,
+    Purged,
+    index_groups,
+    replay_request,
+    write_dead_letters,
+)
 from batchmill.client.waiting import wait_until_ended
 from batchmill.errors import NotFound, ServiceUnavailable
-from batchmill.job import JobCost, JobState, JobStatus
-from batchmill.job_log import LogEntry, LogLevel, LogPage
+from batchmill.jobs.job import JobState
+from batchmill.jobs.job_log import LogEntry, LogLevel, LogPage
+from batchmill.jobs.status import JobCost, JobStatus
 
 if TYPE_CHECKING:
     import os
@@ -30,8 +37,8 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
-    from batchmill.client.transport import Transport
-    from batchmill.dead_letters import DeadLetter
+    from batchmill.client.connection.transport import Transport
+    from batchmill.jobs.dead_letters import DeadLetter
 
 EVENTS_TIMEOUT_S = 35.0  # the service sends a comment every 15 s, so silence means a dead connection
 LOG_INTERVAL_S = 1.0  # between two requests while a log is followed

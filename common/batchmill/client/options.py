@@ -6,14 +6,14 @@ import inspect
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
 from batchmill.errors import did_you_mean
-from batchmill.job import JobForm
+from batchmill.jobs.job import JobForm
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Collection, Mapping, Sequence
     from datetime import datetime, timedelta
 
-    from batchmill.job import BatchPolicy, RetryPolicy
+    from batchmill.jobs.job import BatchPolicy, RetryPolicy
 
 F = TypeVar("F", bound="Callable[..., Any]")
 

@@ -12,27 +12,27 @@ from redis.retry import Retry
 
 from batchmill.backoff import Backoff
 from batchmill.caches import Lru
-from batchmill.cost import NANO, write_pool_operator
 from batchmill.errors import Conflict, InvalidSource, NotFound, OutcomeUnknown, ServiceUnavailable
-from batchmill.job import DEFAULT_TENANT, JOB_MOVES, MAX_STAGES, JobState, UploadSource
-from batchmill.ledger import calls
-from batchmill.ledger.connection import RedisBackoff, redis_errors
-from batchmill.ledger.documents import write_document, write_error
-from batchmill.ledger.encodings import Request, parse_request
-from batchmill.ledger.record import JobRecord, JobStage
-from batchmill.ledger.schema import SCHEMA, other_schema
-from batchmill.ledger.unreadable import UnreadableJob
-from batchmill.shard import ShardId, ShardRef, parse_shard_id
-from batchmill.stages import FIRST_STAGE, stages_of
+from batchmill.jobs.cost import NANO, write_pool_operator
+from batchmill.jobs.job import DEFAULT_TENANT, JOB_MOVES, MAX_STAGES, JobState, UploadSource
+from batchmill.jobs.shard import ShardId, ShardRef, parse_shard_id
+from batchmill.jobs.stages import FIRST_STAGE, stages_of
+from batchmill.ledger.formats.documents import write_document, write_error
+from batchmill.ledger.formats.encodings import Request, parse_request
+from batchmill.ledger.formats.record import JobRecord, JobStage
+from batchmill.ledger.formats.schema import SCHEMA, other_schema
+from batchmill.ledger.formats.unreadable import UnreadableJob
+from batchmill.ledger.scripting import calls
+from batchmill.ledger.scripting.connection import RedisBackoff, redis_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from batchmill.job import JobError, JobSpec
-    from batchmill.ledger.connection import Store
-    from batchmill.ledger.keys import Keys
-    from batchmill.ledger.record import StageKey, StageRecord
-    from batchmill.shard import Shard
+    from batchmill.jobs.job import JobError, JobSpec
+    from batchmill.jobs.shard import Shard
+    from batchmill.ledger.formats.keys import Keys
+    from batchmill.ledger.formats.record import StageKey, StageRecord
+    from batchmill.ledger.scripting.connection import Store
 
 log = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from batchmill.errors import StorageError
-from batchmill.job import Frozen, JobState
-from batchmill.shard import parse_shard_id
+from batchmill.jobs.job import Frozen, JobState
+from batchmill.jobs.shard import parse_shard_id
+from batchmill.jobs.unfinished import UnfinishedWork
 from batchmill.storage.blobs import BlobStore
-from batchmill.unfinished import UnfinishedWork
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,6 +35,11 @@ class ManifestPart(Frozen):
     rows: int = Field(ge=0)
     bytes: int = Field(ge=0)
     shard: str  # "17", or "17.1" once split
+
+    @property
+    def token(self) -> int:
+        """The token of the attempt whose results it has, which its name ends with."""
+        return int(self.name.rpartition("-a")[2].partition(".")[0])
 
 
 class InputFingerprint(Frozen):

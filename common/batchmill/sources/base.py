@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Self, assert_never
 
 import pyarrow as pa
 
-from batchmill.dead_letters import BAD_LINE
+from batchmill.jobs.dead_letters import BAD_LINE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import TracebackType
 
-    from batchmill.shard import Slice
+    from batchmill.jobs.shard import Slice
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from batchmill.columns import carry
-from batchmill.shard import Slice
+from batchmill.jobs.shard import Slice
 from batchmill.sources.bad_rows import null_rows
 from batchmill.sources.base import (
     BadRow,

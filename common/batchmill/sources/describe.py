@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from batchmill.columns import UnsupportedColumnError, carried_schema
 from batchmill.errors import InvalidRows, InvalidSource
-from batchmill.job import MAX_FILE_BYTES
+from batchmill.jobs.job import MAX_FILE_BYTES
 from batchmill.sources.binary import SCHEMA as BINARY_SCHEMA
 from batchmill.sources.counting import with_all_rows_counted
 from batchmill.sources.csv_format import check_dialect
@@ -24,7 +24,7 @@ from batchmill.sources.type_names import types_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from batchmill.job import FileSource
+    from batchmill.jobs.job import FileSource
     from batchmill.sources.listing import Listing
     from batchmill.storage.blobs import BlobStore
     from batchmill.storage.locations import Locations

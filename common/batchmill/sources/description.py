@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, Self
 import pyarrow as pa
 from pydantic import Field
 
-from batchmill.job import MAX_FILE_BYTES, CsvDialect, Frozen, SampleSize, SourceFormat
+from batchmill.jobs.job import MAX_FILE_BYTES, CsvDialect, Frozen, SampleSize, SourceFormat
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,8 +11,8 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from batchmill.errors import InvalidSource
-from batchmill.job import CsvDialect
-from batchmill.shard import Slice
+from batchmill.jobs.job import CsvDialect
+from batchmill.jobs.shard import Slice
 from batchmill.sources.bad_rows import null_rows, read_good_rows
 from batchmill.sources.base import (
     BadRow,

@@ -17,7 +17,7 @@ from batchmill.sources.lines import MAX_SLICES
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from batchmill.shard import Slice
+    from batchmill.jobs.shard import Slice
     from batchmill.sources.sampling import Sample
 
 _MAX_READ = 8  # times the bytes of a split: what is read of the source for one split of a sample

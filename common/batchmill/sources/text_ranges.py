@@ -42,7 +42,7 @@ class Blocks:
         self._block = LOCAL_BLOCK_BYTES if location.is_local else REMOTE_BLOCK_BYTES
         with reading(location):
             self._file: Any = open_file(location)
-            self._text = _decompressed(self._file, codec) if codec and size else None
+            self._text: Any = _decompressed(self._file, codec) if codec and size else None
             self._skip(offset if self._text else 0)
 
     @property

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from batchmill.errors import InvalidSource
-from batchmill.shard import Slice
+from batchmill.jobs.shard import Slice
 from batchmill.sources import End, InputSplit, NextSplit, NotYet, RowCount, Source, SourceDescription, Splitter
 from batchmill.workspace import table_from_stream
 from batchmill_coordinator.inspection.pool import InspectionFailed
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from batchmill.job import FileSource, UploadSource
+    from batchmill.jobs.job import FileSource, UploadSource
     from batchmill_coordinator.inspection.pool import InspectorPool
 
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from batchmill.caches import Lru
 from batchmill.errors import InvalidRows
-from batchmill.job import FileSource
-from batchmill.shard import Slice
+from batchmill.jobs.job import FileSource
+from batchmill.jobs.shard import Slice
 from batchmill.sources import describe, describe_upload
 from batchmill.sources.base import End, InputSplit, NotYet
 from batchmill.workspace import Workspace, stream_from_table

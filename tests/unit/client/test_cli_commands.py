@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from batchmill.cli import main
 from batchmill.cli.fleet import parameters
 from batchmill.errors import StorageError
-from batchmill.job import JobState
+from batchmill.jobs.job import JobState
 from batchmill.wording import duration
 from support.fault_proxy import Fault
 from support.waiting import until

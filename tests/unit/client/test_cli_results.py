@@ -12,9 +12,10 @@ from click.testing import CliRunner
 
 from batchmill.cli import main
 from batchmill.cli.exports import open_export
-from batchmill.cli.progress import LINE_INTERVAL_S, PlainLines
-from batchmill.client.pages import ResultPage
-from batchmill.job import JobState, JobStatus
+from batchmill.cli.terminal.progress import LINE_INTERVAL_S, PlainLines
+from batchmill.client.results.pages import ResultPage
+from batchmill.jobs.job import JobState
+from batchmill.jobs.status import JobStatus
 from support.fault_proxy import Fault
 from support.hand_clock import HandClock
 

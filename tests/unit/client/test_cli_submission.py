@@ -14,8 +14,9 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from batchmill.cli import SECTIONS, main
-from batchmill.cli.progress import Bar
-from batchmill.job import JobState, JobStatus
+from batchmill.cli.terminal.progress import Bar
+from batchmill.jobs.job import JobState
+from batchmill.jobs.status import JobStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,12 +18,13 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from batchmill.cli import main
-from batchmill.cli.overview import Overview
+from batchmill.cli.terminal.overview import Overview
 from batchmill.cli.top import screen
 from batchmill.client import Client
 from batchmill.errors import ServiceUnavailable
-from batchmill.job import JobState, PoolStatus
-from batchmill.job_log import LogEntry, LogEvent, LogLevel, LogPage
+from batchmill.fleet import PoolStatus
+from batchmill.jobs.job import JobState
+from batchmill.jobs.job_log import LogEntry, LogEvent, LogLevel, LogPage
 from support.fault_proxy import Fault
 
 WAIT_S = 90

@@ -5,9 +5,9 @@ import pyarrow as pa
 import pytest
 
 from batchmill import AsyncClient
-from batchmill.client.events import Event, server_sent_events
+from batchmill.client.connection.events import Event, server_sent_events
 from batchmill.errors import InvalidRequest, JobFailed
-from batchmill.job import JobState
+from batchmill.jobs.job import JobState
 
 
 def _with_client(service, work):

@@ -10,7 +10,7 @@ import pytest
 
 import batchmill
 from batchmill import Client
-from batchmill.client.service import ServiceAddress, find_service
+from batchmill.client.connection.service import ServiceAddress, find_service
 from batchmill.errors import (
     BatchmillError,
     InvalidRequest,

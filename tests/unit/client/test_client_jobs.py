@@ -8,7 +8,7 @@ import pytest
 
 import batchmill
 from batchmill.errors import BatchmillError, Conflict, JobCancelled, JobExpired, JobFailed, NotFound
-from batchmill.job import JobState
+from batchmill.jobs.job import JobState
 from support.fault_proxy import Fault
 from support.waiting import GRACE_S
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from batchmill.client.rows import MAX_PART_BYTES, check_rows, upload_parts
+from batchmill.client.submitting.rows import MAX_PART_BYTES, check_rows, upload_parts
 from batchmill.errors import InvalidRows
 
 

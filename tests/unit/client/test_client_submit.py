@@ -19,7 +19,7 @@ from batchmill.errors import (
     StorageError,
     UnknownOperator,
 )
-from batchmill.job import JobForm
+from batchmill.jobs.job import JobForm
 from support.fault_proxy import Fault
 from support.waiting import GRACE_S, until
 

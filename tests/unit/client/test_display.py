@@ -6,7 +6,8 @@ from IPython.core.formatters import DisplayFormatter
 
 from batchmill import AsyncClient
 from batchmill.client.display import as_html, as_text
-from batchmill.job import JobError, JobState, JobStatus, StageStatus
+from batchmill.jobs.job import JobError, JobState
+from batchmill.jobs.status import JobStatus, StageStatus
 
 VOID = {"br", "img", "hr"}
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchmill.clock import SystemClock
-from batchmill.job import WorkerInfo
+from batchmill.fleet import WorkerInfo
 from batchmill.ledger import Ledger
-from batchmill.ledger.row_cache import Limits
+from batchmill.ledger.workers.row_cache import Limits
 from batchmill.store_mark import StoreMark
 from batchmill.workspace import Workspace
 from batchmill_worker.engine.batch_executor import BatchExecutor

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from batchmill.completion import Completion
-from batchmill.dead_letters import DeadRows, count_by_type, dead_letters_name
 from batchmill.errors import StaleToken
-from batchmill.job import MAX_INLINE_BYTES
-from batchmill.shard import ShardState, checkpoint_name
+from batchmill.jobs.completion import Completion
+from batchmill.jobs.dead_letters import DeadRows, count_by_type, dead_letters_name
+from batchmill.jobs.job import MAX_INLINE_BYTES
+from batchmill.jobs.shard import ShardState, checkpoint_name
 from batchmill.workspace import stream_from_table, table_from_stream
 from batchmill_worker.runtime.trace import Phase
 from batchmill_worker.slot.attempt.shard_progress import encode_progress
 
 if TYPE_CHECKING:
+    from batchmill.jobs.shard import Shard
     from batchmill.ledger.shards import ShardLedger
-    from batchmill.shard import Shard
     from batchmill.storage.blobs import BlobStore
     from batchmill_worker.runtime.trace import Recorder
     from batchmill_worker.slot.attempt.shard_loader import LoadedShard

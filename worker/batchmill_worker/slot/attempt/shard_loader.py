@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from batchmill.clock import Clock
-    from batchmill.job import StageSpec
+    from batchmill.jobs.job import StageSpec
+    from batchmill.jobs.shard import Shard
     from batchmill.ledger import Claim
     from batchmill.operators.contract import OperatorDefinition, OperatorRegistry
-    from batchmill.shard import Shard
     from batchmill.storage.blobs import BlobStore
     from batchmill_worker.batching.packing import Rows
     from batchmill_worker.runtime.trace import Recorder

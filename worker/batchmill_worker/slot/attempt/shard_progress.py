@@ -15,16 +15,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchmill.dead_letters import DeadLetter
+from batchmill.jobs.dead_letters import DeadLetter
+from batchmill.jobs.retry import tries_row_again
 from batchmill.operators.contract import SOURCE_ROW
-from batchmill.retry import tries_row_again
 from batchmill.storage.indexed import INDEX, in_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from batchmill.job import RetryPolicy
-    from batchmill.shard import Shard
+    from batchmill.jobs.job import RetryPolicy
+    from batchmill.jobs.shard import Shard
     from batchmill_worker.batching.packing import Rows
     from batchmill_worker.engine.shard_result import ShardResult
     from batchmill_worker.runtime.failures import DeadRow

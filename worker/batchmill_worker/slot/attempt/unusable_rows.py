@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
-from batchmill.dead_letters import MISSING_VALUE, json_value
 from batchmill.errors import InvalidRows
+from batchmill.jobs.dead_letters import MISSING_VALUE, json_value
 from batchmill.wording import count
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from batchmill.job import OnNull
-    from batchmill.shard import Shard
+    from batchmill.jobs.job import OnNull
+    from batchmill.jobs.shard import Shard
     from batchmill.sources.base import RowsRead, Source
 
 
