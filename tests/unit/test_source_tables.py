@@ -350,6 +350,29 @@ def test_files_that_lack_a_partition_column_get_it_from_the_table(catalog: InMem
     assert read(metadata_file(table), tmp_path) == [{"id": 1, "day": "monday", "n": 5}]
 
 
+def test_a_column_that_is_only_a_partition_in_some_files_is_refused(catalog: InMemoryCatalog, tmp_path: Path) -> None:
+    table = catalog.create_table("n.t", TABLE.schema)
+    table.append(TABLE)
+    before = set((tmp_path / "house").rglob("*.parquet"))
+    with table.update_spec() as update:
+        update.add_field("name", IdentityTransform())
+    table.append(TABLE.slice(0, 1))
+    assert len(read(metadata_file(table), tmp_path)) == 4
+    (file,) = set((tmp_path / "house").rglob("*.parquet")) - before
+    pq.write_table(pq.ParquetFile(file).read().drop_columns(["name"]), file)
+    assert "only as a partition" in refusal(metadata_file(table)).message
+
+
+def test_columns_with_a_default_are_refused(catalog: InMemoryCatalog) -> None:
+    table = catalog.create_table("n.t", TABLE.schema)
+    table.append(TABLE)
+    path = Path(metadata_file(table))
+    metadata = json.loads(path.read_text())
+    metadata["schemas"][0]["fields"][1]["initial-default"] = "none"
+    path.write_text(json.dumps({**metadata, "format-version": 3, "next-row-id": 3}))
+    assert "gives column 'name' a value in files that lack it" in refusal(path).message
+
+
 def test_added_columns_are_null_before_and_widened_types_are_read(catalog: InMemoryCatalog, tmp_path: Path) -> None:
     table = catalog.create_table("n.t", pa.schema([("id", pa.int32())]))
     table.append(pa.table({"id": pa.array([1], pa.int32())}))

@@ -152,6 +152,13 @@ def _is_utc_written_without_zone(expected: pa.DataType, found: pa.DataType) -> b
 
 def _text(file: TableFile, name: str, kind: pa.DataType, snapshot: TableSnapshot) -> str | None:
     """Return the value of a partition column as text, from which reading makes the same value again."""
+    if name not in file.values:
+        raise InvalidSource(
+            f"column {name!r} is in {file.location.uri}, and in other files of its table only as a partition.",
+            hint="Rewrite the table's files: CALL system.rewrite_data_files with 'rewrite-all' in Spark.",
+            file=file.location.uri,
+            column=name,
+        )
     value = file.values[name]
     try:
         text: str | None = value.cast(kind).cast(pa.string()).as_py()

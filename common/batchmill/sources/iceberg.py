@@ -99,6 +99,14 @@ def _read(metadata_file: Location, snapshot_id: int | None, locations: Locations
         return TableSnapshot(_KIND, uri, 0, usual_schema(schema_to_pyarrow(table.schema())), ())
     scan = table.scan(snapshot_id=snapshot_id)  # an earlier snapshot has the columns of its time
     columns = scan.projection()
+    default = next((one.name for one in columns.fields if one.initial_default is not None), None)
+    if default is not None:
+        raise not_read(
+            _KIND,
+            uri,
+            f"gives column {default!r} a value in files that lack it, which is not read",
+            "Rewrite its rows to a table without such a column.",
+        )
     schema = schema_to_pyarrow(columns)
     files = []
     for task in scan.plan_files():
