@@ -13,8 +13,8 @@ from batchmill.jobs.job import JobError, JobState
 from batchmill.jobs.shard import Shard, ShardId, ShardRef, ShardState, Slice
 from batchmill.ledger import JobRecord, Ledger
 from batchmill.ledger.formats.settlement import Settled, SplitUp
-from batchmill.ledger.jobs import Submission
 from batchmill.ledger.shards import PlanStep
+from batchmill.ledger.submission import Submission
 from support.ledger_steps import LEASE_MS, SPEC, claim, plan, queue_one, submit
 
 if TYPE_CHECKING:
@@ -289,14 +289,14 @@ def test_an_unreachable_server_is_told_in_plain_words(tmp_path: object) -> None:
 def test_uploads_are_taken_once_and_swept_when_nobody_takes_them(
     ledger: Ledger, epoch: int, redis_client: redis.Redis, prefix: str
 ) -> None:
-    ledger.jobs.begin_upload("upl-a")
-    ledger.jobs.begin_upload("upl-b")
+    ledger.uploads.begin("upl-a")
+    ledger.uploads.begin("upl-b")
     later = at(ledger, redis_client, prefix, 10_000)
-    assert later.jobs.expire_uploads(epoch, 60) == []
-    assert sorted(later.jobs.expire_uploads(epoch, 5)) == ["upl-a", "upl-b"]
-    assert not ledger.jobs.has_upload("upl-a")
+    assert later.uploads.expire(epoch, 60) == []
+    assert sorted(later.uploads.expire(epoch, 5)) == ["upl-a", "upl-b"]
+    assert not ledger.uploads.is_open("upl-a")
     with pytest.raises(ServiceUnavailable):
-        ledger.jobs.begin_upload("upl-c", max_uploads=0)
+        ledger.uploads.begin("upl-c", max_uploads=0)
 
 
 def test_records_of_jobs_that_are_gone_are_left_out(ledger: Ledger) -> None:

@@ -12,8 +12,8 @@ from batchmill.jobs.job import JOB_MOVES, JobError, JobState
 from batchmill.jobs.shard import Shard, ShardId, ShardRef, ShardState, Slice
 from batchmill.ledger import Ledger
 from batchmill.ledger.formats.record import JobStage
-from batchmill.ledger.jobs import Submission
 from batchmill.ledger.shards import PlanStep
+from batchmill.ledger.submission import Submission
 from batchmill.sources.base import RowCount
 from support.records import spec_of
 

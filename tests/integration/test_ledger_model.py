@@ -17,9 +17,9 @@ from hypothesis.stateful import initialize, invariant, precondition, rule, run_s
 from batchmill.jobs.cost import NANO
 from batchmill.jobs.job import JobError, JobState, RetryPolicy
 from batchmill.jobs.shard import Shard, ShardId, Slice
-from batchmill.ledger.jobs import OneShardPlan, Submission
 from batchmill.ledger.scripting.connection import connect
 from batchmill.ledger.shards import PlanStep
+from batchmill.ledger.submission import OneShardPlan, Submission
 from support.index_truth import index_of
 from support.ledger_lockstep import Lockstep, answer, comparable, said
 from support.ledger_model import DUE, LEASE_MS, Job

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from batchmill.jobs.completion import Completion
 from batchmill.jobs.shard import Shard, ShardId, Slice
-from batchmill.ledger.jobs import Submission
 from batchmill.ledger.shards import PlanStep
+from batchmill.ledger.submission import Submission
 from batchmill.sources.base import RowCount
 from batchmill.workspace import stream_from_table
 from support.records import spec_of
