@@ -9,7 +9,7 @@ import pytest
 from pydantic import Field
 
 from batchmill.errors import InvalidOperator, InvalidParams
-from batchmill.operators.contract import REGISTRY, OperatorRegistry, operator
+from batchmill.operators.registration import REGISTRY, OperatorRegistry, operator
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -24,7 +24,8 @@ from batchmill_worker.slot.model_queues import ModelQueuesStep
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from batchmill.operators.contract import OperatorDefinition, OperatorRegistry
+    from batchmill.operators.contract import OperatorDefinition
+    from batchmill.operators.registration import OperatorRegistry
     from batchmill.settings import WorkerSettings
     from batchmill_worker.slot.attempt.runner import AttemptRunner
     from batchmill_worker.slot.model_queues import ModelQueues
