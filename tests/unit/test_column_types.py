@@ -8,7 +8,7 @@ import json
 import re
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -146,7 +146,7 @@ refused_types = pytest.mark.parametrize("array", REFUSED.values(), ids=REFUSED.k
 
 
 def _definition(batch_format: BatchFormat) -> OperatorDefinition:
-    return OperatorDefinition("back", make=lambda: None, params=BaseModel, batch_format=batch_format)
+    return OperatorDefinition("back", make=cast("Any", None), params=BaseModel, batch_format=batch_format)
 
 
 def _carried(array: pa.Array) -> pa.Table:

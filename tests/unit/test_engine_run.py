@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def ready(
     code: Any, batch_format: BatchFormat = "rows", batch_size: int | None = 4, *, has_succeeded: bool = False
 ) -> ReadyOperator:
-    operator = code if hasattr(code, "infer") else FunctionOperator(code, {})
+    operator: Any = code if hasattr(code, "infer") else FunctionOperator(code, {})
     definition = OperatorDefinition(
         "probe", make=lambda: operator, params=BaseModel, batch_format=batch_format, batch_size=batch_size
     )
