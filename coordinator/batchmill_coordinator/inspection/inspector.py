@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from batchmill.errors import InvalidSource
 from batchmill.jobs.shard import Slice
+from batchmill.processes.inspectors import InspectionFailed
 from batchmill.sources import End, InputSplit, NextSplit, NotYet, RowCount, Source, SourceDescription, Splitter
 from batchmill.workspace import table_from_stream
-from batchmill_coordinator.inspection.pool import InspectionFailed
 from batchmill_coordinator.inspection.tasks import Task
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from batchmill.jobs.job import FileSource, UploadSource
-    from batchmill_coordinator.inspection.pool import InspectorPool
+    from batchmill.processes.inspectors import InspectorPool
 
 
 class Inspector:
