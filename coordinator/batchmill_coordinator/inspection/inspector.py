@@ -69,7 +69,7 @@ class Inspector:
 
     def read(self, job_id: str, slices: Sequence[Slice]) -> pa.Table:
         """Read rows of a job's source, as `Source.read` does."""
-        fields = [[one.file, one.start, one.stop, one.rows, one.line, one.staged] for one in slices]
+        fields = [one.fields() for one in slices]
         with _blaming(f"the source of job {job_id}"):
             return table_from_stream(self._pool.call(Task.READ, {"job": job_id, "slices": fields}, key=job_id).data)
 

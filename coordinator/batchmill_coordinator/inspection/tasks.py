@@ -104,14 +104,10 @@ class Tasks:
             dropped.splitter.close()
         match found:
             case InputSplit(slices, rows, nbytes, next_cursor):
-                return Message({"split": [[_fields(one) for one in slices], rows, nbytes, next_cursor]})
+                return Message({"split": [[one.fields() for one in slices], rows, nbytes, next_cursor]})
             case NotYet():
                 return Message({"at_end": False})
             case End():
                 return Message({"at_end": True})
             case never:
                 assert_never(never)
-
-
-def _fields(one: Slice) -> list[Any]:
-    return [one.file, one.start, one.stop, one.rows, one.line, one.staged]
