@@ -7,7 +7,7 @@ import re
 import sys
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import click
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from batchmill.client import Client, Job
     from batchmill.client.options import JobOptions
+    from batchmill.jobs.job import OnNull
 
 STDIN = "-"
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -137,10 +138,11 @@ class Deadline(click.ParamType[datetime | timedelta]):
 )
 @click.option(
     "--on-null",
-    type=click.Choice(["dead", "fail"]),
+    type=click.Choice(["dead", "skip", "fail"]),
     default="dead",
     show_default=True,
-    help="Whether a row without a value that the operator requires becomes a dead letter or fails the job.",
+    help="Whether a row without a value that the operator requires becomes a dead letter, has no result, or fails the "
+    "job.",
 )
 @click.option(
     "--batch-size", type=click.IntRange(1), help="Fixed number of rows per batch.  [default: as the operator says]"
@@ -242,7 +244,7 @@ class SubmitFlags(TypedDict):
     max_dead: float | None
     budget: float | None
     batch_size: int | None
-    on_null: Literal["dead", "fail"]
+    on_null: OnNull
     cache: bool
     idempotency_key: str | None
     params_file: Path | None

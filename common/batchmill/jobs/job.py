@@ -105,6 +105,10 @@ class CsvDialect(Frozen):
     encoding: str = "utf-8"
 
 
+OnNull = Literal["dead", "skip", "fail"]
+SampleSize = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)]
+
+
 class FileSource(Frozen):
     """Files to read: a file, a folder, a glob, or several of them, as paths or URIs the service can see."""
 
@@ -121,6 +125,9 @@ class FileSource(Frozen):
     path_column: Name | None = None  # a column to add with the file that each row is from
     on_bad_line: Literal["fail", "dead"] = "fail"  # what becomes of a job, or a row, that cannot be read
     max_file_bytes: int = Field(default=MAX_FILE_BYTES, ge=1, le=2**31 - 1)  # of `binary`: a larger file is a bad row
+    limit: int | None = Field(default=None, ge=1)  # read only the first rows, of the sample if there is one
+    sample: SampleSize | None = None  # read only a random choice of the rows: a share of them, or a number
+    seed: int = Field(default=0, ge=0, lt=2**63)  # of the sample: the same one gives the same rows
 
 
 class UploadSource(Frozen):
@@ -194,7 +201,7 @@ class _OperatorFields(Frozen):
     operator: Name
     params: dict[str, Any] = {}
     carry: list[str] | None = None  # input columns that results keep; None: all of them
-    on_null: Literal["dead", "fail"] = "dead"  # what becomes of a row without a value that the operator requires
+    on_null: OnNull = "dead"  # what becomes of a row without a value that the operator requires
     pool: Annotated[str, Field(pattern=POOL_PATTERN)] = DEFAULT_POOL
     retry: RetryPolicy = RetryPolicy()
     batch: BatchPolicy = BatchPolicy()

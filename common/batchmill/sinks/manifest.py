@@ -49,6 +49,7 @@ class InputFingerprint(Frozen):
     files: dict[str, str] = Field(default_factory=dict)  # by name, their size and time, if they are not too many
     operator_version: str = ""
     carry: tuple[str, ...] | None = None
+    skips_nulls: bool = False  # whether rows without a required value have no result
 
 
 class Manifest(Frozen):

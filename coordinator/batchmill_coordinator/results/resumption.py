@@ -140,6 +140,7 @@ class Resumption:
             files={file.name: f"{file.size} {file.mtime_s}" for file in files} if len(files) <= MAX_NAMED_FILES else {},
             operator_version=operator_version,
             carry=None if spec.last.carry is None else tuple(spec.last.carry),
+            skips_nulls=spec.last.on_null == "skip",
         )
 
     def _copy_dead_rows(self, earlier_id: str, job_id: str, shard: Settled) -> DeadRows:
@@ -186,6 +187,8 @@ def _differences(manifest: Manifest, before: InputFingerprint, order: Order, now
         yield f"its format was {manifest.format}, now it is {output.format}"
     if before.carry != now.carry:
         yield f"it passed {_columns(before.carry)} through, now it passes {_columns(now.carry)}"
+    if before.skips_nulls != now.skips_nulls:
+        yield 'only one of the two has `on_null` "skip", with which results have other columns'
     yield from _changed_files(before, now)
     if before.source != now.source:
         yield "its input has changed"

@@ -54,7 +54,8 @@ class AttemptStore:
             return self._store(loaded, progress)
 
     def _store(self, loaded: LoadedShard, progress: ShardProgress) -> Completion:
-        shard, files, expands = loaded.shard, loaded.files, loaded.definition.expands
+        shard, files = loaded.shard, loaded.files
+        expands = loaded.definition.expands or loaded.spec.on_null == "skip"
         if progress.dead:
             self._blobs.put_table(dead_letters_name(shard.ref), _dead_rows(shard, files, progress).table())
         table = progress.table(with_source_row=expands)
