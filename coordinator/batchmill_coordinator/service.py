@@ -133,10 +133,11 @@ class Service:
     def results_page(self, record: JobRecord, start: ShardId) -> ResultPage:
         """Read the page of a job's results that begins with the shard `start`.
 
-        The first page of a job without results has the schema that its input gives it.
+        A page that ends the results of a job without any has the schema that its input gives it.
         """
         page = read_page(self.ledger, record, self.results(record), start)
-        if page.at_end and not page.tables and start == parse_cursor(""):
+        has_no_results = start == parse_cursor("") or record.last.rows_done == 0
+        if page.at_end and not page.tables and has_no_results:
             return replace(page, schema_if_empty=schema_without_rows(self.ledger, self.workspace, record))
         return page
 

@@ -49,6 +49,7 @@ class OutputCloser:
         if record.replay_of is not None:
             self._merger.merge(record, epoch)
             return
+        self._one_schema.keep_input_schema(record)
         publisher = self._workspace.open_publisher(record.id, record.spec)
         if publisher is None:
             return
