@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from batchmill.errors import StorageError
 from batchmill.shard import format_shard_id
-from batchmill.sinks.manifest import MANIFEST, Manifest, ManifestPart
+from batchmill.sinks.manifest import ManifestPart
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from batchmill.shard import ShardId
+    from batchmill.sinks.manifest import Manifest
     from batchmill.sinks.output_folder import OutputFolder
     from batchmill.sinks.result_store import PartFileDifference, PartFiles
     from batchmill.storage.blobs import BlobStore
@@ -117,8 +118,8 @@ class FolderPublisher:
         self._folder.seal()
         self._store.delete_unfinished()
         for name in self._compare(manifest).extra:
-            self._store.delete(name)
-        self._store.put(MANIFEST, manifest.to_json())
+            self._parts.delete_file(name)
+        self._folder.write_manifest(manifest)
         self._folder.unmark()
 
     def replace_part(self, shard_id: ShardId, token: int, table: pa.Table) -> int:
@@ -132,9 +133,9 @@ class FolderPublisher:
         if not self._folder.is_published():
             raise self._folder.not_own()
         superseded = self._compare(manifest).extra
-        self._store.put(MANIFEST, manifest.to_json())
+        self._folder.write_manifest(manifest)
         for name in superseded:
-            self._store.delete(name)
+            self._parts.delete_file(name)
 
     def _compare(self, manifest: Manifest) -> PartFileDifference:
         """Compare the folder with a manifest. Raises `StorageError` if a part is missing."""

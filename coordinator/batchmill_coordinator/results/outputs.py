@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from batchmill.ledger.settlement import SplitUp
 from batchmill.shard import ShardId
-from batchmill.sinks import Manifest, columns_of
+from batchmill.sinks import Manifest, columns_of, encode_schema
 from batchmill.stages import last_stage
 from batchmill.workspace import table_from_stream
 
@@ -103,6 +103,7 @@ def manifest_of(
         rows=sum(part.rows for part in parts),
         rows_dead=record.rows_dead,
         columns=columns_of(schema),
+        arrow_schema=encode_schema(schema),
         parts=parts,
         created_at=record.created_at / 1000,
         finished_at=finished_at,

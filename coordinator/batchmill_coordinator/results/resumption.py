@@ -20,7 +20,7 @@ from batchmill.errors import InvalidOutput, NotFound, StorageError
 from batchmill.ledger.encodings import parse_settled
 from batchmill.ledger.settlement import Settled
 from batchmill.shard import Shard, parse_shard_id
-from batchmill.sinks import InputFingerprint, Manifest
+from batchmill.sinks import InputFingerprint, keep_resumed_manifest, resumed_manifest
 from batchmill.stages import last_stage
 from batchmill.unfinished import FORMAT
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from batchmill.job import JobSpec
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.operators.contract import OperatorInfo
-    from batchmill.sinks import Publisher
+    from batchmill.sinks import Manifest, Publisher
     from batchmill.sources import SourceDescription
     from batchmill.unfinished import UnfinishedWork
     from batchmill.workspace import Workspace
@@ -102,13 +102,13 @@ class Resumption:
 
     def keep(self, job_id: str, manifest: Manifest) -> None:
         """Store for the planner what a job resumes. Raises `StorageError`."""
-        self._workspace.blobs.put(_name(job_id), manifest.to_json())
+        keep_resumed_manifest(self._workspace.blobs, job_id, manifest)
 
     def resume_from(self, record: JobRecord, epoch: int) -> None:
         """Begin a job with what another one left. Doing it again is fine. Raises `StorageError`."""
-        manifest = Manifest.parse(self._workspace.blobs.get(_name(record.id)).to_pybytes(), _name(record.id))
-        if manifest.rest is None:
-            raise InvalidOutput(f"job {manifest.job} left nothing to resume.")
+        manifest = resumed_manifest(self._workspace.blobs, record.id)
+        if manifest is None or manifest.rest is None:
+            raise InvalidOutput(f"job {record.resumed_from} left nothing to resume.")
         dead: Counter[str] = Counter()
         stage = last_stage(record.spec)
         self._adopt_schema(record, stage, manifest)
@@ -157,10 +157,6 @@ class Resumption:
         """Make a plan that uses no blobs of the earlier job: text that was decompressed for a shard is copied."""
         shard = Shard.from_plan(job_id, stage, parse_shard_id(shard_id), plan)
         return shard.with_slices([self._workspace.own_staged(job_id, one) for one in shard.slices]).plan()
-
-
-def _name(job_id: str) -> str:
-    return f"jobs/{job_id}/resumes.json"
 
 
 def _with_dead_rows(stage: int, rest: UnfinishedWork) -> Iterator[Settled]:
