@@ -79,6 +79,9 @@ class FilePublisher:
         if self._is_own():
             self._folder.delete(self._marker)
 
+    def adopt(self, manifest: Manifest) -> None:
+        """See `Publisher`. There is nothing to resume."""
+
     def published(self) -> Manifest | None:
         """See `Publisher`. A file has no manifest."""
         return None
@@ -134,7 +137,7 @@ class FilePublisher:
     def _tables(self, manifest: Manifest) -> Iterator[pa.Table]:
         for part in manifest.parts:
             token = int(part.name.rpartition("-a")[2].partition(".")[0])
-            yield self._parts.read(parse_shard_id(part.shard), token)
+            yield self._parts.read(parse_shard_id(part.shard or ""), token)
 
     def _is_own(self) -> bool:
         try:

@@ -28,7 +28,7 @@ class ManifestPart(Frozen):
     name: str  # in the output folder
     rows: int = Field(ge=0)
     bytes: int = Field(ge=0)
-    shard: str  # "17", or "17.1" once split
+    shard: str | None = None  # "17", or "17.1" once split; of a file of a chosen size: None
 
 
 class InputFingerprint(Frozen):
@@ -67,7 +67,7 @@ class Manifest(Frozen):
         rows = sum(part.rows for part in self.parts)
         if rows != self.rows:
             raise ValueError(f"the parts hold {rows} rows, the manifest says {self.rows}")
-        shards = [parse_shard_id(part.shard) for part in self.parts]
+        shards = [parse_shard_id(part.shard) for part in self.parts if part.shard is not None]
         if any(first >= second for first, second in pairwise(shards)):
             raise ValueError("the parts are not in input order, or a shard is there twice")
         return self

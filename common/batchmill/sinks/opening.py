@@ -13,6 +13,7 @@ from batchmill.sinks.parts import part_format
 from batchmill.sinks.publisher import FolderPublisher
 from batchmill.sinks.result_store import OutputResults, PartFiles
 from batchmill.sinks.schema_log import SchemaLog
+from batchmill.sinks.sized_folder import SizedFolderPublisher
 from batchmill.storage.blobs import BlobStore
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ def output_results(output: OutputSpec, job_id: str, locations: Locations, blobs:
     if output.is_file:
         return _kept_parts(output, job_id, blobs)
     store = _output_store(output, locations)
-    return OutputResults(_parts(output, job_id, store, blobs), _folder(store, job_id, locations))
+    parts = _kept_parts(output, job_id, blobs) if output.has_sized_files else _parts(output, job_id, store, blobs)
+    return OutputResults(parts, _folder(store, job_id, locations))
 
 
 def open_publisher(output: OutputSpec, job_id: str, locations: Locations, blobs: BlobStore) -> Publisher:
@@ -48,7 +50,11 @@ def open_publisher(output: OutputSpec, job_id: str, locations: Locations, blobs:
     if output.is_file:
         return _file_publisher(output, job_id, locations, blobs)
     store = _output_store(output, locations)
-    return FolderPublisher(store, _parts(output, job_id, store, blobs), _folder(store, job_id, locations))
+    parts, folder = _parts(output, job_id, store, blobs), _folder(store, job_id, locations)
+    if output.has_sized_files:
+        kept = _kept_store(job_id, blobs)
+        return SizedFolderPublisher(store, parts, folder, output, kept, _kept_parts(output, job_id, blobs))
+    return FolderPublisher(store, parts, folder)
 
 
 def _file_publisher(output: OutputSpec, job_id: str, locations: Locations, blobs: BlobStore) -> Publisher:

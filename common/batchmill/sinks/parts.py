@@ -79,7 +79,7 @@ class ParquetParts(PartFormat):
         return not _has_empty_struct(kind)
 
     def encode(self, path: str, table: pa.Table) -> None:
-        """See `PartFormat`. Columns of floats get no dictionary: embeddings do not repeat."""
+        """See `PartFormat`."""
         _representing(self.name, lambda: _write_parquet(path, table))
 
     def decode(self, data: pa.Buffer, schema: pa.Schema) -> pa.Table:  # noqa: ARG002  # a file has its own
@@ -122,6 +122,12 @@ def part_format(name: FormatName) -> PartFormat:
     return kinds[name]()
 
 
+def parquet_options(schema: pa.Schema) -> dict[str, Any]:
+    """Return how Parquet is written. Columns of floats get no dictionary: embeddings do not repeat."""
+    repeating = [field.name for field in schema if not _is_floating(field.type)]
+    return {"compression": "zstd", "use_dictionary": repeating}
+
+
 def to_json_lines(table: pa.Table) -> bytes:
     """Encode a table as JSON Lines. Raises `InvalidOutput` for a type or a value that JSON cannot represent."""
     lines: list[pa.Buffer] = []
@@ -149,8 +155,7 @@ def _no_form(form: str, column: str, kind: pa.DataType) -> InvalidOutput:
 
 
 def _write_parquet(path: str, table: pa.Table) -> None:
-    repeating = [field.name for field in table.schema if not _is_floating(field.type)]
-    pq.write_table(table, path, compression="zstd", use_dictionary=repeating)
+    pq.write_table(table, path, **parquet_options(table.schema))
 
 
 def _write_lines(path: str, table: pa.Table) -> None:

@@ -1,7 +1,8 @@
 """What a user gets: the output of a job, taken at submit, published at the end, updated by replays.
 
-`Publisher` is the contract; a job without an output has none. `FolderPublisher` implements it over a folder of part
-files, into which workers write through `OutputResults`:
+`Publisher` is the contract; a job without an output has none. `SizedFolderPublisher` and `FilePublisher` merge parts
+that are kept in the service. `FolderPublisher` implements it over a folder of part files, into which workers write
+through `OutputResults`:
 
 1. `prepare`, at submit, takes an empty folder for the job. `reopen` takes one whose unfinished results the job resumes.
 2. Workers write one part for each attempt of a shard, and delete their own when they lose the race to commit.
@@ -46,6 +47,9 @@ class Publisher(Protocol):
 
     def release(self) -> None:
         """Undo `prepare` or `reopen`, for a job that was not submitted after all. Raises `StorageError`."""
+
+    def adopt(self, manifest: Manifest) -> None:
+        """Make the results of the output that the job resumes its own; again is fine. Raises `StorageError`."""
 
     def published(self) -> Manifest | None:
         """Read the manifest of the output, of whichever job; None if it has none. Raises `StorageError`."""
@@ -101,6 +105,9 @@ class FolderPublisher:
     def release(self) -> None:
         """See `Publisher`. A folder that `prepare` made is removed."""
         self._folder.release()
+
+    def adopt(self, manifest: Manifest) -> None:
+        """See `Publisher`. They are where the job's own will be."""
 
     def published(self) -> Manifest | None:
         """See `Publisher`."""

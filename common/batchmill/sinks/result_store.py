@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from batchmill.storage.blobs import BlobStore
 
 T = TypeVar("T")
-_PART_FILE = re.compile(r"(_schemas/)?part-\d{8,}(\.\d+)*-a\d+\.(arrow|parquet|jsonl)")
+_PART_FILE = re.compile(r"(_schemas/)?part-\d{8,}(\.\d+)*-[af]\d+\.(arrow|parquet|jsonl)")
 
 
 class ResultStore(Protocol):

@@ -111,6 +111,9 @@ class Resumption:
             raise InvalidOutput(f"job {record.resumed_from} left nothing to resume.")
         dead: Counter[str] = Counter()
         stage = last_stage(record.spec)
+        publisher = self._workspace.open_publisher(record.id, record.spec)
+        if publisher is not None:
+            publisher.adopt(manifest)
         self._adopt_schema(record, stage, manifest)
         for shard in _with_dead_rows(stage, manifest.rest):
             letters = self._copy_dead_rows(manifest.job, record.id, shard).letters
@@ -128,7 +131,7 @@ class Resumption:
             first = manifest.parts[0]
             token = int(first.name.rpartition("-a")[2].partition(".")[0])
             results = self._workspace.open_results(record.id, record.spec, stage)
-            schema = results.schema(parse_shard_id(first.shard), token)
+            schema = results.schema(parse_shard_id(first.shard or ""), token)
             self._workspace.schema_log(record.id).widen(schema.empty_table())
 
     def _fingerprint(
