@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 
 from batchmill.errors import InvalidOutput, NotFound, StorageError
 from batchmill.job import JobState
-from batchmill.shard import format_shard_id, parse_shard_id
-from batchmill.sinks.manifest import Manifest, ManifestPart
+from batchmill.shard import parse_shard_id
 from batchmill.sinks.merged_file import write_merged
 from batchmill.storage.blobs import storage_errors
 
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from batchmill.shard import ShardId
+    from batchmill.sinks.manifest import Manifest, ManifestPart
     from batchmill.sinks.parts import FormatName
     from batchmill.sinks.result_store import PartFiles
     from batchmill.storage.blobs import BlobStore
@@ -88,8 +88,7 @@ class FilePublisher:
 
     def part(self, shard_id: ShardId, token: int, rows: int, nbytes: int) -> ManifestPart:
         """See `Publisher`."""
-        name = self._parts.name_of(shard_id, token)
-        return ManifestPart(name=name, rows=rows, bytes=nbytes, shard=format_shard_id(shard_id))
+        return self._parts.listed(shard_id, token, rows, nbytes)
 
     def publish(self, manifest: Manifest) -> None:
         """See `Publisher`. Only a completed job gets its file."""

@@ -28,6 +28,7 @@ class ManifestPart(Frozen):
     name: str  # in the output folder
     rows: int = Field(ge=0)
     bytes: int = Field(ge=0)
+    xxh3: str | None = None  # checksum of the file, 16 hexadecimal digits; None: an earlier version wrote it
     shard: str | None = None  # "17", or "17.1" once split; of a file of a chosen size: None
 
 

@@ -1,4 +1,4 @@
-"""What is known of the part files of an output beside their bytes: the schema of their rows.
+"""What is known of the part files of an output: their checksums, and the schema of their rows.
 
 A record is a small blob of the service for each part. It is not in the output itself, where readers of folders
 would take it for rows. The parts that a resumed job has from an earlier one are described by the manifest it resumes.
@@ -6,6 +6,7 @@ would take it for rows. The parts that a resumed job has from an earlier one are
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
@@ -14,25 +15,42 @@ import pyarrow as pa
 
 from batchmill.errors import NotFound
 from batchmill.sinks.manifest import Manifest, decode_schema
+from batchmill.storage.seals import checksum_of
 
 if TYPE_CHECKING:
     from batchmill.storage.blobs import BlobStore
 
 
+_NUMBERS = struct.Struct("<QQ")  # size in bytes, checksum
+
+
 @dataclass(frozen=True, slots=True)
 class PartRecord:
-    """What a part file holds."""
+    """What a part file holds, and how it is found to be what was written."""
 
+    nbytes: int
+    checksum: int  # xxh3, 64 bits
     schema: pa.Schema
+
+    @property
+    def xxh3(self) -> str:
+        """Return the checksum as a manifest has it."""
+        return f"{self.checksum:016x}"
 
     def to_bytes(self) -> bytes:
         """Return the record as it is stored."""
-        return bytes(self.schema.serialize())
+        return _NUMBERS.pack(self.nbytes, self.checksum) + bytes(self.schema.serialize())
 
     @classmethod
     def parse(cls, data: pa.Buffer) -> Self:
         """Parse what `to_bytes` returned."""
-        return cls(pa.ipc.read_schema(data))
+        nbytes, checksum = _NUMBERS.unpack(memoryview(data)[: _NUMBERS.size])
+        return cls(nbytes, checksum, pa.ipc.read_schema(data.slice(_NUMBERS.size)))
+
+    @classmethod
+    def of_file(cls, path: str, schema: pa.Schema) -> Self:
+        """Make the record of a file."""
+        return cls(*checksum_of(path), schema)
 
 
 class PartRecords:
@@ -66,7 +84,7 @@ class PartRecords:
         if manifest is None or manifest.arrow_schema is None:
             return {}
         schema = decode_schema(manifest.arrow_schema)
-        return {part.name: PartRecord(schema) for part in manifest.parts}
+        return {part.name: PartRecord(part.bytes, int(part.xxh3, 16), schema) for part in manifest.parts if part.xxh3}
 
     def _name(self, name: str) -> str:
         return f"jobs/{self._job_id}/parts/{name}"

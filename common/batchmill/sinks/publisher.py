@@ -16,14 +16,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from batchmill.errors import StorageError
-from batchmill.shard import format_shard_id
-from batchmill.sinks.manifest import ManifestPart
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from batchmill.shard import ShardId
-    from batchmill.sinks.manifest import Manifest
+    from batchmill.sinks.manifest import Manifest, ManifestPart
     from batchmill.sinks.output_folder import OutputFolder
     from batchmill.sinks.result_store import PartFileDifference, PartFiles
     from batchmill.storage.blobs import BlobStore
@@ -55,7 +53,7 @@ class Publisher(Protocol):
         """Read the manifest of the output, of whichever job; None if it has none. Raises `StorageError`."""
 
     def part(self, shard_id: ShardId, token: int, rows: int, nbytes: int) -> ManifestPart:
-        """Describe the results of a committed attempt for the manifest."""
+        """Describe the results of a committed attempt for the manifest. Raises `StorageError`."""
 
     def publish(self, manifest: Manifest) -> None:
         """End the job's writing: what is not in the manifest goes, what is in it is the output.
@@ -115,8 +113,7 @@ class FolderPublisher:
 
     def part(self, shard_id: ShardId, token: int, rows: int, nbytes: int) -> ManifestPart:
         """See `Publisher`."""
-        name = self._parts.name_of(shard_id, token)
-        return ManifestPart(name=name, rows=rows, bytes=nbytes, shard=format_shard_id(shard_id))
+        return self._parts.listed(shard_id, token, rows, nbytes)
 
     def publish(self, manifest: Manifest) -> None:
         """See `Publisher`. Files that are no parts are left alone."""

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import pyarrow as pa
 
 from batchmill.errors import NotFound, StaleToken, StorageError
-from batchmill.shard import part_stem
+from batchmill.shard import format_shard_id, part_stem
+from batchmill.sinks.manifest import ManifestPart
 from batchmill.sinks.part_records import PartRecord
+from batchmill.storage.seals import check
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -95,6 +97,13 @@ class PartFiles:
         """Name the file of an attempt: "part-00000017-a2.parquet", "part-00000017.00000001-a2.parquet" once split."""
         return f"{part_stem(shard_id, token)}.{self._form.name}"
 
+    def listed(self, shard_id: ShardId, token: int, rows: int, nbytes: int) -> ManifestPart:
+        """Describe the file of an attempt for a manifest. Raises `StorageError`."""
+        name = self.name_of(shard_id, token)
+        record = self.record(name)
+        xxh3 = None if record is None else record.xxh3
+        return ManifestPart(name=name, rows=rows, bytes=nbytes, xxh3=xxh3, shard=format_shard_id(shard_id))
+
     def write(self, shard_id: ShardId, token: int, table: pa.Table) -> int:
         """See `ResultStore`. There is always room for one more attempt.
 
@@ -107,7 +116,7 @@ class PartFiles:
         def fill(path: str) -> None:
             self._form.encode(path, table)
             if records is not None:
-                records.put(name, PartRecord(table.schema))
+                records.put(name, PartRecord.of_file(path, table.schema))
 
         return self._store.put_file(name, fill)
 
@@ -117,14 +126,21 @@ class PartFiles:
     def read(self, shard_id: ShardId, token: int) -> pa.Table:
         """See `ResultStore`."""
         name = self.name_of(shard_id, token)
-        data = self._store.get(name)
+        data = self.data(name)
         schema = pa.schema([]) if self._form.has_schema else self._recorded_schema(name)
         return self._parse(name, lambda: self._form.decode(data, schema))
+
+    def data(self, name: str) -> pa.Buffer:
+        """Read the bytes of a file. Raises `NotFound`, `DamagedData` if they do not fit its record, `StorageError`."""
+        data, record = self._store.get(name), self.record(name)
+        if record is not None:
+            check(data, record.nbytes, record.checksum, self._store.location(name).uri)
+        return data
 
     def schema(self, shard_id: ShardId, token: int) -> pa.Schema:
         """See `ResultStore`."""
         name = self.name_of(shard_id, token)
-        record = self._record(name)
+        record = self.record(name)
         if record is not None:
             return record.schema
         if not self._form.has_schema:
@@ -149,12 +165,13 @@ class PartFiles:
         extra = (name for name in sorted(present - kept) if _PART_FILE.fullmatch(name))
         return PartFileDifference(tuple(sorted(expected - present)), tuple(extra))
 
-    def _record(self, name: str) -> PartRecord | None:
+    def record(self, name: str) -> PartRecord | None:
+        """Read what is known of a file; None for one that an earlier version wrote. Raises `StorageError`."""
         return None if self._records is None else self._records.get(name)
 
     def _recorded_schema(self, name: str) -> pa.Schema:
         """Return the schema of a file that does not hold it; earlier versions wrote it into a folder."""
-        record = self._record(name)
+        record = self.record(name)
         if record is not None:
             return record.schema
         try:

@@ -19,6 +19,7 @@ from batchmill.job import JobState
 from batchmill.shard import parse_shard_id
 from batchmill.sinks.manifest import ManifestPart, columns_of, decode_schema, encode_schema
 from batchmill.sinks.merged_file import without_dictionaries, write_merged
+from batchmill.sinks.part_records import PartRecord
 from batchmill.sinks.publisher import FolderPublisher
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class SizedFolderPublisher(FolderPublisher):
     def adopt(self, manifest: Manifest) -> None:
         """See `Publisher`. The parts are copied into the service."""
         for part in manifest.parts:
-            self._kept.put(part.name, self._store.get(part.name))
+            self._kept.put(part.name, self._files.data(part.name))
 
     def publish(self, manifest: Manifest) -> None:
         """See `Publisher`. Only a completed job gets its files; another one gets its parts, to be resumed."""
@@ -116,7 +117,7 @@ class SizedFolderPublisher(FolderPublisher):
             published = self._with_files(manifest)
         else:
             for part in manifest.parts:
-                self._store.put(part.name, self._kept.get(part.name))
+                self._store.put(part.name, self._parts.data(part.name))
             published = manifest
         self._folder.write_manifest(published)
         for name in self._files.compare(part.name for part in published.parts).extra:
@@ -136,14 +137,22 @@ class SizedFolderPublisher(FolderPublisher):
         planned = plan_files(sizes, self._output.max_rows_per_file, self._output.target_file_bytes)
         for number, pieces in enumerate(planned):
             name = f"part-{number:08}-f{time}.{self._output.format}"
-            nbytes = self._write_file(name, schema, manifest, pieces)
-            files.append(ManifestPart(name=name, rows=sum(piece.rows for piece in pieces), bytes=nbytes))
+            record = self._write_file(name, schema, manifest, pieces)
+            rows = sum(piece.rows for piece in pieces)
+            files.append(ManifestPart(name=name, rows=rows, bytes=record.nbytes, xxh3=record.xxh3))
         changes = {"parts": tuple(files), "columns": columns_of(schema), "arrow_schema": encode_schema(schema)}
         return manifest.model_copy(update=changes)
 
-    def _write_file(self, name: str, schema: pa.Schema, manifest: Manifest, pieces: list[Piece]) -> int:
+    def _write_file(self, name: str, schema: pa.Schema, manifest: Manifest, pieces: list[Piece]) -> PartRecord:
         tables = (self._rows(manifest.parts[piece.part], piece) for piece in pieces)
-        return self._store.put_file(name, lambda path: write_merged(self._output.format, path, schema, tables))
+        records = []
+
+        def fill(path: str) -> None:
+            write_merged(self._output.format, path, schema, tables)
+            records.append(PartRecord.of_file(path, schema))
+
+        self._store.put_file(name, fill)
+        return records[0]
 
     def _rows(self, part: ManifestPart, piece: Piece) -> pa.Table:
         token = int(part.name.rpartition("-a")[2].partition(".")[0])
