@@ -45,6 +45,12 @@ def queue_one(ledger: Ledger, epoch: int, number: int = 0) -> ShardRef:
     return ref
 
 
+def to_queue(ledger: Ledger, job_id: str, limit: int, now_ms: int) -> list[ShardId]:
+    """The first `limit` shards of a job that could be queued at that time."""
+    (one,) = ledger.jobs.read_stages([(job_id, 0)])
+    return ledger.shards.to_queue_of([one], limit, now_ms)[one.key]
+
+
 def claim(ledger: Ledger, ref: ShardRef, holder: str = "w1") -> Shard:
     claimed = ledger.shards.claim(ref, "default", holder, LEASE_MS, with_job=False)
     assert claimed is not None

@@ -323,6 +323,58 @@ def drop_upload(
     return bool(reply)
 
 
+class DueReply(NamedTuple):
+    """What `due.lua` replies."""
+
+    now: int
+    entries: list[str]
+
+
+class DuePool(NamedTuple):
+    """An item of the list that `due.lua` takes."""
+
+    pool: str
+    window: int
+    operators: str
+
+
+def due(
+    store: Store,
+    *,
+    limit: int,
+    max_turns: int,
+    more_of_a_turn: int,
+    pools: Sequence[DuePool],
+) -> DueReply:
+    """What there is to queue in these pools, as far as their windows have room."""
+    keys = store.keys
+    reply = store.run(
+        "due",
+        [
+            keys.index(),
+        ],
+        [
+            store.now_ms,
+            limit,
+            max_turns,
+            more_of_a_turn,
+            *(
+                part
+                for item in pools
+                for part in (
+                    item.pool,
+                    item.window,
+                    item.operators,
+                )
+            ),
+        ],
+    )
+    return DueReply(
+        int(reply[0]),
+        [one.decode() for one in reply[1:]],
+    )
+
+
 class EndAttemptAnswer(StrEnum):
     """What `end_attempt.lua` answers."""
 
