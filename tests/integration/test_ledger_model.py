@@ -92,6 +92,7 @@ class LedgerMachine(Lockstep):
             self.model.jobs[submission.job_id] = job
             if plan:
                 job.plan([piece], plan.cursor, at_end=True)
+                job.ends_at_commit = True
             self.records[submission.job_id] = [self.ledger.jobs.read(submission.job_id)]
 
     @rule(

@@ -251,7 +251,14 @@ def commit(
             keys.done(attempt.job_id, attempt.stage),
             keys.live_shards(attempt.job_id, attempt.stage),
             keys.inline_results(attempt.job_id, attempt.stage),
+            keys.ready(attempt.job_id, attempt.stage),
+            keys.waiting(attempt.job_id, attempt.stage),
             keys.dead_counts(attempt.job_id),
+            keys.live_jobs(),
+            keys.ended_jobs(),
+            keys.clock_seen(),
+            keys.inline_input(attempt.job_id),
+            keys.unreported(),
             keys.cost_tenants(),
             keys.cost_pools(),
             keys.cost_days(),
@@ -1557,6 +1564,7 @@ def submit(
     budget_nano: int | None,
     priority: int,
     deadline_ms: int | None,
+    ends_at_commit: bool,
     stages: Sequence[NewStage],
 ) -> SubmitReply:
     """Accept a job, or find the one that was accepted under the same idempotency key."""
@@ -1602,6 +1610,7 @@ def submit(
             "" if budget_nano is None else budget_nano,
             priority,
             "" if deadline_ms is None else deadline_ms,
+            int(ends_at_commit),
             keys.events(),
             *(
                 part

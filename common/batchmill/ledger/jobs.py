@@ -18,7 +18,7 @@ from batchmill.job import DEFAULT_TENANT, JOB_MOVES, MAX_STAGES, JobState, Uploa
 from batchmill.ledger import calls
 from batchmill.ledger.connection import RedisBackoff, redis_errors
 from batchmill.ledger.documents import write_document, write_error
-from batchmill.ledger.encodings import Request, parse_request
+from batchmill.ledger.encodings import EndedJob, Request, parse_ended, parse_request
 from batchmill.ledger.record import JobRecord, JobStage
 from batchmill.ledger.schema import SCHEMA, other_schema
 from batchmill.ledger.unreadable import UnreadableJob
@@ -107,6 +107,7 @@ class JobLedger:
                 budget_nano=None if spec.budget is None else round(spec.budget * NANO),
                 priority=spec.priority,
                 deadline_ms=None if spec.deadline_at is None else round(spec.deadline_at * 1000),
+                ends_at_commit=_ends_at_commit(submission),
                 stages=_new_stages(submission),
             )
 
@@ -275,6 +276,11 @@ class JobLedger:
         )
         return answer is calls.FinishAnswer.OK
 
+    def take_unreported(self, limit: int) -> list[EndedJob]:
+        """Take at most `limit` of the jobs that their last commit ended, for the leader to count; the oldest first."""
+        with redis_errors():
+            return list(map(parse_ended, self._store.redis.lpop(self._keys.unreported(), limit) or []))
+
     def finish_unreadable(self, job: UnreadableJob, epoch: int) -> bool:
         """End a stopping job whose record cannot be read, as its leader; False while anything of it runs."""
         (state,) = JOB_MOVES[job.state] if job.state.is_stopping else (None,)
@@ -370,6 +376,13 @@ def _new_stages(submission: Submission) -> list[calls.NewStage]:
         for number, stage in enumerate(spec.stages)
         for plan in [plans.get(number)]
     ]
+
+
+def _ends_at_commit(submission: Submission) -> bool:
+    """Whether nothing is left to be closed or deleted when all shards of the job are settled."""
+    spec = submission.spec
+    is_closed_by_itself = spec.output is None and submission.replay_of is None
+    return is_closed_by_itself and submission.plan is not None and len(spec.stages) == 1
 
 
 def _turn(submission: Submission, number: int) -> str:

@@ -169,8 +169,8 @@ class JobStage(NamedTuple):
 
     @property
     def is_untouched(self) -> bool:
-        """Whether all its shards are as the planner numbered them: none was ever queued, or left by another job."""
-        return self.stage.last_queued_at is None and self.job.resumed_from is None
+        """Whether its shards are as the planner numbered them: none was queued yet, left by another job, or dropped."""
+        return self.stage.last_queued_at is None and self.job.resumed_from is None and not self.job.state.is_final
 
 
 def stages_of_jobs(jobs: Iterable[JobRecord]) -> Iterator[JobStage]:

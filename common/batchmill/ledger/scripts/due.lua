@@ -13,7 +13,7 @@
 -- @returns entries: text*  "unqueue|STAGE", "later|STAGE", "flight|POOL|SHARDS|STAGE" or "ready|POOL|TURN|STAGE", where STAGE
 --                          is "job|stage"; those of a pool or turn together, in their order
 --
--- unqueue: of a paused job, with queued shards. later: with a retry that is due by now. flight: with so many shards that are
+-- unqueue: of a paused job, with queued shards. later: with a retry that is due by now. flight: with that many shards that are
 -- queued or running. ready: with a shard that may be queued now; none where the window is full.
 local entries = {now}
 local function add(...)
