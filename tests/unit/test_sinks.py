@@ -7,7 +7,7 @@ import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
@@ -21,6 +21,9 @@ from batchmill.storage.locations import UNRESTRICTED, Locations
 from batchmill.workspace import Workspace
 from support.outputs import JobOutput, job_output, manifest_path
 from support.records import spec_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LOCATIONS = Locations(UNRESTRICTED)
 TABLE = pa.table({"id": [1, 2]})
