@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from batchmill.ledger.jobs import Submission
+from batchmill.ledger.submission import Submission
 from batchmill.settings import CoordinatorSettings
 from batchmill.workspace import Workspace
 from batchmill_coordinator.admission.uploads import Uploads

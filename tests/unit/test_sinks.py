@@ -13,7 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from batchmill.errors import InvalidOutput, NotFound, StaleToken, StorageError
-from batchmill.shard import ShardId
+from batchmill.jobs.shard import ShardId
 from batchmill.sinks import MANIFEST, MARKER, Column, Manifest, ManifestPart
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from batchmill.errors import StorageError
-from batchmill.job import Frozen, JobState
-from batchmill.shard import parse_shard_id
+from batchmill.jobs.job import Frozen, JobState
+from batchmill.jobs.shard import parse_shard_id
+from batchmill.jobs.unfinished import UnfinishedWork
 from batchmill.storage.blobs import BlobStore
-from batchmill.unfinished import UnfinishedWork
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,6 +36,11 @@ class ManifestPart(Frozen):
     bytes: int = Field(ge=0)
     shard: str  # "17", or "17.1" once split
 
+    @property
+    def token(self) -> int:
+        """The token of the attempt whose results it has, which its name ends with."""
+        return int(self.name.rpartition("-a")[2].partition(".")[0])
+
 
 class InputFingerprint(Frozen):
     """What the results were made from: a job with another fingerprint cannot resume them."""
@@ -44,6 +49,7 @@ class InputFingerprint(Frozen):
     files: dict[str, str] = Field(default_factory=dict)  # by name, their size and time, if they are not too many
     operator_version: str = ""
     carry: tuple[str, ...] | None = None
+    skips_nulls: bool = False  # whether rows without a required value have no result
 
 
 class Manifest(Frozen):

@@ -15,13 +15,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from batchmill.errors import StorageError
-from batchmill.shard import format_shard_id
+from batchmill.jobs.shard import format_shard_id, parse_shard_id
 from batchmill.sinks.manifest import MANIFEST, Manifest, ManifestPart
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     import pyarrow as pa
 
-    from batchmill.shard import ShardId
+    from batchmill.jobs.shard import ShardId
     from batchmill.sinks.output_folder import OutputFolder
     from batchmill.sinks.result_store import PartFileDifference, PartFiles
     from batchmill.storage.blobs import BlobStore
@@ -51,6 +53,12 @@ class Publisher(Protocol):
 
     def part(self, shard_id: ShardId, token: int, rows: int, nbytes: int) -> ManifestPart:
         """Describe the results of a committed attempt for the manifest."""
+
+    def published_instead(self, parts: Iterable[ManifestPart]) -> Mapping[ShardId, ManifestPart]:
+        """Return, by shard, the published parts of shards whose part here was replaced and deleted.
+
+        A ledger that is rolled back, to a stale replica for example, names such parts. Raises `StorageError`.
+        """
 
     def publish(self, manifest: Manifest) -> None:
         """End the job's writing: what is not in the manifest goes, what is in it is the output.
@@ -109,6 +117,15 @@ class FolderPublisher:
         """See `Publisher`."""
         name = self._parts.name_of(shard_id, token)
         return ManifestPart(name=name, rows=rows, bytes=nbytes, shard=format_shard_id(shard_id))
+
+    def published_instead(self, parts: Iterable[ManifestPart]) -> Mapping[ShardId, ManifestPart]:
+        """See `Publisher`."""
+        published = self._folder.own_parts()
+        if not published:
+            return {}
+        wanted = {part.name: parse_shard_id(part.shard) for part in parts}
+        gone = {wanted[name] for name in self._parts.compare(wanted).missing if name in wanted}
+        return {shard_id: part for shard_id, part in published.items() if shard_id in gone}
 
     def publish(self, manifest: Manifest) -> None:
         """See `Publisher`. Files that are no parts are left alone."""

@@ -15,8 +15,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from batchmill.errors import StaleToken
-from batchmill.shard import part_stem
+from batchmill.errors import NotFound, StaleToken
+from batchmill.jobs.shard import part_stem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from batchmill.errors import StorageError
-    from batchmill.shard import ShardId
+    from batchmill.jobs.shard import ShardId
     from batchmill.sinks.output_folder import OutputFolder
     from batchmill.sinks.parts import PartFormat
     from batchmill.sinks.schema_log import SchemaLog
@@ -116,7 +116,11 @@ class PartFiles:
 
 
 class OutputResults:
-    """Part files in an output folder, which is marked as the job's own until its results are published."""
+    """Part files in an output folder, which is marked as the job's own until its results are published.
+
+    A part that a replay replaced is deleted, as every file of the folder counts. A ledger that is rolled back names it
+    once more: then the part of the folder's manifest is read, which has all its rows.
+    """
 
     def __init__(self, parts: PartFiles, folder: OutputFolder) -> None:
         self._parts = parts
@@ -140,15 +144,26 @@ class OutputResults:
 
     def read(self, shard_id: ShardId, token: int) -> pa.Table:
         """See `ResultStore`."""
-        return self._parts.read(shard_id, token)
+        try:
+            return self._parts.read(shard_id, token)
+        except NotFound:
+            return self._parts.read(shard_id, self._published(shard_id, token))
 
     def schema(self, shard_id: ShardId, token: int) -> pa.Schema:
         """See `ResultStore`."""
-        return self._parts.schema(shard_id, token)
+        try:
+            return self._parts.schema(shard_id, token)
+        except NotFound:
+            return self._parts.schema(shard_id, self._published(shard_id, token))
 
     def delete(self, shard_id: ShardId, token: int) -> None:
         """See `ResultStore`."""
         self._parts.delete(shard_id, token)
+
+    def _published(self, shard_id: ShardId, token: int) -> int:
+        """Return the token of the shard's part in the manifest; without one, the same token."""
+        part = self._folder.own_parts().get(shard_id)
+        return token if part is None else part.token
 
     def _closed(self) -> StaleToken | StorageError:
         if self._folder.is_own():

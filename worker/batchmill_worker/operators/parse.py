@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from batchmill.errors import InvalidParams, InvalidRows, MissingExtra, did_you_mean
-from batchmill.operators.contract import Expansion, RowError, operator
+from batchmill.operators.contract import Expansion, RowError
+from batchmill.operators.registration import operator
 from batchmill_worker.documents.kinds import Kind
 from batchmill_worker.documents.parser import Parsed, Parser
 from batchmill_worker.documents.readers import LIBRARIES, LibraryMissing, Reading, require_library, text_encoding
