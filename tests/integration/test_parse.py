@@ -248,7 +248,8 @@ def test_a_folder_is_parsed_by_a_job_and_the_bad_files_are_dead_letters(
     (folder / "b.pdf").write_bytes(documents.pdf_bomb(2000))
     (folder / "c.html").write_bytes(PAGE.format(CATS).encode())
     (folder / "d.docx").write_bytes(b"")
-    job = client.submit("parse", source={"path": str(folder), "format": "binary"}, carry=["path"])
+    job = client.submit("parse", source={"path": str(folder), "format": "binary"})
+    assert job.to_table().column_names == ["source_row", "path", "size", "modified_at", "page", "kind", "text"]
     rows = [(row["path"].rpartition("/")[2], row["source_row"], row["page"], row["text"][:4]) for row in job.results()]
     assert rows == [("a.pdf", 0, 1, "one"), ("a.pdf", 0, 2, "two"), ("c.html", 2, None, "Cats")]
     assert [letter.index for letter in job.dead_letters()] == [1, 3]

@@ -56,7 +56,7 @@ _MADE = pa.schema(
 )
 
 
-@operator("chunk", columns=["{column}"], batch_format="arrow", expands=True)
+@operator("chunk", columns=["{column}"], makes=_MADE.names, batch_format="arrow", expands=True)
 class Chunk:
     """Split documents into overlapping chunks.
 
