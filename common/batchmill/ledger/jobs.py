@@ -15,13 +15,13 @@ from batchmill.jobs.job import JOB_MOVES, MAX_STAGES, JobState, UploadSource
 from batchmill.jobs.shard import ShardRef, parse_shard_id
 from batchmill.jobs.stages import stages_of
 from batchmill.ledger.formats.documents import write_document, write_error
-from batchmill.ledger.formats.encodings import Request, parse_request
+from batchmill.ledger.formats.encodings import EndedJob, Request, parse_ended, parse_request
 from batchmill.ledger.formats.record import JobRecord, JobStage
 from batchmill.ledger.formats.schema import SCHEMA
 from batchmill.ledger.formats.unreadable import UnreadableJob
 from batchmill.ledger.scripting import calls
 from batchmill.ledger.scripting.connection import RedisBackoff, redis_errors
-from batchmill.ledger.submission import is_new, new_stages
+from batchmill.ledger.submission import ends_at_commit, is_new, new_stages
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -79,6 +79,7 @@ class JobLedger:
                 budget_nano=None if spec.budget is None else round(spec.budget * NANO),
                 priority=spec.priority,
                 deadline_ms=None if spec.deadline_at is None else round(spec.deadline_at * 1000),
+                ends_at_commit=ends_at_commit(submission),
                 stages=new_stages(submission),
             )
 
@@ -246,6 +247,11 @@ class JobLedger:
             self._store, epoch=epoch, job_id=record.id, state=state, stages=stages_of(record.spec), live=live
         )
         return answer is calls.FinishAnswer.OK
+
+    def take_unreported(self, limit: int) -> list[EndedJob]:
+        """Take at most `limit` of the jobs that their last commit ended, for the leader to count; the oldest first."""
+        with redis_errors():
+            return list(map(parse_ended, self._store.redis.lpop(self._keys.unreported(), limit) or []))
 
     def finish_unreadable(self, job: UnreadableJob, epoch: int) -> bool:
         """End a stopping job whose record cannot be read, as its leader; False while anything of it runs."""

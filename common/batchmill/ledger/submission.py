@@ -67,6 +67,13 @@ def new_stages(submission: Submission) -> list[calls.NewStage]:
     ]
 
 
+def ends_at_commit(submission: Submission) -> bool:
+    """Whether nothing is left to be closed or deleted when all shards of the job are settled."""
+    spec = submission.spec
+    is_closed_by_itself = spec.output is None and submission.replay_of is None
+    return is_closed_by_itself and submission.plan is not None and len(spec.stages) == 1
+
+
 def _turn(submission: Submission, number: int) -> str:
     """What stages that take turns together have in common: their operator, by name, and a digest of all else."""
     stage = submission.spec.stages[number]

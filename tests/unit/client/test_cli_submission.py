@@ -56,6 +56,24 @@ def test_retry_options_and_a_file_of_parameters_become_the_order(
     assert order.params == {"model": "m", "n": 2}
 
 
+def test_the_size_of_an_outputs_files_becomes_the_order(
+    run: Callable[..., Result], service: LiveService, tmp_path: Path
+) -> None:
+    service.holds_jobs = True
+    pq.write_table(TABLE, tmp_path / "a.parquet")
+    sizes = ["--max-rows-per-file", 5000, "--target-file-bytes", 1 << 20]
+    assert run("submit", "anything", tmp_path / "a.parquet", "-o", tmp_path / "out", *sizes).exit_code == 0
+    output = service.last_order().output
+    assert output is not None
+    assert (output.max_rows_per_file, output.target_file_bytes) == (5000, 1 << 20)
+    refused = run("submit", "anything", tmp_path / "a.parquet", *sizes)
+    assert refused.exit_code == 2
+    assert "--max-rows-per-file needs --output" in refused.output
+    one_file = run("submit", "anything", tmp_path / "a.parquet", "-o", tmp_path / "out.parquet", *sizes)
+    assert one_file.exit_code == 2
+    assert "is one file of any size; give a folder" in one_file.output
+
+
 @pytest.mark.parametrize("text", ["[1]", "{", '"a"'])
 def test_a_file_of_parameters_that_is_no_object_is_refused(
     run: Callable[..., Result], tmp_path: Path, text: str
