@@ -127,6 +127,7 @@ def test_a_word_document_has_its_tables_tabs_and_breaks_but_nothing_twice() -> N
         ('<?xml version="1.0" encoding="latin-1"?><html><p>Ü …'.encode("windows-1252"), {}, "Ü …"),
         ('<html><meta charset="utf-16"><p>Ü'.encode(), {}, "Ü"),
         ('<html><meta charset="utf-8"><p>Ü'.encode() + b"\xff", {}, "Ü\ufffd"),
+        (b"<html><p>\xdc\x81\xff", {}, "Ü\ufffdÿ"),
         ("Ü".encode("utf-32-be"), {"encoding": "utf-32-be"}, "Ü"),
         ('<html><meta charset="zlib"><p>Ü'.encode(), {}, "Ü"),
     ],
@@ -149,6 +150,7 @@ def test_a_column_of_text_is_parsed_as_it_is() -> None:
         (b"<html>404", "a.pdf", {}, r"is named \.pdf, but its content is html: it begins with b'<html>404'"),
         (documents.pdf(["x"]), "a.html", {}, r"is named \.html, but its content is pdf"),
         (documents.pdf(["x"])[:300], "a.pdf", {}, "is no PDF, or a damaged one"),
+        (documents.pdf([]), "a.pdf", {}, "is no PDF, or a damaged one"),
         (documents.encrypted_pdf(), "a.pdf", {}, "is an encrypted PDF, which only a password opens"),
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "a.docx", {}, "an Office file of the old format, or an encrypted one"),
         (b"\x89PNG\r\n\x1a\n", "", {}, "a PNG image"),
@@ -257,3 +259,14 @@ def test_a_folder_is_parsed_by_a_job_and_the_bad_files_are_dead_letters(
     rows = [(row["path"].rpartition("/")[2], row["source_row"], row["page"], row["text"][:4]) for row in job.results()]
     assert rows == [("a.pdf", 0, 1, "one"), ("a.pdf", 0, 2, "two"), ("c.html", 2, None, "Cats")]
     assert [letter.index for letter in job.dead_letters()] == [1, 3]
+
+
+def test_equal_files_come_from_the_row_cache_with_all_their_pages(client: batchmill.Client, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.pdf").write_bytes(documents.pdf(["first", "second"]))
+    (folder / "b.txt").write_text("third")
+    for known in (0, 2):
+        job = client.submit("parse", source={"path": str(folder), "format": "binary"}, cache=True)
+        assert job.to_table()["text"].to_pylist() == ["first", "second", "third"]
+        assert job.status().rows_cached == known

@@ -104,18 +104,17 @@ def decode(data: bytes, encoding: str | None, *, declares: bool = False) -> str:
     encoding: None: what the byte order mark says; else, if it `declares` one as HTML does, that; else UTF-8 if it is
         valid, else Windows-1252.
 
-    Raises `Unreadable` if the bytes do not fit. Where a page declares an encoding, such bytes are replaced, as in
-    browsers.
+    Raises `Unreadable` if the bytes do not fit. Of HTML such bytes are replaced, as in browsers, unless `encoding` says
+    what it is.
     """
     marked = next((name for mark, name in _MARKS.items() if data.startswith(mark)), None)
-    declared = _declared(data) if declares and not (encoding or marked) else None
-    if declared:
-        return _with_line_feeds(data.decode(declared, "replace"))
-    known = encoding or marked
+    known = encoding or marked or (_declared(data) if declares else None)
     tried = [known] if known else ["utf-8", _LEGACY]
     for name in tried:
         with suppress(UnicodeError):
             return _with_line_feeds(data.decode(name))
+    if declares and not encoding:
+        return _with_line_feeds(data.decode(tried[-1], "replace"))
     raise Unreadable(f"is not valid in {' or '.join(tried)}; the parameter 'encoding' says what it is")
 
 
