@@ -151,6 +151,8 @@ class OperatorDefinition:
     make: Callable[..., Operator]  # called with the parameters as keywords
     params: type[BaseModel]
     columns: tuple[str, ...] = ()  # input columns every row must have; "{param}" names the value of a parameter
+    makes: tuple[str, ...] | None = None  # columns that results can have besides those of the input; None: unknown
+    consumes: tuple[str, ...] = ()  # input columns that results have only if the job carries them; as `columns`
     batch_format: BatchFormat = "rows"
     batch_size: BatchSize = "auto"
     padded: bool = False  # whether rows are padded: a batch then costs its largest row times its rows
@@ -196,6 +198,8 @@ class OperatorDefinition:
             summary=self.summary,
             params_schema=self.params.model_json_schema(),
             columns=list(self.columns),
+            makes=None if self.makes is None else list(self.makes),
+            consumes=list(self.consumes),
             batch_format=self.batch_format,
             expands=self.expands,
             version=self.version,
@@ -205,12 +209,14 @@ class OperatorDefinition:
 
 
 class OperatorInfo(BaseModel):
-    """The description of an operator for other processes: name, parameters as JSON Schema, required columns."""
+    """The description of an operator for other processes: name, parameters as JSON Schema, columns."""
 
     name: str
     summary: str = ""
     params_schema: dict[str, Any]
     columns: list[str] = []
+    makes: list[str] | None = None
+    consumes: list[str] = []
     batch_format: BatchFormat = "rows"
     expands: bool = False
     version: str = "1"
