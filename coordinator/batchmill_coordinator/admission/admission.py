@@ -173,7 +173,11 @@ class Admission:
     def _find_input(self, request: JobRequest, job_id: str, undo: ExitStack, tenant: str) -> _Input:
         spec = request.spec()
         if isinstance(spec.source, FileSource):
-            return self._open(job_id, spec, self._inspector.describe(spec.source))
+            found = self._inspector.describe(spec.source)
+            if found.table_version is not None:
+                source = spec.source.model_copy(update={"table_version": found.table_version})
+                spec = spec.model_copy(update={"source": source})
+            return self._open(job_id, spec, found)
         if isinstance(spec.source, UploadSource):
             return self._from_upload(job_id, spec, spec.source, tenant)
         if request.rows is not None:
