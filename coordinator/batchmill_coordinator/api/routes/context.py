@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from batchmill.job_log import LogCursor, LogLevel, LogPage
     from batchmill.ledger import JobRecord
     from batchmill.operators.contract import OperatorInfo
-    from batchmill.replay import ReplayRequest
+    from batchmill.replay import RedoRequest, ReplayRequest
     from batchmill.row_cache import CacheStats
     from batchmill.shard import ShardId
     from batchmill_coordinator.api.pool import RequestPool
@@ -91,6 +91,14 @@ class Context:
         if is_new:
             self._service.metrics.roles.submitted(record.spec.first)
         return self.status(replay_id), is_new
+
+    def redo(self, job_id: str, request: RedoRequest) -> tuple[JobStatus, bool]:
+        """Submit a job that does the damaged shards of a job again; return its status, and whether it is new."""
+        record = self.job(job_id)
+        redo_id, is_new = self._service.replays.redo(record, request, self.access.tenant)
+        if is_new:
+            self._service.metrics.roles.submitted(record.spec.first)
+        return self.status(redo_id), is_new
 
     def status(self, job_id: str) -> JobStatus:
         """Return a job's status, with what it was run with."""
