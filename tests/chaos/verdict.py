@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
-from batchmill.cost import sums, total_of
 from batchmill.errors import BatchmillError, NotFound
+from batchmill.jobs.cost import sums, total_of
 from support.cluster import KEYS, manifest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from batchmill.dead_letters import DeadLetter
+    from batchmill.jobs.dead_letters import DeadLetter
     from chaos.workload import Submitted
     from support.cluster import Cluster
 

@@ -108,6 +108,13 @@ def test_what_is_not_the_same_is_refused_and_named(client: batchmill.Client, tmp
     assert not (order.output / "_batchmill.json").exists(), "a refused job lets the folder go"
 
 
+def test_an_output_without_skipped_rows_is_not_resumed_with_them(client: batchmill.Client, tmp_path: Path) -> None:
+    order = Order(client, tmp_path)
+    order.leave_unfinished()
+    with pytest.raises(InvalidOutput, match='`on_null` "skip"'):
+        order.submit(on_null="skip")
+
+
 def test_an_output_that_an_earlier_version_left_unfinished_is_refused(client: batchmill.Client, tmp_path: Path) -> None:
     order = Order(client, tmp_path)
     order.leave_unfinished()

@@ -158,8 +158,8 @@ def test_messages_are_json_and_hold_ids_and_token_only(
     server: batchmill.Client, redis_client: object, prefix: str
 ) -> None:
     from batchmill.broker import queue_of, task_arguments, task_name
+    from batchmill.jobs.shard import ShardId, ShardRef
     from batchmill.settings import CoordinatorSettings
-    from batchmill.shard import ShardId, ShardRef
     from batchmill_coordinator.scheduling.message_publisher import MessagePublisher
 
     url = redis_client.connection_pool.connection_kwargs["path"]  # type: ignore[attr-defined]  # a Unix socket

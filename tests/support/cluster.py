@@ -24,7 +24,7 @@ import redis
 import batchmill
 from batchmill.embedded.valkey import valkey_command
 from batchmill.errors import ServiceUnavailable
-from batchmill.ledger.keys import Keys
+from batchmill.ledger.formats.keys import Keys
 from batchmill.processes.parent_death import die_with_parent
 from support.networks import Network
 from support.operators.path import OPERATORS_FOLDER

@@ -12,12 +12,12 @@ from unittest import mock
 
 from hypothesis.stateful import RuleBasedStateMachine
 
-from batchmill.completion import Completion, DeadLimit
-from batchmill.cost import Parts
 from batchmill.errors import Conflict, NotFound, StaleToken
-from batchmill.job import JobState
+from batchmill.jobs.completion import Completion, DeadLimit
+from batchmill.jobs.cost import Parts
+from batchmill.jobs.job import JobState
+from batchmill.jobs.retry import DeadLetter, Lost, Split, decide
 from batchmill.ledger import JobRecord, Ledger
-from batchmill.retry import DeadLetter, Lost, Split, decide
 from support.ledger_model import JOB_FIELDS, LEASE_MS, STAGE_FIELDS, Job, Model, Piece
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     import redis
 
-    from batchmill.shard import Shard, ShardId, ShardRef
+    from batchmill.jobs.shard import Shard, ShardId, ShardRef
 
 DUMP = """
 local found = {}
@@ -38,7 +38,9 @@ for _, key in ipairs(redis.call('KEYS', ARGV[1] .. '*')) do
 end
 return found
 """
-UNMODELLED = re.compile("^(leader|leader:epoch|jobs|idempotency:.*|index:.*)$|:(input|inline:\\d+|log)$")
+UNMODELLED = re.compile(
+    "^(leader|leader:epoch|jobs|jobs:unreported|idempotency:.*|index:.*)$|:(input|inline:\\d+|log)$"
+)
 PRICES_NANO = (3_600_000_000, 799_999_999, 41)
 _numbers = count()
 

@@ -6,19 +6,19 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from batchmill.cost import NANO, PARTS, Parts, Spent
-from batchmill.job import MAX_INLINE_BYTES
-from batchmill.retry import LOSSES_BEFORE_SPLIT
-from batchmill.shard import ShardId, ShardRef, format_shard_id
+from batchmill.jobs.cost import NANO, PARTS, Parts, Spent
+from batchmill.jobs.job import MAX_INLINE_BYTES
+from batchmill.jobs.retry import LOSSES_BEFORE_SPLIT
+from batchmill.jobs.shard import ShardId, ShardRef, format_shard_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from batchmill.completion import Completion
-    from batchmill.job import JobSpec
+    from batchmill.jobs.completion import Completion
+    from batchmill.jobs.job import JobSpec
+    from batchmill.jobs.shard import Shard
     from batchmill.ledger import JobRecord
     from batchmill.ledger.shards import PlanStep
-    from batchmill.shard import Shard
 
 LEASE_MS = 10_000
 START_MS = 1_000_000_000_000
@@ -86,6 +86,7 @@ class Job:
     started: bool = False
     cursor: str = ""
     planned: bool = False
+    ends_at_commit: bool = False
     live: dict[ShardId, Piece] = field(default_factory=dict)  # planned ones in input order
     left: int = 0  # shards that were live when it ended
     settled: dict[ShardId, str] = field(default_factory=dict)
@@ -309,6 +310,7 @@ class Model:
         self.charge(self.jobs[ref.job_id], piece, used)
         piece.wait(self.now + delay_ms, "failures" if blame else "")
         piece.checkpoint = checkpoint or piece.checkpoint
+        self.jobs[ref.job_id].ends_at_commit &= not checkpoint
         if stops:
             self.jobs[ref.job_id].stop("failing")
         return "ok"
@@ -332,6 +334,8 @@ class Model:
         if most is not None and completion.rows_dead and job.rows_dead > most:
             job.stop("failing")
         self.charge(job, piece, used, piece.rows)
+        if job.ends_at_commit and job.state == "running" and not job.live:
+            job.state, job.cursor, job.ended_at = "completed", "", self.now
         return "ok"
 
     def unqueue_paused(self, job: Job, epoch: int, seen: list[ShardRef]) -> int:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from batchmill.job import JobState, OutputSpec
-from batchmill.shard import ShardId
+from batchmill.jobs.job import JobState, OutputSpec
+from batchmill.jobs.shard import ShardId
 from batchmill.sinks import MANIFEST_ENDING, Manifest, columns_of
 from batchmill.workspace import Workspace
 from support.records import spec_of

@@ -8,7 +8,7 @@ import json
 import re
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +16,8 @@ import pytest
 from pydantic import BaseModel
 
 from batchmill.cli.exports import open_export
-from batchmill.client import pages as paging
-from batchmill.client.rows import upload_parts
+from batchmill.client.results import pages as paging
+from batchmill.client.submitting.rows import upload_parts
 from batchmill.columns import (
     ColumnTooLargeError,
     TypeConflictError,
@@ -31,9 +31,9 @@ from batchmill.columns import (
     widen_types,
 )
 from batchmill.errors import BatchmillError, InvalidOutput, InvalidRows
-from batchmill.job import JobState
+from batchmill.jobs.job import JobState
+from batchmill.jobs.shard import ShardId
 from batchmill.operators.contract import BatchFormat, OperatorDefinition
-from batchmill.shard import ShardId
 from batchmill.sinks import part_format, to_json_lines
 from batchmill.sinks.part_records import PartRecords
 from batchmill.sinks.result_store import PartFiles
@@ -149,7 +149,7 @@ refused_types = pytest.mark.parametrize("array", REFUSED.values(), ids=REFUSED.k
 
 
 def _definition(batch_format: BatchFormat) -> OperatorDefinition:
-    return OperatorDefinition("back", make=lambda: None, params=BaseModel, batch_format=batch_format)
+    return OperatorDefinition("back", make=cast("Any", None), params=BaseModel, batch_format=batch_format)
 
 
 def _carried(array: pa.Array) -> pa.Table:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import date
 from typing import TYPE_CHECKING
 
-from batchmill.cost import NANO, PARTS, Parts, Spent, Totals
-from batchmill.job import DEFAULT_TENANT
+from batchmill.jobs.cost import NANO, PARTS, Parts, Spent, Totals
+from batchmill.jobs.job import DEFAULT_TENANT
 from batchmill_coordinator.metering.costs import MAX_NAMES, begun, cost_metrics
 from support.records import job_record, spec_of
 

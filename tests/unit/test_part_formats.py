@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batchmill.errors import InvalidOutput, StorageError
-from batchmill.shard import ShardId
+from batchmill.jobs.shard import ShardId
 from batchmill.sinks import to_json_lines
 from batchmill.sinks.part_records import PartRecords
 from batchmill.sinks.parts import part_format

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from batchmill.job import PoolStatus
-from batchmill.ledger.overview import QueueHead
+from batchmill.fleet import PoolStatus
+from batchmill.ledger.views.overview import QueueHead
 from batchmill_coordinator.fleet.backlog import pool_loads, pool_status
 from batchmill_coordinator.fleet.pools import EMPTY, PoolView
 from support.records import job_record, spec_of
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from batchmill.ledger import JobRecord
 
 
-def record(pool: str = "default", **changes: object) -> JobRecord:
+def record(pool: str = "default", **changes: Any) -> JobRecord:
     return job_record(spec=spec_of("echo", pool=pool), **changes)
 
 

@@ -7,20 +7,23 @@ import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
 from batchmill.errors import InvalidOutput, StaleToken, StorageError
-from batchmill.shard import ShardId
+from batchmill.jobs.shard import ShardId
 from batchmill.sinks import MARKER, Column, ManifestPart, encode_schema, keep_resumed_manifest
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations
 from batchmill.workspace import Workspace
 from support.outputs import JobOutput, job_output, manifest_path
 from support.records import spec_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LOCATIONS = Locations(UNRESTRICTED)
 TABLE = pa.table({"id": [1, 2]})
@@ -243,7 +246,8 @@ def test_a_broken_manifest_is_an_error_that_names_it(tmp_path: Path) -> None:
 
 def test_a_manifest_whose_folder_was_emptied_or_deleted_hinders_no_job(tmp_path: Path) -> None:
     folder = tmp_path / "an output of mine, v1.0"
-    for number, remove in enumerate((lambda part: part.unlink(), lambda part: shutil.rmtree(part.parent))):
+    removals: tuple[Callable[[Path], None], ...] = (Path.unlink, lambda part: shutil.rmtree(part.parent))
+    for number, remove in enumerate(removals):
         job = output(folder, f"job-{number}")
         job.publisher.prepare()
         assert not manifest_path(folder).exists()

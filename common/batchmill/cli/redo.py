@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchmill.cli.options import json_option, service_options
-from batchmill.cli.selection import find_job, job_argument
+from batchmill.cli.arguments.options import json_option, service_options
+from batchmill.cli.arguments.selection import find_job, job_argument
 
 if TYPE_CHECKING:
     from batchmill.client import Client
@@ -33,7 +33,7 @@ def redo(client: Client, job_id: str, shards: tuple[str, ...], wait: bool, as_js
     The job must have ended, and its source must be as it was. All rows of the damaged shards are run by a separate job,
     whose id is printed; `batchmill watch` follows it.
     """
-    from batchmill.cli.console import print_json
+    from batchmill.cli.terminal.console import print_json
     from batchmill.wording import count
 
     job = find_job(client, job_id).redo(shards or None)

@@ -7,20 +7,21 @@ import re
 import sys
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import click
 
-from batchmill.cli.options import json_option, service_options
-from batchmill.cli.source_options import Names, source_fields, source_options
+from batchmill.cli.arguments.options import json_option, service_options
+from batchmill.cli.arguments.source_options import Names, source_fields, source_options
 from batchmill.errors import InvalidRequest, InvalidRows
-from batchmill.job import MIN_FILE_BYTES, MIN_ROWS_PER_FILE, BatchPolicy, RetryPolicy
+from batchmill.jobs.job import MIN_FILE_BYTES, MIN_ROWS_PER_FILE, BatchPolicy, RetryPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from batchmill.client import Client, Job
     from batchmill.client.options import JobOptions
+    from batchmill.jobs.job import OnNull
 
 STDIN = "-"
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -149,10 +150,11 @@ class Deadline(click.ParamType[datetime | timedelta]):
 )
 @click.option(
     "--on-null",
-    type=click.Choice(["dead", "fail"]),
+    type=click.Choice(["dead", "skip", "fail"]),
     default="dead",
     show_default=True,
-    help="Whether a row without a value that the operator requires becomes a dead letter or fails the job.",
+    help="Whether a row without a value that the operator requires becomes a dead letter, has no result, or fails the "
+    "job.",
 )
 @click.option(
     "--batch-size", type=click.IntRange(1), help="Fixed number of rows per batch.  [default: as the operator says]"
@@ -180,7 +182,7 @@ def submit(
     Lines (plain, gzip, zstd), CSV, Arrow or plain text. The service reads them, so it must have access to
     them; relative paths start at the current folder. `-` uploads rows from stdin instead, one JSON object per line.
     """
-    from batchmill.cli.progress import watch_to_the_end
+    from batchmill.cli.terminal.progress import watch_to_the_end
 
     fields = source_fields(options)
     flags = cast("SubmitFlags", options)
@@ -216,8 +218,8 @@ def _check(
     *,
     as_json: bool,
 ) -> None:
-    from batchmill.cli.console import fields as print_fields
-    from batchmill.cli.console import print_json
+    from batchmill.cli.terminal.console import fields as print_fields
+    from batchmill.cli.terminal.console import print_json
 
     rows, options = _input(sources, fields, flags)
     if rows is not None:
@@ -256,7 +258,7 @@ class SubmitFlags(TypedDict):
     max_dead: float | None
     budget: float | None
     batch_size: int | None
-    on_null: Literal["dead", "fail"]
+    on_null: OnNull
     cache: bool
     idempotency_key: str | None
     params_file: Path | None
@@ -295,8 +297,8 @@ def _input(sources: tuple[str, ...], fields: dict[str, Any], flags: SubmitFlags)
 
 
 def _upload(source: dict[str, Any]) -> Any:
-    from batchmill.cli.local_rows import local_rows
-    from batchmill.client.submission import file_source
+    from batchmill.cli.arguments.local_rows import local_rows
+    from batchmill.client.submitting.submission import file_source
 
     return local_rows(file_source(source))
 
@@ -380,6 +382,6 @@ def json_lines(lines: Iterable[bytes], what: str) -> Iterator[dict[str, Any]]:
 
 
 def _print_latest(job: Job) -> None:
-    from batchmill.cli.console import print_json
+    from batchmill.cli.terminal.console import print_json
 
     print_json(job.latest or job.status())

@@ -10,9 +10,9 @@ import pyarrow as pa
 from pydantic import Field, ValidationError, model_validator
 
 from batchmill.errors import StorageError
-from batchmill.job import Frozen, JobState
-from batchmill.shard import parse_shard_id
-from batchmill.unfinished import UnfinishedWork
+from batchmill.jobs.job import Frozen, JobState
+from batchmill.jobs.shard import parse_shard_id
+from batchmill.jobs.unfinished import UnfinishedWork
 
 
 class Column(Frozen):
@@ -31,6 +31,11 @@ class ManifestPart(Frozen):
     xxh3: str | None = None  # checksum of the file, 16 hexadecimal digits; None: an earlier version wrote it
     shard: str | None = None  # "17", or "17.1" once split; of a file of a chosen size: None
 
+    @property
+    def token(self) -> int:
+        """The token of the attempt whose results it has, which its name ends with."""
+        return int(self.name.rpartition("-a")[2].partition(".")[0])
+
 
 class InputFingerprint(Frozen):
     """What the results were made from: a job with another fingerprint cannot resume them."""
@@ -39,6 +44,7 @@ class InputFingerprint(Frozen):
     files: dict[str, str] = Field(default_factory=dict)  # by name, their size and time, if they are not too many
     operator_version: str = ""
     carry: tuple[str, ...] | None = None
+    skips_nulls: bool = False  # whether rows without a required value have no result
 
 
 class Manifest(Frozen):

@@ -17,7 +17,7 @@ from batchmill.sinks.sized_folder import SizedFolderPublisher
 from batchmill.storage.blobs import BlobStore
 
 if TYPE_CHECKING:
-    from batchmill.job import OutputSpec
+    from batchmill.jobs.job import OutputSpec
     from batchmill.sinks.publisher import Publisher
     from batchmill.sinks.result_store import ResultStore
     from batchmill.storage.locations import Locations
@@ -65,7 +65,7 @@ def _file_publisher(output: OutputSpec, job_id: str, locations: Locations, blobs
     except InvalidRequest as error:
         raise InvalidOutput(f"{output.path!r}: {error.message}", hint=error.hint, path=output.path) from error
     parts = _kept_parts(output, job_id, blobs)
-    return FilePublisher(store, name, output.format, _kept_store(job_id, blobs), parts, job_id)
+    return FilePublisher(store, name, output.format, parts, job_id)
 
 
 def _kept_parts(output: OutputSpec, job_id: str, blobs: BlobStore) -> PartFiles:

@@ -19,10 +19,14 @@ from typing import TYPE_CHECKING
 from pyarrow import fs
 
 from batchmill.errors import InvalidOutput, NotFound, StorageError
+from batchmill.jobs.shard import parse_shard_id
 from batchmill.storage.blobs import is_unfinished, storage_errors
 
 if TYPE_CHECKING:
-    from batchmill.sinks.manifest import Manifest
+    from collections.abc import Mapping
+
+    from batchmill.jobs.shard import ShardId
+    from batchmill.sinks.manifest import Manifest, ManifestPart
     from batchmill.sinks.manifest_file import ManifestFile
     from batchmill.storage.blobs import BlobStore
     from batchmill.storage.locations import Location
@@ -126,6 +130,13 @@ class OutputFolder:
     def write_manifest(self, manifest: Manifest) -> None:
         """Write or replace the manifest of the folder. Raises `StorageError`."""
         self._manifests.write(manifest)
+
+    def own_parts(self) -> Mapping[ShardId, ManifestPart]:
+        """Return the parts of the job's own manifest by shard; none if the folder has none. Raises `StorageError`."""
+        manifest = self.manifest()
+        if manifest is None or manifest.job != self.job_id:
+            return {}
+        return {parse_shard_id(part.shard): part for part in manifest.parts if part.shard is not None}
 
     def not_own(self) -> StorageError:
         """Make the error for a folder that is no longer the job's."""

@@ -16,11 +16,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from batchmill.errors import StorageError
+from batchmill.jobs.shard import parse_shard_id
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     import pyarrow as pa
 
-    from batchmill.shard import ShardId
+    from batchmill.jobs.shard import ShardId
     from batchmill.sinks.manifest import Manifest, ManifestPart
     from batchmill.sinks.output_folder import OutputFolder
     from batchmill.sinks.result_store import PartFileDifference, PartFiles
@@ -54,6 +57,12 @@ class Publisher(Protocol):
 
     def part(self, shard_id: ShardId, token: int, rows: int, nbytes: int) -> ManifestPart:
         """Describe the results of a committed attempt for the manifest. Raises `StorageError`."""
+
+    def published_instead(self, parts: Iterable[ManifestPart]) -> Mapping[ShardId, ManifestPart]:
+        """Return, by shard, the published parts of shards whose part here was replaced and deleted.
+
+        A ledger that is rolled back, to a stale replica for example, names such parts. Raises `StorageError`.
+        """
 
     def publish(self, manifest: Manifest) -> None:
         """End the job's writing: what is not in the manifest goes, what is in it is the output.
@@ -114,6 +123,15 @@ class FolderPublisher:
     def part(self, shard_id: ShardId, token: int, rows: int, nbytes: int) -> ManifestPart:
         """See `Publisher`."""
         return self._parts.listed(shard_id, token, rows, nbytes)
+
+    def published_instead(self, parts: Iterable[ManifestPart]) -> Mapping[ShardId, ManifestPart]:
+        """See `Publisher`."""
+        published = self._folder.own_parts()
+        if not published:
+            return {}
+        wanted = {part.name: parse_shard_id(part.shard) for part in parts if part.shard is not None}
+        gone = {wanted[name] for name in self._parts.compare(wanted).missing if name in wanted}
+        return {shard_id: part for shard_id, part in published.items() if shard_id in gone and part.name not in wanted}
 
     def publish(self, manifest: Manifest) -> None:
         """See `Publisher`. Files that are no parts are left alone."""

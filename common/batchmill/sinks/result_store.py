@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import pyarrow as pa
 
 from batchmill.errors import DamagedData, NotFound, StaleToken
-from batchmill.shard import format_shard_id, part_stem
+from batchmill.jobs.shard import format_shard_id, part_stem
 from batchmill.sinks.manifest import ManifestPart
 from batchmill.sinks.part_records import PartRecord
 from batchmill.storage.seals import check
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from batchmill.errors import StorageError
-    from batchmill.shard import ShardId
+    from batchmill.jobs.shard import ShardId
     from batchmill.sinks.output_folder import OutputFolder
     from batchmill.sinks.part_records import PartRecords
     from batchmill.sinks.parts import PartFormat
@@ -200,7 +200,11 @@ def _older_schema_name(name: str) -> str:
 
 
 class OutputResults:
-    """Part files in an output folder, which is marked as the job's own until its results are published."""
+    """Part files in an output folder, which is marked as the job's own until its results are published.
+
+    A part that a replay replaced is deleted, as every file of the folder counts. A ledger that is rolled back names it
+    once more: then the part of the folder's manifest is read, which has all its rows.
+    """
 
     def __init__(self, parts: PartFiles, folder: OutputFolder) -> None:
         self._parts = parts
@@ -224,15 +228,26 @@ class OutputResults:
 
     def read(self, shard_id: ShardId, token: int) -> pa.Table:
         """See `ResultStore`."""
-        return self._parts.read(shard_id, token)
+        try:
+            return self._parts.read(shard_id, token)
+        except NotFound:
+            return self._parts.read(shard_id, self._published(shard_id, token))
 
     def schema(self, shard_id: ShardId, token: int) -> pa.Schema:
         """See `ResultStore`."""
-        return self._parts.schema(shard_id, token)
+        try:
+            return self._parts.schema(shard_id, token)
+        except NotFound:
+            return self._parts.schema(shard_id, self._published(shard_id, token))
 
     def delete(self, shard_id: ShardId, token: int) -> None:
         """See `ResultStore`."""
         self._parts.delete(shard_id, token)
+
+    def _published(self, shard_id: ShardId, token: int) -> int:
+        """Return the token of the shard's part in the manifest; without one, the same token."""
+        part = self._folder.own_parts().get(shard_id)
+        return token if part is None else part.token
 
     def _closed(self) -> StaleToken | StorageError:
         if self._folder.is_own():

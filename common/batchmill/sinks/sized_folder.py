@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchmill.errors import StorageError
-from batchmill.job import JobState
-from batchmill.shard import parse_shard_id
+from batchmill.jobs.job import JobState
+from batchmill.jobs.shard import parse_shard_id
 from batchmill.sinks.manifest import ManifestPart, columns_of, decode_schema, encode_schema
 from batchmill.sinks.merged_file import without_dictionaries, write_merged
 from batchmill.sinks.part_records import PartRecord
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from batchmill.job import OutputSpec
+    from batchmill.jobs.job import OutputSpec
     from batchmill.sinks.manifest import Manifest
     from batchmill.sinks.output_folder import OutputFolder
     from batchmill.sinks.result_store import PartFiles

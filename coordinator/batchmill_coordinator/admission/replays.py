@@ -11,12 +11,12 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from batchmill.dead_letters import BAD_LINE, TOO_LARGE
 from batchmill.errors import Conflict, InvalidRequest, InvalidSource, NotFound
-from batchmill.job import JobState, UploadSource, new_id
-from batchmill.ledger.jobs import Submission
-from batchmill.shard import format_shard_id
-from batchmill.stages import FIRST_STAGE, last_stage
+from batchmill.jobs.dead_letters import BAD_LINE, TOO_LARGE
+from batchmill.jobs.job import JobState, UploadSource, new_id
+from batchmill.jobs.shard import format_shard_id
+from batchmill.jobs.stages import FIRST_STAGE, last_stage
+from batchmill.ledger.submission import Submission
 from batchmill_coordinator.admission.acceptance import accept, tenant_key
 from batchmill_coordinator.admission.edits import edited
 from batchmill_coordinator.admission.upload_parts import part_name
@@ -29,11 +29,11 @@ from batchmill_coordinator.results.replay_rows import write_replay_rows
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from batchmill.dead_letters import DeadRows
-    from batchmill.job import JobSpec
+    from batchmill.jobs.dead_letters import DeadRows
+    from batchmill.jobs.job import JobSpec
+    from batchmill.jobs.replay import RedoRequest, ReplayRequest, RowEdit
     from batchmill.ledger import JobRecord, Ledger
-    from batchmill.ledger.settlement import Settled
-    from batchmill.replay import RedoRequest, ReplayRequest, RowEdit
+    from batchmill.ledger.formats.settlement import Settled
     from batchmill.settings import CoordinatorSettings
     from batchmill.workspace import Workspace
     from batchmill_coordinator.inspection.inspector import Inspector

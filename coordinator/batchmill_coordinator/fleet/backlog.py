@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchmill.caches import Fresh
-from batchmill.job import JobState, PoolStatus
-from batchmill.ledger.record import stages_of_jobs
+from batchmill.fleet import PoolStatus
+from batchmill.jobs.job import JobState
+from batchmill.ledger.formats.record import stages_of_jobs
 from batchmill_coordinator.fleet.pools import EMPTY, PoolView
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
     from batchmill.clock import Clock
     from batchmill.ledger import JobRecord, Ledger
-    from batchmill.ledger.overview import QueueHead
-    from batchmill.ledger.record import JobStage
+    from batchmill.ledger.formats.record import JobStage
+    from batchmill.ledger.views.overview import QueueHead
     from batchmill_coordinator.fleet.fleet_view import FleetView
 
 BACKLOG_TTL_S = 0.5

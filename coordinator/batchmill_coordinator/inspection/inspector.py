@@ -6,11 +6,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from batchmill.errors import InvalidSource
-from batchmill.shard import Slice
+from batchmill.jobs.shard import Slice
+from batchmill.processes.inspectors import InspectionFailed
 from batchmill.sources import End, InputSplit, NextSplit, NotYet, RowCount, Source, SourceDescription, Splitter
 from batchmill.sources.base import BadRow, RowsRead
 from batchmill.workspace import table_from_stream
-from batchmill_coordinator.inspection.pool import InspectionFailed
 from batchmill_coordinator.inspection.tasks import Task
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from batchmill.job import FileSource, UploadSource
-    from batchmill_coordinator.inspection.pool import InspectorPool
+    from batchmill.jobs.job import FileSource, UploadSource
+    from batchmill.processes.inspectors import InspectorPool
 
 
 class Inspector:
@@ -70,7 +70,7 @@ class Inspector:
 
     def read(self, job_id: str, slices: Sequence[Slice]) -> RowsRead:
         """Read rows of a job's source, as `Source.read_with_faults` does."""
-        fields = [[one.file, one.start, one.stop, one.rows, one.line, one.staged] for one in slices]
+        fields = [one.fields() for one in slices]
         with _blaming(f"the source of job {job_id}"):
             answer = self._pool.call(Task.READ, {"job": job_id, "slices": fields}, key=job_id)
         return RowsRead(table_from_stream(answer.data), tuple(BadRow(*one) for one in answer.value["bad"]))

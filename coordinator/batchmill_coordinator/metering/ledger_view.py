@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 
 from batchmill.caches import Fresh
 from batchmill.errors import ServiceUnavailable
-from batchmill.ledger.record import stages_of_jobs
+from batchmill.ledger.formats.record import stages_of_jobs
 from batchmill_coordinator.fleet.backlog import pool_loads, read_heads
 from batchmill_coordinator.fleet.pools import view_pools
 from batchmill_coordinator.metering import catalogue

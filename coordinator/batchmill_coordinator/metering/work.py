@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
     from batchmill.ledger import JobRecord
-    from batchmill.ledger.record import StageKey, StageRecord
+    from batchmill.ledger.formats.record import StageKey, StageRecord
     from batchmill_coordinator.fleet.backlog import PoolLoad
 
 

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from batchmill.errors import DamagedData, InvalidSource, NotFound
-from batchmill.shard import format_shard_id
+from batchmill.jobs.shard import format_shard_id
+from batchmill.jobs.stages import last_stage
 from batchmill.sources.base import End, InputSplit, NotYet
-from batchmill.stages import last_stage
 from batchmill_coordinator.results.outputs import results_of, settled_shards
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
     from batchmill.ledger import JobRecord, Ledger
-    from batchmill.ledger.settlement import Settled
+    from batchmill.ledger.formats.settlement import Settled
     from batchmill.sinks import ResultStore
     from batchmill.sources.base import Source
     from batchmill_coordinator.results.dead_rows import DeadRowStore

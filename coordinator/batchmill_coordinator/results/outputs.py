@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from batchmill.errors import DamagedData, NotFound
-from batchmill.ledger.settlement import SplitUp
-from batchmill.shard import ShardId, format_shard_id
+from batchmill.jobs.shard import ShardId, format_shard_id
+from batchmill.jobs.stages import last_stage
+from batchmill.ledger.formats.settlement import SplitUp
 from batchmill.sinks import Manifest, columns_of, encode_schema
-from batchmill.stages import last_stage
 from batchmill.workspace import table_from_stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from batchmill.job import JobState
+    from batchmill.jobs.job import JobState
+    from batchmill.jobs.unfinished import UnfinishedWork
     from batchmill.ledger import JobRecord, Ledger
-    from batchmill.ledger.settlement import Settled
+    from batchmill.ledger.formats.settlement import Settled
     from batchmill.sinks import InputFingerprint, ManifestPart, Publisher, ResultStore
-    from batchmill.unfinished import UnfinishedWork
 
 LOOK_AHEAD = 256  # shards asked for in one round trip
 MAX_READS_AT_ONCE = 16  # of records of parts

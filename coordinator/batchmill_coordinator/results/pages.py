@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from batchmill.errors import DamagedData, NotFound
-from batchmill.shard import ShardId, format_shard_id, parse_shard_id
-from batchmill.stages import last_stage
+from batchmill.jobs.shard import ShardId, format_shard_id, parse_shard_id
+from batchmill.jobs.stages import last_stage
 from batchmill_coordinator.results.outputs import results_of, settled_shards
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from batchmill.job import JobState
+    from batchmill.jobs.job import JobState
     from batchmill.ledger import JobRecord, Ledger
-    from batchmill.ledger.settlement import Settled
+    from batchmill.ledger.formats.settlement import Settled
     from batchmill.sinks import ResultStore
 
 CURSOR_PATTERN = r"^([0-9]{1,12}(\.[01]){0,64})?$"

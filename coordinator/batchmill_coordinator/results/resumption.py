@@ -15,24 +15,24 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from batchmill.dead_letters import DeadRows, dead_letters_name
 from batchmill.errors import InvalidOutput, NotFound, StorageError
-from batchmill.ledger.encodings import parse_settled
-from batchmill.ledger.settlement import Settled
-from batchmill.shard import Shard, parse_shard_id
-from batchmill.sinks import InputFingerprint, keep_resumed_manifest, resumed_manifest
-from batchmill.stages import last_stage
-from batchmill.unfinished import FORMAT
+from batchmill.jobs.dead_letters import DeadRows, dead_letters_name
+from batchmill.jobs.shard import Shard, parse_shard_id
+from batchmill.jobs.stages import last_stage
+from batchmill.jobs.unfinished import FORMAT
+from batchmill.ledger.formats.encodings import parse_settled
+from batchmill.ledger.formats.settlement import Settled
+from batchmill.sinks import InputFingerprint, Manifest, keep_resumed_manifest, resumed_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from batchmill.job import JobSpec
+    from batchmill.jobs.job import JobSpec
+    from batchmill.jobs.unfinished import UnfinishedWork
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.operators.contract import OperatorInfo
     from batchmill.sinks import Manifest, Publisher
     from batchmill.sources import SourceDescription
-    from batchmill.unfinished import UnfinishedWork
     from batchmill.workspace import Workspace
 
 MAX_NAMED_FILES = 1000  # of a source, that a manifest names one by one
@@ -143,6 +143,7 @@ class Resumption:
             files={file.name: f"{file.size} {file.mtime_s}" for file in files} if len(files) <= MAX_NAMED_FILES else {},
             operator_version=operator_version,
             carry=None if spec.last.carry is None else tuple(spec.last.carry),
+            skips_nulls=spec.last.on_null == "skip",
         )
 
     def _copy_dead_rows(self, earlier_id: str, job_id: str, shard: Settled) -> DeadRows:
@@ -185,6 +186,8 @@ def _differences(manifest: Manifest, before: InputFingerprint, order: Order, now
         yield f"its format was {manifest.format}, now it is {output.format}"
     if before.carry != now.carry:
         yield f"it passed {_columns(before.carry)} through, now it passes {_columns(now.carry)}"
+    if before.skips_nulls != now.skips_nulls:
+        yield 'only one of the two has `on_null` "skip", with which results have other columns'
     yield from _changed_files(before, now)
     if before.source != now.source:
         yield "its input has changed"

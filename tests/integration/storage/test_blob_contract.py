@@ -209,7 +209,7 @@ class TestLocal:
             from batchmill.storage.blobs import BlobStore
             from batchmill.errors import StorageError
             from batchmill.storage.locations import UNRESTRICTED, Locations
-            from batchmill.shard import ShardId
+            from batchmill.jobs.shard import ShardId
             from batchmill.sinks.parts import part_format
             from batchmill.sinks.result_store import PartFiles
             blobs = BlobStore.open(sys.argv[1], Locations(UNRESTRICTED))

@@ -13,7 +13,7 @@ import pytest
 from pyarrow import fs
 
 from batchmill.errors import InvalidOutput, StaleToken, StorageError
-from batchmill.shard import ShardId
+from batchmill.jobs.shard import ShardId
 from batchmill.storage.blobs import BlobStore
 from support.outputs import JobOutput, file_names, job_output
 

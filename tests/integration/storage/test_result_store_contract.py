@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 
 from batchmill.errors import NotFound, StorageError
-from batchmill.job import JobSpec, OutputSpec
-from batchmill.shard import ShardId
+from batchmill.jobs.job import JobSpec, OutputSpec
+from batchmill.jobs.shard import ShardId
 from batchmill.storage.blobs import BlobStore
 from batchmill.workspace import Workspace
 from support.records import spec_of

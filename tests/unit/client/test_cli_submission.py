@@ -14,8 +14,9 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from batchmill.cli import SECTIONS, main
-from batchmill.cli.progress import Bar
-from batchmill.job import JobState, JobStatus
+from batchmill.cli.terminal.progress import Bar
+from batchmill.jobs.job import JobState
+from batchmill.jobs.status import JobStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +43,7 @@ def test_retry_options_and_a_file_of_parameters_become_the_order(
     pq.write_table(TABLE, tmp_path / "a.parquet")
     (tmp_path / "params.json").write_text('{"model": "m", "n": 1}')
     options = ["--retry-on", "TimeoutError,OSError", "--never-on", "ValueError", "--backoff", "2.5"]
-    options += ["--params", tmp_path / "params.json", "--param", "n=2"]
+    options += ["--params", str(tmp_path / "params.json"), "--param", "n=2"]
 
     assert run("submit", "anything", tmp_path / "a.parquet", *options).exit_code == 0
 

@@ -98,8 +98,8 @@ def _run(home: DemoFolder, workers: int, limit: int | None) -> None:
 
 def _follow(job: Job) -> None:
     """Show the job's progress until it ends. Raises `click.Abort` on Ctrl-C, and `JobFailed` unless it completed."""
-    from batchmill.cli.console import outcome
-    from batchmill.cli.progress import Interrupted, display, follow
+    from batchmill.cli.terminal.console import outcome
+    from batchmill.cli.terminal.progress import Interrupted, display, follow
 
     try:
         with display(sys.stdout, plain=True) as where:
