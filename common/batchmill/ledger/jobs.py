@@ -13,7 +13,7 @@ from redis.retry import Retry
 from batchmill.backoff import Backoff
 from batchmill.caches import Lru
 from batchmill.cost import NANO, write_pool_operator
-from batchmill.errors import Conflict, InvalidSource, NotFound, OutcomeUnknown, ServiceUnavailable
+from batchmill.errors import Conflict, InvalidSource, NotFound, OutcomeUnknown, Overloaded, ServiceUnavailable
 from batchmill.job import DEFAULT_TENANT, JOB_MOVES, MAX_STAGES, JobState, UploadSource
 from batchmill.ledger import calls
 from batchmill.ledger.connection import RedisBackoff, redis_errors
@@ -77,17 +77,18 @@ class JobLedger:
         self._keys = store.keys
         self._reported: Lru[str, str] = Lru(MAX_REPORTED)  # the unreadable jobs that were logged, and why
 
-    def submit(self, submission: Submission, *, max_live_jobs: int) -> tuple[str, bool]:
+    def submit(
+        self, submission: Submission, *, max_live_jobs: int, max_tenant_jobs: int | None = None
+    ) -> tuple[str, bool]:
         """Accept a job; returns its id, and whether it is new (False: known under its idempotency key).
 
         Raises `InvalidRequest` for a job that could not be read back, `Conflict` when the key was used for another
         request, `InvalidSource` when the upload is unknown or taken, `ServiceUnavailable` when too many jobs are alive
-        or the ledger is in another version's formats, and `OutcomeUnknown` when the ledger does not answer: then the
-        job may have been accepted.
+        or the ledger is in another version's formats, `Overloaded` when the tenant has too many, and `OutcomeUnknown`
+        when the ledger does not answer: then the job may have been accepted.
         """
         spec = submission.spec
         text = write_document(spec, "the job")
-        upload = spec.source.upload if isinstance(spec.source, UploadSource) else None
 
         def ask() -> calls.SubmitReply:
             return calls.submit(
@@ -99,8 +100,9 @@ class JobLedger:
                 idempotency_key=submission.idempotency_key,
                 idempotency_ms=IDEMPOTENCY_TTL_MS,
                 inline_rows=submission.inline_rows or None,
-                upload=upload,
+                upload=_upload_of(submission),
                 max_live_jobs=max_live_jobs,
+                max_tenant_jobs=max_tenant_jobs,
                 replay_of=submission.replay_of,
                 resumed_from=submission.resumed_from,
                 tenant=submission.tenant,
@@ -119,7 +121,7 @@ class JobLedger:
                 hint="Submit it again with the same idempotency key, or see whether the job is listed.",
                 job=submission.job_id,
             ) from error
-        return reply.known_id, _is_new(reply, upload, max_live_jobs)
+        return reply.known_id, _is_new(reply, submission, max_live_jobs, max_tenant_jobs)
 
     def known_under(self, idempotency_key: str) -> Request | None:
         """The job that was accepted under a key, or None."""
@@ -171,8 +173,7 @@ class JobLedger:
     def live_ids(self) -> list[str]:
         """The ids of the jobs that have not ended, oldest first: all of them, so not for every step of a role."""
         with redis_errors():
-            ids = self._store.redis.smembers(self._keys.live_jobs())
-        return sorted(job_id.decode() for job_id in ids)
+            return [job_id.decode() for job_id in self._store.redis.zrange(self._keys.live_jobs(), 0, -1)]
 
     def live(self) -> list[JobRecord]:
         """The jobs that have not ended, oldest first, without those whose record cannot be read; see `live_ids`."""
@@ -378,6 +379,11 @@ def _new_stages(submission: Submission) -> list[calls.NewStage]:
     ]
 
 
+def _upload_of(submission: Submission) -> str | None:
+    source = submission.spec.source
+    return source.upload if isinstance(source, UploadSource) else None
+
+
 def _ends_at_commit(submission: Submission) -> bool:
     """Whether nothing is left to be closed or deleted when all shards of the job are settled."""
     spec = submission.spec
@@ -415,7 +421,7 @@ def _spent(record: JobRecord, budget: float | None) -> Conflict:
     )
 
 
-def _is_new(reply: calls.SubmitReply, upload: str | None, max_live_jobs: int) -> bool:
+def _is_new(reply: calls.SubmitReply, submission: Submission, max_live_jobs: int, max_tenant_jobs: int | None) -> bool:
     """Whether a job was accepted now. Raises the error of a refusal."""
     match reply.answer:
         case calls.SubmitAnswer.ACCEPTED:
@@ -431,7 +437,14 @@ def _is_new(reply: calls.SubmitReply, upload: str | None, max_live_jobs: int) ->
                 hint="Use a new key for a new request.",
                 job=reply.known_id,
             )
+        case calls.SubmitAnswer.TENANT_FULL:
+            raise Overloaded(
+                f"the tenant {submission.tenant!r} has {max_tenant_jobs:,} live jobs, the most that one may have.",
+                hint="Wait for some to end, cancel some, or raise BATCHMILL_MAX_LIVE_JOBS_PER_TENANT.",
+                limit=max_tenant_jobs,
+            )
         case calls.SubmitAnswer.NO_UPLOAD:
+            upload = _upload_of(submission)
             raise InvalidSource(
                 f"there is no open upload {upload!r}: it was never begun, has expired, or belongs to a job already.",
                 hint="Upload the rows again.",
