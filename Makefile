@@ -62,7 +62,7 @@ layers: $(STAMPS)/dev ## Which package may import which
 	$(BIN)/lint-imports
 
 ledger-calls: $(STAMPS)/dev ## Write the typed calls of the ledger's scripts, after a header has changed
-	$(BIN)/python -m batchmill.ledger.generate
+	$(BIN)/python -m batchmill.ledger.scripting.generate
 
 format: $(STAMPS)/dev ## Format the code
 	$(BIN)/ruff format .

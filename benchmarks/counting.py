@@ -13,8 +13,8 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from batchmill.completion import Completion
-from batchmill.retry import Done
+from batchmill.jobs.completion import Completion
+from batchmill.jobs.retry import Done
 from batchmill_worker.runtime.attempt_result import AttemptResult
 from batchmill_worker.runtime.trace import NO_TRACE, Phase
 

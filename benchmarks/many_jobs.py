@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import redis
 
 from batchmill.client import AsyncClient, Client
-from batchmill.ledger.keys import Keys
+from batchmill.ledger.formats.keys import Keys
 from benchmarks.celery_peer import celery_peer
 from benchmarks.figures import Bar, Figure, Report
 from benchmarks.one_row_latency import one

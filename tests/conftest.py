@@ -14,7 +14,7 @@ import redis
 
 from batchmill.embedded.valkey import valkey_command
 from batchmill.ledger import Ledger
-from batchmill.ledger.connection import connect
+from batchmill.ledger.scripting.connection import connect
 from batchmill.processes.parent_death import die_with_parent
 from support.waiting import until
 

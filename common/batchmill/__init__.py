@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from batchmill.client import AsyncClient, AsyncJob, Client, Job
     from batchmill.client.options import JobOptions
-    from batchmill.dead_letters import DeadLetter
     from batchmill.embedded.local import local
     from batchmill.errors import (
         BatchmillError,
@@ -43,8 +42,11 @@ if TYPE_CHECKING:
         Unauthorized,
         UnknownOperator,
     )
-    from batchmill.job import BatchPolicy, JobState, JobStatus, RetryPolicy
-    from batchmill.operators.contract import Expansion, PartialResult, RowError, operator
+    from batchmill.jobs.dead_letters import DeadLetter
+    from batchmill.jobs.job import BatchPolicy, JobState, RetryPolicy
+    from batchmill.jobs.status import JobStatus
+    from batchmill.operators.contract import Expansion, PartialResult, RowError
+    from batchmill.operators.registration import operator
 
     __version__: str
 
@@ -93,9 +95,11 @@ _HOMES = {
     "batchmill.client": ("AsyncClient", "AsyncJob", "Client", "Job"),
     "batchmill.client.options": ("JobOptions",),
     "batchmill.embedded": ("local",),
-    "batchmill.dead_letters": ("DeadLetter",),
-    "batchmill.job": ("BatchPolicy", "JobState", "JobStatus", "RetryPolicy"),
-    "batchmill.operators.contract": ("Expansion", "PartialResult", "RowError", "operator"),
+    "batchmill.jobs.dead_letters": ("DeadLetter",),
+    "batchmill.jobs.job": ("BatchPolicy", "JobState", "RetryPolicy"),
+    "batchmill.jobs.status": ("JobStatus",),
+    "batchmill.operators.contract": ("Expansion", "PartialResult", "RowError"),
+    "batchmill.operators.registration": ("operator",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from uuid import NAMESPACE_OID, uuid5
 
 from batchmill.backoff import Backoff
+from batchmill.jobs.shard import ShardRef, parse_shard_id
 from batchmill.redis_access.address import RedisAddress
-from batchmill.shard import ShardRef, parse_shard_id
 from batchmill.wording import printable
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from batchmill.errors import InvalidSettings, did_you_mean
-from batchmill.job import DEFAULT_POOL, POOL_PATTERN
+from batchmill.jobs.job import DEFAULT_POOL, POOL_PATTERN
+from batchmill.jobs.retry import STORAGE_WAIT_S
 from batchmill.redis_access.address import RedisAddress
-from batchmill.retry import STORAGE_WAIT_S
 from batchmill.storage.locations import UNRESTRICTED, Locations
 from batchmill.tokens import split_entry
 from batchmill.wording import shown

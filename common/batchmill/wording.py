@@ -7,7 +7,7 @@ import unicodedata
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from batchmill.job import JobStatus
+    from batchmill.jobs.status import JobStatus
 
 MAX_ETA_RATIO = 10
 """A range of the time left whose ends differ by more than this factor says nothing, and is not shown."""

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from batchmill.jobs.stages import last_stage
 from batchmill.sinks import kept_results, open_publisher, output_results, schema_log
 from batchmill.sources import InlineSource, SourceDescription, open_source
-from batchmill.stages import last_stage
 from batchmill.storage.blobs import BlobStore
 
 if TYPE_CHECKING:
-    from batchmill.job import JobSpec
+    from batchmill.jobs.job import JobSpec
+    from batchmill.jobs.shard import Slice
     from batchmill.settings import ServiceSettings
-    from batchmill.shard import Slice
     from batchmill.sinks import Publisher, ResultStore, SchemaLog
     from batchmill.sources.base import Source
     from batchmill.storage.locations import Locations

@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batchmill.clock import SystemClock
+from batchmill.jobs.stages import last_stage
 from batchmill.ledger import Ledger
-from batchmill.ledger.unreadable import UnreadableJob
-from batchmill.stages import last_stage
+from batchmill.ledger.formats.unreadable import UnreadableJob
 from batchmill.store_mark import Mark, StoreMark
 from batchmill.workspace import Workspace
 from batchmill_coordinator.admission.admission import Admission
@@ -22,7 +22,7 @@ from batchmill_coordinator.event_hub import EventHub
 from batchmill_coordinator.fleet.backlog import PoolBacklog
 from batchmill_coordinator.fleet.fleet_view import FleetView
 from batchmill_coordinator.inspection.inspector import InspectedSource, Inspector
-from batchmill_coordinator.inspection.pool import InspectorPool
+from batchmill_coordinator.inspection.pool import inspector_pool
 from batchmill_coordinator.metering.page import CoordinatorMetrics
 from batchmill_coordinator.results.closing import OutputCloser
 from batchmill_coordinator.results.dead_rows import DeadRowStore
@@ -30,6 +30,7 @@ from batchmill_coordinator.results.merger import Merger
 from batchmill_coordinator.results.one_schema import OneSchema, schema_without_rows
 from batchmill_coordinator.results.pages import parse_cursor, read_page
 from batchmill_coordinator.results.resumption import Resumption
+from batchmill_coordinator.results.roll_forward import RollForward
 from batchmill_coordinator.roles.clock_guard import ClockGuard
 from batchmill_coordinator.roles.deletion import delete_job
 from batchmill_coordinator.roles.dispatcher import Dispatcher
@@ -53,10 +54,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batchmill.clock import Clock
-    from batchmill.job import JobCost, JobStatus
+    from batchmill.jobs.shard import ShardId
+    from batchmill.jobs.status import JobCost, JobStatus
     from batchmill.ledger import JobRecord
     from batchmill.settings import CoordinatorSettings
-    from batchmill.shard import ShardId
     from batchmill.sinks import ResultStore
     from batchmill.sources.base import Source
     from batchmill_coordinator.results.dead_rows import DeadRowFilter
@@ -77,8 +78,8 @@ class Service:
         self.fleet = FleetView(self.ledger, self.clock)
         self.backlog = PoolBacklog(self.ledger, self.fleet, self.clock)
         resumption = Resumption(self.ledger, self.workspace)
-        self._inspectors = InspectorPool(settings)
-        self._planning_inspectors = InspectorPool(settings)  # of their own: no submission delays the planner
+        self._inspectors = inspector_pool(settings)
+        self._planning_inspectors = inspector_pool(settings)  # of their own: no submission delays the planner
         inspector = Inspector(self._inspectors)
         self.admission = Admission(self.ledger, self.fleet, self.workspace, resumption, inspector, settings)
         self.uploads = Uploads(self.ledger, self.workspace, inspector, settings)
@@ -193,8 +194,9 @@ class Service:
         settings, clocks = self.settings, ClockGuard(ledger, self.clock, self.notices)
         settler = LostRowSettler(ledger, blobs, self._open_source, self.clock)
         one_schema = OneSchema(ledger, self.workspace, self.dead_rows)
-        merger = Merger(ledger, self.workspace, self.dead_rows, one_schema)
-        outputs = OutputCloser(ledger, self.workspace, merger, resumption, one_schema, self.clock)
+        roll_forward = RollForward(ledger, self.dead_rows)
+        merger = Merger(ledger, self.workspace, self.dead_rows, one_schema, roll_forward)
+        outputs = OutputCloser(ledger, self.workspace, merger, resumption, one_schema, roll_forward, self.clock)
         return [
             Planner(ledger, fleet, self._open_source, resumption, settings),
             Dispatcher(ledger, fleet, self._publisher, counts),

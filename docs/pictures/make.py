@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 import batchmill
-from batchmill.cli.progress import Bar
+from batchmill.cli.terminal.progress import Bar
 from batchmill.cli.top import screen
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import redis
 
 from batchmill.ledger import Ledger
-from batchmill.ledger.connection import connect
+from batchmill.ledger.scripting.connection import connect
 from batchmill.row_cache import FOLDER, segment_blob
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from batchmill import RetryPolicy
 from batchmill.errors import BatchmillError, Conflict, InvalidRequest, NotFound, StorageError
-from batchmill.job import JobState
+from batchmill.jobs.job import JobState
 from chaos.chaos_operators import value_of
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batchmill import Client, Job
-    from batchmill.job import JobStatus
+    from batchmill.jobs.status import JobStatus
     from support.cluster import Cluster
 
 AT_ONCE = 4  # jobs that are alive at a time

@@ -9,13 +9,13 @@ import pytest
 
 from batchmill.broker import model_queue_of, queue_of
 from batchmill.clock import SystemClock
-from batchmill.job import WorkerInfo
-from batchmill.ledger.jobs import Submission
+from batchmill.fleet import WorkerInfo
+from batchmill.jobs.shard import Shard, ShardId, ShardState, Slice
 from batchmill.ledger.shards import PlanStep
+from batchmill.ledger.submission import Submission
 from batchmill.operators.contract import OperatorInfo
 from batchmill.operators.model_key import model_key
 from batchmill.settings import CoordinatorSettings
-from batchmill.shard import Shard, ShardId, ShardState, Slice
 from batchmill.telemetry.metrics import new_registry
 from batchmill_coordinator.fleet.fleet_view import FleetView
 from batchmill_coordinator.metering.counts import RoleMetrics
@@ -26,8 +26,8 @@ from support.records import spec_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from batchmill.jobs.shard import ShardRef
     from batchmill.ledger import Ledger
-    from batchmill.shard import ShardRef
 
 ECHO = OperatorInfo(name="echo", params_schema={})
 MODEL = model_key(ECHO, {})

@@ -15,9 +15,9 @@ from click.testing import CliRunner
 import batchmill
 from batchmill.cli import main
 from batchmill.cli.cost import money
-from batchmill.cost import PARTS, CostTotals
-from batchmill.job import JobCost
-from batchmill.shard import ShardId
+from batchmill.jobs.cost import PARTS, CostTotals
+from batchmill.jobs.shard import ShardId
+from batchmill.jobs.status import JobCost
 from support.cluster import KEYS, TOKEN, Cluster
 from support.waiting import GRACE_S, until
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from batchmill.job import Cost
+    from batchmill.jobs.status import Cost
 
 PER_SECOND = 2.0  # EUR
 

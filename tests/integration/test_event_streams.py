@@ -16,7 +16,7 @@ import pytest
 
 from batchmill import Client
 from batchmill.errors import Overloaded
-from batchmill.job import JobState
+from batchmill.jobs.job import JobState
 from batchmill_coordinator.api import server, status_feed
 from support.live_service import TOKEN, LiveService
 from support.waiting import GRACE_S, until
@@ -24,7 +24,7 @@ from support.waiting import GRACE_S, until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from batchmill.job import JobStatus
+    from batchmill.jobs.status import JobStatus
 
     Stream = Callable[..., http.client.HTTPResponse]
 

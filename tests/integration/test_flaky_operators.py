@@ -12,7 +12,7 @@ import batchmill
 from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
-    from batchmill.job import JobStatus
+    from batchmill.jobs.status import JobStatus
 
 
 def calls(well: Path) -> list[float]:

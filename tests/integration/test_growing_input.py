@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batchmill.job import JobState
+from batchmill.jobs.job import JobState
+from batchmill.jobs.shard import ShardId, ShardRef
 from batchmill.ledger import Ledger
 from batchmill.settings import CoordinatorSettings
-from batchmill.shard import ShardId, ShardRef
 from batchmill_coordinator.roles.leadership import Leadership
 from batchmill_coordinator.roles.role import RoleThread
 from support.growing_source import GrowingSource

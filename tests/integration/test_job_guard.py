@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from batchmill.errors import ServiceUnavailable, StorageError
-from batchmill.job import JobError, JobState
+from batchmill.jobs.job import JobError, JobState
 from batchmill.ledger import Ledger
 from batchmill.settings import CoordinatorSettings
 from batchmill_coordinator.roles.job_guard import MAX_UNFORESEEN, JobGuard, apart

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import batchmill
-from batchmill.job_log import LogEntry, LogEvent, LogLevel
+from batchmill.jobs.job_log import LogEntry, LogEvent, LogLevel
 from support.waiting import until
 
 if TYPE_CHECKING:

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batchmill.completion import Completion, DeadLimit
-from batchmill.cost import Parts
 from batchmill.errors import Conflict, NotFound, ServiceUnavailable, StaleToken
-from batchmill.job import JobError, JobState
+from batchmill.jobs.completion import Completion, DeadLimit
+from batchmill.jobs.cost import Parts
+from batchmill.jobs.job import JobError, JobState
+from batchmill.jobs.shard import Shard, ShardId, ShardRef, ShardState, Slice
 from batchmill.ledger import JobRecord, Ledger
-from batchmill.ledger.jobs import Submission
-from batchmill.ledger.settlement import Settled, SplitUp
+from batchmill.ledger.formats.settlement import Settled, SplitUp
 from batchmill.ledger.shards import PlanStep
-from batchmill.shard import Shard, ShardId, ShardRef, ShardState, Slice
+from batchmill.ledger.submission import Submission
 from support.ledger_steps import LEASE_MS, SPEC, claim, plan, queue_one, submit, to_queue
 
 if TYPE_CHECKING:
@@ -280,7 +280,7 @@ def test_what_a_finished_shard_costs_is_at_most_a_hundred_bytes(
 
 
 def test_an_unreachable_server_is_told_in_plain_words(tmp_path: object) -> None:
-    from batchmill.ledger.connection import connect
+    from batchmill.ledger.scripting.connection import connect
 
     with pytest.raises(ServiceUnavailable, match=r"the ledger.s Redis cannot be reached"):
         Ledger(connect(f"unix://{tmp_path}/none?db=0"), "x:").ping()
@@ -289,14 +289,14 @@ def test_an_unreachable_server_is_told_in_plain_words(tmp_path: object) -> None:
 def test_uploads_are_taken_once_and_swept_when_nobody_takes_them(
     ledger: Ledger, epoch: int, redis_client: redis.Redis, prefix: str
 ) -> None:
-    ledger.jobs.begin_upload("upl-a")
-    ledger.jobs.begin_upload("upl-b")
+    ledger.uploads.begin("upl-a")
+    ledger.uploads.begin("upl-b")
     later = at(ledger, redis_client, prefix, 10_000)
-    assert later.jobs.expire_uploads(epoch, 60) == []
-    assert sorted(later.jobs.expire_uploads(epoch, 5)) == ["upl-a", "upl-b"]
-    assert not ledger.jobs.has_upload("upl-a")
+    assert later.uploads.expire(epoch, 60) == []
+    assert sorted(later.uploads.expire(epoch, 5)) == ["upl-a", "upl-b"]
+    assert not ledger.uploads.is_open("upl-a")
     with pytest.raises(ServiceUnavailable):
-        ledger.jobs.begin_upload("upl-c", max_uploads=0)
+        ledger.uploads.begin("upl-c", max_uploads=0)
 
 
 def test_records_of_jobs_that_are_gone_are_left_out(ledger: Ledger) -> None:

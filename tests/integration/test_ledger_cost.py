@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batchmill.completion import Completion
-from batchmill.cost import NANO, Parts, Spent, Totals, total_of
 from batchmill.errors import Conflict, StaleToken
-from batchmill.job import JobError, JobState
+from batchmill.jobs.completion import Completion
+from batchmill.jobs.cost import NANO, Parts, Spent, Totals, total_of
+from batchmill.jobs.job import JobError, JobState
+from batchmill.jobs.shard import Shard, ShardId, ShardRef, Slice
 from batchmill.ledger import Ledger
-from batchmill.ledger.jobs import Submission
 from batchmill.ledger.shards import PlanStep
-from batchmill.shard import Shard, ShardId, ShardRef, Slice
+from batchmill.ledger.submission import Submission
 from support.records import spec_of
 
 if TYPE_CHECKING:

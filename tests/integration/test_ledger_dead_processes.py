@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batchmill.completion import Completion
 from batchmill.errors import StaleToken
-from batchmill.job import JobState, WorkerInfo
-from batchmill.shard import ShardState
+from batchmill.fleet import WorkerInfo
+from batchmill.jobs.completion import Completion
+from batchmill.jobs.job import JobState
+from batchmill.jobs.shard import ShardState
 from support.ledger_steps import LEASE_MS, claim, plan, queue_one, submit, to_queue
 
 if TYPE_CHECKING:
+    from batchmill.jobs.shard import ShardRef
     from batchmill.ledger import Ledger
-    from batchmill.shard import ShardRef
 
 
 def two_claimed(ledger: Ledger, epoch: int, *holders: str) -> list[ShardRef]:

@@ -12,9 +12,10 @@ import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchmill.cost import Parts, parse_pool_operator, write_pool_operator
-from batchmill.job import JOB_MOVES, JobState
-from batchmill.ledger.encodings import (
+from batchmill.jobs.cost import Parts, parse_pool_operator, write_pool_operator
+from batchmill.jobs.job import JOB_MOVES, JobState
+from batchmill.jobs.shard import SHARD_MOVES, Shard, ShardId, ShardRef, ShardState, format_shard_id
+from batchmill.ledger.formats.encodings import (
     CommitInterval,
     EndedJob,
     Request,
@@ -28,10 +29,9 @@ from batchmill.ledger.encodings import (
     write_parts,
     write_settled,
 )
-from batchmill.ledger.header import text_of
-from batchmill.ledger.script_text import states
-from batchmill.ledger.settlement import Settled, SplitUp
-from batchmill.shard import SHARD_MOVES, Shard, ShardId, ShardRef, ShardState, format_shard_id
+from batchmill.ledger.formats.settlement import Settled, SplitUp
+from batchmill.ledger.scripting.header import text_of
+from batchmill.ledger.scripting.script_text import states
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

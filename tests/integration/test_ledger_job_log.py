@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client import CollectorRegistry
 
-from batchmill.completion import Completion
-from batchmill.cost import NANO, Parts
 from batchmill.errors import InvalidSettings, NotFound
-from batchmill.job import JobState, WorkerInfo
-from batchmill.job_log import MAX_ENTRIES, LogEvent, LogLevel
+from batchmill.fleet import WorkerInfo
+from batchmill.jobs.completion import Completion
+from batchmill.jobs.cost import NANO, Parts
+from batchmill.jobs.job import JobState
+from batchmill.jobs.job_log import MAX_ENTRIES, LogEvent, LogLevel
+from batchmill.jobs.shard import ShardId, ShardRef
 from batchmill.ledger import Ledger
-from batchmill.ledger.connection import connect
-from batchmill.ledger.jobs import Submission
-from batchmill.ledger.schema import SCHEMA
+from batchmill.ledger.formats.schema import SCHEMA
+from batchmill.ledger.scripting.connection import connect
+from batchmill.ledger.submission import Submission
 from batchmill.processes.parent_death import die_with_parent
-from batchmill.shard import ShardId, ShardRef
 from batchmill_coordinator.fleet.pools import PoolView
 from batchmill_coordinator.metering.counts import RoleMetrics
 from batchmill_coordinator.roles.watcher import MIN_BLOCKED_S, Watcher

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batchmill.completion import Completion
 from batchmill.errors import Conflict, NotFound, StaleToken
-from batchmill.job import JOB_MOVES, JobError, JobState
+from batchmill.jobs.completion import Completion
+from batchmill.jobs.job import JOB_MOVES, JobError, JobState
+from batchmill.jobs.shard import Shard, ShardId, ShardRef, ShardState, Slice
 from batchmill.ledger import Ledger
-from batchmill.ledger.encodings import EndedJob
-from batchmill.ledger.jobs import OneShardPlan, Submission
-from batchmill.ledger.record import JobStage
+from batchmill.ledger.formats.encodings import EndedJob
+from batchmill.ledger.formats.record import JobStage
 from batchmill.ledger.shards import PlanStep
-from batchmill.shard import Shard, ShardId, ShardRef, ShardState, Slice
+from batchmill.ledger.submission import OneShardPlan, Submission
 from batchmill.sources.base import RowCount
 from support.records import spec_of
 

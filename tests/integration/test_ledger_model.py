@@ -14,14 +14,14 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from batchmill.cost import NANO
-from batchmill.job import JobError, JobState, RetryPolicy
-from batchmill.ledger.connection import connect
-from batchmill.ledger.encodings import parse_stage_key
-from batchmill.ledger.index import Window
-from batchmill.ledger.jobs import OneShardPlan, Submission
+from batchmill.jobs.cost import NANO
+from batchmill.jobs.job import JobError, JobState, RetryPolicy
+from batchmill.jobs.shard import Shard, ShardId, Slice
+from batchmill.ledger.formats.encodings import parse_stage_key
+from batchmill.ledger.scripting.connection import connect
 from batchmill.ledger.shards import PlanStep
-from batchmill.shard import Shard, ShardId, Slice
+from batchmill.ledger.submission import OneShardPlan, Submission
+from batchmill.ledger.views.index import Window
 from support.index_truth import index_of
 from support.ledger_lockstep import Lockstep, answer, comparable, said
 from support.ledger_model import DUE, LEASE_MS, Job

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchmill.completion import Completion
+from batchmill.jobs.completion import Completion
+from batchmill.jobs.shard import Shard, ShardId, Slice
 from batchmill.ledger import Ledger
-from batchmill.ledger.jobs import Submission
 from batchmill.ledger.shards import PlanStep
-from batchmill.shard import Shard, ShardId, Slice
+from batchmill.ledger.submission import Submission
 from support.records import spec_of
 
 if TYPE_CHECKING:
     import redis
 
-    from batchmill.ledger.encodings import CommitInterval
+    from batchmill.ledger.formats.encodings import CommitInterval
 
 JOB = "job-1"
 

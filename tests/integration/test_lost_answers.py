@@ -13,12 +13,13 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from batchmill.errors import OutcomeUnknown, ServiceUnavailable
-from batchmill.job import JobRequest, JobState, RetryPolicy, UploadSource, WorkerInfo
+from batchmill.fleet import WorkerInfo
+from batchmill.jobs.job import JobRequest, JobState, RetryPolicy, UploadSource
+from batchmill.jobs.shard import FIRST_ROWS, ShardId
 from batchmill.ledger import jobs
-from batchmill.ledger.jobs import Submission
+from batchmill.ledger.submission import Submission
 from batchmill.operators.contract import OperatorInfo
 from batchmill.settings import CoordinatorSettings, WorkerSettings
-from batchmill.shard import FIRST_ROWS, ShardId
 from batchmill.sources import InlineSource, InputSplit
 from batchmill.workspace import table_from_stream
 from batchmill_coordinator.admission.acceptance import accept
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from batchmill.jobs.shard import ShardRef
     from batchmill.ledger import JobRecord
-    from batchmill.shard import ShardRef
     from batchmill_worker.slot.wiring import SlotContext
 
 Lost = Literal["request", "answer"]

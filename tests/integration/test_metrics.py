@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from batchmill.ledger import Ledger
-from batchmill.ledger.connection import connect
+from batchmill.ledger.scripting.connection import connect
 from support.cluster import TOKEN, Cluster, free_port
 from support.waiting import GRACE_S, until
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pytest
 
-from batchmill.job import JobState
+from batchmill.jobs.job import JobState
 from batchmill.settings import CoordinatorSettings
 from batchmill.sources import InlineSource
 from batchmill_coordinator.roles.planner import MAX_THREADS, Planner

@@ -8,8 +8,8 @@ import pytest
 
 from batchmill.errors import OperatorFailed
 from batchmill.ledger import Ledger
-from batchmill.ledger.connection import connect
-from batchmill.ledger.row_cache import LOOSE_TTL_MS
+from batchmill.ledger.scripting.connection import connect
+from batchmill.ledger.workers.row_cache import LOOSE_TTL_MS
 from batchmill_coordinator.roles.cache_sweep import adopt_row_cache, sweep_row_cache
 from support.operators import tally_operators
 from support.row_mill import AMPLE, FlakyBlobs, Mill, blobs, mill

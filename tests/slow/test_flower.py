@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batchmill.errors import JobCancelled, JobFailed
-from batchmill.job import RetryPolicy
+from batchmill.jobs.job import RetryPolicy
 from support.flower_stack import FlowerStack, flower_stack
 from support.waiting import until
 

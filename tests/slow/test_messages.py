@@ -8,8 +8,8 @@ import pytest
 
 from batchmill.broker import queue_of
 from batchmill.errors import ServiceUnavailable
+from batchmill.jobs.shard import ShardId, ShardRef
 from batchmill.settings import CoordinatorSettings
-from batchmill.shard import ShardId, ShardRef
 from batchmill_coordinator.scheduling.message_publisher import MessagePublisher
 from support import error_replies
 from support.cluster import Cluster

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from batchmill.shard import Slice
+from batchmill.jobs.shard import Slice
 from batchmill.sources import End, InputSplit, NextSplit, NotYet, RowCount, Source, Splitter
 
 if TYPE_CHECKING:

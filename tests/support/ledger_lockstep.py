@@ -12,12 +12,12 @@ from unittest import mock
 
 from hypothesis.stateful import RuleBasedStateMachine
 
-from batchmill.completion import Completion, DeadLimit
-from batchmill.cost import Parts
 from batchmill.errors import Conflict, NotFound, StaleToken
-from batchmill.job import JobState
+from batchmill.jobs.completion import Completion, DeadLimit
+from batchmill.jobs.cost import Parts
+from batchmill.jobs.job import JobState
+from batchmill.jobs.retry import DeadLetter, Lost, Split, decide
 from batchmill.ledger import JobRecord, Ledger
-from batchmill.retry import DeadLetter, Lost, Split, decide
 from support.ledger_model import JOB_FIELDS, LEASE_MS, STAGE_FIELDS, Job, Model, Piece
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     import redis
 
-    from batchmill.shard import Shard, ShardId, ShardRef
+    from batchmill.jobs.shard import Shard, ShardId, ShardRef
 
 DUMP = """
 local found = {}

@@ -6,19 +6,19 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from batchmill.cost import NANO, PARTS, Parts, Spent
-from batchmill.job import MAX_INLINE_BYTES
-from batchmill.retry import LOSSES_BEFORE_SPLIT
-from batchmill.shard import ShardId, ShardRef, format_shard_id
+from batchmill.jobs.cost import NANO, PARTS, Parts, Spent
+from batchmill.jobs.job import MAX_INLINE_BYTES
+from batchmill.jobs.retry import LOSSES_BEFORE_SPLIT
+from batchmill.jobs.shard import ShardId, ShardRef, format_shard_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from batchmill.completion import Completion
-    from batchmill.job import JobSpec
+    from batchmill.jobs.completion import Completion
+    from batchmill.jobs.job import JobSpec
+    from batchmill.jobs.shard import Shard
     from batchmill.ledger import JobRecord
     from batchmill.ledger.shards import PlanStep
-    from batchmill.shard import Shard
 
 LEASE_MS = 10_000
 START_MS = 1_000_000_000_000

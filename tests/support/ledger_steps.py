@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from batchmill.completion import Completion
-from batchmill.ledger.jobs import Submission
+from batchmill.jobs.completion import Completion
+from batchmill.jobs.shard import Shard, ShardId, Slice
 from batchmill.ledger.shards import PlanStep
-from batchmill.shard import Shard, ShardId, Slice
+from batchmill.ledger.submission import Submission
 from batchmill.sources.base import RowCount
 from batchmill.workspace import stream_from_table
 from support.records import spec_of
@@ -16,8 +16,8 @@ from support.records import spec_of
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from batchmill.jobs.shard import ShardRef
     from batchmill.ledger import Ledger
-    from batchmill.shard import ShardRef
 
 LEASE_MS = 10_000
 SPEC = spec_of(operator="echo")

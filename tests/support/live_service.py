@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import uvicorn
 
-from batchmill.job import BatchChoice, JobError, JobRequest, JobState
+from batchmill.fleet import BatchChoice
+from batchmill.jobs.job import JobError, JobRequest, JobState
 from batchmill.settings import CoordinatorSettings, WorkerSettings
 from batchmill_coordinator.api.app import create_app
 from batchmill_coordinator.api.server import listen
@@ -30,10 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from batchmill.job import JobStatus
+    from batchmill.jobs.status import JobStatus
     from batchmill.ledger import JobRecord, Ledger
-    from batchmill.ledger.jobs import Submission
-    from batchmill.ledger.unreadable import UnreadableJob
+    from batchmill.ledger.formats.unreadable import UnreadableJob
+    from batchmill.ledger.submission import Submission
     from batchmill_coordinator.api.status_feed import StatusFeeds
     from batchmill_coordinator.roles.role import Role
 

@@ -6,7 +6,7 @@ import base64
 import json
 
 from batchmill.broker import queue_of
-from batchmill.job import DEFAULT_POOL
+from batchmill.jobs.job import DEFAULT_POOL
 
 QUEUE = f"batchmill:{queue_of(DEFAULT_POOL)}"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchmill.job import WorkerInfo
+from batchmill.fleet import WorkerInfo
 from batchmill.operators.contract import OperatorInfo
 from batchmill.workspace import Workspace
 from batchmill_coordinator.fleet.fleet_view import FleetView

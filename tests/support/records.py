@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from batchmill.job import JobForm
+from batchmill.jobs.job import JobForm
 from batchmill.ledger import JobRecord
-from batchmill.ledger.record import StageRecord
+from batchmill.ledger.formats.record import StageRecord
 
 if TYPE_CHECKING:
-    from batchmill.job import JobSpec
+    from batchmill.jobs.job import JobSpec
 
 _OF_STAGE = {field.name for field in fields(StageRecord)}
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from batchmill.job import RetryPolicy
+from batchmill.jobs.job import RetryPolicy
 from support.flower_stack import USER, FlowerStack, flower_stack
 from support.waiting import GRACE_S, until
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from batchmill.backoff import Backoff
 from batchmill.broker import kombu_waits
-from batchmill.ledger.connection import RedisBackoff
+from batchmill.ledger.scripting.connection import RedisBackoff
 
 SECONDS = st.floats(0.001, 1000.0)
 

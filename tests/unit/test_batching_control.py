@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchmill.job import BatchPolicy
+from batchmill.jobs.job import BatchPolicy
 from batchmill_worker.batching.controller import (
     HAND_OVER_S,
     PROBE_INTERVAL_BATCHES,

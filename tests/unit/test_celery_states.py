@@ -7,8 +7,8 @@ from celery.exceptions import Ignore, Retry
 from kombu.exceptions import OperationalError
 
 from batchmill.broker import describe_arguments
-from batchmill.completion import Completion
-from batchmill.shard import ShardId, ShardRef
+from batchmill.jobs.completion import Completion
+from batchmill.jobs.shard import ShardId, ShardRef
 from batchmill_worker.runtime.attempt_result import AttemptResult, AttemptStatus
 from batchmill_worker.slot.celery_app import AttemptFailed, end_task
 

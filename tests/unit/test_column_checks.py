@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from batchmill.errors import InvalidRows
-from batchmill.job import StageSpec
+from batchmill.jobs.job import StageSpec
 from batchmill.operators.contract import OperatorInfo
 from batchmill_coordinator.admission.column_checks import check_columns
 

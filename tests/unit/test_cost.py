@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchmill.cost import HOUR_US, NANO, Parts, Spent, Totals, job_cost, sums, total_of
-from batchmill.job import DEFAULT_TENANT
+from batchmill.jobs.cost import HOUR_US, NANO, Parts, Spent, Totals, job_cost, sums, total_of
+from batchmill.jobs.job import DEFAULT_TENANT
 from batchmill_coordinator.status.status import status_of, why_paused
 from support.records import job_record, spec_of
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import date
 
-from batchmill.cost import NANO, PARTS, Parts, Spent, Totals
-from batchmill.ledger.work import Work
+from batchmill.jobs.cost import NANO, PARTS, Parts, Spent, Totals
+from batchmill.ledger.formats.work import Work
 from batchmill_coordinator.metering.costs import MAX_NAMES, begun, cost_metrics
 
 TODAY = date(2030, 2, 3)

@@ -9,7 +9,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from batchmill.job import WorkerInfo
+from batchmill.fleet import WorkerInfo
 from batchmill_worker.devices.base import Device, DeviceKind
 from batchmill_worker.devices.cores import Cores, CoreShare, divide, usable_cores
 from batchmill_worker.devices.cpu import CPU

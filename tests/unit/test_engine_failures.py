@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import pytest
 
-from batchmill.dead_letters import json_value
+from batchmill.jobs.dead_letters import json_value
 from batchmill_worker.runtime.failures import MAX_MESSAGE_BYTES, MAX_TRACEBACK_BYTES, Failure
 
 

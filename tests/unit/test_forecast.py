@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batchmill.ledger.encodings import CommitInterval
+from batchmill.ledger.formats.encodings import CommitInterval
 from batchmill_coordinator.status.forecast import Forecast, Interval, RemainingWork, forecast, intervals_from, pace_of
 
 if TYPE_CHECKING:

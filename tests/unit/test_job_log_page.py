@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batchmill.job import JobError
-from batchmill.job_log import LogCursor, LogEntry, LogEvent, LogLevel
+from batchmill.jobs.job import JobError
+from batchmill.jobs.job_log import LogCursor, LogEntry, LogEvent, LogLevel
 from batchmill.ledger.job_log import Kept
 from batchmill_coordinator.status.job_log_page import life_of, page_of
 from support.records import job_record, spec_of

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batchmill.ledger.generate import TARGET, generate
-from batchmill.ledger.header import header_of, identifier, read_header, scripts, text_of
-from batchmill.ledger.script_text import PRELUDE
+from batchmill.ledger.scripting.generate import TARGET, generate
+from batchmill.ledger.scripting.header import header_of, identifier, read_header, scripts, text_of
+from batchmill.ledger.scripting.script_text import PRELUDE
 
 if TYPE_CHECKING:
-    from batchmill.ledger.header import Scope
+    from batchmill.ledger.scripting.header import Scope
 
 EXAMPLE = """\
 -- Do something. It has reasons.

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from batchmill.cli.logs import _show
-from batchmill.job_log import LogEntry, LogEvent, LogLevel
+from batchmill.jobs.job_log import LogEntry, LogEvent, LogLevel
 
 if TYPE_CHECKING:
     import pytest

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from batchmill.jobs.shard import ShardId, ShardRef
 from batchmill.settings import CoordinatorSettings, FlowerSettings, ServiceSettings
-from batchmill.shard import ShardId, ShardRef
 from batchmill.telemetry.log_context import about, about_attempt, fields
 from batchmill.telemetry.logs import ConsoleFormatter, JsonFormatter, announce, configure_logging
 from batchmill_worker.runtime.side_executor import side_executor

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batchmill.completion import Completion
-from batchmill.job import JobError
-from batchmill.retry import Done, Failed, Lost, Partial, Revoked
+from batchmill.jobs.completion import Completion
+from batchmill.jobs.job import JobError
+from batchmill.jobs.retry import Done, Failed, Lost, Partial, Revoked
 from batchmill.telemetry.metrics import OTHER, SECONDS, BoundedNames, Metric, MetricKind, exposition, new_registry
 from batchmill_worker.metering.attempts import MAX_ERROR_TYPES, AttemptOutcome, SlotMetrics, outcome_of
 from batchmill_worker.runtime.attempt_result import AttemptResult, AttemptStatus
@@ -18,7 +18,7 @@ from support.hand_clock import HandClock
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from batchmill.retry import Outcome
+    from batchmill.jobs.retry import Outcome
 
 ERROR = JobError(code="operator_failed", message="no")
 WORK = {"operator": "echo", "pool": "p"}

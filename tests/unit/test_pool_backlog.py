@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from batchmill.job import PoolStatus
-from batchmill.ledger.overview import QueueHead
-from batchmill.ledger.work import Work
+from batchmill.fleet import PoolStatus
+from batchmill.ledger.formats.work import Work
+from batchmill.ledger.views.overview import QueueHead
 from batchmill_coordinator.fleet.backlog import pool_loads, pool_status
 from batchmill_coordinator.fleet.pools import EMPTY, PoolView
 

@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from batchmill.broker import RECONNECT, attempt_of, describe_arguments, kombu_waits, task_arguments, task_name
-from batchmill.shard import ShardId, ShardRef
+from batchmill.jobs.shard import ShardId, ShardRef
 
 if TYPE_CHECKING:
     from collections.abc import Callable

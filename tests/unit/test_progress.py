@@ -7,12 +7,12 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchmill.job import RetryPolicy
-from batchmill.shard import Shard, ShardId
+from batchmill.jobs.job import RetryPolicy
+from batchmill.jobs.shard import Shard, ShardId
+from batchmill.storage.indexed import INDEX
 from batchmill_worker.engine.shard_result import ShardResult
 from batchmill_worker.runtime.failures import DeadRow, Failure
 from batchmill_worker.slot.attempt.shard_progress import (
-    INDEX,
     AttemptContext,
     ShardProgress,
     decode_progress,

@@ -6,7 +6,7 @@ import pytest
 import redis
 
 from batchmill.errors import LedgerRefused, ServiceUnavailable
-from batchmill.ledger.connection import redis_errors
+from batchmill.ledger.scripting.connection import redis_errors
 from batchmill.redis_access.replies import ReplyKind, classify
 
 AWAY, REFUSED, BUG = ReplyKind.AWAY, ReplyKind.REFUSED, ReplyKind.BUG

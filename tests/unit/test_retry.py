@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from batchmill.completion import Completion
-from batchmill.job import JobError, RetryPolicy
-from batchmill.retry import (
+from batchmill.jobs.completion import Completion
+from batchmill.jobs.job import JobError, RetryPolicy
+from batchmill.jobs.retry import (
     STORAGE_BACKOFF,
     DeadLetter,
     Done,
@@ -23,7 +23,7 @@ from batchmill.retry import (
     decide,
     tries_row_again,
 )
-from batchmill.shard import Shard, ShardId, ShardState, Slice
+from batchmill.jobs.shard import Shard, ShardId, ShardState, Slice
 
 POLICY = RetryPolicy(max_attempts=3, backoff_s=1.0, backoff_max_s=8.0)
 ERROR = JobError(code="attempt_failed", message="no luck")

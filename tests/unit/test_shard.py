@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchmill.shard import (
+from batchmill.jobs.shard import (
     SHARD_MOVES,
     Shard,
     ShardId,

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchmill.shard import FIRST_ROWS
+from batchmill.jobs.shard import FIRST_ROWS
 from batchmill_coordinator.scheduling.shard_size import MAX_GROWTH, StageProgress, next_rows
 
 TARGET_S = 5.0

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchmill.job import FileSource
+from batchmill.jobs.job import FileSource
 from batchmill.sources import (
     End,
     InlineSource,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from batchmill.cli.source_options import FIELDS
+from batchmill.cli.arguments.source_options import FIELDS
 from batchmill.cli.submit import submit
-from batchmill.job import CsvDialect, FileSource
+from batchmill.jobs.job import CsvDialect, FileSource
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "sources-and-outputs.md").read_text()
 

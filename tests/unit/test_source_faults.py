@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchmill.errors import InvalidSource
-from batchmill.job import FileSource
+from batchmill.jobs.job import FileSource
 from batchmill.sources import InputSplit, Source, SourceDescription, Splitter, describe, open_source, scan, text_ranges
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations

@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from batchmill.dead_letters import dead_letters_name
-from batchmill.job import MAX_STAGES, JobForm, JobRequest, JobSpec, RetryPolicy, StageSpec
-from batchmill.ledger.header import scripts, text_of
-from batchmill.ledger.keys import Keys
-from batchmill.ledger.record import JobStage, stages_of_jobs
-from batchmill.shard import ShardId, ShardRef, checkpoint_name, part_stem
-from batchmill.stages import last_stage, stages_of
+from batchmill.jobs.dead_letters import dead_letters_name
+from batchmill.jobs.job import MAX_STAGES, JobForm, JobRequest, JobSpec, RetryPolicy, StageSpec
+from batchmill.jobs.shard import ShardId, ShardRef, checkpoint_name, part_stem
+from batchmill.jobs.stages import last_stage, stages_of
+from batchmill.ledger.formats.keys import Keys
+from batchmill.ledger.formats.record import JobStage
+from batchmill.ledger.scripting.header import scripts, text_of
 from support.records import job_record, spec_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted(path for package in ("common", "coordinator", "worker") for path in (ROOT / package).rglob("*.py"))
-ALLOWED = "common/batchmill/stages.py"
+ALLOWED = "common/batchmill/jobs/stages.py"
 """The module that says which stage is the first."""
 
 LITERAL_STAGE = re.compile(
@@ -30,7 +30,7 @@ LITERAL_STAGE = re.compile(
       | \b(?:to_queue|settled|inline_results|open_results|settled_shards)\([^,()]+,\s*\d""",
     re.VERBOSE,
 )
-PROPERTIES = {"common/batchmill/job.py": 1, "common/batchmill/ledger/record.py": 1}
+PROPERTIES = {"common/batchmill/jobs/job.py": 1, "common/batchmill/ledger/formats/record.py": 1}
 """How often a module may name a place in `stages`: the properties `first`."""
 
 
@@ -96,5 +96,4 @@ def test_the_stages_of_a_job_are_walked_in_order() -> None:
     record = job_record()
     assert list(stages_of(record.spec)) == [0]
     assert last_stage(record.spec) == 0
-    assert list(stages_of_jobs([record])) == [JobStage(record, record.first)]
     assert JobStage(record, record.first).key == ("job-1", 0)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from batchmill.job import JOB_MOVES, JobState
+from batchmill.jobs.job import JOB_MOVES, JobState
 from batchmill_coordinator.roles.finisher import due_state, is_overdue
 from batchmill_coordinator.status.status import status_of
 from support.records import job_record, spec_of

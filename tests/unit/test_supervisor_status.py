@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from batchmill.errors import InvalidSettings
-from batchmill.job import WorkerInfo
+from batchmill.fleet import WorkerInfo
 from batchmill.ledger import Ledger
-from batchmill.ledger.connection import connect
+from batchmill.ledger.scripting.connection import connect
 from batchmill.processes.children import ChildEnd, ChildSpec, ProcessSupervisor
 from batchmill_worker.supervisor.health import STUCK_TIMEOUT_S, Health, HeartbeatRegistry
 from batchmill_worker.supervisor.status_server import Reply, StatusServer, parse_listen
@@ -31,6 +31,16 @@ if TYPE_CHECKING:
 ASKED = b"GET /here HTTP/1.0\r\n\r\n"
 ANSWERS_WITHIN_S = 1.0  # a hundred times what it takes
 ENDS, STAYS = [sys.executable, "-c", ""], [sys.executable, "-c", "import time; time.sleep(600)"]
+
+
+def noted(ends: list[ChildEnd]) -> Callable[[ChildEnd], bool]:
+    """Note each end; no work is to blame for it."""
+
+    def note(end: ChildEnd) -> bool:
+        ends.append(end)
+        return False
+
+    return note
 
 
 @pytest.fixture
@@ -243,7 +253,7 @@ def test_a_supervisor_whose_ledger_is_away_lives_but_is_not_ready(tmp_path: Path
 def test_a_supervisor_is_ill_when_a_slot_dies_again_and_again(ledger: Ledger) -> None:
     clock = HandClock()
     ends: list[ChildEnd] = []
-    keeper = ProcessSupervisor(clock, on_end=ends.append)
+    keeper = ProcessSupervisor(clock, on_end=noted(ends))
     health = Health(keeper, HeartbeatRegistry(ledger, []), clock)
     keeper.start(ChildSpec("loop", ENDS, {}))
     for count in (1, 2, 3):
@@ -267,7 +277,7 @@ def test_a_supervisor_is_ill_when_it_no_longer_looks_after_its_slots(ledger: Led
 
 def test_a_recycled_child_is_started_afresh_at_once_and_has_not_died() -> None:
     ends: list[ChildEnd] = []
-    keeper = ProcessSupervisor(HandClock(), on_end=ends.append)
+    keeper = ProcessSupervisor(HandClock(), on_end=noted(ends))
     first = keeper.start(ChildSpec("slot", STAYS, {}))
     keeper.recycle("slot", grace_s=60)
     first.wait()
@@ -284,7 +294,7 @@ def test_a_child_that_does_not_end_to_be_recycled_is_killed() -> None:
     clock = HandClock()
     deaf = "import signal; signal.signal(15, signal.SIG_IGN); print(flush=True); signal.pause()"
     ends: list[ChildEnd] = []
-    keeper = ProcessSupervisor(clock, on_end=ends.append)
+    keeper = ProcessSupervisor(clock, on_end=noted(ends))
     keeper.start(ChildSpec("deaf", [sys.executable, "-c", deaf], {}))
     keeper.recycle("deaf", grace_s=5)
     clock.now_s += 6

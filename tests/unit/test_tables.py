@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from batchmill.cli.tables import INDENT, Column, lay_out
+from batchmill.cli.terminal.tables import INDENT, Column, lay_out
 
 COLUMNS = (
     Column("JOB"),

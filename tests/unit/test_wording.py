@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from batchmill.job import JobState, JobStatus
+from batchmill.jobs.job import JobState
+from batchmill.jobs.status import JobStatus
 from batchmill.wording import eta_range, pace, progress, rows_per_second, shown
 
 

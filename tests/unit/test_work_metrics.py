@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from batchmill.ledger.overview import QueueHead
-from batchmill.ledger.work import Work
+from batchmill.ledger.formats.work import Work
+from batchmill.ledger.views.overview import QueueHead
 from batchmill.telemetry.metrics import OTHER
 from batchmill_coordinator.fleet.backlog import pool_loads
 from batchmill_coordinator.metering.work import WorkSums, is_at_risk, names_of, work_sums

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchmill.cli.options import json_option, service_options
+from batchmill.cli.arguments.options import json_option, service_options
 
 if TYPE_CHECKING:
     from batchmill.client import Client
@@ -21,7 +21,7 @@ def cache(client: Client, clear: bool, as_json: bool) -> None:
 
     Hits and misses count the rows that such jobs looked up since the cache was last cleared.
     """
-    from batchmill.cli.console import fields, print_json
+    from batchmill.cli.terminal.console import fields, print_json
 
     if clear:
         client.clear_cache()

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchmill.cli.options import json_option, service_options
-from batchmill.cli.selection import find_job
+from batchmill.cli.arguments.options import json_option, service_options
+from batchmill.cli.arguments.selection import find_job
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batchmill.client import Client
-    from batchmill.cost import CostTotals
-    from batchmill.job import Cost, JobCost
+    from batchmill.jobs.cost import CostTotals
+    from batchmill.jobs.status import Cost, JobCost
 
 PARTS = ("useful", "padding", "retried", "load", "idle")
 
@@ -37,7 +37,7 @@ def cost(client: Client, job_id: str | None, limit: int, as_json: bool) -> None:
     Of JOB, by what it was used for; without JOB, of all jobs: by tenant, by pool and operator, and by day. Time is
     the time of worker slots; cost is that time at the workers' prices (BATCHMILL_PRICE_PER_HOUR).
     """
-    from batchmill.cli.console import print_json
+    from batchmill.cli.terminal.console import print_json
 
     if job_id:
         of_job = find_job(client, job_id).cost()
@@ -48,7 +48,7 @@ def cost(client: Client, job_id: str | None, limit: int, as_json: bool) -> None:
 
 
 def _show_job(found: JobCost) -> None:
-    from batchmill.cli.console import print_table
+    from batchmill.cli.terminal.console import print_table
     from batchmill.wording import count
 
     def line(name: str, seconds: float, amount: float) -> Sequence[str]:
@@ -75,8 +75,8 @@ def _show_totals(found: CostTotals) -> None:
 
 
 def _show_sums(what: str, sums: Sequence[tuple[str, Cost]], currency: str) -> None:
-    from batchmill.cli.console import print_table
-    from batchmill.cli.tables import Column
+    from batchmill.cli.terminal.console import print_table
+    from batchmill.cli.terminal.tables import Column
 
     lines = [
         (

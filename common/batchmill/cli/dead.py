@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchmill.cli.options import json_option, service_options
-from batchmill.cli.selection import find_job, job_argument
+from batchmill.cli.arguments.options import json_option, service_options
+from batchmill.cli.arguments.selection import find_job, job_argument
 
 if TYPE_CHECKING:
     from batchmill.client import Client, Job
@@ -58,8 +58,8 @@ def dead(
 
 
 def _list(job: Job, rows: set[int], error_type: str | None, *, traceback: bool, as_json: bool) -> None:
-    from batchmill.cli.console import print_json, print_table
-    from batchmill.cli.tables import Column
+    from batchmill.cli.terminal.console import print_json, print_table
+    from batchmill.cli.terminal.tables import Column
     from batchmill.wording import printable
 
     letters = [
@@ -122,7 +122,7 @@ def replay(
     Their results are inserted into the job's results, in input order. The job must have ended. The replay is a
     separate job, whose id is printed; `batchmill watch` follows it.
     """
-    from batchmill.cli.console import print_json
+    from batchmill.cli.terminal.console import print_json
     from batchmill.wording import count
 
     job = find_job(client, job_id).replay(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from batchmill.client.pages import ResultPage
+    from batchmill.client.results.pages import ResultPage
 
 HELD_BYTES = 32 * 1024 * 1024
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchmill.cli.options import json_option, service_options
+from batchmill.cli.arguments.options import json_option, service_options
 from batchmill.wording import count
 
 if TYPE_CHECKING:
     from batchmill.client import Client
-    from batchmill.job import BatchChoice, WorkerInfo
+    from batchmill.fleet import BatchChoice, WorkerInfo
     from batchmill.operators.contract import OperatorInfo
 
 
@@ -26,8 +26,8 @@ def workers(client: Client, as_json: bool) -> None:
 
     With --json, print one JSON object per line.
     """
-    from batchmill.cli.console import ago, print_json, print_table
-    from batchmill.cli.tables import Column
+    from batchmill.cli.terminal.console import ago, print_json, print_table
+    from batchmill.cli.terminal.tables import Column
 
     found = client.workers()
     if as_json:
@@ -82,8 +82,8 @@ def operators(client: Client, name: str | None, as_json: bool) -> None:
     The list marks required parameters with *. NAME shows the type, default and description of each parameter. With
     --json, print one JSON object per line, with the parameters as JSON Schema.
     """
-    from batchmill.cli.console import print_json, print_table
-    from batchmill.cli.tables import Column
+    from batchmill.cli.terminal.console import print_json, print_table
+    from batchmill.cli.terminal.tables import Column
 
     found = client.operators()
     if name is not None:
@@ -109,8 +109,8 @@ def _named(found: list[OperatorInfo], name: str) -> OperatorInfo:
 
 
 def _describe(operator: OperatorInfo) -> None:
-    from batchmill.cli.console import fields, print_table
-    from batchmill.cli.tables import Column
+    from batchmill.cli.terminal.console import fields, print_table
+    from batchmill.cli.terminal.tables import Column
 
     fields(
         [

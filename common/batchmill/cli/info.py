@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchmill.cli.options import service_options
+from batchmill.cli.arguments.options import service_options
 
 if TYPE_CHECKING:
     from batchmill.client import Client
@@ -21,7 +21,7 @@ def info(client: Client, as_json: bool) -> None:
     """Show versions, the service, its workers and operators."""
     import json
 
-    from batchmill.cli.console import fields
+    from batchmill.cli.terminal.console import fields
 
     found = _found(client)
     if as_json:

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchmill.cli.options import json_option, service_options
-from batchmill.cli.selection import find_job, job_argument, jobs_argument
+from batchmill.cli.arguments.options import json_option, service_options
+from batchmill.cli.arguments.selection import find_job, job_argument, jobs_argument
 
 if TYPE_CHECKING:
     from batchmill.client import Client
-    from batchmill.job import JobStatus
+    from batchmill.jobs.status import JobStatus
 
 
 @click.command()
@@ -46,8 +46,8 @@ def jobs(
     A job that waits for something that you can change, such as workers of its pool, is shown as blocked, with the
     reason. With --json, print one JSON object per line.
     """
-    from batchmill.cli.console import ago, print_json, print_table
-    from batchmill.cli.tables import Column
+    from batchmill.cli.terminal.console import ago, print_json, print_table
+    from batchmill.cli.terminal.tables import Column
     from batchmill.wording import pace, progress, state
 
     matching = client.jobs(
@@ -111,7 +111,7 @@ def watch(client: Client, job_id: str, as_json: bool) -> None:
     seconds when piped; with --json, each status as one JSON object per line. Ctrl-C stops watching; the job
     continues.
     """
-    from batchmill.cli.progress import watch_to_the_end
+    from batchmill.cli.terminal.progress import watch_to_the_end
 
     watch_to_the_end(find_job(client, job_id), as_json=as_json, each_as_json=as_json)
 
@@ -153,7 +153,7 @@ def resume(client: Client, job_id: str, budget: float | None, any_version: bool,
 
 
 def _print_change(changed: JobStatus, what_next: str, as_json: bool) -> None:
-    from batchmill.cli.console import print_json
+    from batchmill.cli.terminal.console import print_json
     from batchmill.wording import progress
 
     if as_json:
@@ -171,7 +171,7 @@ def cancel(client: Client, job_ids: tuple[str, ...], as_json: bool) -> None:
 
     A job that has ended is not changed. With several jobs and --json, print one JSON object per line.
     """
-    from batchmill.cli.console import outcome, print_json
+    from batchmill.cli.terminal.console import outcome, print_json
 
     for job in [find_job(client, job_id) for job_id in job_ids]:
         now = job.cancel()
@@ -198,9 +198,9 @@ def delete(client: Client, job_ids: tuple[str, ...]) -> None:
 
 
 def _show(status: JobStatus, as_json: bool) -> None:
-    from batchmill.cli.console import ago, fields, moment, print_json
     from batchmill.cli.cost import in_short
-    from batchmill.job import DEFAULT_TENANT
+    from batchmill.cli.terminal.console import ago, fields, moment, print_json
+    from batchmill.jobs.job import DEFAULT_TENANT
     from batchmill.wording import dead, duration, pace, progress, requested, state
 
     if as_json:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchmill.cli.options import json_option, open_client, url_options
-from batchmill.cli.selection import find_job
+from batchmill.cli.arguments.options import json_option, open_client, url_options
+from batchmill.cli.arguments.selection import find_job
 from batchmill.wording import count, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from batchmill.job_log import LogEntry
+    from batchmill.jobs.job_log import LogEntry
 
 _COLOURS = {"warning": "yellow", "error": "red"}
 
@@ -89,7 +89,7 @@ def _show_service(lines: int) -> None:
 
 
 def _show(entries: Iterable[LogEntry], *, verbose: bool, as_json: bool) -> None:
-    from batchmill.cli.console import print_json
+    from batchmill.cli.terminal.console import print_json
 
     if as_json:
         for entry in entries:

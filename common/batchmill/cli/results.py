@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from batchmill.cli import FAILED, print_error
-from batchmill.cli.options import service_options
-from batchmill.cli.selection import find_job, job_argument
+from batchmill.cli.arguments.options import service_options
+from batchmill.cli.arguments.selection import find_job, job_argument
 
 if TYPE_CHECKING:
     from batchmill.client import Client, Job
-    from batchmill.job import JobStatus
+    from batchmill.jobs.status import JobStatus
 
 COPY_BYTES = 1024 * 1024
 
@@ -127,7 +127,7 @@ def _to_file(job: Job, path: Path, limit: int | None, kind: str | None) -> int:
 
 
 def _print_summary(status: JobStatus, rows: int, path: Path | None, *, is_cut: bool) -> None:
-    from batchmill.job import JobState
+    from batchmill.jobs.job import JobState
     from batchmill.wording import count
 
     notes = []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from batchmill.cli import FAILED
-from batchmill.cli.source_options import source_fields
+from batchmill.cli.arguments.source_options import source_fields
 from batchmill.cli.submit import submit, submit_job
 
 if TYPE_CHECKING:
@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
     from batchmill.cli.submit import SubmitFlags
     from batchmill.client import Client, Job
-    from batchmill.job import JobStatus
+    from batchmill.jobs.status import JobStatus
 
 WITHOUT_USE = frozenset(
     {
-        "operator", "sources", "output", "output_format", "pool", "priority", "budget", "cache", "idempotency_key",
+        "operator", "sources", "output", "output_format", "max_rows_per_file", "target_file_bytes",
+        "pool", "priority", "budget", "cache", "idempotency_key",
         "upload", "dry_run", "wait", "as_json", "url", "token",
     }
 )  # fmt: skip
@@ -97,6 +98,8 @@ def _unused() -> dict[str, Any]:
         "cache": False,
         "upload": False,
         "output_format": None,
+        "max_rows_per_file": None,
+        "target_file_bytes": None,
         "pool": None,
         "budget": None,
         "idempotency_key": None,
@@ -115,9 +118,9 @@ def _service(workers: int, devices: str, modules: Sequence[str]) -> Iterator[Cli
 
 def _run(job: Job, output: Path | None) -> JobStatus:
     """Follow the job on stderr, write its results, and print its outcome."""
-    from batchmill.cli.console import run_outcome
-    from batchmill.cli.progress import Interrupted, display, follow
     from batchmill.cli.results import write_results
+    from batchmill.cli.terminal.console import run_outcome
+    from batchmill.cli.terminal.progress import Interrupted, display, follow
     from batchmill.errors import JobFailed
 
     try:

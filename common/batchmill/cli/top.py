@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchmill.cli.options import json_option, service_options
+from batchmill.cli.arguments.options import json_option, service_options
 
 if TYPE_CHECKING:
     from types import FrameType
 
     from rich.console import RenderableType
 
-    from batchmill.cli.keyboard import Keyboard
-    from batchmill.cli.overview import Overview
+    from batchmill.cli.terminal.keyboard import Keyboard
+    from batchmill.cli.terminal.overview import Overview
     from batchmill.client import Client
 
 INTERVAL_S = 2.0
@@ -43,7 +43,7 @@ def top(client: Client, interval: float | None, limit: int, as_json: bool) -> No
     Ctrl-C. When piped, or with --json as one object per line, the snapshot is printed once, or repeatedly with
     --interval.
     """
-    from batchmill.cli.overview import snapshot
+    from batchmill.cli.terminal.overview import snapshot
 
     if sys.stdout.isatty() and not as_json:
         _watch(client, interval or INTERVAL_S, limit)
@@ -59,7 +59,7 @@ def top(client: Client, interval: float | None, limit: int, as_json: bool) -> No
 
 
 def _print(overview: Overview, *, as_json: bool) -> None:
-    from batchmill.cli.console import print_json, print_table
+    from batchmill.cli.terminal.console import print_json, print_table
 
     if as_json:
         print_json(overview)
@@ -81,7 +81,7 @@ def _watch(client: Client, interval_s: float, limit: int) -> None:
     from rich.console import Console
     from rich.live import Live
 
-    from batchmill.cli.keyboard import Keyboard
+    from batchmill.cli.terminal.keyboard import Keyboard
 
     signal.signal(signal.SIGTERM, _leave)
     console, asking = Console(), ThreadPoolExecutor(1)
@@ -109,7 +109,7 @@ def screen(client: Client, limit: int, width: int, height: int) -> RenderableTyp
     """Return the content for a terminal of `width` cells and `height` lines."""
     from rich.text import Text
 
-    from batchmill.cli.overview import snapshot
+    from batchmill.cli.terminal.overview import snapshot
     from batchmill.errors import ServiceUnavailable
 
     try:

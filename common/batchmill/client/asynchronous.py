@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from pydantic import BaseModel
 
+from batchmill.client.connection.service import find_service
+from batchmill.client.connection.transport import Transport
 from batchmill.client.job import AsyncJob
 from batchmill.client.job_filter import JobFilter
 from batchmill.client.options import check_names, with_job_options
-from batchmill.client.rows import check_rows, upload_parts
-from batchmill.client.service import find_service
-from batchmill.client.submission import JobSender, make_spec
-from batchmill.client.transport import Transport
-from batchmill.cost import CostTotals
+from batchmill.client.submitting.rows import check_rows, upload_parts
+from batchmill.client.submitting.submission import JobSender, make_spec
 from batchmill.errors import InvalidRequest
-from batchmill.job import CheckedJob, JobStatus, PoolStatus, WorkerInfo
+from batchmill.fleet import PoolStatus, WorkerInfo
+from batchmill.jobs.cost import CostTotals
+from batchmill.jobs.status import CheckedJob, JobStatus
 from batchmill.operators.contract import OperatorInfo
 from batchmill.row_cache import CacheStats
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
     from batchmill.client.options import JobOptions
-    from batchmill.client.rows import UploadPart
+    from batchmill.client.submitting.rows import UploadPart
 
 M = TypeVar("M", bound=BaseModel)
 MAX_JOBS_PAGE = 100

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
     from batchmill.client.job import AsyncJob
     from batchmill.client.options import JobOptions
-    from batchmill.client.rows import UploadPart
-    from batchmill.client.submission import JobSender
-    from batchmill.cost import CostTotals
-    from batchmill.job import CheckedJob, PoolStatus, WorkerInfo
+    from batchmill.client.submitting.rows import UploadPart
+    from batchmill.client.submitting.submission import JobSender
+    from batchmill.fleet import PoolStatus, WorkerInfo
+    from batchmill.jobs.cost import CostTotals
+    from batchmill.jobs.status import CheckedJob
     from batchmill.operators.contract import OperatorInfo
     from batchmill.row_cache import CacheStats
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from batchmill.client import frames
 from batchmill.client.display import as_html, describe, live_display, mimebundle
-from batchmill.client.pages import dicts
+from batchmill.client.results import frames
+from batchmill.client.results.pages import dicts
 from batchmill.client.waiting import wait_until_ended
 from batchmill.errors import BatchmillError
-from batchmill.job_log import LogLevel
+from batchmill.jobs.job_log import LogLevel
 
 if TYPE_CHECKING:
     import os
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from batchmill.client.blocking import Client
     from batchmill.client.job import AsyncJob
     from batchmill.client.loop import LoopThread
-    from batchmill.client.pages import ResultPage
-    from batchmill.dead_letters import DeadLetter
-    from batchmill.job import JobCost, JobStatus
-    from batchmill.job_log import LogEntry
+    from batchmill.client.results.pages import ResultPage
+    from batchmill.jobs.dead_letters import DeadLetter
+    from batchmill.jobs.job_log import LogEntry
+    from batchmill.jobs.status import JobCost, JobStatus
 
 
 class Job:

@@ -11,7 +11,7 @@ from batchmill.wording import dead, pace, progress
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from batchmill.job import JobStatus, StageStatus
+    from batchmill.jobs.status import JobStatus, StageStatus
 
 _COLOURS = {"completed": "#2e7d32", "failed": "#c62828", "cancelled": "#757575", "expired": "#ef6c00"}
 _RUNNING = "#1565c0"
@@ -86,7 +86,7 @@ def live_display(kind: str, job_id: str, status: JobStatus | None) -> Callable[[
         return _show_nothing
     from IPython.display import display
 
-    handle = display(mimebundle(kind, job_id, status), raw=True, display_id=True)  # type: ignore[no-untyped-call]
+    handle = display(mimebundle(kind, job_id, status), raw=True, display_id=True)
 
     def update(status: JobStatus) -> None:
         handle.update(mimebundle(kind, job_id, status), raw=True)

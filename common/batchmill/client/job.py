@@ -10,17 +10,24 @@ from urllib.parse import quote
 
 import aiohttp
 
-from batchmill.client import frames
-from batchmill.client import pages as paging
+from batchmill.client.connection.events import read_events
+from batchmill.client.connection.transport import Patience
 from batchmill.client.display import as_html, describe, live_display, mimebundle
-from batchmill.client.events import server_sent_events
-from batchmill.client.failed_rows import DeadLetterPage, Purged, index_groups, replay_request, write_dead_letters
 from batchmill.client.outcome import raise_unless_completed
-from batchmill.client.transport import Patience
+from batchmill.client.results import frames
+from batchmill.client.results import pages as paging
+from batchmill.client.results.failed_rows import (
+    DeadLetterPage,
+    dead_letter_pages,
+    purge,
+    replay_request,
+    write_dead_letters,
+)
 from batchmill.client.waiting import wait_until_ended
 from batchmill.errors import NotFound, ServiceUnavailable
-from batchmill.job import JobCost, JobState, JobStatus
-from batchmill.job_log import LogEntry, LogLevel, LogPage
+from batchmill.jobs.job import JobState
+from batchmill.jobs.job_log import LogEntry, LogLevel, LogPage
+from batchmill.jobs.status import JobCost, JobStatus
 
 if TYPE_CHECKING:
     import os
@@ -30,10 +37,9 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
-    from batchmill.client.transport import Transport
-    from batchmill.dead_letters import DeadLetter
+    from batchmill.client.connection.transport import Transport
+    from batchmill.jobs.dead_letters import DeadLetter
 
-EVENTS_TIMEOUT_S = 35.0  # the service sends a comment every 15 s, so silence means a dead connection
 LOG_INTERVAL_S = 1.0  # between two requests while a log is followed
 
 
@@ -376,27 +382,13 @@ class AsyncJob:
         Raises:
             Conflict: The job has not ended.
         """
-        kind = [("error_type", error_type)] if error_type is not None else []
-        if indices is None:
-            return await self._purge(kind)
-        return sum([await self._purge(kind + group) for group in index_groups(indices)])
+        return await purge(self._transport, f"{self._path}/dead-letters", indices, error_type)
 
-    async def _purge(self, query: list[tuple[str, str]]) -> int:
-        path = f"{self._path}/dead-letters"
-        return self._transport.parse(Purged, await self._transport.json("DELETE", path, query=query)).purged
-
-    async def _dead_letter_pages(self) -> AsyncGenerator[DeadLetterPage, None]:
-        cursor: str | None = ""
-        while cursor is not None:
-            answer = await self._transport.json("GET", f"{self._path}/dead-letters", query={"cursor": cursor})
-            page = self._transport.parse(DeadLetterPage, answer)
-            yield page
-            cursor = page.next
+    def _dead_letter_pages(self) -> AsyncGenerator[DeadLetterPage, None]:
+        return dead_letter_pages(self._transport, f"{self._path}/dead-letters")
 
     async def _stream(self) -> AsyncGenerator[JobStatus, None]:
-        path = f"{self._path}/events"
-        stream = self._transport.open("GET", path, accept="text/event-stream", read_timeout_s=EVENTS_TIMEOUT_S)
-        async with stream as response, aclosing(server_sent_events(response.content)) as events:
+        async with aclosing(read_events(self._transport, f"{self._path}/events")) as events:
             async for event in events:
                 if event.name == "status":
                     yield self._seen(self._transport.decode(event.data))

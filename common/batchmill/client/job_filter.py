@@ -7,12 +7,12 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from batchmill.errors import InvalidRequest, did_you_mean
-from batchmill.job import JobState
+from batchmill.jobs.job import JobState
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from batchmill.job import JobStatus
+    from batchmill.jobs.status import JobStatus
 
 
 @dataclass(frozen=True, slots=True)

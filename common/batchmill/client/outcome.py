@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchmill.errors import JobCancelled, JobExpired, JobFailed
-from batchmill.job import JobState
+from batchmill.jobs.job import JobState
 
 if TYPE_CHECKING:
-    from batchmill.job import JobStatus
+    from batchmill.jobs.status import JobStatus
 
 
 def raise_unless_completed(status: JobStatus) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from batchmill.client.job import AsyncJob
-    from batchmill.job import JobStatus
+    from batchmill.jobs.status import JobStatus
 
 
 async def wait_until_ended(job: AsyncJob, show: Callable[[JobStatus], None], timeout: float | None) -> None:  # noqa: ASYNC109

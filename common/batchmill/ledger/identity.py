@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from batchmill.ledger.connection import redis_errors
+from batchmill.ledger.scripting.connection import redis_errors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from batchmill.ledger.connection import Store
+    from batchmill.ledger.scripting.connection import Store
 
 EXISTS_CHUNK = 1000
 MARKING_MS = 10_000

@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from batchmill.errors import ServiceUnavailable
-from batchmill.job_log import LogCursor, LogEntry, LogEvent, LogLevel
-from batchmill.ledger import calls
-from batchmill.ledger.connection import redis_errors
+from batchmill.jobs.job_log import LogCursor, LogEntry, LogEvent, LogLevel
+from batchmill.jobs.shard import format_shard_id
+from batchmill.jobs.stages import FIRST_STAGE
+from batchmill.ledger.formats.unreadable import UnreadableJob
 from batchmill.ledger.jobs import no_such_job, queue_record, take_record
-from batchmill.ledger.unreadable import UnreadableJob
-from batchmill.shard import format_shard_id
-from batchmill.stages import FIRST_STAGE
+from batchmill.ledger.scripting import calls
+from batchmill.ledger.scripting.connection import redis_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from batchmill.ledger.connection import Store
-    from batchmill.ledger.record import JobRecord
-    from batchmill.shard import ShardRef
+    from batchmill.jobs.shard import ShardRef
+    from batchmill.ledger.formats.record import JobRecord
+    from batchmill.ledger.scripting.connection import Store
 
 log = logging.getLogger(__name__)
 

@@ -5,26 +5,27 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from batchmill.ledger import calls
-from batchmill.ledger.connection import Store, connect, redis_errors
-from batchmill.ledger.costs import CostLedger
-from batchmill.ledger.encodings import parse_event
-from batchmill.ledger.fleet import FleetLedger
+from batchmill.ledger.formats.encodings import parse_event
+from batchmill.ledger.formats.schema import SCHEMA, other_schema
 from batchmill.ledger.identity import IdentityLedger
-from batchmill.ledger.index import IndexLedger
 from batchmill.ledger.job_log import JobLogLedger
 from batchmill.ledger.jobs import JobLedger
-from batchmill.ledger.leases import LeaseLedger
-from batchmill.ledger.overview import OverviewLedger
-from batchmill.ledger.profiles import ProfileLedger
 from batchmill.ledger.results import ResultLedger
 from batchmill.ledger.retention import RetentionLedger
-from batchmill.ledger.row_cache import RowCacheLedger
-from batchmill.ledger.schema import SCHEMA, other_schema
+from batchmill.ledger.scripting import calls
+from batchmill.ledger.scripting.connection import Store, connect, redis_errors
 from batchmill.ledger.shards import ShardLedger
-from batchmill.ledger.survey import SurveyLedger
 from batchmill.ledger.tenants import TenantLedger
 from batchmill.ledger.unfinished import UnfinishedWorkLedger
+from batchmill.ledger.uploads import UploadLedger
+from batchmill.ledger.views.costs import CostLedger
+from batchmill.ledger.views.index import IndexLedger
+from batchmill.ledger.views.overview import OverviewLedger
+from batchmill.ledger.views.survey import SurveyLedger
+from batchmill.ledger.workers.fleet import FleetLedger
+from batchmill.ledger.workers.leases import LeaseLedger
+from batchmill.ledger.workers.profiles import ProfileLedger
+from batchmill.ledger.workers.row_cache import RowCacheLedger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -45,6 +46,7 @@ class Ledger:
     def __init__(self, client: redis.Redis, prefix: str, *, now_ms: int = 0) -> None:
         self._store = Store(client, prefix, now_ms=now_ms)
         self.jobs = JobLedger(self._store)
+        self.uploads = UploadLedger(self._store)
         self.shards = ShardLedger(self._store)
         self.leases = LeaseLedger(self._store)
         self.results = ResultLedger(self._store)

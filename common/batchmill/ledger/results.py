@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchmill.ledger import calls
-from batchmill.ledger.connection import redis_errors
-from batchmill.ledger.encodings import parse_settled, write_settled
-from batchmill.shard import ShardId, format_shard_id
+from batchmill.jobs.shard import ShardId, format_shard_id
+from batchmill.ledger.formats.encodings import parse_settled, write_settled
+from batchmill.ledger.scripting import calls
+from batchmill.ledger.scripting.connection import redis_errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from batchmill.ledger.connection import Store
-    from batchmill.ledger.settlement import Settled, SplitUp
+    from batchmill.ledger.formats.settlement import Settled, SplitUp
+    from batchmill.ledger.scripting.connection import Store
 
 
 class ResultLedger:

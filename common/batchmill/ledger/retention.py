@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, assert_never
 
 from batchmill.errors import Conflict
-from batchmill.job import MAX_STAGES
-from batchmill.ledger import calls
-from batchmill.ledger.connection import redis_errors
+from batchmill.jobs.job import MAX_STAGES
 from batchmill.ledger.jobs import no_such_job
+from batchmill.ledger.scripting import calls
+from batchmill.ledger.scripting.connection import redis_errors
 from batchmill.ledger.tenants import TenantLedger
 
 if TYPE_CHECKING:
-    from batchmill.ledger.connection import Store
+    from batchmill.ledger.scripting.connection import Store
 
 
 class RetentionLedger:

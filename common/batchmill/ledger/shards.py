@@ -10,23 +10,23 @@ from typing import TYPE_CHECKING, assert_never
 from redis.retry import Retry
 
 from batchmill.backoff import Backoff
-from batchmill.cost import Parts
 from batchmill.errors import ServiceUnavailable, StaleToken
-from batchmill.job import MAX_INLINE_BYTES, JobError, JobSpec
-from batchmill.ledger import calls
-from batchmill.ledger.connection import RedisBackoff, redis_errors
-from batchmill.ledger.documents import write_error
-from batchmill.ledger.encodings import parse_settled, worker_of
-from batchmill.ledger.settlement import Settled
-from batchmill.retry import LOSSES_BEFORE_SPLIT
-from batchmill.shard import Shard, ShardId, ShardRef, ShardState, format_shard_id, parse_shard_id
+from batchmill.jobs.cost import Parts
+from batchmill.jobs.job import MAX_INLINE_BYTES, JobError, JobSpec
+from batchmill.jobs.retry import LOSSES_BEFORE_SPLIT
+from batchmill.jobs.shard import Shard, ShardId, ShardRef, ShardState, format_shard_id, parse_shard_id
+from batchmill.ledger.formats.documents import write_error
+from batchmill.ledger.formats.encodings import parse_settled, worker_of
+from batchmill.ledger.formats.settlement import Settled
+from batchmill.ledger.scripting import calls
+from batchmill.ledger.scripting.connection import RedisBackoff, redis_errors
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from batchmill.completion import Completion, DeadLimit
-    from batchmill.ledger.connection import Store
-    from batchmill.ledger.record import JobStage, StageKey, StageRecord
+    from batchmill.jobs.completion import Completion, DeadLimit
+    from batchmill.ledger.formats.record import JobStage, StageKey, StageRecord
+    from batchmill.ledger.scripting.connection import Store
     from batchmill.sources.base import RowCount
 
 
@@ -178,7 +178,7 @@ class ShardLedger:
     ) -> Claim | None:
         """Take a queued attempt under a lease, as `holder` (a name of its own for each claim).
 
-        price_nano: of an hour of the process, see `batchmill.cost`. sharers: how many attempts share its time now.
+        price_nano: of an hour of the process, see `batchmill.jobs.cost`. sharers: how many attempts share its time now.
         version, revision: of the operator that would run it; "": not compared. The first claim binds the stage to them.
         None when its job takes no more work. Raises `StaleToken` when the attempt is not there to be taken.
         """

@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchmill.errors import NotFound, Overloaded
-from batchmill.ledger.connection import redis_errors
+from batchmill.ledger.scripting.connection import redis_errors
 
 if TYPE_CHECKING:
-    from batchmill.ledger.connection import Store
+    from batchmill.ledger.scripting.connection import Store
 
 EMPTY_UPLOAD_TTL_MS = 15 * 60 * 1000
 """An upload that has no part after this long makes room for another one of its tenant."""

@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from batchmill.ledger import calls
-from batchmill.ledger.connection import redis_errors
-from batchmill.ledger.encodings import parse_settled
-from batchmill.ledger.settlement import Settled
-from batchmill.shard import ShardId, format_shard_id, parse_shard_id, rows_of_plan
-from batchmill.unfinished import FORMAT, UnfinishedShard, UnfinishedWork
+from batchmill.jobs.shard import ShardId, format_shard_id, parse_shard_id, rows_of_plan
+from batchmill.jobs.unfinished import FORMAT, UnfinishedShard, UnfinishedWork
+from batchmill.ledger.formats.encodings import parse_settled
+from batchmill.ledger.formats.settlement import Settled
+from batchmill.ledger.scripting import calls
+from batchmill.ledger.scripting.connection import redis_errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from batchmill.ledger.connection import Store
-    from batchmill.ledger.record import JobRecord, StageRecord
+    from batchmill.ledger.formats.record import JobRecord, StageRecord
+    from batchmill.ledger.scripting.connection import Store
 
 
 class UnfinishedWorkLedger:

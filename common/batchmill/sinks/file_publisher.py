@@ -6,6 +6,8 @@
    removes the marker. So the file is absent or complete, and doing it again changes nothing. A job that has not
    completed leaves no file.
 4. `update_manifest`, after a replay, replaces the file in the same way.
+
+Parts that do not count stay in the service until the job is deleted: a ledger that is rolled back may name them again.
 """
 
 from __future__ import annotations
@@ -14,18 +16,19 @@ import json
 from typing import TYPE_CHECKING
 
 from batchmill.errors import InvalidOutput, NotFound, StorageError
-from batchmill.job import JobState
-from batchmill.shard import format_shard_id, parse_shard_id
+from batchmill.jobs.job import JobState
+from batchmill.jobs.shard import parse_shard_id
 from batchmill.sinks.manifest import Manifest, ManifestPart
 from batchmill.sinks.merged_file import write_merged
 from batchmill.storage.blobs import storage_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     import pyarrow as pa
 
-    from batchmill.shard import ShardId
+    from batchmill.jobs.shard import ShardId
+    from batchmill.sinks.manifest import Manifest, ManifestPart
     from batchmill.sinks.parts import FormatName
     from batchmill.sinks.result_store import PartFiles
     from batchmill.storage.blobs import BlobStore
@@ -34,16 +37,13 @@ if TYPE_CHECKING:
 class FilePublisher:
     """One file as a job's output; see `Publisher`.
 
-    folder: that of the file, as a blob store. name: the file's. store: the blob store that the parts are in.
+    folder: that of the file, as a blob store. name: the file's. parts: in the service.
     """
 
-    def __init__(
-        self, folder: BlobStore, name: str, form: FormatName, store: BlobStore, parts: PartFiles, job_id: str
-    ) -> None:
+    def __init__(self, folder: BlobStore, name: str, form: FormatName, parts: PartFiles, job_id: str) -> None:
         self._folder = folder
         self._name = name
         self._form = form
-        self._store = store
         self._parts = parts
         self._job_id = job_id
         self._marker = f"{name}.batchmill.json"
@@ -79,14 +79,20 @@ class FilePublisher:
         if self._is_own():
             self._folder.delete(self._marker)
 
+    def adopt(self, manifest: Manifest) -> None:
+        """See `Publisher`. There is nothing to resume."""
+
     def published(self) -> Manifest | None:
         """See `Publisher`. A file has no manifest."""
         return None
 
     def part(self, shard_id: ShardId, token: int, rows: int, nbytes: int) -> ManifestPart:
         """See `Publisher`."""
-        name = self._parts.name_of(shard_id, token)
-        return ManifestPart(name=name, rows=rows, bytes=nbytes, shard=format_shard_id(shard_id))
+        return self._parts.listed(shard_id, token, rows, nbytes)
+
+    def published_instead(self, parts: Iterable[ManifestPart]) -> Mapping[ShardId, ManifestPart]:  # noqa: ARG002
+        """See `Publisher`. No part is ever deleted."""
+        return {}
 
     def publish(self, manifest: Manifest) -> None:
         """See `Publisher`. Only a completed job gets its file."""
@@ -124,8 +130,6 @@ class FilePublisher:
             self._folder.put_file(
                 self._name, lambda path: write_merged(self._form, path, self._schema(manifest), self._tables(manifest))
             )
-        for name in found.extra:
-            self._store.delete(name)
 
     def _schema(self, manifest: Manifest) -> pa.Schema | None:
         """Return the schema of the parts, which have one; None without parts."""
@@ -133,8 +137,7 @@ class FilePublisher:
 
     def _tables(self, manifest: Manifest) -> Iterator[pa.Table]:
         for part in manifest.parts:
-            token = int(part.name.rpartition("-a")[2].partition(".")[0])
-            yield self._parts.read(parse_shard_id(part.shard), token)
+            yield self._parts.read(parse_shard_id(part.shard or ""), part.token)
 
     def _is_own(self) -> bool:
         try:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Self, assert_never
 
 import pyarrow as pa
 
-from batchmill.dead_letters import BAD_LINE
+from batchmill.jobs.dead_letters import BAD_LINE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import TracebackType
 
-    from batchmill.shard import Slice
+    from batchmill.jobs.shard import Slice
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +142,23 @@ class Source(ABC):
         Raises as `read` does for everything else.
         """
         return RowsRead(self.read(slices))
+
+    def origins(self, slices: Sequence[Slice], places: Sequence[int]) -> list[str]:  # noqa: ARG002  # of files only
+        """Return in which file and line rows of these slices are; empty texts for rows that are in no file of a user.
+
+        places: of the rows among those of the slices, ascending. Raises as `read` does.
+        """
+        return [""] * len(places)
+
+
+def by_slice(counts: Sequence[int], places: Sequence[int]) -> list[list[int]]:
+    """Cut places among the rows of several slices into those in each. counts: the rows of each slice."""
+    found: list[list[int]] = []
+    first = 0
+    for count in counts:
+        found.append([place - first for place in places if first <= place < first + count])
+        first += count
+    return found
 
 
 def join_rows(parts: Sequence[RowsRead], schema: pa.Schema) -> RowsRead:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from batchmill.dead_letters import TOO_LARGE
-from batchmill.shard import Slice
+from batchmill.jobs.dead_letters import TOO_LARGE
+from batchmill.jobs.shard import Slice
 from batchmill.sources.base import BadRow, End, InputSplit, NextSplit, RowCount, RowsRead, Source, Splitter
 from batchmill.sources.cursor import SourceCursor
 from batchmill.sources.opening import changed, open_file, reading

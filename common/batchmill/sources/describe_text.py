@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from batchmill.errors import InvalidSource, did_you_mean
-from batchmill.job import CsvDialect
+from batchmill.jobs.job import CsvDialect
 from batchmill.sources.describe_files import disagreement, each_of, nothing_readable
 from batchmill.sources.description import SourceDescription, SourceFile, encode_schema, total_size
 from batchmill.sources.file_columns import with_file_columns
@@ -19,7 +19,7 @@ from batchmill.sources.schemas import SchemaConflictError, refuse_doubles, selec
 from batchmill.sources.type_names import types_of
 
 if TYPE_CHECKING:
-    from batchmill.job import FileSource
+    from batchmill.jobs.job import FileSource
     from batchmill.sources.listing import Listing
     from batchmill.storage.locations import Location
 

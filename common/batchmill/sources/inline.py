@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from batchmill.shard import Slice
+from batchmill.jobs.shard import Slice
 from batchmill.sources.base import End, InputSplit, NextSplit, RowCount, Source, Splitter
 from batchmill.sources.cursor import SourceCursor
 from batchmill.sources.schemas import plain

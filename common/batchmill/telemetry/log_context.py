@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
-from batchmill.shard import format_shard_id
+from batchmill.jobs.shard import format_shard_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from batchmill.shard import ShardRef
+    from batchmill.jobs.shard import ShardRef
 
 _about: ContextVar[Mapping[str, str | int]] = ContextVar("log_context", default={})  # noqa: B039  # never changed
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchmill.errors import Conflict, InvalidOutput, InvalidRequest, UnknownOperator, did_you_mean
-from batchmill.job import MAX_INLINE_BYTES, CheckedJob, FileSource, JobRequest, JobSpec, UploadSource, new_id
-from batchmill.ledger.jobs import OneShardPlan, Submission
-from batchmill.shard import FIRST_ROWS, Shard, ShardId
+from batchmill.jobs.job import MAX_INLINE_BYTES, FileSource, JobRequest, JobSpec, UploadSource, new_id
+from batchmill.jobs.shard import FIRST_ROWS, Shard, ShardId
+from batchmill.jobs.stages import FIRST_STAGE
+from batchmill.jobs.status import CheckedJob
+from batchmill.ledger.submission import OneShardPlan, Submission
 from batchmill.sources import InlineSource, SourceDescription
 from batchmill.sources.base import InputSplit
-from batchmill.stages import FIRST_STAGE
 from batchmill.workspace import stream_from_table, table_from_stream
 from batchmill_coordinator.admission.acceptance import accept, tenant_key
 from batchmill_coordinator.admission.column_checks import check_columns, check_output_types

@@ -8,11 +8,11 @@ import pyarrow as pa
 
 from batchmill.columns import RESERVED_PREFIX, reserved_column
 from batchmill.errors import InvalidRequest, InvalidRows, closest, did_you_mean
+from batchmill.jobs.stages import carried_through
 from batchmill.sinks import part_format
-from batchmill.stages import carried_through
 
 if TYPE_CHECKING:
-    from batchmill.job import JobSpec, StageSpec
+    from batchmill.jobs.job import JobSpec, StageSpec
     from batchmill.operators.contract import OperatorInfo
 
 

@@ -14,8 +14,8 @@ from batchmill.errors import InvalidRows, did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from batchmill.dead_letters import DeadLetter, DeadRows
-    from batchmill.replay import RowEdit
+    from batchmill.jobs.dead_letters import DeadLetter, DeadRows
+    from batchmill.jobs.replay import RowEdit
 
 _UNFIT = (pa.ArrowException, TypeError, ValueError, OverflowError)
 

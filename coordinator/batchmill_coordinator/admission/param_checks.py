@@ -10,7 +10,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
 from batchmill.errors import InvalidParams, did_you_mean
-from batchmill.job import MAX_PARAMS_BYTES
+from batchmill.jobs.job import MAX_PARAMS_BYTES
 from batchmill.json_values import find_fault
 
 if TYPE_CHECKING:

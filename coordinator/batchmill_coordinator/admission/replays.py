@@ -10,11 +10,11 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from batchmill.dead_letters import BAD_LINE, TOO_LARGE
 from batchmill.errors import Conflict, InvalidRequest
-from batchmill.job import UploadSource, new_id
-from batchmill.ledger.jobs import Submission
-from batchmill.stages import last_stage
+from batchmill.jobs.dead_letters import BAD_LINE, TOO_LARGE
+from batchmill.jobs.job import UploadSource, new_id
+from batchmill.jobs.stages import last_stage
+from batchmill.ledger.submission import Submission
 from batchmill_coordinator.admission.acceptance import accept, tenant_key
 from batchmill_coordinator.admission.edits import edited
 from batchmill_coordinator.admission.upload_parts import part_name
@@ -25,10 +25,10 @@ from batchmill_coordinator.results.replay_rows import write_replay_rows
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from batchmill.dead_letters import DeadRows
-    from batchmill.job import JobSpec
+    from batchmill.jobs.dead_letters import DeadRows
+    from batchmill.jobs.job import JobSpec
+    from batchmill.jobs.replay import ReplayRequest, RowEdit
     from batchmill.ledger import JobRecord, Ledger
-    from batchmill.replay import ReplayRequest, RowEdit
     from batchmill.settings import CoordinatorSettings
     from batchmill.workspace import Workspace
     from batchmill_coordinator.inspection.inspector import Inspector

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from batchmill.job import JobStatus
+    from batchmill.jobs.status import JobStatus
     from batchmill_coordinator.service import Service
 
 log = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from contextlib import AbstractContextManager
 
-    from batchmill.job import JobStatus
+    from batchmill.jobs.status import JobStatus
 
 READ_AGAIN_S = 10.0  # an event may be missed
 MIN_INTERVAL_S = 0.1

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from batchmill.errors import Forbidden, InvalidSettings
-from batchmill.job import DEFAULT_TENANT
+from batchmill.jobs.job import DEFAULT_TENANT
 from batchmill.tokens import ROLES, split_entry
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchmill.caches import Fresh
-from batchmill.job import JobState, PoolStatus
-from batchmill.ledger.work import PoolWork
+from batchmill.fleet import PoolStatus
+from batchmill.jobs.job import JobState
+from batchmill.ledger.formats.work import PoolWork
 from batchmill_coordinator.fleet.pools import EMPTY, PoolView
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
     from batchmill.clock import Clock
     from batchmill.ledger import Ledger
-    from batchmill.ledger.overview import QueueHead
-    from batchmill.ledger.work import Work
+    from batchmill.ledger.formats.work import Work
+    from batchmill.ledger.views.overview import QueueHead
     from batchmill_coordinator.fleet.fleet_view import FleetView
 
 BACKLOG_TTL_S = 0.5

@@ -11,8 +11,8 @@ from batchmill_coordinator.fleet.worker_capacity import WorkerCapacity
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from batchmill.job import WorkerInfo
-    from batchmill.ledger.record import StageRecord
+    from batchmill.fleet import WorkerInfo
+    from batchmill.ledger.formats.record import StageRecord
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import astuple
 from typing import TYPE_CHECKING, TypeVar
 
-from batchmill.cost import NANO, PARTS, Spent
+from batchmill.jobs.cost import NANO, PARTS, Spent
 from batchmill_coordinator.metering import catalogue
 
 if TYPE_CHECKING:
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
-    from batchmill.cost import Parts, Totals
-    from batchmill.ledger.work import Work
+    from batchmill.jobs.cost import Parts, Totals
+    from batchmill.ledger.formats.work import Work
     from batchmill.telemetry.metrics import Metric as Declared
     from batchmill.telemetry.metrics import Sample
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchmill.dead_letters import WORKER_LOST
-from batchmill.job import JobState
-from batchmill.retry import DeadLetter, Requeue, Split
+from batchmill.jobs.dead_letters import WORKER_LOST
+from batchmill.jobs.job import JobState
+from batchmill.jobs.retry import DeadLetter, Requeue, Split
 from batchmill.telemetry.metrics import DEAD_LETTERS, RETRIES, ROWS_SETTLED, BoundedNames
 from batchmill_coordinator.metering import catalogue
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-    from batchmill.job import StageSpec
+    from batchmill.jobs.job import StageSpec
 
 MAX_POOLS = 100
 """Up to this many pools have labels of their own: a job may name any."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
     from batchmill.ledger import JobRecord
-    from batchmill.ledger.work import Work
+    from batchmill.ledger.formats.work import Work
     from batchmill_coordinator.fleet.backlog import PoolLoad
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchmill.job import JobState
-from batchmill.shard import checkpoint_folder
-from batchmill.stages import last_stage
+from batchmill.jobs.job import JobState
+from batchmill.jobs.shard import checkpoint_folder
+from batchmill.jobs.stages import last_stage
 from batchmill_coordinator.results.outputs import manifest_of
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from batchmill_coordinator.results.merger import Merger
     from batchmill_coordinator.results.one_schema import OneSchema
     from batchmill_coordinator.results.resumption import Resumption
+    from batchmill_coordinator.results.roll_forward import RollForward
 
 
 class OutputCloser:
@@ -28,6 +29,7 @@ class OutputCloser:
         merger: Merger,
         resumption: Resumption,
         one_schema: OneSchema,
+        roll_forward: RollForward,
         clock: Clock,
     ) -> None:
         self._ledger = ledger
@@ -35,6 +37,7 @@ class OutputCloser:
         self._merger = merger
         self._resumption = resumption
         self._one_schema = one_schema
+        self._roll_forward = roll_forward
         self._clock = clock
 
     def close(self, record: JobRecord, state: JobState, epoch: int) -> None:
@@ -51,6 +54,8 @@ class OutputCloser:
             return
         stage = last_stage(record.spec)
         results = self._workspace.open_results(record.id, record.spec, stage)
+        if self._roll_forward.apply(record, stage, publisher, epoch):
+            record = self._ledger.jobs.read(record.id)
         self._one_schema.unite(record, stage, results, publisher.replace_part, epoch)
         without_rows = () if record.last.rows_done else self._one_schema.empty_part(record, publisher)
         unfinished = None if state is JobState.COMPLETED else self._resumption.left_by(record)

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from batchmill.dead_letters import DeadRows, dead_letters_name
-from batchmill.shard import ShardId
-from batchmill.stages import stages_of
+from batchmill.jobs.dead_letters import DeadRows, dead_letters_name
+from batchmill.jobs.shard import ShardId
+from batchmill.jobs.stages import stages_of
 from batchmill_coordinator.results.outputs import settled_shards
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from batchmill.dead_letters import DeadLetter
+    from batchmill.jobs.dead_letters import DeadLetter
     from batchmill.ledger import JobRecord, Ledger
-    from batchmill.ledger.settlement import Settled
+    from batchmill.ledger.formats.settlement import Settled
     from batchmill.storage.blobs import BlobStore
 
 FIRST = ShardId((0,))

@@ -21,9 +21,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchmill.dead_letters import DeadRows
+from batchmill.jobs.dead_letters import DeadRows
+from batchmill.jobs.stages import last_stage
 from batchmill.operators.contract import SOURCE_ROW
-from batchmill.stages import last_stage
 from batchmill.storage.indexed import INDEX, in_order
 from batchmill_coordinator.results.outputs import manifest_of, results_of, settled_shards
 from batchmill_coordinator.results.replay_rows import read_replay_rows
@@ -31,14 +31,15 @@ from batchmill_coordinator.results.replay_rows import read_replay_rows
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
-    from batchmill.dead_letters import DeadLetter
+    from batchmill.jobs.dead_letters import DeadLetter
+    from batchmill.jobs.shard import ShardId
     from batchmill.ledger import JobRecord, Ledger
-    from batchmill.ledger.settlement import Settled
-    from batchmill.shard import ShardId
+    from batchmill.ledger.formats.settlement import Settled
     from batchmill.sinks import Publisher, ResultStore
     from batchmill.workspace import Workspace
     from batchmill_coordinator.results.dead_rows import DeadRowStore
     from batchmill_coordinator.results.one_schema import OneSchema
+    from batchmill_coordinator.results.roll_forward import RollForward
 
 Rows = npt.NDArray[np.int64]
 
@@ -69,11 +70,19 @@ _NO_RESULTS = pa.table({INDEX: pa.array([], pa.int64())})
 class Merger:
     """Merges replays, as the leader."""
 
-    def __init__(self, ledger: Ledger, workspace: Workspace, dead_rows: DeadRowStore, one_schema: OneSchema) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        workspace: Workspace,
+        dead_rows: DeadRowStore,
+        one_schema: OneSchema,
+        roll_forward: RollForward,
+    ) -> None:
         self._ledger = ledger
         self._workspace = workspace
         self._dead_rows = dead_rows
         self._one_schema = one_schema
+        self._roll_forward = roll_forward
 
     def merge(self, replay: JobRecord, epoch: int) -> None:
         """Merge everything that a replay has settled. Merging again is fine.
@@ -83,6 +92,8 @@ class Merger:
         if replay.replay_of is None:
             return
         job = self._open(self._ledger.jobs.read(replay.replay_of))
+        if job.publisher is not None and self._roll_forward.apply(job.record, job.stage, job.publisher, epoch):
+            job = self._open(self._ledger.jobs.read(replay.replay_of))
         replayed = _ReplayReader(self._replayed_shards(self._open(replay)))
         for shard in self._dead_rows.shards(job.record, job.stage):
             dead = self._dead_rows.read(job.record.id, shard)
@@ -141,7 +152,7 @@ class Merger:
             # What was replaced stays until it is replaced again: a ledger that is rolled back names it once more.
             older = replace(shard, token=shard.token - 1)
             self._dead_rows.delete(job_id, older)
-            if job.publisher is None:
+            if not job.is_folder:
                 job.results.delete(older.shard_id, older.token)
 
     def _update_manifest(self, job: _JobResults, publisher: Publisher, epoch: int) -> None:
@@ -160,6 +171,12 @@ class _JobResults:
     stage: int  # whose results they are
     results: ResultStore
     publisher: Publisher | None
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether its parts are in the folder of its user, where only those of the manifest may be."""
+        output = self.record.spec.output
+        return output is not None and not output.is_file
 
     def write(self, shard_id: ShardId, token: int, table: pa.Table) -> int:
         """Write results that are to replace a shard's; returns their stored size in bytes."""

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from batchmill.jobs.shard import ShardId
+from batchmill.jobs.stages import carried_through
 from batchmill.operators.contract import SOURCE_ROW
-from batchmill.shard import ShardId
-from batchmill.stages import carried_through
 from batchmill_coordinator.results.outputs import settled_shards
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from batchmill.ledger import JobRecord, Ledger
-    from batchmill.ledger.settlement import Settled
+    from batchmill.ledger.formats.settlement import Settled
     from batchmill.sinks import ManifestPart, Publisher, ResultStore, SchemaLog
     from batchmill.workspace import Workspace
     from batchmill_coordinator.results.dead_rows import DeadRowStore

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchmill.job import UploadSource
-from batchmill.ledger.unreadable import UnreadableJob
+from batchmill.jobs.job import UploadSource
+from batchmill.ledger.formats.unreadable import UnreadableJob
 
 if TYPE_CHECKING:
     from batchmill.ledger import JobRecord, Ledger

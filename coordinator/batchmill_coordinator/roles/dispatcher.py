@@ -19,8 +19,8 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from batchmill.caches import Lru
-from batchmill.job import JobState
-from batchmill.ledger.index import Window
+from batchmill.jobs.job import JobState
+from batchmill.ledger.views.index import Window
 from batchmill_coordinator.roles.job_guard import JobGuard, apart
 from batchmill_coordinator.scheduling.fairness import IDLE, Candidate, TenantLoad, next_job
 from batchmill_coordinator.scheduling.model_demand import ModelNames, demands_of
@@ -30,10 +30,10 @@ from batchmill_coordinator.scheduling.placement import ShardPlacement, Target, q
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from batchmill.jobs.shard import ShardId
     from batchmill.ledger import Ledger
-    from batchmill.ledger.index import Due
-    from batchmill.ledger.record import JobStage, StageKey
-    from batchmill.shard import ShardId
+    from batchmill.ledger.formats.record import JobStage, StageKey
+    from batchmill.ledger.views.index import Due
     from batchmill_coordinator.fleet.fleet_view import FleetView
     from batchmill_coordinator.fleet.pools import PoolView
     from batchmill_coordinator.metering.counts import RoleMetrics

@@ -16,7 +16,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from batchmill.errors import ServiceUnavailable
-from batchmill.job import JobState
+from batchmill.jobs.job import JobState
 from batchmill_coordinator.roles.job_guard import JobGuard
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 from batchmill.backoff import Backoff
 from batchmill.clock import SystemClock
 from batchmill.errors import BatchmillError, NotFound, ServiceUnavailable, StorageError
-from batchmill.job import JobError, JobState
-from batchmill.job_log import LogEvent, LogLevel
+from batchmill.jobs.job import JobError, JobState
+from batchmill.jobs.job_log import LogEvent, LogLevel
 from batchmill.json_values import printable
 from batchmill.telemetry.log_context import about
 

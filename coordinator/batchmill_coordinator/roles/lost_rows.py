@@ -13,17 +13,17 @@ import secrets
 from typing import TYPE_CHECKING
 
 from batchmill.columns import rows_of
-from batchmill.completion import Completion, DeadLimit
-from batchmill.dead_letters import WORKER_LOST, DeadLetter, DeadRows, count_by_type, dead_letters_name, json_value
-from batchmill.ledger.calls import ExpireAttemptAnswer
-from batchmill.ledger.encodings import write_holder
+from batchmill.jobs.completion import Completion, DeadLimit
+from batchmill.jobs.dead_letters import WORKER_LOST, DeadLetter, DeadRows, count_by_type, dead_letters_name, json_value
+from batchmill.ledger.formats.encodings import write_holder
+from batchmill.ledger.scripting.calls import ExpireAttemptAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from batchmill.clock import Clock
+    from batchmill.jobs.shard import Shard
     from batchmill.ledger import JobRecord, Ledger
-    from batchmill.shard import Shard
     from batchmill.sources.base import Source
     from batchmill.storage.blobs import BlobStore
 

@@ -19,20 +19,20 @@ from itertools import chain
 from typing import TYPE_CHECKING, assert_never
 
 from batchmill.broker import attempt_of, model_queue_of, queue_of, spare_queue_of
-from batchmill.job_log import LogEvent, LogLevel
-from batchmill.ledger.calls import ExpireAttemptAnswer, SplitAnswer
-from batchmill.ledger.unreadable import UnreadableJob
-from batchmill.retry import DeadLetter, GiveUp, Lost, Requeue, Settle, Split, decide
-from batchmill.shard import ShardState
+from batchmill.jobs.job_log import LogEvent, LogLevel
+from batchmill.jobs.retry import DeadLetter, GiveUp, Lost, Requeue, Settle, Split, decide
+from batchmill.jobs.shard import ShardState
+from batchmill.ledger.formats.unreadable import UnreadableJob
+from batchmill.ledger.scripting.calls import ExpireAttemptAnswer, SplitAnswer
 from batchmill.telemetry.log_context import about_attempt
 from batchmill_coordinator.fleet.pools import EMPTY, PoolView
 from batchmill_coordinator.roles.job_guard import JobGuard, apart
 from batchmill_coordinator.scheduling.model_demand import ModelNames
 
 if TYPE_CHECKING:
+    from batchmill.jobs.shard import Shard, ShardRef
     from batchmill.ledger import Ledger
-    from batchmill.ledger.record import JobStage
-    from batchmill.shard import Shard, ShardRef
+    from batchmill.ledger.formats.record import JobStage
     from batchmill_coordinator.fleet.fleet_view import FleetView
     from batchmill_coordinator.metering.counts import RoleMetrics
     from batchmill_coordinator.roles.lost_rows import LostRowSettler

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchmill.job import JobState
-from batchmill.job_log import LogEvent, LogLevel
+from batchmill.jobs.job import JobState
+from batchmill.jobs.job_log import LogEvent, LogLevel
 from batchmill_coordinator.fleet.pools import why_no_worker
 from batchmill_coordinator.roles.job_guard import JobGuard
 from batchmill_coordinator.status.status import why_paused

@@ -27,8 +27,8 @@ from batchmill.errors import ServiceUnavailable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from batchmill.jobs.shard import ShardRef
     from batchmill.settings import ServiceSettings
-    from batchmill.shard import ShardRef
 
 log = logging.getLogger(__name__)
 

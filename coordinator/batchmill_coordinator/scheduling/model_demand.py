@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from batchmill.job import JobState
+from batchmill.jobs.job import JobState
 from batchmill.operators.model_key import model_key
 from batchmill_coordinator.scheduling.placement import Demand
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from batchmill.ledger.record import JobStage, StageKey, StageRecord
+    from batchmill.ledger.formats.record import JobStage, StageKey, StageRecord
     from batchmill_coordinator.fleet.fleet_view import FleetView
     from batchmill_coordinator.scheduling.pace import ModelPaces
 

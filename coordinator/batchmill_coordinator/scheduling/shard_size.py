@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from batchmill.shard import FIRST_ROWS
+from batchmill.jobs.shard import FIRST_ROWS
 
 MAX_GROWTH = 8  # times the rows of the shards before it
 TAIL_SHARDS = 2  # that every worker process still gets, about, near the end of a source

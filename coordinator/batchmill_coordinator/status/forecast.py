@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from batchmill.ledger.encodings import CommitInterval
+    from batchmill.ledger.formats.encodings import CommitInterval
 
 MIN_INTERVALS = 2  # for a range
 DRIFT_RATIOS = (0.002, 0.02, 0.2, 2.0)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchmill.job import JobState
-from batchmill.job_log import LogCursor, LogEntry, LogEvent, LogLevel, LogPage
+from batchmill.jobs.job import JobState
+from batchmill.jobs.job_log import LogCursor, LogEntry, LogEvent, LogLevel, LogPage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from batchmill.job import JobForm
+from batchmill.jobs.job import JobForm
 
 if TYPE_CHECKING:
-    from batchmill.job import JobSpec
+    from batchmill.jobs.job import JobSpec
 
 HIDDEN = "***"
 _SECRET_NAME = re.compile(r"(?i)(^|[_-])(passwords?|passwd|secrets?|token|api_?keys?|credentials?|private_?key)$")

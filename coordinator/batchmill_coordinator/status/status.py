@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchmill.cost import NANO, job_cost
-from batchmill.job import JobState, JobStatus, StageStatus
+from batchmill.jobs.cost import NANO, job_cost
+from batchmill.jobs.job import JobState
+from batchmill.jobs.status import JobStatus, StageStatus
 from batchmill_coordinator.status.forecast import (
     Forecast,
     Interval,
@@ -18,9 +19,9 @@ from batchmill_coordinator.status.forecast import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from batchmill.job import JobCost
+    from batchmill.jobs.status import JobCost
     from batchmill.ledger import JobRecord
-    from batchmill.ledger.record import StageRecord
+    from batchmill.ledger.formats.record import StageRecord
 
 MAX_ERROR_TYPES = 10
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from batchmill.errors import DamagedData, InvalidSource, StorageError
-from batchmill.shard import ShardId
+from batchmill.jobs.shard import ShardId
 from batchmill.sinks.opening import kept_results
 from batchmill.sources.describe import describe_upload
 from batchmill.sources.opening import SourceFiles

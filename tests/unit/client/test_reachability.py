@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from batchmill import Client
-from batchmill.client.reachability import why_unreachable
+from batchmill.client.connection.reachability import why_unreachable
 from batchmill.errors import ServiceUnavailable
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from batchmill_worker.batching.profile import Profile
 if TYPE_CHECKING:
     from random import Random
 
-    from batchmill.job import BatchPolicy
+    from batchmill.jobs.job import BatchPolicy
 
 MIN_UNITS = 1.0
 GROWTH = 2.0

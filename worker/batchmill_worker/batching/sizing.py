@@ -6,7 +6,7 @@ import math
 from random import Random
 from typing import TYPE_CHECKING
 
-from batchmill.job import BatchPolicy
+from batchmill.jobs.job import BatchPolicy
 from batchmill_worker.batching.controller import Controller, Targets
 
 if TYPE_CHECKING:

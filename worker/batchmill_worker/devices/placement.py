@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchmill.job import Frozen
+from batchmill.jobs.job import Frozen
 from batchmill_worker.devices.base import DeviceKind
 from batchmill_worker.devices.cores import Cores, CoreShare, divide
 
@@ -26,7 +26,7 @@ THREAD_VARIABLES = (
 
 
 class SlotIdentity(Frozen):
-    """What a slot process knows about itself. The fields are those of `batchmill.job.WorkerInfo`."""
+    """What a slot process knows about itself. The fields are those of `batchmill.fleet.WorkerInfo`."""
 
     name: str
     slot: int

@@ -29,8 +29,8 @@ import numpy as np
 
 from batchmill.clock import Clock, SystemClock
 from batchmill.columns import rows_of
-from batchmill.dead_letters import json_value
 from batchmill.errors import BatchmillError, InvalidRows, did_you_mean
+from batchmill.jobs.dead_letters import json_value
 from batchmill.operators.contract import RowError
 from batchmill_worker.batching.packing import Packed, Window
 from batchmill_worker.batching.sizing import Batching
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
     from batchmill_worker.batching.packing import Rows
     from batchmill_worker.engine.executor import ShardTask
-    from batchmill_worker.models.operator_cache import ReadyOperator
+    from batchmill_worker.models.ready_operator import ReadyOperator
     from batchmill_worker.runtime.side_executor import FutureLike, SideExecutor
 
 MAX_TURN_S = 10.0

@@ -15,13 +15,13 @@ from pydantic import ValidationError
 from batchmill.caches import Lru
 from batchmill.clock import Clock, SystemClock
 from batchmill.errors import ServiceUnavailable
-from batchmill.job import BatchChoice
+from batchmill.fleet import BatchChoice
 from batchmill_worker.batching.controller import Controller
 from batchmill_worker.batching.profile import Profile
 from batchmill_worker.batching.sizing import Batching
 
 if TYPE_CHECKING:
-    from batchmill.job import StageSpec
+    from batchmill.jobs.job import StageSpec
     from batchmill.operators.contract import OperatorDefinition
 
 log = logging.getLogger(__name__)

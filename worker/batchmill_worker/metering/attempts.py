@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, assert_never
 
 from batchmill.clock import Clock, SystemClock
-from batchmill.retry import Done, Failed, Lost, Partial, Revoked
+from batchmill.jobs.retry import Done, Failed, Lost, Partial, Revoked
 from batchmill.telemetry.metrics import DEAD_LETTERS, RETRIES, ROWS_SETTLED, BoundedNames
 from batchmill_worker.metering import catalogue
 from batchmill_worker.runtime.attempt_result import AttemptResult, AttemptStatus
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import CollectorRegistry
 
-    from batchmill.retry import Outcome
+    from batchmill.jobs.retry import Outcome
     from batchmill.telemetry.metrics import BulkHistogram
 
 WRITE_INTERVAL_S = 1.0

@@ -20,8 +20,8 @@ import numpy as np
 
 from batchmill.columns import rows_of
 from batchmill.errors import DamagedData, InvalidOperator, NotFound, OperatorFailed
-from batchmill.ledger.calls import KeepRowsAnswer
-from batchmill.ledger.encodings import SEGMENT_BYTES
+from batchmill.ledger.formats.encodings import SEGMENT_BYTES
+from batchmill.ledger.scripting.calls import KeepRowsAnswer
 from batchmill.row_cache import segment_blob
 from batchmill_worker.row_cache.digests import content_digests, key_digests
 from batchmill_worker.row_cache.plan import Distinct, Piece, Shared, computed
@@ -40,12 +40,12 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from batchmill.job import StageSpec
-    from batchmill.ledger.row_cache import Limits, Lookup, RowCacheLedger
+    from batchmill.jobs.job import StageSpec
+    from batchmill.ledger.workers.row_cache import Limits, Lookup, RowCacheLedger
     from batchmill.storage.blobs import BlobStore
     from batchmill_worker.batching.packing import Rows
     from batchmill_worker.engine.shard_result import ShardResult
-    from batchmill_worker.models.operator_cache import ReadyOperator
+    from batchmill_worker.models.ready_operator import ReadyOperator
 
 log = logging.getLogger(__name__)
 

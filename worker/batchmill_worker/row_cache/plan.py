@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from batchmill.columns import rows_of
-from batchmill.dead_letters import json_value
+from batchmill.jobs.dead_letters import json_value
 from batchmill_worker.engine.assembly import CompletedBatch, assemble
 from batchmill_worker.engine.batches import BatchResult
 from batchmill_worker.engine.shard_result import ShardResult

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from batchmill.ledger.encodings import split_place
+from batchmill.ledger.formats.encodings import split_place
 from batchmill_worker.row_cache.digests import DIGEST_BYTES
 from batchmill_worker.row_cache.plan import Piece, ranges
 

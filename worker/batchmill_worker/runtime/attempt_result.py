@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from batchmill.completion import Completion
+    from batchmill.jobs.completion import Completion
 
 
 class AttemptStatus(StrEnum):

@@ -20,7 +20,7 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from batchmill.clock import Clock, SystemClock
-from batchmill.cost import Parts
+from batchmill.jobs.cost import Parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

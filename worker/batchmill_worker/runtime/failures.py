@@ -56,7 +56,7 @@ class DeadRow:
 
     index: int  # 0-based, in the shard
     failure: Failure
-    row: dict[str, Any]  # the input row, as JSON values: see `batchmill.dead_letters.json_value`
+    row: dict[str, Any]  # the input row, as JSON values: see `batchmill.jobs.dead_letters.json_value`
     retryable: bool = False  # whether trying again could help: not after a RowError that does not say so
 
 

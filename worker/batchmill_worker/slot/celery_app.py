@@ -17,14 +17,15 @@ from celery.worker.consumer import Consumer
 from kombu.exceptions import OperationalError
 
 from batchmill.broker import RECONNECT, celery_settings, kombu_waits, queue_of, spare_queue_of, task_name
-from batchmill.shard import ShardRef, parse_shard_id
+from batchmill.jobs.shard import ShardRef, parse_shard_id
 from batchmill_worker.runtime.attempt_result import AttemptResult, AttemptStatus
 from batchmill_worker.slot.model_queues import ModelQueuesStep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from batchmill.operators.contract import OperatorDefinition, OperatorRegistry
+    from batchmill.operators.contract import OperatorDefinition
+    from batchmill.operators.registration import OperatorRegistry
     from batchmill.settings import WorkerSettings
     from batchmill_worker.slot.attempt.runner import AttemptRunner
     from batchmill_worker.slot.model_queues import ModelQueues

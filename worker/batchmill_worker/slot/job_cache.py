@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchmill.caches import Lru
-from batchmill.stages import last_stage
+from batchmill.jobs.stages import last_stage
 
 if TYPE_CHECKING:
-    from batchmill.job import JobSpec, StageSpec
+    from batchmill.jobs.job import JobSpec, StageSpec
     from batchmill.ledger import Claim
     from batchmill.ledger.jobs import JobLedger
     from batchmill.sinks import ResultStore

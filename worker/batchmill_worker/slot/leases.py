@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, assert_never
 
 from batchmill.errors import ServiceUnavailable
-from batchmill.ledger.calls import RenewAnswer
+from batchmill.ledger.scripting.calls import RenewAnswer
 from batchmill.processes.guarded_thread import GuardedThread
 from batchmill_worker.runtime.device_time import DeviceTimeMeter
 from batchmill_worker.runtime.slot_board import NEVER, Pulse, SlotBoard
@@ -21,10 +21,10 @@ from batchmill_worker.runtime.slot_board import NEVER, Pulse, SlotBoard
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from batchmill.job import BatchChoice, WorkerInfo
+    from batchmill.fleet import BatchChoice, WorkerInfo
+    from batchmill.jobs.shard import ShardRef
     from batchmill.ledger import Ledger
     from batchmill.operators.contract import OperatorInfo
-    from batchmill.shard import ShardRef
     from batchmill_worker.runtime.device_time import AttemptUsage
 
 log = logging.getLogger(__name__)

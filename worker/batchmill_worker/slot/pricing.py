@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from batchmill.cost import NANO
 from batchmill.errors import InvalidSettings
+from batchmill.jobs.cost import NANO
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchmill.clock import SystemClock
-from batchmill.job import WorkerInfo
+from batchmill.fleet import WorkerInfo
 from batchmill.ledger import Ledger
-from batchmill.ledger.row_cache import Limits
+from batchmill.ledger.workers.row_cache import Limits
 from batchmill.store_mark import StoreMark
 from batchmill.workspace import Workspace
 from batchmill_worker.engine.batch_executor import BatchExecutor
@@ -42,7 +42,7 @@ from batchmill_worker.slot.pricing import hourly_price_nano
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from batchmill.operators.contract import OperatorRegistry
+    from batchmill.operators.registration import OperatorRegistry
     from batchmill.settings import WorkerSettings
     from batchmill_worker.devices.placement import SlotIdentity
 

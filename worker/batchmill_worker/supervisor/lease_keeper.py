@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from batchmill.shard import ShardRef
+from batchmill.jobs.shard import ShardRef
 from batchmill_worker.runtime.slot_board import read_board
 
 if TYPE_CHECKING:

@@ -16,13 +16,13 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from batchmill.cost import Parts
 from batchmill.errors import NotFound, StaleToken
-from batchmill.job import JobError
-from batchmill.job_log import LogEvent, LogLevel
+from batchmill.jobs.cost import Parts
+from batchmill.jobs.job import JobError
+from batchmill.jobs.job_log import LogEvent, LogLevel
+from batchmill.jobs.retry import Failed, GiveUp, Requeue, decide
+from batchmill.jobs.shard import ShardRef
 from batchmill.processes.children import describe_exit
-from batchmill.retry import Failed, GiveUp, Requeue, decide
-from batchmill.shard import ShardRef
 from batchmill_worker.runtime.slot_board import Hook
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Request, Response
 
-from batchmill.job import JobState
+from batchmill.jobs.job import JobState
+from batchmill.jobs.shard import format_shard_id
+from batchmill.jobs.stages import last_stage
+from batchmill.ledger.formats.unreadable import UnreadableJob
 from batchmill.ledger.jobs import no_such_job
-from batchmill.ledger.unreadable import UnreadableJob
-from batchmill.shard import format_shard_id
-from batchmill.stages import last_stage
 from batchmill_coordinator.roles.cache_sweep import clear_row_cache
 from batchmill_coordinator.status.job_log_page import page_of
 
@@ -22,15 +22,17 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-    from batchmill.cost import CostTotals
-    from batchmill.dead_letters import DeadLetter
-    from batchmill.job import CheckedJob, JobCost, JobRequest, JobSpec, JobStatus, PoolStatus, WorkerInfo
-    from batchmill.job_log import LogCursor, LogLevel, LogPage
+    from batchmill.fleet import PoolStatus, WorkerInfo
+    from batchmill.jobs.cost import CostTotals
+    from batchmill.jobs.dead_letters import DeadLetter
+    from batchmill.jobs.job import JobRequest, JobSpec
+    from batchmill.jobs.job_log import LogCursor, LogLevel, LogPage
+    from batchmill.jobs.replay import ReplayRequest
+    from batchmill.jobs.shard import ShardId
+    from batchmill.jobs.status import CheckedJob, JobCost, JobStatus
     from batchmill.ledger import JobRecord
     from batchmill.operators.contract import OperatorInfo
-    from batchmill.replay import ReplayRequest
     from batchmill.row_cache import CacheStats
-    from batchmill.shard import ShardId
     from batchmill_coordinator.api.pool import RequestPool
     from batchmill_coordinator.api.tenants import Access
     from batchmill_coordinator.event_hub import EventHub

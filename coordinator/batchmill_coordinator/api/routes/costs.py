@@ -6,9 +6,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from batchmill.cost import CostTotals
 from batchmill.errors import NotFound
-from batchmill.job import JobCost
+from batchmill.jobs.cost import CostTotals
+from batchmill.jobs.status import JobCost
 from batchmill_coordinator.api.openapi import raises
 from batchmill_coordinator.api.routes.context import CurrentContext, json_response
 from batchmill_coordinator.api.routes.routing import ApiRoute

@@ -7,10 +7,10 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel
 
-from batchmill.dead_letters import DeadLetter
 from batchmill.errors import Conflict, NotFound
-from batchmill.job import JobStatus
-from batchmill.replay import MAX_PURGED, Index, ReplayRequest
+from batchmill.jobs.dead_letters import DeadLetter
+from batchmill.jobs.replay import MAX_PURGED, Index, ReplayRequest
+from batchmill.jobs.status import JobStatus
 from batchmill_coordinator.api.openapi import raises
 from batchmill_coordinator.api.routes.context import CurrentContext, json_response
 from batchmill_coordinator.api.routes.jobs import KNOWN

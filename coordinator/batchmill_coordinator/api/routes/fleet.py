@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
-from batchmill.job import PoolStatus, WorkerInfo
+from batchmill.fleet import PoolStatus, WorkerInfo
 from batchmill.operators.contract import OperatorInfo
 from batchmill_coordinator.api.routes.context import CurrentContext, json_response
 from batchmill_coordinator.api.routes.routing import ApiRoute

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from batchmill.errors import NotFound
-from batchmill.job_log import LogCursor, LogLevel, LogPage
+from batchmill.jobs.job_log import LogCursor, LogLevel, LogPage
 from batchmill_coordinator.api.openapi import raises
 from batchmill_coordinator.api.routes.context import CurrentContext, json_response
 from batchmill_coordinator.api.routes.routing import ApiRoute

@@ -10,7 +10,8 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel
 
 from batchmill.errors import Conflict, NotFound
-from batchmill.job import CheckedJob, JobRequest, JobStatus
+from batchmill.jobs.job import JobRequest
+from batchmill.jobs.status import CheckedJob, JobStatus
 from batchmill_coordinator.api.openapi import Responses, raises
 from batchmill_coordinator.api.routes.context import CurrentContext, json_response
 from batchmill_coordinator.api.routes.routing import BODIES, ApiRoute, heavy, json_body

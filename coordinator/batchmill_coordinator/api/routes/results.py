@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from batchmill.errors import InvalidRequest, NotFound
-from batchmill.shard import ShardId
+from batchmill.jobs.shard import ShardId
 from batchmill.sinks import to_json_lines
 from batchmill_coordinator.api.openapi import media, raises
 from batchmill_coordinator.api.routes.context import Context, CurrentContext

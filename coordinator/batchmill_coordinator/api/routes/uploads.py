@@ -8,7 +8,7 @@ from typing import IO, Annotated
 from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel, ConfigDict
 
-from batchmill.job import JobForm
+from batchmill.jobs.job import JobForm
 from batchmill_coordinator.api.openapi import request_body
 from batchmill_coordinator.api.routes.context import CurrentContext, json_response
 from batchmill_coordinator.api.routes.routing import BODIES, ApiRoute, json_body

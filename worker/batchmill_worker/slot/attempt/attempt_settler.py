@@ -7,19 +7,31 @@ import random
 from dataclasses import replace
 from typing import TYPE_CHECKING, assert_never
 
-from batchmill.completion import DeadLimit
 from batchmill.errors import StaleToken
-from batchmill.job import RetryPolicy
-from batchmill.retry import DeadLetter, Done, Failed, GiveUp, Lost, Partial, Requeue, Revoked, Settle, Split, decide
+from batchmill.jobs.completion import DeadLimit
+from batchmill.jobs.job import RetryPolicy
+from batchmill.jobs.retry import (
+    DeadLetter,
+    Done,
+    Failed,
+    GiveUp,
+    Lost,
+    Partial,
+    Requeue,
+    Revoked,
+    Settle,
+    Split,
+    decide,
+)
 from batchmill_worker.runtime.attempt_result import AttemptResult, AttemptStatus
 from batchmill_worker.runtime.trace import Phase
 
 if TYPE_CHECKING:
-    from batchmill.completion import Completion
-    from batchmill.cost import Parts
+    from batchmill.jobs.completion import Completion
+    from batchmill.jobs.cost import Parts
+    from batchmill.jobs.retry import Decision, Outcome
     from batchmill.ledger import Claim
     from batchmill.ledger.shards import ShardLedger
-    from batchmill.retry import Decision, Outcome
     from batchmill_worker.runtime.device_time import AttemptUsage
     from batchmill_worker.runtime.trace import Recorder
     from batchmill_worker.slot.attempt.attempt_store import AttemptStore

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from batchmill.completion import Completion
-from batchmill.dead_letters import DeadRows, count_by_type, dead_letters_name
 from batchmill.errors import StaleToken
-from batchmill.job import MAX_INLINE_BYTES
-from batchmill.shard import ShardState, checkpoint_name
+from batchmill.jobs.completion import Completion
+from batchmill.jobs.dead_letters import DeadRows, count_by_type, dead_letters_name
+from batchmill.jobs.job import MAX_INLINE_BYTES
+from batchmill.jobs.shard import ShardState, checkpoint_name
 from batchmill.workspace import stream_from_table, table_from_stream
 from batchmill_worker.runtime.trace import Phase
 from batchmill_worker.slot.attempt.shard_progress import encode_progress
 
 if TYPE_CHECKING:
+    from batchmill.jobs.shard import Shard
     from batchmill.ledger.shards import ShardLedger
-    from batchmill.shard import Shard
     from batchmill.storage.blobs import BlobStore
     from batchmill_worker.runtime.trace import Recorder
     from batchmill_worker.slot.attempt.shard_loader import LoadedShard
@@ -54,7 +54,8 @@ class AttemptStore:
             return self._store(loaded, progress)
 
     def _store(self, loaded: LoadedShard, progress: ShardProgress) -> Completion:
-        shard, files, expands = loaded.shard, loaded.files, loaded.definition.expands
+        shard, files = loaded.shard, loaded.files
+        expands = loaded.definition.expands or loaded.spec.on_null == "skip"
         if progress.dead:
             self._blobs.put_table(dead_letters_name(shard.ref), _dead_rows(shard, files, progress).table())
         table = progress.table(with_source_row=expands)

@@ -7,17 +7,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchmill.ledger.encodings import write_holder
+from batchmill.ledger.formats.encodings import write_holder
 from batchmill_worker.runtime.exclusion import Exclusion
 from batchmill_worker.runtime.trace import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from batchmill.jobs.shard import ShardRef
     from batchmill.ledger import Claim
     from batchmill.ledger.shards import ShardLedger
     from batchmill.operators.contract import OperatorDefinition
-    from batchmill.shard import ShardRef
     from batchmill_worker.runtime.device_time import AttemptUsage
     from batchmill_worker.runtime.trace import Recorder
     from batchmill_worker.slot.job_cache import JobFilesCache

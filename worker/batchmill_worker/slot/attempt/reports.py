@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, assert_never
 
-from batchmill.job import JobError
-from batchmill.job_log import LogEvent, LogLevel
-from batchmill.retry import Done, Failed, Lost, Partial, Revoked
+from batchmill.jobs.job import JobError
+from batchmill.jobs.job_log import LogEvent, LogLevel
+from batchmill.jobs.retry import Done, Failed, Lost, Partial, Revoked
 from batchmill.wording import count
 from batchmill_worker.runtime.attempt_result import AttemptStatus
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
+    from batchmill.jobs.retry import Outcome
+    from batchmill.jobs.shard import ShardRef
     from batchmill.ledger.job_log import JobLogLedger
-    from batchmill.retry import Outcome
-    from batchmill.shard import ShardRef
     from batchmill_worker.engine.shard_result import ShardResult
     from batchmill_worker.metering.attempts import AttemptMetrics, SlotMetrics
     from batchmill_worker.runtime.attempt_result import AttemptResult

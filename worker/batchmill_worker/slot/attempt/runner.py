@@ -23,8 +23,8 @@ from batchmill.errors import (
     StorageUnavailable,
     UnknownOperator,
 )
-from batchmill.job import JobError
-from batchmill.retry import Done, Failed, Partial, Revoked
+from batchmill.jobs.job import JobError
+from batchmill.jobs.retry import Done, Failed, Partial, Revoked
 from batchmill.telemetry.log_context import about_attempt
 from batchmill_worker.runtime.attempt_result import AttemptResult, AttemptStatus
 from batchmill_worker.runtime.failures import Failure
@@ -34,9 +34,9 @@ from batchmill_worker.slot.attempt.shard_progress import AttemptContext
 
 if TYPE_CHECKING:
     from batchmill.clock import Clock
+    from batchmill.jobs.retry import Outcome
+    from batchmill.jobs.shard import ShardRef
     from batchmill.operators.contract import OperatorDefinition
-    from batchmill.retry import Outcome
-    from batchmill.shard import ShardRef
     from batchmill_worker.metering.attempts import AttemptMetrics
     from batchmill_worker.slot.attempt.attempt_settler import AttemptSettler
     from batchmill_worker.slot.attempt.attempt_store import AttemptStore

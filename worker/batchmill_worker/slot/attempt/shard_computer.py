@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchmill.job import UploadSource
+from batchmill.jobs.job import UploadSource
 from batchmill_worker.engine.executor import ShardTask
 
 if TYPE_CHECKING:

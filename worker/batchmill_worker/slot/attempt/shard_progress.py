@@ -15,20 +15,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchmill.dead_letters import DeadLetter
+from batchmill.jobs.dead_letters import DeadLetter
+from batchmill.jobs.retry import tries_row_again
 from batchmill.operators.contract import SOURCE_ROW
-from batchmill.retry import tries_row_again
 from batchmill.storage.indexed import INDEX, in_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from batchmill.job import RetryPolicy
-    from batchmill.shard import Shard
+    from batchmill.jobs.job import RetryPolicy
+    from batchmill.jobs.shard import Shard
     from batchmill_worker.batching.packing import Rows
     from batchmill_worker.engine.shard_result import ShardResult
     from batchmill_worker.runtime.failures import DeadRow
-    from batchmill_worker.slot.attempt.unusable_rows import UnusableRow
+    from batchmill_worker.slot.attempt.unusable_rows import UnusableRows
 
 _META = b"batchmill"
 
@@ -102,10 +102,8 @@ class ShardProgress:
         now_empty = self.empty | frozenset(empty.tolist())
         return ShardProgress(self.results + results, now_empty, tuple(dead), again, cached)
 
-    def with_unusable(
-        self, rows: Iterable[UnusableRow], stage: int, operator: str, worker: str, now: float
-    ) -> ShardProgress:
-        """Return this progress with rows that are dead before the operator sees them; those it has are left out."""
+    def with_unusable(self, rows: UnusableRows, stage: int, operator: str, worker: str, now: float) -> ShardProgress:
+        """Return this progress with the rows that the operator does not see; those it has are left out."""
         known = {letter.index for letter in self.dead}
         letters = [
             DeadLetter(
@@ -120,21 +118,27 @@ class ShardProgress:
                 first_failed_at=now,
                 last_failed_at=now,
             )
-            for row in rows
+            for row in rows.dead
             if row.index not in known
         ]
-        return replace(self, dead=(*self.dead, *letters)) if letters else self
+        if not letters and not rows.skipped:
+            return self
+        return replace(self, dead=(*self.dead, *letters), empty=self.empty | rows.skipped)
 
     def table(self, *, with_source_row: bool = False) -> pa.Table:
         """Return the results in input order; without any, a table without columns.
 
-        with_source_row: put the index of each result's source row first, as the column `SOURCE_ROW`.
+        with_source_row: put the index of each result's source row first, as the column `SOURCE_ROW`, instead of one
+        that the rows have.
         """
         if not self.results:
             return pa.table({})
         table = in_order(self.results)
         plain = table.drop_columns([INDEX])
-        return plain.add_column(0, SOURCE_ROW, table[INDEX]) if with_source_row else plain
+        if not with_source_row:
+            return plain
+        others = plain.drop_columns([SOURCE_ROW]) if SOURCE_ROW in plain.column_names else plain
+        return others.add_column(0, SOURCE_ROW, table[INDEX])
 
     @property
     def letters(self) -> list[DeadLetter]:

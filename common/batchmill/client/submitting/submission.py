@@ -1,0 +1,236 @@
+"""Submit one job: check it, send its rows inline or upload them, then post it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import math
+import os
+import secrets
+import time
+from contextlib import suppress
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ValidationError
+
+from batchmill.client.connection.transport import BufferPayload, Transport
+from batchmill.errors import BatchmillError, InvalidOutput, InvalidParams, InvalidRequest, InvalidRows, InvalidSource
+from batchmill.jobs.job import FileSource, JobForm, JobRequest, OutputSpec, UploadSource
+from batchmill.jobs.status import CheckedJob, JobStatus
+from batchmill.wording import shown
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from batchmill.client.options import JobOptions
+    from batchmill.client.submitting.rows import UploadPart
+
+MAX_PUTS_IN_FLIGHT = 3
+ARROW_FILE = "application/vnd.apache.arrow.file"
+
+
+_CONVERTED = {"source", "output", "deadline", "idempotency_key"}
+"""Options that are no field of a spec, or one of another form; the others are passed to it under their names."""
+
+
+def make_spec(operator: str, options: JobOptions) -> JobForm:
+    """Make the spec of a job from the options of `submit`. Raises the typed error of the option that is wrong."""
+    try:
+        json.dumps(options.get("params"), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidParams(f"params contain a value without a JSON equivalent: {error}.") from error
+    given = {name: value for name, value in options.items() if name not in _CONVERTED and value is not None}
+    try:
+        return JobForm.model_validate(
+            {
+                **given,
+                "operator": operator,
+                "source": None if options.get("source") is None else file_source(options["source"]),
+                "output": _output(options.get("output")),
+                "deadline_at": _deadline_at(options.get("deadline")),
+            }
+        )
+    except ValidationError as error:
+        raise _invalid(InvalidRequest, "", error) from error
+
+
+def _deadline_at(deadline: Any) -> float | None:
+    """Convert a deadline to seconds since the epoch. Raises `InvalidRequest`."""
+    now = time.time()
+    match deadline:
+        case None:
+            return None
+        case datetime():
+            if deadline.tzinfo is None:
+                raise InvalidRequest(
+                    f"the deadline {deadline} has no time zone.",
+                    hint="Give a timedelta, or a datetime such as datetime.now(UTC) + timedelta(hours=2).",
+                    field="deadline",
+                )
+            moment = deadline.timestamp()
+        case timedelta():
+            moment = now + deadline.total_seconds()
+        case int() | float() if not isinstance(deadline, bool) and math.isfinite(deadline):
+            moment = now + deadline
+        case _:
+            raise InvalidRequest(
+                f"deadline: expected a datetime with a time zone, a timedelta, or seconds from now, got {deadline!r}.",
+                field="deadline",
+            )
+    if moment <= now:
+        raise InvalidRequest(f"the deadline {deadline} is not in the future.", field="deadline")
+    return moment
+
+
+def file_source(source: Any) -> FileSource:
+    """Check a source as users write it, with absolute paths. Raises `InvalidSource`."""
+    fields = dict(source) if isinstance(source, dict) else {"path": source}
+    try:
+        fields["path"] = _absolute_paths(fields.get("path"), InvalidSource)
+        return FileSource(**fields)
+    except ValidationError as error:
+        raise _invalid(InvalidSource, "source: ", error) from error
+
+
+def _output(output: Any) -> OutputSpec | None:
+    if output is None:
+        return None
+    fields = dict(output) if isinstance(output, dict) else {"path": output}
+    try:
+        fields["path"] = _absolute(fields.get("path"), InvalidOutput)
+        return OutputSpec(**fields)
+    except ValidationError as error:
+        raise _invalid(InvalidOutput, "output: ", error) from error
+
+
+def _absolute_paths(path: Any, error: type[InvalidRequest]) -> str | list[str]:
+    if isinstance(path, (list, tuple)):
+        return [_absolute(one, error) for one in path]
+    return _absolute(path, error)
+
+
+def _absolute(path: Any, error: type[InvalidRequest]) -> str:
+    if not isinstance(path, (str, os.PathLike)) or not str(path):
+        raise error(f"expected a path or a URI as text, got {path!r}.", path=repr(path))
+    text = str(path)
+    return text if "://" in text else str(Path(text).expanduser().absolute())
+
+
+def _invalid(kind: type[InvalidRequest], prefix: str, error: ValidationError) -> InvalidRequest:
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    return kind(f"{prefix}{where}: {first['msg']}, got {shown(first['input'])}.", field=where)
+
+
+class _UploadRequest(BaseModel):
+    spec: JobForm
+
+
+class _UploadAnswer(BaseModel):
+    upload: str
+    max_part_bytes: int
+
+
+class JobSender:
+    """Sends one job to the service: `hold` or `put` its rows, then `finish`; `abort` after an error.
+
+    A small first part is held and sent inline with the request of `finish`. Larger inputs are uploaded, up to
+    `MAX_PUTS_IN_FLIGHT` parts at once while the caller makes the next part.
+    """
+
+    def __init__(self, transport: Transport, spec: JobForm, idempotency_key: str | None) -> None:
+        self._transport = transport
+        self._spec = spec
+        self._key = idempotency_key or secrets.token_hex(16)
+        self._held: UploadPart | None = None
+        self._upload = ""
+        self._max_part_bytes = 0
+        self._parts = 0
+        self._in_flight: set[asyncio.Task[None]] = set()
+
+    def hold(self, part: UploadPart) -> bool:
+        """Hold the first rows if they are few; return False if they must be `put`."""
+        if self._held is not None or self._upload or part.ipc_file is not None:
+            return False
+        self._held = part
+        return True
+
+    async def put(self, part: UploadPart) -> None:
+        """Send the next rows; wait while `MAX_PUTS_IN_FLIGHT` parts are being sent."""
+        held, self._held = self._held, None
+        for one in (held, part):
+            if one is not None:
+                await self._send(one)
+
+    async def finish(self) -> JobStatus:
+        """Wait until all rows have arrived, then submit the job."""
+        held, self._held = self._held, None
+        inline = held.as_inline() if held is not None else None
+        if inline is not None:
+            return await self._post(None, base64.b64encode(inline).decode())
+        if held is not None:
+            await self._send(held)
+        while self._in_flight:
+            await self._await_puts(asyncio.ALL_COMPLETED)
+        source = UploadSource(upload=self._upload, parts=self._parts) if self._upload else self._spec.source
+        return await self._post(source, None)
+
+    async def abort(self) -> None:
+        """Cancel the upload and delete its parts; nothing is submitted."""
+        tasks, self._in_flight = self._in_flight, set()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._upload:
+            with suppress(BatchmillError):  # the service deletes an abandoned upload
+                await self._transport.call("DELETE", f"/v1/uploads/{self._upload}")
+
+    async def check(self) -> CheckedJob:
+        """Let the service check the request over the files of its source; nothing is submitted."""
+        request = self._request(self._spec.source, None)
+        return self._transport.parse(CheckedJob, await self._transport.json("POST", "/v1/check", body=request))
+
+    async def _post(self, source: Any, rows_arrow: str | None) -> JobStatus:
+        answer = await self._transport.json("POST", "/v1/jobs", body=self._request(source, rows_arrow))
+        return self._transport.parse(JobStatus, answer)
+
+    def _request(self, source: Any, rows_arrow: str | None) -> JobRequest:
+        fields = {name: getattr(self._spec, name) for name in JobForm.model_fields} | {"source": source}
+        try:
+            return JobRequest(**fields, rows_arrow=rows_arrow, idempotency_key=self._key)
+        except ValidationError as error:
+            raise _invalid(InvalidRequest, "", error) from error
+
+    async def _send(self, part: UploadPart) -> None:
+        if not self._upload:
+            await self._begin()
+        body = part.as_file()
+        if body.size > self._max_part_bytes:
+            raise InvalidRows(
+                f"row {part.first_row} has {body.size:,} bytes; the limit is {self._max_part_bytes:,} bytes.",
+                hint="Store large values in files, and put their paths into the rows.",
+                row=part.first_row,
+            )
+        while len(self._in_flight) >= MAX_PUTS_IN_FLIGHT:
+            await self._await_puts(asyncio.FIRST_COMPLETED)
+        path = f"/v1/uploads/{self._upload}/parts/{self._parts}"
+        self._parts += 1
+        self._in_flight.add(asyncio.create_task(self._put_part(path, body)))
+
+    async def _begin(self) -> None:
+        body = _UploadRequest(spec=self._spec)
+        answer = await self._transport.json("POST", "/v1/uploads", body=body)
+        opened = self._transport.parse(_UploadAnswer, answer)
+        self._upload, self._max_part_bytes = opened.upload, opened.max_part_bytes
+
+    async def _put_part(self, path: str, body: pa.Buffer) -> None:
+        await self._transport.call("PUT", path, body=BufferPayload(memoryview(body), ARROW_FILE))
+
+    async def _await_puts(self, until: str) -> None:
+        done, self._in_flight = await asyncio.wait(self._in_flight, return_when=until)
+        failures = [error for task in done if (error := task.exception())]
+        for error in failures:
+            raise error

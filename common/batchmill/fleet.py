@@ -1,0 +1,53 @@
+"""Pools and workers, as others see them."""
+
+from __future__ import annotations
+
+from batchmill.jobs.job import Frozen
+
+
+class PoolStatus(Frozen):
+    """What runs and what waits in a pool. Jobs that are paused wait for nobody and count only in `jobs`."""
+
+    name: str
+    workers: int
+    capacity: int  # shards they take at once
+    jobs: int  # that have not ended
+    shards_queued: int  # published, and claimed by nobody yet
+    shards_running: int
+    shards_waiting: int  # planned, or to be tried again
+    rows_waiting: int  # of its jobs, not settled yet, as far as their number is known; those that run included
+    oldest_queued_s: float | None = None  # for how long the first of the queued shards has waited
+    mixed: dict[str, list[str]] = {}  # operators that its workers have in several versions or with other code: which
+
+
+class BatchChoice(Frozen):
+    """What a worker's controller has decided about the batches of one operator, latest."""
+
+    operator: str
+    units: float  # of cost: the size aimed at
+    rows: int  # of the batch that ran last
+    reason: str  # see `batchmill_worker.batching.controller.Reason`
+
+
+class WorkerInfo(Frozen):
+    """A worker as others see it. Times are seconds since the epoch."""
+
+    name: str  # after its device: "gpu0@host-pid"
+    pool: str
+    slot: int = 0  # its place among the slots of its supervisor
+    device: str  # as its own torch calls the first it sees: "cpu", "cuda:0"
+    device_type: str = "cpu"  # the device's model: "NVIDIA A100-SXM4-80GB"; "cpu"
+    device_count: int = 1  # more than one: a worker over several GPUs, which are "cuda:0", "cuda:1", …
+    memory_bytes: int | None = None  # its share of its devices' memory; None: not known, or the host's
+    operators: list[str]
+    revisions: dict[str, str] = {}  # of each of them: version and code, `2 (c0ffee012345)`
+    shards_at_once: int
+    pid: int
+    started_at: float
+    seen_at: float = 0.0
+    running: list[str] = []  # the attempts it holds
+    models: list[str] = []  # what it has loaded and takes shards for, as `model_key` names it
+    loading: list[str] = []  # what it is about to have loaded
+    has_room: bool = False  # whether another model fits beside them
+    load_s: float = 0.0  # how long loading the slowest of them took
+    batches: list[BatchChoice] = []  # the operators it ran last, the latest first

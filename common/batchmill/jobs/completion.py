@@ -1,0 +1,43 @@
+"""The result of an attempt as it is committed, and the limit of failed rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from batchmill.jobs.job import JobError
+
+if TYPE_CHECKING:
+    from batchmill.jobs.job import StageSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """The result of an attempt, to be committed."""
+
+    rows: int
+    rows_dead: int
+    nbytes: int
+    busy_s: float = 0.0  # computing time, without waiting
+    inline: bytes = b""  # the results as an Arrow stream; empty: they are in the sink
+    dead_by_type: tuple[tuple[str, int], ...] = ()  # failed rows by error type
+    results: int | None = None  # of an operator that expands: the number of results of `rows`; None: the same number
+    rows_cached: int = 0  # of `rows`, those that were not computed
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLimit:
+    """The largest number of failed rows of a job, and the error that stops the job beyond it."""
+
+    most: float  # below 1: that share of the job's rows
+    error: JobError
+
+    @classmethod
+    def of(cls, spec: StageSpec) -> DeadLimit | None:
+        """The limit that a stage's retry policy sets, if it sets one."""
+        most = spec.retry.max_dead
+        if most is None:
+            return None
+        allowed = f"{most:.1%} of its rows" if 0 < most < 1 else f"{most:.0f} rows"
+        message = f"More than {allowed} failed, the limit set by max_dead; `batchmill dead` lists them."
+        return cls(most, JobError(code="too_many_dead", message=message))

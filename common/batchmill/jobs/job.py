@@ -1,0 +1,306 @@
+"""The job model: what a user asks for, and the states of a job."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from enum import StrEnum
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MAX_INLINE_BYTES = 64 * 1024
+"""Rows of at most this many bytes (as an Arrow stream) are stored in the ledger; more in the blob store."""
+
+MAX_PARAMS_BYTES = 64 * 1024
+MAX_STAGES = 1
+"""The most stages of a job. Everything but this number is made for several."""
+
+DEFAULT_POOL = "default"
+DEFAULT_TENANT = "default"
+POOL_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+
+SourceFormat = Literal["parquet", "jsonl", "csv", "arrow", "text", "binary"]
+MAX_FILE_BYTES = 64 * 1024 * 1024
+OutputFormat = Literal["parquet", "jsonl", "arrow"]
+_FILE_ENDINGS: dict[str, OutputFormat] = {".parquet": "parquet", ".jsonl": "jsonl", ".arrow": "arrow"}
+Name = Annotated[str, Field(min_length=1, max_length=128)]
+
+
+class Frozen(BaseModel):
+    """A value: compared by content, never changed, unknown fields refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class JobState(StrEnum):
+    """The state of a job, and who changes it next."""
+
+    PENDING = "pending"
+    """Accepted; the planner starts it. A job of few rows is planned as it is accepted, and runs at once."""
+    RUNNING = "running"
+    """Shards are planned or running; the finisher ends it."""
+    PAUSED = "paused"
+    """Paused by a user or by its budget: nothing is planned, queued or claimed; a user resumes it."""
+    CANCELLING = "cancelling"
+    """Stopped by a user; the finisher ends it when its workers have stopped."""
+    FAILING = "failing"
+    """Stopped by an error; the finisher ends it when its workers have stopped."""
+    EXPIRING = "expiring"
+    """Its deadline passed; the finisher ends it when its workers have stopped."""
+    COMPLETED = "completed"
+    """Every row is done or has failed; final."""
+    CANCELLED = "cancelled"
+    """Stopped by a user, finished rows are kept; final."""
+    FAILED = "failed"
+    """Stopped by an error, finished rows are kept; final."""
+    EXPIRED = "expired"
+    """Stopped by its deadline, finished rows are kept; final."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the job has ended: its state never changes again."""
+        return self in (JobState.COMPLETED, JobState.CANCELLED, JobState.FAILED, JobState.EXPIRED)
+
+    @property
+    def takes_shards(self) -> bool:
+        """Whether more of it may be planned."""
+        return self in (JobState.PENDING, JobState.RUNNING)
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether its workers are asked to stop."""
+        return self in (JobState.CANCELLING, JobState.FAILING, JobState.EXPIRING)
+
+
+_STOPS = frozenset({JobState.CANCELLING, JobState.FAILING, JobState.EXPIRING})
+
+JOB_MOVES: dict[JobState, frozenset[JobState]] = {
+    JobState.PENDING: frozenset({JobState.RUNNING, JobState.PAUSED}) | _STOPS,
+    JobState.RUNNING: frozenset({JobState.COMPLETED, JobState.PAUSED}) | _STOPS,
+    JobState.PAUSED: frozenset({JobState.PENDING, JobState.RUNNING, JobState.COMPLETED}) | _STOPS,
+    JobState.CANCELLING: frozenset({JobState.CANCELLED}),
+    JobState.FAILING: frozenset({JobState.FAILED}),
+    JobState.EXPIRING: frozenset({JobState.EXPIRED}),
+    JobState.COMPLETED: frozenset(),
+    JobState.CANCELLED: frozenset(),
+    JobState.FAILED: frozenset(),
+    JobState.EXPIRED: frozenset(),
+}
+"""The state machine of a job. `docs/architecture.md` draws it; a test compares."""
+
+
+OneCharacter = Annotated[str, Field(min_length=1, max_length=1)]
+
+
+class CsvDialect(Frozen):
+    """How CSV files are written. Each character is one of ASCII."""
+
+    delimiter: OneCharacter = ","
+    quote: OneCharacter | None = '"'  # None: a quote is a character like any other
+    escape: OneCharacter | None = None  # before a character that is to lose its meaning
+    header: bool | list[str] = True  # the first record names the columns; or their names, for files without such a one
+    null_values: list[str] | None = None  # words that mean no value, in text too; None: an empty value outside text
+    encoding: str = "utf-8"
+
+
+OnNull = Literal["dead", "skip", "fail"]
+SampleSize = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)]
+
+
+class FileSource(Frozen):
+    """Files to read: a file, a folder, a glob, or several of them, as paths or URIs the service can see."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
+
+    path: str | list[str]
+    format: SourceFormat | None = None  # None: by the files' endings
+    columns: list[str] | None = None  # read only these
+    csv: CsvDialect | None = None
+    types: dict[str, str] | None = Field(default=None, alias="schema")  # Arrow types of columns of CSV and JSON Lines
+    json_text: list[str] | None = None  # columns of JSON Lines to read as JSON text, whatever they hold
+    missing_columns: Literal["fail", "null"] = "fail"  # what a column is in a Parquet or Arrow file that lacks it
+    hive_columns: bool = True  # whether folders named `column=value` give columns
+    path_column: Name | None = None  # a column to add with the file that each row is from
+    on_bad_line: Literal["fail", "dead"] = "fail"  # what becomes of a job, or a row, that cannot be read
+    max_file_bytes: int = Field(default=MAX_FILE_BYTES, ge=1, le=2**31 - 1)  # of `binary`: a larger file is a bad row
+    limit: int | None = Field(default=None, ge=1)  # read only the first rows, of the sample if there is one
+    sample: SampleSize | None = None  # read only a random choice of the rows: a share of them, or a number
+    seed: int = Field(default=0, ge=0, lt=2**63)  # of the sample: the same one gives the same rows
+
+
+class UploadSource(Frozen):
+    """Rows that the client has put into the blob store piece by piece."""
+
+    upload: str
+    parts: int = Field(ge=0)
+    failed_before: bool = False  # of a replay: the rows are at fault, not the operator, if they all fail again
+
+
+MIN_ROWS_PER_FILE = 1000
+MIN_FILE_BYTES = 1024 * 1024
+"""Smaller files would be more than readers of a folder and the service can list."""
+
+
+class OutputSpec(Frozen):
+    """A folder for the results, or one file if the path has a file's ending, as a path or URI the service can see."""
+
+    path: str
+    format: OutputFormat = "parquet"
+    """The format of the folder's files; that of one file follows from its ending."""
+    max_rows_per_file: int | None = Field(default=None, ge=MIN_ROWS_PER_FILE)
+    """Rows in a file of the folder. None, without `target_file_bytes` either: each shard is a file."""
+    target_file_bytes: int | None = Field(default=None, ge=MIN_FILE_BYTES)
+    """About how large a file of the folder becomes."""
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the results become one file."""
+        return _format_by_ending(self.path) is not None
+
+    @property
+    def has_sized_files(self) -> bool:
+        """Whether the size of the folder's files was chosen."""
+        return self.max_rows_per_file is not None or self.target_file_bytes is not None
+
+    @model_validator(mode="after")
+    def _has_one_size(self) -> OutputSpec:
+        if self.is_file and self.has_sized_files:
+            raise ValueError(f"{self.path} is one file of any size; give a folder to get files of a chosen size")
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_format_from_ending(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict) or not isinstance(fields.get("path"), str):
+            return fields
+        by_ending = _format_by_ending(fields["path"])
+        if by_ending is not None and fields.get("format", by_ending) != by_ending:
+            raise ValueError(f"the path ends like a {by_ending} file, and the format is {fields['format']}")
+        return fields if by_ending is None else {**fields, "format": by_ending}
+
+
+def _format_by_ending(path: str) -> OutputFormat | None:
+    return _FILE_ENDINGS.get(PurePosixPath(path).suffix.lower())
+
+
+class RetryPolicy(Frozen):
+    """How often rows and shards are tried, how long they wait in between, and how many rows may fail."""
+
+    max_attempts: int = Field(default=3, ge=1, le=1000)
+    """Attempts of a row that raises, and of a shard whose operator fails."""
+    backoff_s: float = Field(default=1.0, ge=0, le=3600)
+    """Longest wait before the second attempt; it doubles with each further attempt."""
+    backoff_max_s: float = Field(default=60.0, ge=0, le=86_400)
+    """Longest wait before any attempt."""
+    retry_on: list[str] | None = None
+    """Types of errors that are retried, with or without their module. None: all."""
+    never_on: list[str] = []
+    """Types of errors that are not retried."""
+    max_dead: float | None = Field(default=None, ge=0)
+    """Fail the job when more rows than this have failed; below 1: when more than this share has."""
+
+
+class BatchPolicy(Frozen):
+    """How many rows are given to the device at once. The lowest of several limits applies; units are operator costs."""
+
+    size: int | None = Field(default=None, ge=1, le=1_000_000)
+    """Rows per batch, fixed. None: as the operator says."""
+    target_overhead: float = Field(default=0.05, gt=0, lt=1)
+    """Share of a batch's time that may be spent on its fixed cost, which its size does not change."""
+    target_latency_s: float | None = Field(default=None, gt=0, le=3600)
+    """Longest time that a batch should take."""
+    max_units: float | None = Field(default=None, gt=0)
+    """Most units of cost per batch; a single row may exceed it."""
+
+
+class _OperatorFields(Frozen):
+    """What a stage runs, and how."""
+
+    operator: Name
+    params: dict[str, Any] = {}
+    carry: list[str] | None = None  # input columns that results keep; None: all of them
+    on_null: OnNull = "dead"  # what becomes of a row without a value that the operator requires
+    pool: Annotated[str, Field(pattern=POOL_PATTERN)] = DEFAULT_POOL
+    retry: RetryPolicy = RetryPolicy()
+    batch: BatchPolicy = BatchPolicy()
+    cache: bool = False  # whether rows may be taken from the row cache, and new results put there
+
+
+class _JobFields(Frozen):
+    """What a job has once, however many stages it has."""
+
+    source: FileSource | UploadSource | None = None  # None: the rows are sent inline
+    output: OutputSpec | None = None
+    name: Name | None = None
+    priority: int = Field(default=0, ge=-100, le=100)  # higher goes first
+    deadline_at: float | None = Field(default=None, gt=0, lt=1e11)  # seconds since the epoch
+    budget: float | None = Field(default=None, ge=1e-6, le=1e6)  # in the service's currency; cost reaches it: paused
+
+
+class StageSpec(_OperatorFields):
+    """What one stage of a job is to do."""
+
+    name: Name | None = None  # None: it is called after its operator
+
+
+class JobSpec(_JobFields):
+    """What a job is to do. Validated completely before anything is stored; never changed afterwards."""
+
+    stages: Annotated[tuple[StageSpec, ...], Field(min_length=1, max_length=MAX_STAGES)]  # in the order of the rows
+
+    @property
+    def first(self) -> StageSpec:
+        """The stage that reads the job's source."""
+        return self.stages[0]
+
+    @property
+    def last(self) -> StageSpec:
+        """The stage whose results are the job's."""
+        return self.stages[-1]
+
+
+class JobForm(_OperatorFields, _JobFields):
+    """A job of one operator, as users write it: a chain of one."""
+
+    def spec(self) -> JobSpec:
+        """Return the spec that this form describes."""
+        stage = StageSpec(**{name: getattr(self, name) for name in _OperatorFields.model_fields})
+        return JobSpec(stages=(stage,), **{name: getattr(self, name) for name in _JobFields.model_fields})
+
+    @classmethod
+    def of(cls, spec: JobSpec) -> JobForm:
+        """Write the spec of a job of one stage as a form."""
+        (stage,) = spec.stages
+        fields = {name: getattr(stage, name) for name in _OperatorFields.model_fields}
+        return cls(**fields, **{name: getattr(spec, name) for name in _JobFields.model_fields})
+
+
+class JobRequest(JobForm):
+    """The body of `POST /v1/jobs`: a form, and the rows themselves when they are few."""
+
+    rows: list[dict[str, Any]] | None = None
+    rows_arrow: str | None = None  # an Arrow IPC stream in base64: like `rows`, with exact types
+    idempotency_key: Name | None = None
+
+
+class JobError(Frozen):
+    """Why a job failed."""
+
+    code: str
+    message: str
+    details: dict[str, Any] = {}
+
+
+def new_id(kind: str) -> str:
+    """A fresh id that sorts by time: `job-…`, 10 characters of milliseconds and 10 of chance, base 32."""
+    return f"{kind}-{_base32(time.time_ns() // 1_000_000, 10)}{_base32(secrets.randbits(50), 10)}"
+
+
+def _base32(number: int, width: int) -> str:
+    digits = ""
+    for _ in range(width):
+        number, digit = divmod(number, 32)
+        digits = "0123456789abcdefghjkmnpqrstvwxyz"[digit] + digits
+    return digits

@@ -1,0 +1,34 @@
+"""The request for a replay of failed rows."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from batchmill.jobs.job import Frozen, Name
+
+MAX_CHOSEN = 10_000
+MAX_PURGED = 1_000
+"""Rows named in one request that purges: they are in its URL."""
+
+Index = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class RowEdit(Frozen):
+    """New values for columns of a failed row, as JSON (see `json_value`). Other columns are unchanged."""
+
+    index: Index  # of the row in the job's input
+    row: dict[str, Any]
+
+
+class ReplayRequest(Frozen):
+    """The body of `POST /v1/jobs/{id}/replay`: the failed rows to run again; by default all.
+
+    `indices` and `error_type` narrow the choice. Edited rows are run again besides; edits alone choose just these.
+    """
+
+    indices: list[Index] | None = Field(default=None, max_length=MAX_CHOSEN)
+    error_type: str | None = Field(default=None, max_length=256)
+    edits: list[RowEdit] = Field(default=[], max_length=MAX_CHOSEN)
+    idempotency_key: Name | None = None

@@ -1,0 +1,183 @@
+"""The unit of work: a run of consecutive rows of a stage, and its state."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, NewType, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_FIELDS_ALWAYS = 4  # of a slice: the others are written where they are not 0 or empty
+FIRST_ROWS = 64  # at most, of the shards of a stage before anything of it is timed
+
+ShardId = NewType("ShardId", tuple[int, ...])
+"""The path of a shard: `(17,)` as planned, `(17, 0)` and `(17, 1)` once split. Tuple order is input order."""
+
+
+def format_shard_id(shard_id: ShardId) -> str:
+    """`(17, 1)` as `"17.1"`, the form used in keys, file names and messages."""
+    return ".".join(map(str, shard_id))
+
+
+def parse_shard_id(text: str) -> ShardId:
+    """The inverse of `format_shard_id`. Raises `ValueError` for anything else."""
+    return ShardId(tuple(int(part) for part in text.split(".")))
+
+
+def rows_of_plan(plan: str) -> int:
+    """How many rows a shard has, from what `Shard.plan` wrote."""
+    return int(json.loads(plan)[1])
+
+
+def part_stem(shard_id: ShardId, token: int) -> str:
+    """The name of what an attempt stores, without its ending: "part-00000017-a2", "part-00000017.00000001-a2".
+
+    The order of names is the order of rows: all numbers have the same width, unless they exceed eight digits.
+    """
+    return f"part-{'.'.join(f'{part:08}' for part in shard_id)}-a{token}"
+
+
+class ShardState(StrEnum):
+    """The state of a shard, and who changes it next."""
+
+    PLANNED = "planned"  # the planner wrote it; the dispatcher queues it
+    QUEUED = "queued"  # the dispatcher published it, and takes it back in a pause; a worker claims it
+    RUNNING = "running"  # a worker holds its lease; that worker commits it, or the recoverer finds the lease lost
+    WAITING = "waiting"  # an attempt failed; the dispatcher queues it when its retry is due
+    SPLIT = "split"  # its halves took over, the recoverer having lost it too often; final
+    DONE = "done"  # its results are committed; final
+
+    @property
+    def is_final(self) -> bool:
+        """Whether no other state follows."""
+        return self in (ShardState.DONE, ShardState.SPLIT)
+
+
+SHARD_MOVES: dict[ShardState, frozenset[ShardState]] = {
+    ShardState.PLANNED: frozenset({ShardState.QUEUED}),
+    ShardState.QUEUED: frozenset({ShardState.RUNNING, ShardState.WAITING}),
+    ShardState.RUNNING: frozenset({ShardState.DONE, ShardState.WAITING, ShardState.SPLIT}),
+    ShardState.WAITING: frozenset({ShardState.QUEUED}),
+    ShardState.SPLIT: frozenset(),
+    ShardState.DONE: frozenset(),
+}
+"""The state machine: where a shard may go from each state. `docs/architecture.md` draws it; a test compares."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A stretch of one file of a source.
+
+    `start` and `stop` are row numbers in Parquet and Arrow files and byte offsets in line formats; `rows` is how
+    many rows are between them. `line` is the 1-based line of the first row, 0 where a format has no lines.
+    `staged` is the blob that holds the stretch when the file itself cannot be cut (compressed text): then `start`
+    and `stop` are byte offsets in that blob. `row` is the number of the first row in the source, where only a sample
+    of the rows is read.
+    """
+
+    file: int
+    start: int
+    stop: int
+    rows: int
+    line: int = 0
+    staged: str = ""
+    row: int = 0
+
+    def fields(self) -> list[int | str]:
+        """Its values, to be stored as JSON; `Slice(*fields)` is the slice again."""
+        values: list[int | str] = [self.file, self.start, self.stop, self.rows, self.line, self.staged, self.row]
+        while len(values) > _FIELDS_ALWAYS and not values[-1]:
+            values.pop()
+        return values
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A run of consecutive rows of a stage: the unit of dispatch, lease, retry and commit."""
+
+    job_id: str
+    stage: int
+    shard_id: ShardId
+    first_row: int  # 0-based index of its first row in the stage's input
+    rows: int
+    slices: tuple[Slice, ...]  # where its rows are, in order
+    skip: int = 0  # rows of the slices before its first row: a half of a split shard reads its parent's slices
+    state: ShardState = ShardState.PLANNED
+    token: int = 0  # the number of the current attempt: the fencing token; 0 before the first
+    failures: int = 0  # attempts that ended in an error
+    losses: int = 0  # attempts whose lease ran out
+    checkpoint: str = ""  # the blob with what earlier attempts have done of it; "" when there is none
+    worker: str = ""  # who has it in hand, while it runs
+    stalled_s: float = 0.0  # how long its last attempts, all in a row, have waited for storage
+
+    @property
+    def ref(self) -> ShardRef:
+        """The ids and the token of its current attempt."""
+        return ShardRef(self.job_id, self.stage, self.shard_id, self.token)
+
+    def plan(self) -> str:
+        """The part that never changes, as JSON: what the ledger keeps of the planner's work."""
+        return json.dumps([self.first_row, self.rows, self.skip, [one.fields() for one in self.slices]])
+
+    @classmethod
+    def from_plan(cls, job_id: str, stage: int, shard_id: ShardId, plan: str | bytes, **state: Any) -> Self:
+        """A shard from what `plan` wrote and its present state."""
+        first_row, rows, skip, slices = json.loads(plan)
+        pieces = tuple(Slice(*piece) for piece in slices)
+        return cls(job_id, stage, shard_id, int(first_row), int(rows), pieces, int(skip), **state)
+
+    def with_slices(self, slices: Sequence[Slice]) -> Self:
+        """The same rows, stored elsewhere."""
+        return replace(self, slices=tuple(slices))
+
+    def halves(self) -> tuple[Self, Self]:
+        """The two shards that take over from this one, which has at least two rows.
+
+        They keep its losses, so that a row which ends its process is found in as few attempts as there are halvings.
+        """
+        middle = self.rows // 2
+        child = replace(self, state=ShardState.WAITING, token=0, failures=0)
+        left = replace(child, shard_id=ShardId((*self.shard_id, 0)), rows=middle)
+        right = replace(
+            child,
+            shard_id=ShardId((*self.shard_id, 1)),
+            first_row=self.first_row + middle,
+            skip=self.skip + middle,
+            rows=self.rows - middle,
+        )
+        return left, right
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRef:
+    """One attempt of one shard, by ids and token only: what a Celery message holds and a lease names."""
+
+    job_id: str
+    stage: int
+    shard_id: ShardId
+    token: int
+
+    @property
+    def attempt_key(self) -> str:
+        """The name of this attempt in the ledger's sorted sets and in messages: "job|stage|shard|token"."""
+        return f"{self.job_id}|{self.stage}|{format_shard_id(self.shard_id)}|{self.token}"
+
+    @classmethod
+    def from_key(cls, key: str | bytes) -> Self:
+        """The attempt of an `attempt_key`."""
+        text = key.decode() if isinstance(key, bytes) else key
+        job_id, stage, shard_id, token = text.split("|")
+        return cls(job_id, int(stage), parse_shard_id(shard_id), int(token))
+
+
+def checkpoint_folder(job_id: str) -> str:
+    """Name the blob folder of a job's checkpoints."""
+    return f"jobs/{job_id}/checkpoints"
+
+
+def checkpoint_name(ref: ShardRef) -> str:
+    """Name the blob with what an attempt has done of its shard, for the next one."""
+    return f"{checkpoint_folder(ref.job_id)}/{ref.stage}/{part_stem(ref.shard_id, ref.token)}.arrow"

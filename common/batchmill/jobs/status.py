@@ -1,0 +1,148 @@
+"""The status of a job and of its stages, and what they cost."""
+
+from __future__ import annotations
+
+from batchmill.jobs.job import DEFAULT_POOL, DEFAULT_TENANT, Frozen, JobError, JobForm, JobState
+
+
+class CostParts(Frozen):
+    """Time of devices, or the money it costs, by what it went into."""
+
+    useful: float = 0.0  # rows whose results are kept
+    padding: float = 0.0  # what batches of them were padded with
+    retried: float = 0.0  # wasted: batches that failed, attempts that were lost or requeued without a checkpoint
+    load: float = 0.0  # setting models up
+    idle: float = 0.0  # the device waited for its attempts: they loaded rows, stored results, called Python
+
+
+class Cost(Frozen):
+    """What something cost; the parts add up to the totals."""
+
+    seconds: CostParts = CostParts()
+    money: CostParts = CostParts()
+    total_s: float = 0.0
+    total: float = 0.0
+    rows: int = 0  # brought to an end in that time, done or dead
+    per_thousand_rows: float | None = None  # money
+
+
+class StageCost(Cost):
+    """What one stage of a job cost."""
+
+    stage: int
+
+
+class JobCost(Cost):
+    """What a job cost so far. What is at work just now is counted when it ends."""
+
+    currency: str
+    budget: float | None = None
+    stages: list[StageCost] = []
+
+    def __str__(self) -> str:
+        limit = "" if self.budget is None else f" of {self.budget:g}"
+        return f"{self.total:.6g}{limit} {self.currency}, {self.total_s:.3f} s for {self.rows:,} rows"
+
+
+class StageStatus(Frozen):
+    """How far a stage of a job is."""
+
+    operator: str
+    rows_total: int | None = None  # that it will be given; None until it is known
+    rows_done: int = 0
+    rows_dead: int = 0
+    share: float | None = None  # of its rows that are done or dead, 0 to 1; None until the total is known
+    shards_done: int = 0
+    shards_running: int = 0
+
+
+class JobStatus(Frozen):
+    """The status of a job. Times are seconds since the epoch."""
+
+    id: str
+    """The job's id."""
+    state: JobState
+    """See `JobState`."""
+    operator: str
+    """Name of its operator."""
+    name: str | None = None
+    """The name that it was submitted with."""
+    pool: str = DEFAULT_POOL
+    """The pool of workers that it runs on."""
+    priority: int = 0
+    """-100 to 100; higher runs first."""
+    deadline_at: float | None = None
+    """When it expires, unless it has completed."""
+    rows_total: int | None = None
+    """Rows of its input; None until the source has been read."""
+    rows_total_is_estimate: bool = False
+    """Whether `rows_total` is estimated from bytes, because the end is not reached yet."""
+    rows_done: int = 0
+    """Rows with a result."""
+    rows_dead: int = 0
+    """Failed rows; they are not among the results."""
+    dead_by_error: dict[str, int] = {}
+    """Failed rows by type of error: the most frequent types, and `other`."""
+    rows_cached: int = 0
+    """Rows of `rows_done` that were not computed: from the row cache, or equal to a row of their shard."""
+    rows_per_second: float | None = None
+    """Recent rate; of an ended job, the overall rate; None while it is paused."""
+    eta_s: float | None = None
+    """Estimated seconds left; None while there is no estimate."""
+    eta_low_s: float | None = None
+    """Lower end of the 80 % prediction interval of the seconds left."""
+    eta_high_s: float | None = None
+    """Upper end of that interval."""
+    shards_done: int = 0
+    """Shards that are done."""
+    shards_running: int = 0
+    """Shards that workers have claimed."""
+    stages: list[StageStatus] = []
+    """The same figures by stage, in the order in which rows pass through them."""
+    created_at: float
+    """When it was accepted."""
+    started_at: float | None = None
+    """When it started; None before."""
+    finished_at: float | None = None
+    """When it ended; None before."""
+    error: JobError | None = None
+    """What stopped a failed job."""
+    output: str | None = None
+    """The output folder, if one was asked for."""
+    replay_of: str | None = None
+    """The job whose failed rows this one runs again."""
+    resumed_from: str | None = None
+    """The job whose unfinished output this one continues."""
+    tenant: str = DEFAULT_TENANT
+    """The tenant whose token submitted it."""
+    cost: JobCost | None = None
+    """What it has cost."""
+    request: JobForm | None = None
+    """What it was run with, secrets hidden; None in lists."""
+    note: str | None = None
+    """What the job is blocked by, when a user can fix it."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the job has ended."""
+        return self.state.is_final
+
+    def __str__(self) -> str:
+        total = "?" if self.rows_total is None else f"{self.rows_total:,}"
+        failed = f", {self.rows_dead:,} failed" if self.rows_dead else ""
+        reason = self.error.message if self.error else self.note
+        return (
+            f"{self.id} {self.state}: {self.operator}, {self.rows_done + self.rows_dead:,} of {total} rows{failed}"
+            f"{f'; {reason}' if reason else ''}"
+        )
+
+
+class CheckedJob(Frozen):
+    """What the service found in a request that it checked and did not submit."""
+
+    rows_total: int
+    """Rows of the input."""
+    rows_total_is_exact: bool
+    """Whether they are counted, not estimated from bytes."""
+    columns: dict[str, str]
+    """Columns of the input, with their Arrow types."""

@@ -1,0 +1,111 @@
+"""What values of the ledger look like as text, for Python: the counterpart of `scripts/_encodings.lua`.
+
+The description of each is there. One writer and one parser each; a test writes with one language and reads with the
+other. The encoding of an attempt is `ShardRef.attempt_key`, that of a shard's plan `Shard.plan`, that of costs
+`batchmill.jobs.cost.sums`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import astuple
+from typing import TYPE_CHECKING, NamedTuple
+
+from batchmill.jobs.cost import parse_pool_operator
+from batchmill.ledger.formats.settlement import Settled, SplitUp
+
+if TYPE_CHECKING:
+    from batchmill.jobs.cost import Parts
+    from batchmill.jobs.shard import ShardId
+
+SEGMENT_BYTES = 6
+
+
+class CommitInterval(NamedTuple):
+    """An interval between commits."""
+
+    length_ms: int
+    rows: int  # settled in it
+
+
+class EndedJob(NamedTuple):
+    """A job that its last commit ended."""
+
+    id: str
+    pool: str
+    operator: str
+    rows_done: int
+    rows_dead: int
+
+
+class Request(NamedTuple):
+    """What a client's idempotency key names."""
+
+    job_id: str
+    digest: str
+
+
+def write_holder(worker: str, claim: str) -> str:
+    """Who holds an attempt. claim: a name of its own for each claim."""
+    return f"{worker} {claim}"
+
+
+def worker_of(holder: bytes) -> str:
+    """The worker that holds an attempt."""
+    return holder.decode().partition(" ")[0]
+
+
+def write_settled(shard: Settled) -> str:
+    """A settled shard."""
+    entry = f"{shard.token} {shard.rows} {shard.rows_dead} {shard.nbytes} {shard.first_row}"
+    if shard.expanded_to is not None or shard.plan:
+        entry += f" {'-' if shard.expanded_to is None else shard.expanded_to}"
+    return f"{entry} {shard.plan}" if shard.plan else entry
+
+
+def parse_settled(stage: int, shard_id: ShardId, entry: bytes) -> Settled | SplitUp:
+    """A settled shard, or one that its halves replaced."""
+    if entry.startswith(b"split "):
+        return SplitUp(shard_id, int(entry.removeprefix(b"split ")))
+    token, rows, dead, nbytes, first_row, *more = entry.split(maxsplit=6)
+    expanded_to = int(more[0]) if more and more[0] != b"-" else None
+    plan = more[1].decode() if len(more) > 1 else ""
+    return Settled(stage, shard_id, int(token), int(rows), int(dead), int(nbytes), int(first_row), expanded_to, plan)
+
+
+def write_parts(parts: Parts) -> str:
+    """What the time of an attempt was spent on."""
+    return " ".join(map(str, astuple(parts)))
+
+
+def parse_paces(text: str) -> tuple[CommitInterval, ...]:
+    """The last intervals between commits, the latest last."""
+    return tuple(CommitInterval(*map(int, pace.split(":"))) for pace in text.split())
+
+
+def parse_request(text: bytes) -> Request:
+    """The job that was submitted under a client's idempotency key."""
+    return Request(*text.decode().split(" "))
+
+
+def parse_ended(text: bytes) -> EndedJob:
+    """A job that its last commit ended."""
+    job_id, _, rest = text.decode().partition(" ")
+    worked_for, rows_done, rows_dead = rest.rsplit(" ", 2)
+    return EndedJob(job_id, *parse_pool_operator(worked_for), int(rows_done), int(rows_dead))
+
+
+def parse_stage_key(member: bytes) -> tuple[str, int]:
+    """A job's id and the number of a stage, from a member of an index."""
+    job_id, _, stage = member.decode().rpartition("|")
+    return job_id, int(stage)
+
+
+def parse_event(message: bytes) -> tuple[str, str]:
+    """Kind and id of an event."""
+    kind, _, subject = message.decode().partition(" ")
+    return kind, subject
+
+
+def split_place(place: bytes) -> tuple[bytes, bytes]:
+    """The segment of the row cache that has the results of a row, and the place in it."""
+    return place[:SEGMENT_BYTES], place[SEGMENT_BYTES:]

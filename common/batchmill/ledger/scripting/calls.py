@@ -1,0 +1,1729 @@
+"""One typed call for each ledger script, written from its header by `make ledger-calls`: do not edit."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+from batchmill.jobs.job import JobState
+from batchmill.jobs.shard import ShardRef, format_shard_id
+from batchmill.ledger.formats.encodings import write_parts
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from batchmill.jobs.cost import Parts
+    from batchmill.jobs.shard import ShardId
+    from batchmill.ledger.scripting.connection import Store
+
+
+class Announced(NamedTuple):
+    """An item of the list that `announce.lua` takes."""
+
+    operator: str
+    description: str
+
+
+def announce(
+    store: Store,
+    *,
+    worker: str,
+    description: str,
+    ttl_ms: int,
+    changed: bool,
+    announced: Sequence[Announced],
+) -> list[str]:
+    """Note that a worker is there, what it has loaded, and what its operators are."""
+    keys = store.keys
+    reply = store.run(
+        "announce",
+        [
+            keys.workers(),
+            keys.workers_seen(),
+            keys.operators(),
+        ],
+        [
+            store.now_ms,
+            worker,
+            description,
+            ttl_ms,
+            keys.events(),
+            int(changed),
+            *(
+                part
+                for item in announced
+                for part in (
+                    item.operator,
+                    item.description,
+                )
+            ),
+        ],
+    )
+    return [one.decode() for one in reply]
+
+
+def begin_planning(
+    store: Store,
+    *,
+    job_id: str,
+    is_again: bool,
+) -> int:
+    """Count that the planner begins with a job; it clears the count when it is through, or when the job fails."""
+    keys = store.keys
+    reply = store.run(
+        "begin_planning",
+        [
+            keys.job(job_id),
+        ],
+        [
+            int(is_again),
+        ],
+    )
+    return int(reply)
+
+
+class BeginUploadAnswer(StrEnum):
+    """What `begin_upload.lua` answers."""
+
+    OK = "ok"
+    FULL = "full"
+
+
+def begin_upload(
+    store: Store,
+    *,
+    upload_id: str,
+    max_uploads: int,
+) -> BeginUploadAnswer:
+    """Note an upload, so that it can be swept if no job takes it."""
+    keys = store.keys
+    reply = store.run(
+        "begin_upload",
+        [
+            keys.uploads(),
+        ],
+        [
+            store.now_ms,
+            upload_id,
+            max_uploads,
+        ],
+    )
+    return BeginUploadAnswer(reply.decode())
+
+
+def check_schema(
+    store: Store,
+    *,
+    version: int,
+) -> int:
+    """Find out in which data formats this ledger is kept."""
+    keys = store.keys
+    reply = store.run(
+        "check_schema",
+        [
+            keys.schema(),
+            keys.jobs(),
+            keys.workers_seen(),
+        ],
+        [
+            store.now_ms,
+            version,
+        ],
+    )
+    return int(reply)
+
+
+class ClaimAnswer(StrEnum):
+    """What `claim.lua` answers."""
+
+    OK = "ok"
+    STALE = "stale"
+    STOPPED = "stopped"
+    OTHER_REVISION = "other revision"
+
+
+class ClaimReply(NamedTuple):
+    """What `claim.lua` replies."""
+
+    answer: ClaimAnswer
+    plan: bytes
+    failures: int
+    losses: int
+    checkpoint: str
+    stalled_ms: int
+    spec: bytes
+    inline_rows: bytes
+
+
+def claim(
+    store: Store,
+    *,
+    pool: str,
+    attempt: ShardRef,
+    holder: str,
+    lease_ms: int,
+    with_job: bool,
+    price_nano: int,
+    sharers: int,
+    version: str,
+    revision: str,
+) -> ClaimReply:
+    """Take a queued attempt under a lease, as a worker."""
+    keys = store.keys
+    reply = store.run(
+        "claim",
+        [
+            keys.job(attempt.job_id),
+            keys.index(),
+            keys.stage(attempt.job_id, attempt.stage),
+            keys.shard(attempt.job_id, attempt.stage, attempt.shard_id),
+            keys.queued(pool),
+            keys.leases(),
+            keys.waiting(attempt.job_id, attempt.stage),
+            keys.inline_input(attempt.job_id),
+        ],
+        [
+            store.now_ms,
+            attempt.attempt_key,
+            holder,
+            lease_ms,
+            int(with_job),
+            price_nano,
+            sharers,
+            version,
+            revision,
+        ],
+    )
+    return ClaimReply(
+        ClaimAnswer(reply[0].decode()),
+        bytes(reply[1]),
+        int(reply[2]),
+        int(reply[3]),
+        reply[4].decode(),
+        int(reply[5]),
+        bytes(reply[6]),
+        bytes(reply[7]),
+    )
+
+
+class CommitAnswer(StrEnum):
+    """What `commit.lua` answers."""
+
+    OK = "ok"
+    STALE = "stale"
+    NO_ROOM = "no room"
+
+
+class DeadRowsCount(NamedTuple):
+    """An item of the list that `commit.lua` takes."""
+
+    error_type: str
+    rows: int
+
+
+def commit(
+    store: Store,
+    *,
+    attempt: ShardRef,
+    rows: int,
+    rows_dead: int,
+    nbytes: int,
+    busy_us: int,
+    inline: bytes | None,
+    max_inline_bytes: int,
+    max_dead: float | None,
+    too_many_dead: str | None,
+    results: int | None,
+    rows_cached: int,
+    used: Parts,
+    dead_by_type: Sequence[DeadRowsCount],
+) -> CommitAnswer:
+    """Make an attempt's results the shard's results: the one step that counts."""
+    keys = store.keys
+    reply = store.run(
+        "commit",
+        [
+            keys.job(attempt.job_id),
+            keys.index(),
+            keys.stage(attempt.job_id, attempt.stage),
+            keys.shard(attempt.job_id, attempt.stage, attempt.shard_id),
+            keys.leases(),
+            keys.done(attempt.job_id, attempt.stage),
+            keys.live_shards(attempt.job_id, attempt.stage),
+            keys.inline_results(attempt.job_id, attempt.stage),
+            keys.ready(attempt.job_id, attempt.stage),
+            keys.waiting(attempt.job_id, attempt.stage),
+            keys.dead_counts(attempt.job_id),
+            keys.live_jobs(),
+            keys.ended_jobs(),
+            keys.clock_seen(),
+            keys.inline_input(attempt.job_id),
+            keys.unreported(),
+            keys.cost_tenants(),
+            keys.cost_pools(),
+            keys.cost_days(),
+        ],
+        [
+            store.now_ms,
+            attempt.attempt_key,
+            rows,
+            rows_dead,
+            nbytes,
+            busy_us,
+            "" if inline is None else inline,
+            max_inline_bytes,
+            "" if max_dead is None else max_dead,
+            "" if too_many_dead is None else too_many_dead,
+            "" if results is None else results,
+            rows_cached,
+            write_parts(used),
+            keys.events(),
+            *(
+                part
+                for item in dead_by_type
+                for part in (
+                    item.error_type,
+                    item.rows,
+                )
+            ),
+        ],
+    )
+    return CommitAnswer(reply.decode())
+
+
+def deregister(
+    store: Store,
+    *,
+    worker: str,
+) -> bool:
+    """Remove a worker that ends."""
+    keys = store.keys
+    reply = store.run(
+        "deregister",
+        [
+            keys.workers(),
+            keys.workers_seen(),
+        ],
+        [
+            worker,
+        ],
+    )
+    return bool(reply)
+
+
+def drop_upload(
+    store: Store,
+    *,
+    upload_id: str,
+) -> bool:
+    """Forget an upload that no job has taken; the caller then deletes its blobs."""
+    keys = store.keys
+    reply = store.run(
+        "drop_upload",
+        [
+            keys.uploads(),
+        ],
+        [
+            upload_id,
+        ],
+    )
+    return bool(reply)
+
+
+class DueReply(NamedTuple):
+    """What `due.lua` replies."""
+
+    now: int
+    entries: list[str]
+
+
+class DuePool(NamedTuple):
+    """An item of the list that `due.lua` takes."""
+
+    pool: str
+    window: int
+    operators: str
+
+
+def due(
+    store: Store,
+    *,
+    limit: int,
+    max_turns: int,
+    more_of_a_turn: int,
+    pools: Sequence[DuePool],
+) -> DueReply:
+    """What there is to queue in these pools, as far as their windows have room."""
+    keys = store.keys
+    reply = store.run(
+        "due",
+        [
+            keys.index(),
+        ],
+        [
+            store.now_ms,
+            limit,
+            max_turns,
+            more_of_a_turn,
+            *(
+                part
+                for item in pools
+                for part in (
+                    item.pool,
+                    item.window,
+                    item.operators,
+                )
+            ),
+        ],
+    )
+    return DueReply(
+        int(reply[0]),
+        [one.decode() for one in reply[1:]],
+    )
+
+
+class EndAttemptAnswer(StrEnum):
+    """What `end_attempt.lua` answers."""
+
+    OK = "ok"
+    STALE = "stale"
+
+
+def end_attempt(
+    store: Store,
+    *,
+    attempt: ShardRef,
+    delay_ms: int,
+    blame: bool,
+    stop_with: str | None,
+    checkpoint: str | None,
+    stalled_by: str | None,
+    stalled_ms: int,
+    used: Parts,
+) -> EndAttemptAnswer:
+    """End an attempt before its shard is done: the shard waits for another one, or the job stops."""
+    keys = store.keys
+    reply = store.run(
+        "end_attempt",
+        [
+            keys.job(attempt.job_id),
+            keys.index(),
+            keys.stage(attempt.job_id, attempt.stage),
+            keys.shard(attempt.job_id, attempt.stage, attempt.shard_id),
+            keys.leases(),
+            keys.waiting(attempt.job_id, attempt.stage),
+            keys.cost_tenants(),
+            keys.cost_pools(),
+            keys.cost_days(),
+        ],
+        [
+            store.now_ms,
+            attempt.attempt_key,
+            delay_ms,
+            int(blame),
+            "" if stop_with is None else stop_with,
+            "" if checkpoint is None else checkpoint,
+            "" if stalled_by is None else stalled_by,
+            stalled_ms,
+            write_parts(used),
+            keys.events(),
+        ],
+    )
+    return EndAttemptAnswer(reply.decode())
+
+
+class ExpireAttemptAnswer(StrEnum):
+    """What `expire_attempt.lua` answers."""
+
+    OK = "ok"
+    DEPOSED = "deposed"
+    ALIVE = "alive"
+    STALE = "stale"
+
+
+def expire_attempt(
+    store: Store,
+    *,
+    epoch: int,
+    attempt: ShardRef,
+    delay_ms: int,
+    stop_with: str | None,
+) -> ExpireAttemptAnswer:
+    """Take a shard back from an attempt whose lease ran out, as the recoverer."""
+    keys = store.keys
+    reply = store.run(
+        "expire_attempt",
+        [
+            keys.job(attempt.job_id),
+            keys.index(),
+            keys.stage(attempt.job_id, attempt.stage),
+            keys.shard(attempt.job_id, attempt.stage, attempt.shard_id),
+            keys.leases(),
+            keys.waiting(attempt.job_id, attempt.stage),
+            keys.leader(),
+            keys.cost_tenants(),
+            keys.cost_pools(),
+            keys.cost_days(),
+        ],
+        [
+            store.now_ms,
+            epoch,
+            attempt.attempt_key,
+            delay_ms,
+            "" if stop_with is None else stop_with,
+            keys.events(),
+        ],
+    )
+    return ExpireAttemptAnswer(reply.decode())
+
+
+def expire_uploads(
+    store: Store,
+    *,
+    epoch: int,
+    life_ms: int,
+    limit: int,
+) -> list[str]:
+    """Forget the uploads that began too long ago and that no job took; the caller then deletes their blobs."""
+    keys = store.keys
+    reply = store.run(
+        "expire_uploads",
+        [
+            keys.uploads(),
+            keys.leader(),
+        ],
+        [
+            store.now_ms,
+            epoch,
+            life_ms,
+            limit,
+        ],
+    )
+    return [one.decode() for one in reply]
+
+
+class ExtendAllLeasesAnswer(StrEnum):
+    """What `extend_all_leases.lua` answers."""
+
+    OK = "ok"
+    DEPOSED = "deposed"
+
+
+class ExtendAllLeasesReply(NamedTuple):
+    """What `extend_all_leases.lua` replies."""
+
+    answer: ExtendAllLeasesAnswer
+    extended: int
+
+
+def extend_all_leases(
+    store: Store,
+    *,
+    epoch: int,
+    lease_ms: int,
+    missed_ms: int,
+) -> ExtendAllLeasesReply:
+    """Note that the recoverer looks at the leases, and extend them if nobody could for long."""
+    keys = store.keys
+    reply = store.run(
+        "extend_all_leases",
+        [
+            keys.leases(),
+            keys.leases_seen(),
+            keys.leader(),
+        ],
+        [
+            store.now_ms,
+            epoch,
+            lease_ms,
+            missed_ms,
+        ],
+    )
+    return ExtendAllLeasesReply(
+        ExtendAllLeasesAnswer(reply[0].decode()),
+        int(reply[1]),
+    )
+
+
+class FindRowsReply(NamedTuple):
+    """What `find_rows.lua` replies."""
+
+    taken: bool
+    places: list[bytes | None]
+
+
+def find_rows(
+    store: Store,
+    *,
+    digests: bytes,
+    segment: bytes,
+    loose_ms: int,
+) -> FindRowsReply:
+    """Find where the results of rows are in the row cache, and name a segment for those that are not there."""
+    keys = store.keys
+    reply = store.run(
+        "find_rows",
+        [
+            keys.cache_index(),
+            keys.cache_used(),
+            keys.cache_loose(),
+            keys.cache_totals(),
+        ],
+        [
+            store.now_ms,
+            digests,
+            segment,
+            loose_ms,
+        ],
+    )
+    return FindRowsReply(
+        bool(reply[0]),
+        [bytes(one) if one is not None else None for one in reply[1:]],
+    )
+
+
+class FinishAnswer(StrEnum):
+    """What `finish.lua` answers."""
+
+    OK = "ok"
+    DEPOSED = "deposed"
+    BUSY = "busy"
+
+
+class LiveAttempt(NamedTuple):
+    """An item of the list that `finish.lua` takes."""
+
+    pool: str
+    attempt: ShardRef
+
+
+def finish(
+    store: Store,
+    *,
+    epoch: int,
+    job_id: str,
+    state: JobState,
+    stages: Sequence[int],
+    live: Sequence[LiveAttempt],
+) -> FinishAnswer:
+    """End a job whose work is over: nothing of it is planned, queued or running any more."""
+    keys = store.keys
+    reply = store.run(
+        "finish",
+        [
+            keys.leader(),
+            keys.job(job_id),
+            keys.index(),
+            keys.live_jobs(),
+            keys.inline_input(job_id),
+            keys.ended_jobs(),
+            keys.clock_seen(),
+            *(
+                part
+                for item in stages
+                for part in (
+                    keys.stage(job_id, item),
+                    keys.ready(job_id, item),
+                    keys.waiting(job_id, item),
+                    keys.live_shards(job_id, item),
+                )
+            ),
+            *(
+                part
+                for item in live
+                for part in (
+                    keys.shard(item.attempt.job_id, item.attempt.stage, item.attempt.shard_id),
+                    keys.queued(item.pool),
+                )
+            ),
+        ],
+        [
+            store.now_ms,
+            epoch,
+            job_id,
+            state,
+            keys.events(),
+            len(stages),
+            *(item.attempt.attempt_key for item in live),
+        ],
+    )
+    return FinishAnswer(reply.decode())
+
+
+class ForgetAnswer(StrEnum):
+    """What `forget.lua` answers."""
+
+    OK = "ok"
+    NOT_MARKED = "not marked"
+
+
+def forget(
+    store: Store,
+    *,
+    idempotency_key: str | None,
+    job_id: str,
+    others: Sequence[str],
+) -> ForgetAnswer:
+    """Remove what the ledger has of a job that was marked for deletion."""
+    keys = store.keys
+    reply = store.run(
+        "forget",
+        [
+            keys.job(job_id),
+            keys.jobs(),
+            keys.ended_jobs(),
+            keys.idempotency(idempotency_key) if idempotency_key is not None else "",
+            *(item for item in others),
+        ],
+        [
+            job_id,
+            keys.events(),
+        ],
+    )
+    return ForgetAnswer(reply.decode())
+
+
+def forget_rows(
+    store: Store,
+    *,
+    everything: bool,
+    broken: Sequence[bytes],
+) -> int:
+    """Forget segments of the row cache: some whose blobs are broken or gone, or all there are."""
+    keys = store.keys
+    reply = store.run(
+        "forget_rows",
+        [
+            keys.cache_index(),
+            keys.cache_segments(),
+            keys.cache_used(),
+            keys.cache_loose(),
+            keys.cache_totals(),
+        ],
+        [
+            int(everything),
+            *(item for item in broken),
+        ],
+    )
+    return int(reply)
+
+
+def keep_leases(
+    store: Store,
+    *,
+    lease_ms: int,
+    worker: str,
+    attempts: Sequence[ShardRef],
+) -> list[ShardRef]:
+    """Keep the leases of attempts whose process lives, as its supervisor sees, even if it cannot renew them."""
+    keys = store.keys
+    reply = store.run(
+        "keep_leases",
+        [
+            keys.leases(),
+            keys.workers_seen(),
+            *(keys.shard(item.job_id, item.stage, item.shard_id) for item in attempts),
+        ],
+        [
+            store.now_ms,
+            lease_ms,
+            worker,
+            *(item.attempt_key for item in attempts),
+        ],
+    )
+    return [ShardRef.from_key(one) for one in reply]
+
+
+class KeepRowsAnswer(StrEnum):
+    """What `keep_rows.lua` answers."""
+
+    KEPT = "kept"
+    KNOWN = "known"
+    NO_ROOM = "no room"
+    GONE = "gone"
+
+
+def keep_rows(
+    store: Store,
+    *,
+    segment: bytes,
+    nbytes: int,
+    digests: bytes,
+    places: bytes,
+    max_bytes: int,
+    max_rows: int,
+    max_forgotten: int,
+) -> KeepRowsAnswer:
+    """Put a segment whose blob is written into the row cache; those unused for longest make room."""
+    keys = store.keys
+    reply = store.run(
+        "keep_rows",
+        [
+            keys.cache_index(),
+            keys.cache_segments(),
+            keys.cache_used(),
+            keys.cache_loose(),
+            keys.cache_totals(),
+        ],
+        [
+            store.now_ms,
+            segment,
+            nbytes,
+            digests,
+            places,
+            max_bytes,
+            max_rows,
+            max_forgotten,
+        ],
+    )
+    return KeepRowsAnswer(reply.decode())
+
+
+def lead(
+    store: Store,
+    *,
+    name: str,
+    lease_ms: int,
+) -> int:
+    """Take the lead when nobody has it, or keep it."""
+    keys = store.keys
+    reply = store.run(
+        "lead",
+        [
+            keys.leader(),
+            keys.leader_epoch(),
+        ],
+        [
+            name,
+            lease_ms,
+        ],
+    )
+    return int(reply)
+
+
+class MarkForDeletionAnswer(StrEnum):
+    """What `mark_for_deletion.lua` answers."""
+
+    OK = "ok"
+    NO_JOB = "no job"
+    NOT_ENDED = "not ended"
+
+
+class MarkForDeletionReply(NamedTuple):
+    """What `mark_for_deletion.lua` replies."""
+
+    answer: MarkForDeletionAnswer
+    state: JobState | None
+
+
+def mark_for_deletion(
+    store: Store,
+    *,
+    job_id: str,
+) -> MarkForDeletionReply:
+    """Mark an ended job for deletion: whoever deletes its blobs may be cut short, and the janitor continues."""
+    keys = store.keys
+    reply = store.run(
+        "mark_for_deletion",
+        [
+            keys.job(job_id),
+            keys.ended_jobs(),
+        ],
+        [
+            job_id,
+        ],
+    )
+    return MarkForDeletionReply(
+        MarkForDeletionAnswer(reply[0].decode()),
+        JobState(reply[1].decode()) if reply[1] else None,
+    )
+
+
+class LogField(NamedTuple):
+    """An item of the list that `note.lua` takes."""
+
+    field: str
+    value: str
+
+
+def note(
+    store: Store,
+    *,
+    job_id: str,
+    entry: Sequence[LogField],
+) -> int:
+    """Keep an entry in a job's log, if the job is still there; the oldest one makes room."""
+    keys = store.keys
+    reply = store.run(
+        "note",
+        [
+            keys.job(job_id),
+            keys.job_log(job_id),
+        ],
+        [
+            *(
+                part
+                for item in entry
+                for part in (
+                    item.field,
+                    item.value,
+                )
+            ),
+        ],
+    )
+    return int(reply)
+
+
+class PauseAnswer(StrEnum):
+    """What `pause.lua` answers."""
+
+    OK = "ok"
+    NO_JOB = "no job"
+    REFUSED = "refused"
+
+
+class PauseReply(NamedTuple):
+    """What `pause.lua` replies."""
+
+    answer: PauseAnswer
+    state: JobState | None
+
+
+def pause(
+    store: Store,
+    *,
+    job_id: str,
+) -> PauseReply:
+    """Pause a job: nothing more of it is planned, queued or claimed, and its running attempts release their leases."""
+    keys = store.keys
+    reply = store.run(
+        "pause",
+        [
+            keys.job(job_id),
+            keys.index(),
+            keys.job_log(job_id),
+        ],
+        [
+            store.now_ms,
+            job_id,
+            keys.events(),
+        ],
+    )
+    return PauseReply(
+        PauseAnswer(reply[0].decode()),
+        JobState(reply[1].decode()) if reply[1] else None,
+    )
+
+
+class PlanAnswer(StrEnum):
+    """What `plan.lua` answers."""
+
+    OK = "ok"
+    DEPOSED = "deposed"
+    MOVED = "moved"
+    OVER = "over"
+
+
+class PlannedShard(NamedTuple):
+    """An item of the list that `plan.lua` takes."""
+
+    shard_id: ShardId
+    rows: int
+    nbytes: int
+    plan: str
+
+
+def plan(
+    store: Store,
+    *,
+    stage: int,
+    epoch: int,
+    job_id: str,
+    cursor: str,
+    next_cursor: str,
+    at_end: bool,
+    rows_total: int | None,
+    rows_exact: bool,
+    shards: Sequence[PlannedShard],
+) -> PlanAnswer:
+    """Write the next shards of a stage and move its cursor, if the cursor is still where the planner read it."""
+    keys = store.keys
+    reply = store.run(
+        "plan",
+        [
+            keys.leader(),
+            keys.job(job_id),
+            keys.index(),
+            keys.stage(job_id, stage),
+            keys.ready(job_id, stage),
+            keys.live_shards(job_id, stage),
+            *(keys.shard(job_id, stage, item.shard_id) for item in shards),
+        ],
+        [
+            store.now_ms,
+            epoch,
+            job_id,
+            cursor,
+            next_cursor,
+            int(at_end),
+            "" if rows_total is None else rows_total,
+            int(rows_exact),
+            keys.events(),
+            *(
+                part
+                for item in shards
+                for part in (
+                    format_shard_id(item.shard_id),
+                    item.rows,
+                    item.nbytes,
+                    item.plan,
+                )
+            ),
+        ],
+    )
+    return PlanAnswer(reply.decode())
+
+
+def profile(
+    store: Store,
+    *,
+    name: str,
+    profile: str,
+    max_profiles: int,
+) -> int:
+    """Keep what a worker has learned about the batches of an operator."""
+    keys = store.keys
+    reply = store.run(
+        "profile",
+        [
+            keys.profiles(),
+            keys.profiles_used(),
+        ],
+        [
+            store.now_ms,
+            name,
+            profile,
+            max_profiles,
+        ],
+    )
+    return int(reply)
+
+
+def queue(
+    store: Store,
+    *,
+    pool: str,
+    epoch: int,
+    job_id: str,
+    stage: int,
+    shard_id: ShardId,
+) -> int:
+    """Give a planned or waiting shard its next token and count it as queued; the caller then publishes its message."""
+    keys = store.keys
+    reply = store.run(
+        "queue",
+        [
+            keys.leader(),
+            keys.job(job_id),
+            keys.index(),
+            keys.stage(job_id, stage),
+            keys.shard(job_id, stage, shard_id),
+            keys.ready(job_id, stage),
+            keys.waiting(job_id, stage),
+            keys.queued(pool),
+        ],
+        [
+            store.now_ms,
+            epoch,
+            job_id,
+            stage,
+            format_shard_id(shard_id),
+        ],
+    )
+    return int(reply)
+
+
+class RecountAnswer(StrEnum):
+    """What `recount.lua` answers."""
+
+    OK = "ok"
+
+
+def recount(
+    store: Store,
+    *,
+    generation: str,
+) -> RecountAnswer:
+    """Begin to count all work anew: the sums are empty, and what jobs are counted for is no longer valid."""
+    keys = store.keys
+    reply = store.run(
+        "recount",
+        [
+            keys.index(),
+        ],
+        [
+            generation,
+        ],
+    )
+    return RecountAnswer(reply.decode())
+
+
+def reindex(
+    store: Store,
+    *,
+    jobs: Sequence[str],
+) -> int:
+    """Give jobs the index entries that they are due: a retry became due, or a new leader makes sure of them."""
+    keys = store.keys
+    reply = store.run(
+        "reindex",
+        [
+            keys.index(),
+            *(keys.job(item) for item in jobs),
+        ],
+        [
+            store.now_ms,
+            *(item for item in jobs),
+        ],
+    )
+    return int(reply)
+
+
+class Release(NamedTuple):
+    """An item of the list that `release_leases_of_worker.lua` takes."""
+
+    attempt: ShardRef
+    blamed: bool
+
+
+def release_leases_of_worker(
+    store: Store,
+    *,
+    worker: str,
+    attempts: Sequence[Release],
+) -> list[ShardRef]:
+    """Take back the attempts of a worker process that is dead, as its supervisor found."""
+    keys = store.keys
+    reply = store.run(
+        "release_leases_of_worker",
+        [
+            keys.leases(),
+            keys.index(),
+            keys.cost_tenants(),
+            keys.cost_pools(),
+            keys.cost_days(),
+            *(
+                part
+                for item in attempts
+                for part in (
+                    keys.job(item.attempt.job_id),
+                    keys.stage(item.attempt.job_id, item.attempt.stage),
+                    keys.shard(item.attempt.job_id, item.attempt.stage, item.attempt.shard_id),
+                    keys.waiting(item.attempt.job_id, item.attempt.stage),
+                )
+            ),
+        ],
+        [
+            store.now_ms,
+            worker,
+            keys.events(),
+            *(
+                part
+                for item in attempts
+                for part in (
+                    item.attempt.attempt_key,
+                    int(item.blamed),
+                )
+            ),
+        ],
+    )
+    return [ShardRef.from_key(one) for one in reply]
+
+
+class RenewAnswer(StrEnum):
+    """What `renew.lua` answers."""
+
+    OK = "ok"
+    LOST = "lost"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+
+
+class Renewal(NamedTuple):
+    """An item of the list that `renew.lua` takes."""
+
+    attempt: ShardRef
+    used_us: int
+
+
+def renew(
+    store: Store,
+    *,
+    lease_ms: int,
+    attempts: Sequence[Renewal],
+) -> list[RenewAnswer]:
+    """Renew every lease a process holds in one call, and note what its attempts have used so far."""
+    keys = store.keys
+    reply = store.run(
+        "renew",
+        [
+            keys.leases(),
+            *(
+                part
+                for item in attempts
+                for part in (
+                    keys.job(item.attempt.job_id),
+                    keys.shard(item.attempt.job_id, item.attempt.stage, item.attempt.shard_id),
+                )
+            ),
+        ],
+        [
+            store.now_ms,
+            lease_ms,
+            *(
+                part
+                for item in attempts
+                for part in (
+                    item.attempt.attempt_key,
+                    item.used_us,
+                )
+            ),
+        ],
+    )
+    return [RenewAnswer(one.decode()) for one in reply]
+
+
+class ReplacePartAnswer(StrEnum):
+    """What `replace_part.lua` answers."""
+
+    OK = "ok"
+    DEPOSED = "deposed"
+    STALE = "stale"
+
+
+class DeadRowsChange(NamedTuple):
+    """An item of the list that `replace_part.lua` takes."""
+
+    error_type: str
+    more_rows: int
+
+
+def replace_part(
+    store: Store,
+    *,
+    stage: int,
+    epoch: int,
+    job_id: str,
+    shard_id: ShardId,
+    before: str,
+    after: str,
+    more_rows: int,
+    fewer_dead: int,
+    dead_by_type: Sequence[DeadRowsChange],
+) -> ReplacePartAnswer:
+    """Put the results of a replay into the place of a settled shard's, if the shard is still as it was read."""
+    keys = store.keys
+    reply = store.run(
+        "replace_part",
+        [
+            keys.leader(),
+            keys.job(job_id),
+            keys.stage(job_id, stage),
+            keys.done(job_id, stage),
+            keys.inline_results(job_id, stage),
+            keys.dead_counts(job_id),
+        ],
+        [
+            epoch,
+            job_id,
+            format_shard_id(shard_id),
+            before,
+            after,
+            more_rows,
+            fewer_dead,
+            keys.events(),
+            *(
+                part
+                for item in dead_by_type
+                for part in (
+                    item.error_type,
+                    item.more_rows,
+                )
+            ),
+        ],
+    )
+    return ReplacePartAnswer(reply.decode())
+
+
+def resign(
+    store: Store,
+    *,
+    name: str,
+) -> bool:
+    """Give the lead back, if it is ours, so that a standby need not wait for the lease to end."""
+    keys = store.keys
+    reply = store.run(
+        "resign",
+        [
+            keys.leader(),
+        ],
+        [
+            name,
+        ],
+    )
+    return bool(reply)
+
+
+class RestartPacesAnswer(StrEnum):
+    """What `restart_paces.lua` answers."""
+
+    OK = "ok"
+    DEPOSED = "deposed"
+
+
+class PacedStage(NamedTuple):
+    """An item of the list that `restart_paces.lua` takes."""
+
+    job_id: str
+    stage: int
+
+
+def restart_paces(
+    store: Store,
+    *,
+    epoch: int,
+    stages: Sequence[PacedStage],
+) -> RestartPacesAnswer:
+    """Measure the pace of stages anew, from their next commits: the service was away."""
+    keys = store.keys
+    reply = store.run(
+        "restart_paces",
+        [
+            keys.leader(),
+            *(keys.stage(item.job_id, item.stage) for item in stages),
+        ],
+        [
+            epoch,
+        ],
+    )
+    return RestartPacesAnswer(reply.decode())
+
+
+class ResumeAnswer(StrEnum):
+    """What `resume.lua` answers."""
+
+    OK = "ok"
+    NO_JOB = "no job"
+    REFUSED = "refused"
+    SPENT = "spent"
+
+
+class ResumeReply(NamedTuple):
+    """What `resume.lua` replies."""
+
+    answer: ResumeAnswer
+    state: JobState | None
+
+
+def resume(
+    store: Store,
+    *,
+    job_id: str,
+    budget_nano: int | None,
+    any_version: bool,
+    stages: Sequence[int],
+) -> ResumeReply:
+    """Resume a paused job where it was."""
+    keys = store.keys
+    reply = store.run(
+        "resume",
+        [
+            keys.job(job_id),
+            keys.index(),
+            keys.job_log(job_id),
+            *(keys.stage(job_id, item) for item in stages),
+        ],
+        [
+            store.now_ms,
+            job_id,
+            "" if budget_nano is None else budget_nano,
+            int(any_version),
+            keys.events(),
+        ],
+    )
+    return ResumeReply(
+        ResumeAnswer(reply[0].decode()),
+        JobState(reply[1].decode()) if reply[1] else None,
+    )
+
+
+class ResumeFromAnswer(StrEnum):
+    """What `resume_from.lua` answers."""
+
+    OK = "ok"
+    DEPOSED = "deposed"
+    MOVED = "moved"
+    OVER = "over"
+
+
+class UnfinishedShard(NamedTuple):
+    """An item of the list that `resume_from.lua` takes."""
+
+    shard_id: ShardId
+    token: int
+    rows: int
+    plan: str
+
+
+def resume_from(
+    store: Store,
+    *,
+    stage: int,
+    epoch: int,
+    job_id: str,
+    settled: str,
+    dead_by_type: str,
+    cursor: str,
+    at_end: bool,
+    rows_planned: int,
+    shards_planned: int,
+    shards: Sequence[UnfinishedShard],
+) -> ResumeFromAnswer:
+    """Give a job what an earlier one left in its output folder."""
+    keys = store.keys
+    reply = store.run(
+        "resume_from",
+        [
+            keys.leader(),
+            keys.job(job_id),
+            keys.index(),
+            keys.stage(job_id, stage),
+            keys.done(job_id, stage),
+            keys.live_shards(job_id, stage),
+            keys.waiting(job_id, stage),
+            keys.dead_counts(job_id),
+            *(keys.shard(job_id, stage, item.shard_id) for item in shards),
+        ],
+        [
+            store.now_ms,
+            epoch,
+            job_id,
+            settled,
+            dead_by_type,
+            cursor,
+            int(at_end),
+            rows_planned,
+            shards_planned,
+            keys.events(),
+            *(
+                part
+                for item in shards
+                for part in (
+                    format_shard_id(item.shard_id),
+                    item.token,
+                    item.rows,
+                    item.plan,
+                )
+            ),
+        ],
+    )
+    return ResumeFromAnswer(reply.decode())
+
+
+class SplitAnswer(StrEnum):
+    """What `split.lua` answers."""
+
+    OK = "ok"
+    DEPOSED = "deposed"
+    ALIVE = "alive"
+    STALE = "stale"
+
+
+class Half(NamedTuple):
+    """An item of the list that `split.lua` takes."""
+
+    shard_id: ShardId
+    rows: int
+    plan: str
+    losses: int
+    checkpoint: str
+
+
+def split(
+    store: Store,
+    *,
+    epoch: int,
+    attempt: ShardRef,
+    halves: Sequence[Half],
+) -> SplitAnswer:
+    """Replace a shard that was lost too often by its two halves, as the recoverer."""
+    keys = store.keys
+    reply = store.run(
+        "split",
+        [
+            keys.job(attempt.job_id),
+            keys.index(),
+            keys.stage(attempt.job_id, attempt.stage),
+            keys.shard(attempt.job_id, attempt.stage, attempt.shard_id),
+            keys.leases(),
+            keys.waiting(attempt.job_id, attempt.stage),
+            keys.leader(),
+            keys.done(attempt.job_id, attempt.stage),
+            keys.live_shards(attempt.job_id, attempt.stage),
+            keys.cost_tenants(),
+            keys.cost_pools(),
+            keys.cost_days(),
+            *(keys.shard(attempt.job_id, attempt.stage, item.shard_id) for item in halves),
+        ],
+        [
+            store.now_ms,
+            epoch,
+            attempt.attempt_key,
+            keys.events(),
+            *(
+                part
+                for item in halves
+                for part in (
+                    format_shard_id(item.shard_id),
+                    item.rows,
+                    item.plan,
+                    item.losses,
+                    item.checkpoint,
+                )
+            ),
+        ],
+    )
+    return SplitAnswer(reply.decode())
+
+
+class StopAnswer(StrEnum):
+    """What `stop.lua` answers."""
+
+    OK = "ok"
+    NO_JOB = "no job"
+
+
+class StopReply(NamedTuple):
+    """What `stop.lua` replies."""
+
+    answer: StopAnswer
+    state: JobState | None
+
+
+def stop(
+    store: Store,
+    *,
+    job_id: str,
+    state: JobState,
+    error: str | None,
+) -> StopReply:
+    """Ask a job to stop: its workers release their leases at their next batch, then the finisher ends it."""
+    keys = store.keys
+    reply = store.run(
+        "stop",
+        [
+            keys.job(job_id),
+            keys.index(),
+        ],
+        [
+            store.now_ms,
+            job_id,
+            state,
+            "" if error is None else error,
+            keys.events(),
+        ],
+    )
+    return StopReply(
+        StopAnswer(reply[0].decode()),
+        JobState(reply[1].decode()) if reply[1] else None,
+    )
+
+
+class SubmitAnswer(StrEnum):
+    """What `submit.lua` answers."""
+
+    ACCEPTED = "accepted"
+    KNOWN = "known"
+    CONFLICT = "conflict"
+    FULL = "full"
+    TENANT_FULL = "tenant full"
+    NO_UPLOAD = "no upload"
+    OTHER_SCHEMA = "other schema"
+
+
+class SubmitReply(NamedTuple):
+    """What `submit.lua` replies."""
+
+    answer: SubmitAnswer
+    known_id: str
+
+
+class NewStage(NamedTuple):
+    """An item of the list that `submit.lua` takes."""
+
+    stage: int
+    operator_version: str
+    worked_for: str
+    turn: str
+    rows_total: int | None
+    shard_id: ShardId
+    plan: str | None
+    nbytes: int | None
+    cursor: str | None
+
+
+def submit(
+    store: Store,
+    *,
+    schema: int,
+    job_id: str,
+    spec: str,
+    digest: str,
+    idempotency_key: str | None,
+    idempotency_ms: int,
+    inline_rows: bytes | None,
+    upload: str | None,
+    max_live_jobs: int,
+    max_tenant_jobs: int | None,
+    replay_of: str | None,
+    resumed_from: str | None,
+    tenant: str,
+    budget_nano: int | None,
+    priority: int,
+    deadline_ms: int | None,
+    ends_at_commit: bool,
+    stages: Sequence[NewStage],
+) -> SubmitReply:
+    """Accept a job, or find the one that was accepted under the same idempotency key."""
+    keys = store.keys
+    reply = store.run(
+        "submit",
+        [
+            keys.job(job_id),
+            keys.index(),
+            keys.jobs(),
+            keys.live_jobs(),
+            keys.idempotency(idempotency_key) if idempotency_key is not None else "",
+            keys.inline_input(job_id),
+            keys.uploads(),
+            keys.tenant_jobs(tenant),
+            keys.tenant_live_jobs(tenant),
+            keys.schema(),
+            *(
+                part
+                for item in stages
+                for part in (
+                    keys.stage(job_id, item.stage),
+                    keys.shard(job_id, item.stage, item.shard_id),
+                    keys.ready(job_id, item.stage),
+                    keys.live_shards(job_id, item.stage),
+                )
+            ),
+        ],
+        [
+            store.now_ms,
+            schema,
+            job_id,
+            spec,
+            digest,
+            "" if idempotency_key is None else idempotency_key,
+            idempotency_ms,
+            "" if inline_rows is None else inline_rows,
+            "" if upload is None else upload,
+            max_live_jobs,
+            "" if max_tenant_jobs is None else max_tenant_jobs,
+            "" if replay_of is None else replay_of,
+            "" if resumed_from is None else resumed_from,
+            tenant,
+            "" if budget_nano is None else budget_nano,
+            priority,
+            "" if deadline_ms is None else deadline_ms,
+            int(ends_at_commit),
+            keys.events(),
+            *(
+                part
+                for item in stages
+                for part in (
+                    item.operator_version,
+                    item.worked_for,
+                    item.turn,
+                    "" if item.rows_total is None else item.rows_total,
+                    format_shard_id(item.shard_id),
+                    "" if item.plan is None else item.plan,
+                    "" if item.nbytes is None else item.nbytes,
+                    "" if item.cursor is None else item.cursor,
+                )
+            ),
+        ],
+    )
+    return SubmitReply(
+        SubmitAnswer(reply[0].decode()),
+        reply[1].decode(),
+    )
+
+
+def unqueue_orphaned(
+    store: Store,
+    *,
+    pool: str,
+    epoch: int,
+    attempts: Sequence[ShardRef],
+) -> int:
+    """Take back queued attempts whose messages were taken out of their queue."""
+    keys = store.keys
+    reply = store.run(
+        "unqueue_orphaned",
+        [
+            keys.leader(),
+            keys.queued(pool),
+            keys.index(),
+            *(
+                part
+                for item in attempts
+                for part in (
+                    keys.job(item.job_id),
+                    keys.stage(item.job_id, item.stage),
+                    keys.shard(item.job_id, item.stage, item.shard_id),
+                    keys.waiting(item.job_id, item.stage),
+                )
+            ),
+        ],
+        [
+            store.now_ms,
+            epoch,
+            *(item.attempt_key for item in attempts),
+        ],
+    )
+    return int(reply)
+
+
+def unqueue_paused(
+    store: Store,
+    *,
+    stage: int,
+    pool: str,
+    epoch: int,
+    job_id: str,
+    live: Sequence[ShardRef],
+) -> int:
+    """Take the queued shards of a stage of a paused job back."""
+    keys = store.keys
+    reply = store.run(
+        "unqueue_paused",
+        [
+            keys.leader(),
+            keys.job(job_id),
+            keys.index(),
+            keys.stage(job_id, stage),
+            keys.waiting(job_id, stage),
+            keys.queued(pool),
+            *(keys.shard(item.job_id, item.stage, item.shard_id) for item in live),
+        ],
+        [
+            store.now_ms,
+            epoch,
+            job_id,
+            *(item.attempt_key for item in live),
+        ],
+    )
+    return int(reply)

@@ -1,0 +1,31 @@
+"""What workers have learned about batches, shared so that a new one starts where the others are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batchmill.ledger.scripting import calls
+from batchmill.ledger.scripting.connection import redis_errors
+
+if TYPE_CHECKING:
+    from batchmill.ledger.scripting.connection import Store
+
+MAX_PROFILES = 1000
+
+
+class ProfileLedger:
+    """Profiles by name, as text of at most some kilobytes; the latest `MAX_PROFILES` are kept."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._keys = store.keys
+
+    def read(self, name: str) -> bytes | None:
+        """The profile of that name, or None."""
+        with redis_errors():
+            found: bytes | None = self._store.redis.hget(self._keys.profiles(), name)
+        return found
+
+    def write(self, name: str, profile: str) -> None:
+        """Keep a profile in place of the one of that name; the one written longest ago makes room."""
+        calls.profile(self._store, name=name, profile=profile, max_profiles=MAX_PROFILES)
