@@ -205,7 +205,7 @@ class Service:
             Finisher(ledger, outputs, clocks, counts),
             Janitor(ledger, blobs, clocks, upload_ttl_s=settings.upload_ttl_s, retention_s=settings.retention_s),
             LedgerKeeper(ledger, blobs, clocks, self.notices, self.clock),
-            Watcher(ledger, fleet, self.clock, settings.currency),
+            Watcher(ledger, fleet, self.clock, settings.currency, counts),
         ]
 
     def _open_source(self, record: JobRecord, stage: int) -> Source:  # noqa: ARG002  # the only stage reads the job's
