@@ -22,7 +22,7 @@ from batchmill_coordinator.event_hub import EventHub
 from batchmill_coordinator.fleet.backlog import PoolBacklog
 from batchmill_coordinator.fleet.fleet_view import FleetView
 from batchmill_coordinator.inspection.inspector import InspectedSource, Inspector
-from batchmill_coordinator.inspection.pool import InspectorPool
+from batchmill_coordinator.inspection.pool import inspector_pool
 from batchmill_coordinator.metering.page import CoordinatorMetrics
 from batchmill_coordinator.results.closing import OutputCloser
 from batchmill_coordinator.results.dead_rows import DeadRowStore
@@ -78,8 +78,8 @@ class Service:
         self.fleet = FleetView(self.ledger, self.clock)
         self.backlog = PoolBacklog(self.ledger, self.fleet, self.clock)
         resumption = Resumption(self.ledger, self.workspace)
-        self._inspectors = InspectorPool(settings)
-        self._planning_inspectors = InspectorPool(settings)  # of their own: no submission delays the planner
+        self._inspectors = inspector_pool(settings)
+        self._planning_inspectors = inspector_pool(settings)  # of their own: no submission delays the planner
         inspector = Inspector(self._inspectors)
         self.admission = Admission(self.ledger, self.fleet, self.workspace, resumption, inspector, settings)
         self.uploads = Uploads(self.ledger, self.workspace, inspector, settings)
@@ -133,10 +133,11 @@ class Service:
     def results_page(self, record: JobRecord, start: ShardId) -> ResultPage:
         """Read the page of a job's results that begins with the shard `start`.
 
-        The first page of a job without results has the schema that its input gives it.
+        A page that ends the results of a job without any has the schema that its input gives it.
         """
         page = read_page(self.ledger, record, self.results(record), start)
-        if page.at_end and not page.tables and start == parse_cursor(""):
+        has_no_results = start == parse_cursor("") or record.last.rows_done == 0
+        if page.at_end and not page.tables and has_no_results:
             return replace(page, schema_if_empty=schema_without_rows(self.ledger, self.workspace, record))
         return page
 
@@ -204,7 +205,7 @@ class Service:
             Finisher(ledger, outputs, clocks, counts),
             Janitor(ledger, blobs, clocks, upload_ttl_s=settings.upload_ttl_s, retention_s=settings.retention_s),
             LedgerKeeper(ledger, blobs, clocks, self.notices, self.clock),
-            Watcher(ledger, fleet, self.clock, settings.currency),
+            Watcher(ledger, fleet, self.clock, settings.currency, counts),
         ]
 
     def _open_source(self, record: JobRecord, stage: int) -> Source:  # noqa: ARG002  # the only stage reads the job's

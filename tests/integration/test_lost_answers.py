@@ -17,7 +17,7 @@ from batchmill.fleet import WorkerInfo
 from batchmill.jobs.job import JobRequest, JobState, RetryPolicy, UploadSource
 from batchmill.jobs.shard import FIRST_ROWS, ShardId
 from batchmill.ledger import jobs
-from batchmill.ledger.jobs import Submission
+from batchmill.ledger.submission import Submission
 from batchmill.operators.contract import OperatorInfo
 from batchmill.settings import CoordinatorSettings, WorkerSettings
 from batchmill.sources import InlineSource, InputSplit
@@ -148,7 +148,7 @@ def empty_the_horizon(service: Service, job: JobRecord) -> None:
 def plan_the_rest(service: Service, job_id: str) -> None:
     for _ in range(ROWS):
         record = service.ledger.jobs.read(job_id)
-        if record.first.planned or record.state is not JobState.RUNNING:
+        if record.first.planned or record.state not in (JobState.PENDING, JobState.RUNNING):
             return
         empty_the_horizon(service, record)
         planner(service).step(service.leadership.epoch)

@@ -38,7 +38,9 @@ for _, key in ipairs(redis.call('KEYS', ARGV[1] .. '*')) do
 end
 return found
 """
-UNMODELLED = re.compile("^(leader|leader:epoch|jobs|idempotency:.*|index:.*)$|:(input|inline:\\d+|log)$")
+UNMODELLED = re.compile(
+    "^(leader|leader:epoch|jobs|jobs:unreported|idempotency:.*|index:.*)$|:(input|inline:\\d+|log)$"
+)
 PRICES_NANO = (3_600_000_000, 799_999_999, 41)
 _numbers = count()
 
@@ -200,7 +202,7 @@ def comparable(dump: dict[str, Any], prefix: str) -> dict[str, Any]:
 def _comparable(key: str, value: Any) -> Any:
     if "spec" in value:
         return {name: value.get(name) or "0" for name in JOB_FIELDS}
-    if key.startswith("tenant:"):
+    if key.startswith("tenant:") or key == "jobs:live":
         return set(value)
     if ":stage:" in key:
         return {name: value.get(name) or "0" for name in STAGE_FIELDS}

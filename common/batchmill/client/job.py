@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import aiohttp
 
-from batchmill.client.connection.events import server_sent_events
+from batchmill.client.connection.events import read_events
 from batchmill.client.connection.transport import Patience
 from batchmill.client.display import as_html, describe, live_display, mimebundle
 from batchmill.client.outcome import raise_unless_completed
@@ -18,8 +18,9 @@ from batchmill.client.results import frames
 from batchmill.client.results import pages as paging
 from batchmill.client.results.failed_rows import (
     DeadLetterPage,
-    Purged,
-    index_groups,
+    dead_letter_pages,
+    purge,
+    redo_request,
     replay_request,
     write_dead_letters,
 )
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from batchmill.client.connection.transport import Transport
     from batchmill.jobs.dead_letters import DeadLetter
 
-EVENTS_TIMEOUT_S = 35.0  # the service sends a comment every 15 s, so silence means a dead connection
 LOG_INTERVAL_S = 1.0  # between two requests while a log is followed
 
 
@@ -356,6 +356,27 @@ class AsyncJob:
         status = self._transport.parse(JobStatus, answer)
         return AsyncJob(self._transport, status.id, status)
 
+    async def redo(self, shards: Collection[str] | None = None, *, idempotency_key: str | None = None) -> AsyncJob:
+        """Check the results of this job, which has ended, and compute those that are damaged or missing again.
+
+        Args:
+            shards: Check only these; a `DamagedData` error names its shard in `details`. None: all, which reads all
+                results.
+            idempotency_key: Asking again with the same key returns the existing job.
+
+        Returns:
+            The job that runs all rows of the damaged shards. When it has ended, the results are in place.
+
+        Raises:
+            Conflict: This job has not ended, or is a replay itself.
+            InvalidRequest: Nothing is damaged or missing.
+            InvalidSource: The source has changed since.
+        """
+        request = redo_request(shards, idempotency_key)
+        answer = await self._transport.json("POST", f"{self._path}/redo", body=request)
+        status = self._transport.parse(JobStatus, answer)
+        return AsyncJob(self._transport, status.id, status)
+
     async def export_dead_letters(self, path: str | os.PathLike[str]) -> int:
         """Write the dead letters to a JSON Lines file, to be read by other tools or edited for a replay.
 
@@ -383,27 +404,13 @@ class AsyncJob:
         Raises:
             Conflict: The job has not ended.
         """
-        kind = [("error_type", error_type)] if error_type is not None else []
-        if indices is None:
-            return await self._purge(kind)
-        return sum([await self._purge(kind + group) for group in index_groups(indices)])
+        return await purge(self._transport, f"{self._path}/dead-letters", indices, error_type)
 
-    async def _purge(self, query: list[tuple[str, str]]) -> int:
-        path = f"{self._path}/dead-letters"
-        return self._transport.parse(Purged, await self._transport.json("DELETE", path, query=query)).purged
-
-    async def _dead_letter_pages(self) -> AsyncGenerator[DeadLetterPage, None]:
-        cursor: str | None = ""
-        while cursor is not None:
-            answer = await self._transport.json("GET", f"{self._path}/dead-letters", query={"cursor": cursor})
-            page = self._transport.parse(DeadLetterPage, answer)
-            yield page
-            cursor = page.next
+    def _dead_letter_pages(self) -> AsyncGenerator[DeadLetterPage, None]:
+        return dead_letter_pages(self._transport, f"{self._path}/dead-letters")
 
     async def _stream(self) -> AsyncGenerator[JobStatus, None]:
-        path = f"{self._path}/events"
-        stream = self._transport.open("GET", path, accept="text/event-stream", read_timeout_s=EVENTS_TIMEOUT_S)
-        async with stream as response, aclosing(server_sent_events(response.content)) as events:
+        async with aclosing(read_events(self._transport, f"{self._path}/events")) as events:
             async for event in events:
                 if event.name == "status":
                     yield self._seen(self._transport.decode(event.data))

@@ -25,8 +25,8 @@ class JobOptions(TypedDict, total=False):
         source: A file, folder or glob, several of them, or `{"path": …, "format": …, …}` with the fields of
             `FileSource`. The service reads them; relative paths start at the current folder.
         params: The operator's parameters.
-        output: A folder for the results, or `{"path": …, "format": "parquet" | "jsonl"}`. None: the service keeps the
-            results.
+        output: A folder for the results, or `{"path": …, "format": "parquet" | "jsonl"}`, also with
+            `max_rows_per_file` or `target_file_bytes`. None: the service keeps the results.
         carry: Input columns to pass through to the results. None: all columns.
         name: A name for the job, for people.
         pool: The pool of workers to run on. None: the pool `default`.

@@ -139,17 +139,37 @@ class UploadSource(Frozen):
     failed_before: bool = False  # of a replay: the rows are at fault, not the operator, if they all fail again
 
 
+MIN_ROWS_PER_FILE = 1000
+MIN_FILE_BYTES = 1024 * 1024
+"""Smaller files would be more than readers of a folder and the service can list."""
+
+
 class OutputSpec(Frozen):
     """A folder for the results, or one file if the path has a file's ending, as a path or URI the service can see."""
 
     path: str
     format: OutputFormat = "parquet"
     """The format of the folder's files; that of one file follows from its ending."""
+    max_rows_per_file: int | None = Field(default=None, ge=MIN_ROWS_PER_FILE)
+    """Rows in a file of the folder. None, without `target_file_bytes` either: each shard is a file."""
+    target_file_bytes: int | None = Field(default=None, ge=MIN_FILE_BYTES)
+    """About how large a file of the folder becomes."""
 
     @property
     def is_file(self) -> bool:
         """Whether the results become one file."""
         return _format_by_ending(self.path) is not None
+
+    @property
+    def has_sized_files(self) -> bool:
+        """Whether the size of the folder's files was chosen."""
+        return self.max_rows_per_file is not None or self.target_file_bytes is not None
+
+    @model_validator(mode="after")
+    def _has_one_size(self) -> OutputSpec:
+        if self.is_file and self.has_sized_files:
+            raise ValueError(f"{self.path} is one file of any size; give a folder to get files of a chosen size")
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -46,6 +46,13 @@ class Location:
         """The place `name` below this one."""
         return Location(f"{self.path.rstrip('/')}/{name}", f"{self.uri.rstrip('/')}/{name}", self.objects)
 
+    def parent(self) -> Location | None:
+        """The folder that this is in; None for the root of the disks and for a bucket."""
+        above, slash, name = self.path.rstrip("/").rpartition("/")
+        if not slash:
+            return None
+        return Location(above or "/", self.uri.rstrip("/").removesuffix(f"/{name}") or "/", self.objects)
+
     @property
     def is_local(self) -> bool:
         """Whether it is on this machine's disks."""
@@ -106,8 +113,7 @@ class Locations:
 
     def check(self, location: Location, *, error: type[BatchmillError] = InvalidSource) -> None:
         """Raise `error` if a location, its links followed, is outside the roots."""
-        place = _place(location)
-        if place and any(_is_below(place, root) for root in self._roots):
+        if self.holds(location):
             return
         raise error(
             f"{location.uri!r} is outside the folders this service may use.",
@@ -115,6 +121,11 @@ class Locations:
             "the service's operator sets them with BATCHMILL_ROOTS.",
             path=location.uri,
         )
+
+    def holds(self, location: Location) -> bool:
+        """Whether a location, its links followed, is inside the roots."""
+        place = _place(location)
+        return bool(place) and any(_is_below(place, root) for root in self._roots)
 
     def refuse_overlap(self, private: Location) -> None:
         """Raise `InvalidSettings` if a root contains the blob store or is in it; links are followed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from batchmill.errors import Conflict, InvalidOutput, InvalidRequest, UnknownOperator, did_you_mean
@@ -13,12 +13,12 @@ from batchmill.jobs.job import MAX_INLINE_BYTES, FileSource, JobRequest, JobSpec
 from batchmill.jobs.shard import FIRST_ROWS, Shard, ShardId
 from batchmill.jobs.stages import FIRST_STAGE
 from batchmill.jobs.status import CheckedJob
-from batchmill.ledger.jobs import OneShardPlan, Submission
+from batchmill.ledger.submission import OneShardPlan, Submission
 from batchmill.sources import InlineSource, SourceDescription
 from batchmill.sources.base import InputSplit
 from batchmill.workspace import stream_from_table, table_from_stream
 from batchmill_coordinator.admission.acceptance import accept, tenant_key
-from batchmill_coordinator.admission.column_checks import check_columns, check_output_types
+from batchmill_coordinator.admission.column_checks import check_columns, check_output_types, without_consumed
 from batchmill_coordinator.admission.param_checks import check_cache, check_params
 from batchmill_coordinator.admission.request_rows import check_shape, table_from_json
 from batchmill_coordinator.admission.upload_parts import part_name
@@ -142,6 +142,7 @@ class Admission:
         found = self._find_input(request, job_id, undo, tenant)
         self._limits.check_columns(found.source.schema)
         check_columns(operator, found.spec.first, found.source.schema)
+        found = replace(found, spec=without_consumed(found.spec, operator, found.source.schema))
         check_output_types(found.spec, found.source.schema)
         return found
 

@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 def required_columns(operator: OperatorInfo, params: dict[str, Any]) -> list[str]:
     """The columns every row must have; `"{column}"` is the value of the parameter `column`, its default included."""
-    return [column for column, _ in _required(operator, params)]
+    return [column for column, _ in _named(operator.columns, operator, params)]
 
 
-def _required(operator: OperatorInfo, params: dict[str, Any]) -> list[tuple[str, str | None]]:
-    """Return the required columns, each with the parameter that names it, if one does."""
+def _named(columns: list[str], operator: OperatorInfo, params: dict[str, Any]) -> list[tuple[str, str | None]]:
+    """Return columns that an operator announces, each with the parameter that names it, if one does."""
     properties = operator.params_schema.get("properties", {})
     defaults = {name: about["default"] for name, about in properties.items() if "default" in about}
     values = {**defaults, **params}
-    return [(column.format_map(values), _parameter(column)) for column in operator.columns]
+    return [(column.format_map(values), _parameter(column)) for column in columns]
 
 
 def _parameter(column: str) -> str | None:
@@ -38,7 +38,7 @@ def check_columns(operator: OperatorInfo, stage: StageSpec, schema: pa.Schema) -
     if not schema.names:
         return
     _check_names(schema)
-    for column, parameter in _required(operator, stage.params):
+    for column, parameter in _named(operator.columns, operator, stage.params):
         if column not in schema.names:
             raise InvalidRows(
                 f"operator {operator.name!r} requires the column {column!r}, which row 0 and all others lack; "
@@ -73,6 +73,16 @@ def _check_names(schema: pa.Schema) -> None:
             hint="Rename the column, or leave it out with `columns`.",
             column=reserved,
         )
+
+
+def without_consumed(spec: JobSpec, operator: OperatorInfo, schema: pa.Schema) -> JobSpec:
+    """Return the job with the columns that it carries listed, if it says none and its operator consumes some."""
+    stage = spec.first
+    if stage.carry is not None or not operator.consumes or not schema.names:
+        return spec
+    consumed = {column for column, _ in _named(operator.consumes, operator, stage.params)}
+    carried = stage.model_copy(update={"carry": [name for name in schema.names if name not in consumed]})
+    return spec.model_copy(update={"stages": (carried, *spec.stages[1:])})
 
 
 def check_output_types(spec: JobSpec, schema: pa.Schema) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, assert_never
 
@@ -12,11 +12,11 @@ from batchmill.caches import Lru
 from batchmill.errors import InvalidRows
 from batchmill.jobs.job import FileSource
 from batchmill.jobs.shard import Slice
+from batchmill.processes.messages import Message
 from batchmill.sources import describe, describe_upload
 from batchmill.sources.base import End, InputSplit, NotYet
 from batchmill.workspace import Workspace, stream_from_table
 from batchmill_coordinator.inspection.arrow_bounds import arrow_limits, check_file, table_from_base64
-from batchmill_coordinator.inspection.wire import Message
 
 if TYPE_CHECKING:
     from batchmill.settings import CoordinatorSettings
@@ -69,7 +69,8 @@ class Tasks:
                 return self._split(value)
             case Task.READ:
                 opened = self._workspace.open_described(value["job"], self._workspace.described(value["job"]))
-                return Message({}, stream_from_table(opened.read(tuple(Slice(*one) for one in value["slices"]))))
+                found = opened.read_with_faults(tuple(Slice(*one) for one in value["slices"]))
+                return Message({"bad": [astuple(one) for one in found.bad]}, stream_from_table(found.table))
             case never:
                 assert_never(never)
 

@@ -25,6 +25,7 @@ class RoleMetrics:
     """Counters of what roles and routes do. Thread-safe."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self.unreadable = 0  # live jobs whose record cannot be read, as the watcher found in its last round
         self._pool = BoundedNames(MAX_POOLS)
         self._submitted = catalogue.SUBMITTED.counter(registry)
         self._finished = catalogue.FINISHED.counter(registry)
@@ -42,9 +43,9 @@ class RoleMetrics:
         for state in _FINAL:
             self._finished.labels(*self._work(spec), state)
 
-    def finished(self, spec: StageSpec, state: JobState) -> None:
+    def finished(self, operator: str, pool: str, state: JobState) -> None:
         """Count a job that ended in this state."""
-        self._finished.labels(*self._work(spec), state).inc()
+        self._finished.labels(operator, self._pool(pool), state).inc()
 
     def dispatched(self, spec: StageSpec) -> None:
         """Count an attempt that was published."""

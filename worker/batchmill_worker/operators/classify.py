@@ -9,7 +9,8 @@ import pyarrow as pa
 from pydantic import Field
 
 from batchmill.errors import InvalidParams
-from batchmill.operators.contract import RowError, operator
+from batchmill.operators.contract import RowError
+from batchmill.operators.registration import operator
 from batchmill_worker.text.columns import read_texts, text_key
 from batchmill_worker.text.model import ModelRequest, load_classifier, load_embedder
 from batchmill_worker.text.one_pass import OnePassOperator
@@ -41,7 +42,7 @@ Temperature = Annotated[
 TopK = Annotated[int | None, Field(ge=1, description="Add a column `scores` with this many of the best labels.")]
 
 
-@operator("classify", columns=["{column}"], batch_format="arrow", padded=True)
+@operator("classify", columns=["{column}"], makes=["label", "score", "scores"], batch_format="arrow", padded=True)
 class Classify(OnePassOperator):
     """Find the label of a text, with a transformers sequence classifier, or an embedding model and labels in words.
 

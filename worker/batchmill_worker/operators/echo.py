@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchmill.operators.contract import operator
+from batchmill.operators.registration import operator
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-@operator("echo", batch_format="arrow", batch_size=None)
+@operator("echo", makes=[], batch_format="arrow", batch_size=None)
 def echo(batch: pa.Table) -> pa.Table:
     """Return every row unchanged."""
     return batch

@@ -1,9 +1,10 @@
-"""The failed rows of a job: their pages, the request to run them again, the file to which they are exported."""
+"""The failed rows of a job: their pages, the requests to run rows again, the file to which they are exported."""
 
 from __future__ import annotations
 
 import secrets
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,13 @@ from pydantic import BaseModel, ValidationError
 
 from batchmill.errors import InvalidRequest, StorageError
 from batchmill.jobs.dead_letters import DeadLetter, json_value
-from batchmill.jobs.replay import ReplayRequest, RowEdit
+from batchmill.jobs.replay import RedoRequest, ReplayRequest, RowEdit
 from batchmill.wording import shown
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Collection, Mapping
+    from collections.abc import AsyncGenerator, Collection, Iterator, Mapping
+
+    from batchmill.client.connection.transport import Transport
 
 
 MAX_PURGED_INDICES = 400  # in one URL
@@ -29,10 +32,28 @@ class DeadLetterPage(BaseModel):
     next: str | None
 
 
-class Purged(BaseModel):
+class _Purged(BaseModel):
     """How many dead letters were deleted."""
 
     purged: int
+
+
+async def dead_letter_pages(transport: Transport, path: str) -> AsyncGenerator[DeadLetterPage, None]:
+    """Read the dead letters at a path of the service, page by page."""
+    cursor: str | None = ""
+    while cursor is not None:
+        answer = await transport.json("GET", path, query={"cursor": cursor})
+        page = transport.parse(DeadLetterPage, answer)
+        yield page
+        cursor = page.next
+
+
+async def purge(transport: Transport, path: str, indices: Collection[int] | None, error_type: str | None) -> int:
+    """Delete dead letters at a path of the service; return how many. None: those of all rows, of all errors."""
+    kind = [("error_type", error_type)] if error_type is not None else []
+    queries = [kind] if indices is None else [kind + group for group in _index_groups(indices)]
+    answers = [await transport.json("DELETE", path, query=query) for query in queries]
+    return sum(transport.parse(_Purged, answer).purged for answer in answers)
 
 
 def replay_request(
@@ -42,17 +63,31 @@ def replay_request(
     idempotency_key: str | None,
 ) -> ReplayRequest:
     """Build the body of a replay. Raises `InvalidRequest` if a value does not fit."""
-    try:
+    with _refusing("replay"):
         return ReplayRequest(
             indices=None if indices is None else sorted(indices),
             error_type=error_type,
             edits=[RowEdit(index=index, row=json_value(row)) for index, row in (edits or {}).items()],
             idempotency_key=idempotency_key or secrets.token_hex(16),
         )
+
+
+def redo_request(shards: Collection[str] | None, idempotency_key: str | None) -> RedoRequest:
+    """Build the body of a request to do damaged shards again. Raises `InvalidRequest` if a value does not fit."""
+    with _refusing("redo"):
+        return RedoRequest(
+            shards=None if shards is None else sorted(shards), idempotency_key=idempotency_key or secrets.token_hex(16)
+        )
+
+
+@contextmanager
+def _refusing(what: str) -> Iterator[None]:
+    try:
+        yield
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise InvalidRequest(f"replay: {where}: {first['msg']}, got {shown(first['input'])}.") from error
+        raise InvalidRequest(f"{what}: {where}: {first['msg']}, got {shown(first['input'])}.") from error
 
 
 async def write_dead_letters(target: Path, pages: AsyncGenerator[DeadLetterPage, None]) -> int:
@@ -74,7 +109,7 @@ async def write_dead_letters(target: Path, pages: AsyncGenerator[DeadLetterPage,
     return count
 
 
-def index_groups(indices: Collection[int]) -> list[list[tuple[str, str]]]:
+def _index_groups(indices: Collection[int]) -> list[list[tuple[str, str]]]:
     """Split indices, in order, into the query parameters of as many requests as they need."""
     named = [("index", str(index)) for index in sorted(indices)]
     return [named[start : start + MAX_PURGED_INDICES] for start in range(0, len(named), MAX_PURGED_INDICES)]

@@ -46,7 +46,7 @@ class Keys:
         return f"{self.prefix}jobs"
 
     def live_jobs(self) -> str:
-        """Set: the ids of jobs that have not ended."""
+        """Sorted set: the ids of jobs that have not ended, scored by when they were submitted (ms)."""
         return f"{self.prefix}jobs:live"
 
     def index(self) -> str:
@@ -56,6 +56,10 @@ class Keys:
     def ended_jobs(self) -> str:
         """Sorted set: the ids of jobs that have ended, scored by when (ms); 0: to be deleted now."""
         return f"{self.prefix}jobs:ended"
+
+    def unreported(self) -> str:
+        """List: jobs that their last commit ended, and that no leader has counted yet."""
+        return f"{self.prefix}jobs:unreported"
 
     def idempotency(self, idempotency_key: str) -> str:
         """String: the id and the request digest of the job that was submitted under a client's key."""
@@ -146,7 +150,7 @@ class Keys:
         return f"{self.prefix}tenant:{tenant}:jobs"
 
     def tenant_live_jobs(self, tenant: str) -> str:
-        """Set: the ids of a tenant's jobs that have not ended, and of some that have."""
+        """Sorted set: the ids of a tenant's jobs that have not ended, scored by when they were submitted (ms)."""
         return f"{self.prefix}tenant:{tenant}:live"
 
     def tenant_uploads(self, tenant: str) -> str:

@@ -251,7 +251,14 @@ def commit(
             keys.done(attempt.job_id, attempt.stage),
             keys.live_shards(attempt.job_id, attempt.stage),
             keys.inline_results(attempt.job_id, attempt.stage),
+            keys.ready(attempt.job_id, attempt.stage),
+            keys.waiting(attempt.job_id, attempt.stage),
             keys.dead_counts(attempt.job_id),
+            keys.live_jobs(),
+            keys.ended_jobs(),
+            keys.clock_seen(),
+            keys.inline_input(attempt.job_id),
+            keys.unreported(),
             keys.cost_tenants(),
             keys.cost_pools(),
             keys.cost_days(),
@@ -321,6 +328,58 @@ def drop_upload(
         ],
     )
     return bool(reply)
+
+
+class DueReply(NamedTuple):
+    """What `due.lua` replies."""
+
+    now: int
+    entries: list[str]
+
+
+class DuePool(NamedTuple):
+    """An item of the list that `due.lua` takes."""
+
+    pool: str
+    window: int
+    operators: str
+
+
+def due(
+    store: Store,
+    *,
+    limit: int,
+    max_turns: int,
+    more_of_a_turn: int,
+    pools: Sequence[DuePool],
+) -> DueReply:
+    """What there is to queue in these pools, as far as their windows have room."""
+    keys = store.keys
+    reply = store.run(
+        "due",
+        [
+            keys.index(),
+        ],
+        [
+            store.now_ms,
+            limit,
+            max_turns,
+            more_of_a_turn,
+            *(
+                part
+                for item in pools
+                for part in (
+                    item.pool,
+                    item.window,
+                    item.operators,
+                )
+            ),
+        ],
+    )
+    return DueReply(
+        int(reply[0]),
+        [one.decode() for one in reply[1:]],
+    )
 
 
 class EndAttemptAnswer(StrEnum):
@@ -984,6 +1043,31 @@ def queue(
     return int(reply)
 
 
+class RecountAnswer(StrEnum):
+    """What `recount.lua` answers."""
+
+    OK = "ok"
+
+
+def recount(
+    store: Store,
+    *,
+    generation: str,
+) -> RecountAnswer:
+    """Begin to count all work anew: the sums are empty, and what jobs are counted for is no longer valid."""
+    keys = store.keys
+    reply = store.run(
+        "recount",
+        [
+            keys.index(),
+        ],
+        [
+            generation,
+        ],
+    )
+    return RecountAnswer(reply.decode())
+
+
 def reindex(
     store: Store,
     *,
@@ -1462,6 +1546,7 @@ class SubmitAnswer(StrEnum):
     KNOWN = "known"
     CONFLICT = "conflict"
     FULL = "full"
+    TENANT_FULL = "tenant full"
     NO_UPLOAD = "no upload"
     OTHER_SCHEMA = "other schema"
 
@@ -1499,12 +1584,14 @@ def submit(
     inline_rows: bytes | None,
     upload: str | None,
     max_live_jobs: int,
+    max_tenant_jobs: int | None,
     replay_of: str | None,
     resumed_from: str | None,
     tenant: str,
     budget_nano: int | None,
     priority: int,
     deadline_ms: int | None,
+    ends_at_commit: bool,
     stages: Sequence[NewStage],
 ) -> SubmitReply:
     """Accept a job, or find the one that was accepted under the same idempotency key."""
@@ -1544,12 +1631,14 @@ def submit(
             "" if inline_rows is None else inline_rows,
             "" if upload is None else upload,
             max_live_jobs,
+            "" if max_tenant_jobs is None else max_tenant_jobs,
             "" if replay_of is None else replay_of,
             "" if resumed_from is None else resumed_from,
             tenant,
             "" if budget_nano is None else budget_nano,
             priority,
             "" if deadline_ms is None else deadline_ms,
+            int(ends_at_commit),
             keys.events(),
             *(
                 part

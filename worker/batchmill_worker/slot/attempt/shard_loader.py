@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from batchmill.jobs.job import StageSpec
     from batchmill.jobs.shard import Shard
     from batchmill.ledger import Claim
-    from batchmill.operators.contract import OperatorDefinition, OperatorRegistry
+    from batchmill.operators.contract import OperatorDefinition
+    from batchmill.operators.registration import OperatorRegistry
     from batchmill.storage.blobs import BlobStore
     from batchmill_worker.batching.packing import Rows
     from batchmill_worker.runtime.trace import Recorder
