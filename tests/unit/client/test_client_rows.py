@@ -107,14 +107,15 @@ def test_rows_of_any_shape_are_held_only_up_to_a_piece(shape: str) -> None:
 
     def row(number: int) -> dict[str, Any]:
         text = f"{number:08}" * (size // 8)
-        return {
+        shapes: dict[str, dict[str, Any]] = {
             "flat": {"text": text},
             "list": {"texts": [text[: size // 2], text[size // 2 :]]},
             "dict": {"doc": {"title": "t", "body": {"text": text}}},
             "chat": {"messages": [{"role": "user", "content": [{"type": "text", "text": text}]}]},
             "image": {"images": [{"bytes": text.encode(), "path": None}]},
             "table": {"cells": [[text[start : start + 1000]] for start in range(0, size, 1000)]},
-        }[shape]
+        }
+        return shapes[shape]
 
     drawn = 0
 
