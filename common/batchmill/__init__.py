@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from batchmill.client import AsyncClient, AsyncJob, Client, Job
     from batchmill.client.options import JobOptions
+    from batchmill.client.submitting.stage import Stage
     from batchmill.embedded.local import local
     from batchmill.errors import (
         BatchmillError,
@@ -82,6 +83,7 @@ __all__ = [
     "RetryPolicy",
     "RowError",
     "ServiceUnavailable",
+    "Stage",
     "StorageError",
     "Unauthorized",
     "UnknownOperator",
@@ -93,6 +95,7 @@ __all__ = [
 _HOMES = {
     "batchmill.client": ("AsyncClient", "AsyncJob", "Client", "Job"),
     "batchmill.client.options": ("JobOptions",),
+    "batchmill.client.submitting.stage": ("Stage",),
     "batchmill.embedded": ("local",),
     "batchmill.jobs.dead_letters": ("DeadLetter",),
     "batchmill.jobs.job": ("BatchPolicy", "JobState", "RetryPolicy"),

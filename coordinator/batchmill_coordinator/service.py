@@ -10,9 +10,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batchmill.clock import SystemClock
-from batchmill.jobs.stages import last_stage
+from batchmill.jobs.stages import FIRST_STAGE, last_stage
 from batchmill.ledger import Ledger
 from batchmill.ledger.formats.unreadable import UnreadableJob
+from batchmill.stage_results import StageResults
 from batchmill.store_mark import Mark, StoreMark
 from batchmill.workspace import Workspace
 from batchmill_coordinator.admission.admission import Admission
@@ -31,6 +32,8 @@ from batchmill_coordinator.results.one_schema import OneSchema, schema_without_r
 from batchmill_coordinator.results.pages import parse_cursor, read_page
 from batchmill_coordinator.results.resumption import Resumption
 from batchmill_coordinator.results.roll_forward import RollForward
+from batchmill_coordinator.results.stage_source import StageSource
+from batchmill_coordinator.roles.buffers import BufferKeeper
 from batchmill_coordinator.roles.clock_guard import ClockGuard
 from batchmill_coordinator.roles.deletion import delete_job
 from batchmill_coordinator.roles.dispatcher import Dispatcher
@@ -202,12 +205,17 @@ class Service:
             Dispatcher(ledger, fleet, self._publisher, counts),
             Recoverer(ledger, fleet, self._publisher, settler, settings.lease_ttl_s, counts),
             Finisher(ledger, outputs, clocks, counts),
+            BufferKeeper(ledger, self.workspace),
             Janitor(ledger, blobs, clocks, upload_ttl_s=settings.upload_ttl_s, retention_s=settings.retention_s),
             LedgerKeeper(ledger, blobs, clocks, self.notices, self.clock),
             Watcher(ledger, fleet, self.clock, settings.currency),
         ]
 
-    def _open_source(self, record: JobRecord, stage: int) -> Source:  # noqa: ARG002  # the only stage reads the job's
+    def _open_source(self, record: JobRecord, stage: int) -> Source:
+        if stage != FIRST_STAGE:
+            before = stage - 1
+            parts = self.workspace.open_results(record.id, record.spec, before)
+            return StageSource(self.ledger, record, stage, StageResults(self.ledger.results, record.id, before, parts))
         if record.spec.source is None:
             return self.workspace.open_source(record.id, record.spec, self.ledger.jobs.inline_input(record.id))
         described = self.workspace.open_source(record.id, record.spec, None)

@@ -68,7 +68,7 @@ SHARD_MOVES: dict[ShardState, frozenset[ShardState]] = {
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """A stretch of one file of a source.
+    """A stretch of one file of a source, or of one part of the stage before.
 
     `start` and `stop` are row numbers in Parquet and Arrow files and byte offsets in line formats; `rows` is how
     many rows are between them. `line` is the 1-based line of the first row, 0 where a format has no lines.
@@ -82,6 +82,12 @@ class Slice:
     rows: int
     line: int = 0
     staged: str = ""
+    part: str = ""  # of a stage that is not the first: the part of the stage before it that has the rows, see `part_of`
+
+
+def _fields(piece: Slice) -> list[Any]:
+    values = list(asdict(piece).values())
+    return values if piece.part else values[:-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +116,7 @@ class Shard:
 
     def plan(self) -> str:
         """The part that never changes, as JSON: what the ledger keeps of the planner's work."""
-        return json.dumps([self.first_row, self.rows, self.skip, [list(asdict(s).values()) for s in self.slices]])
+        return json.dumps([self.first_row, self.rows, self.skip, [_fields(s) for s in self.slices]])
 
     @classmethod
     def from_plan(cls, job_id: str, stage: int, shard_id: ShardId, plan: str | bytes, **state: Any) -> Self:
@@ -161,6 +167,17 @@ class ShardRef:
         text = key.decode() if isinstance(key, bytes) else key
         job_id, stage, shard_id, token = text.split("|")
         return cls(job_id, int(stage), parse_shard_id(shard_id), int(token))
+
+
+def part_of(shard_id: ShardId, token: int) -> str:
+    """Name the results of a committed attempt in a slice: "17.1-a2"."""
+    return f"{format_shard_id(shard_id)}-a{token}"
+
+
+def parse_part(part: str) -> tuple[ShardId, int]:
+    """The inverse of `part_of`. Raises `ValueError` for anything else."""
+    shard, _, token = part.rpartition("-a")
+    return parse_shard_id(shard), int(token)
 
 
 def checkpoint_folder(job_id: str) -> str:

@@ -12,6 +12,8 @@ from batchmill.ledger.scripting.connection import redis_errors
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from batchmill.ledger.formats.encodings import FreedParts
+    from batchmill.ledger.formats.record import StageRecord
     from batchmill.ledger.formats.settlement import Settled, SplitUp
     from batchmill.ledger.scripting.connection import Store
 
@@ -43,6 +45,27 @@ class ResultLedger:
         with redis_errors():
             found: list[bytes | None] = self._store.redis.hmget(self._keys.inline_results(job_id, stage), names)
         return found
+
+    def free_parts(
+        self, job_id: str, stage: StageRecord, after: FreedParts, parts: Sequence[Settled], freed_at: int, epoch: int
+    ) -> bool:
+        """Note that the next stage has settled these parts of a stage, as the leader; False when it was noted already.
+
+        after: how far the stage is freed with them. freed_at: settled shards of the next stage, as they were read.
+        """
+        answer = calls.free_parts(
+            self._store,
+            epoch=epoch,
+            job_id=job_id,
+            stage=stage.number,
+            before=stage.freed,
+            after=after.write(),
+            nbytes=sum(part.nbytes for part in parts),
+            freed_at=freed_at,
+            keep=stage.spec.keep,
+            parts=[part.shard_id for part in parts],
+        )
+        return answer is calls.FreePartsAnswer.OK
 
     def replace_part(
         self, job_id: str, before: Settled, after: Settled, dead_by_type: Mapping[str, int], epoch: int

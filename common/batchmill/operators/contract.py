@@ -48,9 +48,6 @@ Of an operator that `expands`, each row makes any number of results: in `rows` f
 BatchSize = int | Literal["auto"] | None
 """Rows per batch; "auto": the controller decides, in units of cost; None: the complete shard is one batch."""
 
-SOURCE_ROW = "source_row"
-"""The first column of what an operator that `expands` makes: the index, in the job's input, of the row it is from."""
-
 T = TypeVar("T", bound=Callable[..., Any])
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from batchmill.columns import RESERVED_PREFIX, reserved_column
+from batchmill.columns.lineage import LINEAGE
 from batchmill.errors import InvalidRequest, InvalidRows, closest, did_you_mean
 from batchmill.jobs.stages import carried_through
 from batchmill.sinks import part_format
@@ -81,3 +82,14 @@ def check_output_types(spec: JobSpec, schema: pa.Schema) -> None:
         return
     names = carried_through(spec, schema.names)
     part_format(spec.output.format).check(pa.schema([schema.field(name) for name in names]))
+
+
+def check_lineage(schema: pa.Schema) -> None:
+    """Raise `InvalidRows` for a column of a chain's source that is called as one of the results' lineage."""
+    taken = next((name for name in LINEAGE if name in schema.names), None)
+    if taken is not None:
+        raise InvalidRows(
+            f"the input has a column {taken!r}, which the results of a job of several stages get themselves.",
+            hint="Rename the column, or leave it out with `columns`.",
+            column=taken,
+        )

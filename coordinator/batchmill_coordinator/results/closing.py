@@ -70,5 +70,7 @@ class OutputCloser:
         The decompressed text of a job that another one can resume stays until it is deleted.
         """
         self._workspace.blobs.delete_folder(checkpoint_folder(record.id))
+        if state is JobState.COMPLETED:
+            self._workspace.delete_between_stages(record.id, record.spec)
         if state is JobState.COMPLETED or record.spec.output is None:
             self._workspace.delete_staged(record.id)

@@ -21,9 +21,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batchmill.columns.lineage import SOURCE_ROW
 from batchmill.jobs.dead_letters import DeadRows
 from batchmill.jobs.stages import last_stage
-from batchmill.operators.contract import SOURCE_ROW
 from batchmill.storage.indexed import INDEX, in_order
 from batchmill_coordinator.results.outputs import manifest_of, results_of, settled_shards
 from batchmill_coordinator.results.replay_rows import read_replay_rows

@@ -43,7 +43,7 @@ class Order:
     """A job about to be accepted, with all that its output depends on."""
 
     spec: JobSpec
-    operator: OperatorInfo
+    operators: tuple[OperatorInfo, ...]  # of its stages
     inline: bytes
     description: SourceDescription | None
 
@@ -89,7 +89,7 @@ class Resumption:
                 path=publisher.uri,
                 job=manifest.job,
             )
-        fingerprint = self._fingerprint(order.spec, order.operator.version, order.inline, order.description)
+        fingerprint = self._fingerprint(order.spec, order.operators[-1].version, order.inline, order.description)
         for what in _differences(manifest, manifest.origin, order, fingerprint):
             raise InvalidOutput(
                 f"the output folder {publisher.uri} holds {manifest.rows:,} rows of job {manifest.job}, which was "
@@ -172,7 +172,7 @@ def _with_dead_rows(stage: int, rest: UnfinishedWork) -> Iterator[Settled]:
 
 def _differences(manifest: Manifest, before: InputFingerprint, order: Order, now: InputFingerprint) -> Iterator[str]:
     """Describe how a job differs from the one that left the output, a clause each."""
-    spec, schema = order.spec.last, order.operator.params_schema
+    spec, schema = order.spec.last, order.operators[-1].params_schema
     if manifest.operator != spec.operator:
         yield f"its operator was {manifest.operator!r}, now it is {spec.operator!r}"
     if before.operator_version != now.operator_version:

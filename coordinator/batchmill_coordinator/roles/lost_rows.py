@@ -13,8 +13,10 @@ import secrets
 from typing import TYPE_CHECKING
 
 from batchmill.columns import rows_of
+from batchmill.columns.lineage import path_at, without_lineage
 from batchmill.jobs.completion import Completion, DeadLimit
 from batchmill.jobs.dead_letters import WORKER_LOST, DeadLetter, DeadRows, count_by_type, dead_letters_name, json_value
+from batchmill.jobs.stages import FIRST_STAGE
 from batchmill.ledger.formats.encodings import write_holder
 from batchmill.ledger.scripting.calls import ExpireAttemptAnswer
 
@@ -64,11 +66,15 @@ class LostRowSettler:
 
     def _dead_row(self, record: JobRecord, shard: Shard) -> DeadRows:
         table = self._open_source(record, shard.stage).read(shard.slices).slice(shard.skip, 1)
+        path: tuple[int, ...] = ()
+        if record.spec.is_chain:
+            path = (shard.first_row,) if shard.stage == FIRST_STAGE else path_at(table, 0)
         now = self._clock.wall()
         letter = DeadLetter(
             stage=shard.stage,
             index=shard.first_row,
-            row=json_value(rows_of(table)[0]),
+            path=path,
+            row=json_value(rows_of(without_lineage(table) if path else table)[0]),
             operator=record.spec.stages[shard.stage].operator,
             error_type=WORKER_LOST,
             message=f"The worker process that ran this row ended or froze, {shard.losses} times in a row; the row was "

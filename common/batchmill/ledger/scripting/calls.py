@@ -235,6 +235,8 @@ def commit(
     too_many_dead: str | None,
     results: int | None,
     rows_cached: int,
+    rows_filtered: int,
+    roots_dead: int,
     used: Parts,
     dead_by_type: Sequence[DeadRowsCount],
 ) -> CommitAnswer:
@@ -269,6 +271,8 @@ def commit(
             "" if too_many_dead is None else too_many_dead,
             "" if results is None else results,
             rows_cached,
+            rows_filtered,
+            roots_dead,
             write_parts(used),
             keys.events(),
             *(
@@ -647,6 +651,55 @@ def forget_rows(
         ],
     )
     return int(reply)
+
+
+class FreePartsAnswer(StrEnum):
+    """What `free_parts.lua` answers."""
+
+    OK = "ok"
+    DEPOSED = "deposed"
+    MOVED = "moved"
+
+
+def free_parts(
+    store: Store,
+    *,
+    epoch: int,
+    job_id: str,
+    stage: int,
+    before: str,
+    after: str,
+    nbytes: int,
+    freed_at: int,
+    keep: bool,
+    parts: Sequence[ShardId],
+) -> FreePartsAnswer:
+    """Note how far the parts of a stage are freed, because the next stage has settled them."""
+    keys = store.keys
+    reply = store.run(
+        "free_parts",
+        [
+            keys.leader(),
+            keys.job(job_id),
+            keys.index(),
+            keys.stage(job_id, stage),
+            keys.inline_results(job_id, stage),
+        ],
+        [
+            store.now_ms,
+            epoch,
+            job_id,
+            stage,
+            before,
+            after,
+            nbytes,
+            freed_at,
+            int(keep),
+            keys.events(),
+            *(format_shard_id(item) for item in parts),
+        ],
+    )
+    return FreePartsAnswer(reply.decode())
 
 
 def keep_leases(
@@ -1481,6 +1534,7 @@ class NewStage(NamedTuple):
     worked_for: str
     turn: str
     rows_total: int | None
+    buffer_bytes: int | None
     shard_id: ShardId
     plan: str | None
     nbytes: int | None
@@ -1559,6 +1613,7 @@ def submit(
                     item.worked_for,
                     item.turn,
                     "" if item.rows_total is None else item.rows_total,
+                    "" if item.buffer_bytes is None else item.buffer_bytes,
                     format_shard_id(item.shard_id),
                     "" if item.plan is None else item.plan,
                     "" if item.nbytes is None else item.nbytes,

@@ -8,6 +8,7 @@
 -- flight|POOL      set: stages with shards that are queued or running; flight: set of the pools with such stages
 -- later            sorted set: stages all of whose idle shards wait for a retry, by when the first is due (ms)
 -- unqueue          set: stages of paused jobs with queued shards
+-- free             set: stages with parts that the next stage may have settled since they were last looked at
 -- finish           sorted set: jobs with nothing at work for which a final state is due, by when to try (ms)
 -- deadlines        sorted set: jobs that have a deadline and do not stop yet, by their deadline (ms)
 -- indexed          field of a job and of a stage: the entries that it has now
@@ -48,22 +49,45 @@ local function first_due(ready, waiting)
   return tonumber(redis.call('ZRANGE', waiting, 0, 0, 'WITHSCORES')[2] or '0')
 end
 
+-- Whether a stage that is not planned has input that it could be planned for: the first always may have some, a later one
+-- once the shard at its cursor, of the stage before it, is settled, or all of them are.
+local function may_have_input(job, number, cursor)
+  if number == 0 then return true end
+  local before = number - 1
+  if redis.call('HEXISTS', job .. ':done:' .. before, shard_of_cursor(cursor)) == 1 then return true end
+  return is_settled(job .. ':stage:' .. before)
+end
+
+-- What the next stage makes of the results of a stage: whether so many wait for it that no more may be made, and whether it
+-- has settled shards since the parts were last looked at.
+local function index_buffer(job, number, buffer_bytes, bytes_out, bytes_freed, freed_at)
+  local live, done = unpack(redis.call('HMGET', job .. ':stage:' .. (number + 1), 'shards_live', 'shards_done'))
+  local is_full = tonumber(bytes_out or '0') - tonumber(bytes_freed or '0') >= tonumber(buffer_bytes)
+  return is_full and tonumber(live or '0') > 0, tonumber(done or '0') > tonumber(freed_at or '0')
+end
+
 -- Index a stage; returns how many of its shards run, and whether all that it will ever have are settled.
 local function index_stage(index, job, job_id, number, found, now)
   local stage, member = job .. ':stage:' .. number, stage_key(job_id, number)
-  local worked_for, turn, planned, live, queued, running, since, before = unpack(redis.call('HMGET', stage,
-    'worked_for', 'turn', 'planned', 'shards_live', 'shards_queued', 'shards_running', 'last_queued_at', 'indexed'))
+  local worked_for, turn, planned, live, queued, running, since, before, cursor, buffer_bytes, bytes_out, bytes_freed, freed_at =
+    unpack(redis.call('HMGET', stage, 'worked_for', 'turn', 'planned', 'shards_live', 'shards_queued', 'shards_running',
+      'last_queued_at', 'indexed', 'cursor', 'buffer_bytes', 'bytes_out', 'bytes_freed', 'freed_at'))
   live, queued, running = tonumber(live or '0'), tonumber(queued or '0'), tonumber(running or '0')
   local plan, ready, later
-  if takes_shards(found.state) and planned ~= '1' then plan = live * LIVE_WEIGHT - found.priority end
-  if found.state == 'running' and live > queued + running then
+  local is_blocked, frees = false, false
+  if buffer_bytes then is_blocked, frees = index_buffer(job, number, buffer_bytes, bytes_out, bytes_freed, freed_at) end
+  if takes_shards(found.state) and planned ~= '1' and may_have_input(job, number, cursor) then
+    plan = live * LIVE_WEIGHT - found.priority
+  end
+  if found.state == 'running' and live > queued + running and not is_blocked then
     local due = first_due(job .. ':ready:' .. number, job .. ':waiting:' .. number)
     if due > now then later = due else ready = tonumber(since or found.created) - found.priority * AGEING_MS end
   end
+  frees = frees and not is_final(found.state)
   local in_flight, is_paused = queued + running > 0, found.state == 'paused' and queued > 0
-  local entries = string.format('%s %s %s %s %s', plan and string.format('%.0f', plan) or '-',
+  local entries = string.format('%s %s %s %s %s %s', plan and string.format('%.0f', plan) or '-',
     ready and string.format('%.0f', ready) or '-', later and string.format('%.0f', later) or '-',
-    tostring(in_flight), tostring(is_paused))
+    tostring(in_flight), tostring(is_paused), tostring(frees))
   if entries ~= before then
     local pool = string.match(worked_for, '^%S+')
     index_turn(index, 'plan', pool, turn, member, plan)
@@ -71,6 +95,7 @@ local function index_stage(index, job, job_id, number, found, now)
     index_flight(index, pool, member, in_flight)
     index_score(index .. 'later', member, later)
     redis.call(is_paused and 'SADD' or 'SREM', index .. 'unqueue', member)
+    redis.call(frees and 'SADD' or 'SREM', index .. 'free', member)
     redis.call('HSET', stage, 'indexed', entries)
   end
   return running, planned == '1' and live == 0
