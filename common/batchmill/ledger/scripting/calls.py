@@ -664,9 +664,9 @@ class FreePartsAnswer(StrEnum):
 def free_parts(
     store: Store,
     *,
+    stage: int,
     epoch: int,
     job_id: str,
-    stage: int,
     before: str,
     after: str,
     nbytes: int,
@@ -689,7 +689,6 @@ def free_parts(
             store.now_ms,
             epoch,
             job_id,
-            stage,
             before,
             after,
             nbytes,

@@ -58,8 +58,8 @@ local function may_have_input(job, number, cursor)
   return is_settled(job .. ':stage:' .. before)
 end
 
--- What the next stage makes of the results of a stage: whether so many wait for it that no more may be made, and whether it
--- has settled shards since the parts were last looked at.
+-- How the results of a stage and the next stage stand: whether its buffer is full, so that no more may be made, and whether
+-- the next stage has settled shards since the parts were last looked at.
 local function index_buffer(job, number, buffer_bytes, bytes_out, bytes_freed, freed_at)
   local live, done = unpack(redis.call('HMGET', job .. ':stage:' .. (number + 1), 'shards_live', 'shards_done'))
   local is_full = tonumber(bytes_out or '0') - tonumber(bytes_freed or '0') >= tonumber(buffer_bytes)

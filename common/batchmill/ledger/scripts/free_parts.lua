@@ -9,7 +9,6 @@
 -- @arg now: clock
 -- @arg epoch: int
 -- @arg job_id: text
--- @arg stage: int
 -- @arg before: text  how far, as it was read
 -- @arg after: text
 -- @arg nbytes: int  of the parts that are freed by this
@@ -27,8 +26,8 @@ if (redis.call('HGET', keys.stage, 'freed') or '') ~= args.before or redis.call(
 end
 redis.call('HSET', keys.stage, 'freed', args.after, 'freed_at', args.freed_at)
 redis.call('HINCRBY', keys.stage, 'bytes_freed', args.nbytes)
-for _, part in ipairs(args.keep and {} or parts) do
-  local held = redis.call('HSTRLEN', keys.inline_results, part.shard_id)
+for _, part in ipairs(parts) do
+  local held = args.keep and 0 or redis.call('HSTRLEN', keys.inline_results, part.shard_id)
   if held > 0 then
     redis.call('HDEL', keys.inline_results, part.shard_id)
     redis.call('HINCRBY', keys.job, 'inline_bytes', -held)
