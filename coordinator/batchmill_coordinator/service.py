@@ -61,7 +61,6 @@ if TYPE_CHECKING:
     from batchmill.jobs.status import JobCost, JobStatus
     from batchmill.ledger import JobRecord
     from batchmill.settings import CoordinatorSettings
-    from batchmill.sinks import ResultStore
     from batchmill.sources.base import Source
     from batchmill_coordinator.results.dead_rows import DeadRowFilter
     from batchmill_coordinator.results.pages import ResultPage
@@ -133,19 +132,16 @@ class Service:
         self._publisher.close()
         self.ledger.close()
 
-    def results_page(self, record: JobRecord, start: ShardId) -> ResultPage:
-        """Read the page of a job's results that begins with the shard `start`.
+    def results_page(self, record: JobRecord, stage: int, start: ShardId) -> ResultPage:
+        """Read the page of a stage's results that begins with the shard `start`.
 
         The first page of a job without results has the schema that its input gives it.
         """
-        page = read_page(self.ledger, record, self.results(record), start)
-        if page.at_end and not page.tables and start == parse_cursor(""):
+        results = self.workspace.open_results(record.id, record.spec, stage)
+        page = read_page(self.ledger, record, stage, results, start)
+        if stage == last_stage(record.spec) and page.at_end and not page.tables and start == parse_cursor(""):
             return replace(page, schema_if_empty=schema_without_rows(self.ledger, self.workspace, record))
         return page
-
-    def results(self, record: JobRecord) -> ResultStore:
-        """Open the store of a job's results: those of its last stage."""
-        return self.workspace.open_results(record.id, record.spec, last_stage(record.spec))
 
     def status(self, job_id: str) -> JobStatus:
         """Return a job's status, with what it was run with. Raises `NotFound`."""

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from batchmill import Stage
-from support.cluster import manifest
 from support.waiting import GRACE_S
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import batchmill
 
 WORDS = "one two three four five six seven eight nine ten"

@@ -13,6 +13,7 @@ import aiohttp
 from batchmill.client.connection.events import server_sent_events
 from batchmill.client.connection.transport import Patience
 from batchmill.client.display import as_html, describe, live_display, mimebundle
+from batchmill.client.job_stage import AsyncJobStage
 from batchmill.client.outcome import raise_unless_completed
 from batchmill.client.results import frames
 from batchmill.client.results import pages as paging
@@ -56,7 +57,7 @@ class AsyncJob:
         self.id = job_id
         self.latest = latest
         self._transport = transport
-        self._path = f"/v1/jobs/{quote(job_id, safe='')}"
+        self.path = f"/v1/jobs/{quote(job_id, safe='')}"
 
     def __repr__(self) -> str:
         return describe(type(self).__name__, self.id, self.latest)
@@ -73,7 +74,7 @@ class AsyncJob:
         Returns:
             The status. It is kept in `latest`.
         """
-        return self._seen(await self._transport.json("GET", self._path))
+        return self._seen(await self._transport.json("GET", self.path))
 
     async def pause(self) -> JobStatus:
         """Pause the job: its workers stop after the current batch, and no more of it is started.
@@ -84,7 +85,7 @@ class AsyncJob:
         Raises:
             Conflict: The job is stopping or has ended.
         """
-        return self._seen(await self._transport.json("POST", f"{self._path}/pause"))
+        return self._seen(await self._transport.json("POST", f"{self.path}/pause"))
 
     async def resume(self, *, budget: float | None = None, any_version: bool = False) -> JobStatus:
         """Resume a paused job.
@@ -103,7 +104,7 @@ class AsyncJob:
         query = {} if budget is None else {"budget": repr(float(budget))}
         if any_version:
             query["any_version"] = "true"
-        return self._seen(await self._transport.json("POST", f"{self._path}/resume", query=query))
+        return self._seen(await self._transport.json("POST", f"{self.path}/resume", query=query))
 
     async def cost(self) -> JobCost:
         """Read what the job has cost. Attempts that still run are counted when they end.
@@ -111,7 +112,7 @@ class AsyncJob:
         Returns:
             Seconds of device time and money, each by what it was used for.
         """
-        return self._transport.parse(JobCost, await self._transport.json("GET", f"{self._path}/cost"))
+        return self._transport.parse(JobCost, await self._transport.json("GET", f"{self.path}/cost"))
 
     async def cancel(self) -> JobStatus:
         """Stop the job and keep the rows that are done. A job that has ended does not change.
@@ -119,7 +120,7 @@ class AsyncJob:
         Returns:
             The new status.
         """
-        return self._seen(await self._transport.json("POST", f"{self._path}/cancel"))
+        return self._seen(await self._transport.json("POST", f"{self.path}/cancel"))
 
     async def delete(self) -> None:
         """Delete the job, its rows and its results from the service. Its output folder stays.
@@ -130,7 +131,7 @@ class AsyncJob:
         """
         await self.status()  # reports an unknown job: below, a lost answer looks the same
         with suppress(NotFound):
-            await self._transport.call("DELETE", self._path)
+            await self._transport.call("DELETE", self.path)
 
     async def watch(self) -> AsyncGenerator[JobStatus, None]:
         """Follow the job's status until it ends.
@@ -203,7 +204,7 @@ class AsyncJob:
 
     async def _log_page(self, level: LogLevel | str, cursor: str) -> LogPage:
         query = {"level": str(level), "cursor": cursor}
-        return self._transport.parse(LogPage, await self._transport.json("GET", f"{self._path}/log", query=query))
+        return self._transport.parse(LogPage, await self._transport.json("GET", f"{self.path}/log", query=query))
 
     async def results(self) -> AsyncGenerator[dict[str, Any], None]:
         """Read the results in input order, while the job runs or afterwards.
@@ -287,7 +288,7 @@ class AsyncJob:
         """
         kind = paging.ARROW_STREAM if content_type == "arrow" else paging.JSON_LINES
         state: JobState | None = None
-        async with aclosing(paging.pages(self._transport, f"{self._path}/results", kind)) as all_pages:
+        async with aclosing(paging.pages(self._transport, f"{self.path}/results", kind)) as all_pages:
             async for page in all_pages:
                 state = page.state
                 yield page
@@ -310,13 +311,20 @@ class AsyncJob:
                 if (table := page.table()).num_columns:
                     yield table
 
-    async def dead_letters(self) -> list[DeadLetter]:
+    def stage(self, name: str) -> AsyncJobStage:
+        """Return a stage of the job by its name. Whether there is such a stage is found out when it is read."""
+        return AsyncJobStage(self._transport, self, name)
+
+    async def dead_letters(self, *, stage: str | None = None) -> list[DeadLetter]:
         """Read the failed rows of the job.
 
+        Args:
+            stage: Only those that failed in the stage of this name. None: in all stages.
+
         Returns:
-            One dead letter per failed row, in input order: its error, its attempts and the row itself.
+            One dead letter per failed row, stage by stage in input order: its error, its attempts and the row itself.
         """
-        return [letter async for page in self._dead_letter_pages() for letter in page.dead_letters]
+        return [letter async for page in self._dead_letter_pages(stage) for letter in page.dead_letters]
 
     async def dead_letter_counts(self) -> dict[str, int]:
         """Count the failed rows of the job.
@@ -324,13 +332,14 @@ class AsyncJob:
         Returns:
             The number of rows by the type of their error.
         """
-        page = await self._transport.json("GET", f"{self._path}/dead-letters", query={"limit": "1"})
+        page = await self._transport.json("GET", f"{self.path}/dead-letters", query={"limit": "1"})
         return self._transport.parse(DeadLetterPage, page).counts
 
     async def replay(
         self,
         indices: Collection[int] | None = None,
         *,
+        stage: str | None = None,
         error_type: str | None = None,
         edits: Mapping[int, Mapping[str, Any]] | None = None,
         idempotency_key: str | None = None,
@@ -338,7 +347,9 @@ class AsyncJob:
         """Run failed rows of this job, which has ended, again. Their results take their places in its results.
 
         Args:
-            indices: The rows, by index in the input. None: all failed rows.
+            indices: The rows, by index in the stage's input. None: all failed rows.
+            stage: The stage that they failed in; they go on through the stages after it. It may be left out where rows
+                failed in one stage only.
             error_type: Only rows that failed with this type of error.
             edits: By index, new values for columns of a row, set before it is run. Without `indices` and `error_type`,
                 only the edited rows are run.
@@ -351,8 +362,8 @@ class AsyncJob:
             Conflict: This job has not ended, or is a replay itself.
             InvalidRequest: A row is no dead letter, or an edit does not fit; the message names it.
         """
-        request = replay_request(indices, error_type, edits, idempotency_key)
-        answer = await self._transport.json("POST", f"{self._path}/replay", body=request)
+        request = replay_request(indices, stage, error_type, edits, idempotency_key)
+        answer = await self._transport.json("POST", f"{self.path}/replay", body=request)
         status = self._transport.parse(JobStatus, answer)
         return AsyncJob(self._transport, status.id, status)
 
@@ -389,19 +400,21 @@ class AsyncJob:
         return sum([await self._purge(kind + group) for group in index_groups(indices)])
 
     async def _purge(self, query: list[tuple[str, str]]) -> int:
-        path = f"{self._path}/dead-letters"
+        path = f"{self.path}/dead-letters"
         return self._transport.parse(Purged, await self._transport.json("DELETE", path, query=query)).purged
 
-    async def _dead_letter_pages(self) -> AsyncGenerator[DeadLetterPage, None]:
+    async def _dead_letter_pages(self, stage: str | None = None) -> AsyncGenerator[DeadLetterPage, None]:
         cursor: str | None = ""
+        named = {} if stage is None else {"stage": stage}
         while cursor is not None:
-            answer = await self._transport.json("GET", f"{self._path}/dead-letters", query={"cursor": cursor})
+            query = {"cursor": cursor} | named
+            answer = await self._transport.json("GET", f"{self.path}/dead-letters", query=query)
             page = self._transport.parse(DeadLetterPage, answer)
             yield page
             cursor = page.next
 
     async def _stream(self) -> AsyncGenerator[JobStatus, None]:
-        path = f"{self._path}/events"
+        path = f"{self.path}/events"
         stream = self._transport.open("GET", path, accept="text/event-stream", read_timeout_s=EVENTS_TIMEOUT_S)
         async with stream as response, aclosing(server_sent_events(response.content)) as events:
             async for event in events:

@@ -22,6 +22,8 @@ job's source."""
 SOURCE_PATH = "source_path"
 """The second column of the results of a chain, from its first expanding stage on: the rest of their path."""
 
+Path = tuple[int, ...]
+
 LINEAGE = (SOURCE_ROW, SOURCE_PATH)
 
 
@@ -57,10 +59,17 @@ def lineage_of_results(
     return pa.table(columns)
 
 
-def path_at(lineage: pa.Table, place: int) -> tuple[int, ...]:
+def path_at(lineage: pa.Table, place: int) -> Path:
     """Return the path of a row by its place in a table."""
-    rest = lineage[SOURCE_PATH][place].as_py() if SOURCE_PATH in lineage.column_names else []
-    return (lineage[SOURCE_ROW][place].as_py(), *rest)
+    return paths_of(lineage.slice(place, 1))[0]
+
+
+def paths_of(table: pa.Table) -> list[Path]:
+    """Return the paths of the rows of a table that has their lineage."""
+    rows = table[SOURCE_ROW].to_pylist()
+    if SOURCE_PATH not in table.column_names:
+        return [(row,) for row in rows]
+    return [(row, *rest) for row, rest in zip(rows, table[SOURCE_PATH].to_pylist(), strict=True)]
 
 
 def _numbers(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:

@@ -133,6 +133,7 @@ class UploadSource(Frozen):
     upload: str
     parts: int = Field(ge=0)
     failed_before: bool = False  # of a replay: the rows are at fault, not the operator, if they all fail again
+    lineage: bool = False  # of a replay in a chain: the rows have the columns that say where they are from
 
 
 class OutputSpec(Frozen):
@@ -257,6 +258,15 @@ class JobSpec(_JobFields):
     def is_chain(self) -> bool:
         """Whether rows pass through several stages."""
         return len(self.stages) > 1
+
+    @property
+    def has_lineage(self) -> bool:
+        """Whether its results say which row of a source each is from, through all stages."""
+        return self.is_chain or self.reads_lineage(0)
+
+    def reads_lineage(self, stage: int) -> bool:
+        """Whether the input of a stage says so."""
+        return stage > 0 or (isinstance(self.source, UploadSource) and self.source.lineage)
 
     @property
     def first(self) -> StageSpec:

@@ -67,6 +67,24 @@ class ResultLedger:
         )
         return answer is calls.FreePartsAnswer.OK
 
+    def adopt_shard(
+        self, job_id: str, stage: StageRecord, replay_id: str, adopted: Settled, dead: Mapping[str, int], epoch: int
+    ) -> calls.AdoptShardAnswer:
+        """Add what a replay has settled in a stage as a shard of its own, as the leader; once for each replay."""
+        return calls.adopt_shard(
+            self._store,
+            stage=stage.number,
+            epoch=epoch,
+            job_id=job_id,
+            replay_id=replay_id,
+            shard_id=adopted.shard_id,
+            shards_planned=stage.shards_planned,
+            rows=adopted.rows,
+            rows_dead=adopted.rows_dead,
+            entry=write_settled(adopted),
+            dead_by_type=[calls.AdoptedDeadRows(kind, rows) for kind, rows in dead.items()],
+        )
+
     def replace_part(
         self, job_id: str, before: Settled, after: Settled, dead_by_type: Mapping[str, int], epoch: int
     ) -> bool:

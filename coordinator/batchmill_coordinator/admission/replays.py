@@ -10,10 +10,13 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
+from batchmill.columns.lineage import SOURCE_ROW
 from batchmill.errors import Conflict, InvalidRequest
 from batchmill.jobs.dead_letters import BAD_LINE, TOO_LARGE
 from batchmill.jobs.job import UploadSource, new_id
-from batchmill.jobs.stages import last_stage
+from batchmill.jobs.stages import last_stage, stage_called
 from batchmill.ledger.jobs import Submission
 from batchmill_coordinator.admission.acceptance import accept, tenant_key
 from batchmill_coordinator.admission.edits import edited
@@ -76,25 +79,25 @@ class Replays:
         undo.callback(self._uploads.drop, upload_id, tenant)
         undo.callback(blobs.delete_folder, f"jobs/{replay_id}")
         places: list[int] = []
-        parts = 0
-        for parts, dead in enumerate(self._chosen(record, request), start=1):
-            blobs.put_table(part_name(upload_id, parts - 1), dead.rows)
+        parts, stage = 0, _stage_to_replay(record, request)
+        for parts, dead in enumerate(self._chosen(record, stage, request), start=1):
+            blobs.put_table(part_name(upload_id, parts - 1), _with_lineage(record.spec, stage, dead))
             places += [letter.index for letter in dead.letters]
         _require_all(record, request, places)
-        source = UploadSource(upload=upload_id, parts=parts, failed_before=True)
+        source = UploadSource(upload=upload_id, parts=parts, failed_before=True, lineage=record.spec.is_chain)
         description = self._inspector.describe_upload(source)
         self._workspace.describe_source(replay_id, description)
         write_replay_rows(self._workspace, replay_id, places)
         return Submission(
             job_id=replay_id,
-            spec=_spec(record.spec, source),
+            spec=_spec(record.spec, stage, source),
             digest="",
             tenant=tenant,
             rows_total=len(places),
             replay_of=record.id,
         )
 
-    def _chosen(self, record: JobRecord, request: ReplayRequest) -> Iterator[DeadRows]:
+    def _chosen(self, record: JobRecord, stage: int, request: ReplayRequest) -> Iterator[DeadRows]:
         """The rows to run again, a shard at a time, in input order.
 
         A line or file that was not read has no values: it is run again only with an edit.
@@ -102,7 +105,6 @@ class Replays:
         edits: Mapping[int, RowEdit] = {edit.index: edit for edit in request.edits}
         only_edits = bool(edits) and request.indices is None and request.error_type is None
         choice = DeadRowFilter(() if only_edits else request.indices, request.error_type)
-        stage = last_stage(record.spec)
         for shard in self._dead_rows.shards(record, stage):
             if shard.plan:
                 continue  # it was cut short: which of its rows have results is not known any more
@@ -114,10 +116,32 @@ class Replays:
                 yield edited(dead.select(wanted), edits)
 
 
-def _spec(spec: JobSpec, source: UploadSource) -> JobSpec:
-    """The first job's, over other rows, without what applied to all rows."""
+def _stage_to_replay(record: JobRecord, request: ReplayRequest) -> int:
+    """The stage that is named; else the only one with failed rows, or the last. Raises `InvalidRequest`."""
+    if request.stage is not None:
+        return stage_called(record.spec, request.stage)
+    failed = [stage.number for stage in record.stages if stage.rows_dead]
+    if len(failed) > 1:
+        titles = ", ".join(record.spec.stages[number].title for number in failed)
+        raise InvalidRequest(
+            f"rows of job {record.id} failed in several stages: {titles}.",
+            hint="Replay one stage after the other: name it as `stage`.",
+            field="stage",
+        )
+    return failed[0] if failed else last_stage(record.spec)
+
+
+def _with_lineage(spec: JobSpec, stage: int, dead: DeadRows) -> pa.Table:
+    """The failed rows of a stage; those of a chain's source with the column that later stages have from the first."""
+    if not spec.is_chain or spec.reads_lineage(stage):
+        return dead.rows
+    return dead.rows.add_column(0, SOURCE_ROW, pa.array([letter.index for letter in dead.letters], pa.int64()))
+
+
+def _spec(spec: JobSpec, stage: int, source: UploadSource) -> JobSpec:
+    """The first job's from a stage on, over other rows, without what applied to all rows."""
     stages = tuple(
-        stage.model_copy(update={"retry": stage.retry.model_copy(update={"max_dead": None})}) for stage in spec.stages
+        one.model_copy(update={"retry": one.retry.model_copy(update={"max_dead": None})}) for one in spec.stages[stage:]
     )
     changes = {"source": source, "output": None, "deadline_at": None, "stages": stages}
     return spec.model_copy(update=changes)

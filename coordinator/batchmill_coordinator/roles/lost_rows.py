@@ -16,7 +16,6 @@ from batchmill.columns import rows_of
 from batchmill.columns.lineage import path_at, without_lineage
 from batchmill.jobs.completion import Completion, DeadLimit
 from batchmill.jobs.dead_letters import WORKER_LOST, DeadLetter, DeadRows, count_by_type, dead_letters_name, json_value
-from batchmill.jobs.stages import FIRST_STAGE
 from batchmill.ledger.formats.encodings import write_holder
 from batchmill.ledger.scripting.calls import ExpireAttemptAnswer
 
@@ -67,8 +66,8 @@ class LostRowSettler:
     def _dead_row(self, record: JobRecord, shard: Shard) -> DeadRows:
         table = self._open_source(record, shard.stage).read(shard.slices).slice(shard.skip, 1)
         path: tuple[int, ...] = ()
-        if record.spec.is_chain:
-            path = (shard.first_row,) if shard.stage == FIRST_STAGE else path_at(table, 0)
+        if record.spec.has_lineage:
+            path = path_at(table, 0) if record.spec.reads_lineage(shard.stage) else (shard.first_row,)
         now = self._clock.wall()
         letter = DeadLetter(
             stage=shard.stage,

@@ -37,6 +37,7 @@ class Purged(BaseModel):
 
 def replay_request(
     indices: Collection[int] | None,
+    stage: str | None,
     error_type: str | None,
     edits: Mapping[int, Mapping[str, Any]] | None,
     idempotency_key: str | None,
@@ -45,6 +46,7 @@ def replay_request(
     try:
         return ReplayRequest(
             indices=None if indices is None else sorted(indices),
+            stage=stage,
             error_type=error_type,
             edits=[RowEdit(index=index, row=json_value(row)) for index, row in (edits or {}).items()],
             idempotency_key=idempotency_key or secrets.token_hex(16),

@@ -17,6 +17,69 @@ if TYPE_CHECKING:
     from batchmill.ledger.scripting.connection import Store
 
 
+class AdoptShardAnswer(StrEnum):
+    """What `adopt_shard.lua` answers."""
+
+    OK = "ok"
+    DEPOSED = "deposed"
+    KNOWN = "known"
+    MOVED = "moved"
+
+
+class AdoptedDeadRows(NamedTuple):
+    """An item of the list that `adopt_shard.lua` takes."""
+
+    error_type: str
+    rows: int
+
+
+def adopt_shard(
+    store: Store,
+    *,
+    stage: int,
+    epoch: int,
+    job_id: str,
+    replay_id: str,
+    shard_id: ShardId,
+    shards_planned: int,
+    rows: int,
+    rows_dead: int,
+    entry: str,
+    dead_by_type: Sequence[AdoptedDeadRows],
+) -> AdoptShardAnswer:
+    """Add to a stage of a job what a replay has settled in it, as a shard of its own; once for each replay."""
+    keys = store.keys
+    reply = store.run(
+        "adopt_shard",
+        [
+            keys.leader(),
+            keys.stage(job_id, stage),
+            keys.done(job_id, stage),
+            keys.dead_counts(job_id),
+        ],
+        [
+            epoch,
+            job_id,
+            replay_id,
+            format_shard_id(shard_id),
+            shards_planned,
+            rows,
+            rows_dead,
+            entry,
+            keys.events(),
+            *(
+                part
+                for item in dead_by_type
+                for part in (
+                    item.error_type,
+                    item.rows,
+                )
+            ),
+        ],
+    )
+    return AdoptShardAnswer(reply.decode())
+
+
 class Announced(NamedTuple):
     """An item of the list that `announce.lua` takes."""
 

@@ -122,7 +122,7 @@ def _results(loaded: LoadedShard, progress: ShardProgress) -> pa.Table:
     if not table.num_columns:
         return table
     plain = table.drop_columns([INDEX])
-    if loaded.files.spec.is_chain:
+    if loaded.files.spec.has_lineage:
         rows = table[INDEX].to_numpy()
         lineage = lineage_of_results(loaded.lineage, rows, loaded.shard.first_row, expands=expands)
     elif expands:
@@ -142,7 +142,7 @@ def _results(loaded: LoadedShard, progress: ShardProgress) -> pa.Table:
 def _dead_rows(loaded: LoadedShard, progress: ShardProgress) -> DeadRows:
     """Return the failed rows as the stage got them; in a chain with their paths."""
     shard, files, letters = loaded.shard, loaded.files, tuple(progress.letters)
-    if files.spec.is_chain:
+    if files.spec.has_lineage:
         letters = tuple(_with_path(letter, loaded.lineage, letter.index - shard.first_row) for letter in letters)
     places = pa.array([shard.skip + letter.index - shard.first_row for letter in letters], pa.int64())
     return DeadRows(letters, files.source.read(shard.slices).take(places))

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from batchmill.columns.lineage import lineage_of, without_lineage
 from batchmill.errors import DamagedData, NotFound, UnknownOperator
-from batchmill.jobs.stages import FIRST_STAGE
 from batchmill_worker.runtime.trace import Phase
 from batchmill_worker.slot.attempt.shard_progress import ShardProgress, decode_progress
 from batchmill_worker.slot.attempt.unusable_rows import unusable_rows
@@ -80,7 +79,7 @@ class ShardLoader:
             definition = self._definition(stage.operator)
             found = files.source.read_with_faults(shard.slices)
             lineage = None
-            if shard.stage != FIRST_STAGE:
+            if files.spec.reads_lineage(shard.stage):
                 lineage = lineage_of(found.table).slice(shard.skip, shard.rows)
                 found = replace(found, table=without_lineage(found.table))
             table = found.table.slice(shard.skip, shard.rows)
