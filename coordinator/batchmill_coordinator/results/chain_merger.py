@@ -14,10 +14,10 @@ each of which may be done again after it was cut short:
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter
 from dataclasses import replace
 from functools import reduce
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -215,21 +215,22 @@ class _Parts:
         return table
 
     def places_of(self, tables: Iterator[pa.Table]) -> Iterator[tuple[int, list[pa.Table]]]:
-        """Divide tables, in the order of paths, among the parts that their rows belong to."""
+        """Divide tables among the parts that their rows belong to.
+
+        Rows of a replay are in the order of paths, but for those that an earlier replay has brought into the stage: so
+        a part may come more than once.
+        """
         at, held = -1, list[pa.Table]()
         for table in tables:
-            paths, start = paths_of(table), 0
-            while start < len(paths):
-                place = self._place_of(paths[start])
+            start = 0
+            for place, run in groupby(map(self._place_of, paths_of(table))):
+                rows = sum(1 for _ in run)
                 if place != at and held:
                     yield at, held
                     held = []
                 at = place
-                stop = len(paths)
-                if at + 1 < len(self._parts):
-                    stop = max(bisect_left(paths, self._first(at + 1), start), start + 1)
-                held.append(table.slice(start, stop - start))
-                start = stop
+                held.append(table.slice(start, rows))
+                start += rows
         if held:
             yield at, held
 
