@@ -40,7 +40,7 @@ def write_documents(folder: Path) -> None:
 
 def read_output(folder: Path) -> pa.Table:
     """Read all rows of an output, in input order."""
-    manifest = json.loads((folder / "_manifest.json").read_text())
+    manifest = json.loads(folder.with_name(f"{folder.name}.manifest.json").read_text())
     return pa.concat_tables([pq.read_table(folder / part["name"]) for part in manifest["parts"]])
 
 

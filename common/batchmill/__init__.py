@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     from batchmill.jobs.dead_letters import DeadLetter
     from batchmill.jobs.job import BatchPolicy, JobState, RetryPolicy
     from batchmill.jobs.status import JobStatus
-    from batchmill.operators.contract import Expansion, PartialResult, RowError, operator
+    from batchmill.operators.contract import Expansion, PartialResult, RowError
+    from batchmill.operators.registration import operator
 
     __version__: str
 
@@ -100,7 +101,8 @@ _HOMES = {
     "batchmill.jobs.dead_letters": ("DeadLetter",),
     "batchmill.jobs.job": ("BatchPolicy", "JobState", "RetryPolicy"),
     "batchmill.jobs.status": ("JobStatus",),
-    "batchmill.operators.contract": ("Expansion", "PartialResult", "RowError", "operator"),
+    "batchmill.operators.contract": ("Expansion", "PartialResult", "RowError"),
+    "batchmill.operators.registration": ("operator",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

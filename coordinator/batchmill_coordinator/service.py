@@ -23,7 +23,7 @@ from batchmill_coordinator.event_hub import EventHub
 from batchmill_coordinator.fleet.backlog import PoolBacklog
 from batchmill_coordinator.fleet.fleet_view import FleetView
 from batchmill_coordinator.inspection.inspector import InspectedSource, Inspector
-from batchmill_coordinator.inspection.pool import InspectorPool
+from batchmill_coordinator.inspection.pool import inspector_pool
 from batchmill_coordinator.metering.page import CoordinatorMetrics
 from batchmill_coordinator.results.closing import OutputCloser
 from batchmill_coordinator.results.dead_rows import DeadRowStore
@@ -80,8 +80,8 @@ class Service:
         self.fleet = FleetView(self.ledger, self.clock)
         self.backlog = PoolBacklog(self.ledger, self.fleet, self.clock)
         resumption = Resumption(self.ledger, self.workspace)
-        self._inspectors = InspectorPool(settings)
-        self._planning_inspectors = InspectorPool(settings)  # of their own: no submission delays the planner
+        self._inspectors = inspector_pool(settings)
+        self._planning_inspectors = inspector_pool(settings)  # of their own: no submission delays the planner
         inspector = Inspector(self._inspectors)
         self.admission = Admission(self.ledger, self.fleet, self.workspace, resumption, inspector, settings)
         self.uploads = Uploads(self.ledger, self.workspace, inspector, settings)

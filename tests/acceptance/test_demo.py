@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchmill.cli.demo.corpus import language_reference, paragraphs
+from support.outputs import manifest_path
 
 if TYPE_CHECKING:
     from support.sandbox import Sandbox
@@ -28,7 +29,7 @@ def test_the_demo_embeds_its_corpus_in_order_answers_three_questions_and_leaves_
 
     vectors = sandbox.folder / "batchmill-demo" / "vectors"
     assert str(vectors) in printed
-    manifest = json.loads((vectors / "_manifest.json").read_text())
+    manifest = json.loads(manifest_path(vectors).read_text())
     parts = [pq.read_table(vectors / part["name"]) for part in manifest["parts"]]
     assert manifest["state"] == "completed"
     assert [part.num_rows for part in parts] == [part["rows"] for part in manifest["parts"]]

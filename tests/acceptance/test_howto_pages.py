@@ -30,7 +30,7 @@ def test_a_folder_is_embedded_and_its_output_is_read(sandbox: Sandbox, command: 
     write(sandbox, command, page, "read_vectors.py", "embed_folder.py")
     sandbox.start(command(page, "embed service"), writes=STARTED)
 
-    assert "_manifest.json" in sandbox.run(command(page, "embed"), timeout_s=200)
+    assert ".manifest.json" in sandbox.run(command(page, "embed"), timeout_s=200)
     assert sandbox.run("python read_vectors.py") == "3 rows: id, text, embedding\n"
     assert sandbox.run("python embed_folder.py", timeout_s=200) == "3\n"
 

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import batchmill
+from support.outputs import manifest_path
 from support.waiting import until
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def test_the_shell_tour_gives_every_row_back(sandbox: Sandbox, command: Callable
 
     assert [json.loads(line) for line in printed.splitlines() if line.startswith("{")] == DOCS
     assert pq.read_table(sandbox.folder / "first.parquet").to_pylist() == DOCS
-    manifest = json.loads((sandbox.folder / "vectors" / "_manifest.json").read_text())
+    manifest = json.loads(manifest_path(sandbox.folder / "vectors").read_text())
     assert manifest["state"] == "completed"
     parts = [pq.read_table(sandbox.folder / "vectors" / part["name"]) for part in manifest["parts"]]
     assert [row for part in parts for row in part.select(["id", "text"]).to_pylist()] == DOCS
@@ -121,7 +122,7 @@ def test_a_server_of_several_parts_does_a_job(
     printed = sandbox.run(placed("remote"))
 
     assert "completed: 3 rows done" in printed
-    manifest = json.loads((data / "out" / "_manifest.json").read_text())
+    manifest = json.loads(manifest_path(data / "out").read_text())
     rows = [row for part in manifest["parts"] for row in pq.read_table(data / "out" / part["name"]).to_pylist()]
     assert rows == DOCS
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from support.attack import Answer, Mill
 
 DATA = Path(__file__).parent.parent / "data" / "hostile"
-REFUSED = ["encrypted_column.parquet", "bad_path_in_schema.parquet", "latin1_column_name.parquet", "arrow_stream.arrow"]
+REFUSED = ["encrypted_column.parquet", "bad_path_in_schema.parquet", "latin1_column_name.parquet"]
 MODULE = "batchmill_coordinator.inspection"
 SEED = 20_261_126
 MUTANTS = 60

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import batchmill
@@ -72,6 +74,47 @@ def test_a_row_without_a_required_value_is_a_dead_letter(
     job.wait()
     assert letters(job) == [(2, "MissingValue")]
     assert [row["id"] for row in job.results()] == [n for n in range(rows) if n != 2]
+
+
+@pytest.mark.parametrize("rows", [4, 70_000])
+def test_rows_without_a_required_value_have_no_result_if_they_are_skipped(
+    client: batchmill.Client, tmp_path: Path, rows: int
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(lines(rows, n0='{"id": 0, "text": null}', n2='{"id": 2}'))
+    job = client.submit("shout", source=path, on_null="skip").wait()
+    assert [(row["source_row"], row["id"]) for row in job.results()] == [(n, n) for n in range(rows) if n not in (0, 2)]
+    status = job.status()
+    assert (status.rows_done, status.rows_dead) == (rows, 0)
+    assert letters(job) == []
+
+
+def test_a_source_in_which_every_row_is_skipped_completes_without_a_result(
+    client: batchmill.Client, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"id": 1, "text": null}\n' * 100)
+    job = client.submit("shout", source={"path": path, "schema": {"text": "string"}}, on_null="skip").wait()
+    assert (list(job.results()), job.status().rows_done) == ([], 100)
+
+
+def test_the_message_about_a_missing_value_names_its_place_in_the_files(
+    client: batchmill.Client, tmp_path: Path
+) -> None:
+    path = tmp_path / "b.csv"
+    (tmp_path / "a.csv").write_text("id,text\n" + "1,x\n" * 3)
+    path.write_text('id,text\n1,"two\nlines"\n\n2,null\n3,null\n')
+    source = {"path": tmp_path / "*.csv", "csv": {"null_values": ["null"]}}
+    job = client.submit("shout", source=source).wait()
+    assert [letter.message.partition("requires")[2] for letter in job.dead_letters()] == [
+        f": {path}, line 5.",
+        f": {path}, line 6.",
+    ]
+    with pytest.raises(JobFailed, match=f"requires: {path}, line 5; 2 rows of 6 read together lack one"):
+        client.submit("shout", source=source, on_null="fail").wait()
+    pq.write_table(pa.table({"text": ["a", None]}), tmp_path / "c.parquet")
+    (letter,) = client.submit("shout", source=tmp_path / "c.parquet").wait().dead_letters()
+    assert f"{tmp_path / 'c.parquet'}, row 1 (the first one is 0)" in letter.message
 
 
 def test_a_row_without_a_required_value_fails_the_job_if_it_is_to(client: batchmill.Client) -> None:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
+import xxhash
 
 import batchmill
-from support.waiting import GRACE_S
+from support.outputs import manifest_path
+from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +31,7 @@ def flip(path: Path) -> None:
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "altered": flip,
-    "cut short": lambda path: path.write_bytes(path.read_bytes()[:4096]),
+    "cut short": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
     "empty": lambda path: path.write_bytes(b""),
     "missing": lambda path: path.unlink(),
 }
@@ -67,14 +69,52 @@ class Reader:
         return ids, errors
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
+OUTPUTS: dict[str, dict[str, Any] | None] = {
+    "no output": None,
+    "Parquet": {"path": "out", "format": "parquet"},
+    "JSON Lines": {"path": "out", "format": "jsonl"},
+    "Arrow": {"path": "out", "format": "arrow"},
+    "files of a size": {"path": "out", "max_rows_per_file": 1000},
+    "one file": {"path": "out.parquet"},
+}
+DAMAGED = [
+    *(("no output", damage) for damage in DAMAGE),
+    *((output, "altered") for output in OUTPUTS if output != "no output"),
+    *(("Parquet", "cut short"), ("JSON Lines", "empty"), ("Parquet", "missing")),
+]
+
+
+@dataclass(frozen=True)
+class Done:
+    """A completed job, and the files that its results are read from."""
+
+    job: batchmill.Job
+    parts: list[Path]
+
+
+@pytest.fixture
+def run_job(client: batchmill.Client, service_folder: Path, tmp_path: Path) -> Callable[[str], Done]:
+    """Runs a job with one of `OUTPUTS`."""
+
+    def run(output: str) -> Done:
+        rows, spec = [{"id": n} for n in range(ROWS)], OUTPUTS[output]
+        place = None if spec is None else spec | {"path": str(tmp_path / spec["path"])}
+        job = client.submit("wordy", rows=rows, params={"nbytes": NBYTES}, output=place).wait(timeout=GRACE_S)
+        is_kept = spec is None or spec["path"] != "out" or "max_rows_per_file" in spec
+        kept = service_folder / "blobs" / "jobs" / job.id / ("results/0" if spec is None else "output")
+        parts = sorted((kept if is_kept else tmp_path / "out").glob("part-*"))
+        assert len(parts) > 3
+        return Done(job, parts)
+
+    return run
+
+
+@pytest.mark.parametrize(("output", "damage"), DAMAGED)
 def test_all_but_the_damaged_part_is_served_and_that_one_named(
-    client: batchmill.Client, service_folder: Path, service_record: dict[str, str], damage: str
+    run_job: Callable[[str], Done], service_record: dict[str, str], output: str, damage: str
 ) -> None:
-    rows = [{"id": n} for n in range(ROWS)]
-    job = client.submit("wordy", rows=rows, params={"nbytes": NBYTES}).wait(timeout=GRACE_S)
-    parts = sorted(path for path in (service_folder / "blobs" / "jobs" / job.id).rglob("part-*"))
-    assert len(parts) > 3
+    done = run_job(output)
+    job, parts = done.job, done.parts
     for part in (parts[0], parts[2]):
         DAMAGE[damage](part)
     ids, errors = Reader(service_record).read(job.id)
@@ -85,3 +125,49 @@ def test_all_but_the_damaged_part_is_served_and_that_one_named(
     kind = batchmill.NotFound if damage == "missing" else batchmill.StorageError
     with pytest.raises(kind, match=rf"the results of the rows 0 to \d+ of {job.id} \(shard 0\) cannot be read"):
         list(job.results())
+
+
+@pytest.mark.parametrize("output", [output for output in OUTPUTS if output not in ("no output", "one file")])
+def test_a_manifest_has_the_size_and_the_checksum_of_every_file(
+    run_job: Callable[[str], Done], tmp_path: Path, output: str
+) -> None:
+    run_job(output)
+    listed = json.loads(manifest_path(tmp_path / "out").read_text())["parts"]
+    found = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert {part["name"]: (part["bytes"], part["xxh3"]) for part in listed} == {
+        name: (len(data), xxhash.xxh3_64_hexdigest(data)) for name, data in found.items()
+    }
+
+
+def test_a_damaged_part_that_a_job_resumes_is_noticed_although_the_earlier_job_is_deleted(
+    client: batchmill.Client, tmp_path: Path
+) -> None:
+    gate, rows = tmp_path / "gate", [{"id": n} for n in range(500)]
+    options: dict[str, Any] = {"params": {"gate": str(gate), "first": 400}, "output": tmp_path / "out"}
+    first = client.submit("gated", rows, **options)
+    until(lambda: first.status().shards_done > 0, "a shard done")
+    first.cancel()
+    gate.touch()
+    with pytest.raises(batchmill.JobCancelled):
+        first.wait(timeout=GRACE_S)
+    first.delete()
+    part = min((tmp_path / "out").glob("part-*"))
+    flip(part)
+    second = client.submit("gated", rows, **options).wait(timeout=GRACE_S)
+    with pytest.raises(batchmill.errors.DamagedData, match=rf"rows 0 to \d+ of {second.id}.*{part.name} is damaged"):
+        second.to_table()
+
+
+def test_a_replay_does_not_merge_damaged_results(client: batchmill.Client, tmp_path: Path) -> None:
+    cure, rows = tmp_path / "cure", [{"id": number} for number in range(200)]
+    job = client.submit("reluctant", rows, params={"cure": str(cure)}, output=tmp_path / "out").wait(timeout=GRACE_S)
+    part = min((tmp_path / "out").glob("part-*"))
+    intact = part.read_bytes()
+    flip(part)
+    cure.touch()
+    replay = job.replay()
+    until(lambda: any("is damaged" in line.message for line in replay.log()), "the refusal")
+    assert job.status().rows_dead == 40
+    part.write_bytes(intact)
+    replay.wait(timeout=GRACE_S)
+    assert job.to_table()["id"].to_pylist() == list(range(200))

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import batchmill
+from support.outputs import manifest_path
 from support.waiting import GRACE_S
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def test_an_output_folder_holds_every_row_once_in_manifest_order(
 ) -> None:
     out = tmp_path / "out"
     job = client.submit("shout", rows=ROWS, output={"path": out, "format": output_format}).wait()
-    manifest = json.loads((out / "_manifest.json").read_text())
+    manifest = json.loads(manifest_path(out).read_text())
     assert (manifest["rows"], manifest["state"], manifest["job"]) == (1000, "completed", job.id)
     read = pq.read_table if output_format == "parquet" else pyarrow.json.read_json
     tables = [read(out / part["name"]) for part in manifest["parts"]]
@@ -165,7 +166,7 @@ def test_no_rows_finish_at_once_with_an_empty_result(client: batchmill.Client, t
     pq.write_table(TABLE.slice(0, 0), tmp_path / "none.parquet")
     job = client.submit("echo", source=tmp_path / "none.parquet", output=tmp_path / "out").wait(timeout=GRACE_S)
     assert (job.status().state, job.status().rows_total) == ("completed", 0)
-    (part,) = json.loads((tmp_path / "out" / "_manifest.json").read_text())["parts"]
+    (part,) = json.loads(manifest_path(tmp_path / "out").read_text())["parts"]
     assert part["rows"] == 0
     assert set(TABLE.column_names) <= set(pq.read_schema(tmp_path / "out" / part["name"]).names)
 
@@ -189,7 +190,7 @@ def test_a_cancelled_job_stops_and_keeps_what_is_done(client: batchmill.Client, 
     kept = job.to_table()["id"].to_pylist()
     assert 0 < len(kept) < 5000
     assert kept == sorted(kept)
-    manifest = json.loads((tmp_path / "out" / "_manifest.json").read_text())
+    manifest = json.loads(manifest_path(tmp_path / "out").read_text())
     assert (manifest["state"], manifest["rows"]) == ("cancelled", len(kept))
 
 

@@ -207,12 +207,14 @@ def test_a_body_that_is_no_json_object_is_told(api: Api, body: bytes) -> None:
     answer = api.call("POST", "/v1/jobs", body)
     assert answer.status == 422
     assert error_of(answer)["code"] == "invalid_request"
+    assert error_of(answer)["details"] == {"field": "body"}
 
 
 def test_a_missing_content_type_is_told(api: Api) -> None:
     answer = api.call("POST", "/v1/jobs", {"operator": "echo", "rows": []}, Content_Type="text/plain")
     assert "'text/plain'" in error_of(answer)["message"]
     assert "Content-Type: application/json" in error_of(answer)["hint"]
+    assert error_of(answer)["details"] == {"field": "body"}
 
 
 def test_an_unknown_field_is_answered_with_the_nearest(api: Api) -> None:

@@ -19,13 +19,15 @@ from batchmill.sources import End, InputSplit
 from batchmill.sources.describe import describe
 from batchmill.workspace import Workspace, stream_from_table
 from batchmill_coordinator.inspection.inspector import InspectedSource, Inspector
-from batchmill_coordinator.inspection.pool import InspectorPool
+from batchmill_coordinator.inspection.pool import inspector_pool
 from support.processes import children_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import psutil
+
+    from batchmill.processes.inspectors import InspectorPool
 
 MODULE = "batchmill_coordinator.inspection"
 HOSTILE = Path(__file__).parent.parent / "data" / "hostile"
@@ -45,7 +47,7 @@ def processes() -> Callable[[], list[psutil.Process]]:
 
 @pytest.fixture
 def pool(tmp_path: Path, processes: Callable[[], list[psutil.Process]]) -> Iterator[InspectorPool]:
-    pool = InspectorPool(settings_of(tmp_path))
+    pool = inspector_pool(settings_of(tmp_path))
     pool.start()
     yield pool
     pool.stop()
@@ -99,7 +101,7 @@ def test_a_file_that_ends_its_reader_is_named_and_others_are_read_meanwhile(pool
 def test_one_that_hangs_is_ended_and_the_next_request_is_served(
     tmp_path: Path, good: Path, processes: Callable[[], list[psutil.Process]]
 ) -> None:
-    pool = InspectorPool(settings_of(tmp_path, inspection_timeout_s=4, inspectors=1))  # the one that has served
+    pool = inspector_pool(settings_of(tmp_path, inspection_timeout_s=4, inspectors=1))  # the one that has served
     pool.start()
     inspector = Inspector(pool)
     inspector.describe(FileSource(path=str(good)))
@@ -116,7 +118,7 @@ def test_a_file_that_needs_more_memory_than_there_is_is_refused(tmp_path: Path) 
     table = pa.table({"a": pa.array([b"x" * 2**20] * 900)})
     with pa.OSFile(str(wide), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
-    pool = InspectorPool(settings_of(tmp_path, inspection_memory_mb=900))
+    pool = inspector_pool(settings_of(tmp_path, inspection_memory_mb=900))
     pool.start()
     try:
         with pytest.raises(InvalidSource, match=r"wide\.arrow"):
@@ -136,7 +138,7 @@ def test_rows_that_are_no_arrow_stream_are_invalid_and_good_ones_come_back(pool:
 def test_a_pool_that_stops_blames_nobody(
     tmp_path: Path, good: Path, processes: Callable[[], list[psutil.Process]]
 ) -> None:
-    pool = InspectorPool(settings_of(tmp_path))
+    pool = inspector_pool(settings_of(tmp_path))
     pool.start()
     inspector = Inspector(pool)
     inspector.describe(FileSource(path=str(good)))

@@ -9,7 +9,7 @@ import pytest
 from batchmill.errors import NotFound, StorageError
 from batchmill.jobs.job import JobState, UploadSource
 from batchmill.ledger import Ledger
-from batchmill.ledger.jobs import Submission
+from batchmill.ledger.submission import Submission
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations
 from batchmill_coordinator.roles.clock_guard import ClockGuard
@@ -64,7 +64,7 @@ def janitor(ledger: Ledger, blobs: BlobStore, *, retention_s: float) -> Janitor:
 def end_job(ledger: Ledger, blobs: BlobStore, job_id: str) -> None:
     """A job that took an upload, has results, and was cancelled."""
     upload = f"upl-of-{job_id}"
-    ledger.jobs.begin_upload(upload)
+    ledger.uploads.begin(upload)
     spec = spec_of(operator="echo", source=UploadSource(upload=upload, parts=1))
     ledger.jobs.submit(Submission(job_id, spec, "digest"), max_live_jobs=10)
     blobs.put(f"uploads/{upload}/part-00000000.arrow", b"rows")
@@ -151,10 +151,10 @@ def test_a_job_that_cannot_be_deleted_does_not_keep_the_others(
 def test_uploads_that_no_job_took_are_deleted_by_the_leader(
     now: Ledger, blobs: StubbornBlobs, redis_client: redis.Redis, prefix: str
 ) -> None:
-    now.jobs.begin_upload("upl-lost")
+    now.uploads.begin("upl-lost")
     blobs.put("uploads/upl-lost/part-00000000.arrow", b"rows")
     later = an_hour_later(redis_client, prefix)
     janitor(later, blobs, retention_s=60).step(EPOCH + 1)
-    assert later.jobs.has_upload("upl-lost")
+    assert later.uploads.is_open("upl-lost")
     janitor(later, blobs, retention_s=60).step(EPOCH)
-    assert (later.jobs.has_upload("upl-lost"), blobs.list()) == (False, [])
+    assert (later.uploads.is_open("upl-lost"), blobs.list()) == (False, [])

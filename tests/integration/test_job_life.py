@@ -12,6 +12,7 @@ import pytest
 import redis
 
 import batchmill
+from support.outputs import manifest_path
 from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def test_a_job_whose_deadline_passes_stops_and_keeps_what_is_done(client: batchm
     kept = job.to_table()
     assert list(job.results()) == kept.to_pylist()
     assert 0 < kept.num_rows == status.rows_done < 128
-    manifest = json.loads((tmp_path / "out" / "_manifest.json").read_text())
+    manifest = json.loads(manifest_path(tmp_path / "out").read_text())
     assert (manifest["state"], manifest["rows"]) == ("expired", status.rows_done)
 
 
@@ -172,7 +173,7 @@ def test_a_deleted_job_leaves_nothing_but_its_users_output(
         assert entries_of(one) == set()
         assert one.id not in {listed.id for listed in client.jobs()}
     assert set((service_folder / "blobs").glob("uploads/*")) <= uploads
-    assert (tmp_path / "out" / "_manifest.json").exists()
+    assert manifest_path(tmp_path / "out").exists()
     again = client.submit("echo", rows=[{"id": 2}], idempotency_key=f"deleted-{upload}")
     assert again.wait(timeout=GRACE_S).id != with_output.id
 

@@ -13,9 +13,9 @@ from batchmill.jobs.job import JobError, JobState
 from batchmill.jobs.shard import Shard, ShardId, ShardRef, ShardState, Slice
 from batchmill.ledger import JobRecord, Ledger
 from batchmill.ledger.formats.settlement import Settled, SplitUp
-from batchmill.ledger.jobs import Submission
 from batchmill.ledger.shards import PlanStep
-from support.ledger_steps import LEASE_MS, SPEC, claim, plan, queue_one, submit
+from batchmill.ledger.submission import Submission
+from support.ledger_steps import LEASE_MS, SPEC, claim, plan, queue_one, submit, to_queue
 
 if TYPE_CHECKING:
     import redis
@@ -139,8 +139,8 @@ def test_a_late_commit_counts_while_nobody_else_has_the_shard(
 def test_a_failed_attempt_waits_for_its_time(ledger: Ledger, running: ShardRef) -> None:
     ledger.shards.end_attempt(running, delay_s=30, blame=True)
     now_ms = ledger.now_ms()
-    assert ledger.shards.to_queue("job-1", 0, 10, now_ms + 29_000) == []
-    assert ledger.shards.to_queue("job-1", 0, 10, now_ms + 30_000) == [ShardId((0,))]
+    assert to_queue(ledger, "job-1", 10, now_ms + 29_000) == []
+    assert to_queue(ledger, "job-1", 10, now_ms + 30_000) == [ShardId((0,))]
     shard = ledger.shards.read(running)
     assert shard is not None
     assert (shard.state, shard.failures, shard.losses) == (ShardState.WAITING, 1, 0)
@@ -289,14 +289,14 @@ def test_an_unreachable_server_is_told_in_plain_words(tmp_path: object) -> None:
 def test_uploads_are_taken_once_and_swept_when_nobody_takes_them(
     ledger: Ledger, epoch: int, redis_client: redis.Redis, prefix: str
 ) -> None:
-    ledger.jobs.begin_upload("upl-a")
-    ledger.jobs.begin_upload("upl-b")
+    ledger.uploads.begin("upl-a")
+    ledger.uploads.begin("upl-b")
     later = at(ledger, redis_client, prefix, 10_000)
-    assert later.jobs.expire_uploads(epoch, 60) == []
-    assert sorted(later.jobs.expire_uploads(epoch, 5)) == ["upl-a", "upl-b"]
-    assert not ledger.jobs.has_upload("upl-a")
+    assert later.uploads.expire(epoch, 60) == []
+    assert sorted(later.uploads.expire(epoch, 5)) == ["upl-a", "upl-b"]
+    assert not ledger.uploads.is_open("upl-a")
     with pytest.raises(ServiceUnavailable):
-        ledger.jobs.begin_upload("upl-c", max_uploads=0)
+        ledger.uploads.begin("upl-c", max_uploads=0)
 
 
 def test_records_of_jobs_that_are_gone_are_left_out(ledger: Ledger) -> None:
@@ -317,7 +317,7 @@ def test_a_split_shard_is_settled_by_its_halves_in_input_order(
         later.shards.commit(running, Completion(rows=5, rows_dead=0, nbytes=1))
     record = ledger.jobs.read("job-1")
     assert (record.shards_live, record.shards_running, record.first.shards_planned) == (2, 0, 1)
-    names = later.shards.to_queue("job-1", 0, 10, later.now_ms())
+    names = to_queue(later, "job-1", 10, later.now_ms())
     assert names == [ShardId((0, 0)), ShardId((0, 1))]
     for shard_id in names:
         ref = later.shards.queue("job-1", ledger.jobs.read("job-1").first, shard_id, epoch)

@@ -12,7 +12,7 @@ from batchmill.fleet import WorkerInfo
 from batchmill.jobs.completion import Completion
 from batchmill.jobs.job import JobState
 from batchmill.jobs.shard import ShardState
-from support.ledger_steps import LEASE_MS, claim, plan, queue_one, submit
+from support.ledger_steps import LEASE_MS, claim, plan, queue_one, submit, to_queue
 
 if TYPE_CHECKING:
     from batchmill.jobs.shard import ShardRef
@@ -148,8 +148,8 @@ def test_a_retry_and_a_deferred_end_of_a_clock_that_has_gone_back_are_due_in_tim
     assert ledger.shards.cut_waits({(failed.job_id, 0): start + 10_000}) == {failed.job_id}
     ledger.index.rebuild([failed.job_id])
     assert ledger.index.late_retries(start + 10_000, 9) == []
-    assert ledger.shards.to_queue(failed.job_id, 0, 9, start) == []
-    due = ledger.shards.to_queue(failed.job_id, 0, 9, start + 10_001)
+    assert to_queue(ledger, failed.job_id, 9, start) == []
+    due = to_queue(ledger, failed.job_id, 9, start + 10_001)
     assert sorted(due) == sorted([failed.shard_id, other.shard_id])
     assert ledger.shards.cut_waits({(failed.job_id, 0): start + 10_000}) == set()
 

@@ -17,7 +17,9 @@ from batchmill.jobs.job import JOB_MOVES, JobState
 from batchmill.jobs.shard import SHARD_MOVES, Shard, ShardId, ShardRef, ShardState, format_shard_id
 from batchmill.ledger.formats.encodings import (
     CommitInterval,
+    EndedJob,
     Request,
+    parse_ended,
     parse_paces,
     parse_request,
     parse_settled,
@@ -118,6 +120,11 @@ def test_parts_of_an_attempts_time_survive_both_languages(lua: Lua, used: Parts)
         write_parts(used),
     )
     assert [int(us) for us in read] == list(astuple(used))
+
+
+def test_a_job_that_its_last_commit_ended_survives_both_languages(lua: Lua) -> None:
+    text = lua("write_ended(ARGV[1], ARGV[2], ARGV[3], ARGV[4])", "job-1", "gpu my.embed", 5, 2)
+    assert parse_ended(text) == EndedJob("job-1", "gpu", "my.embed", 5, 2)
 
 
 @settings(max_examples=20, deadline=None)

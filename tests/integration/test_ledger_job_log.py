@@ -19,8 +19,8 @@ from batchmill.jobs.job_log import MAX_ENTRIES, LogEvent, LogLevel
 from batchmill.jobs.shard import ShardId, ShardRef
 from batchmill.ledger import Ledger
 from batchmill.ledger.formats.schema import SCHEMA
-from batchmill.ledger.jobs import Submission
 from batchmill.ledger.scripting.connection import connect
+from batchmill.ledger.submission import Submission
 from batchmill.processes.parent_death import die_with_parent
 from batchmill_coordinator.fleet.pools import PoolView
 from batchmill_coordinator.roles.watcher import MIN_BLOCKED_S, Watcher

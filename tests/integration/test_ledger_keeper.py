@@ -10,7 +10,7 @@ import pytest
 
 from batchmill.jobs.job import UploadSource
 from batchmill.ledger import Ledger
-from batchmill.ledger.jobs import Submission
+from batchmill.ledger.submission import Submission
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations
 from batchmill.store_mark import MARK
@@ -151,7 +151,7 @@ def test_uploads_that_neither_wait_nor_belong_to_a_job_are_deleted_after_a_day(k
     for upload in ("upl-orphan", "upl-open", "upl-taken", "upl-unreadable"):
         kept.blobs.put(f"uploads/{upload}/part-00000000.arrow", b"rows")
     for upload in ("upl-open", "upl-taken", "upl-unreadable"):
-        kept.ledger.jobs.begin_upload(upload)
+        kept.ledger.uploads.begin(upload)
     for job_id, upload in (("job-1", "upl-taken"), ("job-2", "upl-unreadable")):
         spec = spec_of("echo", source=UploadSource(upload=upload, parts=1))
         kept.ledger.jobs.submit(Submission(job_id, spec, "digest"), max_live_jobs=10)

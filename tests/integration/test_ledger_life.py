@@ -11,9 +11,10 @@ from batchmill.jobs.completion import Completion
 from batchmill.jobs.job import JOB_MOVES, JobError, JobState
 from batchmill.jobs.shard import Shard, ShardId, ShardRef, ShardState, Slice
 from batchmill.ledger import Ledger
+from batchmill.ledger.formats.encodings import EndedJob
 from batchmill.ledger.formats.record import JobStage
-from batchmill.ledger.jobs import Submission
 from batchmill.ledger.shards import PlanStep
+from batchmill.ledger.submission import OneShardPlan, Submission
 from batchmill.sources.base import RowCount
 from support.records import spec_of
 
@@ -327,3 +328,46 @@ def test_a_job_that_goes_on_after_its_end_is_not_due_until_it_ends_again(
     with pytest.raises(Conflict, match="running"):
         ledger.retention.mark_for_deletion(JOB)
     assert ledger.retention.due(START_MS + 10**12, 60) == []
+
+
+def small(ledger: Ledger, epoch: int, job_id: str = JOB, **changes: object) -> ShardRef:
+    """The running attempt of a job that was planned as it was accepted."""
+    shard = Shard(job_id, 0, ShardId((0,)), 0, 5, (Slice(0, 0, 5, 5),))
+    spec = spec_of(operator="echo", **changes)
+    plan = OneShardPlan(shard, 10, "end")
+    submission = Submission(job_id, spec, "digest", inline_rows=b"rows", rows_total=5, plan=plan)
+    ledger.jobs.submit(submission, max_live_jobs=10)
+    ref = ledger.shards.queue(job_id, ledger.jobs.read(job_id).first, ShardId((0,)), epoch)
+    assert ref is not None
+    assert claim(ledger, ref)
+    return ref
+
+
+def test_the_last_commit_of_a_small_job_ends_it_and_a_leader_is_told_once(ledger: Ledger, epoch: int) -> None:
+    ref = small(ledger, epoch)
+    for _ in range(2):  # its answer may be lost
+        assert ledger.shards.commit(ref, Completion(rows=4, rows_dead=1, nbytes=10))
+    record = ledger.jobs.read(JOB)
+    assert (record.state, record.is_settled, record.first.cursor) == (JobState.COMPLETED, True, "")
+    assert (ledger.jobs.live(), ledger.jobs.inline_input(JOB)) == ([], None)
+    assert ledger.index.to_finish(ledger.now_ms(), 9, ledger.now_ms()) == []
+    assert ledger.jobs.take_unreported(9) == [EndedJob(JOB, "default", "echo", 4, 1)]
+    assert ledger.jobs.take_unreported(9) == []
+    ledger.retention.mark_for_deletion(JOB)
+
+
+def test_a_small_job_is_ended_by_the_finisher_where_something_is_left_to_do(ledger: Ledger, epoch: int) -> None:
+    with_output = small(ledger, epoch, output={"path": "/out"})
+    with_checkpoint = small(ledger, epoch, "job-2")
+    ledger.shards.end_attempt(with_checkpoint, delay_s=0, blame=True, checkpoint="blob")
+    again = ledger.shards.queue("job-2", ledger.jobs.read("job-2").first, ShardId((0,)), epoch)
+    assert again is not None
+    assert claim(ledger, again)
+    stopped = small(ledger, epoch, "job-3")
+    ledger.jobs.stop("job-3", JobState.CANCELLING, None)
+    for ref in (with_output, again, stopped):
+        assert ledger.shards.commit(ref, DONE)
+        assert not ledger.jobs.read(ref.job_id).state.is_final
+    now_ms = ledger.now_ms()
+    assert sorted(ledger.index.to_finish(now_ms, 9, now_ms)) == [JOB, "job-2", "job-3"]
+    assert ledger.jobs.take_unreported(9) == []

@@ -17,12 +17,15 @@ from hypothesis.stateful import initialize, invariant, precondition, rule, run_s
 from batchmill.jobs.cost import NANO
 from batchmill.jobs.job import JobError, JobState, RetryPolicy
 from batchmill.jobs.shard import Shard, ShardId, Slice
-from batchmill.ledger.jobs import OneShardPlan, Submission
+from batchmill.ledger.formats.encodings import parse_stage_key
 from batchmill.ledger.scripting.connection import connect
 from batchmill.ledger.shards import PlanStep
+from batchmill.ledger.submission import OneShardPlan, Submission
+from batchmill.ledger.views.index import Window
 from support.index_truth import index_of
 from support.ledger_lockstep import Lockstep, answer, comparable, said
 from support.ledger_model import DUE, LEASE_MS, Job
+from support.ledger_steps import to_queue
 from support.records import spec_of
 
 GRACE_MS = 2_000
@@ -39,6 +42,11 @@ ERROR = JobError(code="operator_failed", message="broken")
 some = st.integers(0, 1_000)  # picks one of what there is at that time
 rarely = st.integers(0, 7).map(lambda number: number == 7)
 delays_ms = st.sampled_from([0, 0, 500, 40_000])
+
+
+def stages_of(members: dict[str, int]) -> dict[tuple[str, int], int]:
+    """The entries of an index by job and stage."""
+    return {parse_stage_key(member.encode()): score for member, score in members.items()}
 
 
 class LedgerMachine(Lockstep):
@@ -84,6 +92,7 @@ class LedgerMachine(Lockstep):
             self.model.jobs[submission.job_id] = job
             if plan:
                 job.plan([piece], plan.cursor, at_end=True)
+                job.ends_at_commit = True
             self.records[submission.job_id] = [self.ledger.jobs.read(submission.job_id)]
 
     @rule(
@@ -138,7 +147,7 @@ class LedgerMachine(Lockstep):
     @rule(which=some, limit=st.integers(1, 4), lost=rarely, deposed=rarely)
     def dispatch(self, which: int, limit: int, *, lost: bool, deposed: bool) -> None:
         job = self.job(which)
-        names = self.ledger.shards.to_queue(job.id, 0, limit, self.model.now)
+        names = to_queue(self.ledger, job.id, limit, self.model.now)
         assert names == self.model.to_queue(job, limit)
         for shard_id in names:
             ref = self.queue(job, shard_id, self.model.epoch - deposed)
@@ -317,8 +326,14 @@ class LedgerMachine(Lockstep):
             self.redis.delete(*[key for key in self.dump() if key.startswith(f"{self.prefix}index:")] or ["none"])
             self.ledger.index.rebuild(self.ledger.jobs.live_ids())
         else:
-            self.ledger.index.admit_retries(self.model.now, 100)
-            assert not self.ledger.index._until("later", self.model.now, 1)
+            due = self.ledger.index.due({"default": Window(1000, {"echo"})}, 100)
+            assert (due.now_ms, due.later) == (self.model.now, [])
+            _, index = index_of(self.dump(), self.prefix, self.model.now)
+            assert due.in_flight.get("default", {}) == stages_of(index.get("flight|default", {}))
+            turns = [key for key in index if key.startswith("ready|default|")]
+            ready = [stages_of(index[turn]) for turn in turns]
+            assert sorted(due.ready.get("default", [])) == sorted(key for turn in ready for key in turn)
+            assert sorted(due.unqueue) == sorted(stages_of(dict.fromkeys(index.get("unqueue", ()), 0)))
         assert comparable(self.dump(), self.prefix) == before
 
     @invariant()

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from batchmill.jobs.completion import Completion
 from batchmill.jobs.shard import Shard, ShardId, Slice
 from batchmill.ledger import Ledger
-from batchmill.ledger.jobs import Submission
 from batchmill.ledger.shards import PlanStep
+from batchmill.ledger.submission import Submission
 from support.records import spec_of
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from batchmill.fleet import WorkerInfo
 from batchmill.jobs.job import JobRequest, JobState, RetryPolicy, UploadSource
 from batchmill.jobs.shard import FIRST_ROWS, ShardId
 from batchmill.ledger import jobs
-from batchmill.ledger.jobs import Submission
+from batchmill.ledger.submission import Submission
 from batchmill.operators.contract import OperatorInfo
 from batchmill.settings import CoordinatorSettings, WorkerSettings
 from batchmill.sources import InlineSource, InputSplit

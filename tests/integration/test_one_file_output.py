@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import duckdb
-import pandas as pd
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import load_dataset
 
 from batchmill.errors import InvalidOutput, InvalidRequest, JobCancelled
 from support.waiting import GRACE_S
@@ -102,28 +98,3 @@ def test_a_job_without_rows_makes_a_file_with_its_columns(client: batchmill.Clie
     path, schema = tmp_path / "out.parquet", pa.schema([("id", pa.int64())])
     client.submit("echo", schema.empty_table(), output=str(path)).wait(timeout=GRACE_S)
     assert pq.read_table(path).schema == schema
-
-
-@pytest.mark.parametrize("form", ["parquet", "jsonl"])
-def test_other_tools_read_a_folder_with_its_manifest_in_place(
-    client: batchmill.Client, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
-    out = tmp_path / "out"
-    source = _source(tmp_path / "in")
-    client.submit("echo", source=source, carry=["id"], output={"path": str(out), "format": form}).wait(timeout=GRACE_S)
-    files = f"{out}/*.{form}"
-    hugging = load_dataset(
-        "json" if form == "jsonl" else "parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache")
-    )
-    found: list[Any] = [hugging["id"]]
-    if form == "parquet":
-        found += [pl.read_parquet(files)["id"].to_list(), pq.read_table(out)["id"].to_pylist()]
-        found += [pd.read_parquet(out)["id"].tolist()]
-    else:
-        found += [pl.read_ndjson(files)["id"].to_list()]
-    reader = "read_parquet" if form == "parquet" else "read_json"
-    query = f"select id from {reader}('{files}')"  # noqa: S608  # the path is the test's own
-    with duckdb.connect() as database:
-        found += [[row[0] for row in database.execute(query).fetchall()]]
-    assert all(sorted(ids) == IDS for ids in found)

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchmill.errors import InvalidOutput, InvalidRows, InvalidSource, JobFailed
+from support.outputs import manifest_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +44,7 @@ def test_parts_whose_types_differ_are_widened_to_one_schema(
     source = _files(tmp_path / "in", "none", "int", "float", "int")
     job = _run(client, "drift", source, tmp_path / "out", form)
     expected = [value for value in (None, 1.0, 0.5, 1.0) for _ in range(ROWS_PER_FILE)]
-    manifest = json.loads((tmp_path / "out" / "_manifest.json").read_text())
+    manifest = json.loads(manifest_path(tmp_path / "out").read_text())
     columns = {column["name"]: column["type"] for column in manifest["columns"]}
     assert columns == {"id": "int64", "as": "string", "value": "double", "extra": "bool"}
     table = job.to_table()
@@ -81,7 +82,7 @@ def test_a_job_without_rows_keeps_the_columns_of_its_input(client: batchmill.Cli
     pq.write_table(schema.empty_table(), tmp_path / "none.parquet")
     job = _run(client, "echo", str(tmp_path / "none.parquet"), tmp_path / "out", form)
     assert job.to_table().schema == schema
-    manifest = json.loads((tmp_path / "out" / "_manifest.json").read_text())
+    manifest = json.loads(manifest_path(tmp_path / "out").read_text())
     assert [column["name"] for column in manifest["columns"]] == schema.names
     assert [part["rows"] for part in manifest["parts"]] == [0]
     if form == "parquet":

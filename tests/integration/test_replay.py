@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from batchmill.cli import main
 from batchmill.errors import Conflict, InvalidRequest, InvalidRows
+from support.outputs import manifest_path
 from support.waiting import GRACE_S
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def test_replayed_rows_take_their_places_in_a_finished_output(
     job = _submit(client, cure, None, source=source, output={"path": output, "format": form})
     cure.touch()
     job.replay().wait(timeout=GRACE_S)
-    manifest = json.loads((output / "_manifest.json").read_text())
+    manifest = json.loads(manifest_path(output).read_text())
     assert (manifest["rows"], manifest["rows_dead"], manifest["state"]) == (200, 0, "completed")
     files = {path.name for path in output.iterdir() if path.name.startswith("part-")}
     assert files == {part["name"] for part in manifest["parts"]}

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchmill.errors import InvalidOutput, JobCancelled
+from support.outputs import manifest_path
 from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Order:
 
     def settled(self) -> list[int]:
         """The rows of the shards that the unfinished output has whole."""
-        entries = json.loads((self.output / "_manifest.json").read_text())["rest"]["settled"].values()
+        entries = json.loads(manifest_path(self.output).read_text())["rest"]["settled"].values()
         numbers = [[int(part) for part in entry.split()] for entry in entries]
         return [row for _, rows, dead, _, first in numbers for row in range(first, first + rows + dead)]
 
@@ -85,7 +86,7 @@ def test_only_what_is_missing_is_done(order: Order) -> None:
     begun = order.begun()
     assert {begun.count(row) for row in settled} == {1}
     assert len(begun) <= ROWS + AT_WORK, "only rows of shards that were at work ran twice"
-    manifest = json.loads((order.output / "_manifest.json").read_text())
+    manifest = json.loads(manifest_path(order.output).read_text())
     parts = {path.name for path in order.output.glob("part-*")}
     assert parts == {part["name"] for part in manifest["parts"]}
     assert manifest["rows"] == ROWS
@@ -107,10 +108,17 @@ def test_what_is_not_the_same_is_refused_and_named(client: batchmill.Client, tmp
     assert not (order.output / "_batchmill.json").exists(), "a refused job lets the folder go"
 
 
+def test_an_output_without_skipped_rows_is_not_resumed_with_them(client: batchmill.Client, tmp_path: Path) -> None:
+    order = Order(client, tmp_path)
+    order.leave_unfinished()
+    with pytest.raises(InvalidOutput, match='`on_null` "skip"'):
+        order.submit(on_null="skip")
+
+
 def test_an_output_that_an_earlier_version_left_unfinished_is_refused(client: batchmill.Client, tmp_path: Path) -> None:
     order = Order(client, tmp_path)
     order.leave_unfinished()
-    path = order.output / "_manifest.json"
+    path = manifest_path(order.output)
     manifest = json.loads(path.read_text())
     assert manifest["rest"].pop("version") > 1
     path.write_text(json.dumps(manifest))

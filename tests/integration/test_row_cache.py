@@ -9,7 +9,7 @@ import pytest
 
 from batchmill.ledger import Ledger
 from batchmill.ledger.workers.row_cache import MIN_BYTES, Limits
-from batchmill.operators.contract import REGISTRY
+from batchmill.operators.registration import REGISTRY
 from batchmill_coordinator.roles.cache_sweep import clear_row_cache, sweep_row_cache
 from batchmill_worker.row_cache import cache as row_cache
 from support.operators import tally_operators

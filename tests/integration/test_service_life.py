@@ -14,6 +14,7 @@ import pytest
 import batchmill
 from batchmill.errors import InvalidOutput, InvalidSettings, InvalidSource, ServiceUnavailable
 from batchmill.processes.parent_death import die_with_parent
+from support.outputs import manifest_path
 from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def test_server_mode_reads_and_writes_only_below_its_roots(server: batchmill.Cli
     job = server.submit("echo", source=root / "mine.jsonl", output=root / "out")
     assert list(job.results()) == [{"id": 7}]
     job.wait(timeout=GRACE_S)
-    assert (root / "out" / "_manifest.json").exists()
+    assert manifest_path(root / "out").exists()
 
 
 def test_messages_are_json_and_hold_ids_and_token_only(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from batchmill.ledger.jobs import Submission
+from batchmill.ledger.submission import Submission
 from batchmill.settings import CoordinatorSettings
 from batchmill.workspace import Workspace
 from batchmill_coordinator.admission.uploads import Uploads
 from batchmill_coordinator.inspection.inspector import Inspector
-from batchmill_coordinator.inspection.pool import InspectorPool
+from batchmill_coordinator.inspection.pool import inspector_pool
 from support.ledger_steps import SPEC
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ NUMBER = 150
 
 def test_uploads_of_one_tenant_that_begin_at_the_same_time_are_all_open(ledger: Ledger, tmp_path: Path) -> None:
     settings = CoordinatorSettings(blob_root=str(tmp_path), tokens=("secret",))
-    uploads = Uploads(ledger, Workspace.open(settings), Inspector(InspectorPool(settings)), settings)
+    uploads = Uploads(ledger, Workspace.open(settings), Inspector(inspector_pool(settings)), settings)
 
     def begin(_: int) -> None:
         uploads.require(uploads.begin("acme"), "acme")

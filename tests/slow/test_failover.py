@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from support.cluster import manifest
+from support.outputs import manifest_path
 from support.waiting import until
 
 if TYPE_CHECKING:
@@ -60,15 +61,11 @@ def test_a_job_whose_end_was_lost_is_done_again_into_its_output(
     job = client.submit("slow", rows=[{"id": row} for row in range(20)], params=params, carry=["id"], output=output)
     until(journal.exists, "the first row")
     running.failover(STALE_S)
-    assert (out / "_manifest.json").exists(), "the job had not ended before the failover"
+    assert manifest_path(out).exists(), "the job had not ended before the failover"
     assert not running.ask(lambda _: job.status()).is_final, "the replica was not stale"
     until(lambda: running.ask(lambda _: job.status()).is_final, "the job's end")
     assert (str(job.status().state), job.status().rows_dead) == ("completed", 0)
     parts = manifest(out)["parts"]
-    assert sorted(path.name for path in out.iterdir()) == [
-        "_manifest.json",
-        "_schemas",
-        *(part["name"] for part in parts),
-    ]
+    assert sorted(path.name for path in out.iterdir()) == [part["name"] for part in parts]
     found = [json.loads(line) for part in parts for line in (out / part["name"]).read_text().splitlines()]
     assert [row["id"] for row in found] == [row["id"] for row in job.results()] == list(range(20))

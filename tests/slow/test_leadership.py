@@ -68,7 +68,7 @@ def test_a_leader_that_is_killed_while_it_closes_an_output_leaves_it_to_the_stan
     running = cluster().start(coordinators=2, slots=(2,))
     leader = running.leader()
     assert leader is not None
-    gate, in_the_way, rows = tmp_path / "gate", tmp_path / "out" / "_manifest.json", [{"id": n} for n in range(40)]
+    gate, in_the_way, rows = tmp_path / "gate", tmp_path / "out.manifest.json", [{"id": n} for n in range(40)]
     client = running.clients["b" if leader.name == "a" else "a"]
     job = client.submit("gated", rows=rows, params={"gate": str(gate)}, output=tmp_path / "out")
     in_the_way.mkdir()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 import batchmill
+from support.outputs import manifest_path
 from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def test_a_frozen_worker_wakes_to_find_its_shard_gone_and_doubles_nothing(
         frozen.resume()
         log = tmp_path / "data" / "logs" / "worker.log"
         until(lambda: "lost its shard" in log.read_text(), "the refusal of the late attempt")
-        manifest = json.loads((tmp_path / "out" / "_manifest.json").read_text())
+        manifest = json.loads(manifest_path(tmp_path / "out").read_text())
         parts = sorted(path.name for path in (tmp_path / "out").glob("part-*"))
         assert (manifest["rows"], parts) == (1, [manifest["parts"][0]["name"]])
         assert job.status().rows_done == 1

@@ -68,7 +68,7 @@ def test_a_full_disk_is_told_with_its_place_and_the_job_finishes_when_there_is_r
     check(list(job.results()))
     job.wait(timeout=GRACE_S)
     parts = [part["name"] for part in manifest(out)["parts"]]
-    assert sorted(path.name for path in out.iterdir()) == ["_manifest.json", "_schemas", *parts]
+    assert sorted(path.name for path in out.iterdir()) == parts
     check([json.loads(line) for part in parts for line in (out / part).read_text().splitlines()])
 
 
@@ -141,7 +141,7 @@ def test_a_bucket_that_goes_away_and_comes_back_costs_nothing(
     bucket.come_back()
     assert [row["id"] for row in job.results()] == list(range(ROWS))
     job.wait(timeout=GRACE_S)
-    found = json.loads(bucket.read("out/_manifest.json"))
+    found = json.loads(bucket.read("out.manifest.json"))
     parts = [f"out/{part['name']}" for part in found["parts"]]
     assert [name for name in bucket.names() if name.startswith("out/part-")] == parts
     assert [json.loads(line)["id"] for part in parts for line in bucket.read(part).splitlines()] == list(range(ROWS))

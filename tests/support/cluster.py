@@ -28,6 +28,7 @@ from batchmill.ledger.formats.keys import Keys
 from batchmill.processes.parent_death import die_with_parent
 from support.networks import Network
 from support.operators.path import OPERATORS_FOLDER
+from support.outputs import manifest_path
 from support.waiting import until
 
 if TYPE_CHECKING:
@@ -369,7 +370,7 @@ def end(process: psutil.Process) -> None:
 
 def manifest(folder: Path) -> dict[str, Any]:
     """The manifest of an output folder."""
-    found: dict[str, Any] = json.loads((folder / "_manifest.json").read_text())
+    found: dict[str, Any] = json.loads(manifest_path(folder).read_text())
     return found
 
 

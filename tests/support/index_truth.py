@@ -66,7 +66,7 @@ def _add_stage(
             _take_turn(due, "ready", pool, stage["turn"], member, since - int(job["priority"]) * AGEING_MS)
     if in_flight:
         due["flight"] = {*due["flight"], pool}
-        due[f"flight|{pool}"] = {*due[f"flight|{pool}"], member}
+        due[f"flight|{pool}"][member] = in_flight
     if state == "paused" and _int(stage, "shards_queued"):
         due["unqueue"] = {*due["unqueue"], member}
 

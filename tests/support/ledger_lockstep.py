@@ -38,7 +38,9 @@ for _, key in ipairs(redis.call('KEYS', ARGV[1] .. '*')) do
 end
 return found
 """
-UNMODELLED = re.compile("^(leader|leader:epoch|jobs|idempotency:.*|index:.*)$|:(input|inline:\\d+|log)$")
+UNMODELLED = re.compile(
+    "^(leader|leader:epoch|jobs|jobs:unreported|idempotency:.*|index:.*)$|:(input|inline:\\d+|log)$"
+)
 PRICES_NANO = (3_600_000_000, 799_999_999, 41)
 _numbers = count()
 

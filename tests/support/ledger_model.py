@@ -86,6 +86,7 @@ class Job:
     started: bool = False
     cursor: str = ""
     planned: bool = False
+    ends_at_commit: bool = False
     live: dict[ShardId, Piece] = field(default_factory=dict)  # planned ones in input order
     left: int = 0  # shards that were live when it ended
     settled: dict[ShardId, str] = field(default_factory=dict)
@@ -309,6 +310,7 @@ class Model:
         self.charge(self.jobs[ref.job_id], piece, used)
         piece.wait(self.now + delay_ms, "failures" if blame else "")
         piece.checkpoint = checkpoint or piece.checkpoint
+        self.jobs[ref.job_id].ends_at_commit &= not checkpoint
         if stops:
             self.jobs[ref.job_id].stop("failing")
         return "ok"
@@ -332,6 +334,8 @@ class Model:
         if most is not None and completion.rows_dead and job.rows_dead > most:
             job.stop("failing")
         self.charge(job, piece, used, piece.rows)
+        if job.ends_at_commit and job.state == "running" and not job.live:
+            job.state, job.cursor, job.ended_at = "completed", "", self.now
         return "ok"
 
     def unqueue_paused(self, job: Job, epoch: int, seen: list[ShardRef]) -> int:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from batchmill.jobs.completion import Completion
 from batchmill.jobs.shard import Shard, ShardId, Slice
-from batchmill.ledger.jobs import Submission
 from batchmill.ledger.shards import PlanStep
+from batchmill.ledger.submission import Submission
 from batchmill.sources.base import RowCount
 from batchmill.workspace import stream_from_table
 from support.records import spec_of
@@ -43,6 +43,12 @@ def queue_one(ledger: Ledger, epoch: int, number: int = 0) -> ShardRef:
     ref = ledger.shards.queue("job-1", ledger.jobs.read("job-1").first, ShardId((number,)), epoch)
     assert ref is not None
     return ref
+
+
+def to_queue(ledger: Ledger, job_id: str, limit: int, now_ms: int) -> list[ShardId]:
+    """The first `limit` shards of a job that could be queued at that time."""
+    stages = ledger.jobs.read_stages([(job_id, 0)])  # none of a job that was deleted
+    return ledger.shards.to_queue_of(stages, limit, now_ms).get((job_id, 0), [])
 
 
 def claim(ledger: Ledger, ref: ShardRef, holder: str = "w1") -> Shard:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from batchmill.jobs.status import JobStatus
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.ledger.formats.unreadable import UnreadableJob
-    from batchmill.ledger.jobs import Submission
+    from batchmill.ledger.submission import Submission
     from batchmill_coordinator.api.status_feed import StatusFeeds
     from batchmill_coordinator.roles.role import Role
 

@@ -9,12 +9,13 @@ import pyarrow as pa
 
 from batchmill.jobs.job import JobState, OutputSpec
 from batchmill.jobs.shard import ShardId
-from batchmill.sinks import Manifest, columns_of
+from batchmill.sinks import MANIFEST_ENDING, Manifest, columns_of
 from batchmill.workspace import Workspace
 from support.records import spec_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from batchmill.sinks import ManifestPart, Publisher, ResultStore
     from batchmill.storage.blobs import BlobStore
@@ -61,6 +62,11 @@ def job_output(
     publisher = workspace.open_publisher(job_id, spec)
     assert publisher is not None
     return JobOutput(job_id, output_format, workspace.open_results(job_id, spec, 0), publisher)
+
+
+def manifest_path(folder: Path) -> Path:
+    """Where the manifest of an output folder is."""
+    return folder.with_name(folder.name + MANIFEST_ENDING)
 
 
 def file_names(parts: Iterable[ManifestPart]) -> list[str]:

@@ -10,13 +10,13 @@ import pytest
 from batchmill.errors import StorageError
 from batchmill.jobs.job import StageSpec
 from batchmill.ledger.workers.row_cache import Limits
-from batchmill.operators.contract import REGISTRY
+from batchmill.operators.registration import REGISTRY
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations
 from batchmill_coordinator.roles.cache_sweep import sweep_row_cache
 from batchmill_worker.engine.batch_executor import BatchExecutor
 from batchmill_worker.engine.executor import ShardTask
-from batchmill_worker.models.operator_cache import ReadyOperator
+from batchmill_worker.models.ready_operator import ReadyOperator
 from batchmill_worker.row_cache.cache import RowCache
 from batchmill_worker.runtime.device import DeviceLock
 from support.operators import tally_operators  # noqa: F401  # registers them

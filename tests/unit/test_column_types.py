@@ -8,7 +8,7 @@ import json
 import re
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -32,8 +32,11 @@ from batchmill.columns import (
 )
 from batchmill.errors import BatchmillError, InvalidOutput, InvalidRows
 from batchmill.jobs.job import JobState
+from batchmill.jobs.shard import ShardId
 from batchmill.operators.contract import BatchFormat, OperatorDefinition
 from batchmill.sinks import part_format, to_json_lines
+from batchmill.sinks.part_records import PartRecords
+from batchmill.sinks.result_store import PartFiles
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations
 from batchmill.workspace import stream_from_table
@@ -146,7 +149,7 @@ refused_types = pytest.mark.parametrize("array", REFUSED.values(), ids=REFUSED.k
 
 
 def _definition(batch_format: BatchFormat) -> OperatorDefinition:
-    return OperatorDefinition("back", make=lambda: None, params=BaseModel, batch_format=batch_format)
+    return OperatorDefinition("back", make=cast("Any", None), params=BaseModel, batch_format=batch_format)
 
 
 def _carried(array: pa.Array) -> pa.Table:
@@ -212,8 +215,9 @@ def test_every_carried_type_is_written_and_read_or_refused_by_name(
             form.check(table.schema)
         return
     form.check(table.schema)
-    form.write(store, f"part.{name}", table)
-    found = form.read(store, f"part.{name}")
+    parts = PartFiles(store, form, records=PartRecords(store, "job-1"))
+    parts.write(ShardId((0,)), 1, table)
+    found = parts.read(ShardId((0,)), 1)
     assert found.schema.equals(table.schema)
     assert _same(values_of(found["v"]), values_of(table["v"]))
 

@@ -27,14 +27,14 @@ The second paragraph has enough words as well.
 """
 
 
-def test_a_chapter_becomes_its_paragraphs_with_white_space_made_plain():
+def test_a_chapter_becomes_its_paragraphs_with_white_space_made_plain() -> None:
     assert paragraphs({"with": CHAPTER}) == [
         {"id": 0, "topic": "with", "paragraph": 0, "text": "The first paragraph has enough words to be kept."},
         {"id": 1, "topic": "with", "paragraph": 1, "text": "The second paragraph has enough words as well."},
     ]
 
 
-def test_ids_count_over_topics_in_alphabetical_order():
+def test_ids_count_over_topics_in_alphabetical_order() -> None:
     rows = paragraphs({"b": CHAPTER, "a": CHAPTER})
     assert [(row["id"], row["topic"], row["paragraph"]) for row in rows] == [
         (0, "a", 0),
@@ -44,7 +44,7 @@ def test_ids_count_over_topics_in_alphabetical_order():
     ]
 
 
-def test_the_language_reference_gives_the_same_thousands_of_rows_each_time():
+def test_the_language_reference_gives_the_same_thousands_of_rows_each_time() -> None:
     rows = paragraphs(language_reference())
     assert len(rows) > 1_500
     assert rows == paragraphs(language_reference())
@@ -52,12 +52,12 @@ def test_the_language_reference_gives_the_same_thousands_of_rows_each_time():
     assert all(row["text"] == " ".join(row["text"].split()) != "" for row in rows)
 
 
-def test_a_missing_folder_is_made_and_marked(tmp_path: Path):
+def test_a_missing_folder_is_made_and_marked(tmp_path: Path) -> None:
     DemoFolder(tmp_path / "a" / "demo").recreate()
     assert [entry.name for entry in (tmp_path / "a" / "demo").iterdir()] == [MARKER]
 
 
-def test_the_folder_of_a_former_demo_is_emptied(tmp_path: Path):
+def test_the_folder_of_a_former_demo_is_emptied(tmp_path: Path) -> None:
     folder = DemoFolder(tmp_path)
     folder.recreate()
     folder.vectors.mkdir()
@@ -69,14 +69,14 @@ def test_the_folder_of_a_former_demo_is_emptied(tmp_path: Path):
     assert tmp_path.parent.exists()
 
 
-def test_a_folder_with_files_of_somebody_else_is_refused_and_left_alone(tmp_path: Path):
+def test_a_folder_with_files_of_somebody_else_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("three years")
     with pytest.raises(InvalidSettings, match=r"thesis\.tex"):
         DemoFolder(tmp_path).recreate()
     assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_folder_that_a_demo_is_using_is_refused(tmp_path: Path):
+def test_a_folder_that_a_demo_is_using_is_refused(tmp_path: Path) -> None:
     folder = DemoFolder(tmp_path)
     folder.recreate()
     running = DataFolder(folder.service)
@@ -93,7 +93,7 @@ def _table(vectors: list[list[float]], **columns: list[str]) -> pa.Table:
     return pa.table({"embedding": embedding, **columns})
 
 
-def test_the_nearest_paragraphs_come_best_first_whatever_their_length():
+def test_the_nearest_paragraphs_come_best_first_whatever_their_length() -> None:
     questions = _table([[2.0, 0.0], [0.0, 3.0]])
     lot = _table([[0.1, 0.0], [5.0, 5.0], [0.0, 9.0]], topic=["x", "xy", "y"], text=["along x", "between", "along y"])
     found = nearest(questions, lot, 2)
@@ -105,7 +105,7 @@ def test_the_nearest_paragraphs_come_best_first_whatever_their_length():
     assert found[0][1].score == pytest.approx(0.5**0.5)
 
 
-def test_a_paragraph_that_recurs_is_given_once():
+def test_a_paragraph_that_recurs_is_given_once() -> None:
     lot = _table([[1.0, 0.0], [1.0, 0.0], [1.0, 1.0]], topic=["a", "b", "c"], text=["same", "same", "other"])
     (answers,) = nearest(_table([[1.0, 0.0]]), lot, 2)
     assert [(answer.topic, answer.text) for answer in answers] == [("a", "same"), ("c", "other")]

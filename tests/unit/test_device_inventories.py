@@ -74,7 +74,8 @@ class FakeNvml(ModuleType):
         return found
 
     def nvmlDeviceGetUUID(self, handle: str) -> str | bytes:
-        return {"whole": "GPU-w", "shy": b"GPU-s", "slice a": "MIG-a", "slice b": "MIG-b"}[handle]
+        uuids: dict[str, str | bytes] = {"whole": "GPU-w", "shy": b"GPU-s", "slice a": "MIG-a", "slice b": "MIG-b"}
+        return uuids[handle]
 
     def nvmlDeviceGetName(self, handle: str) -> str:
         return "NVIDIA A100-SXM4-40GB" + (" MIG 1g.5gb" if handle.startswith("slice") else "")

@@ -13,11 +13,12 @@ from pydantic import BaseModel
 
 from batchmill.errors import OperatorFailed
 from batchmill.jobs.cost import Parts
-from batchmill.operators.contract import FunctionOperator, OperatorDefinition
+from batchmill.operators.contract import OperatorDefinition
+from batchmill.operators.registration import FunctionOperator
 from batchmill_worker.batching.sizing import Batching
 from batchmill_worker.engine.batch_executor import BatchExecutor
 from batchmill_worker.engine.executor import ShardTask
-from batchmill_worker.models.operator_cache import ReadyOperator
+from batchmill_worker.models.ready_operator import ReadyOperator
 from batchmill_worker.runtime.device import DeviceLock
 from batchmill_worker.runtime.device_time import AttemptUsage, DeviceTimeMeter, divide
 from support.hand_clock import HandClock

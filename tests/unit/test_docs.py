@@ -94,7 +94,9 @@ def test_every_route_is_documented_and_none_that_does_not_exist() -> None:
 def test_every_error_is_documented_with_its_status_and_type_and_none_that_does_not_exist() -> None:
     rows = re.findall(r"^\| `(\w+)` \| (\d{3}) \| `(\w+)` \|", text_of("docs/http-api.md"), re.MULTILINE)
 
-    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    exceptions = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    kinds = [kind for kind in exceptions if issubclass(kind, errors.BatchmillError)]
+    assert kinds == exceptions
     known = {(kind.code, str(kind.http_status), kind.__name__) for kind in kinds}
     assert set(rows) == known
     assert len(rows) == len(known)

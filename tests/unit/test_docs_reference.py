@@ -20,7 +20,8 @@ import batchmill
 from batchmill import AsyncJob, Job
 from batchmill.cli import main
 from batchmill.jobs.job import BatchPolicy, FileSource, JobRequest, OutputSpec, RetryPolicy, UploadSource
-from batchmill.operators.contract import Operator, operator
+from batchmill.operators.contract import Operator
+from batchmill.operators.registration import operator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,7 @@ from batchmill_worker.engine.batches import BatchResult, from_batch, join, to_ba
 
 
 def definition(batch_format: BatchFormat) -> OperatorDefinition:
-    return OperatorDefinition("probe", make=lambda: None, params=BaseModel, batch_format=batch_format)
+    return OperatorDefinition("probe", make=cast("Any", None), params=BaseModel, batch_format=batch_format)
 
 
 def columns(batch_format: BatchFormat, output: Any, rows: int) -> dict[str, pa.ChunkedArray]:
@@ -86,7 +86,7 @@ def test_a_row_error_takes_the_place_of_a_result() -> None:
 @pytest.mark.parametrize("kind", ["arrow", "numpy"])
 def test_a_partial_result_has_an_error_for_each_row_it_leaves_out(kind: BatchFormat) -> None:
     values = {"a": np.array([1, 3])}
-    output = PartialResult(pa.table(values) if kind == "arrow" else values, {np.int64(1): RowError("no")})
+    output = PartialResult(pa.table(values) if kind == "arrow" else values, cast("Any", {np.int64(1): RowError("no")}))
     result = from_batch(definition(kind), output, 3)
     assert list(result.errors) == [1]
     assert result.columns["a"].to_pylist() == [1, 3]
@@ -125,9 +125,9 @@ REFUSED: list[tuple[BatchFormat, Any, str]] = [
     ("arrow", [{"a": 1}] * 2, "expected a pyarrow.Table of 2 rows, got list"),
     ("arrow", pa.table({"a": [1]}), "expected a table of 2 rows, got one of 1 rows"),
     ("arrow", pa.table([[1, 2], [3, 4]], names=["a", "a"]), "expected columns of different names, got a, a"),
-    ("arrow", PartialResult(pa.table({"a": [1]}), [0]), "to map positions below 2 to RowError, got list"),
+    ("arrow", PartialResult(pa.table({"a": [1]}), cast("Any", [0])), "to map positions below 2 to RowError, got list"),
     ("arrow", PartialResult(pa.table({"a": [1]}), {2: RowError("x")}), "positions below 2 .* got 2: "),
-    ("arrow", PartialResult(pa.table({"a": [1]}), {0: "x"}), "positions below 2 .* got 0: 'x'"),
+    ("arrow", PartialResult(pa.table({"a": [1]}), cast("Any", {0: "x"})), "positions below 2 .* got 0: 'x'"),
     ("numpy", pa.table({"a": [1, 2]}), "expected a dict of column name to numpy array, got pyarrow.lib.Table"),
     ("numpy", {"a": [1, 2]}, "expected a numpy array as column 'a', got list"),
     ("numpy", {"a": np.zeros((3, 2))}, r"expected 2 values in column 'a', got an array of shape \(3, 2\)"),

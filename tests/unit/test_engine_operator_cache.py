@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from pydantic import BaseModel, ConfigDict
@@ -248,7 +248,7 @@ def test_a_teardown_that_fails_is_logged_and_harms_nobody(
         def teardown(self) -> None:
             raise ValueError("cannot let go")
 
-    with cache.borrow(OperatorDefinition("clumsy", make=Clumsy, params=NoParams), {}):
+    with cache.borrow(OperatorDefinition("clumsy", make=cast("Any", Clumsy), params=NoParams), {}):
         pass
     cache.close()
     assert "operator 'clumsy' failed in teardown" in caplog.text
@@ -267,6 +267,6 @@ def test_setup_sees_the_workers_context_and_nobody_else_does(tmp_path: Path) -> 
 
     locations = Locations([str(tmp_path)])
     cache = OperatorCache("cpu", SetupContext(locations))
-    with cache.borrow(OperatorDefinition("looks", make=Looks, params=NoParams), {}):
+    with cache.borrow(OperatorDefinition("looks", make=cast("Any", Looks), params=NoParams), {}):
         assert setup_context.current().locations is not locations
     assert seen == [locations]

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from batchmill.operators.contract import OperatorDefinition
 from batchmill_worker.engine.batch_executor import BatchExecutor
-from batchmill_worker.models.operator_cache import ReadyOperator
+from batchmill_worker.models.ready_operator import ReadyOperator
 from batchmill_worker.runtime.device import DeviceLock
 
 if TYPE_CHECKING:

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from batchmill.errors import InvalidOperator, InvalidParams, InvalidRows, OperatorFailed
-from batchmill.operators.contract import BatchFormat, FunctionOperator, OperatorDefinition, PartialResult, RowError
+from batchmill.operators.contract import BatchFormat, OperatorDefinition, PartialResult, RowError
+from batchmill.operators.registration import FunctionOperator
 from batchmill_worker.engine.batch_executor import BatchExecutor
 from batchmill_worker.engine.executor import ShardTask
-from batchmill_worker.models.operator_cache import ReadyOperator
+from batchmill_worker.models.ready_operator import ReadyOperator
 from batchmill_worker.runtime.device import DeviceLock
 from support.hand_clock import HandClock
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 def ready(
     code: Any, batch_format: BatchFormat = "rows", batch_size: int | None = 4, *, has_succeeded: bool = False
 ) -> ReadyOperator:
-    operator = code if hasattr(code, "infer") else FunctionOperator(code, {})
+    operator: Any = code if hasattr(code, "infer") else FunctionOperator(code, {})
     definition = OperatorDefinition(
         "probe", make=lambda: operator, params=BaseModel, batch_format=batch_format, batch_size=batch_size
     )

@@ -11,13 +11,14 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from batchmill.jobs.cost import Parts
-from batchmill.operators.contract import FunctionOperator, OperatorDefinition, OperatorKind
+from batchmill.operators.contract import OperatorDefinition, OperatorKind
+from batchmill.operators.registration import FunctionOperator
 from batchmill_worker.engine.assembly import CompletedBatch, assemble
 from batchmill_worker.engine.batch_executor import BatchExecutor
 from batchmill_worker.engine.batches import from_batch
 from batchmill_worker.engine.executor import ALL_DEFAULTS, Executors, ShardTask
 from batchmill_worker.engine.shard_result import ShardResult
-from batchmill_worker.models.operator_cache import ReadyOperator
+from batchmill_worker.models.ready_operator import ReadyOperator
 from batchmill_worker.runtime.device import DeviceLock
 from batchmill_worker.runtime.device_time import DeviceTimeMeter
 from support.hand_clock import HandClock

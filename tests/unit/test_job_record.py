@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,8 @@ def test_every_field_of_a_record_is_read_from_the_field_of_its_name(kind: type) 
     for field in fields(kind):
         if field.name not in OTHERS[kind]:
             text, value = EXAMPLES[str(field.type)]
-            record = job_record(**{field.name: text}) if field.name != "spec" else job_record()
+            given: dict[str, Any] = {field.name: text}
+            record = job_record(**given) if field.name != "spec" else job_record()
             found = record if kind is JobRecord else record.first
             assert getattr(found, field.name) == value, field.name
 
@@ -48,7 +50,8 @@ def test_what_a_job_has_not_come_to_yet_is_none_nothing_or_empty() -> None:
 
 
 def test_a_stage_has_its_spec_its_number_and_its_cost() -> None:
-    stage = job_record(**{"cost useful_us": "5", "cost rows": "2", "cost attempts": "1"}).first
+    charged: dict[str, Any] = {"cost useful_us": "5", "cost rows": "2", "cost attempts": "1"}
+    stage = job_record(**charged).first
     assert (stage.number, stage.spec) == (0, SPEC.first)
     assert (stage.cost.us, stage.cost.rows) == (Parts(useful=5), 2)
 

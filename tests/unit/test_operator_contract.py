@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import pytest
 from pydantic import Field
 
 from batchmill.errors import InvalidOperator, InvalidParams
-from batchmill.operators.contract import REGISTRY, OperatorRegistry, operator
+from batchmill.operators.registration import REGISTRY, OperatorRegistry, operator
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import pyarrow as pa
+
+    from batchmill.operators.contract import OperatorDefinition
 
 
 @pytest.fixture(autouse=True)
@@ -22,6 +24,12 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> OperatorRegistry:
     fresh = OperatorRegistry()
     monkeypatch.setattr(sys.modules[operator.__module__], "REGISTRY", fresh)
     return fresh
+
+
+def registered(registry: OperatorRegistry, name: str) -> OperatorDefinition:
+    found = registry.get(name)
+    assert found is not None
+    return found
 
 
 def test_keyword_parameters_become_a_typed_model(registry: OperatorRegistry) -> None:
@@ -35,7 +43,7 @@ def test_keyword_parameters_become_a_typed_model(registry: OperatorRegistry) -> 
         """
         return rows[:limit] if mode == "fast" else rows
 
-    info = registry.get("score").announcement()
+    info = registered(registry, "score").announcement()
     assert info.summary == "Score rows."
     assert info.params_schema["required"] == ["mode"]
     assert info.params_schema["properties"]["mode"]["enum"] == ["fast", "exact"]
@@ -48,7 +56,7 @@ def test_types_that_only_checkers_see_may_stand_at_the_batch_and_the_result(regi
     def typed(table: pa.Table, *, size: int = 1) -> pa.Table:
         return table.slice(0, size)
 
-    assert registry.get("typed").canonical({}) == '{"size": 1}'
+    assert registered(registry, "typed").canonical({}) == '{"size": 1}'
 
 
 def test_a_parameter_of_a_type_that_only_checkers_see_is_refused_with_advice() -> None:
@@ -68,7 +76,7 @@ def test_a_class_takes_its_parameters_from_its_constructor(registry: OperatorReg
         def infer(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             return [{"x": row["x"] * self.factor} for row in rows]
 
-    assert registry.get("times").build({"factor": "3"}).infer([{"x": 2}]) == [{"x": 6.0}]
+    assert registered(registry, "times").build({"factor": "3"}).infer([{"x": 2}]) == [{"x": 6.0}]
 
 
 def test_a_class_without_a_constructor_takes_no_parameters(registry: OperatorRegistry) -> None:
@@ -77,9 +85,9 @@ def test_a_class_without_a_constructor_takes_no_parameters(registry: OperatorReg
         def infer(self, rows: Any) -> Any:
             return rows
 
-    assert registry.get("plain").canonical({}) == "{}"
+    assert registered(registry, "plain").canonical({}) == "{}"
     with pytest.raises(InvalidParams, match=r"'plain' has no parameter 'x'\. It takes no parameters"):
-        registry.get("plain").build({"x": 1})
+        registered(registry, "plain").build({"x": 1})
 
 
 def test_a_misspelt_parameter_is_refused_with_the_nearest_name(registry: OperatorRegistry) -> None:
@@ -88,7 +96,7 @@ def test_a_misspelt_parameter_is_refused_with_the_nearest_name(registry: Operato
         return rows, threshold
 
     with pytest.raises(InvalidParams, match=r"no parameter 'treshold'.*Did you mean 'threshold'"):
-        registry.get("score").build({"treshold": 1})
+        registered(registry, "score").build({"treshold": 1})
 
 
 def test_a_parameter_of_the_wrong_type_is_named_with_its_value(registry: OperatorRegistry) -> None:
@@ -97,9 +105,9 @@ def test_a_parameter_of_the_wrong_type_is_named_with_its_value(registry: Operato
         return rows, threshold
 
     with pytest.raises(InvalidParams, match=r"'threshold': Input should be a valid number.*It was 'high'"):
-        registry.get("score").build({"threshold": "high"})
+        registered(registry, "score").build({"threshold": "high"})
     with pytest.raises(InvalidParams, match="'threshold': Field required"):
-        registry.get("score").build({})
+        registered(registry, "score").build({})
 
 
 def test_parameters_that_mean_the_same_have_the_same_canonical_form(registry: OperatorRegistry) -> None:
@@ -107,7 +115,7 @@ def test_parameters_that_mean_the_same_have_the_same_canonical_form(registry: Op
     def score(rows: Any, *, zeta: int = 1, alpha: list[str] | None = None) -> Any:
         return rows, zeta, alpha
 
-    score_definition = registry.get("score")
+    score_definition = registered(registry, "score")
     assert score_definition.canonical({"zeta": 1}) == score_definition.canonical({"alpha": None})
     assert score_definition.canonical({"zeta": 2}) != score_definition.canonical({})
 
@@ -152,7 +160,7 @@ def test_code_that_fits_no_contract_is_refused_with_the_reason() -> None:
     }
     for reason, code in refused.items():
         with pytest.raises(InvalidOperator, match=reason):
-            operator("bad")(code)
+            operator("bad")(cast("Callable[..., Any]", code))
 
 
 def test_hooks_that_a_worker_could_not_call_are_refused_with_how_to_write_them() -> None:
@@ -179,7 +187,7 @@ def test_hooks_that_a_worker_could_not_call_are_refused_with_how_to_write_them()
     }
     for reason, code in refused.items():
         with pytest.raises(InvalidOperator, match=reason):
-            operator("bad")(code)
+            operator("bad")(cast("Callable[..., Any]", code))
 
 
 def test_hooks_may_take_more_than_a_worker_gives(registry: OperatorRegistry) -> None:
@@ -212,7 +220,7 @@ def test_parameters_may_have_everyday_names(registry: OperatorRegistry) -> None:
     def everyday(rows: Any, *, model: str, schema: str = "a", json: bool = False, copy: int = 1) -> Any:
         return [{"all": (model, schema, json, copy)} for _ in rows]
 
-    built = registry.get("everyday").build({"model": "m", "json": True})
+    built = registered(registry, "everyday").build({"model": "m", "json": True})
     assert built.infer([{}]) == [{"all": ("m", "a", True, 1)}]
 
 

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batchmill.errors import InvalidOperator
-from batchmill.operators.contract import OperatorRegistry, operator
+from batchmill.operators.registration import OperatorRegistry, operator
 from batchmill_worker.slot.loading import load_operators
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-BUILT_IN = ("echo", "embed", "classify", "rerank", "similarity", "chunk")
+BUILT_IN = ("echo", "embed", "classify", "rerank", "similarity", "chunk", "parse")
 
 MODULE = """
-from batchmill.operators.contract import operator
+from batchmill.operators.registration import operator
 
 @operator("{name}")
 def {name}(rows):

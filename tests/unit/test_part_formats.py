@@ -16,8 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batchmill.errors import InvalidOutput, StorageError
+from batchmill.jobs.shard import ShardId
 from batchmill.sinks import to_json_lines
+from batchmill.sinks.part_records import PartRecords
 from batchmill.sinks.parts import part_format
+from batchmill.sinks.result_store import PartFiles
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations
 
@@ -107,13 +110,21 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> BlobStore:
     return BlobStore.open(str(tmp_path_factory.mktemp("parts")), Locations(UNRESTRICTED)).unsealed()
 
 
+SHARD = ShardId((0,))
+
+
+def part_files(store: BlobStore, name: Any) -> PartFiles:
+    """The part files of an output of that format."""
+    return PartFiles(store, part_format(name), records=PartRecords(store, "job-1"))
+
+
 @pytest.mark.parametrize("name", ["arrow", "parquet", "jsonl"])
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(table=tables())
 def test_a_table_reads_back_as_it_was_written(store: BlobStore, name: Any, table: pa.Table) -> None:
-    form = part_format(name)
-    form.write(store, f"part.{name}", table)
-    found = form.read(store, f"part.{name}")
+    parts = part_files(store, name)
+    parts.write(SHARD, 1, table)
+    found = parts.read(SHARD, 1)
     assert found.schema.equals(table.schema, check_metadata=True)
     assert found.equals(table)
     found.validate(full=True)
@@ -161,9 +172,9 @@ def test_what_json_has_no_form_for_is_written_in_the_documented_one() -> None:
 def test_dictionary_columns_keep_their_type_and_values_across_chunks(store: BlobStore, name: Any) -> None:
     type_ = pa.dictionary(pa.int8(), pa.string())
     chunks = [pa.array(["a", None, "b"]).cast(type_), pa.array(["c", "a"]).cast(type_)]
-    form = part_format(name)
-    form.write(store, f"dictionary.{name}", pa.table({"kind": pa.chunked_array(chunks)}))
-    found = form.read(store, f"dictionary.{name}")
+    parts = part_files(store, name)
+    parts.write(SHARD, 1, pa.table({"kind": pa.chunked_array(chunks)}))
+    found = parts.read(SHARD, 1)
     assert found.schema.field("kind").type == type_
     assert found["kind"].to_pylist() == ["a", None, "b", "c", "a"]
 
@@ -172,17 +183,18 @@ def test_dictionary_columns_keep_their_type_and_values_across_chunks(store: Blob
 def test_extension_types_and_metadata_survive(store: BlobStore, name: Any) -> None:
     tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(np.arange(12, dtype=np.float32).reshape(2, 2, 3))
     schema = pa.schema([pa.field("t", tensors.type, metadata={"unit": "m"})], metadata={"model": "m1"})
-    form = part_format(name)
-    form.write(store, f"extension.{name}", pa.table([tensors], schema=schema))
-    found = form.read(store, f"extension.{name}")
+    parts = part_files(store, name)
+    parts.write(SHARD, 1, pa.table([tensors], schema=schema))
+    found = parts.read(SHARD, 1)
     assert found.schema.equals(schema, check_metadata=True)
     assert found["t"].combine_chunks().to_numpy_ndarray().tolist() == tensors.to_numpy_ndarray().tolist()
 
 
 def test_embeddings_in_parquet_keep_their_type_for_any_reader(store: BlobStore) -> None:
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(768, dtype=np.float32)), 384)
-    part_format("parquet").write(store, "vectors.parquet", pa.table({"embedding": vectors}))
-    found = pq.read_table(store.location("vectors.parquet").path)
+    parts = part_files(store, "parquet")
+    parts.write(SHARD, 2, pa.table({"embedding": vectors}))
+    found = pq.read_table(store.location(parts.name_of(SHARD, 2)).path)
     assert found.schema.field("embedding").type == pa.list_(pa.float32(), 384)
     assert found["embedding"].combine_chunks().equals(vectors)
 
@@ -204,7 +216,7 @@ def test_what_a_format_cannot_hold_is_refused_and_leaves_nothing(
 ) -> None:
     store = BlobStore.open(str(tmp_path), Locations(UNRESTRICTED))
     with pytest.raises(InvalidOutput, match=reason):
-        part_format(name).write(store, f"part.{name}", pa.table({"x": column}))
+        part_files(store, name).write(SHARD, 1, pa.table({"x": column}))
     assert store.list() == []
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
@@ -212,21 +224,21 @@ def test_what_a_format_cannot_hold_is_refused_and_leaves_nothing(
 def test_two_columns_of_one_name_are_refused_in_json_lines(store: BlobStore) -> None:
     table = pa.table([pa.array([1]), pa.array([2])], names=["x", "x"])
     with pytest.raises(InvalidOutput, match="two columns are called 'x'"):
-        part_format("jsonl").write(store, "twins.jsonl", table)
+        part_files(store, "jsonl").write(SHARD, 1, table)
 
 
 @pytest.mark.parametrize("name", ["arrow", "parquet", "jsonl"])
 def test_a_damaged_part_is_named(store: BlobStore, name: Any) -> None:
-    form = part_format(name)
-    form.write(store, f"damaged.{name}", pa.table({"x": [1, 2]}))
-    store.put(f"damaged.{name}", b'{"x": 1,')
-    with pytest.raises(StorageError, match=f"could not read .*damaged.{name}"):
-        form.read(store, f"damaged.{name}")
+    parts = part_files(store, name)
+    parts.write(SHARD, 3, pa.table({"x": [1, 2]}))
+    store.put(parts.name_of(SHARD, 3), b'{"x": 1,')
+    with pytest.raises(StorageError, match=f"part-00000000-a3.{name} is damaged"):
+        parts.read(SHARD, 3)
 
 
 def test_a_lines_part_without_its_schema_is_no_guess(store: BlobStore) -> None:
-    form = part_format("jsonl")
-    form.write(store, "lost.jsonl", pa.table({"x": [1, 2]}))
-    store.delete("_schemas/lost.arrow")
-    with pytest.raises(StorageError, match=r"_schemas/lost\.arrow"):
-        form.read(store, "lost.jsonl")
+    parts = part_files(store, "jsonl")
+    parts.write(SHARD, 4, pa.table({"x": [1, 2]}))
+    PartRecords(store, "job-1").delete(parts.name_of(SHARD, 4))
+    with pytest.raises(StorageError, match=r"could not read .*part-00000000-a4\.jsonl: .*_schemas/part-00000000-a4"):
+        parts.read(SHARD, 4)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from batchmill.fleet import PoolStatus
 from batchmill.ledger.views.overview import QueueHead
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from batchmill.ledger import JobRecord
 
 
-def record(pool: str = "default", **changes: object) -> JobRecord:
+def record(pool: str = "default", **changes: Any) -> JobRecord:
     return job_record(spec=spec_of("echo", pool=pool), **changes)
 
 

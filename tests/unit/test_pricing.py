@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from batchmill.errors import InvalidSettings
@@ -29,7 +31,7 @@ def slot(device_type: str = "NVIDIA L4", count: int = 1) -> SlotIdentity:
     ],
 )
 def test_a_slot_costs_what_its_devices_do_shared_by_the_slots_on_them(
-    identity: SlotIdentity, settings: dict[str, object], price: float
+    identity: SlotIdentity, settings: dict[str, Any], price: float
 ) -> None:
     assert hourly_price_nano(WorkerSettings(**settings), identity) == round(price * NANO)
 

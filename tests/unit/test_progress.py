@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from batchmill.jobs.job import RetryPolicy
 from batchmill.jobs.shard import Shard, ShardId
+from batchmill.storage.indexed import INDEX
 from batchmill_worker.engine.shard_result import ShardResult
 from batchmill_worker.runtime.failures import DeadRow, Failure
 from batchmill_worker.slot.attempt.shard_progress import (
-    INDEX,
     AttemptContext,
     ShardProgress,
     decode_progress,

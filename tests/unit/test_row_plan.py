@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchmill.operators.contract import REGISTRY as OPERATORS
-from batchmill.operators.contract import OperatorDefinition, RowError, operator
+from batchmill.operators.contract import OperatorDefinition, RowError
+from batchmill.operators.registration import REGISTRY as OPERATORS
+from batchmill.operators.registration import operator
 from batchmill_worker.engine.batch_executor import BatchExecutor
 from batchmill_worker.engine.executor import ShardTask
-from batchmill_worker.models.operator_cache import ReadyOperator
+from batchmill_worker.models.ready_operator import ReadyOperator
 from batchmill_worker.row_cache.plan import Distinct, Piece, Shared, computed
 from batchmill_worker.row_cache.segments import BrokenSegment, by_segment, decode_segment, encode_segment, pick
 from batchmill_worker.runtime.device import DeviceLock

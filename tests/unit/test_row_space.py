@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batchmill.errors import InvalidParams
-from batchmill.operators.contract import REGISTRY, OperatorDefinition, operator
+from batchmill.operators.registration import REGISTRY, operator
 from batchmill_worker.row_cache.space import space_of
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from batchmill.operators.contract import OperatorDefinition
 
 
 @operator("spaced")

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from batchmill.errors import InvalidOutput, NotFound, StaleToken, StorageError
+from batchmill.errors import InvalidOutput, StaleToken, StorageError
 from batchmill.jobs.shard import ShardId
-from batchmill.sinks import MANIFEST, MARKER, Column, Manifest, ManifestPart
+from batchmill.sinks import MARKER, Column, ManifestPart, encode_schema, keep_resumed_manifest
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations
 from batchmill.workspace import Workspace
-from support.outputs import JobOutput, job_output
+from support.outputs import JobOutput, job_output, manifest_path
 from support.records import spec_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LOCATIONS = Locations(UNRESTRICTED)
 TABLE = pa.table({"id": [1, 2]})
@@ -163,7 +167,7 @@ def test_a_part_that_comes_while_the_folder_is_swept_is_deleted(
     on_list(monkeypatch, late)
     job.publisher.publish(job.manifest(part))
     assert len(refused) == 1
-    assert names(tmp_path) == [MANIFEST, part.name]
+    assert names(tmp_path) == [part.name]
 
 
 def test_publishing_again_after_a_crash_gives_the_same_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +183,7 @@ def test_publishing_again_after_a_crash_gives_the_same_folder(tmp_path: Path, mo
         job.publisher.publish(job.manifest(part))
     for _ in range(2):
         output(tmp_path).publisher.publish(job.manifest(part))
-        assert names(tmp_path) == [MANIFEST, part.name]
+        assert names(tmp_path) == [part.name]
 
 
 def test_publishing_removes_half_files_and_keeps_what_is_not_its_own(tmp_path: Path) -> None:
@@ -189,7 +193,7 @@ def test_publishing_removes_half_files_and_keeps_what_is_not_its_own(tmp_path: P
     (tmp_path / ".part-00000001-a1.parquet.0123456789abcdef.tmp").touch()
     (tmp_path / "notes of a user.txt").touch()
     job.publisher.publish(job.manifest(part))
-    assert names(tmp_path) == [MANIFEST, "notes of a user.txt", part.name]
+    assert names(tmp_path) == ["notes of a user.txt", part.name]
 
 
 def test_a_part_that_is_missing_stops_publishing_before_anything_is_deleted(tmp_path: Path) -> None:
@@ -200,7 +204,7 @@ def test_a_part_that_is_missing_stops_publishing_before_anything_is_deleted(tmp_
     with pytest.raises(StorageError, match=f"missing in .*{lost.name}"):
         job.publisher.publish(job.manifest(lost))
     assert loser.name in names(tmp_path)
-    assert MANIFEST not in names(tmp_path)
+    assert not manifest_path(tmp_path).exists()
 
 
 def test_a_folder_that_another_job_took_over_is_left_alone(tmp_path: Path) -> None:
@@ -224,18 +228,104 @@ def test_a_manifest_reads_back_and_names_the_columns(tmp_path: Path) -> None:
     job.publisher.prepare()
     written = job.manifest(job.write((0,), 1, TABLE), rows_dead=3, schema=TABLE.schema)
     job.publisher.publish(written)
-    assert Manifest.read(LOCATIONS.resolve(str(tmp_path))) == written
+    assert output(tmp_path, "job-2").publisher.published() == written
     assert written.columns == (Column(name="id", type="int64"),)
-    assert json.loads((tmp_path / MANIFEST).read_text())["parts"][0]["name"] == "part-00000000-a1.parquet"
+    assert json.loads(manifest_path(tmp_path).read_text())["parts"][0]["name"] == "part-00000000-a1.parquet"
 
 
-def test_a_missing_or_broken_manifest_is_an_error_that_names_it(tmp_path: Path) -> None:
-    place = LOCATIONS.resolve(str(tmp_path))
-    with pytest.raises(NotFound, match=MANIFEST):
-        Manifest.read(place)
-    (tmp_path / MANIFEST).write_text('{"version": 1, "job": 7}')
-    with pytest.raises(StorageError, match="is no manifest of Batchmill: job"):
-        Manifest.read(place)
+def test_a_broken_manifest_is_an_error_that_names_it(tmp_path: Path) -> None:
+    publisher = output(tmp_path / "out").publisher
+    assert publisher.published() is None
+    manifest_path(tmp_path / "out").write_text('{"version": 1, "job": 7}')
+    with pytest.raises(StorageError, match=r"out\.manifest\.json is no manifest of Batchmill: job"):
+        publisher.published()
+    with pytest.raises(InvalidOutput, match=r"out\.manifest\.json is no manifest of Batchmill: job"):
+        publisher.prepare()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_manifest_whose_folder_was_emptied_or_deleted_hinders_no_job(tmp_path: Path) -> None:
+    folder = tmp_path / "an output of mine, v1.0"
+    removals: tuple[Callable[[Path], None], ...] = (Path.unlink, lambda part: shutil.rmtree(part.parent))
+    for number, remove in enumerate(removals):
+        job = output(folder, f"job-{number}")
+        job.publisher.prepare()
+        assert not manifest_path(folder).exists()
+        part = job.write((0,), 1, TABLE)
+        job.publisher.publish(job.manifest(part))
+        assert names(tmp_path) == [folder.name, f"{folder.name}-blobs", manifest_path(folder).name]
+        remove(folder / part.name)
+        assert output(folder, "job-9").publisher.published() is None
+
+
+def test_a_folder_without_room_for_a_manifest_beside_it_refuses_the_job(tmp_path: Path) -> None:
+    folder = tmp_path / ("x" * 250)
+    with pytest.raises(InvalidOutput, match=r"could not .*\.manifest\.json: File name too long"):
+        output(folder).publisher.prepare()
+    assert not folder.exists()
+
+
+def test_a_root_has_its_manifest_in_itself(tmp_path: Path) -> None:
+    root, blobs = tmp_path / "root", BlobStore(LOCATIONS.resolve(str(tmp_path / "blobs")))
+    root.mkdir()
+    job = job_output(str(root), Locations([str(root)]), blobs)
+    job.publisher.prepare()
+    part = job.write((0,), 1, TABLE)
+    job.publisher.publish(job.manifest(part))
+    assert names(tmp_path) == ["blobs", "root"]
+    assert names(root) == ["_manifest.json", part.name]
+    assert job.publisher.published() == job.manifest(part)
+
+
+def older_output(folder: Path, output_format: str, **changes: Any) -> tuple[JobOutput, ManifestPart]:
+    """An output as earlier versions wrote it: the manifest in the folder, the schemas of lines below it."""
+    job = output(folder, output_format=output_format)
+    job.publisher.prepare()
+    part = job.write((0,), 1, TABLE)
+    if output_format == "jsonl":
+        (folder / "_schemas").mkdir()
+        (folder / "_schemas" / "part-00000000-a1.arrow").write_bytes(TABLE.schema.serialize())
+    shutil.rmtree(f"{folder}-blobs")
+    manifest = json.loads(job.manifest(part).to_json()) | changes
+    (folder / "_manifest.json").write_text(json.dumps(manifest))
+    (folder / MARKER).unlink()
+    return job, part
+
+
+@pytest.mark.parametrize("output_format", ["parquet", "jsonl", "arrow"])
+def test_an_output_of_an_earlier_version_is_found_read_and_replaced(tmp_path: Path, output_format: Any) -> None:
+    folder = tmp_path / "out"
+    job, part = older_output(folder, output_format)
+    assert job.publisher.published() == job.manifest(part)
+    with pytest.raises(InvalidOutput, match="is not empty"):
+        output(folder, "job-2").publisher.prepare()
+    assert job.results.read(ShardId((0,)), 1).equals(TABLE)
+    assert job.results.schema(ShardId((0,)), 1).equals(TABLE.schema)
+    nbytes = job.publisher.replace_part(ShardId((1,)), 2, TABLE)
+    more = job.publisher.part(ShardId((1,)), 2, 2, nbytes)
+    job.publisher.update_manifest(job.manifest(part, more))
+    assert json.loads(manifest_path(folder).read_text())["rows"] == 4
+    assert not (folder / "_manifest.json").exists()
+    assert [job.results.read(ShardId((number,)), token).num_rows for number, token in ((0, 1), (1, 2))] == [2, 2]
+    job.publisher.update_manifest(job.manifest(more))
+    assert [path.name for path in folder.rglob("*") if path.is_file()] == [more.name]
+
+
+@pytest.mark.parametrize("output_format", ["parquet", "jsonl", "arrow"])
+def test_a_job_reads_the_parts_of_one_that_it_resumes_although_that_one_is_deleted(
+    tmp_path: Path, output_format: Any
+) -> None:
+    folder, blobs = tmp_path / "out", BlobStore(LOCATIONS.resolve(str(tmp_path / "out-blobs")))
+    first, second = (output(folder, job_id, output_format) for job_id in ("job-1", "job-2"))
+    first.publisher.prepare()
+    part = first.write((0,), 1, TABLE)
+    manifest = first.manifest(part, arrow_schema=encode_schema(TABLE.schema))
+    first.publisher.publish(manifest)
+    blobs.delete_folder("jobs/job-1")
+    keep_resumed_manifest(blobs, "job-2", manifest)
+    second.publisher.reopen()
+    assert second.results.read(ShardId((0,)), 1).equals(TABLE)
+    assert second.results.schema(ShardId((0,)), 1).equals(TABLE.schema)
 
 
 def test_a_manifest_that_does_not_add_up_cannot_be_made(tmp_path: Path) -> None:

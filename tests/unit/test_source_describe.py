@@ -212,12 +212,6 @@ def test_an_arrow_file_with_a_dictionary_and_nested_columns_is_read(tmp_path: Pa
     assert read_all(look(tmp_path / "a.arrow"), tmp_path).to_pylist() == table.to_pylist()
 
 
-def test_an_arrow_stream_is_told_from_a_file(tmp_path: Path) -> None:
-    with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as file, pa.ipc.new_stream(file, pa.schema([])):
-        pass
-    assert "cannot be read: " in refusal(tmp_path / "a.arrow").message
-
-
 def test_an_arrow_file_with_a_damaged_batch_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.arrow"
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, pa.schema([("n", pa.int64())])) as writer:

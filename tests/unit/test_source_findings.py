@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -310,6 +311,37 @@ def test_a_folder_whose_name_looks_like_a_pattern_is_itself_and_braces_are_choic
     assert [file.name for file in chosen] == names
 
 
+def test_zeros_behind_gzip_data_are_passed_over_as_by_gunzip(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    text = b"".join(b'{"n": %d}\n' % n for n in range(5000))
+    rows = [{"n": n} for n in range(5000)]
+    for size in (1, 600, 200_000):
+        path.write_bytes(gzip.compress(text) + bytes(size))
+        assert read(tmp_path, path) == rows
+    path.write_bytes(
+        gzip.compress(text) + bytes(70_000) + gzip.compress(b'{"n": 5000}\n') + gzip.compress(b"") + bytes(3)
+    )
+    assert read(tmp_path, path) == [*rows, {"n": 5000}]
+    path.write_bytes(gzip.compress(text) + bytes(6) + b"words")
+    assert "cannot be read: its gzip data is damaged" in refusal(tmp_path, path)
+    path.write_bytes(gzip.compress(text)[:-1])
+    assert "cannot be read: Truncated compressed stream" in refusal(tmp_path, path)
+    path.write_bytes(bytes(100))
+    assert "cannot be read: its gzip data is damaged" in refusal(tmp_path, path)
+
+
+def test_a_zstd_file_with_a_window_above_the_limit_is_refused_with_the_limit(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.zst"
+    text = b'{"n": 1}\n'
+    block = (1 | len(text) << 3).to_bytes(3, "little")  # the last one, not compressed
+    for window in (27, 28):  # as of `zstd --long=WINDOW`: the exponent above 10 in the upper five bits
+        path.write_bytes(b"\x28\xb5\x2f\xfd\x00" + bytes([(window - 10) << 3]) + block + text)
+        if window == 27:
+            assert read(tmp_path, path) == [{"n": 1}]
+    assert "window of more than 128 MiB, which is the limit" in refusal(tmp_path, path)
+    assert "--long=27" in refusal(tmp_path, path)
+
+
 def test_fields_and_headers_of_any_length_are_read(tmp_path: Path) -> None:
     long = "x" * 200_000
     path = written(tmp_path, "a.csv", f"{long},b\n{long},1\n{long}\n")
@@ -319,7 +351,7 @@ def test_fields_and_headers_of_any_length_are_read(tmp_path: Path) -> None:
 
 
 def test_columns_without_a_name_are_said_to_have_none(tmp_path: Path) -> None:
-    assert "more than one column without a name" in refusal(tmp_path, written(tmp_path, "a.csv", "a,,\n1,2,3\n"))
+    assert "has 2 columns without a name: 2, 3 (" in refusal(tmp_path, written(tmp_path, "a.csv", "a,,\n1,2,3\n"))
 
 
 @pytest.mark.parametrize("large", [False, True])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -216,8 +217,13 @@ def test_many_wildcards_look_at_each_folder_once_for_each_part(tmp_path: Path, m
         folder = folder / f"d{depth}"
         files += make(folder, "a.txt", "b.txt")
     looked: list[str] = []
-    scan = os.scandir
-    monkeypatch.setattr(os, "scandir", lambda path: looked.append(str(path)) or scan(path))
+    real = os.scandir
+
+    def scandir(path: str) -> Any:
+        looked.append(path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
     assert sorted(names(f"{tmp_path}{'/**' * 12}/*.txt")) == sorted(files)
     assert len(looked) == 2 * 13
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -89,9 +89,14 @@ def test_a_long_row_comes_alone(tmp_path: Path) -> None:
 def test_parts_of_a_row_group_are_decoded_once_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pq.write_table(numbers(10_000), tmp_path / "a.parquet")
     source = opened(tmp_path / "a.parquet")
-    begun = []
+    begun: list[int] = []
     real = pq.ParquetFile.iter_batches
-    monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda *a, **k: begun.append(1) or real(*a, **k))
+
+    def iter_batches(*args: Any, **options: Any) -> Any:
+        begun.append(1)
+        return real(*args, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", iter_batches)
     for start in range(0, 10_000, 700):
         stop = min(start + 300, 10_000)
         table = source.read((Slice(0, start, stop, stop - start),))

@@ -33,6 +33,16 @@ ANSWERS_WITHIN_S = 1.0  # a hundred times what it takes
 ENDS, STAYS = [sys.executable, "-c", ""], [sys.executable, "-c", "import time; time.sleep(600)"]
 
 
+def noted(ends: list[ChildEnd]) -> Callable[[ChildEnd], bool]:
+    """Note each end; no work is to blame for it."""
+
+    def note(end: ChildEnd) -> bool:
+        ends.append(end)
+        return False
+
+    return note
+
+
 @pytest.fixture
 def server() -> Iterator[StatusServer]:
     served = StatusServer("127.0.0.1:0", {"/here": lambda: Reply(200, b"found", "text/plain")})
@@ -243,7 +253,7 @@ def test_a_supervisor_whose_ledger_is_away_lives_but_is_not_ready(tmp_path: Path
 def test_a_supervisor_is_ill_when_a_slot_dies_again_and_again(ledger: Ledger) -> None:
     clock = HandClock()
     ends: list[ChildEnd] = []
-    keeper = ProcessSupervisor(clock, on_end=ends.append)
+    keeper = ProcessSupervisor(clock, on_end=noted(ends))
     health = Health(keeper, HeartbeatRegistry(ledger, []), clock)
     keeper.start(ChildSpec("loop", ENDS, {}))
     for count in (1, 2, 3):
@@ -267,7 +277,7 @@ def test_a_supervisor_is_ill_when_it_no_longer_looks_after_its_slots(ledger: Led
 
 def test_a_recycled_child_is_started_afresh_at_once_and_has_not_died() -> None:
     ends: list[ChildEnd] = []
-    keeper = ProcessSupervisor(HandClock(), on_end=ends.append)
+    keeper = ProcessSupervisor(HandClock(), on_end=noted(ends))
     first = keeper.start(ChildSpec("slot", STAYS, {}))
     keeper.recycle("slot", grace_s=60)
     first.wait()
@@ -284,7 +294,7 @@ def test_a_child_that_does_not_end_to_be_recycled_is_killed() -> None:
     clock = HandClock()
     deaf = "import signal; signal.signal(15, signal.SIG_IGN); print(flush=True); signal.pause()"
     ends: list[ChildEnd] = []
-    keeper = ProcessSupervisor(clock, on_end=ends.append)
+    keeper = ProcessSupervisor(clock, on_end=noted(ends))
     keeper.start(ChildSpec("deaf", [sys.executable, "-c", deaf], {}))
     keeper.recycle("deaf", grace_s=5)
     clock.now_s += 6

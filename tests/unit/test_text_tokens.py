@@ -92,7 +92,7 @@ def test_cached_tokens_are_dropped_when_they_are_taken_or_too_many(
 
 def test_a_text_over_the_limit_costs_nothing_where_its_row_fails(tokenizer: CountingTokenizer) -> None:
     read = reader(tokenizer, limit=4, truncate=False)
-    texts = ["one two", "one two three", RowError("null")]
+    texts: list[str | tuple[str, str] | RowError] = ["one two", "one two three", RowError("null")]
     assert read.costs(texts) == [4, 1, 1]
     admitted, errors = read.admit(texts)
     assert admitted == ["one two"]

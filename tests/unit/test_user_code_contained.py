@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pytest
@@ -26,7 +26,10 @@ KINDS = sorted(RAISED)
 
 def definition(hook: str, how: str) -> OperatorDefinition:
     return OperatorDefinition(
-        "hostile", make=lambda: Hostile(hook=hook, how=how, at=1), params=create_model("Params"), batch_size=2
+        "hostile",
+        make=lambda: cast("Any", Hostile(hook=hook, how=how, at=1)),
+        params=create_model("Params"),
+        batch_size=2,
     )
 
 
@@ -85,7 +88,7 @@ def test_what_the_cost_of_a_row_raises_costs_as_much_as_its_neighbours(how: str)
         def infer(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             return [{"out": row["id"]} for row in rows]
 
-    made = OperatorDefinition("costly", make=Costly, params=create_model("Params"))
+    made = OperatorDefinition("costly", make=cast("Any", Costly), params=create_model("Params"))
     with cache().borrow(made, {}) as operator:
         result = BatchExecutor(DeviceLock()).run(operator, pa.table({"id": [0, 1]}), ShardTask(carry=[]))
     assert result.table.to_pylist() == [{"out": 0}, {"out": 1}]

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 WITHOUT_USE = frozenset(
     {
-        "operator", "sources", "output", "output_format", "pool", "priority", "budget", "cache", "idempotency_key",
+        "operator", "sources", "output", "output_format", "max_rows_per_file", "target_file_bytes",
+        "pool", "priority", "budget", "cache", "idempotency_key",
         "upload", "dry_run", "wait", "as_json", "url", "token",
     }
 )  # fmt: skip
@@ -97,6 +98,8 @@ def _unused() -> dict[str, Any]:
         "cache": False,
         "upload": False,
         "output_format": None,
+        "max_rows_per_file": None,
+        "target_file_bytes": None,
         "pool": None,
         "budget": None,
         "idempotency_key": None,

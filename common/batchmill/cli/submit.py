@@ -7,20 +7,21 @@ import re
 import sys
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import click
 
 from batchmill.cli.arguments.options import json_option, service_options
 from batchmill.cli.arguments.source_options import Names, source_fields, source_options
 from batchmill.errors import InvalidRequest, InvalidRows
-from batchmill.jobs.job import BatchPolicy, RetryPolicy
+from batchmill.jobs.job import MIN_FILE_BYTES, MIN_ROWS_PER_FILE, BatchPolicy, RetryPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from batchmill.client import Client, Job
     from batchmill.client.options import JobOptions
+    from batchmill.jobs.job import OnNull
 
 STDIN = "-"
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -109,6 +110,18 @@ class Deadline(click.ParamType[datetime | timedelta]):
     type=click.Choice(["parquet", "jsonl", "arrow"]),
     help="The format of --output.  [default: parquet]",
 )
+@click.option(
+    "--max-rows-per-file",
+    type=click.IntRange(MIN_ROWS_PER_FILE),
+    metavar="N",
+    help="Rows in a file of the --output folder.",
+)
+@click.option(
+    "--target-file-bytes",
+    type=click.IntRange(MIN_FILE_BYTES),
+    metavar="N",
+    help="About how many bytes a file of the --output folder has.",
+)
 @click.option("--carry", type=Names(), help="Input columns to pass through to the results.  [default: all]")
 @click.option("--name", help="A name for the job.")
 @click.option("--pool", help="The pool of workers to run on.")
@@ -137,10 +150,11 @@ class Deadline(click.ParamType[datetime | timedelta]):
 )
 @click.option(
     "--on-null",
-    type=click.Choice(["dead", "fail"]),
+    type=click.Choice(["dead", "skip", "fail"]),
     default="dead",
     show_default=True,
-    help="Whether a row without a value that the operator requires becomes a dead letter or fails the job.",
+    help="Whether a row without a value that the operator requires becomes a dead letter, has no result, or fails the "
+    "job.",
 )
 @click.option(
     "--batch-size", type=click.IntRange(1), help="Fixed number of rows per batch.  [default: as the operator says]"
@@ -233,6 +247,8 @@ class SubmitFlags(TypedDict):
     params: tuple[tuple[str, Any], ...]
     output: str | None
     output_format: str | None
+    max_rows_per_file: int | None
+    target_file_bytes: int | None
     carry: list[str] | None
     name: str | None
     pool: str | None
@@ -242,7 +258,7 @@ class SubmitFlags(TypedDict):
     max_dead: float | None
     budget: float | None
     batch_size: int | None
-    on_null: Literal["dead", "fail"]
+    on_null: OnNull
     cache: bool
     idempotency_key: str | None
     params_file: Path | None
@@ -289,8 +305,15 @@ def _upload(source: dict[str, Any]) -> Any:
 
 def _job_options(flags: SubmitFlags) -> JobOptions:
     output = flags["output"]
-    if flags["output_format"] and not output:
-        raise InvalidRequest("--output-format needs --output.", hint="Add --output FOLDER.")
+    about_output = {
+        "format": flags["output_format"],
+        "max_rows_per_file": flags["max_rows_per_file"],
+        "target_file_bytes": flags["target_file_bytes"],
+    }
+    for name, value in about_output.items():
+        if value is not None and not output:
+            flag = "output-format" if name == "format" else name.replace("_", "-")
+            raise InvalidRequest(f"--{flag} needs --output.", hint="Add --output FOLDER.")
     limits = {
         "max_attempts": flags["max_attempts"],
         "max_dead": flags["max_dead"],
@@ -300,13 +323,13 @@ def _job_options(flags: SubmitFlags) -> JobOptions:
     }
     return {
         "params": _file_params(flags["params_file"]) | _params(flags["params"]),
-        "output": _output(output, flags["output_format"]) if output else None,
+        "output": _given({"path": output, **about_output}) if output else None,
         "carry": flags["carry"],
         "name": flags["name"],
         "pool": flags["pool"],
         "priority": flags["priority"],
         "deadline": flags["deadline"],
-        "retry": RetryPolicy.model_validate({name: limit for name, limit in limits.items() if limit is not None}),
+        "retry": RetryPolicy.model_validate(_given(limits)),
         "batch": BatchPolicy(size=flags["batch_size"]),
         "on_null": flags["on_null"],
         "cache": flags["cache"],
@@ -315,8 +338,8 @@ def _job_options(flags: SubmitFlags) -> JobOptions:
     }
 
 
-def _output(path: str, form: str | None) -> dict[str, str]:
-    return {"path": path} if form is None else {"path": path, "format": form}
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _params(pairs: tuple[tuple[str, Any], ...]) -> dict[str, Any]:

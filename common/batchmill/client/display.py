@@ -86,7 +86,7 @@ def live_display(kind: str, job_id: str, status: JobStatus | None) -> Callable[[
         return _show_nothing
     from IPython.display import display
 
-    handle = display(mimebundle(kind, job_id, status), raw=True, display_id=True)  # type: ignore[no-untyped-call]
+    handle = display(mimebundle(kind, job_id, status), raw=True, display_id=True)
 
     def update(status: JobStatus) -> None:
         handle.update(mimebundle(kind, job_id, status), raw=True)

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import aiohttp
 
-from batchmill.client.connection.events import server_sent_events
+from batchmill.client.connection.events import read_events
 from batchmill.client.connection.transport import Patience
 from batchmill.client.display import as_html, describe, live_display, mimebundle
 from batchmill.client.job_stage import AsyncJobStage
@@ -19,8 +19,8 @@ from batchmill.client.results import frames
 from batchmill.client.results import pages as paging
 from batchmill.client.results.failed_rows import (
     DeadLetterPage,
-    Purged,
-    index_groups,
+    dead_letter_pages,
+    purge,
     replay_request,
     write_dead_letters,
 )
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from batchmill.client.connection.transport import Transport
     from batchmill.jobs.dead_letters import DeadLetter
 
-EVENTS_TIMEOUT_S = 35.0  # the service sends a comment every 15 s, so silence means a dead connection
 LOG_INTERVAL_S = 1.0  # between two requests while a log is followed
 
 
@@ -394,29 +393,13 @@ class AsyncJob:
         Raises:
             Conflict: The job has not ended.
         """
-        kind = [("error_type", error_type)] if error_type is not None else []
-        if indices is None:
-            return await self._purge(kind)
-        return sum([await self._purge(kind + group) for group in index_groups(indices)])
+        return await purge(self._transport, f"{self.path}/dead-letters", indices, error_type)
 
-    async def _purge(self, query: list[tuple[str, str]]) -> int:
-        path = f"{self.path}/dead-letters"
-        return self._transport.parse(Purged, await self._transport.json("DELETE", path, query=query)).purged
-
-    async def _dead_letter_pages(self, stage: str | None = None) -> AsyncGenerator[DeadLetterPage, None]:
-        cursor: str | None = ""
-        named = {} if stage is None else {"stage": stage}
-        while cursor is not None:
-            query = {"cursor": cursor} | named
-            answer = await self._transport.json("GET", f"{self.path}/dead-letters", query=query)
-            page = self._transport.parse(DeadLetterPage, answer)
-            yield page
-            cursor = page.next
+    def _dead_letter_pages(self, stage: str | None = None) -> AsyncGenerator[DeadLetterPage, None]:
+        return dead_letter_pages(self._transport, f"{self.path}/dead-letters", stage)
 
     async def _stream(self) -> AsyncGenerator[JobStatus, None]:
-        path = f"{self.path}/events"
-        stream = self._transport.open("GET", path, accept="text/event-stream", read_timeout_s=EVENTS_TIMEOUT_S)
-        async with stream as response, aclosing(server_sent_events(response.content)) as events:
+        async with aclosing(read_events(self._transport, f"{self.path}/events")) as events:
             async for event in events:
                 if event.name == "status":
                     yield self._seen(self._transport.decode(event.data))

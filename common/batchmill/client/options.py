@@ -28,8 +28,8 @@ class JobOptions(TypedDict, total=False):
         params: The operator's parameters.
         stages: Instead of an operator: the stages that the rows pass through, as `Stage` or as dicts with the fields of
             `StageForm`.
-        output: A folder for the results, or `{"path": …, "format": "parquet" | "jsonl"}`. None: the service keeps the
-            results.
+        output: A folder for the results, or `{"path": …, "format": "parquet" | "jsonl"}`, also with
+            `max_rows_per_file` or `target_file_bytes`. None: the service keeps the results.
         carry: Input columns to pass through to the results. None: all columns.
         name: A name for the job, for people.
         pool: The pool of workers to run on. None: the pool `default`.
@@ -40,8 +40,9 @@ class JobOptions(TypedDict, total=False):
         batch: How many rows an operator gets at once. None: as the operator says.
         cache: Use the row cache: rows whose results are known from earlier jobs are not computed again, new results
             are stored, and equal rows are computed once.
-        on_null: "dead" or "fail": whether a row without a value that the operator requires becomes a dead letter, or
-            fails the job.
+        on_null: "dead", "skip" or "fail": whether a row without a value that the operator requires becomes a dead
+            letter, is left out of the results, or fails the job. With "skip", results start with a column
+            `source_row`, the index of their row in the job's input.
         budget: Pause the job when it has cost this much, in the service's currency; `resume` can raise it.
         idempotency_key: Submitting again with the same key returns the existing job.
     """
@@ -58,7 +59,7 @@ class JobOptions(TypedDict, total=False):
     retry: RetryPolicy | None
     batch: BatchPolicy | None
     cache: bool
-    on_null: Literal["dead", "fail"]
+    on_null: Literal["dead", "skip", "fail"]
     budget: float | None
     idempotency_key: str | None
 

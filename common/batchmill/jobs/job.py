@@ -109,6 +109,10 @@ class CsvDialect(Frozen):
     encoding: str = "utf-8"
 
 
+OnNull = Literal["dead", "skip", "fail"]
+SampleSize = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)]
+
+
 class FileSource(Frozen):
     """Files to read: a file, a folder, a glob, or several of them, as paths or URIs the service can see."""
 
@@ -125,6 +129,9 @@ class FileSource(Frozen):
     path_column: Name | None = None  # a column to add with the file that each row is from
     on_bad_line: Literal["fail", "dead"] = "fail"  # what becomes of a job, or a row, that cannot be read
     max_file_bytes: int = Field(default=MAX_FILE_BYTES, ge=1, le=2**31 - 1)  # of `binary`: a larger file is a bad row
+    limit: int | None = Field(default=None, ge=1)  # read only the first rows, of the sample if there is one
+    sample: SampleSize | None = None  # read only a random choice of the rows: a share of them, or a number
+    seed: int = Field(default=0, ge=0, lt=2**63)  # of the sample: the same one gives the same rows
 
 
 class UploadSource(Frozen):
@@ -136,17 +143,37 @@ class UploadSource(Frozen):
     lineage: bool = False  # of a replay in a chain: the rows have the columns that say where they are from
 
 
+MIN_ROWS_PER_FILE = 1000
+MIN_FILE_BYTES = 1024 * 1024
+"""Smaller files would be more than readers of a folder and the service can list."""
+
+
 class OutputSpec(Frozen):
     """A folder for the results, or one file if the path has a file's ending, as a path or URI the service can see."""
 
     path: str
     format: OutputFormat = "parquet"
     """The format of the folder's files; that of one file follows from its ending."""
+    max_rows_per_file: int | None = Field(default=None, ge=MIN_ROWS_PER_FILE)
+    """Rows in a file of the folder. None, without `target_file_bytes` either: each shard is a file."""
+    target_file_bytes: int | None = Field(default=None, ge=MIN_FILE_BYTES)
+    """About how large a file of the folder becomes."""
 
     @property
     def is_file(self) -> bool:
         """Whether the results become one file."""
         return _format_by_ending(self.path) is not None
+
+    @property
+    def has_sized_files(self) -> bool:
+        """Whether the size of the folder's files was chosen."""
+        return self.max_rows_per_file is not None or self.target_file_bytes is not None
+
+    @model_validator(mode="after")
+    def _has_one_size(self) -> OutputSpec:
+        if self.is_file and self.has_sized_files:
+            raise ValueError(f"{self.path} is one file of any size; give a folder to get files of a chosen size")
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -199,7 +226,7 @@ class _OperatorFields(Frozen):
     operator: Name
     params: dict[str, Any] = {}
     carry: list[str] | None = None  # input columns that results keep; None: all of them
-    on_null: Literal["dead", "fail"] = "dead"  # what becomes of a row without a value that the operator requires
+    on_null: OnNull = "dead"  # what becomes of a row without a value that the operator requires
     pool: Annotated[str, Field(pattern=POOL_PATTERN)] = DEFAULT_POOL
     retry: RetryPolicy = RetryPolicy()
     batch: BatchPolicy = BatchPolicy()

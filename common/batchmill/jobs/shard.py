@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NewType, Self
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_FIELDS_ALWAYS = 4  # of a slice: the others are written where they are not 0 or empty
 FIRST_ROWS = 64  # at most, of the shards of a stage before anything of it is timed
 
 ShardId = NewType("ShardId", tuple[int, ...])
@@ -73,7 +74,8 @@ class Slice:
     `start` and `stop` are row numbers in Parquet and Arrow files and byte offsets in line formats; `rows` is how
     many rows are between them. `line` is the 1-based line of the first row, 0 where a format has no lines.
     `staged` is the blob that holds the stretch when the file itself cannot be cut (compressed text): then `start`
-    and `stop` are byte offsets in that blob.
+    and `stop` are byte offsets in that blob. `row` is the number of the first row in the source, where only a sample
+    of the rows is read. `part` is the part of the stage before that has the rows, see `part_of`.
     """
 
     file: int
@@ -82,12 +84,18 @@ class Slice:
     rows: int
     line: int = 0
     staged: str = ""
-    part: str = ""  # of a stage that is not the first: the part of the stage before it that has the rows, see `part_of`
+    row: int = 0
+    part: str = ""
 
-
-def _fields(piece: Slice) -> list[Any]:
-    values = list(asdict(piece).values())
-    return values if piece.part else values[:-1]
+    def fields(self) -> list[int | str]:
+        """Its values, to be stored as JSON; `Slice(*fields)` is the slice again."""
+        values: list[int | str] = [
+            *(self.file, self.start, self.stop, self.rows, self.line),
+            *(self.staged, self.row, self.part),
+        ]
+        while len(values) > _FIELDS_ALWAYS and not values[-1]:
+            values.pop()
+        return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +124,7 @@ class Shard:
 
     def plan(self) -> str:
         """The part that never changes, as JSON: what the ledger keeps of the planner's work."""
-        return json.dumps([self.first_row, self.rows, self.skip, [_fields(s) for s in self.slices]])
+        return json.dumps([self.first_row, self.rows, self.skip, [one.fields() for one in self.slices]])
 
     @classmethod
     def from_plan(cls, job_id: str, stage: int, shard_id: ShardId, plan: str | bytes, **state: Any) -> Self:

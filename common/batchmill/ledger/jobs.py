@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, assert_never
 
 from redis.retry import Retry
 
 from batchmill.backoff import Backoff
 from batchmill.caches import Lru
-from batchmill.errors import Conflict, InvalidSource, NotFound, OutcomeUnknown, ServiceUnavailable
-from batchmill.jobs.cost import NANO, write_pool_operator
-from batchmill.jobs.job import DEFAULT_TENANT, JOB_MOVES, MAX_STAGES, JobState, UploadSource
-from batchmill.jobs.shard import ShardId, ShardRef, parse_shard_id
-from batchmill.jobs.stages import FIRST_STAGE, last_stage, stages_of
+from batchmill.errors import Conflict, NotFound, OutcomeUnknown, ServiceUnavailable
+from batchmill.jobs.cost import NANO
+from batchmill.jobs.job import JOB_MOVES, MAX_STAGES, JobState, UploadSource
+from batchmill.jobs.shard import ShardRef, parse_shard_id
+from batchmill.jobs.stages import stages_of
 from batchmill.ledger.formats.documents import write_document, write_error
-from batchmill.ledger.formats.encodings import Request, parse_request
+from batchmill.ledger.formats.encodings import EndedJob, Request, parse_ended, parse_request
 from batchmill.ledger.formats.record import JobRecord, JobStage
-from batchmill.ledger.formats.schema import SCHEMA, other_schema
+from batchmill.ledger.formats.schema import SCHEMA
 from batchmill.ledger.formats.unreadable import UnreadableJob
 from batchmill.ledger.scripting import calls
 from batchmill.ledger.scripting.connection import RedisBackoff, redis_errors
+from batchmill.ledger.submission import ends_at_commit, is_new, new_stages
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from batchmill.jobs.job import JobError, JobSpec
-    from batchmill.jobs.shard import Shard
+    from batchmill.jobs.job import JobError
     from batchmill.ledger.formats.record import StageKey, StageRecord
     from batchmill.ledger.scripting.connection import Store
+    from batchmill.ledger.submission import Submission
 
 log = logging.getLogger(__name__)
 
@@ -40,32 +38,6 @@ MAX_REPORTED = 10_000
 ASKING = Retry(  # whether a job is accepted: for some seconds, as long as a server takes to start again
     RedisBackoff(Backoff(base_s=0.2, max_s=2.0)), retries=12, supported_errors=(ServiceUnavailable,)
 )
-
-
-@dataclass(frozen=True, slots=True)
-class OneShardPlan:
-    """The plan of a stage whose input is one shard."""
-
-    shard: Shard
-    nbytes: int
-    cursor: str  # at the input's end
-
-
-@dataclass(frozen=True, slots=True)
-class Submission:
-    """A job ready to be accepted: validated, its rows stored."""
-
-    job_id: str
-    spec: JobSpec
-    digest: str  # of the request, to compare repeats under one idempotency key
-    idempotency_key: str | None = None
-    inline_rows: bytes = b""
-    rows_total: int | None = None  # of its source, when that is known exactly
-    replay_of: str | None = None
-    resumed_from: str | None = None
-    operator_versions: tuple[str, ...] = ()  # of each stage, as far as they are known
-    tenant: str = DEFAULT_TENANT
-    plan: OneShardPlan | None = None  # of its first stage, when all of its input fits into one shard
 
 
 class JobLedger:
@@ -106,7 +78,8 @@ class JobLedger:
                 budget_nano=None if spec.budget is None else round(spec.budget * NANO),
                 priority=spec.priority,
                 deadline_ms=None if spec.deadline_at is None else round(spec.deadline_at * 1000),
-                stages=_new_stages(submission),
+                ends_at_commit=ends_at_commit(submission),
+                stages=new_stages(submission),
             )
 
         try:
@@ -117,7 +90,7 @@ class JobLedger:
                 hint="Submit it again with the same idempotency key, or see whether the job is listed.",
                 job=submission.job_id,
             ) from error
-        return reply.known_id, _is_new(reply, upload, max_live_jobs)
+        return reply.known_id, is_new(reply, upload, max_live_jobs)
 
     def known_under(self, idempotency_key: str) -> Request | None:
         """The job that was accepted under a key, or None."""
@@ -288,6 +261,11 @@ class JobLedger:
         )
         return answer is calls.FinishAnswer.OK
 
+    def take_unreported(self, limit: int) -> list[EndedJob]:
+        """Take at most `limit` of the jobs that their last commit ended, for the leader to count; the oldest first."""
+        with redis_errors():
+            return list(map(parse_ended, self._store.redis.lpop(self._keys.unreported(), limit) or []))
+
     def finish_unreadable(self, job: UnreadableJob, epoch: int) -> bool:
         """End a stopping job whose record cannot be read, as its leader; False while anything of it runs."""
         (state,) = JOB_MOVES[job.state] if job.state.is_stopping else (None,)
@@ -322,29 +300,6 @@ class JobLedger:
             counts = self._store.redis.hgetall(self._keys.dead_counts(job_id))
         return {kind.decode(): int(count) for kind, count in counts.items()}
 
-    def begin_upload(self, upload_id: str, *, max_uploads: int = 1000) -> None:
-        """Note an upload. Raises `ServiceUnavailable` when too many are open."""
-        match calls.begin_upload(self._store, upload_id=upload_id, max_uploads=max_uploads):
-            case calls.BeginUploadAnswer.OK:
-                return
-            case calls.BeginUploadAnswer.FULL:
-                raise ServiceUnavailable(f"{max_uploads} uploads are open already.", hint="Try again later.")
-            case never:
-                assert_never(never)
-
-    def drop_upload(self, upload_id: str) -> bool:
-        """Forget an upload; False when it was not open. Its blobs are the caller's to delete."""
-        return calls.drop_upload(self._store, upload_id=upload_id)
-
-    def has_upload(self, upload_id: str) -> bool:
-        """Whether an upload is open: begun, and taken by no job yet."""
-        with redis_errors():
-            return self._store.redis.zscore(self._keys.uploads(), upload_id) is not None
-
-    def expire_uploads(self, epoch: int, life_s: float, limit: int = 100) -> list[str]:
-        """Forget uploads older than `life_s`, as the leader; returns their ids, for their blobs to be deleted."""
-        return calls.expire_uploads(self._store, epoch=epoch, life_ms=int(life_s * 1000), limit=limit)
-
 
 def _stage_count(job: Mapping[bytes, bytes]) -> int:
     return min(int(job.get(b"stage_count", b"1")), MAX_STAGES)
@@ -359,34 +314,6 @@ def _record(job_id: str, hashes: Sequence[dict[bytes, bytes]]) -> JobRecord | Un
         return JobRecord.from_hashes(job_id, job, stages)
     except Exception as error:  # noqa: BLE001  # whatever is wrong with one record must not hide the others
         return UnreadableJob.from_hashes(job_id, job, stages, error)
-
-
-def _new_stages(submission: Submission) -> list[calls.NewStage]:
-    versions, spec = submission.operator_versions, submission.spec
-    plans = {FIRST_STAGE: submission.plan} if submission.plan else {}
-    return [
-        calls.NewStage(
-            stage=number,
-            operator_version=versions[number] if number < len(versions) else "",
-            worked_for=write_pool_operator(stage.pool, stage.operator),
-            turn=_turn(submission, number),
-            rows_total=submission.rows_total if number == FIRST_STAGE else None,
-            buffer_bytes=None if number == last_stage(spec) else stage.buffer_bytes,
-            shard_id=ShardId((0,)),
-            plan=plan.shard.plan() if plan else None,
-            nbytes=plan.nbytes if plan else None,
-            cursor=plan.cursor if plan else None,
-        )
-        for number, stage in enumerate(spec.stages)
-        for plan in [plans.get(number)]
-    ]
-
-
-def _turn(submission: Submission, number: int) -> str:
-    """What stages that take turns together have in common: their operator, by name, and a digest of all else."""
-    stage = submission.spec.stages[number]
-    rest = json.dumps([submission.tenant, submission.operator_versions[number:], stage.params], sort_keys=True)
-    return f"{stage.operator} {hashlib.blake2b(rest.encode(), digest_size=6).hexdigest()}"
 
 
 def no_such_job(job_id: str) -> NotFound:
@@ -410,34 +337,3 @@ def _spent(record: JobRecord, budget: float | None) -> Conflict:
         cost=cost,
         budget=amount,
     )
-
-
-def _is_new(reply: calls.SubmitReply, upload: str | None, max_live_jobs: int) -> bool:
-    """Whether a job was accepted now. Raises the error of a refusal."""
-    match reply.answer:
-        case calls.SubmitAnswer.ACCEPTED:
-            return True
-        case calls.SubmitAnswer.KNOWN:
-            return False
-        case calls.SubmitAnswer.OTHER_SCHEMA:
-            other = other_schema(int(reply.known_id))
-            raise ServiceUnavailable(other.message, hint=other.hint, **other.details)
-        case calls.SubmitAnswer.CONFLICT:
-            raise Conflict(
-                f"the idempotency key was used for job {reply.known_id}, whose request differs from this one.",
-                hint="Use a new key for a new request.",
-                job=reply.known_id,
-            )
-        case calls.SubmitAnswer.NO_UPLOAD:
-            raise InvalidSource(
-                f"there is no open upload {upload!r}: it was never begun, has expired, or belongs to a job already.",
-                hint="Upload the rows again.",
-                upload=upload,
-            )
-        case calls.SubmitAnswer.FULL:
-            raise ServiceUnavailable(
-                f"{max_live_jobs} jobs are alive already, the most this service takes.",
-                hint="Wait for some to end, cancel some, or raise BATCHMILL_MAX_LIVE_JOBS.",
-            )
-        case never:
-            assert_never(never)

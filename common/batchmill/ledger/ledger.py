@@ -17,6 +17,7 @@ from batchmill.ledger.scripting.connection import Store, connect, redis_errors
 from batchmill.ledger.shards import ShardLedger
 from batchmill.ledger.tenants import TenantLedger
 from batchmill.ledger.unfinished import UnfinishedWorkLedger
+from batchmill.ledger.uploads import UploadLedger
 from batchmill.ledger.views.costs import CostLedger
 from batchmill.ledger.views.index import IndexLedger
 from batchmill.ledger.views.overview import OverviewLedger
@@ -45,6 +46,7 @@ class Ledger:
     def __init__(self, client: redis.Redis, prefix: str, *, now_ms: int = 0) -> None:
         self._store = Store(client, prefix, now_ms=now_ms)
         self.jobs = JobLedger(self._store)
+        self.uploads = UploadLedger(self._store)
         self.shards = ShardLedger(self._store)
         self.leases = LeaseLedger(self._store)
         self.results = ResultLedger(self._store)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from batchmill.jobs.completion import Completion, DeadLimit
-    from batchmill.ledger.formats.record import StageKey, StageRecord
+    from batchmill.ledger.formats.record import JobStage, StageKey, StageRecord
     from batchmill.ledger.scripting.connection import Store
     from batchmill.sources.base import RowCount
 
@@ -96,15 +96,18 @@ class ShardLedger:
         with redis_errors():
             self._store.redis.hdel(self._keys.job(job_id), "plannings")
 
-    def to_queue(self, job_id: str, stage: int, limit: int, now_ms: int) -> list[ShardId]:
-        """At most `limit` shards of a stage that could be queued now: due retries first, then planned ones.
+    def to_queue_of(self, stages: Sequence[JobStage], limit: int, now_ms: int) -> dict[StageKey, list[ShardId]]:
+        """For each of these stages, at most `limit` shards that could be queued now: due retries first.
 
-        A shard that ended its process twice, and a part of one that was split for that, waits behind all others.
+        A shard that ended its process twice, and a part of one that was split for that, waits behind all others. Takes
+        two round trips, and none for stages of which nothing was ever queued.
         """
-        return self.to_queue_of([(job_id, stage)], limit, now_ms)[job_id, stage]
+        due = {one.key: [ShardId((n,)) for n in range(min(one.stage.shards_live, limit))] for one in stages}
+        return due | self._listed([one.key for one in stages if not one.is_untouched], limit, now_ms)
 
-    def to_queue_of(self, stages: Sequence[StageKey], limit: int, now_ms: int) -> dict[StageKey, list[ShardId]]:
-        """For each of these stages, what `to_queue` returns, in two round trips."""
+    def _listed(self, stages: Sequence[StageKey], limit: int, now_ms: int) -> dict[StageKey, list[ShardId]]:
+        if not stages:
+            return {}
         with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
             for job_id, stage in stages:
                 pipe.zrangebyscore(self._keys.waiting(job_id, stage), "-inf", now_ms, start=0, num=limit)

@@ -20,6 +20,10 @@ ONLY_TCP = ("host", "port", "socket_keepalive", "socket_keepalive_options")
 class Channel(kombu_redis.Channel):  # type: ignore[misc]  # kombu has no types
     """A channel whose connections go to the address in the transport option `address`."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._made: dict[bool, Any] = {}  # the last client of each kind
+        super().__init__(*args, **kwargs)
+
     @property
     def connection_class(self) -> type[Any]:
         """The class of its connections."""
@@ -29,6 +33,14 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]  # kombu has no types
     def _address(self) -> RedisAddress:
         address: RedisAddress = self.connection.client.transport_options["address"]
         return address
+
+    def _create_client(self, asynchronous: bool = False) -> Any:  # kombu's signature
+        """A client of the pool: kombu makes one for each command, which takes longer than the command."""
+        pool = self.async_pool if asynchronous else self.pool
+        made = self._made.get(asynchronous)
+        if made is None or made.connection_pool is not pool:
+            made = self._made[asynchronous] = super()._create_client(asynchronous)
+        return made
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:  # kombu's signature
         parameters: dict[str, Any] = super()._connparams(asynchronous)

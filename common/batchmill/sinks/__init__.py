@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
-from batchmill.sinks.manifest import MANIFEST, Column, InputFingerprint, Manifest, ManifestPart, columns_of
+from batchmill.sinks.manifest import (
+    Column,
+    InputFingerprint,
+    Manifest,
+    ManifestPart,
+    columns_of,
+    decode_schema,
+    encode_schema,
+)
+from batchmill.sinks.manifest_file import MANIFEST_ENDING, ManifestFile
 from batchmill.sinks.opening import kept_results, open_publisher, output_results, schema_log
 from batchmill.sinks.output_folder import MARKER
+from batchmill.sinks.part_records import keep_resumed_manifest, resumed_manifest
 from batchmill.sinks.parts import part_format, to_json_lines
 from batchmill.sinks.publisher import Publisher
 from batchmill.sinks.result_store import ResultStore
 from batchmill.sinks.schema_log import SchemaLog
 
 __all__ = [
-    "MANIFEST",
+    "MANIFEST_ENDING",
     "MARKER",
     "Column",
     "InputFingerprint",
     "Manifest",
+    "ManifestFile",
     "ManifestPart",
     "Publisher",
     "ResultStore",
     "SchemaLog",
     "columns_of",
+    "decode_schema",
+    "encode_schema",
+    "keep_resumed_manifest",
     "kept_results",
     "open_publisher",
     "output_results",
     "part_format",
+    "resumed_manifest",
     "schema_log",
     "to_json_lines",
 ]

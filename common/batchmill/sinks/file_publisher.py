@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from batchmill.errors import InvalidOutput, NotFound, StorageError
 from batchmill.jobs.job import JobState
-from batchmill.jobs.shard import format_shard_id, parse_shard_id
+from batchmill.jobs.shard import parse_shard_id
 from batchmill.sinks.manifest import Manifest, ManifestPart
 from batchmill.sinks.merged_file import write_merged
 from batchmill.storage.blobs import storage_errors
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from batchmill.jobs.shard import ShardId
+    from batchmill.sinks.manifest import Manifest, ManifestPart
     from batchmill.sinks.parts import FormatName
     from batchmill.sinks.result_store import PartFiles
     from batchmill.storage.blobs import BlobStore
@@ -78,14 +79,16 @@ class FilePublisher:
         if self._is_own():
             self._folder.delete(self._marker)
 
+    def adopt(self, manifest: Manifest) -> None:
+        """See `Publisher`. There is nothing to resume."""
+
     def published(self) -> Manifest | None:
         """See `Publisher`. A file has no manifest."""
         return None
 
     def part(self, shard_id: ShardId, token: int, rows: int, nbytes: int) -> ManifestPart:
         """See `Publisher`."""
-        name = self._parts.name_of(shard_id, token)
-        return ManifestPart(name=name, rows=rows, bytes=nbytes, shard=format_shard_id(shard_id))
+        return self._parts.listed(shard_id, token, rows, nbytes)
 
     def published_instead(self, parts: Iterable[ManifestPart]) -> Mapping[ShardId, ManifestPart]:  # noqa: ARG002
         """See `Publisher`. No part is ever deleted."""
@@ -134,7 +137,7 @@ class FilePublisher:
 
     def _tables(self, manifest: Manifest) -> Iterator[pa.Table]:
         for part in manifest.parts:
-            yield self._parts.read(parse_shard_id(part.shard), part.token)
+            yield self._parts.read(parse_shard_id(part.shard or ""), part.token)
 
     def _is_own(self) -> bool:
         try:

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
+import pyarrow as pa
 from pydantic import Field, ValidationError, model_validator
 
 from batchmill.errors import StorageError
 from batchmill.jobs.job import Frozen, JobState
 from batchmill.jobs.shard import parse_shard_id
 from batchmill.jobs.unfinished import UnfinishedWork
-from batchmill.storage.blobs import BlobStore
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from batchmill.storage.locations import Location
-
-MANIFEST = "_manifest.json"
 
 
 class Column(Frozen):
@@ -31,10 +25,11 @@ class Column(Frozen):
 class ManifestPart(Frozen):
     """One file of the results."""
 
-    name: str  # beside the manifest
+    name: str  # in the output folder
     rows: int = Field(ge=0)
     bytes: int = Field(ge=0)
-    shard: str  # "17", or "17.1" once split
+    xxh3: str | None = None  # checksum of the file, 16 hexadecimal digits; None: an earlier version wrote it
+    shard: str | None = None  # "17", or "17.1" once split; of a file of a chosen size: None
 
     @property
     def token(self) -> int:
@@ -49,6 +44,7 @@ class InputFingerprint(Frozen):
     files: dict[str, str] = Field(default_factory=dict)  # by name, their size and time, if they are not too many
     operator_version: str = ""
     carry: tuple[str, ...] | None = None
+    skips_nulls: bool = False  # whether rows without a required value have no result
 
 
 class Manifest(Frozen):
@@ -66,6 +62,7 @@ class Manifest(Frozen):
     rows: int = Field(ge=0)
     rows_dead: int = Field(default=0, ge=0)  # failed rows; they are in no part
     columns: tuple[Column, ...]
+    arrow_schema: str | None = None  # that of all parts: Arrow's IPC message, in base64
     parts: tuple[ManifestPart, ...]
     created_at: float
     finished_at: float
@@ -77,15 +74,10 @@ class Manifest(Frozen):
         rows = sum(part.rows for part in self.parts)
         if rows != self.rows:
             raise ValueError(f"the parts hold {rows} rows, the manifest says {self.rows}")
-        shards = [parse_shard_id(part.shard) for part in self.parts]
+        shards = [parse_shard_id(part.shard) for part in self.parts if part.shard is not None]
         if any(first >= second for first, second in pairwise(shards)):
             raise ValueError("the parts are not in input order, or a shard is there twice")
         return self
-
-    @classmethod
-    def read(cls, location: Location) -> Self:
-        """Read the manifest in an output folder. Raises `NotFound` if it has none, `StorageError` for a broken one."""
-        return cls.parse(BlobStore(location).get(MANIFEST).to_pybytes(), location.child(MANIFEST).uri)
 
     @classmethod
     def parse(cls, data: bytes, place: str) -> Self:
@@ -98,11 +90,21 @@ class Manifest(Frozen):
             raise StorageError(f"{place} is no manifest of Batchmill: {where}: {first['msg']}.", path=place) from error
 
     def to_json(self) -> bytes:
-        """Return the manifest as it is stored in the folder."""
-        absent = {name for name in ("origin", "rest") if getattr(self, name) is None}
+        """Return the manifest as it is stored."""
+        absent = {name for name in ("arrow_schema", "origin", "rest") if getattr(self, name) is None}
         return self.model_dump_json(indent=1, exclude=absent).encode()
 
 
 def columns_of(schema: pa.Schema) -> tuple[Column, ...]:
     """Return the columns of a schema, in its order."""
     return tuple(Column(name=field.name, type=str(field.type)) for field in schema)
+
+
+def encode_schema(schema: pa.Schema) -> str:
+    """Return a schema as a manifest has it."""
+    return base64.b64encode(schema.serialize()).decode()
+
+
+def decode_schema(text: str) -> pa.Schema:
+    """Return the schema that `encode_schema` wrote."""
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))

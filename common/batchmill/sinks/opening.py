@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING
 
 from batchmill.errors import InvalidOutput, InvalidRequest
 from batchmill.sinks.file_publisher import FilePublisher
+from batchmill.sinks.manifest_file import ManifestFile
 from batchmill.sinks.output_folder import OutputFolder
+from batchmill.sinks.part_records import PartRecords
 from batchmill.sinks.parts import part_format
 from batchmill.sinks.publisher import FolderPublisher
 from batchmill.sinks.result_store import OutputResults, PartFiles
 from batchmill.sinks.schema_log import SchemaLog
+from batchmill.sinks.sized_folder import SizedFolderPublisher
 from batchmill.storage.blobs import BlobStore
 
 if TYPE_CHECKING:
@@ -38,8 +41,8 @@ def output_results(output: OutputSpec, job_id: str, locations: Locations, blobs:
     if output.is_file:
         return _kept_parts(output, job_id, blobs)
     store = _output_store(output, locations)
-    parts = PartFiles(store, part_format(output.format), schema_log(job_id, blobs))
-    return OutputResults(parts, OutputFolder(store, job_id))
+    parts = _kept_parts(output, job_id, blobs) if output.has_sized_files else _parts(output, job_id, store, blobs)
+    return OutputResults(parts, _folder(store, job_id, locations))
 
 
 def open_publisher(output: OutputSpec, job_id: str, locations: Locations, blobs: BlobStore) -> Publisher:
@@ -47,8 +50,11 @@ def open_publisher(output: OutputSpec, job_id: str, locations: Locations, blobs:
     if output.is_file:
         return _file_publisher(output, job_id, locations, blobs)
     store = _output_store(output, locations)
-    parts = PartFiles(store, part_format(output.format), schema_log(job_id, blobs))
-    return FolderPublisher(store, parts, OutputFolder(store, job_id))
+    parts, folder = _parts(output, job_id, store, blobs), _folder(store, job_id, locations)
+    if output.has_sized_files:
+        kept = _kept_store(job_id, blobs)
+        return SizedFolderPublisher(store, parts, folder, output, kept, _kept_parts(output, job_id, blobs))
+    return FolderPublisher(store, parts, folder)
 
 
 def _file_publisher(output: OutputSpec, job_id: str, locations: Locations, blobs: BlobStore) -> Publisher:
@@ -63,7 +69,16 @@ def _file_publisher(output: OutputSpec, job_id: str, locations: Locations, blobs
 
 
 def _kept_parts(output: OutputSpec, job_id: str, blobs: BlobStore) -> PartFiles:
-    return PartFiles(_kept_store(job_id, blobs), part_format(output.format), schema_log(job_id, blobs))
+    return _parts(output, job_id, _kept_store(job_id, blobs), blobs)
+
+
+def _parts(output: OutputSpec, job_id: str, store: BlobStore, blobs: BlobStore) -> PartFiles:
+    form, records = part_format(output.format), PartRecords(blobs, job_id)
+    return PartFiles(store, form, schema_log(job_id, blobs), records)
+
+
+def _folder(store: BlobStore, job_id: str, locations: Locations) -> OutputFolder:
+    return OutputFolder(store, ManifestFile(store.root, locations), job_id)
 
 
 def _kept_store(job_id: str, blobs: BlobStore) -> BlobStore:

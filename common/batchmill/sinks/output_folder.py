@@ -5,7 +5,8 @@
 3. `seal` changes the marker, so that no late part stays; `unmark` deletes it, when the manifest is written.
 4. `reopen` puts it back, for a job whose end the ledger has lost.
 
-A folder whose marker is gone is still this job's if its manifest names the job.
+A folder whose marker is gone is still this job's if its manifest names the job. A manifest beside a folder from which
+the parts were deleted is that of no results: the next job deletes it.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from pyarrow import fs
 
 from batchmill.errors import InvalidOutput, NotFound, StorageError
 from batchmill.jobs.shard import parse_shard_id
-from batchmill.sinks.manifest import Manifest
 from batchmill.storage.blobs import is_unfinished, storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from batchmill.jobs.shard import ShardId
-    from batchmill.sinks.manifest import ManifestPart
+    from batchmill.sinks.manifest import Manifest, ManifestPart
+    from batchmill.sinks.manifest_file import ManifestFile
     from batchmill.storage.blobs import BlobStore
     from batchmill.storage.locations import Location
 
@@ -37,8 +38,9 @@ _SHOWN_ENTRIES = 3
 class OutputFolder:
     """A folder, and whose results it has. Safe to use from several threads and processes at once."""
 
-    def __init__(self, store: BlobStore, job_id: str) -> None:
+    def __init__(self, store: BlobStore, manifests: ManifestFile, job_id: str) -> None:
         self.job_id = job_id
+        self._manifests = manifests
         self._store = store
         self._made_folder = False
 
@@ -54,9 +56,13 @@ class OutputFolder:
         """
         try:
             self._refuse_entries()
+            before = self._manifests.read()
+            self._manifests.check_writable()
         except StorageError as error:
             raise self._unusable(error) from error
         self.take()
+        if before is not None and before.job != self.job_id:
+            self._manifests.delete()
 
     def take(self) -> None:
         """Take the folder, whatever files it has.
@@ -115,18 +121,22 @@ class OutputFolder:
         self._store.delete(MARKER)
 
     def manifest(self) -> Manifest | None:
-        """Read the manifest in the folder, of whichever job; None if there is none. Raises `StorageError`."""
-        try:
-            return Manifest.read(self.location)
-        except NotFound:
+        """Read the manifest of the folder, of whichever job; None if there is none. Raises `StorageError`."""
+        manifest = self._manifests.read()
+        if manifest is not None and (manifest.parts or manifest.rest is None) and not self._entries():
             return None
+        return manifest
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Write or replace the manifest of the folder. Raises `StorageError`."""
+        self._manifests.write(manifest)
 
     def own_parts(self) -> Mapping[ShardId, ManifestPart]:
         """Return the parts of the job's own manifest by shard; none if the folder has none. Raises `StorageError`."""
         manifest = self.manifest()
         if manifest is None or manifest.job != self.job_id:
             return {}
-        return {parse_shard_id(part.shard): part for part in manifest.parts}
+        return {parse_shard_id(part.shard): part for part in manifest.parts if part.shard is not None}
 
     def not_own(self) -> StorageError:
         """Make the error for a folder that is no longer the job's."""
@@ -140,7 +150,7 @@ class OutputFolder:
         return InvalidOutput(error.message, hint=error.hint, path=self.location.uri)
 
     def _has_own_manifest(self) -> bool:
-        manifest = self.manifest()
+        manifest = self._manifests.read()
         return manifest is not None and manifest.job == self.job_id
 
     def _refuse_entries(self) -> None:

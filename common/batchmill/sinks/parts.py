@@ -1,4 +1,4 @@
-"""The formats of part files: Arrow IPC, Parquet, JSON Lines. A part reads back as the table that was written."""
+"""The formats of part files: Arrow IPC, Parquet, JSON Lines. A table reads back as it was written."""
 
 from __future__ import annotations
 
@@ -10,36 +10,33 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchmill.errors import BatchmillError, InvalidOutput, NotFound, StorageError
+from batchmill.errors import InvalidOutput
 from batchmill.sinks import json_lines
+from batchmill.storage.blobs import write_arrow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from batchmill.storage.blobs import BlobStore
 
 FormatName = Literal["arrow", "parquet", "jsonl"]
 
 
 class PartFormat(ABC):
-    """How a table is written into files of a blob store and read back."""
+    """How a table is written into a file, and read from its bytes."""
 
     name: ClassVar[FormatName]  # also the ending of its files
+    has_schema: ClassVar[bool] = True  # whether a file holds the Arrow schema of its rows
 
     @abstractmethod
-    def write(self, store: BlobStore, name: str, table: pa.Table) -> int:
-        """Write a part, atomically. Returns its size in bytes.
-
-        Raises `InvalidOutput` for a table that this format cannot represent, `StorageError` if writing fails.
-        """
+    def encode(self, path: str, table: pa.Table) -> None:
+        """Write a table into a new file. Raises `InvalidOutput` for one that it cannot represent, and `OSError`."""
 
     @abstractmethod
-    def read(self, store: BlobStore, name: str) -> pa.Table:
-        """Read a part. Raises `NotFound` or `StorageError`."""
+    def decode(self, data: pa.Buffer, schema: pa.Schema) -> pa.Table:
+        """Read the table in a file's bytes. schema: its own, unless `has_schema`. Raises `pa.ArrowException`."""
 
-    @abstractmethod
-    def read_schema(self, store: BlobStore, name: str) -> pa.Schema:
-        """Read the schema of a part. Raises `NotFound` or `StorageError`."""
+    def schema_in(self, data: pa.Buffer) -> pa.Schema:
+        """Read the schema in a file's bytes, if `has_schema`. Raises `pa.ArrowException`."""
+        return self.decode(data, pa.schema([])).schema
 
     def check(self, schema: pa.Schema) -> None:
         """Raise `InvalidOutput`, naming the column, for a type that this format cannot represent."""
@@ -51,30 +48,25 @@ class PartFormat(ABC):
         """Return whether this format can represent a type that is carried."""
         return True
 
-    def files(self, name: str) -> tuple[str, ...]:
-        """Return the names of the blobs that make up a part."""
-        return (name,)
-
 
 class ArrowParts(PartFormat):
     """Arrow IPC files, uncompressed: written and read at the speed of the disk."""
 
     name = "arrow"
 
-    def write(self, store: BlobStore, name: str, table: pa.Table) -> int:
+    def encode(self, path: str, table: pa.Table) -> None:
         """See `PartFormat`. Every table can be represented."""
-        return store.put_table(name, table)
+        write_arrow(path, table)
 
-    def read(self, store: BlobStore, name: str) -> pa.Table:
-        """See `PartFormat`. The part is read into memory."""
-        return store.read_table(name)
+    def decode(self, data: pa.Buffer, schema: pa.Schema) -> pa.Table:  # noqa: ARG002  # a file has its own
+        """See `PartFormat`. The table is checked, so that no later access reads past a buffer."""
+        table = pa.ipc.open_file(data).read_all()
+        table.validate()
+        return table
 
-    def read_schema(self, store: BlobStore, name: str) -> pa.Schema:
+    def schema_in(self, data: pa.Buffer) -> pa.Schema:
         """See `PartFormat`."""
-        try:
-            return pa.ipc.open_file(store.get(name)).schema
-        except (OSError, pa.ArrowException) as error:
-            raise _unreadable(store, name, error) from error
+        return pa.ipc.open_file(data).schema
 
 
 class ParquetParts(PartFormat):
@@ -86,33 +78,26 @@ class ParquetParts(PartFormat):
         """See `PartFormat`. A struct without fields has no columns to be stored in."""
         return not _has_empty_struct(kind)
 
-    def write(self, store: BlobStore, name: str, table: pa.Table) -> int:
-        """See `PartFormat`. Columns of floats get no dictionary: embeddings do not repeat."""
-        return store.put_file(name, lambda path: _representing(self.name, lambda: _write_parquet(path, table)))
-
-    def read(self, store: BlobStore, name: str) -> pa.Table:
-        """See `PartFormat`. Types that Parquet lacks are restored from the stored Arrow schema."""
-        buffer = store.get(name)
-        try:
-            with pq.ParquetFile(pa.BufferReader(buffer)) as file:
-                return _with_schema(file.read(), _stored_schema(file))
-        except (OSError, pa.ArrowException) as error:
-            raise _unreadable(store, name, error) from error
-
-    def read_schema(self, store: BlobStore, name: str) -> pa.Schema:
+    def encode(self, path: str, table: pa.Table) -> None:
         """See `PartFormat`."""
-        buffer = store.get(name)
-        try:
-            with pq.ParquetFile(pa.BufferReader(buffer)) as file:
-                return _stored_schema(file)
-        except (OSError, pa.ArrowException) as error:
-            raise _unreadable(store, name, error) from error
+        _representing(self.name, lambda: _write_parquet(path, table))
+
+    def decode(self, data: pa.Buffer, schema: pa.Schema) -> pa.Table:  # noqa: ARG002  # a file has its own
+        """See `PartFormat`. Types that Parquet lacks are restored from the stored Arrow schema."""
+        with pq.ParquetFile(pa.BufferReader(data)) as file:
+            return _with_schema(file.read(), _stored_schema(file))
+
+    def schema_in(self, data: pa.Buffer) -> pa.Schema:
+        """See `PartFormat`."""
+        with pq.ParquetFile(pa.BufferReader(data)) as file:
+            return _stored_schema(file)
 
 
 class JsonLinesParts(PartFormat):
-    """JSON Lines, UTF-8. The Arrow schema of a part is in a folder beside it, `_schemas`, which readers skip."""
+    """JSON Lines, UTF-8."""
 
     name = "jsonl"
+    has_schema = False
 
     def holds(self, kind: pa.DataType) -> bool:
         """See `PartFormat`."""
@@ -122,40 +107,25 @@ class JsonLinesParts(PartFormat):
             return False
         return True
 
-    def write(self, store: BlobStore, name: str, table: pa.Table) -> int:
-        """See `PartFormat`. The schema is written first, so that no part is without one."""
-        store.put(_schema_name(name), table.schema.serialize())
-        try:
-            return store.put_file(name, lambda path: _representing(self.name, lambda: _write_lines(path, table)))
-        except BatchmillError:
-            store.delete(_schema_name(name))
-            raise
-
-    def read(self, store: BlobStore, name: str) -> pa.Table:
-        """See `PartFormat`. The schema is read from the file beside the part."""
-        data = store.get(name)
-        try:
-            schema = pa.ipc.read_schema(store.get(_schema_name(name)))
-            return json_lines.decode(data, schema)
-        except (OSError, ValueError, pa.ArrowException, NotFound) as error:
-            raise _unreadable(store, name, error) from error
-
-    def read_schema(self, store: BlobStore, name: str) -> pa.Schema:
+    def encode(self, path: str, table: pa.Table) -> None:
         """See `PartFormat`."""
-        try:
-            return pa.ipc.read_schema(store.get(_schema_name(name)))
-        except (OSError, pa.ArrowException) as error:
-            raise _unreadable(store, name, error) from error
+        _representing(self.name, lambda: _write_lines(path, table))
 
-    def files(self, name: str) -> tuple[str, ...]:
-        """Return the names of the lines and of their schema."""
-        return (name, _schema_name(name))
+    def decode(self, data: pa.Buffer, schema: pa.Schema) -> pa.Table:
+        """See `PartFormat`."""
+        return json_lines.decode(data, schema)
 
 
 def part_format(name: FormatName) -> PartFormat:
     """Return the format of that name."""
     kinds: dict[FormatName, type[PartFormat]] = {"arrow": ArrowParts, "parquet": ParquetParts, "jsonl": JsonLinesParts}
     return kinds[name]()
+
+
+def parquet_options(schema: pa.Schema) -> dict[str, Any]:
+    """Return how Parquet is written. Columns of floats get no dictionary: embeddings do not repeat."""
+    repeating = [field.name for field in schema if not _is_floating(field.type)]
+    return {"compression": "zstd", "use_dictionary": repeating}
 
 
 def to_json_lines(table: pa.Table) -> bytes:
@@ -184,13 +154,8 @@ def _no_form(form: str, column: str, kind: pa.DataType) -> InvalidOutput:
     )
 
 
-def _schema_name(name: str) -> str:
-    return f"_schemas/{name.removesuffix('.jsonl')}.arrow"
-
-
 def _write_parquet(path: str, table: pa.Table) -> None:
-    repeating = [field.name for field in table.schema if not _is_floating(field.type)]
-    pq.write_table(table, path, compression="zstd", use_dictionary=repeating)
+    pq.write_table(table, path, **parquet_options(table.schema))
 
 
 def _write_lines(path: str, table: pa.Table) -> None:
@@ -228,9 +193,3 @@ def _representing(form: str, write: Callable[[], Any]) -> None:
             hint="Let the operator return another type or value for it, or ask for another output format.",
             format=form,
         ) from error
-
-
-def _unreadable(store: BlobStore, name: str, error: Exception) -> StorageError:
-    place = store.location(name).uri
-    cause = (str(error).splitlines() or [type(error).__name__])[0]
-    return StorageError(f"could not read {place}: {cause.rstrip('.')}.", hint="It was changed or damaged.", path=place)

@@ -1,7 +1,8 @@
 """What a user gets: the output of a job, taken at submit, published at the end, updated by replays.
 
-`Publisher` is the contract; a job without an output has none. `FolderPublisher` implements it over a folder of part
-files, into which workers write through `OutputResults`:
+`Publisher` is the contract; a job without an output has none. `SizedFolderPublisher` and `FilePublisher` merge parts
+that are kept in the service. `FolderPublisher` implements it over a folder of part files, into which workers write
+through `OutputResults`:
 
 1. `prepare`, at submit, takes an empty folder for the job. `reopen` takes one whose unfinished results the job resumes.
 2. Workers write one part for each attempt of a shard, and delete their own when they lose the race to commit.
@@ -15,8 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from batchmill.errors import StorageError
-from batchmill.jobs.shard import format_shard_id, parse_shard_id
-from batchmill.sinks.manifest import MANIFEST, Manifest, ManifestPart
+from batchmill.jobs.shard import parse_shard_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from batchmill.jobs.shard import ShardId
+    from batchmill.sinks.manifest import Manifest, ManifestPart
     from batchmill.sinks.output_folder import OutputFolder
     from batchmill.sinks.result_store import PartFileDifference, PartFiles
     from batchmill.storage.blobs import BlobStore
@@ -48,11 +49,14 @@ class Publisher(Protocol):
     def release(self) -> None:
         """Undo `prepare` or `reopen`, for a job that was not submitted after all. Raises `StorageError`."""
 
+    def adopt(self, manifest: Manifest) -> None:
+        """Make the results of the output that the job resumes its own; again is fine. Raises `StorageError`."""
+
     def published(self) -> Manifest | None:
         """Read the manifest of the output, of whichever job; None if it has none. Raises `StorageError`."""
 
     def part(self, shard_id: ShardId, token: int, rows: int, nbytes: int) -> ManifestPart:
-        """Describe the results of a committed attempt for the manifest."""
+        """Describe the results of a committed attempt for the manifest. Raises `StorageError`."""
 
     def published_instead(self, parts: Iterable[ManifestPart]) -> Mapping[ShardId, ManifestPart]:
         """Return, by shard, the published parts of shards whose part here was replaced and deleted.
@@ -109,21 +113,23 @@ class FolderPublisher:
         """See `Publisher`. A folder that `prepare` made is removed."""
         self._folder.release()
 
+    def adopt(self, manifest: Manifest) -> None:
+        """See `Publisher`. They are where the job's own will be."""
+
     def published(self) -> Manifest | None:
         """See `Publisher`."""
         return self._folder.manifest()
 
     def part(self, shard_id: ShardId, token: int, rows: int, nbytes: int) -> ManifestPart:
         """See `Publisher`."""
-        name = self._parts.name_of(shard_id, token)
-        return ManifestPart(name=name, rows=rows, bytes=nbytes, shard=format_shard_id(shard_id))
+        return self._parts.listed(shard_id, token, rows, nbytes)
 
     def published_instead(self, parts: Iterable[ManifestPart]) -> Mapping[ShardId, ManifestPart]:
         """See `Publisher`."""
         published = self._folder.own_parts()
         if not published:
             return {}
-        wanted = {part.name: parse_shard_id(part.shard) for part in parts}
+        wanted = {part.name: parse_shard_id(part.shard) for part in parts if part.shard is not None}
         gone = {wanted[name] for name in self._parts.compare(wanted).missing if name in wanted}
         return {shard_id: part for shard_id, part in published.items() if shard_id in gone}
 
@@ -134,8 +140,8 @@ class FolderPublisher:
         self._folder.seal()
         self._store.delete_unfinished()
         for name in self._compare(manifest).extra:
-            self._store.delete(name)
-        self._store.put(MANIFEST, manifest.to_json())
+            self._parts.delete_file(name)
+        self._folder.write_manifest(manifest)
         self._folder.unmark()
 
     def replace_part(self, shard_id: ShardId, token: int, table: pa.Table) -> int:
@@ -149,9 +155,9 @@ class FolderPublisher:
         if not self._folder.is_published():
             raise self._folder.not_own()
         superseded = self._compare(manifest).extra
-        self._store.put(MANIFEST, manifest.to_json())
+        self._folder.write_manifest(manifest)
         for name in superseded:
-            self._store.delete(name)
+            self._parts.delete_file(name)
 
     def _compare(self, manifest: Manifest) -> PartFileDifference:
         """Compare the folder with a manifest. Raises `StorageError` if a part is missing."""

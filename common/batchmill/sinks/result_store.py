@@ -13,24 +13,28 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from batchmill.errors import NotFound, StaleToken
-from batchmill.jobs.shard import part_stem
+import pyarrow as pa
+
+from batchmill.errors import NotFound, StaleToken, StorageError
+from batchmill.jobs.shard import format_shard_id, part_stem
+from batchmill.sinks.manifest import ManifestPart
+from batchmill.sinks.part_records import PartRecord
+from batchmill.storage.seals import check
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
-    import pyarrow as pa
-
-    from batchmill.errors import StorageError
     from batchmill.jobs.shard import ShardId
     from batchmill.sinks.output_folder import OutputFolder
+    from batchmill.sinks.part_records import PartRecords
     from batchmill.sinks.parts import PartFormat
     from batchmill.sinks.schema_log import SchemaLog
     from batchmill.storage.blobs import BlobStore
 
-_PART_FILE = re.compile(r"(_schemas/)?part-\d{8,}(\.\d+)*-a\d+\.(arrow|parquet|jsonl)")
+T = TypeVar("T")
+_PART_FILE = re.compile(r"(_schemas/)?part-\d{8,}(\.\d+)*-[af]\d+\.(arrow|parquet|jsonl)")
 
 
 class ResultStore(Protocol):
@@ -73,46 +77,125 @@ class PartFileDifference:
 class PartFiles:
     """A folder of part files, one for each attempt; the file's name is the attempt's own.
 
-    store: the folder, as a blob store. schemas: of an output, whose parts all get one schema.
+    store: the folder, as a blob store. schemas: of an output, whose parts all get one schema. records: of an output's
+    parts.
     """
 
-    def __init__(self, store: BlobStore, form: PartFormat, schemas: SchemaLog | None = None) -> None:
+    def __init__(
+        self,
+        store: BlobStore,
+        form: PartFormat,
+        schemas: SchemaLog | None = None,
+        records: PartRecords | None = None,
+    ) -> None:
         self._store = store
         self._form = form
         self._schemas = schemas
+        self._records = records
 
     def name_of(self, shard_id: ShardId, token: int) -> str:
         """Name the file of an attempt: "part-00000017-a2.parquet", "part-00000017.00000001-a2.parquet" once split."""
         return f"{part_stem(shard_id, token)}.{self._form.name}"
 
+    def listed(self, shard_id: ShardId, token: int, rows: int, nbytes: int) -> ManifestPart:
+        """Describe the file of an attempt for a manifest. Raises `StorageError`."""
+        name = self.name_of(shard_id, token)
+        record = self.record(name)
+        xxh3 = None if record is None else record.xxh3
+        return ManifestPart(name=name, rows=rows, bytes=nbytes, xxh3=xxh3, shard=format_shard_id(shard_id))
+
     def write(self, shard_id: ShardId, token: int, table: pa.Table) -> int:
-        """See `ResultStore`. There is always room for one more attempt."""
+        """See `ResultStore`. There is always room for one more attempt.
+
+        The record is stored before the file is in its place, so that no file is without one.
+        """
         if self._schemas is not None:
             table = self._schemas.widen(table)
-        return self._form.write(self._store, self.name_of(shard_id, token), table)
+        name, records = self.name_of(shard_id, token), self._records
+
+        def fill(path: str) -> None:
+            self._form.encode(path, table)
+            if records is not None:
+                records.put(name, PartRecord.of_file(path, table.schema))
+
+        return self._store.put_file(name, fill)
 
     def reopen(self) -> None:
         """See `ResultStore`. It is never closed."""
 
     def read(self, shard_id: ShardId, token: int) -> pa.Table:
         """See `ResultStore`."""
-        return self._form.read(self._store, self.name_of(shard_id, token))
+        name = self.name_of(shard_id, token)
+        data = self.data(name)
+        schema = pa.schema([]) if self._form.has_schema else self._recorded_schema(name)
+        return self._parse(name, lambda: self._form.decode(data, schema))
+
+    def data(self, name: str) -> pa.Buffer:
+        """Read the bytes of a file. Raises `NotFound`, `DamagedData` if they do not fit its record, `StorageError`."""
+        data, record = self._store.get(name), self.record(name)
+        if record is not None:
+            check(data, record.nbytes, record.checksum, self._store.location(name).uri)
+        return data
 
     def schema(self, shard_id: ShardId, token: int) -> pa.Schema:
         """See `ResultStore`."""
-        return self._form.read_schema(self._store, self.name_of(shard_id, token))
+        name = self.name_of(shard_id, token)
+        record = self.record(name)
+        if record is not None:
+            return record.schema
+        if not self._form.has_schema:
+            return self._recorded_schema(name)
+        data = self._store.get(name)
+        return self._parse(name, lambda: self._form.schema_in(data))
 
     def delete(self, shard_id: ShardId, token: int) -> None:
         """See `ResultStore`."""
-        for file in self._form.files(self.name_of(shard_id, token)):
-            self._store.delete(file)
+        self.delete_file(self.name_of(shard_id, token))
+
+    def delete_file(self, name: str) -> None:
+        """Delete a file that `compare` named, and its record. Raises `StorageError`."""
+        self._store.delete(name)
+        if self._records is not None:
+            self._records.delete(name)
 
     def compare(self, names: Iterable[str]) -> PartFileDifference:
         """Compare the folder with the part files that it should have, by name. Raises `StorageError`."""
-        expected = {file for name in names for file in self._form.files(name)}
-        present = set(self._store.list())
-        extra = (name for name in sorted(present - expected) if _PART_FILE.fullmatch(name))
+        expected, present = set(names), set(self._store.list())
+        kept = expected | {_older_schema_name(name) for name in expected}
+        extra = (name for name in sorted(present - kept) if _PART_FILE.fullmatch(name))
         return PartFileDifference(tuple(sorted(expected - present)), tuple(extra))
+
+    def record(self, name: str) -> PartRecord | None:
+        """Read what is known of a file; None for one that an earlier version wrote. Raises `StorageError`."""
+        return None if self._records is None else self._records.get(name)
+
+    def _recorded_schema(self, name: str) -> pa.Schema:
+        """Return the schema of a file that does not hold it; earlier versions wrote it into a folder."""
+        record = self.record(name)
+        if record is not None:
+            return record.schema
+        try:
+            data = self._store.get(_older_schema_name(name))
+        except NotFound as error:
+            raise self._unreadable(name, error) from error
+        return self._parse(name, lambda: pa.ipc.read_schema(data))
+
+    def _parse(self, name: str, parse: Callable[[], T]) -> T:
+        try:
+            return parse()
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise self._unreadable(name, error) from error
+
+    def _unreadable(self, name: str, error: Exception) -> StorageError:
+        place = self._store.location(name).uri
+        cause = (str(error).splitlines() or [type(error).__name__])[0]
+        return StorageError(
+            f"could not read {place}: {cause.rstrip('.')}.", hint="It was changed or damaged.", path=place
+        )
+
+
+def _older_schema_name(name: str) -> str:
+    return f"_schemas/{name.rpartition('.')[0]}.arrow"
 
 
 class OutputResults:

@@ -14,6 +14,8 @@ from batchmill.sources.inline import InlineSource
 from batchmill.sources.lines import LineSource
 from batchmill.sources.opening import SourceFiles
 from batchmill.sources.parquet import ParquetReader
+from batchmill.sources.part_of_source import LimitedSource, SampledSource
+from batchmill.sources.sampling import Sample
 
 if TYPE_CHECKING:
     from batchmill.storage.blobs import BlobStore
@@ -43,7 +45,16 @@ def open_source(description: SourceDescription, locations: Locations, blobs: Blo
 
     staging: the folder of the blob store for the text of compressed files; one for each job.
     """
-    files = SourceFiles(description, locations, blobs)
+    source = _open_files(description, SourceFiles(description, locations, blobs), blobs, staging)
+    if isinstance(description.sample, float):
+        source = SampledSource(source, Sample.fraction(description.sample, description.seed))
+    elif description.sample is not None:
+        rows = source.count("").rows
+        source = SampledSource(source, Sample.number(description.sample, rows, description.seed))
+    return source if description.limit is None else LimitedSource(source, description.limit)
+
+
+def _open_files(description: SourceDescription, files: SourceFiles, blobs: BlobStore, staging: str) -> Source:
     columns = description.file_schema.names
     match description.format:
         case "parquet":

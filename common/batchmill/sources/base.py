@@ -130,6 +130,9 @@ class RowReader(Protocol):
     def read_with_faults(self, slices: tuple[Slice, ...]) -> RowsRead:
         """See `Source.read_with_faults`."""
 
+    def origins(self, slices: Sequence[Slice], places: Sequence[int]) -> list[str]:
+        """See `Source.origins`."""
+
 
 class Source(ABC):
     """Rows that are stored somewhere. Reading is lazy: memory grows with a slice, never with the source."""
@@ -158,6 +161,23 @@ class Source(ABC):
         Raises as `read` does for everything else.
         """
         return RowsRead(self.read(slices))
+
+    def origins(self, slices: Sequence[Slice], places: Sequence[int]) -> list[str]:  # noqa: ARG002  # of files only
+        """Return in which file and line rows of these slices are; empty texts for rows that are in no file of a user.
+
+        places: of the rows among those of the slices, ascending. Raises as `read` does.
+        """
+        return [""] * len(places)
+
+
+def by_slice(counts: Sequence[int], places: Sequence[int]) -> list[list[int]]:
+    """Cut places among the rows of several slices into those in each. counts: the rows of each slice."""
+    found: list[list[int]] = []
+    first = 0
+    for count in counts:
+        found.append([place - first for place in places if first <= place < first + count])
+        first += count
+    return found
 
 
 def join_rows(parts: Sequence[RowsRead], schema: pa.Schema) -> RowsRead:

@@ -11,7 +11,18 @@ import numpy as np
 from batchmill.columns import carry
 from batchmill.jobs.shard import Slice
 from batchmill.sources.bad_rows import null_rows
-from batchmill.sources.base import BadRow, End, InputSplit, NextSplit, RowCount, RowsRead, Source, Splitter, join_rows
+from batchmill.sources.base import (
+    BadRow,
+    End,
+    InputSplit,
+    NextSplit,
+    RowCount,
+    RowsRead,
+    Source,
+    Splitter,
+    by_slice,
+    join_rows,
+)
 from batchmill.sources.cursor import SourceCursor
 from batchmill.sources.file_columns import FileColumns
 from batchmill.sources.lines import MAX_SLICES
@@ -126,6 +137,16 @@ class ColumnarSource(Source):
                 tuple(BadRow(place, entry.name, 0, "", reason) for place in range(one.rows)),
             )
         return RowsRead(self._columns.add(found.table, entry.name), found.bad)
+
+    def origins(self, slices: Sequence[Slice], places: Sequence[int]) -> list[str]:
+        """See `Source`."""
+        if self._files.are_uploaded:
+            return super().origins(slices, places)
+        return [
+            f"{self._files.entries[one.file].name}, {_counted(one.start + place)}"
+            for one, own in zip(slices, by_slice([one.rows for one in slices], places), strict=True)
+            for place in own
+        ]
 
     def _read_file(self, one: Slice) -> RowsRead:
         location = self._files.locate(one.file)

@@ -10,6 +10,7 @@ from batchmill.columns import UnsupportedColumnError, carried_schema
 from batchmill.errors import InvalidRows, InvalidSource
 from batchmill.jobs.job import MAX_FILE_BYTES
 from batchmill.sources.binary import SCHEMA as BINARY_SCHEMA
+from batchmill.sources.counting import with_all_rows_counted
 from batchmill.sources.csv_format import check_dialect
 from batchmill.sources.describe_columnar import describe_columnar, read_part_footer
 from batchmill.sources.describe_files import each_of
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batchmill.jobs.job import FileSource
+    from batchmill.sources.listing import Listing
     from batchmill.storage.blobs import BlobStore
     from batchmill.storage.locations import Locations
 
@@ -32,8 +34,9 @@ def describe(spec: FileSource, locations: Locations) -> SourceDescription:
     """Find the files of a source and validate them.
 
     Parquet and Arrow files: their footers. Text files: all of them if they are 64 MiB or less together, else the
-    first MiB of each. Raises `InvalidSource`, naming the file and, in text, the line, if there are no files, one is
-    outside the roots or cannot be read, a line is broken, or the files do not have one schema.
+    first MiB of each; for a sample of a number of rows, the rows of all are counted. Raises `InvalidSource`, naming the
+    file and, in text, the line, if there are no files, one is outside the roots or cannot be read, a line is broken, or
+    the files do not have one schema.
     """
     _check_columns(spec.columns)
     types_of(spec.types)
@@ -41,6 +44,13 @@ def describe(spec: FileSource, locations: Locations) -> SourceDescription:
         check_dialect(spec.csv)
     listing = list_files(spec, locations)
     _check_options(spec, listing.format)
+    described = _describe(spec, listing, locations)
+    if isinstance(spec.sample, int) and described.rows is None:
+        described = with_all_rows_counted(described, locations)
+    return described.model_copy(update={"limit": spec.limit, "sample": spec.sample, "seed": spec.seed})
+
+
+def _describe(spec: FileSource, listing: Listing, locations: Locations) -> SourceDescription:
     places = [real_location(entry.location, locations) for entry in listing.entries]
     files = [
         SourceFile(name=entry.location.uri, size=entry.size, mtime_s=entry.mtime_s, codec=codec)

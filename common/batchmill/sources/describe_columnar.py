@@ -10,7 +10,7 @@ from pyarrow import parquet as pq
 
 from batchmill.columns import UnsupportedColumnError, carried_schema
 from batchmill.errors import InvalidSource
-from batchmill.sources.arrow import read_index
+from batchmill.sources.arrow import read_any_index, read_index
 from batchmill.sources.describe_files import disagreement, each_of, nothing_readable
 from batchmill.sources.description import SourceDescription, SourceFile, encode_schema
 from batchmill.sources.file_columns import with_file_columns
@@ -126,14 +126,12 @@ def _look_at_chunks(footer: pq.FileMetaData) -> None:
 
 def _read_arrow_footer(place: Location) -> tuple[pa.Schema, int, int]:
     with reading(place), open_file(place) as file:
-        return _arrow_footer(file)
+        index = read_any_index(file)
+        return plain(index.schema), sum(index.rows), file.size()
 
 
 def read_part_footer(blobs: BlobStore, name: str) -> tuple[pa.Schema, int, int]:
     """Return the schema of a part of an upload, its number of rows and its size in bytes."""
     with reading(blobs.location(name)), open_part(blobs, name) as file:
-        return _arrow_footer(file)
-
-
-def _arrow_footer(file: pa.NativeFile) -> tuple[pa.Schema, int, int]:
-    return plain(pa.ipc.open_file(file).schema), sum(read_index(file).rows), file.size()
+        index = read_index(file)
+        return plain(index.schema), sum(index.rows), file.size()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, Self
 import pyarrow as pa
 from pydantic import Field
 
-from batchmill.jobs.job import MAX_FILE_BYTES, CsvDialect, Frozen, SourceFormat
+from batchmill.jobs.job import MAX_FILE_BYTES, CsvDialect, Frozen, SampleSize, SourceFormat
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 Codec = Literal["gzip", "zstd"]
 
 
-_READ_OPTIONS = {"csv", "types", "json_text", "keeps_bad_rows", "hive_columns", "path_column", "max_file_bytes"}
+_READ_OPTIONS = {
+    *("csv", "types", "json_text", "keeps_bad_rows", "hive_columns", "path_column", "max_file_bytes"),
+    *("limit", "sample", "seed"),
+}
 
 
 class SourceFile(Frozen):
@@ -53,6 +56,9 @@ class SourceDescription(Frozen):
     hive_columns: tuple[str, ...] = ()  # columns that the folders give
     path_column: str | None = None
     max_file_bytes: int = MAX_FILE_BYTES  # of files that are rows
+    limit: int | None = None  # only the first rows are read
+    sample: SampleSize | None = None  # only a random choice of the rows is read
+    seed: int = 0
     row_bytes: float = 0.0  # average bytes of text a row, by the part that was read; 0 where that is not needed
 
     @cached_property
@@ -68,7 +74,7 @@ class SourceDescription(Frozen):
 
     @property
     def rows(self) -> int | None:
-        """How many rows the source has, or None if that shows only when its end is reached."""
+        """How many rows the files have, or None if that shows only when its end is reached."""
         counts = [file.rows for file in self.files if file.rows is not None]
         return sum(counts) if len(counts) == len(self.files) else None
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _ABOUT_DATA = (
     *("readme*", "license*", "licence*", "notice*", "changelog*", "*.md", "*.rst", "*.yaml", "*.yml", "*.crc"),
     *("thumbs.db", "desktop.ini", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"),
+    "*.manifest.json",  # of outputs
     *("*.md5", "*.sha256", "sha256sums", "md5sums"),
 )
 MAX_CHOICES = 64  # patterns that one pattern may stand for

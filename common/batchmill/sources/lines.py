@@ -14,10 +14,21 @@ from batchmill.errors import InvalidSource
 from batchmill.jobs.job import CsvDialect
 from batchmill.jobs.shard import Slice
 from batchmill.sources.bad_rows import null_rows, read_good_rows
-from batchmill.sources.base import BadRow, End, InputSplit, NextSplit, RowCount, RowsRead, Source, Splitter, join_rows
+from batchmill.sources.base import (
+    BadRow,
+    End,
+    InputSplit,
+    NextSplit,
+    RowCount,
+    RowsRead,
+    Source,
+    Splitter,
+    by_slice,
+    join_rows,
+)
 from batchmill.sources.csv_format import CsvFormat, csv_layout, parse_record
 from batchmill.sources.cursor import SourceCursor
-from batchmill.sources.faults import RecordBlock, broken_while_read
+from batchmill.sources.faults import RecordBlock, RecordPlaces, broken_while_read
 from batchmill.sources.file_columns import FileColumns
 from batchmill.sources.formats import LineFormat, PlainTextFormat
 from batchmill.sources.json_format import JsonLinesFormat
@@ -70,6 +81,19 @@ class LineSource(Source):
     def read_with_faults(self, slices: Sequence[Slice]) -> RowsRead:
         """Parse the rows of these slices, and list those that do not parse, if the source's options allow that."""
         return join_rows([self._read(one) for one in slices], self.schema)
+
+    def origins(self, slices: Sequence[Slice], places: Sequence[int]) -> list[str]:
+        """See `Source`. The text of slices that have such rows is read again."""
+        found: list[str] = []
+        for one, own in zip(slices, by_slice([one.rows for one in slices], places), strict=True):
+            uri = self._files.entries[one.file].name
+            lines = (
+                RecordPlaces(RecordBlock(uri, one.line, one.rows, self._load(one)), self._format.layout)
+                if own
+                else None
+            )
+            found += [f"{uri}, line {lines.line(place)}" for place in own if lines is not None]
+        return found
 
     def _read(self, one: Slice) -> RowsRead:
         found = self._unreadable(one) if one.start == one.stop else self._parse(one)

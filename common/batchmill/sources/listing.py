@@ -6,25 +6,26 @@ import os
 import re
 import stat
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from itertools import islice
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pyarrow import fs
 
-from batchmill.errors import InvalidSource, did_you_mean
-from batchmill.jobs.job import SourceFormat
+from batchmill.errors import InvalidSource
+from batchmill.sources.endings import FORMATS, ending_of, format_of
 from batchmill.sources.folders import braces, is_about_data, refuse_tables
 from batchmill.sources.opening import reading
+from batchmill.sources.saved_datasets import STATE_FILE, saved_files
 from batchmill.storage.locations import Location
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from batchmill.jobs.job import FileSource
+    from batchmill.jobs.job import FileSource, SourceFormat
     from batchmill.sources.description import Codec
     from batchmill.storage.locations import Locations
 
@@ -33,21 +34,6 @@ MAX_LOOKED_AT = 1_000_000
 """Entries that the listing of one pattern may look at; one that is reached for two parts of a pattern counts twice."""
 
 MAX_LISTING_S = 20.0
-_ENDINGS: dict[str, SourceFormat] = {
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".arrow": "arrow",
-    ".feather": "arrow",
-    ".ipc": "arrow",
-    ".txt": "text",
-    ".text": "text",
-}
-_CODECS: dict[str, Codec] = {".gz": "gzip", ".zst": "zstd"}
-_LINE_FORMATS = frozenset({"jsonl", "csv", "text"})
 _MAGIC = re.compile(r"[*?[]|\{[^{}]*,[^{}]*\}")
 _DIGITS = re.compile(r"(\d+)")
 
@@ -60,6 +46,7 @@ class Entry:
     is_folder: bool
     size: int = 0
     mtime_s: int = 0
+    place: int | None = None  # among the files of its folder, where a file there lists them
 
     @property
     def name(self) -> str:
@@ -89,12 +76,12 @@ def list_files(spec: FileSource, locations: Locations) -> Listing:
         raise InvalidSource("the source is an empty list of files.", hint="Name at least one file, folder or glob.")
     found: dict[str, Entry] = {}
     for pattern in patterns:
-        for entry in _matches(pattern, locations, by_ending=spec.format is None):
+        for entry in _matches(pattern, locations, spec.format):
             locations.resolve(entry.location.uri)  # as it will be read: no link leads out, the name is printable
             found.setdefault(entry.location.uri, entry)
-    formats = [_format_of(uri, spec.format) for uri in found]
+    formats = [format_of(uri, spec.format) for uri in found]
     _refuse_mixture(list(found), [kind for kind, _ in formats])
-    is_tab_separated = [_ending(uri)[0] == ".tsv" for uri in found]
+    is_tab_separated = [ending_of(uri)[0] == ".tsv" for uri in found]
     if formats[0][0] == "csv" and len(set(is_tab_separated)) > 1:
         raise InvalidSource(
             "the source mixes .csv and .tsv files.", hint="Name files with one ending, with a glob like 'folder/*.tsv'."
@@ -103,8 +90,11 @@ def list_files(spec: FileSource, locations: Locations) -> Listing:
     return Listing(formats[0][0], tuple(found.values()), codecs, is_tab_separated[0])
 
 
-def _matches(pattern: str, locations: Locations, *, by_ending: bool) -> list[Entry]:
-    """List what a pattern matches. by_ending: pass over files in folders that are about the data, such as README.md."""
+def _matches(pattern: str, locations: Locations, asked: SourceFormat | None) -> list[Entry]:
+    """List what a pattern matches, without files in folders that are about the data, such as README.md.
+
+    asked: the files' format, if it does not follow from their endings.
+    """
     location = locations.resolve(pattern)
     with reading(location):
         entry = _entry(location)
@@ -122,9 +112,44 @@ def _matches(pattern: str, locations: Locations, *, by_ending: bool) -> list[Ent
             entries = _files_below(location, locations, set(), _Budget(location))
         files = list(islice(entries, MAX_FILES + 1))
         refuse_tables([file.location for file in files] or [location.child("file")], locations)
-    if by_ending:
-        files = [file for file in files if not is_about_data(file.name)] or files
-    return sorted(_counted(files, location), key=lambda file: natural_key(file.location.path))
+        files = _only_saved_files(files)
+    files = [file for file in files if not _is_passed_over(file, files, asked)] or files
+    return sorted(_counted(files, location), key=_place)
+
+
+def _is_passed_over(file: Entry, files: list[Entry], asked: SourceFormat | None) -> bool:
+    """Whether a file in a folder is about the data, and is not one of the data files by its own ending."""
+    if asked not in (None, "parquet", "arrow") or not is_about_data(file.name):
+        return False
+    wanted = {asked} if asked else {FORMATS.get(ending_of(one.name)[0]) for one in files if not is_about_data(one.name)}
+    return FORMATS.get(ending_of(file.name)[0]) not in wanted - {None}
+
+
+def _place(file: Entry) -> list[tuple[list[str | int], str]]:
+    """Return a sort key: natural order, and within a folder of saved files their own."""
+    key = natural_key(file.location.path)
+    return key if file.place is None else [*key[:-1], (["", file.place], file.name)]
+
+
+def _only_saved_files(files: list[Entry]) -> list[Entry]:
+    """Return the files, of folders that `Dataset.save_to_disk` of Hugging Face wrote only those that are the data."""
+    for state in [file for file in files if file.name == STATE_FILE]:
+        names = saved_files(state.location)
+        if names is None:
+            continue
+        folder = state.location.path.rpartition("/")[0]
+        here = {file.name: file for file in files if file.location.path.rpartition("/")[0] == folder}
+        missing = next((name for name in names if name not in here), None)
+        if missing is not None:
+            raise InvalidSource(
+                f"{state.location.uri} lists a file {missing[:200]!r}, which is not in its folder.",
+                hint="Copy the folder again, completely.",
+                file=state.location.uri,
+            )
+        own = {here[name].location.path: replace(here[name], place=place) for place, name in enumerate(names)}
+        others = [file for file in files if file.name not in here or here[file.name] is not file]
+        files = [*others, *own.values()]
+    return files
 
 
 def _counted(files: list[Entry], location: Location) -> list[Entry]:
@@ -343,43 +368,6 @@ def mtime_s(info: fs.FileInfo) -> int:
 
 def _is_hidden(name: str) -> bool:
     return name.startswith(("_", "."))
-
-
-def _format_of(uri: str, asked: SourceFormat | None) -> tuple[SourceFormat, Codec | None]:
-    ending, codec = _ending(uri)
-    if asked == "binary":
-        codec = None
-    kind = asked or _ENDINGS.get(ending)
-    if kind is None:
-        raise InvalidSource(
-            f"{uri}: the ending {ending!r} is not a known format.",
-            hint=_ending_hint(ending),
-            file=uri,
-        )
-    if codec is not None and kind not in _LINE_FORMATS:
-        raise InvalidSource(
-            f"{uri} is a {kind} file inside a {codec} file.",
-            hint=f"Decompress it: {kind} compresses its own columns.",
-            file=uri,
-        )
-    return kind, codec
-
-
-def _ending(uri: str) -> tuple[str, Codec | None]:
-    """Return the ending that gives a file's format, and how it is packed."""
-    name = PurePosixPath(uri.lower())
-    codec = _CODECS.get(name.suffix)
-    return (name.suffix if codec is None else PurePosixPath(name.stem).suffix), codec
-
-
-def _ending_hint(ending: str) -> str:
-    if ending == ".json":
-        return "If it holds one JSON object a line, give the source the format 'jsonl'."
-    known = ", ".join(sorted(_ENDINGS))
-    formats = ", ".join(map(repr, get_args(SourceFormat)))
-    near = did_you_mean(ending, _ENDINGS) if ending else ""
-    guess = f"{near} " if near.startswith("Did") else ""
-    return f"{guess}Known endings: {known}, line formats also with .gz or .zst; or give the source a format: {formats}."
 
 
 def _refuse_mixture(uris: list[str], formats: list[SourceFormat]) -> None:

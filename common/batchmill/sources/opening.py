@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from batchmill.storage.blobs import BlobStore
     from batchmill.storage.locations import Locations
 
+_WINDOW_TOO_LARGE = "it was compressed by zstd with a window of more than 128 MiB, which is the limit"
 MAX_OPEN_FILES = 16  # a source
 MAX_OPEN_PARTS = 4  # an upload: each is in memory
 _FINAL_ERRNOS = frozenset(
@@ -44,6 +45,11 @@ class SourceFiles:
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    @property
+    def are_uploaded(self) -> bool:
+        """Whether they are parts of an upload, which users do not know."""
+        return self._in_blobs
 
     def locate(self, index: int) -> Location:
         """Return where a file is, its links followed. Raises `InvalidSource` if it is outside the roots."""
@@ -200,10 +206,13 @@ def _reason(error: Exception) -> str:
     number = getattr(error, "errno", None)
     if number is not None and number != errno.EINVAL:
         return os.strerror(number)
-    return str(getattr(error, "strerror", None) or error or type(error).__name__).splitlines()[0]
+    reason = str(getattr(error, "strerror", None) or error or type(error).__name__).splitlines()[0]
+    return _WINDOW_TOO_LARGE if "requires too much memory" in reason else reason
 
 
 def _hint(reason: str) -> str:
     if reason == os.strerror(errno.EACCES):
         return "Let the service's user read it."
+    if reason == _WINDOW_TOO_LARGE:
+        return "Compress it again with --long=27 or less, or without --long."
     return "Check that the file is complete and has the format that its ending, or the source's format, says."

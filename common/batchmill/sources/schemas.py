@@ -24,6 +24,7 @@ class SchemaConflictError(ValueError):
         self.found = found
 
 
+_MAX_SHOWN = 10
 MAX_COLUMNS = 20_000
 """Of a file. Each column costs time in every step of a job; the setting BATCHMILL_MAX_COLUMNS may allow fewer."""
 
@@ -48,8 +49,13 @@ def refuse_doubles(names: Sequence[str], file: str) -> None:
     refuse_too_many(names, file)
     double = next((name for name, count in Counter(names).items() if count > 1), None)
     if double == "":
+        places = [f"{place:,}" for place, name in enumerate(names, start=1) if not name]
+        few = f"{', '.join(places[:_MAX_SHOWN])}{' …' if len(places) > _MAX_SHOWN else ''}"
         raise InvalidSource(
-            f"{file} has more than one column without a name.", hint="Give each column a name.", file=file, column=""
+            f"{file} has {len(places):,} columns without a name: {few} (the first column is 1).",
+            hint="Give each column a name, or delete separators at the end of its lines.",
+            file=file,
+            column="",
         )
     if double is not None:
         raise InvalidSource(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from batchmill.sources.gzip_text import GzipText
 from batchmill.sources.opening import UnreadableFile, changed, open_file, reading
 from batchmill.sources.records import Records, RecordScanner
 
@@ -41,7 +42,7 @@ class Blocks:
         self._block = LOCAL_BLOCK_BYTES if location.is_local else REMOTE_BLOCK_BYTES
         with reading(location):
             self._file: Any = open_file(location)
-            self._text: Any = pa.CompressedInputStream(self._file, codec) if codec and size else None
+            self._text: Any = _decompressed(self._file, codec) if codec and size else None
             self._skip(offset if self._text else 0)
 
     @property
@@ -74,6 +75,10 @@ class Blocks:
             if not block.size:
                 raise changed(self.location.uri, "its text ends earlier")
             left -= block.size
+
+
+def _decompressed(file: Any, codec: Codec) -> Any:
+    return GzipText(file) if codec == "gzip" else pa.CompressedInputStream(file, codec)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from batchmill.storage.objects import ObjectStores
 
 _PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
+_ANY_PART = re.compile(r"(?!\.{1,2}$)[^/\0]+")
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _UNAVAILABLE = _FULL | {
@@ -60,10 +61,14 @@ class BlobStore:
 
     is_sealed: whether each blob ends with a seal, which is checked whenever it is read: `DamagedData` if it does not
     fit. Sizes are those without seals. prefix: of all names in their seals; "" or one that ends with "/".
+    has_any_name: whether names may have other characters, too, since people chose them.
     """
 
-    def __init__(self, root: Location, *, is_sealed: bool = False, prefix: str = "") -> None:
+    def __init__(
+        self, root: Location, *, is_sealed: bool = False, prefix: str = "", has_any_name: bool = False
+    ) -> None:
         self.root = root
+        self._names = _ANY_PART if has_any_name else _PART
         self._is_sealed = is_sealed
         self._prefix = prefix
 
@@ -123,13 +128,8 @@ class BlobStore:
                 return Path(staged.name).stat().st_size - self._seal_bytes
 
     def put_table(self, name: str, table: pa.Table) -> int:
-        """Write a table as an uncompressed Arrow IPC file, batch by batch. Returns its size in bytes."""
-
-        def fill(path: str) -> None:
-            with pa.OSFile(path, "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-                writer.write_table(table.unify_dictionaries())  # a file holds one dictionary a column
-
-        return self.put_file(name, fill)
+        """Write a table as `write_arrow` does. Returns the blob's size in bytes."""
+        return self.put_file(name, lambda path: write_arrow(path, table))
 
     def put_new(self, name: str, data: bytes) -> bool:
         """Write a small blob unless one of that name exists. Returns whether it was written.
@@ -227,7 +227,7 @@ class BlobStore:
 
     def location(self, name: str) -> Location:
         """Return the location of a blob. Raises `InvalidRequest` for what is no blob name."""
-        if not all(_PART.fullmatch(part) for part in name.split("/")):
+        if not all(self._names.fullmatch(part) for part in name.split("/")):
             raise InvalidRequest(
                 f"{name!r} is no blob name.",
                 hint="Expected parts out of A-Z a-z 0-9 . _ - that do not begin with a dot, separated by '/'.",
@@ -250,6 +250,12 @@ class BlobStore:
             infos = location.entries(recursive=True)
         start = len(self.root.path.rstrip("/")) + 1
         return (info.path[start:] for info in infos if info.is_file)
+
+
+def write_arrow(path: str, table: pa.Table) -> None:
+    """Write a table into an uncompressed Arrow IPC file, batch by batch."""
+    with pa.OSFile(path, "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table.unify_dictionaries())  # a file holds one dictionary a column
 
 
 def is_unfinished(file_name: str) -> bool:

@@ -25,6 +25,12 @@ _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _QUERY = re.compile(r"\?[^/]*=")  # a lone "?" is a wildcard, or part of a name
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _REMOTE = ("s3", "gs", "az")
+_AZURE = "Write az://CONTAINER/PATH; the account comes from the environment."
+_OTHER_NAMES = {
+    **dict.fromkeys(("abfs", "abfss", "wasb", "wasbs", "azure", "adl"), _AZURE),
+    **dict.fromkeys(("s3a", "s3n"), "Write s3://BUCKET/PATH."),
+    "gcs": "Write gs://BUCKET/PATH.",
+}
 _DISKS = fs.LocalFileSystem()
 
 
@@ -39,6 +45,13 @@ class Location:
     def child(self, name: str) -> Location:
         """The place `name` below this one."""
         return Location(f"{self.path.rstrip('/')}/{name}", f"{self.uri.rstrip('/')}/{name}", self.objects)
+
+    def parent(self) -> Location | None:
+        """The folder that this is in; None for the root of the disks and for a bucket."""
+        above, slash, name = self.path.rstrip("/").rpartition("/")
+        if not slash:
+            return None
+        return Location(above or "/", self.uri.rstrip("/").removesuffix(f"/{name}") or "/", self.objects)
 
     @property
     def is_local(self) -> bool:
@@ -100,8 +113,7 @@ class Locations:
 
     def check(self, location: Location, *, error: type[BatchmillError] = InvalidSource) -> None:
         """Raise `error` if a location, its links followed, is outside the roots."""
-        place = _place(location)
-        if place and any(_is_below(place, root) for root in self._roots):
+        if self.holds(location):
             return
         raise error(
             f"{location.uri!r} is outside the folders this service may use.",
@@ -109,6 +121,11 @@ class Locations:
             "the service's operator sets them with BATCHMILL_ROOTS.",
             path=location.uri,
         )
+
+    def holds(self, location: Location) -> bool:
+        """Whether a location, its links followed, is inside the roots."""
+        place = _place(location)
+        return bool(place) and any(_is_below(place, root) for root in self._roots)
 
     def refuse_overlap(self, private: Location) -> None:
         """Raise `InvalidSettings` if a root contains the blob store or is in it; links are followed."""
@@ -137,17 +154,18 @@ def _split(uri: str, error: type[BatchmillError]) -> tuple[str, str]:
     if found is None:
         return "", _local_path(uri, error)
     scheme, rest = found[1].lower(), found[2]
+    if scheme != "file" and scheme not in _REMOTE:  # the message repeats nothing that may be a password
+        raise error(
+            f"the scheme {scheme}:// of a URI is not supported.",
+            hint=_OTHER_NAMES.get(scheme, "Expected a path, file://, s3://, gs:// or az://."),
+        )
     if "@" in rest.partition("/")[0]:  # the message must not repeat what may be a password
         raise error(f"a {scheme}:// URI holds a user name or keys.", hint="Keys come from the environment only.")
     if _QUERY.search(rest):
         raise error(f"a {scheme}:// URI holds a query.", hint="Options are settings of the service; leave out '?…'.")
     if scheme == "file":
         return "", _file_path(uri, rest, error)
-    if scheme in _REMOTE:
-        return scheme, _object_path(uri, rest, error)
-    raise error(
-        f"{uri!r} has the scheme {scheme!r}.", hint="Expected a path, file://, s3://, gs:// or az://.", path=uri
-    )
+    return scheme, _object_path(uri, rest, error)
 
 
 def _file_path(uri: str, rest: str, error: type[BatchmillError]) -> str:

@@ -64,6 +64,24 @@ def unseal(name: str, sealed: pa.Buffer, uri: str) -> pa.Buffer:
     return data
 
 
+def checksum_of(path: str) -> tuple[int, int]:
+    """Return the size in bytes and the xxh3 (64 bits) of a file."""
+    checksum, size = xxhash.xxh3_64(), 0
+    with Path(path).open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            checksum.update(chunk)
+            size += len(chunk)
+    return size, checksum.intdigest()
+
+
+def check(data: pa.Buffer, size: int, checksum: int, uri: str) -> None:
+    """Raise `DamagedData`, which names `uri`, if bytes are not those of which `checksum_of` was taken."""
+    if data.size != size:
+        raise damaged(uri, f"it was written with {size:,} bytes and has {data.size:,}")
+    if xxhash.xxh3_64_intdigest(memoryview(data)) != checksum:
+        raise damaged(uri, "its bytes do not fit its checksum")
+
+
 def damaged(uri: str, reason: str) -> DamagedData:
     """Make the error for stored data that is not what was written."""
     return DamagedData(

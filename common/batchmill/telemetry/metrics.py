@@ -154,7 +154,7 @@ class BoundedNames:
 
 def new_registry(*collectors: Collector) -> CollectorRegistry:
     """A registry of its own, which says nothing of when its metrics were made: that would be a series more for each."""
-    disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus-client says nothing
+    disable_created_metrics()
     registry = CollectorRegistry(auto_describe=False)
     for collector in collectors:
         registry.register(collector)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from batchmill.ledger import Ledger
-    from batchmill.ledger.jobs import Submission
+    from batchmill.ledger.submission import Submission
     from batchmill.settings import CoordinatorSettings
 
 

@@ -13,7 +13,7 @@ from batchmill.jobs.job import MAX_INLINE_BYTES, FileSource, JobRequest, JobSpec
 from batchmill.jobs.shard import FIRST_ROWS, Shard, ShardId
 from batchmill.jobs.stages import FIRST_STAGE
 from batchmill.jobs.status import CheckedJob
-from batchmill.ledger.jobs import OneShardPlan, Submission
+from batchmill.ledger.submission import OneShardPlan, Submission
 from batchmill.sources import InlineSource, SourceDescription
 from batchmill.sources.base import InputSplit
 from batchmill.workspace import stream_from_table, table_from_stream

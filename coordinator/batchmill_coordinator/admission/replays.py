@@ -17,7 +17,7 @@ from batchmill.errors import Conflict, InvalidRequest
 from batchmill.jobs.dead_letters import BAD_LINE, TOO_LARGE
 from batchmill.jobs.job import UploadSource, new_id
 from batchmill.jobs.stages import last_stage, stage_called
-from batchmill.ledger.jobs import Submission
+from batchmill.ledger.submission import Submission
 from batchmill_coordinator.admission.acceptance import accept, tenant_key
 from batchmill_coordinator.admission.edits import edited
 from batchmill_coordinator.admission.upload_parts import part_name

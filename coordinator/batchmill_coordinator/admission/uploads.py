@@ -36,19 +36,19 @@ class Uploads:
         self._ledger.tenants.require_upload_room(
             tenant, self._settings.max_uploads_per_tenant, self._settings.max_upload_bytes_per_tenant
         )
-        self._ledger.jobs.begin_upload(upload_id, max_uploads=MAX_UPLOADS)
+        self._ledger.uploads.begin(upload_id, max_uploads=MAX_UPLOADS)
         self._ledger.tenants.add_upload(tenant, upload_id)
         return upload_id
 
     def drop(self, upload_id: str, tenant: str) -> None:
         """Drop an open upload of the tenant; another one is left as it is."""
-        if self._ledger.tenants.owns_upload(tenant, upload_id) and self._ledger.jobs.drop_upload(upload_id):
+        if self._ledger.tenants.owns_upload(tenant, upload_id) and self._ledger.uploads.drop(upload_id):
             self._ledger.tenants.remove_upload(tenant, upload_id)
             self._blobs.delete_folder(f"uploads/{upload_id}")
 
     def require(self, upload_id: str, tenant: str) -> None:
         """Raise `InvalidSource` unless the tenant has such an open upload."""
-        if not (self._ledger.tenants.owns_upload(tenant, upload_id) and self._ledger.jobs.has_upload(upload_id)):
+        if not (self._ledger.tenants.owns_upload(tenant, upload_id) and self._ledger.uploads.is_open(upload_id)):
             raise no_such_upload(upload_id)
 
     def store(self, upload_id: str, tenant: str, number: int, path: str) -> None:

@@ -41,7 +41,7 @@ def no_json(body: bytes, reason: str) -> InvalidRequest:
     if fault is not None:
         return InvalidRequest(f"field {fault.field!r} {fault.reason}.", hint=fault.hint, field=fault.field)
     where = reason.removeprefix("Invalid JSON: ")
-    return InvalidRequest(f"the body is no JSON ({_printable(where)[:200]}).", hint="Send a JSON object.")
+    return InvalidRequest(f"the body is no JSON ({_printable(where)[:200]}).", hint="Send a JSON object.", field="body")
 
 
 def _fields(model: Any, place: list[str]) -> list[str]:

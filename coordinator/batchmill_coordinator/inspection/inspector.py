@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from batchmill.errors import InvalidSource
 from batchmill.jobs.shard import Slice
+from batchmill.processes.inspectors import InspectionFailed
 from batchmill.sources import End, InputSplit, NextSplit, NotYet, RowCount, Source, SourceDescription, Splitter
 from batchmill.workspace import table_from_stream
-from batchmill_coordinator.inspection.pool import InspectionFailed
 from batchmill_coordinator.inspection.tasks import Task
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from batchmill.jobs.job import FileSource, UploadSource
-    from batchmill_coordinator.inspection.pool import InspectorPool
+    from batchmill.processes.inspectors import InspectorPool
 
 
 class Inspector:
@@ -69,7 +69,7 @@ class Inspector:
 
     def read(self, job_id: str, slices: Sequence[Slice]) -> pa.Table:
         """Read rows of a job's source, as `Source.read` does."""
-        fields = [[one.file, one.start, one.stop, one.rows, one.line, one.staged] for one in slices]
+        fields = [one.fields() for one in slices]
         with _blaming(f"the source of job {job_id}"):
             return table_from_stream(self._pool.call(Task.READ, {"job": job_id, "slices": fields}, key=job_id).data)
 

@@ -12,11 +12,11 @@ from batchmill.caches import Lru
 from batchmill.errors import InvalidRows
 from batchmill.jobs.job import FileSource
 from batchmill.jobs.shard import Slice
+from batchmill.processes.messages import Message
 from batchmill.sources import describe, describe_upload
 from batchmill.sources.base import End, InputSplit, NotYet
 from batchmill.workspace import Workspace, stream_from_table
 from batchmill_coordinator.inspection.arrow_bounds import arrow_limits, check_file, table_from_base64
-from batchmill_coordinator.inspection.wire import Message
 
 if TYPE_CHECKING:
     from batchmill.settings import CoordinatorSettings
@@ -104,14 +104,10 @@ class Tasks:
             dropped.splitter.close()
         match found:
             case InputSplit(slices, rows, nbytes, next_cursor):
-                return Message({"split": [[_fields(one) for one in slices], rows, nbytes, next_cursor]})
+                return Message({"split": [[one.fields() for one in slices], rows, nbytes, next_cursor]})
             case NotYet():
                 return Message({"at_end": False})
             case End():
                 return Message({"at_end": True})
             case never:
                 assert_never(never)
-
-
-def _fields(one: Slice) -> list[Any]:
-    return [one.file, one.start, one.stop, one.rows, one.line, one.staged]

@@ -42,9 +42,9 @@ class RoleMetrics:
         for state in _FINAL:
             self._finished.labels(*self._work(spec), state)
 
-    def finished(self, spec: StageSpec, state: JobState) -> None:
+    def finished(self, operator: str, pool: str, state: JobState) -> None:
         """Count a job that ended in this state."""
-        self._finished.labels(*self._work(spec), state).inc()
+        self._finished.labels(operator, self._pool(pool), state).inc()
 
     def dispatched(self, spec: StageSpec) -> None:
         """Count an attempt that was published."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from batchmill.jobs.shard import ShardId
+from batchmill.errors import DamagedData, NotFound
+from batchmill.jobs.shard import ShardId, format_shard_id
 from batchmill.jobs.stages import last_stage
 from batchmill.ledger.formats.settlement import SplitUp
-from batchmill.sinks import Manifest, columns_of
+from batchmill.sinks import Manifest, columns_of, encode_schema
 from batchmill.workspace import table_from_stream
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from batchmill.sinks import InputFingerprint, ManifestPart, Publisher, ResultStore
 
 LOOK_AHEAD = 256  # shards asked for in one round trip
+MAX_READS_AT_ONCE = 16  # of records of parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +62,33 @@ def _leaves(
 def results_of(
     ledger: Ledger, record: JobRecord, stage: int, results: ResultStore, shards: Sequence[Settled]
 ) -> list[pa.Table]:
-    """Read the results of settled shards of a stage that have rows. Raises `NotFound` or `StorageError`."""
+    """Read the results of settled shards of a stage that have rows.
+
+    Raises `StorageError`; `DamagedData` and `NotFound` name the first shard whose results are damaged or gone, and its
+    rows.
+    """
     inline = ledger.results.inline_results(record.id, stage, [settled.shard_id for settled in shards])
     return [
-        table_from_stream(stream) if stream is not None else results.read(settled.shard_id, settled.token)
+        table_from_stream(stream) if stream is not None else _stored(record, results, settled)
         for settled, stream in zip(shards, inline, strict=True)
     ]
+
+
+def _stored(record: JobRecord, results: ResultStore, part: Settled) -> pa.Table:
+    try:
+        return results.read(part.shard_id, part.token)
+    except (DamagedData, NotFound) as error:
+        shard, last_row = format_shard_id(part.shard_id), part.first_row + part.rows + part.rows_dead - 1
+        rows = f"the rows {part.first_row:,} to {last_row:,} of {record.id} (shard {shard})"
+        raise type(error)(
+            f"the results of {rows} cannot be read: {error.message}",
+            hint="Restore the file from a copy.",
+            job=record.id,
+            shard=shard,
+            first_row=part.first_row,
+            last_row=last_row,
+            path=str(error.details.get("path", "")),
+        ) from error
 
 
 def manifest_of(
@@ -87,7 +111,10 @@ def manifest_of(
     shards = [
         part for shard in settled_shards(ledger, record, last_stage(spec)) for part in shard.parts if part.results > 0
     ]
-    parts = tuple(publisher.part(part.shard_id, part.token, part.results, part.nbytes) for part in shards)
+    with ThreadPoolExecutor(MAX_READS_AT_ONCE) as pool:
+        parts = tuple(
+            pool.map(lambda part: publisher.part(part.shard_id, part.token, part.results, part.nbytes), shards)
+        )
     if parts:
         schema = results.schema(shards[0].shard_id, shards[0].token)
     else:
@@ -103,6 +130,7 @@ def manifest_of(
         rows=sum(part.rows for part in parts),
         rows_dead=record.rows_dead,
         columns=columns_of(schema),
+        arrow_schema=encode_schema(schema),
         parts=parts,
         created_at=record.created_at / 1000,
         finished_at=finished_at,

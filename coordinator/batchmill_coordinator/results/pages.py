@@ -123,27 +123,10 @@ def _read_parts(
         except (DamagedData, NotFound) as error:
             if tables:
                 break
-            raise _without_part(error, record.id, part, chosen[1].shard_id if len(chosen) > 1 else following) from error
+            cursor = format_shard_id(chosen[1].shard_id if len(chosen) > 1 else following)
+            hint = f"{error.hint} The results behind it begin with the cursor {cursor!r}."
+            raise type(error)(error.message, hint=hint, **error.details, next_cursor=cursor) from error
     return tables
-
-
-def _without_part(
-    error: DamagedData | NotFound, job_id: str, part: Settled, next_shard: ShardId
-) -> DamagedData | NotFound:
-    """Make the error for a part that cannot be read, with the cursor of what follows it."""
-    shard, cursor = format_shard_id(part.shard_id), format_shard_id(next_shard)
-    last_row = part.first_row + part.rows + part.rows_dead - 1
-    return type(error)(
-        f"the results of the rows {part.first_row:,} to {last_row:,} of {job_id} (shard {shard}) cannot be read: "
-        f"{error.message}",
-        hint=f"Restore the file from a copy. The results behind it begin with the cursor {cursor!r}.",
-        job=job_id,
-        shard=shard,
-        first_row=part.first_row,
-        last_row=last_row,
-        next_cursor=cursor,
-        path=str(error.details.get("path", "")),
-    )
 
 
 def _choose(ledger: Ledger, record: JobRecord, stage: int, start: ShardId) -> tuple[list[Settled], ShardId]:

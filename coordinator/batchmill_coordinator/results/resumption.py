@@ -22,7 +22,7 @@ from batchmill.jobs.stages import last_stage
 from batchmill.jobs.unfinished import FORMAT
 from batchmill.ledger.formats.encodings import parse_settled
 from batchmill.ledger.formats.settlement import Settled
-from batchmill.sinks import InputFingerprint, Manifest
+from batchmill.sinks import InputFingerprint, Manifest, keep_resumed_manifest, resumed_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from batchmill.jobs.unfinished import UnfinishedWork
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.operators.contract import OperatorInfo
-    from batchmill.sinks import Publisher
+    from batchmill.sinks import Manifest, Publisher
     from batchmill.sources import SourceDescription
     from batchmill.workspace import Workspace
 
@@ -102,15 +102,18 @@ class Resumption:
 
     def keep(self, job_id: str, manifest: Manifest) -> None:
         """Store for the planner what a job resumes. Raises `StorageError`."""
-        self._workspace.blobs.put(_name(job_id), manifest.to_json())
+        keep_resumed_manifest(self._workspace.blobs, job_id, manifest)
 
     def resume_from(self, record: JobRecord, epoch: int) -> None:
         """Begin a job with what another one left. Doing it again is fine. Raises `StorageError`."""
-        manifest = Manifest.parse(self._workspace.blobs.get(_name(record.id)).to_pybytes(), _name(record.id))
-        if manifest.rest is None:
-            raise InvalidOutput(f"job {manifest.job} left nothing to resume.")
+        manifest = resumed_manifest(self._workspace.blobs, record.id)
+        if manifest is None or manifest.rest is None:
+            raise InvalidOutput(f"job {record.resumed_from} left nothing to resume.")
         dead: Counter[str] = Counter()
         stage = last_stage(record.spec)
+        publisher = self._workspace.open_publisher(record.id, record.spec)
+        if publisher is not None:
+            publisher.adopt(manifest)
         self._adopt_schema(record, stage, manifest)
         for shard in _with_dead_rows(stage, manifest.rest):
             letters = self._copy_dead_rows(manifest.job, record.id, shard).letters
@@ -128,7 +131,7 @@ class Resumption:
             first = manifest.parts[0]
             token = int(first.name.rpartition("-a")[2].partition(".")[0])
             results = self._workspace.open_results(record.id, record.spec, stage)
-            schema = results.schema(parse_shard_id(first.shard), token)
+            schema = results.schema(parse_shard_id(first.shard or ""), token)
             self._workspace.schema_log(record.id).widen(schema.empty_table())
 
     def _fingerprint(
@@ -140,6 +143,7 @@ class Resumption:
             files={file.name: f"{file.size} {file.mtime_s}" for file in files} if len(files) <= MAX_NAMED_FILES else {},
             operator_version=operator_version,
             carry=None if spec.last.carry is None else tuple(spec.last.carry),
+            skips_nulls=spec.last.on_null == "skip",
         )
 
     def _copy_dead_rows(self, earlier_id: str, job_id: str, shard: Settled) -> DeadRows:
@@ -157,10 +161,6 @@ class Resumption:
         """Make a plan that uses no blobs of the earlier job: text that was decompressed for a shard is copied."""
         shard = Shard.from_plan(job_id, stage, parse_shard_id(shard_id), plan)
         return shard.with_slices([self._workspace.own_staged(job_id, one) for one in shard.slices]).plan()
-
-
-def _name(job_id: str) -> str:
-    return f"jobs/{job_id}/resumes.json"
 
 
 def _with_dead_rows(stage: int, rest: UnfinishedWork) -> Iterator[Settled]:
@@ -186,6 +186,8 @@ def _differences(manifest: Manifest, before: InputFingerprint, order: Order, now
         yield f"its format was {manifest.format}, now it is {output.format}"
     if before.carry != now.carry:
         yield f"it passed {_columns(before.carry)} through, now it passes {_columns(now.carry)}"
+    if before.skips_nulls != now.skips_nulls:
+        yield 'only one of the two has `on_null` "skip", with which results have other columns'
     yield from _changed_files(before, now)
     if before.source != now.source:
         yield "its input has changed"

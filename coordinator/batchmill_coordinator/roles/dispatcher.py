@@ -1,8 +1,8 @@
 """The dispatcher: keeps a short window of shards per pool queued in Celery, fair between jobs, near their models.
 
-1. A step reads from the indexes, for each pool with workers, some stages with shards to queue and those that have
-   shards in flight. However many jobs wait, it reads no more. It fills the pool's window: slots plus
-   `PoolView.window`, less what is queued or running.
+1. A step asks the ledger what is due: of each pool whose window has room, some stages with shards to queue, and those
+   that have shards in flight. The window is the pool's slots and `PoolView.window`. However many jobs wait, it reads no
+   more; and of those that wait for their first turn, each only once in a while (`_Untouched`).
 2. Tenants and their jobs take turns by priority, deadline and what they have in flight (`fairness.next_job`), one shard
    a turn. Of a job the latest stage goes first, and one whose results wait for the next stage makes no more than its
    buffer holds (`buffer_credit`).
@@ -15,12 +15,13 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
 from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from batchmill.caches import Lru
 from batchmill.jobs.job import JobState
+from batchmill.ledger.views.index import Window
 from batchmill_coordinator.roles.job_guard import JobGuard, apart
 from batchmill_coordinator.scheduling.buffer_credit import within_buffer
 from batchmill_coordinator.scheduling.fairness import IDLE, Candidate, TenantLoad, latest_stages, next_job
@@ -29,11 +30,12 @@ from batchmill_coordinator.scheduling.pace import ModelPaces
 from batchmill_coordinator.scheduling.placement import ShardPlacement, Target, queue_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from batchmill.jobs.shard import ShardId
     from batchmill.ledger import Ledger
     from batchmill.ledger.formats.record import JobStage, StageKey
+    from batchmill.ledger.views.index import Due
     from batchmill_coordinator.fleet.fleet_view import FleetView
     from batchmill_coordinator.fleet.pools import PoolView
     from batchmill_coordinator.metering.counts import RoleMetrics
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_CANDIDATES = 64  # stages of a pool that a step considers
+MAX_SEEN = 1024
+MAX_AGE_MS = 1000
 
 
 class _Turns:
@@ -60,6 +64,32 @@ class _Turns:
         self.load[chosen.tenant] = self.load[chosen.tenant].after_its_turn(self.now_s)
 
 
+class _Untouched:
+    """Stages of which nothing was ever queued, as they were read at most `MAX_AGE_MS` ago.
+
+    A pool with many small jobs is looked at again for each shard that ends. Of a stage that waits for its first turn
+    nothing changes meanwhile that the ledger does not check when a shard of it is queued.
+    """
+
+    def __init__(self) -> None:
+        self._stages: Lru[StageKey, tuple[JobStage, int]] = Lru(MAX_SEEN)
+
+    def get(self, key: StageKey, now_ms: int) -> JobStage | None:
+        """The stage; None if it must be read."""
+        found = self._stages.get(key)
+        return found[0] if found is not None and 0 <= now_ms - found[1] < MAX_AGE_MS else None
+
+    def keep(self, stages: Iterable[JobStage], now_ms: int) -> None:
+        """Keep those that nothing was queued of."""
+        for one in stages:
+            if one.is_untouched:
+                self._stages.put(one.key, (one, now_ms))
+
+    def drop(self, key: StageKey) -> None:
+        """Read it next time."""
+        self._stages.pop(key)
+
+
 class Dispatcher:
     """Queues shards. Those of a paused job that are queued are unqueued, so that the window is free for other jobs."""
 
@@ -76,45 +106,56 @@ class Dispatcher:
         self._metrics = metrics
         self._names = ModelNames(fleet)
         self._paces = ModelPaces()
+        self._seen = _Untouched()
         self._guard = JobGuard(ledger, "its shards could not be queued")
 
     def step(self, epoch: int) -> None:
         """Fill every pool's window."""
-        ledger, now_ms = self._ledger, self._ledger.now_ms()
-        for one in ledger.jobs.read_stages(ledger.index.to_unqueue(MAX_CANDIDATES)):
+        pools = self._fleet.pools()
+        windows = {name: Window(pool.capacity + pool.window, pool.operators) for name, pool in pools.items()}
+        due = self._ledger.index.due(windows, MAX_CANDIDATES)
+        if due.unqueue:
+            self._unqueue(due.unqueue, epoch)
+            due = self._ledger.index.due(windows, MAX_CANDIDATES)
+        known = self._read(due) if due.ready else {}
+        for name, ready in due.ready.items():
+            with apart(f"filling the window of pool {name}"):
+                flying = due.in_flight.get(name, {})
+                stages = [known[key] for key in dict.fromkeys([*flying, *ready]) if key in known]
+                free_slots = windows[name].shards - sum(flying.values())
+                self._fill(name, pools[name], stages, set(ready), free_slots, due.now_ms, epoch)
+
+    def _unqueue(self, keys: Sequence[StageKey], epoch: int) -> None:
+        for one in self._ledger.jobs.read_stages(keys):
             if not self._guard.is_set_aside(one.job.id):
                 with self._guard.over(one.job.id):
-                    ledger.jobs.unqueue_paused(one.job, one.stage, epoch)
-        ledger.index.admit_retries(now_ms, MAX_CANDIDATES)
-        pools = self._fleet.pools()
-        in_flight = self._in_flight(pools)
-        free = {name: pool.capacity + pool.window - _shards_in_flight(in_flight[name]) for name, pool in pools.items()}
-        open_pools = {name: pools[name].operators for name, slots in free.items() if slots > 0}
-        if not open_pools:
-            return
-        ready = ledger.index.ready(open_pools, MAX_CANDIDATES, free)
-        for name, stages in _by_pool(ledger.jobs.read_stages(chain.from_iterable(ready.values()))).items():
-            with apart(f"filling the window of pool {name}"):
-                flying = {one.key: one for one in in_flight[name]}
-                known = [*flying.values(), *(one for one in stages if one.key not in flying)]
-                self._fill(name, pools[name], known, {one.key for one in stages}, now_ms, epoch)
+                    self._ledger.jobs.unqueue_paused(one.job, one.stage, epoch)
 
-    def _in_flight(self, pools: Iterable[str]) -> dict[str, list[JobStage]]:
-        keys = self._ledger.index.in_flight()
-        return {name: [] for name in pools} | _by_pool(
-            self._ledger.jobs.read_stages(chain.from_iterable(keys.values()))
-        )
+    def _read(self, due: Due) -> dict[StageKey, JobStage]:
+        """The stages that are ready, and those in flight beside them."""
+        flying = list(chain.from_iterable(due.in_flight.get(pool, ()) for pool in due.ready))
+        ready = set(chain.from_iterable(due.ready.values())) - set(flying)
+        fresh = {key: one for key in ready if (one := self._seen.get(key, due.now_ms)) is not None}
+        read = {one.key: one for one in self._ledger.jobs.read_stages([*flying, *sorted(ready - fresh.keys())])}
+        self._seen.keep(read.values(), due.now_ms)
+        return fresh | read
 
     def _fill(
-        self, name: str, pool: PoolView, stages: list[JobStage], ready: set[StageKey], now_ms: int, epoch: int
+        self,
+        name: str,
+        pool: PoolView,
+        stages: list[JobStage],
+        ready: set[StageKey],
+        free_slots: int,
+        now_ms: int,
+        epoch: int,
     ) -> None:
         """Queue shards of those of the stages that are ready; the others are those in flight."""
-        free_slots = pool.capacity + pool.window - _shards_in_flight(stages)
         able = [one for one in stages if one.key in ready and self._is_able(one, pool)]
-        if free_slots <= 0 or not able:
+        if not able:
             return
         shards = self._ledger.shards
-        waiting = shards.to_queue_of([one.key for one in able], free_slots, now_ms)
+        waiting = shards.to_queue_of(able, free_slots, now_ms)
         for one in able:
             waiting[one.key] = within_buffer(one, waiting[one.key])
         models = self._names.of(stages)
@@ -126,6 +167,7 @@ class Dispatcher:
         ):
             with self._guard.over(one.job.id):
                 ref = shards.queue(one.job.id, one.stage, shard_id, epoch)
+                self._seen.drop(one.key)
                 if ref is not None:
                     queue = queue_for(target, name, models[one.key])
                     self._publisher.publish(one.spec.operator, queue, ref, one.job.spec.name)
@@ -165,17 +207,6 @@ class Dispatcher:
                 del candidates[key]
         for model, count in queued.items():
             self._paces.note(model, count, deferred=model in deferred, warm=placement.is_warm(model), now_s=now_s)
-
-
-def _by_pool(stages: Iterable[JobStage]) -> dict[str, list[JobStage]]:
-    pools: dict[str, list[JobStage]] = defaultdict(list)
-    for one in stages:
-        pools[one.spec.pool].append(one)
-    return pools
-
-
-def _shards_in_flight(stages: Iterable[JobStage]) -> int:
-    return sum(one.stage.shards_in_flight for one in stages)
 
 
 def _has_more(one: JobStage) -> bool:

@@ -5,7 +5,8 @@
    again after `RETRY_MS`, and others are ended meanwhile; what cannot be closed fails the job, and one that stops
    anyway ends without a manifest.
 3. Then the ledger ends the job, in one script that checks again that nothing is at work.
-4. A job whose deadline has passed, by clocks that agree (`ClockGuard`), is stopped; a later step ends it, when its
+4. A small job whose end leaves nothing to close or to delete is ended by its last commit. Its end is only counted here.
+5. A job whose deadline has passed, by clocks that agree (`ClockGuard`), is stopped; a later step ends it, when its
    workers have released their shards.
 """
 
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 MAX_STORAGE_FAILURES = 120  # in a row, `RETRY_MS` apart
 RETRY_MS = 500
 MAX_JOBS = 64  # that a step ends
+MAX_REPORTS = 1_000  # of jobs that ended without it
 
 
 class Finisher:
@@ -50,6 +52,9 @@ class Finisher:
     def step(self, epoch: int) -> None:
         """End every job that is over, and stop those whose deadline has passed."""
         ledger, now_ms = self._ledger, self._ledger.now_ms()
+        for ended in ledger.jobs.take_unreported(MAX_REPORTS):
+            log.info("job %s is completed: %d rows done, %d failed", ended.id, ended.rows_done, ended.rows_dead)
+            self._metrics.finished(ended.operator, ended.pool, JobState.COMPLETED)
         due = ledger.index.to_finish(now_ms, MAX_JOBS, now_ms + RETRY_MS)
         ledger.index.defer_finish(due, now_ms + RETRY_MS)  # one that cannot be ended lets others have their turn
         overdue = ledger.index.overdue(now_ms, MAX_JOBS) if self._clocks.is_trusted() else []
@@ -84,7 +89,7 @@ class Finisher:
                 return  # it ends at a later step, as failed
         if self._ledger.jobs.finish(record, state, epoch):
             log.info("job %s is %s: %d rows done, %d failed", record.id, state, record.last.rows_done, record.rows_dead)
-            self._metrics.finished(record.spec.first, state)
+            self._metrics.finished(record.spec.first.operator, record.spec.first.pool, state)
             self._outputs.delete_working_data(record, state)
 
 

@@ -48,7 +48,7 @@ class Janitor:
         """Delete what is due; what cannot be deleted stays due and keeps nothing else."""
         is_trusted = self._clocks.is_trusted()
         if is_trusted:
-            for upload in self._ledger.jobs.expire_uploads(epoch, self._upload_ttl_s):
+            for upload in self._ledger.uploads.expire(epoch, self._upload_ttl_s):
                 with apart(f"deleting upload {upload}"):
                     self._blobs.delete_folder(f"uploads/{upload}")
         due = self._ledger.retention.due(self._ledger.now_ms(), self._retention_s if is_trusted else 0)

@@ -34,7 +34,7 @@ from batchmill.jobs.shard import Shard, ShardId
 from batchmill.jobs.stages import FIRST_STAGE
 from batchmill.ledger.scripting.calls import PlanAnswer
 from batchmill.ledger.shards import PlanStep
-from batchmill.sources.base import End, InputSplit, NotYet
+from batchmill.sources.base import End, InputSplit, NotYet, RowCount
 from batchmill.telemetry.log_context import about
 from batchmill_coordinator.fleet.pools import EMPTY, PoolView
 from batchmill_coordinator.roles.job_guard import JobGuard
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.ledger.formats.record import JobStage, StageKey, StageRecord
     from batchmill.settings import CoordinatorSettings
-    from batchmill.sources.base import RowCount, Source, Splitter
+    from batchmill.sources.base import Source, Splitter
     from batchmill_coordinator.fleet.fleet_view import FleetView
     from batchmill_coordinator.results.resumption import Resumption
 
@@ -241,6 +241,8 @@ class Planner:
                 return
             total = opened.source.count(draft.cursor)
             _require_every_row(one, draft, total)
+            if draft.at_end and not total.exact:
+                total = RowCount(one.stage.rows_planned + draft.rows, exact=True)
             step = PlanStep(draft.shards, draft.sizes, draft.cursor, draft.at_end, total)
             answer = self._ledger.shards.plan(one.job.id, one.stage, step, epoch)
         except BaseException:  # the splitter is ahead of the ledger now: to continue with it would leave rows out

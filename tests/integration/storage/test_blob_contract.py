@@ -209,7 +209,9 @@ class TestLocal:
             from batchmill.storage.blobs import BlobStore
             from batchmill.errors import StorageError
             from batchmill.storage.locations import UNRESTRICTED, Locations
+            from batchmill.jobs.shard import ShardId
             from batchmill.sinks.parts import part_format
+            from batchmill.sinks.result_store import PartFiles
             blobs = BlobStore.open(sys.argv[1], Locations(UNRESTRICTED))
             blobs.put("x", b"before")
             table = pa.table({"x": range(500_000)})
@@ -217,8 +219,8 @@ class TestLocal:
             for write in (
                 lambda: blobs.put("x", bytes(1_000_000)),
                 lambda: blobs.put_table("x", table),
-                lambda: part_format("parquet").write(blobs, "x", table),
-                lambda: part_format("jsonl").write(blobs, "x", table),
+                lambda: PartFiles(blobs, part_format("parquet")).write(ShardId((0,)), 1, table),
+                lambda: PartFiles(blobs, part_format("jsonl")).write(ShardId((0,)), 1, table),
             ):
                 try:
                     write()
@@ -226,7 +228,9 @@ class TestLocal:
                     print(error.message)
         """
         done = run_python(code, str(tmp_path))
-        assert done.stdout.splitlines() == [f"could not write {tmp_path}/x: File too large."] * 4, done.stderr
+        names = ["x", "x", "part-00000000-a1.parquet", "part-00000000-a1.jsonl"]
+        refused = [f"could not write {tmp_path}/{name}: File too large." for name in names]
+        assert done.stdout.splitlines() == refused, done.stderr
         assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["x"]
         assert (tmp_path / "x").read_bytes().startswith(b"before")
 

@@ -74,20 +74,18 @@ def test_publishing_leaves_each_row_once_and_nothing_else(
     winners = [job.write((number,), 2, pa.table({"id": [number]})) for number in range(3)]
     job.write((2,), 3, pa.table({"id": [2]}))
     job.publisher.publish(job.manifest(*winners))
-    assert folder.list() == ["_manifest.json", *file_names(winners)]
+    assert folder.list() == [*file_names(winners)]
     assert rows_in(folder, s3_url) == [0, 1, 2]
 
 
-def test_publishing_lines_leaves_the_schemas_of_its_parts_only(
-    output: Callable[..., JobOutput], folder: BlobStore
-) -> None:
+def test_publishing_lines_leaves_nothing_but_its_parts(output: Callable[..., JobOutput], folder: BlobStore) -> None:
     job = output(output_format="jsonl")
     job.publisher.prepare()
     job.write((0,), 1, TABLE)
     job.results.delete(ShardId((0,)), 1)
     job.write((0,), 2, TABLE)
     job.publisher.publish(job.manifest(job.write((0,), 3, TABLE)))
-    assert folder.list() == ["_manifest.json", "_schemas/part-00000000-a3.arrow", "part-00000000-a3.jsonl"]
+    assert folder.list() == ["part-00000000-a3.jsonl"]
 
 
 def test_a_part_that_comes_too_late_is_deleted(output: Callable[..., JobOutput], folder: BlobStore) -> None:
@@ -96,7 +94,7 @@ def test_a_part_that_comes_too_late_is_deleted(output: Callable[..., JobOutput],
     job.publisher.publish(job.manifest(job.write((0,), 1, TABLE)))
     with pytest.raises(StaleToken, match="published"):
         output().write((0,), 2, TABLE)
-    assert folder.list() == ["_manifest.json", "part-00000000-a1.parquet"]
+    assert folder.list() == ["part-00000000-a1.parquet"]
 
 
 def test_of_two_jobs_that_take_one_output_at_once_exactly_one_gets_it_every_time(
@@ -147,8 +145,8 @@ def test_a_folder_that_is_not_empty_is_refused_and_its_entries_named(
 def test_the_results_of_an_earlier_job_are_not_overwritten(output: Callable[..., JobOutput]) -> None:
     job = output()
     job.publisher.prepare()
-    job.publisher.publish(job.manifest())
-    with pytest.raises(InvalidOutput, match=r"_manifest\.json"):
+    job.publisher.publish(job.manifest(job.write((0,), 1, TABLE)))
+    with pytest.raises(InvalidOutput, match=r"not empty: it has part-00000000-a1\.parquet"):
         output("job-2").publisher.prepare()
 
 
@@ -182,7 +180,7 @@ def test_a_replaced_part_counts_once_the_manifest_has_it(
     assert output().publisher.published() == job.manifest(*parts)
     for _ in range(2):
         output().publisher.update_manifest(job.manifest(parts[0], replaced))
-        assert folder.list() == ["_manifest.json", parts[0].name, replaced.name]
+        assert folder.list() == [parts[0].name, replaced.name]
         assert rows_in(folder, s3_url) == [0, 1, 10]
 
 
@@ -197,7 +195,7 @@ def test_publishing_that_is_done_again_takes_the_leaders_part_and_no_workers(
         job.publisher.publish(job.manifest(part, schema=TABLE.schema))
         with pytest.raises(StaleToken):
             job.write((0,), 1, TABLE)
-        assert folder.list() == ["_manifest.json", part.name]
+        assert folder.list() == [part.name]
 
 
 def test_an_output_whose_job_goes_on_takes_parts_again_and_is_published_again(
@@ -211,7 +209,7 @@ def test_an_output_whose_job_goes_on_takes_parts_again_and_is_published_again(
     assert job.publisher.published() == job.manifest(first, schema=TABLE.schema)
     second = job.write((0,), 2, TABLE)
     job.publisher.publish(job.manifest(second, schema=TABLE.schema))
-    assert folder.list() == ["_manifest.json", second.name]
+    assert folder.list() == [second.name]
     output("job-2").publisher.reopen()
     with pytest.raises(StorageError, match="no longer that of job-1"):
         job.results.reopen()

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import json
 import os
 import signal
@@ -6,32 +8,39 @@ import sys
 import threading
 import time
 from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from batchmill.cli import main
 from batchmill.cli.fleet import parameters
 from batchmill.errors import StorageError
-from batchmill.jobs.job import JobState
+from batchmill.jobs.job import FileSource, JobState
 from batchmill.wording import duration
 from support.fault_proxy import Fault
 from support.waiting import until
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from support.live_service import LiveService
+
 
 @pytest.fixture
-def run(service, monkeypatch):
+def run(service: LiveService, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """Runs a command line against the service; the outcome has exit_code, stdout and stderr."""
     monkeypatch.setenv("BATCHMILL_URL", service.url)
     monkeypatch.setenv("BATCHMILL_TOKEN", service.token)
 
-    def run_command(*args, **options):
+    def run_command(*args: str, **options: Any) -> Result:
         return CliRunner().invoke(main, args, catch_exceptions=False, **options)
 
     return run_command
 
 
-def _command(service, *args, **options):
+def _command(service: LiveService, *args: str, **options: Any) -> subprocess.Popen[str]:
     environment = os.environ | {"BATCHMILL_URL": service.url, "BATCHMILL_TOKEN": service.token}
     command = [sys.executable, "-c", "import batchmill.cli; batchmill.cli.main()", *args]
     return subprocess.Popen(
@@ -42,7 +51,9 @@ def _command(service, *args, **options):
 ROWS = "".join(json.dumps({"id": i, "text": f"row {i}"}) + "\n" for i in range(5))
 
 
-def test_rows_from_stdin_are_submitted_followed_and_summed_up_in_one_last_line(run, service):
+def test_rows_from_stdin_are_submitted_followed_and_summed_up_in_one_last_line(
+    run: Callable[..., Result], service: LiveService
+) -> None:
     done = run("submit", "echo", "-", "--wait", input=ROWS)
     assert done.exit_code == 0
     job_id = service.only_job()
@@ -53,7 +64,9 @@ def test_rows_from_stdin_are_submitted_followed_and_summed_up_in_one_last_line(r
     assert service.last_rows().to_pylist()[4] == {"id": 4, "text": "row 4"}
 
 
-def test_options_become_the_order(run, service, tmp_path, monkeypatch):
+def test_options_become_the_order(
+    run: Callable[..., Result], service: LiveService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("a.jsonl", "b.jsonl"):
         (tmp_path / name).write_text(ROWS)
@@ -64,6 +77,8 @@ def test_options_become_the_order(run, service, tmp_path, monkeypatch):
     assert run(*args).exit_code == 0
     order = service.last_order()
     assert order.params == {"model": "plain text", "n": 3, "l": ["a"], "e": "a=b"}
+    assert isinstance(order.source, FileSource)
+    assert order.output is not None
     assert order.source.path == [f"{tmp_path}/a.jsonl", f"{tmp_path}/b.jsonl"]
     assert (order.source.format, order.source.columns) == ("jsonl", ["id", "text"])
     assert (order.output.path, order.output.format) == (f"{tmp_path}/out", "jsonl")
@@ -71,21 +86,25 @@ def test_options_become_the_order(run, service, tmp_path, monkeypatch):
     assert (order.priority, order.idempotency_key) == (5, "k")
 
 
-def test_submit_as_json_writes_one_object_and_nothing_else(run):
+def test_submit_as_json_writes_one_object_and_nothing_else(run: Callable[..., Result]) -> None:
     for args, field in ((["--json"], "rows_total"), (["--json", "--wait"], "rows_done")):
         done = run("submit", "echo", "-", *args, input=ROWS)
         assert json.loads(done.stdout)[field] == 5
         assert done.stderr == ""
 
 
-def test_submit_without_waiting_says_how_to_follow(run, service, tmp_path):
+def test_submit_without_waiting_says_how_to_follow(
+    run: Callable[..., Result], service: LiveService, tmp_path: Path
+) -> None:
     (tmp_path / "a.jsonl").write_text(ROWS)
     done = run("submit", "echo", str(tmp_path))
     job_id = service.only_job()
     assert done.stdout == f"{job_id} submitted; `batchmill watch {job_id}` follows it\n"
 
 
-def test_failed_rows_and_the_output_folder_are_in_the_outcome(run, service, tmp_path):
+def test_failed_rows_and_the_output_folder_are_in_the_outcome(
+    run: Callable[..., Result], service: LiveService, tmp_path: Path
+) -> None:
     service.holds_jobs = True
     run("submit", "echo", "-", "--output", str(tmp_path / "out"), input=ROWS)
     job_id = service.only_job()
@@ -96,7 +115,7 @@ def test_failed_rows_and_the_output_folder_are_in_the_outcome(run, service, tmp_
     assert last.endswith(f"; results in {tmp_path}/out")
 
 
-def test_a_failed_job_ends_with_its_reason_and_exit_code_1(run, service):
+def test_a_failed_job_ends_with_its_reason_and_exit_code_1(run: Callable[..., Result], service: LiveService) -> None:
     service.holds_jobs = True
     run("submit", "echo", "-", input=ROWS)
     job_id = service.only_job()
@@ -110,7 +129,7 @@ def test_a_failed_job_ends_with_its_reason_and_exit_code_1(run, service):
     assert (as_json.exit_code, json.loads(as_json.stdout)["state"]) == (1, "failed")
 
 
-def test_status_shows_what_is_known_and_exits_with_0(run, service):
+def test_status_shows_what_is_known_and_exits_with_0(run: Callable[..., Result], service: LiveService) -> None:
     service.holds_jobs = True
     run("submit", "echo", "-", "--name", "mine", input=ROWS)
     job_id = service.only_job()
@@ -123,7 +142,7 @@ def test_status_shows_what_is_known_and_exits_with_0(run, service):
     assert (done.exit_code, json.loads(done.stdout)["error"]["code"]) == (0, "invalid_operator")
 
 
-def test_cancel_stops_a_job(run, service):
+def test_cancel_stops_a_job(run: Callable[..., Result], service: LiveService) -> None:
     service.holds_jobs = True
     run("submit", "echo", "-", input=ROWS)
     job_id = service.only_job()
@@ -134,7 +153,9 @@ def test_cancel_stops_a_job(run, service):
     assert run("watch", job_id).exit_code == 1
 
 
-def test_a_paused_job_is_resumed_and_an_ended_one_cannot_be_paused(run, service):
+def test_a_paused_job_is_resumed_and_an_ended_one_cannot_be_paused(
+    run: Callable[..., Result], service: LiveService
+) -> None:
     service.holds_jobs = True
     run("submit", "echo", "-", input=ROWS)
     job_id = service.only_job()
@@ -147,7 +168,7 @@ def test_a_paused_job_is_resumed_and_an_ended_one_cannot_be_paused(run, service)
     assert "has ended (completed) and cannot be paused" in done.stderr
 
 
-def test_delete_removes_an_ended_job(run, service):
+def test_delete_removes_an_ended_job(run: Callable[..., Result], service: LiveService) -> None:
     service.holds_jobs = True
     run("submit", "echo", "-", input=ROWS)
     job_id = service.only_job()
@@ -157,7 +178,7 @@ def test_delete_removes_an_ended_job(run, service):
     assert service.job_ids() == []
 
 
-def test_an_expired_job_says_so_and_exits_with_1(run, service):
+def test_an_expired_job_says_so_and_exits_with_1(run: Callable[..., Result], service: LiveService) -> None:
     service.holds_jobs = True
     run("submit", "echo", "-", "--deadline", "2030-01-31T17:00+01:00", input=ROWS)
     job_id = service.only_job()
@@ -174,19 +195,23 @@ def test_an_expired_job_says_so_and_exits_with_1(run, service):
 @pytest.mark.parametrize(
     ("given", "seconds"), [("90s", 90), ("30m", 1800), ("2h", 7200), ("1h30m", 5400), ("0.5h", 1800), ("2d", 172_800)]
 )
-def test_a_deadline_from_now_has_a_unit(run, service, given, seconds):
+def test_a_deadline_from_now_has_a_unit(
+    run: Callable[..., Result], service: LiveService, given: str, seconds: float
+) -> None:
     before = time.time()
     assert run("submit", "echo", "-", "--deadline", given, input=ROWS).exit_code == 0
-    assert abs(service.last_order().deadline_at - before - seconds) < 60
+    deadline_at = service.last_order().deadline_at
+    assert deadline_at is not None
+    assert abs(deadline_at - before - seconds) < 60
 
 
-def test_a_deadline_without_a_zone_is_local_time(run, service):
+def test_a_deadline_without_a_zone_is_local_time(run: Callable[..., Result], service: LiveService) -> None:
     assert run("submit", "echo", "-", "--deadline", "2999-12-31T12:00", input=ROWS).exit_code == 0
     moment = datetime(2999, 12, 31, 12).astimezone()
     assert service.last_order().deadline_at == moment.timestamp()
 
 
-def test_jobs_are_listed_newest_first(run, service):
+def test_jobs_are_listed_newest_first(run: Callable[..., Result], service: LiveService) -> None:
     for name in ("one", "two", "three"):
         run("submit", "echo", "-", "--name", name, input=ROWS)
     lines = [line.split("\t") for line in run("jobs", "-n", "2").stdout.splitlines()]
@@ -196,7 +221,7 @@ def test_jobs_are_listed_newest_first(run, service):
     assert [one["id"] for one in every] == service.job_ids()
 
 
-def test_workers_and_operators_are_listed(run):
+def test_workers_and_operators_are_listed(run: Callable[..., Result]) -> None:
     shown = run("workers").stdout
     for text in ("cpu0@here\tdefault\tcpu\t", "echo, embed", "\t0 of 1\tembed 18 rows, 950 units (overhead)"):
         assert text in shown
@@ -234,7 +259,9 @@ def test_workers_and_operators_are_listed(run):
         (["jobs", "--url", "nonsense"], "http://host:port"),
     ],
 )
-def test_bad_input_is_one_line_on_stderr_and_exit_code_2(run, service, args, words):
+def test_bad_input_is_one_line_on_stderr_and_exit_code_2(
+    run: Callable[..., Result], service: LiveService, args: list[str], words: str
+) -> None:
     done = run(*args, input='{"a": 1}\n{broken\n')
     assert (done.exit_code, done.stdout) == (2, "")
     assert words in done.stderr
@@ -243,33 +270,33 @@ def test_bad_input_is_one_line_on_stderr_and_exit_code_2(run, service, args, wor
     assert service.job_ids() == []
 
 
-def test_a_row_of_stdin_that_is_no_object_is_named_by_its_line(run):
+def test_a_row_of_stdin_that_is_no_object_is_named_by_its_line(run: Callable[..., Result]) -> None:
     done = run("submit", "echo", "-", input='{"a": 1}\n\n[1]\n')
     assert "stdin, line 3: expected a JSON object, got a list" in done.stderr
 
 
 @pytest.mark.parametrize("args", [["--token", "hidden-one"], ["--url", "http://127.0.0.1:9"]])
-def test_no_service_or_a_wrong_token_is_exit_code_3(run, args):
+def test_no_service_or_a_wrong_token_is_exit_code_3(run: Callable[..., Result], args: list[str]) -> None:
     done = run("jobs", *args)
     assert done.exit_code == 3
     assert done.stderr.startswith("error: ")
     assert "hidden-one" not in done.stderr
 
 
-def test_no_service_named_is_exit_code_3_and_says_what_to_do():
+def test_no_service_named_is_exit_code_3_and_says_what_to_do() -> None:
     done = CliRunner().invoke(main, ["jobs"])
     assert done.exit_code == 3
     assert "batchmill up" in done.stderr
 
 
-def test_a_failure_of_the_service_is_exit_code_1(run, service):
+def test_a_failure_of_the_service_is_exit_code_1(run: Callable[..., Result], service: LiveService) -> None:
     full = json.dumps(StorageError("the disk is full.").envelope())
     service.faults.append(Fault("GET", "/v1/jobs", answer=(507, full)))
     done = run("jobs")
     assert (done.exit_code, done.stderr) == (1, "error: the disk is full.\n")
 
 
-def test_help_names_every_command_with_its_exit_codes_and_no_token(run):
+def test_help_names_every_command_with_its_exit_codes_and_no_token(run: Callable[..., Result]) -> None:
     done = run("--help")
     for name in (
         "submit",
@@ -294,13 +321,13 @@ def test_help_names_every_command_with_its_exit_codes_and_no_token(run):
         assert "a-token-of-the-tests" not in shown
 
 
-def test_version_is_that_of_the_distribution(run):
+def test_version_is_that_of_the_distribution(run: Callable[..., Result]) -> None:
     from importlib.metadata import version
 
     assert run("--version").stdout == f"batchmill {version('batchmill')}\n"
 
 
-def test_a_command_imports_nothing_of_the_others():
+def test_a_command_imports_nothing_of_the_others() -> None:
     code = """
 import sys, batchmill.cli
 try:
@@ -313,10 +340,13 @@ assert not loaded, loaded
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
 
 
-def test_ctrl_c_while_waiting_says_that_the_job_continues(service, run, tmp_path):
+def test_ctrl_c_while_waiting_says_that_the_job_continues(
+    service: LiveService, run: Callable[..., Result], tmp_path: Path
+) -> None:
     service.holds_jobs = True
     (tmp_path / "a.jsonl").write_text(ROWS)
     process = _command(service, "submit", "echo", str(tmp_path), "--wait")
+    assert process.stdout is not None
     job_id = process.stdout.readline().split()[0]
     progress = process.stdout.readline()
     assert "pending" in progress or "running" in progress
@@ -329,11 +359,14 @@ def test_ctrl_c_while_waiting_says_that_the_job_continues(service, run, tmp_path
     assert json.loads(run("status", service.only_job(), "--json").stdout)["state"] in ("pending", "running")
 
 
-def test_watch_in_a_pipe_writes_a_line_at_the_start_and_one_at_the_end(service, run):
+def test_watch_in_a_pipe_writes_a_line_at_the_start_and_one_at_the_end(
+    service: LiveService, run: Callable[..., Result]
+) -> None:
     service.holds_jobs = True
     run("submit", "echo", "-", input=ROWS)
     job_id = service.only_job()
     process = _command(service, "watch", job_id)
+    assert process.stdout is not None
     first = process.stdout.readline()
     for rows in range(1, 5):
         service.change(job_id, rows_done=rows)
@@ -344,7 +377,7 @@ def test_watch_in_a_pipe_writes_a_line_at_the_start_and_one_at_the_end(service, 
     assert rest.startswith(f"{job_id} completed: 5 rows done")
 
 
-def test_watch_on_a_terminal_draws_a_bar(service, run):
+def test_watch_on_a_terminal_draws_a_bar(service: LiveService, run: Callable[..., Result]) -> None:
     service.holds_jobs = True
     run("submit", "echo", "-", input=ROWS)
     job_id = service.only_job()
@@ -352,7 +385,7 @@ def test_watch_on_a_terminal_draws_a_bar(service, run):
     main_end, process_end = os.openpty()
     process = _command_on(process_end, service, "watch", job_id)
     os.close(process_end)
-    shown = []
+    shown: list[str] = []
     reader = threading.Thread(target=_read_all, args=(main_end, shown))
     reader.start()
     until(lambda: "812 rows/s, 12 s left" in "".join(shown), "the next line")
@@ -363,7 +396,7 @@ def test_watch_on_a_terminal_draws_a_bar(service, run):
     assert f"{job_id} completed: 5 rows done" in "".join(shown)
 
 
-def _command_on(terminal, service, *args):
+def _command_on(terminal: int, service: LiveService, *args: str) -> subprocess.Popen[bytes]:
     environment = os.environ | {
         "BATCHMILL_URL": service.url,
         "BATCHMILL_TOKEN": service.token,
@@ -374,7 +407,7 @@ def _command_on(terminal, service, *args):
     return subprocess.Popen(command, env=environment, stdin=terminal, stdout=terminal, stderr=terminal)
 
 
-def _read_all(terminal, shown):
+def _read_all(terminal: int, shown: list[str]) -> None:
     try:
         while data := os.read(terminal, 10_000):
             shown.append(data.decode(errors="replace"))
@@ -387,10 +420,10 @@ def _read_all(terminal, shown):
     ("seconds", "text"),
     [(0.04, "0.0 s"), (12.4, "12 s"), (59.7, "1 min 00 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")],
 )
-def test_durations_read_well(seconds, text):
+def test_durations_read_well(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_parameters_that_may_be_of_several_types_are_shown():
+def test_parameters_that_may_be_of_several_types_are_shown() -> None:
     schema = {"properties": {"x": {"anyOf": [{"type": "integer"}, {"type": "null"}], "default": None}, "y": {}}}
     assert parameters(schema) == "x: integer or null = null, y"

@@ -1,14 +1,17 @@
+from __future__ import annotations
+
 import csv
 import datetime
 import json
 import os
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from batchmill.cli import main
 from batchmill.cli.exports import open_export
@@ -19,22 +22,29 @@ from batchmill.jobs.status import JobStatus
 from support.fault_proxy import Fault
 from support.hand_clock import HandClock
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from batchmill import Client, Job
+    from support.live_service import LiveService
+
 TABLE = pa.table({"id": pa.array(range(1000), pa.int32()), "text": [f"row {i}" for i in range(1000)]})
 
 
 @pytest.fixture
-def run(service, monkeypatch):
+def run(service: LiveService, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     monkeypatch.setenv("BATCHMILL_URL", service.url)
     monkeypatch.setenv("BATCHMILL_TOKEN", service.token)
 
-    def run_command(*args):
+    def run_command(*args: object) -> Result:
         return CliRunner().invoke(main, ["results", *map(str, args)], catch_exceptions=False)
 
     return run_command
 
 
 @pytest.fixture
-def job(service, client, small_pages):  # noqa: ARG001  # it makes them small
+def job(service: LiveService, client: Client, small_pages: None) -> Job:  # noqa: ARG001  # it makes them small
     """A finished job of four pages."""
     service.holds_jobs = True
     job = client.submit("echo", rows=TABLE)
@@ -44,21 +54,23 @@ def job(service, client, small_pages):  # noqa: ARG001  # it makes them small
     return job
 
 
-def _read(path):
+def _read(path: Path) -> pa.Table:
     if path.suffix == ".parquet":
         return pq.read_table(path)
     with pa.ipc.open_file(path.read_bytes()) as file:
         return file.read_all()
 
 
-def test_results_come_to_stdout_as_json_lines_in_order(run, job):
+def test_results_come_to_stdout_as_json_lines_in_order(run: Callable[..., Result], job: Job) -> None:
     done = run(job.id)
     assert (done.exit_code, done.stderr) == (0, "")
     assert [json.loads(line) for line in done.stdout.splitlines()] == TABLE.to_pylist()
 
 
 @pytest.mark.parametrize("ending", ["parquet", "arrow", "feather"])
-def test_columnar_files_hold_the_rows_with_their_types(run, job, tmp_path, ending):
+def test_columnar_files_hold_the_rows_with_their_types(
+    run: Callable[..., Result], job: Job, tmp_path: Path, ending: str
+) -> None:
     path = tmp_path / f"x.{ending}"
     done = run(job.id, "-o", path)
     assert (done.exit_code, done.stdout, done.stderr) == (0, "", f"wrote 1,000 rows to {path}\n")
@@ -66,20 +78,22 @@ def test_columnar_files_hold_the_rows_with_their_types(run, job, tmp_path, endin
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_json_lines_file_holds_the_rows(run, job, tmp_path):
+def test_a_json_lines_file_holds_the_rows(run: Callable[..., Result], job: Job, tmp_path: Path) -> None:
     run(job.id, "-o", tmp_path / "x.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "x.jsonl").read_text().splitlines()]
     assert rows == TABLE.to_pylist()
 
 
-def test_a_csv_file_has_one_header_and_the_rows(run, job, tmp_path):
+def test_a_csv_file_has_one_header_and_the_rows(run: Callable[..., Result], job: Job, tmp_path: Path) -> None:
     run(job.id, "-o", tmp_path / "x.csv")
     with (tmp_path / "x.csv").open(newline="") as file:
         rows = list(csv.reader(file))
     assert rows == [["id", "text"], *([str(row["id"]), row["text"]] for row in TABLE.to_pylist())]
 
 
-def test_csv_holds_lists_as_json_and_bytes_as_base64(run, client, tmp_path):
+def test_csv_holds_lists_as_json_and_bytes_as_base64(
+    run: Callable[..., Result], client: Client, tmp_path: Path
+) -> None:
     when = datetime.datetime(2024, 5, 1, tzinfo=datetime.UTC)
     job = client.submit("echo", rows=[{"v": [1.5, None], "b": b"\xff", "s": {"t": when, "b": b"x"}, "n": None}])
     run(job.id, "-o", tmp_path / "x.csv")
@@ -89,7 +103,9 @@ def test_csv_holds_lists_as_json_and_bytes_as_base64(run, client, tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["parquet", "arrow"])
-def test_columns_that_widen_on_the_way_widen_in_the_whole_file(run, service, client, tmp_path, ending):
+def test_columns_that_widen_on_the_way_widen_in_the_whole_file(
+    run: Callable[..., Result], service: LiveService, client: Client, tmp_path: Path, ending: str
+) -> None:
     service.holds_jobs = True
     job = client.submit("echo", rows=[{"a": 1}])
     service.change(job.id, pa.table({"a": [1, 2], "b": pa.nulls(2)}))
@@ -106,7 +122,9 @@ def test_columns_that_widen_on_the_way_widen_in_the_whole_file(run, service, cli
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_columns_that_change_cannot_be_csv_and_leave_no_file(run, service, client, tmp_path):
+def test_columns_that_change_cannot_be_csv_and_leave_no_file(
+    run: Callable[..., Result], service: LiveService, client: Client, tmp_path: Path
+) -> None:
     service.holds_jobs = True
     job = client.submit("echo", rows=[{"a": 1}])
     service.change(job.id, pa.table({"a": [1]}))
@@ -118,7 +136,9 @@ def test_columns_that_change_cannot_be_csv_and_leave_no_file(run, service, clien
 
 
 @pytest.mark.parametrize("ending", ["parquet", "arrow", "csv", "jsonl"])
-def test_an_empty_result_is_an_empty_file(run, client, tmp_path, ending):
+def test_an_empty_result_is_an_empty_file(
+    run: Callable[..., Result], client: Client, tmp_path: Path, ending: str
+) -> None:
     job = client.submit("echo", rows=[])
     path = tmp_path / f"x.{ending}"
     assert run(job.id, "-o", path).exit_code == 0
@@ -128,7 +148,9 @@ def test_an_empty_result_is_an_empty_file(run, client, tmp_path, ending):
         assert path.read_bytes() == b""
 
 
-def test_a_failed_job_gives_what_it_has_and_exit_code_1(run, service, client, tmp_path):
+def test_a_failed_job_gives_what_it_has_and_exit_code_1(
+    run: Callable[..., Result], service: LiveService, client: Client, tmp_path: Path
+) -> None:
     service.holds_jobs = True
     job = client.submit("echo", rows=[{"a": 1}])
     service.change(job.id, pa.table({"a": [1, 2]}))
@@ -142,7 +164,9 @@ def test_a_failed_job_gives_what_it_has_and_exit_code_1(run, service, client, tm
     assert f"Its 2 finished rows are in {path}" in done.stderr
 
 
-def test_a_cancelled_job_gives_what_it_kept_and_exit_code_1(run, service, client):
+def test_a_cancelled_job_gives_what_it_kept_and_exit_code_1(
+    run: Callable[..., Result], service: LiveService, client: Client
+) -> None:
     service.holds_jobs = True
     job = client.submit("echo", rows=[{"a": 1}])
     service.change(job.id, pa.table({"a": [1]}))
@@ -153,7 +177,7 @@ def test_a_cancelled_job_gives_what_it_kept_and_exit_code_1(run, service, client
     assert "cancelled" in done.stderr
 
 
-def test_failed_rows_are_reported_on_stderr(run, service, client):
+def test_failed_rows_are_reported_on_stderr(run: Callable[..., Result], service: LiveService, client: Client) -> None:
     service.holds_jobs = True
     job = client.submit("echo", rows=[{"a": 1}])
     service.change(job.id, state=JobState.COMPLETED, rows_dead=2)
@@ -162,14 +186,18 @@ def test_failed_rows_are_reported_on_stderr(run, service, client):
 
 
 @pytest.mark.parametrize("name", ["x.xlsx", "x", "no-such-folder/x.csv", "."])
-def test_a_file_that_cannot_be_is_refused_before_anything_is_fetched(run, service, tmp_path, monkeypatch, name):
+def test_a_file_that_cannot_be_is_refused_before_anything_is_fetched(
+    run: Callable[..., Result], service: LiveService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     done = run("job-1", "-o", name)
     assert done.exit_code == 2
     assert service.requests == []
 
 
-def test_a_broken_download_leaves_the_old_file_alone(run, service, job, tmp_path):
+def test_a_broken_download_leaves_the_old_file_alone(
+    run: Callable[..., Result], service: LiveService, job: Job, tmp_path: Path
+) -> None:
     path = tmp_path / "x.arrow"
     path.write_text("old")
     service.faults += [Fault("GET", "/results"), Fault("GET", "/results", ends_at=100)]
@@ -180,13 +208,13 @@ def test_a_broken_download_leaves_the_old_file_alone(run, service, job, tmp_path
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_lines_page_that_is_cut_off_is_refused():
+def test_a_lines_page_that_is_cut_off_is_refused() -> None:
     page = ResultPage(b'{"a": 1}\n{"a"', rows=2, next_cursor="", is_last=True, state=None)
     with pytest.raises(Exception, match="expected 2 lines in a page of results, got 1"):
         page.lines()
 
 
-def test_memory_does_not_grow_with_the_file(tmp_path):
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     sink = pa.BufferOutputStream()
     table = pa.table({"b": [bytes(1_000_000)] * 8})
     with pa.ipc.new_stream(sink, table.schema) as writer:
@@ -201,11 +229,13 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     assert pq.ParquetFile(tmp_path / "x.parquet").metadata.num_rows == 320
 
 
-def test_a_reader_that_leaves_early_ends_the_command_without_a_word(service, client):
+def test_a_reader_that_leaves_early_ends_the_command_without_a_word(service: LiveService, client: Client) -> None:
     job = client.submit("echo", rows=pa.table({"text": ["x" * 100] * 50_000}))
     environment = os.environ | {"BATCHMILL_URL": service.url, "BATCHMILL_TOKEN": service.token}
     command = [sys.executable, "-c", "import batchmill.cli; batchmill.cli.main()", "results", job.id]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
         process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == b""
@@ -213,7 +243,7 @@ def test_a_reader_that_leaves_early_ends_the_command_without_a_word(service, cli
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_slow_reader_of_a_pipe_gets_every_row(service, client, unbuffered):
+def test_a_slow_reader_of_a_pipe_gets_every_row(service: LiveService, client: Client, unbuffered: str) -> None:
     job = client.submit("echo", rows=pa.table({"id": range(50_000), "text": ["x" * 50] * 50_000}))
     environment = os.environ | {
         "BATCHMILL_URL": service.url,
@@ -225,7 +255,7 @@ def test_a_slow_reader_of_a_pipe_gets_every_row(service, client, unbuffered):
     assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == list(range(50_000))
 
 
-def test_plain_lines_come_at_most_every_few_seconds(tmp_path):
+def test_plain_lines_come_at_most_every_few_seconds(tmp_path: Path) -> None:
     clock = HandClock()
     path = tmp_path / "log"
     with path.open("w") as out:

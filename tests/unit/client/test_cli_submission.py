@@ -43,7 +43,7 @@ def test_retry_options_and_a_file_of_parameters_become_the_order(
     pq.write_table(TABLE, tmp_path / "a.parquet")
     (tmp_path / "params.json").write_text('{"model": "m", "n": 1}')
     options = ["--retry-on", "TimeoutError,OSError", "--never-on", "ValueError", "--backoff", "2.5"]
-    options += ["--params", tmp_path / "params.json", "--param", "n=2"]
+    options += ["--params", str(tmp_path / "params.json"), "--param", "n=2"]
 
     assert run("submit", "anything", tmp_path / "a.parquet", *options).exit_code == 0
 
@@ -54,6 +54,24 @@ def test_retry_options_and_a_file_of_parameters_become_the_order(
         2.5,
     )
     assert order.params == {"model": "m", "n": 2}
+
+
+def test_the_size_of_an_outputs_files_becomes_the_order(
+    run: Callable[..., Result], service: LiveService, tmp_path: Path
+) -> None:
+    service.holds_jobs = True
+    pq.write_table(TABLE, tmp_path / "a.parquet")
+    sizes = ["--max-rows-per-file", 5000, "--target-file-bytes", 1 << 20]
+    assert run("submit", "anything", tmp_path / "a.parquet", "-o", tmp_path / "out", *sizes).exit_code == 0
+    output = service.last_order().output
+    assert output is not None
+    assert (output.max_rows_per_file, output.target_file_bytes) == (5000, 1 << 20)
+    refused = run("submit", "anything", tmp_path / "a.parquet", *sizes)
+    assert refused.exit_code == 2
+    assert "--max-rows-per-file needs --output" in refused.output
+    one_file = run("submit", "anything", tmp_path / "a.parquet", "-o", tmp_path / "out.parquet", *sizes)
+    assert one_file.exit_code == 2
+    assert "is one file of any size; give a folder" in one_file.output
 
 
 @pytest.mark.parametrize("text", ["[1]", "{", '"a"'])

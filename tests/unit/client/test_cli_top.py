@@ -1,5 +1,7 @@
 """`batchmill top` and `batchmill logs`, on a pseudo-terminal and in a pipe."""
 
+from __future__ import annotations
+
 import io
 import json
 import os
@@ -12,9 +14,10 @@ import sys
 import termios
 import threading
 import time
+from typing import TYPE_CHECKING, Self, cast
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from rich.console import Console
 
 from batchmill.cli import main
@@ -27,6 +30,11 @@ from batchmill.jobs.job import JobState
 from batchmill.jobs.job_log import LogEntry, LogEvent, LogLevel, LogPage
 from support.fault_proxy import Fault
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from support.live_service import LiveService
+
 WAIT_S = 90
 COUNTS = {"workers": 1, "capacity": 2, "jobs": 1, "shards_queued": 3, "shards_running": 2, "shards_waiting": 4}
 POOL = PoolStatus(name="default", **COUNTS, rows_waiting=12_345, oldest_queued_s=1.5)
@@ -34,14 +42,14 @@ SCREEN_ON, SCREEN_OFF, CURSOR_ON = b"\x1b[?1049h", b"\x1b[?1049l", b"\x1b[?25h"
 
 
 @pytest.fixture
-def run(service, monkeypatch):
+def run(service: LiveService, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     monkeypatch.setenv("BATCHMILL_URL", service.url)
     monkeypatch.setenv("BATCHMILL_TOKEN", service.token)
     return lambda *args: CliRunner().invoke(main, args, catch_exceptions=False)
 
 
 @pytest.fixture
-def job(service, monkeypatch):
+def job(service: LiveService, monkeypatch: pytest.MonkeyPatch) -> str:
     """A job that runs, in a pool with much to do."""
     service.holds_jobs = True
     monkeypatch.setattr(service.service.backlog, "pools", lambda: [POOL])
@@ -55,7 +63,7 @@ def job(service, monkeypatch):
 class Terminal:
     """A command on a pseudo-terminal of 40 lines."""
 
-    def __init__(self, service, *args):
+    def __init__(self, service: LiveService, *args: str) -> None:
         self.master, slave = pty.openpty()
         termios.tcsetwinsize(slave, (40, 160))
         self.before = termios.tcgetattr(slave)
@@ -67,23 +75,23 @@ class Terminal:
         self.slave = slave
         self.seen = b""
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.process.kill()
         self.process.wait()
         for file in (self.master, self.slave):
             os.close(file)
 
-    def read_until(self, wanted):
+    def read_until(self, wanted: bytes) -> None:
         ends_at = time.monotonic() + WAIT_S
         while wanted not in self.seen:
             assert time.monotonic() < ends_at, self.seen
             if select.select([self.master], [], [], 0.1)[0]:
                 self.seen += os.read(self.master, 65536)
 
-    def end(self):
+    def end(self) -> int:
         """Its exit code, once all it wrote is read."""
         self.read_until(SCREEN_OFF)
         code = self.process.wait(WAIT_S)
@@ -92,11 +100,11 @@ class Terminal:
         return code
 
 
-def text_of(seen):
+def text_of(seen: bytes) -> str:
     return re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", seen).decode()
 
 
-def test_top_is_shown_anew_on_a_terminal_until_q_which_leaves_it_as_it_was(service, job):
+def test_top_is_shown_anew_on_a_terminal_until_q_which_leaves_it_as_it_was(service: LiveService, job: str) -> None:
     with Terminal(service, "top", "--interval", "0.2") as terminal:
         terminal.read_until(b"1,000")
         assert SCREEN_ON in terminal.seen
@@ -112,7 +120,7 @@ def test_top_is_shown_anew_on_a_terminal_until_q_which_leaves_it_as_it_was(servi
         assert termios.tcgetattr(terminal.slave) == terminal.before
 
 
-def test_ctrl_c_ends_top_and_restores_the_terminal(service, job):
+def test_ctrl_c_ends_top_and_restores_the_terminal(service: LiveService, job: str) -> None:
     with Terminal(service, "top") as terminal:
         terminal.read_until(job.encode())
         terminal.process.send_signal(signal.SIGINT)
@@ -120,7 +128,7 @@ def test_ctrl_c_ends_top_and_restores_the_terminal(service, job):
         assert termios.tcgetattr(terminal.slave) == terminal.before
 
 
-def test_a_service_that_hangs_or_is_away_keeps_nobody_from_leaving(service, job):
+def test_a_service_that_hangs_or_is_away_keeps_nobody_from_leaving(service: LiveService, job: str) -> None:
     with Terminal(service, "top", "--interval", "0.2") as terminal:
         terminal.read_until(job.encode())
         service.run(service.proxy.close())
@@ -131,18 +139,18 @@ def test_a_service_that_hangs_or_is_away_keeps_nobody_from_leaving(service, job)
             service.run(service.proxy.open())
 
 
-def test_a_service_that_is_away_is_told_and_asked_again():
+def test_a_service_that_is_away_is_told_and_asked_again() -> None:
     class Away:
-        def live_jobs(self, _limit):
+        def live_jobs(self, _limit: int) -> None:
             raise ServiceUnavailable("it is away.")
 
-    console = Console(file=io.StringIO())
-    console.print(screen(Away(), 10, 80, 24))
-    assert "it is away." in console.file.getvalue()
-    assert "Retrying; q to quit." in console.file.getvalue()
+    shown = io.StringIO()
+    Console(file=shown).print(screen(cast("Client", Away()), 10, 80, 24))
+    assert "it is away." in shown.getvalue()
+    assert "Retrying; q to quit." in shown.getvalue()
 
 
-def test_a_terminated_top_restores_the_terminal_too(service, job):
+def test_a_terminated_top_restores_the_terminal_too(service: LiveService, job: str) -> None:
     with Terminal(service, "top") as terminal:
         terminal.read_until(job.encode())
         terminal.process.terminate()
@@ -150,7 +158,7 @@ def test_a_terminated_top_restores_the_terminal_too(service, job):
         assert termios.tcgetattr(terminal.slave) == terminal.before
 
 
-def test_in_a_pipe_top_is_one_plain_look(run, job):
+def test_in_a_pipe_top_is_one_plain_look(run: Callable[..., Result], job: str) -> None:
     done = run("top")
     assert done.exit_code == 0
     pools, jobs, workers = done.stdout.split("\n\n")
@@ -160,7 +168,7 @@ def test_in_a_pipe_top_is_one_plain_look(run, job):
     assert "\x1b" not in done.stdout
 
 
-def test_top_as_json_is_one_object(run, job):
+def test_top_as_json_is_one_object(run: Callable[..., Result], job: str) -> None:
     done = run("top", "--json")
     (line,) = done.stdout.splitlines()
     shown = Overview.model_validate_json(line)
@@ -168,7 +176,7 @@ def test_top_as_json_is_one_object(run, job):
     assert (shown.pools[0].rows_waiting, shown.workers[0].name) == (12_345, "cpu0@here")
 
 
-def test_ended_jobs_stand_behind_those_that_run(run, service, job):
+def test_ended_jobs_stand_behind_those_that_run(run: Callable[..., Result], service: LiveService, job: str) -> None:
     with Client(service.url, service.token) as client:
         ended = client.submit("echo", rows=[{"id": 1}]).id
     service.change(ended, state=JobState.COMPLETED)
@@ -177,7 +185,7 @@ def test_ended_jobs_stand_behind_those_that_run(run, service, job):
     assert [one["id"] for one in json.loads(run("top", "--json", "--limit", "1").stdout)["jobs"]] == [job]
 
 
-def test_what_does_not_fit_on_the_screen_is_counted():
+def test_what_does_not_fit_on_the_screen_is_counted() -> None:
     pool = {"workers": 0, "capacity": 0, "jobs": 0, "shards_queued": 0, "shards_running": 0, "shards_waiting": 0}
     pools = [PoolStatus(name=f"pool-{n}", rows_waiting=0, **pool) for n in range(50)]
     shown = Overview(at=0.0, jobs=[], pools=pools, workers=[])
@@ -204,13 +212,15 @@ ENTRIES = [
 ]
 
 
-def log_page(*entries, is_final):
+def log_page(*entries: LogEntry, is_final: bool) -> Fault:
     """The next answer for a job's log."""
     page = LogPage(entries=list(entries), next=entries[-1].id if entries else "2000-0", dropped=0, is_final=is_final)
     return Fault("GET", "/log", answer=(200, page.model_dump_json()))
 
 
-def test_logs_tell_what_happened_where_and_tracebacks_on_request(run, service, job):
+def test_logs_tell_what_happened_where_and_tracebacks_on_request(
+    run: Callable[..., Result], service: LiveService, job: str
+) -> None:
     service.faults += [log_page(*ENTRIES, is_final=False)] * 3
     lines = run("logs", job).stdout.splitlines()
     assert len(lines) == 2
@@ -219,7 +229,9 @@ def test_logs_tell_what_happened_where_and_tracebacks_on_request(run, service, j
     assert [json.loads(line)["id"] for line in run("logs", job, "--json").stdout.splitlines()] == ["1000-0", "2000-0"]
 
 
-def test_logs_are_followed_until_the_job_has_ended(run, service, job, monkeypatch):
+def test_logs_are_followed_until_the_job_has_ended(
+    run: Callable[..., Result], service: LiveService, job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("batchmill.client.job.LOG_INTERVAL_S", 0.01)
     late = ENTRIES[1].model_copy(update={"id": "3000-0", "message": "late"})
     service.faults += [
@@ -232,13 +244,15 @@ def test_logs_are_followed_until_the_job_has_ended(run, service, job, monkeypatc
     assert [line.rpartition(": ")[2] for line in lines] == ["its first shards are planned", "no", "late"]
 
 
-def test_the_log_of_an_unknown_job_is_an_error(run):
+def test_the_log_of_an_unknown_job_is_an_error(run: Callable[..., Result]) -> None:
     done = run("logs", "job-nowhere")
     assert done.exit_code == 2
     assert "job-nowhere" in done.stderr
 
 
-def test_a_progress_line_tells_the_range_and_the_dead_by_error(run, service, job):
+def test_a_progress_line_tells_the_range_and_the_dead_by_error(
+    run: Callable[..., Result], service: LiveService, job: str
+) -> None:
     timer = threading.Timer(0.5, service.change, (job,), {"state": JobState.COMPLETED})
     service.change(job, rows_dead=3, dead_by_error={"ValueError": 2, "too_large": 1}, rows_per_second=100.0)
     timer.start()

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import json
 import os
 import socket
@@ -5,7 +7,9 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import aiohttp
 import pytest
 
 import batchmill
@@ -21,39 +25,44 @@ from batchmill.errors import (
 )
 from support.fault_proxy import Fault
 
+if TYPE_CHECKING:
+    from support.live_service import LiveService
 
-def _write_service(url="http://127.0.0.1:1", key="t", pid=None):
+
+def _write_service(url: str = "http://127.0.0.1:1", key: str = "t", pid: int | None = None) -> None:
     record = {"url": url, "token": key, "pid": os.getpid() if pid is None else pid}
     _write_service_file(json.dumps(record))
 
 
-def _write_service_file(text):
+def _write_service_file(text: str) -> None:
     folder = Path(os.environ["BATCHMILL_DATA_DIR"])
     folder.mkdir()
     (folder / "service.json").write_text(text)
 
 
-def _free_port():
+def _free_port() -> int:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
+        return int(taken.getsockname()[1])
 
 
-def test_the_environment_names_the_service(service, monkeypatch):
+def test_the_environment_names_the_service(service: LiveService, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BATCHMILL_URL", service.url + "/")
     monkeypatch.setenv("BATCHMILL_TOKEN", service.token)
     with Client() as client:
         assert client.workers()
 
 
-def test_a_running_service_of_this_machine_is_found_with_its_own_token(service, monkeypatch):
+def test_a_running_service_of_this_machine_is_found_with_its_own_token(
+    service: LiveService, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _write_service(service.url, service.token)
     monkeypatch.setenv("BATCHMILL_TOKEN", "of another service")
     with Client() as client:
         assert client.workers()
 
 
-def test_an_argument_goes_before_the_environment_and_the_running_service(monkeypatch):
+def test_an_argument_goes_before_the_environment_and_the_running_service(monkeypatch: pytest.MonkeyPatch) -> None:
     _write_service()
     monkeypatch.setenv("BATCHMILL_URL", "http://env:1")
     monkeypatch.setenv("BATCHMILL_TOKEN", "env-token")
@@ -64,12 +73,12 @@ def test_an_argument_goes_before_the_environment_and_the_running_service(monkeyp
     assert find_service(None, "arg-token") == ServiceAddress("http://127.0.0.1:1", "arg-token")
 
 
-def test_without_a_service_the_error_says_what_to_do():
+def test_without_a_service_the_error_says_what_to_do() -> None:
     with pytest.raises(ServiceUnavailable, match="BATCHMILL_URL"):
         Client()
 
 
-def test_a_service_that_died_without_cleaning_up_counts_as_none():
+def test_a_service_that_died_without_cleaning_up_counts_as_none() -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     _write_service(pid=ended.pid)
@@ -78,19 +87,19 @@ def test_a_service_that_died_without_cleaning_up_counts_as_none():
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": 1}', '{"url": "", "pid": "x"}'])
-def test_a_broken_service_file_is_named(text):
+def test_a_broken_service_file_is_named(text: str) -> None:
     _write_service_file(text)
     with pytest.raises(InvalidSettings, match=r"service\.json"):
         Client()
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://x", "http://", "http://x:port", "7"])
-def test_a_url_that_is_none_is_refused(url):
+def test_a_url_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(InvalidSettings, match="http://host:port"):
         Client(url)
 
 
-def test_secrets_are_never_shown(service):
+def test_secrets_are_never_shown(service: LiveService) -> None:
     with pytest.raises(InvalidSettings) as caught:
         Client("http://user:hidden-one@host:1")
     assert "hidden-one" not in str(caught.value)
@@ -104,22 +113,22 @@ def test_secrets_are_never_shown(service):
     assert "hidden" not in str(denied.value)
 
 
-def test_a_refused_connection_names_the_url_at_once():
+def test_a_refused_connection_names_the_url_at_once() -> None:
     url = f"http://127.0.0.1:{_free_port()}"
     with Client(url, "t") as client, pytest.raises(ServiceUnavailable, match=url) as caught:
         client.workers()
     assert "batchmill up" in caught.value.hint
 
 
-def test_a_host_that_does_not_exist_is_told_at_once():
+def test_a_host_that_does_not_exist_is_told_at_once() -> None:
     with Client("http://no-such-host.invalid:1") as client, pytest.raises(ServiceUnavailable, match=r"no-such-host"):
         client.jobs()
 
 
-def test_what_speaks_no_http_is_told():
+def test_what_speaks_no_http_is_told() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
-        def answer():
+        def answer() -> None:
             connection, _ = server.accept()
             with connection:
                 connection.recv(1000)
@@ -133,13 +142,13 @@ def test_what_speaks_no_http_is_told():
         thread.join()
 
 
-def test_a_short_absence_is_waited_out_once_the_service_was_there(client, service):
+def test_a_short_absence_is_waited_out_once_the_service_was_there(client: Client, service: LiveService) -> None:
     client.workers()
     service.faults += [Fault("GET", "/v1/workers", answer=(503, "away")), Fault("GET", "/v1/workers", drop=True)]
     assert client.workers()
 
 
-def test_an_absence_at_first_sight_is_told_at_once(client, service):
+def test_an_absence_at_first_sight_is_told_at_once(client: Client, service: LiveService) -> None:
     service.faults.append(Fault("GET", "/v1/workers", answer=(503, "away")))
     with pytest.raises(ServiceUnavailable, match="503"):
         client.workers()
@@ -163,28 +172,33 @@ def test_an_absence_at_first_sight_is_told_at_once(client, service):
         (200, "[]", BatchmillError),
     ],
 )
-def test_an_answer_that_is_not_as_expected_is_a_typed_error(client, service, status, text, error):
+def test_an_answer_that_is_not_as_expected_is_a_typed_error(
+    client: Client, service: LiveService, status: int, text: str, error: type[BatchmillError]
+) -> None:
     service.faults.append(Fault("GET", "/v1/workers", answer=(status, text)))
     with pytest.raises(error) as caught:
         client.workers()
     assert type(caught.value) is error
 
 
-def test_fields_that_a_newer_service_adds_are_passed_over(client, service):
+def test_fields_that_a_newer_service_adds_are_passed_over(client: Client, service: LiveService) -> None:
     job = client.submit("echo", rows=[{"a": 1}])
+    assert job.latest is not None
     text = json.dumps(json.loads(job.latest.model_dump_json()) | {"mood": 7})
     service.faults.append(Fault("GET", job.id, answer=(200, text)))
     assert job.status() == job.latest
 
 
-def test_connections_are_kept_alive(client):
+def test_connections_are_kept_alive(client: Client) -> None:
     for _ in range(5):
         client.workers()
-    connector = client._async._transport._session.connector
-    assert sum(map(len, connector._conns.values())) == 1
+    session = client._async._transport._session
+    assert session is not None
+    assert isinstance(session.connector, aiohttp.TCPConnector)
+    assert [len(kept) for kept in session.connector._conns.values()] == [1]
 
 
-def test_an_interrupt_reaches_a_blocked_caller_and_leaves_the_client_usable(service):
+def test_an_interrupt_reaches_a_blocked_caller_and_leaves_the_client_usable(service: LiveService) -> None:
     service.holds_jobs = True
     code = f"""
 import os, signal, threading, batchmill
@@ -203,7 +217,7 @@ except KeyboardInterrupt:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_forked_process_is_told_to_make_its_own_client(client):
+def test_a_forked_process_is_told_to_make_its_own_client(client: Client) -> None:
     client.workers()
     pid = os.fork()
     if pid == 0:
@@ -215,7 +229,7 @@ def test_a_forked_process_is_told_to_make_its_own_client(client):
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
 
 
-def test_importing_batchmill_loads_nothing_heavy():
+def test_importing_batchmill_loads_nothing_heavy() -> None:
     code = """
 import sys, batchmill
 heavy = {"aiohttp", "pyarrow", "pydantic", "click", "rich", "redis", "celery", "torch", "fastapi", "asyncio"}
@@ -226,7 +240,7 @@ assert not {"redis", "celery", "torch", "fastapi", "uvicorn"} & set(sys.modules)
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_all_public_names_exist():
+def test_all_public_names_exist() -> None:
     for name in set(batchmill.__all__) - {"local"}:
         assert getattr(batchmill, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nope'"):

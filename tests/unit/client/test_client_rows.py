@@ -1,24 +1,30 @@
+from __future__ import annotations
+
 import gc
 import itertools
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
 
-from batchmill.client.submitting.rows import MAX_PART_BYTES, check_rows, upload_parts
+from batchmill.client.submitting.rows import MAX_PART_BYTES, UploadPart, check_rows, upload_parts
 from batchmill.errors import InvalidRows
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
-def _all(rows):
+
+def _all(rows: Any) -> pa.Table:
     return pa.concat_tables([piece.table for piece in upload_parts(rows)], promote_options="permissive")
 
 
-def _pieces(rows):
+def _pieces(rows: Any) -> list[UploadPart]:
     check_rows(rows)
     return list(upload_parts(rows))
 
 
-def _refused(rows, *words):
+def _refused(rows: Any, *words: str) -> InvalidRows:
     with pytest.raises(InvalidRows) as caught:
         _pieces(rows)
     for word in words:
@@ -43,11 +49,11 @@ TABLE = pa.table({"id": pa.array([1, 2, 3], pa.int32()), "text": ["a", None, "c"
     ],
     ids=["table", "batch", "reader", "list of tables", "iterator of batches", "struct array"],
 )
-def test_arrow_data_in_any_wrapping_keeps_its_types_and_order(rows):
+def test_arrow_data_in_any_wrapping_keeps_its_types_and_order(rows: Any) -> None:
     assert _all(rows).equals(TABLE)
 
 
-def test_dicts_become_columns_with_null_where_a_key_is_missing():
+def test_dicts_become_columns_with_null_where_a_key_is_missing() -> None:
     rows = [{"a": 1}, {"b": "x", "a": 2}, {"a": None, "c": [1.5]}]
     assert _all(rows).to_pylist() == [
         {"a": 1, "b": None, "c": None},
@@ -56,36 +62,36 @@ def test_dicts_become_columns_with_null_where_a_key_is_missing():
     ]
 
 
-def test_dicts_and_tables_may_come_mixed_and_stay_in_order():
+def test_dicts_and_tables_may_come_mixed_and_stay_in_order() -> None:
     rows = [{"id": 1}, pa.table({"id": [2, 3]}), {"id": 4}, {"id": 5}]
     assert _all(rows)["id"].to_pylist() == [1, 2, 3, 4, 5]
 
 
-def test_many_rows_come_in_pieces_of_limited_size_in_order():
+def test_many_rows_come_in_pieces_of_limited_size_in_order() -> None:
     rows = ({"id": i, "text": f"{i} " * 50} for i in range(100_000))
     made = list(upload_parts(rows))
     assert len(made) > 3
-    assert all(piece.ipc_file.size < MAX_PART_BYTES * 1.1 for piece in made)
+    assert all(piece.ipc_file is not None and piece.ipc_file.size < MAX_PART_BYTES * 1.1 for piece in made)
     assert [piece.first_row for piece in made] == [0, *itertools.accumulate(p.table.num_rows for p in made[:-1])]
     ids = itertools.chain.from_iterable(pa.ipc.open_file(p.ipc_file).read_all()["id"].to_pylist() for p in made)
     assert list(ids) == list(range(100_000))
 
 
-def test_a_large_table_is_cut_without_losing_a_row():
+def test_a_large_table_is_cut_without_losing_a_row() -> None:
     table = pa.table({"id": pa.array(range(400_000)), "text": ["some text that takes its place"] * 400_000})
     made = list(upload_parts(table))
-    assert all(piece.ipc_file.size < MAX_PART_BYTES * 1.1 for piece in made)
+    assert all(piece.ipc_file is not None and piece.ipc_file.size < MAX_PART_BYTES * 1.1 for piece in made)
     assert pa.concat_tables([piece.table for piece in made]).equals(table)
 
 
-def test_an_endless_iterator_is_drawn_only_as_far_as_pieces_are_taken():
+def test_an_endless_iterator_is_drawn_only_as_far_as_pieces_are_taken() -> None:
     drawn = itertools.count()
     made = upload_parts({"id": next(drawn), "text": "x" * 1000} for _ in itertools.repeat(None))
     next(made)
     assert next(drawn) < 20_000
 
 
-def test_large_values_end_a_piece_before_they_fill_the_memory():
+def test_large_values_end_a_piece_before_they_fill_the_memory() -> None:
     gc.collect()
     before = pa.total_allocated_bytes()
     most = 0
@@ -95,31 +101,31 @@ def test_large_values_end_a_piece_before_they_fill_the_memory():
     assert most < 6 * MAX_PART_BYTES
 
 
-def test_a_row_longer_than_a_piece_comes_alone():
+def test_a_row_longer_than_a_piece_comes_alone() -> None:
     rows = [{"b": bytes(10)}, {"b": bytes(MAX_PART_BYTES * 2)}, {"b": bytes(10)}]
     assert [piece.table.num_rows for piece in upload_parts(rows)] == [1, 1, 1]
 
 
-def test_a_column_widens_from_null_and_from_int():
+def test_a_column_widens_from_null_and_from_int() -> None:
     rows = [{"n": None, "x": 1}] * 5000 + [{"n": "text", "x": 1.5}] * 5000
     table = _all(rows)
     assert table.schema.types == [pa.string(), pa.float64()]
     assert table["x"].to_pylist() == [1.0] * 5000 + [1.5] * 5000
 
 
-def test_views_are_sent_as_plain_text_and_bytes():
+def test_views_are_sent_as_plain_text_and_bytes() -> None:
     view = pa.table({"t": pa.array(["a"], pa.string_view()), "b": pa.array([b"a"], pa.binary_view())})
     assert _all(view).schema.types == [pa.large_string(), pa.large_binary()]
 
 
-def test_few_rows_ride_inline_and_many_do_not():
+def test_few_rows_ride_inline_and_many_do_not() -> None:
     (few,) = upload_parts([{"id": 1}])
     assert pa.ipc.open_stream(few.as_inline()).read_all().to_pylist() == [{"id": 1}]
     (many,) = upload_parts([{"id": i, "text": "x" * 50} for i in range(3000)])
     assert many.as_inline() is None
 
 
-def test_no_rows_are_one_empty_piece_that_keeps_the_columns():
+def test_no_rows_are_one_empty_piece_that_keeps_the_columns() -> None:
     (none,) = upload_parts([])
     assert none.as_inline() is not None
     (typed,) = upload_parts(TABLE.schema.empty_table())
@@ -127,19 +133,19 @@ def test_no_rows_are_one_empty_piece_that_keeps_the_columns():
 
 
 @pytest.mark.parametrize("path", ["docs.jsonl", Path("docs.jsonl"), b"docs.jsonl"])
-def test_a_path_given_as_rows_is_told_to_go_to_source(path):
+def test_a_path_given_as_rows_is_told_to_go_to_source(path: object) -> None:
     _refused(path, "source=")
 
 
-def test_one_dict_given_as_rows_is_refused():
+def test_one_dict_given_as_rows_is_refused() -> None:
     _refused({"text": ["a"]}, "one dict for each row")
 
 
-def test_what_cannot_be_iterated_is_refused():
+def test_what_cannot_be_iterated_is_refused() -> None:
     _refused(7, "int")
 
 
-def test_a_row_that_is_no_dict_is_named():
+def test_a_row_that_is_no_dict_is_named() -> None:
     error = _refused([{"a": 1}, {"a": 2}, ["a", 3]], "row 2", "list")
     assert error.details["row"] == 2
 
@@ -157,45 +163,47 @@ def test_a_row_that_is_no_dict_is_named():
     ],
 )
 @pytest.mark.parametrize("before", [3, 10_000], ids=["in one chunk", "in a later chunk"])
-def test_a_value_of_another_kind_is_named_with_its_row_column_and_both_types(good, bad, known, came, before):
+def test_a_value_of_another_kind_is_named_with_its_row_column_and_both_types(
+    good: object, bad: object, known: str, came: str, before: int
+) -> None:
     rows = itertools.chain([{"k": good}] * before, [{"k": good}, {"k": bad}])
     error = _refused(rows, f"row {before + 1},", "'k'", known, came)
     assert error.details == {"row": before + 1, "column": "k"}
 
 
-def test_a_chunk_of_another_kind_is_named_by_its_first_value():
+def test_a_chunk_of_another_kind_is_named_by_its_first_value() -> None:
     rows = [{"k": 1}] * 4096 + [{"k": None}, {"k": "x"}]
     _refused(rows, "row 4097", "int64", "string")
 
 
-def test_a_number_that_would_lose_digits_is_refused():
+def test_a_number_that_would_lose_digits_is_refused() -> None:
     rows = [{"k": 1.5}] * 4096 + [{"k": 2**60 + 1}]
     _refused(rows, "row 4096", "double")
 
 
-def test_a_value_without_an_arrow_type_is_named():
+def test_a_value_without_an_arrow_type_is_named() -> None:
     _refused([{"k": object()}], "row 0", "'k'", "object")
 
 
-def test_a_key_that_is_no_text_is_named():
+def test_a_key_that_is_no_text_is_named() -> None:
     _refused([{"a": 1}, {2: 1}], "row 1", "2", "int")
 
 
 @pytest.mark.parametrize("rows", [[{}], [{}, {}], pa.table({"a": [1]}).select([])])
-def test_rows_without_a_column_are_refused(rows):
+def test_rows_without_a_column_are_refused(rows: Any) -> None:
     _refused(rows, "row 0", "column")
 
 
-def test_columns_of_one_name_are_refused():
+def test_columns_of_one_name_are_refused() -> None:
     _refused(pa.table([[1], [2]], names=["a", "a"]), "two columns are called 'a'")
 
 
-def test_an_array_without_columns_is_refused():
+def test_an_array_without_columns_is_refused() -> None:
     _refused(pa.array([1, 2]), "row 0")
 
 
-def test_an_error_of_the_iterator_passes_through():
-    def rows():
+def test_an_error_of_the_iterator_passes_through() -> None:
+    def rows() -> Iterator[dict[str, Any]]:
         yield {"a": 1}
         raise LookupError("the database went away")
 
@@ -204,10 +212,10 @@ def test_an_error_of_the_iterator_passes_through():
 
 
 @pytest.mark.parametrize("large", [{"image": b"x" * 2**21}, {"id": 1, "image": b"x" * 2**21}], ids=["others", "more"])
-def test_no_more_rows_are_taken_than_a_part_needs_when_they_become_large(large):
+def test_no_more_rows_are_taken_than_a_part_needs_when_they_become_large(large: dict[str, object]) -> None:
     taken = 0
 
-    def rows():
+    def rows() -> Iterator[dict[str, Any]]:
         nonlocal taken
         for row in [{"id": 1}] * 1000 + [large] * 200:
             taken += 1

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
     from batchmill_worker.batching.packing import Rows
     from batchmill_worker.engine.executor import ShardTask
-    from batchmill_worker.models.operator_cache import ReadyOperator
+    from batchmill_worker.models.ready_operator import ReadyOperator
     from batchmill_worker.runtime.side_executor import FutureLike, SideExecutor
 
 MAX_TURN_S = 10.0

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from batchmill.operators.contract import OperatorDefinition
     from batchmill_worker.batching.sizing import Batching
     from batchmill_worker.engine.shard_result import ShardResult
-    from batchmill_worker.models.operator_cache import ReadyOperator
+    from batchmill_worker.models.ready_operator import ReadyOperator
     from batchmill_worker.runtime.device_time import AttemptUsage
 
 

@@ -16,7 +16,7 @@ from batchmill_worker.runtime.slot_board import Hook
 if TYPE_CHECKING:
     from batchmill_worker.batching.cost_model import Floats
     from batchmill_worker.batching.packing import Packed
-    from batchmill_worker.models.operator_cache import ReadyOperator
+    from batchmill_worker.models.ready_operator import ReadyOperator
 
 MIN_COST = 1e-6
 ROWS_PER_CALL = 64

@@ -65,7 +65,7 @@ class SlotMetricsCollector(Collector):
         for kind in ADDED_UP:
             _reserve_file(folder / f"{kind}_{ARCHIVE}.db", ARCHIVE_FILE_BYTES)
         self._folder = folder
-        self._gatherer: Any = MultiProcessCollector(None, str(folder))  # type: ignore[no-untyped-call]  # the library has no types
+        self._gatherer: Any = MultiProcessCollector(None, str(folder))
         self._lock = threading.Lock()  # so that nothing is collected in the middle of a move to the archive
 
     def collect(self) -> Iterable[Metric]:
@@ -78,7 +78,7 @@ class SlotMetricsCollector(Collector):
         with self._lock:
             for kind in ADDED_UP:
                 self._archive(self._folder / f"{kind}_{pid}.db", self._folder / f"{kind}_{ARCHIVE}.db")
-            mark_process_dead(pid, str(self._folder))  # type: ignore[no-untyped-call]  # the library has no types
+            mark_process_dead(pid, str(self._folder))
             for gauge in self._folder.glob(f"gauge_*_{pid}.db"):
                 gauge.unlink()
 

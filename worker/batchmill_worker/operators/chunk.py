@@ -8,7 +8,8 @@ import pyarrow as pa
 from pydantic import Field
 
 from batchmill.errors import InvalidParams
-from batchmill.operators.contract import Expansion, RowError, operator
+from batchmill.operators.contract import Expansion, RowError
+from batchmill.operators.registration import operator
 from batchmill.storage.hub_models import MODEL_FORMAT
 from batchmill_worker.models import setup_context
 from batchmill_worker.models.model_source import fingerprint_files, hub_revision, locate_model

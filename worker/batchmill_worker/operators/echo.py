@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchmill.operators.contract import operator
+from batchmill.operators.registration import operator
 
 if TYPE_CHECKING:
     import pyarrow as pa

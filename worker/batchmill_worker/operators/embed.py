@@ -8,7 +8,8 @@ import pyarrow as pa
 from pydantic import Field
 
 from batchmill.errors import InvalidParams
-from batchmill.operators.contract import RowError, operator
+from batchmill.operators.contract import RowError
+from batchmill.operators.registration import operator
 from batchmill_worker.text.columns import read_texts, text_key
 from batchmill_worker.text.model import ModelRequest, load_embedder
 from batchmill_worker.text.one_pass import OnePassOperator

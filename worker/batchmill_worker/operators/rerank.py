@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from batchmill.errors import InvalidParams
-from batchmill.operators.contract import RowError, operator
+from batchmill.operators.contract import RowError
+from batchmill.operators.registration import operator
 from batchmill_worker.text.columns import pair, read_texts, text_key
 from batchmill_worker.text.model import ModelRequest, load_classifier
 from batchmill_worker.text.one_pass import OnePassOperator

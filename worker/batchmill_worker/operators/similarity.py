@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from batchmill.operators.contract import PartialResult, RowError, operator
+from batchmill.operators.contract import PartialResult, RowError
+from batchmill.operators.registration import operator
 from batchmill_worker.text.columns import read_texts, text_key
 from batchmill_worker.text.model import ModelRequest, load_embedder
 from batchmill_worker.text.params import Column, Dtype, MaxTokens, Model, Prompt, Query, Truncate

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from batchmill.storage.blobs import BlobStore
     from batchmill_worker.batching.packing import Rows
     from batchmill_worker.engine.shard_result import ShardResult
-    from batchmill_worker.models.operator_cache import ReadyOperator
+    from batchmill_worker.models.ready_operator import ReadyOperator
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,8 @@ from batchmill_worker.slot.model_queues import ModelQueuesStep
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from batchmill.operators.contract import OperatorDefinition, OperatorRegistry
+    from batchmill.operators.contract import OperatorDefinition
+    from batchmill.operators.registration import OperatorRegistry
     from batchmill.settings import WorkerSettings
     from batchmill_worker.slot.attempt.runner import AttemptRunner
     from batchmill_worker.slot.model_queues import ModelQueues
@@ -33,8 +34,30 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+EVENTS_DELAY_S = 0.1
+"""How long events of tasks are collected, to be sent as one message."""
+
+
 class PromptConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
-    """Celery's consumer, with short waits between attempts to reconnect."""
+    """Celery's consumer, with short waits to reconnect, and few messages for many tasks' events."""
+
+    _events_due_at = 0.0  # monotonic: when those that are collected now are sent
+
+    def on_send_event_buffered(self) -> None:
+        """An event of a task is to be sent; Celery would send each by itself. Called in any thread."""
+        if self.hub:
+            self.hub.call_soon(self._send_events_soon)
+
+    def shutdown(self) -> None:
+        """End, once what is collected is sent."""
+        self._flush_events()
+        super().shutdown()
+
+    def _send_events_soon(self) -> None:
+        now = time.monotonic()
+        if now >= self._events_due_at:  # also where a lost connection took the timer with it
+            self._events_due_at = now + EVENTS_DELAY_S
+            self.timer.call_after(EVENTS_DELAY_S, self._flush_events)
 
     def ensure_connected(self, conn: Any) -> Any:
         """Return an open connection, however long that takes."""

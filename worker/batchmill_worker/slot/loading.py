@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchmill.errors import InvalidOperator
-from batchmill.operators.contract import REGISTRY
+from batchmill.operators.registration import REGISTRY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from batchmill.operators.contract import OperatorRegistry
+    from batchmill.operators.registration import OperatorRegistry
 
 GROUP = "batchmill.operators"
 """The entry-point group of installed operators; the values are names of modules."""

@@ -42,7 +42,7 @@ from batchmill_worker.slot.pricing import hourly_price_nano
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from batchmill.operators.contract import OperatorRegistry
+    from batchmill.operators.registration import OperatorRegistry
     from batchmill.settings import WorkerSettings
     from batchmill_worker.devices.placement import SlotIdentity
 

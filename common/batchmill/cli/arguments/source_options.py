@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _DIALECT = ("delimiter", "quote", "escape", "null_values", "encoding")
+_PART = ("limit", "sample", "seed")
 _ESCAPES = {"\\t": "\t", "tab": "\t"}
 
 
@@ -37,6 +38,22 @@ class ColumnType(click.ParamType[tuple[str, str]]):
         if not column or not equals or not kind:
             self.fail(f"expected COLUMN=TYPE, got {value!r}.", param, ctx)
         return column, kind
+
+
+class SampleSize(click.ParamType[float]):
+    """A share of the rows, or a number of them."""
+
+    name = "share|rows"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The share as a float, or the number as an int."""
+        try:
+            size: float = int(value) if str(value).isdecimal() else float(value)
+        except ValueError:
+            size = 0
+        if not (size >= 1 if isinstance(size, int) else 0 < size < 1):
+            self.fail(f"expected a share such as 0.01, or a number of rows, got {value!r}.", param, ctx)
+        return size
 
 
 _OPTIONS = (
@@ -70,6 +87,13 @@ _OPTIONS = (
         type=click.IntRange(1, 2**31 - 1),
         help="With --format binary: a larger file becomes a dead letter.  [default: 64 MiB]",
     ),
+    click.option("--limit", type=click.IntRange(min=1), metavar="ROWS", help="Read only the first rows."),
+    click.option(
+        "--sample", type=SampleSize(), help="Read only a random choice of rows: 0.01 is 1 %, 1000 is 1,000 rows."
+    ),
+    click.option(
+        "--seed", type=click.IntRange(0, 2**63 - 1), help="Of --sample: the same rows each time.  [default: 0]"
+    ),
 )
 FIELDS = (
     "format",
@@ -84,6 +108,7 @@ FIELDS = (
     "path_column",
     "on_bad_line",
     "max_file_bytes",
+    *_PART,
 )
 
 
@@ -98,7 +123,7 @@ def source_fields(options: dict[str, Any]) -> dict[str, Any]:
     """Take the options out of all options of a command, and return the fields of a source that were given."""
     given = {name: options.pop(name) for name in FIELDS}
     fields = {name: given[name] for name in ("format", "columns", "json_text", "missing_columns", "path_column")}
-    fields |= {name: given[name] for name in ("on_bad_line", "max_file_bytes")}
+    fields |= {name: given[name] for name in ("on_bad_line", "max_file_bytes", *_PART)}
     fields["schema"] = dict(given["schema"]) or None
     fields["hive_columns"] = False if given["no_hive_columns"] else None
     fields["csv"] = _dialect(given) or None

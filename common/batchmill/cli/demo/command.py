@@ -123,11 +123,16 @@ def _search(client: Client, home: DemoFolder) -> None:
 
 
 def _print_location(home: DemoFolder) -> None:
-    from batchmill.sinks.manifest import MANIFEST, Manifest
+    from batchmill.sinks.manifest_file import ManifestFile
     from batchmill.storage.locations import UNRESTRICTED, Locations
 
-    manifest = Manifest.read(Locations(UNRESTRICTED).resolve(str(home.vectors)))
+    locations = Locations(UNRESTRICTED)
+    file = ManifestFile(locations.resolve(str(home.vectors)), locations)
+    manifest = file.read()
     click.echo(f"\nVectors: {home.vectors}")
-    click.echo(f"  {len(manifest.parts)} Parquet files; {MANIFEST} lists them in order, with their columns and rows")
+    if manifest is not None:
+        click.echo(
+            f"  {len(manifest.parts)} Parquet files; {file.uri} lists them in order, with their columns and rows"
+        )
     click.echo("Read them from Python:")
     click.echo(f'  import pyarrow.dataset as ds; table = ds.dataset("{home.vectors}", format="parquet").to_table()')

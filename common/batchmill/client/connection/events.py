@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable
+
+    from batchmill.client.connection.transport import Transport
+
+SILENCE_S = 35.0  # the service sends a comment every 15 s, so a longer silence means a dead connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +20,14 @@ class Event:
 
     name: str
     data: str
+
+
+async def read_events(transport: Transport, path: str) -> AsyncGenerator[Event, None]:
+    """Yield the events at a path of the service, until the connection ends. Raises what `Transport.open` raises."""
+    stream = transport.open("GET", path, accept="text/event-stream", read_timeout_s=SILENCE_S)
+    async with stream as response, aclosing(server_sent_events(response.content)) as events:
+        async for event in events:
+            yield event
 
 
 async def server_sent_events(lines: AsyncIterable[bytes]) -> AsyncGenerator[Event, None]:

@@ -17,6 +17,8 @@ from batchmill.wording import shown
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection, Mapping
 
+    from batchmill.client.connection.transport import Transport
+
 
 MAX_PURGED_INDICES = 400  # in one URL
 
@@ -29,10 +31,31 @@ class DeadLetterPage(BaseModel):
     next: str | None
 
 
-class Purged(BaseModel):
+class _Purged(BaseModel):
     """How many dead letters were deleted."""
 
     purged: int
+
+
+async def dead_letter_pages(
+    transport: Transport, path: str, stage: str | None = None
+) -> AsyncGenerator[DeadLetterPage, None]:
+    """Read the dead letters at a path of the service, page by page. stage: only those of this one."""
+    cursor: str | None = ""
+    named = {} if stage is None else {"stage": stage}
+    while cursor is not None:
+        answer = await transport.json("GET", path, query={"cursor": cursor} | named)
+        page = transport.parse(DeadLetterPage, answer)
+        yield page
+        cursor = page.next
+
+
+async def purge(transport: Transport, path: str, indices: Collection[int] | None, error_type: str | None) -> int:
+    """Delete dead letters at a path of the service; return how many. None: those of all rows, of all errors."""
+    kind = [("error_type", error_type)] if error_type is not None else []
+    queries = [kind] if indices is None else [kind + group for group in _index_groups(indices)]
+    answers = [await transport.json("DELETE", path, query=query) for query in queries]
+    return sum(transport.parse(_Purged, answer).purged for answer in answers)
 
 
 def replay_request(
@@ -76,7 +99,7 @@ async def write_dead_letters(target: Path, pages: AsyncGenerator[DeadLetterPage,
     return count
 
 
-def index_groups(indices: Collection[int]) -> list[list[tuple[str, str]]]:
+def _index_groups(indices: Collection[int]) -> list[list[tuple[str, str]]]:
     """Split indices, in order, into the query parameters of as many requests as they need."""
     named = [("index", str(index)) for index in sorted(indices)]
     return [named[start : start + MAX_PURGED_INDICES] for start in range(0, len(named), MAX_PURGED_INDICES)]

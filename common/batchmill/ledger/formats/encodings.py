@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import astuple
 from typing import TYPE_CHECKING, NamedTuple
 
+from batchmill.jobs.cost import parse_pool_operator
 from batchmill.ledger.formats.settlement import Settled, SplitUp
 
 if TYPE_CHECKING:
@@ -24,6 +25,16 @@ class CommitInterval(NamedTuple):
 
     length_ms: int
     rows: int  # settled in it
+
+
+class EndedJob(NamedTuple):
+    """A job that its last commit ended."""
+
+    id: str
+    pool: str
+    operator: str
+    rows_done: int
+    rows_dead: int
 
 
 class Request(NamedTuple):
@@ -108,6 +119,13 @@ def parse_paces(text: str) -> tuple[CommitInterval, ...]:
 def parse_request(text: bytes) -> Request:
     """The job that was submitted under a client's idempotency key."""
     return Request(*text.decode().split(" "))
+
+
+def parse_ended(text: bytes) -> EndedJob:
+    """A job that its last commit ended."""
+    job_id, _, rest = text.decode().partition(" ")
+    worked_for, rows_done, rows_dead = rest.rsplit(" ", 2)
+    return EndedJob(job_id, *parse_pool_operator(worked_for), int(rows_done), int(rows_dead))
 
 
 def parse_stage_key(member: bytes) -> tuple[str, int]:

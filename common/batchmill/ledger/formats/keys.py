@@ -57,6 +57,10 @@ class Keys:
         """Sorted set: the ids of jobs that have ended, scored by when (ms); 0: to be deleted now."""
         return f"{self.prefix}jobs:ended"
 
+    def unreported(self) -> str:
+        """List: jobs that their last commit ended, and that no leader has counted yet."""
+        return f"{self.prefix}jobs:unreported"
+
     def idempotency(self, idempotency_key: str) -> str:
         """String: the id and the request digest of the job that was submitted under a client's key."""
         return f"{self.prefix}idempotency:{hashlib.sha256(idempotency_key.encode()).hexdigest()[:32]}"

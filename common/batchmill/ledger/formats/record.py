@@ -178,6 +178,11 @@ class JobStage(NamedTuple):
         """Since when the stage has had no shard queued."""
         return self.stage.last_queued_at or self.job.created_at
 
+    @property
+    def is_untouched(self) -> bool:
+        """Whether its shards are as the planner numbered them: none was queued yet, left by another job, or dropped."""
+        return self.stage.last_queued_at is None and self.job.resumed_from is None and not self.job.state.is_final
+
 
 def stages_of_jobs(jobs: Iterable[JobRecord]) -> Iterator[JobStage]:
     """Yield all stages of these jobs, in the order of the jobs and of their rows."""

@@ -316,7 +316,14 @@ def commit(
             keys.done(attempt.job_id, attempt.stage),
             keys.live_shards(attempt.job_id, attempt.stage),
             keys.inline_results(attempt.job_id, attempt.stage),
+            keys.ready(attempt.job_id, attempt.stage),
+            keys.waiting(attempt.job_id, attempt.stage),
             keys.dead_counts(attempt.job_id),
+            keys.live_jobs(),
+            keys.ended_jobs(),
+            keys.clock_seen(),
+            keys.inline_input(attempt.job_id),
+            keys.unreported(),
             keys.cost_tenants(),
             keys.cost_pools(),
             keys.cost_days(),
@@ -388,6 +395,58 @@ def drop_upload(
         ],
     )
     return bool(reply)
+
+
+class DueReply(NamedTuple):
+    """What `due.lua` replies."""
+
+    now: int
+    entries: list[str]
+
+
+class DuePool(NamedTuple):
+    """An item of the list that `due.lua` takes."""
+
+    pool: str
+    window: int
+    operators: str
+
+
+def due(
+    store: Store,
+    *,
+    limit: int,
+    max_turns: int,
+    more_of_a_turn: int,
+    pools: Sequence[DuePool],
+) -> DueReply:
+    """What there is to queue in these pools, as far as their windows have room."""
+    keys = store.keys
+    reply = store.run(
+        "due",
+        [
+            keys.index(),
+        ],
+        [
+            store.now_ms,
+            limit,
+            max_turns,
+            more_of_a_turn,
+            *(
+                part
+                for item in pools
+                for part in (
+                    item.pool,
+                    item.window,
+                    item.operators,
+                )
+            ),
+        ],
+    )
+    return DueReply(
+        int(reply[0]),
+        [one.decode() for one in reply[1:]],
+    )
 
 
 class EndAttemptAnswer(StrEnum):
@@ -1621,6 +1680,7 @@ def submit(
     budget_nano: int | None,
     priority: int,
     deadline_ms: int | None,
+    ends_at_commit: bool,
     stages: Sequence[NewStage],
 ) -> SubmitReply:
     """Accept a job, or find the one that was accepted under the same idempotency key."""
@@ -1666,6 +1726,7 @@ def submit(
             "" if budget_nano is None else budget_nano,
             priority,
             "" if deadline_ms is None else deadline_ms,
+            int(ends_at_commit),
             keys.events(),
             *(
                 part

@@ -110,6 +110,11 @@ local function publish(channel, kind, id)
   redis.pcall('PUBLISH', channel, kind .. ' ' .. id)
 end
 
+-- A job that its last commit ended: "job pool operator rows-done rows-failed".
+local function write_ended(job_id, worked_for, rows_done, rows_dead)
+  return table.concat({job_id, worked_for, rows_done, rows_dead}, ' ')
+end
+
 -- A segment of the row cache: "bytes digests", its size and the digests that the index has of it, 16 bytes each.
 local function write_segment(bytes, digests)
   return bytes .. ' ' .. table.concat(digests)

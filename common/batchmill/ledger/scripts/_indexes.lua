@@ -5,7 +5,7 @@
 -- plan|POOL|TURN   sorted set: stages to be planned, by how many of their shards live, then by priority
 -- ready|POOL|TURN  sorted set: stages with a shard that may be queued now, by when one was last queued, then by priority
 -- plan, ready      set of the pools with such stages; plan|POOL, ready|POOL: set of their turns
--- flight|POOL      set: stages with shards that are queued or running; flight: set of the pools with such stages
+-- flight|POOL      sorted set: stages with shards that are queued or running, by how many; flight: set of their pools
 -- later            sorted set: stages all of whose idle shards wait for a retry, by when the first is due (ms)
 -- unqueue          set: stages of paused jobs with queued shards
 -- free             set: stages with parts that the next stage may have settled since they were last looked at
@@ -29,18 +29,23 @@ local function index_turn(index, kind, pool, turn, member, score)
   end
 end
 
-local function index_flight(index, pool, member, is_in_flight)
+local function index_flight(index, pool, member, in_flight)
   local members = index .. 'flight|' .. pool
-  if is_in_flight then
-    redis.call('SADD', members, member)
+  if in_flight > 0 then
+    redis.call('ZADD', members, in_flight, member)
     redis.call('SADD', index .. 'flight', pool)
-  elseif redis.call('SREM', members, member) == 1 and redis.call('EXISTS', members) == 0 then
+  elseif redis.call('ZREM', members, member) == 1 and redis.call('EXISTS', members) == 0 then
     redis.call('SREM', index .. 'flight', pool)
   end
 end
 
 local function index_score(key, member, score)
   if score then redis.call('ZADD', key, score, member) else redis.call('ZREM', key, member) end
+end
+
+-- How `indexed` has an entry with a score.
+local function index_entry(score)
+  return score and string.format('%.0f', score) or '-'
 end
 
 -- When the first idle shard of a stage may be queued: 0 for a planned one, else when the first retry is due.
@@ -83,20 +88,21 @@ local function index_stage(index, job, job_id, number, found, now)
     local due = first_due(job .. ':ready:' .. number, job .. ':waiting:' .. number)
     if due > now then later = due else ready = tonumber(since or found.created) - found.priority * AGEING_MS end
   end
+  local in_flight, is_paused = queued + running, found.state == 'paused' and queued > 0
   frees = frees and not is_final(found.state)
-  local in_flight, is_paused = queued + running > 0, found.state == 'paused' and queued > 0
-  local entries = string.format('%s %s %s %s %s %s', plan and string.format('%.0f', plan) or '-',
-    ready and string.format('%.0f', ready) or '-', later and string.format('%.0f', later) or '-',
-    tostring(in_flight), tostring(is_paused), tostring(frees))
-  if entries ~= before then
+  local entries = {index_entry(plan), index_entry(ready), index_entry(later), tostring(in_flight), tostring(is_paused),
+    tostring(frees)}
+  local text = table.concat(entries, ' ')
+  if text ~= before then
     local pool = string.match(worked_for, '^%S+')
-    index_turn(index, 'plan', pool, turn, member, plan)
-    index_turn(index, 'ready', pool, turn, member, ready)
-    index_flight(index, pool, member, in_flight)
-    index_score(index .. 'later', member, later)
-    redis.call(is_paused and 'SADD' or 'SREM', index .. 'unqueue', member)
-    redis.call(frees and 'SADD' or 'SREM', index .. 'free', member)
-    redis.call('HSET', stage, 'indexed', entries)
+    local had = {string.match(before or '', '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')}
+    if entries[1] ~= had[1] then index_turn(index, 'plan', pool, turn, member, plan) end
+    if entries[2] ~= had[2] then index_turn(index, 'ready', pool, turn, member, ready) end
+    if entries[3] ~= had[3] then index_score(index .. 'later', member, later) end
+    if entries[4] ~= had[4] then index_flight(index, pool, member, in_flight) end
+    if entries[5] ~= had[5] then redis.call(is_paused and 'SADD' or 'SREM', index .. 'unqueue', member) end
+    if entries[6] ~= had[6] then redis.call(frees and 'SADD' or 'SREM', index .. 'free', member) end
+    redis.call('HSET', stage, 'indexed', text)
   end
   return running, planned == '1' and live == 0
 end

@@ -72,11 +72,11 @@ local function is_settled(stage)
   return planned == '1' and tonumber(live or '0') == 0
 end
 
--- A stage has moved: publish that, or that it is settled now, which the job counts. Once a stage is settled, it stays so.
-local function publish_progress(keys, channel, kind, job_id)
-  local settled = is_settled(keys.stage)
-  if settled then redis.call('HINCRBY', keys.job, 'stages_open', -1) end
-  publish(channel, settled and 'settled' or kind, job_id)
+-- A stage has moved. Returns whether it is settled now, which the job counts: once a stage is settled, it stays so.
+local function count_settled(job, stage)
+  local settled = is_settled(stage)
+  if settled then redis.call('HINCRBY', job, 'stages_open', -1) end
+  return settled
 end
 
 -- Why the leader may not take a shard from an attempt as lost: 'deposed', 'alive' or 'stale'; nil when it may.
@@ -127,4 +127,23 @@ local function stop_job(job, now, after, failure)
   redis.call('HSET', job, 'stopping_at', now)
   if failure then redis.call('HSET', job, 'error', failure) end
   return true
+end
+
+-- The job has ended; nothing of it is at work any more. keys: `job`, `live_jobs`, `ended_jobs`, `clock_seen`, `inline_input`.
+local function end_job(keys, before, after, job_id, now)
+  end_pause(keys.job, now)
+  move_job(keys.job, before, after)
+  redis.call('HSET', keys.job, 'finished_at', now)
+  redis.call('SREM', keys.live_jobs, job_id)
+  local trusted = redis.call('GET', keys.clock_seen) or '0'
+  local created = redis.call('HGET', keys.job, 'created_at') or '0'
+  redis.call('ZADD', keys.ended_jobs, math.max(now, tonumber(trusted), tonumber(created)), job_id)
+  redis.call('DEL', keys.inline_input)
+end
+
+-- The same of one of its stages. keys: `stage`, `ready`, `waiting`, `live_shards`.
+local function end_stage(keys)
+  redis.call('HSET', keys.stage, 'shards_queued', 0)
+  redis.call('HDEL', keys.stage, 'cursor')
+  redis.call('DEL', keys.ready, keys.waiting, keys.live_shards)
 end

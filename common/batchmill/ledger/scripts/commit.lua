@@ -1,4 +1,5 @@
--- Make an attempt's results the shard's results: the one step that counts. Committing twice is one commit.
+-- Make an attempt's results the shard's results: the one step that counts. Committing twice is one commit. The last commit
+-- of a job ends it, too, if nothing else is to be done at its end (`ends_at_commit`, see `submit.lua`).
 --
 -- @key job
 -- @key index
@@ -8,7 +9,14 @@
 -- @key done
 -- @key live_shards
 -- @key inline_results
+-- @key ready
+-- @key waiting
 -- @key dead_counts
+-- @key live_jobs
+-- @key ended_jobs
+-- @key clock_seen
+-- @key inline_input
+-- @key unreported
 -- @key cost_tenants
 -- @key cost_pools
 -- @key cost_days
@@ -41,6 +49,9 @@
 --       "NAME PART_us" (µs), "NAME PART_nano" (billionths of the currency's unit), "NAME rows", "NAME attempts"
 -- paces  field of the stage: the last intervals between commits, see `_encodings.lua`; each at least a second and a 64th of
 --        the run. The open one began at rate_at, when rate_rows rows were settled
+-- unreported  list: jobs that ended so, the latest last, see `_encodings.lua`: the leader counts them and writes them to its log
+local MAX_UNREPORTED = 10000  -- if no coordinator leads for long
+
 local function note_pace(job, stage)
   local started, paused = unpack(redis.call('HMGET', job, 'started_at', 'paused_ms'))
   local paces, from, rows, done, dead = unpack(redis.call(
@@ -100,9 +111,20 @@ if args.max_dead and tonumber(args.rows_dead) > 0 then
   if most > 0 and most < 1 then most = most * math.max(tonumber(total or '0'), tonumber(in_plan or '0')) end
   if dead > most then stop_job(keys.job, now, 'failing', args.too_many_dead) end
 end
-publish_progress(keys, args.channel, 'committed', attempt.job_id)
+local is_settled_now = count_settled(keys.job, keys.stage)
 local price = metered and parse_metered(metered).price or 0
 charge(keys, attempt, {price = price, parts = parse_parts(args.used), rows = rows}, now, args.channel)
 note_pace(keys.job, keys.stage)
+local event = is_settled_now and 'settled' or 'committed'
+local job_state, ends_at_commit = unpack(redis.call('HMGET', keys.job, 'state', 'ends_at_commit'))
+if is_settled_now and ends_at_commit and job_state == 'running' then
+  event = 'finished'
+  end_job(keys, job_state, 'completed', attempt.job_id, now)
+  end_stage(keys)
+  local worked_for, done, dead = unpack(redis.call('HMGET', keys.stage, 'worked_for', 'rows_done', 'rows_dead'))
+  redis.call('RPUSH', keys.unreported, write_ended(attempt.job_id, worked_for, done, dead))
+  redis.call('LTRIM', keys.unreported, -MAX_UNREPORTED, -1)
+end
 index_job(keys.index, keys.job, attempt.job_id, now)
+publish(args.channel, event, attempt.job_id)
 return answer.ok

@@ -28,7 +28,10 @@ if not is_attempt(keys.shard, 'running', attempt.token) then return answer.stale
 local bill = {price = price_of(keys.shard), parts = parse_parts(args.used), rows = 0}
 charge(keys, attempt, bill, now, args.channel)
 requeue(keys, keys.leases, attempt, now + tonumber(args.delay_ms), args.blame and 'failures' or nil)
-if args.checkpoint then redis.call('HSET', keys.shard, 'checkpoint', args.checkpoint) end
+if args.checkpoint then
+  redis.call('HSET', keys.shard, 'checkpoint', args.checkpoint)
+  redis.call('HDEL', keys.job, 'ends_at_commit')  -- its blob is to be deleted then
+end
 if args.stalled_by then
   redis.call('HINCRBY', keys.shard, 'stalled_ms', args.stalled_ms)
   redis.call('HSET', keys.job, 'stalled', args.stalled_by)

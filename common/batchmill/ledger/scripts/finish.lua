@@ -36,19 +36,8 @@ for _, one in ipairs(stages) do
   if tonumber(redis.call('HGET', one.keys.stage, 'shards_running') or '0') > 0 then return answer.busy end
   if args.state == 'completed' and not is_settled(one.keys.stage) then return answer.busy end
 end
-end_pause(keys.job, now)
-move_job(keys.job, state, args.state)
-redis.call('HSET', keys.job, 'finished_at', now)
-redis.call('SREM', keys.live_jobs, args.job_id)
-local trusted = redis.call('GET', keys.clock_seen) or '0'
-local created = redis.call('HGET', keys.job, 'created_at') or '0'
-redis.call('ZADD', keys.ended_jobs, math.max(now, tonumber(trusted), tonumber(created)), args.job_id)
-redis.call('DEL', keys.inline_input)
-for _, one in ipairs(stages) do
-  redis.call('HSET', one.keys.stage, 'shards_queued', 0)
-  redis.call('HDEL', one.keys.stage, 'cursor')
-  redis.call('DEL', one.keys.ready, one.keys.waiting, one.keys.live_shards)
-end
+end_job(keys, state, args.state, args.job_id, now)
+for _, one in ipairs(stages) do end_stage(one.keys) end
 for _, item in ipairs(live) do
   redis.call('DEL', item.keys.shard)
   redis.call('ZREM', item.keys.queued, item.attempt.key)

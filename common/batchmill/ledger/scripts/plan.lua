@@ -44,6 +44,6 @@ if args.rows_total then
   redis.call('HSET', keys.stage, 'rows_total', args.rows_total, 'rows_exact', args.rows_exact and 1 or 0)
 end
 count_planned(keys.stage, rows, bytes, #shards)
-publish_progress(keys, args.channel, 'planned', args.job_id)
+publish(args.channel, count_settled(keys.job, keys.stage) and 'settled' or 'planned', args.job_id)
 index_job(keys.index, keys.job, args.job_id, now)
 return answer.ok

@@ -53,6 +53,6 @@ redis.call('HSET', keys.stage, 'cursor', args.cursor, 'planned', args.at_end and
            'rows_planned', args.rows_planned, 'shards_planned', args.shards_planned, 'shards_live', #shards,
            'shards_done', count, 'rows_done', rows, 'rows_dead', dead, 'rows_resumed', rows + dead,
            'rate_at', now, 'rate_rows', rows + dead)
-publish_progress(keys, args.channel, 'planned', args.job_id)
+publish(args.channel, count_settled(keys.job, keys.stage) and 'settled' or 'planned', args.job_id)
 index_job(keys.index, keys.job, args.job_id, now)
 return answer.ok

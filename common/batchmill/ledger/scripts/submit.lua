@@ -28,6 +28,7 @@
 -- @arg budget_nano: int?  billionths of the currency's unit
 -- @arg priority: int
 -- @arg deadline_ms: int?
+-- @arg ends_at_commit: flag  nothing is to be closed or deleted at its end
 -- @arg channel: channel
 -- @each stages: NewStage
 -- @param stage: int
@@ -51,7 +52,8 @@
 --              paused_ms (in all pauses that are over, since it started), idempotency_key, replay_of, resumed_from,
 --              roots_dead (rows of the source with a failed row, where max_dead is given),
 --              must_resume (1: what `resumed_from` left is still to be taken over), stages_open (that are not settled),
---              tenant, stage_count, priority, deadline_ms, indexed, inline_bytes, budget_nano, cost_nano, noted
+--              ends_at_commit (1: its last commit ends it; no checkpoint was stored), tenant, stage_count, priority,
+--              deadline_ms, indexed, inline_bytes, budget_nano, cost_nano, noted
 -- stage        hash: operator_version, revision (version and code, from the first claim), worked_for ("pool operator"), turn, indexed, cursor, planned (1: its input's end was reached),
 --              rows_total, rows_exact, rows_planned, rows_done, rows_dead, rows_timed, rows_cached,
 --              rows_resumed (of those done and dead, what an earlier job left), shards_planned,
@@ -91,6 +93,7 @@ end
 if is_planned then begin_job(keys.job, 'pending', now) end
 if args.budget_nano then redis.call('HSET', keys.job, 'budget_nano', args.budget_nano) end
 if args.deadline_ms then redis.call('HSET', keys.job, 'deadline_ms', args.deadline_ms) end
+if args.ends_at_commit then redis.call('HSET', keys.job, 'ends_at_commit', 1) end
 if args.inline_rows then redis.call('SET', keys.inline_input, args.inline_rows) end
 if args.replay_of then redis.call('HSET', keys.job, 'replay_of', args.replay_of) end
 if args.resumed_from then redis.call('HSET', keys.job, 'resumed_from', args.resumed_from, 'must_resume', 1) end

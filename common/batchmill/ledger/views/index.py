@@ -1,13 +1,14 @@
 """The indexes that scripts keep of what there is to do, read so that a step costs what it can do (`_indexes.lua`).
 
-Every method reads a bounded number of entries in a constant number of round trips. Stages take turns: those of one
+Every method reads a bounded number of entries in one round trip or two. Stages take turns: those of one
 tenant, operator and set of parameters share a turn, and a read takes as much from each turn, so that many jobs of one
 turn hide no others.
 """
 
 from __future__ import annotations
 
-from itertools import chain, zip_longest
+from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from batchmill.ledger.formats.encodings import parse_stage_key
@@ -28,6 +29,25 @@ LIVE_WEIGHT = 1000  # as in `_indexes.lua`
 REINDEXED_AT_ONCE = 100
 
 
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How many shards of a pool may be in flight, and of which operators its workers run any."""
+
+    shards: int
+    operators: Collection[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What there is to queue. Stages may have changed since: what a role then writes is checked anyway."""
+
+    now_ms: int  # by the server's clock
+    unqueue: list[StageKey] = field(default_factory=list)  # of paused jobs, with queued shards
+    later: list[StageKey] = field(default_factory=list)  # with a retry that is due, and not ready yet
+    in_flight: dict[str, dict[StageKey, int]] = field(default_factory=dict)  # by pool: shards queued or running
+    ready: dict[str, list[StageKey]] = field(default_factory=dict)  # by pool with room: with a shard to queue now
+
+
 class IndexLedger:
     """Reads the indexes. Entries may name jobs that have changed since: what a role then writes is checked anyway."""
 
@@ -41,35 +61,60 @@ class IndexLedger:
         horizons: by pool, the live shards at which a stage has enough. In turns; in a turn those with the fewest live
         shards first, then by priority, then the oldest.
         """
-        turns = self._turns("plan", list(horizons))
+        turns = self._turns_to_plan(list(horizons))
         with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
             for pool, turn in turns:
                 most = f"({horizons[pool] * LIVE_WEIGHT - 100}"
                 pipe.zrangebyscore(f"{self._index}plan|{pool}|{turn}", "-inf", most, start=0, num=limit)
             found = pipe.execute()
-        return list(chain.from_iterable(_in_turns(turns, found, limit).values()))
+        by_pool: dict[str, list[list[StageKey]]] = {}
+        for (pool, _), members in zip(turns, found, strict=True):
+            by_pool.setdefault(pool, []).append(list(map(parse_stage_key, members)))
+        return [key for lists in by_pool.values() for key in _mixed(lists, limit)]
 
     def pools_to_plan(self, limit: int) -> list[str]:
         """At most `limit` pools with stages to plan, chosen at random."""
         with redis_errors():
             return [pool.decode() for pool in self._store.redis.srandmember(f"{self._index}plan", limit)]
 
-    def ready(
-        self, pools: Mapping[str, Collection[str]], limit: int, free: Mapping[str, int]
-    ) -> dict[str, list[StageKey]]:
-        """By pool, at most `limit` stages with a shard that may be queued now.
+    def due(self, windows: Mapping[str, Window], limit: int) -> Due:
+        """What there is to queue in these pools; stages whose retries are due by now are made ready first.
 
-        pools: the operators that each can run. free: how many shards each can take; that many stages are read of each
-        turn, and `MORE_OF_A_TURN`. In turns; in a turn by priority and by how long the stage has waited.
+        In turns; in a turn by priority and by how long the stage has waited. limit: stages of each kind and pool.
         """
-        turns = [
-            (pool, turn) for pool, turn in self._turns("ready", list(pools)) if turn.partition(" ")[0] in pools[pool]
-        ]
-        with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
-            for pool, turn in turns:
-                pipe.zrange(f"{self._index}ready|{pool}|{turn}", 0, min(limit, free[pool] + MORE_OF_A_TURN) - 1)
-            found = pipe.execute()
-        return _in_turns(turns, found, limit)
+        due = self._due(windows, limit)
+        if due.later:
+            self.rebuild({job_id for job_id, _ in due.later})
+            due = self._due(windows, limit)
+        return due
+
+    def _due(self, windows: Mapping[str, Window], limit: int) -> Due:
+        reply = calls.due(
+            self._store,
+            limit=limit,
+            max_turns=MAX_TURNS,
+            more_of_a_turn=MORE_OF_A_TURN,
+            pools=[
+                calls.DuePool(pool, window.shards, f" {' '.join(sorted(window.operators))} ")
+                for pool, window in windows.items()
+            ],
+        )
+        due = Due(reply.now)
+        turns: dict[str, dict[str, list[StageKey]]] = {}
+        for entry in reply.entries:
+            kind, *rest = entry.split("|")
+            key = (rest[-2], int(rest[-1]))
+            match kind:
+                case "unqueue":
+                    due.unqueue.append(key)
+                case "later":
+                    due.later.append(key)
+                case "flight":
+                    due.in_flight.setdefault(rest[0], {})[key] = int(rest[1])
+                case _:
+                    turns.setdefault(rest[0], {}).setdefault(rest[1], []).append(key)
+        due.ready.update((pool, _mixed(list(those.values()), limit)) for pool, those in turns.items())
+        return due
 
     def in_flight(self) -> dict[str, list[StageKey]]:
         """By pool, the stages with shards that are queued or running; pools without any are left out."""
@@ -77,14 +122,9 @@ class IndexLedger:
             pools = sorted(pool.decode() for pool in self._store.redis.smembers(f"{self._index}flight"))
         with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
             for pool in pools:
-                pipe.smembers(f"{self._index}flight|{pool}")
+                pipe.zrange(f"{self._index}flight|{pool}", 0, -1)
             found = pipe.execute()
         return {pool: sorted(map(parse_stage_key, members)) for pool, members in zip(pools, found, strict=True)}
-
-    def to_unqueue(self, limit: int) -> list[StageKey]:
-        """At most `limit` stages of paused jobs with queued shards."""
-        with redis_errors():
-            return sorted(map(parse_stage_key, self._store.redis.srandmember(f"{self._index}unqueue", limit)))
 
     def to_free(self, limit: int) -> list[StageKey]:
         """At most `limit` stages with parts that the next stage may have settled."""
@@ -109,12 +149,6 @@ class IndexLedger:
     def overdue(self, now_ms: int, limit: int) -> list[str]:
         """At most `limit` jobs that do not stop yet although their deadline has passed."""
         return self._until("deadlines", now_ms, limit)
-
-    def admit_retries(self, now_ms: int, limit: int) -> int:
-        """Make stages whose retries are due ready; returns how many they were, at most `limit`."""
-        found = self._until("later", now_ms, limit)
-        self.rebuild({parse_stage_key(member.encode())[0] for member in found})
-        return len(found)
 
     def late_retries(self, after_ms: int, limit: int) -> list[StageKey]:
         """At most `limit` stages whose first retry is due after that time, the latest first."""
@@ -144,24 +178,15 @@ class IndexLedger:
             )
         return [member.decode() for member in found]
 
-    def _turns(self, kind: str, pools: Sequence[str]) -> list[tuple[str, str]]:
+    def _turns_to_plan(self, pools: Sequence[str]) -> list[tuple[str, str]]:
         """The turns of these pools, as (pool, turn)."""
         with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
             for pool in pools:
-                pipe.srandmember(f"{self._index}{kind}|{pool}", MAX_TURNS)
+                pipe.srandmember(f"{self._index}plan|{pool}", MAX_TURNS)
             found = pipe.execute()
         return [(pool, turn.decode()) for pool, turns in zip(pools, found, strict=True) for turn in turns]
 
 
-def _in_turns(
-    turns: Sequence[tuple[str, str]], found: Sequence[Sequence[bytes]], limit: int
-) -> dict[str, list[StageKey]]:
-    """By pool, at most `limit` of the stages that were found of each turn: the first of each, the second of each, …"""
-    by_pool: dict[str, list[Sequence[bytes]]] = {}
-    for (pool, _), members in zip(turns, found, strict=True):
-        by_pool.setdefault(pool, []).append(members)
-    mixed = {
-        pool: [member for row in zip_longest(*lists) for member in row if member is not None][:limit]
-        for pool, lists in by_pool.items()
-    }
-    return {pool: list(map(parse_stage_key, members)) for pool, members in mixed.items()}
+def _mixed(lists: Sequence[Sequence[StageKey]], limit: int) -> list[StageKey]:
+    """At most `limit` stages: the first of each turn, the second of each, …"""
+    return [key for row in zip_longest(*lists) for key in row if key is not None][:limit]

@@ -118,6 +118,7 @@ def _require_json(request: Request) -> None:
         raise InvalidRequest(
             f"the body's content type is {sent[:80]!r}, expected {JSON!r}.",
             hint="Send the header `Content-Type: application/json`.",
+            field="body",
         )
 
 

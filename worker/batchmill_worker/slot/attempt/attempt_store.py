@@ -57,8 +57,9 @@ class AttemptStore:
             return self._store(loaded, progress)
 
     def _store(self, loaded: LoadedShard, progress: ShardProgress) -> Completion:
-        shard, files, expands = loaded.shard, loaded.files, loaded.definition.expands
+        shard, files = loaded.shard, loaded.files
         roots_dead = None
+        filters = loaded.definition.expands or loaded.spec.on_null == "skip"
         if progress.dead:
             dead = _dead_rows(loaded, progress)
             roots_dead = len({letter.path[:1] or letter.index for letter in dead.letters})
@@ -69,9 +70,9 @@ class AttemptStore:
             len(progress.dead),
             0,
             dead_by_type=count_by_type(progress.dead),
-            results=table.num_rows if expands else None,
+            results=table.num_rows if filters else None,
             rows_cached=len(progress.cached),
-            rows_filtered=len(progress.empty) if expands else 0,
+            rows_filtered=len(progress.empty) if filters else 0,
             roots_dead=roots_dead,
         )
         if table.num_rows == 0:
@@ -125,18 +126,24 @@ def _results(loaded: LoadedShard, progress: ShardProgress) -> pa.Table:
     if loaded.files.spec.has_lineage:
         rows = table[INDEX].to_numpy()
         lineage = lineage_of_results(loaded.lineage, rows, loaded.shard.first_row, expands=expands)
-    elif expands:
+        _refuse_lineage(loaded.definition.name, plain, lineage)
+    elif expands or loaded.spec.on_null == "skip":
         lineage = pa.table({SOURCE_ROW: table[INDEX]})
+        if SOURCE_ROW in plain.column_names:
+            plain = plain.drop_columns([SOURCE_ROW])
     else:
         return plain
     for place, name in enumerate(lineage.column_names):
-        if name in plain.column_names:
-            raise InvalidOperator(
-                f"operator {loaded.definition.name!r} made a column {name!r}, which Batchmill adds itself.",
-                hint="Give it another name.",
-            )
         plain = plain.add_column(place, name, lineage[name])
     return plain
+
+
+def _refuse_lineage(operator: str, made: pa.Table, lineage: pa.Table) -> None:
+    taken = next((name for name in lineage.column_names if name in made.column_names), None)
+    if taken is not None:
+        raise InvalidOperator(
+            f"operator {operator!r} made a column {taken!r}, which Batchmill adds itself.", hint="Give it another name."
+        )
 
 
 def _dead_rows(loaded: LoadedShard, progress: ShardProgress) -> DeadRows:

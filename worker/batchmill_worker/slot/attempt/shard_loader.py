@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from batchmill.jobs.job import StageSpec
     from batchmill.jobs.shard import Shard
     from batchmill.ledger import Claim
-    from batchmill.operators.contract import OperatorDefinition, OperatorRegistry
+    from batchmill.operators.contract import OperatorDefinition
+    from batchmill.operators.registration import OperatorRegistry
     from batchmill.storage.blobs import BlobStore
     from batchmill_worker.batching.packing import Rows
     from batchmill_worker.runtime.trace import Recorder
@@ -66,7 +67,7 @@ class ShardLoader:
         self._clock = clock
 
     def load(self, claim: Claim) -> LoadedShard:
-        """Read the rows of a shard that no earlier attempt has settled. Rows that cannot be used are settled as dead.
+        """Read the rows of a shard that no earlier attempt has settled. Rows that cannot be used are settled.
 
         Raises `InvalidRows` for a row without a required value, if the job is to fail then. Raises `UnknownOperator`,
         `NotFound`, `InvalidSource` or `StorageError`, or `ServiceUnavailable` if the ledger is needed and away.
@@ -83,7 +84,8 @@ class ShardLoader:
                 lineage = lineage_of(found.table).slice(shard.skip, shard.rows)
                 found = replace(found, table=without_lineage(found.table))
             table = found.table.slice(shard.skip, shard.rows)
-            unusable = unusable_rows(shard, found, definition.required_columns(stage.params), stage.on_null)
+            required = definition.required_columns(stage.params)
+            unusable = unusable_rows(shard, found, required, stage.on_null, files.source)
             before = before.with_unusable(unusable, shard.stage, stage.operator, self._worker, self._clock.wall())
             pending = before.pending(shard)
             if before.is_begun:

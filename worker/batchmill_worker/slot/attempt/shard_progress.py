@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from batchmill_worker.batching.packing import Rows
     from batchmill_worker.engine.shard_result import ShardResult
     from batchmill_worker.runtime.failures import DeadRow
-    from batchmill_worker.slot.attempt.unusable_rows import UnusableRow
+    from batchmill_worker.slot.attempt.unusable_rows import UnusableRows
 
 _META = b"batchmill"
 
@@ -101,10 +101,8 @@ class ShardProgress:
         now_empty = self.empty | frozenset(empty.tolist())
         return ShardProgress(self.results + results, now_empty, tuple(dead), again, cached)
 
-    def with_unusable(
-        self, rows: Iterable[UnusableRow], stage: int, operator: str, worker: str, now: float
-    ) -> ShardProgress:
-        """Return this progress with rows that are dead before the operator sees them; those it has are left out."""
+    def with_unusable(self, rows: UnusableRows, stage: int, operator: str, worker: str, now: float) -> ShardProgress:
+        """Return this progress with the rows that the operator does not see; those it has are left out."""
         known = {letter.index for letter in self.dead}
         letters = [
             DeadLetter(
@@ -119,10 +117,12 @@ class ShardProgress:
                 first_failed_at=now,
                 last_failed_at=now,
             )
-            for row in rows
+            for row in rows.dead
             if row.index not in known
         ]
-        return replace(self, dead=(*self.dead, *letters)) if letters else self
+        if not letters and not rows.skipped:
+            return self
+        return replace(self, dead=(*self.dead, *letters), empty=self.empty | rows.skipped)
 
     def table(self) -> pa.Table:
         """Return the results in input order, the index of the source row last; without any, a table without columns."""

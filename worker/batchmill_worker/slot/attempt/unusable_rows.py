@@ -1,9 +1,9 @@
-"""Rows that are dead before the operator sees them: they cannot be read, or lack a value that the operator requires."""
+"""Rows that the operator does not see: they cannot be read, or lack a value that the operator requires."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
@@ -12,12 +12,13 @@ from batchmill.jobs.dead_letters import MISSING_VALUE, json_value
 from batchmill.wording import count
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import pyarrow as pa
 
+    from batchmill.jobs.job import OnNull
     from batchmill.jobs.shard import Shard
-    from batchmill.sources.base import RowsRead
+    from batchmill.sources.base import RowReader, RowsRead
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +31,18 @@ class UnusableRow:
     row: dict[str, Any]  # as JSON values; of a bad line, where it is and its text
 
 
+@dataclass(frozen=True, slots=True)
+class UnusableRows:
+    """The rows of a shard that the operator does not see."""
+
+    dead: tuple[UnusableRow, ...]  # in input order
+    skipped: frozenset[int]  # by index in the job's input
+
+
 def unusable_rows(
-    shard: Shard, found: RowsRead, required: Sequence[str], on_null: Literal["dead", "fail"]
-) -> list[UnusableRow]:
-    """Find the rows of a shard that cannot be used, in input order. `found`: the rows of its slices.
+    shard: Shard, found: RowsRead, required: Sequence[str], on_null: OnNull, source: RowReader
+) -> UnusableRows:
+    """Find the rows of a shard that cannot be used. `found`: the rows of its slices in `source`.
 
     Raises `InvalidRows` naming the first row without a required value, if `on_null` says so.
     """
@@ -45,20 +54,32 @@ def unusable_rows(
         for index, one in bad.items()
     ]
     table = found.table.slice(shard.skip, shard.rows)
-    for index, column in sorted(_missing(table, required, shard.first_row).items()):
-        if index in bad:
-            continue
-        message = f"row {index} has no value in the column {column!r}, which the operator requires."
+    missing = {row: name for row, name in _missing(table, required, shard.first_row).items() if row not in bad}
+    if missing and on_null != "skip":
+        rows += _without_value(shard, table, missing, source, on_null)
+    skipped = frozenset(missing if on_null == "skip" else ())
+    return UnusableRows(tuple(sorted(rows, key=lambda row: row.index)), skipped)
+
+
+def _without_value(
+    shard: Shard, table: pa.Table, missing: Mapping[int, str], source: RowReader, on_null: OnNull
+) -> list[UnusableRow]:
+    indexes = sorted(missing)[: 1 if on_null == "fail" else None]
+    origins = source.origins(shard.slices, [shard.skip + index - shard.first_row for index in indexes])
+    rows = []
+    for index, origin in zip(indexes, origins, strict=True):
+        where = f": {origin}" if origin else ""
+        message = f"row {index} has no value in the column {missing[index]!r}, which the operator requires{where}."
         row = json_value(table.slice(index - shard.first_row, 1).to_pylist()[0])
         rows.append(UnusableRow(index, MISSING_VALUE, message, row))
-    missing = [row for row in rows if row.error_type == MISSING_VALUE]
-    if missing and on_null == "fail":
+    if on_null == "fail":
         raise InvalidRows(
-            f"{missing[0].message.rstrip('.')}; {count(len(missing))} of {shard.rows:,} read together lack one.",
-            hint='Give every row a value, or submit the job with on_null="dead": then such rows become dead letters.',
-            row=missing[0].index,
+            f"{rows[0].message.rstrip('.')}; {count(len(missing))} of {shard.rows:,} read together lack one.",
+            hint='Give every row a value, or submit the job with on_null="dead": then such rows become dead letters; '
+            'with "skip" they are left out.',
+            row=rows[0].index,
         )
-    return sorted(rows, key=lambda row: row.index)
+    return rows
 
 
 def _missing(table: pa.Table, required: Sequence[str], first_row: int) -> dict[int, str]:

@@ -1,4 +1,4 @@
-"""Messages between the coordinator and an inspector: a JSON value and some bytes, both with their length in front."""
+"""Messages between a process and its inspectors: a JSON value and some bytes, both with their length in front."""
 
 from __future__ import annotations
 

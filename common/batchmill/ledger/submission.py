@@ -1,0 +1,113 @@
+"""A job ready to be accepted, in the form that the ledger takes it, and what the ledger says to it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, assert_never
+
+from batchmill.errors import Conflict, InvalidSource, ServiceUnavailable
+from batchmill.jobs.cost import write_pool_operator
+from batchmill.jobs.job import DEFAULT_TENANT
+from batchmill.jobs.shard import ShardId
+from batchmill.jobs.stages import FIRST_STAGE, last_stage
+from batchmill.ledger.formats.schema import other_schema
+from batchmill.ledger.scripting import calls
+
+if TYPE_CHECKING:
+    from batchmill.jobs.job import JobSpec
+    from batchmill.jobs.shard import Shard
+
+
+@dataclass(frozen=True, slots=True)
+class OneShardPlan:
+    """The plan of a stage whose input is one shard."""
+
+    shard: Shard
+    nbytes: int
+    cursor: str  # at the input's end
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A job ready to be accepted: validated, its rows stored."""
+
+    job_id: str
+    spec: JobSpec
+    digest: str  # of the request, to compare repeats under one idempotency key
+    idempotency_key: str | None = None
+    inline_rows: bytes = b""
+    rows_total: int | None = None  # of its source, when that is known exactly
+    replay_of: str | None = None
+    resumed_from: str | None = None
+    operator_versions: tuple[str, ...] = ()  # of each stage, as far as they are known
+    tenant: str = DEFAULT_TENANT
+    plan: OneShardPlan | None = None  # of its first stage, when all of its input fits into one shard
+
+
+def new_stages(submission: Submission) -> list[calls.NewStage]:
+    """The stages of a job as the ledger takes them, the first with its plan."""
+    versions, spec = submission.operator_versions, submission.spec
+    plans = {FIRST_STAGE: submission.plan} if submission.plan else {}
+    return [
+        calls.NewStage(
+            stage=number,
+            operator_version=versions[number] if number < len(versions) else "",
+            worked_for=write_pool_operator(stage.pool, stage.operator),
+            turn=_turn(submission, number),
+            rows_total=submission.rows_total if number == FIRST_STAGE else None,
+            buffer_bytes=None if number == last_stage(spec) else stage.buffer_bytes,
+            shard_id=ShardId((0,)),
+            plan=plan.shard.plan() if plan else None,
+            nbytes=plan.nbytes if plan else None,
+            cursor=plan.cursor if plan else None,
+        )
+        for number, stage in enumerate(spec.stages)
+        for plan in [plans.get(number)]
+    ]
+
+
+def ends_at_commit(submission: Submission) -> bool:
+    """Whether nothing is left to be closed or deleted when all shards of the job are settled."""
+    spec = submission.spec
+    is_closed_by_itself = spec.output is None and submission.replay_of is None
+    return is_closed_by_itself and submission.plan is not None and not spec.is_chain
+
+
+def _turn(submission: Submission, number: int) -> str:
+    """What stages that take turns together have in common: their operator, by name, and a digest of all else."""
+    stage = submission.spec.stages[number]
+    rest = json.dumps([submission.tenant, submission.operator_versions[number:], stage.params], sort_keys=True)
+    return f"{stage.operator} {hashlib.blake2b(rest.encode(), digest_size=6).hexdigest()}"
+
+
+def is_new(reply: calls.SubmitReply, upload: str | None, max_live_jobs: int) -> bool:
+    """Whether a job was accepted now. Raises the error of a refusal."""
+    match reply.answer:
+        case calls.SubmitAnswer.ACCEPTED:
+            return True
+        case calls.SubmitAnswer.KNOWN:
+            return False
+        case calls.SubmitAnswer.OTHER_SCHEMA:
+            other = other_schema(int(reply.known_id))
+            raise ServiceUnavailable(other.message, hint=other.hint, **other.details)
+        case calls.SubmitAnswer.CONFLICT:
+            raise Conflict(
+                f"the idempotency key was used for job {reply.known_id}, whose request differs from this one.",
+                hint="Use a new key for a new request.",
+                job=reply.known_id,
+            )
+        case calls.SubmitAnswer.NO_UPLOAD:
+            raise InvalidSource(
+                f"there is no open upload {upload!r}: it was never begun, has expired, or belongs to a job already.",
+                hint="Upload the rows again.",
+                upload=upload,
+            )
+        case calls.SubmitAnswer.FULL:
+            raise ServiceUnavailable(
+                f"{max_live_jobs} jobs are alive already, the most this service takes.",
+                hint="Wait for some to end, cancel some, or raise BATCHMILL_MAX_LIVE_JOBS.",
+            )
+        case never:
+            assert_never(never)
