@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from batchmill.client import AsyncClient, AsyncJob, Client, Job
+    from batchmill.client.job_stage import AsyncJobStage, JobStage
     from batchmill.client.options import JobOptions
     from batchmill.client.submitting.stage import Stage
     from batchmill.embedded.local import local
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncClient",
     "AsyncJob",
+    "AsyncJobStage",
     "BatchPolicy",
     "BatchmillError",
     "Client",
@@ -73,6 +75,7 @@ __all__ = [
     "JobExpired",
     "JobFailed",
     "JobOptions",
+    "JobStage",
     "JobState",
     "JobStatus",
     "MissingExtra",
@@ -95,6 +98,7 @@ __all__ = [
 
 _HOMES = {
     "batchmill.client": ("AsyncClient", "AsyncJob", "Client", "Job"),
+    "batchmill.client.job_stage": ("AsyncJobStage", "JobStage"),
     "batchmill.client.options": ("JobOptions",),
     "batchmill.client.submitting.stage": ("Stage",),
     "batchmill.embedded": ("local",),

@@ -125,7 +125,14 @@ class Job:
         self._loop.run(self._async.delete())
 
     def stage(self, name: str) -> JobStage:
-        """Return a stage of the job by its name. Whether there is such a stage is found out when it is read."""
+        """Return a stage of the job.
+
+        Args:
+            name: The stage's name. Whether there is such a stage is found out when it is read.
+
+        Returns:
+            The stage, to read what is known of it.
+        """
         return JobStage(self._loop, self._async.stage(name))
 
     def dead_letters(self, *, stage: str | None = None) -> list[DeadLetter]:
@@ -160,8 +167,8 @@ class Job:
 
         Args:
             indices: The rows, by index in the stage's input. None: all failed rows.
-            stage: The stage that they failed in; they go on through the stages after it. It may be left out where rows
-                failed in one stage only.
+            stage: The stage that they failed in; they continue through the stages after it. It may be left out where
+                rows failed in one stage only.
             error_type: Only rows that failed with this type of error.
             edits: By index, new values for columns of a row, set before it is run. Without `indices` and `error_type`,
                 only the edited rows are run.

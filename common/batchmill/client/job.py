@@ -56,7 +56,7 @@ class AsyncJob:
         self.id = job_id
         self.latest = latest
         self._transport = transport
-        self.path = f"/v1/jobs/{quote(job_id, safe='')}"
+        self._path = f"/v1/jobs/{quote(job_id, safe='')}"
 
     def __repr__(self) -> str:
         return describe(type(self).__name__, self.id, self.latest)
@@ -73,7 +73,7 @@ class AsyncJob:
         Returns:
             The status. It is kept in `latest`.
         """
-        return self._seen(await self._transport.json("GET", self.path))
+        return self._seen(await self._transport.json("GET", self._path))
 
     async def pause(self) -> JobStatus:
         """Pause the job: its workers stop after the current batch, and no more of it is started.
@@ -84,7 +84,7 @@ class AsyncJob:
         Raises:
             Conflict: The job is stopping or has ended.
         """
-        return self._seen(await self._transport.json("POST", f"{self.path}/pause"))
+        return self._seen(await self._transport.json("POST", f"{self._path}/pause"))
 
     async def resume(self, *, budget: float | None = None, any_version: bool = False) -> JobStatus:
         """Resume a paused job.
@@ -103,7 +103,7 @@ class AsyncJob:
         query = {} if budget is None else {"budget": repr(float(budget))}
         if any_version:
             query["any_version"] = "true"
-        return self._seen(await self._transport.json("POST", f"{self.path}/resume", query=query))
+        return self._seen(await self._transport.json("POST", f"{self._path}/resume", query=query))
 
     async def cost(self) -> JobCost:
         """Read what the job has cost. Attempts that still run are counted when they end.
@@ -111,7 +111,7 @@ class AsyncJob:
         Returns:
             Seconds of device time and money, each by what it was used for.
         """
-        return self._transport.parse(JobCost, await self._transport.json("GET", f"{self.path}/cost"))
+        return self._transport.parse(JobCost, await self._transport.json("GET", f"{self._path}/cost"))
 
     async def cancel(self) -> JobStatus:
         """Stop the job and keep the rows that are done. A job that has ended does not change.
@@ -119,7 +119,7 @@ class AsyncJob:
         Returns:
             The new status.
         """
-        return self._seen(await self._transport.json("POST", f"{self.path}/cancel"))
+        return self._seen(await self._transport.json("POST", f"{self._path}/cancel"))
 
     async def delete(self) -> None:
         """Delete the job, its rows and its results from the service. Its output folder stays.
@@ -130,7 +130,7 @@ class AsyncJob:
         """
         await self.status()  # reports an unknown job: below, a lost answer looks the same
         with suppress(NotFound):
-            await self._transport.call("DELETE", self.path)
+            await self._transport.call("DELETE", self._path)
 
     async def watch(self) -> AsyncGenerator[JobStatus, None]:
         """Follow the job's status until it ends.
@@ -203,7 +203,7 @@ class AsyncJob:
 
     async def _log_page(self, level: LogLevel | str, cursor: str) -> LogPage:
         query = {"level": str(level), "cursor": cursor}
-        return self._transport.parse(LogPage, await self._transport.json("GET", f"{self.path}/log", query=query))
+        return self._transport.parse(LogPage, await self._transport.json("GET", f"{self._path}/log", query=query))
 
     async def results(self) -> AsyncGenerator[dict[str, Any], None]:
         """Read the results in input order, while the job runs or afterwards.
@@ -287,7 +287,7 @@ class AsyncJob:
         """
         kind = paging.ARROW_STREAM if content_type == "arrow" else paging.JSON_LINES
         state: JobState | None = None
-        async with aclosing(paging.pages(self._transport, f"{self.path}/results", kind)) as all_pages:
+        async with aclosing(paging.pages(self._transport, f"{self._path}/results", kind)) as all_pages:
             async for page in all_pages:
                 state = page.state
                 yield page
@@ -311,8 +311,15 @@ class AsyncJob:
                     yield table
 
     def stage(self, name: str) -> AsyncJobStage:
-        """Return a stage of the job by its name. Whether there is such a stage is found out when it is read."""
-        return AsyncJobStage(self._transport, self, name)
+        """Return a stage of the job.
+
+        Args:
+            name: The stage's name. Whether there is such a stage is found out when it is read.
+
+        Returns:
+            The stage, to read what is known of it.
+        """
+        return AsyncJobStage(self._transport, self, f"{self._path}/results", name)
 
     async def dead_letters(self, *, stage: str | None = None) -> list[DeadLetter]:
         """Read the failed rows of the job.
@@ -331,7 +338,7 @@ class AsyncJob:
         Returns:
             The number of rows by the type of their error.
         """
-        page = await self._transport.json("GET", f"{self.path}/dead-letters", query={"limit": "1"})
+        page = await self._transport.json("GET", f"{self._path}/dead-letters", query={"limit": "1"})
         return self._transport.parse(DeadLetterPage, page).counts
 
     async def replay(
@@ -347,8 +354,8 @@ class AsyncJob:
 
         Args:
             indices: The rows, by index in the stage's input. None: all failed rows.
-            stage: The stage that they failed in; they go on through the stages after it. It may be left out where rows
-                failed in one stage only.
+            stage: The stage that they failed in; they continue through the stages after it. It may be left out where
+                rows failed in one stage only.
             error_type: Only rows that failed with this type of error.
             edits: By index, new values for columns of a row, set before it is run. Without `indices` and `error_type`,
                 only the edited rows are run.
@@ -362,7 +369,7 @@ class AsyncJob:
             InvalidRequest: A row is no dead letter, or an edit does not fit; the message names it.
         """
         request = replay_request(indices, stage, error_type, edits, idempotency_key)
-        answer = await self._transport.json("POST", f"{self.path}/replay", body=request)
+        answer = await self._transport.json("POST", f"{self._path}/replay", body=request)
         status = self._transport.parse(JobStatus, answer)
         return AsyncJob(self._transport, status.id, status)
 
@@ -393,13 +400,13 @@ class AsyncJob:
         Raises:
             Conflict: The job has not ended.
         """
-        return await purge(self._transport, f"{self.path}/dead-letters", indices, error_type)
+        return await purge(self._transport, f"{self._path}/dead-letters", indices, error_type)
 
     def _dead_letter_pages(self, stage: str | None = None) -> AsyncGenerator[DeadLetterPage, None]:
-        return dead_letter_pages(self._transport, f"{self.path}/dead-letters", stage)
+        return dead_letter_pages(self._transport, f"{self._path}/dead-letters", stage)
 
     async def _stream(self) -> AsyncGenerator[JobStatus, None]:
-        async with aclosing(read_events(self._transport, f"{self.path}/events")) as events:
+        async with aclosing(read_events(self._transport, f"{self._path}/events")) as events:
             async for event in events:
                 if event.name == "status":
                     yield self._seen(self._transport.decode(event.data))

@@ -6,6 +6,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from batchmill.client.results.pages import ARROW_STREAM, dicts, one_page
+from batchmill.errors import NotFound
 
 if TYPE_CHECKING:
     from batchmill.client.connection.transport import Transport
@@ -22,8 +23,9 @@ class AsyncJobStage:
         name: The stage's name.
     """
 
-    def __init__(self, transport: Transport, job: AsyncJob, name: str) -> None:
+    def __init__(self, transport: Transport, job: AsyncJob, results_path: str, name: str) -> None:
         self.name = name
+        self._results_path = results_path
         self._transport = transport
         self._job = job
 
@@ -33,10 +35,16 @@ class AsyncJobStage:
     async def status(self) -> StageStatus:
         """Read how far the stage is.
 
+        Returns:
+            The status of the stage.
+
         Raises:
-            KeyError: The job has no such stage.
+            NotFound: The job has no such stage.
         """
-        return (await self._job.status()).stages[self.name]
+        stages = (await self._job.status()).stages
+        if self.name not in [stage.name for stage in stages]:
+            raise NotFound(f"job {self._job.id} has no stage {self.name!r}.", job=self._job.id)
+        return stages[self.name]
 
     async def peek(self, rows: int = 5) -> list[dict[str, Any]]:
         """Read some of the stage's results, while the job runs or afterwards.
@@ -51,11 +59,14 @@ class AsyncJobStage:
         Raises:
             InvalidRequest: The job has no such stage.
         """
-        page = await one_page(self._transport, f"{self._job.path}/results", ARROW_STREAM, {"stage": self.name})
+        page = await one_page(self._transport, self._results_path, ARROW_STREAM, {"stage": self.name})
         return list(islice(chain.from_iterable(dicts(page.table())), rows))
 
     async def dead_letters(self) -> list[DeadLetter]:
         """Read the rows that failed in the stage.
+
+        Returns:
+            One dead letter per failed row, in input order.
 
         Raises:
             InvalidRequest: The job has no such stage.
@@ -81,8 +92,11 @@ class JobStage:
     def status(self) -> StageStatus:
         """Read how far the stage is.
 
+        Returns:
+            The status of the stage.
+
         Raises:
-            KeyError: The job has no such stage.
+            NotFound: The job has no such stage.
         """
         return self._loop.run(self._async.status())
 
@@ -103,6 +117,9 @@ class JobStage:
 
     def dead_letters(self) -> list[DeadLetter]:
         """Read the rows that failed in the stage.
+
+        Returns:
+            One dead letter per failed row, in input order.
 
         Raises:
             InvalidRequest: The job has no such stage.

@@ -84,6 +84,6 @@ def _longer(paths: pa.ChunkedArray | None, numbers: npt.NDArray[np.int32]) -> pa
     ends = numbers.reshape(-1, 1)
     if paths is not None:
         before = paths.combine_chunks().flatten().to_numpy(zero_copy_only=False).astype(np.int32)
-        ends = np.hstack([before.reshape(numbers.size, -1), ends])
+        ends = np.hstack([before.reshape(numbers.size, before.size // max(numbers.size, 1)), ends])
     offsets = np.arange(numbers.size + 1, dtype=np.int32) * ends.shape[1]
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(ends.ravel(), pa.int32()))

@@ -269,7 +269,7 @@ class StageForm(_BetweenStages):
     name: Name | None = None
     params: dict[str, Any] = {}
     carry: list[str] | None = None
-    on_null: Literal["dead", "fail"] | None = None
+    on_null: OnNull | None = None
     pool: Annotated[str, Field(pattern=POOL_PATTERN)] | None = None
     retry: RetryPolicy | None = None
     batch: BatchPolicy | None = None

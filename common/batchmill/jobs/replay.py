@@ -26,7 +26,7 @@ class ReplayRequest(Frozen):
     """The body of `POST /v1/jobs/{id}/replay`: the failed rows to run again; by default all.
 
     `indices` and `error_type` narrow the choice. Edited rows are run again besides; edits alone choose just these.
-    `stage` names the stage whose rows they are; the rows go on through all stages after it. It may be left out where
+    `stage` names the stage whose rows they are; the rows continue through all stages after it. It may be left out where
     rows failed in one stage only.
     """
 

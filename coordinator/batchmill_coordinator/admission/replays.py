@@ -79,7 +79,8 @@ class Replays:
         undo.callback(self._uploads.drop, upload_id, tenant)
         undo.callback(blobs.delete_folder, f"jobs/{replay_id}")
         places: list[int] = []
-        parts, stage = 0, _stage_to_replay(record, request)
+        stage = _stage_to_replay(record, request)
+        parts = 0
         for parts, dead in enumerate(self._chosen(record, stage, request), start=1):
             blobs.put_table(part_name(upload_id, parts - 1), _with_lineage(record.spec, stage, dead))
             places += [letter.index for letter in dead.letters]

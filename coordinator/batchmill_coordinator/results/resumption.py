@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from batchmill.errors import InvalidOutput, NotFound, StorageError
 from batchmill.jobs.dead_letters import DeadRows, dead_letters_name
+from batchmill.jobs.job import JobState
 from batchmill.jobs.shard import Shard, parse_shard_id
 from batchmill.jobs.stages import last_stage
 from batchmill.jobs.unfinished import FORMAT
@@ -74,9 +75,10 @@ class Resumption:
         if manifest is None:
             return None
         if manifest.rest is None or manifest.origin is None:
+            is_done = manifest.state is JobState.COMPLETED
+            what = "finished results" if is_done else f"results, which cannot be resumed as it was {manifest.state},"
             raise InvalidOutput(
-                f"the output folder {publisher.uri} holds the finished results of job {manifest.job}, "
-                f"{manifest.rows:,} rows.",
+                f"the output folder {publisher.uri} holds the {what} of job {manifest.job}, {manifest.rows:,} rows.",
                 hint="Choose another folder, or empty this one to compute them again.",
                 path=publisher.uri,
                 job=manifest.job,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -14,7 +14,7 @@ from batchmill.wording import shown
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from batchmill.jobs.job import BatchPolicy, RetryPolicy
+    from batchmill.jobs.job import BatchPolicy, OnNull, RetryPolicy
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]i?B|B)?")
 _UNITS = {"": 1, "B": 1} | {
@@ -55,7 +55,7 @@ class Stage:
         retry: RetryPolicy | None = None,
         batch: BatchPolicy | None = None,
         cache: bool | None = None,
-        on_null: Literal["dead", "fail"] | None = None,
+        on_null: OnNull | None = None,
         carry: Sequence[str] | None = None,
         keep: bool = False,
         buffer: int | str | None = None,
