@@ -135,11 +135,12 @@ class Service:
     def results_page(self, record: JobRecord, stage: int, start: ShardId) -> ResultPage:
         """Read the page of a stage's results that begins with the shard `start`.
 
-        The first page of a job without results has the schema that its input gives it.
+        A page that ends the results of a job without any has the schema that its input gives it.
         """
         results = self.workspace.open_results(record.id, record.spec, stage)
         page = read_page(self.ledger, record, stage, results, start)
-        if stage == last_stage(record.spec) and page.at_end and not page.tables and start == parse_cursor(""):
+        has_no_results = start == parse_cursor("") or record.last.rows_done == 0
+        if stage == last_stage(record.spec) and page.at_end and not page.tables and has_no_results:
             return replace(page, schema_if_empty=schema_without_rows(self.ledger, self.workspace, record))
         return page
 
@@ -204,7 +205,7 @@ class Service:
             BufferKeeper(ledger, self.workspace),
             Janitor(ledger, blobs, clocks, upload_ttl_s=settings.upload_ttl_s, retention_s=settings.retention_s),
             LedgerKeeper(ledger, blobs, clocks, self.notices, self.clock),
-            Watcher(ledger, fleet, self.clock, settings.currency),
+            Watcher(ledger, fleet, self.clock, settings.currency, counts),
         ]
 
     def _open_source(self, record: JobRecord, stage: int) -> Source:

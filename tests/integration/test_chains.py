@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchmill import Stage
-from batchmill.errors import InvalidRequest
+from batchmill.errors import InvalidRequest, InvalidRows, UnknownOperator
 from support.cluster import manifest
 from support.waiting import GRACE_S
 
@@ -139,3 +139,21 @@ def test_results_between_stages_are_deleted_unless_they_are_kept(
     with pytest.raises(InvalidRequest, match="no stage 'x'"):
         job.stage("x").peek()
     assert job.status().stages["b"].results == 600
+
+
+def test_a_column_that_a_later_stage_cannot_get_is_refused_at_submit(client: batchmill.Client) -> None:
+    chunk = Stage("chunk", size=40, overlap=0, carry=["id"])
+    for stage, error, message in (
+        (Stage("chunk", name="again", column="body"), InvalidRows, "stage 'again'.*requires the column 'body'"),
+        (Stage("echo", carry=["title"]), InvalidRequest, "stage 'echo': carry names the column 'title'"),
+    ):
+        with pytest.raises(error, match=message):
+            client.submit(rows=DOCUMENTS[:3], stages=[chunk, stage])
+    with pytest.raises(InvalidRows, match="'source_row'"):
+        client.submit(rows=[{"id": 1, "text": "a", "source_row": 1}], stages=[chunk, Stage("echo")])
+    with pytest.raises(InvalidRequest, match="two stages are called 'echo'"):
+        client.submit(rows=DOCUMENTS[:3], stages=[Stage("echo"), Stage("echo")])
+    with pytest.raises(InvalidRequest, match="either an operator or stages"):
+        client.submit("echo", DOCUMENTS[:3], stages=[Stage("echo")])
+    with pytest.raises(UnknownOperator, match="'echoo'"):
+        client.submit(rows=DOCUMENTS[:3], stages=[Stage("echo"), Stage("echoo")])

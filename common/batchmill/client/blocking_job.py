@@ -186,6 +186,25 @@ class Job:
         )
         return Job(self._client, self._loop, self._loop.run(replay))
 
+    def redo(self, shards: Collection[str] | None = None, *, idempotency_key: str | None = None) -> Job:
+        """Check the results of this job, which has ended, and compute those that are damaged or missing again.
+
+        Args:
+            shards: Check only these; a `DamagedData` error names its shard in `details`. None: all, which reads all
+                results.
+            idempotency_key: Asking again with the same key returns the existing job.
+
+        Returns:
+            The job that runs all rows of the damaged shards. When it has ended, the results are in place.
+
+        Raises:
+            Conflict: This job has not ended, or is a replay itself.
+            InvalidRequest: Nothing is damaged or missing.
+            InvalidSource: The source has changed since.
+        """
+        redo = self._async.redo(shards, idempotency_key=idempotency_key)
+        return Job(self._client, self._loop, self._loop.run(redo))
+
     def export_dead_letters(self, path: str | os.PathLike[str]) -> int:
         """Write the dead letters to a JSON Lines file, to be read by other tools or edited for a replay.
 

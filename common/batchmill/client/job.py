@@ -21,6 +21,7 @@ from batchmill.client.results.failed_rows import (
     DeadLetterPage,
     dead_letter_pages,
     purge,
+    redo_request,
     replay_request,
     write_dead_letters,
 )
@@ -370,6 +371,27 @@ class AsyncJob:
         """
         request = replay_request(indices, stage, error_type, edits, idempotency_key)
         answer = await self._transport.json("POST", f"{self._path}/replay", body=request)
+        status = self._transport.parse(JobStatus, answer)
+        return AsyncJob(self._transport, status.id, status)
+
+    async def redo(self, shards: Collection[str] | None = None, *, idempotency_key: str | None = None) -> AsyncJob:
+        """Check the results of this job, which has ended, and compute those that are damaged or missing again.
+
+        Args:
+            shards: Check only these; a `DamagedData` error names its shard in `details`. None: all, which reads all
+                results.
+            idempotency_key: Asking again with the same key returns the existing job.
+
+        Returns:
+            The job that runs all rows of the damaged shards. When it has ended, the results are in place.
+
+        Raises:
+            Conflict: This job has not ended, or is a replay itself.
+            InvalidRequest: Nothing is damaged or missing.
+            InvalidSource: The source has changed since.
+        """
+        request = redo_request(shards, idempotency_key)
+        answer = await self._transport.json("POST", f"{self._path}/redo", body=request)
         status = self._transport.parse(JobStatus, answer)
         return AsyncJob(self._transport, status.id, status)
 

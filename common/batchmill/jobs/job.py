@@ -131,6 +131,7 @@ class FileSource(Frozen):
     max_file_bytes: int = Field(default=MAX_FILE_BYTES, ge=1, le=2**31 - 1)  # of `binary`: a larger file is a bad row
     limit: int | None = Field(default=None, ge=1)  # read only the first rows, of the sample if there is one
     sample: SampleSize | None = None  # read only a random choice of the rows: a share of them, or a number
+    table_version: int | None = Field(default=None, ge=0, lt=2**63)  # of a table; None: the newest
     seed: int = Field(default=0, ge=0, lt=2**63)  # of the sample: the same one gives the same rows
 
 

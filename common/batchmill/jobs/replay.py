@@ -1,4 +1,4 @@
-"""The request for a replay of failed rows."""
+"""The requests to run rows of an ended job again: its failed ones, or those whose results are damaged."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pydantic import Field
 from batchmill.jobs.job import Frozen, Name
 
 MAX_CHOSEN = 10_000
+SHARD_PATTERN = r"^[0-9]{1,12}(\.[0-9]{1,12}){0,64}$"
 MAX_PURGED = 1_000
 """Rows named in one request that purges: they are in its URL."""
 
@@ -34,4 +35,14 @@ class ReplayRequest(Frozen):
     indices: list[Index] | None = Field(default=None, max_length=MAX_CHOSEN)
     error_type: str | None = Field(default=None, max_length=256)
     edits: list[RowEdit] = Field(default=[], max_length=MAX_CHOSEN)
+    idempotency_key: Name | None = None
+
+
+class RedoRequest(Frozen):
+    """The body of `POST /v1/jobs/{id}/redo`: the shards whose results are checked; by default all.
+
+    Those whose results are damaged or missing are run again completely. A `damaged_data` error names its shard.
+    """
+
+    shards: list[Annotated[str, Field(pattern=SHARD_PATTERN)]] | None = Field(default=None, max_length=MAX_CHOSEN)
     idempotency_key: Name | None = None

@@ -11,7 +11,7 @@ from batchmill.backoff import Backoff
 from batchmill.caches import Lru
 from batchmill.errors import Conflict, NotFound, OutcomeUnknown, ServiceUnavailable
 from batchmill.jobs.cost import NANO
-from batchmill.jobs.job import JOB_MOVES, MAX_STAGES, JobState, UploadSource
+from batchmill.jobs.job import JOB_MOVES, MAX_STAGES, JobState
 from batchmill.jobs.shard import ShardRef, parse_shard_id
 from batchmill.jobs.stages import stages_of
 from batchmill.ledger.formats.documents import write_document, write_error
@@ -21,7 +21,7 @@ from batchmill.ledger.formats.schema import SCHEMA
 from batchmill.ledger.formats.unreadable import UnreadableJob
 from batchmill.ledger.scripting import calls
 from batchmill.ledger.scripting.connection import RedisBackoff, redis_errors
-from batchmill.ledger.submission import ends_at_commit, is_new, new_stages
+from batchmill.ledger.submission import ends_at_commit, is_new, new_stages, upload_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -48,17 +48,18 @@ class JobLedger:
         self._keys = store.keys
         self._reported: Lru[str, str] = Lru(MAX_REPORTED)  # the unreadable jobs that were logged, and why
 
-    def submit(self, submission: Submission, *, max_live_jobs: int) -> tuple[str, bool]:
+    def submit(
+        self, submission: Submission, *, max_live_jobs: int, max_tenant_jobs: int | None = None
+    ) -> tuple[str, bool]:
         """Accept a job; returns its id, and whether it is new (False: known under its idempotency key).
 
         Raises `InvalidRequest` for a job that could not be read back, `Conflict` when the key was used for another
         request, `InvalidSource` when the upload is unknown or taken, `ServiceUnavailable` when too many jobs are alive
-        or the ledger is in another version's formats, and `OutcomeUnknown` when the ledger does not answer: then the
-        job may have been accepted.
+        or the ledger is in another version's formats, `Overloaded` when the tenant has too many, and `OutcomeUnknown`
+        when the ledger does not answer: then the job may have been accepted.
         """
         spec = submission.spec
         text = write_document(spec, "the job")
-        upload = spec.source.upload if isinstance(spec.source, UploadSource) else None
 
         def ask() -> calls.SubmitReply:
             return calls.submit(
@@ -70,8 +71,9 @@ class JobLedger:
                 idempotency_key=submission.idempotency_key,
                 idempotency_ms=IDEMPOTENCY_TTL_MS,
                 inline_rows=submission.inline_rows or None,
-                upload=upload,
+                upload=upload_of(submission),
                 max_live_jobs=max_live_jobs,
+                max_tenant_jobs=max_tenant_jobs,
                 replay_of=submission.replay_of,
                 resumed_from=submission.resumed_from,
                 tenant=submission.tenant,
@@ -90,7 +92,7 @@ class JobLedger:
                 hint="Submit it again with the same idempotency key, or see whether the job is listed.",
                 job=submission.job_id,
             ) from error
-        return reply.known_id, is_new(reply, upload, max_live_jobs)
+        return reply.known_id, is_new(reply, submission, max_live_jobs, max_tenant_jobs)
 
     def known_under(self, idempotency_key: str) -> Request | None:
         """The job that was accepted under a key, or None."""
@@ -156,8 +158,7 @@ class JobLedger:
     def live_ids(self) -> list[str]:
         """The ids of the jobs that have not ended, oldest first: all of them, so not for every step of a role."""
         with redis_errors():
-            ids = self._store.redis.smembers(self._keys.live_jobs())
-        return sorted(job_id.decode() for job_id in ids)
+            return [job_id.decode() for job_id in self._store.redis.zrange(self._keys.live_jobs(), 0, -1)]
 
     def live(self) -> list[JobRecord]:
         """The jobs that have not ended, oldest first, without those whose record cannot be read; see `live_ids`."""

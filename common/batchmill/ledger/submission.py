@@ -7,9 +7,9 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
-from batchmill.errors import Conflict, InvalidSource, ServiceUnavailable
+from batchmill.errors import Conflict, InvalidSource, Overloaded, ServiceUnavailable
 from batchmill.jobs.cost import write_pool_operator
-from batchmill.jobs.job import DEFAULT_TENANT
+from batchmill.jobs.job import DEFAULT_TENANT, UploadSource
 from batchmill.jobs.shard import ShardId
 from batchmill.jobs.stages import FIRST_STAGE, last_stage
 from batchmill.ledger.formats.schema import other_schema
@@ -82,7 +82,13 @@ def _turn(submission: Submission, number: int) -> str:
     return f"{stage.operator} {hashlib.blake2b(rest.encode(), digest_size=6).hexdigest()}"
 
 
-def is_new(reply: calls.SubmitReply, upload: str | None, max_live_jobs: int) -> bool:
+def upload_of(submission: Submission) -> str | None:
+    """The upload that a job takes, if any."""
+    source = submission.spec.source
+    return source.upload if isinstance(source, UploadSource) else None
+
+
+def is_new(reply: calls.SubmitReply, submission: Submission, max_live_jobs: int, max_tenant_jobs: int | None) -> bool:
     """Whether a job was accepted now. Raises the error of a refusal."""
     match reply.answer:
         case calls.SubmitAnswer.ACCEPTED:
@@ -98,7 +104,14 @@ def is_new(reply: calls.SubmitReply, upload: str | None, max_live_jobs: int) -> 
                 hint="Use a new key for a new request.",
                 job=reply.known_id,
             )
+        case calls.SubmitAnswer.TENANT_FULL:
+            raise Overloaded(
+                f"the tenant {submission.tenant!r} has {max_tenant_jobs:,} live jobs, the most that one may have.",
+                hint="Wait for some to end, cancel some, or raise BATCHMILL_MAX_LIVE_JOBS_PER_TENANT.",
+                limit=max_tenant_jobs,
+            )
         case calls.SubmitAnswer.NO_UPLOAD:
+            upload = upload_of(submission)
             raise InvalidSource(
                 f"there is no open upload {upload!r}: it was never begun, has expired, or belongs to a job already.",
                 hint="Upload the rows again.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from batchmill.errors import Conflict, InvalidOutput, InvalidRequest, UnknownOperator, did_you_mean
@@ -18,7 +18,12 @@ from batchmill.sources import InlineSource, SourceDescription
 from batchmill.sources.base import InputSplit
 from batchmill.workspace import stream_from_table, table_from_stream
 from batchmill_coordinator.admission.acceptance import accept, tenant_key
-from batchmill_coordinator.admission.column_checks import check_columns, check_lineage, check_output_types
+from batchmill_coordinator.admission.column_checks import (
+    check_chain,
+    check_columns,
+    check_output_types,
+    without_consumed,
+)
 from batchmill_coordinator.admission.param_checks import check_cache, check_params
 from batchmill_coordinator.admission.request_rows import check_shape, table_from_json
 from batchmill_coordinator.admission.upload_parts import part_name
@@ -150,7 +155,8 @@ class Admission:
         self._limits.check_columns(found.source.schema)
         check_columns(operators[0], found.spec.first, found.source.schema)
         if found.spec.is_chain:
-            check_lineage(found.source.schema)
+            check_chain(found.spec, operators, found.source.schema)
+        found = replace(found, spec=without_consumed(found.spec, operators[0], found.source.schema))
         check_output_types(found.spec, found.source.schema)
         return found
 
@@ -181,7 +187,11 @@ class Admission:
     def _find_input(self, request: JobRequest, job_id: str, undo: ExitStack, tenant: str) -> _Input:
         spec = request.spec()
         if isinstance(spec.source, FileSource):
-            return self._open(job_id, spec, self._inspector.describe(spec.source))
+            found = self._inspector.describe(spec.source)
+            if found.table_version is not None:
+                source = spec.source.model_copy(update={"table_version": found.table_version})
+                spec = spec.model_copy(update={"source": source})
+            return self._open(job_id, spec, found)
         if isinstance(spec.source, UploadSource):
             return self._from_upload(job_id, spec, spec.source, tenant)
         if request.rows is not None:

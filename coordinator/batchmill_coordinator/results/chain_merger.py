@@ -32,7 +32,6 @@ from batchmill.ledger.formats.settlement import Settled
 from batchmill.ledger.scripting.calls import AdoptShardAnswer
 from batchmill_coordinator.results.outputs import results_of, settled_shards
 from batchmill_coordinator.results.replay_outcomes import NO_OUTCOMES, ReplayedShard, ReplayReader
-from batchmill_coordinator.results.replay_rows import read_replay_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
     from batchmill.workspace import Workspace
     from batchmill_coordinator.results.dead_rows import DeadRowStore
     from batchmill_coordinator.results.job_results import JobResults
+    from batchmill_coordinator.results.replay_outcomes import Rows
 
 
 class ChainMerger:
@@ -52,8 +52,13 @@ class ChainMerger:
         self._workspace = workspace
         self._dead_rows = dead_rows
 
-    def merge(self, job: JobResults, replay: JobRecord, epoch: int) -> None:
-        """Merge everything that a replay has settled, but for the manifest. Raises `NotFound` or `StorageError`."""
+    def merge(self, job: JobResults, replay: JobRecord, original_rows: Rows, epoch: int) -> None:
+        """Merge everything that a replay has settled, but for the manifest.
+
+        original_rows: for each row of the replay its index in the input of the job's stage.
+
+        Raises `NotFound` or `StorageError`.
+        """
         first = len(job.record.stages) - len(replay.stages)
         parts = _Parts(self._ledger, job)
         if parts.is_empty:
@@ -65,7 +70,7 @@ class ChainMerger:
         for number in range(1, len(replay.stages)):
             is_last = number == len(replay.stages) - 1
             self._adopt(job, first + number, replay, number, left if is_last else [], epoch)
-        self._settle(job, first, replay, left if len(replay.stages) == 1 else [], epoch)
+        self._settle(job, first, replay, original_rows, left if len(replay.stages) == 1 else [], epoch)
 
     def _results(self, replay: JobRecord) -> Iterator[pa.Table]:
         stage = last_stage(replay.spec)
@@ -128,9 +133,17 @@ class ChainMerger:
             case AdoptShardAnswer.MOVED:
                 raise StorageError(f"job {job.record.id} was changed while a replay was merged; it is merged again.")
 
-    def _settle(self, job: JobResults, stage: int, replay: JobRecord, results: Sequence[pa.Table], epoch: int) -> None:
+    def _settle(
+        self,
+        job: JobResults,
+        stage: int,
+        replay: JobRecord,
+        original_rows: Rows,
+        results: Sequence[pa.Table],
+        epoch: int,
+    ) -> None:
         """Bring the dead letters of the stage that was replayed up to date. results: what the first such shard gets."""
-        replayed = ReplayReader(self._replayed(replay))
+        replayed = ReplayReader(self._replayed(replay, original_rows))
         for shard in self._dead_rows.shards(job.record, stage):
             dead = self._dead_rows.read(job.record.id, shard)
             pending = set() if shard.plan else {one.index for one in dead.letters if one.replay != replay.id}
@@ -172,9 +185,8 @@ class ChainMerger:
         write = job.write if is_last else store.write
         return replace(after, nbytes=write(after.shard_id, after.token, table), expanded_to=table.num_rows)
 
-    def _replayed(self, replay: JobRecord) -> Iterator[ReplayedShard]:
+    def _replayed(self, replay: JobRecord, original_rows: Rows) -> Iterator[ReplayedShard]:
         """Yield what became of the rows of a replay's first stage, named by their index in the job's stage."""
-        original_rows = read_replay_rows(self._workspace, replay.id).to_numpy()
         for shard in settled_shards(self._ledger, replay, 0):
             for part in shard.parts:
                 dead = self._dead_rows.read(replay.id, part) if part.rows_dead else DeadRows((), pa.table({}))

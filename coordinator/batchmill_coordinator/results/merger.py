@@ -1,9 +1,10 @@
-"""Merges the results of a replay into the job whose failed rows it ran again.
+"""Merges the results of a replay into the job whose rows it ran again.
 
 1. The settled shards of the first job are read in input order, and beside them the replay's.
 2. Where rows of a shard were run again, its results and the new ones are put in input order and written as a new
    part; rows that failed again keep their dead letter, with their attempts added up.
 3. One step in the ledger makes the new part the shard's, if nobody else changed the shard.
+   A shard whose results were damaged gets only the new ones, if all of its rows were run again.
 4. At the end the manifest of the first job's output is replaced, and the parts that it no longer has are deleted.
 
 Only rows that are still dead letters are touched, so a merge that was interrupted is simply begun again, and of two
@@ -20,8 +21,11 @@ import numpy as np
 import pyarrow as pa
 
 from batchmill.columns.lineage import SOURCE_ROW
+from batchmill.errors import DamagedData, NotFound
 from batchmill.jobs.dead_letters import DeadRows
+from batchmill.jobs.shard import parse_shard_id
 from batchmill.jobs.stages import last_stage
+from batchmill.ledger.formats.settlement import Settled
 from batchmill.storage.indexed import INDEX, in_order
 from batchmill_coordinator.results.chain_merger import ChainMerger
 from batchmill_coordinator.results.job_results import JobResults
@@ -30,15 +34,15 @@ from batchmill_coordinator.results.replay_outcomes import NO_OUTCOMES, ReplayedS
 from batchmill_coordinator.results.replay_rows import read_replay_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from batchmill.ledger import JobRecord, Ledger
-    from batchmill.ledger.formats.settlement import Settled
     from batchmill.sinks import Publisher
     from batchmill.workspace import Workspace
     from batchmill_coordinator.results.dead_rows import DeadRowStore
     from batchmill_coordinator.results.one_schema import OneSchema
-    from batchmill_coordinator.results.replay_outcomes import RowOutcomes
+    from batchmill_coordinator.results.replay_outcomes import RowOutcomes, Rows
+    from batchmill_coordinator.results.replay_rows import ReplayRows
     from batchmill_coordinator.results.roll_forward import RollForward
 
 _NO_DEAD_ROWS = DeadRows((), pa.table({}))
@@ -73,29 +77,55 @@ class Merger:
         job = self._open(self._ledger.jobs.read(replay.replay_of))
         if job.publisher is not None and self._roll_forward.apply(job.record, job.stage, job.publisher, epoch):
             job = self._open(self._ledger.jobs.read(replay.replay_of))
+        rows = read_replay_rows(self._workspace, replay.id)
         if job.record.spec.is_chain:
-            self._chains.merge(job, replay, epoch)
-            if job.publisher is not None:
-                self._update_manifest(job, job.publisher, epoch)
-            return
-        replayed = ReplayReader(self._replayed_shards(self._open(replay)))
+            self._chains.merge(job, replay, rows.indices.to_numpy(), epoch)
+        else:
+            replayed = ReplayReader(self._replayed_shards(self._open(replay), rows.indices.to_numpy()))
+            if rows.redone:
+                self._merge_redone(job, rows, replayed, epoch)
+            else:
+                self._merge_failed(job, replay, replayed, epoch)
+        if job.publisher is not None:
+            self._update_manifest(job, job.publisher, epoch)
+
+    def _merge_failed(self, job: JobResults, replay: JobRecord, replayed: ReplayReader, epoch: int) -> None:
         for shard in self._dead_rows.shards(job.record, job.stage):
             dead = self._dead_rows.read(job.record.id, shard)
             pending = set() if shard.plan else {one.index for one in dead.letters if one.replay != replay.id}
             outcomes = replayed.of(pending) if pending else NO_OUTCOMES
             if outcomes.done or outcomes.dead:
-                self._replace(job, shard, dead, outcomes, epoch)
-        if job.publisher is not None:
-            self._update_manifest(job, job.publisher, epoch)
+                self._replace(job, shard, dead, outcomes, epoch, self._results(job, shard, dead), shard.rows)
+
+    def _merge_redone(self, job: JobResults, rows: ReplayRows, replayed: ReplayReader, epoch: int) -> None:
+        """Replace shards all of whose rows were done again, unless they have changed since."""
+        indices = rows.indices.to_numpy()
+        for name in sorted(rows.redone, key=parse_shard_id):
+            (shard,) = self._ledger.results.settled(job.record.id, job.stage, [parse_shard_id(name)])
+            if not isinstance(shard, Settled) or shard.token != rows.redone[name]:
+                continue
+            first, end = np.searchsorted(indices, [shard.first_row, shard.first_row + shard.rows + shard.rows_dead])
+            wanted = indices[first:end].tolist()
+            outcomes = replayed.of(wanted) if wanted else NO_OUTCOMES
+            if wanted and len(outcomes.done) + sum(len(one.letters) for one in outcomes.dead) == len(wanted):
+                dead = self._dead_before(job.record.id, shard, wanted)
+                self._replace(job, shard, dead, outcomes, epoch, None, 0)
+
+    def _dead_before(self, job_id: str, shard: Settled, redone: Collection[int]) -> DeadRows:
+        """Read the dead letters of a damaged shard; if they are damaged, only rows that were redone have any later."""
+        try:
+            return self._dead_rows.read(job_id, shard) if shard.rows_dead else _NO_DEAD_ROWS
+        except (DamagedData, NotFound):
+            every = range(shard.first_row, shard.first_row + shard.rows + shard.rows_dead)
+            return replace(_NO_DEAD_ROWS, purged=tuple(sorted(set(every).difference(redone))))
 
     def _open(self, record: JobRecord) -> JobResults:
         spec, stage = record.spec, last_stage(record.spec)
         results = self._workspace.open_results(record.id, spec, stage)
         return JobResults(record, stage, results, self._workspace.open_publisher(record.id, spec))
 
-    def _replayed_shards(self, replay: JobResults) -> Iterator[ReplayedShard]:
+    def _replayed_shards(self, replay: JobResults, original_rows: Rows) -> Iterator[ReplayedShard]:
         record = replay.record
-        original_rows = read_replay_rows(self._workspace, record.id).to_numpy()
         for shard in settled_shards(self._ledger, record, replay.stage):
             for part in shard.parts:
                 dead = self._dead_rows.read(record.id, part) if part.rows_dead else _NO_DEAD_ROWS
@@ -116,13 +146,24 @@ class Merger:
             return None
         return _indexed(results_of(self._ledger, job.record, job.stage, job.results, [shard])[0], shard, dead)
 
-    def _replace(self, job: JobResults, shard: Settled, dead: DeadRows, outcomes: RowOutcomes, epoch: int) -> None:
-        old = self._results(job, shard, dead)
-        table = in_order([*([] if old is None else [old]), *outcomes.results] or [_NO_RESULTS]).drop_columns([INDEX])
-        done, left = len(outcomes.done), outcomes.still_dead(dead)
-        after = replace(
-            shard, token=shard.token + 1, rows=shard.rows + done, rows_dead=shard.rows_dead - done, nbytes=0
-        )
+    def _replace(
+        self,
+        job: JobResults,
+        shard: Settled,
+        dead: DeadRows,
+        outcomes: RowOutcomes,
+        epoch: int,
+        kept: pa.Table | None,
+        kept_rows: int,
+    ) -> None:
+        """Give a shard the results that it keeps and those of its rows that were run again.
+
+        kept: with INDEX; None: it keeps none. kept_rows: from how many rows they are.
+        """
+        table = in_order([*([] if kept is None else [kept]), *outcomes.results] or [_NO_RESULTS]).drop_columns([INDEX])
+        rows, left = kept_rows + len(outcomes.done), outcomes.still_dead(dead)
+        rows_dead = shard.rows + shard.rows_dead - rows
+        after = replace(shard, token=shard.token + 1, rows=rows, rows_dead=rows_dead, nbytes=0)
         if shard.expanded_to is not None:
             after = replace(after, expanded_to=table.num_rows)
         if after.results:

@@ -80,21 +80,20 @@ class RowOutcomes:
         letters = [letter for group in groups for letter in group.letters]
         order = sorted(range(len(letters)), key=lambda place: letters[place].index)
         rows = pa.concat_tables([group.rows for group in groups], promote_options="permissive")
-        return DeadRows(tuple(letters[place] for place in order), rows.take(pa.array(order, pa.int64())), before.purged)
+        purged = tuple(row for row in before.purged if row not in self.done | again)
+        return DeadRows(tuple(letters[place] for place in order), rows.take(pa.array(order, pa.int64())), purged)
 
 
 NO_OUTCOMES = RowOutcomes([], [], set())
 
 
 def _again(dead: DeadRows, before: Mapping[int, DeadLetter]) -> DeadRows:
-    """Add to rows that failed again what is known of their first failure."""
-    letters = [
-        letter.model_copy(
-            update={
-                "attempts": letter.attempts + before[letter.index].attempts,
-                "first_failed_at": before[letter.index].first_failed_at,
-            }
-        )
-        for letter in dead.letters
-    ]
+    """Add to rows that failed before, too, what is known of their first failure."""
+    letters = []
+    for found in dead.letters:
+        letter, first = found, before.get(found.index)
+        if first is not None:
+            attempts = letter.attempts + first.attempts
+            letter = letter.model_copy(update={"attempts": attempts, "first_failed_at": first.first_failed_at})
+        letters.append(letter)
     return replace(dead, letters=tuple(letters))

@@ -146,6 +146,7 @@ class Resumption:
             operator_version=operator_version,
             carry=None if spec.last.carry is None else tuple(spec.last.carry),
             skips_nulls=spec.last.on_null == "skip",
+            table_version=None if description is None else description.table_version,
         )
 
     def _copy_dead_rows(self, earlier_id: str, job_id: str, shard: Settled) -> DeadRows:
@@ -190,6 +191,11 @@ def _differences(manifest: Manifest, before: InputFingerprint, order: Order, now
         yield f"it passed {_columns(before.carry)} through, now it passes {_columns(now.carry)}"
     if before.skips_nulls != now.skips_nulls:
         yield 'only one of the two has `on_null` "skip", with which results have other columns'
+    if before.source != now.source and before.table_version != now.table_version:
+        yield (
+            f"it read version {before.table_version} of its table, which is {now.table_version} now: give the source "
+            f"`table_version` {before.table_version}"
+        )
     yield from _changed_files(before, now)
     if before.source != now.source:
         yield "its input has changed"

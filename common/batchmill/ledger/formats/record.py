@@ -14,7 +14,7 @@ from batchmill.jobs.job import DEFAULT_TENANT, JobError, JobSpec, JobState, Stag
 from batchmill.ledger.formats.encodings import CommitInterval, parse_paces
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     Hash = Mapping[bytes, bytes]
 
@@ -182,11 +182,6 @@ class JobStage(NamedTuple):
     def is_untouched(self) -> bool:
         """Whether its shards are as the planner numbered them: none was queued yet, left by another job, or dropped."""
         return self.stage.last_queued_at is None and self.job.resumed_from is None and not self.job.state.is_final
-
-
-def stages_of_jobs(jobs: Iterable[JobRecord]) -> Iterator[JobStage]:
-    """Yield all stages of these jobs, in the order of the jobs and of their rows."""
-    return (JobStage(job, stage) for job in jobs for stage in job.stages)
 
 
 @lru_cache(maxsize=1024)

@@ -1158,6 +1158,31 @@ def queue(
     return int(reply)
 
 
+class RecountAnswer(StrEnum):
+    """What `recount.lua` answers."""
+
+    OK = "ok"
+
+
+def recount(
+    store: Store,
+    *,
+    generation: str,
+) -> RecountAnswer:
+    """Begin to count all work anew: the sums are empty, and what jobs are counted for is no longer valid."""
+    keys = store.keys
+    reply = store.run(
+        "recount",
+        [
+            keys.index(),
+        ],
+        [
+            generation,
+        ],
+    )
+    return RecountAnswer(reply.decode())
+
+
 def reindex(
     store: Store,
     *,
@@ -1636,6 +1661,7 @@ class SubmitAnswer(StrEnum):
     KNOWN = "known"
     CONFLICT = "conflict"
     FULL = "full"
+    TENANT_FULL = "tenant full"
     NO_UPLOAD = "no upload"
     OTHER_SCHEMA = "other schema"
 
@@ -1674,6 +1700,7 @@ def submit(
     inline_rows: bytes | None,
     upload: str | None,
     max_live_jobs: int,
+    max_tenant_jobs: int | None,
     replay_of: str | None,
     resumed_from: str | None,
     tenant: str,
@@ -1720,6 +1747,7 @@ def submit(
             "" if inline_rows is None else inline_rows,
             "" if upload is None else upload,
             max_live_jobs,
+            "" if max_tenant_jobs is None else max_tenant_jobs,
             "" if replay_of is None else replay_of,
             "" if resumed_from is None else resumed_from,
             tenant,

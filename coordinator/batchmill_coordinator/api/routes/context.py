@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from batchmill.jobs.dead_letters import DeadLetter
     from batchmill.jobs.job import JobRequest, JobSpec
     from batchmill.jobs.job_log import LogCursor, LogLevel, LogPage
-    from batchmill.jobs.replay import ReplayRequest
+    from batchmill.jobs.replay import RedoRequest, ReplayRequest
     from batchmill.jobs.shard import ShardId
     from batchmill.jobs.status import CheckedJob, JobCost, JobStatus
     from batchmill.ledger import JobRecord
@@ -94,6 +94,14 @@ class Context:
         if is_new:
             self._service.metrics.roles.submitted(record.spec.first)
         return self.status(replay_id), is_new
+
+    def redo(self, job_id: str, request: RedoRequest) -> tuple[JobStatus, bool]:
+        """Submit a job that does the damaged shards of a job again; return its status, and whether it is new."""
+        record = self.job(job_id)
+        redo_id, is_new = self._service.replays.redo(record, request, self.access.tenant)
+        if is_new:
+            self._service.metrics.roles.submitted(record.spec.first)
+        return self.status(redo_id), is_new
 
     def status(self, job_id: str) -> JobStatus:
         """Return a job's status, with what it was run with."""

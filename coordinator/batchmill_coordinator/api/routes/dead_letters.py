@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from batchmill.errors import Conflict, NotFound
 from batchmill.jobs.dead_letters import DeadLetter
-from batchmill.jobs.replay import MAX_PURGED, Index, ReplayRequest
+from batchmill.jobs.replay import MAX_PURGED, Index, RedoRequest, ReplayRequest
 from batchmill.jobs.status import JobStatus
 from batchmill_coordinator.api.openapi import raises
 from batchmill_coordinator.api.routes.context import CurrentContext, json_response
@@ -75,6 +75,22 @@ def replay(
     Answers 200 instead of 201 when the idempotency key is known.
     """
     status, is_new = context.replay(job_id, request)
+    return json_response(status, 201 if is_new else 200)
+
+
+@router.post(
+    "/{job_id}/redo",
+    status_code=201,
+    response_model=JobStatus,
+    responses={**KNOWN, **BODIES, **raises(NotFound, Conflict)},
+)
+@heavy
+def redo(context: CurrentContext, job_id: str, request: Annotated[RedoRequest, json_body(RedoRequest)]) -> Response:
+    """Check the results of an ended job, and compute those that are damaged or missing again, as a job of their own.
+
+    Answers 200 instead of 201 when the idempotency key is known.
+    """
+    status, is_new = context.redo(job_id, request)
     return json_response(status, 201 if is_new else 200)
 
 
