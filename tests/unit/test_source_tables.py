@@ -287,7 +287,7 @@ def catalog(tmp_path: Path) -> Iterator[InMemoryCatalog]:
 TABLE = pa.table({"id": pa.array([1, 2, 3], pa.int64()), "name": ["a", "b", "c"]})
 
 
-def snapshot_of(table: Any) -> int:
+def snapshot_id_of(table: Any) -> int:
     return int(table.current_snapshot().snapshot_id)
 
 
@@ -298,11 +298,11 @@ def metadata_file(table: Any) -> str:
 def test_the_current_rows_of_an_iceberg_table_are_read_and_stay_those(catalog: InMemoryCatalog, tmp_path: Path) -> None:
     table = catalog.create_table("n.t", TABLE.schema)
     table.append(TABLE)
-    first = snapshot_of(table)
+    first = snapshot_id_of(table)
     table.append(pa.table({"id": pa.array([4], pa.int64()), "name": ["d"]}))
     table.delete("id = 2")
     description = look(metadata_file(table))
-    assert description.table_version == snapshot_of(table)
+    assert description.table_version == snapshot_id_of(table)
     expected = [(1, "a"), (3, "c"), (4, "d")]
     assert pairs(rows_of(description, tmp_path)) == expected
     assert look(f"file://{metadata_file(table)}").fingerprint == description.fingerprint

@@ -44,9 +44,6 @@ Of an operator that `expands`, each row makes any number of results: in `rows` f
 BatchSize = int | Literal["auto"] | None
 """Rows per batch; "auto": the controller decides, in units of cost; None: the complete shard is one batch."""
 
-SOURCE_ROW = "source_row"
-"""The first column of what an operator that `expands` makes: the index, in the job's input, of the row it is from."""
-
 
 class OperatorKind(StrEnum):
     """What an operator takes, which decides how a worker runs it."""
@@ -181,6 +178,13 @@ class OperatorDefinition:
             return []
         values = self.validate(params).model_dump()
         return [column.format_map(values) for column in self.columns]
+
+    def consumed_columns(self, params: Mapping[str, Any]) -> list[str]:
+        """Return the input columns that results have only if the job carries them. Raises as `validate` does."""
+        if not self.consumes:
+            return []
+        values = self.validate(params).model_dump()
+        return [column.format_map(values) for column in self.consumes]
 
     def canonical(self, params: Mapping[str, Any]) -> str:
         """Return the parameters as JSON, equal for equal parameters: defaults filled in, names sorted."""

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from batchmill.columns import RESERVED_PREFIX, reserved_column
+from batchmill.columns.lineage import SOURCE_ROW
 from batchmill.errors import InvalidOperator, did_you_mean
-from batchmill.operators.contract import SOURCE_ROW
 from batchmill_worker.engine.batches import join
 
 if TYPE_CHECKING:
