@@ -131,7 +131,7 @@ class FolderPublisher:
             return {}
         wanted = {part.name: parse_shard_id(part.shard) for part in parts if part.shard is not None}
         gone = {wanted[name] for name in self._parts.compare(wanted).missing if name in wanted}
-        return {shard_id: part for shard_id, part in published.items() if shard_id in gone}
+        return {shard_id: part for shard_id, part in published.items() if shard_id in gone and part.name not in wanted}
 
     def publish(self, manifest: Manifest) -> None:
         """See `Publisher`. Files that are no parts are left alone."""

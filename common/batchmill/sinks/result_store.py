@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import pyarrow as pa
 
-from batchmill.errors import NotFound, StaleToken, StorageError
+from batchmill.errors import DamagedData, NotFound, StaleToken
 from batchmill.jobs.shard import format_shard_id, part_stem
 from batchmill.sinks.manifest import ManifestPart
 from batchmill.sinks.part_records import PartRecord
@@ -26,6 +26,7 @@ from batchmill.storage.seals import check
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from batchmill.errors import StorageError
     from batchmill.jobs.shard import ShardId
     from batchmill.sinks.output_folder import OutputFolder
     from batchmill.sinks.part_records import PartRecords
@@ -186,10 +187,10 @@ class PartFiles:
         except (OSError, ValueError, pa.ArrowException) as error:
             raise self._unreadable(name, error) from error
 
-    def _unreadable(self, name: str, error: Exception) -> StorageError:
+    def _unreadable(self, name: str, error: Exception) -> DamagedData:
         place = self._store.location(name).uri
         cause = (str(error).splitlines() or [type(error).__name__])[0]
-        return StorageError(
+        return DamagedData(
             f"could not read {place}: {cause.rstrip('.')}.", hint="It was changed or damaged.", path=place
         )
 

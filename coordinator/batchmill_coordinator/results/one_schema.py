@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from batchmill.columns.lineage import SOURCE_ROW
 from batchmill.jobs.shard import ShardId
 from batchmill.jobs.stages import carried_through
-from batchmill.operators.contract import SOURCE_ROW
 from batchmill_coordinator.results.outputs import settled_shards
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from batchmill.errors import BatchmillError
 from batchmill.jobs.job import JobState
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator
+    from collections.abc import AsyncGenerator, Iterator, Mapping
 
     from batchmill.client.connection.transport import Transport
 
@@ -84,6 +84,11 @@ async def pages(transport: Transport, path: str, content_type: str) -> AsyncGene
 
 async def _fetch(transport: Transport, path: str, content_type: str, cursor: str | None) -> ResultPage:
     query = {"wait_s": str(LONG_POLL_S)} | ({"cursor": cursor} if cursor is not None else {})
+    return await one_page(transport, path, content_type, query)
+
+
+async def one_page(transport: Transport, path: str, content_type: str, query: Mapping[str, str]) -> ResultPage:
+    """Read one page of results."""
     answer = await transport.call("GET", path, query=query, accept=content_type)
     return _page(answer.headers, answer.body)
 
