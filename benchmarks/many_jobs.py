@@ -154,7 +154,7 @@ class _Backlog:
         return found
 
     def _count(self) -> int:
-        return int(self._redis.scard(self._live_key))
+        return int(self._redis.zcard(self._live_key))
 
 
 class _Prober:

@@ -65,7 +65,7 @@ class Pulse:
                 continue
 
     def _look(self, client: Any) -> None:
-        jobs = sorted(client.smembers(KEYS.live_jobs()))
+        jobs = sorted(client.zrange(KEYS.live_jobs(), 0, -1))
         with client.pipeline(transaction=False) as pipe:
             pipe.time()
             for job in jobs:

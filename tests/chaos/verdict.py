@@ -110,11 +110,8 @@ def judge_ledger(verdict: Verdict, jobs: list[Submitted], client: Any) -> None:
     """See that the ledger's counters equal what they count, and that nothing of ended jobs is alive."""
     for key in client.scan_iter(f"{KEYS.prefix}queued:*"):
         verdict.broken.append(f"{key} holds {client.zrange(key, 0, -1)}")
-    for name, key, read in (
-        ("live jobs", KEYS.live_jobs(), client.smembers),
-        ("leases", KEYS.leases(), lambda key: client.zrange(key, 0, -1)),
-    ):
-        if found := read(key):
+    for name, key in (("live jobs", KEYS.live_jobs()), ("leases", KEYS.leases())):
+        if found := client.zrange(key, 0, -1):
             verdict.broken.append(f"{name} are left: {found}")
     for job in jobs:
         _judge_counters(verdict, job, client)

@@ -61,7 +61,7 @@ def test_an_unreadable_job_is_listed_cancelled_and_deleted_and_others_run(
     assert listed[job_id]["error"]["code"] == "unreadable_record", name
     assert mill.call("GET", f"/v1/jobs/{job_id}").json["error"]["code"] == "unreadable_record"
     assert mill.call("GET", f"/v1/jobs/{job_id}/results").code == "unreadable_record"
-    assert b"batchmill_jobs_unreadable 1" in mill.call("GET", "/metrics").body
+    until(lambda: b"batchmill_jobs_unreadable 1" in mill.call("GET", "/metrics").body, "the job to be counted")
     assert mill.call("POST", f"/v1/jobs/{job_id}/cancel").status == 200
     until(lambda: mill.call("GET", f"/v1/jobs/{job_id}").json["state"] == "cancelled", "the job's end")
     assert mill.call("DELETE", f"/v1/jobs/{job_id}").status == 204

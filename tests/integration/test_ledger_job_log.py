@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from batchmill.errors import InvalidSettings, NotFound
 from batchmill.fleet import WorkerInfo
@@ -23,6 +24,7 @@ from batchmill.ledger.scripting.connection import connect
 from batchmill.ledger.submission import Submission
 from batchmill.processes.parent_death import die_with_parent
 from batchmill_coordinator.fleet.pools import PoolView
+from batchmill_coordinator.metering.counts import RoleMetrics
 from batchmill_coordinator.roles.watcher import MIN_BLOCKED_S, Watcher
 from support.hand_clock import HandClock
 from support.ledger_steps import LEASE_MS, plan, queue_one
@@ -115,7 +117,7 @@ def test_pauses_and_resumptions_are_noted_once_each(ledger: Ledger) -> None:
 def test_what_a_job_waits_for_is_noted_once_and_so_is_its_end(ledger: Ledger) -> None:
     submit(ledger)
     clock, fleet = HandClock(), Fleet()
-    watcher = Watcher(ledger, fleet, clock, "USD")  # type: ignore[arg-type]  # a fleet of our own
+    watcher = Watcher(ledger, fleet, clock, "USD", RoleMetrics(CollectorRegistry()))  # type: ignore[arg-type]  # a fleet of our own
     watcher.step(1)
     clock.now_s += MIN_BLOCKED_S / 2
     watcher.step(1)
@@ -141,7 +143,7 @@ def test_a_job_that_its_budget_holds_says_so_in_its_log_with_what_to_do(ledger: 
     submit_job(ledger, JOB, spec=spec_of(operator="echo", pool="gpu", budget=1.0))
     plan(ledger, epoch, [5, 5])
     clock, fleet = HandClock(), Fleet({"gpu": PoolView(1, 1, frozenset({"echo"}))})
-    watcher = Watcher(ledger, fleet, clock, "EUR")  # type: ignore[arg-type]  # a fleet of our own
+    watcher = Watcher(ledger, fleet, clock, "EUR", RoleMetrics(CollectorRegistry()))  # type: ignore[arg-type]  # a fleet of our own
     ref = queue_one(ledger, epoch)
     claimed = ledger.shards.claim(ref, "gpu", "w1", LEASE_MS, with_job=False, price_nano=3600 * NANO)
     assert claimed is not None
@@ -161,7 +163,7 @@ def test_a_job_that_its_budget_holds_says_so_in_its_log_with_what_to_do(ledger: 
 def test_a_worker_that_is_back_at_once_is_not_worth_an_entry(ledger: Ledger) -> None:
     submit(ledger)
     clock, fleet = HandClock(), Fleet()
-    watcher = Watcher(ledger, fleet, clock, "USD")  # type: ignore[arg-type]  # a fleet of our own
+    watcher = Watcher(ledger, fleet, clock, "USD", RoleMetrics(CollectorRegistry()))  # type: ignore[arg-type]  # a fleet of our own
     watcher.step(1)
     fleet.views = {"gpu": PoolView(1, 1, frozenset({"echo"}))}
     clock.now_s += MIN_BLOCKED_S

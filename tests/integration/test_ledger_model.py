@@ -324,7 +324,7 @@ class LedgerMachine(Lockstep):
         before = comparable(self.dump(), self.prefix)
         if rebuilt:
             self.redis.delete(*[key for key in self.dump() if key.startswith(f"{self.prefix}index:")] or ["none"])
-            self.ledger.index.rebuild(self.ledger.jobs.live_ids())
+            self.ledger.index.rebuild_all(self.ledger.jobs.live_ids())
         else:
             due = self.ledger.index.due({"default": Window(1000, {"echo"})}, 100)
             assert (due.now_ms, due.later) == (self.model.now, [])

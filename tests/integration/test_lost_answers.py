@@ -148,7 +148,7 @@ def empty_the_horizon(service: Service, job: JobRecord) -> None:
 def plan_the_rest(service: Service, job_id: str) -> None:
     for _ in range(ROWS):
         record = service.ledger.jobs.read(job_id)
-        if record.first.planned or record.state is not JobState.RUNNING:
+        if record.first.planned or record.state not in (JobState.PENDING, JobState.RUNNING):
             return
         empty_the_horizon(service, record)
         planner(service).step(service.leadership.epoch)

@@ -7,6 +7,7 @@ from collections import defaultdict
 from typing import Any
 
 AGEING_MS = 60_000
+FINAL = ("completed", "cancelled", "failed", "expired")
 JOB = re.compile(r"^job:\{([^}]*)\}$")
 
 
@@ -22,6 +23,7 @@ def index_of(dump: dict[str, Any], prefix: str, now_ms: int) -> tuple[dict[str, 
     for key, job in named.items():
         if match := JOB.match(key):
             _add_job(due, named, match[1], job, found.get("later", {}), now_ms)
+    found.get("work", {}).pop("generation", None)
     found["finish"] = dict.fromkeys(found.get("finish", {}), 0)
     return {key: value for key, value in due.items() if value}, {key: value for key, value in found.items() if value}
 
@@ -30,12 +32,20 @@ def _add_job(
     due: dict[str, Any], named: dict[str, Any], job_id: str, job: dict[str, str], later: dict[str, int], now_ms: int
 ) -> None:
     stopping = job["state"] in ("cancelling", "failing", "expiring")
-    final = job["state"] in ("completed", "cancelled", "failed", "expired")
+    final = job["state"] in FINAL
     stages = [named[f"job:{{{job_id}}}:stage:{number}"] for number in range(int(job["stage_count"]))]
     running = sum(_int(stage, "shards_running") for stage in stages)
     settled = all(stage["planned"] == "1" and not _int(stage, "shards_live") for stage in stages)
     if not running and (stopping or (settled and job["state"] in ("running", "paused"))):
         due["finish"][job_id] = 0
+    if not final:
+        pool, _, _ = stages[0]["worked_for"].partition(" ")
+        is_spent = (
+            job["state"] == "paused" and "budget_nano" in job and _int(job, "cost_nano") >= _int(job, "budget_nano")
+        )
+        _count(due, f"job {job['state']} {stages[0]['worked_for']}", 1)
+        _count(due, f"owner - {job['tenant']}", 1)
+        _count(due, f"spent - {pool}", int(is_spent))
     if "deadline_ms" in job and not stopping and not final:
         due["deadlines"][job_id] = int(job["deadline_ms"])
     for number, stage in enumerate(stages):
@@ -67,8 +77,35 @@ def _add_stage(
     if in_flight:
         due["flight"] = {*due["flight"], pool}
         due[f"flight|{pool}"][member] = in_flight
+    left = (
+        max(_int(stage, "rows_total"), _int(stage, "rows_planned"))
+        - _int(stage, "rows_done")
+        - _int(stage, "rows_dead")
+    )
+    if state in ("pending", "running") and not in_flight and left > 0:
+        due[f"starved|{pool}"][member] = int(stage.get("last_queued_at", job["created_at"]))
+    if state not in FINAL:
+        waiting = len(named.get(f"{job_key}:waiting:{number}", {})) if live > in_flight else 0
+        counts = {
+            "planned": live - in_flight - waiting,
+            "queued": _int(stage, "shards_queued"),
+            "running": _int(stage, "shards_running"),
+            "waiting": waiting,
+            "left": left,
+            "done": _int(stage, "rows_done"),
+            "dead": _int(stage, "rows_dead"),
+            "held": 1,
+        }
+        runs = int(state in ("pending", "running"))
+        for what, amount in counts.items():
+            _count(due, f"{what} {runs} {stage['worked_for']}", amount)
     if state == "paused" and _int(stage, "shards_queued"):
         due["unqueue"] = {*due["unqueue"], member}
+
+
+def _count(due: dict[str, Any], field: str, amount: int) -> None:
+    if amount:
+        due["work"][field] = str(int(due["work"].get(field, "0")) + amount)
 
 
 def _take_turn(due: dict[str, Any], kind: str, pool: str, turn: str, member: str, score: int) -> None:

@@ -202,7 +202,7 @@ def comparable(dump: dict[str, Any], prefix: str) -> dict[str, Any]:
 def _comparable(key: str, value: Any) -> Any:
     if "spec" in value:
         return {name: value.get(name) or "0" for name in JOB_FIELDS}
-    if key.startswith("tenant:"):
+    if key.startswith("tenant:") or key == "jobs:live":
         return set(value)
     if ":stage:" in key:
         return {name: value.get(name) or "0" for name in STAGE_FIELDS}

@@ -383,6 +383,6 @@ class Model:
             f"{own}:done:0": {format_shard_id(shard_id): text for shard_id, text in job.settled.items()},
             f"{own}:dead": {"ValueError": str(job.rows_dead)} if job.rows_dead else {},
             f"tenant:{job.id}:jobs": {job.id},
-            f"tenant:{job.id}:live": {job.id},
+            f"tenant:{job.id}:live": set() if job.ended_at else {job.id},
             **{f"{own}:shard:0:{format_shard_id(key)}": piece.fields() for key, piece in job.live.items()},
         }

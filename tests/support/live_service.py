@@ -59,10 +59,12 @@ class SteeredService(Service):
         self._submit = self.ledger.jobs.submit
         self.ledger.jobs.submit = self._submit_held  # type: ignore[method-assign]
 
-    def _submit_held(self, submission: Submission, *, max_live_jobs: int) -> tuple[str, bool]:
+    def _submit_held(
+        self, submission: Submission, *, max_live_jobs: int, max_tenant_jobs: int | None = None
+    ) -> tuple[str, bool]:
         """A small job that is held is not planned as it is accepted either."""
         held = replace(submission, plan=None) if self.holds_jobs else submission
-        return self._submit(held, max_live_jobs=max_live_jobs)
+        return self._submit(held, max_live_jobs=max_live_jobs, max_tenant_jobs=max_tenant_jobs)
 
     def statuses(self, records: Sequence[JobRecord | UnreadableJob]) -> list[JobStatus]:
         found = super().statuses(records)

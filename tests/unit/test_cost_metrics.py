@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 from datetime import date
-from typing import TYPE_CHECKING
 
 from batchmill.jobs.cost import NANO, PARTS, Parts, Spent, Totals
-from batchmill.jobs.job import DEFAULT_TENANT
+from batchmill.ledger.formats.work import Work
 from batchmill_coordinator.metering.costs import MAX_NAMES, begun, cost_metrics
-from support.records import job_record, spec_of
-
-if TYPE_CHECKING:
-    from batchmill.ledger import JobRecord
 
 TODAY = date(2030, 2, 3)
 PAID = Spent(Parts(2_000_000, 500_000, 250_000, 0, 1), Parts(useful=3 * NANO, idle=NANO // 2), 7)
 
 
-def record(operator: str = "echo", pool: str = "default", tenant: str = DEFAULT_TENANT) -> JobRecord:
-    return job_record(spec=spec_of(operator, pool=pool), tenant=tenant)
-
-
-def told(totals: Totals, *live: JobRecord) -> dict[str, dict[tuple[str, ...], float]]:
+def told(totals: Totals, work: Work | None = None) -> dict[str, dict[tuple[str, ...], float]]:
     """By metric, the values by those of the labels."""
     found: dict[str, dict[tuple[str, ...], float]] = {}
-    for family in cost_metrics(totals, live, TODAY, "EUR"):
+    for family in cost_metrics(totals, work or Work(), TODAY, "EUR"):
         for sample in family.samples:
             found.setdefault(sample.name, {})[tuple(sample.labels.values())] = sample.value
     return found
@@ -50,7 +41,8 @@ def test_a_day_on_which_nothing_was_charged_yet_costs_nothing() -> None:
 
 
 def test_what_will_be_charged_soon_begins_at_nothing() -> None:
-    found = told(Totals({}, {}, {}), record("embed", "gpu", "acme"), record("embed", "gpu", "acme"))
+    work = Work.from_hash({b"job pending gpu embed": b"2", b"planned 1 gpu embed": b"1", b"owner - acme": b"2"})
+    found = told(Totals({}, {}, {}), work)
     assert found["batchmill_cost_total"] == {("embed", "gpu", part): 0.0 for part in PARTS}
     assert found["batchmill_tenant_rows_charged_total"] == {("acme",): 0.0}
 

@@ -1,32 +1,38 @@
-"""What waits in each pool, from records of jobs and what is published."""
+"""What waits in each pool, from the ledger's sums and what is published."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from batchmill.fleet import PoolStatus
+from batchmill.ledger.formats.work import Work
 from batchmill.ledger.views.overview import QueueHead
 from batchmill_coordinator.fleet.backlog import pool_loads, pool_status
 from batchmill_coordinator.fleet.pools import EMPTY, PoolView
-from support.records import job_record, spec_of
-
-if TYPE_CHECKING:
-    from batchmill.ledger import JobRecord
 
 
-def record(pool: str = "default", **changes: Any) -> JobRecord:
-    return job_record(spec=spec_of("echo", pool=pool), **changes)
+def work(**sums: int) -> Work:
+    """Sums as the scripts write them: `planned_1_default_echo=7`."""
+    return Work.from_hash({name.replace("_", " ").encode(): str(count).encode() for name, count in sums.items()})
 
 
-def test_a_pool_adds_up_its_jobs() -> None:
-    records = [
-        record(rows_total=100, rows_done=30, rows_dead=10, shards_live=9, shards_queued=2, shards_running=3),
-        record(job_id="job-2", rows_planned=50, shards_live=5),
-        record("gpu", job_id="job-3", rows_total=7, shards_live=1),
-    ]
+def test_a_pool_adds_up_its_operators() -> None:
+    found = work(
+        held_1_default_echo=1,
+        planned_1_default_echo=3,
+        queued_1_default_echo=2,
+        running_1_default_echo=3,
+        waiting_1_default_echo=1,
+        left_1_default_echo=60,
+        done_1_default_echo=30,
+        held_1_default_embed=1,
+        planned_1_default_embed=5,
+        left_1_default_embed=50,
+        held_1_gpu_echo=1,
+        planned_1_gpu_echo=1,
+        left_1_gpu_echo=7,
+    )
     heads = {"default": QueueHead(2, 4_000), "gpu": QueueHead(0, None)}
     views = {"default": PoolView(2, 4, frozenset())}
-    loads = pool_loads(records, heads, now_ms=5_500)
+    loads = pool_loads(found, heads, now_ms=5_500)
     assert [pool_status(name, load, views.get(name, EMPTY)) for name, load in loads.items()] == [
         PoolStatus(
             name="default",
@@ -53,22 +59,17 @@ def test_a_pool_adds_up_its_jobs() -> None:
 
 
 def test_a_job_that_may_not_run_has_no_work_for_its_pool() -> None:
-    for state in ("paused", "cancelling", "failing", "expiring"):
-        stopped = record(state=state, rows_total=100, shards_live=9, shards_running=1)
-        load = pool_loads([stopped], {"default": QueueHead(0, None)}, 0)["default"]
-        assert (load.jobs, load.shards_running) == (1, 1)
-        assert (load.shards, load.shards_waiting, load.rows, load.oldest_wait_s) == (0, 0, 0, 0)
+    stopped = work(held_0_default_echo=1, planned_0_default_echo=8, running_0_default_echo=1, left_0_default_echo=100)
+    load = pool_loads(stopped, {"default": QueueHead(0, None)}, 0)["default"]
+    assert (load.jobs, load.shards_running) == (1, 1)
+    assert (load.shards, load.shards_waiting, load.rows, load.oldest_wait_s) == (0, 0, 0, 0)
 
 
 def test_the_oldest_wait_is_a_published_shards_or_a_jobs_that_nobody_works_on() -> None:
-    served = record(shards_running=1, rows_total=10, last_queued_at=50_000)
-    starved = record(rows_total=10, last_queued_at=70_000)
-    new = record("gpu", state="pending", rows_total=10)
-    nothing = {"default": QueueHead(0, None), "gpu": QueueHead(0, None)}
+    def wait(head: QueueHead) -> float:
+        return pool_loads(Work(), {"default": head}, 100_001)["default"].oldest_wait_s
 
-    def waits(records: list[JobRecord], heads: dict[str, QueueHead]) -> list[float]:
-        return [load.oldest_wait_s for load in pool_loads(records, heads, 100_001).values()]
-
-    assert waits([served], nothing) == [0, 0]
-    assert waits([served, starved, new], nothing) == [30.001, 100.0]
-    assert waits([served, starved], nothing | {"default": QueueHead(1, 60_001)}) == [40.0, 0]
+    assert wait(QueueHead(0, None)) == 0
+    assert wait(QueueHead(0, None, starved_since_ms=70_000)) == 30.001
+    assert wait(QueueHead(1, 60_001)) == 40.0
+    assert wait(QueueHead(1, 60_001, starved_since_ms=70_000)) == 40.0

@@ -31,9 +31,11 @@ def test_shards_grow_to_the_target_time_and_no_further() -> None:
     assert sizes == sorted(sizes)
 
 
-def test_a_shard_is_at_most_so_many_times_larger_than_those_before_it() -> None:
+def test_a_shard_is_at_most_so_many_times_larger_than_those_before_it_or_as_large_as_all_of_them() -> None:
     size = next_rows(progress(rows_timed=64, busy_s=1e-6, shards_done=1), TARGET_S)
     assert size == MAX_GROWTH * 64
+    size = next_rows(progress(rows_timed=6_400, busy_s=1e-6, shards_done=100), TARGET_S)
+    assert size == 6_400
 
 
 def test_slow_operators_get_shards_smaller_than_the_first() -> None:

@@ -13,7 +13,7 @@ from batchmill.jobs.job import MAX_STAGES, JobForm, JobRequest, JobSpec, RetryPo
 from batchmill.jobs.shard import ShardId, ShardRef, checkpoint_name, part_stem
 from batchmill.jobs.stages import last_stage, stages_of
 from batchmill.ledger.formats.keys import Keys
-from batchmill.ledger.formats.record import JobStage, stages_of_jobs
+from batchmill.ledger.formats.record import JobStage
 from batchmill.ledger.scripting.header import scripts, text_of
 from support.records import job_record, spec_of
 
@@ -96,5 +96,4 @@ def test_the_stages_of_a_job_are_walked_in_order() -> None:
     record = job_record()
     assert list(stages_of(record.spec)) == [0]
     assert last_stage(record.spec) == 0
-    assert list(stages_of_jobs([record])) == [JobStage(record, record.first)]
     assert JobStage(record, record.first).key == ("job-1", 0)

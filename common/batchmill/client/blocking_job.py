@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from batchmill.client.display import as_html, describe, live_display, mimebundle
+from batchmill.client.job_stage import JobStage
 from batchmill.client.results import frames
 from batchmill.client.results.pages import dicts
 from batchmill.client.waiting import wait_until_ended
@@ -123,13 +124,27 @@ class Job:
         """
         self._loop.run(self._async.delete())
 
-    def dead_letters(self) -> list[DeadLetter]:
-        """Read the failed rows of the job.
+    def stage(self, name: str) -> JobStage:
+        """Return a stage of the job.
+
+        Args:
+            name: The stage's name. Whether there is such a stage is found out when it is read.
 
         Returns:
-            One dead letter per failed row, in input order: its error, its attempts and the row itself.
+            The stage, to read what is known of it.
         """
-        return self._loop.run(self._async.dead_letters())
+        return JobStage(self._loop, self._async.stage(name))
+
+    def dead_letters(self, *, stage: str | None = None) -> list[DeadLetter]:
+        """Read the failed rows of the job.
+
+        Args:
+            stage: Only those that failed in the stage of this name. None: in all stages.
+
+        Returns:
+            One dead letter per failed row, stage by stage in input order: its error, its attempts and the row itself.
+        """
+        return self._loop.run(self._async.dead_letters(stage=stage))
 
     def dead_letter_counts(self) -> dict[str, int]:
         """Count the failed rows of the job.
@@ -143,6 +158,7 @@ class Job:
         self,
         indices: Collection[int] | None = None,
         *,
+        stage: str | None = None,
         error_type: str | None = None,
         edits: Mapping[int, Mapping[str, Any]] | None = None,
         idempotency_key: str | None = None,
@@ -150,7 +166,9 @@ class Job:
         """Run failed rows of this job, which has ended, again. Their results take their places in its results.
 
         Args:
-            indices: The rows, by index in the input. None: all failed rows.
+            indices: The rows, by index in the stage's input. None: all failed rows.
+            stage: The stage that they failed in; they continue through the stages after it. It may be left out where
+                rows failed in one stage only.
             error_type: Only rows that failed with this type of error.
             edits: By index, new values for columns of a row, set before it is run. Without `indices` and `error_type`,
                 only the edited rows are run.
@@ -163,7 +181,9 @@ class Job:
             Conflict: This job has not ended, or is a replay itself.
             InvalidRequest: A row is no dead letter, or an edit does not fit; the message names it.
         """
-        replay = self._async.replay(indices, error_type=error_type, edits=edits, idempotency_key=idempotency_key)
+        replay = self._async.replay(
+            indices, stage=stage, error_type=error_type, edits=edits, idempotency_key=idempotency_key
+        )
         return Job(self._client, self._loop, self._loop.run(replay))
 
     def redo(self, shards: Collection[str] | None = None, *, idempotency_key: str | None = None) -> Job:

@@ -13,6 +13,7 @@ import aiohttp
 from batchmill.client.connection.events import read_events
 from batchmill.client.connection.transport import Patience
 from batchmill.client.display import as_html, describe, live_display, mimebundle
+from batchmill.client.job_stage import AsyncJobStage
 from batchmill.client.outcome import raise_unless_completed
 from batchmill.client.results import frames
 from batchmill.client.results import pages as paging
@@ -327,13 +328,27 @@ class AsyncJob:
                 if (table := page.table()).num_columns:
                     yield table
 
-    async def dead_letters(self) -> list[DeadLetter]:
-        """Read the failed rows of the job.
+    def stage(self, name: str) -> AsyncJobStage:
+        """Return a stage of the job.
+
+        Args:
+            name: The stage's name. Whether there is such a stage is found out when it is read.
 
         Returns:
-            One dead letter per failed row, in input order: its error, its attempts and the row itself.
+            The stage, to read what is known of it.
         """
-        return [letter async for page in self._dead_letter_pages() for letter in page.dead_letters]
+        return AsyncJobStage(self._transport, self, f"{self._path}/results", name)
+
+    async def dead_letters(self, *, stage: str | None = None) -> list[DeadLetter]:
+        """Read the failed rows of the job.
+
+        Args:
+            stage: Only those that failed in the stage of this name. None: in all stages.
+
+        Returns:
+            One dead letter per failed row, stage by stage in input order: its error, its attempts and the row itself.
+        """
+        return [letter async for page in self._dead_letter_pages(stage) for letter in page.dead_letters]
 
     async def dead_letter_counts(self) -> dict[str, int]:
         """Count the failed rows of the job.
@@ -348,6 +363,7 @@ class AsyncJob:
         self,
         indices: Collection[int] | None = None,
         *,
+        stage: str | None = None,
         error_type: str | None = None,
         edits: Mapping[int, Mapping[str, Any]] | None = None,
         idempotency_key: str | None = None,
@@ -355,7 +371,9 @@ class AsyncJob:
         """Run failed rows of this job, which has ended, again. Their results take their places in its results.
 
         Args:
-            indices: The rows, by index in the input. None: all failed rows.
+            indices: The rows, by index in the stage's input. None: all failed rows.
+            stage: The stage that they failed in; they continue through the stages after it. It may be left out where
+                rows failed in one stage only.
             error_type: Only rows that failed with this type of error.
             edits: By index, new values for columns of a row, set before it is run. Without `indices` and `error_type`,
                 only the edited rows are run.
@@ -368,7 +386,7 @@ class AsyncJob:
             Conflict: This job has not ended, or is a replay itself.
             InvalidRequest: A row is no dead letter, or an edit does not fit; the message names it.
         """
-        request = replay_request(indices, error_type, edits, idempotency_key)
+        request = replay_request(indices, stage, error_type, edits, idempotency_key)
         answer = await self._transport.json("POST", f"{self._path}/replay", body=request)
         status = self._transport.parse(JobStatus, answer)
         return AsyncJob(self._transport, status.id, status)
@@ -423,8 +441,8 @@ class AsyncJob:
         """
         return await purge(self._transport, f"{self._path}/dead-letters", indices, error_type)
 
-    def _dead_letter_pages(self) -> AsyncGenerator[DeadLetterPage, None]:
-        return dead_letter_pages(self._transport, f"{self._path}/dead-letters")
+    def _dead_letter_pages(self, stage: str | None = None) -> AsyncGenerator[DeadLetterPage, None]:
+        return dead_letter_pages(self._transport, f"{self._path}/dead-letters", stage)
 
     async def _stream(self) -> AsyncGenerator[JobStatus, None]:
         async with aclosing(read_events(self._transport, f"{self._path}/events")) as events:

@@ -19,7 +19,7 @@ Index = Annotated[int, Field(ge=0, lt=2**63)]
 class RowEdit(Frozen):
     """New values for columns of a failed row, as JSON (see `json_value`). Other columns are unchanged."""
 
-    index: Index  # of the row in the job's input
+    index: Index  # of the row in the stage's input
     row: dict[str, Any]
 
 
@@ -27,8 +27,11 @@ class ReplayRequest(Frozen):
     """The body of `POST /v1/jobs/{id}/replay`: the failed rows to run again; by default all.
 
     `indices` and `error_type` narrow the choice. Edited rows are run again besides; edits alone choose just these.
+    `stage` names the stage whose rows they are; the rows continue through all stages after it. It may be left out where
+    rows failed in one stage only.
     """
 
+    stage: Name | None = None
     indices: list[Index] | None = Field(default=None, max_length=MAX_CHOSEN)
     error_type: str | None = Field(default=None, max_length=256)
     edits: list[RowEdit] = Field(default=[], max_length=MAX_CHOSEN)

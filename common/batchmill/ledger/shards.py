@@ -238,6 +238,8 @@ class ShardLedger:
             too_many_dead=write_error(limit.error) if limit else None,
             results=completion.results,
             rows_cached=completion.rows_cached,
+            rows_filtered=completion.rows_filtered,
+            roots_dead=completion.rows_dead if completion.roots_dead is None else completion.roots_dead,
             used=used,
             dead_by_type=[calls.DeadRowsCount(kind, rows) for kind, rows in completion.dead_by_type],
         )

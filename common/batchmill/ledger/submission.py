@@ -7,11 +7,11 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
-from batchmill.errors import Conflict, InvalidSource, ServiceUnavailable
+from batchmill.errors import Conflict, InvalidSource, Overloaded, ServiceUnavailable
 from batchmill.jobs.cost import write_pool_operator
-from batchmill.jobs.job import DEFAULT_TENANT
+from batchmill.jobs.job import DEFAULT_TENANT, UploadSource
 from batchmill.jobs.shard import ShardId
-from batchmill.jobs.stages import FIRST_STAGE
+from batchmill.jobs.stages import FIRST_STAGE, last_stage
 from batchmill.ledger.formats.schema import other_schema
 from batchmill.ledger.scripting import calls
 
@@ -57,6 +57,7 @@ def new_stages(submission: Submission) -> list[calls.NewStage]:
             worked_for=write_pool_operator(stage.pool, stage.operator),
             turn=_turn(submission, number),
             rows_total=submission.rows_total if number == FIRST_STAGE else None,
+            buffer_bytes=None if number == last_stage(spec) else stage.buffer_bytes,
             shard_id=ShardId((0,)),
             plan=plan.shard.plan() if plan else None,
             nbytes=plan.nbytes if plan else None,
@@ -71,7 +72,7 @@ def ends_at_commit(submission: Submission) -> bool:
     """Whether nothing is left to be closed or deleted when all shards of the job are settled."""
     spec = submission.spec
     is_closed_by_itself = spec.output is None and submission.replay_of is None
-    return is_closed_by_itself and submission.plan is not None and len(spec.stages) == 1
+    return is_closed_by_itself and submission.plan is not None and not spec.is_chain
 
 
 def _turn(submission: Submission, number: int) -> str:
@@ -81,7 +82,13 @@ def _turn(submission: Submission, number: int) -> str:
     return f"{stage.operator} {hashlib.blake2b(rest.encode(), digest_size=6).hexdigest()}"
 
 
-def is_new(reply: calls.SubmitReply, upload: str | None, max_live_jobs: int) -> bool:
+def upload_of(submission: Submission) -> str | None:
+    """The upload that a job takes, if any."""
+    source = submission.spec.source
+    return source.upload if isinstance(source, UploadSource) else None
+
+
+def is_new(reply: calls.SubmitReply, submission: Submission, max_live_jobs: int, max_tenant_jobs: int | None) -> bool:
     """Whether a job was accepted now. Raises the error of a refusal."""
     match reply.answer:
         case calls.SubmitAnswer.ACCEPTED:
@@ -97,7 +104,14 @@ def is_new(reply: calls.SubmitReply, upload: str | None, max_live_jobs: int) -> 
                 hint="Use a new key for a new request.",
                 job=reply.known_id,
             )
+        case calls.SubmitAnswer.TENANT_FULL:
+            raise Overloaded(
+                f"the tenant {submission.tenant!r} has {max_tenant_jobs:,} live jobs, the most that one may have.",
+                hint="Wait for some to end, cancel some, or raise BATCHMILL_MAX_LIVE_JOBS_PER_TENANT.",
+                limit=max_tenant_jobs,
+            )
         case calls.SubmitAnswer.NO_UPLOAD:
+            upload = upload_of(submission)
             raise InvalidSource(
                 f"there is no open upload {upload!r}: it was never begun, has expired, or belongs to a job already.",
                 hint="Upload the rows again.",

@@ -1,8 +1,8 @@
 """What belongs to which tenant: its jobs, those of them that live, and its open uploads.
 
-These are indexes beside the ledger's own keys. An entry is written with what it names, or after it, and removed after
-that is gone, so a process that dies in between leaves an entry too many, which readers drop. None may be written before
-what it names: a reader in between would drop it.
+These are indexes beside the ledger's own keys. The scripts keep those of jobs. An entry of an upload is written after
+what it names, and removed after that is gone, so a process that dies in between leaves an entry too many, which readers
+drop.
 """
 
 from __future__ import annotations
@@ -28,23 +28,8 @@ class TenantLedger:
 
     def remove_job(self, tenant: str, job_id: str) -> None:
         """Forget a job that was deleted."""
-        with redis_errors(), self._store.redis.pipeline(transaction=True) as pipe:
-            pipe.zrem(self._keys.tenant_jobs(tenant), job_id)
-            pipe.srem(self._keys.tenant_live_jobs(tenant), job_id)
-            pipe.execute()
-
-    def require_live_job(self, tenant: str, max_live_jobs: int) -> None:
-        """Raise `Overloaded` when a tenant has as many live jobs as it may have."""
-        key = self._keys.tenant_live_jobs(tenant)
         with redis_errors():
-            if self._store.redis.scard(key) < max_live_jobs:
-                return
-        if len(self._live(tenant)) >= max_live_jobs:
-            raise Overloaded(
-                f"the tenant {tenant!r} has {max_live_jobs:,} live jobs, the most that one may have.",
-                hint="Wait for some to end, cancel some, or raise BATCHMILL_MAX_LIVE_JOBS_PER_TENANT.",
-                limit=max_live_jobs,
-            )
+            self._store.redis.zrem(self._keys.tenant_jobs(tenant), job_id)
 
     def newest(self, tenant: str, limit: int, before: str | None = None) -> list[str]:
         """The ids of at most `limit` jobs of a tenant, newest first, older than `before`. Raises `NotFound`."""
@@ -61,7 +46,9 @@ class TenantLedger:
 
     def live_ids(self, tenant: str, limit: int) -> list[str]:
         """The ids of at most `limit` live jobs of a tenant, newest first."""
-        return sorted(self._live(tenant), reverse=True)[:limit]
+        with redis_errors():
+            ids = self._store.redis.zrevrange(self._keys.tenant_live_jobs(tenant), 0, limit - 1)
+        return [job_id.decode() for job_id in ids]
 
     def require_upload_room(self, tenant: str, max_uploads: int, max_bytes: int) -> None:
         """Raise `Overloaded` when a tenant has as many open uploads as it may have, or as many bytes in them."""
@@ -100,17 +87,6 @@ class TenantLedger:
         """Forget an upload that was dropped."""
         with redis_errors():
             self._store.redis.hdel(self._keys.tenant_uploads(tenant), upload_id)
-
-    def _live(self, tenant: str) -> list[str]:
-        """The tenant's live jobs; those that have ended are dropped from its set."""
-        own, live = self._keys.tenant_live_jobs(tenant), self._keys.live_jobs()
-        with redis_errors(), self._store.redis.pipeline(transaction=True) as pipe:
-            pipe.sinter(own, live)
-            pipe.sdiff(own, live)
-            living, ended = pipe.execute()
-            if ended:
-                self._store.redis.srem(own, *ended)
-        return [job_id.decode() for job_id in living]
 
     def _open_uploads(self, tenant: str) -> dict[str, int]:
         """The bytes of each open upload of a tenant, without those that were taken or dropped, or never filled."""

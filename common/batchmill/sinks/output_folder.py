@@ -19,7 +19,8 @@ from pyarrow import fs
 
 from batchmill.errors import InvalidOutput, NotFound, StorageError
 from batchmill.jobs.shard import parse_shard_id
-from batchmill.storage.blobs import is_unfinished, storage_errors
+from batchmill.storage.blobs import storage_errors
+from batchmill.storage.disk import is_unfinished
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from batchmill.storage.disk import sync
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -76,29 +78,6 @@ def real_path(path: str) -> str:
             if error.errno != errno.EINVAL:
                 raise
     raise _denied(path)
-
-
-def make_folder(folder: Path, mode: int = 0o777) -> None:
-    """Make a folder and those above it, so that they outlast a power cut."""
-    if folder.is_dir():
-        return
-    if folder.parent != folder:
-        make_folder(folder.parent, mode)
-    try:
-        folder.mkdir(mode, exist_ok=True)
-    except FileExistsError:
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
-    sync(folder.parent)
-
-
-def sync(path: Path, flags: int = 0) -> int:
-    """Force a file or folder to the disk. Returns its size in bytes."""
-    descriptor = os.open(path, os.O_RDONLY | flags)
-    try:
-        os.fsync(descriptor)
-        return os.fstat(descriptor).st_size
-    finally:
-        os.close(descriptor)
 
 
 def is_below(place: str, root: str) -> bool:

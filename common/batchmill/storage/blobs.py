@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import secrets
 import shutil
 import tempfile
 from contextlib import contextmanager, suppress
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Self
 import pyarrow as pa
 
 from batchmill.errors import InvalidRequest, InvalidSettings, NotFound, StorageError, StorageUnavailable
-from batchmill.storage.anchors import make_folder, open_anchored, sync
+from batchmill.storage import disk
+from batchmill.storage.anchors import open_anchored
 from batchmill.storage.seals import SEAL_BYTES, seal_file, seal_of, unseal
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 _PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 _ANY_PART = re.compile(r"(?!\.{1,2}$)[^/\0]+")
 _PRIVATE_FOLDER, _PRIVATE_FILE = 0o700, 0o600
-_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _UNAVAILABLE = _FULL | {
     errno.EIO,
@@ -41,7 +40,6 @@ _UNAVAILABLE = _FULL | {
     errno.EMFILE,
     errno.ENFILE,
 }
-_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK})
 _REMOTE_HINTS = {
     errno.EACCES: "Check the service's keys, their permissions, and that the bucket is theirs.",
     errno.EINVAL: "Check the bucket's region and the object store's address (of S3: BATCHMILL_S3_REGION, "
@@ -92,7 +90,7 @@ class BlobStore:
         root = locations.resolve(uri, error=InvalidSettings)
         with storage_errors("use", root):
             if root.objects is None:
-                make_folder(Path(root.path), _PRIVATE_FOLDER)
+                disk.make_folder(Path(root.path), _PRIVATE_FOLDER)
             else:
                 _require_bucket(root, root.objects)
         return cls(root, is_sealed=True, is_private=True)
@@ -118,7 +116,7 @@ class BlobStore:
         location = self.location(name)
         with storage_errors("write", location):
             if location.objects is None:
-                return self._place(location, lambda path: _fill(path, pieces)) - self._seal_bytes
+                return self._place(location, lambda path: disk.fill_file(path, pieces)) - self._seal_bytes
             content = pa.py_buffer(pieces[0] if len(pieces) == 1 else b"".join(memoryview(piece) for piece in pieces))
             with _bucket_of(location):
                 location.objects.put(location.path, content)
@@ -158,7 +156,7 @@ class BlobStore:
         with storage_errors("write", location):
             if location.objects is None:
                 with location.anchored(make=True, mode=self._folder_mode) as target:
-                    return _create(target, data, self._file_mode)
+                    return disk.create(target, data, self._file_mode)
             with _bucket_of(location):
                 return location.objects.create(location.path, data)
 
@@ -231,7 +229,7 @@ class BlobStore:
         location = self.location(prefix)
         with storage_errors("delete", location):
             if location.objects is None:
-                _remove_tree(location.path)
+                disk.remove_tree(location.path)
             else:
                 location.objects.delete_folder(location.path)
 
@@ -241,7 +239,7 @@ class BlobStore:
         An object store keeps its unfinished uploads out of sight; a lifecycle rule of the bucket ends them.
         """
         for name in self._walk(prefix) if self.root.is_local else ():
-            if is_unfinished(name.rpartition("/")[2]):
+            if disk.is_unfinished(name.rpartition("/")[2]):
                 unfinished = self.root.child(name)
                 with storage_errors("delete", unfinished), suppress(FileNotFoundError), unfinished.anchored() as path:
                     path.unlink()
@@ -258,7 +256,7 @@ class BlobStore:
 
     def _place(self, location: Location, fill: Callable[[str], None]) -> int:
         with location.anchored(make=True, mode=self._folder_mode) as target:
-            return _place(target, fill, self._file_mode)
+            return disk.place(target, fill, self._file_mode)
 
     @property
     def _folder_mode(self) -> int:
@@ -289,11 +287,6 @@ def write_arrow(path: str, table: pa.Table) -> None:
     """Write a table into an uncompressed Arrow IPC file, batch by batch."""
     with pa.OSFile(path, "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table.unify_dictionaries())  # a file holds one dictionary a column
-
-
-def is_unfinished(file_name: str) -> bool:
-    """Whether a file in a folder of blobs is one that its writer has not finished."""
-    return _TEMPORARY.fullmatch(file_name) is not None
 
 
 @contextmanager
@@ -336,92 +329,6 @@ def _free_space(location: Location) -> str:
 
 def _is_hidden(name: str) -> bool:
     return name.startswith(".") or "/." in name
-
-
-def _place(target: Path, fill: Callable[[str], None], mode: int | None) -> int:
-    """Let `fill` write a file beside `target`, then put it in its place. Returns its size in bytes.
-
-    mode: of the file; None: as the process' umask says.
-    """
-    temporary = _beside(target)
-    try:
-        fill(str(temporary))
-        size = _settle(temporary, mode)
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync(target.parent)
-    return size
-
-
-def _fill(path: str, pieces: Sequence[bytes | pa.Buffer]) -> None:
-    with Path(path).open("xb") as file:
-        file.writelines(pieces)
-
-
-def _settle(file: Path, mode: int | None) -> int:
-    """Force a file that was written to the disk, with its mode. Returns its size in bytes."""
-    if mode is not None:
-        file.chmod(mode)
-    return sync(file, os.O_NOFOLLOW | os.O_NONBLOCK)
-
-
-def _create(target: Path, data: bytes, mode: int | None) -> bool:
-    """Put a new file in place by a hard link, which fails if there is one: others see all of it or nothing."""
-    temporary = _beside(target)
-    try:
-        _fill(str(temporary), [data])
-        _settle(temporary, mode)
-        target.hardlink_to(temporary)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        return _create_unlinked(target, data, mode)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync(target.parent)
-    return True
-
-
-def _create_unlinked(target: Path, data: bytes, mode: int | None) -> bool:
-    """The same on a disk without hard links: still one writer, but others may see the file before it is filled."""
-    try:
-        file = target.open("xb")
-    except FileExistsError:
-        return False
-    try:
-        with file:
-            file.write(data)
-        _settle(target, mode)
-    except BaseException:
-        target.unlink(missing_ok=True)
-        raise
-    sync(target.parent)
-    return True
-
-
-def _beside(target: Path) -> Path:
-    """A new name in the same folder, which `is_unfinished` knows."""
-    return target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
-
-
-def _remove_tree(path: str) -> None:
-    """Delete a folder, even while others still write a last file into it."""
-    for _ in range(10):
-        try:
-            shutil.rmtree(path)
-        except FileNotFoundError:
-            if not Path(path).exists():
-                return
-        except OSError as error:
-            if error.errno != errno.ENOTEMPTY:
-                raise
-        else:
-            return
-    shutil.rmtree(path)
 
 
 @contextmanager

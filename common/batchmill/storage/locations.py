@@ -14,7 +14,8 @@ from urllib.parse import unquote, urlsplit
 from pyarrow import fs
 
 from batchmill.errors import BatchmillError, InvalidSettings, InvalidSource
-from batchmill.storage.anchors import IS_POSSIBLE, anchored, anchored_folder, is_below, make_folder, real_path
+from batchmill.storage.anchors import IS_POSSIBLE, anchored, anchored_folder, is_below, real_path
+from batchmill.storage.disk import make_folder
 from batchmill.storage.hub_models import ANY, HubModels
 
 if TYPE_CHECKING:

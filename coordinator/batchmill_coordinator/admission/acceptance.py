@@ -18,11 +18,12 @@ def accept(ledger: Ledger, submission: Submission, undo: ExitStack, settings: Co
     """The job's id, and whether it is new (False: known under its idempotency key).
 
     undo: removes what was stored for the job; emptied when that is the job's, or may be, since a ledger that went away
-    gave no answer. Raises as `JobLedger.submit`, and `Overloaded` when the tenant has too many live jobs.
+    gave no answer. Raises as `JobLedger.submit`.
     """
-    ledger.tenants.require_live_job(submission.tenant, settings.max_live_jobs_per_tenant)
     try:
-        accepted_id, is_new = ledger.jobs.submit(submission, max_live_jobs=settings.max_live_jobs)
+        accepted_id, is_new = ledger.jobs.submit(
+            submission, max_live_jobs=settings.max_live_jobs, max_tenant_jobs=settings.max_live_jobs_per_tenant
+        )
     except OutcomeUnknown:
         undo.pop_all()
         raise

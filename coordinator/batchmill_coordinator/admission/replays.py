@@ -11,11 +11,14 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
+from batchmill.columns.lineage import SOURCE_ROW
 from batchmill.errors import Conflict, InvalidRequest, InvalidSource, NotFound
 from batchmill.jobs.dead_letters import BAD_LINE, TOO_LARGE
 from batchmill.jobs.job import JobState, UploadSource, new_id
 from batchmill.jobs.shard import format_shard_id
-from batchmill.jobs.stages import FIRST_STAGE, last_stage
+from batchmill.jobs.stages import FIRST_STAGE, last_stage, stage_called
 from batchmill.ledger.submission import Submission
 from batchmill_coordinator.admission.acceptance import accept, tenant_key
 from batchmill_coordinator.admission.edits import edited
@@ -64,12 +67,13 @@ class Replays:
         again or an edit does not fit.
         """
 
-        def rows() -> Iterator[RowsAgain]:
-            for dead in self._chosen(record, request):
-                yield RowsAgain(dead.rows, [letter.index for letter in dead.letters])
+        def rows(stage: int) -> Iterator[RowsAgain]:
+            for dead in self._chosen(record, stage, request):
+                yield RowsAgain(_with_lineage(record.spec, stage, dead), [letter.index for letter in dead.letters])
 
         def prepare(undo: ExitStack) -> Submission:
-            places, submission = self._prepare(record, rows(), tenant, undo, failed_before=True)
+            stage = _stage_to_replay(record, request)
+            places, submission = self._prepare(record, stage, rows(stage), tenant, undo, failed_before=True)
             _require_all(record, request, places)
             write_replay_rows(self._workspace, submission.job_id, places)
             return submission
@@ -92,7 +96,7 @@ class Replays:
                 raise _nothing_damaged(record)
             wanted = [range(one.first_row, one.first_row + one.rows + one.rows_dead) for one in damaged]
             rows = self._read_again(record, wanted)
-            places, submission = self._prepare(record, rows, tenant, undo, failed_before=False)
+            places, submission = self._prepare(record, FIRST_STAGE, rows, tenant, undo, failed_before=False)
             redone = {format_shard_id(one.shard_id): one.token for one in damaged}
             write_replay_rows(self._workspace, submission.job_id, places, redone)
             return submission
@@ -123,7 +127,14 @@ class Replays:
             return accept(self._ledger, submission, undo, self._settings)
 
     def _prepare(
-        self, record: JobRecord, rows: Iterable[RowsAgain], tenant: str, undo: ExitStack, *, failed_before: bool
+        self,
+        record: JobRecord,
+        stage: int,
+        rows: Iterable[RowsAgain],
+        tenant: str,
+        undo: ExitStack,
+        *,
+        failed_before: bool,
     ) -> tuple[list[int], Submission]:
         """Store rows as the input of a new job; return their indices in the first job's input, and that job."""
         blobs, replay_id = self._workspace.blobs, new_id("job")
@@ -135,12 +146,13 @@ class Replays:
         for parts, some in enumerate(rows, start=1):
             blobs.put_table(part_name(upload_id, parts - 1), some.table)
             places += some.indices
-        source = UploadSource(upload=upload_id, parts=parts, failed_before=failed_before)
+        lineage = record.spec.is_chain
+        source = UploadSource(upload=upload_id, parts=parts, failed_before=failed_before, lineage=lineage)
         description = self._inspector.describe_upload(source)
         self._workspace.describe_source(replay_id, description)
         return places, Submission(
             job_id=replay_id,
-            spec=_spec(record.spec, source),
+            spec=_spec(record.spec, stage, source),
             digest="",
             tenant=tenant,
             rows_total=len(places),
@@ -170,7 +182,7 @@ class Replays:
                 f"the rows that job {record.id} was submitted with were not kept.", hint="Submit the job again."
             ) from error
 
-    def _chosen(self, record: JobRecord, request: ReplayRequest) -> Iterator[DeadRows]:
+    def _chosen(self, record: JobRecord, stage: int, request: ReplayRequest) -> Iterator[DeadRows]:
         """The rows to run again, a shard at a time, in input order.
 
         A line or file that was not read has no values: it is run again only with an edit.
@@ -178,7 +190,6 @@ class Replays:
         edits: Mapping[int, RowEdit] = {edit.index: edit for edit in request.edits}
         only_edits = bool(edits) and request.indices is None and request.error_type is None
         choice = DeadRowFilter(() if only_edits else request.indices, request.error_type)
-        stage = last_stage(record.spec)
         for shard in self._dead_rows.shards(record, stage):
             if shard.plan:
                 continue  # it was cut short: which of its rows have results is not known any more
@@ -190,10 +201,32 @@ class Replays:
                 yield edited(dead.select(wanted), edits)
 
 
-def _spec(spec: JobSpec, source: UploadSource) -> JobSpec:
-    """The first job's, over other rows, without what applied to all rows."""
+def _stage_to_replay(record: JobRecord, request: ReplayRequest) -> int:
+    """The stage that is named; else the only one with failed rows, or the last. Raises `InvalidRequest`."""
+    if request.stage is not None:
+        return stage_called(record.spec, request.stage)
+    failed = [stage.number for stage in record.stages if stage.rows_dead]
+    if len(failed) > 1:
+        titles = ", ".join(record.spec.stages[number].title for number in failed)
+        raise InvalidRequest(
+            f"rows of job {record.id} failed in several stages: {titles}.",
+            hint="Replay one stage after the other: name it as `stage`.",
+            field="stage",
+        )
+    return failed[0] if failed else last_stage(record.spec)
+
+
+def _with_lineage(spec: JobSpec, stage: int, dead: DeadRows) -> pa.Table:
+    """The failed rows of a stage; those of a chain's source with the column that later stages have from the first."""
+    if not spec.is_chain or spec.reads_lineage(stage):
+        return dead.rows
+    return dead.rows.add_column(0, SOURCE_ROW, pa.array([letter.index for letter in dead.letters], pa.int64()))
+
+
+def _spec(spec: JobSpec, stage: int, source: UploadSource) -> JobSpec:
+    """The first job's from a stage on, over other rows, without what applied to all rows."""
     stages = tuple(
-        stage.model_copy(update={"retry": stage.retry.model_copy(update={"max_dead": None})}) for stage in spec.stages
+        one.model_copy(update={"retry": one.retry.model_copy(update={"max_dead": None})}) for one in spec.stages[stage:]
     )
     changes = {"source": source, "output": None, "deadline_at": None, "stages": stages}
     return spec.model_copy(update=changes)

@@ -1,8 +1,9 @@
 """How much work each pool has: the one count that the pools page, the metrics and scaling use.
 
-1. `pool_loads`, pure, sums the records of the live jobs by pool, with the heads of the pools' queues.
+1. The ledger's scripts keep the sums over the live jobs (`ledger.work`), so that reading them costs what there is of
+   pools and operators, not of jobs. `pool_loads`, pure, puts them together with the heads of the pools' queues.
 2. `PoolBacklog` reads both from the ledger and keeps the result for a moment, however many ask.
-3. Metrics add what only they need, by operator and state (`metering.work`).
+3. Metrics add what only they need (`metering.work`).
 
 Only jobs that may run (pending or running) have work for a pool: a paused job waits for its user, and the shards of one
 that is stopping are not run any more.
@@ -16,15 +17,15 @@ from typing import TYPE_CHECKING
 from batchmill.caches import Fresh
 from batchmill.fleet import PoolStatus
 from batchmill.jobs.job import JobState
-from batchmill.ledger.formats.record import stages_of_jobs
+from batchmill.ledger.formats.work import PoolWork
 from batchmill_coordinator.fleet.pools import EMPTY, PoolView
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from batchmill.clock import Clock
-    from batchmill.ledger import JobRecord, Ledger
-    from batchmill.ledger.formats.record import JobStage
+    from batchmill.ledger import Ledger
+    from batchmill.ledger.formats.work import Work
     from batchmill.ledger.views.overview import QueueHead
     from batchmill_coordinator.fleet.fleet_view import FleetView
 
@@ -46,39 +47,32 @@ class PoolLoad:
     oldest_wait_s: float  # the longer of that and of the wait of a job that no worker works on; 0 without any
 
 
-def pool_loads(records: Iterable[JobRecord], heads: Mapping[str, QueueHead], now_ms: int) -> dict[str, PoolLoad]:
-    """Sum the work of the pools named in `heads`, in that order; every stage's pool must be among them. Pure.
+def pool_loads(work: Work, heads: Mapping[str, QueueHead], now_ms: int) -> dict[str, PoolLoad]:
+    """The work of the pools named in `heads`, in that order. Pure.
 
     now_ms: the ledger's time, milliseconds since the epoch.
     """
-    by_pool: dict[str, list[JobStage]] = {pool: [] for pool in heads}
-    for one in stages_of_jobs(records):
-        by_pool[one.spec.pool].append(one)
-    return {pool: _load(by_pool[pool], head, now_ms) for pool, head in heads.items()}
+    return {pool: _load(work.pools.get(pool, PoolWork()), head, now_ms) for pool, head in heads.items()}
 
 
-def _load(stages: Sequence[JobStage], head: QueueHead, now_ms: int) -> PoolLoad:
-    runnable = [one for one in stages if one.job.state in MAY_RUN]
-    shards = sum(one.stage.shards_live for one in runnable)
-    in_flight = sum(one.stage.shards_in_flight for one in runnable)
-    starved = [one for one in runnable if one.stage.rows_left and not one.stage.shards_running]
+def _load(work: PoolWork, head: QueueHead, now_ms: int) -> PoolLoad:
     queued_s = None if head.oldest_at_ms is None else max(now_ms - head.oldest_at_ms, 0) / 1000
-    starved_s = [(now_ms - one.waiting_since_ms) / 1000 for one in starved]
+    starved_s = 0.0 if head.starved_since_ms is None else (now_ms - head.starved_since_ms) / 1000
     return PoolLoad(
-        jobs=len({one.job.id for one in stages}),
-        shards=shards,
+        jobs=work.jobs,
+        shards=work.shards,
         shards_queued=head.length,
-        shards_running=sum(one.stage.shards_running for one in stages),
-        shards_waiting=max(shards - in_flight, 0),
-        rows=sum(one.stage.rows_left for one in runnable),
+        shards_running=work.shards_running,
+        shards_waiting=max(work.shards - work.shards_in_flight, 0),
+        rows=work.rows,
         oldest_queued_s=queued_s,
-        oldest_wait_s=max([queued_s or 0.0, *starved_s]),
+        oldest_wait_s=max(queued_s or 0.0, starved_s),
     )
 
 
-def read_heads(ledger: Ledger, records: Iterable[JobRecord], pools: Iterable[str]) -> dict[str, QueueHead]:
-    """Read the queue heads of these pools and of the jobs' pools, by name in order. Raises `ServiceUnavailable`."""
-    names = sorted({*pools, *(stage.pool for record in records for stage in record.spec.stages)})
+def read_heads(ledger: Ledger, work: Work, pools: Iterable[str]) -> dict[str, QueueHead]:
+    """Read the queue heads of these pools and of those with work, by name in order. Raises `ServiceUnavailable`."""
+    names = sorted({*pools, *work.pools})
     return dict(zip(names, ledger.overview.queue_heads(names), strict=True)) if names else {}
 
 
@@ -95,8 +89,8 @@ class PoolBacklog:
         return self._latest.get()
 
     def _read(self) -> list[PoolStatus]:
-        records, views = self._ledger.jobs.live(), self._fleet.pools()
-        loads = pool_loads(records, read_heads(self._ledger, records, views), self._ledger.now_ms())
+        work, views = self._ledger.overview.work(), self._fleet.pools()
+        loads = pool_loads(work, read_heads(self._ledger, work, views), self._ledger.now_ms())
         return [pool_status(name, load, views.get(name, EMPTY)) for name, load in loads.items()]
 
 

@@ -9,13 +9,13 @@ from batchmill.jobs.cost import NANO, PARTS, Spent
 from batchmill_coordinator.metering import catalogue
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from datetime import date
 
     from prometheus_client import Metric
 
     from batchmill.jobs.cost import Parts, Totals
-    from batchmill.ledger import JobRecord
+    from batchmill.ledger.formats.work import Work
     from batchmill.telemetry.metrics import Metric as Declared
     from batchmill.telemetry.metrics import Sample
 
@@ -29,13 +29,13 @@ MAX_NAMES = 200
 that are."""
 
 
-def cost_metrics(totals: Totals, live: Collection[JobRecord], today: date, currency: str) -> Iterator[Metric]:
-    """Yield the totals. live: the jobs that have not ended; today: the ledger's day, UTC; currency: of costs."""
+def cost_metrics(totals: Totals, work: Work, today: date, currency: str) -> Iterator[Metric]:
+    """Yield the totals. work: of the jobs that have not ended; today: the ledger's day, UTC; currency: of costs."""
     operators = begun(
-        totals.operators, {(stage.pool, stage.operator) for record in live for stage in record.spec.stages}
+        totals.operators, {(pool, operator) for operator, pool, _ in (*work.jobs, *work.shards, *work.rows)}
     )
     yield from _charged(OF_WORK, {(operator, pool): spent for (pool, operator), spent in operators.items()})
-    tenants = begun(totals.tenants, {record.tenant for record in live})
+    tenants = begun(totals.tenants, work.tenants)
     yield from _charged(OF_TENANTS, {(tenant,): spent for tenant, spent in tenants.items()})
     spent_today = totals.days.get(today, Spent())
     yield catalogue.DEVICE_TIME_TODAY.read(_parts({(): spent_today.us}, MICRO))

@@ -25,6 +25,7 @@ class RoleMetrics:
     """Counters of what roles and routes do. Thread-safe."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self.unreadable = 0  # live jobs whose record cannot be read, as the watcher found in its last round
         self._pool = BoundedNames(MAX_POOLS)
         self._submitted = catalogue.SUBMITTED.counter(registry)
         self._finished = catalogue.FINISHED.counter(registry)

@@ -13,7 +13,6 @@ from prometheus_client.registry import Collector
 
 from batchmill.caches import Fresh
 from batchmill.errors import ServiceUnavailable
-from batchmill.ledger.formats.record import stages_of_jobs
 from batchmill_coordinator.fleet.backlog import pool_loads, read_heads
 from batchmill_coordinator.fleet.pools import view_pools
 from batchmill_coordinator.metering import catalogue
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from batchmill_coordinator.metering.work import WorkSums
 
 READING_TTL_S = 1.0
+MAX_DEADLINES = 200  # jobs whose deadline is checked for whether it can be met: those with the nearest
 READING_TIMEOUT_S = 5.0
 """How long a caller waits for a reading that another one has begun."""
 
@@ -39,15 +39,22 @@ READING_TIMEOUT_S = 5.0
 class LedgerCollector(Collector):
     """Reads the ledger. Thread-safe.
 
-    epoch: under which this coordinator leads, as `Leadership.epoch`. folders: whose disks are to be watched.
-    currency: what costs are in.
+    epoch: under which this coordinator leads, as `Leadership.epoch`. unreadable: how many live jobs have a record that
+    cannot be read. folders: whose disks are to be watched. currency: what costs are in.
     """
 
     def __init__(
-        self, ledger: Ledger, epoch: Callable[[], int], clock: Clock, folders: Sequence[str], currency: str
+        self,
+        ledger: Ledger,
+        epoch: Callable[[], int],
+        unreadable: Callable[[], int],
+        clock: Clock,
+        folders: Sequence[str],
+        currency: str,
     ) -> None:
         self._ledger = ledger
         self._epoch = epoch
+        self._unreadable = unreadable
         self._clock = clock
         self._folders = folders
         self._currency = currency
@@ -77,24 +84,24 @@ class LedgerCollector(Collector):
         yield from of_leader
 
     def _of_leader(self) -> list[Metric]:
-        records, unreadable = self._ledger.jobs.readable_and_not(self._ledger.jobs.live_ids())
-        pools = view_pools(self._ledger.fleet.workers(self._ledger.now_ms()))
-        heads = read_heads(self._ledger, records, pools)
-        survey = self._ledger.survey.take([one.key for one in stages_of_jobs(records)])
-        loads = pool_loads(records, heads, survey.now_ms)
+        ledger, survey = self._ledger, self._ledger.survey.take()
+        pools, found = view_pools(ledger.fleet.workers(survey.now_ms)), ledger.overview.work()
+        heads = read_heads(ledger, found, pools)
+        loads = pool_loads(found, heads, survey.now_ms)
         names = names_of(pools, heads, MAX_POOLS)
-        work = work_sums(records, loads, survey.waiting, names, survey.now_ms / 1000)
+        with_deadlines = ledger.jobs.read_many(ledger.index.with_deadlines(MAX_DEADLINES))
+        work = work_sums(found, loads, with_deadlines, names, survey.now_ms / 1000)
         memory, today = survey.memory_bytes, datetime.fromtimestamp(survey.now_ms / 1000, UTC).date()
         return [
             *_of_work(work),
             *_of_pools(work, pools),
-            catalogue.UNREADABLE.read([((), len(unreadable))]),
+            catalogue.UNREADABLE.read([((), self._unreadable())]),
             catalogue.JOBS_KEPT.read([((), survey.jobs_kept)]),
             catalogue.LEASES.read([((), survey.leases)]),
             catalogue.LEASES_EXPIRED.read([((), survey.leases_expired)]),
             catalogue.LEDGER_MEMORY.read([] if memory is None else [((), memory)]),
             *self._of_disks(),
-            *cost_metrics(self._ledger.costs.totals(), records, today, self._currency),
+            *cost_metrics(ledger.costs.totals(), found, today, self._currency),
         ]
 
     def _of_disks(self) -> Iterator[Metric]:

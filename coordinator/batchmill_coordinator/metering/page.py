@@ -45,7 +45,9 @@ class CoordinatorMetrics:
     def __init__(
         self, ledger: Ledger, settings: CoordinatorSettings, epoch: Callable[[], int], clock: Clock, notices: Notices
     ) -> None:
-        of_ledger = LedgerCollector(ledger, epoch, clock, local_folders(settings), settings.currency)
+        of_ledger = LedgerCollector(
+            ledger, epoch, lambda: self.roles.unreadable, clock, local_folders(settings), settings.currency
+        )
         self._registry = new_registry(of_ledger)
         self._registry.register(NoticeCollector(notices))
         self.roles = RoleMetrics(self._registry)

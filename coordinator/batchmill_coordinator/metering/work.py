@@ -1,4 +1,4 @@
-"""How much work there is, for metrics: sums over the jobs that have not ended. Pure."""
+"""How much work there is, for metrics: the ledger's sums over the jobs that have not ended. Pure."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from batchmill.telemetry.metrics import OTHER
 from batchmill_coordinator.fleet.backlog import MAY_RUN
-from batchmill_coordinator.status.status import is_over_budget, status_of
+from batchmill_coordinator.status.status import status_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
     from batchmill.ledger import JobRecord
-    from batchmill.ledger.formats.record import StageKey, StageRecord
+    from batchmill.ledger.formats.work import Work
     from batchmill_coordinator.fleet.backlog import PoolLoad
 
 
@@ -33,16 +33,16 @@ class WorkSums:
 
 
 def work_sums(
-    records: Iterable[JobRecord],
+    work: Work,
     loads: Mapping[str, PoolLoad],
-    waiting: Mapping[StageKey, int],
+    with_deadlines: Iterable[JobRecord],
     names: Mapping[str, str],
     now_s: float,
 ) -> WorkSums:
-    """Sum up the work.
+    """Put the work together under the names that pools have in metrics.
 
-    loads: of all pools that have work or workers. waiting: by stage, how many shards wait for another attempt.
-    names: what each pool is called in the sums; those that are missing go under `OTHER`.
+    loads: of all pools that have work or workers. with_deadlines: the jobs to be checked for theirs. names: what each
+    pool is called in the sums; those that are missing go under `OTHER`.
     """
     sums = WorkSums()
     for pool, load in loads.items():
@@ -51,35 +51,14 @@ def work_sums(
         sums.depth_rows[name] += load.rows
         sums.oldest_s[name] = max(sums.oldest_s.get(name, 0.0), load.oldest_wait_s)
         sums.at_risk[name] += 0
-        sums.over_budget[name] += 0
-    for record in records:
+        sums.over_budget[name] += work.pools[pool].over_budget if pool in work.pools else 0
+    for record in with_deadlines:
         pool = names.get(record.spec.first.pool, OTHER)
-        sums.jobs[record.spec.first.operator, pool, record.state] += 1
-        sums.over_budget[pool] += is_over_budget(record)
         sums.at_risk[pool] += record.state in MAY_RUN and is_at_risk(record, now_s)
-        for stage in record.stages:
-            pool = names.get(stage.spec.pool, OTHER)
-            _add_stage(sums, stage, waiting.get((record.id, stage.number), 0), pool)
+    for found, into in ((work.jobs, sums.jobs), (work.shards, sums.shards), (work.rows, sums.rows)):
+        for (operator, pool, state), count in found.items():
+            into[operator, names.get(pool, OTHER), state] += count
     return sums
-
-
-def _add_stage(sums: WorkSums, stage: StageRecord, waiting: int, pool: str) -> None:
-    operator = stage.spec.operator
-    for state, count in shards_by_state(stage, waiting).items():
-        sums.shards[operator, pool, state] += count
-    for state, count in (("left", stage.rows_left), ("done", stage.rows_done), ("dead", stage.rows_dead)):
-        sums.rows[operator, pool, state] += count
-
-
-def shards_by_state(stage: StageRecord, waiting: int) -> dict[str, int]:
-    """Count a stage's shards that are not settled; `waiting`: how many of them wait for another attempt."""
-    planned = stage.shards_live - stage.shards_in_flight - waiting
-    return {
-        "planned": max(planned, 0),  # `waiting` was counted a moment later and may be more than all
-        "queued": stage.shards_queued,
-        "running": stage.shards_running,
-        "waiting": waiting,
-    }
 
 
 def is_at_risk(record: JobRecord, now_s: float) -> bool:

@@ -49,6 +49,7 @@ class OutputCloser:
         if record.replay_of is not None:
             self._merger.merge(record, epoch)
             return
+        self._one_schema.keep_input_schema(record)
         self._keep_input(record)
         publisher = self._workspace.open_publisher(record.id, record.spec)
         if publisher is None:
@@ -59,7 +60,8 @@ class OutputCloser:
             record = self._ledger.jobs.read(record.id)
         self._one_schema.unite(record, stage, results, publisher.replace_part, epoch)
         without_rows = () if record.last.rows_done else self._one_schema.empty_part(record, publisher)
-        unfinished = None if state is JobState.COMPLETED else self._resumption.left_by(record)
+        is_resumable = state is not JobState.COMPLETED and not record.spec.is_chain
+        unfinished = self._resumption.left_by(record) if is_resumable else None
         finished_at = self._clock.wall()
         publisher.publish(
             manifest_of(self._ledger, record, publisher, results, state, finished_at, unfinished, without_rows)
@@ -86,5 +88,7 @@ class OutputCloser:
         The decompressed text of a job that another one can resume stays until it is deleted.
         """
         self._workspace.blobs.delete_folder(checkpoint_folder(record.id))
+        if state is JobState.COMPLETED:
+            self._workspace.delete_between_stages(record.id, record.spec)
         if state is JobState.COMPLETED or record.spec.output is None:
             self._workspace.delete_staged(record.id)

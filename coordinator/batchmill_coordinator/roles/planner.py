@@ -90,9 +90,9 @@ class _Draft:
     def rows(self) -> int:
         return sum(shard.rows for shard in self.shards)
 
-    @property
-    def is_empty(self) -> bool:
-        return not self.shards and not self.at_end
+    def is_empty(self, cursor: str) -> bool:
+        """Return whether there is nothing to write; cursor: the ledger's."""
+        return not self.shards and not self.at_end and self.cursor == cursor
 
     def add(self, job_id: str, stage: StageRecord, split: InputSplit) -> None:
         shard_id = ShardId((stage.shards_planned + len(self.shards),))
@@ -106,7 +106,7 @@ class Planner:
     """Writes shards. One step plans for every live stage; the cursor in the ledger moves by compare-and-set."""
 
     name = "planner"
-    wakes_on = frozenset({"submitted", "committed", "worker", "resumed"})
+    wakes_on = frozenset({"submitted", "committed", "settled", "worker", "resumed"})
     period_s = 1.0
 
     def __init__(
@@ -236,7 +236,7 @@ class Planner:
         opened = self._opened(one)
         try:
             draft = self._draft(one, opened, pool, wanted)
-            if draft.is_empty:
+            if draft.is_empty(one.stage.cursor):
                 self._keep_open(one.key, opened)
                 return
             total = opened.source.count(draft.cursor)
@@ -266,7 +266,8 @@ class Planner:
             match opened.splitter.next_split(max_rows, self._settings.shard_max_bytes):
                 case InputSplit() as split:
                     draft.add(one.job.id, one.stage, split)
-                case NotYet():
+                case NotYet(cursor):
+                    draft.cursor = draft.cursor if cursor is None else cursor
                     return draft
                 case End():
                     draft.at_end = True
@@ -301,6 +302,9 @@ class Planner:
         return OpenSource(source, source.splitter(cursor), cursor)
 
     def _keep_open(self, key: StageKey, opened: OpenSource) -> None:
+        if not opened.source.stays_open:
+            opened.splitter.close()
+            return
         for dropped in self._open_sources.put(key, opened):
             dropped.splitter.close()
 

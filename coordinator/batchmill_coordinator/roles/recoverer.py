@@ -90,7 +90,7 @@ class Recoverer:
                     self._end_attempt(ref, epoch)
         self._cut_waits(now_ms)
         if epoch != self._epoch:
-            self._ledger.index.rebuild(self._ledger.jobs.live_ids())
+            self._ledger.index.rebuild_all(self._ledger.jobs.live_ids())
             self._find_queues()
             self._epoch = epoch
         by_pool: dict[str, list[JobStage]] = defaultdict(list)

@@ -1,7 +1,8 @@
 """The watcher: writes into a job's log that it is blocked until a user acts, and that it is unblocked.
 
 A step asks of `MAX_JOBS` live jobs why they are blocked (`why_blocked`), and the next step of those after them. A
-reason is logged once it has lasted for `MIN_BLOCKED_S`, and its end only if the reason was logged.
+reason is logged once it has lasted for `MIN_BLOCKED_S`, and its end only if the reason was logged. Each round through
+all jobs also counts those whose record cannot be read.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from batchmill.ledger import JobRecord, Ledger
     from batchmill_coordinator.fleet.fleet_view import FleetView
     from batchmill_coordinator.fleet.pools import PoolView
+    from batchmill_coordinator.metering.counts import RoleMetrics
 
 MIN_BLOCKED_S = 5.0
 """A job that is blocked for less than this is not worth an entry: a worker may just be starting."""
@@ -43,21 +45,24 @@ class Watcher:
     wakes_on: frozenset[str] = frozenset()
     period_s = 1.0
 
-    def __init__(self, ledger: Ledger, fleet: FleetView, clock: Clock, currency: str) -> None:
+    def __init__(self, ledger: Ledger, fleet: FleetView, clock: Clock, currency: str, metrics: RoleMetrics) -> None:
         self._ledger = ledger
         self._fleet = fleet
         self._clock = clock
         self._currency = currency
+        self._metrics = metrics
         self._blocks: dict[str, _Block] = {}
         self._guard = JobGuard(ledger, "what blocks it could not be found out", clock=clock)
         self._cursor = 0  # of the round through all live jobs
         self._round: set[str] = set()  # those that were seen in it
+        self._unreadable: set[str] = set()  # of them
 
     def step(self, epoch: int) -> None:  # noqa: ARG002  # a log entry changes nothing that a leader must guard
         """Check some of the live jobs."""
         self._cursor, ids = self._ledger.index.live_jobs(self._cursor, MAX_JOBS)
         self._round.update(ids)
-        records = self._ledger.jobs.read_many(ids)
+        records, unreadable = self._ledger.jobs.readable_and_not(ids)
+        self._unreadable.update(job.id for job in unreadable)
         pools = self._fleet.pools() if records else {}
         for record in records:
             if not self._guard.is_set_aside(record.id):
@@ -67,7 +72,9 @@ class Watcher:
             for job_id in self._blocks.keys() - self._round:
                 del self._blocks[job_id]
             self._guard.forget_all_but(self._round)
+            self._metrics.unreadable = len(self._unreadable)
             self._round.clear()
+            self._unreadable.clear()
 
     def _check(self, record: JobRecord, reason: str | None) -> None:
         now_s, block = self._clock.monotonic(), self._blocks.get(record.id)

@@ -25,13 +25,16 @@ class StageProgress:
 def next_rows(progress: StageProgress, target_s: float) -> int:
     """Return the maximum of rows of the next shard: about `target_s` of work by the throughput measured so far.
 
+    It has at most `MAX_GROWTH` times the rows of a shard so far, on average, or as many as were measured altogether:
+    the first shards say nothing about rows that are unlike theirs.
+
     Guided self-scheduling towards the end (Polychronopoulos and Kuck, 1987), so that no worker is left with a long
     last shard while the others are idle.
     """
     if progress.shards_done == 0 or progress.rows_timed == 0:
         return FIRST_ROWS
     rows_per_s = progress.rows_timed / max(progress.busy_s, 1e-6)
-    grown = MAX_GROWTH * progress.rows_timed // progress.shards_done
+    grown = max(MAX_GROWTH * progress.rows_timed // progress.shards_done, progress.rows_timed)
     wanted = min(int(rows_per_s * target_s), grown)
     if progress.rows_left is not None:
         fair = progress.rows_left // (TAIL_SHARDS * max(progress.workers, 1))

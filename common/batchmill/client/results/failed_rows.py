@@ -38,11 +38,14 @@ class _Purged(BaseModel):
     purged: int
 
 
-async def dead_letter_pages(transport: Transport, path: str) -> AsyncGenerator[DeadLetterPage, None]:
-    """Read the dead letters at a path of the service, page by page."""
+async def dead_letter_pages(
+    transport: Transport, path: str, stage: str | None = None
+) -> AsyncGenerator[DeadLetterPage, None]:
+    """Read the dead letters at a path of the service, page by page. stage: only those of this one."""
     cursor: str | None = ""
+    named = {} if stage is None else {"stage": stage}
     while cursor is not None:
-        answer = await transport.json("GET", path, query={"cursor": cursor})
+        answer = await transport.json("GET", path, query={"cursor": cursor} | named)
         page = transport.parse(DeadLetterPage, answer)
         yield page
         cursor = page.next
@@ -58,6 +61,7 @@ async def purge(transport: Transport, path: str, indices: Collection[int] | None
 
 def replay_request(
     indices: Collection[int] | None,
+    stage: str | None,
     error_type: str | None,
     edits: Mapping[int, Mapping[str, Any]] | None,
     idempotency_key: str | None,
@@ -66,6 +70,7 @@ def replay_request(
     with _refusing("replay"):
         return ReplayRequest(
             indices=None if indices is None else sorted(indices),
+            stage=stage,
             error_type=error_type,
             edits=[RowEdit(index=index, row=json_value(row)) for index, row in (edits or {}).items()],
             idempotency_key=idempotency_key or secrets.token_hex(16),

@@ -14,7 +14,7 @@ from batchmill.errors import BatchmillError, DamagedData, NotFound
 from batchmill.jobs.job import JobState
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator
+    from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 
     from batchmill.client.connection.transport import Transport
 
@@ -95,14 +95,18 @@ async def _fetch(
     while True:
         query = {"wait_s": str(LONG_POLL_S)} | ({"cursor": cursor} if cursor is not None else {})
         try:
-            answer = await transport.call("GET", path, query=query, accept=content_type)
+            return await one_page(transport, path, content_type, query)
         except (DamagedData, NotFound) as error:
             cursor = error.details.get("next_cursor")
             if on_damage is None or cursor is None:
                 raise
             on_damage(error)
-            continue
-        return _page(answer.headers, answer.body)
+
+
+async def one_page(transport: Transport, path: str, content_type: str, query: Mapping[str, str]) -> ResultPage:
+    """Read one page of results."""
+    answer = await transport.call("GET", path, query=query, accept=content_type)
+    return _page(answer.headers, answer.body)
 
 
 def _page(headers: Any, body: bytes) -> ResultPage:

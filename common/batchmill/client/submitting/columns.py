@@ -25,16 +25,19 @@ if TYPE_CHECKING:
 ONE_TYPE = "Give each column one type, or None."
 
 
-def rows_to_table(rows: Sequence[Mapping[str, Any]], first_row: int) -> pa.Table:
+def rows_to_table(
+    rows: Sequence[Mapping[str, Any]], first_row: int, columns: Mapping[str, list[Any]] | None = None
+) -> pa.Table:
     """Convert dicts to a table with all their keys as columns; a missing key is null.
 
-    first_row: the index of the first row, for messages. Raises `InvalidRows` naming row, column and types.
+    first_row: the index of the first row, for messages. columns: what `columns_of` gave for the rows. Raises
+    `InvalidRows` naming row, column and types.
     """
-    columns = _columns(rows) or {name: [row.get(name) for row in rows] for name in _names(rows, first_row)}
+    columns = columns or {name: [row.get(name) for row in rows] for name in _names(rows, first_row)}
     return pa.table([_column(name, values, first_row) for name, values in columns.items()], names=list(columns))
 
 
-def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]] | None:
+def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]] | None:
     """The columns of rows that all have the same keys; None if they may not. Without a loop over the rows in Python."""
     first = rows[0]
     if set(map(type, rows)) != {dict} or set(map(len, rows)) != {len(first)} or set(map(type, first)) != {str}:

@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from batchmill.client.submitting.columns import ColumnTypes, refused_column, rows_to_table
+from batchmill.client.submitting.columns import ColumnTypes, columns_of, refused_column, rows_to_table
 from batchmill.columns import UnsupportedColumnError, carried_schema
 from batchmill.errors import InvalidRows
 from batchmill.jobs.job import MAX_INLINE_BYTES
@@ -32,6 +30,7 @@ MAX_PART_BYTES = 8 * 1024 * 1024
 MAX_CHUNK_BYTES = 2 * 1024 * 1024
 MAX_CHUNK_ROWS = 4096
 MAX_BLOCK_ROWS = 64
+MAX_LISTED_BLOCK_ROWS = 1024
 _FIXED = frozenset({int, float, bool, type(None)})
 _SIZED = frozenset({str, bytes})
 
@@ -91,11 +90,15 @@ def _is_tabular(value: object) -> bool:
 
 
 class _Chunk(list[Mapping[str, Any]]):
-    """Dicts collected for one table."""
+    """Dicts collected for one table.
+
+    columns: theirs, as long as all have the same keys; else None. weight: an estimate of their bytes.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.weight = 0
+        self.columns: dict[str, list[Any]] | None = None
 
     @property
     def is_full(self) -> bool:
@@ -104,7 +107,16 @@ class _Chunk(list[Mapping[str, Any]]):
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> int:
         """Add dicts, and return their weight."""
-        weight = _weight(rows)
+        columns = columns_of(rows)
+        weight = _weight(rows) if columns is None else sum(map(_column_weight, columns.values()))
+        if not self:
+            self.columns = columns
+        elif self.columns is not None:
+            if columns is None or columns.keys() != self.columns.keys():
+                self.columns = None
+            else:
+                for name, values in columns.items():
+                    self.columns[name] += values
         self.extend(rows)
         self.weight += weight
         return weight
@@ -122,12 +134,14 @@ def _groups(rows: Iterable[Any]) -> Iterator[Any]:
     """Yield dicts in chunks, and any other value unchanged.
 
     Rows are taken in blocks, since a loop over single rows costs more than making their columns. A block has one row
-    while rows are large or are no dicts, so that it never holds much more than a chunk may.
+    while rows are large or are no dicts, so that it never holds much more than a chunk may. Rows of a list are there
+    anyway, and only their columns are made block by block.
     """
     iterator, size, chunk = iter(rows), 1, _Chunk()
+    largest = MAX_LISTED_BLOCK_ROWS if isinstance(rows, list | tuple) else MAX_BLOCK_ROWS
     while block := list(islice(iterator, min(size, MAX_CHUNK_ROWS - len(chunk)))):
         if set(map(type, block)) == {dict}:
-            size = _next_size(len(block), chunk.add(block))
+            size = _next_size(len(block), chunk.add(block), largest)
         else:
             size = 1
             for row in block:
@@ -145,15 +159,15 @@ def _groups(rows: Iterable[Any]) -> Iterator[Any]:
         yield chunk
 
 
-def _next_size(rows: int, weight: int) -> int:
+def _next_size(rows: int, weight: int, largest: int) -> int:
     """How many rows to take next, after some that had this weight together."""
     fitting = rows * MAX_CHUNK_BYTES // (4 * max(weight, 1))
-    return max(1, min(2 * rows, fitting, MAX_BLOCK_ROWS))
+    return max(1, min(2 * rows, fitting, largest))
 
 
 def _group_tables(group: Any, first_row: int) -> Iterator[pa.Table]:
     if isinstance(group, _Chunk):
-        yield rows_to_table(group, first_row)
+        yield rows_to_table(group, first_row, group.columns)
     elif isinstance(group, pa.Table):
         yield from _slices(group)
     elif _is_tabular(group):
@@ -201,9 +215,6 @@ def _open_tabular(tabular: Any, first_row: int) -> Any:
 
 def _weight(rows: Sequence[Mapping[str, Any]]) -> int:
     """Estimate the bytes of rows, well enough to end a chunk before large values fill the memory."""
-    if len(rows) > 1 and len(set(map(len, rows))) == 1:
-        with suppress(KeyError):  # rows with different keys are weighed one by one
-            return sum(_column_weight(list(map(itemgetter(name), rows))) for name in rows[0])
     return sum(_value_weight(value) for row in rows for value in row.values())
 
 

@@ -46,7 +46,7 @@ class Keys:
         return f"{self.prefix}jobs"
 
     def live_jobs(self) -> str:
-        """Set: the ids of jobs that have not ended."""
+        """Sorted set: the ids of jobs that have not ended, scored by when they were submitted (ms)."""
         return f"{self.prefix}jobs:live"
 
     def index(self) -> str:
@@ -150,7 +150,7 @@ class Keys:
         return f"{self.prefix}tenant:{tenant}:jobs"
 
     def tenant_live_jobs(self, tenant: str) -> str:
-        """Set: the ids of a tenant's jobs that have not ended, and of some that have."""
+        """Sorted set: the ids of a tenant's jobs that have not ended, scored by when they were submitted (ms)."""
         return f"{self.prefix}tenant:{tenant}:live"
 
     def tenant_uploads(self, tenant: str) -> str:

@@ -14,7 +14,7 @@ from batchmill.jobs.job import DEFAULT_TENANT, JobError, JobSpec, JobState, Stag
 from batchmill.ledger.formats.encodings import CommitInterval, parse_paces
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     Hash = Mapping[bytes, bytes]
 
@@ -39,6 +39,7 @@ class StageRecord:
     rows_done: int = 0
     rows_dead: int = 0
     rows_cached: int = 0
+    rows_filtered: int = 0  # of those done, without a result
     rows_resumed: int = 0  # of those done and dead, what an earlier job left
     rows_timed: int = 0  # rows that `busy_us` was spent on
     shards_planned: int = 0
@@ -52,7 +53,17 @@ class StageRecord:
     rate_at: int | None = None  # when the open interval began
     rate_rows: int = 0  # settled by then
     last_queued_at: int | None = None  # when a shard of it was last queued, or the job was resumed
+    buffer_bytes: int | None = None  # of its results that may wait for the next stage; None: it is the last
+    rows_out: int = 0  # its results, if it is not the last
+    bytes_out: int = 0  # the same, stored
+    bytes_freed: int = 0  # of those, what the next stage has settled
+    freed: str = ""  # how far its parts are freed, see `FreedParts`
     cost: Spent = NO_COST
+
+    @property
+    def buffered(self) -> int:
+        """How many bytes of its results wait for the next stage."""
+        return self.bytes_out - self.bytes_freed
 
     @property
     def rows_left(self) -> int:
@@ -171,11 +182,6 @@ class JobStage(NamedTuple):
     def is_untouched(self) -> bool:
         """Whether its shards are as the planner numbered them: none was queued yet, left by another job, or dropped."""
         return self.stage.last_queued_at is None and self.job.resumed_from is None and not self.job.state.is_final
-
-
-def stages_of_jobs(jobs: Iterable[JobRecord]) -> Iterator[JobStage]:
-    """Yield all stages of these jobs, in the order of the jobs and of their rows."""
-    return (JobStage(job, stage) for job in jobs for stage in job.stages)
 
 
 @lru_cache(maxsize=1024)

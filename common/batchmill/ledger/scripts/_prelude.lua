@@ -134,7 +134,8 @@ local function end_job(keys, before, after, job_id, now)
   end_pause(keys.job, now)
   move_job(keys.job, before, after)
   redis.call('HSET', keys.job, 'finished_at', now)
-  redis.call('SREM', keys.live_jobs, job_id)
+  redis.call('ZREM', keys.live_jobs, job_id)
+  redis.call('ZREM', redis.call('HGET', keys.job, 'live_in'), job_id)
   local trusted = redis.call('GET', keys.clock_seen) or '0'
   local created = redis.call('HGET', keys.job, 'created_at') or '0'
   redis.call('ZADD', keys.ended_jobs, math.max(now, tonumber(trusted), tonumber(created)), job_id)

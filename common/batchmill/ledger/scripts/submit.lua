@@ -22,6 +22,7 @@
 -- @arg inline_rows: bytes?
 -- @arg upload: text?  the upload that it takes
 -- @arg max_live_jobs: int
+-- @arg max_tenant_jobs: int?  of the tenant's that live
 -- @arg replay_of: text?  the job whose dead letters this one replays
 -- @arg resumed_from: text?  the job whose output this one resumes
 -- @arg tenant: text
@@ -40,22 +41,27 @@
 -- @arg worked_for: text  "pool operator"
 -- @arg turn: text  "operator digest": stages of one tenant, operator and parameters take turns with others
 -- @arg rows_total: int?  where it is known
+-- @arg buffer_bytes: int?  of its results that may wait for the next stage; none: it is the last
 -- @arg shard_id: shard_id  of its first shard
 -- @arg plan: text?  of that shard if it holds all of the input; then the next two are given too
 -- @arg nbytes: int?  of that shard
 -- @arg cursor: text?  at the input's end
--- @answers accepted | known | conflict | full | no upload | other schema
+-- @answers accepted | known | conflict | full | tenant full | no upload | other schema
 -- @returns known_id: text  the job's id; of another schema its version
 --
 -- job          hash: spec, state, created_at, started_at, paused_at, stopping_at, finished_at (ms), error (JSON),
 --              paused_ms (in all pauses that are over, since it started), idempotency_key, replay_of, resumed_from,
+--              roots_dead (rows of the source with a failed row, where max_dead is given),
 --              must_resume (1: what `resumed_from` left is still to be taken over), stages_open (that are not settled),
---              ends_at_commit (1: its last commit ends it; no checkpoint was stored), tenant, stage_count, priority,
---              deadline_ms, indexed, inline_bytes, budget_nano, cost_nano, noted
--- stage        hash: operator_version, revision (version and code, from the first claim), worked_for ("pool operator"), turn, indexed, cursor, planned (1: its input's end was reached),
+--              ends_at_commit (1: its last commit ends it; no checkpoint was stored), tenant, live_in (key), stage_count, priority,
+--              deadline_ms, indexed, counted, inline_bytes, budget_nano, cost_nano, noted
+-- stage        hash: operator_version, revision (version and code, from the first claim), worked_for ("pool operator"), turn, indexed, counted, cursor, planned (1: its input's end was reached),
 --              rows_total, rows_exact, rows_planned, rows_done, rows_dead, rows_timed, rows_cached,
 --              rows_resumed (of those done and dead, what an earlier job left), shards_planned,
 --              shards_live, shards_queued, shards_running, shards_done, busy_us, bytes_in, paces, rate_at, rate_rows,
+--              rows_filtered (of those done, without a result), and of a stage that is not the last: buffer_bytes, rows_out
+--              and bytes_out (committed results), bytes_freed (of those that the next stage has settled), freed (how far
+--              its parts are freed, see `encodings.py`), freed_at (settled shards of the next stage by then),
 --              last_queued_at (or when the job was resumed), and its cost, in fields as those of cost_tenants, "cost …"
 -- idempotency  string with a life, see `_encodings.lua`
 if redis.call('EXISTS', keys.job) == 1 then return {answer.accepted, args.job_id} end  -- asked again: the answer was lost
@@ -68,14 +74,18 @@ if keys.idempotency then
     return {digest == args.digest and answer.known or answer.conflict, id}
   end
 end
-if redis.call('SCARD', keys.live_jobs) >= tonumber(args.max_live_jobs) then return {answer.full, ''} end
+if redis.call('ZCARD', keys.live_jobs) >= tonumber(args.max_live_jobs) then return {answer.full, ''} end
+local most = tonumber(args.max_tenant_jobs or 'inf')
+if redis.call('ZCARD', keys.tenant_live_jobs) >= most then return {answer.tenant_full, ''} end
 if args.upload and redis.call('ZREM', keys.uploads, args.upload) == 0 then return {answer.no_upload, ''} end
 redis.call('HSET', keys.job, 'spec', args.spec, 'state', 'pending', 'created_at', now, 'tenant', args.tenant,
+           'live_in', keys.tenant_live_jobs,
            'stages_open', #stages, 'stage_count', #stages, 'priority', args.priority)
 local is_planned = false
 for _, one in ipairs(stages) do
   redis.call('HSET', one.keys.stage, 'cursor', '', 'planned', 0, 'operator_version', one.operator_version,
              'worked_for', one.worked_for, 'turn', one.turn)
+  if one.buffer_bytes then redis.call('HSET', one.keys.stage, 'buffer_bytes', one.buffer_bytes) end
   if one.rows_total then redis.call('HSET', one.keys.stage, 'rows_total', one.rows_total, 'rows_exact', 1) end
   if one.plan then
     add_shard(one.keys.shard, one.keys.ready, one.keys.live_shards, one.shard_id, one.rows_total, one.plan)
@@ -92,9 +102,9 @@ if args.inline_rows then redis.call('SET', keys.inline_input, args.inline_rows) 
 if args.replay_of then redis.call('HSET', keys.job, 'replay_of', args.replay_of) end
 if args.resumed_from then redis.call('HSET', keys.job, 'resumed_from', args.resumed_from, 'must_resume', 1) end
 redis.call('ZADD', keys.jobs, now, args.job_id)
-redis.call('SADD', keys.live_jobs, args.job_id)
+redis.call('ZADD', keys.live_jobs, now, args.job_id)
 redis.call('ZADD', keys.tenant_jobs, now, args.job_id)
-redis.call('SADD', keys.tenant_live_jobs, args.job_id)
+redis.call('ZADD', keys.tenant_live_jobs, now, args.job_id)
 if keys.idempotency then
   redis.call('SET', keys.idempotency, write_request(args.job_id, args.digest), 'PX', args.idempotency_ms)
   redis.call('HSET', keys.job, 'idempotency_key', args.idempotency_key)

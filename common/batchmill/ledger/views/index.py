@@ -7,6 +7,7 @@ turn hide no others.
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import TYPE_CHECKING
@@ -126,6 +127,11 @@ class IndexLedger:
             found = pipe.execute()
         return {pool: sorted(map(parse_stage_key, members)) for pool, members in zip(pools, found, strict=True)}
 
+    def to_free(self, limit: int) -> list[StageKey]:
+        """At most `limit` stages with parts that the next stage may have settled."""
+        with redis_errors():
+            return sorted(map(parse_stage_key, self._store.redis.srandmember(f"{self._index}free", limit)))
+
     def to_finish(self, now_ms: int, limit: int, latest_ms: int) -> list[str]:
         """At most `limit` jobs for which a final state is due, those that wait for it longest first.
 
@@ -145,6 +151,11 @@ class IndexLedger:
         """At most `limit` jobs that do not stop yet although their deadline has passed."""
         return self._until("deadlines", now_ms, limit)
 
+    def with_deadlines(self, limit: int) -> list[str]:
+        """At most `limit` jobs that have a deadline and do not stop yet, those with the nearest."""
+        with redis_errors():
+            return [job_id.decode() for job_id in self._store.redis.zrange(f"{self._index}deadlines", 0, limit - 1)]
+
     def late_retries(self, after_ms: int, limit: int) -> list[StageKey]:
         """At most `limit` stages whose first retry is due after that time, the latest first."""
         return [parse_stage_key(member.encode()) for member in self._after("later", after_ms, limit)]
@@ -155,11 +166,16 @@ class IndexLedger:
         for start in range(0, len(jobs), REINDEXED_AT_ONCE):
             calls.reindex(self._store, jobs=jobs[start : start + REINDEXED_AT_ONCE])
 
+    def rebuild_all(self, job_ids: Iterable[str]) -> None:
+        """Rebuild the entries of all live jobs, and count anew what there is to do."""
+        calls.recount(self._store, generation=secrets.token_hex(4))
+        self.rebuild(job_ids)
+
     def live_jobs(self, cursor: int, count: int) -> tuple[int, list[str]]:
         """The next of the live jobs, about `count` of them, and the cursor for those after them; 0 begins and ends."""
         with redis_errors():
-            after, ids = self._store.redis.sscan(self._store.keys.live_jobs(), cursor, count=count)
-        return int(after), sorted(job_id.decode() for job_id in ids)
+            after, found = self._store.redis.zscan(self._store.keys.live_jobs(), cursor, count=count)
+        return int(after), sorted(job_id.decode() for job_id, _ in found)
 
     def _until(self, name: str, now_ms: int, limit: int) -> list[str]:
         with redis_errors():

@@ -9,8 +9,6 @@ from batchmill.errors import LedgerRefused
 from batchmill.ledger.scripting.connection import redis_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from batchmill.ledger.scripting.connection import Store
 
 
@@ -19,7 +17,6 @@ class Survey:
     """The ledger at one moment, `now_ms` by its own clock, milliseconds since the epoch."""
 
     now_ms: int
-    waiting: Mapping[tuple[str, int], int]  # by job and stage: shards that wait for another attempt
     leases: int
     leases_expired: int
     jobs_kept: int  # that have ended
@@ -33,22 +30,19 @@ class SurveyLedger:
         self._store = store
         self._keys = store.keys
 
-    def take(self, stages: Sequence[tuple[str, int]]) -> Survey:
-        """Count what there is, and what waits of these stages (job id, number). Raises `ServiceUnavailable`."""
+    def take(self) -> Survey:
+        """Count what there is. Raises `ServiceUnavailable`."""
         keys = self._keys
         with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
             pipe.time()
             pipe.zcard(keys.leases())
             pipe.zcard(keys.ended_jobs())
-            for job_id, stage in stages:
-                pipe.zcard(keys.waiting(job_id, stage))
-            (seconds, micros), leases, kept, *counts = pipe.execute()
+            (seconds, micros), leases, kept = pipe.execute()
         now_ms = int(seconds) * 1000 + int(micros) // 1000
         with redis_errors():
             expired = self._store.redis.zcount(keys.leases(), "-inf", now_ms)
         return Survey(
             now_ms=now_ms,
-            waiting=dict(zip(stages, counts, strict=True)),
             leases=leases,
             leases_expired=expired,
             jobs_kept=kept,
