@@ -112,6 +112,8 @@ def _is_complete(record: JobRecord) -> bool:
 def _choose(ledger: Ledger, record: JobRecord, start: ShardId) -> tuple[list[Settled], ShardId]:
     chosen: list[Settled] = []
     following, size = start, 0
+    if not (record.last.rows_done or record.last.rows_dead or record.state.is_final):
+        return chosen, following  # nothing is settled yet: a client asks for results as soon as its job is accepted
     for shard in settled_shards(ledger, record, last_stage(record.spec), start[0]):
         if not shard.is_complete and not record.state.is_final:
             break
