@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from batchmill.client import AsyncClient, AsyncJob, Client, Job
+    from batchmill.client.job_stage import AsyncJobStage, JobStage
     from batchmill.client.options import JobOptions
+    from batchmill.client.submitting.stage import Stage
     from batchmill.embedded.local import local
     from batchmill.errors import (
         BatchmillError,
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncClient",
     "AsyncJob",
+    "AsyncJobStage",
     "BatchPolicy",
     "BatchmillError",
     "Client",
@@ -72,6 +75,7 @@ __all__ = [
     "JobExpired",
     "JobFailed",
     "JobOptions",
+    "JobStage",
     "JobState",
     "JobStatus",
     "MissingExtra",
@@ -83,6 +87,7 @@ __all__ = [
     "RetryPolicy",
     "RowError",
     "ServiceUnavailable",
+    "Stage",
     "StorageError",
     "Unauthorized",
     "UnknownOperator",
@@ -93,7 +98,9 @@ __all__ = [
 
 _HOMES = {
     "batchmill.client": ("AsyncClient", "AsyncJob", "Client", "Job"),
+    "batchmill.client.job_stage": ("AsyncJobStage", "JobStage"),
     "batchmill.client.options": ("JobOptions",),
+    "batchmill.client.submitting.stage": ("Stage",),
     "batchmill.embedded": ("local",),
     "batchmill.jobs.dead_letters": ("DeadLetter",),
     "batchmill.jobs.job": ("BatchPolicy", "JobState", "RetryPolicy"),

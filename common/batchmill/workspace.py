@@ -61,6 +61,14 @@ class Workspace:
             digest.update(memoryview(self.blobs.get(file.name)))
         return digest.hexdigest()
 
+    def keep_rows(self, job_id: str, rows: bytes) -> None:
+        """Store rows that were sent with a job, an Arrow stream, which the ledger forgets. Raises `StorageError`."""
+        self.blobs.put(_kept_rows(job_id), rows)
+
+    def kept_rows(self, job_id: str) -> bytes:
+        """Read what `keep_rows` stored. Raises `NotFound` or `StorageError`."""
+        return bytes(self.blobs.get(_kept_rows(job_id)).to_pybytes())
+
     def delete_staged(self, job_id: str) -> None:
         """Delete text that was decompressed for a job. Raises `StorageError`."""
         self.blobs.delete_folder(_staging(job_id))
@@ -96,6 +104,12 @@ class Workspace:
             return output_results(spec.output, job_id, self.locations, self.blobs)
         return kept_results(job_id, stage, self.blobs)
 
+    def delete_between_stages(self, job_id: str, spec: JobSpec) -> None:
+        """Delete the results of a job's stages but the last one's and those to be kept. Raises `StorageError`."""
+        for number, stage in enumerate(spec.stages[:-1]):
+            if not stage.keep:
+                self.blobs.delete_folder(f"jobs/{job_id}/results/{number}")
+
     def schema_log(self, job_id: str) -> SchemaLog:
         """Open the schema of a job's output."""
         return schema_log(job_id, self.blobs)
@@ -107,6 +121,10 @@ class Workspace:
 
 def _description(job_id: str) -> str:
     return f"jobs/{job_id}/source.json"
+
+
+def _kept_rows(job_id: str) -> str:
+    return f"jobs/{job_id}/rows.arrow"
 
 
 def _staging(job_id: str) -> str:

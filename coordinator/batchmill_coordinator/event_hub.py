@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RECONNECT_S = 0.5
-UNSEEN = frozenset({"submitted", "planned"})
+UNSEEN = frozenset({"submitted", "planned", "freed"})
 """Events that change nothing a follower of the job would see."""
 
 

@@ -10,9 +10,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batchmill.clock import SystemClock
-from batchmill.jobs.stages import last_stage
+from batchmill.jobs.stages import FIRST_STAGE, last_stage
 from batchmill.ledger import Ledger
 from batchmill.ledger.formats.unreadable import UnreadableJob
+from batchmill.stage_results import StageResults
 from batchmill.store_mark import Mark, StoreMark
 from batchmill.workspace import Workspace
 from batchmill_coordinator.admission.admission import Admission
@@ -31,6 +32,8 @@ from batchmill_coordinator.results.one_schema import OneSchema, schema_without_r
 from batchmill_coordinator.results.pages import parse_cursor, read_page
 from batchmill_coordinator.results.resumption import Resumption
 from batchmill_coordinator.results.roll_forward import RollForward
+from batchmill_coordinator.results.stage_source import StageSource
+from batchmill_coordinator.roles.buffers import BufferKeeper
 from batchmill_coordinator.roles.clock_guard import ClockGuard
 from batchmill_coordinator.roles.deletion import delete_job
 from batchmill_coordinator.roles.dispatcher import Dispatcher
@@ -58,7 +61,6 @@ if TYPE_CHECKING:
     from batchmill.jobs.status import JobCost, JobStatus
     from batchmill.ledger import JobRecord
     from batchmill.settings import CoordinatorSettings
-    from batchmill.sinks import ResultStore
     from batchmill.sources.base import Source
     from batchmill_coordinator.results.dead_rows import DeadRowFilter
     from batchmill_coordinator.results.pages import ResultPage
@@ -130,19 +132,17 @@ class Service:
         self._publisher.close()
         self.ledger.close()
 
-    def results_page(self, record: JobRecord, start: ShardId) -> ResultPage:
-        """Read the page of a job's results that begins with the shard `start`.
+    def results_page(self, record: JobRecord, stage: int, start: ShardId) -> ResultPage:
+        """Read the page of a stage's results that begins with the shard `start`.
 
-        The first page of a job without results has the schema that its input gives it.
+        A page that ends the results of a job without any has the schema that its input gives it.
         """
-        page = read_page(self.ledger, record, self.results(record), start)
-        if page.at_end and not page.tables and start == parse_cursor(""):
+        results = self.workspace.open_results(record.id, record.spec, stage)
+        page = read_page(self.ledger, record, stage, results, start)
+        has_no_results = start == parse_cursor("") or record.last.rows_done == 0
+        if stage == last_stage(record.spec) and page.at_end and not page.tables and has_no_results:
             return replace(page, schema_if_empty=schema_without_rows(self.ledger, self.workspace, record))
         return page
-
-    def results(self, record: JobRecord) -> ResultStore:
-        """Open the store of a job's results: those of its last stage."""
-        return self.workspace.open_results(record.id, record.spec, last_stage(record.spec))
 
     def status(self, job_id: str) -> JobStatus:
         """Return a job's status, with what it was run with. Raises `NotFound`."""
@@ -202,12 +202,17 @@ class Service:
             Dispatcher(ledger, fleet, self._publisher, counts),
             Recoverer(ledger, fleet, self._publisher, settler, settings.lease_ttl_s, counts),
             Finisher(ledger, outputs, clocks, counts),
+            BufferKeeper(ledger, self.workspace),
             Janitor(ledger, blobs, clocks, upload_ttl_s=settings.upload_ttl_s, retention_s=settings.retention_s),
             LedgerKeeper(ledger, blobs, clocks, self.notices, self.clock),
             Watcher(ledger, fleet, self.clock, settings.currency, counts),
         ]
 
-    def _open_source(self, record: JobRecord, stage: int) -> Source:  # noqa: ARG002  # the only stage reads the job's
+    def _open_source(self, record: JobRecord, stage: int) -> Source:
+        if stage != FIRST_STAGE:
+            before = stage - 1
+            parts = self.workspace.open_results(record.id, record.spec, before)
+            return StageSource(self.ledger, record, stage, StageResults(self.ledger.results, record.id, before, parts))
         if record.spec.source is None:
             return self.workspace.open_source(record.id, record.spec, self.ledger.jobs.inline_input(record.id))
         described = self.workspace.open_source(record.id, record.spec, None)

@@ -35,6 +35,19 @@ def test_a_folder_is_embedded_and_its_output_is_read(sandbox: Sandbox, command: 
     assert sandbox.run("python embed_folder.py", timeout_s=200) == "3\n"
 
 
+def test_files_are_parsed_and_chunked_and_a_wrong_name_is_a_dead_letter(
+    sandbox: Sandbox, command: Callable[[str, str], str]
+) -> None:
+    page = f"{HOW_TO}parse-and-chunk.md"
+    write(sandbox, command, page, "read_chunks.py")
+    sandbox.start(command(page, "parse service"), writes=STARTED)
+
+    output = sandbox.run(command(page, "parse"), timeout_s=200)
+    assert "is named .pdf, but its content is html" in output
+    shown = [line.removeprefix("# ") for line in command(page, "read_chunks.py").splitlines() if line.startswith("# ")]
+    assert sandbox.run("python read_chunks.py").splitlines() == shown
+
+
 def test_an_operator_is_tested_without_a_service_then_with_one_then_loaded(
     sandbox: Sandbox, command: Callable[[str, str], str]
 ) -> None:

@@ -58,6 +58,7 @@ CASES = [
     Case("GET /v1/jobs/{job_id}/dead-letters", OK, HIDDEN, OK),
     Case("DELETE /v1/jobs/{job_id}/dead-letters", OK, HIDDEN, FORBIDDEN),
     Case("POST /v1/jobs/{job_id}/replay", "invalid_request", HIDDEN, FORBIDDEN, "invalid_request", body={}),
+    Case("POST /v1/jobs/{job_id}/redo", "invalid_request", HIDDEN, FORBIDDEN, "invalid_request", body={}),
     Case("GET /v1/costs", OK, OK, OK),
     Case("POST /v1/uploads", OK, OK, FORBIDDEN, body={"spec": {"operator": "echo"}}),
     Case("PUT /v1/uploads/{upload_id}/parts/{number}", OK, "invalid_source", FORBIDDEN, "invalid_source", body=b""),

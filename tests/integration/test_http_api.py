@@ -86,6 +86,19 @@ def test_results_are_an_arrow_stream_with_a_cursor(api: Api) -> None:
     assert ids == list(range(1000))
 
 
+def test_results_without_rows_keep_their_columns_on_every_page_and_after_the_end(api: Api) -> None:
+    rows = pa.BufferOutputStream()
+    table = pa.table({"id": pa.array([], pa.int64())})
+    with pa.ipc.new_stream(rows, table.schema) as stream:
+        stream.write_table(table)
+    job = submit(api, rows_arrow=base64.b64encode(rows.getvalue()).decode())
+    api.call("GET", f"/v1/jobs/{job}/events")  # until it has ended
+    for cursor in ("", "1"):
+        answer = api.call("GET", f"/v1/jobs/{job}/results?wait_s=30&cursor={cursor}")
+        assert answer.headers["batchmill-end"] == "true"
+        assert (cursor, pa.ipc.open_stream(answer.body).read_all().schema) == (cursor, table.schema)
+
+
 def test_events_end_with_the_final_status(api: Api) -> None:
     job = submit(api, rows=[{"id": 1}])
     answer = api.call("GET", f"/v1/jobs/{job}/events")

@@ -92,6 +92,16 @@ def archive(files: dict[str, str]) -> bytes:
     return written.getvalue()
 
 
+def docx_bomb(megabytes: int) -> bytes:
+    """A Word document with this many megabytes of text in a paragraph."""
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as packed, packed.open("word/document.xml", "w") as body:
+        body.write(f'<w:document xmlns:w="{WORD}"><w:body><w:p><w:r><w:t>'.encode())
+        for _ in range(megabytes):
+            body.write(b"A" * 2**20)
+    return written.getvalue()
+
+
 def deep_html(depth: int) -> bytes:
     """An HTML page of elements within each other, which takes its parser the square of their number."""
     return b"<html><body>" + b"<div>" * depth + b"x"

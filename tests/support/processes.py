@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import textwrap
+
 import psutil
 
 
@@ -16,3 +20,9 @@ def command_line(process: psutil.Process) -> str:
 def children_with(word: str, parent: int | None = None) -> list[psutil.Process]:
     """Return the children of a process, this one by default, that live and have a word in their command lines."""
     return [child for child in psutil.Process(parent).children() if word in command_line(child)]
+
+
+def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a Python of its own, which has a minute."""
+    command = [sys.executable, "-c", textwrap.dedent(code), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

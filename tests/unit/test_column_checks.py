@@ -6,9 +6,9 @@ import pyarrow as pa
 import pytest
 
 from batchmill.errors import InvalidRows
-from batchmill.jobs.job import StageSpec
+from batchmill.jobs.job import FileSource, JobSpec, StageSpec
 from batchmill.operators.contract import OperatorInfo
-from batchmill_coordinator.admission.column_checks import check_columns
+from batchmill_coordinator.admission.column_checks import check_columns, without_consumed
 
 
 def refused(column: str, *names: str) -> InvalidRows:
@@ -34,3 +34,26 @@ def test_the_parameter_that_names_a_missing_column_is_shown_as_it_is_given(names
 
 def test_a_column_that_no_parameter_names_has_the_nearest_name_as_its_hint() -> None:
     assert refused("text", "id", "txt").hint == "Did you mean 'txt'?"
+
+
+@pytest.mark.parametrize(
+    ("params", "carry", "expected"),
+    [
+        ({}, None, ["id", "text"]),
+        ({"column": "text"}, None, ["id", "bytes"]),
+        ({}, ["bytes"], ["bytes"]),
+        ({}, [], []),
+    ],
+)
+def test_a_consumed_column_is_carried_only_if_the_job_names_it(
+    params: dict[str, str], carry: list[str] | None, expected: list[str]
+) -> None:
+    properties = {"column": {"type": "string", "default": "bytes"}}
+    operator = OperatorInfo(name="op", consumes=["{column}"], params_schema={"properties": properties})
+    schema = pa.schema({"id": pa.int64(), "bytes": pa.binary(), "text": pa.string()})
+    stage = StageSpec(operator="op", params=params, carry=carry)
+    spec = JobSpec(stages=(stage,), source=FileSource(path="/in"))
+    assert without_consumed(spec, operator, schema).first.carry == expected
+    nothing = operator.model_copy(update={"consumes": []})
+    assert without_consumed(spec, nothing, schema) == spec
+    assert without_consumed(spec, operator, pa.schema([])) == spec

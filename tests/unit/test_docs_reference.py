@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel
 
 import batchmill
-from batchmill import AsyncJob, Job
+from batchmill import AsyncJob, AsyncJobStage, Job, JobStage
 from batchmill.cli import main
 from batchmill.jobs.job import BatchPolicy, FileSource, JobRequest, OutputSpec, RetryPolicy, UploadSource
 from batchmill.operators.contract import Operator
@@ -213,7 +213,9 @@ def arguments_of(item: Any) -> list[str]:
     if inspect.isclass(item):
         if is_typeddict(item):
             return list(item.__annotations__)
-        made_by_others = issubclass(item, (BaseModel, Enum, AsyncJob, Job)) or dataclasses.is_dataclass(item)
+        made_by_others = issubclass(
+            item, (BaseModel, Enum, AsyncJob, Job, AsyncJobStage, JobStage)
+        ) or dataclasses.is_dataclass(item)
         if made_by_others or "__init__" not in vars(item):  # or is made as its base class is
             return []
     return [name for name in inspect.signature(item).parameters if name != "self"]

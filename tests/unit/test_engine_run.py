@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -398,3 +399,19 @@ def test_every_row_is_in_the_result_or_dead_whatever_fails_and_however_batched(d
     assert [row.index for row in result.dead] == sorted(dead & set(settled))
     assert all(row.failure.error_type == ("ValueError" if row.index in poisoned else "RowError") for row in result.dead)
     assert [row.row["id"] for row in result.dead] == [row.index for row in result.dead]
+
+
+def declaring(code: Any, *makes: str) -> ReadyOperator:
+    operator: Any = FunctionOperator(code, {})
+    return ReadyOperator(dataclasses.replace(ready(code, "arrow").definition, makes=makes), operator)
+
+
+def test_announced_columns_and_those_of_the_input_may_be_made_and_no_others() -> None:
+    def add(batch: pa.Table) -> pa.Table:
+        return batch.append_column("twice", batch["id"])
+
+    assert engine().run(declaring(add, "twice", "thrice"), numbers(9)).table.column_names == ["id", "text", "twice"]
+    with pytest.raises(InvalidOperator, match=r"made the column 'twice', but announces only: twicee\. Did you mean"):
+        engine().run(declaring(add, "twicee"), numbers(9))
+    with pytest.raises(InvalidOperator, match=r"announces only: none\. Add the column to makes"):
+        engine().run(declaring(add), numbers(9))

@@ -50,7 +50,7 @@ def test_bodies_have_schemas_that_refuse_unknown_fields() -> None:
 
 
 BODIES = {
-    "post": ("/v1/jobs", "/v1/check", "/v1/jobs/{job_id}/replay", "/v1/uploads"),
+    "post": ("/v1/jobs", "/v1/check", "/v1/jobs/{job_id}/replay", "/v1/jobs/{job_id}/redo", "/v1/uploads"),
     "put": ("/v1/uploads/{upload_id}/parts/{number}",),
 }
 

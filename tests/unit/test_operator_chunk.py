@@ -100,6 +100,25 @@ def test_chunks_know_the_row_that_they_are_from() -> None:
     assert [row.index for row in result.dead] == [1]
 
 
+@pytest.mark.parametrize("by", ["sentence", "markdown", "code"])
+def test_documents_of_all_kinds_are_covered_along_their_structure(by: str) -> None:
+    result = chunk([*DOCUMENTS, None], size=40, overlap=5, by=by)
+    found = chunks_of(result, [*DOCUMENTS, None])
+    assert [len(chunks) for chunks in found[1:]] == [1, 1, 1, 1, 0]
+    assert len(found[0]) > 10
+    assert result.results.schema.names == ["text", "chunk", "start", "end", *["headings"] * (by == "markdown")]
+
+
+def test_chunks_of_markdown_have_the_headings_above_them() -> None:
+    document = "# Cats\n\nSmall.\n\n## Food\n\nFish."
+    result = chunk([document, ""], by="markdown")
+    assert [(row["text"], row["headings"]) for row in result.results.to_pylist()] == [
+        ("# Cats\n\nSmall.\n\n", ["Cats"]),
+        ("## Food\n\nFish.", ["Cats", "Food"]),
+        ("", []),
+    ]
+
+
 def test_a_null_document_fails_and_has_no_chunks() -> None:
     result = chunk(["one two", None, "three"], size=1, overlap=0)
     assert list(result.counts) == [2, 0, 1]

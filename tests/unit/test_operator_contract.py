@@ -231,6 +231,8 @@ def test_options_that_fit_no_contract_are_refused_with_the_reason() -> None:
     refused: dict[str, dict[str, Any]] = {
         r"'{colum}', but there is no parameter 'colum'.*Did you mean 'column'": {"columns": ["{colum}"]},
         "columns is the text 'text', expected a list": {"columns": "text"},
+        "makes is the text 'score', expected a list": {"makes": "score"},
+        r"consumes has '{colum}', but there is no parameter 'colum'": {"consumes": ["{colum}"]},
         "batch_size is 0, expected 1 or more": {"batch_size": 0},
         "batch_format is 'pandas'": {"batch_format": "pandas"},
     }

@@ -112,10 +112,10 @@ def test_rows_that_were_not_computed_are_counted_over_all_attempts_and_by_each_h
     assert [len(progress.window(half).cached) for half in SHARD.halves()] == [3, 1]
 
 
-def test_results_carry_no_column_of_ours() -> None:
+def test_results_know_their_rows() -> None:
     progress = run(ShardProgress(), Attempt())
     assert progress.results[0].column_names == ["n", INDEX]
-    assert progress.table().column_names == ["n"]
+    assert progress.table().column_names == ["n", INDEX]
 
 
 def expanded(settled: dict[int, int], pending: list[int]) -> ShardResult:
@@ -137,9 +137,9 @@ def test_rows_that_make_any_number_of_results_are_done_once_each_and_their_resul
         made |= {int(pending[at]): count for at, count in counts.items()}
         progress = progress.add(pending, expanded(counts, pending.tolist()), TOLD)
         progress = decode_progress(encode_progress(progress))
-    table = progress.table(with_source_row=True)
+    table = progress.table()
     expected = [row for row in range(FIRST, FIRST + ROWS) for _ in range(made[row])]
-    assert (table["source_row"].to_pylist() if table.num_rows else []) == expected
+    assert (table[INDEX].to_pylist() if table.num_rows else []) == expected
     assert [int(piece) for piece in table.to_pydict().get("piece", [])] == expected
     assert progress.rows_done == ROWS
     assert progress.pending(SHARD).size == 0

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from batchmill.client import Client, Job
 
 rows_option = click.option("--row", "rows", type=int, multiple=True, metavar="N", help="Only this row; repeatable.")
+stage_option = click.option("--stage", metavar="NAME", help="Only rows that failed in this stage.")
 error_option = click.option("--error", "error_type", metavar="TYPE", help="Only rows that failed with this error.")
 
 
@@ -26,6 +27,7 @@ error_option = click.option("--error", "error_type", metavar="TYPE", help="Only 
     "--export", "path", type=click.Path(path_type=Path), metavar="FILE", help="Write all dead letters to a .jsonl file."
 )
 @click.option("--purge", is_flag=True, help="Delete the dead letters, including their rows, instead of listing them.")
+@stage_option
 @rows_option
 @error_option
 @json_option
@@ -36,6 +38,7 @@ def dead(
     traceback: bool,
     path: Path | None,
     purge: bool,
+    stage: str | None,
     rows: tuple[int, ...],
     error_type: str | None,
     as_json: bool,
@@ -54,17 +57,19 @@ def dead(
         purged = job.purge_dead_letters(rows or None, error_type=error_type)
         click.echo(f"deleted {count(purged, 'dead letter')}", err=True)
     elif path is None:
-        _list(job, set(rows), error_type, traceback=traceback, as_json=as_json)
+        _list(job, stage, set(rows), error_type, traceback=traceback, as_json=as_json)
 
 
-def _list(job: Job, rows: set[int], error_type: str | None, *, traceback: bool, as_json: bool) -> None:
+def _list(
+    job: Job, stage: str | None, rows: set[int], error_type: str | None, *, traceback: bool, as_json: bool
+) -> None:
     from batchmill.cli.terminal.console import print_json, print_table
     from batchmill.cli.terminal.tables import Column
     from batchmill.wording import printable
 
     letters = [
         letter
-        for letter in job.dead_letters()
+        for letter in job.dead_letters(stage=stage)
         if (not rows or letter.index in rows) and error_type in (None, letter.error_type)
     ]
     if as_json:
@@ -74,8 +79,17 @@ def _list(job: Job, rows: set[int], error_type: str | None, *, traceback: bool, 
     if not letters:
         _explain_none(job, is_filtered=bool(rows or error_type))
         return
-    table = [(str(one.index), one.error_type, str(one.attempts), one.worker or "-", one.message) for one in letters]
-    columns = ("ROW", "ERROR", "ATTEMPTS", Column("WORKER", is_text=True), Column("MESSAGE", is_below=True))
+    stages = [one.name for one in job.status().stages]
+    is_chain = len(stages) > 1
+    table = [
+        (
+            *([stages[one.stage], ".".join(map(str, one.path))] if is_chain else []),
+            *(str(one.index), one.error_type, str(one.attempts), one.worker or "-", one.message),
+        )
+        for one in letters
+    ]
+    columns: list[Column | str] = [*(["STAGE", "PATH"] if is_chain else []), "ROW", "ERROR", "ATTEMPTS"]
+    columns += [Column("WORKER", is_text=True), Column("MESSAGE", is_below=True)]
     print_table(columns, table, empty="")
     if traceback:
         for letter in letters:
@@ -97,6 +111,9 @@ def _explain_none(job: Job, *, is_filtered: bool) -> None:
 
 @click.command()
 @job_argument
+@click.option(
+    "--stage", metavar="NAME", help="The stage that the rows failed in; needed if rows failed in several stages."
+)
 @rows_option
 @error_option
 @click.option(
@@ -111,6 +128,7 @@ def _explain_none(job: Job, *, is_filtered: bool) -> None:
 def replay(
     client: Client,
     job_id: str,
+    stage: str | None,
     rows: tuple[int, ...],
     error_type: str | None,
     edits: Path | None,
@@ -126,7 +144,7 @@ def replay(
     from batchmill.wording import count
 
     job = find_job(client, job_id).replay(
-        rows or None, error_type=error_type, edits=None if edits is None else _read_edits(edits)
+        rows or None, stage=stage, error_type=error_type, edits=None if edits is None else _read_edits(edits)
     )
     if wait:
         job.wait()

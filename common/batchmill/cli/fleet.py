@@ -117,6 +117,7 @@ def _describe(operator: OperatorInfo) -> None:
             ("operator", operator.name),
             ("summary", operator.summary),
             ("columns", ", ".join(operator.columns) or "any"),
+            ("makes", "unknown" if operator.makes is None else ", ".join(operator.makes) or "no new column"),
             ("version", operator.version),
             ("results", "any number per row" if operator.expands else "one per row"),
         ]

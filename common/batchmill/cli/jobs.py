@@ -11,7 +11,7 @@ from batchmill.cli.arguments.selection import find_job, job_argument, jobs_argum
 
 if TYPE_CHECKING:
     from batchmill.client import Client
-    from batchmill.jobs.status import JobStatus
+    from batchmill.jobs.status import JobStatus, StageStatus
 
 
 @click.command()
@@ -211,9 +211,9 @@ def _show(status: JobStatus, as_json: bool) -> None:
         [
             ("job", status.id),
             ("state", state(status)),
-            ("operator", status.operator),
+            ("operator", status.operator if len(status.stages) < 2 else None),
             ("name", status.name),
-            ("pool", status.pool),
+            ("pool", status.pool if len(status.stages) < 2 else None),
             ("priority", status.priority or None),
             ("deadline", moment(status.deadline_at) if status.deadline_at else None),
             ("rows", progress(status)),
@@ -224,6 +224,7 @@ def _show(status: JobStatus, as_json: bool) -> None:
             ("cost", in_short(status.cost) if status.cost else None),
             ("created", ago(status.created_at)),
             ("took", duration(ended - (status.started_at or status.created_at)) if ended else None),
+            *_stages(status),
             *requested(status),
             ("replay of", status.replay_of),
             ("resumed from", status.resumed_from),
@@ -232,3 +233,26 @@ def _show(status: JobStatus, as_json: bool) -> None:
             ("error", status.error.message if status.error else None),
         ]
     )
+
+
+def _stages(status: JobStatus) -> list[tuple[str, str]]:
+    """Describe the stages of a job of several."""
+    if len(status.stages) < 2:
+        return []
+    return [(f"stage {stage.name}", _stage(stage)) for stage in status.stages]
+
+
+def _stage(stage: StageStatus) -> str:
+    from batchmill.jobs.job import DEFAULT_POOL
+
+    total = "?" if stage.rows_total is None else f"{stage.rows_total:,}"
+    parts = [
+        f"{stage.rows_done + stage.rows_dead:,} of {total} rows",
+        f"{stage.rows_dead:,} failed" if stage.rows_dead else "",
+        f"{stage.rows_filtered:,} without a result" if stage.rows_filtered else "",
+        f"{stage.results:,} results" if stage.results is not None else "",
+        f"{stage.buffered_bytes / 1e6:,.1f} MB wait for the next stage" if stage.buffered_bytes else "",
+        f"operator {stage.operator}" if stage.operator != stage.name else "",
+        f"pool {stage.pool}" if stage.pool != DEFAULT_POOL else "",
+    ]
+    return ", ".join(part for part in parts if part)

@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
-import json
-import re
 import sys
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import click
+from click.core import ParameterSource
 
 from batchmill.cli.arguments.options import json_option, service_options
 from batchmill.cli.arguments.source_options import Names, source_fields, source_options
-from batchmill.errors import InvalidRequest, InvalidRows
+from batchmill.cli.arguments.values import Deadline, Parameter, json_lines, params_of, params_of_file
+from batchmill.errors import InvalidRequest
 from batchmill.jobs.job import MIN_FILE_BYTES, MIN_ROWS_PER_FILE, BatchPolicy, RetryPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from datetime import datetime, timedelta
 
     from batchmill.client import Client, Job
     from batchmill.client.options import JobOptions
     from batchmill.jobs.job import OnNull
 
 STDIN = "-"
-_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_SPAN = re.compile(r"(\d{1,5}(\.\d{1,3})?[smhd])+")
+_OF_A_FILE = frozenset({"name", "pool", "priority", "deadline", "budget", "idempotency_key", "output", "output_format"})
+"""Options that may be given beside a job file."""
+
+ENDINGS = (".toml", ".json")
+"""Of job files."""
 
 EPILOG = """\b
 Examples:
   batchmill submit echo docs.jsonl --wait
   batchmill submit embed 'data/*.parquet' --param model=NAME --output out/
   zcat big.jsonl.gz | batchmill submit embed - --param model=NAME --budget 2
+  batchmill submit pipe.toml --set embed.params.model=NAME --wait
   batchmill submit mine s3://bucket/in --param 'labels=["a","b"]' --json
 
 Exit codes: 0 submitted (with --wait: completed), 1 the job failed, was cancelled or expired,
@@ -39,45 +42,8 @@ Exit codes: 0 submitted (with --wait: completed), 1 the job failed, was cancelle
 """
 
 
-class Parameter(click.ParamType[tuple[str, Any]]):
-    """`name=value`; the value is parsed as JSON, else taken as text."""
-
-    name = "key=value"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
-        """Split a parameter into name and value."""
-        key, equals, text = str(value).partition("=")
-        if not key or not equals:
-            self.fail(f"expected NAME=VALUE, got {value!r}.", param, ctx)
-        try:
-            return key, json.loads(text)
-        except ValueError:
-            return key, text
-
-
-class Deadline(click.ParamType[datetime | timedelta]):
-    """A time from now (`90s`, `30m`, `1h30m`, `2d`), or a date in ISO 8601, in local time unless it has a zone."""
-
-    name = "when"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime | timedelta:
-        """Parse a date or a time span."""
-        text = str(value)
-        if _SPAN.fullmatch(text):
-            parts = re.findall(r"([\d.]+)([smhd])", text)
-            return sum((timedelta(seconds=float(count) * _UNITS_S[unit]) for count, unit in parts), timedelta())
-        try:
-            return datetime.fromisoformat(text).astimezone()
-        except ValueError:
-            self.fail(
-                f"expected a time from now such as 30m, 2h or 1h30m, or a date such as 2030-01-31T17:00, got {text!r}.",
-                param,
-                ctx,
-            )
-
-
 @click.command(epilog=EPILOG)
-@click.argument("operator")
+@click.argument("operator", metavar="OPERATOR|FILE")
 @click.argument("sources", metavar="[SOURCE]...", nargs=-1)
 @click.option(
     "--param",
@@ -93,6 +59,15 @@ class Deadline(click.ParamType[datetime | timedelta]):
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
     help="A JSON file with parameters, as one object; --param overrides single ones.",
+)
+@click.option(
+    "--set",
+    "changes",
+    type=Parameter(),
+    multiple=True,
+    metavar="PLACE=VALUE",
+    help="Change a value of a job file: --set embed.params.model=NAME. The value is parsed as JSON, else taken as "
+    "text; repeatable.",
 )
 @click.option(
     "--upload", is_flag=True, help="Read the sources here and upload their rows; the service needs no access to them."
@@ -171,25 +146,71 @@ def submit(
     client: Client,
     operator: str,
     sources: tuple[str, ...],
+    changes: tuple[tuple[str, Any], ...],
     wait: bool,
     dry_run: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Submit a job: OPERATOR over the rows of SOURCE.
+    """Submit a job: OPERATOR over the rows of SOURCE, or the job of a FILE.
 
     SOURCE is a file, a folder, a glob (in quotes) or a URI such as s3://bucket/path, or several of them: Parquet, JSON
     Lines (plain, gzip, zstd), CSV, Arrow or plain text. The service reads them, so it must have access to
     them; relative paths start at the current folder. `-` uploads rows from stdin instead, one JSON object per line.
-    """
-    from batchmill.cli.terminal.progress import watch_to_the_end
 
+    FILE is a job file in TOML or JSON, which ends in .toml or .json. It has all options, and the stages of the job;
+    SOURCE, --set, --output and the options about the job, such as --name, change what it says.
+    """
     fields = source_fields(options)
     flags = cast("SubmitFlags", options)
+    if operator.endswith(ENDINGS):
+        from_file = _file_options(Path(operator), sources, fields, flags, changes)
+        if dry_run:
+            raise InvalidRequest("--dry-run is for operators.", hint=f"Use `batchmill check {operator}`.")
+        _follow(client.submit(**from_file), wait=wait, as_json=as_json)
+        return
+    if changes:
+        raise InvalidRequest("--set is for job files.", hint="Give parameters with --param.")
     if dry_run:
         _check(client, operator, sources, fields, flags, as_json=as_json)
         return
-    job = submit_job(client, operator, sources, fields, flags)
+    _follow(submit_job(client, operator, sources, fields, flags), wait=wait, as_json=as_json)
+
+
+def _file_options(
+    path: Path,
+    sources: tuple[str, ...],
+    fields: dict[str, Any],
+    flags: SubmitFlags,
+    changes: tuple[tuple[str, Any], ...],
+) -> JobOptions:
+    """Return the options of a job file, with what the command line changes. Raises `InvalidRequest`."""
+    from batchmill.client.submitting.job_file import read_job_file
+
+    context = click.get_current_context()
+    given = {
+        name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    } & flags.keys()
+    own = next((name for name in sorted(given) if name not in _OF_A_FILE), None)
+    if own is not None:
+        raise InvalidRequest(
+            f"--{own.replace('_', '-')} cannot be combined with a job file.", hint="Use --set, or change the file."
+        )
+    options = read_job_file(path, changes)
+    changed = {name: value for name, value in _job_options(flags).items() if name in given}
+    options = cast("JobOptions", {**options, **changed})
+    if sources or fields:
+        source = options.get("source")
+        before = dict(source) if isinstance(source, dict) else {} if source is None else {"path": source}
+        paths = {"path": list(sources) if len(sources) > 1 else sources[0]} if sources else {}
+        options["source"] = {**before, **paths, **fields}
+    return options
+
+
+def _follow(job: Job, *, wait: bool, as_json: bool) -> None:
+    """Print the job that was submitted, or follow it until it ends."""
+    from batchmill.cli.terminal.progress import watch_to_the_end
+
     if wait:
         if not as_json:
             click.echo(f"{job.id} submitted")
@@ -322,7 +343,7 @@ def _job_options(flags: SubmitFlags) -> JobOptions:
         "backoff_s": flags["backoff"],
     }
     return {
-        "params": _file_params(flags["params_file"]) | _params(flags["params"]),
+        "params": params_of_file(flags["params_file"]) | params_of(flags["params"]),
         "output": _given({"path": output, **about_output}) if output else None,
         "carry": flags["carry"],
         "name": flags["name"],
@@ -340,45 +361,6 @@ def _job_options(flags: SubmitFlags) -> JobOptions:
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
-
-
-def _params(pairs: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
-    params: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in params:
-            raise InvalidRequest(f"the parameter {name!r} is given twice.", hint="Give each --param once.")
-        params[name] = value
-    return params
-
-
-def _file_params(path: Path | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    try:
-        params = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InvalidRequest(f"{path}: expected a JSON object with parameters ({error}).") from error
-    if not isinstance(params, dict):
-        raise InvalidRequest(f"{path}: expected a JSON object with parameters, got a {type(params).__name__}.")
-    return params
-
-
-def json_lines(lines: Iterable[bytes], what: str) -> Iterator[dict[str, Any]]:
-    """Yield the objects of JSON Lines, without blank lines. Raises `InvalidRows`, naming a line that is not JSON."""
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise InvalidRows(
-                f"{what}, line {number}: expected a JSON object, got invalid JSON ({error}).", line=number
-            ) from error
-        if not isinstance(row, dict):
-            raise InvalidRows(
-                f"{what}, line {number}: expected a JSON object, got a {type(row).__name__}.", line=number
-            )
-        yield row
 
 
 def _print_latest(job: Job) -> None:

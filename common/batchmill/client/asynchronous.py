@@ -86,11 +86,11 @@ class AsyncClient:
         await self._transport.close()
 
     @with_job_options
-    async def submit(self, operator: str, rows: Any = None, **options: Unpack[JobOptions]) -> AsyncJob:
+    async def submit(self, operator: str | None = None, rows: Any = None, **options: Unpack[JobOptions]) -> AsyncJob:
         """Submit a job over `rows` or over the files of `source`: exactly one of them.
 
         Args:
-            operator: Name of an operator that the service's workers have loaded.
+            operator: Name of an operator that the service's workers have loaded; None with `stages`.
             rows: Dicts, an Arrow table, or an iterable of either, of any length. It is read in another thread and
                 uploaded in parts. If it raises, nothing is submitted and its error is passed on.
 
@@ -116,7 +116,7 @@ class AsyncClient:
             await sender.abort()
             raise
 
-    def prepare(self, operator: str, rows: Any, options: JobOptions) -> tuple[JobSender, Iterator[UploadPart]]:
+    def prepare(self, operator: str | None, rows: Any, options: JobOptions) -> tuple[JobSender, Iterator[UploadPart]]:
         """Check a job without sending anything: the first half of `submit`.
 
         Args:
@@ -142,7 +142,7 @@ class AsyncClient:
         return sender, iter(()) if rows is None else upload_parts(rows)
 
     @with_job_options
-    async def check(self, operator: str, **options: Unpack[JobOptions]) -> CheckedJob:
+    async def check(self, operator: str | None = None, **options: Unpack[JobOptions]) -> CheckedJob:
         """Check a job over the files of `source` as `submit` does, without submitting it.
 
         Args:

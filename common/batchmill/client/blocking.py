@@ -64,11 +64,11 @@ class Client:
         self._finalizer()
 
     @with_job_options
-    def submit(self, operator: str, rows: Any = None, **options: Unpack[JobOptions]) -> Job:
+    def submit(self, operator: str | None = None, rows: Any = None, **options: Unpack[JobOptions]) -> Job:
         """Submit a job over `rows` or over the files of `source`: exactly one of them.
 
         Args:
-            operator: Name of an operator that the service's workers have loaded.
+            operator: Name of an operator that the service's workers have loaded; None with `stages`.
             rows: Dicts, an Arrow table, or an iterable of either, of any length. It is read in this thread and uploaded
                 in parts. If it raises, nothing is submitted and its error is passed on.
 
@@ -95,7 +95,7 @@ class Client:
             raise
 
     @with_job_options
-    def check(self, operator: str, **options: Unpack[JobOptions]) -> CheckedJob:
+    def check(self, operator: str | None = None, **options: Unpack[JobOptions]) -> CheckedJob:
         """Check a job over the files of `source` as `submit` does, without submitting it.
 
         Args:

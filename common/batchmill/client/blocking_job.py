@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from batchmill.client.display import as_html, describe, live_display, mimebundle
+from batchmill.client.job_stage import JobStage
 from batchmill.client.results import frames
 from batchmill.client.results.pages import dicts
 from batchmill.client.waiting import wait_until_ended
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from batchmill.client.blocking import Client
     from batchmill.client.job import AsyncJob
     from batchmill.client.loop import LoopThread
-    from batchmill.client.results.pages import ResultPage
+    from batchmill.client.results.pages import OnDamage, ResultPage
     from batchmill.jobs.dead_letters import DeadLetter
     from batchmill.jobs.job_log import LogEntry
     from batchmill.jobs.status import JobCost, JobStatus
@@ -123,13 +124,27 @@ class Job:
         """
         self._loop.run(self._async.delete())
 
-    def dead_letters(self) -> list[DeadLetter]:
-        """Read the failed rows of the job.
+    def stage(self, name: str) -> JobStage:
+        """Return a stage of the job.
+
+        Args:
+            name: The stage's name. Whether there is such a stage is found out when it is read.
 
         Returns:
-            One dead letter per failed row, in input order: its error, its attempts and the row itself.
+            The stage, to read what is known of it.
         """
-        return self._loop.run(self._async.dead_letters())
+        return JobStage(self._loop, self._async.stage(name))
+
+    def dead_letters(self, *, stage: str | None = None) -> list[DeadLetter]:
+        """Read the failed rows of the job.
+
+        Args:
+            stage: Only those that failed in the stage of this name. None: in all stages.
+
+        Returns:
+            One dead letter per failed row, stage by stage in input order: its error, its attempts and the row itself.
+        """
+        return self._loop.run(self._async.dead_letters(stage=stage))
 
     def dead_letter_counts(self) -> dict[str, int]:
         """Count the failed rows of the job.
@@ -143,6 +158,7 @@ class Job:
         self,
         indices: Collection[int] | None = None,
         *,
+        stage: str | None = None,
         error_type: str | None = None,
         edits: Mapping[int, Mapping[str, Any]] | None = None,
         idempotency_key: str | None = None,
@@ -150,7 +166,9 @@ class Job:
         """Run failed rows of this job, which has ended, again. Their results take their places in its results.
 
         Args:
-            indices: The rows, by index in the input. None: all failed rows.
+            indices: The rows, by index in the stage's input. None: all failed rows.
+            stage: The stage that they failed in; they continue through the stages after it. It may be left out where
+                rows failed in one stage only.
             error_type: Only rows that failed with this type of error.
             edits: By index, new values for columns of a row, set before it is run. Without `indices` and `error_type`,
                 only the edited rows are run.
@@ -163,8 +181,29 @@ class Job:
             Conflict: This job has not ended, or is a replay itself.
             InvalidRequest: A row is no dead letter, or an edit does not fit; the message names it.
         """
-        replay = self._async.replay(indices, error_type=error_type, edits=edits, idempotency_key=idempotency_key)
+        replay = self._async.replay(
+            indices, stage=stage, error_type=error_type, edits=edits, idempotency_key=idempotency_key
+        )
         return Job(self._client, self._loop, self._loop.run(replay))
+
+    def redo(self, shards: Collection[str] | None = None, *, idempotency_key: str | None = None) -> Job:
+        """Check the results of this job, which has ended, and compute those that are damaged or missing again.
+
+        Args:
+            shards: Check only these; a `DamagedData` error names its shard in `details`. None: all, which reads all
+                results.
+            idempotency_key: Asking again with the same key returns the existing job.
+
+        Returns:
+            The job that runs all rows of the damaged shards. When it has ended, the results are in place.
+
+        Raises:
+            Conflict: This job has not ended, or is a replay itself.
+            InvalidRequest: Nothing is damaged or missing.
+            InvalidSource: The source has changed since.
+        """
+        redo = self._async.redo(shards, idempotency_key=idempotency_key)
+        return Job(self._client, self._loop, self._loop.run(redo))
 
     def export_dead_letters(self, path: str | os.PathLike[str]) -> int:
         """Write the dead letters to a JSON Lines file, to be read by other tools or edited for a replay.
@@ -244,8 +283,12 @@ class Job:
         """
         yield from self._loop.iterate(self._async.follow_log(level))
 
-    def results(self) -> Iterator[dict[str, Any]]:
+    def results(self, *, on_damage: OnDamage | None = None) -> Iterator[dict[str, Any]]:
         """Read the results in input order, while the job runs or afterwards.
+
+        Args:
+            on_damage: Called with the error, `DamagedData` or `NotFound`, of each part that is damaged or missing; its
+                rows are left out then. None: the error is raised.
 
         Yields:
             One dict per result row. Those of a cancelled or expired job end with the last row that was kept.
@@ -253,7 +296,7 @@ class Job:
         Raises:
             JobFailed: The job failed; raised after the rows that it has.
         """
-        for table in self._loop.iterate(self._async.tables()):
+        for table in self._loop.iterate(self._async.tables(on_damage=on_damage)):
             for rows in dicts(table):
                 yield from rows
 
@@ -268,8 +311,12 @@ class Job:
         """
         yield from self._loop.iterate(self._async.batches())
 
-    def to_table(self) -> pa.Table:
+    def to_table(self, *, on_damage: OnDamage | None = None) -> pa.Table:
         """Wait for the job to end and return all results as one Arrow table.
+
+        Args:
+            on_damage: Called with the error, `DamagedData` or `NotFound`, of each part that is damaged or missing; its
+                rows are left out then. None: the error is raised.
 
         Returns:
             A `pyarrow.Table` in input order. Of a cancelled or expired job: the rows that were kept.
@@ -277,7 +324,7 @@ class Job:
         Raises:
             JobFailed: The job failed.
         """
-        return self._loop.run(self._async.to_table())
+        return self._loop.run(self._async.to_table(on_damage=on_damage))
 
     def to_pandas(self) -> pd.DataFrame:
         """Wait for the job to end and return all results as a pandas data frame, in input order.
@@ -305,11 +352,15 @@ class Job:
         frames.require("polars")
         return frames.to_polars(self.to_table())
 
-    def pages(self, content_type: Literal["arrow", "jsonl"]) -> Iterator[ResultPage]:
+    def pages(
+        self, content_type: Literal["arrow", "jsonl"], *, on_damage: OnDamage | None = None
+    ) -> Iterator[ResultPage]:
         """Read the results in the form in which the service sends them; otherwise like `results`.
 
         Args:
             content_type: `"arrow"` for Arrow streams, `"jsonl"` for JSON Lines.
+            on_damage: Called with the error, `DamagedData` or `NotFound`, of each part that is damaged or missing; its
+                rows are left out then. None: the error is raised.
 
         Yields:
             One page at a time, in input order.
@@ -317,4 +368,4 @@ class Job:
         Raises:
             JobFailed: The job failed; raised after the rows that it has.
         """
-        yield from self._loop.iterate(self._async.pages(content_type))
+        yield from self._loop.iterate(self._async.pages(content_type, on_damage=on_damage))

@@ -62,7 +62,7 @@ def _bar(stage: StageStatus, colour: str) -> str:
     share = 0.0 if stage.share is None else stage.share
     percent = "?" if stage.share is None else f"{share:.0%}"
     return (
-        f'<div style="display:flex;align-items:center;gap:.5em"><span>{escape(stage.operator)}</span>'
+        f'<div style="display:flex;align-items:center;gap:.5em"><span>{escape(stage.name)}</span>'
         '<div style="flex:1;background:rgba(128,128,128,.25);border-radius:3px">'
         f'<div style="width:{100 * share:.1f}%;height:.8em;background:{colour};border-radius:3px"></div></div>'
         f"<span>{percent}</span></div>"

@@ -13,6 +13,7 @@ import aiohttp
 from batchmill.client.connection.events import read_events
 from batchmill.client.connection.transport import Patience
 from batchmill.client.display import as_html, describe, live_display, mimebundle
+from batchmill.client.job_stage import AsyncJobStage
 from batchmill.client.outcome import raise_unless_completed
 from batchmill.client.results import frames
 from batchmill.client.results import pages as paging
@@ -20,6 +21,7 @@ from batchmill.client.results.failed_rows import (
     DeadLetterPage,
     dead_letter_pages,
     purge,
+    redo_request,
     replay_request,
     write_dead_letters,
 )
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from batchmill.client.connection.transport import Transport
+    from batchmill.client.results.pages import OnDamage
     from batchmill.jobs.dead_letters import DeadLetter
 
 LOG_INTERVAL_S = 1.0  # between two requests while a log is followed
@@ -204,8 +207,12 @@ class AsyncJob:
         query = {"level": str(level), "cursor": cursor}
         return self._transport.parse(LogPage, await self._transport.json("GET", f"{self._path}/log", query=query))
 
-    async def results(self) -> AsyncGenerator[dict[str, Any], None]:
+    async def results(self, *, on_damage: OnDamage | None = None) -> AsyncGenerator[dict[str, Any], None]:
         """Read the results in input order, while the job runs or afterwards.
+
+        Args:
+            on_damage: Called with the error, `DamagedData` or `NotFound`, of each part that is damaged or missing; its
+                rows are left out then. None: the error is raised.
 
         Yields:
             One dict per result row. Those of a cancelled or expired job end with the last row that was kept.
@@ -213,7 +220,7 @@ class AsyncJob:
         Raises:
             JobFailed: The job failed; raised after the rows that it has.
         """
-        async with aclosing(self.tables()) as tables:
+        async with aclosing(self.tables(on_damage=on_damage)) as tables:
             async for table in tables:
                 for rows in paging.dicts(table):
                     for row in rows:
@@ -234,8 +241,12 @@ class AsyncJob:
                 for batch in table.to_batches():
                     yield batch
 
-    async def to_table(self) -> pa.Table:
+    async def to_table(self, *, on_damage: OnDamage | None = None) -> pa.Table:
         """Wait for the job to end and return all results as one Arrow table.
+
+        Args:
+            on_damage: Called with the error, `DamagedData` or `NotFound`, of each part that is damaged or missing; its
+                rows are left out then. None: the error is raised.
 
         Returns:
             A `pyarrow.Table` in input order. Of a cancelled or expired job: the rows that were kept.
@@ -243,7 +254,7 @@ class AsyncJob:
         Raises:
             JobFailed: The job failed.
         """
-        async with aclosing(self.tables()) as tables:
+        async with aclosing(self.tables(on_damage=on_damage)) as tables:
             return paging.join([table async for table in tables])
 
     async def to_pandas(self) -> pd.DataFrame:
@@ -272,11 +283,15 @@ class AsyncJob:
         frames.require("polars")
         return frames.to_polars(await self.to_table())
 
-    async def pages(self, content_type: Literal["arrow", "jsonl"]) -> AsyncGenerator[paging.ResultPage, None]:
+    async def pages(
+        self, content_type: Literal["arrow", "jsonl"], *, on_damage: OnDamage | None = None
+    ) -> AsyncGenerator[paging.ResultPage, None]:
         """Read the results in the form in which the service sends them; otherwise like `results`.
 
         Args:
             content_type: `"arrow"` for Arrow streams, `"jsonl"` for JSON Lines.
+            on_damage: Called with the error, `DamagedData` or `NotFound`, of each part that is damaged or missing; its
+                rows are left out then. None: the error is raised.
 
         Yields:
             One page at a time, in input order.
@@ -286,7 +301,7 @@ class AsyncJob:
         """
         kind = paging.ARROW_STREAM if content_type == "arrow" else paging.JSON_LINES
         state: JobState | None = None
-        async with aclosing(paging.pages(self._transport, f"{self._path}/results", kind)) as all_pages:
+        async with aclosing(paging.pages(self._transport, f"{self._path}/results", kind, on_damage)) as all_pages:
             async for page in all_pages:
                 state = page.state
                 yield page
@@ -295,8 +310,12 @@ class AsyncJob:
             if status.state is JobState.FAILED:
                 raise_unless_completed(status)
 
-    async def tables(self) -> AsyncGenerator[pa.Table, None]:
+    async def tables(self, *, on_damage: OnDamage | None = None) -> AsyncGenerator[pa.Table, None]:
         """Read the results as Arrow tables, one per page, in input order; otherwise like `results`.
+
+        Args:
+            on_damage: Called with the error, `DamagedData` or `NotFound`, of each part that is damaged or missing; its
+                rows are left out then. None: the error is raised.
 
         Yields:
             One `pyarrow.Table` at a time.
@@ -304,18 +323,32 @@ class AsyncJob:
         Raises:
             JobFailed: The job failed; raised after the rows that it has.
         """
-        async with aclosing(self.pages("arrow")) as all_pages:
+        async with aclosing(self.pages("arrow", on_damage=on_damage)) as all_pages:
             async for page in all_pages:
                 if (table := page.table()).num_columns:
                     yield table
 
-    async def dead_letters(self) -> list[DeadLetter]:
-        """Read the failed rows of the job.
+    def stage(self, name: str) -> AsyncJobStage:
+        """Return a stage of the job.
+
+        Args:
+            name: The stage's name. Whether there is such a stage is found out when it is read.
 
         Returns:
-            One dead letter per failed row, in input order: its error, its attempts and the row itself.
+            The stage, to read what is known of it.
         """
-        return [letter async for page in self._dead_letter_pages() for letter in page.dead_letters]
+        return AsyncJobStage(self._transport, self, f"{self._path}/results", name)
+
+    async def dead_letters(self, *, stage: str | None = None) -> list[DeadLetter]:
+        """Read the failed rows of the job.
+
+        Args:
+            stage: Only those that failed in the stage of this name. None: in all stages.
+
+        Returns:
+            One dead letter per failed row, stage by stage in input order: its error, its attempts and the row itself.
+        """
+        return [letter async for page in self._dead_letter_pages(stage) for letter in page.dead_letters]
 
     async def dead_letter_counts(self) -> dict[str, int]:
         """Count the failed rows of the job.
@@ -330,6 +363,7 @@ class AsyncJob:
         self,
         indices: Collection[int] | None = None,
         *,
+        stage: str | None = None,
         error_type: str | None = None,
         edits: Mapping[int, Mapping[str, Any]] | None = None,
         idempotency_key: str | None = None,
@@ -337,7 +371,9 @@ class AsyncJob:
         """Run failed rows of this job, which has ended, again. Their results take their places in its results.
 
         Args:
-            indices: The rows, by index in the input. None: all failed rows.
+            indices: The rows, by index in the stage's input. None: all failed rows.
+            stage: The stage that they failed in; they continue through the stages after it. It may be left out where
+                rows failed in one stage only.
             error_type: Only rows that failed with this type of error.
             edits: By index, new values for columns of a row, set before it is run. Without `indices` and `error_type`,
                 only the edited rows are run.
@@ -350,8 +386,29 @@ class AsyncJob:
             Conflict: This job has not ended, or is a replay itself.
             InvalidRequest: A row is no dead letter, or an edit does not fit; the message names it.
         """
-        request = replay_request(indices, error_type, edits, idempotency_key)
+        request = replay_request(indices, stage, error_type, edits, idempotency_key)
         answer = await self._transport.json("POST", f"{self._path}/replay", body=request)
+        status = self._transport.parse(JobStatus, answer)
+        return AsyncJob(self._transport, status.id, status)
+
+    async def redo(self, shards: Collection[str] | None = None, *, idempotency_key: str | None = None) -> AsyncJob:
+        """Check the results of this job, which has ended, and compute those that are damaged or missing again.
+
+        Args:
+            shards: Check only these; a `DamagedData` error names its shard in `details`. None: all, which reads all
+                results.
+            idempotency_key: Asking again with the same key returns the existing job.
+
+        Returns:
+            The job that runs all rows of the damaged shards. When it has ended, the results are in place.
+
+        Raises:
+            Conflict: This job has not ended, or is a replay itself.
+            InvalidRequest: Nothing is damaged or missing.
+            InvalidSource: The source has changed since.
+        """
+        request = redo_request(shards, idempotency_key)
+        answer = await self._transport.json("POST", f"{self._path}/redo", body=request)
         status = self._transport.parse(JobStatus, answer)
         return AsyncJob(self._transport, status.id, status)
 
@@ -384,8 +441,8 @@ class AsyncJob:
         """
         return await purge(self._transport, f"{self._path}/dead-letters", indices, error_type)
 
-    def _dead_letter_pages(self) -> AsyncGenerator[DeadLetterPage, None]:
-        return dead_letter_pages(self._transport, f"{self._path}/dead-letters")
+    def _dead_letter_pages(self, stage: str | None = None) -> AsyncGenerator[DeadLetterPage, None]:
+        return dead_letter_pages(self._transport, f"{self._path}/dead-letters", stage)
 
     async def _stream(self) -> AsyncGenerator[JobStatus, None]:
         async with aclosing(read_events(self._transport, f"{self._path}/events")) as events:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
     from datetime import datetime, timedelta
 
+    from batchmill.client.submitting.stage import Stage
     from batchmill.jobs.job import BatchPolicy, RetryPolicy
 
 F = TypeVar("F", bound="Callable[..., Any]")
@@ -25,6 +26,8 @@ class JobOptions(TypedDict, total=False):
         source: A file, folder or glob, several of them, or `{"path": …, "format": …, …}` with the fields of
             `FileSource`. The service reads them; relative paths start at the current folder.
         params: The operator's parameters.
+        stages: Instead of an operator: the stages that the rows pass through, as `Stage` or as dicts with the fields of
+            `StageForm`.
         output: A folder for the results, or `{"path": …, "format": "parquet" | "jsonl"}`, also with
             `max_rows_per_file` or `target_file_bytes`. None: the service keeps the results.
         carry: Input columns to pass through to the results. None: all columns.
@@ -46,6 +49,7 @@ class JobOptions(TypedDict, total=False):
 
     source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Mapping[str, Any] | None
     params: Mapping[str, Any] | None
+    stages: Sequence[Stage | Mapping[str, Any]] | None
     output: str | os.PathLike[str] | Mapping[str, Any] | None
     carry: Sequence[str] | None
     name: str | None

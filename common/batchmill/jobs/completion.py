@@ -23,13 +23,15 @@ class Completion:
     dead_by_type: tuple[tuple[str, int], ...] = ()  # failed rows by error type
     results: int | None = None  # of an operator that expands: the number of results of `rows`; None: the same number
     rows_cached: int = 0  # of `rows`, those that were not computed
+    rows_filtered: int = 0  # of `rows`, those without a result
+    roots_dead: int | None = None  # rows of the job's source that the failed rows are from; None: as many
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLimit:
-    """The largest number of failed rows of a job, and the error that stops the job beyond it."""
+    """The largest number of rows of a job's source with a failed row, and the error that stops the job beyond it."""
 
-    most: float  # below 1: that share of the job's rows
+    most: float  # below 1: that share of the rows of its source
     error: JobError
 
     @classmethod

@@ -27,6 +27,9 @@ class DeadLetter(Frozen):
     """The stage of the job in which the row failed, from 0."""
     index: int
     """Its index in the stage's input, from 0."""
+    path: tuple[int, ...] = ()
+    """In a job of several stages: the index of its row in the job's source, then its number among the results of one
+    row at each expanding stage before."""
     row: dict[str, Any]
     """The input row as JSON values: bytes as base64, times as ISO 8601, non-finite floats as null."""
     operator: str

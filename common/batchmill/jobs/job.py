@@ -6,7 +6,7 @@ import secrets
 import time
 from enum import StrEnum
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -14,8 +14,12 @@ MAX_INLINE_BYTES = 64 * 1024
 """Rows of at most this many bytes (as an Arrow stream) are stored in the ledger; more in the blob store."""
 
 MAX_PARAMS_BYTES = 64 * 1024
-MAX_STAGES = 1
-"""The most stages of a job. Everything but this number is made for several."""
+MAX_STAGES = 16
+"""The most stages of a job."""
+
+MIN_BUFFER_BYTES = 1024 * 1024
+DEFAULT_BUFFER_BYTES = 256 * 1024 * 1024
+"""How many bytes of results a stage may have stored that the next stage has not settled."""
 
 DEFAULT_POOL = "default"
 DEFAULT_TENANT = "default"
@@ -127,6 +131,7 @@ class FileSource(Frozen):
     max_file_bytes: int = Field(default=MAX_FILE_BYTES, ge=1, le=2**31 - 1)  # of `binary`: a larger file is a bad row
     limit: int | None = Field(default=None, ge=1)  # read only the first rows, of the sample if there is one
     sample: SampleSize | None = None  # read only a random choice of the rows: a share of them, or a number
+    table_version: int | None = Field(default=None, ge=0, lt=2**63)  # of a table; None: the newest
     seed: int = Field(default=0, ge=0, lt=2**63)  # of the sample: the same one gives the same rows
 
 
@@ -136,6 +141,7 @@ class UploadSource(Frozen):
     upload: str
     parts: int = Field(ge=0)
     failed_before: bool = False  # of a replay: the rows are at fault, not the operator, if they all fail again
+    lineage: bool = False  # of a replay in a chain: the rows have the columns that say where they are from
 
 
 MIN_ROWS_PER_FILE = 1000
@@ -239,16 +245,56 @@ class _JobFields(Frozen):
     budget: float | None = Field(default=None, ge=1e-6, le=1e6)  # in the service's currency; cost reaches it: paused
 
 
-class StageSpec(_OperatorFields):
+class _BetweenStages(Frozen):
+    """What becomes of the results of a stage that is not the last. Of the last stage it means nothing."""
+
+    keep: bool = False  # whether they stay until the job is deleted, instead of until the next stage has settled them
+    buffer_bytes: int = Field(default=DEFAULT_BUFFER_BYTES, ge=MIN_BUFFER_BYTES, le=2**50)  # that may wait for it
+
+
+class StageSpec(_OperatorFields, _BetweenStages):
     """What one stage of a job is to do."""
 
     name: Name | None = None  # None: it is called after its operator
+
+    @property
+    def title(self) -> str:
+        """Its name, for people."""
+        return self.name or self.operator
+
+
+class StageForm(_BetweenStages):
+    """A stage as users write it: what is None is as the job says."""
+
+    operator: Name
+    name: Name | None = None
+    params: dict[str, Any] = {}
+    carry: list[str] | None = None
+    on_null: OnNull | None = None
+    pool: Annotated[str, Field(pattern=POOL_PATTERN)] | None = None
+    retry: RetryPolicy | None = None
+    batch: BatchPolicy | None = None
+    cache: bool | None = None
 
 
 class JobSpec(_JobFields):
     """What a job is to do. Validated completely before anything is stored; never changed afterwards."""
 
     stages: Annotated[tuple[StageSpec, ...], Field(min_length=1, max_length=MAX_STAGES)]  # in the order of the rows
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether rows pass through several stages."""
+        return len(self.stages) > 1
+
+    @property
+    def has_lineage(self) -> bool:
+        """Whether its results say which row of a source each is from, through all stages."""
+        return self.is_chain or self.reads_lineage(0)
+
+    def reads_lineage(self, stage: int) -> bool:
+        """Whether the input of a stage says so."""
+        return stage > 0 or (isinstance(self.source, UploadSource) and self.source.lineage)
 
     @property
     def first(self) -> StageSpec:
@@ -261,20 +307,54 @@ class JobSpec(_JobFields):
         return self.stages[-1]
 
 
+_OF_ONE_STAGE = ("operator", "params", "carry")
+_SHARED = ("on_null", "pool", "retry", "batch", "cache")
+"""Fields of a job that hold for each of its stages, unless the stage says otherwise."""
+
+
 class JobForm(_OperatorFields, _JobFields):
-    """A job of one operator, as users write it: a chain of one."""
+    """A job as users write it: of one operator, which is a chain of one stage, or of several stages."""
+
+    operator: Name | None = None  # type: ignore[assignment]  # of several stages each has its own
+    stages: Annotated[list[StageForm], Field(min_length=1, max_length=MAX_STAGES)] | None = None
+
+    @model_validator(mode="after")
+    def _has_operators(self) -> Self:
+        if (self.operator is None) == (self.stages is None):
+            raise ValueError("expected either an operator or stages")
+        if self.stages is None:
+            return self
+        if self.params or self.carry is not None:
+            raise ValueError("params and carry are those of a stage: give them there")
+        names = [stage.name or stage.operator for stage in self.stages]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"two stages are called {twice!r}: give each a name of its own")
+        return self
 
     def spec(self) -> JobSpec:
         """Return the spec that this form describes."""
-        stage = StageSpec(**{name: getattr(self, name) for name in _OperatorFields.model_fields})
-        return JobSpec(stages=(stage,), **{name: getattr(self, name) for name in _JobFields.model_fields})
+        return JobSpec(stages=self._stages(), **{name: getattr(self, name) for name in _JobFields.model_fields})
+
+    def _stages(self) -> tuple[StageSpec, ...]:
+        shared = {name: getattr(self, name) for name in _SHARED}
+        if self.stages is None:
+            return (StageSpec(**{name: getattr(self, name) for name in _OF_ONE_STAGE}, **shared),)
+        own = (
+            {name: getattr(stage, name) for name in StageForm.model_fields if getattr(stage, name) is not None}
+            for stage in self.stages
+        )
+        return tuple(StageSpec(**(shared | fields)) for fields in own)
 
     @classmethod
     def of(cls, spec: JobSpec) -> JobForm:
-        """Write the spec of a job of one stage as a form."""
+        """Write a spec as a form."""
+        fields = {name: getattr(spec, name) for name in _JobFields.model_fields}
+        if spec.is_chain:
+            stages = [StageForm(**{name: getattr(one, name) for name in StageForm.model_fields}) for one in spec.stages]
+            return cls(stages=stages, **fields)
         (stage,) = spec.stages
-        fields = {name: getattr(stage, name) for name in _OperatorFields.model_fields}
-        return cls(**fields, **{name: getattr(spec, name) for name in _JobFields.model_fields})
+        return cls(**{name: getattr(stage, name) for name in _OperatorFields.model_fields}, **fields)
 
 
 class JobRequest(JobForm):

@@ -69,13 +69,13 @@ SHARD_MOVES: dict[ShardState, frozenset[ShardState]] = {
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """A stretch of one file of a source.
+    """A stretch of one file of a source, or of one part of the stage before.
 
     `start` and `stop` are row numbers in Parquet and Arrow files and byte offsets in line formats; `rows` is how
     many rows are between them. `line` is the 1-based line of the first row, 0 where a format has no lines.
     `staged` is the blob that holds the stretch when the file itself cannot be cut (compressed text): then `start`
     and `stop` are byte offsets in that blob. `row` is the number of the first row in the source, where only a sample
-    of the rows is read.
+    of the rows is read. `part` is the part of the stage before that has the rows, see `part_of`.
     """
 
     file: int
@@ -85,10 +85,14 @@ class Slice:
     line: int = 0
     staged: str = ""
     row: int = 0
+    part: str = ""
 
     def fields(self) -> list[int | str]:
         """Its values, to be stored as JSON; `Slice(*fields)` is the slice again."""
-        values: list[int | str] = [self.file, self.start, self.stop, self.rows, self.line, self.staged, self.row]
+        values: list[int | str] = [
+            *(self.file, self.start, self.stop, self.rows, self.line),
+            *(self.staged, self.row, self.part),
+        ]
         while len(values) > _FIELDS_ALWAYS and not values[-1]:
             values.pop()
         return values
@@ -171,6 +175,17 @@ class ShardRef:
         text = key.decode() if isinstance(key, bytes) else key
         job_id, stage, shard_id, token = text.split("|")
         return cls(job_id, int(stage), parse_shard_id(shard_id), int(token))
+
+
+def part_of(shard_id: ShardId, token: int) -> str:
+    """Name the results of a committed attempt in a slice: "17.1-a2"."""
+    return f"{format_shard_id(shard_id)}-a{token}"
+
+
+def parse_part(part: str) -> tuple[ShardId, int]:
+    """The inverse of `part_of`. Raises `ValueError` for anything else."""
+    shard, _, token = part.rpartition("-a")
+    return parse_shard_id(shard), int(token)
 
 
 def checkpoint_folder(job_id: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from batchmill.errors import InvalidRequest, did_you_mean
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -22,6 +24,18 @@ def stages_of(spec: JobSpec) -> range:
 def last_stage(spec: JobSpec) -> int:
     """Return the number of the stage whose results are the job's."""
     return stages_of(spec)[-1]
+
+
+def stage_called(spec: JobSpec, name: str) -> int:
+    """Return the number of the stage of that name. Raises `InvalidRequest`."""
+    titles = [stage.title for stage in spec.stages]
+    if name in titles:
+        return titles.index(name)
+    raise InvalidRequest(
+        f"the job has no stage {name!r}; its stages are: {', '.join(titles)}.",
+        hint=did_you_mean(name, titles),
+        field="stage",
+    )
 
 
 def carried_through(spec: JobSpec, columns: Sequence[str]) -> list[str]:

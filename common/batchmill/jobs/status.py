@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from pydantic import ConfigDict, RootModel
+
 from batchmill.jobs.job import DEFAULT_POOL, DEFAULT_TENANT, Frozen, JobError, JobForm, JobState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class CostParts(Frozen):
@@ -47,13 +54,43 @@ class JobCost(Cost):
 class StageStatus(Frozen):
     """How far a stage of a job is."""
 
+    name: str = ""  # as it was called, or its operator
     operator: str
+    pool: str = DEFAULT_POOL
     rows_total: int | None = None  # that it will be given; None until it is known
     rows_done: int = 0
     rows_dead: int = 0
+    rows_filtered: int = 0  # of those done, without a result
+    rows_cached: int = 0  # of those done, not computed
+    results: int | None = None  # that it has made for the next stage; None: it is the last
     share: float | None = None  # of its rows that are done or dead, 0 to 1; None until the total is known
     shards_done: int = 0
     shards_running: int = 0
+    buffered_bytes: int = 0  # of its results, what waits for the next stage
+    buffer_bytes: int | None = None  # the most that may wait; None: it is the last
+
+
+class StageStatuses(RootModel[list[StageStatus]]):
+    """The stages of a job in the order in which rows pass through them: a list that also takes names."""
+
+    model_config = ConfigDict(frozen=True)
+
+    root: list[StageStatus] = []
+
+    def __getitem__(self, key: int | str) -> StageStatus:
+        """Return a stage by its place or its name. Raises `IndexError` or `KeyError`."""
+        if isinstance(key, int):
+            return self.root[key]
+        found = next((stage for stage in self.root if stage.name == key), None)
+        if found is None:
+            raise KeyError(f"the job has no stage {key!r}; its stages are: {', '.join(one.name for one in self.root)}")
+        return found
+
+    def __len__(self) -> int:
+        return len(self.root)
+
+    def __iter__(self) -> Iterator[StageStatus]:  # type: ignore[override]  # a model's gives its fields
+        return iter(self.root)
 
 
 class JobStatus(Frozen):
@@ -97,8 +134,8 @@ class JobStatus(Frozen):
     """Shards that are done."""
     shards_running: int = 0
     """Shards that workers have claimed."""
-    stages: list[StageStatus] = []
-    """The same figures by stage, in the order in which rows pass through them."""
+    stages: StageStatuses = StageStatuses()
+    """The same figures by stage, in the order in which rows pass through them; by name, too: `stages["embed"]`."""
     created_at: float
     """When it was accepted."""
     started_at: float | None = None

@@ -10,8 +10,6 @@ from batchmill.errors import ServiceUnavailable
 from batchmill.jobs.job_log import LogCursor, LogEntry, LogEvent, LogLevel
 from batchmill.jobs.shard import format_shard_id
 from batchmill.jobs.stages import FIRST_STAGE
-from batchmill.ledger.formats.unreadable import UnreadableJob
-from batchmill.ledger.jobs import no_such_job, queue_record, take_record
 from batchmill.ledger.scripting import calls
 from batchmill.ledger.scripting.connection import redis_errors
 
@@ -20,6 +18,7 @@ if TYPE_CHECKING:
 
     from batchmill.jobs.shard import ShardRef
     from batchmill.ledger.formats.record import JobRecord
+    from batchmill.ledger.jobs import JobLedger
     from batchmill.ledger.scripting.connection import Store
 
 log = logging.getLogger(__name__)
@@ -30,7 +29,7 @@ MAX_TRACEBACK_CHARS = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What the ledger has of a job's log at one moment.
+    """What the ledger has of a job's log at one moment, and the job's record, as it was shortly before.
 
     now_ms: that moment; entries of this very millisecond may still be joined by others.
     """
@@ -45,8 +44,9 @@ class Kept:
 class JobLogLedger:
     """Writes and reads what happened to jobs."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, jobs: JobLedger) -> None:
         self._store = store
+        self._jobs = jobs
         self._keys = store.keys
 
     def note(
@@ -75,18 +75,13 @@ class JobLogLedger:
             log.warning("the log of job %s misses an entry (%s): %s", job_id, message, error)
 
     def read(self, job_id: str) -> Kept:
-        """All that is kept, with the job's record of the same moment. Raises `NotFound`."""
+        """All that is kept, with the job's record of about the same moment. Raises `NotFound` or `UnreadableRecord`."""
+        record = self._jobs.read(job_id)
         with redis_errors(), self._store.redis.pipeline(transaction=True) as pipe:
             pipe.xrange(self._keys.job_log(job_id))
             pipe.hget(self._keys.job(job_id), "noted")
             pipe.time()
-            queue_record(pipe, self._keys, job_id)
-            entries, noted, (seconds, micros), *hashes = pipe.execute()
-        record = take_record(job_id, iter(hashes))
-        if record is None:
-            raise no_such_job(job_id)
-        if isinstance(record, UnreadableJob):
-            raise record.error()
+            entries, noted, (seconds, micros) = pipe.execute()
         return Kept(
             record=record,
             entries=list(_entries(entries)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Literal, assert_never
+from typing import TYPE_CHECKING, Literal, assert_never
 
 from redis.retry import Retry
 
@@ -24,10 +24,9 @@ from batchmill.ledger.scripting.connection import RedisBackoff, redis_errors
 from batchmill.ledger.submission import ends_at_commit, is_new, new_stages, upload_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from batchmill.jobs.job import JobError
-    from batchmill.ledger.formats.keys import Keys
     from batchmill.ledger.formats.record import StageKey, StageRecord
     from batchmill.ledger.scripting.connection import Store
     from batchmill.ledger.submission import Submission
@@ -128,16 +127,30 @@ class JobLedger:
         return [one for one in found if isinstance(one, JobRecord)], unreadable
 
     def find_many(self, job_ids: Sequence[str]) -> list[JobRecord | UnreadableJob]:
-        """The records of those of the jobs that exist, each of one moment, in one round trip."""
-        with redis_errors(), self._store.redis.pipeline(transaction=True) as pipe:
-            for job_id in job_ids:
-                queue_record(pipe, self._keys, job_id)
-            hashes = iter(pipe.execute())
-        records = (take_record(job_id, hashes) for job_id in job_ids)
+        """The records of those of the jobs that exist, each of one moment.
+
+        In one round trip, and another one for those of several stages.
+        """
+        found = self._hashes(dict.fromkeys(job_ids, 1))
+        chains = {job_id: count for job_id, hashes in found.items() if (count := _stage_count(hashes[0])) > 1}
+        found |= self._hashes(chains)
+        records = (_record(job_id, found[job_id]) for job_id in job_ids)
         return [record for record in records if record is not None]
 
+    def _hashes(self, stages: Mapping[str, int]) -> dict[str, list[dict[bytes, bytes]]]:
+        """The hash of each job, and those of as many of its stages, all of one moment."""
+        if not stages:
+            return {}
+        with redis_errors(), self._store.redis.pipeline(transaction=True) as pipe:
+            for job_id, count in stages.items():
+                pipe.hgetall(self._keys.job(job_id))
+                for stage in range(count):
+                    pipe.hgetall(self._keys.stage(job_id, stage))
+            replies = iter(pipe.execute())
+        return {job_id: [next(replies) for _ in range(1 + count)] for job_id, count in stages.items()}
+
     def read_stages(self, keys: Iterable[StageKey]) -> list[JobStage]:
-        """Those of the stages whose jobs exist and can be read, in their order, in one round trip."""
+        """Those of the stages whose jobs exist and can be read, in their order; in as many trips as `find_many`."""
         wanted = list(dict.fromkeys(keys))
         jobs = {record.id: record for record in self.read_many(list(dict.fromkeys(job_id for job_id, _ in wanted)))}
         return [JobStage(jobs[job_id], jobs[job_id].stages[stage]) for job_id, stage in wanted if job_id in jobs]
@@ -289,17 +302,13 @@ class JobLedger:
         return {kind.decode(): int(count) for kind, count in counts.items()}
 
 
-def queue_record(pipe: Any, keys: Keys, job_id: str) -> None:
-    """Add to a pipeline what `take_record` reads."""
-    pipe.hgetall(keys.job(job_id))
-    for stage in range(MAX_STAGES):
-        pipe.hgetall(keys.stage(job_id, stage))
+def _stage_count(job: Mapping[bytes, bytes]) -> int:
+    return min(int(job.get(b"stage_count", b"1")), MAX_STAGES)
 
 
-def take_record(job_id: str, replies: Iterator[dict[bytes, bytes]]) -> JobRecord | UnreadableJob | None:
-    """Take a job's record from the replies of a pipeline; None when there is no such job."""
-    job = next(replies)
-    stages = [next(replies) for _ in range(MAX_STAGES)]
+def _record(job_id: str, hashes: Sequence[dict[bytes, bytes]]) -> JobRecord | UnreadableJob | None:
+    """Read a job's record from the hashes of the job and of its stages; None when there is no such job."""
+    job, *stages = hashes
     if not job:
         return None
     try:

@@ -56,7 +56,7 @@ class Ledger:
         self.retention = RetentionLedger(self._store)
         self.identity = IdentityLedger(self._store)
         self.profiles = ProfileLedger(self._store)
-        self.log = JobLogLedger(self._store)
+        self.log = JobLogLedger(self._store, self.jobs)
         self.overview = OverviewLedger(self._store)
         self.survey = SurveyLedger(self._store)
         self.row_cache = RowCacheLedger(self._store)

@@ -12,6 +12,8 @@ from batchmill.ledger.scripting.connection import redis_errors
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from batchmill.ledger.formats.encodings import FreedParts
+    from batchmill.ledger.formats.record import StageRecord
     from batchmill.ledger.formats.settlement import Settled, SplitUp
     from batchmill.ledger.scripting.connection import Store
 
@@ -43,6 +45,45 @@ class ResultLedger:
         with redis_errors():
             found: list[bytes | None] = self._store.redis.hmget(self._keys.inline_results(job_id, stage), names)
         return found
+
+    def free_parts(
+        self, job_id: str, stage: StageRecord, after: FreedParts, parts: Sequence[Settled], freed_at: int, epoch: int
+    ) -> bool:
+        """Note that the next stage has settled these parts of a stage, as the leader; False when it was noted already.
+
+        after: how far the stage is freed with them. freed_at: settled shards of the next stage, as they were read.
+        """
+        answer = calls.free_parts(
+            self._store,
+            epoch=epoch,
+            job_id=job_id,
+            stage=stage.number,
+            before=stage.freed,
+            after=after.write(),
+            nbytes=sum(part.nbytes for part in parts),
+            freed_at=freed_at,
+            keep=stage.spec.keep,
+            parts=[part.shard_id for part in parts],
+        )
+        return answer is calls.FreePartsAnswer.OK
+
+    def adopt_shard(
+        self, job_id: str, stage: StageRecord, replay_id: str, adopted: Settled, dead: Mapping[str, int], epoch: int
+    ) -> calls.AdoptShardAnswer:
+        """Add what a replay has settled in a stage as a shard of its own, as the leader; once for each replay."""
+        return calls.adopt_shard(
+            self._store,
+            stage=stage.number,
+            epoch=epoch,
+            job_id=job_id,
+            replay_id=replay_id,
+            shard_id=adopted.shard_id,
+            shards_planned=stage.shards_planned,
+            rows=adopted.rows,
+            rows_dead=adopted.rows_dead,
+            entry=write_settled(adopted),
+            dead_by_type=[calls.AdoptedDeadRows(kind, rows) for kind, rows in dead.items()],
+        )
 
     def replace_part(
         self, job_id: str, before: Settled, after: Settled, dead_by_type: Mapping[str, int], epoch: int

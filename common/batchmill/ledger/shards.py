@@ -15,6 +15,7 @@ from batchmill.jobs.cost import Parts
 from batchmill.jobs.job import MAX_INLINE_BYTES, JobError, JobSpec
 from batchmill.jobs.retry import LOSSES_BEFORE_SPLIT
 from batchmill.jobs.shard import Shard, ShardId, ShardRef, ShardState, format_shard_id, parse_shard_id
+from batchmill.jobs.stages import FIRST_STAGE
 from batchmill.ledger.formats.documents import write_error
 from batchmill.ledger.formats.encodings import parse_settled, worker_of
 from batchmill.ledger.formats.settlement import Settled
@@ -76,6 +77,7 @@ class ShardLedger:
             cursor=stage.cursor,
             next_cursor=step.cursor,
             at_end=step.at_end,
+            was_counted=stage.number == FIRST_STAGE,
             rows_total=total.rows if total else None,
             rows_exact=total is not None and total.exact,
             shards=[
@@ -238,6 +240,8 @@ class ShardLedger:
             too_many_dead=write_error(limit.error) if limit else None,
             results=completion.results,
             rows_cached=completion.rows_cached,
+            rows_filtered=completion.rows_filtered,
+            roots_dead=completion.rows_dead if completion.roots_dead is None else completion.roots_dead,
             used=used,
             dead_by_type=[calls.DeadRowsCount(kind, rows) for kind, rows in completion.dead_by_type],
         )

@@ -11,7 +11,7 @@ from batchmill.errors import Conflict, InvalidSource, Overloaded, ServiceUnavail
 from batchmill.jobs.cost import write_pool_operator
 from batchmill.jobs.job import DEFAULT_TENANT, UploadSource
 from batchmill.jobs.shard import ShardId
-from batchmill.jobs.stages import FIRST_STAGE
+from batchmill.jobs.stages import FIRST_STAGE, last_stage
 from batchmill.ledger.formats.schema import other_schema
 from batchmill.ledger.scripting import calls
 
@@ -57,6 +57,7 @@ def new_stages(submission: Submission) -> list[calls.NewStage]:
             worked_for=write_pool_operator(stage.pool, stage.operator),
             turn=_turn(submission, number),
             rows_total=submission.rows_total if number == FIRST_STAGE else None,
+            buffer_bytes=None if number == last_stage(spec) else stage.buffer_bytes,
             shard_id=ShardId((0,)),
             plan=plan.shard.plan() if plan else None,
             nbytes=plan.nbytes if plan else None,
@@ -71,7 +72,7 @@ def ends_at_commit(submission: Submission) -> bool:
     """Whether nothing is left to be closed or deleted when all shards of the job are settled."""
     spec = submission.spec
     is_closed_by_itself = spec.output is None and submission.replay_of is None
-    return is_closed_by_itself and submission.plan is not None and len(spec.stages) == 1
+    return is_closed_by_itself and submission.plan is not None and not spec.is_chain
 
 
 def _turn(submission: Submission, number: int) -> str:

@@ -44,9 +44,6 @@ Of an operator that `expands`, each row makes any number of results: in `rows` f
 BatchSize = int | Literal["auto"] | None
 """Rows per batch; "auto": the controller decides, in units of cost; None: the complete shard is one batch."""
 
-SOURCE_ROW = "source_row"
-"""The first column of what an operator that `expands` makes: the index, in the job's input, of the row it is from."""
-
 
 class OperatorKind(StrEnum):
     """What an operator takes, which decides how a worker runs it."""
@@ -151,6 +148,8 @@ class OperatorDefinition:
     make: Callable[..., Operator]  # called with the parameters as keywords
     params: type[BaseModel]
     columns: tuple[str, ...] = ()  # input columns every row must have; "{param}" names the value of a parameter
+    makes: tuple[str, ...] | None = None  # columns that results can have besides those of the input; None: unknown
+    consumes: tuple[str, ...] = ()  # input columns that results have only if the job carries them; as `columns`
     batch_format: BatchFormat = "rows"
     batch_size: BatchSize = "auto"
     padded: bool = False  # whether rows are padded: a batch then costs its largest row times its rows
@@ -180,6 +179,13 @@ class OperatorDefinition:
         values = self.validate(params).model_dump()
         return [column.format_map(values) for column in self.columns]
 
+    def consumed_columns(self, params: Mapping[str, Any]) -> list[str]:
+        """Return the input columns that results have only if the job carries them. Raises as `validate` does."""
+        if not self.consumes:
+            return []
+        values = self.validate(params).model_dump()
+        return [column.format_map(values) for column in self.consumes]
+
     def canonical(self, params: Mapping[str, Any]) -> str:
         """Return the parameters as JSON, equal for equal parameters: defaults filled in, names sorted."""
         return json.dumps(self.validate(params).model_dump(mode="json"), sort_keys=True)
@@ -196,6 +202,8 @@ class OperatorDefinition:
             summary=self.summary,
             params_schema=self.params.model_json_schema(),
             columns=list(self.columns),
+            makes=None if self.makes is None else list(self.makes),
+            consumes=list(self.consumes),
             batch_format=self.batch_format,
             expands=self.expands,
             version=self.version,
@@ -205,12 +213,14 @@ class OperatorDefinition:
 
 
 class OperatorInfo(BaseModel):
-    """The description of an operator for other processes: name, parameters as JSON Schema, required columns."""
+    """The description of an operator for other processes: name, parameters as JSON Schema, columns."""
 
     name: str
     summary: str = ""
     params_schema: dict[str, Any]
     columns: list[str] = []
+    makes: list[str] | None = None
+    consumes: list[str] = []
     batch_format: BatchFormat = "rows"
     expands: bool = False
     version: str = "1"

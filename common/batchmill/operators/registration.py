@@ -52,6 +52,8 @@ def operator(
     name: str,
     *,
     columns: Iterable[str] = (),
+    makes: Iterable[str] | None = None,
+    consumes: Iterable[str] = (),
     batch_format: BatchFormat = "rows",
     batch_size: BatchSize = "auto",
     padded: bool = False,
@@ -68,6 +70,10 @@ def operator(
         name: Up to 64 letters, digits, `_`, `-` and `.`; no part starts with a digit.
         columns: Input columns that every row must have; a job without them is refused. `"{column}"` is replaced by the
             value of the parameter `column`.
+        makes: The columns that results can have besides those of the input; one that has another is an error of the
+            operator. None: unknown.
+        consumes: Input columns that are not passed through unless the job's `carry` names them, such as those with
+            files; written as in `columns`.
         batch_format: How a batch is given to the operator and returned by it: `"rows"`, lists of dicts; `"arrow"`,
             `pyarrow.Table`s; `"numpy"`, dicts of arrays by column name.
         batch_size: Rows per batch. `"auto"` measures which size suits the device, in units of `cost`; None gives a
@@ -96,7 +102,9 @@ def operator(
                 name=name,
                 make=_factory(code),
                 params=params,
-                columns=_checked_columns(name, columns, params),
+                columns=_checked_columns(name, "columns", columns, params),
+                makes=None if makes is None else _checked_names(name, "makes", makes),
+                consumes=_checked_columns(name, "consumes", consumes, params),
                 batch_format=_checked_format(name, batch_format),
                 batch_size=_checked_size(name, batch_size),
                 padded=padded,
@@ -175,18 +183,22 @@ def _checked_size(name: str, batch_size: Any) -> BatchSize:
     return typing.cast("BatchSize", batch_size)
 
 
-def _checked_columns(name: str, columns: Iterable[str], params: type[BaseModel]) -> tuple[str, ...]:
-    if isinstance(columns, str):
-        raise InvalidOperator(f"operator {name!r}: columns is the text {columns!r}, expected a list of names.")
-    checked = tuple(columns)
+def _checked_columns(name: str, option: str, columns: Iterable[str], params: type[BaseModel]) -> tuple[str, ...]:
+    checked = _checked_names(name, option, columns)
     for column in checked:
         parameter = column[1:-1] if column.startswith("{") and column.endswith("}") else None
         if parameter is not None and parameter not in params.model_fields:
             raise InvalidOperator(
-                f"operator {name!r}: columns has {column!r}, but there is no parameter {parameter!r}.",
+                f"operator {name!r}: {option} has {column!r}, but there is no parameter {parameter!r}.",
                 hint=did_you_mean(parameter, params.model_fields),
             )
     return checked
+
+
+def _checked_names(name: str, option: str, columns: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(columns, str):
+        raise InvalidOperator(f"operator {name!r}: {option} is the text {columns!r}, expected a list of names.")
+    return tuple(columns)
 
 
 def _same_code(one: Callable[..., Any], other: Callable[..., Any]) -> bool:

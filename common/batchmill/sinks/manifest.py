@@ -44,6 +44,7 @@ class InputFingerprint(Frozen):
     files: dict[str, str] = Field(default_factory=dict)  # by name, their size and time, if they are not too many
     operator_version: str = ""
     carry: tuple[str, ...] | None = None
+    table_version: int | None = None  # of a table of Delta Lake or Iceberg
     skips_nulls: bool = False  # whether rows without a required value have no result
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import pyarrow as pa
 
-from batchmill.errors import NotFound, StaleToken, StorageError
+from batchmill.errors import DamagedData, NotFound, StaleToken
 from batchmill.jobs.shard import format_shard_id, part_stem
 from batchmill.sinks.manifest import ManifestPart
 from batchmill.sinks.part_records import PartRecord
@@ -26,6 +26,7 @@ from batchmill.storage.seals import check
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from batchmill.errors import StorageError
     from batchmill.jobs.shard import ShardId
     from batchmill.sinks.output_folder import OutputFolder
     from batchmill.sinks.part_records import PartRecords
@@ -111,12 +112,12 @@ class PartFiles:
         """
         if self._schemas is not None:
             table = self._schemas.widen(table)
-        name, records = self.name_of(shard_id, token), self._records
+        name = self.name_of(shard_id, token)
 
         def fill(path: str) -> None:
             self._form.encode(path, table)
-            if records is not None:
-                records.put(name, PartRecord.of_file(path, table.schema))
+            if self._records is not None:
+                self.keep(name, PartRecord.of_file(path, table.schema))
 
         return self._store.put_file(name, fill)
 
@@ -165,6 +166,11 @@ class PartFiles:
         extra = (name for name in sorted(present - kept) if _PART_FILE.fullmatch(name))
         return PartFileDifference(tuple(sorted(expected - present)), tuple(extra))
 
+    def keep(self, name: str, record: PartRecord) -> None:
+        """Store what is known of a file, before it is in its place. Raises `StorageError`."""
+        if self._records is not None:
+            self._records.put(name, record)
+
     def record(self, name: str) -> PartRecord | None:
         """Read what is known of a file; None for one that an earlier version wrote. Raises `StorageError`."""
         return None if self._records is None else self._records.get(name)
@@ -186,10 +192,10 @@ class PartFiles:
         except (OSError, ValueError, pa.ArrowException) as error:
             raise self._unreadable(name, error) from error
 
-    def _unreadable(self, name: str, error: Exception) -> StorageError:
+    def _unreadable(self, name: str, error: Exception) -> DamagedData:
         place = self._store.location(name).uri
         cause = (str(error).splitlines() or [type(error).__name__])[0]
-        return StorageError(
+        return DamagedData(
             f"could not read {place}: {cause.rstrip('.')}.", hint="It was changed or damaged.", path=place
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self, assert_never
+from typing import TYPE_CHECKING, Protocol, Self, assert_never
 
 import pyarrow as pa
 
@@ -41,7 +41,12 @@ class InputSplit:
 
 @dataclass(frozen=True, slots=True)
 class NotYet:
-    """No split now, but the end is not reached: the input is still being written, or a short remainder is held back."""
+    """No split now, but the end is not reached: the input is still being written, or a short remainder is held back.
+
+    cursor: where the splitter is, if it has passed over input without rows; None: behind the last split.
+    """
+
+    cursor: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +121,24 @@ class RowsRead:
     bad: tuple[BadRow, ...] = ()  # by place
 
 
+class RowReader(Protocol):
+    """Reads rows that the planner has found."""
+
+    def read(self, slices: tuple[Slice, ...]) -> pa.Table:
+        """See `Source.read`."""
+
+    def read_with_faults(self, slices: tuple[Slice, ...]) -> RowsRead:
+        """See `Source.read_with_faults`."""
+
+    def origins(self, slices: Sequence[Slice], places: Sequence[int]) -> list[str]:
+        """See `Source.origins`."""
+
+
 class Source(ABC):
     """Rows that are stored somewhere. Reading is lazy: memory grows with a slice, never with the source."""
 
     schema: pa.Schema
+    stays_open: bool = True  # whether a splitter may be kept for later; else it knows what there was when it was opened
 
     @abstractmethod
     def count(self, cursor: str) -> RowCount:

@@ -136,7 +136,7 @@ class ColumnarSource(Source):
                 null_rows(self._file_schema, one.rows),
                 tuple(BadRow(place, entry.name, 0, "", reason) for place in range(one.rows)),
             )
-        return RowsRead(self._columns.add(found.table, entry.name), found.bad)
+        return RowsRead(self._columns.add(found.table, entry), found.bad)
 
     def origins(self, slices: Sequence[Slice], places: Sequence[int]) -> list[str]:
         """See `Source`."""

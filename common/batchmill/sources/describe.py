@@ -14,6 +14,7 @@ from batchmill.sources.counting import with_all_rows_counted
 from batchmill.sources.csv_format import check_dialect
 from batchmill.sources.describe_columnar import describe_columnar, read_part_footer
 from batchmill.sources.describe_files import each_of
+from batchmill.sources.describe_table import describe_table, find_table
 from batchmill.sources.describe_text import TextFiles
 from batchmill.sources.description import SourceDescription, SourceFile, encode_schema
 from batchmill.sources.listing import list_files
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batchmill.jobs.job import FileSource
-    from batchmill.sources.listing import Listing
     from batchmill.storage.blobs import BlobStore
     from batchmill.storage.locations import Locations
 
@@ -42,15 +42,26 @@ def describe(spec: FileSource, locations: Locations) -> SourceDescription:
     types_of(spec.types)
     if spec.csv is not None:
         check_dialect(spec.csv)
-    listing = list_files(spec, locations)
-    _check_options(spec, listing.format)
-    described = _describe(spec, listing, locations)
+    table = find_table(spec, locations)
+    if table is not None:
+        _check_options(spec, "parquet")
+        described = describe_table(spec, table, locations)
+    else:
+        described = _describe(spec, locations)
     if isinstance(spec.sample, int) and described.rows is None:
         described = with_all_rows_counted(described, locations)
     return described.model_copy(update={"limit": spec.limit, "sample": spec.sample, "seed": spec.seed})
 
 
-def _describe(spec: FileSource, listing: Listing, locations: Locations) -> SourceDescription:
+def _describe(spec: FileSource, locations: Locations) -> SourceDescription:
+    if spec.table_version is not None:
+        raise InvalidSource(
+            "table_version: the source is no table of Delta Lake or Iceberg.",
+            hint="Leave it out.",
+            field="table_version",
+        )
+    listing = list_files(spec, locations)
+    _check_options(spec, listing.format)
     places = [real_location(entry.location, locations) for entry in listing.entries]
     files = [
         SourceFile(name=entry.location.uri, size=entry.size, mtime_s=entry.mtime_s, codec=codec)

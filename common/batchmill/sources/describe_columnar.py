@@ -19,7 +19,7 @@ from batchmill.sources.parquet import INT96_UNIT, group_rows
 from batchmill.sources.schemas import SchemaConflictError, agree, plain, refuse_doubles, select, unite
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from batchmill.jobs.job import FileSource
     from batchmill.storage.blobs import BlobStore
@@ -32,14 +32,14 @@ def describe_columnar(
     spec: FileSource, name: Any, places: list[Location], files: list[SourceFile]
 ) -> SourceDescription:
     """Read the footers of all files and unite their schemas. Raises as `describe` does."""
-    footers = list(each_of(_footer_reader(name, keeps_bad_rows=spec.on_bad_line == "dead"), places))
+    footers = read_footers(name, places, keeps_bad_rows=spec.on_bad_line == "dead")
     file_columns = with_file_columns(pa.schema([]), spec, [file.name for file in files])[0].names
     schema: pa.Schema | None = None
     for place, footer in zip(places, footers, strict=True):
         if footer.fault:
             continue
         refuse_doubles(footer.schema.names, place.uri)
-        found = _carried(_selected(spec, footer.schema, file_columns, place.uri), place.uri)
+        found = carried_columns(_selected(spec, plain(footer.schema), file_columns, place.uri), place.uri)
         try:
             schema = found if schema is None else (unite if spec.missing_columns == "null" else agree)(schema, found)
         except SchemaConflictError as conflict:
@@ -64,9 +64,13 @@ def describe_columnar(
     )
 
 
-def _carried(schema: pa.Schema, file: str) -> pa.Schema:
+def carried_columns(schema: pa.Schema, file: str, only: Sequence[str] | None = None) -> pa.Schema:
+    """Return the schema, or `only` some of its columns, with the types that reading gives.
+
+    Raises `InvalidSource` for a column that results cannot hold.
+    """
     try:
-        return carried_schema(schema)
+        return carried_schema(schema if only is None else pa.schema([one for one in schema if one.name in only]))
     except UnsupportedColumnError as error:
         raise InvalidSource(
             f"{file} has a column {error.column!r} of the type {error.kind}, which results cannot hold.",
@@ -87,32 +91,36 @@ def _selected(spec: FileSource, found: pa.Schema, elsewhere: Sequence[str], uri:
 
 
 @dataclass(frozen=True, slots=True)
-class _Footer:
-    schema: pa.Schema
+class Footer:
+    """What the footer of a file says."""
+
+    schema: pa.Schema  # of Parquet with its metadata, in which the columns have ids
     rows: int
     size: int
     fault: str = ""  # why there is none; the file then counts as a row
 
 
-def _footer_reader(name: str, *, keeps_bad_rows: bool) -> Callable[[Location], _Footer]:
+def read_footers(name: str, places: Sequence[Location], *, keeps_bad_rows: bool) -> list[Footer]:
+    """Read the footers of Parquet or Arrow files. Raises `UnreadableFile`, unless the source keeps bad rows."""
     read_footer = _read_parquet_footer if name == "parquet" else _read_arrow_footer
 
-    def read(place: Location) -> _Footer:
+    def read(place: Location) -> Footer:
         try:
-            return _Footer(*read_footer(place))
+            return Footer(*read_footer(place))
         except UnreadableFile as fault:
             if not keeps_bad_rows:
                 raise
-            return _Footer(pa.schema([]), 1, 0, fault_of(fault))
+            return Footer(pa.schema([]), 1, 0, fault_of(fault))
 
-    return read
+    return list(each_of(read, places))
 
 
 def _read_parquet_footer(place: Location) -> tuple[pa.Schema, int, int]:
     with reading(place), open_file(place) as file:
         parquet = pq.ParquetFile(file, coerce_int96_timestamp_unit=INT96_UNIT)
         _look_at_chunks(parquet.metadata)
-        return plain(parquet.schema_arrow), sum(group_rows(parquet.metadata)), file.size()
+        plain(parquet.schema_arrow)  # raises for a name that is not UTF-8
+        return parquet.schema_arrow, sum(group_rows(parquet.metadata)), file.size()
 
 
 def _look_at_chunks(footer: pq.FileMetaData) -> None:

@@ -34,6 +34,7 @@ class SourceFile(Frozen):
     codec: Codec | None = None
     is_readable: bool = True  # otherwise it is one row, which cannot be read
     fault: str = ""  # why it, or its end, cannot be read: a clause
+    values: dict[str, str | None] | None = None  # of columns that a table's log gives; None: its folders give them
     expansion: float = 1.0  # bytes of text for each byte stored, by the part that was read
 
 
@@ -53,7 +54,8 @@ class SourceDescription(Frozen):
     types: dict[str, str] = Field(default={})  # of columns whose type was given
     json_text: tuple[str, ...] = ()
     keeps_bad_rows: bool = False  # whether a row that cannot be read is listed, instead of failing the job
-    hive_columns: tuple[str, ...] = ()  # columns that the folders give
+    hive_columns: tuple[str, ...] = ()  # columns that the folders give, or a table's log
+    table_version: int | None = None  # of a table: its files at that version are read
     path_column: str | None = None
     max_file_bytes: int = MAX_FILE_BYTES  # of files that are rows
     limit: int | None = None  # only the first rows are read

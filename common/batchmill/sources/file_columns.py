@@ -16,24 +16,26 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batchmill.jobs.job import FileSource
-    from batchmill.sources.description import SourceDescription
+    from batchmill.sources.description import SourceDescription, SourceFile
 
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
 class FileColumns:
-    """Adds to the rows of a file what its name says about them."""
+    """Adds to the rows of a file what its name says about them, or the log of its table."""
 
     def __init__(self, description: SourceDescription) -> None:
         self._schema = description.arrow_schema
         self._hive = set(description.hive_columns)
         self._path = description.path_column
 
-    def add(self, table: pa.Table, name: str) -> pa.Table:
+    def add(self, table: pa.Table, file: SourceFile) -> pa.Table:
         """Return the rows of a file with the source's schema. Raises `ValueError` for a value that does not fit."""
         if not self._hive and self._path is None:
             return conform(table, self._schema)
-        values: dict[str, str | None] = {**hive_values(name), **({self._path: name} if self._path else {})}
+        values = dict(hive_values(file.name) if file.values is None else file.values)
+        if self._path:
+            values[self._path] = file.name
         columns = []
         for field in self._schema:
             if field.name in self._hive or field.name == self._path:

@@ -25,7 +25,11 @@ _ABOUT_DATA = (
 )
 MAX_CHOICES = 64  # patterns that one pattern may stand for
 _CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
-_DELTA, _HUDI, _ICEBERG = "Delta", "Hudi", "Iceberg"
+DELTA, HUDI, ICEBERG = "Delta", "Hudi", "Iceberg"
+_HINTS = {
+    **dict.fromkeys((DELTA, ICEBERG), "Name the table's own folder alone, without a format or a glob."),
+    HUDI: "List its current files with a library for Hudi, and give the source these files by name.",
+}
 
 
 def is_about_data(name: str) -> bool:
@@ -58,26 +62,27 @@ def refuse_tables(files: Sequence[Location], locations: Locations) -> None:
             if "=" in folder.name:
                 continue  # of a partition; the table is above
             seen.add(path)
-            kind = _table_at(Location(path, scheme + path, file.objects), locations)
+            kind = table_kind(Location(path, scheme + path, file.objects, file.roots), locations)
             if kind is not None:
                 raise InvalidSource(
                     f"{scheme + path} is a {kind} table: its folder also holds rows that were deleted or replaced.",
-                    hint=f"List its current files with a library for {kind}, and give the source these files by name.",
+                    hint=_HINTS[kind],
                     file=scheme + path,
                 )
 
 
-def _table_at(folder: Location, locations: Locations) -> str | None:
+def table_kind(folder: Location, locations: Locations) -> str | None:
+    """Return of which format a folder is a table; None if it is none."""
     try:
         locations.check(folder)
     except InvalidSource:
         return None  # above the roots
     if _is_folder(folder.child("_delta_log")):
-        return _DELTA
+        return DELTA
     if _is_folder(folder.child(".hoodie")):
-        return _HUDI
+        return HUDI
     metadata = folder.child("metadata")
-    return _ICEBERG if _is_folder(metadata) and _has_iceberg_metadata(metadata) else None
+    return ICEBERG if _is_folder(metadata) and _has_iceberg_metadata(metadata) else None
 
 
 def _is_folder(location: Location) -> bool:

@@ -97,7 +97,7 @@ class LineSource(Source):
 
     def _read(self, one: Slice) -> RowsRead:
         found = self._unreadable(one) if one.start == one.stop else self._parse(one)
-        table = self._columns.add(found.table, self._files.entries[one.file].name)
+        table = self._columns.add(found.table, self._files.entries[one.file])
         return RowsRead(table, found.bad)
 
     def _unreadable(self, one: Slice) -> RowsRead:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import re
-import secrets
 import shutil
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
 
 from batchmill.errors import InvalidRequest, InvalidSettings, NotFound, StorageError, StorageUnavailable
+from batchmill.storage import disk
+from batchmill.storage.anchors import open_anchored
 from batchmill.storage.seals import SEAL_BYTES, seal_file, seal_of, unseal
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 _PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 _ANY_PART = re.compile(r"(?!\.{1,2}$)[^/\0]+")
-_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
+_PRIVATE_FOLDER, _PRIVATE_FILE = 0o700, 0o600
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _UNAVAILABLE = _FULL | {
     errno.EIO,
@@ -39,7 +40,6 @@ _UNAVAILABLE = _FULL | {
     errno.EMFILE,
     errno.ENFILE,
 }
-_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK})
 _REMOTE_HINTS = {
     errno.EACCES: "Check the service's keys, their permissions, and that the bucket is theirs.",
     errno.EINVAL: "Check the bucket's region and the object store's address (of S3: BATCHMILL_S3_REGION, "
@@ -61,13 +61,21 @@ class BlobStore:
 
     is_sealed: whether each blob ends with a seal, which is checked whenever it is read: `DamagedData` if it does not
     fit. Sizes are those without seals. prefix: of all names in their seals; "" or one that ends with "/".
+    is_private: whether only the service's user may see its folders and files. Those of others follow the umask.
     has_any_name: whether names may have other characters, too, since people chose them.
     """
 
     def __init__(
-        self, root: Location, *, is_sealed: bool = False, prefix: str = "", has_any_name: bool = False
+        self,
+        root: Location,
+        *,
+        is_sealed: bool = False,
+        is_private: bool = False,
+        prefix: str = "",
+        has_any_name: bool = False,
     ) -> None:
         self.root = root
+        self._is_private = is_private
         self._names = _ANY_PART if has_any_name else _PART
         self._is_sealed = is_sealed
         self._prefix = prefix
@@ -82,18 +90,23 @@ class BlobStore:
         root = locations.resolve(uri, error=InvalidSettings)
         with storage_errors("use", root):
             if root.objects is None:
-                _make_folder(Path(root.path))
+                disk.make_folder(Path(root.path), _PRIVATE_FOLDER)
             else:
                 _require_bucket(root, root.objects)
-        return cls(root, is_sealed=True)
+        return cls(root, is_sealed=True, is_private=True)
 
     def below(self, prefix: str) -> BlobStore:
         """The blobs below a folder, as a store whose names begin there."""
-        return BlobStore(self.location(prefix), is_sealed=self._is_sealed, prefix=f"{self._prefix}{prefix}/")
+        return BlobStore(
+            self.location(prefix),
+            is_sealed=self._is_sealed,
+            is_private=self._is_private,
+            prefix=f"{self._prefix}{prefix}/",
+        )
 
     def unsealed(self) -> BlobStore:
         """The same place without seals: for blobs that people write, too."""
-        return BlobStore(self.root)
+        return BlobStore(self.root, is_private=self._is_private)
 
     def put(self, name: str, data: bytes | pa.Buffer | Sequence[bytes | pa.Buffer]) -> int:
         """Write a blob from bytes or a `pa.Buffer`, or from several in a row. Returns the number of bytes."""
@@ -103,7 +116,7 @@ class BlobStore:
         location = self.location(name)
         with storage_errors("write", location):
             if location.objects is None:
-                return _place(Path(location.path), lambda path: _fill(path, pieces)) - self._seal_bytes
+                return self._place(location, lambda path: disk.fill_file(path, pieces)) - self._seal_bytes
             content = pa.py_buffer(pieces[0] if len(pieces) == 1 else b"".join(memoryview(piece) for piece in pieces))
             with _bucket_of(location):
                 location.objects.put(location.path, content)
@@ -120,7 +133,7 @@ class BlobStore:
         location = self.location(name)
         with storage_errors("write", location):
             if location.objects is None:
-                return _place(Path(location.path), fill_and_seal) - self._seal_bytes
+                return self._place(location, fill_and_seal) - self._seal_bytes
             with tempfile.NamedTemporaryFile(prefix="batchmill-") as staged:
                 fill_and_seal(staged.name)
                 with _bucket_of(location):
@@ -142,7 +155,8 @@ class BlobStore:
         location = self.location(name)
         with storage_errors("write", location):
             if location.objects is None:
-                return _create(Path(location.path), data)
+                with location.anchored(make=True, mode=self._folder_mode) as target:
+                    return disk.create(target, data, self._file_mode)
             with _bucket_of(location):
                 return location.objects.create(location.path, data)
 
@@ -158,10 +172,13 @@ class BlobStore:
     def _read(self, location: Location) -> pa.Buffer:
         with storage_errors("read", location):
             try:
-                if location.objects is None:
-                    with pa.OSFile(location.path) as file:
-                        return file.read_buffer()
-                return location.objects.get(location.path)
+                if location.objects is not None:
+                    return location.objects.get(location.path)
+                if location.roots:
+                    with open(open_anchored(location.path, location.roots), "rb") as opened:  # noqa: PTH123  # no path
+                        return pa.py_buffer(opened.read())
+                with pa.OSFile(location.path) as file:
+                    return file.read_buffer()
             except FileNotFoundError:
                 raise _missing(location) from None
 
@@ -201,17 +218,18 @@ class BlobStore:
         """Delete a blob; a missing one is fine."""
         location = self.location(name)
         with storage_errors("delete", location):
-            if location.objects is None:
-                Path(location.path).unlink(missing_ok=True)
-            else:
+            if location.objects is not None:
                 location.objects.delete(location.path)
+                return
+            with suppress(FileNotFoundError), location.anchored() as path:
+                path.unlink()
 
     def delete_folder(self, prefix: str) -> None:
         """Delete all blobs below a folder; a missing one is fine."""
         location = self.location(prefix)
         with storage_errors("delete", location):
             if location.objects is None:
-                _remove_tree(location.path)
+                disk.remove_tree(location.path)
             else:
                 location.objects.delete_folder(location.path)
 
@@ -221,9 +239,10 @@ class BlobStore:
         An object store keeps its unfinished uploads out of sight; a lifecycle rule of the bucket ends them.
         """
         for name in self._walk(prefix) if self.root.is_local else ():
-            if is_unfinished(name.rpartition("/")[2]):
-                with storage_errors("delete", self.root.child(name)):
-                    Path(self.root.path, name).unlink(missing_ok=True)
+            if disk.is_unfinished(name.rpartition("/")[2]):
+                unfinished = self.root.child(name)
+                with storage_errors("delete", unfinished), suppress(FileNotFoundError), unfinished.anchored() as path:
+                    path.unlink()
 
     def location(self, name: str) -> Location:
         """Return the location of a blob. Raises `InvalidRequest` for what is no blob name."""
@@ -234,6 +253,18 @@ class BlobStore:
                 name=name,
             )
         return self.root.child(name)
+
+    def _place(self, location: Location, fill: Callable[[str], None]) -> int:
+        with location.anchored(make=True, mode=self._folder_mode) as target:
+            return disk.place(target, fill, self._file_mode)
+
+    @property
+    def _folder_mode(self) -> int:
+        return _PRIVATE_FOLDER if self._is_private else 0o777
+
+    @property
+    def _file_mode(self) -> int | None:
+        return _PRIVATE_FILE if self._is_private else None
 
     @property
     def _seal_bytes(self) -> int:
@@ -256,11 +287,6 @@ def write_arrow(path: str, table: pa.Table) -> None:
     """Write a table into an uncompressed Arrow IPC file, batch by batch."""
     with pa.OSFile(path, "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table.unify_dictionaries())  # a file holds one dictionary a column
-
-
-def is_unfinished(file_name: str) -> bool:
-    """Whether a file in a folder of blobs is one that its writer has not finished."""
-    return _TEMPORARY.fullmatch(file_name) is not None
 
 
 @contextmanager
@@ -303,107 +329,6 @@ def _free_space(location: Location) -> str:
 
 def _is_hidden(name: str) -> bool:
     return name.startswith(".") or "/." in name
-
-
-def _place(target: Path, fill: Callable[[str], None]) -> int:
-    """Let `fill` write a file beside `target`, then put it in its place. Returns its size in bytes."""
-    _make_folder(target.parent)
-    temporary = _beside(target)
-    try:
-        fill(str(temporary))
-        size = _sync(temporary)
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync(target.parent)
-    return size
-
-
-def _fill(path: str, pieces: Sequence[bytes | pa.Buffer]) -> None:
-    with Path(path).open("xb") as file:
-        file.writelines(pieces)
-
-
-def _create(target: Path, data: bytes) -> bool:
-    """Put a new file in place by a hard link, which fails if there is one: others see all of it or nothing."""
-    _make_folder(target.parent)
-    temporary = _beside(target)
-    try:
-        _fill(str(temporary), [data])
-        _sync(temporary)
-        target.hardlink_to(temporary)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        return _create_unlinked(target, data)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync(target.parent)
-    return True
-
-
-def _create_unlinked(target: Path, data: bytes) -> bool:
-    """The same on a disk without hard links: still one writer, but others may see the file before it is filled."""
-    try:
-        file = target.open("xb")
-    except FileExistsError:
-        return False
-    try:
-        with file:
-            file.write(data)
-        _sync(target)
-    except BaseException:
-        target.unlink(missing_ok=True)
-        raise
-    _sync(target.parent)
-    return True
-
-
-def _beside(target: Path) -> Path:
-    """A new name in the same folder, which `is_unfinished` knows."""
-    return target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
-
-
-def _make_folder(folder: Path) -> None:
-    """Make a folder and those above it, so that they outlast a power cut."""
-    if folder.is_dir():
-        return
-    if folder.parent != folder:
-        _make_folder(folder.parent)
-    try:
-        folder.mkdir(exist_ok=True)
-    except FileExistsError:
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
-    _sync(folder.parent)
-
-
-def _sync(path: Path) -> int:
-    """Force a file or folder to the disk. Returns its size in bytes."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-        return os.fstat(descriptor).st_size
-    finally:
-        os.close(descriptor)
-
-
-def _remove_tree(path: str) -> None:
-    """Delete a folder, even while others still write a last file into it."""
-    for _ in range(10):
-        try:
-            shutil.rmtree(path)
-        except FileNotFoundError:
-            if not Path(path).exists():
-                return
-        except OSError as error:
-            if error.errno != errno.ENOTEMPTY:
-                raise
-        else:
-            return
-    shutil.rmtree(path)
 
 
 @contextmanager

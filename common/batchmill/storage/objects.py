@@ -73,7 +73,7 @@ class ObjectStores:
 
     def __init__(self, scheme: str, options: Mapping[str, Any]) -> None:
         self.scheme = scheme
-        self._options = dict(options)
+        self.options = dict(options)
         self._buckets: Lru[str, Any] = Lru(MAX_BUCKETS)
 
     def look_up(self, path: str) -> fs.FileInfo:
@@ -182,7 +182,7 @@ class ObjectStores:
 
     def _make(self, bucket: str) -> Any:
         try:
-            return SCHEMES[self.scheme](bucket, client_options=_CLIENT, retry_config=_RETRIES, **self._options)
+            return SCHEMES[self.scheme](bucket, client_options=_CLIENT, retry_config=_RETRIES, **self.options)
         except problems.BaseError as error:
             raise InvalidSettings(
                 f"{self.scheme}:// cannot be used by this service: {_reason(error)}.",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from batchmill.errors import Conflict, InvalidOutput, InvalidRequest, UnknownOperator, did_you_mean
-from batchmill.jobs.job import MAX_INLINE_BYTES, FileSource, JobRequest, JobSpec, UploadSource, new_id
+from batchmill.jobs.job import MAX_INLINE_BYTES, FileSource, JobRequest, JobSpec, StageSpec, UploadSource, new_id
 from batchmill.jobs.shard import FIRST_ROWS, Shard, ShardId
 from batchmill.jobs.stages import FIRST_STAGE
 from batchmill.jobs.status import CheckedJob
@@ -18,7 +18,12 @@ from batchmill.sources import InlineSource, SourceDescription
 from batchmill.sources.base import InputSplit
 from batchmill.workspace import stream_from_table, table_from_stream
 from batchmill_coordinator.admission.acceptance import accept, tenant_key
-from batchmill_coordinator.admission.column_checks import check_columns, check_output_types
+from batchmill_coordinator.admission.column_checks import (
+    check_chain,
+    check_columns,
+    check_output_types,
+    without_consumed,
+)
 from batchmill_coordinator.admission.param_checks import check_cache, check_params
 from batchmill_coordinator.admission.request_rows import check_shape, table_from_json
 from batchmill_coordinator.admission.upload_parts import part_name
@@ -27,6 +32,8 @@ from batchmill_coordinator.inspection.arrow_bounds import arrow_limits
 from batchmill_coordinator.results.resumption import Order
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pyarrow as pa
 
     from batchmill.ledger import Ledger
@@ -71,9 +78,15 @@ class Admission:
         self._settings = settings
         self._limits = arrow_limits(settings)
 
-    def check_spec(self, spec: JobSpec) -> OperatorInfo:
-        """Check what is known without the rows. Raises a subclass of `InvalidRequest`."""
-        (stage,) = spec.stages
+    def check_spec(self, spec: JobSpec) -> tuple[OperatorInfo, ...]:
+        """Check what is known without the rows; return the operator of each stage.
+
+        Raises a subclass of `InvalidRequest`.
+        """
+        self._check_deadline(spec)
+        return tuple(self._checked_operator(stage) for stage in spec.stages)
+
+    def _checked_operator(self, stage: StageSpec) -> OperatorInfo:
         operator = self._fleet.operator(stage.operator)
         if operator is None:
             known = [info.name for info in self._fleet.operators()]
@@ -86,7 +99,6 @@ class Admission:
         check_params(operator, stage.params)
         self._workspace.locations.hub_models.check_params(operator.params_schema, stage.params)
         check_cache(operator, cache=stage.cache)
-        self._check_deadline(spec)
         return operator
 
     def _check_deadline(self, spec: JobSpec) -> None:
@@ -109,12 +121,12 @@ class Admission:
         if known is not None:
             return known, False
         _require_one_input(request)
-        operator = self.check_spec(request.spec())
+        operators = self.check_spec(request.spec())
         with ExitStack() as undo:
             job_id = new_id("job")
             undo.callback(self._workspace.blobs.delete_folder, f"jobs/{job_id}")
-            found = self._checked_input(request, operator, job_id, undo, tenant)
-            order = Order(found.spec, operator, found.inline, found.description)
+            found = self._checked_input(request, operators, job_id, undo, tenant)
+            order = Order(found.spec, operators, found.inline, found.description)
             accepted_id, is_new = self._accept(job_id, request, found, order, digest, undo, tenant)
             if not is_new:
                 self._known(request, digest, tenant)
@@ -127,21 +139,24 @@ class Admission:
                 "only a job over files can be checked without submitting it.", hint="Give `source` with a path."
             )
         _require_one_input(request)
-        operator = self.check_spec(request.spec())
+        operators = self.check_spec(request.spec())
         with ExitStack() as undo:
             job_id = new_id("job")
             undo.callback(self._workspace.blobs.delete_folder, f"jobs/{job_id}")
-            source = self._checked_input(request, operator, job_id, undo, tenant).source
+            source = self._checked_input(request, operators, job_id, undo, tenant).source
             total = source.count("")
             columns = {field.name: str(field.type) for field in source.schema}
         return CheckedJob(rows_total=total.rows, rows_total_is_exact=total.exact, columns=columns)
 
     def _checked_input(
-        self, request: JobRequest, operator: OperatorInfo, job_id: str, undo: ExitStack, tenant: str
+        self, request: JobRequest, operators: Sequence[OperatorInfo], job_id: str, undo: ExitStack, tenant: str
     ) -> _Input:
         found = self._find_input(request, job_id, undo, tenant)
         self._limits.check_columns(found.source.schema)
-        check_columns(operator, found.spec.first, found.source.schema)
+        check_columns(operators[0], found.spec.first, found.source.schema)
+        if found.spec.is_chain:
+            check_chain(found.spec, operators, found.source.schema)
+        found = replace(found, spec=without_consumed(found.spec, operators[0], found.source.schema))
         check_output_types(found.spec, found.source.schema)
         return found
 
@@ -172,7 +187,11 @@ class Admission:
     def _find_input(self, request: JobRequest, job_id: str, undo: ExitStack, tenant: str) -> _Input:
         spec = request.spec()
         if isinstance(spec.source, FileSource):
-            return self._open(job_id, spec, self._inspector.describe(spec.source))
+            found = self._inspector.describe(spec.source)
+            if found.table_version is not None:
+                source = spec.source.model_copy(update={"table_version": found.table_version})
+                spec = spec.model_copy(update={"source": source})
+            return self._open(job_id, spec, found)
         if isinstance(spec.source, UploadSource):
             return self._from_upload(job_id, spec, spec.source, tenant)
         if request.rows is not None:
@@ -216,7 +235,7 @@ class Admission:
             inline_rows=found.inline,
             rows_total=total.rows if total.exact else None,
             resumed_from=earlier,
-            operator_versions=(order.operator.version,),
+            operator_versions=tuple(operator.version for operator in order.operators),
             tenant=tenant,
             plan=_one_shard_plan(job_id, found, self._settings) if earlier is None else None,
         )

@@ -7,26 +7,29 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from batchmill.columns import RESERVED_PREFIX, reserved_column
+from batchmill.columns.lineage import LINEAGE
 from batchmill.errors import InvalidRequest, InvalidRows, closest, did_you_mean
-from batchmill.jobs.stages import carried_through
+from batchmill.jobs.stages import FIRST_STAGE, carried_through
 from batchmill.sinks import part_format
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from batchmill.jobs.job import JobSpec, StageSpec
     from batchmill.operators.contract import OperatorInfo
 
 
 def required_columns(operator: OperatorInfo, params: dict[str, Any]) -> list[str]:
     """The columns every row must have; `"{column}"` is the value of the parameter `column`, its default included."""
-    return [column for column, _ in _required(operator, params)]
+    return [column for column, _ in _named(operator.columns, operator, params)]
 
 
-def _required(operator: OperatorInfo, params: dict[str, Any]) -> list[tuple[str, str | None]]:
-    """Return the required columns, each with the parameter that names it, if one does."""
+def _named(columns: list[str], operator: OperatorInfo, params: dict[str, Any]) -> list[tuple[str, str | None]]:
+    """Return columns that an operator announces, each with the parameter that names it, if one does."""
     properties = operator.params_schema.get("properties", {})
     defaults = {name: about["default"] for name, about in properties.items() if "default" in about}
     values = {**defaults, **params}
-    return [(column.format_map(values), _parameter(column)) for column in operator.columns]
+    return [(column.format_map(values), _parameter(column)) for column in columns]
 
 
 def _parameter(column: str) -> str | None:
@@ -38,7 +41,7 @@ def check_columns(operator: OperatorInfo, stage: StageSpec, schema: pa.Schema) -
     if not schema.names:
         return
     _check_names(schema)
-    for column, parameter in _required(operator, stage.params):
+    for column, parameter in _named(operator.columns, operator, stage.params):
         if column not in schema.names:
             raise InvalidRows(
                 f"operator {operator.name!r} requires the column {column!r}, which row 0 and all others lack; "
@@ -73,6 +76,60 @@ def _check_names(schema: pa.Schema) -> None:
             hint="Rename the column, or leave it out with `columns`.",
             column=reserved,
         )
+
+
+def without_consumed(spec: JobSpec, operator: OperatorInfo, schema: pa.Schema) -> JobSpec:
+    """Return the job with the columns that it carries listed, if it says none and its operator consumes some."""
+    stage = spec.first
+    if stage.carry is not None or not operator.consumes or not schema.names:
+        return spec
+    consumed = {column for column, _ in _named(operator.consumes, operator, stage.params)}
+    carried = stage.model_copy(update={"carry": [name for name in schema.names if name not in consumed]})
+    return spec.model_copy(update={"stages": (carried, *spec.stages[1:])})
+
+
+def check_chain(spec: JobSpec, operators: Sequence[OperatorInfo], schema: pa.Schema) -> None:
+    """Raise `InvalidRows` or `InvalidRequest` for a column that a later stage needs and cannot get.
+
+    Columns are known as far as the operators before announce what they make.
+    """
+    taken = next((name for name in LINEAGE if name in schema.names), None)
+    if taken is not None:
+        raise InvalidRows(
+            f"the input has a column {taken!r}, which the results of a job of several stages get themselves.",
+            hint="Rename the column, or leave it out with `columns`.",
+            column=taken,
+        )
+    names = list(schema.names)
+    for number, (stage, operator) in enumerate(zip(spec.stages, operators, strict=True)):
+        if not names:
+            return
+        if number != FIRST_STAGE:
+            _check_stage(stage, operator, names)
+        if operator.makes is None:
+            return
+        consumed = {column for column, _ in _named(operator.consumes, operator, stage.params)}
+        carried = stage.carry if stage.carry is not None else [name for name in names if name not in consumed]
+        names = [*carried, *(name for name in operator.makes if name not in carried)]
+
+
+def _check_stage(stage: StageSpec, operator: OperatorInfo, names: list[str]) -> None:
+    for column, parameter in _named(operator.columns, operator, stage.params):
+        if column not in names:
+            raise InvalidRows(
+                f"stage {stage.title!r}: operator {operator.name!r} requires the column {column!r}; "
+                f"what the stages before it pass on is: {', '.join(names)}.",
+                hint=_hint(column, parameter, names),
+                column=column,
+            )
+    for column in stage.carry or []:
+        if column not in names:
+            raise InvalidRequest(
+                f"stage {stage.title!r}: carry names the column {column!r}; what the stages before it pass on is: "
+                f"{', '.join(names)}.",
+                hint=did_you_mean(column, names),
+                column=column,
+            )
 
 
 def check_output_types(spec: JobSpec, schema: pa.Schema) -> None:

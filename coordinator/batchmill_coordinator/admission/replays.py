@@ -1,6 +1,7 @@
-"""Replays: the failed rows of an ended job become a job of their own, whose results are merged into the first one's.
+"""Replays: rows of an ended job become a job of their own, whose results are merged into the first one's.
 
-A replay is run like any other job, and the first job is unchanged until the replay's results are merged.
+They are its failed rows, or all rows of shards whose results are damaged or missing (`redo`). A replay is run like any
+other job, and the first job is unchanged until the replay's results are merged.
 """
 
 from __future__ import annotations
@@ -10,24 +11,30 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from batchmill.errors import Conflict, InvalidRequest
+import pyarrow as pa
+
+from batchmill.columns.lineage import SOURCE_ROW
+from batchmill.errors import Conflict, InvalidRequest, InvalidSource, NotFound
 from batchmill.jobs.dead_letters import BAD_LINE, TOO_LARGE
-from batchmill.jobs.job import UploadSource, new_id
-from batchmill.jobs.stages import last_stage
+from batchmill.jobs.job import JobState, UploadSource, new_id
+from batchmill.jobs.shard import format_shard_id
+from batchmill.jobs.stages import FIRST_STAGE, last_stage, stage_called
 from batchmill.ledger.submission import Submission
 from batchmill_coordinator.admission.acceptance import accept, tenant_key
 from batchmill_coordinator.admission.edits import edited
 from batchmill_coordinator.admission.upload_parts import part_name
 from batchmill_coordinator.admission.uploads import Uploads
+from batchmill_coordinator.inspection.inspector import InspectedSource
+from batchmill_coordinator.results.damage import RowsAgain, damaged_shards, read_again
 from batchmill_coordinator.results.dead_rows import DeadRowFilter
 from batchmill_coordinator.results.replay_rows import write_replay_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from batchmill.jobs.dead_letters import DeadRows
     from batchmill.jobs.job import JobSpec
-    from batchmill.jobs.replay import ReplayRequest, RowEdit
+    from batchmill.jobs.replay import RedoRequest, ReplayRequest, RowEdit
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.settings import CoordinatorSettings
     from batchmill.workspace import Workspace
@@ -59,7 +66,56 @@ class Replays:
         tenant: who pays for it. Raises `Conflict` if the job has not ended, `InvalidRequest` if no row is to be run
         again or an edit does not fit.
         """
-        digest = hashlib.sha256(f"{record.id} {request.model_dump_json()}".encode()).hexdigest()[:32]
+
+        def rows(stage: int) -> Iterator[RowsAgain]:
+            for dead in self._chosen(record, stage, request):
+                yield RowsAgain(_with_lineage(record.spec, stage, dead), [letter.index for letter in dead.letters])
+
+        def prepare(undo: ExitStack) -> Submission:
+            stage = _stage_to_replay(record, request)
+            places, submission = self._prepare(record, stage, rows(stage), tenant, undo, failed_before=True)
+            _require_all(record, request, places)
+            write_replay_rows(self._workspace, submission.job_id, places)
+            return submission
+
+        return self._accept(record, request, tenant, prepare)
+
+    def redo(self, record: JobRecord, request: RedoRequest, tenant: str) -> tuple[str, bool]:
+        """Submit a job that does shards again whose results are damaged; return its id, and whether it is new.
+
+        tenant: who pays for it. Raises `Conflict` if the job has not ended, or its rows have not come from its source,
+        `InvalidRequest` if nothing is damaged, and `InvalidSource` if the source has changed.
+        """
+
+        def prepare(undo: ExitStack) -> Submission:
+            _require_one_stage(record)
+            results = self._workspace.open_results(record.id, record.spec, last_stage(record.spec))
+            chosen = None if request.shards is None else frozenset(request.shards)
+            damaged = list(damaged_shards(self._ledger, record, results, self._dead_rows, chosen))
+            if not damaged and (chosen is not None or self._is_output_intact(record)):
+                raise _nothing_damaged(record)
+            wanted = [range(one.first_row, one.first_row + one.rows + one.rows_dead) for one in damaged]
+            rows = self._read_again(record, wanted)
+            places, submission = self._prepare(record, FIRST_STAGE, rows, tenant, undo, failed_before=False)
+            redone = {format_shard_id(one.shard_id): one.token for one in damaged}
+            write_replay_rows(self._workspace, submission.job_id, places, redone)
+            return submission
+
+        return self._accept(record, request, tenant, prepare)
+
+    def _is_output_intact(self, record: JobRecord) -> bool:
+        publisher = self._workspace.open_publisher(record.id, record.spec)
+        return publisher is None or record.state is not JobState.COMPLETED or publisher.is_intact()
+
+    def _accept(
+        self,
+        record: JobRecord,
+        request: ReplayRequest | RedoRequest,
+        tenant: str,
+        prepare: Callable[[ExitStack], Submission],
+    ) -> tuple[str, bool]:
+        text = f"{record.id} {type(request).__name__} {request.model_dump_json()}"
+        digest = hashlib.sha256(text.encode()).hexdigest()[:32]
         key = tenant_key(tenant, request.idempotency_key)
         known = self._ledger.jobs.known_under(key) if key is not None else None
         if known is not None and known[1] == digest:
@@ -67,34 +123,66 @@ class Replays:
         require_ended(record)
         _refuse_replay(record)
         with ExitStack() as undo:
-            submission = replace(self._prepare(record, request, tenant, undo), digest=digest, idempotency_key=key)
+            submission = replace(prepare(undo), digest=digest, idempotency_key=key)
             return accept(self._ledger, submission, undo, self._settings)
 
-    def _prepare(self, record: JobRecord, request: ReplayRequest, tenant: str, undo: ExitStack) -> Submission:
+    def _prepare(
+        self,
+        record: JobRecord,
+        stage: int,
+        rows: Iterable[RowsAgain],
+        tenant: str,
+        undo: ExitStack,
+        *,
+        failed_before: bool,
+    ) -> tuple[list[int], Submission]:
+        """Store rows as the input of a new job; return their indices in the first job's input, and that job."""
         blobs, replay_id = self._workspace.blobs, new_id("job")
         upload_id = self._uploads.begin(tenant)
         undo.callback(self._uploads.drop, upload_id, tenant)
         undo.callback(blobs.delete_folder, f"jobs/{replay_id}")
         places: list[int] = []
         parts = 0
-        for parts, dead in enumerate(self._chosen(record, request), start=1):
-            blobs.put_table(part_name(upload_id, parts - 1), dead.rows)
-            places += [letter.index for letter in dead.letters]
-        _require_all(record, request, places)
-        source = UploadSource(upload=upload_id, parts=parts, failed_before=True)
+        for parts, some in enumerate(rows, start=1):
+            blobs.put_table(part_name(upload_id, parts - 1), some.table)
+            places += some.indices
+        lineage = record.spec.is_chain
+        source = UploadSource(upload=upload_id, parts=parts, failed_before=failed_before, lineage=lineage)
         description = self._inspector.describe_upload(source)
         self._workspace.describe_source(replay_id, description)
-        write_replay_rows(self._workspace, replay_id, places)
-        return Submission(
+        return places, Submission(
             job_id=replay_id,
-            spec=_spec(record.spec, source),
+            spec=_spec(record.spec, stage, source),
             digest="",
             tenant=tenant,
             rows_total=len(places),
             replay_of=record.id,
         )
 
-    def _chosen(self, record: JobRecord, request: ReplayRequest) -> Iterator[DeadRows]:
+    def _read_again(self, record: JobRecord, wanted: list[range]) -> Iterator[RowsAgain]:
+        """Read rows of a job's source, in other processes; what had to be decompressed for it is deleted after."""
+        if record.spec.source is None:
+            source = self._workspace.open_source(record.id, record.spec, self._kept_rows(record))
+        else:
+            described = self._workspace.open_source(record.id, record.spec, None)
+            source = InspectedSource(record.id, described, self._inspector)
+        try:
+            for some in read_again(source, wanted, self._settings.shard_max_bytes):
+                if some.indices:
+                    yield some
+        finally:
+            if record.state is JobState.COMPLETED:
+                self._workspace.delete_staged(record.id)
+
+    def _kept_rows(self, record: JobRecord) -> bytes:
+        try:
+            return self._workspace.kept_rows(record.id)
+        except NotFound as error:
+            raise InvalidSource(
+                f"the rows that job {record.id} was submitted with were not kept.", hint="Submit the job again."
+            ) from error
+
+    def _chosen(self, record: JobRecord, stage: int, request: ReplayRequest) -> Iterator[DeadRows]:
         """The rows to run again, a shard at a time, in input order.
 
         A line or file that was not read has no values: it is run again only with an edit.
@@ -102,7 +190,6 @@ class Replays:
         edits: Mapping[int, RowEdit] = {edit.index: edit for edit in request.edits}
         only_edits = bool(edits) and request.indices is None and request.error_type is None
         choice = DeadRowFilter(() if only_edits else request.indices, request.error_type)
-        stage = last_stage(record.spec)
         for shard in self._dead_rows.shards(record, stage):
             if shard.plan:
                 continue  # it was cut short: which of its rows have results is not known any more
@@ -114,10 +201,32 @@ class Replays:
                 yield edited(dead.select(wanted), edits)
 
 
-def _spec(spec: JobSpec, source: UploadSource) -> JobSpec:
-    """The first job's, over other rows, without what applied to all rows."""
+def _stage_to_replay(record: JobRecord, request: ReplayRequest) -> int:
+    """The stage that is named; else the only one with failed rows, or the last. Raises `InvalidRequest`."""
+    if request.stage is not None:
+        return stage_called(record.spec, request.stage)
+    failed = [stage.number for stage in record.stages if stage.rows_dead]
+    if len(failed) > 1:
+        titles = ", ".join(record.spec.stages[number].title for number in failed)
+        raise InvalidRequest(
+            f"rows of job {record.id} failed in several stages: {titles}.",
+            hint="Replay one stage after the other: name it as `stage`.",
+            field="stage",
+        )
+    return failed[0] if failed else last_stage(record.spec)
+
+
+def _with_lineage(spec: JobSpec, stage: int, dead: DeadRows) -> pa.Table:
+    """The failed rows of a stage; those of a chain's source with the column that later stages have from the first."""
+    if not spec.is_chain or spec.reads_lineage(stage):
+        return dead.rows
+    return dead.rows.add_column(0, SOURCE_ROW, pa.array([letter.index for letter in dead.letters], pa.int64()))
+
+
+def _spec(spec: JobSpec, stage: int, source: UploadSource) -> JobSpec:
+    """The first job's from a stage on, over other rows, without what applied to all rows."""
     stages = tuple(
-        stage.model_copy(update={"retry": stage.retry.model_copy(update={"max_dead": None})}) for stage in spec.stages
+        one.model_copy(update={"retry": one.retry.model_copy(update={"max_dead": None})}) for one in spec.stages[stage:]
     )
     changes = {"source": source, "output": None, "deadline_at": None, "stages": stages}
     return spec.model_copy(update=changes)
@@ -142,6 +251,23 @@ def _refuse_replay(record: JobRecord) -> None:
             job=record.id,
             replay_of=record.replay_of,
         )
+
+
+def _require_one_stage(record: JobRecord) -> None:
+    if last_stage(record.spec) != FIRST_STAGE:
+        raise Conflict(
+            f"job {record.id} has several stages; only results that were made from a job's source are done again.",
+            hint="Submit the job again.",
+            job=record.id,
+        )
+
+
+def _nothing_damaged(record: JobRecord) -> InvalidRequest:
+    return InvalidRequest(
+        f"no results of job {record.id} that were checked are damaged or missing.",
+        hint="Leave out `shards` to check all. Failed rows are run again by a replay.",
+        job=record.id,
+    )
 
 
 def _require_all(record: JobRecord, request: ReplayRequest, places: list[int]) -> None:

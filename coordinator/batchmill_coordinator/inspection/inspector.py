@@ -9,6 +9,7 @@ from batchmill.errors import InvalidSource
 from batchmill.jobs.shard import Slice
 from batchmill.processes.inspectors import InspectionFailed
 from batchmill.sources import End, InputSplit, NextSplit, NotYet, RowCount, Source, SourceDescription, Splitter
+from batchmill.sources.base import BadRow, RowsRead
 from batchmill.workspace import table_from_stream
 from batchmill_coordinator.inspection.tasks import Task
 
@@ -67,11 +68,12 @@ class Inspector:
         slices, rows, size, next_cursor = answer["split"]
         return InputSplit(tuple(Slice(*one) for one in slices), rows, size, next_cursor)
 
-    def read(self, job_id: str, slices: Sequence[Slice]) -> pa.Table:
-        """Read rows of a job's source, as `Source.read` does."""
+    def read(self, job_id: str, slices: Sequence[Slice]) -> RowsRead:
+        """Read rows of a job's source, as `Source.read_with_faults` does."""
         fields = [one.fields() for one in slices]
         with _blaming(f"the source of job {job_id}"):
-            return table_from_stream(self._pool.call(Task.READ, {"job": job_id, "slices": fields}, key=job_id).data)
+            answer = self._pool.call(Task.READ, {"job": job_id, "slices": fields}, key=job_id)
+        return RowsRead(table_from_stream(answer.data), tuple(BadRow(*one) for one in answer.value["bad"]))
 
 
 @contextmanager
@@ -110,6 +112,13 @@ class InspectedSource(Source):
         return _InspectedSplitter(self._job_id, cursor, self._inspector)
 
     def read(self, slices: tuple[Slice, ...]) -> pa.Table:
+        """See `Source`."""
+        found = self.read_with_faults(slices)
+        if found.bad:
+            raise InvalidSource(found.bad[0].message, file=found.bad[0].file, line=found.bad[0].line)
+        return found.table
+
+    def read_with_faults(self, slices: tuple[Slice, ...]) -> RowsRead:
         """See `Source`."""
         return self._inspector.read(self._job_id, slices)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, assert_never
 
@@ -69,7 +69,8 @@ class Tasks:
                 return self._split(value)
             case Task.READ:
                 opened = self._workspace.open_described(value["job"], self._workspace.described(value["job"]))
-                return Message({}, stream_from_table(opened.read(tuple(Slice(*one) for one in value["slices"]))))
+                found = opened.read_with_faults(tuple(Slice(*one) for one in value["slices"]))
+                return Message({"bad": [astuple(one) for one in found.bad]}, stream_from_table(found.table))
             case never:
                 assert_never(never)
 

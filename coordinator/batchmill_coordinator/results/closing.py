@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from batchmill.jobs.job import JobState
 from batchmill.jobs.shard import checkpoint_folder
 from batchmill.jobs.stages import last_stage
-from batchmill_coordinator.results.outputs import manifest_of
+from batchmill_coordinator.results.outputs import manifest_of, settled_shards
 
 if TYPE_CHECKING:
     from batchmill.clock import Clock
@@ -49,6 +49,8 @@ class OutputCloser:
         if record.replay_of is not None:
             self._merger.merge(record, epoch)
             return
+        self._one_schema.keep_input_schema(record)
+        self._keep_input(record)
         publisher = self._workspace.open_publisher(record.id, record.spec)
         if publisher is None:
             return
@@ -58,11 +60,27 @@ class OutputCloser:
             record = self._ledger.jobs.read(record.id)
         self._one_schema.unite(record, stage, results, publisher.replace_part, epoch)
         without_rows = () if record.last.rows_done else self._one_schema.empty_part(record, publisher)
-        unfinished = None if state is JobState.COMPLETED else self._resumption.left_by(record)
+        is_resumable = state is not JobState.COMPLETED and not record.spec.is_chain
+        unfinished = self._resumption.left_by(record) if is_resumable else None
         finished_at = self._clock.wall()
         publisher.publish(
             manifest_of(self._ledger, record, publisher, results, state, finished_at, unfinished, without_rows)
         )
+
+    def _keep_input(self, record: JobRecord) -> None:
+        """Keep the rows of a small job, so that its results can be done again; those in the ledger need not be."""
+        if record.spec.source is None and (record.spec.output or record.rows_dead or self._has_stored_results(record)):
+            rows = self._ledger.jobs.inline_input(record.id)
+            if rows:
+                self._workspace.keep_rows(record.id, rows)
+
+    def _has_stored_results(self, record: JobRecord) -> bool:
+        stage = last_stage(record.spec)
+        for shard in settled_shards(self._ledger, record, stage):
+            stored = [part.shard_id for part in shard.parts if part.results]
+            if None in self._ledger.results.inline_results(record.id, stage, stored):
+                return True
+        return False
 
     def delete_working_data(self, record: JobRecord, state: JobState) -> None:
         """Delete what only the attempts of a job needed, which has ended in `state`. Raises `StorageError`.
@@ -70,5 +88,7 @@ class OutputCloser:
         The decompressed text of a job that another one can resume stays until it is deleted.
         """
         self._workspace.blobs.delete_folder(checkpoint_folder(record.id))
+        if state is JobState.COMPLETED:
+            self._workspace.delete_between_stages(record.id, record.spec)
         if state is JobState.COMPLETED or record.spec.output is None:
             self._workspace.delete_staged(record.id)

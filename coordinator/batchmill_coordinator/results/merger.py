@@ -1,9 +1,10 @@
-"""Merges the results of a replay into the job whose failed rows it ran again.
+"""Merges the results of a replay into the job whose rows it ran again.
 
 1. The settled shards of the first job are read in input order, and beside them the replay's.
 2. Where rows of a shard were run again, its results and the new ones are put in input order and written as a new
    part; rows that failed again keep their dead letter, with their attempts added up.
 3. One step in the ledger makes the new part the shard's, if nobody else changed the shard.
+   A shard whose results were damaged gets only the new ones, if all of its rows were run again.
 4. At the end the manifest of the first job's output is replaced, and the parts that it no longer has are deleted.
 
 Only rows that are still dead letters are touched, so a merge that was interrupted is simply begun again, and of two
@@ -13,55 +14,36 @@ replays of one row the first one counts.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from batchmill.columns.lineage import SOURCE_ROW
+from batchmill.errors import DamagedData, NotFound
 from batchmill.jobs.dead_letters import DeadRows
+from batchmill.jobs.shard import parse_shard_id
 from batchmill.jobs.stages import last_stage
-from batchmill.operators.contract import SOURCE_ROW
+from batchmill.ledger.formats.settlement import Settled
 from batchmill.storage.indexed import INDEX, in_order
+from batchmill_coordinator.results.chain_merger import ChainMerger
+from batchmill_coordinator.results.job_results import JobResults
 from batchmill_coordinator.results.outputs import manifest_of, results_of, settled_shards
+from batchmill_coordinator.results.replay_outcomes import NO_OUTCOMES, ReplayedShard, ReplayReader
 from batchmill_coordinator.results.replay_rows import read_replay_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterator
 
-    from batchmill.jobs.dead_letters import DeadLetter
-    from batchmill.jobs.shard import ShardId
     from batchmill.ledger import JobRecord, Ledger
-    from batchmill.ledger.formats.settlement import Settled
-    from batchmill.sinks import Publisher, ResultStore
+    from batchmill.sinks import Publisher
     from batchmill.workspace import Workspace
     from batchmill_coordinator.results.dead_rows import DeadRowStore
     from batchmill_coordinator.results.one_schema import OneSchema
+    from batchmill_coordinator.results.replay_outcomes import RowOutcomes, Rows
+    from batchmill_coordinator.results.replay_rows import ReplayRows
     from batchmill_coordinator.results.roll_forward import RollForward
-
-Rows = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _ReplayedShard:
-    """The results of a shard of a replay, its rows named by their index in the first job's input."""
-
-    results: pa.Table | None  # with INDEX
-    dead: DeadRows
-    rows: Rows  # all that were run, ascending
-
-    @property
-    def last(self) -> int:
-        """Return the highest index."""
-        return int(self.rows[-1])
-
-    @property
-    def done(self) -> set[int]:
-        """Return the rows that did not fail again; if the operator expands, they may have no result."""
-        return set(self.rows.tolist()) - self.dead.indices
-
 
 _NO_DEAD_ROWS = DeadRows((), pa.table({}))
 _NO_RESULTS = pa.table({INDEX: pa.array([], pa.int64())})
@@ -83,6 +65,7 @@ class Merger:
         self._dead_rows = dead_rows
         self._one_schema = one_schema
         self._roll_forward = roll_forward
+        self._chains = ChainMerger(ledger, workspace, dead_rows)
 
     def merge(self, replay: JobRecord, epoch: int) -> None:
         """Merge everything that a replay has settled. Merging again is fine.
@@ -94,24 +77,55 @@ class Merger:
         job = self._open(self._ledger.jobs.read(replay.replay_of))
         if job.publisher is not None and self._roll_forward.apply(job.record, job.stage, job.publisher, epoch):
             job = self._open(self._ledger.jobs.read(replay.replay_of))
-        replayed = _ReplayReader(self._replayed_shards(self._open(replay)))
-        for shard in self._dead_rows.shards(job.record, job.stage):
-            dead = self._dead_rows.read(job.record.id, shard)
-            pending = set() if shard.plan else {one.index for one in dead.letters if one.replay != replay.id}
-            outcomes = replayed.of(pending) if pending else _NO_OUTCOMES
-            if outcomes.done or outcomes.dead:
-                self._replace(job, shard, dead, outcomes, epoch)
+        rows = read_replay_rows(self._workspace, replay.id)
+        if job.record.spec.is_chain:
+            self._chains.merge(job, replay, rows.indices.to_numpy(), epoch)
+        else:
+            replayed = ReplayReader(self._replayed_shards(self._open(replay), rows.indices.to_numpy()))
+            if rows.redone:
+                self._merge_redone(job, rows, replayed, epoch)
+            else:
+                self._merge_failed(job, replay, replayed, epoch)
         if job.publisher is not None:
             self._update_manifest(job, job.publisher, epoch)
 
-    def _open(self, record: JobRecord) -> _JobResults:
+    def _merge_failed(self, job: JobResults, replay: JobRecord, replayed: ReplayReader, epoch: int) -> None:
+        for shard in self._dead_rows.shards(job.record, job.stage):
+            dead = self._dead_rows.read(job.record.id, shard)
+            pending = set() if shard.plan else {one.index for one in dead.letters if one.replay != replay.id}
+            outcomes = replayed.of(pending) if pending else NO_OUTCOMES
+            if outcomes.done or outcomes.dead:
+                self._replace(job, shard, dead, outcomes, epoch, self._results(job, shard, dead), shard.rows)
+
+    def _merge_redone(self, job: JobResults, rows: ReplayRows, replayed: ReplayReader, epoch: int) -> None:
+        """Replace shards all of whose rows were done again, unless they have changed since."""
+        indices = rows.indices.to_numpy()
+        for name in sorted(rows.redone, key=parse_shard_id):
+            (shard,) = self._ledger.results.settled(job.record.id, job.stage, [parse_shard_id(name)])
+            if not isinstance(shard, Settled) or shard.token != rows.redone[name]:
+                continue
+            first, end = np.searchsorted(indices, [shard.first_row, shard.first_row + shard.rows + shard.rows_dead])
+            wanted = indices[first:end].tolist()
+            outcomes = replayed.of(wanted) if wanted else NO_OUTCOMES
+            if wanted and len(outcomes.done) + sum(len(one.letters) for one in outcomes.dead) == len(wanted):
+                dead = self._dead_before(job.record.id, shard, wanted)
+                self._replace(job, shard, dead, outcomes, epoch, None, 0)
+
+    def _dead_before(self, job_id: str, shard: Settled, redone: Collection[int]) -> DeadRows:
+        """Read the dead letters of a damaged shard; if they are damaged, only rows that were redone have any later."""
+        try:
+            return self._dead_rows.read(job_id, shard) if shard.rows_dead else _NO_DEAD_ROWS
+        except (DamagedData, NotFound):
+            every = range(shard.first_row, shard.first_row + shard.rows + shard.rows_dead)
+            return replace(_NO_DEAD_ROWS, purged=tuple(sorted(set(every).difference(redone))))
+
+    def _open(self, record: JobRecord) -> JobResults:
         spec, stage = record.spec, last_stage(record.spec)
         results = self._workspace.open_results(record.id, spec, stage)
-        return _JobResults(record, stage, results, self._workspace.open_publisher(record.id, spec))
+        return JobResults(record, stage, results, self._workspace.open_publisher(record.id, spec))
 
-    def _replayed_shards(self, replay: _JobResults) -> Iterator[_ReplayedShard]:
+    def _replayed_shards(self, replay: JobResults, original_rows: Rows) -> Iterator[ReplayedShard]:
         record = replay.record
-        original_rows = read_replay_rows(self._workspace, record.id).to_numpy()
         for shard in settled_shards(self._ledger, record, replay.stage):
             for part in shard.parts:
                 dead = self._dead_rows.read(record.id, part) if part.rows_dead else _NO_DEAD_ROWS
@@ -125,20 +139,31 @@ class Merger:
                     for letter in dead.letters
                 )
                 rows = original_rows[part.first_row : part.first_row + part.rows + part.rows_dead]
-                yield _ReplayedShard(results, replace(dead, letters=letters), rows)
+                yield ReplayedShard(results, replace(dead, letters=letters), rows)
 
-    def _results(self, job: _JobResults, shard: Settled, dead: DeadRows) -> pa.Table | None:
+    def _results(self, job: JobResults, shard: Settled, dead: DeadRows) -> pa.Table | None:
         if shard.results == 0:
             return None
         return _indexed(results_of(self._ledger, job.record, job.stage, job.results, [shard])[0], shard, dead)
 
-    def _replace(self, job: _JobResults, shard: Settled, dead: DeadRows, outcomes: _RowOutcomes, epoch: int) -> None:
-        old = self._results(job, shard, dead)
-        table = in_order([*([] if old is None else [old]), *outcomes.results] or [_NO_RESULTS]).drop_columns([INDEX])
-        done, left = len(outcomes.done), outcomes.still_dead(dead)
-        after = replace(
-            shard, token=shard.token + 1, rows=shard.rows + done, rows_dead=shard.rows_dead - done, nbytes=0
-        )
+    def _replace(
+        self,
+        job: JobResults,
+        shard: Settled,
+        dead: DeadRows,
+        outcomes: RowOutcomes,
+        epoch: int,
+        kept: pa.Table | None,
+        kept_rows: int,
+    ) -> None:
+        """Give a shard the results that it keeps and those of its rows that were run again.
+
+        kept: with INDEX; None: it keeps none. kept_rows: from how many rows they are.
+        """
+        table = in_order([*([] if kept is None else [kept]), *outcomes.results] or [_NO_RESULTS]).drop_columns([INDEX])
+        rows, left = kept_rows + len(outcomes.done), outcomes.still_dead(dead)
+        rows_dead = shard.rows + shard.rows_dead - rows
+        after = replace(shard, token=shard.token + 1, rows=rows, rows_dead=rows_dead, nbytes=0)
         if shard.expanded_to is not None:
             after = replace(after, expanded_to=table.num_rows)
         if after.results:
@@ -155,93 +180,12 @@ class Merger:
             if not job.is_folder:
                 job.results.delete(older.shard_id, older.token)
 
-    def _update_manifest(self, job: _JobResults, publisher: Publisher, epoch: int) -> None:
+    def _update_manifest(self, job: JobResults, publisher: Publisher, epoch: int) -> None:
         self._one_schema.unite(job.record, job.stage, job.results, job.write, epoch)
         record = self._ledger.jobs.read(job.record.id)
         finished_at = (record.finished_at or 0) / 1000
         manifest = manifest_of(self._ledger, record, publisher, job.results, record.state, finished_at)
         publisher.update_manifest(manifest)
-
-
-@dataclass(frozen=True, slots=True)
-class _JobResults:
-    """A job with its results, and the output that was published of them, if it has one."""
-
-    record: JobRecord
-    stage: int  # whose results they are
-    results: ResultStore
-    publisher: Publisher | None
-
-    @property
-    def is_folder(self) -> bool:
-        """Whether its parts are in the folder of its user, where only those of the manifest may be."""
-        output = self.record.spec.output
-        return output is not None and not output.is_file
-
-    def write(self, shard_id: ShardId, token: int, table: pa.Table) -> int:
-        """Write results that are to replace a shard's; returns their stored size in bytes."""
-        write = self.results.write if self.publisher is None else self.publisher.replace_part
-        return write(shard_id, token, table)
-
-
-class _ReplayReader:
-    """The shards of a replay, read once and in order."""
-
-    def __init__(self, shards: Iterator[_ReplayedShard]) -> None:
-        self._replayed_shards = shards
-        self._held: list[_ReplayedShard] = []
-
-    def of(self, wanted: Collection[int]) -> _RowOutcomes:
-        """Return what became of these rows. Later calls must ask for later rows."""
-        self._held = [shard for shard in self._held if shard.last >= min(wanted)]
-        while not self._held or self._held[-1].last < max(wanted):
-            piece = next(self._replayed_shards, None)
-            if piece is None:
-                break
-            self._held.append(piece)
-        rows = pa.array(sorted(wanted), pa.int64())
-        held = [shard.results for shard in self._held if shard.results is not None]
-        results = [table.filter(pc.is_in(table[INDEX], rows)) for table in held]
-        dead = [shard.dead.select(wanted) for shard in self._held]
-        done = {row for shard in self._held for row in shard.done}.intersection(wanted)
-        return _RowOutcomes([table for table in results if table.num_rows], [one for one in dead if one.letters], done)
-
-
-@dataclass(frozen=True, slots=True)
-class _RowOutcomes:
-    """What became of rows that were run again: new results, with INDEX, and those that failed again."""
-
-    results: list[pa.Table]
-    dead: list[DeadRows]
-    done: set[int]  # the rows that are done now
-
-    def still_dead(self, before: DeadRows) -> DeadRows:
-        """Return the failed rows that a shard has from now on. before: those that it had."""
-        again = {letter.index for one in self.dead for letter in one.letters}
-        kept = before.select({letter.index for letter in before.letters} - self.done - again)
-        attempts = {letter.index: letter for letter in before.letters}
-        groups = [kept, *(_again(one, attempts) for one in self.dead)]
-        letters = [letter for group in groups for letter in group.letters]
-        order = sorted(range(len(letters)), key=lambda place: letters[place].index)
-        rows = pa.concat_tables([group.rows for group in groups], promote_options="permissive")
-        return DeadRows(tuple(letters[place] for place in order), rows.take(pa.array(order, pa.int64())), before.purged)
-
-
-_NO_OUTCOMES = _RowOutcomes([], [], set())
-
-
-def _again(dead: DeadRows, before: Mapping[int, DeadLetter]) -> DeadRows:
-    """Add to rows that failed again what is known of their first failure."""
-    letters = [
-        letter.model_copy(
-            update={
-                "attempts": letter.attempts + before[letter.index].attempts,
-                "first_failed_at": before[letter.index].first_failed_at,
-            }
-        )
-        for letter in dead.letters
-    ]
-    return replace(dead, letters=tuple(letters))
 
 
 def _indexed(results: pa.Table, shard: Settled, dead: DeadRows) -> pa.Table:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from batchmill.columns.lineage import SOURCE_ROW
 from batchmill.jobs.shard import ShardId
 from batchmill.jobs.stages import carried_through
-from batchmill.operators.contract import SOURCE_ROW
 from batchmill_coordinator.results.outputs import settled_shards
 
 if TYPE_CHECKING:
@@ -66,6 +66,13 @@ class OneSchema:
             self._dead_rows.write(record.id, after, self._dead_rows.read(record.id, part))
         self._ledger.results.replace_part(record.id, part, after, {}, epoch)
 
+    def keep_input_schema(self, record: JobRecord) -> None:
+        """Keep what `schema_without_rows` returns where its source, the rows of the request, goes as the job ends."""
+        if record.spec.source is None and not record.last.rows_done:
+            schema = schema_without_rows(self._ledger, self._workspace, record)
+            if len(schema):
+                self._workspace.schema_log(record.id).widen(schema.empty_table())
+
     def empty_part(self, record: JobRecord, publisher: Publisher) -> tuple[ManifestPart, ...]:
         """Write a part without rows that has the schema of an output without results; none if it has no column."""
         schema = schema_without_rows(self._ledger, self._workspace, record)
@@ -82,5 +89,7 @@ def schema_without_rows(ledger: Ledger, workspace: Workspace, record: JobRecord)
     """
     spec = record.spec
     inline = None if spec.source else ledger.jobs.inline_input(record.id)
+    if spec.source is None and inline is None:  # the job has ended
+        return workspace.schema_log(record.id).latest()[1]
     schema = workspace.open_source(record.id, spec, inline).schema
     return pa.schema([schema.field(name) for name in carried_through(spec, schema.names) if name != SOURCE_ROW])

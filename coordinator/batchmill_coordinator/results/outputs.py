@@ -82,7 +82,7 @@ def _stored(record: JobRecord, results: ResultStore, part: Settled) -> pa.Table:
         rows = f"the rows {part.first_row:,} to {last_row:,} of {record.id} (shard {shard})"
         raise type(error)(
             f"the results of {rows} cannot be read: {error.message}",
-            hint="Restore the file from a copy.",
+            hint=f"Restore the file from a copy, or compute it again: `batchmill redo {record.id}`.",
             job=record.id,
             shard=shard,
             first_row=part.first_row,

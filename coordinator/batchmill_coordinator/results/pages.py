@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
 from batchmill.errors import DamagedData, NotFound
 from batchmill.jobs.shard import ShardId, format_shard_id, parse_shard_id
-from batchmill.jobs.stages import last_stage
+from batchmill.ledger.formats.encodings import FreedParts
 from batchmill_coordinator.results.outputs import results_of, settled_shards
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from batchmill.sinks import ResultStore
 
 CURSOR_PATTERN = r"^([0-9]{1,12}(\.[01]){0,64})?$"
+STAGE_CURSOR_PATTERN = r"^([0-9]{1,2}/[0-9]{1,12}(\.[01]){0,64}|[0-9]{1,12}(\.[01]){0,64})?$"
 TARGET_PAGE_BYTES = 16 * 1024 * 1024
 """A page takes complete shards until it has about this many bytes; it has at least one."""
 
@@ -56,21 +57,41 @@ class ResultPage:
         return bool(self.tables) or self.at_end
 
 
+class StagePlace(NamedTuple):
+    """A shard of a stage, as a cursor through all stages: "1/17.0"; of the first stage "17.0"."""
+
+    stage: int
+    shard_id: ShardId
+
+    @classmethod
+    def parse(cls, cursor: str) -> StagePlace:
+        """Parse text that matches `STAGE_CURSOR_PATTERN`; "" is the beginning."""
+        stage, slash, shard = cursor.rpartition("/")
+        return cls(int(stage) if slash else 0, parse_cursor(shard))
+
+    def write(self) -> str:
+        """The inverse of `parse`."""
+        return f"{self.stage}/{format_shard_id(self.shard_id)}"
+
+
 def parse_cursor(cursor: str) -> ShardId:
     """Parse the shard that a page begins with, from text that matches `CURSOR_PATTERN`; "" is the first one."""
     return parse_shard_id(cursor) if cursor else ShardId((0,))
 
 
-def read_page(ledger: Ledger, record: JobRecord, results: ResultStore, start: ShardId) -> ResultPage:
+def read_page(ledger: Ledger, record: JobRecord, stage: int, results: ResultStore, start: ShardId) -> ResultPage:
     """Read the page that begins with the shard `start`. Raises `StorageError`, or `NotFound` when results were removed.
 
-    results: those of the job's last stage.
+    results: those of the stage. Parts that the next stage has settled are skipped, unless they are kept.
     It ends before a part that cannot be read. A page that begins with one raises an error that names the part and its
     rows; the `next_cursor` in its details is that of the page behind it.
     It ends before the first shard that is not settled; once the job has ended, such shards are skipped.
     """
-    chosen, following = _choose(ledger, record, start)
-    tables = _read_parts(ledger, record, results, chosen, following)
+    own = record.stages[stage]
+    if not own.spec.keep:
+        start = max(start, ShardId((FreedParts.parse(own.freed).shard,)))
+    chosen, following = _choose(ledger, record, stage, start)
+    tables = _read_parts(ledger, record, stage, results, chosen, following)
     if len(tables) < len(chosen):
         following = chosen[len(tables)].shard_id
     for number, table in enumerate(tables):
@@ -78,15 +99,19 @@ def read_page(ledger: Ledger, record: JobRecord, results: ResultStore, start: Sh
             following = chosen[number].shard_id
             tables = tables[:number]
             break
-    at_end = _is_complete(record) and following[0] >= record.last.shards_planned
+    at_end = (record.state.is_final or own.is_settled) and following[0] >= own.shards_planned
     return ResultPage(tuple(tables), format_shard_id(following), at_end, record.state)
 
 
 def _read_parts(
-    ledger: Ledger, record: JobRecord, results: ResultStore, chosen: Sequence[Settled], following: ShardId
+    ledger: Ledger,
+    record: JobRecord,
+    stage: int,
+    results: ResultStore,
+    chosen: Sequence[Settled],
+    following: ShardId,
 ) -> list[pa.Table]:
     """Read parts up to the first that is damaged or gone; that one raises if it is the first of all."""
-    stage = last_stage(record.spec)
     try:
         return results_of(ledger, record, stage, results, chosen)
     except (DamagedData, NotFound):
@@ -104,17 +129,13 @@ def _read_parts(
     return tables
 
 
-def _is_complete(record: JobRecord) -> bool:
-    """Return whether no more rows will come: the job has ended, or will at the finisher's next step."""
-    return record.state.is_final or record.is_settled
-
-
-def _choose(ledger: Ledger, record: JobRecord, start: ShardId) -> tuple[list[Settled], ShardId]:
+def _choose(ledger: Ledger, record: JobRecord, stage: int, start: ShardId) -> tuple[list[Settled], ShardId]:
     chosen: list[Settled] = []
     following, size = start, 0
-    if not (record.last.rows_done or record.last.rows_dead or record.state.is_final):
+    own = record.stages[stage]
+    if not (own.rows_done or own.rows_dead or own.is_settled or record.state.is_final):
         return chosen, following  # nothing is settled yet: a client asks for results as soon as its job is accepted
-    for shard in settled_shards(ledger, record, last_stage(record.spec), start[0]):
+    for shard in settled_shards(ledger, record, stage, start[0]):
         if not shard.is_complete and not record.state.is_final:
             break
         parts = [part for part in shard.parts if part.shard_id >= start and part.results > 0]

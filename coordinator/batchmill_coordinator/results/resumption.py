@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from batchmill.errors import InvalidOutput, NotFound, StorageError
 from batchmill.jobs.dead_letters import DeadRows, dead_letters_name
+from batchmill.jobs.job import JobState
 from batchmill.jobs.shard import Shard, parse_shard_id
 from batchmill.jobs.stages import last_stage
 from batchmill.jobs.unfinished import FORMAT
@@ -43,7 +44,7 @@ class Order:
     """A job about to be accepted, with all that its output depends on."""
 
     spec: JobSpec
-    operator: OperatorInfo
+    operators: tuple[OperatorInfo, ...]  # of its stages
     inline: bytes
     description: SourceDescription | None
 
@@ -74,9 +75,10 @@ class Resumption:
         if manifest is None:
             return None
         if manifest.rest is None or manifest.origin is None:
+            is_done = manifest.state is JobState.COMPLETED
+            what = "finished results" if is_done else f"results, which cannot be resumed as it was {manifest.state},"
             raise InvalidOutput(
-                f"the output folder {publisher.uri} holds the finished results of job {manifest.job}, "
-                f"{manifest.rows:,} rows.",
+                f"the output folder {publisher.uri} holds the {what} of job {manifest.job}, {manifest.rows:,} rows.",
                 hint="Choose another folder, or empty this one to compute them again.",
                 path=publisher.uri,
                 job=manifest.job,
@@ -89,7 +91,7 @@ class Resumption:
                 path=publisher.uri,
                 job=manifest.job,
             )
-        fingerprint = self._fingerprint(order.spec, order.operator.version, order.inline, order.description)
+        fingerprint = self._fingerprint(order.spec, order.operators[-1].version, order.inline, order.description)
         for what in _differences(manifest, manifest.origin, order, fingerprint):
             raise InvalidOutput(
                 f"the output folder {publisher.uri} holds {manifest.rows:,} rows of job {manifest.job}, which was "
@@ -144,6 +146,7 @@ class Resumption:
             operator_version=operator_version,
             carry=None if spec.last.carry is None else tuple(spec.last.carry),
             skips_nulls=spec.last.on_null == "skip",
+            table_version=None if description is None else description.table_version,
         )
 
     def _copy_dead_rows(self, earlier_id: str, job_id: str, shard: Settled) -> DeadRows:
@@ -172,7 +175,7 @@ def _with_dead_rows(stage: int, rest: UnfinishedWork) -> Iterator[Settled]:
 
 def _differences(manifest: Manifest, before: InputFingerprint, order: Order, now: InputFingerprint) -> Iterator[str]:
     """Describe how a job differs from the one that left the output, a clause each."""
-    spec, schema = order.spec.last, order.operator.params_schema
+    spec, schema = order.spec.last, order.operators[-1].params_schema
     if manifest.operator != spec.operator:
         yield f"its operator was {manifest.operator!r}, now it is {spec.operator!r}"
     if before.operator_version != now.operator_version:
@@ -188,6 +191,11 @@ def _differences(manifest: Manifest, before: InputFingerprint, order: Order, now
         yield f"it passed {_columns(before.carry)} through, now it passes {_columns(now.carry)}"
     if before.skips_nulls != now.skips_nulls:
         yield 'only one of the two has `on_null` "skip", with which results have other columns'
+    if before.source != now.source and before.table_version != now.table_version:
+        yield (
+            f"it read version {before.table_version} of its table, which is {now.table_version} now: give the source "
+            f"`table_version` {before.table_version}"
+        )
     yield from _changed_files(before, now)
     if before.source != now.source:
         yield "its input has changed"

@@ -4,7 +4,8 @@
    that have shards in flight. The window is the pool's slots and `PoolView.window`. However many jobs wait, it reads no
    more; and of those that wait for their first turn, each only once in a while (`_Untouched`).
 2. Tenants and their jobs take turns by priority, deadline and what they have in flight (`fairness.next_job`), one shard
-   a turn.
+   a turn. Of a job the latest stage goes first, and one whose results wait for the next stage makes no more than its
+   buffer holds (`buffer_credit`).
 3. `placement.ShardPlacement` says which queue the shard goes to, or defers it; then its model's other shards are
    deferred in this step too.
 4. The ledger gives the shard its token, then the message is published. After a crash between the two the shard is
@@ -22,7 +23,8 @@ from batchmill.caches import Lru
 from batchmill.jobs.job import JobState
 from batchmill.ledger.views.index import Window
 from batchmill_coordinator.roles.job_guard import JobGuard, apart
-from batchmill_coordinator.scheduling.fairness import IDLE, Candidate, TenantLoad, next_job
+from batchmill_coordinator.scheduling.buffer_credit import within_buffer
+from batchmill_coordinator.scheduling.fairness import IDLE, Candidate, TenantLoad, latest_stages, next_job
 from batchmill_coordinator.scheduling.model_demand import ModelNames, demands_of
 from batchmill_coordinator.scheduling.pace import ModelPaces
 from batchmill_coordinator.scheduling.placement import ShardPlacement, Target, queue_for
@@ -93,7 +95,7 @@ class Dispatcher:
 
     name = "dispatcher"
     wakes_on = frozenset(
-        {"planned", "committed", "settled", "finished", "failed", "lost", "worker", "paused", "resumed"}
+        {"planned", "committed", "settled", "freed", "finished", "failed", "lost", "worker", "paused", "resumed"}
     )
     period_s = 0.5
 
@@ -154,6 +156,8 @@ class Dispatcher:
             return
         shards = self._ledger.shards
         waiting = shards.to_queue_of(able, free_slots, now_ms)
+        for one in able:
+            waiting[one.key] = within_buffer(one, waiting[one.key])
         models = self._names.of(stages)
         due = {one.key for one in able if waiting[one.key]}
         demands = demands_of(stages, due, models, self._paces, now_ms / 1000)
@@ -187,7 +191,7 @@ class Dispatcher:
         queued = dict.fromkeys((models[key] for key in candidates), 0)
         deferred = set()
         while free_slots > 0 and candidates:
-            chosen = next_job(list(candidates.values()), now_s, turns.load)
+            chosen = next_job(latest_stages(candidates.values()), now_s, turns.load)
             key = chosen.key
             model = models[key]
             target = placement.place(model)

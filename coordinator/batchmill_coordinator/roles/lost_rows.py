@@ -13,6 +13,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 from batchmill.columns import rows_of
+from batchmill.columns.lineage import path_at, without_lineage
 from batchmill.jobs.completion import Completion, DeadLimit
 from batchmill.jobs.dead_letters import WORKER_LOST, DeadLetter, DeadRows, count_by_type, dead_letters_name, json_value
 from batchmill.ledger.formats.encodings import write_holder
@@ -64,11 +65,15 @@ class LostRowSettler:
 
     def _dead_row(self, record: JobRecord, shard: Shard) -> DeadRows:
         table = self._open_source(record, shard.stage).read(shard.slices).slice(shard.skip, 1)
+        path: tuple[int, ...] = ()
+        if record.spec.has_lineage:
+            path = path_at(table, 0) if record.spec.reads_lineage(shard.stage) else (shard.first_row,)
         now = self._clock.wall()
         letter = DeadLetter(
             stage=shard.stage,
             index=shard.first_row,
-            row=json_value(rows_of(table)[0]),
+            path=path,
+            row=json_value(rows_of(without_lineage(table) if path else table)[0]),
             operator=record.spec.stages[shard.stage].operator,
             error_type=WORKER_LOST,
             message=f"The worker process that ran this row ended or froze, {shard.losses} times in a row; the row was "

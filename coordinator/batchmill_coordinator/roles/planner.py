@@ -90,9 +90,9 @@ class _Draft:
     def rows(self) -> int:
         return sum(shard.rows for shard in self.shards)
 
-    @property
-    def is_empty(self) -> bool:
-        return not self.shards and not self.at_end
+    def is_empty(self, cursor: str) -> bool:
+        """Return whether there is nothing to write; cursor: the ledger's."""
+        return not self.shards and not self.at_end and self.cursor == cursor
 
     def add(self, job_id: str, stage: StageRecord, split: InputSplit) -> None:
         shard_id = ShardId((stage.shards_planned + len(self.shards),))
@@ -106,7 +106,7 @@ class Planner:
     """Writes shards. One step plans for every live stage; the cursor in the ledger moves by compare-and-set."""
 
     name = "planner"
-    wakes_on = frozenset({"submitted", "committed", "worker", "resumed"})
+    wakes_on = frozenset({"submitted", "committed", "settled", "worker", "resumed"})
     period_s = 1.0
 
     def __init__(
@@ -152,7 +152,7 @@ class Planner:
 
         def run() -> None:
             try:
-                with about(role=self.name), self._guard.over(one.job.id), self._counted(one.job.id):
+                with about(role=self.name), self._guard.over(one.job.id), self._counted(one):
                     self._plan(one, pool, pool.horizon - one.stage.shards_live, epoch)
             except BaseException as error:  # noqa: BLE001  # raised by the step that collects the task
                 future.set_exception(error)
@@ -185,7 +185,7 @@ class Planner:
         return len(self._running) < MAX_THREADS and own < MAX_THREADS // 2
 
     def _is_suspect(self, one: JobStage) -> bool:
-        return one.job.plannings > 0 and one.job.id not in self._begun
+        return one.stage.number == FIRST_STAGE and one.job.plannings > 0 and one.job.id not in self._begun
 
     def _collect(self) -> None:
         """Take the tasks that have ended out of those that run. Raises what one of them raised."""
@@ -204,8 +204,15 @@ class Planner:
         self._guard.forget_all_but({one.job.id for one in alive} | {job_id for job_id, _ in self._running})
 
     @contextmanager
-    def _counted(self, job_id: str) -> Iterator[None]:
-        """Count in the ledger that a job is being planned. Raises `InvalidSource` if the process died of it before."""
+    def _counted(self, one: JobStage) -> Iterator[None]:
+        """Count in the ledger that a job is being planned. Raises `InvalidSource` if the process died of it before.
+
+        Only the first stage reads files of a user.
+        """
+        if one.stage.number != FIRST_STAGE:
+            yield
+            return
+        job_id = one.job.id
         begun = self._ledger.shards.begin_planning(job_id, is_again=job_id in self._begun)
         self._begun.add(job_id)
         if begun > MAX_DEATHS:
@@ -236,7 +243,7 @@ class Planner:
         opened = self._opened(one)
         try:
             draft = self._draft(one, opened, pool, wanted)
-            if draft.is_empty:
+            if draft.is_empty(one.stage.cursor):
                 self._keep_open(one.key, opened)
                 return
             total = opened.source.count(draft.cursor)
@@ -248,7 +255,7 @@ class Planner:
         except BaseException:  # the splitter is ahead of the ledger now: to continue with it would leave rows out
             opened.splitter.close()
             raise
-        if answer is PlanAnswer.OK:
+        if answer is PlanAnswer.OK and one.stage.number == FIRST_STAGE:
             self._begun.discard(one.job.id)  # the script has cleared the count
         match answer:
             case PlanAnswer.OK if not draft.at_end:
@@ -266,7 +273,8 @@ class Planner:
             match opened.splitter.next_split(max_rows, self._settings.shard_max_bytes):
                 case InputSplit() as split:
                     draft.add(one.job.id, one.stage, split)
-                case NotYet():
+                case NotYet(cursor):
+                    draft.cursor = draft.cursor if cursor is None else cursor
                     return draft
                 case End():
                     draft.at_end = True
@@ -301,6 +309,9 @@ class Planner:
         return OpenSource(source, source.splitter(cursor), cursor)
 
     def _keep_open(self, key: StageKey, opened: OpenSource) -> None:
+        if not opened.source.stays_open:
+            opened.splitter.close()
+            return
         for dropped in self._open_sources.put(key, opened):
             dropped.splitter.close()
 

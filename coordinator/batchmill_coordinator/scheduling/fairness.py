@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 AGEING_S = 60.0
 """A job that waits for this long without a shard being queued rises by one priority class."""
@@ -60,6 +60,15 @@ def next_job(candidates: list[Candidate], now_s: float, load: Mapping[str, Tenan
     """
     tenant = _next_tenant(candidates, now_s, load)
     return min((one for one in candidates if one.tenant == tenant), key=_rank_at(now_s))
+
+
+def latest_stages(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Return of each job the candidate latest in its chain: so little waits between its stages."""
+    latest: dict[str, Candidate] = {}
+    for one in candidates:
+        if one.job_id not in latest or latest[one.job_id].stage < one.stage:
+            latest[one.job_id] = one
+    return list(latest.values())
 
 
 def _next_tenant(candidates: list[Candidate], now_s: float, load: Mapping[str, TenantLoad]) -> str:

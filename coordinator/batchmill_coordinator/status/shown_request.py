@@ -18,7 +18,8 @@ _USER_INFO = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^/@\s]+@")
 def shown_request(spec: JobSpec) -> JobForm:
     """The request with the values of parameters that are secrets by their name, and user names in URLs, replaced."""
     form = JobForm.of(spec)
-    return form.model_copy(update={"params": _shown(form.params)})
+    stages = form.stages and [one.model_copy(update={"params": _shown(one.params)}) for one in form.stages]
+    return form.model_copy(update={"params": _shown(form.params), "stages": stages})
 
 
 def _shown(value: Any) -> Any:

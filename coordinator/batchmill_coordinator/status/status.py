@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from batchmill.jobs.cost import NANO, job_cost
 from batchmill.jobs.job import JobState
-from batchmill.jobs.status import JobStatus, StageStatus
+from batchmill.jobs.status import JobStatus, StageStatus, StageStatuses
 from batchmill_coordinator.status.forecast import (
     Forecast,
     Interval,
@@ -59,7 +59,7 @@ def status_of(
         **_time_left(left),
         shards_done=stage.shards_done,
         shards_running=record.shards_running,
-        stages=[_stage(record, one) for one in record.stages],
+        stages=StageStatuses([_stage(record, one) for one in record.stages]),
         created_at=record.created_at / 1000,
         started_at=_seconds(record.started_at),
         finished_at=_seconds(record.finished_at),
@@ -115,8 +115,16 @@ def _stage(record: JobRecord, stage: StageRecord) -> StageStatus:
         share: float | None = 1.0
     else:
         share = None if total is None else round(min(settled / total, 1.0), 4) if total else 1.0
+    is_last = stage.buffer_bytes is None
     return StageStatus(
+        name=stage.spec.title,
         operator=stage.spec.operator,
+        pool=stage.spec.pool,
+        rows_filtered=stage.rows_filtered,
+        rows_cached=stage.rows_cached,
+        results=None if is_last else stage.rows_out,
+        buffered_bytes=0 if is_last or record.state.is_final else stage.buffered,
+        buffer_bytes=stage.buffer_bytes,
         rows_total=total,
         rows_done=stage.rows_done,
         rows_dead=stage.rows_dead,

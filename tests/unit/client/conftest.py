@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from click.testing import CliRunner, Result
 
 from batchmill import Client
+from batchmill.cli import main
 from support.live_service import TOKEN, LiveService
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -48,3 +50,15 @@ def client(service: LiveService) -> Iterator[Client]:
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page of results has one shard."""
     monkeypatch.setattr("batchmill_coordinator.results.pages.TARGET_PAGE_BYTES", 1)
+
+
+@pytest.fixture
+def run(service: LiveService, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Runs a command line against the service; the outcome has exit_code, stdout and stderr."""
+    monkeypatch.setenv("BATCHMILL_URL", service.url)
+    monkeypatch.setenv("BATCHMILL_TOKEN", service.token)
+
+    def run_command(*args: object, **options: Any) -> Result:
+        return CliRunner().invoke(main, [str(one) for one in args], catch_exceptions=False, **options)
+
+    return run_command

@@ -6,25 +6,16 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from click.testing import CliRunner, Result
-
-from batchmill.cli import main
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from click.testing import Result
 
     from batchmill import Client
     from support.live_service import LiveService
 
 ROWS = [{"id": number} for number in range(3)]
-
-
-@pytest.fixture
-def run(service: LiveService, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """Runs a command line against the service."""
-    monkeypatch.setenv("BATCHMILL_URL", service.url)
-    monkeypatch.setenv("BATCHMILL_TOKEN", service.token)
-    return lambda *args: CliRunner().invoke(main, args, catch_exceptions=False)
 
 
 @pytest.fixture

@@ -28,14 +28,6 @@ if TYPE_CHECKING:
 TABLE = pa.table({"id": [1, 2, 3], "text": ["a", "b", "c"]})
 
 
-@pytest.fixture
-def run(service: LiveService, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """Runs a command line against the service."""
-    monkeypatch.setenv("BATCHMILL_URL", service.url)
-    monkeypatch.setenv("BATCHMILL_TOKEN", service.token)
-    return lambda *args: CliRunner().invoke(main, list(map(str, args)), catch_exceptions=False)
-
-
 def test_retry_options_and_a_file_of_parameters_become_the_order(
     run: Callable[..., Result], service: LiveService, tmp_path: Path
 ) -> None:

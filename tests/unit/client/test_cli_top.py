@@ -17,10 +17,8 @@ import time
 from typing import TYPE_CHECKING, Self, cast
 
 import pytest
-from click.testing import CliRunner, Result
 from rich.console import Console
 
-from batchmill.cli import main
 from batchmill.cli.terminal.overview import Overview
 from batchmill.cli.top import screen
 from batchmill.client import Client
@@ -33,19 +31,14 @@ from support.fault_proxy import Fault
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from click.testing import Result
+
     from support.live_service import LiveService
 
 WAIT_S = 90
 COUNTS = {"workers": 1, "capacity": 2, "jobs": 1, "shards_queued": 3, "shards_running": 2, "shards_waiting": 4}
 POOL = PoolStatus(name="default", **COUNTS, rows_waiting=12_345, oldest_queued_s=1.5)
 SCREEN_ON, SCREEN_OFF, CURSOR_ON = b"\x1b[?1049h", b"\x1b[?1049l", b"\x1b[?25h"
-
-
-@pytest.fixture
-def run(service: LiveService, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    monkeypatch.setenv("BATCHMILL_URL", service.url)
-    monkeypatch.setenv("BATCHMILL_TOKEN", service.token)
-    return lambda *args: CliRunner().invoke(main, args, catch_exceptions=False)
 
 
 @pytest.fixture

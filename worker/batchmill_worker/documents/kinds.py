@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import re
 import zipfile
@@ -48,20 +49,23 @@ _FOREIGN = {
     b"\x7fELF": "a program",
     b"PAR1": "a Parquet file",
 }
-_MARKS = (b"\xff\xfe", b"\xfe\xff")  # byte order marks of UTF-16, whose text has zero bytes
+_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)  # of text that has zero bytes
 _HTML = re.compile(
     r"\s*(?:<\?xml[^>]*>\s*|<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE | re.DOTALL
 )
 
 
-def kind_of(data: bytes, path: str) -> Kind:
-    """Return the kind of a document. path: its name; "": unknown.
+def kind_of(data: bytes, path: str, *, is_encoded: bool = False) -> Kind:
+    """Return the kind of a document.
+
+    path: its name; "": unknown.
+    is_encoded: whether the encoding of its text is known, which may have zero bytes then.
 
     Raises `Unreadable` if it is of no kind that can be parsed, or if its name says another one than its content.
     """
     ending = PurePosixPath(path).suffix.lower()
     named = ENDINGS.get(ending)
-    found = _by_content(data)
+    found = _by_content(data, is_encoded=is_encoded)
     if found is None and named in (Kind.HTML, Kind.MARKDOWN, Kind.TEXT):
         return named
     if found is None:
@@ -87,7 +91,7 @@ def looks_like_html(head: str) -> bool:
     return _HTML.match(head.lstrip("\ufeffï»¿")) is not None
 
 
-def _by_content(data: bytes) -> Kind | None:
+def _by_content(data: bytes, *, is_encoded: bool) -> Kind | None:
     """Return the kind that the content alone decides; None for text. Raises `Unreadable` for foreign formats."""
     if b"%PDF-" in data[:_PDF_HEAD_BYTES]:
         return Kind.PDF
@@ -96,7 +100,7 @@ def _by_content(data: bytes) -> Kind | None:
     for head, name in _FOREIGN.items():
         if data.startswith(head):
             raise Unreadable(f"is {name}, which is no document that can be parsed")
-    if b"\0" in data[:_BINARY_HEAD_BYTES] and not data.startswith(_MARKS):
+    if not is_encoded and b"\0" in data[:_BINARY_HEAD_BYTES] and not data.startswith(_MARKS):
         raise Unreadable(f"is no text and no known format: it begins with {data[:16]!r}")
     return None
 

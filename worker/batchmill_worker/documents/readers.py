@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -84,7 +84,7 @@ def read_document(data: bytes, reading: Reading) -> tuple[Kind, list[Page]]:
     if not data:
         raise Unreadable("is empty")
     kind = reading.kind or (kind_of_text(data.decode(), reading.path) if reading.is_text else None)
-    kind = kind or kind_of(data, reading.path)
+    kind = kind or kind_of(data, reading.path, is_encoded=reading.encoding is not None)
     if reading.is_text and kind in (Kind.PDF, Kind.DOCX):
         raise Unreadable(f"is text, but a {kind} document is bytes")
     require_library(kind)
@@ -104,17 +104,22 @@ def decode(data: bytes, encoding: str | None, *, declares: bool = False) -> str:
     encoding: None: what the byte order mark says; else, if it `declares` one as HTML does, that; else UTF-8 if it is
         valid, else Windows-1252.
 
-    Raises `Unreadable` if the bytes do not fit.
+    Raises `Unreadable` if the bytes do not fit. Of HTML such bytes are replaced, as in browsers, unless `encoding` says
+    what it is.
     """
     marked = next((name for mark, name in _MARKS.items() if data.startswith(mark)), None)
-    chosen = encoding or marked or (_declared(data) if declares else None)
-    tried = [chosen] if chosen else ["utf-8", _LEGACY]
+    known = encoding or marked or (_declared(data) if declares else None)
+    tried = [known] if known else ["utf-8", _LEGACY]
     for name in tried:
-        try:
-            return data.decode(name).replace("\r\n", "\n").replace("\r", "\n").removeprefix("\ufeff")
-        except UnicodeError:
-            continue
+        with suppress(UnicodeError):
+            return _with_line_feeds(data.decode(name))
+    if declares and not encoding:
+        return _with_line_feeds(data.decode(tried[-1], "replace"))
     raise Unreadable(f"is not valid in {' or '.join(tried)}; the parameter 'encoding' says what it is")
+
+
+def _with_line_feeds(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n").removeprefix("\ufeff")
 
 
 def _declared(data: bytes) -> str | None:
@@ -169,7 +174,8 @@ def _pdf_pages(data: bytes) -> Iterator[Page]:
     with document:
         for place in range(len(document)):
             try:
-                text = document[place].get_textpage().get_text_range()
+                with closing(document[place]) as page, closing(page.get_textpage()) as content:
+                    text = content.get_text_range()
             except pypdfium2.PdfiumError as error:
                 raise Unreadable(f"is a damaged PDF: page {place + 1}: {error}") from error
             yield Page(place + 1, _HYPHEN.sub("", text.replace("\r\n", "\n")).replace("\0", ""))

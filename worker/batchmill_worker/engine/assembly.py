@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 
 from batchmill.columns import RESERVED_PREFIX, reserved_column
-from batchmill.errors import InvalidOperator
-from batchmill.operators.contract import SOURCE_ROW
+from batchmill.columns.lineage import SOURCE_ROW
+from batchmill.errors import InvalidOperator, did_you_mean
 from batchmill_worker.engine.batches import join
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from batchmill.operators.contract import OperatorDefinition
     from batchmill_worker.batching.packing import Rows
@@ -42,7 +42,7 @@ def assemble(
     """Return the results in input order, the row of `table` that each was made from, and the columns that were made.
 
     A column that the operator makes replaces the carried one of that name, in its place. Raises `InvalidOperator` for
-    results without a column, or with one that is Batchmill's own.
+    results without a column, or with one that is Batchmill's own or that the operator did not announce.
     """
     made: dict[str, Any] = join(definition, [batch.result for batch in completed])
     sources = np.concatenate([batch.sources for batch in completed]) if completed else np.empty(0, dtype=np.int64)
@@ -58,6 +58,7 @@ def assemble(
             "Batchmill's own.",
             hint="Give it another name.",
         )
+    _check_declared(definition, made, table.column_names)
     if np.any(np.diff(sources) < 0):
         order = np.argsort(sources, kind="stable")
         sources = sources[order]
@@ -75,6 +76,19 @@ def assemble(
         return _without_columns(sources.size), sources, ()
     columns = {name: made[name] if name in made else kept.column(name) for name in names}
     return pa.table(columns), sources, tuple(made)
+
+
+def _check_declared(definition: OperatorDefinition, made: Iterable[str], columns: Sequence[str]) -> None:
+    if definition.makes is None:
+        return
+    undeclared = [name for name in made if name not in definition.makes and name not in columns]
+    if undeclared:
+        raise InvalidOperator(
+            f"operator {definition.name!r} made the column {undeclared[0]!r}, but announces only: "
+            f"{', '.join(definition.makes) or 'none'}.",
+            hint=did_you_mean(undeclared[0], definition.makes) or "Add the column to makes=[…] of the operator.",
+            operator=definition.name,
+        )
 
 
 def _without_columns(rows: int) -> pa.Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pyarrow as pa
 from pydantic import Field
@@ -17,6 +17,7 @@ from batchmill_worker.text.columns import read_texts, text_key
 from batchmill_worker.text.model import ModelRequest, load_tokenizer, missing_extra
 from batchmill_worker.text.params import Column
 from batchmill_worker.text.pieces import cut
+from batchmill_worker.text.structure import Limits, Piece, cut_along
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence
@@ -33,25 +34,48 @@ Tokenizer = Annotated[
         "a token is a word or a sign.",
     ),
 ]
+By = Annotated[
+    Literal["tokens", "sentence", "markdown", "code"],
+    Field(description="Where to cut: at any token, or between sentences, sections of Markdown, definitions in code."),
+]
 Size = Annotated[int, Field(ge=1, description="The most tokens of a chunk, a model's special tokens not counted.")]
-Overlap = Annotated[int, Field(ge=0, description="How many tokens a chunk shares with the one before; less than size.")]
+Overlap = Annotated[
+    int, Field(ge=0, description="How many tokens a chunk shares, at most, with the one before; less than size.")
+]
 
 _WORD = r"[\w\p{M}]+|(?!\s)\X"
 _CHARACTER = r"\X"
+_MADE = pa.schema(
+    {
+        "text": pa.string(),
+        "chunk": pa.int32(),
+        "start": pa.int64(),
+        "end": pa.int64(),
+        "headings": pa.list_(pa.string()),
+    }
+)
 
 
-@operator("chunk", columns=["{column}"], batch_format="arrow", expands=True)
+@operator("chunk", columns=["{column}"], makes=_MADE.names, batch_format="arrow", expands=True)
 class Chunk:
-    """Split documents by tokens into overlapping chunks.
+    """Split documents into overlapping chunks.
 
     A document makes one row or more, with the new columns `text`, `chunk` (its number, from 0), `start` and `end`:
-    `text` is `document[start:end]` in characters (Unicode code points). The chunks cover the document; all but the
-    last have `size` tokens, and each shares `overlap` with the one before, but no character is ever cut. A row whose
-    document is null fails.
+    `text` is `document[start:end]` in characters (Unicode code points). The chunks cover the document, and no character
+    is ever cut. By tokens, all but the last have `size` tokens, and each shares `overlap` with the one before. By
+    sentence, Markdown or code, they have at most `size` tokens, and share complete parts of at most `overlap`; a
+    sentence, block or line that is too large itself is cut by tokens. By Markdown there is also the column `headings`,
+    the titles that the chunk is under. A row whose document is null fails.
     """
 
     def __init__(
-        self, *, column: Column = "text", tokenizer: Tokenizer = None, size: Size = 200, overlap: Overlap = 20
+        self,
+        *,
+        column: Column = "text",
+        by: By = "tokens",
+        tokenizer: Tokenizer = None,
+        size: Size = 200,
+        overlap: Overlap = 20,
     ) -> None:
         if overlap >= size:
             raise InvalidParams(
@@ -61,9 +85,9 @@ class Chunk:
                 parameter="overlap",
             )
         self._column = column
+        self._by = by
         self._tokenizer = tokenizer
-        self._size = size
-        self._overlap = overlap
+        self._limits = Limits(size, overlap)
         self._files = ""
         self._tokens: Callable[[list[str]], list[list[Span]]] | None = None
         self._characters: Callable[[str], Container[int]] | None = None
@@ -114,9 +138,9 @@ class Chunk:
         documents = [text for text in texts if not isinstance(text, RowError)]
         pieces = iter(self._pieces(documents))
         found = [[] if place in errors else next(pieces) for place in range(len(texts))]
-        return Expansion(
-            _table(documents, [spans for spans in found if spans]), [len(spans) for spans in found], errors
-        )
+        cut = [chunks for chunks in found if chunks]
+        table = _table(documents, cut, with_headings=self._by == "markdown")
+        return Expansion(table, [len(chunks) for chunks in found], errors)
 
     def teardown(self) -> None:
         """Drop the tokeniser."""
@@ -125,14 +149,20 @@ class Chunk:
     def _texts(self, batch: pa.Table) -> list[str | RowError]:
         return read_texts(batch, "chunk", self._column)
 
-    def _pieces(self, documents: list[str]) -> list[list[Span]]:
+    def _pieces(self, documents: list[str]) -> list[list[Piece]]:
         if self._tokens is None or self._characters is None:
             raise RuntimeError("chunk is used before setup() or after teardown()")
         tokens = self._tokens(documents) if documents else []
         return [
-            cut(len(document), spans, self._size, self._overlap, self._characters(document))
+            self._cut(document, spans, self._characters(document))
             for document, spans in zip(documents, tokens, strict=True)
         ]
+
+    def _cut(self, document: str, tokens: list[Span], characters: Container[int]) -> list[Piece]:
+        limits = self._limits
+        if self._by != "tokens":
+            return cut_along(self._by, document, tokens, limits, characters)
+        return [Piece(*span) for span in cut(len(document), tokens, limits.size, limits.overlap, characters)]
 
 
 def _of_model(tokenizer: Any) -> Callable[[list[str]], list[list[Span]]]:
@@ -151,12 +181,16 @@ def _of_model(tokenizer: Any) -> Callable[[list[str]], list[list[Span]]]:
     return tokens
 
 
-def _table(documents: Sequence[str], pieces: Sequence[Sequence[Span]]) -> pa.Table:
+def _table(documents: Sequence[str], cut_documents: Sequence[Sequence[Piece]], *, with_headings: bool) -> pa.Table:
     rows = [
-        (document[start:end], number, start, end)
-        for document, spans in zip(documents, pieces, strict=True)
-        for number, (start, end) in enumerate(spans)
+        (document[piece.start : piece.end], number, piece.start, piece.end, piece.headings)
+        for document, pieces in zip(documents, cut_documents, strict=True)
+        for number, piece in enumerate(pieces)
     ]
-    columns = [list(column) for column in zip(*rows, strict=True)] or [[], [], [], []]
+    columns = [list(column) for column in zip(*rows, strict=True)] or [[], [], [], [], []]
     types = {"text": pa.string(), "chunk": pa.int32(), "start": pa.int64(), "end": pa.int64()}
-    return pa.table({name: pa.array(values, kind) for (name, kind), values in zip(types.items(), columns, strict=True)})
+    if with_headings:
+        types["headings"] = pa.list_(pa.string())
+    return pa.table(
+        {name: pa.array(values, kind) for (name, kind), values in zip(types.items(), columns, strict=False)}
+    )

@@ -42,7 +42,7 @@ Temperature = Annotated[
 TopK = Annotated[int | None, Field(ge=1, description="Add a column `scores` with this many of the best labels.")]
 
 
-@operator("classify", columns=["{column}"], batch_format="arrow", padded=True)
+@operator("classify", columns=["{column}"], makes=["label", "score", "scores"], batch_format="arrow", padded=True)
 class Classify(OnePassOperator):
     """Find the label of a text, with a transformers sequence classifier, or an embedding model and labels in words.
 

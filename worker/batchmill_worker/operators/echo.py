@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-@operator("echo", batch_format="arrow", batch_size=None)
+@operator("echo", makes=[], batch_format="arrow", batch_size=None)
 def echo(batch: pa.Table) -> pa.Table:
     """Return every row unchanged."""
     return batch

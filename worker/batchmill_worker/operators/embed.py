@@ -25,7 +25,7 @@ TruncateDim = Annotated[
 ]
 
 
-@operator("embed", columns=["{column}"], batch_format="arrow", padded=True)
+@operator("embed", columns=["{column}"], makes=["embedding"], batch_format="arrow", padded=True)
 class Embed(OnePassOperator):
     """Embed a column of text with a sentence-transformers model.
 

@@ -42,11 +42,20 @@ Encoding = Annotated[
 TimeoutS = Annotated[float, Field(gt=0, le=3600, description="The most seconds for one file.")]
 MemoryMb = Annotated[int, Field(ge=256, le=2**20, description="MiB of address space of a process that parses files.")]
 
+_MADE = pa.schema({"page": pa.int32(), "kind": pa.string(), "text": pa.string()})
 _MAX_FILES_AT_ONCE = 16
 """In one batch: even if each of them hangs, the batch ends before its time limit."""
 
 
-@operator("parse", columns=["{column}"], batch_format="arrow", batch_size=_MAX_FILES_AT_ONCE, expands=True)
+@operator(
+    "parse",
+    columns=["{column}"],
+    makes=_MADE.names,
+    consumes=["{column}"],
+    batch_format="arrow",
+    batch_size=_MAX_FILES_AT_ONCE,
+    expands=True,
+)
 class Parse:
     """Convert files to text: PDF, HTML, Word (docx), Markdown and plain text.
 
@@ -166,14 +175,8 @@ def _values(batch: pa.Table, column: str) -> Any:
 
 def _table(files: Sequence[Parsed]) -> pa.Table:
     pages = [(page.number, file.kind.value, page.text) for file in files for page in file.pages]
-    numbers, kinds, texts = zip(*pages, strict=True) if pages else ((), (), ())
-    return pa.table(
-        {
-            "page": pa.array(numbers, pa.int32()),
-            "kind": pa.array(kinds, pa.string()),
-            "text": pa.array(texts, pa.string()),
-        }
-    )
+    columns = zip(*pages, strict=True) if pages else [(), (), ()]
+    return pa.table([pa.array(values, field.type) for values, field in zip(columns, _MADE, strict=True)], _MADE)
 
 
 def _missing(error: LibraryMissing) -> MissingExtra:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from batchmill_worker.text.columns import Text
 
 
-@operator("rerank", columns=["{query_column}", "{column}"], batch_format="arrow", padded=True)
+@operator("rerank", columns=["{query_column}", "{column}"], makes=["score"], batch_format="arrow", padded=True)
 class Rerank(OnePassOperator):
     """Score pairs of a query and a text with a cross-encoder.
 

@@ -38,7 +38,7 @@ class _Pairs:
     errors: dict[int, RowError]  # of the rows that fail, by position in the batch
 
 
-@operator("similarity", columns=["{query_column}", "{column}"], batch_format="arrow", padded=True)
+@operator("similarity", columns=["{query_column}", "{column}"], makes=["score"], batch_format="arrow", padded=True)
 class Similarity:
     """Score pairs of texts by the cosine of their vectors, from a sentence-transformers model.
 

@@ -1,4 +1,4 @@
-"""The jobs of recent shards: their spec, source and results, opened once."""
+"""The stages of recent shards: the spec of their job, their source and results, opened once."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchmill.caches import Lru
-from batchmill.jobs.stages import last_stage
+from batchmill.jobs.stages import FIRST_STAGE, last_stage
+from batchmill.stage_results import StageResults
 
 if TYPE_CHECKING:
     from batchmill.jobs.job import JobSpec, StageSpec
-    from batchmill.ledger import Claim
-    from batchmill.ledger.jobs import JobLedger
+    from batchmill.ledger import Claim, Ledger
     from batchmill.sinks import ResultStore
-    from batchmill.sources.base import Source
+    from batchmill.sources.base import RowReader
     from batchmill.workspace import Workspace
 
 MAX_KEPT = 32
@@ -21,55 +21,64 @@ MAX_KEPT = 32
 
 @dataclass(frozen=True, slots=True)
 class JobFiles:
-    """What every shard of a job reads and writes."""
+    """What every shard of a stage reads and writes."""
 
     spec: JobSpec
-    source: Source
+    stage: int
+    source: RowReader
     results: ResultStore
 
     @property
     def may_be_inline(self) -> bool:
         """Whether small results may be stored in the ledger, as the job's rows are."""
-        return self.spec.source is None and self.spec.output is None
+        is_output = self.spec.output is not None and self.stage == last_stage(self.spec)
+        return self.spec.source is None and not is_output
 
 
 class JobFilesCache:
-    """Keeps the files of the most recent jobs open. Thread-safe."""
+    """Keeps the files of the most recent stages open. Thread-safe."""
 
-    def __init__(self, workspace: Workspace, jobs: JobLedger) -> None:
+    def __init__(self, workspace: Workspace, ledger: Ledger) -> None:
         self._workspace = workspace
-        self._jobs = jobs
-        self._kept: Lru[str, JobFiles] = Lru(MAX_KEPT)
+        self._ledger = ledger
+        self._kept: Lru[tuple[str, int], JobFiles] = Lru(MAX_KEPT)
 
-    def get(self, job_id: str) -> JobFiles | None:
-        """Return the files of a job if they are open."""
-        return self._kept.get(job_id)
+    def get(self, job_id: str, stage: int) -> JobFiles | None:
+        """Return the files of a stage if they are open."""
+        return self._kept.get((job_id, stage))
 
     def stage_of(self, claim: Claim) -> StageSpec | None:
         """Return the spec of a claimed shard's stage; None if its job was evicted since the claim."""
-        files = self.get(claim.shard.job_id)
+        files = self.get(claim.shard.job_id, claim.shard.stage)
         spec = files.spec if files else claim.spec
         return spec.stages[claim.shard.stage] if spec else None
 
     def of(self, claim: Claim) -> JobFiles:
-        """Return the files of a claimed shard's job, opening them first if need be.
+        """Return the files of a claimed shard's stage, opening them first if need be.
 
         Raises as `open`, and `ServiceUnavailable` if the job has to be read from the ledger.
         """
-        job_id = claim.shard.job_id
-        files = self.get(job_id)
+        job_id, stage = claim.shard.job_id, claim.shard.stage
+        files = self.get(job_id, stage)
         if files is not None:
             return files
         if claim.spec is None:  # they were open at the claim, and have been evicted since
-            return self.open(job_id, self._jobs.read(job_id).spec, self._jobs.inline_input(job_id) or b"")
-        return self.open(job_id, claim.spec, claim.inline_rows)
+            jobs = self._ledger.jobs
+            return self.open(job_id, stage, jobs.read(job_id).spec, jobs.inline_input(job_id) or b"")
+        return self.open(job_id, stage, claim.spec, claim.inline_rows)
 
-    def open(self, job_id: str, spec: JobSpec, inline_rows: bytes) -> JobFiles:
-        """Open a job's files, and evict those of the least recently used job.
+    def open(self, job_id: str, stage: int, spec: JobSpec, inline_rows: bytes) -> JobFiles:
+        """Open a stage's files, and evict those of the least recently used one.
 
         Raises `NotFound`, `InvalidSource` or `StorageError`.
         """
-        source = self._workspace.open_source(job_id, spec, inline_rows)
-        files = JobFiles(spec, source, self._workspace.open_results(job_id, spec, last_stage(spec)))
-        self._kept.put(job_id, files)
+        source: RowReader
+        if stage == FIRST_STAGE:
+            source = self._workspace.open_source(job_id, spec, inline_rows)
+        else:
+            before = stage - 1
+            parts = self._workspace.open_results(job_id, spec, before)
+            source = StageResults(self._ledger.results, job_id, before, parts)
+        files = JobFiles(spec, stage, source, self._workspace.open_results(job_id, spec, stage))
+        self._kept.put((job_id, stage), files)
         return files

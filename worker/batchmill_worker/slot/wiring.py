@@ -97,7 +97,7 @@ def build_slot_context(settings: WorkerSettings, identity: SlotIdentity, board_f
     )
     batches = BatchExecutor(DeviceLock(), memory=memory_of(worker.device), trace=trace)
 
-    blobs, job_files = workspace.blobs, JobFilesCache(workspace, ledger.jobs)
+    blobs, job_files = workspace.blobs, JobFilesCache(workspace, ledger)
     limits = Limits(settings.row_cache_mb * MIB, settings.row_cache_rows)
     row_cache = RowCache(ledger.row_cache, blobs, limits)
     terms = ClaimTerms(worker.name, settings.pool, hourly_price_nano(settings, identity))

@@ -11,7 +11,7 @@ overlap says, or a little more where a unit is in the way.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -32,7 +32,22 @@ def cut(length: int, tokens: Sequence[Span], size: int, overlap: int, characters
     There is always one piece, for the empty document an empty one. Where each unit is one token, all pieces but the
     last have exactly `size` tokens, and all but the first share exactly `overlap` with the one before.
     """
-    bounds, counts = _units(length, tokens, characters)
+    return cut_part((0, length), tokens, size, overlap, characters)
+
+
+def cut_part(part: Span, tokens: Sequence[Span], size: int, overlap: int, characters: Container[int]) -> list[Span]:
+    """Cut a part of a document, as `cut` does all of it. tokens: those that begin in the part."""
+    return pack(*_units(part, tokens, characters), size, overlap, exceeds=True)
+
+
+def pack(bounds: Sequence[int], counts: Sequence[int], size: int, overlap: int, *, exceeds: bool) -> list[Span]:
+    """Pack units into pieces of at most `size` tokens, or of one unit.
+
+    bounds: where each unit begins, and where the last one ends.
+    counts: how many tokens are before each of these places; ascending.
+    exceeds: where no unit begins `overlap` tokens before the end of a piece, whether the next one shares a little more
+        with it, or less.
+    """
     pieces = []
     first = 0
     while True:
@@ -40,18 +55,19 @@ def cut(length: int, tokens: Sequence[Span], size: int, overlap: int, characters
         pieces.append((bounds[first], bounds[last]))
         if last == len(bounds) - 1:
             return pieces
-        first = max(bisect_right(counts, counts[last] - overlap) - 1, first + 1)
+        shared = counts[last] - overlap
+        first = max(bisect_right(counts, shared) - 1 if exceeds else bisect_left(counts, shared), first + 1)
         while first < last and counts[last + 1] > counts[first] + size:
             first += 1  # with this much overlap the next piece would end where this one does
 
 
-def _units(length: int, tokens: Sequence[Span], characters: Container[int]) -> tuple[list[int], list[int]]:
-    """Where each unit begins, in characters, and how many tokens are before it; the end of the document comes last."""
-    bounds, counts = [0], [0]
+def _units(part: Span, tokens: Sequence[Span], characters: Container[int]) -> tuple[list[int], list[int]]:
+    """Where each unit begins, in characters, and how many tokens are before it; the end of the part comes last."""
+    bounds, counts = [part[0]], [0]
     reached = tokens[0][1] if tokens else 0
     for number, (start, end) in enumerate(tokens[1:], 1):
         if start >= reached and start > bounds[-1] and start in characters:
             bounds.append(start)
             counts.append(number)
         reached = max(reached, end)
-    return [*bounds, length], [*counts, len(tokens)]
+    return [*bounds, part[1]], [*counts, len(tokens)]

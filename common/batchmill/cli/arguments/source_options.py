@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _DIALECT = ("delimiter", "quote", "escape", "null_values", "encoding")
-_PART = ("limit", "sample", "seed")
+_PART = ("limit", "sample", "seed", "table_version")
 _ESCAPES = {"\\t": "\t", "tab": "\t"}
 
 
@@ -86,6 +86,12 @@ _OPTIONS = (
         "--max-file-bytes",
         type=click.IntRange(1, 2**31 - 1),
         help="With --format binary: a larger file becomes a dead letter.  [default: 64 MiB]",
+    ),
+    click.option(
+        "--table-version",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="Of a Delta table, or the id of a snapshot of an Iceberg table.  [default: the newest]",
     ),
     click.option("--limit", type=click.IntRange(min=1), metavar="ROWS", help="Read only the first rows."),
     click.option(

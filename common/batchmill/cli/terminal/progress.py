@@ -17,9 +17,11 @@ from batchmill.wording import dead, pace, printable, progress, state
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from rich.progress import TaskID
+
     from batchmill.client import Job
     from batchmill.clock import Clock
-    from batchmill.jobs.status import JobStatus
+    from batchmill.jobs.status import JobStatus, StageStatus
 
 LINE_INTERVAL_S = 5.0
 STATE_CELLS = max(map(len, JobState))
@@ -65,11 +67,12 @@ class Bar:
             TextColumn(f"{{task.description:<{STATE_CELLS}}}"),
             BarColumn(bar_width=None),
             TaskProgressColumn(),
+            TextColumn("{task.fields[buffer]}"),
             TimeElapsedColumn(),
             expand=True,
             auto_refresh=False,
         )
-        self._task = self._bar.add_task("", total=None)
+        self._tasks: list[TaskID] = []
         self._text = Text(no_wrap=True, overflow="ellipsis")
         self.content = Group(self._bar, self._text)
         self._live = Live(self.content, console=Console(file=out), transient=True, redirect_stdout=False)
@@ -77,12 +80,13 @@ class Bar:
 
     def show(self, status: JobStatus) -> None:
         """Move the bar."""
-        self._bar.update(
-            self._task,
-            description=state(status),
-            total=status.rows_total or None,
-            completed=status.rows_done + status.rows_dead,
-        )
+        bars = [(one.name, one.rows_total, one.rows_done + one.rows_dead, _buffer(one)) for one in status.stages]
+        if len(bars) < 2:
+            bars = [(state(status), status.rows_total, status.rows_done + status.rows_dead, "")]
+        while len(self._tasks) < len(bars):
+            self._tasks.append(self._bar.add_task("", total=None, buffer=""))
+        for task, (name, total, settled, buffer) in zip(self._tasks, bars, strict=True):
+            self._bar.update(task, description=printable(name), total=total or None, completed=settled, buffer=buffer)
         self._text.plain = "\n".join(_lines(status))
         self._live.refresh()
 
@@ -107,11 +111,18 @@ def _text(status: JobStatus) -> str:
     return printable(", ".join(part for part in parts if part))
 
 
+def _buffer(stage: StageStatus) -> str:
+    """Say how much waits behind a stage for the next one."""
+    if stage.buffer_bytes is None or not stage.buffered_bytes:
+        return ""
+    return f"{stage.buffered_bytes / 1e6:,.1f} of {stage.buffer_bytes / 1e6:,.0f} MB wait"
+
+
 def _stages(status: JobStatus) -> list[str]:
     """Return the finished share of each stage if the job has several."""
     if len(status.stages) < 2:
         return []
-    return [f"{stage.operator} {'?' if stage.share is None else f'{stage.share:.0%}'}" for stage in status.stages]
+    return [f"{stage.name} {'?' if stage.share is None else f'{stage.share:.0%}'}" for stage in status.stages]
 
 
 class JsonStatuses:

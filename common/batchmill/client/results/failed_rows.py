@@ -1,9 +1,10 @@
-"""The failed rows of a job: their pages, the request to run them again, the file to which they are exported."""
+"""The failed rows of a job: their pages, the requests to run rows again, the file to which they are exported."""
 
 from __future__ import annotations
 
 import secrets
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,11 @@ from pydantic import BaseModel, ValidationError
 
 from batchmill.errors import InvalidRequest, StorageError
 from batchmill.jobs.dead_letters import DeadLetter, json_value
-from batchmill.jobs.replay import ReplayRequest, RowEdit
+from batchmill.jobs.replay import RedoRequest, ReplayRequest, RowEdit
 from batchmill.wording import shown
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Collection, Mapping
+    from collections.abc import AsyncGenerator, Collection, Iterator, Mapping
 
     from batchmill.client.connection.transport import Transport
 
@@ -37,11 +38,14 @@ class _Purged(BaseModel):
     purged: int
 
 
-async def dead_letter_pages(transport: Transport, path: str) -> AsyncGenerator[DeadLetterPage, None]:
-    """Read the dead letters at a path of the service, page by page."""
+async def dead_letter_pages(
+    transport: Transport, path: str, stage: str | None = None
+) -> AsyncGenerator[DeadLetterPage, None]:
+    """Read the dead letters at a path of the service, page by page. stage: only those of this one."""
     cursor: str | None = ""
+    named = {} if stage is None else {"stage": stage}
     while cursor is not None:
-        answer = await transport.json("GET", path, query={"cursor": cursor})
+        answer = await transport.json("GET", path, query={"cursor": cursor} | named)
         page = transport.parse(DeadLetterPage, answer)
         yield page
         cursor = page.next
@@ -57,22 +61,38 @@ async def purge(transport: Transport, path: str, indices: Collection[int] | None
 
 def replay_request(
     indices: Collection[int] | None,
+    stage: str | None,
     error_type: str | None,
     edits: Mapping[int, Mapping[str, Any]] | None,
     idempotency_key: str | None,
 ) -> ReplayRequest:
     """Build the body of a replay. Raises `InvalidRequest` if a value does not fit."""
-    try:
+    with _refusing("replay"):
         return ReplayRequest(
             indices=None if indices is None else sorted(indices),
+            stage=stage,
             error_type=error_type,
             edits=[RowEdit(index=index, row=json_value(row)) for index, row in (edits or {}).items()],
             idempotency_key=idempotency_key or secrets.token_hex(16),
         )
+
+
+def redo_request(shards: Collection[str] | None, idempotency_key: str | None) -> RedoRequest:
+    """Build the body of a request to do damaged shards again. Raises `InvalidRequest` if a value does not fit."""
+    with _refusing("redo"):
+        return RedoRequest(
+            shards=None if shards is None else sorted(shards), idempotency_key=idempotency_key or secrets.token_hex(16)
+        )
+
+
+@contextmanager
+def _refusing(what: str) -> Iterator[None]:
+    try:
+        yield
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise InvalidRequest(f"replay: {where}: {first['msg']}, got {shown(first['input'])}.") from error
+        raise InvalidRequest(f"{what}: {where}: {first['msg']}, got {shown(first['input'])}.") from error
 
 
 async def write_dead_letters(target: Path, pages: AsyncGenerator[DeadLetterPage, None]) -> int:

@@ -9,6 +9,7 @@ import math
 import os
 import secrets
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from batchmill.client.connection.transport import BufferPayload, Transport
+from batchmill.client.submitting.stage import Stage
 from batchmill.errors import BatchmillError, InvalidOutput, InvalidParams, InvalidRequest, InvalidRows, InvalidSource
 from batchmill.jobs.job import FileSource, JobForm, JobRequest, OutputSpec, UploadSource
 from batchmill.jobs.status import CheckedJob, JobStatus
@@ -32,11 +34,11 @@ MAX_PUTS_IN_FLIGHT = 3
 ARROW_FILE = "application/vnd.apache.arrow.file"
 
 
-_CONVERTED = {"source", "output", "deadline", "idempotency_key"}
+_CONVERTED = {"source", "output", "deadline", "idempotency_key", "stages"}
 """Options that are no field of a spec, or one of another form; the others are passed to it under their names."""
 
 
-def make_spec(operator: str, options: JobOptions) -> JobForm:
+def make_spec(operator: str | None, options: JobOptions) -> JobForm:
     """Make the spec of a job from the options of `submit`. Raises the typed error of the option that is wrong."""
     try:
         json.dumps(options.get("params"), allow_nan=False)
@@ -48,6 +50,7 @@ def make_spec(operator: str, options: JobOptions) -> JobForm:
             {
                 **given,
                 "operator": operator,
+                "stages": _stages(options.get("stages")),
                 "source": None if options.get("source") is None else file_source(options["source"]),
                 "output": _output(options.get("output")),
                 "deadline_at": _deadline_at(options.get("deadline")),
@@ -55,6 +58,15 @@ def make_spec(operator: str, options: JobOptions) -> JobForm:
         )
     except ValidationError as error:
         raise _invalid(InvalidRequest, "", error) from error
+
+
+def _stages(stages: Any) -> list[Any] | None:
+    """Convert stages to what the form takes; anything else is left for the form to refuse."""
+    if stages is None:
+        return None
+    if not isinstance(stages, Sequence) or isinstance(stages, str):
+        raise InvalidRequest(f"stages: expected a list of Stage, got {stages!r:.80}.", field="stages")
+    return [one.form if isinstance(one, Stage) else one for one in stages]
 
 
 def _deadline_at(deadline: Any) -> float | None:

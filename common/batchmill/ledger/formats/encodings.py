@@ -44,6 +44,40 @@ class Request(NamedTuple):
     digest: str
 
 
+class StageCursor(NamedTuple):
+    """Where the planning of a stage that is not the first continues in the results of the stage before it."""
+
+    shard: int = 0  # the first planned shard with results that are not planned
+    row: int = 0  # how many of its results are
+
+    def write(self) -> str:
+        """The cursor as text."""
+        return f"{self.shard} {self.row}"
+
+    @classmethod
+    def parse(cls, text: str) -> StageCursor:
+        """The inverse of `write`; "" is the beginning."""
+        return cls(*map(int, text.split())) if text else cls()
+
+
+class FreedParts(NamedTuple):
+    """How far the parts of a stage are freed, as the next stage has settled them."""
+
+    shard: int = 0  # the first planned shard whose parts are not freed
+    rows: int = 0  # results of the shards before it
+    next_shard: int = 0  # the first planned shard of the next stage that may not be settled
+    next_rows: int = 0  # rows of the shards before it
+
+    def write(self) -> str:
+        """The progress as text."""
+        return " ".join(map(str, self))
+
+    @classmethod
+    def parse(cls, text: str) -> FreedParts:
+        """The inverse of `write`; "" is the beginning."""
+        return cls(*map(int, text.split())) if text else cls()
+
+
 def write_holder(worker: str, claim: str) -> str:
     """Who holds an attempt. claim: a name of its own for each claim."""
     return f"{worker} {claim}"

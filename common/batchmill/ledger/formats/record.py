@@ -39,6 +39,7 @@ class StageRecord:
     rows_done: int = 0
     rows_dead: int = 0
     rows_cached: int = 0
+    rows_filtered: int = 0  # of those done, without a result
     rows_resumed: int = 0  # of those done and dead, what an earlier job left
     rows_timed: int = 0  # rows that `busy_us` was spent on
     shards_planned: int = 0
@@ -52,7 +53,17 @@ class StageRecord:
     rate_at: int | None = None  # when the open interval began
     rate_rows: int = 0  # settled by then
     last_queued_at: int | None = None  # when a shard of it was last queued, or the job was resumed
+    buffer_bytes: int | None = None  # of its results that may wait for the next stage; None: it is the last
+    rows_out: int = 0  # its results, if it is not the last
+    bytes_out: int = 0  # the same, stored
+    bytes_freed: int = 0  # of those, what the next stage has settled
+    freed: str = ""  # how far its parts are freed, see `FreedParts`
     cost: Spent = NO_COST
+
+    @property
+    def buffered(self) -> int:
+        """How many bytes of its results wait for the next stage."""
+        return self.bytes_out - self.bytes_freed
 
     @property
     def rows_left(self) -> int:
@@ -170,7 +181,9 @@ class JobStage(NamedTuple):
     @property
     def is_untouched(self) -> bool:
         """Whether its shards are as the planner numbered them: none was queued yet, left by another job, or dropped."""
-        return self.stage.last_queued_at is None and self.job.resumed_from is None and not self.job.state.is_final
+        if self.job.resumed_from is not None or self.job.state.is_final:
+            return False
+        return self.stage.last_queued_at is None and self.stage.shards_live == self.stage.shards_planned
 
 
 @lru_cache(maxsize=1024)

@@ -17,6 +17,69 @@ if TYPE_CHECKING:
     from batchmill.ledger.scripting.connection import Store
 
 
+class AdoptShardAnswer(StrEnum):
+    """What `adopt_shard.lua` answers."""
+
+    OK = "ok"
+    DEPOSED = "deposed"
+    KNOWN = "known"
+    MOVED = "moved"
+
+
+class AdoptedDeadRows(NamedTuple):
+    """An item of the list that `adopt_shard.lua` takes."""
+
+    error_type: str
+    rows: int
+
+
+def adopt_shard(
+    store: Store,
+    *,
+    stage: int,
+    epoch: int,
+    job_id: str,
+    replay_id: str,
+    shard_id: ShardId,
+    shards_planned: int,
+    rows: int,
+    rows_dead: int,
+    entry: str,
+    dead_by_type: Sequence[AdoptedDeadRows],
+) -> AdoptShardAnswer:
+    """Add to a stage of a job what a replay has settled in it, as a shard of its own; once for each replay."""
+    keys = store.keys
+    reply = store.run(
+        "adopt_shard",
+        [
+            keys.leader(),
+            keys.stage(job_id, stage),
+            keys.done(job_id, stage),
+            keys.dead_counts(job_id),
+        ],
+        [
+            epoch,
+            job_id,
+            replay_id,
+            format_shard_id(shard_id),
+            shards_planned,
+            rows,
+            rows_dead,
+            entry,
+            keys.events(),
+            *(
+                part
+                for item in dead_by_type
+                for part in (
+                    item.error_type,
+                    item.rows,
+                )
+            ),
+        ],
+    )
+    return AdoptShardAnswer(reply.decode())
+
+
 class Announced(NamedTuple):
     """An item of the list that `announce.lua` takes."""
 
@@ -235,6 +298,8 @@ def commit(
     too_many_dead: str | None,
     results: int | None,
     rows_cached: int,
+    rows_filtered: int,
+    roots_dead: int,
     used: Parts,
     dead_by_type: Sequence[DeadRowsCount],
 ) -> CommitAnswer:
@@ -276,6 +341,8 @@ def commit(
             "" if too_many_dead is None else too_many_dead,
             "" if results is None else results,
             rows_cached,
+            rows_filtered,
+            roots_dead,
             write_parts(used),
             keys.events(),
             *(
@@ -708,6 +775,54 @@ def forget_rows(
     return int(reply)
 
 
+class FreePartsAnswer(StrEnum):
+    """What `free_parts.lua` answers."""
+
+    OK = "ok"
+    DEPOSED = "deposed"
+    MOVED = "moved"
+
+
+def free_parts(
+    store: Store,
+    *,
+    stage: int,
+    epoch: int,
+    job_id: str,
+    before: str,
+    after: str,
+    nbytes: int,
+    freed_at: int,
+    keep: bool,
+    parts: Sequence[ShardId],
+) -> FreePartsAnswer:
+    """Note how far the parts of a stage are freed, because the next stage has settled them."""
+    keys = store.keys
+    reply = store.run(
+        "free_parts",
+        [
+            keys.leader(),
+            keys.job(job_id),
+            keys.index(),
+            keys.stage(job_id, stage),
+            keys.inline_results(job_id, stage),
+        ],
+        [
+            store.now_ms,
+            epoch,
+            job_id,
+            before,
+            after,
+            nbytes,
+            freed_at,
+            int(keep),
+            keys.events(),
+            *(format_shard_id(item) for item in parts),
+        ],
+    )
+    return FreePartsAnswer(reply.decode())
+
+
 def keep_leases(
     store: Store,
     *,
@@ -944,6 +1059,7 @@ def plan(
     at_end: bool,
     rows_total: int | None,
     rows_exact: bool,
+    was_counted: bool,
     shards: Sequence[PlannedShard],
 ) -> PlanAnswer:
     """Write the next shards of a stage and move its cursor, if the cursor is still where the planner read it."""
@@ -968,6 +1084,7 @@ def plan(
             int(at_end),
             "" if rows_total is None else rows_total,
             int(rows_exact),
+            int(was_counted),
             keys.events(),
             *(
                 part
@@ -1566,6 +1683,7 @@ class NewStage(NamedTuple):
     worked_for: str
     turn: str
     rows_total: int | None
+    buffer_bytes: int | None
     shard_id: ShardId
     plan: str | None
     nbytes: int | None
@@ -1648,6 +1766,7 @@ def submit(
                     item.worked_for,
                     item.turn,
                     "" if item.rows_total is None else item.rows_total,
+                    "" if item.buffer_bytes is None else item.buffer_bytes,
                     format_shard_id(item.shard_id),
                     "" if item.plan is None else item.plan,
                     "" if item.nbytes is None else item.nbytes,

@@ -21,6 +21,12 @@ local function stage_key(job_id, stage)
   return job_id .. '|' .. stage
 end
 
+-- The cursor of a stage that is not the first: "shard row": the first shard of the stage before it that has rows which are
+-- not planned, and how many of its rows are. "" is the beginning.
+local function shard_of_cursor(cursor)
+  return string.match(cursor or '', '^%d+') or '0'
+end
+
 -- Who holds an attempt: "worker claim", with a name of its own for each claim.
 local function worker_of(holder)
   return string.match(holder, '^(%S+) ')

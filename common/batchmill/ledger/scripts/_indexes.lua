@@ -8,6 +8,7 @@
 -- flight|POOL      sorted set: stages with shards that are queued or running, by how many; flight: set of their pools
 -- later            sorted set: stages all of whose idle shards wait for a retry, by when the first is due (ms)
 -- unqueue          set: stages of paused jobs with queued shards
+-- free             set: stages with parts that the next stage may have settled since they were last looked at
 -- finish           sorted set: jobs with nothing at work for which a final state is due, by when to try (ms)
 -- deadlines        sorted set: jobs that have a deadline and do not stop yet, by their deadline (ms)
 -- starved|POOL     sorted set: stages that may run and have rows left, but no shard in flight, by since when (ms)
@@ -58,6 +59,23 @@ end
 local function first_due(ready, waiting)
   if redis.call('EXISTS', ready) == 1 then return 0 end
   return tonumber(redis.call('ZRANGE', waiting, 0, 0, 'WITHSCORES')[2] or '0')
+end
+
+-- Whether a stage that is not planned has input that it could be planned for: the first always may have some, a later one
+-- once the shard at its cursor, of the stage before it, is settled, or all of them are.
+local function may_have_input(job, number, cursor)
+  if number == 0 then return true end
+  local before = number - 1
+  if redis.call('HEXISTS', job .. ':done:' .. before, shard_of_cursor(cursor)) == 1 then return true end
+  return is_settled(job .. ':stage:' .. before)
+end
+
+-- How the results of a stage and the next stage stand: whether its buffer is full, so that no more may be made, and whether
+-- the next stage has settled shards since the parts were last looked at.
+local function index_buffer(job, number, buffer_bytes, bytes_out, bytes_freed, freed_at)
+  local live, done = unpack(redis.call('HMGET', job .. ':stage:' .. (number + 1), 'shards_live', 'shards_done'))
+  local is_full = tonumber(bytes_out or '0') - tonumber(bytes_freed or '0') >= tonumber(buffer_bytes)
+  return is_full and tonumber(live or '0') > 0, tonumber(done or '0') > tonumber(freed_at or '0')
 end
 
 -- Add to a sum of `work`, or drop it when nothing is left.
@@ -117,30 +135,38 @@ local function index_stage(index, job, job_id, number, found, now)
   local worked_for, turn, planned, live, queued, running, since, before, total, in_plan, done, dead, counted =
     unpack(redis.call('HMGET', stage, 'worked_for', 'turn', 'planned', 'shards_live', 'shards_queued', 'shards_running',
       'last_queued_at', 'indexed', 'rows_total', 'rows_planned', 'rows_done', 'rows_dead', 'counted'))
+  local cursor, buffer_bytes, bytes_out, bytes_freed, freed_at = unpack(redis.call('HMGET', stage, 'cursor', 'buffer_bytes',
+    'bytes_out', 'bytes_freed', 'freed_at'))
   live, queued, running = tonumber(live or '0'), tonumber(queued or '0'), tonumber(running or '0')
   done, dead = tonumber(done or '0'), tonumber(dead or '0')
   local pool, may_run, in_flight = string.match(worked_for, '^%S+'), takes_shards(found.state), queued + running
   local left = math.max(tonumber(total or '0'), tonumber(in_plan or '0')) - done - dead
   local waiting = live > in_flight and redis.call('ZCARD', job .. ':waiting:' .. number) or 0
   local plan, ready, later, starved
-  if may_run and planned ~= '1' then plan = live * LIVE_WEIGHT - found.priority end
-  if may_run and in_flight == 0 and left > 0 then starved = tonumber(since or found.created) end
-  if found.state == 'running' and live > in_flight then
+  local is_blocked, frees = false, false
+  if buffer_bytes then is_blocked, frees = index_buffer(job, number, buffer_bytes, bytes_out, bytes_freed, freed_at) end
+  frees = frees and not is_final(found.state)
+  if may_run and planned ~= '1' and may_have_input(job, number, cursor) then plan = live * LIVE_WEIGHT - found.priority end
+  if may_run and in_flight == 0 and left > 0 and (number == 0 or live > 0) and not is_blocked then
+    starved = tonumber(since or found.created)
+  end
+  if found.state == 'running' and live > in_flight and not is_blocked then
     local due = first_due(job .. ':ready:' .. number, job .. ':waiting:' .. number)
     if due > now then later = due else ready = tonumber(since or found.created) - found.priority * AGEING_MS end
   end
   local is_paused = found.state == 'paused' and queued > 0
   local entries = {index_entry(plan), index_entry(ready), index_entry(later), tostring(in_flight), tostring(is_paused),
-                   index_entry(starved)}
+                   index_entry(starved), tostring(frees)}
   local text = table.concat(entries, ' ')
   if text ~= before then
-    local had = {string.match(before or '', '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')}
+    local had = {string.match(before or '', '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')}
     if entries[1] ~= had[1] then index_turn(index, 'plan', pool, turn, member, plan) end
     if entries[2] ~= had[2] then index_turn(index, 'ready', pool, turn, member, ready) end
     if entries[3] ~= had[3] then index_score(index .. 'later', member, later) end
     if entries[4] ~= had[4] then index_flight(index, pool, member, in_flight) end
     if entries[5] ~= had[5] then redis.call(is_paused and 'SADD' or 'SREM', index .. 'unqueue', member) end
     if entries[6] ~= had[6] then index_score(index .. 'starved|' .. pool, member, starved) end
+    if entries[7] ~= had[7] then redis.call(frees and 'SADD' or 'SREM', index .. 'free', member) end
     redis.call('HSET', stage, 'indexed', text)
   end
   local now_counted = ''

@@ -28,10 +28,12 @@
 -- @arg busy_us: int
 -- @arg inline: bytes?  the results; none: they are in the sink
 -- @arg max_inline_bytes: int  of a job
--- @arg max_dead: float?  below 1: that share of the stage's rows; none: any number
+-- @arg max_dead: float?  below 1: that share of the rows of the job's source; none: any number
 -- @arg too_many_dead: text?  the error that then stops the job (JSON)
 -- @arg results: int?  how many; none: one of each row
 -- @arg rows_cached: int  of the rows, those not computed
+-- @arg rows_filtered: int  of the rows, those without a result
+-- @arg roots_dead: int  rows of the job's source that the failed rows are from
 -- @arg used: parts  what the attempt's time was spent on
 -- @arg channel: channel
 -- @each dead_by_type: DeadRowsCount
@@ -91,6 +93,11 @@ redis.call('HINCRBY', keys.stage, 'busy_us', args.busy_us)
 redis.call('HINCRBY', keys.stage, 'rows_timed', rows)
 redis.call('HINCRBY', keys.stage, 'rows_done', args.rows)
 if args.rows_cached ~= '0' then redis.call('HINCRBY', keys.stage, 'rows_cached', args.rows_cached) end
+if args.rows_filtered ~= '0' then redis.call('HINCRBY', keys.stage, 'rows_filtered', args.rows_filtered) end
+if redis.call('HEXISTS', keys.stage, 'buffer_bytes') == 1 then
+  redis.call('HINCRBY', keys.stage, 'rows_out', args.results or args.rows)
+  redis.call('HINCRBY', keys.stage, 'bytes_out', args.nbytes)
+end
 for _, counted in ipairs(dead_by_type) do
   local kind = counted.error_type
   if redis.call('HLEN', keys.dead_counts) >= 100 and redis.call('HEXISTS', keys.dead_counts, kind) == 0 then
@@ -99,10 +106,10 @@ for _, counted in ipairs(dead_by_type) do
   redis.call('HINCRBY', keys.dead_counts, kind, counted.rows)
 end
 if args.max_dead and tonumber(args.rows_dead) > 0 then
-  local most = tonumber(args.max_dead)
-  local dead, total, in_plan = unpack(redis.call('HMGET', keys.stage, 'rows_dead', 'rows_total', 'rows_planned'))
+  local most, dead = tonumber(args.max_dead), redis.call('HINCRBY', keys.job, 'roots_dead', args.roots_dead)
+  local total, in_plan = unpack(redis.call('HMGET', keys.job .. ':stage:0', 'rows_total', 'rows_planned'))
   if most > 0 and most < 1 then most = most * math.max(tonumber(total or '0'), tonumber(in_plan or '0')) end
-  if tonumber(dead) > most then stop_job(keys.job, now, 'failing', args.too_many_dead) end
+  if dead > most then stop_job(keys.job, now, 'failing', args.too_many_dead) end
 end
 local is_settled_now = count_settled(keys.job, keys.stage)
 local price = metered and parse_metered(metered).price or 0

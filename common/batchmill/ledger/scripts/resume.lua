@@ -31,7 +31,9 @@ if state ~= 'paused' then return {answer.ok, state} end
 state = redis.call('HEXISTS', keys.job, 'started_at') == 1 and 'running' or 'pending'
 end_pause(keys.job, now)
 move_job(keys.job, 'paused', state)
-for _, one in ipairs(stages) do
+local count = tonumber(redis.call('HGET', keys.job, 'stage_count'))
+for number, one in ipairs(stages) do
+  if number > count then break end
   redis.call('HSET', one.keys.stage, 'last_queued_at', now)
   redis.call('HDEL', one.keys.stage, 'rate_at', 'rate_rows')
 end

@@ -41,6 +41,7 @@
 -- @arg worked_for: text  "pool operator"
 -- @arg turn: text  "operator digest": stages of one tenant, operator and parameters take turns with others
 -- @arg rows_total: int?  where it is known
+-- @arg buffer_bytes: int?  of its results that may wait for the next stage; none: it is the last
 -- @arg shard_id: shard_id  of its first shard
 -- @arg plan: text?  of that shard if it holds all of the input; then the next two are given too
 -- @arg nbytes: int?  of that shard
@@ -50,6 +51,7 @@
 --
 -- job          hash: spec, state, created_at, started_at, paused_at, stopping_at, finished_at (ms), error (JSON),
 --              paused_ms (in all pauses that are over, since it started), idempotency_key, replay_of, resumed_from,
+--              roots_dead (rows of the source with a failed row, where max_dead is given),
 --              must_resume (1: what `resumed_from` left is still to be taken over), stages_open (that are not settled),
 --              ends_at_commit (1: its last commit ends it; no checkpoint was stored), tenant, live_in (key), stage_count, priority,
 --              deadline_ms, indexed, counted, inline_bytes, budget_nano, cost_nano, noted
@@ -57,6 +59,9 @@
 --              rows_total, rows_exact, rows_planned, rows_done, rows_dead, rows_timed, rows_cached,
 --              rows_resumed (of those done and dead, what an earlier job left), shards_planned,
 --              shards_live, shards_queued, shards_running, shards_done, busy_us, bytes_in, paces, rate_at, rate_rows,
+--              rows_filtered (of those done, without a result), and of a stage that is not the last: buffer_bytes, rows_out
+--              and bytes_out (committed results), bytes_freed (of those that the next stage has settled), freed (how far
+--              its parts are freed, see `encodings.py`), freed_at (settled shards of the next stage by then),
 --              last_queued_at (or when the job was resumed), and its cost, in fields as those of cost_tenants, "cost …"
 -- idempotency  string with a life, see `_encodings.lua`
 if redis.call('EXISTS', keys.job) == 1 then return {answer.accepted, args.job_id} end  -- asked again: the answer was lost
@@ -80,6 +85,7 @@ local is_planned = false
 for _, one in ipairs(stages) do
   redis.call('HSET', one.keys.stage, 'cursor', '', 'planned', 0, 'operator_version', one.operator_version,
              'worked_for', one.worked_for, 'turn', one.turn)
+  if one.buffer_bytes then redis.call('HSET', one.keys.stage, 'buffer_bytes', one.buffer_bytes) end
   if one.rows_total then redis.call('HSET', one.keys.stage, 'rows_total', one.rows_total, 'rows_exact', 1) end
   if one.plan then
     add_shard(one.keys.shard, one.keys.ready, one.keys.live_shards, one.shard_id, one.rows_total, one.plan)

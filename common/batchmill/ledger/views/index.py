@@ -127,6 +127,11 @@ class IndexLedger:
             found = pipe.execute()
         return {pool: sorted(map(parse_stage_key, members)) for pool, members in zip(pools, found, strict=True)}
 
+    def to_free(self, limit: int) -> list[StageKey]:
+        """At most `limit` stages with parts that the next stage may have settled."""
+        with redis_errors():
+            return sorted(map(parse_stage_key, self._store.redis.srandmember(f"{self._index}free", limit)))
+
     def to_finish(self, now_ms: int, limit: int, latest_ms: int) -> list[str]:
         """At most `limit` jobs for which a final state is due, those that wait for it longest first.
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import Depends, Request, Response
 
 from batchmill.jobs.job import JobState
-from batchmill.jobs.shard import format_shard_id
-from batchmill.jobs.stages import last_stage
+from batchmill.jobs.stages import last_stage, stage_called, stages_of
 from batchmill.ledger.formats.unreadable import UnreadableJob
 from batchmill.ledger.jobs import no_such_job
+from batchmill_coordinator.results.dead_rows import FIRST
+from batchmill_coordinator.results.pages import StagePlace
 from batchmill_coordinator.roles.cache_sweep import clear_row_cache
 from batchmill_coordinator.status.job_log_page import page_of
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from batchmill.jobs.dead_letters import DeadLetter
     from batchmill.jobs.job import JobRequest, JobSpec
     from batchmill.jobs.job_log import LogCursor, LogLevel, LogPage
-    from batchmill.jobs.replay import ReplayRequest
+    from batchmill.jobs.replay import RedoRequest, ReplayRequest
     from batchmill.jobs.shard import ShardId
     from batchmill.jobs.status import CheckedJob, JobCost, JobStatus
     from batchmill.ledger import JobRecord
@@ -94,6 +95,14 @@ class Context:
             self._service.metrics.roles.submitted(record.spec.first)
         return self.status(replay_id), is_new
 
+    def redo(self, job_id: str, request: RedoRequest) -> tuple[JobStatus, bool]:
+        """Submit a job that does the damaged shards of a job again; return its status, and whether it is new."""
+        record = self.job(job_id)
+        redo_id, is_new = self._service.replays.redo(record, request, self.access.tenant)
+        if is_new:
+            self._service.metrics.roles.submitted(record.spec.first)
+        return self.status(redo_id), is_new
+
     def status(self, job_id: str) -> JobStatus:
         """Return a job's status, with what it was run with."""
         found = self._find(job_id)
@@ -149,19 +158,30 @@ class Context:
         """Return a page of a job's log."""
         return page_of(self._ledger.log.read(self.job(job_id).id), after, level, limit)
 
-    def page(self, job_id: str, start: ShardId) -> ResultPage:
-        """Return the page of results that begins with the shard `start`."""
-        return self._service.results_page(self.job(job_id), start)
+    def page(self, job_id: str, stage: str | None, start: ShardId) -> ResultPage:
+        """Return the page of results that begins with the shard `start`. stage: whose; None: the last one's."""
+        record = self.job(job_id)
+        number = last_stage(record.spec) if stage is None else stage_called(record.spec, stage)
+        return self._service.results_page(record, number, start)
 
-    def dead_letters(self, job_id: str, start: ShardId, limit: int) -> tuple[list[DeadLetter], str | None]:
-        """Return the dead letters of all shards from `start` on until there are about `limit`, and the next cursor."""
+    def dead_letters(
+        self, job_id: str, stage: str | None, start: StagePlace, limit: int
+    ) -> tuple[list[DeadLetter], StagePlace | None]:
+        """Return the dead letters from `start` on until there are about `limit`, and where those after them begin.
+
+        stage: only those of this one; None: of all, one stage after the other.
+        """
         record = self.job(job_id)
         letters: list[DeadLetter] = []
-        stage = last_stage(record.spec)
-        for shard in self._service.dead_rows.shards(record, stage, start):
-            if len(letters) >= limit:
-                return letters, format_shard_id(shard.shard_id)
-            letters += self._service.dead_rows.read(record.id, shard).letters
+        stages = stages_of(record.spec) if stage is None else [stage_called(record.spec, stage)]
+        for number in stages:
+            if number < start.stage:
+                continue
+            first = start.shard_id if number == start.stage else FIRST
+            for shard in self._service.dead_rows.shards(record, number, first):
+                if len(letters) >= limit:
+                    return letters, StagePlace(number, shard.shard_id)
+                letters += self._service.dead_rows.read(record.id, shard).letters
         return letters, None
 
     def dead_counts(self, job_id: str) -> dict[str, int]:

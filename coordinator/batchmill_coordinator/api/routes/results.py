@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import pyarrow as pa
 from fastapi import APIRouter, Query, Request, Response
@@ -30,8 +30,16 @@ JSON_LINES = "application/x-ndjson"
 MAX_WAIT_S = 30.0
 LOOK_INTERVAL_S = 1.0  # an event may be missed
 Cursor = Annotated[str, Query(pattern=CURSOR_PATTERN)]
+StageName = Annotated[str | None, Query(min_length=1, max_length=128)]
 CHUNK_ROWS = 65_536
 SMALL_BYTES = 64 * 1024  # a page of this size is sent in one piece
+
+
+class StageStart(NamedTuple):
+    """Where a page begins."""
+
+    stage: str | None  # None: the last one
+    shard_id: ShardId
 
 
 PAGE = media(
@@ -49,12 +57,17 @@ async def results(
     context: CurrentContext,
     request: Request,
     job_id: str,
+    stage: StageName = None,
     cursor: Cursor = "",
     wait_s: Annotated[float, Query(ge=0, le=MAX_WAIT_S)] = 0.0,
 ) -> Response:
-    """Read a page of results in input order, from `cursor` on; waits up to `wait_s` for one that has rows."""
+    """Read a page of results in input order, from `cursor` on; waits up to `wait_s` for one that has rows.
+
+    `stage` names a stage of which the results are read, instead of the last one; those that the next stage has settled
+    are skipped unless the stage keeps them.
+    """
     media_type = _media_type(request.headers.get("accept", ARROW))
-    start = parse_cursor(cursor)
+    start = StageStart(stage, parse_cursor(cursor))
     encode = _arrow_chunks if media_type == ARROW else _json_chunks
     page, body = await _page_within(context, job_id, start, wait_s, encode)
     headers = {
@@ -79,7 +92,7 @@ def _media_type(accept: str) -> str:
 
 
 async def _page_within(
-    context: Context, job_id: str, start: ShardId, wait_s: float, encode: Encoder
+    context: Context, job_id: str, start: StageStart, wait_s: float, encode: Encoder
 ) -> tuple[ResultPage, bytes | None]:
     """The page, and its body if it is small enough to be made at once."""
     loop = asyncio.get_running_loop()
@@ -98,8 +111,8 @@ async def _page_within(
                 continue
 
 
-def _read(context: Context, job_id: str, start: ShardId, encode: Encoder) -> tuple[ResultPage, bytes | None]:
-    page = context.page(job_id, start)
+def _read(context: Context, job_id: str, start: StageStart, encode: Encoder) -> tuple[ResultPage, bytes | None]:
+    page = context.page(job_id, start.stage, start.shard_id)
     return page, b"".join(encode(page)) if page.nbytes <= SMALL_BYTES else None
 
 

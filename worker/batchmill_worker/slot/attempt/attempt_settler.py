@@ -70,7 +70,7 @@ class AttemptSettler:
         try:
             return replace(self._apply(decision, claim, outcome, usage), traceback=_traceback(outcome))
         except StaleToken:
-            self._store.delete(claim.shard, self._job_files.get(claim.shard.job_id))
+            self._store.delete(claim.shard, self._job_files.get(claim.shard.job_id, claim.shard.stage))
             raise
 
     def _apply(self, decision: Decision, claim: Claim, outcome: Outcome, usage: AttemptUsage) -> AttemptResult:

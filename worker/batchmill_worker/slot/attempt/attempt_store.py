@@ -11,16 +11,19 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from batchmill.errors import StaleToken
+from batchmill.columns.lineage import SOURCE_ROW, lineage_of_results, path_at
+from batchmill.errors import InvalidOperator, StaleToken
 from batchmill.jobs.completion import Completion
 from batchmill.jobs.dead_letters import DeadRows, count_by_type, dead_letters_name
 from batchmill.jobs.job import MAX_INLINE_BYTES
 from batchmill.jobs.shard import ShardState, checkpoint_name
+from batchmill.storage.indexed import INDEX
 from batchmill.workspace import stream_from_table, table_from_stream
 from batchmill_worker.runtime.trace import Phase
 from batchmill_worker.slot.attempt.shard_progress import encode_progress
 
 if TYPE_CHECKING:
+    from batchmill.jobs.dead_letters import DeadLetter
     from batchmill.jobs.shard import Shard
     from batchmill.ledger.shards import ShardLedger
     from batchmill.storage.blobs import BlobStore
@@ -55,17 +58,22 @@ class AttemptStore:
 
     def _store(self, loaded: LoadedShard, progress: ShardProgress) -> Completion:
         shard, files = loaded.shard, loaded.files
-        expands = loaded.definition.expands or loaded.spec.on_null == "skip"
+        roots_dead = None
+        filters = loaded.definition.expands or loaded.spec.on_null == "skip"
         if progress.dead:
-            self._blobs.put_table(dead_letters_name(shard.ref), _dead_rows(shard, files, progress).table())
-        table = progress.table(with_source_row=expands)
+            dead = _dead_rows(loaded, progress)
+            roots_dead = len({letter.path[:1] or letter.index for letter in dead.letters})
+            self._blobs.put_table(dead_letters_name(shard.ref), dead.table())
+        table = _results(loaded, progress)
         stored = Completion(
             progress.rows_done,
             len(progress.dead),
             0,
             dead_by_type=count_by_type(progress.dead),
-            results=table.num_rows if expands else None,
+            results=table.num_rows if filters else None,
             rows_cached=len(progress.cached),
+            rows_filtered=len(progress.empty) if filters else 0,
+            roots_dead=roots_dead,
         )
         if table.num_rows == 0:
             return stored
@@ -109,7 +117,44 @@ class AttemptStore:
         self._blobs.delete(dead_letters_name(ref))
 
 
-def _dead_rows(shard: Shard, files: JobFiles, progress: ShardProgress) -> DeadRows:
-    letters = tuple(progress.letters)
+def _results(loaded: LoadedShard, progress: ShardProgress) -> pa.Table:
+    """Return the results with their lineage first: all of it in a chain, else the source row of what expands."""
+    table, expands = progress.table(), loaded.definition.expands
+    if not table.num_columns:
+        return table
+    plain = table.drop_columns([INDEX])
+    if loaded.files.spec.has_lineage:
+        rows = table[INDEX].to_numpy()
+        lineage = lineage_of_results(loaded.lineage, rows, loaded.shard.first_row, expands=expands)
+        _refuse_lineage(loaded.definition.name, plain, lineage)
+    elif expands or loaded.spec.on_null == "skip":
+        lineage = pa.table({SOURCE_ROW: table[INDEX]})
+        if SOURCE_ROW in plain.column_names:
+            plain = plain.drop_columns([SOURCE_ROW])
+    else:
+        return plain
+    for place, name in enumerate(lineage.column_names):
+        plain = plain.add_column(place, name, lineage[name])
+    return plain
+
+
+def _refuse_lineage(operator: str, made: pa.Table, lineage: pa.Table) -> None:
+    taken = next((name for name in lineage.column_names if name in made.column_names), None)
+    if taken is not None:
+        raise InvalidOperator(
+            f"operator {operator!r} made a column {taken!r}, which Batchmill adds itself.", hint="Give it another name."
+        )
+
+
+def _dead_rows(loaded: LoadedShard, progress: ShardProgress) -> DeadRows:
+    """Return the failed rows as the stage got them; in a chain with their paths."""
+    shard, files, letters = loaded.shard, loaded.files, tuple(progress.letters)
+    if files.spec.has_lineage:
+        letters = tuple(_with_path(letter, loaded.lineage, letter.index - shard.first_row) for letter in letters)
     places = pa.array([shard.skip + letter.index - shard.first_row for letter in letters], pa.int64())
     return DeadRows(letters, files.source.read(shard.slices).take(places))
+
+
+def _with_path(letter: DeadLetter, lineage: pa.Table | None, place: int) -> DeadLetter:
+    path = (letter.index,) if lineage is None else path_at(lineage, place)
+    return letter.model_copy(update={"path": path})

@@ -83,7 +83,7 @@ class Claimer:
             self._terms.pool,
             write_holder(self._terms.worker, secrets.token_hex(4)),  # unique, since a message may arrive twice
             self._heartbeat.ttl_ms,
-            with_job=self._job_files.get(ref.job_id) is None,
+            with_job=self._job_files.get(ref.job_id, ref.stage) is None,
             price_nano=self._terms.price_nano,
             sharers=self._heartbeat.attempts_at_work + 1,
             version=definition.version if definition else "",

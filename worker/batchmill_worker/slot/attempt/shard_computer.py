@@ -8,6 +8,8 @@ from batchmill.jobs.job import UploadSource
 from batchmill_worker.engine.executor import ShardTask
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pyarrow as pa
 
     from batchmill_worker.engine.controllers import ControllerCache
@@ -39,7 +41,7 @@ class ShardComputer:
         executor = self._executors.of(definition)
         with self._operators.borrow(definition, spec.params, usage.loading) as operator:
             task = ShardTask(
-                carry=spec.carry,
+                carry=_carried(loaded),
                 should_stop=claimed.lease.should_stop,
                 batching=self._controllers.batching(definition, spec),
                 has_succeeded=bool(loaded.before.results) or _failed_before(loaded),
@@ -55,6 +57,12 @@ class ShardComputer:
             )
         self._controllers.save()
         return result
+
+
+def _carried(loaded: LoadedShard) -> Sequence[str] | None:
+    """Return the columns that results keep; None: all. Behind the first stage columns are known only here."""
+    consumed = loaded.definition.consumed_columns(loaded.spec.params) if loaded.spec.carry is None else []
+    return [name for name in loaded.table.column_names if name not in consumed] if consumed else loaded.spec.carry
 
 
 def _failed_before(loaded: LoadedShard) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from batchmill.columns.lineage import lineage_of, without_lineage
 from batchmill.errors import DamagedData, NotFound, UnknownOperator
 from batchmill_worker.runtime.trace import Phase
 from batchmill_worker.slot.attempt.shard_progress import ShardProgress, decode_progress
@@ -38,6 +39,7 @@ class LoadedShard:
     before: ShardProgress  # what earlier attempts have done
     pending: Rows  # the rows left, by their index in the job's input
     table: pa.Table  # the same rows
+    lineage: pa.Table | None = None  # of all rows of the shard; None: they are rows of the job's source
 
     @property
     def spec(self) -> StageSpec:
@@ -77,6 +79,10 @@ class ShardLoader:
             stage = files.spec.stages[shard.stage]
             definition = self._definition(stage.operator)
             found = files.source.read_with_faults(shard.slices)
+            lineage = None
+            if files.spec.reads_lineage(shard.stage):
+                lineage = lineage_of(found.table).slice(shard.skip, shard.rows)
+                found = replace(found, table=without_lineage(found.table))
             table = found.table.slice(shard.skip, shard.rows)
             required = definition.required_columns(stage.params)
             unusable = unusable_rows(shard, found, required, stage.on_null, files.source)
@@ -84,7 +90,7 @@ class ShardLoader:
             pending = before.pending(shard)
             if before.is_begun:
                 table = table.take(pending - shard.first_row)
-        return LoadedShard(shard, files, definition, before, pending, table)
+        return LoadedShard(shard, files, definition, before, pending, table, lineage)
 
     def _checkpoint(self, shard: Shard) -> ShardProgress:
         if not shard.checkpoint:

@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 
 from batchmill.jobs.dead_letters import DeadLetter
 from batchmill.jobs.retry import tries_row_again
-from batchmill.operators.contract import SOURCE_ROW
 from batchmill.storage.indexed import INDEX, in_order
 
 if TYPE_CHECKING:
@@ -125,20 +124,9 @@ class ShardProgress:
             return self
         return replace(self, dead=(*self.dead, *letters), empty=self.empty | rows.skipped)
 
-    def table(self, *, with_source_row: bool = False) -> pa.Table:
-        """Return the results in input order; without any, a table without columns.
-
-        with_source_row: put the index of each result's source row first, as the column `SOURCE_ROW`, instead of one
-        that the rows have.
-        """
-        if not self.results:
-            return pa.table({})
-        table = in_order(self.results)
-        plain = table.drop_columns([INDEX])
-        if not with_source_row:
-            return plain
-        others = plain.drop_columns([SOURCE_ROW]) if SOURCE_ROW in plain.column_names else plain
-        return others.add_column(0, SOURCE_ROW, table[INDEX])
+    def table(self) -> pa.Table:
+        """Return the results in input order, the index of the source row last; without any, a table without columns."""
+        return in_order(self.results) if self.results else pa.table({})
 
     @property
     def letters(self) -> list[DeadLetter]:

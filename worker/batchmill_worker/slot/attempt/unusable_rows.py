@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from batchmill.jobs.job import OnNull
     from batchmill.jobs.shard import Shard
-    from batchmill.sources.base import RowsRead, Source
+    from batchmill.sources.base import RowReader, RowsRead
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class UnusableRows:
 
 
 def unusable_rows(
-    shard: Shard, found: RowsRead, required: Sequence[str], on_null: OnNull, source: Source
+    shard: Shard, found: RowsRead, required: Sequence[str], on_null: OnNull, source: RowReader
 ) -> UnusableRows:
     """Find the rows of a shard that cannot be used. `found`: the rows of its slices in `source`.
 
@@ -62,7 +62,7 @@ def unusable_rows(
 
 
 def _without_value(
-    shard: Shard, table: pa.Table, missing: Mapping[int, str], source: Source, on_null: OnNull
+    shard: Shard, table: pa.Table, missing: Mapping[int, str], source: RowReader, on_null: OnNull
 ) -> list[UnusableRow]:
     indexes = sorted(missing)[: 1 if on_null == "fail" else None]
     origins = source.origins(shard.slices, [shard.skip + index - shard.first_row for index in indexes])

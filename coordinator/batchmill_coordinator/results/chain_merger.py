@@ -1,0 +1,269 @@
+"""Merges the results of a replay into a job of several stages, by the paths of rows.
+
+A replay of stage s runs the stages from s on, over failed rows of s as that stage got them. Merging it has four steps,
+each of which may be done again after it was cut short:
+
+1. Its results are put into the parts of the job's last stage, in the order of paths; a path that is there already is
+   left out. The part for a row is the last one that begins before it, found by bisection.
+2. What it has settled in the stages behind s becomes one more shard of each, once: rows that are done there, and those
+   that failed there, which are dead letters of the job from then on.
+3. The rows of s that did not fail again are no failed rows any more; the others keep their dead letter, with their
+   attempts added up.
+4. The caller replaces the manifest of the output.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from functools import reduce
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from batchmill.columns import widen_schemas, widen_table
+from batchmill.columns.lineage import paths_of
+from batchmill.errors import NotFound, StorageError
+from batchmill.jobs.dead_letters import DeadRows
+from batchmill.jobs.shard import ShardId
+from batchmill.jobs.stages import last_stage
+from batchmill.ledger.formats.settlement import Settled
+from batchmill.ledger.scripting.calls import AdoptShardAnswer
+from batchmill_coordinator.results.outputs import results_of, settled_shards
+from batchmill_coordinator.results.replay_outcomes import NO_OUTCOMES, ReplayedShard, ReplayReader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from batchmill.columns.lineage import Path
+    from batchmill.ledger import JobRecord, Ledger
+    from batchmill.workspace import Workspace
+    from batchmill_coordinator.results.dead_rows import DeadRowStore
+    from batchmill_coordinator.results.job_results import JobResults
+    from batchmill_coordinator.results.replay_outcomes import Rows
+
+
+class ChainMerger:
+    """Merges replays of jobs of several stages, as the leader."""
+
+    def __init__(self, ledger: Ledger, workspace: Workspace, dead_rows: DeadRowStore) -> None:
+        self._ledger = ledger
+        self._workspace = workspace
+        self._dead_rows = dead_rows
+
+    def merge(self, job: JobResults, replay: JobRecord, original_rows: Rows, epoch: int) -> None:
+        """Merge everything that a replay has settled, but for the manifest.
+
+        original_rows: for each row of the replay its index in the input of the job's stage.
+
+        Raises `NotFound` or `StorageError`.
+        """
+        first = len(job.record.stages) - len(replay.stages)
+        parts = _Parts(self._ledger, job)
+        if parts.is_empty:
+            left = [table for table in self._results(replay) if table.num_rows]
+        else:
+            left = []
+            for at, tables in parts.places_of(self._results(replay)):
+                self._insert(job, parts, at, tables, epoch)
+        for number in range(1, len(replay.stages)):
+            is_last = number == len(replay.stages) - 1
+            self._adopt(job, first + number, replay, number, left if is_last else [], epoch)
+        self._settle(job, first, replay, original_rows, left if len(replay.stages) == 1 else [], epoch)
+
+    def _results(self, replay: JobRecord) -> Iterator[pa.Table]:
+        stage = last_stage(replay.spec)
+        store = self._workspace.open_results(replay.id, replay.spec, stage)
+        for shard in settled_shards(self._ledger, replay, stage):
+            for part in shard.parts:
+                if part.results:
+                    yield from results_of(self._ledger, replay, stage, store, [part])
+
+    def _insert(self, job: JobResults, parts: _Parts, at: int, tables: Sequence[pa.Table], epoch: int) -> None:
+        """Put rows into a part, those left out that it has."""
+        before, old = parts[at], parts.read(at)
+        known = set(paths_of(old))
+        new = [table.filter(pa.array([path not in known for path in paths_of(table)])) for table in tables]
+        if not any(table.num_rows for table in new):
+            return
+        after = self._write(job, before, _in_order([old, *new]))
+        if self._ledger.results.replace_part(job.record.id, before, after, {}, epoch):
+            parts[at] = after
+
+    def _write(self, job: JobResults, before: Settled, table: pa.Table) -> Settled:
+        """Write a part, and the dead letters beside it, for the next token of its shard."""
+        after = replace(before, token=before.token + 1, expanded_to=table.num_rows)
+        after = replace(after, nbytes=job.write(after.shard_id, after.token, table))
+        if before.rows_dead:
+            self._dead_rows.write(job.record.id, after, self._dead_rows.read(job.record.id, before))
+        if not job.is_folder:  # what was replaced stays until it is replaced again, as for any replay
+            job.results.delete(before.shard_id, before.token - 1)
+        return after
+
+    def _adopt(
+        self, job: JobResults, stage: int, replay: JobRecord, number: int, results: Sequence[pa.Table], epoch: int
+    ) -> None:
+        """Add what the stage `number` of a replay has settled to a stage, as one more shard. results: those it gets."""
+        dead = [self._dead_rows.read(replay.id, shard) for shard in self._dead_rows.shards(replay, number)]
+        if not (dead or results or replay.stages[number].rows_done):
+            return
+        own = self._ledger.jobs.read(job.record.id).stages[stage]
+        letters = [letter for one in dead for letter in one.letters]
+        done, shard_id = replay.stages[number].rows_done, ShardId((own.shards_planned,))
+        adopted = Settled(stage, shard_id, 1, done, len(letters), 0, own.rows_planned, expanded_to=0)
+        if results:
+            table = _in_order(results)
+            adopted = replace(adopted, nbytes=job.write(adopted.shard_id, 1, table), expanded_to=table.num_rows)
+        if letters:
+            named = tuple(
+                letter.model_copy(update={"stage": stage, "index": adopted.first_row + place, "replay": replay.id})
+                for place, letter in enumerate(letters)
+            )
+            rows = pa.concat_tables([one.rows for one in dead], promote_options="permissive")
+            self._dead_rows.write(job.record.id, adopted, DeadRows(named, rows))
+        by_type = Counter(letter.error_type for letter in letters)
+        match self._ledger.results.adopt_shard(job.record.id, own, replay.id, adopted, by_type, epoch):
+            case AdoptShardAnswer.OK | AdoptShardAnswer.DEPOSED:
+                return
+            case AdoptShardAnswer.KNOWN:
+                self._dead_rows.delete(job.record.id, adopted)
+                if results:
+                    job.results.delete(adopted.shard_id, 1)
+            case AdoptShardAnswer.MOVED:
+                raise StorageError(f"job {job.record.id} was changed while a replay was merged; it is merged again.")
+
+    def _settle(
+        self,
+        job: JobResults,
+        stage: int,
+        replay: JobRecord,
+        original_rows: Rows,
+        results: Sequence[pa.Table],
+        epoch: int,
+    ) -> None:
+        """Bring the dead letters of the stage that was replayed up to date. results: what the first such shard gets."""
+        replayed = ReplayReader(self._replayed(replay, original_rows))
+        for shard in self._dead_rows.shards(job.record, stage):
+            dead = self._dead_rows.read(job.record.id, shard)
+            pending = set() if shard.plan else {one.index for one in dead.letters if one.replay != replay.id}
+            outcomes = replayed.of(pending) if pending else NO_OUTCOMES
+            if not (outcomes.done or outcomes.dead):
+                continue
+            left, done = outcomes.still_dead(dead), len(outcomes.done)
+            after = replace(
+                shard,
+                token=shard.token + 1,
+                rows=shard.rows + done,
+                rows_dead=shard.rows_dead - done,
+                expanded_to=shard.results,
+            )
+            after, results = self._with_results(job, shard, after, results), []
+            self._dead_rows.write(job.record.id, after, left)
+            more_dead = Counter(letter.error_type for letter in left.letters)
+            more_dead.subtract(letter.error_type for letter in dead.letters)
+            changed = {kind: number for kind, number in more_dead.items() if number}
+            if self._ledger.results.replace_part(job.record.id, shard, after, changed, epoch):
+                self._dead_rows.delete(job.record.id, replace(shard, token=shard.token - 1))
+
+    def _with_results(self, job: JobResults, before: Settled, after: Settled, more: Sequence[pa.Table]) -> Settled:
+        """Write the results of a shard for its next token, with `more`; those between stages may be gone."""
+        store = job.results
+        is_last = before.stage == last_stage(job.record.spec)
+        if not is_last:
+            store = self._workspace.open_results(job.record.id, job.record.spec, before.stage)
+        tables = list(more)
+        if before.results:
+            try:
+                tables += results_of(self._ledger, job.record, before.stage, store, [before])
+            except NotFound:
+                if is_last:
+                    raise
+        if not tables:
+            return after
+        table = _in_order(tables)
+        write = job.write if is_last else store.write
+        return replace(after, nbytes=write(after.shard_id, after.token, table), expanded_to=table.num_rows)
+
+    def _replayed(self, replay: JobRecord, original_rows: Rows) -> Iterator[ReplayedShard]:
+        """Yield what became of the rows of a replay's first stage, named by their index in the job's stage."""
+        for shard in settled_shards(self._ledger, replay, 0):
+            for part in shard.parts:
+                dead = self._dead_rows.read(replay.id, part) if part.rows_dead else DeadRows((), pa.table({}))
+                letters = tuple(
+                    letter.model_copy(update={"index": int(original_rows[letter.index]), "replay": replay.id})
+                    for letter in dead.letters
+                )
+                rows = original_rows[part.first_row : part.first_row + part.rows + part.rows_dead]
+                yield ReplayedShard(None, replace(dead, letters=letters), rows)
+
+
+class _Parts:
+    """The parts of a job's last stage that have results, in order; found by path."""
+
+    def __init__(self, ledger: Ledger, job: JobResults) -> None:
+        self._ledger = ledger
+        self._job = job
+        self._parts = [
+            part for shard in settled_shards(ledger, job.record, job.stage) for part in shard.parts if part.results
+        ]
+        self._firsts: dict[int, Path] = {}
+
+    def __getitem__(self, at: int) -> Settled:
+        return self._parts[at]
+
+    def __setitem__(self, at: int, part: Settled) -> None:
+        self._parts[at] = part
+        self._firsts.pop(at, None)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there are none."""
+        return not self._parts
+
+    def read(self, at: int) -> pa.Table:
+        """Read the results of a part."""
+        (table,) = results_of(self._ledger, self._job.record, self._job.stage, self._job.results, [self._parts[at]])
+        return table
+
+    def places_of(self, tables: Iterator[pa.Table]) -> Iterator[tuple[int, list[pa.Table]]]:
+        """Divide tables among the parts that their rows belong to.
+
+        Rows of a replay are in the order of paths, but for those that an earlier replay has brought into the stage: so
+        a part may come more than once.
+        """
+        at, held = -1, list[pa.Table]()
+        for table in tables:
+            start = 0
+            for place, run in groupby(map(self._place_of, paths_of(table))):
+                rows = sum(1 for _ in run)
+                if place != at and held:
+                    yield at, held
+                    held = []
+                at = place
+                held.append(table.slice(start, rows))
+                start += rows
+        if held:
+            yield at, held
+
+    def _place_of(self, path: Path) -> int:
+        low, high = 0, len(self._parts)
+        while low < high:
+            middle = (low + high) // 2
+            if self._first(middle) <= path:
+                low = middle + 1
+            else:
+                high = middle
+        return max(low - 1, 0)
+
+    def _first(self, at: int) -> Path:
+        if at not in self._firsts:
+            self._firsts[at] = paths_of(self.read(at).slice(0, 1))[0]
+        return self._firsts[at]
+
+
+def _in_order(tables: Sequence[pa.Table]) -> pa.Table:
+    schema = reduce(widen_schemas, [table.schema for table in tables])
+    everything = pa.concat_tables([widen_table(table, schema) for table in tables])
+    paths = paths_of(everything)
+    return everything.take(pa.array(sorted(range(len(paths)), key=paths.__getitem__), pa.int64()))

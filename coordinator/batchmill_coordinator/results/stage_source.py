@@ -1,0 +1,145 @@
+"""The results of a stage as the source of the next one, while they are still being made.
+
+1. Parts are taken in input order, from the first planned shard on; a shard that is not settled ends what there is
+   (`NotYet`), so that the rows of the next stage are in the order of the job's source, whatever ran when.
+2. A part may give several splits, and a split may join parts; a part without results is passed over.
+3. A short remainder is held back while the next stage has shards and the stage before it is not over: it waits for its
+   neighbour, as a small shard is mostly overhead.
+4. The input ends when the stage before is settled and all of its results are in shards.
+
+Taking any settled part at once, behind a water mark, was rejected: see `docs/decisions/0024-stages-in-order.md`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from batchmill.jobs.shard import Slice, part_of
+from batchmill.ledger.formats.encodings import StageCursor
+from batchmill.sources.base import End, InputSplit, NextSplit, NotYet, RowCount, Source, Splitter
+from batchmill_coordinator.results.outputs import settled_shards
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from batchmill.ledger import JobRecord, Ledger
+    from batchmill.ledger.formats.record import StageRecord
+    from batchmill.ledger.formats.settlement import Settled
+    from batchmill.sources.base import RowsRead
+    from batchmill.stage_results import StageResults
+    from batchmill_coordinator.results.outputs import SettledShard
+
+
+class StageSource(Source):
+    """What a stage that is not the first reads, as the record of its job says.
+
+    stage: its number. results: of the stage before it.
+    """
+
+    stays_open = False
+
+    def __init__(self, ledger: Ledger, record: JobRecord, stage: int, results: StageResults) -> None:
+        self._ledger = ledger
+        self._record = record
+        self._own = record.stages[stage]
+        self._before = record.stages[stage - 1]
+        self._results = results
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """The columns of the first part with results that is there; none without one."""
+        for shard in settled_shards(self._ledger, self._record, self._before.number):
+            for part in shard.parts:
+                if part.results:
+                    return self._results.schema(part.shard_id, part.token)
+        return pa.schema([])
+
+    def count(self, cursor: str) -> RowCount:  # noqa: ARG002  # the record knows more than the cursor
+        """See `Source.count`. Until the stage before is settled: as if its other rows gave as many results each."""
+        before = self._before
+        if before.is_settled:
+            return RowCount(before.rows_out, exact=True)
+        settled = before.rows_done + before.rows_dead
+        if before.rows_total is None or not settled:
+            return RowCount(max(before.rows_out, self._own.rows_planned), exact=False)
+        return RowCount(max(round(before.rows_total * before.rows_out / settled), before.rows_out), exact=False)
+
+    def splitter(self, cursor: str = "") -> Splitter:
+        """See `Source.splitter`."""
+        waits = self._own.shards_live > 0 and not self._before.is_settled
+        return _StageSplitter(self._ledger, self._record, self._before, StageCursor.parse(cursor), waits=waits)
+
+    def read(self, slices: tuple[Slice, ...]) -> pa.Table:
+        """See `Source.read`."""
+        return self._results.read(slices)
+
+    def read_with_faults(self, slices: tuple[Slice, ...]) -> RowsRead:
+        """See `Source.read_with_faults`."""
+        return self._results.read_with_faults(slices)
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A part with results behind the cursor."""
+
+    shard: int  # the planned shard that it belongs to
+    first: int  # results of that shard before it
+    part: Settled
+    is_last: bool  # of that shard
+
+    def behind(self, row: int) -> StageCursor:
+        """Return the cursor behind `row` results of its shard."""
+        is_over = self.is_last and row >= self.first + self.part.results
+        return StageCursor(self.shard + 1, 0) if is_over else StageCursor(self.shard, row)
+
+
+class _StageSplitter(Splitter):
+    """Walks along the settled shards of a stage. waits: whether a short remainder is held back."""
+
+    def __init__(
+        self, ledger: Ledger, record: JobRecord, stage: StageRecord, cursor: StageCursor, *, waits: bool
+    ) -> None:
+        self._stage = stage
+        self._cursor = cursor
+        self._waits = waits
+        self._is_at_end = False  # no more results will come
+        self._pieces = self._walk(settled_shards(ledger, record, stage.number, cursor.shard))
+        self._piece = next(self._pieces, None)
+
+    def next_split(self, max_rows: int, max_bytes: int) -> NextSplit:
+        """See `Splitter.next_split`."""
+        slices: list[Slice] = []
+        rows = nbytes = 0
+        while self._piece is not None and rows < max_rows and nbytes < max_bytes:
+            piece, part = self._piece, self._piece.part
+            start = self._cursor.row - piece.first
+            most = max((max_bytes - nbytes) * part.results // max(part.nbytes, 1), 1)
+            taken = min(part.results - start, max_rows - rows, most)
+            slices.append(Slice(0, start, start + taken, taken, part=part_of(part.shard_id, part.token)))
+            rows, nbytes = rows + taken, nbytes + part.nbytes * taken // part.results
+            self._cursor = piece.behind(self._cursor.row + taken)
+            if start + taken == part.results:
+                self._piece = next(self._pieces, None)
+        if not rows:
+            return End() if self._is_at_end else NotYet(self._cursor.write())
+        if self._piece is None and self._waits and rows < max_rows and nbytes < max_bytes:
+            return NotYet()
+        return InputSplit(tuple(slices), rows, nbytes, self._cursor.write())
+
+    def _walk(self, shards: Iterator[SettledShard]) -> Iterator[_Piece]:
+        """Yield the parts with results behind the cursor, and move the cursor over shards without."""
+        for shard in shards:
+            if not shard.is_complete:
+                return
+            parts = [part for part in shard.parts if part.results]
+            firsts = accumulate((part.results for part in parts), initial=0)
+            for first, part in zip(firsts, parts, strict=False):
+                if first + part.results > self._cursor.row:
+                    yield _Piece(shard.number, first, part, part is parts[-1])
+            self._cursor = StageCursor(shard.number + 1, 0)
+        self._is_at_end = self._stage.is_settled

@@ -1,0 +1,78 @@
+"""The buffer keeper: deletes results between two stages once the later one has settled all that was made of them.
+
+1. A step reads from an index the stages with parts that the next stage may have settled since they were looked at.
+2. The rows of a stage are the results of the one before in their order, and its shards are consecutive rows. So what
+   the next stage has settled from its first shard on, without a gap, says which parts nobody reads any more.
+3. The blobs are deleted first, then the ledger notes how far the parts are freed and that their bytes are no longer in
+   the buffer. After a crash between the two they are deleted again, which does nothing.
+4. What is left when a job has completed goes with it; of a job that ended otherwise it stays until the job is deleted.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batchmill.ledger.formats.encodings import FreedParts
+from batchmill_coordinator.results.outputs import settled_shards
+from batchmill_coordinator.roles.job_guard import JobGuard
+
+if TYPE_CHECKING:
+    from batchmill.ledger import JobRecord, Ledger
+    from batchmill.ledger.formats.record import JobStage
+    from batchmill.ledger.formats.settlement import Settled
+    from batchmill.workspace import Workspace
+
+MAX_STAGES_READ = 64  # in a step
+MAX_PARTS = 256  # of a stage that a step frees
+
+
+class BufferKeeper:
+    """Frees the parts between stages, as the leader."""
+
+    name = "buffer-keeper"
+    wakes_on = frozenset({"committed", "settled"})
+    period_s = 1.0
+
+    def __init__(self, ledger: Ledger, workspace: Workspace) -> None:
+        self._ledger = ledger
+        self._workspace = workspace
+        self._guard = JobGuard(ledger, "results between its stages could not be deleted")
+
+    def step(self, epoch: int) -> None:
+        """Free what was settled."""
+        for one in self._ledger.jobs.read_stages(self._ledger.index.to_free(MAX_STAGES_READ)):
+            if not self._guard.is_set_aside(one.job.id):
+                with self._guard.over(one.job.id):
+                    self._free(one, epoch)
+
+    def _free(self, one: JobStage, epoch: int) -> None:
+        following = one.job.stages[one.stage.number + 1]
+        before = FreedParts.parse(one.stage.freed)
+        next_shard, next_rows = self._settled(one.job, following.number, before)
+        after, parts = self._parts_before(one, before._replace(next_shard=next_shard, next_rows=next_rows))
+        if not one.spec.keep:
+            store = self._workspace.open_results(one.job.id, one.job.spec, one.stage.number)
+            for part in parts:
+                store.delete(part.shard_id, part.token)
+        freed_at = following.shards_done if len(parts) < MAX_PARTS else following.shards_done - 1
+        self._ledger.results.free_parts(one.job.id, one.stage, after, parts, freed_at, epoch)
+
+    def _settled(self, job: JobRecord, stage: int, before: FreedParts) -> tuple[int, int]:
+        """Return the first planned shard of a stage that is not settled, and the rows of those before it."""
+        number, rows = before.next_shard, before.next_rows
+        for shard in settled_shards(self._ledger, job, stage, number):
+            if not shard.is_complete or any(part.plan for part in shard.parts):
+                break
+            number, rows = shard.number + 1, rows + sum(part.rows + part.rows_dead for part in shard.parts)
+        return number, rows
+
+    def _parts_before(self, one: JobStage, freed: FreedParts) -> tuple[FreedParts, list[Settled]]:
+        """Return the parts of a stage whose results are among the `next_rows`, and how far it is freed with them."""
+        parts: list[Settled] = []
+        for shard in settled_shards(self._ledger, one.job, one.stage.number, freed.shard):
+            rows = freed.rows + sum(part.results for part in shard.parts)
+            if not shard.is_complete or rows > freed.next_rows or len(parts) >= MAX_PARTS:
+                break
+            parts += [part for part in shard.parts if part.results]
+            freed = freed._replace(shard=shard.number + 1, rows=rows)
+        return freed, parts

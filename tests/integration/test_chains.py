@@ -1,0 +1,170 @@
+"""Jobs of several stages, end to end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from batchmill import Stage
+from batchmill.errors import InvalidRequest, InvalidRows, UnknownOperator
+from support.cluster import manifest
+from support.waiting import GRACE_S
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import batchmill
+
+WORDS = "one two three four five six seven eight nine ten"
+DOCUMENTS = [{"id": n, "text": " ".join([WORDS] * (1 + n % 5))} for n in range(300)]
+
+
+def chunk_stage(**options: Any) -> Stage:
+    return Stage("chunk", size=40, overlap=0, **options)
+
+
+def chunks_of(client: batchmill.Client, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What `chunk` alone makes of these rows."""
+    return list(client.submit("chunk", rows, params={"size": 40, "overlap": 0}).wait(GRACE_S).results())
+
+
+@pytest.mark.parametrize("rows", [DOCUMENTS[:5], DOCUMENTS], ids=["small", "large"])
+def test_rows_pass_through_all_stages_in_order(client: batchmill.Client, rows: list[dict[str, Any]]) -> None:
+    stages = [Stage("echo", name="first"), chunk_stage(), Stage("echo", name="last")]
+    job = client.submit(rows=rows, stages=stages).wait(GRACE_S)
+    found = list(job.results())
+    expected = chunks_of(client, rows)
+    assert [row["text"] for row in found] == [row["text"] for row in expected]
+    assert [row["source_row"] for row in found] == [row["source_row"] for row in expected]
+    assert [row["source_path"] for row in found] == [[row["chunk"]] for row in expected]
+    assert [stage.rows_done for stage in job.status().stages] == [len(rows), len(rows), len(expected)]
+
+
+ROWS = [{"id": n} for n in range(400)]
+
+
+class Cures:
+    """A chain of which three stages fail for some rows until they are cured: `a` for every seventh row, `b` for every
+    ninth, `c` for every fifth. `b` makes as many results of a row as its id leaves over 4.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def stages(self, **b: Any) -> list[Stage]:
+        return [
+            Stage("reluctant", name="a", cure=str(self._folder / "a"), every=7),
+            Stage("unfold", name="b", cure=str(self._folder / "b"), **b),
+            Stage("reluctant", name="c", cure=str(self._folder / "c"), every=5),
+            Stage("echo", name="d"),
+        ]
+
+    def cure(self, stage: str) -> None:
+        (self._folder / stage).touch()
+
+
+def pieces(ids: list[int]) -> list[tuple[int, list[int], int]]:
+    """What the chain makes of these rows."""
+    return [(n, [piece], 2 * n) for n in ids for piece in range(n % 4)]
+
+
+def found(rows: Any) -> list[tuple[int, list[int], int]]:
+    return [(row["source_row"], row["source_path"], row["out"]) for row in rows]
+
+
+def dead_in(job: batchmill.Job, stage: str) -> list[tuple[int, ...]]:
+    return [letter.path for letter in job.dead_letters(stage=stage)]
+
+
+@pytest.mark.parametrize("output", ["", "folder", "lines", "one.parquet"])
+def test_rows_that_failed_in_any_stage_are_replayed_through_the_later_ones_into_place(
+    client: batchmill.Client, tmp_path: Path, output: str
+) -> None:
+    cures = Cures(tmp_path)
+    source = tmp_path / "in.parquet"
+    pq.write_table(pa.Table.from_pylist(ROWS), source)
+    target = {"path": str(tmp_path / output), "format": "jsonl" if output == "lines" else "parquet"} if output else None
+    job = client.submit(source=source, stages=cures.stages(), output=target).wait(GRACE_S)
+    everything = [row["id"] for row in ROWS]
+    done = [n for n in everything if n % 7 and n % 9 and n % 5]
+    assert found(job.results()) == pieces(done)
+    assert dead_in(job, "a") == [(n,) for n in everything if n % 7 == 0]
+    assert dead_in(job, "b") == [(n,) for n in everything if n % 7 and n % 9 == 0]
+    assert dead_in(job, "c") == [
+        (n, *path) for n, path, _ in pieces([n for n in everything if n % 7 and n % 9]) if n % 5 == 0
+    ]
+    assert job.status().stages["b"].rows_filtered == len([n for n in everything if n % 7 and n % 9 and n % 4 == 0])
+
+    cures.cure("a")
+    job.replay(stage="a").wait(GRACE_S)
+    done = [n for n in everything if n % 9 and n % 5]
+    assert found(job.results()) == pieces(done)
+    assert dead_in(job, "a") == []
+    assert sorted(dead_in(job, "b")) == [(n,) for n in everything if n % 9 == 0]
+
+    cures.cure("c")
+    job.replay(stage="c").wait(GRACE_S)
+    assert found(job.results()) == pieces([n for n in everything if n % 9])
+    cures.cure("b")
+    job.replay().wait(GRACE_S)
+    assert found(job.results()) == pieces(everything)
+    assert job.dead_letters() == []
+    status = job.status()
+    assert (status.rows_dead, [stage.rows_dead for stage in status.stages]) == (0, [0] * 4)
+    assert [stage.rows_done for stage in status.stages] == [400, 400, 600, 600]
+    if output == "folder":
+        parts = manifest(tmp_path / output)["parts"]
+        rows = [row for part in parts for row in pq.read_table(tmp_path / output / part["name"]).to_pylist()]
+        assert found(rows) == pieces(everything)
+    if output == "one.parquet":
+        assert found(pq.read_table(tmp_path / output).to_pylist()) == pieces(everything)
+
+
+def test_results_between_stages_are_deleted_unless_they_are_kept(
+    client: batchmill.Client, service_folder: Path, tmp_path: Path
+) -> None:
+    cures = Cures(tmp_path)
+    for stage in "abc":
+        cures.cure(stage)
+    source = tmp_path / "in.parquet"
+    pq.write_table(pa.Table.from_pylist(ROWS), source)
+    job = client.submit(source=source, stages=cures.stages(keep=True)).wait(GRACE_S)
+    left = {path.name for path in service_folder.rglob(f"{job.id}/results/*") if any(path.iterdir())}
+    assert left == {"1", "3"}
+    assert [row["of"] for row in job.stage("b").peek(3)] == [1, 2, 2]
+    assert job.stage("a").peek() == []
+    with pytest.raises(InvalidRequest, match="no stage 'x'"):
+        job.stage("x").peek()
+    assert job.status().stages["b"].results == 600
+
+
+def test_a_column_that_a_later_stage_cannot_get_is_refused_at_submit(client: batchmill.Client) -> None:
+    chunk = Stage("chunk", size=40, overlap=0, carry=["id"])
+    for stage, error, message in (
+        (Stage("chunk", name="again", column="body"), InvalidRows, "stage 'again'.*requires the column 'body'"),
+        (Stage("echo", carry=["title"]), InvalidRequest, "stage 'echo': carry names the column 'title'"),
+    ):
+        with pytest.raises(error, match=message):
+            client.submit(rows=DOCUMENTS[:3], stages=[chunk, stage])
+    with pytest.raises(InvalidRows, match="'source_row'"):
+        client.submit(rows=[{"id": 1, "text": "a", "source_row": 1}], stages=[chunk, Stage("echo")])
+    with pytest.raises(InvalidRequest, match="two stages are called 'echo'"):
+        client.submit(rows=DOCUMENTS[:3], stages=[Stage("echo"), Stage("echo")])
+    with pytest.raises(InvalidRequest, match="either an operator or stages"):
+        client.submit("echo", DOCUMENTS[:3], stages=[Stage("echo")])
+    with pytest.raises(UnknownOperator, match="'echoo'"):
+        client.submit(rows=DOCUMENTS[:3], stages=[Stage("echo"), Stage("echoo")])
+
+
+def test_stages_that_are_planned_beside_each_other_do_not_count_as_ends_of_the_planner(
+    client: batchmill.Client, tmp_path: Path
+) -> None:
+    source, rows = tmp_path / "in.parquet", 40_000
+    pq.write_table(pa.table({"id": range(rows)}), source)
+    stages = [Stage("echo", name=f"stage {number}") for number in range(5)]
+    table = client.submit(source=source, stages=stages).wait(GRACE_S).to_table()
+    assert table["id"].to_pylist() == list(range(rows))
+    assert table["source_row"].to_pylist() == list(range(rows))
