@@ -29,7 +29,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, valkey_url: str) -> Iterator
 
 
 def settled_tasks(stack: FlowerStack, job: batchmill.Job, *last: str) -> list[dict[str, object]]:
-    """A job's tasks in the order of their attempts, once none runs and the last has succeeded or one of these states."""
+    """A job's tasks in the order of their attempts, once none runs and the last has succeeded, or as said."""
 
     def tasks() -> list[dict[str, object]]:
         return sorted(stack.tasks(job), key=lambda task: int(re.findall(r"^#(\d+) ", str(task["args"]))[0]))
