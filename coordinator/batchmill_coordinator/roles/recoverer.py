@@ -141,13 +141,13 @@ class Recoverer:
             case never:
                 assert_never(never)
         if taken:
+            self._publisher.report_lost(spec.operator, ref, shard.worker, record.spec.name)
             self._report_lost(ref, shard, event, f"its worker died or did not renew the lease; {then}")
             self._metrics.lost(spec, decision)
 
     def _report_lost(self, ref: ShardRef, shard: Shard, event: LogEvent, message: str) -> None:
         log.warning("attempt %s was lost: %s", ref.attempt_key, message)
         self._ledger.log.note(ref.job_id, LogLevel.WARNING, event, message, ref=ref, worker=shard.worker)
-        self._publisher.report_lost(ref, shard.worker)
 
     def _find_queues(self) -> None:
         """Find the queues that an earlier leader may have left."""

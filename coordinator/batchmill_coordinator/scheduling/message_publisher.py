@@ -83,10 +83,21 @@ class MessagePublisher:
             self._connect()
             raise
 
-    def report_lost(self, ref: ShardRef, worker: str) -> None:
-        """Send a Celery event that an attempt has failed, in the place of its worker, which is gone. Best effort."""
+    def report_lost(self, operator: str, ref: ShardRef, worker: str, job_name: str | None) -> None:
+        """Send Celery's events that an attempt began and has failed, in the place of its worker, which is gone.
+
+        The worker may not have sent what it knew of the attempt. Best effort.
+        """
         try:
             with self._app.events.default_dispatcher(hostname=worker) as dispatcher:
+                dispatcher.send(
+                    "task-received",
+                    uuid=task_id(ref),
+                    name=task_name(operator),
+                    args=describe_arguments(ref, job_name),
+                    kwargs="{}",
+                    retries=ref.token - 1,
+                )
                 dispatcher.send(
                     "task-failed",
                     uuid=task_id(ref),
