@@ -11,7 +11,7 @@ import pytest
 from batchmill import Stage
 from batchmill.errors import InvalidRequest, InvalidRows, UnknownOperator
 from support.cluster import manifest
-from support.waiting import GRACE_S
+from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -121,6 +121,60 @@ def test_rows_that_failed_in_any_stage_are_replayed_through_the_later_ones_into_
         assert found(rows) == pieces(everything)
     if output == "one.parquet":
         assert found(pq.read_table(tmp_path / output).to_pylist()) == pieces(everything)
+
+
+def gated_chain(client: batchmill.Client, folder: Path) -> tuple[batchmill.Job, Cures, Path]:
+    """A chain whose rows failed in its first stage, which is cured, and whose second stage waits for a gate now."""
+    cures, gate, source = Cures(folder), folder / "gate", folder / "in.parquet"
+    pq.write_table(pa.Table.from_pylist(ROWS), source)
+    gate.touch()
+    job = client.submit(source=source, stages=cures.stages(gate=str(gate)), output=folder / "out").wait(GRACE_S)
+    gate.unlink()
+    cures.cure("a")
+    return job, cures, gate
+
+
+def until_its_second_stage(replay: batchmill.Job) -> None:
+    until(lambda: replay.status().stages["b"].shards_running > 0, "the second stage of the replay")
+
+
+def test_a_replay_that_is_cancelled_between_two_stages_loses_no_row(client: batchmill.Client, tmp_path: Path) -> None:
+    job, cures, gate = gated_chain(client, tmp_path)
+    before, failed = found(job.results()), dead_in(job, "a")
+    replay = job.replay(stage="a")
+    until_its_second_stage(replay)
+    replay.cancel()
+    gate.touch()
+    until(lambda: replay.status().is_final, "the end of the replay")
+    assert (found(job.results()), dead_in(job, "a")) == (before, failed)
+    for stage in "bc":
+        cures.cure(stage)
+    for stage in "abc":
+        job.replay(stage=stage).wait(GRACE_S)
+    assert found(job.results()) == pieces([row["id"] for row in ROWS])
+
+
+def test_of_two_replays_of_the_same_rows_at_once_one_counts(client: batchmill.Client, tmp_path: Path) -> None:
+    job, cures, gate = gated_chain(client, tmp_path)
+    replays = [job.replay(stage="a"), job.replay(stage="a")]
+    until_its_second_stage(replays[0])
+    gate.touch()
+    for replay in replays:
+        until(lambda: replay.status().is_final, "the end of a replay")  # noqa: B023  # it is called at once
+    assert sorted(str(replay.status().state) for replay in replays) == ["completed", "failed"]
+    (failed,) = (status for replay in replays if (status := replay.status()).error)
+    assert failed.error is not None
+    assert "replayed by another job meanwhile" in failed.error.message
+    for stage in "bc":
+        cures.cure(stage)
+        job.replay(stage=stage).wait(GRACE_S)
+    assert found(job.results()) == pieces([row["id"] for row in ROWS])
+    assert [(stage.rows_done, stage.rows_dead) for stage in job.status().stages] == [
+        (400, 0),
+        (400, 0),
+        (600, 0),
+        (600, 0),
+    ]
 
 
 def test_results_between_stages_are_deleted_unless_they_are_kept(
