@@ -12,8 +12,7 @@
 4. One script adds the shards and moves the cursor, by compare-and-set. If it was moved by somebody else, or anything
    fails after the splitter advanced, the open source is dropped, for it is ahead of the ledger: to continue with it
    would leave rows out. The next step opens the source at the ledger's cursor.
-5. The ledger counts that a job's source is being planned until it is; so a job of which the process died twice fails.
-   Later stages are not counted: they are planned from the ledger alone, beside the first.
+5. The ledger counts that a job is being planned until it is; so a job of which the process died twice fails.
 6. At the end all rows of a source whose length is known must be in shards, otherwise the job fails.
 
 Planning everything at submit was rejected: a source of a billion rows would fill the ledger, and the size of a shard
@@ -186,7 +185,7 @@ class Planner:
         return len(self._running) < MAX_THREADS and own < MAX_THREADS // 2
 
     def _is_suspect(self, one: JobStage) -> bool:
-        return _reads_source(one) and one.job.plannings > 0 and one.job.id not in self._begun
+        return one.stage.number == FIRST_STAGE and one.job.plannings > 0 and one.job.id not in self._begun
 
     def _collect(self) -> None:
         """Take the tasks that have ended out of those that run. Raises what one of them raised."""
@@ -206,11 +205,14 @@ class Planner:
 
     @contextmanager
     def _counted(self, one: JobStage) -> Iterator[None]:
-        """Count in the ledger that a source is planned. Raises `InvalidSource` if the process died of it before."""
-        job_id = one.job.id
-        if not _reads_source(one):
+        """Count in the ledger that a job is being planned. Raises `InvalidSource` if the process died of it before.
+
+        Only the first stage reads files of a user.
+        """
+        if one.stage.number != FIRST_STAGE:
             yield
             return
+        job_id = one.job.id
         begun = self._ledger.shards.begin_planning(job_id, is_again=job_id in self._begun)
         self._begun.add(job_id)
         if begun > MAX_DEATHS:
@@ -253,7 +255,7 @@ class Planner:
         except BaseException:  # the splitter is ahead of the ledger now: to continue with it would leave rows out
             opened.splitter.close()
             raise
-        if answer is PlanAnswer.OK and _reads_source(one):
+        if answer is PlanAnswer.OK and one.stage.number == FIRST_STAGE:
             self._begun.discard(one.job.id)  # the script has cleared the count
         match answer:
             case PlanAnswer.OK if not draft.at_end:
@@ -327,10 +329,6 @@ def _require_every_row(one: JobStage, draft: _Draft, total: RowCount) -> None:
             f"the source of job {one.job.id} ended after {planned:,} rows, {total.rows:,} were expected.",
             hint="Submit the job again, and leave its source alone until it has ended.",
         )
-
-
-def _reads_source(one: JobStage) -> bool:
-    return one.stage.number == FIRST_STAGE
 
 
 def _may_plan(one: JobStage) -> bool:
