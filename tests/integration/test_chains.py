@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -225,3 +225,17 @@ def test_stages_that_are_planned_beside_each_other_do_not_count_as_ends_of_the_p
     table = client.submit(source=source, stages=stages).wait(GRACE_S).to_table()
     assert table["id"].to_pylist() == list(range(rows))
     assert table["source_row"].to_pylist() == list(range(rows))
+
+
+@pytest.mark.parametrize("on_null", ["dead", "skip"])
+def test_a_result_without_a_column_that_the_next_stage_requires_is_a_row_without_a_value(
+    client: batchmill.Client, tmp_path: Path, on_null: Literal["dead", "skip"]
+) -> None:
+    source, first = tmp_path / "in.parquet", 300
+    pq.write_table(pa.Table.from_pylist(ROWS), source)
+    stages = [Stage("names_some", first=first), Stage("shout", on_null=on_null)]
+    job = client.submit(source=source, stages=stages).wait(GRACE_S)
+    assert [row["loud"] for row in job.results()] == [f"ROW {n}!" for n in range(first, len(ROWS))]
+    letters = job.dead_letters()
+    assert [letter.path for letter in letters] == ([(n,) for n in range(first)] if on_null == "dead" else [])
+    assert {letter.error_type for letter in letters} <= {"MissingValue"}
