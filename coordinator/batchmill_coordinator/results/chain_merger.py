@@ -11,7 +11,7 @@ each of which may be done again after it was cut short:
    attempts added up.
 4. The caller replaces the manifest of the output.
 
-A replay is merged as a whole or not at all, and then leaves its rows among the dead letters. One that did not come to
+A replay is merged as a unit or not at all, and then leaves its rows among the dead letters. One that did not come to
 its end has rows that are done in s and in no later stage yet: they would be lost. Of two replays with a row of s in
 common, the second would count it twice behind s.
 """
