@@ -27,6 +27,7 @@ from batchmill_coordinator.inspection.pool import inspector_pool
 from batchmill_coordinator.metering.page import CoordinatorMetrics
 from batchmill_coordinator.results.closing import OutputCloser
 from batchmill_coordinator.results.dead_rows import DeadRowStore
+from batchmill_coordinator.results.freed_results import FreedResults
 from batchmill_coordinator.results.merger import Merger
 from batchmill_coordinator.results.one_schema import OneSchema, schema_without_rows
 from batchmill_coordinator.results.pages import parse_cursor, read_page
@@ -196,13 +197,14 @@ class Service:
         one_schema = OneSchema(ledger, self.workspace, self.dead_rows)
         roll_forward = RollForward(ledger, self.dead_rows)
         merger = Merger(ledger, self.workspace, self.dead_rows, one_schema, roll_forward)
-        outputs = OutputCloser(ledger, self.workspace, merger, resumption, one_schema, roll_forward, self.clock)
+        freed = FreedResults(ledger, self.workspace, self.clock)
+        outputs = OutputCloser(ledger, self.workspace, merger, resumption, one_schema, roll_forward, freed, self.clock)
         return [
             Planner(ledger, fleet, self._open_source, resumption, settings),
             Dispatcher(ledger, fleet, self._publisher, counts),
             Recoverer(ledger, fleet, self._publisher, settler, settings.lease_ttl_s, counts),
             Finisher(ledger, outputs, clocks, counts),
-            BufferKeeper(ledger, self.workspace),
+            BufferKeeper(ledger, freed),
             Janitor(ledger, blobs, clocks, upload_ttl_s=settings.upload_ttl_s, retention_s=settings.retention_s),
             LedgerKeeper(ledger, blobs, clocks, self.notices, self.clock),
             Watcher(ledger, fleet, self.clock, settings.currency, counts),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,7 +11,7 @@ import pytest
 from batchmill import Stage
 from batchmill.errors import InvalidRequest, InvalidRows, UnknownOperator
 from support.cluster import manifest
-from support.waiting import GRACE_S
+from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -123,6 +123,60 @@ def test_rows_that_failed_in_any_stage_are_replayed_through_the_later_ones_into_
         assert found(pq.read_table(tmp_path / output).to_pylist()) == pieces(everything)
 
 
+def gated_chain(client: batchmill.Client, folder: Path) -> tuple[batchmill.Job, Cures, Path]:
+    """A chain whose rows failed in its first stage, which is cured, and whose second stage waits for a gate now."""
+    cures, gate, source = Cures(folder), folder / "gate", folder / "in.parquet"
+    pq.write_table(pa.Table.from_pylist(ROWS), source)
+    gate.touch()
+    job = client.submit(source=source, stages=cures.stages(gate=str(gate)), output=folder / "out").wait(GRACE_S)
+    gate.unlink()
+    cures.cure("a")
+    return job, cures, gate
+
+
+def until_its_second_stage(replay: batchmill.Job) -> None:
+    until(lambda: replay.status().stages["b"].shards_running > 0, "the second stage of the replay")
+
+
+def test_a_replay_that_is_cancelled_between_two_stages_loses_no_row(client: batchmill.Client, tmp_path: Path) -> None:
+    job, cures, gate = gated_chain(client, tmp_path)
+    before, failed = found(job.results()), dead_in(job, "a")
+    replay = job.replay(stage="a")
+    until_its_second_stage(replay)
+    replay.cancel()
+    gate.touch()
+    until(lambda: replay.status().is_final, "the end of the replay")
+    assert (found(job.results()), dead_in(job, "a")) == (before, failed)
+    for stage in "bc":
+        cures.cure(stage)
+    for stage in "abc":
+        job.replay(stage=stage).wait(GRACE_S)
+    assert found(job.results()) == pieces([row["id"] for row in ROWS])
+
+
+def test_of_two_replays_of_the_same_rows_at_once_one_counts(client: batchmill.Client, tmp_path: Path) -> None:
+    job, cures, gate = gated_chain(client, tmp_path)
+    replays = [job.replay(stage="a"), job.replay(stage="a")]
+    until_its_second_stage(replays[0])
+    gate.touch()
+    for replay in replays:
+        until(lambda: replay.status().is_final, "the end of a replay")  # noqa: B023  # it is called at once
+    assert sorted(str(replay.status().state) for replay in replays) == ["completed", "failed"]
+    (failed,) = (status for replay in replays if (status := replay.status()).error)
+    assert failed.error is not None
+    assert "replayed by another job meanwhile" in failed.error.message
+    for stage in "bc":
+        cures.cure(stage)
+        job.replay(stage=stage).wait(GRACE_S)
+    assert found(job.results()) == pieces([row["id"] for row in ROWS])
+    assert [(stage.rows_done, stage.rows_dead) for stage in job.status().stages] == [
+        (400, 0),
+        (400, 0),
+        (600, 0),
+        (600, 0),
+    ]
+
+
 def test_results_between_stages_are_deleted_unless_they_are_kept(
     client: batchmill.Client, service_folder: Path, tmp_path: Path
 ) -> None:
@@ -132,8 +186,11 @@ def test_results_between_stages_are_deleted_unless_they_are_kept(
     source = tmp_path / "in.parquet"
     pq.write_table(pa.Table.from_pylist(ROWS), source)
     job = client.submit(source=source, stages=cures.stages(keep=True)).wait(GRACE_S)
-    left = {path.name for path in service_folder.rglob(f"{job.id}/results/*") if any(path.iterdir())}
-    assert left == {"1", "3"}
+
+    def left() -> set[str]:
+        return {path.name for path in service_folder.rglob(f"{job.id}/results/*") if any(path.iterdir())}
+
+    until(lambda: left() == {"1", "3"}, "the deletion of what is between stages")
     assert [row["of"] for row in job.stage("b").peek(3)] == [1, 2, 2]
     assert job.stage("a").peek() == []
     with pytest.raises(InvalidRequest, match="no stage 'x'"):
@@ -168,3 +225,17 @@ def test_stages_that_are_planned_beside_each_other_do_not_count_as_ends_of_the_p
     table = client.submit(source=source, stages=stages).wait(GRACE_S).to_table()
     assert table["id"].to_pylist() == list(range(rows))
     assert table["source_row"].to_pylist() == list(range(rows))
+
+
+@pytest.mark.parametrize("on_null", ["dead", "skip"])
+def test_a_result_without_a_column_that_the_next_stage_requires_is_a_row_without_a_value(
+    client: batchmill.Client, tmp_path: Path, on_null: Literal["dead", "skip"]
+) -> None:
+    source, first = tmp_path / "in.parquet", 300
+    pq.write_table(pa.Table.from_pylist(ROWS), source)
+    stages = [Stage("names_some", first=first), Stage("shout", on_null=on_null)]
+    job = client.submit(source=source, stages=stages).wait(GRACE_S)
+    assert [row["loud"] for row in job.results()] == [f"ROW {n}!" for n in range(first, len(ROWS))]
+    letters = job.dead_letters()
+    assert [letter.path for letter in letters] == ([(n,) for n in range(first)] if on_null == "dead" else [])
+    assert {letter.error_type for letter in letters} <= {"MissingValue"}

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pytest
 
 from batchmill.errors import ServiceUnavailable, StorageError
-from batchmill.jobs.job import JobError, JobState
+from batchmill.jobs.job import JobError, JobForm, JobState, StageForm
 from batchmill.ledger import Ledger
 from batchmill.settings import CoordinatorSettings
 from batchmill_coordinator.roles.job_guard import MAX_UNFORESEEN, JobGuard, apart
 from support.growing_source import GrowingSource
 from support.hand_clock import HandClock
-from support.ledger_steps import submit
+from support.ledger_steps import end_plan, settle_one, submit
 from support.planning import announce_worker, planner_over
 
 if TYPE_CHECKING:
@@ -90,6 +91,21 @@ def test_a_job_of_which_the_planner_died_twice_fails_and_the_others_are_planned(
     assert record.error is not None
     assert "ended 2 times in a row while it planned" in record.error.message
     assert ledger.jobs.read(GOOD).first.rows_planned == 10
+
+
+def test_a_later_stage_is_planned_beside_the_source_without_being_counted(
+    ledger: Ledger, prefix: str, valkey_url: str, tmp_path: Path, good: GrowingSource
+) -> None:
+    stages = [StageForm(operator="echo"), StageForm(operator="echo", name="last")]
+    submit(ledger, "chain", spec=JobForm(stages=stages).spec())
+    epoch = ledger.lead("me", 60)
+    settle_one(ledger, epoch, "chain", pa.table({"id": [1]}), 1)
+    end_plan(ledger, epoch, "chain", 1)
+    for _ in range(2):
+        ledger.shards.begin_planning("chain", is_again=False)
+    planner_of(ledger, prefix, valkey_url, tmp_path, {"chain": good, BAD: good, GOOD: good}).step(epoch)
+    record = ledger.jobs.read("chain")
+    assert (record.state, record.stages[1].rows_planned) == (JobState.RUNNING, 10)
 
 
 def test_one_death_is_forgotten_once_the_job_is_planned(

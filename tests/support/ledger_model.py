@@ -205,9 +205,9 @@ class Model:
         waiting = [shard_id for shard_id in job.names("waiting") if job.live[shard_id].at <= self.now]
         waiting.sort(key=lambda shard_id: (job.live[shard_id].at, format_shard_id(shard_id)))
         waiting = waiting[:limit]  # only these are read, so suspects may keep later retries from being seen
-        planned = job.names("planned")
+        planned = job.names("planned")[:limit]
         suspects = [one for one in waiting if planned and (len(one) > 1 or job.live[one].losses >= LOSSES_BEFORE_SPLIT)]
-        return [*(one for one in waiting if one not in suspects), *planned, *suspects][:limit]
+        return [*(one for one in waiting if one not in suspects), *planned, *suspects]
 
     def queue(self, job: Job, shard_id: ShardId, epoch: int) -> str:
         piece = job.live.get(shard_id)

@@ -85,6 +85,11 @@ class ResultLedger:
             dead_by_type=[calls.AdoptedDeadRows(kind, rows) for kind, rows in dead.items()],
         )
 
+    def has_adopted(self, job_id: str, stage: int, replay_id: str) -> bool:
+        """Whether a stage has what a replay has settled in it, by `adopt_shard`."""
+        with redis_errors():
+            return bool(self._store.redis.hexists(self._keys.stage(job_id, stage), f"adopted {replay_id}"))
+
     def replace_part(
         self, job_id: str, before: Settled, after: Settled, dead_by_type: Mapping[str, int], epoch: int
     ) -> bool:

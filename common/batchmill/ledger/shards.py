@@ -99,10 +99,11 @@ class ShardLedger:
             self._store.redis.hdel(self._keys.job(job_id), "plannings")
 
     def to_queue_of(self, stages: Sequence[JobStage], limit: int, now_ms: int) -> dict[StageKey, list[ShardId]]:
-        """For each of these stages, at most `limit` shards that could be queued now: due retries first.
+        """For each of these stages, shards that could be queued now: at most `limit` due retries, and as many others.
 
-        A shard that ended its process twice, and a part of one that was split for that, waits behind all others. Takes
-        two round trips, and none for stages of which nothing was ever queued.
+        A shard that ended its process twice, and a part of one that was split for that, waits behind all others; they
+        do not displace it, for a later stage may wait for it alone. Takes two round trips, and none for stages of which
+        nothing was ever queued.
         """
         due = {one.key: [ShardId((n,)) for n in range(min(one.stage.shards_live, limit))] for one in stages}
         return due | self._listed([one.key for one in stages if not one.is_untouched], limit, now_ms)
@@ -122,7 +123,7 @@ class ShardLedger:
         due = {}
         for key, (retries, planned) in found.items():
             last = [one for one in retries if (*key, one) in suspects]
-            due[key] = [*(one for one in retries if one not in last), *planned, *last][:limit]
+            due[key] = [*(one for one in retries if one not in last), *planned, *last]
         return due
 
     def cut_waits(self, latest_ms: Mapping[StageKey, int]) -> set[str]:

@@ -10,6 +10,10 @@ each of which may be done again after it was cut short:
 3. The rows of s that did not fail again are no failed rows any more; the others keep their dead letter, with their
    attempts added up.
 4. The caller replaces the manifest of the output.
+
+A replay is merged as a unit or not at all, and then leaves its rows among the dead letters. One that did not come to
+its end has rows that are done in s and in no later stage yet: they would be lost. Of two replays with a row of s in
+common, the second would count it twice behind s.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ import pyarrow as pa
 
 from batchmill.columns import widen_schemas, widen_table
 from batchmill.columns.lineage import paths_of
-from batchmill.errors import NotFound, StorageError
+from batchmill.errors import Conflict, NotFound, StorageError
 from batchmill.jobs.dead_letters import DeadRows
 from batchmill.jobs.shard import ShardId
 from batchmill.jobs.stages import last_stage
@@ -38,6 +42,7 @@ if TYPE_CHECKING:
 
     from batchmill.columns.lineage import Path
     from batchmill.ledger import JobRecord, Ledger
+    from batchmill.ledger.formats.record import StageRecord
     from batchmill.workspace import Workspace
     from batchmill_coordinator.results.dead_rows import DeadRowStore
     from batchmill_coordinator.results.job_results import JobResults
@@ -57,9 +62,12 @@ class ChainMerger:
 
         original_rows: for each row of the replay its index in the input of the job's stage.
 
-        Raises `NotFound` or `StorageError`.
+        Raises `Conflict` if some of its rows were replayed meanwhile, `NotFound` or `StorageError`.
         """
+        if not replay.is_settled:
+            return
         first = len(job.record.stages) - len(replay.stages)
+        self._require_no_overlap(job.record, first, replay, original_rows)
         parts = _Parts(self._ledger, job)
         if parts.is_empty:
             left = [table for table in self._results(replay) if table.num_rows]
@@ -71,6 +79,23 @@ class ChainMerger:
             is_last = number == len(replay.stages) - 1
             self._adopt(job, first + number, replay, number, left if is_last else [], epoch)
         self._settle(job, first, replay, original_rows, left if len(replay.stages) == 1 else [], epoch)
+
+    def _require_no_overlap(self, job: JobRecord, stage: int, replay: JobRecord, original_rows: Rows) -> None:
+        """Raise `Conflict` if a row that this replay has brought into a later stage is no failed row any more."""
+        brought = [stage + number for number, one in enumerate(replay.stages) if number and _has_settled(one)]
+        if not brought or any(self._ledger.results.has_adopted(job.id, number, replay.id) for number in brought):
+            return  # it was merged up to there before
+        gone = set(original_rows.tolist())
+        for shard in self._dead_rows.shards(job, stage):
+            gone -= self._dead_rows.read(job.id, shard).indices
+        if gone:
+            raise Conflict(
+                f"{len(gone):,} of its rows, of {job.id}, were replayed by another job meanwhile; nothing of this "
+                "replay is merged.",
+                hint="Replay the rows again that are still among the dead letters.",
+                job=job.id,
+                rows=sorted(gone)[:100],
+            )
 
     def _results(self, replay: JobRecord) -> Iterator[pa.Table]:
         stage = last_stage(replay.spec)
@@ -106,7 +131,7 @@ class ChainMerger:
     ) -> None:
         """Add what the stage `number` of a replay has settled to a stage, as one more shard. results: those it gets."""
         dead = [self._dead_rows.read(replay.id, shard) for shard in self._dead_rows.shards(replay, number)]
-        if not (dead or results or replay.stages[number].rows_done):
+        if not (results or _has_settled(replay.stages[number])):
             return
         own = self._ledger.jobs.read(job.record.id).stages[stage]
         letters = [letter for one in dead for letter in one.letters]
@@ -260,6 +285,10 @@ class _Parts:
         if at not in self._firsts:
             self._firsts[at] = paths_of(self.read(at).slice(0, 1))[0]
         return self._firsts[at]
+
+
+def _has_settled(stage: StageRecord) -> bool:
+    return stage.rows_done > 0 or stage.rows_dead > 0
 
 
 def _in_order(tables: Sequence[pa.Table]) -> pa.Table:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from batchmill.clock import Clock
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.workspace import Workspace
+    from batchmill_coordinator.results.freed_results import FreedResults
     from batchmill_coordinator.results.merger import Merger
     from batchmill_coordinator.results.one_schema import OneSchema
     from batchmill_coordinator.results.resumption import Resumption
@@ -30,6 +31,7 @@ class OutputCloser:
         resumption: Resumption,
         one_schema: OneSchema,
         roll_forward: RollForward,
+        freed: FreedResults,
         clock: Clock,
     ) -> None:
         self._ledger = ledger
@@ -38,6 +40,7 @@ class OutputCloser:
         self._resumption = resumption
         self._one_schema = one_schema
         self._roll_forward = roll_forward
+        self._freed = freed
         self._clock = clock
 
     def close(self, record: JobRecord, state: JobState, epoch: int) -> None:
@@ -89,6 +92,6 @@ class OutputCloser:
         """
         self._workspace.blobs.delete_folder(checkpoint_folder(record.id))
         if state is JobState.COMPLETED:
-            self._workspace.delete_between_stages(record.id, record.spec)
+            self._freed.add_job(record)
         if state is JobState.COMPLETED or record.spec.output is None:
             self._workspace.delete_staged(record.id)

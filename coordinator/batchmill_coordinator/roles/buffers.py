@@ -3,9 +3,9 @@
 1. A step reads from an index the stages with parts that the next stage may have settled since they were looked at.
 2. The rows of a stage are the results of the one before in their order, and its shards are consecutive rows. So what
    the next stage has settled from its first shard on, without a gap, says which parts nobody reads any more.
-3. The blobs are deleted first, then the ledger notes how far the parts are freed and that their bytes are no longer in
-   the buffer. After a crash between the two they are deleted again, which does nothing.
-4. What is left when a job has completed goes with it; of a job that ended otherwise it stays until the job is deleted.
+3. The ledger notes how far the parts are freed and that their bytes are no longer in the buffer. The blobs are deleted
+   a while later (`FreedResults`), for a ledger that is rolled back may need them again.
+4. What is left when a job has completed goes likewise; of a job that ended otherwise it stays until the job is deleted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.ledger.formats.record import JobStage
     from batchmill.ledger.formats.settlement import Settled
-    from batchmill.workspace import Workspace
+    from batchmill_coordinator.results.freed_results import FreedResults
 
 MAX_STAGES_READ = 64  # in a step
 MAX_PARTS = 256  # of a stage that a step frees
@@ -33,29 +33,30 @@ class BufferKeeper:
     wakes_on = frozenset({"committed", "settled"})
     period_s = 1.0
 
-    def __init__(self, ledger: Ledger, workspace: Workspace) -> None:
+    def __init__(self, ledger: Ledger, freed: FreedResults) -> None:
         self._ledger = ledger
-        self._workspace = workspace
+        self._freed = freed
         self._guard = JobGuard(ledger, "results between its stages could not be deleted")
 
     def step(self, epoch: int) -> None:
-        """Free what was settled."""
+        """Free what was settled, and delete what was freed a while ago."""
         for one in self._ledger.jobs.read_stages(self._ledger.index.to_free(MAX_STAGES_READ)):
             if not self._guard.is_set_aside(one.job.id):
                 with self._guard.over(one.job.id):
                     self._free(one, epoch)
+        for freed in self._freed.take_due():
+            with self._guard.over(freed.job_id):
+                self._freed.delete(freed)
 
     def _free(self, one: JobStage, epoch: int) -> None:
         following = one.job.stages[one.stage.number + 1]
         before = FreedParts.parse(one.stage.freed)
         next_shard, next_rows = self._settled(one.job, following.number, before)
         after, parts = self._parts_before(one, before._replace(next_shard=next_shard, next_rows=next_rows))
-        if not one.spec.keep:
-            store = self._workspace.open_results(one.job.id, one.job.spec, one.stage.number)
-            for part in parts:
-                store.delete(part.shard_id, part.token)
         freed_at = following.shards_done if len(parts) < MAX_PARTS else following.shards_done - 1
-        self._ledger.results.free_parts(one.job.id, one.stage, after, parts, freed_at, epoch)
+        is_freed = self._ledger.results.free_parts(one.job.id, one.stage, after, parts, freed_at, epoch)
+        if is_freed and parts and not one.spec.keep:
+            self._freed.add_parts(one, after.shard, parts)
 
     def _settled(self, job: JobRecord, stage: int, before: FreedParts) -> tuple[int, int]:
         """Return the first planned shard of a stage that is not settled, and the rows of those before it."""

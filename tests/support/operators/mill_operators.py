@@ -22,6 +22,12 @@ def shout(rows: list[dict[str, Any]], *, mark: str = "!", times: Annotated[int, 
     return [{"loud": row["text"].upper() + mark * times} for row in rows]
 
 
+@batchmill.operator("names_some", columns=["id"])
+def names_some(rows: list[dict[str, Any]], *, first: int) -> list[Any]:
+    """A text for rows from `first` on; the results of the others do not have that column."""
+    return [{"text": f"row {row['id']}"} if row["id"] >= first else {"other": True} for row in rows]
+
+
 @batchmill.operator("double_arrow", columns=["id"], batch_format="arrow", batch_size=None)
 def double_arrow(table: pa.Table) -> pa.Table:
     """Twice the id, in Arrow."""

@@ -70,12 +70,20 @@ local function may_have_input(job, number, cursor)
   return is_settled(job .. ':stage:' .. before)
 end
 
--- How the results of a stage and the next stage stand: whether its buffer is full, so that no more may be made, and whether
--- the next stage has settled shards since the parts were last looked at.
-local function index_buffer(job, number, buffer_bytes, bytes_out, bytes_freed, freed_at)
+-- How the results of a stage and the next stage stand: whether its buffer has no room for what one more shard is expected
+-- to make, as `buffer_credit` has it, so that none may be queued, and whether the next stage has settled shards since the
+-- parts were last looked at.
+local function index_buffer(job, stage, number, in_flight)
+  local limit, out, freed, freed_at, settled =
+    unpack(redis.call('HMGET', stage, 'buffer_bytes', 'bytes_out', 'bytes_freed', 'freed_at', 'shards_done'))
+  if not limit then return false, false end
   local live, done = unpack(redis.call('HMGET', job .. ':stage:' .. (number + 1), 'shards_live', 'shards_done'))
-  local is_full = tonumber(bytes_out or '0') - tonumber(bytes_freed or '0') >= tonumber(buffer_bytes)
-  return is_full and tonumber(live or '0') > 0, tonumber(done or '0') > tonumber(freed_at or '0')
+  local per_shard = math.floor(tonumber(out or '0') / math.max(tonumber(settled or '0'), 1))
+  local buffered = tonumber(out or '0') - tonumber(freed or '0')
+  local has_room = per_shard == 0 or buffered + (in_flight + 1) * per_shard <= tonumber(limit)
+  local is_empty = buffered == 0 and in_flight == 0
+  local is_blocked = not has_room and not is_empty and tonumber(live or '0') > 0
+  return is_blocked, tonumber(done or '0') > tonumber(freed_at or '0')
 end
 
 -- Add to a sum of `work`, or drop it when nothing is left.
@@ -132,19 +140,16 @@ end
 -- found: state, created and priority of the job, the generation of the sums, and the pools of its stages before this one.
 local function index_stage(index, job, job_id, number, found, now)
   local stage, member = job .. ':stage:' .. number, stage_key(job_id, number)
-  local worked_for, turn, planned, live, queued, running, since, before, total, in_plan, done, dead, counted =
+  local worked_for, turn, planned, live, queued, running, since, before, total, in_plan, done, dead, counted, cursor =
     unpack(redis.call('HMGET', stage, 'worked_for', 'turn', 'planned', 'shards_live', 'shards_queued', 'shards_running',
-      'last_queued_at', 'indexed', 'rows_total', 'rows_planned', 'rows_done', 'rows_dead', 'counted'))
-  local cursor, buffer_bytes, bytes_out, bytes_freed, freed_at = unpack(redis.call('HMGET', stage, 'cursor', 'buffer_bytes',
-    'bytes_out', 'bytes_freed', 'freed_at'))
+      'last_queued_at', 'indexed', 'rows_total', 'rows_planned', 'rows_done', 'rows_dead', 'counted', 'cursor'))
   live, queued, running = tonumber(live or '0'), tonumber(queued or '0'), tonumber(running or '0')
   done, dead = tonumber(done or '0'), tonumber(dead or '0')
   local pool, may_run, in_flight = string.match(worked_for, '^%S+'), takes_shards(found.state), queued + running
   local left = math.max(tonumber(total or '0'), tonumber(in_plan or '0')) - done - dead
   local waiting = live > in_flight and redis.call('ZCARD', job .. ':waiting:' .. number) or 0
   local plan, ready, later, starved
-  local is_blocked, frees = false, false
-  if buffer_bytes then is_blocked, frees = index_buffer(job, number, buffer_bytes, bytes_out, bytes_freed, freed_at) end
+  local is_blocked, frees = index_buffer(job, stage, number, in_flight)
   frees = frees and not is_final(found.state)
   if may_run and planned ~= '1' and may_have_input(job, number, cursor) then plan = live * LIVE_WEIGHT - found.priority end
   if may_run and in_flight == 0 and left > 0 and (number == 0 or live > 0) and not is_blocked then

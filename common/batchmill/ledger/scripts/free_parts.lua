@@ -1,5 +1,5 @@
 -- Note how far the parts of a stage are freed, because the next stage has settled them.
--- What of them is in the ledger goes, and their bytes are no longer in its buffer. The caller has deleted their blobs.
+-- What of them is in the ledger goes, and their bytes are no longer in its buffer. The caller deletes their blobs later.
 --
 -- @key leader
 -- @key job

@@ -6,6 +6,8 @@ import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
 from batchmill.columns.lineage import lineage_of, without_lineage
 from batchmill.errors import DamagedData, NotFound, UnknownOperator
 from batchmill_worker.runtime.trace import Phase
@@ -13,7 +15,7 @@ from batchmill_worker.slot.attempt.shard_progress import ShardProgress, decode_p
 from batchmill_worker.slot.attempt.unusable_rows import unusable_rows
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    from collections.abc import Sequence
 
     from batchmill.clock import Clock
     from batchmill.jobs.job import StageSpec
@@ -79,12 +81,12 @@ class ShardLoader:
             stage = files.spec.stages[shard.stage]
             definition = self._definition(stage.operator)
             found = files.source.read_with_faults(shard.slices)
+            required = definition.required_columns(stage.params)
             lineage = None
             if files.spec.reads_lineage(shard.stage):
                 lineage = lineage_of(found.table).slice(shard.skip, shard.rows)
-                found = replace(found, table=without_lineage(found.table))
+                found = replace(found, table=_with_columns(without_lineage(found.table), required))
             table = found.table.slice(shard.skip, shard.rows)
-            required = definition.required_columns(stage.params)
             unusable = unusable_rows(shard, found, required, stage.on_null, files.source)
             before = before.with_unusable(unusable, shard.stage, stage.operator, self._worker, self._clock.wall())
             pending = before.pending(shard)
@@ -106,3 +108,11 @@ class ShardLoader:
         if definition is None:
             raise UnknownOperator(f"worker {self._worker} has no operator {operator!r}.")
         return definition
+
+
+def _with_columns(table: pa.Table, names: Sequence[str]) -> pa.Table:
+    """Append columns that a part of the results of a stage lacks, as they are where its other results have them."""
+    for name in names:
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(table.num_rows))
+    return table

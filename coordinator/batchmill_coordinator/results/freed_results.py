@@ -1,0 +1,86 @@
+"""Deletes the results between two stages that nobody reads any more, a while later.
+
+A ledger that is rolled back, to a stale replica for example, has forgotten that the next stage had settled them, and
+that stage reads them again. So they stay for `KEPT_S`, and are deleted only if the ledger still has them as free then.
+They are listed in memory: what a leader that has ended had still to delete goes when the job completes, or with it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from batchmill.errors import StorageError
+from batchmill.jobs.job import JobState
+from batchmill.ledger.formats.encodings import FreedParts
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from batchmill.clock import Clock
+    from batchmill.ledger import JobRecord, Ledger
+    from batchmill.ledger.formats.record import JobStage
+    from batchmill.ledger.formats.settlement import Settled
+    from batchmill.workspace import Workspace
+
+KEPT_S = 30.0
+"""How long they stay: longer than a replica lags behind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Freed:
+    """Results that are to be deleted from a time on: of a stage, or of a job all that are between its stages."""
+
+    due_s: float  # monotonic
+    job_id: str
+    stage: int | None = None
+    before: int = 0  # the planned shard that the stage was freed up to with them
+    parts: tuple[Settled, ...] = ()
+
+
+class FreedResults:
+    """The results that wait for their deletion, the first that is due first. Thread-safe."""
+
+    def __init__(self, ledger: Ledger, workspace: Workspace, clock: Clock) -> None:
+        self._ledger = ledger
+        self._workspace = workspace
+        self._clock = clock
+        self._waiting: deque[Freed] = deque()
+
+    def add_parts(self, one: JobStage, before: int, parts: Sequence[Settled]) -> None:
+        """Delete these parts of a stage later. before: the planned shard that it is freed up to with them."""
+        self._waiting.append(Freed(self._due_s(), one.job.id, one.stage.number, before, tuple(parts)))
+
+    def add_job(self, record: JobRecord) -> None:
+        """Delete later what is between the stages of a job that has completed."""
+        if record.spec.is_chain:
+            self._waiting.append(Freed(self._due_s(), record.id))
+
+    def take_due(self) -> list[Freed]:
+        """Return those that are due now, and list them no more."""
+        due = []
+        while self._waiting and self._waiting[0].due_s <= self._clock.monotonic():
+            due.append(self._waiting.popleft())
+        return due
+
+    def delete(self, freed: Freed) -> None:
+        """Delete results if the ledger still has them as free. Raises `StorageError`; then they are listed again."""
+        for record in self._ledger.jobs.read_many([freed.job_id]):
+            try:
+                self._delete(record, freed)
+            except StorageError:
+                self._waiting.append(Freed(self._due_s(), freed.job_id, freed.stage, freed.before, freed.parts))
+                raise
+
+    def _delete(self, record: JobRecord, freed: Freed) -> None:
+        if freed.stage is None:
+            if record.state is JobState.COMPLETED:
+                self._workspace.delete_between_stages(record.id, record.spec)
+        elif FreedParts.parse(record.stages[freed.stage].freed).shard >= freed.before:
+            store = self._workspace.open_results(record.id, record.spec, freed.stage)
+            for part in freed.parts:
+                store.delete(part.shard_id, part.token)
+
+    def _due_s(self) -> float:
+        return self._clock.monotonic() + KEPT_S
