@@ -111,7 +111,7 @@ class JobStatus(Frozen):
     deadline_at: float | None = None
     """When it expires, unless it has completed."""
     rows_total: int | None = None
-    """Rows of its input; None until the source has been read."""
+    """Rows of its input, None until known; of several stages: of the last one, and failed rows of the others."""
     rows_total_is_estimate: bool = False
     """Whether `rows_total` is estimated from bytes, because the end is not reached yet."""
     rows_done: int = 0

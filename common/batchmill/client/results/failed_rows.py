@@ -51,9 +51,11 @@ async def dead_letter_pages(
         cursor = page.next
 
 
-async def purge(transport: Transport, path: str, indices: Collection[int] | None, error_type: str | None) -> int:
-    """Delete dead letters at a path of the service; return how many. None: those of all rows, of all errors."""
-    kind = [("error_type", error_type)] if error_type is not None else []
+async def purge(
+    transport: Transport, path: str, indices: Collection[int] | None, error_type: str | None, stage: str | None
+) -> int:
+    """Delete dead letters at a path of the service; return how many. None: those of all rows, errors, stages."""
+    kind = [(name, value) for name, value in (("error_type", error_type), ("stage", stage)) if value is not None]
     queries = [kind] if indices is None else [kind + group for group in _index_groups(indices)]
     answers = [await transport.json("DELETE", path, query=query) for query in queries]
     return sum(transport.parse(_Purged, answer).purged for answer in answers)
