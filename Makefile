@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+PROCESSES ?= 2
 DURATION ?= 10
 REPORT ?= chaos-report.json
 TORCH := $(shell grep '^torch==' constraints.txt)
@@ -20,8 +21,8 @@ help: ## List what can be done
 demo: $(STAMPS)/demo ## Embed Python's language reference on this machine and search it
 	$(BIN)/batchmill demo
 
-test: $(STAMPS)/test ## Run the tests but the slow ones; they start what they need
-	$(BIN)/python -m pytest
+test: $(STAMPS)/test ## Run the tests but the slow ones, in PROCESSES=2; they start what they need
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile
 
 test-unit: $(STAMPS)/test ## Run the unit tests only
 	$(BIN)/python -m pytest tests/unit
@@ -43,7 +44,7 @@ chaos: $(STAMPS)/test ## The same for DURATION=10 minutes from SEED=…, into RE
 	PYTHONPATH=tests $(BIN)/python -m chaos.run --minutes $(DURATION) --report $(REPORT) $(if $(SEED),--seed $(SEED))
 
 coverage: $(STAMPS)/dev ## Run `make test` and measure which lines and branches it covers, those of services included
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --cov --cov-report=term:skip-covered
 
 check: lint types layers test ## Everything that must pass before a change lands
 

@@ -15,7 +15,7 @@ from benchmarks.scale import FULL, QUICK, Scale
 if TYPE_CHECKING:
     from types import FrameType
 
-NAMES = ("echo_million", "one_row_latency", "many_jobs", "memory", "recovery", "resume", "embed")
+NAMES = ("echo_million", "one_row_latency", "many_jobs", "memory", "recovery", "resume", "chain", "embed")
 
 
 @click.command()
@@ -63,7 +63,7 @@ def _run(name: str, scale: Scale, *, quick: bool) -> None:
 
 
 def _measure(name: str, scale: Scale) -> figures.Report:
-    from benchmarks import echo_million, embed, many_jobs, memory, one_row_latency, recovery, resume
+    from benchmarks import chain, echo_million, embed, many_jobs, memory, one_row_latency, recovery, resume
 
     match name:
         case "echo_million":
@@ -72,6 +72,8 @@ def _measure(name: str, scale: Scale) -> figures.Report:
             return one_row_latency.measure(scale)
         case "many_jobs":
             return many_jobs.measure(scale)
+        case "chain":
+            return chain.measure(scale)
         case "recovery":
             return recovery.measure(scale)
         case "resume":

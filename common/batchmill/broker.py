@@ -21,9 +21,6 @@ RECONNECT = Backoff(base_s=0.5, max_s=2.0)
 PUBLISH = Backoff(base_s=0.05, max_s=1.0)
 PUBLISH_RETRIES = 3
 
-VISIBILITY_TIMEOUT_S = 30
-"""Covers only the moment between pop and start: messages are acknowledged when their task starts."""
-
 
 def queue_of(pool: str) -> str:
     """The Celery queue of a pool."""
@@ -84,9 +81,6 @@ def celery_settings(settings: ServiceSettings) -> dict[str, Any]:
         "broker_transport_options": {
             "address": RedisAddress.parse(settings.redis_url),
             "global_keyprefix": settings.redis_prefix,
-            "visibility_timeout": VISIBILITY_TIMEOUT_S,
-            "unacked_restore_interval": 1,
-            "unacked_restore_throttle": 1,
             "socket_timeout": 10,
             "socket_connect_timeout": 5,
             "socket_keepalive": True,

@@ -27,6 +27,11 @@ def value_of(job: int, row: int) -> int:
     return zlib.crc32(f"{job}/{row}".encode())
 
 
+def pieces_of(row: int) -> int:
+    """How many results `chaos_pieces` makes of a row: none, one or two."""
+    return row % 3
+
+
 @batchmill.operator("chaos_rows", columns=["job", "id", "kind"], batch_size=16)
 def chaos_rows(rows: list[dict[str, Any]]) -> list[Any]:
     """A value for each row."""
@@ -52,6 +57,12 @@ class ChaosSingle:
     def infer(self, rows: list[dict[str, Any]]) -> list[Any]:
         assert self.device == "cpu"
         return _work(rows)
+
+
+@batchmill.operator("chaos_pieces", columns=["id"], batch_size=64, expands=True)
+def chaos_pieces(rows: list[dict[str, Any]]) -> list[Any]:
+    """Some results for each row."""
+    return [[{"piece": piece} for piece in range(pieces_of(row["id"]))] for row in rows]
 
 
 def _work(rows: list[dict[str, Any]]) -> list[Any]:

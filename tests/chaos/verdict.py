@@ -47,8 +47,9 @@ class Verdict:
         except BatchmillError as error:
             self.broken.append(f"{_name(job)}: cannot be read: {type(error).__name__}: {error}")
             return
-        self._judge_state(job, results, dead)
-        self._judge_rows(job, results, {letter.index for letter in dead})
+        rows = self._without_pieces(job, results)
+        self._judge_state(job, rows, dead)
+        self._judge_rows(job, rows, {letter.index for letter in dead})
         self._judge_dead(job, dead)
         if job.output is not None:
             self._judge_output(job, job.output, results)
@@ -58,13 +59,30 @@ class Verdict:
         if found != wanted:
             self.broken.append(f"{_name(job)}: {what} is {found}, not {wanted}")
 
+    def _without_pieces(self, job: Submitted, results: list[Any]) -> list[Any]:
+        """See that a chain's rows have the pieces and paths that they must have; return each row once."""
+        if not job.plan.is_chain:
+            return results
+        by_row: dict[int, list[dict[str, Any]]] = {}
+        for result in results:
+            by_row.setdefault(result["id"], []).append(result)
+        for number, found in by_row.items():
+            paths = [(one.pop("source_row"), one.pop("source_path"), one.pop("piece")) for one in map(dict, found)]
+            wanted = [(number, [piece], piece) for piece in range(job.plan.pieces(number))]
+            self.expect(job, f"the pieces of row {number}", paths, wanted)
+        names = ("source_row", "source_path", "piece")
+        return [{name: value for name, value in one[0].items() if name not in names} for one in by_row.values()]
+
     def _judge_state(self, job: Submitted, results: list[Any], dead: list[Any]) -> None:
         status = job.status
         assert status is not None
         stopped = {"cancel": "cancelled", "expire": "expired"}.get(job.plan.fate)
         if status.state.value not in ("completed", stopped):
             self.broken.append(f"{_name(job)}: ended {status.state}: {status.error}")
-        self.expect(job, "rows_done", status.rows_done, len(results))
+        if not job.plan.is_chain:  # rows without a result are seen nowhere else
+            self.expect(job, "rows_done", status.rows_done, len(results))
+        elif job.is_completed:
+            self.expect(job, "rows_done", status.rows_done, len(job.plan.kinds) - len(dead))
         self.expect(job, "rows_dead", status.rows_dead, len(dead))
 
     def _judge_rows(self, job: Submitted, results: list[dict[str, Any]], dead: set[int]) -> None:
@@ -77,7 +95,8 @@ class Verdict:
         if numbers != sorted(numbers):
             self.broken.append(f"{_name(job)}: the results are not in input order")
         if job.is_completed:
-            lost = set(range(len(job.plan.kinds))) - counted.keys() - dead
+            with_results = {number for number in range(len(job.plan.kinds)) if job.plan.pieces(number)}
+            lost = with_results - counted.keys() - dead
             self.rows_lost += len(lost)
             self.expect(job, "the rows that nobody has", sorted(lost)[:5], [])
 
@@ -142,8 +161,20 @@ def judge_deletion(verdict: Verdict, jobs: list[Submitted], cluster: Cluster, un
 
 def _judge_counters(verdict: Verdict, job: Submitted, client: Any) -> None:
     key = KEYS.job(job.id)
-    state, fields = client.hget(key, "state"), client.hgetall(KEYS.stage(job.id, 0))
-    settled = [value.split() for value in client.hvals(KEYS.done(job.id, 0))]
+    state, stages = client.hget(key, "state"), range(int(client.hget(key, "stage_count") or 1))
+    dead = [_judge_stage(verdict, job, client, state, stage) for stage in stages]
+    verdict.expect(job, "the sum by error", sum(map(int, client.hvals(KEYS.dead_counts(job.id)))), sum(dead))
+    of_stages = [
+        of_stage(job.id, stage) for stage in stages for of_stage in (KEYS.stage, KEYS.inline_results, KEYS.done)
+    ]
+    kept = (*of_stages, KEYS.dead_counts(job.id), KEYS.job_log(job.id))
+    verdict.expect(job, "what is left of it", sorted(set(client.scan_iter(f"{_escaped(key)}*")) - {key, *kept}), [])
+
+
+def _judge_stage(verdict: Verdict, job: Submitted, client: Any, state: str, stage: int) -> int:
+    """See that the counters of a stage are what they count; how many of its rows are dead."""
+    fields = client.hgetall(KEYS.stage(job.id, stage))
+    settled = [value.split() for value in client.hvals(KEYS.done(job.id, stage))]
     leaves = [[int(number) for number in value[:5]] for value in settled if value[0] != "split"]
     counted = {
         "rows_done": sum(leaf[1] for leaf in leaves),
@@ -156,21 +187,17 @@ def _judge_counters(verdict: Verdict, job: Submitted, client: Any) -> None:
         counted |= {"shards_live": 0, "rows_planned": counted["rows_done"] + counted["rows_dead"]}
         counted["shards_planned"] = len(leaves) - sum(value[0] == "split" for value in settled)
     for name, number in counted.items():
-        verdict.expect(job, f"the ledger's {name}", int(fields.get(name, 0)), number)
-    verdict.expect(job, "the sum by error", sum(map(int, client.hvals(KEYS.dead_counts(job.id)))), counted["rows_dead"])
-    kept = (
-        KEYS.stage(job.id, 0),
-        KEYS.inline_results(job.id, 0),
-        KEYS.done(job.id, 0),
-        KEYS.dead_counts(job.id),
-        KEYS.job_log(job.id),
-    )
-    verdict.expect(job, "what is left of it", sorted(set(client.scan_iter(f"{_escaped(key)}*")) - {key, *kept}), [])
+        verdict.expect(job, f"the ledger's {name} of stage {stage}", int(fields.get(name, 0)), number)
+    return counted["rows_dead"]
 
 
 def _judge_costs(verdict: Verdict, client: Any) -> None:
     """Whatever broke, each charge went once into the sums of its job, its tenant, its operator and its day."""
-    fields = [client.hgetall(KEYS.stage(job_id, 0)) for job_id in client.zrange(KEYS.jobs(), 0, -1)]
+    fields = [
+        client.hgetall(KEYS.stage(job_id, stage))
+        for job_id in client.zrange(KEYS.jobs(), 0, -1)
+        for stage in range(int(client.hget(KEYS.job(job_id), "stage_count") or 1))
+    ]
     charged = total_of(
         spent
         for of_job in fields

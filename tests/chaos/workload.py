@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchmill import RetryPolicy
+from batchmill import RetryPolicy, Stage
 from batchmill.errors import BatchmillError, Conflict, InvalidRequest, NotFound, StorageError
 from batchmill.jobs.job import JobState
-from chaos.chaos_operators import value_of
+from chaos.chaos_operators import pieces_of, value_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,6 +50,7 @@ class Plan:
     replays: bool  # whether its poisonous and refused rows are repaired and run again at the end
     retry: RetryPolicy
     cached: bool = False  # whether it uses the row cache, and shares rows with others that do
+    is_chain: bool = False  # whether its rows pass `echo` before the operator, and `chaos_pieces` after it
 
     @property
     def label(self) -> int:
@@ -68,6 +69,15 @@ class Plan:
         if self.operator == "echo":
             return self._row(number)
         return {"job": self.label, "id": number, "value": value_of(self.label, number)}
+
+    def pieces(self, number: int) -> int:
+        """How many results row `number` has."""
+        return pieces_of(number) if self.is_chain else 1
+
+    def stages(self) -> list[Stage]:
+        """The stages of a chain."""
+        work = Stage(self.operator, name="work", carry=["job", "id"])
+        return [Stage("echo", name="before"), work, Stage("chaos_pieces")]
 
     def dead(self) -> dict[int, str]:
         """The rows that must be given up on, each with its type of error, before any is run again."""
@@ -98,6 +108,7 @@ def make_plan(seed: int, number: int) -> Plan:
             max_attempts=3 if with_killer else 12, backoff_s=0.1, backoff_max_s=1.0, never_on=["ValueError"]
         ),
         cached=number % 4 != 3,
+        is_chain=number % 5 in (1, 3),
     )
 
 
@@ -251,7 +262,6 @@ class Users:
         given = self._input(plan)
         options: dict[str, Any] = {
             "output": {"path": str(output), "format": plan.output} if output else None,
-            "carry": ["job", "id"],
             "priority": plan.priority,
             "deadline": plan.fate_after_s + 3 if plan.fate == "expire" else None,
             "retry": plan.retry,
@@ -259,7 +269,10 @@ class Users:
         }
 
         def submit(client: Client) -> str:
-            return client.submit(plan.operator, **given, **options, idempotency_key=f"chaos-{plan.number}").id
+            key = f"chaos-{plan.number}"
+            if plan.is_chain:
+                return client.submit(**given, **options, stages=plan.stages(), idempotency_key=key).id
+            return client.submit(plan.operator, **given, **options, carry=["job", "id"], idempotency_key=key).id
 
         return Submitted(plan, self.cluster.ask(submit), output, time.monotonic())
 

@@ -180,3 +180,14 @@ def test_a_column_that_a_later_stage_cannot_get_is_refused_at_submit(client: bat
         client.submit("echo", DOCUMENTS[:3], stages=[Stage("echo")])
     with pytest.raises(UnknownOperator, match="'echoo'"):
         client.submit(rows=DOCUMENTS[:3], stages=[Stage("echo"), Stage("echoo")])
+
+
+def test_stages_that_are_planned_beside_each_other_do_not_count_as_ends_of_the_planner(
+    client: batchmill.Client, tmp_path: Path
+) -> None:
+    source, rows = tmp_path / "in.parquet", 40_000
+    pq.write_table(pa.table({"id": range(rows)}), source)
+    stages = [Stage("echo", name=f"stage {number}") for number in range(5)]
+    table = client.submit(source=source, stages=stages).wait(GRACE_S).to_table()
+    assert table["id"].to_pylist() == list(range(rows))
+    assert table["source_row"].to_pylist() == list(range(rows))

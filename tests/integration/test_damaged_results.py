@@ -10,8 +10,10 @@ from urllib.parse import urlsplit
 
 import pytest
 import xxhash
+from click.testing import CliRunner
 
 import batchmill
+from batchmill.cli import main
 from support.outputs import manifest_path
 from support.waiting import GRACE_S, until
 
@@ -67,6 +69,27 @@ class Reader:
             ids += [json.loads(line)["id"] for line in body.splitlines()]
             cursor, at_end = headers["batchmill-next-cursor"], headers["batchmill-end"] == "true"
         return ids, errors
+
+
+def test_a_reader_that_says_so_gets_everything_but_what_is_damaged(
+    client: batchmill.Client, service_folder: Path, service_record: dict[str, str], tmp_path: Path
+) -> None:
+    rows = [{"id": n} for n in range(ROWS)]
+    job = client.submit("wordy", rows=rows, params={"nbytes": NBYTES}).wait(timeout=GRACE_S)
+    parts = sorted((service_folder / "blobs" / "jobs" / job.id / "results" / "0").glob("part-*"))
+    flip(parts[0])
+    parts[-1].unlink()
+    errors: list[Any] = []
+    found = job.to_table(on_damage=errors.append)["id"].to_pylist()
+    lost = [n for error in errors for n in range(error.details["first_row"], error.details["last_row"] + 1)]
+    assert found == [n for n in range(ROWS) if n not in lost]
+    assert [type(error) for error in errors] == [batchmill.errors.DamagedData, batchmill.NotFound]
+    assert (lost[0], lost[-1]) == (0, ROWS - 1)
+    assert [row["id"] for row in job.results(on_damage=lambda _: None)] == found
+    options = ["--skip-damaged", "--url", service_record["url"], "--token", service_record["token"]]
+    printed = CliRunner().invoke(main, ["results", job.id, "-o", str(tmp_path / "rows.jsonl"), *options])
+    assert [json.loads(line)["id"] for line in (tmp_path / "rows.jsonl").read_text().splitlines()] == found
+    assert (printed.exit_code, printed.output.count("cannot be read")) == (1, 2)
 
 
 OUTPUTS: dict[str, dict[str, Any] | None] = {

@@ -29,6 +29,7 @@ from batchmill_coordinator.service import Service
 from batchmill_worker.devices.placement import SlotIdentity
 from batchmill_worker.runtime.attempt_result import AttemptStatus
 from batchmill_worker.slot.wiring import build_slot_context
+from support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -146,13 +147,15 @@ def empty_the_horizon(service: Service, job: JobRecord) -> None:
 
 
 def plan_the_rest(service: Service, job_id: str) -> None:
-    for _ in range(ROWS):
+    def is_planned() -> bool:
         record = service.ledger.jobs.read(job_id)
         if record.first.planned or record.state not in (JobState.PENDING, JobState.RUNNING):
-            return
+            return True
         empty_the_horizon(service, record)
         planner(service).step(service.leadership.epoch)
-    raise AssertionError("the job is not planned")
+        return False
+
+    until(is_planned, "the plan of the other rows")
 
 
 @pytest.mark.parametrize("what", ["request", "answer"])

@@ -92,6 +92,39 @@ def test_parts_of_an_output_that_are_damaged_or_gone_are_computed_again(
         job.redo()
 
 
+MERGED: dict[str, dict[str, Any]] = {
+    "one file": {"path": "out.parquet"},
+    "files of a size": {"path": "out", "max_rows_per_file": 1000},
+}
+
+
+@pytest.mark.parametrize("output", MERGED)
+@pytest.mark.parametrize("what", ["results", "output"])
+def test_an_output_that_is_merged_is_written_again(
+    client: batchmill.Client, places: Places, output: str, what: str
+) -> None:
+    place = {**MERGED[output], "path": str(places.folder / MERGED[output]["path"])}
+    job = client.submit("shout", source=places.source("parquet"), output=place).wait(timeout=GRACE_S)
+    expected = job.to_table()
+    out = places.folder / MERGED[output]["path"]
+    if what == "results":
+        flip(min((places.blobs / "jobs" / job.id / "output").glob("part-*")))
+    elif out.is_file():
+        out.unlink()
+    else:
+        flip(min(out.iterdir()))
+    rows_done = job.redo().wait(timeout=GRACE_S).status().rows_done
+    assert (rows_done > 0) == (what == "results")
+    assert job.to_table().equals(expected)
+    files = (
+        [out] if out.suffix else [out / part["name"] for part in json.loads(manifest_path(out).read_text())["parts"]]
+    )
+    assert pa.concat_tables([pq.read_table(file) for file in files]).to_pylist() == expected.to_pylist()
+    assert out.suffix or sorted(out.iterdir()) == files
+    with pytest.raises(InvalidRequest, match="damaged or missing"):
+        job.redo()
+
+
 DAMAGE: dict[str, Callable[[Path], object]] = {"altered": flip, "missing": lambda path: path.unlink()}
 
 

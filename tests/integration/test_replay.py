@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from batchmill.cli import main
 from batchmill.errors import Conflict, InvalidRequest, InvalidRows
+from batchmill.jobs.job import RetryPolicy
 from support.outputs import manifest_path
 from support.waiting import GRACE_S
 
@@ -98,6 +99,21 @@ def test_rows_that_die_again_keep_their_letters_with_all_attempts(client: batchm
     assert job.status().rows_dead == len(DEAD)
     with pytest.raises(Conflict, match=job.id):
         replay.replay()
+
+
+def test_a_replay_of_two_rows_that_raise_again_completes_and_adds_their_attempts(client: batchmill.Client) -> None:
+    rows = [{"id": n} for n in range(40)]
+    retry = RetryPolicy(max_attempts=2, backoff_s=0)
+    job = client.submit("stubborn", rows, params={"ids": [3, 17]}, retry=retry).wait(timeout=GRACE_S)
+    expected = [{"id": n, "out": 2 * n} for n in range(40) if n not in (3, 17)]
+    for round_number in (1, 2, 3):
+        letters = job.dead_letters()
+        assert [(letter.index, letter.error_type) for letter in letters] == [(3, "ValueError"), (17, "ValueError")]
+        assert [letter.attempts for letter in letters] == [2 * round_number] * 2
+        assert list(job.results()) == expected
+        replay = job.replay().wait(timeout=GRACE_S).status()
+        assert (replay.state, replay.rows_done, replay.rows_dead) == ("completed", 0, 2)
+    assert (job.status().rows_done, job.status().rows_dead) == (38, 2)
 
 
 def test_edited_rows_are_run_as_edited(client: batchmill.Client, cure: Path) -> None:

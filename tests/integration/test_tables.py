@@ -18,6 +18,7 @@ from batchmill.jobs.job import FileSource
 from batchmill.sources import describe, open_source
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations
+from support.outputs import manifest_path
 from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def test_an_output_is_resumed_at_its_version(client: batchmill.Client, tmp_path:
         client.submit("gated", source=path, **options)
     resumed = client.submit("gated", source={"path": path, "table_version": 0}, **options).wait(timeout=GRACE_S)
     assert resumed.status().resumed_from == job.id
-    parts = json.loads((output / "_manifest.json").read_text())["parts"]
+    parts = json.loads(manifest_path(output).read_text())["parts"]
     assert [row for part in parts for row in pq.read_table(output / part["name"])["id"].to_pylist()] == list(
         range(ROWS)
     )

@@ -129,6 +129,7 @@ def check_kombu_connections(_: Path) -> None:
     assert {name: parameters[name] for name in expected} == expected
     assert "virtual_host" not in parameters
     assert parameters["connection_class"].__name__ == "TlsConnection"
+    assert "super().basic_consume(queue, *args, **kwargs)" in inspect.getsource(Channel.basic_consume)
     made = inspect.getsource(Channel._create_client)
     assert "self.Client(**client_kwargs)" in made
     assert "self.async_pool" in made

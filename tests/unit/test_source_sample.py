@@ -201,3 +201,10 @@ def test_rows_of_a_sample_are_found_in_their_files(tmp_path: Path) -> None:
     wanted = [0, 3, 18]
     lines = [(expected[place] // 60, expected[place] % 60 + 1) for place in wanted]
     assert source.origins(split.slices, wanted) == [f"{tmp_path / 'ab'[file]}.txt, line {line}" for file, line in lines]
+
+
+def test_a_split_of_any_number_of_rows_is_sampled_at_once() -> None:
+    sample = Sample.fraction(1e-9, 0)
+    stop = sample.stop(0, 64)
+    assert sample.count(stop) == 64
+    assert stop > 10**10

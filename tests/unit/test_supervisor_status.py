@@ -143,6 +143,14 @@ def test_one_caller_too_many_is_served_and_the_oldest_is_hung_up_on() -> None:
         assert not is_hung_up(callers[1])
 
 
+def test_of_callers_that_come_at_once_the_oldest_are_hung_up_on_too() -> None:
+    with serving(max_connections=2) as server:
+        server._loop.call_soon_threadsafe(time.sleep, 0.5)  # all of them wait to be accepted meanwhile
+        with silent(server, 8) as callers:
+            until(lambda: all(map(is_hung_up, callers[:6])), "the end of the oldest connections")
+            assert not any(map(is_hung_up, callers[6:]))
+
+
 def test_slow_clients_keep_no_one_waiting_and_are_hung_up_on() -> None:
     beginnings = (b"", b"GET /here HT", b"GET /here HTTP/1.1\r\nA: b\r\n", b"POST /here HTTP/1.1\r\n")
     with serving(timeout_s=SLOW_S) as server, ExitStack() as stack:

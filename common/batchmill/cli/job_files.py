@@ -11,7 +11,7 @@ import click
 
 from batchmill.cli import FAILED
 from batchmill.cli.arguments.options import json_option, service_options
-from batchmill.cli.submit import Parameter
+from batchmill.cli.arguments.values import Parameter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

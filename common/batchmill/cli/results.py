@@ -15,6 +15,8 @@ from batchmill.cli.arguments.selection import find_job, job_argument
 
 if TYPE_CHECKING:
     from batchmill.client import Client, Job
+    from batchmill.client.results.pages import OnDamage
+    from batchmill.errors import BatchmillError
     from batchmill.jobs.status import JobStatus
 
 COPY_BYTES = 1024 * 1024
@@ -45,8 +47,13 @@ finished rows were written), 2 the input is wrong, 3 the service cannot be reach
     type=click.Choice(["jsonl", "csv", "arrow", "parquet"]),
     help="The format of the output.  [default: by the ending of FILE; jsonl on stdout]",
 )
+@click.option(
+    "--skip-damaged", is_flag=True, help="Leave out results that are damaged or missing; exit with 1 if there are any."
+)
 @service_options
-def results(client: Client, job_id: str, output: Path | None, limit: int | None, kind: str | None) -> None:
+def results(
+    client: Client, job_id: str, output: Path | None, limit: int | None, kind: str | None, skip_damaged: bool
+) -> None:
     """Write the results of a job to stdout or a file.
 
     They are JSON Lines on stdout, in input order. Rows are written as soon as they are available, and the command
@@ -60,32 +67,43 @@ def results(client: Client, job_id: str, output: Path | None, limit: int | None,
     elif kind not in (None, "jsonl") and (kind != "csv" and sys.stdout.isatty()):
         raise InvalidOutput(f"{kind} cannot be shown on a terminal.", hint="Give a file with --output.")
     job = find_job(client, job_id)
+    skipped: list[BatchmillError] = []
     try:
-        rows = write_results(job, output, limit, kind)
+        rows = write_results(job, output, limit, kind, skipped.append if skip_damaged else None)
     except JobFailed as error:
         print_error(str(error), FAILED)
         raise click.exceptions.Exit(FAILED) from error
+    for damage in skipped:
+        print_error(str(damage), FAILED)
     _print_summary(job.status(), rows, output, is_cut=rows == limit)
+    if skipped:
+        raise click.exceptions.Exit(FAILED)
 
 
-def write_results(job: Job, output: Path | None, limit: int | None = None, kind: str | None = None) -> int:
+def write_results(
+    job: Job,
+    output: Path | None,
+    limit: int | None = None,
+    kind: str | None = None,
+    on_damage: OnDamage | None = None,
+) -> int:
     """Write the results to a file, or to stdout; return the number of rows. Raises `JobFailed` after the last one."""
     if output is not None:
-        return _to_file(job, output, limit, kind)
+        return _to_file(job, output, limit, kind, on_damage)
     if kind in (None, "jsonl"):
-        return _to_stdout(job, limit)
+        return _to_stdout(job, limit, on_damage)
     with TemporaryDirectory(prefix="batchmill-results-") as folder:
         path = Path(folder) / "results"
-        rows = _to_file(job, path, limit, kind)
+        rows = _to_file(job, path, limit, kind, on_damage)
         with path.open("rb") as file:
             while part := file.read(COPY_BYTES):
                 _write_all(sys.stdout.buffer, part)
         return rows
 
 
-def _to_stdout(job: Job, limit: int | None) -> int:
+def _to_stdout(job: Job, limit: int | None, on_damage: OnDamage | None) -> int:
     rows = 0
-    for page in job.pages("jsonl"):
+    for page in job.pages("jsonl", on_damage=on_damage):
         first = page if limit is None else page.first(limit - rows)
         _write_all(sys.stdout.buffer, first.lines())
         rows += first.rows
@@ -102,7 +120,7 @@ def _write_all(out: BinaryIO, data: bytes) -> None:
     out.flush()
 
 
-def _to_file(job: Job, path: Path, limit: int | None, kind: str | None) -> int:
+def _to_file(job: Job, path: Path, limit: int | None, kind: str | None, on_damage: OnDamage | None) -> int:
     """Write the file, also for a failed job; raise `JobFailed` after it is written."""
     from batchmill.cli.exports import open_export
     from batchmill.errors import JobFailed
@@ -111,7 +129,7 @@ def _to_file(job: Job, path: Path, limit: int | None, kind: str | None) -> int:
     rows, failure = 0, None
     with open_export(path, kind) as export:
         try:
-            for page in job.pages(export.content_type):
+            for page in job.pages(export.content_type, on_damage=on_damage):
                 first = page if limit is None else page.first(limit - rows)
                 export.write(first)
                 rows += first.rows

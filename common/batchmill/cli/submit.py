@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import re
 import sys
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
@@ -14,11 +11,12 @@ from click.core import ParameterSource
 
 from batchmill.cli.arguments.options import json_option, service_options
 from batchmill.cli.arguments.source_options import Names, source_fields, source_options
-from batchmill.errors import InvalidRequest, InvalidRows
+from batchmill.cli.arguments.values import Deadline, Parameter, json_lines, params_of, params_of_file
+from batchmill.errors import InvalidRequest
 from batchmill.jobs.job import MIN_FILE_BYTES, MIN_ROWS_PER_FILE, BatchPolicy, RetryPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from datetime import datetime, timedelta
 
     from batchmill.client import Client, Job
     from batchmill.client.options import JobOptions
@@ -31,9 +29,6 @@ _OF_A_FILE = frozenset({"name", "pool", "priority", "deadline", "budget", "idemp
 ENDINGS = (".toml", ".json")
 """Of job files."""
 
-_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_SPAN = re.compile(r"(\d{1,5}(\.\d{1,3})?[smhd])+")
-
 EPILOG = """\b
 Examples:
   batchmill submit echo docs.jsonl --wait
@@ -45,43 +40,6 @@ Examples:
 Exit codes: 0 submitted (with --wait: completed), 1 the job failed, was cancelled or expired,
 2 the input is wrong and nothing was submitted, 3 the service cannot be reached or does not accept the token.
 """
-
-
-class Parameter(click.ParamType[tuple[str, Any]]):
-    """`name=value`; the value is parsed as JSON, else taken as text."""
-
-    name = "key=value"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
-        """Split a parameter into name and value."""
-        key, equals, text = str(value).partition("=")
-        if not key or not equals:
-            self.fail(f"expected NAME=VALUE, got {value!r}.", param, ctx)
-        try:
-            return key, json.loads(text)
-        except ValueError:
-            return key, text
-
-
-class Deadline(click.ParamType[datetime | timedelta]):
-    """A time from now (`90s`, `30m`, `1h30m`, `2d`), or a date in ISO 8601, in local time unless it has a zone."""
-
-    name = "when"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime | timedelta:
-        """Parse a date or a time span."""
-        text = str(value)
-        if _SPAN.fullmatch(text):
-            parts = re.findall(r"([\d.]+)([smhd])", text)
-            return sum((timedelta(seconds=float(count) * _UNITS_S[unit]) for count, unit in parts), timedelta())
-        try:
-            return datetime.fromisoformat(text).astimezone()
-        except ValueError:
-            self.fail(
-                f"expected a time from now such as 30m, 2h or 1h30m, or a date such as 2030-01-31T17:00, got {text!r}.",
-                param,
-                ctx,
-            )
 
 
 @click.command(epilog=EPILOG)
@@ -385,7 +343,7 @@ def _job_options(flags: SubmitFlags) -> JobOptions:
         "backoff_s": flags["backoff"],
     }
     return {
-        "params": _file_params(flags["params_file"]) | _params(flags["params"]),
+        "params": params_of_file(flags["params_file"]) | params_of(flags["params"]),
         "output": _given({"path": output, **about_output}) if output else None,
         "carry": flags["carry"],
         "name": flags["name"],
@@ -403,45 +361,6 @@ def _job_options(flags: SubmitFlags) -> JobOptions:
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
-
-
-def _params(pairs: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
-    params: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in params:
-            raise InvalidRequest(f"the parameter {name!r} is given twice.", hint="Give each --param once.")
-        params[name] = value
-    return params
-
-
-def _file_params(path: Path | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    try:
-        params = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InvalidRequest(f"{path}: expected a JSON object with parameters ({error}).") from error
-    if not isinstance(params, dict):
-        raise InvalidRequest(f"{path}: expected a JSON object with parameters, got a {type(params).__name__}.")
-    return params
-
-
-def json_lines(lines: Iterable[bytes], what: str) -> Iterator[dict[str, Any]]:
-    """Yield the objects of JSON Lines, without blank lines. Raises `InvalidRows`, naming a line that is not JSON."""
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise InvalidRows(
-                f"{what}, line {number}: expected a JSON object, got invalid JSON ({error}).", line=number
-            ) from error
-        if not isinstance(row, dict):
-            raise InvalidRows(
-                f"{what}, line {number}: expected a JSON object, got a {type(row).__name__}.", line=number
-            )
-        yield row
 
 
 def _print_latest(job: Job) -> None:

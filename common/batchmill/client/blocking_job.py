@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from batchmill.client.blocking import Client
     from batchmill.client.job import AsyncJob
     from batchmill.client.loop import LoopThread
-    from batchmill.client.results.pages import ResultPage
+    from batchmill.client.results.pages import OnDamage, ResultPage
     from batchmill.jobs.dead_letters import DeadLetter
     from batchmill.jobs.job_log import LogEntry
     from batchmill.jobs.status import JobCost, JobStatus
@@ -289,8 +289,12 @@ class Job:
         """
         yield from self._loop.iterate(self._async.follow_log(level))
 
-    def results(self) -> Iterator[dict[str, Any]]:
+    def results(self, *, on_damage: OnDamage | None = None) -> Iterator[dict[str, Any]]:
         """Read the results in input order, while the job runs or afterwards.
+
+        Args:
+            on_damage: Called with the error, `DamagedData` or `NotFound`, of each part that is damaged or missing; its
+                rows are left out then. None: the error is raised.
 
         Yields:
             One dict per result row. Those of a cancelled or expired job end with the last row that was kept.
@@ -298,7 +302,7 @@ class Job:
         Raises:
             JobFailed: The job failed; raised after the rows that it has.
         """
-        for table in self._loop.iterate(self._async.tables()):
+        for table in self._loop.iterate(self._async.tables(on_damage=on_damage)):
             for rows in dicts(table):
                 yield from rows
 
@@ -313,8 +317,12 @@ class Job:
         """
         yield from self._loop.iterate(self._async.batches())
 
-    def to_table(self) -> pa.Table:
+    def to_table(self, *, on_damage: OnDamage | None = None) -> pa.Table:
         """Wait for the job to end and return all results as one Arrow table.
+
+        Args:
+            on_damage: Called with the error, `DamagedData` or `NotFound`, of each part that is damaged or missing; its
+                rows are left out then. None: the error is raised.
 
         Returns:
             A `pyarrow.Table` in input order. Of a cancelled or expired job: the rows that were kept.
@@ -322,7 +330,7 @@ class Job:
         Raises:
             JobFailed: The job failed.
         """
-        return self._loop.run(self._async.to_table())
+        return self._loop.run(self._async.to_table(on_damage=on_damage))
 
     def to_pandas(self) -> pd.DataFrame:
         """Wait for the job to end and return all results as a pandas data frame, in input order.
@@ -350,11 +358,15 @@ class Job:
         frames.require("polars")
         return frames.to_polars(self.to_table())
 
-    def pages(self, content_type: Literal["arrow", "jsonl"]) -> Iterator[ResultPage]:
+    def pages(
+        self, content_type: Literal["arrow", "jsonl"], *, on_damage: OnDamage | None = None
+    ) -> Iterator[ResultPage]:
         """Read the results in the form in which the service sends them; otherwise like `results`.
 
         Args:
             content_type: `"arrow"` for Arrow streams, `"jsonl"` for JSON Lines.
+            on_damage: Called with the error, `DamagedData` or `NotFound`, of each part that is damaged or missing; its
+                rows are left out then. None: the error is raised.
 
         Yields:
             One page at a time, in input order.
@@ -362,4 +374,4 @@ class Job:
         Raises:
             JobFailed: The job failed; raised after the rows that it has.
         """
-        yield from self._loop.iterate(self._async.pages(content_type))
+        yield from self._loop.iterate(self._async.pages(content_type, on_damage=on_damage))

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from batchmill.client.connection.transport import Transport
+    from batchmill.client.results.pages import OnDamage
     from batchmill.jobs.dead_letters import DeadLetter
 
 LOG_INTERVAL_S = 1.0  # between two requests while a log is followed
@@ -206,8 +207,12 @@ class AsyncJob:
         query = {"level": str(level), "cursor": cursor}
         return self._transport.parse(LogPage, await self._transport.json("GET", f"{self._path}/log", query=query))
 
-    async def results(self) -> AsyncGenerator[dict[str, Any], None]:
+    async def results(self, *, on_damage: OnDamage | None = None) -> AsyncGenerator[dict[str, Any], None]:
         """Read the results in input order, while the job runs or afterwards.
+
+        Args:
+            on_damage: Called with the error, `DamagedData` or `NotFound`, of each part that is damaged or missing; its
+                rows are left out then. None: the error is raised.
 
         Yields:
             One dict per result row. Those of a cancelled or expired job end with the last row that was kept.
@@ -215,7 +220,7 @@ class AsyncJob:
         Raises:
             JobFailed: The job failed; raised after the rows that it has.
         """
-        async with aclosing(self.tables()) as tables:
+        async with aclosing(self.tables(on_damage=on_damage)) as tables:
             async for table in tables:
                 for rows in paging.dicts(table):
                     for row in rows:
@@ -236,8 +241,12 @@ class AsyncJob:
                 for batch in table.to_batches():
                     yield batch
 
-    async def to_table(self) -> pa.Table:
+    async def to_table(self, *, on_damage: OnDamage | None = None) -> pa.Table:
         """Wait for the job to end and return all results as one Arrow table.
+
+        Args:
+            on_damage: Called with the error, `DamagedData` or `NotFound`, of each part that is damaged or missing; its
+                rows are left out then. None: the error is raised.
 
         Returns:
             A `pyarrow.Table` in input order. Of a cancelled or expired job: the rows that were kept.
@@ -245,7 +254,7 @@ class AsyncJob:
         Raises:
             JobFailed: The job failed.
         """
-        async with aclosing(self.tables()) as tables:
+        async with aclosing(self.tables(on_damage=on_damage)) as tables:
             return paging.join([table async for table in tables])
 
     async def to_pandas(self) -> pd.DataFrame:
@@ -274,11 +283,15 @@ class AsyncJob:
         frames.require("polars")
         return frames.to_polars(await self.to_table())
 
-    async def pages(self, content_type: Literal["arrow", "jsonl"]) -> AsyncGenerator[paging.ResultPage, None]:
+    async def pages(
+        self, content_type: Literal["arrow", "jsonl"], *, on_damage: OnDamage | None = None
+    ) -> AsyncGenerator[paging.ResultPage, None]:
         """Read the results in the form in which the service sends them; otherwise like `results`.
 
         Args:
             content_type: `"arrow"` for Arrow streams, `"jsonl"` for JSON Lines.
+            on_damage: Called with the error, `DamagedData` or `NotFound`, of each part that is damaged or missing; its
+                rows are left out then. None: the error is raised.
 
         Yields:
             One page at a time, in input order.
@@ -288,7 +301,7 @@ class AsyncJob:
         """
         kind = paging.ARROW_STREAM if content_type == "arrow" else paging.JSON_LINES
         state: JobState | None = None
-        async with aclosing(paging.pages(self._transport, f"{self._path}/results", kind)) as all_pages:
+        async with aclosing(paging.pages(self._transport, f"{self._path}/results", kind, on_damage)) as all_pages:
             async for page in all_pages:
                 state = page.state
                 yield page
@@ -297,8 +310,12 @@ class AsyncJob:
             if status.state is JobState.FAILED:
                 raise_unless_completed(status)
 
-    async def tables(self) -> AsyncGenerator[pa.Table, None]:
+    async def tables(self, *, on_damage: OnDamage | None = None) -> AsyncGenerator[pa.Table, None]:
         """Read the results as Arrow tables, one per page, in input order; otherwise like `results`.
+
+        Args:
+            on_damage: Called with the error, `DamagedData` or `NotFound`, of each part that is damaged or missing; its
+                rows are left out then. None: the error is raised.
 
         Yields:
             One `pyarrow.Table` at a time.
@@ -306,7 +323,7 @@ class AsyncJob:
         Raises:
             JobFailed: The job failed; raised after the rows that it has.
         """
-        async with aclosing(self.pages("arrow")) as all_pages:
+        async with aclosing(self.pages("arrow", on_damage=on_damage)) as all_pages:
             async for page in all_pages:
                 if (table := page.table()).num_columns:
                     yield table

@@ -15,6 +15,7 @@ from batchmill.jobs.cost import Parts
 from batchmill.jobs.job import MAX_INLINE_BYTES, JobError, JobSpec
 from batchmill.jobs.retry import LOSSES_BEFORE_SPLIT
 from batchmill.jobs.shard import Shard, ShardId, ShardRef, ShardState, format_shard_id, parse_shard_id
+from batchmill.jobs.stages import FIRST_STAGE
 from batchmill.ledger.formats.documents import write_error
 from batchmill.ledger.formats.encodings import parse_settled, worker_of
 from batchmill.ledger.formats.settlement import Settled
@@ -76,6 +77,7 @@ class ShardLedger:
             cursor=stage.cursor,
             next_cursor=step.cursor,
             at_end=step.at_end,
+            was_counted=stage.number == FIRST_STAGE,
             rows_total=total.rows if total else None,
             rows_exact=total is not None and total.exact,
             shards=[

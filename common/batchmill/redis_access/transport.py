@@ -34,6 +34,16 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]  # kombu has no types
         address: RedisAddress = self.connection.client.transport_options["address"]
         return address
 
+    def basic_consume(self, queue: str, *args: Any, **kwargs: Any) -> Any:
+        """Consume without a record in Redis of what is delivered and not acknowledged.
+
+        The ledger knows what is queued, and the recoverer publishes again what nobody claims within seconds.
+        """
+        return super().basic_consume(queue, *args, **{**kwargs, "no_ack": True})
+
+    def basic_ack(self, *_: Any, **__: Any) -> None:
+        """Do nothing: kombu would look for the record."""
+
     def _create_client(self, asynchronous: bool = False) -> Any:  # kombu's signature
         """A client of the pool: kombu makes one for each command, which takes longer than the command."""
         pool = self.async_pool if asynchronous else self.pool

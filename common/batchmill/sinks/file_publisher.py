@@ -94,6 +94,10 @@ class FilePublisher:
         """See `Publisher`. No part is ever deleted."""
         return {}
 
+    def is_intact(self) -> bool:
+        """See `Publisher`. Only whether the file exists is known."""
+        return self._folder.exists(self._name)
+
     def publish(self, manifest: Manifest) -> None:
         """See `Publisher`. Only a completed job gets its file."""
         if not self._is_own():

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyarrow import fs
@@ -181,8 +180,9 @@ class OutputFolder:
 
     def _remove_made_folder(self) -> None:
         if self._made_folder:
-            with suppress(OSError):  # it was never made, or somebody put something into it
-                Path(self.location.path).rmdir()
+            # It was never made, or somebody put something into it.
+            with suppress(OSError), self.location.anchored() as path:
+                path.rmdir()
 
     def _marker(self) -> bytes:
         try:

@@ -64,6 +64,12 @@ class Publisher(Protocol):
         A ledger that is rolled back, to a stale replica for example, names such parts. Raises `StorageError`.
         """
 
+    def is_intact(self) -> bool:
+        """Whether what was published, if it is no results that the service reads, is as it was written.
+
+        Raises `StorageError`.
+        """
+
     def publish(self, manifest: Manifest) -> None:
         """End the job's writing: what is not in the manifest goes, what is in it is the output.
 
@@ -132,6 +138,10 @@ class FolderPublisher:
         wanted = {part.name: parse_shard_id(part.shard) for part in parts if part.shard is not None}
         gone = {wanted[name] for name in self._parts.compare(wanted).missing if name in wanted}
         return {shard_id: part for shard_id, part in published.items() if shard_id in gone and part.name not in wanted}
+
+    def is_intact(self) -> bool:
+        """See `Publisher`. The parts are the results themselves."""
+        return True
 
     def publish(self, manifest: Manifest) -> None:
         """See `Publisher`. Files that are no parts are left alone."""

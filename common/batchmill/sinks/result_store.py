@@ -112,12 +112,12 @@ class PartFiles:
         """
         if self._schemas is not None:
             table = self._schemas.widen(table)
-        name, records = self.name_of(shard_id, token), self._records
+        name = self.name_of(shard_id, token)
 
         def fill(path: str) -> None:
             self._form.encode(path, table)
-            if records is not None:
-                records.put(name, PartRecord.of_file(path, table.schema))
+            if self._records is not None:
+                self.keep(name, PartRecord.of_file(path, table.schema))
 
         return self._store.put_file(name, fill)
 
@@ -165,6 +165,11 @@ class PartFiles:
         kept = expected | {_older_schema_name(name) for name in expected}
         extra = (name for name in sorted(present - kept) if _PART_FILE.fullmatch(name))
         return PartFileDifference(tuple(sorted(expected - present)), tuple(extra))
+
+    def keep(self, name: str, record: PartRecord) -> None:
+        """Store what is known of a file, before it is in its place. Raises `StorageError`."""
+        if self._records is not None:
+            self._records.put(name, record)
 
     def record(self, name: str) -> PartRecord | None:
         """Read what is known of a file; None for one that an earlier version wrote. Raises `StorageError`."""

@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchmill.errors import StorageError
+from batchmill.errors import DamagedData, NotFound, StorageError
 from batchmill.jobs.job import JobState
 from batchmill.jobs.shard import parse_shard_id
 from batchmill.sinks.manifest import ManifestPart, columns_of, decode_schema, encode_schema
@@ -96,6 +96,18 @@ class SizedFolderPublisher(FolderPublisher):
         for part in manifest.parts:
             self._kept.put(part.name, self._files.data(part.name))
 
+    def is_intact(self) -> bool:
+        """See `Publisher`. All files are read."""
+        published = self._folder.manifest()
+        if published is None:
+            return False
+        try:
+            for part in published.parts:
+                self._files.data(part.name)
+        except (DamagedData, NotFound):
+            return False
+        return True
+
     def publish(self, manifest: Manifest) -> None:
         """See `Publisher`. Only a completed job gets its files; another one gets its parts, to be resumed."""
         if not self._folder.is_own():
@@ -121,7 +133,7 @@ class SizedFolderPublisher(FolderPublisher):
             published = manifest
         self._folder.write_manifest(published)
         for name in self._files.compare(part.name for part in published.parts).extra:
-            self._store.delete(name)
+            self._files.delete_file(name)
         for name in superseded:
             self._parts.delete_file(name)
 
@@ -150,6 +162,7 @@ class SizedFolderPublisher(FolderPublisher):
         def fill(path: str) -> None:
             write_merged(self._output.format, path, schema, tables)
             records.append(PartRecord.of_file(path, schema))
+            self._files.keep(name, records[0])
 
         self._store.put_file(name, fill)
         return records[0]

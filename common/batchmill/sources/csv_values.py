@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batchmill.sources.records import places_of
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -85,25 +87,22 @@ def _unusual_numbers(values: pa.Array, *, integers: bool) -> pa.Array:
     rows = len(values)
     if not rows or data_buffer is None:
         return values
-    offsets = np.frombuffer(offsets_buffer, np.int32)[values.offset : values.offset + rows + 1]
+    offsets = np.frombuffer(offsets_buffer, np.int32)[values.offset : values.offset + rows + 1].astype(np.intp)
     data = np.frombuffer(data_buffer, np.uint8)
     starts, stops = offsets[:-1], offsets[1:]
     if not len(data) or (starts == stops).any():
         return values
-    points = offsets[0] + np.flatnonzero(data[offsets[0] : offsets[-1]] == ord("."))
-    if not _are_digits(data, points + 1).all():
+    points = offsets[0] + places_of(data[offsets[0] : offsets[-1]], ord("."))
+    if not _are_digits(data.take(points + 1, mode="clip")).all():
         return values
-    lead = starts + (data[starts] == ord("-"))
-    padded = (_byte(data, lead) == ord("0")) & (stops - lead > 1)
-    if not integers:
-        padded &= _are_digits(data, lead + 1)
-    plain = _are_digits(data, lead) & _are_digits(data, stops - 1) & ~padded
-    return values.filter(pa.array(~plain))
+    lead = starts + (data.take(starts) == ord("-"))
+    first = data.take(lead, mode="clip")
+    padded = (first == ord("0")) & (stops - lead > 1)
+    if not integers and padded.any():
+        padded &= _are_digits(data.take(lead + 1, mode="clip"))
+    plain = _are_digits(first) & _are_digits(data.take(stops - 1)) & ~padded
+    return values.slice(0, 0) if plain.all() else values.filter(pa.array(~plain))
 
 
-def _byte(data: NDArray[np.uint8], places: NDArray[np.int32]) -> NDArray[np.uint8]:
-    return data[np.minimum(places, len(data) - 1)]
-
-
-def _are_digits(data: NDArray[np.uint8], places: NDArray[np.int32]) -> NDArray[np.bool_]:
-    return (_byte(data, places) - np.uint8(ord("0"))) < 10
+def _are_digits(found: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    return (found - np.uint8(ord("0"))) < 10

@@ -94,7 +94,7 @@ def _selected(spec: FileSource, found: pa.Schema, elsewhere: Sequence[str], uri:
 class Footer:
     """What the footer of a file says."""
 
-    schema: pa.Schema  # with the file's metadata
+    schema: pa.Schema  # of Parquet with its metadata, in which the columns have ids
     rows: int
     size: int
     fault: str = ""  # why there is none; the file then counts as a row
@@ -119,6 +119,7 @@ def _read_parquet_footer(place: Location) -> tuple[pa.Schema, int, int]:
     with reading(place), open_file(place) as file:
         parquet = pq.ParquetFile(file, coerce_int96_timestamp_unit=INT96_UNIT)
         _look_at_chunks(parquet.metadata)
+        plain(parquet.schema_arrow)  # raises for a name that is not UTF-8
         return parquet.schema_arrow, sum(group_rows(parquet.metadata)), file.size()
 
 
@@ -134,7 +135,7 @@ def _look_at_chunks(footer: pq.FileMetaData) -> None:
 def _read_arrow_footer(place: Location) -> tuple[pa.Schema, int, int]:
     with reading(place), open_file(place) as file:
         index = read_any_index(file)
-        return index.schema, sum(index.rows), file.size()
+        return plain(index.schema), sum(index.rows), file.size()
 
 
 def read_part_footer(blobs: BlobStore, name: str) -> tuple[pa.Schema, int, int]:

@@ -62,7 +62,7 @@ def refuse_tables(files: Sequence[Location], locations: Locations) -> None:
             if "=" in folder.name:
                 continue  # of a partition; the table is above
             seen.add(path)
-            kind = table_kind(Location(path, scheme + path, file.objects), locations)
+            kind = table_kind(Location(path, scheme + path, file.objects, file.roots), locations)
             if kind is not None:
                 raise InvalidSource(
                     f"{scheme + path} is a {kind} table: its folder also holds rows that were deleted or replaced.",

@@ -358,7 +358,7 @@ def _entry(location: Location) -> Entry | None:
 def at(location: Location, path: str) -> Location:
     """Return the place `path` on the disks, or in the object store, of another location."""
     scheme = location.uri[: len(location.uri) - len(location.path)]
-    return Location(path, scheme + path, location.objects)
+    return Location(path, scheme + path, location.objects, location.roots)
 
 
 def mtime_s(info: fs.FileInfo) -> int:

@@ -11,15 +11,15 @@ import pyarrow as pa
 
 from batchmill.caches import Lru
 from batchmill.errors import InvalidSource, NotFound
+from batchmill.storage.anchors import open_anchored, path_of, real_path
 from batchmill.storage.blobs import storage_error
-from batchmill.storage.locations import Location
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from batchmill.sources.description import SourceDescription
     from batchmill.storage.blobs import BlobStore
-    from batchmill.storage.locations import Locations
+    from batchmill.storage.locations import Location, Locations
 
 _WINDOW_TOO_LARGE = "it was compressed by zstd with a window of more than 128 MiB, which is the limit"
 MAX_OPEN_FILES = 16  # a source
@@ -111,16 +111,25 @@ def real_location(location: Location, locations: Locations) -> Location:
     """Follow the links of a local location, which keeps the name it is known by; a remote one is returned as it is."""
     if not location.is_local:
         return location
-    real = os.path.realpath(location.path)
-    locations.check(Location(real, real))
-    return Location(real, location.uri)
+    with reading(location):
+        real = real_path(location.path)
+    place = locations.local(real, location.uri)
+    locations.check(place)
+    return place
 
 
 def open_file(location: Location, *, mapped: bool = False) -> Any:
     """Open a file that can be read at any offset, as `pyarrow.NativeFile` is."""
     if location.objects is not None:
         return location.objects.open(location.path)
-    return pa.memory_map(location.path) if mapped else pa.OSFile(location.path)
+    open_local = pa.memory_map if mapped else pa.OSFile
+    if not location.roots:
+        return open_local(location.path)
+    descriptor = open_anchored(location.path, location.roots)
+    try:
+        return open_local(path_of(descriptor))
+    finally:
+        os.close(descriptor)
 
 
 def open_part(blobs: BlobStore, name: str) -> pa.BufferReader:

@@ -115,7 +115,7 @@ class SampledSource(Source):
     def _read(self, one: Slice) -> RowsRead:
         found = self._source.read_with_faults((one,))
         places = self._sample.places(one.row, one.row + one.rows)
-        rank = {place: number for number, place in enumerate(places.tolist())}
+        rank = {place: number for number, place in enumerate(places.tolist())} if found.bad else {}
         bad = tuple(replace(row, place=rank[row.place]) for row in found.bad if row.place in rank)
         return RowsRead(found.table.take(pa.array(places)), bad)
 
@@ -149,12 +149,14 @@ class SampledSplitter(Splitter):
 
     def _pass(self, found: InputSplit, slices: list[Slice]) -> int:
         """Move behind a split, and keep those of its slices that have rows in the sample; returns how many rows."""
-        before = self._sample.count(self._row)
+        first = before = self._sample.count(self._row)
         for one in found.slices:
-            if len(self._sample.places(self._row, self._row + one.rows)):
+            behind = self._sample.count(self._row + one.rows)
+            if behind > before:
                 slices.append(replace(one, row=self._row))
             self._row += one.rows
-        return self._sample.count(self._row) - before
+            before = behind
+        return before - first
 
     def close(self) -> None:
         """See `Splitter`."""

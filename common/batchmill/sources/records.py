@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _NEWLINE = 10
 _RETURN = 13
+_CACHED_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class RecordScanner:
     def scan(self, block: pa.Buffer) -> Records:
         """Find the records that end in the next block of the text."""
         data = np.frombuffer(block, np.uint8)
-        breaks = np.flatnonzero(data == _NEWLINE)
+        breaks = places_of(data, _NEWLINE)
         last = self._record_breaks(data, breaks) if self._quotes or self._layout.escape is not None else breaks
         stops = last + 1
         blank = self._blank(data, stops)
@@ -145,7 +146,7 @@ class RecordScanner:
 
     def _quote_toggles(self, data: NDArray[np.uint8], escaped: NDArray[np.int64]) -> NDArray[np.int64]:
         """Find the quotes that open or close a quoted value; a doubled quote inside one does both."""
-        quotes = np.flatnonzero(data == self._layout.quote)
+        quotes = places_of(data, self._layout.quote) if _holds(data, self._layout.quote) else np.empty(0, np.int64)
         if len(escaped):
             quotes = np.setdiff1d(quotes, escaped, assume_unique=True)
         opening = quotes[int(self.is_quoted) :: 2]
@@ -169,6 +170,21 @@ class RecordScanner:
             toggles.append(quote)
             is_quoted = not is_quoted
         return np.array(toggles, np.int64)
+
+
+def places_of(data: NDArray[np.uint8], byte: int) -> NDArray[np.int64]:
+    """Return where a byte is, ascending. Blocks that stay in the processor's cache are looked through one by one."""
+    found = [
+        np.flatnonzero(data[start : start + _CACHED_BYTES] == byte) + start
+        for start in range(0, len(data), _CACHED_BYTES)
+    ]
+    return np.concatenate(found) if found else np.empty(0, np.int64)
+
+
+def _holds(data: NDArray[np.uint8], byte: int) -> bool:
+    """Whether a byte occurs: most files have no quotes, and this takes half the time of `places_of`."""
+    wanted = bytes([byte])
+    return any(wanted in data[start : start + _CACHED_BYTES].tobytes() for start in range(0, len(data), _CACHED_BYTES))
 
 
 def has_text_behind_a_quote(text: pa.Buffer, layout: Layout) -> bool:

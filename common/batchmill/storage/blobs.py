@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from batchmill.errors import InvalidRequest, InvalidSettings, NotFound, StorageError, StorageUnavailable
 from batchmill.storage import disk
+from batchmill.storage.anchors import open_anchored
 from batchmill.storage.seals import SEAL_BYTES, seal_file, seal_of, unseal
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 _ANY_PART = re.compile(r"(?!\.{1,2}$)[^/\0]+")
+_PRIVATE_FOLDER, _PRIVATE_FILE = 0o700, 0o600
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _UNAVAILABLE = _FULL | {
     errno.EIO,
@@ -59,13 +61,21 @@ class BlobStore:
 
     is_sealed: whether each blob ends with a seal, which is checked whenever it is read: `DamagedData` if it does not
     fit. Sizes are those without seals. prefix: of all names in their seals; "" or one that ends with "/".
+    is_private: whether only the service's user may see its folders and files. Those of others follow the umask.
     has_any_name: whether names may have other characters, too, since people chose them.
     """
 
     def __init__(
-        self, root: Location, *, is_sealed: bool = False, prefix: str = "", has_any_name: bool = False
+        self,
+        root: Location,
+        *,
+        is_sealed: bool = False,
+        is_private: bool = False,
+        prefix: str = "",
+        has_any_name: bool = False,
     ) -> None:
         self.root = root
+        self._is_private = is_private
         self._names = _ANY_PART if has_any_name else _PART
         self._is_sealed = is_sealed
         self._prefix = prefix
@@ -80,18 +90,23 @@ class BlobStore:
         root = locations.resolve(uri, error=InvalidSettings)
         with storage_errors("use", root):
             if root.objects is None:
-                disk.make_folder(Path(root.path))
+                disk.make_folder(Path(root.path), _PRIVATE_FOLDER)
             else:
                 _require_bucket(root, root.objects)
-        return cls(root, is_sealed=True)
+        return cls(root, is_sealed=True, is_private=True)
 
     def below(self, prefix: str) -> BlobStore:
         """The blobs below a folder, as a store whose names begin there."""
-        return BlobStore(self.location(prefix), is_sealed=self._is_sealed, prefix=f"{self._prefix}{prefix}/")
+        return BlobStore(
+            self.location(prefix),
+            is_sealed=self._is_sealed,
+            is_private=self._is_private,
+            prefix=f"{self._prefix}{prefix}/",
+        )
 
     def unsealed(self) -> BlobStore:
         """The same place without seals: for blobs that people write, too."""
-        return BlobStore(self.root)
+        return BlobStore(self.root, is_private=self._is_private)
 
     def put(self, name: str, data: bytes | pa.Buffer | Sequence[bytes | pa.Buffer]) -> int:
         """Write a blob from bytes or a `pa.Buffer`, or from several in a row. Returns the number of bytes."""
@@ -101,7 +116,7 @@ class BlobStore:
         location = self.location(name)
         with storage_errors("write", location):
             if location.objects is None:
-                return disk.place(Path(location.path), lambda path: disk.fill_file(path, pieces)) - self._seal_bytes
+                return self._place(location, lambda path: disk.fill_file(path, pieces)) - self._seal_bytes
             content = pa.py_buffer(pieces[0] if len(pieces) == 1 else b"".join(memoryview(piece) for piece in pieces))
             with _bucket_of(location):
                 location.objects.put(location.path, content)
@@ -118,7 +133,7 @@ class BlobStore:
         location = self.location(name)
         with storage_errors("write", location):
             if location.objects is None:
-                return disk.place(Path(location.path), fill_and_seal) - self._seal_bytes
+                return self._place(location, fill_and_seal) - self._seal_bytes
             with tempfile.NamedTemporaryFile(prefix="batchmill-") as staged:
                 fill_and_seal(staged.name)
                 with _bucket_of(location):
@@ -140,7 +155,8 @@ class BlobStore:
         location = self.location(name)
         with storage_errors("write", location):
             if location.objects is None:
-                return disk.create(Path(location.path), data)
+                with location.anchored(make=True, mode=self._folder_mode) as target:
+                    return disk.create(target, data, self._file_mode)
             with _bucket_of(location):
                 return location.objects.create(location.path, data)
 
@@ -156,10 +172,13 @@ class BlobStore:
     def _read(self, location: Location) -> pa.Buffer:
         with storage_errors("read", location):
             try:
-                if location.objects is None:
-                    with pa.OSFile(location.path) as file:
-                        return file.read_buffer()
-                return location.objects.get(location.path)
+                if location.objects is not None:
+                    return location.objects.get(location.path)
+                if location.roots:
+                    with open(open_anchored(location.path, location.roots), "rb") as opened:  # noqa: PTH123  # no path
+                        return pa.py_buffer(opened.read())
+                with pa.OSFile(location.path) as file:
+                    return file.read_buffer()
             except FileNotFoundError:
                 raise _missing(location) from None
 
@@ -199,10 +218,11 @@ class BlobStore:
         """Delete a blob; a missing one is fine."""
         location = self.location(name)
         with storage_errors("delete", location):
-            if location.objects is None:
-                Path(location.path).unlink(missing_ok=True)
-            else:
+            if location.objects is not None:
                 location.objects.delete(location.path)
+                return
+            with suppress(FileNotFoundError), location.anchored() as path:
+                path.unlink()
 
     def delete_folder(self, prefix: str) -> None:
         """Delete all blobs below a folder; a missing one is fine."""
@@ -220,8 +240,9 @@ class BlobStore:
         """
         for name in self._walk(prefix) if self.root.is_local else ():
             if disk.is_unfinished(name.rpartition("/")[2]):
-                with storage_errors("delete", self.root.child(name)):
-                    Path(self.root.path, name).unlink(missing_ok=True)
+                unfinished = self.root.child(name)
+                with storage_errors("delete", unfinished), suppress(FileNotFoundError), unfinished.anchored() as path:
+                    path.unlink()
 
     def location(self, name: str) -> Location:
         """Return the location of a blob. Raises `InvalidRequest` for what is no blob name."""
@@ -232,6 +253,18 @@ class BlobStore:
                 name=name,
             )
         return self.root.child(name)
+
+    def _place(self, location: Location, fill: Callable[[str], None]) -> int:
+        with location.anchored(make=True, mode=self._folder_mode) as target:
+            return disk.place(target, fill, self._file_mode)
+
+    @property
+    def _folder_mode(self) -> int:
+        return _PRIVATE_FOLDER if self._is_private else 0o777
+
+    @property
+    def _file_mode(self) -> int | None:
+        return _PRIVATE_FILE if self._is_private else None
 
     @property
     def _seal_bytes(self) -> int:

@@ -24,42 +24,43 @@ def is_unfinished(file_name: str) -> bool:
     return _TEMPORARY.fullmatch(file_name) is not None
 
 
-def place(target: Path, fill: Callable[[str], None]) -> int:
-    """Let `fill` write a file beside `target`, then put it in its place. Returns its size in bytes."""
-    make_folder(target.parent)
+def place(target: Path, fill: Callable[[str], None], mode: int | None) -> int:
+    """Let `fill` write a file beside `target`, then put it in its place. Returns its size in bytes.
+
+    mode: of the file; None: as the umask of the process says.
+    """
     temporary = _beside(target)
     try:
         fill(str(temporary))
-        size = _sync(temporary)
+        size = _settle(temporary, mode)
         temporary.replace(target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync(target.parent)
+    sync(target.parent)
     return size
 
 
-def create(target: Path, data: bytes) -> bool:
+def create(target: Path, data: bytes, mode: int | None) -> bool:
     """Put a new file in place by a hard link, which fails if there is one. Returns whether it was put there."""
-    make_folder(target.parent)
     temporary = _beside(target)
     try:
         fill_file(str(temporary), [data])
-        _sync(temporary)
+        _settle(temporary, mode)
         target.hardlink_to(temporary)
     except FileExistsError:
         return False
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        return _create_unlinked(target, data)
+        return _create_unlinked(target, data, mode)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync(target.parent)
+    sync(target.parent)
     return True
 
 
-def _create_unlinked(target: Path, data: bytes) -> bool:
+def _create_unlinked(target: Path, data: bytes, mode: int | None) -> bool:
     """The same on a disk without hard links: still one writer, but others may see the file before it is filled."""
     try:
         file = target.open("xb")
@@ -68,25 +69,25 @@ def _create_unlinked(target: Path, data: bytes) -> bool:
     try:
         with file:
             file.write(data)
-        _sync(target)
+        _settle(target, mode)
     except BaseException:
         target.unlink(missing_ok=True)
         raise
-    _sync(target.parent)
+    sync(target.parent)
     return True
 
 
-def make_folder(folder: Path) -> None:
+def make_folder(folder: Path, mode: int = 0o777) -> None:
     """Make a folder and those above it, so that they outlast a power cut."""
     if folder.is_dir():
         return
     if folder.parent != folder:
-        make_folder(folder.parent)
+        make_folder(folder.parent, mode)
     try:
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(mode, exist_ok=True)
     except FileExistsError:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
-    _sync(folder.parent)
+    sync(folder.parent)
 
 
 def remove_tree(path: str) -> None:
@@ -116,9 +117,16 @@ def _beside(target: Path) -> Path:
     return target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
 
 
-def _sync(path: Path) -> int:
+def _settle(file: Path, mode: int | None) -> int:
+    """Force a file that was written to the disk, with its mode. Returns its size in bytes."""
+    if mode is not None:
+        file.chmod(mode)
+    return sync(file, os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
+def sync(path: Path, flags: int = 0) -> int:
     """Force a file or folder to the disk. Returns its size in bytes."""
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY | flags)
     try:
         os.fsync(descriptor)
         return os.fstat(descriptor).st_size

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+import stat
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from pyarrow import fs
 
 from batchmill.errors import BatchmillError, InvalidSettings, InvalidSource
+from batchmill.storage.anchors import IS_POSSIBLE, anchored, anchored_folder, is_below, real_path
+from batchmill.storage.disk import make_folder
 from batchmill.storage.hub_models import ANY, HubModels
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from batchmill.storage.objects import ObjectStores
 
@@ -41,17 +46,19 @@ class Location:
     path: str  # "/data/x"; in an object store "bucket/x"
     uri: str  # "/data/x", "s3://bucket/x"
     objects: ObjectStores | None = None  # the object store; None: the disks
+    roots: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    """Folders that no link may lead out of, whenever it is used; without any, links are followed anywhere."""
 
     def child(self, name: str) -> Location:
         """The place `name` below this one."""
-        return Location(f"{self.path.rstrip('/')}/{name}", f"{self.uri.rstrip('/')}/{name}", self.objects)
+        return Location(f"{self.path.rstrip('/')}/{name}", f"{self.uri.rstrip('/')}/{name}", self.objects, self.roots)
 
     def parent(self) -> Location | None:
         """The folder that this is in; None for the root of the disks and for a bucket."""
         above, slash, name = self.path.rstrip("/").rpartition("/")
         if not slash:
             return None
-        return Location(above or "/", self.uri.rstrip("/").removesuffix(f"/{name}") or "/", self.objects)
+        return Location(above or "/", self.uri.rstrip("/").removesuffix(f"/{name}") or "/", self.objects, self.roots)
 
     @property
     def is_local(self) -> bool:
@@ -60,7 +67,33 @@ class Location:
 
     def look_up(self) -> fs.FileInfo:
         """What is there: a file with its size and time of change, a folder, or nothing. Raises `OSError`."""
-        return _DISKS.get_file_info(self.path) if self.objects is None else self.objects.look_up(self.path)
+        if self.objects is not None:
+            return self.objects.look_up(self.path)
+        if not self.roots:
+            return _DISKS.get_file_info(self.path)
+        real = Location(real_path(self.path), self.uri, None, self.roots)
+        if real.path in self.roots:
+            return _DISKS.get_file_info(real.path)
+        try:
+            with real.anchored() as path:
+                return _look_up(path, self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            return fs.FileInfo(self.path, fs.FileType.NotFound)
+
+    @contextmanager
+    def anchored(self, *, make: bool = False, mode: int = 0o777) -> Iterator[Path]:
+        """Yield a path on this machine's disks that no link redirects, for as long as the block runs.
+
+        make: make the missing folders above it, with this mode where `roots` is empty. Raises `OSError`.
+        """
+        if self.roots:
+            with anchored(self.path, self.roots, make=make) as path:
+                yield path
+            return
+        path = Path(self.path)
+        if make:
+            make_folder(path.parent, mode)
+        yield path
 
     def entries(self, *, recursive: bool = False) -> list[fs.FileInfo]:
         """What is in this folder, in no order; nothing if it is missing. Raises `OSError`.
@@ -69,10 +102,31 @@ class Location:
         """
         if self.objects is not None:
             return self.objects.entries(self.path, recursive=recursive)
-        found: list[fs.FileInfo] = _DISKS.get_file_info(
-            fs.FileSelector(self.path, recursive=recursive, allow_not_found=True)
-        )
-        return found
+        if not self.roots:
+            return _entries(self.path, recursive=recursive)
+        try:
+            with anchored_folder(self.path, self.roots) as folder:
+                found = _entries(str(folder), recursive=recursive)
+                return [_renamed(info, str(folder), self.path.rstrip("/")) for info in found]
+        except FileNotFoundError:
+            return []
+
+
+def _entries(folder: str, *, recursive: bool) -> list[fs.FileInfo]:
+    found: list[fs.FileInfo] = _DISKS.get_file_info(fs.FileSelector(folder, recursive=recursive, allow_not_found=True))
+    return found
+
+
+def _renamed(info: fs.FileInfo, before: str, after: str) -> fs.FileInfo:
+    return fs.FileInfo(after + info.path[len(before) :], info.type, mtime_ns=info.mtime_ns, size=info.size)
+
+
+def _look_up(path: Path, name: str) -> fs.FileInfo:
+    found = path.lstat()
+    if stat.S_ISDIR(found.st_mode):
+        return fs.FileInfo(name, fs.FileType.Directory, mtime_ns=found.st_mtime_ns)
+    kind = fs.FileType.File if stat.S_ISREG(found.st_mode) else fs.FileType.Unknown
+    return fs.FileInfo(name, kind, mtime_ns=found.st_mtime_ns, size=found.st_size)
 
 
 class Locations:
@@ -96,6 +150,8 @@ class Locations:
     ) -> None:
         self.hub_models = HubModels(hub_models)
         self._roots = tuple(_root(root) for root in roots)
+        is_bounded = IS_POSSIBLE and "/" not in self._roots
+        self._anchors = tuple(root for root in self._roots if root.startswith("/")) if is_bounded else ()
         self._s3_endpoint = _endpoint(s3_endpoint) if s3_endpoint else None
         self._s3_region = s3_region
         self._stores: dict[str, ObjectStores] = {}
@@ -107,9 +163,13 @@ class Locations:
         are percent-decoded; an object's key is in its URI as it is.
         """
         scheme, path = _split(uri, error)
-        location = Location(path, f"{scheme}://{path}", self._objects(scheme)) if scheme else Location(path, path)
+        location = Location(path, f"{scheme}://{path}", self._objects(scheme)) if scheme else self.local(path, path)
         self.check(location, error=error)
         return location
+
+    def local(self, path: str, uri: str) -> Location:
+        """Return a place on the disks, which is not checked yet."""
+        return Location(path, uri, None, self._anchors)
 
     def check(self, location: Location, *, error: type[BatchmillError] = InvalidSource) -> None:
         """Raise `error` if a location, its links followed, is outside the roots."""
@@ -125,13 +185,13 @@ class Locations:
     def holds(self, location: Location) -> bool:
         """Whether a location, its links followed, is inside the roots."""
         place = _place(location)
-        return bool(place) and any(_is_below(place, root) for root in self._roots)
+        return bool(place) and any(is_below(place, root) for root in self._roots)
 
     def refuse_overlap(self, private: Location) -> None:
         """Raise `InvalidSettings` if a root contains the blob store or is in it; links are followed."""
         place = _place(private)
         for root in self._roots:
-            if _is_below(place, root) or _is_below(root, place):
+            if is_below(place, root) or is_below(root, place):
                 raise InvalidSettings(
                     f"the blob store {private.uri} and the root {root} overlap: jobs could read and overwrite what "
                     "others have stored.",
@@ -222,11 +282,10 @@ def _root(root: str) -> str:
 def _place(location: Location) -> str:
     """The true place of a location in the form of the roots; "" if it is none."""
     if location.objects is None:
-        return os.path.realpath(location.path)
+        try:
+            return real_path(location.path)
+        except OSError:
+            return ""
     if any(part in (".", "..") for part in location.path.split("/")):
         return ""
     return f"{location.objects.scheme}://{location.path}"
-
-
-def _is_below(place: str, root: str) -> bool:
-    return place == root or place.startswith(root if root.endswith("/") else root + "/")

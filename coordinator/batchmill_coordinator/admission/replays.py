@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from batchmill.jobs.job import JobSpec
     from batchmill.jobs.replay import RedoRequest, ReplayRequest, RowEdit
     from batchmill.ledger import JobRecord, Ledger
-    from batchmill.ledger.formats.settlement import Settled
     from batchmill.settings import CoordinatorSettings
     from batchmill.workspace import Workspace
     from batchmill_coordinator.inspection.inspector import Inspector
@@ -93,7 +92,8 @@ class Replays:
             results = self._workspace.open_results(record.id, record.spec, last_stage(record.spec))
             chosen = None if request.shards is None else frozenset(request.shards)
             damaged = list(damaged_shards(self._ledger, record, results, self._dead_rows, chosen))
-            _require_damage(record, damaged)
+            if not damaged and (chosen is not None or self._is_output_intact(record)):
+                raise _nothing_damaged(record)
             wanted = [range(one.first_row, one.first_row + one.rows + one.rows_dead) for one in damaged]
             rows = self._read_again(record, wanted)
             places, submission = self._prepare(record, FIRST_STAGE, rows, tenant, undo, failed_before=False)
@@ -102,6 +102,10 @@ class Replays:
             return submission
 
         return self._accept(record, request, tenant, prepare)
+
+    def _is_output_intact(self, record: JobRecord) -> bool:
+        publisher = self._workspace.open_publisher(record.id, record.spec)
+        return publisher is None or record.state is not JobState.COMPLETED or publisher.is_intact()
 
     def _accept(
         self,
@@ -258,13 +262,12 @@ def _require_one_stage(record: JobRecord) -> None:
         )
 
 
-def _require_damage(record: JobRecord, damaged: list[Settled]) -> None:
-    if not damaged:
-        raise InvalidRequest(
-            f"no results of job {record.id} that were checked are damaged or missing.",
-            hint="Leave out `shards` to check all. Failed rows are run again by a replay.",
-            job=record.id,
-        )
+def _nothing_damaged(record: JobRecord) -> InvalidRequest:
+    return InvalidRequest(
+        f"no results of job {record.id} that were checked are damaged or missing.",
+        hint="Leave out `shards` to check all. Failed rows are run again by a replay.",
+        job=record.id,
+    )
 
 
 def _require_all(record: JobRecord, request: ReplayRequest, places: list[int]) -> None:

@@ -132,6 +132,9 @@ def _read_parts(
 def _choose(ledger: Ledger, record: JobRecord, stage: int, start: ShardId) -> tuple[list[Settled], ShardId]:
     chosen: list[Settled] = []
     following, size = start, 0
+    own = record.stages[stage]
+    if not (own.rows_done or own.rows_dead or own.is_settled or record.state.is_final):
+        return chosen, following  # nothing is settled yet: a client asks for results as soon as its job is accepted
     for shard in settled_shards(ledger, record, stage, start[0]):
         if not shard.is_complete and not record.state.is_final:
             break

@@ -152,7 +152,7 @@ class Planner:
 
         def run() -> None:
             try:
-                with about(role=self.name), self._guard.over(one.job.id), self._counted(one.job.id):
+                with about(role=self.name), self._guard.over(one.job.id), self._counted(one):
                     self._plan(one, pool, pool.horizon - one.stage.shards_live, epoch)
             except BaseException as error:  # noqa: BLE001  # raised by the step that collects the task
                 future.set_exception(error)
@@ -185,7 +185,7 @@ class Planner:
         return len(self._running) < MAX_THREADS and own < MAX_THREADS // 2
 
     def _is_suspect(self, one: JobStage) -> bool:
-        return one.job.plannings > 0 and one.job.id not in self._begun
+        return one.stage.number == FIRST_STAGE and one.job.plannings > 0 and one.job.id not in self._begun
 
     def _collect(self) -> None:
         """Take the tasks that have ended out of those that run. Raises what one of them raised."""
@@ -204,8 +204,15 @@ class Planner:
         self._guard.forget_all_but({one.job.id for one in alive} | {job_id for job_id, _ in self._running})
 
     @contextmanager
-    def _counted(self, job_id: str) -> Iterator[None]:
-        """Count in the ledger that a job is being planned. Raises `InvalidSource` if the process died of it before."""
+    def _counted(self, one: JobStage) -> Iterator[None]:
+        """Count in the ledger that a job is being planned. Raises `InvalidSource` if the process died of it before.
+
+        Only the first stage reads files of a user.
+        """
+        if one.stage.number != FIRST_STAGE:
+            yield
+            return
+        job_id = one.job.id
         begun = self._ledger.shards.begin_planning(job_id, is_again=job_id in self._begun)
         self._begun.add(job_id)
         if begun > MAX_DEATHS:
@@ -248,7 +255,7 @@ class Planner:
         except BaseException:  # the splitter is ahead of the ledger now: to continue with it would leave rows out
             opened.splitter.close()
             raise
-        if answer is PlanAnswer.OK:
+        if answer is PlanAnswer.OK and one.stage.number == FIRST_STAGE:
             self._begun.discard(one.job.id)  # the script has cleared the count
         match answer:
             case PlanAnswer.OK if not draft.at_end:

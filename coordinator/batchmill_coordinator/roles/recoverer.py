@@ -69,6 +69,7 @@ class Recoverer:
         self._fleet = fleet
         self._names = ModelNames(fleet)
         self._queues: dict[str, set[str]] = {}  # by pool: those of models that may hold messages
+        self._published: dict[str, dict[ShardRef, int]] = {}  # by pool: when the unclaimed attempts were last (ms)
         self._epoch = 0
         self._publisher = publisher
         self._settler = settler
@@ -179,9 +180,12 @@ class Recoverer:
         queued = self._ledger.shards.queued(pool)
         lengths = self._ledger.queue_lengths([queue_of(pool), *self._queues.get(pool, ())])
         missing = len(queued) - sum(lengths)
+        before = self._published.get(pool, {})
+        published = self._published[pool] = {ref: before.get(ref, at) for ref, at in queued}
         # one that was queued long after now was so before the clock went back
-        late = [ref for ref, at in queued if abs(now_ms - at) > MESSAGE_GRACE_MS]
+        late = [ref for ref, at in published.items() if abs(now_ms - at) > MESSAGE_GRACE_MS]
         for ref in late[: max(missing, 0)]:
+            published[ref] = now_ms  # next time another one may be what is missing
             if not self._guard.is_set_aside(ref.job_id):
                 with self._guard.over(ref.job_id):
                     self._publish_again(ref, pool)

@@ -58,6 +58,15 @@ def picky(rows: list[dict[str, Any]]) -> list[Any]:
     return [batchmill.RowError("a tenth") if row["id"] % 10 == 0 else {"kept": row["id"]} for row in rows]
 
 
+@batchmill.operator("stubborn", columns=["id"])
+def stubborn(rows: list[dict[str, Any]], *, ids: list[int]) -> list[Any]:
+    """Raises for a batch with any of these rows."""
+    bad = [row["id"] for row in rows if row["id"] in ids]
+    if bad:
+        raise ValueError(f"never {bad[0]}")
+    return [{"out": row["id"] * 2} for row in rows]
+
+
 @batchmill.operator("broken")
 def broken(rows: list[dict[str, Any]]) -> list[Any]:
     """Fails on everything."""

@@ -101,6 +101,40 @@ def test_large_values_end_a_piece_before_they_fill_the_memory() -> None:
     assert most < 6 * MAX_PART_BYTES
 
 
+@pytest.mark.parametrize("shape", ["flat", "list", "dict", "chat", "image", "table"])
+def test_rows_of_any_shape_are_held_only_up_to_a_piece(shape: str) -> None:
+    size = 500_000
+
+    def row(number: int) -> dict[str, Any]:
+        text = f"{number:08}" * (size // 8)
+        shapes: dict[str, dict[str, Any]] = {
+            "flat": {"text": text},
+            "list": {"texts": [text[: size // 2], text[size // 2 :]]},
+            "dict": {"doc": {"title": "t", "body": {"text": text}}},
+            "chat": {"messages": [{"role": "user", "content": [{"type": "text", "text": text}]}]},
+            "image": {"images": [{"bytes": text.encode(), "path": None}]},
+            "table": {"cells": [[text[start : start + 1000]] for start in range(0, size, 1000)]},
+        }
+        return shapes[shape]
+
+    drawn = 0
+
+    def rows() -> Iterator[dict[str, Any]]:
+        nonlocal drawn
+        while drawn < 128:
+            drawn += 1
+            yield row(drawn)
+
+    gc.collect()
+    before = pa.total_allocated_bytes()
+    taken = 0
+    for piece in upload_parts(rows()):
+        taken += piece.table.num_rows
+        assert (drawn - taken) * size < 3 * MAX_PART_BYTES
+        assert pa.total_allocated_bytes() - before < 6 * MAX_PART_BYTES
+    assert taken == 128
+
+
 def test_a_row_longer_than_a_piece_comes_alone() -> None:
     rows = [{"b": bytes(10)}, {"b": bytes(MAX_PART_BYTES * 2)}, {"b": bytes(10)}]
     assert [piece.table.num_rows for piece in upload_parts(rows)] == [1, 1, 1]

@@ -86,7 +86,7 @@ def create_celery_app(settings: WorkerSettings, registry: OperatorRegistry, runn
         worker_prefetch_multiplier=1,
         worker_hijack_root_logger=False,
         worker_send_task_events=True,
-        task_acks_late=False,  # acknowledged when the task starts; from the claim on, the lease protects the shard
+        task_acks_late=False,  # nothing is acknowledged: from the claim on, the lease protects the shard
         task_default_queue=queue_of(settings.pool),
     )
     for definition in registry:

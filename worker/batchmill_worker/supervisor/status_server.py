@@ -100,9 +100,7 @@ class StatusServer:
         http = web.Server(self._answer)
 
         def connect() -> _Connection:
-            if len(http.connections) >= self._max_connections:
-                _abort(http.connections[0])
-            return _Connection(http, self._loop, self._timeout_s)
+            return _Connection(http, self._loop, self._max_connections, self._timeout_s)
 
         listener = await self._loop.create_server(connect, sock=self._socket, backlog=self._max_connections)
         await self._stopping.wait()
@@ -123,9 +121,11 @@ class StatusServer:
 
 
 class _Connection(web.RequestHandler):
-    """One connection: it is aborted when its time is up, and its errors do not repeat the request."""
+    """One connection: it is aborted when its time is up or newer ones need its place, and repeats no request."""
 
-    def __init__(self, server: web.Server, loop: asyncio.AbstractEventLoop, timeout_s: float) -> None:
+    def __init__(
+        self, server: web.Server, loop: asyncio.AbstractEventLoop, max_connections: int, timeout_s: float
+    ) -> None:
         super().__init__(
             server,
             loop=loop,
@@ -134,12 +134,16 @@ class _Connection(web.RequestHandler):
             max_field_size=MAX_HEADER_BYTES,
             lingering_time=0,  # no body is waited for
         )
+        self._server = server
+        self._max_connections = max_connections
         self._timeout_s = timeout_s
         self._ends: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin, and plan the end."""
+        """Begin, end the oldest of too many, and plan the end."""
         super().connection_made(transport)
+        for oldest in self._server.connections[: -self._max_connections]:
+            _abort(oldest)
         self._ends = asyncio.get_running_loop().call_later(self._timeout_s, _abort, self)
 
     def connection_lost(self, exc: BaseException | None) -> None:

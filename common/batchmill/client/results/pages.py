@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from batchmill.columns import TypeConflictError, rows_of, widen_schemas, widen_table
-from batchmill.errors import BatchmillError
+from batchmill.errors import BatchmillError, DamagedData, NotFound
 from batchmill.jobs.job import JobState
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator, Mapping
+    from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 
     from batchmill.client.connection.transport import Transport
+
+    OnDamage = Callable[[BatchmillError], object]
 
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
 JSON_LINES = "application/x-ndjson"
@@ -66,25 +68,39 @@ class ResultPage:
         return replace(self, body=b"".join(line + b"\n" for line in lines), rows=rows)
 
 
-async def pages(transport: Transport, path: str, content_type: str) -> AsyncGenerator[ResultPage, None]:
-    """Yield all pages of the results at `path`, waiting for rows until the job has ended."""
-    pending = asyncio.create_task(_fetch(transport, path, content_type, None))
+async def pages(
+    transport: Transport, path: str, content_type: str, on_damage: OnDamage | None = None
+) -> AsyncGenerator[ResultPage, None]:
+    """Yield all pages of the results at `path`, waiting for rows until the job has ended.
+
+    on_damage: called with the error of each part that is damaged or missing, which is left out then.
+    """
+    pending = asyncio.create_task(_fetch(transport, path, content_type, None, on_damage))
     try:
         is_last = False
         while not is_last:
             page = await pending
             is_last = page.is_last
             if not is_last:
-                pending = asyncio.create_task(_fetch(transport, path, content_type, page.next_cursor))
+                pending = asyncio.create_task(_fetch(transport, path, content_type, page.next_cursor, on_damage))
             yield page
     finally:
         pending.cancel()
         await asyncio.gather(pending, return_exceptions=True)
 
 
-async def _fetch(transport: Transport, path: str, content_type: str, cursor: str | None) -> ResultPage:
-    query = {"wait_s": str(LONG_POLL_S)} | ({"cursor": cursor} if cursor is not None else {})
-    return await one_page(transport, path, content_type, query)
+async def _fetch(
+    transport: Transport, path: str, content_type: str, cursor: str | None, on_damage: OnDamage | None
+) -> ResultPage:
+    while True:
+        query = {"wait_s": str(LONG_POLL_S)} | ({"cursor": cursor} if cursor is not None else {})
+        try:
+            return await one_page(transport, path, content_type, query)
+        except (DamagedData, NotFound) as error:
+            cursor = error.details.get("next_cursor")
+            if on_damage is None or cursor is None:
+                raise
+            on_damage(error)
 
 
 async def one_page(transport: Transport, path: str, content_type: str, query: Mapping[str, str]) -> ResultPage:

@@ -181,7 +181,9 @@ class JobStage(NamedTuple):
     @property
     def is_untouched(self) -> bool:
         """Whether its shards are as the planner numbered them: none was queued yet, left by another job, or dropped."""
-        return self.stage.last_queued_at is None and self.job.resumed_from is None and not self.job.state.is_final
+        if self.job.resumed_from is not None or self.job.state.is_final:
+            return False
+        return self.stage.last_queued_at is None and self.stage.shards_live == self.stage.shards_planned
 
 
 @lru_cache(maxsize=1024)

@@ -1059,6 +1059,7 @@ def plan(
     at_end: bool,
     rows_total: int | None,
     rows_exact: bool,
+    was_counted: bool,
     shards: Sequence[PlannedShard],
 ) -> PlanAnswer:
     """Write the next shards of a stage and move its cursor, if the cursor is still where the planner read it."""
@@ -1083,6 +1084,7 @@ def plan(
             int(at_end),
             "" if rows_total is None else rows_total,
             int(rows_exact),
+            int(was_counted),
             keys.events(),
             *(
                 part

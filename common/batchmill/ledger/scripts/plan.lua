@@ -14,6 +14,7 @@
 -- @arg at_end: flag  the source's end was reached
 -- @arg rows_total: int?  none: not known
 -- @arg rows_exact: flag  whether that is exact
+-- @arg was_counted: flag  by `begin_planning.lua`
 -- @arg channel: channel
 -- @each shards: PlannedShard
 -- @key shard
@@ -38,7 +39,7 @@ for _, shard in ipairs(shards) do
   add_shard(shard.keys.shard, keys.ready, keys.live_shards, shard.shard_id, shard.rows, shard.plan)
   rows, bytes = rows + tonumber(shard.rows), bytes + tonumber(shard.nbytes)
 end
-redis.call('HDEL', keys.job, 'plannings')
+if args.was_counted then redis.call('HDEL', keys.job, 'plannings') end
 redis.call('HSET', keys.stage, 'cursor', args.next_cursor, 'planned', args.at_end and 1 or 0)
 if args.rows_total then
   redis.call('HSET', keys.stage, 'rows_total', args.rows_total, 'rows_exact', args.rows_exact and 1 or 0)
