@@ -164,12 +164,17 @@ class JobStatus(Frozen):
         """Whether the job has ended."""
         return self.state.is_final
 
+    @property
+    def title(self) -> str:
+        """Its operator; of several stages, their names in order: `chunk → embed`."""
+        return " → ".join(stage.name for stage in self.stages) if len(self.stages) > 1 else self.operator
+
     def __str__(self) -> str:
         total = "?" if self.rows_total is None else f"{self.rows_total:,}"
         failed = f", {self.rows_dead:,} failed" if self.rows_dead else ""
         reason = self.error.message if self.error else self.note
         return (
-            f"{self.id} {self.state}: {self.operator}, {self.rows_done + self.rows_dead:,} of {total} rows{failed}"
+            f"{self.id} {self.state}: {self.title}, {self.rows_done + self.rows_dead:,} of {total} rows{failed}"
             f"{f'; {reason}' if reason else ''}"
         )
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from batchmill.errors import InvalidRequest, StorageError
 from batchmill.jobs.dead_letters import DeadLetter, json_value
 from batchmill.jobs.replay import RedoRequest, ReplayRequest, RowEdit
-from batchmill.wording import shown
+from batchmill.wording import fault_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection, Iterator, Mapping
@@ -92,9 +92,7 @@ def _refusing(what: str) -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise InvalidRequest(f"{what}: {where}: {first['msg']}, got {shown(first['input'])}.") from error
+        raise InvalidRequest(f"{what}: {fault_of(error.errors()[0])}") from error
 
 
 async def write_dead_letters(target: Path, pages: AsyncGenerator[DeadLetterPage, None]) -> int:
