@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from batchmill.jobs.status import JobStatus
 
 MAX_ETA_RATIO = 10
@@ -61,8 +63,14 @@ def dead(status: JobStatus) -> str:
 
 
 def rows_per_second(pace: float) -> str:
-    """Format a speed: `1 row/s`, `12,345 rows/s`."""
-    return f"{count(round(pace))}/s"
+    """Format a speed: `0.14 rows/s`, `1 row/s`, `12,345 rows/s`."""
+    number = speed(pace)
+    return f"{number} {'row' if number == '1' else 'rows'}/s"
+
+
+def speed(pace: float) -> str:
+    """Format a number of rows per second: `0.14`, `1`, `12,345`."""
+    return f"{pace:.2g}" if 0 < pace < 0.95 else f"{round(pace):,}"
 
 
 def eta_range(status: JobStatus) -> str:
@@ -80,6 +88,17 @@ def shown(value: object) -> str:
     except (TypeError, ValueError, RecursionError):
         text = repr(value)
     return text if len(text) <= MAX_SHOWN_CHARS else f"{text[: MAX_SHOWN_CHARS - 1]}…"
+
+
+def fault_of(first: Mapping[str, Any]) -> str:
+    """Describe one entry of `ValidationError.errors()`: `retry.max_attempts: ... , got 0.`"""
+    where = ".".join(map(str, first["loc"]))
+    if first["type"] == "value_error":  # from a validator of ours: a sentence of its own
+        text = str(first["msg"]).removeprefix("Value error, ")
+        return f"{where}: {text}." if where else f"{text}."
+    if first["type"] == "extra_forbidden":
+        return f"unknown field {where!r}."
+    return f"{where}: {first['msg']}, got {shown(first['input'])}."
 
 
 def printable(text: str) -> str:
@@ -107,8 +126,21 @@ def requested(status: JobStatus) -> list[tuple[str, str]]:
     if status.request is None:
         return []
     given = status.request.model_dump(mode="json", exclude_defaults=True)
-    shown_elsewhere = ("operator", "name", "pool", "priority", "deadline_at", "output", "budget")
-    return [(name, _given(value)) for name, value in given.items() if name not in shown_elsewhere]
+    shown_elsewhere = ("operator", "name", "pool", "priority", "deadline_at", "output", "budget", "stages")
+    of_stages = [(f"options of {one.get('name') or one['operator']}", _options(one)) for one in given.get("stages", ())]
+    named = [(name, _given(value)) for name, value in given.items() if name not in shown_elsewhere]
+    return [*named, *(entry for entry in of_stages if entry[1])]
+
+
+def _options(stage: dict[str, Any]) -> str:
+    """List what a stage was run with: its parameters, then everything else that differs from the defaults."""
+    usual: dict[str, Any] = {"pool": stage.get("pool"), "on_null": "dead", "retry": {}, "batch": {}, "cache": False}
+    others = {
+        name: value
+        for name, value in stage.items()
+        if name not in ("operator", "name", "params") and (name not in usual or usual[name] != value)
+    }
+    return _given(stage.get("params", {}) | others)
 
 
 def _given(value: object) -> str:

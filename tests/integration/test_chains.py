@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
@@ -175,6 +176,28 @@ def test_of_two_replays_of_the_same_rows_at_once_one_counts(client: batchmill.Cl
         (600, 0),
         (600, 0),
     ]
+
+
+def test_dead_letters_are_those_of_their_stage(client: batchmill.Client, tmp_path: Path) -> None:
+    cures = Cures(tmp_path)
+    job = client.submit(rows=ROWS, stages=cures.stages()).wait(GRACE_S)
+    status = job.status()
+    assert status.rows_done + status.rows_dead == status.rows_total
+    stages = {"a": 0, "b": 1, "c": 2}
+
+    for stage, number in stages.items():
+        again = job.replay(stage=stage).wait(GRACE_S).status()
+        assert again.rows_done + again.rows_dead == again.rows_total
+        assert {letter.stage for letter in job.dead_letters(stage=stage)} == {number}
+
+    in_stage = {stage: len(dead_in(job, stage)) for stage in stages}
+    exported = tmp_path / "dead.jsonl"
+    assert job.export_dead_letters(exported, stage="b") == in_stage["b"]
+    assert {json.loads(line)["stage"] for line in exported.read_text().splitlines()} == {1}
+    with pytest.raises(InvalidRequest, match="no stage 'x'"):
+        job.purge_dead_letters(stage="x")
+    assert job.purge_dead_letters(stage="b") == in_stage["b"]
+    assert {stage: len(dead_in(job, stage)) for stage in stages} == in_stage | {"b": 0}
 
 
 def test_results_between_stages_are_deleted_unless_they_are_kept(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from batchmill.jobs.job import JobState
-from batchmill.jobs.status import JobStatus
-from batchmill.wording import eta_range, pace, progress, rows_per_second, shown
+from batchmill.jobs.job import FileSource, JobForm, JobState, RetryPolicy, StageForm
+from batchmill.jobs.status import JobStatus, StageStatus
+from batchmill.wording import eta_range, pace, progress, requested, rows_per_second, shown
 
 
 def status(**changes: object) -> JobStatus:
@@ -15,7 +15,13 @@ def status(**changes: object) -> JobStatus:
 
 
 def test_one_row_is_singular_in_speeds_and_totals() -> None:
-    assert [rows_per_second(rate) for rate in (0.4, 1.2, 12_345.0)] == ["0 rows/s", "1 row/s", "12,345 rows/s"]
+    assert [rows_per_second(rate) for rate in (0.0, 0.142, 0.97, 1.2, 12_345.0)] == [
+        "0 rows/s",
+        "0.14 rows/s",
+        "1 row/s",
+        "1 row/s",
+        "12,345 rows/s",
+    ]
     assert progress(status(rows_total=1, rows_done=1)) == "1 of 1 row"
     assert progress(status(rows_total=2, rows_done=1)) == "1 of 2 rows"
 
@@ -44,3 +50,23 @@ def test_received_values_are_spelled_as_in_json_and_shortened() -> None:
     assert [shown(value) for value in (True, None, "yes", [1, 2])] == ["true", "null", '"yes"', "[1, 2]"]
     assert shown({1}) == "{1}"
     assert len(shown("x" * 1000)) == 80
+
+
+def test_a_job_of_several_stages_is_called_after_them_and_lists_what_each_was_run_with() -> None:
+    stages = [
+        StageForm(operator="chunk", params={"size": 9}, carry=["id"], pool="cpu", retry=RetryPolicy(), cache=False),
+        StageForm(operator="echo", name="last", pool="default", on_null="dead"),
+        StageForm(operator="embed", retry=RetryPolicy(max_attempts=1), keep=True),
+    ]
+    one = status(
+        stages=[StageStatus(name=stage.name or stage.operator, operator=stage.operator) for stage in stages],
+        request=JobForm(stages=stages, source=FileSource(path="/in")),
+    )
+
+    assert one.title == "chunk → last → embed"
+    assert requested(one) == [
+        ("source", "path=/in"),
+        ("options of chunk", 'size=9, carry=["id"]'),
+        ("options of embed", "keep=true, retry=max_attempts=1"),
+    ]
+    assert status().title == "echo"

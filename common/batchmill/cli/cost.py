@@ -40,14 +40,15 @@ def cost(client: Client, job_id: str | None, limit: int, as_json: bool) -> None:
     from batchmill.cli.terminal.console import print_json
 
     if job_id:
-        of_job = find_job(client, job_id).cost()
-        print_json(of_job) if as_json else _show_job(of_job)
+        job = find_job(client, job_id)
+        of_job = job.cost()
+        print_json(of_job) if as_json else _show_job(of_job, [stage.name for stage in job.status().stages])
     else:
         of_all = client.costs(limit)
         print_json(of_all) if as_json else _show_totals(of_all)
 
 
-def _show_job(found: JobCost) -> None:
+def _show_job(found: JobCost, stages: Sequence[str]) -> None:
     from batchmill.cli.terminal.console import print_table
     from batchmill.wording import count
 
@@ -58,7 +59,7 @@ def _show_job(found: JobCost) -> None:
     lines = [line(part, getattr(found.seconds, part), getattr(found.money, part)) for part in PARTS]
     print_table(("PART", "TIME", "SHARE", "COST"), [*lines, line("total", found.total_s, found.total)], empty="")
     if len(found.stages) > 1:
-        _show_sums("STAGE", [(str(stage.stage), stage) for stage in found.stages], found.currency)
+        _show_sums("STAGE", [(stages[stage.stage], stage) for stage in found.stages], found.currency)
     if found.per_thousand_rows is not None:
         click.echo(f"{money(found.per_thousand_rows, found.currency)} per 1,000 rows ({count(found.rows)} so far)")
     if found.budget is not None:

@@ -11,6 +11,7 @@ import click
 
 from batchmill.cli.arguments.options import json_option, service_options
 from batchmill.cli.arguments.selection import find_job, job_argument
+from batchmill.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from batchmill.client import Client, Job
@@ -24,7 +25,11 @@ error_option = click.option("--error", "error_type", metavar="TYPE", help="Only 
 @job_argument
 @click.option("--traceback", is_flag=True, help="Show the traceback of each row.")
 @click.option(
-    "--export", "path", type=click.Path(path_type=Path), metavar="FILE", help="Write all dead letters to a .jsonl file."
+    "--export",
+    "path",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write all dead letters, or those of --stage, to a .jsonl file.",
 )
 @click.option("--purge", is_flag=True, help="Delete the dead letters, including their rows, instead of listing them.")
 @stage_option
@@ -50,11 +55,13 @@ def dead(
     """
     from batchmill.wording import count
 
+    if path is not None and not purge and (rows or error_type):
+        raise InvalidRequest("--export cannot be combined with --row and --error.", hint="It writes all dead letters.")
     job = find_job(client, job_id)
     if path is not None:
-        click.echo(f"wrote {count(job.export_dead_letters(path), 'dead letter')} to {path}", err=True)
+        click.echo(f"wrote {count(job.export_dead_letters(path, stage=stage), 'dead letter')} to {path}", err=True)
     if purge:
-        purged = job.purge_dead_letters(rows or None, error_type=error_type)
+        purged = job.purge_dead_letters(rows or None, error_type=error_type, stage=stage)
         click.echo(f"deleted {count(purged, 'dead letter')}", err=True)
     elif path is None:
         _list(job, stage, set(rows), error_type, traceback=traceback, as_json=as_json)
@@ -77,7 +84,7 @@ def _list(
             print_json(letter)
         return
     if not letters:
-        _explain_none(job, is_filtered=bool(rows or error_type))
+        _explain_none(job, stage, is_filtered=bool(rows or error_type))
         return
     stages = [one.name for one in job.status().stages]
     is_chain = len(stages) > 1
@@ -99,14 +106,15 @@ def _list(
         click.echo(f"{number} of {printable(kind)}")
 
 
-def _explain_none(job: Job, *, is_filtered: bool) -> None:
+def _explain_none(job: Job, stage: str | None, *, is_filtered: bool) -> None:
     """Print that no failed row is listed, and which there are."""
     from batchmill.wording import printable
 
     kinds = ", ".join(f"{kind} {number:,}" for kind, number in job.dead_letter_counts().items())
+    where = f" in stage {stage}" if stage is not None else ""
     which = " with that row or error" if is_filtered and kinds else ""
-    there_are = f"; there are: {printable(kinds)}" if kinds else ""
-    click.echo(f"{job.id} has no dead letters{which}{there_are}.", err=True)
+    there_are = f"; there are: {kinds}" if kinds else ""
+    click.echo(printable(f"{job.id} has no dead letters{where}{which}{there_are}."), err=True)
 
 
 @click.command()
@@ -143,7 +151,8 @@ def replay(
     from batchmill.cli.terminal.console import print_json
     from batchmill.wording import count
 
-    job = find_job(client, job_id).replay(
+    replayed = find_job(client, job_id)
+    job = replayed.replay(
         rows or None, stage=stage, error_type=error_type, edits=None if edits is None else _read_edits(edits)
     )
     if wait:
@@ -155,7 +164,7 @@ def replay(
     click.echo(job.id)
     if wait:
         dead_again = f"; {count(status.rows_dead)} failed again" if status.rows_dead else ""
-        click.echo(f"new results for {count(status.rows_done, 'row')} of {job_id}{dead_again}", err=True)
+        click.echo(f"new results for {count(status.rows_done, 'row')} of {replayed.id}{dead_again}", err=True)
 
 
 def _read_edits(path: Path) -> dict[int, dict[str, Any]]:

@@ -62,7 +62,7 @@ def jobs(
         (
             one.id,
             state(one),
-            one.operator,
+            one.title,
             one.name or "",
             progress(one),
             pace(one),

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from batchmill.jobs.job import OnNull
 
 STDIN = "-"
-_OF_A_FILE = frozenset({"name", "pool", "priority", "deadline", "budget", "idempotency_key", "output", "output_format"})
+_OF_A_FILE = frozenset(
+    {"name", "pool", "priority", "deadline", "budget", "idempotency_key", "output", "output_format"}
+) | {"max_rows_per_file", "target_file_bytes"}
 """Options that may be given beside a job file."""
 
 ENDINGS = (".toml", ".json")
@@ -194,7 +196,7 @@ def _file_options(
     own = next((name for name in sorted(given) if name not in _OF_A_FILE), None)
     if own is not None:
         raise InvalidRequest(
-            f"--{own.replace('_', '-')} cannot be combined with a job file.", hint="Use --set, or change the file."
+            f"{_flag(context.command, own)} cannot be combined with a job file.", hint="Use --set, or change the file."
         )
     options = read_job_file(path, changes)
     changed = {name: value for name, value in _job_options(flags).items() if name in given}
@@ -205,6 +207,11 @@ def _file_options(
         paths = {"path": list(sources) if len(sources) > 1 else sources[0]} if sources else {}
         options["source"] = {**before, **paths, **fields}
     return options
+
+
+def _flag(command: click.Command, name: str) -> str:
+    """Return the option that a parameter of a command is given by."""
+    return next(option.opts[0] for option in command.params if option.name == name)
 
 
 def _follow(job: Job, *, wait: bool, as_json: bool) -> None:

@@ -134,7 +134,7 @@ class AsyncClient:
         if (rows is None) == (options.get("source") is None):
             raise InvalidRequest(
                 f"expected rows or a source, got {'neither' if rows is None else 'both'}.",
-                hint="Give rows= or source=.",
+                hint="Give rows= or source=; a job file has source.",
             )
         if rows is not None:
             check_rows(rows)

@@ -205,34 +205,40 @@ class Job:
         redo = self._async.redo(shards, idempotency_key=idempotency_key)
         return Job(self._client, self._loop, self._loop.run(redo))
 
-    def export_dead_letters(self, path: str | os.PathLike[str]) -> int:
+    def export_dead_letters(self, path: str | os.PathLike[str], *, stage: str | None = None) -> int:
         """Write the dead letters to a JSON Lines file, to be read by other tools or edited for a replay.
 
         Args:
             path: The file. It is replaced in one step.
+            stage: Only of this stage. None: of all stages.
 
         Returns:
             The number of dead letters written.
 
         Raises:
             StorageError: The file cannot be written; it is unchanged.
+            InvalidRequest: The job has no such stage.
         """
-        return self._loop.run(self._async.export_dead_letters(path))
+        return self._loop.run(self._async.export_dead_letters(path, stage=stage))
 
-    def purge_dead_letters(self, indices: Collection[int] | None = None, *, error_type: str | None = None) -> int:
+    def purge_dead_letters(
+        self, indices: Collection[int] | None = None, *, error_type: str | None = None, stage: str | None = None
+    ) -> int:
         """Delete dead letters of this job, which has ended, with the rows in them. The job still counts the rows.
 
         Args:
             indices: The rows, by index in the input. None: all.
             error_type: Only rows that failed with this type of error.
+            stage: Only rows that failed in this stage.
 
         Returns:
             The number of dead letters deleted.
 
         Raises:
             Conflict: The job has not ended.
+            InvalidRequest: The job has no such stage.
         """
-        return self._loop.run(self._async.purge_dead_letters(indices, error_type=error_type))
+        return self._loop.run(self._async.purge_dead_letters(indices, error_type=error_type, stage=stage))
 
     def watch(self) -> Iterator[JobStatus]:
         """Follow the job's status until it ends.

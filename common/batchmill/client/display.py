@@ -22,7 +22,7 @@ def describe(kind: str, job_id: str, status: JobStatus | None) -> str:
     if status is None:
         return f"<{kind} {job_id}>"
     total = "?" if status.rows_total is None else f"{status.rows_total:,}"
-    return f"<{kind} {job_id} {status.operator!r} {status.state}: {status.rows_done:,} of {total} rows>"
+    return f"<{kind} {job_id} {status.title!r} {status.state}: {status.rows_done:,} of {total} rows>"
 
 
 def mimebundle(kind: str, job_id: str, status: JobStatus | None) -> dict[str, str]:
@@ -34,7 +34,7 @@ def as_text(kind: str, job_id: str, status: JobStatus | None) -> str:
     """Format a job in one line, with details below it if there are any."""
     if status is None:
         return f"<{kind} {job_id}>"
-    head = f"<{kind} {job_id} {status.operator!r} {status.state}: {progress(status)}>"
+    head = f"<{kind} {job_id} {status.title!r} {status.state}: {progress(status)}>"
     return "\n".join([head, *(f"  {name}: {value}" for name, value in _details(status))])
 
 
@@ -50,7 +50,7 @@ def as_html(job_id: str, status: JobStatus | None) -> str:
         for name, value in _details(status)
     )
     return (
-        f'<div style="max-width:48em"><div>{title}<b>{escape(status.operator)}</b> '
+        f'<div style="max-width:48em"><div>{title}<b>{escape(status.title)}</b> '
         f'<span style="color:{colour};font-weight:bold">{escape(status.state)}</span> '
         f"<code>{escape(job_id)}</code></div>"
         f"{''.join(_bar(stage, colour) for stage in status.stages)}"

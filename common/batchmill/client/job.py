@@ -412,34 +412,40 @@ class AsyncJob:
         status = self._transport.parse(JobStatus, answer)
         return AsyncJob(self._transport, status.id, status)
 
-    async def export_dead_letters(self, path: str | os.PathLike[str]) -> int:
+    async def export_dead_letters(self, path: str | os.PathLike[str], *, stage: str | None = None) -> int:
         """Write the dead letters to a JSON Lines file, to be read by other tools or edited for a replay.
 
         Args:
             path: The file. It is replaced in one step.
+            stage: Only of this stage. None: of all stages.
 
         Returns:
             The number of dead letters written.
 
         Raises:
             StorageError: The file cannot be written; it is unchanged.
+            InvalidRequest: The job has no such stage.
         """
-        return await write_dead_letters(Path(path), self._dead_letter_pages())
+        return await write_dead_letters(Path(path), self._dead_letter_pages(stage))
 
-    async def purge_dead_letters(self, indices: Collection[int] | None = None, *, error_type: str | None = None) -> int:
+    async def purge_dead_letters(
+        self, indices: Collection[int] | None = None, *, error_type: str | None = None, stage: str | None = None
+    ) -> int:
         """Delete dead letters of this job, which has ended, with the rows in them. The job still counts the rows.
 
         Args:
             indices: The rows, by index in the input. None: all.
             error_type: Only rows that failed with this type of error.
+            stage: Only rows that failed in this stage.
 
         Returns:
             The number of dead letters deleted.
 
         Raises:
             Conflict: The job has not ended.
+            InvalidRequest: The job has no such stage.
         """
-        return await purge(self._transport, f"{self._path}/dead-letters", indices, error_type)
+        return await purge(self._transport, f"{self._path}/dead-letters", indices, error_type, stage)
 
     def _dead_letter_pages(self, stage: str | None = None) -> AsyncGenerator[DeadLetterPage, None]:
         return dead_letter_pages(self._transport, f"{self._path}/dead-letters", stage)

@@ -111,7 +111,7 @@ class JobStatus(Frozen):
     deadline_at: float | None = None
     """When it expires, unless it has completed."""
     rows_total: int | None = None
-    """Rows of its input; None until the source has been read."""
+    """Rows of its input, None until known; of several stages: of the last one, and failed rows of the others."""
     rows_total_is_estimate: bool = False
     """Whether `rows_total` is estimated from bytes, because the end is not reached yet."""
     rows_done: int = 0
@@ -164,12 +164,17 @@ class JobStatus(Frozen):
         """Whether the job has ended."""
         return self.state.is_final
 
+    @property
+    def title(self) -> str:
+        """Its operator; of several stages, their names in order: `chunk → embed`."""
+        return " → ".join(stage.name for stage in self.stages) if len(self.stages) > 1 else self.operator
+
     def __str__(self) -> str:
         total = "?" if self.rows_total is None else f"{self.rows_total:,}"
         failed = f", {self.rows_dead:,} failed" if self.rows_dead else ""
         reason = self.error.message if self.error else self.note
         return (
-            f"{self.id} {self.state}: {self.operator}, {self.rows_done + self.rows_dead:,} of {total} rows{failed}"
+            f"{self.id} {self.state}: {self.title}, {self.rows_done + self.rows_dead:,} of {total} rows{failed}"
             f"{f'; {reason}' if reason else ''}"
         )
 

@@ -168,7 +168,7 @@ class ChainMerger:
         epoch: int,
     ) -> None:
         """Bring the dead letters of the stage that was replayed up to date. results: what the first such shard gets."""
-        replayed = ReplayReader(self._replayed(replay, original_rows))
+        replayed = ReplayReader(self._replayed(replay, stage, original_rows))
         for shard in self._dead_rows.shards(job.record, stage):
             dead = self._dead_rows.read(job.record.id, shard)
             pending = set() if shard.plan else {one.index for one in dead.letters if one.replay != replay.id}
@@ -210,13 +210,15 @@ class ChainMerger:
         write = job.write if is_last else store.write
         return replace(after, nbytes=write(after.shard_id, after.token, table), expanded_to=table.num_rows)
 
-    def _replayed(self, replay: JobRecord, original_rows: Rows) -> Iterator[ReplayedShard]:
-        """Yield what became of the rows of a replay's first stage, named by their index in the job's stage."""
+    def _replayed(self, replay: JobRecord, stage: int, original_rows: Rows) -> Iterator[ReplayedShard]:
+        """Yield what became of the rows of a replay's first stage, named by their place in the job's `stage`."""
         for shard in settled_shards(self._ledger, replay, 0):
             for part in shard.parts:
                 dead = self._dead_rows.read(replay.id, part) if part.rows_dead else DeadRows((), pa.table({}))
                 letters = tuple(
-                    letter.model_copy(update={"index": int(original_rows[letter.index]), "replay": replay.id})
+                    letter.model_copy(
+                        update={"stage": stage, "index": int(original_rows[letter.index]), "replay": replay.id}
+                    )
                     for letter in dead.letters
                 )
                 rows = original_rows[part.first_row : part.first_row + part.rows + part.rows_dead]

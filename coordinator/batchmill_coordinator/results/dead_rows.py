@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from batchmill.jobs.dead_letters import DeadRows, dead_letters_name
 from batchmill.jobs.shard import ShardId
-from batchmill.jobs.stages import stages_of
+from batchmill.jobs.stages import stage_called, stages_of
 from batchmill_coordinator.results.outputs import settled_shards
 
 if TYPE_CHECKING:
@@ -47,8 +47,12 @@ class DeadRowStore:
         self._blobs.delete(dead_letters_name(shard.ref(job_id)))
 
     def purge(self, record: JobRecord, chosen: DeadRowFilter) -> int:
-        """Delete the chosen dead letters and their rows; returns how many. The job still counts the rows as failed."""
-        return sum(self._purge(record, stage, chosen) for stage in stages_of(record.spec))
+        """Delete the chosen dead letters and their rows; returns how many. The job still counts the rows as failed.
+
+        Raises `InvalidRequest` if the job has no such stage.
+        """
+        stages = stages_of(record.spec) if chosen.stage is None else [stage_called(record.spec, chosen.stage)]
+        return sum(self._purge(record, stage, chosen) for stage in stages)
 
     def _purge(self, record: JobRecord, stage: int, chosen: DeadRowFilter) -> int:
         purged = 0
@@ -63,9 +67,10 @@ class DeadRowStore:
 
 
 class DeadRowFilter:
-    """Chooses failed rows of a job: those with these indices, those with this type of error; with neither, all."""
+    """Chooses failed rows of a job: those with these indices, of this type of error, in this stage; None: of all."""
 
-    def __init__(self, indices: Collection[int] | None, error_type: str | None) -> None:
+    def __init__(self, indices: Collection[int] | None, error_type: str | None, stage: str | None = None) -> None:
+        self.stage = stage
         self.indices = None if indices is None else frozenset(indices)
         self._error_type = error_type
 

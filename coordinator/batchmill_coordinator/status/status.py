@@ -49,7 +49,7 @@ def status_of(
         pool=stage.spec.pool,
         priority=spec.priority,
         deadline_at=spec.deadline_at,
-        rows_total=stage.rows_total,
+        rows_total=None if stage.rows_total is None else stage.rows_total + record.rows_dead - stage.rows_dead,
         rows_total_is_estimate=stage.rows_total is not None and not stage.rows_exact,
         rows_done=stage.rows_done,
         rows_dead=record.rows_dead,

@@ -62,6 +62,23 @@ def test_options_become_the_order(
     assert (order.priority, order.idempotency_key) == (5, "k")
 
 
+def test_the_size_of_output_files_is_given_beside_a_job_file(
+    run: Callable[..., Result], service: LiveService, tmp_path: Path
+) -> None:
+    (tmp_path / "in.jsonl").write_text(ROWS)
+    pipe = tmp_path / "pipe.toml"
+    pipe.write_text("source = 'in.jsonl'\n[[stages]]\noperator = 'anything'\n")
+    service.holds_jobs = True
+    done = run("submit", str(pipe), "--output", str(tmp_path / "out"), "--max-rows-per-file", "1000")
+    assert done.exit_code == 0, done.stderr
+    output = service.last_order().output
+    assert output is not None
+    assert output.max_rows_per_file == 1000
+    refused = run("submit", str(pipe), "--param", "a=1")
+    assert refused.exit_code == 2
+    assert "--param cannot be combined with a job file" in refused.stderr
+
+
 def test_submit_as_json_writes_one_object_and_nothing_else(run: Callable[..., Result]) -> None:
     for args, field in ((["--json"], "rows_total"), (["--json", "--wait"], "rows_done")):
         done = run("submit", "echo", "-", *args, input=ROWS)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from IPython.core.oinspect import Inspector
 
-from batchmill import AsyncClient, Client, JobOptions
+from batchmill import AsyncClient, Client, JobOptions, Stage
 from batchmill.errors import (
     BatchmillError,
     InvalidOutput,
@@ -251,6 +251,9 @@ def test_a_path_below_the_home_folder_is_expanded(
         ({"params": ["x"]}, InvalidRequest, "params"),
         ({"priority": 1000}, InvalidRequest, "priority"),
         ({"carry": "id"}, InvalidRequest, "carry"),
+        ({"stages": ["echo"]}, InvalidRequest, r"Write Stage\('echo'\)"),
+        ({"stages": []}, InvalidRequest, "stages: expected at least one Stage, got an empty list"),
+        ({"stages": [Stage("echo")]}, InvalidRequest, "^expected either an operator or stages\\.$"),
         ({"pool": "no such pool!"}, InvalidRequest, "pool"),
         ({"name": ""}, InvalidRequest, "name"),
         ({"idempotency_key": "k" * 200}, InvalidRequest, "idempotency_key"),

@@ -71,7 +71,13 @@ def test_values_are_set_by_their_place(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("source = ", "pipe.toml: "),
+        ("source = ", "pipe.toml is not valid TOML: "),
+        (
+            "source = 'x'\noperator = 'echo'",
+            "unknown key 'operator'. An operator and its options are in a table [[stages]]",
+        ),
+        ("[[stages]]\noperator='echo'\nwidth=3", "Parameters of the operator are in params"),
+        ("retry = {max_atempts = 1}\n[[stages]]\noperator='echo'", "retry: unknown field 'max_atempts'."),
         ("source = 'x'", "stages: expected at least one table"),
         ("stages = 3", "stages: expected at least one table"),
         ("sources = 'x'\n[[stages]]\noperator='echo'", "unknown key 'sources'. Did you mean 'source'"),
@@ -94,6 +100,16 @@ def test_a_file_that_is_missing_or_too_large_is_refused(tmp_path: Path) -> None:
         read_job_file(tmp_path / "none.toml")
     with pytest.raises(InvalidRequest, match="more than"):
         read_job_file(written(tmp_path, "#" * 2_000_000))
+
+
+def test_a_file_with_another_ending_is_no_job_file(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match=r"A job file ends in \.toml or \.json"):
+        read_job_file(written(tmp_path, '{"id": 1}', "rows.jsonl"))
+
+
+def test_a_stage_that_the_file_lacks_cannot_be_set(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="no stage 'vector'. Did you mean 'vectors'"):
+        read_job_file(written(tmp_path, TOML), [("vector.params.model", "b")])
 
 
 def test_a_place_that_is_no_table_cannot_be_set(tmp_path: Path) -> None:

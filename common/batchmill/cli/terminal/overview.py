@@ -11,7 +11,7 @@ from batchmill.cli.terminal.tables import Column, lay_out
 from batchmill.fleet import PoolStatus, WorkerInfo
 from batchmill.jobs.job import Frozen, JobState
 from batchmill.jobs.status import JobStatus
-from batchmill.wording import count, duration, eta_range, printable, rows_per_second, state
+from batchmill.wording import count, duration, eta_range, printable, rows_per_second, speed, state
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -89,11 +89,11 @@ class Overview(Frozen):
             (
                 job.id,
                 state(job),
-                job.name or job.operator,
+                job.name or job.title,
                 _share(job),
                 f"{job.rows_done + job.rows_dead:,}",
                 f"{job.rows_dead:,}",
-                "" if job.rows_per_second is None else f"{job.rows_per_second:,.0f}",
+                "" if job.rows_per_second is None else speed(job.rows_per_second),
                 _time_left(job),
                 job.note or "",
             )

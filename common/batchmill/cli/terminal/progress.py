@@ -98,7 +98,7 @@ class Bar:
 def _lines(status: JobStatus) -> list[str]:
     """Return the lines below the bar: operator, progress, speed and errors; then what blocks the job."""
     failed = f"failed: {dead(status)}" if status.dead_by_error else ""
-    parts = (status.operator, progress(status), *_stages(status), pace(status), failed)
+    parts = (status.title, progress(status), *_stages(status), pace(status), failed)
     blocked = [f"blocked: {status.note}"] if status.note else []
     return [printable(line) for line in (", ".join(part for part in parts if part), *blocked)]
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from batchmill.errors import InvalidRequest, StorageError
 from batchmill.jobs.dead_letters import DeadLetter, json_value
 from batchmill.jobs.replay import RedoRequest, ReplayRequest, RowEdit
-from batchmill.wording import shown
+from batchmill.wording import fault_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection, Iterator, Mapping
@@ -51,9 +51,11 @@ async def dead_letter_pages(
         cursor = page.next
 
 
-async def purge(transport: Transport, path: str, indices: Collection[int] | None, error_type: str | None) -> int:
-    """Delete dead letters at a path of the service; return how many. None: those of all rows, of all errors."""
-    kind = [("error_type", error_type)] if error_type is not None else []
+async def purge(
+    transport: Transport, path: str, indices: Collection[int] | None, error_type: str | None, stage: str | None
+) -> int:
+    """Delete dead letters at a path of the service; return how many. None: those of all rows, errors, stages."""
+    kind = [(name, value) for name, value in (("error_type", error_type), ("stage", stage)) if value is not None]
     queries = [kind] if indices is None else [kind + group for group in _index_groups(indices)]
     answers = [await transport.json("DELETE", path, query=query) for query in queries]
     return sum(transport.parse(_Purged, answer).purged for answer in answers)
@@ -90,9 +92,7 @@ def _refusing(what: str) -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise InvalidRequest(f"{what}: {where}: {first['msg']}, got {shown(first['input'])}.") from error
+        raise InvalidRequest(f"{what}: {fault_of(error.errors()[0])}") from error
 
 
 async def write_dead_letters(target: Path, pages: AsyncGenerator[DeadLetterPage, None]) -> int:

@@ -22,10 +22,13 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from pydantic import ValidationError
+
 from batchmill.client.options import JobOptions
 from batchmill.client.submitting.stage import Stage
-from batchmill.errors import InvalidRequest, did_you_mean
+from batchmill.errors import InvalidRequest, closest, did_you_mean
 from batchmill.jobs.job import BatchPolicy, RetryPolicy, StageForm
+from batchmill.wording import fault_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 MAX_FILE_BYTES = 1024 * 1024
 
 _KEYS = frozenset(JobOptions.__annotations__) - {"params", "carry", "idempotency_key"}
+_WITH_PARTS = frozenset({"source", "output", "retry", "batch"})
 _STAGE_KEYS = frozenset(StageForm.model_fields) - {"buffer_bytes"} | {"buffer"}
 _POLICIES: dict[str, type[RetryPolicy] | type[BatchPolicy]] = {"retry": RetryPolicy, "batch": BatchPolicy}
 
@@ -47,7 +51,7 @@ def read_job_file(path: Path, changes: Iterable[tuple[str, Any]] = ()) -> JobOpt
     document = _parse(path)
     for place, value in changes:
         _set(document, place, value)
-    _check_keys(document, _KEYS, str(path))
+    _check_keys(document, _KEYS, str(path), hint="An operator and its options are in a table [[stages]].")
     if not isinstance(document.get("stages"), list) or not document["stages"]:
         raise InvalidRequest(f"{path}: stages: expected at least one table [[stages]].", field="stages")
     options = dict(document)
@@ -73,7 +77,9 @@ def _parse(path: Path) -> dict[str, Any]:
         text = data.decode()
         document = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"{path}: {error}.") from error
+        kind = "JSON" if path.suffix == ".json" else "TOML"
+        hint = "" if path.suffix in (".toml", ".json") else "A job file ends in .toml or .json."
+        raise InvalidRequest(f"{path} is not valid {kind}: {error}.", hint=hint) from error
     if not isinstance(document, dict):
         raise InvalidRequest(f"{path}: expected an object with `source` and `stages`.")
     return document
@@ -84,22 +90,32 @@ def _set(document: dict[str, Any], place: str, value: Any) -> None:
     stages = document.get("stages")
     named = [one for one in stages if isinstance(one, dict)] if isinstance(stages, list) else []
     stage = next((one for one in named if first in (one.get("name"), one.get("operator"))), None)
+    if stage is None and rest and first not in _KEYS:
+        known = [*(str(one.get("name") or one.get("operator")) for one in named), *(_KEYS & _WITH_PARTS)]
+        raise InvalidRequest(
+            f"--set {place}: the job file has no stage {first!r}.", hint=did_you_mean(first, known), field=place
+        )
     target, names = (document, [first, *rest]) if stage is None or not rest else (stage, rest)
     for name in names[:-1]:
         if isinstance(target, dict) and isinstance(target.get(name), str) and name in ("source", "output"):
             target[name] = {"path": target[name]}
         target = target.setdefault(name, {}) if isinstance(target, dict) else None
     if not isinstance(target, dict):
-        raise InvalidRequest(f"--set {place}: there is no such place in the job file.", field=place)
+        raise InvalidRequest(
+            f"--set {place}: there is no such place in the job file.",
+            hint="A stage is named: --set STAGE.params.NAME=VALUE.",
+            field=place,
+        )
     target[names[-1]] = value
 
 
-def _check_keys(table: dict[str, Any], known: frozenset[str], where: str) -> None:
+def _check_keys(table: dict[str, Any], known: frozenset[str], where: str, hint: str) -> None:
+    """Raise `InvalidRequest` for a key that is not known. hint: for one that is not like any of them."""
     for name in table:
         if name not in known:
+            nearest = did_you_mean(name, known)
             raise InvalidRequest(
-                f"{where}: unknown key {name!r}.",
-                hint=did_you_mean(name, known) or f"Known: {', '.join(sorted(known))}.",
+                f"{where}: unknown key {name!r}.", hint=nearest if closest(name, known) else f"{hint} {nearest}"
             )
 
 
@@ -107,7 +123,12 @@ def _stage(path: Path, number: int, table: Any) -> Stage:
     where = f"{path}: stage {number}"
     if not isinstance(table, dict) or not isinstance(table.get("operator"), str):
         raise InvalidRequest(f"{where}: expected a table with an `operator`.", field="stages")
-    _check_keys(table, _STAGE_KEYS, f"{where} ({table['operator']})")
+    _check_keys(
+        table,
+        _STAGE_KEYS,
+        f"{where} ({table['operator']})",
+        hint="Parameters of the operator are in params: params = { NAME = VALUE }.",
+    )
     params = table.get("params", {})
     if not isinstance(params, dict):
         raise InvalidRequest(f"{where}: params: expected a table, got {params!r:.80}.", field="params")
@@ -120,8 +141,8 @@ def _stage(path: Path, number: int, table: Any) -> Stage:
 def _policy(path: Path, name: str, policy: type[RetryPolicy] | type[BatchPolicy], fields: Any) -> Any:
     try:
         return policy.model_validate(fields)
-    except ValueError as error:
-        raise InvalidRequest(f"{path}: {name}: {error}", field=name) from error
+    except ValidationError as error:
+        raise InvalidRequest(f"{path}: {name}: {fault_of(error.errors()[0])}", field=name) from error
 
 
 def _located(value: Any, folder: Path) -> Any:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from batchmill.errors import InvalidRequest
 from batchmill.jobs.job import StageForm
-from batchmill.wording import shown
+from batchmill.wording import fault_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -81,9 +81,7 @@ class Stage:
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
-            raise InvalidRequest(
-                f"stage {operator!r}: {where}: {first['msg']}, got {shown(first['input'])}.", field=where
-            ) from error
+            raise InvalidRequest(f"stage {operator!r}: {fault_of(first)}", field=where) from error
 
     def __repr__(self) -> str:
         return f"Stage({self.form.name or self.form.operator!r})"

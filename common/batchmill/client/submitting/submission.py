@@ -9,7 +9,7 @@ import math
 import os
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -22,7 +22,7 @@ from batchmill.client.submitting.stage import Stage
 from batchmill.errors import BatchmillError, InvalidOutput, InvalidParams, InvalidRequest, InvalidRows, InvalidSource
 from batchmill.jobs.job import FileSource, JobForm, JobRequest, OutputSpec, UploadSource
 from batchmill.jobs.status import CheckedJob, JobStatus
-from batchmill.wording import shown
+from batchmill.wording import fault_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -66,6 +66,12 @@ def _stages(stages: Any) -> list[Any] | None:
         return None
     if not isinstance(stages, Sequence) or isinstance(stages, str):
         raise InvalidRequest(f"stages: expected a list of Stage, got {stages!r:.80}.", field="stages")
+    if not stages:
+        raise InvalidRequest("stages: expected at least one Stage, got an empty list.", field="stages")
+    for one in stages:
+        if not isinstance(one, Stage | Mapping):
+            hint = f"Write Stage({one!r:.80})." if isinstance(one, str) else ""
+            raise InvalidRequest(f"stages: expected a list of Stage, got {one!r:.80} in it.", hint=hint, field="stages")
     return [one.form if isinstance(one, Stage) else one for one in stages]
 
 
@@ -134,7 +140,7 @@ def _absolute(path: Any, error: type[InvalidRequest]) -> str:
 def _invalid(kind: type[InvalidRequest], prefix: str, error: ValidationError) -> InvalidRequest:
     first = error.errors()[0]
     where = ".".join(map(str, first["loc"]))
-    return kind(f"{prefix}{where}: {first['msg']}, got {shown(first['input'])}.", field=where)
+    return kind(f"{prefix}{fault_of(first)}", field=where)
 
 
 class _UploadRequest(BaseModel):

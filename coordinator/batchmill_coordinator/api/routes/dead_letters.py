@@ -100,6 +100,7 @@ def purge(
     job_id: str,
     index: Annotated[list[Index] | None, Query(max_length=MAX_PURGED)] = None,
     error_type: Annotated[str | None, Query(max_length=256)] = None,
+    stage: StageName = None,
 ) -> Response:
-    """Delete dead letters of an ended job with their rows: all, those of an `index`, those of an `error_type`."""
-    return json_response(Purged(purged=context.purge(job_id, DeadRowFilter(index, error_type))))
+    """Delete dead letters of an ended job with their rows: all, those of an `index`, an `error_type` or a `stage`."""
+    return json_response(Purged(purged=context.purge(job_id, DeadRowFilter(index, error_type, stage))))
