@@ -77,7 +77,7 @@ def test_values_are_set_by_their_place(tmp_path: Path) -> None:
             "unknown key 'operator'. An operator and its options are in a table [[stages]]",
         ),
         ("[[stages]]\noperator='echo'\nwidth=3", "Parameters of the operator are in params"),
-        ("retry = {max_atempts = 1}\n[[stages]]\noperator='echo'", "retry: unknown field 'max_atempts'."),
+        ("retry = {attempts = 1}\n[[stages]]\noperator='echo'", "retry: unknown field 'attempts'."),
         ("source = 'x'", "stages: expected at least one table"),
         ("stages = 3", "stages: expected at least one table"),
         ("sources = 'x'\n[[stages]]\noperator='echo'", "unknown key 'sources'. Did you mean 'source'"),
@@ -108,7 +108,7 @@ def test_a_file_with_another_ending_is_no_job_file(tmp_path: Path) -> None:
 
 
 def test_a_stage_that_the_file_lacks_cannot_be_set(tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequest, match="no stage 'vector'. Did you mean 'vectors'"):
+    with pytest.raises(InvalidRequest, match=r"no stage 'vector'\. Did you mean 'vectors'"):
         read_job_file(written(tmp_path, TOML), [("vector.params.model", "b")])
 
 
