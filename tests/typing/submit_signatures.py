@@ -40,12 +40,17 @@ def options_can_be_collected_first(client: batchmill.Client) -> None:
     client.submit("echo", **options)
 
 
+def a_job_has_an_operator_or_stages(client: batchmill.Client) -> None:
+    stages = [batchmill.Stage("chunk", size=200), {"operator": "echo"}]
+    client.submit(source="a.jsonl", stages=stages)
+
+
 def wrong_options_are_refused(client: batchmill.Client) -> None:
     client.submit("echo", source="a.jsonl", prioritty=5)  # type: ignore[call-arg]
     client.submit("echo", source="a.jsonl", priority="high")  # type: ignore[arg-type]
     client.submit("echo", source=7)  # type: ignore[arg-type]
     client.submit("echo", source="a.jsonl", cache="yes")  # type: ignore[arg-type]
-    client.submit(source="a.jsonl")  # type: ignore[call-arg]
+    client.submit(source="a.jsonl", stages="chunk")  # type: ignore[arg-type]
 
 
 async def both_clients_take_the_same_options(client: batchmill.AsyncClient, options: batchmill.JobOptions) -> None:
