@@ -41,8 +41,7 @@ def options_can_be_collected_first(client: batchmill.Client) -> None:
 
 
 def a_job_has_an_operator_or_stages(client: batchmill.Client) -> None:
-    stages = [batchmill.Stage("chunk", size=200), {"operator": "echo"}]
-    client.submit(source="a.jsonl", stages=stages)
+    client.submit(source="a.jsonl", stages=[batchmill.Stage("chunk", size=200), {"operator": "echo"}])
 
 
 def wrong_options_are_refused(client: batchmill.Client) -> None:
