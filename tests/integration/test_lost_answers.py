@@ -107,6 +107,23 @@ def submit(service: Service) -> JobRecord:
     return service.ledger.jobs.read(job_id)
 
 
+def plan(service: Service) -> None:
+    """A step of the planner, as the leader; nobody else renews the lead, which a slow machine may have lost."""
+    service.leadership.renew()
+    planner(service).step(service.leadership.epoch)
+
+
+def begin(service: Service, job_id: str) -> JobRecord:
+    """Let the planner plan the first rows of a job."""
+
+    def is_begun() -> bool:
+        plan(service)
+        return service.ledger.jobs.read(job_id).first.rows_planned > 0
+
+    until(is_begun, "the first rows in the plan")
+    return service.ledger.jobs.read(job_id)
+
+
 def planner(service: Service) -> Planner:
     return next(thread._role for thread in service._roles if isinstance(thread._role, Planner))
 
@@ -114,12 +131,11 @@ def planner(service: Service) -> Planner:
 @pytest.mark.parametrize("what", ["request", "answer"])
 def test_a_step_of_the_planner_that_redis_did_not_answer_leaves_no_row_out(service: Service, what: Lost) -> None:
     job = submit(service)
-    planner(service).step(service.leadership.epoch)
-    first = service.ledger.jobs.read(job.id)
-    assert 0 < first.first.rows_planned < ROWS
+    first = begin(service, job.id)
+    assert first.first.rows_planned < ROWS
     empty_the_horizon(service, first)
     with lost(service, "plan", what), pytest.raises(ServiceUnavailable):
-        planner(service).step(service.leadership.epoch)
+        plan(service)
     plan_the_rest(service, job.id)
     planned = service.ledger.jobs.read(job.id)
     assert (planned.first.rows_planned, planned.state) == (ROWS, JobState.RUNNING)
@@ -127,8 +143,7 @@ def test_a_step_of_the_planner_that_redis_did_not_answer_leaves_no_row_out(servi
 
 def test_a_source_that_ends_before_all_its_rows_are_planned_fails_the_job(service: Service) -> None:
     job = submit(service)
-    planner(service).step(service.leadership.epoch)
-    empty_the_horizon(service, service.ledger.jobs.read(job.id))
+    empty_the_horizon(service, begin(service, job.id))
     opened = planner(service)._open_sources.get((job.id, 0))
     assert opened is not None
     splitter = opened.splitter
@@ -152,7 +167,7 @@ def plan_the_rest(service: Service, job_id: str) -> None:
         if record.first.planned or record.state not in (JobState.PENDING, JobState.RUNNING):
             return True
         empty_the_horizon(service, record)
-        planner(service).step(service.leadership.epoch)
+        plan(service)
         return False
 
     until(is_planned, "the plan of the other rows")
@@ -180,7 +195,7 @@ def test_a_job_that_nobody_knows_to_be_accepted_keeps_its_rows(service: Service,
 
 
 def plan_from_the_start(service: Service, job_id: str) -> None:
-    planner(service).step(service.leadership.epoch)
+    plan(service)
     plan_the_rest(service, job_id)
     assert service.ledger.jobs.read(job_id).first.rows_planned == ROWS
 
@@ -192,7 +207,7 @@ def test_a_small_job_is_planned_once_as_it_is_accepted(service: Service, what: L
     stage = job.first
     assert (job.state, stage.planned, stage.rows_total) == (JobState.RUNNING, True, FIRST_ROWS)
     assert (stage.rows_planned, stage.shards_planned, stage.shards_live) == (FIRST_ROWS, 1, 1)
-    planner(service).step(service.leadership.epoch)
+    plan(service)
     assert service.ledger.jobs.read(job.id) == job
     claim = service.ledger.shards.claim(queue_first(service, job.id), "default", "w", 10_000, with_job=True)
     assert claim is not None
@@ -204,7 +219,7 @@ def test_a_small_job_is_planned_once_as_it_is_accepted(service: Service, what: L
 def test_a_job_of_more_rows_than_a_first_shard_waits_for_the_planner(service: Service) -> None:
     job = submit_rows(service, FIRST_ROWS + 1)
     assert (job.state, job.first.shards_planned) == (JobState.PENDING, 0)
-    planner(service).step(service.leadership.epoch)
+    plan(service)
     planned = service.ledger.jobs.read(job.id).first
     assert (planned.planned, planned.rows_planned, planned.shards_planned) == (True, FIRST_ROWS + 1, 2)
 
@@ -263,7 +278,7 @@ def test_what_a_worker_kept_of_a_shard_outlives_an_answer_that_was_lost(
             ),
             "default",
         )
-        planner(service).step(service.leadership.epoch)
+        plan(service)
         with answered_again(context, "end_attempt"):
             result = context.runner.run(queue_first(service, job_id))
         assert result.status is AttemptStatus.DROPPED
