@@ -24,6 +24,7 @@ from batchmill.sources import InlineSource, InputSplit
 from batchmill.workspace import table_from_stream
 from batchmill_coordinator.admission.acceptance import accept
 from batchmill_coordinator.admission.upload_parts import part_name
+from batchmill_coordinator.roles.dispatcher import Dispatcher
 from batchmill_coordinator.roles.planner import Planner
 from batchmill_coordinator.service import Service
 from batchmill_worker.devices.placement import SlotIdentity
@@ -312,3 +313,19 @@ def answered_again(context: SlotContext, script: str) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(context.ledger._store, "run", run_again)
         yield
+
+
+def test_a_retry_that_was_due_by_a_clock_ahead_leaves_the_stages_that_are_ready(service: Service) -> None:
+    ledger, epoch = service.ledger, service.leadership.epoch
+    job_id, _ = service.admission.admit(JobRequest(operator="echo", rows=[{"id": 1}]), "default")
+    ref = ledger.shards.queue(job_id, ledger.jobs.read(job_id).first, ShardId((0,)), epoch)
+    assert ref is not None
+    assert ledger.shards.claim(ref, "default", "worker claim", 60_000, with_job=False) is not None
+    ledger.shards.end_attempt(ref, delay_s=0, blame=False)
+    in_ten_days = ledger.now_ms() + 864_000_000
+    ledger._store.redis.zadd(ledger._store.keys.waiting(job_id, 0), {"0": in_ten_days})
+    assert ledger.index.late_retries(in_ten_days - 1, 9) == []
+    dispatcher = next(thread._role for thread in service._roles if isinstance(thread._role, Dispatcher))
+    service.leadership.renew()
+    dispatcher.step(service.leadership.epoch)
+    assert ledger.index.late_retries(in_ten_days - 1, 9) == [(job_id, 0)]

@@ -8,6 +8,8 @@
    buffer holds (`buffer_credit`).
 3. `placement.ShardPlacement` says which queue the shard goes to, or defers it; then its model's other shards are
    deferred in this step too.
+   A stage that is indexed as ready and has nothing to queue gets its entries anew: its retries were due by a clock that
+   was ahead.
 4. The ledger gives the shard its token, then the message is published. After a crash between the two the shard is
    queued without a message; the recoverer publishes it again.
 """
@@ -156,6 +158,7 @@ class Dispatcher:
             return
         shards = self._ledger.shards
         waiting = shards.to_queue_of(able, free_slots, now_ms)
+        self._ledger.index.rebuild({one.job.id for one in able if not waiting[one.key]})
         for one in able:
             waiting[one.key] = within_buffer(one, waiting[one.key])
         models = self._names.of(stages)
