@@ -47,7 +47,7 @@ def measure(scale: Scale) -> Report:
         rows = scale.rows // 10
         pq.write_table(_table(rows), source)
         ask = {ONE: lambda: _run(client, 1, source=source), CHAIN: lambda: _run(client, STAGES, source=source)}
-        ask[BY_HAND] = lambda: _by_hand(client, source, folder / f"by-hand-{len(large[BY_HAND])}")
+        ask[BY_HAND] = lambda: _by_hand(client, source, Path(tempfile.mkdtemp(dir=folder)))
         for do in ask.values():
             do()
         for number in range(scale.runs):
@@ -94,7 +94,7 @@ def _run(client: Client, stages: int, **given: Any) -> Job:
 
 def _by_hand(client: Client, source: Path, folder: Path) -> None:
     for number in range(STAGES):
-        target = folder.with_name(f"{folder.name}-{number}")
+        target = folder / str(number)
         client.submit("echo", source={"path": source, "format": "parquet"}, output=target).wait(600)
         source = target
 

@@ -219,6 +219,16 @@ def test_results_between_stages_are_deleted_unless_they_are_kept(
     with pytest.raises(InvalidRequest, match="no stage 'x'"):
         job.stage("x").peek()
     assert job.status().stages["b"].results == 600
+    with pytest.raises(InvalidRequest, match="at least 1, got 0"):
+        job.stage("b").peek(0)
+    for operator in ("reluctant", "unfold", "echo"):
+        assert job.id in [one.id for one in client.jobs(operator=operator)]
+
+
+def test_as_many_results_of_a_stage_are_read_as_are_asked_for(client: batchmill.Client) -> None:
+    stages = [Stage("wordy", nbytes=60_000, keep=True), Stage("echo")]
+    job = client.submit(rows=ROWS, stages=stages).wait(GRACE_S)
+    assert [row["id"] for row in job.stage("wordy").peek(1000)] == [row["id"] for row in ROWS]
 
 
 def test_a_column_that_a_later_stage_cannot_get_is_refused_at_submit(client: batchmill.Client) -> None:

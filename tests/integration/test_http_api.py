@@ -186,6 +186,12 @@ def test_rows_that_are_nested_too_deep_are_refused(api: Api, depth: int) -> None
     assert (answer.status, error_of(answer)["code"]) in [(422, "invalid_rows"), (422, "invalid_request")]
 
 
+def test_that_rows_have_lineage_is_for_replays_to_say(api: Api) -> None:
+    source = {"upload": "upload-1", "parts": 1, "lineage": True}
+    answer = api.call("POST", "/v1/jobs", {"operator": "echo", "source": source})
+    assert (answer.status, error_of(answer)["details"]["field"]) == (422, "source.lineage")
+
+
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999"])
 def test_a_parameter_that_is_no_finite_number_is_refused_with_its_name(api: Api, value: str) -> None:
     body = f'{{"operator": "embed", "rows": [], "params": {{"model": "m", "max_tokens": {value}}}}}'

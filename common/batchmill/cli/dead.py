@@ -148,23 +148,13 @@ def replay(
     Their results are inserted into the job's results, in input order. The job must have ended. The replay is a
     separate job, whose id is printed; `batchmill watch` follows it.
     """
-    from batchmill.cli.terminal.console import print_json
-    from batchmill.wording import count
+    from batchmill.cli.terminal.replayed import show_replayed
 
-    replayed = find_job(client, job_id)
-    job = replayed.replay(
+    first = find_job(client, job_id)
+    job = first.replay(
         rows or None, stage=stage, error_type=error_type, edits=None if edits is None else _read_edits(edits)
     )
-    if wait:
-        job.wait()
-    status = job.latest if job.latest is not None else job.status()
-    if as_json:
-        print_json(status)
-        return
-    click.echo(job.id)
-    if wait:
-        dead_again = f"; {count(status.rows_dead)} failed again" if status.rows_dead else ""
-        click.echo(f"new results for {count(status.rows_done, 'row')} of {replayed.id}{dead_again}", err=True)
+    show_replayed(job, first, "failed again", wait=wait, as_json=as_json)
 
 
 def _read_edits(path: Path) -> dict[int, dict[str, Any]]:

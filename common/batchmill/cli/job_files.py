@@ -82,13 +82,15 @@ def try_(client: Client, file: Path, rows: int, changes: tuple[tuple[str, Any], 
     Nothing is written to the file's output, and the job is deleted afterwards. A row is shown with its path: the index
     of the row in the source, then its number among the results of each stage that makes several.
     """
+    from batchmill.cli.terminal.progress import display
     from batchmill.client.submitting.job_file import read_job_file
 
     options = read_job_file(file, changes)
     job = client.submit(**_trial(options, rows, file.name))
     try:
-        for _ in job.watch():
-            pass
+        with display(sys.stderr, plain=False) as shown:
+            for status in job.watch():
+                shown.show(status)
         _show(job)
         error = job.status().error
     finally:

@@ -33,17 +33,7 @@ def redo(client: Client, job_id: str, shards: tuple[str, ...], wait: bool, as_js
     The job must have ended, and its source must be as it was. All rows of the damaged shards are run by a separate job,
     whose id is printed; `batchmill watch` follows it.
     """
-    from batchmill.cli.terminal.console import print_json
-    from batchmill.wording import count
+    from batchmill.cli.terminal.replayed import show_replayed
 
-    job = find_job(client, job_id).redo(shards or None)
-    if wait:
-        job.wait()
-    status = job.latest if job.latest is not None else job.status()
-    if as_json:
-        print_json(status)
-        return
-    click.echo(job.id)
-    if wait:
-        failed = f"; {count(status.rows_dead)} failed" if status.rows_dead else ""
-        click.echo(f"new results for {count(status.rows_done, 'row')} of {job_id}{failed}", err=True)
+    first = find_job(client, job_id)
+    show_replayed(first.redo(shards or None), first, "failed", wait=wait, as_json=as_json)

@@ -41,7 +41,7 @@ class JobFilter:
         return (
             (self.state is None or status.state in self._states())
             and (self.name is None or fnmatchcase(status.name or "", self.name))
-            and self.operator in (None, status.operator)
+            and self.operator in (None, status.operator, *(stage.operator for stage in status.stages))
             and self.tenant in (None, status.tenant)
         )
 

@@ -6,7 +6,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from batchmill.client.results.pages import ARROW_STREAM, dicts, one_page
-from batchmill.errors import NotFound
+from batchmill.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
     from batchmill.client.connection.transport import Transport
@@ -57,10 +57,19 @@ class AsyncJobStage:
             submitted with `keep=True`.
 
         Raises:
-            InvalidRequest: The job has no such stage.
+            InvalidRequest: The job has no such stage, or `rows` is below 1.
         """
-        page = await one_page(self._transport, self._results_path, ARROW_STREAM, {"stage": self.name})
-        return list(islice(chain.from_iterable(dicts(page.table())), rows))
+        if rows < 1:
+            raise InvalidRequest(f"rows: expected at least 1, got {rows}.", field="rows")
+        found: list[dict[str, Any]] = []
+        query = {"stage": self.name}
+        while len(found) < rows:
+            page = await one_page(self._transport, self._results_path, ARROW_STREAM, query)
+            found += islice(chain.from_iterable(dicts(page.table())), rows - len(found))
+            if page.is_last or not page.rows:
+                break
+            query["cursor"] = page.next_cursor
+        return found
 
     async def dead_letters(self) -> list[DeadLetter]:
         """Read the rows that failed in the stage.
@@ -111,7 +120,7 @@ class JobStage:
             submitted with `keep=True`.
 
         Raises:
-            InvalidRequest: The job has no such stage.
+            InvalidRequest: The job has no such stage, or `rows` is below 1.
         """
         return self._loop.run(self._async.peek(rows))
 

@@ -285,6 +285,10 @@ def _require_one_input(request: JobRequest) -> None:
             f"expected either rows or a source, got: {' and '.join(given) or 'neither'}.",
             hint="Give `rows` for rows in the request, `source` for files that the service can read.",
         )
+    if isinstance(request.source, UploadSource) and request.source.lineage:
+        raise InvalidRequest(
+            "source.lineage is set by replays only; got true.", hint="Leave it out.", field="source.lineage"
+        )
 
 
 def _digest(request: JobRequest) -> str:

@@ -16,7 +16,7 @@ from batchmill.jobs.job import JobState
 from batchmill.ledger.formats.encodings import FreedParts
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from batchmill.clock import Clock
     from batchmill.ledger import JobRecord, Ledger
@@ -57,12 +57,11 @@ class FreedResults:
         if record.spec.is_chain:
             self._waiting.append(Freed(self._due_s(), record.id))
 
-    def take_due(self) -> list[Freed]:
-        """Return those that are due now, and list them no more."""
-        due = []
+    def take_due(self) -> Iterator[Freed]:
+        """Yield those that are due now; each is listed until the next one is asked for."""
         while self._waiting and self._waiting[0].due_s <= self._clock.monotonic():
-            due.append(self._waiting.popleft())
-        return due
+            yield self._waiting[0]
+            self._waiting.popleft()
 
     def delete(self, freed: Freed) -> None:
         """Delete results if the ledger still has them as free. Raises `StorageError`; then they are listed again."""
