@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from redis import Redis
 
+from batchmill import Stage
 from support.cluster import Cluster, manifest
 from support.waiting import GRACE_S
 
@@ -68,3 +69,25 @@ def test_rows_that_a_lost_replay_put_in_place_stay_and_the_next_replay_completes
         parts = manifest(tmp_path / output)["parts"]
         assert sum(pq.read_table(tmp_path / output / part["name"]).num_rows for part in parts) == 200
         assert {path.name for path in (tmp_path / output).glob("part-*")} == {part["name"] for part in parts}
+
+
+@pytest.mark.parametrize("stage", ["first", "last"])
+def test_the_same_of_a_chain(cluster: Cluster, redis: Redis, tmp_path: Path, stage: str) -> None:
+    source, cure = tmp_path / "in.parquet", tmp_path / "cure"
+    pq.write_table(pa.table({"id": range(200)}), source)
+    stages = [Stage("reluctant", cure=str(cure)), Stage("echo")]
+    stages = stages if stage == "first" else stages[::-1]
+    client = cluster.clients["a"]
+    job = client.submit(source=source, stages=stages, output=tmp_path / "out").wait(GRACE_S)
+    copy = copied(redis, job.id)
+    cure.touch()
+    job.replay([5, 190]).wait(GRACE_S)
+    roll_back(redis, job.id, copy)
+    assert {row["id"] for row in job.results()} >= {n for n in range(200) if n % 5}
+
+    job.replay([100]).wait(GRACE_S)  # another part than those of the lost replay
+    job.replay().wait(GRACE_S)
+    assert [row["source_row"] for row in job.results()] == list(range(200))
+    assert [(one.rows_done, one.rows_dead) for one in job.status().stages] == [(200, 0), (200, 0)]
+    parts = manifest(tmp_path / "out")["parts"]
+    assert sum(pq.read_table(tmp_path / "out" / part["name"]).num_rows for part in parts) == 200

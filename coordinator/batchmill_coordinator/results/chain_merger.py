@@ -189,7 +189,8 @@ class ChainMerger:
             more_dead.subtract(letter.error_type for letter in dead.letters)
             changed = {kind: number for kind, number in more_dead.items() if number}
             if self._ledger.results.replace_part(job.record.id, shard, after, changed, epoch):
-                self._dead_rows.delete(job.record.id, replace(shard, token=shard.token - 1))
+                # in the last stage, step 1 may have raised the token, too; what was there before the merge stays
+                self._dead_rows.delete(job.record.id, replace(shard, token=shard.token - 2))
 
     def _with_results(self, job: JobResults, before: Settled, after: Settled, more: Sequence[pa.Table]) -> Settled:
         """Write the results of a shard for its next token, with `more`; those between stages may be gone."""

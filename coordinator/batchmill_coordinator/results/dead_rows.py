@@ -61,7 +61,8 @@ class DeadRowStore:
             going = chosen.among(dead)
             if going:
                 self.write(record.id, shard, dead.purge(going))
-                self.delete(record.id, replace(shard, token=shard.token - 1))  # that a replay has left
+                for token in range(1, shard.token):  # that replays have left
+                    self.delete(record.id, replace(shard, token=token))
                 purged += len(going)
         return purged
 

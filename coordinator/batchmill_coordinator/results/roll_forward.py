@@ -52,18 +52,19 @@ class RollForward:
         named = [publisher.part(part.shard_id, part.token, part.results, part.nbytes) for part in shards]
         instead = publisher.published_instead(named)
         replaced = [
-            self._replace(record.id, shard, instead[shard.shard_id], epoch)
+            self._replace(record, shard, instead[shard.shard_id], epoch)
             for shard in shards
             if shard.shard_id in instead
         ]
         return sum(replaced)
 
-    def _replace(self, job_id: str, before: Settled, published: ManifestPart, epoch: int) -> bool:
+    def _replace(self, record: JobRecord, before: Settled, published: ManifestPart, epoch: int) -> bool:
+        job_id = record.id
         after = replace(before, token=published.token, nbytes=published.bytes)
         old, new = self._dead(job_id, before), self._dead(job_id, after)
         rows_dead = len(new.indices)
         after = replace(after, rows=before.rows + before.rows_dead - rows_dead, rows_dead=rows_dead)
-        if after.expanded_to is not None:
+        if after.expanded_to is not None or record.spec.is_chain:  # a replay adds results of rows of earlier stages
             after = replace(after, expanded_to=published.rows)
         if after.results != published.rows:
             log.error("part %s of %s does not fit its shard; the ledger stays as it is", published.name, job_id)
