@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchmill import Stage
-from batchmill.errors import InvalidRequest, InvalidRows, UnknownOperator
+from batchmill.errors import InvalidOutput, InvalidRequest, InvalidRows, UnknownOperator
 from support.cluster import manifest
 from support.waiting import GRACE_S, until
 
@@ -272,3 +272,24 @@ def test_a_result_without_a_column_that_the_next_stage_requires_is_a_row_without
     letters = job.dead_letters()
     assert [letter.path for letter in letters] == ([(n,) for n in range(first)] if on_null == "dead" else [])
     assert {letter.error_type for letter in letters} <= {"MissingValue"}
+
+
+def test_a_chain_does_not_resume_what_a_job_of_its_last_stage_has_left(
+    client: batchmill.Client, tmp_path: Path
+) -> None:
+    source, log = tmp_path / "in.parquet", tmp_path / "log"
+    log.mkdir()
+    pq.write_table(pa.Table.from_pylist(ROWS), source)
+    job = client.submit("steady", source=source, params={"log": str(log)}, output=tmp_path / "out")
+    until(lambda: job.status().rows_done > 0, "the first results")
+    job.cancel()
+    until(lambda: job.status().is_final, "the end of the job")
+    with pytest.raises(InvalidOutput, match="it had one stage, now it has 2"):
+        client.submit(source=source, stages=[Stage("echo"), Stage("steady", log=str(log))], output=tmp_path / "out")
+
+
+def test_a_later_stage_without_workers_is_named(client: batchmill.Client) -> None:
+    job = client.submit(rows=ROWS[:5], stages=[Stage("echo"), Stage("echo", name="later", pool="nobody")])
+    until(lambda: "no worker of pool 'nobody'" in (job.status().note or ""), "the reason")
+    job.cancel()
+    until(lambda: job.status().is_final, "the end of the job")

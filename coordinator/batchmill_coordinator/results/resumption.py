@@ -176,6 +176,7 @@ def _with_dead_rows(stage: int, rest: UnfinishedWork) -> Iterator[Settled]:
 def _differences(manifest: Manifest, before: InputFingerprint, order: Order, now: InputFingerprint) -> Iterator[str]:
     """Describe how a job differs from the one that left the output, a clause each."""
     spec, schema = order.spec.last, order.operators[-1].params_schema
+    yield from _other_stages(order.spec)
     if manifest.operator != spec.operator:
         yield f"its operator was {manifest.operator!r}, now it is {spec.operator!r}"
     if before.operator_version != now.operator_version:
@@ -199,6 +200,12 @@ def _differences(manifest: Manifest, before: InputFingerprint, order: Order, now
     yield from _changed_files(before, now)
     if before.source != now.source:
         yield "its input has changed"
+
+
+def _other_stages(spec: JobSpec) -> Iterator[str]:
+    """Only a job of one stage leaves an output that can be resumed."""
+    if spec.is_chain:
+        yield f"it had one stage, now it has {len(spec.stages)}"
 
 
 def _changed_files(before: InputFingerprint, now: InputFingerprint) -> Iterator[str]:

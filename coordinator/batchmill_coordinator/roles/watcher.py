@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from batchmill.jobs.job import JobState
 from batchmill.jobs.job_log import LogEvent, LogLevel
+from batchmill.jobs.stages import FIRST_STAGE
 from batchmill_coordinator.fleet.pools import why_no_worker
 from batchmill_coordinator.roles.job_guard import JobGuard
 from batchmill_coordinator.status.status import why_paused
@@ -101,8 +102,14 @@ def runs_nothing(record: JobRecord) -> bool:
 def why_blocked(record: JobRecord, pools: dict[str, PoolView], currency: str) -> str | None:
     """Say why a job cannot proceed until a user acts, and what to do; None if it can. currency: of its cost."""
     if runs_nothing(record):
-        unsettled = next((stage for stage in record.stages if not stage.is_settled), record.last)
-        return why_no_worker(record.id, unsettled, pools) or why_stalled(record)
+        # a later stage without workers stops the ones before it, once its buffer is full
+        waiting = [
+            stage
+            for stage in record.stages
+            if not stage.is_settled and (stage.number == FIRST_STAGE or stage.shards_live)
+        ]
+        reasons = (why_no_worker(record.id, stage, pools) for stage in waiting)
+        return next(filter(None, reasons), None) or why_stalled(record)
     return why_stalled(record) or why_paused(record, currency)
 
 
