@@ -20,26 +20,37 @@ if TYPE_CHECKING:
     from batchmill.ledger.results import ResultLedger
     from batchmill.sinks import ResultStore
 
-KEPT_PARTS = 2
-"""Parts that are kept after they were read: the shards that follow each other read one part."""
+KEPT_BYTES = 256 * 1024 * 1024
+"""Of parts that a process keeps after they were read: shards that follow each other read one part."""
+
+Parts = Lru[tuple[str, int, str], pa.Table]
+"""Parts that were read, by job, stage and name."""
+
+
+def kept_parts(limit: int = KEPT_BYTES) -> Parts:
+    """Make room for parts. limit: their bytes in memory."""
+    return Lru(limit, weight=lambda _, table: table.nbytes)
 
 
 class StageResults:
-    """Reads committed results of one stage of a job; a `RowReader`. Thread-safe."""
+    """Reads committed results of one stage of a job; a `RowReader`. Thread-safe.
 
-    def __init__(self, ledger: ResultLedger, job_id: str, stage: int, store: ResultStore) -> None:
+    kept: what was read lately, shared by all stages of the process, so that its memory does not grow with their number.
+    """
+
+    def __init__(self, ledger: ResultLedger, job_id: str, stage: int, store: ResultStore, kept: Parts) -> None:
         self._ledger = ledger
         self._job_id = job_id
         self._stage = stage
         self._store = store
-        self._kept: Lru[str, pa.Table] = Lru(KEPT_PARTS)
+        self._kept = kept
 
     def read(self, slices: tuple[Slice, ...]) -> pa.Table:
         """Read the rows of these slices, in order; columns that a part lacks are null in its rows.
 
         Raises `NotFound` or `StorageError` if a part is gone, damaged or cannot be reached.
         """
-        parts = {piece.part: self._kept.get(piece.part) for piece in slices}
+        parts = {piece.part: self._kept.get(self._key(piece.part)) for piece in slices}
         parts |= self._read([part for part, table in parts.items() if table is None])
         tables = [found.slice(piece.start, piece.rows) for piece in slices if (found := parts[piece.part]) is not None]
         if not tables:
@@ -67,5 +78,8 @@ class StageResults:
         for part, (shard_id, token), stream in zip(parts, ids, inline, strict=True):
             table = self._store.read(shard_id, token) if stream is None else table_from_stream(stream)
             found[part] = table
-            self._kept.put(part, table)
+            self._kept.put(self._key(part), table)
         return found
+
+    def _key(self, part: str) -> tuple[str, int, str]:
+        return self._job_id, self._stage, part

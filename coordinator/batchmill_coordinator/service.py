@@ -13,7 +13,7 @@ from batchmill.clock import SystemClock
 from batchmill.jobs.stages import FIRST_STAGE, last_stage
 from batchmill.ledger import Ledger
 from batchmill.ledger.formats.unreadable import UnreadableJob
-from batchmill.stage_results import StageResults
+from batchmill.stage_results import StageResults, kept_parts
 from batchmill.store_mark import Mark, StoreMark
 from batchmill.workspace import Workspace
 from batchmill_coordinator.admission.admission import Admission
@@ -214,7 +214,8 @@ class Service:
         if stage != FIRST_STAGE:
             before = stage - 1
             parts = self.workspace.open_results(record.id, record.spec, before)
-            return StageSource(self.ledger, record, stage, StageResults(self.ledger.results, record.id, before, parts))
+            results = StageResults(self.ledger.results, record.id, before, parts, kept_parts(0))
+            return StageSource(self.ledger, record, stage, results)
         if record.spec.source is None:
             return self.workspace.open_source(record.id, record.spec, self.ledger.jobs.inline_input(record.id))
         described = self.workspace.open_source(record.id, record.spec, None)

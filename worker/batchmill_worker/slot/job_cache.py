@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from batchmill.caches import Lru
 from batchmill.jobs.stages import FIRST_STAGE, last_stage
-from batchmill.stage_results import StageResults
+from batchmill.stage_results import StageResults, kept_parts
 
 if TYPE_CHECKING:
     from batchmill.jobs.job import JobSpec, StageSpec
@@ -42,6 +42,7 @@ class JobFilesCache:
         self._workspace = workspace
         self._ledger = ledger
         self._kept: Lru[tuple[str, int], JobFiles] = Lru(MAX_KEPT)
+        self._parts = kept_parts()
 
     def get(self, job_id: str, stage: int) -> JobFiles | None:
         """Return the files of a stage if they are open."""
@@ -78,7 +79,7 @@ class JobFilesCache:
         else:
             before = stage - 1
             parts = self._workspace.open_results(job_id, spec, before)
-            source = StageResults(self._ledger.results, job_id, before, parts)
+            source = StageResults(self._ledger.results, job_id, before, parts, self._parts)
         files = JobFiles(spec, stage, source, self._workspace.open_results(job_id, spec, stage))
         self._kept.put((job_id, stage), files)
         return files
