@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from batchmill_coordinator.results.outputs import SettledShard
 
 
+MAX_PARTS = 64
+"""Parts that a split joins at most: its shard reads each of them."""
+
+
 class StageSource(Source):
     """What a stage that is not the first reads, as the record of its job says.
 
@@ -115,7 +119,7 @@ class _StageSplitter(Splitter):
         """See `Splitter.next_split`."""
         slices: list[Slice] = []
         rows = nbytes = 0
-        while self._piece is not None and rows < max_rows and nbytes < max_bytes:
+        while self._piece is not None and rows < max_rows and nbytes < max_bytes and len(slices) < MAX_PARTS:
             piece, part = self._piece, self._piece.part
             start = self._cursor.row - piece.first
             most = max((max_bytes - nbytes) * part.results // max(part.nbytes, 1), 1)
