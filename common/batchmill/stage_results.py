@@ -35,7 +35,8 @@ def kept_parts(limit: int = KEPT_BYTES) -> Parts:
 class StageResults:
     """Reads committed results of one stage of a job; a `RowReader`. Thread-safe.
 
-    kept: what was read recently, shared by all stages of the process, so that its memory does not grow with their number.
+    kept: what was read recently, shared by all stages of the process, so that its memory does not grow with
+        their number.
     """
 
     def __init__(self, ledger: ResultLedger, job_id: str, stage: int, store: ResultStore, kept: Parts) -> None:
