@@ -275,6 +275,17 @@ def test_a_result_without_a_column_that_the_next_stage_requires_is_a_row_without
     assert {letter.error_type for letter in letters} <= {"MissingValue"}
 
 
+def test_a_carried_column_that_a_part_lacks_is_null_there_wherever_parts_are_cut(
+    client: batchmill.Client, tmp_path: Path
+) -> None:
+    source, first = tmp_path / "in.parquet", 300
+    pq.write_table(pa.Table.from_pylist(ROWS), source)
+    stages = [Stage("names_some", first=first), Stage("echo", carry=["id", "text"])]
+    found = list(client.submit(source=source, stages=stages).wait(GRACE_S).results())
+    assert [row["id"] for row in found] == [row["id"] for row in ROWS]
+    assert [row["text"] is None for row in found] == [row["id"] < first for row in ROWS]
+
+
 def test_a_chain_does_not_resume_what_a_job_of_its_last_stage_has_left(
     client: batchmill.Client, tmp_path: Path
 ) -> None:
