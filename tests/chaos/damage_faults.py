@@ -50,7 +50,7 @@ class DamageFaults(FaultSet):
 
     def _do_flip_bit_of_checkpoint(self) -> Struck | None:
         """The next attempt computes all rows."""
-        return self._flip_any("flip_bit_of_checkpoint", list(self.cluster.blobs.glob("jobs/*/checkpoints/*")))
+        return self._flip_any("flip_bit_of_checkpoint", list(self.cluster.blobs.glob("jobs/*/checkpoints/*/*")))
 
     def _parts(self, job: Submitted) -> list[Path]:
         folder = job.output or self.cluster.blobs / "jobs" / job.id / "results" / "0"
@@ -84,7 +84,8 @@ def judge_damage(verdict: Verdict, users: Users, cluster: Cluster) -> None:
             if path.name not in error.message:
                 verdict.broken.append(f"{job.id}: the damage of {path.name} is called: {error.message}")
         try:
-            cluster.ask(lambda client: client.job(job.id).redo().wait(timeout=REDO_S))  # noqa: B023
+            job.replay_id = cluster.ask(lambda client: client.job(job.id).redo().id)  # noqa: B023
+            cluster.ask(lambda client: client.job(job.replay_id).wait(timeout=REDO_S))  # noqa: B023
             job.status = cluster.ask(lambda client: client.job(job.id).status())  # noqa: B023
         except (BatchmillError, TimeoutError) as error:
             verdict.broken.append(f"{job.id}: {path.name} cannot be done again: {type(error).__name__}: {error}")
