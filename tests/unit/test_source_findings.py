@@ -14,8 +14,9 @@ import pytest
 
 from batchmill.errors import InvalidSource
 from batchmill.jobs.job import FileSource
-from batchmill.sources import RowsRead, describe, open_source, scan
-from batchmill.sources.parquet import group_rows
+from batchmill.sources import RowsRead, describe, open_source
+from batchmill.sources.columnar.parquet import group_rows
+from batchmill.sources.describing import scan
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations
 

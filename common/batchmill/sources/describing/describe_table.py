@@ -8,17 +8,17 @@ import pyarrow as pa
 
 from batchmill.columns import widen_types
 from batchmill.errors import InvalidSource
-from batchmill.sources.delta import read_delta
-from batchmill.sources.describe_columnar import carried_columns, read_footers
-from batchmill.sources.describe_files import each_of
+from batchmill.sources.describing.describe_columnar import carried_columns, read_footers
+from batchmill.sources.describing.describe_files import each_of
 from batchmill.sources.description import SourceDescription, SourceFile, encode_schema
 from batchmill.sources.file_columns import with_file_columns
-from batchmill.sources.folders import DELTA, ICEBERG, table_kind
-from batchmill.sources.iceberg import METADATA_ENDING, field_ids, read_iceberg
-from batchmill.sources.listing import MAX_FILES, mtime_s, natural_key
-from batchmill.sources.opening import reading, real_location
+from batchmill.sources.files.folders import DELTA, ICEBERG, table_kind
+from batchmill.sources.files.listing import MAX_FILES, mtime_s, natural_key
+from batchmill.sources.files.opening import reading, real_location
 from batchmill.sources.schemas import plain, refuse_doubles, select
-from batchmill.sources.table_snapshot import usual_schema
+from batchmill.sources.tables.delta import read_delta
+from batchmill.sources.tables.iceberg import METADATA_ENDING, field_ids, read_iceberg
+from batchmill.sources.tables.table_snapshot import usual_schema
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from pyarrow import fs
 
     from batchmill.jobs.job import FileSource
-    from batchmill.sources.describe_columnar import Footer
-    from batchmill.sources.table_snapshot import TableFile, TableSnapshot
+    from batchmill.sources.describing.describe_columnar import Footer
+    from batchmill.sources.tables.table_snapshot import TableFile, TableSnapshot
     from batchmill.storage.locations import Location, Locations
 
 

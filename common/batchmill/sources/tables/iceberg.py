@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from batchmill.errors import InvalidSource
-from batchmill.sources.opening import open_file
-from batchmill.sources.table_snapshot import (
+from batchmill.sources.files.opening import open_file
+from batchmill.sources.tables.table_snapshot import (
     TableFile,
     TableSnapshot,
     missing_package,

@@ -10,14 +10,14 @@ import numpy as np
 import pyarrow as pa
 
 from batchmill.errors import InvalidSource
-from batchmill.sources.formats import RecordProblem
-from batchmill.sources.records import RecordScanner
+from batchmill.sources.formats.line_format import RecordProblem
+from batchmill.sources.formats.records import RecordScanner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from batchmill.sources.formats import LineFormat
-    from batchmill.sources.records import Layout
+    from batchmill.sources.formats.line_format import LineFormat
+    from batchmill.sources.formats.records import Layout
 
 _HINT = 'Fix or delete the line, or give the source `on_bad_line` "dead": then such lines become dead letters.'
 _OWN_ROW = re.compile(r" in row \d+|Row #\d+: ")

@@ -16,15 +16,15 @@ import numpy as np
 import pyarrow as pa
 
 from batchmill.caches import Lru
-from batchmill.sources.arrow_stream import StreamIndex, StreamReader, read_stream_index
-from batchmill.sources.columnar import GroupReader, Groups
-from batchmill.sources.flat_table import FlatTable
-from batchmill.sources.opening import MAX_OPEN_FILES
+from batchmill.sources.columnar.arrow_stream import StreamIndex, StreamReader, read_stream_index
+from batchmill.sources.columnar.columnar_source import GroupReader, Groups
+from batchmill.sources.columnar.flat_table import FlatTable
+from batchmill.sources.files.opening import MAX_OPEN_FILES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from batchmill.sources.opening import SourceFiles
+    from batchmill.sources.files.opening import SourceFiles
 
 MAX_COPIED_BYTES = 64 * 1024 * 1024
 """A record batch up to this size is read into memory: a mapped one that is cut short meanwhile ends the process.

@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchmill.sources.bad_rows import infer_good_rows
-from batchmill.sources.faults import RecordBlock, broken_while_scanned
-from batchmill.sources.lines import begin
-from batchmill.sources.opening import UnreadableFile
+from batchmill.sources.files.opening import UnreadableFile
 from batchmill.sources.schemas import refuse_too_many
-from batchmill.sources.text_ranges import ALL_ROWS, Blocks
+from batchmill.sources.text.bad_rows import infer_good_rows
+from batchmill.sources.text.faults import RecordBlock, broken_while_scanned
+from batchmill.sources.text.lines import begin
+from batchmill.sources.text.text_ranges import ALL_ROWS, Blocks
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from batchmill.sources.description import SourceFile
-    from batchmill.sources.formats import LineFormat
-    from batchmill.sources.text_ranges import TextRange, TextRangeReader
+    from batchmill.sources.formats.line_format import LineFormat
+    from batchmill.sources.text.text_ranges import TextRange, TextRangeReader
     from batchmill.storage.locations import Location
 
 MAX_COMPLETE_BYTES = 64 * 1024 * 1024  # sources up to this size are read to the end

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchmill.sources.records import Layout
+from batchmill.sources.formats.records import Layout
 
 
 @dataclass(frozen=True, slots=True)

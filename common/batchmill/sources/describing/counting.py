@@ -6,13 +6,13 @@ import time
 from typing import TYPE_CHECKING
 
 from batchmill.errors import InvalidSource
-from batchmill.sources.lines import begin, line_format
-from batchmill.sources.opening import UnreadableFile, real_location
-from batchmill.sources.text_ranges import ALL_ROWS, Blocks
+from batchmill.sources.files.opening import UnreadableFile, real_location
+from batchmill.sources.text.lines import begin, line_format
+from batchmill.sources.text.text_ranges import ALL_ROWS, Blocks
 
 if TYPE_CHECKING:
     from batchmill.sources.description import SourceDescription, SourceFile
-    from batchmill.sources.formats import LineFormat
+    from batchmill.sources.formats.line_format import LineFormat
     from batchmill.storage.locations import Locations
 
 MAX_COUNTING_S = 60.0

@@ -10,15 +10,15 @@ from batchmill.columns import UnsupportedColumnError, carried_schema
 from batchmill.errors import InvalidRows, InvalidSource
 from batchmill.jobs.job import MAX_FILE_BYTES
 from batchmill.sources.binary import SCHEMA as BINARY_SCHEMA
-from batchmill.sources.counting import with_all_rows_counted
-from batchmill.sources.csv_format import check_dialect
-from batchmill.sources.describe_columnar import describe_columnar, read_part_footer
-from batchmill.sources.describe_files import each_of
-from batchmill.sources.describe_table import describe_table, find_table
-from batchmill.sources.describe_text import TextFiles
+from batchmill.sources.describing.counting import with_all_rows_counted
+from batchmill.sources.describing.describe_columnar import describe_columnar, read_part_footer
+from batchmill.sources.describing.describe_files import each_of
+from batchmill.sources.describing.describe_table import describe_table, find_table
+from batchmill.sources.describing.describe_text import TextFiles
 from batchmill.sources.description import SourceDescription, SourceFile, encode_schema
-from batchmill.sources.listing import list_files
-from batchmill.sources.opening import real_location
+from batchmill.sources.files.listing import list_files
+from batchmill.sources.files.opening import real_location
+from batchmill.sources.formats.csv_format import check_dialect
 from batchmill.sources.schemas import SchemaConflictError, refuse_doubles, select, unite
 from batchmill.sources.type_names import types_of
 

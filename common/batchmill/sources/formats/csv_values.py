@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchmill.sources.records import places_of
+from batchmill.sources.formats.records import places_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from batchmill.sources.base import BadRow, RowsRead
-from batchmill.sources.faults import RecordPlaces, explain_record
+from batchmill.sources.text.faults import RecordPlaces, explain_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from batchmill.sources.faults import RecordBlock
-    from batchmill.sources.formats import LineFormat
+    from batchmill.sources.formats.line_format import LineFormat
+    from batchmill.sources.text.faults import RecordBlock
 
 MAX_TEXT_BYTES = 2 * 1024
 """What a dead letter keeps of a line."""

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
-from batchmill.sources.table_snapshot import TableFile, TableSnapshot, missing_package, not_read, reading_table
+from batchmill.sources.tables.table_snapshot import TableFile, TableSnapshot, missing_package, not_read, reading_table
 
 if TYPE_CHECKING:
     from batchmill.storage.locations import Location, Locations

@@ -8,19 +8,19 @@ import pyarrow as pa
 
 from batchmill.errors import InvalidSource, did_you_mean
 from batchmill.jobs.job import CsvDialect
-from batchmill.sources.describe_files import disagreement, each_of, nothing_readable
+from batchmill.sources.describing.describe_files import disagreement, each_of, nothing_readable
+from batchmill.sources.describing.scan import Scan, ScanTask, scan_limit
 from batchmill.sources.description import SourceDescription, SourceFile, encode_schema, total_size
 from batchmill.sources.file_columns import with_file_columns
-from batchmill.sources.formats import PlainTextFormat
-from batchmill.sources.lines import FormatOptions, make_format, read_header, refuse_other_header
-from batchmill.sources.opening import UnreadableFile, fault_of
-from batchmill.sources.scan import Scan, ScanTask, scan_limit
+from batchmill.sources.files.opening import UnreadableFile, fault_of
+from batchmill.sources.formats.line_format import PlainTextFormat
 from batchmill.sources.schemas import SchemaConflictError, refuse_doubles, select
+from batchmill.sources.text.lines import FormatOptions, make_format, read_header, refuse_other_header
 from batchmill.sources.type_names import types_of
 
 if TYPE_CHECKING:
     from batchmill.jobs.job import FileSource
-    from batchmill.sources.listing import Listing
+    from batchmill.sources.files.listing import Listing
     from batchmill.storage.locations import Location
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from batchmill.sources.flat_table import FlatTable
+from batchmill.sources.columnar.flat_table import FlatTable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 from pyarrow import fs
 
 from batchmill.errors import InvalidSource
-from batchmill.sources.endings import FORMATS, ending_of, format_of
-from batchmill.sources.folders import braces, is_about_data, refuse_tables
-from batchmill.sources.opening import reading
-from batchmill.sources.saved_datasets import STATE_FILE, saved_files
+from batchmill.sources.files.endings import FORMATS, ending_of, format_of
+from batchmill.sources.files.folders import braces, is_about_data, refuse_tables
+from batchmill.sources.files.opening import reading
+from batchmill.sources.files.saved_datasets import STATE_FILE, saved_files
 from batchmill.storage.locations import Location
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ import numpy as np
 
 from batchmill.columns import carry
 from batchmill.jobs.shard import Slice
-from batchmill.sources.bad_rows import null_rows
 from batchmill.sources.base import (
     BadRow,
     End,
@@ -25,9 +24,10 @@ from batchmill.sources.base import (
 )
 from batchmill.sources.cursor import SourceCursor
 from batchmill.sources.file_columns import FileColumns
-from batchmill.sources.lines import MAX_SLICES
-from batchmill.sources.opening import UnreadableFile, changed, fault_of, reading, unreadable
+from batchmill.sources.files.opening import UnreadableFile, changed, fault_of, reading, unreadable
 from batchmill.sources.schemas import conform
+from batchmill.sources.text.bad_rows import null_rows
+from batchmill.sources.text.lines import MAX_SLICES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from batchmill.sources.description import SourceDescription
-    from batchmill.sources.opening import SourceFiles
+    from batchmill.sources.files.opening import SourceFiles
 
 _NEAR = 0.25  # of a split: how much shorter it may become so that it ends where a group ends
 _ROUNDING = 1e-6  # of a row

@@ -16,13 +16,13 @@ import pyarrow as pa
 from pyarrow import parquet as pq
 
 from batchmill.caches import Lru
-from batchmill.sources.columnar import GroupReader, Groups
-from batchmill.sources.opening import MAX_OPEN_FILES
+from batchmill.sources.columnar.columnar_source import GroupReader, Groups
+from batchmill.sources.files.opening import MAX_OPEN_FILES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from batchmill.sources.opening import SourceFiles
+    from batchmill.sources.files.opening import SourceFiles
 
 INT96_UNIT = "us"
 """Of timestamps of the old form: nanoseconds would wrap years before 1678 and after 2261 around."""

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from batchmill.sources.gzip_text import GzipText
-from batchmill.sources.opening import UnreadableFile, changed, open_file, reading
-from batchmill.sources.records import Records, RecordScanner
+from batchmill.sources.files.opening import UnreadableFile, changed, open_file, reading
+from batchmill.sources.formats.records import Records, RecordScanner
+from batchmill.sources.text.gzip_text import GzipText
 
 if TYPE_CHECKING:
     from batchmill.sources.description import Codec
-    from batchmill.sources.records import Layout
+    from batchmill.sources.formats.records import Layout
     from batchmill.storage.locations import Location
 
 LOCAL_BLOCK_BYTES = 1024 * 1024

@@ -11,9 +11,9 @@ from pyarrow import csv as arrow_csv
 
 from batchmill.errors import InvalidSource
 from batchmill.jobs.job import CsvDialect
-from batchmill.sources.csv_values import converted, narrowest
-from batchmill.sources.formats import LineFormat, RecordProblem, not_utf8
-from batchmill.sources.records import Layout, has_text_behind_a_quote
+from batchmill.sources.formats.csv_values import converted, narrowest
+from batchmill.sources.formats.line_format import LineFormat, RecordProblem, not_utf8
+from batchmill.sources.formats.records import Layout, has_text_behind_a_quote
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

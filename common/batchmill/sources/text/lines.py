@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from batchmill.errors import InvalidSource
 from batchmill.jobs.job import CsvDialect
 from batchmill.jobs.shard import Slice
-from batchmill.sources.bad_rows import null_rows, read_good_rows
 from batchmill.sources.base import (
     BadRow,
     End,
@@ -26,14 +25,15 @@ from batchmill.sources.base import (
     by_slice,
     join_rows,
 )
-from batchmill.sources.csv_format import CsvFormat, csv_layout, parse_record
 from batchmill.sources.cursor import SourceCursor
-from batchmill.sources.faults import RecordBlock, RecordPlaces, broken_while_read
 from batchmill.sources.file_columns import FileColumns
-from batchmill.sources.formats import LineFormat, PlainTextFormat
-from batchmill.sources.json_format import JsonLinesFormat
-from batchmill.sources.opening import UnreadableFile, unreadable
-from batchmill.sources.text_ranges import Blocks, TextRange, TextRangeReader
+from batchmill.sources.files.opening import UnreadableFile, unreadable
+from batchmill.sources.formats.csv_format import CsvFormat, csv_layout, parse_record
+from batchmill.sources.formats.json_format import JsonLinesFormat
+from batchmill.sources.formats.line_format import LineFormat, PlainTextFormat
+from batchmill.sources.text.bad_rows import null_rows, read_good_rows
+from batchmill.sources.text.faults import RecordBlock, RecordPlaces, broken_while_read
+from batchmill.sources.text.text_ranges import Blocks, TextRange, TextRangeReader
 from batchmill.sources.type_names import types_of
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from batchmill.sources.description import Codec, SourceDescription
-    from batchmill.sources.opening import SourceFiles
+    from batchmill.sources.files.opening import SourceFiles
     from batchmill.storage.blobs import BlobStore
     from batchmill.storage.locations import Location
 

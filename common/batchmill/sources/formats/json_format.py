@@ -12,9 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import json as arrow_json
 
-from batchmill.sources.csv_values import EXACT
-from batchmill.sources.formats import LineFormat, RecordProblem, not_utf8, one_string
-from batchmill.sources.json_fields import (
+from batchmill.sources.formats.csv_values import EXACT
+from batchmill.sources.formats.json_fields import (
     TwiceError,
     inexact_column,
     objects,
@@ -22,7 +21,8 @@ from batchmill.sources.json_fields import (
     rewritten,
     wide_integers,
 )
-from batchmill.sources.records import Layout
+from batchmill.sources.formats.line_format import LineFormat, RecordProblem, not_utf8, one_string
+from batchmill.sources.formats.records import Layout
 from batchmill.sources.schemas import SchemaConflictError, unite, unite_types
 
 if TYPE_CHECKING:

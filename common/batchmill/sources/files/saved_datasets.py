@@ -9,7 +9,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from batchmill.errors import InvalidSource
-from batchmill.sources.opening import open_file, unreadable
+from batchmill.sources.files.opening import open_file, unreadable
 
 if TYPE_CHECKING:
     from batchmill.storage.locations import Location
