@@ -11,6 +11,7 @@ import numpy as np
 from batchmill.columns import carry
 from batchmill.jobs.shard import Slice
 from batchmill.sources.base import (
+    MAX_SLICES,
     BadRow,
     End,
     InputSplit,
@@ -21,13 +22,12 @@ from batchmill.sources.base import (
     Splitter,
     by_slice,
     join_rows,
+    null_rows,
 )
 from batchmill.sources.cursor import SourceCursor
 from batchmill.sources.file_columns import FileColumns
 from batchmill.sources.files.opening import UnreadableFile, changed, fault_of, reading, unreadable
 from batchmill.sources.schemas import conform
-from batchmill.sources.text.bad_rows import null_rows
-from batchmill.sources.text.lines import MAX_SLICES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from batchmill.sources.base import BadRow, RowsRead
+from batchmill.sources.base import BadRow, RowsRead, null_rows
 from batchmill.sources.text.faults import RecordPlaces, explain_record
 
 if TYPE_CHECKING:
@@ -74,11 +74,6 @@ def infer_good_rows(block: RecordBlock, line_format: LineFormat, known: pa.Schem
             if run.behind - run.first > 1:
                 left += run.halves()
     return known
-
-
-def null_rows(schema: pa.Schema, rows: int) -> pa.Table:
-    """Return rows without values."""
-    return pa.table([pa.nulls(rows, field.type) for field in schema], schema=schema)
 
 
 def _shown(record: bytes) -> str:

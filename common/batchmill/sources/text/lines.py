@@ -14,6 +14,7 @@ from batchmill.errors import InvalidSource
 from batchmill.jobs.job import CsvDialect
 from batchmill.jobs.shard import Slice
 from batchmill.sources.base import (
+    MAX_SLICES,
     BadRow,
     End,
     InputSplit,
@@ -24,6 +25,7 @@ from batchmill.sources.base import (
     Splitter,
     by_slice,
     join_rows,
+    null_rows,
 )
 from batchmill.sources.cursor import SourceCursor
 from batchmill.sources.file_columns import FileColumns
@@ -31,7 +33,7 @@ from batchmill.sources.files.opening import UnreadableFile, unreadable
 from batchmill.sources.formats.csv_format import CsvFormat, csv_layout, parse_record
 from batchmill.sources.formats.json_format import JsonLinesFormat
 from batchmill.sources.formats.line_format import LineFormat, PlainTextFormat
-from batchmill.sources.text.bad_rows import null_rows, read_good_rows
+from batchmill.sources.text.bad_rows import read_good_rows
 from batchmill.sources.text.faults import RecordBlock, RecordPlaces, broken_while_read
 from batchmill.sources.text.text_ranges import Blocks, TextRange, TextRangeReader
 from batchmill.sources.type_names import types_of
@@ -46,7 +48,6 @@ if TYPE_CHECKING:
     from batchmill.storage.blobs import BlobStore
     from batchmill.storage.locations import Location
 
-MAX_SLICES = 256  # of a split, so that the ledger's entry stays small
 _HEADER_BYTES = 1024 * 1024
 
 
