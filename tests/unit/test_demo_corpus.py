@@ -30,7 +30,7 @@ The second paragraph has enough words as well.
 def test_a_chapter_is_a_row_without_the_lines_under_its_headings() -> None:
     rows = chapters({"with": CHAPTER, "as": CHAPTER})
     assert [row["topic"] for row in rows] == ["as", "with"]
-    assert rows[0]["text"].startswith('The "with" statement\n\n\nThe first paragraph')
+    assert rows[0]["text"].startswith('The "with" statement\n\nThe first paragraph')
     assert rows[0]["text"].endswith("enough words as well.")
 
 

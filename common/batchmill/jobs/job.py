@@ -289,6 +289,10 @@ class JobSpec(_JobFields):
         """Whether rows pass through several stages."""
         return len(self.stages) > 1
 
+    def name_in_chain(self, stage: int) -> str | None:
+        """Return the name of a stage of several; None if it is the only one."""
+        return self.stages[stage].title if self.is_chain else None
+
     @property
     def has_lineage(self) -> bool:
         """Whether its results say which row of a source each is from, through all stages."""

@@ -93,6 +93,7 @@ def test_a_deadline_may_be_a_span_from_when_the_job_is_accepted(
     job = client.submit("echo", [{"id": 1}], deadline=given)
     order = service.last_order()
     assert order.deadline_at is None
+    assert order.deadline is not None
     assert order.deadline == pytest.approx(3600, abs=1)
     assert job.latest is not None
     assert job.latest.deadline_at == pytest.approx(job.latest.created_at + order.deadline, abs=5)
