@@ -11,6 +11,7 @@ from batchmill.jobs.stages import FIRST_STAGE
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from batchmill.jobs.job import StageSpec
     from batchmill.ledger import JobRecord
     from batchmill.ledger.job_log import Kept
 
@@ -66,10 +67,14 @@ def life_of(record: JobRecord) -> Iterator[LogEntry]:
 
 
 def _accepted(record: JobRecord) -> str:
-    message = ", then ".join(f"{stage.operator} in pool {stage.pool}" for stage in record.spec.stages)
+    message = ", then ".join(f"{_called(stage)} in pool {stage.pool}" for stage in record.spec.stages)
     if record.replay_of is not None:
         return f"{message}, runs failed rows of {record.replay_of} again"
     return message if record.resumed_from is None else f"{message}, resumes the output of {record.resumed_from}"
+
+
+def _called(stage: StageSpec) -> str:
+    return stage.operator if stage.title == stage.operator else f"{stage.title} ({stage.operator})"
 
 
 def _stopping(record: JobRecord, at_ms: int) -> LogEntry:
