@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 INDEXES_EVERY = 10  # steps
 DELETED_AFTER_S = 60.0
-UNFENCED_FIELDS = ("noted", "counted", "plannings")  # the log, the generation of the sums, a count that guards planning
+UNFENCED_FIELDS = ("noted", "counted", "plannings", "indexed")
+"""The log, the generation of the sums, a count that guards planning, and indexes, as retries become due."""
 UNFENCED = re.compile(r":log$|:index:|:pool\.|:pool\d\.")
 
 
@@ -72,7 +73,7 @@ class ChainCheck:
             if stage.freed != self._freed.get(number, ""):
                 self._freed[number] = stage.freed
                 self._require_freed_in_order(record, number)
-        if step % INDEXES_EVERY == 0:
+        if step % INDEXES_EVERY == 0 and self._sim.leader.has_rebuilt_indexes:
             self._require_indexes()
 
     def _require_freed_in_order(self, record: JobRecord, number: int) -> None:
@@ -117,6 +118,7 @@ class ChainCheck:
         for number in range(self._last + 1):
             rows = self._require_stage(record, number, rows)
         assert all(left < right for left, right in pairwise(rows)), "not in the order of paths"
+        self._sim.leader.recoverer.step(self._sim.leader.epoch)
         self._require_indexes()
         self._require_nothing_between()
 

@@ -127,6 +127,11 @@ class Leader:
         """The steps of its roles."""
         return [self.planner.step, self.dispatcher.step, self.recoverer.step, self.keeper.step]
 
+    @property
+    def has_rebuilt_indexes(self) -> bool:
+        """Whether its recoverer had its first turn: the leader before may have died over the indexes."""
+        return self.recoverer._epoch == self.epoch
+
     def require_no_failure(self) -> None:
         """A role that met an error of a job would try again quietly."""
         for role in (self.planner, self.dispatcher, self.recoverer, self.keeper):
