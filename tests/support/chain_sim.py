@@ -81,7 +81,7 @@ class Setup:
     pools: tuple[str, ...]  # of each stage
     slots: int  # of each pool
     target_s: float
-    row_s: float
+    row_s: tuple[float, ...]  # of each stage
     wrong: float  # the share of attempts that do not end well
     dies: float  # the share of scripts around which the leader dies
 
@@ -98,7 +98,7 @@ class Setup:
             pools=tuple(f"pool{number}" if own else "pool" for number in range(len(kinds))),
             slots=rng.choice([1, 2, 4]),
             target_s=1.0,
-            row_s=rng.choice([0.05, 0.1]),
+            row_s=(*[rng.choice([0.05, 0.1])] * (len(kinds) - 1), rng.choice([0.05, 0.5])),
             wrong=rng.choice([0.0, 0.1, 0.3]),
             dies=rng.choice([0.0, 0.0, 0.01]),
         )
@@ -319,7 +319,7 @@ class ChainSim:
         if claim is None:
             return  # the job is paused
         shard = claim.shard
-        took_ms = int(1000 * self.setup.row_s * shard.rows * self.rng.uniform(0.5, 1.5))
+        took_ms = int(1000 * self.setup.row_s[shard.stage] * shard.rows * self.rng.uniform(0.5, 1.5))
         took_ms *= 8 if self.rng.random() < 0.05 else 1
         fate = self._fate(shard)
         ends_at_ms = self.ledger._store.now_ms + max(took_ms, 1)
@@ -366,7 +366,7 @@ class ChainSim:
             rows=made.rows,
             rows_dead=made.rows_dead,
             nbytes=made.nbytes,
-            busy_s=self.setup.row_s * shard.rows,
+            busy_s=self.setup.row_s[shard.stage] * shard.rows,
             dead_by_type=(("ValueError", made.rows_dead),) if made.rows_dead else (),
             results=None if kind == "map" else len(made.results),
             rows_filtered=made.rows_filtered,
