@@ -130,7 +130,7 @@ class LedgerMachine(ChainRules):
         if self.model.leader:
             assert self.ledger.lead("rival", LEAD_S) == 0
             self.ledger.resign(self.model.leader)
-        self.model.leader = "" if gap else f"leader {next(self.serial)}"
+        self.model.leader = "" if gap else f"leader-{next(self.serial)}"
         if not gap:
             self.model.epoch += 1
             assert self.ledger.lead(self.model.leader, LEAD_S) == self.model.epoch

@@ -190,7 +190,7 @@ class ChainSim:
     # -- leaders
 
     def _lead(self) -> Leader:
-        epoch = self.ledger.lead(f"leader {self._step}", FOREVER_S)
+        epoch = self.ledger.lead(f"leader-{self._step}", FOREVER_S)
         assert epoch
         ledger, fleet = self._led, FleetView(self._led, self.clock)
         broker = cast("Any", Broker(self._client, ledger, self.rng, self.setup.wrong / 4, self.check.on_published))
@@ -213,7 +213,7 @@ class ChainSim:
 
     def change_leader(self) -> None:
         """Another coordinator leads."""
-        self.ledger.resign(f"leader {self._leads_since}")
+        self.ledger.resign(f"leader-{self._leads_since}")
         self.deposed.append(self.leader)
         self._leads_since = self._step
         self.leader = self._lead()
