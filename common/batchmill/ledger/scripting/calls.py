@@ -691,6 +691,7 @@ def finish(
             keys.inline_input(job_id),
             keys.ended_jobs(),
             keys.clock_seen(),
+            keys.between_stages(),
             *(
                 part
                 for item in stages
@@ -745,6 +746,7 @@ def forget(
             keys.job(job_id),
             keys.jobs(),
             keys.ended_jobs(),
+            keys.between_stages(),
             keys.idempotency(idempotency_key) if idempotency_key is not None else "",
             *(item for item in others),
         ],
