@@ -68,6 +68,8 @@ class StageStatus(Frozen):
     shards_running: int = 0
     buffered_bytes: int = 0  # of its results, what waits for the next stage
     buffer_bytes: int | None = None  # the most that may wait; None: it is the last
+    fused: bool = False  # whether attempts of the stage before run it as well, without storing what is between
+    why_fused: str = ""  # why, or why not
 
 
 class StageStatuses(RootModel[list[StageStatus]]):

@@ -22,6 +22,7 @@ from batchmill.jobs.stages import FIRST_STAGE, last_stage, stage_called
 from batchmill.ledger.submission import Submission
 from batchmill_coordinator.admission.acceptance import accept, tenant_key
 from batchmill_coordinator.admission.edits import edited
+from batchmill_coordinator.admission.fusion import without_fusion
 from batchmill_coordinator.admission.upload_parts import part_name
 from batchmill_coordinator.admission.uploads import Uploads
 from batchmill_coordinator.inspection.inspector import InspectedSource
@@ -228,6 +229,7 @@ def _spec(spec: JobSpec, stage: int, source: UploadSource) -> JobSpec:
     stages = tuple(
         one.model_copy(update={"retry": one.retry.model_copy(update={"max_dead": None})}) for one in spec.stages[stage:]
     )
+    stages = (without_fusion(stages[0]), *stages[1:])
     changes = {"source": source, "output": None, "deadline_at": None, "stages": stages}
     return spec.model_copy(update=changes)
 

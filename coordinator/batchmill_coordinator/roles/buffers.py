@@ -74,6 +74,6 @@ class BufferKeeper:
             rows = freed.rows + sum(part.results for part in shard.parts)
             if not shard.is_complete or rows > freed.next_rows or len(parts) >= MAX_PARTS:
                 break
-            parts += [part for part in shard.parts if part.results]
+            parts += [part for part in shard.parts if part.results and part.nbytes]  # others were not stored
             freed = freed._replace(shard=shard.number + 1, rows=rows)
         return freed, parts

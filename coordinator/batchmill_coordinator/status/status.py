@@ -131,6 +131,8 @@ def _stage(record: JobRecord, stage: StageRecord) -> StageStatus:
         share=share,
         shards_done=stage.shards_done,
         shards_running=stage.shards_running,
+        fused=stage.joins,
+        why_fused=stage.spec.why_joins,
     )
 
 
