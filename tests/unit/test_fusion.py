@@ -32,7 +32,7 @@ CHEAP, COSTLY = HANDOVER_S / 1000, HANDOVER_S
 def test_a_stage_joins_the_one_before_it_if_the_job_its_pool_and_its_cost_allow_it(
     fuse: Fuse, cost_s: float | None, options: dict[str, object], *, joins: bool, why: str
 ) -> None:
-    stages = [StageForm(operator="a", **options), StageForm(operator="b")]  # type: ignore[arg-type]
+    stages = [StageForm(operator="a", **options), StageForm(operator="b")]
     spec = decide_fusion(JobForm(stages=stages, fuse=fuse).spec(), lambda _: cost_s)
     assert [stage.joins for stage in spec.stages] == [False, joins]
     assert why in spec.last.why_joins

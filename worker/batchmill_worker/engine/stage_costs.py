@@ -1,6 +1,6 @@
 """Measures what rows cost in each stage, all of the operator's hooks included, and shares it with the coordinator.
 
-Unlike the profiles of batches, it is about whole attempts, in rows: what a stage that runs apart takes, without the
+Unlike the profiles of batches, it is about complete attempts, in rows: what a stage that runs apart takes, without the
 time in which its rows are read and its results stored.
 """
 

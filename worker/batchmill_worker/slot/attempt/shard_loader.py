@@ -108,8 +108,8 @@ class ShardLoader:
         number = shard.stage + 1
         if number == len(stages) or not stages[number].joins or self._registry.get(stages[number].operator) is None:
             return None
-        whole = Slice(0, 0, rows, rows, part=part_of(shard.shard_id, shard.token))
-        return Shard(shard.job_id, number, shard.shard_id, 0, rows, (whole,), token=shard.token)
+        everything = Slice(0, 0, rows, rows, part=part_of(shard.shard_id, shard.token))
+        return Shard(shard.job_id, number, shard.shard_id, 0, rows, (everything,), token=shard.token)
 
     def hand_on(self, loaded: LoadedShard, following: Shard, results: pa.Table) -> LoadedShard:
         """Load such a shard. results: what it has. Raises as `load`."""
