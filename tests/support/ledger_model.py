@@ -113,6 +113,10 @@ class Job:
             self.rows_planned += shard.rows
             self.shards_planned += 1
 
+    def queue(self, shard_id: ShardId, now: int) -> None:
+        piece = self.live[shard_id]
+        piece.state, piece.token, piece.at = "queued", piece.token + 1, now
+
     def names(self, state: str) -> list[ShardId]:
         return [shard_id for shard_id, piece in self.live.items() if piece.state == state]
 
@@ -213,7 +217,7 @@ class Model:
         piece = job.live.get(shard_id)
         if not self.leads(epoch) or job.state != "running" or not piece or piece.state not in ("planned", "waiting"):
             return "nothing"
-        piece.state, piece.token, piece.at = "queued", piece.token + 1, self.now
+        job.queue(shard_id, self.now)
         return "ok"
 
     def claim(self, ref: ShardRef, holder: str, price_nano: int, sharers: int) -> str:
