@@ -142,14 +142,14 @@ class Service:
     def submit(self, request: JobRequest, tenant: str) -> Acceptance:
         """Accept a job, and publish the message of a shard that was queued with it. Raises as `Admission.admit`."""
         accepted = self.admission.admit(request, tenant)
-        spec = request.spec()
+        first = request.stage_specs()[0]
         if accepted.is_new:
-            self.metrics.roles.submitted(spec.first)
+            self.metrics.roles.submitted(first)
         if accepted.queued is not None:
             ref, queue = accepted.queued
             try:
-                self._publisher.publish(spec.first.operator, queue, ref, spec.name)
-                self.metrics.roles.dispatched(spec.first)
+                self._publisher.publish(first.operator, queue, ref, request.name)
+                self.metrics.roles.dispatched(first)
             except ServiceUnavailable as error:  # the job is accepted; the recoverer publishes what nobody claims
                 log.warning("%s", error)
         return accepted
@@ -219,7 +219,7 @@ class Service:
         roll_forward = RollForward(ledger, self.dead_rows)
         merger = Merger(ledger, self.workspace, self.dead_rows, one_schema, roll_forward)
         freed = FreedResults(ledger, self.workspace, self.clock)
-        outputs = OutputCloser(ledger, self.workspace, merger, resumption, one_schema, roll_forward, freed, self.clock)
+        outputs = OutputCloser(ledger, self.workspace, merger, resumption, one_schema, roll_forward, self.clock)
         return [
             Planner(ledger, fleet, self._open_source, resumption, settings),
             Dispatcher(ledger, fleet, self._publisher, counts),

@@ -6,11 +6,20 @@ import hashlib
 import json
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from batchmill.broker import model_queue_of
 from batchmill.errors import Conflict, InvalidOutput, InvalidRequest, UnknownOperator, did_you_mean
-from batchmill.jobs.job import MAX_INLINE_BYTES, FileSource, JobRequest, JobSpec, StageSpec, UploadSource, new_id
+from batchmill.jobs.job import (
+    MAX_INLINE_BYTES,
+    FileSource,
+    JobForm,
+    JobRequest,
+    JobSpec,
+    StageSpec,
+    UploadSource,
+    new_id,
+)
 from batchmill.jobs.shard import FIRST_ROWS, Shard, ShardId
 from batchmill.jobs.stages import FIRST_STAGE
 from batchmill.jobs.status import CheckedJob
@@ -24,6 +33,7 @@ from batchmill_coordinator.admission.column_checks import (
     check_chain,
     check_columns,
     check_output_types,
+    with_gathering,
     without_consumed,
 )
 from batchmill_coordinator.admission.param_checks import check_cache, check_params
@@ -47,6 +57,8 @@ if TYPE_CHECKING:
     from batchmill_coordinator.fleet.fleet_view import FleetView
     from batchmill_coordinator.inspection.inspector import Inspector
     from batchmill_coordinator.results.resumption import Resumption
+
+Form = TypeVar("Form", bound=JobForm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +127,10 @@ class Admission:
                 field="deadline_at",
             )
 
+    def dated(self, form: Form) -> Form:
+        """Make the deadline of a request a moment, by the clock that deadlines are judged by."""
+        return form if form.deadline is None else form.dated(self._ledger.now_ms() / 1000)
+
     def admit(self, request: JobRequest, tenant: str) -> Acceptance:
         """Accept a job. Raises a subclass of `InvalidRequest`, or `Conflict`.
 
@@ -137,6 +153,7 @@ class Admission:
 
     def _admit(self, request: JobRequest, digest: str, tenant: str) -> Acceptance:
         _require_one_input(request)
+        request = self.dated(request)
         operators = self.check_spec(request.spec())
         with ExitStack() as undo:
             job_id = new_id("job")
@@ -155,6 +172,7 @@ class Admission:
                 "only a job over files can be checked without submitting it.", hint="Give `source` with a path."
             )
         _require_one_input(request)
+        request = self.dated(request)
         operators = self.check_spec(request.spec())
         with ExitStack() as undo:
             job_id = new_id("job")
@@ -168,6 +186,7 @@ class Admission:
         self, request: JobRequest, operators: Sequence[OperatorInfo], job_id: str, undo: ExitStack, tenant: str
     ) -> _Input:
         found = self._find_input(request, job_id, undo, tenant)
+        found = replace(found, spec=with_gathering(found.spec, operators))
         self._limits.check_columns(found.source.schema)
         check_columns(operators[0], found.spec.first, found.source.schema)
         if found.spec.is_chain:
@@ -320,10 +339,13 @@ def _require_one_input(request: JobRequest) -> None:
         )
 
 
+_NOT_COMPARED: dict[str, Any] = {"idempotency_key": True, "deadline": True, "deadline_at": True, "source": {"upload"}}
+
+
 def _digest(request: JobRequest) -> str:
     """What distinguishes two requests, whatever the order of their fields and the names of their uploads.
 
     Their deadlines do not: one that is given from now on is another moment each time.
     """
-    body = request.model_dump(mode="json", exclude={"idempotency_key": True, "deadline_at": True, "source": {"upload"}})
+    body = request.model_dump(mode="json", exclude=_NOT_COMPARED)
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:32]

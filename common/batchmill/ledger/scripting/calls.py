@@ -300,6 +300,8 @@ def commit(
     rows_cached: int,
     rows_filtered: int,
     roots_dead: int,
+    borders: str | None,
+    incomplete: str | None,
     used: Parts,
     dead_by_type: Sequence[DeadRowsCount],
 ) -> CommitAnswer:
@@ -319,6 +321,8 @@ def commit(
             keys.ready(attempt.job_id, attempt.stage),
             keys.waiting(attempt.job_id, attempt.stage),
             keys.dead_counts(attempt.job_id),
+            keys.borders(attempt.job_id, attempt.stage),
+            keys.incomplete(attempt.job_id),
             keys.live_jobs(),
             keys.ended_jobs(),
             keys.clock_seen(),
@@ -343,6 +347,8 @@ def commit(
             rows_cached,
             rows_filtered,
             roots_dead,
+            "" if borders is None else borders,
+            "" if incomplete is None else incomplete,
             write_parts(used),
             keys.events(),
             *(
@@ -685,6 +691,7 @@ def finish(
             keys.inline_input(job_id),
             keys.ended_jobs(),
             keys.clock_seen(),
+            keys.between_stages(),
             *(
                 part
                 for item in stages
@@ -739,6 +746,7 @@ def forget(
             keys.job(job_id),
             keys.jobs(),
             keys.ended_jobs(),
+            keys.between_stages(),
             keys.idempotency(idempotency_key) if idempotency_key is not None else "",
             *(item for item in others),
         ],
@@ -806,6 +814,7 @@ def free_parts(
             keys.index(),
             keys.stage(job_id, stage),
             keys.inline_results(job_id, stage),
+            keys.borders(job_id, stage),
         ],
         [
             store.now_ms,
@@ -1701,7 +1710,6 @@ def submit(
     spec: str,
     digest: str,
     idempotency_key: str | None,
-    idempotency_ms: int,
     inline_rows: bytes | None,
     upload: str | None,
     max_live_jobs: int,
@@ -1749,7 +1757,6 @@ def submit(
             spec,
             digest,
             "" if idempotency_key is None else idempotency_key,
-            idempotency_ms,
             "" if inline_rows is None else inline_rows,
             "" if upload is None else upload,
             max_live_jobs,
