@@ -15,7 +15,7 @@ from benchmarks.scale import FULL, QUICK, Scale
 if TYPE_CHECKING:
     from types import FrameType
 
-NAMES = ("echo_million", "one_row_latency", "many_jobs", "memory", "recovery", "resume", "chain", "embed")
+NAMES = ("echo_million", "one_row_latency", "many_jobs", "memory", "recovery", "resume", "chain", "vectors", "embed")
 
 
 @click.command()
@@ -74,6 +74,10 @@ def _measure(name: str, scale: Scale) -> figures.Report:
             return many_jobs.measure(scale)
         case "chain":
             return chain.measure(scale)
+        case "vectors":
+            from benchmarks import vectors  # stores and a server, which the others do without
+
+            return vectors.measure(scale)
         case "recovery":
             return recovery.measure(scale)
         case "resume":

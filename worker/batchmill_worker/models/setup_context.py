@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchmill.storage.locations import Locations
+from batchmill.storage.named_stores import NamedStores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from batchmill.storage.blobs import BlobStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +21,13 @@ class SetupContext:
     """What is the same for every operator of a worker process.
 
     locations: the places that users may name; without any, no folder may be read.
+    stores: those that the settings name.
+    blobs: the service's; None: there is none.
     """
 
     locations: Locations = Locations(())  # noqa: RUF009  # never changed: one may serve all
+    stores: NamedStores = NamedStores()  # noqa: RUF009  # the same
+    blobs: BlobStore | None = None
 
     @contextmanager
     def active(self) -> Iterator[None]:
