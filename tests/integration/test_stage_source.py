@@ -89,14 +89,14 @@ def test_a_stage_of_large_shards_waits_while_the_one_before_it_is_at_work(ledger
     assert rows_of(split([2, 7, None], 1)) == [("0-a1", 0, 2), ("1-a1", 0, 7)]
 
 
-def test_a_stage_that_gathers_takes_everything_at_once_at_the_end(ledger: Ledger) -> None:
+def test_a_stage_that_takes_all_waits_and_takes_it_at_once_at_the_end(ledger: Ledger) -> None:
     parts: list[int | None] = [1, 0] * (MAX_PARTS + 1)
-    assert source(ledger, [*parts, None], planned=True, gathers=True).splitter("").next_split(1, 1) == NotYet()
-    splitter = source(ledger, parts, planned=True, gathers=True).splitter("")
+    assert source(ledger, [*parts, None], planned=True, takes_all=True).splitter("").next_split(1, 1) == NotYet()
+    splitter = source(ledger, parts, planned=True, takes_all=True).splitter("")
     split = splitter.next_split(1, 1)
     assert len(rows_of(split)) == MAX_PARTS + 1
     assert splitter.next_split(1, 1) == End()
     assert isinstance(split, InputSplit)
-    again = source(ledger, parts, planned=True, gathers=True).splitter(split.cursor)
+    again = source(ledger, parts, planned=True, takes_all=True).splitter(split.cursor)
     assert again.next_split(1, 1) == End()
-    assert source(ledger, [0, 0], planned=True, gathers=True).splitter("").next_split(1, 1) == End()
+    assert source(ledger, [0, 0], planned=True, takes_all=True).splitter("").next_split(1, 1) == End()

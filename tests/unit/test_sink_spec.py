@@ -24,7 +24,7 @@ def test_a_sink_is_two_stages_behind_those_of_the_user() -> None:
     spec = form(pool="gpu", sink={"to": "/x.lance", "pool": "writers", "writers": 3}).spec()
     assert [stage.operator for stage in spec.stages] == ["embed", STORE_OPERATOR, PUBLISH_OPERATOR]
     assert [stage.pool for stage in spec.stages] == ["gpu", "writers", "writers"]
-    assert [(stage.max_at_once, stage.gathers) for stage in spec.stages[1:]] == [(3, False), (None, True)]
+    assert [(stage.max_at_once, stage.takes_all) for stage in spec.stages[1:]] == [(3, False), (None, True)]
     assert [stage.operator for stage in spec.computing] == ["embed"]
 
 

@@ -126,7 +126,7 @@ def sink_stages(sink: SinkSpec, shared: dict[str, Any]) -> list[dict[str, Any]]:
             "max_at_once": sink.writers,
             **common,
         },
-        {"operator": PUBLISH_OPERATOR, "name": STAGES[1], "params": params, "gathers": True, **common},
+        {"operator": PUBLISH_OPERATOR, "name": STAGES[1], "params": params, "takes_all": True, **common},
     ]
 
 

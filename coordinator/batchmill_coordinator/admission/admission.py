@@ -6,11 +6,11 @@ import hashlib
 import json
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from batchmill.errors import Conflict, InvalidOutput, InvalidRequest, UnknownOperator, did_you_mean
 from batchmill.jobs.ids import new_id
-from batchmill.jobs.job import MAX_INLINE_BYTES, FileSource, JobRequest, JobSpec, StageSpec, UploadSource
+from batchmill.jobs.job import MAX_INLINE_BYTES, FileSource, JobForm, JobRequest, JobSpec, StageSpec, UploadSource
 from batchmill.jobs.shard import FIRST_ROWS, Shard, ShardId
 from batchmill.jobs.sink import RESERVED_OPERATORS, STAGES
 from batchmill.jobs.stages import FIRST_STAGE
@@ -24,6 +24,7 @@ from batchmill_coordinator.admission.column_checks import (
     check_chain,
     check_columns,
     check_output_types,
+    with_gathering,
     without_consumed,
 )
 from batchmill_coordinator.admission.param_checks import check_cache, check_params
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     from batchmill_coordinator.fleet.fleet_view import FleetView
     from batchmill_coordinator.inspection.inspector import Inspector
     from batchmill_coordinator.results.resumption import Resumption
+
+Form = TypeVar("Form", bound=JobForm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,10 @@ class Admission:
                 field="deadline_at",
             )
 
+    def dated(self, form: Form) -> Form:
+        """Make the deadline of a request a moment, by the clock that deadlines are judged by."""
+        return form if form.deadline is None else form.dated(self._ledger.now_ms() / 1000)
+
     def admit(self, request: JobRequest, tenant: str, *, is_internal: bool = False) -> tuple[str, bool]:
         """Accept a job; returns its id and whether it is new. Raises a subclass of `InvalidRequest`, or `Conflict`.
 
@@ -130,6 +137,7 @@ class Admission:
         if known is not None:
             return known, False
         _require_one_input(request)
+        request = self.dated(request)
         operators = self.check_spec(request.spec(), is_internal=is_internal)
         with ExitStack() as undo:
             job_id = new_id("job")
@@ -149,6 +157,7 @@ class Admission:
                 "only a job over files can be checked without submitting it.", hint="Give `source` with a path."
             )
         _require_one_input(request)
+        request = self.dated(request)
         operators = self.check_spec(request.spec())
         with ExitStack() as undo:
             job_id = new_id("job")
@@ -163,6 +172,7 @@ class Admission:
         self, request: JobRequest, operators: Sequence[OperatorInfo], job_id: str, undo: ExitStack, tenant: str
     ) -> _Input:
         found = self._find_input(request, job_id, undo, tenant)
+        found = replace(found, spec=with_gathering(found.spec, operators))
         self._limits.check_columns(found.source.schema)
         check_columns(operators[0], found.spec.first, found.source.schema)
         if found.spec.is_chain:
@@ -309,10 +319,13 @@ def _require_one_input(request: JobRequest) -> None:
         )
 
 
+_NOT_COMPARED: dict[str, Any] = {"idempotency_key": True, "deadline": True, "deadline_at": True, "source": {"upload"}}
+
+
 def _digest(request: JobRequest) -> str:
     """What distinguishes two requests, whatever the order of their fields and the names of their uploads.
 
     Their deadlines do not: one that is given from now on is another moment each time.
     """
-    body = request.model_dump(mode="json", exclude={"idempotency_key": True, "deadline_at": True, "source": {"upload"}})
+    body = request.model_dump(mode="json", exclude=_NOT_COMPARED)
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:32]

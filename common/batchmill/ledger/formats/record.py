@@ -126,7 +126,7 @@ class JobRecord:
     @property
     def counted(self) -> StageRecord:
         """The stage whose rows are counted as the job's: the last one, or that which writes the rows into a sink."""
-        return next(one for one in reversed(self.stages) if not one.spec.gathers)
+        return next(one for one in reversed(self.stages) if not one.spec.takes_all)
 
     @property
     def rows_dead(self) -> int:
