@@ -120,7 +120,8 @@ def encoded(vectors: npt.NDArray[np.float32], output_type: str) -> npt.NDArray[A
             return vectors.astype(np.float16)
         case "int8":
             largest = np.abs(vectors).max(axis=1, keepdims=True)
-            return np.rint(vectors * (127 / np.maximum(largest, 1e-30))).astype(np.int8)
+            rounded: npt.NDArray[np.int8] = np.rint(vectors * (127 / np.maximum(largest, 1e-30))).astype(np.int8)
+            return rounded
         case "binary":
             return np.packbits(vectors > 0, axis=1)
         case _:
