@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
 from batchmill import Stage
+from batchmill.cli import main
 from batchmill.errors import InvalidOutput, InvalidRequest, InvalidRows, UnknownOperator
 from support.cluster import manifest
 from support.waiting import GRACE_S, until
@@ -201,7 +203,7 @@ def test_dead_letters_are_those_of_their_stage(client: batchmill.Client, tmp_pat
 
 
 def test_results_between_stages_are_deleted_unless_they_are_kept(
-    client: batchmill.Client, service_folder: Path, tmp_path: Path
+    client: batchmill.Client, service_folder: Path, service_record: dict[str, str], tmp_path: Path
 ) -> None:
     cures = Cures(tmp_path)
     for stage in "abc":
@@ -217,6 +219,12 @@ def test_results_between_stages_are_deleted_unless_they_are_kept(
     until(lambda: left() == {"1", "3"}, "the deletion of what is between stages")
     assert [row["of"] for row in job.stage("b").peek(3)] == [1, 2, 2]
     assert job.stage("a").peek() == []
+    options = ["--url", service_record["url"], "--token", service_record["token"]]
+    printed = CliRunner().invoke(main, ["peek", job.id, "--stage", "b", "--rows", "3", *options])
+    assert [json.loads(line)["of"] for line in printed.stdout.splitlines()] == [1, 2, 2]
+    printed = CliRunner().invoke(main, ["peek", job.id, "--stage", "a", *options])
+    assert (printed.exit_code, printed.stdout) == (0, "")
+    assert "no results of stage a are there now" in printed.stderr
     with pytest.raises(InvalidRequest, match="no stage 'x'"):
         job.stage("x").peek()
     assert job.status().stages["b"].results == 600
@@ -273,6 +281,17 @@ def test_a_result_without_a_column_that_the_next_stage_requires_is_a_row_without
     letters = job.dead_letters()
     assert [letter.path for letter in letters] == ([(n,) for n in range(first)] if on_null == "dead" else [])
     assert {letter.error_type for letter in letters} <= {"MissingValue"}
+
+
+def test_a_carried_column_that_a_part_lacks_is_null_there_wherever_parts_are_cut(
+    client: batchmill.Client, tmp_path: Path
+) -> None:
+    source, first = tmp_path / "in.parquet", 300
+    pq.write_table(pa.Table.from_pylist(ROWS), source)
+    stages = [Stage("names_some", first=first), Stage("echo", carry=["id", "text"])]
+    found = list(client.submit(source=source, stages=stages).wait(GRACE_S).results())
+    assert [row["id"] for row in found] == [row["id"] for row in ROWS]
+    assert [row["text"] is None for row in found] == [row["id"] < first for row in ROWS]
 
 
 def test_a_chain_does_not_resume_what_a_job_of_its_last_stage_has_left(

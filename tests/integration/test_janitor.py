@@ -48,7 +48,7 @@ def blobs(tmp_path: Path) -> StubbornBlobs:
 def now(redis_client: redis.Redis, prefix: str) -> Ledger:
     """A ledger at a time of its own, that this process leads."""
     ledger = Ledger(redis_client, prefix, now_ms=START_MS)
-    assert ledger.lead("me", 60) == EPOCH
+    assert ledger.lead("me", 3600) == EPOCH
     return ledger
 
 

@@ -206,11 +206,20 @@ def test_a_deposed_leader_writes_nothing(ledger: Ledger, epoch: int) -> None:
 
 
 def test_a_lead_that_was_taken_before_the_clock_went_back_does_not_last(ledger: Ledger) -> None:
-    first = ledger.lead("one", 86_400)  # what is left of a short lease by a clock that was ahead
-    assert ledger.lead("two", 43_201) == 0
+    first = ledger.lead("one", 10)
+    key = ledger._store.keys.leader()
+    ledger._store.redis.pexpire(key, 20_000)
+    assert ledger.lead("two", 10) == 0
+    ledger._store.redis.pexpire(key, 86_400_000)  # what is left of a short lease by a clock that was ahead
     second = ledger.lead("two", 10)
     assert second > first
     assert ledger.lead("one", 10) == 0
+
+
+def test_a_coordinator_with_a_short_lease_does_not_depose_one_with_a_long_lease(ledger: Ledger) -> None:
+    first = ledger.lead("one", 60)
+    assert ledger.lead("two", 5) == 0
+    assert ledger.lead("one", 60) == first
 
 
 def test_one_leads_until_it_resigns(ledger: Ledger) -> None:

@@ -38,7 +38,7 @@ def test_a_stage_is_ready_while_its_buffer_has_room_for_one_more_shard_as_the_di
     redis_client: redis.Redis, prefix: str, nbytes: int, in_flight: int, *, has_room: bool, next_is_at_work: bool
 ) -> None:
     ledger = Ledger(redis_client, prefix)
-    epoch = ledger.lead("me", 60)
+    epoch = ledger.lead("me", 3600)
     stages = [StageForm(operator="echo", buffer_bytes=BUFFER), StageForm(operator="echo", name="last")]
     submit(ledger, JOB, spec=JobForm(stages=stages).spec())
     plan_shards(ledger, epoch, 0, 5)

@@ -149,10 +149,12 @@ def test_holders_and_requests_survive_both_languages(lua: Lua, word: str, other:
 
 
 @settings(max_examples=20, deadline=None)
-@given(epoch=numbers, name=words)
-def test_a_leader_is_read_as_it_was_written(lua: Lua, epoch: int, name: str) -> None:
-    read = lua("{parse_leader(write_leader(ARGV[1], ARGV[2]))}", epoch, name)
-    assert [part.decode() for part in read] == [str(epoch), name]
+@given(epoch=numbers, name=words, lease_ms=st.integers(1, 10**9))
+def test_a_leader_is_read_as_it_was_written(lua: Lua, epoch: int, name: str, lease_ms: int) -> None:
+    read = lua("{parse_leader(write_leader(ARGV[1], ARGV[2], ARGV[3]))}", epoch, name, lease_ms)
+    assert read == [str(epoch).encode(), name.encode(), lease_ms]
+    former = lua("{parse_leader(ARGV[1])}", f"{epoch} {name}")
+    assert former == [str(epoch).encode(), name.encode()]
 
 
 @settings(max_examples=20, deadline=None)

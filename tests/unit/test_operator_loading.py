@@ -15,7 +15,7 @@ from batchmill_worker.slot.loading import load_operators
 if TYPE_CHECKING:
     from pathlib import Path
 
-BUILT_IN = ("echo", "embed", "classify", "rerank", "similarity", "chunk", "parse")
+BUILT_IN = ("echo", "embed", "gather", "classify", "rerank", "similarity", "chunk", "parse")
 
 MODULE = """
 from batchmill.operators.registration import operator

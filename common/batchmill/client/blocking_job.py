@@ -289,6 +289,17 @@ class Job:
         """
         yield from self._loop.iterate(self._async.follow_log(level))
 
+    def log_pages(self, level: LogLevel | str = LogLevel.INFO) -> Iterator[list[LogEntry]]:
+        """Follow the job's log like `follow_log`, and show when nothing new has come.
+
+        Args:
+            level: Minimum level: `"info"`, `"warning"` or `"error"`.
+
+        Yields:
+            The existing entries, then those of each look at the log, one a second: an empty list if none are new.
+        """
+        yield from self._loop.iterate(self._async.log_pages(level))
+
     def results(self, *, on_damage: OnDamage | None = None) -> Iterator[dict[str, Any]]:
         """Read the results in input order, while the job runs or afterwards.
 

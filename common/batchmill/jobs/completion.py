@@ -25,6 +25,8 @@ class Completion:
     rows_cached: int = 0  # of `rows`, those that were not computed
     rows_filtered: int = 0  # of `rows`, those without a result
     roots_dead: int | None = None  # rows of the job's source that the failed rows are from; None: as many
+    borders: str = ""  # where source rows begin among the results, if a later stage gathers them
+    incomplete: tuple[int, ...] = ()  # likewise the source rows of the failed rows
 
 
 @dataclass(frozen=True, slots=True)

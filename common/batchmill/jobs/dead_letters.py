@@ -64,6 +64,9 @@ TOO_LARGE = "too_large"
 MISSING_VALUE = "MissingValue"
 """The error type of a row without a value in a column that its operator requires."""
 
+INCOMPLETE = "IncompleteSourceRow"
+"""The error type of a source row that is not gathered, because rows that were made of it failed in an earlier stage."""
+
 LETTER = "__batchmill_letter__"
 """The column of dead letters in a stored table."""
 

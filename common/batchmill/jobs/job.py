@@ -256,6 +256,7 @@ class StageSpec(_OperatorFields, _BetweenStages):
     """What one stage of a job is to do."""
 
     name: Name | None = None  # None: it is called after its operator
+    gathers: bool = False  # whether its operator does; from what workers announce
 
     @property
     def title(self) -> str:
@@ -295,6 +296,14 @@ class JobSpec(_JobFields):
     def reads_lineage(self, stage: int) -> bool:
         """Whether the input of a stage says so."""
         return stage > 0 or (isinstance(self.source, UploadSource) and self.source.lineage)
+
+    def is_gathered_behind(self, stage: int) -> bool:
+        """Whether a later stage than this one is given all rows of a source row together."""
+        return self.gathering_behind(stage) is not None
+
+    def gathering_behind(self, stage: int) -> int | None:
+        """The number of the first such stage."""
+        return next((number for number in range(stage + 1, len(self.stages)) if self.stages[number].gathers), None)
 
     @property
     def first(self) -> StageSpec:

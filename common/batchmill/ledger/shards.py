@@ -243,6 +243,8 @@ class ShardLedger:
             rows_cached=completion.rows_cached,
             rows_filtered=completion.rows_filtered,
             roots_dead=completion.rows_dead if completion.roots_dead is None else completion.roots_dead,
+            borders=completion.borders or None,
+            incomplete=" ".join(map(str, completion.incomplete)) or None,
             used=used,
             dead_by_type=[calls.DeadRowsCount(kind, rows) for kind, rows in completion.dead_by_type],
         )

@@ -40,6 +40,9 @@ An `arrow` or `numpy` operator in which some rows fail returns a `PartialResult`
 
 Of an operator that `expands`, each row makes any number of results: in `rows` format a list of dicts (or a
 `RowError`) for each row, in `arrow` and `numpy` an `Expansion`.
+
+Of an operator that `gathers`, a row is what the stage before has made of one source row: each column is the list of its
+values there, in order. It never is empty.
 """
 
 BatchSize = int | Literal["auto"] | None
@@ -178,6 +181,7 @@ class OperatorDefinition:
     batch_size: BatchSize = "auto"
     padded: bool = False  # whether rows are padded: a batch then costs its largest row times its rows
     expands: bool = False  # whether a row makes any number of results
+    gathers: bool = False  # whether it is given all rows of a source row together, as one row of lists
     version: str = "1"  # part of what identifies a result
     summary: str = ""
     cacheable: bool = True  # whether a result is a function of its row, and may come from the row cache
@@ -230,6 +234,7 @@ class OperatorDefinition:
             consumes=list(self.consumes),
             batch_format=self.batch_format,
             expands=self.expands,
+            gathers=self.gathers,
             version=self.version,
             cacheable=self.cacheable,
             code=self.code,
@@ -247,6 +252,7 @@ class OperatorInfo(BaseModel):
     consumes: list[str] = []
     batch_format: BatchFormat = "rows"
     expands: bool = False
+    gathers: bool = False
     version: str = "1"
     cacheable: bool = True
     code: str = ""

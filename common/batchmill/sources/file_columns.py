@@ -9,7 +9,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 
 from batchmill.errors import InvalidSource
-from batchmill.sources.csv_values import INTEGER, narrowest
+from batchmill.sources.formats.csv_values import INTEGER, narrowest
 from batchmill.sources.schemas import conform
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from batchmill.errors import InvalidRequest, InvalidSettings, NotFound, StorageError, StorageUnavailable
 from batchmill.storage import disk
 from batchmill.storage.anchors import open_anchored
-from batchmill.storage.seals import SEAL_BYTES, seal_file, seal_of, unseal
+from batchmill.storage.seals import SEAL_BYTES, checksum_of, checksum_of_open, seal_file, seal_of, unseal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -179,6 +179,24 @@ class BlobStore:
                         return pa.py_buffer(opened.read())
                 with pa.OSFile(location.path) as file:
                     return file.read_buffer()
+            except FileNotFoundError:
+                raise _missing(location) from None
+
+    def checksum(self, name: str) -> tuple[int, int]:
+        """Return the size in bytes and the xxh3 (64 bits) of a blob without a seal, which is read in pieces.
+
+        Raises `NotFound`, `StorageError`.
+        """
+        location = self.location(name)
+        with storage_errors("read", location):
+            try:
+                if location.objects is not None:
+                    with location.objects.open(location.path) as file:
+                        return checksum_of_open(file)
+                if location.roots:
+                    with open(open_anchored(location.path, location.roots), "rb") as opened:  # noqa: PTH123  # no path
+                        return checksum_of_open(opened)
+                return checksum_of(location.path)
             except FileNotFoundError:
                 raise _missing(location) from None
 

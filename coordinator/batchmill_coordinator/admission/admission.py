@@ -22,6 +22,7 @@ from batchmill_coordinator.admission.column_checks import (
     check_chain,
     check_columns,
     check_output_types,
+    with_gathering,
     without_consumed,
 )
 from batchmill_coordinator.admission.param_checks import check_cache, check_params
@@ -152,6 +153,7 @@ class Admission:
         self, request: JobRequest, operators: Sequence[OperatorInfo], job_id: str, undo: ExitStack, tenant: str
     ) -> _Input:
         found = self._find_input(request, job_id, undo, tenant)
+        found = replace(found, spec=with_gathering(found.spec, operators))
         self._limits.check_columns(found.source.schema)
         check_columns(operators[0], found.spec.first, found.source.schema)
         if found.spec.is_chain:

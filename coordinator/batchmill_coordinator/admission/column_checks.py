@@ -88,6 +88,20 @@ def without_consumed(spec: JobSpec, operator: OperatorInfo, schema: pa.Schema) -
     return spec.model_copy(update={"stages": (carried, *spec.stages[1:])})
 
 
+def with_gathering(spec: JobSpec, operators: Sequence[OperatorInfo]) -> JobSpec:
+    """Return the job with the stages marked whose operators gather. Raises `InvalidRequest` if the first one does."""
+    if operators[FIRST_STAGE].gathers:
+        raise InvalidRequest(
+            f"operator {operators[FIRST_STAGE].name!r} gathers what a stage before it has made of each source row; it "
+            "cannot be the first stage.",
+            hint="Submit a job of several stages.",
+            field="stages",
+        )
+    pairs = zip(spec.stages, operators, strict=True)
+    stages = tuple(stage.model_copy(update={"gathers": operator.gathers}) for stage, operator in pairs)
+    return spec.model_copy(update={"stages": stages})
+
+
 def check_chain(spec: JobSpec, operators: Sequence[OperatorInfo], schema: pa.Schema) -> None:
     """Raise `InvalidRows` or `InvalidRequest` for a column that a later stage needs and cannot get.
 
@@ -109,7 +123,8 @@ def check_chain(spec: JobSpec, operators: Sequence[OperatorInfo], schema: pa.Sch
         if operator.makes is None:
             return
         consumed = {column for column, _ in _named(operator.consumes, operator, stage.params)}
-        carried = stage.carry if stage.carry is not None else [name for name in names if name not in consumed]
+        passed = [] if operator.gathers else [name for name in names if name not in consumed]
+        carried = passed if stage.carry is None else stage.carry
         names = [*carried, *(name for name in operator.makes if name not in carried)]
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from batchmill.columns.lineage import SOURCE_ROW
 from batchmill.errors import Conflict, InvalidRequest, InvalidSource, NotFound
-from batchmill.jobs.dead_letters import BAD_LINE, TOO_LARGE
+from batchmill.jobs.dead_letters import BAD_LINE, INCOMPLETE, TOO_LARGE
 from batchmill.jobs.job import JobState, UploadSource, new_id
 from batchmill.jobs.shard import format_shard_id
 from batchmill.jobs.stages import FIRST_STAGE, last_stage, stage_called
@@ -30,9 +30,9 @@ from batchmill_coordinator.results.dead_rows import DeadRowFilter
 from batchmill_coordinator.results.replay_rows import write_replay_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 
-    from batchmill.jobs.dead_letters import DeadRows
+    from batchmill.jobs.dead_letters import DeadLetter, DeadRows
     from batchmill.jobs.job import JobSpec
     from batchmill.jobs.replay import RedoRequest, ReplayRequest, RowEdit
     from batchmill.ledger import JobRecord, Ledger
@@ -182,23 +182,42 @@ class Replays:
                 f"the rows that job {record.id} was submitted with were not kept.", hint="Submit the job again."
             ) from error
 
+    def _lacking(self, record: JobRecord, stage: int) -> set[int]:
+        """The source rows with a failed row in a stage before one that gathers."""
+        if not record.spec.stages[stage].gathers:
+            return set()
+        return {
+            letter.path[0]
+            for before in range(stage)
+            for shard in self._dead_rows.shards(record, before)
+            for letter in self._dead_rows.read(record.id, shard).letters
+        }
+
     def _chosen(self, record: JobRecord, stage: int, request: ReplayRequest) -> Iterator[DeadRows]:
         """The rows to run again, a shard at a time, in input order.
 
-        A line or file that was not read has no values: it is run again only with an edit.
+        A line or file that was not read has no values: it is run again only with an edit. A source row of which
+        a row has failed in an earlier stage is gathered only if its index is named.
         """
         edits: Mapping[int, RowEdit] = {edit.index: edit for edit in request.edits}
         only_edits = bool(edits) and request.indices is None and request.error_type is None
         choice = DeadRowFilter(() if only_edits else request.indices, request.error_type)
+        lacking = self._lacking(record, stage)
         for shard in self._dead_rows.shards(record, stage):
             if shard.plan:
                 continue  # it was cut short: which of its rows have results is not known any more
             dead = self._dead_rows.read(record.id, shard)
             unread = {letter.index for letter in dead.letters if letter.error_type in (BAD_LINE, TOO_LARGE)}
             unread -= edits.keys()
+            if choice.indices is None:
+                unread |= {letter.index for letter in dead.letters if _is_incomplete(letter, lacking)}
             wanted = (choice.among(dead) - unread) | (edits.keys() & {letter.index for letter in dead.letters})
             if wanted:
                 yield edited(dead.select(wanted), edits)
+
+
+def _is_incomplete(letter: DeadLetter, lacking: Container[int]) -> bool:
+    return letter.error_type == INCOMPLETE and letter.path[0] in lacking
 
 
 def _stage_to_replay(record: JobRecord, request: ReplayRequest) -> int:
@@ -224,9 +243,13 @@ def _with_lineage(spec: JobSpec, stage: int, dead: DeadRows) -> pa.Table:
 
 
 def _spec(spec: JobSpec, stage: int, source: UploadSource) -> JobSpec:
-    """The first job's from a stage on, over other rows, without what applied to all rows."""
+    """The first job's from a stage on, over other rows, without what applied to all rows.
+
+    It ends before a stage that gathers: that needs all rows of a source row, and waits for the others, too.
+    """
     stages = tuple(
-        one.model_copy(update={"retry": one.retry.model_copy(update={"max_dead": None})}) for one in spec.stages[stage:]
+        one.model_copy(update={"retry": one.retry.model_copy(update={"max_dead": None})})
+        for one in spec.stages[stage : spec.gathering_behind(stage)]
     )
     changes = {"source": source, "output": None, "deadline_at": None, "stages": stages}
     return spec.model_copy(update=changes)

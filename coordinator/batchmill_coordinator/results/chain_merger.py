@@ -11,6 +11,9 @@ each of which may be done again after it was cut short:
    attempts added up.
 4. The caller replaces the manifest of the output.
 
+A replay of a stage before one that gathers ends before that one, and its results go to the source rows that wait there
+(`gathered_merger`), instead of the first step.
+
 A replay is merged as a unit or not at all, and then leaves its rows among the dead letters. One that did not come to
 its end has rows that are done in s and in no later stage yet: they would be lost. Of two replays with a row of s in
 common, the second would count it twice behind s.
@@ -20,20 +23,20 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from functools import reduce
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from batchmill.columns import widen_schemas, widen_table
-from batchmill.columns.lineage import paths_of
+from batchmill.columns.lineage import in_path_order, paths_of
 from batchmill.errors import Conflict, NotFound, StorageError
 from batchmill.jobs.dead_letters import DeadRows
 from batchmill.jobs.shard import ShardId
-from batchmill.jobs.stages import last_stage
+from batchmill.jobs.stages import last_stage, stage_called
 from batchmill.ledger.formats.settlement import Settled
 from batchmill.ledger.scripting.calls import AdoptShardAnswer
+from batchmill.stage_results import joined
+from batchmill_coordinator.results.gathered_merger import as_dead_rows, complete
 from batchmill_coordinator.results.outputs import results_of, settled_shards
 from batchmill_coordinator.results.replay_outcomes import NO_OUTCOMES, ReplayedShard, ReplayReader
 
@@ -66,8 +69,15 @@ class ChainMerger:
         """
         if not replay.is_settled:
             return
-        first = len(job.record.stages) - len(replay.stages)
+        first = stage_called(job.record.spec, replay.spec.first.title)
         self._require_no_overlap(job.record, first, replay, original_rows)
+        gathering = first + len(replay.stages)
+        if gathering < len(job.record.stages):
+            self._complete(job, gathering, replay, epoch)
+            for number in range(1, len(replay.stages)):
+                self._adopt(job, first + number, replay, number, [], epoch)
+            self._settle(job, first, replay, original_rows, [], epoch)
+            return
         parts = _Parts(self._ledger, job)
         if parts.is_empty:
             left = [table for table in self._results(replay) if table.num_rows]
@@ -96,6 +106,22 @@ class ChainMerger:
                 job=job.id,
                 rows=sorted(gone)[:100],
             )
+
+    def _complete(self, job: JobResults, stage: int, replay: JobRecord, epoch: int) -> None:
+        """Give the results of a replay to the source rows that a stage could not gather without them."""
+
+        def replace_dead(shard: Settled, dead: DeadRows) -> Settled:
+            after = replace(shard, token=shard.token + 1, expanded_to=shard.results)
+            after = self._with_results(job, shard, after, [])
+            self._dead_rows.write(job.record.id, after, dead)
+            return after if self._ledger.results.replace_part(job.record.id, shard, after, {}, epoch) else shard
+
+        left = complete(self._dead_rows, job.record, stage, self._results(replay), replace_dead)
+        if left.num_rows:
+            own = self._ledger.jobs.read(job.record.id).stages[stage]
+            dead = as_dead_rows(left, stage, own.spec.operator, own.rows_planned, replay.created_at / 1000)
+            adopted = Settled(stage, ShardId((own.shards_planned,)), 1, 0, len(dead.letters), 0, own.rows_planned, 0)
+            self._adopt_shard(job, own, replay, adopted, dead, epoch)
 
     def _results(self, replay: JobRecord) -> Iterator[pa.Table]:
         stage = last_stage(replay.spec)
@@ -140,20 +166,25 @@ class ChainMerger:
         if results:
             table = _in_order(results)
             adopted = replace(adopted, nbytes=job.write(adopted.shard_id, 1, table), expanded_to=table.num_rows)
-        if letters:
-            named = tuple(
-                letter.model_copy(update={"stage": stage, "index": adopted.first_row + place, "replay": replay.id})
-                for place, letter in enumerate(letters)
-            )
-            rows = pa.concat_tables([one.rows for one in dead], promote_options="permissive")
-            self._dead_rows.write(job.record.id, adopted, DeadRows(named, rows))
-        by_type = Counter(letter.error_type for letter in letters)
+        named = tuple(
+            letter.model_copy(update={"stage": stage, "index": adopted.first_row + place, "replay": replay.id})
+            for place, letter in enumerate(letters)
+        )
+        rows = pa.concat_tables([one.rows for one in dead], promote_options="permissive") if dead else pa.table({})
+        self._adopt_shard(job, own, replay, adopted, DeadRows(named, rows), epoch)
+
+    def _adopt_shard(
+        self, job: JobResults, own: StageRecord, replay: JobRecord, adopted: Settled, dead: DeadRows, epoch: int
+    ) -> None:
+        if dead.letters:
+            self._dead_rows.write(job.record.id, adopted, dead)
+        by_type = Counter(letter.error_type for letter in dead.letters)
         match self._ledger.results.adopt_shard(job.record.id, own, replay.id, adopted, by_type, epoch):
             case AdoptShardAnswer.OK | AdoptShardAnswer.DEPOSED:
                 return
             case AdoptShardAnswer.KNOWN:
                 self._dead_rows.delete(job.record.id, adopted)
-                if results:
+                if adopted.results:
                     job.results.delete(adopted.shard_id, 1)
             case AdoptShardAnswer.MOVED:
                 raise StorageError(f"job {job.record.id} was changed while a replay was merged; it is merged again.")
@@ -295,7 +326,4 @@ def _has_settled(stage: StageRecord) -> bool:
 
 
 def _in_order(tables: Sequence[pa.Table]) -> pa.Table:
-    schema = reduce(widen_schemas, [table.schema for table in tables])
-    everything = pa.concat_tables([widen_table(table, schema) for table in tables])
-    paths = paths_of(everything)
-    return everything.take(pa.array(sorted(range(len(paths)), key=paths.__getitem__), pa.int64()))
+    return in_path_order(joined(tables))

@@ -5,7 +5,8 @@
 2. A part may give several splits, and a split may join parts; a part without results is passed over.
 3. A short remainder is held back while the next stage has shards and the stage before it is not over: it waits for its
    neighbour, as a small shard is mostly overhead.
-4. The input ends when the stage before is settled and all of its results are in shards.
+4. Where this stage or a later one gathers the results of each source row, only `SourceRowSplitter` cuts, between those.
+5. The input ends when the stage before is settled and all of its results are in shards.
 
 Taking any settled part at once, behind a water mark, was rejected: see `docs/decisions/0024-stages-in-order.md`.
 """
@@ -19,10 +20,12 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from batchmill.gathered_results import GatheredResults
 from batchmill.jobs.shard import Slice, part_of
 from batchmill.ledger.formats.encodings import StageCursor
 from batchmill.sources.base import End, InputSplit, NextSplit, NotYet, RowCount, Source, Splitter
 from batchmill_coordinator.results.outputs import settled_shards
+from batchmill_coordinator.results.source_row_splits import SourceRowSplitter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.ledger.formats.record import StageRecord
     from batchmill.ledger.formats.settlement import Settled
-    from batchmill.sources.base import RowsRead
+    from batchmill.sources.base import RowReader, RowsRead
     from batchmill.stage_results import StageResults
     from batchmill_coordinator.results.outputs import SettledShard
 
@@ -53,6 +56,7 @@ class StageSource(Source):
         self._own = record.stages[stage]
         self._before = record.stages[stage - 1]
         self._results = results
+        self._reader: RowReader = GatheredResults(results) if self._own.spec.gathers else results
 
     @cached_property
     def schema(self) -> pa.Schema:
@@ -66,6 +70,9 @@ class StageSource(Source):
     def count(self, cursor: str) -> RowCount:  # noqa: ARG002  # the record knows more than the cursor
         """See `Source.count`. Until the stage before is settled: as if its other rows gave as many results each."""
         before = self._before
+        if self._own.spec.gathers:
+            total = self._record.first.rows_total  # of some of them there may be nothing to gather
+            return RowCount(max(total or 0, self._own.rows_planned), exact=False)
         if before.is_settled:
             return RowCount(before.rows_out, exact=True)
         settled = before.rows_done + before.rows_dead
@@ -76,15 +83,20 @@ class StageSource(Source):
     def splitter(self, cursor: str = "") -> Splitter:
         """See `Source.splitter`."""
         waits = self._own.shards_live > 0 and not self._before.is_settled
-        return _StageSplitter(self._ledger, self._record, self._before, StageCursor.parse(cursor), waits=waits)
+        own, at = self._own, StageCursor.parse(cursor)
+        if own.spec.gathers or self._record.spec.is_gathered_behind(own.number):
+            return SourceRowSplitter(
+                self._ledger, self._record, self._before, at, MAX_PARTS, gathers=own.spec.gathers, waits=waits
+            )
+        return _StageSplitter(self._ledger, self._record, self._before, at, waits=waits)
 
     def read(self, slices: tuple[Slice, ...]) -> pa.Table:
         """See `Source.read`."""
-        return self._results.read(slices)
+        return self._reader.read(slices)
 
     def read_with_faults(self, slices: tuple[Slice, ...]) -> RowsRead:
         """See `Source.read_with_faults`."""
-        return self._results.read_with_faults(slices)
+        return self._reader.read_with_faults(slices)
 
 
 @dataclass(frozen=True, slots=True)

@@ -247,6 +247,16 @@ class Unfold:
         return [{"piece": piece, "of": number} for piece in range(number % 4)]
 
 
+@batchmill.operator("fails_pieces", columns=["of", "piece"], batch_size=16)
+def fails_pieces(rows: list[dict[str, Any]], *, cure: str, every: int) -> list[Any]:
+    """Fails for pieces whose number and that of their row add up to a multiple of `every`, until `cure` is there."""
+    is_cured = Path(cure).exists()
+    return [
+        {"ok": True} if is_cured or (row["of"] + row["piece"]) % every else batchmill.RowError("not now")
+        for row in rows
+    ]
+
+
 @batchmill.operator("staged", columns=["id"], batch_size=8)
 class Staged:
     """Takes some time in `prepare` and `infer`, none of it on the processor."""

@@ -11,6 +11,7 @@ import pyarrow as pa
 from batchmill.columns import RESERVED_PREFIX, reserved_column
 from batchmill.columns.lineage import SOURCE_ROW
 from batchmill.errors import InvalidOperator, did_you_mean
+from batchmill.gathered_results import first_values
 from batchmill_worker.engine.batches import join
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ def assemble(
             f"operator {definition.name!r} made no column, and the job carries none.",
             hint="Results would be empty: carry a column, or return one.",
         )
-    kept = _pick(table.select([name for name in carried if name not in made]), sources)
+    kept = table.select([name for name in carried if name not in made])
+    kept = _pick(first_values(kept) if definition.gathers else kept, sources)
     if not names:
         return _without_columns(sources.size), sources, ()
     columns = {name: made[name] if name in made else kept.column(name) for name in names}

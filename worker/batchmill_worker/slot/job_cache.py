@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchmill.caches import Lru
+from batchmill.gathered_results import GatheredResults
 from batchmill.jobs.stages import FIRST_STAGE, last_stage
 from batchmill.stage_results import StageResults, kept_parts
 
@@ -80,6 +81,8 @@ class JobFilesCache:
             before = stage - 1
             parts = self._workspace.open_results(job_id, spec, before)
             source = StageResults(self._ledger.results, job_id, before, parts, self._parts)
+            if spec.stages[stage].gathers:
+                source = GatheredResults(source)
         files = JobFiles(spec, stage, source, self._workspace.open_results(job_id, spec, stage))
         self._kept.put((job_id, stage), files)
         return files

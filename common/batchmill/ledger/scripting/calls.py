@@ -300,6 +300,8 @@ def commit(
     rows_cached: int,
     rows_filtered: int,
     roots_dead: int,
+    borders: str | None,
+    incomplete: str | None,
     used: Parts,
     dead_by_type: Sequence[DeadRowsCount],
 ) -> CommitAnswer:
@@ -319,6 +321,8 @@ def commit(
             keys.ready(attempt.job_id, attempt.stage),
             keys.waiting(attempt.job_id, attempt.stage),
             keys.dead_counts(attempt.job_id),
+            keys.borders(attempt.job_id, attempt.stage),
+            keys.incomplete(attempt.job_id),
             keys.live_jobs(),
             keys.ended_jobs(),
             keys.clock_seen(),
@@ -343,6 +347,8 @@ def commit(
             rows_cached,
             rows_filtered,
             roots_dead,
+            "" if borders is None else borders,
+            "" if incomplete is None else incomplete,
             write_parts(used),
             keys.events(),
             *(
@@ -806,6 +812,7 @@ def free_parts(
             keys.index(),
             keys.stage(job_id, stage),
             keys.inline_results(job_id, stage),
+            keys.borders(job_id, stage),
         ],
         [
             store.now_ms,

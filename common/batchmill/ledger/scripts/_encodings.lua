@@ -95,12 +95,15 @@ local function parse_request(text)
   return string.match(text, '^(%S+) (%S+)$')
 end
 
--- The coordinator that leads: "epoch name".
-local function write_leader(epoch, name)
-  return epoch .. ' ' .. name
+-- The coordinator that leads: "epoch name lease_ms", with the length of the lease that it takes. A version before wrote
+-- no length; it is nil then.
+local function write_leader(epoch, name, lease_ms)
+  return epoch .. ' ' .. name .. ' ' .. lease_ms
 end
 
 local function parse_leader(text)
+  local epoch, name, lease_ms = string.match(text, '^(%d+) (%S+) (%d+)$')
+  if epoch then return epoch, name, tonumber(lease_ms) end
   return string.match(text, '^(%d+) (.*)$')
 end
 

@@ -12,6 +12,8 @@
 -- @key ready
 -- @key waiting
 -- @key dead_counts
+-- @key borders
+-- @key incomplete
 -- @key live_jobs
 -- @key ended_jobs
 -- @key clock_seen
@@ -34,6 +36,8 @@
 -- @arg rows_cached: int  of the rows, those not computed
 -- @arg rows_filtered: int  of the rows, those without a result
 -- @arg roots_dead: int  rows of the job's source that the failed rows are from
+-- @arg borders: text?  where a later stage gathers the results of each source row: see `SourceRowBorders`
+-- @arg incomplete: text?  the same, the source rows of the failed rows (numbers)
 -- @arg used: parts  what the attempt's time was spent on
 -- @arg channel: channel
 -- @each dead_by_type: DeadRowsCount
@@ -44,6 +48,8 @@
 -- stale: another attempt has the shard; no room: write the results to the sink, then commit again.
 --
 -- dead_counts  hash: error type to how many rows died of it, at most 100 types and 'other'
+-- borders  hash: shard id to where source rows begin among its results, until the next stage has settled them
+-- incomplete  set: source rows with a failed row, before the stage that gathers them
 -- done  hash: shard id to what was settled, see `_encodings.lua`
 -- cost_tenants, cost_pools, cost_days  hash: for each tenant, "pool operator" and day since the epoch, the last 400 of them,
 --       "NAME PART_us" (µs), "NAME PART_nano" (billionths of the currency's unit), "NAME rows", "NAME attempts"
@@ -81,6 +87,8 @@ local rows = tonumber(args.rows) + tonumber(args.rows_dead)
 redis.call('HSET', keys.done, attempt.shard_id, write_settled{
   token = attempt.token, rows = args.rows, rows_dead = args.rows_dead, nbytes = args.nbytes,
   first_row = first_row_of(plan), results = args.results, plan = rows < tonumber(planned_rows) and plan or nil})
+if args.borders then redis.call('HSET', keys.borders, attempt.shard_id, args.borders) end
+for row in string.gmatch(args.incomplete or '', '%d+') do redis.call('SADD', keys.incomplete, row) end
 redis.call('DEL', keys.shard)
 redis.call('HDEL', keys.job, 'stalled')
 redis.call('SREM', keys.live_shards, attempt.shard_id)

@@ -6,6 +6,7 @@
 -- @key index
 -- @key stage
 -- @key inline_results
+-- @key borders
 -- @arg now: clock
 -- @arg epoch: int
 -- @arg job_id: text
@@ -27,6 +28,7 @@ end
 redis.call('HSET', keys.stage, 'freed', args.after, 'freed_at', args.freed_at)
 redis.call('HINCRBY', keys.stage, 'bytes_freed', args.nbytes)
 for _, part in ipairs(parts) do
+  redis.call('HDEL', keys.borders, part.shard_id)
   local held = args.keep and 0 or redis.call('HSTRLEN', keys.inline_results, part.shard_id)
   if held > 0 then
     redis.call('HDEL', keys.inline_results, part.shard_id)

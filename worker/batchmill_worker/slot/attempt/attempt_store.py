@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from batchmill.columns.lineage import SOURCE_ROW, lineage_of_results, path_at
 from batchmill.errors import InvalidOperator, StaleToken
+from batchmill.gathered_results import borders_of
 from batchmill.jobs.completion import Completion
-from batchmill.jobs.dead_letters import DeadRows, count_by_type, dead_letters_name
+from batchmill.jobs.dead_letters import INCOMPLETE, DeadRows, count_by_type, dead_letters_name
 from batchmill.jobs.job import MAX_INLINE_BYTES
 from batchmill.jobs.shard import ShardState, checkpoint_name
 from batchmill.storage.indexed import INDEX
@@ -58,11 +59,15 @@ class AttemptStore:
 
     def _store(self, loaded: LoadedShard, progress: ShardProgress) -> Completion:
         shard, files = loaded.shard, loaded.files
-        roots_dead = None
+        roots_dead, incomplete = None, tuple[int, ...]()
         filters = loaded.definition.expands or loaded.spec.on_null == "skip"
         if progress.dead:
             dead = _dead_rows(loaded, progress)
-            roots_dead = len({letter.path[:1] or letter.index for letter in dead.letters})
+            # the failed rows of an incomplete source row have been counted
+            failed = [letter for letter in dead.letters if letter.error_type != INCOMPLETE]
+            roots_dead = len({letter.path[:1] or letter.index for letter in failed})
+            if files.spec.is_gathered_behind(shard.stage):
+                incomplete = tuple({letter.path[0] for letter in dead.letters})
             self._blobs.put_table(dead_letters_name(shard.ref), dead.table())
         table = _results(loaded, progress)
         stored = Completion(
@@ -74,9 +79,12 @@ class AttemptStore:
             rows_cached=len(progress.cached),
             rows_filtered=len(progress.empty) if filters else 0,
             roots_dead=roots_dead,
+            incomplete=incomplete,
         )
         if table.num_rows == 0:
             return stored
+        if files.spec.is_gathered_behind(shard.stage):
+            stored = replace(stored, borders=borders_of(table).write())
         if files.may_be_inline and table.nbytes <= MAX_INLINE_BYTES:
             stream = stream_from_table(table)
             return replace(stored, nbytes=len(stream), inline=stream)

@@ -61,6 +61,8 @@ class ShardComputer:
 
 def _carried(loaded: LoadedShard) -> Sequence[str] | None:
     """Return the columns that results keep; None: all. Behind the first stage columns are known only here."""
+    if loaded.definition.gathers:
+        return loaded.spec.carry or ()
     consumed = loaded.definition.consumed_columns(loaded.spec.params) if loaded.spec.carry is None else []
     return [name for name in loaded.table.column_names if name not in consumed] if consumed else loaded.spec.carry
 

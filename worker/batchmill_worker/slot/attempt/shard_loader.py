@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from batchmill.columns.lineage import lineage_of, without_lineage
 from batchmill.errors import DamagedData, NotFound, UnknownOperator
+from batchmill.gathered_results import null_where_one_is
 from batchmill_worker.runtime.trace import Phase
 from batchmill_worker.slot.attempt.shard_progress import ShardProgress, decode_progress
 from batchmill_worker.slot.attempt.unusable_rows import unusable_rows
@@ -85,7 +86,10 @@ class ShardLoader:
             lineage = None
             if files.spec.reads_lineage(shard.stage):
                 lineage = lineage_of(found.table).slice(shard.skip, shard.rows)
-                found = replace(found, table=_with_columns(without_lineage(found.table), required))
+                needed = [*required, *(stage.carry or ())]
+                found = replace(found, table=_with_columns(without_lineage(found.table), needed))
+            if stage.gathers:
+                found = replace(found, table=null_where_one_is(found.table, required))
             table = found.table.slice(shard.skip, shard.rows)
             unusable = unusable_rows(shard, found, required, stage.on_null, files.source)
             before = before.with_unusable(unusable, shard.stage, stage.operator, self._worker, self._clock.wall())
