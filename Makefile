@@ -18,7 +18,7 @@ BASE ?= main
 help: ## List what can be done
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-demo: $(STAMPS)/demo ## Embed Python's language reference on this machine and search it
+demo: $(STAMPS)/demo ## Chunk and embed Python's language reference on this machine and search it
 	$(BIN)/batchmill demo
 
 test: $(STAMPS)/test ## Run the tests but the slow ones, in PROCESSES=2; they start what they need

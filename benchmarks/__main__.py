@@ -15,7 +15,18 @@ from benchmarks.scale import FULL, QUICK, Scale
 if TYPE_CHECKING:
     from types import FrameType
 
-NAMES = ("echo_million", "one_row_latency", "many_jobs", "memory", "recovery", "resume", "chain", "embed")
+NAMES = (
+    "echo_million",
+    "one_row_latency",
+    "many_jobs",
+    "memory",
+    "recovery",
+    "resume",
+    "chain",
+    "chain_peers",
+    "chain_embed",
+    "embed",
+)
 
 
 @click.command()
@@ -63,7 +74,18 @@ def _run(name: str, scale: Scale, *, quick: bool) -> None:
 
 
 def _measure(name: str, scale: Scale) -> figures.Report:
-    from benchmarks import chain, echo_million, embed, many_jobs, memory, one_row_latency, recovery, resume
+    from benchmarks import (
+        chain,
+        chain_embed,
+        chain_peers,
+        echo_million,
+        embed,
+        many_jobs,
+        memory,
+        one_row_latency,
+        recovery,
+        resume,
+    )
 
     match name:
         case "echo_million":
@@ -74,6 +96,10 @@ def _measure(name: str, scale: Scale) -> figures.Report:
             return many_jobs.measure(scale)
         case "chain":
             return chain.measure(scale)
+        case "chain_peers":
+            return chain_peers.measure(scale)
+        case "chain_embed":
+            return chain_embed.measure(scale)
         case "recovery":
             return recovery.measure(scale)
         case "resume":

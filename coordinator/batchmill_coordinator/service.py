@@ -198,7 +198,7 @@ class Service:
         roll_forward = RollForward(ledger, self.dead_rows)
         merger = Merger(ledger, self.workspace, self.dead_rows, one_schema, roll_forward)
         freed = FreedResults(ledger, self.workspace, self.clock)
-        outputs = OutputCloser(ledger, self.workspace, merger, resumption, one_schema, roll_forward, freed, self.clock)
+        outputs = OutputCloser(ledger, self.workspace, merger, resumption, one_schema, roll_forward, self.clock)
         return [
             Planner(ledger, fleet, self._open_source, resumption, settings),
             Dispatcher(ledger, fleet, self._publisher, counts),

@@ -232,12 +232,18 @@ def test_one_leads_until_it_resigns(ledger: Ledger) -> None:
     assert ledger.lead("b", 60) == first + 1
 
 
+def no_key_expires(ledger: Ledger) -> bool:
+    redis = ledger._store.redis
+    return all(redis.ttl(key) == -1 for key in redis.scan_iter("*idempotency*"))
+
+
 def test_an_idempotency_key_gives_the_same_job_and_refuses_another_request(ledger: Ledger) -> None:
     assert submit(ledger, "job-1", idempotency_key="k") == "job-1"
     assert submit(ledger, "job-2", idempotency_key="k") == "job-1"
     assert ledger.jobs.known_under("k") == ("job-1", "digest")
     with pytest.raises(Conflict, match="job-1"):
         submit(ledger, "job-3", idempotency_key="k", digest="different")
+    assert no_key_expires(ledger), "Redis' clock may jump: a key that it forgot would make a job a second time"
     with pytest.raises(NotFound):
         ledger.jobs.read("job-2")
 

@@ -58,17 +58,17 @@ def check(client: Client, file: Path, changes: tuple[tuple[str, Any], ...], as_j
         [
             ("rows", f"{about}{found.rows_total:,}"),
             ("columns", ", ".join(f"{name} ({kind})" for name, kind in found.columns.items())),
-            *((f"stage {number}", _described(stage)) for number, stage in enumerate(options.get("stages") or ())),
+            *(_described(stage) for stage in options.get("stages") or ()),
         ]
     )
     click.echo("The job is valid; nothing was submitted.")
 
 
-def _described(stage: Any) -> str:
+def _described(stage: Any) -> tuple[str, str]:
     form = stage.form
     params = ", ".join(f"{name}={value!r}" for name, value in form.params.items())
     pool = f", pool {form.pool}" if form.pool else ""
-    return f"{form.name or form.operator}: {form.operator}({params}){pool}"
+    return f"stage {form.name or form.operator}", f"{form.operator}({params}){pool}"
 
 
 @click.command(name="try")

@@ -11,7 +11,14 @@ from click.core import ParameterSource
 
 from batchmill.cli.arguments.options import json_option, service_options
 from batchmill.cli.arguments.source_options import Names, source_fields, source_options
-from batchmill.cli.arguments.values import Deadline, Parameter, json_lines, params_of, params_of_file
+from batchmill.cli.arguments.values import (
+    Deadline,
+    Parameter,
+    SecondsOrSpan,
+    json_lines,
+    params_of,
+    params_of_file,
+)
 from batchmill.errors import InvalidRequest
 from batchmill.jobs.job import MIN_FILE_BYTES, MIN_ROWS_PER_FILE, BatchPolicy, RetryPolicy
 
@@ -118,9 +125,10 @@ Exit codes: 0 submitted (with --wait: completed), 1 the job failed, was cancelle
 @click.option("--never-on", type=Names(), metavar="ERRORS", help="Never retry these types of errors.")
 @click.option(
     "--backoff",
-    type=click.FloatRange(0, 3600),
-    metavar="SECONDS",
-    help="Longest wait before the second attempt; it doubles with each further one.  [default: 1]",
+    type=SecondsOrSpan(0, 3600),
+    metavar="TIME",
+    help="Longest wait before the second attempt, in seconds or as 500ms, 2m; it doubles with each further one.  "
+    "[default: 1]",
 )
 @click.option(
     "--budget", type=click.FloatRange(1e-6, 1e6), help="Pause the job when it has cost this much; see `batchmill cost`."

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batchmill.cli.arguments.options import json_option, service_options
+from batchmill.cli.arguments.values import SecondsOrSpan
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -27,8 +28,8 @@ KEY_INTERVAL_S = 0.05  # between two checks for a key or an answer
 @click.command()
 @click.option(
     "--interval",
-    metavar="SECONDS",
-    type=click.FloatRange(min=0.2, max=3600),
+    metavar="TIME",
+    type=SecondsOrSpan(0.2, 3600),
     help=f"Refresh interval.  [default: {INTERVAL_S:g} on a terminal, else show once]",
 )
 @click.option(

@@ -34,8 +34,9 @@ class JobOptions(TypedDict, total=False):
         name: A name for the job, for people.
         pool: The pool of workers to run on. None: the pool `default`.
         priority: -100 to 100; higher runs first.
-        deadline: When the job expires unless it has ended: a datetime with a time zone, or a span from now as a
-            timedelta or in seconds. Among jobs of equal priority, the earliest deadline runs first.
+        deadline: When the job expires unless it has ended: a datetime with a time zone, or a span from when it is
+            accepted, as "2h", a timedelta or in seconds. Among jobs of equal priority, the earliest deadline runs
+            first.
         retry: How often rows are tried, the waits in between, and how many rows may fail.
         batch: How many rows an operator gets at once. None: as the operator says.
         cache: Use the row cache: rows whose results are known from earlier jobs are not computed again, new results
@@ -55,7 +56,7 @@ class JobOptions(TypedDict, total=False):
     name: str | None
     pool: str | None
     priority: int
-    deadline: datetime | timedelta | float | None
+    deadline: datetime | timedelta | float | str | None
     retry: RetryPolicy | None
     batch: BatchPolicy | None
     cache: bool

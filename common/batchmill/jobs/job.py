@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from batchmill.durations import Span
+
 MAX_INLINE_BYTES = 64 * 1024
 """Rows of at most this many bytes (as an Arrow stream) are stored in the ledger; more in the blob store."""
 
@@ -196,9 +198,9 @@ class RetryPolicy(Frozen):
 
     max_attempts: int = Field(default=3, ge=1, le=1000)
     """Attempts of a row that raises, and of a shard whose operator fails."""
-    backoff_s: float = Field(default=1.0, ge=0, le=3600)
+    backoff_s: Annotated[float, Span(ge=0, le=3600)] = 1.0
     """Longest wait before the second attempt; it doubles with each further attempt."""
-    backoff_max_s: float = Field(default=60.0, ge=0, le=86_400)
+    backoff_max_s: Annotated[float, Span(ge=0, le=86_400)] = 60.0
     """Longest wait before any attempt."""
     retry_on: list[str] | None = None
     """Types of errors that are retried, with or without their module. None: all."""
@@ -215,7 +217,7 @@ class BatchPolicy(Frozen):
     """Rows per batch, fixed. None: as the operator says."""
     target_overhead: float = Field(default=0.05, gt=0, lt=1)
     """Share of a batch's time that may be spent on its fixed cost, which its size does not change."""
-    target_latency_s: float | None = Field(default=None, gt=0, le=3600)
+    target_latency_s: Annotated[float, Span(gt=0, le=3600)] | None = None
     """Longest time that a batch should take."""
     max_units: float | None = Field(default=None, gt=0)
     """Most units of cost per batch; a single row may exceed it."""
@@ -288,6 +290,10 @@ class JobSpec(_JobFields):
         """Whether rows pass through several stages."""
         return len(self.stages) > 1
 
+    def name_in_chain(self, stage: int) -> str | None:
+        """Return the name of a stage of several; None if it is the only one."""
+        return self.stages[stage].title if self.is_chain else None
+
     @property
     def has_lineage(self) -> bool:
         """Whether its results say which row of a source each is from, through all stages."""
@@ -326,6 +332,13 @@ class JobForm(_OperatorFields, _JobFields):
 
     operator: Name | None = None  # type: ignore[assignment]  # of several stages each has its own
     stages: Annotated[list[StageForm], Field(min_length=1, max_length=MAX_STAGES)] | None = None
+    deadline: Annotated[float, Span(gt=0, le=1e9)] | None = None  # from when it is accepted; `dated` makes it a moment
+
+    @model_validator(mode="after")
+    def _has_one_deadline(self) -> Self:
+        if self.deadline is not None and self.deadline_at is not None:
+            raise ValueError("expected either deadline or deadline_at")
+        return self
 
     @model_validator(mode="after")
     def _has_operators(self) -> Self:
@@ -341,11 +354,20 @@ class JobForm(_OperatorFields, _JobFields):
             raise ValueError(f"two stages are called {twice!r}: give each a name of its own")
         return self
 
-    def spec(self) -> JobSpec:
-        """Return the spec that this form describes."""
-        return JobSpec(stages=self._stages(), **{name: getattr(self, name) for name in _JobFields.model_fields})
+    def dated(self, now_s: float) -> Self:
+        """Return the form with its deadline as a moment. now_s: seconds since the epoch."""
+        if self.deadline is None:
+            return self
+        return self.model_copy(update={"deadline": None, "deadline_at": now_s + self.deadline})
 
-    def _stages(self) -> tuple[StageSpec, ...]:
+    def spec(self) -> JobSpec:
+        """Return the spec that this form describes; its deadline is a moment by now, see `dated`."""
+        if self.deadline is not None:
+            raise AssertionError("the deadline of the form was not dated")
+        return JobSpec(stages=self.stage_specs(), **{name: getattr(self, name) for name in _JobFields.model_fields})
+
+    def stage_specs(self) -> tuple[StageSpec, ...]:
+        """Return what its stages are to do, in order."""
         shared = {name: getattr(self, name) for name in _SHARED}
         if self.stages is None:
             return (StageSpec(**{name: getattr(self, name) for name in _OF_ONE_STAGE}, **shared),)

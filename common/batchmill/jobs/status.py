@@ -68,6 +68,8 @@ class StageStatus(Frozen):
     shards_running: int = 0
     buffered_bytes: int = 0  # of its results, what waits for the next stage
     buffer_bytes: int | None = None  # the most that may wait; None: it is the last
+    rows_per_second: float | None = None  # recent rate; of an ended job, the overall rate
+    eta_s: float | None = None  # estimated seconds until its rows are done; None while there is no estimate
 
 
 class StageStatuses(RootModel[list[StageStatus]]):

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-IDEMPOTENCY_TTL_MS = 24 * 3600 * 1000
 MAX_REPORTED = 10_000
 ASKING = Retry(  # whether a job is accepted: for some seconds, as long as a server takes to start again
     RedisBackoff(Backoff(base_s=0.2, max_s=2.0)), retries=12, supported_errors=(ServiceUnavailable,)
@@ -69,7 +68,6 @@ class JobLedger:
                 spec=text,
                 digest=submission.digest,
                 idempotency_key=submission.idempotency_key,
-                idempotency_ms=IDEMPOTENCY_TTL_MS,
                 inline_rows=submission.inline_rows or None,
                 upload=upload_of(submission),
                 max_live_jobs=max_live_jobs,

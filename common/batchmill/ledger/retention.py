@@ -30,6 +30,17 @@ class RetentionLedger:
             ids = self._store.redis.zrangebyscore(self._keys.ended_jobs(), "-inf", latest, start=0, num=limit)
         return [job_id.decode() for job_id in ids]
 
+    def with_results_between(self, before_ms: int, limit: int = 64) -> list[str]:
+        """At most `limit` jobs that completed before then and whose results between stages are still to be deleted."""
+        with redis_errors():
+            ids = self._store.redis.zrangebyscore(self._keys.between_stages(), "-inf", before_ms, start=0, num=limit)
+        return [job_id.decode() for job_id in ids]
+
+    def note_deleted_between(self, job_id: str) -> None:
+        """Note that the results between the stages of a job are deleted."""
+        with redis_errors():
+            self._store.redis.zrem(self._keys.between_stages(), job_id)
+
     def read_clock(self) -> tuple[int, int | None]:
         """Return the server's time (ms), and the last one that was noted, by whichever leader; None: no one."""
         now_ms = self._store.read_now_ms()

@@ -6,10 +6,19 @@ import hashlib
 import json
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from batchmill.errors import Conflict, InvalidOutput, InvalidRequest, UnknownOperator, did_you_mean
-from batchmill.jobs.job import MAX_INLINE_BYTES, FileSource, JobRequest, JobSpec, StageSpec, UploadSource, new_id
+from batchmill.jobs.job import (
+    MAX_INLINE_BYTES,
+    FileSource,
+    JobForm,
+    JobRequest,
+    JobSpec,
+    StageSpec,
+    UploadSource,
+    new_id,
+)
 from batchmill.jobs.shard import FIRST_ROWS, Shard, ShardId
 from batchmill.jobs.stages import FIRST_STAGE
 from batchmill.jobs.status import CheckedJob
@@ -45,6 +54,8 @@ if TYPE_CHECKING:
     from batchmill_coordinator.fleet.fleet_view import FleetView
     from batchmill_coordinator.inspection.inspector import Inspector
     from batchmill_coordinator.results.resumption import Resumption
+
+Form = TypeVar("Form", bound=JobForm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +124,10 @@ class Admission:
                 field="deadline_at",
             )
 
+    def dated(self, form: Form) -> Form:
+        """Make the deadline of a request a moment, by the clock that deadlines are judged by."""
+        return form if form.deadline is None else form.dated(self._ledger.now_ms() / 1000)
+
     def admit(self, request: JobRequest, tenant: str) -> tuple[str, bool]:
         """Accept a job; returns its id and whether it is new. Raises a subclass of `InvalidRequest`, or `Conflict`."""
         if request.rows is not None:
@@ -122,6 +137,7 @@ class Admission:
         if known is not None:
             return known, False
         _require_one_input(request)
+        request = self.dated(request)
         operators = self.check_spec(request.spec())
         with ExitStack() as undo:
             job_id = new_id("job")
@@ -140,6 +156,7 @@ class Admission:
                 "only a job over files can be checked without submitting it.", hint="Give `source` with a path."
             )
         _require_one_input(request)
+        request = self.dated(request)
         operators = self.check_spec(request.spec())
         with ExitStack() as undo:
             job_id = new_id("job")
@@ -293,10 +310,13 @@ def _require_one_input(request: JobRequest) -> None:
         )
 
 
+_NOT_COMPARED: dict[str, Any] = {"idempotency_key": True, "deadline": True, "deadline_at": True, "source": {"upload"}}
+
+
 def _digest(request: JobRequest) -> str:
     """What distinguishes two requests, whatever the order of their fields and the names of their uploads.
 
     Their deadlines do not: one that is given from now on is another moment each time.
     """
-    body = request.model_dump(mode="json", exclude={"idempotency_key": True, "deadline_at": True, "source": {"upload"}})
+    body = request.model_dump(mode="json", exclude=_NOT_COMPARED)
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:32]

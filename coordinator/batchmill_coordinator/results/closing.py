@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from batchmill.clock import Clock
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.workspace import Workspace
-    from batchmill_coordinator.results.freed_results import FreedResults
     from batchmill_coordinator.results.merger import Merger
     from batchmill_coordinator.results.one_schema import OneSchema
     from batchmill_coordinator.results.resumption import Resumption
@@ -31,7 +30,6 @@ class OutputCloser:
         resumption: Resumption,
         one_schema: OneSchema,
         roll_forward: RollForward,
-        freed: FreedResults,
         clock: Clock,
     ) -> None:
         self._ledger = ledger
@@ -40,7 +38,6 @@ class OutputCloser:
         self._resumption = resumption
         self._one_schema = one_schema
         self._roll_forward = roll_forward
-        self._freed = freed
         self._clock = clock
 
     def close(self, record: JobRecord, state: JobState, epoch: int) -> None:
@@ -88,10 +85,9 @@ class OutputCloser:
     def delete_working_data(self, record: JobRecord, state: JobState) -> None:
         """Delete what only the attempts of a job needed, which has ended in `state`. Raises `StorageError`.
 
+        What is between the stages of a completed job is deleted a while later, see `FreedResults`.
         The decompressed text of a job that another one can resume stays until it is deleted.
         """
         self._workspace.blobs.delete_folder(checkpoint_folder(record.id))
-        if state is JobState.COMPLETED:
-            self._freed.add_job(record)
         if state is JobState.COMPLETED or record.spec.output is None:
             self._workspace.delete_staged(record.id)

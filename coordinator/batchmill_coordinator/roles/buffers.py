@@ -50,6 +50,10 @@ class BufferKeeper:
         for freed in self._freed.take_due():
             with self._guard.over(freed.job_id):
                 self._freed.delete(freed)
+        for job_id in self._freed.completed_jobs():
+            if not self._guard.is_set_aside(job_id):
+                with self._guard.over(job_id):
+                    self._freed.delete_between_stages(job_id)
 
     def _free(self, one: JobStage, epoch: int) -> None:
         following = one.job.stages[one.stage.number + 1]

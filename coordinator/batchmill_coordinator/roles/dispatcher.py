@@ -173,7 +173,9 @@ class Dispatcher:
                 self._seen.drop(one.key)
                 if ref is not None:
                     queue = queue_for(target, name, models[one.key])
-                    self._publisher.publish(one.spec.operator, queue, ref, one.job.spec.name)
+                    spec = one.job.spec
+                    stage_name = spec.name_in_chain(one.stage.number)
+                    self._publisher.publish(one.spec.operator, queue, ref, spec.name, stage_name)
                     self._metrics.dispatched(one.spec)
 
     def _is_able(self, one: JobStage, pool: PoolView) -> bool:

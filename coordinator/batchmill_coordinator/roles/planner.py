@@ -38,6 +38,7 @@ from batchmill.sources.base import End, InputSplit, NotYet, RowCount
 from batchmill.telemetry.log_context import about
 from batchmill_coordinator.fleet.pools import EMPTY, PoolView
 from batchmill_coordinator.roles.job_guard import JobGuard
+from batchmill_coordinator.scheduling.buffer_credit import shard_limits
 from batchmill_coordinator.scheduling.shard_size import StageProgress, next_rows
 
 if TYPE_CHECKING:
@@ -267,10 +268,11 @@ class Planner:
                 assert_never(never)
 
     def _draft(self, one: JobStage, opened: OpenSource, pool: PoolView, wanted: int) -> _Draft:
-        draft = _Draft(opened.cursor)
+        draft, limits = _Draft(opened.cursor), shard_limits(one.stage, pool.capacity + pool.window)
+        max_bytes = min(self._settings.shard_max_bytes, limits.nbytes or self._settings.shard_max_bytes)
         while len(draft.shards) < wanted:
             max_rows = self._next_rows(one.stage, draft, opened, pool)
-            match opened.splitter.next_split(max_rows, self._settings.shard_max_bytes):
+            match opened.splitter.next_split(min(max_rows, limits.rows or max_rows), max_bytes):
                 case InputSplit() as split:
                     draft.add(one.job.id, one.stage, split)
                 case NotYet(cursor):

@@ -141,7 +141,8 @@ class Recoverer:
             case never:
                 assert_never(never)
         if taken:
-            self._publisher.report_lost(spec.operator, ref, shard.worker, record.spec.name)
+            stage_name = record.spec.name_in_chain(ref.stage)
+            self._publisher.report_lost(spec.operator, ref, shard.worker, record.spec.name, stage_name)
             self._report_lost(ref, shard, event, f"its worker died or did not renew the lease; {then}")
             self._metrics.lost(spec, decision)
 
@@ -196,5 +197,6 @@ class Recoverer:
             log.warning("attempt %s: %s", ref.attempt_key, message)
             self._ledger.log.note(ref.job_id, LogLevel.INFO, LogEvent.REDELIVERED, message, ref=ref)
             spec = record.spec.stages[ref.stage]
-            self._publisher.publish(spec.operator, queue_of(pool), ref, record.spec.name)
+            stage_name = record.spec.name_in_chain(ref.stage)
+            self._publisher.publish(spec.operator, queue_of(pool), ref, record.spec.name, stage_name)
             self._metrics.message_lost(spec)

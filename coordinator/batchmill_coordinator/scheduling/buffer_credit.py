@@ -1,18 +1,32 @@
 """How much a stage may make before the next one has settled what there is. Pure.
 
-Bytes are counted exactly where results are committed and freed; only what runs now is estimated, from the mean of a
-shard so far. All numbers are integers, so that nothing is left over when all is done.
+Bytes are counted exactly where results are committed and freed; only what runs now is estimated: from the mean of a row
+so far, and before anything is committed from the stage's input. All numbers are integers, so that nothing is left over
+when all is done. `index_buffer` in `_indexes.lua` counts alike.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from batchmill.ledger.formats.encodings import StageCursor
 
 if TYPE_CHECKING:
     from batchmill.jobs.shard import ShardId
     from batchmill.ledger.formats.record import JobStage, StageRecord
+
+GUESSED_GROWTH = 8
+"""Bytes of results for a byte of input, until the first are committed: more than most operators make of text."""
+
+MAX_SHARES = 16
+"""Shards at most that a buffer is cut for: with more slots, a shard has no fewer rows for that."""
+
+
+class ShardLimits(NamedTuple):
+    """How large the next shard of a stage may be. None: no limit."""
+
+    rows: int | None = None
+    nbytes: int | None = None  # of input
 
 
 def within_buffer(one: JobStage, shards: list[ShardId]) -> list[ShardId]:
@@ -25,13 +39,40 @@ def within_buffer(one: JobStage, shards: list[ShardId]) -> list[ShardId]:
     stage, limit = one.stage, one.stage.buffer_bytes
     if limit is None or not shards:
         return shards
-    per_shard = stage.bytes_out // max(stage.shards_done, 1)
+    per_shard = expected_bytes(stage)
     used = stage.buffered + stage.shards_in_flight * per_shard
     room = len(shards) if not per_shard else max((limit - used) // per_shard, 0)
     if room or (not stage.buffered and not stage.shards_in_flight):
         return shards[: max(room, 1)]
     following = one.job.stages[stage.number + 1]
     return _awaited(following, shards) if following.shards_live == 0 else []
+
+
+def expected_bytes(stage: StageRecord) -> int:
+    """Return how many bytes of results a live shard of a stage is expected to make."""
+    settled = stage.rows_done + stage.rows_dead
+    if not settled:
+        return GUESSED_GROWTH * _ceil(stage.bytes_in, stage.shards_planned)
+    return _ceil(stage.bytes_out, settled) * _ceil(stage.rows_planned - settled, stage.shards_live)
+
+
+def shard_limits(stage: StageRecord, shards_at_once: int) -> ShardLimits:
+    """Return what the next shard of a stage may have, so that its buffer has room for several at once.
+
+    shards_at_once: that the stage's pool takes.
+    """
+    limit = stage.buffer_bytes
+    if limit is None:
+        return ShardLimits()
+    share = max(limit // min(max(shards_at_once, 1), MAX_SHARES), 1)
+    settled = stage.rows_done + stage.rows_dead
+    if not settled:
+        return ShardLimits(nbytes=max(share // GUESSED_GROWTH, 1))
+    return ShardLimits(rows=max(share // max(_ceil(stage.bytes_out, settled), 1), 1))
+
+
+def _ceil(amount: int, parts: int) -> int:
+    return -(-amount // max(parts, 1))
 
 
 def _awaited(following: StageRecord, shards: list[ShardId]) -> list[ShardId]:

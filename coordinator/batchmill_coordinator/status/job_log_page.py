@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 from batchmill.jobs.job import JobState
 from batchmill.jobs.job_log import LogCursor, LogEntry, LogEvent, LogLevel, LogPage
+from batchmill.jobs.stages import FIRST_STAGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from batchmill.jobs.job import StageSpec
     from batchmill.ledger import JobRecord
     from batchmill.ledger.job_log import Kept
 
@@ -27,7 +29,8 @@ def page_of(kept: Kept, after: LogCursor, level: LogLevel, limit: int) -> LogPag
 
     What happened in this very millisecond is left for the next page: more of it may come.
     """
-    entries = sorted([*kept.entries, *life_of(kept.record)], key=lambda entry: LogCursor.parse(entry.id))
+    noted = (_with_stage(entry, kept.record) for entry in kept.entries)
+    entries = sorted([*noted, *life_of(kept.record)], key=lambda entry: LogCursor.parse(entry.id))
     behind = [entry for entry in entries if after < LogCursor.parse(entry.id) < (kept.now_ms, 0)]
     shown = [entry for entry in behind if entry.level.rank >= level.rank][:limit]
     last = shown[-1] if len(shown) == limit else behind[-1] if behind else None
@@ -39,6 +42,15 @@ def page_of(kept: Kept, after: LogCursor, level: LogLevel, limit: int) -> LogPag
         dropped=kept.noted - kept.held,
         is_final=kept.record.state.is_final and is_read,
     )
+
+
+def _with_stage(entry: LogEntry, record: JobRecord) -> LogEntry:
+    """Name the stage of an entry about a shard."""
+    if not entry.shard:
+        return entry
+    number, slash, _ = entry.shard.partition("/")
+    name = record.spec.name_in_chain(int(number) if slash else FIRST_STAGE)
+    return entry.model_copy(update={"stage": name}) if name else entry
 
 
 def life_of(record: JobRecord) -> Iterator[LogEntry]:
@@ -55,10 +67,14 @@ def life_of(record: JobRecord) -> Iterator[LogEntry]:
 
 
 def _accepted(record: JobRecord) -> str:
-    message = ", then ".join(f"{stage.operator} in pool {stage.pool}" for stage in record.spec.stages)
+    message = ", then ".join(f"{_called(stage)} in pool {stage.pool}" for stage in record.spec.stages)
     if record.replay_of is not None:
         return f"{message}, runs failed rows of {record.replay_of} again"
     return message if record.resumed_from is None else f"{message}, resumes the output of {record.resumed_from}"
+
+
+def _called(stage: StageSpec) -> str:
+    return stage.operator if stage.title == stage.operator else f"{stage.title} ({stage.operator})"
 
 
 def _stopping(record: JobRecord, at_ms: int) -> LogEntry:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from batchmill.client.connection.transport import BufferPayload, Transport
 from batchmill.client.submitting.stage import Stage
+from batchmill.durations import moment_or_span
 from batchmill.errors import BatchmillError, InvalidOutput, InvalidParams, InvalidRequest, InvalidRows, InvalidSource
 from batchmill.jobs.job import FileSource, JobForm, JobRequest, OutputSpec, UploadSource
 from batchmill.jobs.status import CheckedJob, JobStatus
@@ -53,7 +54,7 @@ def make_spec(operator: str | None, options: JobOptions) -> JobForm:
                 "stages": _stages(options.get("stages")),
                 "source": None if options.get("source") is None else file_source(options["source"]),
                 "output": _output(options.get("output")),
-                "deadline_at": _deadline_at(options.get("deadline")),
+                **_deadline(options.get("deadline")),
             }
         )
     except ValidationError as error:
@@ -75,32 +76,36 @@ def _stages(stages: Any) -> list[Any] | None:
     return [one.form if isinstance(one, Stage) else one for one in stages]
 
 
-def _deadline_at(deadline: Any) -> float | None:
-    """Convert a deadline to seconds since the epoch. Raises `InvalidRequest`."""
-    now = time.time()
-    match deadline:
-        case None:
-            return None
+def _deadline(deadline: Any) -> dict[str, Any]:
+    """Convert a deadline to a field of the form: a moment, or a span from when the job is accepted."""
+    moment = moment_or_span(deadline) if isinstance(deadline, str) else deadline
+    match moment:
+        case None if deadline is None:
+            return {}
         case datetime():
-            if deadline.tzinfo is None:
-                raise InvalidRequest(
-                    f"the deadline {deadline} has no time zone.",
-                    hint="Give a timedelta, or a datetime such as datetime.now(UTC) + timedelta(hours=2).",
-                    field="deadline",
-                )
-            moment = deadline.timestamp()
+            return {"deadline_at": _in_future(moment)}
         case timedelta():
-            moment = now + deadline.total_seconds()
-        case int() | float() if not isinstance(deadline, bool) and math.isfinite(deadline):
-            moment = now + deadline
+            return {"deadline": moment.total_seconds()}
+        case int() | float() if not isinstance(moment, bool) and math.isfinite(moment):
+            return {"deadline": moment}
         case _:
             raise InvalidRequest(
-                f"deadline: expected a datetime with a time zone, a timedelta, or seconds from now, got {deadline!r}.",
+                "deadline: expected a datetime with a time zone, a timedelta, seconds from now, or text such as 2h or "
+                f"2030-01-31T17:00, got {deadline!r:.80}.",
                 field="deadline",
             )
-    if moment <= now:
-        raise InvalidRequest(f"the deadline {deadline} is not in the future.", field="deadline")
-    return moment
+
+
+def _in_future(moment: datetime) -> float:
+    if moment.tzinfo is None:
+        raise InvalidRequest(
+            f"the deadline {moment} has no time zone.",
+            hint="Give a timedelta, or a datetime such as datetime.now(UTC) + timedelta(hours=2).",
+            field="deadline",
+        )
+    if moment.timestamp() <= time.time():
+        raise InvalidRequest(f"the deadline {moment} is not in the future.", field="deadline")
+    return moment.timestamp()
 
 
 def file_source(source: Any) -> FileSource:

@@ -57,6 +57,10 @@ class Keys:
         """Sorted set: the ids of jobs that have ended, scored by when (ms); 0: to be deleted now."""
         return f"{self.prefix}jobs:ended"
 
+    def between_stages(self) -> str:
+        """Sorted set: the ids of completed jobs with results between stages to be deleted, by when they ended (ms)."""
+        return f"{self.prefix}jobs:between"
+
     def unreported(self) -> str:
         """List: jobs that their last commit ended, and that no leader has counted yet."""
         return f"{self.prefix}jobs:unreported"

@@ -691,6 +691,7 @@ def finish(
             keys.inline_input(job_id),
             keys.ended_jobs(),
             keys.clock_seen(),
+            keys.between_stages(),
             *(
                 part
                 for item in stages
@@ -745,6 +746,7 @@ def forget(
             keys.job(job_id),
             keys.jobs(),
             keys.ended_jobs(),
+            keys.between_stages(),
             keys.idempotency(idempotency_key) if idempotency_key is not None else "",
             *(item for item in others),
         ],
@@ -1705,7 +1707,6 @@ def submit(
     spec: str,
     digest: str,
     idempotency_key: str | None,
-    idempotency_ms: int,
     inline_rows: bytes | None,
     upload: str | None,
     max_live_jobs: int,
@@ -1752,7 +1753,6 @@ def submit(
             spec,
             digest,
             "" if idempotency_key is None else idempotency_key,
-            idempotency_ms,
             "" if inline_rows is None else inline_rows,
             "" if upload is None else upload,
             max_live_jobs,

@@ -70,15 +70,32 @@ local function may_have_input(job, number, cursor)
   return is_settled(job .. ':stage:' .. before)
 end
 
+local function ceil_div(amount, parts)
+  return math.ceil(amount / math.max(parts, 1))
+end
+
+-- How many bytes of results a live shard of a stage is expected to make: by the mean of a row so far, before the first ones
+-- by its input, as `buffer_credit` has it.
+local GUESSED_GROWTH = 8
+local function expected_bytes(stage, bytes_out)
+  local found = redis.call(
+    'HMGET', stage, 'rows_done', 'rows_dead', 'rows_planned', 'shards_live', 'bytes_in', 'shards_planned')
+  for at = 1, 6 do found[at] = tonumber(found[at] or '0') end
+  local done, dead, planned, live, bytes_in, shards = unpack(found)
+  local settled = done + dead
+  if settled == 0 then return GUESSED_GROWTH * ceil_div(bytes_in, shards) end
+  return ceil_div(bytes_out, settled) * ceil_div(planned - settled, live)
+end
+
 -- How the results of a stage and the next stage stand: whether its buffer has no room for what one more shard is expected
 -- to make, as `buffer_credit` has it, so that none may be queued, and whether the next stage has settled shards since the
 -- parts were last looked at.
 local function index_buffer(job, stage, number, in_flight)
-  local limit, out, freed, freed_at, settled =
-    unpack(redis.call('HMGET', stage, 'buffer_bytes', 'bytes_out', 'bytes_freed', 'freed_at', 'shards_done'))
+  local limit, out, freed, freed_at =
+    unpack(redis.call('HMGET', stage, 'buffer_bytes', 'bytes_out', 'bytes_freed', 'freed_at'))
   if not limit then return false, false end
   local live, done = unpack(redis.call('HMGET', job .. ':stage:' .. (number + 1), 'shards_live', 'shards_done'))
-  local per_shard = math.floor(tonumber(out or '0') / math.max(tonumber(settled or '0'), 1))
+  local per_shard = expected_bytes(stage, tonumber(out or '0'))
   local buffered = tonumber(out or '0') - tonumber(freed or '0')
   local has_room = per_shard == 0 or buffered + (in_flight + 1) * per_shard <= tonumber(limit)
   local is_empty = buffered == 0 and in_flight == 0

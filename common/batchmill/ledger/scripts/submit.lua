@@ -18,7 +18,6 @@
 -- @arg spec: text  JSON
 -- @arg digest: text  of the request
 -- @arg idempotency_key: text?
--- @arg idempotency_ms: int  how long the key holds
 -- @arg inline_rows: bytes?
 -- @arg upload: text?  the upload that it takes
 -- @arg max_live_jobs: int
@@ -63,7 +62,7 @@
 --              and bytes_out (committed results), bytes_freed (of those that the next stage has settled), freed (how far
 --              its parts are freed, see `encodings.py`), freed_at (settled shards of the next stage by then),
 --              last_queued_at (or when the job was resumed), and its cost, in fields as those of cost_tenants, "cost …"
--- idempotency  string with a life, see `_encodings.lua`
+-- idempotency  string, see `_encodings.lua`; goes with the job: Redis' clock, which may jump, does not end it
 if redis.call('EXISTS', keys.job) == 1 then return {answer.accepted, args.job_id} end  -- asked again: the answer was lost
 local schema = redis.call('GET', keys.schema)
 if schema and tonumber(schema) ~= tonumber(args.schema) then return {answer.other_schema, schema} end
@@ -106,7 +105,7 @@ redis.call('ZADD', keys.live_jobs, now, args.job_id)
 redis.call('ZADD', keys.tenant_jobs, now, args.job_id)
 redis.call('ZADD', keys.tenant_live_jobs, now, args.job_id)
 if keys.idempotency then
-  redis.call('SET', keys.idempotency, write_request(args.job_id, args.digest), 'PX', args.idempotency_ms)
+  redis.call('SET', keys.idempotency, write_request(args.job_id, args.digest))
   redis.call('HSET', keys.job, 'idempotency_key', args.idempotency_key)
 end
 index_job(keys.index, keys.job, args.job_id, now)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from batchmill.fleet import PoolStatus, WorkerInfo
     from batchmill.jobs.cost import CostTotals
     from batchmill.jobs.dead_letters import DeadLetter
-    from batchmill.jobs.job import JobRequest, JobSpec
+    from batchmill.jobs.job import JobForm, JobRequest
     from batchmill.jobs.job_log import LogCursor, LogLevel, LogPage
     from batchmill.jobs.replay import RedoRequest, ReplayRequest
     from batchmill.jobs.shard import ShardId
@@ -80,7 +80,7 @@ class Context:
         """Submit a job; return its status, and whether it is new."""
         job_id, is_new = self._service.admission.admit(request, self.access.tenant)
         if is_new:
-            self._service.metrics.roles.submitted(request.spec().first)
+            self._service.metrics.roles.submitted(request.stage_specs()[0])
         return self.status(job_id), is_new
 
     def check(self, request: JobRequest) -> CheckedJob:
@@ -192,9 +192,9 @@ class Context:
         """Delete dead letters of an ended job; return how many. Raises `Conflict`."""
         return self._service.purge(self.job(job_id), choice)
 
-    def begin_upload(self, spec: JobSpec) -> str:
-        """Open an upload for a job like `spec`; return its id. Raises `Overloaded` when too many are open."""
-        self._service.admission.check_spec(spec)
+    def begin_upload(self, form: JobForm) -> str:
+        """Open an upload for a job of this form; return its id. Raises `Overloaded` when too many are open."""
+        self._service.admission.check_spec(self._service.admission.dated(form).spec())
         return self._service.uploads.begin(self.access.tenant)
 
     def drop_upload(self, upload_id: str) -> None:

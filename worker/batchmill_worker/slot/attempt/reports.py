@@ -34,9 +34,9 @@ class AttemptReports:
         """Count an attempt; as dropped, unless `ended` is called before the context ends."""
         return self._metrics.attempt(ref.attempt_key)
 
-    def rows_failed(self, operator: str, result: ShardResult) -> None:
+    def rows_failed(self, counted: AttemptMetrics, result: ShardResult) -> None:
         """Count the rows that failed in an attempt, whether they are tried again or not."""
-        self._metrics.rows_failed(operator, (row.failure.error_type for row in result.dead))
+        self._metrics.rows_failed(counted, (row.failure.error_type for row in result.dead))
 
     def ended(self, ref: ShardRef, counted: AttemptMetrics, outcome: Outcome, result: AttemptResult) -> None:
         """Report the end of an attempt that was not dropped, once it is in the ledger."""

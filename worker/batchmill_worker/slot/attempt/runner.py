@@ -96,18 +96,20 @@ class AttemptRunner:
             if claimed is None:
                 log.info("attempt %s is dropped: its job takes no more work", ref.attempt_key)
                 return AttemptResult(AttemptStatus.DROPPED, "its job takes no more work")
-            counted.operator = claimed.operator or counted.operator
+            if claimed.spec is not None:
+                counted.about(claimed.spec)
             try:
                 # 2. Load the rows that earlier attempts have not settled.
                 started_at = self._clock.monotonic()
                 loaded = self._loader.load(claimed.claim)
+                counted.about(loaded.spec)
                 loaded_at = self._clock.monotonic()
 
                 # 3. Compute them. The device is shared with the attempts that run beside this one; the lease says when
                 #    to stop early, because it was revoked or the worker is being stopped.
                 result = self._computer.compute(loaded, claimed)
                 computed_at = self._clock.monotonic()
-                self._reports.rows_failed(loaded.spec.operator, result)
+                self._reports.rows_failed(counted, result)
 
                 # 4. Add what was done to what earlier attempts did, so that no row runs again without need.
                 spec, worker = loaded.spec, self._reports.worker
