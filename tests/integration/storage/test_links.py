@@ -8,6 +8,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 TABLE = pa.table({"id": [1, 2]})
 RACE_S = 2.0
-MAX_TRIES = 100_000  # on a loaded machine the folder may be away at every try of the first seconds
+MAX_PAUSE_S = 0.02  # between two swaps: about as long as a write takes, so that some writes fall between two
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
@@ -154,7 +155,8 @@ def swapping(roots: Roots) -> Iterator[Roots]:
     done = threading.Event()
 
     def swap() -> None:
-        while not done.is_set():
+        chance = Random(0)
+        while not done.wait(chance.uniform(0, MAX_PAUSE_S)):
             exchange(roots.root / "out", roots.root / "link")
 
     thread = threading.Thread(target=swap)
@@ -168,7 +170,7 @@ def test_a_folder_that_is_swapped_with_a_link_all_the_time_leads_nowhere(swappin
     secret = swapping.outside / "secret"
     secret.write_bytes(b"theirs")
     ends_at, number, read, written = time.monotonic() + RACE_S, 0, 0, 0
-    while time.monotonic() < ends_at or (not written and number < MAX_TRIES):
+    while time.monotonic() < ends_at:
         number += 1
         with suppress(BatchmillError):
             output = job_output(str(swapping.root / "out" / f"job-{number}"), swapping.locations, swapping.blobs)
