@@ -8,8 +8,6 @@ from batchmill.sinks.manifest import (
     Manifest,
     ManifestPart,
     columns_of,
-    decode_schema,
-    encode_schema,
 )
 from batchmill.sinks.manifest_file import MANIFEST_ENDING, ManifestFile
 from batchmill.sinks.opening import kept_results, open_publisher, output_results, schema_log
@@ -32,8 +30,6 @@ __all__ = [
     "ResultStore",
     "SchemaLog",
     "columns_of",
-    "decode_schema",
-    "encode_schema",
     "keep_resumed_manifest",
     "kept_results",
     "open_publisher",

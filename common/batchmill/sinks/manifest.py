@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 from itertools import pairwise
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-import pyarrow as pa
 from pydantic import Field, ValidationError, model_validator
 
 from batchmill.errors import StorageError
 from batchmill.jobs.job import Frozen, JobState
 from batchmill.jobs.shard import parse_shard_id
 from batchmill.jobs.unfinished import UnfinishedWork
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class Column(Frozen):
@@ -99,13 +100,3 @@ class Manifest(Frozen):
 def columns_of(schema: pa.Schema) -> tuple[Column, ...]:
     """Return the columns of a schema, in its order."""
     return tuple(Column(name=field.name, type=str(field.type)) for field in schema)
-
-
-def encode_schema(schema: pa.Schema) -> str:
-    """Return a schema as a manifest has it."""
-    return base64.b64encode(schema.serialize()).decode()
-
-
-def decode_schema(text: str) -> pa.Schema:
-    """Return the schema that `encode_schema` wrote."""
-    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
 
+from batchmill.error_text import first_line
 from batchmill.errors import InvalidRequest, InvalidSettings, NotFound, StorageError, StorageUnavailable
 from batchmill.storage import disk
 from batchmill.storage.anchors import open_anchored
@@ -325,7 +326,7 @@ def storage_error(action: str, location: Location, cause: Exception) -> StorageE
     if number and (location.is_local or number in _FULL):
         text = os.strerror(number)
     else:  # what an object store answered, or a decoder says
-        text = str(getattr(cause, "strerror", None) or cause or type(cause).__name__).splitlines()[0]
+        text = getattr(cause, "strerror", None) or first_line(cause)
     hint = "" if location.is_local else _REMOTE_HINTS.get(number, "")
     if number in _FULL:
         hint = _free_space(location)

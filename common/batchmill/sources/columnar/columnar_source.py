@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from batchmill.columns import carry
+from batchmill.error_text import first_line
 from batchmill.jobs.shard import Slice
 from batchmill.sources.base import (
     MAX_SLICES,
@@ -221,7 +222,7 @@ def _reason(table: pa.Table, row: int, error: Exception) -> str:
             return (
                 f"it has no valid value in column {name!r}: text must be UTF-8, and offsets and codes in their ranges"
             )
-    return f"it does not have the source's schema: {str(error).splitlines()[0]}"
+    return f"it does not have the source's schema: {first_line(error)}"
 
 
 class ColumnarSplitter(Splitter):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from batchmill.columns import UnsupportedColumnError, carried_schema
+from batchmill.columns import UnsupportedColumnError, carried_schema, encode_schema
 from batchmill.errors import InvalidRows, InvalidSource
 from batchmill.jobs.job import MAX_FILE_BYTES
 from batchmill.sources.binary import SCHEMA as BINARY_SCHEMA
@@ -15,7 +15,7 @@ from batchmill.sources.describing.describe_columnar import describe_columnar, re
 from batchmill.sources.describing.describe_files import each_of
 from batchmill.sources.describing.describe_table import describe_table, find_table
 from batchmill.sources.describing.describe_text import TextFiles
-from batchmill.sources.description import SourceDescription, SourceFile, encode_schema
+from batchmill.sources.description import SourceDescription, SourceFile
 from batchmill.sources.files.listing import list_files
 from batchmill.sources.files.opening import real_location
 from batchmill.sources.formats.csv_format import check_dialect

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from pyarrow import parquet as pq
 
-from batchmill.columns import UnsupportedColumnError, carried_schema
+from batchmill.columns import UnsupportedColumnError, carried_schema, encode_schema
 from batchmill.errors import InvalidSource
 from batchmill.sources.columnar.arrow import read_any_index, read_index
 from batchmill.sources.columnar.parquet import INT96_UNIT, group_rows
 from batchmill.sources.describing.describe_files import disagreement, each_of, nothing_readable
-from batchmill.sources.description import SourceDescription, SourceFile, encode_schema
+from batchmill.sources.description import SourceDescription, SourceFile
 from batchmill.sources.file_columns import with_file_columns
 from batchmill.sources.files.opening import UnreadableFile, fault_of, open_file, open_part, reading
 from batchmill.sources.schemas import SchemaConflictError, agree, plain, refuse_doubles, select, unite

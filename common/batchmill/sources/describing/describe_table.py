@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from batchmill.columns import widen_types
+from batchmill.columns import encode_schema, widen_types
 from batchmill.errors import InvalidSource
 from batchmill.sources.describing.describe_columnar import carried_columns, read_footers
 from batchmill.sources.describing.describe_files import each_of
-from batchmill.sources.description import SourceDescription, SourceFile, encode_schema
+from batchmill.sources.description import SourceDescription, SourceFile
 from batchmill.sources.file_columns import with_file_columns
 from batchmill.sources.files.folders import DELTA, ICEBERG, table_kind
 from batchmill.sources.files.listing import MAX_FILES, mtime_s, natural_key

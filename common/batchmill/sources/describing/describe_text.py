@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from batchmill.columns import encode_schema
 from batchmill.errors import InvalidSource, did_you_mean
 from batchmill.jobs.job import CsvDialect
 from batchmill.sources.describing.describe_files import disagreement, each_of, nothing_readable
 from batchmill.sources.describing.scan import Scan, ScanTask, scan_limit
-from batchmill.sources.description import SourceDescription, SourceFile, encode_schema, total_size
+from batchmill.sources.description import SourceDescription, SourceFile, total_size
 from batchmill.sources.file_columns import with_file_columns
 from batchmill.sources.files.opening import UnreadableFile, fault_of
 from batchmill.sources.formats.line_format import PlainTextFormat

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from batchmill.caches import Lru
+from batchmill.error_text import first_line
 from batchmill.errors import InvalidSource, NotFound
 from batchmill.storage.anchors import open_anchored, path_of, real_path
 from batchmill.storage.blobs import storage_error
@@ -215,7 +216,7 @@ def _reason(error: Exception) -> str:
     number = getattr(error, "errno", None)
     if number is not None and number != errno.EINVAL:
         return os.strerror(number)
-    reason = str(getattr(error, "strerror", None) or error or type(error).__name__).splitlines()[0]
+    reason = str(getattr(error, "strerror", None) or first_line(error))
     return _WINDOW_TOO_LARGE if "requires too much memory" in reason else reason
 
 

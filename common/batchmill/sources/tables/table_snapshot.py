@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from batchmill.error_text import first_line
 from batchmill.errors import BatchmillError, InvalidSource
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def reading_table(kind: str, uri: str) -> Iterator[None]:
     except (BatchmillError, MemoryError):
         raise
     except Exception as error:  # the libraries document no set of errors
-        reason = str(error).splitlines()[0][:500] if str(error) else type(error).__name__
+        reason = first_line(error)[:500]
         raise not_read(kind, uri, f"cannot be read: {reason}", "Check that it is complete.") from error
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from batchmill.error_text import first_line
 from batchmill.errors import InvalidSource
 from batchmill.sources.formats.line_format import RecordProblem
 from batchmill.sources.formats.records import RecordScanner
@@ -163,7 +164,7 @@ def _error(uri: str, line: int, problem: RecordProblem, hint: str) -> InvalidSou
 
 def _first_line(error: ValueError) -> str:
     """Return a parser's message without the row numbers that it counts for itself."""
-    line = (str(error).splitlines() or [type(error).__name__])[0]
+    line = first_line(error)
     return _OWN_ROW.sub("", line).rstrip(".")
 
 
