@@ -8,6 +8,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 TABLE = pa.table({"id": [1, 2]})
 RACE_S = 2.0
+MAX_PAUSE_S = 0.02  # between two swaps: about as long as a write takes, so that some writes fall between two
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
@@ -153,7 +155,8 @@ def swapping(roots: Roots) -> Iterator[Roots]:
     done = threading.Event()
 
     def swap() -> None:
-        while not done.is_set():
+        chance = Random(0)
+        while not done.wait(chance.uniform(0, MAX_PAUSE_S)):
             exchange(roots.root / "out", roots.root / "link")
 
     thread = threading.Thread(target=swap)
