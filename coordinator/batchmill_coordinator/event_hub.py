@@ -73,11 +73,11 @@ class EventHub:
             self._stopping.wait(RECONNECT_S)
 
     def _report(self, kind: str, job_id: str) -> None:
-        self._on_event(kind)
         if kind == SUBSCRIBED and self._loop is not None:
             self._loop.call_soon_threadsafe(self._wake_all)
         if kind not in UNSEEN and job_id in self._watchers and self._loop is not None:
             self._loop.call_soon_threadsafe(self._wake, job_id)
+        self._on_event(kind)  # the roles come second: each of their threads delays the loop
 
     def _wake_all(self) -> None:
         """Have everyone look: what happened before the subscription was not announced to this hub."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import socket
@@ -10,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batchmill.clock import SystemClock
+from batchmill.errors import ServiceUnavailable
 from batchmill.jobs.stages import FIRST_STAGE, last_stage
 from batchmill.ledger import Ledger
 from batchmill.ledger.formats.unreadable import UnreadableJob
@@ -58,14 +60,18 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batchmill.clock import Clock
+    from batchmill.jobs.job import JobRequest
     from batchmill.jobs.shard import ShardId
     from batchmill.jobs.status import JobCost, JobStatus
     from batchmill.ledger import JobRecord
+    from batchmill.ledger.submission import Acceptance
     from batchmill.settings import CoordinatorSettings
     from batchmill.sources.base import Source
     from batchmill_coordinator.results.dead_rows import DeadRowFilter
     from batchmill_coordinator.results.pages import ResultPage
     from batchmill_coordinator.roles.role import Role
+
+log = logging.getLogger(__name__)
 
 MARK_INTERVAL_S = 0.1
 
@@ -132,6 +138,21 @@ class Service:
         self.hub.stop()
         self._publisher.close()
         self.ledger.close()
+
+    def submit(self, request: JobRequest, tenant: str) -> Acceptance:
+        """Accept a job, and publish the message of a shard that was queued with it. Raises as `Admission.admit`."""
+        accepted = self.admission.admit(request, tenant)
+        first = request.stage_specs()[0]
+        if accepted.is_new:
+            self.metrics.roles.submitted(first)
+        if accepted.queued is not None:
+            ref, queue = accepted.queued
+            try:
+                self._publisher.publish(first.operator, queue, ref, request.name)
+                self.metrics.roles.dispatched(first)
+            except ServiceUnavailable as error:  # the job is accepted; the recoverer publishes what nobody claims
+                log.warning("%s", error)
+        return accepted
 
     def results_page(self, record: JobRecord, stage: int, start: ShardId) -> ResultPage:
         """Read the page of a stage's results that begins with the shard `start`.

@@ -14,7 +14,7 @@ from batchmill.jobs.shard import Shard, ShardId, ShardRef, ShardState, Slice
 from batchmill.ledger import JobRecord, Ledger
 from batchmill.ledger.formats.settlement import Settled, SplitUp
 from batchmill.ledger.shards import PlanStep
-from batchmill.ledger.submission import Submission
+from batchmill.ledger.submission import Acceptance, FirstPlace, OneShardPlan, QueuedShard, Submission
 from support.ledger_steps import LEASE_MS, SPEC, claim, plan, queue_one, submit, to_queue
 
 if TYPE_CHECKING:
@@ -59,11 +59,33 @@ def test_a_job_goes_all_the_way_and_leaves_only_what_its_results_need(
 def test_submitting_again_with_the_same_job_id_is_one_acceptance(ledger: Ledger, epoch: int) -> None:
     asked = Submission("job-1", SPEC, "digest", inline_rows=b"rows", idempotency_key="once")
     for _ in range(2):
-        assert ledger.jobs.submit(asked, max_live_jobs=1) == ("job-1", True)
+        assert ledger.jobs.submit(asked, max_live_jobs=1) == Acceptance("job-1", is_new=True)
     plan(ledger, epoch, [5])
-    assert ledger.jobs.submit(asked, max_live_jobs=1) == ("job-1", True)
+    assert ledger.jobs.submit(asked, max_live_jobs=1) == Acceptance("job-1", is_new=True)
     assert ledger.jobs.read("job-1").first.rows_planned == 5
     assert [record.id for record in ledger.jobs.live()] == ["job-1"]
+
+
+def test_the_only_shard_of_a_job_is_queued_with_it_if_a_worker_is_free_and_nothing_waits(
+    ledger: Ledger, epoch: int
+) -> None:
+    def ask(job_id: str, below: int) -> Acceptance:
+        shard = Shard(job_id, 0, ShardId((0,)), 0, 1, (Slice(0, 0, 1, 1),))
+        place = FirstPlace("pool.default/model", below)
+        asked = Submission(job_id, SPEC, "d", rows_total=1, plan=OneShardPlan(shard, 10, "end"), place=place)
+        return ledger.jobs.submit(asked, max_live_jobs=10)
+
+    ref = ShardRef("job-1", 0, ShardId((0,)), 1)
+    assert ask("job-1", 1) == Acceptance("job-1", is_new=True, queued=QueuedShard(ref, "pool.default/model"))
+    assert ask("job-1", 1).queued is None  # asked again: the recoverer publishes a message that nobody claims
+    assert ask("job-2", 1).queued is None  # the only worker has work
+    assert ask("job-3", 9).queued is None  # job-2 waits
+    waiting = ledger.jobs.read("job-2").first
+    assert ledger.shards.queue("job-2", waiting, ShardId((0,)), epoch) is not None
+    assert ledger.shards.queue("job-3", ledger.jobs.read("job-3").first, ShardId((0,)), epoch) is not None
+    assert ask("job-4", 3).queued is None
+    assert ask("job-5", 9).queued is None  # job-4 waits
+    assert claim(ledger, ref).token == 1
 
 
 def test_a_claim_gives_the_plan_and_on_request_the_job(ledger: Ledger, epoch: int) -> None:

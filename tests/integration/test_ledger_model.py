@@ -7,6 +7,7 @@ its stale token. After every step, all that the scripts have written must be wha
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -19,7 +20,7 @@ from batchmill.jobs.job import JobError, JobForm, JobState, RetryPolicy, StageFo
 from batchmill.jobs.shard import Shard, ShardId, Slice
 from batchmill.ledger.formats.encodings import parse_stage_key
 from batchmill.ledger.scripting.connection import connect
-from batchmill.ledger.submission import OneShardPlan, Submission
+from batchmill.ledger.submission import FirstPlace, OneShardPlan, Submission
 from batchmill.ledger.views.index import Window
 from support.index_truth import index_of
 from support.ledger_chain_rules import ChainRules, rarely, some
@@ -69,11 +70,22 @@ class LedgerMachine(ChainRules):
         again=st.sampled_from(["", "", "", "same id", "same key"]),
         rows=st.integers(0, 5),
         stages=how_many_stages,
+        below=st.sampled_from([0, 1, 9]),
+        lost=rarely,
     )
     def submit(
-        self, attempts: int, max_dead: float | None, budget: float | None, *, again: str, rows: int, stages: int
+        self,
+        attempts: int,
+        max_dead: float | None,
+        budget: float | None,
+        *,
+        again: str,
+        rows: int,
+        stages: int,
+        below: int = 0,
+        lost: bool = False,
     ) -> None:
-        """rows: of a job that is planned at once; 0: the planner plans it."""
+        """rows: of a job that is planned at once; 0: the planner plans it. below: see `FirstPlace`; 0: it has none."""
         number = 0 if again else len(self.model.jobs)
         retry = RetryPolicy(max_attempts=attempts, backoff_s=0, max_dead=max_dead)
         forms = [StageForm(operator="echo", name=f"stage {one}", retry=retry) for one in range(stages)]
@@ -85,19 +97,37 @@ class LedgerMachine(ChainRules):
         submission = Submission(
             asked_as, spec, "digest", f"key-{number}", b"rows", rows or None, tenant=job_id, plan=plan
         )
+        if below:
+            submission = replace(submission, place=FirstPlace("queue", below))
         if again and self.model.jobs["job-0"].state:
             word = "known" if again == "same key" else "ok"
             ask = partial(self.ledger.jobs.submit, submission, max_live_jobs=9)
             self.check(word, lambda: said(ask()[1], "known"), changes=False)
         elif not again and number < 2:
-            assert self.ledger.jobs.submit(submission, max_live_jobs=9) == (submission.job_id, True)
+            has_place = self.has_place(submission)
+            accepted = self.ledger.jobs.submit(submission, max_live_jobs=9)
+            assert accepted[:2] == (submission.job_id, True)
             job = Job(submission.job_id, spec, budget_nano=round((budget or 0) * NANO))
             self.model.jobs[submission.job_id] = job
             if plan:
                 job.state, job.started = "running", True
                 job.first.plan([piece], [plan.nbytes], plan.cursor, at_end=True)
                 job.ends_at_commit = stages == 1
+            assert (accepted.queued is not None) == has_place
+            if accepted.queued:
+                job.first.queue(piece.shard_id, self.model.now)
+                self.published.append(accepted.queued.ref)
+                self.messages += [] if lost else [accepted.queued.ref]
             self.records[submission.job_id] = [self.ledger.jobs.read(submission.job_id)]
+
+    def has_place(self, submission: Submission) -> bool:
+        """Whether its only shard is to be queued with the job: nothing of the pool waits, and a worker is free."""
+        if submission.plan is None or submission.place is None:
+            return False
+        found, _ = index_of(self.dump(), self.prefix, self.model.now)
+        waits = any(key.endswith("ready|default") for key in found)
+        in_flight = len(self.model.attempts("queued")) + len(self.model.attempts("running"))
+        return not waits and in_flight < submission.place.below
 
     @rule(
         which=some,

@@ -109,7 +109,7 @@ class Model:
         piece = stage.live.get(shard_id)
         if not self.leads(epoch) or job.state != "running" or not piece or piece.state not in ("planned", "waiting"):
             return "nothing"
-        piece.state, piece.token, piece.at = "queued", piece.token + 1, self.now
+        stage.queue(shard_id, self.now)
         return "ok"
 
     def claim(self, ref: ShardRef, holder: str, price_nano: int, sharers: int) -> str:

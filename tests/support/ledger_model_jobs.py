@@ -127,6 +127,10 @@ class Stage:
             self.bytes_in += nbytes
             self.shards_planned += 1
 
+    def queue(self, shard_id: ShardId, now: int) -> None:
+        piece = self.live[shard_id]
+        piece.state, piece.token, piece.at = "queued", piece.token + 1, now
+
     def names(self, state: str) -> list[ShardId]:
         return [shard_id for shard_id, piece in self.live.items() if piece.state == state]
 

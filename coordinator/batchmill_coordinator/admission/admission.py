@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from batchmill.broker import model_queue_of
 from batchmill.errors import Conflict, InvalidOutput, InvalidRequest, UnknownOperator, did_you_mean
 from batchmill.jobs.job import (
     MAX_INLINE_BYTES,
@@ -22,7 +23,8 @@ from batchmill.jobs.job import (
 from batchmill.jobs.shard import FIRST_ROWS, Shard, ShardId
 from batchmill.jobs.stages import FIRST_STAGE
 from batchmill.jobs.status import CheckedJob
-from batchmill.ledger.submission import OneShardPlan, Submission
+from batchmill.ledger.submission import Acceptance, FirstPlace, OneShardPlan, Submission
+from batchmill.operators.model_key import model_key
 from batchmill.sources import InlineSource, SourceDescription
 from batchmill.sources.base import InputSplit
 from batchmill.workspace import stream_from_table, table_from_stream
@@ -38,6 +40,7 @@ from batchmill_coordinator.admission.param_checks import check_cache, check_para
 from batchmill_coordinator.admission.request_rows import check_shape, table_from_json
 from batchmill_coordinator.admission.upload_parts import part_name
 from batchmill_coordinator.admission.uploads import Uploads
+from batchmill_coordinator.fleet.pools import EMPTY
 from batchmill_coordinator.inspection.arrow_bounds import arrow_limits
 from batchmill_coordinator.results.resumption import Order
 
@@ -128,14 +131,27 @@ class Admission:
         """Make the deadline of a request a moment, by the clock that deadlines are judged by."""
         return form if form.deadline is None else form.dated(self._ledger.now_ms() / 1000)
 
-    def admit(self, request: JobRequest, tenant: str) -> tuple[str, bool]:
-        """Accept a job; returns its id and whether it is new. Raises a subclass of `InvalidRequest`, or `Conflict`."""
+    def admit(self, request: JobRequest, tenant: str) -> Acceptance:
+        """Accept a job. Raises a subclass of `InvalidRequest`, or `Conflict`.
+
+        Where the rows are in the request, the ledger says whether it is known as it accepts it: to ask first would be
+        another round trip for every small job.
+        """
         if request.rows is not None:
             check_shape(request.rows, self._limits)
         digest = _digest(request)
-        known = self._known(request, digest, tenant)
+        known = None if request.source is None else self._known(request, digest, tenant)
         if known is not None:
-            return known, False
+            return Acceptance(known, is_new=False)
+        try:
+            return self._admit(request, digest, tenant)
+        except InvalidRequest:  # what has changed since a request was accepted does not concern its repetition
+            known = None if request.source is not None else self._known(request, digest, tenant)
+            if known is None:
+                raise
+            return Acceptance(known, is_new=False)
+
+    def _admit(self, request: JobRequest, digest: str, tenant: str) -> Acceptance:
         _require_one_input(request)
         request = self.dated(request)
         operators = self.check_spec(request.spec())
@@ -144,10 +160,10 @@ class Admission:
             undo.callback(self._workspace.blobs.delete_folder, f"jobs/{job_id}")
             found = self._checked_input(request, operators, job_id, undo, tenant)
             order = Order(found.spec, operators, found.inline, found.description)
-            accepted_id, is_new = self._accept(job_id, request, found, order, digest, undo, tenant)
-            if not is_new:
+            accepted = self._accept(job_id, request, found, order, digest, undo, tenant)
+            if not accepted.is_new:
                 self._known(request, digest, tenant)
-        return accepted_id, is_new
+        return accepted
 
     def check(self, request: JobRequest, tenant: str) -> CheckedJob:
         """Check a request over files as `admit` does, and accept nothing. Raises a subclass of `InvalidRequest`."""
@@ -241,7 +257,7 @@ class Admission:
 
     def _accept(
         self, job_id: str, request: JobRequest, found: _Input, order: Order, digest: str, undo: ExitStack, tenant: str
-    ) -> tuple[str, bool]:
+    ) -> Acceptance:
         if found.description is not None:
             self._workspace.describe_source(job_id, found.description)
         earlier = self._take_output(job_id, order, undo, tenant)
@@ -257,8 +273,21 @@ class Admission:
             operator_versions=tuple(operator.version for operator in order.operators),
             tenant=tenant,
             plan=_one_shard_plan(job_id, found, self._settings) if earlier is None else None,
+            place=self._first_place(found.spec.first, order.operators[0]),
         )
         return accept(self._ledger, submission, undo, self._settings)
+
+    def _first_place(self, stage: StageSpec, operator: OperatorInfo) -> FirstPlace | None:
+        """Return the queue of the workers that have the model of a stage; None if there are none.
+
+        With fewer shards in flight in the pool than these workers have slots, one of them is free.
+        """
+        pool = self._fleet.pools().get(stage.pool, EMPTY)
+        if stage.operator not in pool.operators:
+            return None
+        model = model_key(operator, stage.params)
+        slots = pool.slots_with(model)
+        return FirstPlace(model_queue_of(stage.pool, model), slots) if slots else None
 
     def _require_own(self, job_id: str, tenant: str, folder: str) -> None:
         """Raise `InvalidOutput` when an unfinished output is of a job of another tenant."""

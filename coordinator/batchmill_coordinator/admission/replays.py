@@ -124,7 +124,8 @@ class Replays:
         _refuse_replay(record)
         with ExitStack() as undo:
             submission = replace(prepare(undo), digest=digest, idempotency_key=key)
-            return accept(self._ledger, submission, undo, self._settings)
+            accepted = accept(self._ledger, submission, undo, self._settings)
+        return accepted.job_id, accepted.is_new
 
     def _prepare(
         self,

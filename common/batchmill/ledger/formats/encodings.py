@@ -7,7 +7,6 @@ other. The encoding of an attempt is `ShardRef.attempt_key`, that of a shard's p
 
 from __future__ import annotations
 
-from dataclasses import astuple
 from typing import TYPE_CHECKING, NamedTuple
 
 from batchmill.jobs.cost import parse_pool_operator
@@ -139,7 +138,7 @@ def parse_settled(stage: int, shard_id: ShardId, entry: bytes) -> Settled | Spli
 
 def write_parts(parts: Parts) -> str:
     """What the time of an attempt was spent on."""
-    return " ".join(map(str, astuple(parts)))
+    return " ".join(map(str, parts.amounts))
 
 
 def parse_paces(text: str) -> tuple[CommitInterval, ...]:

@@ -1682,12 +1682,14 @@ class SubmitReply(NamedTuple):
 
     answer: SubmitAnswer
     known_id: str
+    token: int
 
 
 class NewStage(NamedTuple):
     """An item of the list that `submit.lua` takes."""
 
     stage: int
+    pool: str
     operator_version: str
     worked_for: str
     turn: str
@@ -1697,6 +1699,7 @@ class NewStage(NamedTuple):
     plan: str | None
     nbytes: int | None
     cursor: str | None
+    queue_below: int | None
 
 
 def submit(
@@ -1743,6 +1746,7 @@ def submit(
                     keys.shard(job_id, item.stage, item.shard_id),
                     keys.ready(job_id, item.stage),
                     keys.live_shards(job_id, item.stage),
+                    keys.queued(item.pool),
                 )
             ),
         ],
@@ -1778,6 +1782,7 @@ def submit(
                     "" if item.plan is None else item.plan,
                     "" if item.nbytes is None else item.nbytes,
                     "" if item.cursor is None else item.cursor,
+                    "" if item.queue_below is None else item.queue_below,
                 )
             ),
         ],
@@ -1785,6 +1790,7 @@ def submit(
     return SubmitReply(
         SubmitAnswer(reply[0].decode()),
         reply[1].decode(),
+        int(reply[2]),
     )
 
 

@@ -46,6 +46,18 @@ local function index_flight(index, pool, member, in_flight)
   end
 end
 
+-- Whether a stage of a pool has a shard that may be queued now.
+local function has_ready(index, pool)
+  return redis.call('EXISTS', index .. 'ready|' .. pool) == 1
+end
+
+-- Whether fewer shards of a pool than this are in flight.
+local function flies_below(index, pool, limit)
+  local flying, left = redis.call('ZRANGE', index .. 'flight|' .. pool, 0, limit - 1, 'WITHSCORES'), limit
+  for at = 2, #flying, 2 do left = left - tonumber(flying[at]) end
+  return left > 0
+end
+
 local function index_score(key, member, score)
   if score then redis.call('ZADD', key, score, member) else redis.call('ZREM', key, member) end
 end

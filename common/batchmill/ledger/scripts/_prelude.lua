@@ -38,6 +38,22 @@ local function add_shard(shard, ready, live_shards, shard_id, rows, plan)
   redis.call('SADD', live_shards, shard_id)
 end
 
+-- Give a shard that waits its next token and count it as queued; its message is published by who asked for it.
+-- keys: `stage`, `shard`, `ready`, `queued`, and `waiting` where it may wait for a retry.
+local function queue_shard(keys, state, job_id, stage, shard_id, now)
+  if state == 'planned' then
+    redis.call('LREM', keys.ready, 1, shard_id)
+  else
+    redis.call('ZREM', keys.waiting, shard_id)
+  end
+  local token = redis.call('HINCRBY', keys.shard, 'token', 1)
+  move_shard(keys.shard, state, 'queued')
+  redis.call('ZADD', keys.queued, now, attempt_key(job_id, stage, shard_id, token))
+  redis.call('HSET', keys.stage, 'last_queued_at', now)
+  redis.call('HINCRBY', keys.stage, 'shards_queued', 1)
+  return token
+end
+
 -- Count shards that were added to a stage.
 local function count_planned(stage, rows, bytes, shards)
   redis.call('HINCRBY', stage, 'rows_planned', rows)

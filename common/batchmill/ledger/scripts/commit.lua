@@ -126,10 +126,10 @@ note_pace(keys.job, keys.stage)
 local event = is_settled_now and 'settled' or 'committed'
 local job_state, ends_at_commit = unpack(redis.call('HMGET', keys.job, 'state', 'ends_at_commit'))
 if is_settled_now and ends_at_commit and job_state == 'running' then
-  event = 'finished'
   end_job(keys, job_state, 'completed', attempt.job_id, now)
   end_stage(keys)
   local worked_for, done, dead = unpack(redis.call('HMGET', keys.stage, 'worked_for', 'rows_done', 'rows_dead'))
+  event = has_ready(keys.index, string.match(worked_for, '^%S+')) and 'finished' or 'ended'  -- no shard waits for its place
   redis.call('RPUSH', keys.unreported, write_ended(attempt.job_id, worked_for, done, dead))
   redis.call('LTRIM', keys.unreported, -MAX_UNREPORTED, -1)
 end

@@ -78,10 +78,8 @@ class Context:
 
     def submit(self, request: JobRequest) -> tuple[JobStatus, bool]:
         """Submit a job; return its status, and whether it is new."""
-        job_id, is_new = self._service.admission.admit(request, self.access.tenant)
-        if is_new:
-            self._service.metrics.roles.submitted(request.stage_specs()[0])
-        return self.status(job_id), is_new
+        accepted = self._service.submit(request, self.access.tenant)
+        return self.status(accepted.job_id), accepted.is_new
 
     def check(self, request: JobRequest) -> CheckedJob:
         """Check a request without submitting it; return what was found of its input."""
