@@ -138,6 +138,8 @@ class WorkerSettings(ServiceSettings):
     shards_at_once: int = Field(default=2, ge=1, le=16)  # one computes while the others load and store
     operators: ListOfText = ()  # modules to import
     model_memory_mb: int | None = Field(default=None, gt=0)  # MiB, for what a process has loaded; None: a share
+    converted_models_dir: str = ""  # where models are stored that were converted for OpenVINO; "": the user's cache
+    converted_models_mb: int = Field(default=8192, ge=0)  # MiB that they may have; 0: they are converted every time
     row_cache_mb: int = Field(default=1024, ge=0)  # MiB of the blob store for the row cache; 0: nothing is kept
     row_cache_rows: int = Field(default=500_000, ge=0)  # that the row cache may have
     drain_s: Annotated[float, Span(gt=0)] = 25.0
@@ -151,6 +153,13 @@ class WorkerSettings(ServiceSettings):
     worker_listen: str = ""  # host:port of the supervisor's /healthz and /readyz; port 0: any; "": nowhere
 
     trace: str = ""  # a file to write the phases of every shard to, in the Chrome trace format
+
+    @property
+    def converted_models_folder(self) -> Path:
+        """Where converted models are stored on this machine."""
+        if self.converted_models_dir:
+            return Path(self.converted_models_dir).expanduser().absolute()
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "batchmill" / "models"
 
     @property
     def setup_limit_s(self) -> float:

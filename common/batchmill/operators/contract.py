@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 from pydantic import BaseModel, ValidationError
 
 from batchmill.errors import InvalidParams, did_you_mean
+from batchmill.jobs.job import Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -98,6 +99,23 @@ class Expansion:
     errors: Mapping[int, RowError] = field(default_factory=dict)
 
 
+class BackendInfo(Frozen):
+    """What computes the results of an operator in one process: its library and number format.
+
+    worst_cosine: the smallest cosine between its outputs and those of torch in float32, on a few rows; None: not
+        measured, or it is that.
+    """
+
+    name: str
+    precision: str
+    worst_cosine: float | None = None
+
+    @property
+    def key(self) -> str:
+        """What results and timings depend on: library and number format."""
+        return f"{self.name} {self.precision}"
+
+
 @runtime_checkable
 class Operator(Protocol):
     """The hooks that a worker calls. All but `infer` may be missing from a user's class."""
@@ -137,6 +155,12 @@ class Operator(Protocol):
         """Return what results depend on besides version, parameters and row, such as the files of a model.
 
         It is part of the row cache's key; called after the operator is set up.
+        """
+
+    def computes_with(self) -> BackendInfo:
+        """Return which library and number format compute the results; called after the operator is set up.
+
+        It is part of the row cache's key and of the name of the batch profile, and workers announce it.
         """
 
     def teardown(self) -> None:

@@ -60,6 +60,25 @@ def fingerprint_files(source: str) -> str:
     return hashlib.blake2b(json.dumps(described).encode(), digest_size=16).hexdigest()
 
 
+def content_digest(source: str) -> str:
+    """Return a digest of the content of a model's files, or the revision of a hub id.
+
+    Raises `LookupError` if the revision is unknown.
+    """
+    if not source.startswith("/"):
+        revision = hub_revision(source)
+        if not revision:
+            raise LookupError(f"the loaded revision of {source!r} is unknown")
+        return f"{source} {revision}"
+    root = Path(source)
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted(path for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
+        with path.open("rb") as file:
+            digest.update(f"{path.relative_to(root)}\0{path.stat().st_size}\0".encode())
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
 def hub_revision(source: str, cache: str | None = None) -> str:
     """Return the revision of a hub id in the hub's local cache; "" if it is unknown.
 

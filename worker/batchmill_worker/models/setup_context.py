@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchmill.storage.locations import Locations
+from batchmill_worker.backends.converted_models import ConvertedModels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,9 +19,11 @@ class SetupContext:
     """What is the same for every operator of a worker process.
 
     locations: the places that users may name; without any, no folder may be read.
+    converted_models: where models are stored that were converted for another library than torch.
     """
 
     locations: Locations = Locations(())  # noqa: RUF009  # never changed: one may serve all
+    converted_models: ConvertedModels = ConvertedModels()  # noqa: RUF009  # the same
 
     @contextmanager
     def active(self) -> Iterator[None]:

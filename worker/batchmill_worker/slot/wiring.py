@@ -13,6 +13,7 @@ from batchmill.ledger import Ledger
 from batchmill.ledger.workers.row_cache import Limits
 from batchmill.store_mark import StoreMark
 from batchmill.workspace import Workspace
+from batchmill_worker.backends.converted_models import ConvertedModels
 from batchmill_worker.engine.batch_executor import BatchExecutor
 from batchmill_worker.engine.controllers import ControllerCache
 from batchmill_worker.engine.executor import Executors
@@ -87,9 +88,10 @@ def build_slot_context(settings: WorkerSettings, identity: SlotIdentity, board_f
     controllers = ControllerCache(ledger.profiles, worker.device)
     heartbeat.batches = controllers.choices
     queues = ModelQueues(settings.pool, heartbeat)
+    converted_models = ConvertedModels(settings.converted_models_folder, settings.converted_models_mb * MIB)
     operators = OperatorCache(
         worker.device,
-        SetupContext(locations=settings.locations()),
+        SetupContext(settings.locations(), converted_models),
         budget=_model_budget(settings, worker),
         on_change=queues.follow,
         metrics=counts.models,
