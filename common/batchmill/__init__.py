@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     )
     from batchmill.jobs.dead_letters import DeadLetter
     from batchmill.jobs.job import BatchPolicy, JobState, RetryPolicy
+    from batchmill.jobs.sink import IndexSpec, SinkSpec
     from batchmill.jobs.status import JobStatus
     from batchmill.operators.contract import Expansion, PartialResult, RowError
     from batchmill.operators.registration import operator
@@ -62,6 +63,7 @@ __all__ = [
     "Conflict",
     "DeadLetter",
     "Expansion",
+    "IndexSpec",
     "InvalidOperator",
     "InvalidOutput",
     "InvalidParams",
@@ -87,6 +89,7 @@ __all__ = [
     "RetryPolicy",
     "RowError",
     "ServiceUnavailable",
+    "SinkSpec",
     "Stage",
     "StorageError",
     "Unauthorized",
@@ -104,6 +107,7 @@ _HOMES = {
     "batchmill.embedded": ("local",),
     "batchmill.jobs.dead_letters": ("DeadLetter",),
     "batchmill.jobs.job": ("BatchPolicy", "JobState", "RetryPolicy"),
+    "batchmill.jobs.sink": ("IndexSpec", "SinkSpec"),
     "batchmill.jobs.status": ("JobStatus",),
     "batchmill.operators.contract": ("Expansion", "PartialResult", "RowError"),
     "batchmill.operators.registration": ("operator",),

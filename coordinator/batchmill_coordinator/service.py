@@ -24,6 +24,9 @@ from batchmill_coordinator.admission.uploads import Uploads
 from batchmill_coordinator.event_hub import EventHub
 from batchmill_coordinator.fleet.backlog import PoolBacklog
 from batchmill_coordinator.fleet.fleet_view import FleetView
+from batchmill_coordinator.indexes.catalog import IndexCatalog
+from batchmill_coordinator.indexes.publication import IndexPublication
+from batchmill_coordinator.indexes.search import IndexSearch
 from batchmill_coordinator.inspection.inspector import InspectedSource, Inspector
 from batchmill_coordinator.inspection.pool import inspector_pool
 from batchmill_coordinator.metering.page import CoordinatorMetrics
@@ -91,12 +94,14 @@ class Service:
         self._planning_inspectors = inspector_pool(settings)  # of their own: no submission delays the planner
         inspector = Inspector(self._inspectors)
         self.admission = Admission(self.ledger, self.fleet, self.workspace, resumption, inspector, settings)
+        self.indexes = IndexCatalog(self.workspace.blobs)
         self.uploads = Uploads(self.ledger, self.workspace, inspector, settings)
         self.leadership = Leadership(self.ledger, _own_name(), settings.leader_ttl_s, self.clock, self._wake_all)
         self.notices = Notices()
         self.metrics = CoordinatorMetrics(
             self.ledger, settings, lambda: self.leadership.epoch, self.clock, self.notices
         )
+        self.searches = IndexSearch(self.ledger, self.workspace, self._submit_own, self.delete)
         self.readiness = ReadinessProbe(self.ledger, self.notices, self.clock)
         self.dead_rows = DeadRowStore(self.ledger, self.workspace.blobs)
         self.replays = Replays(self.ledger, self.workspace, self.dead_rows, inspector, settings)
@@ -139,9 +144,9 @@ class Service:
         self._publisher.close()
         self.ledger.close()
 
-    def submit(self, request: JobRequest, tenant: str) -> Acceptance:
+    def submit(self, request: JobRequest, tenant: str, *, is_internal: bool = False) -> Acceptance:
         """Accept a job, and publish the message of a shard that was queued with it. Raises as `Admission.admit`."""
-        accepted = self.admission.admit(request, tenant)
+        accepted = self.admission.admit(request, tenant, is_internal=is_internal)
         first = request.stage_specs()[0]
         if accepted.is_new:
             self.metrics.roles.submitted(first)
@@ -201,6 +206,9 @@ class Service:
             for record in records
         ]
 
+    def _submit_own(self, request: JobRequest, tenant: str) -> str:
+        return self.submit(request, tenant, is_internal=True).job_id
+
     def delete(self, job_id: str) -> None:
         """Delete an ended job. Raises `NotFound`, `Conflict`, or `StorageError`: then it is tried again."""
         delete_job(self.ledger, self.workspace.blobs, job_id)
@@ -219,7 +227,10 @@ class Service:
         roll_forward = RollForward(ledger, self.dead_rows)
         merger = Merger(ledger, self.workspace, self.dead_rows, one_schema, roll_forward)
         freed = FreedResults(ledger, self.workspace, self.clock)
-        outputs = OutputCloser(ledger, self.workspace, merger, resumption, one_schema, roll_forward, self.clock)
+        published = IndexPublication(ledger, self.workspace, self.indexes, self.clock)
+        outputs = OutputCloser(
+            ledger, self.workspace, merger, resumption, one_schema, roll_forward, published.record, self.clock
+        )
         return [
             Planner(ledger, fleet, self._open_source, resumption, settings),
             Dispatcher(ledger, fleet, self._publisher, counts),

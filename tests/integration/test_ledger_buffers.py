@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +14,7 @@ from batchmill.ledger import Ledger
 from batchmill.ledger.shards import PlanStep
 from batchmill.ledger.views.index import Window
 from batchmill.sources.base import RowCount
-from batchmill_coordinator.scheduling.buffer_credit import within_buffer
+from batchmill_coordinator.scheduling.buffer_credit import within_buffer, within_limits
 from support.ledger_steps import claim, submit
 
 if TYPE_CHECKING:
@@ -76,3 +77,21 @@ def has_credit(ledger: Ledger) -> bool:
 def is_ready(ledger: Ledger) -> bool:
     ready = ledger.index.due({"default": Window(10, frozenset({"echo"}))}, 64).ready
     return (JOB, 0) in ready.get("default", [])
+
+
+def test_a_stage_has_no_more_shards_under_way_than_it_may_have(redis_client: redis.Redis, prefix: str) -> None:
+    ledger = Ledger(redis_client, prefix)
+    epoch = ledger.lead("me", 60)
+    submit(ledger, JOB, spec=JobForm(operator="echo").spec())
+    plan_shards(ledger, epoch, 0, 5)
+    assert ledger.shards.queue(JOB, ledger.jobs.read(JOB).first, ShardId((0,)), epoch) is not None
+    (one,) = ledger.jobs.read_stages([(JOB, 0)])
+    waiting = [ShardId((number,)) for number in range(1, 5)]
+
+    def allowed(most: int | None) -> list[ShardId]:
+        spec = one.spec.model_copy(update={"max_at_once": most})
+        return within_limits(one._replace(stage=replace(one.stage, spec=spec)), waiting)
+
+    assert allowed(None) == waiting
+    assert allowed(3) == waiting[:2]
+    assert allowed(1) == []

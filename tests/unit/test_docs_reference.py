@@ -20,6 +20,7 @@ import batchmill
 from batchmill import AsyncJob, AsyncJobStage, Job, JobStage
 from batchmill.cli import main
 from batchmill.jobs.job import BatchPolicy, FileSource, JobRequest, OutputSpec, RetryPolicy, UploadSource
+from batchmill.jobs.sink import SinkSpec
 from batchmill.operators.contract import Operator
 from batchmill.operators.registration import operator
 
@@ -102,6 +103,7 @@ def test_every_field_of_a_job_request_is_documented_and_none_that_does_not_exist
     [
         ("source", (FileSource, UploadSource)),
         ("output", (OutputSpec,)),
+        ("sink", (SinkSpec,)),
         ("retry", (RetryPolicy,)),
         ("batch", (BatchPolicy,)),
     ],

@@ -109,6 +109,7 @@ def _trial(options: JobOptions, rows: int, name: str) -> JobOptions:
         stage.form = stage.form.model_copy(update={"keep": True})
     trial: JobOptions = {**options, "source": fields | {"limit": rows}, "stages": stages, "name": f"try {name}"}
     trial.pop("output", None)
+    trial.pop("sink", None)
     return trial
 
 

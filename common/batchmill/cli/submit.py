@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 STDIN = "-"
 _OF_A_FILE = frozenset(
     {"name", "pool", "priority", "deadline", "budget", "idempotency_key", "output", "output_format"}
-) | {"max_rows_per_file", "target_file_bytes"}
+) | {"max_rows_per_file", "target_file_bytes", "sink"}
 """Options that may be given beside a job file."""
 
 ENDINGS = (".toml", ".json")
@@ -105,6 +105,20 @@ Exit codes: 0 submitted (with --wait: completed), 1 the job failed, was cancelle
     type=click.IntRange(MIN_FILE_BYTES),
     metavar="N",
     help="About how many bytes a file of the --output folder has.",
+)
+@click.option(
+    "--sink",
+    metavar="PATH|STORE:TABLE",
+    help="A store for the results instead: a path that ends in .lance, or a table of a store that the service names.",
+)
+@click.option("--sink-name", metavar="NAME", help="What the index is called in searches.  [default: as the table]")
+@click.option("--sink-vector", metavar="COLUMN", help="The column with the vectors.  [default: embedding]")
+@click.option("--sink-id", metavar="COLUMN", help="The column that says which document a row is from.")
+@click.option(
+    "--sink-mode",
+    type=click.Choice(["replace", "upsert", "mirror"]),
+    help="Which rows that are there go: all, those of the same documents, or also those of documents that are gone.  "
+    "[default: replace]",
 )
 @click.option("--carry", type=Names(), help="Input columns to pass through to the results.  [default: all]")
 @click.option("--name", help="A name for the job.")
@@ -285,6 +299,11 @@ class SubmitFlags(TypedDict):
     output_format: str | None
     max_rows_per_file: int | None
     target_file_bytes: int | None
+    sink: str | None
+    sink_name: str | None
+    sink_vector: str | None
+    sink_id: str | None
+    sink_mode: str | None
     carry: list[str] | None
     name: str | None
     pool: str | None
@@ -360,6 +379,7 @@ def _job_options(flags: SubmitFlags) -> JobOptions:
     return {
         "params": params_of_file(flags["params_file"]) | params_of(flags["params"]),
         "output": _given({"path": output, **about_output}) if output else None,
+        "sink": _sink(flags),
         "carry": flags["carry"],
         "name": flags["name"],
         "pool": flags["pool"],
@@ -372,6 +392,19 @@ def _job_options(flags: SubmitFlags) -> JobOptions:
         "budget": flags["budget"],
         "idempotency_key": flags["idempotency_key"],
     }
+
+
+def _sink(flags: SubmitFlags) -> dict[str, Any] | None:
+    about = {
+        "name": flags["sink_name"],
+        "vector": flags["sink_vector"],
+        "id": flags["sink_id"],
+        "mode": flags["sink_mode"],
+    }
+    lonely = next((name for name, value in about.items() if value is not None and not flags["sink"]), None)
+    if lonely is not None:
+        raise InvalidRequest(f"--sink-{lonely} needs --sink.", hint="Add --sink PATH.")
+    return _given({"to": flags["sink"], **about}) if flags["sink"] else None
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

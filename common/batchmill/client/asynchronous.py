@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+from urllib.parse import quote
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from batchmill.client.connection.service import find_service
 from batchmill.client.connection.transport import Transport
@@ -17,12 +18,15 @@ from batchmill.client.submitting.submission import JobSender, make_spec
 from batchmill.errors import InvalidRequest
 from batchmill.fleet import PoolStatus, WorkerInfo
 from batchmill.jobs.cost import CostTotals
+from batchmill.jobs.index_status import IndexStatus
+from batchmill.jobs.search import SearchHit, SearchRequest, SearchResult
 from batchmill.jobs.status import CheckedJob, JobStatus
 from batchmill.operators.contract import OperatorInfo
 from batchmill.row_cache import CacheStats
+from batchmill.wording import fault_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from batchmill.client.options import JobOptions
     from batchmill.client.submitting.rows import UploadPart
@@ -42,6 +46,10 @@ class _Workers(BaseModel):
 
 class _Pools(BaseModel):
     pools: list[PoolStatus]
+
+
+class _Indexes(BaseModel):
+    indexes: list[IndexStatus]
 
 
 class _Operators(BaseModel):
@@ -265,6 +273,68 @@ class AsyncClient:
     async def clear_cache(self) -> None:
         """Empty the service's row cache."""
         await self._transport.call("DELETE", "/v1/cache")
+
+    async def search(
+        self,
+        index: str,
+        text: str | None = None,
+        *,
+        vector: Sequence[float] | None = None,
+        k: int = 10,
+        where: Mapping[str, Any] | None = None,
+        columns: Sequence[str] | None = None,
+        model: str | None = None,
+    ) -> list[SearchHit]:
+        """Find the rows of an index that are nearest to a text or a vector.
+
+        Args:
+            index: The name of the index.
+            text: A text, which is embedded as the rows of the index were.
+            vector: Or a vector.
+            k: How many rows to find, at most.
+            where: A filter: for each column a value, or comparisons such as `{"gte": 2020, "in": [1, 2]}`.
+            columns: The columns of the rows to return. None: all but the vectors.
+            model: The model that you expect: an index of another one is refused.
+
+        Returns:
+            The rows with their ids and distances, the nearest first.
+
+        Raises:
+            NotFound: There is no such index.
+            InvalidRequest: The search does not fit the index.
+        """
+        try:
+            request = SearchRequest(
+                text=text,
+                vector=None if vector is None else [float(number) for number in vector],
+                k=k,
+                where=dict(where or {}),
+                columns=None if columns is None else list(columns),
+                model=model,
+            )
+        except ValidationError as error:
+            raise InvalidRequest(f"search: {fault_of(error.errors()[0])}") from error
+        answer = await self._transport.json("POST", f"/v1/indexes/{quote(index, safe='')}/search", body=request)
+        return self._transport.parse(SearchResult, answer).hits
+
+    async def indexes(self) -> list[IndexStatus]:
+        """List the indexes that sinks of jobs have published.
+
+        Returns:
+            One entry per index: its place, rows, and how its vectors were made.
+        """
+        return (await self._get(_Indexes, "/v1/indexes")).indexes
+
+    async def forget_index(self, name: str) -> None:
+        """Forget an index. Its rows stay in the store.
+
+        Args:
+            name: The name of the index.
+
+        Raises:
+            NotFound: There is no such index.
+        """
+        await self._transport.call("DELETE", f"/v1/indexes/{quote(name, safe='')}")
 
     async def costs(self, limit: int = 50) -> CostTotals:
         """Read what all jobs cost, deleted ones included.

@@ -11,7 +11,7 @@ from batchmill.client.loop import LoopThread
 from batchmill.client.options import with_job_options
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from batchmill.client.job import AsyncJob
     from batchmill.client.options import JobOptions
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from batchmill.client.submitting.submission import JobSender
     from batchmill.fleet import PoolStatus, WorkerInfo
     from batchmill.jobs.cost import CostTotals
+    from batchmill.jobs.index_status import IndexStatus
+    from batchmill.jobs.search import SearchHit
     from batchmill.jobs.status import CheckedJob
     from batchmill.operators.contract import OperatorInfo
     from batchmill.row_cache import CacheStats
@@ -194,6 +196,58 @@ class Client:
     def clear_cache(self) -> None:
         """Empty the service's row cache."""
         self._loop.run(self._async.clear_cache())
+
+    def search(
+        self,
+        index: str,
+        text: str | None = None,
+        *,
+        vector: Sequence[float] | None = None,
+        k: int = 10,
+        where: Mapping[str, Any] | None = None,
+        columns: Sequence[str] | None = None,
+        model: str | None = None,
+    ) -> list[SearchHit]:
+        """Find the rows of an index that are nearest to a text or a vector.
+
+        Args:
+            index: The name of the index.
+            text: A text, which is embedded as the rows of the index were.
+            vector: Or a vector.
+            k: How many rows to find, at most.
+            where: A filter: for each column a value, or comparisons such as `{"gte": 2020, "in": [1, 2]}`.
+            columns: The columns of the rows to return. None: all but the vectors.
+            model: The model that you expect: an index of another one is refused.
+
+        Returns:
+            The rows with their ids and distances, the nearest first.
+
+        Raises:
+            NotFound: There is no such index.
+            InvalidRequest: The search does not fit the index.
+        """
+        return self._loop.run(
+            self._async.search(index, text, vector=vector, k=k, where=where, columns=columns, model=model)
+        )
+
+    def indexes(self) -> list[IndexStatus]:
+        """List the indexes that sinks of jobs have published.
+
+        Returns:
+            One entry per index: its place, rows, and how its vectors were made.
+        """
+        return self._loop.run(self._async.indexes())
+
+    def forget_index(self, name: str) -> None:
+        """Forget an index. Its rows stay in the store.
+
+        Args:
+            name: The name of the index.
+
+        Raises:
+            NotFound: There is no such index.
+        """
+        self._loop.run(self._async.forget_index(name))
 
     def costs(self, limit: int = 50) -> CostTotals:
         """Read what all jobs cost, deleted ones included.

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from batchmill.client.submitting.stage import Stage
     from batchmill.jobs.job import BatchPolicy, RetryPolicy
+    from batchmill.jobs.sink import SinkSpec
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -30,6 +31,8 @@ class JobOptions(TypedDict, total=False):
             `StageForm`.
         output: A folder for the results, or `{"path": …, "format": "parquet" | "jsonl"}`, also with
             `max_rows_per_file` or `target_file_bytes`. None: the service keeps the results.
+        sink: A store for the results instead: a path that ends in `.lance`, `STORE:TABLE`, or a `SinkSpec`, or a dict
+            with its fields.
         carry: Input columns to pass through to the results. None: all columns.
         name: A name for the job, for people.
         pool: The pool of workers to run on. None: the pool `default`.
@@ -52,6 +55,7 @@ class JobOptions(TypedDict, total=False):
     params: Mapping[str, Any] | None
     stages: Sequence[Stage | Mapping[str, Any]] | None
     output: str | os.PathLike[str] | Mapping[str, Any] | None
+    sink: str | os.PathLike[str] | SinkSpec | Mapping[str, Any] | None
     carry: Sequence[str] | None
     name: str | None
     pool: str | None

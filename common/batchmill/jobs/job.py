@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-import time
 from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
@@ -11,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from batchmill.durations import Span
+from batchmill.jobs.sink import RESERVED_OPERATORS, STAGES, SinkSpec, sink_stages
 
 MAX_INLINE_BYTES = 64 * 1024
 """Rows of at most this many bytes (as an Arrow stream) are stored in the ledger; more in the blob store."""
@@ -241,6 +240,7 @@ class _JobFields(Frozen):
 
     source: FileSource | UploadSource | None = None  # None: the rows are sent inline
     output: OutputSpec | None = None
+    sink: SinkSpec | None = None
     name: Name | None = None
     priority: int = Field(default=0, ge=-100, le=100)  # higher goes first
     deadline_at: float | None = Field(default=None, gt=0, lt=1e11)  # seconds since the epoch
@@ -258,6 +258,9 @@ class StageSpec(_OperatorFields, _BetweenStages):
     """What one stage of a job is to do."""
 
     name: Name | None = None  # None: it is called after its operator
+    min_shard_rows: int = 1  # of a shard, while the stage before it is not over
+    max_at_once: int | None = None  # shards that are queued or running at a time
+    takes_all: bool = False  # whether all of its input is one shard
     gathers: bool = False  # whether its operator does; from what workers announce
 
     @property
@@ -284,6 +287,11 @@ class JobSpec(_JobFields):
     """What a job is to do. Validated completely before anything is stored; never changed afterwards."""
 
     stages: Annotated[tuple[StageSpec, ...], Field(min_length=1, max_length=MAX_STAGES)]  # in the order of the rows
+
+    @property
+    def computing(self) -> tuple[StageSpec, ...]:
+        """The stages that the user named; behind them are those of the sink."""
+        return tuple(stage for stage in self.stages if not stage.operator.startswith(RESERVED_OPERATORS))
 
     @property
     def is_chain(self) -> bool:
@@ -344,6 +352,7 @@ class JobForm(_OperatorFields, _JobFields):
     def _has_operators(self) -> Self:
         if (self.operator is None) == (self.stages is None):
             raise ValueError("expected either an operator or stages")
+        self._check_sink()
         if self.stages is None:
             return self
         if self.params or self.carry is not None:
@@ -353,6 +362,18 @@ class JobForm(_OperatorFields, _JobFields):
         if twice is not None:
             raise ValueError(f"two stages are called {twice!r}: give each a name of its own")
         return self
+
+    def _check_sink(self) -> None:
+        if self.sink is None:
+            return
+        if self.output is not None:
+            raise ValueError("a job has an output or a sink; to get both, submit it twice, with cache=true")
+        if self.sink.mode == "amend":
+            raise ValueError("sink.mode: expected 'replace', 'upsert' or 'mirror'")
+        if any((stage.name or stage.operator) in STAGES for stage in self.stages or ()):
+            raise ValueError(f"the stages of the sink are called {' and '.join(STAGES)}: give yours other names")
+        if len(self.stages or ()) + len(STAGES) > MAX_STAGES:
+            raise ValueError(f"a job with a sink has at most {MAX_STAGES - len(STAGES)} other stages")
 
     def dated(self, now_s: float) -> Self:
         """Return the form with its deadline as a moment. now_s: seconds since the epoch."""
@@ -370,21 +391,26 @@ class JobForm(_OperatorFields, _JobFields):
         """Return what its stages are to do, in order."""
         shared = {name: getattr(self, name) for name in _SHARED}
         if self.stages is None:
-            return (StageSpec(**{name: getattr(self, name) for name in _OF_ONE_STAGE}, **shared),)
-        own = (
-            {name: getattr(stage, name) for name in StageForm.model_fields if getattr(stage, name) is not None}
-            for stage in self.stages
-        )
-        return tuple(StageSpec(**(shared | fields)) for fields in own)
+            own = [{name: getattr(self, name) for name in _OF_ONE_STAGE}]
+        else:
+            own = [
+                {name: getattr(stage, name) for name in StageForm.model_fields if getattr(stage, name) is not None}
+                for stage in self.stages
+            ]
+        behind = [] if self.sink is None else sink_stages(self.sink, shared)
+        return tuple(StageSpec(**fields) for fields in [*(shared | fields for fields in own), *behind])
 
     @classmethod
     def of(cls, spec: JobSpec) -> JobForm:
         """Write a spec as a form."""
         fields = {name: getattr(spec, name) for name in _JobFields.model_fields}
-        if spec.is_chain:
-            stages = [StageForm(**{name: getattr(one, name) for name in StageForm.model_fields}) for one in spec.stages]
+        if not spec.computing:  # a replay of what a sink could not store
+            fields["sink"] = None
+        shown = spec.computing or spec.stages
+        if len(shown) != 1:
+            stages = [StageForm(**{name: getattr(one, name) for name in StageForm.model_fields}) for one in shown]
             return cls(stages=stages, **fields)
-        (stage,) = spec.stages
+        (stage,) = shown
         return cls(**{name: getattr(stage, name) for name in _OperatorFields.model_fields}, **fields)
 
 
@@ -402,16 +428,3 @@ class JobError(Frozen):
     code: str
     message: str
     details: dict[str, Any] = {}
-
-
-def new_id(kind: str) -> str:
-    """A fresh id that sorts by time: `job-…`, 10 characters of milliseconds and 10 of chance, base 32."""
-    return f"{kind}-{_base32(time.time_ns() // 1_000_000, 10)}{_base32(secrets.randbits(50), 10)}"
-
-
-def _base32(number: int, width: int) -> str:
-    digits = ""
-    for _ in range(width):
-        number, digit = divmod(number, 32)
-        digits = "0123456789abcdefghjkmnpqrstvwxyz"[digit] + digits
-    return digits

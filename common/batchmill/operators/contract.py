@@ -53,6 +53,7 @@ class OperatorKind(StrEnum):
     """What an operator takes, which decides how a worker runs it."""
 
     BATCH = "batch"  # many rows in one call, each call alone on the device
+    SHARD = "shard"  # all rows of a shard in one call, with their paths, beside the device: it writes to a store
 
 
 class RowError(Exception):

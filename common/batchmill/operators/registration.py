@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from batchmill.errors import InvalidOperator, did_you_mean
-from batchmill.operators.contract import BatchFormat, BatchSize, Operator, OperatorDefinition
+from batchmill.operators.contract import BatchFormat, BatchSize, Operator, OperatorDefinition, OperatorKind
 from batchmill.operators.hook_signatures import check_hooks
 from batchmill.operators.params_model import params_model
 
@@ -61,6 +61,7 @@ def operator(
     gathers: bool = False,
     version: str = "1",
     cacheable: bool = True,
+    kind: OperatorKind = OperatorKind.BATCH,
 ) -> Callable[[T], T]:
     """Register a function or a class as an operator, and return it unchanged.
 
@@ -89,6 +90,7 @@ def operator(
         version: Change it when the results change for the same input.
         cacheable: Whether a result depends only on its row and the parameters. False for random results, remote
             services, or results that depend on other rows of the batch; such jobs cannot use the row cache.
+        kind: How a worker runs it. Operators of users take batches.
 
     Returns:
         A decorator.
@@ -116,6 +118,7 @@ def operator(
                 gathers=gathers,
                 version=version,
                 cacheable=cacheable and not gathers,
+                kind=kind,
                 code=_code_digest(code),
                 summary=(inspect.getdoc(code) or "").partition("\n")[0],
             )

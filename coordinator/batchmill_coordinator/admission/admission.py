@@ -10,17 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from batchmill.broker import model_queue_of
 from batchmill.errors import Conflict, InvalidOutput, InvalidRequest, UnknownOperator, did_you_mean
-from batchmill.jobs.job import (
-    MAX_INLINE_BYTES,
-    FileSource,
-    JobForm,
-    JobRequest,
-    JobSpec,
-    StageSpec,
-    UploadSource,
-    new_id,
-)
+from batchmill.jobs.ids import new_id
+from batchmill.jobs.job import MAX_INLINE_BYTES, FileSource, JobForm, JobRequest, JobSpec, StageSpec, UploadSource
 from batchmill.jobs.shard import FIRST_ROWS, Shard, ShardId
+from batchmill.jobs.sink import RESERVED_OPERATORS, STAGES
 from batchmill.jobs.stages import FIRST_STAGE
 from batchmill.jobs.status import CheckedJob
 from batchmill.ledger.submission import Acceptance, FirstPlace, OneShardPlan, Submission
@@ -38,6 +31,7 @@ from batchmill_coordinator.admission.column_checks import (
 )
 from batchmill_coordinator.admission.param_checks import check_cache, check_params
 from batchmill_coordinator.admission.request_rows import check_shape, table_from_json
+from batchmill_coordinator.admission.sinks import SinkAdmission
 from batchmill_coordinator.admission.upload_parts import part_name
 from batchmill_coordinator.admission.uploads import Uploads
 from batchmill_coordinator.fleet.pools import EMPTY
@@ -92,13 +86,16 @@ class Admission:
         self._workspace = workspace
         self._settings = settings
         self._limits = arrow_limits(settings)
+        self.sinks = SinkAdmission(ledger, workspace, settings)
 
-    def check_spec(self, spec: JobSpec) -> tuple[OperatorInfo, ...]:
+    def check_spec(self, spec: JobSpec, *, is_internal: bool = False) -> tuple[OperatorInfo, ...]:
         """Check what is known without the rows; return the operator of each stage.
 
-        Raises a subclass of `InvalidRequest`.
+        is_internal: whether the service itself runs the job. Raises a subclass of `InvalidRequest`.
         """
         self._check_deadline(spec)
+        if not is_internal:
+            _refuse_reserved(spec)
         return tuple(self._checked_operator(stage) for stage in spec.stages)
 
     def _checked_operator(self, stage: StageSpec) -> OperatorInfo:
@@ -131,11 +128,13 @@ class Admission:
         """Make the deadline of a request a moment, by the clock that deadlines are judged by."""
         return form if form.deadline is None else form.dated(self._ledger.now_ms() / 1000)
 
-    def admit(self, request: JobRequest, tenant: str) -> Acceptance:
+    def admit(self, request: JobRequest, tenant: str, *, is_internal: bool = False) -> Acceptance:
         """Accept a job. Raises a subclass of `InvalidRequest`, or `Conflict`.
 
         Where the rows are in the request, the ledger says whether it is known as it accepts it: to ask first would be
         another round trip for every small job.
+
+        is_internal: whether the service itself runs it.
         """
         if request.rows is not None:
             check_shape(request.rows, self._limits)
@@ -144,22 +143,23 @@ class Admission:
         if known is not None:
             return Acceptance(known, is_new=False)
         try:
-            return self._admit(request, digest, tenant)
+            return self._admit(request, digest, tenant, is_internal=is_internal)
         except InvalidRequest:  # what has changed since a request was accepted does not concern its repetition
             known = None if request.source is not None else self._known(request, digest, tenant)
             if known is None:
                 raise
             return Acceptance(known, is_new=False)
 
-    def _admit(self, request: JobRequest, digest: str, tenant: str) -> Acceptance:
+    def _admit(self, request: JobRequest, digest: str, tenant: str, *, is_internal: bool) -> Acceptance:
         _require_one_input(request)
         request = self.dated(request)
-        operators = self.check_spec(request.spec())
+        operators = self.check_spec(request.spec(), is_internal=is_internal)
         with ExitStack() as undo:
             job_id = new_id("job")
             undo.callback(self._workspace.blobs.delete_folder, f"jobs/{job_id}")
             found = self._checked_input(request, operators, job_id, undo, tenant)
             order = Order(found.spec, operators, found.inline, found.description)
+            self.sinks.claim(job_id, found.spec, operators, tenant, undo)
             accepted = self._accept(job_id, request, found, order, digest, undo, tenant)
             if not accepted.is_new:
                 self._known(request, digest, tenant)
@@ -177,6 +177,7 @@ class Admission:
         with ExitStack() as undo:
             job_id = new_id("job")
             undo.callback(self._workspace.blobs.delete_folder, f"jobs/{job_id}")
+            self.sinks.check(request.spec(), operators, tenant)
             source = self._checked_input(request, operators, job_id, undo, tenant).source
             total = source.count("")
             columns = {field.name: str(field.type) for field in source.schema}
@@ -313,6 +314,13 @@ class Admission:
             output.reopen()
         undo.callback(output.release)
         return None if earlier is None else earlier.job
+
+
+def _refuse_reserved(spec: JobSpec) -> None:
+    """Raise `UnknownOperator` if a user names an operator that only the service itself runs."""
+    own = (stage.operator for stage in spec.stages if stage.operator.startswith(RESERVED_OPERATORS))
+    for operator in list(own)[: None if spec.sink is None else -len(STAGES)]:
+        raise UnknownOperator(f"only the service itself runs {operator!r}.", hint="Give `sink`.", operator=operator)
 
 
 def _one_shard_plan(job_id: str, found: _Input, settings: CoordinatorSettings) -> OneShardPlan | None:

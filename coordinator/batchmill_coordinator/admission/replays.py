@@ -9,19 +9,22 @@ from __future__ import annotations
 import hashlib
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from batchmill.columns.lineage import SOURCE_ROW
 from batchmill.errors import Conflict, InvalidRequest, InvalidSource, NotFound
 from batchmill.jobs.dead_letters import BAD_LINE, INCOMPLETE, TOO_LARGE
-from batchmill.jobs.job import JobState, UploadSource, new_id
+from batchmill.jobs.ids import new_id
+from batchmill.jobs.job import JobState, UploadSource
 from batchmill.jobs.shard import format_shard_id
+from batchmill.jobs.sink import PUBLISH_OPERATOR, STORE_OPERATOR, amending
 from batchmill.jobs.stages import FIRST_STAGE, last_stage, stage_called
 from batchmill.ledger.submission import Submission
 from batchmill_coordinator.admission.acceptance import accept, tenant_key
 from batchmill_coordinator.admission.edits import edited
+from batchmill_coordinator.admission.sinks import SinkAdmission
 from batchmill_coordinator.admission.upload_parts import part_name
 from batchmill_coordinator.admission.uploads import Uploads
 from batchmill_coordinator.inspection.inspector import InspectedSource
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 
     from batchmill.jobs.dead_letters import DeadLetter, DeadRows
-    from batchmill.jobs.job import JobSpec
+    from batchmill.jobs.job import JobSpec, StageSpec
     from batchmill.jobs.replay import RedoRequest, ReplayRequest, RowEdit
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.settings import CoordinatorSettings
@@ -59,6 +62,7 @@ class Replays:
         self._uploads = Uploads(ledger, workspace, inspector, settings)
         self._dead_rows = dead_rows
         self._settings = settings
+        self._sinks = SinkAdmission(ledger, workspace, settings)
 
     def begin(self, record: JobRecord, request: ReplayRequest, tenant: str) -> tuple[str, bool]:
         """Submit the replay of a job's failed rows; return the new job's id, and whether it is new.
@@ -142,6 +146,7 @@ class Replays:
         upload_id = self._uploads.begin(tenant)
         undo.callback(self._uploads.drop, upload_id, tenant)
         undo.callback(blobs.delete_folder, f"jobs/{replay_id}")
+        self._sinks.claim_again(record, replay_id, undo)
         places: list[int] = []
         parts = 0
         for parts, some in enumerate(rows, start=1):
@@ -248,12 +253,17 @@ def _spec(spec: JobSpec, stage: int, source: UploadSource) -> JobSpec:
 
     It ends before a stage that gathers: that needs all rows of a source row, and waits for the others, too.
     """
-    stages = tuple(
-        one.model_copy(update={"retry": one.retry.model_copy(update={"max_dead": None})})
-        for one in spec.stages[stage : spec.gathering_behind(stage)]
-    )
+    stages = tuple(_again(one) for one in spec.stages[stage : spec.gathering_behind(stage)])
     changes = {"source": source, "output": None, "deadline_at": None, "stages": stages}
     return spec.model_copy(update=changes)
+
+
+def _again(stage: StageSpec) -> StageSpec:
+    """A stage as a replay runs it: without a limit of failed rows; what it stores is added to what is there."""
+    changes: dict[str, Any] = {"retry": stage.retry.model_copy(update={"max_dead": None})}
+    if stage.operator in (STORE_OPERATOR, PUBLISH_OPERATOR):
+        changes["params"] = amending(stage.params)
+    return stage.model_copy(update=changes)
 
 
 def require_ended(record: JobRecord) -> None:

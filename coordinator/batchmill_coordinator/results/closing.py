@@ -10,6 +10,8 @@ from batchmill.jobs.stages import last_stage
 from batchmill_coordinator.results.outputs import manifest_of, settled_shards
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from batchmill.clock import Clock
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.workspace import Workspace
@@ -20,7 +22,10 @@ if TYPE_CHECKING:
 
 
 class OutputCloser:
-    """Publishes the output of a job that ends; merges the results of a replay into the job that it replays."""
+    """Publishes the output of a job that ends; merges the results of a replay into the job that it replays.
+
+    record_index: makes known what a job has put into a sink.
+    """
 
     def __init__(
         self,
@@ -30,6 +35,7 @@ class OutputCloser:
         resumption: Resumption,
         one_schema: OneSchema,
         roll_forward: RollForward,
+        record_index: Callable[[JobRecord], None],
         clock: Clock,
     ) -> None:
         self._ledger = ledger
@@ -38,6 +44,7 @@ class OutputCloser:
         self._resumption = resumption
         self._one_schema = one_schema
         self._roll_forward = roll_forward
+        self._record_index = record_index
         self._clock = clock
 
     def close(self, record: JobRecord, state: JobState, epoch: int) -> None:
@@ -48,7 +55,9 @@ class OutputCloser:
         """
         if record.replay_of is not None:
             self._merger.merge(record, epoch)
+            self._record_index(record)
             return
+        self._record_index(record)
         self._one_schema.keep_input_schema(record)
         self._keep_input(record)
         publisher = self._workspace.open_publisher(record.id, record.spec)

@@ -5,6 +5,7 @@
 2. A part may give several splits, and a split may join parts; a part without results is passed over.
 3. A short remainder is held back while the next stage has shards and the stage before it is not over: it waits for its
    neighbour, as a small shard is mostly overhead.
+   A stage of large shards also waits while the stage before it has shards in flight.
 4. Where this stage or a later one gathers the results of each source row, only `SourceRowSplitter` cuts, between those.
 5. The input ends when the stage before is settled and all of its results are in shards.
 
@@ -82,8 +83,11 @@ class StageSource(Source):
 
     def splitter(self, cursor: str = "") -> Splitter:
         """See `Source.splitter`."""
-        waits = self._own.shards_live > 0 and not self._before.is_settled
-        own, at = self._own, StageCursor.parse(cursor)
+        own, at, before = self._own, StageCursor.parse(cursor), self._before
+        holds_out = own.spec.min_shard_rows > 1 and before.shards_in_flight > 0  # else its buffer may be full
+        waits = (own.shards_live > 0 or holds_out) and not before.is_settled
+        if own.spec.takes_all:
+            return _CompleteSplitter(self._ledger, self._record, before, at)
         if own.spec.gathers or self._record.spec.is_gathered_behind(own.number):
             return SourceRowSplitter(
                 self._ledger, self._record, self._before, at, MAX_PARTS, gathers=own.spec.gathers, waits=waits
@@ -112,6 +116,31 @@ class _Piece:
         """Return the cursor behind `row` results of its shard."""
         is_over = self.is_last and row >= self.first + self.part.results
         return StageCursor(self.shard + 1, 0) if is_over else StageCursor(self.shard, row)
+
+
+class _CompleteSplitter(Splitter):
+    """Gives all results of a stage as one split, once there will be no more."""
+
+    def __init__(self, ledger: Ledger, record: JobRecord, stage: StageRecord, cursor: StageCursor) -> None:
+        self._ledger = ledger
+        self._record = record
+        self._stage = stage
+        self._cursor = cursor
+
+    def next_split(self, max_rows: int, max_bytes: int) -> NextSplit:  # noqa: ARG002  # the stage takes all at once
+        """See `Splitter.next_split`."""
+        if not self._stage.is_settled:
+            return NotYet()
+        shards = settled_shards(self._ledger, self._record, self._stage.number, self._cursor.shard)
+        parts = [part for shard in shards for part in shard.parts if part.results]
+        self._cursor = StageCursor(self._stage.shards_planned, 0)
+        if not parts:
+            return End()
+        slices = tuple(
+            Slice(0, 0, part.results, part.results, part=part_of(part.shard_id, part.token)) for part in parts
+        )
+        rows, nbytes = sum(part.results for part in parts), sum(part.nbytes for part in parts)
+        return InputSplit(slices, rows, nbytes, self._cursor.write())
 
 
 class _StageSplitter(Splitter):

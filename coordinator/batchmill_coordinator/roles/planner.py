@@ -294,7 +294,7 @@ class Planner:
             rows_left=max(total.rows - stage.rows_planned - draft.rows, 0) if total.exact else None,
             workers=pool.workers,
         )
-        return next_rows(progress, self._settings.shard_target_s)
+        return max(next_rows(progress, self._settings.shard_target_s), stage.spec.min_shard_rows)
 
     def _opened(self, one: JobStage) -> OpenSource:
         """Return the stage's open source if it is where the ledger's cursor is, otherwise open it there.

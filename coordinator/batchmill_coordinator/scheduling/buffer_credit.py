@@ -29,6 +29,12 @@ class ShardLimits(NamedTuple):
     nbytes: int | None = None  # of input
 
 
+def within_limits(one: JobStage, shards: list[ShardId]) -> list[ShardId]:
+    """Return which of these shards may be queued: by the buffer, and by how many of the stage may be under way."""
+    most, allowed = one.spec.max_at_once, within_buffer(one, shards)
+    return allowed if most is None else allowed[: max(most - one.stage.shards_in_flight, 0)]
+
+
 def within_buffer(one: JobStage, shards: list[ShardId]) -> list[ShardId]:
     """Return which of these shards of a stage, in the order in which they would be queued, its buffer has room for.
 

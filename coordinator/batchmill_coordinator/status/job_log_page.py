@@ -62,7 +62,7 @@ def life_of(record: JobRecord) -> Iterator[LogEntry]:
         yield _stopping(record, record.stopping_at)
     if record.finished_at is not None:
         level = LogLevel.ERROR if record.state is JobState.FAILED else LogLevel.INFO
-        message = f"{record.state}: {record.last.rows_done:,} rows done, {record.rows_dead:,} failed"
+        message = f"{record.state}: {record.counted.rows_done:,} rows done, {record.rows_dead:,} failed"
         yield _entry(record.finished_at, level, LogEvent.ENDED, message)
 
 

@@ -40,14 +40,15 @@ def status_of(
     note: why it is blocked; then there is no forecast. dead_counts: its failed rows by error type.
     currency: what its cost is in.
     """
-    spec, stage = record.spec, record.last
+    spec, stage = record.spec, record.counted
+    shown = (spec.computing or spec.stages)[-1]
     left = _forecast(record, stage, now_s) if note is None else None
     return JobStatus(
         id=record.id,
         state=record.state,
-        operator=stage.spec.operator,
+        operator=shown.operator,
         name=spec.name,
-        pool=stage.spec.pool,
+        pool=shown.pool,
         priority=spec.priority,
         deadline_at=spec.deadline_at,
         rows_total=None if stage.rows_total is None else stage.rows_total + record.rows_dead - stage.rows_dead,

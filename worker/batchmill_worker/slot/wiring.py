@@ -11,12 +11,14 @@ from batchmill.clock import SystemClock
 from batchmill.fleet import WorkerInfo
 from batchmill.ledger import Ledger
 from batchmill.ledger.workers.row_cache import Limits
+from batchmill.storage.named_stores import NamedStores
 from batchmill.store_mark import StoreMark
 from batchmill.workspace import Workspace
 from batchmill_worker.backends.converted_models import ConvertedModels
 from batchmill_worker.engine.batch_executor import BatchExecutor
 from batchmill_worker.engine.controllers import ControllerCache
 from batchmill_worker.engine.executor import Executors
+from batchmill_worker.engine.store_executor import StoreExecutor
 from batchmill_worker.metering.process import begin_counting
 from batchmill_worker.models.model_memory import MIB, default_budget
 from batchmill_worker.models.operator_cache import OperatorCache
@@ -91,7 +93,7 @@ def build_slot_context(settings: WorkerSettings, identity: SlotIdentity, board_f
     converted_models = ConvertedModels(settings.converted_models_folder, settings.converted_models_mb * MIB)
     operators = OperatorCache(
         worker.device,
-        SetupContext(settings.locations(), converted_models),
+        SetupContext(settings.locations(), converted_models, NamedStores.load(settings.stores), workspace.blobs),
         budget=_model_budget(settings, worker),
         on_change=queues.follow,
         metrics=counts.models,
@@ -109,7 +111,7 @@ def build_slot_context(settings: WorkerSettings, identity: SlotIdentity, board_f
         store_guard,
         Claimer(ledger.shards, job_files, heartbeat, terms, trace),
         ShardLoader(job_files, blobs, registry, worker.name, trace, SystemClock()),
-        ShardComputer(Executors(batches), operators, controllers, row_cache),
+        ShardComputer(Executors(batches, StoreExecutor(SystemClock(), trace)), operators, controllers, row_cache),
         store,
         AttemptSettler(ledger.shards, job_files, store, trace, settings.storage_wait_s),
         AttemptReports(counts.attempts, ledger.log, worker.name),

@@ -22,6 +22,7 @@ from batchmill.client.submitting.stage import Stage
 from batchmill.durations import moment_or_span
 from batchmill.errors import BatchmillError, InvalidOutput, InvalidParams, InvalidRequest, InvalidRows, InvalidSource
 from batchmill.jobs.job import FileSource, JobForm, JobRequest, OutputSpec, UploadSource
+from batchmill.jobs.sink import TABLE_PATTERN, SinkSpec
 from batchmill.jobs.status import CheckedJob, JobStatus
 from batchmill.wording import fault_of
 
@@ -35,7 +36,7 @@ MAX_PUTS_IN_FLIGHT = 3
 ARROW_FILE = "application/vnd.apache.arrow.file"
 
 
-_CONVERTED = {"source", "output", "deadline", "idempotency_key", "stages"}
+_CONVERTED = {"source", "output", "sink", "deadline", "idempotency_key", "stages"}
 """Options that are no field of a spec, or one of another form; the others are passed to it under their names."""
 
 
@@ -54,6 +55,7 @@ def make_spec(operator: str | None, options: JobOptions) -> JobForm:
                 "stages": _stages(options.get("stages")),
                 "source": None if options.get("source") is None else file_source(options["source"]),
                 "output": _output(options.get("output")),
+                "sink": _sink(options.get("sink")),
                 **_deadline(options.get("deadline")),
             }
         )
@@ -127,6 +129,19 @@ def _output(output: Any) -> OutputSpec | None:
         return OutputSpec(**fields)
     except ValidationError as error:
         raise _invalid(InvalidOutput, "output: ", error) from error
+
+
+def _sink(sink: Any) -> SinkSpec | None:
+    if sink is None or isinstance(sink, SinkSpec):
+        return sink
+    fields = dict(sink) if isinstance(sink, dict) else {"to": os.fspath(sink)}
+    to = fields.get("to")
+    if isinstance(to, str) and to and TABLE_PATTERN.fullmatch(to) is None:
+        fields["to"] = _absolute(to, InvalidOutput)
+    try:
+        return SinkSpec(**fields)
+    except ValidationError as error:
+        raise _invalid(InvalidOutput, "sink: ", error) from error
 
 
 def _absolute_paths(path: Any, error: type[InvalidRequest]) -> str | list[str]:

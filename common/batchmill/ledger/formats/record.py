@@ -124,6 +124,11 @@ class JobRecord:
         return self.stages[-1]
 
     @property
+    def counted(self) -> StageRecord:
+        """The stage whose rows are counted as the job's: the last one, or that which writes the rows into a sink."""
+        return next(one for one in reversed(self.stages) if not one.spec.takes_all)
+
+    @property
     def rows_dead(self) -> int:
         """The rows that failed for good, in all stages."""
         return sum(stage.rows_dead for stage in self.stages)

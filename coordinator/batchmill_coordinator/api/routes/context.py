@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     from batchmill.fleet import PoolStatus, WorkerInfo
     from batchmill.jobs.cost import CostTotals
     from batchmill.jobs.dead_letters import DeadLetter
+    from batchmill.jobs.index_status import IndexStatus
     from batchmill.jobs.job import JobForm, JobRequest
     from batchmill.jobs.job_log import LogCursor, LogLevel, LogPage
     from batchmill.jobs.replay import RedoRequest, ReplayRequest
+    from batchmill.jobs.search import SearchRequest, SearchResult
     from batchmill.jobs.shard import ShardId
     from batchmill.jobs.status import CheckedJob, JobCost, JobStatus
     from batchmill.ledger import JobRecord
@@ -228,6 +230,27 @@ class Context:
         """Empty the row cache, which all tenants share. Raises `Forbidden` without an admin token."""
         self.access.require_admin("clear the row cache")
         clear_row_cache(self._ledger, self._service.workspace.blobs)
+
+    def indexes(self) -> list[IndexStatus]:
+        """Return the indexes that this request may see, by tenant and name."""
+        catalog, own = self._service.indexes, self._own_tenant
+        tenants = catalog.tenants() if own is None else [own]
+        return [index for tenant in tenants for index in catalog.records(tenant)]
+
+    def index(self, name: str) -> IndexStatus:
+        """Return an index: the tenant's own of that name, or for who sees all the first one. Raises `NotFound`."""
+        catalog, own = self._service.indexes, self.access.tenant
+        tenants = [own, *(catalog.tenants() if self.access.sees_all else ())]
+        return next((found for one in tenants if (found := catalog.find(one, name))), None) or catalog.read(own, name)
+
+    def forget_index(self, name: str) -> None:
+        """Forget an index. Raises `NotFound`."""
+        index = self.index(name)
+        self._service.indexes.forget(index.tenant, index.name)
+
+    def search(self, name: str, request: SearchRequest) -> SearchResult:
+        """Search an index. Raises `NotFound`, a subclass of `InvalidRequest`, `ServiceUnavailable`."""
+        return self._service.searches.run(self.index(name), request)
 
     def metrics(self) -> bytes:
         """Return the page for Prometheus."""

@@ -18,6 +18,7 @@ from batchmill.jobs.completion import Completion
 from batchmill.jobs.dead_letters import INCOMPLETE, DeadRows, count_by_type, dead_letters_name
 from batchmill.jobs.job import MAX_INLINE_BYTES
 from batchmill.jobs.shard import ShardState, checkpoint_name
+from batchmill.operators.contract import OperatorKind
 from batchmill.storage.indexed import INDEX
 from batchmill.workspace import stream_from_table, table_from_stream
 from batchmill_worker.runtime.trace import Phase
@@ -77,7 +78,7 @@ class AttemptStore:
             dead_by_type=count_by_type(progress.dead),
             results=table.num_rows if filters else None,
             rows_cached=len(progress.cached),
-            rows_filtered=len(progress.empty) if filters else 0,
+            rows_filtered=len(progress.empty) if filters and loaded.definition.kind is OperatorKind.BATCH else 0,
             roots_dead=roots_dead,
             incomplete=incomplete,
         )

@@ -47,6 +47,8 @@ class ShardComputer:
                 has_succeeded=bool(loaded.before.results) or _failed_before(loaded),
                 attempt_id=loaded.shard.ref.attempt_key,
                 usage=usage,
+                ref=loaded.shard.ref,
+                lineage=loaded.pending_lineage,
             )
 
             def compute(rows: pa.Table) -> ShardResult:

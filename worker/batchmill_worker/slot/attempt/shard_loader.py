@@ -45,6 +45,11 @@ class LoadedShard:
     lineage: pa.Table | None = None  # of all rows of the shard; None: they are rows of the job's source
 
     @property
+    def pending_lineage(self) -> pa.Table | None:
+        """Where the pending rows are from; None: they are rows of the job's source."""
+        return None if self.lineage is None else self.lineage.take(self.pending - self.shard.first_row)
+
+    @property
     def spec(self) -> StageSpec:
         """The stage's."""
         return self.files.spec.stages[self.shard.stage]
