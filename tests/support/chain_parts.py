@@ -30,7 +30,7 @@ class Broker:
     published: Callable[[ShardRef], None]
     seen: set[ShardRef] = field(default_factory=set)
 
-    def publish(self, operator: str, queue: str, ref: ShardRef, job_name: str | None = None) -> None:  # noqa: ARG002
+    def publish(self, _operator: str, queue: str, ref: ShardRef, *_names: str | None) -> None:
         """As `MessagePublisher` does."""
         if ref not in self.seen:
             self.seen.add(ref)

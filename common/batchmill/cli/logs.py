@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from batchmill.jobs.job_log import LogEntry
 
-REPEATS_INTERVAL_S = 10.0  # while a log is followed: between two lines about one error that goes on
+REPEATS_INTERVAL_S = 10.0  # while a log is followed: between two lines about one error that is repeated
 _COLOURS = {"warning": "yellow", "error": "red"}
 
 
@@ -61,8 +61,8 @@ def logs(
     A job's log has its errors, retries, lost workers, failed rows and changes of state.
 
     One line per entry: time, level, event, worker, shard and attempt, and the message; an error that repeats is shown
-    once, with the number of further attempts (with --follow, every ten seconds while it goes on). With --json, print
-    one JSON object per line for every entry, including the traceback. Ctrl-C stops following; the job continues.
+    once, with the number of further attempts (with --follow, every ten seconds while it is repeated). With --json,
+    print one JSON object per line for every entry, including the traceback. Ctrl-C stops following; the job continues.
     """
     from batchmill.cli import INTERRUPTED
 

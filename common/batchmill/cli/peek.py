@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 )
 @service_options
 def peek(client: Client, job_id: str, stage: str | None, rows: int) -> None:
-    """Show the first results of a stage that are there, while the job runs or afterwards.
+    """Show the first results of a stage, of a job that may still run.
 
     They are JSON Lines. Those that the next stage has settled are gone, unless the stage was submitted with keep.
     """

@@ -74,7 +74,7 @@ class IdentityLedger:
     def unknown_uploads(self, upload_ids: Sequence[str]) -> list[str]:
         """Return those of the ids that are neither open uploads nor named by any job, in whatever format it is kept.
 
-        Only requests of jobs that came since the last call are read.
+        Only requests of jobs that were submitted since the last call are read.
         """
         with redis_errors():  # first: an upload that a job takes meanwhile is found there
             known = {member.decode() for member in self._store.redis.zrange(self._keys.uploads(), 0, -1)}

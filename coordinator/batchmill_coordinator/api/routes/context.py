@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import Depends, Request, Response
 
 from batchmill.jobs.job import JobState
+from batchmill.jobs.sink import RESERVED_OPERATORS
 from batchmill.jobs.stages import last_stage, stage_called, stages_of
 from batchmill.ledger.formats.unreadable import UnreadableJob
 from batchmill.ledger.jobs import no_such_job
@@ -219,8 +220,8 @@ class Context:
         return self._service.backlog.pools()
 
     def operators(self) -> list[OperatorInfo]:
-        """Return the operators that workers have announced."""
-        return self._ledger.fleet.operators()
+        """Return the operators that workers have announced, without those that only the service itself uses."""
+        return [each for each in self._ledger.fleet.operators() if not each.name.startswith(RESERVED_OPERATORS)]
 
     def cache_stats(self) -> CacheStats:
         """Return the statistics of the row cache."""
