@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from batchmill.client import Client, Job
-    from batchmill.client.options import JobOptions
+    from batchmill.client.submitting.options import JobOptions
     from batchmill.jobs.job import OnNull
 
 STDIN = "-"

@@ -12,7 +12,7 @@ from batchmill.client.connection.service import find_service
 from batchmill.client.connection.transport import Transport
 from batchmill.client.job import AsyncJob
 from batchmill.client.job_filter import JobFilter
-from batchmill.client.options import check_names, with_job_options
+from batchmill.client.submitting.options import check_names, with_job_options
 from batchmill.client.submitting.rows import check_rows, upload_parts
 from batchmill.client.submitting.submission import JobSender, make_spec
 from batchmill.errors import InvalidRequest
@@ -28,7 +28,7 @@ from batchmill.wording import fault_of
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
-    from batchmill.client.options import JobOptions
+    from batchmill.client.submitting.options import JobOptions
     from batchmill.client.submitting.rows import UploadPart
 
 M = TypeVar("M", bound=BaseModel)

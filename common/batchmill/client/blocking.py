@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 from batchmill.client.asynchronous import AsyncClient
 from batchmill.client.blocking_job import Job
 from batchmill.client.loop import LoopThread
-from batchmill.client.options import with_job_options
+from batchmill.client.submitting.options import with_job_options
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from batchmill.client.job import AsyncJob
-    from batchmill.client.options import JobOptions
+    from batchmill.client.submitting.options import JobOptions
     from batchmill.client.submitting.rows import UploadPart
     from batchmill.client.submitting.submission import JobSender
     from batchmill.fleet import PoolStatus, WorkerInfo

@@ -29,7 +29,7 @@ from batchmill.wording import fault_of
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from batchmill.client.options import JobOptions
+    from batchmill.client.submitting.options import JobOptions
     from batchmill.client.submitting.rows import UploadPart
 
 MAX_PUTS_IN_FLIGHT = 3
