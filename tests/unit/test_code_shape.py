@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -18,6 +19,9 @@ TOO_LONG = {"common/batchmill/jobs/job.py"}
 
 BLOCKS = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.Try, ast.Match)
 """What is nested. A `with` holds something open and decides nothing."""
+
+_SWITCHED_OFF = re.compile(r"# (noqa|type: ignore)(?!\S*[^#\n]*  # \w)")
+_NO_QA = re.compile(r"# noqa: [A-Z](?!\S*[^#\n]*  # \w)")  # types of tests are often wrong on purpose
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -65,6 +69,18 @@ def test_a_folder_has_at_most_20_modules() -> None:
     modules = Counter(path.parent for path in FILES if path.name != "__init__.py")
 
     assert {str(folder.relative_to(ROOT)): count for folder, count in modules.items() if count > MAX_MODULES} == {}
+
+
+def test_a_rule_that_is_switched_off_has_its_reason_on_its_line() -> None:
+    others = [path for folder in ("tests", "benchmarks", "examples") for path in sorted((ROOT / folder).rglob("*.py"))]
+    without = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for paths, pattern in ((FILES, _SWITCHED_OFF), (others, _NO_QA))
+        for path in paths
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if pattern.search(line)
+    ]
+    assert without == []
 
 
 def test_what_is_measured() -> None:
