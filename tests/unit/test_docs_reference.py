@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import inspect
 import re
+import tomllib
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, is_typeddict
@@ -87,6 +88,26 @@ def test_every_hook_of_an_operator_is_named_and_none_that_does_not_exist() -> No
     hooks = {name for name in vars(Operator) if not name.startswith("_") and callable(getattr(Operator, name))}
 
     assert {name for name in hooks if f"`{name}" not in page and f"def {name}(" not in page} == set()
+
+
+def test_every_operator_that_users_can_name_has_a_section_and_a_row_in_the_table_and_in_the_readme() -> None:
+    entries = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["batchmill.operators"]
+    page = (DOCS / "built-in-operators.md").read_text()
+    listed = (ROOT / "README.md").read_text().partition("- [Built-in operators](docs/built-in-operators.md): ")[2]
+
+    named = set(entries) - {"sink", "search"}  # stages that a sink and a search add by themselves
+    assert set(re.findall(r"^## `(\w+)`$", page, re.MULTILINE)) == named
+    assert set(re.findall(r"^\| \[`(\w+)`\]\(#\w+\) \|", page, re.MULTILINE)) == named
+    assert set(re.findall(r"`(\w+)`", listed.partition("\n- ")[0])) == named
+
+
+def test_every_extra_that_adds_something_is_in_the_readme() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    table = (ROOT / "README.md").read_text().partition("| extra | adds |")[2].partition("\n\n")[0]
+    cells = re.findall(r"^\| (`[^|]*) \|", table, re.MULTILINE)
+    listed = {extra for cell in cells for extra in re.findall(r"`(\w+)`", cell)}
+
+    assert listed == set(extras) - {"bench", "dev", "docs", "system", "test"}
 
 
 # --- HTTP
