@@ -22,6 +22,7 @@ from batchmill import AsyncJob, AsyncJobStage, Job, JobStage
 from batchmill.cli import main
 from batchmill.jobs.job import BatchPolicy, FileSource, JobRequest, OutputSpec, RetryPolicy, UploadSource
 from batchmill.jobs.sink import SinkSpec
+from batchmill.ledger.formats.schema import SCHEMA
 from batchmill.operators.contract import Operator
 from batchmill.operators.registration import operator
 
@@ -297,6 +298,12 @@ def entries(item: Any, section: str) -> list[str]:
 
 def has_section(item: Any, section: str) -> bool:
     return section_of(item, section) is not None
+
+
+def test_the_example_of_a_ledger_of_another_version_names_the_one_of_this_build() -> None:
+    example = "has data formats of version {}, this Batchmill has version {}."
+
+    assert example.format(SCHEMA - 1, SCHEMA) in (DOCS / "upgrading.md").read_text()
 
 
 # --- the site
