@@ -327,6 +327,17 @@ def test_nothing_in_the_configuration_of_the_site_is_loaded_from_elsewhere() -> 
     assert re.findall(r"https?://", text) == []
 
 
+@pytest.mark.parametrize(
+    "package", ["common/batchmill", "coordinator/batchmill_coordinator", "worker/batchmill_worker"]
+)
+def test_every_folder_of_a_package_is_in_its_table(package: str) -> None:
+    table = (DOCS / "architecture.md").read_text().partition(f"| folder of `{package}` |")[2].partition("\n\n")[0]
+    cells = re.findall(r"^\| (`[^|]*) \|", table, re.MULTILINE)
+
+    folders = {path.parent.name for path in (ROOT / package).glob("*/__init__.py")}
+    assert {name for cell in cells for name in re.findall(r"`(\w+)/`", cell)} == folders
+
+
 # --- containers
 
 
