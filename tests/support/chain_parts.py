@@ -30,7 +30,14 @@ class Broker:
     published: Callable[[ShardRef], None]
     seen: set[ShardRef] = field(default_factory=set)
 
-    def publish(self, operator: str, queue: str, ref: ShardRef, job_name: str | None = None) -> None:  # noqa: ARG002
+    def publish(
+        self,
+        operator: str,  # noqa: ARG002
+        queue: str,
+        ref: ShardRef,
+        job_name: str | None = None,  # noqa: ARG002
+        stage_name: str | None = None,  # noqa: ARG002
+    ) -> None:
         """As `MessagePublisher` does."""
         if ref not in self.seen:
             self.seen.add(ref)

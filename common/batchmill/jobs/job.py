@@ -112,6 +112,7 @@ class CsvDialect(Frozen):
 
 
 OnNull = Literal["dead", "skip", "fail"]
+Fuse = bool | Literal["auto"]
 SampleSize = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -245,6 +246,7 @@ class _JobFields(Frozen):
     priority: int = Field(default=0, ge=-100, le=100)  # higher goes first
     deadline_at: float | None = Field(default=None, gt=0, lt=1e11)  # seconds since the epoch
     budget: float | None = Field(default=None, ge=1e-6, le=1e6)  # in the service's currency; cost reaches it: paused
+    fuse: Fuse = "auto"  # whether stages of one pool run together: each that may, none, or those that cost little
 
 
 class _BetweenStages(Frozen):
@@ -259,6 +261,8 @@ class StageSpec(_OperatorFields, _BetweenStages):
 
     name: Name | None = None  # None: it is called after its operator
     gathers: bool = False  # whether its operator does; from what workers announce
+    joins: bool = False  # whether an attempt of the stage before runs this one as well, on what it has made
+    why_joins: str = ""  # why, or why not
 
     @property
     def title(self) -> str:

@@ -35,6 +35,7 @@ def within_buffer(one: JobStage, shards: list[ShardId]) -> list[ShardId]:
     1. As many as fit beside what is buffered and what shards in flight are expected to make.
     2. If nothing is buffered or in flight, one, however large its results may be.
     3. The shard that the next stage waits for, if that has nothing to do: the buffer may be full of results behind it.
+       A stage that runs with this one waits for any.
     """
     stage, limit = one.stage, one.stage.buffer_bytes
     if limit is None or not shards:
@@ -45,7 +46,9 @@ def within_buffer(one: JobStage, shards: list[ShardId]) -> list[ShardId]:
     if room or (not stage.buffered and not stage.shards_in_flight):
         return shards[: max(room, 1)]
     following = one.job.stages[stage.number + 1]
-    return _awaited(following, shards) if following.shards_live == 0 else []
+    if following.shards_live:
+        return []
+    return shards[:1] if following.joins else _awaited(following, shards)
 
 
 def expected_bytes(stage: StageRecord) -> int:

@@ -112,7 +112,7 @@ local function index_buffer(job, stage, number, in_flight)
   local has_room = per_shard == 0 or buffered + (in_flight + 1) * per_shard <= tonumber(limit)
   local is_empty = buffered == 0 and in_flight == 0
   local is_blocked = not has_room and not is_empty and tonumber(live or '0') > 0
-  return is_blocked, tonumber(done or '0') > tonumber(freed_at or '0')
+  return is_blocked, buffered > 0 and tonumber(done or '0') > tonumber(freed_at or '0')
 end
 
 -- Add to a sum of `work`, or drop it when nothing is left.
@@ -169,9 +169,10 @@ end
 -- found: state, created and priority of the job, the generation of the sums, and the pools of its stages before this one.
 local function index_stage(index, job, job_id, number, found, now)
   local stage, member = job .. ':stage:' .. number, stage_key(job_id, number)
-  local worked_for, turn, planned, live, queued, running, since, before, total, in_plan, done, dead, counted, cursor =
+  local worked_for, turn, planned, live, queued, running, since, before, total, in_plan, done, dead, counted, cursor, joins =
     unpack(redis.call('HMGET', stage, 'worked_for', 'turn', 'planned', 'shards_live', 'shards_queued', 'shards_running',
-      'last_queued_at', 'indexed', 'rows_total', 'rows_planned', 'rows_done', 'rows_dead', 'counted', 'cursor'))
+      'last_queued_at', 'indexed', 'rows_total', 'rows_planned', 'rows_done', 'rows_dead', 'counted', 'cursor',
+      'joins'))
   live, queued, running = tonumber(live or '0'), tonumber(queued or '0'), tonumber(running or '0')
   done, dead = tonumber(done or '0'), tonumber(dead or '0')
   local pool, may_run, in_flight = string.match(worked_for, '^%S+'), takes_shards(found.state), queued + running
@@ -180,7 +181,8 @@ local function index_stage(index, job, job_id, number, found, now)
   local plan, ready, later, starved
   local is_blocked, frees = index_buffer(job, stage, number, in_flight)
   frees = frees and not is_final(found.state)
-  if may_run and planned ~= '1' and may_have_input(job, number, cursor) then plan = live * LIVE_WEIGHT - found.priority end
+  local is_planned = planned == '1' or joins == '1'  -- commits of the stage before give it its shards
+  if may_run and not is_planned and may_have_input(job, number, cursor) then plan = live * LIVE_WEIGHT - found.priority end
   if may_run and in_flight == 0 and left > 0 and (number == 0 or live > 0) and not is_blocked then
     starved = tonumber(since or found.created)
   end
