@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from batchmill.jobs.completion import Completion, PassedStage, TriedStage
 from batchmill.jobs.cost import Parts
-from batchmill.jobs.job import JobForm, JobState, StageForm
+from batchmill.jobs.job import JobError, JobForm, JobState, StageForm
 from batchmill.jobs.shard import Shard, ShardId, ShardState, Slice
 from batchmill.ledger import Ledger
+from batchmill.ledger.formats.encodings import SourceRowBorders
 from batchmill.ledger.formats.settlement import Settled, SplitUp
 from batchmill.ledger.shards import PlanStep
+from batchmill.ledger.submission import FirstPlace, OneShardPlan, Submission
+from batchmill.ledger.views.index import Window
 from batchmill.sources.base import RowCount
 from batchmill_coordinator.admission.fusion import decide_fusion
+from batchmill_coordinator.scheduling.buffer_credit import within_buffer
 from support.ledger_steps import claim, submit
 
 if TYPE_CHECKING:
     import redis
 
+    from batchmill.jobs.job import JobSpec
     from batchmill.jobs.shard import ShardRef
 
-JOB, ROWS = "chain", 10
+JOB, ROWS, BUFFER = "chain", 10, 1 << 20
 OWN = Completion(ROWS, 0, 0, results=12)
 
 
@@ -32,11 +38,18 @@ def passing(rows: int, dead: int = 0, revision: str = "1") -> PassedStage:
     )
 
 
-def running(ledger: Ledger, shards: int = 1) -> tuple[int, ShardRef]:
-    """A chain of three stages that run together, all of it planned, whose last shard is claimed."""
+def chain(**last: Any) -> JobSpec:
+    """Three stages that run together, unless something about the last one keeps it apart."""
+    stages = [
+        StageForm(operator="echo", name=name, buffer_bytes=BUFFER, **(last if name == "c" else {})) for name in "abc"
+    ]
+    return decide_fusion(JobForm(stages=stages, fuse=True).spec(), lambda _: None)
+
+
+def running(ledger: Ledger, shards: int = 1, **last: Any) -> tuple[int, ShardRef]:
+    """Such a job, all of it planned, whose last shard is claimed."""
     epoch = ledger.lead("me", 60)
-    form = JobForm(stages=[StageForm(operator="echo", name=name) for name in "abc"], fuse=True)
-    submit(ledger, JOB, spec=decide_fusion(form.spec(), lambda _: None))
+    submit(ledger, JOB, spec=chain(**last))
     slices = (Slice(0, 0, ROWS, ROWS),)
     planned = [Shard(JOB, 0, ShardId((n,)), n * ROWS, ROWS, slices) for n in range(shards)]
     step = PlanStep(planned, [10] * shards, "end", at_end=True, total=RowCount(ROWS * shards, exact=True))
@@ -114,8 +127,6 @@ def test_a_stage_that_is_bound_to_another_version_is_not_passed(ledger: Ledger) 
 
 
 def test_a_failure_of_the_operator_in_a_stage_that_was_not_passed_stops_the_job(ledger: Ledger) -> None:
-    from batchmill.jobs.job import JobError
-
     _, ref = running(ledger)
     error = JobError(code="operator_failed", message="it is broken")
     assert ledger.shards.commit(ref, OWN, tried=TriedStage(0.0, 1, stop_with=error))
@@ -135,3 +146,47 @@ def test_the_halves_of_a_shard_are_halves_in_all_stages_that_run_with_it(
     assert shard.state is ShardState.RUNNING
     later.shards.split(shard, epoch)
     assert all(isinstance(settled(later, stage), SplitUp) for stage in range(3))
+
+
+def test_a_commit_notes_of_every_stage_that_was_passed_what_a_later_one_needs_to_gather(ledger: Ledger) -> None:
+    _, ref = running(ledger, pool="other")
+    borders = SourceRowBorders.of([3, 5], [0, 4])
+    own = replace(OWN, rows=ROWS - 1, rows_dead=1, incomplete=(7,))
+    passed = replace(passing(10, 2), completion=Completion(10, 2, 7, borders=borders.write(), incomplete=(4, 8)))
+    assert ledger.shards.commit(ref, own, passed=[passed])
+    assert ledger.results.borders(JOB, 1, [ShardId((0,))]) == [borders]
+    assert ledger.results.borders(JOB, 0, [ShardId((0,))]) == [None]
+    assert ledger.results.are_incomplete(JOB, [3, 4, 5, 7, 8]) == [False, True, False, True, True]
+
+
+def test_a_small_chain_is_queued_as_it_is_accepted_and_ended_by_the_commit_of_all_its_stages(ledger: Ledger) -> None:
+    ledger.lead("me", 60)
+    shard = Shard(JOB, 0, ShardId((0,)), 0, ROWS, (Slice(0, 0, ROWS, ROWS),))
+    place = FirstPlace("pool.default/model", 1)
+    asked = Submission(JOB, chain(), "d", rows_total=ROWS, plan=OneShardPlan(shard, 10, "end"), place=place)
+    queued = ledger.jobs.submit(asked, max_live_jobs=10).queued
+    assert queued is not None
+    claim(ledger, queued.ref)
+    assert ledger.shards.commit(queued.ref, OWN, passed=[passing(12), passing(12)])
+    record = ledger.jobs.read(JOB)
+    assert (record.state, record.is_settled) == (JobState.COMPLETED, True)
+    assert [one.rows_done for one in record.stages] == [ROWS, 12, 12]
+    assert [(one.id, one.rows_done) for one in ledger.jobs.take_unreported(5)] == [(JOB, 12)]
+
+
+@pytest.mark.parametrize("last_is_at_work", [True, False])
+@pytest.mark.parametrize(("nbytes", "has_room"), [(BUFFER // 3, True), (BUFFER * 2 // 3, False)])
+def test_the_first_stage_is_ready_while_the_buffer_behind_those_that_run_with_it_has_room(
+    ledger: Ledger, nbytes: int, *, has_room: bool, last_is_at_work: bool
+) -> None:
+    epoch, ref = running(ledger, shards=3, pool="other")
+    passed = replace(passing(12), completion=Completion(12, 0, nbytes))
+    assert ledger.shards.commit(ref, OWN, passed=[passed])
+    if last_is_at_work:
+        one = Shard(JOB, 2, ShardId((0,)), 0, 12, (Slice(0, 0, 12, 12, part="2-a1"),))
+        step = PlanStep([one], [nbytes], "1 0", at_end=False, total=RowCount(36, exact=False))
+        ledger.shards.plan(JOB, ledger.jobs.read(JOB).last, step, epoch)
+    (first,) = ledger.jobs.read_stages([(JOB, 0)])
+    assert bool(within_buffer(first, [ShardId((1,))])) is has_room
+    ready = ledger.index.due({"default": Window(10, frozenset({"echo"}))}, 64).ready
+    assert ((JOB, 0) in ready.get("default", [])) is (has_room or not last_is_at_work)

@@ -268,7 +268,7 @@ class Planner:
                 assert_never(never)
 
     def _draft(self, one: JobStage, opened: OpenSource, pool: PoolView, wanted: int) -> _Draft:
-        draft, limits = _Draft(opened.cursor), shard_limits(one.stage, pool.capacity + pool.window)
+        draft, limits = _Draft(opened.cursor), shard_limits(one, pool.capacity + pool.window)
         max_bytes = min(self._settings.shard_max_bytes, limits.nbytes or self._settings.shard_max_bytes)
         while len(draft.shards) < wanted:
             max_rows = self._next_rows(one, draft, opened, pool)

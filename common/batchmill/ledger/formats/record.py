@@ -200,12 +200,17 @@ class JobStage(NamedTuple):
         return self.stage.spec
 
     @property
+    def together(self) -> Sequence[StageRecord]:
+        """The stage, and those behind it that run with it."""
+        stages, behind = self.job.stages, self.stage.number + 1
+        while behind < len(stages) and stages[behind].joins:
+            behind += 1
+        return stages[self.stage.number : behind]
+
+    @property
     def busy_us(self) -> int:
         """The device time of its committed attempts, and of the stages that run with it."""
-        used, number = self.stage.busy_us, self.stage.number + 1
-        while number < len(self.job.stages) and self.job.stages[number].joins:
-            used, number = used + self.job.stages[number].busy_us, number + 1
-        return used
+        return sum(one.busy_us for one in self.together)
 
     @property
     def waiting_since_ms(self) -> int:
