@@ -68,7 +68,7 @@ class ShardProgress:
     @property
     def rows_done(self) -> int:
         """The number of rows that are done, with any number of results."""
-        return sum(len(pc.unique(table[INDEX])) for table in self.results) + len(self.empty)
+        return sum(_count_different(table[INDEX].to_numpy()) for table in self.results) + len(self.empty)
 
     def window(self, shard: Shard) -> ShardProgress:
         """Return the part about this shard's own rows."""
@@ -89,8 +89,11 @@ class ShardProgress:
         """Return this progress with the result of an attempt added, which ran the rows `pending`."""
         made = pending[result.sources]
         results = (result.table.append_column(INDEX, pa.array(made)),) if made.size else ()
-        done = np.setdiff1d(result.settled, [row.index for row in result.dead])
-        empty = pending[np.setdiff1d(done, result.sources)]
+        without_result = np.zeros(pending.size, dtype=bool)  # a mask, since to sort sets of rows takes longer
+        without_result[result.settled] = True
+        without_result[[row.index for row in result.dead]] = False
+        without_result[result.sources] = False
+        empty = pending[without_result]
         ran = set(pending[result.settled].tolist()) if self.failed else set()
         again = {row: failed for row, failed in self.failed.items() if row not in ran}
         dead = list(self.dead)
@@ -148,6 +151,10 @@ class AttemptContext:
     worker: str
     now: float  # seconds since the epoch
     policy: RetryPolicy
+
+
+def _count_different(ascending: Rows) -> int:
+    return int(np.count_nonzero(np.diff(ascending))) + min(ascending.size, 1)
 
 
 def _indices(rows: Iterable[int]) -> Rows:
