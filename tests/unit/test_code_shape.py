@@ -14,8 +14,6 @@ MAX_FUNCTION_LINES = 60
 MAX_NESTING = 3
 MAX_FILE_LINES = 400
 MAX_MODULES = 20
-TOO_LONG = {"common/batchmill/jobs/job.py"}
-"""Files that are still over the limit: none may be added."""
 
 BLOCKS = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.Try, ast.Match)
 """What is nested. A `with` holds something open and decides nothing."""
@@ -62,7 +60,7 @@ def test_a_function_has_at_most_60_lines_and_3_blocks_inside_each_other() -> Non
 def test_a_file_has_at_most_400_lines() -> None:
     long = {str(path.relative_to(ROOT)) for path in FILES if path.read_text().count("\n") > MAX_FILE_LINES}
 
-    assert long - {str(GENERATED.relative_to(ROOT))} <= TOO_LONG
+    assert long - {str(GENERATED.relative_to(ROOT))} == set()
 
 
 def test_a_folder_has_at_most_20_modules() -> None:

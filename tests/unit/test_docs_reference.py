@@ -20,7 +20,8 @@ from pydantic import BaseModel
 import batchmill
 from batchmill import AsyncJob, AsyncJobStage, Job, JobStage
 from batchmill.cli import main
-from batchmill.jobs.job import BatchPolicy, FileSource, JobRequest, OutputSpec, RetryPolicy, UploadSource
+from batchmill.jobs.files import FileSource, OutputSpec, UploadSource
+from batchmill.jobs.job import BatchPolicy, JobRequest, RetryPolicy
 from batchmill.jobs.sink import SinkSpec
 from batchmill.ledger.formats.schema import SCHEMA
 from batchmill.operators.contract import Operator

@@ -17,7 +17,7 @@ from batchmill.cli.arguments.values import (
     SecondsOrSpan,
 )
 from batchmill.errors import InvalidRequest
-from batchmill.jobs.job import MIN_FILE_BYTES, MIN_ROWS_PER_FILE
+from batchmill.jobs.files import MIN_FILE_BYTES, MIN_ROWS_PER_FILE
 
 if TYPE_CHECKING:
     from batchmill.client import Client, Job

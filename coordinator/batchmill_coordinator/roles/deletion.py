@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchmill.jobs.job import UploadSource
+from batchmill.jobs.files import UploadSource
 from batchmill.ledger.formats.unreadable import UnreadableJob
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from click.testing import CliRunner, Result
 from batchmill.cli import main
 from batchmill.cli.fleet import parameters
 from batchmill.errors import StorageError
-from batchmill.jobs.job import FileSource, JobState
+from batchmill.jobs.files import FileSource
+from batchmill.jobs.job import JobState
 from batchmill.wording import duration
 from support.fault_proxy import Fault
 
