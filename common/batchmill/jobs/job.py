@@ -145,6 +145,13 @@ class UploadSource(Frozen):
     lineage: bool = False  # of a replay in a chain: the rows have the columns that say where they are from
 
 
+class ResultsSource(Frozen):
+    """The results of a stage of another job, which has ended; not those of its last one."""
+
+    job: Name
+    stage: Name
+
+
 MIN_ROWS_PER_FILE = 1000
 MIN_FILE_BYTES = 1024 * 1024
 """Smaller files would be more than readers of a folder and the service can list."""
@@ -238,7 +245,7 @@ class _OperatorFields(Frozen):
 class _JobFields(Frozen):
     """What a job has once, however many stages it has."""
 
-    source: FileSource | UploadSource | None = None  # None: the rows are sent inline
+    source: FileSource | UploadSource | ResultsSource | None = None  # None: the rows are sent inline
     output: OutputSpec | None = None
     sink: SinkSpec | None = None
     name: Name | None = None
@@ -309,7 +316,11 @@ class JobSpec(_JobFields):
 
     def reads_lineage(self, stage: int) -> bool:
         """Whether the input of a stage says so."""
-        return stage > 0 or (isinstance(self.source, UploadSource) and self.source.lineage)
+        return (
+            stage > 0
+            or isinstance(self.source, ResultsSource)
+            or (isinstance(self.source, UploadSource) and self.source.lineage)
+        )
 
     def is_gathered_behind(self, stage: int) -> bool:
         """Whether a later stage than this one is given all rows of a source row together."""

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from batchmill.broker import model_queue_of
 from batchmill.errors import Conflict, InvalidOutput, InvalidRequest, UnknownOperator, did_you_mean
 from batchmill.jobs.ids import new_id
-from batchmill.jobs.job import MAX_INLINE_BYTES, FileSource, JobForm, JobRequest, JobSpec, StageSpec, UploadSource
+from batchmill.jobs.job import (
+    MAX_INLINE_BYTES,
+    FileSource,
+    JobForm,
+    JobRequest,
+    JobSpec,
+    ResultsSource,
+    StageSpec,
+    UploadSource,
+)
 from batchmill.jobs.shard import FIRST_ROWS, Shard, ShardId
 from batchmill.jobs.sink import RESERVED_OPERATORS, STAGES
 from batchmill.jobs.stages import FIRST_STAGE
@@ -29,6 +38,7 @@ from batchmill_coordinator.admission.column_checks import (
     with_gathering,
     without_consumed,
 )
+from batchmill_coordinator.admission.kept_results import KeptResults
 from batchmill_coordinator.admission.param_checks import check_cache, check_params
 from batchmill_coordinator.admission.request_rows import check_shape, table_from_json
 from batchmill_coordinator.admission.sinks import SinkAdmission
@@ -37,6 +47,7 @@ from batchmill_coordinator.admission.uploads import Uploads
 from batchmill_coordinator.fleet.pools import EMPTY
 from batchmill_coordinator.inspection.arrow_bounds import arrow_limits
 from batchmill_coordinator.results.resumption import Order
+from batchmill_coordinator.results.stage_source import StageSource
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,6 +97,7 @@ class Admission:
         self._workspace = workspace
         self._settings = settings
         self._limits = arrow_limits(settings)
+        self._kept_results = KeptResults(ledger, workspace)
         self.sinks = SinkAdmission(ledger, workspace, settings)
 
     def check_spec(self, spec: JobSpec, *, is_internal: bool = False) -> tuple[OperatorInfo, ...]:
@@ -186,14 +198,15 @@ class Admission:
     def _checked_input(
         self, request: JobRequest, operators: Sequence[OperatorInfo], job_id: str, undo: ExitStack, tenant: str
     ) -> _Input:
-        found = self._find_input(request, job_id, undo, tenant)
-        found = replace(found, spec=with_gathering(found.spec, operators))
-        self._limits.check_columns(found.source.schema)
-        check_columns(operators[0], found.spec.first, found.source.schema)
+        spec = with_gathering(request.spec(), operators)
+        found = self._find_input(request, spec, job_id, undo, tenant)
+        schema = found.source.columns if isinstance(found.source, StageSource) else found.source.schema
+        self._limits.check_columns(schema)
+        check_columns(operators[0], found.spec.first, schema)
         if found.spec.is_chain:
-            check_chain(found.spec, operators, found.source.schema)
-        found = replace(found, spec=without_consumed(found.spec, operators[0], found.source.schema))
-        check_output_types(found.spec, found.source.schema)
+            check_chain(found.spec, operators, schema)
+        found = replace(found, spec=without_consumed(found.spec, operators[0], schema))
+        check_output_types(found.spec, schema)
         return found
 
     def _known(self, request: JobRequest, digest: str, tenant: str) -> str | None:
@@ -220,8 +233,7 @@ class Admission:
         pairs = ((part_name(ours.upload, n), part_name(theirs.upload, n)) for n in range(ours.parts))
         return all(blobs.get(one).equals(blobs.get(other)) for one, other in pairs)
 
-    def _find_input(self, request: JobRequest, job_id: str, undo: ExitStack, tenant: str) -> _Input:
-        spec = request.spec()
+    def _find_input(self, request: JobRequest, spec: JobSpec, job_id: str, undo: ExitStack, tenant: str) -> _Input:
         if isinstance(spec.source, FileSource):
             found = self._inspector.describe(spec.source)
             if found.table_version is not None:
@@ -230,6 +242,9 @@ class Admission:
             return self._open(job_id, spec, found)
         if isinstance(spec.source, UploadSource):
             return self._from_upload(job_id, spec, spec.source, tenant)
+        if isinstance(spec.source, ResultsSource):
+            kept = self._kept_results.open(job_id, spec, spec.source, tenant, undo)
+            return _Input(spec, kept, sum(part.nbytes for part in kept.parts()))
         if request.rows is not None:
             table = table_from_json(request.rows, self._limits)
             stream = stream_from_table(table)

@@ -30,7 +30,9 @@ from batchmill_coordinator.admission.uploads import Uploads
 from batchmill_coordinator.inspection.inspector import InspectedSource
 from batchmill_coordinator.results.damage import RowsAgain, damaged_shards, read_again
 from batchmill_coordinator.results.dead_rows import DeadRowFilter
+from batchmill_coordinator.results.inputs import live_readers, open_input
 from batchmill_coordinator.results.replay_rows import write_replay_rows
+from batchmill_coordinator.results.stage_source import StageSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator, Mapping
@@ -126,10 +128,22 @@ class Replays:
             return known[0], False
         require_ended(record)
         _refuse_replay(record)
+        self._require_unread(record)
         with ExitStack() as undo:
             submission = replace(prepare(undo), digest=digest, idempotency_key=key)
             accepted = accept(self._ledger, submission, undo, self._settings)
         return accepted.job_id, accepted.is_new
+
+    def _require_unread(self, record: JobRecord) -> None:
+        """Raise `Conflict` while other jobs read what is kept between the stages: it is to be changed."""
+        readers = live_readers(self._ledger, record.id)
+        if readers:
+            raise Conflict(
+                f"results between the stages of job {record.id} are read by {', '.join(readers[:5])}.",
+                hint="Wait for what reads them, or cancel it.",
+                job=record.id,
+                readers=readers[:100],
+            )
 
     def _prepare(
         self,
@@ -152,7 +166,7 @@ class Replays:
         for parts, some in enumerate(rows, start=1):
             blobs.put_table(part_name(upload_id, parts - 1), some.table)
             places += some.indices
-        lineage = record.spec.is_chain
+        lineage = record.spec.has_lineage
         source = UploadSource(upload=upload_id, parts=parts, failed_before=failed_before, lineage=lineage)
         description = self._inspector.describe_upload(source)
         self._workspace.describe_source(replay_id, description)
@@ -167,11 +181,10 @@ class Replays:
 
     def _read_again(self, record: JobRecord, wanted: list[range]) -> Iterator[RowsAgain]:
         """Read rows of a job's source, in other processes; what had to be decompressed for it is deleted after."""
-        if record.spec.source is None:
-            source = self._workspace.open_source(record.id, record.spec, self._kept_rows(record))
-        else:
-            described = self._workspace.open_source(record.id, record.spec, None)
-            source = InspectedSource(record.id, described, self._inspector)
+        inline = self._kept_rows(record) if record.spec.source is None else None
+        source = open_input(self._ledger, self._workspace, record, FIRST_STAGE, inline)
+        if inline is None and not isinstance(source, StageSource):
+            source = InspectedSource(record.id, source, self._inspector)
         try:
             for some in read_again(source, wanted, self._settings.shard_max_bytes):
                 if some.indices:
@@ -243,7 +256,7 @@ def _stage_to_replay(record: JobRecord, request: ReplayRequest) -> int:
 
 def _with_lineage(spec: JobSpec, stage: int, dead: DeadRows) -> pa.Table:
     """The failed rows of a stage; those of a chain's source with the column that later stages have from the first."""
-    if not spec.is_chain or spec.reads_lineage(stage):
+    if not spec.has_lineage or spec.reads_lineage(stage):
         return dead.rows
     return dead.rows.add_column(0, SOURCE_ROW, pa.array([letter.index for letter in dead.letters], pa.int64()))
 

@@ -78,7 +78,7 @@ class Merger:
         if job.publisher is not None and self._roll_forward.apply(job.record, job.stage, job.publisher, epoch):
             job = self._open(self._ledger.jobs.read(replay.replay_of))
         rows = read_replay_rows(self._workspace, replay.id)
-        if job.record.spec.is_chain:
+        if job.record.spec.has_lineage:
             self._chains.merge(job, replay, rows.indices.to_numpy(), epoch)
         else:
             replayed = ReplayReader(self._replayed_shards(self._open(replay), rows.indices.to_numpy()))

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,18 +18,20 @@ import pyarrow as pa
 
 from batchmill.errors import InvalidOutput, NotFound, StorageError
 from batchmill.jobs.dead_letters import DeadRows, dead_letters_name
-from batchmill.jobs.job import JobState
-from batchmill.jobs.shard import Shard, parse_shard_id
+from batchmill.jobs.job import JobState, ResultsSource
+from batchmill.jobs.shard import Shard, parse_shard_id, part_of
 from batchmill.jobs.stages import last_stage
 from batchmill.jobs.unfinished import FORMAT
 from batchmill.ledger.formats.encodings import parse_settled
 from batchmill.ledger.formats.settlement import Settled
 from batchmill.sinks import InputFingerprint, Manifest, keep_resumed_manifest, resumed_manifest
+from batchmill_coordinator.results.inputs import stage_of
+from batchmill_coordinator.results.outputs import settled_shards
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from batchmill.jobs.job import JobSpec
+    from batchmill.jobs.job import FileSource, JobSpec, UploadSource
     from batchmill.jobs.unfinished import UnfinishedWork
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.operators.contract import OperatorInfo
@@ -59,7 +62,8 @@ class Resumption:
     def left_by(self, record: JobRecord) -> tuple[InputFingerprint, UnfinishedWork]:
         """Return what a job was made from and what it leaves undone; it is about to end before its work is done."""
         inline = b"" if record.spec.source else self._ledger.jobs.inline_input(record.id) or b""
-        description = self._workspace.described(record.id) if record.spec.source else None
+        is_described = record.spec.source is not None and not isinstance(record.spec.source, ResultsSource)
+        description = self._workspace.described(record.id) if is_described else None
         fingerprint = self._fingerprint(record.spec, record.last.operator_version, inline, description)
         return fingerprint, self._ledger.unfinished.read(record, record.last)
 
@@ -141,13 +145,27 @@ class Resumption:
     ) -> InputFingerprint:
         files = description.files if description is not None and description.where == "files" else ()
         return InputFingerprint(
-            source=self._workspace.digest(inline, description),
+            source=self._digest(spec.source, inline, description),
             files={file.name: f"{file.size} {file.mtime_s}" for file in files} if len(files) <= MAX_NAMED_FILES else {},
             operator_version=operator_version,
             carry=None if spec.last.carry is None else tuple(spec.last.carry),
             skips_nulls=spec.last.on_null == "skip",
             table_version=None if description is None else description.table_version,
         )
+
+    def _digest(
+        self,
+        source: FileSource | UploadSource | ResultsSource | None,
+        inline: bytes,
+        description: SourceDescription | None,
+    ) -> str:
+        """Return hexadecimal digits that change when the input does."""
+        if not isinstance(source, ResultsSource):
+            return self._workspace.digest(inline, description)
+        job, stage = stage_of(self._ledger, source)
+        shards = settled_shards(self._ledger, job, stage.number)
+        names = [part_of(part.shard_id, part.token) for shard in shards for part in shard.parts if part.results]
+        return hashlib.blake2b(" ".join([job.id, str(stage.number), *names]).encode(), digest_size=16).hexdigest()
 
     def _copy_dead_rows(self, earlier_id: str, job_id: str, shard: Settled) -> DeadRows:
         """Copy the dead letters of the earlier job, if it was not deleted since, to the new one."""

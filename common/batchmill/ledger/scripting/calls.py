@@ -815,6 +815,7 @@ def free_parts(
             keys.stage(job_id, stage),
             keys.inline_results(job_id, stage),
             keys.borders(job_id, stage),
+            keys.readers(job_id),
         ],
         [
             store.now_ms,
@@ -830,6 +831,42 @@ def free_parts(
         ],
     )
     return FreePartsAnswer(reply.decode())
+
+
+class HoldResultsAnswer(StrEnum):
+    """What `hold_results.lua` answers."""
+
+    OK = "ok"
+    GONE = "gone"
+    FREED = "freed"
+
+
+def hold_results(
+    store: Store,
+    *,
+    stage: int,
+    job_id: str,
+    reader: str,
+    freed: str,
+) -> HoldResultsAnswer:
+    """Keep the results of a stage of an ended job for another job, which reads them and is about to be submitted."""
+    keys = store.keys
+    reply = store.run(
+        "hold_results",
+        [
+            keys.job(job_id),
+            keys.stage(job_id, stage),
+            keys.ended_jobs(),
+            keys.readers(job_id),
+        ],
+        [
+            store.now_ms,
+            job_id,
+            reader,
+            freed,
+        ],
+    )
+    return HoldResultsAnswer(reply.decode())
 
 
 def keep_leases(
@@ -931,6 +968,7 @@ class MarkForDeletionAnswer(StrEnum):
     OK = "ok"
     NO_JOB = "no job"
     NOT_ENDED = "not ended"
+    READ = "read"
 
 
 class MarkForDeletionReply(NamedTuple):
@@ -952,6 +990,7 @@ def mark_for_deletion(
         [
             keys.job(job_id),
             keys.ended_jobs(),
+            keys.readers(job_id),
         ],
         [
             job_id,
