@@ -46,7 +46,7 @@ from batchmill_coordinator.admission.upload_parts import part_name
 from batchmill_coordinator.admission.uploads import Uploads
 from batchmill_coordinator.fleet.pools import EMPTY
 from batchmill_coordinator.inspection.arrow_bounds import arrow_limits
-from batchmill_coordinator.results.resumption import Order
+from batchmill_coordinator.results.resumed_order import Order
 from batchmill_coordinator.results.stage_source import StageSource
 
 if TYPE_CHECKING:
@@ -325,7 +325,7 @@ class Admission:
             output.prepare()
         else:
             self._require_own(earlier.job, tenant, output.uri)
-            self._resumption.keep(job_id, earlier)
+            self._resumption.keep(job_id, earlier, undo)
             output.reopen()
         undo.callback(output.release)
         return None if earlier is None else earlier.job
