@@ -130,6 +130,23 @@ def test_a_job_that_expired_between_two_stages_goes_on(chain: Chain) -> None:
     assert found(rerun.results()) == pieces(list(range(ROWS)))
 
 
+@pytest.mark.parametrize("waits_at", ["first", "last"])
+def test_stages_that_run_together_go_on_together(chain: Chain, waits_at: str) -> None:
+    (chain.first if waits_at == "last" else chain.last).touch()
+    job = chain.submit(fuse=True)
+    until(lambda: job.status().stages["a"].rows_done > 0, "a shard")
+    stop(job, chain.first, chain.last)
+    again = chain.submit(fuse=False).wait(GRACE_S)
+    assert found(again.results()) == pieces(list(range(ROWS)))
+    status = again.status()
+    assert [(stage.rows_done, stage.rows_total) for stage in status.stages] == [
+        (ROWS, ROWS),
+        (ROWS, ROWS),
+        (ROWS * 6 // 4, ROWS * 6 // 4),
+    ]
+    assert sum(chain.begun(chain.first).values()) <= ROWS + AT_WORK
+
+
 def test_source_rows_are_gathered_whole_in_a_job_that_goes_on(chain: Chain) -> None:
     chain.first.touch()
     fails = Stage("fails_pieces", name="f", cure=str(chain.folder / "f"), every=5)

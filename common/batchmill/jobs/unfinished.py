@@ -29,6 +29,7 @@ class StageWork(Frozen):
     rows_planned: int
     shards_planned: int
     rows_filtered: int = 0
+    joins: bool = False  # whether it ran with the stage before it, and has the same shards
     freed: str = ""  # of a stage that is not the last: how far its parts are freed, see `FreedParts`
     bytes_freed: int = 0
     borders: dict[str, str] = Field(default_factory=dict)  # `SourceRowBorders` by shard id

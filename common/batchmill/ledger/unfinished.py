@@ -62,6 +62,7 @@ class UnfinishedWorkLedger:
             rows_planned=stage.rows_planned,
             shards_planned=stage.shards_planned,
             rows_filtered=stage.rows_filtered,
+            joins=stage.joins,
             freed=stage.freed,
             bytes_freed=stage.bytes_freed,
             borders={name.decode(): text.decode() for name, text in borders.items() if name.decode() in entries},

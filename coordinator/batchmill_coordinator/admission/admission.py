@@ -38,6 +38,7 @@ from batchmill_coordinator.admission.column_checks import (
     with_gathering,
     without_consumed,
 )
+from batchmill_coordinator.admission.fusion import as_before, with_fusion
 from batchmill_coordinator.admission.kept_results import KeptResults
 from batchmill_coordinator.admission.param_checks import check_cache, check_params
 from batchmill_coordinator.admission.request_rows import check_shape, table_from_json
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from batchmill.ledger import Ledger
     from batchmill.operators.contract import OperatorInfo
     from batchmill.settings import CoordinatorSettings
+    from batchmill.sinks import Manifest
     from batchmill.sources.base import Source
     from batchmill.workspace import Workspace
     from batchmill_coordinator.fleet.fleet_view import FleetView
@@ -206,6 +208,9 @@ class Admission:
         if found.spec.is_chain:
             check_chain(found.spec, operators, schema)
         found = replace(found, spec=without_consumed(found.spec, operators[0], schema))
+        if found.spec.is_chain:
+            versions = [operator.version for operator in operators]
+            found = replace(found, spec=with_fusion(found.spec, versions, self._ledger.profiles))
         check_output_types(found.spec, schema)
         return found
 
@@ -277,6 +282,8 @@ class Admission:
         if found.description is not None:
             self._workspace.describe_source(job_id, found.description)
         earlier = self._take_output(job_id, order, undo, tenant)
+        if earlier is not None and earlier.rest is not None and earlier.rest.earlier:
+            found = replace(found, spec=as_before(found.spec, [work.joins for work in earlier.rest.stages]))
         total = found.source.count("")
         submission = Submission(
             job_id=job_id,
@@ -285,7 +292,7 @@ class Admission:
             idempotency_key=tenant_key(tenant, request.idempotency_key),
             inline_rows=found.inline,
             rows_total=total.rows if total.exact else None,
-            resumed_from=earlier,
+            resumed_from=None if earlier is None else earlier.job,
             operator_versions=tuple(operator.version for operator in order.operators),
             tenant=tenant,
             plan=_one_shard_plan(job_id, found, self._settings) if earlier is None else None,
@@ -315,8 +322,8 @@ class Admission:
                 path=folder,
             )
 
-    def _take_output(self, job_id: str, order: Order, undo: ExitStack, tenant: str) -> str | None:
-        """Take the output, if one was asked for; returns the job whose unfinished output it resumes, if any."""
+    def _take_output(self, job_id: str, order: Order, undo: ExitStack, tenant: str) -> Manifest | None:
+        """Take the output, if one was asked for; returns the manifest of the unfinished one that it resumes, if any."""
         output = self._workspace.open_publisher(job_id, order.spec)
         if output is None:
             return None
@@ -328,7 +335,7 @@ class Admission:
             self._resumption.keep(job_id, earlier, undo)
             output.reopen()
         undo.callback(output.release)
-        return None if earlier is None else earlier.job
+        return earlier
 
 
 def _refuse_reserved(spec: JobSpec) -> None:

@@ -74,15 +74,16 @@ class KeptResults:
                 job=job.id,
                 state=job.state,
             )
-        shards = settled_shards(self._ledger, job, stage.number)
-        if not stage.is_settled or any(part.plan for shard in shards for part in shard.parts):
+        parts = [part for shard in settled_shards(self._ledger, job, stage.number) for part in shard.parts]
+        if not stage.is_settled or any(part.plan for part in parts):
             raise Conflict(
                 f"job {job.id} was {job.state} before its stage {stage.spec.title!r} was through.",
-                hint="Submit the whole job again; over its output, it continues where it stopped.",
+                hint="Submit it again; over its output, it continues where it stopped.",
                 job=job.id,
                 state=job.state,
             )
         is_freed = job.state is JobState.COMPLETED or FreedParts.parse(stage.freed).shard > 0
+        is_freed |= any(part.results and not part.nbytes for part in parts)  # the next stage ran with it
         if is_freed and not stage.spec.keep:
             raise _not_kept(before)
 
@@ -112,7 +113,7 @@ def _not_kept(before: JobStage) -> Conflict:
     title = before.spec.title
     return Conflict(
         f"results of stage {title!r} of job {before.job.id} are deleted: the stage was not submitted with keep.",
-        hint=f"Submit the whole job again, with keep=true for {title!r}."
+        hint=f"Submit the first job again, with keep=true for {title!r}."
         " With cache=true its known rows are not computed again.",
         job=before.job.id,
         stage=title,

@@ -21,7 +21,7 @@ UNACCEPTED_MS = 600_000
 
 
 def open_input(ledger: Ledger, workspace: Workspace, record: JobRecord, stage: int, inline: bytes | None) -> Source:
-    """Open what a stage reads. inline: the rows that came with the job, for its first stage.
+    """Open what a stage reads. inline: the rows that were sent with the job, for its first stage.
 
     Raises `NotFound` when files of the job are gone, `InvalidSource` if the job whose results it reads is.
     """
@@ -58,7 +58,7 @@ def stage_of(ledger: Ledger, source: ResultsSource) -> JobStage:
     except NotFound as error:
         raise InvalidSource(
             f"job {source.job}, whose results of stage {source.stage!r} are the input, was deleted.",
-            hint="Submit the whole job again.",
+            hint="Submit all stages again.",
             job=source.job,
         ) from error
     return JobStage(job, job.stages[stage_called(job.spec, source.stage)])

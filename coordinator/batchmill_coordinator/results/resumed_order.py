@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from batchmill.sinks import StageFingerprint
@@ -47,6 +48,7 @@ def differences(manifest: Manifest, before: InputFingerprint, order: Order, now:
         return
     for was, stage, operator in zip(before.stages, now.stages, order.operators, strict=False):
         yield from (f"of stage {was.name!r}, {what}" for what in _of_earlier_stage(was, stage, operator))
+    yield from _apart(manifest, order.spec)
     last = StageFingerprint(
         name="",
         operator=manifest.operator,
@@ -67,6 +69,13 @@ def differences(manifest: Manifest, before: InputFingerprint, order: Order, now:
     yield from _changed_files(before, now)
     if before.source != now.source:
         yield "its input has changed"
+
+
+def _apart(manifest: Manifest, spec: JobSpec) -> Iterator[str]:
+    work = manifest.rest.stages if manifest.rest else ()
+    for (before, stage), done in zip(pairwise(spec.stages), work[1:], strict=True):
+        if done.joins and before.pool != stage.pool:
+            yield f"stage {stage.title!r} ran together with {before.title!r}, and is in another pool now"
 
 
 def _of_earlier_stage(was: StageFingerprint, now: StageFingerprint, operator: OperatorInfo) -> Iterator[str]:

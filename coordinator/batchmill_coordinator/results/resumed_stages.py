@@ -63,8 +63,8 @@ class ResumedStages:
                 (table,) = results_of(self._ledger, earlier, number, old, [part])
                 new.write(part.shard_id, part.token, table)
 
-    def let_go(self, earlier_id: str, job_id: str) -> None:
-        """Let the earlier job be deleted."""
+    def release(self, earlier_id: str, job_id: str) -> None:
+        """Allow that the earlier job is deleted."""
         self._ledger.readers.drop(earlier_id, [job_id])
 
 
@@ -72,5 +72,5 @@ def _needed(record: JobRecord, number: int, rest: UnfinishedWork) -> Iterator[Se
     work = rest.earlier[number]
     first = 0 if record.spec.stages[number].keep else FreedParts.parse(work.freed).shard
     for part in settled_of(number, work):
-        if part.results and part.shard_id[0] >= first:
+        if part.results and part.nbytes and part.shard_id[0] >= first:  # without bytes: it was not stored
             yield part

@@ -123,7 +123,7 @@ class Resumption:
                     letters = self._copy_dead_rows(manifest.job, record.id, shard).letters
                     dead.update(letter.error_type for letter in letters)
         self._ledger.unfinished.resume_from(record.id, self._own_work(record.id, manifest.rest), dead, epoch)
-        self._stages.let_go(manifest.job, record.id)
+        self._stages.release(manifest.job, record.id)
 
     def _own_work(self, job_id: str, rest: UnfinishedWork) -> UnfinishedWork:
         """Return the work with plans that use no blobs of the earlier job."""

@@ -75,7 +75,10 @@ if state ~= 'running' then move_job(keys.job, state, 'running') end
 redis.call('HDEL', keys.job, 'must_resume')
 redis.call('HSET', keys.job, 'started_at', now)
 local any_settled = false
-for _, one in ipairs(stages) do any_settled = count_settled(keys.job, one.keys.stage) or any_settled end
+for place in ipairs(stages) do
+  local number = place - 1
+  if not is_joined(keys.job, number) then any_settled = count_settled(keys.job, number) or any_settled end
+end
 publish(args.channel, any_settled and 'settled' or 'planned', args.job_id)
 index_job(keys.index, keys.job, args.job_id, now)
 return answer.ok
