@@ -22,6 +22,7 @@ from batchmill.jobs.shard import format_shard_id
 from batchmill.jobs.sink import PUBLISH_OPERATOR, STORE_OPERATOR, amending
 from batchmill.jobs.stages import FIRST_STAGE, last_stage, stage_called
 from batchmill.ledger.submission import Submission
+from batchmill_coordinator.admission import chain_redo
 from batchmill_coordinator.admission.acceptance import accept, tenant_key
 from batchmill_coordinator.admission.edits import edited
 from batchmill_coordinator.admission.fusion import without_fusion
@@ -32,6 +33,7 @@ from batchmill_coordinator.inspection.inspector import InspectedSource
 from batchmill_coordinator.results.damage import RowsAgain, damaged_shards, read_again
 from batchmill_coordinator.results.dead_rows import DeadRowFilter
 from batchmill_coordinator.results.inputs import live_readers, open_input
+from batchmill_coordinator.results.redone_parts import redone_name
 from batchmill_coordinator.results.replay_rows import write_replay_rows
 from batchmill_coordinator.results.stage_source import StageSource
 
@@ -95,7 +97,8 @@ class Replays:
         """
 
         def prepare(undo: ExitStack) -> Submission:
-            _require_one_stage(record)
+            if record.spec.has_lineage:
+                return self._redo_chain(record, request, tenant, undo)
             results = self._workspace.open_results(record.id, record.spec, last_stage(record.spec))
             chosen = None if request.shards is None else frozenset(request.shards)
             damaged = list(damaged_shards(self._ledger, record, results, self._dead_rows, chosen))
@@ -109,6 +112,27 @@ class Replays:
             return submission
 
         return self._accept(record, request, tenant, prepare)
+
+    def _redo_chain(self, record: JobRecord, request: RedoRequest, tenant: str, undo: ExitStack) -> Submission:
+        """Prepare the redo of a job of several stages: all rows that damaged results may be from, from its start."""
+        chain_redo.require_possible(record)
+        chosen = None if request.shards is None else frozenset(request.shards)
+        runs = chain_redo.damaged_runs(self._ledger, self._workspace, record, chosen)
+        if not runs and (chosen is not None or self._is_output_intact(record)):
+            raise _nothing_damaged(record)
+        failed = {
+            index
+            for shard in self._dead_rows.shards(record, 0)
+            for index in self._dead_rows.read(record.id, shard).indices
+        }
+        wanted = chain_redo.source_rows(runs, record.first.rows_planned)
+        again = self._read_again(record, wanted)
+        rows = (chain_redo.with_source_row(some, failed) for some in again)
+        until = max((run.stage for run in runs), default=0) + 1
+        places, submission = self._prepare(record, FIRST_STAGE, rows, tenant, undo, failed_before=False, until=until)
+        redone = {redone_name(run.stage, part): part.token for run in runs for part in run.parts}
+        write_replay_rows(self._workspace, submission.job_id, places, redone)
+        return submission
 
     def _is_output_intact(self, record: JobRecord) -> bool:
         publisher = self._workspace.open_publisher(record.id, record.spec)
@@ -155,6 +179,7 @@ class Replays:
         undo: ExitStack,
         *,
         failed_before: bool,
+        until: int | None = None,
     ) -> tuple[list[int], Submission]:
         """Store rows as the input of a new job; return their indices in the first job's input, and that job."""
         blobs, replay_id = self._workspace.blobs, new_id("job")
@@ -173,7 +198,7 @@ class Replays:
         self._workspace.describe_source(replay_id, description)
         return places, Submission(
             job_id=replay_id,
-            spec=_spec(record.spec, stage, source),
+            spec=_spec(record.spec, stage, source, until or record.spec.gathering_behind(stage)),
             digest="",
             tenant=tenant,
             rows_total=len(places),
@@ -262,12 +287,13 @@ def _with_lineage(spec: JobSpec, stage: int, dead: DeadRows) -> pa.Table:
     return dead.rows.add_column(0, SOURCE_ROW, pa.array([letter.index for letter in dead.letters], pa.int64()))
 
 
-def _spec(spec: JobSpec, stage: int, source: UploadSource) -> JobSpec:
+def _spec(spec: JobSpec, stage: int, source: UploadSource, until: int | None) -> JobSpec:
     """The first job's from a stage on, over other rows, without what applied to all rows.
 
-    It ends before a stage that gathers: that needs all rows of a source row, and waits for the others, too.
+    until: the stage before which it ends. A replay ends before a stage that gathers: that needs all rows of a source
+    row, and waits for the others, too.
     """
-    first, *behind = (_again(one) for one in spec.stages[stage : spec.gathering_behind(stage)])
+    first, *behind = (_again(one) for one in spec.stages[stage:until])
     stages = (without_fusion(first), *behind)
     changes = {"source": source, "output": None, "deadline_at": None, "stages": stages}
     return spec.model_copy(update=changes)
@@ -299,15 +325,6 @@ def _refuse_replay(record: JobRecord) -> None:
             hint=f"Replay {record.replay_of}.",
             job=record.id,
             replay_of=record.replay_of,
-        )
-
-
-def _require_one_stage(record: JobRecord) -> None:
-    if last_stage(record.spec) != FIRST_STAGE:
-        raise Conflict(
-            f"job {record.id} has several stages; only results that were made from a job's source are done again.",
-            hint="Submit the job again.",
-            job=record.id,
         )
 
 
