@@ -184,14 +184,14 @@ def submit(
         from_file = _file_options(Path(operator), sources, fields, flags, changes)
         if dry_run:
             raise InvalidRequest("--dry-run is for operators.", hint=f"Use `batchmill check {operator}`.")
-        _follow(client.submit(**from_file), wait=wait, as_json=as_json)
+        follow(client.submit(**from_file), wait=wait, as_json=as_json)
         return
     if changes:
         raise InvalidRequest("--set is for job files.", hint="Give parameters with --param.")
     if dry_run:
         _check(client, operator, sources, fields, flags, as_json=as_json)
         return
-    _follow(submit_job(client, operator, sources, fields, flags), wait=wait, as_json=as_json)
+    follow(submit_job(client, operator, sources, fields, flags), wait=wait, as_json=as_json)
 
 
 def _file_options(
@@ -229,7 +229,7 @@ def _flag(command: click.Command, name: str) -> str:
     return next(option.opts[0] for option in command.params if option.name == name)
 
 
-def _follow(job: Job, *, wait: bool, as_json: bool) -> None:
+def follow(job: Job, *, wait: bool, as_json: bool) -> None:
     """Print the job that was submitted, or follow it until it ends."""
     from batchmill.cli.terminal.progress import watch_to_the_end
 

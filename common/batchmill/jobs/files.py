@@ -59,6 +59,13 @@ class UploadSource(Frozen):
     lineage: bool = False  # of a replay in a chain: the rows have the columns that say where they are from
 
 
+class ResultsSource(Frozen):
+    """The results of a stage of another job, which has ended; not those of its last one."""
+
+    job: Name
+    stage: Name
+
+
 MIN_ROWS_PER_FILE = 1000
 MIN_FILE_BYTES = 1024 * 1024
 """Smaller files would be more than readers of a folder and the service can list."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from batchmill.durations import Span
-from batchmill.jobs.files import FileSource, OutputSpec, UploadSource
+from batchmill.jobs.files import FileSource, OutputSpec, ResultsSource, UploadSource
 from batchmill.jobs.frozen import Frozen, Name
 from batchmill.jobs.sink import RESERVED_OPERATORS, STAGES, SinkSpec, sink_stages
 
@@ -135,7 +135,7 @@ class _OperatorFields(Frozen):
 class _JobFields(Frozen):
     """What a job has once, however many stages it has."""
 
-    source: FileSource | UploadSource | None = None  # None: the rows are sent inline
+    source: FileSource | UploadSource | ResultsSource | None = None  # None: the rows are sent inline
     output: OutputSpec | None = None
     sink: SinkSpec | None = None
     name: Name | None = None
@@ -214,7 +214,11 @@ class JobSpec(_JobFields):
 
     def reads_lineage(self, stage: int) -> bool:
         """Whether the input of a stage says so."""
-        return stage > 0 or (isinstance(self.source, UploadSource) and self.source.lineage)
+        return (
+            stage > 0
+            or isinstance(self.source, ResultsSource)
+            or (isinstance(self.source, UploadSource) and self.source.lineage)
+        )
 
     def is_gathered_behind(self, stage: int) -> bool:
         """Whether a later stage than this one is given all rows of a source row together."""

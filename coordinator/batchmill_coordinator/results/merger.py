@@ -30,6 +30,7 @@ from batchmill.storage.indexed import INDEX, in_order
 from batchmill_coordinator.results.chain_merger import ChainMerger
 from batchmill_coordinator.results.job_results import JobResults
 from batchmill_coordinator.results.outputs import manifest_of, results_of, settled_shards
+from batchmill_coordinator.results.redone_parts import RedoneParts
 from batchmill_coordinator.results.replay_outcomes import NO_OUTCOMES, ReplayedShard, ReplayReader
 from batchmill_coordinator.results.replay_rows import read_replay_rows
 
@@ -66,6 +67,7 @@ class Merger:
         self._one_schema = one_schema
         self._roll_forward = roll_forward
         self._chains = ChainMerger(ledger, workspace, dead_rows)
+        self._redone = RedoneParts(ledger, workspace, dead_rows)
 
     def merge(self, replay: JobRecord, epoch: int) -> None:
         """Merge everything that a replay has settled. Merging again is fine.
@@ -78,7 +80,9 @@ class Merger:
         if job.publisher is not None and self._roll_forward.apply(job.record, job.stage, job.publisher, epoch):
             job = self._open(self._ledger.jobs.read(replay.replay_of))
         rows = read_replay_rows(self._workspace, replay.id)
-        if job.record.spec.is_chain:
+        if job.record.spec.has_lineage and rows.redone:
+            self._redone.merge(job, replay, rows, epoch)
+        elif job.record.spec.has_lineage:
             self._chains.merge(job, replay, rows.indices.to_numpy(), epoch)
         else:
             indices = rows.indices.to_numpy()
