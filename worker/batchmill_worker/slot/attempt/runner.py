@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from batchmill.errors import (
@@ -37,13 +38,15 @@ if TYPE_CHECKING:
     from batchmill.jobs.retry import Outcome
     from batchmill.jobs.shard import ShardRef
     from batchmill.operators.contract import OperatorDefinition
+    from batchmill_worker.engine.shard_result import ShardResult
     from batchmill_worker.metering.attempts import AttemptMetrics
     from batchmill_worker.slot.attempt.attempt_settler import AttemptSettler
     from batchmill_worker.slot.attempt.attempt_store import AttemptStore
     from batchmill_worker.slot.attempt.claimer import Claimer
     from batchmill_worker.slot.attempt.reports import AttemptReports
     from batchmill_worker.slot.attempt.shard_computer import ShardComputer
-    from batchmill_worker.slot.attempt.shard_loader import ShardLoader
+    from batchmill_worker.slot.attempt.shard_loader import LoadedShard, ShardLoader
+    from batchmill_worker.slot.attempt.shard_progress import ShardProgress
     from batchmill_worker.slot.attempt.store_guard import StoreGuard
 
 log = logging.getLogger(__name__)
@@ -107,14 +110,12 @@ class AttemptRunner:
 
                 # 3. Compute them. The device is shared with the attempts that run beside this one; the lease says when
                 #    to stop early, because it was revoked or the worker is being stopped.
-                result = self._computer.compute(loaded, claimed)
+                result = self._computer.compute(loaded, claimed, partial(self._save_early, loaded))
                 computed_at = self._clock.monotonic()
                 self._reports.rows_failed(counted, result)
 
                 # 4. Add what was done to what earlier attempts did, so that no row runs again without need.
-                spec, worker = loaded.spec, self._reports.worker
-                context = AttemptContext(loaded.shard.stage, spec.operator, worker, self._clock.wall(), spec.retry)
-                progress = loaded.before.add(loaded.pending, result, context)
+                progress = self._add(loaded, result)
                 if result.stopped and not progress.is_begun:
                     outcome: Outcome = Revoked()
                 elif (result.stopped or progress.failed) and not claimed.lease.is_last:
@@ -140,6 +141,15 @@ class AttemptRunner:
             settled = self._settler.settle(claimed.claim, outcome, claimed.usage)
             self._reports.ended(ref, counted, outcome, settled)
             return settled
+
+    def _add(self, loaded: LoadedShard, result: ShardResult) -> ShardProgress:
+        """Add what an attempt has done to what earlier attempts did."""
+        spec, worker = loaded.spec, self._reports.worker
+        context = AttemptContext(loaded.shard.stage, spec.operator, worker, self._clock.wall(), spec.retry)
+        return loaded.before.add(loaded.pending, result, context)
+
+    def _save_early(self, loaded: LoadedShard, result: ShardResult) -> None:
+        self._store.save_early(loaded, self._add(loaded, result))
 
 
 def _failed(error: BaseException, ref: ShardRef) -> Failed:

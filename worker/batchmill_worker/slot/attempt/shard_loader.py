@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from threading import Event
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -43,11 +44,20 @@ class LoadedShard:
     pending: Rows  # the rows left, by their index in the job's input
     table: pa.Table  # the same rows
     lineage: pa.Table | None = None  # of all rows of the shard; None: they are rows of the job's source
+    early: Event = field(default_factory=Event)  # set once the ledger knows this attempt's own checkpoint
 
     @property
     def pending_lineage(self) -> pa.Table | None:
         """Where the pending rows are from; None: they are rows of the job's source."""
         return None if self.lineage is None else self.lineage.take(self.pending - self.shard.first_row)
+
+    @property
+    def failures(self) -> dict[int, int]:
+        """How often pending rows failed before, by their index among them."""
+        failed = self.before.failed
+        if not failed:
+            return {}
+        return {place: failed[row].failures for place, row in enumerate(self.pending.tolist()) if row in failed}
 
     @property
     def spec(self) -> StageSpec:
