@@ -68,6 +68,36 @@ def test_no_answered_row_is_asked_again_when_its_worker_is_killed(
     assert (status.rows_done, status.rows_dead) == (ROWS, 0)
 
 
+def test_an_answer_that_does_not_fit_is_asked_for_again_with_another_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: dict[str, list[int]] = {}
+
+    def answer(body: dict[str, Any], _: int) -> Reply:
+        text = body["messages"][0]["content"]
+        tries = seeds.setdefault(text, [])
+        tries.append(body["seed"])
+        return chat_reply("1" if len(tries) == 2 or text != "row 3" else "none")
+
+    with model_service(answer) as service:
+        endpoints = tmp_path / "endpoints.toml"
+        endpoints.write_text(f'[test]\nurl = "{service.url}"\n')
+        monkeypatch.setenv("BATCHMILL_ENDPOINTS", str(endpoints))
+        params = {"model": "m", "endpoint": "test", "prompt": "row {id}", "schema": {"type": "integer"}}
+        rows = [{"id": number} for number in range(6)]
+        soon = batchmill.RetryPolicy(backoff_s=0.1)
+        with batchmill.local(workers=1, data_dir=tmp_path / "data") as client:
+            job = client.submit("chat", rows=rows, params=params | {"temperature": 0.7}, retry=soon)
+            assert [row["text"] for row in job.wait(timeout=GRACE_S).results()] == ["1"] * 6
+            assert len(seeds["row 3"]) == len(set(seeds["row 3"])) == 2
+            assert all(len(seeds[f"row {number}"]) == 1 for number in (0, 1, 2, 4, 5))
+            seeds.clear()
+            never = batchmill.RetryPolicy(never_on=["InvalidOutput"])
+            job = client.submit("chat", rows=rows, params=params | {"temperature": 0.7}, retry=never)
+            assert job.wait(timeout=GRACE_S).status().rows_dead == 1
+            assert [letter.error_type for letter in job.dead_letters()] == ["InvalidOutput"]
+
+
 def rows_saved(folder: Path) -> int:
     """The rows in the only checkpoint, or none."""
     import pyarrow as pa

@@ -131,6 +131,7 @@ def test_generate_continues_a_text_and_the_beginning_that_rows_share_is_computed
         ({"model": "some/model"}, "names no model for llama.cpp"),
         ({"model": "/somewhere/x.gguf"}, "outside"),
         ({"context": 100_000}, "has a context of 8192 tokens, expected 100000"),
+        ({"max_tokens": 256}, "'max_tokens' is 256, and prompt and answer have 256 tokens together"),
         ({"schema": {"type": "wrong"}}, "is no JSON Schema"),
     ],
 )

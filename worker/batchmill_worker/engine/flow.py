@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -239,6 +239,7 @@ class Flow:
                 shard.error = error
             self._placement.remove(lambda _: True)
             for ticket in list(self._in_flight.values()):
-                self._engine.abort(ticket.generation.number)
+                with suppress(Exception):  # it has failed already
+                    self._engine.abort(ticket.generation.number)
                 self._end(ticket, _Wasted())
             self._withdrawn.clear()

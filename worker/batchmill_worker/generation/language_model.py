@@ -99,6 +99,7 @@ class LanguageModelOperator:
         """
         self._engine = open_engine(self._request, current())
         try:
+            self._refuse_answers_that_do_not_fit(self._engine.limits.context)
             if self._engine.limits.is_local:
                 check_engine(self._operator, self._engine)
             takes = getattr(self._engine, "takes", None)
@@ -112,6 +113,16 @@ class LanguageModelOperator:
         except BaseException:
             self.teardown()
             raise
+
+    def _refuse_answers_that_do_not_fit(self, context: int | None) -> None:
+        if context is not None and self._sampling.max_tokens >= context:
+            raise InvalidParams(
+                f"operator {self._operator!r}: 'max_tokens' is {self._sampling.max_tokens}, and prompt and answer have "
+                f"{context} tokens together.",
+                hint="Lower 'max_tokens', or raise 'context' if the model has more.",
+                operator=self._operator,
+                parameter="max_tokens",
+            )
 
     def teardown(self) -> None:
         """Drop the model."""

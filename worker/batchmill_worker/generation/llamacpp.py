@@ -40,6 +40,8 @@ NAME = "llamacpp"
 HTTP_TIMEOUT_S = 120.0
 MAX_CONTEXT = 4096
 """Tokens of a row where the job does not say: the memory of all places is allocated at once."""
+BATCH_TOKENS = 512
+"""Tokens of prompts that are computed in one call: between two calls the engine shows progress."""
 _TOO_LONG = "exceed_context_size_error"
 
 
@@ -160,6 +162,7 @@ class LlamaCppEngine:
             "seed": generation.seed,
             "id_slot": place,
             "stream": True,
+            "return_progress": True,  # of the prompt: empty text for every BATCH_TOKENS
         }
         try:
             self._server.handle_completions(request, on_chunk)
@@ -235,6 +238,7 @@ def _load(operator: str, model: Path, context: int, places: int, threads: int, k
     params.n_parallel, params.n_ctx = places, context * places
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.port, params.api_keys, params.n_threads_http = 0, [key], 2
+    params.n_batch = params.n_ubatch = BATCH_TOKENS
     params.verbosity, params.warmup, params.fit_params = -1, False, False
     params.cache_ram_mib = 0  # rows are sent to the place that has their prefix, so no copy of it is needed
     params.slot_prompt_similarity = 0.0
