@@ -147,13 +147,15 @@ class Service:
     def submit(self, request: JobRequest, tenant: str, *, is_internal: bool = False) -> Acceptance:
         """Accept a job, and publish the message of a shard that was queued with it. Raises as `Admission.admit`."""
         accepted = self.admission.admit(request, tenant, is_internal=is_internal)
-        first = request.stage_specs()[0]
+        stages = request.stage_specs()
+        first = stages[FIRST_STAGE]
         if accepted.is_new:
             self.metrics.roles.submitted(first)
         if accepted.queued is not None:
             ref, queue = accepted.queued
             try:
-                self._publisher.publish(first.operator, queue, ref, request.name)
+                stage_name = first.title if len(stages) > 1 else None
+                self._publisher.publish(first.operator, queue, ref, request.name, stage_name)
                 self.metrics.roles.dispatched(first)
             except ServiceUnavailable as error:  # the job is accepted; the recoverer publishes what nobody claims
                 log.warning("%s", error)

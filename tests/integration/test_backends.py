@@ -176,6 +176,13 @@ def test_a_broken_form_is_made_again(models: Path, tmp_path: Path, caplog: pytes
     own.close()
 
 
+def test_the_use_of_openvino_is_reported_to_nobody() -> None:
+    openvino_backend.computes_in("bfloat16")
+    from openvino.tools import ovc
+
+    assert type(ovc.telemetry).__module__ == "openvino.tools.ovc.telemetry_stub"
+
+
 def test_a_missing_library_is_named_with_its_extra(cache: OperatorCache, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(library: str) -> str:
         raise PackageNotFoundError(library)

@@ -82,15 +82,15 @@ def dead_in(job: batchmill.Job, stage: str) -> list[tuple[int, ...]]:
     return [letter.path for letter in job.dead_letters(stage=stage)]
 
 
-@pytest.mark.parametrize("output", ["", "folder", "lines", "one.parquet"])
+@pytest.mark.parametrize(("output", "fuse"), [("", True), ("folder", True), ("lines", False), ("one.parquet", False)])
 def test_rows_that_failed_in_any_stage_are_replayed_through_the_later_ones_into_place(
-    client: batchmill.Client, tmp_path: Path, output: str
+    client: batchmill.Client, tmp_path: Path, output: str, *, fuse: bool
 ) -> None:
     cures = Cures(tmp_path)
     source = tmp_path / "in.parquet"
     pq.write_table(pa.Table.from_pylist(ROWS), source)
     target = {"path": str(tmp_path / output), "format": "jsonl" if output == "lines" else "parquet"} if output else None
-    job = client.submit(source=source, stages=cures.stages(), output=target).wait(GRACE_S)
+    job = client.submit(source=source, stages=cures.stages(), output=target, fuse=fuse).wait(GRACE_S)
     everything = [row["id"] for row in ROWS]
     done = [n for n in everything if n % 7 and n % 9 and n % 5]
     assert found(job.results()) == pieces(done)
@@ -131,7 +131,8 @@ def gated_chain(client: batchmill.Client, folder: Path) -> tuple[batchmill.Job, 
     cures, gate, source = Cures(folder), folder / "gate", folder / "in.parquet"
     pq.write_table(pa.Table.from_pylist(ROWS), source)
     gate.touch()
-    job = client.submit(source=source, stages=cures.stages(gate=str(gate)), output=folder / "out").wait(GRACE_S)
+    stages = cures.stages(gate=str(gate))
+    job = client.submit(source=source, stages=stages, output=folder / "out", fuse=False).wait(GRACE_S)
     gate.unlink()
     cures.cure("a")
     return job, cures, gate

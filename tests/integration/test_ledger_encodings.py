@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from batchmill.jobs.cost import Parts, parse_pool_operator, write_pool_operator
 from batchmill.jobs.job import JOB_MOVES, JobState
-from batchmill.jobs.shard import SHARD_MOVES, Shard, ShardId, ShardRef, ShardState, format_shard_id
+from batchmill.jobs.shard import SHARD_MOVES, Shard, ShardId, ShardRef, ShardState, Slice, format_shard_id, part_of
 from batchmill.ledger.formats.encodings import (
     CommitInterval,
     EndedJob,
@@ -109,6 +109,15 @@ def test_an_attempt_survives_both_languages(lua: Lua, shard_id: ShardId, stage: 
 @given(plan=plans)
 def test_the_first_row_is_read_from_a_plan(lua: Lua, plan: str) -> None:
     assert int(lua("first_row_of(ARGV[1])", plan)) == json.loads(plan)[0]
+
+
+@settings(max_examples=20, deadline=None)
+@given(shard_id=shard_ids, first=st.integers(0, 2**53), rows=st.integers(1, 2**31), token=st.integers(0, 2**31))
+def test_the_plan_of_a_part_is_read_as_a_shard(lua: Lua, shard_id: ShardId, first: int, rows: int, token: int) -> None:
+    made = "plan_of_part(ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4])"
+    part = Slice(0, 0, rows, rows, part=part_of(shard_id, token))
+    expected = Shard("job-1", 1, shard_id, first, rows, (part,)).plan()
+    assert lua(made, first, rows, format_shard_id(shard_id), token).decode() == expected
 
 
 @settings(max_examples=20, deadline=None)

@@ -32,6 +32,27 @@ def test_a_row_that_kills_its_process_holds_no_full_buffer_forever(
     assert [letter.path for letter in job.dead_letters()] == [(victim,)]
 
 
+def test_a_row_that_kills_its_process_in_a_stage_that_runs_with_another_is_found_there_alone(
+    cluster: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    running = cluster().start(slots=(2,))
+    source, victim = tmp_path / "in.parquet", 6
+    pq.write_table(pa.table({"id": range(12)}), source)
+    stages = [
+        Stage("unfold", cure=str(tmp_path)),
+        Stage("echo"),
+        Stage("killer", victim=victim, carry=["id"]),
+        Stage("echo", name="last"),
+    ]
+    job = running.clients["a"].submit(source=source, stages=stages, fuse=True).wait(300)
+    paths = [(row, [piece]) for row in range(12) for piece in range(row % 4)]
+    assert [(row["source_row"], row["source_path"]) for row in job.results()] == [
+        path for path in paths if path[0] != victim
+    ]
+    letters = [(letter.operator, letter.path, letter.error_type) for letter in job.dead_letters()]
+    assert letters == [("killer", (row, *rest), "WorkerLost") for row, rest in paths if row == victim]
+
+
 ROWS = 2_000
 STALE_S = 4.0
 

@@ -31,14 +31,14 @@ def chain(next_live: int = 1, **first: int) -> JobStage:
 
 def test_a_stage_that_has_made_nothing_yet_is_expected_to_make_a_multiple_of_its_input() -> None:
     one = chain(bytes_in=10 * MB, shards_planned=40, shards_live=40)
-    assert expected_bytes(one.stage) == GUESSED_GROWTH * MB // 4
+    assert expected_bytes(one.stage, one.stage) == GUESSED_GROWTH * MB // 4
     assert len(within_buffer(one, SHARDS)) == 2
 
 
 def test_larger_shards_than_those_before_are_expected_to_make_more() -> None:
     small = chain(rows_done=10, rows_planned=20, shards_live=10, shards_done=10, bytes_out=MB)
     large = chain(rows_done=10, rows_planned=10 + 80, shards_live=10, shards_done=10, bytes_out=MB)
-    assert expected_bytes(large.stage) == 8 * expected_bytes(small.stage)
+    assert expected_bytes(large.stage, large.stage) == 8 * expected_bytes(small.stage, small.stage)
     assert (len(within_buffer(small, SHARDS)), len(within_buffer(large, SHARDS))) == (10, 3)
 
 
@@ -56,9 +56,27 @@ def test_a_full_buffer_takes_only_the_shard_that_the_next_stage_waits_for() -> N
 @pytest.mark.parametrize(("at_once", "share"), [(0, 4 * MB), (4, MB), (1000, MB // 4)])
 def test_shards_are_so_small_that_the_buffer_has_room_for_several(at_once: int, share: int) -> None:
     unmeasured = chain(bytes_in=10 * MB, shards_planned=40)
-    assert shard_limits(unmeasured.stage, at_once) == ShardLimits(nbytes=share // GUESSED_GROWTH)
+    assert shard_limits(unmeasured, at_once) == ShardLimits(nbytes=share // GUESSED_GROWTH)
     measured = chain(rows_done=1024, bytes_out=MB, rows_planned=2048)
-    assert shard_limits(measured.stage, at_once) == ShardLimits(rows=share // 1024)
+    assert shard_limits(measured, at_once) == ShardLimits(rows=share // 1024)
     huge = chain(rows_done=1, bytes_out=100 * MB, rows_planned=2)
-    assert shard_limits(huge.stage, at_once) == ShardLimits(rows=1)
-    assert shard_limits(measured.job.last, at_once) == ShardLimits()
+    assert shard_limits(huge, at_once) == ShardLimits(rows=1)
+    assert shard_limits(JobStage(measured.job, measured.job.last), at_once) == ShardLimits()
+
+
+def fused(last_live: int = 1, **second: int) -> JobStage:
+    """The first stage of a chain of three, of which the second runs with it, and has a buffer of 1 MiB."""
+    spec = JobForm(stages=[StageForm(operator="echo", name=name) for name in "abc"]).spec()
+    first = {"rows_done": 10, "rows_planned": 90, "shards_live": 8, "buffer_bytes": 4 * MB}
+    hashes = [first, {"joins": 1, "buffer_bytes": MB, **second}, {"shards_live": last_live}]
+    stages = [{name.encode(): b"%d" % value for name, value in one.items()} for one in hashes]
+    job = JobRecord.from_hashes("job-1", {b"spec": spec.model_dump_json().encode(), b"state": b"running"}, stages)
+    return JobStage(job, job.first)
+
+
+def test_the_buffer_behind_stages_that_run_together_holds_the_first_of_them_back() -> None:
+    assert within_buffer(fused(), SHARDS) == SHARDS
+    assert len(within_buffer(fused(bytes_out=200_000, shards_done=1), SHARDS)) == 4
+    assert within_buffer(fused(bytes_out=2 * MB, shards_done=1), SHARDS) == []
+    assert within_buffer(fused(last_live=0, bytes_out=2 * MB, shards_done=1), SHARDS) == [ShardId((0,))]
+    assert shard_limits(fused(bytes_out=MB, shards_done=1), 4) == ShardLimits(rows=MB // 4 // (-(-MB // 10)))

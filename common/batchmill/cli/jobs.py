@@ -257,5 +257,8 @@ def _stage(stage: StageStatus) -> str:
         f"{duration(stage.eta_s)} left" if stage.eta_s else "",
         f"operator {stage.operator}" if stage.operator != stage.name else "",
         f"pool {stage.pool}" if stage.pool != DEFAULT_POOL else "",
+        ""
+        if not stage.why_fused
+        else f"{'runs with the stage before' if stage.fused else 'runs apart'}: {stage.why_fused}",
     ]
     return ", ".join(part for part in parts if part)

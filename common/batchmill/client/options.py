@@ -47,6 +47,8 @@ class JobOptions(TypedDict, total=False):
         on_null: "dead", "skip" or "fail": whether a row without a value that the operator requires becomes a dead
             letter, is left out of the results, or fails the job. With "skip", results start with a column
             `source_row`, the index of their row in the job's input.
+        fuse: Whether one attempt runs neighbouring stages of a pool, so that the results between them are not stored:
+            "auto": those that cost less than that; True: all that may; False: none.
         budget: Pause the job when it has cost this much, in the service's currency; `resume` can raise it.
         idempotency_key: Submitting again with the same key returns the existing job.
     """
@@ -65,6 +67,7 @@ class JobOptions(TypedDict, total=False):
     batch: BatchPolicy | None
     cache: bool
     on_null: Literal["dead", "skip", "fail"]
+    fuse: bool | Literal["auto"]
     budget: float | None
     idempotency_key: str | None
 
@@ -76,6 +79,7 @@ _DEFAULTS = {
     "priority": JobForm.model_fields["priority"].default,
     "cache": JobForm.model_fields["cache"].default,
     "on_null": "dead",
+    "fuse": JobForm.model_fields["fuse"].default,
 }
 
 

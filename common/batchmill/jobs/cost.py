@@ -58,6 +58,9 @@ class Parts:
     def __add__(self, other: Parts) -> Parts:
         return Parts(*(mine + its for mine, its in zip(self.amounts, other.amounts, strict=True)))
 
+    def __sub__(self, other: Parts) -> Parts:
+        return Parts(*(mine - its for mine, its in zip(self.amounts, other.amounts, strict=True)))
+
     def scaled(self, unit: int) -> CostParts:
         """Return the parts divided by `unit`: in seconds, or in units of the currency."""
         return CostParts(**{name: part / unit for name, part in zip(PARTS, self.amounts, strict=True)})

@@ -111,6 +111,7 @@ class CsvDialect(Frozen):
 
 
 OnNull = Literal["dead", "skip", "fail"]
+Fuse = bool | Literal["auto"]
 SampleSize = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -245,6 +246,7 @@ class _JobFields(Frozen):
     priority: int = Field(default=0, ge=-100, le=100)  # higher goes first
     deadline_at: float | None = Field(default=None, gt=0, lt=1e11)  # seconds since the epoch
     budget: float | None = Field(default=None, ge=1e-6, le=1e6)  # in the service's currency; cost reaches it: paused
+    fuse: Fuse = "auto"  # whether stages of one pool run together: each that may, none, or those that cost little
 
 
 class _BetweenStages(Frozen):
@@ -262,11 +264,18 @@ class StageSpec(_OperatorFields, _BetweenStages):
     max_at_once: int | None = None  # shards that are queued or running at a time
     takes_all: bool = False  # whether all of its input is one shard
     gathers: bool = False  # whether its operator does; from what workers announce
+    joins: bool = False  # whether an attempt of the stage before runs this one as well, on what it has made
+    why_joins: str = ""  # why, or why not
 
     @property
     def title(self) -> str:
         """Its name, for people."""
         return self.name or self.operator
+
+    @property
+    def has_own_shards(self) -> bool:
+        """Whether its shards are not as the stage before makes its results."""
+        return self.min_shard_rows > 1 or self.max_at_once is not None or self.takes_all
 
 
 class StageForm(_BetweenStages):

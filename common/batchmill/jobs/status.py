@@ -70,6 +70,8 @@ class StageStatus(Frozen):
     buffer_bytes: int | None = None  # the most that may wait; None: it is the last
     rows_per_second: float | None = None  # recent rate; of an ended job, the overall rate
     eta_s: float | None = None  # estimated seconds until its rows are done; None while there is no estimate
+    fused: bool = False  # whether attempts of the stage before run it as well, without storing what is between
+    why_fused: str = ""  # why, or why not
 
 
 class StageStatuses(RootModel[list[StageStatus]]):

@@ -84,6 +84,7 @@ def new_stages(submission: Submission) -> list[calls.NewStage]:
             turn=_turn(submission, number),
             rows_total=submission.rows_total if number == FIRST_STAGE else None,
             buffer_bytes=None if number == last_stage(spec) else stage.buffer_bytes,
+            joins=stage.joins,
             shard_id=ShardId((0,)),
             plan=plan.shard.plan() if plan else None,
             nbytes=plan.nbytes if plan else None,
@@ -99,7 +100,8 @@ def ends_at_commit(submission: Submission) -> bool:
     """Whether nothing is left to be closed or deleted when all shards of the job are settled."""
     spec = submission.spec
     is_closed_by_itself = spec.output is None and submission.replay_of is None
-    return is_closed_by_itself and submission.plan is not None and not spec.is_chain
+    stores_nothing_between = all(stage.joins for stage in spec.stages[1:])
+    return is_closed_by_itself and submission.plan is not None and stores_nothing_between
 
 
 def _turn(submission: Submission, number: int) -> str:

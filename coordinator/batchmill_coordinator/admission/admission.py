@@ -29,6 +29,7 @@ from batchmill_coordinator.admission.column_checks import (
     with_gathering,
     without_consumed,
 )
+from batchmill_coordinator.admission.fusion import unfused, with_fusion
 from batchmill_coordinator.admission.param_checks import check_cache, check_params
 from batchmill_coordinator.admission.request_rows import check_shape, table_from_json
 from batchmill_coordinator.admission.sinks import SinkAdmission
@@ -193,6 +194,9 @@ class Admission:
         if found.spec.is_chain:
             check_chain(found.spec, operators, found.source.schema)
         found = replace(found, spec=without_consumed(found.spec, operators[0], found.source.schema))
+        if found.spec.is_chain:
+            versions = [operator.version for operator in operators]
+            found = replace(found, spec=with_fusion(found.spec, versions, self._ledger.profiles))
         check_output_types(found.spec, found.source.schema)
         return found
 
@@ -265,7 +269,7 @@ class Admission:
         total = found.source.count("")
         submission = Submission(
             job_id=job_id,
-            spec=found.spec,
+            spec=found.spec if earlier is None else unfused(found.spec),  # it continues at shards of each stage
             digest=digest,
             idempotency_key=tenant_key(tenant, request.idempotency_key),
             inline_rows=found.inline,

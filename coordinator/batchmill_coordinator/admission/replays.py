@@ -24,6 +24,7 @@ from batchmill.jobs.stages import FIRST_STAGE, last_stage, stage_called
 from batchmill.ledger.submission import Submission
 from batchmill_coordinator.admission.acceptance import accept, tenant_key
 from batchmill_coordinator.admission.edits import edited
+from batchmill_coordinator.admission.fusion import without_fusion
 from batchmill_coordinator.admission.sinks import SinkAdmission
 from batchmill_coordinator.admission.upload_parts import part_name
 from batchmill_coordinator.admission.uploads import Uploads
@@ -253,7 +254,8 @@ def _spec(spec: JobSpec, stage: int, source: UploadSource) -> JobSpec:
 
     It ends before a stage that gathers: that needs all rows of a source row, and waits for the others, too.
     """
-    stages = tuple(_again(one) for one in spec.stages[stage : spec.gathering_behind(stage)])
+    first, *behind = (_again(one) for one in spec.stages[stage : spec.gathering_behind(stage)])
+    stages = (without_fusion(first), *behind)
     changes = {"source": source, "output": None, "deadline_at": None, "stages": stages}
     return spec.model_copy(update=changes)
 

@@ -199,7 +199,7 @@ class ChainMerger:
         epoch: int,
     ) -> None:
         """Bring the dead letters of the stage that was replayed up to date. results: what the first such shard gets."""
-        replayed = ReplayReader(self._replayed(replay, stage, original_rows))
+        replayed = ReplayReader(self._replayed(replay, stage, original_rows), original_rows)
         for shard in self._dead_rows.shards(job.record, stage):
             dead = self._dead_rows.read(job.record.id, shard)
             pending = set() if shard.plan else {one.index for one in dead.letters if one.replay != replay.id}

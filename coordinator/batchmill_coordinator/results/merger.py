@@ -81,7 +81,8 @@ class Merger:
         if job.record.spec.is_chain:
             self._chains.merge(job, replay, rows.indices.to_numpy(), epoch)
         else:
-            replayed = ReplayReader(self._replayed_shards(self._open(replay), rows.indices.to_numpy()))
+            indices = rows.indices.to_numpy()
+            replayed = ReplayReader(self._replayed_shards(self._open(replay), indices), indices)
             if rows.redone:
                 self._merge_redone(job, rows, replayed, epoch)
             else:

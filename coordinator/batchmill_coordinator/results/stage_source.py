@@ -70,16 +70,14 @@ class StageSource(Source):
 
     def count(self, cursor: str) -> RowCount:  # noqa: ARG002  # the record knows more than the cursor
         """See `Source.count`. Until the stage before is settled: as if its other rows gave as many results each."""
-        before = self._before
         if self._own.spec.gathers:
             total = self._record.first.rows_total  # of some of them there may be nothing to gather
             return RowCount(max(total or 0, self._own.rows_planned), exact=False)
-        if before.is_settled:
-            return RowCount(before.rows_out, exact=True)
-        settled = before.rows_done + before.rows_dead
-        if before.rows_total is None or not settled:
-            return RowCount(max(before.rows_out, self._own.rows_planned), exact=False)
-        return RowCount(max(round(before.rows_total * before.rows_out / settled), before.rows_out), exact=False)
+        expected = self._before.expected_results
+        if expected is None:
+            return RowCount(max(self._before.rows_out, self._own.rows_planned), exact=False)
+        rows, exact = expected
+        return RowCount(rows, exact=exact)
 
     def splitter(self, cursor: str = "") -> Splitter:
         """See `Source.splitter`."""

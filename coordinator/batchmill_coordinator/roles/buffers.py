@@ -89,6 +89,6 @@ class BufferKeeper:
             rows = freed.rows + self._inputs_of(one, shard)
             if rows > freed.next_rows:
                 break
-            parts += [part for part in shard.parts if part.results]
+            parts += [part for part in shard.parts if part.results and part.nbytes]  # others were not stored
             freed = freed._replace(shard=shard.number + 1, rows=rows)
         return freed, parts

@@ -268,10 +268,10 @@ class Planner:
                 assert_never(never)
 
     def _draft(self, one: JobStage, opened: OpenSource, pool: PoolView, wanted: int) -> _Draft:
-        draft, limits = _Draft(opened.cursor), shard_limits(one.stage, pool.capacity + pool.window)
+        draft, limits = _Draft(opened.cursor), shard_limits(one, pool.capacity + pool.window)
         max_bytes = min(self._settings.shard_max_bytes, limits.nbytes or self._settings.shard_max_bytes)
         while len(draft.shards) < wanted:
-            max_rows = self._next_rows(one.stage, draft, opened, pool)
+            max_rows = self._next_rows(one, draft, opened, pool)
             match opened.splitter.next_split(min(max_rows, limits.rows or max_rows), max_bytes):
                 case InputSplit() as split:
                     draft.add(one.job.id, one.stage, split)
@@ -285,11 +285,12 @@ class Planner:
                     assert_never(never)
         return draft
 
-    def _next_rows(self, stage: StageRecord, draft: _Draft, opened: OpenSource, pool: PoolView) -> int:
+    def _next_rows(self, one: JobStage, draft: _Draft, opened: OpenSource, pool: PoolView) -> int:
+        stage = one.stage
         total = opened.source.count(draft.cursor)
         progress = StageProgress(
             rows_timed=stage.rows_timed,
-            busy_s=stage.busy_us / 1e6,
+            busy_s=one.busy_us / 1e6,
             shards_done=stage.shards_done,
             rows_left=max(total.rows - stage.rows_planned - draft.rows, 0) if total.exact else None,
             workers=pool.workers,
@@ -334,4 +335,4 @@ def _require_every_row(one: JobStage, draft: _Draft, total: RowCount) -> None:
 
 
 def _may_plan(one: JobStage) -> bool:
-    return one.job.state.takes_shards and not one.stage.planned
+    return one.job.state.takes_shards and not (one.stage.planned or one.stage.joins)

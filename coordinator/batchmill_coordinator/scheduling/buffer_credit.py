@@ -41,40 +41,52 @@ def within_buffer(one: JobStage, shards: list[ShardId]) -> list[ShardId]:
     1. As many as fit beside what is buffered and what shards in flight are expected to make.
     2. If nothing is buffered or in flight, one, however large its results may be.
     3. The shard that the next stage waits for, if that has nothing to do: the buffer may be full of results behind it.
+       A stage that runs with this one waits for any.
+
+    Where stages run with this one, their buffers must have room, too: its shards may fill any of them.
     """
-    stage, limit = one.stage, one.stage.buffer_bytes
+    for made_in in one.together:
+        shards = _within(one, made_in, shards)
+    return shards
+
+
+def _within(one: JobStage, made_in: StageRecord, shards: list[ShardId]) -> list[ShardId]:
+    stage, limit = one.stage, made_in.buffer_bytes
     if limit is None or not shards:
         return shards
-    per_shard = expected_bytes(stage)
-    used = stage.buffered + stage.shards_in_flight * per_shard
+    per_shard = expected_bytes(stage, made_in)
+    used = made_in.buffered + stage.shards_in_flight * per_shard
     room = len(shards) if not per_shard else max((limit - used) // per_shard, 0)
-    if room or (not stage.buffered and not stage.shards_in_flight):
+    if room or (not made_in.buffered and not stage.shards_in_flight):
         return shards[: max(room, 1)]
-    following = one.job.stages[stage.number + 1]
-    return _awaited(following, shards) if following.shards_live == 0 else []
+    following = one.job.stages[made_in.number + 1]
+    if following.shards_live:
+        return []
+    return shards[:1] if following.joins else _awaited(following, shards)
 
 
-def expected_bytes(stage: StageRecord) -> int:
-    """Return how many bytes of results a live shard of a stage is expected to make."""
+def expected_bytes(stage: StageRecord, made_in: StageRecord) -> int:
+    """Return how many bytes of results of a stage, `made_in`, a live shard of `stage` is expected to make."""
     settled = stage.rows_done + stage.rows_dead
     if not settled:
         return GUESSED_GROWTH * _ceil(stage.bytes_in, stage.shards_planned)
-    return _ceil(stage.bytes_out, settled) * _ceil(stage.rows_planned - settled, stage.shards_live)
+    return _ceil(made_in.bytes_out, settled) * _ceil(stage.rows_planned - settled, stage.shards_live)
 
 
-def shard_limits(stage: StageRecord, shards_at_once: int) -> ShardLimits:
+def shard_limits(one: JobStage, shards_at_once: int) -> ShardLimits:
     """Return what the next shard of a stage may have, so that its buffer has room for several at once.
 
     shards_at_once: that the stage's pool takes.
     """
-    limit = stage.buffer_bytes
-    if limit is None:
+    at_once, buffers = min(max(shards_at_once, 1), MAX_SHARES), [made for made in one.together if made.buffer_bytes]
+    if not buffers:
         return ShardLimits()
-    share = max(limit // min(max(shards_at_once, 1), MAX_SHARES), 1)
-    settled = stage.rows_done + stage.rows_dead
+    shares = [max((made_in.buffer_bytes or 0) // at_once, 1) for made_in in buffers]
+    settled = one.stage.rows_done + one.stage.rows_dead
     if not settled:
-        return ShardLimits(nbytes=max(share // GUESSED_GROWTH, 1))
-    return ShardLimits(rows=max(share // max(_ceil(stage.bytes_out, settled), 1), 1))
+        return ShardLimits(nbytes=max(min(shares) // GUESSED_GROWTH, 1))
+    rows = [share // max(_ceil(made.bytes_out, settled), 1) for share, made in zip(shares, buffers, strict=True)]
+    return ShardLimits(rows=max(min(rows), 1))
 
 
 def _ceil(amount: int, parts: int) -> int:

@@ -136,6 +136,8 @@ def _stage(record: JobRecord, stage: StageRecord, now_s: float, *, is_blocked: b
         shards_running=stage.shards_running,
         rows_per_second=_rows_per_second(record, stage, now_s),
         eta_s=_time_left(left)["eta_s"],
+        fused=stage.joins,
+        why_fused=stage.spec.why_joins,
     )
 
 

@@ -299,6 +299,7 @@ def test_help_and_notebooks_list_every_option_with_its_default_and_its_descripti
         "on_null": "dead",
         "priority": 0,
         "cache": False,
+        "fuse": "auto",
     }
     documented = str(kind.submit.__doc__)
     for name in signature.parameters.keys() - {"self"}:

@@ -10,6 +10,7 @@ convert the transformer alone and pin versions of the libraries.
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -38,6 +39,14 @@ _CHATTY = ("transformers", "sentence_transformers", "openvino")
 """Libraries that log, during a conversion, about attributes that the tracer only looks at."""
 
 
+def _library() -> Any:
+    """Import OpenVINO, without what reports its use to its makers: from forks of this process, whatever runs in it."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # cannot be imported: it has a stand-in
+    import openvino
+
+    return openvino
+
+
 def missing_library() -> str:
     """Return why OpenVINO cannot be imported here; "": it can."""
     try:
@@ -55,9 +64,7 @@ def versions() -> list[str]:
 
 def computes_in(precision: str) -> bool:
     """Return whether this processor computes in a number format without converting it to another."""
-    import openvino
-
-    return precision != "bfloat16" or "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return precision != "bfloat16" or "BF16" in _library().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 class _Pipeline(torch.nn.Module):
@@ -81,7 +88,7 @@ def convert(source: TorchBackend, features: Mapping[str, Any], precision: str, f
     features: of a batch of several rows and tokens; whatever in it is no tensor becomes part of the form.
     precision: `int8`: weights are rounded to 8 bits, with a scale for each row of a matrix; otherwise they stay exact.
     """
-    import openvino
+    openvino = _library()
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
@@ -106,8 +113,7 @@ def convert(source: TorchBackend, features: Mapping[str, Any], precision: str, f
 def _round_weights(model: Any) -> None:
     """Replace the constant matrices of products by int8 numbers times a scale for each output, in place.
 
-    The library keeps this pattern compressed. Rejected: nncf, which does the same with more options, and took 20 s of
-    processor time for a model of 22 million weights.
+    The library keeps this pattern compressed. Rejected: nncf, which does the same with more options, and slower.
     """
     from openvino import opset13 as ops
 
@@ -132,8 +138,6 @@ class OpenVinoBackend:
     """
 
     def __init__(self, folder: Path, precision: str, threads: int) -> None:
-        import openvino
-
         self.info = BackendInfo(name="openvino", precision=precision)
         self._nbytes = (folder / _WEIGHTS).stat().st_size
         options = {
@@ -143,7 +147,7 @@ class OpenVinoBackend:
             "INFERENCE_NUM_THREADS": threads,
             "ENABLE_CPU_PINNING": False,  # the supervisor pins the process
         }
-        compiled = openvino.Core().compile_model(str(folder / _GRAPH), "CPU", options)
+        compiled = _library().Core().compile_model(str(folder / _GRAPH), "CPU", options)
         self._names = [port.get_any_name() for port in compiled.inputs]
         self._request = compiled.create_infer_request()
 

@@ -69,6 +69,11 @@ class JobFilesCache:
             return self.open(job_id, stage, jobs.read(job_id).spec, jobs.inline_input(job_id) or b"")
         return self.open(job_id, stage, claim.spec, claim.inline_rows)
 
+    def after(self, job_id: str, files: JobFiles) -> JobFiles:
+        """Return the files of the stage behind that of these files, opening them first if need be. Raises as `open`."""
+        stage = files.stage + 1
+        return self.get(job_id, stage) or self.open(job_id, stage, files.spec, b"")
+
     def open(self, job_id: str, stage: int, spec: JobSpec, inline_rows: bytes) -> JobFiles:
         """Open a stage's files, and evict those of the least recently used one.
 

@@ -20,6 +20,7 @@ from batchmill_worker.engine.batch_executor import BatchExecutor
 from batchmill_worker.engine.controllers import ControllerCache
 from batchmill_worker.engine.executor import Executors
 from batchmill_worker.engine.request_executor import RequestExecutor
+from batchmill_worker.engine.stage_costs import StageCosts
 from batchmill_worker.engine.store_executor import StoreExecutor
 from batchmill_worker.metering.process import begin_counting
 from batchmill_worker.models.model_memory import MIB, default_budget
@@ -37,6 +38,7 @@ from batchmill_worker.slot.attempt.reports import AttemptReports
 from batchmill_worker.slot.attempt.runner import AttemptRunner
 from batchmill_worker.slot.attempt.shard_computer import ShardComputer
 from batchmill_worker.slot.attempt.shard_loader import ShardLoader
+from batchmill_worker.slot.attempt.stage_runner import StageRunner
 from batchmill_worker.slot.attempt.store_guard import StoreGuard
 from batchmill_worker.slot.job_cache import JobFilesCache
 from batchmill_worker.slot.leases import Heartbeat
@@ -120,15 +122,25 @@ def build_slot_context(settings: WorkerSettings, identity: SlotIdentity, board_f
     terms = ClaimTerms(worker.name, settings.pool, hourly_price_nano(settings, identity))
     store = AttemptStore(ledger.shards, blobs, trace)
     store_guard = StoreGuard(StoreMark(ledger, blobs), SystemClock())
+    reports = AttemptReports(counts.attempts, ledger.log, worker.name)
     runner = AttemptRunner(
         store_guard,
         Claimer(ledger.shards, job_files, heartbeat, terms, trace),
-        ShardLoader(job_files, blobs, registry, worker.name, trace, SystemClock()),
-        ShardComputer(executors, operators, controllers, row_cache),
-        store,
+        StageRunner(
+            ShardLoader(job_files, blobs, registry, worker.name, trace, SystemClock()),
+            ShardComputer(
+                executors,
+                operators,
+                controllers,
+                row_cache,
+                StageCosts(ledger.profiles),
+            ),
+            store,
+            reports,
+            SystemClock(),
+        ),
         AttemptSettler(ledger.shards, job_files, store, trace, settings.storage_wait_s),
-        AttemptReports(counts.attempts, ledger.log, worker.name),
-        SystemClock(),
+        reports,
     )
     return SlotContext(worker.name, ledger, registry, store_guard, heartbeat, queues, runner, operators, controllers)
 

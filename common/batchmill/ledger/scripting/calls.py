@@ -275,6 +275,7 @@ class CommitAnswer(StrEnum):
     OK = "ok"
     STALE = "stale"
     NO_ROOM = "no room"
+    OTHER_REVISION = "other revision"
 
 
 class DeadRowsCount(NamedTuple):
@@ -282,6 +283,27 @@ class DeadRowsCount(NamedTuple):
 
     error_type: str
     rows: int
+
+
+class PassedStage(NamedTuple):
+    """An item of the list that `commit.lua` takes."""
+
+    version: str
+    revision: str
+    rows: int
+    rows_dead: int
+    nbytes: int
+    busy_us: int
+    inline: bytes | None
+    max_dead: float | None
+    too_many_dead: str | None
+    results: int | None
+    rows_cached: int
+    rows_filtered: int
+    roots_dead: int
+    borders: str | None
+    incomplete: str | None
+    used: Parts
 
 
 def commit(
@@ -303,7 +325,16 @@ def commit(
     borders: str | None,
     incomplete: str | None,
     used: Parts,
+    failed_in_next: bool,
+    delay_ms: int,
+    failures: int,
+    checkpoint: str | None,
+    stalled_by: str | None,
+    stalled_ms: int,
+    stop_with: str | None,
+    used_in_next: Parts,
     dead_by_type: Sequence[DeadRowsCount],
+    passed: Sequence[PassedStage],
 ) -> CommitAnswer:
     """Make an attempt's results the shard's results: the one step that counts."""
     keys = store.keys
@@ -350,13 +381,44 @@ def commit(
             "" if borders is None else borders,
             "" if incomplete is None else incomplete,
             write_parts(used),
+            int(failed_in_next),
+            delay_ms,
+            failures,
+            "" if checkpoint is None else checkpoint,
+            "" if stalled_by is None else stalled_by,
+            stalled_ms,
+            "" if stop_with is None else stop_with,
+            write_parts(used_in_next),
             keys.events(),
+            len(dead_by_type),
             *(
                 part
                 for item in dead_by_type
                 for part in (
                     item.error_type,
                     item.rows,
+                )
+            ),
+            *(
+                part
+                for item in passed
+                for part in (
+                    item.version,
+                    item.revision,
+                    item.rows,
+                    item.rows_dead,
+                    item.nbytes,
+                    item.busy_us,
+                    "" if item.inline is None else item.inline,
+                    "" if item.max_dead is None else item.max_dead,
+                    "" if item.too_many_dead is None else item.too_many_dead,
+                    "" if item.results is None else item.results,
+                    item.rows_cached,
+                    item.rows_filtered,
+                    item.roots_dead,
+                    "" if item.borders is None else item.borders,
+                    "" if item.incomplete is None else item.incomplete,
+                    write_parts(item.used),
                 )
             ),
         ],
@@ -1060,9 +1122,9 @@ class PlannedShard(NamedTuple):
 def plan(
     store: Store,
     *,
-    stage: int,
     epoch: int,
     job_id: str,
+    stage: int,
     cursor: str,
     next_cursor: str,
     at_end: bool,
@@ -1088,6 +1150,7 @@ def plan(
             store.now_ms,
             epoch,
             job_id,
+            stage,
             cursor,
             next_cursor,
             int(at_end),
@@ -1504,9 +1567,9 @@ class UnfinishedShard(NamedTuple):
 def resume_from(
     store: Store,
     *,
-    stage: int,
     epoch: int,
     job_id: str,
+    stage: int,
     settled: str,
     dead_by_type: str,
     cursor: str,
@@ -1534,6 +1597,7 @@ def resume_from(
             store.now_ms,
             epoch,
             job_id,
+            stage,
             settled,
             dead_by_type,
             cursor,
@@ -1724,6 +1788,7 @@ class NewStage(NamedTuple):
     turn: str
     rows_total: int | None
     buffer_bytes: int | None
+    joins: bool
     shard_id: ShardId
     plan: str | None
     nbytes: int | None
@@ -1807,6 +1872,7 @@ def submit(
                     item.turn,
                     "" if item.rows_total is None else item.rows_total,
                     "" if item.buffer_bytes is None else item.buffer_bytes,
+                    int(item.joins),
                     format_shard_id(item.shard_id),
                     "" if item.plan is None else item.plan,
                     "" if item.nbytes is None else item.nbytes,

@@ -12,6 +12,7 @@
 -- @arg now: clock
 -- @arg epoch: int
 -- @arg job_id: text
+-- @arg stage: int
 -- @arg settled: text  settled shards (JSON object: id to entry)
 -- @arg dead_by_type: text  failed rows by error type (JSON object)
 -- @arg cursor: text
@@ -53,6 +54,6 @@ redis.call('HSET', keys.stage, 'cursor', args.cursor, 'planned', args.at_end and
            'rows_planned', args.rows_planned, 'shards_planned', args.shards_planned, 'shards_live', #shards,
            'shards_done', count, 'rows_done', rows, 'rows_dead', dead, 'rows_resumed', rows + dead,
            'rate_at', now, 'rate_rows', rows + dead)
-publish(args.channel, count_settled(keys.job, keys.stage) and 'settled' or 'planned', args.job_id)
+publish(args.channel, count_settled(keys.job, tonumber(args.stage)) and 'settled' or 'planned', args.job_id)
 index_job(keys.index, keys.job, args.job_id, now)
 return answer.ok

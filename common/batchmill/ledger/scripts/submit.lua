@@ -44,6 +44,7 @@
 -- @arg turn: text  "operator digest": stages of one tenant, operator and parameters take turns with others
 -- @arg rows_total: int?  where it is known
 -- @arg buffer_bytes: int?  of its results that may wait for the next stage; none: it is the last
+-- @arg joins: flag  it runs with the stage before it
 -- @arg shard_id: shard_id  of its first shard
 -- @arg plan: text?  of that shard if it holds all of the input; then the next two are given too
 -- @arg nbytes: int?  of that shard
@@ -59,7 +60,7 @@
 --              must_resume (1: what `resumed_from` left is still to be taken over), stages_open (that are not settled),
 --              ends_at_commit (1: its last commit ends it; no checkpoint was stored), tenant, live_in (key), stage_count, priority,
 --              deadline_ms, indexed, counted, inline_bytes, budget_nano, cost_nano, noted
--- stage        hash: operator_version, revision (version and code, from the first claim), worked_for ("pool operator"), turn, indexed, counted, cursor, planned (1: its input's end was reached),
+-- stage        hash: joins (1: it runs with the stage before it, and has the same shards), operator_version, revision (version and code, from the first claim), worked_for ("pool operator"), turn, indexed, counted, cursor, planned (1: its input's end was reached),
 --              rows_total, rows_exact, rows_planned, rows_done, rows_dead, rows_timed, rows_cached,
 --              rows_resumed (of those done and dead, what an earlier job left), shards_planned,
 --              shards_live, shards_queued, shards_running, shards_done, busy_us, bytes_in, paces, rate_at, rate_rows,
@@ -89,11 +90,11 @@ local is_planned, token = false, 0
 for number, one in ipairs(stages) do
   redis.call('HSET', one.keys.stage, 'cursor', '', 'planned', 0, 'operator_version', one.operator_version,
              'worked_for', one.worked_for, 'turn', one.turn)
+  if one.joins then redis.call('HSET', one.keys.stage, 'joins', 1) end
   if one.buffer_bytes then redis.call('HSET', one.keys.stage, 'buffer_bytes', one.buffer_bytes) end
   if one.rows_total then redis.call('HSET', one.keys.stage, 'rows_total', one.rows_total, 'rows_exact', 1) end
   if one.plan then
     add_shard(one.keys.shard, one.keys.ready, one.keys.live_shards, one.shard_id, one.rows_total, one.plan)
-    count_planned(one.keys.stage, one.rows_total, one.nbytes, 1)
     redis.call('HSET', one.keys.stage, 'cursor', one.cursor, 'planned', 1)
     is_planned = true
     local pool, below = string.match(one.worked_for, '^%S+'), tonumber(one.queue_below)
@@ -101,6 +102,9 @@ for number, one in ipairs(stages) do
       token = queue_shard(one.keys, 'planned', args.job_id, number - 1, one.shard_id, now)
     end
   end
+end
+for number, one in ipairs(stages) do
+  if one.plan then count_planned(keys.job, number - 1, one.rows_total, one.nbytes, 1) end
 end
 if is_planned then begin_job(keys.job, 'pending', now) end
 if args.budget_nano then redis.call('HSET', keys.job, 'budget_nano', args.budget_nano) end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from batchmill.jobs.job import UploadSource
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from batchmill_worker.engine.controllers import ControllerCache
     from batchmill_worker.engine.executor import Executors
     from batchmill_worker.engine.shard_result import ShardResult
+    from batchmill_worker.engine.stage_costs import StageCosts
     from batchmill_worker.models.operator_cache import OperatorCache
     from batchmill_worker.row_cache.cache import RowCache
     from batchmill_worker.slot.attempt.claimer import ClaimedShard
@@ -25,12 +27,18 @@ class ShardComputer:
     """Runs loaded shards through operators. Thread-safe; the executors decide what runs at the same time."""
 
     def __init__(
-        self, executors: Executors, operators: OperatorCache, controllers: ControllerCache, row_cache: RowCache
+        self,
+        executors: Executors,
+        operators: OperatorCache,
+        controllers: ControllerCache,
+        row_cache: RowCache,
+        costs: StageCosts,
     ) -> None:
         self._executors = executors
         self._operators = operators
         self._controllers = controllers
         self._row_cache = row_cache
+        self._costs = costs
 
     def compute(
         self, loaded: LoadedShard, claimed: ClaimedShard, save: Callable[[ShardResult], None] | None = None
@@ -59,7 +67,11 @@ class ShardComputer:
             )
 
             def compute(rows: pa.Table) -> ShardResult:
-                return executor.run(operator, rows, task)
+                started_at = time.perf_counter()
+                result = executor.run(operator, rows, task)
+                if result.rows_settled:
+                    self._costs.add(definition, spec, result.rows_settled, time.perf_counter() - started_at)
+                return result
 
             result = (
                 compute(loaded.table) if not spec.cache else self._row_cache.run(operator, spec, loaded.table, compute)

@@ -12,7 +12,7 @@ from batchmill.jobs.dead_letters import INCOMPLETE, MISSING_VALUE, json_value
 from batchmill.wording import count
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import pyarrow as pa
 
@@ -40,9 +40,16 @@ class UnusableRows:
 
 
 def unusable_rows(
-    shard: Shard, found: RowsRead, required: Sequence[str], on_null: OnNull, source: RowReader
+    shard: Shard,
+    found: RowsRead,
+    required: Sequence[str],
+    on_null: OnNull,
+    source: RowReader,
+    name_of: Callable[[int], str] = str,
 ) -> UnusableRows:
     """Find the rows of a shard that cannot be used. `found`: the rows of its slices in `source`.
+
+    name_of: the name of a row in messages, by its index.
 
     Raises `InvalidRows` naming the first row without a required value, if `on_null` says so.
     """
@@ -56,7 +63,7 @@ def unusable_rows(
     ]
     missing = {row: name for row, name in _missing(table, required, shard.first_row).items() if row not in bad}
     if missing and on_null != "skip":
-        rows += _without_value(shard, table, missing, source, on_null)
+        rows += _without_value(shard, table, missing, source, on_null, name_of)
     skipped = frozenset(missing if on_null == "skip" else ())
     return UnusableRows(tuple(sorted(rows, key=lambda row: row.index)), skipped)
 
@@ -73,14 +80,20 @@ def _as_json(table: pa.Table, place: int) -> dict[str, Any]:
 
 
 def _without_value(
-    shard: Shard, table: pa.Table, missing: Mapping[int, str], source: RowReader, on_null: OnNull
+    shard: Shard,
+    table: pa.Table,
+    missing: Mapping[int, str],
+    source: RowReader,
+    on_null: OnNull,
+    name_of: Callable[[int], str],
 ) -> list[UnusableRow]:
     indexes = sorted(missing)[: 1 if on_null == "fail" else None]
     origins = source.origins(shard.slices, [shard.skip + index - shard.first_row for index in indexes])
     rows = []
     for index, origin in zip(indexes, origins, strict=True):
         where = f": {origin}" if origin else ""
-        message = f"row {index} has no value in the column {missing[index]!r}, which the operator requires{where}."
+        name, column = name_of(index), missing[index]
+        message = f"row {name} has no value in the column {column!r}, which the operator requires{where}."
         rows.append(UnusableRow(index, MISSING_VALUE, message, _as_json(table, index - shard.first_row)))
     if on_null == "fail":
         raise InvalidRows(
