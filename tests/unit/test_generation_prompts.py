@@ -150,6 +150,12 @@ def test_an_answer_is_held_against_the_schema_and_truncated_is_not_invalid() -> 
     assert invalid.value.retryable
 
 
+def test_a_schema_that_refers_to_another_document_is_refused() -> None:
+    AnswerSchema("chat", {"$ref": "#/$defs/n", "$defs": {"n": SCHEMA}}, retryable=False).check(answer('{"n": 1}'))
+    with pytest.raises(InvalidParams, match=r"refers to 'http://127\.0\.0\.1/x'"):
+        AnswerSchema("chat", {"anyOf": [{"$ref": "http://127.0.0.1/x"}]}, retryable=False)
+
+
 def test_what_is_no_schema_is_refused() -> None:
     with pytest.raises(InvalidParams, match="'schema' is no JSON Schema"):
         AnswerSchema("chat", {"type": "wrong"}, retryable=False)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -26,7 +26,8 @@ SETTING = "BATCHMILL_ENDPOINTS"
 class NamedEndpoint(BaseModel):
     """One service with an OpenAI-compatible API. The key is read from its file when a model is set up.
 
-    max_in_flight: requests of one worker process at a time. timeout_s: of one request.
+    max_in_flight: requests of one worker process at a time. timeout_s: of one request. max_tokens_field: the name
+    that the service has for the longest answer.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,6 +36,7 @@ class NamedEndpoint(BaseModel):
     key_file: Path | None = None
     max_in_flight: int = Field(default=32, ge=1, le=1024)
     timeout_s: float = Field(default=300.0, gt=0)
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
 
     def key(self) -> str | None:
         """Read its key. Raises `InvalidSettings` if the file cannot be read."""

@@ -145,6 +145,10 @@ class TextEngine(Protocol):
         """Make the prompt of a row. Raises `ContextTooLong`."""
         ...
 
+    def takes(self, sampling: Sampling) -> bool:
+        """Whether it understands the schema, as far as that is known before the first answer."""
+        ...
+
     def submit(self, generation: Generation, place: int) -> None:
         """Begin a generation. place: below `limits.places`, with nothing else in flight there."""
         ...

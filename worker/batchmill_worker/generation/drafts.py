@@ -34,11 +34,6 @@ class PromptTemplate:
                 raise self._refusal(parameter, "expected the name of a column in braces, and nothing else")
             self._parts.append((text, column))
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns that it names, in order."""
-        return tuple(column for _, column in self._parts if column is not None)
-
     def segments(self, row: Mapping[str, Any]) -> tuple[Segment, ...]:
         """Put the values of a row in. Raises `RowError` for a null and `InvalidRows` for a column that is missing."""
         found: list[Segment] = []

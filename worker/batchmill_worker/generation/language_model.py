@@ -102,8 +102,7 @@ class LanguageModelOperator:
             self._refuse_answers_that_do_not_fit(self._engine.limits.context)
             if self._engine.limits.is_local:
                 check_engine(self._operator, self._engine)
-            takes = getattr(self._engine, "takes", None)
-            if self._schema is not None and takes is not None and not takes(self._sampling):
+            if self._schema is not None and not self._engine.takes(self._sampling):
                 raise InvalidParams(
                     f"operator {self._operator!r}: the engine {self._engine.name!r} does not understand 'schema'.",
                     hint="Leave out what is not needed of it: references to other documents, rare keywords.",

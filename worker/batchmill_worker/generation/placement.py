@@ -69,6 +69,7 @@ class Placement(Generic[T]):
         self._numbers = iter(range(1 << 62))
         self._counts: Counter[int] = Counter()
         self._has: list[Blocks] = [()] * places
+        self._held: Counter[int] = Counter()  # by how many places each block is
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -95,7 +96,8 @@ class Placement(Generic[T]):
             number = next(iter(self._waiting))
             return self._take(number).item, min(free)
         best: tuple[tuple[int, int, int, int], int, int] | None = None
-        for place in free:
+        different = {self._has[place]: place for place in sorted(free, reverse=True)}
+        for place in different.values():
             for number, row in self._looked_at():
                 score = self._score(number, row, place)
                 if best is None or score > best[0]:
@@ -106,6 +108,8 @@ class Placement(Generic[T]):
         if negative_waste < 0 and not is_idle and not self._is_worth(self._waiting[number], -negative_waste):
             return None
         row = self._take(number)
+        self._held.subtract(self._has[place])
+        self._held += Counter(row.blocks)
         self._has[place] = row.blocks
         return row.item, place
 
@@ -118,7 +122,9 @@ class Placement(Generic[T]):
     def _score(self, number: int, row: WaitingRow[T], place: int) -> tuple[int, int, int, int]:
         """Rate a row for a place, the best highest: its waste, what it saves now, what it saves for others, its age."""
         here = shared(row.blocks, self._has[place])
-        elsewhere = max((shared(row.blocks, has) for at, has in enumerate(self._has) if at != place), default=0)
+        elsewhere = 0
+        while elsewhere < len(row.blocks) and self._held[row.blocks[elsewhere]] > (elsewhere < here):
+            elsewhere += 1
         return -max(elsewhere - here, 0), here, self._gain(row), -number
 
     def _gain(self, row: WaitingRow[T]) -> int:

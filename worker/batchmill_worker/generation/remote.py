@@ -99,6 +99,10 @@ class RemoteEngine:
         """Return the draft: the service has the tokenizer."""
         return Prompt(draft)
 
+    def takes(self, sampling: Sampling) -> bool:  # noqa: ARG002  # the service's answer is the first that says so
+        """Return True: the service will say so itself."""
+        return True
+
     def submit(self, generation: Generation, place: int) -> None:  # noqa: ARG002  # the service has places of its own
         """Begin a generation."""
         self._tasks[generation.number] = asyncio.run_coroutine_threadsafe(self._generate(generation), self._loop)
@@ -154,7 +158,7 @@ class RemoteEngine:
         self._deltas.put(delta)
 
     async def _answer(self, generation: Generation) -> Answer:
-        path, request = _request(self._model, generation)
+        path, request = _request(self._model, generation, self._endpoint.max_tokens_field)
         why = ""
         for tries in range(1, MAX_TRIES + 1):
             await self._limiter_allows()
@@ -223,12 +227,12 @@ class RemoteEngine:
         return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
-def _request(model: str, generation: Generation) -> tuple[str, dict[str, Any]]:
+def _request(model: str, generation: Generation, max_tokens_field: str) -> tuple[str, dict[str, Any]]:
     """Return the route and the body of a request."""
     sampling, draft = generation.sampling, generation.prompt.draft
     body: dict[str, Any] = {
         "model": model,
-        "max_tokens": sampling.max_tokens,
+        max_tokens_field: sampling.max_tokens,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "seed": generation.seed,

@@ -10,7 +10,7 @@ from batchmill.operators.row_errors import InvalidOutput, OutputTruncated
 from batchmill_worker.generation.requirements import missing_extra
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from batchmill_worker.generation.base import Answer
 
@@ -27,6 +27,7 @@ class AnswerSchema:
         try:
             from jsonschema import Draft202012Validator, SchemaError
             from jsonschema.validators import validator_for
+            from referencing import Registry
         except ImportError as error:
             raise missing_extra(operator, error) from error
         self.text = json.dumps(schema)
@@ -40,7 +41,15 @@ class AnswerSchema:
                 operator=operator,
                 parameter="schema",
             ) from error
-        self._validator = kind(schema)
+        foreign = next((ref for ref in _references(schema) if not ref.startswith("#")), None)
+        if foreign is not None:
+            raise InvalidParams(
+                f"operator {operator!r}: 'schema' refers to {foreign!r}, expected references within it (#/…).",
+                hint="Put what it refers to under $defs.",
+                operator=operator,
+                parameter="schema",
+            )
+        self._validator = kind(schema, registry=Registry())  # which fetches nothing
 
     def check(self, answer: Answer) -> None:
         """Raise `OutputTruncated` or `InvalidOutput` for an answer that does not fit."""
@@ -61,6 +70,16 @@ class AnswerSchema:
                 f"the answer does not fit the schema at {fault.json_path}: {_shown(fault.message)}",
                 retryable=self._retryable,
             )
+
+
+def _references(schema: Any) -> Iterator[str]:
+    """Yield the references in a schema; nested data, which has none, may look like one."""
+    if isinstance(schema, dict):
+        yield from (schema[name] for name in ("$ref", "$dynamicRef") if isinstance(schema.get(name), str))
+        schema = list(schema.values())
+    if isinstance(schema, list):
+        for part in schema:
+            yield from _references(part)
 
 
 def _shown(text: str) -> str:
