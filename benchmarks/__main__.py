@@ -28,6 +28,7 @@ NAMES = (
     "chain_embed",
     "vectors",
     "embed",
+    "generate",
 )
 
 

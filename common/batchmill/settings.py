@@ -138,6 +138,7 @@ class WorkerSettings(ServiceSettings):
     stand_in_devices: str = ""  # a JSON file of devices in place of the machine's
     shards_at_once: int = Field(default=2, ge=1, le=16)  # one computes while the others load and store
     operators: ListOfText = ()  # modules to import
+    endpoints: str = ""  # a TOML file that names services of language models, with their addresses and keys
     model_memory_mb: int | None = Field(default=None, gt=0)  # MiB, for what a process has loaded; None: a share
     converted_models_dir: str = ""  # where models are stored that were converted for OpenVINO; "": the user's cache
     converted_models_mb: int = Field(default=8192, ge=0)  # MiB that they may have; 0: they are converted every time

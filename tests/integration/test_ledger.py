@@ -377,6 +377,17 @@ def test_what_an_attempt_kept_is_given_to_the_next(ledger: Ledger, running: Shar
     assert claim(ledger, queue_one(ledger, epoch)).checkpoint == "jobs/job-1/checkpoints/x"
 
 
+def test_what_a_running_attempt_saves_counts_if_it_is_lost(
+    ledger: Ledger, running: ShardRef, epoch: int, redis_client: redis.Redis, prefix: str
+) -> None:
+    ledger.shards.save_checkpoint(running, "jobs/job-1/checkpoints/x")
+    ledger.shards.save_checkpoint(running, "jobs/job-1/checkpoints/x")
+    at(ledger, redis_client, prefix, 60_000).shards.expire_attempt(running, epoch, delay_s=0)
+    with pytest.raises(StaleToken):
+        ledger.shards.save_checkpoint(running, "jobs/job-1/checkpoints/late")
+    assert claim(ledger, queue_one(ledger, epoch)).checkpoint == "jobs/job-1/checkpoints/x"
+
+
 def test_a_shard_knows_how_long_it_has_waited_for_storage_in_a_row(
     ledger: Ledger, running: ShardRef, epoch: int
 ) -> None:

@@ -19,6 +19,7 @@ from batchmill_worker.engine.assembly import CompletedBatch, assemble
 from batchmill_worker.engine.batch_executor import BatchExecutor
 from batchmill_worker.engine.batches import from_batch
 from batchmill_worker.engine.executor import ALL_DEFAULTS, Executors, ShardTask
+from batchmill_worker.engine.request_executor import RequestExecutor
 from batchmill_worker.engine.shard_result import ShardResult
 from batchmill_worker.engine.store_executor import StoreExecutor
 from batchmill_worker.models.ready_operator import ReadyOperator
@@ -107,7 +108,9 @@ def stop_after_one_row(executor: Executor, meter: DeviceTimeMeter) -> ShardResul
 
 def test_the_kind_of_an_operator_chooses_its_executor() -> None:
     batches, stores = BatchExecutor(DeviceLock()), StoreExecutor(SystemClock())
-    executors, definition = Executors(batches, stores), operator().definition
+    requests = RequestExecutor(DeviceLock(), SystemClock())
+    executors, definition = Executors(batches, stores, requests), operator().definition
     assert definition.kind is OperatorKind.BATCH
     assert executors.of(definition) is batches
     assert executors.of(replace(definition, kind=OperatorKind.SHARD)) is stores
+    assert executors.of(replace(definition, kind=OperatorKind.REQUEST)) is requests

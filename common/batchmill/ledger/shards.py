@@ -219,6 +219,19 @@ class ShardLedger:
         attempts = [calls.Renewal(ref, us) for ref, us in used]
         return calls.renew(self._store, lease_ms=lease_ms, attempts=attempts) if attempts else []
 
+    def save_checkpoint(self, ref: ShardRef, checkpoint: str) -> None:
+        """Name the blob with what a running attempt has done so far, which counts if the attempt is lost.
+
+        Raises `StaleToken`.
+        """
+        match calls.save_checkpoint(self._store, attempt=ref, checkpoint=checkpoint):
+            case calls.SaveCheckpointAnswer.OK:
+                return
+            case calls.SaveCheckpointAnswer.STALE:
+                raise StaleToken(f"attempt {ref.attempt_key} lost its shard; its checkpoint does not count.")
+            case never:
+                assert_never(never)
+
     def commit(
         self,
         ref: ShardRef,

@@ -54,6 +54,7 @@ class OperatorKind(StrEnum):
 
     BATCH = "batch"  # many rows in one call, each call alone on the device
     SHARD = "shard"  # all rows of a shard in one call, with their paths, beside the device: it writes to a store
+    REQUEST = "request"  # rows one by one, which enter and leave an engine that answers many at a time
 
 
 class RowError(Exception):

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from batchmill.columns import RESERVED_PREFIX, reserved_column
 from batchmill.columns.lineage import SOURCE_ROW
-from batchmill.errors import InvalidOperator, did_you_mean
+from batchmill.errors import InvalidOperator, InvalidRows, did_you_mean
 from batchmill.gathered_results import first_values
 from batchmill_worker.engine.batches import join
 
@@ -35,6 +35,17 @@ class CompletedBatch:
         if self.result.counts is not None:
             return np.repeat(self.rows, self.result.counts)
         return np.delete(self.rows, list(self.result.errors)) if self.result.errors else self.rows
+
+
+def check_carry(table: pa.Table, carry: Sequence[str] | None) -> None:
+    """Raise `InvalidRows` if a column that the job carries is missing."""
+    for name in carry or ():
+        if name not in table.column_names:
+            raise InvalidRows(
+                f"the job carries the column {name!r}, which its rows do not have.",
+                hint=did_you_mean(name, table.column_names),
+                column=name,
+            )
 
 
 def assemble(

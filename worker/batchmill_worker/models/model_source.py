@@ -118,13 +118,7 @@ def _folder(model: str, locations: Locations) -> str:
 
 
 def _in_package(name: str) -> Path:
-    if not name.isidentifier():
-        raise InvalidParams(
-            f"{PACKAGE}{name} names no package.",
-            hint="Expected package:NAME with the name it is imported by: letters, digits and '_'.",
-            model=PACKAGE + name,
-        )
-    root = _package_folder(name)
+    root = package_folder(name)
     found = sorted((mark, len(folder.parts), folder) for folder, mark in _model_folders(root))
     if not found:
         raise InvalidParams(
@@ -142,8 +136,14 @@ def _in_package(name: str) -> Path:
     return best[0]
 
 
-def _package_folder(name: str) -> Path:
-    """Return the folder of an installed top-level package, without importing it."""
+def package_folder(name: str) -> Path:
+    """Return the folder of an installed top-level package, without importing it. Raises `InvalidParams`."""
+    if not name.isidentifier():
+        raise InvalidParams(
+            f"{PACKAGE}{name} names no package.",
+            hint="Expected package:NAME with the name it is imported by: letters, digits and '_'.",
+            model=PACKAGE + name,
+        )
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):  # a module that was put into sys.modules by hand has no spec

@@ -23,6 +23,7 @@ class ReadyOperator:
         self.definition = definition
         self.guard = guard
         self.has_succeeded = False  # whether it has ever done a row in this process
+        self.requests: Any = operator  # of the kind `REQUEST`: its executor knows the hooks
         self._infer = operator.infer
         self.cost = getattr(operator, "cost", None)
         self.costs = getattr(operator, "costs", None)

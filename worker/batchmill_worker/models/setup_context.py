@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchmill.storage.locations import Locations
+from batchmill.storage.named_endpoints import NamedEndpoints
 from batchmill.storage.named_stores import NamedStores
 from batchmill_worker.backends.converted_models import ConvertedModels
 
@@ -24,6 +25,7 @@ class SetupContext:
     locations: the places that users may name; without any, no folder may be read.
     converted_models: where models are stored that were converted for another library than torch.
     stores: those that the settings name.
+    endpoints: the services of language models that the settings name.
     blobs: the service's; None: there is none.
     """
 
@@ -31,6 +33,7 @@ class SetupContext:
     converted_models: ConvertedModels = ConvertedModels()  # noqa: RUF009  # the same
     stores: NamedStores = NamedStores()  # noqa: RUF009  # the same
     blobs: BlobStore | None = None
+    endpoints: NamedEndpoints = NamedEndpoints()  # noqa: RUF009  # the same
 
     @contextmanager
     def active(self) -> Iterator[None]:

@@ -11,6 +11,7 @@ from batchmill.clock import SystemClock
 from batchmill.fleet import WorkerInfo
 from batchmill.ledger import Ledger
 from batchmill.ledger.workers.row_cache import Limits
+from batchmill.storage.named_endpoints import NamedEndpoints
 from batchmill.storage.named_stores import NamedStores
 from batchmill.store_mark import StoreMark
 from batchmill.workspace import Workspace
@@ -18,6 +19,7 @@ from batchmill_worker.backends.converted_models import ConvertedModels
 from batchmill_worker.engine.batch_executor import BatchExecutor
 from batchmill_worker.engine.controllers import ControllerCache
 from batchmill_worker.engine.executor import Executors
+from batchmill_worker.engine.request_executor import RequestExecutor
 from batchmill_worker.engine.stage_costs import StageCosts
 from batchmill_worker.engine.store_executor import StoreExecutor
 from batchmill_worker.metering.process import begin_counting
@@ -95,13 +97,24 @@ def build_slot_context(settings: WorkerSettings, identity: SlotIdentity, board_f
     converted_models = ConvertedModels(settings.converted_models_folder, settings.converted_models_mb * MIB)
     operators = OperatorCache(
         worker.device,
-        SetupContext(settings.locations(), converted_models, NamedStores.load(settings.stores), workspace.blobs),
+        SetupContext(
+            settings.locations(),
+            converted_models,
+            NamedStores.load(settings.stores),
+            workspace.blobs,
+            NamedEndpoints.load(settings.endpoints),
+        ),
         budget=_model_budget(settings, worker),
         on_change=queues.follow,
         metrics=counts.models,
         guard=guard,
     )
-    batches = BatchExecutor(DeviceLock(), memory=memory_of(worker.device), trace=trace)
+    device, clock = DeviceLock(), SystemClock()
+    executors = Executors(
+        BatchExecutor(device, memory=memory_of(worker.device), trace=trace),
+        StoreExecutor(clock, trace),
+        RequestExecutor(device, clock, trace),
+    )
 
     blobs, job_files = workspace.blobs, JobFilesCache(workspace, ledger)
     limits = Limits(settings.row_cache_mb * MIB, settings.row_cache_rows)
@@ -116,7 +129,7 @@ def build_slot_context(settings: WorkerSettings, identity: SlotIdentity, board_f
         StageRunner(
             ShardLoader(job_files, blobs, registry, worker.name, trace, SystemClock()),
             ShardComputer(
-                Executors(batches, StoreExecutor(SystemClock(), trace)),
+                executors,
                 operators,
                 controllers,
                 row_cache,

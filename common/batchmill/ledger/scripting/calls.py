@@ -1707,6 +1707,35 @@ def resume_from(
     return ResumeFromAnswer(reply.decode())
 
 
+class SaveCheckpointAnswer(StrEnum):
+    """What `save_checkpoint.lua` answers."""
+
+    OK = "ok"
+    STALE = "stale"
+
+
+def save_checkpoint(
+    store: Store,
+    *,
+    attempt: ShardRef,
+    checkpoint: str,
+) -> SaveCheckpointAnswer:
+    """Name the blob with what a running attempt has done so far, for the next attempt if this one is lost."""
+    keys = store.keys
+    reply = store.run(
+        "save_checkpoint",
+        [
+            keys.job(attempt.job_id),
+            keys.shard(attempt.job_id, attempt.stage, attempt.shard_id),
+        ],
+        [
+            attempt.attempt_key,
+            checkpoint,
+        ],
+    )
+    return SaveCheckpointAnswer(reply.decode())
+
+
 class SplitAnswer(StrEnum):
     """What `split.lua` answers."""
 

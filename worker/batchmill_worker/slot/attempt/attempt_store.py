@@ -6,13 +6,14 @@ whose results count, and the other's are deleted.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from batchmill.columns.lineage import SOURCE_ROW, lineage_of_results, path_at
-from batchmill.errors import InvalidOperator, StaleToken
+from batchmill.errors import BatchmillError, InvalidOperator, StaleToken
 from batchmill.gathered_results import borders_of
 from batchmill.jobs.completion import Completion
 from batchmill.jobs.dead_letters import INCOMPLETE, DeadRows, count_by_type, dead_letters_name
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from batchmill_worker.slot.attempt.shard_progress import ShardProgress
     from batchmill_worker.slot.job_cache import JobFiles
 
+log = logging.getLogger(__name__)
+
 
 class AttemptStore:
     """Stores what attempts have made. Thread-safe."""
@@ -48,6 +51,19 @@ class AttemptStore:
         name = checkpoint_name(loaded.shard.ref)
         self._blobs.put_table(name, encode_progress(progress, count_from_shard=loaded.is_handed))
         return name
+
+    def save_early(self, loaded: LoadedShard, progress: ShardProgress) -> None:
+        """Store what is done so far while the attempt is running, so that it counts if the attempt is lost.
+
+        The next call replaces it. A failure is logged: the attempt continues, and its end will say what is wrong.
+        """
+        try:
+            name = self.checkpoint(loaded, progress)
+            if not loaded.early.is_set():
+                self._shards.save_checkpoint(loaded.shard.ref, name)
+                loaded.early.set()
+        except BatchmillError as error:
+            log.warning("what is done of shard %s is not saved yet: %s", loaded.shard.ref.attempt_key, error)
 
     def finish(self, loaded: LoadedShard, progress: ShardProgress) -> tuple[Completion, pa.Table]:
         """Store the dead letters of a shard that is done; return a description of it, and its results.

@@ -9,7 +9,7 @@ from batchmill.jobs.files import UploadSource
 from batchmill_worker.engine.executor import ShardTask
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import pyarrow as pa
 
@@ -40,8 +40,12 @@ class ShardComputer:
         self._row_cache = row_cache
         self._costs = costs
 
-    def compute(self, loaded: LoadedShard, claimed: ClaimedShard) -> ShardResult:
+    def compute(
+        self, loaded: LoadedShard, claimed: ClaimedShard, save: Callable[[ShardResult], None] | None = None
+    ) -> ShardResult:
         """Run the rows, setting the operator up first if need be. Stop early when the lease says so.
+
+        save: see `ShardTask`; of an operator whose rows do not come from the row cache.
 
         Raises what `OperatorCache.borrow` and `Executor.run` raise.
         """
@@ -57,6 +61,9 @@ class ShardComputer:
                 usage=usage,
                 ref=loaded.shard.ref,
                 lineage=loaded.pending_lineage,
+                rows=loaded.pending,
+                failures=loaded.failures,
+                save=save,
             )
 
             def compute(rows: pa.Table) -> ShardResult:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from threading import Event
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,7 @@ from batchmill.columns.lineage import lineage_of, path_at, without_lineage
 from batchmill.errors import DamagedData, NotFound, UnknownOperator
 from batchmill.gathered_results import null_where_one_is
 from batchmill.jobs.shard import Shard, Slice, part_of
+from batchmill.operators.contract import OperatorKind
 from batchmill.sources.base import RowsRead
 from batchmill_worker.runtime.trace import Phase
 from batchmill_worker.slot.attempt.shard_progress import ShardProgress, decode_progress
@@ -48,11 +50,20 @@ class LoadedShard:
     table: pa.Table  # the same rows
     lineage: pa.Table | None = None  # of all rows of the shard; None: they are rows of the job's source
     handed: pa.Table | None = None  # all of its rows, where this attempt has made them in the stage before
+    early: Event = field(default_factory=Event)  # set once the ledger knows this attempt's own checkpoint
 
     @property
     def pending_lineage(self) -> pa.Table | None:
         """Where the pending rows are from; None: they are rows of the job's source."""
         return None if self.lineage is None else self.lineage.take(self.pending - self.shard.first_row)
+
+    @property
+    def failures(self) -> dict[int, int]:
+        """How often pending rows failed before, by their index among them."""
+        failed = self.before.failed
+        if not failed:
+            return {}
+        return {place: failed[row].failures for place, row in enumerate(self.pending.tolist()) if row in failed}
 
     @property
     def spec(self) -> StageSpec:
@@ -112,8 +123,9 @@ class ShardLoader:
         """Return the shard that has what this one has made, in the stage that runs with its own; None without one."""
         shard, stages = loaded.shard, loaded.files.spec.stages
         number = shard.stage + 1
-        if number == len(stages) or not stages[number].joins or self._registry.get(stages[number].operator) is None:
-            return None
+        definition = None if number == len(stages) else self._registry.get(stages[number].operator)
+        if definition is None or not stages[number].joins or definition.kind is OperatorKind.REQUEST:
+            return None  # of requests, what ends is saved at once, in a shard of its own
         everything = Slice(0, 0, rows, rows, part=part_of(shard.shard_id, shard.token))
         return Shard(shard.job_id, number, shard.shard_id, 0, rows, (everything,), token=shard.token)
 

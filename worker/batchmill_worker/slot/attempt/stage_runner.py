@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from batchmill.errors import (
@@ -44,12 +45,14 @@ if TYPE_CHECKING:
     from batchmill.jobs.job import StageSpec
     from batchmill.jobs.retry import Outcome
     from batchmill.jobs.shard import Shard, ShardRef
+    from batchmill_worker.engine.shard_result import ShardResult
     from batchmill_worker.metering.attempts import AttemptMetrics
     from batchmill_worker.slot.attempt.attempt_store import AttemptStore
     from batchmill_worker.slot.attempt.claimer import ClaimedShard
     from batchmill_worker.slot.attempt.reports import AttemptReports
     from batchmill_worker.slot.attempt.shard_computer import ShardComputer
     from batchmill_worker.slot.attempt.shard_loader import LoadedShard, ShardLoader
+    from batchmill_worker.slot.attempt.shard_progress import ShardProgress
 
 log = logging.getLogger(__name__)
 
@@ -165,14 +168,12 @@ class StageRunner:
 
         # 2. Compute them. The device is shared with the attempts that run beside this one; the lease says when to stop
         #    early, because it was revoked or the worker is being stopped.
-        result = self._computer.compute(loaded, claimed)
+        result = self._computer.compute(loaded, claimed, None if loaded.is_handed else partial(self._save, loaded))
         computed_at = self._clock.monotonic()
         self._reports.rows_failed(counted, result)
 
         # 3. Add what was done to what earlier attempts did, so that no row runs again without need.
-        spec, worker = loaded.spec, self._reports.worker
-        context = AttemptContext(loaded.shard.stage, spec.operator, worker, self._clock.wall(), spec.retry)
-        progress = loaded.before.add(loaded.pending, result, context)
+        progress = self._add(loaded, result)
         if result.stopped and not progress.is_begun:
             return StageEnd(Revoked())
         is_of_last = loaded.shard.stage == last_stage(loaded.files.spec)  # others have no results that anybody sees
@@ -189,6 +190,15 @@ class StageRunner:
         work_s = loaded_at - started_at + result.busy_s + self._clock.monotonic() - computed_at
         outcome = Done(replace(completion, busy_s=work_s), dead_rows(progress, loaded.name_of))
         return StageEnd(outcome, loaded, results, stopped=result.stopped or bool(progress.failed))
+
+    def _add(self, loaded: LoadedShard, result: ShardResult) -> ShardProgress:
+        """Add what an attempt has done to what earlier attempts did."""
+        spec, worker = loaded.spec, self._reports.worker
+        context = AttemptContext(loaded.shard.stage, spec.operator, worker, self._clock.wall(), spec.retry)
+        return loaded.before.add(loaded.pending, result, context)
+
+    def _save(self, loaded: LoadedShard, result: ShardResult) -> None:
+        self._store.save_early(loaded, self._add(loaded, result))
 
     def _stored(self, end: AttemptEnd, held: ShardRef) -> AttemptEnd:
         """Store the results of the last stage that is done, under the attempt's own names."""
