@@ -71,7 +71,7 @@ class StageResults:
         """Read as `read`: what was committed can be read."""
         return RowsRead(self.read(slices))
 
-    def origins(self, slices: Sequence[Slice], places: Sequence[int]) -> list[str]:  # noqa: ARG002
+    def origins(self, slices: Sequence[Slice], places: Sequence[int]) -> list[str]:  # noqa: ARG002  # see `Source`
         """Return empty texts: a row between stages is in no file of a user."""
         return [""] * len(places)
 

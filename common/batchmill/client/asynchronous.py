@@ -19,7 +19,7 @@ from batchmill.client.connection.service import find_service
 from batchmill.client.connection.transport import Transport
 from batchmill.client.job import AsyncJob
 from batchmill.client.job_filter import JobFilter
-from batchmill.client.options import check_names, with_job_options
+from batchmill.client.submitting.options import check_names, with_job_options
 from batchmill.client.submitting.rerun import rerun_request
 from batchmill.client.submitting.rows import check_rows, upload_parts
 from batchmill.client.submitting.submission import JobSender, make_spec
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
     from datetime import datetime, timedelta
 
-    from batchmill.client.options import JobOptions
+    from batchmill.client.submitting.options import JobOptions
     from batchmill.client.submitting.rows import UploadPart
     from batchmill.fleet import PoolStatus, WorkerInfo
     from batchmill.jobs.index_status import IndexStatus

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 from batchmill.client.asynchronous import AsyncClient
 from batchmill.client.blocking_job import Job
 from batchmill.client.loop import LoopThread
-from batchmill.client.options import with_job_options
+from batchmill.client.submitting.options import with_job_options
 
 if TYPE_CHECKING:
     import os
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from batchmill.client.job import AsyncJob
-    from batchmill.client.options import JobOptions
+    from batchmill.client.submitting.options import JobOptions
     from batchmill.client.submitting.rows import UploadPart
     from batchmill.client.submitting.submission import JobSender
     from batchmill.fleet import PoolStatus, WorkerInfo

@@ -7,16 +7,9 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from batchmill.durations import Span
-from batchmill.jobs.job import (
-    MIN_BUFFER_BYTES,
-    POOL_PATTERN,
-    BatchPolicy,
-    Frozen,
-    Name,
-    OnNull,
-    OutputSpec,
-    RetryPolicy,
-)
+from batchmill.jobs.files import OutputSpec
+from batchmill.jobs.frozen import Frozen, Name
+from batchmill.jobs.job import MIN_BUFFER_BYTES, POOL_PATTERN, BatchPolicy, OnNull, RetryPolicy
 from batchmill.jobs.sink import SinkSpec
 
 

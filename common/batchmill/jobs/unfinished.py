@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from batchmill.jobs.job import Frozen
+from batchmill.jobs.frozen import Frozen
 
 
 class UnfinishedShard(Frozen):

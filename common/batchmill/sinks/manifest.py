@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from batchmill.errors import StorageError
-from batchmill.jobs.job import Frozen, JobState
+from batchmill.jobs.frozen import Frozen
+from batchmill.jobs.job import JobState
 from batchmill.jobs.shard import parse_shard_id
 from batchmill.jobs.unfinished import UnfinishedWork
 

@@ -10,17 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from batchmill.broker import model_queue_of
 from batchmill.errors import Conflict, InvalidOutput, InvalidRequest, UnknownOperator, did_you_mean
+from batchmill.jobs.files import FileSource, ResultsSource, UploadSource
 from batchmill.jobs.ids import new_id
-from batchmill.jobs.job import (
-    MAX_INLINE_BYTES,
-    FileSource,
-    JobForm,
-    JobRequest,
-    JobSpec,
-    ResultsSource,
-    StageSpec,
-    UploadSource,
-)
+from batchmill.jobs.job import MAX_INLINE_BYTES, JobForm, JobRequest, JobSpec, StageSpec
 from batchmill.jobs.shard import FIRST_ROWS, Shard, ShardId
 from batchmill.jobs.sink import RESERVED_OPERATORS, STAGES
 from batchmill.jobs.stages import FIRST_STAGE

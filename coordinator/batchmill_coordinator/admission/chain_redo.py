@@ -8,7 +8,8 @@ import pyarrow as pa
 
 from batchmill.columns.lineage import SOURCE_ROW
 from batchmill.errors import Conflict
-from batchmill.jobs.job import JobState, ResultsSource
+from batchmill.jobs.files import ResultsSource
+from batchmill.jobs.job import JobState
 from batchmill.jobs.stages import last_stage
 from batchmill_coordinator.results.damage import RowsAgain
 from batchmill_coordinator.results.damaged_runs import DamagedRun, StageParts

@@ -9,7 +9,7 @@ import pyarrow as pa
 from batchmill.columns import RESERVED_PREFIX, reserved_column
 from batchmill.columns.lineage import LINEAGE
 from batchmill.errors import InvalidRequest, InvalidRows, closest, did_you_mean
-from batchmill.jobs.job import ResultsSource
+from batchmill.jobs.files import ResultsSource
 from batchmill.jobs.stages import FIRST_STAGE, carried_through
 from batchmill.sinks import part_format
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, assert_never
 
 from batchmill.errors import Conflict, InvalidRequest
-from batchmill.jobs.job import JobState, ResultsSource
+from batchmill.jobs.files import ResultsSource
+from batchmill.jobs.job import JobState
 from batchmill.jobs.stages import FIRST_STAGE, last_stage, stages_of
 from batchmill.ledger import JobRecord
 from batchmill.ledger.formats.encodings import FreedParts

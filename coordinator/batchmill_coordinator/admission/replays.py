@@ -16,8 +16,9 @@ import pyarrow as pa
 from batchmill.columns.lineage import SOURCE_ROW
 from batchmill.errors import Conflict, InvalidRequest, InvalidSource, NotFound
 from batchmill.jobs.dead_letters import BAD_LINE, INCOMPLETE, TOO_LARGE
+from batchmill.jobs.files import UploadSource
 from batchmill.jobs.ids import new_id
-from batchmill.jobs.job import JobState, UploadSource
+from batchmill.jobs.job import JobState
 from batchmill.jobs.shard import format_shard_id
 from batchmill.jobs.sink import PUBLISH_OPERATOR, STORE_OPERATOR, amending
 from batchmill.jobs.stages import FIRST_STAGE, last_stage, stage_called

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from batchmill.errors import InvalidRequest, did_you_mean
-from batchmill.jobs.job import JobRequest, ResultsSource, StageForm
+from batchmill.jobs.files import ResultsSource
+from batchmill.jobs.job import JobRequest, StageForm
 from batchmill.jobs.stages import FIRST_STAGE, stage_called
 from batchmill.wording import fault_of
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchmill.errors import InvalidSource, NotFound
-from batchmill.jobs.job import ResultsSource
+from batchmill.jobs.files import ResultsSource
 from batchmill.jobs.stages import FIRST_STAGE, stage_called
 from batchmill.ledger.formats.record import JobStage
 from batchmill.stage_results import StageResults, kept_parts

@@ -136,9 +136,7 @@ class Merger:
                 dead = self._dead_rows.read(record.id, part) if part.rows_dead else _NO_DEAD_ROWS
                 results = self._results(replay, part, dead)
                 if results is not None:
-                    for name in (INDEX, *([SOURCE_ROW] if part.expanded_to is not None else [])):
-                        at = results.column_names.index(name)
-                        results = results.set_column(at, name, pa.array(original_rows[results[name].to_numpy()]))
+                    results = _at_original_rows(results, part, original_rows)
                 letters = tuple(
                     letter.model_copy(update={"index": int(original_rows[letter.index]), "replay": record.id})
                     for letter in dead.letters
@@ -191,6 +189,14 @@ class Merger:
         finished_at = (record.finished_at or 0) / 1000
         manifest = manifest_of(self._ledger, record, publisher, job.results, record.state, finished_at)
         publisher.update_manifest(manifest)
+
+
+def _at_original_rows(results: pa.Table, part: Settled, original_rows: Rows) -> pa.Table:
+    """The results of a replay, with their rows' indices in the job that is replayed."""
+    for name in (INDEX, *([SOURCE_ROW] if part.expanded_to is not None else [])):
+        at = results.column_names.index(name)
+        results = results.set_column(at, name, pa.array(original_rows[results[name].to_numpy()]))
+    return results
 
 
 def _indexed(results: pa.Table, shard: Settled, dead: DeadRows) -> pa.Table:

@@ -17,7 +17,8 @@ import pyarrow as pa
 
 from batchmill.errors import InvalidOutput, NotFound, StorageError
 from batchmill.jobs.dead_letters import DeadRows, dead_letters_name
-from batchmill.jobs.job import JobState, ResultsSource
+from batchmill.jobs.files import ResultsSource
+from batchmill.jobs.job import JobState
 from batchmill.jobs.shard import Shard, parse_shard_id, part_of
 from batchmill.jobs.stages import last_stage
 from batchmill.jobs.unfinished import FORMAT
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import ExitStack
 
-    from batchmill.jobs.job import FileSource, JobSpec, UploadSource
+    from batchmill.jobs.files import FileSource, UploadSource
+    from batchmill.jobs.job import JobSpec
     from batchmill.jobs.unfinished import UnfinishedShard, UnfinishedWork
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.ledger.formats.settlement import Settled

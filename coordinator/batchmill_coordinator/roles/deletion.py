@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchmill.jobs.job import ResultsSource, UploadSource
+from batchmill.jobs.files import ResultsSource, UploadSource
 from batchmill.ledger import JobRecord
 from batchmill.ledger.formats.unreadable import UnreadableJob
 from batchmill_coordinator.results.inputs import live_readers

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from batchmill.caches import Lru
 from batchmill.gathered_results import GatheredResults
-from batchmill.jobs.job import ResultsSource
+from batchmill.jobs.files import ResultsSource
 from batchmill.jobs.stages import FIRST_STAGE, last_stage, stage_called
 from batchmill.stage_results import StageResults, kept_parts
 

@@ -21,7 +21,8 @@ from batchmill.client.connection.transport import BufferPayload, Transport
 from batchmill.client.submitting.stage import Stage
 from batchmill.durations import moment_or_span
 from batchmill.errors import BatchmillError, InvalidOutput, InvalidParams, InvalidRequest, InvalidRows, InvalidSource
-from batchmill.jobs.job import FileSource, JobForm, JobRequest, OutputSpec, UploadSource
+from batchmill.jobs.files import FileSource, OutputSpec, UploadSource
+from batchmill.jobs.job import JobForm, JobRequest
 from batchmill.jobs.sink import TABLE_PATTERN, SinkSpec
 from batchmill.jobs.status import CheckedJob, JobStatus
 from batchmill.wording import fault_of
@@ -29,7 +30,7 @@ from batchmill.wording import fault_of
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from batchmill.client.options import JobOptions
+    from batchmill.client.submitting.options import JobOptions
     from batchmill.client.submitting.rows import UploadPart
 
 MAX_PUTS_IN_FLIGHT = 3
