@@ -36,7 +36,7 @@ from batchmill_coordinator.results.inputs import open_input
 from batchmill_coordinator.results.merger import Merger
 from batchmill_coordinator.results.one_schema import OneSchema, schema_without_rows
 from batchmill_coordinator.results.pages import parse_cursor, read_page
-from batchmill_coordinator.results.resumption import Resumption
+from batchmill_coordinator.results.resuming.resumption import Resumption
 from batchmill_coordinator.results.roll_forward import RollForward
 from batchmill_coordinator.results.stage_source import StageSource
 from batchmill_coordinator.roles.buffers import BufferKeeper

@@ -70,6 +70,23 @@ def test_later_stages_run_again_with_other_parameters_over_the_same_rows(
     assert found(first.results()) == pieces([n for n in everything if n % 5])
 
 
+def test_what_is_kept_of_a_stage_can_be_read(
+    client: batchmill.Client, service_record: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "b").touch()
+    job = client.submit(source=write_rows(tmp_path), stages=[unfold(tmp_path), reluctant(tmp_path)]).wait(GRACE_S)
+    paths = [(n, path) for n, path, _ in pieces(list(range(ROWS)))]
+    assert [(row["source_row"], row["source_path"]) for row in job.results(stage="b")] == paths
+    assert job.to_table(stage="b")["source_row"].to_pylist() == [n for n, _ in paths]
+    assert sum(page.rows for page in job.pages("jsonl", stage="b")) == len(paths)
+    given = ["--url", service_record["url"], "--token", service_record["token"]]
+    answer = CliRunner().invoke(main, ["results", job.id, "--stage", "b", "-o", str(tmp_path / "b.parquet"), *given])
+    assert answer.exit_code == 0, answer.output
+    assert pq.read_table(tmp_path / "b.parquet")["source_row"].to_pylist() == [n for n, _ in paths]
+    with pytest.raises(InvalidRequest, match="no stage 'x'"):
+        list(job.results(stage="x"))
+
+
 def test_the_last_stage_alone_is_repaired_by_paths_too(client: batchmill.Client, tmp_path: Path) -> None:
     (tmp_path / "b").touch()
     stages = [unfold(tmp_path), Stage("echo", keep=True), reluctant(tmp_path)]

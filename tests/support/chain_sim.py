@@ -30,7 +30,7 @@ from batchmill.workspace import Workspace
 from batchmill_coordinator.fleet.fleet_view import FleetView
 from batchmill_coordinator.metering.counts import RoleMetrics
 from batchmill_coordinator.results.freed_results import FreedResults
-from batchmill_coordinator.results.resumption import Resumption
+from batchmill_coordinator.results.resuming.resumption import Resumption
 from batchmill_coordinator.results.stage_source import StageSource
 from batchmill_coordinator.roles.buffers import BufferKeeper
 from batchmill_coordinator.roles.dispatcher import Dispatcher

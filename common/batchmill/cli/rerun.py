@@ -53,9 +53,10 @@ def rerun(
     wait: bool,
     as_json: bool,
 ) -> None:
-    """Run the later stages of a job of several again, over what is kept of the stage before them.
+    """Run the later stages of a job again.
 
-    The job must have ended, and the stage before must have been submitted with keep. The results are those of a new
+    They read what is kept of the stage before them: the job must have ended, and that stage must have been submitted
+    with keep. The results are those of a new
     job, whose id is printed; the first job stays as it is.
     """
     from batchmill.cli.submit import follow

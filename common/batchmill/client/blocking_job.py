@@ -299,12 +299,13 @@ class Job:
         """
         yield from self._loop.iterate(self._async.log_pages(level))
 
-    def results(self, *, on_damage: OnDamage | None = None) -> Iterator[dict[str, Any]]:
+    def results(self, *, on_damage: OnDamage | None = None, stage: str | None = None) -> Iterator[dict[str, Any]]:
         """Read the results in input order, while the job runs or afterwards.
 
         Args:
             on_damage: Called with the error, `DamagedData` or `NotFound`, of each part that is damaged or missing; its
                 rows are left out then. None: the error is raised.
+            stage: Read the results of this stage, as far as they are there; see `keep` of `Stage`. None: the last one.
 
         Yields:
             One dict per result row. Those of a cancelled or expired job end with the last row that was kept.
@@ -312,7 +313,7 @@ class Job:
         Raises:
             JobFailed: The job failed; raised after the rows that it has.
         """
-        for table in self._loop.iterate(self._async.tables(on_damage=on_damage)):
+        for table in self._loop.iterate(self._async.tables(on_damage=on_damage, stage=stage)):
             for rows in dicts(table):
                 yield from rows
 
@@ -327,12 +328,13 @@ class Job:
         """
         yield from self._loop.iterate(self._async.batches())
 
-    def to_table(self, *, on_damage: OnDamage | None = None) -> pa.Table:
+    def to_table(self, *, on_damage: OnDamage | None = None, stage: str | None = None) -> pa.Table:
         """Wait for the job to end and return all results as one Arrow table.
 
         Args:
             on_damage: Called with the error, `DamagedData` or `NotFound`, of each part that is damaged or missing; its
                 rows are left out then. None: the error is raised.
+            stage: Read the results of this stage, as far as they are there; see `keep` of `Stage`. None: the last one.
 
         Returns:
             A `pyarrow.Table` in input order. Of a cancelled or expired job: the rows that were kept.
@@ -340,7 +342,7 @@ class Job:
         Raises:
             JobFailed: The job failed.
         """
-        return self._loop.run(self._async.to_table(on_damage=on_damage))
+        return self._loop.run(self._async.to_table(on_damage=on_damage, stage=stage))
 
     def to_pandas(self) -> pd.DataFrame:
         """Wait for the job to end and return all results as a pandas data frame, in input order.
@@ -369,7 +371,7 @@ class Job:
         return frames.to_polars(self.to_table())
 
     def pages(
-        self, content_type: Literal["arrow", "jsonl"], *, on_damage: OnDamage | None = None
+        self, content_type: Literal["arrow", "jsonl"], *, on_damage: OnDamage | None = None, stage: str | None = None
     ) -> Iterator[ResultPage]:
         """Read the results in the form in which the service sends them; otherwise like `results`.
 
@@ -377,6 +379,7 @@ class Job:
             content_type: `"arrow"` for Arrow streams, `"jsonl"` for JSON Lines.
             on_damage: Called with the error, `DamagedData` or `NotFound`, of each part that is damaged or missing; its
                 rows are left out then. None: the error is raised.
+            stage: Read the results of this stage, as far as they are there; see `keep` of `Stage`. None: the last one.
 
         Yields:
             One page at a time, in input order.
@@ -384,4 +387,4 @@ class Job:
         Raises:
             JobFailed: The job failed; raised after the rows that it has.
         """
-        yield from self._loop.iterate(self._async.pages(content_type, on_damage=on_damage))
+        yield from self._loop.iterate(self._async.pages(content_type, on_damage=on_damage, stage=stage))

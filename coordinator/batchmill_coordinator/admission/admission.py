@@ -39,7 +39,7 @@ from batchmill_coordinator.admission.upload_parts import part_name
 from batchmill_coordinator.admission.uploads import Uploads
 from batchmill_coordinator.fleet.pools import EMPTY
 from batchmill_coordinator.inspection.arrow_bounds import arrow_limits
-from batchmill_coordinator.results.resumed_order import Order
+from batchmill_coordinator.results.resuming.resumed_order import Order
 from batchmill_coordinator.results.stage_source import StageSource
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from batchmill.workspace import Workspace
     from batchmill_coordinator.fleet.fleet_view import FleetView
     from batchmill_coordinator.inspection.inspector import Inspector
-    from batchmill_coordinator.results.resumption import Resumption
+    from batchmill_coordinator.results.resuming.resumption import Resumption
 
 Form = TypeVar("Form", bound=JobForm)
 

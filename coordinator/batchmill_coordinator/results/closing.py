@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from batchmill.workspace import Workspace
     from batchmill_coordinator.results.merger import Merger
     from batchmill_coordinator.results.one_schema import OneSchema
-    from batchmill_coordinator.results.resumption import Resumption
+    from batchmill_coordinator.results.resuming.resumption import Resumption
     from batchmill_coordinator.results.roll_forward import RollForward
 
 

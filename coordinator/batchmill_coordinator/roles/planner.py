@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from batchmill.settings import CoordinatorSettings
     from batchmill.sources.base import Source, Splitter
     from batchmill_coordinator.fleet.fleet_view import FleetView
-    from batchmill_coordinator.results.resumption import Resumption
+    from batchmill_coordinator.results.resuming.resumption import Resumption
 
 MAX_OPEN_SOURCES = 64  # kept open between steps
 MAX_THREADS = 8

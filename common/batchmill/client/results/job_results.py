@@ -35,12 +35,15 @@ class AsyncJobResults(ABC):
     async def status(self) -> JobStatus:
         """Read the job's status."""
 
-    async def results(self, *, on_damage: OnDamage | None = None) -> AsyncGenerator[dict[str, Any], None]:
+    async def results(
+        self, *, on_damage: OnDamage | None = None, stage: str | None = None
+    ) -> AsyncGenerator[dict[str, Any], None]:
         """Read the results in input order, while the job runs or afterwards.
 
         Args:
             on_damage: Called with the error, `DamagedData` or `NotFound`, of each part that is damaged or missing; its
                 rows are left out then. None: the error is raised.
+            stage: Read the results of this stage, as far as they are there; see `keep` of `Stage`. None: the last one.
 
         Yields:
             One dict per result row. Those of a cancelled or expired job end with the last row that was kept.
@@ -48,7 +51,7 @@ class AsyncJobResults(ABC):
         Raises:
             JobFailed: The job failed; raised after the rows that it has.
         """
-        async with aclosing(self.tables(on_damage=on_damage)) as tables:
+        async with aclosing(self.tables(on_damage=on_damage, stage=stage)) as tables:
             async for table in tables:
                 for rows in paging.dicts(table):
                     for row in rows:
@@ -69,12 +72,13 @@ class AsyncJobResults(ABC):
                 for batch in table.to_batches():
                     yield batch
 
-    async def to_table(self, *, on_damage: OnDamage | None = None) -> pa.Table:
+    async def to_table(self, *, on_damage: OnDamage | None = None, stage: str | None = None) -> pa.Table:
         """Wait for the job to end and return all results as one Arrow table.
 
         Args:
             on_damage: Called with the error, `DamagedData` or `NotFound`, of each part that is damaged or missing; its
                 rows are left out then. None: the error is raised.
+            stage: Read the results of this stage, as far as they are there; see `keep` of `Stage`. None: the last one.
 
         Returns:
             A `pyarrow.Table` in input order. Of a cancelled or expired job: the rows that were kept.
@@ -82,7 +86,7 @@ class AsyncJobResults(ABC):
         Raises:
             JobFailed: The job failed.
         """
-        async with aclosing(self.tables(on_damage=on_damage)) as tables:
+        async with aclosing(self.tables(on_damage=on_damage, stage=stage)) as tables:
             return paging.join([table async for table in tables])
 
     async def to_pandas(self) -> pd.DataFrame:
@@ -112,7 +116,7 @@ class AsyncJobResults(ABC):
         return frames.to_polars(await self.to_table())
 
     async def pages(
-        self, content_type: Literal["arrow", "jsonl"], *, on_damage: OnDamage | None = None
+        self, content_type: Literal["arrow", "jsonl"], *, on_damage: OnDamage | None = None, stage: str | None = None
     ) -> AsyncGenerator[paging.ResultPage, None]:
         """Read the results in the form in which the service sends them; otherwise like `results`.
 
@@ -120,6 +124,7 @@ class AsyncJobResults(ABC):
             content_type: `"arrow"` for Arrow streams, `"jsonl"` for JSON Lines.
             on_damage: Called with the error, `DamagedData` or `NotFound`, of each part that is damaged or missing; its
                 rows are left out then. None: the error is raised.
+            stage: Read the results of this stage, as far as they are there; see `keep` of `Stage`. None: the last one.
 
         Yields:
             One page at a time, in input order.
@@ -129,7 +134,8 @@ class AsyncJobResults(ABC):
         """
         kind = paging.ARROW_STREAM if content_type == "arrow" else paging.JSON_LINES
         state: JobState | None = None
-        async with aclosing(paging.pages(self._transport, f"{self._path}/results", kind, on_damage)) as all_pages:
+        found = paging.pages(self._transport, f"{self._path}/results", kind, on_damage, stage)
+        async with aclosing(found) as all_pages:
             async for page in all_pages:
                 state = page.state
                 yield page
@@ -138,12 +144,15 @@ class AsyncJobResults(ABC):
             if status.state is JobState.FAILED:
                 raise_unless_completed(status)
 
-    async def tables(self, *, on_damage: OnDamage | None = None) -> AsyncGenerator[pa.Table, None]:
+    async def tables(
+        self, *, on_damage: OnDamage | None = None, stage: str | None = None
+    ) -> AsyncGenerator[pa.Table, None]:
         """Read the results as Arrow tables, one per page, in input order; otherwise like `results`.
 
         Args:
             on_damage: Called with the error, `DamagedData` or `NotFound`, of each part that is damaged or missing; its
                 rows are left out then. None: the error is raised.
+            stage: Read the results of this stage, as far as they are there; see `keep` of `Stage`. None: the last one.
 
         Yields:
             One `pyarrow.Table` at a time.
@@ -151,7 +160,7 @@ class AsyncJobResults(ABC):
         Raises:
             JobFailed: The job failed; raised after the rows that it has.
         """
-        async with aclosing(self.pages("arrow", on_damage=on_damage)) as all_pages:
+        async with aclosing(self.pages("arrow", on_damage=on_damage, stage=stage)) as all_pages:
             async for page in all_pages:
                 if (table := page.table()).num_columns:
                     yield table

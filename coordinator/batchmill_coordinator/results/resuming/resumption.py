@@ -27,8 +27,8 @@ from batchmill.ledger.unfinished import settled_of
 from batchmill.sinks import InputFingerprint, Manifest, keep_resumed_manifest, resumed_manifest
 from batchmill_coordinator.results.inputs import stage_of
 from batchmill_coordinator.results.outputs import settled_shards
-from batchmill_coordinator.results.resumed_order import differences, stage_fingerprint
-from batchmill_coordinator.results.resumed_stages import ResumedStages
+from batchmill_coordinator.results.resuming.resumed_order import differences, stage_fingerprint
+from batchmill_coordinator.results.resuming.resumed_stages import ResumedStages
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from batchmill.sinks import Manifest, Publisher
     from batchmill.sources import SourceDescription
     from batchmill.workspace import Workspace
-    from batchmill_coordinator.results.resumed_order import Order
+    from batchmill_coordinator.results.resuming.resumed_order import Order
 
 MAX_NAMED_FILES = 1000  # of a source, that a manifest names one by one
 
