@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from batchmill.client import AsyncClient, AsyncJob, Client, Job
     from batchmill.client.job_stage import AsyncJobStage, JobStage
-    from batchmill.client.options import JobOptions
+    from batchmill.client.submitting.options import JobOptions
     from batchmill.client.submitting.stage import Stage
     from batchmill.embedded.local import local
     from batchmill.errors import (
@@ -102,7 +102,7 @@ __all__ = [
 _HOMES = {
     "batchmill.client": ("AsyncClient", "AsyncJob", "Client", "Job"),
     "batchmill.client.job_stage": ("AsyncJobStage", "JobStage"),
-    "batchmill.client.options": ("JobOptions",),
+    "batchmill.client.submitting.options": ("JobOptions",),
     "batchmill.client.submitting.stage": ("Stage",),
     "batchmill.embedded": ("local",),
     "batchmill.jobs.dead_letters": ("DeadLetter",),

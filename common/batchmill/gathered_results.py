@@ -56,7 +56,7 @@ class GatheredResults:
                 bad.append(BadRow(place, f"source row {row}", 0, "", reason, INCOMPLETE))
         return RowsRead(table, tuple(bad))
 
-    def origins(self, slices: Sequence[Slice], places: Sequence[int]) -> list[str]:  # noqa: ARG002
+    def origins(self, slices: Sequence[Slice], places: Sequence[int]) -> list[str]:  # noqa: ARG002  # see `Source`
         """Return empty texts: a row between stages is in no file of a user."""
         return [""] * len(places)
 

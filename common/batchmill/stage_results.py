@@ -44,12 +44,15 @@ class StageResults:
     """Reads committed results of one stage of a job; a `RowReader`. Thread-safe.
 
     kept: what was read recently, shared by all stages of the process, so that its memory does not grow with
-        their number.
+        their number. reader: the job that reads them, if it is another one.
     """
 
-    def __init__(self, ledger: ResultLedger, job_id: str, stage: int, store: ResultStore, kept: Parts) -> None:
+    def __init__(
+        self, ledger: ResultLedger, job_id: str, stage: int, store: ResultStore, kept: Parts, *, reader: str = ""
+    ) -> None:
         self._ledger = ledger
         self._job_id = job_id
+        self._reader = reader or job_id
         self._stage = stage
         self._store = store
         self._kept = kept
@@ -68,13 +71,13 @@ class StageResults:
         """Read as `read`: what was committed can be read."""
         return RowsRead(self.read(slices))
 
-    def origins(self, slices: Sequence[Slice], places: Sequence[int]) -> list[str]:  # noqa: ARG002
+    def origins(self, slices: Sequence[Slice], places: Sequence[int]) -> list[str]:  # noqa: ARG002  # see `Source`
         """Return empty texts: a row between stages is in no file of a user."""
         return [""] * len(places)
 
     def are_incomplete(self, source_rows: Sequence[int]) -> list[bool]:
         """Return which of these source rows lack results of this stage, because rows of them have failed."""
-        return self._ledger.are_incomplete(self._job_id, source_rows)
+        return self._ledger.are_incomplete(self._reader, source_rows)
 
     def schema(self, shard_id: ShardId, token: int) -> pa.Schema:
         """Read the schema of a part that has rows. Raises as `read` does."""

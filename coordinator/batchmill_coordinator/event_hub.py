@@ -61,16 +61,20 @@ class EventHub:
     def _listen(self) -> None:
         while not self._stopping.is_set():
             try:
-                for event in self._ledger.events():
-                    if self._stopping.is_set():
-                        return
-                    if event is not None:
-                        self._report(*event)
+                self._follow()
             except ServiceUnavailable as error:
                 log.warning("events cannot be followed: %s", error)
             except Exception:  # one event must not end all the others
                 log.exception("events cannot be followed")
             self._stopping.wait(RECONNECT_S)
+
+    def _follow(self) -> None:
+        """Report each event until the hub stops."""
+        for event in self._ledger.events():
+            if self._stopping.is_set():
+                return
+            if event is not None:
+                self._report(*event)
 
     def _report(self, kind: str, job_id: str) -> None:
         if kind == SUBSCRIBED and self._loop is not None:

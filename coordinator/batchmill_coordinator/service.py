@@ -15,7 +15,6 @@ from batchmill.errors import ServiceUnavailable
 from batchmill.jobs.stages import FIRST_STAGE, last_stage
 from batchmill.ledger import Ledger
 from batchmill.ledger.formats.unreadable import UnreadableJob
-from batchmill.stage_results import StageResults, kept_parts
 from batchmill.store_mark import Mark, StoreMark
 from batchmill.workspace import Workspace
 from batchmill_coordinator.admission.admission import Admission
@@ -33,6 +32,7 @@ from batchmill_coordinator.metering.page import CoordinatorMetrics
 from batchmill_coordinator.results.closing import OutputCloser
 from batchmill_coordinator.results.dead_rows import DeadRowStore
 from batchmill_coordinator.results.freed_results import FreedResults
+from batchmill_coordinator.results.inputs import open_input
 from batchmill_coordinator.results.merger import Merger
 from batchmill_coordinator.results.one_schema import OneSchema, schema_without_rows
 from batchmill_coordinator.results.pages import parse_cursor, read_page
@@ -245,15 +245,13 @@ class Service:
         ]
 
     def _open_source(self, record: JobRecord, stage: int) -> Source:
-        if stage != FIRST_STAGE:
-            before = stage - 1
-            parts = self.workspace.open_results(record.id, record.spec, before)
-            results = StageResults(self.ledger.results, record.id, before, parts, kept_parts(0))
-            return StageSource(self.ledger, record, stage, results)
-        if record.spec.source is None:
-            return self.workspace.open_source(record.id, record.spec, self.ledger.jobs.inline_input(record.id))
-        described = self.workspace.open_source(record.id, record.spec, None)
-        return InspectedSource(record.id, described, Inspector(self._planning_inspectors))
+        inline = None
+        if record.spec.source is None and stage == FIRST_STAGE:
+            inline = self.ledger.jobs.inline_input(record.id)
+        source = open_input(self.ledger, self.workspace, record, stage, inline)
+        if record.spec.source is None or isinstance(source, StageSource):
+            return source
+        return InspectedSource(record.id, source, Inspector(self._planning_inspectors))
 
     def _notify(self, kind: str) -> None:
         if kind == "worker":

@@ -60,6 +60,14 @@ CASES = [
     Case("DELETE /v1/jobs/{job_id}/dead-letters", OK, HIDDEN, FORBIDDEN),
     Case("POST /v1/jobs/{job_id}/replay", "invalid_request", HIDDEN, FORBIDDEN, "invalid_request", body={}),
     Case("POST /v1/jobs/{job_id}/redo", "invalid_request", HIDDEN, FORBIDDEN, "invalid_request", body={}),
+    Case(
+        "POST /v1/jobs/{job_id}/rerun",
+        "invalid_request",
+        HIDDEN,
+        FORBIDDEN,
+        "invalid_request",
+        body={"from_stage": "echo"},
+    ),
     Case("GET /v1/costs", OK, OK, OK),
     Case("POST /v1/uploads", OK, OK, FORBIDDEN, body={"spec": {"operator": "echo"}}),
     Case("PUT /v1/uploads/{upload_id}/parts/{number}", OK, "invalid_source", FORBIDDEN, "invalid_source", body=b""),
@@ -175,6 +183,17 @@ def test_an_upload_of_another_tenant_cannot_be_submitted(mill: Mill) -> None:
     source = {"upload": upload, "parts": 1}
     assert mill.submit(BETA, source=source).code == "invalid_source"
     assert mill.submit(ACME, source=source).status == 201
+
+
+def test_results_between_stages_are_read_by_jobs_of_their_tenant_alone(mill: Mill) -> None:
+    stages = [{"operator": "echo", "name": "a", "keep": True}, {"operator": "echo", "name": "b"}]
+    job = str(mill.call("POST", "/v1/jobs", {"stages": stages, "rows": ROWS}, ACME).json["id"])
+    assert b'"state":"completed"' in mill.call("GET", f"/v1/jobs/{job}/events", token=ACME).body
+    for source in ({"job": job, "stage": "a"}, {"job": job, "stage": "no"}):
+        assert mill.submit(BETA, source=source).code == "not_found"
+        assert mill.submit(TOKEN, source=source).code == "not_found"
+    assert mill.submit(ACME, source={"job": "job-none", "stage": "a"}).code == "not_found"
+    assert mill.submit(ACME, source={"job": job, "stage": "a"}).status == 201
 
 
 def test_costs_are_those_of_the_tenant_and_an_admin_sees_all(mill: Mill) -> None:

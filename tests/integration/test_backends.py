@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 from importlib.metadata import PackageNotFoundError
 from typing import TYPE_CHECKING, Any
@@ -181,6 +182,23 @@ def test_the_use_of_openvino_is_reported_to_nobody() -> None:
     from openvino.tools import ovc
 
     assert type(ovc.telemetry).__module__ == "openvino.tools.ovc.telemetry_stub"
+
+
+def test_signals_reach_a_thread_that_has_loaded_a_model(cache: OperatorCache) -> None:
+    """The library gives the thread that compiles a model another stack for them, and takes it away with the model."""
+    before = _signal_stack()
+    computes_with(cache, "embed", model=MODEL, backend="openvino")
+    assert _signal_stack() == before
+
+
+def _signal_stack() -> int | None:
+    class Stack(ctypes.Structure):
+        _fields_ = (("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("nbytes", ctypes.c_size_t))
+
+    found = Stack()
+    assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(found)) == 0
+    start: int | None = found.start
+    return start
 
 
 def test_a_missing_library_is_named_with_its_extra(cache: OperatorCache, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -305,7 +305,7 @@ def test_a_chain_does_not_resume_what_a_job_of_its_last_stage_has_left(
     until(lambda: job.status().rows_done > 0, "the first results")
     job.cancel()
     until(lambda: job.status().is_final, "the end of the job")
-    with pytest.raises(InvalidOutput, match="it had one stage, now it has 2"):
+    with pytest.raises(InvalidOutput, match="it had 1 stage, now it has 2"):
         client.submit(source=source, stages=[Stage("echo"), Stage("steady", log=str(log))], output=tmp_path / "out")
 
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchmill.errors import InvalidRows, InvalidSource, ServiceUnavailable
-from batchmill.jobs.job import FileSource
+from batchmill.jobs.files import FileSource
 from batchmill.settings import CoordinatorSettings
 from batchmill.sources import End, InputSplit
 from batchmill.sources.describing.describe import describe

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batchmill.errors import NotFound, StorageError
-from batchmill.jobs.job import JobState, UploadSource
+from batchmill.jobs.files import UploadSource
+from batchmill.jobs.job import JobState
 from batchmill.ledger import Ledger
 from batchmill.ledger.submission import Submission
 from batchmill.storage.blobs import BlobStore

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batchmill.jobs.job import UploadSource
+from batchmill.jobs.files import UploadSource
 from batchmill.ledger import Ledger
 from batchmill.ledger.submission import Submission
 from batchmill.storage.blobs import BlobStore

@@ -14,7 +14,8 @@ from redis.retry import Retry
 
 from batchmill.errors import OutcomeUnknown, ServiceUnavailable
 from batchmill.fleet import WorkerInfo
-from batchmill.jobs.job import JobRequest, JobState, RetryPolicy, UploadSource
+from batchmill.jobs.files import UploadSource
+from batchmill.jobs.job import JobRequest, JobState, RetryPolicy
 from batchmill.jobs.shard import FIRST_ROWS, ShardId
 from batchmill.ledger import jobs
 from batchmill.ledger.submission import Submission

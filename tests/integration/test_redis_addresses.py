@@ -25,7 +25,7 @@ from batchmill.processes.parent_death import die_with_parent
 from batchmill.redis_access.connections import ServerUnavailable
 from batchmill.settings import ServiceSettings
 from support.ledger_steps import claim, plan, queue_one, submit
-from support.waiting import until
+from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,10 +89,10 @@ def broker_error(url: str) -> Exception | None:
     app.conf.update(celery_settings(ServiceSettings(redis_url=url)))
     with app.connection_for_write() as connection:
         try:
-            connection.ensure_connection(max_retries=1, timeout=5)
+            connection.ensure_connection(max_retries=1, timeout=GRACE_S)
             queue = connection.SimpleQueue("address")
             queue.put({"passes": True})
-            assert queue.get(timeout=5).payload == {"passes": True}
+            assert queue.get(timeout=GRACE_S).payload == {"passes": True}
         except OperationalError as error:
             refused: Exception = error
             return refused

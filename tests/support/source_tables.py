@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from batchmill.errors import InvalidSource
-from batchmill.jobs.job import FileSource
+from batchmill.jobs.files import FileSource
 from batchmill.sources import SourceDescription, describe, open_source
 from batchmill.storage.blobs import BlobStore
 from support.source_reading import LOCATIONS

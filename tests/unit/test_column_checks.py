@@ -6,7 +6,8 @@ import pyarrow as pa
 import pytest
 
 from batchmill.errors import InvalidRows
-from batchmill.jobs.job import FileSource, JobSpec, StageSpec
+from batchmill.jobs.files import FileSource
+from batchmill.jobs.job import JobSpec, StageSpec
 from batchmill.operators.contract import OperatorInfo
 from batchmill_coordinator.admission.column_checks import check_columns, without_consumed
 

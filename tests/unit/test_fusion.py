@@ -11,7 +11,7 @@ from batchmill.jobs.dead_letters import DeadLetter, DeadRows
 from batchmill.jobs.job import Fuse, JobForm, StageForm
 from batchmill.jobs.stage_cost import stage_cost_name
 from batchmill.operators.contract import OperatorDefinition
-from batchmill_coordinator.admission.fusion import HANDOVER_S, decide_fusion, unfused
+from batchmill_coordinator.admission.fusion import HANDOVER_S, as_before, decide_fusion
 from batchmill_worker.engine.stage_costs import SAVE_INTERVAL_S, StageCosts
 
 CHEAP, COSTLY = HANDOVER_S / 1000, HANDOVER_S
@@ -36,7 +36,10 @@ def test_a_stage_joins_the_one_before_it_if_the_job_its_pool_and_its_cost_allow_
     spec = decide_fusion(JobForm(stages=stages, fuse=fuse).spec(), lambda _: cost_s)
     assert [stage.joins for stage in spec.stages] == [False, joins]
     assert why in spec.last.why_joins
-    assert not any(stage.joins for stage in unfused(spec).stages)
+    again = as_before(spec, [False] * len(spec.stages))
+    assert not any(stage.joins for stage in again.stages)
+    decided = [stage.joins for stage in spec.stages]
+    assert [stage.joins for stage in as_before(again, decided).stages] == decided
 
 
 def test_a_stage_that_gathers_never_joins() -> None:

@@ -55,6 +55,7 @@ BODIES = {
         "/v1/check",
         "/v1/jobs/{job_id}/replay",
         "/v1/jobs/{job_id}/redo",
+        "/v1/jobs/{job_id}/rerun",
         "/v1/uploads",
         "/v1/indexes/{name}/search",
     ),

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from batchmill.errors import InvalidSource
-from batchmill.jobs.job import FileSource
+from batchmill.jobs.files import FileSource
 from batchmill.sources import Source, describe, open_source
 from batchmill.sources.columnar import arrow
 from batchmill.storage.blobs import BlobStore

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchmill.jobs.job import FileSource
+from batchmill.jobs.files import FileSource
 from batchmill.sources import End, InlineSource, InputSplit, RowCount, Source, SourceDescription, describe, open_source
 from batchmill.sources.text import text_ranges
 from batchmill.storage.blobs import BlobStore

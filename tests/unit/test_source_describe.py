@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchmill.errors import InvalidRequest, InvalidRows, InvalidSource
-from batchmill.jobs.job import FileSource
+from batchmill.jobs.files import FileSource
 from batchmill.sources import End, InputSplit, Source, SourceDescription, describe, describe_upload, open_source
 from batchmill.sources.describing import scan
 from batchmill.storage.blobs import BlobStore

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchmill.errors import InvalidSource
-from batchmill.jobs.job import FileSource
+from batchmill.jobs.files import FileSource
 from batchmill.sources import InputSplit, Source, SourceDescription, Splitter, describe, open_source
 from batchmill.sources.describing import scan
 from batchmill.sources.text import text_ranges

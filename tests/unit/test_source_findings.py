@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchmill.jobs.job import FileSource
+from batchmill.jobs.files import FileSource
 from batchmill.sources import describe
 from batchmill.sources.columnar.parquet import group_rows
 from batchmill.sources.describing import scan

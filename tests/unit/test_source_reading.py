@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchmill.errors import InvalidSource
-from batchmill.jobs.job import FileSource
+from batchmill.jobs.files import FileSource
 from batchmill.jobs.shard import Slice
 from batchmill.sources import InputSplit, Source, describe, open_source
 from batchmill.sources.files import opening

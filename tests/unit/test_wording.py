@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from batchmill.jobs.job import FileSource, JobForm, JobState, RetryPolicy, StageForm
+from batchmill.jobs.files import FileSource
+from batchmill.jobs.job import JobForm, JobState, RetryPolicy, StageForm
 from batchmill.jobs.status import JobStatus, StageStatus
 from batchmill.wording import byte_size, eta_range, pace, progress, requested, rows_per_second, shown
 

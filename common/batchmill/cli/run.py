@@ -16,7 +16,7 @@ from batchmill.cli.submit import submit, submit_job
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from batchmill.cli.submit import SubmitFlags
+    from batchmill.cli.arguments.submit_flags import SubmitFlags
     from batchmill.client import Client, Job
     from batchmill.jobs.status import JobStatus
 

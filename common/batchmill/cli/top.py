@@ -13,6 +13,7 @@ from batchmill.cli.arguments.options import json_option, service_options
 from batchmill.cli.arguments.values import SecondsOrSpan
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
     from types import FrameType
 
     from rich.console import RenderableType
@@ -90,9 +91,8 @@ def _watch(client: Client, interval_s: float, limit: int) -> None:
         try:
             while True:
                 shown = asking.submit(screen, client, limit, console.size.width, console.size.height)
-                while not shown.done():
-                    if _quits(keyboard, KEY_INTERVAL_S):
-                        return
+                if not _is_ready(shown, keyboard):
+                    return
                 live.update(shown.result(), refresh=True)
                 if _quits(keyboard, interval_s):
                     return
@@ -100,6 +100,14 @@ def _watch(client: Client, interval_s: float, limit: int) -> None:
             return
         finally:
             asking.shutdown(wait=False, cancel_futures=True)
+
+
+def _is_ready(shown: Future[RenderableType], keyboard: Keyboard) -> bool:
+    """Wait for a screen; False if the user quits meanwhile."""
+    while not shown.done():
+        if _quits(keyboard, KEY_INTERVAL_S):
+            return False
+    return True
 
 
 def _leave(number: int, _: FrameType | None) -> None:

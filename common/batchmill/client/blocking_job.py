@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
-    from batchmill.client.blocking import Client
     from batchmill.client.job import AsyncJob
     from batchmill.client.loop import LoopThread
     from batchmill.client.results.pages import OnDamage, ResultPage
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 class Job:
     """A job of a `Client`. `Client.submit`, `Client.job` and `Client.jobs` return it."""
 
-    def __init__(self, client: Client, loop: LoopThread, job: AsyncJob) -> None:
+    def __init__(self, client: object, loop: LoopThread, job: AsyncJob) -> None:
         self._client = client  # kept, so that it is not closed while one of its jobs is in use
         self._loop = loop
         self._async = job

@@ -135,16 +135,22 @@ class AsyncJob(AsyncJobResults):
         last: JobStatus | None = None
         while last is None or not last.is_final:
             try:
-                async with aclosing(self._stream()) as statuses:
-                    async for status in statuses:
-                        patience.renew()
-                        if status != last:
-                            last = status
-                            yield status
+                async with aclosing(self._changes(last, patience)) as changes:
+                    async for last in changes:
+                        yield last
                 if last is None or not last.is_final:
                     await patience.pause(aiohttp.ServerDisconnectedError("the stream of events ended early"))
             except (aiohttp.ClientError, ServiceUnavailable) as error:
                 await patience.pause(error)
+
+    async def _changes(self, last: JobStatus | None, patience: Patience) -> AsyncGenerator[JobStatus, None]:
+        """Yield the statuses of one stream of events that differ from the one before; `last` was before the first."""
+        async with aclosing(self._stream()) as statuses:
+            async for status in statuses:
+                patience.renew()
+                if status != last:
+                    last = status
+                    yield status
 
     async def wait(self, timeout: float | None = None) -> Self:  # noqa: ASYNC109  # the public name is given
         """Wait until the job has ended. In a notebook its progress is shown and updated meanwhile.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from batchmill.jobs.job import Frozen
+from batchmill.jobs.frozen import Frozen
 from batchmill.jobs.status import Cost, CostParts, JobCost, StageCost
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from batchmill.jobs.job import Frozen
+from batchmill.jobs.frozen import Frozen
 from batchmill.jobs.shard import ShardRef, part_stem
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from batchmill.jobs.job import Frozen, Name
+from batchmill.jobs.frozen import Frozen, Name
 from batchmill.jobs.sink import IndexName, SinkSpec
 
 

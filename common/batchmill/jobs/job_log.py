@@ -8,7 +8,7 @@ from typing import Self
 
 from pydantic import BaseModel
 
-from batchmill.jobs.job import Frozen
+from batchmill.jobs.frozen import Frozen
 
 MAX_ENTRIES = 200
 """The newest entries that the ledger keeps of a job; entries made from its record (accepted, ended, …) are extra."""

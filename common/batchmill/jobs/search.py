@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from batchmill.jobs.job import Frozen
+from batchmill.jobs.frozen import Frozen
 
 MAX_K = 1_000
 MAX_DIMENSION = 65_536

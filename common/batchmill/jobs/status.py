@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import ConfigDict, RootModel
 
-from batchmill.jobs.job import DEFAULT_POOL, DEFAULT_TENANT, Frozen, JobError, JobForm, JobState
+from batchmill.jobs.frozen import Frozen
+from batchmill.jobs.job import DEFAULT_POOL, DEFAULT_TENANT, JobError, JobForm, JobState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,6 +10,7 @@ from batchmill.ledger.formats.schema import SCHEMA, other_schema
 from batchmill.ledger.identity import IdentityLedger
 from batchmill.ledger.job_log import JobLogLedger
 from batchmill.ledger.jobs import JobLedger
+from batchmill.ledger.readers import ReaderLedger
 from batchmill.ledger.results import ResultLedger
 from batchmill.ledger.retention import RetentionLedger
 from batchmill.ledger.scripting import calls
@@ -50,6 +51,7 @@ class Ledger:
         self.shards = ShardLedger(self._store)
         self.leases = LeaseLedger(self._store)
         self.results = ResultLedger(self._store)
+        self.readers = ReaderLedger(self._store)
         self.costs = CostLedger(self._store)
         self.fleet = FleetLedger(self._store)
         self.unfinished = UnfinishedWorkLedger(self._store)

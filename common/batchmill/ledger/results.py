@@ -54,6 +54,12 @@ class ResultLedger:
             found = self._store.redis.hmget(self._keys.borders(job_id, stage), list(map(format_shard_id, shard_ids)))
         return [None if text is None else SourceRowBorders.parse(text.decode()) for text in found]
 
+    def note_borders(self, job_id: str, part: Settled, borders: SourceRowBorders) -> None:
+        """Note where source rows begin among the results of a settled shard that were replaced."""
+        with redis_errors():
+            name = format_shard_id(part.shard_id)
+            self._store.redis.hset(self._keys.borders(job_id, part.stage), name, borders.write())
+
     def are_incomplete(self, job_id: str, source_rows: Sequence[int]) -> list[bool]:
         """Whether rows that were made of these source rows have failed, before the stage that gathers them."""
         if not source_rows:

@@ -54,7 +54,10 @@ class RetentionLedger:
             self._store.redis.set(self._keys.clock_seen(), now_ms)
 
     def mark_for_deletion(self, job_id: str) -> None:
-        """Mark a job for deletion; from now on it is due. Raises `NotFound`, or `Conflict` if it has not ended."""
+        """Mark a job for deletion; from now on it is due.
+
+        Raises `NotFound`, or `Conflict` if it has not ended or other jobs read its results.
+        """
         reply = calls.mark_for_deletion(self._store, job_id=job_id)
         match reply.answer:
             case calls.MarkForDeletionAnswer.OK:
@@ -67,6 +70,12 @@ class RetentionLedger:
                     hint="Cancel it, and delete it when it has stopped.",
                     job=job_id,
                     state=reply.state,
+                )
+            case calls.MarkForDeletionAnswer.READ:
+                raise Conflict(
+                    f"job {job_id} cannot be deleted: other jobs read its results.",
+                    hint="Wait for them, or cancel them.",
+                    job=job_id,
                 )
             case never:
                 assert_never(never)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple, assert_never
 
 from batchmill.errors import Conflict, InvalidSource, Overloaded, ServiceUnavailable
 from batchmill.jobs.cost import write_pool_operator
-from batchmill.jobs.job import DEFAULT_TENANT, UploadSource
+from batchmill.jobs.files import UploadSource
+from batchmill.jobs.job import DEFAULT_TENANT
 from batchmill.jobs.shard import ShardId
 from batchmill.jobs.stages import FIRST_STAGE, last_stage
 from batchmill.ledger.formats.schema import other_schema

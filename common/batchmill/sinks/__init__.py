@@ -7,6 +7,7 @@ from batchmill.sinks.manifest import (
     InputFingerprint,
     Manifest,
     ManifestPart,
+    StageFingerprint,
     columns_of,
 )
 from batchmill.sinks.manifest_file import MANIFEST_ENDING, ManifestFile
@@ -29,6 +30,7 @@ __all__ = [
     "Publisher",
     "ResultStore",
     "SchemaLog",
+    "StageFingerprint",
     "columns_of",
     "keep_resumed_manifest",
     "kept_results",

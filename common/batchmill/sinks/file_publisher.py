@@ -93,7 +93,10 @@ class FilePublisher:
         """See `Publisher`."""
         return self._parts.listed(shard_id, token, rows, nbytes)
 
-    def published_instead(self, parts: Iterable[ManifestPart]) -> Mapping[ShardId, ManifestPart]:  # noqa: ARG002
+    def published_instead(
+        self,
+        parts: Iterable[ManifestPart],  # noqa: ARG002  # see `Publisher`
+    ) -> Mapping[ShardId, ManifestPart]:
         """See `Publisher`. No part is ever deleted."""
         return {}
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from batchmill.errors import StorageError
-from batchmill.jobs.job import Frozen, JobState
+from batchmill.jobs.frozen import Frozen
+from batchmill.jobs.job import JobState
 from batchmill.jobs.shard import parse_shard_id
 from batchmill.jobs.unfinished import UnfinishedWork
 
@@ -38,6 +39,18 @@ class ManifestPart(Frozen):
         return int(self.name.rpartition("-a")[2].partition(".")[0])
 
 
+class StageFingerprint(Frozen):
+    """What a stage before the last one was, in a job of several."""
+
+    name: str
+    operator: str
+    params: dict[str, Any] = Field(default_factory=dict)
+    operator_version: str = ""
+    carry: tuple[str, ...] | None = None
+    skips_nulls: bool = False
+    keep: bool = False
+
+
 class InputFingerprint(Frozen):
     """What the results were made from: a job with another fingerprint cannot resume them."""
 
@@ -47,6 +60,7 @@ class InputFingerprint(Frozen):
     carry: tuple[str, ...] | None = None
     table_version: int | None = None  # of a table of Delta Lake or Iceberg
     skips_nulls: bool = False  # whether rows without a required value have no result
+    stages: tuple[StageFingerprint, ...] = ()  # before the last one, whose operator is the manifest's
 
 
 class Manifest(Frozen):

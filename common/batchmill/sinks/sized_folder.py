@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from batchmill.jobs.job import OutputSpec
+    from batchmill.jobs.files import OutputSpec
     from batchmill.sinks.manifest import Manifest
     from batchmill.sinks.output_folder import OutputFolder
     from batchmill.sinks.result_store import PartFiles

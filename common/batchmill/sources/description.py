@@ -10,7 +10,8 @@ import pyarrow as pa
 from pydantic import Field
 
 from batchmill.columns import decode_schema
-from batchmill.jobs.job import MAX_FILE_BYTES, CsvDialect, Frozen, SampleSize, SourceFormat
+from batchmill.jobs.files import MAX_FILE_BYTES, CsvDialect, SampleSize, SourceFormat
+from batchmill.jobs.frozen import Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,7 +15,7 @@ from batchmill.sources.schemas import conform
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from batchmill.jobs.job import FileSource
+    from batchmill.jobs.files import FileSource
     from batchmill.sources.description import SourceDescription, SourceFile
 
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from batchmill.broker import model_queue_of
 from batchmill.errors import Conflict, InvalidOutput, InvalidRequest, UnknownOperator, did_you_mean
+from batchmill.jobs.files import FileSource, ResultsSource, UploadSource
 from batchmill.jobs.ids import new_id
-from batchmill.jobs.job import MAX_INLINE_BYTES, FileSource, JobForm, JobRequest, JobSpec, StageSpec, UploadSource
+from batchmill.jobs.job import MAX_INLINE_BYTES, JobForm, JobRequest, JobSpec, StageSpec
 from batchmill.jobs.shard import FIRST_ROWS, Shard, ShardId
 from batchmill.jobs.sink import RESERVED_OPERATORS, STAGES
 from batchmill.jobs.stages import FIRST_STAGE
@@ -29,7 +30,8 @@ from batchmill_coordinator.admission.column_checks import (
     with_gathering,
     without_consumed,
 )
-from batchmill_coordinator.admission.fusion import unfused, with_fusion
+from batchmill_coordinator.admission.fusion import as_before, with_fusion
+from batchmill_coordinator.admission.kept_results import KeptResults
 from batchmill_coordinator.admission.param_checks import check_cache, check_params
 from batchmill_coordinator.admission.request_rows import check_shape, table_from_json
 from batchmill_coordinator.admission.sinks import SinkAdmission
@@ -37,7 +39,8 @@ from batchmill_coordinator.admission.upload_parts import part_name
 from batchmill_coordinator.admission.uploads import Uploads
 from batchmill_coordinator.fleet.pools import EMPTY
 from batchmill_coordinator.inspection.arrow_bounds import arrow_limits
-from batchmill_coordinator.results.resumption import Order
+from batchmill_coordinator.results.resumed_order import Order
+from batchmill_coordinator.results.stage_source import StageSource
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
     from batchmill.ledger import Ledger
     from batchmill.operators.contract import OperatorInfo
     from batchmill.settings import CoordinatorSettings
+    from batchmill.sinks import Manifest
     from batchmill.sources.base import Source
     from batchmill.workspace import Workspace
     from batchmill_coordinator.fleet.fleet_view import FleetView
@@ -87,6 +91,7 @@ class Admission:
         self._workspace = workspace
         self._settings = settings
         self._limits = arrow_limits(settings)
+        self._kept_results = KeptResults(ledger, workspace)
         self.sinks = SinkAdmission(ledger, workspace, settings)
 
     def check_spec(self, spec: JobSpec, *, is_internal: bool = False) -> tuple[OperatorInfo, ...]:
@@ -187,17 +192,18 @@ class Admission:
     def _checked_input(
         self, request: JobRequest, operators: Sequence[OperatorInfo], job_id: str, undo: ExitStack, tenant: str
     ) -> _Input:
-        found = self._find_input(request, job_id, undo, tenant)
-        found = replace(found, spec=with_gathering(found.spec, operators))
-        self._limits.check_columns(found.source.schema)
-        check_columns(operators[0], found.spec.first, found.source.schema)
+        spec = with_gathering(request.spec(), operators)
+        found = self._find_input(request, spec, job_id, undo, tenant)
+        schema = found.source.columns if isinstance(found.source, StageSource) else found.source.schema
+        self._limits.check_columns(schema)
+        check_columns(operators[0], found.spec.first, schema)
         if found.spec.is_chain:
-            check_chain(found.spec, operators, found.source.schema)
-        found = replace(found, spec=without_consumed(found.spec, operators[0], found.source.schema))
+            check_chain(found.spec, operators, schema)
+        found = replace(found, spec=without_consumed(found.spec, operators[0], schema))
         if found.spec.is_chain:
             versions = [operator.version for operator in operators]
             found = replace(found, spec=with_fusion(found.spec, versions, self._ledger.profiles))
-        check_output_types(found.spec, found.source.schema)
+        check_output_types(found.spec, schema)
         return found
 
     def _known(self, request: JobRequest, digest: str, tenant: str) -> str | None:
@@ -224,8 +230,7 @@ class Admission:
         pairs = ((part_name(ours.upload, n), part_name(theirs.upload, n)) for n in range(ours.parts))
         return all(blobs.get(one).equals(blobs.get(other)) for one, other in pairs)
 
-    def _find_input(self, request: JobRequest, job_id: str, undo: ExitStack, tenant: str) -> _Input:
-        spec = request.spec()
+    def _find_input(self, request: JobRequest, spec: JobSpec, job_id: str, undo: ExitStack, tenant: str) -> _Input:
         if isinstance(spec.source, FileSource):
             found = self._inspector.describe(spec.source)
             if found.table_version is not None:
@@ -234,6 +239,9 @@ class Admission:
             return self._open(job_id, spec, found)
         if isinstance(spec.source, UploadSource):
             return self._from_upload(job_id, spec, spec.source, tenant)
+        if isinstance(spec.source, ResultsSource):
+            kept = self._kept_results.open(job_id, spec, spec.source, tenant, undo)
+            return _Input(spec, kept, sum(part.nbytes for part in kept.parts()))
         if request.rows is not None:
             table = table_from_json(request.rows, self._limits)
             stream = stream_from_table(table)
@@ -266,15 +274,17 @@ class Admission:
         if found.description is not None:
             self._workspace.describe_source(job_id, found.description)
         earlier = self._take_output(job_id, order, undo, tenant)
+        if earlier is not None and earlier.rest is not None and earlier.rest.earlier:
+            found = replace(found, spec=as_before(found.spec, [work.joins for work in earlier.rest.stages]))
         total = found.source.count("")
         submission = Submission(
             job_id=job_id,
-            spec=found.spec if earlier is None else unfused(found.spec),  # it continues at shards of each stage
+            spec=found.spec,
             digest=digest,
             idempotency_key=tenant_key(tenant, request.idempotency_key),
             inline_rows=found.inline,
             rows_total=total.rows if total.exact else None,
-            resumed_from=earlier,
+            resumed_from=None if earlier is None else earlier.job,
             operator_versions=tuple(operator.version for operator in order.operators),
             tenant=tenant,
             plan=_one_shard_plan(job_id, found, self._settings) if earlier is None else None,
@@ -304,8 +314,8 @@ class Admission:
                 path=folder,
             )
 
-    def _take_output(self, job_id: str, order: Order, undo: ExitStack, tenant: str) -> str | None:
-        """Take the output, if one was asked for; returns the job whose unfinished output it resumes, if any."""
+    def _take_output(self, job_id: str, order: Order, undo: ExitStack, tenant: str) -> Manifest | None:
+        """Take the output, if one was asked for; returns the manifest of the unfinished one that it resumes, if any."""
         output = self._workspace.open_publisher(job_id, order.spec)
         if output is None:
             return None
@@ -314,10 +324,10 @@ class Admission:
             output.prepare()
         else:
             self._require_own(earlier.job, tenant, output.uri)
-            self._resumption.keep(job_id, earlier)
+            self._resumption.keep(job_id, earlier, undo)
             output.reopen()
         undo.callback(output.release)
-        return None if earlier is None else earlier.job
+        return earlier
 
 
 def _refuse_reserved(spec: JobSpec) -> None:

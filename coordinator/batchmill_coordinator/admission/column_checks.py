@@ -9,6 +9,7 @@ import pyarrow as pa
 from batchmill.columns import RESERVED_PREFIX, reserved_column
 from batchmill.columns.lineage import LINEAGE
 from batchmill.errors import InvalidRequest, InvalidRows, closest, did_you_mean
+from batchmill.jobs.files import ResultsSource
 from batchmill.jobs.stages import FIRST_STAGE, carried_through
 from batchmill.sinks import part_format
 
@@ -81,7 +82,7 @@ def _check_names(schema: pa.Schema) -> None:
 def without_consumed(spec: JobSpec, operator: OperatorInfo, schema: pa.Schema) -> JobSpec:
     """Return the job with the columns that it carries listed, if it says none and its operator consumes some."""
     stage = spec.first
-    if stage.carry is not None or not operator.consumes or not schema.names:
+    if stage.carry is not None or stage.gathers or not operator.consumes or not schema.names:
         return spec
     consumed = {column for column, _ in _named(operator.consumes, operator, stage.params)}
     carried = stage.model_copy(update={"carry": [name for name in schema.names if name not in consumed]})
@@ -89,8 +90,11 @@ def without_consumed(spec: JobSpec, operator: OperatorInfo, schema: pa.Schema) -
 
 
 def with_gathering(spec: JobSpec, operators: Sequence[OperatorInfo]) -> JobSpec:
-    """Return the job with the stages marked whose operators gather. Raises `InvalidRequest` if the first one does."""
-    if operators[FIRST_STAGE].gathers:
+    """Return the job with the stages marked whose operators gather. Raises `InvalidRequest` if the first one does.
+
+    That of a job over the results of another one may.
+    """
+    if operators[FIRST_STAGE].gathers and not isinstance(spec.source, ResultsSource):
         raise InvalidRequest(
             f"operator {operators[FIRST_STAGE].name!r} gathers what a stage before it has made of each source row; it "
             "cannot be the first stage.",

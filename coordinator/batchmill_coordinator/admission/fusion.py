@@ -43,14 +43,17 @@ def decide_fusion(spec: JobSpec, cost_s: Callable[[int], float | None]) -> JobSp
     return spec.model_copy(update={"stages": tuple(stages)})
 
 
+def as_before(spec: JobSpec, joins: Sequence[bool]) -> JobSpec:
+    """Return the spec of a job that continues with the shards of another one. joins: which of its stages joined."""
+    pairs = zip(spec.stages, joins, strict=True)
+    why = "as in the job that it resumes"
+    stages = (stage.model_copy(update={"joins": one, "why_joins": why}) for stage, one in pairs)
+    return spec.model_copy(update={"stages": (without_fusion(next(stages)), *stages)})
+
+
 def without_fusion(stage: StageSpec) -> StageSpec:
     """Return a stage that runs apart from the one before it."""
     return stage.model_copy(update={"joins": False, "why_joins": ""})
-
-
-def unfused(spec: JobSpec) -> JobSpec:
-    """Return a job all of whose stages run apart."""
-    return spec.model_copy(update={"stages": tuple(map(without_fusion, spec.stages))})
 
 
 def _decide(spec: JobSpec, number: int, cost_s: Callable[[int], float | None]) -> tuple[bool, str]:

@@ -10,8 +10,8 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from batchmill.errors import NotFound
+from batchmill.jobs.frozen import Frozen
 from batchmill.jobs.index_status import IndexStatus
-from batchmill.jobs.job import Frozen
 
 if TYPE_CHECKING:
     from batchmill.storage.blobs import BlobStore

@@ -69,8 +69,7 @@ class OutputCloser:
             record = self._ledger.jobs.read(record.id)
         self._one_schema.unite(record, stage, results, publisher.replace_part, epoch)
         without_rows = () if record.last.rows_done else self._one_schema.empty_part(record, publisher)
-        is_resumable = state is not JobState.COMPLETED and not record.spec.is_chain
-        unfinished = self._resumption.left_by(record) if is_resumable else None
+        unfinished = None if state is JobState.COMPLETED else self._resumption.left_by(record)
         finished_at = self._clock.wall()
         publisher.publish(
             manifest_of(self._ledger, record, publisher, results, state, finished_at, unfinished, without_rows)

@@ -1,4 +1,4 @@
-"""The results of a stage as the source of the next one, while they are still being made.
+"""The results of a stage as the source of the next one, while they are still being made, or of another job.
 
 1. Parts are taken in input order, from the first planned shard on; a shard that is not settled ends what there is
    (`NotYet`), so that the rows of the next stage are in the order of the job's source, whatever ran when.
@@ -21,9 +21,11 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from batchmill.columns.lineage import without_lineage
 from batchmill.gathered_results import GatheredResults
 from batchmill.jobs.shard import Slice, part_of
 from batchmill.ledger.formats.encodings import StageCursor
+from batchmill.ledger.formats.record import JobStage
 from batchmill.sources.base import End, InputSplit, NextSplit, NotYet, RowCount, Source, Splitter
 from batchmill_coordinator.results.outputs import settled_shards
 from batchmill_coordinator.results.source_row_splits import SourceRowSplitter
@@ -44,40 +46,60 @@ MAX_PARTS = 64
 
 
 class StageSource(Source):
-    """What a stage that is not the first reads, as the record of its job says.
+    """What a stage reads that is not the first, as the record of its job says, or the first of a job over another one.
 
-    stage: its number. results: of the stage before it.
+    stage: its number. results: of the stage before it. before: that one, if it is of another job, which has ended.
     """
 
-    stays_open = False
-
-    def __init__(self, ledger: Ledger, record: JobRecord, stage: int, results: StageResults) -> None:
+    def __init__(
+        self, ledger: Ledger, record: JobRecord, stage: int, results: StageResults, before: JobStage | None = None
+    ) -> None:
         self._ledger = ledger
         self._record = record
         self._own = record.stages[stage]
-        self._before = record.stages[stage - 1]
+        origin = before or JobStage(record, record.stages[stage - 1])
+        self._origin = origin.job
+        self._before = origin.stage
+        self.stays_open = before is not None
         self._results = results
         self._reader: RowReader = GatheredResults(results) if self._own.spec.gathers else results
 
     @cached_property
     def schema(self) -> pa.Schema:
         """The columns of the first part with results that is there; none without one."""
-        for shard in settled_shards(self._ledger, self._record, self._before.number):
-            for part in shard.parts:
-                if part.results:
-                    return self._results.schema(part.shard_id, part.token)
+        for part in self.parts():
+            return self._results.schema(part.shard_id, part.token)
         return pa.schema([])
+
+    @property
+    def columns(self) -> pa.Schema:
+        """Those of its columns that an operator gets: lists, if it gathers."""
+        schema = without_lineage(self.schema.empty_table()).schema
+        if self._own.spec.gathers:
+            return pa.schema([pa.field(field.name, pa.list_(field.type)) for field in schema])
+        return schema
+
+    def parts(self) -> Iterator[Settled]:
+        """Yield the parts with results that are there, in order."""
+        for shard in settled_shards(self._ledger, self._origin, self._before.number):
+            yield from (part for part in shard.parts if part.results)
 
     def count(self, cursor: str) -> RowCount:  # noqa: ARG002  # the record knows more than the cursor
         """See `Source.count`. Until the stage before is settled: as if its other rows gave as many results each."""
         if self._own.spec.gathers:
-            total = self._record.first.rows_total  # of some of them there may be nothing to gather
+            total = self._origin.first.rows_total  # of some of them there may be nothing to gather
             return RowCount(max(total or 0, self._own.rows_planned), exact=False)
+        if self.stays_open:
+            return RowCount(self._results_there, exact=True)  # replays may have added some
         expected = self._before.expected_results
         if expected is None:
             return RowCount(max(self._before.rows_out, self._own.rows_planned), exact=False)
         rows, exact = expected
         return RowCount(rows, exact=exact)
+
+    @cached_property
+    def _results_there(self) -> int:
+        return sum(part.results for part in self.parts())
 
     def splitter(self, cursor: str = "") -> Splitter:
         """See `Source.splitter`."""
@@ -85,12 +107,12 @@ class StageSource(Source):
         holds_out = own.spec.min_shard_rows > 1 and before.shards_in_flight > 0  # else its buffer may be full
         waits = (own.shards_live > 0 or holds_out) and not before.is_settled
         if own.spec.takes_all:
-            return _CompleteSplitter(self._ledger, self._record, before, at)
+            return _CompleteSplitter(self._ledger, self._origin, before, at)
         if own.spec.gathers or self._record.spec.is_gathered_behind(own.number):
             return SourceRowSplitter(
-                self._ledger, self._record, self._before, at, MAX_PARTS, gathers=own.spec.gathers, waits=waits
+                self._ledger, self._origin, self._before, at, MAX_PARTS, gathers=own.spec.gathers, waits=waits
             )
-        return _StageSplitter(self._ledger, self._record, self._before, at, waits=waits)
+        return _StageSplitter(self._ledger, self._origin, self._before, at, waits=waits)
 
     def read(self, slices: tuple[Slice, ...]) -> pa.Table:
         """See `Source.read`."""

@@ -12,7 +12,8 @@ from click.testing import CliRunner, Result
 from batchmill.cli import main
 from batchmill.cli.fleet import parameters
 from batchmill.errors import StorageError
-from batchmill.jobs.job import FileSource, JobState
+from batchmill.jobs.files import FileSource
+from batchmill.jobs.job import JobState
 from batchmill.wording import duration
 from support.fault_proxy import Fault
 
@@ -172,9 +173,9 @@ def test_delete_removes_an_ended_job(run: Callable[..., Result], service: LiveSe
 
 def test_an_expired_job_says_so_and_exits_with_1(run: Callable[..., Result], service: LiveService) -> None:
     service.holds_jobs = True
-    run("submit", "echo", "-", "--deadline", "2030-01-31T17:00+01:00", input=ROWS)
+    run("submit", "echo", "-", "--deadline", "2999-01-31T17:00+01:00", input=ROWS)
     job_id = service.only_job()
-    assert "2030-01-31" in run("status", job_id).stdout
+    assert "2999-01-31" in run("status", job_id).stdout
     service.change(job_id, state=JobState.EXPIRED, rows_done=2)
     done = run("watch", job_id)
     assert done.exit_code == 1

@@ -23,7 +23,8 @@ from batchmill.errors import (
     StorageError,
     UnknownOperator,
 )
-from batchmill.jobs.job import FileSource, JobForm
+from batchmill.jobs.files import FileSource
+from batchmill.jobs.job import JobForm
 from support.fault_proxy import Fault
 from support.waiting import GRACE_S, until
 

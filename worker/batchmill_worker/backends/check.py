@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from batchmill.jobs.job import Frozen
+from batchmill.jobs.frozen import Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

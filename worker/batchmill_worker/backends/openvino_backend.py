@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -131,6 +132,16 @@ def _round_weights(model: Any) -> None:
         node.input(1).replace_source_output(exact.output(0))
 
 
+def _compile(graph: Path, options: Mapping[str, Any]) -> Any:
+    """Compile a model for the processor, in a thread that ends with it.
+
+    The library gives the thread that compiles a stack for signals, and unmaps it when the model is gone, whichever
+    thread drops that: the next signal for the first one would end the process.
+    """
+    with ThreadPoolExecutor(1) as compiling:
+        return compiling.submit(_library().Core().compile_model, str(graph), "CPU", options).result()
+
+
 class OpenVinoBackend:
     """A converted model, compiled for the processor. Results are copied out of the library's buffers.
 
@@ -147,7 +158,7 @@ class OpenVinoBackend:
             "INFERENCE_NUM_THREADS": threads,
             "ENABLE_CPU_PINNING": False,  # the supervisor pins the process
         }
-        compiled = _library().Core().compile_model(str(folder / _GRAPH), "CPU", options)
+        compiled = _compile(folder / _GRAPH, options)
         self._names = [port.get_any_name() for port in compiled.inputs]
         self._request = compiled.create_infer_request()
 

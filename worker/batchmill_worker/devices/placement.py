@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchmill.jobs.job import Frozen
+from batchmill.jobs.frozen import Frozen
 from batchmill_worker.devices.base import DeviceKind
 from batchmill_worker.devices.cores import Cores, CoreShare, divide
 

@@ -39,7 +39,7 @@ class Gather:
         self,
         *,
         mean: Mean = [],  # noqa: B006  # it is not changed
-        concat: Concat = [],  # noqa: B006
+        concat: Concat = [],  # noqa: B006  # nor is this
         separator: Separator = "\n",
         normalize: Normalize = False,
         count: Count = None,

@@ -252,7 +252,7 @@ def _published(db: Connection[Any], table: str, deleted: int = 0) -> Published:
 
 def _note(db: Connection[Any], table: str, job: str) -> None:
     db.execute(
-        f"insert into {NOTES} values (%s, %s) on conflict (name) do update set job = excluded.job",  # noqa: S608
+        f"insert into {NOTES} values (%s, %s) on conflict (name) do update set job = excluded.job",  # noqa: S608  # a constant
         [table, job],
     )
 

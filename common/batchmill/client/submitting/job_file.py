@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
-from batchmill.client.options import JobOptions
+from batchmill.client.submitting.options import JobOptions
 from batchmill.client.submitting.stage import Stage
 from batchmill.errors import InvalidRequest, closest, did_you_mean
 from batchmill.jobs.job import BatchPolicy, RetryPolicy, StageForm

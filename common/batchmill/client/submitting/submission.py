@@ -21,7 +21,8 @@ from batchmill.client.connection.transport import BufferPayload, Transport
 from batchmill.client.submitting.stage import Stage
 from batchmill.durations import moment_or_span
 from batchmill.errors import BatchmillError, InvalidOutput, InvalidParams, InvalidRequest, InvalidRows, InvalidSource
-from batchmill.jobs.job import FileSource, JobForm, JobRequest, OutputSpec, UploadSource
+from batchmill.jobs.files import FileSource, OutputSpec, UploadSource
+from batchmill.jobs.job import JobForm, JobRequest
 from batchmill.jobs.sink import TABLE_PATTERN, SinkSpec
 from batchmill.jobs.status import CheckedJob, JobStatus
 from batchmill.wording import fault_of
@@ -29,7 +30,7 @@ from batchmill.wording import fault_of
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from batchmill.client.options import JobOptions
+    from batchmill.client.submitting.options import JobOptions
     from batchmill.client.submitting.rows import UploadPart
 
 MAX_PUTS_IN_FLIGHT = 3
@@ -54,9 +55,9 @@ def make_spec(operator: str | None, options: JobOptions) -> JobForm:
                 "operator": operator,
                 "stages": _stages(options.get("stages")),
                 "source": None if options.get("source") is None else file_source(options["source"]),
-                "output": _output(options.get("output")),
-                "sink": _sink(options.get("sink")),
-                **_deadline(options.get("deadline")),
+                "output": output_spec(options.get("output")),
+                "sink": sink_spec(options.get("sink")),
+                **deadline_fields(options.get("deadline")),
             }
         )
     except ValidationError as error:
@@ -78,8 +79,11 @@ def _stages(stages: Any) -> list[Any] | None:
     return [one.form if isinstance(one, Stage) else one for one in stages]
 
 
-def _deadline(deadline: Any) -> dict[str, Any]:
-    """Convert a deadline to a field of the form: a moment, or a span from when the job is accepted."""
+def deadline_fields(deadline: Any) -> dict[str, Any]:
+    """Convert a deadline to a field of the form: a moment, or a span from when the job is accepted.
+
+    Raises `InvalidRequest`.
+    """
     moment = moment_or_span(deadline) if isinstance(deadline, str) else deadline
     match moment:
         case None if deadline is None:
@@ -120,7 +124,8 @@ def file_source(source: Any) -> FileSource:
         raise _invalid(InvalidSource, "source: ", error) from error
 
 
-def _output(output: Any) -> OutputSpec | None:
+def output_spec(output: Any) -> OutputSpec | None:
+    """Check an output as users write it, with an absolute path. Raises `InvalidOutput`."""
     if output is None:
         return None
     fields = dict(output) if isinstance(output, dict) else {"path": output}
@@ -131,7 +136,8 @@ def _output(output: Any) -> OutputSpec | None:
         raise _invalid(InvalidOutput, "output: ", error) from error
 
 
-def _sink(sink: Any) -> SinkSpec | None:
+def sink_spec(sink: Any) -> SinkSpec | None:
+    """Check a sink as users write it, with an absolute path. Raises `InvalidOutput`."""
     if sink is None or isinstance(sink, SinkSpec):
         return sink
     fields = dict(sink) if isinstance(sink, dict) else {"to": os.fspath(sink)}

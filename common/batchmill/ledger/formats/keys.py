@@ -209,6 +209,10 @@ class Keys:
         """Set: the source rows of a job of which a row has failed before the stage that gathers them."""
         return f"{self.job(job_id)}:incomplete"
 
+    def readers(self, job_id: str) -> str:
+        """Sorted set: the jobs that read results between the stages of a job, scored by since when (ms)."""
+        return f"{self.job(job_id)}:readers"
+
     def dead_counts(self, job_id: str) -> str:
         """Hash: error type to how many rows of a job died of it."""
         return f"{self.job(job_id)}:dead"
@@ -228,6 +232,7 @@ class Keys:
             self.inline_input(job_id),
             self.dead_counts(job_id),
             self.incomplete(job_id),
+            self.readers(job_id),
             self.job_log(job_id),
             *(key(job_id, stage) for stage in range(stages) for key in of_stage),
         ]

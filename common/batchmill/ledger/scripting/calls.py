@@ -877,6 +877,7 @@ def free_parts(
             keys.stage(job_id, stage),
             keys.inline_results(job_id, stage),
             keys.borders(job_id, stage),
+            keys.readers(job_id),
         ],
         [
             store.now_ms,
@@ -892,6 +893,42 @@ def free_parts(
         ],
     )
     return FreePartsAnswer(reply.decode())
+
+
+class HoldResultsAnswer(StrEnum):
+    """What `hold_results.lua` answers."""
+
+    OK = "ok"
+    GONE = "gone"
+    FREED = "freed"
+
+
+def hold_results(
+    store: Store,
+    *,
+    stage: int,
+    job_id: str,
+    reader: str,
+    freed: str,
+) -> HoldResultsAnswer:
+    """Keep the results of a stage of an ended job for another job, which reads them and is about to be submitted."""
+    keys = store.keys
+    reply = store.run(
+        "hold_results",
+        [
+            keys.job(job_id),
+            keys.stage(job_id, stage),
+            keys.ended_jobs(),
+            keys.readers(job_id),
+        ],
+        [
+            store.now_ms,
+            job_id,
+            reader,
+            freed,
+        ],
+    )
+    return HoldResultsAnswer(reply.decode())
 
 
 def keep_leases(
@@ -993,6 +1030,7 @@ class MarkForDeletionAnswer(StrEnum):
     OK = "ok"
     NO_JOB = "no job"
     NOT_ENDED = "not ended"
+    READ = "read"
 
 
 class MarkForDeletionReply(NamedTuple):
@@ -1014,6 +1052,7 @@ def mark_for_deletion(
         [
             keys.job(job_id),
             keys.ended_jobs(),
+            keys.readers(job_id),
         ],
         [
             job_id,
@@ -1555,9 +1594,30 @@ class ResumeFromAnswer(StrEnum):
     OVER = "over"
 
 
+class ResumedStage(NamedTuple):
+    """An item of the list that `resume_from.lua` takes."""
+
+    stage: int
+    settled: str
+    borders: str
+    cursor: str
+    at_end: bool
+    rows_planned: int
+    shards_planned: int
+    shards_done: int
+    rows_done: int
+    rows_dead: int
+    rows_filtered: int
+    rows_out: int
+    bytes_out: int
+    bytes_freed: int
+    freed: str
+
+
 class UnfinishedShard(NamedTuple):
     """An item of the list that `resume_from.lua` takes."""
 
+    stage: int
     shard_id: ShardId
     token: int
     rows: int
@@ -1569,13 +1629,9 @@ def resume_from(
     *,
     epoch: int,
     job_id: str,
-    stage: int,
-    settled: str,
     dead_by_type: str,
-    cursor: str,
-    at_end: bool,
-    rows_planned: int,
-    shards_planned: int,
+    incomplete: str,
+    stages: Sequence[ResumedStage],
     shards: Sequence[UnfinishedShard],
 ) -> ResumeFromAnswer:
     """Give a job what an earlier one left in its output folder."""
@@ -1586,25 +1642,56 @@ def resume_from(
             keys.leader(),
             keys.job(job_id),
             keys.index(),
-            keys.stage(job_id, stage),
-            keys.done(job_id, stage),
-            keys.live_shards(job_id, stage),
-            keys.waiting(job_id, stage),
             keys.dead_counts(job_id),
-            *(keys.shard(job_id, stage, item.shard_id) for item in shards),
+            keys.incomplete(job_id),
+            *(
+                part
+                for item in stages
+                for part in (
+                    keys.stage(job_id, item.stage),
+                    keys.done(job_id, item.stage),
+                    keys.borders(job_id, item.stage),
+                )
+            ),
+            *(
+                part
+                for item in shards
+                for part in (
+                    keys.stage(job_id, item.stage),
+                    keys.shard(job_id, item.stage, item.shard_id),
+                    keys.live_shards(job_id, item.stage),
+                    keys.waiting(job_id, item.stage),
+                )
+            ),
         ],
         [
             store.now_ms,
             epoch,
             job_id,
-            stage,
-            settled,
             dead_by_type,
-            cursor,
-            int(at_end),
-            rows_planned,
-            shards_planned,
+            incomplete,
             keys.events(),
+            len(stages),
+            *(
+                part
+                for item in stages
+                for part in (
+                    item.settled,
+                    item.borders,
+                    item.cursor,
+                    int(item.at_end),
+                    item.rows_planned,
+                    item.shards_planned,
+                    item.shards_done,
+                    item.rows_done,
+                    item.rows_dead,
+                    item.rows_filtered,
+                    item.rows_out,
+                    item.bytes_out,
+                    item.bytes_freed,
+                    item.freed,
+                )
+            ),
             *(
                 part
                 for item in shards

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from batchmill.columns import UnsupportedColumnError, carried_schema, encode_schema
 from batchmill.errors import InvalidRows, InvalidSource
-from batchmill.jobs.job import MAX_FILE_BYTES
+from batchmill.jobs.files import MAX_FILE_BYTES
 from batchmill.sources.binary import SCHEMA as BINARY_SCHEMA
 from batchmill.sources.describing.counting import with_all_rows_counted
 from batchmill.sources.describing.describe_columnar import describe_columnar, read_part_footer
@@ -25,7 +25,7 @@ from batchmill.sources.type_names import types_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from batchmill.jobs.job import FileSource
+    from batchmill.jobs.files import FileSource
     from batchmill.storage.blobs import BlobStore
     from batchmill.storage.locations import Locations
 

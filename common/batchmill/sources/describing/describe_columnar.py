@@ -21,7 +21,7 @@ from batchmill.sources.schemas import SchemaConflictError, agree, plain, refuse_
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from batchmill.jobs.job import FileSource
+    from batchmill.jobs.files import FileSource
     from batchmill.storage.blobs import BlobStore
     from batchmill.storage.locations import Location
 

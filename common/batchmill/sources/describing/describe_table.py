@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from pyarrow import fs
 
-    from batchmill.jobs.job import FileSource
+    from batchmill.jobs.files import FileSource
     from batchmill.sources.describing.describe_columnar import Footer
     from batchmill.sources.tables.table_snapshot import TableFile, TableSnapshot
     from batchmill.storage.locations import Location, Locations

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from batchmill.columns import encode_schema
 from batchmill.errors import InvalidSource, did_you_mean
-from batchmill.jobs.job import CsvDialect
+from batchmill.jobs.files import CsvDialect
 from batchmill.sources.describing.describe_files import disagreement, each_of, nothing_readable
 from batchmill.sources.describing.scan import Scan, ScanTask, scan_limit
 from batchmill.sources.description import SourceDescription, SourceFile, total_size
@@ -20,7 +20,7 @@ from batchmill.sources.text.lines import FormatOptions, make_format, read_header
 from batchmill.sources.type_names import types_of
 
 if TYPE_CHECKING:
-    from batchmill.jobs.job import FileSource
+    from batchmill.jobs.files import FileSource
     from batchmill.sources.files.listing import Listing
     from batchmill.storage.locations import Location
 

@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, get_args
 
 from batchmill.errors import InvalidSource, did_you_mean
-from batchmill.jobs.job import SourceFormat
+from batchmill.jobs.files import SourceFormat
 
 if TYPE_CHECKING:
     from batchmill.sources.description import Codec

@@ -25,7 +25,7 @@ from batchmill.storage.locations import Location
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from batchmill.jobs.job import FileSource, SourceFormat
+    from batchmill.jobs.files import FileSource, SourceFormat
     from batchmill.sources.description import Codec
     from batchmill.storage.locations import Locations
 

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
 from batchmill.errors import InvalidSource
-from batchmill.jobs.job import CsvDialect
+from batchmill.jobs.files import CsvDialect
 from batchmill.sources.formats.csv_values import converted, narrowest
 from batchmill.sources.formats.line_format import LineFormat, RecordProblem, not_utf8
 from batchmill.sources.formats.records import Layout, has_text_behind_a_quote

@@ -32,7 +32,7 @@ def written_fields(line: str) -> dict[str, str]:
     while line[place : place + 1] != "}":
         if fields:
             place = _behind(line, place, ",")
-        name, place = decoder.scanstring(line, _behind(line, place, '"'), True)  # type: ignore[attr-defined]
+        name, place = decoder.scanstring(line, _behind(line, place, '"'), True)  # type: ignore[attr-defined]  # untyped
         start = _behind(line, place, ":")
         _, place = _VALUES.raw_decode(line, start)
         if name in fields:

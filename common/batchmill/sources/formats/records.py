@@ -191,8 +191,8 @@ def has_text_behind_a_quote(text: pa.Buffer, layout: Layout) -> bool:
     """Whether a value of these complete records continues behind the quote that closes it."""
     data = np.frombuffer(text, np.uint8)
     scanner = RecordScanner(layout)
-    escaped = scanner._escaped(data)  # noqa: SLF001
-    toggles = scanner._quote_toggles(data, escaped)  # noqa: SLF001
+    escaped = scanner._escaped(data)  # noqa: SLF001  # of this module
+    toggles = scanner._quote_toggles(data, escaped)  # noqa: SLF001  # of this module
     behind = toggles[1::2] + 1
     after = data[behind[behind < len(data)]]
-    return not bool(scanner._before_an_opening[after].all())  # noqa: SLF001
+    return not bool(scanner._before_an_opening[after].all())  # noqa: SLF001  # of this module

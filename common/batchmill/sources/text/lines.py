@@ -11,7 +11,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from batchmill.errors import InvalidSource
-from batchmill.jobs.job import CsvDialect
+from batchmill.jobs.files import CsvDialect
 from batchmill.jobs.shard import Slice
 from batchmill.sources.base import (
     MAX_SLICES,

@@ -14,6 +14,7 @@ from batchmill.jobs.sink import RESERVED_OPERATORS
 from batchmill.jobs.stages import last_stage, stage_called, stages_of
 from batchmill.ledger.formats.unreadable import UnreadableJob
 from batchmill.ledger.jobs import no_such_job
+from batchmill_coordinator.admission.reruns import job_request
 from batchmill_coordinator.results.dead_rows import FIRST
 from batchmill_coordinator.results.pages import StagePlace
 from batchmill_coordinator.roles.cache_sweep import clear_row_cache
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from batchmill.jobs.job import JobForm, JobRequest
     from batchmill.jobs.job_log import LogCursor, LogLevel, LogPage
     from batchmill.jobs.replay import RedoRequest, ReplayRequest
+    from batchmill.jobs.rerun import RerunRequest
     from batchmill.jobs.search import SearchRequest, SearchResult
     from batchmill.jobs.shard import ShardId
     from batchmill.jobs.status import CheckedJob, JobCost, JobStatus
@@ -103,6 +105,10 @@ class Context:
         if is_new:
             self._service.metrics.roles.submitted(record.spec.first)
         return self.status(redo_id), is_new
+
+    def rerun(self, job_id: str, request: RerunRequest) -> tuple[JobStatus, bool]:
+        """Submit the later stages of a job again, as a job of their own; return its status, and whether it is new."""
+        return self.submit(job_request(self.job(job_id), request))
 
     def status(self, job_id: str) -> JobStatus:
         """Return a job's status, with what it was run with."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from batchmill.jobs.job import UploadSource
+from batchmill.jobs.files import UploadSource
 from batchmill_worker.engine.executor import ShardTask
 
 if TYPE_CHECKING:

@@ -29,6 +29,7 @@ from batchmill.errors import (
 )
 from batchmill.jobs.job import JobError
 from batchmill.jobs.retry import Done, Failed, Partial, Revoked
+from batchmill.jobs.stages import last_stage
 from batchmill_worker.runtime.failures import Failure
 from batchmill_worker.slot.attempt.reports import dead_rows, failed_rows
 from batchmill_worker.slot.attempt.shard_progress import AttemptContext
@@ -175,7 +176,8 @@ class StageRunner:
         progress = self._add(loaded, result)
         if result.stopped and not progress.is_begun:
             return StageEnd(Revoked())
-        is_last = claimed.lease.is_last and not loaded.is_handed
+        is_of_last = loaded.shard.stage == last_stage(loaded.files.spec)  # others have no results that anybody sees
+        is_last = claimed.lease.is_last and is_of_last and not loaded.is_handed
         if (result.stopped or progress.failed) and not is_last:
             # 4a. Rows are left, because they failed and may be tried again, or because it was time to stop: save what
             #     is done for the next attempt.

@@ -101,7 +101,7 @@ def with_job_options(submit: F) -> F:
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=_DEFAULTS.get(name), annotation=kind)
         for name, kind in _TYPES.items()
     ]
-    submit.__signature__ = signature.replace(parameters=[*before, *listed])  # type: ignore[attr-defined]
+    submit.__signature__ = signature.replace(parameters=[*before, *listed])  # type: ignore[attr-defined]  # inspect reads it
     if submit.__doc__ and JobOptions.__doc__:  # both are None under `python -OO`
         own, options = inspect.cleandoc(submit.__doc__), inspect.cleandoc(JobOptions.__doc__)
         _, _, described = options.partition("Args:\n")
