@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal
 from batchmill.errors import InvalidParams
 from batchmill_worker.generation.llamacpp import LlamaCppEngine
 from batchmill_worker.generation.model_file import locate_gguf
-from batchmill_worker.generation.remote import RemoteEngine
 
 if TYPE_CHECKING:
     from batchmill_worker.generation.base import TextEngine
@@ -48,6 +47,8 @@ def open_engine(request: EngineRequest, context: SetupContext) -> TextEngine:
             parameter="endpoint",
         )
     if engine == "remote" and request.endpoint is not None:
+        from batchmill_worker.generation.remote import RemoteEngine  # with an HTTP client, which workers lack otherwise
+
         return RemoteEngine(request.operator, request.model, context.endpoints.get(request.endpoint))
     path = locate_gguf(request.model, context.locations)
     return LlamaCppEngine(
