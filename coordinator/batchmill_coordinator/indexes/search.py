@@ -13,7 +13,7 @@ from batchmill.errors import BatchmillError, Conflict, InvalidParams, InvalidReq
 from batchmill.jobs.dead_letters import json_value
 from batchmill.jobs.job import JobRequest, JobState, StageForm
 from batchmill.jobs.search import SearchHit, SearchResult
-from batchmill.jobs.sink import SEARCH_OPERATOR
+from batchmill.jobs.sink import ID, OWN_COLUMNS, SEARCH_OPERATOR
 from batchmill.jobs.stages import last_stage
 from batchmill_coordinator.results.outputs import results_of, settled_shards
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from batchmill.workspace import Workspace
 
 PRIORITY = 100
-ID, DISTANCE = "_id", "_distance"
-HIDDEN = frozenset({ID, DISTANCE, "_root", "_generation", "source_row", "source_path"})
+DISTANCE = "_distance"
+HIDDEN = frozenset({*OWN_COLUMNS, DISTANCE, "source_row", "source_path"})
 
 
 class IndexSearch:
