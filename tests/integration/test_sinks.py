@@ -101,6 +101,34 @@ def test_rows_that_a_store_cannot_take_are_dead_letters_and_come_in_by_a_replay(
     assert (index.rows, index.job) == (50, job.id)
 
 
+def test_vectors_that_are_empty_or_of_another_length_are_dead_letters_and_stay_so_until_they_fit(
+    client: batchmill.Client, tmp_path: Path
+) -> None:
+    nothing = client.submit("echo", [{"doc": "a", "embedding": []}], sink=tmp_path / "nothing.lance").wait(GRACE_S)
+    assert [letter.index for letter in nothing.dead_letters()] == [0]
+    rows, to = rows_of(20), tmp_path / "short.lance"
+    rows[3]["embedding"] = [1.0]
+    job = client.submit("echo", rows, sink={"to": str(to), "id": "doc"}).wait(GRACE_S)
+    again = job.replay(stage="store").wait(GRACE_S)
+    (letter,) = again.dead_letters()
+    assert "1 numbers, those of other rows 3" in letter.message
+    assert stored(to) == expected([row for row in rows if row["doc"] != "d3"])
+
+
+@pytest.mark.parametrize("columns", [{"a.b": 1}, {"embedding.x": 1}])
+def test_columns_that_a_store_cannot_have_fail_the_job_at_once(
+    client: batchmill.Client, tmp_path: Path, columns: dict[str, Any]
+) -> None:
+    with pytest.raises(JobFailed, match="Schema"):
+        client.submit("echo", [rows_of(1)[0] | columns], sink=tmp_path / "dots.lance").wait(GRACE_S)
+
+
+def test_a_column_of_lists_is_no_id(client: batchmill.Client, tmp_path: Path) -> None:
+    rows = [row | {"tags": ["x"]} for row in rows_of(2)]
+    with pytest.raises(JobFailed, match="cannot be ids"):
+        client.submit("echo", rows, sink={"to": str(tmp_path / "ids.lance"), "id": "tags"}).wait(GRACE_S)
+
+
 def test_a_replay_is_refused_when_another_job_has_written_since(client: batchmill.Client, tmp_path: Path) -> None:
     rows, to = rows_of(5), tmp_path / "since.lance"
     rows[3]["embedding"] = []
@@ -189,6 +217,18 @@ def test_a_vector_a_filter_and_columns(client: batchmill.Client, places: str) ->
     assert [hit.row for hit in hits] == [{"doc": "p54"}, {"doc": hits[1].row["doc"]}]
     assert hits[1].row["doc"] in {"p53", "p55", "p64"}
     assert client.search(places, "0 0 0", where={"doc": "nothing"}) == []
+
+
+def test_a_search_that_the_index_cannot_answer_is_refused_at_once(client: batchmill.Client, places: str) -> None:
+    with pytest.raises(InvalidRequest, match="refuses the search"):
+        client.search(places, "1 1 1", where={"year": "soon"})
+    assert client.search(places, "1 1 1", k=1, columns=["doc", "doc"])[0].row == {"doc": "p11"}
+
+
+def test_a_direction_is_compared_with_vectors_that_have_one(client: batchmill.Client, tmp_path: Path) -> None:
+    client.submit("echo", rows_of(3), sink=tmp_path / "cosine.lance").wait(GRACE_S)
+    with pytest.raises(InvalidRequest, match="no direction"):
+        client.search("cosine", vector=[0.0, 0.0, 0.0])
 
 
 def test_what_made_an_index_is_known_and_nothing_else_is_compared_with_it(

@@ -13,8 +13,8 @@ import pytest
 
 from batchmill.columns.lineage import SOURCE_PATH, SOURCE_ROW
 from batchmill.errors import InvalidParams, InvalidRows, StaleToken
-from batchmill.jobs.sink import IndexSpec, SinkSpec
-from batchmill_worker.stores.base import DISTANCE, ID, Build, Receipt
+from batchmill.jobs.sink import ID, IndexSpec, SinkSpec
+from batchmill_worker.stores.base import DISTANCE, Build, Receipt
 from batchmill_worker.stores.rows import conform, stored_rows
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class StoreContract(ABC):
     """The tests. `open` gives a store that is empty at the beginning of a test; `to` is where its sink points."""
 
     to: str
+    refused_places: list[int] = []  # noqa: RUF012  # of rows with a zero byte, and with NaN in a list
 
     @abstractmethod
     def open(self) -> Store:
@@ -197,6 +198,26 @@ class StoreContract(ABC):
         self.load(FIRST, OLD)
         with pytest.raises(InvalidParams):
             self.open().search(self.sink(), vector_of("x"), 3, where, None)
+
+    @pytest.mark.parametrize(
+        "where", [{"place": "x"}, {"doc": {"in": ["d1", 5]}}, {"doc": 5}, {"place": True}, {"place": {"in": [True]}}]
+    )
+    def test_a_filter_whose_value_is_not_of_the_type_of_its_column_is_refused(self, where: dict[str, Any]) -> None:
+        self.load(FIRST, OLD)
+        with pytest.raises(InvalidParams, match="refuses the search"):
+            self.open().search(self.sink(), vector_of("x"), 3, where, None)
+
+    def test_vectors_are_returned_where_they_are_asked_for(self) -> None:
+        self.load(FIRST, OLD)
+        wanted = FIRST[0].pieces[0]
+        (row,) = self.open().search(self.sink(), vector_of(wanted), 1, {}, ["text", "embedding"]).to_pylist()
+        assert row["embedding"] == pytest.approx(vector_of(wanted).tolist())
+
+    def test_rows_that_the_store_refuses_are_named_and_the_others_are_stored(self) -> None:
+        rows = pa.table({"doc": ["a", "b\0", "c"], "more": [[1.0], [2.0], [float("nan")]]})
+        errors = self.open().refused(rows)
+        assert list(errors) == self.refused_places
+        assert all("zero byte" in error.message for error in errors.values())
 
     def test_an_index_finds_what_comparing_all_rows_finds(self) -> None:
         many = [Document(f"d{n}", (f"text {n}",)) for n in range(1_000)]

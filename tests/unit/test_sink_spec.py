@@ -56,6 +56,11 @@ def test_a_replay_adds_to_what_is_there() -> None:
         ({"to": "/x.lance", "mode": "mirror"}, "needs `id`"),
         ({"to": "/a b.lance"}, "no name of an index"),
         ({"to": "/x.lance", "metric": "hamming"}, "metric"),
+        ({"to": "db:batchmill_indexes"}, "is a name for tables"),
+        ({"to": "db:pg_class"}, "is a name for tables"),
+        ({"to": "db:papers__01m8d3c2kk5d2f7dj1p4"}, "is a name for tables"),
+        ({"to": "/x.lance", "vector": "_id"}, "a column of its own"),
+        ({"to": "/x.lance", "id": "embedding"}, "a column of its own"),
     ],
 )
 def test_a_sink_that_cannot_be_is_refused(sink: dict[str, Any], words: str) -> None:
@@ -91,6 +96,7 @@ def test_a_named_store_is_for_its_tenants_and_its_password_is_read_when_it_is_ne
     [
         ('[db]\nurl = "mysql://host/x"\n', "one of the schemes postgresql"),
         ('[db]\nurl = "postgresql://me:hush@host/x"\n', "holds a password"),
+        ('[db]\nurl = "postgresql://me@host/x?password=hush"\n', "holds a password"),
         ("[db]\nuri = 1\n", "db.url"),
         ("[db", "cannot be read"),
     ],

@@ -31,6 +31,12 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 TABLE_PATTERN = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,63}):([A-Za-z_][A-Za-z0-9_]{0,39})")
 """A table of a named store: `STORE:TABLE`."""
 
+_KEPT_TABLES = re.compile(r"pg_|batchmill_|.*__[0-9a-z]{20}$")
+"""Tables of the database itself, of the service, and those beside a table, in which a job collects its rows."""
+
+ID, ROOT, GENERATION = OWN_COLUMNS = ("_id", "_root", "_generation")
+"""The columns that stored rows have besides those of the job: their id, their document, and the job that wrote them."""
+
 LANCE_ENDING = ".lance"
 
 Mode = Literal["replace", "upsert", "mirror", "amend"]
@@ -92,6 +98,10 @@ class SinkSpec(_Value):
     def _is_complete(self) -> Self:
         if self.table is None and not self.to.endswith(LANCE_ENDING):
             raise ValueError("expected a path that ends in .lance, or STORE:TABLE with a store of the service")
+        if self.table is not None and _KEPT_TABLES.match(self.table.table):
+            raise ValueError(f"{self.table.table!r} is a name for tables of the database or the service")
+        if self.vector in OWN_COLUMNS or self.id == self.vector:
+            raise ValueError("`vector` must be a column of its own, which no name of a stored row's own columns has")
         if self.mode in ("upsert", "mirror") and self.id is None:
             raise ValueError(f"mode {self.mode!r} needs `id`, the column that says which document a row is from")
         if self.name is None and re.fullmatch(NAME_PATTERN, self.index_name) is None:

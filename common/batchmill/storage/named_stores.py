@@ -11,7 +11,7 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
@@ -102,7 +102,7 @@ def _check(path: str, name: str, store: NamedStore) -> None:
             f"BATCHMILL_STORES: {path}: {name}: expected a URL with one of the schemes {', '.join(SCHEMES)}.",
             name="BATCHMILL_STORES",
         )
-    if split.password is not None:
+    if split.password is not None or {"password", "sslpassword"} & parse_qs(split.query).keys():
         raise InvalidSettings(
             f"BATCHMILL_STORES: {path}: {name}: the URL holds a password.",
             hint="Put it into a file of its own, and name that as password_file.",

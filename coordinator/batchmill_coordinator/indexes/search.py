@@ -6,15 +6,14 @@ job is deleted as soon as its results are read.
 
 from __future__ import annotations
 
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from batchmill.errors import BatchmillError, InvalidParams, InvalidRequest, InvalidRows, ServiceUnavailable
+from batchmill.errors import BatchmillError, Conflict, InvalidParams, InvalidRequest, InvalidRows, ServiceUnavailable
 from batchmill.jobs.dead_letters import json_value
 from batchmill.jobs.job import JobRequest, JobState, StageForm
 from batchmill.jobs.search import SearchHit, SearchResult
-from batchmill.jobs.sink import SEARCH_OPERATOR
+from batchmill.jobs.sink import ID, OWN_COLUMNS, SEARCH_OPERATOR
 from batchmill.jobs.stages import last_stage
 from batchmill_coordinator.results.outputs import results_of, settled_shards
 
@@ -27,14 +26,15 @@ if TYPE_CHECKING:
     from batchmill.workspace import Workspace
 
 PRIORITY = 100
-WAIT_S = 120.0  # a model may have to be loaded first
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.005, 0.1
-ID, DISTANCE = "_id", "_distance"
-HIDDEN = frozenset({ID, DISTANCE, "_root", "_generation", "source_row", "source_path"})
+DISTANCE = "_distance"
+HIDDEN = frozenset({*OWN_COLUMNS, DISTANCE, "source_row", "source_path"})
 
 
 class IndexSearch:
-    """Runs searches. admit: accepts a job of the service itself. delete: deletes an ended job."""
+    """Runs searches. admit: accepts a job of the service itself. delete: deletes an ended job.
+
+    None of its methods waits for a worker: a thread that did would be lost to all other requests.
+    """
 
     def __init__(
         self,
@@ -48,37 +48,37 @@ class IndexSearch:
         self._admit = admit
         self._delete = delete
 
-    def run(self, index: IndexStatus, request: SearchRequest) -> SearchResult:
-        """Search an index. Raises a subclass of `InvalidRequest`, or `ServiceUnavailable` if no worker answers."""
+    def begin(self, index: IndexStatus, request: SearchRequest) -> str:
+        """Submit the job of a search; return its id. Raises a subclass of `InvalidRequest`, or `Overloaded`."""
         _check(index, request)
-        job_id = self._admit(job_of(index, request), index.tenant)
-        try:
-            record = self._ended(job_id)
-            return SearchResult(hits=self._hits(record))
-        finally:
-            with suppress(BatchmillError):  # it is deleted with the others, later
-                self._delete(job_id)
+        return self._admit(job_of(index, request), index.tenant)
 
-    def _ended(self, job_id: str) -> JobRecord:
-        """Wait until a job has completed. Raises its error, or `ServiceUnavailable`."""
-        ends_at, pause_s = time.monotonic() + WAIT_S, FIRST_PAUSE_S
-        while not (record := self._ledger.jobs.read(job_id)).state.is_final:
-            if time.monotonic() > ends_at:
-                self._ledger.jobs.stop(job_id, JobState.CANCELLING, None)
-                raise ServiceUnavailable(
-                    f"no worker has answered a search within {WAIT_S:.0f} s.", hint="See `batchmill workers`."
-                )
-            time.sleep(pause_s)
-            pause_s = min(1.5 * pause_s, LONGEST_PAUSE_S)
+    def result(self, job_id: str) -> SearchResult | None:
+        """Return what a search has found; None: not yet. Raises its error."""
+        record = self._ledger.jobs.read(job_id)
+        if not record.state.is_final:
+            return None
         if record.error is not None:
             kind = InvalidParams if record.error.code.startswith("invalid_") else ServiceUnavailable
             raise kind(f"the search failed: {record.error.message}")
+        if record.state is not JobState.COMPLETED:
+            raise ServiceUnavailable(f"the search was {record.state}: its job is {job_id}.")
         if record.rows_dead:
             raise InvalidRows(
                 "the query could not be embedded: " + ", ".join(self._ledger.jobs.dead_counts(job_id)) + ".",
                 hint="Try another text, or give a vector.",
             )
-        return record
+        return SearchResult(hits=self._hits(record))
+
+    def end(self, job_id: str) -> None:
+        """Delete the job of a search, or stop it if it runs: it is deleted with the others, later."""
+        try:
+            self._delete(job_id)
+        except Conflict:
+            with suppress(BatchmillError):
+                self._ledger.jobs.stop(job_id, JobState.CANCELLING, None)
+        except BatchmillError:
+            return
 
     def _hits(self, record: JobRecord) -> list[SearchHit]:
         stage = last_stage(record.spec)

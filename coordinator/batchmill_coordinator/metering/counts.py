@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from batchmill.jobs.dead_letters import WORKER_LOST
 from batchmill.jobs.job import JobState
-from batchmill.jobs.retry import DeadLetter, Requeue, Split
+from batchmill.jobs.retry import DeadLetter, GiveUp, Requeue, Split
 from batchmill.telemetry.metrics import DEAD_LETTERS, MAX_STAGE_NAMES, RETRIES, ROWS_SETTLED, BoundedNames
 from batchmill_coordinator.metering import catalogue
 
@@ -59,7 +59,7 @@ class RoleMetrics:
         """Count a message that was lost and is published again."""
         self._messages_lost.labels(*self._work(spec)).inc()
 
-    def lost(self, spec: StageSpec, decision: Requeue | Split | DeadLetter) -> None:
+    def lost(self, spec: StageSpec, decision: Requeue | Split | DeadLetter | GiveUp) -> None:
         """Count an attempt that was lost, and what follows."""
         work = self._work(spec)
         self._lost.labels(*work).inc()
@@ -71,6 +71,8 @@ class RoleMetrics:
             case DeadLetter():
                 self._rows.labels(*work, "dead").inc()
                 self._dead_letters.labels(*work, WORKER_LOST).inc()
+            case GiveUp():
+                return
 
     def _work(self, spec: StageSpec) -> tuple[str, str, str]:
         return spec.operator, self._stage(spec.title), self._pool(spec.pool)

@@ -14,6 +14,9 @@ from batchmill.operators.registration import operator
 from batchmill_worker.models.setup_context import SetupContext, current
 from batchmill_worker.stores.opening import open_store
 
+MAX_BYTES = 32 * 1024 * 1024
+"""Rows that a search returns, at most: the coordinator has all of them in memory."""
+
 
 @operator(SEARCH_OPERATOR, columns=["{vector}"], batch_format="arrow", batch_size=None, expands=True, cacheable=False)
 class SearchIndex:
@@ -32,7 +35,7 @@ class SearchIndex:
         self._vector = vector
         self._k = k
         self._where = where
-        self._columns = columns
+        self._columns = None if columns is None else list(dict.fromkeys(columns))
         self._context = SetupContext()
 
     def setup(self, device: str) -> None:  # noqa: ARG002  # a store uses no device
@@ -45,7 +48,14 @@ class SearchIndex:
         vectors = [np.asarray(vector, dtype=np.float32) for vector in batch[self._vector].to_pylist()]
         if not all(np.isfinite(vector).all() for vector in vectors):
             raise InvalidParams("the vector of a search has a number that is not finite.")
+        if self._sink.metric == "cosine" and not all(vector.any() for vector in vectors):
+            raise InvalidParams("the vector of a search has no direction: all of its numbers are 0.")
         found = [store.search(self._sink, vector, self._k, self._where, self._columns) for vector in vectors]
         tables = [table for table in found if table.num_rows]
         results = pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({})
+        if results.nbytes > MAX_BYTES:
+            raise InvalidParams(
+                f"the rows that were found take {results.nbytes >> 20} MiB, at most {MAX_BYTES >> 20} are returned.",
+                hint="Ask for fewer rows, or name the columns to return.",
+            )
         return Expansion(results, [table.num_rows for table in found])

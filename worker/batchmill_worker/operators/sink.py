@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from batchmill.caches import Lru
@@ -21,10 +22,19 @@ from batchmill_worker.stores.opening import open_store
 from batchmill_worker.stores.rows import conform, stored_rows
 
 if TYPE_CHECKING:
+    from batchmill.operators.contract import RowError
     from batchmill.storage.blobs import BlobStore
     from batchmill_worker.stores.base import Store
 
 MAX_KEPT = 64
+
+
+class _Stored(NamedTuple):
+    """Rows as they are stored, and the errors of others by their place. schema: of all rows; None: there are none."""
+
+    rows: pa.Table
+    errors: dict[int, RowError]
+    schema: pa.Schema | None
 
 
 class _StoreStage:
@@ -90,15 +100,38 @@ class StoreRows(_StoreStage):
 
     def infer(self, shard: ShardRows) -> ShardReceipt:
         """Write the rows of an attempt, under its name."""
+        store, job = self.open(), shard.ref.job_id
+        names = self.sink.columns or shard.rows.column_names
+        plain = [name for name in names if name != self.sink.vector and name in shard.rows.column_names]
+        refused = store.refused(shard.rows.select(plain))
+        kept = np.delete(np.arange(shard.rows.num_rows), list(refused))
+        usable = ShardRows(shard.rows.take(kept), shard.lineage.take(kept), shard.ref)
+        found = self._stored(usable, store)
+        errors = refused | {int(kept[place]): error for place, error in found.errors.items()}
+        if found.schema is None:
+            return ShardReceipt({}, errors)
+        part = part_of(shard.ref.shard_id, shard.ref.token)
+        rows = conform(found.rows, found.schema, self.sink.vector)
+        receipt = store.write(Build(job, self.sink, found.schema), part, rows)
+        return ShardReceipt({"receipt": json.dumps(asdict(receipt))}, errors)
+
+    def _stored(self, shard: ShardRows, store: Store) -> _Stored:
+        """Return the rows to be stored, with vectors as long as those of the job's other rows.
+
+        If no vector has that length, they are left for `conform` to refuse, except in a replay: its rows fail.
+        """
         job = shard.ref.job_id
         rows, errors = stored_rows(shard.rows, shard.lineage, self.sink, job)
         if not rows.num_rows:
-            return ShardReceipt({}, errors)
-        store = self.open()
+            return _Stored(rows, errors, None)
         schema = self.agreed(job, rows.schema, store)
-        part = part_of(shard.ref.shard_id, shard.ref.token)
-        receipt = store.write(Build(job, self.sink, schema), part, conform(rows, schema, self.sink.vector))
-        return ShardReceipt({"receipt": json.dumps(asdict(receipt))}, errors)
+        agreed = schema.field(self.sink.vector).type if self.sink.vector in schema.names else None
+        if agreed is None or agreed == rows.schema.field(self.sink.vector).type:
+            return _Stored(rows, errors, schema)
+        fitting, others = stored_rows(shard.rows, shard.lineage, self.sink, job, agreed.list_size)
+        if fitting.num_rows:
+            return _Stored(fitting, others, schema)
+        return _Stored(fitting, others, None) if self.sink.mode == "amend" else _Stored(rows, errors, schema)
 
 
 @operator(

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from batchmill.errors import InvalidRows
+from batchmill.errors import InvalidParams, InvalidRows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,10 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from batchmill.jobs.sink import SinkSpec
-
-ID, ROOT, GENERATION = "_id", "_root", "_generation"
-OWN_COLUMNS = (ID, ROOT, GENERATION)
-"""The columns that stored rows have besides those of the job: their id, their document, and the job that wrote them."""
+    from batchmill.operators.contract import RowError
 
 DISTANCE = "_distance"
 """The column that found rows have besides: smaller is nearer, whatever the metric."""
@@ -77,6 +74,10 @@ class Store(Protocol):
         """Return the schema of the rows that are visible; None if there is no table yet."""
         ...
 
+    def refused(self, rows: pa.Table) -> dict[int, RowError]:
+        """Return the errors of rows with values that the store cannot hold, by their place. rows: without vectors."""
+        ...
+
     def write(self, build: Build, part: str, rows: pa.Table) -> Receipt:
         """Store the rows of an attempt, which are of `build.schema`. Raises `StorageUnavailable` or `StaleToken`."""
         ...
@@ -102,4 +103,11 @@ def twins(build: Build, root: str) -> InvalidRows:
         "document.",
         hint="Name another column as sink.id, or leave one of the rows out.",
         column=build.sink.id,
+    )
+
+
+def cannot_search(why: str) -> InvalidParams:
+    """Return the error for a search that a store refuses. why: what it says."""
+    return InvalidParams(
+        f"the store refuses the search: {why}.", hint="Values in `where` must be of the types of their columns."
     )

@@ -22,9 +22,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchmill.errors import InvalidParams, MissingExtra, StaleToken, StorageUnavailable
-from batchmill.jobs.sink import INDEX_FROM_ROWS, IndexSpec
-from batchmill_worker.stores.base import COMPARISONS, DISTANCE, ID, ROOT, Published, Receipt, twins
+from batchmill.errors import InvalidParams, InvalidRows, MissingExtra, StaleToken, StorageUnavailable
+from batchmill.jobs.sink import ID, INDEX_FROM_ROWS, ROOT, IndexSpec
+from batchmill_worker.stores.base import COMPARISONS, DISTANCE, Published, Receipt, cannot_search, twins
 from batchmill_worker.stores.filters import check_columns, terms_of
 
 if TYPE_CHECKING:
@@ -35,10 +35,14 @@ if TYPE_CHECKING:
     from lance.fragment import FragmentMetadata
 
     from batchmill.jobs.sink import SinkSpec
+    from batchmill.operators.contract import RowError
     from batchmill_worker.stores.base import Build, Where
 
 JOB_PROPERTY = "batchmill"
 """The property of a transaction that names the job which made it."""
+
+SCHEMA_ERROR = "LanceError(Schema)"
+"""What errors about names and types of columns begin with: an OSError as those of disks, but waiting does not help."""
 
 LOOK_BACK = 1_000  # transactions among which a job looks for its own
 MAX_TRIES = 20  # to commit onto the newest version, while others commit as well
@@ -58,6 +62,10 @@ class LanceStore:
         """See `Store`."""
         found = self._open()
         return None if found is None else found.schema
+
+    def refused(self, rows: pa.Table) -> dict[int, RowError]:  # noqa: ARG002  # Lance takes all values
+        """See `Store`."""
+        return {}
 
     def write(self, build: Build, part: str, rows: pa.Table) -> Receipt:
         """See `Store`."""
@@ -97,12 +105,15 @@ class LanceStore:
         check_columns([*names, *where], table.schema.names)
         nearest = {"column": sink.vector, "q": vector, "k": k, "metric": _METRICS[sink.metric]}
         nearest |= {"nprobes": PROBES, "refine_factor": REFINE} if table.describe_indices() else {}
-        found = self._guarded(
-            lambda: table.to_table(
-                columns=[*names, DISTANCE], nearest=nearest, filter=_condition(where), prefilter=bool(where)
-            ),
-            "search",
-        )
+        try:
+            found = self._guarded(
+                lambda: table.to_table(
+                    columns=[*names, DISTANCE], nearest=nearest, filter=_condition(where), prefilter=bool(where)
+                ),
+                "search",
+            )
+        except ValueError as error:  # a value of a filter is not of the column's type
+            raise cannot_search(str(error).partition(", /")[0]) from error
         return found.sort_by(DISTANCE)
 
     def _operation(self, build: Build, before: LanceDataset | None, new: list[FragmentMetadata]) -> tuple[Any, int]:
@@ -203,6 +214,8 @@ class LanceStore:
         try:
             return call()
         except OSError as error:
+            if SCHEMA_ERROR in str(error):
+                raise InvalidRows(f"could not {action} {self._path}: {error}", path=self._path) from error
             raise self._unavailable(action, error) from error
 
     def _unavailable(self, action: str, error: Exception) -> StorageUnavailable:

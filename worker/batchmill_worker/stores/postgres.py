@@ -4,7 +4,8 @@
 2. `publish` deletes the rows of attempts that do not count. For `replace` it makes the primary key and the index there,
    and then the table takes the place of the visible one, in one transaction. Otherwise one transaction puts the rows
    into the visible table, after that deletes the former rows of the same documents, and drops the table beside it.
-3. The same transaction notes the job in `batchmill_indexes`. Whoever writes or publishes for an older job finds the
+3. The same transaction notes the job and the sink's target in `batchmill_indexes`: a table without a note is somebody
+   else's, and is never written or dropped. Whoever writes or publishes for an older job finds the
    newer one there, and a publisher that was cut short finds its own.
 
 Rejected: a fence in each write, by the token of the attempt. Halves of a shard that was split have other names than the
@@ -14,16 +15,25 @@ off by default.
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from batchmill.errors import InvalidParams, MissingExtra, StaleToken, StorageUnavailable
-from batchmill.jobs.sink import INDEX_FROM_ROWS, IndexSpec
-from batchmill_worker.stores.base import COMPARISONS, DISTANCE, GENERATION, ID, ROOT, Published, Receipt, twins
+from batchmill.jobs.sink import GENERATION, ID, INDEX_FROM_ROWS, ROOT, IndexSpec
+from batchmill_worker.stores.base import (
+    COMPARISONS,
+    DISTANCE,
+    Published,
+    Receipt,
+    cannot_search,
+    twins,
+)
 from batchmill_worker.stores.filters import check_columns, terms_of
-from batchmill_worker.stores.postgres_types import arrow_type, type_of, values_of
+from batchmill_worker.stores.postgres_notes import is_published, lock, make_notes, note, quoted
+from batchmill_worker.stores.postgres_types import arrow_type, refused_values, type_of, values_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,19 +44,20 @@ if TYPE_CHECKING:
     from psycopg.sql import Composable, Composed
 
     from batchmill.jobs.sink import SinkSpec
+    from batchmill.operators.contract import RowError
     from batchmill.storage.named_stores import NamedStore
     from batchmill_worker.stores.base import Build, Where
 
 PART = "_part"
 """The column of the table beside: the attempt that wrote a row."""
 
-NOTES = "batchmill_indexes"
 CONNECT_TIMEOUT_S = 10
 MAX_INDEXED_DIMENSION = 2_000  # pgvector's limit
 BUILD_MEMORY = "512MB"
 SEARCHED = 100  # candidates that a search considers
 _OPERATORS = {"cosine": ("<=>", "vector_cosine_ops"), "l2": ("<->", "vector_l2_ops"), "dot": ("<#>", "vector_ip_ops")}
-_AWAY = ("08", "53", "57P", "58")  # classes of SQL states: no connection, no resources, shut down, system error
+_AWAY = ("08", "40", "53", "57P", "58")
+"""Classes of SQL states: no connection, a deadlock, no resources, shut down, a system error."""
 
 
 class PostgresStore:
@@ -61,12 +72,17 @@ class PostgresStore:
         with self._connected() as db:
             return _schema_of(db, self._table)
 
+    def refused(self, rows: pa.Table) -> dict[int, RowError]:
+        """See `Store`."""
+        return refused_values(rows)
+
     def write(self, build: Build, part: str, rows: pa.Table) -> Receipt:
         """See `Store`."""
         with self._connected() as db:
             with db.transaction():
-                _lock(db, self._table)
-                _refuse_newer(db, self._table, build.job)
+                lock(db, self._table)
+                if is_published(db, self._table, build):
+                    raise StaleToken(f"the rows of this job are in {self._table!r} already.")
                 db.execute(_create_table(_beside(self._table, build.job), build.schema, PART))
             names = [*rows.column_names, PART]
             types = [*(type_of(field)[0] for field in build.schema), "text"]
@@ -82,13 +98,13 @@ class PostgresStore:
             return self._publish(build, receipts)
         except StaleToken:  # unless another publisher of the same job was faster
             with self._connected() as db:
-                if _refuse_newer(db, self._table, build.job):
+                if is_published(db, self._table, build):
                     return _published(db, self._table)
             raise
 
     def _publish(self, build: Build, receipts: Sequence[Receipt]) -> Published:
         with self._connected() as db:
-            if _refuse_newer(db, self._table, build.job):
+            if is_published(db, self._table, build):
                 return _published(db, self._table)
             beside = _beside(self._table, build.job)
             _keep_only(db, beside, [receipt.part for receipt in receipts])
@@ -122,8 +138,8 @@ class PostgresStore:
             with db.transaction():
                 db.execute(sql.SQL("set local hnsw.ef_search = {}").format(max(SEARCHED, min(k, 1_000))))
                 db.execute("set local hnsw.iterative_scan = strict_order")
-                found = db.execute(query, [vector, *values, vector, k]).fetchall()
-        rows = [dict(zip([*names, DISTANCE], row, strict=True)) for row in found]
+                found = _found(db, query, [vector, *values, vector, k])
+        rows = [dict(zip([*names, DISTANCE], map(_shown, row), strict=True)) for row in found]
         return pa.Table.from_pylist(rows) if rows else pa.table({name: pa.nulls(0) for name in [*names, DISTANCE]})
 
     def _replace(self, db: Connection[Any], build: Build, beside: str) -> int:
@@ -133,20 +149,20 @@ class PostgresStore:
         with db.transaction():
             self._index(db, build, beside)
         with db.transaction():
-            _lock(db, self._table)
-            _refuse_newer(db, self._table, build.job)
+            lock(db, self._table)
+            is_published(db, self._table, build)
             deleted = _count(db, self._table)
             db.execute(sql.SQL("drop table if exists {}").format(sql.Identifier(self._table)))
             db.execute(sql.SQL("alter table {} rename to {}").format(*map(sql.Identifier, (beside, self._table))))
-            _note(db, self._table, build.job)
+            note(db, self._table, build)
         return deleted
 
     def _upsert(self, db: Connection[Any], build: Build, beside: str) -> int:
         sql = _psycopg().sql
         table, names = sql.Identifier(self._table), [*map(sql.Identifier, build.schema.names)]
         with db.transaction():
-            _lock(db, self._table)
-            _refuse_newer(db, self._table, build.job)
+            lock(db, self._table)
+            is_published(db, self._table, build)
             _refuse_twins(db, build, beside)
             db.execute(_create_table(self._table, build.schema))
             if not _has_key(db, self._table):
@@ -165,7 +181,7 @@ class PostgresStore:
             deleted = self._delete_former(db, build, beside)
             self._index(db, build, self._table)
             db.execute(sql.SQL("drop table {}").format(sql.Identifier(beside)))
-            _note(db, self._table, build.job)
+            note(db, self._table, build)
         return deleted
 
     def _delete_former(self, db: Connection[Any], build: Build, beside: str) -> int:
@@ -221,40 +237,31 @@ class PostgresStore:
             raise
 
 
+def _found(db: Connection[Any], query: Composed, values: list[Any]) -> list[tuple[Any, ...]]:
+    """Return the rows of a search that have a distance: those of zeros have none, whose direction is compared."""
+    psycopg = _psycopg()
+    try:
+        rows = db.execute(query, values).fetchall()
+    except (psycopg.DataError, psycopg.ProgrammingError) as error:  # a value of a filter is not of the column's type
+        raise cannot_search(_first_line(error)) from error
+    return [row for row in rows if row[-1] is not None and math.isfinite(row[-1])]
+
+
+def _shown(value: Any) -> Any:
+    """Return a value as Arrow takes it: a vector is a list."""
+    return value.to_list() if hasattr(value, "to_list") else value
+
+
 def _prepare(db: Connection[Any]) -> None:
     """Make what the store needs, and teach the connection to read and write vectors."""
     from pgvector.psycopg import register_vector
 
-    if None in (db.execute("select to_regtype('vector'), to_regclass(%s)", [NOTES]).fetchone() or (None,)):
-        with db.transaction():
-            db.execute("select pg_advisory_xact_lock(hashtext(%s))", [NOTES])
-            db.execute("create extension if not exists vector")
-            db.execute(f"create table if not exists {NOTES} (name text primary key, job text not null)")
+    make_notes(db)
     register_vector(db)
-
-
-def _lock(db: Connection[Any], table: str) -> None:
-    """Let no one else change the table, or what is beside it, until the transaction ends."""
-    db.execute("select pg_advisory_xact_lock(hashtext(%s))", [f"batchmill {table}"])
-
-
-def _refuse_newer(db: Connection[Any], table: str, job: str) -> bool:
-    """Return whether the job was published already. Raises `StaleToken` if a newer one was."""
-    found = db.execute(f"select job from {NOTES} where name = %s", [table]).fetchone()  # noqa: S608  # a constant
-    if found is not None and found[0] > job:
-        raise StaleToken(f"job {found[0]} has published rows into {table!r} since.")
-    return found is not None and bool(found[0] == job)
 
 
 def _published(db: Connection[Any], table: str, deleted: int = 0) -> Published:
     return Published(_count(db, table), deleted, _index_kind(db, table))
-
-
-def _note(db: Connection[Any], table: str, job: str) -> None:
-    db.execute(
-        f"insert into {NOTES} values (%s, %s) on conflict (name) do update set job = excluded.job",  # noqa: S608  # a constant
-        [table, job],
-    )
 
 
 def _beside(table: str, job: str) -> str:
@@ -290,30 +297,26 @@ def _refuse_twins(db: Connection[Any], build: Build, table: str) -> None:
 
 def _has_key(db: Connection[Any], table: str) -> bool:
     query = "select 1 from pg_index where indrelid = to_regclass(%s) and indisprimary"
-    return db.execute(query, [_quoted(table)]).fetchone() is not None
+    return db.execute(query, [quoted(table)]).fetchone() is not None
 
 
 def _has_column(db: Connection[Any], table: str, column: str) -> bool:
     query = "select 1 from pg_attribute where attrelid = to_regclass(%s) and attname = %s and not attisdropped"
-    return db.execute(query, [_quoted(table), column]).fetchone() is not None
+    return db.execute(query, [quoted(table), column]).fetchone() is not None
 
 
 def _index_kind(db: Connection[Any], table: str) -> str:
     query = """select 1 from pg_index join pg_class on pg_class.oid = indexrelid join pg_am on pg_am.oid = relam
         where indrelid = to_regclass(%s) and amname = 'hnsw'"""
-    return "hnsw" if db.execute(query, [_quoted(table)]).fetchone() is not None else "none"
+    return "hnsw" if db.execute(query, [quoted(table)]).fetchone() is not None else "none"
 
 
 def _count(db: Connection[Any], table: str) -> int:
-    if db.execute("select to_regclass(%s)", [_quoted(table)]).fetchone() == (None,):
+    if db.execute("select to_regclass(%s)", [quoted(table)]).fetchone() == (None,):
         return 0
     sql = _psycopg().sql
     (rows,) = db.execute(sql.SQL("select count(*) from {}").format(sql.Identifier(table))).fetchone() or (0,)
     return int(rows)
-
-
-def _quoted(table: str) -> str:
-    return '"' + table.replace('"', '""') + '"'
 
 
 def _create_table(table: str, schema: pa.Schema, *more: str) -> Composed:
@@ -338,7 +341,7 @@ def _copy(table: str, names: Sequence[str]) -> Composed:
 def _schema_of(db: Connection[Any], table: str) -> pa.Schema | None:
     query = """select attname, format_type(atttypid, atttypmod) from pg_attribute
         where attrelid = to_regclass(%s) and attnum > 0 and not attisdropped order by attnum"""
-    found = db.execute(query, [_quoted(table)]).fetchall()
+    found = db.execute(query, [quoted(table)]).fetchall()
     return pa.schema([(name, arrow_type(kind)) for name, kind in found]) if found else None
 
 

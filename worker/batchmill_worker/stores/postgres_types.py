@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+
+from batchmill.operators.contract import RowError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,6 +69,30 @@ def arrow_type(kind: str) -> pa.DataType:
 def values_of(rows: pa.Table) -> Iterator[tuple[Any, ...]]:
     """Yield the rows as what PostgreSQL takes."""
     return zip(*(_column(rows[field.name], field) for field in rows.schema), strict=True)
+
+
+def refused_values(rows: pa.Table) -> dict[int, RowError]:
+    """Return the errors of rows that PostgreSQL cannot hold, by their place: a zero byte in a text, NaN in JSON."""
+    found: dict[int, RowError] = {}
+    for field in rows.schema:
+        name, _ = type_of(field)
+        if name == "text" and not pa.types.is_null(field.type):
+            places = np.flatnonzero(pc.fill_null(pc.match_substring(rows[field.name], "\0"), False).to_numpy())
+        elif name == "jsonb":
+            values = rows[field.name].to_pylist()
+            places = np.array([place for place, value in enumerate(values) if not _is_json(value)], dtype=np.int64)
+        else:
+            continue
+        error = RowError(f"PostgreSQL cannot store the value of {field.name!r}: it has a zero byte, or JSON with NaN.")
+        found |= dict.fromkeys(places.tolist(), error)
+    return found
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        return "\\u0000" not in json.dumps(value, default=str, allow_nan=False)
+    except ValueError:
+        return False
 
 
 def _column(column: pa.ChunkedArray, field: pa.Field) -> Any:

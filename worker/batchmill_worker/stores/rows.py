@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 
 from batchmill.columns.lineage import SOURCE_PATH, SOURCE_ROW
 from batchmill.errors import InvalidRows
+from batchmill.jobs.sink import GENERATION, ID, OWN_COLUMNS, ROOT
 from batchmill.operators.contract import RowError
-from batchmill_worker.stores.base import GENERATION, ID, OWN_COLUMNS, ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,16 +26,19 @@ Errors = dict[int, RowError]
 SHOWN_COLUMNS = 12
 
 
-def stored_rows(rows: pa.Table, lineage: pa.Table, sink: SinkSpec, job: str) -> tuple[pa.Table, Errors]:
+def stored_rows(
+    rows: pa.Table, lineage: pa.Table, sink: SinkSpec, job: str, dimension: int | None = None
+) -> tuple[pa.Table, Errors]:
     """Return the rows to be stored, and the errors of the others by their place.
 
-    The vectors are a fixed_size_list<float32>, all of one length. Raises `InvalidRows` for a column that is missing.
+    The vectors are a fixed_size_list<float32>, all of the length `dimension`; None: the most frequent one. Raises
+    `InvalidRows` for a column that is missing, or one that cannot be an id.
     """
     _require(rows, [sink.vector, *([sink.id] if sink.id else []), *(sink.columns or [])])
-    vectors, errors = _vectors(rows[sink.vector].combine_chunks())
+    vectors, errors = _vectors(rows[sink.vector].combine_chunks(), dimension)
     usable = np.delete(np.arange(rows.num_rows), list(errors))
     roots = lineage[SOURCE_ROW] if sink.id is None else rows[sink.id]
-    keys = roots.cast(pa.string()).to_pylist()
+    keys = _keys(roots, sink)
     errors |= {
         place: RowError(f"the column {sink.id!r}, which says which document a row is from, has no value.")
         for place, key in enumerate(keys)
@@ -90,12 +93,25 @@ def conform(rows: pa.Table, schema: pa.Schema, vector: str) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
-def _vectors(column: pa.Array) -> tuple[pa.FixedSizeListArray, Errors]:
+def _keys(roots: pa.ChunkedArray, sink: SinkSpec) -> list[str | None]:
+    """Return the documents' ids as texts. Raises `InvalidRows` for a column of lists or objects."""
+    try:
+        found: list[str | None] = roots.cast(pa.string()).to_pylist()
+    except pa.ArrowException as error:
+        raise InvalidRows(
+            f"the column {sink.id!r} has values of the type {roots.type}, which cannot be ids of documents.",
+            hint="Name a column of texts or numbers as sink.id.",
+            column=sink.id,
+        ) from error
+    return found
+
+
+def _vectors(column: pa.Array, dimension: int | None) -> tuple[pa.FixedSizeListArray, Errors]:
     """Return the usable vectors as float32, and the errors of the others by place."""
     if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or _is_fixed(column.type)):
         raise InvalidRows(f"vectors are of the type {column.type}, expected lists of numbers.")
     values, lengths = column.flatten(), np.asarray(pc.fill_null(pc.list_value_length(column), 0))
-    usual = int(np.bincount(lengths).argmax()) if lengths.size else 0
+    usual = dimension or _usual(lengths)
     numbers = np.asarray(values.cast(pa.float32()).to_numpy(zero_copy_only=False), dtype=np.float32)
     bad = {
         place: RowError(f"its vector has {lengths[place]} numbers, those of other rows {usual}.")
@@ -107,7 +123,13 @@ def _vectors(column: pa.Array) -> tuple[pa.FixedSizeListArray, Errors]:
     finite = np.isfinite(matrix).all(axis=1)
     bad |= {place: RowError("its vector has a number that is not finite.") for place in alike[~finite].tolist()}
     usable = np.ascontiguousarray(matrix[finite]).reshape(-1)
-    return pa.FixedSizeListArray.from_arrays(pa.array(usable, pa.float32()), max(usual, 1)), bad
+    return pa.FixedSizeListArray.from_arrays(pa.array(usable, pa.float32()), usual), bad
+
+
+def _usual(lengths: npt.NDArray[np.int64]) -> int:
+    """Return the most frequent length of those that have numbers; 1 if none has."""
+    filled = lengths[lengths > 0]
+    return int(np.bincount(filled).argmax()) if filled.size else 1
 
 
 def _gathered(numbers: npt.NDArray[np.float32], starts: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.float32]:

@@ -255,9 +255,17 @@ class Context:
         index = self.index(name)
         self._service.indexes.forget(index.tenant, index.name)
 
-    def search(self, name: str, request: SearchRequest) -> SearchResult:
-        """Search an index. Raises `NotFound`, a subclass of `InvalidRequest`, `ServiceUnavailable`."""
-        return self._service.searches.run(self.index(name), request)
+    def begin_search(self, name: str, request: SearchRequest) -> str:
+        """Begin to search an index; return the search's id. Raises `NotFound`, a subclass of `InvalidRequest`."""
+        return self._service.searches.begin(self.index(name), request)
+
+    def search_result(self, search_id: str) -> SearchResult | None:
+        """Return what a search has found; None: not yet. Raises its error."""
+        return self._service.searches.result(search_id)
+
+    def end_search(self, search_id: str) -> None:
+        """Stop a search, and forget it."""
+        self._service.searches.end(search_id)
 
     def metrics(self) -> bytes:
         """Return the page for Prometheus."""
