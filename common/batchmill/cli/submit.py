@@ -331,14 +331,19 @@ def submit_job(
     return client.submit(operator, rows, **options)
 
 
-def _input(sources: tuple[str, ...], fields: dict[str, Any], flags: SubmitFlags) -> tuple[Any, JobOptions]:
-    """Return the rows, None for files that the service reads, and the options of `Client.submit`."""
-    options = _job_options(flags)
+def check_sources(sources: tuple[str, ...]) -> None:
+    """Raise `InvalidRequest` if there is none."""
     if not sources:
         raise InvalidRequest(
             "the source is missing: expected a file, a folder, a glob or a URI.",
-            hint="`-` reads JSON Lines from stdin.",
+            hint=f"`-` reads JSON Lines from stdin. A job file ends in {' or '.join(ENDINGS)}.",
         )
+
+
+def _input(sources: tuple[str, ...], fields: dict[str, Any], flags: SubmitFlags) -> tuple[Any, JobOptions]:
+    """Return the rows, None for files that the service reads, and the options of `Client.submit`."""
+    options = _job_options(flags)
+    check_sources(sources)
     if STDIN not in sources:
         paths = list(sources) if len(sources) > 1 else sources[0]
         source = {"path": paths, **fields}

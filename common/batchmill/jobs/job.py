@@ -6,10 +6,11 @@ from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from batchmill.durations import Span
 from batchmill.jobs.sink import RESERVED_OPERATORS, STAGES, SinkSpec, sink_stages
+from batchmill.wording import shown
 
 MAX_INLINE_BYTES = 64 * 1024
 """Rows of at most this many bytes (as an Arrow stream) are stored in the ledger; more in the blob store."""
@@ -111,7 +112,15 @@ class CsvDialect(Frozen):
 
 
 OnNull = Literal["dead", "skip", "fail"]
-Fuse = bool | Literal["auto"]
+
+
+def _known_fuse(value: Any) -> Any:
+    if isinstance(value, bool) or value == "auto":
+        return value
+    raise ValueError(f"expected true, false or 'auto', got {shown(value)}")
+
+
+Fuse = Annotated[bool | Literal["auto"], BeforeValidator(_known_fuse)]
 SampleSize = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)]
 
 
