@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from batchmill import Stage
 from batchmill.cli import main
-from batchmill.errors import InvalidOutput, InvalidRequest, InvalidRows, UnknownOperator
+from batchmill.errors import InvalidOutput, InvalidParams, InvalidRequest, InvalidRows, UnknownOperator
 from support.cluster import manifest
 from support.waiting import GRACE_S, until
 
@@ -255,8 +255,10 @@ def test_a_column_that_a_later_stage_cannot_get_is_refused_at_submit(client: bat
         client.submit(rows=DOCUMENTS[:3], stages=[Stage("echo"), Stage("echo")])
     with pytest.raises(InvalidRequest, match="either an operator or stages"):
         client.submit("echo", DOCUMENTS[:3], stages=[Stage("echo")])
-    with pytest.raises(UnknownOperator, match="'echoo'"):
+    with pytest.raises(UnknownOperator, match=r"^stage 'echoo': no worker has an operator 'echoo'"):
         client.submit(rows=DOCUMENTS[:3], stages=[Stage("echo"), Stage("echoo")])
+    with pytest.raises(InvalidParams, match=r"^stage 'chunk': operator 'chunk' has no parameter 'sizee'"):
+        client.submit(rows=DOCUMENTS[:3], stages=[Stage("chunk", sizee=40), Stage("echo")])
 
 
 def test_stages_that_are_planned_beside_each_other_do_not_count_as_ends_of_the_planner(

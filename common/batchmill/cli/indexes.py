@@ -90,7 +90,7 @@ def indexes(client: Client, forget: str | None, as_json: bool) -> None:
         for one in found:
             print_json(one)
         return
-    columns = ("NAME", "ROWS", "SIZE", "INDEX", Column("MADE BY", is_text=True), Column("IN", is_text=True))
+    columns = ("NAME", "ROWS", "DIMENSIONS", "INDEX", Column("MADE BY", is_text=True), Column("IN", is_text=True))
     rows = [
         (one.name, f"{one.rows:,}", str(one.dimension), one.index_kind, one.operator or "-", one.sink.to)
         for one in found

@@ -10,7 +10,7 @@ from click.core import ParameterSource
 
 from batchmill.cli.arguments.options import json_option, service_options
 from batchmill.cli.arguments.source_options import Names, source_fields, source_options
-from batchmill.cli.arguments.submit_flags import SubmitFlags, job_input, job_options
+from batchmill.cli.arguments.submit_flags import JOB_FILE_ENDINGS, SubmitFlags, job_input, job_options
 from batchmill.cli.arguments.values import (
     Deadline,
     Parameter,
@@ -27,9 +27,6 @@ _OF_A_FILE = frozenset(
     {"name", "pool", "priority", "deadline", "budget", "idempotency_key", "output", "output_format"}
 ) | {"max_rows_per_file", "target_file_bytes", "sink"}
 """Options that may be given beside a job file."""
-
-ENDINGS = (".toml", ".json")
-"""Of job files."""
 
 EPILOG = """\b
 Examples:
@@ -180,7 +177,7 @@ def submit(
     """
     fields = source_fields(options)
     flags = cast("SubmitFlags", options)
-    if operator.endswith(ENDINGS):
+    if operator.endswith(JOB_FILE_ENDINGS):
         from_file = _file_options(Path(operator), sources, fields, flags, changes)
         if dry_run:
             raise InvalidRequest("--dry-run is for operators.", hint=f"Use `batchmill check {operator}`.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from batchmill.durations import Span
 from batchmill.jobs.files import FileSource, OutputSpec, ResultsSource, UploadSource
@@ -86,7 +86,15 @@ JOB_MOVES: dict[JobState, frozenset[JobState]] = {
 
 
 OnNull = Literal["dead", "skip", "fail"]
-Fuse = bool | Literal["auto"]
+
+
+def _known_fuse(value: Any) -> Any:
+    if isinstance(value, bool) or value == "auto":
+        return value
+    raise ValueError(f"expected true, false or 'auto', got {repr(value)[:80]}")
+
+
+Fuse = Annotated[bool | Literal["auto"], BeforeValidator(_known_fuse)]
 
 
 class RetryPolicy(Frozen):

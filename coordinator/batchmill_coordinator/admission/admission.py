@@ -27,6 +27,7 @@ from batchmill_coordinator.admission.column_checks import (
     check_chain,
     check_columns,
     check_output_types,
+    param_flag,
     with_gathering,
     without_consumed,
 )
@@ -102,9 +103,17 @@ class Admission:
         self._check_deadline(spec)
         if not is_internal:
             _refuse_reserved(spec)
-        return tuple(self._checked_operator(stage) for stage in spec.stages)
+        return tuple(self._checked_stage(spec, stage) for stage in spec.stages)
 
-    def _checked_operator(self, stage: StageSpec) -> OperatorInfo:
+    def _checked_stage(self, spec: JobSpec, stage: StageSpec) -> OperatorInfo:
+        if len(spec.computing) < 2:  # then no other stage is to be told from this one
+            return self._checked_operator(stage)
+        try:
+            return self._checked_operator(stage, param_flag(stage))
+        except InvalidRequest as error:
+            raise type(error)(f"stage {stage.title!r}: {error.message}", hint=error.hint, **error.details) from error
+
+    def _checked_operator(self, stage: StageSpec, flag: str = "--param ") -> OperatorInfo:
         operator = self._fleet.operator(stage.operator)
         if operator is None:
             known = [info.name for info in self._fleet.operators()]
@@ -114,7 +123,7 @@ class Admission:
                 hint=hint or "No worker has announced any operator yet: start one with `batchmill worker`.",
                 operator=stage.operator,
             )
-        check_params(operator, stage.params)
+        check_params(operator, stage.params, flag=flag)
         self._workspace.locations.hub_models.check_params(operator.params_schema, stage.params)
         check_cache(operator, cache=stage.cache)
         return operator

@@ -10,6 +10,7 @@ from batchmill.columns import RESERVED_PREFIX, reserved_column
 from batchmill.columns.lineage import LINEAGE
 from batchmill.errors import InvalidRequest, InvalidRows, closest, did_you_mean
 from batchmill.jobs.files import ResultsSource
+from batchmill.jobs.sink import RESERVED_OPERATORS
 from batchmill.jobs.stages import FIRST_STAGE, carried_through
 from batchmill.sinks import part_format
 
@@ -47,7 +48,7 @@ def check_columns(operator: OperatorInfo, stage: StageSpec, schema: pa.Schema) -
             raise InvalidRows(
                 f"operator {operator.name!r} requires the column {column!r}, which row 0 and all others lack; "
                 f"the columns are: {', '.join(schema.names)}.",
-                hint=_hint(column, parameter, schema.names),
+                hint=_hint(column, parameter, schema.names, "--param "),
                 column=column,
                 row=0,
             )
@@ -61,12 +62,17 @@ def check_columns(operator: OperatorInfo, stage: StageSpec, schema: pa.Schema) -
             )
 
 
-def _hint(column: str, parameter: str | None, names: list[str]) -> str:
+def param_flag(stage: StageSpec) -> str:
+    """Return what a command line has before `NAME=VALUE` of a parameter of a stage that is not the only one."""
+    return "--sink-" if stage.operator.startswith(RESERVED_OPERATORS) else f"--set {stage.title}.params."
+
+
+def _hint(column: str, parameter: str | None, names: list[str], flag: str) -> str:
     """Suggest the column that was meant; where a parameter names it, how to give that."""
     if parameter is None:
         return did_you_mean(column, names)
     meant = next(iter(closest(column, names) or names[: len(names) == 1]), "NAME")
-    return f"The parameter {parameter!r} says which column it is: --param {parameter}={meant}"
+    return f"The parameter {parameter!r} says which column it is: {flag}{parameter}={meant}"
 
 
 def _check_names(schema: pa.Schema) -> None:
@@ -138,7 +144,7 @@ def _check_stage(stage: StageSpec, operator: OperatorInfo, names: list[str]) -> 
             raise InvalidRows(
                 f"stage {stage.title!r}: operator {operator.name!r} requires the column {column!r}; "
                 f"what the stages before it pass on is: {', '.join(names)}.",
-                hint=_hint(column, parameter, names),
+                hint=_hint(column, parameter, names, param_flag(stage)),
                 column=column,
             )
     for column in stage.carry or []:

@@ -115,7 +115,7 @@ def _check(index: IndexStatus, request: SearchRequest) -> None:
         raise InvalidRequest(
             f"the vectors of the index {index.name!r} are from the source of its job, so that a text cannot be "
             "embedded like them.",
-            hint="Give a vector.",
+            hint="Give a vector (--vector FILE).",
             field="text",
         )
     model = index.params.get("model")

@@ -225,6 +225,10 @@ def test_workers_and_operators_are_listed(run: Callable[..., Result]) -> None:
     ("args", "words"),
     [
         (["submit", "echo"], "the source is missing"),
+        (["submit", "pipe.tml"], "A job file ends in .toml or .json"),
+        (["run", "pipe.toml"], "`batchmill submit pipe.toml --wait`"),
+        (["run", "echo"], "the source is missing"),
+        (["run", "echo", "in.jsonl", "--set", "a=1"], "--set"),
         (["submit", "embedd", "/data"], "Did you mean 'embed'"),
         (["submit", "echo", "/data", "--param", "model"], "NAME=VALUE"),
         (["submit", "echo", "/data", "-p", "a=1", "-p", "a=2"], "'a' is given twice"),

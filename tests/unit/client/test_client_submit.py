@@ -121,6 +121,12 @@ def test_a_deadline_that_is_none_is_told_before_anything_is_sent(
     assert service.requests == []
 
 
+def test_a_value_of_fuse_that_is_none_is_told_in_words(client: Client, service: LiveService) -> None:
+    with pytest.raises(InvalidRequest, match=r"^fuse: expected true, false or 'auto', got .maybe.\.$"):
+        client.submit("echo", [{"id": 1}], fuse="maybe")  # type: ignore[arg-type]
+    assert service.requests == []
+
+
 @pytest.mark.parametrize("wrap", [lambda t: t, lambda t: t.to_reader(), lambda t: iter(t.to_batches(50_000))])
 def test_many_rows_are_uploaded_in_pieces_and_come_back_in_order(
     client: Client, service: LiveService, wrap: Callable[[pa.Table], Any]

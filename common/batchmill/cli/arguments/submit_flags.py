@@ -51,14 +51,22 @@ class SubmitFlags(TypedDict):
     backoff: float | None
 
 
-def job_input(sources: tuple[str, ...], fields: dict[str, Any], flags: SubmitFlags) -> tuple[Any, JobOptions]:
-    """Return the rows, None for files that the service reads, and the options of `Client.submit`."""
-    options = job_options(flags)
+JOB_FILE_ENDINGS = (".toml", ".json")
+
+
+def check_sources(sources: tuple[str, ...]) -> None:
+    """Raise `InvalidRequest` if there is none."""
     if not sources:
         raise InvalidRequest(
             "the source is missing: expected a file, a folder, a glob or a URI.",
-            hint="`-` reads JSON Lines from stdin.",
+            hint=f"`-` reads JSON Lines from stdin. A job file ends in {' or '.join(JOB_FILE_ENDINGS)}.",
         )
+
+
+def job_input(sources: tuple[str, ...], fields: dict[str, Any], flags: SubmitFlags) -> tuple[Any, JobOptions]:
+    """Return the rows, None for files that the service reads, and the options of `Client.submit`."""
+    options = job_options(flags)
+    check_sources(sources)
     if STDIN not in sources:
         paths = list(sources) if len(sources) > 1 else sources[0]
         source = {"path": paths, **fields}
