@@ -10,7 +10,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from batchmill.durations import Span
 from batchmill.jobs.sink import RESERVED_OPERATORS, STAGES, SinkSpec, sink_stages
-from batchmill.wording import shown
 
 MAX_INLINE_BYTES = 64 * 1024
 """Rows of at most this many bytes (as an Arrow stream) are stored in the ledger; more in the blob store."""
@@ -117,7 +116,7 @@ OnNull = Literal["dead", "skip", "fail"]
 def _known_fuse(value: Any) -> Any:
     if isinstance(value, bool) or value == "auto":
         return value
-    raise ValueError(f"expected true, false or 'auto', got {shown(value)}")
+    raise ValueError(f"expected true, false or 'auto', got {value!r:.80}")
 
 
 Fuse = Annotated[bool | Literal["auto"], BeforeValidator(_known_fuse)]
