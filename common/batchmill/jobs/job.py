@@ -91,7 +91,7 @@ OnNull = Literal["dead", "skip", "fail"]
 def _known_fuse(value: Any) -> Any:
     if isinstance(value, bool) or value == "auto":
         return value
-    raise ValueError(f"expected true, false or 'auto', got {repr(value)[:80]}")
+    raise ValueError(f"expected true, false or 'auto', got {value!r:.80}")
 
 
 Fuse = Annotated[bool | Literal["auto"], BeforeValidator(_known_fuse)]
