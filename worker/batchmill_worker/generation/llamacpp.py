@@ -243,9 +243,12 @@ def _load(operator: str, model: Path, context: int, places: int, threads: int, k
     params.cache_ram_mib = 0  # rows are sent to the place that has their prefix, so no copy of it is needed
     params.slot_prompt_similarity = 0.0
     try:
-        return xllamacpp.Server(params)
+        server = xllamacpp.Server(params)
     except RuntimeError as error:
         raise _unloadable(operator, model, error) from error
+    # One token: a server that is dropped before its loop has begun misses that it is to end, and waits forever.
+    server.handle_completions({"prompt": "a", "max_tokens": 1})
+    return server
 
 
 def _digest(model: Path) -> str:
