@@ -11,7 +11,7 @@ from batchmill.broker import model_queue_of, queue_of
 from batchmill.clock import SystemClock
 from batchmill.fleet import WorkerInfo
 from batchmill.jobs.shard import Shard, ShardId, ShardState, Slice
-from batchmill.ledger.shards import PlanStep
+from batchmill.ledger.plan_step import PlanStep
 from batchmill.ledger.submission import Submission
 from batchmill.operators.contract import OperatorInfo
 from batchmill.operators.model_key import model_key

@@ -13,7 +13,7 @@ from batchmill.jobs.job import JobError, JobState
 from batchmill.jobs.shard import Shard, ShardId, ShardRef, ShardState, Slice
 from batchmill.ledger import JobRecord, Ledger
 from batchmill.ledger.formats.settlement import Settled, SplitUp
-from batchmill.ledger.shards import PlanStep
+from batchmill.ledger.plan_step import PlanStep
 from batchmill.ledger.submission import Acceptance, FirstPlace, OneShardPlan, QueuedShard, Submission
 from support.ledger_steps import LEASE_MS, SPEC, claim, plan, queue_one, submit, to_queue
 

@@ -11,7 +11,7 @@ from batchmill.jobs.completion import Completion
 from batchmill.jobs.job import JobForm, StageForm
 from batchmill.jobs.shard import Shard, ShardId, Slice
 from batchmill.ledger import Ledger
-from batchmill.ledger.shards import PlanStep
+from batchmill.ledger.plan_step import PlanStep
 from batchmill.ledger.views.index import Window
 from batchmill.sources.base import RowCount
 from batchmill_coordinator.scheduling.buffer_credit import within_buffer, within_limits

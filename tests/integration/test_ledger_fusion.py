@@ -14,7 +14,7 @@ from batchmill.jobs.shard import Shard, ShardId, ShardState, Slice
 from batchmill.ledger import Ledger
 from batchmill.ledger.formats.encodings import SourceRowBorders
 from batchmill.ledger.formats.settlement import Settled, SplitUp
-from batchmill.ledger.shards import PlanStep
+from batchmill.ledger.plan_step import PlanStep
 from batchmill.ledger.submission import FirstPlace, OneShardPlan, Submission
 from batchmill.ledger.views.index import Window
 from batchmill.sources.base import RowCount

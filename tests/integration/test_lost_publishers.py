@@ -10,7 +10,7 @@ import pytest
 from batchmill.clock import SystemClock
 from batchmill.jobs.job import JobState
 from batchmill.jobs.shard import Shard, ShardId, ShardState, Slice
-from batchmill.ledger.shards import PlanStep
+from batchmill.ledger.plan_step import PlanStep
 from batchmill.ledger.submission import Submission
 from batchmill.settings import CoordinatorSettings
 from batchmill.telemetry.metrics import new_registry

@@ -52,7 +52,7 @@ def answered(service: LiveService, method: str, path: str, body: object = None) 
         method=method,
     )
     try:
-        with urlopen(request, timeout=GRACE_S) as answer:  # noqa: S310
+        with urlopen(request, timeout=GRACE_S) as answer:  # noqa: S310  # an http address of this test
             return answer.status, answer.read().decode()
     except HTTPError as error:
         return error.code, error.read().decode()

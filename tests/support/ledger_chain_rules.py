@@ -10,7 +10,7 @@ from hypothesis.stateful import invariant, rule
 
 from batchmill.jobs.shard import Shard, ShardId, Slice
 from batchmill.ledger.formats.settlement import Settled
-from batchmill.ledger.shards import PlanStep
+from batchmill.ledger.plan_step import PlanStep
 from batchmill.sources.base import End, InputSplit, NotYet
 from batchmill_coordinator.results.freed_results import FreedResults
 from batchmill_coordinator.results.stage_source import StageSource

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from batchmill.ledger import JobRecord
     from batchmill.ledger.formats.record import StageRecord
     from batchmill.ledger.formats.settlement import Settled
-    from batchmill.ledger.shards import PlanStep
+    from batchmill.ledger.plan_step import PlanStep
 
 
 class Model:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchmill.jobs.completion import Completion
 from batchmill.jobs.shard import Shard, ShardId, Slice
-from batchmill.ledger.shards import PlanStep
+from batchmill.ledger.plan_step import PlanStep
 from batchmill.ledger.submission import Submission
 from batchmill.sources.base import RowCount
 from batchmill.workspace import stream_from_table

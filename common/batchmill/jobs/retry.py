@@ -110,14 +110,14 @@ def decide(
     rng: random.Random,
     storage_wait_s: float = STORAGE_WAIT_S,
     *,
-    is_whole: bool = False,
+    takes_all: bool = False,
 ) -> Decision:
     """Decide what follows an attempt with this outcome. Pure but for `rng`, which spreads delays.
 
     shard: as it was claimed; its counters do not include this attempt.
     storage_wait_s: how long in a row it may wait for storage before that counts as a failure.
-    is_whole: whether the stage must have all of its input at once: then no row can be to blame alone, and a half would
-        be taken for the whole.
+    takes_all: whether the stage must have all of its input at once: then no row can be to blame alone, and a half would
+        be taken for all of it.
     """
     match outcome:
         case Done(completion):
@@ -134,20 +134,20 @@ def decide(
                 return GiveUp(error)
             return Requeue(_backoff(policy).delay_s(failures, rng), blame=True)
         case Lost():
-            return _after_loss(shard, policy, is_whole=is_whole)
+            return _after_loss(shard, policy, takes_all=takes_all)
         case _:
             assert_never(outcome)
 
 
-def _after_loss(shard: Shard, policy: RetryPolicy, *, is_whole: bool) -> Decision:
+def _after_loss(shard: Shard, policy: RetryPolicy, *, takes_all: bool) -> Decision:
     losses = shard.losses + 1
     is_over = losses >= max(LOSSES_BEFORE_SPLIT, policy.max_attempts)
-    if is_whole and is_over:
+    if takes_all and is_over:
         message = f"the stage takes all of its input at once, and {losses} workers died or hung while they ran it."
         return GiveUp(JobError(code="attempt_failed", message=message, details={"error_type": WORKER_LOST}))
     if shard.rows == 1 and is_over:
         return DeadLetter()
-    if shard.rows > 1 and losses >= LOSSES_BEFORE_SPLIT and not is_whole:
+    if shard.rows > 1 and losses >= LOSSES_BEFORE_SPLIT and not takes_all:
         return Split()
     return Requeue(0.0, blame=True)
 

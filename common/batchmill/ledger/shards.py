@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from batchmill.jobs.completion import Completion, DeadLimit, PassedStage, TriedStage
     from batchmill.ledger.formats.record import JobStage, StageKey, StageRecord
+    from batchmill.ledger.plan_step import PlanStep
     from batchmill.ledger.scripting.connection import Store
-    from batchmill.sources.base import RowCount
 
 
 log = logging.getLogger(__name__)
@@ -47,17 +47,6 @@ class Claim:
     shard: Shard
     spec: JobSpec | None  # sent when it was asked for
     inline_rows: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class PlanStep:
-    """What the planner adds to a job in one step."""
-
-    shards: Sequence[Shard]
-    sizes: Sequence[int]  # of each shard, in bytes
-    cursor: str
-    at_end: bool
-    total: RowCount | None
 
 
 class ShardLedger:

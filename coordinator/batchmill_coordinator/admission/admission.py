@@ -106,7 +106,7 @@ class Admission:
         return tuple(self._checked_stage(spec, stage) for stage in spec.stages)
 
     def _checked_stage(self, spec: JobSpec, stage: StageSpec) -> OperatorInfo:
-        if len(spec.computing) < 2:  # then no other stage is to be told from this one
+        if len(spec.computing) < 2:  # then the stage need not be named
             return self._checked_operator(stage)
         try:
             return self._checked_operator(stage, param_flag(stage))

@@ -32,8 +32,8 @@ from batchmill.caches import Lru
 from batchmill.errors import InvalidSource, ServiceUnavailable
 from batchmill.jobs.shard import Shard, ShardId
 from batchmill.jobs.stages import FIRST_STAGE
+from batchmill.ledger.plan_step import PlanStep
 from batchmill.ledger.scripting.calls import PlanAnswer
-from batchmill.ledger.shards import PlanStep
 from batchmill.sources.base import End, InputSplit, NotYet, RowCount
 from batchmill.telemetry.log_context import about
 from batchmill_coordinator.fleet.pools import EMPTY, PoolView

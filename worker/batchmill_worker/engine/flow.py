@@ -130,17 +130,20 @@ class Flow:
         while True:
             try:
                 while self._wait_for_work():
-                    self._abort_withdrawn()
-                    self._admit()
-                    deltas = self._engine.step(STEP_S)
-                    if deltas or not self._engine.limits.is_local:
-                        self._board.mark(Pulse.CALL)
-                    for delta in deltas:
-                        self._apply(delta)
-                    self._end_stalled()
+                    self._step()
                 return
             except BaseException as error:  # noqa: BLE001  # whatever it is, every shard must hear of it
                 self._fail(error)
+
+    def _step(self) -> None:
+        self._abort_withdrawn()
+        self._admit()
+        deltas = self._engine.step(STEP_S)
+        if deltas or not self._engine.limits.is_local:
+            self._board.mark(Pulse.CALL)
+        for delta in deltas:
+            self._apply(delta)
+        self._end_stalled()
 
     def _wait_for_work(self) -> bool:
         """Wait for rows. False when no shard is left, and the thread is to end."""

@@ -94,16 +94,9 @@ def build_slot_context(settings: WorkerSettings, identity: SlotIdentity, board_f
     controllers = ControllerCache(ledger.profiles, worker.device)
     heartbeat.batches = controllers.choices
     queues = ModelQueues(settings.pool, heartbeat)
-    converted_models = ConvertedModels(settings.converted_models_folder, settings.converted_models_mb * MIB)
     operators = OperatorCache(
         worker.device,
-        SetupContext(
-            settings.locations(),
-            converted_models,
-            NamedStores.load(settings.stores),
-            workspace.blobs,
-            NamedEndpoints.load(settings.endpoints),
-        ),
+        _setup_context(settings, workspace),
         budget=_model_budget(settings, worker),
         on_change=queues.follow,
         metrics=counts.models,
@@ -128,13 +121,7 @@ def build_slot_context(settings: WorkerSettings, identity: SlotIdentity, board_f
         Claimer(ledger.shards, job_files, heartbeat, terms, trace),
         StageRunner(
             ShardLoader(job_files, blobs, registry, worker.name, trace, SystemClock()),
-            ShardComputer(
-                executors,
-                operators,
-                controllers,
-                row_cache,
-                StageCosts(ledger.profiles),
-            ),
+            ShardComputer(executors, operators, controllers, row_cache, StageCosts(ledger.profiles)),
             store,
             reports,
             SystemClock(),
@@ -143,6 +130,16 @@ def build_slot_context(settings: WorkerSettings, identity: SlotIdentity, board_f
         reports,
     )
     return SlotContext(worker.name, ledger, registry, store_guard, heartbeat, queues, runner, operators, controllers)
+
+
+def _setup_context(settings: WorkerSettings, workspace: Workspace) -> SetupContext:
+    return SetupContext(
+        settings.locations(),
+        ConvertedModels(settings.converted_models_folder, settings.converted_models_mb * MIB),
+        NamedStores.load(settings.stores),
+        workspace.blobs,
+        NamedEndpoints.load(settings.endpoints),
+    )
 
 
 def _describe(settings: WorkerSettings, identity: SlotIdentity, registry: OperatorRegistry) -> WorkerInfo:

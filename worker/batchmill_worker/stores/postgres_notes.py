@@ -58,7 +58,7 @@ def _foreign(table: str, why: str) -> InvalidOutput:
 def note(db: Connection[Any], table: str, build: Build) -> None:
     """Note that a job has published its rows into a table."""
     db.execute(
-        f"insert into {NOTES} values (%s, %s, %s) on conflict (name) do update set job = excluded.job",  # noqa: S608
+        f"insert into {NOTES} values (%s, %s, %s) on conflict (name) do update set job = excluded.job",  # noqa: S608  # a constant
         [table, build.job, build.sink.to],
     )
 
