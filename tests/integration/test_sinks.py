@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import lance
@@ -65,6 +66,27 @@ def test_the_same_job_twice_leaves_its_rows_once_and_another_takes_their_place(
         assert stored(to) == expected(rows_of(300))
     client.submit("echo", rows_of(200, "other"), sink=to).wait(GRACE_S)
     assert stored(to) == expected(rows_of(200, "other"))
+
+
+def test_of_jobs_that_are_submitted_into_one_place_at_once_one_is_accepted(
+    client: batchmill.Client, tmp_path: Path
+) -> None:
+    rows = [{**row, "id": n} for n, row in enumerate(rows_of(2))]
+    to, gate = tmp_path / "at-once.lance", tmp_path / "gate"
+    client.submit("echo", rows_of(10), sink=to).wait(GRACE_S)  # a claim is there
+
+    def submit(_: int) -> batchmill.Job | None:
+        try:
+            return client.submit("gated", rows, sink=to, params={"gate": str(gate)})
+        except Conflict:
+            return None
+
+    with ThreadPoolExecutor(12) as threads:
+        accepted = [job for job in threads.map(submit, range(12)) if job is not None]
+    gate.touch()
+    assert len(accepted) == 1
+    accepted[0].wait(GRACE_S)
+    assert stored(to) == expected(rows)
 
 
 def test_pieces_of_a_document_that_got_shorter_go_and_other_documents_stay(

@@ -17,6 +17,7 @@ from batchmill.ledger.scripting import calls
 from batchmill.ledger.scripting.connection import Store, connect, redis_errors
 from batchmill.ledger.shards import ShardLedger
 from batchmill.ledger.tenants import TenantLedger
+from batchmill.ledger.turns import TurnLedger
 from batchmill.ledger.unfinished import UnfinishedWorkLedger
 from batchmill.ledger.uploads import UploadLedger
 from batchmill.ledger.views.costs import CostLedger
@@ -52,6 +53,7 @@ class Ledger:
         self.leases = LeaseLedger(self._store)
         self.results = ResultLedger(self._store)
         self.readers = ReaderLedger(self._store)
+        self.turns = TurnLedger(self._store)
         self.costs = CostLedger(self._store)
         self.fleet = FleetLedger(self._store)
         self.unfinished = UnfinishedWorkLedger(self._store)

@@ -169,7 +169,7 @@ class Admission:
         _require_one_input(request)
         request = self.dated(request)
         operators = self.check_spec(request.spec(), is_internal=is_internal)
-        with ExitStack() as undo:
+        with self.sinks.turn(request.sink), ExitStack() as undo:
             job_id = new_id("job")
             undo.callback(self._workspace.blobs.delete_folder, f"jobs/{job_id}")
             found = self._checked_input(request, operators, job_id, undo, tenant)

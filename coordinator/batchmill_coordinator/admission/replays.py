@@ -155,7 +155,7 @@ class Replays:
         require_ended(record)
         _refuse_replay(record)
         self._require_unread(record)
-        with ExitStack() as undo:
+        with self._sinks.turn(record.spec.sink), ExitStack() as undo:
             submission = replace(prepare(undo), digest=digest, idempotency_key=key)
             accepted = accept(self._ledger, submission, undo, self._settings)
         return accepted.job_id, accepted.is_new

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from batchmill.errors import Conflict, InvalidOutput, NotFound
 from batchmill.storage.named_stores import NamedStores
-from batchmill_coordinator.indexes.catalog import Claim, IndexCatalog
+from batchmill_coordinator.indexes.catalog import Claim, IndexCatalog, target_key
 from batchmill_coordinator.indexes.targets import target_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from contextlib import ExitStack
 
     from batchmill.jobs.index_status import IndexStatus
@@ -44,6 +45,20 @@ class SinkAdmission:
         known = self._catalog.find(tenant, spec.sink.index_name)
         if known is not None:
             _require_fit(spec, spec.sink, known, vector_stage(spec, operators), target_of(known.sink, self._locations))
+
+    @contextmanager
+    def turn(self, sink: SinkSpec | None) -> Iterator[None]:
+        """Let no other job into a sink be submitted while the context lasts: a claim counts once its job is accepted.
+
+        Raises `Conflict` while one is, and `InvalidOutput` for a place outside of the roots.
+        """
+        if sink is None:
+            yield
+            return
+        with self._ledger.turns.take(f"sink:{target_key(target_of(sink, self._locations))}") as has_turn:
+            if not has_turn:
+                raise _taken(sink, "another job")
+            yield
 
     def claim(
         self, job_id: str, spec: JobSpec, operators: Sequence[OperatorInfo], tenant: str, undo: ExitStack

@@ -102,4 +102,9 @@ def _record(tenant: str, name: str) -> str:
 
 
 def _claim(target: str) -> str:
-    return f"{CLAIMS}/{hashlib.blake2b(target.encode(), digest_size=16).hexdigest()}.json"
+    return f"{CLAIMS}/{target_key(target)}.json"
+
+
+def target_key(target: str) -> str:
+    """Return a name of a target that is short and fits everywhere."""
+    return hashlib.blake2b(target.encode(), digest_size=16).hexdigest()

@@ -213,6 +213,10 @@ class Keys:
         """Sorted set: the jobs that read results between the stages of a job, scored by since when (ms)."""
         return f"{self.job(job_id)}:readers"
 
+    def turn(self, name: str) -> str:
+        """String: who does at present what only one may do at a time; expires."""
+        return f"{self.prefix}turn:{name}"
+
     def dead_counts(self, job_id: str) -> str:
         """Hash: error type to how many rows of a job died of it."""
         return f"{self.job(job_id)}:dead"
