@@ -40,7 +40,7 @@ _CHATTY = ("transformers", "sentence_transformers", "openvino")
 """Libraries that log, during a conversion, about attributes that the tracer only looks at."""
 
 
-def _library() -> Any:
+def library() -> Any:
     """Import OpenVINO, without what reports its use to its makers: from forks of this process, whatever runs in it."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # cannot be imported: it has a stand-in
     import openvino
@@ -48,7 +48,7 @@ def _library() -> Any:
     return openvino
 
 
-def missing_library() -> str:
+def missinglibrary() -> str:
     """Return why OpenVINO cannot be imported here; "": it can."""
     try:
         version("openvino")
@@ -65,7 +65,7 @@ def versions() -> list[str]:
 
 def computes_in(precision: str) -> bool:
     """Return whether this processor computes in a number format without converting it to another."""
-    return precision != "bfloat16" or "BF16" in _library().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return precision != "bfloat16" or "BF16" in library().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 class _Pipeline(torch.nn.Module):
@@ -89,7 +89,7 @@ def convert(source: TorchBackend, features: Mapping[str, Any], precision: str, f
     features: of a batch of several rows and tokens; whatever in it is no tensor becomes part of the form.
     precision: `int8`: weights are rounded to 8 bits, with a scale for each row of a matrix; otherwise they stay exact.
     """
-    openvino = _library()
+    openvino = library()
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
@@ -139,7 +139,7 @@ def _compile(graph: Path, options: Mapping[str, Any]) -> Any:
     thread drops that: the next signal for the first one would end the process.
     """
     with ThreadPoolExecutor(1) as compiling:
-        return compiling.submit(_library().Core().compile_model, str(graph), "CPU", options).result()
+        return compiling.submit(library().Core().compile_model, str(graph), "CPU", options).result()
 
 
 class OpenVinoBackend:
