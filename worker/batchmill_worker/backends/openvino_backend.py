@@ -48,7 +48,7 @@ def library() -> Any:
     return openvino
 
 
-def missinglibrary() -> str:
+def missing_library() -> str:
     """Return why OpenVINO cannot be imported here; "": it can."""
     try:
         version("openvino")
