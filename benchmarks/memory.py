@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import psutil
 import redis
 
+from batchmill import Stage
 from benchmarks import corpora
 from benchmarks.figures import Bar, Figure, Report
 from benchmarks.stack import processes, service
@@ -29,8 +30,21 @@ RSS_EVERY_S = 0.02
 KEYS_EVERY_S = 0.2
 MB = 1e6
 
-Kind = Literal["parquet", "jsonl"]
-KINDS: dict[Kind, str] = {"parquet": "Parquet", "jsonl": "JSON Lines"}
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What is measured: a source, and how many stages of `echo` its rows pass."""
+
+    name: str
+    kind: Literal["parquet", "jsonl"]
+    stages: int = 1
+
+
+CASES = (
+    Case("Parquet", "parquet"),
+    Case("JSON Lines", "jsonl"),
+    Case("Parquet, three stages", "parquet", stages=3),
+)
 
 
 @dataclass(slots=True)
@@ -53,15 +67,15 @@ class _Peak:
 
 
 def measure(scale: Scale) -> Report:
-    """A small and a large source of each kind, each over a fresh service, `scale.runs` times over."""
-    costs: dict[tuple[Kind, int], list[Cost]] = {
-        (kind, rows): [] for kind in KINDS for rows in (scale.few_rows, scale.many_rows)
-    }
+    """A small and a large source of each case, each over a fresh service, `scale.memory_runs` times over."""
+    sizes = (scale.few_rows, scale.many_rows)
+    costs: dict[tuple[Case, int], list[Cost]] = {(case, rows): [] for case in CASES for rows in sizes}
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder:
-        sources = {key: corpora.write_file(Path(folder), key[1], key[0]) for key in costs}
+        files = {(case.kind, rows) for case, rows in costs}
+        sources = {(kind, rows): corpora.write_file(Path(folder), rows, kind) for kind, rows in files}
         for _ in range(scale.memory_runs):
-            for key, source in sources.items():
-                costs[key].append(job_cost(source, key[1]))
+            for case, rows in costs:
+                costs[case, rows].append(job_cost(sources[case.kind, rows], rows, case.stages))
     settings = {"rows": scale.many_rows, "against": scale.few_rows, "runs": scale.memory_runs, "workers": WORKERS}
     return Report(NAME, settings, _figures(costs), _bars(costs, scale), REMARKS)
 
@@ -72,8 +86,8 @@ REMARKS = [
 ]
 
 
-def job_cost(source: Path, rows: int) -> Cost:
-    """Run a source through `echo` over a fresh service, read all results and check their order."""
+def job_cost(source: Path, rows: int, stages: int = 1) -> Cost:
+    """Run a source through stages of `echo` over a fresh service, read all results and check their order."""
     cost = Cost()
     with (
         tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder,
@@ -83,7 +97,8 @@ def job_cost(source: Path, rows: int) -> Cost:
     ):
         coordinator = psutil.Process(running.coordinator_pid)
         began = time.perf_counter()
-        job = running.client.submit("echo", source=source)
+        chain = [Stage("echo", name=f"echo {number}") for number in range(stages)]
+        job = running.client.submit(stages=chain, source=source)
         with _watched(lambda: keys_bytes(valkey, job.id), KEYS_EVERY_S) as keys:
             with _watched(lambda: int(coordinator.memory_info().rss), RSS_EVERY_S) as working:
                 job.wait()
@@ -146,10 +161,10 @@ def _watched(look: Callable[[], int], every_s: float) -> Iterator[_Peak]:
         raise peak.failure[0]
 
 
-def _figures(costs: dict[tuple[Kind, int], list[Cost]]) -> list[Figure]:
+def _figures(costs: dict[tuple[Case, int], list[Cost]]) -> list[Figure]:
     found = []
-    for (kind, rows), runs in costs.items():
-        name = f"{KINDS[kind]}, {rows:,} rows"
+    for (case, rows), runs in costs.items():
+        name = f"{case.name}, {rows:,} rows"
         found += [
             Figure(f"{name}: coordinator until the job ended", "MB", [cost.working / MB for cost in runs]),
             Figure(f"{name}: coordinator, reading results too", "MB", [cost.overall / MB for cost in runs]),
@@ -160,10 +175,10 @@ def _figures(costs: dict[tuple[Kind, int], list[Cost]]) -> list[Figure]:
     return found
 
 
-def _bars(costs: dict[tuple[Kind, int], list[Cost]], scale: Scale) -> list[Bar]:
+def _bars(costs: dict[tuple[Case, int], list[Cost]], scale: Scale) -> list[Bar]:
     bars = []
-    for kind, name in KINDS.items():
-        many, few = costs[kind, scale.many_rows], costs[kind, scale.few_rows]
+    for case in CASES:
+        name, many, few = case.name, costs[case, scale.many_rows], costs[case, scale.few_rows]
         working = max(cost.working for cost in many) - min(cost.working for cost in few)
         overall = max(cost.overall for cost in many) - min(cost.overall for cost in few)
         keys = max(cost.keys_most for cost in many)

@@ -22,12 +22,14 @@ class Scale:
     embed_runs: int
     embed_rows: int  # real texts
     embed_few: int  # of them, for what is slow
+    generate_runs: int
+    generate_rows: int
     live_jobs: tuple[int, ...]  # of one row each
     limit_s: float  # for everything together
 
     def with_runs(self, runs: int) -> Scale:
         """The same with another number of runs."""
-        return replace(self, runs=runs, memory_runs=runs, recovery_runs=runs, embed_runs=runs)
+        return replace(self, runs=runs, memory_runs=runs, recovery_runs=runs, embed_runs=runs, generate_runs=runs)
 
 
 FULL = Scale(
@@ -44,6 +46,8 @@ FULL = Scale(
     embed_runs=3,
     embed_rows=5_000,
     embed_few=1_000,
+    generate_runs=3,
+    generate_rows=500,
     live_jobs=(100, 1_000, 10_000),
     limit_s=60 * 60,
 )
@@ -61,6 +65,8 @@ QUICK = Scale(
     embed_runs=1,
     embed_rows=1_500,
     embed_few=256,
+    generate_runs=1,
+    generate_rows=64,
     live_jobs=(50, 200),
     limit_s=12 * 60,
 )

@@ -71,7 +71,7 @@ def ledger(redis_client: redis.Redis, prefix: str) -> Ledger:
 @pytest.fixture
 def epoch(ledger: Ledger) -> int:
     """Under which the test leads."""
-    return ledger.lead("me", 60)
+    return ledger.lead("me", 3600)
 
 
 def _answers(url: str) -> bool:

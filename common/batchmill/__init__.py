@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from batchmill.client import AsyncClient, AsyncJob, Client, Job
     from batchmill.client.job_stage import AsyncJobStage, JobStage
-    from batchmill.client.options import JobOptions
+    from batchmill.client.submitting.options import JobOptions
     from batchmill.client.submitting.stage import Stage
     from batchmill.embedded.local import local
     from batchmill.errors import (
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     )
     from batchmill.jobs.dead_letters import DeadLetter
     from batchmill.jobs.job import BatchPolicy, JobState, RetryPolicy
+    from batchmill.jobs.sink import IndexSpec, SinkSpec
     from batchmill.jobs.status import JobStatus
     from batchmill.operators.contract import Expansion, PartialResult, RowError
     from batchmill.operators.registration import operator
@@ -62,6 +63,7 @@ __all__ = [
     "Conflict",
     "DeadLetter",
     "Expansion",
+    "IndexSpec",
     "InvalidOperator",
     "InvalidOutput",
     "InvalidParams",
@@ -87,6 +89,7 @@ __all__ = [
     "RetryPolicy",
     "RowError",
     "ServiceUnavailable",
+    "SinkSpec",
     "Stage",
     "StorageError",
     "Unauthorized",
@@ -99,11 +102,12 @@ __all__ = [
 _HOMES = {
     "batchmill.client": ("AsyncClient", "AsyncJob", "Client", "Job"),
     "batchmill.client.job_stage": ("AsyncJobStage", "JobStage"),
-    "batchmill.client.options": ("JobOptions",),
+    "batchmill.client.submitting.options": ("JobOptions",),
     "batchmill.client.submitting.stage": ("Stage",),
     "batchmill.embedded": ("local",),
     "batchmill.jobs.dead_letters": ("DeadLetter",),
     "batchmill.jobs.job": ("BatchPolicy", "JobState", "RetryPolicy"),
+    "batchmill.jobs.sink": ("IndexSpec", "SinkSpec"),
     "batchmill.jobs.status": ("JobStatus",),
     "batchmill.operators.contract": ("Expansion", "PartialResult", "RowError"),
     "batchmill.operators.registration": ("operator",),

@@ -53,10 +53,14 @@ def task_id(ref: ShardRef) -> str:
     return str(uuid5(NAMESPACE_OID, f"batchmill:{ref.attempt_key}"))
 
 
-def describe_arguments(ref: ShardRef, job_name: str | None) -> str:
-    """A message's arguments as Flower and logs show them: what differs first, because Flower's lists cut them short."""
+def describe_arguments(ref: ShardRef, job_name: str | None, stage_name: str | None = None) -> str:
+    """A message's arguments as Flower and logs show them: what differs first, because Flower's lists cut them short.
+
+    stage_name: in a chain.
+    """
     job_id, stage, shard_id, token = ref.attempt_key.split("|")
-    where = f"stage {stage} shard {shard_id}" if int(stage) else f"shard {shard_id}"
+    named = f"stage {stage}" if int(stage) else ""
+    where = f"{printable(stage_name) if stage_name else named} shard {shard_id}".lstrip()
     return " · ".join([f"#{token} {where}", *([printable(job_name)] if job_name else []), job_id])
 
 

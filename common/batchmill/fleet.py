@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchmill.jobs.job import Frozen
+from batchmill.jobs.frozen import Frozen
 
 
 class PoolStatus(Frozen):
@@ -27,6 +27,9 @@ class BatchChoice(Frozen):
     units: float  # of cost: the size aimed at
     rows: int  # of the batch that ran last
     reason: str  # see `batchmill_worker.batching.controller.Reason`
+    backend: str = ""  # the library that computes: "torch", "openvino"; "": the operator does not report it
+    precision: str = ""  # the number format that it computes in
+    worst_cosine: float | None = None  # of a few of its outputs with those of torch in float32; None: not measured
 
 
 class WorkerInfo(Frozen):

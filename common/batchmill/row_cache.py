@@ -6,7 +6,7 @@ import re
 
 from pydantic import Field
 
-from batchmill.jobs.job import Frozen
+from batchmill.jobs.frozen import Frozen
 
 FOLDER = "cache"
 """The folder of segments in the blob store."""

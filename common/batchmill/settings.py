@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from batchmill.durations import Span
 from batchmill.errors import InvalidSettings, did_you_mean
 from batchmill.jobs.job import DEFAULT_POOL, POOL_PATTERN
 from batchmill.jobs.retry import STORAGE_WAIT_S
@@ -44,10 +45,11 @@ class ServiceSettings(BaseSettings):
     blob_root: str = ""  # a folder, or s3://bucket/prefix
     roots: ListOfText = ()  # folders and URI prefixes that may contain sources, outputs and models
     hub_models: ListOfText = ("*",)  # ids of the Hugging Face hub that jobs may name, as patterns
+    stores: str = ""  # a TOML file that names the databases which jobs may write to
     unrestricted: bool = False  # any path: for the embedded service only, which acts for its own user
     s3_endpoint: str | None = None
     s3_region: str | None = None
-    lease_ttl_s: float = Field(default=10.0, gt=0)
+    lease_ttl_s: Annotated[float, Span(gt=0)] = 10.0
     log_level: str = "INFO"
     log_format: Literal["console", "json"] = "console"
     secrets_dir: ListOfText = ()  # folders whose files are named after settings and hold their values
@@ -93,8 +95,8 @@ class CoordinatorSettings(ServiceSettings):
     port: int = Field(default=8642, ge=0, le=65535)  # 0: any free one
     tokens: ListOfText = Field(default=(), repr=False)  # bearer tokens that are let in; the service needs one
     metrics_token: str = Field(default="", repr=False)  # opens /metrics alone; the tokens open it too
-    leader_ttl_s: float = Field(default=5.0, gt=0)
-    shard_target_s: float = Field(default=5.0, gt=0)  # how long a worker should be at work on a shard
+    leader_ttl_s: Annotated[float, Span(gt=0)] = 5.0
+    shard_target_s: Annotated[float, Span(gt=0)] = 5.0  # how long a worker should be at work on a shard
     shard_max_bytes: int = Field(default=16 * 1024 * 1024, gt=0)
     max_body_bytes: int = Field(default=8 * 1024 * 1024, gt=0)  # of a request that is no upload
     max_part_bytes: int = Field(default=32 * 1024 * 1024, gt=0)  # of one uploaded part
@@ -103,21 +105,21 @@ class CoordinatorSettings(ServiceSettings):
     max_rows_at_once: int = Field(default=10_000_000, gt=0)  # in one request or part
     max_columns: int = Field(default=10_000, gt=0)  # of a job's input
     max_connections: int = Field(default=2_000, gt=0)  # open at a time; more are refused
-    head_timeout_s: float = Field(default=20.0, gt=0)  # for a request's line and headers to arrive
+    head_timeout_s: Annotated[float, Span(gt=0)] = 20.0  # for a request's line and headers to arrive
     request_threads: int = Field(default=40, gt=0)  # for requests that wait for the ledger or for storage
     submit_threads: int = Field(default=8, gt=0)  # for requests that bring rows or name files
     max_waiting_requests: int = Field(default=1_000, gt=0)  # for one of these threads; more are refused
     inspectors: int = Field(default=2, ge=1, le=64)  # processes that read what users send; as many plan sources
     inspection_memory_mb: int = Field(default=4096, ge=512)  # MiB of address space of one of these processes
-    inspection_timeout_s: float = Field(default=120.0, gt=0)  # one that takes longer over a file or part is ended
+    inspection_timeout_s: Annotated[float, Span(gt=0)] = 120.0  # one that takes longer over a file or part is ended
     max_live_jobs: int = Field(default=10_000, gt=0)
     max_event_streams: int = Field(default=1000, gt=0)  # of one token, at a time, on each coordinator
     max_live_jobs_per_tenant: int = Field(default=5_000, gt=0)
     max_uploads_per_tenant: int = Field(default=200, gt=0)  # open at a time
     max_upload_bytes_per_tenant: int = Field(default=64 * 1024**3, gt=0)  # of them together
-    upload_ttl_s: float = Field(default=24 * 3600.0, gt=0)  # an upload that no job took is swept after this
+    upload_ttl_s: Annotated[float, Span(gt=0)] = 24 * 3600.0  # an upload that no job took is swept after this
     currency: str = Field(default="USD", pattern=r"^\S{1,8}$")  # what workers' prices are in; a label only
-    retention_s: float = Field(default=7 * 24 * 3600.0, ge=0)  # an ended job is deleted after this; 0: never
+    retention_s: Annotated[float, Span(ge=0)] = 7 * 24 * 3600.0  # an ended job is deleted after this; 0: never
 
     def secret_values(self) -> tuple[str, ...]:
         """Its tokens too."""
@@ -136,13 +138,16 @@ class WorkerSettings(ServiceSettings):
     stand_in_devices: str = ""  # a JSON file of devices in place of the machine's
     shards_at_once: int = Field(default=2, ge=1, le=16)  # one computes while the others load and store
     operators: ListOfText = ()  # modules to import
+    endpoints: str = ""  # a TOML file that names services of language models, with their addresses and keys
     model_memory_mb: int | None = Field(default=None, gt=0)  # MiB, for what a process has loaded; None: a share
+    converted_models_dir: str = ""  # where models are stored that were converted for OpenVINO; "": the user's cache
+    converted_models_mb: int = Field(default=8192, ge=0)  # MiB that they may have; 0: they are converted every time
     row_cache_mb: int = Field(default=1024, ge=0)  # MiB of the blob store for the row cache; 0: nothing is kept
     row_cache_rows: int = Field(default=500_000, ge=0)  # that the row cache may have
-    drain_s: float = Field(default=25.0, gt=0)
-    batch_timeout_s: float = Field(default=600.0, gt=0)  # a batch that takes longer hangs: its process is ended
-    storage_wait_s: float = Field(default=STORAGE_WAIT_S, ge=0)  # then storage that is full or away fails attempts
-    setup_timeout_s: float | None = Field(default=None, gt=0)  # the same for setting an operator up; None: as a batch
+    drain_s: Annotated[float, Span(gt=0)] = 25.0
+    batch_timeout_s: Annotated[float, Span(gt=0)] = 600.0  # a batch that takes longer hangs: its process is ended
+    storage_wait_s: Annotated[float, Span(ge=0)] = STORAGE_WAIT_S  # then storage that is full or away fails attempts
+    setup_timeout_s: Annotated[float, Span(gt=0)] | None = None  # the same for setting an operator up; None: as a batch
     recycle_rss_mb: int = Field(default=0, ge=0)  # a process with more resident memory is replaced; 0: never
     recycle_device_mb: int = Field(default=0, ge=0)  # one that uses more of a device's memory, too; 0: never
     price_per_hour: float = Field(default=0.0, ge=0, le=1e6)  # of a device, in the currency of the coordinators
@@ -150,6 +155,13 @@ class WorkerSettings(ServiceSettings):
     worker_listen: str = ""  # host:port of the supervisor's /healthz and /readyz; port 0: any; "": nowhere
 
     trace: str = ""  # a file to write the phases of every shard to, in the Chrome trace format
+
+    @property
+    def converted_models_folder(self) -> Path:
+        """Where converted models are stored on this machine."""
+        if self.converted_models_dir:
+            return Path(self.converted_models_dir).expanduser().absolute()
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "batchmill" / "models"
 
     @property
     def setup_limit_s(self) -> float:

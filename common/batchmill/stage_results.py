@@ -32,16 +32,27 @@ def kept_parts(limit: int = KEPT_BYTES) -> Parts:
     return Lru(limit, weight=lambda _, table: table.nbytes)
 
 
+def joined(tables: Sequence[pa.Table]) -> pa.Table:
+    """Append tables to each other; columns that one lacks are null in its rows."""
+    if not tables:
+        return pa.table({})
+    schema = reduce(widen_schemas, [table.schema for table in tables])
+    return pa.concat_tables([widen_table(table, schema) for table in tables])
+
+
 class StageResults:
     """Reads committed results of one stage of a job; a `RowReader`. Thread-safe.
 
     kept: what was read recently, shared by all stages of the process, so that its memory does not grow with
-        their number.
+        their number. reader: the job that reads them, if it is another one.
     """
 
-    def __init__(self, ledger: ResultLedger, job_id: str, stage: int, store: ResultStore, kept: Parts) -> None:
+    def __init__(
+        self, ledger: ResultLedger, job_id: str, stage: int, store: ResultStore, kept: Parts, *, reader: str = ""
+    ) -> None:
         self._ledger = ledger
         self._job_id = job_id
+        self._reader = reader or job_id
         self._stage = stage
         self._store = store
         self._kept = kept
@@ -54,18 +65,19 @@ class StageResults:
         parts = {piece.part: self._kept.get(self._key(piece.part)) for piece in slices}
         parts |= self._read([part for part, table in parts.items() if table is None])
         tables = [found.slice(piece.start, piece.rows) for piece in slices if (found := parts[piece.part]) is not None]
-        if not tables:
-            return pa.table({})
-        schema = reduce(widen_schemas, [table.schema for table in tables])
-        return pa.concat_tables([widen_table(table, schema) for table in tables])
+        return joined(tables)
 
     def read_with_faults(self, slices: tuple[Slice, ...]) -> RowsRead:
         """Read as `read`: what was committed can be read."""
         return RowsRead(self.read(slices))
 
-    def origins(self, slices: Sequence[Slice], places: Sequence[int]) -> list[str]:  # noqa: ARG002
+    def origins(self, slices: Sequence[Slice], places: Sequence[int]) -> list[str]:  # noqa: ARG002  # see `Source`
         """Return empty texts: a row between stages is in no file of a user."""
         return [""] * len(places)
+
+    def are_incomplete(self, source_rows: Sequence[int]) -> list[bool]:
+        """Return which of these source rows lack results of this stage, because rows of them have failed."""
+        return self._ledger.are_incomplete(self._reader, source_rows)
 
     def schema(self, shard_id: ShardId, token: int) -> pa.Schema:
         """Read the schema of a part that has rows. Raises as `read` does."""

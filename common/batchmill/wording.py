@@ -36,6 +36,16 @@ def duration(seconds: float) -> str:
     return f"{rounded // 86_400} d {rounded % 86_400 // 3600} h"
 
 
+def byte_size(nbytes: int) -> str:
+    """Format a number of bytes: `0 B`, `12.5 kB`, `268.4 MB`, `1.1 TB`."""
+    size, unit = float(nbytes), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 999.95:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.0f} B" if unit == "B" else f"{size:,.1f} {unit}"
+
+
 def progress(status: JobStatus) -> str:
     """Format the rows done, failed ones included: `1,000 of 5,000 rows (10 failed, 3 from the cache)`."""
     settled = status.rows_done + status.rows_dead

@@ -61,23 +61,27 @@ class EventHub:
     def _listen(self) -> None:
         while not self._stopping.is_set():
             try:
-                for event in self._ledger.events():
-                    if self._stopping.is_set():
-                        return
-                    if event is not None:
-                        self._report(*event)
+                self._follow()
             except ServiceUnavailable as error:
                 log.warning("events cannot be followed: %s", error)
             except Exception:  # one event must not end all the others
                 log.exception("events cannot be followed")
             self._stopping.wait(RECONNECT_S)
 
+    def _follow(self) -> None:
+        """Report each event until the hub stops."""
+        for event in self._ledger.events():
+            if self._stopping.is_set():
+                return
+            if event is not None:
+                self._report(*event)
+
     def _report(self, kind: str, job_id: str) -> None:
-        self._on_event(kind)
         if kind == SUBSCRIBED and self._loop is not None:
             self._loop.call_soon_threadsafe(self._wake_all)
         if kind not in UNSEEN and job_id in self._watchers and self._loop is not None:
             self._loop.call_soon_threadsafe(self._wake, job_id)
+        self._on_event(kind)  # the roles come second: each of their threads delays the loop
 
     def _wake_all(self) -> None:
         """Have everyone look: what happened before the subscription was not announced to this hub."""

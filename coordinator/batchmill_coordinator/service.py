@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import socket
@@ -10,10 +11,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batchmill.clock import SystemClock
+from batchmill.errors import ServiceUnavailable
 from batchmill.jobs.stages import FIRST_STAGE, last_stage
 from batchmill.ledger import Ledger
 from batchmill.ledger.formats.unreadable import UnreadableJob
-from batchmill.stage_results import StageResults, kept_parts
 from batchmill.store_mark import Mark, StoreMark
 from batchmill.workspace import Workspace
 from batchmill_coordinator.admission.admission import Admission
@@ -22,16 +23,20 @@ from batchmill_coordinator.admission.uploads import Uploads
 from batchmill_coordinator.event_hub import EventHub
 from batchmill_coordinator.fleet.backlog import PoolBacklog
 from batchmill_coordinator.fleet.fleet_view import FleetView
+from batchmill_coordinator.indexes.catalog import IndexCatalog
+from batchmill_coordinator.indexes.publication import IndexPublication
+from batchmill_coordinator.indexes.search import IndexSearch
 from batchmill_coordinator.inspection.inspector import InspectedSource, Inspector
 from batchmill_coordinator.inspection.pool import inspector_pool
 from batchmill_coordinator.metering.page import CoordinatorMetrics
 from batchmill_coordinator.results.closing import OutputCloser
 from batchmill_coordinator.results.dead_rows import DeadRowStore
 from batchmill_coordinator.results.freed_results import FreedResults
+from batchmill_coordinator.results.inputs import open_input
 from batchmill_coordinator.results.merger import Merger
 from batchmill_coordinator.results.one_schema import OneSchema, schema_without_rows
 from batchmill_coordinator.results.pages import parse_cursor, read_page
-from batchmill_coordinator.results.resumption import Resumption
+from batchmill_coordinator.results.resuming.resumption import Resumption
 from batchmill_coordinator.results.roll_forward import RollForward
 from batchmill_coordinator.results.stage_source import StageSource
 from batchmill_coordinator.roles.buffers import BufferKeeper
@@ -58,14 +63,18 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batchmill.clock import Clock
+    from batchmill.jobs.job import JobRequest
     from batchmill.jobs.shard import ShardId
     from batchmill.jobs.status import JobCost, JobStatus
     from batchmill.ledger import JobRecord
+    from batchmill.ledger.submission import Acceptance
     from batchmill.settings import CoordinatorSettings
     from batchmill.sources.base import Source
     from batchmill_coordinator.results.dead_rows import DeadRowFilter
     from batchmill_coordinator.results.pages import ResultPage
     from batchmill_coordinator.roles.role import Role
+
+log = logging.getLogger(__name__)
 
 MARK_INTERVAL_S = 0.1
 
@@ -85,12 +94,14 @@ class Service:
         self._planning_inspectors = inspector_pool(settings)  # of their own: no submission delays the planner
         inspector = Inspector(self._inspectors)
         self.admission = Admission(self.ledger, self.fleet, self.workspace, resumption, inspector, settings)
+        self.indexes = IndexCatalog(self.workspace.blobs)
         self.uploads = Uploads(self.ledger, self.workspace, inspector, settings)
         self.leadership = Leadership(self.ledger, _own_name(), settings.leader_ttl_s, self.clock, self._wake_all)
         self.notices = Notices()
         self.metrics = CoordinatorMetrics(
             self.ledger, settings, lambda: self.leadership.epoch, self.clock, self.notices
         )
+        self.searches = IndexSearch(self.ledger, self.workspace, self._submit_own, self.delete)
         self.readiness = ReadinessProbe(self.ledger, self.notices, self.clock)
         self.dead_rows = DeadRowStore(self.ledger, self.workspace.blobs)
         self.replays = Replays(self.ledger, self.workspace, self.dead_rows, inspector, settings)
@@ -132,6 +143,23 @@ class Service:
         self.hub.stop()
         self._publisher.close()
         self.ledger.close()
+
+    def submit(self, request: JobRequest, tenant: str, *, is_internal: bool = False) -> Acceptance:
+        """Accept a job, and publish the message of a shard that was queued with it. Raises as `Admission.admit`."""
+        accepted = self.admission.admit(request, tenant, is_internal=is_internal)
+        stages = request.stage_specs()
+        first = stages[FIRST_STAGE]
+        if accepted.is_new:
+            self.metrics.roles.submitted(first)
+        if accepted.queued is not None:
+            ref, queue = accepted.queued
+            try:
+                stage_name = first.title if len(stages) > 1 else None
+                self._publisher.publish(first.operator, queue, ref, request.name, stage_name)
+                self.metrics.roles.dispatched(first)
+            except ServiceUnavailable as error:  # the job is accepted; the recoverer publishes what nobody claims
+                log.warning("%s", error)
+        return accepted
 
     def results_page(self, record: JobRecord, stage: int, start: ShardId) -> ResultPage:
         """Read the page of a stage's results that begins with the shard `start`.
@@ -180,6 +208,9 @@ class Service:
             for record in records
         ]
 
+    def _submit_own(self, request: JobRequest, tenant: str) -> str:
+        return self.submit(request, tenant, is_internal=True).job_id
+
     def delete(self, job_id: str) -> None:
         """Delete an ended job. Raises `NotFound`, `Conflict`, or `StorageError`: then it is tried again."""
         delete_job(self.ledger, self.workspace.blobs, job_id)
@@ -198,7 +229,10 @@ class Service:
         roll_forward = RollForward(ledger, self.dead_rows)
         merger = Merger(ledger, self.workspace, self.dead_rows, one_schema, roll_forward)
         freed = FreedResults(ledger, self.workspace, self.clock)
-        outputs = OutputCloser(ledger, self.workspace, merger, resumption, one_schema, roll_forward, freed, self.clock)
+        published = IndexPublication(ledger, self.workspace, self.indexes, self.clock)
+        outputs = OutputCloser(
+            ledger, self.workspace, merger, resumption, one_schema, roll_forward, published.record, self.clock
+        )
         return [
             Planner(ledger, fleet, self._open_source, resumption, settings),
             Dispatcher(ledger, fleet, self._publisher, counts),
@@ -211,15 +245,13 @@ class Service:
         ]
 
     def _open_source(self, record: JobRecord, stage: int) -> Source:
-        if stage != FIRST_STAGE:
-            before = stage - 1
-            parts = self.workspace.open_results(record.id, record.spec, before)
-            results = StageResults(self.ledger.results, record.id, before, parts, kept_parts(0))
-            return StageSource(self.ledger, record, stage, results)
-        if record.spec.source is None:
-            return self.workspace.open_source(record.id, record.spec, self.ledger.jobs.inline_input(record.id))
-        described = self.workspace.open_source(record.id, record.spec, None)
-        return InspectedSource(record.id, described, Inspector(self._planning_inspectors))
+        inline = None
+        if record.spec.source is None and stage == FIRST_STAGE:
+            inline = self.ledger.jobs.inline_input(record.id)
+        source = open_input(self.ledger, self.workspace, record, stage, inline)
+        if record.spec.source is None or isinstance(source, StageSource):
+            return source
+        return InspectedSource(record.id, source, Inspector(self._planning_inspectors))
 
     def _notify(self, kind: str) -> None:
         if kind == "worker":

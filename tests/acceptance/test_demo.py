@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchmill.cli.demo.corpus import language_reference, paragraphs
+from batchmill.cli.demo.corpus import chapters, language_reference
 from support.outputs import manifest_path
 
 if TYPE_CHECKING:
     from support.sandbox import Sandbox
 
 
-ROWS = 300
-"""Of the corpus: embedding all of it takes a small machine minutes."""
+ROWS = 12
+"""Chapters of the corpus: embedding all of it takes a small machine minutes."""
 
 
-def test_the_demo_embeds_its_corpus_in_order_answers_three_questions_and_leaves_no_process(sandbox: Sandbox) -> None:
+def test_the_demo_chunks_and_embeds_its_corpus_in_order_answers_three_questions_and_leaves_no_process(
+    sandbox: Sandbox,
+) -> None:
     printed = sandbox.run(f"batchmill demo --rows {ROWS}", timeout_s=500)
 
     assert sandbox.left_behind() == []
@@ -34,8 +36,16 @@ def test_the_demo_embeds_its_corpus_in_order_answers_three_questions_and_leaves_
     assert manifest["state"] == "completed"
     assert [part.num_rows for part in parts] == [part["rows"] for part in manifest["parts"]]
     assert manifest["rows_dead"] == 0
-    corpus = paragraphs(language_reference())[:ROWS]
-    assert manifest["rows"] == len(corpus)
+    corpus = chapters(language_reference())[:ROWS]
     table = pa.concat_tables(parts)
-    assert table.drop_columns("embedding").to_pylist() == corpus
+    assert manifest["rows"] == len(table) > 2 * ROWS
+    assert f"chunk ({ROWS} rows, {len(table):,} results) → embed ({len(table):,} rows)" in printed
+    chunks = table.drop_columns("embedding").to_pylist()
+    assert [chunk["source_row"] for chunk in chunks] == sorted(chunk["source_row"] for chunk in chunks)
+    assert {chunk["source_row"] for chunk in chunks} == set(range(ROWS))
+    assert [chunk["chunk"] for chunk in chunks] == [chunk["source_path"][0] for chunk in chunks]
+    for chunk in chunks:
+        chapter = corpus[chunk["source_row"]]
+        assert chunk["topic"] == chapter["topic"]
+        assert chunk["text"] == chapter["text"][chunk["start"] : chunk["end"]]
     assert table["embedding"].type == pa.list_(pa.float32(), 384)

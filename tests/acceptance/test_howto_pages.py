@@ -97,6 +97,15 @@ def test_described_devices_stand_for_gpus(sandbox: Sandbox, command: Callable[[s
     assert "gpu1@" in workers
 
 
+def test_rows_are_put_into_a_store_and_searched(sandbox: Sandbox, command: Callable[[str, str], str]) -> None:
+    sandbox.start("batchmill up", writes=STARTED)
+
+    output = sandbox.run(command(f"{HOW_TO}vector-stores.md", "sink"))
+    assert "completed: 3 rows done" in output
+    assert "cities\t3\t2\tnone\t-" in output
+    assert [line.partition("city=")[2] for line in output.splitlines()[-2:]] == ["Oslo", "Bergen"]
+
+
 def test_costs_are_shown_in_the_currency_and_a_budget_is_accepted(
     sandbox: Sandbox, command: Callable[[str, str], str]
 ) -> None:

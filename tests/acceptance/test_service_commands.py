@@ -8,7 +8,6 @@ import pty
 import re
 import subprocess
 import sys
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
@@ -102,10 +101,3 @@ def test_a_detached_service_is_described_used_by_several_jobs_and_stopped(termin
     assert terminal.types("down") == "Stopped.\n"
     assert DataFolder(terminal.data).running() is None
     assert terminal.types("down") == f"No service runs over {terminal.data}.\n"
-
-
-def test_the_help_of_every_command_fits_a_terminal_of_80_columns(terminal: Terminal) -> None:
-    commands = [[entry.name] for entry in entry_points(group="batchmill.commands")]
-    for command in ([], *commands):
-        wide = [line for line in terminal.sees(*command, "--help") if len(line) > COLUMNS]
-        assert (command, wide) == (command, [])

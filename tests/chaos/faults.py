@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from support.cluster import Cluster
 
-WORKER, LEADER, STORE, MESSAGE, DISK = "worker", "leader", "store", "message", "disk"
+WORKER, LEADER, STORE, MESSAGE, DISK, DATA = "worker", "leader", "store", "message", "disk", "data"
 
 
 @dataclass(slots=True)

@@ -30,8 +30,9 @@ import pytest
 
 from chaos.cache_verdict import judge_row_cache
 from chaos.chaos_operators import JOURNAL
+from chaos.damage_faults import DamageFaults, judge_damage
 from chaos.disk_faults import DiskFaults
-from chaos.faults import MESSAGE, STORE, Faults, Repairs
+from chaos.faults import DATA, MESSAGE, STORE, Faults, Repairs
 from chaos.message_faults import MessageFaults
 from chaos.process_faults import LeaderFaults, PartitionFaults, WorkerFaults
 from chaos.pulse import Pulse, spread
@@ -105,7 +106,7 @@ class Means:
         """Make the faults that can be."""
         common = cluster, chance, repairs
         sets = [StoreFaults(*common, users.losing_changes), MessageFaults(*common), WorkerFaults(*common)]
-        sets += [LeaderFaults(*common)]
+        sets += [LeaderFaults(*common), DamageFaults(*common, users)]
         if self.networks:
             sets += [PartitionFaults(*common)]
         if self.disks:
@@ -144,6 +145,8 @@ def _strike(faults: Faults, gaps: random.Random, seconds: float) -> dict[str, in
 
 def _judge(users: Users, left: list[Any], cluster: Cluster, struck: set[str]) -> Verdict:
     verdict = Verdict()
+    if not left:
+        judge_damage(verdict, users, cluster)
     for job in left:
         verdict.broken.append(f"job {job.plan.number} ({job.id}) has not ended: {job.status}")
     for job in users.jobs:
@@ -172,6 +175,8 @@ def _counts(verdict: Verdict, users: Users, journal: Path) -> dict[str, Any]:
         "rows_doubled": verdict.rows_doubled,
         "rows_wrong": verdict.rows_wrong,
         "wrongly_dead": verdict.wrongly_dead,
+        "results_damaged": len(users.damaged),
+        "damage_unnoticed": verdict.damage_unnoticed,
         "rows_computed": len(computed),
         "rows_computed_again": {str(times): n for times, n in sorted(Counter(computed.values()).items()) if times > 1},
         "broken": verdict.broken,
@@ -201,7 +206,7 @@ def _story(faults: Faults, pulse: Pulse, skipped: dict[str, int]) -> dict[str, A
 def _was_alone(fault: Struck, took: float, struck: list[Struck]) -> bool:
     """Whether nothing else was broken between a fault and the recovery from it."""
     until = (fault.undone_at or fault.at) + took if fault.target == STORE else fault.at + took
-    others = [other for other in struck if other is not fault and other.target != MESSAGE]
+    others = [other for other in struck if other is not fault and other.target not in (MESSAGE, DATA)]
     return not any(other.at < until and (other.undone_at or other.at) > fault.at for other in others)
 
 
@@ -224,6 +229,7 @@ def summary(report: dict[str, Any]) -> str:
         f"seed {report['seed']}: {len(report['faults'])} faults in {report['seconds']:.0f} s",
         f"{report['jobs']} jobs: {states}; {report['replays']} with replays",
         f"{report['rows']} rows done, {report['rows_dead']} dead: {wrongs}, wrongly dead {report['wrongly_dead']}",
+        f"{report['results_damaged']} jobs with damaged results: {report['damage_unnoticed']} unnoticed",
         f"without the row cache {report['rows_computed']} rows computed, {again} times again",
         f"with it {report['rows_cached']} rows from the cache",
         "from a fault to the first commit (leader: dispatch; store: since it is back), if nothing else broke:",

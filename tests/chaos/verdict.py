@@ -31,12 +31,13 @@ class Verdict:
     rows_doubled: int = 0
     rows_wrong: int = 0
     wrongly_dead: int = 0  # given up on, and not to be; or of another error than theirs
+    damage_unnoticed: int = 0  # results with a bit that changed, and were served
     broken: list[str] = field(default_factory=list)  # in words, whatever does not hold
 
     @property
     def holds(self) -> bool:
         """Whether all is as it must be."""
-        faults = self.rows_lost + self.rows_doubled + self.rows_wrong + self.wrongly_dead
+        faults = self.rows_lost + self.rows_doubled + self.rows_wrong + self.wrongly_dead + self.damage_unnoticed
         return faults == 0 and not self.broken
 
     def judge(self, job: Submitted, cluster: Cluster) -> None:

@@ -178,6 +178,7 @@ class Users:
     jobs: list[Submitted] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)  # calls that failed in a way they must not
     unknown: set[str] = field(default_factory=set)  # jobs and replays that a ledger which was rolled back has not
+    damaged: dict[str, Path] = field(default_factory=dict)  # a file with results of a job, in which a bit has changed
     _losses: list[Loss] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None

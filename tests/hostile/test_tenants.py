@@ -27,6 +27,7 @@ ACME, BETA, READER, ALL_READER, METRICS = (
     "metrics-token-1",
 )
 ROWS = [{"id": 1}, {"id": 2}]
+INDEX = "of-acme"
 FILE = Path(__file__).parent.parent / "data" / "sources" / "uint64.jsonl"
 OK, HIDDEN, FORBIDDEN = "ok", "hidden", "forbidden"
 
@@ -59,6 +60,14 @@ CASES = [
     Case("DELETE /v1/jobs/{job_id}/dead-letters", OK, HIDDEN, FORBIDDEN),
     Case("POST /v1/jobs/{job_id}/replay", "invalid_request", HIDDEN, FORBIDDEN, "invalid_request", body={}),
     Case("POST /v1/jobs/{job_id}/redo", "invalid_request", HIDDEN, FORBIDDEN, "invalid_request", body={}),
+    Case(
+        "POST /v1/jobs/{job_id}/rerun",
+        "invalid_request",
+        HIDDEN,
+        FORBIDDEN,
+        "invalid_request",
+        body={"from_stage": "echo"},
+    ),
     Case("GET /v1/costs", OK, OK, OK),
     Case("POST /v1/uploads", OK, OK, FORBIDDEN, body={"spec": {"operator": "echo"}}),
     Case("PUT /v1/uploads/{upload_id}/parts/{number}", OK, "invalid_source", FORBIDDEN, "invalid_source", body=b""),
@@ -68,6 +77,10 @@ CASES = [
     Case("GET /v1/operators", OK, OK, OK),
     Case("GET /v1/cache", OK, OK, OK),
     Case("DELETE /v1/cache", FORBIDDEN, FORBIDDEN, FORBIDDEN),
+    Case("GET /v1/indexes", OK, OK, OK),
+    Case("GET /v1/indexes/{name}", OK, HIDDEN, OK),
+    Case("POST /v1/indexes/{name}/search", OK, HIDDEN, FORBIDDEN, body={"vector": [1, 0]}),
+    Case("DELETE /v1/indexes/{name}", OK, HIDDEN, FORBIDDEN, HIDDEN),
     Case("GET /metrics", FORBIDDEN, FORBIDDEN, FORBIDDEN),
     Case("DELETE /v1/jobs/{job_id}", OK, HIDDEN, FORBIDDEN),
 ]
@@ -87,9 +100,18 @@ def ended_job(mill: Mill, token: str) -> str:
     return job
 
 
+def ensure_index(mill: Mill, folder: Path) -> None:
+    """Let the tenant acme have an index."""
+    if mill.call("GET", f"/v1/indexes/{INDEX}", token=ACME).status == 200:
+        return
+    rows, sink = [{"embedding": [1.0, 0.0]}], {"to": str(folder / f"{INDEX}.lance")}
+    job = mill.call("POST", "/v1/jobs", {"operator": "echo", "rows": rows, "sink": sink}, ACME).json["id"]
+    assert b'"state":"completed"' in mill.call("GET", f"/v1/jobs/{job}/events", token=ACME).body
+
+
 def send(mill: Mill, case: Case, token: str, job: str, upload: str) -> Answer:
     method, path = case.route.split(" ")
-    path = path.format(job_id=job, upload_id=upload, number=0)
+    path = path.format(job_id=job, upload_id=upload, number=0, name=INDEX)
     return mill.call(method, path, part() if case.body == b"" else case.body, token)
 
 
@@ -106,8 +128,10 @@ def test_the_cases_are_all_the_routes_of_the_document(mill: Mill) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.route for case in CASES])
-def test_a_token_reaches_what_its_tenant_has_and_nothing_else(mill: Mill, case: Case) -> None:
+def test_a_token_reaches_what_its_tenant_has_and_nothing_else(mill: Mill, case: Case, tmp_path: Path) -> None:
     job = ended_job(mill, ACME)
+    if "{name}" in case.route:
+        ensure_index(mill, tmp_path)
     upload = mill.call("POST", "/v1/uploads", {"spec": {"operator": "echo"}}, ACME).json["upload"]
     for token in ("", "wrong-token-1", METRICS):
         expected = OK if (token, case.route) == (METRICS, "GET /metrics") else "unauthorized"
@@ -159,6 +183,17 @@ def test_an_upload_of_another_tenant_cannot_be_submitted(mill: Mill) -> None:
     source = {"upload": upload, "parts": 1}
     assert mill.submit(BETA, source=source).code == "invalid_source"
     assert mill.submit(ACME, source=source).status == 201
+
+
+def test_results_between_stages_are_read_by_jobs_of_their_tenant_alone(mill: Mill) -> None:
+    stages = [{"operator": "echo", "name": "a", "keep": True}, {"operator": "echo", "name": "b"}]
+    job = str(mill.call("POST", "/v1/jobs", {"stages": stages, "rows": ROWS}, ACME).json["id"])
+    assert b'"state":"completed"' in mill.call("GET", f"/v1/jobs/{job}/events", token=ACME).body
+    for source in ({"job": job, "stage": "a"}, {"job": job, "stage": "no"}):
+        assert mill.submit(BETA, source=source).code == "not_found"
+        assert mill.submit(TOKEN, source=source).code == "not_found"
+    assert mill.submit(ACME, source={"job": "job-none", "stage": "a"}).code == "not_found"
+    assert mill.submit(ACME, source={"job": job, "stage": "a"}).status == 201
 
 
 def test_costs_are_those_of_the_tenant_and_an_admin_sees_all(mill: Mill) -> None:

@@ -11,7 +11,7 @@ from batchmill.broker import model_queue_of, queue_of
 from batchmill.clock import SystemClock
 from batchmill.fleet import WorkerInfo
 from batchmill.jobs.shard import Shard, ShardId, ShardState, Slice
-from batchmill.ledger.shards import PlanStep
+from batchmill.ledger.plan_step import PlanStep
 from batchmill.ledger.submission import Submission
 from batchmill.operators.contract import OperatorInfo
 from batchmill.operators.model_key import model_key
@@ -69,7 +69,7 @@ def recoverer(ledger: Ledger, publisher: MessagePublisher) -> Recoverer:
 def test_a_shard_is_taken_back_when_no_worker_has_its_model_any_more(
     ledger: Ledger, publisher: MessagePublisher
 ) -> None:
-    epoch = ledger.lead("me", 60)
+    epoch = ledger.lead("me", 3600)
     ref = queued_shard(ledger, publisher, epoch)
     announce(ledger, [MODEL])
     recoverer(ledger, publisher).step(epoch)
@@ -94,5 +94,5 @@ def test_a_shard_is_taken_back_when_no_worker_has_its_model_any_more(
 def test_a_new_leader_finds_the_queues_of_the_one_before(ledger: Ledger, publisher: MessagePublisher) -> None:
     publisher.publish("echo", QUEUE, Shard("job-9", 0, ShardId((0,)), 0, 1, (), token=1).ref)
     assert ledger.find_queues(queue_of("")) == [QUEUE]
-    recoverer(ledger, publisher).step(ledger.lead("me", 60))
+    recoverer(ledger, publisher).step(ledger.lead("me", 3600))
     assert ledger.find_queues(queue_of("")) == []

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batchmill.errors import InvalidSource
-from batchmill.jobs.job import FileSource
+from batchmill.jobs.files import FileSource
 from batchmill.sources import describe, open_source
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
 from batchmill import Stage
-from batchmill.errors import InvalidOutput, InvalidRequest, InvalidRows, UnknownOperator
+from batchmill.cli import main
+from batchmill.errors import InvalidOutput, InvalidParams, InvalidRequest, InvalidRows, UnknownOperator
 from support.cluster import manifest
 from support.waiting import GRACE_S, until
 
@@ -80,15 +82,15 @@ def dead_in(job: batchmill.Job, stage: str) -> list[tuple[int, ...]]:
     return [letter.path for letter in job.dead_letters(stage=stage)]
 
 
-@pytest.mark.parametrize("output", ["", "folder", "lines", "one.parquet"])
+@pytest.mark.parametrize(("output", "fuse"), [("", True), ("folder", True), ("lines", False), ("one.parquet", False)])
 def test_rows_that_failed_in_any_stage_are_replayed_through_the_later_ones_into_place(
-    client: batchmill.Client, tmp_path: Path, output: str
+    client: batchmill.Client, tmp_path: Path, output: str, *, fuse: bool
 ) -> None:
     cures = Cures(tmp_path)
     source = tmp_path / "in.parquet"
     pq.write_table(pa.Table.from_pylist(ROWS), source)
     target = {"path": str(tmp_path / output), "format": "jsonl" if output == "lines" else "parquet"} if output else None
-    job = client.submit(source=source, stages=cures.stages(), output=target).wait(GRACE_S)
+    job = client.submit(source=source, stages=cures.stages(), output=target, fuse=fuse).wait(GRACE_S)
     everything = [row["id"] for row in ROWS]
     done = [n for n in everything if n % 7 and n % 9 and n % 5]
     assert found(job.results()) == pieces(done)
@@ -129,7 +131,8 @@ def gated_chain(client: batchmill.Client, folder: Path) -> tuple[batchmill.Job, 
     cures, gate, source = Cures(folder), folder / "gate", folder / "in.parquet"
     pq.write_table(pa.Table.from_pylist(ROWS), source)
     gate.touch()
-    job = client.submit(source=source, stages=cures.stages(gate=str(gate)), output=folder / "out").wait(GRACE_S)
+    stages = cures.stages(gate=str(gate))
+    job = client.submit(source=source, stages=stages, output=folder / "out", fuse=False).wait(GRACE_S)
     gate.unlink()
     cures.cure("a")
     return job, cures, gate
@@ -201,7 +204,7 @@ def test_dead_letters_are_those_of_their_stage(client: batchmill.Client, tmp_pat
 
 
 def test_results_between_stages_are_deleted_unless_they_are_kept(
-    client: batchmill.Client, service_folder: Path, tmp_path: Path
+    client: batchmill.Client, service_folder: Path, service_record: dict[str, str], tmp_path: Path
 ) -> None:
     cures = Cures(tmp_path)
     for stage in "abc":
@@ -217,6 +220,12 @@ def test_results_between_stages_are_deleted_unless_they_are_kept(
     until(lambda: left() == {"1", "3"}, "the deletion of what is between stages")
     assert [row["of"] for row in job.stage("b").peek(3)] == [1, 2, 2]
     assert job.stage("a").peek() == []
+    options = ["--url", service_record["url"], "--token", service_record["token"]]
+    printed = CliRunner().invoke(main, ["peek", job.id, "--stage", "b", "--rows", "3", *options])
+    assert [json.loads(line)["of"] for line in printed.stdout.splitlines()] == [1, 2, 2]
+    printed = CliRunner().invoke(main, ["peek", job.id, "--stage", "a", *options])
+    assert (printed.exit_code, printed.stdout) == (0, "")
+    assert "no results of stage a are there now" in printed.stderr
     with pytest.raises(InvalidRequest, match="no stage 'x'"):
         job.stage("x").peek()
     assert job.status().stages["b"].results == 600
@@ -246,8 +255,10 @@ def test_a_column_that_a_later_stage_cannot_get_is_refused_at_submit(client: bat
         client.submit(rows=DOCUMENTS[:3], stages=[Stage("echo"), Stage("echo")])
     with pytest.raises(InvalidRequest, match="either an operator or stages"):
         client.submit("echo", DOCUMENTS[:3], stages=[Stage("echo")])
-    with pytest.raises(UnknownOperator, match="'echoo'"):
+    with pytest.raises(UnknownOperator, match=r"^stage 'echoo': no worker has an operator 'echoo'"):
         client.submit(rows=DOCUMENTS[:3], stages=[Stage("echo"), Stage("echoo")])
+    with pytest.raises(InvalidParams, match=r"^stage 'chunk': operator 'chunk' has no parameter 'sizee'"):
+        client.submit(rows=DOCUMENTS[:3], stages=[Stage("chunk", sizee=40), Stage("echo")])
 
 
 def test_stages_that_are_planned_beside_each_other_do_not_count_as_ends_of_the_planner(
@@ -275,6 +286,17 @@ def test_a_result_without_a_column_that_the_next_stage_requires_is_a_row_without
     assert {letter.error_type for letter in letters} <= {"MissingValue"}
 
 
+def test_a_carried_column_that_a_part_lacks_is_null_there_wherever_parts_are_cut(
+    client: batchmill.Client, tmp_path: Path
+) -> None:
+    source, first = tmp_path / "in.parquet", 300
+    pq.write_table(pa.Table.from_pylist(ROWS), source)
+    stages = [Stage("names_some", first=first), Stage("echo", carry=["id", "text"])]
+    found = list(client.submit(source=source, stages=stages).wait(GRACE_S).results())
+    assert [row["id"] for row in found] == [row["id"] for row in ROWS]
+    assert [row["text"] is None for row in found] == [row["id"] < first for row in ROWS]
+
+
 def test_a_chain_does_not_resume_what_a_job_of_its_last_stage_has_left(
     client: batchmill.Client, tmp_path: Path
 ) -> None:
@@ -285,7 +307,7 @@ def test_a_chain_does_not_resume_what_a_job_of_its_last_stage_has_left(
     until(lambda: job.status().rows_done > 0, "the first results")
     job.cancel()
     until(lambda: job.status().is_final, "the end of the job")
-    with pytest.raises(InvalidOutput, match="it had one stage, now it has 2"):
+    with pytest.raises(InvalidOutput, match="it had 1 stage, now it has 2"):
         client.submit(source=source, stages=[Stage("echo"), Stage("steady", log=str(log))], output=tmp_path / "out")
 
 

@@ -219,18 +219,48 @@ def test_a_text_that_is_too_long_is_cut_or_given_up_on(cache: OperatorCache, ref
 
 
 def test_vectors_are_shortened_and_scaled_again_on_demand(cache: OperatorCache, reference: SentenceTransformer) -> None:
-    found = vectors(embed(cache, pa.table({"text": ["a text"]}), truncate_dim=64))
+    found = vectors(embed(cache, pa.table({"text": ["a text"]}), dimensions=64))
     assert found.shape == (1, 64)
     expected = encode(reference, ["a text"], truncate_dim=64, normalize_embeddings=True)
     assert found == pytest.approx(expected, abs=1e-5)
     with pytest.raises(InvalidParams, match="makes vectors of 384 numbers"):
-        embed(cache, pa.table({"text": ["a text"]}), truncate_dim=385)
+        embed(cache, pa.table({"text": ["a text"]}), dimensions=385)
+
+
+@pytest.mark.parametrize(
+    ("output_type", "element", "length"),
+    [("float16", pa.float16(), 384), ("int8", pa.int8(), 384), ("binary", pa.uint8(), 48)],
+)
+def test_vectors_in_other_numbers_stand_for_the_same_ones(
+    cache: OperatorCache, texts: list[str], output_type: str, element: pa.DataType, length: int
+) -> None:
+    table = pa.table({"text": texts[:6]})
+    exact, found = embed(cache, table), embed(cache, table, output_type=output_type)
+    assert found.schema.field("embedding").type == pa.list_(element, length)
+    expected, numbers = vectors(exact), vectors(found)
+    if output_type == "binary":
+        assert np.array_equal(np.unpackbits(numbers, axis=1), expected > 0)
+    else:
+        assert cosines(expected, numbers.astype(np.float32)).min() > 0.9995
+    if output_type == "int8":
+        assert np.abs(numbers.astype(int)).max(axis=1).tolist() == [127] * 6
+
+
+def test_binary_vectors_need_whole_bytes(cache: OperatorCache) -> None:
+    with pytest.raises(InvalidParams, match="multiple of 8 numbers, got 60"):
+        embed(cache, pa.table({"text": ["a"]}), output_type="binary", dimensions=60)
+
+
+def test_tokens_of_each_text_are_counted_on_demand(cache: OperatorCache) -> None:
+    table = embed(cache, pa.table({"text": ["", "one two three", "word " * 600]}), token_counts=True)
+    assert table["tokens"].to_pylist() == [2, 5, 256]
+    assert table.schema.field("tokens").type == pa.int32()
 
 
 def test_half_precision_gives_float32_vectors_close_to_the_full_ones(
     cache: OperatorCache, reference: SentenceTransformer, texts: list[str]
 ) -> None:
-    found = embed(cache, pa.table({"text": texts[:4]}), dtype="bfloat16")
+    found = embed(cache, pa.table({"text": texts[:4]}), precision="bfloat16")
     assert found.schema.field("embedding").type == pa.list_(pa.float32(), 384)
     similar = cosines(vectors(found), encode(reference, texts[:4]))
     assert similar.min() > 0.99
@@ -257,6 +287,8 @@ def test_a_model_that_is_no_plain_transformer_gives_the_vectors_of_its_own_encod
         found = vectors(embed(cache, pa.table({"text": texts}), model=str(tmp_path), normalize=False))
         with pytest.raises(InvalidParams, match="truncate=false is not possible"):
             embed(cache, pa.table({"text": texts}), model=str(tmp_path), truncate=False)
+        with pytest.raises(InvalidParams, match="does not report the tokens of a text"):
+            embed(cache, pa.table({"text": texts}), model=str(tmp_path), token_counts=True)
         with pytest.raises(InvalidParams, match="reads texts of any length"):
             embed(cache, pa.table({"text": texts}), model=str(tmp_path), max_tokens=4)
     assert found == pytest.approx(encode(model, texts), abs=1e-6)

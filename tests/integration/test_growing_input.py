@@ -69,7 +69,7 @@ def planned_ids(ledger: Ledger, source: GrowingSource) -> list[int]:
 def test_rows_that_are_written_between_steps_are_planned_once_each(
     ledger: Ledger, settings: CoordinatorSettings, source: GrowingSource
 ) -> None:
-    epoch = ledger.lead("me", 60)
+    epoch = ledger.lead("me", 3600)
     role, rng, written = planner(ledger, settings, source), random.Random(7), 0
     for _ in range(20):
         rows = rng.choice((0, 0, 1, 2, 70, 300))
@@ -91,7 +91,7 @@ def test_another_leader_continues_at_the_row_where_the_input_had_ended(
     ledger: Ledger, settings: CoordinatorSettings, source: GrowingSource
 ) -> None:
     first, second = planner(ledger, settings, source), planner(ledger, settings, source)
-    epoch = ledger.lead("me", 60)
+    epoch = ledger.lead("me", 3600)
     source.write(100)
     first.step(epoch)
     second.step(epoch)
@@ -109,7 +109,7 @@ def test_another_leader_continues_at_the_row_where_the_input_had_ended(
 def test_a_job_whose_input_has_no_row_yet_is_not_started_and_does_not_end(
     ledger: Ledger, settings: CoordinatorSettings, source: GrowingSource
 ) -> None:
-    epoch = ledger.lead("me", 60)
+    epoch = ledger.lead("me", 3600)
     role = planner(ledger, settings, source)
     role.step(epoch)
     record = ledger.jobs.read(JOB)

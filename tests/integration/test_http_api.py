@@ -309,6 +309,17 @@ def test_a_deadline_that_has_passed_is_refused_before_rows_are_sent(api: Api) ->
         assert "the deadline passed" in error_of(answer)["message"]
 
 
+def test_a_deadline_may_be_a_span_from_when_the_job_is_accepted(api: Api) -> None:
+    spec = {"operator": "echo", "rows": [{"id": 1}], "pool": "empty-pool", "idempotency_key": "with-a-span"}
+    accepted = api.call("POST", "/v1/jobs", {**spec, "deadline": "1h 30m"})
+    status = json.loads(accepted.body)
+    assert status["deadline_at"] == pytest.approx(status["created_at"] + 5400, abs=5)
+    again = api.call("POST", "/v1/jobs", {**spec, "deadline": 5400})
+    assert (again.status, json.loads(again.body)["id"]) == (200, status["id"])
+    both = api.call("POST", "/v1/jobs", {**spec, "deadline": 1, "deadline_at": 2e9, "idempotency_key": None})
+    assert (both.status, "either deadline or deadline_at" in error_of(both)["message"]) == (422, True)
+
+
 def test_an_ended_job_is_deleted_and_one_that_runs_is_a_conflict(api: Api) -> None:
     waiting = submit(api, rows=[{"id": 1}], pool="empty-pool")
     conflict = api.call("DELETE", f"/v1/jobs/{waiting}")

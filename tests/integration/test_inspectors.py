@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchmill.errors import InvalidRows, InvalidSource, ServiceUnavailable
-from batchmill.jobs.job import FileSource
+from batchmill.jobs.files import FileSource
 from batchmill.settings import CoordinatorSettings
 from batchmill.sources import End, InputSplit
-from batchmill.sources.describe import describe
+from batchmill.sources.describing.describe import describe
 from batchmill.workspace import Workspace, stream_from_table
 from batchmill_coordinator.inspection.inspector import InspectedSource, Inspector
 from batchmill_coordinator.inspection.pool import inspector_pool

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batchmill.errors import NotFound, StorageError
-from batchmill.jobs.job import JobState, UploadSource
+from batchmill.jobs.files import UploadSource
+from batchmill.jobs.job import JobState
 from batchmill.ledger import Ledger
 from batchmill.ledger.submission import Submission
 from batchmill.storage.blobs import BlobStore
@@ -48,7 +49,7 @@ def blobs(tmp_path: Path) -> StubbornBlobs:
 def now(redis_client: redis.Redis, prefix: str) -> Ledger:
     """A ledger at a time of its own, that this process leads."""
     ledger = Ledger(redis_client, prefix, now_ms=START_MS)
-    assert ledger.lead("me", 60) == EPOCH
+    assert ledger.lead("me", 3600) == EPOCH
     return ledger
 
 

@@ -71,7 +71,7 @@ def test_an_unforeseen_exception_in_planning_sets_aside_one_job_with_a_note_and_
     ledger: Ledger, prefix: str, valkey_url: str, tmp_path: Path, good: GrowingSource, error: Exception
 ) -> None:
     planner = planner_of(ledger, prefix, valkey_url, tmp_path, {BAD: error, GOOD: good})
-    planner.step(ledger.lead("me", 60))
+    planner.step(ledger.lead("me", 3600))
     assert ledger.jobs.read(GOOD).first.rows_planned == 10
     assert ledger.jobs.read(BAD).state is JobState.PENDING
     (entry,) = ledger.log.read(BAD).entries
@@ -85,7 +85,7 @@ def test_a_job_of_which_the_planner_died_twice_fails_and_the_others_are_planned(
     planner = planner_of(ledger, prefix, valkey_url, tmp_path, {BAD: other, GOOD: good})
     for died in (1, 2):  # two processes that began and were never through
         assert ledger.shards.begin_planning(BAD, is_again=False) == died
-    planner.step(ledger.lead("me", 60))
+    planner.step(ledger.lead("me", 3600))
     record = ledger.jobs.read(BAD)
     assert (record.state, other.opened_at) == (JobState.FAILING, [])
     assert record.error is not None
@@ -98,7 +98,7 @@ def test_a_later_stage_is_planned_beside_the_source_without_being_counted(
 ) -> None:
     stages = [StageForm(operator="echo"), StageForm(operator="echo", name="last")]
     submit(ledger, "chain", spec=JobForm(stages=stages).spec())
-    epoch = ledger.lead("me", 60)
+    epoch = ledger.lead("me", 3600)
     settle_one(ledger, epoch, "chain", pa.table({"id": [1]}), 1)
     end_plan(ledger, epoch, "chain", 1)
     for _ in range(2):
@@ -114,7 +114,7 @@ def test_one_death_is_forgotten_once_the_job_is_planned(
     source = GrowingSource()
     source.write(5)
     planner = planner_of(ledger, prefix, valkey_url, tmp_path, {BAD: source, GOOD: good})
-    epoch = ledger.lead("me", 60)
+    epoch = ledger.lead("me", 3600)
     for _ in range(4):
         ledger.shards.begin_planning(BAD, is_again=False)
         source.write(1)
@@ -129,7 +129,7 @@ def test_an_outage_of_the_ledger_while_a_job_is_planned_counts_for_no_death(
 ) -> None:
     sources: dict[str, Any] = {BAD: ServiceUnavailable("away"), GOOD: good}
     planner = planner_of(ledger, prefix, valkey_url, tmp_path, sources)
-    epoch = ledger.lead("me", 60)
+    epoch = ledger.lead("me", 3600)
     for _ in range(5):
         with pytest.raises(ServiceUnavailable):
             planner.step(epoch)

@@ -29,7 +29,10 @@ def blobs_of(folder: Path, job: batchmill.Job) -> list[Path]:
 
 
 @pytest.fixture
-def entries_of(client: batchmill.Client, service_folder: Path) -> Iterator[Callable[[batchmill.Job], set[bytes]]]:  # noqa: ARG001
+def entries_of(
+    client: batchmill.Client,  # noqa: ARG001  # so that the service runs
+    service_folder: Path,
+) -> Iterator[Callable[[batchmill.Job], set[bytes]]]:
     """What the ledger of the session's service has of a job."""
     settings = [process.environ() for process in psutil.Process().children(recursive=True)]
     blobs = str(service_folder / "blobs")

@@ -13,8 +13,8 @@ from batchmill.jobs.job import JobError, JobState
 from batchmill.jobs.shard import Shard, ShardId, ShardRef, ShardState, Slice
 from batchmill.ledger import JobRecord, Ledger
 from batchmill.ledger.formats.settlement import Settled, SplitUp
-from batchmill.ledger.shards import PlanStep
-from batchmill.ledger.submission import Submission
+from batchmill.ledger.plan_step import PlanStep
+from batchmill.ledger.submission import Acceptance, FirstPlace, OneShardPlan, QueuedShard, Submission
 from support.ledger_steps import LEASE_MS, SPEC, claim, plan, queue_one, submit, to_queue
 
 if TYPE_CHECKING:
@@ -59,11 +59,33 @@ def test_a_job_goes_all_the_way_and_leaves_only_what_its_results_need(
 def test_submitting_again_with_the_same_job_id_is_one_acceptance(ledger: Ledger, epoch: int) -> None:
     asked = Submission("job-1", SPEC, "digest", inline_rows=b"rows", idempotency_key="once")
     for _ in range(2):
-        assert ledger.jobs.submit(asked, max_live_jobs=1) == ("job-1", True)
+        assert ledger.jobs.submit(asked, max_live_jobs=1) == Acceptance("job-1", is_new=True)
     plan(ledger, epoch, [5])
-    assert ledger.jobs.submit(asked, max_live_jobs=1) == ("job-1", True)
+    assert ledger.jobs.submit(asked, max_live_jobs=1) == Acceptance("job-1", is_new=True)
     assert ledger.jobs.read("job-1").first.rows_planned == 5
     assert [record.id for record in ledger.jobs.live()] == ["job-1"]
+
+
+def test_the_only_shard_of_a_job_is_queued_with_it_if_a_worker_is_free_and_nothing_waits(
+    ledger: Ledger, epoch: int
+) -> None:
+    def ask(job_id: str, below: int) -> Acceptance:
+        shard = Shard(job_id, 0, ShardId((0,)), 0, 1, (Slice(0, 0, 1, 1),))
+        place = FirstPlace("pool.default/model", below)
+        asked = Submission(job_id, SPEC, "d", rows_total=1, plan=OneShardPlan(shard, 10, "end"), place=place)
+        return ledger.jobs.submit(asked, max_live_jobs=10)
+
+    ref = ShardRef("job-1", 0, ShardId((0,)), 1)
+    assert ask("job-1", 1) == Acceptance("job-1", is_new=True, queued=QueuedShard(ref, "pool.default/model"))
+    assert ask("job-1", 1).queued is None  # asked again: the recoverer publishes a message that nobody claims
+    assert ask("job-2", 1).queued is None  # the only worker has work
+    assert ask("job-3", 9).queued is None  # job-2 waits
+    waiting = ledger.jobs.read("job-2").first
+    assert ledger.shards.queue("job-2", waiting, ShardId((0,)), epoch) is not None
+    assert ledger.shards.queue("job-3", ledger.jobs.read("job-3").first, ShardId((0,)), epoch) is not None
+    assert ask("job-4", 3).queued is None
+    assert ask("job-5", 9).queued is None  # job-4 waits
+    assert claim(ledger, ref).token == 1
 
 
 def test_a_claim_gives_the_plan_and_on_request_the_job(ledger: Ledger, epoch: int) -> None:
@@ -206,11 +228,20 @@ def test_a_deposed_leader_writes_nothing(ledger: Ledger, epoch: int) -> None:
 
 
 def test_a_lead_that_was_taken_before_the_clock_went_back_does_not_last(ledger: Ledger) -> None:
-    first = ledger.lead("one", 86_400)  # what is left of a short lease by a clock that was ahead
-    assert ledger.lead("two", 43_201) == 0
+    first = ledger.lead("one", 10)
+    key = ledger._store.keys.leader()
+    ledger._store.redis.pexpire(key, 20_000)
+    assert ledger.lead("two", 10) == 0
+    ledger._store.redis.pexpire(key, 86_400_000)  # what is left of a short lease by a clock that was ahead
     second = ledger.lead("two", 10)
     assert second > first
     assert ledger.lead("one", 10) == 0
+
+
+def test_a_coordinator_with_a_short_lease_does_not_depose_one_with_a_long_lease(ledger: Ledger) -> None:
+    first = ledger.lead("one", 60)
+    assert ledger.lead("two", 5) == 0
+    assert ledger.lead("one", 60) == first
 
 
 def test_one_leads_until_it_resigns(ledger: Ledger) -> None:
@@ -223,12 +254,18 @@ def test_one_leads_until_it_resigns(ledger: Ledger) -> None:
     assert ledger.lead("b", 60) == first + 1
 
 
+def no_key_expires(ledger: Ledger) -> bool:
+    redis = ledger._store.redis
+    return all(redis.ttl(key) == -1 for key in redis.scan_iter("*idempotency*"))
+
+
 def test_an_idempotency_key_gives_the_same_job_and_refuses_another_request(ledger: Ledger) -> None:
     assert submit(ledger, "job-1", idempotency_key="k") == "job-1"
     assert submit(ledger, "job-2", idempotency_key="k") == "job-1"
     assert ledger.jobs.known_under("k") == ("job-1", "digest")
     with pytest.raises(Conflict, match="job-1"):
         submit(ledger, "job-3", idempotency_key="k", digest="different")
+    assert no_key_expires(ledger), "Redis' clock may jump: a key that it forgot would make a job a second time"
     with pytest.raises(NotFound):
         ledger.jobs.read("job-2")
 
@@ -337,6 +374,17 @@ def test_what_an_attempt_kept_is_given_to_the_next(ledger: Ledger, running: Shar
     ref = queue_one(ledger, epoch)
     assert claim(ledger, ref).checkpoint == "jobs/job-1/checkpoints/x"
     ledger.shards.end_attempt(ref, delay_s=0, blame=False)
+    assert claim(ledger, queue_one(ledger, epoch)).checkpoint == "jobs/job-1/checkpoints/x"
+
+
+def test_what_a_running_attempt_saves_counts_if_it_is_lost(
+    ledger: Ledger, running: ShardRef, epoch: int, redis_client: redis.Redis, prefix: str
+) -> None:
+    ledger.shards.save_checkpoint(running, "jobs/job-1/checkpoints/x")
+    ledger.shards.save_checkpoint(running, "jobs/job-1/checkpoints/x")
+    at(ledger, redis_client, prefix, 60_000).shards.expire_attempt(running, epoch, delay_s=0)
+    with pytest.raises(StaleToken):
+        ledger.shards.save_checkpoint(running, "jobs/job-1/checkpoints/late")
     assert claim(ledger, queue_one(ledger, epoch)).checkpoint == "jobs/job-1/checkpoints/x"
 
 

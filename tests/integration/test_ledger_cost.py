@@ -13,7 +13,7 @@ from batchmill.jobs.cost import NANO, Parts, Spent, Totals, total_of
 from batchmill.jobs.job import JobError, JobState
 from batchmill.jobs.shard import Shard, ShardId, ShardRef, Slice
 from batchmill.ledger import Ledger
-from batchmill.ledger.shards import PlanStep
+from batchmill.ledger.plan_step import PlanStep
 from batchmill.ledger.submission import Submission
 from support.records import spec_of
 

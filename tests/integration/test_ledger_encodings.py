@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from batchmill.jobs.cost import Parts, parse_pool_operator, write_pool_operator
 from batchmill.jobs.job import JOB_MOVES, JobState
-from batchmill.jobs.shard import SHARD_MOVES, Shard, ShardId, ShardRef, ShardState, format_shard_id
+from batchmill.jobs.shard import SHARD_MOVES, Shard, ShardId, ShardRef, ShardState, Slice, format_shard_id, part_of
 from batchmill.ledger.formats.encodings import (
     CommitInterval,
     EndedJob,
@@ -112,6 +112,15 @@ def test_the_first_row_is_read_from_a_plan(lua: Lua, plan: str) -> None:
 
 
 @settings(max_examples=20, deadline=None)
+@given(shard_id=shard_ids, first=st.integers(0, 2**53), rows=st.integers(1, 2**31), token=st.integers(0, 2**31))
+def test_the_plan_of_a_part_is_read_as_a_shard(lua: Lua, shard_id: ShardId, first: int, rows: int, token: int) -> None:
+    made = "plan_of_part(ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4])"
+    part = Slice(0, 0, rows, rows, part=part_of(shard_id, token))
+    expected = Shard("job-1", 1, shard_id, first, rows, (part,)).plan()
+    assert lua(made, first, rows, format_shard_id(shard_id), token).decode() == expected
+
+
+@settings(max_examples=20, deadline=None)
 @given(used=st.builds(Parts, numbers, numbers, numbers, numbers, numbers))
 def test_parts_of_an_attempts_time_survive_both_languages(lua: Lua, used: Parts) -> None:
     read = lua(
@@ -149,10 +158,12 @@ def test_holders_and_requests_survive_both_languages(lua: Lua, word: str, other:
 
 
 @settings(max_examples=20, deadline=None)
-@given(epoch=numbers, name=words)
-def test_a_leader_is_read_as_it_was_written(lua: Lua, epoch: int, name: str) -> None:
-    read = lua("{parse_leader(write_leader(ARGV[1], ARGV[2]))}", epoch, name)
-    assert [part.decode() for part in read] == [str(epoch), name]
+@given(epoch=numbers, name=words, lease_ms=st.integers(1, 10**9))
+def test_a_leader_is_read_as_it_was_written(lua: Lua, epoch: int, name: str, lease_ms: int) -> None:
+    read = lua("{parse_leader(write_leader(ARGV[1], ARGV[2], ARGV[3]))}", epoch, name, lease_ms)
+    assert read == [str(epoch).encode(), name.encode(), lease_ms]
+    former = lua("{parse_leader(ARGV[1])}", f"{epoch} {name}")
+    assert former == [str(epoch).encode(), name.encode()]
 
 
 @settings(max_examples=20, deadline=None)

@@ -90,7 +90,7 @@ def test_the_oldest_entries_make_room_and_long_ones_are_cut(
 
 def test_a_log_goes_with_its_job_and_does_not_come_back(ledger: Ledger, redis_client: redis.Redis, prefix: str) -> None:
     submit(ledger)
-    epoch = ledger.lead("me", 60)
+    epoch = ledger.lead("me", 3600)
     ledger.log.note(JOB, LogLevel.WARNING, LogEvent.LOST, "it was lost")
     ledger.jobs.stop(JOB, JobState.CANCELLING, None)
     assert ledger.jobs.finish(ledger.jobs.read(JOB), JobState.CANCELLED, epoch)

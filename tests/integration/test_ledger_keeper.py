@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batchmill.jobs.job import UploadSource
+from batchmill.jobs.files import UploadSource
 from batchmill.ledger import Ledger
 from batchmill.ledger.submission import Submission
 from batchmill.storage.blobs import BlobStore
@@ -161,6 +161,19 @@ def test_uploads_that_neither_wait_nor_belong_to_a_job_are_deleted_after_a_day(k
     assert kept.blobs.exists("uploads/upl-orphan/part-00000000.arrow")
     kept.step_after(3 * SWEEP_INTERVAL_S)
     assert list(kept.blobs.folders("uploads")) == ["upl-open", "upl-taken", "upl-unreadable"]
+
+
+def test_uploads_are_kept_for_as_long_as_a_job_names_them_and_its_request_is_read_once(kept: Kept) -> None:
+    ledger, redis = kept.ledger, kept.ledger._store.redis
+    for job_id, upload in (("job-1", "upl-1"), ("job-2", "upl-2")):
+        ledger.uploads.begin(upload)
+        spec = spec_of("echo", source=UploadSource(upload=upload, parts=1))
+        ledger.jobs.submit(Submission(job_id, spec, "digest"), max_live_jobs=10)
+        assert ledger.identity.unknown_uploads([upload, "upl-none"]) == ["upl-none"]
+    redis.hdel(ledger._store.keys.job("job-1"), "spec")
+    assert ledger.identity.unknown_uploads(["upl-1", "upl-2"]) == []
+    redis.zrem(ledger._store.keys.jobs(), "job-1")
+    assert ledger.identity.unknown_uploads(["upl-1", "upl-2"]) == ["upl-1"]
 
 
 def test_a_folder_whose_job_is_accepted_late_is_not_deleted(kept: Kept) -> None:

@@ -13,7 +13,7 @@ from batchmill.jobs.shard import Shard, ShardId, ShardRef, ShardState, Slice
 from batchmill.ledger import Ledger
 from batchmill.ledger.formats.encodings import EndedJob
 from batchmill.ledger.formats.record import JobStage
-from batchmill.ledger.shards import PlanStep
+from batchmill.ledger.plan_step import PlanStep
 from batchmill.ledger.submission import OneShardPlan, Submission
 from batchmill.sources.base import RowCount
 from support.records import spec_of

@@ -7,6 +7,7 @@ its stale token. After every step, all that the scripts have written must be wha
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -15,18 +16,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule, run_state_machine_as_test
 
 from batchmill.jobs.cost import NANO
-from batchmill.jobs.job import JobError, JobState, RetryPolicy
+from batchmill.jobs.job import JobError, JobForm, JobState, RetryPolicy, StageForm
 from batchmill.jobs.shard import Shard, ShardId, Slice
 from batchmill.ledger.formats.encodings import parse_stage_key
 from batchmill.ledger.scripting.connection import connect
-from batchmill.ledger.shards import PlanStep
-from batchmill.ledger.submission import OneShardPlan, Submission
+from batchmill.ledger.submission import FirstPlace, OneShardPlan, Submission
 from batchmill.ledger.views.index import Window
 from support.index_truth import index_of
-from support.ledger_lockstep import Lockstep, answer, comparable, said
-from support.ledger_model import DUE, LEASE_MS, Job
+from support.ledger_chain_rules import ChainRules, rarely, some
+from support.ledger_lockstep import answer, comparable, said
+from support.ledger_model_jobs import DUE, LEASE_MS, Job
 from support.ledger_steps import to_queue
-from support.records import spec_of
 
 GRACE_MS = 2_000
 LEAD_S = 3600.0  # by the server's clock: the lead changes hands only where a step says so
@@ -39,8 +39,7 @@ SETTINGS = settings(
 )
 ERROR = JobError(code="operator_failed", message="broken")
 
-some = st.integers(0, 1_000)  # picks one of what there is at that time
-rarely = st.integers(0, 7).map(lambda number: number == 7)
+how_many_stages = st.sampled_from([1, 1, 2, 3])
 delays_ms = st.sampled_from([0, 0, 500, 40_000])
 
 
@@ -49,18 +48,19 @@ def stages_of(members: dict[str, int]) -> dict[tuple[str, int], int]:
     return {parse_stage_key(member.encode()): score for member, score in members.items()}
 
 
-class LedgerMachine(Lockstep):
+class LedgerMachine(ChainRules):
     """Takes the same steps with the ledger and with the model."""
 
     @initialize(
         attempts=st.integers(1, 3),
         budget=st.sampled_from([None, 0.01, 0.05]),
         sizes=st.lists(st.integers(1, 5), min_size=1, max_size=3),
+        stages=how_many_stages,
     )
-    def begin(self, attempts: int, budget: float | None, sizes: list[int]) -> None:
+    def begin(self, attempts: int, budget: float | None, sizes: list[int], stages: int) -> None:
         self.change_leader(gap=False)
-        self.submit(attempts, None, budget, again="", rows=0)
-        self.plan(0, sizes, at_end=False, stale=False, deposed=False)
+        self.submit(attempts, None, budget, again="", rows=0, stages=stages)
+        self.plan(0, 0, sizes, at_end=False, stale=False, deposed=False)
         self.work(0, len(sizes), "w1")
 
     @rule(
@@ -69,12 +69,27 @@ class LedgerMachine(Lockstep):
         budget=st.sampled_from([None, 0.01, 0.1]),
         again=st.sampled_from(["", "", "", "same id", "same key"]),
         rows=st.integers(0, 5),
+        stages=how_many_stages,
+        below=st.sampled_from([0, 1, 9]),
+        lost=rarely,
     )
-    def submit(self, attempts: int, max_dead: float | None, budget: float | None, *, again: str, rows: int) -> None:
-        """rows: of a job that is planned at once; 0: the planner plans it."""
+    def submit(
+        self,
+        attempts: int,
+        max_dead: float | None,
+        budget: float | None,
+        *,
+        again: str,
+        rows: int,
+        stages: int,
+        below: int = 0,
+        lost: bool = False,
+    ) -> None:
+        """rows: of a job that is planned at once; 0: the planner plans it. below: see `FirstPlace`; 0: it has none."""
         number = 0 if again else len(self.model.jobs)
         retry = RetryPolicy(max_attempts=attempts, backoff_s=0, max_dead=max_dead)
-        spec = spec_of(operator="echo", retry=retry, budget=budget)
+        forms = [StageForm(operator="echo", name=f"stage {one}", retry=retry) for one in range(stages)]
+        spec = JobForm(stages=forms, budget=budget).spec()
         job_id = f"job-{number}"
         asked_as = "job-other" if again == "same key" else job_id
         piece = Shard(asked_as, 0, ShardId((0,)), 0, rows, (Slice(0, 0, rows, rows),))
@@ -82,18 +97,37 @@ class LedgerMachine(Lockstep):
         submission = Submission(
             asked_as, spec, "digest", f"key-{number}", b"rows", rows or None, tenant=job_id, plan=plan
         )
+        if below:
+            submission = replace(submission, place=FirstPlace("queue", below))
         if again and self.model.jobs["job-0"].state:
             word = "known" if again == "same key" else "ok"
             ask = partial(self.ledger.jobs.submit, submission, max_live_jobs=9)
             self.check(word, lambda: said(ask()[1], "known"), changes=False)
         elif not again and number < 2:
-            assert self.ledger.jobs.submit(submission, max_live_jobs=9) == (submission.job_id, True)
+            has_place = self.has_place(submission)
+            accepted = self.ledger.jobs.submit(submission, max_live_jobs=9)
+            assert accepted[:2] == (submission.job_id, True)
             job = Job(submission.job_id, spec, budget_nano=round((budget or 0) * NANO))
             self.model.jobs[submission.job_id] = job
             if plan:
-                job.plan([piece], plan.cursor, at_end=True)
-                job.ends_at_commit = True
+                job.state, job.started = "running", True
+                job.first.plan([piece], [plan.nbytes], plan.cursor, at_end=True)
+                job.ends_at_commit = stages == 1
+            assert (accepted.queued is not None) == has_place
+            if accepted.queued:
+                job.first.queue(piece.shard_id, self.model.now)
+                self.published.append(accepted.queued.ref)
+                self.messages += [] if lost else [accepted.queued.ref]
             self.records[submission.job_id] = [self.ledger.jobs.read(submission.job_id)]
+
+    def has_place(self, submission: Submission) -> bool:
+        """Whether its only shard is to be queued with the job: nothing of the pool waits, and a worker is free."""
+        if submission.plan is None or submission.place is None:
+            return False
+        found, _ = index_of(self.dump(), self.prefix, self.model.now)
+        waits = any(key.endswith("ready|default") for key in found)
+        in_flight = len(self.model.attempts("queued")) + len(self.model.attempts("running"))
+        return not waits and in_flight < submission.place.below
 
     @rule(
         which=some,
@@ -119,38 +153,26 @@ class LedgerMachine(Lockstep):
             word = "ok" if job.ended_at else "refused"
             self.check(word, lambda: answer(lambda: self.ledger.retention.mark_for_deletion(job.id)))
             self.check(word, lambda: said(self.ledger.retention.forget(job.id), "refused"))
-            job.state = "" if job.ended_at else job.state
+            job.state, job.is_between = ("", False) if job.ended_at else (job.state, job.is_between)
 
     @rule(gap=rarely)
     def change_leader(self, *, gap: bool) -> None:
         if self.model.leader:
             assert self.ledger.lead("rival", LEAD_S) == 0
             self.ledger.resign(self.model.leader)
-        self.model.leader = "" if gap else f"leader {next(self.serial)}"
+        self.model.leader = "" if gap else f"leader-{next(self.serial)}"
         if not gap:
             self.model.epoch += 1
             assert self.ledger.lead(self.model.leader, LEAD_S) == self.model.epoch
 
-    @rule(which=some, sizes=st.lists(st.integers(1, 5), max_size=3), at_end=rarely, stale=rarely, deposed=rarely)
-    def plan(self, which: int, sizes: list[int], *, at_end: bool, stale: bool, deposed: bool) -> None:
-        job, epoch = self.job(which), self.model.epoch - deposed
-        record = self.records[job.id][0] if stale else self.record(job)
-        first, shards = record.first.rows_planned, []
-        for number, rows in enumerate(sizes, record.first.shards_planned):
-            shards.append(Shard(job.id, 0, ShardId((number,)), first, rows, (Slice(0, first, first + rows, rows),)))
-            first += rows
-        step = PlanStep(shards, [10] * len(shards), f"from {first}", at_end, None)
-        self.check(
-            self.model.plan(record, step, epoch), lambda: self.ledger.shards.plan(job.id, record.first, step, epoch)
-        )
-
-    @rule(which=some, limit=st.integers(1, 4), lost=rarely, deposed=rarely)
-    def dispatch(self, which: int, limit: int, *, lost: bool, deposed: bool) -> None:
+    @rule(which=some, number=some, limit=st.integers(1, 4), lost=rarely, deposed=rarely)
+    def dispatch(self, which: int, number: int, limit: int, *, lost: bool, deposed: bool) -> None:
         job = self.job(which)
-        names = to_queue(self.ledger, job.id, limit, self.model.now)
-        assert names == self.model.to_queue(job, limit)
+        stage = self.stage(job, number)
+        names = to_queue(self.ledger, job.id, limit, self.model.now, stage.number)
+        assert names == self.model.to_queue(stage, limit)
         for shard_id in names:
-            ref = self.queue(job, shard_id, self.model.epoch - deposed)
+            ref = self.queue(job, stage, shard_id, self.model.epoch - deposed)
             if ref and not lost:
                 self.messages.append(ref)
 
@@ -158,7 +180,7 @@ class LedgerMachine(Lockstep):
     @rule(which=some)
     def queue_what_was_queued_before(self, which: int) -> None:
         ref = self.published[which % len(self.published)]
-        self.queue(self.model.jobs[ref.job_id], ref.shard_id, self.model.epoch)
+        self.queue(self.model.jobs[ref.job_id], self.model.stage(ref), ref.shard_id, self.model.epoch)
 
     @rule()
     def publish_lost_messages(self) -> None:
@@ -166,9 +188,9 @@ class LedgerMachine(Lockstep):
         late = [ref for ref, at in queued if self.model.now - at > GRACE_MS]
         self.messages += [ref for ref in late if ref not in self.messages]
 
-    @rule(which=some, shards=st.integers(1, 4), worker=st.sampled_from(["w1", "w1", "w11"]))
-    def work(self, which: int, shards: int, worker: str) -> None:
-        self.dispatch(which, shards, lost=False, deposed=False)
+    @rule(which=some, shards=st.integers(1, 4), worker=st.sampled_from(["w1", "w1", "w11"]), number=some)
+    def work(self, which: int, shards: int, worker: str, number: int = 0) -> None:
+        self.dispatch(which, number, shards, lost=False, deposed=False)
         for _ in self.messages[:shards]:
             self.deliver(-1, twice=False, worker=worker)
 
@@ -273,40 +295,47 @@ class LedgerMachine(Lockstep):
             self.check(word, lambda: answer(lambda: end(attempt.ref)))
 
     @precondition(lambda self: self.model.attempts("running"))
-    @rule(which=some, dead=st.sampled_from([0, 0, 1, 5]), inline=st.sampled_from([0, 40_000]), late=st.booleans())
-    def commit(self, which: int, dead: int, inline: int, *, late: bool) -> None:
+    @rule(
+        which=some,
+        dead=st.sampled_from([0, 0, 1, 5]),
+        inline=st.sampled_from([0, 40_000]),
+        fan_out=st.sampled_from([None, None, 0, 1, 3]),
+        late=st.booleans(),
+    )
+    def commit(self, which: int, dead: int, inline: int, fan_out: int | None, *, late: bool) -> None:
         if attempt := self.attempt(which, late=late):
-            self.commit_attempt(attempt.shard, min(dead, attempt.shard.rows), b"x" * inline)
+            self.commit_attempt(attempt.shard, min(dead, attempt.shard.rows), b"x" * inline, fan_out)
 
     @rule(which=some)
     def look(self, which: int) -> None:
         """A role reads what is live, and is cut short: it goes on when another step says so."""
         job = self.job(which)
-        live = self.ledger.jobs._live_attempts(job.id, 0)
-        self.seen[job.id, "unqueue"] = live
-        if JobState(job.state or "completed").is_stopping and not job.names("running"):
-            self.seen[job.id, "finish"] = live
+        for number, live in self.live(job, "", late=False).items():
+            self.seen[job.id, number, "unqueue"] = live
+            if JobState(job.state or "completed").is_stopping and not job.names("running"):
+                self.seen[job.id, number, "finish"] = live
 
-    @rule(which=some, late=st.booleans(), deposed=rarely)
-    def hold(self, which: int, *, late: bool, deposed: bool) -> None:
+    @rule(which=some, number=some, late=st.booleans(), deposed=rarely)
+    def hold(self, which: int, number: int, *, late: bool, deposed: bool) -> None:
         self.steer(which, "resume")
-        self.dispatch(which, 2, lost=False, deposed=False)
+        self.dispatch(which, number, 2, lost=False, deposed=False)
         self.steer(which, "pause")
         job, epoch, record = self.job(which), self.model.epoch - deposed, self.record(self.job(which))
-        with self.seeing(job, "unqueue", late=late) as live:
-            unqueued = self.model.unqueue_paused(job, epoch, live.return_value)
+        stage, live = self.stage(job, number), self.live(job, "unqueue", late=late)
+        with self.seeing(live):
+            unqueued = self.model.unqueue_paused(job, stage, epoch, live[stage.number])
             self.check(
                 str(unqueued),
-                lambda: str(self.ledger.jobs.unqueue_paused(record, record.first, epoch)),
+                lambda: str(self.ledger.jobs.unqueue_paused(record, record.stages[stage.number], epoch)),
                 changes=unqueued > 0,
             )
-        self.seen.setdefault((job.id, "unqueue"), live.return_value)
+        self.seen.setdefault((job.id, stage.number, "unqueue"), live[stage.number])
 
     @rule(which=some, wrong=rarely, late=rarely, deposed=rarely)
     def finish(self, which: int, *, wrong: bool, late: bool, deposed: bool) -> None:
         job, epoch, record = self.job(which), self.model.epoch - deposed, self.record(self.job(which))
         state = JobState.COMPLETED if wrong else JobState(DUE.get(job.state, "failed"))
-        with self.seeing(job, "finish", late=late):
+        with self.seeing(self.live(job, "finish", late=late)):
             word = self.model.finish(job, state, epoch)
             self.check(word, lambda: said(self.ledger.jobs.finish(record, state, epoch), "busy"))
 
@@ -336,17 +365,6 @@ class LedgerMachine(Lockstep):
             assert sorted(due.unqueue) == sorted(stages_of(dict.fromkeys(index.get("unqueue", ()), 0)))
         assert comparable(self.dump(), self.prefix) == before
 
-    @invariant()
-    def every_row_is_in_one_place(self) -> None:
-        for job in self.model.jobs.values():
-            live = [(piece.first_row, piece.rows) for piece in job.live.values()]
-            whole, end = not job.ended_at or job.state == "completed", 0
-            for first_row, rows in sorted([*job.tiles, *live]):
-                assert first_row == end if whole else first_row >= end
-                end = first_row + rows
-            assert end == job.rows_planned or not whole
-            assert job.rows_done + job.rows_dead == sum(rows for _, rows in job.tiles)
-
     def teardown(self) -> None:
         try:
             if sys.exception() is None and self.model.jobs:
@@ -354,20 +372,29 @@ class LedgerMachine(Lockstep):
         finally:
             self.redis.delete(*self.dump(), f"{self.prefix}none")
 
+    def dispatch_all(self, going: list[int]) -> None:
+        for number in going:
+            for stage in self.job(number).stages:
+                self.dispatch(number, stage.number, 1000, lost=False, deposed=False)
+
+    def plan_later_stages(self, which: int) -> None:
+        for stage in self.job(which).stages[1:]:
+            self.plan(which, stage.number, [1000, 1000], at_end=False, stale=False, deposed=False)
+
     def go_on_to_the_end(self) -> None:
         """From wherever it stands, every job ends, and whatever was not stopped is done or dead, row by row."""
         self.change_leader(gap=False)
         going = [number for number, job in enumerate(self.model.jobs.values()) if job.state and not job.ended_at]
         for number in going:
             self.steer(number, "resume", 1_000_000.0)
-            self.plan(number, [2], at_end=True, stale=False, deposed=False)
-        for more in (0.001, 1000.0, 1000.0, 1000.0):  # the first budget is used up at once
+            self.plan(number, 0, [2], at_end=True, stale=False, deposed=False)
+        for more in (0.001, *[1000.0] * 8):  # the first budget is used up at once
             for number in going:
                 self.steer(number, "resume", self.job(number).cost_nano / NANO + more)
+                self.plan_later_stages(number)
             self.clock_jumps(5 * LEASE_MS)
             self.recover(deposed=False, cut=6)
-            for number in going:
-                self.dispatch(number, 1000, lost=False, deposed=False)
+            self.dispatch_all(going)
             self.clock_jumps(GRACE_MS + 1)
             self.publish_lost_messages()
             while self.messages:
@@ -375,6 +402,7 @@ class LedgerMachine(Lockstep):
             while attempt := next((found for found in self.attempts if self.model.running(found.ref)), None):
                 self.commit_attempt(attempt.shard, 0, b"x" * 40_000)  # there is room for one of these
                 self.commit_attempt(attempt.shard, 0, b"")
+            self.free(deposed=False)
             self.redis_holds_what_the_model_says()
         for number in going:
             stopped = JobState(self.job(number).state).is_stopping

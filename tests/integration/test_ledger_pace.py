@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from batchmill.jobs.completion import Completion
 from batchmill.jobs.shard import Shard, ShardId, Slice
 from batchmill.ledger import Ledger
-from batchmill.ledger.shards import PlanStep
+from batchmill.ledger.plan_step import PlanStep
 from batchmill.ledger.submission import Submission
 from support.records import spec_of
 

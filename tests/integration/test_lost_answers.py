@@ -14,7 +14,8 @@ from redis.retry import Retry
 
 from batchmill.errors import OutcomeUnknown, ServiceUnavailable
 from batchmill.fleet import WorkerInfo
-from batchmill.jobs.job import JobRequest, JobState, RetryPolicy, UploadSource
+from batchmill.jobs.files import UploadSource
+from batchmill.jobs.job import JobRequest, JobState, RetryPolicy
 from batchmill.jobs.shard import FIRST_ROWS, ShardId
 from batchmill.ledger import jobs
 from batchmill.ledger.submission import Submission
@@ -104,7 +105,7 @@ def uploaded(service: Service) -> UploadSource:
 
 
 def submit(service: Service) -> JobRecord:
-    job_id, _ = service.admission.admit(JobRequest(operator="echo", source=uploaded(service)), "default")
+    job_id = service.admission.admit(JobRequest(operator="echo", source=uploaded(service)), "default").job_id
     return service.ledger.jobs.read(job_id)
 
 
@@ -189,7 +190,7 @@ def test_a_job_that_nobody_knows_to_be_accepted_keeps_its_rows(service: Service,
         service.admission.admit(request, "default")
     is_accepted = what == "answer"
     assert len(service.ledger.jobs.live()) == is_accepted
-    job_id, is_new = service.admission.admit(request, "default")
+    job_id, is_new, _ = service.admission.admit(request, "default")
     assert is_new != is_accepted
     assert [record.id for record in service.ledger.jobs.live()] == [job_id]
     plan_from_the_start(service, job_id)
@@ -227,7 +228,7 @@ def test_a_job_of_more_rows_than_a_first_shard_waits_for_the_planner(service: Se
 
 def submit_rows(service: Service, rows: int) -> JobRecord:
     request = JobRequest(operator="echo", rows=[{"id": n} for n in range(rows)])
-    job_id, is_new = service.admission.admit(request, "default")
+    job_id, is_new, _ = service.admission.admit(request, "default")
     assert is_new
     return service.ledger.jobs.read(job_id)
 
@@ -270,7 +271,7 @@ def test_what_a_worker_kept_of_a_shard_outlives_an_answer_that_was_lost(
         log = tmp_path / "log"
         log.mkdir()
         retry = RetryPolicy(max_attempts=3, backoff_s=0)
-        job_id, _ = service.admission.admit(
+        job_id = service.admission.admit(
             JobRequest(
                 operator="flaky",
                 rows=[{"id": n} for n in range(1, 10)],
@@ -278,7 +279,7 @@ def test_what_a_worker_kept_of_a_shard_outlives_an_answer_that_was_lost(
                 retry=retry,
             ),
             "default",
-        )
+        ).job_id
         plan(service)
         with answered_again(context, "end_attempt"):
             result = context.runner.run(queue_first(service, job_id))
@@ -317,7 +318,7 @@ def answered_again(context: SlotContext, script: str) -> Iterator[None]:
 
 def test_a_retry_that_was_due_by_a_clock_ahead_leaves_the_stages_that_are_ready(service: Service) -> None:
     ledger, epoch = service.ledger, service.leadership.epoch
-    job_id, _ = service.admission.admit(JobRequest(operator="echo", rows=[{"id": 1}]), "default")
+    job_id = service.admission.admit(JobRequest(operator="echo", rows=[{"id": 1}]), "default").job_id
     ref = ledger.shards.queue(job_id, ledger.jobs.read(job_id).first, ShardId((0,)), epoch)
     assert ref is not None
     assert ledger.shards.claim(ref, "default", "worker claim", 60_000, with_job=False) is not None

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SCRAPER = "scraper"
 ECHO = {"operator": "echo", "pool": "default"}
+ECHO_STAGE = {**ECHO, "stage": "echo"}
 
 
 class Watched:
@@ -85,7 +86,7 @@ def test_the_scrapers_token_opens_the_metrics_and_nothing_else(watched: Watched)
 def test_a_job_is_counted_once_wherever_it_is_counted_and_stays_counted_when_it_is_deleted(watched: Watched) -> None:
     job = watched.cluster.clients["a"].submit("echo", rows=[{"id": n} for n in range(100)])
     assert len(list(job.results())) == 100
-    until(lambda: watched.worker("rows_total", **ECHO, outcome="done") == 100, "the count of the rows")
+    until(lambda: watched.worker("rows_total", **ECHO_STAGE, outcome="done") == 100, "the count of the rows")
     until(lambda: sum(watched.leaders("jobs_finished_total", **ECHO, state="completed")) == 1, "the count of the end")
     assert watched.leaders("queue_depth_rows", pool="default") == [0]
     assert watched.leaders("workers", pool="default") == [1]
@@ -93,7 +94,7 @@ def test_a_job_is_counted_once_wherever_it_is_counted_and_stays_counted_when_it_
 
     job.delete()
     until(lambda: watched.leaders("jobs_kept") == [0], "the job's end in the ledger")
-    assert watched.worker("rows_total", **ECHO, outcome="done") == 100
+    assert watched.worker("rows_total", **ECHO_STAGE, outcome="done") == 100
     assert sum(watched.leaders("jobs_finished_total", **ECHO, state="completed")) == 1
     assert sum(watched.leaders("jobs_submitted_total", **ECHO)) == 1
 
@@ -107,14 +108,14 @@ def test_work_that_nobody_does_is_deep_and_grows_old(watched: Watched) -> None:
 
 
 def test_what_a_process_counted_outlives_it_and_its_end_is_counted(watched: Watched) -> None:
-    before = watched.worker("rows_total", **ECHO, outcome="done")
+    before = watched.worker("rows_total", **ECHO_STAGE, outcome="done")
     assert before == 100
     watched.cluster.slots()[0].kill()
     until(lambda: watched.worker("slot_ends_total", slot="cpu0", pool="default", cause="died") == 1, "the count")
-    assert watched.worker("rows_total", **ECHO, outcome="done") == before
+    assert watched.worker("rows_total", **ECHO_STAGE, outcome="done") == before
     job = watched.cluster.clients["a"].submit("echo", rows=[{"id": n} for n in range(10)])
     assert len(list(job.results())) == 10
-    until(lambda: watched.worker("rows_total", **ECHO, outcome="done") == before + 10, "the next process' count")
+    until(lambda: watched.worker("rows_total", **ECHO_STAGE, outcome="done") == before + 10, "the next process' count")
 
 
 def test_costs_are_the_ledgers_totals_whole_by_operator_and_by_tenant_and_outlive_jobs(watched: Watched) -> None:

@@ -68,7 +68,7 @@ def is_planned(ledger: Ledger, job_id: str) -> bool:
 def test_slow_sources_delay_only_themselves_and_leave_threads_to_other_tenants(
     ledger: Ledger, settings: CoordinatorSettings, sources: Sources
 ) -> None:
-    epoch, role = ledger.lead("me", 60), planner(ledger, settings, sources)
+    epoch, role = ledger.lead("me", 3600), planner(ledger, settings, sources)
     slow = [submit(ledger, f"slow-{number}", tenant="slow") for number in range(MAX_THREADS)]
     role.step(epoch)
     submit(ledger, "quick", tenant="other")
@@ -86,7 +86,7 @@ def test_a_slow_source_that_a_deposed_leader_still_reads_adds_nothing(
 ) -> None:
     first = planner(ledger, settings, sources)
     submit(ledger, "slow-1")
-    first.step(ledger.lead("me", 60))
+    first.step(ledger.lead("me", 3600))
     ledger.resign("me")
     second, epoch = planner(ledger, settings, Sources()), ledger.lead("you", 60)
     sources.may_open.set()
@@ -102,7 +102,7 @@ def test_a_slow_source_that_a_deposed_leader_still_reads_adds_nothing(
 def test_jobs_of_a_pool_without_workers_do_not_hold_up_another_pool(
     ledger: Ledger, settings: CoordinatorSettings, sources: Sources
 ) -> None:
-    epoch, role = ledger.lead("me", 60), planner(ledger, settings, sources)
+    epoch, role = ledger.lead("me", 3600), planner(ledger, settings, sources)
     for number in range(90):
         submit(ledger, f"nobody-{number:02}", spec=spec_of(operator="echo", pool="nobody", priority=100))
     submit(ledger, "quick")

@@ -18,10 +18,14 @@ from kombu.exceptions import OperationalError
 from batchmill.broker import celery_settings
 from batchmill.embedded.valkey import valkey_command
 from batchmill.errors import BatchmillError, LedgerRefused, ServiceUnavailable
+from batchmill.jobs.completion import Completion
+from batchmill.jobs.job import JobState
 from batchmill.ledger import Ledger
 from batchmill.processes.parent_death import die_with_parent
+from batchmill.redis_access.connections import ServerUnavailable
 from batchmill.settings import ServiceSettings
-from support.waiting import until
+from support.ledger_steps import claim, plan, queue_one, submit
+from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,10 +89,10 @@ def broker_error(url: str) -> Exception | None:
     app.conf.update(celery_settings(ServiceSettings(redis_url=url)))
     with app.connection_for_write() as connection:
         try:
-            connection.ensure_connection(max_retries=1, timeout=5)
+            connection.ensure_connection(max_retries=1, timeout=GRACE_S)
             queue = connection.SimpleQueue("address")
             queue.put({"passes": True})
-            assert queue.get(timeout=5).payload == {"passes": True}
+            assert queue.get(timeout=GRACE_S).payload == {"passes": True}
         except OperationalError as error:
             refused: Exception = error
             return refused
@@ -262,3 +266,23 @@ def test_ledger_and_broker_verify_the_same_certificates(
         error = ledger_error(url)
         assert (error is None, broker_error(url) is None) == (is_accepted, is_accepted)
     assert is_accepted or (isinstance(error, LedgerRefused) and "ssl_ca_certs" in str(error))
+
+
+def test_events_that_a_server_comes_to_refuse_leave_no_script_half_done(tmp_path: Path) -> None:
+    with server(tmp_path / "server") as (port, _):
+        ledger = Ledger.open(ServiceSettings(redis_url=f"redis://127.0.0.1:{port}/0"))
+        client = ledger._store.redis
+        client.execute_command("ACL", "SETUSER", "default", "resetchannels")
+        with pytest.raises(ServerUnavailable, match="NOPERM"):
+            client.publish("any", "event")
+        epoch = ledger.lead("me", 3600)
+        submit(ledger)
+        assert plan(ledger, epoch, [5, 7]) == "ok"
+        for number in range(2):
+            ref = queue_one(ledger, epoch, number)
+            claim(ledger, ref)
+            assert ledger.shards.commit(ref, Completion(rows=5, rows_dead=0, nbytes=10, busy_s=0.5))
+        assert ledger.jobs.finish(ledger.jobs.read("job-1"), JobState.COMPLETED, epoch)
+        record = ledger.jobs.read("job-1")
+        assert (record.state, record.first.shards_done, record.first.shards_live) == (JobState.COMPLETED, 2, 0)
+        assert ledger.jobs.live() == []

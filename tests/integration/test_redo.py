@@ -99,7 +99,7 @@ MERGED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("output", MERGED)
-@pytest.mark.parametrize("what", ["results", "output"])
+@pytest.mark.parametrize("what", ["results", "output", "missing output"])
 def test_an_output_that_is_merged_is_written_again(
     client: batchmill.Client, places: Places, output: str, what: str
 ) -> None:
@@ -109,10 +109,9 @@ def test_an_output_that_is_merged_is_written_again(
     out = places.folder / MERGED[output]["path"]
     if what == "results":
         flip(min((places.blobs / "jobs" / job.id / "output").glob("part-*")))
-    elif out.is_file():
-        out.unlink()
     else:
-        flip(min(out.iterdir()))
+        file = out if out.is_file() else min(out.iterdir())
+        flip(file) if what == "output" else file.unlink()
     rows_done = job.redo().wait(timeout=GRACE_S).status().rows_done
     assert (rows_done > 0) == (what == "results")
     assert job.to_table().equals(expected)

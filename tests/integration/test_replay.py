@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from batchmill.cli import main
+from batchmill.cli.arguments.selection import find_job
 from batchmill.errors import Conflict, InvalidRequest, InvalidRows
 from batchmill.jobs.job import RetryPolicy
 from support.outputs import manifest_path
@@ -85,6 +86,13 @@ def test_only_the_chosen_rows_are_replayed_and_the_others_stay_dead(client: batc
     assert [row["id"] for row in job.results()] == [n for n in range(200) if n % 5 or n in (5, 190)]
     job.replay(error_type="RowError").wait(timeout=GRACE_S)
     assert list(job.results()) == _expected(ROWS)
+
+
+def test_a_name_that_a_replay_shares_with_its_job_means_the_job(client: batchmill.Client, cure: Path) -> None:
+    job = _submit(client, cure, name="named")
+    replay = job.replay([5]).wait(timeout=GRACE_S)
+    assert replay.status().name == "named"
+    assert find_job(client, "named").id == job.id
 
 
 def test_rows_that_die_again_keep_their_letters_with_all_attempts(client: batchmill.Client, cure: Path) -> None:

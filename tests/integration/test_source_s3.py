@@ -12,7 +12,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from batchmill.errors import InvalidSource
-from batchmill.jobs.job import FileSource
+from batchmill.jobs.files import FileSource
 from batchmill.sources import InputSplit, SourceDescription, describe, describe_upload, open_source
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import Locations

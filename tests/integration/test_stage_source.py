@@ -19,8 +19,13 @@ JOB = "job-1"
 SPEC = JobForm(stages=[{"operator": "echo", "name": "first"}, {"operator": "echo"}]).spec()
 
 
-def source(ledger: Ledger, results: list[int | None], *, planned: bool, live: int = 0) -> StageSource:
-    """The source of the second stage. results: of each planned shard of the first; None: it is not settled."""
+def source(
+    ledger: Ledger, results: list[int | None], *, planned: bool, live: int = 0, running: int = 0, **own: Any
+) -> StageSource:
+    """The source of the second stage. results: of each planned shard of the first; None: it is not settled.
+
+    running: shards of the first. own: fields of the spec of the second.
+    """
     keys, first_row = ledger._store.keys, 0
     for number, count in enumerate(results):
         if count is not None:
@@ -30,9 +35,11 @@ def source(ledger: Ledger, results: list[int | None], *, planned: bool, live: in
     first = {
         b"shards_planned": len(results), b"planned": int(planned), b"rows_out": sum(filter(None, results)),
         b"shards_live": results.count(None), b"rows_done": first_row,
+        b"shards_running": running,
     }  # fmt: skip
     hashes = [{name: str(value).encode() for name, value in first.items()}, {b"shards_live": str(live).encode()}]
-    fields = {b"spec": SPEC.model_dump_json().encode(), b"state": b"running"}
+    spec = SPEC.model_copy(update={"stages": (SPEC.stages[0], SPEC.stages[1].model_copy(update=own))})
+    fields = {b"spec": spec.model_dump_json().encode(), b"state": b"running"}
     return StageSource(ledger, JobRecord.from_hashes(JOB, fields, hashes), 1, cast("Any", None))
 
 
@@ -69,3 +76,27 @@ def test_a_split_joins_a_bounded_number_of_parts(ledger: Ledger) -> None:
     splitter = source(ledger, [1] * (MAX_PARTS + 3), planned=True).splitter("")
     assert len(rows_of(splitter.next_split(9999, 1 << 20))) == MAX_PARTS
     assert len(rows_of(splitter.next_split(9999, 1 << 20))) == 3
+
+
+def test_a_stage_of_large_shards_waits_while_the_one_before_it_is_at_work(ledger: Ledger) -> None:
+    def split(results: list[int | None], running: int, rows: int = 9) -> object:
+        found = source(ledger, results, planned=True, running=running, min_shard_rows=9)
+        return found.splitter("").next_split(rows, 1 << 20)
+
+    assert split([2, None], 1) == NotYet()
+    assert rows_of(split([2, None], 0)) == [("0-a1", 0, 2)], "its buffer may be full"
+    assert rows_of(split([2], 0)) == [("0-a1", 0, 2)]
+    assert rows_of(split([2, 7, None], 1)) == [("0-a1", 0, 2), ("1-a1", 0, 7)]
+
+
+def test_a_stage_that_takes_all_waits_and_takes_it_at_once_at_the_end(ledger: Ledger) -> None:
+    parts: list[int | None] = [1, 0] * (MAX_PARTS + 1)
+    assert source(ledger, [*parts, None], planned=True, takes_all=True).splitter("").next_split(1, 1) == NotYet()
+    splitter = source(ledger, parts, planned=True, takes_all=True).splitter("")
+    split = splitter.next_split(1, 1)
+    assert len(rows_of(split)) == MAX_PARTS + 1
+    assert splitter.next_split(1, 1) == End()
+    assert isinstance(split, InputSplit)
+    again = source(ledger, parts, planned=True, takes_all=True).splitter(split.cursor)
+    assert again.next_split(1, 1) == End()
+    assert source(ledger, [0, 0], planned=True, takes_all=True).splitter("").next_split(1, 1) == End()

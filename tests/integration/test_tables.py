@@ -14,7 +14,7 @@ from moto.server import ThreadedMotoServer
 from pyiceberg.catalog.memory import InMemoryCatalog
 
 from batchmill.errors import InvalidOutput, JobCancelled
-from batchmill.jobs.job import FileSource
+from batchmill.jobs.files import FileSource
 from batchmill.sources import describe, open_source
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations

@@ -43,7 +43,7 @@ def settled_tasks(stack: FlowerStack, job: batchmill.Job, *last: str) -> list[di
 
 
 def test_a_finished_shard_is_seen_with_operator_job_shard_worker_and_runtime(stack: FlowerStack) -> None:
-    job = stack.client.submit("steady", rows=[{"id": n} for n in range(8)], params={"log": "/tmp"})  # noqa: S108
+    job = stack.client.submit("steady", rows=[{"id": n} for n in range(8)], params={"log": "/tmp"})  # noqa: S108  # read only
     assert len(list(job.results())) == 8
 
     (task,) = settled_tasks(stack, job)

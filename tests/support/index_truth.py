@@ -62,11 +62,15 @@ def _add_stage(
     now_ms: int,
 ) -> None:
     member, number, stage = one
-    pool, live, state = stage["worked_for"].split(" ")[0], _int(stage, "shards_live"), job["state"]
+    pool, live, state = _pool(named, job_key, number), _int(stage, "shards_live"), job["state"]
     in_flight = _int(stage, "shards_queued") + _int(stage, "shards_running")
-    if state in ("pending", "running") and stage["planned"] != "1":
+    following = named.get(f"{job_key}:stage:{number + 1}")
+    is_blocked = following is not None and _is_blocked(stage, following, in_flight)
+    if following is not None and state not in FINAL and _int(following, "shards_done") > _int(stage, "freed_at"):
+        due["free"] = {*due["free"], member}
+    if state in ("pending", "running") and stage["planned"] != "1" and _may_have_input(named, job_key, number, stage):
         _take_turn(due, "plan", pool, stage["turn"], member, live * 1000 - int(job["priority"]))
-    if state == "running" and live > in_flight:
+    if state == "running" and live > in_flight and not is_blocked:
         retries = named.get(f"{job_key}:waiting:{number}", {})
         first = 0 if f"{job_key}:ready:{number}" in named else min(retries.values(), default=0)
         if first > now_ms or (first and member in later):
@@ -82,7 +86,7 @@ def _add_stage(
         - _int(stage, "rows_done")
         - _int(stage, "rows_dead")
     )
-    if state in ("pending", "running") and not in_flight and left > 0:
+    if state in ("pending", "running") and not in_flight and left > 0 and (number == 0 or live) and not is_blocked:
         due[f"starved|{pool}"][member] = int(stage.get("last_queued_at", job["created_at"]))
     if state not in FINAL:
         waiting = len(named.get(f"{job_key}:waiting:{number}", {})) if live > in_flight else 0
@@ -94,13 +98,41 @@ def _add_stage(
             "left": left,
             "done": _int(stage, "rows_done"),
             "dead": _int(stage, "rows_dead"),
-            "held": 1,
+            "held": int(all(_pool(named, job_key, before) != pool for before in range(number))),
         }
         runs = int(state in ("pending", "running"))
         for what, amount in counts.items():
             _count(due, f"{what} {runs} {stage['worked_for']}", amount)
     if state == "paused" and _int(stage, "shards_queued"):
         due["unqueue"] = {*due["unqueue"], member}
+
+
+def _pool(named: dict[str, Any], job_key: str, number: int) -> str:
+    found: str = named[f"{job_key}:stage:{number}"]["worked_for"].split(" ")[0]
+    return found
+
+
+def _may_have_input(named: dict[str, Any], job_key: str, number: int, stage: dict[str, str]) -> bool:
+    """Whether a stage that is not the first may have results of the one before that are not in its shards."""
+    if number == 0:
+        return True
+    before = named[f"{job_key}:stage:{number - 1}"]
+    is_over = before["planned"] == "1" and not _int(before, "shards_live")
+    first = (stage.get("cursor") or "0 0").split()[0]
+    return is_over or first in named.get(f"{job_key}:done:{number - 1}", {})
+
+
+def _is_blocked(stage: dict[str, str], following: dict[str, str], in_flight: int) -> bool:
+    """Whether the buffer behind a stage has no room for one more shard, and the next stage has work meanwhile."""
+    settled = _int(stage, "rows_done") + _int(stage, "rows_dead")
+    if settled:
+        of_a_row = -(-_int(stage, "bytes_out") // settled)
+        expected = of_a_row * -(-(_int(stage, "rows_planned") - settled) // max(_int(stage, "shards_live"), 1))
+    else:
+        expected = 8 * -(-_int(stage, "bytes_in") // max(_int(stage, "shards_planned"), 1))
+    buffered = _int(stage, "bytes_out") - _int(stage, "bytes_freed")
+    is_full = buffered + (in_flight + 1) * expected > _int(stage, "buffer_bytes")
+    return bool(expected and is_full and (buffered or in_flight) and _int(following, "shards_live"))
 
 
 def _count(due: dict[str, Any], field: str, amount: int) -> None:

@@ -18,7 +18,8 @@ from batchmill.jobs.cost import Parts
 from batchmill.jobs.job import JobState
 from batchmill.jobs.retry import DeadLetter, Lost, Split, decide
 from batchmill.ledger import JobRecord, Ledger
-from support.ledger_model import JOB_FIELDS, LEASE_MS, STAGE_FIELDS, Job, Model, Piece
+from support.ledger_model import Model
+from support.ledger_model_jobs import JOB_FIELDS, LEASE_MS, STAGE_FIELDS, Job, Piece, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,7 +68,7 @@ class Lockstep(RuleBasedStateMachine):
         self.model = Model()
         self.ledger = Ledger(client, self.prefix, now_ms=self.model.now)
         self.records: dict[str, list[JobRecord]] = {}  # of each job as they were read, the latest last
-        self.seen: dict[tuple[str, str], list[ShardRef]] = {}  # what a role had read when it was cut short
+        self.seen: dict[tuple[str, int, str], list[ShardRef]] = {}  # what a role had read when it was cut short
         self.messages: list[ShardRef] = []  # in the broker
         self.published: list[ShardRef] = []  # ever
         self.attempts: list[Attempt] = []  # ever
@@ -75,6 +76,9 @@ class Lockstep(RuleBasedStateMachine):
 
     def job(self, which: int) -> Job:
         return list(self.model.jobs.values())[which % len(self.model.jobs)]
+
+    def stage(self, job: Job, which: int) -> Stage:
+        return job.stages[which % len(job.stages)]
 
     def record(self, job: Job) -> JobRecord:
         if job.state:
@@ -86,20 +90,25 @@ class Lockstep(RuleBasedStateMachine):
         found = [attempt for attempt in self.attempts if late != bool(self.model.running(attempt.ref))]
         return found[which % len(found)] if found else None
 
-    def seeing(self, job: Job, role: str, *, late: bool) -> Any:
-        """Inside, the ledger takes for live what the role saw when it was cut short, or what is live now."""
-        live = self.seen.get((job.id, role)) if late else None
-        live = self.ledger.jobs._live_attempts(job.id, 0) if live is None else live
-        return mock.patch.object(self.ledger.jobs, "_live_attempts", return_value=live)
+    def live(self, job: Job, role: str, *, late: bool) -> dict[int, list[ShardRef]]:
+        """By stage what the role saw as live when it was cut short, or what is live now."""
+        now = {stage.number: self.ledger.jobs._live_attempts(job.id, stage.number) for stage in job.stages}
+        return now | {
+            number: refs for (job_id, number, by), refs in self.seen.items() if late and (job_id, by) == (job.id, role)
+        }
 
-    def queue(self, job: Job, shard_id: ShardId, epoch: int) -> ShardRef | None:
+    def seeing(self, live: dict[int, list[ShardRef]]) -> Any:
+        """Inside, the ledger takes these for live."""
+        return mock.patch.object(self.ledger.jobs, "_live_attempts", side_effect=lambda _, stage: live[stage])
+
+    def queue(self, job: Job, stage: Stage, shard_id: ShardId, epoch: int) -> ShardRef | None:
         refs, record = [], self.record(job)
 
         def queue() -> str:
-            refs.append(self.ledger.shards.queue(record.id, record.first, shard_id, epoch))
+            refs.append(self.ledger.shards.queue(record.id, record.stages[stage.number], shard_id, epoch))
             return said(refs[0] is not None, "nothing")
 
-        self.check(self.model.queue(job, shard_id, epoch), queue)
+        self.check(self.model.queue(job, stage, shard_id, epoch), queue)
         self.published += [ref for ref in refs if ref]
         return refs[0]
 
@@ -130,7 +139,7 @@ class Lockstep(RuleBasedStateMachine):
     def take_back(self, ref: ShardRef, epoch: int, cut: int) -> None:
         shard = self.ledger.shards.read(ref)
         assert shard is not None
-        match decide(shard, Lost(), self.model.jobs[ref.job_id].spec.first.retry, random.Random(0)):
+        match decide(shard, Lost(), self.model.stage(ref).spec.retry, random.Random(0)):
             case Split():
                 self.split(shard, epoch)
             case DeadLetter():
@@ -140,17 +149,27 @@ class Lockstep(RuleBasedStateMachine):
 
     def bury(self, shard: Shard, epoch: int, cut: int) -> None:
         """As `LostRowSettler` does, cut short after `cut` steps."""
-        job = self.model.jobs[shard.job_id]
+        job, stage = self.model.jobs[shard.job_id], self.model.stage(shard.ref)
         if self.expire_attempt(shard.ref, epoch, 3 * LEASE_MS) != "ok" or cut == 1:
             return
-        ref = self.queue(job, shard.shard_id, epoch)
+        ref = self.queue(job, stage, shard.shard_id, epoch)
         if ref and cut > 2 and self.claim(ref, f"undertaker {next(self.serial)}") and cut > 3:
             self.commit_attempt(self.attempts[-1].shard, 1, b"")
 
-    def commit_attempt(self, shard: Shard, dead: int, inline: bytes) -> None:
-        limit = DeadLimit.of(self.model.jobs[shard.job_id].spec.first)
+    def commit_attempt(self, shard: Shard, dead: int, inline: bytes, fan_out: int | None = None) -> None:
+        """fan_out: results of a row; 0: all are filtered, None: one each."""
+        limit = DeadLimit.of(self.model.stage(shard.ref).spec)
         counted = (("ValueError", dead),) if dead else ()
-        completion = Completion(shard.rows - dead, dead, 10, inline=inline, dead_by_type=counted)
+        rows = shard.rows - dead
+        completion = Completion(
+            rows,
+            dead,
+            10 * rows * (1 if fan_out is None else fan_out),
+            inline=inline,
+            dead_by_type=counted,
+            results=None if fan_out is None else rows * fan_out,
+            rows_filtered=rows if fan_out == 0 else 0,
+        )
         used = self.used()
         word = self.model.commit(shard.ref, completion, used)
 

@@ -3,133 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
 
-from batchmill.jobs.cost import NANO, PARTS, Parts, Spent
+from batchmill.jobs.cost import NANO, Parts, Spent
 from batchmill.jobs.job import MAX_INLINE_BYTES
 from batchmill.jobs.retry import LOSSES_BEFORE_SPLIT
 from batchmill.jobs.shard import ShardId, ShardRef, format_shard_id
+from batchmill.ledger.formats.encodings import write_settled
+from support.ledger_model_jobs import DUE, LEASE_MS, START_MS, Job, Part, Piece, Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from batchmill.jobs.completion import Completion
-    from batchmill.jobs.job import JobSpec
-    from batchmill.jobs.shard import Shard
     from batchmill.ledger import JobRecord
-    from batchmill.ledger.shards import PlanStep
-
-LEASE_MS = 10_000
-START_MS = 1_000_000_000_000
-DUE = {
-    "running": "completed",
-    "paused": "completed",
-    "cancelling": "cancelled",
-    "failing": "failed",
-    "expiring": "expired",
-}
-"""The final state that each state of a job leads to."""
-
-COST_FIELDS = ["rows", "attempts", *(f"{part}_{unit}" for part in PARTS for unit in ("us", "nano"))]
-JOB_FIELDS = ["cost_nano", "budget_nano", "state", "inline_bytes", "stages_open"]
-"""The fields of a job's hash that the model answers for."""
-
-STAGE_FIELDS = [
-    *(f"cost {name}" for name in COST_FIELDS),
-    "cursor",
-    "planned",
-    "rows_planned",
-    "rows_done",
-    "rows_dead",
-    "shards_planned",
-    "shards_live",
-    "shards_queued",
-    "shards_running",
-    "shards_done",
-]
-"""The same of the hash of its stage."""
-
-
-@dataclass
-class Piece:
-    """A live shard in the model. at: when it was queued, when its lease ends, or when its retry is due (ms)."""
-
-    first_row: int
-    rows: int
-    skip: int = 0
-    state: str = "planned"
-    token: int = 0
-    failures: int = 0
-    losses: int = 0
-    holder: str = ""
-    checkpoint: str = ""
-    metered: str = ""  # "price used at sharers"
-    at: int = 0
-
-    def wait(self, until: int, blame: str = "") -> None:
-        self.state, self.holder, self.metered, self.at = "waiting", "", "", until
-        if blame:
-            setattr(self, blame, getattr(self, blame) + 1)
-
-    def fields(self) -> dict[str, str]:
-        return {name: str(value) for name, value in asdict(self).items() if name != "at"}
-
-
-@dataclass
-class Job:
-    """A job in the model; its state is "" once it is deleted."""
-
-    id: str
-    spec: JobSpec
-    state: str = "pending"
-    started: bool = False
-    cursor: str = ""
-    planned: bool = False
-    ends_at_commit: bool = False
-    live: dict[ShardId, Piece] = field(default_factory=dict)  # planned ones in input order
-    left: int = 0  # shards that were live when it ended
-    settled: dict[ShardId, str] = field(default_factory=dict)
-    tiles: list[tuple[int, int]] = field(default_factory=list)  # first row and rows of each committed shard
-    shards_planned: int = 0
-    rows_planned: int = 0
-    rows_done: int = 0
-    rows_dead: int = 0
-    inline_bytes: int = 0
-    ended_at: int = 0
-    budget_nano: int = 0  # 0: none
-    cost_nano: int = 0
-    costs: Counter[str] = field(default_factory=Counter)
-
-    def stop(self, state: str) -> bool:
-        changes = self.state in ("pending", "running", "paused")
-        self.state = state if changes else self.state
-        return changes
-
-    def plan(self, shards: Sequence[Shard], cursor: str, *, at_end: bool) -> None:
-        self.state, self.started, self.cursor, self.planned = "running", True, cursor, at_end
-        for shard in shards:
-            self.live[shard.shard_id] = Piece(shard.first_row, shard.rows)
-            self.rows_planned += shard.rows
-            self.shards_planned += 1
-
-    def names(self, state: str) -> list[ShardId]:
-        return [shard_id for shard_id, piece in self.live.items() if piece.state == state]
-
-    def fields(self) -> dict[str, str]:
-        """What the job's hash must hold."""
-        is_settled = self.planned and not (self.live or self.left)
-        own = {name: getattr(self, name) for name in JOB_FIELDS if hasattr(self, name)}
-        own["stages_open"] = int(not is_settled)
-        return {name: str(own[name] or 0) for name in JOB_FIELDS}
-
-    def stage_fields(self) -> dict[str, str]:
-        """What the hash of its stage must hold: every counter counted anew."""
-        counted = {f"shards_{state}": len(self.names(state)) for state in ("queued", "running")}
-        own: dict[str, Any] = {name: getattr(self, name) for name in STAGE_FIELDS if hasattr(self, name)}
-        own |= {f"cost {name}": self.costs[f"cost {name}"] for name in COST_FIELDS}
-        own |= counted | {"planned": int(self.planned), "shards_live": len(self.live) + self.left}
-        return {name: str(own.get(name, len(self.tiles)) or 0) for name in STAGE_FIELDS}
+    from batchmill.ledger.formats.record import StageRecord
+    from batchmill.ledger.formats.settlement import Settled
+    from batchmill.ledger.plan_step import PlanStep
 
 
 class Model:
@@ -146,36 +35,39 @@ class Model:
     def leads(self, epoch: int) -> bool:
         return bool(self.leader) and epoch == self.epoch
 
+    def stage(self, ref: ShardRef) -> Stage:
+        return self.jobs[ref.job_id].stages[ref.stage]
+
     def running(self, ref: ShardRef) -> Piece | None:
-        piece = self.jobs[ref.job_id].live.get(ref.shard_id)
+        piece = self.stage(ref).live.get(ref.shard_id)
         return piece if piece and (piece.state, piece.token) == ("running", ref.token) else None
 
     def attempts(self, state: str) -> dict[str, tuple[ShardRef, Piece]]:
         found = [
-            (ShardRef(job.id, 0, shard_id, job.live[shard_id].token), job.live[shard_id])
+            (ShardRef(job.id, stage.number, shard_id, stage.live[shard_id].token), stage.live[shard_id])
             for job in self.jobs.values()
-            for shard_id in job.names(state)
+            for stage, shard_id in job.names(state)
         ]
         return {ref.attempt_key: (ref, piece) for ref, piece in found}
 
-    def charge(self, job: Job, piece: Piece, used: Parts, rows: int = 0) -> None:
+    def charge(self, job: Job, stage: Stage, piece: Piece, used: Parts, rows: int = 0) -> None:
         """One attempt's bill goes into four sums, and may be the one that uses up the budget."""
         spent = Spent.of(used, int(piece.metered.split()[0]))
         bill = {"rows": rows, "attempts": 1}
         for unit, parts in (("us", spent.us), ("nano", spent.nano)):
             bill |= {f"{name}_{unit}": part for name, part in asdict(parts).items()}
-        names = [job.id, f"default {job.spec.first.operator}", str(self.now // 86_400_000)]
-        for sums, name in zip([job.costs, *self.costs.values()], ["cost", *names], strict=True):
+        names = [job.id, f"default {stage.spec.operator}", str(self.now // 86_400_000)]
+        for sums, name in zip([stage.costs, *self.costs.values()], ["cost", *names], strict=True):
             sums.update({f"{name} {what}": amount for what, amount in bill.items() if amount})
         job.cost_nano += spent.nano.total
         is_spent = 0 < job.budget_nano <= job.cost_nano
-        if is_spent and job.state == "running" and (job.live or not job.planned):
+        if is_spent and job.state == "running" and not job.is_settled:
             job.state = "paused"
 
     def charge_lost(self, ref: ShardRef, piece: Piece) -> None:
         _, told, at, sharers = map(int, piece.metered.split())
         silent_ms = max(0, min(self.now, abs(piece.at)) - at)
-        self.charge(self.jobs[ref.job_id], piece, Parts(retried=told + silent_ms * 1000 // sharers))
+        self.charge(self.jobs[ref.job_id], self.stage(ref), piece, Parts(retried=told + silent_ms * 1000 // sharers))
 
     def steer(self, job: Job, how: str, budget: float | None = None) -> str:
         if job.state not in ("pending", "running", "paused"):
@@ -190,35 +82,39 @@ class Model:
         job.state = "paused" if how == "pause" else "running" if job.started else "pending"
         return "ok"
 
-    def plan(self, record: JobRecord, step: PlanStep, epoch: int) -> str:
+    def plan(self, record: JobRecord, number: int, step: PlanStep, epoch: int) -> str:
         job = self.jobs[record.id]
+        stage = job.stages[number]
         if not self.leads(epoch):
             return "deposed"
         if job.state not in ("pending", "running"):
             return "over"
-        if job.planned or job.cursor != record.first.cursor:
+        if stage.planned or stage.cursor != record.stages[number].cursor:
             return "moved"
-        job.plan(step.shards, step.cursor, at_end=step.at_end)
+        job.state, job.started = "running", True
+        stage.plan(step.shards, step.sizes, step.cursor, at_end=step.at_end)
         return "ok"
 
-    def to_queue(self, job: Job, limit: int) -> list[ShardId]:
-        waiting = [shard_id for shard_id in job.names("waiting") if job.live[shard_id].at <= self.now]
-        waiting.sort(key=lambda shard_id: (job.live[shard_id].at, format_shard_id(shard_id)))
+    def to_queue(self, stage: Stage, limit: int) -> list[ShardId]:
+        waiting = [shard_id for shard_id in stage.names("waiting") if stage.live[shard_id].at <= self.now]
+        waiting.sort(key=lambda shard_id: (stage.live[shard_id].at, format_shard_id(shard_id)))
         waiting = waiting[:limit]  # only these are read, so suspects may keep later retries from being seen
-        planned = job.names("planned")[:limit]
-        suspects = [one for one in waiting if planned and (len(one) > 1 or job.live[one].losses >= LOSSES_BEFORE_SPLIT)]
+        planned = stage.names("planned")[:limit]
+        suspects = [
+            one for one in waiting if planned and (len(one) > 1 or stage.live[one].losses >= LOSSES_BEFORE_SPLIT)
+        ]
         return [*(one for one in waiting if one not in suspects), *planned, *suspects]
 
-    def queue(self, job: Job, shard_id: ShardId, epoch: int) -> str:
-        piece = job.live.get(shard_id)
+    def queue(self, job: Job, stage: Stage, shard_id: ShardId, epoch: int) -> str:
+        piece = stage.live.get(shard_id)
         if not self.leads(epoch) or job.state != "running" or not piece or piece.state not in ("planned", "waiting"):
             return "nothing"
-        piece.state, piece.token, piece.at = "queued", piece.token + 1, self.now
+        stage.queue(shard_id, self.now)
         return "ok"
 
     def claim(self, ref: ShardRef, holder: str, price_nano: int, sharers: int) -> str:
         job = self.jobs[ref.job_id]
-        piece = job.live.get(ref.shard_id)
+        piece = self.stage(ref).live.get(ref.shard_id)
         if not piece or piece.token != ref.token:
             return "stale"
         if piece.state != "queued" and (piece.state, piece.holder) != ("running", holder):
@@ -254,20 +150,20 @@ class Model:
     def expire_attempt(self, ref: ShardRef, epoch: int, delay_ms: int) -> str:
         word = self.take(ref, epoch)
         if word == "ok":
-            self.jobs[ref.job_id].live[ref.shard_id].wait(self.now + delay_ms, "losses")
+            self.stage(ref).live[ref.shard_id].wait(self.now + delay_ms, "losses")
         return word
 
     def split(self, ref: ShardRef, epoch: int) -> str:
         word = self.take(ref, epoch)
         if word == "ok":
-            job = self.jobs[ref.job_id]
-            whole = job.live.pop(ref.shard_id)
-            job.settled[ref.shard_id] = "split 2"
+            stage = self.stage(ref)
+            whole = stage.live.pop(ref.shard_id)
+            stage.settled[ref.shard_id] = "split 2"
             middle = whole.rows // 2
             for half, start, stop in ((0, 0, middle), (1, middle, whole.rows)):
                 piece = Piece(whole.first_row + start, stop - start, whole.skip + start, "waiting", at=self.now)
                 piece.losses, piece.checkpoint = whole.losses, whole.checkpoint
-                job.live[ShardId((*ref.shard_id, half))] = piece
+                stage.live[ShardId((*ref.shard_id, half))] = piece
         return word
 
     def extend_all_leases(self, epoch: int) -> int:
@@ -307,7 +203,7 @@ class Model:
         piece = self.running(ref)
         if not piece:
             return "stale"
-        self.charge(self.jobs[ref.job_id], piece, used)
+        self.charge(self.jobs[ref.job_id], self.stage(ref), piece, used)
         piece.wait(self.now + delay_ms, "failures" if blame else "")
         piece.checkpoint = checkpoint or piece.checkpoint
         self.jobs[ref.job_id].ends_at_commit &= not checkpoint
@@ -316,44 +212,89 @@ class Model:
         return "ok"
 
     def commit(self, ref: ShardRef, completion: Completion, used: Parts) -> str:
-        job, piece = self.jobs[ref.job_id], self.running(ref)
-        if job.state and ref.shard_id in job.settled:
-            return "again" if job.settled[ref.shard_id].split()[0] == str(ref.token) else "stale"
+        job, stage, piece = self.jobs[ref.job_id], self.stage(ref), self.running(ref)
+        if job.state and ref.shard_id in stage.settled:
+            return "again" if stage.settled[ref.shard_id].split()[0] == str(ref.token) else "stale"
         if not piece:
             return "stale"
         if job.inline_bytes + len(completion.inline) > MAX_INLINE_BYTES:
             return "no room"
         job.inline_bytes += len(completion.inline)
         brought = f"{ref.token} {completion.rows} {completion.rows_dead} {completion.nbytes}"
-        job.settled[ref.shard_id] = f"{brought} {piece.first_row}"
-        job.tiles.append((piece.first_row, piece.rows))
-        job.rows_done += completion.rows
-        job.rows_dead += completion.rows_dead
-        del job.live[ref.shard_id]
-        most = job.spec.first.retry.max_dead
-        if most is not None and completion.rows_dead and job.rows_dead > most:
-            job.stop("failing")
-        self.charge(job, piece, used, piece.rows)
-        if job.ends_at_commit and job.state == "running" and not job.live:
-            job.state, job.cursor, job.ended_at = "completed", "", self.now
+        expanded = "" if completion.results is None else f" {completion.results}"
+        stage.settled[ref.shard_id] = f"{brought} {piece.first_row}{expanded}"
+        results = completion.rows if completion.results is None else completion.results
+        inline = len(completion.inline)
+        stage.parts[ref.shard_id] = Part(piece.first_row, piece.rows, results, completion.nbytes, inline)
+        stage.rows_done += completion.rows
+        stage.rows_dead += completion.rows_dead
+        stage.rows_filtered += completion.rows_filtered
+        job.dead.update(dict(completion.dead_by_type))
+        del stage.live[ref.shard_id]
+        most = stage.spec.retry.max_dead
+        if most is not None and completion.rows_dead:
+            job.roots_dead += completion.rows_dead
+            if job.roots_dead > most:
+                job.stop("failing")
+        self.charge(job, stage, piece, used, piece.rows)
+        if job.ends_at_commit and job.state == "running" and not stage.live:
+            job.state, stage.cursor, job.ended_at = "completed", "", self.now
         return "ok"
 
-    def unqueue_paused(self, job: Job, epoch: int, seen: list[ShardRef]) -> int:
+    def free(self, job: Job, stage: Stage) -> None:
+        """What the next stage has settled from its beginning on says which parts of a stage nobody reads any more."""
+        following = job.stages[stage.number + 1]
+        behind = following.prefix()
+        rows_read = sum(part.rows for _, parts in behind for part in parts)
+        parts, rows, shard = list[tuple[ShardId, Part]](), 0, 0
+        for number, own in stage.prefix():
+            if rows + sum(part.results for part in own) > rows_read:
+                break
+            rows, shard = rows + sum(part.results for part in own), number + 1
+            parts += [(key, part) for key, part in stage.parts.items() if key[0] == number and part.results]
+        stage.bytes_freed = sum(part.nbytes for _, part in parts)
+        for key, part in parts:
+            job.inline_bytes -= part.inline
+            stage.parts[key] = replace(part, inline=0)
+        stage.freed, stage.freed_at = f"{shard} {rows} {len(behind)} {rows_read}", len(following.parts)
+
+    def adopt(self, job: Job, record: StageRecord, replay_id: str, adopted: Settled, dead: int, epoch: int) -> str:
+        stage = job.stages[record.number]
+        if not self.leads(epoch):
+            return "deposed"
+        if replay_id in stage.adopted:
+            return "known"
+        if stage.shards_planned != record.shards_planned:
+            return "moved"
+        stage.adopted.add(replay_id)
+        stage.settled[adopted.shard_id] = write_settled(adopted)
+        rows = adopted.rows + adopted.rows_dead
+        stage.parts[adopted.shard_id] = Part(stage.rows_planned, rows, adopted.results, adopted.nbytes, is_adopted=True)
+        stage.shards_planned += 1
+        stage.rows_planned += rows
+        stage.rows_done += adopted.rows
+        stage.rows_dead += dead
+        job.dead.update({"ValueError": dead} if dead else {})
+        return "ok"
+
+    def unqueue_paused(self, job: Job, stage: Stage, epoch: int, seen: list[ShardRef]) -> int:
         if not self.leads(epoch) or job.state != "paused":
             return 0
         tokens = {ref.shard_id: ref.token for ref in seen}
-        found = [shard_id for shard_id in job.names("queued") if tokens.get(shard_id) == job.live[shard_id].token]
+        found = [shard_id for shard_id in stage.names("queued") if tokens.get(shard_id) == stage.live[shard_id].token]
         for shard_id in found:
-            job.live[shard_id].wait(self.now)
+            stage.live[shard_id].wait(self.now)
         return len(found)
 
     def finish(self, job: Job, state: str, epoch: int) -> str:
-        open_work = bool(job.live) or not job.planned if state == "completed" else bool(job.names("running"))
+        open_work = not job.is_settled if state == "completed" else bool(job.names("running"))
         if not self.leads(epoch) or DUE.get(job.state) != state or open_work:
             return "busy"
-        job.left = len(job.live)
-        job.live.clear()
-        job.state, job.cursor, job.ended_at = state, "", self.now
+        for stage in job.stages:
+            stage.left, stage.cursor = len(stage.live), ""
+            stage.live.clear()
+        job.state, job.ended_at = state, self.now
+        job.is_between = state == "completed" and len(job.stages) > 1
         return "ok"
 
     def written(self) -> dict[str, object]:
@@ -365,6 +306,7 @@ class Model:
             "jobs:live": {job.id for job in self.jobs.values() if not job.ended_at and job.state},
             "leases:seen": str(self.seen_at) if self.seen_at else "",
             "jobs:ended": {job_id: at for job_id, at in ended.items() if self.jobs[job_id].state},
+            "jobs:between": {job_id: at for job_id, at in ended.items() if self.jobs[job_id].is_between},
         }
         keys |= {key: {name: str(amount) for name, amount in sums.items()} for key, sums in self.costs.items()}
         for job in self.jobs.values():
@@ -374,15 +316,24 @@ class Model:
 
     def _of_job(self, job: Job) -> dict[str, object]:
         own = f"job:{{{job.id}}}"
-        return {
+        keys: dict[str, object] = {
             own: job.fields(),
-            f"{own}:stage:0": job.stage_fields(),
-            f"{own}:ready:0": [format_shard_id(shard_id) for shard_id in job.names("planned")],
-            f"{own}:waiting:0": {format_shard_id(shard_id): job.live[shard_id].at for shard_id in job.names("waiting")},
-            f"{own}:live:0": {format_shard_id(shard_id) for shard_id in job.live},
-            f"{own}:done:0": {format_shard_id(shard_id): text for shard_id, text in job.settled.items()},
-            f"{own}:dead": {"ValueError": str(job.rows_dead)} if job.rows_dead else {},
+            f"{own}:dead": {kind: str(rows) for kind, rows in job.dead.items() if rows},
             f"tenant:{job.id}:jobs": {job.id},
             f"tenant:{job.id}:live": set() if job.ended_at else {job.id},
-            **{f"{own}:shard:0:{format_shard_id(key)}": piece.fields() for key, piece in job.live.items()},
+        }
+        for stage in job.stages:
+            keys |= self._of_stage(own, stage)
+        return keys
+
+    def _of_stage(self, job: str, stage: Stage) -> dict[str, object]:
+        number, live = stage.number, stage.live
+        waiting = {format_shard_id(shard_id): live[shard_id].at for shard_id in stage.names("waiting")}
+        return {
+            f"{job}:stage:{number}": stage.fields(),
+            f"{job}:ready:{number}": [format_shard_id(shard_id) for shard_id in stage.names("planned")],
+            f"{job}:waiting:{number}": waiting,
+            f"{job}:live:{number}": {format_shard_id(shard_id) for shard_id in live},
+            f"{job}:done:{number}": {format_shard_id(shard_id): text for shard_id, text in stage.settled.items()},
+            **{f"{job}:shard:{number}:{format_shard_id(key)}": piece.fields() for key, piece in live.items()},
         }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchmill.jobs.completion import Completion
 from batchmill.jobs.shard import Shard, ShardId, Slice
-from batchmill.ledger.shards import PlanStep
+from batchmill.ledger.plan_step import PlanStep
 from batchmill.ledger.submission import Submission
 from batchmill.sources.base import RowCount
 from batchmill.workspace import stream_from_table
@@ -45,10 +45,10 @@ def queue_one(ledger: Ledger, epoch: int, number: int = 0) -> ShardRef:
     return ref
 
 
-def to_queue(ledger: Ledger, job_id: str, limit: int, now_ms: int) -> list[ShardId]:
-    """The first `limit` shards of a job that could be queued at that time."""
-    stages = ledger.jobs.read_stages([(job_id, 0)])  # none of a job that was deleted
-    return ledger.shards.to_queue_of(stages, limit, now_ms).get((job_id, 0), [])
+def to_queue(ledger: Ledger, job_id: str, limit: int, now_ms: int, stage: int = 0) -> list[ShardId]:
+    """The first `limit` shards of a stage that could be queued at that time."""
+    stages = ledger.jobs.read_stages([(job_id, stage)])  # none of a job that was deleted
+    return ledger.shards.to_queue_of(stages, limit, now_ms).get((job_id, stage), [])
 
 
 def claim(ledger: Ledger, ref: ShardRef, holder: str = "w1") -> Shard:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from batchmill.jobs.status import JobStatus
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.ledger.formats.unreadable import UnreadableJob
-    from batchmill.ledger.submission import Submission
+    from batchmill.ledger.submission import Acceptance, Submission
     from batchmill_coordinator.api.status_feed import StatusFeeds
     from batchmill_coordinator.roles.role import Role
 
@@ -61,7 +61,7 @@ class SteeredService(Service):
 
     def _submit_held(
         self, submission: Submission, *, max_live_jobs: int, max_tenant_jobs: int | None = None
-    ) -> tuple[str, bool]:
+    ) -> Acceptance:
         """A small job that is held is not planned as it is accepted either."""
         held = replace(submission, plan=None) if self.holds_jobs else submission
         return self._submit(held, max_live_jobs=max_live_jobs, max_tenant_jobs=max_tenant_jobs)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from batchmill.jobs.job import JobState, OutputSpec
+from batchmill.jobs.files import OutputSpec
+from batchmill.jobs.job import JobState
 from batchmill.jobs.shard import ShardId
 from batchmill.sinks import MANIFEST_ENDING, Manifest, columns_of
 from batchmill.workspace import Workspace

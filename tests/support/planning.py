@@ -8,7 +8,7 @@ from batchmill.fleet import WorkerInfo
 from batchmill.operators.contract import OperatorInfo
 from batchmill.workspace import Workspace
 from batchmill_coordinator.fleet.fleet_view import FleetView
-from batchmill_coordinator.results.resumption import Resumption
+from batchmill_coordinator.results.resuming.resumption import Resumption
 from batchmill_coordinator.roles.planner import Planner
 from support.hand_clock import HandClock
 

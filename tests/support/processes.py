@@ -17,9 +17,12 @@ def command_line(process: psutil.Process) -> str:
         return ""
 
 
-def children_with(word: str, parent: int | None = None) -> list[psutil.Process]:
-    """Return the children of a process, this one by default, that live and have a word in their command lines."""
-    return [child for child in psutil.Process(parent).children() if word in command_line(child)]
+def children_with(word: str, parent: int | None = None, *, recursive: bool = False) -> list[psutil.Process]:
+    """Return the children of a process, this one by default, that live and have a word in their command lines.
+
+    recursive: their children, too.
+    """
+    return [child for child in psutil.Process(parent).children(recursive=recursive) if word in command_line(child)]
 
 
 def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -44,7 +44,7 @@ class Sandbox:
             MARK: self._mark,
         }
 
-    def run(self, command: str, *, timeout_s: float = 120.0, **env: str) -> str:
+    def run(self, command: str, *, timeout_s: float = 480.0, **env: str) -> str:
         """What a shell command writes to its standard output. It must end with 0."""
         done = subprocess.run(
             ["bash", "-eu", "-c", command],

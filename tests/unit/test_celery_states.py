@@ -62,4 +62,5 @@ def test_a_dropped_attempt_is_revoked_even_without_a_broker() -> None:
 def test_arguments_are_described_in_words() -> None:
     ref = ShardRef("job-1", 0, ShardId((17, 1)), 3)
     assert describe_arguments(ref, None) == "#3 shard 17.1 · job-1"
+    assert describe_arguments(ref, None, "embed") == "#3 embed shard 17.1 · job-1"
     assert describe_arguments(ref, "nightly\n") == "#3 shard 17.1 · nightly\\n · job-1"

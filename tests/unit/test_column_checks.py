@@ -6,9 +6,10 @@ import pyarrow as pa
 import pytest
 
 from batchmill.errors import InvalidRows
-from batchmill.jobs.job import FileSource, JobSpec, StageSpec
+from batchmill.jobs.files import FileSource
+from batchmill.jobs.job import JobSpec, StageSpec
 from batchmill.operators.contract import OperatorInfo
-from batchmill_coordinator.admission.column_checks import check_columns, without_consumed
+from batchmill_coordinator.admission.column_checks import check_chain, check_columns, without_consumed
 
 
 def refused(column: str, *names: str) -> InvalidRows:
@@ -34,6 +35,20 @@ def test_the_parameter_that_names_a_missing_column_is_shown_as_it_is_given(names
 
 def test_a_column_that_no_parameter_names_has_the_nearest_name_as_its_hint() -> None:
     assert refused("text", "id", "txt").hint == "Did you mean 'txt'?"
+
+
+@pytest.mark.parametrize(
+    ("last", "given"), [("op", "--set second.params.column=NAME"), ("batchmill.store", "--sink-column=NAME")]
+)
+def test_a_missing_column_of_a_later_stage_is_told_with_the_option_of_that_stage(last: str, given: str) -> None:
+    properties = {"column": {"type": "string", "default": "text"}}
+    first = OperatorInfo(name="op", makes=["a", "b"], params_schema={})
+    second = OperatorInfo(name=last, columns=["{column}"], params_schema={"properties": properties})
+    stages = (StageSpec(operator="op", carry=[]), StageSpec(operator=last, name="second"))
+    spec = JobSpec(stages=stages, source=FileSource(path="/in"))
+    with pytest.raises(InvalidRows, match="stage 'second': ") as caught:
+        check_chain(spec, [first, second], pa.schema({"id": pa.int64()}))
+    assert caught.value.hint.endswith(given)
 
 
 @pytest.mark.parametrize(

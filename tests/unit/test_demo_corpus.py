@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pytest
 
-from batchmill.cli.demo.corpus import language_reference, paragraphs
+from batchmill.cli.demo.corpus import chapters, language_reference
 from batchmill.cli.demo.folder import MARKER, DemoFolder
 from batchmill.cli.demo.search import nearest
 from batchmill.embedded.folder import DataFolder
@@ -27,29 +27,18 @@ The second paragraph has enough words as well.
 """
 
 
-def test_a_chapter_becomes_its_paragraphs_with_white_space_made_plain() -> None:
-    assert paragraphs({"with": CHAPTER}) == [
-        {"id": 0, "topic": "with", "paragraph": 0, "text": "The first paragraph has enough words to be kept."},
-        {"id": 1, "topic": "with", "paragraph": 1, "text": "The second paragraph has enough words as well."},
-    ]
+def test_a_chapter_is_a_row_without_the_lines_under_its_headings() -> None:
+    rows = chapters({"with": CHAPTER, "as": CHAPTER})
+    assert [row["topic"] for row in rows] == ["as", "with"]
+    assert rows[0]["text"].startswith('The "with" statement\n\nThe first paragraph')
+    assert rows[0]["text"].endswith("enough words as well.")
 
 
-def test_ids_count_over_topics_in_alphabetical_order() -> None:
-    rows = paragraphs({"b": CHAPTER, "a": CHAPTER})
-    assert [(row["id"], row["topic"], row["paragraph"]) for row in rows] == [
-        (0, "a", 0),
-        (1, "a", 1),
-        (2, "b", 0),
-        (3, "b", 1),
-    ]
-
-
-def test_the_language_reference_gives_the_same_thousands_of_rows_each_time() -> None:
-    rows = paragraphs(language_reference())
-    assert len(rows) > 1_500
-    assert rows == paragraphs(language_reference())
-    assert [row["id"] for row in rows] == list(range(len(rows)))
-    assert all(row["text"] == " ".join(row["text"].split()) != "" for row in rows)
+def test_the_language_reference_gives_the_same_chapters_each_time() -> None:
+    rows = chapters(language_reference())
+    assert len(rows) > 70
+    assert rows == chapters(language_reference())
+    assert all(row["text"] for row in rows)
 
 
 def test_a_missing_folder_is_made_and_marked(tmp_path: Path) -> None:

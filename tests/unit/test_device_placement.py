@@ -13,7 +13,7 @@ from batchmill.fleet import WorkerInfo
 from batchmill_worker.devices.base import Device, DeviceKind
 from batchmill_worker.devices.cores import Cores, CoreShare, divide, usable_cores
 from batchmill_worker.devices.cpu import CPU
-from batchmill_worker.devices.placement import THREAD_VARIABLES, Placement, SlotIdentity, place
+from batchmill_worker.devices.placement import THREAD_VARIABLES, WAIT_POLICY, Placement, SlotIdentity, place
 from batchmill_worker.devices.selection import select
 
 if TYPE_CHECKING:
@@ -71,6 +71,12 @@ def test_threads_fit_the_cores_and_what_the_user_set_is_left_alone() -> None:
     (alone,) = placed("cpu", env={"OMP_NUM_THREADS": "1"})
     assert "OMP_NUM_THREADS" not in alone.env
     assert alone.env["MKL_NUM_THREADS"] == "4"
+
+
+def test_idle_threads_sleep_unless_the_user_says_otherwise() -> None:
+    assert {one.env[WAIT_POLICY] for one in placed("cpu", 2)} == {"passive"}
+    (alone,) = placed("cpu", env={WAIT_POLICY: "active"})
+    assert WAIT_POLICY not in alone.env
 
 
 @pytest.mark.parametrize(

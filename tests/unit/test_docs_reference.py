@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import inspect
 import re
+import tomllib
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, is_typeddict
@@ -19,7 +20,10 @@ from pydantic import BaseModel
 import batchmill
 from batchmill import AsyncJob, AsyncJobStage, Job, JobStage
 from batchmill.cli import main
-from batchmill.jobs.job import BatchPolicy, FileSource, JobRequest, OutputSpec, RetryPolicy, UploadSource
+from batchmill.jobs.files import FileSource, OutputSpec, UploadSource
+from batchmill.jobs.job import BatchPolicy, JobRequest, RetryPolicy
+from batchmill.jobs.sink import SinkSpec
+from batchmill.ledger.formats.schema import SCHEMA
 from batchmill.operators.contract import Operator
 from batchmill.operators.registration import operator
 
@@ -88,6 +92,26 @@ def test_every_hook_of_an_operator_is_named_and_none_that_does_not_exist() -> No
     assert {name for name in hooks if f"`{name}" not in page and f"def {name}(" not in page} == set()
 
 
+def test_every_operator_that_users_can_name_has_a_section_and_a_row_in_the_table_and_in_the_readme() -> None:
+    entries = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["batchmill.operators"]
+    page = (DOCS / "built-in-operators.md").read_text()
+    listed = (ROOT / "README.md").read_text().partition("- [Built-in operators](docs/built-in-operators.md): ")[2]
+
+    named = set(entries) - {"sink", "search"}  # stages that a sink and a search add by themselves
+    assert set(re.findall(r"^## `(\w+)`$", page, re.MULTILINE)) == named
+    assert set(re.findall(r"^\| \[`(\w+)`\]\(#\w+\) \|", page, re.MULTILINE)) == named
+    assert set(re.findall(r"`(\w+)`", listed.partition("\n- ")[0])) == named
+
+
+def test_every_extra_that_adds_something_is_in_the_readme() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    table = (ROOT / "README.md").read_text().partition("| extra | adds |")[2].partition("\n\n")[0]
+    cells = re.findall(r"^\| (`[^|]*) \|", table, re.MULTILINE)
+    listed = {extra for cell in cells for extra in re.findall(r"`(\w+)`", cell)}
+
+    assert listed == set(extras) - {"bench", "dev", "docs", "system", "test"}
+
+
 # --- HTTP
 
 
@@ -102,6 +126,7 @@ def test_every_field_of_a_job_request_is_documented_and_none_that_does_not_exist
     [
         ("source", (FileSource, UploadSource)),
         ("output", (OutputSpec,)),
+        ("sink", (SinkSpec,)),
         ("retry", (RetryPolicy,)),
         ("batch", (BatchPolicy,)),
     ],
@@ -276,6 +301,12 @@ def has_section(item: Any, section: str) -> bool:
     return section_of(item, section) is not None
 
 
+def test_the_example_of_a_ledger_of_another_version_names_the_one_of_this_build() -> None:
+    example = "has data formats of version {}, this Batchmill has version {}."
+
+    assert example.format(SCHEMA - 1, SCHEMA) in (DOCS / "upgrading.md").read_text()
+
+
 # --- the site
 
 
@@ -295,6 +326,17 @@ def test_nothing_in_the_configuration_of_the_site_is_loaded_from_elsewhere() -> 
 
     assert "font: false" in text
     assert re.findall(r"https?://", text) == []
+
+
+@pytest.mark.parametrize(
+    "package", ["common/batchmill", "coordinator/batchmill_coordinator", "worker/batchmill_worker"]
+)
+def test_every_folder_of_a_package_is_in_its_table(package: str) -> None:
+    table = (DOCS / "architecture.md").read_text().partition(f"| folder of `{package}` |")[2].partition("\n\n")[0]
+    cells = re.findall(r"^\| (`[^|]*) \|", table, re.MULTILINE)
+
+    folders = {path.parent.name for path in (ROOT / package).glob("*/__init__.py")}
+    assert {name for cell in cells for name in re.findall(r"`(\w+)/`", cell)} == folders
 
 
 # --- containers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from threading import Barrier
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel
 
+from batchmill.clock import SystemClock
 from batchmill.jobs.cost import Parts
 from batchmill.operators.contract import OperatorDefinition, OperatorKind
 from batchmill.operators.registration import FunctionOperator
@@ -17,7 +19,9 @@ from batchmill_worker.engine.assembly import CompletedBatch, assemble
 from batchmill_worker.engine.batch_executor import BatchExecutor
 from batchmill_worker.engine.batches import from_batch
 from batchmill_worker.engine.executor import ALL_DEFAULTS, Executors, ShardTask
+from batchmill_worker.engine.request_executor import RequestExecutor
 from batchmill_worker.engine.shard_result import ShardResult
+from batchmill_worker.engine.store_executor import StoreExecutor
 from batchmill_worker.models.ready_operator import ReadyOperator
 from batchmill_worker.runtime.device import DeviceLock
 from batchmill_worker.runtime.device_time import DeviceTimeMeter
@@ -103,6 +107,10 @@ def stop_after_one_row(executor: Executor, meter: DeviceTimeMeter) -> ShardResul
 
 
 def test_the_kind_of_an_operator_chooses_its_executor() -> None:
-    batches = BatchExecutor(DeviceLock())
-    assert operator().definition.kind is OperatorKind.BATCH
-    assert Executors(batches).of(operator().definition) is batches
+    batches, stores = BatchExecutor(DeviceLock()), StoreExecutor(SystemClock())
+    requests = RequestExecutor(DeviceLock(), SystemClock())
+    executors, definition = Executors(batches, stores, requests), operator().definition
+    assert definition.kind is OperatorKind.BATCH
+    assert executors.of(definition) is batches
+    assert executors.of(replace(definition, kind=OperatorKind.SHARD)) is stores
+    assert executors.of(replace(definition, kind=OperatorKind.REQUEST)) is requests

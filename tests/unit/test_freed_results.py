@@ -9,6 +9,7 @@ import pytest
 from batchmill.errors import ServiceUnavailable
 from batchmill.jobs.job import JobForm
 from batchmill.ledger import JobRecord
+from batchmill.ledger.formats.record import JobStage
 from batchmill_coordinator.results.freed_results import KEPT_S, FreedResults
 from support.hand_clock import HandClock
 
@@ -27,9 +28,10 @@ class AwayLedger:
 def test_what_could_not_be_deleted_as_the_ledger_was_away_is_tried_again() -> None:
     clock = HandClock()
     freed = FreedResults(cast("Any", AwayLedger()), cast("Any", None), clock)
-    fields = {b"spec": CHAIN.encode(), b"state": b"completed"}
+    fields = {b"spec": CHAIN.encode(), b"state": b"running"}
     for number in range(2):
-        freed.add_job(JobRecord.from_hashes(f"job-{number}", fields, [{}, {}]))
+        record = JobRecord.from_hashes(f"job-{number}", fields, [{}, {}])
+        freed.add_parts(JobStage(record, record.first), 1, [])
     assert list(freed.take_due()) == []
     clock.now_s += KEPT_S
     with pytest.raises(ServiceUnavailable):

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
-from batchmill.jobs.job import JobError
+from batchmill.jobs.job import JobError, JobForm
 from batchmill.jobs.job_log import LogCursor, LogEntry, LogEvent, LogLevel
+from batchmill.ledger import JobRecord
 from batchmill.ledger.job_log import Kept
 from batchmill_coordinator.status.job_log_page import life_of, page_of
 from support.records import job_record, spec_of
-
-if TYPE_CHECKING:
-    from batchmill.ledger import JobRecord
 
 START = LogCursor((0, 0))
 SPEC = spec_of("echo", pool="gpu")
@@ -37,6 +33,22 @@ def test_changes_of_state_and_what_was_kept_stand_in_the_order_of_time() -> None
     page = page_of(kept("1500-0", "2500-1", "2500-10"), START, LogLevel.INFO, 100)
     assert [one.id for one in page.entries] == ["1000-0", "1500-0", "2000-1000001", "2500-1", "2500-10"]
     assert (page.next, page.dropped, page.is_final) == ("2500-10", 0, False)
+
+
+def test_an_entry_of_a_chain_names_the_stage_of_its_shard() -> None:
+    stages = [{"operator": "echo", "name": "first"}, {"operator": "echo", "name": "last"}]
+    known = {
+        b"spec": JobForm(stages=stages).spec().model_dump_json().encode(),
+        b"state": b"running",
+        b"created_at": b"1",
+    }
+    chain = JobRecord.from_hashes("job-1", known, [{}, {}])
+    noted = [entry("1500-0").model_copy(update={"shard": shard}) for shard in ("17.0", "1/17.0", "")]
+    entries = page_of(Kept(chain, noted, 3, 3, 10_000), START, LogLevel.WARNING, 100).entries
+    assert [one.stage for one in entries] == ["first", "last", ""]
+    assert "[last, shard 1/17.0]" in str(entries[1])
+    alone = Kept(record(), noted, 3, 3, 10_000)
+    assert {one.stage for one in page_of(alone, START, LogLevel.WARNING, 100).entries} == {""}
 
 
 def test_page_after_page_tells_everything_once() -> None:

@@ -29,7 +29,7 @@ ENTRIES = [
 def test_an_error_that_repeats_is_shown_once_with_the_number_of_further_attempts(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    _show(iter(ENTRIES), verbose=False, as_json=False)
+    _show([ENTRIES], verbose=False, as_json=False)
     lines = capsys.readouterr().out.splitlines()
     shown = [line.rpartition(": ")[2].strip() for line in lines]
     assert shown == [
@@ -44,6 +44,6 @@ def test_an_error_that_repeats_is_shown_once_with_the_number_of_further_attempts
 
 
 def test_programs_get_every_entry(capsys: pytest.CaptureFixture[str]) -> None:
-    _show(iter(ENTRIES), verbose=False, as_json=True)
+    _show([ENTRIES], verbose=False, as_json=True)
     shown = [json.loads(line)["id"] for line in capsys.readouterr().out.splitlines()]
     assert shown == [one.id for one in ENTRIES]

@@ -7,10 +7,19 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batchmill.jobs.completion import Completion
-from batchmill.jobs.job import JobError
+from batchmill.jobs.job import JobError, StageSpec
 from batchmill.jobs.retry import Done, Failed, Lost, Partial, Revoked
-from batchmill.telemetry.metrics import OTHER, SECONDS, BoundedNames, Metric, MetricKind, exposition, new_registry
-from batchmill_worker.metering.attempts import MAX_ERROR_TYPES, AttemptOutcome, SlotMetrics, outcome_of
+from batchmill.telemetry.metrics import (
+    MAX_STAGE_NAMES,
+    OTHER,
+    SECONDS,
+    BoundedNames,
+    Metric,
+    MetricKind,
+    exposition,
+    new_registry,
+)
+from batchmill_worker.metering.attempts import MAX_ERROR_TYPES, AttemptMetrics, AttemptOutcome, SlotMetrics, outcome_of
 from batchmill_worker.runtime.attempt_result import AttemptResult, AttemptStatus
 from batchmill_worker.runtime.trace import FileRecorder, Phase, Recorders, begin_trace, read_trace
 from support.hand_clock import HandClock
@@ -21,7 +30,9 @@ if TYPE_CHECKING:
     from batchmill.jobs.retry import Outcome
 
 ERROR = JobError(code="operator_failed", message="no")
-WORK = {"operator": "echo", "pool": "p"}
+STAGE = StageSpec(operator="echo", name="last")
+OPERATOR = {"operator": "echo", "pool": "p"}
+WORK = {**OPERATOR, "stage": "last"}
 REQUEUED, FAILED = AttemptResult(AttemptStatus.REQUEUED, "so"), AttemptResult(AttemptStatus.FAILED, "so")
 
 
@@ -53,23 +64,23 @@ def counted() -> Counted:
 def test_phases_batches_rows_and_the_attempt_itself_add_up(counted: Counted) -> None:
     completion = Completion(rows=6, rows_dead=2, nbytes=1, dead_by_type=(("KeyError", 2),), rows_cached=3)
     with counted.metrics.attempt("a") as attempt:
-        attempt.operator = "echo"
+        attempt.about(STAGE)
         counted.spend(Phase.LOAD, 0.25)
         counted.infer(0.125)
         failing = counted.metrics.span(Phase.INFER, shard="a", rows=4, units=4.0, true_units=4.0)
         with pytest.raises(ZeroDivisionError), failing:
             raise ZeroDivisionError
-        counted.metrics.rows_failed("echo", ["KeyError", "KeyError", "OSError"])
+        counted.metrics.rows_failed(attempt, ["KeyError", "KeyError", "OSError"])
         counted.metrics.ended(attempt, Done(completion), AttemptResult.of_commit(completion))
 
     assert counted("phase_seconds_total", **WORK, phase="load") == 0.25
     assert counted("phase_seconds_total", **WORK, phase="infer") == 0.125
     assert counted("slot_busy_seconds_total", slot="cpu0", pool="p") == 0.125
-    assert (counted("batch_rows_count", **WORK), counted("batch_rows_sum", **WORK)) == (2, 8)
-    assert counted("batch_duration_seconds_bucket", **WORK, le="0.25") == 2
-    assert counted("batch_failures_total", **WORK) == 1
-    assert counted("batch_units_total", **WORK, use="useful") == 12
-    assert counted("batch_units_total", **WORK, use="padding") == 2
+    assert (counted("batch_rows_count", **OPERATOR), counted("batch_rows_sum", **OPERATOR)) == (2, 8)
+    assert counted("batch_duration_seconds_bucket", **OPERATOR, le="0.25") == 2
+    assert counted("batch_failures_total", **OPERATOR) == 1
+    assert counted("batch_units_total", **OPERATOR, use="useful") == 12
+    assert counted("batch_units_total", **OPERATOR, use="padding") == 2
     assert counted("rows_total", **WORK, outcome="done") == 6
     assert counted("rows_total", **WORK, outcome="dead") == 2
     assert counted("rows_cached_total", **WORK) == 3
@@ -81,13 +92,13 @@ def test_phases_batches_rows_and_the_attempt_itself_add_up(counted: Counted) -> 
 
 def test_a_short_shard_is_written_at_its_end_and_a_long_one_once_a_second(counted: Counted) -> None:
     with counted.metrics.attempt("a") as attempt:
-        attempt.operator = "echo"
+        attempt.about(STAGE)
         seen = []
         for _ in range(10):
             counted.infer(0.25)
-            seen.append(counted("batch_rows_count", **WORK))
+            seen.append(counted("batch_rows_count", **OPERATOR))
     assert seen == [0, 0, 0, 0, 5, 5, 5, 5, 5, 10]
-    assert counted("batch_rows_count", **WORK) == 10
+    assert counted("batch_rows_count", **OPERATOR) == 10
 
 
 @pytest.mark.parametrize(
@@ -105,7 +116,7 @@ def test_every_outcome_is_counted_and_those_that_another_attempt_follows_are_ret
     counted: Counted, outcome: Outcome, result: AttemptResult, expected: AttemptOutcome, retry: str | None
 ) -> None:
     with counted.metrics.attempt("a") as attempt:
-        attempt.operator = "echo"
+        attempt.about(STAGE)
         counted.metrics.ended(attempt, outcome, result)
     assert {each for each in AttemptOutcome if counted("attempts_total", **WORK, outcome=each)} == {expected}
     reasons = ("rows", "released", "operator")
@@ -119,14 +130,14 @@ def test_a_lost_attempt_is_not_the_workers_to_count() -> None:
 
 def test_a_message_that_comes_twice_is_dropped_once_and_disturbs_no_count(counted: Counted) -> None:
     with counted.metrics.attempt("a") as attempt:
-        attempt.operator = "echo"
+        attempt.about(STAGE)
         with counted.metrics.attempt("a"):
             counted.spend(Phase.CLAIM, 0.5)
         counted.infer(0.5)
         counted.metrics.ended(attempt, Done(Completion(4, 0, 1)), AttemptResult(AttemptStatus.SETTLED, ""))
-    assert counted("attempts_total", operator="unknown", pool="p", outcome="dropped") == 1
+    assert counted("attempts_total", operator="unknown", stage="unknown", pool="p", outcome="dropped") == 1
     assert counted("phase_seconds_total", **WORK, phase="claim") == 0.5
-    assert counted("batch_rows_count", **WORK) == 1
+    assert counted("batch_rows_count", **OPERATOR) == 1
 
 
 def test_a_mark_of_no_attempt_is_counted_nowhere(counted: Counted) -> None:
@@ -140,7 +151,7 @@ def test_a_trace_records_the_same_phases_beside_the_counting(counted: Counted, t
     trace = FileRecorder(tmp_path / "trace", "cpu0", counted.clock)
     both = Recorders(counted.metrics, trace)
     with counted.metrics.attempt("a") as attempt:
-        attempt.operator = "echo"
+        attempt.about(STAGE)
         with both.span(Phase.STORE, shard="a"):
             counted.clock.now_s += 2
     trace.close()
@@ -150,10 +161,21 @@ def test_a_trace_records_the_same_phases_beside_the_counting(counted: Counted, t
 
 
 def test_error_types_beyond_a_number_are_counted_together(counted: Counted) -> None:
-    counted.metrics.rows_failed("echo", (f"Error{n}" for n in range(MAX_ERROR_TYPES + 5)))
-    counted.metrics.rows_failed("echo", ["Error0", "x" * 1000])
+    attempt = AttemptMetrics(counted.clock)
+    attempt.about(STAGE)
+    counted.metrics.rows_failed(attempt, (f"Error{n}" for n in range(MAX_ERROR_TYPES + 5)))
+    counted.metrics.rows_failed(attempt, ["Error0", "x" * 1000])
     assert counted("row_failures_total", **WORK, error="Error0") == 2
     assert counted("row_failures_total", **WORK, error=OTHER) == 6
+
+
+def test_stages_of_one_operator_are_counted_apart_and_beyond_a_number_together(counted: Counted) -> None:
+    for number in range(MAX_STAGE_NAMES + 3):
+        with counted.metrics.attempt("a") as attempt:
+            attempt.about(StageSpec(operator="echo", name=f"stage {number}"))
+            counted.metrics.ended(attempt, Done(Completion(1, 0, 1)), AttemptResult(AttemptStatus.SETTLED, ""))
+    assert counted("rows_total", **OPERATOR, stage="stage 0", outcome="done") == 1
+    assert counted("rows_total", **OPERATOR, stage=OTHER, outcome="done") == 3
 
 
 def test_a_long_name_is_cut() -> None:

@@ -27,7 +27,7 @@ def test_a_route_asks_for_a_token_and_lists_the_statuses_that_any_route_has(
     assert about["security"] == [{"token": []}]
     assert statuses >= {"400", "401", "422", "431", "500", "503", "507"}
     assert ("403" in statuses) == (method != "get" or path == "/metrics")
-    assert ("404" in statuses) == ("{job_id}" in path or path == "/v1/jobs")
+    assert ("404" in statuses) == ("{job_id}" in path or "{name}" in path or path == "/v1/jobs")
 
 
 @pytest.mark.parametrize(("method", "path", "about"), routes())
@@ -50,7 +50,15 @@ def test_bodies_have_schemas_that_refuse_unknown_fields() -> None:
 
 
 BODIES = {
-    "post": ("/v1/jobs", "/v1/check", "/v1/jobs/{job_id}/replay", "/v1/jobs/{job_id}/redo", "/v1/uploads"),
+    "post": (
+        "/v1/jobs",
+        "/v1/check",
+        "/v1/jobs/{job_id}/replay",
+        "/v1/jobs/{job_id}/redo",
+        "/v1/jobs/{job_id}/rerun",
+        "/v1/uploads",
+        "/v1/indexes/{name}/search",
+    ),
     "put": ("/v1/uploads/{upload_id}/parts/{number}",),
 }
 

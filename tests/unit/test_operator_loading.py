@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batchmill.errors import InvalidOperator
+from batchmill.jobs.sink import PUBLISH_OPERATOR, SEARCH_OPERATOR, STORE_OPERATOR
 from batchmill.operators.registration import OperatorRegistry, operator
 from batchmill_worker.slot.loading import load_operators
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-BUILT_IN = ("echo", "embed", "classify", "rerank", "similarity", "chunk", "parse")
+BUILT_IN = ("echo", "embed", "gather", "classify", "rerank", "similarity", "chunk", "parse", "chat", "generate")
 
 MODULE = """
 from batchmill.operators.registration import operator
@@ -104,7 +105,9 @@ def test_the_built_in_operators_are_found_without_importing_a_model_library() ->
     code = (
         "import sys; from batchmill_worker.slot.loading import load_operators;"
         f"print([d.name for d in load_operators({[f'batchmill_worker.operators.{name}' for name in BUILT_IN]})]);"
-        "print({'torch', 'transformers', 'sentence_transformers', 'tokenizers', 'regex'} & set(sys.modules))"
+        "models = {'torch', 'transformers', 'sentence_transformers', 'tokenizers', 'regex', 'xllamacpp'};"
+        "print((models | {'aiohttp', 'jsonschema'}) & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == [str(sorted(BUILT_IN)), "set()"]
+    own = {STORE_OPERATOR, PUBLISH_OPERATOR, SEARCH_OPERATOR}
+    assert done.stdout.splitlines() == [str(sorted({*BUILT_IN, *own})), "set()"]

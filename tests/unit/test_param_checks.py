@@ -43,3 +43,12 @@ def operator(schema: dict[str, Any]) -> OperatorInfo:
 def test_every_bound_of_a_parameter_is_said_in_words(schema: dict[str, Any], value: Any, expected: str) -> None:
     with pytest.raises(InvalidParams, match=f"parameter 'x': expected {expected}, "):
         check_params(operator(schema), {"x": value})
+
+
+def test_a_missing_parameter_is_told_with_the_option_that_gives_it() -> None:
+    schema = {"type": "object", "properties": {"model": {}}, "required": ["model"]}
+    required = OperatorInfo(name="op", version="1", params_schema=schema)
+    with pytest.raises(InvalidParams, match="--param model=…"):
+        check_params(required, {})
+    with pytest.raises(InvalidParams, match=r"--set embed\.params\.model=…"):
+        check_params(required, {}, flag="--set embed.params.")

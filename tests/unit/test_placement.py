@@ -10,13 +10,18 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from batchmill.jobs.job import JobForm
+from batchmill.ledger import JobRecord
+from batchmill.ledger.formats.record import JobStage
 from batchmill_coordinator.fleet.worker_capacity import WorkerCapacity
+from batchmill_coordinator.scheduling.model_demand import demands_of
 from batchmill_coordinator.scheduling.pace import ModelPaces
 from batchmill_coordinator.scheduling.placement import (
     MAX_DEFER_TIMEOUT_S,
     Demand,
     ShardPlacement,
     Target,
+    chain_timeout_s,
     defer_timeout_s,
 )
 
@@ -98,6 +103,49 @@ def test_a_cold_model_need_not_wait_where_it_displaces_none() -> None:
     assert placed([roomy], [Demand("a", 1, 9), Demand("c", 0, 1)], "c") == [Target.POOL]
 
 
+@pytest.mark.parametrize(
+    ("linked", "warm_workers", "waited_s", "where"),
+    [
+        ("a", 1, 0.9 * chain_timeout_s(1.0), Target.DEFER),  # until the buffer is full or empty
+        ("a", 1, chain_timeout_s(1.0), Target.POOL),  # but no first result comes too late
+        ("a", 2, defer_timeout_s(1.0), Target.POOL),  # the earlier stage keeps a worker
+        ("", 1, defer_timeout_s(1.0), Target.POOL),  # of another job: it would not stop by itself
+        ("a", 1, 0.9 * defer_timeout_s(1.0), Target.DEFER),
+    ],
+)
+def test_a_stage_takes_the_last_worker_of_another_stage_of_its_job_only_after_a_long_wait(
+    linked: str, warm_workers: int, waited_s: float, where: Target
+) -> None:
+    workers = [replace(WARM, name=str(number)) for number in range(warm_workers)]
+    demands = [Demand("a", 2, 9), Demand("b", 0, 9, waited_s=waited_s, linked=frozenset(linked))]
+    assert placed(workers, demands, "b") == [where]
+
+
+def test_a_third_model_does_not_wait_for_a_chain() -> None:
+    workers = [WARM, OTHER]
+    demands = [Demand("a", 2, 9), Demand("b", 2, 9), Demand("c", 0, 9, waited_s=5.0, linked=frozenset("a"))]
+    assert placed(workers, demands, "c") == [Target.POOL]
+
+
+def test_models_are_linked_that_are_stages_of_the_same_jobs() -> None:
+    def job(job_id: str, *operators: str) -> list[JobStage]:
+        spec = JobForm(stages=[{"operator": operator} for operator in operators]).spec()
+        shards = {b"shards_live": b"2", b"created_at": b"1"}
+        known = {b"spec": spec.model_dump_json().encode(), b"state": b"running", b"created_at": b"1"}
+        record = JobRecord.from_hashes(job_id, known, [shards for _ in operators])
+        return [JobStage(record, stage) for stage in record.stages]
+
+    def linked(*jobs: list[JobStage]) -> dict[str, str]:
+        stages = [stage for one in jobs for stage in one]
+        due, models = {stage.key for stage in stages}, {stage.key: stage.spec.operator for stage in stages}
+        found = demands_of(stages, due, models, ModelPaces(), 1.0)
+        return {demand.model: "".join(sorted(demand.linked)) for demand in found}
+
+    assert linked(job("one", "a", "b", "c")) == {"a": "bc", "b": "ac", "c": "ab"}
+    assert linked(job("one", "a", "b"), job("two", "b", "a")) == {"a": "b", "b": "a"}
+    assert linked(job("one", "a", "b"), job("two", "b")) == {"a": "b", "b": ""}
+
+
 def test_without_workers_shards_go_where_the_first_one_will_look() -> None:
     assert placed([], [Demand("a", 0, 1), Demand("b", 0, 1)]) == [Target.POOL]
 
@@ -133,6 +181,7 @@ class Fleet:
     done: Counter[str] = field(default_factory=Counter)
     longest: float = 0.0
     paces: ModelPaces = field(default_factory=ModelPaces)
+    chain: str = ""  # models that are known to be stages of one job, in order
 
     def __post_init__(self) -> None:
         self.chance = random.Random(self.seed)
@@ -186,7 +235,11 @@ class Fleet:
         waiting = self.backlog[model]
         waited = self.paces.waited_s(model, waiting[0], self.now) if waiting else 0.0
         drain = self.paces.drain_s(model, len(waiting), self.now)
-        return Demand(model, self.in_flight[model], len(waiting), drain_s=drain, waited_s=waited)
+        linked = frozenset(self.chain) - {model} if model in self.chain else frozenset[str]()
+        return Demand(model, self.in_flight[model], len(waiting), drain_s=drain, waited_s=waited, linked=linked)
+
+    def turn(self, model: str) -> tuple[int, int]:
+        return 0, self.in_flight[model]
 
     def dispatch(self) -> None:
         members = [self.capacity(worker) for worker in self.workers]
@@ -203,7 +256,7 @@ class Fleet:
         candidates = sorted(model for model, waiting in self.backlog.items() if waiting)
         queued, held = Counter[str](), set()
         while room > 0 and candidates:
-            model = min(candidates, key=lambda one: self.in_flight[one])
+            model = min(candidates, key=self.turn)
             where = placement.place(model)
             if where is Target.DEFER:
                 held.add(model)
@@ -266,6 +319,54 @@ def test_every_shard_is_done_and_loading_takes_a_bounded_share_of_the_time(
     assert fleet.done.total() == len(dict(arrivals))
     kinds = len(fleet.backlog)
     assert fleet.loads.total() <= kinds * workers + kinds * (fleet.now / defer_timeout_s(load_s) + 1)
+
+
+@dataclass
+class ChainFleet(Fleet):
+    """A job of the stages `a` and `b`: each shard of `a` gives one of `b`; at most `buffer` are between them."""
+
+    shards: int = 240
+    buffer: int = 80
+    most_buffered: int = 0
+
+    def turn(self, model: str) -> tuple[int, int]:
+        return -"ab".find(model), self.in_flight[model]
+
+    def step(self) -> None:
+        planned = self.done["a"] + self.in_flight["a"] + len(self.backlog["a"])
+        while planned < self.shards and planned - self.done["b"] < self.buffer:
+            self.backlog["a"].append(self.now)
+            planned += 1
+        made = self.done["b"] + self.in_flight["b"] + len(self.backlog["b"])
+        self.backlog["b"].extend([self.now] * (self.done["a"] - made))
+        super().step()
+
+    def finish(self) -> ChainFleet:
+        while self.done["b"] < self.shards:
+            self.step()
+            self.most_buffered = max(self.most_buffered, self.done["a"] - self.done["b"])
+            assert self.now < 5000, "the chain is never done"
+        return self
+
+
+def chain_of(workers: int, load_s: float, seed: int, *, is_known: bool) -> ChainFleet:
+    fleet = [Worker(str(number)) for number in range(workers)]
+    return ChainFleet(fleet, load_s, shard_s=0.5, seed=seed, chain="ab" if is_known else "").finish()
+
+
+@pytest.mark.parametrize(("workers", "load_s", "most_loads"), [(1, 1.0, 0.5), (1, 5.0, 0.8), (2, 5.0, 0.4)])
+def test_two_stages_do_not_load_their_models_in_turns(workers: int, load_s: float, most_loads: float) -> None:
+    apart = chain_of(workers, load_s, 1, is_known=False)
+    chain = chain_of(workers, load_s, 1, is_known=True)
+    assert chain.done == apart.done == {"a": 240, "b": 240}
+    assert chain.most_buffered <= 80
+    assert chain.loads.total() <= most_loads * apart.loads.total()
+    assert chain.now < apart.now
+
+
+def test_two_stages_on_one_worker_change_when_the_buffer_is_full_or_empty() -> None:
+    chain = chain_of(1, 12.0, 1, is_known=True)
+    assert chain.loads == {"a": 240 // 80, "b": 240 // 80}
 
 
 def test_a_cold_job_gets_its_turn_among_jobs_that_keep_every_worker_busy_for_ever() -> None:

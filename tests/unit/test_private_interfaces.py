@@ -177,6 +177,42 @@ def check_obstore_listing(_: Path) -> None:
     assert os.strerror(_number(GenericError(text))) == "No such file or directory"
 
 
+def check_openvino_front_end(_: Path) -> None:
+    from batchmill_worker.backends import openvino_backend
+
+    openvino_backend.library()  # first: an import by itself would report its use, from a fork of this process
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    frontend = FrontEndManager().load_by_framework("pytorch")
+    assert {"load", "convert"} <= set(dir(frontend))
+    assert {"example_input", "trace_kwargs"} <= set(inspect.signature(TorchScriptPythonDecoder.__init__).parameters)
+
+
+def check_fastapi_dependants(_: Path) -> None:
+    from fastapi import APIRouter, Depends
+
+    def given(limit: int = 1) -> int:
+        return limit
+
+    router = APIRouter()
+    router.get("/", dependencies=[Depends(given)])(lambda: None)
+    (child,) = router.routes[0].dependant.dependencies  # type: ignore[attr-defined]  # a route of FastAPI's
+    assert child.call is given
+    assert [field.alias for field in child.query_params] == ["limit"]
+
+
+def check_iceberg_tables(_: Path) -> None:
+    from pyiceberg.catalog.noop import NoopCatalog
+    from pyiceberg.serializers import FromInputFile
+    from pyiceberg.table import Table
+
+    assert next(iter(inspect.signature(FromInputFile.table_metadata).parameters)) == "input_file"
+    parameters = list(inspect.signature(Table.__init__).parameters)
+    assert parameters[:6] == ["self", "identifier", "metadata", "metadata_location", "io", "catalog"]
+    assert NoopCatalog("none").name == "none"
+
+
 @dataclass(frozen=True)
 class Private:
     """Something that a library does not promise.
@@ -207,6 +243,9 @@ INTERFACES = [
     Private("the names of retry intervals", ("kombu",), "batchmill/broker.py", check_kombu_waits),
     Private("its options and application", ("flower",), "batchmill_coordinator/flower/server.py", check_flower),
     Private("its HTTP protocol", ("uvicorn",), "batchmill_coordinator/api/protocol.py", check_uvicorn_protocol),
+    Private("its front end for PyTorch", ("openvino",), "backends/openvino_backend.py", check_openvino_front_end),
+    Private("Dependant", ("fastapi",), "batchmill_coordinator/api/routes/routing.py", check_fastapi_dependants),
+    Private("a table without a catalog", ("pyiceberg",), "batchmill/sources/tables/iceberg.py", check_iceberg_tables),
     Private("the text of a failed listing", ("obstore",), "batchmill/storage/objects.py", check_obstore_listing),
 ]
 

@@ -119,6 +119,19 @@ def test_a_shard_that_is_lost_again_is_split_until_its_row_is_alone_and_dead() -
     assert [half.skip for half in right.halves()] == [1, 2]
 
 
+def test_a_stage_that_takes_all_of_its_input_is_never_halved_and_its_row_is_no_dead_letter() -> None:
+    def lost(subject: Shard) -> Requeue | GiveUp:
+        decision = decide(subject, Lost(), POLICY, random.Random(7), takes_all=True)
+        assert isinstance(decision, Requeue | GiveUp)
+        return decision
+
+    for rows in (1, 10):
+        assert lost(shard(losses=1, rows=rows)) == Requeue(0.0, blame=True)
+        given_up = lost(shard(losses=2, rows=rows))
+        assert isinstance(given_up, GiveUp)
+        assert "3 workers died" in given_up.error.message
+
+
 @pytest.mark.parametrize(("failures", "ceiling_s"), [(1, 1.0), (2, 2.0), (3, 4.0), (4, 8.0), (50, 8.0)])
 def test_delays_grow_twofold_to_the_most_with_full_jitter(failures: int, ceiling_s: float) -> None:
     chance = random.Random(7)

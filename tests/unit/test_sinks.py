@@ -13,9 +13,10 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
+from batchmill.columns import encode_schema
 from batchmill.errors import InvalidOutput, StaleToken, StorageError
 from batchmill.jobs.shard import ShardId
-from batchmill.sinks import MARKER, Column, ManifestPart, encode_schema, keep_resumed_manifest
+from batchmill.sinks import MARKER, Column, ManifestPart, keep_resumed_manifest
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations
 from batchmill.workspace import Workspace

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchmill.jobs.job import OutputSpec
+from batchmill.jobs.files import OutputSpec
 from batchmill.sinks import merged_file
 from batchmill.sinks.merged_file import write_merged
 from batchmill.sinks.sized_folder import Piece, plan_files

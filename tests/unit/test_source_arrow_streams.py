@@ -15,8 +15,9 @@ import pyarrow as pa
 import pytest
 
 from batchmill.errors import InvalidSource
-from batchmill.jobs.job import FileSource
-from batchmill.sources import Source, arrow, describe, open_source
+from batchmill.jobs.files import FileSource
+from batchmill.sources import Source, describe, open_source
+from batchmill.sources.columnar import arrow
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations
 

@@ -17,18 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchmill.jobs.job import FileSource
-from batchmill.sources import (
-    End,
-    InlineSource,
-    InputSplit,
-    RowCount,
-    Source,
-    SourceDescription,
-    describe,
-    open_source,
-    text_ranges,
-)
+from batchmill.jobs.files import FileSource
+from batchmill.sources import End, InlineSource, InputSplit, RowCount, Source, SourceDescription, describe, open_source
+from batchmill.sources.text import text_ranges
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations
 

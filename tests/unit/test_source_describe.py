@@ -12,17 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchmill.errors import InvalidRequest, InvalidRows, InvalidSource
-from batchmill.jobs.job import FileSource
-from batchmill.sources import (
-    End,
-    InputSplit,
-    Source,
-    SourceDescription,
-    describe,
-    describe_upload,
-    open_source,
-    scan,
-)
+from batchmill.jobs.files import FileSource
+from batchmill.sources import End, InputSplit, Source, SourceDescription, describe, describe_upload, open_source
+from batchmill.sources.describing import scan
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations
 

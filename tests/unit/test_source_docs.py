@@ -7,7 +7,7 @@ from pathlib import Path
 
 from batchmill.cli.arguments.source_options import FIELDS
 from batchmill.cli.submit import submit
-from batchmill.jobs.job import CsvDialect, FileSource
+from batchmill.jobs.files import CsvDialect, FileSource
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "sources-and-outputs.md").read_text()
 

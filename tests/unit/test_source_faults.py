@@ -12,8 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchmill.errors import InvalidSource
-from batchmill.jobs.job import FileSource
-from batchmill.sources import InputSplit, Source, SourceDescription, Splitter, describe, open_source, scan, text_ranges
+from batchmill.jobs.files import FileSource
+from batchmill.sources import InputSplit, Source, SourceDescription, Splitter, describe, open_source
+from batchmill.sources.describing import scan
+from batchmill.sources.text import text_ranges
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations
 

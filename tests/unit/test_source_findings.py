@@ -6,54 +6,18 @@ import datetime
 import gzip
 import json
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchmill.errors import InvalidSource
-from batchmill.jobs.job import FileSource
-from batchmill.sources import RowsRead, describe, open_source, scan
-from batchmill.sources.parquet import group_rows
-from batchmill.storage.blobs import BlobStore
-from batchmill.storage.locations import UNRESTRICTED, Locations
+from batchmill.jobs.files import FileSource
+from batchmill.sources import describe
+from batchmill.sources.columnar.parquet import group_rows
+from batchmill.sources.describing import scan
+from support.source_reading import LOCATIONS, read, read_with_faults, refusal, written
 
-LOCATIONS = Locations(UNRESTRICTED)
 DATA = Path(__file__).parent.parent / "data" / "sources"
-
-
-def read_with_faults(folder: Path, path: Path | str, **options: Any) -> RowsRead:
-    """All rows of a source, read as a worker does, in one piece."""
-    blobs = BlobStore.open(f"{folder}/_blobs", LOCATIONS)
-    description = describe(FileSource(path=str(path), **options), LOCATIONS)
-    source = open_source(type(description).from_json(description.to_json()), LOCATIONS, blobs, "jobs/job-1/staged")
-    with source.splitter() as splitter:
-        slices = tuple(one for split in splitter.available(1 << 30, 1 << 40) for one in split.slices)
-    found = source.read_with_faults(slices)
-    assert found.table.schema == source.schema
-    assert source.count("").rows == found.table.num_rows or not source.count("").exact
-    return found
-
-
-def read(folder: Path, path: Path | str, **options: Any) -> list[dict[str, Any]]:
-    found = read_with_faults(folder, path, **options)
-    assert found.bad == ()
-    rows: list[dict[str, Any]] = found.table.to_pylist()
-    return rows
-
-
-def written(folder: Path, name: str, text: str | bytes) -> Path:
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return path
-
-
-def refusal(folder: Path, path: Path | str, **options: Any) -> str:
-    with pytest.raises(InvalidSource) as caught:
-        read_with_faults(folder, path, **options)
-    return str(caught.value)
 
 
 @pytest.fixture
@@ -354,55 +318,3 @@ def test_fields_and_headers_of_any_length_are_read(tmp_path: Path) -> None:
 
 def test_columns_without_a_name_are_said_to_have_none(tmp_path: Path) -> None:
     assert "has 2 columns without a name: 2, 3 (" in refusal(tmp_path, written(tmp_path, "a.csv", "a,,\n1,2,3\n"))
-
-
-@pytest.mark.parametrize("large", [False, True])
-@pytest.mark.parametrize(
-    ("ending", "good", "bad", "reason"),
-    [
-        ("jsonl", '{"id": %d, "text": "x"}\n', "oops", "this is no JSON object"),
-        ("jsonl", '{"id": %d, "text": "x"}\n', '{"id": [1]}', "column 'id' holds list"),
-        ("csv", "%d,x\n", "1,2,3", "expected 2 values (id, text), got 3"),
-        ("csv", "%d,x\n", 'q,"a"b', "text follows the quote"),
-    ],
-)
-def test_lines_that_cannot_be_read_are_listed_and_all_others_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: bool, ending: str, good: str, bad: str, reason: str
-) -> None:
-    if large:
-        monkeypatch.setattr(scan, "MAX_COMPLETE_BYTES", 10)
-        monkeypatch.setattr(scan, "MIN_HEAD_BYTES", 100)
-    faulty = {3, 700, 701, 999}
-    header = "id,text\n" if ending == "csv" else ""
-    lines = [f"{bad}\n" if number in faulty else good % number for number in range(1000)]
-    path = written(tmp_path, f"a.{ending}", header + "".join(lines))
-    assert reason in refusal(tmp_path, path)
-    found = read_with_faults(tmp_path, path, on_bad_line="dead")
-    assert [one.place for one in found.bad] == sorted(faulty)
-    assert [one.line for one in found.bad] == [number + 1 + bool(header) for number in sorted(faulty)]
-    assert {one.text for one in found.bad} == {bad}
-    assert all(reason in one.reason for one in found.bad)
-    expected = [None if number in faulty else number for number in range(1000)]
-    assert found.table["id"].to_pylist() == expected
-
-
-@pytest.mark.parametrize("ending", ["parquet", "jsonl.gz", "csv.gz", "arrow"])
-def test_one_unreadable_file_of_many_is_one_bad_row(tmp_path: Path, ending: str) -> None:
-    written(tmp_path, f"d/b.{ending}", b"damaged")
-    for name, first in (("a", 0), ("c", 10)):
-        table = pa.table({"id": range(first, first + 3)})
-        path = tmp_path / f"d/{name}.{ending}"
-        if ending == "parquet":
-            pq.write_table(table, path)
-        elif ending == "arrow":
-            with pa.ipc.new_file(path, table.schema) as file:
-                file.write_table(table)
-        else:
-            lines = [json.dumps(row) for row in table.to_pylist()]
-            lines = ["id", *map(str, table["id"].to_pylist())] if ending == "csv.gz" else lines
-            with pa.CompressedOutputStream(str(path), "gzip") as stream:
-                stream.write(("\n".join(lines) + "\n").encode())
-    assert f"b.{ending} cannot be read" in refusal(tmp_path, tmp_path / "d")
-    found = read_with_faults(tmp_path, tmp_path / "d", on_bad_line="dead")
-    assert found.table["id"].to_pylist() == [0, 1, 2, None, 10, 11, 12]
-    assert [(one.place, Path(one.file).name) for one in found.bad] == [(3, f"b.{ending}")]

@@ -11,9 +11,10 @@ import pyarrow as pa
 import pytest
 
 from batchmill.errors import BatchmillError, InvalidSource, StorageError
-from batchmill.jobs.job import FileSource, SourceFormat
-from batchmill.sources import describe, listing
-from batchmill.sources.opening import reading
+from batchmill.jobs.files import FileSource, SourceFormat
+from batchmill.sources import describe
+from batchmill.sources.files import listing
+from batchmill.sources.files.opening import reading
 from batchmill.storage.locations import UNRESTRICTED, Locations
 
 LOCATIONS = Locations(UNRESTRICTED)

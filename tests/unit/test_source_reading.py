@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchmill.errors import InvalidSource
-from batchmill.jobs.job import FileSource
+from batchmill.jobs.files import FileSource
 from batchmill.jobs.shard import Slice
-from batchmill.sources import InputSplit, Source, describe, open_source, opening
+from batchmill.sources import InputSplit, Source, describe, open_source
+from batchmill.sources.files import opening
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from batchmill.sources.csv_format import CsvFormat
-from batchmill.sources.formats import PlainTextFormat
-from batchmill.sources.json_format import JsonLinesFormat
-from batchmill.sources.records import Layout, RecordScanner
+from batchmill.sources.formats.csv_format import CsvFormat
+from batchmill.sources.formats.json_format import JsonLinesFormat
+from batchmill.sources.formats.line_format import PlainTextFormat
+from batchmill.sources.formats.records import Layout, RecordScanner
 
 Found = list[tuple[int, int, int]]  # end, rows so far, lines so far
 

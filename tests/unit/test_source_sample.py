@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from batchmill.errors import InvalidSource
-from batchmill.jobs.job import FileSource
-from batchmill.sources import RowCount, Source, counting, describe, open_source, scan
+from batchmill.jobs.files import FileSource
+from batchmill.sources import RowCount, Source, describe, open_source
+from batchmill.sources.describing import counting, scan
 from batchmill.sources.sampling import BLOCK_ROWS, Sample
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations

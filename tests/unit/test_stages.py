@@ -80,7 +80,7 @@ def test_what_users_write_is_a_chain_of_one_and_comes_back_as_they_wrote_it() ->
 
 def test_every_key_of_a_stage_and_every_blob_of_an_attempt_has_its_stage() -> None:
     keys = Keys("b:")
-    assert len(keys.of_job("job-1", 3)) == len(set(keys.of_job("job-1", 3))) == len(keys.of_job("job-1", 0)) + 3 * 6
+    assert len(keys.of_job("job-1", 3)) == len(set(keys.of_job("job-1", 3))) == len(keys.of_job("job-1", 0)) + 3 * 7
     first, second = (ShardRef("job-1", stage, ShardId((17,)), 2) for stage in (0, 1))
     assert dead_letters_name(first) != dead_letters_name(second)
     assert checkpoint_name(first) != checkpoint_name(second)

@@ -4,13 +4,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from batchmill.jobs.job import JOB_MOVES, JobState
+from batchmill.jobs.job import JOB_MOVES, JobForm, JobState
+from batchmill.ledger import JobRecord
 from batchmill_coordinator.roles.finisher import due_state, is_overdue
 from batchmill_coordinator.status.status import status_of
 from support.records import job_record, spec_of
 
 if TYPE_CHECKING:
-    from batchmill.ledger import JobRecord
+    from batchmill.jobs.status import JobStatus
 
 
 def record(**changes: Any) -> JobRecord:
@@ -39,6 +40,24 @@ def test_nothing_is_said_of_the_time_left_while_a_job_waits_for_somebody() -> No
     running = record(rows_total="1000", rows_exact="1", rows_done="400", paces="1000:50 2000:100 1000:50")
     assert status_of(running, 1010).eta_s is not None
     assert status_of(running, 1010, note="no worker").eta_s is None
+
+
+def test_the_time_left_of_a_later_stage_follows_from_the_results_that_the_one_before_makes_of_a_row() -> None:
+    spec = JobForm(stages=[{"operator": "chunk"}, {"operator": "embed"}]).spec().model_dump_json()
+    known = {"spec": spec, "state": "running", "created_at": "1000000", "started_at": "1001000"}
+    pace = {"paces": "1000:50 2000:100 1000:50", "rate_at": "1010000"}
+    first = {"rows_total": "100", "rows_exact": "1", "rows_done": "40", "rows_out": "400", "rate_rows": "40", **pace}
+    last = {"rows_done": "300", "rate_rows": "300", **pace}
+
+    def chain(*stages: dict[str, str]) -> JobStatus:
+        hashes = [{name.encode(): value.encode() for name, value in one.items()} for one in (known, *stages)]
+        return status_of(JobRecord.from_hashes("job-1", hashes[0], hashes[1:]), 1010)
+
+    status = chain(first, last)
+    assert status.stages["chunk"].eta_s == (100 - 40) / 50
+    assert status.stages["embed"].eta_s == status.eta_s == (100 * 10 - 300) / 50
+    assert status.rows_total is None
+    assert chain({**first, "rows_done": "0"}, last).stages["embed"].eta_s is None
 
 
 def test_a_stage_shows_which_share_of_its_rows_is_done_or_dead() -> None:

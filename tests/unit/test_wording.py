@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from batchmill.jobs.job import FileSource, JobForm, JobState, RetryPolicy, StageForm
+from batchmill.jobs.files import FileSource
+from batchmill.jobs.job import JobForm, JobState, RetryPolicy, StageForm
 from batchmill.jobs.status import JobStatus, StageStatus
-from batchmill.wording import eta_range, pace, progress, requested, rows_per_second, shown
+from batchmill.wording import byte_size, eta_range, pace, progress, requested, rows_per_second, shown
 
 
 def status(**changes: object) -> JobStatus:
     fields = {"id": "job-1", "state": JobState.RUNNING, "operator": "echo", "created_at": 1.0, **changes}
     return JobStatus.model_validate(fields)
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "text"),
+    [(0, "0 B"), (999, "999 B"), (12_500, "12.5 kB"), (999_960, "1.0 MB"), (2**28, "268.4 MB"), (2**40, "1.1 TB")],
+)
+def test_a_number_of_bytes_has_a_unit(nbytes: int, text: str) -> None:
+    assert byte_size(nbytes) == text
 
 
 def test_one_row_is_singular_in_speeds_and_totals() -> None:

@@ -62,7 +62,7 @@ Exit codes:
 SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Start", ("run", "demo", "up", "down", "info")),
     ("Jobs", ("submit", "check", "try", "jobs", "status", "watch", "top", "pause", "resume", "cancel", "delete")),
-    ("Results", ("results", "dead", "replay", "redo", "logs", "cost")),
+    ("Results", ("results", "peek", "dead", "replay", "redo", "rerun", "logs", "cost", "search", "indexes")),
     ("Service", ("workers", "operators", "cache", "coordinator", "worker", "flower")),
 )
 """The sections of `batchmill --help`; further commands are in a section of their own."""

@@ -68,8 +68,14 @@ def _operator(worker: WorkerInfo, name: str, mixed: Counter[tuple[str, str]]) ->
 
 
 def _batch(choice: BatchChoice) -> str:
-    """Format an operator's latest batch size and the reason for it: `embed 18 rows, 950 units (overhead)`."""
-    return f"{choice.operator} {count(choice.rows)}, {choice.units:.0f} units ({choice.reason})"
+    """Format an operator's latest batch size, the reason for it, and what computes.
+
+    `embed 18 rows, 950 units (overhead), openvino float32, worst cosine 0.999999`
+    """
+    size = f"{choice.operator} {count(choice.rows)}, {choice.units:.0f} units ({choice.reason})"
+    backend = f"{choice.backend} {choice.precision}" if choice.backend else ""
+    error = "" if choice.worst_cosine is None else f"worst cosine {choice.worst_cosine:.6f}"
+    return ", ".join(part for part in (size, backend, error) if part)
 
 
 @click.command()

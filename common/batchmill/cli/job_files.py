@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from batchmill.client import Client, Job
-    from batchmill.client.options import JobOptions
+    from batchmill.client.submitting.options import JobOptions
     from batchmill.client.submitting.stage import Stage
 
 MAX_VALUE_CHARS = 60
@@ -58,17 +58,17 @@ def check(client: Client, file: Path, changes: tuple[tuple[str, Any], ...], as_j
         [
             ("rows", f"{about}{found.rows_total:,}"),
             ("columns", ", ".join(f"{name} ({kind})" for name, kind in found.columns.items())),
-            *((f"stage {number}", _described(stage)) for number, stage in enumerate(options.get("stages") or ())),
+            *(_described(stage) for stage in options.get("stages") or ()),
         ]
     )
     click.echo("The job is valid; nothing was submitted.")
 
 
-def _described(stage: Any) -> str:
+def _described(stage: Any) -> tuple[str, str]:
     form = stage.form
     params = ", ".join(f"{name}={value!r}" for name, value in form.params.items())
     pool = f", pool {form.pool}" if form.pool else ""
-    return f"{form.name or form.operator}: {form.operator}({params}){pool}"
+    return f"stage {form.name or form.operator}", f"{form.operator}({params}){pool}"
 
 
 @click.command(name="try")
@@ -109,6 +109,7 @@ def _trial(options: JobOptions, rows: int, name: str) -> JobOptions:
         stage.form = stage.form.model_copy(update={"keep": True})
     trial: JobOptions = {**options, "source": fields | {"limit": rows}, "stages": stages, "name": f"try {name}"}
     trial.pop("output", None)
+    trial.pop("sink", None)
     return trial
 
 

@@ -244,6 +244,7 @@ def _stages(status: JobStatus) -> list[tuple[str, str]]:
 
 def _stage(stage: StageStatus) -> str:
     from batchmill.jobs.job import DEFAULT_POOL
+    from batchmill.wording import byte_size, duration, rows_per_second
 
     total = "?" if stage.rows_total is None else f"{stage.rows_total:,}"
     parts = [
@@ -251,8 +252,13 @@ def _stage(stage: StageStatus) -> str:
         f"{stage.rows_dead:,} failed" if stage.rows_dead else "",
         f"{stage.rows_filtered:,} without a result" if stage.rows_filtered else "",
         f"{stage.results:,} results" if stage.results is not None else "",
-        f"{stage.buffered_bytes / 1e6:,.1f} MB wait for the next stage" if stage.buffered_bytes else "",
+        f"{byte_size(stage.buffered_bytes)} wait for the next stage" if stage.buffered_bytes else "",
+        rows_per_second(stage.rows_per_second) if stage.rows_per_second is not None else "",
+        f"{duration(stage.eta_s)} left" if stage.eta_s else "",
         f"operator {stage.operator}" if stage.operator != stage.name else "",
         f"pool {stage.pool}" if stage.pool != DEFAULT_POOL else "",
+        ""
+        if not stage.why_fused
+        else f"{'runs with the stage before' if stage.fused else 'runs apart'}: {stage.why_fused}",
     ]
     return ", ".join(part for part in parts if part)

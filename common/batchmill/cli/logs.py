@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections import deque
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import click
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
     from batchmill.jobs.job_log import LogEntry
 
+REPEATS_INTERVAL_S = 10.0  # while a log is followed: between two lines about one error that is repeated
 _COLOURS = {"warning": "yellow", "error": "red"}
 
 
@@ -58,8 +61,8 @@ def logs(
     A job's log has its errors, retries, lost workers, failed rows and changes of state.
 
     One line per entry: time, level, event, worker, shard and attempt, and the message; an error that repeats is shown
-    once, with the number of further attempts. With --json, print one JSON object per line for every entry, including
-    the traceback. Ctrl-C stops following; the job continues.
+    once, with the number of further attempts (with --follow, every ten seconds while it is repeated). With --json,
+    print one JSON object per line for every entry, including the traceback. Ctrl-C stops following; the job continues.
     """
     from batchmill.cli import INTERRUPTED
 
@@ -71,7 +74,7 @@ def logs(
     with open_client(url, token) as client:
         job = find_job(client, job_id)
         try:
-            _show(job.follow_log(level) if follow else job.log(level), verbose=verbose, as_json=as_json)
+            _show(job.log_pages(level) if follow else [job.log(level)], verbose=verbose, as_json=as_json)
         except KeyboardInterrupt:
             raise click.exceptions.Exit(INTERRUPTED) from None
 
@@ -88,37 +91,55 @@ def _show_service(lines: int) -> None:
                 click.echo(printable(line.rstrip("\n")))
 
 
-def _show(entries: Iterable[LogEntry], *, verbose: bool, as_json: bool) -> None:
+def _show(pages: Iterable[list[LogEntry]], *, verbose: bool, as_json: bool) -> None:
     from batchmill.cli.terminal.console import print_json
 
     if as_json:
-        for entry in entries:
+        for entry in chain.from_iterable(pages):
             print_json(entry)
             sys.stdout.flush()
         return
-    latest: LogEntry | None = None
-    more = 0
-    for entry in entries:
-        if latest is not None and _is_same_error(latest, entry):
-            more += 1
-            continue
-        _show_more(more)
-        latest, more = entry, 0
-        click.echo(_line(entry))
-        if verbose and entry.traceback:
-            click.echo("".join(f"    {printable(line)}\n" for line in entry.traceback.splitlines()), nl=False)
+    log = _LogView(verbose=verbose)
+    for entries in pages:
+        for entry in entries:
+            log.show(entry)
+        log.show_repeats(REPEATS_INTERVAL_S)
         sys.stdout.flush()
-    _show_more(more)
+    log.show_repeats(0.0)
+
+
+class _LogView:
+    """Prints entries, and an error that repeats only once."""
+
+    def __init__(self, *, verbose: bool) -> None:
+        self._verbose = verbose
+        self._latest: LogEntry | None = None
+        self._repeats = 0
+        self._shown = 0  # of the repeats
+        self._shown_at_s = 0.0
+
+    def show(self, entry: LogEntry) -> None:
+        if self._latest is not None and _is_same_error(self._latest, entry):
+            self._repeats += 1
+            return
+        self.show_repeats(0.0)
+        self._latest, self._repeats, self._shown, self._shown_at_s = entry, 0, 0, time.monotonic()
+        click.echo(_line(entry))
+        if self._verbose and entry.traceback:
+            click.echo("".join(f"    {printable(line)}\n" for line in entry.traceback.splitlines()), nl=False)
+
+    def show_repeats(self, after_s: float) -> None:
+        """Print how many attempts had the error of the last entry too, if that is not shown yet.
+
+        after_s: nothing is printed sooner than that after the last line.
+        """
+        if self._repeats > self._shown and time.monotonic() - self._shown_at_s >= after_s:
+            self._shown, self._shown_at_s = self._repeats, time.monotonic()
+            click.echo(f"    {count(self._repeats, 'more attempt')}, same error")
 
 
 def _is_same_error(one: LogEntry, other: LogEntry) -> bool:
     return one.level in _COLOURS and (one.level, one.event, one.message) == (other.level, other.event, other.message)
-
-
-def _show_more(attempts: int) -> None:
-    """Print how many attempts had the error of the last line too."""
-    if attempts:
-        click.echo(f"    {count(attempts, 'more attempt')}, same error")
 
 
 def _line(entry: LogEntry) -> str:

@@ -40,6 +40,9 @@ finished rows were written), 2 the input is wrong, 3 the service cannot be reach
     metavar="FILE",
     help="Write a .parquet, .arrow, .csv or .jsonl file instead.",
 )
+@click.option(
+    "--stage", metavar="NAME", help="The results of this stage, as far as they are there.  [default: the last]"
+)
 @click.option("--limit", "-n", type=click.IntRange(min=1), metavar="ROWS", help="Write only the first rows.")
 @click.option(
     "--format",
@@ -52,7 +55,13 @@ finished rows were written), 2 the input is wrong, 3 the service cannot be reach
 )
 @service_options
 def results(
-    client: Client, job_id: str, output: Path | None, limit: int | None, kind: str | None, skip_damaged: bool
+    client: Client,
+    job_id: str,
+    output: Path | None,
+    stage: str | None,
+    limit: int | None,
+    kind: str | None,
+    skip_damaged: bool,
 ) -> None:
     """Write the results of a job to stdout or a file.
 
@@ -69,7 +78,7 @@ def results(
     job = find_job(client, job_id)
     skipped: list[BatchmillError] = []
     try:
-        rows = write_results(job, output, limit, kind, skipped.append if skip_damaged else None)
+        rows = write_results(job, output, limit, kind, skipped.append if skip_damaged else None, stage)
     except JobFailed as error:
         print_error(str(error), FAILED)
         raise click.exceptions.Exit(FAILED) from error
@@ -86,24 +95,25 @@ def write_results(
     limit: int | None = None,
     kind: str | None = None,
     on_damage: OnDamage | None = None,
+    stage: str | None = None,
 ) -> int:
     """Write the results to a file, or to stdout; return the number of rows. Raises `JobFailed` after the last one."""
     if output is not None:
-        return _to_file(job, output, limit, kind, on_damage)
+        return _to_file(job, output, limit, kind, on_damage, stage)
     if kind in (None, "jsonl"):
-        return _to_stdout(job, limit, on_damage)
+        return _to_stdout(job, limit, on_damage, stage)
     with TemporaryDirectory(prefix="batchmill-results-") as folder:
         path = Path(folder) / "results"
-        rows = _to_file(job, path, limit, kind, on_damage)
+        rows = _to_file(job, path, limit, kind, on_damage, stage)
         with path.open("rb") as file:
             while part := file.read(COPY_BYTES):
                 _write_all(sys.stdout.buffer, part)
         return rows
 
 
-def _to_stdout(job: Job, limit: int | None, on_damage: OnDamage | None) -> int:
+def _to_stdout(job: Job, limit: int | None, on_damage: OnDamage | None, stage: str | None) -> int:
     rows = 0
-    for page in job.pages("jsonl", on_damage=on_damage):
+    for page in job.pages("jsonl", on_damage=on_damage, stage=stage):
         first = page if limit is None else page.first(limit - rows)
         _write_all(sys.stdout.buffer, first.lines())
         rows += first.rows
@@ -120,7 +130,9 @@ def _write_all(out: BinaryIO, data: bytes) -> None:
     out.flush()
 
 
-def _to_file(job: Job, path: Path, limit: int | None, kind: str | None, on_damage: OnDamage | None) -> int:
+def _to_file(
+    job: Job, path: Path, limit: int | None, kind: str | None, on_damage: OnDamage | None, stage: str | None
+) -> int:
     """Write the file, also for a failed job; raise `JobFailed` after it is written."""
     from batchmill.cli.exports import open_export
     from batchmill.errors import JobFailed
@@ -129,7 +141,7 @@ def _to_file(job: Job, path: Path, limit: int | None, kind: str | None, on_damag
     rows, failure = 0, None
     with open_export(path, kind) as export:
         try:
-            for page in job.pages(export.content_type, on_damage=on_damage):
+            for page in job.pages(export.content_type, on_damage=on_damage, stage=stage):
                 first = page if limit is None else page.first(limit - rows)
                 export.write(first)
                 rows += first.rows

@@ -11,12 +11,14 @@ import click
 
 from batchmill.cli import FAILED
 from batchmill.cli.arguments.source_options import source_fields
+from batchmill.cli.arguments.submit_flags import JOB_FILE_ENDINGS, check_sources
 from batchmill.cli.submit import submit, submit_job
+from batchmill.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from batchmill.cli.submit import SubmitFlags
+    from batchmill.cli.arguments.submit_flags import SubmitFlags
     from batchmill.client import Client, Job
     from batchmill.jobs.status import JobStatus
 
@@ -24,7 +26,7 @@ WITHOUT_USE = frozenset(
     {
         "operator", "sources", "output", "output_format", "max_rows_per_file", "target_file_bytes",
         "pool", "priority", "budget", "cache", "idempotency_key",
-        "upload", "dry_run", "wait", "as_json", "url", "token",
+        "changes", "upload", "dry_run", "wait", "as_json", "url", "token",
     }
 )  # fmt: skip
 """Parameters of `submit` that are no options of `run`: it has a service, a pool and a job of its own."""
@@ -42,7 +44,7 @@ written), 2 the input is wrong, 130 interrupted: nothing is kept.
 
 @click.command(epilog=EPILOG)
 @click.argument("operator")
-@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
+@click.argument("sources", metavar="SOURCE...", nargs=-1)
 @click.option(
     "--output",
     "-o",
@@ -77,6 +79,12 @@ def run(
     """
     from batchmill.cli.exports import check_path
 
+    if operator.endswith(JOB_FILE_ENDINGS):
+        raise InvalidRequest(
+            f"`batchmill run` runs one operator, and {operator!r} is a job file.",
+            hint=f"Start `batchmill up`, then `batchmill submit {operator} --wait` in another terminal.",
+        )
+    check_sources(sources)
     if output is not None:
         check_path(output)
     fields = source_fields(options)

@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 from click.core import ParameterSource
 
 from batchmill.cli.arguments.options import json_option, service_options
 from batchmill.cli.arguments.source_options import Names, source_fields, source_options
-from batchmill.cli.arguments.values import Deadline, Parameter, json_lines, params_of, params_of_file
+from batchmill.cli.arguments.submit_flags import JOB_FILE_ENDINGS, SubmitFlags, job_input, job_options
+from batchmill.cli.arguments.values import (
+    Deadline,
+    Parameter,
+    SecondsOrSpan,
+)
 from batchmill.errors import InvalidRequest
-from batchmill.jobs.job import MIN_FILE_BYTES, MIN_ROWS_PER_FILE, BatchPolicy, RetryPolicy
+from batchmill.jobs.files import MIN_FILE_BYTES, MIN_ROWS_PER_FILE
 
 if TYPE_CHECKING:
-    from datetime import datetime, timedelta
-
     from batchmill.client import Client, Job
-    from batchmill.client.options import JobOptions
-    from batchmill.jobs.job import OnNull
+    from batchmill.client.submitting.options import JobOptions
 
-STDIN = "-"
 _OF_A_FILE = frozenset(
     {"name", "pool", "priority", "deadline", "budget", "idempotency_key", "output", "output_format"}
-) | {"max_rows_per_file", "target_file_bytes"}
+) | {"max_rows_per_file", "target_file_bytes", "sink"}
 """Options that may be given beside a job file."""
-
-ENDINGS = (".toml", ".json")
-"""Of job files."""
 
 EPILOG = """\b
 Examples:
@@ -99,6 +96,20 @@ Exit codes: 0 submitted (with --wait: completed), 1 the job failed, was cancelle
     metavar="N",
     help="About how many bytes a file of the --output folder has.",
 )
+@click.option(
+    "--sink",
+    metavar="PATH|STORE:TABLE",
+    help="A store for the results instead: a path that ends in .lance, or a table of a store that the service names.",
+)
+@click.option("--sink-name", metavar="NAME", help="What the index is called in searches.  [default: as the table]")
+@click.option("--sink-vector", metavar="COLUMN", help="The column with the vectors.  [default: embedding]")
+@click.option("--sink-id", metavar="COLUMN", help="The column that says which document a row is from.")
+@click.option(
+    "--sink-mode",
+    type=click.Choice(["replace", "upsert", "mirror"]),
+    help="Which rows that are there go: all, those of the same documents, or also those of documents that are gone.  "
+    "[default: replace]",
+)
 @click.option("--carry", type=Names(), help="Input columns to pass through to the results.  [default: all]")
 @click.option("--name", help="A name for the job.")
 @click.option("--pool", help="The pool of workers to run on.")
@@ -118,9 +129,10 @@ Exit codes: 0 submitted (with --wait: completed), 1 the job failed, was cancelle
 @click.option("--never-on", type=Names(), metavar="ERRORS", help="Never retry these types of errors.")
 @click.option(
     "--backoff",
-    type=click.FloatRange(0, 3600),
-    metavar="SECONDS",
-    help="Longest wait before the second attempt; it doubles with each further one.  [default: 1]",
+    type=SecondsOrSpan(0, 3600),
+    metavar="TIME",
+    help="Longest wait before the second attempt, in seconds or as 500ms, 2m; it doubles with each further one.  "
+    "[default: 1]",
 )
 @click.option(
     "--budget", type=click.FloatRange(1e-6, 1e6), help="Pause the job when it has cost this much; see `batchmill cost`."
@@ -165,18 +177,18 @@ def submit(
     """
     fields = source_fields(options)
     flags = cast("SubmitFlags", options)
-    if operator.endswith(ENDINGS):
+    if operator.endswith(JOB_FILE_ENDINGS):
         from_file = _file_options(Path(operator), sources, fields, flags, changes)
         if dry_run:
             raise InvalidRequest("--dry-run is for operators.", hint=f"Use `batchmill check {operator}`.")
-        _follow(client.submit(**from_file), wait=wait, as_json=as_json)
+        follow(client.submit(**from_file), wait=wait, as_json=as_json)
         return
     if changes:
         raise InvalidRequest("--set is for job files.", hint="Give parameters with --param.")
     if dry_run:
         _check(client, operator, sources, fields, flags, as_json=as_json)
         return
-    _follow(submit_job(client, operator, sources, fields, flags), wait=wait, as_json=as_json)
+    follow(submit_job(client, operator, sources, fields, flags), wait=wait, as_json=as_json)
 
 
 def _file_options(
@@ -199,7 +211,7 @@ def _file_options(
             f"{_flag(context.command, own)} cannot be combined with a job file.", hint="Use --set, or change the file."
         )
     options = read_job_file(path, changes)
-    changed = {name: value for name, value in _job_options(flags).items() if name in given}
+    changed = {name: value for name, value in job_options(flags).items() if name in given}
     options = cast("JobOptions", {**options, **changed})
     if sources or fields:
         source = options.get("source")
@@ -214,7 +226,7 @@ def _flag(command: click.Command, name: str) -> str:
     return next(option.opts[0] for option in command.params if option.name == name)
 
 
-def _follow(job: Job, *, wait: bool, as_json: bool) -> None:
+def follow(job: Job, *, wait: bool, as_json: bool) -> None:
     """Print the job that was submitted, or follow it until it ends."""
     from batchmill.cli.terminal.progress import watch_to_the_end
 
@@ -249,7 +261,7 @@ def _check(
     from batchmill.cli.terminal.console import fields as print_fields
     from batchmill.cli.terminal.console import print_json
 
-    rows, options = _input(sources, fields, flags)
+    rows, options = job_input(sources, fields, flags)
     if rows is not None:
         raise InvalidRequest(
             "--dry-run cannot be combined with `-` or --upload.", hint="It checks files that the service reads."
@@ -269,105 +281,12 @@ def _check(
     click.echo("The request is valid; nothing was submitted.")
 
 
-class SubmitFlags(TypedDict):
-    """The options of the command as click passes them."""
-
-    params: tuple[tuple[str, Any], ...]
-    output: str | None
-    output_format: str | None
-    max_rows_per_file: int | None
-    target_file_bytes: int | None
-    carry: list[str] | None
-    name: str | None
-    pool: str | None
-    priority: int
-    deadline: datetime | timedelta | None
-    max_attempts: int | None
-    max_dead: float | None
-    budget: float | None
-    batch_size: int | None
-    on_null: OnNull
-    cache: bool
-    idempotency_key: str | None
-    params_file: Path | None
-    upload: bool
-    retry_on: list[str] | None
-    never_on: list[str] | None
-    backoff: float | None
-
-
 def submit_job(
     client: Client, operator: str, sources: tuple[str, ...], fields: dict[str, Any], flags: SubmitFlags
 ) -> Job:
     """Submit the job that a command line describes. fields: of the source, see `source_fields`."""
-    rows, options = _input(sources, fields, flags)
+    rows, options = job_input(sources, fields, flags)
     return client.submit(operator, rows, **options)
-
-
-def _input(sources: tuple[str, ...], fields: dict[str, Any], flags: SubmitFlags) -> tuple[Any, JobOptions]:
-    """Return the rows, None for files that the service reads, and the options of `Client.submit`."""
-    options = _job_options(flags)
-    if not sources:
-        raise InvalidRequest(
-            "the source is missing: expected a file, a folder, a glob or a URI.",
-            hint="`-` reads JSON Lines from stdin.",
-        )
-    if STDIN not in sources:
-        paths = list(sources) if len(sources) > 1 else sources[0]
-        source = {"path": paths, **fields}
-        if flags["upload"]:
-            return _upload(source), options
-        options["source"] = source
-        return None, options
-    if len(sources) > 1 or fields not in ({}, {"format": "jsonl"}):
-        raise InvalidRequest("`-` cannot be combined with other sources or options about files: stdin is JSON Lines.")
-    return json_lines(sys.stdin.buffer, "stdin"), options
-
-
-def _upload(source: dict[str, Any]) -> Any:
-    from batchmill.cli.arguments.local_rows import local_rows
-    from batchmill.client.submitting.submission import file_source
-
-    return local_rows(file_source(source))
-
-
-def _job_options(flags: SubmitFlags) -> JobOptions:
-    output = flags["output"]
-    about_output = {
-        "format": flags["output_format"],
-        "max_rows_per_file": flags["max_rows_per_file"],
-        "target_file_bytes": flags["target_file_bytes"],
-    }
-    for name, value in about_output.items():
-        if value is not None and not output:
-            flag = "output-format" if name == "format" else name.replace("_", "-")
-            raise InvalidRequest(f"--{flag} needs --output.", hint="Add --output FOLDER.")
-    limits = {
-        "max_attempts": flags["max_attempts"],
-        "max_dead": flags["max_dead"],
-        "retry_on": flags["retry_on"],
-        "never_on": flags["never_on"],
-        "backoff_s": flags["backoff"],
-    }
-    return {
-        "params": params_of_file(flags["params_file"]) | params_of(flags["params"]),
-        "output": _given({"path": output, **about_output}) if output else None,
-        "carry": flags["carry"],
-        "name": flags["name"],
-        "pool": flags["pool"],
-        "priority": flags["priority"],
-        "deadline": flags["deadline"],
-        "retry": RetryPolicy.model_validate(_given(limits)),
-        "batch": BatchPolicy(size=flags["batch_size"]),
-        "on_null": flags["on_null"],
-        "cache": flags["cache"],
-        "budget": flags["budget"],
-        "idempotency_key": flags["idempotency_key"],
-    }
-
-
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
 
 
 def _print_latest(job: Job) -> None:

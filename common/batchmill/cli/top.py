@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import click
 
 from batchmill.cli.arguments.options import json_option, service_options
+from batchmill.cli.arguments.values import SecondsOrSpan
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
     from types import FrameType
 
     from rich.console import RenderableType
@@ -27,8 +29,8 @@ KEY_INTERVAL_S = 0.05  # between two checks for a key or an answer
 @click.command()
 @click.option(
     "--interval",
-    metavar="SECONDS",
-    type=click.FloatRange(min=0.2, max=3600),
+    metavar="TIME",
+    type=SecondsOrSpan(0.2, 3600),
     help=f"Refresh interval.  [default: {INTERVAL_S:g} on a terminal, else show once]",
 )
 @click.option(
@@ -89,9 +91,8 @@ def _watch(client: Client, interval_s: float, limit: int) -> None:
         try:
             while True:
                 shown = asking.submit(screen, client, limit, console.size.width, console.size.height)
-                while not shown.done():
-                    if _quits(keyboard, KEY_INTERVAL_S):
-                        return
+                if not _is_ready(shown, keyboard):
+                    return
                 live.update(shown.result(), refresh=True)
                 if _quits(keyboard, interval_s):
                     return
@@ -99,6 +100,14 @@ def _watch(client: Client, interval_s: float, limit: int) -> None:
             return
         finally:
             asking.shutdown(wait=False, cancel_futures=True)
+
+
+def _is_ready(shown: Future[RenderableType], keyboard: Keyboard) -> bool:
+    """Wait for a screen; False if the user quits meanwhile."""
+    while not shown.done():
+        if _quits(keyboard, KEY_INTERVAL_S):
+            return False
+    return True
 
 
 def _leave(number: int, _: FrameType | None) -> None:

@@ -4,48 +4,46 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+from urllib.parse import quote
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
+from batchmill.client.connection.answers import (
+    IndexesAnswer,
+    JobsAnswer,
+    OperatorsAnswer,
+    PoolsAnswer,
+    WorkersAnswer,
+)
 from batchmill.client.connection.service import find_service
 from batchmill.client.connection.transport import Transport
 from batchmill.client.job import AsyncJob
 from batchmill.client.job_filter import JobFilter
-from batchmill.client.options import check_names, with_job_options
+from batchmill.client.submitting.options import check_names, with_job_options
+from batchmill.client.submitting.rerun import rerun_request
 from batchmill.client.submitting.rows import check_rows, upload_parts
 from batchmill.client.submitting.submission import JobSender, make_spec
 from batchmill.errors import InvalidRequest
-from batchmill.fleet import PoolStatus, WorkerInfo
 from batchmill.jobs.cost import CostTotals
+from batchmill.jobs.search import SearchHit, SearchRequest, SearchResult
 from batchmill.jobs.status import CheckedJob, JobStatus
-from batchmill.operators.contract import OperatorInfo
 from batchmill.row_cache import CacheStats
+from batchmill.wording import fault_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    import os
+    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from datetime import datetime, timedelta
 
-    from batchmill.client.options import JobOptions
+    from batchmill.client.submitting.options import JobOptions
     from batchmill.client.submitting.rows import UploadPart
+    from batchmill.fleet import PoolStatus, WorkerInfo
+    from batchmill.jobs.index_status import IndexStatus
+    from batchmill.jobs.sink import SinkSpec
+    from batchmill.operators.contract import OperatorInfo
 
 M = TypeVar("M", bound=BaseModel)
 MAX_JOBS_PAGE = 100
-
-
-class _Jobs(BaseModel):
-    jobs: list[JobStatus]
-    next: str | None = None
-
-
-class _Workers(BaseModel):
-    workers: list[WorkerInfo]
-
-
-class _Pools(BaseModel):
-    pools: list[PoolStatus]
-
-
-class _Operators(BaseModel):
-    operators: list[OperatorInfo]
 
 
 class AsyncClient:
@@ -157,6 +155,59 @@ class AsyncClient:
         sender, _ = self.prepare(operator, None, options)
         return await sender.check()
 
+    async def rerun(
+        self,
+        job: AsyncJob | str,
+        from_stage: str,
+        *,
+        stages: Mapping[str, Mapping[str, Any]] | None = None,
+        output: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+        sink: str | os.PathLike[str] | SinkSpec | Mapping[str, Any] | None = None,
+        name: str | None = None,
+        priority: int | None = None,
+        deadline: datetime | timedelta | float | str | None = None,
+        budget: float | None = None,
+        idempotency_key: str | None = None,
+    ) -> AsyncJob:
+        """Run the later stages of an ended job of several again, over what is kept of the stage before them.
+
+        The first job stays as it is; it cannot be deleted before the new one has ended. Rows keep their paths and
+        `source_row`. Rows that have failed before `from_stage` are not among them.
+
+        Args:
+            job: The job, or its id. The stage before `from_stage` must have been submitted with `keep=True`.
+            from_stage: The first stage that is run again.
+            stages: For stages by name what is different: arguments of `Stage`, and parameters of the operator.
+            output: A folder for the results, as in `submit`. None: the service keeps the results.
+            sink: A store for the results instead, as in `submit`.
+            name: A name for the new job. None: as the first one.
+            priority: -100 to 100; higher runs first. None: as the first one.
+            deadline: When the new job expires, as in `submit`.
+            budget: Pause the new job when it has cost this much.
+            idempotency_key: Asking again with the same key returns the existing job.
+
+        Returns:
+            The new job.
+
+        Raises:
+            Conflict: The job has not ended, or the results of the stage before are not there.
+            InvalidRequest: The job has no such stage, or it is the first one, or the request is wrong otherwise.
+        """
+        request = rerun_request(
+            from_stage,
+            stages,
+            output=output,
+            sink=sink,
+            name=name,
+            priority=priority,
+            deadline=deadline,
+            budget=budget,
+            idempotency_key=idempotency_key,
+        )
+        job_id = job if isinstance(job, str) else job.id
+        path = f"/v1/jobs/{quote(job_id, safe='')}/rerun"
+        return self.job_of(self._transport.parse(JobStatus, await self._transport.json("POST", path, body=request)))
+
     def job_of(self, status: JobStatus) -> AsyncJob:
         """Return the job that a status describes.
 
@@ -211,7 +262,7 @@ class AsyncClient:
         while limit is None or len(found) < limit:
             size = MAX_JOBS_PAGE if limit is None or wanted.excludes_some else min(MAX_JOBS_PAGE, limit - len(found))
             query = {"limit": str(size)} | ({"before": before} if before else {})
-            page = await self._get(_Jobs, "/v1/jobs", query)
+            page = await self._get(JobsAnswer, "/v1/jobs", query)
             found += [self.job_of(status) for status in page.jobs if wanted.accepts(status)]
             before = page.next
             if not before:
@@ -227,7 +278,7 @@ class AsyncClient:
         Returns:
             The jobs, each with its status in `latest`.
         """
-        page = await self._get(_Jobs, "/v1/jobs", {"live": "true", "limit": str(limit)})
+        page = await self._get(JobsAnswer, "/v1/jobs", {"live": "true", "limit": str(limit)})
         return [self.job_of(status) for status in page.jobs]
 
     async def workers(self) -> list[WorkerInfo]:
@@ -236,7 +287,7 @@ class AsyncClient:
         Returns:
             One entry per worker: name, pool, device, operators, running attempts.
         """
-        return (await self._get(_Workers, "/v1/workers")).workers
+        return (await self._get(WorkersAnswer, "/v1/workers")).workers
 
     async def pools(self) -> list[PoolStatus]:
         """List the pools that have workers or jobs.
@@ -244,7 +295,7 @@ class AsyncClient:
         Returns:
             One entry per pool: its capacity, and the shards and rows that run and wait.
         """
-        return (await self._get(_Pools, "/v1/pools")).pools
+        return (await self._get(PoolsAnswer, "/v1/pools")).pools
 
     async def operators(self) -> list[OperatorInfo]:
         """List the operators that the workers have loaded.
@@ -252,7 +303,7 @@ class AsyncClient:
         Returns:
             One entry per operator: name, summary, required columns, and its parameters as JSON Schema.
         """
-        return (await self._get(_Operators, "/v1/operators")).operators
+        return (await self._get(OperatorsAnswer, "/v1/operators")).operators
 
     async def cache(self) -> CacheStats:
         """Read the statistics of the service's row cache.
@@ -265,6 +316,68 @@ class AsyncClient:
     async def clear_cache(self) -> None:
         """Empty the service's row cache."""
         await self._transport.call("DELETE", "/v1/cache")
+
+    async def search(
+        self,
+        index: str,
+        text: str | None = None,
+        *,
+        vector: Sequence[float] | None = None,
+        k: int = 10,
+        where: Mapping[str, Any] | None = None,
+        columns: Sequence[str] | None = None,
+        model: str | None = None,
+    ) -> list[SearchHit]:
+        """Find the rows of an index that are nearest to a text or a vector.
+
+        Args:
+            index: The name of the index.
+            text: A text, which is embedded as the rows of the index were.
+            vector: Or a vector.
+            k: How many rows to find, at most.
+            where: A filter: for each column a value, or comparisons such as `{"gte": 2020, "in": [1, 2]}`.
+            columns: The columns of the rows to return. None: all but the vectors.
+            model: The model that you expect: an index of another one is refused.
+
+        Returns:
+            The rows with their ids and distances, the nearest first.
+
+        Raises:
+            NotFound: There is no such index.
+            InvalidRequest: The search does not fit the index.
+        """
+        try:
+            request = SearchRequest(
+                text=text,
+                vector=None if vector is None else [float(number) for number in vector],
+                k=k,
+                where=dict(where or {}),
+                columns=None if columns is None else list(columns),
+                model=model,
+            )
+        except ValidationError as error:
+            raise InvalidRequest(f"search: {fault_of(error.errors()[0])}") from error
+        answer = await self._transport.json("POST", f"/v1/indexes/{quote(index, safe='')}/search", body=request)
+        return self._transport.parse(SearchResult, answer).hits
+
+    async def indexes(self) -> list[IndexStatus]:
+        """List the indexes that sinks of jobs have published.
+
+        Returns:
+            One entry per index: its place, rows, and how its vectors were made.
+        """
+        return (await self._get(IndexesAnswer, "/v1/indexes")).indexes
+
+    async def forget_index(self, name: str) -> None:
+        """Forget an index. Its rows stay in the store.
+
+        Args:
+            name: The name of the index.
+
+        Raises:
+            NotFound: There is no such index.
+        """
+        await self._transport.call("DELETE", f"/v1/indexes/{quote(name, safe='')}")
 
     async def costs(self, limit: int = 50) -> CostTotals:
         """Read what all jobs cost, deleted ones included.

@@ -8,17 +8,22 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 from batchmill.client.asynchronous import AsyncClient
 from batchmill.client.blocking_job import Job
 from batchmill.client.loop import LoopThread
-from batchmill.client.options import with_job_options
+from batchmill.client.submitting.options import with_job_options
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    import os
+    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from datetime import datetime, timedelta
 
     from batchmill.client.job import AsyncJob
-    from batchmill.client.options import JobOptions
+    from batchmill.client.submitting.options import JobOptions
     from batchmill.client.submitting.rows import UploadPart
     from batchmill.client.submitting.submission import JobSender
     from batchmill.fleet import PoolStatus, WorkerInfo
     from batchmill.jobs.cost import CostTotals
+    from batchmill.jobs.index_status import IndexStatus
+    from batchmill.jobs.search import SearchHit
+    from batchmill.jobs.sink import SinkSpec
     from batchmill.jobs.status import CheckedJob
     from batchmill.operators.contract import OperatorInfo
     from batchmill.row_cache import CacheStats
@@ -110,6 +115,58 @@ class Client:
         sender, _ = self._async.prepare(operator, None, options)
         return self._loop.run(sender.check())
 
+    def rerun(
+        self,
+        job: Job | str,
+        from_stage: str,
+        *,
+        stages: Mapping[str, Mapping[str, Any]] | None = None,
+        output: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+        sink: str | os.PathLike[str] | SinkSpec | Mapping[str, Any] | None = None,
+        name: str | None = None,
+        priority: int | None = None,
+        deadline: datetime | timedelta | float | str | None = None,
+        budget: float | None = None,
+        idempotency_key: str | None = None,
+    ) -> Job:
+        """Run the later stages of an ended job of several again, over what is kept of the stage before them.
+
+        The first job stays as it is; it cannot be deleted before the new one has ended. Rows keep their paths and
+        `source_row`. Rows that have failed before `from_stage` are not among them.
+
+        Args:
+            job: The job, or its id. The stage before `from_stage` must have been submitted with `keep=True`.
+            from_stage: The first stage that is run again.
+            stages: For stages by name what is different: arguments of `Stage`, and parameters of the operator.
+            output: A folder for the results, as in `submit`. None: the service keeps the results.
+            sink: A store for the results instead, as in `submit`.
+            name: A name for the new job. None: as the first one.
+            priority: -100 to 100; higher runs first. None: as the first one.
+            deadline: When the new job expires, as in `submit`.
+            budget: Pause the new job when it has cost this much.
+            idempotency_key: Asking again with the same key returns the existing job.
+
+        Returns:
+            The new job.
+
+        Raises:
+            Conflict: The job has not ended, or the results of the stage before are not there.
+            InvalidRequest: The job has no such stage, or it is the first one, or the request is wrong otherwise.
+        """
+        found = self._async.rerun(
+            job if isinstance(job, str) else job.id,
+            from_stage,
+            stages=stages,
+            output=output,
+            sink=sink,
+            name=name,
+            priority=priority,
+            deadline=deadline,
+            budget=budget,
+            idempotency_key=idempotency_key,
+        )
+        return self._wrap(self._loop.run(found))
+
     def job(self, job_id: str) -> Job:
         """Return a job by its id, without a request to the service.
 
@@ -194,6 +251,58 @@ class Client:
     def clear_cache(self) -> None:
         """Empty the service's row cache."""
         self._loop.run(self._async.clear_cache())
+
+    def search(
+        self,
+        index: str,
+        text: str | None = None,
+        *,
+        vector: Sequence[float] | None = None,
+        k: int = 10,
+        where: Mapping[str, Any] | None = None,
+        columns: Sequence[str] | None = None,
+        model: str | None = None,
+    ) -> list[SearchHit]:
+        """Find the rows of an index that are nearest to a text or a vector.
+
+        Args:
+            index: The name of the index.
+            text: A text, which is embedded as the rows of the index were.
+            vector: Or a vector.
+            k: How many rows to find, at most.
+            where: A filter: for each column a value, or comparisons such as `{"gte": 2020, "in": [1, 2]}`.
+            columns: The columns of the rows to return. None: all but the vectors.
+            model: The model that you expect: an index of another one is refused.
+
+        Returns:
+            The rows with their ids and distances, the nearest first.
+
+        Raises:
+            NotFound: There is no such index.
+            InvalidRequest: The search does not fit the index.
+        """
+        return self._loop.run(
+            self._async.search(index, text, vector=vector, k=k, where=where, columns=columns, model=model)
+        )
+
+    def indexes(self) -> list[IndexStatus]:
+        """List the indexes that sinks of jobs have published.
+
+        Returns:
+            One entry per index: its place, rows, and how its vectors were made.
+        """
+        return self._loop.run(self._async.indexes())
+
+    def forget_index(self, name: str) -> None:
+        """Forget an index. Its rows stay in the store.
+
+        Args:
+            name: The name of the index.
+
+        Raises:
+            NotFound: There is no such index.
+        """
+        self._loop.run(self._async.forget_index(name))
 
     def costs(self, limit: int = 50) -> CostTotals:
         """Read what all jobs cost, deleted ones included.

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
-    from batchmill.client.blocking import Client
     from batchmill.client.job import AsyncJob
     from batchmill.client.loop import LoopThread
     from batchmill.client.results.pages import OnDamage, ResultPage
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 class Job:
     """A job of a `Client`. `Client.submit`, `Client.job` and `Client.jobs` return it."""
 
-    def __init__(self, client: Client, loop: LoopThread, job: AsyncJob) -> None:
+    def __init__(self, client: object, loop: LoopThread, job: AsyncJob) -> None:
         self._client = client  # kept, so that it is not closed while one of its jobs is in use
         self._loop = loop
         self._async = job
@@ -289,12 +288,24 @@ class Job:
         """
         yield from self._loop.iterate(self._async.follow_log(level))
 
-    def results(self, *, on_damage: OnDamage | None = None) -> Iterator[dict[str, Any]]:
+    def log_pages(self, level: LogLevel | str = LogLevel.INFO) -> Iterator[list[LogEntry]]:
+        """Follow the job's log like `follow_log`, and show when nothing new has come.
+
+        Args:
+            level: Minimum level: `"info"`, `"warning"` or `"error"`.
+
+        Yields:
+            The existing entries, then those of each look at the log, one a second: an empty list if none are new.
+        """
+        yield from self._loop.iterate(self._async.log_pages(level))
+
+    def results(self, *, on_damage: OnDamage | None = None, stage: str | None = None) -> Iterator[dict[str, Any]]:
         """Read the results in input order, while the job runs or afterwards.
 
         Args:
             on_damage: Called with the error, `DamagedData` or `NotFound`, of each part that is damaged or missing; its
                 rows are left out then. None: the error is raised.
+            stage: Read the results of this stage, as far as they are there; see `keep` of `Stage`. None: the last one.
 
         Yields:
             One dict per result row. Those of a cancelled or expired job end with the last row that was kept.
@@ -302,7 +313,7 @@ class Job:
         Raises:
             JobFailed: The job failed; raised after the rows that it has.
         """
-        for table in self._loop.iterate(self._async.tables(on_damage=on_damage)):
+        for table in self._loop.iterate(self._async.tables(on_damage=on_damage, stage=stage)):
             for rows in dicts(table):
                 yield from rows
 
@@ -317,12 +328,13 @@ class Job:
         """
         yield from self._loop.iterate(self._async.batches())
 
-    def to_table(self, *, on_damage: OnDamage | None = None) -> pa.Table:
+    def to_table(self, *, on_damage: OnDamage | None = None, stage: str | None = None) -> pa.Table:
         """Wait for the job to end and return all results as one Arrow table.
 
         Args:
             on_damage: Called with the error, `DamagedData` or `NotFound`, of each part that is damaged or missing; its
                 rows are left out then. None: the error is raised.
+            stage: Read the results of this stage, as far as they are there; see `keep` of `Stage`. None: the last one.
 
         Returns:
             A `pyarrow.Table` in input order. Of a cancelled or expired job: the rows that were kept.
@@ -330,7 +342,7 @@ class Job:
         Raises:
             JobFailed: The job failed.
         """
-        return self._loop.run(self._async.to_table(on_damage=on_damage))
+        return self._loop.run(self._async.to_table(on_damage=on_damage, stage=stage))
 
     def to_pandas(self) -> pd.DataFrame:
         """Wait for the job to end and return all results as a pandas data frame, in input order.
@@ -359,7 +371,7 @@ class Job:
         return frames.to_polars(self.to_table())
 
     def pages(
-        self, content_type: Literal["arrow", "jsonl"], *, on_damage: OnDamage | None = None
+        self, content_type: Literal["arrow", "jsonl"], *, on_damage: OnDamage | None = None, stage: str | None = None
     ) -> Iterator[ResultPage]:
         """Read the results in the form in which the service sends them; otherwise like `results`.
 
@@ -367,6 +379,7 @@ class Job:
             content_type: `"arrow"` for Arrow streams, `"jsonl"` for JSON Lines.
             on_damage: Called with the error, `DamagedData` or `NotFound`, of each part that is damaged or missing; its
                 rows are left out then. None: the error is raised.
+            stage: Read the results of this stage, as far as they are there; see `keep` of `Stage`. None: the last one.
 
         Yields:
             One page at a time, in input order.
@@ -374,4 +387,4 @@ class Job:
         Raises:
             JobFailed: The job failed; raised after the rows that it has.
         """
-        yield from self._loop.iterate(self._async.pages(content_type, on_damage=on_damage))
+        yield from self._loop.iterate(self._async.pages(content_type, on_damage=on_damage, stage=stage))

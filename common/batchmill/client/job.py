@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
 import aiohttp
@@ -14,9 +14,6 @@ from batchmill.client.connection.events import read_events
 from batchmill.client.connection.transport import Patience
 from batchmill.client.display import as_html, describe, live_display, mimebundle
 from batchmill.client.job_stage import AsyncJobStage
-from batchmill.client.outcome import raise_unless_completed
-from batchmill.client.results import frames
-from batchmill.client.results import pages as paging
 from batchmill.client.results.failed_rows import (
     DeadLetterPage,
     dead_letter_pages,
@@ -25,9 +22,9 @@ from batchmill.client.results.failed_rows import (
     replay_request,
     write_dead_letters,
 )
+from batchmill.client.results.job_results import AsyncJobResults
 from batchmill.client.waiting import wait_until_ended
 from batchmill.errors import NotFound, ServiceUnavailable
-from batchmill.jobs.job import JobState
 from batchmill.jobs.job_log import LogEntry, LogLevel, LogPage
 from batchmill.jobs.status import JobCost, JobStatus
 
@@ -35,18 +32,13 @@ if TYPE_CHECKING:
     import os
     from collections.abc import AsyncGenerator, Collection, Mapping
 
-    import pandas as pd
-    import polars as pl
-    import pyarrow as pa
-
     from batchmill.client.connection.transport import Transport
-    from batchmill.client.results.pages import OnDamage
     from batchmill.jobs.dead_letters import DeadLetter
 
 LOG_INTERVAL_S = 1.0  # between two requests while a log is followed
 
 
-class AsyncJob:
+class AsyncJob(AsyncJobResults):
     """A job of an `AsyncClient`. `AsyncClient.submit`, `AsyncClient.job` and `AsyncClient.jobs` return it.
 
     Attributes:
@@ -55,10 +47,9 @@ class AsyncJob:
     """
 
     def __init__(self, transport: Transport, job_id: str, latest: JobStatus | None = None) -> None:
+        super().__init__(transport, f"/v1/jobs/{quote(job_id, safe='')}")
         self.id = job_id
         self.latest = latest
-        self._transport = transport
-        self._path = f"/v1/jobs/{quote(job_id, safe='')}"
 
     def __repr__(self) -> str:
         return describe(type(self).__name__, self.id, self.latest)
@@ -144,16 +135,22 @@ class AsyncJob:
         last: JobStatus | None = None
         while last is None or not last.is_final:
             try:
-                async with aclosing(self._stream()) as statuses:
-                    async for status in statuses:
-                        patience.renew()
-                        if status != last:
-                            last = status
-                            yield status
+                async with aclosing(self._changes(last, patience)) as changes:
+                    async for last in changes:
+                        yield last
                 if last is None or not last.is_final:
                     await patience.pause(aiohttp.ServerDisconnectedError("the stream of events ended early"))
             except (aiohttp.ClientError, ServiceUnavailable) as error:
                 await patience.pause(error)
+
+    async def _changes(self, last: JobStatus | None, patience: Patience) -> AsyncGenerator[JobStatus, None]:
+        """Yield the statuses of one stream of events that differ from the one before; `last` was before the first."""
+        async with aclosing(self._stream()) as statuses:
+            async for status in statuses:
+                patience.renew()
+                if status != last:
+                    last = status
+                    yield status
 
     async def wait(self, timeout: float | None = None) -> Self:  # noqa: ASYNC109  # the public name is given
         """Wait until the job has ended. In a notebook its progress is shown and updated meanwhile.
@@ -193,11 +190,24 @@ class AsyncJob:
         Yields:
             The existing entries, then new ones.
         """
+        async with aclosing(self.log_pages(level)) as pages:
+            async for entries in pages:
+                for entry in entries:
+                    yield entry
+
+    async def log_pages(self, level: LogLevel | str = LogLevel.INFO) -> AsyncGenerator[list[LogEntry], None]:
+        """Follow the job's log like `follow_log`, and show when nothing new has come.
+
+        Args:
+            level: Minimum level: `"info"`, `"warning"` or `"error"`.
+
+        Yields:
+            The existing entries, then those of each look at the log, one a second: an empty list if none are new.
+        """
         cursor, is_final = "", False
         while True:
             page = await self._log_page(level, cursor)
-            for entry in page.entries:
-                yield entry
+            yield page.entries
             if is_final:  # once more after the end: the log entry of the last shard may follow its commit
                 return
             cursor, is_final = page.next, page.is_final
@@ -206,127 +216,6 @@ class AsyncJob:
     async def _log_page(self, level: LogLevel | str, cursor: str) -> LogPage:
         query = {"level": str(level), "cursor": cursor}
         return self._transport.parse(LogPage, await self._transport.json("GET", f"{self._path}/log", query=query))
-
-    async def results(self, *, on_damage: OnDamage | None = None) -> AsyncGenerator[dict[str, Any], None]:
-        """Read the results in input order, while the job runs or afterwards.
-
-        Args:
-            on_damage: Called with the error, `DamagedData` or `NotFound`, of each part that is damaged or missing; its
-                rows are left out then. None: the error is raised.
-
-        Yields:
-            One dict per result row. Those of a cancelled or expired job end with the last row that was kept.
-
-        Raises:
-            JobFailed: The job failed; raised after the rows that it has.
-        """
-        async with aclosing(self.tables(on_damage=on_damage)) as tables:
-            async for table in tables:
-                for rows in paging.dicts(table):
-                    for row in rows:
-                        yield row
-                    await asyncio.sleep(0)  # lets the next page arrive while the caller is busy
-
-    async def batches(self) -> AsyncGenerator[pa.RecordBatch, None]:
-        """Read the results in input order as Arrow record batches; otherwise like `results`.
-
-        Yields:
-            One `pyarrow.RecordBatch` at a time.
-
-        Raises:
-            JobFailed: The job failed; raised after the rows that it has.
-        """
-        async with aclosing(self.tables()) as tables:
-            async for table in tables:
-                for batch in table.to_batches():
-                    yield batch
-
-    async def to_table(self, *, on_damage: OnDamage | None = None) -> pa.Table:
-        """Wait for the job to end and return all results as one Arrow table.
-
-        Args:
-            on_damage: Called with the error, `DamagedData` or `NotFound`, of each part that is damaged or missing; its
-                rows are left out then. None: the error is raised.
-
-        Returns:
-            A `pyarrow.Table` in input order. Of a cancelled or expired job: the rows that were kept.
-
-        Raises:
-            JobFailed: The job failed.
-        """
-        async with aclosing(self.tables(on_damage=on_damage)) as tables:
-            return paging.join([table async for table in tables])
-
-    async def to_pandas(self) -> pd.DataFrame:
-        """Wait for the job to end and return all results as a pandas data frame, in input order.
-
-        Returns:
-            A `pandas.DataFrame`.
-
-        Raises:
-            JobFailed: The job failed.
-            MissingExtra: pandas is not installed.
-        """
-        frames.require("pandas")
-        return frames.to_pandas(await self.to_table())
-
-    async def to_polars(self) -> pl.DataFrame:
-        """Wait for the job to end and return all results as a Polars data frame, in input order.
-
-        Returns:
-            A `polars.DataFrame`.
-
-        Raises:
-            JobFailed: The job failed.
-            MissingExtra: Polars is not installed.
-        """
-        frames.require("polars")
-        return frames.to_polars(await self.to_table())
-
-    async def pages(
-        self, content_type: Literal["arrow", "jsonl"], *, on_damage: OnDamage | None = None
-    ) -> AsyncGenerator[paging.ResultPage, None]:
-        """Read the results in the form in which the service sends them; otherwise like `results`.
-
-        Args:
-            content_type: `"arrow"` for Arrow streams, `"jsonl"` for JSON Lines.
-            on_damage: Called with the error, `DamagedData` or `NotFound`, of each part that is damaged or missing; its
-                rows are left out then. None: the error is raised.
-
-        Yields:
-            One page at a time, in input order.
-
-        Raises:
-            JobFailed: The job failed; raised after the rows that it has.
-        """
-        kind = paging.ARROW_STREAM if content_type == "arrow" else paging.JSON_LINES
-        state: JobState | None = None
-        async with aclosing(paging.pages(self._transport, f"{self._path}/results", kind, on_damage)) as all_pages:
-            async for page in all_pages:
-                state = page.state
-                yield page
-        if state is None or state is JobState.FAILED:
-            status = await self.status()
-            if status.state is JobState.FAILED:
-                raise_unless_completed(status)
-
-    async def tables(self, *, on_damage: OnDamage | None = None) -> AsyncGenerator[pa.Table, None]:
-        """Read the results as Arrow tables, one per page, in input order; otherwise like `results`.
-
-        Args:
-            on_damage: Called with the error, `DamagedData` or `NotFound`, of each part that is damaged or missing; its
-                rows are left out then. None: the error is raised.
-
-        Yields:
-            One `pyarrow.Table` at a time.
-
-        Raises:
-            JobFailed: The job failed; raised after the rows that it has.
-        """
-        async with aclosing(self.pages("arrow", on_damage=on_damage)) as all_pages:
-            async for page in all_pages:
-                if (table := page.table()).num_columns:
-                    yield table
 
     def stage(self, name: str) -> AsyncJobStage:
         """Return a stage of the job.

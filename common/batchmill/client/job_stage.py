@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from batchmill.client.results.pages import ARROW_STREAM, dicts, one_page
 from batchmill.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
     from batchmill.client.connection.transport import Transport
-    from batchmill.client.job import AsyncJob
     from batchmill.client.loop import LoopThread
     from batchmill.jobs.dead_letters import DeadLetter
-    from batchmill.jobs.status import StageStatus
+    from batchmill.jobs.status import JobStatus, StageStatus
+
+
+class StagedJob(Protocol):
+    """What a stage asks of its job, an `AsyncJob`."""
+
+    id: str
+
+    async def status(self) -> JobStatus:
+        """Read the status."""
+        ...
+
+    async def dead_letters(self, *, stage: str) -> list[DeadLetter]:
+        """Read the rows that failed in a stage."""
+        ...
 
 
 class AsyncJobStage:
@@ -23,7 +36,7 @@ class AsyncJobStage:
         name: The stage's name.
     """
 
-    def __init__(self, transport: Transport, job: AsyncJob, results_path: str, name: str) -> None:
+    def __init__(self, transport: Transport, job: StagedJob, results_path: str, name: str) -> None:
         self.name = name
         self._results_path = results_path
         self._transport = transport

@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from batchmill.client.outcome import raise_unless_completed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Callable
 
-    from batchmill.client.job import AsyncJob
     from batchmill.jobs.status import JobStatus
 
 
-async def wait_until_ended(job: AsyncJob, show: Callable[[JobStatus], None], timeout: float | None) -> None:  # noqa: ASYNC109
+class Watched(Protocol):
+    """What is waited for: an `AsyncJob`."""
+
+    id: str
+    latest: JobStatus | None
+
+    def watch(self) -> AsyncGenerator[JobStatus, None]:
+        """Yield each status until the job has ended."""
+        ...
+
+
+async def wait_until_ended(
+    job: Watched,
+    show: Callable[[JobStatus], None],
+    timeout: float | None,  # noqa: ASYNC109  # users give it
+) -> None:
     """Wait until a job has ended; call `show` with each status, on the event loop.
 
     Raises the errors of `AsyncJob.wait`.

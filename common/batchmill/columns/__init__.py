@@ -1,4 +1,4 @@
-"""Columns of rows: the Arrow types that are carried, how types widen, and the Python values of a column."""
+"""Columns of rows: types that are carried, how types widen, Python values of a column, schemas as text."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from batchmill.columns.carried_types import (
     reserved_column,
 )
 from batchmill.columns.python_values import rows_of, values_of
+from batchmill.columns.schema_text import decode_schema, encode_schema
 from batchmill.columns.widening import TypeConflictError, widen_schemas, widen_table, widen_types
 
 __all__ = [
@@ -20,6 +21,8 @@ __all__ = [
     "UnsupportedColumnError",
     "carried_schema",
     "carry",
+    "decode_schema",
+    "encode_schema",
     "reserved_column",
     "rows_of",
     "values_of",

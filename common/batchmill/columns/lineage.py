@@ -22,6 +22,9 @@ job's source."""
 SOURCE_PATH = "source_path"
 """The second column of the results of a chain, from its first expanding stage on: the rest of their path."""
 
+MEMBER_PATHS = "__batchmill_paths__"
+"""The column of gathered results with the rest of the path of each of them; no operator sees it."""
+
 Path = tuple[int, ...]
 
 LINEAGE = (SOURCE_ROW, SOURCE_PATH)
@@ -34,7 +37,7 @@ def lineage_of(table: pa.Table) -> pa.Table:
 
 def without_lineage(table: pa.Table) -> pa.Table:
     """Return all other columns."""
-    names = [name for name in LINEAGE if name in table.column_names]
+    names = [name for name in (*LINEAGE, MEMBER_PATHS) if name in table.column_names]
     return table.drop_columns(names) if names else table
 
 
@@ -70,6 +73,12 @@ def paths_of(table: pa.Table) -> list[Path]:
     if SOURCE_PATH not in table.column_names:
         return [(row,) for row in rows]
     return [(row, *rest) for row, rest in zip(rows, table[SOURCE_PATH].to_pylist(), strict=True)]
+
+
+def in_path_order(table: pa.Table) -> pa.Table:
+    """Return the rows of a table that has their lineage in the order of their paths."""
+    paths = paths_of(table)
+    return table.take(pa.array(sorted(range(len(paths)), key=paths.__getitem__), pa.int64()))
 
 
 def _numbers(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from batchmill.jobs.cost import Parts
 from batchmill.jobs.job import JobError
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ class Completion:
     rows_cached: int = 0  # of `rows`, those that were not computed
     rows_filtered: int = 0  # of `rows`, those without a result
     roots_dead: int | None = None  # rows of the job's source that the failed rows are from; None: as many
+    borders: str = ""  # where source rows begin among the results, if a later stage gathers them
+    incomplete: tuple[int, ...] = ()  # likewise the source rows of the failed rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +46,26 @@ class DeadLimit:
         allowed = f"{most:.1%} of its rows" if 0 < most < 1 else f"{most:.0f} rows"
         message = f"More than {allowed} failed, the limit set by max_dead; `batchmill dead` lists them."
         return cls(most, JobError(code="too_many_dead", message=message))
+
+
+@dataclass(frozen=True, slots=True)
+class PassedStage:
+    """What an attempt has made of its shard in a later stage that runs with its own."""
+
+    completion: Completion
+    limit: DeadLimit | None
+    used: Parts  # what the attempt's time there was spent on
+    version: str  # of the operator
+    revision: str  # the same with its code
+
+
+@dataclass(frozen=True, slots=True)
+class TriedStage:
+    """What becomes of a shard in the stage behind those that an attempt has passed, where it was not settled."""
+
+    delay_s: float  # until the next attempt
+    failures: int = 0  # of the shard there
+    checkpoint: str = ""  # the blob with what is done
+    stop_with: JobError | None = None  # what stops the job
+    stalled_by: str = ""  # why storage could not be used
+    used: Parts = field(default_factory=Parts)  # what the attempt's time there was spent on

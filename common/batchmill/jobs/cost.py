@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from batchmill.jobs.job import Frozen
+from batchmill.jobs.frozen import Frozen
 from batchmill.jobs.status import Cost, CostParts, JobCost, StageCost
 
 if TYPE_CHECKING:
@@ -38,9 +38,14 @@ class Parts:
     idle: int = 0
 
     @property
+    def amounts(self) -> tuple[int, int, int, int, int]:
+        """The parts in their order. `dataclasses.astuple` copies deeply, which takes ten times as long."""
+        return self.useful, self.padding, self.retried, self.load, self.idle
+
+    @property
     def total(self) -> int:
         """The sum of all parts."""
-        return sum(astuple(self))
+        return sum(self.amounts)
 
     def as_wasted(self) -> Parts:
         """Return the same time for an attempt whose results are discarded."""
@@ -48,14 +53,17 @@ class Parts:
 
     def priced(self, price_nano: int) -> Parts:
         """Return the cost of this time, each part rounded, at a price in billionths per hour."""
-        return Parts(*(math.floor(us * float(price_nano) / HOUR_US + 0.5) for us in astuple(self)))
+        return Parts(*(math.floor(us * float(price_nano) / HOUR_US + 0.5) for us in self.amounts))
 
     def __add__(self, other: Parts) -> Parts:
-        return Parts(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
+        return Parts(*(mine + its for mine, its in zip(self.amounts, other.amounts, strict=True)))
+
+    def __sub__(self, other: Parts) -> Parts:
+        return Parts(*(mine - its for mine, its in zip(self.amounts, other.amounts, strict=True)))
 
     def scaled(self, unit: int) -> CostParts:
         """Return the parts divided by `unit`: in seconds, or in units of the currency."""
-        return CostParts(**{name: part / unit for name, part in zip(PARTS, astuple(self), strict=True)})
+        return CostParts(**{name: part / unit for name, part in zip(PARTS, self.amounts, strict=True)})
 
 
 @dataclass(frozen=True, slots=True)

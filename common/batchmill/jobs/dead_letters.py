@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from batchmill.jobs.job import Frozen
+from batchmill.jobs.frozen import Frozen
 from batchmill.jobs.shard import ShardRef, part_stem
 
 
@@ -64,10 +64,14 @@ TOO_LARGE = "too_large"
 MISSING_VALUE = "MissingValue"
 """The error type of a row without a value in a column that its operator requires."""
 
+INCOMPLETE = "IncompleteSourceRow"
+"""The error type of a source row that is not gathered, because rows that were made of it failed in an earlier stage."""
+
 LETTER = "__batchmill_letter__"
 """The column of dead letters in a stored table."""
 
 _PURGED = b"purged"
+_FROM_SHARD = b"count_from_shard"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,19 +81,31 @@ class DeadRows:
     letters: tuple[DeadLetter, ...]
     rows: pa.Table  # the input rows, one per dead letter
     purged: tuple[int, ...] = ()  # the indices of deleted dead letters
+    count_from_shard: bool = False  # whether indices count from the first row of the shard, which was not known yet
 
     @classmethod
     def from_table(cls, table: pa.Table) -> Self:
         """Read a table that `table` made."""
         letters = tuple(map(DeadLetter.model_validate_json, table[LETTER].to_pylist()))
-        purged = tuple(json.loads((table.schema.metadata or {}).get(_PURGED, b"[]")))
-        return cls(letters, table.drop_columns([LETTER]).replace_schema_metadata(None), purged)
+        about = table.schema.metadata or {}
+        purged = tuple(json.loads(about.get(_PURGED, b"[]")))
+        return cls(letters, table.drop_columns([LETTER]).replace_schema_metadata(None), purged, _FROM_SHARD in about)
 
     def table(self) -> pa.Table:
         """Return the table to store."""
         letters = pa.array([letter.model_dump_json() for letter in self.letters], pa.string())
         table = self.rows.append_column(LETTER, letters)
-        return table.replace_schema_metadata({_PURGED: json.dumps(self.purged)}) if self.purged else table
+        about = {_PURGED: json.dumps(self.purged).encode()} if self.purged else {}
+        if self.count_from_shard:
+            about[_FROM_SHARD] = b"1"
+        return table.replace_schema_metadata(about) if about else table
+
+    def counted_from_input(self, first_row: int) -> Self:
+        """Return the same with indices in the stage's input. first_row: that of the shard."""
+        if not self.count_from_shard:
+            return self
+        letters = tuple(one.model_copy(update={"index": first_row + one.index}) for one in self.letters)
+        return replace(self, letters=letters, count_from_shard=False)
 
     @property
     def indices(self) -> set[int]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import secrets
-import time
 from enum import StrEnum
-from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
+
+from batchmill.durations import Span
+from batchmill.jobs.files import FileSource, OutputSpec, ResultsSource, UploadSource
+from batchmill.jobs.frozen import Frozen, Name
+from batchmill.jobs.sink import RESERVED_OPERATORS, STAGES, SinkSpec, sink_stages
 
 MAX_INLINE_BYTES = 64 * 1024
 """Rows of at most this many bytes (as an Arrow stream) are stored in the ledger; more in the blob store."""
@@ -24,18 +26,6 @@ DEFAULT_BUFFER_BYTES = 256 * 1024 * 1024
 DEFAULT_POOL = "default"
 DEFAULT_TENANT = "default"
 POOL_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
-
-SourceFormat = Literal["parquet", "jsonl", "csv", "arrow", "text", "binary"]
-MAX_FILE_BYTES = 64 * 1024 * 1024
-OutputFormat = Literal["parquet", "jsonl", "arrow"]
-_FILE_ENDINGS: dict[str, OutputFormat] = {".parquet": "parquet", ".jsonl": "jsonl", ".arrow": "arrow"}
-Name = Annotated[str, Field(min_length=1, max_length=128)]
-
-
-class Frozen(BaseModel):
-    """A value: compared by content, never changed, unknown fields refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class JobState(StrEnum):
@@ -95,100 +85,16 @@ JOB_MOVES: dict[JobState, frozenset[JobState]] = {
 """The state machine of a job. `docs/architecture.md` draws it; a test compares."""
 
 
-OneCharacter = Annotated[str, Field(min_length=1, max_length=1)]
-
-
-class CsvDialect(Frozen):
-    """How CSV files are written. Each character is one of ASCII."""
-
-    delimiter: OneCharacter = ","
-    quote: OneCharacter | None = '"'  # None: a quote is a character like any other
-    escape: OneCharacter | None = None  # before a character that is to lose its meaning
-    header: bool | list[str] = True  # the first record names the columns; or their names, for files without such a one
-    null_values: list[str] | None = None  # words that mean no value, in text too; None: an empty value outside text
-    encoding: str = "utf-8"
-
-
 OnNull = Literal["dead", "skip", "fail"]
-SampleSize = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)]
 
 
-class FileSource(Frozen):
-    """Files to read: a file, a folder, a glob, or several of them, as paths or URIs the service can see."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
-
-    path: str | list[str]
-    format: SourceFormat | None = None  # None: by the files' endings
-    columns: list[str] | None = None  # read only these
-    csv: CsvDialect | None = None
-    types: dict[str, str] | None = Field(default=None, alias="schema")  # Arrow types of columns of CSV and JSON Lines
-    json_text: list[str] | None = None  # columns of JSON Lines to read as JSON text, whatever they hold
-    missing_columns: Literal["fail", "null"] = "fail"  # what a column is in a Parquet or Arrow file that lacks it
-    hive_columns: bool = True  # whether folders named `column=value` give columns
-    path_column: Name | None = None  # a column to add with the file that each row is from
-    on_bad_line: Literal["fail", "dead"] = "fail"  # what becomes of a job, or a row, that cannot be read
-    max_file_bytes: int = Field(default=MAX_FILE_BYTES, ge=1, le=2**31 - 1)  # of `binary`: a larger file is a bad row
-    limit: int | None = Field(default=None, ge=1)  # read only the first rows, of the sample if there is one
-    sample: SampleSize | None = None  # read only a random choice of the rows: a share of them, or a number
-    table_version: int | None = Field(default=None, ge=0, lt=2**63)  # of a table; None: the newest
-    seed: int = Field(default=0, ge=0, lt=2**63)  # of the sample: the same one gives the same rows
+def _known_fuse(value: Any) -> Any:
+    if isinstance(value, bool) or value == "auto":
+        return value
+    raise ValueError(f"expected true, false or 'auto', got {value!r:.80}")
 
 
-class UploadSource(Frozen):
-    """Rows that the client has put into the blob store piece by piece."""
-
-    upload: str
-    parts: int = Field(ge=0)
-    failed_before: bool = False  # of a replay: the rows are at fault, not the operator, if they all fail again
-    lineage: bool = False  # of a replay in a chain: the rows have the columns that say where they are from
-
-
-MIN_ROWS_PER_FILE = 1000
-MIN_FILE_BYTES = 1024 * 1024
-"""Smaller files would be more than readers of a folder and the service can list."""
-
-
-class OutputSpec(Frozen):
-    """A folder for the results, or one file if the path has a file's ending, as a path or URI the service can see."""
-
-    path: str
-    format: OutputFormat = "parquet"
-    """The format of the folder's files; that of one file follows from its ending."""
-    max_rows_per_file: int | None = Field(default=None, ge=MIN_ROWS_PER_FILE)
-    """Rows in a file of the folder. None, without `target_file_bytes` either: each shard is a file."""
-    target_file_bytes: int | None = Field(default=None, ge=MIN_FILE_BYTES)
-    """About how large a file of the folder becomes."""
-
-    @property
-    def is_file(self) -> bool:
-        """Whether the results become one file."""
-        return _format_by_ending(self.path) is not None
-
-    @property
-    def has_sized_files(self) -> bool:
-        """Whether the size of the folder's files was chosen."""
-        return self.max_rows_per_file is not None or self.target_file_bytes is not None
-
-    @model_validator(mode="after")
-    def _has_one_size(self) -> OutputSpec:
-        if self.is_file and self.has_sized_files:
-            raise ValueError(f"{self.path} is one file of any size; give a folder to get files of a chosen size")
-        return self
-
-    @model_validator(mode="before")
-    @classmethod
-    def _take_format_from_ending(cls, fields: Any) -> Any:
-        if not isinstance(fields, dict) or not isinstance(fields.get("path"), str):
-            return fields
-        by_ending = _format_by_ending(fields["path"])
-        if by_ending is not None and fields.get("format", by_ending) != by_ending:
-            raise ValueError(f"the path ends like a {by_ending} file, and the format is {fields['format']}")
-        return fields if by_ending is None else {**fields, "format": by_ending}
-
-
-def _format_by_ending(path: str) -> OutputFormat | None:
-    return _FILE_ENDINGS.get(PurePosixPath(path).suffix.lower())
+Fuse = Annotated[bool | Literal["auto"], BeforeValidator(_known_fuse)]
 
 
 class RetryPolicy(Frozen):
@@ -196,13 +102,13 @@ class RetryPolicy(Frozen):
 
     max_attempts: int = Field(default=3, ge=1, le=1000)
     """Attempts of a row that raises, and of a shard whose operator fails."""
-    backoff_s: float = Field(default=1.0, ge=0, le=3600)
+    backoff_s: Annotated[float, Span(ge=0, le=3600)] = 1.0
     """Longest wait before the second attempt; it doubles with each further attempt."""
-    backoff_max_s: float = Field(default=60.0, ge=0, le=86_400)
+    backoff_max_s: Annotated[float, Span(ge=0, le=86_400)] = 60.0
     """Longest wait before any attempt."""
     retry_on: list[str] | None = None
     """Types of errors that are retried, with or without their module. None: all."""
-    never_on: list[str] = []
+    never_on: list[str] = []  # noqa: RUF012  # pydantic gives each value its own
     """Types of errors that are not retried."""
     max_dead: float | None = Field(default=None, ge=0)
     """Fail the job when more rows than this have failed; below 1: when more than this share has."""
@@ -215,7 +121,7 @@ class BatchPolicy(Frozen):
     """Rows per batch, fixed. None: as the operator says."""
     target_overhead: float = Field(default=0.05, gt=0, lt=1)
     """Share of a batch's time that may be spent on its fixed cost, which its size does not change."""
-    target_latency_s: float | None = Field(default=None, gt=0, le=3600)
+    target_latency_s: Annotated[float, Span(gt=0, le=3600)] | None = None
     """Longest time that a batch should take."""
     max_units: float | None = Field(default=None, gt=0)
     """Most units of cost per batch; a single row may exceed it."""
@@ -225,7 +131,7 @@ class _OperatorFields(Frozen):
     """What a stage runs, and how."""
 
     operator: Name
-    params: dict[str, Any] = {}
+    params: dict[str, Any] = {}  # noqa: RUF012  # pydantic gives each value its own
     carry: list[str] | None = None  # input columns that results keep; None: all of them
     on_null: OnNull = "dead"  # what becomes of a row without a value that the operator requires
     pool: Annotated[str, Field(pattern=POOL_PATTERN)] = DEFAULT_POOL
@@ -237,12 +143,14 @@ class _OperatorFields(Frozen):
 class _JobFields(Frozen):
     """What a job has once, however many stages it has."""
 
-    source: FileSource | UploadSource | None = None  # None: the rows are sent inline
+    source: FileSource | UploadSource | ResultsSource | None = None  # None: the rows are sent inline
     output: OutputSpec | None = None
+    sink: SinkSpec | None = None
     name: Name | None = None
     priority: int = Field(default=0, ge=-100, le=100)  # higher goes first
     deadline_at: float | None = Field(default=None, gt=0, lt=1e11)  # seconds since the epoch
     budget: float | None = Field(default=None, ge=1e-6, le=1e6)  # in the service's currency; cost reaches it: paused
+    fuse: Fuse = "auto"  # whether stages of one pool run together: each that may, none, or those that cost little
 
 
 class _BetweenStages(Frozen):
@@ -256,11 +164,22 @@ class StageSpec(_OperatorFields, _BetweenStages):
     """What one stage of a job is to do."""
 
     name: Name | None = None  # None: it is called after its operator
+    min_shard_rows: int = 1  # of a shard, while the stage before it is not over
+    max_at_once: int | None = None  # shards that are queued or running at a time
+    takes_all: bool = False  # whether all of its input is one shard
+    gathers: bool = False  # whether its operator does; from what workers announce
+    joins: bool = False  # whether an attempt of the stage before runs this one as well, on what it has made
+    why_joins: str = ""  # why, or why not
 
     @property
     def title(self) -> str:
         """Its name, for people."""
         return self.name or self.operator
+
+    @property
+    def has_own_shards(self) -> bool:
+        """Whether its shards are not as the stage before makes its results."""
+        return self.min_shard_rows > 1 or self.max_at_once is not None or self.takes_all
 
 
 class StageForm(_BetweenStages):
@@ -268,7 +187,7 @@ class StageForm(_BetweenStages):
 
     operator: Name
     name: Name | None = None
-    params: dict[str, Any] = {}
+    params: dict[str, Any] = {}  # noqa: RUF012  # pydantic gives each value its own
     carry: list[str] | None = None
     on_null: OnNull | None = None
     pool: Annotated[str, Field(pattern=POOL_PATTERN)] | None = None
@@ -283,9 +202,18 @@ class JobSpec(_JobFields):
     stages: Annotated[tuple[StageSpec, ...], Field(min_length=1, max_length=MAX_STAGES)]  # in the order of the rows
 
     @property
+    def computing(self) -> tuple[StageSpec, ...]:
+        """The stages that the user named; behind them are those of the sink."""
+        return tuple(stage for stage in self.stages if not stage.operator.startswith(RESERVED_OPERATORS))
+
+    @property
     def is_chain(self) -> bool:
         """Whether rows pass through several stages."""
         return len(self.stages) > 1
+
+    def name_in_chain(self, stage: int) -> str | None:
+        """Return the name of a stage of several; None if it is the only one."""
+        return self.stages[stage].title if self.is_chain else None
 
     @property
     def has_lineage(self) -> bool:
@@ -294,7 +222,19 @@ class JobSpec(_JobFields):
 
     def reads_lineage(self, stage: int) -> bool:
         """Whether the input of a stage says so."""
-        return stage > 0 or (isinstance(self.source, UploadSource) and self.source.lineage)
+        return (
+            stage > 0
+            or isinstance(self.source, ResultsSource)
+            or (isinstance(self.source, UploadSource) and self.source.lineage)
+        )
+
+    def is_gathered_behind(self, stage: int) -> bool:
+        """Whether a later stage than this one is given all rows of a source row together."""
+        return self.gathering_behind(stage) is not None
+
+    def gathering_behind(self, stage: int) -> int | None:
+        """The number of the first such stage."""
+        return next((number for number in range(stage + 1, len(self.stages)) if self.stages[number].gathers), None)
 
     @property
     def first(self) -> StageSpec:
@@ -317,11 +257,19 @@ class JobForm(_OperatorFields, _JobFields):
 
     operator: Name | None = None  # type: ignore[assignment]  # of several stages each has its own
     stages: Annotated[list[StageForm], Field(min_length=1, max_length=MAX_STAGES)] | None = None
+    deadline: Annotated[float, Span(gt=0, le=1e9)] | None = None  # from when it is accepted; `dated` makes it a moment
+
+    @model_validator(mode="after")
+    def _has_one_deadline(self) -> Self:
+        if self.deadline is not None and self.deadline_at is not None:
+            raise ValueError("expected either deadline or deadline_at")
+        return self
 
     @model_validator(mode="after")
     def _has_operators(self) -> Self:
         if (self.operator is None) == (self.stages is None):
             raise ValueError("expected either an operator or stages")
+        self._check_sink()
         if self.stages is None:
             return self
         if self.params or self.carry is not None:
@@ -332,28 +280,54 @@ class JobForm(_OperatorFields, _JobFields):
             raise ValueError(f"two stages are called {twice!r}: give each a name of its own")
         return self
 
-    def spec(self) -> JobSpec:
-        """Return the spec that this form describes."""
-        return JobSpec(stages=self._stages(), **{name: getattr(self, name) for name in _JobFields.model_fields})
+    def _check_sink(self) -> None:
+        if self.sink is None:
+            return
+        if self.output is not None:
+            raise ValueError("a job has an output or a sink; to get both, submit it twice, with cache=true")
+        if self.sink.mode == "amend":
+            raise ValueError("sink.mode: expected 'replace', 'upsert' or 'mirror'")
+        if any((stage.name or stage.operator) in STAGES for stage in self.stages or ()):
+            raise ValueError(f"the stages of the sink are called {' and '.join(STAGES)}: give yours other names")
+        if len(self.stages or ()) + len(STAGES) > MAX_STAGES:
+            raise ValueError(f"a job with a sink has at most {MAX_STAGES - len(STAGES)} other stages")
 
-    def _stages(self) -> tuple[StageSpec, ...]:
+    def dated(self, now_s: float) -> Self:
+        """Return the form with its deadline as a moment. now_s: seconds since the epoch."""
+        if self.deadline is None:
+            return self
+        return self.model_copy(update={"deadline": None, "deadline_at": now_s + self.deadline})
+
+    def spec(self) -> JobSpec:
+        """Return the spec that this form describes; its deadline is a moment by now, see `dated`."""
+        if self.deadline is not None:
+            raise AssertionError("the deadline of the form was not dated")
+        return JobSpec(stages=self.stage_specs(), **{name: getattr(self, name) for name in _JobFields.model_fields})
+
+    def stage_specs(self) -> tuple[StageSpec, ...]:
+        """Return what its stages are to do, in order."""
         shared = {name: getattr(self, name) for name in _SHARED}
         if self.stages is None:
-            return (StageSpec(**{name: getattr(self, name) for name in _OF_ONE_STAGE}, **shared),)
-        own = (
-            {name: getattr(stage, name) for name in StageForm.model_fields if getattr(stage, name) is not None}
-            for stage in self.stages
-        )
-        return tuple(StageSpec(**(shared | fields)) for fields in own)
+            own = [{name: getattr(self, name) for name in _OF_ONE_STAGE}]
+        else:
+            own = [
+                {name: getattr(stage, name) for name in StageForm.model_fields if getattr(stage, name) is not None}
+                for stage in self.stages
+            ]
+        behind = [] if self.sink is None else sink_stages(self.sink, shared)
+        return tuple(StageSpec(**fields) for fields in [*(shared | fields for fields in own), *behind])
 
     @classmethod
     def of(cls, spec: JobSpec) -> JobForm:
         """Write a spec as a form."""
         fields = {name: getattr(spec, name) for name in _JobFields.model_fields}
-        if spec.is_chain:
-            stages = [StageForm(**{name: getattr(one, name) for name in StageForm.model_fields}) for one in spec.stages]
+        if not spec.computing:  # a replay of what a sink could not store
+            fields["sink"] = None
+        shown = spec.computing or spec.stages
+        if len(shown) != 1:
+            stages = [StageForm(**{name: getattr(one, name) for name in StageForm.model_fields}) for one in shown]
             return cls(stages=stages, **fields)
-        (stage,) = spec.stages
+        (stage,) = shown
         return cls(**{name: getattr(stage, name) for name in _OperatorFields.model_fields}, **fields)
 
 
@@ -370,17 +344,4 @@ class JobError(Frozen):
 
     code: str
     message: str
-    details: dict[str, Any] = {}
-
-
-def new_id(kind: str) -> str:
-    """A fresh id that sorts by time: `job-…`, 10 characters of milliseconds and 10 of chance, base 32."""
-    return f"{kind}-{_base32(time.time_ns() // 1_000_000, 10)}{_base32(secrets.randbits(50), 10)}"
-
-
-def _base32(number: int, width: int) -> str:
-    digits = ""
-    for _ in range(width):
-        number, digit = divmod(number, 32)
-        digits = "0123456789abcdefghjkmnpqrstvwxyz"[digit] + digits
-    return digits
+    details: dict[str, Any] = {}  # noqa: RUF012  # pydantic gives each value its own

@@ -8,7 +8,7 @@ from typing import Self
 
 from pydantic import BaseModel
 
-from batchmill.jobs.job import Frozen
+from batchmill.jobs.frozen import Frozen
 
 MAX_ENTRIES = 200
 """The newest entries that the ledger keeps of a job; entries made from its record (accepted, ended, …) are extra."""
@@ -72,13 +72,14 @@ class LogEntry(Frozen):
     message: str
     worker: str = ""
     shard: str = ""  # "17.0"; of later stages "1/17.0"
+    stage: str = ""  # the name of its stage, if the job has several
     attempt: int | None = None
     traceback: str = ""
 
     def __str__(self) -> str:
         at = datetime.fromtimestamp(self.at, UTC).astimezone().isoformat(" ", "milliseconds")
         parts = (f"shard {self.shard}" if self.shard else "", f"attempt {self.attempt}" if self.attempt else "")
-        where = ", ".join(part for part in (self.worker, *parts) if part)
+        where = ", ".join(part for part in (self.worker, self.stage, *parts) if part)
         return f"{at} {self.level} {self.event}{f' [{where}]' if where else ''}: {self.message}"
 
 

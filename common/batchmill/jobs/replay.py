@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from batchmill.jobs.job import Frozen, Name
+from batchmill.jobs.frozen import Frozen, Name
 
 MAX_CHOSEN = 10_000
 SHARD_PATTERN = r"^[0-9]{1,12}(\.[0-9]{1,12}){0,64}$"

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
 from batchmill.backoff import Backoff
+from batchmill.jobs.dead_letters import WORKER_LOST
+from batchmill.jobs.job import JobError
 
 if TYPE_CHECKING:
     import random
 
     from batchmill.jobs.completion import Completion
-    from batchmill.jobs.job import JobError, RetryPolicy
+    from batchmill.jobs.job import RetryPolicy
     from batchmill.jobs.shard import Shard
 
 LOSSES_BEFORE_SPLIT = 2
@@ -107,11 +109,15 @@ def decide(
     policy: RetryPolicy,
     rng: random.Random,
     storage_wait_s: float = STORAGE_WAIT_S,
+    *,
+    takes_all: bool = False,
 ) -> Decision:
     """Decide what follows an attempt with this outcome. Pure but for `rng`, which spreads delays.
 
     shard: as it was claimed; its counters do not include this attempt.
     storage_wait_s: how long in a row it may wait for storage before that counts as a failure.
+    takes_all: whether the stage must have all of its input at once: then no row can be to blame alone, and a half would
+        be taken for all of it.
     """
     match outcome:
         case Done(completion):
@@ -128,14 +134,22 @@ def decide(
                 return GiveUp(error)
             return Requeue(_backoff(policy).delay_s(failures, rng), blame=True)
         case Lost():
-            losses = shard.losses + 1
-            if shard.rows == 1 and losses >= max(LOSSES_BEFORE_SPLIT, policy.max_attempts):
-                return DeadLetter()
-            if shard.rows > 1 and losses >= LOSSES_BEFORE_SPLIT:
-                return Split()
-            return Requeue(0.0, blame=True)
+            return _after_loss(shard, policy, takes_all=takes_all)
         case _:
             assert_never(outcome)
+
+
+def _after_loss(shard: Shard, policy: RetryPolicy, *, takes_all: bool) -> Decision:
+    losses = shard.losses + 1
+    is_over = losses >= max(LOSSES_BEFORE_SPLIT, policy.max_attempts)
+    if takes_all and is_over:
+        message = f"the stage takes all of its input at once, and {losses} workers died or hung while they ran it."
+        return GiveUp(JobError(code="attempt_failed", message=message, details={"error_type": WORKER_LOST}))
+    if shard.rows == 1 and is_over:
+        return DeadLetter()
+    if shard.rows > 1 and losses >= LOSSES_BEFORE_SPLIT and not takes_all:
+        return Split()
+    return Requeue(0.0, blame=True)
 
 
 def _backoff(policy: RetryPolicy) -> Backoff:

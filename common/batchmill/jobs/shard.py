@@ -43,7 +43,7 @@ def part_stem(shard_id: ShardId, token: int) -> str:
 class ShardState(StrEnum):
     """The state of a shard, and who changes it next."""
 
-    PLANNED = "planned"  # the planner wrote it; the dispatcher queues it
+    PLANNED = "planned"  # the planner wrote it; the dispatcher queues it, or the submission of a small job
     QUEUED = "queued"  # the dispatcher published it, and takes it back in a pause; a worker claims it
     RUNNING = "running"  # a worker holds its lease; that worker commits it, or the recoverer finds the lease lost
     WAITING = "waiting"  # an attempt failed; the dispatcher queues it when its retry is due

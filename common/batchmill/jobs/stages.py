@@ -42,6 +42,6 @@ def carried_through(spec: JobSpec, columns: Sequence[str]) -> list[str]:
     """Return which of the input's columns every stage carries, in the order in which the first one does."""
     names = list(columns)
     for stage in spec.stages:
-        if stage.carry is not None:
-            names = [name for name in stage.carry if name in names]
+        if stage.carry is not None or stage.gathers:
+            names = [name for name in stage.carry or () if name in names]
     return names

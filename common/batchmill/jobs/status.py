@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import ConfigDict, RootModel
 
-from batchmill.jobs.job import DEFAULT_POOL, DEFAULT_TENANT, Frozen, JobError, JobForm, JobState
+from batchmill.jobs.frozen import Frozen
+from batchmill.jobs.job import DEFAULT_POOL, DEFAULT_TENANT, JobError, JobForm, JobState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,6 +69,10 @@ class StageStatus(Frozen):
     shards_running: int = 0
     buffered_bytes: int = 0  # of its results, what waits for the next stage
     buffer_bytes: int | None = None  # the most that may wait; None: it is the last
+    rows_per_second: float | None = None  # recent rate; of an ended job, the overall rate
+    eta_s: float | None = None  # estimated seconds until its rows are done; None while there is no estimate
+    fused: bool = False  # whether attempts of the stage before run it as well, without storing what is between
+    why_fused: str = ""  # why, or why not
 
 
 class StageStatuses(RootModel[list[StageStatus]]):

@@ -34,6 +34,7 @@ class IdentityLedger:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._keys = store.keys
+        self._named: dict[str, list[str]] = {}  # uploads by the job whose request names them; no request ever changes
 
     def read(self, new_id: str) -> LedgerIdentity:
         """Return the identity; a ledger without one takes the id `new_id`."""
@@ -71,19 +72,32 @@ class IdentityLedger:
         return [job_id for job_id, exists in zip(job_ids, found, strict=True) if not exists]
 
     def unknown_uploads(self, upload_ids: Sequence[str]) -> list[str]:
-        """Return those of the ids that are neither open uploads nor named by any job, in whatever format it is kept."""
-        if not upload_ids:
-            return []
+        """Return those of the ids that are neither open uploads nor named by any job, in whatever format it is kept.
+
+        Only requests of jobs that were submitted since the last call are read.
+        """
         with redis_errors():  # first: an upload that a job takes meanwhile is found there
             known = {member.decode() for member in self._store.redis.zrange(self._keys.uploads(), 0, -1)}
+        if known.issuperset(upload_ids):
+            return []
+        self._read_requests()
+        known.update(upload_id for named in self._named.values() for upload_id in named)
+        return [upload_id for upload_id in upload_ids if upload_id not in known]
+
+    def _read_requests(self) -> None:
+        """Bring `_named` up to date."""
+        with redis_errors():
             job_ids = [member.decode() for member in self._store.redis.zrange(self._keys.jobs(), 0, -1)]
-        for start in range(0, len(job_ids), EXISTS_CHUNK):
+        self._named = {job_id: self._named[job_id] for job_id in job_ids if job_id in self._named}
+        new = [job_id for job_id in job_ids if job_id not in self._named]
+        for start in range(0, len(new), EXISTS_CHUNK):
+            chunk = new[start : start + EXISTS_CHUNK]
             with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
-                for job_id in job_ids[start : start + EXISTS_CHUNK]:
+                for job_id in chunk:
                     pipe.hget(self._keys.job(job_id), "spec")
                 specs = pipe.execute()
-            known.update(name.decode() for spec in specs for name in _UPLOAD.findall(spec or b""))
-        return [upload_id for upload_id in upload_ids if upload_id not in known]
+            for job_id, spec in zip(chunk, specs, strict=True):
+                self._named[job_id] = [name.decode() for name in _UPLOAD.findall(spec or b"")]
 
     def note_orphans(self, job_ids: Sequence[str], now_ms: int, delay_ms: int) -> list[str]:
         """Note which jobs and uploads only the blob store has, in place of those noted before.

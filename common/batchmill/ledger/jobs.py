@@ -21,7 +21,7 @@ from batchmill.ledger.formats.schema import SCHEMA
 from batchmill.ledger.formats.unreadable import UnreadableJob
 from batchmill.ledger.scripting import calls
 from batchmill.ledger.scripting.connection import RedisBackoff, redis_errors
-from batchmill.ledger.submission import ends_at_commit, is_new, new_stages, upload_of
+from batchmill.ledger.submission import accepted, ends_at_commit, is_new, new_stages, upload_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -29,11 +29,10 @@ if TYPE_CHECKING:
     from batchmill.jobs.job import JobError
     from batchmill.ledger.formats.record import StageKey, StageRecord
     from batchmill.ledger.scripting.connection import Store
-    from batchmill.ledger.submission import Submission
+    from batchmill.ledger.submission import Acceptance, Submission
 
 log = logging.getLogger(__name__)
 
-IDEMPOTENCY_TTL_MS = 24 * 3600 * 1000
 MAX_REPORTED = 10_000
 ASKING = Retry(  # whether a job is accepted: for some seconds, as long as a server takes to start again
     RedisBackoff(Backoff(base_s=0.2, max_s=2.0)), retries=12, supported_errors=(ServiceUnavailable,)
@@ -48,10 +47,8 @@ class JobLedger:
         self._keys = store.keys
         self._reported: Lru[str, str] = Lru(MAX_REPORTED)  # the unreadable jobs that were logged, and why
 
-    def submit(
-        self, submission: Submission, *, max_live_jobs: int, max_tenant_jobs: int | None = None
-    ) -> tuple[str, bool]:
-        """Accept a job; returns its id, and whether it is new (False: known under its idempotency key).
+    def submit(self, submission: Submission, *, max_live_jobs: int, max_tenant_jobs: int | None = None) -> Acceptance:
+        """Accept a job; the caller publishes the message of a shard that was queued at once.
 
         Raises `InvalidRequest` for a job that could not be read back, `Conflict` when the key was used for another
         request, `InvalidSource` when the upload is unknown or taken, `ServiceUnavailable` when too many jobs are alive
@@ -69,7 +66,6 @@ class JobLedger:
                 spec=text,
                 digest=submission.digest,
                 idempotency_key=submission.idempotency_key,
-                idempotency_ms=IDEMPOTENCY_TTL_MS,
                 inline_rows=submission.inline_rows or None,
                 upload=upload_of(submission),
                 max_live_jobs=max_live_jobs,
@@ -92,7 +88,7 @@ class JobLedger:
                 hint="Submit it again with the same idempotency key, or see whether the job is listed.",
                 job=submission.job_id,
             ) from error
-        return reply.known_id, is_new(reply, submission, max_live_jobs, max_tenant_jobs)
+        return accepted(reply, submission, is_new=is_new(reply, submission, max_live_jobs, max_tenant_jobs))
 
     def known_under(self, idempotency_key: str) -> Request | None:
         """The job that was accepted under a key, or None."""

@@ -10,12 +10,14 @@ from batchmill.ledger.formats.schema import SCHEMA, other_schema
 from batchmill.ledger.identity import IdentityLedger
 from batchmill.ledger.job_log import JobLogLedger
 from batchmill.ledger.jobs import JobLedger
+from batchmill.ledger.readers import ReaderLedger
 from batchmill.ledger.results import ResultLedger
 from batchmill.ledger.retention import RetentionLedger
 from batchmill.ledger.scripting import calls
 from batchmill.ledger.scripting.connection import Store, connect, redis_errors
 from batchmill.ledger.shards import ShardLedger
 from batchmill.ledger.tenants import TenantLedger
+from batchmill.ledger.turns import TurnLedger
 from batchmill.ledger.unfinished import UnfinishedWorkLedger
 from batchmill.ledger.uploads import UploadLedger
 from batchmill.ledger.views.costs import CostLedger
@@ -50,6 +52,8 @@ class Ledger:
         self.shards = ShardLedger(self._store)
         self.leases = LeaseLedger(self._store)
         self.results = ResultLedger(self._store)
+        self.readers = ReaderLedger(self._store)
+        self.turns = TurnLedger(self._store)
         self.costs = CostLedger(self._store)
         self.fleet = FleetLedger(self._store)
         self.unfinished = UnfinishedWorkLedger(self._store)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchmill.jobs.shard import ShardId, format_shard_id
-from batchmill.ledger.formats.encodings import parse_settled, write_settled
+from batchmill.ledger.formats.encodings import SourceRowBorders, parse_settled, write_settled
 from batchmill.ledger.scripting import calls
 from batchmill.ledger.scripting.connection import redis_errors
 
@@ -45,6 +45,27 @@ class ResultLedger:
         with redis_errors():
             found: list[bytes | None] = self._store.redis.hmget(self._keys.inline_results(job_id, stage), names)
         return found
+
+    def borders(self, job_id: str, stage: int, shard_ids: Sequence[ShardId]) -> list[SourceRowBorders | None]:
+        """Where source rows begin among the results of these settled shards; None where it was not noted."""
+        if not shard_ids:
+            return []
+        with redis_errors():
+            found = self._store.redis.hmget(self._keys.borders(job_id, stage), list(map(format_shard_id, shard_ids)))
+        return [None if text is None else SourceRowBorders.parse(text.decode()) for text in found]
+
+    def note_borders(self, job_id: str, part: Settled, borders: SourceRowBorders) -> None:
+        """Note where source rows begin among the results of a settled shard that were replaced."""
+        with redis_errors():
+            name = format_shard_id(part.shard_id)
+            self._store.redis.hset(self._keys.borders(job_id, part.stage), name, borders.write())
+
+    def are_incomplete(self, job_id: str, source_rows: Sequence[int]) -> list[bool]:
+        """Whether rows that were made of these source rows have failed, before the stage that gathers them."""
+        if not source_rows:
+            return []
+        with redis_errors():
+            return [bool(one) for one in self._store.redis.smismember(self._keys.incomplete(job_id), list(source_rows))]
 
     def free_parts(
         self, job_id: str, stage: StageRecord, after: FreedParts, parts: Sequence[Settled], freed_at: int, epoch: int

@@ -30,6 +30,17 @@ class RetentionLedger:
             ids = self._store.redis.zrangebyscore(self._keys.ended_jobs(), "-inf", latest, start=0, num=limit)
         return [job_id.decode() for job_id in ids]
 
+    def with_results_between(self, before_ms: int, limit: int = 64) -> list[str]:
+        """At most `limit` jobs that completed before then and whose results between stages are still to be deleted."""
+        with redis_errors():
+            ids = self._store.redis.zrangebyscore(self._keys.between_stages(), "-inf", before_ms, start=0, num=limit)
+        return [job_id.decode() for job_id in ids]
+
+    def note_deleted_between(self, job_id: str) -> None:
+        """Note that the results between the stages of a job are deleted."""
+        with redis_errors():
+            self._store.redis.zrem(self._keys.between_stages(), job_id)
+
     def read_clock(self) -> tuple[int, int | None]:
         """Return the server's time (ms), and the last one that was noted, by whichever leader; None: no one."""
         now_ms = self._store.read_now_ms()
@@ -43,7 +54,10 @@ class RetentionLedger:
             self._store.redis.set(self._keys.clock_seen(), now_ms)
 
     def mark_for_deletion(self, job_id: str) -> None:
-        """Mark a job for deletion; from now on it is due. Raises `NotFound`, or `Conflict` if it has not ended."""
+        """Mark a job for deletion; from now on it is due.
+
+        Raises `NotFound`, or `Conflict` if it has not ended or other jobs read its results.
+        """
         reply = calls.mark_for_deletion(self._store, job_id=job_id)
         match reply.answer:
             case calls.MarkForDeletionAnswer.OK:
@@ -56,6 +70,12 @@ class RetentionLedger:
                     hint="Cancel it, and delete it when it has stopped.",
                     job=job_id,
                     state=reply.state,
+                )
+            case calls.MarkForDeletionAnswer.READ:
+                raise Conflict(
+                    f"job {job_id} cannot be deleted: other jobs read its results.",
+                    hint="Wait for them, or cancel them.",
+                    job=job_id,
                 )
             case never:
                 assert_never(never)

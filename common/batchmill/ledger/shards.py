@@ -16,6 +16,7 @@ from batchmill.jobs.job import MAX_INLINE_BYTES, JobError, JobSpec
 from batchmill.jobs.retry import LOSSES_BEFORE_SPLIT
 from batchmill.jobs.shard import Shard, ShardId, ShardRef, ShardState, format_shard_id, parse_shard_id
 from batchmill.jobs.stages import FIRST_STAGE
+from batchmill.ledger.commit_args import commit_args
 from batchmill.ledger.formats.documents import write_error
 from batchmill.ledger.formats.encodings import parse_settled, worker_of
 from batchmill.ledger.formats.settlement import Settled
@@ -25,10 +26,10 @@ from batchmill.ledger.scripting.connection import RedisBackoff, redis_errors
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from batchmill.jobs.completion import Completion, DeadLimit
+    from batchmill.jobs.completion import Completion, DeadLimit, PassedStage, TriedStage
     from batchmill.ledger.formats.record import JobStage, StageKey, StageRecord
+    from batchmill.ledger.plan_step import PlanStep
     from batchmill.ledger.scripting.connection import Store
-    from batchmill.sources.base import RowCount
 
 
 log = logging.getLogger(__name__)
@@ -46,17 +47,6 @@ class Claim:
     shard: Shard
     spec: JobSpec | None  # sent when it was asked for
     inline_rows: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class PlanStep:
-    """What the planner adds to a job in one step."""
-
-    shards: Sequence[Shard]
-    sizes: Sequence[int]  # of each shard, in bytes
-    cursor: str
-    at_end: bool
-    total: RowCount | None
 
 
 class ShardLedger:
@@ -218,38 +208,44 @@ class ShardLedger:
         attempts = [calls.Renewal(ref, us) for ref, us in used]
         return calls.renew(self._store, lease_ms=lease_ms, attempts=attempts) if attempts else []
 
+    def save_checkpoint(self, ref: ShardRef, checkpoint: str) -> None:
+        """Name the blob with what a running attempt has done so far, which counts if the attempt is lost.
+
+        Raises `StaleToken`.
+        """
+        match calls.save_checkpoint(self._store, attempt=ref, checkpoint=checkpoint):
+            case calls.SaveCheckpointAnswer.OK:
+                return
+            case calls.SaveCheckpointAnswer.STALE:
+                raise StaleToken(f"attempt {ref.attempt_key} lost its shard; its checkpoint does not count.")
+            case never:
+                assert_never(never)
+
     def commit(
-        self, ref: ShardRef, completion: Completion, limit: DeadLimit | None = None, used: Parts = UNMETERED
+        self,
+        ref: ShardRef,
+        completion: Completion,
+        limit: DeadLimit | None = None,
+        used: Parts = UNMETERED,
+        passed: Sequence[PassedStage] = (),
+        tried: TriedStage | None = None,
     ) -> bool:
-        """Make an attempt's results the shard's. False: no room inline, store the results and commit again.
+        """Make an attempt's results the shard's.
+
+        False: no room inline, or a stage of `passed` is bound to another version. Store the results and commit again,
+        without `passed` and `tried`.
 
         used: what the attempt's time was spent on, microseconds, to be charged with it.
+        passed: what it made of them in the stages that run with its own. tried: what follows in the one behind those.
 
         Raises `StaleToken` when the shard is another attempt's by now; then nothing changed.
         """
-        commit = partial(
-            calls.commit,
-            self._store,
-            attempt=ref,
-            rows=completion.rows,
-            rows_dead=completion.rows_dead,
-            nbytes=completion.nbytes,
-            busy_us=int(completion.busy_s * 1e6),
-            inline=completion.inline or None,
-            max_inline_bytes=MAX_INLINE_BYTES,
-            max_dead=limit.most if limit else None,
-            too_many_dead=write_error(limit.error) if limit else None,
-            results=completion.results,
-            rows_cached=completion.rows_cached,
-            rows_filtered=completion.rows_filtered,
-            roots_dead=completion.rows_dead if completion.roots_dead is None else completion.roots_dead,
-            used=used,
-            dead_by_type=[calls.DeadRowsCount(kind, rows) for kind, rows in completion.dead_by_type],
-        )
+        args = commit_args(completion, limit, used, passed, tried)
+        commit = partial(calls.commit, self._store, attempt=ref, max_inline_bytes=MAX_INLINE_BYTES, **args)
         match SETTLING.call_with_retry(commit, _wait):
             case calls.CommitAnswer.OK:
                 return True
-            case calls.CommitAnswer.NO_ROOM:
+            case calls.CommitAnswer.NO_ROOM | calls.CommitAnswer.OTHER_REVISION:
                 return False
             case calls.CommitAnswer.STALE:
                 raise StaleToken(f"attempt {ref.attempt_key} lost its shard; its results do not count.")

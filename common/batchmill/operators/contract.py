@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 from pydantic import BaseModel, ValidationError
 
 from batchmill.errors import InvalidParams, did_you_mean
+from batchmill.jobs.frozen import Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -39,6 +40,9 @@ An `arrow` or `numpy` operator in which some rows fail returns a `PartialResult`
 
 Of an operator that `expands`, each row makes any number of results: in `rows` format a list of dicts (or a
 `RowError`) for each row, in `arrow` and `numpy` an `Expansion`.
+
+Of an operator that `gathers`, a row is what the stage before has made of one source row: each column is the list of its
+values there, in order. It never is empty.
 """
 
 BatchSize = int | Literal["auto"] | None
@@ -49,6 +53,8 @@ class OperatorKind(StrEnum):
     """What an operator takes, which decides how a worker runs it."""
 
     BATCH = "batch"  # many rows in one call, each call alone on the device
+    SHARD = "shard"  # all rows of a shard in one call, with their paths, beside the device: it writes to a store
+    REQUEST = "request"  # rows one by one, which enter and leave an engine that answers many at a time
 
 
 class RowError(Exception):
@@ -95,6 +101,23 @@ class Expansion:
     errors: Mapping[int, RowError] = field(default_factory=dict)
 
 
+class BackendInfo(Frozen):
+    """What computes the results of an operator in one process: its library and number format.
+
+    worst_cosine: the smallest cosine between its outputs and those of torch in float32, on a few rows; None: not
+        measured, or it is that.
+    """
+
+    name: str
+    precision: str
+    worst_cosine: float | None = None
+
+    @property
+    def key(self) -> str:
+        """What results and timings depend on: library and number format."""
+        return f"{self.name} {self.precision}"
+
+
 @runtime_checkable
 class Operator(Protocol):
     """The hooks that a worker calls. All but `infer` may be missing from a user's class."""
@@ -136,6 +159,12 @@ class Operator(Protocol):
         It is part of the row cache's key; called after the operator is set up.
         """
 
+    def computes_with(self) -> BackendInfo:
+        """Return which library and number format compute the results; called after the operator is set up.
+
+        It is part of the row cache's key and of the name of the batch profile, and workers announce it.
+        """
+
     def teardown(self) -> None:
         """Free what `setup` took; called once, when the process ends or drops the model."""
 
@@ -154,6 +183,7 @@ class OperatorDefinition:
     batch_size: BatchSize = "auto"
     padded: bool = False  # whether rows are padded: a batch then costs its largest row times its rows
     expands: bool = False  # whether a row makes any number of results
+    gathers: bool = False  # whether it is given all rows of a source row together, as one row of lists
     version: str = "1"  # part of what identifies a result
     summary: str = ""
     cacheable: bool = True  # whether a result is a function of its row, and may come from the row cache
@@ -206,6 +236,7 @@ class OperatorDefinition:
             consumes=list(self.consumes),
             batch_format=self.batch_format,
             expands=self.expands,
+            gathers=self.gathers,
             version=self.version,
             cacheable=self.cacheable,
             code=self.code,
@@ -223,6 +254,7 @@ class OperatorInfo(BaseModel):
     consumes: list[str] = []
     batch_format: BatchFormat = "rows"
     expands: bool = False
+    gathers: bool = False
     version: str = "1"
     cacheable: bool = True
     code: str = ""

@@ -16,6 +16,7 @@ HOOK_ARGUMENTS = {
     "costs": ("batch",),
     "row_key": ("row",),
     "fingerprint": (),
+    "computes_with": (),
     "teardown": (),
 }
 """What a worker passes to each hook, by position, after `self`."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from batchmill.errors import InvalidOperator, did_you_mean
-from batchmill.operators.contract import BatchFormat, BatchSize, Operator, OperatorDefinition
+from batchmill.operators.contract import BatchFormat, BatchSize, Operator, OperatorDefinition, OperatorKind
 from batchmill.operators.hook_signatures import check_hooks
 from batchmill.operators.params_model import params_model
 
@@ -58,8 +58,10 @@ def operator(
     batch_size: BatchSize = "auto",
     padded: bool = False,
     expands: bool = False,
+    gathers: bool = False,
     version: str = "1",
     cacheable: bool = True,
+    kind: OperatorKind = OperatorKind.BATCH,
 ) -> Callable[[T], T]:
     """Register a function or a class as an operator, and return it unchanged.
 
@@ -82,9 +84,13 @@ def operator(
             times the number of rows, otherwise the sum; rows of similar cost are put together.
         expands: Whether a row has any number of results. Results then start with a column `source_row`, the index of
             their row in the job's input, and passed-through columns are repeated.
+        gathers: Whether a row is all that the stage before has made of one row of the job's source, each column a list
+            in order. Results keep no column that the job's `carry` does not name, and of those the first value. Never
+            from the row cache, and not in the first stage.
         version: Change it when the results change for the same input.
         cacheable: Whether a result depends only on its row and the parameters. False for random results, remote
             services, or results that depend on other rows of the batch; such jobs cannot use the row cache.
+        kind: How a worker runs it. Operators of users take batches.
 
     Returns:
         A decorator.
@@ -109,8 +115,10 @@ def operator(
                 batch_size=_checked_size(name, batch_size),
                 padded=padded,
                 expands=expands,
+                gathers=gathers,
                 version=version,
-                cacheable=cacheable,
+                cacheable=cacheable and not gathers,
+                kind=kind,
                 code=_code_digest(code),
                 summary=(inspect.getdoc(code) or "").partition("\n")[0],
             )

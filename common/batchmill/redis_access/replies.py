@@ -32,7 +32,7 @@ class ErrorReply:
 
 
 ITSELF = "It is tried again; nothing need be done unless it lasts."
-PASSWORD = "Correct the user name and password in BATCHMILL_REDIS_URL, or the password of the server."  # noqa: S105
+PASSWORD = "Correct the user name and password in BATCHMILL_REDIS_URL, or the password of the server."  # noqa: S105  # is none
 CLUSTER = "Name a single Redis or Valkey server; a Redis Cluster is not supported."
 ACL = (
     "Allow it with ACL SETUSER: the keys ~PREFIX* of BATCHMILL_REDIS_PREFIX, all channels (&*), and the commands "

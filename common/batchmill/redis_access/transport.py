@@ -65,6 +65,6 @@ class Transport(kombu_redis.Transport):  # type: ignore[misc]  # kombu has no ty
     Channel = Channel
     can_parse_url = True  # it has the address already
 
-    def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:  # noqa: ARG002
+    def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:  # noqa: ARG002  # kombu's
         """The address, to be shown."""
         return str(self.client.transport_options["address"])

@@ -7,9 +7,8 @@ from batchmill.sinks.manifest import (
     InputFingerprint,
     Manifest,
     ManifestPart,
+    StageFingerprint,
     columns_of,
-    decode_schema,
-    encode_schema,
 )
 from batchmill.sinks.manifest_file import MANIFEST_ENDING, ManifestFile
 from batchmill.sinks.opening import kept_results, open_publisher, output_results, schema_log
@@ -31,9 +30,8 @@ __all__ = [
     "Publisher",
     "ResultStore",
     "SchemaLog",
+    "StageFingerprint",
     "columns_of",
-    "decode_schema",
-    "encode_schema",
     "keep_resumed_manifest",
     "kept_results",
     "open_publisher",

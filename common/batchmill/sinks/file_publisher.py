@@ -15,23 +15,26 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
 from batchmill.errors import InvalidOutput, NotFound, StorageError
 from batchmill.jobs.job import JobState
 from batchmill.jobs.shard import parse_shard_id
 from batchmill.sinks.manifest import Manifest, ManifestPart
 from batchmill.sinks.merged_file import write_merged
+from batchmill.sinks.part_records import PartRecord
 from batchmill.storage.blobs import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-
-    import pyarrow as pa
 
     from batchmill.jobs.shard import ShardId
     from batchmill.sinks.manifest import Manifest, ManifestPart
     from batchmill.sinks.parts import FormatName
     from batchmill.sinks.result_store import PartFiles
     from batchmill.storage.blobs import BlobStore
+
+_RECORD = "_file"  # its name among the records of the parts: no part is called so
 
 
 class FilePublisher:
@@ -90,13 +93,22 @@ class FilePublisher:
         """See `Publisher`."""
         return self._parts.listed(shard_id, token, rows, nbytes)
 
-    def published_instead(self, parts: Iterable[ManifestPart]) -> Mapping[ShardId, ManifestPart]:  # noqa: ARG002
+    def published_instead(
+        self,
+        parts: Iterable[ManifestPart],  # noqa: ARG002  # see `Publisher`
+    ) -> Mapping[ShardId, ManifestPart]:
         """See `Publisher`. No part is ever deleted."""
         return {}
 
     def is_intact(self) -> bool:
-        """See `Publisher`. Only whether the file exists is known."""
-        return self._folder.exists(self._name)
+        """See `Publisher`. The file is read. Of one that an earlier version wrote, only whether it exists is known."""
+        record = self._parts.record(_RECORD)
+        if record is None:
+            return self._folder.exists(self._name)
+        try:
+            return self._folder.checksum(self._name) == (record.nbytes, record.checksum)
+        except NotFound:
+            return False
 
     def publish(self, manifest: Manifest) -> None:
         """See `Publisher`. Only a completed job gets its file."""
@@ -130,10 +142,14 @@ class FilePublisher:
                 hint="Submit the job again.",
                 path=self.uri,
             )
+        schema = self._schema(manifest)
+
+        def fill(path: str) -> None:
+            write_merged(self._form, path, schema, self._tables(manifest))
+            self._parts.keep(_RECORD, PartRecord.of_file(path, schema or pa.schema([])))
+
         with storage_errors("write", self._folder.location(self._name)):
-            self._folder.put_file(
-                self._name, lambda path: write_merged(self._form, path, self._schema(manifest), self._tables(manifest))
-            )
+            self._folder.put_file(self._name, fill)
 
     def _schema(self, manifest: Manifest) -> pa.Schema | None:
         """Return the schema of the parts, which have one; None without parts."""

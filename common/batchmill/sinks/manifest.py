@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 from itertools import pairwise
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-import pyarrow as pa
 from pydantic import Field, ValidationError, model_validator
 
 from batchmill.errors import StorageError
-from batchmill.jobs.job import Frozen, JobState
+from batchmill.jobs.frozen import Frozen
+from batchmill.jobs.job import JobState
 from batchmill.jobs.shard import parse_shard_id
 from batchmill.jobs.unfinished import UnfinishedWork
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class Column(Frozen):
@@ -37,6 +39,18 @@ class ManifestPart(Frozen):
         return int(self.name.rpartition("-a")[2].partition(".")[0])
 
 
+class StageFingerprint(Frozen):
+    """What a stage before the last one was, in a job of several."""
+
+    name: str
+    operator: str
+    params: dict[str, Any] = Field(default_factory=dict)
+    operator_version: str = ""
+    carry: tuple[str, ...] | None = None
+    skips_nulls: bool = False
+    keep: bool = False
+
+
 class InputFingerprint(Frozen):
     """What the results were made from: a job with another fingerprint cannot resume them."""
 
@@ -46,6 +60,7 @@ class InputFingerprint(Frozen):
     carry: tuple[str, ...] | None = None
     table_version: int | None = None  # of a table of Delta Lake or Iceberg
     skips_nulls: bool = False  # whether rows without a required value have no result
+    stages: tuple[StageFingerprint, ...] = ()  # before the last one, whose operator is the manifest's
 
 
 class Manifest(Frozen):
@@ -99,13 +114,3 @@ class Manifest(Frozen):
 def columns_of(schema: pa.Schema) -> tuple[Column, ...]:
     """Return the columns of a schema, in its order."""
     return tuple(Column(name=field.name, type=str(field.type)) for field in schema)
-
-
-def encode_schema(schema: pa.Schema) -> str:
-    """Return a schema as a manifest has it."""
-    return base64.b64encode(schema.serialize()).decode()
-
-
-def decode_schema(text: str) -> pa.Schema:
-    """Return the schema that `encode_schema` wrote."""
-    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))

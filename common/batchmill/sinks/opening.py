@@ -17,7 +17,7 @@ from batchmill.sinks.sized_folder import SizedFolderPublisher
 from batchmill.storage.blobs import BlobStore
 
 if TYPE_CHECKING:
-    from batchmill.jobs.job import OutputSpec
+    from batchmill.jobs.files import OutputSpec
     from batchmill.sinks.publisher import Publisher
     from batchmill.sinks.result_store import ResultStore
     from batchmill.storage.locations import Locations

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Self
 
 import pyarrow as pa
 
+from batchmill.columns import decode_schema
 from batchmill.errors import NotFound
-from batchmill.sinks.manifest import Manifest, decode_schema
+from batchmill.sinks.manifest import Manifest
 from batchmill.storage.seals import checksum_of
 
 if TYPE_CHECKING:

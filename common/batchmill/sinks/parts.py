@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batchmill.columns import decode_schema
+from batchmill.error_text import first_line
 from batchmill.errors import InvalidOutput
 from batchmill.sinks import json_lines
 from batchmill.storage.blobs import write_arrow
@@ -171,7 +172,7 @@ def _is_floating(type_: pa.DataType) -> bool:
 
 def _stored_schema(file: pq.ParquetFile) -> pa.Schema:
     encoded = (file.metadata.metadata or {}).get(b"ARROW:schema")
-    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(encoded))) if encoded else file.schema_arrow
+    return decode_schema(encoded) if encoded else file.schema_arrow
 
 
 def _with_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -189,7 +190,7 @@ def _representing(form: str, write: Callable[[], Any]) -> None:
         write()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
         raise InvalidOutput(
-            f"the results cannot be written as {form}: {str(error).splitlines()[0]}.",
+            f"the results cannot be written as {form}: {first_line(error)}.",
             hint="Let the operator return another type or value for it, or ask for another output format.",
             format=form,
         ) from error

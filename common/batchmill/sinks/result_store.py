@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import pyarrow as pa
 
+from batchmill.error_text import first_line
 from batchmill.errors import DamagedData, NotFound, StaleToken
 from batchmill.jobs.shard import format_shard_id, part_stem
 from batchmill.sinks.manifest import ManifestPart
@@ -194,7 +195,7 @@ class PartFiles:
 
     def _unreadable(self, name: str, error: Exception) -> DamagedData:
         place = self._store.location(name).uri
-        cause = (str(error).splitlines() or [type(error).__name__])[0]
+        cause = first_line(error)
         return DamagedData(
             f"could not read {place}: {cause.rstrip('.')}.", hint="It was changed or damaged.", path=place
         )

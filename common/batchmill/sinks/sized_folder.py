@@ -14,10 +14,11 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from batchmill.columns import decode_schema, encode_schema
 from batchmill.errors import DamagedData, NotFound, StorageError
 from batchmill.jobs.job import JobState
 from batchmill.jobs.shard import parse_shard_id
-from batchmill.sinks.manifest import ManifestPart, columns_of, decode_schema, encode_schema
+from batchmill.sinks.manifest import ManifestPart, columns_of
 from batchmill.sinks.merged_file import without_dictionaries, write_merged
 from batchmill.sinks.part_records import PartRecord
 from batchmill.sinks.publisher import FolderPublisher
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from batchmill.jobs.job import OutputSpec
+    from batchmill.jobs.files import OutputSpec
     from batchmill.sinks.manifest import Manifest
     from batchmill.sinks.output_folder import OutputFolder
     from batchmill.sinks.result_store import PartFiles

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchmill.sources.arrow import ArrowReader
 from batchmill.sources.base import BadRow, End, InputSplit, NextSplit, NotYet, RowCount, RowsRead, Source, Splitter
 from batchmill.sources.binary import BinarySource
-from batchmill.sources.columnar import ColumnarSource
-from batchmill.sources.describe import describe, describe_upload
+from batchmill.sources.columnar.arrow import ArrowReader
+from batchmill.sources.columnar.columnar_source import ColumnarSource
+from batchmill.sources.columnar.parquet import ParquetReader
+from batchmill.sources.describing.describe import describe, describe_upload
 from batchmill.sources.description import SourceDescription, SourceFile
+from batchmill.sources.files.opening import SourceFiles
 from batchmill.sources.inline import InlineSource
-from batchmill.sources.lines import LineSource
-from batchmill.sources.opening import SourceFiles
-from batchmill.sources.parquet import ParquetReader
 from batchmill.sources.part_of_source import LimitedSource, SampledSource
 from batchmill.sources.sampling import Sample
+from batchmill.sources.text.lines import LineSource
 
 if TYPE_CHECKING:
     from batchmill.storage.blobs import BlobStore

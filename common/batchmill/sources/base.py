@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from batchmill.jobs.shard import Slice
 
+MAX_SLICES = 256  # of a split, so that the ledger's entry stays small
+
 
 @dataclass(frozen=True, slots=True)
 class RowCount:
@@ -178,6 +180,11 @@ def by_slice(counts: Sequence[int], places: Sequence[int]) -> list[list[int]]:
         found.append([place - first for place in places if first <= place < first + count])
         first += count
     return found
+
+
+def null_rows(schema: pa.Schema, rows: int) -> pa.Table:
+    """Return rows without values."""
+    return pa.table([pa.nulls(rows, field.type) for field in schema], schema=schema)
 
 
 def join_rows(parts: Sequence[RowsRead], schema: pa.Schema) -> RowsRead:

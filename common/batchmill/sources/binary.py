@@ -15,13 +15,13 @@ from batchmill.jobs.dead_letters import TOO_LARGE
 from batchmill.jobs.shard import Slice
 from batchmill.sources.base import BadRow, End, InputSplit, NextSplit, RowCount, RowsRead, Source, Splitter
 from batchmill.sources.cursor import SourceCursor
-from batchmill.sources.opening import changed, open_file, reading
+from batchmill.sources.files.opening import changed, open_file, reading
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batchmill.sources.description import SourceDescription, SourceFile
-    from batchmill.sources.opening import SourceFiles
+    from batchmill.sources.files.opening import SourceFiles
 
 SCHEMA = pa.schema(
     [

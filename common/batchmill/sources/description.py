@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, Self
@@ -10,7 +9,9 @@ from typing import TYPE_CHECKING, Literal, Self
 import pyarrow as pa
 from pydantic import Field
 
-from batchmill.jobs.job import MAX_FILE_BYTES, CsvDialect, Frozen, SampleSize, SourceFormat
+from batchmill.columns import decode_schema
+from batchmill.jobs.files import MAX_FILE_BYTES, CsvDialect, SampleSize, SourceFormat
+from batchmill.jobs.frozen import Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,7 +67,7 @@ class SourceDescription(Frozen):
     @cached_property
     def arrow_schema(self) -> pa.Schema:
         """The schema of the rows that reading gives."""
-        return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(self.schema_base64)))
+        return decode_schema(self.schema_base64)
 
     @cached_property
     def file_schema(self) -> pa.Schema:
@@ -102,11 +103,6 @@ class SourceDescription(Frozen):
     def from_json(cls, data: bytes | str) -> Self:
         """Parse what `to_json` returned."""
         return cls.model_validate_json(data)
-
-
-def encode_schema(schema: pa.Schema) -> str:
-    """Return a schema as base64 of its Arrow IPC message."""
-    return base64.b64encode(schema.serialize().to_pybytes()).decode()
 
 
 def total_size(files: Sequence[SourceFile]) -> int:

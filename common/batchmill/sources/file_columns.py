@@ -9,13 +9,13 @@ from urllib.parse import unquote
 import pyarrow as pa
 
 from batchmill.errors import InvalidSource
-from batchmill.sources.csv_values import INTEGER, narrowest
+from batchmill.sources.formats.csv_values import INTEGER, narrowest
 from batchmill.sources.schemas import conform
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from batchmill.jobs.job import FileSource
+    from batchmill.jobs.files import FileSource
     from batchmill.sources.description import SourceDescription, SourceFile
 
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"

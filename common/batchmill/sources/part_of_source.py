@@ -11,8 +11,18 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from batchmill.sources.base import End, InputSplit, NextSplit, RowCount, RowsRead, Source, Splitter, by_slice, join_rows
-from batchmill.sources.lines import MAX_SLICES
+from batchmill.sources.base import (
+    MAX_SLICES,
+    End,
+    InputSplit,
+    NextSplit,
+    RowCount,
+    RowsRead,
+    Source,
+    Splitter,
+    by_slice,
+    join_rows,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

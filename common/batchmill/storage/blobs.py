@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
 
+from batchmill.error_text import first_line
 from batchmill.errors import InvalidRequest, InvalidSettings, NotFound, StorageError, StorageUnavailable
 from batchmill.storage import disk
 from batchmill.storage.anchors import open_anchored
-from batchmill.storage.seals import SEAL_BYTES, seal_file, seal_of, unseal
+from batchmill.storage.seals import SEAL_BYTES, checksum_of, checksum_of_open, seal_file, seal_of, unseal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -182,6 +183,24 @@ class BlobStore:
             except FileNotFoundError:
                 raise _missing(location) from None
 
+    def checksum(self, name: str) -> tuple[int, int]:
+        """Return the size in bytes and the xxh3 (64 bits) of a blob without a seal, which is read in pieces.
+
+        Raises `NotFound`, `StorageError`.
+        """
+        location = self.location(name)
+        with storage_errors("read", location):
+            try:
+                if location.objects is not None:
+                    with location.objects.open(location.path) as file:
+                        return checksum_of_open(file)
+                if location.roots:
+                    with open(open_anchored(location.path, location.roots), "rb") as opened:  # noqa: PTH123  # no path
+                        return checksum_of_open(opened)
+                return checksum_of(location.path)
+            except FileNotFoundError:
+                raise _missing(location) from None
+
     def read_table(self, name: str) -> pa.Table:
         """The table in an Arrow IPC file, checked so that no later access reads past a buffer."""
         buffer = self.get(name)
@@ -307,7 +326,7 @@ def storage_error(action: str, location: Location, cause: Exception) -> StorageE
     if number and (location.is_local or number in _FULL):
         text = os.strerror(number)
     else:  # what an object store answered, or a decoder says
-        text = str(getattr(cause, "strerror", None) or cause or type(cause).__name__).splitlines()[0]
+        text = getattr(cause, "strerror", None) or first_line(cause)
     hint = "" if location.is_local else _REMOTE_HINTS.get(number, "")
     if number in _FULL:
         hint = _free_space(location)

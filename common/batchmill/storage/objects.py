@@ -26,6 +26,7 @@ from obstore.store import AzureStore, GCSStore, S3Store
 from pyarrow import fs
 
 from batchmill.caches import Lru
+from batchmill.error_text import first_line
 from batchmill.errors import InvalidSettings
 
 if TYPE_CHECKING:
@@ -289,5 +290,5 @@ def _number(error: Exception) -> int:
 
 def _reason(error: Exception) -> str:
     """The cause in obstore's message, without the request before it and the answer's body after it."""
-    line = (str(error).splitlines() or [type(error).__name__])[0]
+    line = first_line(error)
     return line.rpartition(" - ")[2].partition(": <")[0].rstrip(".")

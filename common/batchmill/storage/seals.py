@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import xxhash
 
@@ -66,11 +66,16 @@ def unseal(name: str, sealed: pa.Buffer, uri: str) -> pa.Buffer:
 
 def checksum_of(path: str) -> tuple[int, int]:
     """Return the size in bytes and the xxh3 (64 bits) of a file."""
-    checksum, size = xxhash.xxh3_64(), 0
     with Path(path).open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            checksum.update(chunk)
-            size += len(chunk)
+        return checksum_of_open(file)
+
+
+def checksum_of_open(file: BinaryIO | pa.NativeFile) -> tuple[int, int]:
+    """Return the size in bytes and the xxh3 (64 bits) of an open file, which is read in pieces."""
+    checksum, size = xxhash.xxh3_64(), 0
+    while chunk := file.read(_CHUNK_BYTES):
+        checksum.update(chunk)
+        size += len(chunk)
     return size, checksum.intdigest()
 
 

@@ -79,20 +79,25 @@ class Metric:
         return family
 
 
+OF_STAGE = ("operator", "stage", "pool")
+"""The labels of work; the stage is the operator's name, unless a chain calls it otherwise."""
+MAX_STAGE_NAMES = 64
+"""How many names of stages a process distinguishes: users choose them."""
+
 RETRIES = Metric(
     "batchmill_retries_total",
     MetricKind.COUNTER,
     "Attempts that another one follows, by reason: rows, operator, released, lost",
-    ("operator", "pool", "reason"),
+    (*OF_STAGE, "reason"),
 )
 ROWS_SETTLED = Metric(
     "batchmill_rows_total",
     MetricKind.COUNTER,
     "Rows of committed shards, by outcome: done, dead",
-    ("operator", "pool", "outcome"),
+    (*OF_STAGE, "outcome"),
 )
 DEAD_LETTERS = Metric(
-    "batchmill_dead_letters_total", MetricKind.COUNTER, "Rows that failed for good", ("operator", "pool", "error")
+    "batchmill_dead_letters_total", MetricKind.COUNTER, "Rows that failed for good", (*OF_STAGE, "error")
 )
 LEDGER_CALLS = Metric(
     "batchmill_ledger_call_seconds",

@@ -10,26 +10,26 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from batchmill.ledger import Ledger
-    from batchmill.ledger.submission import Submission
+    from batchmill.ledger.submission import Acceptance, Submission
     from batchmill.settings import CoordinatorSettings
 
 
-def accept(ledger: Ledger, submission: Submission, undo: ExitStack, settings: CoordinatorSettings) -> tuple[str, bool]:
-    """The job's id, and whether it is new (False: known under its idempotency key).
+def accept(ledger: Ledger, submission: Submission, undo: ExitStack, settings: CoordinatorSettings) -> Acceptance:
+    """Have the ledger accept a job.
 
     undo: removes what was stored for the job; emptied when that is the job's, or may be, since a ledger that went away
     gave no answer. Raises as `JobLedger.submit`.
     """
     try:
-        accepted_id, is_new = ledger.jobs.submit(
+        accepted = ledger.jobs.submit(
             submission, max_live_jobs=settings.max_live_jobs, max_tenant_jobs=settings.max_live_jobs_per_tenant
         )
     except OutcomeUnknown:
         undo.pop_all()
         raise
-    if is_new:
+    if accepted.is_new:
         undo.pop_all()
-    return accepted_id, is_new
+    return accepted
 
 
 def tenant_key(tenant: str, idempotency_key: str | None) -> str | None:

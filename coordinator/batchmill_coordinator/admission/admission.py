@@ -6,14 +6,19 @@ import hashlib
 import json
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from batchmill.broker import model_queue_of
 from batchmill.errors import Conflict, InvalidOutput, InvalidRequest, UnknownOperator, did_you_mean
-from batchmill.jobs.job import MAX_INLINE_BYTES, FileSource, JobRequest, JobSpec, StageSpec, UploadSource, new_id
+from batchmill.jobs.files import FileSource, ResultsSource, UploadSource
+from batchmill.jobs.ids import new_id
+from batchmill.jobs.job import MAX_INLINE_BYTES, JobForm, JobRequest, JobSpec, StageSpec
 from batchmill.jobs.shard import FIRST_ROWS, Shard, ShardId
+from batchmill.jobs.sink import RESERVED_OPERATORS, STAGES
 from batchmill.jobs.stages import FIRST_STAGE
 from batchmill.jobs.status import CheckedJob
-from batchmill.ledger.submission import OneShardPlan, Submission
+from batchmill.ledger.submission import Acceptance, FirstPlace, OneShardPlan, Submission
+from batchmill.operators.model_key import model_key
 from batchmill.sources import InlineSource, SourceDescription
 from batchmill.sources.base import InputSplit
 from batchmill.workspace import stream_from_table, table_from_stream
@@ -22,14 +27,21 @@ from batchmill_coordinator.admission.column_checks import (
     check_chain,
     check_columns,
     check_output_types,
+    param_flag,
+    with_gathering,
     without_consumed,
 )
+from batchmill_coordinator.admission.fusion import as_before, with_fusion
+from batchmill_coordinator.admission.kept_results import KeptResults
 from batchmill_coordinator.admission.param_checks import check_cache, check_params
 from batchmill_coordinator.admission.request_rows import check_shape, table_from_json
+from batchmill_coordinator.admission.sinks import SinkAdmission
 from batchmill_coordinator.admission.upload_parts import part_name
 from batchmill_coordinator.admission.uploads import Uploads
+from batchmill_coordinator.fleet.pools import EMPTY
 from batchmill_coordinator.inspection.arrow_bounds import arrow_limits
-from batchmill_coordinator.results.resumption import Order
+from batchmill_coordinator.results.resuming.resumed_order import Order
+from batchmill_coordinator.results.stage_source import StageSource
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,11 +51,14 @@ if TYPE_CHECKING:
     from batchmill.ledger import Ledger
     from batchmill.operators.contract import OperatorInfo
     from batchmill.settings import CoordinatorSettings
+    from batchmill.sinks import Manifest
     from batchmill.sources.base import Source
     from batchmill.workspace import Workspace
     from batchmill_coordinator.fleet.fleet_view import FleetView
     from batchmill_coordinator.inspection.inspector import Inspector
-    from batchmill_coordinator.results.resumption import Resumption
+    from batchmill_coordinator.results.resuming.resumption import Resumption
+
+Form = TypeVar("Form", bound=JobForm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +92,28 @@ class Admission:
         self._workspace = workspace
         self._settings = settings
         self._limits = arrow_limits(settings)
+        self._kept_results = KeptResults(ledger, workspace)
+        self.sinks = SinkAdmission(ledger, workspace, settings)
 
-    def check_spec(self, spec: JobSpec) -> tuple[OperatorInfo, ...]:
+    def check_spec(self, spec: JobSpec, *, is_internal: bool = False) -> tuple[OperatorInfo, ...]:
         """Check what is known without the rows; return the operator of each stage.
 
-        Raises a subclass of `InvalidRequest`.
+        is_internal: whether the service itself runs the job. Raises a subclass of `InvalidRequest`.
         """
         self._check_deadline(spec)
-        return tuple(self._checked_operator(stage) for stage in spec.stages)
+        if not is_internal:
+            _refuse_reserved(spec)
+        return tuple(self._checked_stage(spec, stage) for stage in spec.stages)
 
-    def _checked_operator(self, stage: StageSpec) -> OperatorInfo:
+    def _checked_stage(self, spec: JobSpec, stage: StageSpec) -> OperatorInfo:
+        if len(spec.computing) < 2:  # then the stage need not be named
+            return self._checked_operator(stage)
+        try:
+            return self._checked_operator(stage, param_flag(stage))
+        except InvalidRequest as error:
+            raise type(error)(f"stage {stage.title!r}: {error.message}", hint=error.hint, **error.details) from error
+
+    def _checked_operator(self, stage: StageSpec, flag: str = "--param ") -> OperatorInfo:
         operator = self._fleet.operator(stage.operator)
         if operator is None:
             known = [info.name for info in self._fleet.operators()]
@@ -96,7 +123,7 @@ class Admission:
                 hint=hint or "No worker has announced any operator yet: start one with `batchmill worker`.",
                 operator=stage.operator,
             )
-        check_params(operator, stage.params)
+        check_params(operator, stage.params, flag=flag)
         self._workspace.locations.hub_models.check_params(operator.params_schema, stage.params)
         check_cache(operator, cache=stage.cache)
         return operator
@@ -112,25 +139,46 @@ class Admission:
                 field="deadline_at",
             )
 
-    def admit(self, request: JobRequest, tenant: str) -> tuple[str, bool]:
-        """Accept a job; returns its id and whether it is new. Raises a subclass of `InvalidRequest`, or `Conflict`."""
+    def dated(self, form: Form) -> Form:
+        """Make the deadline of a request a moment, by the clock that deadlines are judged by."""
+        return form if form.deadline is None else form.dated(self._ledger.now_ms() / 1000)
+
+    def admit(self, request: JobRequest, tenant: str, *, is_internal: bool = False) -> Acceptance:
+        """Accept a job. Raises a subclass of `InvalidRequest`, or `Conflict`.
+
+        Where the rows are in the request, the ledger says whether it is known as it accepts it: to ask first would be
+        another round trip for every small job.
+
+        is_internal: whether the service itself runs it.
+        """
         if request.rows is not None:
             check_shape(request.rows, self._limits)
         digest = _digest(request)
-        known = self._known(request, digest, tenant)
+        known = None if request.source is None else self._known(request, digest, tenant)
         if known is not None:
-            return known, False
+            return Acceptance(known, is_new=False)
+        try:
+            return self._admit(request, digest, tenant, is_internal=is_internal)
+        except InvalidRequest:  # what has changed since a request was accepted does not concern its repetition
+            known = None if request.source is not None else self._known(request, digest, tenant)
+            if known is None:
+                raise
+            return Acceptance(known, is_new=False)
+
+    def _admit(self, request: JobRequest, digest: str, tenant: str, *, is_internal: bool) -> Acceptance:
         _require_one_input(request)
-        operators = self.check_spec(request.spec())
-        with ExitStack() as undo:
+        request = self.dated(request)
+        operators = self.check_spec(request.spec(), is_internal=is_internal)
+        with self.sinks.turn(request.sink), ExitStack() as undo:
             job_id = new_id("job")
             undo.callback(self._workspace.blobs.delete_folder, f"jobs/{job_id}")
             found = self._checked_input(request, operators, job_id, undo, tenant)
             order = Order(found.spec, operators, found.inline, found.description)
-            accepted_id, is_new = self._accept(job_id, request, found, order, digest, undo, tenant)
-            if not is_new:
+            self.sinks.claim(job_id, found.spec, operators, tenant, undo)
+            accepted = self._accept(job_id, request, found, order, digest, undo, tenant)
+            if not accepted.is_new:
                 self._known(request, digest, tenant)
-        return accepted_id, is_new
+        return accepted
 
     def check(self, request: JobRequest, tenant: str) -> CheckedJob:
         """Check a request over files as `admit` does, and accept nothing. Raises a subclass of `InvalidRequest`."""
@@ -139,10 +187,12 @@ class Admission:
                 "only a job over files can be checked without submitting it.", hint="Give `source` with a path."
             )
         _require_one_input(request)
+        request = self.dated(request)
         operators = self.check_spec(request.spec())
         with ExitStack() as undo:
             job_id = new_id("job")
             undo.callback(self._workspace.blobs.delete_folder, f"jobs/{job_id}")
+            self.sinks.check(request.spec(), operators, tenant)
             source = self._checked_input(request, operators, job_id, undo, tenant).source
             total = source.count("")
             columns = {field.name: str(field.type) for field in source.schema}
@@ -151,13 +201,18 @@ class Admission:
     def _checked_input(
         self, request: JobRequest, operators: Sequence[OperatorInfo], job_id: str, undo: ExitStack, tenant: str
     ) -> _Input:
-        found = self._find_input(request, job_id, undo, tenant)
-        self._limits.check_columns(found.source.schema)
-        check_columns(operators[0], found.spec.first, found.source.schema)
+        spec = with_gathering(request.spec(), operators)
+        found = self._find_input(request, spec, job_id, undo, tenant)
+        schema = found.source.columns if isinstance(found.source, StageSource) else found.source.schema
+        self._limits.check_columns(schema)
+        check_columns(operators[0], found.spec.first, schema)
         if found.spec.is_chain:
-            check_chain(found.spec, operators, found.source.schema)
-        found = replace(found, spec=without_consumed(found.spec, operators[0], found.source.schema))
-        check_output_types(found.spec, found.source.schema)
+            check_chain(found.spec, operators, schema)
+        found = replace(found, spec=without_consumed(found.spec, operators[0], schema))
+        if found.spec.is_chain:
+            versions = [operator.version for operator in operators]
+            found = replace(found, spec=with_fusion(found.spec, versions, self._ledger.profiles))
+        check_output_types(found.spec, schema)
         return found
 
     def _known(self, request: JobRequest, digest: str, tenant: str) -> str | None:
@@ -184,8 +239,7 @@ class Admission:
         pairs = ((part_name(ours.upload, n), part_name(theirs.upload, n)) for n in range(ours.parts))
         return all(blobs.get(one).equals(blobs.get(other)) for one, other in pairs)
 
-    def _find_input(self, request: JobRequest, job_id: str, undo: ExitStack, tenant: str) -> _Input:
-        spec = request.spec()
+    def _find_input(self, request: JobRequest, spec: JobSpec, job_id: str, undo: ExitStack, tenant: str) -> _Input:
         if isinstance(spec.source, FileSource):
             found = self._inspector.describe(spec.source)
             if found.table_version is not None:
@@ -194,6 +248,9 @@ class Admission:
             return self._open(job_id, spec, found)
         if isinstance(spec.source, UploadSource):
             return self._from_upload(job_id, spec, spec.source, tenant)
+        if isinstance(spec.source, ResultsSource):
+            kept = self._kept_results.open(job_id, spec, spec.source, tenant, undo)
+            return _Input(spec, kept, sum(part.nbytes for part in kept.parts()))
         if request.rows is not None:
             table = table_from_json(request.rows, self._limits)
             stream = stream_from_table(table)
@@ -222,10 +279,12 @@ class Admission:
 
     def _accept(
         self, job_id: str, request: JobRequest, found: _Input, order: Order, digest: str, undo: ExitStack, tenant: str
-    ) -> tuple[str, bool]:
+    ) -> Acceptance:
         if found.description is not None:
             self._workspace.describe_source(job_id, found.description)
         earlier = self._take_output(job_id, order, undo, tenant)
+        if earlier is not None and earlier.rest is not None and earlier.rest.earlier:
+            found = replace(found, spec=as_before(found.spec, [work.joins for work in earlier.rest.stages]))
         total = found.source.count("")
         submission = Submission(
             job_id=job_id,
@@ -234,12 +293,25 @@ class Admission:
             idempotency_key=tenant_key(tenant, request.idempotency_key),
             inline_rows=found.inline,
             rows_total=total.rows if total.exact else None,
-            resumed_from=earlier,
+            resumed_from=None if earlier is None else earlier.job,
             operator_versions=tuple(operator.version for operator in order.operators),
             tenant=tenant,
             plan=_one_shard_plan(job_id, found, self._settings) if earlier is None else None,
+            place=self._first_place(found.spec.first, order.operators[0]),
         )
         return accept(self._ledger, submission, undo, self._settings)
+
+    def _first_place(self, stage: StageSpec, operator: OperatorInfo) -> FirstPlace | None:
+        """Return the queue of the workers that have the model of a stage; None if there are none.
+
+        With fewer shards in flight in the pool than these workers have slots, one of them is free.
+        """
+        pool = self._fleet.pools().get(stage.pool, EMPTY)
+        if stage.operator not in pool.operators:
+            return None
+        model = model_key(operator, stage.params)
+        slots = pool.slots_with(model)
+        return FirstPlace(model_queue_of(stage.pool, model), slots) if slots else None
 
     def _require_own(self, job_id: str, tenant: str, folder: str) -> None:
         """Raise `InvalidOutput` when an unfinished output is of a job of another tenant."""
@@ -251,8 +323,8 @@ class Admission:
                 path=folder,
             )
 
-    def _take_output(self, job_id: str, order: Order, undo: ExitStack, tenant: str) -> str | None:
-        """Take the output, if one was asked for; returns the job whose unfinished output it resumes, if any."""
+    def _take_output(self, job_id: str, order: Order, undo: ExitStack, tenant: str) -> Manifest | None:
+        """Take the output, if one was asked for; returns the manifest of the unfinished one that it resumes, if any."""
         output = self._workspace.open_publisher(job_id, order.spec)
         if output is None:
             return None
@@ -261,10 +333,17 @@ class Admission:
             output.prepare()
         else:
             self._require_own(earlier.job, tenant, output.uri)
-            self._resumption.keep(job_id, earlier)
+            self._resumption.keep(job_id, earlier, undo)
             output.reopen()
         undo.callback(output.release)
-        return None if earlier is None else earlier.job
+        return earlier
+
+
+def _refuse_reserved(spec: JobSpec) -> None:
+    """Raise `UnknownOperator` if a user names an operator that only the service itself runs."""
+    own = (stage.operator for stage in spec.stages if stage.operator.startswith(RESERVED_OPERATORS))
+    for operator in list(own)[: None if spec.sink is None else -len(STAGES)]:
+        raise UnknownOperator(f"only the service itself runs {operator!r}.", hint="Give `sink`.", operator=operator)
 
 
 def _one_shard_plan(job_id: str, found: _Input, settings: CoordinatorSettings) -> OneShardPlan | None:
@@ -291,10 +370,13 @@ def _require_one_input(request: JobRequest) -> None:
         )
 
 
+_NOT_COMPARED: dict[str, Any] = {"idempotency_key": True, "deadline": True, "deadline_at": True, "source": {"upload"}}
+
+
 def _digest(request: JobRequest) -> str:
     """What distinguishes two requests, whatever the order of their fields and the names of their uploads.
 
     Their deadlines do not: one that is given from now on is another moment each time.
     """
-    body = request.model_dump(mode="json", exclude={"idempotency_key": True, "deadline_at": True, "source": {"upload"}})
+    body = request.model_dump(mode="json", exclude=_NOT_COMPARED)
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:32]

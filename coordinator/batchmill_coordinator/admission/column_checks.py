@@ -9,6 +9,8 @@ import pyarrow as pa
 from batchmill.columns import RESERVED_PREFIX, reserved_column
 from batchmill.columns.lineage import LINEAGE
 from batchmill.errors import InvalidRequest, InvalidRows, closest, did_you_mean
+from batchmill.jobs.files import ResultsSource
+from batchmill.jobs.sink import RESERVED_OPERATORS
 from batchmill.jobs.stages import FIRST_STAGE, carried_through
 from batchmill.sinks import part_format
 
@@ -46,7 +48,7 @@ def check_columns(operator: OperatorInfo, stage: StageSpec, schema: pa.Schema) -
             raise InvalidRows(
                 f"operator {operator.name!r} requires the column {column!r}, which row 0 and all others lack; "
                 f"the columns are: {', '.join(schema.names)}.",
-                hint=_hint(column, parameter, schema.names),
+                hint=_hint(column, parameter, schema.names, "--param "),
                 column=column,
                 row=0,
             )
@@ -60,12 +62,17 @@ def check_columns(operator: OperatorInfo, stage: StageSpec, schema: pa.Schema) -
             )
 
 
-def _hint(column: str, parameter: str | None, names: list[str]) -> str:
+def param_flag(stage: StageSpec) -> str:
+    """Return what a command line has before `NAME=VALUE` of a parameter of a stage that is not the only one."""
+    return "--sink-" if stage.operator.startswith(RESERVED_OPERATORS) else f"--set {stage.title}.params."
+
+
+def _hint(column: str, parameter: str | None, names: list[str], flag: str) -> str:
     """Suggest the column that was meant; where a parameter names it, how to give that."""
     if parameter is None:
         return did_you_mean(column, names)
     meant = next(iter(closest(column, names) or names[: len(names) == 1]), "NAME")
-    return f"The parameter {parameter!r} says which column it is: --param {parameter}={meant}"
+    return f"The parameter {parameter!r} says which column it is: {flag}{parameter}={meant}"
 
 
 def _check_names(schema: pa.Schema) -> None:
@@ -81,11 +88,28 @@ def _check_names(schema: pa.Schema) -> None:
 def without_consumed(spec: JobSpec, operator: OperatorInfo, schema: pa.Schema) -> JobSpec:
     """Return the job with the columns that it carries listed, if it says none and its operator consumes some."""
     stage = spec.first
-    if stage.carry is not None or not operator.consumes or not schema.names:
+    if stage.carry is not None or stage.gathers or not operator.consumes or not schema.names:
         return spec
     consumed = {column for column, _ in _named(operator.consumes, operator, stage.params)}
     carried = stage.model_copy(update={"carry": [name for name in schema.names if name not in consumed]})
     return spec.model_copy(update={"stages": (carried, *spec.stages[1:])})
+
+
+def with_gathering(spec: JobSpec, operators: Sequence[OperatorInfo]) -> JobSpec:
+    """Return the job with the stages marked whose operators gather. Raises `InvalidRequest` if the first one does.
+
+    That of a job over the results of another one may.
+    """
+    if operators[FIRST_STAGE].gathers and not isinstance(spec.source, ResultsSource):
+        raise InvalidRequest(
+            f"operator {operators[FIRST_STAGE].name!r} gathers what a stage before it has made of each source row; it "
+            "cannot be the first stage.",
+            hint="Submit a job of several stages.",
+            field="stages",
+        )
+    pairs = zip(spec.stages, operators, strict=True)
+    stages = tuple(stage.model_copy(update={"gathers": operator.gathers}) for stage, operator in pairs)
+    return spec.model_copy(update={"stages": stages})
 
 
 def check_chain(spec: JobSpec, operators: Sequence[OperatorInfo], schema: pa.Schema) -> None:
@@ -109,7 +133,8 @@ def check_chain(spec: JobSpec, operators: Sequence[OperatorInfo], schema: pa.Sch
         if operator.makes is None:
             return
         consumed = {column for column, _ in _named(operator.consumes, operator, stage.params)}
-        carried = stage.carry if stage.carry is not None else [name for name in names if name not in consumed]
+        passed = [] if operator.gathers else [name for name in names if name not in consumed]
+        carried = passed if stage.carry is None else stage.carry
         names = [*carried, *(name for name in operator.makes if name not in carried)]
 
 
@@ -119,7 +144,7 @@ def _check_stage(stage: StageSpec, operator: OperatorInfo, names: list[str]) -> 
             raise InvalidRows(
                 f"stage {stage.title!r}: operator {operator.name!r} requires the column {column!r}; "
                 f"what the stages before it pass on is: {', '.join(names)}.",
-                hint=_hint(column, parameter, names),
+                hint=_hint(column, parameter, names, param_flag(stage)),
                 column=column,
             )
     for column in stage.carry or []:

@@ -37,8 +37,11 @@ _BOUNDS = {
 }
 
 
-def check_params(operator: OperatorInfo, params: dict[str, Any]) -> None:
-    """Raise `InvalidParams`, naming the parameter, when `params` do not fit the operator's parameter model."""
+def check_params(operator: OperatorInfo, params: dict[str, Any], *, flag: str = "--param ") -> None:
+    """Raise `InvalidParams`, naming the parameter, when `params` do not fit the operator's parameter model.
+
+    flag: what a command line has before `NAME=VALUE` of a parameter, for hints.
+    """
     fault = find_fault(params)
     if fault is not None:
         raise InvalidParams(f"the parameter {fault.field!r} {fault.reason}.", hint=fault.hint, parameter=fault.field)
@@ -51,7 +54,7 @@ def check_params(operator: OperatorInfo, params: dict[str, Any]) -> None:
     _refuse_unknown(operator, params)
     error = best_match(_validator(json.dumps(operator.params_schema, sort_keys=True)).iter_errors(params))
     if error is not None:
-        raise _explained(operator, params, error)
+        raise _explained(operator, params, error, flag)
 
 
 def check_cache(operator: OperatorInfo, *, cache: bool) -> None:
@@ -72,14 +75,14 @@ def _refuse_unknown(operator: OperatorInfo, params: dict[str, Any]) -> None:
             raise InvalidParams(f"operator {operator.name!r} has no parameter {name!r}.", hint=hint, parameter=name)
 
 
-def _explained(operator: OperatorInfo, params: dict[str, Any], error: ValidationError) -> InvalidParams:
+def _explained(operator: OperatorInfo, params: dict[str, Any], error: ValidationError, flag: str) -> InvalidParams:
     if error.validator == "required" and not error.absolute_path:
         known = operator.params_schema.get("properties", {})
         name = next(name for name in operator.params_schema["required"] if name not in params)
         about = known.get(name, {}).get("description", "").removesuffix(".")
         return InvalidParams(
             f"operator {operator.name!r} needs the parameter {name!r}{f' ({about})' if about else ''}; it is missing.",
-            hint=f"Give it: --param {name}=…",
+            hint=f"Give it: {flag}{name}=…",
             parameter=name,
         )
     name = ".".join(map(str, error.absolute_path))

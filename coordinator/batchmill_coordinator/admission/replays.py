@@ -9,31 +9,40 @@ from __future__ import annotations
 import hashlib
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from batchmill.columns.lineage import SOURCE_ROW
 from batchmill.errors import Conflict, InvalidRequest, InvalidSource, NotFound
-from batchmill.jobs.dead_letters import BAD_LINE, TOO_LARGE
-from batchmill.jobs.job import JobState, UploadSource, new_id
+from batchmill.jobs.dead_letters import BAD_LINE, INCOMPLETE, TOO_LARGE
+from batchmill.jobs.files import UploadSource
+from batchmill.jobs.ids import new_id
+from batchmill.jobs.job import JobState
 from batchmill.jobs.shard import format_shard_id
+from batchmill.jobs.sink import PUBLISH_OPERATOR, STORE_OPERATOR, amending
 from batchmill.jobs.stages import FIRST_STAGE, last_stage, stage_called
 from batchmill.ledger.submission import Submission
+from batchmill_coordinator.admission import chain_redo
 from batchmill_coordinator.admission.acceptance import accept, tenant_key
 from batchmill_coordinator.admission.edits import edited
+from batchmill_coordinator.admission.fusion import without_fusion
+from batchmill_coordinator.admission.sinks import SinkAdmission
 from batchmill_coordinator.admission.upload_parts import part_name
 from batchmill_coordinator.admission.uploads import Uploads
 from batchmill_coordinator.inspection.inspector import InspectedSource
 from batchmill_coordinator.results.damage import RowsAgain, damaged_shards, read_again
 from batchmill_coordinator.results.dead_rows import DeadRowFilter
+from batchmill_coordinator.results.inputs import live_readers, open_input
+from batchmill_coordinator.results.redone_parts import redone_name
 from batchmill_coordinator.results.replay_rows import write_replay_rows
+from batchmill_coordinator.results.stage_source import StageSource
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 
-    from batchmill.jobs.dead_letters import DeadRows
-    from batchmill.jobs.job import JobSpec
+    from batchmill.jobs.dead_letters import DeadLetter, DeadRows
+    from batchmill.jobs.job import JobSpec, StageSpec
     from batchmill.jobs.replay import RedoRequest, ReplayRequest, RowEdit
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.settings import CoordinatorSettings
@@ -59,6 +68,7 @@ class Replays:
         self._uploads = Uploads(ledger, workspace, inspector, settings)
         self._dead_rows = dead_rows
         self._settings = settings
+        self._sinks = SinkAdmission(ledger, workspace, settings)
 
     def begin(self, record: JobRecord, request: ReplayRequest, tenant: str) -> tuple[str, bool]:
         """Submit the replay of a job's failed rows; return the new job's id, and whether it is new.
@@ -88,7 +98,8 @@ class Replays:
         """
 
         def prepare(undo: ExitStack) -> Submission:
-            _require_one_stage(record)
+            if record.spec.has_lineage:
+                return self._redo_chain(record, request, tenant, undo)
             results = self._workspace.open_results(record.id, record.spec, last_stage(record.spec))
             chosen = None if request.shards is None else frozenset(request.shards)
             damaged = list(damaged_shards(self._ledger, record, results, self._dead_rows, chosen))
@@ -102,6 +113,27 @@ class Replays:
             return submission
 
         return self._accept(record, request, tenant, prepare)
+
+    def _redo_chain(self, record: JobRecord, request: RedoRequest, tenant: str, undo: ExitStack) -> Submission:
+        """Prepare the redo of a job of several stages: all rows that damaged results may be from, from its start."""
+        chain_redo.require_possible(record)
+        chosen = None if request.shards is None else frozenset(request.shards)
+        runs = chain_redo.damaged_runs(self._ledger, self._workspace, record, chosen)
+        if not runs and (chosen is not None or self._is_output_intact(record)):
+            raise _nothing_damaged(record)
+        failed = {
+            index
+            for shard in self._dead_rows.shards(record, 0)
+            for index in self._dead_rows.read(record.id, shard).indices
+        }
+        wanted = chain_redo.source_rows(runs, record.first.rows_planned)
+        again = self._read_again(record, wanted)
+        rows = (chain_redo.with_source_row(some, failed) for some in again)
+        until = max((run.stage for run in runs), default=0) + 1
+        places, submission = self._prepare(record, FIRST_STAGE, rows, tenant, undo, failed_before=False, until=until)
+        redone = {redone_name(run.stage, part): part.token for run in runs for part in run.parts}
+        write_replay_rows(self._workspace, submission.job_id, places, redone)
+        return submission
 
     def _is_output_intact(self, record: JobRecord) -> bool:
         publisher = self._workspace.open_publisher(record.id, record.spec)
@@ -122,9 +154,22 @@ class Replays:
             return known[0], False
         require_ended(record)
         _refuse_replay(record)
-        with ExitStack() as undo:
+        self._require_unread(record)
+        with self._sinks.turn(record.spec.sink), ExitStack() as undo:
             submission = replace(prepare(undo), digest=digest, idempotency_key=key)
-            return accept(self._ledger, submission, undo, self._settings)
+            accepted = accept(self._ledger, submission, undo, self._settings)
+        return accepted.job_id, accepted.is_new
+
+    def _require_unread(self, record: JobRecord) -> None:
+        """Raise `Conflict` while other jobs read what is kept between the stages: it is to be changed."""
+        readers = live_readers(self._ledger, record.id)
+        if readers:
+            raise Conflict(
+                f"results between the stages of job {record.id} are read by {', '.join(readers[:5])}.",
+                hint="Wait for what reads them, or cancel it.",
+                job=record.id,
+                readers=readers[:100],
+            )
 
     def _prepare(
         self,
@@ -135,24 +180,26 @@ class Replays:
         undo: ExitStack,
         *,
         failed_before: bool,
+        until: int | None = None,
     ) -> tuple[list[int], Submission]:
         """Store rows as the input of a new job; return their indices in the first job's input, and that job."""
         blobs, replay_id = self._workspace.blobs, new_id("job")
         upload_id = self._uploads.begin(tenant)
         undo.callback(self._uploads.drop, upload_id, tenant)
         undo.callback(blobs.delete_folder, f"jobs/{replay_id}")
+        self._sinks.claim_again(record, replay_id, undo)
         places: list[int] = []
         parts = 0
         for parts, some in enumerate(rows, start=1):
             blobs.put_table(part_name(upload_id, parts - 1), some.table)
             places += some.indices
-        lineage = record.spec.is_chain
+        lineage = record.spec.has_lineage
         source = UploadSource(upload=upload_id, parts=parts, failed_before=failed_before, lineage=lineage)
         description = self._inspector.describe_upload(source)
         self._workspace.describe_source(replay_id, description)
         return places, Submission(
             job_id=replay_id,
-            spec=_spec(record.spec, stage, source),
+            spec=_spec(record.spec, stage, source, until or record.spec.gathering_behind(stage)),
             digest="",
             tenant=tenant,
             rows_total=len(places),
@@ -161,11 +208,10 @@ class Replays:
 
     def _read_again(self, record: JobRecord, wanted: list[range]) -> Iterator[RowsAgain]:
         """Read rows of a job's source, in other processes; what had to be decompressed for it is deleted after."""
-        if record.spec.source is None:
-            source = self._workspace.open_source(record.id, record.spec, self._kept_rows(record))
-        else:
-            described = self._workspace.open_source(record.id, record.spec, None)
-            source = InspectedSource(record.id, described, self._inspector)
+        inline = self._kept_rows(record) if record.spec.source is None else None
+        source = open_input(self._ledger, self._workspace, record, FIRST_STAGE, inline)
+        if inline is None and not isinstance(source, StageSource):
+            source = InspectedSource(record.id, source, self._inspector)
         try:
             for some in read_again(source, wanted, self._settings.shard_max_bytes):
                 if some.indices:
@@ -182,23 +228,42 @@ class Replays:
                 f"the rows that job {record.id} was submitted with were not kept.", hint="Submit the job again."
             ) from error
 
+    def _lacking(self, record: JobRecord, stage: int) -> set[int]:
+        """The source rows with a failed row in a stage before one that gathers."""
+        if not record.spec.stages[stage].gathers:
+            return set()
+        return {
+            letter.path[0]
+            for before in range(stage)
+            for shard in self._dead_rows.shards(record, before)
+            for letter in self._dead_rows.read(record.id, shard).letters
+        }
+
     def _chosen(self, record: JobRecord, stage: int, request: ReplayRequest) -> Iterator[DeadRows]:
         """The rows to run again, a shard at a time, in input order.
 
-        A line or file that was not read has no values: it is run again only with an edit.
+        A line or file that was not read has no values: it is run again only with an edit. A source row of which
+        a row has failed in an earlier stage is gathered only if its index is named.
         """
         edits: Mapping[int, RowEdit] = {edit.index: edit for edit in request.edits}
         only_edits = bool(edits) and request.indices is None and request.error_type is None
         choice = DeadRowFilter(() if only_edits else request.indices, request.error_type)
+        lacking = self._lacking(record, stage)
         for shard in self._dead_rows.shards(record, stage):
             if shard.plan:
                 continue  # it was cut short: which of its rows have results is not known any more
             dead = self._dead_rows.read(record.id, shard)
             unread = {letter.index for letter in dead.letters if letter.error_type in (BAD_LINE, TOO_LARGE)}
             unread -= edits.keys()
+            if choice.indices is None:
+                unread |= {letter.index for letter in dead.letters if _is_incomplete(letter, lacking)}
             wanted = (choice.among(dead) - unread) | (edits.keys() & {letter.index for letter in dead.letters})
             if wanted:
                 yield edited(dead.select(wanted), edits)
+
+
+def _is_incomplete(letter: DeadLetter, lacking: Container[int]) -> bool:
+    return letter.error_type == INCOMPLETE and letter.path[0] in lacking
 
 
 def _stage_to_replay(record: JobRecord, request: ReplayRequest) -> int:
@@ -218,18 +283,29 @@ def _stage_to_replay(record: JobRecord, request: ReplayRequest) -> int:
 
 def _with_lineage(spec: JobSpec, stage: int, dead: DeadRows) -> pa.Table:
     """The failed rows of a stage; those of a chain's source with the column that later stages have from the first."""
-    if not spec.is_chain or spec.reads_lineage(stage):
+    if not spec.has_lineage or spec.reads_lineage(stage):
         return dead.rows
     return dead.rows.add_column(0, SOURCE_ROW, pa.array([letter.index for letter in dead.letters], pa.int64()))
 
 
-def _spec(spec: JobSpec, stage: int, source: UploadSource) -> JobSpec:
-    """The first job's from a stage on, over other rows, without what applied to all rows."""
-    stages = tuple(
-        one.model_copy(update={"retry": one.retry.model_copy(update={"max_dead": None})}) for one in spec.stages[stage:]
-    )
+def _spec(spec: JobSpec, stage: int, source: UploadSource, until: int | None) -> JobSpec:
+    """The first job's from a stage on, over other rows, without what applied to all rows.
+
+    until: the stage before which it ends. A replay ends before a stage that gathers: that needs all rows of a source
+    row, and waits for the others, too.
+    """
+    first, *behind = (_again(one) for one in spec.stages[stage:until])
+    stages = (without_fusion(first), *behind)
     changes = {"source": source, "output": None, "deadline_at": None, "stages": stages}
     return spec.model_copy(update=changes)
+
+
+def _again(stage: StageSpec) -> StageSpec:
+    """A stage as a replay runs it: without a limit of failed rows; what it stores is added to what is there."""
+    changes: dict[str, Any] = {"retry": stage.retry.model_copy(update={"max_dead": None})}
+    if stage.operator in (STORE_OPERATOR, PUBLISH_OPERATOR):
+        changes["params"] = amending(stage.params)
+    return stage.model_copy(update=changes)
 
 
 def require_ended(record: JobRecord) -> None:
@@ -250,15 +326,6 @@ def _refuse_replay(record: JobRecord) -> None:
             hint=f"Replay {record.replay_of}.",
             job=record.id,
             replay_of=record.replay_of,
-        )
-
-
-def _require_one_stage(record: JobRecord) -> None:
-    if last_stage(record.spec) != FIRST_STAGE:
-        raise Conflict(
-            f"job {record.id} has several stages; only results that were made from a job's source are done again.",
-            hint="Submit the job again.",
-            job=record.id,
         )
 
 

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batchmill.jobs.job import new_id
+from batchmill.jobs.ids import new_id
 from batchmill_coordinator.admission.upload_parts import no_such_upload, part_name
 
 if TYPE_CHECKING:

@@ -23,6 +23,7 @@ from batchmill_coordinator.api.routes import (
     dead_letters,
     fleet,
     health,
+    indexes,
     job_log,
     jobs,
     metrics,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ROUTES = (jobs, job_log, costs, results, dead_letters, uploads, fleet, cache, metrics, health, pages)
+ROUTES = (jobs, job_log, costs, results, dead_letters, uploads, fleet, cache, indexes, metrics, health, pages)
 STOP_TIMEOUT_S = 10.0
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
-from batchmill.jobs.job import Frozen
+from batchmill.jobs.frozen import Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

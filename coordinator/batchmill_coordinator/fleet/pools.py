@@ -46,6 +46,10 @@ class PoolView:
         """Return whether at least one worker has memory for another model: the spare queue is consumed."""
         return any(worker.has_spare for worker in self.members)
 
+    def slots_with(self, model: str) -> int:
+        """Return how many shards the workers that have a model loaded take at once."""
+        return sum(worker.slots for worker in self.members if model in worker.models)
+
     @property
     def window(self) -> int:
         """Return how many published messages may wait in Celery: enough that no worker waits for the next one."""

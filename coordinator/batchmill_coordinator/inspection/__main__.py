@@ -10,7 +10,7 @@ from batchmill.errors import BatchmillError, InvalidSource
 from batchmill.processes.inspection import serve
 from batchmill.processes.messages import Message
 from batchmill.settings import CoordinatorSettings
-from batchmill.sources.opening import observe_reading
+from batchmill.sources.files.opening import observe_reading
 from batchmill_coordinator.inspection.tasks import Tasks
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from batchmill.jobs.job import FileSource, UploadSource
+    from batchmill.jobs.files import FileSource, UploadSource
     from batchmill.processes.inspectors import InspectorPool
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from batchmill.caches import Lru
 from batchmill.errors import InvalidRows
-from batchmill.jobs.job import FileSource
+from batchmill.jobs.files import FileSource
 from batchmill.jobs.shard import Slice
 from batchmill.processes.messages import Message
 from batchmill.sources import describe, describe_upload

@@ -6,6 +6,7 @@ from batchmill.telemetry.metrics import (
     DEAD_LETTERS,
     LEDGER_CALLS,
     LEDGER_FAILURES,
+    OF_STAGE,
     RETRIES,
     ROWS_SETTLED,
     Metric,
@@ -17,10 +18,10 @@ OF_WORK = ("operator", "pool")
 
 SUBMITTED = Metric("batchmill_jobs_submitted_total", COUNTER, "Jobs accepted, replays included", OF_WORK)
 FINISHED = Metric("batchmill_jobs_finished_total", COUNTER, "Jobs that ended, by state", (*OF_WORK, "state"))
-DISPATCHED = Metric("batchmill_shards_dispatched_total", COUNTER, "Attempts published to a queue", OF_WORK)
-LEASES_LOST = Metric("batchmill_leases_lost_total", COUNTER, "Attempts lost with their worker", OF_WORK)
-SPLITS = Metric("batchmill_splits_total", COUNTER, "Shards that were split because they ended workers", OF_WORK)
-MESSAGES_LOST = Metric("batchmill_messages_lost_total", COUNTER, "Messages that had to be published again", OF_WORK)
+DISPATCHED = Metric("batchmill_shards_dispatched_total", COUNTER, "Attempts published to a queue", OF_STAGE)
+LEASES_LOST = Metric("batchmill_leases_lost_total", COUNTER, "Attempts lost with their worker", OF_STAGE)
+SPLITS = Metric("batchmill_splits_total", COUNTER, "Shards that were split because they ended workers", OF_STAGE)
+MESSAGES_LOST = Metric("batchmill_messages_lost_total", COUNTER, "Messages that had to be published again", OF_STAGE)
 
 LEADER = Metric("batchmill_leader", GAUGE, "1 if this coordinator leads, else 0")
 EPOCH = Metric("batchmill_leader_epoch", GAUGE, "Number of changes of the leader; 0 if this one does not lead")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple
 from typing import TYPE_CHECKING, TypeVar
 
 from batchmill.jobs.cost import NANO, PARTS, Spent
@@ -61,5 +60,5 @@ def _charged(metrics: tuple[Declared, Declared, Declared], sums: Mapping[tuple[s
 def _parts(sums: Mapping[tuple[str, ...], Parts], unit: int) -> Iterator[Sample]:
     """Yield each part by itself; `unit`: how many of these make up one of the metric's."""
     for names, parts in sums.items():
-        for name, amount in zip(PARTS, astuple(parts), strict=True):
+        for name, amount in zip(PARTS, parts.amounts, strict=True):
             yield (*names, name), amount / unit

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from batchmill.jobs.dead_letters import WORKER_LOST
 from batchmill.jobs.job import JobState
-from batchmill.jobs.retry import DeadLetter, Requeue, Split
-from batchmill.telemetry.metrics import DEAD_LETTERS, RETRIES, ROWS_SETTLED, BoundedNames
+from batchmill.jobs.retry import DeadLetter, GiveUp, Requeue, Split
+from batchmill.telemetry.metrics import DEAD_LETTERS, MAX_STAGE_NAMES, RETRIES, ROWS_SETTLED, BoundedNames
 from batchmill_coordinator.metering import catalogue
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ class RoleMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.unreadable = 0  # live jobs whose record cannot be read, as the watcher found in its last round
         self._pool = BoundedNames(MAX_POOLS)
+        self._stage = BoundedNames(MAX_STAGE_NAMES)
         self._submitted = catalogue.SUBMITTED.counter(registry)
         self._finished = catalogue.FINISHED.counter(registry)
         self._dispatched = catalogue.DISPATCHED.counter(registry)
@@ -39,9 +40,10 @@ class RoleMetrics:
 
     def submitted(self, spec: StageSpec) -> None:
         """Count a job that was accepted."""
-        self._submitted.labels(*self._work(spec)).inc()
+        work = spec.operator, self._pool(spec.pool)
+        self._submitted.labels(*work).inc()
         for state in _FINAL:
-            self._finished.labels(*self._work(spec), state)
+            self._finished.labels(*work, state)
 
     def finished(self, operator: str, pool: str, state: JobState) -> None:
         """Count a job that ended in this state."""
@@ -57,7 +59,7 @@ class RoleMetrics:
         """Count a message that was lost and is published again."""
         self._messages_lost.labels(*self._work(spec)).inc()
 
-    def lost(self, spec: StageSpec, decision: Requeue | Split | DeadLetter) -> None:
+    def lost(self, spec: StageSpec, decision: Requeue | Split | DeadLetter | GiveUp) -> None:
         """Count an attempt that was lost, and what follows."""
         work = self._work(spec)
         self._lost.labels(*work).inc()
@@ -69,6 +71,8 @@ class RoleMetrics:
             case DeadLetter():
                 self._rows.labels(*work, "dead").inc()
                 self._dead_letters.labels(*work, WORKER_LOST).inc()
+            case GiveUp():
+                return
 
-    def _work(self, spec: StageSpec) -> tuple[str, str]:
-        return spec.operator, self._pool(spec.pool)
+    def _work(self, spec: StageSpec) -> tuple[str, str, str]:
+        return spec.operator, self._stage(spec.title), self._pool(spec.pool)

@@ -66,7 +66,7 @@ def is_at_risk(record: JobRecord, now_s: float) -> bool:
     deadline = record.spec.deadline_at
     if deadline is None:
         return False
-    if record.last.rows_done == 0:
+    if record.counted.rows_done == 0:
         return now_s > (record.created_at / 1000 + deadline) / 2
     left_s = status_of(record, now_s).eta_s
     return left_s is not None and now_s + left_s > deadline

@@ -11,6 +11,11 @@ each of which may be done again after it was cut short:
    attempts added up.
 4. The caller replaces the manifest of the output.
 
+Stages whose results are kept get those of the replay, too, so that a job that is run over them has all rows.
+
+A replay of a stage before one that gathers ends before that one, and its results go to the source rows that wait there
+(`gathered_merger`), instead of the first step.
+
 A replay is merged as a unit or not at all, and then leaves its rows among the dead letters. One that did not come to
 its end has rows that are done in s and in no later stage yet: they would be lost. Of two replays with a row of s in
 common, the second would count it twice behind s.
@@ -20,20 +25,22 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from functools import reduce
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from batchmill.columns import widen_schemas, widen_table
-from batchmill.columns.lineage import paths_of
+from batchmill.columns.lineage import in_path_order, paths_of
 from batchmill.errors import Conflict, NotFound, StorageError
+from batchmill.gathered_results import borders_of
 from batchmill.jobs.dead_letters import DeadRows
 from batchmill.jobs.shard import ShardId
-from batchmill.jobs.stages import last_stage
+from batchmill.jobs.stages import last_stage, stage_called
 from batchmill.ledger.formats.settlement import Settled
 from batchmill.ledger.scripting.calls import AdoptShardAnswer
+from batchmill.stage_results import joined
+from batchmill_coordinator.results.gathered_merger import as_dead_rows, complete
+from batchmill_coordinator.results.job_results import JobResults
 from batchmill_coordinator.results.outputs import results_of, settled_shards
 from batchmill_coordinator.results.replay_outcomes import NO_OUTCOMES, ReplayedShard, ReplayReader
 
@@ -45,7 +52,6 @@ if TYPE_CHECKING:
     from batchmill.ledger.formats.record import StageRecord
     from batchmill.workspace import Workspace
     from batchmill_coordinator.results.dead_rows import DeadRowStore
-    from batchmill_coordinator.results.job_results import JobResults
     from batchmill_coordinator.results.replay_outcomes import Rows
 
 
@@ -66,8 +72,17 @@ class ChainMerger:
         """
         if not replay.is_settled:
             return
-        first = len(job.record.stages) - len(replay.stages)
+        first = stage_called(job.record.spec, replay.spec.first.title)
         self._require_no_overlap(job.record, first, replay, original_rows)
+        for number in range(len(replay.stages)):
+            self._keep(job, first + number, replay, number, epoch)
+        gathering = first + len(replay.stages)
+        if gathering < len(job.record.stages):
+            self._complete(job, gathering, replay, epoch)
+            for number in range(1, len(replay.stages)):
+                self._adopt(job, first + number, replay, number, [], epoch)
+            self._settle(job, first, replay, original_rows, [], epoch)
+            return
         parts = _Parts(self._ledger, job)
         if parts.is_empty:
             left = [table for table in self._results(replay) if table.num_rows]
@@ -97,8 +112,43 @@ class ChainMerger:
                 rows=sorted(gone)[:100],
             )
 
-    def _results(self, replay: JobRecord) -> Iterator[pa.Table]:
-        stage = last_stage(replay.spec)
+    def _keep(self, job: JobResults, stage: int, replay: JobRecord, number: int, epoch: int) -> None:
+        """Put what the stage `number` of a replay has made into what is kept of a stage between two others."""
+        spec = job.record.spec
+        if stage == last_stage(spec) or not spec.stages[stage].keep:
+            return
+        kept = JobResults(job.record, stage, self._workspace.open_results(job.record.id, spec, stage), None)
+        parts = _Parts(self._ledger, kept)
+        results = self._results(replay, number)
+        if parts.is_empty:
+            tables = [table for table in results if table.num_rows]
+            shards = settled_shards(self._ledger, job.record, stage)
+            places = [part for shard in shards for part in shard.parts] if tables else []
+            for part in places[:1]:
+                self._replace(kept, part, _in_order(tables), epoch)
+            return
+        for at, tables in parts.places_of(results):
+            self._insert(kept, parts, at, tables, epoch)
+
+    def _complete(self, job: JobResults, stage: int, replay: JobRecord, epoch: int) -> None:
+        """Give the results of a replay to the source rows that a stage could not gather without them."""
+
+        def replace_dead(shard: Settled, dead: DeadRows) -> Settled:
+            after = replace(shard, token=shard.token + 1, expanded_to=shard.results)
+            after = self._with_results(job, shard, after, [])
+            self._dead_rows.write(job.record.id, after, dead)
+            return after if self._ledger.results.replace_part(job.record.id, shard, after, {}, epoch) else shard
+
+        left = complete(self._dead_rows, job.record, stage, self._results(replay), replace_dead)
+        if left.num_rows:
+            own = self._ledger.jobs.read(job.record.id).stages[stage]
+            dead = as_dead_rows(left, stage, own.spec.operator, own.rows_planned, replay.created_at / 1000)
+            adopted = Settled(stage, ShardId((own.shards_planned,)), 1, 0, len(dead.letters), 0, own.rows_planned, 0)
+            self._adopt_shard(job, own, replay, adopted, dead, epoch)
+
+    def _results(self, replay: JobRecord, number: int | None = None) -> Iterator[pa.Table]:
+        """Yield the results of a stage of a replay; without a number, of the last one."""
+        stage = last_stage(replay.spec) if number is None else number
         store = self._workspace.open_results(replay.id, replay.spec, stage)
         for shard in settled_shards(self._ledger, replay, stage):
             for part in shard.parts:
@@ -112,9 +162,16 @@ class ChainMerger:
         new = [table.filter(pa.array([path not in known for path in paths_of(table)])) for table in tables]
         if not any(table.num_rows for table in new):
             return
-        after = self._write(job, before, _in_order([old, *new]))
-        if self._ledger.results.replace_part(job.record.id, before, after, {}, epoch):
-            parts[at] = after
+        parts[at] = self._replace(job, before, _in_order([old, *new]), epoch)
+
+    def _replace(self, job: JobResults, before: Settled, table: pa.Table, epoch: int) -> Settled:
+        """Give a shard other results; return it as it is then."""
+        after = self._write(job, before, table)
+        if not self._ledger.results.replace_part(job.record.id, before, after, {}, epoch):
+            return before
+        if job.record.spec.is_gathered_behind(job.stage):
+            self._ledger.results.note_borders(job.record.id, after, borders_of(table))
+        return after
 
     def _write(self, job: JobResults, before: Settled, table: pa.Table) -> Settled:
         """Write a part, and the dead letters beside it, for the next token of its shard."""
@@ -140,20 +197,25 @@ class ChainMerger:
         if results:
             table = _in_order(results)
             adopted = replace(adopted, nbytes=job.write(adopted.shard_id, 1, table), expanded_to=table.num_rows)
-        if letters:
-            named = tuple(
-                letter.model_copy(update={"stage": stage, "index": adopted.first_row + place, "replay": replay.id})
-                for place, letter in enumerate(letters)
-            )
-            rows = pa.concat_tables([one.rows for one in dead], promote_options="permissive")
-            self._dead_rows.write(job.record.id, adopted, DeadRows(named, rows))
-        by_type = Counter(letter.error_type for letter in letters)
+        named = tuple(
+            letter.model_copy(update={"stage": stage, "index": adopted.first_row + place, "replay": replay.id})
+            for place, letter in enumerate(letters)
+        )
+        rows = pa.concat_tables([one.rows for one in dead], promote_options="permissive") if dead else pa.table({})
+        self._adopt_shard(job, own, replay, adopted, DeadRows(named, rows), epoch)
+
+    def _adopt_shard(
+        self, job: JobResults, own: StageRecord, replay: JobRecord, adopted: Settled, dead: DeadRows, epoch: int
+    ) -> None:
+        if dead.letters:
+            self._dead_rows.write(job.record.id, adopted, dead)
+        by_type = Counter(letter.error_type for letter in dead.letters)
         match self._ledger.results.adopt_shard(job.record.id, own, replay.id, adopted, by_type, epoch):
             case AdoptShardAnswer.OK | AdoptShardAnswer.DEPOSED:
                 return
             case AdoptShardAnswer.KNOWN:
                 self._dead_rows.delete(job.record.id, adopted)
-                if results:
+                if adopted.results:
                     job.results.delete(adopted.shard_id, 1)
             case AdoptShardAnswer.MOVED:
                 raise StorageError(f"job {job.record.id} was changed while a replay was merged; it is merged again.")
@@ -168,7 +230,7 @@ class ChainMerger:
         epoch: int,
     ) -> None:
         """Bring the dead letters of the stage that was replayed up to date. results: what the first such shard gets."""
-        replayed = ReplayReader(self._replayed(replay, stage, original_rows))
+        replayed = ReplayReader(self._replayed(replay, stage, original_rows), original_rows)
         for shard in self._dead_rows.shards(job.record, stage):
             dead = self._dead_rows.read(job.record.id, shard)
             pending = set() if shard.plan else {one.index for one in dead.letters if one.replay != replay.id}
@@ -236,6 +298,7 @@ class _Parts:
             part for shard in settled_shards(ledger, job.record, job.stage) for part in shard.parts if part.results
         ]
         self._firsts: dict[int, Path] = {}
+        self._are_gathered = job.record.spec.is_gathered_behind(job.stage)
 
     def __getitem__(self, at: int) -> Settled:
         return self._parts[at]
@@ -282,7 +345,14 @@ class _Parts:
                 low = middle + 1
             else:
                 high = middle
-        return max(low - 1, 0)
+        at = max(low - 1, 0)
+        return at + 1 if self._belongs_behind(at, path) else at
+
+    def _belongs_behind(self, at: int, path: Path) -> bool:
+        """Whether the next planned shard has the other rows of the same source row, which are gathered from one."""
+        if not self._are_gathered or at + 1 == len(self._parts):
+            return False
+        return self._first(at + 1)[0] == path[0] and self[at + 1].shard_id[0] != self[at].shard_id[0]
 
     def _first(self, at: int) -> Path:
         if at not in self._firsts:
@@ -295,7 +365,4 @@ def _has_settled(stage: StageRecord) -> bool:
 
 
 def _in_order(tables: Sequence[pa.Table]) -> pa.Table:
-    schema = reduce(widen_schemas, [table.schema for table in tables])
-    everything = pa.concat_tables([widen_table(table, schema) for table in tables])
-    paths = paths_of(everything)
-    return everything.take(pa.array(sorted(range(len(paths)), key=paths.__getitem__), pa.int64()))
+    return in_path_order(joined(tables))

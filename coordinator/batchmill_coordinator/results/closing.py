@@ -10,18 +10,22 @@ from batchmill.jobs.stages import last_stage
 from batchmill_coordinator.results.outputs import manifest_of, settled_shards
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from batchmill.clock import Clock
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.workspace import Workspace
-    from batchmill_coordinator.results.freed_results import FreedResults
     from batchmill_coordinator.results.merger import Merger
     from batchmill_coordinator.results.one_schema import OneSchema
-    from batchmill_coordinator.results.resumption import Resumption
+    from batchmill_coordinator.results.resuming.resumption import Resumption
     from batchmill_coordinator.results.roll_forward import RollForward
 
 
 class OutputCloser:
-    """Publishes the output of a job that ends; merges the results of a replay into the job that it replays."""
+    """Publishes the output of a job that ends; merges the results of a replay into the job that it replays.
+
+    record_index: makes known what a job has put into a sink.
+    """
 
     def __init__(
         self,
@@ -31,7 +35,7 @@ class OutputCloser:
         resumption: Resumption,
         one_schema: OneSchema,
         roll_forward: RollForward,
-        freed: FreedResults,
+        record_index: Callable[[JobRecord], None],
         clock: Clock,
     ) -> None:
         self._ledger = ledger
@@ -40,7 +44,7 @@ class OutputCloser:
         self._resumption = resumption
         self._one_schema = one_schema
         self._roll_forward = roll_forward
-        self._freed = freed
+        self._record_index = record_index
         self._clock = clock
 
     def close(self, record: JobRecord, state: JobState, epoch: int) -> None:
@@ -51,7 +55,9 @@ class OutputCloser:
         """
         if record.replay_of is not None:
             self._merger.merge(record, epoch)
+            self._record_index(record)
             return
+        self._record_index(record)
         self._one_schema.keep_input_schema(record)
         self._keep_input(record)
         publisher = self._workspace.open_publisher(record.id, record.spec)
@@ -63,8 +69,7 @@ class OutputCloser:
             record = self._ledger.jobs.read(record.id)
         self._one_schema.unite(record, stage, results, publisher.replace_part, epoch)
         without_rows = () if record.last.rows_done else self._one_schema.empty_part(record, publisher)
-        is_resumable = state is not JobState.COMPLETED and not record.spec.is_chain
-        unfinished = self._resumption.left_by(record) if is_resumable else None
+        unfinished = None if state is JobState.COMPLETED else self._resumption.left_by(record)
         finished_at = self._clock.wall()
         publisher.publish(
             manifest_of(self._ledger, record, publisher, results, state, finished_at, unfinished, without_rows)
@@ -88,10 +93,9 @@ class OutputCloser:
     def delete_working_data(self, record: JobRecord, state: JobState) -> None:
         """Delete what only the attempts of a job needed, which has ended in `state`. Raises `StorageError`.
 
+        What is between the stages of a completed job is deleted a while later, see `FreedResults`.
         The decompressed text of a job that another one can resume stays until it is deleted.
         """
         self._workspace.blobs.delete_folder(checkpoint_folder(record.id))
-        if state is JobState.COMPLETED:
-            self._freed.add_job(record)
         if state is JobState.COMPLETED or record.spec.output is None:
             self._workspace.delete_staged(record.id)

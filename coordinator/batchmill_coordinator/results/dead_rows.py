@@ -36,7 +36,8 @@ class DeadRowStore:
 
     def read(self, job_id: str, shard: Settled) -> DeadRows:
         """Read the failed rows of a shard, without those that were purged. Raises `NotFound` or `StorageError`."""
-        return DeadRows.from_table(self._blobs.read_table(dead_letters_name(shard.ref(job_id))))
+        table = self._blobs.read_table(dead_letters_name(shard.ref(job_id)))
+        return DeadRows.from_table(table).counted_from_input(shard.first_row)
 
     def write(self, job_id: str, shard: Settled, dead: DeadRows) -> None:
         """Store the failed rows of a shard in the place of what is there. Raises `StorageError`."""

@@ -2,7 +2,8 @@
 
 A ledger that is rolled back, to a stale replica for example, has forgotten that the next stage had settled them, and
 that stage reads them again. So they stay for `KEPT_S`, and are deleted only if the ledger still has them as free then.
-They are listed in memory: what a leader that has ended had still to delete goes when the job completes, or with it.
+Parts are listed in memory: what a leader that has ended had still to delete goes when the job has completed, or with
+it. Completed jobs are listed in the ledger, so that no end of a leader leaves anything of them.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ KEPT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Freed:
-    """Results that are to be deleted from a time on: of a stage, or of a job all that are between its stages."""
+    """Results of a stage that are to be deleted from a time on."""
 
     due_s: float  # monotonic
     job_id: str
-    stage: int | None = None
-    before: int = 0  # the planned shard that the stage was freed up to with them
-    parts: tuple[Settled, ...] = ()
+    stage: int
+    before: int  # the planned shard that the stage was freed up to with them
+    parts: tuple[Settled, ...]
 
 
 class FreedResults:
@@ -51,11 +52,6 @@ class FreedResults:
     def add_parts(self, one: JobStage, before: int, parts: Sequence[Settled]) -> None:
         """Delete these parts of a stage later. before: the planned shard that it is freed up to with them."""
         self._waiting.append(Freed(self._due_s(), one.job.id, one.stage.number, before, tuple(parts)))
-
-    def add_job(self, record: JobRecord) -> None:
-        """Delete later what is between the stages of a job that has completed."""
-        if record.spec.is_chain:
-            self._waiting.append(Freed(self._due_s(), record.id))
 
     def take_due(self) -> Iterator[Freed]:
         """Yield those that are due now; each is listed until the next one is asked for."""
@@ -72,11 +68,19 @@ class FreedResults:
                 self._waiting.append(Freed(self._due_s(), freed.job_id, freed.stage, freed.before, freed.parts))
                 raise
 
-    def _delete(self, record: JobRecord, freed: Freed) -> None:
-        if freed.stage is None:
+    def completed_jobs(self) -> list[str]:
+        """Return some jobs that completed a while ago and of which results between stages are left."""
+        return self._ledger.retention.with_results_between(self._ledger.now_ms() - int(KEPT_S * 1000))
+
+    def delete_between_stages(self, job_id: str) -> None:
+        """Delete all results between the stages of a completed job. Raises `StorageError`; then it stays listed."""
+        for record in self._ledger.jobs.read_many([job_id]):
             if record.state is JobState.COMPLETED:
                 self._workspace.delete_between_stages(record.id, record.spec)
-        elif FreedParts.parse(record.stages[freed.stage].freed).shard >= freed.before:
+        self._ledger.retention.note_deleted_between(job_id)
+
+    def _delete(self, record: JobRecord, freed: Freed) -> None:
+        if FreedParts.parse(record.stages[freed.stage].freed).shard >= freed.before:
             store = self._workspace.open_results(record.id, record.spec, freed.stage)
             for part in freed.parts:
                 store.delete(part.shard_id, part.token)

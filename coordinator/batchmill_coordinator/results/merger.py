@@ -30,6 +30,7 @@ from batchmill.storage.indexed import INDEX, in_order
 from batchmill_coordinator.results.chain_merger import ChainMerger
 from batchmill_coordinator.results.job_results import JobResults
 from batchmill_coordinator.results.outputs import manifest_of, results_of, settled_shards
+from batchmill_coordinator.results.redone_parts import RedoneParts
 from batchmill_coordinator.results.replay_outcomes import NO_OUTCOMES, ReplayedShard, ReplayReader
 from batchmill_coordinator.results.replay_rows import read_replay_rows
 
@@ -66,6 +67,7 @@ class Merger:
         self._one_schema = one_schema
         self._roll_forward = roll_forward
         self._chains = ChainMerger(ledger, workspace, dead_rows)
+        self._redone = RedoneParts(ledger, workspace, dead_rows)
 
     def merge(self, replay: JobRecord, epoch: int) -> None:
         """Merge everything that a replay has settled. Merging again is fine.
@@ -78,10 +80,13 @@ class Merger:
         if job.publisher is not None and self._roll_forward.apply(job.record, job.stage, job.publisher, epoch):
             job = self._open(self._ledger.jobs.read(replay.replay_of))
         rows = read_replay_rows(self._workspace, replay.id)
-        if job.record.spec.is_chain:
+        if job.record.spec.has_lineage and rows.redone:
+            self._redone.merge(job, replay, rows, epoch)
+        elif job.record.spec.has_lineage:
             self._chains.merge(job, replay, rows.indices.to_numpy(), epoch)
         else:
-            replayed = ReplayReader(self._replayed_shards(self._open(replay), rows.indices.to_numpy()))
+            indices = rows.indices.to_numpy()
+            replayed = ReplayReader(self._replayed_shards(self._open(replay), indices), indices)
             if rows.redone:
                 self._merge_redone(job, rows, replayed, epoch)
             else:
@@ -131,9 +136,7 @@ class Merger:
                 dead = self._dead_rows.read(record.id, part) if part.rows_dead else _NO_DEAD_ROWS
                 results = self._results(replay, part, dead)
                 if results is not None:
-                    for name in (INDEX, *([SOURCE_ROW] if part.expanded_to is not None else [])):
-                        at = results.column_names.index(name)
-                        results = results.set_column(at, name, pa.array(original_rows[results[name].to_numpy()]))
+                    results = _at_original_rows(results, part, original_rows)
                 letters = tuple(
                     letter.model_copy(update={"index": int(original_rows[letter.index]), "replay": record.id})
                     for letter in dead.letters
@@ -186,6 +189,14 @@ class Merger:
         finished_at = (record.finished_at or 0) / 1000
         manifest = manifest_of(self._ledger, record, publisher, job.results, record.state, finished_at)
         publisher.update_manifest(manifest)
+
+
+def _at_original_rows(results: pa.Table, part: Settled, original_rows: Rows) -> pa.Table:
+    """The results of a replay, with their rows' indices in the job that is replayed."""
+    for name in (INDEX, *([SOURCE_ROW] if part.expanded_to is not None else [])):
+        at = results.column_names.index(name)
+        results = results.set_column(at, name, pa.array(original_rows[results[name].to_numpy()]))
+    return results
 
 
 def _indexed(results: pa.Table, shard: Settled, dead: DeadRows) -> pa.Table:

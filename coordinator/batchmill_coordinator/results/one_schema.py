@@ -9,8 +9,10 @@ import pyarrow as pa
 
 from batchmill.columns.lineage import SOURCE_ROW
 from batchmill.jobs.shard import ShardId
-from batchmill.jobs.stages import carried_through
+from batchmill.jobs.stages import FIRST_STAGE, carried_through
+from batchmill_coordinator.results.inputs import open_input
 from batchmill_coordinator.results.outputs import settled_shards
+from batchmill_coordinator.results.stage_source import StageSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,5 +93,6 @@ def schema_without_rows(ledger: Ledger, workspace: Workspace, record: JobRecord)
     inline = None if spec.source else ledger.jobs.inline_input(record.id)
     if spec.source is None and inline is None:  # the job has ended
         return workspace.schema_log(record.id).latest()[1]
-    schema = workspace.open_source(record.id, spec, inline).schema
+    source = open_input(ledger, workspace, record, FIRST_STAGE, inline)
+    schema = source.columns if isinstance(source, StageSource) else source.schema
     return pa.schema([schema.field(name) for name in carried_through(spec, schema.names) if name != SOURCE_ROW])

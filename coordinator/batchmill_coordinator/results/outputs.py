@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from batchmill.columns import encode_schema
 from batchmill.errors import DamagedData, NotFound
 from batchmill.jobs.shard import ShardId, format_shard_id
 from batchmill.jobs.stages import last_stage
 from batchmill.ledger.formats.settlement import SplitUp
-from batchmill.sinks import Manifest, columns_of, encode_schema
+from batchmill.sinks import Manifest, columns_of
 from batchmill.workspace import table_from_stream
 
 if TYPE_CHECKING:

@@ -132,13 +132,15 @@ def _read_parts(
 def _choose(ledger: Ledger, record: JobRecord, stage: int, start: ShardId) -> tuple[list[Settled], ShardId]:
     chosen: list[Settled] = []
     following, size = start, 0
-    own = record.stages[stage]
+    own, is_last = record.stages[stage], stage == record.last.number  # what runs through a stage is not stored there
     if not (own.rows_done or own.rows_dead or own.is_settled or record.state.is_final):
         return chosen, following  # nothing is settled yet: a client asks for results as soon as its job is accepted
     for shard in settled_shards(ledger, record, stage, start[0]):
         if not shard.is_complete and not record.state.is_final:
             break
-        parts = [part for part in shard.parts if part.shard_id >= start and part.results > 0]
+        parts = [
+            part for part in shard.parts if part.shard_id >= start and part.results > 0 and (is_last or part.nbytes)
+        ]
         more = sum(part.nbytes for part in parts)
         if chosen and size + more > TARGET_PAGE_BYTES:
             break

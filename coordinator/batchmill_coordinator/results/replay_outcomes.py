@@ -27,12 +27,7 @@ class ReplayedShard:
 
     results: pa.Table | None  # with INDEX
     dead: DeadRows
-    rows: Rows  # all that were run, ascending
-
-    @property
-    def last(self) -> int:
-        """Return the highest index."""
-        return int(self.rows[-1])
+    rows: Rows  # all that were run, in the order of the replay
 
     @property
     def done(self) -> set[int]:
@@ -41,16 +36,25 @@ class ReplayedShard:
 
 
 class ReplayReader:
-    """The shards of a replay, read once and in order."""
+    """The shards of a replay, read once and in order.
 
-    def __init__(self, shards: Iterator[ReplayedShard]) -> None:
+    original_rows: for each row of the replay its index in the first job's input. They are in the order of the shards
+    from which the rows are; in a stage that runs with the one before it, indices are not.
+    """
+
+    def __init__(self, shards: Iterator[ReplayedShard], original_rows: Rows) -> None:
         self._replayed_shards = shards
         self._held: list[ReplayedShard] = []
+        self._places = np.argsort(original_rows)
+        self._indices = original_rows[self._places]
 
     def of(self, wanted: Collection[int]) -> RowOutcomes:
-        """Return what became of these rows. Later calls must ask for later rows."""
-        self._held = [shard for shard in self._held if shard.last >= min(wanted)]
-        while not self._held or self._held[-1].last < max(wanted):
+        """Return what became of these rows. Later calls must ask for rows that are later in the replay."""
+        places = self._places_of(np.fromiter(wanted, np.int64))
+        if not places.size:
+            return NO_OUTCOMES
+        self._held = [shard for shard in self._held if self._last(shard) >= places.min()]
+        while not self._held or self._last(self._held[-1]) < places.max():
             piece = next(self._replayed_shards, None)
             if piece is None:
                 break
@@ -61,6 +65,16 @@ class ReplayReader:
         dead = [shard.dead.select(wanted) for shard in self._held]
         done = {row for shard in self._held for row in shard.done}.intersection(wanted)
         return RowOutcomes([table for table in results if table.num_rows], [one for one in dead if one.letters], done)
+
+    def _places_of(self, rows: Rows) -> Rows:
+        """Return the places in the replay of those of these rows that it has."""
+        at = np.searchsorted(self._indices, rows)
+        rows, at = rows[at < self._indices.size], at[at < self._indices.size]
+        places: Rows = self._places[at[self._indices[at] == rows]]
+        return places
+
+    def _last(self, shard: ReplayedShard) -> int:
+        return int(self._places_of(shard.rows[-1:])[0])
 
 
 @dataclass(frozen=True, slots=True)

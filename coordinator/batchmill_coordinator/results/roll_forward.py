@@ -64,7 +64,7 @@ class RollForward:
         old, new = self._dead(job_id, before), self._dead(job_id, after)
         rows_dead = len(new.indices)
         after = replace(after, rows=before.rows + before.rows_dead - rows_dead, rows_dead=rows_dead)
-        if after.expanded_to is not None or record.spec.is_chain:  # a replay adds results of rows of earlier stages
+        if after.expanded_to is not None or record.spec.has_lineage:  # a replay adds results of rows of earlier stages
             after = replace(after, expanded_to=published.rows)
         if after.results != published.rows:
             log.error("part %s of %s does not fit its shard; the ledger stays as it is", published.name, job_id)

@@ -1,11 +1,13 @@
-"""The results of a stage as the source of the next one, while they are still being made.
+"""The results of a stage as the source of the next one, while they are still being made, or of another job.
 
 1. Parts are taken in input order, from the first planned shard on; a shard that is not settled ends what there is
    (`NotYet`), so that the rows of the next stage are in the order of the job's source, whatever ran when.
 2. A part may give several splits, and a split may join parts; a part without results is passed over.
 3. A short remainder is held back while the next stage has shards and the stage before it is not over: it waits for its
    neighbour, as a small shard is mostly overhead.
-4. The input ends when the stage before is settled and all of its results are in shards.
+   A stage of large shards also waits while the stage before it has shards in flight.
+4. Where this stage or a later one gathers the results of each source row, only `SourceRowSplitter` cuts, between those.
+5. The input ends when the stage before is settled and all of its results are in shards.
 
 Taking any settled part at once, behind a water mark, was rejected: see `docs/decisions/0024-stages-in-order.md`.
 """
@@ -19,10 +21,14 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from batchmill.columns.lineage import without_lineage
+from batchmill.gathered_results import GatheredResults
 from batchmill.jobs.shard import Slice, part_of
 from batchmill.ledger.formats.encodings import StageCursor
+from batchmill.ledger.formats.record import JobStage
 from batchmill.sources.base import End, InputSplit, NextSplit, NotYet, RowCount, Source, Splitter
 from batchmill_coordinator.results.outputs import settled_shards
+from batchmill_coordinator.results.source_row_splits import SourceRowSplitter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +36,7 @@ if TYPE_CHECKING:
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.ledger.formats.record import StageRecord
     from batchmill.ledger.formats.settlement import Settled
-    from batchmill.sources.base import RowsRead
+    from batchmill.sources.base import RowReader, RowsRead
     from batchmill.stage_results import StageResults
     from batchmill_coordinator.results.outputs import SettledShard
 
@@ -40,51 +46,81 @@ MAX_PARTS = 64
 
 
 class StageSource(Source):
-    """What a stage that is not the first reads, as the record of its job says.
+    """What a stage reads that is not the first, as the record of its job says, or the first of a job over another one.
 
-    stage: its number. results: of the stage before it.
+    stage: its number. results: of the stage before it. before: that one, if it is of another job, which has ended.
     """
 
-    stays_open = False
-
-    def __init__(self, ledger: Ledger, record: JobRecord, stage: int, results: StageResults) -> None:
+    def __init__(
+        self, ledger: Ledger, record: JobRecord, stage: int, results: StageResults, before: JobStage | None = None
+    ) -> None:
         self._ledger = ledger
         self._record = record
         self._own = record.stages[stage]
-        self._before = record.stages[stage - 1]
+        origin = before or JobStage(record, record.stages[stage - 1])
+        self._origin = origin.job
+        self._before = origin.stage
+        self.stays_open = before is not None
         self._results = results
+        self._reader: RowReader = GatheredResults(results) if self._own.spec.gathers else results
 
     @cached_property
     def schema(self) -> pa.Schema:
         """The columns of the first part with results that is there; none without one."""
-        for shard in settled_shards(self._ledger, self._record, self._before.number):
-            for part in shard.parts:
-                if part.results:
-                    return self._results.schema(part.shard_id, part.token)
+        for part in self.parts():
+            return self._results.schema(part.shard_id, part.token)
         return pa.schema([])
+
+    @property
+    def columns(self) -> pa.Schema:
+        """Those of its columns that an operator gets: lists, if it gathers."""
+        schema = without_lineage(self.schema.empty_table()).schema
+        if self._own.spec.gathers:
+            return pa.schema([pa.field(field.name, pa.list_(field.type)) for field in schema])
+        return schema
+
+    def parts(self) -> Iterator[Settled]:
+        """Yield the parts with results that are there, in order."""
+        for shard in settled_shards(self._ledger, self._origin, self._before.number):
+            yield from (part for part in shard.parts if part.results)
 
     def count(self, cursor: str) -> RowCount:  # noqa: ARG002  # the record knows more than the cursor
         """See `Source.count`. Until the stage before is settled: as if its other rows gave as many results each."""
-        before = self._before
-        if before.is_settled:
-            return RowCount(before.rows_out, exact=True)
-        settled = before.rows_done + before.rows_dead
-        if before.rows_total is None or not settled:
-            return RowCount(max(before.rows_out, self._own.rows_planned), exact=False)
-        return RowCount(max(round(before.rows_total * before.rows_out / settled), before.rows_out), exact=False)
+        if self._own.spec.gathers:
+            total = self._origin.first.rows_total  # of some of them there may be nothing to gather
+            return RowCount(max(total or 0, self._own.rows_planned), exact=False)
+        if self.stays_open:
+            return RowCount(self._results_there, exact=True)  # replays may have added some
+        expected = self._before.expected_results
+        if expected is None:
+            return RowCount(max(self._before.rows_out, self._own.rows_planned), exact=False)
+        rows, exact = expected
+        return RowCount(rows, exact=exact)
+
+    @cached_property
+    def _results_there(self) -> int:
+        return sum(part.results for part in self.parts())
 
     def splitter(self, cursor: str = "") -> Splitter:
         """See `Source.splitter`."""
-        waits = self._own.shards_live > 0 and not self._before.is_settled
-        return _StageSplitter(self._ledger, self._record, self._before, StageCursor.parse(cursor), waits=waits)
+        own, at, before = self._own, StageCursor.parse(cursor), self._before
+        holds_out = own.spec.min_shard_rows > 1 and before.shards_in_flight > 0  # else its buffer may be full
+        waits = (own.shards_live > 0 or holds_out) and not before.is_settled
+        if own.spec.takes_all:
+            return _CompleteSplitter(self._ledger, self._origin, before, at)
+        if own.spec.gathers or self._record.spec.is_gathered_behind(own.number):
+            return SourceRowSplitter(
+                self._ledger, self._origin, self._before, at, MAX_PARTS, gathers=own.spec.gathers, waits=waits
+            )
+        return _StageSplitter(self._ledger, self._origin, self._before, at, waits=waits)
 
     def read(self, slices: tuple[Slice, ...]) -> pa.Table:
         """See `Source.read`."""
-        return self._results.read(slices)
+        return self._reader.read(slices)
 
     def read_with_faults(self, slices: tuple[Slice, ...]) -> RowsRead:
         """See `Source.read_with_faults`."""
-        return self._results.read_with_faults(slices)
+        return self._reader.read_with_faults(slices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +136,31 @@ class _Piece:
         """Return the cursor behind `row` results of its shard."""
         is_over = self.is_last and row >= self.first + self.part.results
         return StageCursor(self.shard + 1, 0) if is_over else StageCursor(self.shard, row)
+
+
+class _CompleteSplitter(Splitter):
+    """Gives all results of a stage as one split, once there will be no more."""
+
+    def __init__(self, ledger: Ledger, record: JobRecord, stage: StageRecord, cursor: StageCursor) -> None:
+        self._ledger = ledger
+        self._record = record
+        self._stage = stage
+        self._cursor = cursor
+
+    def next_split(self, max_rows: int, max_bytes: int) -> NextSplit:  # noqa: ARG002  # the stage takes all at once
+        """See `Splitter.next_split`."""
+        if not self._stage.is_settled:
+            return NotYet()
+        shards = settled_shards(self._ledger, self._record, self._stage.number, self._cursor.shard)
+        parts = [part for shard in shards for part in shard.parts if part.results]
+        self._cursor = StageCursor(self._stage.shards_planned, 0)
+        if not parts:
+            return End()
+        slices = tuple(
+            Slice(0, 0, part.results, part.results, part=part_of(part.shard_id, part.token)) for part in parts
+        )
+        rows, nbytes = sum(part.results for part in parts), sum(part.nbytes for part in parts)
+        return InputSplit(slices, rows, nbytes, self._cursor.write())
 
 
 class _StageSplitter(Splitter):

@@ -1,8 +1,9 @@
 """The buffer keeper: deletes results between two stages once the later one has settled all that was made of them.
 
 1. A step reads from an index the stages with parts that the next stage may have settled since they were looked at.
-2. The rows of a stage are the results of the one before in their order, and its shards are consecutive rows. So what
-   the next stage has settled from its first shard on, without a gap, says which parts nobody reads any more.
+2. The rows of a stage are the results of the one before in their order, or the source rows of those if it gathers, and
+   its shards are consecutive rows. So what the next stage has settled from its first shard on, without a gap, says
+   which parts nobody reads any more.
 3. The ledger notes how far the parts are freed and that their bytes are no longer in the buffer. The blobs are deleted
    a while later (`FreedResults`), for a ledger that is rolled back may need them again.
 4. What is left when a job has completed goes likewise; of a job that ended otherwise it stays until the job is deleted.
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from batchmill.ledger.formats.encodings import FreedParts
 from batchmill_coordinator.results.outputs import settled_shards
+from batchmill_coordinator.results.source_row_splits import source_rows_of
 from batchmill_coordinator.roles.job_guard import JobGuard
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from batchmill.ledger.formats.record import JobStage
     from batchmill.ledger.formats.settlement import Settled
     from batchmill_coordinator.results.freed_results import FreedResults
+    from batchmill_coordinator.results.outputs import SettledShard
 
 MAX_STAGES_READ = 64  # in a step
 MAX_PARTS = 256  # of a stage that a step frees
@@ -47,6 +50,10 @@ class BufferKeeper:
         for freed in self._freed.take_due():
             with self._guard.over(freed.job_id):
                 self._freed.delete(freed)
+        for job_id in self._freed.completed_jobs():
+            if not self._guard.is_set_aside(job_id):
+                with self._guard.over(job_id):
+                    self._freed.delete_between_stages(job_id)
 
     def _free(self, one: JobStage, epoch: int) -> None:
         following = one.job.stages[one.stage.number + 1]
@@ -67,13 +74,21 @@ class BufferKeeper:
             number, rows = shard.number + 1, rows + sum(part.rows + part.rows_dead for part in shard.parts)
         return number, rows
 
+    def _inputs_of(self, one: JobStage, shard: SettledShard) -> int:
+        """Return how many rows of the next stage the results of a settled shard are."""
+        if one.job.stages[one.stage.number + 1].spec.gathers:
+            return source_rows_of(self._ledger, one.job.id, shard)
+        return sum(part.results for part in shard.parts)
+
     def _parts_before(self, one: JobStage, freed: FreedParts) -> tuple[FreedParts, list[Settled]]:
         """Return the parts of a stage whose results are among the `next_rows`, and how far it is freed with them."""
         parts: list[Settled] = []
         for shard in settled_shards(self._ledger, one.job, one.stage.number, freed.shard):
-            rows = freed.rows + sum(part.results for part in shard.parts)
-            if not shard.is_complete or rows > freed.next_rows or len(parts) >= MAX_PARTS:
+            if not shard.is_complete or len(parts) >= MAX_PARTS:
                 break
-            parts += [part for part in shard.parts if part.results]
+            rows = freed.rows + self._inputs_of(one, shard)
+            if rows > freed.next_rows:
+                break
+            parts += [part for part in shard.parts if part.results and part.nbytes]  # others were not stored
             freed = freed._replace(shard=shard.number + 1, rows=rows)
         return freed, parts

@@ -7,25 +7,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchmill.jobs.job import UploadSource
+from batchmill.jobs.files import ResultsSource, UploadSource
+from batchmill.ledger import JobRecord
 from batchmill.ledger.formats.unreadable import UnreadableJob
+from batchmill_coordinator.results.inputs import live_readers
 
 if TYPE_CHECKING:
-    from batchmill.ledger import JobRecord, Ledger
+    from batchmill.ledger import Ledger
     from batchmill.storage.blobs import BlobStore
 
 
 def delete_job(ledger: Ledger, blobs: BlobStore, job_id: str) -> None:
     """Delete an ended job and everything that Batchmill stores of it.
 
-    Raises `NotFound`, `Conflict` if it has not ended, and `StorageError` if blobs cannot be deleted; the janitor tries
-    again then.
+    Raises `NotFound`, `Conflict` if it has not ended, or a job that has not reads its results, and `StorageError` if
+    blobs cannot be deleted; the janitor tries again then.
     """
-    upload = _upload_of(ledger.jobs.find(job_id))
+    job = ledger.jobs.find(job_id)
+    upload = _upload_of(job)
+    ledger.readers.drop(job_id, set(ledger.readers.of(job_id)).difference(live_readers(ledger, job_id)))
     ledger.retention.mark_for_deletion(job_id)
     blobs.delete_folder(f"jobs/{job_id}")
     if upload is not None:
         blobs.delete_folder(f"uploads/{upload}")
+    if isinstance(job, JobRecord) and isinstance(job.spec.source, ResultsSource):
+        ledger.readers.drop(job.spec.source.job, [job_id])
     ledger.retention.forget(job_id)
 
 

@@ -25,7 +25,7 @@ from batchmill.caches import Lru
 from batchmill.jobs.job import JobState
 from batchmill.ledger.views.index import Window
 from batchmill_coordinator.roles.job_guard import JobGuard, apart
-from batchmill_coordinator.scheduling.buffer_credit import within_buffer
+from batchmill_coordinator.scheduling.buffer_credit import within_limits
 from batchmill_coordinator.scheduling.fairness import IDLE, Candidate, TenantLoad, latest_stages, next_job
 from batchmill_coordinator.scheduling.model_demand import ModelNames, demands_of
 from batchmill_coordinator.scheduling.pace import ModelPaces
@@ -160,7 +160,7 @@ class Dispatcher:
         waiting = shards.to_queue_of(able, free_slots, now_ms)
         self._ledger.index.rebuild({one.job.id for one in able if not waiting[one.key]})
         for one in able:
-            waiting[one.key] = within_buffer(one, waiting[one.key])
+            waiting[one.key] = within_limits(one, waiting[one.key])
         models = self._names.of(stages)
         due = {one.key for one in able if waiting[one.key]}
         demands = demands_of(stages, due, models, self._paces, now_ms / 1000)
@@ -173,7 +173,9 @@ class Dispatcher:
                 self._seen.drop(one.key)
                 if ref is not None:
                     queue = queue_for(target, name, models[one.key])
-                    self._publisher.publish(one.spec.operator, queue, ref, one.job.spec.name)
+                    spec = one.job.spec
+                    stage_name = spec.name_in_chain(one.stage.number)
+                    self._publisher.publish(one.spec.operator, queue, ref, spec.name, stage_name)
                     self._metrics.dispatched(one.spec)
 
     def _is_able(self, one: JobStage, pool: PoolView) -> bool:

@@ -88,7 +88,9 @@ class Finisher:
             if not record.state.is_stopping:
                 return  # it ends at a later step, as failed
         if self._ledger.jobs.finish(record, state, epoch):
-            log.info("job %s is %s: %d rows done, %d failed", record.id, state, record.last.rows_done, record.rows_dead)
+            log.info(
+                "job %s is %s: %d rows done, %d failed", record.id, state, record.counted.rows_done, record.rows_dead
+            )
             self._metrics.finished(record.spec.first.operator, record.spec.first.pool, state)
             self._outputs.delete_working_data(record, state)
 

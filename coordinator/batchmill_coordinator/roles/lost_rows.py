@@ -59,7 +59,8 @@ class LostRowSettler:
             return False
         dead = self._dead_row(record, claim.shard)
         self._blobs.put_table(dead_letters_name(ref), dead.table())
-        completion = Completion(rows=0, rows_dead=1, nbytes=0, dead_by_type=count_by_type(dead.letters))
+        roots = dead.letters[0].path[:1] if record.spec.is_gathered_behind(shard.stage) else ()
+        completion = Completion(0, 1, 0, dead_by_type=count_by_type(dead.letters), incomplete=roots)
         shards.commit(ref, completion, DeadLimit.of(stage.spec))
         return True
 

@@ -32,12 +32,13 @@ from batchmill.caches import Lru
 from batchmill.errors import InvalidSource, ServiceUnavailable
 from batchmill.jobs.shard import Shard, ShardId
 from batchmill.jobs.stages import FIRST_STAGE
+from batchmill.ledger.plan_step import PlanStep
 from batchmill.ledger.scripting.calls import PlanAnswer
-from batchmill.ledger.shards import PlanStep
 from batchmill.sources.base import End, InputSplit, NotYet, RowCount
 from batchmill.telemetry.log_context import about
 from batchmill_coordinator.fleet.pools import EMPTY, PoolView
 from batchmill_coordinator.roles.job_guard import JobGuard
+from batchmill_coordinator.scheduling.buffer_credit import shard_limits
 from batchmill_coordinator.scheduling.shard_size import StageProgress, next_rows
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from batchmill.settings import CoordinatorSettings
     from batchmill.sources.base import Source, Splitter
     from batchmill_coordinator.fleet.fleet_view import FleetView
-    from batchmill_coordinator.results.resumption import Resumption
+    from batchmill_coordinator.results.resuming.resumption import Resumption
 
 MAX_OPEN_SOURCES = 64  # kept open between steps
 MAX_THREADS = 8
@@ -267,10 +268,11 @@ class Planner:
                 assert_never(never)
 
     def _draft(self, one: JobStage, opened: OpenSource, pool: PoolView, wanted: int) -> _Draft:
-        draft = _Draft(opened.cursor)
+        draft, limits = _Draft(opened.cursor), shard_limits(one, pool.capacity + pool.window)
+        max_bytes = min(self._settings.shard_max_bytes, limits.nbytes or self._settings.shard_max_bytes)
         while len(draft.shards) < wanted:
-            max_rows = self._next_rows(one.stage, draft, opened, pool)
-            match opened.splitter.next_split(max_rows, self._settings.shard_max_bytes):
+            max_rows = self._next_rows(one, draft, opened, pool)
+            match opened.splitter.next_split(min(max_rows, limits.rows or max_rows), max_bytes):
                 case InputSplit() as split:
                     draft.add(one.job.id, one.stage, split)
                 case NotYet(cursor):
@@ -283,16 +285,17 @@ class Planner:
                     assert_never(never)
         return draft
 
-    def _next_rows(self, stage: StageRecord, draft: _Draft, opened: OpenSource, pool: PoolView) -> int:
+    def _next_rows(self, one: JobStage, draft: _Draft, opened: OpenSource, pool: PoolView) -> int:
+        stage = one.stage
         total = opened.source.count(draft.cursor)
         progress = StageProgress(
             rows_timed=stage.rows_timed,
-            busy_s=stage.busy_us / 1e6,
+            busy_s=one.busy_us / 1e6,
             shards_done=stage.shards_done,
             rows_left=max(total.rows - stage.rows_planned - draft.rows, 0) if total.exact else None,
             workers=pool.workers,
         )
-        return next_rows(progress, self._settings.shard_target_s)
+        return max(next_rows(progress, self._settings.shard_target_s), stage.spec.min_shard_rows)
 
     def _opened(self, one: JobStage) -> OpenSource:
         """Return the stage's open source if it is where the ledger's cursor is, otherwise open it there.
@@ -332,4 +335,4 @@ def _require_every_row(one: JobStage, draft: _Draft, total: RowCount) -> None:
 
 
 def _may_plan(one: JobStage) -> bool:
-    return one.job.state.takes_shards and not one.stage.planned
+    return one.job.state.takes_shards and not (one.stage.planned or one.stage.joins)

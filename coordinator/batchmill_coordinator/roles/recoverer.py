@@ -19,6 +19,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, assert_never
 
 from batchmill.broker import attempt_of, model_queue_of, queue_of, spare_queue_of
+from batchmill.jobs.job import JobState
 from batchmill.jobs.job_log import LogEvent, LogLevel
 from batchmill.jobs.retry import DeadLetter, GiveUp, Lost, Requeue, Settle, Split, decide
 from batchmill.jobs.shard import ShardState
@@ -125,7 +126,7 @@ class Recoverer:
             shards.expire_attempt(ref, epoch, delay_s=0)  # another version runs it again, or a user cancels it
             return
         spec = record.spec.stages[ref.stage]
-        decision = decide(shard, Lost(), spec.retry, self._rng)
+        decision = decide(shard, Lost(), spec.retry, self._rng, takes_all=spec.takes_all)
         match decision:
             case Requeue(delay_s):
                 taken = shards.expire_attempt(ref, epoch, delay_s=delay_s) is ExpireAttemptAnswer.OK
@@ -136,12 +137,18 @@ class Recoverer:
             case DeadLetter():
                 taken = self._settler.settle_as_dead(record, shard, epoch)
                 event, then = LogEvent.DEAD, "its only row has failed"
-            case GiveUp() | Settle():
-                raise AssertionError("a lost attempt neither has results nor an error of the operator's")
+            case GiveUp(error):
+                taken = shards.expire_attempt(ref, epoch, delay_s=self._lease_ttl_s) is ExpireAttemptAnswer.OK
+                if taken:
+                    self._ledger.jobs.stop(ref.job_id, JobState.FAILING, error)
+                event, then = LogEvent.FAILED, "the job fails"
+            case Settle():
+                raise AssertionError("a lost attempt has no results")
             case never:
                 assert_never(never)
         if taken:
-            self._publisher.report_lost(spec.operator, ref, shard.worker, record.spec.name)
+            stage_name = record.spec.name_in_chain(ref.stage)
+            self._publisher.report_lost(spec.operator, ref, shard.worker, record.spec.name, stage_name)
             self._report_lost(ref, shard, event, f"its worker died or did not renew the lease; {then}")
             self._metrics.lost(spec, decision)
 
@@ -196,5 +203,6 @@ class Recoverer:
             log.warning("attempt %s: %s", ref.attempt_key, message)
             self._ledger.log.note(ref.job_id, LogLevel.INFO, LogEvent.REDELIVERED, message, ref=ref)
             spec = record.spec.stages[ref.stage]
-            self._publisher.publish(spec.operator, queue_of(pool), ref, record.spec.name)
+            stage_name = record.spec.name_in_chain(ref.stage)
+            self._publisher.publish(spec.operator, queue_of(pool), ref, record.spec.name, stage_name)
             self._metrics.message_lost(spec)

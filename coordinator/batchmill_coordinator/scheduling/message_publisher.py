@@ -46,8 +46,10 @@ class MessagePublisher:
         self._connection = self._app.connection_for_write()
         self._producer = self._app.amqp.Producer(self._connection, auto_declare=False)
 
-    def publish(self, operator: str, queue: str, ref: ShardRef, job_name: str | None = None) -> None:
-        """Publish an attempt to a queue of its pool. job_name: for those who watch the tasks.
+    def publish(
+        self, operator: str, queue: str, ref: ShardRef, job_name: str | None = None, stage_name: str | None = None
+    ) -> None:
+        """Publish an attempt to a queue of its pool. job_name, stage_name: for those who watch the tasks.
 
         Raises `ServiceUnavailable` when the broker cannot be reached.
         """
@@ -57,7 +59,7 @@ class MessagePublisher:
                     task_name(operator),
                     args=task_arguments(ref),
                     task_id=task_id(ref),
-                    argsrepr=describe_arguments(ref, job_name),
+                    argsrepr=describe_arguments(ref, job_name, stage_name),
                     retries=ref.token - 1,
                     queue=Queue(queue),
                     declare=[],  # Redis would keep an entry for a declared queue forever
@@ -83,7 +85,9 @@ class MessagePublisher:
             self._connect()
             raise
 
-    def report_lost(self, operator: str, ref: ShardRef, worker: str, job_name: str | None) -> None:
+    def report_lost(
+        self, operator: str, ref: ShardRef, worker: str, job_name: str | None, stage_name: str | None = None
+    ) -> None:
         """Send Celery's events that an attempt began and has failed, in the place of its worker, which is gone.
 
         The worker may not have sent what it knew of the attempt. Best effort.
@@ -94,7 +98,7 @@ class MessagePublisher:
                     "task-received",
                     uuid=task_id(ref),
                     name=task_name(operator),
-                    args=describe_arguments(ref, job_name),
+                    args=describe_arguments(ref, job_name, stage_name),
                     kwargs="{}",
                     retries=ref.token - 1,
                 )

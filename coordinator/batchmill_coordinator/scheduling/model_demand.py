@@ -50,12 +50,21 @@ def demands_of(
 ) -> list[Demand]:
     """Return the demand for each model of these stages; `due` are those with shards that may be queued now."""
     by_model: dict[str, list[JobStage]] = defaultdict(list)
+    of_job: dict[str, set[str]] = defaultdict(set)
     for one in stages:
         by_model[models[one.key]].append(one)
-    return [_demand(model, those, due, paces, now_s) for model, those in by_model.items()]
+        of_job[one.job.id].add(models[one.key])
+    return [_demand(model, those, due, of_job, paces, now_s) for model, those in by_model.items()]
 
 
-def _demand(model: str, stages: list[JobStage], due: set[StageKey], paces: ModelPaces, now_s: float) -> Demand:
+def _demand(
+    model: str,
+    stages: list[JobStage],
+    due: set[StageKey],
+    of_job: dict[str, set[str]],
+    paces: ModelPaces,
+    now_s: float,
+) -> Demand:
     wanting = [one for one in stages if one.key in due and one.job.state is JobState.RUNNING]
     backlog = sum(_backlog(one.stage) for one in wanting)
     since_s = min((one.waiting_since_ms for one in wanting), default=now_s * 1000) / 1000
@@ -67,6 +76,9 @@ def _demand(model: str, stages: list[JobStage], due: set[StageKey], paces: Model
         drain_s=paces.drain_s(model, backlog, now_s),
         waited_s=paces.waited_s(model, since_s, now_s),
         priority=max((one.job.spec.priority for one in stages), default=0),
+        linked=frozenset.intersection(*(frozenset(of_job[one.job.id]) for one in wanting)) - {model}
+        if wanting
+        else frozenset(),
     )
 
 

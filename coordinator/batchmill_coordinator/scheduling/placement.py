@@ -15,6 +15,9 @@ at the next step. What would make a busy worker drop the model that others are w
 deferred longest: until the model has waited `timeout_s`, a multiple of what loading costs. So the share of time that
 is spent on loading is bounded, and so is the wait. While no other model competes, nothing is deferred.
 
+Two stages of one job need no turns: the earlier one stops when the buffer between them is full, the later one when it
+is empty. So one of them takes the last worker of the other only then, or after a far longer wait.
+
 Rejected:
 
 - One queue for each worker, chosen by the dispatcher. A shard that waits for a worker that dies or slows down must then
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from batchmill_coordinator.fleet.worker_capacity import WorkerCapacity
 
 DEFER_LOADS = 4.0
+DEFER_LOADS_IN_CHAIN = 16.0
 MIN_DEFER_TIMEOUT_S = 2.0  # a loaded model is announced 1.5 s after it began to load at the earliest
 MAX_DEFER_TIMEOUT_S = 30.0
 
@@ -67,6 +71,7 @@ class Demand:
     drain_s: float | None = None  # how long all workers that have the model need for it at the pace so far
     waited_s: float = 0.0  # since one of its shards was last queued
     priority: int = 0  # the highest of its jobs
+    linked: frozenset[str] = frozenset()  # models of other stages of each job that has shards of it to be queued
 
 
 @dataclass(slots=True)
@@ -127,7 +132,7 @@ class ShardPlacement:
         if free is not None:
             return Target.MODEL, free
         loader = self._worker_to_load(demand)
-        if loader is not None and (not warm or _is_worth_loading(demand, warm, demand.drain_s)):
+        if loader is not None and (not warm or self._is_worth_another(demand, warm, loader)):
             return (Target.SPARE if loader.has_spare else Target.POOL), loader
         if not warm:
             near = _least_loaded(
@@ -136,6 +141,12 @@ class ShardPlacement:
             return (self._displace(demand), None) if near is None else (Target.MODEL, near)
         window = max(1, sum(worker.capacity.slots for worker in warm) // 2)
         return (Target.MODEL if self._waiting[demand.model] < window else Target.DEFER), None
+
+    def _is_worth_another(self, demand: Demand, warm: Sequence[_Reserved], loader: _Reserved) -> bool:
+        """Return whether one more worker should load the model. The last one of another stage is soon wanted back."""
+        last_of = (model for model in loader.capacity.models if len(self._warm.get(model, ())) == 1)
+        loads = DEFER_LOADS_IN_CHAIN if not loader.has_spare and demand.linked.intersection(last_of) else 1.0
+        return _is_worth_loading(demand, warm, demand.drain_s, loads=loads)
 
     def _worker_to_load(self, demand: Demand) -> _Reserved | None:
         """Find a worker without the model that can take a shard of it without cost to another model; None without one.
@@ -163,7 +174,7 @@ class ShardPlacement:
         if not self._workers or (alone and self._displaces_nothing(demand.model)):
             return Target.POOL
         load_s = max(worker.capacity.load_s for worker in self._workers)
-        timeout_s = defer_timeout_s(load_s)
+        timeout_s = chain_timeout_s(load_s) if self._takes_turns_in_chain(demand) else defer_timeout_s(load_s)
         loads = any(demand.model in worker.loading for worker in self._workers)
         if loads or self._in_flight[demand.model] > 0:  # it is being loaded; if that never ends, load it once more
             return Target.POOL if demand.waited_s > MAX_DEFER_TIMEOUT_S + load_s else Target.DEFER
@@ -177,6 +188,11 @@ class ShardPlacement:
 
     def _competes(self, other: Demand, model: str) -> bool:
         return other.model != model and (self._in_flight[other.model] > 0 or self._backlog[other.model] > 0)
+
+    def _takes_turns_in_chain(self, demand: Demand) -> bool:
+        """Return whether only stages of the same jobs compete, and one of them may lose its last worker."""
+        rivals = [other.model for other in self._demands.values() if self._competes(other, demand.model)]
+        return demand.linked.issuperset(rivals) and any(len(self._warm[model]) == 1 for model in rivals)
 
     def _displaces_nothing(self, model: str) -> bool:
         """Return whether no worker would drop another model for this one."""
@@ -210,11 +226,21 @@ def defer_timeout_s(load_s: float) -> float:
     return min(max(DEFER_LOADS * load_s, MIN_DEFER_TIMEOUT_S), MAX_DEFER_TIMEOUT_S)
 
 
-def _is_worth_loading(demand: Demand, having: Sequence[_Reserved], drain_s: float | None = None) -> bool:
-    """Return whether the backlog keeps these workers busy for longer than loading the model once more takes."""
+def chain_timeout_s(load_s: float) -> float:
+    """Return the same for a model that would take the last worker of another stage of its job.
+
+    It has no upper bound: the slower a model loads, the more work a turn has to be worth.
+    """
+    return max(DEFER_LOADS_IN_CHAIN * load_s, defer_timeout_s(load_s))
+
+
+def _is_worth_loading(
+    demand: Demand, having: Sequence[_Reserved], drain_s: float | None = None, *, loads: float = 1.0
+) -> bool:
+    """Return whether the backlog keeps these workers busy for longer than loading the model that often takes."""
     slots = sum(worker.capacity.slots for worker in having)
     load_s = max(worker.capacity.load_s for worker in having)
-    return (demand.work_s / slots if drain_s is None else drain_s) > load_s
+    return (demand.work_s / slots if drain_s is None else drain_s) > loads * load_s
 
 
 def _fill(workers: Sequence[_Reserved], shards: int) -> int:

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 from batchmill.jobs.job import JobState
 from batchmill.jobs.job_log import LogCursor, LogEntry, LogEvent, LogLevel, LogPage
+from batchmill.jobs.stages import FIRST_STAGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from batchmill.jobs.job import StageSpec
     from batchmill.ledger import JobRecord
     from batchmill.ledger.job_log import Kept
 
@@ -27,7 +29,8 @@ def page_of(kept: Kept, after: LogCursor, level: LogLevel, limit: int) -> LogPag
 
     What happened in this very millisecond is left for the next page: more of it may come.
     """
-    entries = sorted([*kept.entries, *life_of(kept.record)], key=lambda entry: LogCursor.parse(entry.id))
+    noted = (_with_stage(entry, kept.record) for entry in kept.entries)
+    entries = sorted([*noted, *life_of(kept.record)], key=lambda entry: LogCursor.parse(entry.id))
     behind = [entry for entry in entries if after < LogCursor.parse(entry.id) < (kept.now_ms, 0)]
     shown = [entry for entry in behind if entry.level.rank >= level.rank][:limit]
     last = shown[-1] if len(shown) == limit else behind[-1] if behind else None
@@ -41,6 +44,15 @@ def page_of(kept: Kept, after: LogCursor, level: LogLevel, limit: int) -> LogPag
     )
 
 
+def _with_stage(entry: LogEntry, record: JobRecord) -> LogEntry:
+    """Name the stage of an entry about a shard."""
+    if not entry.shard:
+        return entry
+    number, slash, _ = entry.shard.partition("/")
+    name = record.spec.name_in_chain(int(number) if slash else FIRST_STAGE)
+    return entry.model_copy(update={"stage": name}) if name else entry
+
+
 def life_of(record: JobRecord) -> Iterator[LogEntry]:
     """Yield the changes of a job's state that its record keeps: these are never dropped."""
     yield _entry(record.created_at, LogLevel.INFO, LogEvent.ACCEPTED, _accepted(record))
@@ -50,15 +62,19 @@ def life_of(record: JobRecord) -> Iterator[LogEntry]:
         yield _stopping(record, record.stopping_at)
     if record.finished_at is not None:
         level = LogLevel.ERROR if record.state is JobState.FAILED else LogLevel.INFO
-        message = f"{record.state}: {record.last.rows_done:,} rows done, {record.rows_dead:,} failed"
+        message = f"{record.state}: {record.counted.rows_done:,} rows done, {record.rows_dead:,} failed"
         yield _entry(record.finished_at, level, LogEvent.ENDED, message)
 
 
 def _accepted(record: JobRecord) -> str:
-    message = ", then ".join(f"{stage.operator} in pool {stage.pool}" for stage in record.spec.stages)
+    message = ", then ".join(f"{_called(stage)} in pool {stage.pool}" for stage in record.spec.stages)
     if record.replay_of is not None:
         return f"{message}, runs failed rows of {record.replay_of} again"
     return message if record.resumed_from is None else f"{message}, resumes the output of {record.resumed_from}"
+
+
+def _called(stage: StageSpec) -> str:
+    return stage.operator if stage.title == stage.operator else f"{stage.title} ({stage.operator})"
 
 
 def _stopping(record: JobRecord, at_ms: int) -> LogEntry:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from batchmill.jobs.cost import NANO, job_cost
 from batchmill.jobs.job import JobState
+from batchmill.jobs.stages import FIRST_STAGE
 from batchmill.jobs.status import JobStatus, StageStatus, StageStatuses
 from batchmill_coordinator.status.forecast import (
     Forecast,
@@ -39,14 +40,15 @@ def status_of(
     note: why it is blocked; then there is no forecast. dead_counts: its failed rows by error type.
     currency: what its cost is in.
     """
-    spec, stage = record.spec, record.last
+    spec, stage = record.spec, record.counted
+    shown = (spec.computing or spec.stages)[-1]
     left = _forecast(record, stage, now_s) if note is None else None
     return JobStatus(
         id=record.id,
         state=record.state,
-        operator=stage.spec.operator,
+        operator=shown.operator,
         name=spec.name,
-        pool=stage.spec.pool,
+        pool=shown.pool,
         priority=spec.priority,
         deadline_at=spec.deadline_at,
         rows_total=None if stage.rows_total is None else stage.rows_total + record.rows_dead - stage.rows_dead,
@@ -59,7 +61,7 @@ def status_of(
         **_time_left(left),
         shards_done=stage.shards_done,
         shards_running=record.shards_running,
-        stages=StageStatuses([_stage(record, one) for one in record.stages]),
+        stages=StageStatuses([_stage(record, one, now_s, is_blocked=note is not None) for one in record.stages]),
         created_at=record.created_at / 1000,
         started_at=_seconds(record.started_at),
         finished_at=_seconds(record.finished_at),
@@ -109,7 +111,8 @@ def _settled(stage: StageRecord) -> int:
     return stage.rows_done + stage.rows_dead
 
 
-def _stage(record: JobRecord, stage: StageRecord) -> StageStatus:
+def _stage(record: JobRecord, stage: StageRecord, now_s: float, *, is_blocked: bool) -> StageStatus:
+    left = None if is_blocked else _forecast(record, stage, now_s)
     total, settled = stage.rows_total, _settled(stage)
     if record.state is JobState.COMPLETED:
         share: float | None = 1.0
@@ -131,7 +134,25 @@ def _stage(record: JobRecord, stage: StageRecord) -> StageStatus:
         share=share,
         shards_done=stage.shards_done,
         shards_running=stage.shards_running,
+        rows_per_second=_rows_per_second(record, stage, now_s),
+        eta_s=_time_left(left)["eta_s"],
+        fused=stage.joins,
+        why_fused=stage.spec.why_joins,
     )
+
+
+def expected_rows(record: JobRecord, stage: StageRecord) -> tuple[float, bool] | None:
+    """Return how many rows a stage will be given, and whether that is known; None while there is no estimate.
+
+    A later stage gets what the one before is expected to get, times the results that it has made of a row so far.
+    """
+    if stage.rows_total is not None:
+        return stage.rows_total, stage.rows_exact
+    if stage.number == FIRST_STAGE:
+        return None
+    before = record.stages[stage.number - 1]
+    upstream, settled = expected_rows(record, before), _settled(before)
+    return None if upstream is None or not settled else (upstream[0] * before.rows_out / settled, False)
 
 
 def _most_frequent(counts: Mapping[str, int]) -> dict[str, int]:
@@ -156,12 +177,14 @@ def _rows_per_second(record: JobRecord, stage: StageRecord, now_s: float) -> flo
 
 
 def _forecast(record: JobRecord, stage: StageRecord, now_s: float) -> Forecast | None:
-    if record.state is not JobState.RUNNING or stage.rows_total is None:
+    expected = expected_rows(record, stage)
+    if record.state is not JobState.RUNNING or expected is None:
         return None
+    total, is_exact = round(expected[0]), expected[1]
     settled = _settled(stage)
     open_since = stage.rate_at
     open_s = 0.0 if open_since is None else max(now_s - open_since / 1000, 0.0)
     open_rows = 0 if open_since is None else settled - stage.rate_rows
-    estimated = 0 if stage.rows_exact else max(stage.rows_total - stage.rows_planned, 0)
-    left = RemainingWork(max(stage.rows_total - settled, 0), estimated, Interval(open_s, open_rows))
+    estimated = 0 if is_exact else max(total - stage.rows_planned, 0)
+    left = RemainingWork(max(total - settled, 0), estimated, Interval(open_s, open_rows))
     return forecast(intervals_from(stage.paces), left)

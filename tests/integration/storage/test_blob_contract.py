@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import xxhash
 
 from batchmill.errors import InvalidRequest, InvalidSettings, NotFound, StorageError
 from batchmill.storage.blobs import BlobStore
@@ -159,3 +160,11 @@ def test_readers_see_one_whole_blob_or_the_other_while_threads_write(blobs: Blob
 def test_a_store_that_is_no_place_is_an_invalid_setting() -> None:
     with pytest.raises(InvalidSettings, match="no absolute path"):
         BlobStore.open("relative/path", Locations(UNRESTRICTED))
+
+
+def test_the_size_and_checksum_of_a_blob_without_a_seal_are_found_without_holding_it(blobs: BlobStore) -> None:
+    plain, data = blobs.unsealed(), bytes(range(256)) * 10_000
+    plain.put("out/file", data)
+    assert plain.checksum("out/file") == (len(data), xxhash.xxh3_64_intdigest(data))
+    with pytest.raises(NotFound, match="out/none"):
+        plain.checksum("out/none")

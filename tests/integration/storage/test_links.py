@@ -16,7 +16,7 @@ import pytest
 
 from batchmill.errors import BatchmillError, InvalidOutput, StorageError
 from batchmill.jobs.shard import ShardId
-from batchmill.sources.opening import open_file, real_location
+from batchmill.sources.files.opening import open_file, real_location
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations
 from support.outputs import job_output, manifest_path

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from batchmill.errors import NotFound, StorageError
-from batchmill.jobs.job import JobSpec, OutputSpec
+from batchmill.jobs.files import OutputSpec
 from batchmill.jobs.shard import ShardId
 from batchmill.storage.blobs import BlobStore
 from batchmill.workspace import Workspace
@@ -18,6 +18,7 @@ from support.records import spec_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from batchmill.jobs.job import JobSpec
     from batchmill.sinks import ResultStore
     from batchmill.storage.locations import Locations
 

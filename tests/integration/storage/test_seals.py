@@ -11,8 +11,8 @@ import pytest
 from batchmill.errors import DamagedData, InvalidSource, StorageError
 from batchmill.jobs.shard import ShardId
 from batchmill.sinks.opening import kept_results
-from batchmill.sources.describe import describe_upload
-from batchmill.sources.opening import SourceFiles
+from batchmill.sources.describing.describe import describe_upload
+from batchmill.sources.files.opening import SourceFiles
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence  # noqa: TC003  # the contract reads the annotations
 from typing import Any
 
-import pyarrow as pa  # noqa: TC002
+import pyarrow as pa  # noqa: TC002  # read when it runs
 
 import batchmill
 
@@ -17,7 +17,7 @@ def anything(
     model: str = "",
     none: str | None = None,
     list: Sequence[Any] | None = None,  # noqa: A002  # parameters may be called so
-    l: Sequence[Any] | None = None,  # noqa: E741
+    l: Sequence[Any] | None = None,  # noqa: E741  # any name may be one of a parameter
     n: int = 0,
     e: str = "",
 ) -> pa.Table:

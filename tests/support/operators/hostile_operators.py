@@ -65,7 +65,7 @@ class Hostile:
         if hook == self._hook and any(row["id"] == self._at for row in rows):
             misbehave(self._how)
 
-    def setup(self, device: str) -> None:  # noqa: ARG002
+    def setup(self, device: str) -> None:  # noqa: ARG002  # the contract
         self._meet("setup", [{"id": self._at}])
 
     def memory_bytes(self) -> int:

@@ -247,6 +247,16 @@ class Unfold:
         return [{"piece": piece, "of": number} for piece in range(number % 4)]
 
 
+@batchmill.operator("fails_pieces", columns=["of", "piece"], batch_size=16)
+def fails_pieces(rows: list[dict[str, Any]], *, cure: str, every: int) -> list[Any]:
+    """Fails for pieces whose number and that of their row add up to a multiple of `every`, until `cure` is there."""
+    is_cured = Path(cure).exists()
+    return [
+        {"ok": True} if is_cured or (row["of"] + row["piece"]) % every else batchmill.RowError("not now")
+        for row in rows
+    ]
+
+
 @batchmill.operator("staged", columns=["id"], batch_size=8)
 class Staged:
     """Takes some time in `prepare` and `infer`, none of it on the processor."""
@@ -291,3 +301,24 @@ class Hungry:
 def conf(rows: list[dict[str, Any]], *, config: dict[str, Any]) -> list[Any]:
     """Give the number of names in a parameter of any shape."""
     return [{"id": row["id"], "names": len(config)} for row in rows]
+
+
+@batchmill.operator("pieces", columns=["count"], makes=["piece", "embedding"], expands=True)
+def pieces(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """As many pieces of a document as it says, each with a vector."""
+    return [
+        [{"piece": piece, "embedding": [float(piece), float(row["count"])]} for piece in range(row["count"])]
+        for row in rows
+    ]
+
+
+@batchmill.operator("place", columns=["{column}"], makes=["embedding"])
+class Place:
+    """A vector of a text of two numbers, as an embedding of it."""
+
+    def __init__(self, *, column: str = "text", factor: float = 1.0) -> None:
+        self.column = column
+        self.factor = factor
+
+    def infer(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{"embedding": [self.factor * float(one) for one in row[self.column].split()]} for row in rows]

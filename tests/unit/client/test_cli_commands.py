@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,8 @@ from click.testing import CliRunner, Result
 from batchmill.cli import main
 from batchmill.cli.fleet import parameters
 from batchmill.errors import StorageError
-from batchmill.jobs.job import FileSource, JobState
+from batchmill.jobs.files import FileSource
+from batchmill.jobs.job import JobState
 from batchmill.wording import duration
 from support.fault_proxy import Fault
 
@@ -173,9 +173,9 @@ def test_delete_removes_an_ended_job(run: Callable[..., Result], service: LiveSe
 
 def test_an_expired_job_says_so_and_exits_with_1(run: Callable[..., Result], service: LiveService) -> None:
     service.holds_jobs = True
-    run("submit", "echo", "-", "--deadline", "2030-01-31T17:00+01:00", input=ROWS)
+    run("submit", "echo", "-", "--deadline", "2999-01-31T17:00+01:00", input=ROWS)
     job_id = service.only_job()
-    assert "2030-01-31" in run("status", job_id).stdout
+    assert "2999-01-31" in run("status", job_id).stdout
     service.change(job_id, state=JobState.EXPIRED, rows_done=2)
     done = run("watch", job_id)
     assert done.exit_code == 1
@@ -191,11 +191,8 @@ def test_an_expired_job_says_so_and_exits_with_1(run: Callable[..., Result], ser
 def test_a_deadline_from_now_has_a_unit(
     run: Callable[..., Result], service: LiveService, given: str, seconds: float
 ) -> None:
-    before = time.time()
     assert run("submit", "echo", "-", "--deadline", given, input=ROWS).exit_code == 0
-    deadline_at = service.last_order().deadline_at
-    assert deadline_at is not None
-    assert abs(deadline_at - before - seconds) < 60
+    assert service.last_order().deadline == seconds
 
 
 def test_a_deadline_without_a_zone_is_local_time(run: Callable[..., Result], service: LiveService) -> None:
@@ -228,6 +225,10 @@ def test_workers_and_operators_are_listed(run: Callable[..., Result]) -> None:
     ("args", "words"),
     [
         (["submit", "echo"], "the source is missing"),
+        (["submit", "pipe.tml"], "A job file ends in .toml or .json"),
+        (["run", "pipe.toml"], "`batchmill submit pipe.toml --wait`"),
+        (["run", "echo"], "the source is missing"),
+        (["run", "echo", "in.jsonl", "--set", "a=1"], "--set"),
         (["submit", "embedd", "/data"], "Did you mean 'embed'"),
         (["submit", "echo", "/data", "--param", "model"], "NAME=VALUE"),
         (["submit", "echo", "/data", "-p", "a=1", "-p", "a=2"], "'a' is given twice"),

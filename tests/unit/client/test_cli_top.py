@@ -237,6 +237,24 @@ def test_logs_are_followed_until_the_job_has_ended(
     assert [line.rpartition(": ")[2] for line in lines] == ["its first shards are planned", "no", "late"]
 
 
+@pytest.mark.parametrize("interval_s", [0.0, 3600.0])
+def test_an_error_that_goes_on_is_counted_while_the_log_is_followed(
+    run: Callable[..., Result], service: LiveService, job: str, monkeypatch: pytest.MonkeyPatch, interval_s: float
+) -> None:
+    monkeypatch.setattr("batchmill.client.job.LOG_INTERVAL_S", 0.01)
+    monkeypatch.setattr("batchmill.cli.logs.REPEATS_INTERVAL_S", interval_s)
+    again = [ENTRIES[1].model_copy(update={"id": f"{n}000-0"}) for n in range(3, 6)]
+    service.faults += [
+        log_page(ENTRIES[1], again[0], is_final=False),
+        log_page(is_final=False),
+        log_page(*again[1:], is_final=True),
+        log_page(is_final=True),
+    ]
+    lines = [line.strip() for line in run("logs", job, "--follow").stdout.splitlines()[1:]]
+    counted = ["1 more attempt, same error"] if interval_s == 0 else []
+    assert lines == [*counted, "3 more attempts, same error"]
+
+
 def test_the_log_of_an_unknown_job_is_an_error(run: Callable[..., Result]) -> None:
     done = run("logs", "job-nowhere")
     assert done.exit_code == 2

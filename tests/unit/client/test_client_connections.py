@@ -216,8 +216,11 @@ except KeyboardInterrupt:
     assert (done.stdout, done.stderr, done.returncode) == ("interrupted running\n", "", 0)
 
 
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_forked_process_is_told_to_make_its_own_client(client: Client) -> None:
+def test_a_forked_process_is_told_to_make_its_own_client(service: LiveService) -> None:
+    code = """
+import os, sys
+from batchmill import Client
+with Client(sys.argv[1], sys.argv[2]) as client:
     client.workers()
     pid = os.fork()
     if pid == 0:
@@ -226,7 +229,11 @@ def test_a_forked_process_is_told_to_make_its_own_client(client: Client) -> None
         except RuntimeError as error:
             os._exit(7 if "fork" in str(error) else 1)
         os._exit(2)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+    # in a process of its own: the threads of a service and of the test runner must not be in the one that forks
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code, service.url, service.token]
+    assert subprocess.run(command, check=False, timeout=60).returncode == 7
 
 
 def test_importing_batchmill_loads_nothing_heavy() -> None:

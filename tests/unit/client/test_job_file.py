@@ -10,6 +10,7 @@ import pytest
 from batchmill import RetryPolicy, Stage
 from batchmill.client.submitting.job_file import read_job_file
 from batchmill.client.submitting.stage import parse_size
+from batchmill.client.submitting.submission import make_spec
 from batchmill.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -50,6 +51,13 @@ def test_a_file_has_the_options_of_submit_and_its_paths_start_at_its_folder(tmp_
     assert options["retry"] == RetryPolicy(max_attempts=7)
     expected = [Stage("chunk", size=200, buffer=2 * 1024 * 1024), Stage("embed", name="vectors", pool="gpu", model="a")]
     assert forms(options["stages"]) == forms(expected)
+
+
+def test_a_file_may_have_a_deadline_and_waits_as_text(tmp_path: Path) -> None:
+    text = f'deadline = "2h"\nretry = {{ backoff_s = "500ms" }}\n{TOML.replace("retry = { max_attempts = 7 }", "")}'
+    options = read_job_file(written(tmp_path, text))
+    assert make_spec(None, options).deadline == 7200
+    assert options["retry"] == RetryPolicy(backoff_s=0.5)
 
 
 def test_json_of_the_same_form_is_the_same(tmp_path: Path) -> None:

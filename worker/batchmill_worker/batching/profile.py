@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchmill.jobs.job import Frozen
+from batchmill.jobs.frozen import Frozen
 
 
 class Profile(Frozen):

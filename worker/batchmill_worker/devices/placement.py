@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchmill.jobs.job import Frozen
+from batchmill.jobs.frozen import Frozen
 from batchmill_worker.devices.base import DeviceKind
 from batchmill_worker.devices.cores import Cores, CoreShare, divide
 
@@ -23,6 +23,9 @@ THREAD_VARIABLES = (
     "RAYON_NUM_THREADS",  # the tokenizers'
 )
 """The variables from which libraries read their number of threads; torch reads the first."""
+WAIT_POLICY = "OMP_WAIT_POLICY"
+"""How idle OpenMP threads wait. By default they spin for a while, and take time from whatever shares their cores:
+tokenisation, storage, other slots."""
 
 
 class SlotIdentity(Frozen):
@@ -112,4 +115,5 @@ def _visible(group: Sequence[Device]) -> dict[str, str]:
 
 
 def _threads(share: CoreShare, users: Mapping[str, str]) -> dict[str, str]:
-    return {variable: str(share.threads) for variable in THREAD_VARIABLES if variable not in users}
+    wanted = dict.fromkeys(THREAD_VARIABLES, str(share.threads)) | {WAIT_POLICY: "passive"}
+    return {variable: value for variable, value in wanted.items() if variable not in users}

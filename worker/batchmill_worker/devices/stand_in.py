@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field, TypeAdapter, ValidationError
 
 from batchmill.errors import InvalidSettings
-from batchmill.jobs.job import Frozen
+from batchmill.jobs.frozen import Frozen
 from batchmill_worker.devices.base import Device, DeviceKind, DeviceUsage
 from batchmill_worker.devices.cpu import CPU
 

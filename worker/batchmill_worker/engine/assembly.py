@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from batchmill.columns import RESERVED_PREFIX, reserved_column
 from batchmill.columns.lineage import SOURCE_ROW
-from batchmill.errors import InvalidOperator, did_you_mean
+from batchmill.errors import InvalidOperator, InvalidRows, did_you_mean
+from batchmill.gathered_results import first_values
 from batchmill_worker.engine.batches import join
 
 if TYPE_CHECKING:
@@ -34,6 +35,17 @@ class CompletedBatch:
         if self.result.counts is not None:
             return np.repeat(self.rows, self.result.counts)
         return np.delete(self.rows, list(self.result.errors)) if self.result.errors else self.rows
+
+
+def check_carry(table: pa.Table, carry: Sequence[str] | None) -> None:
+    """Raise `InvalidRows` if a column that the job carries is missing."""
+    for name in carry or ():
+        if name not in table.column_names:
+            raise InvalidRows(
+                f"the job carries the column {name!r}, which its rows do not have.",
+                hint=did_you_mean(name, table.column_names),
+                column=name,
+            )
 
 
 def assemble(
@@ -71,7 +83,8 @@ def assemble(
             f"operator {definition.name!r} made no column, and the job carries none.",
             hint="Results would be empty: carry a column, or return one.",
         )
-    kept = _pick(table.select([name for name in carried if name not in made]), sources)
+    kept = table.select([name for name in carried if name not in made])
+    kept = _pick(first_values(kept) if definition.gathers else kept, sources)
     if not names:
         return _without_columns(sources.size), sources, ()
     columns = {name: made[name] if name in made else kept.column(name) for name in names}

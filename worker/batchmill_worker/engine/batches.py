@@ -84,9 +84,13 @@ def join(definition: OperatorDefinition, results: Sequence[BatchResult]) -> dict
     names = dict.fromkeys(name for result in results for name in result.columns)
     joined = {}
     for name in names:
-        pieces = [result.columns.get(name, pa.chunked_array([pa.nulls(result.rows)])) for result in results]
+        pieces = [result.columns[name] if name in result.columns else _nulls(result.rows) for result in results]
         joined[name] = pieces[0] if len(pieces) == 1 else _join_column(definition, name, pieces)
     return joined
+
+
+def _nulls(rows: int) -> pa.ChunkedArray:
+    return pa.chunked_array([pa.nulls(rows)])
 
 
 def _join_column(definition: OperatorDefinition, name: str, pieces: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:

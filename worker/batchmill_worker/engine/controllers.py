@@ -6,9 +6,10 @@ import hashlib
 import logging
 import os
 import sys
+from dataclasses import dataclass
 from random import Random
 from threading import Lock
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import ValidationError
 
@@ -22,7 +23,7 @@ from batchmill_worker.batching.sizing import Batching
 
 if TYPE_CHECKING:
     from batchmill.jobs.job import StageSpec
-    from batchmill.operators.contract import OperatorDefinition
+    from batchmill.operators.contract import BackendInfo, OperatorDefinition
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,12 @@ class ProfileStore(Protocol):
         """Store a profile."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    controller: Controller
+    backend: BackendInfo | None
+
+
 class ControllerCache:
     """Keeps the controllers of recent jobs, saves what they learn, and lists what they decide. Thread-safe.
 
@@ -52,14 +59,20 @@ class ControllerCache:
         self._device = device
         self._clock = clock or SystemClock()
         self._lock = Lock()
-        self._kept: Lru[tuple[str, str], Controller] = Lru(MAX_CONTROLLERS)  # by operator and profile
+        self._kept: Lru[tuple[str, str], _Kept] = Lru(MAX_CONTROLLERS)  # by operator and profile
         self._saved_at = self._clock.monotonic()
 
-    def batching(self, definition: OperatorDefinition, spec: StageSpec) -> Batching:
-        """Return how to size the batches of a job. Raises `InvalidParams` if its parameters do not fit."""
-        name = self._name(definition, spec)
-        controller = self._kept.get_or_make((definition.name, name), lambda: Controller(Random(), self._read(name)))  # noqa: S311  # jitter
-        return Batching(spec.batch, controller)
+    def batching(self, definition: OperatorDefinition, spec: StageSpec, backend: BackendInfo | None = None) -> Batching:
+        """Return how to size the batches of a job. Raises `InvalidParams` if its parameters do not fit.
+
+        backend: what computes its results in this process, if the operator reports it.
+        """
+        name = self._name(definition, spec, backend)
+
+        def make() -> _Kept:
+            return _Kept(Controller(Random(), self._read(name)), backend)  # noqa: S311  # jitter
+
+        return Batching(spec.batch, self._kept.get_or_make((definition.name, name), make).controller)
 
     def save(self, *, at_once: bool = False) -> None:
         """Share what was learned, at most every `SAVE_INTERVAL_S` unless `at_once`. Failures are only logged."""
@@ -68,7 +81,8 @@ class ControllerCache:
             if not at_once and now - self._saved_at < SAVE_INTERVAL_S:
                 return
             self._saved_at = now
-            changed = [(name, kept) for (_, name), kept in self._kept.items() if kept.is_changed]
+            controllers = [(name, kept.controller) for (_, name), kept in self._kept.items()]
+            changed = [(name, controller) for name, controller in controllers if controller.is_changed]
         try:
             for name, controller in changed:
                 self._store.write(name, controller.profile().model_dump_json())
@@ -79,11 +93,13 @@ class ControllerCache:
         """List the last decision for each of the most recent operators, the latest first."""
         latest = [(operator, kept) for (operator, _), kept in reversed(self._kept.items())][:MAX_SHOWN]
         shown = []
-        for operator, controller in latest:
-            choice, rows = controller.latest()
+        for operator, kept in latest:
+            choice, rows = kept.controller.latest()
             if rows:
-                reason = choice.reason.value
-                shown.append(BatchChoice(operator=operator, units=round(choice.units, 1), rows=rows, reason=reason))
+                chosen = BatchChoice(
+                    operator=operator, units=round(choice.units, 1), rows=rows, reason=choice.reason.value
+                )
+                shown.append(chosen.model_copy(update=_described(kept.backend)))
         return shown
 
     def _read(self, name: str) -> Profile:
@@ -96,9 +112,16 @@ class ControllerCache:
             log.warning("the batch profile %s is of another version and is ignored", name)
         return Profile()
 
-    def _name(self, definition: OperatorDefinition, spec: StageSpec) -> str:
+    def _name(self, definition: OperatorDefinition, spec: StageSpec, backend: BackendInfo | None) -> str:
         digest = hashlib.sha256(definition.canonical(spec.params).encode()).hexdigest()[:32]
-        return f"{definition.name}:{definition.version}:{digest}:{device_type(self._device)}"
+        computes = f":{backend.key}" if backend else ""
+        return f"{definition.name}:{definition.version}:{digest}:{device_type(self._device)}{computes}"
+
+
+def _described(backend: BackendInfo | None) -> dict[str, Any]:
+    if backend is None:
+        return {}
+    return {"backend": backend.name, "precision": backend.precision, "worst_cosine": backend.worst_cosine}
 
 
 def device_type(device: str) -> str:

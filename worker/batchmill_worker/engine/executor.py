@@ -1,11 +1,12 @@
 """The seam between an attempt and what runs its rows: a shard goes in, a `ShardResult` comes out.
 
-Two kinds of operators need two ways of running, behind one protocol:
+Kinds of operators need ways of running of their own, behind one protocol:
 
 1. An operator that takes batches is driven by `BatchExecutor`: the device runs one batch of one shard at a time.
 2. An engine that takes requests, as one for language models does, has rows of several shards in flight at once; each
-   enters and leaves by itself. Its executor is shared by all shards of the process like the other one, returns to each
-   caller its own rows, and declares to the meter how many tokens of each attempt are in flight.
+   enters and leaves by itself. `RequestExecutor` is shared by all shards of the process like the other one, returns to
+   each caller its own rows, and declares to the meter which rows of each attempt are in flight.
+3. An operator that writes to a store takes a complete shard, and does not use the device: `StoreExecutor`.
 
 `Executors` is the one place where the kind of an operator decides. Neither an attempt nor the row cache knows which
 executor it has.
@@ -13,17 +14,19 @@ executor it has.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, assert_never
 
 from batchmill.operators.contract import OperatorKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import pyarrow as pa
 
-    from batchmill.operators.contract import OperatorDefinition
+    from batchmill.jobs.shard import ShardRef
+    from batchmill.operators.contract import OperatorDefinition, RowError
+    from batchmill_worker.batching.packing import Rows
     from batchmill_worker.batching.sizing import Batching
     from batchmill_worker.engine.shard_result import ShardResult
     from batchmill_worker.models.ready_operator import ReadyOperator
@@ -46,6 +49,11 @@ class ShardTask:
     has_succeeded: whether earlier attempts have done rows of this shard; then failing rows are the rows' fault.
     attempt_id: the attempt to name in traces.
     usage: the account of its time on the device; None: nobody's.
+    ref: the attempt; None: it is not one of a shard.
+    lineage: where each row is from; None: they are rows of the job's source.
+    rows: the index of each row in the stage's input; None: from 0.
+    failures: how often rows failed before, by their index in the table.
+    save: stores what is settled so far, for the next attempt if this one is lost; None: nobody does. It does not raise.
     """
 
     carry: Sequence[str] | None = None
@@ -54,6 +62,28 @@ class ShardTask:
     has_succeeded: bool = False
     attempt_id: str = ""
     usage: AttemptUsage | None = None
+    ref: ShardRef | None = None
+    lineage: pa.Table | None = None
+    rows: Rows | None = None
+    failures: Mapping[int, int] = field(default_factory=dict)
+    save: Callable[[ShardResult], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRows:
+    """All rows of an attempt, as an operator of the kind `SHARD` takes them. lineage: where each is from."""
+
+    rows: pa.Table
+    lineage: pa.Table
+    ref: ShardRef
+
+
+@dataclass(frozen=True, slots=True)
+class ShardReceipt:
+    """What such an operator returns: columns of one result for all rows, and the errors of rows, by their place."""
+
+    columns: dict[str, str | int]
+    errors: dict[int, RowError]
 
 
 ALL_DEFAULTS = ShardTask()
@@ -78,13 +108,19 @@ class Executor(Protocol):
 class Executors:
     """The executors of a device process."""
 
-    def __init__(self, batches: Executor) -> None:
+    def __init__(self, batches: Executor, stores: Executor, requests: Executor) -> None:
         self._batches = batches
+        self._stores = stores
+        self._requests = requests
 
     def of(self, definition: OperatorDefinition) -> Executor:
         """Return the executor for an operator of this kind."""
         match definition.kind:
             case OperatorKind.BATCH:
                 return self._batches
+            case OperatorKind.SHARD:
+                return self._stores
+            case OperatorKind.REQUEST:
+                return self._requests
             case never:
                 assert_never(never)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 from batchmill.clock import Clock, SystemClock
 from batchmill.jobs.retry import Done, Failed, Lost, Partial, Revoked
-from batchmill.telemetry.metrics import DEAD_LETTERS, RETRIES, ROWS_SETTLED, BoundedNames
+from batchmill.telemetry.metrics import DEAD_LETTERS, MAX_STAGE_NAMES, RETRIES, ROWS_SETTLED, BoundedNames
 from batchmill_worker.metering import catalogue
 from batchmill_worker.runtime.attempt_result import AttemptResult, AttemptStatus
 from batchmill_worker.runtime.trace import Phase, Recorder
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import CollectorRegistry
 
+    from batchmill.jobs.job import StageSpec
     from batchmill.jobs.retry import Outcome
     from batchmill.telemetry.metrics import BulkHistogram
 
@@ -84,10 +85,14 @@ class AttemptMetrics:
     def __init__(self, clock: Clock) -> None:
         self.now = clock.monotonic
         self.began_at = self.written_at = self.now()
-        self.operator = UNKNOWN  # to be set when it is claimed
+        self.operator = self.stage = UNKNOWN  # until it is claimed
         self.outcome = AttemptOutcome.DROPPED
         self.phases: list[tuple[Phase, float]] = []
         self.batches: list[BatchMark] = []
+
+    def about(self, spec: StageSpec) -> None:
+        """Count the attempt as one of this stage."""
+        self.operator, self.stage = spec.operator, spec.title
 
     def take(self) -> tuple[list[tuple[Phase, float]], list[BatchMark]]:
         """Return the marks since the last call, and forget them."""
@@ -144,8 +149,9 @@ class SlotMetrics(Recorder):
         self._clock = clock or SystemClock()
         self._pool = pool
         self._attempts: dict[str, AttemptMetrics] = {}  # by member
-        self._counts = _Counts(registry, pool)
-        self._operators: dict[str, _OperatorCounts] = {}
+        self._counts = _Counts(registry)
+        self._stages: dict[tuple[str, str], _StageCounts] = {}
+        self._stage = BoundedNames(MAX_STAGE_NAMES)
         self._busy = catalogue.BUSY_SECONDS.counter(registry).labels(slot, pool)
 
     @contextmanager
@@ -159,20 +165,20 @@ class SlotMetrics(Recorder):
             if self._attempts.get(member) is attempt:
                 del self._attempts[member]
             self.write(attempt)
-            counts = self._of(attempt.operator)
+            counts = self._of(attempt)
             counts.ended[attempt.outcome].inc()
             if attempt.outcome is not AttemptOutcome.DROPPED:
                 counts.attempt_seconds.observe(self._clock.monotonic() - attempt.began_at)
 
-    def rows_failed(self, operator: str, errors: Iterable[str]) -> None:
+    def rows_failed(self, attempt: AttemptMetrics, errors: Iterable[str]) -> None:
         """Count the rows that failed in an attempt, by the type of their error; one type for each row."""
         for error, count in Counter(errors).items():
-            self._counts.row_failures(operator, error, count)
+            self._of(attempt).row_failures(error, count)
 
     def ended(self, attempt: AttemptMetrics, outcome: Outcome, result: AttemptResult) -> None:
         """Count the end of an attempt, once it is in the ledger."""
         attempt.outcome = outcome_of(outcome, result)
-        counts = self._of(attempt.operator)
+        counts = self._of(attempt)
         if attempt.outcome in RETRY_REASONS:
             counts.retries[attempt.outcome].inc()
         match outcome:
@@ -183,9 +189,9 @@ class SlotMetrics(Recorder):
                 if completion.rows_dead:
                     counts.rows_dead.inc(completion.rows_dead)
                 for error, count in completion.dead_by_type:
-                    self._counts.dead_letters(attempt.operator, error, count)
+                    counts.dead_letters(error, count)
             case Failed(_, error_type):
-                self._counts.attempt_failures(attempt.operator, error_type or UNKNOWN)
+                counts.attempt_failures(error_type or UNKNOWN)
             case _:
                 return
 
@@ -200,24 +206,24 @@ class SlotMetrics(Recorder):
         """Write the marks of an attempt to prometheus-client."""
         attempt.written_at = self._clock.monotonic()
         phases, batches = attempt.take()
-        counts = self._of(attempt.operator)
+        counts = self._of(attempt)
         counts.add_phases(phases)
         if batches:
             self._busy.inc(counts.add_batches(batches))
 
-    def _of(self, operator: str) -> _OperatorCounts:
-        found = self._operators.get(operator)
+    def _of(self, attempt: AttemptMetrics) -> _StageCounts:
+        key = attempt.operator, self._stage(attempt.stage)
+        found = self._stages.get(key)
         if found is None:
-            found = self._operators[operator] = _OperatorCounts(self._counts, operator, self._pool)
+            found = self._stages[key] = _StageCounts(self._counts, *key, self._pool)
         return found
 
 
 class _Counts:
-    """The metrics of attempts, for all operators."""
+    """The metrics of attempts, for all stages."""
 
-    def __init__(self, registry: CollectorRegistry, pool: str) -> None:
-        self._pool = pool
-        self._error = BoundedNames(MAX_ERROR_TYPES)
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.error = BoundedNames(MAX_ERROR_TYPES)
         self.attempts = catalogue.ATTEMPTS.counter(registry)
         self.attempt_seconds: BulkHistogram = catalogue.ATTEMPT_SECONDS.histogram(registry)
         self.phases = catalogue.PHASE_SECONDS.counter(registry)
@@ -228,36 +234,38 @@ class _Counts:
         self.batch_rows: BulkHistogram = catalogue.BATCH_ROWS.histogram(registry)
         self.batch_failures = catalogue.BATCH_FAILURES.counter(registry)
         self.units = catalogue.UNITS.counter(registry)
-        self._row_failures = catalogue.ROW_FAILURES.counter(registry)
-        self._attempt_failures = catalogue.ATTEMPT_FAILURES.counter(registry)
-        self._dead_letters = DEAD_LETTERS.counter(registry)
-
-    def row_failures(self, operator: str, error: str, count: int) -> None:
-        self._row_failures.labels(operator, self._pool, self._error(error)).inc(count)
-
-    def attempt_failures(self, operator: str, error: str) -> None:
-        self._attempt_failures.labels(operator, self._pool, self._error(error)).inc()
-
-    def dead_letters(self, operator: str, error: str, count: int) -> None:
-        self._dead_letters.labels(operator, self._pool, self._error(error)).inc(count)
+        self.row_failures = catalogue.ROW_FAILURES.counter(registry)
+        self.attempt_failures = catalogue.ATTEMPT_FAILURES.counter(registry)
+        self.dead_letters = DEAD_LETTERS.counter(registry)
 
 
-class _OperatorCounts:
-    """The metrics of one operator, looked up once; those without an error label start at 0."""
+class _StageCounts:
+    """The metrics of a stage's name and operator, looked up once; those without an error label start at 0."""
 
-    def __init__(self, counts: _Counts, operator: str, pool: str) -> None:
-        self.ended = {each: counts.attempts.labels(operator, pool, each.value) for each in AttemptOutcome}
-        self.retries = {each: counts.retries.labels(operator, pool, why) for each, why in RETRY_REASONS.items()}
-        self.attempt_seconds = counts.attempt_seconds.labels(operator, pool)
-        self.rows_done = counts.rows.labels(operator, pool, "done")
-        self.rows_dead = counts.rows.labels(operator, pool, "dead")
-        self.rows_cached = counts.rows_cached.labels(operator, pool)
-        self._phases = {each: counts.phases.labels(operator, pool, each.name.lower()) for each in Phase}
+    def __init__(self, counts: _Counts, operator: str, stage: str, pool: str) -> None:
+        self._counts = counts
+        self._work = work = operator, stage, pool
+        self.ended = {each: counts.attempts.labels(*work, each.value) for each in AttemptOutcome}
+        self.retries = {each: counts.retries.labels(*work, why) for each, why in RETRY_REASONS.items()}
+        self.attempt_seconds = counts.attempt_seconds.labels(*work)
+        self.rows_done = counts.rows.labels(*work, "done")
+        self.rows_dead = counts.rows.labels(*work, "dead")
+        self.rows_cached = counts.rows_cached.labels(*work)
+        self._phases = {each: counts.phases.labels(*work, each.name.lower()) for each in Phase}
         self._batch_seconds = counts.batch_seconds.labels(operator, pool)
         self._batch_rows = counts.batch_rows.labels(operator, pool)
         self._batch_failures = counts.batch_failures.labels(operator, pool)
         self._useful = counts.units.labels(operator, pool, "useful")
         self._padding = counts.units.labels(operator, pool, "padding")
+
+    def row_failures(self, error: str, count: int) -> None:
+        self._counts.row_failures.labels(*self._work, self._counts.error(error)).inc(count)
+
+    def attempt_failures(self, error: str) -> None:
+        self._counts.attempt_failures.labels(*self._work, self._counts.error(error)).inc()
+
+    def dead_letters(self, error: str, count: int) -> None:
+        self._counts.dead_letters.labels(*self._work, self._counts.error(error)).inc(count)
 
     def add_phases(self, marks: list[tuple[Phase, float]]) -> None:
         totals: dict[Phase, float] = {}

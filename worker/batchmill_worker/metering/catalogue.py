@@ -6,6 +6,7 @@ from batchmill.telemetry.metrics import (
     DEAD_LETTERS,
     LEDGER_CALLS,
     LEDGER_FAILURES,
+    OF_STAGE,
     RETRIES,
     ROWS_SETTLED,
     SECONDS,
@@ -19,21 +20,21 @@ OF_SLOT = ("slot", "pool")
 OF_DEVICE = ("device", "model", "pool")
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384)
 
-ATTEMPTS = Metric("batchmill_attempts_total", COUNTER, "Attempts that ended, by outcome", (*OF_WORK, "outcome"))
+ATTEMPTS = Metric("batchmill_attempts_total", COUNTER, "Attempts that ended, by outcome", (*OF_STAGE, "outcome"))
 ATTEMPT_SECONDS = Metric(
-    "batchmill_attempt_duration_seconds", HISTOGRAM, "Time from a shard's message to its end", OF_WORK, SECONDS
+    "batchmill_attempt_duration_seconds", HISTOGRAM, "Time from a shard's message to its end", OF_STAGE, SECONDS
 )
 PHASE_SECONDS = Metric(
-    "batchmill_phase_seconds_total", COUNTER, "Time that attempts spent, by phase", (*OF_WORK, "phase")
+    "batchmill_phase_seconds_total", COUNTER, "Time that attempts spent, by phase", (*OF_STAGE, "phase")
 )
 ROWS_CACHED = Metric(
-    "batchmill_rows_cached_total", COUNTER, "Rows of committed shards with results from the row cache", OF_WORK
+    "batchmill_rows_cached_total", COUNTER, "Rows of committed shards with results from the row cache", OF_STAGE
 )
 ROW_FAILURES = Metric(
-    "batchmill_row_failures_total", COUNTER, "Rows that failed in an attempt, retried or not", (*OF_WORK, "error")
+    "batchmill_row_failures_total", COUNTER, "Rows that failed in an attempt, retried or not", (*OF_STAGE, "error")
 )
 ATTEMPT_FAILURES = Metric(
-    "batchmill_attempt_failures_total", COUNTER, "Attempts that failed, not only rows of them", (*OF_WORK, "error")
+    "batchmill_attempt_failures_total", COUNTER, "Attempts that failed, not only rows of them", (*OF_STAGE, "error")
 )
 BATCH_SECONDS = Metric(
     "batchmill_batch_duration_seconds", HISTOGRAM, "Time a batch was on the device", OF_WORK, SECONDS

@@ -60,6 +60,25 @@ def fingerprint_files(source: str) -> str:
     return hashlib.blake2b(json.dumps(described).encode(), digest_size=16).hexdigest()
 
 
+def content_digest(source: str) -> str:
+    """Return a digest of the content of a model's files, or the revision of a hub id.
+
+    Raises `LookupError` if the revision is unknown.
+    """
+    if not source.startswith("/"):
+        revision = hub_revision(source)
+        if not revision:
+            raise LookupError(f"the loaded revision of {source!r} is unknown")
+        return f"{source} {revision}"
+    root = Path(source)
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted(path for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
+        with path.open("rb") as file:
+            digest.update(f"{path.relative_to(root)}\0{path.stat().st_size}\0".encode())
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
 def hub_revision(source: str, cache: str | None = None) -> str:
     """Return the revision of a hub id in the hub's local cache; "" if it is unknown.
 
@@ -99,13 +118,7 @@ def _folder(model: str, locations: Locations) -> str:
 
 
 def _in_package(name: str) -> Path:
-    if not name.isidentifier():
-        raise InvalidParams(
-            f"{PACKAGE}{name} names no package.",
-            hint="Expected package:NAME with the name it is imported by: letters, digits and '_'.",
-            model=PACKAGE + name,
-        )
-    root = _package_folder(name)
+    root = package_folder(name)
     found = sorted((mark, len(folder.parts), folder) for folder, mark in _model_folders(root))
     if not found:
         raise InvalidParams(
@@ -123,8 +136,14 @@ def _in_package(name: str) -> Path:
     return best[0]
 
 
-def _package_folder(name: str) -> Path:
-    """Return the folder of an installed top-level package, without importing it."""
+def package_folder(name: str) -> Path:
+    """Return the folder of an installed top-level package, without importing it. Raises `InvalidParams`."""
+    if not name.isidentifier():
+        raise InvalidParams(
+            f"{PACKAGE}{name} names no package.",
+            hint="Expected package:NAME with the name it is imported by: letters, digits and '_'.",
+            model=PACKAGE + name,
+        )
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):  # a module that was put into sys.modules by hand has no spec

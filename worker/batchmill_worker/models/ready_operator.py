@@ -11,7 +11,7 @@ from batchmill_worker.runtime.hooks import NO_GUARD, HookGuard
 from batchmill_worker.runtime.slot_board import Hook
 
 if TYPE_CHECKING:
-    from batchmill.operators.contract import Operator, OperatorDefinition
+    from batchmill.operators.contract import BackendInfo, Operator, OperatorDefinition
 
 log = logging.getLogger(__name__)
 
@@ -23,11 +23,13 @@ class ReadyOperator:
         self.definition = definition
         self.guard = guard
         self.has_succeeded = False  # whether it has ever done a row in this process
+        self.requests: Any = operator  # of the kind `REQUEST`: its executor knows the hooks
         self._infer = operator.infer
         self.cost = getattr(operator, "cost", None)
         self.costs = getattr(operator, "costs", None)
         self.row_key = getattr(operator, "row_key", None)
         self._fingerprint = getattr(operator, "fingerprint", None)
+        self._computes_with = getattr(operator, "computes_with", None)
         self._prepare = getattr(operator, "prepare", None)
         self._finish = getattr(operator, "finish", None)
         self._teardown = getattr(operator, "teardown", None)
@@ -45,11 +47,21 @@ class ReadyOperator:
         return self._prepare is not None or self._finish is not None
 
     def fingerprint(self) -> str:
-        """Return what its results depend on that only it knows; "" if it has no such hook."""
+        """Return what its results depend on that only it knows; "" if it has no such hooks."""
+        backend = self.backend()
         if self._fingerprint is None:
-            return ""
+            return backend.key if backend else ""
         with self.guard.calling(Hook.FINGERPRINT):
-            return str(self._fingerprint())
+            own = str(self._fingerprint())
+        return f"{own} {backend.key}" if backend else own
+
+    def backend(self) -> BackendInfo | None:
+        """Return what computes its results; None if it has no such hook."""
+        if self._computes_with is None:
+            return None
+        with self.guard.calling(Hook.COMPUTES_WITH):
+            info: BackendInfo = self._computes_with()
+        return info
 
     def costs_of(self, batch: Any) -> Any:
         """Call the operator's `costs`; never while `prepare` runs, since both may use one tokenizer."""

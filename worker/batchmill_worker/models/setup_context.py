@@ -8,9 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchmill.storage.locations import Locations
+from batchmill.storage.named_endpoints import NamedEndpoints
+from batchmill.storage.named_stores import NamedStores
+from batchmill_worker.backends.converted_models import ConvertedModels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from batchmill.storage.blobs import BlobStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +23,17 @@ class SetupContext:
     """What is the same for every operator of a worker process.
 
     locations: the places that users may name; without any, no folder may be read.
+    converted_models: where models are stored that were converted for another library than torch.
+    stores: those that the settings name.
+    endpoints: the services of language models that the settings name.
+    blobs: the service's; None: there is none.
     """
 
     locations: Locations = Locations(())  # noqa: RUF009  # never changed: one may serve all
+    converted_models: ConvertedModels = ConvertedModels()  # noqa: RUF009  # the same
+    stores: NamedStores = NamedStores()  # noqa: RUF009  # the same
+    blobs: BlobStore | None = None
+    endpoints: NamedEndpoints = NamedEndpoints()  # noqa: RUF009  # the same
 
     @contextmanager
     def active(self) -> Iterator[None]:

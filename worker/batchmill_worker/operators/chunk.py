@@ -14,9 +14,10 @@ from batchmill.storage.hub_models import MODEL_FORMAT
 from batchmill_worker.models import setup_context
 from batchmill_worker.models.model_source import fingerprint_files, hub_revision, locate_model
 from batchmill_worker.text.columns import read_texts, text_key
-from batchmill_worker.text.model import ModelRequest, load_tokenizer, missing_extra
+from batchmill_worker.text.model import load_tokenizer
 from batchmill_worker.text.params import Column
 from batchmill_worker.text.pieces import cut
+from batchmill_worker.text.request import ModelRequest, missing_extra
 from batchmill_worker.text.structure import Limits, Piece, cut_along
 
 if TYPE_CHECKING:

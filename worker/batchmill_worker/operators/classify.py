@@ -12,9 +12,10 @@ from batchmill.errors import InvalidParams
 from batchmill.operators.contract import RowError
 from batchmill.operators.registration import operator
 from batchmill_worker.text.columns import read_texts, text_key
-from batchmill_worker.text.model import ModelRequest, load_classifier, load_embedder
+from batchmill_worker.text.model import load_classifier, load_embedder
 from batchmill_worker.text.one_pass import OnePassOperator
-from batchmill_worker.text.params import Column, Dtype, MaxTokens, Model, Truncate
+from batchmill_worker.text.params import Backend, Column, MaxTokens, Model, Precision, Truncate
+from batchmill_worker.text.request import ModelRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -63,7 +64,8 @@ class Classify(OnePassOperator):
         top_k: TopK = None,
         max_tokens: MaxTokens = None,
         truncate: Truncate = True,
-        dtype: Dtype = "auto",
+        backend: Backend = "auto",
+        precision: Precision = "auto",
     ) -> None:
         super().__init__()
         self._column = column
@@ -72,7 +74,13 @@ class Classify(OnePassOperator):
         self._temperature = temperature
         self._top_k = top_k
         self._request = ModelRequest(
-            "classify", "classify", model, dtype=dtype, max_tokens=max_tokens, truncate=truncate
+            "classify",
+            "classify",
+            model,
+            precision=precision,
+            max_tokens=max_tokens,
+            truncate=truncate,
+            backend=backend,
         )
         self._scores: Callable[[Tensor], Tensor] | None = None
 

@@ -16,7 +16,7 @@ from batchmill.operators.registration import operator
 from batchmill_worker.documents.kinds import Kind
 from batchmill_worker.documents.parser import Parsed, Parser
 from batchmill_worker.documents.readers import LIBRARIES, LibraryMissing, Reading, require_library, text_encoding
-from batchmill_worker.text.model import missing_extra
+from batchmill_worker.text.request import missing_extra
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

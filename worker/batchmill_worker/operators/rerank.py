@@ -8,9 +8,10 @@ from batchmill.errors import InvalidParams
 from batchmill.operators.contract import RowError
 from batchmill.operators.registration import operator
 from batchmill_worker.text.columns import pair, read_texts, text_key
-from batchmill_worker.text.model import ModelRequest, load_classifier
+from batchmill_worker.text.model import load_classifier
 from batchmill_worker.text.one_pass import OnePassOperator
-from batchmill_worker.text.params import Column, Dtype, MaxTokens, Model, Query, Truncate
+from batchmill_worker.text.params import Backend, Column, MaxTokens, Model, Precision, Query, Truncate
+from batchmill_worker.text.request import ModelRequest
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,12 +36,15 @@ class Rerank(OnePassOperator):
         column: Column = "text",
         max_tokens: MaxTokens = None,
         truncate: Truncate = True,
-        dtype: Dtype = "auto",
+        backend: Backend = "auto",
+        precision: Precision = "auto",
     ) -> None:
         super().__init__()
         self._query_column = query_column
         self._column = column
-        self._request = ModelRequest("rerank", "rerank", model, dtype=dtype, max_tokens=max_tokens, truncate=truncate)
+        self._request = ModelRequest(
+            "rerank", "rerank", model, precision, max_tokens=max_tokens, truncate=truncate, backend=backend
+        )
         self._activation: Any = None
 
     def setup(self, device: str) -> None:
@@ -58,7 +62,8 @@ class Rerank(OnePassOperator):
                 parameter="model",
             )
         self._activation = model.activation
-        self.begin(model, model.reader(model.prompt(None), sample=("A query.", "A text.")))
+        sample = ("A query.", "A text.")
+        self.begin(model, model.reader(model.prompt(None), sample), sample)
 
     def row_key(self, row: dict[str, Any]) -> str:
         """Return query and text: results depend on nothing else."""

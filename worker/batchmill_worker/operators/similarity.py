@@ -10,14 +10,16 @@ import pyarrow as pa
 from batchmill.operators.contract import PartialResult, RowError
 from batchmill.operators.registration import operator
 from batchmill_worker.text.columns import read_texts, text_key
-from batchmill_worker.text.model import ModelRequest, load_embedder
-from batchmill_worker.text.params import Column, Dtype, MaxTokens, Model, Prompt, Query, Truncate
+from batchmill_worker.text.model import load_embedder
+from batchmill_worker.text.params import Column, MaxTokens, Model, Precision, Prompt, Query, Truncate
+from batchmill_worker.text.request import ModelRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
+    from batchmill.operators.contract import BackendInfo
     from batchmill_worker.text.model import TextModel
     from batchmill_worker.text.tokens import TextReader
 
@@ -56,12 +58,12 @@ class Similarity:
         prompt: Prompt = None,
         max_tokens: MaxTokens = None,
         truncate: Truncate = True,
-        dtype: Dtype = "auto",
+        precision: Precision = "auto",
     ) -> None:
         self._columns = {"query_column": query_column, "column": column}
         self._prompts = (query_prompt, prompt)
         self._request = ModelRequest(
-            "similarity", "rerank", model, dtype=dtype, max_tokens=max_tokens, truncate=truncate
+            "similarity", "rerank", model, precision=precision, max_tokens=max_tokens, truncate=truncate
         )
         self._model: TextModel | None = None
         self._readers: tuple[TextReader, ...] = ()
@@ -116,6 +118,10 @@ class Similarity:
     def fingerprint(self) -> str:
         """Return a fingerprint of the files that the model was loaded from."""
         return self._loaded().fingerprint()
+
+    def computes_with(self) -> BackendInfo:
+        """Return what runs the model."""
+        return self._loaded().backend
 
     def _vectors(self, side: _Side) -> Tensor:
         from torch.nn.functional import normalize

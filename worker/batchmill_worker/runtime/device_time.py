@@ -182,6 +182,12 @@ class AttemptUsage:
             self._meter.advance()
             return self._parts().total + sum(hold.took_us for hold in self._meter.holders if hold.usage is self)
 
+    def so_far(self) -> Parts:
+        """Return what it has used until now. Call it outside `inferring`."""
+        with self._meter.lock:
+            self._meter.advance()
+            return self._parts()
+
     def close(self) -> Parts:
         """End the attempt and return all that it has used. Call it outside `inferring`; a second call has no effect."""
         with self._meter.lock:

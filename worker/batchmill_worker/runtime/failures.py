@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from batchmill.errors import OperatorFailed
+from batchmill.operators import row_errors
 from batchmill.operators.contract import RowError
 
 MAX_TRACEBACK_BYTES = 8 * 1024
@@ -25,6 +26,7 @@ _OWN_CODE = (
     Path(concurrent.futures.__file__).parent,
 )
 _OPERATORS = _PACKAGE / "operators"
+_ROW_ERRORS = (RowError.__module__, row_errors.__name__)
 
 
 class UserCodeExit(Exception):
@@ -146,9 +148,9 @@ def rejected(index: int, error: RowError, row: dict[str, Any]) -> DeadRow:
 
 
 def type_name(error: BaseException) -> str:
-    """Name an exception's type as its traceback does, without "builtins."."""
+    """Name an exception's type as its traceback does, without "builtins." and Batchmill's own modules of row errors."""
     kind = type(error)
-    if kind is RowError or kind.__module__ in ("builtins", "__main__"):
+    if kind.__module__ in ("builtins", "__main__", *_ROW_ERRORS):
         return kind.__qualname__
     return f"{kind.__module__}.{kind.__qualname__}"
 

@@ -49,7 +49,7 @@ class HookLimits:
                 return self.setup_s
             case Hook.COSTS | Hook.PREPARE | Hook.INFER | Hook.FINISH | Hook.TEARDOWN:
                 return self.batch_s
-            case Hook.ROW_KEY | Hook.FINGERPRINT:
+            case Hook.ROW_KEY | Hook.FINGERPRINT | Hook.COMPUTES_WITH:
                 return self.batch_s
             case never:
                 assert_never(never)

@@ -51,6 +51,7 @@ class Hook(StrEnum):
     TEARDOWN = "teardown"
     ROW_KEY = "row_key"
     FINGERPRINT = "fingerprint"
+    COMPUTES_WITH = "computes_with"
 
 
 class Pulse(IntEnum):

@@ -25,13 +25,14 @@ MAX_BYTES = 64 * 1024 * 1024
 
 
 class Phase(StrEnum):
-    """The phases of a shard, in order; those from `PREPARE` to `FINISH` once for each batch."""
+    """The phases of a shard, in order; those from `PREPARE` to `FINISH` once for each batch or row."""
 
     CLAIM = "claim"
     LOAD = "load"
     PREPARE = "prepare"  # choosing the rows of the next batch included
     DEVICE_WAIT = "device wait"
     INFER = "infer"
+    GENERATE = "generate"  # of an operator whose rows share an engine: from the first row to the last
     FINISH = "finish"
     STORE = "store"
     COMMIT = "commit"

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchmill.caches import Lru
-from batchmill.jobs.stages import FIRST_STAGE, last_stage
+from batchmill.gathered_results import GatheredResults
+from batchmill.jobs.files import ResultsSource
+from batchmill.jobs.stages import FIRST_STAGE, last_stage, stage_called
 from batchmill.stage_results import StageResults, kept_parts
 
 if TYPE_CHECKING:
@@ -68,18 +70,33 @@ class JobFilesCache:
             return self.open(job_id, stage, jobs.read(job_id).spec, jobs.inline_input(job_id) or b"")
         return self.open(job_id, stage, claim.spec, claim.inline_rows)
 
+    def after(self, job_id: str, files: JobFiles) -> JobFiles:
+        """Return the files of the stage behind that of these files, opening them first if need be. Raises as `open`."""
+        stage = files.stage + 1
+        return self.get(job_id, stage) or self.open(job_id, stage, files.spec, b"")
+
     def open(self, job_id: str, stage: int, spec: JobSpec, inline_rows: bytes) -> JobFiles:
         """Open a stage's files, and evict those of the least recently used one.
 
         Raises `NotFound`, `InvalidSource` or `StorageError`.
         """
         source: RowReader
-        if stage == FIRST_STAGE:
+        if stage == FIRST_STAGE and not isinstance(spec.source, ResultsSource):
             source = self._workspace.open_source(job_id, spec, inline_rows)
         else:
-            before = stage - 1
-            parts = self._workspace.open_results(job_id, spec, before)
-            source = StageResults(self._ledger.results, job_id, before, parts, self._parts)
+            source = self._results_before(job_id, stage, spec)
+            if spec.stages[stage].gathers:
+                source = GatheredResults(source)
         files = JobFiles(spec, stage, source, self._workspace.open_results(job_id, spec, stage))
         self._kept.put((job_id, stage), files)
         return files
+
+    def _results_before(self, job_id: str, stage: int, spec: JobSpec) -> StageResults:
+        """Open the results that a stage reads: of the stage before it, or of another job."""
+        if stage == FIRST_STAGE and isinstance(spec.source, ResultsSource):
+            of_job, of_spec = spec.source.job, self._ledger.jobs.read(spec.source.job).spec
+            before = stage_called(of_spec, spec.source.stage)
+        else:
+            of_job, of_spec, before = job_id, spec, stage - 1
+        store = self._workspace.open_results(of_job, of_spec, before)
+        return StageResults(self._ledger.results, of_job, before, store, self._parts, reader=job_id)

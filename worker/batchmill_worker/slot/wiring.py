@@ -11,11 +11,17 @@ from batchmill.clock import SystemClock
 from batchmill.fleet import WorkerInfo
 from batchmill.ledger import Ledger
 from batchmill.ledger.workers.row_cache import Limits
+from batchmill.storage.named_endpoints import NamedEndpoints
+from batchmill.storage.named_stores import NamedStores
 from batchmill.store_mark import StoreMark
 from batchmill.workspace import Workspace
+from batchmill_worker.backends.converted_models import ConvertedModels
 from batchmill_worker.engine.batch_executor import BatchExecutor
 from batchmill_worker.engine.controllers import ControllerCache
 from batchmill_worker.engine.executor import Executors
+from batchmill_worker.engine.request_executor import RequestExecutor
+from batchmill_worker.engine.stage_costs import StageCosts
+from batchmill_worker.engine.store_executor import StoreExecutor
 from batchmill_worker.metering.process import begin_counting
 from batchmill_worker.models.model_memory import MIB, default_budget
 from batchmill_worker.models.operator_cache import OperatorCache
@@ -32,6 +38,7 @@ from batchmill_worker.slot.attempt.reports import AttemptReports
 from batchmill_worker.slot.attempt.runner import AttemptRunner
 from batchmill_worker.slot.attempt.shard_computer import ShardComputer
 from batchmill_worker.slot.attempt.shard_loader import ShardLoader
+from batchmill_worker.slot.attempt.stage_runner import StageRunner
 from batchmill_worker.slot.attempt.store_guard import StoreGuard
 from batchmill_worker.slot.job_cache import JobFilesCache
 from batchmill_worker.slot.leases import Heartbeat
@@ -89,13 +96,18 @@ def build_slot_context(settings: WorkerSettings, identity: SlotIdentity, board_f
     queues = ModelQueues(settings.pool, heartbeat)
     operators = OperatorCache(
         worker.device,
-        SetupContext(locations=settings.locations()),
+        _setup_context(settings, workspace),
         budget=_model_budget(settings, worker),
         on_change=queues.follow,
         metrics=counts.models,
         guard=guard,
     )
-    batches = BatchExecutor(DeviceLock(), memory=memory_of(worker.device), trace=trace)
+    device, clock = DeviceLock(), SystemClock()
+    executors = Executors(
+        BatchExecutor(device, memory=memory_of(worker.device), trace=trace),
+        StoreExecutor(clock, trace),
+        RequestExecutor(device, clock, trace),
+    )
 
     blobs, job_files = workspace.blobs, JobFilesCache(workspace, ledger)
     limits = Limits(settings.row_cache_mb * MIB, settings.row_cache_rows)
@@ -103,17 +115,31 @@ def build_slot_context(settings: WorkerSettings, identity: SlotIdentity, board_f
     terms = ClaimTerms(worker.name, settings.pool, hourly_price_nano(settings, identity))
     store = AttemptStore(ledger.shards, blobs, trace)
     store_guard = StoreGuard(StoreMark(ledger, blobs), SystemClock())
+    reports = AttemptReports(counts.attempts, ledger.log, worker.name)
     runner = AttemptRunner(
         store_guard,
         Claimer(ledger.shards, job_files, heartbeat, terms, trace),
-        ShardLoader(job_files, blobs, registry, worker.name, trace, SystemClock()),
-        ShardComputer(Executors(batches), operators, controllers, row_cache),
-        store,
+        StageRunner(
+            ShardLoader(job_files, blobs, registry, worker.name, trace, SystemClock()),
+            ShardComputer(executors, operators, controllers, row_cache, StageCosts(ledger.profiles)),
+            store,
+            reports,
+            SystemClock(),
+        ),
         AttemptSettler(ledger.shards, job_files, store, trace, settings.storage_wait_s),
-        AttemptReports(counts.attempts, ledger.log, worker.name),
-        SystemClock(),
+        reports,
     )
     return SlotContext(worker.name, ledger, registry, store_guard, heartbeat, queues, runner, operators, controllers)
+
+
+def _setup_context(settings: WorkerSettings, workspace: Workspace) -> SetupContext:
+    return SetupContext(
+        settings.locations(),
+        ConvertedModels(settings.converted_models_folder, settings.converted_models_mb * MIB),
+        NamedStores.load(settings.stores),
+        workspace.blobs,
+        NamedEndpoints.load(settings.endpoints),
+    )
 
 
 def _describe(settings: WorkerSettings, identity: SlotIdentity, registry: OperatorRegistry) -> WorkerInfo:

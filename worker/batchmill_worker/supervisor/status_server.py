@@ -157,7 +157,7 @@ class _Connection(web.RequestHandler):
         request: web.BaseRequest,  # noqa: ARG002  # aiohttp's signature
         status: int = 500,
         exc: BaseException | None = None,
-        message: str | None = None,  # noqa: ARG002
+        message: str | None = None,  # noqa: ARG002  # aiohttp's
     ) -> web.StreamResponse:
         """What aiohttp refuses by itself, and a route that failed."""
         if status == 500:

@@ -6,16 +6,16 @@ Everything that is loaded for a text operator is loaded here. Code that is store
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from batchmill.errors import InvalidParams, MissingExtra, OperatorFailed, did_you_mean
+from batchmill.errors import InvalidParams, OperatorFailed, did_you_mean
 from batchmill.operators.contract import RowError
 from batchmill_worker.models import setup_context
-from batchmill_worker.models.model_source import fingerprint_files, hub_revision, locate_model
+from batchmill_worker.models.model_source import content_digest, fingerprint_files, hub_revision, locate_model
 from batchmill_worker.runtime.failures import Failure, operator_failed
 from batchmill_worker.text.kinds import ModelKind, require_kind
+from batchmill_worker.text.request import missing_extra
 from batchmill_worker.text.tokens import TokenReader
 
 if TYPE_CHECKING:
@@ -23,8 +23,13 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from batchmill.operators.contract import BackendInfo
+    from batchmill_worker.backends.base import Backend
+    from batchmill_worker.backends.torch_backend import TorchBackend
     from batchmill_worker.runtime.torch_runtime import TorchRuntime
+    from batchmill_worker.text.backend_choice import LoadedModel
     from batchmill_worker.text.columns import Text
+    from batchmill_worker.text.request import ModelRequest
     from batchmill_worker.text.tokens import TextReader
 
 _NO_LIMIT = 1_000_000_000
@@ -39,33 +44,36 @@ _CLASSES = {
 """The class of sentence-transformers that loads a kind, and the name it gives to what it computes."""
 
 
-@dataclass(frozen=True, slots=True)
-class ModelRequest:
-    """Which model an operator asks for, and how it wants to use it. The fields are the operators' parameters."""
-
-    operator: str
-    extra: str  # of Batchmill, that installs the libraries
-    model: str
-    dtype: str = "auto"
-    max_tokens: int | None = None
-    truncate: bool = True
-
-
 class TextModel:
-    """A model in evaluation mode on its device.
+    """A model in evaluation mode on its device. Torch runs it until `choose_backend` is called.
 
-    model: a `SentenceTransformer` or a `CrossEncoder`.
-    output: the name of what it computes: `sentence_embedding`, `scores`.
     files: a fingerprint of the files that it was loaded from; "": unknown.
     """
 
-    def __init__(self, model: Any, runtime: TorchRuntime, output: str, request: ModelRequest, files: str = "") -> None:
-        self.model = model
+    def __init__(self, loaded: LoadedModel, runtime: TorchRuntime, request: ModelRequest, files: str = "") -> None:
+        self.model = loaded.torch.model  # a `SentenceTransformer` or a `CrossEncoder`
+        self._loaded = loaded
+        self._backend: Backend = loaded.torch
         self._files = files
         self._runtime = runtime
-        self._output = output
-        self._request = request
-        self._limit = self._limited(model.max_seq_length)
+        self.request = request
+        self._limit = self._limited(self.model.max_seq_length)
+
+    @property
+    def backend(self) -> BackendInfo:
+        """What computes the outputs."""
+        return self._backend.info
+
+    def choose_backend(self, reader: TextReader, sample: Text = "A text.") -> None:
+        """Run the model with the backend that the job asks for. `sample`: as in `reader`.
+
+        The weights of torch are dropped if it is another one. Raises as `backend_choice.choose_backend`.
+        """
+        from batchmill_worker.text.backend_choice import choose_backend
+
+        self._backend = choose_backend(self.request, self._loaded, reader, sample)
+        if self._backend is not self._loaded.torch:
+            self.model.to("meta")
 
     @property
     def labels(self) -> list[str]:
@@ -84,20 +92,20 @@ class TextModel:
         activation: Callable[[Tensor], Tensor] = self.model.activation_fn
         return activation
 
-    def dimension(self, asked: int | None = None) -> int | None:
-        """Return how many numbers of a vector to keep; None: all.
+    def dimensions(self, asked: int | None = None) -> int | None:
+        """Return how many numbers a vector has, if `asked` are to be kept; None: all, and their number is unknown.
 
         Raises `InvalidParams` if more are asked for than the model makes.
         """
         own: int | None = self.model.get_embedding_dimension()
         if asked is not None and own is not None and asked > own:
-            raise self._refusal(
-                f"truncate_dim is {asked}, but {self._request.model!r} makes vectors of {own} numbers.",
+            raise self.request.refusal(
+                f"dimensions is {asked}, but {self.request.model!r} makes vectors of {own} numbers.",
                 hint=f"Use {own} or fewer, or leave it out.",
-                parameter="truncate_dim",
+                parameter="dimensions",
             )
         truncated: int | None = self.model.truncate_dim
-        return asked or truncated
+        return asked or truncated or own
 
     def prompt(self, prompt: str | None, name: str | None = None) -> str:
         """Return the text to put before every text: the given one, else the model's of that name, else its default."""
@@ -105,8 +113,8 @@ class TextModel:
         if name is None:
             return prompt or ""
         if name not in self.model.prompts:
-            raise self._refusal(
-                f"{self._request.model!r} has no prompt {name!r}.",
+            raise self.request.refusal(
+                f"{self.request.model!r} has no prompt {name!r}.",
                 hint=did_you_mean(name, self.model.prompts) or "It has none: use the parameter 'prompt'.",
                 parameter="prompt_name",
             )
@@ -121,10 +129,10 @@ class TextModel:
         if self._has_fast_tokenizer() and self._agrees(
             self._token_reader(prompt, sample, truncate=True), prompt, sample
         ):
-            return self._token_reader(prompt, sample, truncate=self._request.truncate)
-        if not self._request.truncate:
-            raise self._refusal(
-                f"{self._request.model!r} does not report the tokens of a text, so truncate=false is not possible.",
+            return self._token_reader(prompt, sample, truncate=self.request.truncate)
+        if not self.request.truncate:
+            raise self.request.refusal(
+                f"{self.request.model!r} does not report the tokens of a text, so truncate=false is not possible.",
                 hint="Leave out 'truncate'.",
                 parameter="truncate",
             )
@@ -135,38 +143,35 @@ class TextModel:
         import torch
 
         with torch.inference_mode():
-            outputs = self.model(self._runtime.to_device(features))
-            return self._runtime.to_host(then(outputs[self._output].float()))
+            return self._runtime.to_host(then(self._backend.forward(features)))
 
     def fingerprint(self) -> str:
         """Return a text that changes with the model's files. Raises `LookupError` if they are unknown."""
         if not self._files:
-            raise LookupError(f"the loaded revision of {self._request.model!r} is unknown")
+            raise LookupError(f"the loaded revision of {self.request.model!r} is unknown")
         return self._files
 
     def memory_bytes(self) -> int:
         """Return the bytes of the weights on the device."""
-        from batchmill_worker.runtime.torch_runtime import memory_bytes
-
-        return memory_bytes(self.model)
+        return self._backend.memory_bytes()
 
     def _limited(self, own: int | None) -> int | None:
         """Return the longest text in tokens, and set it in the model if it is not its own limit."""
         own = own if own is not None and own < _NO_LIMIT else None
-        asked = self._request.max_tokens
+        asked = self.request.max_tokens
         if asked is None:
             return own
         if own is not None and asked > own:
-            raise self._refusal(
-                f"max_tokens is {asked}, but {self._request.model!r} takes at most {own}.",
+            raise self.request.refusal(
+                f"max_tokens is {asked}, but {self.request.model!r} takes at most {own}.",
                 hint=f"Use {own} or fewer, or leave it out.",
                 parameter="max_tokens",
             )
         try:
             self.model.max_seq_length = asked
         except AttributeError as error:
-            raise self._refusal(
-                f"{self._request.model!r} reads texts of any length, and max_tokens does not change that.",
+            raise self.request.refusal(
+                f"{self.request.model!r} reads texts of any length, and max_tokens does not change that.",
                 hint="Leave it out.",
                 parameter="max_tokens",
             ) from error
@@ -196,10 +201,6 @@ class TextModel:
         own = self.model.preprocess(list(texts), prompt=prompt or None)
         ours = reader.features(texts)
         return own.keys() == ours.keys() and all(_same(own[name], value) for name, value in ours.items())
-
-    def _refusal(self, message: str, *, hint: str, parameter: str) -> InvalidParams:
-        operator = self._request.operator
-        return InvalidParams(f"operator {operator!r}: {message}", hint=hint, operator=operator, parameter=parameter)
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -279,23 +280,29 @@ def _load(request: ModelRequest, device: str, kind: ModelKind, advice: str) -> T
     files = fingerprint_files(source)
     library = _import(request, "sentence_transformers")
     require_kind(request.operator, request.model, source, kind, advice)
+    from batchmill_worker.backends.torch_backend import TorchBackend
     from batchmill_worker.runtime.torch_runtime import TorchRuntime
+    from batchmill_worker.text.backend_choice import LoadedModel, first_precision
 
-    runtime = TorchRuntime(device, request.dtype)
     name, output = _CLASSES[kind]
-    try:
-        model = getattr(library, name)(
-            source, device=device, trust_remote_code=False, model_kwargs={"dtype": runtime.dtype}
-        ).eval()
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise _load_error(request, source, error) from error
-    for module in list(model)[
-        1:
-    ]:  # the first has its type from `model_kwargs`, which leaves alone what must stay float32
-        module.to(runtime.dtype)
-    return TextModel(model, runtime, output, request, files or hub_revision(source))
+
+    def load(precision: str) -> TorchBackend:
+        runtime = TorchRuntime(device, precision)
+        try:
+            model = getattr(library, name)(
+                source, device=device, trust_remote_code=False, model_kwargs={"dtype": runtime.dtype}
+            ).eval()
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise _load_error(request, source, error) from error
+        for module in list(model)[1:]:  # the first has its type from `model_kwargs`, which leaves some at float32
+            module.to(runtime.dtype)
+        return TorchBackend(model, runtime, output)
+
+    precision = first_precision(request, device)
+    loaded = LoadedModel(load(precision), load, lambda: content_digest(source))
+    return TextModel(loaded, TorchRuntime(device, precision), request, files or hub_revision(source))
 
 
 def _import(request: ModelRequest, library: str) -> Any:
@@ -309,14 +316,6 @@ def _import(request: ModelRequest, library: str) -> Any:
     disable_progress_bars()
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the library has no types here
     return module
-
-
-def missing_extra(operator: str, extra: str, error: ImportError) -> MissingExtra:
-    """Make the error for a library that is not installed."""
-    return MissingExtra(
-        f"operator {operator!r} needs the libraries of the extra {extra!r}: {error}.",
-        hint=f"Install it on every worker: pip install 'batchmill[{extra}]'.",
-    )
 
 
 def _load_error(request: ModelRequest, source: str, error: Exception) -> OperatorFailed:

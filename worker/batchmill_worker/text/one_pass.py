@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from batchmill.operators.contract import BackendInfo
     from batchmill_worker.text.columns import Text
     from batchmill_worker.text.model import TextModel
     from batchmill_worker.text.tokens import TextReader
@@ -33,6 +34,7 @@ class OnePassOperator(ABC):
 
     def __init__(self) -> None:
         self._loaded: tuple[TextModel, TextReader] | None = None
+        self._counts_tokens = False
 
     @abstractmethod
     def texts(self, batch: pa.Table) -> Sequence[Text | RowError]:
@@ -46,8 +48,23 @@ class OnePassOperator(ABC):
     def columns(self, outputs: Tensor) -> dict[str, Any]:
         """Make the new columns from the results of `on_device`."""
 
-    def begin(self, model: TextModel, reader: TextReader) -> None:
-        """Use this loaded model from now on."""
+    def begin(
+        self, model: TextModel, reader: TextReader, sample: Text = "A text.", *, counts_tokens: bool = False
+    ) -> None:
+        """Use this loaded model from now on, with the backend that the job asks for. sample: as in `TextModel.reader`.
+
+        counts_tokens: add the column `tokens`.
+
+        Raises as `TextModel.choose_backend`, and `InvalidParams` if the model does not report its tokens.
+        """
+        if counts_tokens and "attention_mask" not in reader.features([sample]):
+            raise model.request.refusal(
+                "the model does not report the tokens of a text.",
+                hint="Leave out 'token_counts'.",
+                parameter="token_counts",
+            )
+        self._counts_tokens = counts_tokens
+        model.choose_backend(reader, sample)
         self._loaded = model, reader
 
     def costs(self, batch: pa.Table) -> Sequence[float]:
@@ -68,7 +85,12 @@ class OnePassOperator(ABC):
     def finish(self, outputs: tuple[TokenBatch, Tensor | None]) -> PartialResult:
         """Return the new columns, and the rows that failed."""
         batch, tensor = outputs
-        return PartialResult(pa.table({} if tensor is None else self.columns(tensor)), batch.errors)
+        if tensor is None or batch.features is None:
+            return PartialResult(pa.table({}), batch.errors)
+        columns = self.columns(tensor)
+        if self._counts_tokens:
+            columns["tokens"] = batch.features["attention_mask"].sum(1).int().numpy()
+        return PartialResult(pa.table(columns), batch.errors)
 
     def teardown(self) -> None:
         """Drop the model."""
@@ -81,6 +103,10 @@ class OnePassOperator(ABC):
     def fingerprint(self) -> str:
         """Return a fingerprint of the files that the model was loaded from."""
         return self._ready()[0].fingerprint()
+
+    def computes_with(self) -> BackendInfo:
+        """Return what runs the model."""
+        return self._ready()[0].backend
 
     def _ready(self) -> tuple[TextModel, TextReader]:
         if self._loaded is None:

@@ -32,7 +32,17 @@ MaxTokens = Annotated[
 Truncate = Annotated[
     bool, Field(description="Cut a text that is too long at its end; false makes it an error of its row instead.")
 ]
-Dtype = Annotated[
-    Literal["auto", "float32", "bfloat16", "float16"],
-    Field(description="What the model computes in; auto: half precision on GPUs that have it, else float32."),
+Backend = Annotated[
+    Literal["auto", "torch", "openvino"],
+    Field(
+        description="The library that runs the model; auto: on CPUs the fastest that is installed and gives the same "
+        "results as torch, else torch."
+    ),
+]
+Precision = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16", "int8"],
+    Field(
+        description="What the model computes in; auto: half precision on GPUs that have it, else float32. int8: on "
+        "CPUs with OpenVINO."
+    ),
 ]

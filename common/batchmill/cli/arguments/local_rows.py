@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from batchmill.jobs.job import FileSource
+    from batchmill.jobs.files import FileSource
 
 SPLIT_ROWS = 100_000
 SPLIT_BYTES = 8 * 1024 * 1024

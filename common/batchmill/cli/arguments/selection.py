@@ -33,7 +33,8 @@ def jobs_argument(command: Callable[..., Any]) -> Callable[..., Any]:
 def find_job(client: Client, given: str) -> Job:
     """Return the job of an id, of a unique beginning of an id, of a unique name, or the newest one for `last`.
 
-    A full id needs no request. Raises `NotFound` for no such job, `InvalidRequest` for several.
+    A full id needs no request. A replay has the name of its job, and gives way to it. Raises `NotFound` for no such
+    job, `InvalidRequest` for several.
     """
     if _FULL_ID.fullmatch(given) or not given.strip():
         return client.job(given)
@@ -45,6 +46,7 @@ def find_job(client: Client, given: str) -> Job:
     known = client.jobs()
     exact = [job for job in known if job.id == given]
     named = [job for job in known if job.latest is not None and job.latest.name == given]
+    named = [job for job in named if job.latest is not None and job.latest.replay_of is None] or named
     found = exact or named or [job for job in known if _begins(job.id, given)]
     if not found:
         raise NotFound(

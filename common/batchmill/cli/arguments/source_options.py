@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from batchmill.errors import InvalidRequest
-from batchmill.jobs.job import SourceFormat
+from batchmill.jobs.files import SourceFormat
 
 if TYPE_CHECKING:
     from collections.abc import Callable

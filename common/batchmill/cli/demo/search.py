@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A paragraph near a question; `score` is the cosine similarity of their vectors."""
+    """A chunk near a question; `score` is the cosine similarity of their vectors."""
 
     topic: str
     text: str
@@ -27,13 +27,13 @@ def read_vectors(folder: Path) -> pa.Table:
     return ds.dataset(str(folder), format="parquet").to_table()
 
 
-def nearest(questions: pa.Table, paragraphs: pa.Table, count: int) -> list[list[Match]]:
-    """Return the `count` nearest paragraphs of each question, best first, equal texts once.
+def nearest(questions: pa.Table, chunks: pa.Table, count: int) -> list[list[Match]]:
+    """Return the `count` nearest chunks of each question, best first, equal texts once.
 
-    Both tables have a column `embedding`; the paragraphs also have `topic` and `text`.
+    Both tables have a column `embedding`; the chunks also have `topic` and `text`.
     """
-    scores = _unit_vectors(questions) @ _unit_vectors(paragraphs).T
-    topics, texts = paragraphs.column("topic"), paragraphs.column("text")
+    scores = _unit_vectors(questions) @ _unit_vectors(chunks).T
+    topics, texts = chunks.column("topic"), chunks.column("text")
     found = []
     for row in scores:
         matches: dict[str, Match] = {}

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from batchmill.cli.terminal.tables import Column, lay_out
 from batchmill.fleet import PoolStatus, WorkerInfo
-from batchmill.jobs.job import Frozen, JobState
+from batchmill.jobs.frozen import Frozen
+from batchmill.jobs.job import JobState
 from batchmill.jobs.status import JobStatus
 from batchmill.wording import count, duration, eta_range, printable, rows_per_second, speed, state
 

@@ -12,7 +12,7 @@ from batchmill.cli import FAILED, INTERRUPTED
 from batchmill.cli.terminal.console import outcome, print_json
 from batchmill.clock import SystemClock
 from batchmill.jobs.job import JobState
-from batchmill.wording import dead, pace, printable, progress, state
+from batchmill.wording import byte_size, dead, pace, printable, progress, state
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 LINE_INTERVAL_S = 5.0
 STATE_CELLS = max(map(len, JobState))
+BUFFER_CELLS = len("999.9 kB of 999.9 MB wait")
 
 
 class Display(Protocol):
@@ -112,10 +113,10 @@ def _text(status: JobStatus) -> str:
 
 
 def _buffer(stage: StageStatus) -> str:
-    """Say how much waits behind a stage for the next one."""
-    if stage.buffer_bytes is None or not stage.buffered_bytes:
-        return ""
-    return f"{stage.buffered_bytes / 1e6:,.1f} of {stage.buffer_bytes / 1e6:,.0f} MB wait"
+    """Say how much waits behind a stage for the next one, always in as many cells."""
+    if stage.buffer_bytes is None:
+        return " " * BUFFER_CELLS
+    return f"{byte_size(stage.buffered_bytes)} of {byte_size(stage.buffer_bytes)} wait".rjust(BUFFER_CELLS)
 
 
 def _stages(status: JobStatus) -> list[str]:

@@ -69,20 +69,27 @@ class ResultPage:
 
 
 async def pages(
-    transport: Transport, path: str, content_type: str, on_damage: OnDamage | None = None
+    transport: Transport,
+    path: str,
+    content_type: str,
+    on_damage: OnDamage | None = None,
+    stage: str | None = None,
 ) -> AsyncGenerator[ResultPage, None]:
     """Yield all pages of the results at `path`, waiting for rows until the job has ended.
 
     on_damage: called with the error of each part that is damaged or missing, which is left out then.
+    stage: whose results they are; None: the last one's.
     """
-    pending = asyncio.create_task(_fetch(transport, path, content_type, None, on_damage))
+    query = {} if stage is None else {"stage": stage}
+    pending = asyncio.create_task(_fetch(transport, path, content_type, query, on_damage))
     try:
         is_last = False
         while not is_last:
             page = await pending
             is_last = page.is_last
             if not is_last:
-                pending = asyncio.create_task(_fetch(transport, path, content_type, page.next_cursor, on_damage))
+                query = query | {"cursor": page.next_cursor}
+                pending = asyncio.create_task(_fetch(transport, path, content_type, query, on_damage))
             yield page
     finally:
         pending.cancel()
@@ -90,17 +97,17 @@ async def pages(
 
 
 async def _fetch(
-    transport: Transport, path: str, content_type: str, cursor: str | None, on_damage: OnDamage | None
+    transport: Transport, path: str, content_type: str, query: Mapping[str, str], on_damage: OnDamage | None
 ) -> ResultPage:
     while True:
-        query = {"wait_s": str(LONG_POLL_S)} | ({"cursor": cursor} if cursor is not None else {})
         try:
-            return await one_page(transport, path, content_type, query)
+            return await one_page(transport, path, content_type, {"wait_s": str(LONG_POLL_S), **query})
         except (DamagedData, NotFound) as error:
             cursor = error.details.get("next_cursor")
             if on_damage is None or cursor is None:
                 raise
             on_damage(error)
+            query = {**query, "cursor": cursor}
 
 
 async def one_page(transport: Transport, path: str, content_type: str, query: Mapping[str, str]) -> ResultPage:

@@ -24,10 +24,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
-from batchmill.client.options import JobOptions
+from batchmill.client.submitting.options import JobOptions
 from batchmill.client.submitting.stage import Stage
 from batchmill.errors import InvalidRequest, closest, did_you_mean
 from batchmill.jobs.job import BatchPolicy, RetryPolicy, StageForm
+from batchmill.jobs.sink import TABLE_PATTERN
 from batchmill.wording import fault_of
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 MAX_FILE_BYTES = 1024 * 1024
 
 _KEYS = frozenset(JobOptions.__annotations__) - {"params", "carry", "idempotency_key"}
-_WITH_PARTS = frozenset({"source", "output", "retry", "batch"})
+_WITH_PARTS = frozenset({"source", "output", "sink", "retry", "batch"})
+_PATH_OF = {"source": "path", "output": "path", "sink": "to"}
 _STAGE_KEYS = frozenset(StageForm.model_fields) - {"buffer_bytes"} | {"buffer"}
 _POLICIES: dict[str, type[RetryPolicy] | type[BatchPolicy]] = {"retry": RetryPolicy, "batch": BatchPolicy}
 
@@ -62,6 +64,8 @@ def read_job_file(path: Path, changes: Iterable[tuple[str, Any]] = ()) -> JobOpt
     for name in ("source", "output"):
         if name in options:
             options[name] = _located(options[name], path.parent)
+    if "sink" in options:
+        options["sink"] = _sink_located(options["sink"], path.parent)
     return cast("JobOptions", options)
 
 
@@ -97,8 +101,8 @@ def _set(document: dict[str, Any], place: str, value: Any) -> None:
         )
     target, names = (document, [first, *rest]) if stage is None or not rest else (stage, rest)
     for name in names[:-1]:
-        if isinstance(target, dict) and isinstance(target.get(name), str) and name in ("source", "output"):
-            target[name] = {"path": target[name]}
+        if isinstance(target, dict) and isinstance(target.get(name), str) and name in _PATH_OF:
+            target[name] = {_PATH_OF[name]: target[name]}
         target = target.setdefault(name, {}) if isinstance(target, dict) else None
     if not isinstance(target, dict):
         raise InvalidRequest(
@@ -143,6 +147,14 @@ def _policy(path: Path, name: str, policy: type[RetryPolicy] | type[BatchPolicy]
         return policy.model_validate(fields)
     except ValidationError as error:
         raise InvalidRequest(f"{path}: {name}: {fault_of(error.errors()[0])}", field=name) from error
+
+
+def _sink_located(value: Any, folder: Path) -> Any:
+    """Make the relative path of a sink relative to the file's folder; a table of a named store stays."""
+    if isinstance(value, dict):
+        return value | {"to": _sink_located(value["to"], folder)} if "to" in value else value
+    is_table = isinstance(value, str) and TABLE_PATTERN.fullmatch(value) is not None
+    return value if is_table else _located(value, folder)
 
 
 def _located(value: Any, folder: Path) -> Any:

@@ -24,7 +24,7 @@ from batchmill.errors import InvalidRows
 from batchmill.jobs.job import MAX_INLINE_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
 MAX_PART_BYTES = 8 * 1024 * 1024
 MAX_CHUNK_BYTES = 2 * 1024 * 1024
@@ -143,20 +143,25 @@ def _groups(rows: Iterable[Any]) -> Iterator[Any]:
         if set(map(type, block)) == {dict}:
             size = _next_size(len(block), chunk.add(block), largest)
         else:
-            size = 1
-            for row in block:
-                if isinstance(row, Mapping):
-                    chunk.add([row])
-                    continue
-                if chunk:
-                    yield chunk
-                    chunk = _Chunk()
-                yield row
+            size, chunk = 1, (yield from _one_by_one(block, chunk))
         if chunk.is_full:
             yield chunk
             chunk = _Chunk()
     if chunk:
         yield chunk
+
+
+def _one_by_one(rows: Iterable[Any], chunk: _Chunk) -> Generator[Any, None, _Chunk]:
+    """Add the rows that are dicts to the chunk; before any other row yield it. Returns the open chunk."""
+    for row in rows:
+        if isinstance(row, Mapping):
+            chunk.add([row])
+            continue
+        if chunk:
+            yield chunk
+            chunk = _Chunk()
+        yield row
+    return chunk
 
 
 def _next_size(rows: int, weight: int, largest: int) -> int:

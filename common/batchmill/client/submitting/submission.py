@@ -19,22 +19,25 @@ from pydantic import BaseModel, ValidationError
 
 from batchmill.client.connection.transport import BufferPayload, Transport
 from batchmill.client.submitting.stage import Stage
+from batchmill.durations import moment_or_span
 from batchmill.errors import BatchmillError, InvalidOutput, InvalidParams, InvalidRequest, InvalidRows, InvalidSource
-from batchmill.jobs.job import FileSource, JobForm, JobRequest, OutputSpec, UploadSource
+from batchmill.jobs.files import FileSource, OutputSpec, UploadSource
+from batchmill.jobs.job import JobForm, JobRequest
+from batchmill.jobs.sink import TABLE_PATTERN, SinkSpec
 from batchmill.jobs.status import CheckedJob, JobStatus
 from batchmill.wording import fault_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from batchmill.client.options import JobOptions
+    from batchmill.client.submitting.options import JobOptions
     from batchmill.client.submitting.rows import UploadPart
 
 MAX_PUTS_IN_FLIGHT = 3
 ARROW_FILE = "application/vnd.apache.arrow.file"
 
 
-_CONVERTED = {"source", "output", "deadline", "idempotency_key", "stages"}
+_CONVERTED = {"source", "output", "sink", "deadline", "idempotency_key", "stages"}
 """Options that are no field of a spec, or one of another form; the others are passed to it under their names."""
 
 
@@ -52,8 +55,9 @@ def make_spec(operator: str | None, options: JobOptions) -> JobForm:
                 "operator": operator,
                 "stages": _stages(options.get("stages")),
                 "source": None if options.get("source") is None else file_source(options["source"]),
-                "output": _output(options.get("output")),
-                "deadline_at": _deadline_at(options.get("deadline")),
+                "output": output_spec(options.get("output")),
+                "sink": sink_spec(options.get("sink")),
+                **deadline_fields(options.get("deadline")),
             }
         )
     except ValidationError as error:
@@ -75,32 +79,39 @@ def _stages(stages: Any) -> list[Any] | None:
     return [one.form if isinstance(one, Stage) else one for one in stages]
 
 
-def _deadline_at(deadline: Any) -> float | None:
-    """Convert a deadline to seconds since the epoch. Raises `InvalidRequest`."""
-    now = time.time()
-    match deadline:
-        case None:
-            return None
+def deadline_fields(deadline: Any) -> dict[str, Any]:
+    """Convert a deadline to a field of the form: a moment, or a span from when the job is accepted.
+
+    Raises `InvalidRequest`.
+    """
+    moment = moment_or_span(deadline) if isinstance(deadline, str) else deadline
+    match moment:
+        case None if deadline is None:
+            return {}
         case datetime():
-            if deadline.tzinfo is None:
-                raise InvalidRequest(
-                    f"the deadline {deadline} has no time zone.",
-                    hint="Give a timedelta, or a datetime such as datetime.now(UTC) + timedelta(hours=2).",
-                    field="deadline",
-                )
-            moment = deadline.timestamp()
+            return {"deadline_at": _in_future(moment)}
         case timedelta():
-            moment = now + deadline.total_seconds()
-        case int() | float() if not isinstance(deadline, bool) and math.isfinite(deadline):
-            moment = now + deadline
+            return {"deadline": moment.total_seconds()}
+        case int() | float() if not isinstance(moment, bool) and math.isfinite(moment):
+            return {"deadline": moment}
         case _:
             raise InvalidRequest(
-                f"deadline: expected a datetime with a time zone, a timedelta, or seconds from now, got {deadline!r}.",
+                "deadline: expected a datetime with a time zone, a timedelta, seconds from now, or text such as 2h or "
+                f"2030-01-31T17:00, got {deadline!r:.80}.",
                 field="deadline",
             )
-    if moment <= now:
-        raise InvalidRequest(f"the deadline {deadline} is not in the future.", field="deadline")
-    return moment
+
+
+def _in_future(moment: datetime) -> float:
+    if moment.tzinfo is None:
+        raise InvalidRequest(
+            f"the deadline {moment} has no time zone.",
+            hint="Give a timedelta, or a datetime such as datetime.now(UTC) + timedelta(hours=2).",
+            field="deadline",
+        )
+    if moment.timestamp() <= time.time():
+        raise InvalidRequest(f"the deadline {moment} is not in the future.", field="deadline")
+    return moment.timestamp()
 
 
 def file_source(source: Any) -> FileSource:
@@ -113,7 +124,8 @@ def file_source(source: Any) -> FileSource:
         raise _invalid(InvalidSource, "source: ", error) from error
 
 
-def _output(output: Any) -> OutputSpec | None:
+def output_spec(output: Any) -> OutputSpec | None:
+    """Check an output as users write it, with an absolute path. Raises `InvalidOutput`."""
     if output is None:
         return None
     fields = dict(output) if isinstance(output, dict) else {"path": output}
@@ -122,6 +134,20 @@ def _output(output: Any) -> OutputSpec | None:
         return OutputSpec(**fields)
     except ValidationError as error:
         raise _invalid(InvalidOutput, "output: ", error) from error
+
+
+def sink_spec(sink: Any) -> SinkSpec | None:
+    """Check a sink as users write it, with an absolute path. Raises `InvalidOutput`."""
+    if sink is None or isinstance(sink, SinkSpec):
+        return sink
+    fields = dict(sink) if isinstance(sink, dict) else {"to": os.fspath(sink)}
+    to = fields.get("to")
+    if isinstance(to, str) and to and TABLE_PATTERN.fullmatch(to) is None:
+        fields["to"] = _absolute(to, InvalidOutput)
+    try:
+        return SinkSpec(**fields)
+    except ValidationError as error:
+        raise _invalid(InvalidOutput, "sink: ", error) from error
 
 
 def _absolute_paths(path: Any, error: type[InvalidRequest]) -> str | list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, TypeVar
 
+from batchmill.error_text import first_line
 from batchmill.errors import InvalidRequest
 from batchmill.jobs.job import JobError
 from batchmill.json_values import printable
@@ -26,7 +27,7 @@ def write_document(value: BaseModel, what: str) -> str:
         text = value.model_dump_json()
         is_same = type(value).model_validate_json(text).model_dump_json() == text
     except (ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0][:200]
+        reason = first_line(error)[:200]
         raise InvalidRequest(
             f"{what} cannot be stored, because it could not be read back: {printable(reason)}.",
             hint="Values may be nested about 200 levels deep; send a deeper one as JSON text.",

@@ -7,17 +7,21 @@ other. The encoding of an attempt is `ShardRef.attempt_key`, that of a shard's p
 
 from __future__ import annotations
 
-from dataclasses import astuple
 from typing import TYPE_CHECKING, NamedTuple
 
 from batchmill.jobs.cost import parse_pool_operator
 from batchmill.ledger.formats.settlement import Settled, SplitUp
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from batchmill.jobs.cost import Parts
     from batchmill.jobs.shard import ShardId
 
 SEGMENT_BYTES = 6
+
+MAX_BORDERS = 64
+"""Places in a part between which the next stage may cut it, where source rows are kept together."""
 
 
 class CommitInterval(NamedTuple):
@@ -78,6 +82,32 @@ class FreedParts(NamedTuple):
         return cls(*map(int, text.split())) if text else cls()
 
 
+class SourceRowBorders(NamedTuple):
+    """Where source rows begin among the results of a settled shard, at most `MAX_BORDERS` places of it."""
+
+    first: int  # the source row of the first result
+    last: int  # and of the last one
+    source_rows: int  # how many there are
+    step: int  # a place is noted every `step` source rows
+    places: tuple[int, ...]  # of the first results of those; the first place, 0, is left out
+
+    @classmethod
+    def of(cls, source_rows: Sequence[int], places: Sequence[int]) -> SourceRowBorders:
+        """Note where source rows begin. places: of the first result of each of these source rows, one at least."""
+        step = -(-len(places) // MAX_BORDERS)
+        return cls(source_rows[0], source_rows[-1], len(places), step, tuple(places[step::step]))
+
+    def write(self) -> str:
+        """The borders as text."""
+        return " ".join(map(str, (*self[:4], *self.places)))
+
+    @classmethod
+    def parse(cls, text: str) -> SourceRowBorders:
+        """The inverse of `write`."""
+        first, last, source_rows, step, *places = map(int, text.split())
+        return cls(first, last, source_rows, step, tuple(places))
+
+
 def write_holder(worker: str, claim: str) -> str:
     """Who holds an attempt. claim: a name of its own for each claim."""
     return f"{worker} {claim}"
@@ -108,7 +138,7 @@ def parse_settled(stage: int, shard_id: ShardId, entry: bytes) -> Settled | Spli
 
 def write_parts(parts: Parts) -> str:
     """What the time of an attempt was spent on."""
-    return " ".join(map(str, astuple(parts)))
+    return " ".join(map(str, parts.amounts))
 
 
 def parse_paces(text: str) -> tuple[CommitInterval, ...]:

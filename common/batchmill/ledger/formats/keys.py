@@ -57,6 +57,10 @@ class Keys:
         """Sorted set: the ids of jobs that have ended, scored by when (ms); 0: to be deleted now."""
         return f"{self.prefix}jobs:ended"
 
+    def between_stages(self) -> str:
+        """Sorted set: the ids of completed jobs with results between stages to be deleted, by when they ended (ms)."""
+        return f"{self.prefix}jobs:between"
+
     def unreported(self) -> str:
         """List: jobs that their last commit ended, and that no leader has counted yet."""
         return f"{self.prefix}jobs:unreported"
@@ -197,6 +201,22 @@ class Keys:
         """Hash: settled shard to what its commit brought, see `commit.lua`."""
         return f"{self.job(job_id)}:done:{stage}"
 
+    def borders(self, job_id: str, stage: int) -> str:
+        """Hash: settled shard to where source rows begin among its results, where a later stage gathers them."""
+        return f"{self.job(job_id)}:borders:{stage}"
+
+    def incomplete(self, job_id: str) -> str:
+        """Set: the source rows of a job of which a row has failed before the stage that gathers them."""
+        return f"{self.job(job_id)}:incomplete"
+
+    def readers(self, job_id: str) -> str:
+        """Sorted set: the jobs that read results between the stages of a job, scored by since when (ms)."""
+        return f"{self.job(job_id)}:readers"
+
+    def turn(self, name: str) -> str:
+        """String: who does at present what only one may do at a time; expires."""
+        return f"{self.prefix}turn:{name}"
+
     def dead_counts(self, job_id: str) -> str:
         """Hash: error type to how many rows of a job died of it."""
         return f"{self.job(job_id)}:dead"
@@ -207,11 +227,16 @@ class Keys:
 
     def of_job(self, job_id: str, stages: int) -> list[str]:
         """All keys of a job with that many stages but its live shards'."""
-        of_stage = (self.stage, self.inline_results, self.live_shards, self.ready, self.waiting, self.done)
+        of_stage = (
+            *(self.stage, self.inline_results, self.live_shards, self.ready),
+            *(self.waiting, self.done, self.borders),
+        )
         return [
             self.job(job_id),
             self.inline_input(job_id),
             self.dead_counts(job_id),
+            self.incomplete(job_id),
+            self.readers(job_id),
             self.job_log(job_id),
             *(key(job_id, stage) for stage in range(stages) for key in of_stage),
         ]

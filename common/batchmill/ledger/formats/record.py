@@ -5,7 +5,7 @@ A field is declared once, here. Its type says how it is read from the field of t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
@@ -29,6 +29,7 @@ class StageRecord:
 
     number: int
     spec: StageSpec
+    joins: bool = False  # whether it runs with the stage before it, and has shards of the same numbers
     operator_version: str = ""
     revision: str = ""  # of its operator, to which the first claim binds it; "": not claimed yet
     cursor: str = ""
@@ -70,6 +71,19 @@ class StageRecord:
         """The rows that are neither done nor dead; of an input whose length is not known, those that were seen."""
         known = self.rows_planned if self.rows_total is None else max(self.rows_total, self.rows_planned)
         return max(known - self.rows_done - self.rows_dead, 0)
+
+    @property
+    def expected_results(self) -> tuple[int, bool] | None:
+        """How many results it will have made, and whether that is exact; None while too little is known.
+
+        Until it is settled: as if its other rows gave as many results each.
+        """
+        if self.is_settled:
+            return self.rows_out, True
+        settled = self.rows_done + self.rows_dead
+        if self.rows_total is None or not settled:
+            return None
+        return max(round(self.rows_total * self.rows_out / settled), self.rows_out), False
 
     @property
     def shards_in_flight(self) -> int:
@@ -124,6 +138,11 @@ class JobRecord:
         return self.stages[-1]
 
     @property
+    def counted(self) -> StageRecord:
+        """The stage whose rows are counted as the job's: the last one, or that which writes the rows into a sink."""
+        return next(one for one in reversed(self.stages) if not one.spec.takes_all)
+
+    @property
     def rows_dead(self) -> int:
         """The rows that failed for good, in all stages."""
         return sum(stage.rows_dead for stage in self.stages)
@@ -149,8 +168,20 @@ class JobRecord:
         known = _read(_JOB_READERS, _text(found))
         specs = known["spec"].stages
         pairs = zip(specs, stages[: len(specs)], strict=True)
-        records = (StageRecord.from_hash(number, spec, stage) for number, (spec, stage) in enumerate(pairs))
+        records: list[StageRecord] = []
+        for number, (spec, stage) in enumerate(pairs):
+            record = StageRecord.from_hash(number, spec, stage)
+            records.append(_with_total(record, records[-1]) if number and record.joins else record)
         return cls(id=job_id, stages=tuple(records), **known)
+
+
+def _with_total(stage: StageRecord, before: StageRecord) -> StageRecord:
+    """Fill in what the planner writes of other stages.
+
+    Once the stage before is settled, all rows are planned: its results, and those that replays have added.
+    """
+    rows, exact = (stage.rows_planned, True) if before.is_settled else before.expected_results or (None, False)
+    return replace(stage, rows_total=rows, rows_exact=exact)
 
 
 StageKey = tuple[str, int]
@@ -174,6 +205,19 @@ class JobStage(NamedTuple):
         return self.stage.spec
 
     @property
+    def together(self) -> Sequence[StageRecord]:
+        """The stage, and those behind it that run with it."""
+        stages, behind = self.job.stages, self.stage.number + 1
+        while behind < len(stages) and stages[behind].joins:
+            behind += 1
+        return stages[self.stage.number : behind]
+
+    @property
+    def busy_us(self) -> int:
+        """The device time of its committed attempts, and of the stages that run with it."""
+        return sum(one.busy_us for one in self.together)
+
+    @property
     def waiting_since_ms(self) -> int:
         """Since when the stage has had no shard queued."""
         return self.stage.last_queued_at or self.job.created_at
@@ -181,7 +225,7 @@ class JobStage(NamedTuple):
     @property
     def is_untouched(self) -> bool:
         """Whether its shards are as the planner numbered them: none was queued yet, left by another job, or dropped."""
-        if self.job.resumed_from is not None or self.job.state.is_final:
+        if self.stage.joins or self.job.resumed_from is not None or self.job.state.is_final:
             return False
         return self.stage.last_queued_at is None and self.stage.shards_live == self.stage.shards_planned
 

@@ -275,6 +275,7 @@ class CommitAnswer(StrEnum):
     OK = "ok"
     STALE = "stale"
     NO_ROOM = "no room"
+    OTHER_REVISION = "other revision"
 
 
 class DeadRowsCount(NamedTuple):
@@ -282,6 +283,27 @@ class DeadRowsCount(NamedTuple):
 
     error_type: str
     rows: int
+
+
+class PassedStage(NamedTuple):
+    """An item of the list that `commit.lua` takes."""
+
+    version: str
+    revision: str
+    rows: int
+    rows_dead: int
+    nbytes: int
+    busy_us: int
+    inline: bytes | None
+    max_dead: float | None
+    too_many_dead: str | None
+    results: int | None
+    rows_cached: int
+    rows_filtered: int
+    roots_dead: int
+    borders: str | None
+    incomplete: str | None
+    used: Parts
 
 
 def commit(
@@ -300,8 +322,19 @@ def commit(
     rows_cached: int,
     rows_filtered: int,
     roots_dead: int,
+    borders: str | None,
+    incomplete: str | None,
     used: Parts,
+    failed_in_next: bool,
+    delay_ms: int,
+    failures: int,
+    checkpoint: str | None,
+    stalled_by: str | None,
+    stalled_ms: int,
+    stop_with: str | None,
+    used_in_next: Parts,
     dead_by_type: Sequence[DeadRowsCount],
+    passed: Sequence[PassedStage],
 ) -> CommitAnswer:
     """Make an attempt's results the shard's results: the one step that counts."""
     keys = store.keys
@@ -319,6 +352,8 @@ def commit(
             keys.ready(attempt.job_id, attempt.stage),
             keys.waiting(attempt.job_id, attempt.stage),
             keys.dead_counts(attempt.job_id),
+            keys.borders(attempt.job_id, attempt.stage),
+            keys.incomplete(attempt.job_id),
             keys.live_jobs(),
             keys.ended_jobs(),
             keys.clock_seen(),
@@ -343,14 +378,47 @@ def commit(
             rows_cached,
             rows_filtered,
             roots_dead,
+            "" if borders is None else borders,
+            "" if incomplete is None else incomplete,
             write_parts(used),
+            int(failed_in_next),
+            delay_ms,
+            failures,
+            "" if checkpoint is None else checkpoint,
+            "" if stalled_by is None else stalled_by,
+            stalled_ms,
+            "" if stop_with is None else stop_with,
+            write_parts(used_in_next),
             keys.events(),
+            len(dead_by_type),
             *(
                 part
                 for item in dead_by_type
                 for part in (
                     item.error_type,
                     item.rows,
+                )
+            ),
+            *(
+                part
+                for item in passed
+                for part in (
+                    item.version,
+                    item.revision,
+                    item.rows,
+                    item.rows_dead,
+                    item.nbytes,
+                    item.busy_us,
+                    "" if item.inline is None else item.inline,
+                    "" if item.max_dead is None else item.max_dead,
+                    "" if item.too_many_dead is None else item.too_many_dead,
+                    "" if item.results is None else item.results,
+                    item.rows_cached,
+                    item.rows_filtered,
+                    item.roots_dead,
+                    "" if item.borders is None else item.borders,
+                    "" if item.incomplete is None else item.incomplete,
+                    write_parts(item.used),
                 )
             ),
         ],
@@ -685,6 +753,7 @@ def finish(
             keys.inline_input(job_id),
             keys.ended_jobs(),
             keys.clock_seen(),
+            keys.between_stages(),
             *(
                 part
                 for item in stages
@@ -739,6 +808,7 @@ def forget(
             keys.job(job_id),
             keys.jobs(),
             keys.ended_jobs(),
+            keys.between_stages(),
             keys.idempotency(idempotency_key) if idempotency_key is not None else "",
             *(item for item in others),
         ],
@@ -806,6 +876,8 @@ def free_parts(
             keys.index(),
             keys.stage(job_id, stage),
             keys.inline_results(job_id, stage),
+            keys.borders(job_id, stage),
+            keys.readers(job_id),
         ],
         [
             store.now_ms,
@@ -821,6 +893,42 @@ def free_parts(
         ],
     )
     return FreePartsAnswer(reply.decode())
+
+
+class HoldResultsAnswer(StrEnum):
+    """What `hold_results.lua` answers."""
+
+    OK = "ok"
+    GONE = "gone"
+    FREED = "freed"
+
+
+def hold_results(
+    store: Store,
+    *,
+    stage: int,
+    job_id: str,
+    reader: str,
+    freed: str,
+) -> HoldResultsAnswer:
+    """Keep the results of a stage of an ended job for another job, which reads them and is about to be submitted."""
+    keys = store.keys
+    reply = store.run(
+        "hold_results",
+        [
+            keys.job(job_id),
+            keys.stage(job_id, stage),
+            keys.ended_jobs(),
+            keys.readers(job_id),
+        ],
+        [
+            store.now_ms,
+            job_id,
+            reader,
+            freed,
+        ],
+    )
+    return HoldResultsAnswer(reply.decode())
 
 
 def keep_leases(
@@ -922,6 +1030,7 @@ class MarkForDeletionAnswer(StrEnum):
     OK = "ok"
     NO_JOB = "no job"
     NOT_ENDED = "not ended"
+    READ = "read"
 
 
 class MarkForDeletionReply(NamedTuple):
@@ -943,6 +1052,7 @@ def mark_for_deletion(
         [
             keys.job(job_id),
             keys.ended_jobs(),
+            keys.readers(job_id),
         ],
         [
             job_id,
@@ -1051,9 +1161,9 @@ class PlannedShard(NamedTuple):
 def plan(
     store: Store,
     *,
-    stage: int,
     epoch: int,
     job_id: str,
+    stage: int,
     cursor: str,
     next_cursor: str,
     at_end: bool,
@@ -1079,6 +1189,7 @@ def plan(
             store.now_ms,
             epoch,
             job_id,
+            stage,
             cursor,
             next_cursor,
             int(at_end),
@@ -1483,9 +1594,30 @@ class ResumeFromAnswer(StrEnum):
     OVER = "over"
 
 
+class ResumedStage(NamedTuple):
+    """An item of the list that `resume_from.lua` takes."""
+
+    stage: int
+    settled: str
+    borders: str
+    cursor: str
+    at_end: bool
+    rows_planned: int
+    shards_planned: int
+    shards_done: int
+    rows_done: int
+    rows_dead: int
+    rows_filtered: int
+    rows_out: int
+    bytes_out: int
+    bytes_freed: int
+    freed: str
+
+
 class UnfinishedShard(NamedTuple):
     """An item of the list that `resume_from.lua` takes."""
 
+    stage: int
     shard_id: ShardId
     token: int
     rows: int
@@ -1495,15 +1627,11 @@ class UnfinishedShard(NamedTuple):
 def resume_from(
     store: Store,
     *,
-    stage: int,
     epoch: int,
     job_id: str,
-    settled: str,
     dead_by_type: str,
-    cursor: str,
-    at_end: bool,
-    rows_planned: int,
-    shards_planned: int,
+    incomplete: str,
+    stages: Sequence[ResumedStage],
     shards: Sequence[UnfinishedShard],
 ) -> ResumeFromAnswer:
     """Give a job what an earlier one left in its output folder."""
@@ -1514,24 +1642,56 @@ def resume_from(
             keys.leader(),
             keys.job(job_id),
             keys.index(),
-            keys.stage(job_id, stage),
-            keys.done(job_id, stage),
-            keys.live_shards(job_id, stage),
-            keys.waiting(job_id, stage),
             keys.dead_counts(job_id),
-            *(keys.shard(job_id, stage, item.shard_id) for item in shards),
+            keys.incomplete(job_id),
+            *(
+                part
+                for item in stages
+                for part in (
+                    keys.stage(job_id, item.stage),
+                    keys.done(job_id, item.stage),
+                    keys.borders(job_id, item.stage),
+                )
+            ),
+            *(
+                part
+                for item in shards
+                for part in (
+                    keys.stage(job_id, item.stage),
+                    keys.shard(job_id, item.stage, item.shard_id),
+                    keys.live_shards(job_id, item.stage),
+                    keys.waiting(job_id, item.stage),
+                )
+            ),
         ],
         [
             store.now_ms,
             epoch,
             job_id,
-            settled,
             dead_by_type,
-            cursor,
-            int(at_end),
-            rows_planned,
-            shards_planned,
+            incomplete,
             keys.events(),
+            len(stages),
+            *(
+                part
+                for item in stages
+                for part in (
+                    item.settled,
+                    item.borders,
+                    item.cursor,
+                    int(item.at_end),
+                    item.rows_planned,
+                    item.shards_planned,
+                    item.shards_done,
+                    item.rows_done,
+                    item.rows_dead,
+                    item.rows_filtered,
+                    item.rows_out,
+                    item.bytes_out,
+                    item.bytes_freed,
+                    item.freed,
+                )
+            ),
             *(
                 part
                 for item in shards
@@ -1545,6 +1705,35 @@ def resume_from(
         ],
     )
     return ResumeFromAnswer(reply.decode())
+
+
+class SaveCheckpointAnswer(StrEnum):
+    """What `save_checkpoint.lua` answers."""
+
+    OK = "ok"
+    STALE = "stale"
+
+
+def save_checkpoint(
+    store: Store,
+    *,
+    attempt: ShardRef,
+    checkpoint: str,
+) -> SaveCheckpointAnswer:
+    """Name the blob with what a running attempt has done so far, for the next attempt if this one is lost."""
+    keys = store.keys
+    reply = store.run(
+        "save_checkpoint",
+        [
+            keys.job(attempt.job_id),
+            keys.shard(attempt.job_id, attempt.stage, attempt.shard_id),
+        ],
+        [
+            attempt.attempt_key,
+            checkpoint,
+        ],
+    )
+    return SaveCheckpointAnswer(reply.decode())
 
 
 class SplitAnswer(StrEnum):
@@ -1673,21 +1862,25 @@ class SubmitReply(NamedTuple):
 
     answer: SubmitAnswer
     known_id: str
+    token: int
 
 
 class NewStage(NamedTuple):
     """An item of the list that `submit.lua` takes."""
 
     stage: int
+    pool: str
     operator_version: str
     worked_for: str
     turn: str
     rows_total: int | None
     buffer_bytes: int | None
+    joins: bool
     shard_id: ShardId
     plan: str | None
     nbytes: int | None
     cursor: str | None
+    queue_below: int | None
 
 
 def submit(
@@ -1698,7 +1891,6 @@ def submit(
     spec: str,
     digest: str,
     idempotency_key: str | None,
-    idempotency_ms: int,
     inline_rows: bytes | None,
     upload: str | None,
     max_live_jobs: int,
@@ -1735,6 +1927,7 @@ def submit(
                     keys.shard(job_id, item.stage, item.shard_id),
                     keys.ready(job_id, item.stage),
                     keys.live_shards(job_id, item.stage),
+                    keys.queued(item.pool),
                 )
             ),
         ],
@@ -1745,7 +1938,6 @@ def submit(
             spec,
             digest,
             "" if idempotency_key is None else idempotency_key,
-            idempotency_ms,
             "" if inline_rows is None else inline_rows,
             "" if upload is None else upload,
             max_live_jobs,
@@ -1767,10 +1959,12 @@ def submit(
                     item.turn,
                     "" if item.rows_total is None else item.rows_total,
                     "" if item.buffer_bytes is None else item.buffer_bytes,
+                    int(item.joins),
                     format_shard_id(item.shard_id),
                     "" if item.plan is None else item.plan,
                     "" if item.nbytes is None else item.nbytes,
                     "" if item.cursor is None else item.cursor,
+                    "" if item.queue_below is None else item.queue_below,
                 )
             ),
         ],
@@ -1778,6 +1972,7 @@ def submit(
     return SubmitReply(
         SubmitAnswer(reply[0].decode()),
         reply[1].decode(),
+        int(reply[2]),
     )
 
 

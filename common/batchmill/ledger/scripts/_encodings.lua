@@ -37,6 +37,12 @@ local function first_row_of(plan)
   return string.match(plan, '^%[(%d+)')
 end
 
+-- The plan of a shard that has all results of a part of the stage before it, in Python's form of JSON.
+local function plan_of_part(first_row, rows, shard_id, token)
+  local slice = string.format('[0, 0, %d, %d, 0, "", 0, "%s-a%s"]', rows, rows, shard_id, token)
+  return string.format('[%d, %d, 0, [%s]]', first_row, rows, slice)
+end
+
 -- A settled shard: "token rows dead bytes first-row", then " results" if they are not one of each row ("-" if they are
 -- and a plan follows), then " plan" if rows of the shard were left. A shard that its halves replaced: "split 2".
 local function write_settled(shard)
@@ -95,12 +101,15 @@ local function parse_request(text)
   return string.match(text, '^(%S+) (%S+)$')
 end
 
--- The coordinator that leads: "epoch name".
-local function write_leader(epoch, name)
-  return epoch .. ' ' .. name
+-- The coordinator that leads: "epoch name lease_ms", with the length of the lease that it takes. A version before wrote
+-- no length; it is nil then.
+local function write_leader(epoch, name, lease_ms)
+  return epoch .. ' ' .. name .. ' ' .. lease_ms
 end
 
 local function parse_leader(text)
+  local epoch, name, lease_ms = string.match(text, '^(%d+) (%S+) (%d+)$')
+  if epoch then return epoch, name, tonumber(lease_ms) end
   return string.match(text, '^(%d+) (.*)$')
 end
 

@@ -46,6 +46,18 @@ local function index_flight(index, pool, member, in_flight)
   end
 end
 
+-- Whether a stage of a pool has a shard that may be queued now.
+local function has_ready(index, pool)
+  return redis.call('EXISTS', index .. 'ready|' .. pool) == 1
+end
+
+-- Whether fewer shards of a pool than this are in flight.
+local function flies_below(index, pool, limit)
+  local flying, left = redis.call('ZRANGE', index .. 'flight|' .. pool, 0, limit - 1, 'WITHSCORES'), limit
+  for at = 2, #flying, 2 do left = left - tonumber(flying[at]) end
+  return left > 0
+end
+
 local function index_score(key, member, score)
   if score then redis.call('ZADD', key, score, member) else redis.call('ZREM', key, member) end
 end
@@ -70,20 +82,49 @@ local function may_have_input(job, number, cursor)
   return is_settled(job .. ':stage:' .. before)
 end
 
--- How the results of a stage and the next stage stand: whether its buffer has no room for what one more shard is expected
--- to make, as `buffer_credit` has it, so that none may be queued, and whether the next stage has settled shards since the
--- parts were last looked at.
-local function index_buffer(job, stage, number, in_flight)
-  local limit, out, freed, freed_at, settled =
-    unpack(redis.call('HMGET', stage, 'buffer_bytes', 'bytes_out', 'bytes_freed', 'freed_at', 'shards_done'))
-  if not limit then return false, false end
-  local live, done = unpack(redis.call('HMGET', job .. ':stage:' .. (number + 1), 'shards_live', 'shards_done'))
-  local per_shard = math.floor(tonumber(out or '0') / math.max(tonumber(settled or '0'), 1))
+local function ceil_div(amount, parts)
+  return math.ceil(amount / math.max(parts, 1))
+end
+
+-- How many bytes of the results of which there are `bytes_out`, its own or of a stage that runs with it, a live shard of a
+-- stage is expected to make: by the mean of a row so far, before the first ones by its input, as `buffer_credit` has it.
+local GUESSED_GROWTH = 8
+local function expected_bytes(stage, bytes_out)
+  local found = redis.call(
+    'HMGET', stage, 'rows_done', 'rows_dead', 'rows_planned', 'shards_live', 'bytes_in', 'shards_planned')
+  for at = 1, 6 do found[at] = tonumber(found[at] or '0') end
+  local done, dead, planned, live, bytes_in, shards = unpack(found)
+  local settled = done + dead
+  if settled == 0 then return GUESSED_GROWTH * ceil_div(bytes_in, shards) end
+  return ceil_div(bytes_out, settled) * ceil_div(planned - settled, live)
+end
+
+-- Whether a buffer has no room for what one more shard of a stage is expected to make, as `buffer_credit` has it, so that
+-- none may be queued. made_in: the stage whose results are in it, this one or one that runs with it.
+local function is_full(job, stage, made_in, in_flight)
+  local limit, out, freed = unpack(redis.call('HMGET', job .. ':stage:' .. made_in, 'buffer_bytes', 'bytes_out', 'bytes_freed'))
+  if not limit then return false end
+  local per_shard = expected_bytes(stage, tonumber(out or '0'))
   local buffered = tonumber(out or '0') - tonumber(freed or '0')
   local has_room = per_shard == 0 or buffered + (in_flight + 1) * per_shard <= tonumber(limit)
-  local is_empty = buffered == 0 and in_flight == 0
-  local is_blocked = not has_room and not is_empty and tonumber(live or '0') > 0
-  return is_blocked, tonumber(done or '0') > tonumber(freed_at or '0')
+  if has_room or (buffered == 0 and in_flight == 0) then return false end
+  return tonumber(redis.call('HGET', job .. ':stage:' .. (made_in + 1), 'shards_live') or '0') > 0
+end
+
+-- How the results of a stage and the next stage stand: whether its buffer or one of those that run with it is full, and
+-- whether the next stage has settled shards since the parts were last looked at.
+local function index_buffer(job, stage, number, in_flight)
+  local limit, out, freed, freed_at =
+    unpack(redis.call('HMGET', stage, 'buffer_bytes', 'bytes_out', 'bytes_freed', 'freed_at'))
+  if not limit then return false, false end
+  local made_in, is_blocked = number, is_full(job, stage, number, in_flight)
+  while not is_blocked and is_joined(job, made_in + 1) do
+    made_in = made_in + 1
+    is_blocked = is_full(job, stage, made_in, in_flight)
+  end
+  local buffered = tonumber(out or '0') - tonumber(freed or '0')
+  local done = buffered > 0 and tonumber(redis.call('HGET', job .. ':stage:' .. (number + 1), 'shards_done') or '0') or 0
+  return is_blocked, buffered > 0 and done > tonumber(freed_at or '0')
 end
 
 -- Add to a sum of `work`, or drop it when nothing is left.
@@ -140,9 +181,10 @@ end
 -- found: state, created and priority of the job, the generation of the sums, and the pools of its stages before this one.
 local function index_stage(index, job, job_id, number, found, now)
   local stage, member = job .. ':stage:' .. number, stage_key(job_id, number)
-  local worked_for, turn, planned, live, queued, running, since, before, total, in_plan, done, dead, counted, cursor =
+  local worked_for, turn, planned, live, queued, running, since, before, total, in_plan, done, dead, counted, cursor, joins =
     unpack(redis.call('HMGET', stage, 'worked_for', 'turn', 'planned', 'shards_live', 'shards_queued', 'shards_running',
-      'last_queued_at', 'indexed', 'rows_total', 'rows_planned', 'rows_done', 'rows_dead', 'counted', 'cursor'))
+      'last_queued_at', 'indexed', 'rows_total', 'rows_planned', 'rows_done', 'rows_dead', 'counted', 'cursor',
+      'joins'))
   live, queued, running = tonumber(live or '0'), tonumber(queued or '0'), tonumber(running or '0')
   done, dead = tonumber(done or '0'), tonumber(dead or '0')
   local pool, may_run, in_flight = string.match(worked_for, '^%S+'), takes_shards(found.state), queued + running
@@ -151,7 +193,8 @@ local function index_stage(index, job, job_id, number, found, now)
   local plan, ready, later, starved
   local is_blocked, frees = index_buffer(job, stage, number, in_flight)
   frees = frees and not is_final(found.state)
-  if may_run and planned ~= '1' and may_have_input(job, number, cursor) then plan = live * LIVE_WEIGHT - found.priority end
+  local is_planned = planned == '1' or joins == '1'  -- commits of the stage before give it its shards
+  if may_run and not is_planned and may_have_input(job, number, cursor) then plan = live * LIVE_WEIGHT - found.priority end
   if may_run and in_flight == 0 and left > 0 and (number == 0 or live > 0) and not is_blocked then
     starved = tonumber(since or found.created)
   end

@@ -38,12 +38,51 @@ local function add_shard(shard, ready, live_shards, shard_id, rows, plan)
   redis.call('SADD', live_shards, shard_id)
 end
 
--- Count shards that were added to a stage.
-local function count_planned(stage, rows, bytes, shards)
+-- Give a shard that waits its next token and count it as queued; its message is published by who asked for it.
+-- keys: `stage`, `shard`, `ready`, `queued`, and `waiting` where it may wait for a retry.
+local function queue_shard(keys, state, job_id, stage, shard_id, now)
+  if state == 'planned' then
+    redis.call('LREM', keys.ready, 1, shard_id)
+  else
+    redis.call('ZREM', keys.waiting, shard_id)
+  end
+  local token = redis.call('HINCRBY', keys.shard, 'token', 1)
+  move_shard(keys.shard, state, 'queued')
+  redis.call('ZADD', keys.queued, now, attempt_key(job_id, stage, shard_id, token))
+  redis.call('HSET', keys.stage, 'last_queued_at', now)
+  redis.call('HINCRBY', keys.stage, 'shards_queued', 1)
+  return token
+end
+
+-- The keys of a stage by its number, for a script that handles several stages of a job.
+local function stage_keys(job, number)
+  local function key(kind) return table.concat({job, kind, number}, ':') end
+  return {stage = key('stage'), done = key('done'), ready = key('ready'), waiting = key('waiting'),
+          live_shards = key('live'), inline_results = key('inline'), borders = key('borders')}
+end
+
+-- The key of a live shard of such a stage.
+local function shard_key(job, number, shard_id)
+  return table.concat({job, 'shard', number, shard_id}, ':')
+end
+
+-- Whether a stage runs with the one before it, so that it has the same shards; see `commit.lua`.
+local function is_joined(job, number)
+  return redis.call('HGET', job .. ':stage:' .. number, 'joins') == '1'
+end
+
+-- Count shards that were added to a stage. Stages that run with it have shards of the same numbers.
+local function count_planned(job, number, rows, bytes, shards)
+  local stage = job .. ':stage:' .. number
   redis.call('HINCRBY', stage, 'rows_planned', rows)
   redis.call('HINCRBY', stage, 'bytes_in', bytes)
   redis.call('HINCRBY', stage, 'shards_planned', shards)
   redis.call('HINCRBY', stage, 'shards_live', shards)
+  number = number + 1
+  while is_joined(job, number) do
+    redis.call('HINCRBY', job .. ':stage:' .. number, 'shards_planned', shards)
+    number = number + 1
+  end
 end
 
 -- Whether a shard is in a state, and `token` that of its present attempt.
@@ -72,10 +111,17 @@ local function is_settled(stage)
   return planned == '1' and tonumber(live or '0') == 0
 end
 
--- A stage has moved. Returns whether it is settled now, which the job counts: once a stage is settled, it stays so.
-local function count_settled(job, stage)
-  local settled = is_settled(stage)
-  if settled then redis.call('HINCRBY', job, 'stages_open', -1) end
+-- A stage has moved. Returns whether it is settled now, which the job counts: once a stage is settled, it stays so, and
+-- one that runs with it gets no more shards.
+local function count_settled(job, number)
+  local settled = is_settled(job .. ':stage:' .. number)
+  if settled then
+    redis.call('HINCRBY', job, 'stages_open', -1)
+    if is_joined(job, number + 1) then
+      redis.call('HSET', job .. ':stage:' .. (number + 1), 'planned', 1)
+      count_settled(job, number + 1)
+    end
+  end
   return settled
 end
 

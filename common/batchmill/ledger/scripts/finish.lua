@@ -7,6 +7,7 @@
 -- @key inline_input
 -- @key ended_jobs
 -- @key clock_seen
+-- @key between_stages
 -- @arg now: clock
 -- @arg epoch: int
 -- @arg job_id: text
@@ -38,6 +39,7 @@ for _, one in ipairs(stages) do
 end
 end_job(keys, state, args.state, args.job_id, now)
 for _, one in ipairs(stages) do end_stage(one.keys) end
+if args.state == 'completed' and #stages > 1 then redis.call('ZADD', keys.between_stages, now, args.job_id) end
 for _, item in ipairs(live) do
   redis.call('DEL', item.keys.shard)
   redis.call('ZREM', item.keys.queued, item.attempt.key)

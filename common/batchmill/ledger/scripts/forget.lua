@@ -3,6 +3,7 @@
 -- @key job
 -- @key jobs
 -- @key ended_jobs
+-- @key between_stages
 -- @key idempotency?
 -- @arg job_id: text
 -- @arg channel: channel
@@ -19,5 +20,6 @@ redis.call('DEL', keys.job)
 for _, other in ipairs(others) do redis.call('DEL', other.keys.own) end
 redis.call('ZREM', keys.jobs, args.job_id)
 redis.call('ZREM', keys.ended_jobs, args.job_id)
+redis.call('ZREM', keys.between_stages, args.job_id)
 publish(args.channel, 'deleted', args.job_id)
 return answer.ok

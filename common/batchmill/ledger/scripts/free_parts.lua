@@ -6,6 +6,8 @@
 -- @key index
 -- @key stage
 -- @key inline_results
+-- @key borders
+-- @key readers
 -- @arg now: clock
 -- @arg epoch: int
 -- @arg job_id: text
@@ -19,14 +21,16 @@
 -- @arg shard_id: shard_id
 -- @answers ok | deposed | moved
 --
--- moved: another leader was here, or the job is gone.
+-- moved: another leader was here, or the job is gone, or another job reads its results.
 if not leads(keys.leader, args.epoch) then return answer.deposed end
 if (redis.call('HGET', keys.stage, 'freed') or '') ~= args.before or redis.call('EXISTS', keys.job) == 0 then
   return answer.moved
 end
+if not args.keep and redis.call('EXISTS', keys.readers) == 1 then return answer.moved end
 redis.call('HSET', keys.stage, 'freed', args.after, 'freed_at', args.freed_at)
 redis.call('HINCRBY', keys.stage, 'bytes_freed', args.nbytes)
 for _, part in ipairs(parts) do
+  if not args.keep then redis.call('HDEL', keys.borders, part.shard_id) end
   local held = args.keep and 0 or redis.call('HSTRLEN', keys.inline_results, part.shard_id)
   if held > 0 then
     redis.call('HDEL', keys.inline_results, part.shard_id)

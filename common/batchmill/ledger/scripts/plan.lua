@@ -9,6 +9,7 @@
 -- @arg now: clock
 -- @arg epoch: int
 -- @arg job_id: text
+-- @arg stage: int
 -- @arg cursor: text  as it was read
 -- @arg next_cursor: text
 -- @arg at_end: flag  the source's end was reached
@@ -44,7 +45,8 @@ redis.call('HSET', keys.stage, 'cursor', args.next_cursor, 'planned', args.at_en
 if args.rows_total then
   redis.call('HSET', keys.stage, 'rows_total', args.rows_total, 'rows_exact', args.rows_exact and 1 or 0)
 end
-count_planned(keys.stage, rows, bytes, #shards)
-publish(args.channel, count_settled(keys.job, keys.stage) and 'settled' or 'planned', args.job_id)
+local number = tonumber(args.stage)
+count_planned(keys.job, number, rows, bytes, #shards)
+publish(args.channel, count_settled(keys.job, number) and 'settled' or 'planned', args.job_id)
 index_job(keys.index, keys.job, args.job_id, now)
 return answer.ok

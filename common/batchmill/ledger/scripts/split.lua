@@ -38,6 +38,11 @@ redis.call('DEL', keys.shard)
 redis.call('ZREM', keys.leases, attempt.key)
 redis.call('SREM', keys.live_shards, attempt.shard_id)
 redis.call('HSET', keys.done, attempt.shard_id, write_split_up(#halves))
+local number = tonumber(attempt.stage) + 1
+while is_joined(keys.job, number) do
+  redis.call('HSET', stage_keys(keys.job, number).done, attempt.shard_id, write_split_up(#halves))
+  number = number + 1
+end
 for _, half in ipairs(halves) do
   redis.call('HSET', half.keys.shard, 'state', 'waiting', 'token', 0, 'rows', half.rows, 'plan', half.plan,
              'failures', 0, 'losses', half.losses, 'checkpoint', half.checkpoint)

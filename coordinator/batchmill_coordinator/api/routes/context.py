@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import Depends, Request, Response
 
 from batchmill.jobs.job import JobState
+from batchmill.jobs.sink import RESERVED_OPERATORS
 from batchmill.jobs.stages import last_stage, stage_called, stages_of
 from batchmill.ledger.formats.unreadable import UnreadableJob
 from batchmill.ledger.jobs import no_such_job
+from batchmill_coordinator.admission.reruns import job_request
 from batchmill_coordinator.results.dead_rows import FIRST
 from batchmill_coordinator.results.pages import StagePlace
 from batchmill_coordinator.roles.cache_sweep import clear_row_cache
@@ -26,9 +28,12 @@ if TYPE_CHECKING:
     from batchmill.fleet import PoolStatus, WorkerInfo
     from batchmill.jobs.cost import CostTotals
     from batchmill.jobs.dead_letters import DeadLetter
-    from batchmill.jobs.job import JobRequest, JobSpec
+    from batchmill.jobs.index_status import IndexStatus
+    from batchmill.jobs.job import JobForm, JobRequest
     from batchmill.jobs.job_log import LogCursor, LogLevel, LogPage
     from batchmill.jobs.replay import RedoRequest, ReplayRequest
+    from batchmill.jobs.rerun import RerunRequest
+    from batchmill.jobs.search import SearchRequest, SearchResult
     from batchmill.jobs.shard import ShardId
     from batchmill.jobs.status import CheckedJob, JobCost, JobStatus
     from batchmill.ledger import JobRecord
@@ -78,10 +83,8 @@ class Context:
 
     def submit(self, request: JobRequest) -> tuple[JobStatus, bool]:
         """Submit a job; return its status, and whether it is new."""
-        job_id, is_new = self._service.admission.admit(request, self.access.tenant)
-        if is_new:
-            self._service.metrics.roles.submitted(request.spec().first)
-        return self.status(job_id), is_new
+        accepted = self._service.submit(request, self.access.tenant)
+        return self.status(accepted.job_id), accepted.is_new
 
     def check(self, request: JobRequest) -> CheckedJob:
         """Check a request without submitting it; return what was found of its input."""
@@ -102,6 +105,10 @@ class Context:
         if is_new:
             self._service.metrics.roles.submitted(record.spec.first)
         return self.status(redo_id), is_new
+
+    def rerun(self, job_id: str, request: RerunRequest) -> tuple[JobStatus, bool]:
+        """Submit the later stages of a job again, as a job of their own; return its status, and whether it is new."""
+        return self.submit(job_request(self.job(job_id), request))
 
     def status(self, job_id: str) -> JobStatus:
         """Return a job's status, with what it was run with."""
@@ -192,9 +199,9 @@ class Context:
         """Delete dead letters of an ended job; return how many. Raises `Conflict`."""
         return self._service.purge(self.job(job_id), choice)
 
-    def begin_upload(self, spec: JobSpec) -> str:
-        """Open an upload for a job like `spec`; return its id. Raises `Overloaded` when too many are open."""
-        self._service.admission.check_spec(spec)
+    def begin_upload(self, form: JobForm) -> str:
+        """Open an upload for a job of this form; return its id. Raises `Overloaded` when too many are open."""
+        self._service.admission.check_spec(self._service.admission.dated(form).spec())
         return self._service.uploads.begin(self.access.tenant)
 
     def drop_upload(self, upload_id: str) -> None:
@@ -219,8 +226,8 @@ class Context:
         return self._service.backlog.pools()
 
     def operators(self) -> list[OperatorInfo]:
-        """Return the operators that workers have announced."""
-        return self._ledger.fleet.operators()
+        """Return the operators that workers have announced, without those that only the service itself uses."""
+        return [each for each in self._ledger.fleet.operators() if not each.name.startswith(RESERVED_OPERATORS)]
 
     def cache_stats(self) -> CacheStats:
         """Return the statistics of the row cache."""
@@ -230,6 +237,35 @@ class Context:
         """Empty the row cache, which all tenants share. Raises `Forbidden` without an admin token."""
         self.access.require_admin("clear the row cache")
         clear_row_cache(self._ledger, self._service.workspace.blobs)
+
+    def indexes(self) -> list[IndexStatus]:
+        """Return the indexes that this request may see, by tenant and name."""
+        catalog, own = self._service.indexes, self._own_tenant
+        tenants = catalog.tenants() if own is None else [own]
+        return [index for tenant in tenants for index in catalog.records(tenant)]
+
+    def index(self, name: str) -> IndexStatus:
+        """Return an index: the tenant's own of that name, or for who sees all the first one. Raises `NotFound`."""
+        catalog, own = self._service.indexes, self.access.tenant
+        tenants = [own, *(catalog.tenants() if self.access.sees_all else ())]
+        return next((found for one in tenants if (found := catalog.find(one, name))), None) or catalog.read(own, name)
+
+    def forget_index(self, name: str) -> None:
+        """Forget an index. Raises `NotFound`."""
+        index = self.index(name)
+        self._service.indexes.forget(index.tenant, index.name)
+
+    def begin_search(self, name: str, request: SearchRequest) -> str:
+        """Begin to search an index; return the search's id. Raises `NotFound`, a subclass of `InvalidRequest`."""
+        return self._service.searches.begin(self.index(name), request)
+
+    def search_result(self, search_id: str) -> SearchResult | None:
+        """Return what a search has found; None: not yet. Raises its error."""
+        return self._service.searches.result(search_id)
+
+    def end_search(self, search_id: str) -> None:
+        """Stop a search, and forget it."""
+        self._service.searches.end(search_id)
 
     def metrics(self) -> bytes:
         """Return the page for Prometheus."""

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from batchmill.errors import Conflict, NotFound
 from batchmill.jobs.job import JobRequest
+from batchmill.jobs.rerun import RerunRequest
 from batchmill.jobs.status import CheckedJob, JobStatus
 from batchmill_coordinator.api.openapi import Responses, raises
 from batchmill_coordinator.api.routes.context import CurrentContext, json_response
@@ -93,6 +94,22 @@ def resume(context: CurrentContext, job_id: str, budget: NewBudget = None, any_v
     A job that is not paused continues anyway.
     """
     return json_response(context.resume(job_id, budget, any_version=any_version))
+
+
+@router.post(
+    "/jobs/{job_id}/rerun",
+    status_code=201,
+    response_model=JobStatus,
+    responses={**KNOWN, **BODIES, **raises(NotFound, Conflict)},
+)
+@heavy
+def rerun(context: CurrentContext, job_id: str, request: Annotated[RerunRequest, json_body(RerunRequest)]) -> Response:
+    """Run the later stages of an ended job again, changed, over what is kept of the stage before them.
+
+    Answers 200 instead of 201 when the idempotency key is known.
+    """
+    status, is_new = context.rerun(job_id, request)
+    return json_response(status, 201 if is_new else 200)
 
 
 @router.delete("/jobs/{job_id}", status_code=204, responses=raises(NotFound, Conflict))

@@ -39,7 +39,7 @@ class Upload(BaseModel):
 @router.post("", status_code=201, response_model=Upload, responses=BODIES)
 def begin(context: CurrentContext, request: Annotated[UploadRequest, json_body(UploadRequest)]) -> Response:
     """Begin an upload."""
-    upload_id = context.begin_upload(request.spec.spec())
+    upload_id = context.begin_upload(request.spec)
     return json_response(Upload(upload=upload_id, max_part_bytes=context.max_part_bytes), 201)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import random
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, assert_never
 
 from batchmill.errors import StaleToken
-from batchmill.jobs.completion import DeadLimit
+from batchmill.jobs.completion import DeadLimit, PassedStage, TriedStage
 from batchmill.jobs.job import RetryPolicy
 from batchmill.jobs.retry import (
     DeadLetter,
@@ -35,9 +35,18 @@ if TYPE_CHECKING:
     from batchmill_worker.runtime.device_time import AttemptUsage
     from batchmill_worker.runtime.trace import Recorder
     from batchmill_worker.slot.attempt.attempt_store import AttemptStore
+    from batchmill_worker.slot.attempt.stage_runner import AttemptEnd, NextStage
     from batchmill_worker.slot.job_cache import JobFilesCache
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SettledAttempt:
+    """The results of an attempt: in its own stage, and in those that run with it."""
+
+    own: AttemptResult
+    others: tuple[tuple[NextStage, AttemptResult], ...] = ()
 
 
 class AttemptSettler:
@@ -58,7 +67,7 @@ class AttemptSettler:
         self._storage_wait_s = storage_wait_s
         self._rng = random.Random()  # noqa: S311  # jitter, no secret
 
-    def settle(self, claim: Claim, outcome: Outcome, usage: AttemptUsage) -> AttemptResult:
+    def settle(self, claim: Claim, end: AttemptEnd, usage: AttemptUsage) -> SettledAttempt:
         """Commit, requeue, or fail the job, as `retry.decide` says.
 
         Raises `StaleToken` if the shard went to another attempt meanwhile; what this one stored is then deleted. Raises
@@ -66,19 +75,21 @@ class AttemptSettler:
         """
         stage = self._job_files.stage_of(claim)
         policy = stage.retry if stage else RetryPolicy()
-        decision = decide(claim.shard, outcome, policy, self._rng, self._storage_wait_s)
+        decision = decide(claim.shard, end.outcome, policy, self._rng, self._storage_wait_s)
         try:
-            return replace(self._apply(decision, claim, outcome, usage), traceback=_traceback(outcome))
+            settled = self._apply(decision, claim, end, usage)
         except StaleToken:
-            self._store.delete(claim.shard, self._job_files.get(claim.shard.job_id, claim.shard.stage))
+            for shard in (claim.shard, *(one.shard for one in end.passed)):
+                self._store.delete(shard, self._job_files.get(shard.job_id, shard.stage))
             raise
+        return replace(settled, own=replace(settled.own, traceback=_traceback(end.outcome)))
 
-    def _apply(self, decision: Decision, claim: Claim, outcome: Outcome, usage: AttemptUsage) -> AttemptResult:
-        ref = claim.shard.ref
+    def _apply(self, decision: Decision, claim: Claim, end: AttemptEnd, usage: AttemptUsage) -> SettledAttempt:
+        ref, outcome = claim.shard.ref, end.outcome
         match decision:
             case Settle(completion):
-                self._commit(claim, completion, usage.close())
-                return AttemptResult.of_commit(completion)
+                others = self._commit(claim, completion, end, usage.close())
+                return SettledAttempt(AttemptResult.of_commit(completion), others)
             case Requeue(delay_s, blame, checkpoint):
                 log.warning("shard %s is requeued in %.1f s: %s", ref.attempt_key, delay_s, _reason(outcome))
                 used = usage.close() if checkpoint else usage.close().as_wasted()
@@ -90,11 +101,11 @@ class AttemptSettler:
                     stalled_by=_storage_fault(outcome),
                     used=used,
                 )
-                return AttemptResult(AttemptStatus.REQUEUED, _reason(outcome))
+                return SettledAttempt(AttemptResult(AttemptStatus.REQUEUED, _reason(outcome)))
             case GiveUp(error):
                 log.error("job %s fails on shard %s: %s", ref.job_id, ref.attempt_key, error.message)
                 self._shards.end_attempt(ref, delay_s=0.0, blame=True, stop_with=error, used=usage.close().as_wasted())
-                return AttemptResult(AttemptStatus.FAILED, error.message)
+                return SettledAttempt(AttemptResult(AttemptStatus.FAILED, error.message))
             case Split() | DeadLetter():
                 raise AssertionError(
                     "only the recoverer splits a shard or makes a dead letter of it, for lost attempts"
@@ -102,14 +113,61 @@ class AttemptSettler:
             case never:
                 assert_never(never)
 
-    def _commit(self, claim: Claim, completion: Completion, used: Parts) -> None:
+    def _commit(
+        self, claim: Claim, completion: Completion, end: AttemptEnd, used: Parts
+    ) -> tuple[tuple[NextStage, AttemptResult], ...]:
+        """Commit; return how it ended in the stages that run with the attempt's own."""
         shard, files = claim.shard, self._job_files.of(claim)
         limit = DeadLimit.of(files.spec.stages[shard.stage])
         with self._trace.span(Phase.COMMIT, shard=shard.ref.attempt_key):
-            if self._shards.commit(shard.ref, completion, limit, used):
-                return
-        # The ledger bounds the inline results of a job, and this one has reached the bound.
-        self._shards.commit(shard.ref, self._store.move_out(shard, files, completion), limit, used)
+            passed = [_passed(one) for one in end.passed]
+            tried = self._tried(end.tried) if end.tried else None
+            own = used
+            for part in (*(one.used for one in end.passed), *([end.tried.used] if end.tried else ())):
+                own -= part
+            if self._shards.commit(shard.ref, completion, limit, own, passed, tried):
+                results = [
+                    (one, AttemptResult.of_commit(made.completion))
+                    for one, made in zip(end.passed, passed, strict=True)
+                ]
+                if end.tried is not None and tried is not None:
+                    status = AttemptStatus.FAILED if tried.stop_with else AttemptStatus.REQUEUED
+                    results.append((end.tried, AttemptResult(status, _reason(end.tried.end.outcome))))
+                return tuple(results)
+        # The ledger bounds the inline results of a job, and this one has reached the bound; or a later stage is bound
+        # to another version of its operator. Then only what was made in this stage counts.
+        if end.own.results is None:
+            raise AssertionError("an attempt that is done has results")
+        for one in end.passed:
+            self._store.delete(one.shard, self._job_files.get(shard.job_id, one.shard.stage))
+        moved = self._store.move_out(shard, files, completion, end.own.results)
+        self._shards.commit(shard.ref, moved, limit, used)
+        return ()
+
+    def _tried(self, one: NextStage) -> TriedStage:
+        """Decide what follows where a later stage was not settled."""
+        outcome = one.end.outcome
+        decision = decide(one.shard, outcome, one.spec.retry, self._rng, self._storage_wait_s)
+        match decision:
+            case Requeue(delay_s, blame, checkpoint):
+                log.warning("shard %s is tried again in %.1f s: %s", one.ref.attempt_key, delay_s, _reason(outcome))
+                used = one.used if checkpoint else one.used.as_wasted()
+                return TriedStage(delay_s, int(blame), checkpoint, stalled_by=_storage_fault(outcome), used=used)
+            case GiveUp(error):
+                log.error("job %s fails on shard %s: %s", one.shard.job_id, one.ref.attempt_key, error.message)
+                return TriedStage(0.0, 1, stop_with=error, used=one.used.as_wasted())
+            case Settle() | Split() | DeadLetter():
+                raise AssertionError(f"a stage that was not settled cannot be followed by {decision}")
+            case never:
+                assert_never(never)
+
+
+def _passed(one: NextStage) -> PassedStage:
+    loaded, outcome = one.end.loaded, one.end.outcome
+    if loaded is None or not isinstance(outcome, Done):
+        raise AssertionError("a stage that was passed is done")
+    definition = loaded.definition
+    return PassedStage(outcome.completion, DeadLimit.of(one.spec), one.used, definition.version, definition.revision)
 
 
 def _traceback(outcome: Outcome) -> str:

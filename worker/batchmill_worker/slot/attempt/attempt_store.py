@@ -6,31 +6,36 @@ whose results count, and the other's are deleted.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from batchmill.columns.lineage import SOURCE_ROW, lineage_of_results, path_at
-from batchmill.errors import InvalidOperator, StaleToken
+from batchmill.errors import BatchmillError, InvalidOperator, StaleToken
+from batchmill.gathered_results import borders_of
 from batchmill.jobs.completion import Completion
-from batchmill.jobs.dead_letters import DeadRows, count_by_type, dead_letters_name
+from batchmill.jobs.dead_letters import INCOMPLETE, DeadRows, count_by_type, dead_letters_name
 from batchmill.jobs.job import MAX_INLINE_BYTES
 from batchmill.jobs.shard import ShardState, checkpoint_name
+from batchmill.operators.contract import OperatorKind
 from batchmill.storage.indexed import INDEX
-from batchmill.workspace import stream_from_table, table_from_stream
+from batchmill.workspace import stream_from_table
 from batchmill_worker.runtime.trace import Phase
 from batchmill_worker.slot.attempt.shard_progress import encode_progress
 
 if TYPE_CHECKING:
     from batchmill.jobs.dead_letters import DeadLetter
-    from batchmill.jobs.shard import Shard
+    from batchmill.jobs.shard import Shard, ShardRef
     from batchmill.ledger.shards import ShardLedger
     from batchmill.storage.blobs import BlobStore
     from batchmill_worker.runtime.trace import Recorder
     from batchmill_worker.slot.attempt.shard_loader import LoadedShard
     from batchmill_worker.slot.attempt.shard_progress import ShardProgress
     from batchmill_worker.slot.job_cache import JobFiles
+
+log = logging.getLogger(__name__)
 
 
 class AttemptStore:
@@ -44,62 +49,96 @@ class AttemptStore:
     def checkpoint(self, loaded: LoadedShard, progress: ShardProgress) -> str:
         """Store what is done so far, for the next attempt, and return the blob's name. Raises `StorageError`."""
         name = checkpoint_name(loaded.shard.ref)
-        self._blobs.put_table(name, encode_progress(progress))
+        self._blobs.put_table(name, encode_progress(progress, count_from_shard=loaded.is_handed))
         return name
 
-    def store(self, loaded: LoadedShard, progress: ShardProgress) -> Completion:
-        """Store the results and dead letters of a shard that is done, and describe them.
+    def save_early(self, loaded: LoadedShard, progress: ShardProgress) -> None:
+        """Store what is done so far while the attempt is running, so that it counts if the attempt is lost.
 
-        The description's `busy_s` is left for the caller to fill in. Raises `StorageError`, and `StaleToken` if the
-        job has ended.
+        The next call replaces it. A failure is logged: the attempt continues, and its end will say what is wrong.
+        """
+        try:
+            name = self.checkpoint(loaded, progress)
+            if not loaded.early.is_set():
+                self._shards.save_checkpoint(loaded.shard.ref, name)
+                loaded.early.set()
+        except BatchmillError as error:
+            log.warning("what is done of shard %s is not saved yet: %s", loaded.shard.ref.attempt_key, error)
+
+    def finish(self, loaded: LoadedShard, progress: ShardProgress) -> tuple[Completion, pa.Table]:
+        """Store the dead letters of a shard that is done; return a description of it, and its results.
+
+        The description's `busy_s` is left for the caller to fill in, and what is about stored results for `store`.
+        Raises `StorageError`.
         """
         with self._trace.span(Phase.STORE, shard=loaded.shard.ref.attempt_key):
-            return self._store(loaded, progress)
+            return self._finish(loaded, progress)
 
-    def _store(self, loaded: LoadedShard, progress: ShardProgress) -> Completion:
-        shard, files = loaded.shard, loaded.files
-        roots_dead = None
+    def _finish(self, loaded: LoadedShard, progress: ShardProgress) -> tuple[Completion, pa.Table]:
+        shard = loaded.shard
+        roots_dead, incomplete = None, tuple[int, ...]()
         filters = loaded.definition.expands or loaded.spec.on_null == "skip"
         if progress.dead:
             dead = _dead_rows(loaded, progress)
-            roots_dead = len({letter.path[:1] or letter.index for letter in dead.letters})
+            # the failed rows of an incomplete source row have been counted
+            failed = [letter for letter in dead.letters if letter.error_type != INCOMPLETE]
+            roots_dead = len({letter.path[:1] or letter.index for letter in failed})
+            if loaded.files.spec.is_gathered_behind(shard.stage):
+                incomplete = tuple({letter.path[0] for letter in dead.letters})
             self._blobs.put_table(dead_letters_name(shard.ref), dead.table())
         table = _results(loaded, progress)
-        stored = Completion(
+        completion = Completion(
             progress.rows_done,
             len(progress.dead),
             0,
             dead_by_type=count_by_type(progress.dead),
             results=table.num_rows if filters else None,
             rows_cached=len(progress.cached),
-            rows_filtered=len(progress.empty) if filters else 0,
+            rows_filtered=len(progress.empty) if filters and loaded.definition.kind is OperatorKind.BATCH else 0,
             roots_dead=roots_dead,
+            incomplete=incomplete,
         )
-        if table.num_rows == 0:
-            return stored
-        if files.may_be_inline and table.nbytes <= MAX_INLINE_BYTES:
-            stream = stream_from_table(table)
-            return replace(stored, nbytes=len(stream), inline=stream)
-        return replace(stored, nbytes=self._write(shard, files, table))
+        return completion, table
 
-    def _write(self, shard: Shard, files: JobFiles, table: pa.Table) -> int:
+    def store(self, loaded: LoadedShard, completion: Completion, results: pa.Table, held: ShardRef) -> Completion:
+        """Store the results of a shard, and add to its description where they are.
+
+        held: the attempt that the ledger has, of this stage or of one that it runs with.
+
+        Raises `StorageError`, and `StaleToken` if the job has ended.
+        """
+        shard, files = loaded.shard, loaded.files
+        if results.num_rows == 0:
+            return completion
+        with self._trace.span(Phase.STORE, shard=shard.ref.attempt_key):
+            if files.spec.is_gathered_behind(shard.stage):
+                completion = replace(completion, borders=borders_of(results).write())
+            if files.may_be_inline and results.nbytes <= MAX_INLINE_BYTES:
+                stream = stream_from_table(results)
+                return replace(completion, nbytes=len(stream), inline=stream)
+            return replace(completion, nbytes=self._write(shard, files, results, held))
+
+    def _write(self, shard: Shard, files: JobFiles, table: pa.Table, held: ShardRef) -> int:
         try:
             return files.results.write(shard.shard_id, shard.token, table)
         except StaleToken:
-            if not self._has(shard):
+            if not self._has(held):
                 raise
         # the job's results are published, and the ledger says that it runs: it was rolled back, and has lost the end
         files.results.reopen()
         return files.results.write(shard.shard_id, shard.token, table)
 
-    def _has(self, shard: Shard) -> bool:
+    def _has(self, attempt: ShardRef) -> bool:
         """Whether the ledger says that the attempt has the shard."""
-        found = self._shards.read(shard.ref)
-        return found is not None and found.state is ShardState.RUNNING and found.token == shard.token
+        found = self._shards.read(attempt)
+        return found is not None and found.state is ShardState.RUNNING and found.token == attempt.token
 
-    def move_out(self, shard: Shard, files: JobFiles, completion: Completion) -> Completion:
-        """Write inline results, for which the ledger has no room, to the result store. Raises `StorageError`."""
-        nbytes = self._write(shard, files, table_from_stream(completion.inline))
+    def move_out(self, shard: Shard, files: JobFiles, completion: Completion, results: pa.Table) -> Completion:
+        """Write results that the ledger has no room for, or that were not stored, to the result store.
+
+        Raises `StorageError`.
+        """
+        nbytes = self._write(shard, files, results, shard.ref) if results.num_rows else 0
         return replace(completion, inline=b"", nbytes=nbytes)
 
     def delete(self, shard: Shard, files: JobFiles | None) -> None:
@@ -149,10 +188,10 @@ def _refuse_lineage(operator: str, made: pa.Table, lineage: pa.Table) -> None:
 def _dead_rows(loaded: LoadedShard, progress: ShardProgress) -> DeadRows:
     """Return the failed rows as the stage got them; in a chain with their paths."""
     shard, files, letters = loaded.shard, loaded.files, tuple(progress.letters)
+    rows = loaded.input_rows([letter.index for letter in letters])
     if files.spec.has_lineage:
         letters = tuple(_with_path(letter, loaded.lineage, letter.index - shard.first_row) for letter in letters)
-    places = pa.array([shard.skip + letter.index - shard.first_row for letter in letters], pa.int64())
-    return DeadRows(letters, files.source.read(shard.slices).take(places))
+    return DeadRows(letters, rows, count_from_shard=loaded.is_handed)
 
 
 def _with_path(letter: DeadLetter, lineage: pa.Table | None, place: int) -> DeadLetter:

@@ -14,6 +14,7 @@ from batchmill_worker.runtime.trace import Phase
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from batchmill.jobs.job import StageSpec
     from batchmill.jobs.shard import ShardRef
     from batchmill.ledger import Claim
     from batchmill.ledger.shards import ShardLedger
@@ -38,7 +39,7 @@ class ClaimedShard:
     """A shard that this process may run, until the lease says otherwise."""
 
     claim: Claim
-    operator: str | None  # None: unknown until the job is read again
+    spec: StageSpec | None  # None: unknown until the job is read again
     lease: Lease
     usage: AttemptUsage
 
@@ -75,7 +76,7 @@ class Claimer:
                 return
             stage = self._job_files.stage_of(claim)
             with self._heartbeat.holding(ref) as lease, self._exclusion.entered(alone=claim.shard.losses > 0):
-                yield ClaimedShard(claim, stage.operator if stage else None, lease, lease.usage)
+                yield ClaimedShard(claim, stage, lease, lease.usage)
 
     def _claim(self, ref: ShardRef, definition: OperatorDefinition | None) -> Claim | None:
         return self._shards.claim(

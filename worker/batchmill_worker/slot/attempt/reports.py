@@ -11,6 +11,7 @@ from batchmill.wording import count
 from batchmill_worker.runtime.attempt_result import AttemptStatus
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from batchmill.jobs.retry import Outcome
@@ -34,9 +35,9 @@ class AttemptReports:
         """Count an attempt; as dropped, unless `ended` is called before the context ends."""
         return self._metrics.attempt(ref.attempt_key)
 
-    def rows_failed(self, operator: str, result: ShardResult) -> None:
+    def rows_failed(self, counted: AttemptMetrics, result: ShardResult) -> None:
         """Count the rows that failed in an attempt, whether they are tried again or not."""
-        self._metrics.rows_failed(operator, (row.failure.error_type for row in result.dead))
+        self._metrics.rows_failed(counted, (row.failure.error_type for row in result.dead))
 
     def ended(self, ref: ShardRef, counted: AttemptMetrics, outcome: Outcome, result: AttemptResult) -> None:
         """Report the end of an attempt that was not dropped, once it is in the ledger."""
@@ -77,10 +78,11 @@ def failed_rows(progress: ShardProgress, result: ShardResult) -> JobError | None
     return JobError(code="rows_failed", message=message, details={"traceback": failure.traceback})
 
 
-def dead_rows(progress: ShardProgress) -> JobError | None:
+def dead_rows(progress: ShardProgress, name_of: Callable[[int], str] = str) -> JobError | None:
     """Summarize the rows that failed for good: their number, and the first one; None without any."""
     if not progress.dead:
         return None
     first = progress.letters[0]
-    message = f"{count(len(progress.dead))} failed; the first, row {first.index}: {first.error_type}: {first.message}"
+    name, failed = name_of(first.index), count(len(progress.dead))
+    message = f"{failed} failed; the first, row {name}: {first.error_type}: {first.message}"
     return JobError(code="rows_dead", message=message, details={"traceback": first.traceback})

@@ -1,55 +1,32 @@
 """One attempt of a shard, from the message to the commit: `AttemptRunner.run` is the story, in numbered steps.
 
-Each step is done by a collaborator of its own: `Claimer`, `ShardLoader`, `ShardComputer`, `AttemptStore` and
-`AttemptSettler`. Several attempts run at once, each in a thread of the caller's: while one uses the device, another
-loads its rows and a third stores its results.
+Each step is done by a collaborator of its own: `Claimer`, `StageRunner` (with `ShardLoader`, `ShardComputer` and
+`AttemptStore`) and `AttemptSettler`. Several attempts run at once, each in a thread of the caller's: while one uses the
+device, another loads its rows and a third stores its results.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from batchmill.errors import (
-    BatchmillError,
-    InvalidOutput,
-    InvalidParams,
-    InvalidRows,
-    InvalidSource,
-    NotFound,
-    ServiceUnavailable,
-    StaleToken,
-    StorageUnavailable,
-    UnknownOperator,
-)
-from batchmill.jobs.job import JobError
-from batchmill.jobs.retry import Done, Failed, Partial, Revoked
+from batchmill.errors import StaleToken
 from batchmill.telemetry.log_context import about_attempt
 from batchmill_worker.runtime.attempt_result import AttemptResult, AttemptStatus
-from batchmill_worker.runtime.failures import Failure
 from batchmill_worker.runtime.hooks import calls_for
-from batchmill_worker.slot.attempt.reports import dead_rows, failed_rows
-from batchmill_worker.slot.attempt.shard_progress import AttemptContext
 
 if TYPE_CHECKING:
-    from batchmill.clock import Clock
-    from batchmill.jobs.retry import Outcome
     from batchmill.jobs.shard import ShardRef
     from batchmill.operators.contract import OperatorDefinition
     from batchmill_worker.metering.attempts import AttemptMetrics
     from batchmill_worker.slot.attempt.attempt_settler import AttemptSettler
-    from batchmill_worker.slot.attempt.attempt_store import AttemptStore
     from batchmill_worker.slot.attempt.claimer import Claimer
     from batchmill_worker.slot.attempt.reports import AttemptReports
-    from batchmill_worker.slot.attempt.shard_computer import ShardComputer
-    from batchmill_worker.slot.attempt.shard_loader import ShardLoader
+    from batchmill_worker.slot.attempt.stage_runner import StageRunner
     from batchmill_worker.slot.attempt.store_guard import StoreGuard
 
 log = logging.getLogger(__name__)
-
-HOPELESS = (InvalidSource, InvalidRows, InvalidParams, InvalidOutput, NotFound, UnknownOperator)
-"""Errors that another attempt would meet again."""
 
 
 class AttemptRunner:
@@ -59,21 +36,15 @@ class AttemptRunner:
         self,
         guard: StoreGuard,
         claimer: Claimer,
-        loader: ShardLoader,
-        computer: ShardComputer,
-        store: AttemptStore,
+        stages: StageRunner,
         settler: AttemptSettler,
         reports: AttemptReports,
-        clock: Clock,
     ) -> None:
         self._guard = guard
         self._claimer = claimer
-        self._loader = loader
-        self._computer = computer
-        self._store = store
+        self._stages = stages
         self._settler = settler
         self._reports = reports
-        self._clock = clock
 
     def run(self, ref: ShardRef, definition: OperatorDefinition | None = None) -> AttemptResult:
         """Run one attempt to its end. definition: of the operator that its message names.
@@ -96,59 +67,18 @@ class AttemptRunner:
             if claimed is None:
                 log.info("attempt %s is dropped: its job takes no more work", ref.attempt_key)
                 return AttemptResult(AttemptStatus.DROPPED, "its job takes no more work")
-            counted.operator = claimed.operator or counted.operator
-            try:
-                # 2. Load the rows that earlier attempts have not settled.
-                started_at = self._clock.monotonic()
-                loaded = self._loader.load(claimed.claim)
-                loaded_at = self._clock.monotonic()
+            if claimed.spec is not None:
+                counted.about(claimed.spec)
+            with ExitStack() as counting:
+                # 2. Load the rows that earlier attempts have not settled, and compute them. With all of them settled,
+                #    continue in the stages that run with this one. Store what was made under this attempt's own names.
+                end = self._stages.run(claimed, counted, counting)
 
-                # 3. Compute them. The device is shared with the attempts that run beside this one; the lease says when
-                #    to stop early, because it was revoked or the worker is being stopped.
-                result = self._computer.compute(loaded, claimed)
-                computed_at = self._clock.monotonic()
-                self._reports.rows_failed(loaded.spec.operator, result)
-
-                # 4. Add what was done to what earlier attempts did, so that no row runs again without need.
-                spec, worker = loaded.spec, self._reports.worker
-                context = AttemptContext(loaded.shard.stage, spec.operator, worker, self._clock.wall(), spec.retry)
-                progress = loaded.before.add(loaded.pending, result, context)
-                if result.stopped and not progress.is_begun:
-                    outcome: Outcome = Revoked()
-                elif (result.stopped or progress.failed) and not claimed.lease.is_last:
-                    # 5a. Rows are left, because they failed and may be tried again, or because it was time to stop:
-                    #     save what is done for the next attempt.
-                    failures = 0 if result.stopped else progress.worst
-                    checkpoint = self._store.checkpoint(loaded, progress)
-                    outcome = Partial(checkpoint, failures, failed_rows(progress, result) if failures else None)
-                else:
-                    # 5b. All rows are settled, or no attempt will follow: store the results under this attempt's own
-                    #     names. The time that counts as work leaves out waiting for the device.
-                    completion = self._store.store(loaded, progress)
-                    work_s = loaded_at - started_at + result.busy_s + self._clock.monotonic() - computed_at
-                    outcome = Done(replace(completion, busy_s=work_s), dead_rows(progress))
-            except ServiceUnavailable as error:  # the ledger could not be read: no fault of the shard
-                log.warning("attempt %s ends early: %s", ref.attempt_key, error)
-                outcome = Revoked()
-            except BaseException as error:  # noqa: BLE001  # whatever it is, the shard must not be left behind
-                outcome = _failed(error, ref)
-
-            # 6. Settle: commit, requeue, or fail the job. Only now are the results the shard's, and its job is charged
-            #    for the time. If another attempt has taken over, StaleToken says so, and what was stored is deleted.
-            settled = self._settler.settle(claimed.claim, outcome, claimed.usage)
-            self._reports.ended(ref, counted, outcome, settled)
-            return settled
-
-
-def _failed(error: BaseException, ref: ShardRef) -> Failed:
-    """Make the outcome of an attempt that raised."""
-    if isinstance(error, BatchmillError):
-        error_type = str(error.details.get("error_type", type(error).__name__))
-        reported = JobError(code=error.code, message=str(error), details=error.details)
-        is_storage = isinstance(error, StorageUnavailable)
-        return Failed(reported, error_type, final=isinstance(error, HOPELESS), is_storage=is_storage)
-    log.error("attempt %s failed", ref.attempt_key, exc_info=error)
-    failure = Failure.of(error)
-    message = f"{failure.error_type}: {failure.message}"
-    reported = JobError(code="attempt_failed", message=message, details={"traceback": failure.traceback})
-    return Failed(reported, failure.error_type)
+                # 3. Settle: commit, requeue, or fail the job. Only now are the results the shard's, and its job is
+                #    charged for the time. If another attempt has taken over, StaleToken says so, and what was stored is
+                #    deleted.
+                settled = self._settler.settle(claimed.claim, end, claimed.usage)
+                self._reports.ended(ref, counted, end.outcome, settled.own)
+                for following, result in settled.others:
+                    self._reports.ended(following.ref, following.counted, following.end.outcome, result)
+                return settled.own

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
-from batchmill.jobs.job import UploadSource
+from batchmill.jobs.files import UploadSource
 from batchmill_worker.engine.executor import ShardTask
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import pyarrow as pa
 
     from batchmill_worker.engine.controllers import ControllerCache
     from batchmill_worker.engine.executor import Executors
     from batchmill_worker.engine.shard_result import ShardResult
+    from batchmill_worker.engine.stage_costs import StageCosts
     from batchmill_worker.models.operator_cache import OperatorCache
     from batchmill_worker.row_cache.cache import RowCache
     from batchmill_worker.slot.attempt.claimer import ClaimedShard
@@ -25,15 +27,25 @@ class ShardComputer:
     """Runs loaded shards through operators. Thread-safe; the executors decide what runs at the same time."""
 
     def __init__(
-        self, executors: Executors, operators: OperatorCache, controllers: ControllerCache, row_cache: RowCache
+        self,
+        executors: Executors,
+        operators: OperatorCache,
+        controllers: ControllerCache,
+        row_cache: RowCache,
+        costs: StageCosts,
     ) -> None:
         self._executors = executors
         self._operators = operators
         self._controllers = controllers
         self._row_cache = row_cache
+        self._costs = costs
 
-    def compute(self, loaded: LoadedShard, claimed: ClaimedShard) -> ShardResult:
+    def compute(
+        self, loaded: LoadedShard, claimed: ClaimedShard, save: Callable[[ShardResult], None] | None = None
+    ) -> ShardResult:
         """Run the rows, setting the operator up first if need be. Stop early when the lease says so.
+
+        save: see `ShardTask`; of an operator whose rows do not come from the row cache.
 
         Raises what `OperatorCache.borrow` and `Executor.run` raise.
         """
@@ -43,14 +55,23 @@ class ShardComputer:
             task = ShardTask(
                 carry=_carried(loaded),
                 should_stop=claimed.lease.should_stop,
-                batching=self._controllers.batching(definition, spec),
+                batching=self._controllers.batching(definition, spec, operator.backend()),
                 has_succeeded=bool(loaded.before.results) or _failed_before(loaded),
                 attempt_id=loaded.shard.ref.attempt_key,
                 usage=usage,
+                ref=loaded.shard.ref,
+                lineage=loaded.pending_lineage,
+                rows=loaded.pending,
+                failures=loaded.failures,
+                save=save,
             )
 
             def compute(rows: pa.Table) -> ShardResult:
-                return executor.run(operator, rows, task)
+                started_at = time.perf_counter()
+                result = executor.run(operator, rows, task)
+                if result.rows_settled:
+                    self._costs.add(definition, spec, result.rows_settled, time.perf_counter() - started_at)
+                return result
 
             result = (
                 compute(loaded.table) if not spec.cache else self._row_cache.run(operator, spec, loaded.table, compute)
@@ -61,6 +82,8 @@ class ShardComputer:
 
 def _carried(loaded: LoadedShard) -> Sequence[str] | None:
     """Return the columns that results keep; None: all. Behind the first stage columns are known only here."""
+    if loaded.definition.gathers:
+        return loaded.spec.carry or ()
     consumed = loaded.definition.consumed_columns(loaded.spec.params) if loaded.spec.carry is None else []
     return [name for name in loaded.table.column_names if name not in consumed] if consumed else loaded.spec.carry
 

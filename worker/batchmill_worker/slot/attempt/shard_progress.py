@@ -68,7 +68,7 @@ class ShardProgress:
     @property
     def rows_done(self) -> int:
         """The number of rows that are done, with any number of results."""
-        return sum(len(pc.unique(table[INDEX])) for table in self.results) + len(self.empty)
+        return sum(_count_different(table[INDEX].to_numpy()) for table in self.results) + len(self.empty)
 
     def window(self, shard: Shard) -> ShardProgress:
         """Return the part about this shard's own rows."""
@@ -89,8 +89,11 @@ class ShardProgress:
         """Return this progress with the result of an attempt added, which ran the rows `pending`."""
         made = pending[result.sources]
         results = (result.table.append_column(INDEX, pa.array(made)),) if made.size else ()
-        done = np.setdiff1d(result.settled, [row.index for row in result.dead])
-        empty = pending[np.setdiff1d(done, result.sources)]
+        without_result = np.zeros(pending.size, dtype=bool)  # a mask, since to sort sets of rows takes longer
+        without_result[result.settled] = True
+        without_result[[row.index for row in result.dead]] = False
+        without_result[result.sources] = False
+        empty = pending[without_result]
         ran = set(pending[result.settled].tolist()) if self.failed else set()
         again = {row: failed for row, failed in self.failed.items() if row not in ran}
         dead = list(self.dead)
@@ -150,6 +153,10 @@ class AttemptContext:
     policy: RetryPolicy
 
 
+def _count_different(ascending: Rows) -> int:
+    return int(np.count_nonzero(np.diff(ascending))) + min(ascending.size, 1)
+
+
 def _indices(rows: Iterable[int]) -> Rows:
     return np.array(sorted(rows), dtype=np.int64)
 
@@ -184,9 +191,13 @@ def _judge(
     )
 
 
-def encode_progress(progress: ShardProgress) -> pa.Table:
-    """Encode a progress as one table, to be stored as an Arrow file."""
+def encode_progress(progress: ShardProgress, *, count_from_shard: bool = False) -> pa.Table:
+    """Encode a progress as one table, to be stored as an Arrow file.
+
+    count_from_shard: whether its indices count from the first row of the shard, because that is not known yet.
+    """
     about: dict[str, Any] = {
+        "count_from_shard": count_from_shard,
         "empty": sorted(progress.empty),
         "dead": [letter.model_dump(mode="json") for letter in progress.dead],
         "cached": sorted(progress.cached),
@@ -196,13 +207,20 @@ def encode_progress(progress: ShardProgress) -> pa.Table:
     return table.replace_schema_metadata({_META: json.dumps(about)})
 
 
-def decode_progress(table: pa.Table) -> ShardProgress:
-    """Decode what `encode_progress` made."""
+def decode_progress(table: pa.Table, first_row: int = 0) -> ShardProgress:
+    """Decode what `encode_progress` made. first_row: of the shard that it was made for."""
     about = json.loads(table.schema.metadata[_META])
+    start = first_row if about.get("count_from_shard") else 0
+    letters = (DeadLetter.model_validate(letter) for letter in about["dead"])
     return ShardProgress(
-        (table.replace_schema_metadata(None),) if table.num_rows else (),
-        frozenset(about["empty"]),
-        tuple(DeadLetter.model_validate(letter) for letter in about["dead"]),
-        {row: FailedRow(failures, first) for row, failures, first in about["failed"]},
-        frozenset(about["cached"]),
+        (_counted_from(start, table.replace_schema_metadata(None)),) if table.num_rows else (),
+        frozenset(start + row for row in about["empty"]),
+        tuple(letter.model_copy(update={"index": start + letter.index}) for letter in letters),
+        {start + row: FailedRow(failures, first) for row, failures, first in about["failed"]},
+        frozenset(start + row for row in about["cached"]),
     )
+
+
+def _counted_from(start: int, results: pa.Table) -> pa.Table:
+    place = results.schema.get_field_index(INDEX)
+    return results.set_column(place, INDEX, pc.add(results[INDEX], start)) if start else results

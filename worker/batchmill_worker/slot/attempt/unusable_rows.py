@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.compute as pc
 
 from batchmill.errors import InvalidRows
-from batchmill.jobs.dead_letters import MISSING_VALUE, json_value
+from batchmill.jobs.dead_letters import INCOMPLETE, MISSING_VALUE, json_value
 from batchmill.wording import count
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import pyarrow as pa
 
     from batchmill.jobs.job import OnNull
     from batchmill.jobs.shard import Shard
-    from batchmill.sources.base import RowReader, RowsRead
+    from batchmill.sources.base import BadRow, RowReader, RowsRead
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,38 +40,61 @@ class UnusableRows:
 
 
 def unusable_rows(
-    shard: Shard, found: RowsRead, required: Sequence[str], on_null: OnNull, source: RowReader
+    shard: Shard,
+    found: RowsRead,
+    required: Sequence[str],
+    on_null: OnNull,
+    source: RowReader,
+    name_of: Callable[[int], str] = str,
 ) -> UnusableRows:
     """Find the rows of a shard that cannot be used. `found`: the rows of its slices in `source`.
+
+    name_of: the name of a row in messages, by its index.
 
     Raises `InvalidRows` naming the first row without a required value, if `on_null` says so.
     """
     first = shard.first_row - shard.skip
     behind = shard.first_row + shard.rows
     bad = {first + one.place: one for one in found.bad if shard.first_row <= first + one.place < behind}
+    table = found.table.slice(shard.skip, shard.rows)
     rows = [
-        UnusableRow(index, one.error_type, one.message, {"file": one.file, "line": one.line, "text": one.text})
+        UnusableRow(index, one.error_type, one.message, _shown(one, table, index - shard.first_row))
         for index, one in bad.items()
     ]
-    table = found.table.slice(shard.skip, shard.rows)
     missing = {row: name for row, name in _missing(table, required, shard.first_row).items() if row not in bad}
     if missing and on_null != "skip":
-        rows += _without_value(shard, table, missing, source, on_null)
+        rows += _without_value(shard, table, missing, source, on_null, name_of)
     skipped = frozenset(missing if on_null == "skip" else ())
     return UnusableRows(tuple(sorted(rows, key=lambda row: row.index)), skipped)
 
 
+def _shown(bad: BadRow, table: pa.Table, place: int) -> dict[str, Any]:
+    if bad.error_type == INCOMPLETE:
+        return _as_json(table, place)
+    return {"file": bad.file, "line": bad.line, "text": bad.text}
+
+
+def _as_json(table: pa.Table, place: int) -> dict[str, Any]:
+    found: dict[str, Any] = json_value(table.slice(place, 1).to_pylist()[0])
+    return found
+
+
 def _without_value(
-    shard: Shard, table: pa.Table, missing: Mapping[int, str], source: RowReader, on_null: OnNull
+    shard: Shard,
+    table: pa.Table,
+    missing: Mapping[int, str],
+    source: RowReader,
+    on_null: OnNull,
+    name_of: Callable[[int], str],
 ) -> list[UnusableRow]:
     indexes = sorted(missing)[: 1 if on_null == "fail" else None]
     origins = source.origins(shard.slices, [shard.skip + index - shard.first_row for index in indexes])
     rows = []
     for index, origin in zip(indexes, origins, strict=True):
         where = f": {origin}" if origin else ""
-        message = f"row {index} has no value in the column {missing[index]!r}, which the operator requires{where}."
-        row = json_value(table.slice(index - shard.first_row, 1).to_pylist()[0])
-        rows.append(UnusableRow(index, MISSING_VALUE, message, row))
+        name, column = name_of(index), missing[index]
+        message = f"row {name} has no value in the column {column!r}, which the operator requires{where}."
+        rows.append(UnusableRow(index, MISSING_VALUE, message, _as_json(table, index - shard.first_row)))
     if on_null == "fail":
         raise InvalidRows(
             f"{rows[0].message.rstrip('.')}; {count(len(missing))} of {shard.rows:,} read together lack one.",

@@ -1,0 +1,41 @@
+"""The lists that the service answers with."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+
+from batchmill.fleet import PoolStatus, WorkerInfo
+from batchmill.jobs.index_status import IndexStatus
+from batchmill.jobs.status import JobStatus
+from batchmill.operators.contract import OperatorInfo
+
+
+class JobsAnswer(BaseModel):
+    """A page of jobs; `next`: where the one after it begins."""
+
+    jobs: list[JobStatus]
+    next: str | None = None
+
+
+class WorkersAnswer(BaseModel):
+    """The workers that are present."""
+
+    workers: list[WorkerInfo]
+
+
+class PoolsAnswer(BaseModel):
+    """What runs and waits in each pool."""
+
+    pools: list[PoolStatus]
+
+
+class IndexesAnswer(BaseModel):
+    """The indexes that the tenant may search."""
+
+    indexes: list[IndexStatus]
+
+
+class OperatorsAnswer(BaseModel):
+    """The operators that workers have announced."""
+
+    operators: list[OperatorInfo]

@@ -1,0 +1,19 @@
+"""Ids of jobs and uploads."""
+
+from __future__ import annotations
+
+import secrets
+import time
+
+
+def new_id(kind: str) -> str:
+    """A fresh id that sorts by time: `job-…`, 10 characters of milliseconds and 10 of chance, base 32."""
+    return f"{kind}-{_base32(time.time_ns() // 1_000_000, 10)}{_base32(secrets.randbits(50), 10)}"
+
+
+def _base32(number: int, width: int) -> str:
+    digits = ""
+    for _ in range(width):
+        number, digit = divmod(number, 32)
+        digits = "0123456789abcdefghjkmnpqrstvwxyz"[digit] + digits
+    return digits

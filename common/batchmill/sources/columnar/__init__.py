@@ -1,0 +1,1 @@
+"""Sources in Parquet and Arrow files, split at row numbers."""

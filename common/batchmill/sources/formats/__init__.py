@@ -1,0 +1,1 @@
+"""Text formats: how text is divided into records, and how records become typed values."""

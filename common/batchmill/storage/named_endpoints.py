@@ -1,0 +1,99 @@
+"""The services of language models that jobs may use: a TOML file names them, so that no request has an address or key.
+
+[openai]
+url = "https://api.openai.com/v1"
+key_file = "/run/secrets/openai"
+max_in_flight = 64
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from batchmill.errors import InvalidParams, InvalidSettings, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SETTING = "BATCHMILL_ENDPOINTS"
+
+
+class NamedEndpoint(BaseModel):
+    """One service with an OpenAI-compatible API. The key is read from its file when a model is set up.
+
+    max_in_flight: requests of one worker process at a time. timeout_s: of one request. max_tokens_field: the name
+    that the service has for the longest answer.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str
+    key_file: Path | None = None
+    max_in_flight: int = Field(default=32, ge=1, le=1024)
+    timeout_s: float = Field(default=300.0, gt=0)
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+
+    def key(self) -> str | None:
+        """Read its key. Raises `InvalidSettings` if the file cannot be read."""
+        if self.key_file is None:
+            return None
+        try:
+            return self.key_file.read_text().strip()
+        except OSError as error:
+            raise InvalidSettings(f"{self.key_file} cannot be read: {error.strerror or error}.") from error
+
+
+_ENDPOINTS = TypeAdapter(dict[str, NamedEndpoint])
+
+
+class NamedEndpoints:
+    """The services of the settings. The default has none."""
+
+    def __init__(self, endpoints: Mapping[str, NamedEndpoint] | None = None) -> None:
+        self._endpoints = dict(endpoints or {})
+
+    @classmethod
+    def load(cls, path: str) -> Self:
+        """Read the file at `path`; "" is none. Raises `InvalidSettings`, which names what is wrong."""
+        if not path:
+            return cls()
+        try:
+            endpoints = _ENDPOINTS.validate_python(tomllib.loads(Path(path).read_text()))
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise InvalidSettings(f"{SETTING}: {path} cannot be read: {error}.", name=SETTING) from error
+        except ValidationError as error:
+            first = error.errors(include_input=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise InvalidSettings(f"{SETTING}: {path}: {where}: {first['msg']}.", name=SETTING) from None
+        for name, endpoint in endpoints.items():
+            _check(path, name, endpoint)
+        return cls(endpoints)
+
+    def get(self, name: str) -> NamedEndpoint:
+        """Return the service of that name. Raises `InvalidParams`."""
+        found = self._endpoints.get(name)
+        if found is None:
+            none = f"The worker's operator names services in the file of {SETTING}."
+            raise InvalidParams(
+                f"this worker has no endpoint {name!r}.",
+                hint=did_you_mean(name, self._endpoints) if self._endpoints else none,
+                endpoint=name,
+            )
+        return found
+
+
+def _check(path: str, name: str, endpoint: NamedEndpoint) -> None:
+    split = urlsplit(endpoint.url)
+    if split.scheme not in ("http", "https") or not split.hostname:
+        raise InvalidSettings(f"{SETTING}: {path}: {name}: expected a URL with http:// or https://.", name=SETTING)
+    if split.username is not None or split.password is not None or split.query:
+        raise InvalidSettings(
+            f"{SETTING}: {path}: {name}: the URL has a user, a password or a query.",
+            hint="Put the key into a file of its own, and name that as key_file.",
+            name=SETTING,
+        )

@@ -1,0 +1,110 @@
+"""The databases that jobs may write to: a TOML file names them, so that no request has an address or a password.
+
+[warehouse]
+url = "postgresql://batchmill@db.example/vectors"
+password_file = "/run/secrets/warehouse"
+tenants = ["search"]
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+from urllib.parse import parse_qs, urlsplit
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from batchmill.errors import InvalidOutput, InvalidSettings, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SCHEMES = ("postgresql",)
+
+
+class NamedStore(BaseModel):
+    """One database. The password is read from its file whenever it is needed, and is in no message."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str
+    password_file: Path | None = None
+    tenants: list[str] | None = None  # who may use it; None: all
+
+    @property
+    def scheme(self) -> str:
+        """What kind of database it is."""
+        return urlsplit(self.url).scheme
+
+    def password(self) -> str | None:
+        """Read its password. Raises `InvalidSettings` if the file cannot be read."""
+        if self.password_file is None:
+            return None
+        try:
+            return self.password_file.read_text().strip()
+        except OSError as error:
+            raise InvalidSettings(f"{self.password_file} cannot be read: {error.strerror or error}.") from error
+
+
+_STORES = TypeAdapter(dict[str, NamedStore])
+
+
+class NamedStores:
+    """The databases of the settings. The default has none."""
+
+    def __init__(self, stores: Mapping[str, NamedStore] | None = None) -> None:
+        self._stores = dict(stores or {})
+
+    @classmethod
+    def load(cls, path: str) -> Self:
+        """Read the file at `path`; "" is none. Raises `InvalidSettings`, which names what is wrong."""
+        if not path:
+            return cls()
+        try:
+            stores = _STORES.validate_python(tomllib.loads(Path(path).read_text()))
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise InvalidSettings(
+                f"BATCHMILL_STORES: {path} cannot be read: {error}.", name="BATCHMILL_STORES"
+            ) from error
+        except ValidationError as error:
+            first = error.errors(include_input=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise InvalidSettings(
+                f"BATCHMILL_STORES: {path}: {where}: {first['msg']}.", name="BATCHMILL_STORES"
+            ) from None
+        for name, store in stores.items():
+            _check(path, name, store)
+        return cls(stores)
+
+    def get(self, name: str, tenant: str | None = None) -> NamedStore:
+        """Return the store of that name. tenant: who asks; None: the service. Raises `InvalidOutput`."""
+        allowed = {
+            known: store
+            for known, store in self._stores.items()
+            if tenant is None or store.tenants is None or tenant in store.tenants
+        }
+        found = allowed.get(name)
+        if found is None:
+            none = "The service's operator names stores in the file of BATCHMILL_STORES."
+            raise InvalidOutput(
+                f"this service has no store {name!r}.",
+                hint=did_you_mean(name, allowed) if allowed else none,
+                store=name,
+            )
+        return found
+
+
+def _check(path: str, name: str, store: NamedStore) -> None:
+    split = urlsplit(store.url)
+    if split.scheme not in SCHEMES:
+        raise InvalidSettings(
+            f"BATCHMILL_STORES: {path}: {name}: expected a URL with one of the schemes {', '.join(SCHEMES)}.",
+            name="BATCHMILL_STORES",
+        )
+    if split.password is not None or {"password", "sslpassword"} & parse_qs(split.query).keys():
+        raise InvalidSettings(
+            f"BATCHMILL_STORES: {path}: {name}: the URL holds a password.",
+            hint="Put it into a file of its own, and name that as password_file.",
+            name="BATCHMILL_STORES",
+        )

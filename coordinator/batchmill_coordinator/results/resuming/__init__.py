@@ -1,0 +1,1 @@
+"""Resuming the work that another job has left in its output."""

@@ -1,0 +1,104 @@
+"""Which waiting row goes to which place of an engine: pure, without an engine."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from batchmill_worker.generation.placement import BLOCK_TOKENS, Placement, blocks_of, shared
+
+PLACES = 4
+PREFIX_TOKENS = 10 * BLOCK_TOKENS
+
+
+def prompt(prefix: int, number: int) -> list[int]:
+    """A prompt of a long prefix and a short end of its own."""
+    return [prefix * 1000 + place for place in range(PREFIX_TOKENS)] + [1_000_000 + number] * BLOCK_TOKENS
+
+
+def computed_tokens(
+    order: list[tuple[int, int]], *, keeps_prefixes: bool, max_tokens: int = 8
+) -> tuple[int, list[int]]:
+    """Run rows, one token of each answer at a time; return the tokens of prompts computed, and the rows in order."""
+    placement: Placement[int] = Placement(PLACES, keeps_prefixes=keeps_prefixes)
+    prompts = {number: prompt(prefix, number) for prefix, number in order}
+    for _, number in order:
+        placement.add(number, prompts[number], max_tokens)
+    has: list[list[int]] = [[] for _ in range(PLACES)]
+    running: dict[int, int] = {}  # by place, how many steps are left
+    computed, entered = 0, []
+    while len(placement) or running:
+        while (found := placement.next_row(sorted(set(range(PLACES)) - set(running)), is_idle=not running)) is not None:
+            number, place = found
+            common = 0
+            while common < len(has[place]) and has[place][common] == prompts[number][common]:
+                common += 1
+            computed += len(prompts[number]) - common
+            has[place] = prompts[number]
+            running[place] = 1 + number % 3
+            entered.append(number)
+        running = {place: left - 1 for place, left in running.items() if left > 1}
+    return computed, entered
+
+
+def shuffled(prefixes: int, rows_each: int) -> list[tuple[int, int]]:
+    rows = [(number % prefixes, number) for number in range(prefixes * rows_each)]
+    random.Random(3).shuffle(rows)
+    return rows
+
+
+@pytest.mark.parametrize("prefixes", [8, 3])
+def test_each_prefix_is_computed_once_and_every_row_runs(prefixes: int) -> None:
+    rows = shuffled(prefixes, 8)
+
+    computed, entered = computed_tokens(rows, keeps_prefixes=True)
+
+    assert sorted(entered) == sorted(number for _, number in rows)
+    assert computed == prefixes * PREFIX_TOKENS + len(rows) * BLOCK_TOKENS
+    assert computed_tokens(rows, keeps_prefixes=False)[0] > 2 * computed
+
+
+def test_rows_without_a_common_prefix_run_in_their_order() -> None:
+    rows = shuffled(24, 1)
+
+    assert computed_tokens(rows, keeps_prefixes=True)[1] == [number for _, number in rows]
+
+
+def test_long_answers_are_worth_computing_a_prefix_in_several_places() -> None:
+    placement: Placement[int] = Placement(PLACES, keeps_prefixes=True)
+    for number in range(8):
+        placement.add(number, prompt(0, number), 500)
+
+    taken = [placement.next_row([place], is_idle=place == 0) for place in range(PLACES)]
+
+    assert taken == [(place, place) for place in range(PLACES)]
+
+
+def test_a_place_stays_free_if_it_would_compute_for_a_short_answer_what_another_one_has() -> None:
+    placement: Placement[int] = Placement(PLACES, keeps_prefixes=True)
+    for number in range(2):
+        placement.add(number, prompt(0, number), 8)
+
+    assert placement.next_row([0, 1], is_idle=True) == (0, 0)
+    assert placement.next_row([1], is_idle=False) is None
+    assert placement.next_row([0], is_idle=True) == (1, 0)
+
+
+def test_rows_of_a_shard_that_leaves_wait_no_more() -> None:
+    placement: Placement[int] = Placement(PLACES, keeps_prefixes=True)
+    for number in range(6):
+        placement.add(number, prompt(0, number), 8)
+
+    placement.remove(lambda number: number % 2 == 0)
+
+    assert len(placement) == 3
+    assert placement.next_row([0], is_idle=True) == (1, 0)
+
+
+def test_prompts_share_blocks_exactly_as_far_as_their_tokens_are_equal() -> None:
+    one, other = list(range(100)), [*range(50), *range(900, 950)]
+
+    assert shared(blocks_of(one), blocks_of(other)) == 50 // BLOCK_TOKENS
+    assert shared(blocks_of(one), blocks_of(one[1:])) == 0
+    assert blocks_of(one[: BLOCK_TOKENS - 1]) == ()

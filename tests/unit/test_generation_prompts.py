@@ -1,0 +1,169 @@
+"""From rows to prompts that fit, and from answers to checked JSON; a tokenizer of words stands in for a model's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from batchmill.errors import InvalidParams, InvalidRows
+from batchmill.operators.contract import RowError
+from batchmill.operators.row_errors import ContextTooLong, InvalidOutput, OutputTruncated
+from batchmill_worker.generation.base import Answer, Draft, Message
+from batchmill_worker.generation.drafts import PromptTemplate, chat, chat_of_column
+from batchmill_worker.generation.fitting import fit
+from batchmill_worker.generation.schemas import AnswerSchema
+from batchmill_worker.generation.seeds import row_seed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+WORDS = " ".join(f"w{number}" for number in range(50))
+
+
+class Words:
+    """A tokenizer of words, with one more for each message."""
+
+    def __init__(self) -> None:
+        self._words: list[str] = []
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        tokens = []
+        for word in text.split():
+            if word not in self._words:
+                self._words.append(word)
+            tokens.append(self._words.index(word))
+        return tuple(tokens)
+
+    def encode_draft(self, draft: Draft) -> tuple[int, ...]:
+        return self.encode(" ".join(f"<{message.role}> {message.text}" for message in draft.messages))
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return " ".join(self._words[token] for token in tokens)
+
+
+def draft(row: dict[str, Any], prompt: str = "Say: {body} . End", system: str = "Be {tone}") -> Draft:
+    template = PromptTemplate("chat", "prompt", prompt)
+    return chat(PromptTemplate("chat", "system", system).segments(row), template.segments(row))
+
+
+@pytest.mark.parametrize(
+    ("on_long", "left"),
+    [
+        ("cut_right", "w0 w1 w2 w3 w4 w5"),
+        ("cut_left", "w44 w45 w46 w47 w48 w49"),
+        ("cut_middle", "w0 w1 w2 … w48 w49"),
+    ],
+)
+def test_the_longest_column_is_cut_to_the_budget_and_the_template_stays(on_long: Any, left: str) -> None:
+    prompt = fit(Words(), draft({"body": WORDS, "tone": "brief"}), 13, on_long)
+
+    system, user = prompt.draft.messages
+    assert (system.text, user.text) == ("Be brief", f"Say: {left} . End")
+    assert (len(prompt.tokens), prompt.tokens_cut) == (13, 44)
+
+
+def test_a_prompt_that_fits_is_not_cut() -> None:
+    prompt = fit(Words(), draft({"body": "short", "tone": "brief"}), 13, "cut_left")
+
+    assert (prompt.draft.messages[1].text, prompt.tokens_cut) == ("Say: short . End", 0)
+
+
+@pytest.mark.parametrize(
+    ("on_long", "budget", "message"),
+    [
+        ("error", 13, "the prompt has 57 tokens, and the context has room for 13$"),
+        ("cut_right", 7, "too few for what is around"),
+        ("cut_right", -5, "room for 0, too few"),
+    ],
+)
+def test_a_prompt_that_cannot_fit_fails_its_row(on_long: Any, budget: int, message: str) -> None:
+    with pytest.raises(ContextTooLong, match=message):
+        fit(Words(), draft({"body": WORDS, "tone": "brief"}), budget, on_long)
+
+
+def test_of_several_columns_the_longest_is_cut() -> None:
+    prompt = fit(Words(), draft({"a": "one two", "b": WORDS, "tone": "x"}, "{a} and {b}"), 12, "cut_right")
+
+    assert prompt.draft.messages[1].text == "one two and w0 w1 w2 w3 w4"
+
+
+def test_values_are_put_in_as_text_and_braces_can_be_written() -> None:
+    row = {"n": 3, "x": 1.5, "yes": True, "text": "a {b}"}
+
+    assert draft(row, "{n} {x} {yes} {text} {{n}}", "s").messages[1].text == "3 1.5 true a {b} {n}"
+
+
+@pytest.mark.parametrize("template", ["{", "{}", "{0!r}", "{body:>10}", "}"])
+def test_a_malformed_template_is_refused(template: str) -> None:
+    with pytest.raises(InvalidParams, match="'prompt' is no template"):
+        PromptTemplate("chat", "prompt", template)
+
+
+def test_a_missing_column_is_the_jobs_fault_and_a_null_the_rows() -> None:
+    template = PromptTemplate("chat", "prompt", "{body}")
+
+    with pytest.raises(InvalidRows, match="reads the column 'body'"):
+        template.segments({"bodi": "x"})
+    with pytest.raises(RowError, match="'body' is null"):
+        template.segments({"body": None})
+    with pytest.raises(RowError, match="expected text or a number, got list"):
+        template.segments({"body": ["x"]})
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_messages_are_read_from_a_column(as_text: bool) -> None:
+    import json
+
+    messages = [{"role": "system", "content": "Be brief"}, {"role": "user", "content": "Why?"}]
+    row = {"chat": json.dumps(messages) if as_text else messages}
+
+    read = chat_of_column("chat", row, "chat")
+
+    assert [(message.role, message.text) for message in read] == [("system", "Be brief"), ("user", "Why?")]
+    assert all(isinstance(message, Message) and message.segments[0].is_column for message in read)
+
+
+@pytest.mark.parametrize("value", ["{", "[]", [{"role": "robot", "content": "x"}], [{"role": "user"}], ["x"], 7])
+def test_a_column_without_messages_fails_its_row(value: Any) -> None:
+    with pytest.raises(RowError, match="column 'chat'"):
+        chat_of_column("chat", {"chat": value}, "chat")
+
+
+SCHEMA = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 1}}, "required": ["n"]}
+
+
+def answer(text: str, finish: str = "stop") -> Answer:
+    return Answer(text, finish, 1, 0, 1)
+
+
+def test_an_answer_is_held_against_the_schema_and_truncated_is_not_invalid() -> None:
+    schema = AnswerSchema("chat", SCHEMA, retryable=True)
+
+    schema.check(answer('{"n": 1}'))
+    with pytest.raises(InvalidOutput, match=r"at \$\.n: 0 is less than the minimum") as invalid:
+        schema.check(answer('{"n": 0}'))
+    with pytest.raises(InvalidOutput, match="no JSON"):
+        schema.check(answer("n"))
+    with pytest.raises(OutputTruncated, match="raise 'max_tokens'"):
+        schema.check(answer('{"n": 1}', "length"))
+    assert invalid.value.retryable
+
+
+def test_a_schema_that_refers_to_another_document_is_refused() -> None:
+    AnswerSchema("chat", {"$ref": "#/$defs/n", "$defs": {"n": SCHEMA}}, retryable=False).check(answer('{"n": 1}'))
+    with pytest.raises(InvalidParams, match=r"refers to 'http://127\.0\.0\.1/x'"):
+        AnswerSchema("chat", {"anyOf": [{"$ref": "http://127.0.0.1/x"}]}, retryable=False)
+
+
+def test_what_is_no_schema_is_refused() -> None:
+    with pytest.raises(InvalidParams, match="'schema' is no JSON Schema"):
+        AnswerSchema("chat", {"type": "wrong"}, retryable=False)
+
+
+def test_the_seed_of_a_row_depends_on_seed_path_and_failures_alone() -> None:
+    seeds = [row_seed(seed, path, failures) for seed in (0, 1) for path in [(1,), (1, 1), (11,)] for failures in (0, 1)]
+
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 1 << 31 for seed in seeds)
+    assert seeds[0] == row_seed(0, (1,)) == 1381238731

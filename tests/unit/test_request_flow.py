@@ -1,0 +1,164 @@
+"""Rows of several shards in one engine: they enter and leave one by one, and share the device with batches."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pytest
+
+from batchmill.clock import SystemClock
+from batchmill.errors import InvalidRows, OperatorFailed
+from batchmill_worker.engine import flow
+from batchmill_worker.engine.executor import ShardTask
+from batchmill_worker.engine.request_executor import RequestExecutor
+from batchmill_worker.runtime.device import DeviceLock
+from batchmill_worker.runtime.device_time import DeviceTimeMeter
+from batchmill_worker.runtime.hooks import HookLimits
+from support.scripted_engine import ScriptedEngine, scripted
+from support.waiting import until
+
+if TYPE_CHECKING:
+    from batchmill_worker.engine.shard_result import ShardResult
+
+
+def shard(*texts: str) -> pa.Table:
+    return pa.table({"text": pa.array(texts, pa.string())})
+
+
+def executor(device: DeviceLock | None = None) -> RequestExecutor:
+    return RequestExecutor(device or DeviceLock(), SystemClock())
+
+
+def outputs(result: ShardResult) -> list[Any]:
+    found: list[Any] = result.table["out"].to_pylist()
+    return found
+
+
+def test_a_row_enters_as_soon_as_another_one_leaves_and_results_are_in_input_order() -> None:
+    engine = ScriptedEngine(places=2)
+
+    result = executor().run(scripted(engine), shard("9", "1", "1", "1", "1", "1"))
+
+    assert engine.ended == ["1", "1", "1", "1", "1", "9"]
+    assert engine.at_once == 2
+    assert outputs(result) == ["9", "1", "1", "1", "1", "1"]
+
+
+def test_shards_share_the_engine_and_its_time() -> None:
+    engine, meter = ScriptedEngine(places=4), DeviceTimeMeter()
+    operator, runs = scripted(engine), executor()
+    engine.free.clear()
+
+    def run(*texts: str) -> tuple[ShardResult, int]:
+        usage = meter.open()
+        result = runs.run(operator, shard(*texts), ShardTask(usage=usage))
+        return result, usage.close().useful
+
+    with ThreadPoolExecutor(2) as threads:
+        both = [threads.submit(run, "5", "5"), threads.submit(run, "7", "7")]
+        until(lambda: engine.at_once == 4, "the rows of both shards")
+        engine.free.set()
+        (one, one_us), (other, other_us) = (each.result() for each in both)
+
+    assert (outputs(one), outputs(other)) == (["5", "5"], ["7", "7"])
+    assert one_us > 0
+    assert other_us > 0
+    assert abs(one.busy_s * 1e6 - one_us) < 10
+
+
+def test_what_has_ended_is_saved_while_other_rows_are_in_flight() -> None:
+    engine, saved = ScriptedEngine(places=2), list[Any]()
+    engine.free.clear()
+
+    def save(result: ShardResult) -> None:
+        saved.append(result)
+
+    with ThreadPoolExecutor(1) as threads:
+        run = threads.submit(executor().run, scripted(engine), shard("1", "mute"), ShardTask(save=save))
+        until(lambda: engine.at_once == 2, "both rows")
+        engine.free.set()
+        until(lambda: bool(saved), "the checkpoint")
+        assert not run.done()
+        until(lambda: len(engine.ended) == 1, "the first row")
+        with pytest.raises(TimeoutError):
+            run.result(0)
+        for number in list(engine._left):
+            engine._left[number] = engine._left[number][0], 1
+        result = run.result()
+
+    assert saved[0].settled.tolist() == [0]
+    assert outputs(saved[0]) == ["1"]
+    assert outputs(result) == ["1", "mute"]
+
+
+def test_a_stopped_shard_ends_its_rows_in_flight_and_no_others() -> None:
+    engine, stop = ScriptedEngine(places=3), threading.Event()
+    operator, runs = scripted(engine), executor()
+    with ThreadPoolExecutor(2) as threads:
+        stopped = threads.submit(
+            runs.run, operator, shard("1", "mute", "mute", "mute"), ShardTask(should_stop=stop.is_set)
+        )
+        until(lambda: len(engine.entered) == 4, "its rows")
+        stop.set()
+        result = stopped.result()
+        assert (result.stopped, result.settled.tolist()) == (True, [0])
+        assert len(engine.aborted) >= 1
+        assert outputs(runs.run(operator, shard("2", "2"))) == ["2", "2"]
+
+
+def test_an_engine_that_fails_ends_every_shard_in_it_and_serves_the_next() -> None:
+    engine = ScriptedEngine(places=4)
+    operator, runs = scripted(engine), executor()
+    with ThreadPoolExecutor(2) as threads:
+        both = [threads.submit(runs.run, operator, shard("mute", "mute")) for _ in range(2)]
+        until(lambda: len(engine.entered) == 4, "all rows")
+        engine.error = OperatorFailed("the engine has died")
+        for each in both:
+            with pytest.raises(OperatorFailed, match="has died"):
+                each.result()
+
+    assert len(engine.aborted) == 4
+    assert outputs(runs.run(operator, shard("1"))) == ["1"]
+
+
+def test_a_row_without_progress_is_ended_while_others_get_tokens() -> None:
+    engine = ScriptedEngine(places=2)
+    operator = scripted(engine)
+    operator.guard.limits = HookLimits(batch_s=0.02)
+
+    result = executor().run(operator, shard("mute", *["9" for _ in range(1500)]))
+
+    (dead,) = result.dead
+    assert (dead.index, dead.failure.error_type, dead.retryable) == (0, "Stalled", True)
+    assert result.rows_done == 1500
+
+
+def test_batches_of_other_operators_get_the_device_between_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flow, "MAX_TURN_S", 0.0)
+    engine, device = ScriptedEngine(places=2), DeviceLock()
+    engine.free.clear()
+    with ThreadPoolExecutor(2) as threads:
+        run = threads.submit(executor(device).run, scripted(engine), shard(*["3"] * 50))
+        until(lambda: engine.at_once == 2, "the first rows")
+
+        def batch() -> tuple[int, int]:
+            with device:
+                return engine.stats().in_flight, len(engine.ended)
+
+        waiting = threads.submit(batch)
+        until(lambda: device.waiting == 1, "a batch that waits")
+        engine.free.set()
+
+        in_flight, ended = waiting.result()
+        assert in_flight == 0
+        assert 0 < ended < 50
+        assert outputs(run.result()) == ["3"] * 50
+    assert len(engine.ended) == 50
+
+
+def test_a_missing_column_to_carry_is_refused() -> None:
+    with pytest.raises(InvalidRows, match="carries the column 'txet'"):
+        executor().run(scripted(ScriptedEngine()), shard("1"), ShardTask(carry=["txet"]))

@@ -1,0 +1,1 @@
+"""Language models: engines that many rows share, each row entering and leaving by itself."""

@@ -1,0 +1,170 @@
+"""The seam of engines for language models: a row is rendered, submitted, and comes back piece by piece.
+
+1. `render` turns a draft into a prompt that fits. Any thread may call it, also while the engine computes.
+2. `submit` hands a generation to the engine; up to `stats().capacity` may be in flight.
+3. `step` waits for a moment and returns what has become of those in flight: new text, an answer, an error.
+4. `abort` ends one early. Nothing is returned for it any more.
+
+One thread drives an engine: it calls `submit`, `step`, `abort` and `stats`. Errors are of three kinds: one of a row is
+in its `Delta`; one that `step` raises ends all that is in flight; an engine that is busy has no capacity for a while.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+OnLong = Literal["error", "cut_left", "cut_right", "cut_middle"]
+"""What becomes of a row whose prompt is too long: it fails, or the longest text that a column gave is cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of a message. is_column: a row gave it, so it may be cut, and is never read as a part of a template."""
+
+    text: str
+    is_column: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a chat. role: "" for text that is completed as it is."""
+
+    role: str
+    segments: tuple[Segment, ...]
+
+    @property
+    def text(self) -> str:
+        """The complete message."""
+        return "".join(segment.text for segment in self.segments)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What a row asks. is_chat: whether the model's chat template is put around the messages; else there is one."""
+
+    messages: tuple[Message, ...]
+    is_chat: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What an engine is given. tokens: empty where the engine has no tokenizer of its own."""
+
+    draft: Draft
+    tokens: tuple[int, ...] = ()
+    tokens_cut: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are chosen, the same for all rows of an operator. schema: JSON Schema as text; "": any text."""
+
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    schema: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One row for an engine. number: unique in the process."""
+
+    number: int
+    prompt: Prompt
+    sampling: Sampling
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model has answered. finish_reason: `stop` or `length`."""
+
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    cached_tokens: int  # of the prompt, which the engine had computed before
+    generated_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What happened to a generation: new text, or its end by an answer or an error."""
+
+    number: int
+    text: str = ""
+    answer: Answer | None = None
+    error: Exception | None = None
+
+    @property
+    def is_end(self) -> bool:
+        """Whether nothing more follows."""
+        return self.answer is not None or self.error is not None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """What an engine can.
+
+    context: tokens of a prompt with its answer; None: only the service knows.
+    places: rows in flight at most.
+    keeps_prefixes: whether each place has the tokens of its last row computed, so that the next one need not compute
+        those that it shares.
+    is_local: whether it computes on the device of the process, and is expected to make progress all the time.
+    """
+
+    context: int | None
+    places: int
+    keeps_prefixes: bool = False
+    is_local: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """What an engine is at, and the sums since it was set up. capacity: how many may be in flight now."""
+
+    in_flight: int
+    capacity: int
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+
+
+class TextEngine(Protocol):
+    """An engine that is set up. name, digest: what computes, and what identifies the model's weights."""
+
+    name: str
+    digest: str
+    limits: EngineLimits
+
+    def render(self, draft: Draft, sampling: Sampling, on_long: OnLong) -> Prompt:
+        """Make the prompt of a row. Raises `ContextTooLong`."""
+        ...
+
+    def takes(self, sampling: Sampling) -> bool:
+        """Whether it understands the schema, as far as that is known before the first answer."""
+        ...
+
+    def submit(self, generation: Generation, place: int) -> None:
+        """Begin a generation. place: below `limits.places`, with nothing else in flight there."""
+        ...
+
+    def step(self, wait_s: float) -> Sequence[Delta]:
+        """Wait for at most `wait_s` and return what has happened since the last call, in order."""
+        ...
+
+    def abort(self, number: int) -> None:
+        """End a generation; no effect if it has ended."""
+        ...
+
+    def stats(self) -> EngineStats:
+        """Return what the engine is at."""
+        ...
+
+    def close(self) -> None:
+        """Free what the engine took; nothing is in flight."""
+        ...

@@ -1,0 +1,99 @@
+"""Makes prompts fit into a context: cuts the longest text that a column gave, and never the template around it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
+
+from batchmill.operators.row_errors import ContextTooLong
+from batchmill_worker.generation.base import Prompt
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from batchmill_worker.generation.base import Draft, OnLong, Segment
+
+MAX_CUTS = 8
+"""The ends of what is left may make other tokens than before, so a cut may have to be repeated."""
+GAP = " … "
+_BROKEN = "\ufffd"  # what a cut leaves of a character of several tokens
+
+
+class Tokenizer(Protocol):
+    """The tokenizer of a model, with its chat template."""
+
+    def encode_draft(self, draft: Draft) -> tuple[int, ...]:
+        """Return the tokens of a complete prompt."""
+        ...
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Return the tokens of a text that is no part of a template."""
+        ...
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of tokens."""
+        ...
+
+
+def fit(tokenizer: Tokenizer, draft: Draft, budget: int, on_long: OnLong) -> Prompt:
+    """Return the prompt of at most `budget` tokens. Raises `ContextTooLong`, also if the template alone is too long."""
+    tokens = tokenizer.encode_draft(draft)
+    before, excess = len(tokens), len(tokens) - budget
+    if excess <= 0:
+        return Prompt(draft, tokens)
+    where = None if on_long == "error" else _longest(draft)
+    if where is None:
+        raise ContextTooLong(f"the prompt has {before} tokens, and the context has room for {max(budget, 0)}")
+    complete = tokenizer.encode(_segment(draft, where).text)
+    room = len(complete) - excess
+    for _ in range(MAX_CUTS):
+        if room <= 0:
+            break
+        cut = _replaced(draft, where, _cut(tokenizer, complete, room, on_long))
+        tokens = tokenizer.encode_draft(cut)
+        if len(tokens) <= budget:
+            return Prompt(cut, tokens, before - len(tokens))
+        room -= len(tokens) - budget
+    raise ContextTooLong(
+        f"the prompt has {before} tokens, and the context has room for {max(budget, 0)}, too few for what is around "
+        "the column"
+    )
+
+
+def _cut(tokenizer: Tokenizer, tokens: tuple[int, ...], room: int, on_long: OnLong) -> str:
+    match on_long:
+        case "cut_left":
+            return tokenizer.decode(tokens[len(tokens) - room :]).lstrip(_BROKEN)
+        case "cut_middle":
+            head = max(room - len(tokenizer.encode(GAP)), 0)
+            tail = head // 2
+            first = tokenizer.decode(tokens[: head - tail]).rstrip(_BROKEN)
+            last = tokenizer.decode(tokens[len(tokens) - tail :]).lstrip(_BROKEN) if tail else ""
+            return first + GAP + last
+        case _:
+            return tokenizer.decode(tokens[:room]).rstrip(_BROKEN)
+
+
+def _longest(draft: Draft) -> tuple[int, int] | None:
+    """Find the longest text of a column, by message and segment; None: there is none."""
+    found = [
+        (len(segment.text), (place, number))
+        for place, message in enumerate(draft.messages)
+        for number, segment in enumerate(message.segments)
+        if segment.is_column and segment.text
+    ]
+    return max(found)[1] if found else None
+
+
+def _segment(draft: Draft, where: tuple[int, int]) -> Segment:
+    return draft.messages[where[0]].segments[where[1]]
+
+
+def _replaced(draft: Draft, where: tuple[int, int], text: str) -> Draft:
+    place, number = where
+    message = draft.messages[place]
+    segments = list(message.segments)
+    segments[number] = replace(segments[number], text=text)
+    messages = list(draft.messages)
+    messages[place] = replace(message, segments=tuple(segments))
+    return replace(draft, messages=tuple(messages))

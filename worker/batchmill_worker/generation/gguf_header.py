@@ -1,0 +1,75 @@
+"""Reads what a GGUF file says of itself, without its weights: a list of keys and values at its beginning.
+
+The format is https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MAGIC = b"GGUF"
+MAX_KEYS = 10_000
+MAX_TEXT_BYTES = 1024 * 1024
+_FORMS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+_TEXT, _ARRAY = 8, 9
+_ARCHITECTURE = "general.architecture"
+
+
+def trained_context(path: Path) -> int | None:
+    """Return the tokens of context that a model was made for; None if its file does not say.
+
+    Raises `ValueError` for what is no GGUF file, and `OSError`.
+    """
+    found: dict[str, Any] = {}
+    with path.open("rb") as file:
+        if file.read(4) != MAGIC:
+            raise ValueError("it does not begin with GGUF")
+        file.seek(4 + 8, 1)  # the version, and the number of tensors
+        for _ in range(min(_number(file, "<Q"), MAX_KEYS)):
+            key = _text(file)
+            value = _value(file, _number(file, "<I"))
+            if key == _ARCHITECTURE or key.endswith(".context_length"):
+                found[key] = value
+            context = found.get(f"{found.get(_ARCHITECTURE)}.context_length")
+            if isinstance(context, int):
+                return context
+    return None
+
+
+def _value(file: BinaryIO, kind: int) -> Any:
+    """Read a value; None for an array, which is skipped."""
+    if kind == _TEXT:
+        return _text(file)
+    if kind != _ARRAY:
+        return _number(file, _form(kind))
+    kind, count = _number(file, "<I"), _number(file, "<Q")
+    if kind in _FORMS:
+        file.seek(count * struct.calcsize(_form(kind)), 1)
+        return None
+    for _ in range(count):
+        _value(file, kind)
+    return None
+
+
+def _form(kind: int) -> str:
+    if kind not in _FORMS:
+        raise ValueError(f"its header has a value of the unknown type {kind}")
+    return _FORMS[kind]
+
+
+def _number(file: BinaryIO, form: str) -> Any:
+    data = file.read(struct.calcsize(form))
+    if len(data) != struct.calcsize(form):
+        raise ValueError("its header is not complete")
+    return struct.unpack(form, data)[0]
+
+
+def _text(file: BinaryIO) -> str:
+    length = _number(file, "<Q")
+    if length > MAX_TEXT_BYTES:
+        raise ValueError(f"its header has a text of {length} bytes")
+    return file.read(length).decode(errors="replace")

@@ -1,0 +1,226 @@
+"""What `generate` and `chat` share: the engine, how tokens are chosen, and the columns of results."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from batchmill.errors import InvalidParams, OperatorFailed
+from batchmill.operators.contract import BackendInfo, RowError
+from batchmill_worker.generation.base import Answer, Draft, Generation, Message, Prompt, Sampling, Segment
+from batchmill_worker.generation.schemas import AnswerSchema
+from batchmill_worker.generation.seeds import row_seed
+from batchmill_worker.generation.selection import EngineRequest, open_engine
+from batchmill_worker.models.setup_context import current
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from batchmill.columns.lineage import Path
+    from batchmill_worker.generation.base import OnLong, TextEngine
+
+MADE = (
+    "text",
+    "finish_reason",
+    "prompt_tokens",
+    "cached_tokens",
+    "generated_tokens",
+    "tokens_cut",
+    "seed",
+    "engine",
+    "model_digest",
+)
+"""The columns of a result."""
+
+TEST_TEXT = "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19"
+OTHER_TEST_TEXT = "The quick brown fox jumps over the lazy dog. The quick brown fox jumps over"
+TEST_TOKENS = 8
+TEST_TIMEOUT_S = 120.0
+
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How an operator asks its model. The fields are parameters of the operators."""
+
+    max_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
+    stop: Sequence[str]
+    schema: Mapping[str, Any] | None
+    on_long: OnLong
+
+
+class LanguageModelOperator:
+    """An operator of the kind `REQUEST`; see `RequestOperator`. A subclass makes the drafts of rows."""
+
+    def __init__(self, operator: str, request: EngineRequest, settings: Settings) -> None:
+        if request.endpoint is not None and settings.on_long != "error":
+            raise InvalidParams(
+                f"operator {operator!r}: 'on_long' is {settings.on_long!r}, but only the endpoint knows its tokens.",
+                hint="Use 'error', or split long texts with the operator 'chunk' in a stage before.",
+                operator=operator,
+                parameter="on_long",
+            )
+        self._operator = operator
+        self._request = request
+        self._settings = settings
+        self._schema = None
+        if settings.schema is not None:
+            self._schema = AnswerSchema(operator, settings.schema, retryable=settings.temperature > 0)
+        self._sampling = Sampling(
+            settings.max_tokens,
+            settings.temperature,
+            settings.top_p,
+            tuple(settings.stop),
+            self._schema.text if self._schema else "",
+        )
+        self._engine: TextEngine | None = None
+
+    def draft(self, row: Mapping[str, Any]) -> Draft:
+        """Make the draft of a row. Raises `RowError`."""
+        raise NotImplementedError
+
+    @property
+    def engine(self) -> TextEngine:
+        """The engine, once the operator is set up."""
+        if self._engine is None:
+            raise RuntimeError(f"{self._operator} is used before setup() or after teardown()")
+        return self._engine
+
+    def setup(self, device: str) -> None:  # noqa: ARG002  # engines find the device themselves
+        """Load the model and test it. Raises as `open_engine`, and `OperatorFailed` for an engine that fails its test.
+
+        A schema that the engine does not understand is refused with `InvalidParams`.
+        """
+        self._engine = open_engine(self._request, current())
+        try:
+            self._refuse_answers_that_do_not_fit(self._engine.limits.context)
+            if self._engine.limits.is_local:
+                check_engine(self._operator, self._engine)
+            if self._schema is not None and not self._engine.takes(self._sampling):
+                raise InvalidParams(
+                    f"operator {self._operator!r}: the engine {self._engine.name!r} does not understand 'schema'.",
+                    hint="Leave out what is not needed of it: references to other documents, rare keywords.",
+                    operator=self._operator,
+                    parameter="schema",
+                )
+        except BaseException:
+            self.teardown()
+            raise
+
+    def _refuse_answers_that_do_not_fit(self, context: int | None) -> None:
+        if context is not None and self._sampling.max_tokens >= context:
+            raise InvalidParams(
+                f"operator {self._operator!r}: 'max_tokens' is {self._sampling.max_tokens}, and prompt and answer have "
+                f"{context} tokens together.",
+                hint="Lower 'max_tokens', or raise 'context' if the model has more.",
+                operator=self._operator,
+                parameter="max_tokens",
+            )
+
+    def teardown(self) -> None:
+        """Drop the model."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
+
+    def computes_with(self) -> BackendInfo:
+        """Name the engine."""
+        return BackendInfo(name=self.engine.name, precision="as stored")
+
+    def render(self, row: Mapping[str, Any], path: Path, failures: int) -> Generation:
+        """Make the request of a row. Raises `RowError`, `ContextTooLong` among them."""
+        prompt = self.engine.render(self.draft(row), self._sampling, self._settings.on_long)
+        return _generation(prompt, self._sampling, row_seed(self._settings.seed, path, failures))
+
+    def result(self, generation: Generation, answer: Answer) -> dict[str, Any]:
+        """Make the result of a row. Raises `InvalidOutput` or `OutputTruncated` if the answer does not fit a schema."""
+        if self._schema is not None:
+            self._schema.check(answer)
+        values = (
+            answer.text,
+            answer.finish_reason,
+            answer.prompt_tokens,
+            answer.cached_tokens,
+            answer.generated_tokens,
+            generation.prompt.tokens_cut,
+            generation.seed,
+            self.engine.name,
+            self.engine.digest,
+        )
+        return dict(zip(MADE, values, strict=True))
+
+    def infer(self, batch: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | RowError]:
+        """Answer a batch of rows that begin together, and wait for all of them, outside of a worker.
+
+        A worker lets rows enter and leave one by one instead, which takes less time.
+        """
+        results: list[dict[str, Any] | RowError] = []
+        for start in range(0, len(batch), self.engine.limits.places):
+            rows = batch[start : start + self.engine.limits.places]
+            generations = [self.render(row, (start + place,), 0) for place, row in enumerate(rows)]
+            answers = answer_together(self.engine, generations)
+            results += [self._result_of(*pair) for pair in zip(generations, answers, strict=True)]
+        return results
+
+    def _result_of(self, generation: Generation, answer: Answer | Exception) -> dict[str, Any] | RowError:
+        try:
+            if isinstance(answer, Exception):
+                raise answer
+            return self.result(generation, answer)
+        except RowError as error:
+            return error
+
+
+def answer_together(
+    engine: TextEngine, generations: Sequence[Generation], timeout_s: float = float("inf")
+) -> list[Answer | Exception]:
+    """Run generations, one in each place, until all have ended. Raises `TimeoutError`."""
+    for place, generation in enumerate(generations):
+        engine.submit(generation, place)
+    ended: dict[int, Answer | Exception] = {}
+    deadline = time.monotonic() + timeout_s
+    while len(ended) < len(generations):
+        for delta in engine.step(0.1):
+            outcome = delta.answer or delta.error
+            if outcome is not None:
+                ended[delta.number] = outcome
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"no answer within {timeout_s:g} s")
+    return [ended[generation.number] for generation in generations]
+
+
+def check_engine(operator: str, engine: TextEngine) -> None:
+    """Raise `OperatorFailed` for an engine whose answer is empty, or differs alone and beside another row."""
+    sampling = Sampling(TEST_TOKENS)
+    prompts = [_plain_prompt(engine, text, sampling) for text in (TEST_TEXT, OTHER_TEST_TEXT)]
+    alone = answer_together(engine, [_generation(prompts[0], sampling, 0)], TEST_TIMEOUT_S)[0]
+    beside = answer_together(engine, [_generation(prompt, sampling, 0) for prompt in prompts], TEST_TIMEOUT_S)[0]
+    if isinstance(alone, Answer) and isinstance(beside, Answer) and alone.text and alone.text == beside.text:
+        return
+    raise OperatorFailed(
+        f"operator {operator!r}: the engine {engine.name!r} failed its test: alone it answered {_shown(alone)}, beside "
+        f"another row {_shown(beside)}.",
+        hint="The model's file may be damaged, or of a kind that this version of the engine does not compute rightly.",
+        operator=operator,
+        error_type="EngineTestFailed",
+        error="",
+        traceback="",
+    )
+
+
+def _generation(prompt: Prompt, sampling: Sampling, seed: int) -> Generation:
+    return Generation(next(_numbers), prompt, sampling, seed)
+
+
+def _plain_prompt(engine: TextEngine, text: str, sampling: Sampling) -> Prompt:
+    return engine.render(Draft((Message("", (Segment(text),)),), is_chat=False), sampling, "error")
+
+
+def _shown(answer: Answer | Exception) -> str:
+    return repr(answer.text) if isinstance(answer, Answer) else f"{type(answer).__name__}: {answer}"

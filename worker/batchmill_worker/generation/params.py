@@ -1,0 +1,57 @@
+"""The types of parameters that `generate` and `chat` share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from batchmill_worker.generation.base import OnLong as OnLongName
+from batchmill_worker.generation.selection import EngineName
+
+Model = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=4096,
+        description="package:NAME of an installed Python package with a GGUF file, the absolute path of one, or the "
+        "name of a model at the endpoint.",
+    ),
+]
+Prompt = Annotated[str, Field(min_length=1, description="The prompt, with columns in braces: Summarise: {body}")]
+MaxTokens = Annotated[int, Field(ge=1, le=1_000_000, description="The longest answer in tokens.")]
+Temperature = Annotated[float, Field(ge=0, le=2, description="0: always the likeliest token; higher: more variety.")]
+TopP = Annotated[float, Field(gt=0, le=1, description="Only the likeliest tokens with this probability in sum.")]
+Seed = Annotated[
+    int, Field(ge=0, lt=1 << 63, description="With a row's path it gives the seed of each row, whatever the batch.")
+]
+Stop = Annotated[
+    list[Annotated[str, Field(min_length=1)]] | None,
+    Field(max_length=4, description="Texts that end an answer; they are not part of it."),
+]
+Schema = Annotated[
+    dict[str, Any] | None, Field(description="A JSON Schema: answers are JSON that fits, or their rows fail.")
+]
+OnLong = Annotated[
+    OnLongName,
+    Field(
+        description="When a prompt is too long: error fails the row, cut_… cuts the longest text that a column gave, "
+        "at its beginning, end or middle."
+    ),
+]
+Engine = Annotated[
+    EngineName, Field(description="What runs the model; auto: remote if there is an endpoint, else llamacpp.")
+]
+Endpoint = Annotated[
+    str | None,
+    Field(min_length=1, description="The name of an OpenAI-compatible service in the worker's settings."),
+]
+Context = Annotated[
+    int | None,
+    Field(ge=64, description="Tokens of a prompt with its answer; by default the model's own, at most 4096."),
+]
+Places = Annotated[int, Field(ge=2, le=256, description="Rows that llamacpp answers at a time.")]
+Threads = Annotated[
+    int | None,
+    Field(ge=1, le=1024, description="Threads of llamacpp; by default one for each core the worker is pinned to."),
+]

@@ -1,0 +1,83 @@
+"""`chat`: a language model answers a question about each row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from batchmill.errors import InvalidParams
+from batchmill.operators.contract import OperatorKind
+from batchmill.operators.registration import operator
+from batchmill_worker.generation import params
+from batchmill_worker.generation.base import Draft
+from batchmill_worker.generation.drafts import PromptTemplate, chat, chat_of_column
+from batchmill_worker.generation.language_model import MADE, LanguageModelOperator, Settings
+from batchmill_worker.generation.selection import EngineRequest
+
+System = Annotated[
+    str | None, Field(min_length=1, description="The system message, with columns in braces; by default the model's.")
+]
+Question = Annotated[
+    str | None, Field(min_length=1, description="The user's message, with columns in braces: Summarise: {body}")
+]
+Messages = Annotated[
+    str | None,
+    Field(
+        min_length=1,
+        description="The input column with the messages of a chat, a list of {role, content} or JSON text of one; "
+        "instead of prompt and system.",
+    ),
+]
+
+
+@operator("chat", makes=MADE, cacheable=False, kind=OperatorKind.REQUEST)
+class Chat(LanguageModelOperator):
+    """Answer a question about each row with a language model, by its chat template.
+
+    New columns: `text`, the answer, `finish_reason`, `prompt_tokens`, `cached_tokens`, `generated_tokens`,
+    `tokens_cut`, `seed`, `engine` and `model_digest`. A row with a null in a column of the prompt fails.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: params.Model,
+        prompt: Question = None,
+        system: System = None,
+        messages: Messages = None,
+        max_tokens: params.MaxTokens = 256,
+        temperature: params.Temperature = 0.0,
+        top_p: params.TopP = 1.0,
+        seed: params.Seed = 0,
+        stop: params.Stop = None,
+        schema: params.Schema = None,
+        on_long: params.OnLong = "error",
+        engine: params.Engine = "auto",
+        endpoint: params.Endpoint = None,
+        context: params.Context = None,
+        places: params.Places = 8,
+        threads: params.Threads = None,
+    ) -> None:
+        if (prompt is None) is (messages is None) or (system is not None and messages is not None):
+            raise InvalidParams(
+                "operator 'chat' expects either 'prompt', with or without 'system', or 'messages'.",
+                hint="Give a prompt such as 'Summarise: {body}', or the column of messages.",
+                operator="chat",
+                parameter="prompt",
+            )
+        super().__init__(
+            "chat",
+            EngineRequest("chat", model, engine, endpoint, context, places, threads),
+            Settings(max_tokens, temperature, top_p, seed, stop or (), schema, on_long),
+        )
+        self._messages = messages
+        self._prompt = PromptTemplate("chat", "prompt", prompt or "")
+        self._system = PromptTemplate("chat", "system", system or "")
+
+    def draft(self, row: Mapping[str, Any]) -> Draft:
+        """Make the messages of a row."""
+        if self._messages is not None:
+            return Draft(chat_of_column("chat", row, self._messages))
+        return chat(self._system.segments(row), self._prompt.segments(row))

@@ -1,0 +1,266 @@
+"""Lance: a table in a folder. The embedded default.
+
+1. An attempt writes fragments into the folder of the table; they are invisible, and its receipt names them.
+2. `publish` commits the fragments of the receipts in one transaction that names the job. It looks for that name first,
+   so a second publisher changes nothing; and it commits only onto the version that it has read, so that of two at the
+   same time one starts again, and finds it.
+3. `replace` is a new version of the table without the old fragments. `upsert` deletes the former rows of the same
+   documents and adds the new ones, in the same transaction.
+
+Rejected: `merge_insert` by the workers. Of several at once on the same new keys, both insert, without an error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batchmill.errors import InvalidParams, InvalidRows, MissingExtra, StaleToken, StorageUnavailable
+from batchmill.jobs.sink import ID, INDEX_FROM_ROWS, ROOT, IndexSpec
+from batchmill_worker.stores.base import COMPARISONS, DISTANCE, Published, Receipt, cannot_search, twins
+from batchmill_worker.stores.filters import check_columns, terms_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+    from lance import LanceDataset
+    from lance.fragment import FragmentMetadata
+
+    from batchmill.jobs.sink import SinkSpec
+    from batchmill.operators.contract import RowError
+    from batchmill_worker.stores.base import Build, Where
+
+JOB_PROPERTY = "batchmill"
+"""The property of a transaction that names the job which made it."""
+
+SCHEMA_ERROR = "LanceError(Schema)"
+"""What errors about names and types of columns begin with: an OSError as those of disks, but waiting does not help."""
+
+LOOK_BACK = 1_000  # transactions among which a job looks for its own
+MAX_TRIES = 20  # to commit onto the newest version, while others commit as well
+KEPT_FOR = timedelta(hours=1)  # former versions, for those who read them
+PROBES, REFINE = 20, 5
+_METRICS = {"cosine": "cosine", "l2": "l2", "dot": "dot"}
+
+
+class LanceStore:
+    """A table in a local folder; see `Store`."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        os.environ.setdefault("LANCE_LOG", "error")
+
+    def schema(self) -> pa.Schema | None:
+        """See `Store`."""
+        found = self._open()
+        return None if found is None else found.schema
+
+    def refused(self, rows: pa.Table) -> dict[int, RowError]:  # noqa: ARG002  # Lance takes all values
+        """See `Store`."""
+        return {}
+
+    def write(self, build: Build, part: str, rows: pa.Table) -> Receipt:
+        """See `Store`."""
+        fragment = _lance().fragment
+        mode = "append" if build.sink.mode != "replace" and self._open() is not None else "overwrite"
+        written = self._guarded(
+            lambda: fragment.write_fragments(rows, self._path, schema=build.schema, mode=mode), "write to"
+        )
+        return Receipt(part, rows.num_rows, {"fragments": [one.to_json() for one in written]})
+
+    def publish(self, build: Build, receipts: Sequence[Receipt]) -> Published:
+        """See `Store`."""
+        fragments = [
+            _lance().fragment.FragmentMetadata.from_json(json.dumps(one))
+            for receipt in receipts
+            for one in receipt.about["fragments"]
+        ]
+        self._refuse_twins(build, fragments)
+        for _ in range(MAX_TRIES):
+            before = self._open()
+            if before is not None and _was_published(before, build.job):
+                return self._indexed(before, build, 0)
+            operation, deleted = self._operation(build, before, fragments)
+            after = self._commit(operation, before, {JOB_PROPERTY: build.job})
+            if after is not None:
+                return self._indexed(after, build, deleted)
+        raise StorageUnavailable(f"{self._path} is changed by others all the time.", path=self._path)
+
+    def search(
+        self, sink: SinkSpec, vector: npt.NDArray[np.float32], k: int, where: Where, columns: Sequence[str] | None
+    ) -> pa.Table:
+        """See `Store`."""
+        table = self._open()
+        if table is None:
+            raise InvalidParams(f"there is no table {self._path}.")
+        names = [name for name in table.schema.names if name != sink.vector] if columns is None else list(columns)
+        check_columns([*names, *where], table.schema.names)
+        nearest = {"column": sink.vector, "q": vector, "k": k, "metric": _METRICS[sink.metric]}
+        nearest |= {"nprobes": PROBES, "refine_factor": REFINE} if table.describe_indices() else {}
+        try:
+            found = self._guarded(
+                lambda: table.to_table(
+                    columns=[*names, DISTANCE], nearest=nearest, filter=_condition(where), prefilter=bool(where)
+                ),
+                "search",
+            )
+        except ValueError as error:  # a value of a filter is not of the column's type
+            raise cannot_search(str(error).partition(", /")[0]) from error
+        return found.sort_by(DISTANCE)
+
+    def _operation(self, build: Build, before: LanceDataset | None, new: list[FragmentMetadata]) -> tuple[Any, int]:
+        """Return what is to be committed onto a version, and how many rows it deletes."""
+        operations = _lance().LanceOperation
+        if before is None or build.sink.mode == "replace":
+            return operations.Overwrite(build.schema, new), 0 if before is None else before.count_rows()
+        gone = self._replaced(build, before, new)
+        changed, removed = [], []
+        for number in np.unique(gone >> np.uint64(32)).tolist():
+            rows = gone[gone >> np.uint64(32) == number]
+            fragment: Any = before.get_fragment(number)
+            left = fragment.delete_rows((rows & np.uint64(0xFFFFFFFF)).tolist())
+            if left is None:
+                removed.append(number)
+            else:
+                changed.append(left)
+        return operations.Update(removed, changed, new), int(gone.size)
+
+    def _replaced(self, build: Build, before: LanceDataset, new: list[FragmentMetadata]) -> npt.NDArray[np.uint64]:
+        """Return the addresses of the visible rows that these fragments replace."""
+        column = ID if build.sink.mode == "amend" else ROOT
+        old = before.to_table(columns=[column], with_row_address=True)
+        if build.sink.mode == "mirror":
+            is_gone = pa.array(np.ones(old.num_rows, dtype=bool))
+        else:
+            is_gone = pc.is_in(old[column], value_set=self._staged(new, [column])[column].combine_chunks())
+        return np.asarray(old.filter(is_gone)["_rowaddr"].to_numpy(), dtype=np.uint64)
+
+    def _staged(self, fragments: list[FragmentMetadata], columns: list[str]) -> pa.Table:
+        """Read columns of fragments that are not committed."""
+        paths = [Path(self._path) / "data" / file.path for one in fragments for file in one.files]
+        reader = _lance().file.LanceFileReader
+        return pa.concat_tables([reader(str(path), columns=columns).read_all().to_table() for path in paths])
+
+    def _refuse_twins(self, build: Build, fragments: list[FragmentMetadata]) -> None:
+        """Raise `InvalidRows` if two rows have one id, which only a column of the user's can give them."""
+        if build.sink.id is None or not fragments:
+            return
+        ids = self._staged(fragments, [ID, ROOT])
+        counts = pc.value_counts(ids[ID].combine_chunks())
+        twice = counts.filter(pc.greater(counts.field("counts"), 1))
+        if len(twice):
+            root = ids.filter(pc.equal(ids[ID], twice[0]["values"]))[ROOT][0].as_py()
+            raise twins(build, root)
+
+    def _commit(self, operation: Any, before: LanceDataset | None, properties: dict[str, str]) -> LanceDataset | None:
+        """Commit onto the version `before`; None if there is a newer one."""
+        lance = _lance()
+        transaction = lance.Transaction(
+            0 if before is None else before.version, operation, transaction_properties=properties
+        )
+        try:
+            committed: LanceDataset = lance.LanceDataset.commit(self._path, transaction, max_retries=0)
+            return committed
+        except lance.commit.CommitConflictError:
+            return None
+        except OSError as error:
+            if "onflict" in str(error) or "already exists" in str(error):
+                return None
+            raise self._unavailable("write to", error) from error
+
+    def _indexed(self, table: LanceDataset, build: Build, deleted: int) -> Published:
+        """Build the index that the sink asks for, or add the new rows to it."""
+        sink, rows = build.sink, table.count_rows()
+        has_index = bool(table.describe_indices())
+        wanted = sink.index != "none" and (rows >= INDEX_FROM_ROWS or isinstance(sink.index, IndexSpec))
+        if has_index:
+            self._guarded(table.optimize.optimize_indices, "index")
+        elif wanted:
+            spec = sink.index if isinstance(sink.index, IndexSpec) else IndexSpec()
+            self._guarded(
+                lambda: table.create_index(
+                    sink.vector,
+                    "IVF_HNSW_SQ",
+                    metric=_METRICS[sink.metric],
+                    num_partitions=max(1, rows // 1_000_000),
+                    m=spec.m,
+                    ef_construction=spec.ef_construction,
+                ),
+                "index",
+            )
+        table.cleanup_old_versions(KEPT_FOR)
+        return Published(rows, deleted, "hnsw" if has_index or wanted else "none")
+
+    def _open(self) -> LanceDataset | None:
+        try:
+            opened: LanceDataset = _lance().dataset(self._path)
+            return opened
+        except ValueError as error:
+            if "was not found" in str(error):
+                return None
+            raise
+        except OSError as error:
+            raise self._unavailable("read", error) from error
+
+    def _guarded(self, call: Any, action: str) -> Any:
+        try:
+            return call()
+        except OSError as error:
+            if SCHEMA_ERROR in str(error):
+                raise InvalidRows(f"could not {action} {self._path}: {error}", path=self._path) from error
+            raise self._unavailable(action, error) from error
+
+    def _unavailable(self, action: str, error: Exception) -> StorageUnavailable:
+        return StorageUnavailable(f"could not {action} {self._path}: {error}", path=self._path)
+
+
+def _was_published(table: LanceDataset, job: str) -> bool:
+    """Return whether a job's rows are committed. Raises `StaleToken` if those of a newer job are, and its own not."""
+    properties = (one.transaction_properties or {} for one in table.get_transactions(LOOK_BACK) if one is not None)
+    jobs = [found for one in properties if (found := one.get(JOB_PROPERTY))]
+    if job in jobs:
+        return True
+    if jobs and max(jobs) > job:
+        raise StaleToken(f"job {max(jobs)} has published rows into the same table since.")
+    return False
+
+
+def _condition(where: Where) -> str | None:
+    """Return a filter in Lance's SQL: names of columns that are there, and values as literals."""
+    terms = []
+    for term in terms_of(where):
+        name = f"`{term.column}`"
+        if term.value is None:
+            terms.append(f"{name} IS {'NOT ' if term.comparison == 'ne' else ''}NULL")
+        elif term.comparison == "in":
+            terms.append(f"{name} IN ({', '.join(map(_literal, term.value))})")
+        else:
+            terms.append(f"{name} {COMPARISONS[term.comparison]} {_literal(term.value)}")
+    return " AND ".join(terms) or None
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    return "'" + str(value).replace("'", "''") + "'"
+
+
+def _lance() -> Any:
+    try:
+        import lance
+        import lance.commit
+        import lance.file
+        import lance.fragment
+    except ImportError as error:
+        raise MissingExtra("Lance is not installed on this worker.", hint="pip install 'batchmill[lance]'") from error
+    return lance

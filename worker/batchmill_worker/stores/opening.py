@@ -1,0 +1,28 @@
+"""Which store a sink means, opened within what the worker may use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batchmill.errors import InvalidOutput
+from batchmill.storage.anchors import real_path
+from batchmill_worker.stores.lance import LanceStore
+from batchmill_worker.stores.postgres import PostgresStore
+
+if TYPE_CHECKING:
+    from batchmill.jobs.sink import SinkSpec
+    from batchmill_worker.models.setup_context import SetupContext
+    from batchmill_worker.stores.base import Store
+
+
+def open_store(sink: SinkSpec, context: SetupContext) -> Store:
+    """Open the store of a sink; nothing is connected or made yet.
+
+    Raises `InvalidOutput` for a path outside the roots, or a store that the worker's settings do not name.
+    """
+    if sink.table is not None:
+        return PostgresStore(context.stores.get(sink.table.store), sink.table.table)
+    location = context.locations.resolve(sink.to, error=InvalidOutput)
+    if not location.is_local:
+        raise InvalidOutput(f"{sink.to} is in an object store; a sink needs a folder.", path=sink.to)
+    return LanceStore(real_path(location.path))
