@@ -29,6 +29,9 @@ def main() -> None:
             with ray_peer(Path(folder), CONCURRENCY):
                 _timed(lambda target: _with_ray(source, target, once), output, int(runs))
         else:
+            import daft
+
+            daft.set_runner_native()  # once in a process
             _timed(
                 lambda target: _with_daft(source, target, once, separate=peer == "daft-processes"), output, int(runs)
             )
@@ -60,8 +63,6 @@ def _with_daft(source: str, output: str, once: str, *, separate: bool) -> None:
     """Errors become nulls, after another try. separate: functions run in processes of their own."""
     import daft
     from daft import DataType, col
-
-    daft.set_runner_native()
 
     @daft.func.batch(return_dtype=DataType.list(DataType.string()), use_process=separate)
     def sentences(texts: Any) -> Any:
