@@ -16,6 +16,7 @@ from batchmill.errors import (
     Conflict,
     InvalidOutput,
     InvalidRequest,
+    InvalidRows,
     JobFailed,
     NotFound,
     UnknownOperator,
@@ -188,13 +189,15 @@ def test_two_documents_of_one_id_fail_the_job_and_nothing_is_published(
         ({"to": "/data/x.lance", "mode": "amend"}, InvalidRequest, "expected 'replace'"),
         ({"to": "nowhere:papers"}, InvalidOutput, "no store 'nowhere'"),
         ({"to": "/data/x.lance", "modus": "x"}, InvalidOutput, "modus"),
+        ({"to": "{root}/x.lance", "id": "dog"}, InvalidRows, r"'id' names the column 'dog'.*Did you mean 'doc'"),
+        ({"to": "{root}/x.lance", "columns": ["text", "no"]}, InvalidRows, "'columns' names the column 'no'"),
     ],
 )
 def test_a_sink_that_cannot_be_is_refused(
-    client: batchmill.Client, sink: dict[str, Any], error: type[BatchmillError], words: str
+    client: batchmill.Client, tmp_path: Path, sink: dict[str, Any], error: type[BatchmillError], words: str
 ) -> None:
     with pytest.raises(error, match=words):
-        client.submit("echo", rows_of(1), sink=sink)
+        client.submit("echo", rows_of(1), sink={**sink, "to": sink["to"].replace("{root}", str(tmp_path))})
 
 
 def test_a_sink_beside_an_output_and_stages_of_its_names_are_refused(client: batchmill.Client, tmp_path: Path) -> None:

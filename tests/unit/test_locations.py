@@ -103,6 +103,7 @@ def test_percent_encoding_leads_no_way_out(root: Path) -> None:
 @pytest.mark.parametrize(
     ("uri", "reason"),
     [
+        ("/data/" + "ä" * 128, "256 bytes; file systems take at most 255"),
         ("", "no absolute path"),
         ("data/x", "no absolute path"),
         ("~/x", "no absolute path"),

@@ -160,6 +160,14 @@ class JobLedger:
         """The jobs that have not ended, oldest first, without those whose record cannot be read; see `live_ids`."""
         return self.read_many(self.live_ids())
 
+    def live_replay_of(self, job_id: str) -> str | None:
+        """A job that has not ended and replays this one; None: there is none. One field of each live job is read."""
+        live, sought = self.live_ids(), job_id.encode()
+        with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
+            for one in live:
+                pipe.hget(self._keys.job(one), "replay_of")
+            return next((one for one, of in zip(live, pipe.execute(), strict=True) if of == sought), None)
+
     def readable_and_not(self, job_ids: Sequence[str]) -> tuple[list[JobRecord], list[UnreadableJob]]:
         """Those of the jobs that exist: those whose record can be read, and the others."""
         return self._apart(self.find_many(job_ids))

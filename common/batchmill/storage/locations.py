@@ -28,6 +28,7 @@ UNRESTRICTED = ("/", "s3://", "gs://", "az://")
 
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _QUERY = re.compile(r"\?[^/]*=")  # a lone "?" is a wildcard, or part of a name
+MAX_NAME_BYTES = 255  # of a file or folder, on the file systems in use
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _REMOTE = ("s3", "gs", "az")
 _AZURE = "Write az://CONTAINER/PATH; the account comes from the environment."
@@ -242,6 +243,13 @@ def _local_path(path: str, error: type[BatchmillError]) -> str:
     _refuse_unprintable(path, error)
     if not path.startswith("/"):
         raise error(f"{path!r} is no absolute path.", hint="Expected /a/path or a URI like s3://bucket/key.", path=path)
+    too_long = next((part for part in path.split("/") if len(os.fsencode(part)) > MAX_NAME_BYTES), None)
+    if too_long is not None:
+        raise error(
+            f"{path[:80]!r}… has a name of {len(os.fsencode(too_long))} bytes; file systems take at most "
+            f"{MAX_NAME_BYTES}.",
+            hint="Give the file or folder a shorter name.",
+        )
     return "/" + os.path.normpath(path).lstrip("/")
 
 

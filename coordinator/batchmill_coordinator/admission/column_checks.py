@@ -10,7 +10,7 @@ from batchmill.columns import RESERVED_PREFIX, reserved_column
 from batchmill.columns.lineage import LINEAGE
 from batchmill.errors import InvalidRequest, InvalidRows, closest, did_you_mean
 from batchmill.jobs.files import ResultsSource
-from batchmill.jobs.sink import RESERVED_OPERATORS
+from batchmill.jobs.sink import RESERVED_OPERATORS, STORE_OPERATOR
 from batchmill.jobs.stages import FIRST_STAGE, carried_through
 from batchmill.sinks import part_format
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batchmill.jobs.job import JobSpec, StageSpec
+    from batchmill.jobs.sink import SinkSpec
     from batchmill.operators.contract import OperatorInfo
 
 
@@ -130,6 +131,8 @@ def check_chain(spec: JobSpec, operators: Sequence[OperatorInfo], schema: pa.Sch
             return
         if number != FIRST_STAGE:
             _check_stage(stage, operator, names)
+        if stage.operator == STORE_OPERATOR and spec.sink is not None:
+            _check_sink(spec.sink, names)
         if operator.makes is None:
             return
         consumed = {column for column, _ in _named(operator.consumes, operator, stage.params)}
@@ -152,6 +155,17 @@ def _check_stage(stage: StageSpec, operator: OperatorInfo, names: list[str]) -> 
             raise InvalidRequest(
                 f"stage {stage.title!r}: carry names the column {column!r}; what the stages before it pass on is: "
                 f"{', '.join(names)}.",
+                hint=did_you_mean(column, names),
+                column=column,
+            )
+
+
+def _check_sink(sink: SinkSpec, names: list[str]) -> None:
+    wanted = [("id", sink.id)] if sink.id else []
+    for option, column in [*wanted, *(("columns", column) for column in sink.columns or ())]:
+        if column not in names:
+            raise InvalidRows(
+                f"the sink's {option!r} names the column {column!r}; the rows to be stored have: {', '.join(names)}.",
                 hint=did_you_mean(column, names),
                 column=column,
             )

@@ -89,7 +89,7 @@ class KeptResults:
             raise _not_kept(before)
 
     def _require_no_replay(self, job: JobRecord) -> None:
-        replay = next((one.id for one in self._ledger.jobs.live() if one.replay_of == job.id), None)
+        replay = self._ledger.jobs.live_replay_of(job.id)
         if replay is not None:
             raise Conflict(
                 f"job {replay} is about to change the results of {job.id}.",

@@ -353,6 +353,7 @@ def _require_all(record: JobRecord, request: ReplayRequest, places: list[int]) -
     if not found:
         raise InvalidRequest(
             f"job {record.id} has no dead letters to replay"
+            + (f" in the stage {request.stage!r}" if request.stage else "")
             + (f" of type {request.error_type!r}." if request.error_type else "."),
             hint=f"`batchmill dead {record.id}` lists what it has.",
         )

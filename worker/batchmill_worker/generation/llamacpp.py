@@ -19,13 +19,13 @@ import os
 import secrets
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from batchmill.errors import InvalidParams, OperatorFailed
 from batchmill.operators.row_errors import ContextTooLong
-from batchmill_worker.generation.base import Answer, Delta, EngineLimits, EngineStats
+from batchmill_worker.generation.base import Answer, Delta, EngineLimits
+from batchmill_worker.generation.delta_queue import DeltaQueue
 from batchmill_worker.generation.fitting import fit
 from batchmill_worker.generation.gguf_header import trained_context
 from batchmill_worker.generation.requirements import missing_extra
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from batchmill_worker.generation.base import Draft, Generation, Message, OnLong, Prompt, Sampling
+    from batchmill_worker.generation.base import Draft, EngineStats, Generation, Message, OnLong, Prompt, Sampling
 
 NAME = "llamacpp"
 HTTP_TIMEOUT_S = 120.0
@@ -75,10 +75,9 @@ class LlamaCppEngine:
         self._tokenizer = _ServerTokenizer(self._server.listening_address, key)
         self.limits = EngineLimits(self._tokenizer.context(), places, keeps_prefixes=True)
         self._threads = ThreadPoolExecutor(places, thread_name_prefix="llamacpp")
-        self._deltas: SimpleQueue[Delta] = SimpleQueue()
+        self._deltas = DeltaQueue()
         self._aborted: set[int] = set()
         self._running: set[int] = set()
-        self._sums = [0, 0, 0]
 
     def render(self, draft: Draft, sampling: Sampling, on_long: OnLong) -> Prompt:
         """Make the prompt of a row. Raises `ContextTooLong`."""
@@ -91,21 +90,11 @@ class LlamaCppEngine:
 
     def step(self, wait_s: float) -> Sequence[Delta]:
         """Return what has happened; wait for it if nothing has."""
-        found: list[Delta] = []
-        try:
-            found.append(self._deltas.get(timeout=wait_s))
-            while True:
-                found.append(self._deltas.get_nowait())
-        except Empty:
-            pass
-        shown = [delta for delta in found if delta.number in self._running]
+        shown = [delta for delta in self._deltas.take(wait_s) if delta.number in self._running]
         for delta in shown:
             if delta.is_end:
                 self._running.discard(delta.number)
-            if delta.answer is not None:
-                answer = delta.answer
-                used = (answer.prompt_tokens, answer.cached_tokens, answer.generated_tokens)
-                self._sums = [one + more for one, more in zip(self._sums, used, strict=True)]
+        self._deltas.count(shown)
         return shown
 
     def abort(self, number: int) -> None:
@@ -116,7 +105,7 @@ class LlamaCppEngine:
 
     def stats(self) -> EngineStats:
         """Return what the engine is at. A place is free when its last token is out, also after an abort."""
-        return EngineStats(len(self._running), self.limits.places - len(self._aborted), *self._sums)
+        return self._deltas.stats(len(self._running), self.limits.places - len(self._aborted))
 
     def close(self) -> None:
         """Free the model, once the last thread is out of it."""

@@ -17,7 +17,6 @@ import random
 import threading
 from dataclasses import dataclass
 from http import HTTPStatus
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -27,7 +26,8 @@ from batchmill.clock import SystemClock
 from batchmill.errors import BatchmillError, InvalidParams, OperatorFailed
 from batchmill.operators.contract import RowError
 from batchmill.operators.row_errors import ContextTooLong, RateLimited, Refused
-from batchmill_worker.generation.base import Answer, Delta, EngineLimits, EngineStats, Prompt
+from batchmill_worker.generation.base import Answer, Delta, EngineLimits, Prompt
+from batchmill_worker.generation.delta_queue import DeltaQueue
 from batchmill_worker.generation.request_limiter import RequestLimiter
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from batchmill.storage.named_endpoints import NamedEndpoint
-    from batchmill_worker.generation.base import Draft, Generation, OnLong, Sampling
+    from batchmill_worker.generation.base import Draft, EngineStats, Generation, OnLong, Sampling
 
 NAME = "remote"
 MAX_TRIES = 8
@@ -88,8 +88,7 @@ class RemoteEngine:
         self._limiter = RequestLimiter(endpoint.max_in_flight, SystemClock())
         self._rng = random.Random()  # noqa: S311  # jitter, no secret
         self._tasks: dict[int, Future[None]] = {}
-        self._deltas: SimpleQueue[Delta] = SimpleQueue()
-        self._sums = [0, 0, 0]
+        self._deltas = DeltaQueue()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="remote", daemon=True)
         self._thread.start()
@@ -109,21 +108,11 @@ class RemoteEngine:
 
     def step(self, wait_s: float) -> Sequence[Delta]:
         """Return what has happened. Raises `InvalidParams` or `OperatorFailed` if no request can succeed."""
-        found: list[Delta] = []
-        try:
-            found.append(self._deltas.get(timeout=wait_s))
-            while True:
-                found.append(self._deltas.get_nowait())
-        except Empty:
-            pass
-        shown = [delta for delta in found if self._tasks.pop(delta.number, None) is not None]
+        shown = [delta for delta in self._deltas.take(wait_s) if self._tasks.pop(delta.number, None) is not None]
         for delta in shown:
             if isinstance(delta.error, BatchmillError):
                 raise delta.error
-            if delta.answer is not None:
-                answer = delta.answer
-                used = (answer.prompt_tokens, answer.cached_tokens, answer.generated_tokens)
-                self._sums = [one + more for one, more in zip(self._sums, used, strict=True)]
+        self._deltas.count(shown)
         return shown
 
     def abort(self, number: int) -> None:
@@ -135,7 +124,7 @@ class RemoteEngine:
     def stats(self) -> EngineStats:
         """Return what the engine is at; while the service has to be left alone, nothing may enter."""
         capacity = 0 if self._limiter.wait_s else self._limiter.limit
-        return EngineStats(len(self._tasks), capacity, *self._sums)
+        return self._deltas.stats(len(self._tasks), capacity)
 
     def close(self) -> None:
         """Close the connections."""

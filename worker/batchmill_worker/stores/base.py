@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from batchmill.errors import InvalidParams, InvalidRows
+from batchmill.errors import InvalidOutput, InvalidParams, InvalidRows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -94,6 +94,13 @@ class Store(Protocol):
         columns: those to return; None: all. Raises `InvalidParams` for a column that is not there.
         """
         ...
+
+
+def foreign(table: str, why: str) -> InvalidOutput:
+    """Return the error for a table that is not the sink's own. why: what is so at its place."""
+    return InvalidOutput(
+        f"{table} is left as it is: {why}.", hint="Choose another place, or move what is there out of the way."
+    )
 
 
 def twins(build: Build, root: str) -> InvalidRows:

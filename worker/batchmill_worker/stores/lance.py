@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 
 from batchmill.errors import InvalidParams, InvalidRows, MissingExtra, StaleToken, StorageUnavailable
 from batchmill.jobs.sink import ID, INDEX_FROM_ROWS, ROOT, IndexSpec
-from batchmill_worker.stores.base import COMPARISONS, DISTANCE, Published, Receipt, cannot_search, twins
+from batchmill_worker.stores.base import COMPARISONS, DISTANCE, Published, Receipt, cannot_search, foreign, twins
 from batchmill_worker.stores.filters import check_columns, terms_of
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ class LanceStore:
     def write(self, build: Build, part: str, rows: pa.Table) -> Receipt:
         """See `Store`."""
         fragment = _lance().fragment
-        mode = "append" if build.sink.mode != "replace" and self._open() is not None else "overwrite"
+        before = self._own()
+        mode = "append" if build.sink.mode != "replace" and before is not None else "overwrite"
         written = self._guarded(
             lambda: fragment.write_fragments(rows, self._path, schema=build.schema, mode=mode), "write to"
         )
@@ -85,7 +86,7 @@ class LanceStore:
         ]
         self._refuse_twins(build, fragments)
         for _ in range(MAX_TRIES):
-            before = self._open()
+            before = self._own()
             if before is not None and _was_published(before, build.job):
                 return self._indexed(before, build, 0)
             operation, deleted = self._operation(build, before, fragments)
@@ -198,6 +199,13 @@ class LanceStore:
             )
         table.cleanup_old_versions(KEPT_FOR)
         return Published(rows, deleted, "hnsw" if has_index or wanted else "none")
+
+    def _own(self) -> LanceDataset | None:
+        """Open the table that is to be written. Raises `InvalidOutput` if no sink has made it."""
+        found = self._open()
+        if found is not None and not {ID, ROOT} <= set(found.schema.names):
+            raise foreign(self._path, "there is a Lance table that no sink has made")
+        return found
 
     def _open(self) -> LanceDataset | None:
         try:

@@ -15,6 +15,7 @@ off by default.
 
 from __future__ import annotations
 
+import logging
 import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     from batchmill.operators.contract import RowError
     from batchmill.storage.named_stores import NamedStore
     from batchmill_worker.stores.base import Build, Where
+
+log = logging.getLogger(__name__)
 
 PART = "_part"
 """The column of the table beside: the attempt that wrote a row."""
@@ -215,17 +218,29 @@ class PostgresStore:
             )
         )
 
-    @contextmanager
-    def _connected(self) -> Iterator[Connection[Any]]:
+    def _connect(self) -> Connection[Any]:
         psycopg = _psycopg()
         try:
-            with psycopg.connect(
+            connection: Connection[Any] = psycopg.connect(
                 self._store.url,
                 password=self._store.password(),
                 autocommit=True,
                 connect_timeout=CONNECT_TIMEOUT_S,
                 application_name="batchmill",
-            ) as db:
+            )
+            return connection
+        except psycopg.OperationalError as error:  # it names the server and its user, which are no tenant's business
+            log.warning("no connection for the table %r: %s", self._table, _first_line(error))
+            raise StorageUnavailable(
+                f"could not connect to the database of the table {self._table!r}.",
+                hint="The log of the worker says why.",
+            ) from None
+
+    @contextmanager
+    def _connected(self) -> Iterator[Connection[Any]]:
+        psycopg = _psycopg()
+        try:
+            with self._connect() as db:
                 _prepare(db)
                 yield db
         except psycopg.errors.UndefinedTable as error:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from batchmill.errors import InvalidOutput, StaleToken
+from batchmill.errors import StaleToken
+from batchmill_worker.stores.base import foreign
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -42,17 +43,14 @@ def is_published(db: Connection[Any], table: str, build: Build) -> bool:
     found = db.execute(query, [table]).fetchone()
     if found is None:
         if is_there:
-            raise _foreign(table, "has a table of that name that no sink has made")
+            raise foreign(f"the table {table!r}", "its database has a table of that name that no sink has made")
         return False
     if found[1] != build.sink.to:
-        raise _foreign(table, "is reached under two names of stores, and the table was made under the other one")
+        why = "its database is reached under two names of stores, and the table was made under the other one"
+        raise foreign(f"the table {table!r}", why)
     if found[0] > build.job:
         raise StaleToken(f"job {found[0]} has published rows into {table!r} since.")
     return bool(found[0] == build.job)
-
-
-def _foreign(table: str, why: str) -> InvalidOutput:
-    return InvalidOutput(f"the table {table!r} is not this sink's: its database {why}.", hint="Choose another name.")
 
 
 def note(db: Connection[Any], table: str, build: Build) -> None:

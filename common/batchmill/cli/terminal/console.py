@@ -68,8 +68,14 @@ def outcome(status: JobStatus) -> str:
     line = _ending(status)
     if status.state is JobState.FAILED:
         line = f"{line.rstrip('.')}; `batchmill logs {status.id} -v` shows tracebacks"
-    where = f"results in {status.output}" if status.output else f"`batchmill results {status.id}` prints the results"
-    return printable(f"{line}; {where}" if status.rows_done else line)
+    return printable(f"{line}; {_place(status)}" if status.rows_done else line)
+
+
+def _place(status: JobStatus) -> str:
+    sink = status.request.sink if status.request is not None else None
+    if sink is not None:
+        return f"rows in {sink.to}; `batchmill search {sink.index_name}` finds those nearest to a text or vector"
+    return f"results in {status.output}" if status.output else f"`batchmill results {status.id}` prints the results"
 
 
 def run_outcome(status: JobStatus, path: Path | None) -> str:
