@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Request, Response
 
+from batchmill.errors import ModelNotFound, did_you_mean
 from batchmill.jobs.job import JobState
 from batchmill.jobs.sink import RESERVED_OPERATORS
 from batchmill.jobs.stages import last_stage, stage_called, stages_of
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from batchmill.ledger import JobRecord
     from batchmill.operators.contract import OperatorInfo
     from batchmill.row_cache import CacheStats
+    from batchmill.storage.served_models import ServedModel, ServedModels
     from batchmill_coordinator.api.pool import RequestPool
     from batchmill_coordinator.api.tenants import Access
     from batchmill_coordinator.event_hub import EventHub
@@ -266,6 +268,22 @@ class Context:
     def end_search(self, search_id: str) -> None:
         """Stop a search, and forget it."""
         self._service.searches.end(search_id)
+
+    @property
+    def served(self) -> ServedModels:
+        """The models that are served, to all tenants."""
+        return self._service.served
+
+    def served_model(self, name: str) -> ServedModel:
+        """Return a served model. Raises `ModelNotFound`."""
+        found = self.served.get(name)
+        if found is None:
+            raise ModelNotFound(
+                f"the model {name[:128]!r} is not served.",
+                hint=did_you_mean(name[:128], self.served.models),
+                field="model",
+            )
+        return found
 
     def metrics(self) -> bytes:
         """Return the page for Prometheus."""
