@@ -53,6 +53,7 @@ def serve(
     *,
     with_flower: bool,
     detach: bool,
+    detached: bool,
     tied: bool,
     **options: Any,
 ) -> None:
@@ -68,7 +69,7 @@ def serve(
     settings = EmbeddedSettings(
         data_folder(data_dir), operators=operators, with_flower=with_flower, models=dict(models), **options
     )
-    run_service(settings, detach=detach, tied=tied)
+    run_service(settings, detach=detach, detached=detached, tied=tied)
 
 
 serve.params += up.params

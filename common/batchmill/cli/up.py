@@ -41,6 +41,7 @@ data_dir_option = click.option(
 )
 @click.option("--flower", "with_flower", is_flag=True, help="Run Flower too, at port 5555 if it is free.")
 @click.option("--detach", "-d", is_flag=True, help="Return once it runs; `batchmill down` stops it.")
+@click.option("--detached", is_flag=True, hidden=True, help="What `--detach` starts in the background.")
 @click.option(
     "--tied", is_flag=True, hidden=True, help="Print URL and token as JSON; stop at the end of standard input."
 )
@@ -54,6 +55,7 @@ def up(
     with_flower: bool,
     detach: bool,
     *,
+    detached: bool,
     tied: bool,
 ) -> None:
     """Run a complete service on this machine.
@@ -64,10 +66,10 @@ def up(
     from batchmill.embedded.service import EmbeddedSettings
 
     settings = EmbeddedSettings(data_folder(data_dir), workers, operators, host, port, devices, with_flower)
-    run_service(settings, detach=detach, tied=tied)
+    run_service(settings, detach=detach, detached=detached, tied=tied)
 
 
-def run_service(settings: EmbeddedSettings, *, detach: bool, tied: bool) -> None:
+def run_service(settings: EmbeddedSettings, *, detach: bool, detached: bool, tied: bool) -> None:
     """Run a service until it is asked to stop; with `detach`, return once it runs."""
     from batchmill.embedded.service import EmbeddedService
     from batchmill.errors import ServiceUnavailable
@@ -86,7 +88,7 @@ def run_service(settings: EmbeddedSettings, *, detach: bool, tied: bool) -> None
         _report_failed_start(error)
         raise click.exceptions.Exit(BAD_INPUT) from error
     try:
-        _announce(service, settings, tied=tied)
+        _announce(service, settings, tied=tied, detached=detached)
         if tied:
             threading.Thread(target=_stop_at_end_of_input, args=(service,), daemon=True).start()
         service.watch()
@@ -120,7 +122,7 @@ def _detach(folder: Path) -> None:
     """Start this command line again in the background, without `--detach`."""
     from batchmill.embedded.detached import start_detached
 
-    arguments = [part for part in sys.argv[1:] if part not in ("--detach", "-d")]
+    arguments = ["--detached" if part in ("--detach", "-d") else part for part in sys.argv[1:]]
     started = start_detached(arguments, folder)
     if started.record is None:
         click.echo(started.output, err=True, nl=False)
@@ -147,7 +149,7 @@ def _stop_on_signals(service: EmbeddedService) -> None:
         signal.signal(number, stop)
 
 
-def _announce(service: EmbeddedService, settings: EmbeddedSettings, *, tied: bool) -> None:
+def _announce(service: EmbeddedService, settings: EmbeddedSettings, *, tied: bool, detached: bool) -> None:
     from batchmill.embedded.service import FLOWER_USER
     from batchmill.wording import count
 
@@ -163,7 +165,8 @@ def _announce(service: EmbeddedService, settings: EmbeddedSettings, *, tied: boo
         click.echo(f"OpenAI base URL: {record.url}/v1 (API key in {folder / 'token'}): {', '.join(settings.models)}")
     click.echo(f"Data and logs: {folder}")
     click.echo("In another terminal: batchmill submit echo FILE.jsonl --wait   (batchmill --help lists more)")
-    click.echo("Ctrl-C or `batchmill down` stops it; unfinished jobs resume at the next start.")
+    stop = "`batchmill down`" if detached else "Ctrl-C or `batchmill down`"
+    click.echo(f"{stop} stops it; unfinished jobs resume at the next start.")
 
 
 def _stop_at_end_of_input(service: EmbeddedService) -> None:

@@ -16,6 +16,7 @@ from batchmill.jobs.stages import last_stage, stage_called, stages_of
 from batchmill.ledger.formats.unreadable import UnreadableJob
 from batchmill.ledger.jobs import no_such_job
 from batchmill_coordinator.admission.reruns import job_request
+from batchmill_coordinator.fleet.pools import what_pool_lacks
 from batchmill_coordinator.results.dead_rows import FIRST
 from batchmill_coordinator.results.pages import StagePlace
 from batchmill_coordinator.roles.cache_sweep import clear_row_cache
@@ -90,7 +91,10 @@ class Context:
 
     def check(self, request: JobRequest) -> CheckedJob:
         """Check a request without submitting it; return what was found of its input."""
-        return self._service.admission.check(request, self.access.tenant)
+        found = self._service.admission.check(request, self.access.tenant)
+        pools = self._service.fleet.pools()
+        lacking = (what_pool_lacks(stage, pools) for stage in request.stage_specs())
+        return found.model_copy(update={"notes": list(dict.fromkeys(filter(None, lacking)))})
 
     def replay(self, job_id: str, request: ReplayRequest) -> tuple[JobStatus, bool]:
         """Submit the replay of a job's failed rows; return its status, and whether it is new."""
