@@ -162,7 +162,7 @@ class Model:
             middle = whole.rows // 2
             for half, start, stop in ((0, 0, middle), (1, middle, whole.rows)):
                 piece = Piece(whole.first_row + start, stop - start, whole.skip + start, "waiting", at=self.now)
-                piece.losses, piece.checkpoint = whole.losses, whole.checkpoint
+                piece.losses, piece.checkpoint, piece.token = whole.losses, whole.checkpoint, whole.token
                 stage.live[ShardId((*ref.shard_id, half))] = piece
         return word
 
