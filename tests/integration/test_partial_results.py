@@ -85,13 +85,13 @@ def test_a_worker_that_is_killed_between_two_parts_loses_no_row_and_repeats_none
     client: batchmill.Client, tmp_path: Path, source: Path, *, fuse: bool
 ) -> None:
     stages = [
-        Stage("bulky", size=SIZE, kills=str(tmp_path), victims=13),
+        Stage("bulky", size=SIZE, kills=str(tmp_path), victims=33),
         Stage("echo", name="second"),
         Stage("echo", name="last"),
     ]
     job = client.submit(source=source, stages=stages, fuse=fuse).wait(GRACE_S)
     assert found(job) == EXPECTED
-    assert len(list(tmp_path.iterdir())) == -(-ROWS // 13)
+    assert len(list(tmp_path.iterdir())) == -(-ROWS // 33)
 
 
 @pytest.mark.parametrize("fuse", [False, True], ids=["apart", "fused"])

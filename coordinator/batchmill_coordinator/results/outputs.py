@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -35,6 +36,7 @@ class SettledShard:
 
     number: int
     parts: tuple[Settled, ...]  # those that are settled, in input order
+    ready: tuple[Settled, ...]  # of those, the ones before the first that is missing
     is_complete: bool  # whether none is missing
 
 
@@ -46,7 +48,8 @@ def settled_shards(ledger: Ledger, record: JobRecord, stage: int, start: int = 0
         found = ledger.results.settled(record.id, stage, [ShardId((number,)) for number in numbers])
         for number, settled in zip(numbers, found, strict=True):
             parts = list(_leaves(ledger, record, stage, settled))
-            yield SettledShard(number, tuple(part for part in parts if part), None not in parts)
+            ready = tuple(part for part in takewhile(bool, parts) if part)
+            yield SettledShard(number, tuple(part for part in parts if part), ready, None not in parts)
 
 
 def _leaves(
