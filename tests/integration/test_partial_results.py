@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_BYTES, SIZE, ROWS = 40_000, 4_000, 64
-BATCH = 8 * 4 * SIZE
 
 
 @pytest.fixture(scope="module")
@@ -78,20 +77,6 @@ def test_a_later_stage_that_makes_much_is_committed_in_parts(
     job = client.submit(source=source, stages=stages, fuse=fuse).wait(GRACE_S)
     assert found(job) == EXPECTED
     assert max(part.stat().st_size for part in parts_of(folder, job, 2)) < MAX_BYTES + 4_000
-
-
-@pytest.mark.parametrize("fuse", [False, True], ids=["apart", "fused"])
-def test_a_worker_that_is_killed_between_two_parts_loses_no_row_and_repeats_none(
-    client: batchmill.Client, tmp_path: Path, source: Path, *, fuse: bool
-) -> None:
-    stages = [
-        Stage("bulky", size=SIZE, kills=str(tmp_path), victims=33),
-        Stage("echo", name="second"),
-        Stage("echo", name="last"),
-    ]
-    job = client.submit(source=source, stages=stages, fuse=fuse).wait(GRACE_S)
-    assert found(job) == EXPECTED
-    assert len(list(tmp_path.iterdir())) == -(-ROWS // 33)
 
 
 @pytest.mark.parametrize("fuse", [False, True], ids=["apart", "fused"])

@@ -149,7 +149,7 @@ class Shard:
         """The two shards that take over from this one, which has at least two rows.
 
         They keep its losses, so that a row which ends its process is found in as few attempts as there are halvings.
-        Their tokens go on from its own: an attempt of it that lives on may still write a part under the name of a half.
+        Their tokens continue from its own: an old attempt of it may still write a part, under the name of a half.
         """
         child = replace(self, state=ShardState.WAITING, failures=0, fitting_rows=0)
         return _cut(child, self.rows // 2, ShardId((*self.shard_id, 0)), ShardId((*self.shard_id, 1)))

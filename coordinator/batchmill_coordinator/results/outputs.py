@@ -55,12 +55,16 @@ def settled_shards(ledger: Ledger, record: JobRecord, stage: int, start: int = 0
 def _leaves(
     ledger: Ledger, record: JobRecord, stage: int, settled: Settled | SplitUp | None
 ) -> Iterator[Settled | None]:
-    """Yield a shard that is not split, or what became of the halves of one that is, in input order."""
-    if isinstance(settled, SplitUp):
-        for child in ledger.results.settled(record.id, stage, settled.children()):
-            yield from _leaves(ledger, record, stage, child)
-    else:
+    """Yield a shard that is not split, or what became of the parts of one that is, in input order."""
+    if not isinstance(settled, SplitUp):
         yield settled
+        return
+    again, *children = ledger.results.settled(record.id, stage, [settled.shard_id, *settled.children()])
+    if again != settled:  # it has more parts by now: the last one that was known has been cut
+        yield from _leaves(ledger, record, stage, again)
+        return
+    for child in children:
+        yield from _leaves(ledger, record, stage, child)
 
 
 def results_of(

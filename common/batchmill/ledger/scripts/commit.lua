@@ -178,7 +178,7 @@ local function hand_on(job, number, made, results, nbytes, tried)
   end
 end
 
--- Give the rows that the attempt leaves of its shard to another one, as tokens go on: no two attempts write one blob.
+-- Give the rows that the attempt leaves of its shard to another one. Tokens continue: no two attempts write one blob.
 local function split_off(one, number)
   local made_in = number
   repeat

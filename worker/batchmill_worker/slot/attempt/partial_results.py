@@ -25,11 +25,10 @@ from batchmill.storage.indexed import INDEX
 from batchmill.wording import count
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from batchmill.jobs.shard import Shard
     from batchmill_worker.batching.packing import Rows
-    from batchmill_worker.slot.attempt.shard_loader import LoadedShard
     from batchmill_worker.slot.attempt.shard_progress import AttemptContext, ShardProgress
 
 MAX_ROW_PARTS = 4
@@ -86,9 +85,12 @@ def with_results_of(cut: PartAndRest, progress: ShardProgress) -> ShardProgress:
 
 
 def without_too_large_rows(
-    loaded: LoadedShard, progress: ShardProgress, context: AttemptContext, max_bytes: int
+    progress: ShardProgress, context: AttemptContext, max_bytes: int, input_rows: Callable[[Sequence[int]], pa.Table]
 ) -> ShardProgress:
-    """Give up on rows whose results alone are too many for a part, whatever their retry policy is."""
+    """Let rows fail whose results alone are too many for a part, whatever their retry policy is.
+
+    input_rows: returns rows of the shard, by their index in the stage's input.
+    """
     limit = MAX_ROW_PARTS * max_bytes
     if progress.nbytes <= limit:
         return progress
@@ -96,7 +98,7 @@ def without_too_large_rows(
     too_large = {row: made for row, made in _by_row(table) if made.nbytes > limit}
     if not too_large:
         return progress
-    given = dict(zip(too_large, rows_of(loaded.input_rows(list(too_large))), strict=True))
+    given = dict(zip(too_large, rows_of(input_rows(list(too_large))), strict=True))
     letters = [
         DeadLetter(
             index=row,

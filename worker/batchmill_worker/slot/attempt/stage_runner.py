@@ -210,7 +210,7 @@ class StageRunner:
         progress = loaded.before.add(loaded.pending, result, context)
         if loaded.max_bytes is None:
             return progress
-        return without_too_large_rows(loaded, progress, context, loaded.max_bytes)
+        return without_too_large_rows(progress, context, loaded.max_bytes, loaded.input_rows)
 
     def _save(self, loaded: LoadedShard, result: ShardResult) -> None:
         self._store.save_early(loaded, self._add(loaded, result))
