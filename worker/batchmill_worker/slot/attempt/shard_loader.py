@@ -151,6 +151,7 @@ class ShardLoader:
 
     def _loaded(self, shard: Shard, files: JobFiles, before: ShardProgress, found: RowsRead) -> LoadedShard:
         stage = files.spec.stages[shard.stage]
+        self._trace.name_stage(shard.ref.attempt_key, stage.title)
         definition = self._definition(stage.operator)
         required = definition.required_columns(stage.params)
         lineage = None
