@@ -138,7 +138,7 @@ def test_a_base_that_is_too_large_to_be_kept_is_read_for_each_batch(
     monkeypatch.setattr(base_vectors, "KEPT_BYTES", 50_000)
     base, queries = vectors(3_000, seed=1), vectors(33, seed=2)
     pq.write_table(table_of(base), tmp_path / "base.parquet", row_group_size=500)
-    params = {"base": str(tmp_path / "base.parquet"), "k": 5}
+    params: dict[str, Any] = {"base": str(tmp_path / "base.parquet"), "k": 5}
     check(neighbors(run(context, table_of(queries), **params)), queries, base, "cosine", 5)
     operator: Any = definition_of("knn").build(params)
     with context.active():
@@ -154,7 +154,7 @@ def test_of_equal_rows_the_first_are_taken_whichever_block_they_are_in(
     base = np.tile(vectors(5, 100, seed=1), (60, 1))
     queries = vectors(5, 100, seed=1)
     pq.write_table(table_of(base), tmp_path / "base.parquet", row_group_size=70)
-    params = {"base": str(tmp_path / "base.parquet"), "k": 8, "metric": metric}
+    params: dict[str, Any] = {"base": str(tmp_path / "base.parquet"), "k": 8, "metric": metric}
     found = neighbors(run(context, table_of(queries), **params))
     nearest = np.argsort(all_distances(queries, base, metric), axis=1, kind="stable")[:, :8]
     equal = all_distances(queries, base[:5], metric).argmin(1)
@@ -211,7 +211,7 @@ def test_only_rows_within_a_distance_are_found(tmp_path: Path, context: SetupCon
     expected = all_distances(queries, base, metric)
     within = float(np.sort(expected, axis=None)[150]) + 1e-3
     pq.write_table(table_of(base), tmp_path / "base.parquet")
-    params = {"base": str(tmp_path / "base.parquet"), "k": 100, "metric": metric, "within": within}
+    params: dict[str, Any] = {"base": str(tmp_path / "base.parquet"), "k": 100, "metric": metric, "within": within}
     found = neighbors(run(context, table_of(queries), **params))
     near = [set(np.flatnonzero(row <= within).tolist()) for row in expected]
     assert [{int(one["id"][1:]) for one in row} for row in found] == near
@@ -221,7 +221,7 @@ def test_only_rows_within_a_distance_are_found(tmp_path: Path, context: SetupCon
 def test_a_table_is_compared_with_itself_by_a_key(tmp_path: Path, context: SetupContext) -> None:
     base = vectors(50, seed=1)
     pq.write_table(table_of(base), tmp_path / "base.parquet")
-    params = {"base": str(tmp_path / "base.parquet"), "key": "id", "k": 3}
+    params: dict[str, Any] = {"base": str(tmp_path / "base.parquet"), "key": "id", "k": 3}
     found = neighbors(run(context, table_of(base), **params))
     expected = all_distances(base, base, "cosine")
     np.fill_diagonal(expected, np.inf)
@@ -233,7 +233,7 @@ def test_a_table_is_compared_with_itself_by_a_key(tmp_path: Path, context: Setup
 def test_a_join_has_a_row_for_each_pair(tmp_path: Path, context: SetupContext) -> None:
     pq.write_table(table_of([[1, 0], [0, 1], [1, 1]], text=["a", "b", "c"]), tmp_path / "base.parquet")
     rows = table_of([[2, 0.1], None, [0, 3]])
-    params = {"base": str(tmp_path / "base.parquet"), "k": 2, "within": 0.5}
+    params: dict[str, Any] = {"base": str(tmp_path / "base.parquet"), "k": 2, "within": 0.5}
     joined: Expansion = run(context, rows, "knn_join", **params)
     assert list(joined.counts) == [2, 0, 2]
     assert list(joined.errors) == [1]
@@ -287,7 +287,7 @@ def test_bounds_of_products_hold_for_vectors_of_very_different_lengths() -> None
     draw = np.random.default_rng(3)
     rows = (draw.standard_normal((400, 96)) * 10.0 ** draw.uniform(-6, 6, (400, 1))).astype(np.float32)
     for metric in ("dot", "l2", "cosine"):
-        every = products.on_device(torch.from_numpy(rows), metric, torch.device("cpu"))  # type: ignore[arg-type]  # one of them
+        every = products.on_device(torch.from_numpy(rows), metric, torch.device("cpu"))
         truth = -all_distances(rows, rows, metric) if metric != "l2" else -(all_distances(rows, rows, metric) ** 2) / 2
         truth = truth + 1 if metric == "cosine" else truth
         floors = torch.from_numpy(np.quantile(truth, 0.9, axis=1).astype(np.float32))
