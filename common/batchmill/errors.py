@@ -9,6 +9,7 @@ BatchmillError
 ├── InvalidOperator           an operator's code breaks the contract
 ├── OperatorFailed            an operator fails whatever row it is given, or cannot be set up
 ├── NotFound                  no such job, upload or route
+│   └── ModelNotFound         no such served model
 ├── Conflict                  the idempotency key was used for another request, or the job's state does not allow it
 ├── Unauthorized              the token is missing or wrong
 ├── Forbidden                 the token is right, and does not allow this
@@ -166,6 +167,12 @@ class NotFound(BatchmillError):
 
     code = "not_found"
     http_status = 404
+
+
+class ModelNotFound(NotFound):
+    """No model of that name is served."""
+
+    code = "model_not_found"
 
 
 class Conflict(BatchmillError):

@@ -119,6 +119,7 @@ class CoordinatorSettings(ServiceSettings):
     max_upload_bytes_per_tenant: int = Field(default=64 * 1024**3, gt=0)  # of them together
     upload_ttl_s: Annotated[float, Span(gt=0)] = 24 * 3600.0  # an upload that no job took is swept after this
     currency: str = Field(default="USD", pattern=r"^\S{1,8}$")  # what workers' prices are in; a label only
+    models: str = ""  # a TOML or JSON file that names the models which are served
     retention_s: Annotated[float, Span(ge=0)] = 7 * 24 * 3600.0  # an ended job is deleted after this; 0: never
 
     def secret_values(self) -> tuple[str, ...]:

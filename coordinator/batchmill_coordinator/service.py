@@ -15,6 +15,7 @@ from batchmill.errors import ServiceUnavailable
 from batchmill.jobs.stages import FIRST_STAGE, last_stage
 from batchmill.ledger import Ledger
 from batchmill.ledger.formats.unreadable import UnreadableJob
+from batchmill.storage.served_models import ServedModels
 from batchmill.store_mark import Mark, StoreMark
 from batchmill.workspace import Workspace
 from batchmill_coordinator.admission.admission import Admission
@@ -53,6 +54,7 @@ from batchmill_coordinator.roles.recoverer import Recoverer
 from batchmill_coordinator.roles.role import RoleThread
 from batchmill_coordinator.roles.watcher import Watcher, runs_nothing, why_blocked
 from batchmill_coordinator.scheduling.message_publisher import MessagePublisher
+from batchmill_coordinator.scheduling.model_demand import ModelNames, starting
 from batchmill_coordinator.status.notices import Notices
 from batchmill_coordinator.status.readiness import ReadinessProbe
 from batchmill_coordinator.status.shown_request import shown_request
@@ -88,12 +90,14 @@ class Service:
         self.ledger = Ledger.open(settings)
         self.workspace = Workspace.open(settings)
         self.fleet = FleetView(self.ledger, self.clock)
+        self._models = ModelNames(self.fleet)
         self.backlog = PoolBacklog(self.ledger, self.fleet, self.clock)
         resumption = Resumption(self.ledger, self.workspace)
         self._inspectors = inspector_pool(settings)
         self._planning_inspectors = inspector_pool(settings)  # of their own: no submission delays the planner
         inspector = Inspector(self._inspectors)
         self.admission = Admission(self.ledger, self.fleet, self.workspace, resumption, inspector, settings)
+        self.served = ServedModels.load(settings.models)
         self.indexes = IndexCatalog(self.workspace.blobs)
         self.uploads = Uploads(self.ledger, self.workspace, inspector, settings)
         self.leadership = Leadership(self.ledger, _own_name(), settings.leader_ttl_s, self.clock, self._wake_all)
@@ -194,7 +198,7 @@ class Service:
 
     def _statuses(self, records: Sequence[JobRecord]) -> list[JobStatus]:
         now_s = self.clock.wall()
-        pools = self.fleet.pools() if any(runs_nothing(record) for record in records) else {}
+        pools = self.fleet.pools() if any(runs_nothing(one) or starting(one) for one in records) else {}
         with_dead = [record.id for record in records if record.rows_dead]
         counts = dict(zip(with_dead, self.ledger.overview.dead_counts(with_dead), strict=True)) if with_dead else {}
         return [
@@ -203,6 +207,7 @@ class Service:
                 now_s,
                 why_blocked(record, pools, self.settings.currency),
                 counts.get(record.id),
+                loading=self._models.loading(record, pools) if pools else None,
                 currency=self.settings.currency,
             )
             for record in records

@@ -76,7 +76,10 @@ def test_run_needs_no_service_and_leaves_none(terminal: Terminal) -> None:
 
 
 def test_a_detached_service_is_described_used_by_several_jobs_and_stopped(terminal: Terminal) -> None:
-    assert "Batchmill is running at http://" in terminal.types("up", "--detach", "--port", "0")
+    started = terminal.types("up", "--detach", "--port", "0")
+    assert "Batchmill is running at http://" in started
+    assert "`batchmill down` stops it" in started
+    assert "Ctrl-C" not in started
     record = DataFolder(terminal.data).running()
     assert record is not None
 

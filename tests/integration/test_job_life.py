@@ -106,6 +106,14 @@ def test_a_job_paused_before_a_worker_came_and_resumed_waits_for_one_again(clien
         job.wait(timeout=GRACE_S)
 
 
+def test_the_status_says_that_a_worker_loads_the_model(client: batchmill.Client, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    job = client.submit("late_model", rows=[{"id": 1}], params={"gate": str(gate)})
+    until(lambda: job.status().stages[0].workers_loading == 1, "a worker loads it")
+    gate.touch()
+    assert job.wait(timeout=GRACE_S).status().stages[0].workers_loading == 0
+
+
 def test_a_job_that_has_ended_can_be_neither_paused_nor_resumed_and_one_that_runs_not_deleted(
     client: batchmill.Client,
 ) -> None:

@@ -131,3 +131,9 @@ def test_a_job_is_overdue_from_its_deadline_on_unless_it_is_stopping_or_over(sta
     assert not is_overdue(late, 1999.9)
     assert is_overdue(late, 2000.0) == (JobState.EXPIRING in JOB_MOVES[state])
     assert not is_overdue(record(state=state), 1e12)
+
+
+def test_a_stage_whose_model_is_being_loaded_says_so() -> None:
+    status = status_of(record(rows_total="10", rows_exact="1"), 1010, loading={0: 2})
+    assert status.stages[0].workers_loading == 2
+    assert status_of(record(), 1010).stages[0].workers_loading == 0

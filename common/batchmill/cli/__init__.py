@@ -35,7 +35,14 @@ COMMAND_GROUP = "batchmill.commands"
 FAILED, BAD_INPUT, NO_SERVICE, INTERRUPTED, BROKEN_PIPE = 1, 2, 3, 130, 141
 
 _BAD_INPUT = (InvalidRequest, InvalidOperator, InvalidSettings, NotFound, Conflict, MissingExtra)
-_EXTRAS = {"coordinator": "coordinator", "worker": "worker", "up": "local", "run": "local", "demo": "demo"}
+_EXTRAS = {
+    "coordinator": "coordinator",
+    "worker": "worker",
+    "up": "local",
+    "serve": "local",
+    "run": "local",
+    "demo": "demo",
+}
 
 EPILOG = """\b
 JOB is an id, the unique beginning of one, a unique name, or `last`.
@@ -60,7 +67,7 @@ Exit codes:
 
 
 SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("Start", ("run", "demo", "up", "down", "info")),
+    ("Start", ("run", "demo", "up", "serve", "down", "info")),
     ("Jobs", ("submit", "check", "try", "jobs", "status", "watch", "top", "pause", "resume", "cancel", "delete")),
     ("Results", ("results", "peek", "dead", "replay", "redo", "rerun", "logs", "cost", "search", "indexes")),
     ("Service", ("workers", "operators", "cache", "coordinator", "worker", "flower")),

@@ -25,10 +25,9 @@ MAX_VALUE_CHARS = 200
 @click.argument("text", required=False)
 @click.option(
     "--vector",
-    "vector_file",
-    type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
-    metavar="FILE",
-    help="Search for a vector instead: a JSON list of numbers; `-` reads stdin.",
+    "vector_text",
+    metavar="VECTOR",
+    help="Search for a vector instead: a JSON list of numbers, or a file with one; `-` reads stdin.",
 )
 @click.option("-k", type=click.IntRange(1, 1000), default=10, show_default=True, help="Rows to find, at most.")
 @click.option(
@@ -46,7 +45,7 @@ def search(
     client: Client,
     index: str,
     text: str | None,
-    vector_file: Path | None,
+    vector_text: str | None,
     k: int,
     where: tuple[tuple[str, Any], ...],
     columns: list[str] | None,
@@ -61,7 +60,7 @@ def search(
     """
     from batchmill.cli.terminal.console import print_json
 
-    vector = None if vector_file is None else _vector(vector_file)
+    vector = None if vector_text is None else _vector(vector_text)
     hits = client.search(index, text, vector=vector, k=k, where=params_of(where), columns=columns, model=model)
     if as_json:
         for hit in hits:
@@ -98,12 +97,13 @@ def indexes(client: Client, forget: str | None, as_json: bool) -> None:
     print_table(columns, rows, empty="no job has published an index yet")
 
 
-def _vector(path: Path) -> list[float]:
-    text = sys.stdin.read() if str(path) == "-" else path.read_text()
+def _vector(given: str) -> list[float]:
+    is_inline = given.lstrip().startswith("[")
     try:
+        text = given if is_inline else sys.stdin.read() if given == "-" else Path(given).read_text()
         return [float(number) for number in json.loads(text)]
-    except (ValueError, TypeError) as error:
-        raise InvalidRequest(f"{path}: expected a JSON list of numbers: {error}.") from error
+    except (OSError, ValueError, TypeError) as error:
+        raise InvalidRequest(f"--vector {given[:80]}: expected a JSON list of numbers: {error}.") from error
 
 
 def _shown(row: dict[str, Any]) -> str:

@@ -47,6 +47,7 @@ def check(client: Client, file: Path, changes: tuple[tuple[str, Any], ...], as_j
     """
     from batchmill.cli.terminal.console import fields, print_json
     from batchmill.client.submitting.job_file import read_job_file
+    from batchmill.wording import printable
 
     options = read_job_file(file, changes)
     found = client.check(**options)
@@ -62,6 +63,8 @@ def check(client: Client, file: Path, changes: tuple[tuple[str, Any], ...], as_j
         ]
     )
     click.echo("The job is valid; nothing was submitted.")
+    for note in found.notes:
+        click.echo(printable(f"It would wait: {note}."))
 
 
 def _described(stage: Any) -> tuple[str, str]:

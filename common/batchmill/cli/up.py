@@ -16,7 +16,7 @@ from batchmill.cli import BAD_INPUT, FAILED, print_error
 if TYPE_CHECKING:
     from types import FrameType
 
-    from batchmill.embedded.service import EmbeddedService
+    from batchmill.embedded.service import EmbeddedService, EmbeddedSettings
     from batchmill.errors import ServiceUnavailable
 
 data_dir_option = click.option(
@@ -41,6 +41,7 @@ data_dir_option = click.option(
 )
 @click.option("--flower", "with_flower", is_flag=True, help="Run Flower too, at port 5555 if it is free.")
 @click.option("--detach", "-d", is_flag=True, help="Return once it runs; `batchmill down` stops it.")
+@click.option("--detached", is_flag=True, hidden=True, help="What `--detach` starts in the background.")
 @click.option(
     "--tied", is_flag=True, hidden=True, help="Print URL and token as JSON; stop at the end of standard input."
 )
@@ -54,6 +55,7 @@ def up(
     with_flower: bool,
     detach: bool,
     *,
+    detached: bool,
     tied: bool,
 ) -> None:
     """Run a complete service on this machine.
@@ -61,14 +63,22 @@ def up(
     It consists of Valkey, a coordinator and workers. Commands in other terminals connect to it automatically:
     `batchmill jobs`. Ctrl-C stops it; unfinished jobs resume when it is started again with the same data folder.
     """
-    from batchmill.embedded.service import EmbeddedService, EmbeddedSettings
+    from batchmill.embedded.service import EmbeddedSettings
+
+    settings = EmbeddedSettings(data_folder(data_dir), workers, operators, host, port, devices, with_flower)
+    run_service(settings, detach=detach, detached=detached, tied=tied)
+
+
+def run_service(settings: EmbeddedSettings, *, detach: bool, detached: bool, tied: bool) -> None:
+    """Run a service until it is asked to stop; with `detach`, return once it runs."""
+    from batchmill.embedded.service import EmbeddedService
     from batchmill.errors import ServiceUnavailable
 
-    folder = _folder(data_dir)
+    folder = settings.data_dir
     if detach:
         _detach(folder)
         return
-    service = EmbeddedService(EmbeddedSettings(folder, workers, operators, host, port, devices, with_flower))
+    service = EmbeddedService(settings)
     _stop_on_signals(service)
     if not tied:
         click.echo("Starting Valkey, the coordinator and the workers …", err=True)
@@ -78,7 +88,7 @@ def up(
         _report_failed_start(error)
         raise click.exceptions.Exit(BAD_INPUT) from error
     try:
-        _announce(service, folder, workers, tied=tied)
+        _announce(service, settings, tied=tied, detached=detached)
         if tied:
             threading.Thread(target=_stop_at_end_of_input, args=(service,), daemon=True).start()
         service.watch()
@@ -97,11 +107,12 @@ def down(data_dir: Path | None) -> None:
     """
     from batchmill.embedded.detached import stop_service
 
-    folder = _folder(data_dir)
+    folder = data_folder(data_dir)
     click.echo("Stopped." if stop_service(folder) else f"No service runs over {folder}.")
 
 
-def _folder(data_dir: Path | None) -> Path:
+def data_folder(data_dir: Path | None) -> Path:
+    """Return the data folder, by default that of the settings."""
     from batchmill.settings import default_data_dir
 
     return (data_dir or default_data_dir()).expanduser().absolute()
@@ -111,7 +122,7 @@ def _detach(folder: Path) -> None:
     """Start this command line again in the background, without `--detach`."""
     from batchmill.embedded.detached import start_detached
 
-    arguments = [part for part in sys.argv[1:] if part not in ("--detach", "-d")]
+    arguments = ["--detached" if part in ("--detach", "-d") else part for part in sys.argv[1:]]
     started = start_detached(arguments, folder)
     if started.record is None:
         click.echo(started.output, err=True, nl=False)
@@ -138,11 +149,11 @@ def _stop_on_signals(service: EmbeddedService) -> None:
         signal.signal(number, stop)
 
 
-def _announce(service: EmbeddedService, folder: Path, workers: int, *, tied: bool) -> None:
+def _announce(service: EmbeddedService, settings: EmbeddedSettings, *, tied: bool, detached: bool) -> None:
     from batchmill.embedded.service import FLOWER_USER
     from batchmill.wording import count
 
-    record = service.record
+    record, folder, workers = service.record, settings.data_dir, settings.workers
     assert record is not None  # noqa: S101  # it has started
     if tied:
         click.echo(json.dumps({"url": record.url, "token": record.token}))
@@ -150,9 +161,12 @@ def _announce(service: EmbeddedService, folder: Path, workers: int, *, tied: boo
     click.echo(f"Batchmill is running at {record.url} with {count(workers, 'worker')}.")
     if service.flower_url:
         click.echo(f"Flower: {service.flower_url} (user {FLOWER_USER}, password in {folder / 'token'})")
+    if settings.models:
+        click.echo(f"OpenAI base URL: {record.url}/v1 (API key in {folder / 'token'}): {', '.join(settings.models)}")
     click.echo(f"Data and logs: {folder}")
     click.echo("In another terminal: batchmill submit echo FILE.jsonl --wait   (batchmill --help lists more)")
-    click.echo("Ctrl-C or `batchmill down` stops it; unfinished jobs resume at the next start.")
+    stop = "`batchmill down`" if detached else "Ctrl-C or `batchmill down`"
+    click.echo(f"{stop} stops it; unfinished jobs resume at the next start.")
 
 
 def _stop_at_end_of_input(service: EmbeddedService) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 from batchmill.embedded.folder import DataFolder, ServiceRecord
@@ -17,8 +17,10 @@ from batchmill.processes.parent_death import python_module
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
+
+    from batchmill.storage.served_models import ServedModel
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 60.0  # longer than a worker needs to drain
@@ -42,6 +44,7 @@ class EmbeddedSettings:
     port: int | None = None  # None: 8642 if it is free, else any free one; 0: any free one
     devices: str = "cpu"
     with_flower: bool = False
+    models: Mapping[str, ServedModel] = field(default_factory=dict)
 
 
 class EmbeddedService:
@@ -104,6 +107,7 @@ class EmbeddedService:
             "BATCHMILL_BLOB_ROOT": str(self._folder.blobs),
             "BATCHMILL_UNRESTRICTED": "true",
             "BATCHMILL_TOKENS": token,
+            **self._models(self._runtime),
         }
         valkey = self._child("valkey", valkey_command(self._folder.valkey, valkey_socket), {})
         self._wait("valkey", valkey, valkey_socket.exists)
@@ -122,6 +126,13 @@ class EmbeddedService:
             self._start_flower(env, token)
         self._folder.write_record(record)
         return record
+
+    def _models(self, folder: Path) -> dict[str, str]:
+        """Write the models to a file; return the setting that names it, nothing without any."""
+        models = {name: model.model_dump(exclude_defaults=True) for name, model in self._settings.models.items()}
+        path = folder / "models.json"
+        path.write_text(json.dumps(models))
+        return {"BATCHMILL_MODELS": str(path)} if models else {}
 
     def _start_flower(self, env: dict[str, str], token: str) -> None:
         assert self._runtime is not None  # noqa: S101  # made first

@@ -67,6 +67,7 @@ class StageStatus(Frozen):
     share: float | None = None  # of its rows that are done or dead, 0 to 1; None until the total is known
     shards_done: int = 0
     shards_running: int = 0
+    workers_loading: int = 0  # that load its model now, while none of its rows is done
     buffered_bytes: int = 0  # of its results, what waits for the next stage
     buffer_bytes: int | None = None  # the most that may wait; None: it is the last
     rows_per_second: float | None = None  # recent rate; of an ended job, the overall rate
@@ -193,3 +194,5 @@ class CheckedJob(Frozen):
     """Whether they are counted, not estimated from bytes."""
     columns: dict[str, str]
     """Columns of the input, with their Arrow types."""
+    notes: list[str] = []
+    """What the job would wait for if it were submitted now: pools without workers."""

@@ -27,6 +27,7 @@ from batchmill_coordinator.api.routes import (
     job_log,
     jobs,
     metrics,
+    models,
     pages,
     results,
     uploads,
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ROUTES = (jobs, job_log, costs, results, dead_letters, uploads, fleet, cache, indexes, metrics, health, pages)
+ROUTES = (jobs, job_log, costs, results, dead_letters, uploads, fleet, cache, indexes, models, metrics, health, pages)
 STOP_TIMEOUT_S = 10.0
 
 

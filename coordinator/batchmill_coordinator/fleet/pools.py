@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from batchmill.fleet import WorkerInfo
+    from batchmill.jobs.job import StageSpec
     from batchmill.ledger.formats.record import StageRecord
 
 
@@ -100,9 +101,9 @@ def _revisions(workers: list[WorkerInfo]) -> dict[str, frozenset[str]]:
     return {operator: frozenset(revisions) for operator, revisions in found.items()}
 
 
-def why_no_worker(job_id: str, stage: StageRecord, pools: dict[str, PoolView]) -> str | None:
-    """Say why a stage of a job cannot run in its pool, and what to do; None if it can."""
-    pool, operator = stage.spec.pool, stage.spec.operator
+def what_pool_lacks(stage: StageSpec, pools: Mapping[str, PoolView]) -> str | None:
+    """Say why no worker can run a stage, whatever the version of its operator, and what to do; None if one can."""
+    pool, operator = stage.pool, stage.operator
     view = pools.get(pool, EMPTY)
     if view.workers == 0:
         return f"no worker of pool {pool!r} is running; start one with `batchmill worker --pool {pool}`"
@@ -110,6 +111,16 @@ def why_no_worker(job_id: str, stage: StageRecord, pools: dict[str, PoolView]) -
         return (
             f"not every worker of pool {pool!r} has the operator {operator!r}; start them all with the same --operators"
         )
+    return None
+
+
+def why_no_worker(job_id: str, stage: StageRecord, pools: dict[str, PoolView]) -> str | None:
+    """Say why a stage of a job cannot run in its pool, and what to do; None if it can."""
+    pool, operator = stage.spec.pool, stage.spec.operator
+    lacking = what_pool_lacks(stage.spec, pools)
+    if lacking is not None:
+        return lacking
+    view = pools[pool]
     if not view.can_run(stage):
         there = ", ".join(sorted(view.revisions[operator]))
         return (

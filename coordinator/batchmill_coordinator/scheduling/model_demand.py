@@ -6,14 +6,17 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from batchmill.jobs.job import JobState
+from batchmill.ledger.formats.record import JobStage
 from batchmill.operators.model_key import model_key
+from batchmill_coordinator.fleet.pools import EMPTY
 from batchmill_coordinator.scheduling.placement import Demand
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
-    from batchmill.ledger.formats.record import JobStage, StageKey, StageRecord
+    from batchmill.ledger.formats.record import JobRecord, StageKey, StageRecord
     from batchmill_coordinator.fleet.fleet_view import FleetView
+    from batchmill_coordinator.fleet.pools import PoolView
     from batchmill_coordinator.scheduling.pace import ModelPaces
 
 MAX_KNOWN_MODELS = 20_000  # before all are forgotten
@@ -34,6 +37,17 @@ class ModelNames:
             self._known.clear()
         return {one.key: self._of(one) for one in stages}
 
+    def loading(self, record: JobRecord, pools: Mapping[str, PoolView]) -> dict[int, int]:
+        """Return, by each of the `starting` stages, how many workers of its pool load its model now."""
+        stages = starting(record)
+        models = self.of(stages)
+        return {
+            one.stage.number: sum(
+                models[one.key] in worker.loading for worker in pools.get(one.spec.pool, EMPTY).members
+            )
+            for one in stages
+        }
+
     def _of(self, one: JobStage) -> str:
         operator = self._fleet.operator(one.spec.operator)
         if operator is None:
@@ -43,6 +57,13 @@ class ModelNames:
         if known not in self._known:
             self._known[known] = model_key(operator, one.spec.params, revision)
         return self._known[known]
+
+
+def starting(record: JobRecord) -> list[JobStage]:
+    """Return the stages of which shards are at work and no row is settled yet."""
+    at_work = (JobStage(record, stage) for stage in record.stages if stage.shards_running)
+    together = (JobStage(record, stage) for one in at_work for stage in one.together)
+    return [one for one in together if not one.stage.rows_done + one.stage.rows_dead]
 
 
 def demands_of(

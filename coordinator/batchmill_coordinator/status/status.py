@@ -33,12 +33,13 @@ def status_of(
     note: str | None = None,
     dead_counts: Mapping[str, int] | None = None,
     *,
+    loading: Mapping[int, int] | None = None,
     currency: str = "USD",
 ) -> JobStatus:
     """Describe a job at `now_s`, seconds since the epoch.
 
     note: why it is blocked; then there is no forecast. dead_counts: its failed rows by error type.
-    currency: what its cost is in.
+    loading: by stage, the workers that load its model. currency: what its cost is in.
     """
     spec, stage = record.spec, record.counted
     shown = (spec.computing or spec.stages)[-1]
@@ -61,7 +62,12 @@ def status_of(
         **_time_left(left),
         shards_done=stage.shards_done,
         shards_running=record.shards_running,
-        stages=StageStatuses([_stage(record, one, now_s, is_blocked=note is not None) for one in record.stages]),
+        stages=StageStatuses(
+            [
+                _stage(record, one, now_s, (loading or {}).get(one.number, 0), is_blocked=note is not None)
+                for one in record.stages
+            ]
+        ),
         created_at=record.created_at / 1000,
         started_at=_seconds(record.started_at),
         finished_at=_seconds(record.finished_at),
@@ -111,7 +117,7 @@ def _settled(stage: StageRecord) -> int:
     return stage.rows_done + stage.rows_dead
 
 
-def _stage(record: JobRecord, stage: StageRecord, now_s: float, *, is_blocked: bool) -> StageStatus:
+def _stage(record: JobRecord, stage: StageRecord, now_s: float, loading: int, *, is_blocked: bool) -> StageStatus:
     left = None if is_blocked else _forecast(record, stage, now_s)
     total, settled = stage.rows_total, _settled(stage)
     if record.state is JobState.COMPLETED:
@@ -134,6 +140,7 @@ def _stage(record: JobRecord, stage: StageRecord, now_s: float, *, is_blocked: b
         share=share,
         shards_done=stage.shards_done,
         shards_running=stage.shards_running,
+        workers_loading=loading,
         rows_per_second=_rows_per_second(record, stage, now_s),
         eta_s=_time_left(left)["eta_s"],
         fused=stage.joins,

@@ -273,6 +273,21 @@ class Staged:
         return rows
 
 
+@batchmill.operator("late_model", columns=["id"])
+class LateModel:
+    """Is loaded once the file `gate` is there."""
+
+    def __init__(self, gate: str) -> None:
+        self.gate = Path(gate)
+
+    def setup(self, device: str) -> None:  # noqa: ARG002  # the contract's
+        while not self.gate.exists():
+            time.sleep(0.01)
+
+    def infer(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{} for _ in rows]
+
+
 @batchmill.operator("hungry", columns=["id", "mb"], batch_size=8)
 class Hungry:
     """Takes `mb` MiB of memory for each row of a batch at once, from the allocator of `library`: numpy or torch."""

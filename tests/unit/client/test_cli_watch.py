@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -10,7 +11,10 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
+from batchmill.cli.terminal.progress import PlainLines
+from batchmill.clock import SystemClock
 from batchmill.jobs.job import JobState
+from batchmill.jobs.status import JobStatus, StageStatus
 from support.waiting import until
 
 if TYPE_CHECKING:
@@ -107,3 +111,11 @@ def _read_all(terminal: int, shown: list[str]) -> None:
     except OSError:  # the other end was closed
         pass
     os.close(terminal)
+
+
+def test_a_line_says_that_the_model_is_being_loaded() -> None:
+    out = io.StringIO()
+    stages = [StageStatus(operator="embed", name="embed", workers_loading=1)]
+    status = JobStatus(id="job-1", state=JobState.RUNNING, operator="embed", stages=stages, created_at=1.0)
+    PlainLines(out, SystemClock()).show(status)
+    assert "0 of ? rows, embed loads its model" in out.getvalue()

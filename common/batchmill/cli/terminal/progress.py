@@ -99,7 +99,7 @@ class Bar:
 def _lines(status: JobStatus) -> list[str]:
     """Return the lines below the bar: operator, progress, speed and errors; then what blocks the job."""
     failed = f"failed: {dead(status)}" if status.dead_by_error else ""
-    parts = (status.title, progress(status), *_stages(status), pace(status), failed)
+    parts = (status.title, progress(status), *_stages(status), pace(status), _loading(status), failed)
     blocked = [f"blocked: {status.note}"] if status.note else []
     return [printable(line) for line in (", ".join(part for part in parts if part), *blocked)]
 
@@ -108,7 +108,7 @@ def _text(status: JobStatus) -> str:
     """Summarize progress, speed, errors and what blocks the job in one line."""
     errors = f"failed: {dead(status)}" if status.dead_by_error else ""
     blocked = f"blocked: {status.note}" if status.note else ""
-    parts = (progress(status), *_stages(status), pace(status), errors, blocked)
+    parts = (progress(status), *_stages(status), pace(status), _loading(status), errors, blocked)
     return printable(", ".join(part for part in parts if part))
 
 
@@ -124,6 +124,11 @@ def _stages(status: JobStatus) -> list[str]:
     if len(status.stages) < 2:
         return []
     return [f"{stage.name} {'?' if stage.share is None else f'{stage.share:.0%}'}" for stage in status.stages]
+
+
+def _loading(status: JobStatus) -> str:
+    """Say which stages wait for their model: `embed loads its model`; "" if none does."""
+    return ", ".join(f"{stage.name} loads its model" for stage in status.stages if stage.workers_loading)
 
 
 class JsonStatuses:

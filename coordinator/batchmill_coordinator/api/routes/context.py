@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Request, Response
 
+from batchmill.errors import ModelNotFound, did_you_mean
 from batchmill.jobs.job import JobState
 from batchmill.jobs.sink import RESERVED_OPERATORS
 from batchmill.jobs.stages import last_stage, stage_called, stages_of
 from batchmill.ledger.formats.unreadable import UnreadableJob
 from batchmill.ledger.jobs import no_such_job
 from batchmill_coordinator.admission.reruns import job_request
+from batchmill_coordinator.fleet.pools import what_pool_lacks
 from batchmill_coordinator.results.dead_rows import FIRST
 from batchmill_coordinator.results.pages import StagePlace
 from batchmill_coordinator.roles.cache_sweep import clear_row_cache
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from batchmill.ledger import JobRecord
     from batchmill.operators.contract import OperatorInfo
     from batchmill.row_cache import CacheStats
+    from batchmill.storage.served_models import ServedModel, ServedModels
     from batchmill_coordinator.api.pool import RequestPool
     from batchmill_coordinator.api.tenants import Access
     from batchmill_coordinator.event_hub import EventHub
@@ -88,7 +91,10 @@ class Context:
 
     def check(self, request: JobRequest) -> CheckedJob:
         """Check a request without submitting it; return what was found of its input."""
-        return self._service.admission.check(request, self.access.tenant)
+        found = self._service.admission.check(request, self.access.tenant)
+        pools = self._service.fleet.pools()
+        lacking = (what_pool_lacks(stage, pools) for stage in request.stage_specs())
+        return found.model_copy(update={"notes": list(dict.fromkeys(filter(None, lacking)))})
 
     def replay(self, job_id: str, request: ReplayRequest) -> tuple[JobStatus, bool]:
         """Submit the replay of a job's failed rows; return its status, and whether it is new."""
@@ -266,6 +272,22 @@ class Context:
     def end_search(self, search_id: str) -> None:
         """Stop a search, and forget it."""
         self._service.searches.end(search_id)
+
+    @property
+    def served(self) -> ServedModels:
+        """The models that are served, to all tenants."""
+        return self._service.served
+
+    def served_model(self, name: str) -> ServedModel:
+        """Return a served model. Raises `ModelNotFound`."""
+        found = self.served.get(name)
+        if found is None:
+            raise ModelNotFound(
+                f"the model {name[:128]!r} is not served.",
+                hint=did_you_mean(name[:128], self.served.models),
+                field="model",
+            )
+        return found
 
     def metrics(self) -> bytes:
         """Return the page for Prometheus."""

