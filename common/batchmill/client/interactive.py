@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from batchmill.jobs.search import SearchHit
 
 ARROW = "application/vnd.apache.arrow.stream"
+LOAD_INTERVAL_S = 0.5
+"""How often a call asks again whether its operator is loaded."""
 
 
 class InteractiveCalls:
@@ -67,11 +69,10 @@ class InteractiveCalls:
         while True:
             try:
                 answer = await self._transport.call("POST", path, body=body, accept=ARROW, retry=False)
-            except ModelNotLoaded as error:
-                wait_s = float(error.details.get("retry_after_s", 1))
-                if ends_at is not None and loop.time() + wait_s > ends_at:
+            except ModelNotLoaded:
+                if ends_at is not None and loop.time() > ends_at:
                     raise
-                await asyncio.sleep(wait_s)
+                await asyncio.sleep(LOAD_INTERVAL_S)
             else:
                 return rows_of(pa.ipc.open_stream(answer.body).read_all())
 

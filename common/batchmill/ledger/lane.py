@@ -24,7 +24,7 @@ INTERACTIVE = "interactive:"
 """What operators are called in the totals of costs, with their name behind it."""
 LIST_TTL_MS = 10 * 60 * 1000
 LOAD_TTL_MS = 30_000
-"""How long a request to load a model stands, and the failure to load it is the answer."""
+"""How long a request to load a model is valid, and the failure to load it is the answer."""
 
 
 class LaneLedger:
@@ -78,11 +78,11 @@ class LaneLedger:
             return [int(length) for length in pipe.execute()]
 
     def reply(self, replies: Sequence[tuple[str, LaneReply]]) -> list[bool]:
-        """Send replies to coordinators; return for each whether somebody has heard it."""
+        """Send replies to coordinators; return for each whether somebody has received it."""
         with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
             for coordinator, reply in replies:
                 pipe.publish(self._keys.lane_replies(coordinator), reply.encode())
-            return [bool(heard) for heard in pipe.execute()]
+            return [bool(receivers) for receivers in pipe.execute()]
 
     def replies(self, coordinator: str) -> Iterator[LaneReply | None]:
         """Yield the replies to a coordinator; None when it is subscribed, and at least once a second.

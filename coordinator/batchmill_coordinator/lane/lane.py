@@ -1,12 +1,12 @@
 """The lane of one coordinator: gives interactive requests to workers, and watches over them until they are answered.
 
 1. A call is pushed onto the list of its model, if some worker has that loaded and not too many wait. If none has it, it
-   is asked for, and the client is told when to come again.
+   is asked for, and the client learns when to come again.
 2. A thread hears the replies to this coordinator, and hands them to the event loop.
 3. A task looks several times a second at the calls that are open: whether their time is over, whether their worker is
    still in the fleet, and, for those that nobody has noted as taken for a second, whether they still wait in the list.
 4. A call whose worker is lost is given to another one, once, if the client has seen nothing of its answer.
-5. When a client goes away, its request is taken out of the list, or the worker that has it is told.
+5. When a client goes away, its request is taken out of the list, or the worker that has it is notified.
 """
 
 from __future__ import annotations
@@ -182,21 +182,28 @@ class Lane:
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
 
-    # what is heard
+    # replies
 
     def _hear(self) -> None:
         while not self._stopping.is_set():
             try:
-                for reply in self._lane.replies(self._name):
-                    if self._stopping.is_set():
-                        return
-                    if reply is not None and self._loop is not None:
-                        self._loop.call_soon_threadsafe(self._deliver, reply)
+                self._receive()
             except ServiceUnavailable as error:
-                log.warning("replies of the lane cannot be heard: %s", error)
-            if self._loop is not None:
-                self._loop.call_soon_threadsafe(self._lose_all)
+                log.warning("replies of the lane cannot be received: %s", error)
+                self._on_loop(self._lose_all)
             self._stopping.wait(RECONNECT_S)
+
+    def _receive(self) -> None:
+        for reply in self._lane.replies(self._name):
+            if self._stopping.is_set():
+                return
+            if reply is not None:
+                self._on_loop(self._deliver, reply)
+
+    def _on_loop(self, function: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop is closed: the server has stopped
+                self._loop.call_soon_threadsafe(partial(function, *args, **kwargs))
 
     def _deliver(self, reply: LaneReply) -> None:
         call = self._calls.get(reply.id)

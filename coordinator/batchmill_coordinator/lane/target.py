@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from batchmill.operators.contract import OperatorInfo
     from batchmill_coordinator.fleet.pools import PoolView
 
-LOAD_S = 5.0
-"""How long loading a model takes, where no worker knows better."""
+LOAD_S = 2.0
+"""How long loading a model takes at least, until others know of it."""
+MAX_RETRY_S = 10.0
+"""How long a client is asked to wait at most: the slowest model says little about this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +56,11 @@ def not_loaded(target: LaneTarget, pool: PoolView | None) -> ModelNotLoaded:
             retry_after_s=math.ceil(LOAD_S),
         )
     loading = sum(target.model in worker.loading for worker in pool.members)
-    expected_s = max((worker.load_s for worker in pool.members), default=0.0) or LOAD_S
+    expected_s = max(LOAD_S, *(worker.load_s for worker in pool.members))
     return ModelNotLoaded(
         f"the model {target.title!r} is being loaded." if loading else f"the model {target.title!r} is to be loaded.",
         hint="Try again in a moment.",
         state="loading" if loading else "requested",
         workers=loading,
-        retry_after_s=max(1, math.ceil(min(expected_s, 60.0))),
+        retry_after_s=math.ceil(min(expected_s, MAX_RETRY_S)),
     )

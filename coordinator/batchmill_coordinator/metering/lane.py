@@ -54,7 +54,7 @@ class LaneMetrics:
         self._tokens.labels(self._name(model)).inc(tokens)
 
     def wait_s(self, model: str, waiting: int) -> int:
-        """Return how long that many requests will take at the rate of the last ones, whole seconds from 1."""
+        """Return how long that many requests will take at the rate of the last ones: seconds, at least 1."""
         times = self._answered_at.get(self._name(model))
         if times is None or len(times) < 2:
             return 1

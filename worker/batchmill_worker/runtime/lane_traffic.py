@@ -10,7 +10,7 @@ RECENT_S = 60.0
 
 
 class LaneTraffic:
-    """When the last interactive request came. Thread-safe."""
+    """The time of the last interactive request. Thread-safe."""
 
     def __init__(self, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()

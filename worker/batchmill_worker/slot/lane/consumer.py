@@ -4,7 +4,7 @@
    it; what comes meanwhile is the next batch. There is no timer.
 2. Of an engine whose rows enter one by one, each request has a thread of its own. No more are taken than the engine has
    places, so that others wait where another worker can take them.
-3. The coordinator is told at once who has its request. If nobody hears that, nobody waits, and the request is dropped.
+3. The coordinator is notified at once who has its request. If nobody receives that, nobody waits, and it is dropped.
 4. One thread loads models that are asked for. A worker without memory to spare waits a moment first, so that one with
    some takes the request.
 5. One thread hears which requests are not waited for any more.
@@ -249,15 +249,15 @@ class LaneConsumer:
     def _hear_aborts(self) -> None:
         while not self._stopping.is_set():
             try:
-                for request_id in self._lane.aborts(self._worker):
-                    self._abort(request_id)
-                    if self._stopping.is_set():
-                        return
+                self._follow_aborts()
             except ServiceUnavailable as error:
-                log.warning("aborted requests of the lane cannot be heard of: %s", error)
+                log.warning("aborted requests of the lane are not known: %s", error)
                 self._stopping.wait(AWAY_S)
 
-    def _abort(self, request_id: str | None) -> None:
-        ticket = self._tickets.get(request_id) if request_id else None
-        if ticket is not None:
-            ticket.is_aborted = True
+    def _follow_aborts(self) -> None:
+        for request_id in self._lane.aborts(self._worker):
+            ticket = self._tickets.get(request_id) if request_id else None
+            if ticket is not None:
+                ticket.is_aborted = True
+            if self._stopping.is_set() and not self._tickets:
+                return

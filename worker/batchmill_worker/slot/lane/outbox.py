@@ -77,7 +77,7 @@ class Outbox:
         self._thread.join()
 
     def note_taken(self, tickets: list[Ticket], worker: str) -> list[Ticket]:
-        """Tell the coordinators that their requests are here; return those for which somebody waits."""
+        """Notify the coordinators that their requests are here; return those for which somebody waits."""
         notes = [
             (
                 one.request.coordinator,
@@ -85,7 +85,7 @@ class Outbox:
             )
             for one in tickets
         ]
-        return [ticket for ticket, heard in zip(tickets, self._lane.reply(notes), strict=True) if heard]
+        return [ticket for ticket, is_awaited in zip(tickets, self._lane.reply(notes), strict=True) if is_awaited]
 
     def put(self, coordinator: str, reply: LaneReply) -> None:
         """Send a reply soon."""

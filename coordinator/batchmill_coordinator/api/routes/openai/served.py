@@ -19,7 +19,7 @@ ROW_PARAMS: dict[ModelKind, dict[str, Any]] = {
     "chat": {"messages": "messages", "options": "options"},
     "completions": {"prompt": "{prompt}", "options": "options"},
 }
-"""Parameters that tell an operator where a row has what a request brings. Those that it does not have are left out."""
+"""Parameters that name the columns in which a row has what a request brings, as far as an operator has them."""
 
 ROUTES = {"embeddings": "/v1/embeddings", "chat": "/v1/chat/completions", "completions": "/v1/completions"}
 
