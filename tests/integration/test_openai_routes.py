@@ -186,3 +186,26 @@ def test_a_slow_chat_does_not_keep_others_waiting(sdk: openai.OpenAI, tmp_path: 
     finally:
         gate.touch()
         slow.join()
+
+
+def test_a_response_has_the_text_and_its_usage(sdk: openai.OpenAI) -> None:
+    got = sdk.responses.create(model="speaker", input="hello you", instructions="be brief", metadata={"a": "b"})
+    assert (got.output_text, got.status, got.metadata) == ("hello you", "completed", {"a": "b"})
+    assert got.usage is not None
+    assert (got.usage.input_tokens, got.usage.output_tokens) == (2, 2)
+    cut = sdk.responses.create(model="speaker", input=[{"role": "user", "content": "a b c"}], max_output_tokens=2)
+    assert (cut.output_text, cut.status) == ("a b", "incomplete")
+    assert cut.incomplete_details is not None
+    assert cut.incomplete_details.reason == "max_output_tokens"
+    with pytest.raises(openai.BadRequestError) as caught:
+        sdk.responses.create(model="speaker", input="a", previous_response_id="resp_1")
+    assert caught.value.param == "previous_response_id"
+
+
+def test_a_response_is_streamed_by_events(sdk: openai.OpenAI) -> None:
+    with sdk.responses.stream(model="speaker", input="one two three") as stream:
+        events = list(stream)
+        final = stream.get_final_response()
+    assert [event.delta for event in events if event.type == "response.output_text.delta"] == ["one", " two", " three"]
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert final.output_text == "one two three"

@@ -33,7 +33,7 @@ from batchmill_coordinator.api.routes import (
     results,
     uploads,
 )
-from batchmill_coordinator.api.routes.openai import chat, completions, embeddings
+from batchmill_coordinator.api.routes.openai import chat, completions, embeddings, responses
 from batchmill_coordinator.api.routes.routing import ApiRoute
 from batchmill_coordinator.api.status_feed import StatusFeeds
 from batchmill_coordinator.api.tenants import parse_tokens
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 JOBS = (jobs, job_log, costs, results, dead_letters, uploads)
-LANE = (models, calls, embeddings, chat, completions)
+LANE = (models, calls, embeddings, chat, completions, responses)
 ROUTES = (*JOBS, fleet, cache, indexes, *LANE, metrics, health, pages)
 STOP_TIMEOUT_S = 10.0
 

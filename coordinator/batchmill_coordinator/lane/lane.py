@@ -269,10 +269,12 @@ class Lane:
             call.missed += call.worker is None
             if call.missed >= MAX_MISSED and call.worker is None:
                 self._lose(call, "the worker that took it is gone")
-        elif not is_served:
-            self._soon(self._drop, call.request, None)
-            await self._run(self._require_load, call.target, call.request.tenant)
-            call.fail(not_loaded(call.target, (await self._run(self._fleet.pools)).get(call.target.pool)))
+        elif not is_served:  # its last worker has evicted it, or is gone: another one loads it
+            try:
+                await self._run(self._require_load, call.target, call.request.tenant)
+            except BatchmillError as error:
+                self._soon(self._drop, call.request, None)
+                call.fail(error)
 
     def _lose(self, call: LaneCall, why: str) -> None:
         """Give a call to another worker, or end it if the client has seen something or that was done before."""

@@ -22,7 +22,12 @@ FINISHED = Metric("batchmill_jobs_finished_total", COUNTER, "Jobs that ended, by
 DISPATCHED = Metric("batchmill_shards_dispatched_total", COUNTER, "Attempts published to a queue", OF_STAGE)
 LEASES_LOST = Metric("batchmill_leases_lost_total", COUNTER, "Attempts lost with their worker", OF_STAGE)
 SPLITS = Metric("batchmill_splits_total", COUNTER, "Shards that were split because they ended workers", OF_STAGE)
-MESSAGES_LOST = Metric("batchmill_messages_lost_total", COUNTER, "Messages that had to be published again", OF_STAGE)
+MESSAGES_REDELIVERED = Metric(
+    "batchmill_messages_redelivered_total",
+    COUNTER,
+    "Messages published again, not claimed within 2 s: lost, or late at their worker",
+    OF_STAGE,
+)
 
 LANE_REQUESTS = Metric(
     "batchmill_lane_requests_total",
@@ -130,7 +135,7 @@ COORDINATOR_METRICS = (
     SPLITS,
     ROWS_SETTLED,
     DEAD_LETTERS,
-    MESSAGES_LOST,
+    MESSAGES_REDELIVERED,
     LANE_REQUESTS,
     LANE_FIRST_OUTPUT,
     LANE_SECONDS,

@@ -1974,6 +1974,7 @@ def submit(
     priority: int,
     deadline_ms: int | None,
     ends_at_commit: bool,
+    any_version: bool,
     stages: Sequence[NewStage],
 ) -> SubmitReply:
     """Accept a job, or find the one that was accepted under the same idempotency key."""
@@ -2021,6 +2022,7 @@ def submit(
             priority,
             "" if deadline_ms is None else deadline_ms,
             int(ends_at_commit),
+            int(any_version),
             keys.events(),
             *(
                 part
