@@ -27,8 +27,10 @@ NAMES = (
     "chain_peers",
     "chain_embed",
     "vectors",
+    "knn",
     "embed",
     "generate",
+    "lane",
 )
 
 

@@ -151,6 +151,11 @@ Exit codes: 0 submitted (with --wait: completed), 1 the job failed, was cancelle
 @click.option(
     "--cache", is_flag=True, help="Use the row cache for rows that were computed before, and add new results to it."
 )
+@click.option(
+    "--any-version",
+    is_flag=True,
+    help="Let different versions of the operator do the rows: a rolling update of the workers never blocks the job.",
+)
 @click.option("--idempotency-key", metavar="KEY", help="Submitting again with the same key returns the existing job.")
 @click.option("--wait", is_flag=True, help="Follow the job until it ends.")
 @click.option("--dry-run", is_flag=True, help="Check everything and show what would be run; submit nothing.")
@@ -259,7 +264,7 @@ def _check(
     as_json: bool,
 ) -> None:
     from batchmill.cli.terminal.console import fields as print_fields
-    from batchmill.cli.terminal.console import print_json
+    from batchmill.cli.terminal.console import found_input, print_json, print_notes
 
     rows, options = job_input(sources, fields, flags)
     if rows is not None:
@@ -270,15 +275,9 @@ def _check(
     if as_json:
         print_json(found)
         return
-    about = "" if found.rows_total_is_exact else "about "
-    print_fields(
-        [
-            ("operator", operator),
-            ("rows", f"{about}{found.rows_total:,}"),
-            ("columns", ", ".join(f"{name} ({kind})" for name, kind in found.columns.items())),
-        ]
-    )
+    print_fields([("operator", operator), *found_input(found)])
     click.echo("The request is valid; nothing was submitted.")
+    print_notes(found)
 
 
 def submit_job(

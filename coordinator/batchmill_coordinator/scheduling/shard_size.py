@@ -20,6 +20,7 @@ class StageProgress:
     shards_done: int
     rows_left: int | None  # None when the source's end is not known
     workers: int  # processes of the pool, each with a device or a share of one
+    first_rows: int = FIRST_ROWS  # of a shard, while nothing of the stage is timed
 
 
 def next_rows(progress: StageProgress, target_s: float) -> int:
@@ -32,7 +33,7 @@ def next_rows(progress: StageProgress, target_s: float) -> int:
     last shard while the others are idle.
     """
     if progress.shards_done == 0 or progress.rows_timed == 0:
-        return FIRST_ROWS
+        return progress.first_rows
     rows_per_s = progress.rows_timed / max(progress.busy_s, 1e-6)
     grown = max(MAX_GROWTH * progress.rows_timed // progress.shards_done, progress.rows_timed)
     wanted = min(int(rows_per_s * target_s), grown)

@@ -35,7 +35,7 @@ def test_retry_options_and_a_file_of_parameters_become_the_order(
     pq.write_table(TABLE, tmp_path / "a.parquet")
     (tmp_path / "params.json").write_text('{"model": "m", "n": 1}')
     options = ["--retry-on", "TimeoutError,OSError", "--never-on", "ValueError", "--backoff", "2.5"]
-    options += ["--params", str(tmp_path / "params.json"), "--param", "n=2"]
+    options += ["--params", str(tmp_path / "params.json"), "--param", "n=2", "--any-version"]
 
     assert run("submit", "anything", tmp_path / "a.parquet", *options).exit_code == 0
 
@@ -46,6 +46,7 @@ def test_retry_options_and_a_file_of_parameters_become_the_order(
         2.5,
     )
     assert order.params == {"model": "m", "n": 2}
+    assert order.any_version
 
 
 def test_the_size_of_an_outputs_files_becomes_the_order(
@@ -94,9 +95,12 @@ def test_a_dry_run_shows_the_input_and_submits_nothing(run: Callable[..., Result
     pq.write_table(TABLE, tmp_path / "a.parquet")
 
     found = json.loads(run("submit", "echo", tmp_path / "a.parquet", "--dry-run", "--json").stdout)
+    blocked = run("submit", "echo", tmp_path / "a.parquet", "--pool", "gpu", "--dry-run")
     wrong = run("submit", "ech", tmp_path / "a.parquet", "--dry-run")
 
-    assert found == {"rows_total": 3, "rows_total_is_exact": True, "columns": {"id": "int64", "text": "string"}}
+    columns = {"id": "int64", "text": "string"}
+    assert found == {"rows_total": 3, "rows_total_is_exact": True, "columns": columns, "notes": []}
+    assert "It would wait: no worker of pool 'gpu' is running" in blocked.stdout
     assert (wrong.exit_code, "no worker has an operator 'ech'" in wrong.stderr) == (2, True)
     assert run("jobs", "--json").stdout == ""
 

@@ -174,6 +174,36 @@ def begin_upload(
     return BeginUploadAnswer(reply.decode())
 
 
+def charge_calls(
+    store: Store,
+    *,
+    tenant: str,
+    worked_for: str,
+    price: int,
+    used: Parts,
+    rows: int,
+) -> int:
+    """Charge a tenant for interactive requests, which belong to no job."""
+    keys = store.keys
+    reply = store.run(
+        "charge_calls",
+        [
+            keys.cost_tenants(),
+            keys.cost_pools(),
+            keys.cost_days(),
+        ],
+        [
+            store.now_ms,
+            tenant,
+            worked_for,
+            price,
+            write_parts(used),
+            rows,
+        ],
+    )
+    return int(reply)
+
+
 def check_schema(
     store: Store,
     *,
@@ -1267,6 +1297,48 @@ def profile(
     return int(reply)
 
 
+class PushCallAnswer(StrEnum):
+    """What `push_call.lua` answers."""
+
+    OK = "ok"
+    FULL = "full"
+
+
+class PushCallReply(NamedTuple):
+    """What `push_call.lua` replies."""
+
+    answer: PushCallAnswer
+    waiting: int
+
+
+def push_call(
+    store: Store,
+    *,
+    pool: str,
+    model: str,
+    message: bytes,
+    max_waiting: int,
+    ttl_ms: int,
+) -> PushCallReply:
+    """Let an interactive request wait for a worker that has its model loaded, unless too many do."""
+    keys = store.keys
+    reply = store.run(
+        "push_call",
+        [
+            keys.lane(pool, model),
+        ],
+        [
+            message,
+            max_waiting,
+            ttl_ms,
+        ],
+    )
+    return PushCallReply(
+        PushCallAnswer(reply[0].decode()),
+        int(reply[1]),
+    )
+
+
 def queue(
     store: Store,
     *,
@@ -1932,6 +2004,7 @@ def submit(
     priority: int,
     deadline_ms: int | None,
     ends_at_commit: bool,
+    any_version: bool,
     stages: Sequence[NewStage],
 ) -> SubmitReply:
     """Accept a job, or find the one that was accepted under the same idempotency key."""
@@ -1979,6 +2052,7 @@ def submit(
             priority,
             "" if deadline_ms is None else deadline_ms,
             int(ends_at_commit),
+            int(any_version),
             keys.events(),
             *(
                 part
