@@ -69,3 +69,8 @@ def test_a_model_is_named_in_one_word() -> None:
 def test_what_names_no_model_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"expected|Expecting"):
         parse_model(text)
+
+
+def test_a_model_without_a_name_is_answered_with_the_whole_form() -> None:
+    with pytest.raises(ValueError, match=r"NAME=OPERATOR:KEY=VALUE,….*'gt' is not KEY=VALUE"):
+        parse_model("embed:model=package:gt")

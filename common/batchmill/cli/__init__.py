@@ -172,6 +172,8 @@ def _report(error: Exception) -> int:
 def _usage(error: click.ClickException) -> str:
     message = error.format_message()
     message = message[:1].lower() + message[1:]
+    for kind in ("integer", "float"):  # a range is click's name of a number with bounds
+        message = message.replace(f"not a valid {kind} range", f"not a valid {kind}")
     if isinstance(error, click.NoSuchOption) and error.ctx is not None and error.ctx.info_name in ("submit", "run"):
         name = error.option_name.lstrip("-").replace("-", "_")
         message = f"{message} A parameter of the operator is given as `--param {name}=VALUE`."

@@ -77,7 +77,6 @@ def _show_totals(found: CostTotals) -> None:
 
 def _show_sums(what: str, sums: Sequence[tuple[str, Cost]], currency: str) -> None:
     from batchmill.cli.terminal.console import print_table
-    from batchmill.cli.terminal.tables import Column
 
     lines = [
         (
@@ -90,7 +89,7 @@ def _show_sums(what: str, sums: Sequence[tuple[str, Cost]], currency: str) -> No
         for name, one in sums
     ]
     print_table(
-        (Column(what, is_text=True), "TIME", *(part.upper() for part in PARTS), "COST", "PER 1,000 ROWS"),
+        (what, "TIME", *(part.upper() for part in PARTS), "COST", "PER 1,000 ROWS"),
         lines,
         empty="",
     )

@@ -100,8 +100,8 @@ def operators(client: Client, name: str | None, as_json: bool) -> None:
     elif name is not None:
         _describe(found[0])
     else:
-        rows = [(one.name, parameters(one.params_schema), ", ".join(one.columns), one.summary) for one in found]
-        columns = ("OPERATOR", Column("PARAMETERS", is_below=True), "COLUMNS", Column("SUMMARY", is_below=True))
+        rows = [(one.name, ", ".join(one.columns), one.summary, parameters(one.params_schema)) for one in found]
+        columns = ("OPERATOR", "COLUMNS", Column("SUMMARY", is_below=True), Column("PARAMETERS", is_below=True))
         print_table(columns, rows, empty="No worker has announced an operator.")
 
 
@@ -131,7 +131,7 @@ def _describe(operator: OperatorInfo) -> None:
     click.echo()
     required = operator.params_schema.get("required", [])
     rows = [
-        (name, _types(field), "required" if name in required else _default(field).removeprefix(" = "), _about(field))
+        (name, _types(field), "required" if name in required else _default(field), _about(field))
         for name, field in operator.params_schema.get("properties", {}).items()
     ]
     columns = ("PARAMETER", "TYPE", "DEFAULT", Column("DESCRIPTION", is_below=True))
@@ -158,16 +158,9 @@ _BOUNDS = {
 
 
 def parameters(schema: dict[str, Any]) -> str:
-    """Summarize the parameters of a JSON Schema: `model*: string, column: string = "text"`."""
+    """Name the parameters of a JSON Schema: `model*, column`."""
     required = schema.get("required", [])
-    return ", ".join(
-        f"{name}{'*' if name in required else ''}{_type(field)}{_default(field)}"
-        for name, field in schema.get("properties", {}).items()
-    )
-
-
-def _type(field: dict[str, Any]) -> str:
-    return f": {kinds}" if (kinds := _types(field)) else ""
+    return ", ".join(f"{name}{'*' if name in required else ''}" for name in schema.get("properties", {}))
 
 
 def _types(field: dict[str, Any]) -> str:
@@ -177,4 +170,4 @@ def _types(field: dict[str, Any]) -> str:
 def _default(field: dict[str, Any]) -> str:
     import json
 
-    return f" = {json.dumps(field['default'])}" if "default" in field else ""
+    return json.dumps(field["default"]) if "default" in field else ""

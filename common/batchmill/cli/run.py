@@ -13,7 +13,7 @@ from batchmill.cli import FAILED
 from batchmill.cli.arguments.source_options import source_fields
 from batchmill.cli.arguments.submit_flags import JOB_FILE_ENDINGS, check_sources
 from batchmill.cli.submit import submit, submit_job
-from batchmill.errors import InvalidRequest
+from batchmill.errors import InvalidRequest, InvalidSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -85,6 +85,7 @@ def run(
             hint=f"Start `batchmill up`, then `batchmill submit {operator} --wait` in another terminal.",
         )
     check_sources(sources)
+    _check_files(sources)
     if output is not None:
         check_path(output)
     fields = source_fields(options)
@@ -96,6 +97,14 @@ def run(
 
 
 run.params += [option for option in submit.params if option.name not in WITHOUT_USE]
+
+
+def _check_files(sources: tuple[str, ...]) -> None:
+    """Raise `InvalidSource` if a source is no file here, before a service is started for it."""
+    for source in sources:
+        is_plain = source != "-" and "://" not in source and not set("*?[{") & set(source)
+        if is_plain and not Path(source).exists():
+            raise InvalidSource(f"there is no file or folder {source!r}.", hint="Check the path.", file=source)
 
 
 def _unused() -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -12,13 +13,13 @@ from pydantic import ValidationError
 
 from batchmill.client.connection.transport import BufferPayload
 from batchmill.columns import rows_of
-from batchmill.errors import InvalidRequest, ModelNotLoaded
+from batchmill.errors import InvalidRequest, InvalidRows, ModelNotLoaded
 from batchmill.jobs.lane import CallRequest
 from batchmill.jobs.search import SearchRequest, SearchResult
 from batchmill.wording import fault_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from batchmill.client.connection.transport import Transport
     from batchmill.jobs.search import SearchHit
@@ -122,11 +123,20 @@ class InteractiveCalls:
 
 def _encoded(rows: Sequence[Mapping[str, Any]], params: Mapping[str, Any] | None, pool: str | None) -> bytes:
     given = {"pool": pool} if pool is not None else {}
+    if isinstance(rows, (Mapping, str, bytes)) or not isinstance(rows, Iterable):
+        raise InvalidRows(f"rows is a {type(rows).__name__}, expected a list of dicts.", hint="Use [{…}, …].")
     try:
-        request = CallRequest(rows=[dict(row) for row in rows], params=dict(params or {}), **given)
+        request = CallRequest(
+            rows=[_row(place, row) for place, row in enumerate(rows)], params=dict(params or {}), **given
+        )
         return json.dumps(request.model_dump(exclude_defaults=True)).encode()
     except ValidationError as error:
-        first = error.errors()[0]
-        raise InvalidRequest(f"{'.'.join(map(str, first['loc']))}: {fault_of(first)}.") from error
+        raise InvalidRequest(fault_of(error.errors()[0])) from error
     except TypeError as error:
         raise InvalidRequest(f"rows and params of a call have only values that JSON has ({error}).") from error
+
+
+def _row(place: int, row: object) -> dict[str, Any]:
+    if not isinstance(row, Mapping):
+        raise InvalidRows(f"row {place} is a {type(row).__name__}, expected a dict.")
+    return dict(row)

@@ -85,17 +85,18 @@ def parse_model(text: str) -> tuple[str, ServedModel]:
     """Parse `NAME=OPERATOR:PARAMS`: parameters as `key=value,key=value` or a JSON object. Raises `ValueError`."""
     name, equals, rest = text.partition("=")
     operator, _, params = rest.partition(":")
+    form = f"expected NAME=OPERATOR:KEY=VALUE,…, got {text!r}"
     if not equals or not operator or not re.fullmatch(NAME_PATTERN, name):
-        raise ValueError(f"expected NAME=OPERATOR:KEY=VALUE,…, got {text!r}")
+        raise ValueError(form)
     if params.startswith("{"):
         return name, ServedModel(operator=operator, params=json.loads(params))
-    return name, ServedModel(operator=operator, params=dict(_pair(pair) for pair in params.split(",") if pair))
+    return name, ServedModel(operator=operator, params=dict(_pair(pair, form) for pair in params.split(",") if pair))
 
 
-def _pair(text: str) -> tuple[str, Any]:
+def _pair(text: str, form: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not key or not equals:
-        raise ValueError(f"expected KEY=VALUE, got {text!r}")
+        raise ValueError(f"{form}: {text!r} is not KEY=VALUE")
     try:
         return key, json.loads(value)
     except ValueError:

@@ -48,3 +48,14 @@ def test_a_vector_may_be_given_in_place_or_in_a_file(run: Callable[..., Result],
     for vector in ("[60, 9]", str(tmp_path / "vector.json")):
         result = run("search", "cities", "--vector", vector)
         assert "no index 'cities'" in result.stderr
+
+
+def test_a_try_shows_times_as_text(run: Callable[..., Result], tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "a.txt").write_text("one")
+    (tmp_path / "pipe.toml").write_text(
+        'source = { path = "files", format = "binary" }\n[[stages]]\noperator = "echo"\n'
+    )
+    result = run("try", str(tmp_path / "pipe.toml"))
+    assert "modified_at='20" in result.stdout, result.stderr
+    assert "datetime" not in result.stdout

@@ -330,3 +330,20 @@ def test_an_unknown_option_is_refused_with_the_nearest_name_before_anything_is_s
     with pytest.raises(TypeError, match=r"unexpected keyword argument 'prio'.*'priority'"):
         client.submit("echo", [{"id": 1}], prio=3)  # type: ignore[call-arg]  # that is the mistake
     assert service.requests == []
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ({"text": "x"}, "rows is a dict, expected a list of dicts"),
+        ("text", "rows is a str, expected a list of dicts"),
+        (7, "rows is a int, expected a list of dicts"),
+        ([{"text": "x"}, "y"], "row 1 is a str, expected a dict"),
+        ([], "rows: List should have at least 1 item after validation, not 0, got []."),
+    ],
+)
+def test_a_call_with_rows_that_are_no_dicts_is_refused_before_it_is_sent(client: Client, rows: Any, words: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        client.call("echo", rows)
+    assert words in str(caught.value)
+    assert "rows: rows" not in str(caught.value)
