@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batchmill.errors import InvalidSettings
+from batchmill.cli.up import refuse_unknown_operators
+from batchmill.errors import InvalidSettings, UnknownOperator
 from batchmill.storage.served_models import ServedModel, ServedModels, parse_model
 
 if TYPE_CHECKING:
@@ -74,3 +75,12 @@ def test_what_names_no_model_is_refused(text: str) -> None:
 def test_a_model_without_a_name_is_answered_with_the_whole_form() -> None:
     with pytest.raises(ValueError, match=r"NAME=OPERATOR:KEY=VALUE,….*'gt' is not KEY=VALUE"):
         parse_model("embed:model=package:gt")
+
+
+def test_a_model_of_an_operator_that_no_worker_has_is_refused() -> None:
+    models = {"minilm": ServedModel(operator="embed"), "mine": ServedModel(operator="sentiment")}
+    refuse_unknown_operators(models, ["embed", "sentiment"])
+    with pytest.raises(UnknownOperator, match=r"'mine' cannot be served.*--operators"):
+        refuse_unknown_operators(models, ["embed"])
+    with pytest.raises(UnknownOperator, match=r"'minilm' cannot be served.*Did you mean 'embedd'"):
+        refuse_unknown_operators(models, ["embedd", "sentiment"])

@@ -14,10 +14,12 @@ import click
 from batchmill.cli import BAD_INPUT, FAILED, print_error
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
     from types import FrameType
 
     from batchmill.embedded.service import EmbeddedService, EmbeddedSettings
     from batchmill.errors import ServiceUnavailable
+    from batchmill.storage.served_models import ServedModel
 
 data_dir_option = click.option(
     "--data-dir",
@@ -88,6 +90,8 @@ def run_service(settings: EmbeddedSettings, *, detach: bool, detached: bool, tie
         _report_failed_start(error)
         raise click.exceptions.Exit(BAD_INPUT) from error
     try:
+        if settings.models:
+            _check_models(service, settings.models)
         _announce(service, settings, tied=tied, detached=detached)
         if tied:
             threading.Thread(target=_stop_at_end_of_input, args=(service,), daemon=True).start()
@@ -147,6 +151,29 @@ def _stop_on_signals(service: EmbeddedService) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
+
+
+def _check_models(service: EmbeddedService, models: Mapping[str, ServedModel]) -> None:
+    """Raise `UnknownOperator` for a model whose operator the service's workers do not have."""
+    from batchmill.client import Client
+
+    assert service.record is not None  # noqa: S101  # it has started
+    with Client(service.record.url, service.record.token) as client:
+        known = {name for worker in client.workers() for name in worker.operators}
+    refuse_unknown_operators(models, {name for name in known if not name.startswith("batchmill.")})
+
+
+def refuse_unknown_operators(models: Mapping[str, ServedModel], known: Collection[str]) -> None:
+    """Raise `UnknownOperator` for a model of an operator that is not among the known ones. Pure."""
+    from batchmill.errors import UnknownOperator, did_you_mean
+
+    for name, model in models.items():
+        if model.operator not in known:
+            nearest = did_you_mean(model.operator, known)
+            raise UnknownOperator(
+                f"the model {name!r} cannot be served: no worker has an operator {model.operator!r}.",
+                hint=f"{nearest} The module of an operator of your own is given with --operators.".lstrip(),
+            )
 
 
 def _announce(service: EmbeddedService, settings: EmbeddedSettings, *, tied: bool, detached: bool) -> None:
