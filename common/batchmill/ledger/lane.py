@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from batchmill.errors import ServiceUnavailable
 from batchmill.jobs.cost import write_pool_operator
 from batchmill.ledger.formats.lane_messages import LaneReply, LaneRequest, LoadRequest
 from batchmill.ledger.scripting import calls
@@ -145,8 +146,14 @@ class LaneLedger:
         )
 
     def _listen(self, name: str) -> Iterator[bytes | None]:
+        is_subscribed = False
         with redis_errors(), self._store.redis.pubsub() as channel:
             channel.subscribe(name)
             while True:
                 message = channel.get_message(timeout=POLL_S)
-                yield message["data"] if message is not None and message["type"] == "message" else None
+                kind = None if message is None else message["type"]
+                if kind == "subscribe":
+                    if is_subscribed:  # the library has connected again by itself
+                        raise ServiceUnavailable("the connection to the ledger broke: messages may be lost.")
+                    is_subscribed = True
+                yield message["data"] if kind == "message" else None
