@@ -12,8 +12,9 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
-from batchmill.errors import BatchmillError, InvalidRequest, MethodNotAllowed, NotFound
+from batchmill.errors import BatchmillError, InvalidRequest, MethodNotAllowed, NotFound, RequestTimeout
 from batchmill_coordinator.api.access import AccessMiddleware, BodyLimits, error_response
 from batchmill_coordinator.api.openapi import document
 from batchmill_coordinator.api.pool import RequestPool
@@ -84,6 +85,7 @@ def create_app(service: Service) -> FastAPI:
     app.add_exception_handler(BatchmillError, _on_batchmill_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(ClientDisconnect, _on_gone)
     app.add_exception_handler(Exception, _on_unexpected_error)
     app.add_middleware(
         AccessMiddleware,
@@ -154,6 +156,11 @@ def _methods_of(request: Request) -> list[str]:
     """The methods of all routes at the request's path."""
     path = request.scope["path"]
     return sorted({method for route in _routes() if route.path_regex.match(path) for method in route.methods or ()})
+
+
+def _on_gone(request: Request, error: Exception) -> Response:  # noqa: ARG001  # a handler's signature
+    """Answer a client that left before its body was received: nobody reads it, and nothing has failed here."""
+    return error_response(RequestTimeout("the client has closed the connection."), path=request.url.path)
 
 
 def _on_unexpected_error(request: Request, error: Exception) -> Response:

@@ -26,13 +26,14 @@ from batchmill.errors import AnswerTimeout, BatchmillError, ServiceUnavailable, 
 from batchmill.ledger.formats.lane_messages import LaneReply, LaneRequest, LoadRequest, ReplyKind
 from batchmill.processes.guarded_thread import GuardedThread
 from batchmill_coordinator.lane.call import LaneCall, lost
-from batchmill_coordinator.lane.target import is_loaded, not_loaded, workers_of
+from batchmill_coordinator.lane.target import is_loaded, loading_in, not_loaded, workers_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from batchmill.ledger import Ledger
     from batchmill_coordinator.fleet.fleet_view import FleetView
+    from batchmill_coordinator.fleet.pools import PoolView
     from batchmill_coordinator.lane.target import LaneTarget
     from batchmill_coordinator.metering.lane import LaneMetrics
 
@@ -137,14 +138,16 @@ class Lane:
             return
         pool = (await self._run(self._fleet.pools)).get(target.pool)
         if not is_loaded(target, pool):
-            await self._run(self._require_load, target, tenant)
+            await self._run(self._require_load, target, tenant, pool)
             raise not_loaded(target, pool)
 
-    def _require_load(self, target: LaneTarget, tenant: str) -> None:
-        """Have the model loaded. Raises the error with which that failed a moment ago."""
+    def _require_load(self, target: LaneTarget, tenant: str, pool: PoolView | None) -> None:
+        """Have the model loaded, unless a worker is at it. Raises the error with which that failed a moment ago."""
         failure = self._lane.load_failure(target.pool, target.model)
         if failure is not None:
             raise from_envelope(failure, 500)
+        if loading_in(target, pool):
+            return
         request = LoadRequest(tenant, target.model, target.operator, target.params)
         self._lane.request_load(target.pool, request)
 
@@ -261,17 +264,17 @@ class Lane:
             if call.worker is not None and call.worker not in workers_of(pool):
                 self._lose(call, f"worker {call.worker} is gone")
             elif call.worker is None and now - call.pushed_at > NOTED_WITHIN_S:
-                await self._look_for(call, is_served=is_loaded(call.target, pool))
+                await self._look_for(call, pool)
 
-    async def _look_for(self, call: LaneCall, *, is_served: bool) -> None:
+    async def _look_for(self, call: LaneCall, pool: PoolView | None) -> None:
         """Find out what has become of a request that nobody has noted as taken."""
         if not await self._run(self._lane.is_waiting, call.request):
             call.missed += call.worker is None
             if call.missed >= MAX_MISSED and call.worker is None:
                 self._lose(call, "the worker that took it is gone")
-        elif not is_served:  # its last worker has evicted it, or is gone: another one loads it
+        elif not is_loaded(call.target, pool):  # its last worker has evicted it, or is gone: another one loads it
             try:
-                await self._run(self._require_load, call.target, call.request.tenant)
+                await self._run(self._require_load, call.target, call.request.tenant, pool)
             except BatchmillError as error:
                 self._soon(self._drop, call.request, None)
                 call.fail(error)

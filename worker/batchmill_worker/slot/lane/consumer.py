@@ -157,13 +157,13 @@ class LaneConsumer:
     @contextmanager
     def _holding(self, requests: Sequence[LaneRequest]) -> Iterator[list[Ticket]]:
         """Hold requests while the context lasts; those that nobody waits for are left out."""
-        tickets = self._outbox.note_taken([Ticket(request, self._outbox) for request in requests], self._worker)
-        with self._changed:
-            self._tickets |= {ticket.request.id: ticket for ticket in tickets}
+        taken = [Ticket(request, self._outbox) for request in requests]
+        with self._changed:  # before the note: whoever receives that may have them dropped at once
+            self._tickets |= {ticket.request.id: ticket for ticket in taken}
         try:
-            yield tickets
+            yield [one for one in self._outbox.note_taken(taken, self._worker) if not one.is_aborted]
         finally:
-            self._release([ticket for ticket in tickets if not ticket.is_handed_on])
+            self._release([ticket for ticket in taken if not ticket.is_handed_on])
 
     def _release(self, tickets: Sequence[Ticket]) -> None:
         with self._changed:
