@@ -21,6 +21,7 @@ from batchmill.workspace import Workspace
 from batchmill_coordinator.admission.admission import Admission
 from batchmill_coordinator.admission.replays import Replays, require_ended
 from batchmill_coordinator.admission.uploads import Uploads
+from batchmill_coordinator.batches.files import Files
 from batchmill_coordinator.event_hub import EventHub
 from batchmill_coordinator.fleet.backlog import PoolBacklog
 from batchmill_coordinator.fleet.fleet_view import FleetView
@@ -100,6 +101,7 @@ class Service:
         self.served = ServedModels.load(settings.models)
         self.indexes = IndexCatalog(self.workspace.blobs)
         self.uploads = Uploads(self.ledger, self.workspace, inspector, settings)
+        self.files = Files(self.ledger, self.workspace.blobs, settings)
         self.leadership = Leadership(self.ledger, _own_name(), settings.leader_ttl_s, self.clock, self._wake_all)
         self.notices = Notices()
         self.metrics = CoordinatorMetrics(
@@ -244,7 +246,11 @@ class Service:
             Recoverer(ledger, fleet, self._publisher, settler, settings.lease_ttl_s, counts),
             Finisher(ledger, outputs, clocks, counts),
             BufferKeeper(ledger, freed),
-            Janitor(ledger, blobs, clocks, upload_ttl_s=settings.upload_ttl_s, retention_s=settings.retention_s),
+            Janitor(
+                *(ledger, blobs, self.files, clocks),
+                upload_ttl_s=settings.upload_ttl_s,
+                retention_s=settings.retention_s,
+            ),
             LedgerKeeper(ledger, blobs, clocks, self.notices, self.clock),
             Watcher(ledger, fleet, self.clock, settings.currency, counts),
         ]

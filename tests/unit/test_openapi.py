@@ -11,6 +11,8 @@ from batchmill.settings import CoordinatorSettings
 from batchmill_coordinator.api.app import create_app
 
 OPEN = {"/healthz", "/readyz"}
+NAMED = ("{job_id}", "{name}", "{file_id}")
+PAGED = {"/v1/jobs", "/v1/files"}
 
 
 def routes() -> list[tuple[str, str, dict[str, Any]]]:
@@ -27,7 +29,8 @@ def test_a_route_asks_for_a_token_and_lists_the_statuses_that_any_route_has(
     assert about["security"] == [{"token": []}]
     assert statuses >= {"400", "401", "422", "431", "500", "503", "507"}
     assert ("403" in statuses) == (method != "get" or path == "/metrics")
-    assert ("404" in statuses) == ("{job_id}" in path or "{name}" in path or path == "/v1/jobs")
+    assert ("404" in statuses) == (any(name in path for name in NAMED) or (path in PAGED and method == "get"))
+    assert ("429" in statuses) == path.startswith("/v1/files")
 
 
 @pytest.mark.parametrize(("method", "path", "about"), routes())
@@ -58,6 +61,7 @@ BODIES = {
         "/v1/jobs/{job_id}/rerun",
         "/v1/uploads",
         "/v1/indexes/{name}/search",
+        "/v1/files",
     ),
     "put": ("/v1/uploads/{upload_id}/parts/{number}",),
 }

@@ -21,6 +21,7 @@ from batchmill_coordinator.api.routes import (
     cache,
     costs,
     dead_letters,
+    files,
     fleet,
     health,
     indexes,
@@ -48,7 +49,22 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ROUTES = (jobs, job_log, costs, results, dead_letters, uploads, fleet, cache, indexes, models, metrics, health, pages)
+ROUTES = (
+    jobs,
+    job_log,
+    costs,
+    results,
+    dead_letters,
+    uploads,
+    files,
+    fleet,
+    cache,
+    indexes,
+    models,
+    metrics,
+    health,
+    pages,
+)
 STOP_TIMEOUT_S = 10.0
 
 
@@ -84,7 +100,9 @@ def create_app(service: Service) -> FastAPI:
     app.add_middleware(
         AccessMiddleware,
         tokens=parse_tokens(settings.tokens),
-        limits=BodyLimits(settings.max_body_bytes, settings.max_part_bytes, settings.max_bodies_bytes),
+        limits=BodyLimits(
+            settings.max_body_bytes, settings.max_part_bytes, settings.max_file_bytes, settings.max_bodies_bytes
+        ),
         metrics_token=settings.metrics_token,
     )
     return app
