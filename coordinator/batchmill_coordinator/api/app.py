@@ -18,6 +18,7 @@ from batchmill_coordinator.api.access import AccessMiddleware, BodyLimits, error
 from batchmill_coordinator.api.openapi import document
 from batchmill_coordinator.api.pool import RequestPool
 from batchmill_coordinator.api.routes import (
+    batches,
     cache,
     costs,
     dead_letters,
@@ -50,20 +51,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ROUTES = (
-    jobs,
-    job_log,
-    costs,
-    results,
-    dead_letters,
-    uploads,
-    files,
-    fleet,
-    cache,
-    indexes,
-    models,
-    metrics,
-    health,
-    pages,
+    *(jobs, job_log, costs, results, dead_letters, uploads, files, batches),
+    *(fleet, cache, indexes, models, metrics, health, pages),
 )
 STOP_TIMEOUT_S = 10.0
 

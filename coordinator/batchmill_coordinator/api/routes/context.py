@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from batchmill.storage.served_models import ServedModel, ServedModels
     from batchmill_coordinator.api.pool import RequestPool
     from batchmill_coordinator.api.tenants import Access
+    from batchmill_coordinator.batches.batches import Batches
     from batchmill_coordinator.batches.files import Files
     from batchmill_coordinator.event_hub import EventHub
     from batchmill_coordinator.results.dead_rows import DeadRowFilter
@@ -227,6 +228,11 @@ class Context:
     def files(self) -> Files:
         """The files of all tenants; routes name their own."""
         return self._service.files
+
+    @property
+    def batches(self) -> Batches:
+        """The batches of all tenants; routes name their own."""
+        return self._service.batches
 
     def workers(self) -> list[WorkerInfo]:
         """Return the workers that are present, each with the attempts it runs of jobs that this request may see."""
