@@ -259,7 +259,11 @@ BAD_LINES: dict[str, tuple[Any, tuple[str, str | None]]] = {
 
 def test_each_bad_line_is_named_and_nothing_is_run(api: openai.OpenAI, client: batchmill.Client) -> None:
     good = line(0, EMBEDDINGS, model="lengths", input="x")
-    batch = run(api, EMBEDDINGS, [good, *(bad for bad, _ in BAD_LINES.values())])
+    lines = [bad for bad, _ in BAD_LINES.values()]
+    for number, bad in enumerate(lines):
+        if isinstance(bad, dict) and bad.get("custom_id") == "line-9":
+            lines[number] = {**bad, "custom_id": f"bad-{number}"}
+    batch = run(api, EMBEDDINGS, [good, *lines])
     assert batch.status == "failed"
     assert (batch.output_file_id, batch.error_file_id) == (None, None)
     expected = [(*fault, number) for number, (_, fault) in enumerate(BAD_LINES.values(), start=2)]
