@@ -27,6 +27,7 @@ NAMES = (
     "chain_peers",
     "chain_embed",
     "vectors",
+    "knn",
     "embed",
     "generate",
 )

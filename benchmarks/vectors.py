@@ -44,8 +44,8 @@ JOB = "job-01bench"
 def measure(scale: Scale) -> Report:
     """Each store in turn, `scale.runs` times over."""
     rows = scale.rows // 10
-    base, queries = _vectors(rows, 0), _vectors(QUERIES, 1)
-    table = pa.table({"text": [f"text {n}" for n in range(rows)], "embedding": _column(base)})
+    base, queries = points(rows, 0), points(QUERIES, 1)
+    table = pa.table({"text": [f"text {n}" for n in range(rows)], "embedding": column_of(base)})
     truth = np.argsort(-(queries @ base.T), axis=1)[:, :K]
     figures: list[Figure] = []
     bars: list[Bar] = []
@@ -170,12 +170,12 @@ def _searched(
     return found / truth.size, statistics.median(took), build_s
 
 
-def _vectors(count: int, seed: int) -> Vectors:
+def points(count: int, seed: int) -> Vectors:
     centres = np.random.default_rng(2).standard_normal((CENTRES, DIMENSION))
     chance = np.random.default_rng(seed)
     points = centres[chance.integers(0, CENTRES, count)] + SPREAD * chance.standard_normal((count, DIMENSION))
     return (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
 
 
-def _column(vectors: Vectors) -> pa.FixedSizeListArray:
+def column_of(vectors: Vectors) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), DIMENSION)

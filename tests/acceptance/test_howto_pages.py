@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import gzip
+import io
 import json
 import re
+import sqlite3
 import subprocess
+import tarfile
 import time
 from typing import TYPE_CHECKING
 
@@ -33,6 +38,44 @@ def test_a_folder_is_embedded_and_its_output_is_read(sandbox: Sandbox, command: 
     assert ".manifest.json" in sandbox.run(command(page, "embed"), timeout_s=200)
     assert sandbox.run("python read_vectors.py") == "3 rows: id, text, embedding\n"
     assert sandbox.run("python embed_folder.py", timeout_s=200) == "3\n"
+
+
+def _tar(number: int) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for name in (f"dir/{number}a.txt", f"dir/{number}a.seg.png", f"{number}b.txt"):
+            member = tarfile.TarInfo(name)
+            member.size = len(name)
+            archive.addfile(member, io.BytesIO(name.encode()))
+    return packed.getvalue()
+
+
+def test_samples_of_an_archive_and_rows_of_a_query_become_rows(
+    sandbox: Sandbox, command: Callable[[str, str], str]
+) -> None:
+    write(sandbox, command, f"{HOW_TO}other-inputs.md", "tar_rows.py", "query_rows.py")
+    (sandbox.folder / "archives").mkdir()
+    (sandbox.folder / "archives" / "0.tar").write_bytes(_tar(0))
+    (sandbox.folder / "archives" / "1.tar.gz").write_bytes(gzip.compress(_tar(1)))
+    rows = [ast.literal_eval(line) for line in sandbox.run("python tar_rows.py", timeout_s=100).splitlines()]
+    assert rows == [
+        row
+        for number in (0, 1)
+        for row in (
+            {
+                "key": f"dir/{number}a",
+                "txt": f"dir/{number}a.txt".encode(),
+                "seg.png": f"dir/{number}a.seg.png".encode(),
+            },
+            {"key": f"{number}b", "txt": f"{number}b.txt".encode(), "seg.png": None},
+        )
+    ]
+
+    with sqlite3.connect(sandbox.folder / "articles.sqlite") as database:
+        database.execute("CREATE TABLE articles (id INTEGER, title TEXT, year INTEGER)")
+        database.executemany("INSERT INTO articles VALUES (?, ?, ?)", [(2, "b", 2024), (1, "a", 2025), (3, "c", 2023)])
+    found = sandbox.run("python query_rows.py", timeout_s=100)
+    assert ast.literal_eval(found) == [{"id": 1, "title": "a"}, {"id": 2, "title": "b"}]
 
 
 def test_files_are_parsed_and_chunked_and_a_wrong_name_is_a_dead_letter(

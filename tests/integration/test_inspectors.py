@@ -113,20 +113,6 @@ def test_one_that_hangs_is_ended_and_the_next_request_is_served(
     pool.stop()
 
 
-def test_a_file_that_needs_more_memory_than_there_is_is_refused(tmp_path: Path) -> None:
-    wide = tmp_path / "wide.arrow"
-    table = pa.table({"a": pa.array([b"x" * 2**20] * 900)})
-    with pa.OSFile(str(wide), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table)
-    pool = inspector_pool(settings_of(tmp_path, inspection_memory_mb=900))
-    pool.start()
-    try:
-        with pytest.raises(InvalidSource, match=r"wide\.arrow"):
-            Inspector(pool).describe(FileSource(path=str(wide)))
-    finally:
-        pool.stop()
-
-
 def test_rows_that_are_no_arrow_stream_are_invalid_and_good_ones_come_back(pool: InspectorPool) -> None:
     inspector = Inspector(pool)
     with pytest.raises(InvalidRows, match="no Arrow IPC stream"):

@@ -12,7 +12,7 @@ from batchmill.fleet import WorkerInfo
 from batchmill.jobs.completion import Completion
 from batchmill.jobs.job import JobState
 from batchmill.jobs.shard import ShardState
-from support.ledger_steps import LEASE_MS, claim, plan, queue_one, submit, to_queue
+from support.ledger_steps import LEASE_MS, SPEC, claim, plan, queue_one, submit, to_queue
 
 if TYPE_CHECKING:
     from batchmill.jobs.shard import ShardRef
@@ -124,6 +124,22 @@ def test_a_stage_is_bound_to_the_revision_of_its_first_claim_until_any_is_allowe
     ledger.jobs.resume(first.job_id, any_version=True)
     take(second, "2", "bb")
     assert ledger.jobs.read(first.job_id).first.revision == "2 (bb)"
+
+
+def test_a_stage_of_any_version_is_claimed_by_each_and_bound_to_none(ledger: Ledger, epoch: int) -> None:
+    submit(ledger, spec=SPEC.model_copy(update={"any_version": True}))
+    plan(ledger, epoch, [5, 5])
+    for number, version in enumerate(("1", "2")):
+        ref = queue_one(ledger, epoch, number)
+        ledger.shards.claim(
+            ref, "default", "w 1", LEASE_MS, with_job=False, version=version, revision=f"{version} (aa)"
+        )
+        record = ledger.jobs.read(ref.job_id)
+        assert (record.first.operator_version, record.first.revision, record.first.shards_running) == (
+            "",
+            "",
+            number + 1,
+        )
 
 
 def test_a_lease_of_a_clock_that_has_gone_back_ends_in_time(ledger: Ledger, epoch: int) -> None:

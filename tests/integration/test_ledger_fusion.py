@@ -38,12 +38,12 @@ def passing(rows: int, dead: int = 0, revision: str = "1") -> PassedStage:
     )
 
 
-def chain(**last: Any) -> JobSpec:
+def chain(*, any_version: bool = False, **last: Any) -> JobSpec:
     """Three stages that run together, unless something about the last one keeps it apart."""
     stages = [
         StageForm(operator="echo", name=name, buffer_bytes=BUFFER, **(last if name == "c" else {})) for name in "abc"
     ]
-    return decide_fusion(JobForm(stages=stages, fuse=True).spec(), lambda _: None)
+    return decide_fusion(JobForm(stages=stages, fuse=True, any_version=any_version).spec(), lambda _: None)
 
 
 def running(ledger: Ledger, shards: int = 1, **last: Any) -> tuple[int, ShardRef]:
@@ -124,6 +124,18 @@ def test_a_stage_that_is_bound_to_another_version_is_not_passed(ledger: Ledger) 
     assert isinstance(found, Settled)
     assert settled(ledger, 1) is None
     assert ledger.jobs.read(JOB).stages[1].shards_live == 1
+
+
+def test_a_stage_of_any_version_is_passed_by_several_and_bound_to_none(ledger: Ledger) -> None:
+    _, first = running(ledger, shards=2, any_version=True)
+    assert ledger.shards.commit(first, OWN, passed=[passing(12), passing(12)])
+    second = ledger.shards.queue(JOB, ledger.jobs.read(JOB).first, ShardId((0,)), ledger.lead("me", 60))
+    assert second is not None
+    claim(ledger, second)
+    assert ledger.shards.commit(second, OWN, passed=[passing(12, revision="2"), passing(12)])
+    record = ledger.jobs.read(JOB)
+    assert record.is_settled
+    assert {(one.operator_version, one.revision) for one in record.stages} == {("", "")}
 
 
 def test_a_failure_of_the_operator_in_a_stage_that_was_not_passed_stops_the_job(ledger: Ledger) -> None:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-import batchmill
 from batchmill.processes.parent_death import die_with_parent
 from support.waiting import GRACE_S, until
 
@@ -83,24 +82,6 @@ def _assert_cores_are_divided(noted: list[dict[str, Any]]) -> None:
         assert 1 <= int(one["env"]["OMP_NUM_THREADS"]) <= len(one["cores"])
         assert one["env"]["MKL_NUM_THREADS"] == "7"
         assert one["env"]["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
-
-
-def test_a_slot_that_leaks_is_drained_and_started_afresh_and_no_row_is_lost_or_blamed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("BATCHMILL_RECYCLE_RSS_MB", "500")
-    params = {"once": str(tmp_path / "once"), "megabytes": 600}
-    with batchmill.local(data_dir=tmp_path / "data", operators=OPERATORS) as client:
-        job = client.submit("leaky", rows=[{"id": n} for n in range(60)], params=params, carry=["id"])
-        rows = list(job.results())
-        assert job.wait(timeout=GRACE_S).status().rows_dead == 0
-    assert [row["id"] for row in rows] == list(range(60))
-    pids = [row["pid"] for row in rows]
-    assert len(set(pids)) == 2
-    assert pids == sorted(pids, key=pids.index)
-    log = (tmp_path / "data" / "logs" / "worker.log").read_text()
-    assert "over the limit of 500 MiB; it is drained and restarted" in log
-    assert "ended with exit code" not in log
 
 
 def run_worker(folder: Path, operators: str, **env: str) -> subprocess.Popen[str]:

@@ -51,3 +51,42 @@ def test_a_job_whose_version_is_gone_says_so_and_continues_with_another_one_if_a
     gate.touch()
     job.resume(any_version=True)
     assert list(job.wait(timeout=GRACE_S).results()) == [{"id": n, "made_by": "2"} for n in range(400)]
+
+
+def test_a_job_of_any_version_goes_on_in_a_mixed_pool_and_when_its_first_version_is_gone(
+    cluster: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    running, gate = cluster().start(slots=()), tmp_path / "gate"
+    running.start_supervisor(1, operators="versioned_one")
+    client = running.clients["a"]
+    params = {"gate": str(gate)}
+    job = client.submit("versioned", rows=ROWS, params=params, carry=["id"], any_version=True)
+    request = job.status().request
+    assert request is not None
+    assert request.any_version
+    until((tmp_path / "gate.started").exists, "the first batch")
+    running.start_supervisor(2, operators="versioned_two")
+    until(lambda: bool(client.pools()[0].mixed), "the second version in the pool")
+    running.supervisors.pop("worker-1").kill()
+    gate.touch()
+    made = list(job.wait(timeout=GRACE_S).results())
+    assert [row["id"] for row in made] == list(range(400))
+    assert "2" in {row["made_by"] for row in made} <= {"1", "2"}
+
+
+def test_a_job_that_was_submitted_for_a_version_that_is_gone_says_so_before_it_began(
+    cluster: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    running, gate = cluster().start(slots=()), tmp_path / "gate"
+    first = running.start_supervisor(1, operators="versioned_one")
+    client = running.clients["a"]
+    params = {"gate": str(gate)}
+    gate.touch()
+    client.submit("versioned", rows=ROWS[:1], params=params).wait(timeout=GRACE_S)
+    first.kill()
+    del running.supervisors["worker-1"]
+    job = client.submit("versioned", rows=ROWS, params=params, carry=["id"])
+    running.start_supervisor(1, operators="versioned_two")
+    until(lambda: "it was submitted for version 1 of the operator" in (job.status().note or ""), "the note")
+    job.resume(any_version=True)
+    assert list(job.wait(timeout=GRACE_S).results()) == [{"id": n, "made_by": "2"} for n in range(400)]

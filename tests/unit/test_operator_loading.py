@@ -16,7 +16,19 @@ from batchmill_worker.slot.loading import load_operators
 if TYPE_CHECKING:
     from pathlib import Path
 
-BUILT_IN = ("echo", "embed", "gather", "classify", "rerank", "similarity", "chunk", "parse", "chat", "generate")
+BUILT_IN = (
+    "echo",
+    "embed",
+    "gather",
+    "classify",
+    "rerank",
+    "similarity",
+    "knn",
+    "chunk",
+    "parse",
+    "chat",
+    "generate",
+)
 
 MODULE = """
 from batchmill.operators.registration import operator
@@ -109,5 +121,5 @@ def test_the_built_in_operators_are_found_without_importing_a_model_library() ->
         "print((models | {'aiohttp', 'jsonschema'}) & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    own = {STORE_OPERATOR, PUBLISH_OPERATOR, SEARCH_OPERATOR}
+    own = {STORE_OPERATOR, PUBLISH_OPERATOR, SEARCH_OPERATOR, "knn_join"}
     assert done.stdout.splitlines() == [str(sorted({*BUILT_IN, *own})), "set()"]

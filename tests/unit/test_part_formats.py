@@ -119,7 +119,7 @@ def part_files(store: BlobStore, name: Any) -> PartFiles:
 
 
 @pytest.mark.parametrize("name", ["arrow", "parquet", "jsonl"])
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(table=tables())
 def test_a_table_reads_back_as_it_was_written(store: BlobStore, name: Any, table: pa.Table) -> None:
     parts = part_files(store, name)

@@ -31,7 +31,7 @@ TABLE = pa.table({"id": [1, 2]})
 
 
 def output(folder: Path, job_id: str = "job-1", output_format: Any = "parquet") -> JobOutput:
-    blobs = BlobStore(LOCATIONS.resolve(f"{folder}-blobs"))
+    blobs = BlobStore(LOCATIONS.resolve(str(folder.parent / f"{folder.name[:200]}-blobs")))
     return job_output(str(folder), LOCATIONS, blobs, job_id=job_id, output_format=output_format)
 
 

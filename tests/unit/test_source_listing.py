@@ -92,6 +92,51 @@ def test_an_unknown_ending_is_named_with_what_to_do(tmp_path: Path) -> None:
     assert "Known endings: .arrow," in refusal(make(tmp_path, "noending")[0])
 
 
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("a.json", "`json.load`"),
+        ("a.tar", "as docs/how-to/other-inputs.md shows for tar"),
+        ("a.tar.gz", "as docs/how-to/other-inputs.md shows for tar"),
+        ("A.AVRO", "fastavro.reader"),
+        ("a.tfrecord", "TFRecordDataset"),
+        ("a.warc.gz", "fastwarc"),
+        ("a.orc", "format='orc'"),
+        ("a.csv.bz2", "Unpack it first"),
+        ("a.jsonl.xz", "Unpack it first"),
+        ("a.xlsx", "read_excel"),
+        ("a.sqlite", "those of a query"),
+        ("a.h5", "slices of the arrays"),
+        ("a.pkl", "can run code"),
+    ],
+)
+def test_a_format_that_is_not_read_is_refused_with_a_way_to_give_its_rows(
+    tmp_path: Path, name: str, advice: str
+) -> None:
+    message = refusal(make(tmp_path, name)[0])
+    assert advice in message
+    assert "Did you mean" not in message
+
+
+@pytest.mark.parametrize(
+    ("uri", "advice"),
+    [
+        ("https://example.com/a.csv", "Download it"),
+        ("hf://datasets/a/b", "Download it"),
+        ("postgresql://user:secret@host/db", "rows="),
+        ("mongodb+srv://host/db", "rows="),
+        ("kafka://broker/topic", "rows="),
+        ("hdfs://node/path", "object store"),
+        ("gopher://host/path", "Expected a path"),
+    ],
+)
+def test_a_scheme_that_is_not_read_is_refused_with_what_to_do(uri: str, advice: str) -> None:
+    message = refusal(uri)
+    assert f"the scheme {uri.partition(':')[0]}:// of a URI is not supported" in message
+    assert advice in message
+    assert "secret" not in message
+
+
 def test_mixed_formats_are_refused_by_name(tmp_path: Path) -> None:
     make(tmp_path, "a.txt", "b.csv")
     message = refusal(tmp_path)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 WITHOUT_USE = frozenset(
     {
         "operator", "sources", "output", "output_format", "max_rows_per_file", "target_file_bytes",
-        "pool", "priority", "budget", "cache", "idempotency_key",
+        "pool", "priority", "budget", "cache", "any_version", "idempotency_key",
         "changes", "upload", "dry_run", "wait", "as_json", "url", "token",
     }
 )  # fmt: skip
@@ -104,6 +104,7 @@ def _unused() -> dict[str, Any]:
         "output": None,
         "priority": 0,
         "cache": False,
+        "any_version": False,
         "upload": False,
         "output_format": None,
         "max_rows_per_file": None,

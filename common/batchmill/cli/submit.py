@@ -151,6 +151,11 @@ Exit codes: 0 submitted (with --wait: completed), 1 the job failed, was cancelle
 @click.option(
     "--cache", is_flag=True, help="Use the row cache for rows that were computed before, and add new results to it."
 )
+@click.option(
+    "--any-version",
+    is_flag=True,
+    help="Let different versions of the operator do the rows: a rolling update of the workers never blocks the job.",
+)
 @click.option("--idempotency-key", metavar="KEY", help="Submitting again with the same key returns the existing job.")
 @click.option("--wait", is_flag=True, help="Follow the job until it ends.")
 @click.option("--dry-run", is_flag=True, help="Check everything and show what would be run; submit nothing.")

@@ -10,6 +10,7 @@ from batchmill.columns.carried_types import (
     carry,
     reserved_column,
 )
+from batchmill.columns.from_values import MixedValuesError, array_of, check_unchanged
 from batchmill.columns.python_values import rows_of, values_of
 from batchmill.columns.schema_text import decode_schema, encode_schema
 from batchmill.columns.widening import TypeConflictError, widen_schemas, widen_table, widen_types
@@ -17,10 +18,13 @@ from batchmill.columns.widening import TypeConflictError, widen_schemas, widen_t
 __all__ = [
     "RESERVED_PREFIX",
     "ColumnTooLargeError",
+    "MixedValuesError",
     "TypeConflictError",
     "UnsupportedColumnError",
+    "array_of",
     "carried_schema",
     "carry",
+    "check_unchanged",
     "decode_schema",
     "encode_schema",
     "reserved_column",

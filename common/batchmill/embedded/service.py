@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from batchmill.embedded.folder import DataFolder, ServiceRecord
-from batchmill.embedded.valkey import valkey_command
+from batchmill.embedded.valkey import SOCKET_NAME, make_runtime_folder, valkey_command
 from batchmill.errors import MissingExtra, ServiceUnavailable
 from batchmill.processes.children import ChildSpec, ProcessSupervisor, describe_exit
 from batchmill.processes.parent_death import python_module
@@ -20,6 +18,7 @@ from batchmill.processes.parent_death import python_module
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from batchmill.storage.served_models import ServedModel
 
@@ -99,8 +98,8 @@ class EmbeddedService:
             self._runtime = None
 
     def _start(self) -> ServiceRecord:
-        self._runtime = Path(tempfile.mkdtemp(prefix="batchmill-"))
-        valkey_socket = self._runtime / "valkey.sock"
+        self._runtime = make_runtime_folder()
+        valkey_socket = self._runtime / SOCKET_NAME
         ready = self._runtime / "coordinator.json"
         token = self._folder.token()
         env = {

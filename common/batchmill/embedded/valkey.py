@@ -1,13 +1,24 @@
-"""The bundled Valkey server: its command line."""
+"""The bundled Valkey server: its command line, and the folder of its socket."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+import tempfile
+from pathlib import Path
 
 from batchmill.errors import MissingExtra
 
-if TYPE_CHECKING:
-    from pathlib import Path
+SOCKET_NAME = "valkey.sock"
+MAX_SOCKET_PATH_BYTES = 100  # systems allow 104 to 108 with a zero at the end
+
+
+def make_runtime_folder() -> Path:
+    """Make a temporary folder in which a socket can be: below `/tmp` if the path of `TMPDIR` is too long for one."""
+    folder = Path(tempfile.mkdtemp(prefix="batchmill-"))
+    if len(os.fsencode(folder / SOCKET_NAME)) <= MAX_SOCKET_PATH_BYTES:
+        return folder
+    folder.rmdir()
+    return Path(tempfile.mkdtemp(prefix="batchmill-", dir="/tmp"))
 
 
 def valkey_command(data_dir: Path, socket: Path) -> list[str]:

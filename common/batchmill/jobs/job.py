@@ -151,6 +151,7 @@ class _JobFields(Frozen):
     deadline_at: float | None = Field(default=None, gt=0, lt=1e11)  # seconds since the epoch
     budget: float | None = Field(default=None, ge=1e-6, le=1e6)  # in the service's currency; cost reaches it: paused
     fuse: Fuse = "auto"  # whether stages of one pool run together: each that may, none, or those that cost little
+    any_version: bool = False  # whether its rows may be done by several versions of its operators
 
 
 class _BetweenStages(Frozen):

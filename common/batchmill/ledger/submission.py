@@ -80,7 +80,7 @@ def new_stages(submission: Submission) -> list[calls.NewStage]:
         calls.NewStage(
             stage=number,
             pool=stage.pool,
-            operator_version=versions[number] if number < len(versions) else "",
+            operator_version=versions[number] if number < len(versions) and not spec.any_version else "",
             worked_for=write_pool_operator(stage.pool, stage.operator),
             turn=_turn(submission, number),
             rows_total=submission.rows_total if number == FIRST_STAGE else None,

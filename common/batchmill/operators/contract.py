@@ -270,6 +270,12 @@ def revision_of(version: str, code: str) -> str:
     return f"{version} ({code[:12]})" if code else version
 
 
+def version_of(revision: str) -> str:
+    """Return the version in a name that `revision_of` made."""
+    version, bracket, code = revision.rpartition(" (")
+    return version if bracket and code.endswith(")") else revision
+
+
 def _invalid_params(definition: OperatorDefinition, error: ValidationError) -> InvalidParams:
     first = error.errors()[0]
     where = ".".join(map(str, first["loc"]))

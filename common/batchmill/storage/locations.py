@@ -36,6 +36,15 @@ _OTHER_NAMES = {
     **dict.fromkeys(("abfs", "abfss", "wasb", "wasbs", "azure", "adl"), _AZURE),
     **dict.fromkeys(("s3a", "s3n"), "Write s3://BUCKET/PATH."),
     "gcs": "Write gs://BUCKET/PATH.",
+    **dict.fromkeys(("http", "https", "ftp", "hf"), "Download it to a folder that the service can read."),
+    **dict.fromkeys(
+        (
+            *("postgresql", "postgres", "mysql", "mariadb", "sqlite", "duckdb", "mssql", "oracle", "jdbc"),
+            *("mongodb", "mongodb+srv", "bigquery", "snowflake", "redshift", "kafka"),
+        ),
+        "Only files have a path. Give the rows of a query as rows=, a generator of dicts or Arrow tables.",
+    ),
+    "hdfs": "Copy it to a folder that the service can read, or to an object store.",
 }
 _DISKS = fs.LocalFileSystem()
 

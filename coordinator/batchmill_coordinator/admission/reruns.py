@@ -42,6 +42,7 @@ def job_request(record: JobRecord, request: RerunRequest) -> JobRequest:
             deadline=request.deadline,
             deadline_at=request.deadline_at,
             budget=request.budget,
+            any_version=spec.any_version,
             idempotency_key=request.idempotency_key,
         )
     except ValidationError as error:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from batchmill.operators.contract import version_of
 from batchmill_coordinator.fleet.worker_capacity import WorkerCapacity
 
 if TYPE_CHECKING:
@@ -14,6 +15,13 @@ if TYPE_CHECKING:
     from batchmill.fleet import WorkerInfo
     from batchmill.jobs.job import StageSpec
     from batchmill.ledger.formats.record import StageRecord
+
+
+def _is_bound_to(stage: StageRecord, revision: str) -> bool:
+    """Whether a worker with this revision of a stage's operator may run it; by its version until the first claim."""
+    if stage.revision or not stage.operator_version:
+        return stage.revision in ("", revision)
+    return version_of(revision) == stage.operator_version
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +38,7 @@ class PoolView:
         """Return whether some worker has the operator of a stage, in the revision that the stage is bound to."""
         operator = stage.spec.operator
         known = self.revisions.get(operator)
-        return operator in self.operators and not (stage.revision and known and stage.revision not in known)
+        return operator in self.operators and (not known or any(_is_bound_to(stage, one) for one in known))
 
     @property
     def mixed(self) -> dict[str, list[str]]:
@@ -123,8 +131,10 @@ def why_no_worker(job_id: str, stage: StageRecord, pools: dict[str, PoolView]) -
     view = pools[pool]
     if not view.can_run(stage):
         there = ", ".join(sorted(view.revisions[operator]))
+        revision, version = stage.revision, stage.operator_version
+        began = f"began with version {revision}" if revision else f"was submitted for version {version}"
         return (
-            f"it began with version {stage.revision} of the operator {operator!r}, and the workers of pool {pool!r} "
+            f"it {began} of the operator {operator!r}, and the workers of pool {pool!r} "
             f"have {there}; start one with that version, or continue with theirs: `batchmill resume {job_id} "
             "--any-version`"
         )

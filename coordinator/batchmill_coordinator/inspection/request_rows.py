@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from batchmill.columns import array_of
 from batchmill.errors import InvalidRows
 from batchmill.json_values import printable
 
@@ -45,7 +46,7 @@ def check_shape(objects: list[dict[str, Any]], limits: ArrowLimits) -> list[str]
 
 def _column(name: str, values: list[Any]) -> pa.Array:
     try:
-        return pa.array(values)
+        return array_of(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
         row, value = _first_unconvertible(values)
         raise InvalidRows(
@@ -62,7 +63,7 @@ def _first_unconvertible(values: list[Any]) -> tuple[int, Any]:
     while high - low > 1:
         middle = (low + high) // 2
         try:
-            pa.array(values[:middle])
+            array_of(values[:middle])
             low = middle
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
             high = middle

@@ -21,7 +21,12 @@ FINISHED = Metric("batchmill_jobs_finished_total", COUNTER, "Jobs that ended, by
 DISPATCHED = Metric("batchmill_shards_dispatched_total", COUNTER, "Attempts published to a queue", OF_STAGE)
 LEASES_LOST = Metric("batchmill_leases_lost_total", COUNTER, "Attempts lost with their worker", OF_STAGE)
 SPLITS = Metric("batchmill_splits_total", COUNTER, "Shards that were split because they ended workers", OF_STAGE)
-MESSAGES_LOST = Metric("batchmill_messages_lost_total", COUNTER, "Messages that had to be published again", OF_STAGE)
+MESSAGES_REDELIVERED = Metric(
+    "batchmill_messages_redelivered_total",
+    COUNTER,
+    "Messages published again, not claimed within 2 s: lost, or late at their worker",
+    OF_STAGE,
+)
 
 LEADER = Metric("batchmill_leader", GAUGE, "1 if this coordinator leads, else 0")
 EPOCH = Metric("batchmill_leader_epoch", GAUGE, "Number of changes of the leader; 0 if this one does not lead")
@@ -104,7 +109,7 @@ COORDINATOR_METRICS = (
     SPLITS,
     ROWS_SETTLED,
     DEAD_LETTERS,
-    MESSAGES_LOST,
+    MESSAGES_REDELIVERED,
     LEDGER_CALLS,
     LEDGER_FAILURES,
     LEADER,

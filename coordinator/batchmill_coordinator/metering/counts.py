@@ -32,7 +32,7 @@ class RoleMetrics:
         self._finished = catalogue.FINISHED.counter(registry)
         self._dispatched = catalogue.DISPATCHED.counter(registry)
         self._lost = catalogue.LEASES_LOST.counter(registry)
-        self._messages_lost = catalogue.MESSAGES_LOST.counter(registry)
+        self._messages_redelivered = catalogue.MESSAGES_REDELIVERED.counter(registry)
         self._splits = catalogue.SPLITS.counter(registry)
         self._retries = RETRIES.counter(registry)
         self._rows = ROWS_SETTLED.counter(registry)
@@ -52,12 +52,12 @@ class RoleMetrics:
     def dispatched(self, spec: StageSpec) -> None:
         """Count an attempt that was published."""
         self._dispatched.labels(*self._work(spec)).inc()
-        for metric in (self._lost, self._splits, self._messages_lost):
+        for metric in (self._lost, self._splits, self._messages_redelivered):
             metric.labels(*self._work(spec))
 
-    def message_lost(self, spec: StageSpec) -> None:
-        """Count a message that was lost and is published again."""
-        self._messages_lost.labels(*self._work(spec)).inc()
+    def message_redelivered(self, spec: StageSpec) -> None:
+        """Count a message that was not claimed in time and is published again."""
+        self._messages_redelivered.labels(*self._work(spec)).inc()
 
     def lost(self, spec: StageSpec, decision: Requeue | Split | DeadLetter | GiveUp) -> None:
         """Count an attempt that was lost, and what follows."""

@@ -1,8 +1,9 @@
 """The dispatcher: keeps a short window of shards per pool queued in Celery, fair between jobs, near their models.
 
 1. A step asks the ledger what is due: of each pool whose window has room, some stages with shards to queue, and those
-   that have shards in flight. The window is the pool's slots and `PoolView.window`. However many jobs wait, it reads no
-   more; and of those that wait for their first turn, each only once in a while (`_Untouched`).
+   that have shards in flight. The window is the pool's slots and `PoolView.window`, beyond the slots for short shards
+   only (`lookahead`). However many jobs wait, it reads no more; and of those that wait for their first turn, each only
+   once in a while (`_Untouched`).
 2. Tenants and their jobs take turns by priority, deadline and what they have in flight (`fairness.next_job`), one shard
    a turn. Of a job the latest stage goes first, and one whose results wait for the next stage makes no more than its
    buffer holds (`buffer_credit`).
@@ -27,6 +28,7 @@ from batchmill.ledger.views.index import Window
 from batchmill_coordinator.roles.job_guard import JobGuard, apart
 from batchmill_coordinator.scheduling.buffer_credit import within_limits
 from batchmill_coordinator.scheduling.fairness import IDLE, Candidate, TenantLoad, latest_stages, next_job
+from batchmill_coordinator.scheduling.lookahead import Room
 from batchmill_coordinator.scheduling.model_demand import ModelNames, demands_of
 from batchmill_coordinator.scheduling.pace import ModelPaces
 from batchmill_coordinator.scheduling.placement import ShardPlacement, Target, queue_for
@@ -124,8 +126,8 @@ class Dispatcher:
             with apart(f"filling the window of pool {name}"):
                 flying = due.in_flight.get(name, {})
                 stages = [known[key] for key in dict.fromkeys([*flying, *ready]) if key in known]
-                free_slots = windows[name].shards - sum(flying.values())
-                self._fill(name, pools[name], stages, set(ready), free_slots, due.now_ms, epoch)
+                room = Room.beside(pools[name], sum(flying.values()))
+                self._fill(name, pools[name], stages, set(ready), room, due.now_ms, epoch)
 
     def _unqueue(self, keys: Sequence[StageKey], epoch: int) -> None:
         for one in self._ledger.jobs.read_stages(keys):
@@ -148,16 +150,16 @@ class Dispatcher:
         pool: PoolView,
         stages: list[JobStage],
         ready: set[StageKey],
-        free_slots: int,
+        room: Room,
         now_ms: int,
         epoch: int,
     ) -> None:
         """Queue shards of those of the stages that are ready; the others are those in flight."""
-        able = [one for one in stages if one.key in ready and self._is_able(one, pool)]
+        able = [one for one in stages if one.key in ready and self._is_able(one, pool) and room.has_place_for(one)]
         if not able:
             return
         shards = self._ledger.shards
-        waiting = shards.to_queue_of(able, free_slots, now_ms)
+        waiting = shards.to_queue_of(able, room.shards, now_ms)
         self._ledger.index.rebuild({one.job.id for one in able if not waiting[one.key]})
         for one in able:
             waiting[one.key] = within_limits(one, waiting[one.key])
@@ -166,7 +168,7 @@ class Dispatcher:
         demands = demands_of(stages, due, models, self._paces, now_ms / 1000)
         turns = _Turns(stages, now_ms / 1000)
         for one, shard_id, target in self._choose(
-            able, waiting, models, ShardPlacement(pool.members, demands), free_slots, turns
+            able, waiting, models, ShardPlacement(pool.members, demands), room, turns
         ):
             with self._guard.over(one.job.id):
                 ref = shards.queue(one.job.id, one.stage, shard_id, epoch)
@@ -187,7 +189,7 @@ class Dispatcher:
         waiting: dict[StageKey, list[ShardId]],
         models: dict[StageKey, str],
         placement: ShardPlacement,
-        free_slots: int,
+        room: Room,
         turns: _Turns,
     ) -> Iterable[tuple[JobStage, ShardId, Target]]:
         now_s = turns.now_s
@@ -195,7 +197,7 @@ class Dispatcher:
         candidates = {one.key: _candidate(one) for one in stages if waiting[one.key]}
         queued = dict.fromkeys((models[key] for key in candidates), 0)
         deferred = set()
-        while free_slots > 0 and candidates:
+        while candidates := {key: one for key, one in candidates.items() if room.has_place_for(by_key[key])}:
             chosen = next_job(latest_stages(candidates.values()), now_s, turns.load)
             key = chosen.key
             model = models[key]
@@ -205,7 +207,7 @@ class Dispatcher:
                 candidates = {key: other for key, other in candidates.items() if models[key] != model}
                 continue
             yield by_key[key], waiting[key].pop(0), target
-            free_slots, queued[model] = free_slots - 1, queued[model] + 1
+            room, queued[model] = room.after_one(), queued[model] + 1
             turns.take(chosen)
             candidates[key] = _after_its_turn(chosen, now_s)
             if not waiting[key]:

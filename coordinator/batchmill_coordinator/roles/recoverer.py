@@ -205,4 +205,4 @@ class Recoverer:
             spec = record.spec.stages[ref.stage]
             stage_name = record.spec.name_in_chain(ref.stage)
             self._publisher.publish(spec.operator, queue_of(pool), ref, record.spec.name, stage_name)
-            self._metrics.message_lost(spec)
+            self._metrics.message_redelivered(spec)

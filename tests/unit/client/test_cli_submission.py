@@ -35,7 +35,7 @@ def test_retry_options_and_a_file_of_parameters_become_the_order(
     pq.write_table(TABLE, tmp_path / "a.parquet")
     (tmp_path / "params.json").write_text('{"model": "m", "n": 1}')
     options = ["--retry-on", "TimeoutError,OSError", "--never-on", "ValueError", "--backoff", "2.5"]
-    options += ["--params", str(tmp_path / "params.json"), "--param", "n=2"]
+    options += ["--params", str(tmp_path / "params.json"), "--param", "n=2", "--any-version"]
 
     assert run("submit", "anything", tmp_path / "a.parquet", *options).exit_code == 0
 
@@ -46,6 +46,7 @@ def test_retry_options_and_a_file_of_parameters_become_the_order(
         2.5,
     )
     assert order.params == {"model": "m", "n": 2}
+    assert order.any_version
 
 
 def test_the_size_of_an_outputs_files_becomes_the_order(

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import gc
 import itertools
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pytest
 
@@ -257,3 +260,69 @@ def test_no_more_rows_are_taken_than_a_part_needs_when_they_become_large(large: 
 
     next(upload_parts(rows()))
     assert taken <= 1000 + 64 + 8
+
+
+def test_values_that_would_change_are_refused_with_their_row() -> None:
+    aware, naive = datetime(2024, 1, 1, tzinfo=UTC), datetime.fromisoformat("2024-01-01T00:00")
+    for first, second, kinds in (
+        (naive, aware, "times with and without a time zone"),
+        ({"at": [aware]}, {"at": [naive]}, "times with and without a time zone"),
+        (date(2024, 1, 1), naive, "dates and times"),
+        ("text", b"bytes", "text and bytes"),
+        ([b"bytes"], ["text"], "text and bytes"),
+    ):
+        rows = [{"x": first}] * 3 + [{"x": second}]
+        assert _refused(rows, "'x'", kinds, type(second).__name__).details["row"] == 3
+        assert _refused(iter([{"x": first}, pa.table({"y": [1]}), {"x": second}]), "row 2", "'x'").details["row"] == 2
+
+
+def test_integers_beyond_int64_are_unsigned_as_in_files() -> None:
+    assert _all([{"x": 2**63}, {"x": 1}]).schema.field("x").type == pa.uint64()
+    assert _all([{"x": 1}, pa.table({"y": [1]}), {"x": 2**64 - 1}])["x"].to_pylist() == [1, None, 2**64 - 1]
+    _refused([{"x": 2**63}, {"x": -1}], "row 1", "'x'", "-1")
+    _refused([{"x": -1}, pa.table({"x": pa.array([2**63], pa.uint64())})], "'x'", "-1", "uint64")
+    _refused([{"x": 2**53 + 1}, pa.table({"x": [0.5]})], "'x'", "int64", "double")
+
+
+@pytest.mark.parametrize("kind", ["plain", "list", "struct"])
+@pytest.mark.parametrize("count", [2, 40_000])
+def test_categories_with_another_dictionary_in_each_chunk_are_sent(kind: str, count: int) -> None:
+    made = []
+    for labels in (["cat", "dog"], ["fish", "bird"]):
+        column = pa.array(labels * (count // 2)).dictionary_encode()
+        if kind == "list":
+            column = pa.ListArray.from_arrays(pa.array(range(count + 1), pa.int32()), column)
+        made.append(column if kind != "struct" else pa.StructArray.from_arrays([column], ["label"]))
+    table = pa.table({"x": pa.chunked_array(made)})
+    parts = _pieces(table)
+    sent = [pa.ipc.open_file(part.as_file()).read_all() for part in parts]
+    assert pa.concat_tables(sent)["x"].to_pylist() == table["x"].to_pylist()
+    if count == 2:
+        assert pa.ipc.open_stream(parts[0].as_inline()).read_all()["x"].to_pylist() == table["x"].to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (pl.List(pl.Categorical), [["a", "b"], None, ["c"]]),
+        (pl.List(pl.Enum(["a", "b"])), [["a"], ["b"]]),
+        (pl.Array(pl.Categorical, 2), [["a", "b"], ["c", "a"]]),
+        (pl.Struct({"c": pl.Categorical}), [{"c": "a"}, {"c": None}]),
+        (pl.List(pl.Categorical), []),
+    ],
+)
+def test_categories_inside_other_types_of_polars_are_sent(kind: Any, values: list[Any]) -> None:
+    assert _all(pl.DataFrame({"x": values}, schema={"x": kind}))["x"].to_pylist() == values
+
+
+def test_objects_that_a_frame_cannot_convert_are_refused_with_their_column() -> None:
+    _refused(pl.DataFrame({"x": [object()]}), "'x'", "Object")
+    mixed = [datetime.fromisoformat("2024-01-01T00:00"), datetime(2024, 1, 1, tzinfo=UTC)]
+    _refused(pd.DataFrame({"y": [1, 2], "x": pd.Series(mixed, dtype=object)}), "'x'", "with and without a time zone")
+    _refused(pd.DataFrame({"x": pd.Series(["x", b"x"], dtype=object)}), "'x'", "text and bytes")
+    _refused(pd.DataFrame({"x": [1, "x"]}), "'x'")
+    assert _all(pd.DataFrame({"x": pd.Series([mixed[0], None, pd.NaT], dtype=object)}))["x"].to_pylist() == [
+        mixed[0],
+        None,
+        None,
+    ]

@@ -307,6 +307,7 @@ def test_help_and_notebooks_list_every_option_with_its_default_and_its_descripti
         "priority": 0,
         "cache": False,
         "fuse": "auto",
+        "any_version": False,
     }
     documented = str(kind.submit.__doc__)
     for name in signature.parameters.keys() - {"self"}:

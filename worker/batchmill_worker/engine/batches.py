@@ -16,7 +16,9 @@ import pyarrow as pa
 
 from batchmill.columns import (
     ColumnTooLargeError,
+    MixedValuesError,
     UnsupportedColumnError,
+    array_of,
     carry,
     rows_of,
     values_of,
@@ -185,7 +187,8 @@ def _column(definition: OperatorDefinition, name: Any, values: Any) -> pa.Chunke
     try:
         array = _from_array(values) if isinstance(values, np.ndarray) else _from_list(values)
     except _UNFIT as error:
-        got = _mixture(values) or str(error).partition("\n")[0]
+        is_mixed = isinstance(error, MixedValuesError)
+        got = str(error) if is_mixed else _mixture(values) or str(error).partition("\n")[0]
         _refuse(definition, f"values of one type in column {name!r}", got, error)
     return _carried(definition, name, array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array]))
 
@@ -197,9 +200,9 @@ def _carried(definition: OperatorDefinition, name: str, column: pa.ChunkedArray)
         _refuse(definition, "columns of types that results can hold", str(error), error)
 
 
-def _from_list(values: Any) -> pa.Array:
+def _from_list(values: Sequence[Any]) -> pa.Array:
     try:
-        return pa.array(values)
+        return array_of(values)
     except _UNFIT:
         kind = _map_type(values)
         if kind is None:
@@ -230,12 +233,13 @@ def _map_type(values: Any) -> pa.DataType | None:
     if not pairs or any(not isinstance(pair, tuple) or len(pair) != 2 for pair in pairs):
         return None
     keys, items = zip(*pairs, strict=True)
-    return pa.map_(pa.array(keys).type, pa.array(items).type)
+    return pa.map_(array_of(keys).type, array_of(items).type)
 
 
 def _from_array(values: np.ndarray[Any, Any]) -> pa.Array:
     # A copy: Arrow would share the memory, and an operator may reuse the array for its next batch.
-    array = _from_list(values.flatten())
+    flat = values.flatten()
+    array = _from_list(flat.tolist()) if flat.dtype == object else pa.array(flat)
     for size in reversed(values.shape[1:]):
         array = pa.FixedSizeListArray.from_arrays(array, size)
     return array

@@ -43,6 +43,7 @@ class SubmitFlags(TypedDict):
     batch_size: int | None
     on_null: OnNull
     cache: bool
+    any_version: bool
     idempotency_key: str | None
     params_file: Path | None
     upload: bool
@@ -119,6 +120,7 @@ def job_options(flags: SubmitFlags) -> JobOptions:
         "on_null": flags["on_null"],
         "cache": flags["cache"],
         "budget": flags["budget"],
+        "any_version": flags["any_version"],
         "idempotency_key": flags["idempotency_key"],
     }
 

@@ -12,8 +12,11 @@ from pyarrow import types as kinds
 from batchmill.columns import (
     RESERVED_PREFIX,
     ColumnTooLargeError,
+    MixedValuesError,
     UnsupportedColumnError,
+    array_of,
     carry,
+    check_unchanged,
     reserved_column,
     widen_types,
 )
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 ONE_TYPE = "Give each column one type, or None."
+_UNFIT = (pa.ArrowException, OverflowError, TypeError, ValueError)
 
 
 def rows_to_table(
@@ -66,33 +70,27 @@ def _names(rows: Sequence[Mapping[str, Any]], first_row: int) -> list[str]:
 
 def _column(name: str, values: list[Any], first_row: int) -> pa.Array:
     try:
-        column = _array(values)
-    except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
-        raise _type_error(name, values, first_row) from error
-    return column
+        return array_of(values)
+    except _UNFIT as error:
+        raise _type_error(name, values, first_row, error) from error
 
 
-def _array(values: list[Any]) -> pa.Array:
-    column = pa.array(values)
-    if kinds.is_binary(column.type) and any(isinstance(value, str) for value in values):
-        raise TypeError("text among bytes")
-    return column
-
-
-def _type_error(name: str, values: list[Any], first_row: int) -> InvalidRows:
+def _type_error(name: str, values: list[Any], first_row: int, error: Exception) -> InvalidRows:
     """Return the error for the first value that does not match the values before it."""
     good, bad = 0, len(values)  # the first `good` values have one type, the first `bad` do not
     while bad - good > 1:
         middle = (good + bad) // 2
         try:
-            _array(values[:middle])
-        except (pa.ArrowException, OverflowError, TypeError, ValueError):
+            array_of(values[:middle])
+        except _UNFIT:
             bad = middle
         else:
             good = middle
     found = f"{type(values[good]).__name__} ({_short(values[good])})"
-    known = pa.array(values[:good]).type
+    known = array_of(values[:good]).type
     expected = "a value with an Arrow type" if kinds.is_null(known) else f"{known} as in the rows before it"
+    if isinstance(error, MixedValuesError):
+        found = f"{found}: the column has {error}"
     return _mismatch(first_row + good, name, expected, found)
 
 
@@ -159,6 +157,29 @@ class ColumnTypes:
         valid = column.is_valid().index(True).as_py()
         expected = f"{self._types[name]} as in the rows before it"
         return _mismatch(first_row + max(valid, 0), name, expected, str(column.type))
+
+
+def check_objects(frame: Any, schema: pa.Schema, first_row: int) -> None:
+    """Raise `InvalidRows` for columns of Python objects in a frame of pandas or polars that Arrow does not represent.
+
+    Both libraries convert the frame; of such objects pandas changes some, and polars gives their addresses.
+    """
+    library = type(frame).__module__.partition(".")[0]
+    if library == "polars":
+        odd = [name for name, kind in getattr(frame, "schema", {}).items() if str(kind) == "Object"]
+        if odd:
+            raise _mismatch(first_row, odd[0], "a type that results can hold", "Object")
+    elif library == "pandas" and hasattr(frame, "items"):
+        for name, series in frame.items():
+            if series.dtype == object:
+                _check_series(str(name), series.dropna().tolist(), schema, first_row)
+
+
+def _check_series(name: str, values: list[Any], schema: pa.Schema, first_row: int) -> None:
+    try:
+        check_unchanged(values, schema.field(name).type)
+    except MixedValuesError as error:
+        raise _mismatch(first_row, name, "one kind of value", f"{error} in the frame") from error
 
 
 def refused_column(error: UnsupportedColumnError, first_row: int) -> InvalidRows:

@@ -49,6 +49,8 @@ class JobOptions(TypedDict, total=False):
             `source_row`, the index of their row in the job's input.
         fuse: Whether one attempt runs neighbouring stages of a pool, so that the results between them are not stored:
             "auto": those that cost less than that; True: all that may; False: none.
+        any_version: Whether rows may be done by different versions of the job's operators, so that a rolling update of
+            the workers never blocks it. By default, all rows are done by one version.
         budget: Pause the job when it has cost this much, in the service's currency; `resume` can raise it.
         idempotency_key: Submitting again with the same key returns the existing job.
     """
@@ -68,6 +70,7 @@ class JobOptions(TypedDict, total=False):
     cache: bool
     on_null: Literal["dead", "skip", "fail"]
     fuse: bool | Literal["auto"]
+    any_version: bool
     budget: float | None
     idempotency_key: str | None
 
@@ -80,6 +83,7 @@ _DEFAULTS = {
     "cache": JobForm.model_fields["cache"].default,
     "on_null": "dead",
     "fuse": JobForm.model_fields["fuse"].default,
+    "any_version": JobForm.model_fields["any_version"].default,
 }
 
 

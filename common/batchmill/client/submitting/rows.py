@@ -18,8 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from batchmill.client.submitting.columns import ColumnTypes, columns_of, refused_column, rows_to_table
-from batchmill.columns import UnsupportedColumnError, carried_schema
+from batchmill.client.submitting.columns import (
+    ONE_TYPE,
+    ColumnTypes,
+    check_objects,
+    columns_of,
+    refused_column,
+    rows_to_table,
+)
+from batchmill.columns import TypeConflictError, UnsupportedColumnError, carried_schema, widen_table
 from batchmill.errors import InvalidRows
 from batchmill.jobs.job import MAX_INLINE_BYTES
 
@@ -208,14 +215,16 @@ def _without_rows(schema: pa.Schema, first_row: int) -> pa.Table:
 
 def _open_tabular(tabular: Any, first_row: int) -> Any:
     try:
-        if hasattr(tabular, "__arrow_c_stream__"):
-            return pa.RecordBatchReader.from_stream(tabular)
-        return pa.Table.from_batches([pa.record_batch(tabular)]).to_reader()
+        if not hasattr(tabular, "__arrow_c_stream__"):
+            return pa.Table.from_batches([pa.record_batch(tabular)]).to_reader()
+        reader = pa.RecordBatchReader.from_stream(tabular)
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise InvalidRows(
-            f"row {first_row}: a {type(tabular).__name__} has no named columns, expected a table ({error}).",
+            f"row {first_row}: a {type(tabular).__name__} cannot be read as a table with named columns ({error}).",
             row=first_row,
         ) from error
+    check_objects(tabular, reader.schema, first_row)
+    return reader
 
 
 def _weight(rows: Sequence[Mapping[str, Any]]) -> int:
@@ -285,10 +294,19 @@ def _parts(table: pa.Table) -> Iterator[pa.Table]:
 
 
 def _part(first_row: int, tables: list[pa.Table]) -> UploadPart:
-    table = pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({})
+    table = _joined(first_row, tables) if tables else pa.table({})
     if len(tables) > 1:
         table = table.combine_chunks()
+    table = table.unify_dictionaries()  # an IPC file has one dictionary for a column
     return UploadPart(first_row, table, None if table.nbytes <= MAX_INLINE_BYTES else _ipc_file(table))
+
+
+def _joined(first_row: int, tables: Sequence[pa.Table]) -> pa.Table:
+    schema = tables[-1].schema  # the widest: each has the columns and types of all rows up to its own
+    try:
+        return pa.concat_tables([widen_table(table, schema) for table in tables])
+    except TypeConflictError as error:
+        raise InvalidRows(f"rows from {first_row} on: {error}.", hint=ONE_TYPE, column=error.column) from error
 
 
 def _ipc_file(table: pa.Table) -> pa.Buffer:

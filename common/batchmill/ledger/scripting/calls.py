@@ -2013,6 +2013,7 @@ def submit(
     priority: int,
     deadline_ms: int | None,
     ends_at_commit: bool,
+    any_version: bool,
     stages: Sequence[NewStage],
 ) -> SubmitReply:
     """Accept a job, or find the one that was accepted under the same idempotency key."""
@@ -2060,6 +2061,7 @@ def submit(
             priority,
             "" if deadline_ms is None else deadline_ms,
             int(ends_at_commit),
+            int(any_version),
             keys.events(),
             *(
                 part

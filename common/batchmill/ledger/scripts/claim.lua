@@ -41,7 +41,7 @@ local state, token, holder = unpack(redis.call('HMGET', keys.shard, 'state', 'to
 local again = state == 'running' and holder == args.holder
 if token ~= attempt.token or not (state == 'queued' or again) then return refused(answer.stale) end
 if redis.call('HGET', keys.job, 'state') ~= 'running' then return refused(answer.stopped) end
-if not again and args.version ~= '' then
+if not again and args.version ~= '' and redis.call('HEXISTS', keys.stage, 'any_version') == 0 then
   local version, revision = unpack(redis.call('HMGET', keys.stage, 'operator_version', 'revision'))
   local is_other = revision and revision ~= args.revision
   if is_other or (version and version ~= '' and version ~= args.version) then

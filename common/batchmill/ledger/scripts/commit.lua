@@ -209,7 +209,9 @@ for _, counted in ipairs(dead_by_type) do
 end
 for place, one in ipairs(passed) do
   local of = stage_keys(keys.job, number + place)
-  redis.call('HSET', of.stage, 'operator_version', one.version, 'revision', one.revision)
+  if redis.call('HEXISTS', of.stage, 'any_version') == 0 then
+    redis.call('HSET', of.stage, 'operator_version', one.version, 'revision', one.revision)
+  end
   local first_row = add_rows(of, left, nbytes)
   left, nbytes = settle_shard(keys.job, of, attempt.shard_id, {
     token = attempt.token, rows = one.rows, rows_dead = one.rows_dead, nbytes = one.nbytes, first_row = first_row,

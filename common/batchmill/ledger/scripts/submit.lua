@@ -30,6 +30,7 @@
 -- @arg priority: int
 -- @arg deadline_ms: int?
 -- @arg ends_at_commit: flag  nothing is to be closed or deleted at its end
+-- @arg any_version: flag  its stages are bound to no version of their operators
 -- @arg channel: channel
 -- @each stages: NewStage
 -- @param stage: int
@@ -60,7 +61,7 @@
 --              must_resume (1: what `resumed_from` left is still to be taken over), stages_open (that are not settled),
 --              ends_at_commit (1: its last commit ends it; no checkpoint was stored), tenant, live_in (key), stage_count, priority,
 --              deadline_ms, indexed, counted, inline_bytes, budget_nano, cost_nano, noted
--- stage        hash: joins (1: it runs with the stage before it, and has the same shards), operator_version, revision (version and code, from the first claim), worked_for ("pool operator"), turn, indexed, counted, cursor, planned (1: its input's end was reached),
+-- stage        hash: joins (1: it runs with the stage before it, and has the same shards), operator_version, revision (version and code, from the first claim), any_version (1: of several versions), worked_for ("pool operator"), turn, indexed, counted, cursor, planned (1: its input's end was reached),
 --              rows_total, rows_exact, rows_planned, rows_done, rows_dead, rows_timed, rows_cached,
 --              rows_resumed (of those done and dead, what an earlier job left), shards_planned,
 --              shards_live, shards_queued, shards_running, shards_done, busy_us, bytes_in, paces, rate_at, rate_rows,
@@ -91,6 +92,7 @@ for number, one in ipairs(stages) do
   redis.call('HSET', one.keys.stage, 'cursor', '', 'planned', 0, 'operator_version', one.operator_version,
              'worked_for', one.worked_for, 'turn', one.turn)
   if one.joins then redis.call('HSET', one.keys.stage, 'joins', 1) end
+  if args.any_version then redis.call('HSET', one.keys.stage, 'any_version', 1) end
   if one.buffer_bytes then redis.call('HSET', one.keys.stage, 'buffer_bytes', one.buffer_bytes) end
   if one.rows_total then redis.call('HSET', one.keys.stage, 'rows_total', one.rows_total, 'rows_exact', 1) end
   if one.plan then

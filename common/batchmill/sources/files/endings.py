@@ -26,6 +26,31 @@ FORMATS: dict[str, SourceFormat] = {
     ".text": "text",
 }
 _CODECS: dict[str, Codec] = {".gz": "gzip", ".zst": "zstd"}
+_ROWS = "Read it where you submit: rows= takes a generator of dicts or Arrow tables"
+_UNPACKED = "Unpack it first (line formats can stay compressed as .gz or .zst)."
+_ADVICE = (
+    {
+        ".json": "If it holds one JSON object a line, give the source the format 'jsonl'. If it is one JSON array, "
+        "read it with `json.load` and give it as rows=.",
+        ".avro": f"{_ROWS}, such as `fastavro.reader(file)` or `polars.read_avro(path)`.",
+        ".orc": f"{_ROWS}, such as `pyarrow.dataset.dataset(path, format='orc').to_batches()`.",
+        ".lance": f"{_ROWS}, such as `lance.dataset(path).to_batches()`.",
+        ".xml": f"{_ROWS}, such as `pandas.read_xml(path)`.",
+    }
+    | dict.fromkeys(
+        (".tar", ".tgz", ".zip"), f"Unpack it. Or r{_ROWS[1:]}, as docs/how-to/other-inputs.md shows for tar."
+    )
+    | dict.fromkeys((".bz2", ".xz", ".lzma", ".lz4", ".br", ".7z"), _UNPACKED)
+    | dict.fromkeys((".tfrecord", ".tfrecords"), f"{_ROWS}, such as the features of a `tf.data.TFRecordDataset`.")
+    | dict.fromkeys((".warc", ".wet", ".wat"), f"{_ROWS}, made of the records that `fastwarc` or `warcio` gives.")
+    | dict.fromkeys((".xlsx", ".xls", ".ods"), f"{_ROWS}, such as `pandas.read_excel(path)`.")
+    | dict.fromkeys((".db", ".sqlite", ".sqlite3", ".duckdb"), f"{_ROWS}, such as those of a query.")
+    | dict.fromkeys((".npy", ".npz", ".h5", ".hdf5"), f"{_ROWS}, made of slices of the arrays.")
+    | dict.fromkeys(
+        (".pkl", ".pickle"), "Reading a pickle can run code, so the service reads none. Convert it to Parquet."
+    )
+)
+"""What to do with files that are often met and not read, by ending."""
 _LINE_FORMATS = frozenset({"jsonl", "csv", "text"})
 
 
@@ -58,8 +83,8 @@ def ending_of(uri: str) -> tuple[str, Codec | None]:
 
 
 def _ending_hint(ending: str) -> str:
-    if ending == ".json":
-        return "If it holds one JSON object a line, give the source the format 'jsonl'."
+    if ending in _ADVICE:
+        return _ADVICE[ending]
     known = ", ".join(sorted(FORMATS))
     formats = ", ".join(map(repr, get_args(SourceFormat)))
     near = did_you_mean(ending, FORMATS) if ending else ""

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from batchmill.sources import SourceDescription
 
 
+ANY_VERSION = ""
+"""The version of the operators of a job that several may do."""
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
     """A job about to be accepted, with all that its output depends on."""
@@ -90,7 +94,7 @@ def _of_stage(was: StageFingerprint, now: StageFingerprint, operator: OperatorIn
     if was.operator != now.operator:
         yield f"its operator was {was.operator!r}, now it is {now.operator!r}"
     if was.operator_version != now.operator_version:
-        yield f"{now.operator!r} was of version {was.operator_version!r}, now it is of {now.operator_version!r}"
+        yield f"{now.operator!r} was of {_version(was)}, now it is of {_version(now)}"
     before, after = _filled(was.params, operator.params_schema), _filled(now.params, operator.params_schema)
     for name in sorted(before.keys() | after.keys()):
         if before.get(name) != after.get(name):
@@ -99,6 +103,10 @@ def _of_stage(was: StageFingerprint, now: StageFingerprint, operator: OperatorIn
         yield f"it passed {_columns(was.carry)} through, now it passes {_columns(now.carry)}"
     if was.skips_nulls != now.skips_nulls:
         yield 'only one of the two has `on_null` "skip", with which results have other columns'
+
+
+def _version(stage: StageFingerprint) -> str:
+    return "any version" if stage.operator_version == ANY_VERSION else f"version {stage.operator_version!r}"
 
 
 def _changed_files(before: InputFingerprint, now: InputFingerprint) -> Iterator[str]:

@@ -27,7 +27,7 @@ from batchmill.ledger.unfinished import settled_of
 from batchmill.sinks import InputFingerprint, Manifest, keep_resumed_manifest, resumed_manifest
 from batchmill_coordinator.results.inputs import stage_of
 from batchmill_coordinator.results.outputs import settled_shards
-from batchmill_coordinator.results.resuming.resumed_order import differences, stage_fingerprint
+from batchmill_coordinator.results.resuming.resumed_order import ANY_VERSION, differences, stage_fingerprint
 from batchmill_coordinator.results.resuming.resumed_stages import ResumedStages
 
 if TYPE_CHECKING:
@@ -151,6 +151,8 @@ class Resumption:
     def _fingerprint(
         self, spec: JobSpec, versions: Sequence[str], inline: bytes, description: SourceDescription | None
     ) -> InputFingerprint:
+        if spec.any_version:
+            versions = [ANY_VERSION] * len(versions)
         files = description.files if description is not None and description.where == "files" else ()
         return InputFingerprint(
             source=self._digest(spec.source, inline, description),

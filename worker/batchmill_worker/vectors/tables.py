@@ -1,0 +1,128 @@
+"""The tables that rows are compared with: of Lance, Delta Lake or Iceberg, or Parquet and Arrow files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pyarrow as pa
+
+from batchmill.errors import InvalidParams, InvalidSource, MissingExtra, did_you_mean
+from batchmill.jobs.files import FileSource
+from batchmill.jobs.sink import LANCE_ENDING
+from batchmill.sources import describe, open_source
+from batchmill.storage.anchors import real_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from batchmill_worker.models.setup_context import SetupContext
+
+BLOCK_BYTES = 64 * 1024 * 1024
+FORMATS = ("parquet", "arrow")
+
+
+class Table(Protocol):
+    """One version of a table."""
+
+    schema: pa.Schema
+
+    def is_current(self) -> bool:
+        """Return whether the table has not changed since it was opened."""
+        ...
+
+    def blocks(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Yield all rows in order, up to about `BLOCK_BYTES` at a time. Raises if the table has changed."""
+        ...
+
+
+def open_table(base: str, version: int | None, context: SetupContext) -> Table:
+    """Open a table by its path.
+
+    version: None: the newest one. Raises `InvalidParams` for what is no table, and paths outside the roots.
+    """
+    if base.rstrip("/").endswith(LANCE_ENDING):
+        return _LanceTable(base, version, context)
+    try:
+        return _Files(base, version, context)
+    except InvalidSource as error:
+        raise InvalidParams(f"the base cannot be read: {error.message}", hint=error.hint, **error.details) from error
+
+
+def require_column(name: str, table: Table, base: str) -> None:
+    """Raise `InvalidParams` for a column that a table does not have."""
+    names = table.schema.names
+    if name not in names:
+        raise InvalidParams(
+            f"the base {base} has no column {name!r}; its columns are: {', '.join(names)}.",
+            hint=did_you_mean(name, names),
+            column=name,
+        )
+
+
+class _LanceTable:
+    def __init__(self, base: str, version: int | None, context: SetupContext) -> None:
+        location = context.locations.resolve(base, error=InvalidParams)
+        if not location.is_local:
+            raise InvalidParams(f"the base {base} is in an object store; a Lance table must be in a folder.", path=base)
+        self._path = real_path(location.path)
+        self._is_fixed = version is not None
+        self._table = self._opened(base, version)
+        self.schema = self._table.schema
+
+    def is_current(self) -> bool:
+        """See `Table`."""
+        return self._is_fixed or self._table.latest_version == self._table.version
+
+    def blocks(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """See `Table`."""
+        schema = pa.schema([self._table.schema.field(name) for name in columns])
+        rows = max(BLOCK_BYTES // _bytes_of_row(schema), 1)
+        for batch in self._table.to_batches(columns=list(columns), batch_size=rows, scan_in_order=True):
+            yield pa.Table.from_batches([batch])
+
+    def _opened(self, base: str, version: int | None) -> Any:
+        try:
+            import lance
+        except ImportError as error:
+            raise MissingExtra(
+                "Lance is not installed on this worker.", hint="pip install 'batchmill[lance]'"
+            ) from error
+        try:
+            return lance.dataset(self._path, version=version)
+        except (ValueError, OSError) as error:
+            what = f"version {version} of " if version is not None else ""
+            raise InvalidParams(f"there is no {what}Lance table {base} that can be read.", path=base) from error
+
+
+class _Files:
+    """Files, or a table of Delta Lake or Iceberg."""
+
+    def __init__(self, base: str, version: int | None, context: SetupContext) -> None:
+        if context.blobs is None:
+            raise RuntimeError("tables are read in a worker only")
+        self._spec = FileSource(path=base, table_version=version)
+        self._locations, self._blobs = context.locations, context.blobs
+        self._described = describe(self._spec, self._locations)
+        if self._described.format not in FORMATS:
+            raise InvalidParams(
+                f"the base {base} is {self._described.format}; expected Parquet or Arrow files, or a table.", path=base
+            )
+        self.schema = self._described.arrow_schema
+
+    def is_current(self) -> bool:
+        """See `Table`."""
+        return describe(self._spec, self._locations).fingerprint == self._described.fingerprint
+
+    def blocks(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """See `Table`."""
+        described = describe(self._spec.model_copy(update={"columns": list(columns)}), self._locations)
+        source = open_source(described, self._locations, self._blobs, "")
+        rows = max(BLOCK_BYTES // _bytes_of_row(source.schema), 1)
+        with source.splitter() as splitter:
+            for split in splitter.available(rows, BLOCK_BYTES):
+                yield source.read(split.slices)
+
+
+def _bytes_of_row(schema: pa.Schema) -> int:
+    """Return about what a row takes: of vectors of a fixed length that, of others a guess."""
+    return sum(4 * field.type.list_size if pa.types.is_fixed_size_list(field.type) else 64 for field in schema)
