@@ -34,6 +34,7 @@ FORM = (
     b'--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
     b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.jsonl"\r\n\r\n{}\r\n--x--\r\n'
 )
+BATCH = {"input_file_id": "file-unknown", "endpoint": "/v1/embeddings", "completion_window": "24h"}
 FORM_TYPE = "multipart/form-data; boundary=x"
 
 
@@ -91,6 +92,10 @@ CASES = [
     Case("GET /v1/files/{file_id}", OK, HIDDEN, OK),
     Case("GET /v1/files/{file_id}/content", OK, HIDDEN, OK),
     Case("DELETE /v1/files/{file_id}", OK, HIDDEN, FORBIDDEN, HIDDEN),
+    Case("POST /v1/batches", OK, OK, FORBIDDEN, body=BATCH),
+    Case("GET /v1/batches", OK, OK, OK),
+    Case("GET /v1/batches/{batch_id}", OK, HIDDEN, OK),
+    Case("POST /v1/batches/{batch_id}/cancel", "conflict", HIDDEN, FORBIDDEN, "conflict"),
     Case("GET /metrics", FORBIDDEN, FORBIDDEN, FORBIDDEN),
     Case("DELETE /v1/jobs/{job_id}", OK, HIDDEN, FORBIDDEN),
 ]
@@ -130,6 +135,21 @@ def upload_file(mill: Mill, token: str) -> str:
     return str(mill.call("POST", "/v1/files", FORM, token, Content_Type=FORM_TYPE).json["id"])
 
 
+def failed_batch(mill: Mill, token: str) -> str:
+    """A batch over a file of another tenant, which for this one does not exist."""
+    body = {**BATCH, "input_file_id": upload_file(mill, BETA)}
+    batch = str(mill.call("POST", "/v1/batches", body, token).json["id"])
+    found: dict[str, Any] = {}
+
+    def has_failed() -> bool:
+        found.update(mill.call("GET", f"/v1/batches/{batch}", token=token).json)
+        return bool(found["status"] == "failed")
+
+    until(has_failed, "the end of the batch")
+    assert found["errors"]["data"][0]["param"] == "file_id"
+    return batch
+
+
 def outcome(answer: Answer) -> str:
     if answer.status < 300:
         return OK
@@ -148,7 +168,7 @@ def test_a_token_reaches_what_its_tenant_has_and_nothing_else(mill: Mill, case: 
     if "{name}" in case.route:
         ensure_index(mill, tmp_path)
     upload = mill.call("POST", "/v1/uploads", {"spec": {"operator": "echo"}}, ACME).json["upload"]
-    ids = {"job_id": job, "upload_id": upload, "file_id": upload_file(mill, ACME)}
+    ids = {"job_id": job, "upload_id": upload, "file_id": upload_file(mill, ACME), "batch_id": failed_batch(mill, ACME)}
     for token in ("", "wrong-token-1", METRICS):
         expected = OK if (token, case.route) == (METRICS, "GET /metrics") else "unauthorized"
         assert outcome(send(mill, case, token, ids)) == expected, token

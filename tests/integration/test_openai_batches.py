@@ -6,11 +6,12 @@ import asyncio
 import base64
 import json
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import openai
 import pytest
 
+from support.openai_batches import FINAL, Line, bodies, create, ended, line, read, run
 from support.waiting import until
 
 if TYPE_CHECKING:
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 
     import batchmill
 
-EMBEDDINGS, CHAT, COMPLETIONS = "/v1/embeddings", "/v1/chat/completions", "/v1/completions"
-FINAL = ("completed", "failed", "expired", "cancelled")
-Line = dict[str, Any]
+EMBEDDINGS: Literal["/v1/embeddings"] = "/v1/embeddings"
+CHAT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
 
 
 @pytest.fixture
@@ -33,44 +34,6 @@ def api(service_record: dict[str, str]) -> Iterator[openai.OpenAI]:
         base_url=f"{service_record['url']}/v1", api_key=service_record["token"], max_retries=0
     ) as client:
         yield client
-
-
-def line(number: int, url: str, **body: Any) -> Line:
-    return {"custom_id": f"line-{number}", "method": "POST", "url": url, "body": body}
-
-
-def upload(api: openai.OpenAI, lines: list[Any]) -> str:
-    content = b"\n".join(one if isinstance(one, bytes) else json.dumps(one).encode() for one in lines)
-    return api.files.create(file=("lines.jsonl", content), purpose="batch").id
-
-
-def create(api: openai.OpenAI, url: str, lines: list[Any], window: Any = "24h", **options: Any) -> Batch:
-    file = upload(api, lines)
-    return api.batches.create(input_file_id=file, endpoint=url, completion_window=window, **options)  # type: ignore[arg-type]  # our own endpoints too
-
-
-def ended(api: openai.OpenAI, batch: Batch) -> Batch:
-    found: list[Batch] = []
-
-    def has_ended() -> bool:
-        found[:] = [api.batches.retrieve(batch.id)]
-        return found[0].status in FINAL
-
-    until(has_ended, f"the end of {batch.id}")
-    return found[0]
-
-
-def run(api: openai.OpenAI, url: str, lines: list[Any], **options: Any) -> Batch:
-    return ended(api, create(api, url, lines, **options))
-
-
-def read(api: openai.OpenAI, file_id: str | None) -> list[Line]:
-    return [json.loads(one) for one in api.files.content(file_id).iter_lines()] if file_id else []
-
-
-def bodies(api: openai.OpenAI, batch: Batch) -> dict[str, Line]:
-    """The bodies of the answers by `custom_id`."""
-    return {one["custom_id"]: one["response"]["body"] for one in read(api, batch.output_file_id)}
 
 
 def errors(batch: Batch) -> list[tuple[str | None, str | None, int | None]]:
@@ -257,7 +220,7 @@ BAD_LINES: dict[str, tuple[Any, tuple[str, str | None]]] = {
 }
 
 
-def test_each_bad_line_is_named_and_nothing_is_run(api: openai.OpenAI, client: batchmill.Client) -> None:
+def test_each_bad_line_is_named_and_nothing_is_run(api: openai.OpenAI) -> None:
     good = line(0, EMBEDDINGS, model="lengths", input="x")
     lines = [bad for bad, _ in BAD_LINES.values()]
     for number, bad in enumerate(lines):
@@ -269,7 +232,7 @@ def test_each_bad_line_is_named_and_nothing_is_run(api: openai.OpenAI, client: b
     expected = [(*fault, number) for number, (_, fault) in enumerate(BAD_LINES.values(), start=2)]
     assert errors(batch) == expected
     assert batch.failed_at
-    assert batch.id not in {job.name for job in client.jobs(limit=20)}
+    assert batch.to_dict()["job"] is None
 
 
 BAD_CHATS: dict[str, tuple[Line, str, str]] = {
@@ -333,47 +296,32 @@ def test_a_batch_that_is_none_is_refused_at_once(api: openai.OpenAI, changed: An
     assert caught.value.param == param
 
 
-GATED = "/v1/operators/gated"
-
-
-def gated(api: openai.OpenAI, gate: Path, rows: int, first: int, **options: Any) -> Batch:
-    """A batch whose rows from `first` on wait for a file."""
-    params = {"gate": str(gate), "first": first}
-    return create(api, GATED, [line(n, GATED, row={"id": n}, params=params) for n in range(rows)], **options)
+SLOW = "/v1/operators/slow"
 
 
 def test_a_cancelled_batch_keeps_what_is_done_and_each_line_is_in_one_file(api: openai.OpenAI, tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
-    batch = gated(api, gate, 200, 100)
-    until(lambda: api.batches.retrieve(batch.id).to_dict()["request_counts"]["completed"] >= 64, "the first shard")  # type: ignore[index]
-    cancelled = api.batches.cancel(batch.id)
-    assert cancelled.status in ("cancelling", "cancelled")
-    gate.touch()
+    params = {"seconds": 0.02, "journal": str(tmp_path / "journal")}
+    batch = create(api, SLOW, [line(n, SLOW, row={"id": n}, params=params) for n in range(1000)])
+
+    def completed() -> int:
+        counts = api.batches.retrieve(batch.id).request_counts
+        return counts.completed if counts else 0
+
+    until(lambda: completed() > 0, "the first shard")
+    assert api.batches.cancel(batch.id).status in ("cancelling", "cancelled")
     batch = ended(api, batch)
     assert batch.status == "cancelled"
     assert batch.cancelling_at
     assert batch.cancelled_at
     output, failed = read(api, batch.output_file_id), read(api, batch.error_file_id)
     ids = [one["custom_id"] for one in [*output, *failed]]
-    assert sorted(ids, key=lambda name: int(name.split("-")[1])) == [f"line-{n}" for n in range(200)]
-    assert len(output) >= 64
+    assert sorted(ids, key=lambda name: int(name.split("-")[1])) == [f"line-{n}" for n in range(1000)]
+    assert output
     assert failed
     assert all(one["response"] is None and one["error"]["code"] == "batch_cancelled" for one in failed)
     assert batch.request_counts is not None
-    assert batch.request_counts.to_dict() == {"total": 200, "completed": len(output), "failed": 0}
+    assert batch.request_counts.to_dict() == {"total": 1000, "completed": len(output), "failed": 0}
     assert api.batches.cancel(batch.id).status == "cancelled"
-
-
-def test_a_batch_that_expires_keeps_what_is_done(api: openai.OpenAI, tmp_path: Path) -> None:
-    batch = gated(api, tmp_path / "gate", 80, 64, window="6s")
-    until(lambda: (tmp_path / "gate.started").exists(), "the first row")
-    batch = ended(api, batch)
-    assert (batch.status, batch.completion_window) == ("expired", "6s")
-    output, failed = read(api, batch.output_file_id), read(api, batch.error_file_id)
-    assert [one["custom_id"] for one in [*output, *failed]] == [f"line-{n}" for n in range(80)]
-    assert all(one["error"]["code"] == "batch_expired" for one in failed)
-    assert batch.request_counts is not None
-    assert batch.request_counts.to_dict() == {"total": 80, "completed": len(output), "failed": 0}
 
 
 def test_a_batch_that_has_ended_cannot_be_cancelled(api: openai.OpenAI) -> None:
@@ -405,8 +353,8 @@ def test_rows_without_a_common_type_fail_the_batch_with_their_line(api: openai.O
 
 
 def test_a_file_that_is_deleted_after_its_batch_began_is_not_missed(api: openai.OpenAI, tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
-    batch = gated(api, gate, 3, 0)
+    url, gate = "/v1/operators/gated", tmp_path / "gate"
+    batch = create(api, url, [line(n, url, row={"id": n}, params={"gate": str(gate)}) for n in range(3)])
     until(lambda: api.batches.retrieve(batch.id).status == "in_progress", "the start")
     api.files.delete(batch.input_file_id)
     gate.touch()

@@ -11,8 +11,8 @@ from batchmill.settings import CoordinatorSettings
 from batchmill_coordinator.api.app import create_app
 
 OPEN = {"/healthz", "/readyz"}
-NAMED = ("{job_id}", "{name}", "{file_id}")
-REFERS = {("get", "/v1/jobs"), ("post", "/v1/jobs"), ("get", "/v1/files")}
+NAMED = ("{job_id}", "{name}", "{file_id}", "{batch_id}")
+REFERS = {("get", "/v1/jobs"), ("post", "/v1/jobs"), ("get", "/v1/files"), ("get", "/v1/batches")}
 
 
 def routes() -> list[tuple[str, str, dict[str, Any]]]:
@@ -30,7 +30,7 @@ def test_a_route_asks_for_a_token_and_lists_the_statuses_that_any_route_has(
     assert statuses >= {"400", "401", "422", "431", "500", "503", "507"}
     assert ("403" in statuses) == (method != "get" or path == "/metrics")
     assert ("404" in statuses) == (any(name in path for name in NAMED) or (method, path) in REFERS)
-    assert ("429" in statuses) == path.startswith("/v1/files")
+    assert ("429" in statuses) == path.startswith(("/v1/files", "/v1/batches"))
 
 
 @pytest.mark.parametrize(("method", "path", "about"), routes())
@@ -62,6 +62,7 @@ BODIES = {
         "/v1/uploads",
         "/v1/indexes/{name}/search",
         "/v1/files",
+        "/v1/batches",
     ),
     "put": ("/v1/uploads/{upload_id}/parts/{number}",),
 }

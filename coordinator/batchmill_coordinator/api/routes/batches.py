@@ -62,7 +62,7 @@ def create(context: CurrentContext, request: Annotated[BatchForm, json_body(Batc
 @router.get("", response_model=BatchList, responses=raises(NotFound))
 def list_batches(
     context: CurrentContext,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    limit: Annotated[int, Query(ge=0, le=100)] = 20,
     after: Annotated[str | None, Query(max_length=128)] = None,
 ) -> Response:
     """List the batches of the tenant, the newest first."""

@@ -119,7 +119,7 @@ def _store(context: Context, uploaded: UploadFile, form: FileForm) -> StoredFile
 @router.get("", response_model=FileList, responses=raises(NotFound))
 def list_files(
     context: CurrentContext,
-    limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
+    limit: Annotated[int, Query(ge=0, le=10_000)] = 10_000,
     after: Annotated[str | None, Query(max_length=128)] = None,
     order: Order = "desc",
     purpose: Annotated[str | None, Query(max_length=64)] = None,
