@@ -87,6 +87,8 @@ CASES = [
     Case("GET /v1/indexes/{name}", OK, HIDDEN, OK),
     Case("POST /v1/indexes/{name}/search", OK, HIDDEN, FORBIDDEN, body={"vector": [1, 0]}),
     Case("DELETE /v1/indexes/{name}", OK, HIDDEN, FORBIDDEN, HIDDEN),
+    Case("GET /v1/models", OK, OK, OK),
+    Case("GET /v1/models/{name}", OK, OK, OK),
     Case("POST /v1/files", OK, OK, FORBIDDEN, body=FORM),
     Case("GET /v1/files", OK, OK, OK),
     Case("GET /v1/files/{file_id}", OK, HIDDEN, OK),

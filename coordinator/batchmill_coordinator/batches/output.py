@@ -30,6 +30,8 @@ from batchmill_coordinator.results.outputs import results_of, settled_shards
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import pyarrow as pa
+
     from batchmill.jobs.dead_letters import DeadLetter
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.workspace import Workspace
@@ -169,14 +171,20 @@ class BatchWriter:
         for shard in settled_shards(self._ledger, job, FIRST_STAGE):
             for part in shard.parts:
                 tables = results_of(self._ledger, job, FIRST_STAGE, store, [part]) if part.results else []
-                for batch in (batch for table in tables for batch in table.to_batches(max_chunksize=CHUNK_ROWS)):
-                    for row in batch.to_pylist():
-                        yield row[LINE], {name: value for name, value in row.items() if name not in OWN.names}
+                for table in tables:
+                    yield from _rows_of(table)
 
     def _dead(self, job: JobRecord) -> Iterator[tuple[int, DeadLetter]]:
         for shard in self._dead_rows.shards(job, FIRST_STAGE):
             dead = self._dead_rows.read(job.id, shard)
             yield from zip(dead.rows[LINE].to_pylist(), dead.letters, strict=True)
+
+
+def _rows_of(table: pa.Table) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield each row of a part with its line, without the columns that batches have for themselves."""
+    for batch in table.to_batches(max_chunksize=CHUNK_ROWS):
+        for row in batch.to_pylist():
+            yield row[LINE], {name: value for name, value in row.items() if name not in OWN.names}
 
 
 def is_answered(endpoint: Endpoint, request: Request, results: int, state: JobState) -> bool:

@@ -64,7 +64,7 @@ class Embeddings:
 def _form(body: Mapping[str, Any]) -> dict[str, Any]:
     dimensions, encoding = body.get("dimensions"), body.get("encoding_format") or "float"
     if dimensions is not None and (not isinstance(dimensions, int) or isinstance(dimensions, bool) or dimensions < 1):
-        raise BodyFault("'dimensions' must be a whole number of at least 1.", "dimensions")
+        raise BodyFault("'dimensions' must be an integer of at least 1.", "dimensions")
     if encoding not in ("float", "base64"):
         raise BodyFault("'encoding_format' must be 'float' or 'base64'.", "encoding_format")
     given = {"dimensions": dimensions, "base64": True if encoding == "base64" else None}

@@ -232,9 +232,9 @@ def split_lines(pieces: Iterable[bytes]) -> Iterator[tuple[int, bytes | None]]:
     for piece in pieces:
         *ended, rest = piece.split(b"\n")
         for end in ended:
-            whole = held + end if held else end
-            fits = not is_too_long and len(whole) <= MAX_LINE_BYTES
-            yield number, bytes(whole).removeprefix(BOM if number == 1 else b"") if fits else None
+            complete = held + end if held else end
+            fits = not is_too_long and len(complete) <= MAX_LINE_BYTES
+            yield number, bytes(complete).removeprefix(BOM if number == 1 else b"") if fits else None
             number, held, is_too_long = number + 1, bytearray(), False
         held += rest
         if len(held) > MAX_LINE_BYTES:

@@ -187,7 +187,7 @@ class BatchKeeper:
     def _adopt_or_end(
         self, document: Document, record: BatchRecord, status: BatchStatus, epoch: int
     ) -> Document | None:
-        """Go on with a job that was submitted and not noted; without one, end the batch, of which nothing was run."""
+        """Continue with a job that was submitted and not noted; without one, end the batch."""
         known = self._ledger.jobs.known_under(tenant_key(document.tenant, record.batch.id) or "")
         if known is not None:
             batch = record.batch.model_copy(update={"job": known.job_id})
