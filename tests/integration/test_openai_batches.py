@@ -103,7 +103,7 @@ def test_chats_and_completions_have_the_form_of_their_answers(api: openai.OpenAI
     in_parts = [{"role": "user", "content": [{"type": "text", "text": "Ho"}]}]
     chat = [
         line(0, CHAT, model="parrot", messages=greeting),
-        line(1, CHAT, model="parrot", messages=in_parts, user="me"),
+        line(1, CHAT, model="parrot", messages=in_parts, user="me", temperature=1, max_completion_tokens=16),
     ]
     batch = run(api, CHAT, chat)
     body = bodies(api, batch)["line-0"]
@@ -117,7 +117,7 @@ def test_chats_and_completions_have_the_form_of_their_answers(api: openai.OpenAI
     ]
     assert (body["object"], body["model"]) == ("chat.completion", "parrot")
     assert body["usage"]["prompt_tokens_details"] == {"cached_tokens": 1}
-    assert bodies(api, batch)["line-1"]["choices"][0]["message"]["content"] == "Ho at 0"
+    assert bodies(api, batch)["line-1"]["choices"][0]["message"]["content"] == "Ho at 1"
     assert batch.usage is not None
     assert batch.usage.to_dict() == {
         "input_tokens": 4,
@@ -142,7 +142,7 @@ def test_any_operator_takes_a_batch(api: openai.OpenAI) -> None:
         "rows": [{"text": "t2", "id": 2, "loud": "T2!!"}],
         "usage": bodies(api, batch)["line-0"]["usage"],
     }
-    served = "/v1/operators/loud"
+    served = "/v1/operators/asking"
     found = bodies(api, run(api, served, [line(0, served, row={"text": "a"})]))
     assert found["line-0"]["rows"] == [{"text": "a", "loud": "A?"}]
     assert errors(run(api, "/v1/operators/unheard", [line(0, "/v1/operators/unheard", row={"a": 1})])) == [

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from batchmill_coordinator.endpoints.base import BodyFault, Rows, Usage
-from batchmill_coordinator.endpoints.generated import sampling
+from batchmill_coordinator.endpoints.generated import OPTIONS, options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ ROLES = {"system": "system", "developer": "system", "user": "user", "assistant":
 
 
 class ChatCompletions:
-    """Gives an operator the column `messages`, JSON text of a list of {role, content}; reads its column `text`."""
+    """Gives an operator the columns `messages`, a list of {role, content}, and `options`; reads its column `text`."""
 
     url = "/v1/chat/completions"
     kind: ModelKind | None = "chat"
@@ -32,17 +31,18 @@ class ChatCompletions:
         if not isinstance(messages, list) or not messages:
             raise BodyFault("Messages parameter is required.", MESSAGES)
         read = [_message(place, one) for place, one in enumerate(messages)]
-        return Rows(({MESSAGES: json.dumps(read, ensure_ascii=False)},), sampling(body))
+        return Rows(({MESSAGES: read, OPTIONS: options(body)},))
 
     def row_schema(self) -> pa.Schema:
         """See `Endpoint`."""
-        return pa.schema({MESSAGES: pa.string()})
+        message = pa.struct({"role": pa.string(), "content": pa.string()})
+        return pa.schema({MESSAGES: pa.list_(message), OPTIONS: pa.string()})
 
     def params(self, model: ServedModel, given: Mapping[str, Any]) -> dict[str, Any]:
         """See `Endpoint`. A model with a prompt of its own has no room for messages."""
         if "prompt" in model.params:
             raise BodyFault("the model has a prompt of its own, and takes no messages.", "model")
-        named = {MESSAGES: MESSAGES} if model.operator == "chat" else {}
+        named = {MESSAGES: MESSAGES, OPTIONS: OPTIONS} if model.operator == "chat" else {}
         return {**model.params, **given, **named}
 
     def answer(self, about: Answered, results: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], Usage]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from batchmill_coordinator.endpoints.base import BodyFault, refuse
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 MAX_STOPS = 4
+OPTIONS = "options"
+"""The column with the options of a row."""
 
 NEUTRAL: dict[str, Sequence[Any]] = {
     "n": (1,),
@@ -43,15 +46,17 @@ _NUMBERS: dict[str, tuple[type | tuple[type, ...], float, float]] = {
 }
 
 
-def sampling(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters of a language model that a body sets. Raises `BodyFault`."""
+def options(body: Mapping[str, Any]) -> str | None:
+    """Return the options of a row that a body sets, as JSON text; None: none. Raises `BodyFault`."""
     refuse(body, NEUTRAL)
     found = {name: value for name in _NUMBERS if (value := _number(body, name)) is not None}
     if "max_completion_tokens" in found:
         found["max_tokens"] = found.pop("max_completion_tokens")
     stops = _stops(body.get("stop"))
     schema = _schema(body.get("response_format"))
-    return {**found, **({"stop": stops} if stops else {}), **({"schema": schema} if schema is not None else {})}
+    found |= {"stop": stops} if stops else {}
+    found |= {} if schema is None else {"schema": schema}
+    return json.dumps(found) if found else None
 
 
 def _number(body: Mapping[str, Any], name: str) -> Any:

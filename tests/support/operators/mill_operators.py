@@ -352,16 +352,17 @@ def lengths(rows: list[dict[str, Any]]) -> list[Any]:
 
 
 @batchmill.operator("parrot")
-def parrot(rows: list[dict[str, Any]], *, temperature: float = 0.0, max_tokens: int = 16) -> list[Any]:
+def parrot(rows: list[dict[str, Any]]) -> list[Any]:
     """Answers with the last message, or the prompt, and how it was asked."""
-    said = [json.loads(row["messages"])[-1]["content"] if "messages" in row else row["prompt"] for row in rows]
+    said = [row["messages"][-1]["content"] if "messages" in row else row["prompt"] for row in rows]
+    asked = [json.loads(row["options"] or "{}") for row in rows]
     return [
         {
-            "text": f"{text} at {temperature:g}",
+            "text": f"{text} at {options.get('temperature', 0)}",
             "finish_reason": "stop",
             "prompt_tokens": len(text),
             "cached_tokens": 1,
-            "generated_tokens": max_tokens,
+            "generated_tokens": options.get("max_tokens", 16),
         }
-        for text in said
+        for text, options in zip(said, asked, strict=True)
     ]

@@ -39,6 +39,14 @@ OnLong = Annotated[
         "at its beginning, end or middle."
     ),
 ]
+Options = Annotated[
+    str | None,
+    Field(
+        min_length=1,
+        description="The input column with a row's own max_tokens, temperature, top_p, seed, stop and schema: an "
+        "object or JSON text of one.",
+    ),
+]
 Engine = Annotated[
     EngineName, Field(description="What runs the model; auto: remote if there is an endpoint, else llamacpp.")
 ]

@@ -54,6 +54,7 @@ class Chat(LanguageModelOperator):
         stop: params.Stop = None,
         schema: params.Schema = None,
         on_long: params.OnLong = "error",
+        options: params.Options = None,
         engine: params.Engine = "auto",
         endpoint: params.Endpoint = None,
         context: params.Context = None,
@@ -70,7 +71,7 @@ class Chat(LanguageModelOperator):
         super().__init__(
             "chat",
             EngineRequest("chat", model, engine, endpoint, context, places, threads),
-            Settings(max_tokens, temperature, top_p, seed, stop or (), schema, on_long),
+            Settings(max_tokens, temperature, top_p, seed, stop or (), schema, on_long, options),
         )
         self._messages = messages
         self._prompt = PromptTemplate("chat", "prompt", prompt or "")

@@ -34,6 +34,7 @@ class Generate(LanguageModelOperator):
         stop: params.Stop = None,
         schema: params.Schema = None,
         on_long: params.OnLong = "error",
+        options: params.Options = None,
         engine: params.Engine = "auto",
         endpoint: params.Endpoint = None,
         context: params.Context = None,
@@ -43,7 +44,7 @@ class Generate(LanguageModelOperator):
         super().__init__(
             "generate",
             EngineRequest("generate", model, engine, endpoint, context, places, threads),
-            Settings(max_tokens, temperature, top_p, seed, stop or (), schema, on_long),
+            Settings(max_tokens, temperature, top_p, seed, stop or (), schema, on_long, options),
         )
         self._prompt = PromptTemplate("generate", "prompt", prompt)
 

@@ -11,11 +11,10 @@ from batchmill.errors import Conflict, NotFound
 from batchmill_coordinator.api.openapi import raises
 from batchmill_coordinator.api.routes.context import CurrentContext, json_response
 from batchmill_coordinator.api.routes.files import ExpiresAfter
-from batchmill_coordinator.api.routes.openai_route import OpenAIRoute
-from batchmill_coordinator.api.routes.routing import BODIES, json_body
+from batchmill_coordinator.api.routes.routing import BODIES, OpenAiRoute, json_body
 from batchmill_coordinator.batches.record import Batch
 
-router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=OpenAIRoute)
+router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=OpenAiRoute)
 
 BatchId = Annotated[str, Path(max_length=128)]
 MetadataName = Annotated[str, Field(max_length=64)]

@@ -14,12 +14,11 @@ from starlette.datastructures import UploadFile
 from batchmill.errors import InvalidRequest, NotFound
 from batchmill_coordinator.api.openapi import media, raises, request_body
 from batchmill_coordinator.api.routes.context import Context, CurrentContext, json_response
-from batchmill_coordinator.api.routes.openai_route import OpenAIRoute
-from batchmill_coordinator.api.routes.routing import BODIES
+from batchmill_coordinator.api.routes.routing import BODIES, OpenAiRoute
 from batchmill_coordinator.api.validation import explain
 from batchmill_coordinator.batches.files import StoredFile, UploadPurpose
 
-router = APIRouter(prefix="/v1/files", tags=["files"], route_class=OpenAIRoute)
+router = APIRouter(prefix="/v1/files", tags=["files"], route_class=OpenAiRoute)
 
 FORM = "multipart/form-data"
 MAX_FIELDS = 16
