@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import batchmill
+from support.language_models import SMALL
 from support.operators.path import operators_on_path
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ MODELS: dict[str, Any] = {
     "speaker": {"operator": "speaker", "kind": "chat"},
     "loud": {"operator": "shout"},
     "ready": {"operator": "echo", "preload": True},
+    "small": {"operator": "chat", "params": SMALL | {"max_tokens": 8}},
     "lengths": {"operator": "lengths", "kind": "embeddings"},
     "parrot": {"operator": "parrot", "kind": "chat"},
     "follower": {"operator": "parrot", "kind": "completions"},

@@ -132,6 +132,25 @@ def test_chats_and_completions_have_the_form_of_their_answers(api: openai.OpenAI
     assert body["usage"]["completion_tokens"] == 7
 
 
+def test_a_language_model_answers_each_line_with_its_own_options(api: openai.OpenAI) -> None:
+    lines = [
+        line(n, CHAT, model="small", messages=[{"role": "user", "content": f"Say {n}."}], max_tokens=n)
+        for n in range(1, 6)
+    ]
+    lines[2]["body"]["messages"][0]["content"] = "far too long " * 2000
+    batch = run(api, CHAT, lines)
+    found = bodies(api, batch)
+    assert list(found) == ["line-1", "line-2", "line-4", "line-5"], batch.errors
+    for name, body in found.items():
+        assert 0 < body["usage"]["completion_tokens"] <= int(name[-1])
+        assert body["choices"][0]["message"]["content"]
+    (failed,) = read(api, batch.error_file_id)
+    assert failed["response"]["status_code"] == 400
+    assert failed["response"]["body"]["error"]["code"] == "context_length_exceeded"
+    assert batch.usage is not None
+    assert batch.usage.output_tokens == sum(body["usage"]["completion_tokens"] for body in found.values())
+
+
 def test_any_operator_takes_a_batch(api: openai.OpenAI) -> None:
     url = "/v1/operators/shout"
     lines = [line(n, url, row={"text": f"t{n}", "id": n}, params={"times": 2}) for n in range(3)]
