@@ -50,6 +50,12 @@ class Case:
     body: Any = None
 
 
+ASKED: dict[str, dict[str, Any]] = {
+    "POST /v1/embeddings": {"model": "none", "input": "x"},
+    "POST /v1/chat/completions": {"model": "none", "messages": [{"role": "user", "content": "x"}]},
+    "POST /v1/completions": {"model": "none", "prompt": "x"},
+    "POST /v1/responses": {"model": "none", "input": "x"},
+}
 CASES = [
     Case("POST /v1/jobs", OK, OK, FORBIDDEN, body={"operator": "echo", "rows": ROWS}),
     Case("POST /v1/check", OK, OK, FORBIDDEN, body={"operator": "echo", "source": {"path": str(FILE)}}),
@@ -90,13 +96,8 @@ CASES = [
     Case("GET /v1/models", OK, OK, OK),
     Case("GET /v1/models/{name}", OK, OK, OK),
     *(
-        Case(route, "model_not_found", "model_not_found", FORBIDDEN, "model_not_found", body={"model": "none", **body})
-        for route, body in {
-            "POST /v1/embeddings": {"input": "x"},
-            "POST /v1/chat/completions": {"messages": [{"role": "user", "content": "x"}]},
-            "POST /v1/completions": {"prompt": "x"},
-            "POST /v1/responses": {"input": "x"},
-        }.items()
+        Case(route, "model_not_found", "model_not_found", FORBIDDEN, "model_not_found", body)
+        for route, body in ASKED.items()
     ),
     Case(
         "POST /v1/operators/{name}/call",
