@@ -50,6 +50,12 @@ class Case:
     body: Any = None
 
 
+ASKED: dict[str, dict[str, Any]] = {
+    "POST /v1/embeddings": {"model": "none", "input": "x"},
+    "POST /v1/chat/completions": {"model": "none", "messages": [{"role": "user", "content": "x"}]},
+    "POST /v1/completions": {"model": "none", "prompt": "x"},
+    "POST /v1/responses": {"model": "none", "input": "x"},
+}
 CASES = [
     Case("POST /v1/jobs", OK, OK, FORBIDDEN, body={"operator": "echo", "rows": ROWS}),
     Case("POST /v1/check", OK, OK, FORBIDDEN, body={"operator": "echo", "source": {"path": str(FILE)}}),
@@ -89,6 +95,18 @@ CASES = [
     Case("DELETE /v1/indexes/{name}", OK, HIDDEN, FORBIDDEN, HIDDEN),
     Case("GET /v1/models", OK, OK, OK),
     Case("GET /v1/models/{name}", OK, OK, OK),
+    *(
+        Case(route, "model_not_found", "model_not_found", FORBIDDEN, "model_not_found", body)
+        for route, body in ASKED.items()
+    ),
+    Case(
+        "POST /v1/operators/{name}/call",
+        "unknown_operator",
+        "unknown_operator",
+        FORBIDDEN,
+        "unknown_operator",
+        body={"rows": ROWS},
+    ),
     Case("POST /v1/files", OK, OK, FORBIDDEN, body=FORM),
     Case("GET /v1/files", OK, OK, OK),
     Case("GET /v1/files/{file_id}", OK, HIDDEN, OK),
@@ -155,7 +173,7 @@ def failed_batch(mill: Mill, token: str) -> str:
 def outcome(answer: Answer) -> str:
     if answer.status < 300:
         return OK
-    return {"not_found": HIDDEN}.get(answer.code, answer.code)
+    return {"not_found": HIDDEN, "invalid_api_key": "unauthorized"}.get(answer.code, answer.code)
 
 
 def test_the_cases_are_all_the_routes_of_the_document(mill: Mill) -> None:
