@@ -9,7 +9,7 @@ import pytest
 
 from batchmill.errors import InvalidParams, InvalidSettings, OperatorFailed
 from batchmill.storage.named_endpoints import NamedEndpoint, NamedEndpoints
-from batchmill_worker.generation import remote
+from batchmill_worker.generation.engines import remote
 from support.language_models import Shards, loaded
 from support.model_service import chat_reply, error_reply, model_service
 

@@ -14,11 +14,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from batchmill.operators.contract import RowError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 OnLong = Literal["error", "cut_left", "cut_right", "cut_middle"]
 """What becomes of a row whose prompt is too long: it fails, or the longest text that a column gave is cut."""
+
+
+class TemplateFailed(RowError):
+    """The model's chat template does not take the messages of a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +121,18 @@ class EngineLimits:
     keeps_prefixes: whether each place has the tokens of its last row computed, so that the next one need not compute
         those that it shares.
     is_local: whether it computes on the device of the process, and is expected to make progress all the time.
+    has_schemas, has_stops, has_seeds: whether it obeys a schema, stop texts, and the seed of a row.
+    is_exact: whether a row's likeliest tokens are the same whatever is computed beside it; else rounding may decide.
     """
 
     context: int | None
     places: int
     keeps_prefixes: bool = False
     is_local: bool = True
+    has_schemas: bool = True
+    has_stops: bool = True
+    has_seeds: bool = True
+    is_exact: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +147,13 @@ class EngineStats:
 
 
 class TextEngine(Protocol):
-    """An engine that is set up. name, digest: what computes, and what identifies the model's weights."""
+    """An engine that is set up.
+
+    name, precision, digest: what computes, in which numbers, and what identifies the model's weights.
+    """
 
     name: str
+    precision: str
     digest: str
     limits: EngineLimits
 

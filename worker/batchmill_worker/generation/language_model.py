@@ -49,7 +49,7 @@ class Settings:
     max_tokens: int
     temperature: float
     top_p: float
-    seed: int
+    seed: int | None
     stop: Sequence[str]
     schema: Mapping[str, Any] | None
     on_long: OnLong
@@ -92,13 +92,14 @@ class LanguageModelOperator:
             raise RuntimeError(f"{self._operator} is used before setup() or after teardown()")
         return self._engine
 
-    def setup(self, device: str) -> None:  # noqa: ARG002  # engines find the device themselves
+    def setup(self, device: str) -> None:
         """Load the model and test it. Raises as `open_engine`, and `OperatorFailed` for an engine that fails its test.
 
         A schema that the engine does not understand is refused with `InvalidParams`.
         """
-        self._engine = open_engine(self._request, current())
+        self._engine = open_engine(self._request, current(), device, samples=self._sampling.temperature > 0)
         try:
+            self._refuse_what_the_engine_lacks(self._engine)
             self._refuse_answers_that_do_not_fit(self._engine.limits.context)
             if self._engine.limits.is_local:
                 check_engine(self._operator, self._engine)
@@ -112,6 +113,21 @@ class LanguageModelOperator:
         except BaseException:
             self.teardown()
             raise
+
+    def _refuse_what_the_engine_lacks(self, engine: TextEngine) -> None:
+        limits, settings = engine.limits, self._settings
+        lacking = {
+            "schema": settings.schema is not None and not limits.has_schemas,
+            "stop": bool(settings.stop) and not limits.has_stops,
+            "seed": settings.seed is not None and settings.temperature > 0 and not limits.has_seeds,
+        }
+        for parameter in (name for name, is_lacking in lacking.items() if is_lacking):
+            raise InvalidParams(
+                f"operator {self._operator!r}: the engine {engine.name!r} has no {parameter!r}.",
+                hint="Leave it out, or use the engine 'llamacpp' with a GGUF file of the model.",
+                operator=self._operator,
+                parameter=parameter,
+            )
 
     def _refuse_answers_that_do_not_fit(self, context: int | None) -> None:
         if context is not None and self._sampling.max_tokens >= context:
@@ -131,12 +147,12 @@ class LanguageModelOperator:
 
     def computes_with(self) -> BackendInfo:
         """Name the engine."""
-        return BackendInfo(name=self.engine.name, precision="as stored")
+        return BackendInfo(name=self.engine.name, precision=self.engine.precision)
 
     def render(self, row: Mapping[str, Any], path: Path, failures: int) -> Generation:
         """Make the request of a row. Raises `RowError`, `ContextTooLong` among them."""
         prompt = self.engine.render(self.draft(row), self._sampling, self._settings.on_long)
-        return _generation(prompt, self._sampling, row_seed(self._settings.seed, path, failures))
+        return _generation(prompt, self._sampling, row_seed(self._settings.seed or 0, path, failures))
 
     def result(self, generation: Generation, answer: Answer) -> dict[str, Any]:
         """Make the result of a row. Raises `InvalidOutput` or `OutputTruncated` if the answer does not fit a schema."""
@@ -149,7 +165,7 @@ class LanguageModelOperator:
             answer.cached_tokens,
             answer.generated_tokens,
             generation.prompt.tokens_cut,
-            generation.seed,
+            generation.seed if self.engine.limits.has_seeds else None,
             self.engine.name,
             self.engine.digest,
         )
@@ -196,13 +212,18 @@ def answer_together(
 
 
 def check_engine(operator: str, engine: TextEngine) -> None:
-    """Raise `OperatorFailed` for an engine whose answer is empty, or differs alone and beside another row."""
+    """Raise `OperatorFailed` for an engine whose answer is empty, or differs alone and beside another row.
+
+    Where rounding may decide about a token, the first half of the answer has to be the same.
+    """
     sampling = Sampling(TEST_TOKENS)
     prompts = [_plain_prompt(engine, text, sampling) for text in (TEST_TEXT, OTHER_TEST_TEXT)]
     alone = answer_together(engine, [_generation(prompts[0], sampling, 0)], TEST_TIMEOUT_S)[0]
     beside = answer_together(engine, [_generation(prompt, sampling, 0) for prompt in prompts], TEST_TIMEOUT_S)[0]
-    if isinstance(alone, Answer) and isinstance(beside, Answer) and alone.text and alone.text == beside.text:
-        return
+    if isinstance(alone, Answer) and isinstance(beside, Answer) and alone.text:
+        compared = len(alone.text) if engine.limits.is_exact else (len(alone.text) + 1) // 2
+        if alone.text[:compared] == beside.text[: compared if compared < len(alone.text) else None]:
+            return
     raise OperatorFailed(
         f"operator {operator!r}: the engine {engine.name!r} failed its test: alone it answered {_shown(alone)}, beside "
         f"another row {_shown(beside)}.",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from batchmill.storage.blobs import BlobStore
+    from batchmill_worker.models.model_memory import SlotMemory
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class SetupContext:
     converted_models: where models are stored that were converted for another library than torch.
     stores: those that the settings name.
     endpoints: the services of language models that the settings name.
+    memory: what a model may take; None: unknown.
     blobs: the service's; None: there is none.
     """
 
@@ -34,6 +36,7 @@ class SetupContext:
     stores: NamedStores = NamedStores()  # noqa: RUF009  # the same
     blobs: BlobStore | None = None
     endpoints: NamedEndpoints = NamedEndpoints()  # noqa: RUF009  # the same
+    memory: SlotMemory | None = None
 
     @contextmanager
     def active(self) -> Iterator[None]:

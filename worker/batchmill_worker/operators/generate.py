@@ -30,7 +30,7 @@ class Generate(LanguageModelOperator):
         max_tokens: params.MaxTokens = 256,
         temperature: params.Temperature = 0.0,
         top_p: params.TopP = 1.0,
-        seed: params.Seed = 0,
+        seed: params.Seed = None,
         stop: params.Stop = None,
         schema: params.Schema = None,
         on_long: params.OnLong = "error",

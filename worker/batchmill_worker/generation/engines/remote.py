@@ -27,8 +27,8 @@ from batchmill.errors import BatchmillError, InvalidParams, OperatorFailed
 from batchmill.operators.contract import RowError
 from batchmill.operators.row_errors import ContextTooLong, RateLimited, Refused
 from batchmill_worker.generation.base import Answer, Delta, EngineLimits, Prompt
-from batchmill_worker.generation.delta_queue import DeltaQueue
-from batchmill_worker.generation.request_limiter import RequestLimiter
+from batchmill_worker.generation.engines.delta_queue import DeltaQueue
+from batchmill_worker.generation.engines.request_limiter import RequestLimiter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,6 +77,7 @@ class RemoteEngine:
     """See `TextEngine`. model: its name at the service. Raises `InvalidSettings` if the key cannot be read."""
 
     name = NAME
+    precision = "of the service"
 
     def __init__(self, operator: str, model: str, endpoint: NamedEndpoint) -> None:
         self._operator = operator
