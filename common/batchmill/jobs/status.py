@@ -8,6 +8,7 @@ from pydantic import ConfigDict, RootModel
 
 from batchmill.jobs.frozen import Frozen
 from batchmill.jobs.job import DEFAULT_POOL, DEFAULT_TENANT, JobError, JobForm, JobState
+from batchmill.jobs.token_sums import TokenSums
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,6 +46,7 @@ class JobCost(Cost):
 
     currency: str
     budget: float | None = None
+    per_million_tokens: float | None = None  # money, of prompts and answers; None without a language model
     stages: list[StageCost] = []
 
     def __str__(self) -> str:
@@ -63,6 +65,7 @@ class StageStatus(Frozen):
     rows_dead: int = 0
     rows_filtered: int = 0  # of those done, without a result
     rows_cached: int = 0  # of those done, not computed
+    tokens: TokenSums | None = None  # of its results; None: no language model has made any
     results: int | None = None  # that it has made for the next stage; None: it is the last
     share: float | None = None  # of its rows that are done or dead, 0 to 1; None until the total is known
     shards_done: int = 0
@@ -128,6 +131,8 @@ class JobStatus(Frozen):
     """Failed rows by type of error: the most frequent types, and `other`."""
     rows_cached: int = 0
     """Rows of `rows_done` that were not computed: from the row cache, or equal to a row of their shard."""
+    tokens: TokenSums | None = None
+    """Tokens of the results of all stages, as language models count them; None if none has made any."""
     rows_per_second: float | None = None
     """Recent rate; of an ended job, the overall rate; None while it is paused."""
     eta_s: float | None = None

@@ -47,6 +47,7 @@ def _made(made: Completion, limit: DeadLimit | None, used: Parts) -> dict[str, A
         "results": made.results,
         "rows_cached": made.rows_cached,
         "rows_filtered": made.rows_filtered,
+        "tokens": made.tokens.write() or None,
         "roots_dead": made.rows_dead if made.roots_dead is None else made.roots_dead,
         "borders": made.borders or None,
         "incomplete": " ".join(map(str, made.incomplete)) or None,

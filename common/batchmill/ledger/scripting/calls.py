@@ -300,6 +300,7 @@ class PassedStage(NamedTuple):
     results: int | None
     rows_cached: int
     rows_filtered: int
+    tokens: str | None
     roots_dead: int
     borders: str | None
     incomplete: str | None
@@ -321,6 +322,7 @@ def commit(
     results: int | None,
     rows_cached: int,
     rows_filtered: int,
+    tokens: str | None,
     roots_dead: int,
     borders: str | None,
     incomplete: str | None,
@@ -377,6 +379,7 @@ def commit(
             "" if results is None else results,
             rows_cached,
             rows_filtered,
+            "" if tokens is None else tokens,
             roots_dead,
             "" if borders is None else borders,
             "" if incomplete is None else incomplete,
@@ -415,6 +418,7 @@ def commit(
                     "" if item.results is None else item.results,
                     item.rows_cached,
                     item.rows_filtered,
+                    "" if item.tokens is None else item.tokens,
                     item.roots_dead,
                     "" if item.borders is None else item.borders,
                     "" if item.incomplete is None else item.incomplete,

@@ -39,6 +39,7 @@
 -- @arg results: int?  how many; none: one of each row
 -- @arg rows_cached: int  of the rows, those not computed
 -- @arg rows_filtered: int  of the rows, those without a result
+-- @arg tokens: text?  of prompts, of those cached, and generated, for the results ("12 0 7"); none: no language model
 -- @arg roots_dead: int  rows of the job's source that the failed rows are from
 -- @arg borders: text?  where a later stage gathers the results of each source row: see `SourceRowBorders`
 -- @arg incomplete: text?  the same, the source rows of the failed rows (numbers)
@@ -68,6 +69,7 @@
 -- @arg results: int?
 -- @arg rows_cached: int
 -- @arg rows_filtered: int
+-- @arg tokens: text?
 -- @arg roots_dead: int
 -- @arg borders: text?
 -- @arg incomplete: text?
@@ -115,6 +117,12 @@ local function settle_shard(job, of, shard_id, made)
   redis.call('HINCRBY', of.stage, 'rows_done', made.rows)
   if made.rows_cached ~= '0' then redis.call('HINCRBY', of.stage, 'rows_cached', made.rows_cached) end
   if made.rows_filtered ~= '0' then redis.call('HINCRBY', of.stage, 'rows_filtered', made.rows_filtered) end
+  if made.tokens then
+    local prompt, cached, generated = string.match(made.tokens, '^(%d+) (%d+) (%d+)$')
+    redis.call('HINCRBY', of.stage, 'prompt_tokens', prompt)
+    redis.call('HINCRBY', of.stage, 'cached_tokens', cached)
+    redis.call('HINCRBY', of.stage, 'generated_tokens', generated)
+  end
   if redis.call('HEXISTS', of.stage, 'buffer_bytes') == 1 then
     redis.call('HINCRBY', of.stage, 'rows_out', made.results or made.rows)
     redis.call('HINCRBY', of.stage, 'bytes_out', made.nbytes)
@@ -193,7 +201,7 @@ local left, nbytes = settle_shard(keys.job, keys, attempt.shard_id, {
   token = attempt.token, rows = args.rows, rows_dead = args.rows_dead, nbytes = args.nbytes, first_row = first_row_of(plan),
   results = args.results, plan = rows < tonumber(planned_rows) and plan or nil, inline = args.inline, busy_us = args.busy_us,
   rows_cached = args.rows_cached, rows_filtered = args.rows_filtered, roots_dead = args.roots_dead, max_dead = args.max_dead,
-  too_many_dead = args.too_many_dead, borders = args.borders, incomplete = args.incomplete}), args.nbytes
+  too_many_dead = args.too_many_dead, tokens = args.tokens, borders = args.borders, incomplete = args.incomplete}), args.nbytes
 redis.call('DEL', keys.shard)
 redis.call('HDEL', keys.job, 'stalled')
 redis.call('SREM', keys.live_shards, attempt.shard_id)
@@ -217,7 +225,7 @@ for place, one in ipairs(passed) do
     token = attempt.token, rows = one.rows, rows_dead = one.rows_dead, nbytes = one.nbytes, first_row = first_row,
     results = one.results, inline = one.inline, busy_us = one.busy_us, rows_cached = one.rows_cached,
     rows_filtered = one.rows_filtered, roots_dead = one.roots_dead, max_dead = one.max_dead,
-    too_many_dead = one.too_many_dead, borders = one.borders, incomplete = one.incomplete}), one.nbytes
+    too_many_dead = one.too_many_dead, tokens = one.tokens, borders = one.borders, incomplete = one.incomplete}), one.nbytes
 end
 local tried = {failures = args.failures, checkpoint = args.checkpoint, stalled_by = args.stalled_by,
                stalled_ms = args.stalled_ms, due = args.failed_in_next and now + tonumber(args.delay_ms) or nil}

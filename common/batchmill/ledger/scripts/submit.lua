@@ -63,6 +63,7 @@
 --              deadline_ms, indexed, counted, inline_bytes, budget_nano, cost_nano, noted
 -- stage        hash: joins (1: it runs with the stage before it, and has the same shards), operator_version, revision (version and code, from the first claim), any_version (1: of several versions), worked_for ("pool operator"), turn, indexed, counted, cursor, planned (1: its input's end was reached),
 --              rows_total, rows_exact, rows_planned, rows_done, rows_dead, rows_timed, rows_cached,
+--              prompt_tokens, cached_tokens, generated_tokens (of the results of language models),
 --              rows_resumed (of those done and dead, what an earlier job left), shards_planned,
 --              shards_live, shards_queued, shards_running, shards_done, busy_us, bytes_in, paces, rate_at, rate_rows,
 --              rows_filtered (of those done, without a result), and of a stage that is not the last: buffer_bytes, rows_out

@@ -19,6 +19,7 @@ from batchmill.jobs.completion import Completion
 from batchmill.jobs.dead_letters import INCOMPLETE, DeadRows, count_by_type, dead_letters_name
 from batchmill.jobs.job import MAX_INLINE_BYTES
 from batchmill.jobs.shard import ShardState, checkpoint_name
+from batchmill.jobs.token_sums import tokens_of
 from batchmill.operators.contract import OperatorKind
 from batchmill.storage.indexed import INDEX
 from batchmill.workspace import stream_from_table
@@ -95,6 +96,7 @@ class AttemptStore:
             results=table.num_rows if filters else None,
             rows_cached=len(progress.cached),
             rows_filtered=len(progress.empty) if filters and loaded.definition.kind is OperatorKind.BATCH else 0,
+            tokens=tokens_of(table, loaded.definition.makes),
             roots_dead=roots_dead,
             incomplete=incomplete,
         )
