@@ -116,8 +116,14 @@ def test_rows_that_fail_have_their_types_and_the_others_are_answered() -> None:
 def test_generate_continues_a_text_and_the_beginning_that_rows_share_is_computed_once() -> None:
     story = " ".join(f"On day {number} the sun rose and the birds sang." for number in range(1, 9))
     table = pa.table({"story": [story] * 6, "end": ["Then", "So", "Later", "But", "And", "Now"]})
-    with loaded("generate", prompt="{story} {end}", max_tokens=2) as operator:
+    with loaded("generate", prompt="{story} {end}", max_tokens=2, logprobs=3) as operator:
         result = Shards(operator).run(table)
+
+    for row in result.table.to_pylist():
+        assert "".join(one["token"] for one in row["logprobs"]) == row["text"]
+        for one in row["logprobs"]:  # the likeliest token was taken
+            assert one["top"][0] == {"token": one["token"], "logprob": one["logprob"]}
+            assert 0 > one["top"][0]["logprob"] >= one["top"][1]["logprob"] >= one["top"][2]["logprob"]
 
     counts = result.table.select(["prompt_tokens", "cached_tokens"]).to_pylist()
     assert result.rows_done == 6

@@ -61,6 +61,21 @@ def test_every_row_is_asked_once_and_its_answer_is_in_its_place(tmp_path: Path) 
     assert len({body["seed"] for _, body, _ in service.requests}) == 40
 
 
+def test_likelihoods_are_asked_for_and_become_a_column(tmp_path: Path) -> None:
+    token = {"token": "yes", "logprob": -0.25, "top_logprobs": [{"token": "yes", "logprob": -0.25}]}
+
+    def answer(*_: Any) -> Reply:
+        status, body, headers = chat_reply("yes")
+        body["choices"][0]["logprobs"] = {"content": [token]}
+        return status, body, headers
+
+    result, service = ask(tmp_path, answer, rows(1), logprobs=1)
+
+    top = [{"token": "yes", "logprob": -0.25}]
+    assert result.table["logprobs"].to_pylist() == [[{"token": "yes", "logprob": -0.25, "top": top}]]
+    assert (service.requests[0][1]["logprobs"], service.requests[0][1]["top_logprobs"]) == (True, 1)
+
+
 def test_an_overloaded_service_is_left_alone_and_asked_again(tmp_path: Path) -> None:
     busy = [error_reply(429, "rate_limit_exceeded", retry_after_ms="50"), error_reply(503, "overloaded"), (200, [], {})]
 

@@ -150,6 +150,7 @@ def test_a_long_column_is_cut_and_control_tokens_in_it_are_text(sampled: ReadyOp
     [
         ({"schema": {"type": "object"}}, "has no 'schema'"),
         ({"stop": ["x"]}, "has no 'stop'"),
+        ({"logprobs": 2}, "has no 'logprobs'"),
         ({"seed": 3, "temperature": 0.5}, "has no 'seed'"),
         ({"context": 1000}, "has a context of 512 tokens, expected 1000"),
         ({"engine": "llamacpp"}, "names no model for llama.cpp"),

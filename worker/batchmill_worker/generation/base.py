@@ -19,8 +19,11 @@ from batchmill.operators.contract import RowError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-OnLong = Literal["error", "cut_left", "cut_right", "cut_middle"]
-"""What becomes of a row whose prompt is too long: it fails, or the longest text that a column gave is cut."""
+    from batchmill_worker.generation.logprobs import TokenLogprob
+
+OnLong = Literal["error", "cut_left", "cut_right", "cut_middle", "drop_turns"]
+"""What becomes of a row whose prompt is too long: it fails, the longest text that a column gave is cut, or the oldest
+turns of a conversation are left out."""
 
 
 class TemplateFailed(RowError):
@@ -67,13 +70,17 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are chosen, the same for all rows of an operator. schema: JSON Schema as text; "": any text."""
+    """How tokens are chosen.
+
+    schema: JSON Schema as text; "": any text. logprobs: how many likely tokens to report; None: none.
+    """
 
     max_tokens: int
     temperature: float = 0.0
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
     schema: str = ""
+    logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +102,7 @@ class Answer:
     prompt_tokens: int
     cached_tokens: int  # of the prompt, which the engine had computed before
     generated_tokens: int
+    logprobs: tuple[TokenLogprob, ...] = ()  # of its tokens, if asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +130,7 @@ class EngineLimits:
         those that it shares.
     is_local: whether it computes on the device of the process, and is expected to make progress all the time.
     has_schemas, has_stops, has_seeds: whether it obeys a schema, stop texts, and the seed of a row.
+    has_logprobs: whether it reports the likeliest tokens.
     is_exact: whether a row's likeliest tokens are the same whatever is computed beside it; else rounding may decide.
     """
 
@@ -132,6 +141,7 @@ class EngineLimits:
     has_schemas: bool = True
     has_stops: bool = True
     has_seeds: bool = True
+    has_logprobs: bool = True
     is_exact: bool = True
 
 

@@ -33,6 +33,8 @@ MADE = (
     "model_digest",
 )
 """The columns of a result."""
+LOGPROBS = "logprobs"
+"""One more, if the operator asks for it."""
 
 TEST_TEXT = "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19"
 OTHER_TEST_TEXT = "The quick brown fox jumps over the lazy dog. The quick brown fox jumps over"
@@ -53,6 +55,7 @@ class Settings:
     stop: Sequence[str]
     schema: Mapping[str, Any] | None
     on_long: OnLong
+    logprobs: int | None = None
 
 
 class LanguageModelOperator:
@@ -78,6 +81,7 @@ class LanguageModelOperator:
             settings.top_p,
             tuple(settings.stop),
             self._schema.text if self._schema else "",
+            settings.logprobs,
         )
         self._engine: TextEngine | None = None
 
@@ -119,6 +123,7 @@ class LanguageModelOperator:
         lacking = {
             "schema": settings.schema is not None and not limits.has_schemas,
             "stop": bool(settings.stop) and not limits.has_stops,
+            "logprobs": settings.logprobs is not None and not limits.has_logprobs,
             "seed": settings.seed is not None and settings.temperature > 0 and not limits.has_seeds,
         }
         for parameter in (name for name, is_lacking in lacking.items() if is_lacking):
@@ -169,7 +174,10 @@ class LanguageModelOperator:
             self.engine.name,
             self.engine.digest,
         )
-        return dict(zip(MADE, values, strict=True))
+        made: dict[str, Any] = dict(zip(MADE, values, strict=True))
+        if generation.sampling.logprobs is not None:
+            made[LOGPROBS] = [one.value() for one in answer.logprobs]
+        return made
 
     def infer(self, batch: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | RowError]:
         """Answer a batch of rows that begin together, and wait for all of them, outside of a worker.

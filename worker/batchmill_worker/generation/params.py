@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from batchmill_worker.generation.base import OnLong as OnLongName
+from batchmill_worker.generation.logprobs import MAX_LOGPROBS
 from batchmill_worker.generation.selection import EngineName
 
 Model = Annotated[
@@ -38,12 +39,18 @@ Stop = Annotated[
 Schema = Annotated[
     dict[str, Any] | None, Field(description="A JSON Schema: answers are JSON that fits, or their rows fail.")
 ]
-OnLong = Annotated[
+_WHEN_TOO_LONG = (
+    "When a prompt is too long: error fails the row, cut_… cuts the longest text that a column gave, at its beginning, "
+    "end or middle"
+)
+OnLong = Annotated[Literal["error", "cut_left", "cut_right", "cut_middle"], Field(description=f"{_WHEN_TOO_LONG}.")]
+OnLongChat = Annotated[
     OnLongName,
-    Field(
-        description="When a prompt is too long: error fails the row, cut_… cuts the longest text that a column gave, "
-        "at its beginning, end or middle."
-    ),
+    Field(description=f"{_WHEN_TOO_LONG}; drop_turns leaves out the oldest turns of a conversation in 'messages'."),
+]
+Logprobs = Annotated[
+    int | None,
+    Field(ge=0, le=MAX_LOGPROBS, description="Report the likelihood of each token, and of that many alternatives."),
 ]
 Engine = Annotated[
     EngineName,

@@ -10,11 +10,11 @@ from batchmill.operators.registration import operator
 from batchmill_worker.generation import params
 from batchmill_worker.generation.base import Draft, Message
 from batchmill_worker.generation.drafts import PromptTemplate
-from batchmill_worker.generation.language_model import MADE, LanguageModelOperator, Settings
+from batchmill_worker.generation.language_model import LOGPROBS, MADE, LanguageModelOperator, Settings
 from batchmill_worker.generation.selection import EngineRequest
 
 
-@operator("generate", makes=MADE, cacheable=False, kind=OperatorKind.REQUEST)
+@operator("generate", makes=(*MADE, LOGPROBS), cacheable=False, kind=OperatorKind.REQUEST)
 class Generate(LanguageModelOperator):
     """Complete a prompt for each row with a language model, without a chat template.
 
@@ -34,6 +34,7 @@ class Generate(LanguageModelOperator):
         stop: params.Stop = None,
         schema: params.Schema = None,
         on_long: params.OnLong = "error",
+        logprobs: params.Logprobs = None,
         engine: params.Engine = "auto",
         endpoint: params.Endpoint = None,
         context: params.Context = None,
@@ -43,7 +44,7 @@ class Generate(LanguageModelOperator):
         super().__init__(
             "generate",
             EngineRequest("generate", model, engine, endpoint, context, places, threads),
-            Settings(max_tokens, temperature, top_p, seed, stop or (), schema, on_long),
+            Settings(max_tokens, temperature, top_p, seed, stop or (), schema, on_long, logprobs),
         )
         self._prompt = PromptTemplate("generate", "prompt", prompt)
 

@@ -30,6 +30,7 @@ from batchmill_worker.generation.engines.delta_queue import DeltaQueue
 from batchmill_worker.generation.engines.gguf_header import read_gguf
 from batchmill_worker.generation.engines.memory_needs import MemoryNeeds
 from batchmill_worker.generation.fitting import fit
+from batchmill_worker.generation.logprobs import read_logprobs
 from batchmill_worker.generation.requirements import missing_extra
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batchmill_worker.generation.base import Draft, EngineStats, Generation, OnLong, Prompt, Sampling
+    from batchmill_worker.generation.logprobs import TokenLogprob
     from batchmill_worker.models.model_memory import SlotMemory
 
 NAME = "llamacpp"
@@ -138,6 +140,7 @@ class LlamaCppEngine:
         """Run one generation, in a thread of the pool."""
         number = generation.number
         pieces: list[str] = []
+        logprobs: list[TokenLogprob] = []
         finish, has_ended = "", False
 
         def on_chunk(chunk: dict[str, Any]) -> bool:
@@ -150,10 +153,11 @@ class LlamaCppEngine:
             finish = choice.get("finish_reason") or finish
             text = choice.get("text") or ""
             pieces.append(text)
+            logprobs.extend(read_logprobs(choice.get("logprobs")))
             usage = chunk.get("usage")
             if finish and usage:
                 has_ended = True
-                self._deltas.put(Delta(number, answer=_answer("".join(pieces), finish, usage)))
+                self._deltas.put(Delta(number, answer=_answer("".join(pieces), finish, usage, logprobs)))
             else:
                 self._deltas.put(Delta(number, text))
             return number in self._aborted
@@ -185,6 +189,8 @@ def _request(sampling: Sampling) -> dict[str, Any]:
         "min_p": 0.0,
         "cache_prompt": True,
     }
+    if sampling.logprobs is not None:
+        request["logprobs"] = sampling.logprobs
     if sampling.stop:
         request["stop"] = list(sampling.stop)
     if sampling.schema:
@@ -193,9 +199,9 @@ def _request(sampling: Sampling) -> dict[str, Any]:
     return request
 
 
-def _answer(text: str, finish: str, usage: dict[str, Any]) -> Answer:
+def _answer(text: str, finish: str, usage: dict[str, Any], logprobs: Sequence[TokenLogprob]) -> Answer:
     cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
-    return Answer(text, finish, usage["prompt_tokens"], cached, usage["completion_tokens"])
+    return Answer(text, finish, usage["prompt_tokens"], cached, usage["completion_tokens"], tuple(logprobs))
 
 
 def _error(about: dict[str, Any]) -> Exception:

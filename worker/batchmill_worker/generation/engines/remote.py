@@ -29,6 +29,7 @@ from batchmill.operators.row_errors import ContextTooLong, RateLimited, Refused
 from batchmill_worker.generation.base import Answer, Delta, EngineLimits, Prompt
 from batchmill_worker.generation.engines.delta_queue import DeltaQueue
 from batchmill_worker.generation.engines.request_limiter import RequestLimiter
+from batchmill_worker.generation.logprobs import read_logprobs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -232,6 +233,10 @@ def _request(model: str, generation: Generation, max_tokens_field: str) -> tuple
     if sampling.schema:
         schema = {"name": "answer", "schema": json.loads(sampling.schema), "strict": True}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    if sampling.logprobs is not None:
+        body |= (
+            {"logprobs": True, "top_logprobs": sampling.logprobs} if draft.is_chat else {"logprobs": sampling.logprobs}
+        )
     if not draft.is_chat:
         return "completions", {**body, "prompt": draft.messages[0].text}
     messages = [{"role": message.role, "content": message.text} for message in draft.messages]
@@ -248,11 +253,12 @@ def _answer_of(body: dict[str, Any]) -> Answer:
         usage = body.get("usage") or {}
         counts = int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0))
         cached = int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
+        logprobs = read_logprobs(choice.get("logprobs"))
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise RowError(f"the endpoint's answer has another form than expected: {error!r}", retryable=True) from error
     if refusal or finish == "content_filter":
         raise Refused(str(refusal or "the endpoint's filter withheld the answer")[:MAX_SHOWN])
-    return Answer(str(text or ""), str(finish), counts[0], cached, counts[1])
+    return Answer(str(text or ""), str(finish), counts[0], cached, counts[1], logprobs)
 
 
 def _parsed(data: bytes) -> dict[str, Any]:

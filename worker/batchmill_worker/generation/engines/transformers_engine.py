@@ -93,6 +93,7 @@ class TransformersEngine:
             has_schemas=False,
             has_stops=False,
             has_seeds=False,
+            has_logprobs=False,
             is_exact=self.precision == "float32",
         )
         self._ends = _ends(self._model, self._tokenizer.end)
