@@ -149,6 +149,16 @@ def test_rows_are_put_into_a_store_and_searched(sandbox: Sandbox, command: Calla
     assert [line.partition("city=")[2] for line in output.splitlines()[-2:]] == ["Oslo", "Bergen"]
 
 
+def test_near_duplicates_are_found(sandbox: Sandbox, command: Callable[[str, str], str]) -> None:
+    page = f"{HOW_TO}near-duplicates.md"
+    write(sandbox, command, page, "show_duplicates.py")
+    sandbox.start(command(page, "dedup service"), writes=STARTED)
+
+    assert "completed: 3 rows done" in sandbox.run(command(page, "dedup"), timeout_s=200)
+    shown = [line[2:] for line in command(page, "show_duplicates.py").splitlines() if line.startswith("# ")]
+    assert sandbox.run("python show_duplicates.py").splitlines() == shown
+
+
 def test_costs_are_shown_in_the_currency_and_a_budget_is_accepted(
     sandbox: Sandbox, command: Callable[[str, str], str]
 ) -> None:

@@ -9,10 +9,10 @@ from pydantic import BaseModel
 from batchmill.clock import SystemClock
 from batchmill.jobs.dead_letters import DeadLetter, DeadRows
 from batchmill.jobs.job import Fuse, JobForm, StageForm
-from batchmill.jobs.stage_cost import stage_cost_name
+from batchmill.jobs.stage_cost import StageCost, stage_cost_name
 from batchmill.operators.contract import OperatorDefinition
 from batchmill_coordinator.admission.fusion import HANDOVER_S, as_before, decide_fusion
-from batchmill_worker.engine.stage_costs import SAVE_INTERVAL_S, StageCosts
+from batchmill_worker.engine.stage_costs import MAX_SAMPLES, SAVE_INTERVAL_S, StageCosts
 
 CHEAP, COSTLY = HANDOVER_S / 1000, HANDOVER_S
 
@@ -73,21 +73,29 @@ class Clock(SystemClock):
         return self.now_s
 
 
-def test_the_lowest_cost_of_a_row_is_shared_when_it_falls_and_now_and_then() -> None:
+def test_the_costs_of_a_row_are_shared_when_they_change_much_and_now_and_then() -> None:
     kept, clock = Kept(), Clock()
     costs = StageCosts(kept, clock)
     stage = JobForm(operator="a", params={"n": 1}).spec().first
     definition = OperatorDefinition(name="a", make=lambda: None, params=BaseModel)  # type: ignore[arg-type,return-value]
     name = stage_cost_name(stage, definition.version)
-    costs.add(definition, stage, rows=10, seconds=1.0)
-    assert kept.values == {name: "0.1"}
+    costs.add(definition, stage, rows=100, seconds=10.0)
+    assert kept.values == {name: "0.1 0.1"}
     costs.add(definition, stage, rows=100, seconds=8.0)  # not much less
-    assert kept.values == {name: "0.1"}
+    costs.add(definition, stage, rows=10, seconds=1.8)  # not much more, for an attempt of few rows
+    assert kept.values == {name: "0.1 0.1"}
     clock.now_s = SAVE_INTERVAL_S
     costs.add(definition, stage, rows=1, seconds=9.0)
-    assert kept.values == {name: "0.08"}
+    assert kept.values == {name: "0.08 0.141"}
     costs.add(definition, stage, rows=1000, seconds=20.0)  # much less
-    assert kept.values == {name: "0.02"}
+    assert kept.values == {name: "0.02 0.141"}
+    costs.add(definition, stage, rows=100, seconds=50.0)  # much more
+    assert kept.values == {name: "0.02 0.5"}
+    for _ in range(MAX_SAMPLES):
+        clock.now_s += SAVE_INTERVAL_S
+        costs.add(definition, stage, rows=100, seconds=10.0)
+    assert kept.values == {name: "0.1 0.1"}
+    assert StageCost.parse(kept.values[name]) == StageCost(0.1, 0.1)
     other = stage.model_copy(update={"params": {"n": 2}})
     assert stage_cost_name(other, definition.version) != name
 

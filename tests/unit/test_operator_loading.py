@@ -24,6 +24,7 @@ BUILT_IN = (
     "rerank",
     "similarity",
     "knn",
+    "dedup",
     "chunk",
     "parse",
     "chat",
@@ -121,5 +122,5 @@ def test_the_built_in_operators_are_found_without_importing_a_model_library() ->
         "print((models | {'aiohttp', 'jsonschema'}) & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    own = {STORE_OPERATOR, PUBLISH_OPERATOR, SEARCH_OPERATOR, "knn_join"}
+    own = {STORE_OPERATOR, PUBLISH_OPERATOR, SEARCH_OPERATOR, "knn_join", "signature"}
     assert done.stdout.splitlines() == [str(sorted({*BUILT_IN, *own})), "set()"]

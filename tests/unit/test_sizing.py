@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchmill.jobs.shard import FIRST_ROWS
-from batchmill_coordinator.scheduling.shard_size import MAX_GROWTH, StageProgress, next_rows
+from batchmill_coordinator.scheduling.shard_size import MAX_FIRST_ROWS, MAX_GROWTH, StageProgress, next_rows
 
 TARGET_S = 5.0
 
@@ -16,6 +16,20 @@ def progress(**changes: object) -> StageProgress:
 
 def test_the_first_shards_are_small() -> None:
     assert next_rows(progress(rows_left=10_000_000), TARGET_S) == FIRST_ROWS
+
+
+def test_first_shards_are_larger_where_rows_are_known_to_cost_next_to_nothing() -> None:
+    for cost_s, rows in (
+        (1.0, FIRST_ROWS),
+        (2**-10, 64),
+        (2**-20, MAX_FIRST_ROWS),
+        (2**-16, 1310),
+        (1e-9, MAX_FIRST_ROWS),
+        (0.0, FIRST_ROWS),
+    ):
+        assert next_rows(progress(known_cost_s=cost_s), TARGET_S) == rows
+    measured = progress(rows_timed=64, busy_s=6.4, shards_done=1, known_cost_s=1e-9)
+    assert next_rows(measured, TARGET_S) == 50  # what was measured in the job itself counts
 
 
 def test_shards_grow_to_the_target_time_and_no_further() -> None:

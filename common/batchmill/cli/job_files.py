@@ -45,26 +45,17 @@ def check(client: Client, file: Path, changes: tuple[tuple[str, Any], ...], as_j
 
     The operators, their parameters and the columns of the source are checked as for `batchmill submit`.
     """
-    from batchmill.cli.terminal.console import fields, print_json
+    from batchmill.cli.terminal.console import fields, found_input, print_json, print_notes
     from batchmill.client.submitting.job_file import read_job_file
-    from batchmill.wording import printable
 
     options = read_job_file(file, changes)
     found = client.check(**options)
     if as_json:
         print_json(found)
         return
-    about = "" if found.rows_total_is_exact else "about "
-    fields(
-        [
-            ("rows", f"{about}{found.rows_total:,}"),
-            ("columns", ", ".join(f"{name} ({kind})" for name, kind in found.columns.items())),
-            *(_described(stage) for stage in options.get("stages") or ()),
-        ]
-    )
+    fields([*found_input(found), *(_described(stage) for stage in options.get("stages") or ())])
     click.echo("The job is valid; nothing was submitted.")
-    for note in found.notes:
-        click.echo(printable(f"It would wait: {note}."))
+    print_notes(found)
 
 
 def _described(stage: Any) -> tuple[str, str]:

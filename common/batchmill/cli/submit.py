@@ -264,7 +264,7 @@ def _check(
     as_json: bool,
 ) -> None:
     from batchmill.cli.terminal.console import fields as print_fields
-    from batchmill.cli.terminal.console import print_json
+    from batchmill.cli.terminal.console import found_input, print_json, print_notes
 
     rows, options = job_input(sources, fields, flags)
     if rows is not None:
@@ -275,15 +275,9 @@ def _check(
     if as_json:
         print_json(found)
         return
-    about = "" if found.rows_total_is_exact else "about "
-    print_fields(
-        [
-            ("operator", operator),
-            ("rows", f"{about}{found.rows_total:,}"),
-            ("columns", ", ".join(f"{name} ({kind})" for name, kind in found.columns.items())),
-        ]
-    )
+    print_fields([("operator", operator), *found_input(found)])
     click.echo("The request is valid; nothing was submitted.")
+    print_notes(found)
 
 
 def submit_job(

@@ -1,13 +1,36 @@
-"""What a row costs in a stage, as workers have measured it: what decides which stages run together."""
+"""What a row costs in a stage, as workers have measured it, for fusing stages and for the size of first shards."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from batchmill.jobs.job import StageSpec
+
+
+@dataclass(frozen=True, slots=True)
+class StageCost:
+    """Seconds a row of recent attempts, all of the operator's hooks included.
+
+    low_s: the lowest, since first calls, and other work on the machine, only add. high_s: the highest, since rows may
+    differ; an attempt of fewer than `FIRST_ROWS` rows counts as one of that many, since its fixed costs are most of it.
+    """
+
+    low_s: float
+    high_s: float
+
+    @classmethod
+    def parse(cls, text: bytes | str) -> Self:
+        """Read what `to_text` wrote. Raises `ValueError`."""
+        low, high = text.split()
+        return cls(float(low), float(high))
+
+    def to_text(self) -> str:
+        """Write it as it is kept among the profiles."""
+        return f"{self.low_s:.3g} {self.high_s:.3g}"
 
 
 def stage_cost_name(stage: StageSpec, version: str) -> str:

@@ -184,6 +184,7 @@ class OperatorDefinition:
     padded: bool = False  # whether rows are padded: a batch then costs its largest row times its rows
     expands: bool = False  # whether a row makes any number of results
     gathers: bool = False  # whether it is given all rows of a source row together, as one row of lists
+    takes_all: bool = False  # whether all rows of a job are one shard
     version: str = "1"  # part of what identifies a result
     summary: str = ""
     cacheable: bool = True  # whether a result is a function of its row, and may come from the row cache
@@ -237,6 +238,7 @@ class OperatorDefinition:
             batch_format=self.batch_format,
             expands=self.expands,
             gathers=self.gathers,
+            takes_all=self.takes_all,
             version=self.version,
             cacheable=self.cacheable,
             code=self.code,
@@ -255,6 +257,7 @@ class OperatorInfo(BaseModel):
     batch_format: BatchFormat = "rows"
     expands: bool = False
     gathers: bool = False
+    takes_all: bool = False
     version: str = "1"
     cacheable: bool = True
     code: str = ""

@@ -59,6 +59,7 @@ def operator(
     padded: bool = False,
     expands: bool = False,
     gathers: bool = False,
+    takes_all: bool = False,
     version: str = "1",
     cacheable: bool = True,
     kind: OperatorKind = OperatorKind.BATCH,
@@ -87,6 +88,9 @@ def operator(
         gathers: Whether a row is all that the stage before has made of one row of the job's source, each column a list
             in order. Results keep no column that the job's `carry` does not name, and of those the first value. Never
             from the row cache, and not in the first stage.
+        takes_all: Whether all rows of a job are one shard, because results depend on rows wherever they are. With
+            `batch_size=None` they are one batch, too. Rows wait until the stage before has ended; all are in memory at
+            once. Not in the first stage.
         version: Change it when the results change for the same input.
         cacheable: Whether a result depends only on its row and the parameters. False for random results, remote
             services, or results that depend on other rows of the batch; such jobs cannot use the row cache.
@@ -116,8 +120,9 @@ def operator(
                 padded=padded,
                 expands=expands,
                 gathers=gathers,
+                takes_all=takes_all,
                 version=version,
-                cacheable=cacheable and not gathers,
+                cacheable=cacheable and not gathers and not takes_all,
                 kind=kind,
                 code=_code_digest(code),
                 summary=(inspect.getdoc(code) or "").partition("\n")[0],

@@ -97,19 +97,24 @@ def without_consumed(spec: JobSpec, operator: OperatorInfo, schema: pa.Schema) -
 
 
 def with_gathering(spec: JobSpec, operators: Sequence[OperatorInfo]) -> JobSpec:
-    """Return the job with the stages marked whose operators gather. Raises `InvalidRequest` if the first one does.
+    """Return the job with the stages marked whose operators gather, or take all rows at once.
 
-    That of a job over the results of another one may.
+    Raises `InvalidRequest` if the first one does. That of a job over the results of another one may.
     """
-    if operators[FIRST_STAGE].gathers and not isinstance(spec.source, ResultsSource):
+    first = operators[FIRST_STAGE]
+    if (first.gathers or first.takes_all) and not isinstance(spec.source, ResultsSource):
+        does = (
+            "gathers what a stage before it has made of each source row" if first.gathers else "takes all rows at once"
+        )
         raise InvalidRequest(
-            f"operator {operators[FIRST_STAGE].name!r} gathers what a stage before it has made of each source row; it "
-            "cannot be the first stage.",
-            hint="Submit a job of several stages.",
+            f"operator {first.name!r} {does}; it cannot be the first stage.",
+            hint="Submit a job of several stages." if first.gathers else "Put a stage before it, if only 'echo'.",
             field="stages",
         )
-    pairs = zip(spec.stages, operators, strict=True)
-    stages = tuple(stage.model_copy(update={"gathers": operator.gathers}) for stage, operator in pairs)
+    stages = tuple(
+        stage.model_copy(update={"gathers": info.gathers, "takes_all": stage.takes_all or info.takes_all})
+        for stage, info in zip(spec.stages, operators, strict=True)
+    )
     return spec.model_copy(update={"stages": stages})
 
 

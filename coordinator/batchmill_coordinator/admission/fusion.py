@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from batchmill.errors import ServiceUnavailable
 from batchmill.jobs.shard import FIRST_ROWS
-from batchmill.jobs.stage_cost import stage_cost_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,7 +28,11 @@ def with_fusion(spec: JobSpec, versions: Sequence[str], profiles: ProfileLedger)
     """Return the spec with the decision for each stage. versions: of their operators."""
 
     def cost_s(number: int) -> float | None:
-        return _measured(profiles, stage_cost_name(spec.stages[number], versions[number]))
+        try:
+            found = profiles.cost_of(spec.stages[number], versions[number])
+        except ServiceUnavailable:
+            return None
+        return None if found is None else found.low_s
 
     return decide_fusion(spec, cost_s)
 
@@ -77,14 +80,6 @@ def _decide(spec: JobSpec, number: int, cost_s: Callable[[int], float | None]) -
     if cost * FIRST_ROWS > HANDOVER_S:
         return False, f"{took}, more than the {_shown(HANDOVER_S)} to store and read what is between"
     return True, f"{took}, less than the {_shown(HANDOVER_S)} to store and read what is between"
-
-
-def _measured(profiles: ProfileLedger, name: str) -> float | None:
-    try:
-        found = profiles.read(name)
-        return None if found is None else float(found)
-    except (ServiceUnavailable, ValueError):
-        return None
 
 
 def _shown(seconds: float) -> str:

@@ -183,6 +183,7 @@ class Replays:
         until: int | None = None,
     ) -> tuple[list[int], Submission]:
         """Store rows as the input of a new job; return their indices in the first job's input, and that job."""
+        _require_no_comparison(record, stage, until)
         blobs, replay_id = self._workspace.blobs, new_id("job")
         upload_id = self._uploads.begin(tenant)
         undo.callback(self._uploads.drop, upload_id, tenant)
@@ -298,6 +299,18 @@ def _spec(spec: JobSpec, stage: int, source: UploadSource, until: int | None) ->
     stages = (without_fusion(first), *behind)
     changes = {"source": source, "output": None, "deadline_at": None, "stages": stages}
     return spec.model_copy(update=changes)
+
+
+def _require_no_comparison(record: JobRecord, stage: int, until: int | None) -> None:
+    """Raise `Conflict` if a replay would pass through a stage whose results depend on all rows of the job."""
+    taking = (one for one in record.spec.stages[stage:until] if one.takes_all and one.operator != PUBLISH_OPERATOR)
+    found = next(taking, None)
+    if found is not None:
+        raise Conflict(
+            f"results of stage {found.title!r} depend on all rows of job {record.id}; a replay would have some only.",
+            hint="Submit the job again with these rows repaired.",
+            job=record.id,
+        )
 
 
 def _again(stage: StageSpec) -> StageSpec:

@@ -269,9 +269,10 @@ class Planner:
 
     def _draft(self, one: JobStage, opened: OpenSource, pool: PoolView, wanted: int) -> _Draft:
         draft, limits = _Draft(opened.cursor), shard_limits(one, pool.capacity + pool.window)
+        known_cost_s = self._known_cost_s(one) if one.stage.shards_done == 0 else None
         max_bytes = min(self._settings.shard_max_bytes, limits.nbytes or self._settings.shard_max_bytes)
         while len(draft.shards) < wanted:
-            max_rows = self._next_rows(one, draft, opened, pool)
+            max_rows = self._next_rows(one, draft, opened, pool, known_cost_s)
             match opened.splitter.next_split(min(max_rows, limits.rows or max_rows), max_bytes):
                 case InputSplit() as split:
                     draft.add(one.job.id, one.stage, split)
@@ -285,7 +286,14 @@ class Planner:
                     assert_never(never)
         return draft
 
-    def _next_rows(self, one: JobStage, draft: _Draft, opened: OpenSource, pool: PoolView) -> int:
+    def _known_cost_s(self, one: JobStage) -> float | None:
+        operator = self._fleet.operator(one.spec.operator)
+        cost = self._ledger.profiles.cost_of(one.spec, operator.version) if operator else None
+        return None if cost is None else cost.high_s
+
+    def _next_rows(
+        self, one: JobStage, draft: _Draft, opened: OpenSource, pool: PoolView, known_cost_s: float | None
+    ) -> int:
         stage = one.stage
         total = opened.source.count(draft.cursor)
         progress = StageProgress(
@@ -294,6 +302,7 @@ class Planner:
             shards_done=stage.shards_done,
             rows_left=max(total.rows - stage.rows_planned - draft.rows, 0) if total.exact else None,
             workers=pool.workers,
+            known_cost_s=known_cost_s,
         )
         return max(next_rows(progress, self._settings.shard_target_s), stage.spec.min_shard_rows)
 

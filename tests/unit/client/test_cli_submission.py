@@ -95,9 +95,12 @@ def test_a_dry_run_shows_the_input_and_submits_nothing(run: Callable[..., Result
     pq.write_table(TABLE, tmp_path / "a.parquet")
 
     found = json.loads(run("submit", "echo", tmp_path / "a.parquet", "--dry-run", "--json").stdout)
+    blocked = run("submit", "echo", tmp_path / "a.parquet", "--pool", "gpu", "--dry-run")
     wrong = run("submit", "ech", tmp_path / "a.parquet", "--dry-run")
 
-    assert found == {"rows_total": 3, "rows_total_is_exact": True, "columns": {"id": "int64", "text": "string"}}
+    columns = {"id": "int64", "text": "string"}
+    assert found == {"rows_total": 3, "rows_total_is_exact": True, "columns": columns, "notes": []}
+    assert "It would wait: no worker of pool 'gpu' is running" in blocked.stdout
     assert (wrong.exit_code, "no worker has an operator 'ech'" in wrong.stderr) == (2, True)
     assert run("jobs", "--json").stdout == ""
 

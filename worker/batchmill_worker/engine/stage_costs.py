@@ -7,7 +7,6 @@ time in which its rows are read and its results stored.
 from __future__ import annotations
 
 import logging
-import math
 from collections import deque
 from dataclasses import dataclass, field
 from threading import Lock
@@ -16,7 +15,8 @@ from typing import TYPE_CHECKING
 from batchmill.caches import Lru
 from batchmill.clock import Clock, SystemClock
 from batchmill.errors import ServiceUnavailable
-from batchmill.jobs.stage_cost import stage_cost_name
+from batchmill.jobs.shard import FIRST_ROWS
+from batchmill.jobs.stage_cost import StageCost, stage_cost_name
 
 if TYPE_CHECKING:
     from batchmill.jobs.job import StageSpec
@@ -32,11 +32,16 @@ SAVE_INTERVAL_S = 5.0
 
 @dataclass(slots=True)
 class _Measured:
-    """Seconds a row of the last attempts. The lowest counts: first calls, and other work on the machine, only add."""
+    """Seconds a row of the last attempts."""
 
-    samples: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_SAMPLES))
-    shared: float = math.inf
+    samples: deque[StageCost] = field(default_factory=lambda: deque(maxlen=MAX_SAMPLES))
+    shared: StageCost | None = None
     shared_at: float = float("-inf")  # monotonic
+
+    def has_changed(self, cost: StageCost) -> bool:
+        """Whether a cost is so far from the one that is shared that it should be shared at once."""
+        known = self.shared
+        return known is None or cost.low_s <= known.low_s / 2 or cost.high_s >= 2 * known.high_s
 
 
 class StageCosts:
@@ -49,19 +54,20 @@ class StageCosts:
         self._measured: Lru[str, _Measured] = Lru(MAX_STAGES)
 
     def add(self, definition: OperatorDefinition, stage: StageSpec, rows: int, seconds: float) -> None:
-        """Add an attempt that computed some rows, and share the cost if it has fallen, and now and then.
+        """Add an attempt that computed some rows, and share the cost if it has changed much, and now and then.
 
         A failure to do so is only logged.
         """
         name = stage_cost_name(stage, definition.version)
         with self._lock:
             known = self._measured.get_or_make(name, _Measured)
-            known.samples.append(seconds / rows)
-            cost_s, now = min(known.samples), self._clock.monotonic()
-            if cost_s > known.shared / 2 and now - known.shared_at < SAVE_INTERVAL_S:
+            known.samples.append(StageCost(seconds / rows, seconds / max(rows, FIRST_ROWS)))
+            low_s, high_s = min(one.low_s for one in known.samples), max(one.high_s for one in known.samples)
+            cost, now = StageCost(low_s, high_s), self._clock.monotonic()
+            if not known.has_changed(cost) and now - known.shared_at < SAVE_INTERVAL_S:
                 return
-            known.shared, known.shared_at = cost_s, now
+            known.shared, known.shared_at = cost, now
         try:
-            self._store.write(name, f"{cost_s:.3g}")
+            self._store.write(name, cost.to_text())
         except ServiceUnavailable as error:
             log.warning("what rows of stage %r cost is not shared yet: %s", stage.title, error)

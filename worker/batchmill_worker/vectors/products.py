@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from batchmill_worker.vectors.metric import Metric
@@ -57,6 +59,11 @@ class Vectors:
         half, bias = (None if one is None else one[own] for one in (self.half, self.bias))
         return Vectors(self.full[own], half, bias, self.lengths[own], self.cuts[own])
 
+    def take(self, rows: Tensor) -> Vectors:
+        """Return a copy of some of them."""
+        half, bias = (None if one is None else one[rows] for one in (self.half, self.bias))
+        return Vectors(self.full[rows], half, bias, self.lengths[rows], self.cuts[rows])
+
     @property
     def nbytes(self) -> int:
         """What they take on the device."""
@@ -94,6 +101,19 @@ def on_device(vectors: Tensor, metric: Metric, device: torch.device) -> Vectors:
             half[own] = some
             cuts[own] = torch.linalg.vector_norm(some - half[own], dim=1)
     return Vectors(full, half, lengths.square() / 2 if metric == "l2" else None, lengths, cuts)
+
+
+def joined(parts: Sequence[Vectors]) -> Vectors:
+    """Return the vectors of several, in order; all are for one metric, on one device."""
+    halves = [part.half for part in parts if part.half is not None]
+    biases = [part.bias for part in parts if part.bias is not None]
+    return Vectors(
+        torch.cat([part.full for part in parts]),
+        torch.cat(halves) if halves else None,
+        torch.cat(biases) if biases else None,
+        torch.cat([part.lengths for part in parts]),
+        torch.cat([part.cuts for part in parts]),
+    )
 
 
 def has_fast_half(device: torch.device, dimension: int) -> bool:

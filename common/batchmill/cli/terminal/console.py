@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-    from batchmill.jobs.status import JobStatus
+    from batchmill.jobs.status import CheckedJob, JobStatus
 
 
 def print_json(value: BaseModel) -> None:
@@ -107,3 +107,16 @@ def fields(pairs: Iterable[tuple[str, Any]]) -> None:
     width = max(len(name) for name, _ in shown) + 1
     for name, value in shown:
         click.echo(f"{name + ':':<{width}} {value}")
+
+
+def found_input(found: CheckedJob) -> list[tuple[str, str]]:
+    """Describe the input of a checked job as pairs for `fields`."""
+    about = "" if found.rows_total_is_exact else "about "
+    columns = ", ".join(f"{name} ({kind})" for name, kind in found.columns.items())
+    return [("rows", f"{about}{found.rows_total:,}"), ("columns", columns)]
+
+
+def print_notes(found: CheckedJob) -> None:
+    """Print what a checked job would wait for, a line each."""
+    for note in found.notes:
+        click.echo(printable(f"It would wait: {note}."))

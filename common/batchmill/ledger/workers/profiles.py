@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from batchmill.jobs.stage_cost import StageCost, stage_cost_name
 from batchmill.ledger.scripting import calls
 from batchmill.ledger.scripting.connection import redis_errors
 
 if TYPE_CHECKING:
+    from batchmill.jobs.job import StageSpec
     from batchmill.ledger.scripting.connection import Store
 
 MAX_PROFILES = 1000
@@ -25,6 +28,13 @@ class ProfileLedger:
         with redis_errors():
             found: bytes | None = self._store.redis.hget(self._keys.profiles(), name)
         return found
+
+    def cost_of(self, stage: StageSpec, version: str) -> StageCost | None:
+        """What a row of a stage costs, by a version of its operator; None if it is not known."""
+        found = self.read(stage_cost_name(stage, version))
+        with suppress(ValueError):
+            return None if found is None else StageCost.parse(found)
+        return None
 
     def write(self, name: str, profile: str) -> None:
         """Keep a profile in place of the one of that name; the one written longest ago makes room."""

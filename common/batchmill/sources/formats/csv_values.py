@@ -24,6 +24,7 @@ _TRUTH = r"^(true|false|True|False|TRUE|FALSE)$"
 _TRUTHS = pa.array(["true", "false", "True", "False", "TRUE", "FALSE"])
 EXACT = 2**53
 """Integers up to this size are exact as double."""
+HEAD_ROWS = 16
 
 
 def narrowest(values: pa.ChunkedArray) -> pa.DataType:
@@ -36,6 +37,7 @@ def narrowest(values: pa.ChunkedArray) -> pa.DataType:
         return pa.null()
     for kind in (pa.int64(), pa.float64(), pa.bool_()):
         try:
+            converted(values.slice(0, HEAD_ROWS), kind)  # most columns of text are known by it
             converted(values, kind)
         except ValueError:
             continue
