@@ -1,7 +1,7 @@
-"""A small language model in a Hugging Face folder, with weights of chance.
+"""Small models in Hugging Face folders, with weights of chance.
 
-Its output is its input embedding, so that it repeats the last token of a prompt whatever the numbers are rounded to:
-other weights of chance have many tokens that are nearly as likely as the likeliest.
+The output of the language model is its input embedding, so that it repeats the last token of a prompt whatever the
+numbers are rounded to: other weights of chance have many tokens that are nearly as likely as the likeliest.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ TEMPLATE = (
 PAD, _, END = CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 
-def make_language_model(folder: Path, *, hidden: int = 64, template: str | None = TEMPLATE, **config: Any) -> Path:
-    """Write a model and its tokenizer to a folder."""
+def make_language_model(
+    folder: Path, *, hidden: int = 64, layers: int = 2, template: str | None = TEMPLATE, **config: Any
+) -> Path:
+    """Write a language model and its tokenizer to a folder."""
     import torch
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
@@ -29,7 +31,7 @@ def make_language_model(folder: Path, *, hidden: int = 64, template: str | None 
     shape = {
         "hidden_size": hidden,
         "intermediate_size": 2 * hidden,
-        "num_hidden_layers": 2,
+        "num_hidden_layers": layers,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "max_position_embeddings": CONTEXT,
@@ -37,6 +39,28 @@ def make_language_model(folder: Path, *, hidden: int = 64, template: str | None 
     model = LlamaForCausalLM(LlamaConfig(vocab_size=size, tie_word_embeddings=True, **(shape | config)))
     model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=0)
     model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make_embedding_model(folder: Path, *, hidden: int = 64, layers: int = 2) -> Path:
+    """Write an embedding model and its tokenizer to a folder."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    tokenizer = _tokenizer(None)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        intermediate_size=4 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        max_position_embeddings=CONTEXT,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    BertModel(config).save_pretrained(folder)
+    tokenizer.model_max_length = CONTEXT
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -58,5 +82,6 @@ def _tokenizer(template: str | None) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=PAD, chat_template=template)
 
 
-if __name__ == "__main__":
-    make_language_model(Path(sys.argv[1]))
+if __name__ == "__main__":  # larger ones, below a folder: `benchmarks/gpu_tree.py` takes them to another machine
+    make_language_model(Path(sys.argv[1]) / "language", hidden=256, layers=4, max_position_embeddings=2048)
+    make_embedding_model(Path(sys.argv[1]) / "embedding", hidden=256, layers=4)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pytest
 
-from batchmill.errors import InvalidParams, InvalidSettings, OperatorFailed
+from batchmill.errors import InvalidParams, InvalidSettings, QuotaUsedUp
 from batchmill.storage.named_endpoints import NamedEndpoint, NamedEndpoints
 from batchmill_worker.generation.engines import remote
 from support.language_models import Shards, loaded
@@ -126,7 +126,7 @@ def test_each_error_of_a_row_has_its_type_and_the_others_are_answered(tmp_path: 
 
 
 def test_a_quota_that_is_used_up_is_a_failure_of_its_own_kind(tmp_path: Path) -> None:
-    with pytest.raises(OperatorFailed, match="quota at the endpoint is used up") as failed:
+    with pytest.raises(QuotaUsedUp, match="quota at the endpoint is used up") as failed:
         ask(tmp_path, lambda *_: error_reply(429, "insufficient_quota", retry_after="30"), rows(30))
 
     assert failed.value.details["error_type"] == "InsufficientQuota"

@@ -70,4 +70,5 @@ class TriedStage:
     checkpoint: str = ""  # the blob with what is done
     stop_with: JobError | None = None  # what stops the job
     stalled_by: str = ""  # why storage could not be used
+    pause_for: str = ""  # why the job is paused
     used: Parts = field(default_factory=Parts)  # what the attempt's time there was spent on

@@ -65,6 +65,7 @@ def _left(tried: TriedStage | None) -> dict[str, Any]:
         "checkpoint": found.checkpoint or None,
         "stalled_by": found.stalled_by or None,
         "stalled_ms": delay_ms + found.used.total // 1000,
+        "pause_for": found.pause_for or None,
         "stop_with": write_error(found.stop_with) if found.stop_with else None,
         "used_in_next": found.used,
     }

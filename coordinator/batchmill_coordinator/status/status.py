@@ -109,9 +109,10 @@ def is_over_budget(record: JobRecord) -> bool:
 
 
 def why_paused(record: JobRecord, currency: str) -> str | None:
-    """Say what to do about a job that is paused because its budget is used up; None for any other."""
+    """Say what to do about a job that is paused because its budget or a service's quota is used up; None for others."""
     if not is_over_budget(record):
-        return None
+        is_blocked = record.state is JobState.PAUSED and record.paused_for
+        return f"{record.paused_for} Then `batchmill resume {record.id}`." if is_blocked else None
     cost, budget = record.cost_nano / NANO, (record.budget_nano or 0) / NANO
     return (
         f"it has cost {cost:.6g} of its budget of {budget:.6g} {currency}; "

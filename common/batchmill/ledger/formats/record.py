@@ -130,6 +130,7 @@ class JobRecord:
     replay_of: str | None = None  # the job whose dead letters this one runs again
     resumed_from: str | None = None  # the job whose output this one resumes
     stalled: str = ""  # why its last attempt could not use storage; "" once rows were stored since
+    paused_for: str = ""  # what a user has to do before it can be resumed
     must_resume: bool = False  # whether what that job left is still to be taken over
     plannings: int = 0  # how often the planner has begun with it and was not through
     tenant: str = DEFAULT_TENANT

@@ -333,6 +333,7 @@ def commit(
     checkpoint: str | None,
     stalled_by: str | None,
     stalled_ms: int,
+    pause_for: str | None,
     stop_with: str | None,
     used_in_next: Parts,
     dead_by_type: Sequence[DeadRowsCount],
@@ -390,6 +391,7 @@ def commit(
             "" if checkpoint is None else checkpoint,
             "" if stalled_by is None else stalled_by,
             stalled_ms,
+            "" if pause_for is None else pause_for,
             "" if stop_with is None else stop_with,
             write_parts(used_in_next),
             keys.events(),
@@ -538,6 +540,7 @@ def end_attempt(
     checkpoint: str | None,
     stalled_by: str | None,
     stalled_ms: int,
+    pause_for: str | None,
     used: Parts,
 ) -> EndAttemptAnswer:
     """End an attempt before its shard is done: the shard waits for another one, or the job stops."""
@@ -564,6 +567,7 @@ def end_attempt(
             "" if checkpoint is None else checkpoint,
             "" if stalled_by is None else stalled_by,
             stalled_ms,
+            "" if pause_for is None else pause_for,
             write_parts(used),
             keys.events(),
         ],

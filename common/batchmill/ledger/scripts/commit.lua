@@ -50,6 +50,7 @@
 -- @arg checkpoint: text?  blob with what is done of it
 -- @arg stalled_by: text?  why storage could not be used
 -- @arg stalled_ms: int
+-- @arg pause_for: text?  why the job is paused
 -- @arg stop_with: text?  the error that stops the job (JSON)
 -- @arg used_in_next: parts  what the attempt's time there was spent on
 -- @arg channel: channel
@@ -232,6 +233,7 @@ local tried = {failures = args.failures, checkpoint = args.checkpoint, stalled_b
 local next_stage = hand_on(keys.job, number + #passed + 1, attempt, left, nbytes, tried)
 if next_stage and args.failed_in_next then
   if args.stalled_by then redis.call('HSET', keys.job, 'stalled', args.stalled_by) end
+  if args.pause_for then pause_job_for(keys.job, args.pause_for, now, args.channel, attempt.job_id) end
   if args.stop_with then stop_job(keys.job, now, 'failing', args.stop_with) end
 end
 local event = count_settled(keys.job, number) and 'settled' or 'committed'

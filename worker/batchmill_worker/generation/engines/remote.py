@@ -23,7 +23,7 @@ import aiohttp
 
 from batchmill.backoff import Backoff
 from batchmill.clock import SystemClock
-from batchmill.errors import BatchmillError, InvalidParams, OperatorFailed
+from batchmill.errors import BatchmillError, InvalidParams, QuotaUsedUp
 from batchmill.operators.contract import RowError
 from batchmill.operators.row_errors import ContextTooLong, RateLimited, Refused
 from batchmill_worker.generation.base import Answer, Delta, EngineLimits, Prompt
@@ -109,7 +109,7 @@ class RemoteEngine:
         self._tasks[generation.number] = asyncio.run_coroutine_threadsafe(self._generate(generation), self._loop)
 
     def step(self, wait_s: float) -> Sequence[Delta]:
-        """Return what has happened. Raises `InvalidParams` or `OperatorFailed` if no request can succeed."""
+        """Return what has happened. Raises `InvalidParams` or `QuotaUsedUp` if no request can succeed."""
         shown = [delta for delta in self._deltas.take(wait_s) if self._tasks.pop(delta.number, None) is not None]
         for delta in shown:
             if isinstance(delta.error, BatchmillError):
@@ -188,9 +188,9 @@ class RemoteEngine:
         """Raise for an answer that no later try changes: `BatchmillError` if it would be the same for every row."""
         shown = self._shown(reply)
         if QUOTA in reply.kinds:
-            raise OperatorFailed(
+            raise QuotaUsedUp(
                 f"operator {self._operator!r}: the quota at the endpoint is used up: {shown}.",
-                hint="Raise the quota, then replay or resume the job.",
+                hint="Raise it there.",
                 operator=self._operator,
                 error_type="InsufficientQuota",
                 error=shown,
