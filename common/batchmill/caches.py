@@ -136,6 +136,10 @@ class Fresh(Generic[V]):
         finally:
             self._lock.release()
 
+    def latest(self) -> V | None:
+        """The value that was read last, however old; None before the first. Never waits."""
+        return None if self._latest is None else self._latest[0]
+
     def discard(self) -> None:
         """Read again next time, even if a read is under way now. Never waits."""
         self._discards += 1

@@ -17,7 +17,11 @@ BatchmillError
 ├── ServiceUnavailable        the service, its ledger or its workers cannot be reached
 │   ├── LedgerRefused         the ledger's Redis wants another password, permission or setting
 │   ├── OutcomeUnknown        it did not answer: the request may have been executed
-│   └── Overloaded            it has too much to do; the same request succeeds later
+│   ├── Overloaded            it has too much to do; the same request succeeds later
+│   │   └── TooManyRequests   too many interactive requests wait already
+│   ├── ModelNotLoaded        no worker has the model loaded yet
+│   ├── WorkerLost            the worker that answered an interactive request is gone
+│   └── AnswerTimeout         an interactive request was not answered in time
 ├── StorageError              a file or bucket could not be read or written
 │   ├── StorageUnavailable    it is full, read-only or away; the same works later
 │   └── DamagedData           what is stored is not what was written
@@ -36,6 +40,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
 class BatchmillError(Exception):
@@ -70,10 +77,22 @@ class BatchmillError(Exception):
         """Return the JSON body that carries this error over HTTP.
 
         Returns:
-            `{"error": {"code", "message", "hint", "details"}}`.
+            `{"error": {"code", "message", "hint", "details", "type", "param"}}`. The last two are for clients of
+            OpenAI's API: the kind of error, and the field of the request that it is about.
         """
         body = {"code": self.code, "message": self.message, "hint": self.hint, "details": self.details}
-        return {"error": body}
+        return {"error": {**body, "type": self._type, "param": self._param}}
+
+    @property
+    def _type(self) -> str:
+        if self.http_status >= 500:
+            return "server_error"
+        return _TYPES.get(self.http_status, "invalid_request_error")
+
+    @property
+    def _param(self) -> str | None:
+        named = (self.details.get(name) for name in ("field", "parameter"))
+        return next((str(name) for name in named if name), None)
 
 
 class InvalidRequest(BatchmillError):
@@ -226,6 +245,32 @@ class Overloaded(ServiceUnavailable):
     """The service has too much to do, or the tenant has used up a limit. The header `Retry-After` says when to try."""
 
     code = "overloaded"
+
+
+class TooManyRequests(Overloaded):
+    """Too many interactive requests wait for the model, or are the tenant's; `Retry-After` says when to try again."""
+
+    code = "too_many_requests"
+    http_status = 429
+
+
+class ModelNotLoaded(ServiceUnavailable):
+    """No worker has the model loaded yet; `Retry-After` says when to try again."""
+
+    code = "model_not_loaded"
+
+
+class WorkerLost(ServiceUnavailable):
+    """The worker that was answering an interactive request is gone, and the answer with it."""
+
+    code = "worker_lost"
+
+
+class AnswerTimeout(ServiceUnavailable):
+    """An interactive request was not answered in time; it is not computed any more."""
+
+    code = "answer_timeout"
+    http_status = 504
 
 
 class StorageError(BatchmillError):

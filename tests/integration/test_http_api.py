@@ -57,7 +57,7 @@ def submit(api: Api, **request: Any) -> str:
 
 def error_of(answer: Answer) -> dict[str, Any]:
     error: dict[str, Any] = answer.json["error"]
-    assert set(error) == {"code", "message", "hint", "details"}
+    assert set(error) == {"code", "message", "hint", "details", "type", "param"}
     return error
 
 

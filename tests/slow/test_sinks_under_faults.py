@@ -13,6 +13,9 @@ import psycopg
 import psycopg.sql
 import pytest
 
+from batchmill.storage.named_stores import NamedStore
+from batchmill_worker.stores.chroma_http import ChromaHttp
+from support.chroma_server import ChromaServer
 from support.postgres_server import PostgresServer
 
 if TYPE_CHECKING:
@@ -76,17 +79,29 @@ class Faults:
                 continue
 
 
-def start(cluster: Callable[..., Cluster], tmp_path: Path, database: PostgresServer) -> Cluster:
+@pytest.fixture(scope="module")
+def chroma() -> Iterator[ChromaServer]:
+    running = ChromaServer()
+    yield running
+    running.close()
+
+
+def start(cluster: Callable[..., Cluster], tmp_path: Path, **urls: str) -> Cluster:
     stores = tmp_path / "stores.toml"
-    stores.write_text(f'[db]\nurl = "{database.url}"\n')
+    stores.write_text("".join(f'[{name}]\nurl = "{url}"\n' for name, url in urls.items()))
     return cluster(STORES=stores).start(slots=(1, 1))
 
 
-def rows_in(to: str, database: PostgresServer) -> list[tuple[str, int]]:
+def rows_in(to: str, url: str) -> list[tuple[str, int]]:
     if to.endswith(".lance"):
         table = lance.dataset(to).to_table(columns=["doc", "n"])
         return sorted((row["doc"], row["n"]) for row in table.to_pylist())
-    with psycopg.connect(database.url) as db:
+    if to.startswith("notes:"):
+        server = ChromaHttp(NamedStore(url=url))
+        found = server.find(to.partition(":")[2])
+        assert found is not None
+        return sorted((one["doc"], one["n"]) for page in server.pages(found, 5_000) for one in page["metadatas"])
+    with psycopg.connect(url) as db:
         table = psycopg.sql.Identifier(to.partition(":")[2])
         return sorted(db.execute(psycopg.sql.SQL("select doc, n from {}").format(table)).fetchall())
 
@@ -94,24 +109,25 @@ def rows_in(to: str, database: PostgresServer) -> list[tuple[str, int]]:
 EXPECTED = sorted((row["doc"], row["n"]) for row in rows_of(ROWS))
 
 
-@pytest.mark.parametrize("to", ["faults.lance", "db:faults"])
+@pytest.mark.parametrize("to", ["faults.lance", "db:faults", "notes:faults"])
 def test_rows_are_those_of_the_job_whoever_is_killed_or_frozen(
-    cluster: Callable[..., Cluster], tmp_path: Path, database: PostgresServer, to: str
+    cluster: Callable[..., Cluster], tmp_path: Path, request: pytest.FixtureRequest, to: str
 ) -> None:
-    running = start(cluster, tmp_path, database)
+    url = "" if to.endswith(".lance") else request.getfixturevalue("database" if to.startswith("db:") else "chroma").url
+    running = start(cluster, tmp_path, **({to.partition(":")[0]: url} if url else {}))
     to = str(tmp_path / to) if to.endswith(".lance") else to
     sink, client = {"to": to, "id": "doc"}, running.clients["a"]
     client.submit("echo", rows_of(1_000), sink=sink).wait(ENDS_S)
     with Faults(running, seed=7) as faults:
         client.submit("echo", rows_of(ROWS), sink={**sink, "mode": "upsert"}).wait(ENDS_S)
     assert faults.count > 0, "nothing happened to the job"
-    assert rows_in(to, database) == EXPECTED
+    assert rows_in(to, url) == EXPECTED
 
 
 def test_a_job_waits_for_a_database_that_is_away(
     cluster: Callable[..., Cluster], tmp_path: Path, database: PostgresServer
 ) -> None:
-    running = start(cluster, tmp_path, database)
+    running = start(cluster, tmp_path, db=database.url)
     client, sink = running.clients["a"], {"to": "db:away", "id": "doc", "mode": "upsert"}
     client.submit("echo", rows_of(100), sink=sink).wait(ENDS_S)
     database.stop()
@@ -122,4 +138,4 @@ def test_a_job_waits_for_a_database_that_is_away(
     finally:
         database.start()
     assert job.wait(ENDS_S).status().rows_dead == 0
-    assert rows_in("db:away", database) == EXPECTED
+    assert rows_in("db:away", database.url) == EXPECTED

@@ -16,7 +16,7 @@ from batchmill_worker.engine.executor import ShardTask
 from batchmill_worker.engine.request_executor import RequestExecutor
 from batchmill_worker.runtime.device import DeviceLock
 from batchmill_worker.runtime.device_time import DeviceTimeMeter
-from batchmill_worker.runtime.hooks import HookLimits
+from batchmill_worker.runtime.hooks import HookGuard, HookLimits
 from support.scripted_engine import ScriptedEngine, scripted
 from support.waiting import until
 
@@ -127,7 +127,7 @@ def test_an_engine_that_fails_ends_every_shard_in_it_and_serves_the_next() -> No
 def test_a_row_without_progress_is_ended_while_others_get_tokens() -> None:
     engine = ScriptedEngine(places=2)
     operator = scripted(engine)
-    operator.guard.limits = HookLimits(batch_s=0.02)
+    operator.guard = HookGuard(limits=HookLimits(batch_s=0.02))  # of its own: others share the one without a board
 
     result = executor().run(operator, shard("mute", *["9" for _ in range(1500)]))
 

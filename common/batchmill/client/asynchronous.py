@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 from urllib.parse import quote
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from batchmill.client.connection.answers import (
     IndexesAnswer,
@@ -17,6 +17,7 @@ from batchmill.client.connection.answers import (
 )
 from batchmill.client.connection.service import find_service
 from batchmill.client.connection.transport import Transport
+from batchmill.client.interactive import InteractiveCalls
 from batchmill.client.job import AsyncJob
 from batchmill.client.job_filter import JobFilter
 from batchmill.client.submitting.options import check_names, with_job_options
@@ -25,14 +26,12 @@ from batchmill.client.submitting.rows import check_rows, upload_parts
 from batchmill.client.submitting.submission import JobSender, make_spec
 from batchmill.errors import InvalidRequest
 from batchmill.jobs.cost import CostTotals
-from batchmill.jobs.search import SearchHit, SearchRequest, SearchResult
 from batchmill.jobs.status import CheckedJob, JobStatus
 from batchmill.row_cache import CacheStats
-from batchmill.wording import fault_of
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping
     from datetime import datetime, timedelta
 
     from batchmill.client.submitting.options import JobOptions
@@ -46,7 +45,7 @@ M = TypeVar("M", bound=BaseModel)
 MAX_JOBS_PAGE = 100
 
 
-class AsyncClient:
+class AsyncClient(InteractiveCalls):
     """A client of a Batchmill service for asyncio code.
 
     Use it as an async context manager or `close` it. It belongs to one event loop. Besides the errors that a method
@@ -316,49 +315,6 @@ class AsyncClient:
     async def clear_cache(self) -> None:
         """Empty the service's row cache."""
         await self._transport.call("DELETE", "/v1/cache")
-
-    async def search(
-        self,
-        index: str,
-        text: str | None = None,
-        *,
-        vector: Sequence[float] | None = None,
-        k: int = 10,
-        where: Mapping[str, Any] | None = None,
-        columns: Sequence[str] | None = None,
-        model: str | None = None,
-    ) -> list[SearchHit]:
-        """Find the rows of an index that are nearest to a text or a vector.
-
-        Args:
-            index: The name of the index.
-            text: A text, which is embedded as the rows of the index were.
-            vector: Or a vector.
-            k: How many rows to find, at most.
-            where: A filter: for each column a value, or comparisons such as `{"gte": 2020, "in": [1, 2]}`.
-            columns: The columns of the rows to return. None: all but the vectors.
-            model: The model that you expect: an index of another one is refused.
-
-        Returns:
-            The rows with their ids and distances, the nearest first.
-
-        Raises:
-            NotFound: There is no such index.
-            InvalidRequest: The search does not fit the index.
-        """
-        try:
-            request = SearchRequest(
-                text=text,
-                vector=None if vector is None else [float(number) for number in vector],
-                k=k,
-                where=dict(where or {}),
-                columns=None if columns is None else list(columns),
-                model=model,
-            )
-        except ValidationError as error:
-            raise InvalidRequest(f"search: {fault_of(error.errors()[0])}") from error
-        answer = await self._transport.json("POST", f"/v1/indexes/{quote(index, safe='')}/search", body=request)
-        return self._transport.parse(SearchResult, answer).hits
 
     async def indexes(self) -> list[IndexStatus]:
         """List the indexes that sinks of jobs have published.

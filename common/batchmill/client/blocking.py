@@ -252,6 +252,37 @@ class Client:
         """Empty the service's row cache."""
         self._loop.run(self._async.clear_cache())
 
+    def call(
+        self,
+        operator: str,
+        rows: Sequence[Mapping[str, Any]],
+        params: Mapping[str, Any] | None = None,
+        *,
+        pool: str | None = None,
+        timeout: float | None = 300.0,
+    ) -> list[dict[str, Any]]:
+        """Have rows answered at once, without a job: by a worker that has the operator loaded with these parameters.
+
+        If none has, one loads it first, and the call waits for that.
+
+        Args:
+            operator: Name of an operator that the service's workers have loaded.
+            rows: The rows, at most 2,048, with values that JSON has.
+            params: The operator's parameters.
+            pool: The pool of workers. None: the default one.
+            timeout: How long to wait for the operator to be loaded, in seconds. None: without limit.
+
+        Returns:
+            What the operator makes of the rows, in their order.
+
+        Raises:
+            InvalidRequest: The request is wrong, or a row failed (`InvalidRows`): the others' results are dropped.
+            TooManyRequests: Too many requests wait already.
+            ModelNotLoaded: The operator was not loaded in time.
+            OperatorFailed: The operator cannot be loaded, or fails.
+        """
+        return self._loop.run(self._async.call(operator, rows, params, pool=pool, timeout=timeout))
+
     def search(
         self,
         index: str,

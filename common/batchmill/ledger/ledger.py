@@ -10,6 +10,7 @@ from batchmill.ledger.formats.schema import SCHEMA, other_schema
 from batchmill.ledger.identity import IdentityLedger
 from batchmill.ledger.job_log import JobLogLedger
 from batchmill.ledger.jobs import JobLedger
+from batchmill.ledger.lane import LaneLedger
 from batchmill.ledger.readers import ReaderLedger
 from batchmill.ledger.results import ResultLedger
 from batchmill.ledger.retention import RetentionLedger
@@ -66,6 +67,7 @@ class Ledger:
         self.row_cache = RowCacheLedger(self._store)
         self.tenants = TenantLedger(self._store)
         self.index = IndexLedger(self._store)
+        self.lane = LaneLedger(self._store)
 
     @classmethod
     def open(cls, settings: ServiceSettings) -> Ledger:

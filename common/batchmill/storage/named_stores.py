@@ -4,6 +4,9 @@
 url = "postgresql://batchmill@db.example/vectors"
 password_file = "/run/secrets/warehouse"
 tenants = ["search"]
+
+[notes]
+url = "chroma+https://chroma.example:8000"
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from batchmill.errors import InvalidOutput, InvalidSettings, did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-SCHEMES = ("postgresql",)
+SCHEMES = ("postgresql", "chroma+http", "chroma+https")
 
 
 class NamedStore(BaseModel):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
-from batchmill.columns import array_of
 from batchmill.errors import InvalidRows
-from batchmill.json_values import printable
+from batchmill.sources.json_rows import table_of_rows
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from batchmill_coordinator.inspection.arrow_bounds import ArrowLimits
 
 MAX_CELLS = 10_000_000
@@ -23,7 +22,7 @@ def table_from_json(rows: list[dict[str, Any]], limits: ArrowLimits) -> pa.Table
     Raises `InvalidRows`, naming the row, when a column's values have no common type or the table breaks a limit.
     """
     names = check_shape(rows, limits)
-    table = pa.table({name: _column(name, [row.get(name) for row in rows]) for name in names})
+    table = table_of_rows(rows, names)
     limits.check_columns(table.schema)
     return table
 
@@ -42,29 +41,3 @@ def check_shape(objects: list[dict[str, Any]], limits: ArrowLimits) -> list[str]
             limit=limits.max_columns,
         )
     return list(names)
-
-
-def _column(name: str, values: list[Any]) -> pa.Array:
-    try:
-        return array_of(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        row, value = _first_unconvertible(values)
-        raise InvalidRows(
-            f"row {row}: column {name!r} holds {printable(repr(value)):.80} ({type(value).__name__}), "
-            "which does not fit the values in the rows before it.",
-            hint="Give a column one type in all rows.",
-            row=row,
-            column=name,
-        ) from None
-
-
-def _first_unconvertible(values: list[Any]) -> tuple[int, Any]:
-    low, high = 0, len(values)  # values[:low] convert, values[:high] do not
-    while high - low > 1:
-        middle = (low + high) // 2
-        try:
-            array_of(values[:middle])
-            low = middle
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-            high = middle
-    return high - 1, values[high - 1]

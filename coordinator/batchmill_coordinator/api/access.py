@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,7 @@ from batchmill.errors import (
     ServiceUnavailable,
     Unauthorized,
 )
+from batchmill_coordinator.api.openai_errors import is_openai_path, openai_form, openai_status
 from batchmill_coordinator.api.tenants import Access, find_access
 
 if TYPE_CHECKING:
@@ -33,13 +36,16 @@ BODY_IDLE_S = 30.0  # the longest wait for the next bytes of a body
 BODY_TIMEOUT_S = 120.0  # for all of a body that is held in memory
 
 
-def error_response(error: BatchmillError, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """An error in its envelope, with the headers that its class requires."""
+def error_response(error: BatchmillError, headers: Mapping[str, str] | None = None, path: str = "") -> JSONResponse:
+    """An error in its envelope, with the headers that its class requires. path: of the request."""
     own = dict(headers or {})
     if isinstance(error, Unauthorized):
         own["WWW-Authenticate"] = "Bearer"
     if isinstance(error, ServiceUnavailable):
-        own["Retry-After"] = str(RETRY_AFTER_S)
+        own["Retry-After"] = str(error.details.get("retry_after_s", RETRY_AFTER_S))
+    if is_openai_path(path):
+        body, more = openai_form(error)
+        return JSONResponse(body, status_code=openai_status(error.http_status), headers=own | more)
     return JSONResponse(error.envelope(), status_code=error.http_status, headers=own)
 
 
@@ -76,6 +82,7 @@ class AccessMiddleware:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
+        identified = _identified(send)
         body = _Body(self, receive, is_part=_is_part(scope))
         try:
             if scope["path"] not in OPEN_PATHS:
@@ -85,10 +92,10 @@ class AccessMiddleware:
                 scope.setdefault("state", {})["access"] = access
             body.check_length(headers.get(b"content-length"))
         except BatchmillError as error:
-            await error_response(error)(scope, receive, send)
+            await error_response(error, path=scope["path"])(scope, receive, identified)
             return
         try:
-            await self._app(scope, body.receive, send)
+            await self._app(scope, body.receive, identified)
         finally:
             self._in_memory -= body.held
 
@@ -158,6 +165,20 @@ class _Body:
         now = asyncio.get_running_loop().time()
         self._ends_at = self._ends_at or now + BODY_TIMEOUT_S
         return min(BODY_IDLE_S, self._ends_at - now)
+
+
+def _identified(send: Send) -> Send:
+    """Send with an id of the request in the headers of its answer, and how long it took to begin that."""
+    request_id, began_at = f"req_{secrets.token_hex(12)}", time.monotonic()
+
+    async def send_with_id(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            took_ms = round((time.monotonic() - began_at) * 1000)
+            own = [(b"x-request-id", request_id.encode()), (b"openai-processing-ms", str(took_ms).encode())]
+            message["headers"] = [*message.get("headers", ()), *own]
+        await send(message)
+
+    return send_with_id
 
 
 def _require_path(access: Access, path: str) -> None:

@@ -19,6 +19,7 @@ from batchmill_coordinator.api.openapi import document
 from batchmill_coordinator.api.pool import RequestPool
 from batchmill_coordinator.api.routes import (
     cache,
+    calls,
     costs,
     dead_letters,
     fleet,
@@ -32,6 +33,7 @@ from batchmill_coordinator.api.routes import (
     results,
     uploads,
 )
+from batchmill_coordinator.api.routes.openai import chat, completions, embeddings, responses
 from batchmill_coordinator.api.routes.routing import ApiRoute
 from batchmill_coordinator.api.status_feed import StatusFeeds
 from batchmill_coordinator.api.tenants import parse_tokens
@@ -48,7 +50,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ROUTES = (jobs, job_log, costs, results, dead_letters, uploads, fleet, cache, indexes, models, metrics, health, pages)
+JOBS = (jobs, job_log, costs, results, dead_letters, uploads)
+LANE = (models, calls, embeddings, chat, completions, responses)
+ROUTES = (*JOBS, fleet, cache, indexes, *LANE, metrics, health, pages)
 STOP_TIMEOUT_S = 10.0
 
 
@@ -119,14 +123,14 @@ def _routes() -> list[APIRoute]:
     return [route for module in ROUTES for route in module.router.routes if isinstance(route, APIRoute)]
 
 
-def _on_batchmill_error(_: Request, error: Exception) -> Response:
+def _on_batchmill_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, BatchmillError)  # noqa: S101  # that is what it is registered for
-    return error_response(error)
+    return error_response(error, path=request.url.path)
 
 
-def _on_validation_error(_: Request, error: Exception) -> Response:
+def _on_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101  # that is what it is registered for
-    return error_response(explain(error.errors()[0]))
+    return error_response(explain(error.errors()[0]), path=request.url.path)
 
 
 def _on_http_error(request: Request, error: Exception) -> Response:
@@ -154,4 +158,5 @@ def _methods_of(request: Request) -> list[str]:
 
 def _on_unexpected_error(request: Request, error: Exception) -> Response:
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return error_response(BatchmillError("the coordinator failed on this request.", hint="Its log has the reason."))
+    failed = BatchmillError("the coordinator failed on this request.", hint="Its log has the reason.")
+    return error_response(failed, path=request.url.path)

@@ -38,6 +38,8 @@ class ErrorBody(Frozen):
     message: str
     hint: str
     details: dict[str, Any]
+    type: str
+    param: str | None
 
 
 class ErrorEnvelope(Frozen):

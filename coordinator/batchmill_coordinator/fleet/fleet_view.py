@@ -26,6 +26,10 @@ class FleetView:
         """Return the pools by name. Raises `ServiceUnavailable`."""
         return self._latest.get()[0]
 
+    def last_read(self) -> tuple[dict[str, PoolView], dict[str, OperatorInfo]] | None:
+        """Return the pools and operators that were read last, which may be long ago; None before. Never waits."""
+        return self._latest.latest()
+
     def operator(self, name: str) -> OperatorInfo | None:
         """Return an operator that some worker has announced, or None. Raises `ServiceUnavailable`."""
         return self._latest.get()[1].get(name)

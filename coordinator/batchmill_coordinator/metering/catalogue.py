@@ -9,6 +9,7 @@ from batchmill.telemetry.metrics import (
     OF_STAGE,
     RETRIES,
     ROWS_SETTLED,
+    SECONDS,
     Metric,
     MetricKind,
 )
@@ -27,6 +28,31 @@ MESSAGES_REDELIVERED = Metric(
     "Messages published again, not claimed within 2 s: lost, or late at their worker",
     OF_STAGE,
 )
+
+LANE_REQUESTS = Metric(
+    "batchmill_lane_requests_total",
+    COUNTER,
+    "Interactive requests, by outcome: done, gone (the client left), or the code of an error",
+    ("model", "outcome"),
+)
+LANE_FIRST_OUTPUT = Metric(
+    "batchmill_lane_first_output_seconds",
+    MetricKind.HISTOGRAM,
+    "Time until the first token of an interactive request, or all of its results",
+    ("model",),
+    SECONDS,
+)
+LANE_SECONDS = Metric(
+    "batchmill_lane_seconds",
+    MetricKind.HISTOGRAM,
+    "Time of an interactive request that was answered",
+    ("model",),
+    SECONDS,
+)
+LANE_TOKENS = Metric(
+    "batchmill_lane_generated_tokens_total", COUNTER, "Tokens that interactive requests generated", ("model",)
+)
+LANE_OPEN = Metric("batchmill_lane_open", GAUGE, "Interactive requests that wait or are being answered")
 
 LEADER = Metric("batchmill_leader", GAUGE, "1 if this coordinator leads, else 0")
 EPOCH = Metric("batchmill_leader_epoch", GAUGE, "Number of changes of the leader; 0 if this one does not lead")
@@ -110,6 +136,11 @@ COORDINATOR_METRICS = (
     ROWS_SETTLED,
     DEAD_LETTERS,
     MESSAGES_REDELIVERED,
+    LANE_REQUESTS,
+    LANE_FIRST_OUTPUT,
+    LANE_SECONDS,
+    LANE_TOKENS,
+    LANE_OPEN,
     LEDGER_CALLS,
     LEDGER_FAILURES,
     LEADER,

@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 from batchmill.telemetry.metrics import LedgerMeter, exposition, new_registry
 from batchmill_coordinator.metering import catalogue
 from batchmill_coordinator.metering.counts import RoleMetrics
+from batchmill_coordinator.metering.lane import LaneMetrics
 from batchmill_coordinator.metering.ledger_view import LedgerCollector
 from batchmill_coordinator.status.notices import Notice
 
@@ -37,7 +38,7 @@ class NoticeCollector(Collector):
 
 
 class CoordinatorMetrics:
-    """Counts what the roles do, as `roles`, and gives everything as a page. Thread-safe.
+    """Counts what the roles do, as `roles`, and the `lane`, and gives everything as a page. Thread-safe.
 
     epoch: under which this coordinator leads; 0 while it does not.
     """
@@ -51,6 +52,7 @@ class CoordinatorMetrics:
         self._registry = new_registry(of_ledger)
         self._registry.register(NoticeCollector(notices))
         self.roles = RoleMetrics(self._registry)
+        self.lane = LaneMetrics(self._registry)
         ledger.observe_calls(LedgerMeter(self._registry))
         ProcessCollector(registry=self._registry)
 

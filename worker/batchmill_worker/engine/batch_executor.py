@@ -61,7 +61,10 @@ MAX_TURN_S = 10.0
 
 
 class BatchExecutor:
-    """Runs shards batch by batch; see `Executor`. The device is used by one batch at a time."""
+    """Runs shards batch by batch; see `Executor`. The device is used by one batch at a time.
+
+    is_urgent: whether its batches go before those of others, as the lane's do.
+    """
 
     def __init__(
         self,
@@ -70,8 +73,10 @@ class BatchExecutor:
         *,
         memory: DeviceMemory | None = None,
         trace: Recorder = NO_TRACE,
+        is_urgent: bool = False,
     ) -> None:
         self.device = device
+        self.is_urgent = is_urgent
         self.clock = clock or SystemClock()
         self.memory = memory or DeviceMemory()
         self.trace = trace
@@ -104,7 +109,7 @@ class _Run:
         self._should_stop = task.should_stop
         self._attempt_id = task.attempt_id
         self._usage = task.usage or DeviceTimeMeter().open()
-        self._turn = Turn(executor.device)
+        self._turn = Turn(executor.device, is_urgent=executor.is_urgent)
         self._batching = task.batching or Batching()
         self._size = self._batching.size(self._definition.batch_size)
         self._feed = RowFeed(operator, table)
@@ -213,7 +218,9 @@ class _Run:
         return outputs
 
     def _keeps_the_device(self) -> bool:
-        """Whether to hold the device for the next batch, because it is ready."""
+        """Whether to hold the device for the next batch, because it is ready and nothing is urgent."""
+        if self._executor.device.urgent_waiting:
+            return False
         if self._ahead is None or not self._ahead.done() or self._turn.worked_s > MAX_TURN_S:
             return False
         following = self._ahead.result()

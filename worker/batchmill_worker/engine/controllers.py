@@ -22,6 +22,8 @@ from batchmill_worker.batching.profile import Profile
 from batchmill_worker.batching.sizing import Batching
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from batchmill.jobs.job import StageSpec
     from batchmill.operators.contract import BackendInfo, OperatorDefinition
 
@@ -51,13 +53,20 @@ class _Kept:
 class ControllerCache:
     """Keeps the controllers of recent jobs, saves what they learn, and lists what they decide. Thread-safe.
 
-    device: as `setup` receives it, `"cpu"` or `"cuda:0"`.
+    device: as `setup` receives it, `"cpu"` or `"cuda:0"`. is_interactive: see `Batching`.
     """
 
-    def __init__(self, store: ProfileStore, device: str, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        store: ProfileStore,
+        device: str,
+        clock: Clock | None = None,
+        is_interactive: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._store = store
         self._device = device
         self._clock = clock or SystemClock()
+        self._is_interactive = is_interactive
         self._lock = Lock()
         self._kept: Lru[tuple[str, str], _Kept] = Lru(MAX_CONTROLLERS)  # by operator and profile
         self._saved_at = self._clock.monotonic()
@@ -72,7 +81,8 @@ class ControllerCache:
         def make() -> _Kept:
             return _Kept(Controller(Random(), self._read(name)), backend)  # noqa: S311  # jitter
 
-        return Batching(spec.batch, self._kept.get_or_make((definition.name, name), make).controller)
+        kept = self._kept.get_or_make((definition.name, name), make)
+        return Batching(spec.batch, kept.controller, self._is_interactive)
 
     def save(self, *, at_once: bool = False) -> None:
         """Share what was learned, at most every `SAVE_INTERVAL_S` unless `at_once`. Failures are only logged."""

@@ -8,6 +8,8 @@
    those in flight have ended, and rows enter again when it is this engine's turn.
 5. Progress is shown on the slot's board token by token: an engine that hangs is found by the supervisor. A row that
    gets no token for `stall_s` while others do is ended.
+6. Rows of urgent shards, which are those of the lane, enter before all others. While there is such traffic, other rows
+   leave `RESERVED` places free, and no urgent row waits for the device to be given to another operator.
 
 Rejected: batches of rows that start together. Answers differ in length, so most places of a batch are idle at its end.
 """
@@ -26,6 +28,8 @@ from batchmill_worker.runtime.device import Turn
 from batchmill_worker.runtime.slot_board import Pulse
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from batchmill.clock import Clock
     from batchmill_worker.generation.base import Answer, Delta, Generation, TextEngine
     from batchmill_worker.runtime.device import DeviceLock
@@ -34,6 +38,8 @@ if TYPE_CHECKING:
 
 MAX_TURN_S = 10.0
 STEP_S = 0.05
+RESERVED = 2
+"""Places that are kept for urgent rows, at most a quarter of all."""
 
 Ended: TypeAlias = "tuple[int, Generation, Answer | Exception]"
 """A row of a shard, by its index there, and its answer or error."""
@@ -45,9 +51,14 @@ class _Wasted(Exception):
 
 @dataclass(eq=False)
 class FlowShard:
-    """One shard in the flow: what has ended of it, for the thread that runs it."""
+    """One shard in the flow: what has ended of it, for the thread that runs it.
+
+    on_text: called with each new piece of text of a row, by the thread that drives the engine.
+    """
 
     usage: AttemptUsage
+    is_urgent: bool = False
+    on_text: Callable[[int, str], None] | None = None
     ended: deque[Ended] = field(default_factory=deque)
     waiting: int = 0
     in_flight: int = 0
@@ -70,15 +81,26 @@ class Flow:
     """The rows of one engine. Thread-safe.
 
     device: held while rows are in flight, if the engine uses it. stall_s: how long a row may get no token.
+    is_interactive: whether urgent rows are to be expected.
     """
 
-    def __init__(self, engine: TextEngine, device: DeviceLock, board: SlotBoard, clock: Clock, stall_s: float) -> None:
+    def __init__(
+        self,
+        engine: TextEngine,
+        device: DeviceLock,
+        board: SlotBoard,
+        clock: Clock,
+        stall_s: float,
+        is_interactive: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._engine = engine
         self._device = device
         self._board = board
         self._clock = clock
         self._stall_s = stall_s
-        self._turn = Turn(device)
+        self._is_interactive = is_interactive
+        self._reserved = min(RESERVED, engine.limits.places // 4)
+        self._turn = Turn(device, is_shared=True)
         self._turn_began_at = 0.0
         self._changed = threading.Condition()  # guards all below
         self._placement: Placement[_Ticket] = Placement(
@@ -89,9 +111,11 @@ class Flow:
         self._withdrawn: list[_Ticket] = []
         self._thread: threading.Thread | None = None
 
-    def enter(self, usage: AttemptUsage) -> FlowShard:
+    def enter(
+        self, usage: AttemptUsage, *, is_urgent: bool = False, on_text: Callable[[int, str], None] | None = None
+    ) -> FlowShard:
         """Add a shard. The caller removes it by `leave`."""
-        shard = FlowShard(usage)
+        shard = FlowShard(usage, is_urgent, on_text)
         with self._changed:
             self._shards.add(shard)
             if self._thread is None:
@@ -104,7 +128,8 @@ class Flow:
         with self._changed:
             shard.waiting += 1
             ticket = _Ticket(shard, index, generation)
-            self._placement.add(ticket, generation.prompt.tokens, generation.sampling.max_tokens)
+            tokens, limit = generation.prompt.tokens, generation.sampling.max_tokens
+            self._placement.add(ticket, tokens, limit, is_urgent=shard.is_urgent)
             self._changed.notify_all()
 
     def wait(self, shard: FlowShard, timeout_s: float) -> None:
@@ -159,18 +184,23 @@ class Flow:
 
     def _admit(self) -> None:
         """Put waiting rows into free places."""
+        only_urgent = False
         if self._engine.limits.is_local:
             if not self._in_flight:
-                self._turn.begin()
+                self._turn.begin(is_urgent=self._placement.urgent > 0)
                 self._turn_began_at = self._clock.monotonic()
             elif self._device.waiting and self._clock.monotonic() - self._turn_began_at > MAX_TURN_S:
-                return
+                only_urgent = True
+        reserved = self._reserved if self._is_interactive() else 0
         with self._changed:
             capacity = self._engine.stats().capacity
             while len(self._in_flight) < capacity:
                 used = {ticket.place for ticket in self._in_flight.values()}
                 free = [place for place in range(self._engine.limits.places) if place not in used]
-                found = self._placement.next_row(free, is_idle=not self._in_flight)
+                others = sum(not ticket.shard.is_urgent for ticket in self._in_flight.values())
+                found = self._placement.next_row(
+                    free, is_idle=not self._in_flight, only_urgent=only_urgent or others >= capacity - reserved
+                )
                 if found is None:
                     return
                 self._begin(*found)
@@ -191,6 +221,8 @@ class Flow:
             if ticket is None:
                 return
             ticket.progressed_at = self._clock.monotonic()
+            if delta.text and ticket.shard.on_text is not None:
+                ticket.shard.on_text(ticket.index, delta.text)
             if delta.answer is not None:
                 self._end(ticket, delta.answer)
             elif delta.error is not None:

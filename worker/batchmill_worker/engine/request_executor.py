@@ -32,7 +32,7 @@ from batchmill_worker.runtime.slot_board import Hook
 from batchmill_worker.runtime.trace import NO_TRACE, Phase, Recorder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import pyarrow as pa
 
@@ -52,12 +52,22 @@ SAVING_SHARE = 0.1
 
 
 class RequestExecutor:
-    """Runs shards row by row; see `Executor`. All shards of an operator share its engine."""
+    """Runs shards row by row; see `Executor`. All shards of an operator share its engine.
 
-    def __init__(self, device: DeviceLock, clock: Clock, trace: Recorder = NO_TRACE) -> None:
+    is_interactive: see `Flow`.
+    """
+
+    def __init__(
+        self,
+        device: DeviceLock,
+        clock: Clock,
+        trace: Recorder = NO_TRACE,
+        is_interactive: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._device = device
         self.clock = clock
         self.trace = trace
+        self._is_interactive = is_interactive
         self._lock = Lock()
         self._flows: WeakKeyDictionary[ReadyOperator, Flow] = WeakKeyDictionary()
 
@@ -66,15 +76,23 @@ class RequestExecutor:
         check_carry(table, task.carry)
         run = _Run(self, operator, table, task)
         with self.trace.span(Phase.GENERATE, shard=task.attempt_id):
-            run.drive(self._flow(operator))
+            run.drive(self.flow(operator))
         return run.result(stopped=run.stopped)
 
-    def _flow(self, operator: ReadyOperator) -> Flow:
+    def flow(self, operator: ReadyOperator) -> Flow:
+        """Return what all rows of an operator share."""
         with self._lock:
             flow = self._flows.get(operator)
             if flow is None:
                 guard = operator.guard
-                flow = Flow(operator.requests.engine, self._device, guard.board, self.clock, guard.limits.batch_s)
+                flow = Flow(
+                    operator.requests.engine,
+                    self._device,
+                    guard.board,
+                    self.clock,
+                    guard.limits.batch_s,
+                    self._is_interactive,
+                )
                 self._flows[operator] = flow
             return flow
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from batchmill.errors import InvalidParams, OperatorFailed
 from batchmill.operators.contract import BackendInfo, RowError
 from batchmill_worker.generation.base import Answer, Draft, Generation, Message, Prompt, Sampling, Segment
+from batchmill_worker.generation.row_options import RowSchemas, read_options
 from batchmill_worker.generation.schemas import AnswerSchema
 from batchmill_worker.generation.seeds import row_seed
 from batchmill_worker.generation.selection import EngineRequest, open_engine
@@ -56,6 +57,7 @@ class Settings:
     schema: Mapping[str, Any] | None
     on_long: OnLong
     logprobs: int | None = None
+    options: str | None = None  # the column with a row's own settings
 
 
 class LanguageModelOperator:
@@ -83,6 +85,7 @@ class LanguageModelOperator:
             self._schema.text if self._schema else "",
             settings.logprobs,
         )
+        self._row_schemas = RowSchemas(operator)
         self._engine: TextEngine | None = None
 
     def draft(self, row: Mapping[str, Any]) -> Draft:
@@ -156,13 +159,27 @@ class LanguageModelOperator:
 
     def render(self, row: Mapping[str, Any], path: Path, failures: int) -> Generation:
         """Make the request of a row. Raises `RowError`, `ContextTooLong` among them."""
-        prompt = self.engine.render(self.draft(row), self._sampling, self._settings.on_long)
-        return _generation(prompt, self._sampling, row_seed(self._settings.seed or 0, path, failures))
+        options = read_options(self._operator, row, self._settings.options)
+        sampling = options.sampling(self._sampling)
+        if options.json_schema is not None:
+            self._row_schemas.get(sampling.schema)
+        prompt = self.engine.render(self.draft(row), sampling, self._settings.on_long)
+        own = options.seed is not None  # then it does not depend on the row's place
+        if own and sampling.temperature > 0 and not self.engine.limits.has_seeds:
+            raise RowError(f"the engine {self.engine.name!r} has no seeds")
+        seed = row_seed(options.seed or 0, (), failures) if own else row_seed(self._settings.seed or 0, path, failures)
+        return _generation(prompt, sampling, seed)
 
     def result(self, generation: Generation, answer: Answer) -> dict[str, Any]:
-        """Make the result of a row. Raises `InvalidOutput` or `OutputTruncated` if the answer does not fit a schema."""
-        if self._schema is not None:
+        """Make the result of a row. Raises `InvalidOutput` or `OutputTruncated` if the answer does not fit a schema.
+
+        An answer of a row with a schema of its own may be cut: whoever brings the schema reads `finish_reason` too.
+        """
+        schema = generation.sampling.schema
+        if self._schema is not None and schema == self._schema.text:
             self._schema.check(answer)
+        elif schema and answer.finish_reason != "length":
+            self._row_schemas.get(schema).check(answer)
         values = (
             answer.text,
             answer.finish_reason,

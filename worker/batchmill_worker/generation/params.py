@@ -52,6 +52,14 @@ Logprobs = Annotated[
     int | None,
     Field(ge=0, le=MAX_LOGPROBS, description="Report the likelihood of each token, and of that many alternatives."),
 ]
+Options = Annotated[
+    str | None,
+    Field(
+        min_length=1,
+        description="The input column with a row's own max_tokens, temperature, top_p, seed, stop and schema: an "
+        "object or JSON text of one.",
+    ),
+]
 Engine = Annotated[
     EngineName,
     Field(

@@ -17,10 +17,11 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
 T = TypeVar("T")
 
@@ -50,11 +51,12 @@ def shared(one: Blocks, other: Blocks) -> int:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WaitingRow(Generic[T]):
-    """A row that waits. max_tokens: that its answer may have."""
+    """A row that waits. max_tokens: that its answer may have. is_urgent: it goes before all that are not."""
 
     item: T
     blocks: Blocks
     max_tokens: int
+    is_urgent: bool = False
 
 
 class Placement(Generic[T]):
@@ -66,6 +68,7 @@ class Placement(Generic[T]):
     def __init__(self, places: int, *, keeps_prefixes: bool) -> None:
         self._keeps_prefixes = keeps_prefixes
         self._waiting: dict[int, WaitingRow[T]] = {}
+        self._urgent: dict[int, WaitingRow[T]] = {}  # those of them
         self._numbers = iter(range(1 << 62))
         self._counts: Counter[int] = Counter()
         self._has: list[Blocks] = [()] * places
@@ -74,10 +77,18 @@ class Placement(Generic[T]):
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, item: T, tokens: Sequence[int], max_tokens: int) -> None:
+    @property
+    def urgent(self) -> int:
+        """The number of urgent rows that wait."""
+        return len(self._urgent)
+
+    def add(self, item: T, tokens: Sequence[int], max_tokens: int, *, is_urgent: bool = False) -> None:
         """Let a row wait."""
         blocks = blocks_of(tokens) if self._keeps_prefixes else ()
-        self._waiting[next(self._numbers)] = WaitingRow(item, blocks, max_tokens)
+        number, row = next(self._numbers), WaitingRow(item, blocks, max_tokens, is_urgent)
+        self._waiting[number] = row
+        if is_urgent:
+            self._urgent[number] = row
         self._counts.update(blocks)
 
     def remove(self, is_gone: Callable[[T], bool]) -> None:
@@ -85,39 +96,35 @@ class Placement(Generic[T]):
         for number in [number for number, row in self._waiting.items() if is_gone(row.item)]:
             self._take(number)
 
-    def next_row(self, free: Collection[int], *, is_idle: bool) -> tuple[T, int] | None:
+    def next_row(self, free: Collection[int], *, is_idle: bool, only_urgent: bool = False) -> tuple[T, int] | None:
         """Take the row that goes next, and the free place for it; None: no place should take one now.
 
         is_idle: whether nothing is in flight, so that waiting for others is of no use.
         """
-        if not self._waiting or not free:
+        waiting = self._urgent if only_urgent or self._urgent else self._waiting
+        if not waiting or not free:
             return None
         if not self._keeps_prefixes:
-            number = next(iter(self._waiting))
+            number = next(iter(waiting))
             return self._take(number).item, min(free)
         best: tuple[tuple[int, int, int, int], int, int] | None = None
         different = {self._has[place]: place for place in sorted(free, reverse=True)}
         for place in different.values():
-            for number, row in self._looked_at():
+            for number, row in islice(waiting.items(), MAX_LOOKED_AT):
                 score = self._score(number, row, place)
                 if best is None or score > best[0]:
                     best = score, number, place
         if best is None:
             return None
         (negative_waste, *_), number, place = best
-        if negative_waste < 0 and not is_idle and not self._is_worth(self._waiting[number], -negative_waste):
+        is_patient = not (is_idle or self._urgent)
+        if negative_waste < 0 and is_patient and not self._is_worth(self._waiting[number], -negative_waste):
             return None
         row = self._take(number)
         self._held.subtract(self._has[place])
         self._held += Counter(row.blocks)
         self._has[place] = row.blocks
         return row.item, place
-
-    def _looked_at(self) -> Iterator[tuple[int, WaitingRow[T]]]:
-        for looked_at, pair in enumerate(self._waiting.items()):
-            if looked_at >= MAX_LOOKED_AT:
-                return
-            yield pair
 
     def _score(self, number: int, row: WaitingRow[T], place: int) -> tuple[int, int, int, int]:
         """Rate a row for a place, the best highest: its waste, what it saves now, what it saves for others, its age."""
@@ -143,6 +150,7 @@ class Placement(Generic[T]):
 
     def _take(self, number: int) -> WaitingRow[T]:
         row = self._waiting.pop(number)
+        self._urgent.pop(number, None)
         self._counts.subtract(row.blocks)
         for block in row.blocks:
             if self._counts[block] <= 0:

@@ -85,7 +85,7 @@ class OperatorCache:
     if it fails. The next shard then tries again.
 
     budget: the bytes that all of them may use together; one that is larger is loaded alone. None: no limit.
-    on_change: called, by any thread, whenever `models()` has changed.
+    on_change: called, by any thread, whenever `models()` has changed; the first of `listeners`.
     metrics: counts every operator that is found, set up, and torn down.
     guard: of every call of an operator's code.
     """
@@ -106,7 +106,7 @@ class OperatorCache:
         self._context = context
         self._budget = budget
         self._max_kept = max_kept
-        self._on_change = on_change
+        self.listeners = [on_change]
         self._metrics = metrics
         self._changed = Condition()  # guards all below
         self._entries: OrderedDict[OperatorKey, _Entry] = OrderedDict()  # the one used last at the end
@@ -338,4 +338,5 @@ class OperatorCache:
             models = self.models()
             if models != self._last_announced:
                 self._last_announced = models
-                self._on_change(models)
+                for listener in self.listeners:
+                    listener(models)

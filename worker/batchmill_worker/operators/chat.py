@@ -56,6 +56,7 @@ class Chat(LanguageModelOperator):
         schema: params.Schema = None,
         on_long: params.OnLongChat = "error",
         logprobs: params.Logprobs = None,
+        options: params.Options = None,
         engine: params.Engine = "auto",
         endpoint: params.Endpoint = None,
         context: params.Context = None,
@@ -79,7 +80,7 @@ class Chat(LanguageModelOperator):
         super().__init__(
             "chat",
             EngineRequest("chat", model, engine, endpoint, context, places, threads),
-            Settings(max_tokens, temperature, top_p, seed, stop or (), schema, on_long, logprobs),
+            Settings(max_tokens, temperature, top_p, seed, stop or (), schema, on_long, logprobs, options),
         )
         self._messages = messages
         self._prompt = PromptTemplate("chat", "prompt", prompt or "")

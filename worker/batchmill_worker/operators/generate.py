@@ -35,6 +35,7 @@ class Generate(LanguageModelOperator):
         schema: params.Schema = None,
         on_long: params.OnLong = "error",
         logprobs: params.Logprobs = None,
+        options: params.Options = None,
         engine: params.Engine = "auto",
         endpoint: params.Endpoint = None,
         context: params.Context = None,
@@ -44,7 +45,7 @@ class Generate(LanguageModelOperator):
         super().__init__(
             "generate",
             EngineRequest("generate", model, engine, endpoint, context, places, threads),
-            Settings(max_tokens, temperature, top_p, seed, stop or (), schema, on_long, logprobs),
+            Settings(max_tokens, temperature, top_p, seed, stop or (), schema, on_long, logprobs, options),
         )
         self._prompt = PromptTemplate("generate", "prompt", prompt)
 

@@ -1,29 +1,110 @@
-"""The device of a worker process: used by one batch at a time, in the order of requests."""
+"""The device of a worker process: used by one batch at a time, in the order of requests, urgent ones first."""
 
 from __future__ import annotations
 
 import math
 import sys
+from collections import deque
+from threading import Lock
+from typing import NamedTuple, Self
 
-from batchmill_worker.runtime.fair_lock import FairLock
+
+class _Waiter(NamedTuple):
+    gate: Lock  # released when it is this one's turn
+    is_shared: bool
 
 
-class DeviceLock(FairLock):
-    """Grants the device to one batch at a time; a shard with quick batches does not starve the others."""
+class DeviceLock:
+    """Grants the device to one batch at a time; a shard with quick batches does not starve the others.
+
+    An urgent batch goes before all that wait. It runs beside an engine that schedules its rows itself, which may hold
+    the device for long: such a holder is *shared*.
+    """
+
+    def __init__(self) -> None:
+        self._mutex = Lock()
+        self._holders = 0  # more than one: urgent batches beside a shared holder
+        self._is_shared = False
+        self._urgent: deque[_Waiter] = deque()
+        self._others: deque[_Waiter] = deque()
+
+    @property
+    def waiting(self) -> int:
+        """The number of threads that wait for it."""
+        return len(self._urgent) + len(self._others)
+
+    @property
+    def urgent_waiting(self) -> int:
+        """The number of those that are urgent."""
+        return len(self._urgent)
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def acquire(self, *, is_urgent: bool = False, is_shared: bool = False) -> None:
+        """Wait for the device. is_shared: whether urgent batches may run beside this holder."""
+        with self._mutex:
+            if not self._holders:
+                self._holders, self._is_shared = 1, is_shared
+                return
+            if is_urgent and self._is_shared:
+                self._holders += 1
+                return
+            waiter = _Waiter(Lock(), is_shared)
+            waiter.gate.acquire()
+            queue = self._urgent if is_urgent else self._others
+            queue.append(waiter)
+        try:
+            waiter.gate.acquire()  # released by the thread before this one, which leaves the device held
+        except BaseException:  # an interrupt while waiting: leave the queue
+            self._leave(queue, waiter)
+            raise
+
+    def release(self, *, is_shared: bool = False) -> None:
+        """Release the device. is_shared: as it was acquired."""
+        with self._mutex:
+            self._holders -= 1
+            if is_shared:
+                self._is_shared = False
+            if not self._holders:
+                self._hand_on()
+
+    def _hand_on(self) -> None:
+        queue = self._urgent or self._others
+        if queue:
+            waiter = queue.popleft()
+            self._holders, self._is_shared = 1, waiter.is_shared
+            waiter.gate.release()
+
+    def _leave(self, queue: deque[_Waiter], waiter: _Waiter) -> None:
+        with self._mutex:
+            if waiter in queue:
+                queue.remove(waiter)
+                return
+        self.release(is_shared=waiter.is_shared)  # it has been granted the device already
 
 
 class Turn:
-    """One shard's turn on the device, which may last for several batches. For one thread."""
+    """One shard's turn on the device, which may last for several batches. For one thread.
 
-    def __init__(self, device: DeviceLock) -> None:
+    is_urgent, is_shared: see `DeviceLock`.
+    """
+
+    def __init__(self, device: DeviceLock, *, is_urgent: bool = False, is_shared: bool = False) -> None:
         self._device = device
+        self._is_urgent = is_urgent
+        self._is_shared = is_shared
         self._is_held = False
         self.worked_s = 0.0  # since it began
 
-    def begin(self) -> None:
+    def begin(self, *, is_urgent: bool = False) -> None:
         """Wait for the device, unless this turn holds it already."""
         if not self._is_held:
-            self._device.__enter__()
+            self._device.acquire(is_urgent=is_urgent or self._is_urgent, is_shared=self._is_shared)
             self._is_held = True
             self.worked_s = 0.0
 
@@ -31,7 +112,7 @@ class Turn:
         """Release the device, if this turn holds it."""
         if self._is_held:
             self._is_held = False
-            self._device.__exit__(None, None, None)
+            self._device.release(is_shared=self._is_shared)
 
 
 _OUT_OF_MEMORY = (

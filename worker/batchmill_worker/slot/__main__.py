@@ -33,7 +33,6 @@ from batchmill_worker.slot.wiring import build_slot_context
 from batchmill_worker.supervisor.slot_files import SlotFiles
 
 if TYPE_CHECKING:
-    from batchmill_worker.slot.leases import Heartbeat
     from batchmill_worker.slot.wiring import SlotContext
 
 log = logging.getLogger(__name__)
@@ -57,7 +56,7 @@ def run_slot(settings: WorkerSettings, identity: SlotIdentity, board_file: Path)
             settings,
             context.worker,
             context.queues,
-            on_shutdown=lambda: _drain(context.heartbeat, settings.drain_s),
+            on_shutdown=lambda: _drain(context, settings.drain_s),
         )
     finally:
         context.heartbeat.stop()
@@ -76,6 +75,7 @@ def _await_ledger(context: SlotContext) -> None:
             context.ledger.require_schema()
             context.store_guard.require_at_start()
             context.heartbeat.start()
+            context.lane.start()
             return
         except LedgerRefused as error:
             raise InvalidSettings(error.message, hint=error.hint) from error
@@ -84,9 +84,10 @@ def _await_ledger(context: SlotContext) -> None:
             time.sleep(LEDGER_POLL_INTERVAL_S)
 
 
-def _drain(heartbeat: Heartbeat, drain_s: float) -> None:
+def _drain(context: SlotContext, drain_s: float) -> None:
     """Stop the attempts at their next batch, and end this process if a batch does not end in time."""
-    heartbeat.drain()
+    context.heartbeat.drain()
+    context.lane.drain()
 
     def give_up() -> None:
         log.warning("a batch did not end within %.0f s of draining; the recoverer requeues its shard", drain_s)

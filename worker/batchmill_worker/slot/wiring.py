@@ -30,6 +30,7 @@ from batchmill_worker.row_cache.cache import RowCache
 from batchmill_worker.runtime.device import DeviceLock, memory_of
 from batchmill_worker.runtime.device_time import DeviceTimeMeter
 from batchmill_worker.runtime.hooks import HookGuard, HookLimits
+from batchmill_worker.runtime.lane_traffic import LaneTraffic
 from batchmill_worker.runtime.slot_board import Hook, SlotBoard
 from batchmill_worker.slot.attempt.attempt_settler import AttemptSettler
 from batchmill_worker.slot.attempt.attempt_store import AttemptStore
@@ -41,6 +42,8 @@ from batchmill_worker.slot.attempt.shard_loader import ShardLoader
 from batchmill_worker.slot.attempt.stage_runner import StageRunner
 from batchmill_worker.slot.attempt.store_guard import StoreGuard
 from batchmill_worker.slot.job_cache import JobFilesCache
+from batchmill_worker.slot.lane.answering import LaneAnswers
+from batchmill_worker.slot.lane.consumer import LaneConsumer, LanePlace
 from batchmill_worker.slot.leases import Heartbeat
 from batchmill_worker.slot.loading import load_operators
 from batchmill_worker.slot.model_queues import ModelQueues
@@ -51,6 +54,7 @@ if TYPE_CHECKING:
 
     from batchmill.operators.registration import OperatorRegistry
     from batchmill.settings import WorkerSettings
+    from batchmill.storage.blobs import BlobStore
     from batchmill_worker.devices.placement import SlotIdentity
 
 
@@ -67,9 +71,11 @@ class SlotContext:
     runner: AttemptRunner
     operators: OperatorCache
     controllers: ControllerCache
+    lane: LaneConsumer
 
     def close(self) -> None:
-        """Share what was learned about batch sizes, tear the models down, and close the connections."""
+        """Answer what is in hand, share what was learned, tear the models down, and close the connections."""
+        self.lane.stop()
         self.controllers.save(at_once=True)
         self.operators.close()
         self.ledger.close()
@@ -89,9 +95,9 @@ def build_slot_context(settings: WorkerSettings, identity: SlotIdentity, board_f
     counts = begin_counting(settings.pool, worker.name, ledger)
     trace = counts.recorder(settings.trace, worker.name)
 
-    announced = [definition.announcement() for definition in registry]
-    heartbeat = Heartbeat(ledger, worker, announced, settings.lease_ttl_s, DeviceTimeMeter(), board)
-    controllers = ControllerCache(ledger.profiles, worker.device)
+    announced, meter, traffic = [definition.announcement() for definition in registry], DeviceTimeMeter(), LaneTraffic()
+    heartbeat = Heartbeat(ledger, worker, announced, settings.lease_ttl_s, meter, board)
+    controllers = ControllerCache(ledger.profiles, worker.device, is_interactive=traffic.is_recent)
     heartbeat.batches = controllers.choices
     queues = ModelQueues(settings.pool, heartbeat)
     operators = OperatorCache(
@@ -102,34 +108,41 @@ def build_slot_context(settings: WorkerSettings, identity: SlotIdentity, board_f
         metrics=counts.models,
         guard=guard,
     )
-    device, clock = DeviceLock(), SystemClock()
-    executors = Executors(
-        BatchExecutor(device, memory=memory_of(worker.device), trace=trace),
-        StoreExecutor(clock, trace),
-        RequestExecutor(device, clock, trace),
-    )
+    device, clock, price_nano = DeviceLock(), SystemClock(), hourly_price_nano(settings, identity)
+    requests = RequestExecutor(device, clock, trace, traffic.is_recent)
+    batches = BatchExecutor(device, memory=memory_of(worker.device), trace=trace)
+    executors = Executors(batches, StoreExecutor(clock, trace), requests)
+    urgent = BatchExecutor(device, memory=memory_of(worker.device), trace=trace, is_urgent=True)
+    answers = LaneAnswers(urgent, requests, ControllerCache(ledger.profiles, worker.device))
+    place = LanePlace(ledger.lane, worker.name, settings.pool, price_nano)
+    lane = LaneConsumer(place, registry, operators, answers, meter, traffic)
+    operators.listeners.append(lane.follow)
 
     blobs, job_files = workspace.blobs, JobFilesCache(workspace, ledger)
-    limits = Limits(settings.row_cache_mb * MIB, settings.row_cache_rows)
-    row_cache = RowCache(ledger.row_cache, blobs, limits)
-    terms = ClaimTerms(worker.name, settings.pool, hourly_price_nano(settings, identity))
+    row_cache = _row_cache(settings, ledger, blobs)
+    terms = ClaimTerms(worker.name, settings.pool, price_nano)
     store = AttemptStore(ledger.shards, blobs, trace)
-    store_guard = StoreGuard(StoreMark(ledger, blobs), SystemClock())
+    store_guard = StoreGuard(StoreMark(ledger, blobs), clock)
     reports = AttemptReports(counts.attempts, ledger.log, worker.name)
     runner = AttemptRunner(
         store_guard,
         Claimer(ledger.shards, job_files, heartbeat, terms, trace),
         StageRunner(
-            ShardLoader(job_files, blobs, registry, worker.name, trace, SystemClock()),
+            ShardLoader(job_files, blobs, registry, worker.name, trace, clock),
             ShardComputer(executors, operators, controllers, row_cache, StageCosts(ledger.profiles)),
             store,
             reports,
-            SystemClock(),
+            clock,
         ),
         AttemptSettler(ledger.shards, job_files, store, trace, settings.storage_wait_s),
         reports,
     )
-    return SlotContext(worker.name, ledger, registry, store_guard, heartbeat, queues, runner, operators, controllers)
+    own = (store_guard, heartbeat, queues, runner, operators, controllers, lane)
+    return SlotContext(worker.name, ledger, registry, *own)
+
+
+def _row_cache(settings: WorkerSettings, ledger: Ledger, blobs: BlobStore) -> RowCache:
+    return RowCache(ledger.row_cache, blobs, Limits(settings.row_cache_mb * MIB, settings.row_cache_rows))
 
 
 def _setup_context(settings: WorkerSettings, workspace: Workspace, worker: WorkerInfo) -> SetupContext:

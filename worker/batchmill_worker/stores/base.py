@@ -103,11 +103,16 @@ def foreign(table: str, why: str) -> InvalidOutput:
     )
 
 
-def twins(build: Build, root: str) -> InvalidRows:
-    """Return the error for a document that is in the source twice."""
+def beside(table: str, job: str) -> str:
+    """Return the name of what is beside a table, where a job collects its rows."""
+    return f"{table}__{job.rpartition('-')[2]}"
+
+
+def twins(build: Build, root: str | None) -> InvalidRows:
+    """Return the error for a document that is in the source twice. root: None: it is not known which one."""
+    value = "one value" if root is None else f"the value {root!r}"
     return InvalidRows(
-        f"two rows have the value {root!r} in the column {build.sink.id!r}, which must have another one for each "
-        "document.",
+        f"two rows have {value} in the column {build.sink.id!r}, which must have another one for each document.",
         hint="Name another column as sink.id, or leave one of the rows out.",
         column=build.sink.id,
     )

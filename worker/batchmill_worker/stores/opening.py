@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from batchmill.errors import InvalidOutput
 from batchmill.storage.anchors import real_path
+from batchmill_worker.stores.chroma import ChromaStore
 from batchmill_worker.stores.lance import LanceStore
 from batchmill_worker.stores.postgres import PostgresStore
 
@@ -21,7 +22,9 @@ def open_store(sink: SinkSpec, context: SetupContext) -> Store:
     Raises `InvalidOutput` for a path outside the roots, or a store that the worker's settings do not name.
     """
     if sink.table is not None:
-        return PostgresStore(context.stores.get(sink.table.store), sink.table.table)
+        store = context.stores.get(sink.table.store)
+        kind = PostgresStore if store.scheme == "postgresql" else ChromaStore
+        return kind(store, sink.table.table)
     location = context.locations.resolve(sink.to, error=InvalidOutput)
     if not location.is_local:
         raise InvalidOutput(f"{sink.to} is in an object store; a sink needs a folder.", path=sink.to)

@@ -32,6 +32,7 @@ from batchmill_worker.stores.base import (
     cannot_search,
     twins,
 )
+from batchmill_worker.stores.base import beside as beside_of
 from batchmill_worker.stores.filters import check_columns, terms_of
 from batchmill_worker.stores.postgres_notes import is_published, lock, make_notes, note, quoted
 from batchmill_worker.stores.postgres_types import arrow_type, refused_values, type_of, values_of
@@ -86,10 +87,10 @@ class PostgresStore:
                 lock(db, self._table)
                 if is_published(db, self._table, build):
                     raise StaleToken(f"the rows of this job are in {self._table!r} already.")
-                db.execute(_create_table(_beside(self._table, build.job), build.schema, PART))
+                db.execute(_create_table(beside_of(self._table, build.job), build.schema, PART))
             names = [*rows.column_names, PART]
             types = [*(type_of(field)[0] for field in build.schema), "text"]
-            with db.transaction(), db.cursor().copy(_copy(_beside(self._table, build.job), names)) as copy:
+            with db.transaction(), db.cursor().copy(_copy(beside_of(self._table, build.job), names)) as copy:
                 copy.set_types([kind.partition("(")[0] for kind in types])
                 for row in values_of(rows):
                     copy.write_row((*row, part))
@@ -109,7 +110,7 @@ class PostgresStore:
         with self._connected() as db:
             if is_published(db, self._table, build):
                 return _published(db, self._table)
-            beside = _beside(self._table, build.job)
+            beside = beside_of(self._table, build.job)
             _keep_only(db, beside, [receipt.part for receipt in receipts])
             if build.sink.mode == "replace":
                 deleted = self._replace(db, build, beside)
@@ -277,10 +278,6 @@ def _prepare(db: Connection[Any]) -> None:
 
 def _published(db: Connection[Any], table: str, deleted: int = 0) -> Published:
     return Published(_count(db, table), deleted, _index_kind(db, table))
-
-
-def _beside(table: str, job: str) -> str:
-    return f"{table}__{job.rpartition('-')[2]}"
 
 
 def _keep_only(db: Connection[Any], beside: str, parts: list[str]) -> None:

@@ -89,6 +89,26 @@ class Keys:
         """Sorted set: attempts published to a pool's queue and not claimed, scored by when (ms)."""
         return f"{self.prefix}queued:{pool}"
 
+    def lane(self, pool: str, model: str) -> str:
+        """List: interactive requests that wait for a worker of a pool which has a model loaded; expires."""
+        return f"{self.prefix}lane:{pool}|{model}"
+
+    def lane_loads(self, pool: str) -> str:
+        """List: models that a worker of a pool is to load; expires."""
+        return f"{self.prefix}lane:loads:{pool}"
+
+    def lane_load(self, pool: str, model: str) -> str:
+        """String with a life: empty while a model is to be loaded, else why that failed."""
+        return f"{self.prefix}lane:load:{pool}|{model}"
+
+    def lane_replies(self, coordinator: str) -> str:
+        """Channel: what workers reply to the interactive requests of a coordinator."""
+        return f"{self.prefix}lane:replies:{coordinator}"
+
+    def lane_aborts(self, worker: str) -> str:
+        """Channel: the interactive requests that a worker is to drop."""
+        return f"{self.prefix}lane:aborts:{worker}"
+
     def workers(self) -> str:
         """Hash: worker name to its description in JSON."""
         return f"{self.prefix}workers"

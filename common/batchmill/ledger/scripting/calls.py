@@ -174,6 +174,36 @@ def begin_upload(
     return BeginUploadAnswer(reply.decode())
 
 
+def charge_calls(
+    store: Store,
+    *,
+    tenant: str,
+    worked_for: str,
+    price: int,
+    used: Parts,
+    rows: int,
+) -> int:
+    """Charge a tenant for interactive requests, which belong to no job."""
+    keys = store.keys
+    reply = store.run(
+        "charge_calls",
+        [
+            keys.cost_tenants(),
+            keys.cost_pools(),
+            keys.cost_days(),
+        ],
+        [
+            store.now_ms,
+            tenant,
+            worked_for,
+            price,
+            write_parts(used),
+            rows,
+        ],
+    )
+    return int(reply)
+
+
 def check_schema(
     store: Store,
     *,
@@ -1243,6 +1273,48 @@ def profile(
         ],
     )
     return int(reply)
+
+
+class PushCallAnswer(StrEnum):
+    """What `push_call.lua` answers."""
+
+    OK = "ok"
+    FULL = "full"
+
+
+class PushCallReply(NamedTuple):
+    """What `push_call.lua` replies."""
+
+    answer: PushCallAnswer
+    waiting: int
+
+
+def push_call(
+    store: Store,
+    *,
+    pool: str,
+    model: str,
+    message: bytes,
+    max_waiting: int,
+    ttl_ms: int,
+) -> PushCallReply:
+    """Let an interactive request wait for a worker that has its model loaded, unless too many do."""
+    keys = store.keys
+    reply = store.run(
+        "push_call",
+        [
+            keys.lane(pool, model),
+        ],
+        [
+            message,
+            max_waiting,
+            ttl_ms,
+        ],
+    )
+    return PushCallReply(
+        PushCallAnswer(reply[0].decode()),
+        int(reply[1]),
+    )
 
 
 def queue(

@@ -61,7 +61,14 @@ READ = {
     "attempt": "ShardRef.from_key({})",
     "job_state": "JobState({}.decode())",
 }
-PARAM_TYPES = {"job_id": "str", "stage": "int", "shard_id": "ShardId", "pool": "str", "idempotency_key": "str"}
+PARAM_TYPES = {
+    "job_id": "str",
+    "stage": "int",
+    "shard_id": "ShardId",
+    "pool": "str",
+    "model": "str",
+    "idempotency_key": "str",
+}
 ITEM = "item"
 
 

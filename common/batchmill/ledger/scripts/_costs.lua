@@ -24,10 +24,9 @@ local function cost_day(days, now)
   return tostring(today)
 end
 
--- Charge a job for an attempt that ends now, as `bill` says: price (billionths an hour), parts (microseconds in the order
--- of COST_PARTS), rows. The job is paused when that uses up its budget and it has work left.
--- keys: `job`, `stage`, `cost_tenants`, `cost_pools` and `cost_days`.
-local function charge(keys, attempt, bill, now, channel)
+-- Add what `bill` says to the totals: price (billionths an hour), parts (microseconds in the order of COST_PARTS), rows.
+-- Returns the amounts, and the cost in all. keys: `cost_tenants`, `cost_pools` and `cost_days`.
+local function spend(keys, tenant, worked_for, bill, now)
   local spent, total = {rows = bill.rows, attempts = 1}, 0
   for number, part in ipairs(COST_PARTS) do
     local us = bill.parts[number]
@@ -35,12 +34,19 @@ local function charge(keys, attempt, bill, now, channel)
     spent[part .. '_us'], spent[part .. '_nano'] = us, nano
     total = total + nano
   end
+  add_cost(keys.cost_tenants, cost_name(keys.cost_tenants, tenant), spent)
+  add_cost(keys.cost_pools, cost_name(keys.cost_pools, worked_for), spent)
+  add_cost(keys.cost_days, cost_day(keys.cost_days, now), spent)
+  return spent, total
+end
+
+-- Charge a job for an attempt that ends now, as `bill` says. The job is paused when that uses up its budget and it has
+-- work left. keys: `job` and `stage`, and those of `spend`.
+local function charge(keys, attempt, bill, now, channel)
   local tenant = redis.call('HGET', keys.job, 'tenant')
   local worked_for = redis.call('HGET', keys.stage, 'worked_for')
+  local spent, total = spend(keys, tenant or 'default', worked_for or 'other', bill, now)
   add_cost(keys.stage, 'cost', spent)
-  add_cost(keys.cost_tenants, cost_name(keys.cost_tenants, tenant or 'default'), spent)
-  add_cost(keys.cost_pools, cost_name(keys.cost_pools, worked_for or 'other'), spent)
-  add_cost(keys.cost_days, cost_day(keys.cost_days, now), spent)
   local cost = redis.call('HINCRBY', keys.job, 'cost_nano', string.format('%.0f', total))
   local budget, state, stages_open = unpack(redis.call('HMGET', keys.job, 'budget_nano', 'state', 'stages_open'))
   if budget and cost >= tonumber(budget) and state == 'running' and stages_open ~= '0' then

@@ -5,11 +5,11 @@ Every route goes through a `Context`, so what belongs to another tenant does not
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends, Request, Response
 
-from batchmill.errors import ModelNotFound, did_you_mean
+from batchmill.errors import ModelNotFound, UnknownOperator, did_you_mean
 from batchmill.jobs.job import JobState
 from batchmill.jobs.sink import RESERVED_OPERATORS
 from batchmill.jobs.stages import last_stage, stage_called, stages_of
@@ -24,6 +24,7 @@ from batchmill_coordinator.status.job_log_page import page_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from pydantic import BaseModel
 
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
     from batchmill_coordinator.api.pool import RequestPool
     from batchmill_coordinator.api.tenants import Access
     from batchmill_coordinator.event_hub import EventHub
+    from batchmill_coordinator.lane.call import LaneCall
+    from batchmill_coordinator.lane.target import LaneTarget
+    from batchmill_coordinator.metering.lane import LaneMetrics
     from batchmill_coordinator.results.dead_rows import DeadRowFilter
     from batchmill_coordinator.results.pages import ResultPage
     from batchmill_coordinator.service import Service
@@ -288,6 +292,44 @@ class Context:
                 field="model",
             )
         return found
+
+    def lane_call(
+        self, target: LaneTarget, rows: list[dict[str, Any]], *, streams: bool = False
+    ) -> AbstractAsyncContextManager[LaneCall]:
+        """Give rows to a worker, in a context that ends when nobody waits for the answer. Raises as `Lane.call`."""
+        return self._service.lane.call(target, rows, self.access.tenant, streams=streams)
+
+    async def operator(self, name: str) -> OperatorInfo:
+        """Return an operator that workers have announced. Raises `UnknownOperator`."""
+        fleet = self._service.fleet
+        latest = fleet.last_read()
+        found = latest[1].get(name) if latest is not None else None
+        if found is None:
+            found = await self.pool.run(fleet.operator, name)
+        if found is None or name.startswith(RESERVED_OPERATORS):
+            hint = did_you_mean(name[:128], self._names())
+            raise UnknownOperator(f"no worker has an operator {name[:128]!r}.", hint=hint, operator=name[:128])
+        return found
+
+    def _names(self) -> list[str]:
+        latest = self._service.fleet.last_read()
+        names = latest[1] if latest is not None else ()
+        return [name for name in names if not name.startswith(RESERVED_OPERATORS)]
+
+    @property
+    def lane_metrics(self) -> LaneMetrics:
+        """What is counted of interactive requests."""
+        return self._service.metrics.lane
+
+    @property
+    def lane_headers(self) -> dict[str, str]:
+        """How many interactive requests the tenant may have open, as headers of OpenAI's API."""
+        limit, left = self._service.lane.allowance(self.access.tenant)
+        return {
+            "x-ratelimit-limit-requests": str(limit),
+            "x-ratelimit-remaining-requests": str(left),
+            "x-ratelimit-reset-requests": "0s" if left else "1s",
+        }
 
     def metrics(self) -> bytes:
         """Return the page for Prometheus."""

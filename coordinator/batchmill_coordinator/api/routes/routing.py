@@ -28,6 +28,7 @@ from batchmill.errors import (
     Unauthorized,
     did_you_mean,
 )
+from batchmill_coordinator.api.openai_errors import BAD_REQUEST, UNPROCESSABLE
 from batchmill_coordinator.api.openapi import JSON, REF, raises, request_body
 from batchmill_coordinator.api.validation import explain, no_json
 
@@ -91,6 +92,16 @@ class ApiRoute(APIRoute):
             return await answer(request)
 
         return handle
+
+
+class OpenAiRoute(ApiRoute):
+    """A route of OpenAI's API: what is answered with 422 elsewhere is answered with 400."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+        wrong = self.responses.pop(UNPROCESSABLE)
+        bad = self.responses[BAD_REQUEST]
+        self.responses[BAD_REQUEST] = {**bad, "description": f"{bad['description']} {wrong['description']}"}
 
 
 def json_body(model: type[M]) -> Any:

@@ -190,7 +190,7 @@ class TransformersEngine:
             **sampling, top_k=0, eos_token_id=self._ends, pad_token_id=self._ends[0] if self._ends else 0
         )
         batching = ContinuousBatchingConfig(
-            page_size=PAGE_TOKENS,
+            **{_page_setting(): PAGE_TOKENS},
             num_blocks=self.limits.places * math.ceil(tokens / PAGE_TOKENS),
             max_batch_tokens=BATCH_TOKENS.get(self._model.device.type, BATCH_TOKENS["cpu"]),
             max_requests_per_batch=self.limits.places,
@@ -243,20 +243,21 @@ def _import(operator: str) -> Any:
         library = importlib.import_module("transformers")
         importlib.import_module("torch")
         importlib.import_module("transformers.generation.continuous_batching")
-        from transformers.generation.configuration_utils import ContinuousBatchingConfig
         from transformers.utils import logging
     except ImportError as error:
         raise MissingExtra(
             f"operator {operator!r} needs the libraries of the extra {EXTRA!r}: {error}.",
             hint=f"Install it on every worker: pip install 'batchmill[{EXTRA}]'.",
         ) from error
-    if "page_size" not in ContinuousBatchingConfig.__dataclass_fields__:
-        raise MissingExtra(
-            f"operator {operator!r} needs transformers 5.17 or later, got {library.__version__}.",
-            hint=f"Install it on every worker: pip install 'batchmill[{EXTRA}]'.",
-        )
     logging.disable_progress_bar()
     return library
+
+
+def _page_setting() -> str:
+    """Return what the library calls the tokens of a page: another name after 5.17."""
+    from transformers.generation.configuration_utils import ContinuousBatchingConfig
+
+    return "page_size" if "page_size" in ContinuousBatchingConfig.__dataclass_fields__ else "block_size"
 
 
 def _tokenizer(library: Any, source: str) -> Any:

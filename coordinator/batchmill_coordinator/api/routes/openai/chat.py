@@ -1,0 +1,182 @@
+"""`/v1/chat/completions`."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+
+from batchmill.errors import BatchmillError, ModelNotFound
+from batchmill_coordinator.api.openai_errors import openai_form
+from batchmill_coordinator.api.openapi import raises
+from batchmill_coordinator.api.routes.calls import OF_LANE
+from batchmill_coordinator.api.routes.context import CurrentContext
+from batchmill_coordinator.api.routes.openai.generation import (
+    DONE,
+    MaxTokens,
+    ModelName,
+    ResponseFormat,
+    SamplingFields,
+    answer,
+    event,
+    stream,
+    usage_of,
+)
+from batchmill_coordinator.api.routes.openai.served import refuse, target_of
+from batchmill_coordinator.api.routes.routing import OpenAiRoute, json_body
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from batchmill_coordinator.api.routes.openai.generation import LaneStream
+
+router = APIRouter(prefix="/v1", tags=["openai"], route_class=OpenAiRoute)
+
+ROLES = {"developer": "system", "function": "", "tool": ""}
+STREAM = {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+
+
+class ContentPart(BaseModel):
+    """A part of a message; only text is supported."""
+
+    type: str
+    text: str | None = None
+
+
+class ChatMessage(BaseModel):
+    """One message of a chat."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[ContentPart] | None = None
+
+
+class ChatRequest(SamplingFields):
+    """A chat to continue. Fields that it does not name are ignored."""
+
+    model: ModelName
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=4096)]
+    max_completion_tokens: MaxTokens = None
+    response_format: ResponseFormat | None = None
+    tools: list[Any] | None = None
+    functions: list[Any] | None = None
+    logprobs: bool | None = None
+    audio: dict[str, Any] | None = None
+    modalities: list[str] | None = None
+
+
+class Usage(BaseModel):
+    """Tokens of a request."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: dict[str, int]
+    completion_tokens_details: dict[str, int]
+
+
+class AnswerMessage(BaseModel):
+    """What the model says."""
+
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+
+
+class ChatChoice(BaseModel):
+    """One answer."""
+
+    index: int
+    message: AnswerMessage
+    finish_reason: str
+    logprobs: None
+
+
+class ChatCompletion(BaseModel):
+    """The answers to a chat."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+@router.post(
+    "/chat/completions",
+    response_model=ChatCompletion,
+    responses={200: STREAM, **OF_LANE, **raises(ModelNotFound)},
+)
+async def chat(
+    context: CurrentContext, request: Request, asked: Annotated[ChatRequest, json_body(ChatRequest)]
+) -> Response:
+    """Continue a chat with a served model, as OpenAI's API does; with `stream`, as server-sent events."""
+    target, _ = await target_of(context, asked.model, "chat")
+    rows = rows_of_chat(asked)
+    head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": asked.model}
+    if asked.stream:
+        return await stream(request, context, target, rows, lambda opened: _events(opened, head, asked))
+    generated = await answer(request, context, target, rows)
+    choices = [
+        {
+            "index": place,
+            "message": {"role": "assistant", "content": one.text, "refusal": None},
+            "finish_reason": one.finish_reason,
+            "logprobs": None,
+        }
+        for place, one in enumerate(generated)
+    ]
+    body = {**head, "object": "chat.completion", "choices": choices, "usage": usage_of(generated, len(rows))}
+    return JSONResponse(body, headers=context.lane_headers)
+
+
+def rows_of_chat(asked: ChatRequest) -> list[dict[str, Any]]:
+    """Return the rows of a request: one for each choice. Raises `InvalidRequest` for what is not supported."""
+    asked.refuse_unsupported("tools", "functions", "logprobs", "audio")
+    if asked.modalities and asked.modalities != ["text"]:
+        raise refuse("modalities", "other than text are not supported")
+    asked = asked.model_copy(update={"max_tokens": asked.max_completion_tokens or asked.max_tokens})
+    messages = [_message(place, message) for place, message in enumerate(asked.messages)]
+    schema = asked.response_format.schema_of() if asked.response_format else None
+    return [{"messages": messages, "options": asked.options(schema, place)} for place in range(asked.choices)]
+
+
+def _message(place: int, message: ChatMessage) -> dict[str, str]:
+    role = ROLES.get(message.role, message.role)
+    if not role:
+        raise refuse(f"messages.{place}.role", f"is {message.role!r}, and tools are not supported")
+    content = message.content
+    if isinstance(content, list):
+        for part in content:
+            if part.type != "text" or part.text is None:
+                raise refuse(f"messages.{place}.content", f"has a part of the type {part.type[:40]!r}, not text")
+        content = "".join(part.text or "" for part in content)
+    if content is None:
+        raise refuse(f"messages.{place}.content", "is missing")
+    return {"role": role, "content": content}
+
+
+async def _events(opened: LaneStream, head: dict[str, Any], asked: ChatRequest) -> AsyncIterator[bytes]:
+    def chunk(place: int, delta: dict[str, Any], finish: str | None = None) -> bytes:
+        choice = {"index": place, "delta": delta, "finish_reason": finish, "logprobs": None}
+        usage = {"usage": None} if asked.includes_usage else {}
+        return event({**head, "object": "chat.completion.chunk", "choices": [choice], **usage})
+
+    for place in range(asked.choices):
+        yield chunk(place, {"role": "assistant", "content": "", "refusal": None})
+    try:
+        async for place, text in opened.pieces():
+            yield chunk(place, {"content": text})
+    except BatchmillError as error:
+        yield event(openai_form(error)[0])
+        return
+    for place, one in enumerate(opened.generated):
+        yield chunk(place, {}, one.finish_reason)
+    if asked.includes_usage:
+        usage = usage_of(opened.generated, asked.choices)
+        yield event({**head, "object": "chat.completion.chunk", "choices": [], "usage": usage})
+    yield DONE

@@ -1,0 +1,125 @@
+"""`/v1/completions`."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+
+from batchmill.errors import BatchmillError, ModelNotFound
+from batchmill_coordinator.api.openai_errors import openai_form
+from batchmill_coordinator.api.openapi import raises
+from batchmill_coordinator.api.routes.calls import OF_LANE
+from batchmill_coordinator.api.routes.context import CurrentContext
+from batchmill_coordinator.api.routes.openai.chat import STREAM, Usage
+from batchmill_coordinator.api.routes.openai.generation import (
+    DONE,
+    ModelName,
+    SamplingFields,
+    answer,
+    event,
+    stream,
+    usage_of,
+)
+from batchmill_coordinator.api.routes.openai.served import refuse, target_of
+from batchmill_coordinator.api.routes.routing import OpenAiRoute, json_body
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from batchmill_coordinator.api.routes.openai.generation import LaneStream
+
+router = APIRouter(prefix="/v1", tags=["openai"], route_class=OpenAiRoute)
+
+Text = Annotated[str, Field(min_length=1)]
+Tokens = Annotated[list[int] | list[list[int]], Field(min_length=1, description="Not supported: send text.")]
+
+
+class CompletionRequest(SamplingFields):
+    """Texts to continue. Fields that it does not name are ignored."""
+
+    model: ModelName
+    prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=256)] | Tokens
+    echo: bool | None = None
+    suffix: str | None = None
+    logprobs: int | None = None
+    best_of: int | None = None
+
+
+class CompletionChoice(BaseModel):
+    """One continuation."""
+
+    index: int
+    text: str
+    finish_reason: str
+    logprobs: None
+
+
+class Completion(BaseModel):
+    """The continuations of texts, those of one text next to each other."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: Usage
+
+
+@router.post("/completions", response_model=Completion, responses={200: STREAM, **OF_LANE, **raises(ModelNotFound)})
+async def complete(
+    context: CurrentContext, request: Request, asked: Annotated[CompletionRequest, json_body(CompletionRequest)]
+) -> Response:
+    """Continue texts with a served model, as OpenAI's API does; with `stream`, as server-sent events."""
+    target, _ = await target_of(context, asked.model, "completions")
+    rows = rows_of_completion(asked)
+    head = {
+        "id": f"cmpl-{secrets.token_hex(12)}",
+        "object": "text_completion",
+        "created": int(time.time()),
+        "model": asked.model,
+    }
+    if asked.stream:
+        return await stream(request, context, target, rows, lambda opened: _events(opened, head, asked))
+    generated = await answer(request, context, target, rows)
+    choices = [_choice(place, one.text, one.finish_reason) for place, one in enumerate(generated)]
+    body = {**head, "choices": choices, "usage": usage_of(generated, asked.choices)}
+    return JSONResponse(body, headers=context.lane_headers)
+
+
+def rows_of_completion(asked: CompletionRequest) -> list[dict[str, Any]]:
+    """Return the rows of a request: one for each choice of a text. Raises `InvalidRequest` for what is not."""
+    asked.refuse_unsupported("echo", "suffix", "logprobs")
+    if asked.best_of not in (None, 1, asked.choices):
+        raise refuse("best_of", "is not supported")
+    prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
+    if not all(isinstance(prompt, str) for prompt in prompts):
+        raise refuse("prompt", "has tokens, and only texts are supported")
+    return [
+        {"prompt": prompt, "options": asked.options(place=place)}
+        for prompt in prompts
+        for place in range(asked.choices)
+    ]
+
+
+def _choice(place: int, text: str, finish: str | None) -> dict[str, Any]:
+    return {"index": place, "text": text, "finish_reason": finish, "logprobs": None}
+
+
+async def _events(opened: LaneStream, head: dict[str, Any], asked: CompletionRequest) -> AsyncIterator[bytes]:
+    usage = {"usage": None} if asked.includes_usage else {}
+    try:
+        async for place, text in opened.pieces():
+            yield event({**head, "choices": [_choice(place, text, None)], **usage})
+    except BatchmillError as error:
+        yield event(openai_form(error)[0])
+        return
+    for place, one in enumerate(opened.generated):
+        yield event({**head, "choices": [_choice(place, "", one.finish_reason)], **usage})
+    if asked.includes_usage:
+        yield event({**head, "choices": [], "usage": usage_of(opened.generated, asked.choices)})
+    yield DONE

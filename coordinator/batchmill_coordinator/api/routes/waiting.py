@@ -1,0 +1,53 @@
+"""Waiting for an answer as long as the client does."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from fastapi.responses import StreamingResponse
+
+from batchmill.errors import RequestTimeout
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable
+    from contextlib import AsyncExitStack
+
+    from fastapi import Request
+
+T = TypeVar("T")
+
+
+async def unless_gone(request: Request, work: Awaitable[T]) -> T:
+    """Return what `work` returns; it is cancelled when the client closes the connection. The body has been read."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_left(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise RequestTimeout("the client has closed the connection.")  # nobody reads it
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events. held: closed when the last one is sent, or the client has left, even before the first."""
+
+    def __init__(self, events: AsyncIterator[bytes], held: AsyncExitStack, headers: dict[str, str]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers=headers | {"Cache-Control": "no-cache"})
+        self._held = held
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Send the events."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._held.aclose()
