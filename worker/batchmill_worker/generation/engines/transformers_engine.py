@@ -189,8 +189,9 @@ class TransformersEngine:
         general = GenerationConfig(
             **sampling, top_k=0, eos_token_id=self._ends, pad_token_id=self._ends[0] if self._ends else 0
         )
+        page: dict[str, Any] = {_page_setting(): PAGE_TOKENS}
         batching = ContinuousBatchingConfig(
-            **{_page_setting(): PAGE_TOKENS},
+            **page,
             num_blocks=self.limits.places * math.ceil(tokens / PAGE_TOKENS),
             max_batch_tokens=BATCH_TOKENS.get(self._model.device.type, BATCH_TOKENS["cpu"]),
             max_requests_per_batch=self.limits.places,
