@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from batchmill.jobs.status import JobStatus
-    from batchmill.jobs.token_sums import TokenSums
+    from batchmill.jobs.status import JobStatus, TokenSums
 
 MAX_ETA_RATIO = 10
 """A range of the time left whose ends differ by more than this factor says nothing, and is not shown."""

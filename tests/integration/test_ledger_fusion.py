@@ -11,7 +11,7 @@ from batchmill.jobs.completion import Completion, PassedStage, TriedStage
 from batchmill.jobs.cost import Parts
 from batchmill.jobs.job import JobError, JobForm, JobState, StageForm
 from batchmill.jobs.shard import Shard, ShardId, ShardState, Slice
-from batchmill.jobs.token_sums import NO_TOKENS, TokenSums
+from batchmill.jobs.status import NO_TOKENS, TokenSums
 from batchmill.ledger import Ledger
 from batchmill.ledger.formats.encodings import SourceRowBorders
 from batchmill.ledger.formats.settlement import Settled, SplitUp

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from batchmill.ledger.workers.endpoints import EndpointLedger
     from batchmill.operators.contract import OperatorDefinition
     from batchmill_worker.engine.shard_result import ShardResult
     from batchmill_worker.models.model_memory import SlotMemory
@@ -45,11 +46,15 @@ def loaded(
     *roots: Path,
     endpoints: NamedEndpoints | None = None,
     memory: SlotMemory | None = None,
+    shared_limits: EndpointLedger | None = None,
     **params: Any,
 ) -> Iterator[ReadyOperator]:
     """An operator that is set up as in a worker, with `SMALL` unless there is an endpoint."""
     locations = Locations([str(root) for root in roots])
-    cache = OperatorCache("cpu", SetupContext(locations, endpoints=endpoints or NamedEndpoints(), memory=memory))
+    context = SetupContext(
+        locations, endpoints=endpoints or NamedEndpoints(), memory=memory, shared_limits=shared_limits
+    )
+    cache = OperatorCache("cpu", context)
     try:
         with cache.borrow(definition_of(name), params if endpoints else SMALL | params) as operator:
             yield operator

@@ -17,7 +17,7 @@ from batchmill.jobs.completion import Completion, DeadLimit
 from batchmill.jobs.cost import Parts
 from batchmill.jobs.job import JobState
 from batchmill.jobs.retry import DeadLetter, Lost, Split, decide
-from batchmill.jobs.token_sums import NO_TOKENS, TokenSums
+from batchmill.jobs.status import NO_TOKENS, TokenSums
 from batchmill.ledger import JobRecord, Ledger
 from support.ledger_model import Model
 from support.ledger_model_jobs import JOB_FIELDS, LEASE_MS, STAGE_FIELDS, Job, Piece, Stage

@@ -9,7 +9,7 @@ import pytest
 from batchmill.jobs.completion import Completion
 from batchmill.jobs.job import JobError, StageSpec
 from batchmill.jobs.retry import Done, Failed, Lost, Partial, Revoked
-from batchmill.jobs.token_sums import TokenSums
+from batchmill.jobs.status import TokenSums
 from batchmill.telemetry.metrics import (
     MAX_STAGE_NAMES,
     OTHER,

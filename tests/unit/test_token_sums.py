@@ -6,8 +6,9 @@ import pyarrow as pa
 import pytest
 
 from batchmill.jobs.cost import NANO, Parts, Spent, job_cost
-from batchmill.jobs.token_sums import COLUMNS, NO_TOKENS, TokenSums, tokens_of
+from batchmill.jobs.status import NO_TOKENS, TokenSums
 from batchmill.wording import tokens
+from batchmill_worker.slot.attempt.token_columns import COLUMNS, tokens_of
 
 TABLE = pa.table({"prompt_tokens": [3, None, 4], "cached_tokens": [1, 0, 0], "generated_tokens": [5, 6, 7]})
 SUMS = TokenSums(prompt=7, cached=1, generated=18)

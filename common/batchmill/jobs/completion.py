@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from batchmill.jobs.cost import Parts
 from batchmill.jobs.job import JobError
-from batchmill.jobs.token_sums import NO_TOKENS, TokenSums
+from batchmill.jobs.status import NO_TOKENS, TokenSums
 
 if TYPE_CHECKING:
     from batchmill.jobs.job import StageSpec

@@ -8,10 +8,36 @@ from pydantic import ConfigDict, RootModel
 
 from batchmill.jobs.frozen import Frozen
 from batchmill.jobs.job import DEFAULT_POOL, DEFAULT_TENANT, JobError, JobForm, JobState
-from batchmill.jobs.token_sums import TokenSums
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+class TokenSums(Frozen):
+    """Tokens of prompts, those of them that were computed before, and of answers."""
+
+    prompt: int = 0
+    cached: int = 0
+    generated: int = 0
+
+    @property
+    def total(self) -> int:
+        """Tokens of prompts and answers."""
+        return self.prompt + self.generated
+
+    def write(self) -> str:
+        """Return them as the ledger's scripts read them; "": none."""
+        return f"{self.prompt} {self.cached} {self.generated}" if self.total else ""
+
+    def __add__(self, other: TokenSums) -> TokenSums:
+        return TokenSums(
+            prompt=self.prompt + other.prompt,
+            cached=self.cached + other.cached,
+            generated=self.generated + other.generated,
+        )
+
+
+NO_TOKENS = TokenSums()
 
 
 class CostParts(Frozen):

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from batchmill.jobs.cost import NANO, job_cost
 from batchmill.jobs.job import JobState
 from batchmill.jobs.stages import FIRST_STAGE
-from batchmill.jobs.status import JobStatus, StageStatus, StageStatuses
-from batchmill.jobs.token_sums import NO_TOKENS
+from batchmill.jobs.status import NO_TOKENS, JobStatus, StageStatus, StageStatuses
 from batchmill_coordinator.status.forecast import (
     Forecast,
     Interval,
@@ -21,8 +20,7 @@ from batchmill_coordinator.status.forecast import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from batchmill.jobs.status import JobCost
-    from batchmill.jobs.token_sums import TokenSums
+    from batchmill.jobs.status import JobCost, TokenSums
     from batchmill.ledger import JobRecord
     from batchmill.ledger.formats.record import StageRecord
 

@@ -51,7 +51,9 @@ def open_engine(request: EngineRequest, context: SetupContext, device: str, *, s
     if engine == "remote" and request.endpoint is not None:
         from batchmill_worker.generation.engines.remote import RemoteEngine  # its HTTP client is only there for it
 
-        return RemoteEngine(request.operator, request.model, context.endpoints.get(request.endpoint))
+        return RemoteEngine(
+            request.operator, request.model, context.endpoints.get(request.endpoint), context.shared_limits
+        )
     if engine == "llamacpp":
         return LlamaCppEngine(
             request.operator,

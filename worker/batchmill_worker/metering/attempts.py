@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from batchmill.jobs.job import StageSpec
     from batchmill.jobs.retry import Outcome
-    from batchmill.jobs.token_sums import TokenSums
+    from batchmill.jobs.status import TokenSums
     from batchmill.telemetry.metrics import BulkHistogram
 
 WRITE_INTERVAL_S = 1.0

@@ -102,7 +102,7 @@ def build_slot_context(settings: WorkerSettings, identity: SlotIdentity, board_f
     queues = ModelQueues(settings.pool, heartbeat)
     operators = OperatorCache(
         worker.device,
-        _setup_context(settings, workspace, worker),
+        _setup_context(settings, workspace, worker, ledger),
         budget=_model_budget(settings, worker),
         on_change=queues.follow,
         metrics=counts.models,
@@ -145,7 +145,7 @@ def _row_cache(settings: WorkerSettings, ledger: Ledger, blobs: BlobStore) -> Ro
     return RowCache(ledger.row_cache, blobs, Limits(settings.row_cache_mb * MIB, settings.row_cache_rows))
 
 
-def _setup_context(settings: WorkerSettings, workspace: Workspace, worker: WorkerInfo) -> SetupContext:
+def _setup_context(settings: WorkerSettings, workspace: Workspace, worker: WorkerInfo, ledger: Ledger) -> SetupContext:
     return SetupContext(
         settings.locations(),
         ConvertedModels(settings.converted_models_folder, settings.converted_models_mb * MIB),
@@ -153,6 +153,7 @@ def _setup_context(settings: WorkerSettings, workspace: Workspace, worker: Worke
         workspace.blobs,
         NamedEndpoints.load(settings.endpoints),
         slot_memory(worker.memory_bytes, settings.slots_per_device),
+        ledger.endpoints,
     )
 
 

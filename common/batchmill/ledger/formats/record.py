@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
 from batchmill.jobs.cost import Spent, sums
 from batchmill.jobs.job import DEFAULT_TENANT, JobError, JobSpec, JobState, StageSpec
-from batchmill.jobs.token_sums import TokenSums
+from batchmill.jobs.status import TokenSums
 from batchmill.ledger.formats.encodings import CommitInterval, parse_paces
 
 if TYPE_CHECKING:

@@ -2058,6 +2058,36 @@ def submit(
     )
 
 
+def take_request(
+    store: Store,
+    *,
+    endpoint: str,
+    requests: int,
+    tokens: int,
+    taken: int,
+    returned: int,
+    hold_ms: int,
+) -> int:
+    """Ask whether a worker may send a request to a service whose limits all workers share, and take its share if so."""
+    keys = store.keys
+    reply = store.run(
+        "take_request",
+        [
+            keys.endpoint(endpoint),
+        ],
+        [
+            store.now_ms,
+            endpoint,
+            requests,
+            tokens,
+            taken,
+            returned,
+            hold_ms,
+        ],
+    )
+    return int(reply)
+
+
 def unqueue_orphaned(
     store: Store,
     *,

@@ -2,7 +2,8 @@
 
 1. Each generation in flight is a task of an event loop, which has a thread of its own.
 2. What may succeed later, an overload or a lost connection, is tried again here, up to `MAX_TRIES` times. All tasks
-   obey one limiter, so one answer with `Retry-After` holds all of them.
+   obey one limiter, so one answer with `Retry-After` holds all of them; and so do those of other workers, which share
+   what the service takes in a minute, by the ledger.
 3. What no later try changes fails the row. A quota that is used up, and a key or model that the service does not
    accept, end the attempt: every other row would fail too.
 
@@ -29,12 +30,14 @@ from batchmill.operators.row_errors import ContextTooLong, RateLimited, Refused
 from batchmill_worker.generation.base import Answer, Delta, EngineLimits, Prompt
 from batchmill_worker.generation.engines.delta_queue import DeltaQueue
 from batchmill_worker.generation.engines.request_limiter import RequestLimiter
+from batchmill_worker.generation.engines.shared_limits import SharedLimits, tokens_of
 from batchmill_worker.generation.logprobs import read_logprobs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from concurrent.futures import Future
 
+    from batchmill.ledger.workers.endpoints import EndpointLedger
     from batchmill.storage.named_endpoints import NamedEndpoint
     from batchmill_worker.generation.base import Draft, EngineStats, Generation, OnLong, Sampling
 
@@ -75,16 +78,22 @@ class _Reply:
 
 
 class RemoteEngine:
-    """See `TextEngine`. model: its name at the service. Raises `InvalidSettings` if the key cannot be read."""
+    """See `TextEngine`. model: its name at the service. shared: the limits of all workers; None: there are no others.
+
+    Raises `InvalidSettings` if the key cannot be read.
+    """
 
     name = NAME
     precision = "of the service"
 
-    def __init__(self, operator: str, model: str, endpoint: NamedEndpoint) -> None:
+    def __init__(
+        self, operator: str, model: str, endpoint: NamedEndpoint, shared: EndpointLedger | None = None
+    ) -> None:
         self._operator = operator
         self._model = model
         self._endpoint = endpoint
         self._key = endpoint.key()
+        self._shared = SharedLimits(endpoint, shared)
         self.digest = f"remote:{model}"
         self.limits = EngineLimits(None, endpoint.max_in_flight, is_local=False)
         self._limiter = RequestLimiter(endpoint.max_in_flight, SystemClock())
@@ -150,9 +159,10 @@ class RemoteEngine:
 
     async def _answer(self, generation: Generation) -> Answer:
         path, request = _request(self._model, generation, self._endpoint.max_tokens_field)
-        why = ""
+        why, tokens = "", tokens_of(generation)
         for tries in range(1, MAX_TRIES + 1):
             await self._limiter_allows()
+            await self._shared.take(tokens)
             try:
                 reply = await self._post(path, request)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -161,10 +171,13 @@ class RemoteEngine:
             else:
                 if reply.status == HTTPStatus.OK:
                     self._limiter.succeeded()
-                    return _answer_of(reply.body)
+                    answer = _answer_of(reply.body)
+                    self._shared.give_back(tokens - answer.prompt_tokens - answer.generated_tokens)
+                    return answer
                 self._raise_if_final(reply)
                 why = f"{reply.status}: {self._shown(reply)}"
                 self._limiter.overloaded(reply.retry_after_s)
+                await self._shared.hold(reply.retry_after_s)
             if tries < MAX_TRIES:
                 await asyncio.sleep(RETRY.delay_s(tries, self._rng))
         raise RateLimited(f"the endpoint answered none of {MAX_TRIES} requests; at last: {why}", retryable=True)

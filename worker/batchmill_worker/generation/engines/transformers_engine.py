@@ -182,16 +182,14 @@ class TransformersEngine:
 
     def _start(self) -> Any:
         from transformers import GenerationConfig
-        from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
         tokens = (self.limits.context or 0) + PAGE_TOKENS
         sampling = {"do_sample": True, "temperature": 0.5, "top_p": 0.5} if self._samples else {"do_sample": False}
         general = GenerationConfig(
             **sampling, top_k=0, eos_token_id=self._ends, pad_token_id=self._ends[0] if self._ends else 0
         )
-        page: dict[str, Any] = {_page_setting(): PAGE_TOKENS}
-        batching = ContinuousBatchingConfig(
-            **page,
+        batching = _batching_config(
+            page_size=PAGE_TOKENS,
             num_blocks=self.limits.places * math.ceil(tokens / PAGE_TOKENS),
             max_batch_tokens=BATCH_TOKENS.get(self._model.device.type, BATCH_TOKENS["cpu"]),
             max_requests_per_batch=self.limits.places,
@@ -254,11 +252,14 @@ def _import(operator: str) -> Any:
     return library
 
 
-def _page_setting() -> str:
-    """Return what the library calls the tokens of a page: another name after 5.17."""
+def _batching_config(**settings: Any) -> Any:
+    """Make the configuration of batches; version 5.17 has another name for pages, and no choice of attention."""
     from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
-    return "page_size" if "page_size" in ContinuousBatchingConfig.__dataclass_fields__ else "block_size"
+    known = ContinuousBatchingConfig.__dataclass_fields__
+    if "page_size" not in known:
+        settings["block_size"] = settings.pop("page_size")
+    return ContinuousBatchingConfig(**{name: value for name, value in settings.items() if name in known})
 
 
 def _tokenizer(library: Any, source: str) -> Any:

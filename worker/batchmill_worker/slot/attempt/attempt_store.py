@@ -19,12 +19,12 @@ from batchmill.jobs.completion import Completion
 from batchmill.jobs.dead_letters import INCOMPLETE, DeadRows, count_by_type, dead_letters_name
 from batchmill.jobs.job import MAX_INLINE_BYTES
 from batchmill.jobs.shard import ShardState, checkpoint_name
-from batchmill.jobs.token_sums import tokens_of
 from batchmill.operators.contract import OperatorKind
 from batchmill.storage.indexed import INDEX
 from batchmill.workspace import stream_from_table
 from batchmill_worker.runtime.trace import Phase
 from batchmill_worker.slot.attempt.shard_progress import encode_progress
+from batchmill_worker.slot.attempt.token_columns import tokens_of
 
 if TYPE_CHECKING:
     from batchmill.jobs.dead_letters import DeadLetter
