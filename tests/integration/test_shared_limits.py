@@ -96,7 +96,7 @@ def test_another_key_has_limits_of_its_own_and_no_key_is_stored(
     names = [name.decode() for name in redis_client.scan_iter(f"{prefix}endpoint:*")]
     assert len(names) == 2
     assert not any("secret" in name or "service" in name for name in names)
-    assert all(0 < int(redis_client.pttl(name)) <= 3_600_000 for name in names)  # type: ignore[arg-type]  # no pipeline
+    assert all(0 < int(redis_client.pttl(name)) <= 3_600_000 for name in names)
 
 
 def test_the_engine_takes_its_share_gives_back_what_it_did_not_need_and_tells_others_to_wait(
@@ -109,7 +109,7 @@ def test_the_engine_takes_its_share_gives_back_what_it_did_not_need_and_tells_ot
     table = pa.table({"body": [f"row {number}" for number in range(5)]})
     with model_service(answer) as service:
         endpoint = NamedEndpoint(url=service.url, requests_per_minute=1000, tokens_per_minute=60_000)
-        params = {"model": "m", "endpoint": "test", "prompt": "{body}", "max_tokens": 1000}
+        params: dict[str, Any] = {"model": "m", "endpoint": "test", "prompt": "{body}", "max_tokens": 1000}
         with loaded(
             "chat", endpoints=NamedEndpoints({"test": endpoint}), shared_limits=ledger.endpoints, **params
         ) as operator:
@@ -128,7 +128,7 @@ def test_a_ledger_that_cannot_be_reached_holds_no_request(tmp_path: Path) -> Non
     away = Ledger(redis.Redis(unix_socket_path=str(tmp_path / "none")), "p:")
     with model_service(lambda *_: chat_reply("yes")) as service:
         endpoints = NamedEndpoints({"test": NamedEndpoint(url=service.url, requests_per_minute=1)})
-        params = {"model": "m", "endpoint": "test", "prompt": "{body}"}
+        params: dict[str, Any] = {"model": "m", "endpoint": "test", "prompt": "{body}"}
         with loaded("chat", endpoints=endpoints, shared_limits=away.endpoints, **params) as operator:
             result = Shards(operator).run(pa.table({"body": ["a", "b", "c"]}))
 
