@@ -152,6 +152,9 @@ class WorkerSettings(ServiceSettings):
     batch_timeout_s: Annotated[float, Span(gt=0)] = 600.0  # a batch that takes longer hangs: its process is ended
     storage_wait_s: Annotated[float, Span(ge=0)] = STORAGE_WAIT_S  # then storage that is full or away fails attempts
     setup_timeout_s: Annotated[float, Span(gt=0)] | None = None  # the same for setting an operator up; None: as a batch
+    max_result_bytes: int = Field(
+        default=64 * 1024 * 1024, gt=0
+    )  # of an attempt, before it commits a part of its shard
     recycle_rss_mb: int = Field(default=0, ge=0)  # a process with more resident memory is replaced; 0: never
     recycle_device_mb: int = Field(default=0, ge=0)  # one that uses more of a device's memory, too; 0: never
     price_per_hour: float = Field(default=0.0, ge=0, le=1e6)  # of a device, in the currency of the coordinators

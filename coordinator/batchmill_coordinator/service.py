@@ -30,6 +30,7 @@ from batchmill_coordinator.indexes.search import IndexSearch
 from batchmill_coordinator.inspection.inspector import InspectedSource, Inspector
 from batchmill_coordinator.inspection.pool import inspector_pool
 from batchmill_coordinator.lane.lane import Lane, LaneLimits
+from batchmill_coordinator.lane.served import ServedModelLoader
 from batchmill_coordinator.metering.page import CoordinatorMetrics
 from batchmill_coordinator.results.closing import OutputCloser
 from batchmill_coordinator.results.dead_rows import DeadRowStore
@@ -108,6 +109,7 @@ class Service:
             self.ledger, settings, lambda: self.leadership.epoch, self.clock, self.notices
         )
         self.lane = Lane(self.ledger, self.fleet, limits, self.metrics.lane)
+        self.served_loader = ServedModelLoader(self.ledger, self.fleet, self.served)
         self.searches = IndexSearch(self.ledger, self.workspace, self._submit_own, self.delete)
         self.readiness = ReadinessProbe(self.ledger, self.notices, self.clock)
         self.dead_rows = DeadRowStore(self.ledger, self.workspace.blobs)
@@ -137,6 +139,7 @@ class Service:
         self._planning_inspectors.start()
         self.hub.start(loop)
         self.lane.start(loop)
+        self.served_loader.start()
         for role in self._roles:
             role.start()
         self.leadership.start()
@@ -150,6 +153,7 @@ class Service:
         self.leadership.stop()
         self.hub.stop()
         self.lane.stop()
+        self.served_loader.stop()
         self._publisher.close()
         self.ledger.close()
 

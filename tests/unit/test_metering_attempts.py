@@ -154,14 +154,18 @@ def test_a_mark_of_no_attempt_is_counted_nowhere(counted: Counted) -> None:
 def test_a_trace_records_the_same_phases_beside_the_counting(counted: Counted, tmp_path: Path) -> None:
     begin_trace(tmp_path / "trace")
     trace = FileRecorder(tmp_path / "trace", "cpu0", counted.clock)
-    both = Recorders(counted.metrics, trace)
-    with counted.metrics.attempt("a") as attempt:
+    both, shard = Recorders(counted.metrics, trace), "job-1|1|0|2"
+    with counted.metrics.attempt(shard) as attempt:
         attempt.about(STAGE)
-        with both.span(Phase.STORE, shard="a"):
+        with both.span(Phase.LOAD, shard=shard):
+            pass
+        both.name_stage(shard, "embed")
+        with both.span(Phase.STORE, shard=shard):
             counted.clock.now_s += 2
     trace.close()
-    spans = [(event["name"], event["dur"]) for event in read_trace(tmp_path / "trace") if event["ph"] == "X"]
-    assert spans == [("store", 2e6)]
+    load, store = (event for event in read_trace(tmp_path / "trace") if event["ph"] == "X")
+    assert load["args"] == {"shard": shard, "job": "job-1", "stage": 1}
+    assert (store["name"], store["dur"], store["args"]) == ("store", 2e6, load["args"] | {"stage_name": "embed"})
     assert counted("phase_seconds_total", **WORK, phase="store") == 2
 
 

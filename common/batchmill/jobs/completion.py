@@ -7,10 +7,36 @@ from typing import TYPE_CHECKING
 
 from batchmill.jobs.cost import Parts
 from batchmill.jobs.job import JobError
+from batchmill.jobs.shard import ShardId
 from batchmill.jobs.status import NO_TOKENS, TokenSums
 
 if TYPE_CHECKING:
     from batchmill.jobs.job import StageSpec
+    from batchmill.jobs.shard import Shard
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRest:
+    """The rows of a shard that a commit leaves to another one, because its results became too many."""
+
+    shard: Shard  # with those rows, its checkpoint, and the token of the attempt
+    failures: int = 0  # of the row that failed most, of those to be tried again
+    delay_s: float = 0.0  # until the first attempt
+
+    @property
+    def split_id(self) -> ShardId:
+        """The shard that it is a part of."""
+        return ShardId(self.shard.shard_id[:-1])
+
+    @property
+    def parts(self) -> int:
+        """How many parts that one has with it."""
+        return self.shard.shard_id[-1] + 1
+
+    @property
+    def part_id(self) -> ShardId:
+        """The part before it, which is committed."""
+        return ShardId((*self.split_id, self.parts - 2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +56,7 @@ class Completion:
     roots_dead: int | None = None  # rows of the job's source that the failed rows are from; None: as many
     borders: str = ""  # where source rows begin among the results, if a later stage gathers them
     incomplete: tuple[int, ...] = ()  # likewise the source rows of the failed rows
+    rest: ShardRest | None = None  # None: all rows of the shard are settled
 
 
 @dataclass(frozen=True, slots=True)

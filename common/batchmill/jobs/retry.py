@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, assert_never
 
 from batchmill.backoff import Backoff
@@ -29,7 +29,7 @@ STORAGE_WAIT_S = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Every row of the shard has a result or is a dead letter."""
+    """Every row of the shard has a result or is a dead letter, or those of its first part (`ShardRest`)."""
 
     completion: Completion
     error: JobError | None = None  # about the rows that failed for good
@@ -122,6 +122,9 @@ def decide(
         be taken for all of it.
     """
     match outcome:
+        case Done(completion) if completion.rest is not None:
+            delay_s = _backoff(policy).delay_s(completion.rest.failures, rng)
+            return Settle(replace(completion, rest=replace(completion.rest, delay_s=delay_s)))
         case Done(completion):
             return Settle(completion)
         case Revoked():

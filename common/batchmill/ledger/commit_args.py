@@ -11,7 +11,7 @@ from batchmill.ledger.scripting import calls
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from batchmill.jobs.completion import Completion, DeadLimit, PassedStage
+    from batchmill.jobs.completion import Completion, DeadLimit, PassedStage, ShardRest
     from batchmill.jobs.cost import Parts
 
 
@@ -28,6 +28,7 @@ def commit_args(
         **_made(completion, limit, used),
         **_left(tried),
         "dead_by_type": [calls.DeadRowsCount(kind, rows) for made in everything for kind, rows in made.dead_by_type],
+        "rest": [] if completion.rest is None else [_rest(completion.rest)],
         "passed": [
             calls.PassedStage(version=one.version, revision=one.revision, **_made(one.completion, one.limit, one.used))
             for one in passed
@@ -53,6 +54,20 @@ def _made(made: Completion, limit: DeadLimit | None, used: Parts) -> dict[str, A
         "incomplete": " ".join(map(str, made.incomplete)) or None,
         "used": used,
     }
+
+
+def _rest(rest: ShardRest) -> calls.Rest:
+    shard = rest.shard
+    return calls.Rest(
+        shard_id=shard.shard_id,
+        part_id=rest.part_id,
+        split_id=rest.split_id,
+        parts=rest.parts,
+        rows=shard.rows,
+        plan=shard.plan(),
+        checkpoint=shard.checkpoint or None,
+        delay_ms=int(rest.delay_s * 1000),
+    )
 
 
 def _left(tried: TriedStage | None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from batchmill.jobs.ids import new_id
 from batchmill.jobs.job import MAX_INLINE_BYTES, JobForm, JobRequest, JobSpec, StageSpec
 from batchmill.jobs.shard import FIRST_ROWS, Shard, ShardId
 from batchmill.jobs.sink import RESERVED_OPERATORS, STAGES
+from batchmill.jobs.stage_cost import first_rows
 from batchmill.jobs.stages import FIRST_STAGE
 from batchmill.jobs.status import CheckedJob
 from batchmill.ledger.submission import Acceptance, FirstPlace, OneShardPlan, Submission
@@ -296,7 +297,7 @@ class Admission:
             resumed_from=None if earlier is None else earlier.job,
             operator_versions=tuple(operator.version for operator in order.operators),
             tenant=tenant,
-            plan=_one_shard_plan(job_id, found, self._settings) if earlier is None else None,
+            plan=self._plan(job_id, found, order) if found.inline and earlier is None else None,
             place=self._first_place(found.spec.first, order.operators[0]),
         )
         return accept(self._ledger, submission, undo, self._settings)
@@ -323,6 +324,12 @@ class Admission:
                 path=folder,
             )
 
+    def _plan(self, job_id: str, found: _Input, order: Order) -> OneShardPlan | None:
+        max_rows = FIRST_ROWS
+        if found.source.count("").rows > FIRST_ROWS:
+            max_rows = first_rows(self._ledger.profiles.cost_of(found.spec.first, order.operators[0].version))
+        return _one_shard_plan(job_id, found, max_rows, self._settings.shard_max_bytes)
+
     def _take_output(self, job_id: str, order: Order, undo: ExitStack, tenant: str) -> Manifest | None:
         """Take the output, if one was asked for; returns the manifest of the unfinished one that it resumes, if any."""
         output = self._workspace.open_publisher(job_id, order.spec)
@@ -346,11 +353,9 @@ def _refuse_reserved(spec: JobSpec) -> None:
         raise UnknownOperator(f"only the service itself runs {operator!r}.", hint="Give `sink`.", operator=operator)
 
 
-def _one_shard_plan(job_id: str, found: _Input, settings: CoordinatorSettings) -> OneShardPlan | None:
+def _one_shard_plan(job_id: str, found: _Input, max_rows: int, max_bytes: int) -> OneShardPlan | None:
     """Plan a job whose rows are in the request, if they fit into one shard: the planner need not read them again."""
-    if not found.inline:
-        return None
-    split = found.source.splitter("").next_split(FIRST_ROWS, settings.shard_max_bytes)
+    split = found.source.splitter("").next_split(max_rows, max_bytes)
     if not isinstance(split, InputSplit) or split.rows < found.source.count("").rows:
         return None
     shard = Shard(job_id, FIRST_STAGE, ShardId((0,)), 0, split.rows, split.slices)

@@ -128,7 +128,7 @@ def build_slot_context(settings: WorkerSettings, identity: SlotIdentity, board_f
         store_guard,
         Claimer(ledger.shards, job_files, heartbeat, terms, trace),
         StageRunner(
-            ShardLoader(job_files, blobs, registry, worker.name, trace, clock),
+            ShardLoader(job_files, blobs, registry, worker.name, trace, clock, settings.max_result_bytes),
             ShardComputer(executors, operators, controllers, row_cache, StageCosts(ledger.profiles)),
             store,
             reports,

@@ -315,6 +315,19 @@ class DeadRowsCount(NamedTuple):
     rows: int
 
 
+class Rest(NamedTuple):
+    """An item of the list that `commit.lua` takes."""
+
+    shard_id: ShardId
+    part_id: ShardId
+    split_id: ShardId
+    parts: int
+    rows: int
+    plan: str
+    checkpoint: str | None
+    delay_ms: int
+
+
 class PassedStage(NamedTuple):
     """An item of the list that `commit.lua` takes."""
 
@@ -367,6 +380,7 @@ def commit(
     stop_with: str | None,
     used_in_next: Parts,
     dead_by_type: Sequence[DeadRowsCount],
+    rest: Sequence[Rest],
     passed: Sequence[PassedStage],
 ) -> CommitAnswer:
     """Make an attempt's results the shard's results: the one step that counts."""
@@ -395,6 +409,7 @@ def commit(
             keys.cost_tenants(),
             keys.cost_pools(),
             keys.cost_days(),
+            *(keys.shard(attempt.job_id, attempt.stage, item.shard_id) for item in rest),
         ],
         [
             store.now_ms,
@@ -426,12 +441,27 @@ def commit(
             write_parts(used_in_next),
             keys.events(),
             len(dead_by_type),
+            len(rest),
             *(
                 part
                 for item in dead_by_type
                 for part in (
                     item.error_type,
                     item.rows,
+                )
+            ),
+            *(
+                part
+                for item in rest
+                for part in (
+                    format_shard_id(item.shard_id),
+                    format_shard_id(item.part_id),
+                    format_shard_id(item.split_id),
+                    item.parts,
+                    item.rows,
+                    item.plan,
+                    "" if item.checkpoint is None else item.checkpoint,
+                    item.delay_ms,
                 )
             ),
             *(

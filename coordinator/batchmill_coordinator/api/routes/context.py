@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from batchmill_coordinator.api.tenants import Access
     from batchmill_coordinator.event_hub import EventHub
     from batchmill_coordinator.lane.call import LaneCall
+    from batchmill_coordinator.lane.served import ModelState
     from batchmill_coordinator.lane.target import LaneTarget
     from batchmill_coordinator.metering.lane import LaneMetrics
     from batchmill_coordinator.results.dead_rows import DeadRowFilter
@@ -292,6 +293,10 @@ class Context:
                 field="model",
             )
         return found
+
+    def model_state(self, name: str) -> ModelState:
+        """Return whether a served model is loaded. Raises `ModelNotFound`."""
+        return self._service.served_loader.state(name, self.served_model(name))
 
     def lane_call(
         self, target: LaneTarget, rows: list[dict[str, Any]], *, streams: bool = False

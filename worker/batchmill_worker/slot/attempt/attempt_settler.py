@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from batchmill.jobs.completion import Completion
     from batchmill.jobs.cost import Parts
     from batchmill.jobs.retry import Decision, Outcome
+    from batchmill.jobs.shard import Shard
     from batchmill.ledger import Claim
     from batchmill.ledger.shards import ShardLedger
     from batchmill_worker.runtime.device_time import AttemptUsage
@@ -79,8 +80,8 @@ class AttemptSettler:
         try:
             settled = self._apply(decision, claim, end, usage)
         except StaleToken:
-            for shard in (claim.shard, *(one.shard for one in end.passed)):
-                self._store.delete(shard, self._job_files.get(shard.job_id, shard.stage))
+            for shard in (_stored_as(claim, end), *(one.shard for one in end.passed)):
+                self._store.delete(shard, self._job_files.get(shard.job_id, shard.stage), claim.shard.ref)
             raise
         return replace(settled, own=replace(settled.own, traceback=_traceback(end.outcome)))
 
@@ -140,8 +141,8 @@ class AttemptSettler:
         if end.own.results is None:
             raise AssertionError("an attempt that is done has results")
         for one in end.passed:
-            self._store.delete(one.shard, self._job_files.get(shard.job_id, one.shard.stage))
-        moved = self._store.move_out(shard, files, completion, end.own.results)
+            self._store.delete(one.shard, self._job_files.get(shard.job_id, one.shard.stage), one.shard.ref)
+        moved = self._store.move_out(_stored_as(claim, end), files, completion, end.own.results, shard.ref)
         self._shards.commit(shard.ref, moved, limit, used)
         return ()
 
@@ -164,6 +165,11 @@ class AttemptSettler:
                 raise AssertionError(f"a stage that was not settled cannot be followed by {decision}")
             case never:
                 assert_never(never)
+
+
+def _stored_as(claim: Claim, end: AttemptEnd) -> Shard:
+    """Return the shard under whose name results are stored: the attempt's own, or a part of it."""
+    return end.own.loaded.shard if end.own.loaded is not None else claim.shard
 
 
 def _passed(one: NextStage) -> PassedStage:
