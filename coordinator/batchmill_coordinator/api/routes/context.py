@@ -249,11 +249,10 @@ class Context:
         self.access.require_admin("clear the row cache")
         clear_row_cache(self._ledger, self._service.workspace.blobs)
 
-    def indexes(self) -> list[IndexStatus]:
-        """Return the indexes that this request may see, by tenant and name."""
+    def indexes(self, after: str | None, limit: int) -> tuple[list[IndexStatus], str | None]:
+        """Return the indexes that this request may see, by tenant and name, and where the next page begins."""
         catalog, own = self._service.indexes, self._own_tenant
-        tenants = catalog.tenants() if own is None else [own]
-        return [index for tenant in tenants for index in catalog.records(tenant)]
+        return catalog.page(catalog.tenants() if own is None else [own], after, limit)
 
     def index(self, name: str) -> IndexStatus:
         """Return an index: the tenant's own of that name, or for who sees all the first one. Raises `NotFound`."""
