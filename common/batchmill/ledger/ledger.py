@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from batchmill.ledger.documents import DocumentLedger
 from batchmill.ledger.formats.encodings import parse_event
 from batchmill.ledger.formats.schema import SCHEMA, other_schema
 from batchmill.ledger.identity import IdentityLedger
@@ -51,6 +52,8 @@ class Ledger:
         self._store = Store(client, prefix, now_ms=now_ms)
         self.jobs = JobLedger(self._store)
         self.uploads = UploadLedger(self._store)
+        self.files = DocumentLedger(self._store, "file")
+        self.batches = DocumentLedger(self._store, "batch")
         self.shards = ShardLedger(self._store)
         self.leases = LeaseLedger(self._store)
         self.results = ResultLedger(self._store)

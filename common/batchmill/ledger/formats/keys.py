@@ -185,6 +185,22 @@ class Keys:
         """Hash: a tenant's open upload to the bytes of its parts."""
         return f"{self.prefix}tenant:{tenant}:uploads"
 
+    def document(self, kind: str, document_id: str) -> str:
+        """Hash: a document of a tenant; see `add_document.lua`."""
+        return f"{self.prefix}{kind}:{{{document_id}}}"
+
+    def tenant_documents(self, kind: str, tenant: str) -> str:
+        """Sorted set: the ids of a tenant's documents of a kind, scored by when they were added (ms)."""
+        return f"{self.prefix}tenant:{tenant}:{kind}"
+
+    def due_documents(self, kind: str) -> str:
+        """Sorted set: the ids of documents of a kind, scored by when the leader has something to do about them (ms)."""
+        return f"{self.prefix}{kind}:due"
+
+    def document_bytes(self, kind: str) -> str:
+        """Hash: tenant to how many bytes its documents of a kind stand for."""
+        return f"{self.prefix}{kind}:bytes"
+
     def events(self) -> str:
         """Channel: "kind job-id" of every change that somebody may wait for."""
         return f"{self.prefix}events"

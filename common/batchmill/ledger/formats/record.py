@@ -223,6 +223,12 @@ class JobStage(NamedTuple):
         return stages[self.stage.number : behind]
 
     @property
+    def may_be_awaited(self) -> bool:
+        """Whether a stage behind it, or behind one that runs with it, has nothing to do."""
+        behind = (one.number + 1 for one in self.together)
+        return any(self.job.stages[number].shards_live == 0 for number in behind if number < len(self.job.stages))
+
+    @property
     def busy_us(self) -> int:
         """The device time of its committed attempts, and of the stages that run with it."""
         return sum(one.busy_us for one in self.together)

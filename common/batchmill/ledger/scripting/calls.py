@@ -17,6 +17,52 @@ if TYPE_CHECKING:
     from batchmill.ledger.scripting.connection import Store
 
 
+class AddDocumentAnswer(StrEnum):
+    """What `add_document.lua` answers."""
+
+    ADDED = "added"
+    TOO_MANY = "too many"
+    TOO_LARGE = "too large"
+
+
+def add_document(
+    store: Store,
+    *,
+    kind: str,
+    document_id: str,
+    tenant: str,
+    body: str,
+    nbytes: int,
+    due_ms: int | None,
+    max_count: int,
+    max_bytes: int,
+) -> AddDocumentAnswer:
+    """Keep a document of a tenant, unless the tenant has too many or too much."""
+    keys = store.keys
+    reply = store.run(
+        "add_document",
+        [
+            keys.document(kind, document_id),
+            keys.tenant_documents(kind, tenant),
+            keys.due_documents(kind),
+            keys.document_bytes(kind),
+        ],
+        [
+            store.now_ms,
+            kind,
+            document_id,
+            tenant,
+            body,
+            nbytes,
+            "" if due_ms is None else due_ms,
+            max_count,
+            max_bytes,
+            keys.events(),
+        ],
+    )
+    return AddDocumentAnswer(reply.decode())
+
+
 class AdoptShardAnswer(StrEnum):
     """What `adopt_shard.lua` answers."""
 
@@ -172,6 +218,46 @@ def begin_upload(
         ],
     )
     return BeginUploadAnswer(reply.decode())
+
+
+class ChangeDocumentAnswer(StrEnum):
+    """What `change_document.lua` answers."""
+
+    OK = "ok"
+    DEPOSED = "deposed"
+    STALE = "stale"
+
+
+def change_document(
+    store: Store,
+    *,
+    kind: str,
+    document_id: str,
+    revision: int,
+    body: str,
+    due_ms: int,
+    epoch: int | None,
+) -> ChangeDocumentAnswer:
+    """Replace the body of a document that nobody has changed since it was read, and say when it is due next."""
+    keys = store.keys
+    reply = store.run(
+        "change_document",
+        [
+            keys.document(kind, document_id),
+            keys.due_documents(kind),
+            keys.leader(),
+        ],
+        [
+            kind,
+            document_id,
+            revision,
+            body,
+            due_ms,
+            "" if epoch is None else epoch,
+            keys.events(),
+        ],
+    )
+    return ChangeDocumentAnswer(reply.decode())
 
 
 def charge_calls(
@@ -1476,6 +1562,31 @@ def release_leases_of_worker(
         ],
     )
     return [ShardRef.from_key(one) for one in reply]
+
+
+def remove_document(
+    store: Store,
+    *,
+    kind: str,
+    document_id: str,
+    tenant: str,
+) -> bool:
+    """Forget a document; the caller then deletes its blobs."""
+    keys = store.keys
+    reply = store.run(
+        "remove_document",
+        [
+            keys.document(kind, document_id),
+            keys.tenant_documents(kind, tenant),
+            keys.due_documents(kind),
+            keys.document_bytes(kind),
+        ],
+        [
+            document_id,
+            tenant,
+        ],
+    )
+    return bool(reply)
 
 
 class RenewAnswer(StrEnum):

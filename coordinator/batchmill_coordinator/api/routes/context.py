@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from batchmill.storage.served_models import ServedModel, ServedModels
     from batchmill_coordinator.api.pool import RequestPool
     from batchmill_coordinator.api.tenants import Access
+    from batchmill_coordinator.batches.batches import Batches
+    from batchmill_coordinator.batches.files import Files
     from batchmill_coordinator.event_hub import EventHub
     from batchmill_coordinator.lane.call import LaneCall
     from batchmill_coordinator.lane.served import ModelState
@@ -226,6 +228,16 @@ class Context:
     def store_part(self, upload_id: str, number: int, path: str) -> None:
         """Store one part of an upload, a file at `path`, which is moved. Raises `InvalidRows` or `InvalidSource`."""
         self._service.uploads.store(upload_id, self.access.tenant, number, path)
+
+    @property
+    def files(self) -> Files:
+        """The files of all tenants; routes name their own."""
+        return self._service.files
+
+    @property
+    def batches(self) -> Batches:
+        """The batches of all tenants; routes name their own."""
+        return self._service.batches
 
     def workers(self) -> list[WorkerInfo]:
         """Return the workers that are present, each with the attempts it runs of jobs that this request may see."""
