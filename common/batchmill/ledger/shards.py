@@ -273,10 +273,8 @@ class ShardLedger:
         """End an attempt before the shard is done: it waits `delay_s` for another, or the job stops with an error.
 
         blame: whether it counts as a failure of the shard. checkpoint: the blob with what is done of it. stalled_by:
-        why storage could not be used, which the attempt and this delay were spent on. pause_for: why the job is paused;
-        "": it is not. used: as for `commit`.
-
-        Raises `StaleToken`.
+        why storage could not be used, which the attempt and this delay were spent on. pause_for: why the job is paused.
+        used: as for `commit`. Raises `StaleToken`.
         """
         end_attempt = partial(
             calls.end_attempt,
