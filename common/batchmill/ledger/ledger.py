@@ -26,6 +26,7 @@ from batchmill.ledger.views.costs import CostLedger
 from batchmill.ledger.views.index import IndexLedger
 from batchmill.ledger.views.overview import OverviewLedger
 from batchmill.ledger.views.survey import SurveyLedger
+from batchmill.ledger.workers.endpoints import EndpointLedger
 from batchmill.ledger.workers.fleet import FleetLedger
 from batchmill.ledger.workers.leases import LeaseLedger
 from batchmill.ledger.workers.profiles import ProfileLedger
@@ -60,6 +61,7 @@ class Ledger:
         self.turns = TurnLedger(self._store)
         self.costs = CostLedger(self._store)
         self.fleet = FleetLedger(self._store)
+        self.endpoints = EndpointLedger(self._store)
         self.unfinished = UnfinishedWorkLedger(self._store)
         self.retention = RetentionLedger(self._store)
         self.identity = IdentityLedger(self._store)

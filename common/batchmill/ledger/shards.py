@@ -267,14 +267,14 @@ class ShardLedger:
         checkpoint: str = "",
         stop_with: JobError | None = None,
         stalled_by: str = "",
+        pause_for: str = "",
         used: Parts = UNMETERED,
     ) -> None:
         """End an attempt before the shard is done: it waits `delay_s` for another, or the job stops with an error.
 
         blame: whether it counts as a failure of the shard. checkpoint: the blob with what is done of it. stalled_by:
-        why storage could not be used, which the attempt and this delay were spent on. used: as for `commit`.
-
-        Raises `StaleToken`.
+        why storage could not be used, which the attempt and this delay were spent on. pause_for: why the job is paused.
+        used: as for `commit`. Raises `StaleToken`.
         """
         end_attempt = partial(
             calls.end_attempt,
@@ -285,6 +285,7 @@ class ShardLedger:
             stop_with=write_error(stop_with) if stop_with else None,
             checkpoint=checkpoint or None,
             stalled_by=stalled_by or None,
+            pause_for=pause_for or None,
             stalled_ms=int(delay_s * 1000) + used.total // 1000,
             used=used,
         )

@@ -89,6 +89,10 @@ class Keys:
         """Sorted set: attempts published to a pool's queue and not claimed, scored by when (ms)."""
         return f"{self.prefix}queued:{pool}"
 
+    def endpoint(self, endpoint: str) -> str:
+        """Hash, with a life: what a service takes in a minute, by a digest of its address and key."""
+        return f"{self.prefix}endpoint:{endpoint}"
+
     def lane(self, pool: str, model: str) -> str:
         """List: interactive requests that wait for a worker of a pool which has a model loaded; expires."""
         return f"{self.prefix}lane:{pool}|{model}"

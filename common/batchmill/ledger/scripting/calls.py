@@ -429,6 +429,7 @@ class PassedStage(NamedTuple):
     results: int | None
     rows_cached: int
     rows_filtered: int
+    tokens: str | None
     roots_dead: int
     borders: str | None
     incomplete: str | None
@@ -450,6 +451,7 @@ def commit(
     results: int | None,
     rows_cached: int,
     rows_filtered: int,
+    tokens: str | None,
     roots_dead: int,
     borders: str | None,
     incomplete: str | None,
@@ -460,6 +462,7 @@ def commit(
     checkpoint: str | None,
     stalled_by: str | None,
     stalled_ms: int,
+    pause_for: str | None,
     stop_with: str | None,
     used_in_next: Parts,
     dead_by_type: Sequence[DeadRowsCount],
@@ -508,6 +511,7 @@ def commit(
             "" if results is None else results,
             rows_cached,
             rows_filtered,
+            "" if tokens is None else tokens,
             roots_dead,
             "" if borders is None else borders,
             "" if incomplete is None else incomplete,
@@ -518,6 +522,7 @@ def commit(
             "" if checkpoint is None else checkpoint,
             "" if stalled_by is None else stalled_by,
             stalled_ms,
+            "" if pause_for is None else pause_for,
             "" if stop_with is None else stop_with,
             write_parts(used_in_next),
             keys.events(),
@@ -561,6 +566,7 @@ def commit(
                     "" if item.results is None else item.results,
                     item.rows_cached,
                     item.rows_filtered,
+                    "" if item.tokens is None else item.tokens,
                     item.roots_dead,
                     "" if item.borders is None else item.borders,
                     "" if item.incomplete is None else item.incomplete,
@@ -680,6 +686,7 @@ def end_attempt(
     checkpoint: str | None,
     stalled_by: str | None,
     stalled_ms: int,
+    pause_for: str | None,
     used: Parts,
 ) -> EndAttemptAnswer:
     """End an attempt before its shard is done: the shard waits for another one, or the job stops."""
@@ -706,6 +713,7 @@ def end_attempt(
             "" if checkpoint is None else checkpoint,
             "" if stalled_by is None else stalled_by,
             stalled_ms,
+            "" if pause_for is None else pause_for,
             write_parts(used),
             keys.events(),
         ],
@@ -2189,6 +2197,36 @@ def submit(
         reply[1].decode(),
         int(reply[2]),
     )
+
+
+def take_request(
+    store: Store,
+    *,
+    endpoint: str,
+    requests: int,
+    tokens: int,
+    taken: int,
+    returned: int,
+    hold_ms: int,
+) -> int:
+    """Ask whether a worker may send a request to a service whose limits all workers share, and take its share if so."""
+    keys = store.keys
+    reply = store.run(
+        "take_request",
+        [
+            keys.endpoint(endpoint),
+        ],
+        [
+            store.now_ms,
+            endpoint,
+            requests,
+            tokens,
+            taken,
+            returned,
+            hold_ms,
+        ],
+    )
+    return int(reply)
 
 
 def unqueue_orphaned(
