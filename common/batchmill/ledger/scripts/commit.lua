@@ -187,24 +187,9 @@ local function hand_on(job, number, made, results, nbytes, tried)
   end
 end
 
--- Give the rows that the attempt leaves of its shard to another one. Tokens continue: no two attempts write one blob.
-local function split_off(one, number)
-  local made_in = number
-  repeat
-    redis.call('HSET', stage_keys(keys.job, made_in).done, one.split_id, write_split_up(one.parts))
-    made_in = made_in + 1
-  until not is_joined(keys.job, made_in)
-  redis.call('HSET', one.keys.shard, 'state', 'waiting', 'token', args.attempt.token, 'rows', one.rows, 'plan', one.plan,
-             'failures', 0, 'losses', 0)
-  if one.checkpoint then redis.call('HSET', one.keys.shard, 'checkpoint', one.checkpoint) end
-  redis.call('SADD', keys.live_shards, one.shard_id)
-  redis.call('ZADD', keys.waiting, now + tonumber(one.delay_ms), one.shard_id)
-  redis.call('HINCRBY', keys.stage, 'shards_live', 1)
-  redis.call('HDEL', keys.job, 'ends_at_commit')  -- a checkpoint may have to be deleted then
-end
-
-local attempt, number, left_over = args.attempt, tonumber(args.attempt.stage), rest[1]
-local made = {shard_id = left_over and left_over.part_id or attempt.shard_id, token = attempt.token}
+local attempt, number = args.attempt, tonumber(args.attempt.stage)
+local made = {shard_id = attempt.shard_id, token = attempt.token}
+for _, one in ipairs(rest) do made.shard_id = one.part_id end
 local settled = redis.call('HGET', keys.done, made.shard_id)
 if settled then
   local before = parse_settled(settled)
@@ -230,7 +215,7 @@ end
 local rows = tonumber(args.rows) + tonumber(args.rows_dead)
 local left, nbytes = settle_shard(keys.job, keys, made.shard_id, {
   token = attempt.token, rows = args.rows, rows_dead = args.rows_dead, nbytes = args.nbytes, first_row = first_row_of(plan),
-  results = args.results, plan = not left_over and rows < tonumber(planned_rows) and plan or nil, inline = args.inline, busy_us = args.busy_us,
+  results = args.results, plan = #rest == 0 and rows < tonumber(planned_rows) and plan or nil, inline = args.inline, busy_us = args.busy_us,
   rows_cached = args.rows_cached, rows_filtered = args.rows_filtered, roots_dead = args.roots_dead, max_dead = args.max_dead,
   too_many_dead = args.too_many_dead, tokens = args.tokens, borders = args.borders, incomplete = args.incomplete}), args.nbytes
 redis.call('DEL', keys.shard)
@@ -239,7 +224,21 @@ redis.call('SREM', keys.live_shards, attempt.shard_id)
 redis.call('ZREM', keys.leases, attempt.key)
 redis.call('HINCRBY', keys.stage, 'shards_running', -1)
 redis.call('HINCRBY', keys.stage, 'shards_live', -1)
-if left_over then split_off(left_over, number) end
+-- Give the rows that the attempt leaves of its shard to another one. Tokens continue: no two attempts write one blob.
+for _, one in ipairs(rest) do
+  local made_in = number
+  repeat
+    redis.call('HSET', stage_keys(keys.job, made_in).done, one.split_id, write_split_up(one.parts))
+    made_in = made_in + 1
+  until not is_joined(keys.job, made_in)
+  redis.call('HSET', one.keys.shard, 'state', 'waiting', 'token', attempt.token, 'rows', one.rows, 'plan', one.plan,
+             'failures', 0, 'losses', 0)
+  if one.checkpoint then redis.call('HSET', one.keys.shard, 'checkpoint', one.checkpoint) end
+  redis.call('SADD', keys.live_shards, one.shard_id)
+  redis.call('ZADD', keys.waiting, now + tonumber(one.delay_ms), one.shard_id)
+  redis.call('HINCRBY', keys.stage, 'shards_live', 1)
+  redis.call('HDEL', keys.job, 'ends_at_commit')  -- a checkpoint may have to be deleted then
+end
 for _, counted in ipairs(dead_by_type) do
   local kind = counted.error_type
   if redis.call('HLEN', keys.dead_counts) >= 100 and redis.call('HEXISTS', keys.dead_counts, kind) == 0 then

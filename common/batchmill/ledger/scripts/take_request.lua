@@ -5,7 +5,6 @@
 --
 -- @key endpoint
 -- @arg now: clock
--- @arg endpoint: text  digest of its address and key
 -- @arg requests: int  that it takes in a minute; 0: any number
 -- @arg tokens: int  the same of tokens
 -- @arg taken: int  tokens that the request may have; below 0: there is none, only what follows counts
