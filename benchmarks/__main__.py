@@ -30,6 +30,7 @@ NAMES = (
     "knn",
     "embed",
     "generate",
+    "lane",
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,16 @@ def facts() -> dict[str, Any]:
         "memory_gb": psutil.virtual_memory().total / 1e9,
         "system": platform.platform(),
         "load_average": list(os.getloadavg()),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
     }
+
+
+def _version(name: str) -> str | None:
+    """The installed version; None for a peer that is not installed, and not measured."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def _cpu() -> str:

@@ -94,4 +94,4 @@ def _row(cells: tuple[str, ...]) -> str:
 
 
 def _versions(machine: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    return ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)

@@ -118,6 +118,10 @@ class CoordinatorSettings(ServiceSettings):
     max_uploads_per_tenant: int = Field(default=200, gt=0)  # open at a time
     max_upload_bytes_per_tenant: int = Field(default=64 * 1024**3, gt=0)  # of them together
     upload_ttl_s: Annotated[float, Span(gt=0)] = 24 * 3600.0  # an upload that no job took is swept after this
+    max_file_bytes: int = Field(default=200 * 1024 * 1024, gt=0)  # of a file that clients upload for batches
+    max_files_per_tenant: int = Field(default=10_000, gt=0)  # kept at a time
+    max_file_bytes_per_tenant: int = Field(default=64 * 1024**3, gt=0)  # of them together
+    file_ttl_s: Annotated[float, Span(ge=0)] = 30 * 24 * 3600.0  # a file is deleted after this; 0: never
     currency: str = Field(default="USD", pattern=r"^\S{1,8}$")  # what workers' prices are in; a label only
     models: str = ""  # a TOML or JSON file that names the models which are served
     lane_max_waiting: int = Field(default=256, ge=1, le=100_000)  # interactive requests for one model
@@ -152,6 +156,9 @@ class WorkerSettings(ServiceSettings):
     batch_timeout_s: Annotated[float, Span(gt=0)] = 600.0  # a batch that takes longer hangs: its process is ended
     storage_wait_s: Annotated[float, Span(ge=0)] = STORAGE_WAIT_S  # then storage that is full or away fails attempts
     setup_timeout_s: Annotated[float, Span(gt=0)] | None = None  # the same for setting an operator up; None: as a batch
+    max_result_bytes: int = Field(
+        default=64 * 1024 * 1024, gt=0
+    )  # of an attempt, before it commits a part of its shard
     recycle_rss_mb: int = Field(default=0, ge=0)  # a process with more resident memory is replaced; 0: never
     recycle_device_mb: int = Field(default=0, ge=0)  # one that uses more of a device's memory, too; 0: never
     price_per_hour: float = Field(default=0.0, ge=0, le=1e6)  # of a device, in the currency of the coordinators

@@ -14,9 +14,10 @@ from redis.retry import Retry
 
 from batchmill.errors import OutcomeUnknown, ServiceUnavailable
 from batchmill.fleet import WorkerInfo
-from batchmill.jobs.files import UploadSource
+from batchmill.jobs.files import UploadSource, upload_part
 from batchmill.jobs.job import JobRequest, JobState, RetryPolicy
 from batchmill.jobs.shard import FIRST_ROWS, ShardId
+from batchmill.jobs.stage_cost import StageCost, stage_cost_name
 from batchmill.ledger import jobs
 from batchmill.ledger.submission import Submission
 from batchmill.operators.contract import OperatorInfo
@@ -24,7 +25,6 @@ from batchmill.settings import CoordinatorSettings, WorkerSettings
 from batchmill.sources import InlineSource, InputSplit
 from batchmill.workspace import table_from_stream
 from batchmill_coordinator.admission.acceptance import accept
-from batchmill_coordinator.admission.upload_parts import part_name
 from batchmill_coordinator.roles.dispatcher import Dispatcher
 from batchmill_coordinator.roles.planner import Planner
 from batchmill_coordinator.service import Service
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from batchmill.jobs.shard import ShardRef
+    from batchmill.jobs.shard import Shard, ShardRef
     from batchmill.ledger import JobRecord
     from batchmill_worker.slot.wiring import SlotContext
 
@@ -52,7 +52,11 @@ OPERATORS = [OperatorInfo(name=name, params_schema={}) for name in ("echo", "fla
 def service(valkey_url: str, prefix: str, tmp_path: Path) -> Iterator[Service]:
     """A coordinator whose roles step when a test says so, with one worker in its ledger."""
     settings = CoordinatorSettings(
-        redis_url=valkey_url, redis_prefix=prefix, blob_root=str(tmp_path), tokens=("secret",), shard_max_bytes=1_000
+        redis_url=valkey_url,
+        redis_prefix=prefix,
+        blob_root=str(tmp_path),
+        tokens=("secret",),
+        shard_max_bytes=1_000,
     )
     service = Service(settings)
     worker = WorkerInfo(
@@ -100,7 +104,7 @@ def uploaded(service: Service) -> UploadSource:
     source = UploadSource(upload=service.uploads.begin("default"), parts=ROWS // PART_ROWS)
     for number in range(source.parts):
         ids = range(number * PART_ROWS, (number + 1) * PART_ROWS)
-        service.workspace.blobs.put_table(part_name(source.upload, number), pa.table({"id": ids}))
+        service.workspace.blobs.put_table(upload_part(source.upload, number), pa.table({"id": ids}))
     return source
 
 
@@ -224,6 +228,25 @@ def test_a_job_of_more_rows_than_a_first_shard_waits_for_the_planner(service: Se
     plan(service)
     planned = service.ledger.jobs.read(job.id).first
     assert (planned.planned, planned.rows_planned, planned.shards_planned) == (True, FIRST_ROWS + 1, 2)
+
+
+@pytest.mark.parametrize(("cost_s", "is_cheap"), [(1e-5, True), (1e-3, False)])
+def test_rows_that_are_known_to_cost_next_to_nothing_begin_in_larger_shards(
+    service: Service, cost_s: float, is_cheap: bool
+) -> None:
+    stage, rows = JobRequest(operator="echo").spec().first, FIRST_ROWS + 36
+    service.ledger.profiles.write(stage_cost_name(stage, OPERATORS[0].version), StageCost(0.0, cost_s).to_text())
+    inline, uploads = submit_rows(service, rows), submit(service)
+    assert inline.first.rows_planned == (rows if is_cheap else 0)
+    plan(service)
+    assert first_shard(service, inline.id).rows == (rows if is_cheap else FIRST_ROWS)
+    assert (first_shard(service, uploads.id).rows > FIRST_ROWS) == is_cheap
+
+
+def first_shard(service: Service, job_id: str) -> Shard:
+    shard = service.ledger.shards.read(queue_first(service, job_id))
+    assert shard is not None
+    return shard
 
 
 def submit_rows(service: Service, rows: int) -> JobRecord:

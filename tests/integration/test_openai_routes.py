@@ -39,7 +39,7 @@ def chat(sdk: openai.OpenAI, text: str, **options: Any) -> Any:
 
 
 def test_models_are_listed(sdk: openai.OpenAI) -> None:
-    assert [model.id for model in sdk.models.list()] == ["minilm", "speaker", "loud"]
+    assert [model.id for model in sdk.models.list()] == ["minilm", "speaker", "loud", "ready"]
     assert sdk.models.retrieve("minilm").object == "model"
     with pytest.raises(openai.NotFoundError) as caught:
         sdk.models.retrieve("minilim")
@@ -209,3 +209,11 @@ def test_a_response_is_streamed_by_events(sdk: openai.OpenAI) -> None:
     assert [event.delta for event in events if event.type == "response.output_text.delta"] == ["one", " two", " three"]
     assert [event.sequence_number for event in events] == list(range(len(events)))
     assert final.output_text == "one two three"
+
+
+def test_a_preloaded_model_is_ready_without_a_request(client: batchmill.Client, sdk: openai.OpenAI) -> None:
+    def state() -> Any:
+        return sdk.models.retrieve("ready").model_extra["state"]  # type: ignore[index]  # ours, beside OpenAI's fields
+
+    until(lambda: state() == "ready", "the load of a preloaded model")
+    assert client.call("echo", [{"a": 1}], timeout=0) == [{"a": 1}]

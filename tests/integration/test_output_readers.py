@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import batchmill
 
 FORMATS = pytest.mark.parametrize("form", ["parquet", "jsonl"])
-ROWS = [{"id": n, "text": f"row {n}"} for n in range(200)]
+ROWS = [{"id": n, "text": f"row {n}"} for n in range(10_000)]  # more than a shard may have, however cheap its rows are
 
 
 @pytest.fixture(scope="module")

@@ -22,16 +22,19 @@ JOB = "job-1"
 Rows = list[int]
 
 
-def source(ledger: Ledger, shards: list[list[Rows] | None], *, gathers: bool, noted: bool = True) -> StageSource:
+def source(ledger: Ledger, shards: list[list[Rows | None] | None], *, gathers: bool, noted: bool = True) -> StageSource:
     """The source of the second stage of three. shards: of each planned shard of the first the parts, each the source
-    rows of its results; None: it is not settled. gathers: whether the second stage does, and not the third.
+    rows of its results; None: it, or the part, is not settled. gathers: whether the second stage does, or the third.
     """
     keys, redis = ledger._store.keys, ledger._store.redis
     for number, parts in enumerate(shards):
-        ids = [ShardId((number,))] if parts and len(parts) == 1 else [ShardId((number, at)) for at in range(2)]
-        if parts is not None and len(parts) > 1:
-            redis.hset(keys.done(JOB, 0), str(number), "split 2")
-        for shard_id, rows in zip(ids, parts or [], strict=False):
+        parts = parts or []
+        ids = [ShardId((number,))] if len(parts) == 1 else [ShardId((number, at)) for at in range(len(parts))]
+        if len(parts) > 1:
+            redis.hset(keys.done(JOB, 0), str(number), f"split {len(parts)}")
+        for shard_id, rows in zip(ids, parts, strict=True):
+            if rows is None:
+                continue
             name, settled = format_shard_id(shard_id), Settled(0, shard_id, 1, len(rows), 0, 10 * len(rows), 0)
             redis.hset(keys.done(JOB, 0), name, write_settled(settled))
             if rows and noted:
@@ -39,7 +42,7 @@ def source(ledger: Ledger, shards: list[list[Rows] | None], *, gathers: bool, no
                 borders = SourceRowBorders.of([rows[at] for at in places], places)
                 redis.hset(keys.borders(JOB, 0), name, borders.write())
     first = {b"shards_planned": str(len(shards)).encode(), b"planned": b"1", b"rows_total": b"9"}
-    first[b"shards_live"] = str(shards.count(None)).encode()
+    first[b"shards_live"] = str(sum(parts is None or None in parts for parts in shards)).encode()
     form = JobForm(stages=[{"operator": "echo", "name": name} for name in "abc"])
     spec = form.spec()
     gathering = 1 if gathers else 2
@@ -55,7 +58,7 @@ def rows_of(split: object) -> tuple[int, list[tuple[str, int, int]]]:
     return split.rows, [(piece.part, piece.start, piece.rows) for piece in split.slices]
 
 
-SHARDS: list[list[Rows] | None] = [[[]], [[1, 1, 2, 3, 3, 3]], [[4, 5, 5], [5, 6]], [[7]]]
+SHARDS: list[list[Rows | None] | None] = [[[]], [[1, 1, 2, 3, 3, 3]], [[4, 5, 5], [5, 6]], [[7]]]
 
 
 def test_a_split_ends_between_source_rows(ledger: Ledger) -> None:
@@ -90,3 +93,23 @@ def test_what_is_behind_a_shard_that_is_not_settled_waits(ledger: Ledger) -> Non
 def test_results_without_borders_are_not_cut(ledger: Ledger) -> None:
     with pytest.raises(DamagedData, match="where source rows begin"):
         source(ledger, SHARDS, gathers=True, noted=False).splitter("")
+
+
+@pytest.mark.parametrize("gathers", [False, True])
+def test_parts_of_a_shard_are_read_before_its_last_one_is_settled_but_for_their_last_source_row(
+    ledger: Ledger, *, gathers: bool
+) -> None:
+    found = source(ledger, [[[1, 1], [2, 3], None], [[9]]], gathers=gathers)
+    splitter = found.splitter("")
+    first = splitter.next_split(100, 1 << 20)
+    assert rows_of(first) == (2 if gathers else 3, [("0.0-a1", 0, 2), ("0.1-a1", 0, 1)])
+    assert isinstance(first, InputSplit)
+    assert splitter.next_split(100, 1 << 20) == NotYet(first.cursor)
+    keys, redis = ledger._store.keys, ledger._store.redis
+    redis.hdel(keys.borders(JOB, 0), "0.0")  # the next stage has settled it
+    again = source(ledger, [[None, [2, 3], [3, 4]], [[9]]], gathers=gathers).splitter(first.cursor)
+    assert rows_of(again.next_split(100, 1 << 20)) == (
+        3 if gathers else 4,
+        [("0.1-a1", 1, 1), ("0.2-a1", 0, 2), ("1-a1", 0, 1)],
+    )
+    assert again.next_split(100, 1 << 20) == NotYet("2 0")

@@ -26,6 +26,10 @@ include-method = ["POST", "PUT"]
 checks.positive_data_acceptance.expected-statuses = ["2xx", "401", "403", "404", "409", "422", "503"]
 
 [[operations]]
+include-path = ["/v1/embeddings", "/v1/chat/completions", "/v1/completions", "/v1/responses"]
+checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "401", "403", "404", "429", "503"]
+
+[[operations]]
 include-path = ["/v1/jobs/{job_id}/results", "/v1/jobs/{job_id}/dead-letters"]
 checks.positive_data_acceptance.expected-statuses = ["2xx", "401", "403", "404", "409", "422", "503"]
 """

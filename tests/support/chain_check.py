@@ -14,7 +14,7 @@ from support.index_truth import index_of
 from support.ledger_lockstep import DUMP, VALUES
 
 if TYPE_CHECKING:
-    from batchmill.jobs.shard import Shard, ShardRef
+    from batchmill.jobs.shard import ShardRef
     from batchmill.ledger import JobRecord
     from batchmill.ledger.formats.settlement import Settled
     from support.chain_sim import ChainSim
@@ -36,20 +36,26 @@ class ChainCheck:
         self._largest: Counter[int] = Counter()  # bytes of a shard by stage
         self._freed: dict[int, str] = {}  # by stage, as it was read last
         self._turn: dict[str, int] = {}  # by pool: the stage of which a shard was queued last, in this turn
+        self._role = ""  # whose turn it is
 
     # -- what happens
 
-    def begin_turn(self) -> None:
+    def begin_turn(self, role: str) -> None:
         """A role begins its step."""
-        self._turn = {}
+        self._turn, self._role = {}, role
 
-    def on_committed(self, shard: Shard, nbytes: int) -> None:
-        """A worker has committed."""
-        self._made[shard.stage] += nbytes
-        self._largest[shard.stage] = max(self._largest[shard.stage], nbytes)
+    def on_committed(self, stage: int, nbytes: int) -> None:
+        """A worker has committed results of a stage."""
+        self._made[stage] += nbytes
+        self._largest[stage] = max(self._largest[stage], nbytes)
 
     def on_published(self, ref: ShardRef) -> None:
-        """A shard was queued: it was one of the latest stage that may run, and its buffer had room."""
+        """A shard was queued: it was one of the latest stage that may run, and its buffer had room.
+
+        The recoverer publishes what the leader before it has queued, in any order.
+        """
+        if self._role != "dispatcher":
+            return
         pool = self._sim.setup.pools[ref.stage]
         assert ref.stage <= self._turn.get(pool, ref.stage), f"{ref} went before a later stage"
         self._turn[pool] = ref.stage
@@ -58,7 +64,8 @@ class ChainCheck:
         record = self._sim.record()
         stage, following = record.stages[ref.stage], record.stages[ref.stage + 1]
         is_alone = stage.buffered == 0 and stage.shards_in_flight == 1
-        is_awaited = following.shards_live == 0 and StageCursor.parse(following.cursor).shard == ref.shard_id[0]
+        is_next = following.joins or StageCursor.parse(following.cursor).shard == ref.shard_id[0]
+        is_awaited = following.shards_live == 0 and is_next
         has_room = stage.buffered < self._sim.setup.buffer_bytes
         assert has_room or is_alone or is_awaited, f"{ref} has no room in the buffer"
 
@@ -78,13 +85,15 @@ class ChainCheck:
 
     def _require_freed_in_order(self, record: JobRecord, number: int) -> None:
         freed = FreedParts.parse(record.stages[number].freed)
-        parts = [one for one in self.settled(record, number) if one.shard_id[0] < freed.shard]
+        every = sorted(self.settled(record, number), key=lambda one: one.shard_id)
+        own = [one for one in every if one.shard_id[0] == freed.shard]
+        parts = [*(one for one in every if one.shard_id[0] < freed.shard), *own[: freed.parts]]
         assert sum(part.nbytes for part in parts) == record.stages[number].bytes_freed
-        read, behind = 0, sorted(self.settled(record, number + 1), key=lambda one: one.first_row)
-        for one in behind:
-            if one.first_row != read:
+        read = 0
+        for shard in settled_shards(self._sim.ledger, record, number + 1):
+            if not shard.is_complete:
                 break
-            read += one.rows + one.rows_dead
+            read += sum(one.rows + one.rows_dead for one in shard.parts)
         assert sum(part.results for part in parts) <= read, "freed before it was read"
 
     def settled(self, record: JobRecord, stage: int) -> list[Settled]:
@@ -126,9 +135,15 @@ class ChainCheck:
         """The results of a stage, if it made of all `rows` what it must."""
         kind, stage, at = self._sim.setup.kinds[number], record.stages[number], 0
         results: list[Path] = []
-        for part in self.settled(record, number):
+        parts = self.settled(record, number)
+        if stage.joins:  # its rows have their numbers in the order of commits
+            numbered = sorted(parts, key=lambda one: (one.first_row, one.rows + one.rows_dead))
+            assert all(
+                left.first_row + left.rows + left.rows_dead == right.first_row for left, right in pairwise(numbered)
+            )
+        for part in parts:
             count = part.rows + part.rows_dead
-            assert part.first_row == at, f"row {at} of stage {number} is lost or doubled"
+            assert stage.joins or part.first_row == at, f"row {at} of stage {number} is lost or doubled"
             made = made_of(kind, number, rows[at : at + count])
             assert (part.rows, part.rows_dead, part.results) == (made.rows, made.rows_dead, len(made.results))
             key = (number, part.shard_id, part.token)

@@ -3,6 +3,7 @@
 1. A seed draws a chain: its stages, rows, buffer and pools, and how often what goes wrong.
 2. Planner, dispatcher, recoverer and buffer keeper are the real ones, over a real Valkey. Workers, the broker and the
    results are simulated: a row is its path (`chain_truth`), a result is a number of bytes.
+   Some attempts commit only the first rows of their shard, and some run it through stages that join its own.
 3. In each step some roles have a turn, in any order, some attempts end, and the clock moves. A leader may die before
    or after any script, another one may follow it, and one that was deposed may still take a turn.
 4. After each step the buffers must be right (`ChainCheck`), and at the end every row must be in its place, once.
@@ -12,13 +13,14 @@ from __future__ import annotations
 
 import random
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from batchmill.broker import queue_of
 from batchmill.errors import StaleToken
 from batchmill.fleet import WorkerInfo
-from batchmill.jobs.completion import Completion
+from batchmill.jobs.completion import PassedStage, ShardRest, TriedStage
+from batchmill.jobs.cost import Parts as CostParts
 from batchmill.jobs.job import MIN_BUFFER_BYTES, JobForm, JobState, RetryPolicy, StageForm
 from batchmill.jobs.shard import ShardRef
 from batchmill.ledger import Ledger
@@ -38,14 +40,14 @@ from batchmill_coordinator.roles.finisher import due_state
 from batchmill_coordinator.roles.lost_rows import LostRowSettler
 from batchmill_coordinator.roles.planner import Planner
 from batchmill_coordinator.roles.recoverer import Recoverer
+from support.chain_attempt import AttemptWork
 from support.chain_check import ChainCheck, differences
 from support.chain_parts import Broker, Parts, RootSource, StageParts
-from support.chain_truth import Kind, Path, kills, made_of
 from support.hand_clock import HandClock
 from support.ledger_steps import submit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path as Folder
 
     import redis
@@ -53,6 +55,8 @@ if TYPE_CHECKING:
     from batchmill.jobs.shard import Shard
     from batchmill.ledger import JobRecord
     from batchmill.sources.base import Source
+    from batchmill_coordinator.roles.role import Role
+    from support.chain_truth import Kind, Path
 
 JOB = "chain"
 START_MS = 1_000_000_000_000
@@ -82,6 +86,8 @@ class Setup:
     slots: int  # of each pool
     target_s: float
     row_s: tuple[float, ...]  # of each stage
+    joins: tuple[bool, ...]  # of each stage: whether it runs with the one before it
+    partial: float  # the share of commits of the first rows of a shard only
     wrong: float  # the share of attempts that do not end well
     dies: float  # the share of scripts around which the leader dies
 
@@ -91,6 +97,7 @@ class Setup:
         rng = random.Random(seed)
         kinds = rng.choice(KINDS)
         own = rng.random() < 0.3
+        fused = not own and rng.random() < 0.5
         return cls(
             kinds=kinds,
             rows=rng.choice([1, 30, 80, 120]),
@@ -99,6 +106,8 @@ class Setup:
             slots=rng.choice([1, 2, 4]),
             target_s=1.0,
             row_s=(*[rng.choice([0.05, 0.1])] * (len(kinds) - 1), rng.choice([0.05, 0.5])),
+            joins=(False, *(fused and rng.random() < 0.7 for _ in kinds[1:])),
+            partial=rng.choice([0.0, 0.0, 0.2, 0.5]),
             wrong=rng.choice([0.0, 0.1, 0.3]),
             dies=rng.choice([0.0, 0.0, 0.01]),
         )
@@ -111,6 +120,7 @@ class Held:
     shard: Shard
     ends_at_ms: int
     fate: str  # "commit", "commit twice", "fail", "release", "vanish" or "wake up late"
+    work: AttemptWork
 
 
 @dataclass
@@ -123,9 +133,9 @@ class Leader:
     recoverer: Recoverer
     keeper: BufferKeeper
 
-    def turns(self) -> list[Callable[[int], None]]:
-        """The steps of its roles."""
-        return [self.planner.step, self.dispatcher.step, self.recoverer.step, self.keeper.step]
+    def roles(self) -> list[Role]:
+        """Those that take turns."""
+        return [self.planner, self.dispatcher, self.recoverer, self.keeper]
 
     @property
     def has_rebuilt_indexes(self) -> bool:
@@ -155,6 +165,10 @@ class ChainSim:
         self.check = ChainCheck(self)
         self._announce()
         spec = JobForm(stages=[self._stage(number) for number in range(len(self.setup.kinds))]).spec()
+        stages = (
+            one.model_copy(update={"joins": joins}) for one, joins in zip(spec.stages, self.setup.joins, strict=True)
+        )
+        spec = spec.model_copy(update={"stages": tuple(stages)})
         submit(self.ledger, JOB, spec=spec, rows_total=self.setup.rows)
         self._leads_since, self.deposed = 0, list[Leader]()
         self.leader = self._lead()
@@ -242,14 +256,14 @@ class ChainSim:
         self._step += 1
         if self.rng.random() < self.setup.dies:
             self.change_leader()
-        turns = self.leader.turns()
-        self.rng.shuffle(turns)
+        roles = self.leader.roles()
+        self.rng.shuffle(roles)
         self._may_die = True
         try:
-            for turn in turns:
+            for role in roles:
                 if self.rng.random() < 0.8:
-                    self.check.begin_turn()
-                    turn(self.leader.epoch)
+                    self.check.begin_turn(role.name)
+                    role.step(self.leader.epoch)
         except LeaderDiedError:
             self.change_leader()
         self._may_die = False
@@ -321,14 +335,22 @@ class ChainSim:
         shard = claim.shard
         took_ms = int(1000 * self.setup.row_s[shard.stage] * shard.rows * self.rng.uniform(0.5, 1.5))
         took_ms *= 8 if self.rng.random() < 0.05 else 1
-        fate = self._fate(shard)
+        work = self._work_of(shard)
+        fate = self._fate(shard, work)
         ends_at_ms = self.ledger._store.now_ms + max(took_ms, 1)
         if fate == "wake up late":
             ends_at_ms = self.ledger._store.now_ms + self.rng.randint(1, 4) * LEASE_MS
-        self.held.append(Held(shard, ends_at_ms, fate))
+        self.held.append(Held(shard, ends_at_ms, fate, work))
 
-    def _fate(self, shard: Shard) -> str:
-        if any(kills(shard.stage, path) for path in self.rows_of(shard)):
+    def _work_of(self, shard: Shard) -> AttemptWork:
+        rows, first_rows = self.rows_of(shard), 0
+        if shard.rows > 1 and self.rng.random() < self.setup.partial:
+            first_rows = self.rng.randint(1, shard.rows - 1)
+        goes_on = [self.rng.random() < 0.8 for _ in self.setup.kinds] if not shard.losses else []
+        return AttemptWork.of(self.setup, shard, rows[: first_rows or len(rows)], goes_on)
+
+    def _fate(self, shard: Shard, work: AttemptWork) -> str:
+        if work.kills:
             return "vanish"
         may_be_lost = shard.rows > 1 or not shard.losses  # a row that is lost again and again becomes a dead letter
         if self.rng.random() >= self.setup.wrong or not may_be_lost:
@@ -359,24 +381,19 @@ class ChainSim:
             assert held.fate == "wake up late", f"{held} lost its shard"
 
     def _commit(self, held: Held) -> None:
-        shard = held.shard
-        kind = self.setup.kinds[shard.stage]
-        made = made_of(kind, shard.stage, self.rows_of(shard))
-        completion = Completion(
-            rows=made.rows,
-            rows_dead=made.rows_dead,
-            nbytes=made.nbytes,
-            busy_s=self.setup.row_s[shard.stage] * shard.rows,
-            dead_by_type=(("ValueError", made.rows_dead),) if made.rows_dead else (),
-            results=None if kind == "map" else len(made.results),
-            rows_filtered=made.rows_filtered,
-            roots_dead=made.roots_dead,
-        )
-        key = (shard.stage, shard.shard_id, shard.token)
-        self.parts.paths[key] = made.results
+        shard, work = held.shard, held.work
+        own, *passed = work.completions(self.setup, shard)
+        shard_id, last = shard.shard_id, work.made[-1]
+        if work.rows < shard.rows:
+            part, rest = shard.part_and_rest(work.rows)
+            own, shard_id = replace(own, rest=ShardRest(rest, delay_s=self.rng.choice([0, 5]))), part.shard_id
+        others = [PassedStage(one, None, CostParts(0), "1", "1") for one in passed]
+        tried = TriedStage(self.rng.uniform(0, 20), failures=1) if work.may_try_next and held.fate == "commit" else None
+        stage = shard.stage + len(passed)
+        self.parts.paths[(stage, shard_id, shard.token)] = last.results
         for _ in range(2 if held.fate == "commit twice" else 1):
-            assert self.ledger.shards.commit(shard.ref, completion)
-        self.check.on_committed(shard, made.nbytes)
+            assert self.ledger.shards.commit(shard.ref, own, passed=others, tried=tried)
+        self.check.on_committed(stage, last.nbytes)
 
 
 def run_seeds(seeds: Iterable[int], valkey_url: str, folder: Folder) -> None:

@@ -65,10 +65,13 @@ def _add_stage(
     pool, live, state = _pool(named, job_key, number), _int(stage, "shards_live"), job["state"]
     in_flight = _int(stage, "shards_queued") + _int(stage, "shards_running")
     following = named.get(f"{job_key}:stage:{number + 1}")
-    is_blocked = following is not None and _is_blocked(stage, following, in_flight)
-    if following is not None and state not in FINAL and _int(following, "shards_done") > _int(stage, "freed_at"):
+    is_blocked = _is_blocked(named, job_key, number, in_flight)
+    buffered = _int(stage, "bytes_out") - _int(stage, "bytes_freed")
+    is_freed = following is not None and buffered > 0 and _int(following, "shards_done") > _int(stage, "freed_at")
+    if is_freed and state not in FINAL:
         due["free"] = {*due["free"], member}
-    if state in ("pending", "running") and stage["planned"] != "1" and _may_have_input(named, job_key, number, stage):
+    is_planned = stage["planned"] == "1" or stage.get("joins") == "1"
+    if state in ("pending", "running") and not is_planned and _may_have_input(named, job_key, number, stage):
         _take_turn(due, "plan", pool, stage["turn"], member, live * 1000 - int(job["priority"]))
     if state == "running" and live > in_flight and not is_blocked:
         retries = named.get(f"{job_key}:waiting:{number}", {})
@@ -122,16 +125,28 @@ def _may_have_input(named: dict[str, Any], job_key: str, number: int, stage: dic
     return is_over or first in named.get(f"{job_key}:done:{number - 1}", {})
 
 
-def _is_blocked(stage: dict[str, str], following: dict[str, str], in_flight: int) -> bool:
-    """Whether the buffer behind a stage has no room for one more shard, and the next stage has work meanwhile."""
+def _is_blocked(named: dict[str, Any], job_key: str, number: int, in_flight: int) -> bool:
+    """Whether a stage has no room in its buffer, or in that of a stage that runs with it."""
+    stage, made_in = named[f"{job_key}:stage:{number}"], number
+    while (following := named.get(f"{job_key}:stage:{made_in + 1}")) is not None:
+        if _is_full(stage, named[f"{job_key}:stage:{made_in}"], following, in_flight):
+            return True
+        if following.get("joins") != "1":
+            return False
+        made_in += 1
+    return False
+
+
+def _is_full(stage: dict[str, str], made_in: dict[str, str], following: dict[str, str], in_flight: int) -> bool:
+    """Whether the buffer behind `made_in` has no room for one more shard of a stage, and the next stage has work."""
     settled = _int(stage, "rows_done") + _int(stage, "rows_dead")
     if settled:
-        of_a_row = -(-_int(stage, "bytes_out") // settled)
+        of_a_row = -(-_int(made_in, "bytes_out") // settled)
         expected = of_a_row * -(-(_int(stage, "rows_planned") - settled) // max(_int(stage, "shards_live"), 1))
     else:
         expected = 8 * -(-_int(stage, "bytes_in") // max(_int(stage, "shards_planned"), 1))
-    buffered = _int(stage, "bytes_out") - _int(stage, "bytes_freed")
-    is_full = buffered + (in_flight + 1) * expected > _int(stage, "buffer_bytes")
+    buffered = _int(made_in, "bytes_out") - _int(made_in, "bytes_freed")
+    is_full = buffered + (in_flight + 1) * expected > _int(made_in, "buffer_bytes")
     return bool(expected and is_full and (buffered or in_flight) and _int(following, "shards_live"))
 
 

@@ -13,10 +13,11 @@ from unittest import mock
 from hypothesis.stateful import RuleBasedStateMachine
 
 from batchmill.errors import Conflict, NotFound, StaleToken
-from batchmill.jobs.completion import Completion, DeadLimit
+from batchmill.jobs.completion import Completion, DeadLimit, ShardRest
 from batchmill.jobs.cost import Parts
 from batchmill.jobs.job import JobState
 from batchmill.jobs.retry import DeadLetter, Lost, Split, decide
+from batchmill.jobs.status import NO_TOKENS, TokenSums
 from batchmill.ledger import JobRecord, Ledger
 from support.ledger_model import Model
 from support.ledger_model_jobs import JOB_FIELDS, LEASE_MS, STAGE_FIELDS, Job, Piece, Stage
@@ -156,11 +157,17 @@ class Lockstep(RuleBasedStateMachine):
         if ref and cut > 2 and self.claim(ref, f"undertaker {next(self.serial)}") and cut > 3:
             self.commit_attempt(self.attempts[-1].shard, 1, b"")
 
-    def commit_attempt(self, shard: Shard, dead: int, inline: bytes, fan_out: int | None = None) -> None:
-        """fan_out: results of a row; 0: all are filtered, None: one each."""
+    def commit_attempt(
+        self, shard: Shard, dead: int, inline: bytes, fan_out: int | None = None, first_rows: int = 0
+    ) -> None:
+        """fan_out: results of a row; 0: all are filtered, None: one each. first_rows: only these; 0: all."""
         limit = DeadLimit.of(self.model.stage(shard.ref).spec)
+        rest = None
+        if 0 < first_rows < shard.rows:
+            part, left = shard.part_and_rest(first_rows)
+            rest, dead = ShardRest(left), min(dead, part.rows)
         counted = (("ValueError", dead),) if dead else ()
-        rows = shard.rows - dead
+        rows = (first_rows if rest else shard.rows) - dead
         completion = Completion(
             rows,
             dead,
@@ -169,6 +176,8 @@ class Lockstep(RuleBasedStateMachine):
             dead_by_type=counted,
             results=None if fan_out is None else rows * fan_out,
             rows_filtered=rows if fan_out == 0 else 0,
+            tokens=TokenSums(prompt=7 * rows, cached=rows, generated=3 * rows) if fan_out is None else NO_TOKENS,
+            rest=rest,
         )
         used = self.used()
         word = self.model.commit(shard.ref, completion, used)
@@ -226,7 +235,7 @@ def _comparable(key: str, value: Any) -> Any:
     if ":stage:" in key:
         return {name: value.get(name) or "0" for name in STAGE_FIELDS}
     if ":shard:" in key:
-        first_row, _, skip, _ = json.loads(value["plan"])
+        first_row, _, skip, *_ = json.loads(value["plan"])
         told = value | {"first_row": str(first_row), "skip": str(skip)}
         return {name: told.get(name, "") for name in Piece(0, 0).fields()}
     return value

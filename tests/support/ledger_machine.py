@@ -293,11 +293,12 @@ class LedgerMachine(ChainRules):
         dead=st.sampled_from([0, 0, 1, 5]),
         inline=st.sampled_from([0, 40_000]),
         fan_out=st.sampled_from([None, None, 0, 1, 3]),
+        first_rows=st.sampled_from([0, 0, 1, 2]),
         late=st.booleans(),
     )
-    def commit(self, which: int, dead: int, inline: int, fan_out: int | None, *, late: bool) -> None:
+    def commit(self, which: int, dead: int, inline: int, fan_out: int | None, first_rows: int, *, late: bool) -> None:
         if attempt := self.attempt(which, late=late):
-            self.commit_attempt(attempt.shard, min(dead, attempt.shard.rows), b"x" * inline, fan_out)
+            self.commit_attempt(attempt.shard, min(dead, attempt.shard.rows), b"x" * inline, fan_out, first_rows)
 
     @rule(which=some)
     def look(self, which: int) -> None:

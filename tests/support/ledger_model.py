@@ -162,7 +162,7 @@ class Model:
             middle = whole.rows // 2
             for half, start, stop in ((0, 0, middle), (1, middle, whole.rows)):
                 piece = Piece(whole.first_row + start, stop - start, whole.skip + start, "waiting", at=self.now)
-                piece.losses, piece.checkpoint = whole.losses, whole.checkpoint
+                piece.losses, piece.checkpoint, piece.token = whole.losses, whole.checkpoint, whole.token
                 stage.live[ShardId((*ref.shard_id, half))] = piece
         return word
 
@@ -213,8 +213,10 @@ class Model:
 
     def commit(self, ref: ShardRef, completion: Completion, used: Parts) -> str:
         job, stage, piece = self.jobs[ref.job_id], self.stage(ref), self.running(ref)
-        if job.state and ref.shard_id in stage.settled:
-            return "again" if stage.settled[ref.shard_id].split()[0] == str(ref.token) else "stale"
+        rest, rows = completion.rest, completion.rows + completion.rows_dead
+        made = rest.part_id if rest else ref.shard_id
+        if job.state and made in stage.settled:
+            return "again" if stage.settled[made].split()[0] == str(ref.token) else "stale"
         if not piece:
             return "stale"
         if job.inline_bytes + len(completion.inline) > MAX_INLINE_BYTES:
@@ -222,21 +224,31 @@ class Model:
         job.inline_bytes += len(completion.inline)
         brought = f"{ref.token} {completion.rows} {completion.rows_dead} {completion.nbytes}"
         expanded = "" if completion.results is None else f" {completion.results}"
-        stage.settled[ref.shard_id] = f"{brought} {piece.first_row}{expanded}"
+        stage.settled[made] = f"{brought} {piece.first_row}{expanded}"
         results = completion.rows if completion.results is None else completion.results
         inline = len(completion.inline)
-        stage.parts[ref.shard_id] = Part(piece.first_row, piece.rows, results, completion.nbytes, inline)
+        stage.parts[made] = Part(piece.first_row, rows, results, completion.nbytes, inline)
         stage.rows_done += completion.rows
         stage.rows_dead += completion.rows_dead
         stage.rows_filtered += completion.rows_filtered
+        stage.prompt_tokens += completion.tokens.prompt
+        stage.cached_tokens += completion.tokens.cached
+        stage.generated_tokens += completion.tokens.generated
         job.dead.update(dict(completion.dead_by_type))
         del stage.live[ref.shard_id]
+        if rest:
+            stage.settled[rest.split_id] = f"split {rest.parts}"
+            left = Piece(
+                piece.first_row + rows, piece.rows - rows, piece.skip + rows, "waiting", ref.token, at=self.now
+            )
+            stage.live[rest.shard.shard_id] = left
+            job.ends_at_commit = False
         most = stage.spec.retry.max_dead
         if most is not None and completion.rows_dead:
             job.roots_dead += completion.rows_dead
             if job.roots_dead > most:
                 job.stop("failing")
-        self.charge(job, stage, piece, used, piece.rows)
+        self.charge(job, stage, piece, used, rows)
         if job.ends_at_commit and job.state == "running" and not stage.live:
             job.state, stage.cursor, job.ended_at = "completed", "", self.now
         return "ok"
@@ -246,17 +258,20 @@ class Model:
         following = job.stages[stage.number + 1]
         behind = following.prefix()
         rows_read = sum(part.rows for _, parts in behind for part in parts)
-        parts, rows, shard = list[tuple[ShardId, Part]](), 0, 0
-        for number, own in stage.prefix():
-            if rows + sum(part.results for part in own) > rows_read:
-                break
-            rows, shard = rows + sum(part.results for part in own), number + 1
-            parts += [(key, part) for key, part in stage.parts.items() if key[0] == number and part.results]
+        parts, rows, shard, count = list[tuple[ShardId, Part]](), 0, 0, 0
+        for number, key, part in stage.ready():
+            if number > shard:
+                shard, count = number, 0
+            if key is not None and part is not None:
+                if rows + part.results > rows_read:
+                    break
+                rows, count = rows + part.results, count + 1
+                parts += [(key, part)] if part.results else []
         stage.bytes_freed = sum(part.nbytes for _, part in parts)
         for key, part in parts:
             job.inline_bytes -= part.inline
             stage.parts[key] = replace(part, inline=0)
-        stage.freed, stage.freed_at = f"{shard} {rows} {len(behind)} {rows_read}", len(following.parts)
+        stage.freed, stage.freed_at = f"{shard} {rows} {len(behind)} {rows_read} {count}", len(following.parts)
 
     def adopt(self, job: Job, record: StageRecord, replay_id: str, adopted: Settled, dead: int, epoch: int) -> str:
         stage = job.stages[record.number]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from batchmill.jobs.cost import PARTS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from batchmill.jobs.job import JobSpec, StageSpec
     from batchmill.jobs.shard import Shard, ShardId
@@ -42,6 +42,9 @@ STAGE_FIELDS = [
     "shards_running",
     "shards_done",
     "rows_filtered",
+    "prompt_tokens",
+    "cached_tokens",
+    "generated_tokens",
     "rows_out",
     "bytes_in",
     "bytes_out",
@@ -108,6 +111,9 @@ class Stage:
     rows_done: int = 0
     rows_dead: int = 0
     rows_filtered: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
     freed: str = ""
     freed_at: int = 0
     bytes_freed: int = 0
@@ -147,6 +153,17 @@ class Stage:
                 break
             found.append((number, [part for key, part in sorted(self.parts.items()) if key[0] == number]))
         return found
+
+    def ready(self) -> Iterator[tuple[int, ShardId | None, Part | None]]:
+        """What was committed before the first row that was not, by planned shard; behind each complete one, its end."""
+        for number in range(self.shards_planned):
+            for key in sorted(key for key in (*self.live, *self.parts) if key[0] == number):
+                if key in self.live:
+                    return
+                yield number, key, self.parts[key]
+            if not self.is_complete(number):
+                return
+            yield number + 1, None, None
 
     def fields(self) -> dict[str, str]:
         """What the hash of the stage must hold: every counter counted anew."""

@@ -9,6 +9,7 @@ import pytest
 from batchmill.errors import ServiceUnavailable
 from batchmill.jobs.job import JobForm
 from batchmill.ledger import JobRecord
+from batchmill.ledger.formats.encodings import FreedParts
 from batchmill.ledger.formats.record import JobStage
 from batchmill_coordinator.results.freed_results import KEPT_S, FreedResults
 from support.hand_clock import HandClock
@@ -31,7 +32,7 @@ def test_what_could_not_be_deleted_as_the_ledger_was_away_is_tried_again() -> No
     fields = {b"spec": CHAIN.encode(), b"state": b"running"}
     for number in range(2):
         record = JobRecord.from_hashes(f"job-{number}", fields, [{}, {}])
-        freed.add_parts(JobStage(record, record.first), 1, [])
+        freed.add_parts(JobStage(record, record.first), FreedParts(1), [])
     assert list(freed.take_due()) == []
     clock.now_s += KEPT_S
     with pytest.raises(ServiceUnavailable):

@@ -102,3 +102,21 @@ def test_prompts_share_blocks_exactly_as_far_as_their_tokens_are_equal() -> None
     assert shared(blocks_of(one), blocks_of(other)) == 50 // BLOCK_TOKENS
     assert shared(blocks_of(one), blocks_of(one[1:])) == 0
     assert blocks_of(one[: BLOCK_TOKENS - 1]) == ()
+
+
+@pytest.mark.parametrize("keeps_prefixes", [True, False])
+def test_urgent_rows_go_first_and_others_can_be_held_back(keeps_prefixes: bool) -> None:
+    placement: Placement[str] = Placement(PLACES, keeps_prefixes=keeps_prefixes)
+    for number, name in enumerate(("a", "b")):
+        placement.add(name, prompt(1, number), 8)
+    placement.add("urgent", prompt(2, 9), 8, is_urgent=True)
+
+    def following(*, only_urgent: bool) -> str | None:
+        found = placement.next_row([0, 1], is_idle=False, only_urgent=only_urgent)
+        return found and found[0]
+
+    assert placement.urgent == 1
+    assert following(only_urgent=True) == "urgent"
+    assert following(only_urgent=True) is None
+    assert {following(only_urgent=False), following(only_urgent=False)} <= {"a", "b", None}
+    assert placement.urgent == 0

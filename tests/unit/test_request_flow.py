@@ -162,3 +162,34 @@ def test_batches_of_other_operators_get_the_device_between_rows(monkeypatch: pyt
 def test_a_missing_column_to_carry_is_refused() -> None:
     with pytest.raises(InvalidRows, match="carries the column 'txet'"):
         executor().run(scripted(ScriptedEngine()), shard("1"), ShardTask(carry=["txet"]))
+
+
+def test_urgent_rows_enter_before_those_of_shards_and_show_their_text_as_it_is_made() -> None:
+    engine = ScriptedEngine(places=2)
+    operator, runs, meter = scripted(engine), executor(), DeviceTimeMeter()
+    engine.free.clear()
+    texts: list[tuple[int, str]] = []
+    with ThreadPoolExecutor(1) as threads:
+        job = threads.submit(runs.run, operator, shard("3 a", "3 b", "1 c", "1 d", "1 e"))
+        until(lambda: len(engine.entered) == 2, "the first rows of the shard")
+        shared = runs.flow(operator)
+        urgent = shared.enter(meter.open(), is_urgent=True, on_text=lambda row, text: texts.append((row, text)))
+        shared.offer(urgent, 0, operator.requests.render({"text": "3 urgent"}, (0,), 0))
+        engine.free.set()
+        until(lambda: bool(urgent.ended), "the end of the urgent row")
+        shared.leave(urgent)
+        assert outputs(job.result()) == ["3 a", "3 b", "1 c", "1 d", "1 e"]
+
+    assert engine.entered[2] == "3 urgent"
+    assert texts == [(0, "x"), (0, "x")]
+
+
+def test_places_are_kept_free_for_urgent_rows_while_they_are_to_be_expected() -> None:
+    def at_once(*, is_interactive: bool) -> int:
+        engine = ScriptedEngine(places=8)
+        runs = RequestExecutor(DeviceLock(), SystemClock(), is_interactive=lambda: is_interactive)
+        texts = ["2"] * 30
+        assert outputs(runs.run(scripted(engine), shard(*texts))) == texts
+        return engine.at_once
+
+    assert (at_once(is_interactive=False), at_once(is_interactive=True)) == (8, 8 - flow.RESERVED)

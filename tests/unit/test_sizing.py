@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchmill.jobs.shard import FIRST_ROWS
-from batchmill_coordinator.scheduling.shard_size import MAX_FIRST_ROWS, MAX_GROWTH, StageProgress, next_rows
+from batchmill.jobs.stage_cost import MAX_FIRST_ROWS, StageCost, first_rows
+from batchmill_coordinator.scheduling.shard_size import MAX_GROWTH, StageProgress, next_rows
 
 TARGET_S = 5.0
 
@@ -27,8 +28,10 @@ def test_first_shards_are_larger_where_rows_are_known_to_cost_next_to_nothing() 
         (1e-9, MAX_FIRST_ROWS),
         (0.0, FIRST_ROWS),
     ):
-        assert next_rows(progress(known_cost_s=cost_s), TARGET_S) == rows
-    measured = progress(rows_timed=64, busy_s=6.4, shards_done=1, known_cost_s=1e-9)
+        assert first_rows(StageCost(0.0, cost_s)) == rows
+    assert first_rows(None) == FIRST_ROWS
+    assert next_rows(progress(first_rows=1310), TARGET_S) == 1310
+    measured = progress(rows_timed=64, busy_s=6.4, shards_done=1, first_rows=1310)
     assert next_rows(measured, TARGET_S) == 50  # what was measured in the job itself counts
 
 

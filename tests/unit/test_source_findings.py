@@ -318,3 +318,25 @@ def test_fields_and_headers_of_any_length_are_read(tmp_path: Path) -> None:
 
 def test_columns_without_a_name_are_said_to_have_none(tmp_path: Path) -> None:
     assert "has 2 columns without a name: 2, 3 (" in refusal(tmp_path, written(tmp_path, "a.csv", "a,,\n1,2,3\n"))
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+def test_a_column_that_only_some_files_have_is_refused_or_null_as_asked(tmp_path: Path, form: str) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    tables = (pa.table({"id": [1, 2], "tag": ["a", "b"]}), pa.table({"id": [3]}), pa.table({"id": [4], "more": [0.5]}))
+    for number, table in enumerate(tables):
+        if form == "parquet":
+            pq.write_table(table, folder / f"{number}.parquet")
+        else:
+            with pa.ipc.new_file(folder / f"{number}.arrow", table.schema) as writer:
+                writer.write_table(table)
+
+    assert "`missing_columns`" in refusal(tmp_path, folder)
+    assert read(tmp_path, folder, columns=["id"]) == [{"id": 1}, {"id": 2}, {"id": 3}, {"id": 4}]
+    assert read(tmp_path, folder, missing_columns="null") == [
+        {"id": 1, "tag": "a", "more": None},
+        {"id": 2, "tag": "b", "more": None},
+        {"id": 3, "tag": None, "more": None},
+        {"id": 4, "tag": None, "more": 0.5},
+    ]

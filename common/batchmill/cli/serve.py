@@ -66,8 +66,9 @@ def serve(
 
     if len(dict(models)) < len(models):
         raise click.UsageError("two models have the same name.")
+    preloaded = {name: model.model_copy(update={"preload": True}) for name, model in models}
     settings = EmbeddedSettings(
-        data_folder(data_dir), operators=operators, with_flower=with_flower, models=dict(models), **options
+        data_folder(data_dir), operators=operators, with_flower=with_flower, models=preloaded, **options
     )
     run_service(settings, detach=detach, detached=detached, tied=tied)
 

@@ -7,9 +7,36 @@ from typing import TYPE_CHECKING
 
 from batchmill.jobs.cost import Parts
 from batchmill.jobs.job import JobError
+from batchmill.jobs.shard import ShardId
+from batchmill.jobs.status import NO_TOKENS, TokenSums
 
 if TYPE_CHECKING:
     from batchmill.jobs.job import StageSpec
+    from batchmill.jobs.shard import Shard
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRest:
+    """The rows of a shard that a commit leaves to another one, because its results became too many."""
+
+    shard: Shard  # with those rows, its checkpoint, and the token of the attempt
+    failures: int = 0  # of the row that failed most, of those to be tried again
+    delay_s: float = 0.0  # until the first attempt
+
+    @property
+    def split_id(self) -> ShardId:
+        """The shard that it is a part of."""
+        return ShardId(self.shard.shard_id[:-1])
+
+    @property
+    def parts(self) -> int:
+        """How many parts that one has with it."""
+        return self.shard.shard_id[-1] + 1
+
+    @property
+    def part_id(self) -> ShardId:
+        """The part before it, which is committed."""
+        return ShardId((*self.split_id, self.parts - 2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +52,11 @@ class Completion:
     results: int | None = None  # of an operator that expands: the number of results of `rows`; None: the same number
     rows_cached: int = 0  # of `rows`, those that were not computed
     rows_filtered: int = 0  # of `rows`, those without a result
+    tokens: TokenSums = NO_TOKENS  # of its results, by language models
     roots_dead: int | None = None  # rows of the job's source that the failed rows are from; None: as many
     borders: str = ""  # where source rows begin among the results, if a later stage gathers them
     incomplete: tuple[int, ...] = ()  # likewise the source rows of the failed rows
+    rest: ShardRest | None = None  # None: all rows of the shard are settled
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,4 +97,5 @@ class TriedStage:
     checkpoint: str = ""  # the blob with what is done
     stop_with: JobError | None = None  # what stops the job
     stalled_by: str = ""  # why storage could not be used
+    pause_for: str = ""  # why the job is paused
     used: Parts = field(default_factory=Parts)  # what the attempt's time there was spent on

@@ -59,6 +59,7 @@ BAD_LINE = "BadLine"
 """The error type of a row that cannot be read from its file."""
 
 TOO_LARGE = "too_large"
+TOO_MANY_RESULTS = "TooManyResults"
 """The error type of a row that is a file, and larger than its source allows."""
 
 MISSING_VALUE = "MissingValue"

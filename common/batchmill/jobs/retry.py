@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, assert_never
 
 from batchmill.backoff import Backoff
@@ -29,7 +29,7 @@ STORAGE_WAIT_S = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Every row of the shard has a result or is a dead letter."""
+    """Every row of the shard has a result or is a dead letter, or those of its first part (`ShardRest`)."""
 
     completion: Completion
     error: JobError | None = None  # about the rows that failed for good
@@ -52,6 +52,7 @@ class Failed:
     error_type: str = ""  # of the exception behind it, where there is one
     final: bool = False  # another attempt could not end otherwise
     is_storage: bool = False  # the storage is full, read-only or away: no fault of the shard
+    is_blocked: bool = False  # no attempt can end otherwise until somebody does what the error says
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,7 @@ class Requeue:
     delay_s: float
     blame: bool
     checkpoint: str = ""  # the blob with what is done; "": nothing is
+    pause_for: str = ""  # why the job is paused meanwhile; "": it is not
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,9 @@ def decide(
         be taken for all of it.
     """
     match outcome:
+        case Done(completion) if completion.rest is not None:
+            delay_s = _backoff(policy).delay_s(completion.rest.failures, rng)
+            return Settle(replace(completion, rest=replace(completion.rest, delay_s=delay_s)))
         case Done(completion):
             return Settle(completion)
         case Revoked():
@@ -128,6 +133,8 @@ def decide(
             return Requeue(_backoff(policy).delay_s(failures, rng), blame=False, checkpoint=checkpoint)
         case Failed(is_storage=True) if shard.stalled_s < storage_wait_s:
             return Requeue(STORAGE_BACKOFF.delay_s(shard.token, rng), blame=False)
+        case Failed(error, is_blocked=True):
+            return Requeue(0.0, blame=False, pause_for=error.message)
         case Failed(error, error_type, final):
             failures = shard.failures + 1
             if final or failures >= policy.max_attempts or not may_retry(error_type, policy):

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NewType, Self
+from typing import TYPE_CHECKING, Any, NewType, Self, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _FIELDS_ALWAYS = 4  # of a slice: the others are written where they are not 0 or empty
 FIRST_ROWS = 64  # at most, of the shards of a stage before anything of it is timed
+
+S = TypeVar("S", bound="Shard")
 
 ShardId = NewType("ShardId", tuple[int, ...])
 """The path of a shard: `(17,)` as planned, `(17, 0)` and `(17, 1)` once split. Tuple order is input order."""
@@ -47,7 +49,9 @@ class ShardState(StrEnum):
     QUEUED = "queued"  # the dispatcher published it, and takes it back in a pause; a worker claims it
     RUNNING = "running"  # a worker holds its lease; that worker commits it, or the recoverer finds the lease lost
     WAITING = "waiting"  # an attempt failed; the dispatcher queues it when its retry is due
-    SPLIT = "split"  # its halves took over, the recoverer having lost it too often; final
+    SPLIT = (
+        "split"  # its halves took over, as the recoverer lost it too often, or its parts, as it made too much; final
+    )
     DONE = "done"  # its results are committed; final
 
     @property
@@ -116,6 +120,7 @@ class Shard:
     checkpoint: str = ""  # the blob with what earlier attempts have done of it; "" when there is none
     worker: str = ""  # who has it in hand, while it runs
     stalled_s: float = 0.0  # how long its last attempts, all in a row, have waited for storage
+    fitting_rows: int = 0  # of the part before it, if an attempt has left it as the rest of a shard; else 0
 
     @property
     def ref(self) -> ShardRef:
@@ -124,14 +129,17 @@ class Shard:
 
     def plan(self) -> str:
         """The part that never changes, as JSON: what the ledger keeps of the planner's work."""
-        return json.dumps([self.first_row, self.rows, self.skip, [one.fields() for one in self.slices]])
+        rest = [self.fitting_rows] if self.fitting_rows else []
+        return json.dumps([self.first_row, self.rows, self.skip, [one.fields() for one in self.slices], *rest])
 
     @classmethod
     def from_plan(cls, job_id: str, stage: int, shard_id: ShardId, plan: str | bytes, **state: Any) -> Self:
         """A shard from what `plan` wrote and its present state."""
-        first_row, rows, skip, slices = json.loads(plan)
+        first_row, rows, skip, slices, *rest = json.loads(plan)
         pieces = tuple(Slice(*piece) for piece in slices)
-        return cls(job_id, stage, shard_id, int(first_row), int(rows), pieces, int(skip), **state)
+        fitting_rows = int(rest[0]) if rest else 0
+        numbers = (int(first_row), int(rows), pieces, int(skip))
+        return cls(job_id, stage, shard_id, *numbers, fitting_rows=fitting_rows, **state)
 
     def with_slices(self, slices: Sequence[Slice]) -> Self:
         """The same rows, stored elsewhere."""
@@ -141,18 +149,29 @@ class Shard:
         """The two shards that take over from this one, which has at least two rows.
 
         They keep its losses, so that a row which ends its process is found in as few attempts as there are halvings.
+        Their tokens continue from its own: an old attempt of it may still write a part, under the name of a half.
         """
-        middle = self.rows // 2
-        child = replace(self, state=ShardState.WAITING, token=0, failures=0)
-        left = replace(child, shard_id=ShardId((*self.shard_id, 0)), rows=middle)
-        right = replace(
-            child,
-            shard_id=ShardId((*self.shard_id, 1)),
-            first_row=self.first_row + middle,
-            skip=self.skip + middle,
-            rows=self.rows - middle,
-        )
-        return left, right
+        child = replace(self, state=ShardState.WAITING, failures=0, fitting_rows=0)
+        return _cut(child, self.rows // 2, ShardId((*self.shard_id, 0)), ShardId((*self.shard_id, 1)))
+
+    def part_and_rest(self, rows: int) -> tuple[Self, Self]:
+        """Return its first rows, for an attempt that commits only these, and the shard that has the others then.
+
+        They are parts 0 and 1 of this shard; if it is such a rest itself, it is the part, and the rest follows it.
+        """
+        if self.fitting_rows:
+            *split, number = self.shard_id
+        else:
+            split, number = list(self.shard_id), 0
+        part, rest = _cut(self, rows, ShardId((*split, number)), ShardId((*split, number + 1)))
+        rest = replace(rest, state=ShardState.WAITING, failures=0, losses=0, stalled_s=0.0, checkpoint="")
+        return part, replace(rest, fitting_rows=rows)
+
+
+def _cut(shard: S, rows: int, left: ShardId, right: ShardId) -> tuple[S, S]:
+    """Return a shard of its first rows, and one of the others."""
+    behind = replace(shard, first_row=shard.first_row + rows, skip=shard.skip + rows, rows=shard.rows - rows)
+    return replace(shard, shard_id=left, rows=rows), replace(behind, shard_id=right)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,13 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+from batchmill.jobs.shard import FIRST_ROWS
+
 if TYPE_CHECKING:
     from batchmill.jobs.job import StageSpec
+
+FIRST_SHARD_S = 0.02  # what a first shard may take by the cost of other jobs' rows; about what a shard costs beside it
+MAX_FIRST_ROWS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,13 @@ class StageCost:
     def to_text(self) -> str:
         """Write it as it is kept among the profiles."""
         return f"{self.low_s:.3g} {self.high_s:.3g}"
+
+
+def first_rows(cost: StageCost | None) -> int:
+    """Return the maximum of rows of a first shard: more than usual only if they are known to cost next to nothing."""
+    if cost is None or cost.high_s <= 0:
+        return FIRST_ROWS
+    return min(max(int(FIRST_SHARD_S / cost.high_s), FIRST_ROWS), MAX_FIRST_ROWS)
 
 
 def stage_cost_name(stage: StageSpec, version: str) -> str:

@@ -11,7 +11,7 @@ from batchmill.ledger.scripting import calls
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from batchmill.jobs.completion import Completion, DeadLimit, PassedStage
+    from batchmill.jobs.completion import Completion, DeadLimit, PassedStage, ShardRest
     from batchmill.jobs.cost import Parts
 
 
@@ -28,6 +28,7 @@ def commit_args(
         **_made(completion, limit, used),
         **_left(tried),
         "dead_by_type": [calls.DeadRowsCount(kind, rows) for made in everything for kind, rows in made.dead_by_type],
+        "rest": [] if completion.rest is None else [_rest(completion.rest)],
         "passed": [
             calls.PassedStage(version=one.version, revision=one.revision, **_made(one.completion, one.limit, one.used))
             for one in passed
@@ -47,11 +48,26 @@ def _made(made: Completion, limit: DeadLimit | None, used: Parts) -> dict[str, A
         "results": made.results,
         "rows_cached": made.rows_cached,
         "rows_filtered": made.rows_filtered,
+        "tokens": made.tokens.write() or None,
         "roots_dead": made.rows_dead if made.roots_dead is None else made.roots_dead,
         "borders": made.borders or None,
         "incomplete": " ".join(map(str, made.incomplete)) or None,
         "used": used,
     }
+
+
+def _rest(rest: ShardRest) -> calls.Rest:
+    shard = rest.shard
+    return calls.Rest(
+        shard_id=shard.shard_id,
+        part_id=rest.part_id,
+        split_id=rest.split_id,
+        parts=rest.parts,
+        rows=shard.rows,
+        plan=shard.plan(),
+        checkpoint=shard.checkpoint or None,
+        delay_ms=int(rest.delay_s * 1000),
+    )
 
 
 def _left(tried: TriedStage | None) -> dict[str, Any]:
@@ -64,6 +80,7 @@ def _left(tried: TriedStage | None) -> dict[str, Any]:
         "checkpoint": found.checkpoint or None,
         "stalled_by": found.stalled_by or None,
         "stalled_ms": delay_ms + found.used.total // 1000,
+        "pause_for": found.pause_for or None,
         "stop_with": write_error(found.stop_with) if found.stop_with else None,
         "used_in_next": found.used,
     }

@@ -31,7 +31,10 @@ _KINDS: dict[str, ModelKind] = {"embed": "embeddings", "chat": "chat", "generate
 
 
 class ServedModel(BaseModel):
-    """One model. kind: which routes answer for it; by default that of a built-in operator, else none but calls."""
+    """One model. kind: which routes answer for it; by default that of a built-in operator, else none but calls.
+
+    preload: whether a worker loads it before the first request, and again whenever none has it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,6 +42,7 @@ class ServedModel(BaseModel):
     params: dict[str, Any] = {}
     pool: str = Field(default=DEFAULT_POOL, pattern=POOL_PATTERN)
     kind: ModelKind | None = None
+    preload: bool = False
 
     @property
     def answers(self) -> ModelKind | None:

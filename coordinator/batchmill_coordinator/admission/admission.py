@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from batchmill.broker import model_queue_of
 from batchmill.errors import Conflict, InvalidOutput, InvalidRequest, UnknownOperator, did_you_mean
-from batchmill.jobs.files import FileSource, ResultsSource, UploadSource
+from batchmill.jobs.files import FileSource, ResultsSource, UploadSource, upload_part
 from batchmill.jobs.ids import new_id
 from batchmill.jobs.job import MAX_INLINE_BYTES, JobForm, JobRequest, JobSpec, StageSpec
 from batchmill.jobs.shard import FIRST_ROWS, Shard, ShardId
 from batchmill.jobs.sink import RESERVED_OPERATORS, STAGES
+from batchmill.jobs.stage_cost import first_rows
 from batchmill.jobs.stages import FIRST_STAGE
 from batchmill.jobs.status import CheckedJob
 from batchmill.ledger.submission import Acceptance, FirstPlace, OneShardPlan, Submission
@@ -34,12 +35,11 @@ from batchmill_coordinator.admission.column_checks import (
 from batchmill_coordinator.admission.fusion import as_before, with_fusion
 from batchmill_coordinator.admission.kept_results import KeptResults
 from batchmill_coordinator.admission.param_checks import check_cache, check_params
-from batchmill_coordinator.admission.request_rows import check_shape, table_from_json
 from batchmill_coordinator.admission.sinks import SinkAdmission
-from batchmill_coordinator.admission.upload_parts import part_name
 from batchmill_coordinator.admission.uploads import Uploads
 from batchmill_coordinator.fleet.pools import EMPTY
 from batchmill_coordinator.inspection.arrow_bounds import arrow_limits
+from batchmill_coordinator.inspection.request_rows import check_shape, table_from_json
 from batchmill_coordinator.results.resuming.resumed_order import Order
 from batchmill_coordinator.results.stage_source import StageSource
 
@@ -236,7 +236,7 @@ class Admission:
         if not isinstance(ours, UploadSource) or not isinstance(theirs, UploadSource) or ours == theirs:
             return True
         blobs = self._workspace.blobs
-        pairs = ((part_name(ours.upload, n), part_name(theirs.upload, n)) for n in range(ours.parts))
+        pairs = ((upload_part(ours.upload, n), upload_part(theirs.upload, n)) for n in range(ours.parts))
         return all(blobs.get(one).equals(blobs.get(other)) for one, other in pairs)
 
     def _find_input(self, request: JobRequest, spec: JobSpec, job_id: str, undo: ExitStack, tenant: str) -> _Input:
@@ -265,7 +265,7 @@ class Admission:
         """Store rows of the request that are too many to be kept inline, as an upload of one part."""
         upload_id = self._uploads.begin(tenant)
         undo.callback(self._uploads.drop, upload_id, tenant)
-        self._workspace.blobs.put_table(part_name(upload_id, 0), table)
+        self._workspace.blobs.put_table(upload_part(upload_id, 0), table)
         source = UploadSource(upload=upload_id, parts=1)
         return self._from_upload(job_id, spec.model_copy(update={"source": source}), source, tenant)
 
@@ -296,7 +296,7 @@ class Admission:
             resumed_from=None if earlier is None else earlier.job,
             operator_versions=tuple(operator.version for operator in order.operators),
             tenant=tenant,
-            plan=_one_shard_plan(job_id, found, self._settings) if earlier is None else None,
+            plan=self._plan(job_id, found, order) if found.inline and earlier is None else None,
             place=self._first_place(found.spec.first, order.operators[0]),
         )
         return accept(self._ledger, submission, undo, self._settings)
@@ -323,6 +323,12 @@ class Admission:
                 path=folder,
             )
 
+    def _plan(self, job_id: str, found: _Input, order: Order) -> OneShardPlan | None:
+        max_rows = FIRST_ROWS
+        if found.source.count("").rows > FIRST_ROWS:
+            max_rows = first_rows(self._ledger.profiles.cost_of(found.spec.first, order.operators[0].version))
+        return _one_shard_plan(job_id, found, max_rows, self._settings.shard_max_bytes)
+
     def _take_output(self, job_id: str, order: Order, undo: ExitStack, tenant: str) -> Manifest | None:
         """Take the output, if one was asked for; returns the manifest of the unfinished one that it resumes, if any."""
         output = self._workspace.open_publisher(job_id, order.spec)
@@ -346,11 +352,9 @@ def _refuse_reserved(spec: JobSpec) -> None:
         raise UnknownOperator(f"only the service itself runs {operator!r}.", hint="Give `sink`.", operator=operator)
 
 
-def _one_shard_plan(job_id: str, found: _Input, settings: CoordinatorSettings) -> OneShardPlan | None:
+def _one_shard_plan(job_id: str, found: _Input, max_rows: int, max_bytes: int) -> OneShardPlan | None:
     """Plan a job whose rows are in the request, if they fit into one shard: the planner need not read them again."""
-    if not found.inline:
-        return None
-    split = found.source.splitter("").next_split(FIRST_ROWS, settings.shard_max_bytes)
+    split = found.source.splitter("").next_split(max_rows, max_bytes)
     if not isinstance(split, InputSplit) or split.rows < found.source.count("").rows:
         return None
     shard = Shard(job_id, FIRST_STAGE, ShardId((0,)), 0, split.rows, split.slices)

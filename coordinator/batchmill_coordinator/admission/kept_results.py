@@ -83,7 +83,7 @@ class KeptResults:
                 job=job.id,
                 state=job.state,
             )
-        is_freed = job.state is JobState.COMPLETED or FreedParts.parse(stage.freed).shard > 0
+        is_freed = job.state is JobState.COMPLETED or FreedParts.parse(stage.freed).is_any
         is_freed |= any(part.results and not part.nbytes for part in parts)  # the next stage ran with it
         if is_freed and not stage.spec.keep:
             raise _not_kept(before)

@@ -19,10 +19,12 @@ from batchmill_coordinator.api.access import AccessMiddleware, BodyLimits, error
 from batchmill_coordinator.api.openapi import document
 from batchmill_coordinator.api.pool import RequestPool
 from batchmill_coordinator.api.routes import (
+    batches,
     cache,
     calls,
     costs,
     dead_letters,
+    files,
     fleet,
     health,
     indexes,
@@ -51,7 +53,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-JOBS = (jobs, job_log, costs, results, dead_letters, uploads)
+JOBS = (jobs, job_log, costs, results, dead_letters, uploads, files, batches)
 LANE = (models, calls, embeddings, chat, completions, responses)
 ROUTES = (*JOBS, fleet, cache, indexes, *LANE, metrics, health, pages)
 STOP_TIMEOUT_S = 10.0
@@ -90,7 +92,9 @@ def create_app(service: Service) -> FastAPI:
     app.add_middleware(
         AccessMiddleware,
         tokens=parse_tokens(settings.tokens),
-        limits=BodyLimits(settings.max_body_bytes, settings.max_part_bytes, settings.max_bodies_bytes),
+        limits=BodyLimits(
+            settings.max_body_bytes, settings.max_part_bytes, settings.max_file_bytes, settings.max_bodies_bytes
+        ),
         metrics_token=settings.metrics_token,
     )
     return app

@@ -29,7 +29,7 @@ from batchmill_coordinator.lane.call import LaneCall, lost
 from batchmill_coordinator.lane.target import is_loaded, loading_in, not_loaded, workers_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
     from batchmill.ledger import Ledger
     from batchmill_coordinator.fleet.fleet_view import FleetView
@@ -74,6 +74,7 @@ class Lane:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="lane")
         self._stopping = threading.Event()
         self._is_watching = False
+        self._tasks: set[asyncio.Task[None]] = set()
         self._thread = GuardedThread("lane", self._hear)
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -182,6 +183,11 @@ class Lane:
         """Run something in another thread that nobody waits for."""
         self._threads.submit(function, *args, **kwargs)
 
+    def _begin_task(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work, name="lane")
+        self._tasks.add(task)  # the loop itself holds tasks only weakly
+        task.add_done_callback(self._tasks.discard)
+
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
 
@@ -231,7 +237,7 @@ class Lane:
     def _watch_soon(self) -> None:
         if not self._is_watching:
             self._is_watching = True
-            asyncio.get_running_loop().create_task(self._watch(), name="lane watch")
+            self._begin_task(self._watch())
 
     async def _watch(self) -> None:
         """Look at the open calls while there are any."""
@@ -287,7 +293,7 @@ class Lane:
             call.fail(lost(call.target, why))
             return
         log.info("an interactive request to %r is given to another worker: %s", call.target.title, why)
-        asyncio.get_running_loop().create_task(self._push_again(call, call.give_to_another(self._now())))
+        self._begin_task(self._push_again(call, call.give_to_another(self._now())))
 
     async def _push_again(self, call: LaneCall, request: LaneRequest) -> None:
         try:

@@ -9,7 +9,7 @@ it. Completed jobs are listed in the ledger, so that no end of a leader leaves a
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from batchmill.errors import StorageError
@@ -36,7 +36,7 @@ class Freed:
     due_s: float  # monotonic
     job_id: str
     stage: int
-    before: int  # the planned shard that the stage was freed up to with them
+    freed: FreedParts  # how far the stage was freed with them
     parts: tuple[Settled, ...]
 
 
@@ -49,9 +49,9 @@ class FreedResults:
         self._clock = clock
         self._waiting: deque[Freed] = deque()
 
-    def add_parts(self, one: JobStage, before: int, parts: Sequence[Settled]) -> None:
-        """Delete these parts of a stage later. before: the planned shard that it is freed up to with them."""
-        self._waiting.append(Freed(self._due_s(), one.job.id, one.stage.number, before, tuple(parts)))
+    def add_parts(self, one: JobStage, freed: FreedParts, parts: Sequence[Settled]) -> None:
+        """Delete these parts of a stage later. freed: how far it is freed with them."""
+        self._waiting.append(Freed(self._due_s(), one.job.id, one.stage.number, freed, tuple(parts)))
 
     def take_due(self) -> Iterator[Freed]:
         """Yield those that are due now; each is listed until the next one is asked for."""
@@ -65,7 +65,7 @@ class FreedResults:
             try:
                 self._delete(record, freed)
             except StorageError:
-                self._waiting.append(Freed(self._due_s(), freed.job_id, freed.stage, freed.before, freed.parts))
+                self._waiting.append(replace(freed, due_s=self._due_s()))
                 raise
 
     def completed_jobs(self) -> list[str]:
@@ -80,7 +80,8 @@ class FreedResults:
         self._ledger.retention.note_deleted_between(job_id)
 
     def _delete(self, record: JobRecord, freed: Freed) -> None:
-        if FreedParts.parse(record.stages[freed.stage].freed).shard >= freed.before:
+        now = FreedParts.parse(record.stages[freed.stage].freed)
+        if (now.shard, now.parts) >= (freed.freed.shard, freed.freed.parts):
             store = self._workspace.open_results(record.id, record.spec, freed.stage)
             for part in freed.parts:
                 store.delete(part.shard_id, part.token)

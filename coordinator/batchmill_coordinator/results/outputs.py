@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -35,6 +36,7 @@ class SettledShard:
 
     number: int
     parts: tuple[Settled, ...]  # those that are settled, in input order
+    ready: tuple[Settled, ...]  # of those, the ones before the first that is missing
     is_complete: bool  # whether none is missing
 
 
@@ -46,18 +48,23 @@ def settled_shards(ledger: Ledger, record: JobRecord, stage: int, start: int = 0
         found = ledger.results.settled(record.id, stage, [ShardId((number,)) for number in numbers])
         for number, settled in zip(numbers, found, strict=True):
             parts = list(_leaves(ledger, record, stage, settled))
-            yield SettledShard(number, tuple(part for part in parts if part), None not in parts)
+            ready = tuple(part for part in takewhile(bool, parts) if part)
+            yield SettledShard(number, tuple(part for part in parts if part), ready, None not in parts)
 
 
 def _leaves(
     ledger: Ledger, record: JobRecord, stage: int, settled: Settled | SplitUp | None
 ) -> Iterator[Settled | None]:
-    """Yield a shard that is not split, or what became of the halves of one that is, in input order."""
-    if isinstance(settled, SplitUp):
-        for child in ledger.results.settled(record.id, stage, settled.children()):
-            yield from _leaves(ledger, record, stage, child)
-    else:
+    """Yield a shard that is not split, or what became of the parts of one that is, in input order."""
+    if not isinstance(settled, SplitUp):
         yield settled
+        return
+    again, *children = ledger.results.settled(record.id, stage, [settled.shard_id, *settled.children()])
+    if again != settled:  # it has more parts by now: the last one that was known has been cut
+        yield from _leaves(ledger, record, stage, again)
+        return
+    for child in children:
+        yield from _leaves(ledger, record, stage, child)
 
 
 def results_of(

@@ -88,9 +88,8 @@ def read_page(ledger: Ledger, record: JobRecord, stage: int, results: ResultStor
     It ends before the first shard that is not settled; once the job has ended, such shards are skipped.
     """
     own = record.stages[stage]
-    if not own.spec.keep:
-        start = max(start, ShardId((FreedParts.parse(own.freed).shard,)))
-    chosen, following = _choose(ledger, record, stage, start)
+    freed = FreedParts() if own.spec.keep else FreedParts.parse(own.freed)
+    chosen, following = _choose(ledger, record, stage, max(start, ShardId((freed.shard,))), freed)
     tables = _read_parts(ledger, record, stage, results, chosen, following)
     if len(tables) < len(chosen):
         following = chosen[len(tables)].shard_id
@@ -129,7 +128,10 @@ def _read_parts(
     return tables
 
 
-def _choose(ledger: Ledger, record: JobRecord, stage: int, start: ShardId) -> tuple[list[Settled], ShardId]:
+def _choose(
+    ledger: Ledger, record: JobRecord, stage: int, start: ShardId, freed: FreedParts
+) -> tuple[list[Settled], ShardId]:
+    """Return the parts of a page, and what the next one begins with."""
     chosen: list[Settled] = []
     following, size = start, 0
     own, is_last = record.stages[stage], stage == record.last.number  # what runs through a stage is not stored there
@@ -138,13 +140,13 @@ def _choose(ledger: Ledger, record: JobRecord, stage: int, start: ShardId) -> tu
     for shard in settled_shards(ledger, record, stage, start[0]):
         if not shard.is_complete and not record.state.is_final:
             break
-        parts = [
-            part for part in shard.parts if part.shard_id >= start and part.results > 0 and (is_last or part.nbytes)
-        ]
-        more = sum(part.nbytes for part in parts)
-        if chosen and size + more > TARGET_PAGE_BYTES:
-            break
-        chosen += parts
-        size += more
+        gone = freed.parts if shard.number == freed.shard else 0
+        for part in shard.parts[gone:]:
+            if part.shard_id < start or not part.results or not (is_last or part.nbytes):
+                continue
+            if chosen and size + part.nbytes > TARGET_PAGE_BYTES:
+                return chosen, part.shard_id
+            chosen.append(part)
+            size += part.nbytes
         following = ShardId((shard.number + 1,))
     return chosen, following

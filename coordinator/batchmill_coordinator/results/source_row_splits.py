@@ -100,17 +100,30 @@ class SourceRowSplitter(Splitter):
     def _walk(self, shards: Iterator[SettledShard]) -> Iterator[Segment]:
         """Yield what is behind the cursor."""
         for shard in shards:
+            planned = self._cursor.row if shard.number == self._cursor.shard else 0
+            found = list(segments(self._ledger, self._record.id, shard, planned))
+            if not shard.is_complete:  # its next part may continue the last source row
+                begins = [place for place, one in enumerate(found) if one.begins]
+                found = found[: begins[-1] if begins else 0]
+            yield from (one for one in found if one.end > self._cursor)
             if not shard.is_complete:
                 return
-            yield from (one for one in segments(self._ledger, self._record.id, shard) if one.end > self._cursor)
             self._cursor = StageCursor(shard.number + 1, 0)
         self._is_at_end = self._stage.is_settled
 
 
-def segments(ledger: Ledger, job_id: str, shard: SettledShard) -> Iterator[Segment]:
-    """Yield the results of a planned shard in order. Raises `DamagedData` if it was not noted how they may be cut."""
-    parts = [part for part in shard.parts if part.results]
+def segments(ledger: Ledger, job_id: str, shard: SettledShard, planned: int = 0) -> Iterator[Segment]:
+    """Yield the results of a planned shard in order, up to the first part that is missing.
+
+    planned: how many of them are in shards of the next stage already, up to a place between source rows. Parts with no
+    others are left out: they may be freed by now.
+
+    Raises `DamagedData` if it was not noted how they may be cut.
+    """
     before, row = -1, 0
+    parts = [part for part in shard.ready if part.results]
+    while parts and row + parts[0].results <= planned:
+        row += parts.pop(0).results
     for part, borders in zip(parts, _borders(ledger, job_id, parts), strict=True):
         edges = [0, *borders.places, part.results]
         left = borders.source_rows
@@ -118,7 +131,7 @@ def segments(ledger: Ledger, job_id: str, shard: SettledShard) -> Iterator[Segme
             begins = bool(start) or borders.first != before
             begun = min(borders.step, left)
             left -= begun
-            is_over = part is parts[-1] and stop == part.results
+            is_over = shard.is_complete and part is parts[-1] and stop == part.results
             end = StageCursor(shard.number + 1, 0) if is_over else StageCursor(shard.number, row + stop)
             yield Segment(part, start, stop, begins, begun if begins else begun - 1, end)
         before, row = borders.last, row + part.results

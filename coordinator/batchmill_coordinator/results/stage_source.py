@@ -1,7 +1,7 @@
 """The results of a stage as the source of the next one, while they are still being made, or of another job.
 
-1. Parts are taken in input order, from the first planned shard on; a shard that is not settled ends what there is
-   (`NotYet`), so that the rows of the next stage are in the order of the job's source, whatever ran when.
+1. Parts are taken in input order, from the first planned shard on; a shard or part that is not settled ends what there
+   is (`NotYet`), so that the rows of the next stage are in the order of the job's source, whatever ran when.
 2. A part may give several splits, and a split may join parts; a part without results is passed over.
 3. A short remainder is held back while the next stage has shards and the stage before it is not over: it waits for its
    neighbour, as a small shard is mostly overhead.
@@ -199,12 +199,12 @@ class _StageSplitter(Splitter):
     def _walk(self, shards: Iterator[SettledShard]) -> Iterator[_Piece]:
         """Yield the parts with results behind the cursor, and move the cursor over shards without."""
         for shard in shards:
-            if not shard.is_complete:
-                return
-            parts = [part for part in shard.parts if part.results]
+            parts = [part for part in shard.ready if part.results]
             firsts = accumulate((part.results for part in parts), initial=0)
             for first, part in zip(firsts, parts, strict=False):
                 if first + part.results > self._cursor.row:
-                    yield _Piece(shard.number, first, part, part is parts[-1])
+                    yield _Piece(shard.number, first, part, shard.is_complete and part is parts[-1])
+            if not shard.is_complete:
+                return
             self._cursor = StageCursor(shard.number + 1, 0)
         self._is_at_end = self._stage.is_settled

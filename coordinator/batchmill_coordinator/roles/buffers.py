@@ -19,6 +19,8 @@ from batchmill_coordinator.results.source_row_splits import source_rows_of
 from batchmill_coordinator.roles.job_guard import JobGuard
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.ledger.formats.record import JobStage
     from batchmill.ledger.formats.settlement import Settled
@@ -63,7 +65,7 @@ class BufferKeeper:
         freed_at = following.shards_done if len(parts) < MAX_PARTS else following.shards_done - 1
         is_freed = self._ledger.results.free_parts(one.job.id, one.stage, after, parts, freed_at, epoch)
         if is_freed and parts and not one.spec.keep:
-            self._freed.add_parts(one, after.shard, parts)
+            self._freed.add_parts(one, after, parts)
 
     def _settled(self, job: JobRecord, stage: int, before: FreedParts) -> tuple[int, int]:
         """Return the first planned shard of a stage that is not settled, and the rows of those before it."""
@@ -74,21 +76,29 @@ class BufferKeeper:
             number, rows = shard.number + 1, rows + sum(part.rows + part.rows_dead for part in shard.parts)
         return number, rows
 
-    def _inputs_of(self, one: JobStage, shard: SettledShard) -> int:
-        """Return how many rows of the next stage the results of a settled shard are."""
-        if one.job.stages[one.stage.number + 1].spec.gathers:
-            return source_rows_of(self._ledger, one.job.id, shard)
-        return sum(part.results for part in shard.parts)
-
     def _parts_before(self, one: JobStage, freed: FreedParts) -> tuple[FreedParts, list[Settled]]:
         """Return the parts of a stage whose results are among the `next_rows`, and how far it is freed with them."""
         parts: list[Settled] = []
         for shard in settled_shards(self._ledger, one.job, one.stage.number, freed.shard):
-            if not shard.is_complete or len(parts) >= MAX_PARTS:
+            for some, inputs in self._freed_together(one, shard, freed.parts):
+                rows = freed.rows + inputs
+                if rows > freed.next_rows or len(parts) >= MAX_PARTS:
+                    return freed, parts
+                parts += [part for part in some if part.results and part.nbytes]  # others were not stored
+                freed = freed._replace(rows=rows, parts=freed.parts + len(some))
+            if not shard.is_complete:
                 break
-            rows = freed.rows + self._inputs_of(one, shard)
-            if rows > freed.next_rows:
-                break
-            parts += [part for part in shard.parts if part.results and part.nbytes]  # others were not stored
-            freed = freed._replace(shard=shard.number + 1, rows=rows)
+            freed = freed._replace(shard=shard.number + 1, parts=0)
         return freed, parts
+
+    def _freed_together(
+        self, one: JobStage, shard: SettledShard, start: int
+    ) -> Iterator[tuple[Sequence[Settled], int]]:
+        """Yield parts of a shard from number `start` on, with how many rows of the next stage their results are.
+
+        If that gathers, all parts of a shard: source rows may reach from one to the next.
+        """
+        if not one.job.stages[one.stage.number + 1].spec.gathers:
+            yield from (((part,), part.results) for part in shard.ready[start:])
+        elif shard.is_complete:
+            yield shard.parts, source_rows_of(self._ledger, one.job.id, shard)

@@ -30,7 +30,8 @@ from typing import TYPE_CHECKING, assert_never
 
 from batchmill.caches import Lru
 from batchmill.errors import InvalidSource, ServiceUnavailable
-from batchmill.jobs.shard import Shard, ShardId
+from batchmill.jobs.shard import FIRST_ROWS, Shard, ShardId
+from batchmill.jobs.stage_cost import first_rows
 from batchmill.jobs.stages import FIRST_STAGE
 from batchmill.ledger.plan_step import PlanStep
 from batchmill.ledger.scripting.calls import PlanAnswer
@@ -269,10 +270,10 @@ class Planner:
 
     def _draft(self, one: JobStage, opened: OpenSource, pool: PoolView, wanted: int) -> _Draft:
         draft, limits = _Draft(opened.cursor), shard_limits(one, pool.capacity + pool.window)
-        known_cost_s = self._known_cost_s(one) if one.stage.shards_done == 0 else None
+        first = self._first_rows(one) if one.stage.shards_done == 0 else FIRST_ROWS
         max_bytes = min(self._settings.shard_max_bytes, limits.nbytes or self._settings.shard_max_bytes)
         while len(draft.shards) < wanted:
-            max_rows = self._next_rows(one, draft, opened, pool, known_cost_s)
+            max_rows = self._next_rows(one, draft, opened, pool, first)
             match opened.splitter.next_split(min(max_rows, limits.rows or max_rows), max_bytes):
                 case InputSplit() as split:
                     draft.add(one.job.id, one.stage, split)
@@ -286,14 +287,11 @@ class Planner:
                     assert_never(never)
         return draft
 
-    def _known_cost_s(self, one: JobStage) -> float | None:
+    def _first_rows(self, one: JobStage) -> int:
         operator = self._fleet.operator(one.spec.operator)
-        cost = self._ledger.profiles.cost_of(one.spec, operator.version) if operator else None
-        return None if cost is None else cost.high_s
+        return first_rows(self._ledger.profiles.cost_of(one.spec, operator.version) if operator else None)
 
-    def _next_rows(
-        self, one: JobStage, draft: _Draft, opened: OpenSource, pool: PoolView, known_cost_s: float | None
-    ) -> int:
+    def _next_rows(self, one: JobStage, draft: _Draft, opened: OpenSource, pool: PoolView, first: int) -> int:
         stage = one.stage
         total = opened.source.count(draft.cursor)
         progress = StageProgress(
@@ -302,7 +300,7 @@ class Planner:
             shards_done=stage.shards_done,
             rows_left=max(total.rows - stage.rows_planned - draft.rows, 0) if total.exact else None,
             workers=pool.workers,
-            known_cost_s=known_cost_s,
+            first_rows=first,
         )
         return max(next_rows(progress, self._settings.shard_target_s), stage.spec.min_shard_rows)
 

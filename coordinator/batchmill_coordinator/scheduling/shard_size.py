@@ -6,10 +6,6 @@ from dataclasses import dataclass
 
 from batchmill.jobs.shard import FIRST_ROWS
 
-FIRST_SHARD_S = (
-    0.02  # what the first shards may take, by what other jobs' rows cost; about what a shard costs beside it
-)
-MAX_FIRST_ROWS = 4096
 MAX_GROWTH = 8  # times the rows of the shards before it
 TAIL_SHARDS = 2  # that every worker process still gets, about, near the end of a source
 MIN_SHARD_S = 0.5  # a shard of less work than this is mostly overhead
@@ -24,9 +20,7 @@ class StageProgress:
     shards_done: int
     rows_left: int | None  # None when the source's end is not known
     workers: int  # processes of the pool, each with a device or a share of one
-    known_cost_s: float | None = (
-        None  # what a row took at most in recent attempts of the same stage, also of other jobs
-    )
+    first_rows: int = FIRST_ROWS  # of a shard, while nothing of the stage is timed
 
 
 def next_rows(progress: StageProgress, target_s: float) -> int:
@@ -39,7 +33,7 @@ def next_rows(progress: StageProgress, target_s: float) -> int:
     last shard while the others are idle.
     """
     if progress.shards_done == 0 or progress.rows_timed == 0:
-        return _first_rows(progress.known_cost_s)
+        return progress.first_rows
     rows_per_s = progress.rows_timed / max(progress.busy_s, 1e-6)
     grown = max(MAX_GROWTH * progress.rows_timed // progress.shards_done, progress.rows_timed)
     wanted = min(int(rows_per_s * target_s), grown)
@@ -47,10 +41,3 @@ def next_rows(progress: StageProgress, target_s: float) -> int:
         fair = progress.rows_left // (TAIL_SHARDS * max(progress.workers, 1))
         wanted = min(wanted, max(fair, int(rows_per_s * MIN_SHARD_S)))
     return max(wanted, FIRST_ROWS if wanted >= FIRST_ROWS else 1)
-
-
-def _first_rows(known_cost_s: float | None) -> int:
-    """Return the rows of the first shards: more than usual only if they cost next to nothing in other jobs."""
-    if not known_cost_s:
-        return FIRST_ROWS
-    return min(max(int(FIRST_SHARD_S / known_cost_s), FIRST_ROWS), MAX_FIRST_ROWS)

@@ -10,7 +10,8 @@
    alike, the fault is the operator's, and the shard stops with `OperatorFailed`.
 4. A batch for which memory runs out is run again as two halves, and later ones are smaller. A single row that
    does not fit becomes a `DeadRow` of the type `too_large`.
-5. Before each batch the executor asks whether to stop. Rows settled by then are in the result.
+5. Before each batch the executor asks whether to stop. Rows settled by then are in the result. It also stops when the
+   results of this attempt are too many.
 6. The results of all batches are joined with the carried input columns, in input order, without the failed rows.
 
 Rejected: one queue of batches for all shards. Batches of different shards would alternate, so that all shards end at
@@ -37,6 +38,7 @@ from batchmill_worker.batching.sizing import Batching
 from batchmill_worker.engine.assembly import CompletedBatch, assemble, check_carry
 from batchmill_worker.engine.batches import BatchResult, from_batch
 from batchmill_worker.engine.executor import ALL_DEFAULTS
+from batchmill_worker.engine.result_room import ResultRoom
 from batchmill_worker.engine.row_feed import RowFeed
 from batchmill_worker.engine.shard_result import BatchTiming, ShardResult
 from batchmill_worker.runtime.device import DeviceLock, DeviceMemory, Turn, free_cached_memory, is_out_of_memory
@@ -124,6 +126,7 @@ class _Run:
         self._settled: list[Rows] = [np.empty(0, dtype=np.int64)]
         self._timings: list[BatchTiming] = []
         self._stopped = False
+        self._room = ResultRoom(table, task, self._definition)
 
     def drive(self) -> None:
         """Run all batches, until the last one or until it is time to stop."""
@@ -145,7 +148,8 @@ class _Run:
         table, sources, made = assemble(self._definition, self._table, carried, self._completed)
         dead = tuple(sorted(self._dead, key=lambda row: row.index))
         settled = np.sort(np.concatenate(self._settled), kind="stable")  # 15 times as fast where they are in order
-        return ShardResult(table, sources, settled, dead, tuple(self._timings), self._stopped, made)
+        is_full = self._stopped and self._room.is_full
+        return ShardResult(table, sources, settled, dead, tuple(self._timings), self._stopped, made, is_full=is_full)
 
     def _drive(self, side: SideExecutor) -> None:
         finishing: tuple[Packed, FutureLike[BatchResult]] | None = None
@@ -164,7 +168,7 @@ class _Run:
             self._collect(*finishing)
 
     def _must_stop(self) -> bool:
-        self._stopped = self._stopped or self._should_stop()
+        self._stopped = self._stopped or self._room.is_full or self._should_stop()
         return self._stopped
 
     def _next(self) -> _Ready | None:
@@ -269,6 +273,7 @@ class _Run:
             index = int(packed.rows[place])
             self._dead.append(rejected(index, error, self._row(index)))
         self._completed.append(CompletedBatch(packed.rows, result))
+        self._room.take(result)
         self._settled.append(packed.rows)
         if len(result.errors) < packed.rows.size:
             self._attribution.record_success()

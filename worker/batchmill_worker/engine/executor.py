@@ -53,6 +53,7 @@ class ShardTask:
     lineage: where each row is from; None: they are rows of the job's source.
     rows: the index of each row in the stage's input; None: from 0.
     failures: how often rows failed before, by their index in the table.
+    max_bytes: of results, beyond which to stop after the batch that passes it; None: no limit.
     save: stores what is settled so far, for the next attempt if this one is lost; None: nobody does. It does not raise.
     """
 
@@ -66,6 +67,7 @@ class ShardTask:
     lineage: pa.Table | None = None
     rows: Rows | None = None
     failures: Mapping[int, int] = field(default_factory=dict)
+    max_bytes: int | None = None
     save: Callable[[ShardResult], None] | None = None
 
 
@@ -95,8 +97,9 @@ class Executor(Protocol):
     def run(self, operator: ReadyOperator, table: pa.Table, task: ShardTask = ALL_DEFAULTS) -> ShardResult:
         """Run the rows of `table`, one shard or the part of it that is left, and return what became of them.
 
-        Rows settle in any order, and the result is in input order. When `task.should_stop` is true, return at the next
-        opportunity with the rows that are settled; a row that is not settled is left to the next attempt.
+        Rows settle in any order, and the result is in input order. When `task.should_stop` is true, or the results
+        have `task.max_bytes`, return at the next opportunity with the rows that are settled; a row that is not settled
+        is left to the next attempt.
 
         Raises `OperatorFailed` when rows fail for no fault of theirs, `InvalidOperator` when what the operator returns
         does not fit the contract, `InvalidRows` when a carried column is missing, and any `BatchmillError` that the

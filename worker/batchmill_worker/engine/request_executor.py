@@ -25,6 +25,7 @@ from batchmill_worker.engine.assembly import CompletedBatch, assemble, check_car
 from batchmill_worker.engine.batches import from_batch
 from batchmill_worker.engine.executor import ALL_DEFAULTS
 from batchmill_worker.engine.flow import Flow
+from batchmill_worker.engine.result_room import ResultRoom
 from batchmill_worker.engine.shard_result import BatchTiming, ShardResult
 from batchmill_worker.runtime.device_time import DeviceTimeMeter
 from batchmill_worker.runtime.failures import DeadRow, Failure, FailureAttribution, rejected
@@ -119,6 +120,7 @@ class _Run:
         self._saved_rows = 0
         self._may_save_at = 0.0
         self.stopped = False
+        self._room = ResultRoom(table, task, self._definition)
 
     def drive(self, flow: Flow) -> None:
         """Run all rows, until the last one has ended or until it is time to stop."""
@@ -127,7 +129,7 @@ class _Run:
         shard = flow.enter(self._task.usage or DeviceTimeMeter().open())
         try:
             while self._settled < rows:
-                if self._task.should_stop():
+                if self._room.is_full or self._task.should_stop():
                     self.stopped = True
                     break
                 if self._next < rows and shard.waiting < ahead:
@@ -155,7 +157,8 @@ class _Run:
         table, sources, made = assemble(self._definition, self._table, self._carried, completed)
         settled = np.sort(np.array([*sources.tolist(), *(row.index for row in dead)], dtype=np.int64))
         timing = BatchTiming(len(settled), len(settled), len(settled), self._busy_us / 1e6)
-        return ShardResult(table, sources, settled, tuple(dead), (timing,), stopped, made)
+        is_full = stopped and self._room.is_full
+        return ShardResult(table, sources, settled, tuple(dead), (timing,), stopped, made, is_full=is_full)
 
     @property
     def _settled(self) -> int:
@@ -193,6 +196,7 @@ class _Run:
             return
         result = from_batch(self._definition, [made], 1)
         self._completed.append(CompletedBatch(np.array([index], dtype=np.int64), result))
+        self._room.take(result)
         self._attribution.record_success()
         self._operator.has_succeeded = True
 

@@ -35,9 +35,10 @@ class ShardResult:
     settled: Rows  # rows done or dead, ascending
     dead: tuple[DeadRow, ...]  # by index
     timings: tuple[BatchTiming, ...]  # in the order in which batches ran
-    stopped: bool  # whether rows were left because of `should_stop`
+    stopped: bool  # whether rows were left because of `should_stop`, or because the results are too many
     made: tuple[str, ...] = ()  # the columns of the table that the operator made
     cached: Rows | None = None  # settled rows whose results were not computed, ascending; None: there are none
+    is_full: bool = False  # whether they were left because the results are too many
 
     @property
     def rows_settled(self) -> int:

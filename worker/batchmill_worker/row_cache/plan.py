@@ -92,7 +92,7 @@ class Shared:
         settled = self._rows_of([self.missing[ran.settled], *(piece.owners for piece in self.found)])
         own = self.distinct.firsts[self.missing]
         cached = np.setdiff1d(settled, np.concatenate([own, np.array([row.index for row in dead], dtype=np.int64)]))
-        return ShardResult(table, sources, settled, dead, ran.timings, ran.stopped, made=made, cached=cached)
+        return ShardResult(table, sources, settled, dead, ran.timings, ran.stopped, made, cached, ran.is_full)
 
     def _spread(self, piece: Piece) -> CompletedBatch:
         owned = np.full(len(self.distinct.digests), -1, dtype=np.int64)

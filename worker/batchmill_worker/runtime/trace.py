@@ -13,8 +13,10 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from batchmill.caches import Lru
 from batchmill.clock import Clock, SystemClock
 from batchmill.errors import InvalidSettings
+from batchmill.jobs.shard import ShardRef
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 64 * 1024 * 1024
 """How much one process writes; later events are dropped."""
+
+MAX_STAGES = 1_000  # attempts whose stages are known by name
 
 
 class Phase(StrEnum):
@@ -45,6 +49,9 @@ class Recorder:
         """Record that the context is this phase, with its duration. `about` holds JSON values."""
         return nullcontext()
 
+    def name_stage(self, attempt: str, name: str) -> None:
+        """Name the stage of an attempt: its spans that end from now on have that name."""
+
 
 NO_TRACE = Recorder()
 
@@ -66,6 +73,11 @@ class Recorders(Recorder):
         """Record the phase in each of them."""
         return self._all(phase, about)
 
+    def name_stage(self, attempt: str, name: str) -> None:
+        """Name the stage in each of them."""
+        for recorder in self._recorders:
+            recorder.name_stage(attempt, name)
+
 
 class FileRecorder(Recorder):
     """Appends to a file that `begin_trace` has created. Safe for use by several threads and processes."""
@@ -75,6 +87,7 @@ class FileRecorder(Recorder):
         self._left = max_bytes
         self._lock = threading.Lock()
         self._known: set[int] = set()
+        self._stages: Lru[str, str] = Lru(MAX_STAGES)
         try:
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         except OSError as error:
@@ -95,9 +108,19 @@ class FileRecorder(Recorder):
                     "ph": "X",
                     "ts": round(started * 1e6, 1),
                     "dur": round((ended - started) * 1e6, 1),
-                    "args": about,
+                    "args": about | self._of_attempt(about.get("shard", "")),
                 }
             )
+
+    def _of_attempt(self, attempt: str) -> dict[str, Any]:
+        if not attempt:
+            return {}
+        ref, name = ShardRef.from_key(attempt), self._stages.get(attempt)
+        return {"job": ref.job_id, "stage": ref.stage} | ({"stage_name": name} if name else {})
+
+    def name_stage(self, attempt: str, name: str) -> None:
+        """See `Recorder.name_stage`."""
+        self._stages.put(attempt, name)
 
     def span(self, phase: Phase, **about: Any) -> AbstractContextManager[None]:
         """Record when the context begins and ends, and in which thread."""

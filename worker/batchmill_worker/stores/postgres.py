@@ -35,7 +35,7 @@ from batchmill_worker.stores.base import (
 from batchmill_worker.stores.base import beside as beside_of
 from batchmill_worker.stores.filters import check_columns, terms_of
 from batchmill_worker.stores.postgres_notes import is_published, lock, make_notes, note, quoted
-from batchmill_worker.stores.postgres_types import arrow_type, refused_values, type_of, values_of
+from batchmill_worker.stores.postgres_types import arrow_type, refused_values, register_encoded, type_of, values_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -274,6 +274,7 @@ def _prepare(db: Connection[Any]) -> None:
 
     make_notes(db)
     register_vector(db)
+    register_encoded(db)
 
 
 def _published(db: Connection[Any], table: str, deleted: int = 0) -> Published:
@@ -293,9 +294,14 @@ def _keep_only(db: Connection[Any], beside: str, parts: list[str]) -> None:
 
 def _make_key(db: Connection[Any], build: Build, table: str) -> None:
     sql = _psycopg().sql
-    if not _has_key(db, table):
+    if _has_key(db, table):
+        return
+    try:
+        with db.transaction():
+            db.execute(sql.SQL("alter table {} add primary key ({})").format(*map(sql.Identifier, (table, ID))))
+    except _psycopg().errors.UniqueViolation:  # looking for twins first would sort all rows once more
         _refuse_twins(db, build, table)
-        db.execute(sql.SQL("alter table {} add primary key ({})").format(*map(sql.Identifier, (table, ID))))
+        raise
 
 
 def _refuse_twins(db: Connection[Any], build: Build, table: str) -> None:

@@ -14,6 +14,8 @@ from batchmill.operators.contract import RowError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from psycopg import Connection
+
 
 def type_of(field: pa.Field) -> tuple[str, pa.DataType]:
     """Return the type of a column in PostgreSQL, and the Arrow type of what a table with it has."""
@@ -98,13 +100,38 @@ def _is_json(value: Any) -> bool:
 def _column(column: pa.ChunkedArray, field: pa.Field) -> Any:
     name, arrow = type_of(field)
     if name.startswith("vector("):
-        numbers = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        return numbers.reshape(-1, field.type.list_size)
+        return _encoded(column, field.type.list_size)
     if name != "jsonb":
         return column.cast(arrow).to_pylist()
     from psycopg.types.json import Jsonb
 
     return [None if value is None else Jsonb(value, dumps=_dumps) for value in column.to_pylist()]
+
+
+def _encoded(column: pa.ChunkedArray, size: int) -> list[bytes]:
+    """Return vectors in pgvector's binary form: the length as an int16, another int16, and the numbers, big-endian."""
+    numbers = column.combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, size)
+    width = 4 + 4 * size
+    rows = np.zeros((len(numbers), width), np.uint8)
+    rows[:, :2] = np.frombuffer(size.to_bytes(2, "big"), np.uint8)
+    rows[:, 4:] = numbers.astype(">f4").view(np.uint8)
+    data = rows.tobytes()
+    return [data[start : start + width] for start in range(0, len(data), width)]
+
+
+def register_encoded(db: Connection[Any]) -> None:
+    """Let a COPY take vectors that are in their binary form already: pgvector converts one at a time, in Python."""
+    from psycopg.adapt import Dumper
+    from psycopg.pq import Format
+
+    class _EncodedDumper(Dumper):
+        format = Format.BINARY
+        oid = db.adapters.types["vector"].oid
+
+        def dump(self, obj: bytes) -> bytes:
+            return obj
+
+    db.adapters.register_dumper(None, _EncodedDumper)
 
 
 def _dumps(value: Any) -> str:

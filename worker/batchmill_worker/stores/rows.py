@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import uuid
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +23,9 @@ if TYPE_CHECKING:
 
 Errors = dict[int, RowError]
 SHOWN_COLUMNS = 12
+
+_UUID_BYTES, _UUID_CHARS = 16, 36
+_HEX_PLACES = [place for place in range(_UUID_CHARS) if place not in (8, 13, 18, 23)]
 
 
 def stored_rows(
@@ -49,18 +51,27 @@ def stored_rows(
     vectors = vectors.take(pa.array(np.searchsorted(usable, kept)))
     names = [name for name in (sink.columns or rows.column_names) if name not in (sink.vector, *OWN_COLUMNS)]
     columns: dict[str, Any] = {
-        ID: pa.array([row_id(keys[place], paths[place]) for place in kept.to_pylist()], pa.string()),
+        ID: row_ids([keys[place] for place in kept.to_pylist()], [paths[place] for place in kept.to_pylist()]),
         ROOT: pa.array([keys[place] for place in kept.to_pylist()], pa.string()),
-        GENERATION: pa.array([job] * len(kept), pa.string()),
+        GENERATION: pa.repeat(job, len(kept)),
         sink.vector: vectors,
     }
     return pa.table(columns | {name: _plain(rows[name].take(kept)) for name in names}), errors
 
 
-def row_id(root: str, path: Sequence[int]) -> str:
-    """Return the id of a row: a UUID made from its document and its path in it."""
-    text = f"{root}\0{'.'.join(map(str, path))}".encode("utf-8", "surrogatepass")
-    return str(uuid.UUID(bytes=hashlib.blake2b(text, digest_size=16).digest(), version=5))
+def row_ids(roots: Sequence[str], paths: Sequence[Sequence[int]]) -> pa.StringArray:
+    """Return the ids of rows: UUIDs of version 5, each made from a row's document and its path in it."""
+    texts = (f"{root}\0{'.'.join(map(str, path))}" for root, path in zip(roots, paths, strict=True))
+    digests = b"".join(
+        hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_UUID_BYTES).digest() for text in texts
+    )
+    numbers = np.frombuffer(digests, np.uint8).reshape(-1, _UUID_BYTES).copy()
+    numbers[:, 6] = numbers[:, 6] & 0x0F | 0x50
+    numbers[:, 8] = numbers[:, 8] & 0x3F | 0x80
+    signs = np.full((len(numbers), _UUID_CHARS), ord("-"), np.uint8)
+    signs[:, _HEX_PLACES] = np.frombuffer(numbers.tobytes().hex().encode(), np.uint8).reshape(-1, 2 * _UUID_BYTES)
+    ends = np.arange(len(numbers) + 1, dtype=np.int32) * _UUID_CHARS
+    return pa.StringArray.from_buffers(len(numbers), pa.py_buffer(ends), pa.py_buffer(signs))
 
 
 def conform(rows: pa.Table, schema: pa.Schema, vector: str) -> pa.Table:

@@ -67,10 +67,16 @@ class StageCursor(NamedTuple):
 class FreedParts(NamedTuple):
     """How far the parts of a stage are freed, as the next stage has settled them."""
 
-    shard: int = 0  # the first planned shard whose parts are not freed
-    rows: int = 0  # results of the shards before it
+    shard: int = 0  # the first planned shard of which not all parts are freed
+    rows: int = 0  # results of the shards before it, and of those parts of it that are
     next_shard: int = 0  # the first planned shard of the next stage that may not be settled
     next_rows: int = 0  # rows of the shards before it
+    parts: int = 0  # how many parts of that shard are freed, from the first on, those without results included
+
+    @property
+    def is_any(self) -> bool:
+        """Whether any parts are freed."""
+        return bool(self.shard or self.parts)
 
     def write(self) -> str:
         """The progress as text."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from batchmill.errors import InvalidSettings
 
-SCHEMA = 5
+SCHEMA = 6
 """Goes up when scripts or blobs are written as the version before would misread, or the other way round."""
 
 

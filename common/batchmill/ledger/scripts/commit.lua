@@ -5,6 +5,9 @@
 -- stage before. An attempt may run its shard through several of them (`passed`). What it leaves becomes a shard of the first
 -- stage that it has not passed, to be queued like any other, or after the wait that the attempt's failure there asks for.
 --
+-- An attempt whose results became too many commits the first rows of its shard as a part (`rest`); another shard has the
+-- other rows. Both replace the shard, or follow the parts that it had before: then only the number of these is larger.
+--
 -- @key job
 -- @key index
 -- @key stage
@@ -39,6 +42,7 @@
 -- @arg results: int?  how many; none: one of each row
 -- @arg rows_cached: int  of the rows, those not computed
 -- @arg rows_filtered: int  of the rows, those without a result
+-- @arg tokens: text?  of prompts, of those cached, and generated, for the results ("12 0 7"); none: no language model
 -- @arg roots_dead: int  rows of the job's source that the failed rows are from
 -- @arg borders: text?  where a later stage gathers the results of each source row: see `SourceRowBorders`
 -- @arg incomplete: text?  the same, the source rows of the failed rows (numbers)
@@ -49,12 +53,23 @@
 -- @arg checkpoint: text?  blob with what is done of it
 -- @arg stalled_by: text?  why storage could not be used
 -- @arg stalled_ms: int
+-- @arg pause_for: text?  why the job is paused
 -- @arg stop_with: text?  the error that stops the job (JSON)
 -- @arg used_in_next: parts  what the attempt's time there was spent on
 -- @arg channel: channel
 -- @each dead_by_type: DeadRowsCount
 -- @arg error_type: text
 -- @arg rows: int
+-- @each rest: Rest
+-- @key shard
+-- @arg shard_id: shard_id
+-- @arg part_id: shard_id  of what is committed
+-- @arg split_id: shard_id  of the shard that both are parts of
+-- @arg parts: int  how many it has now
+-- @arg rows: int
+-- @arg plan: text
+-- @arg checkpoint: text?  blob with what is done of it
+-- @arg delay_ms: int  until its first attempt
 -- @each passed: PassedStage
 -- @arg version: text  of the operator that ran
 -- @arg revision: text  the same with its code
@@ -68,6 +83,7 @@
 -- @arg results: int?
 -- @arg rows_cached: int
 -- @arg rows_filtered: int
+-- @arg tokens: text?
 -- @arg roots_dead: int
 -- @arg borders: text?
 -- @arg incomplete: text?
@@ -115,6 +131,12 @@ local function settle_shard(job, of, shard_id, made)
   redis.call('HINCRBY', of.stage, 'rows_done', made.rows)
   if made.rows_cached ~= '0' then redis.call('HINCRBY', of.stage, 'rows_cached', made.rows_cached) end
   if made.rows_filtered ~= '0' then redis.call('HINCRBY', of.stage, 'rows_filtered', made.rows_filtered) end
+  if made.tokens then
+    local prompt, cached, generated = string.match(made.tokens, '^(%d+) (%d+) (%d+)$')
+    redis.call('HINCRBY', of.stage, 'prompt_tokens', prompt)
+    redis.call('HINCRBY', of.stage, 'cached_tokens', cached)
+    redis.call('HINCRBY', of.stage, 'generated_tokens', generated)
+  end
   if redis.call('HEXISTS', of.stage, 'buffer_bytes') == 1 then
     redis.call('HINCRBY', of.stage, 'rows_out', made.results or made.rows)
     redis.call('HINCRBY', of.stage, 'bytes_out', made.nbytes)
@@ -136,37 +158,39 @@ end
 
 -- Give what a shard has made to the stages that run with its own and that the attempt has not passed. Returns the keys of the
 -- stage that has a shard of it now; nil for no results.
-local function hand_on(job, number, attempt, results, nbytes, tried)
+local function hand_on(job, number, made, results, nbytes, tried)
   while is_joined(job, number) do
     local of = stage_keys(job, number)
     local first_row = add_rows(of, results, nbytes)
     if results > 0 then
-      local shard = shard_key(job, number, attempt.shard_id)
-      redis.call('HSET', shard, 'token', attempt.token, 'rows', results, 'failures', tried.failures, 'losses', 0,
-                 'plan', plan_of_part(first_row, results, attempt.shard_id, attempt.token))
+      local shard = shard_key(job, number, made.shard_id)
+      redis.call('HSET', shard, 'token', made.token, 'rows', results, 'failures', tried.failures, 'losses', 0,
+                 'plan', plan_of_part(first_row, results, made.shard_id, made.token))
       if tried.checkpoint then redis.call('HSET', shard, 'checkpoint', tried.checkpoint) end
       if tried.stalled_by then redis.call('HSET', shard, 'stalled_ms', tried.stalled_ms) end
       if tried.due then
         redis.call('HSET', shard, 'state', 'waiting')
-        redis.call('ZADD', of.waiting, tried.due, attempt.shard_id)
+        redis.call('ZADD', of.waiting, tried.due, made.shard_id)
       else
         redis.call('HSET', shard, 'state', 'planned')
-        redis.call('RPUSH', of.ready, attempt.shard_id)
+        redis.call('RPUSH', of.ready, made.shard_id)
       end
-      redis.call('SADD', of.live_shards, attempt.shard_id)
+      redis.call('SADD', of.live_shards, made.shard_id)
       redis.call('HINCRBY', of.stage, 'shards_live', 1)
       redis.call('HDEL', job, 'ends_at_commit')  -- its input is to be deleted then
       return of
     end
-    redis.call('HSET', of.done, attempt.shard_id, write_settled{
-      token = attempt.token, rows = 0, rows_dead = 0, nbytes = 0, first_row = first_row})
+    redis.call('HSET', of.done, made.shard_id, write_settled{
+      token = made.token, rows = 0, rows_dead = 0, nbytes = 0, first_row = first_row})
     redis.call('HINCRBY', of.stage, 'shards_done', 1)
     number = number + 1
   end
 end
 
 local attempt, number = args.attempt, tonumber(args.attempt.stage)
-local settled = redis.call('HGET', keys.done, attempt.shard_id)
+local made = {shard_id = attempt.shard_id, token = attempt.token}
+for _, one in ipairs(rest) do made.shard_id = one.part_id end
+local settled = redis.call('HGET', keys.done, made.shard_id)
 if settled then
   local before = parse_settled(settled)
   return before and before.token == attempt.token and answer.ok or answer.stale
@@ -189,17 +213,32 @@ if inline > 0 and tonumber(redis.call('HGET', keys.job, 'inline_bytes') or '0') 
   return answer.no_room
 end
 local rows = tonumber(args.rows) + tonumber(args.rows_dead)
-local left, nbytes = settle_shard(keys.job, keys, attempt.shard_id, {
+local left, nbytes = settle_shard(keys.job, keys, made.shard_id, {
   token = attempt.token, rows = args.rows, rows_dead = args.rows_dead, nbytes = args.nbytes, first_row = first_row_of(plan),
-  results = args.results, plan = rows < tonumber(planned_rows) and plan or nil, inline = args.inline, busy_us = args.busy_us,
+  results = args.results, plan = #rest == 0 and rows < tonumber(planned_rows) and plan or nil, inline = args.inline, busy_us = args.busy_us,
   rows_cached = args.rows_cached, rows_filtered = args.rows_filtered, roots_dead = args.roots_dead, max_dead = args.max_dead,
-  too_many_dead = args.too_many_dead, borders = args.borders, incomplete = args.incomplete}), args.nbytes
+  too_many_dead = args.too_many_dead, tokens = args.tokens, borders = args.borders, incomplete = args.incomplete}), args.nbytes
 redis.call('DEL', keys.shard)
 redis.call('HDEL', keys.job, 'stalled')
 redis.call('SREM', keys.live_shards, attempt.shard_id)
 redis.call('ZREM', keys.leases, attempt.key)
 redis.call('HINCRBY', keys.stage, 'shards_running', -1)
 redis.call('HINCRBY', keys.stage, 'shards_live', -1)
+-- Give the rows that the attempt leaves of its shard to another one. Tokens continue: no two attempts write one blob.
+for _, one in ipairs(rest) do
+  local made_in = number
+  repeat
+    redis.call('HSET', stage_keys(keys.job, made_in).done, one.split_id, write_split_up(one.parts))
+    made_in = made_in + 1
+  until not is_joined(keys.job, made_in)
+  redis.call('HSET', one.keys.shard, 'state', 'waiting', 'token', attempt.token, 'rows', one.rows, 'plan', one.plan,
+             'failures', 0, 'losses', 0)
+  if one.checkpoint then redis.call('HSET', one.keys.shard, 'checkpoint', one.checkpoint) end
+  redis.call('SADD', keys.live_shards, one.shard_id)
+  redis.call('ZADD', keys.waiting, now + tonumber(one.delay_ms), one.shard_id)
+  redis.call('HINCRBY', keys.stage, 'shards_live', 1)
+  redis.call('HDEL', keys.job, 'ends_at_commit')  -- a checkpoint may have to be deleted then
+end
 for _, counted in ipairs(dead_by_type) do
   local kind = counted.error_type
   if redis.call('HLEN', keys.dead_counts) >= 100 and redis.call('HEXISTS', keys.dead_counts, kind) == 0 then
@@ -213,17 +252,18 @@ for place, one in ipairs(passed) do
     redis.call('HSET', of.stage, 'operator_version', one.version, 'revision', one.revision)
   end
   local first_row = add_rows(of, left, nbytes)
-  left, nbytes = settle_shard(keys.job, of, attempt.shard_id, {
+  left, nbytes = settle_shard(keys.job, of, made.shard_id, {
     token = attempt.token, rows = one.rows, rows_dead = one.rows_dead, nbytes = one.nbytes, first_row = first_row,
     results = one.results, inline = one.inline, busy_us = one.busy_us, rows_cached = one.rows_cached,
     rows_filtered = one.rows_filtered, roots_dead = one.roots_dead, max_dead = one.max_dead,
-    too_many_dead = one.too_many_dead, borders = one.borders, incomplete = one.incomplete}), one.nbytes
+    too_many_dead = one.too_many_dead, tokens = one.tokens, borders = one.borders, incomplete = one.incomplete}), one.nbytes
 end
 local tried = {failures = args.failures, checkpoint = args.checkpoint, stalled_by = args.stalled_by,
                stalled_ms = args.stalled_ms, due = args.failed_in_next and now + tonumber(args.delay_ms) or nil}
-local next_stage = hand_on(keys.job, number + #passed + 1, attempt, left, nbytes, tried)
+local next_stage = hand_on(keys.job, number + #passed + 1, made, left, nbytes, tried)
 if next_stage and args.failed_in_next then
   if args.stalled_by then redis.call('HSET', keys.job, 'stalled', args.stalled_by) end
+  if args.pause_for then pause_job_for(keys.job, args.pause_for, now, args.channel, attempt.job_id) end
   if args.stop_with then stop_job(keys.job, now, 'failing', args.stop_with) end
 end
 local event = count_settled(keys.job, number) and 'settled' or 'committed'

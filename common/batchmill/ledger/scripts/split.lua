@@ -44,7 +44,7 @@ while is_joined(keys.job, number) do
   number = number + 1
 end
 for _, half in ipairs(halves) do
-  redis.call('HSET', half.keys.shard, 'state', 'waiting', 'token', 0, 'rows', half.rows, 'plan', half.plan,
+  redis.call('HSET', half.keys.shard, 'state', 'waiting', 'token', attempt.token, 'rows', half.rows, 'plan', half.plan,
              'failures', 0, 'losses', half.losses, 'checkpoint', half.checkpoint)
   redis.call('SADD', keys.live_shards, half.shard_id)
   redis.call('ZADD', keys.waiting, now, half.shard_id)

@@ -12,6 +12,7 @@ from batchmill.storage.served_models import ModelKind
 from batchmill_coordinator.api.openapi import raises
 from batchmill_coordinator.api.routes.context import CurrentContext, json_response
 from batchmill_coordinator.api.routes.routing import ApiRoute
+from batchmill_coordinator.lane.served import ModelState
 
 router = APIRouter(prefix="/v1", tags=["models"], route_class=ApiRoute)
 
@@ -26,6 +27,7 @@ class ModelStatus(BaseModel):
     operator: str
     pool: str
     kind: ModelKind | None
+    state: ModelState
 
 
 class ModelList(BaseModel):
@@ -57,4 +59,5 @@ def _status(context: CurrentContext, name: str) -> ModelStatus:
         operator=model.operator,
         pool=model.pool,
         kind=model.answers,
+        state=context.model_state(name),
     )

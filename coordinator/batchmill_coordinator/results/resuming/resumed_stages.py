@@ -70,7 +70,8 @@ class ResumedStages:
 
 def _needed(record: JobRecord, number: int, rest: UnfinishedWork) -> Iterator[Settled]:
     work = rest.earlier[number]
-    first = 0 if record.spec.stages[number].keep else FreedParts.parse(work.freed).shard
-    for part in settled_of(number, work):
-        if part.results and part.nbytes and part.shard_id[0] >= first:  # without bytes: it was not stored
+    freed = FreedParts() if record.spec.stages[number].keep else FreedParts.parse(work.freed)
+    parts = sorted(settled_of(number, work), key=lambda part: part.shard_id)
+    for part in [one for one in parts if one.shard_id[0] >= freed.shard][freed.parts :]:
+        if part.results and part.nbytes:  # without bytes: it was not stored
             yield part

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from batchmill.jobs.completion import Completion
     from batchmill.jobs.cost import Parts
     from batchmill.jobs.retry import Decision, Outcome
+    from batchmill.jobs.shard import Shard
     from batchmill.ledger import Claim
     from batchmill.ledger.shards import ShardLedger
     from batchmill_worker.runtime.device_time import AttemptUsage
@@ -79,8 +80,8 @@ class AttemptSettler:
         try:
             settled = self._apply(decision, claim, end, usage)
         except StaleToken:
-            for shard in (claim.shard, *(one.shard for one in end.passed)):
-                self._store.delete(shard, self._job_files.get(shard.job_id, shard.stage))
+            for shard in (_stored_as(claim, end), *(one.shard for one in end.passed)):
+                self._store.delete(shard, self._job_files.get(shard.job_id, shard.stage), claim.shard.ref)
             raise
         return replace(settled, own=replace(settled.own, traceback=_traceback(end.outcome)))
 
@@ -90,7 +91,7 @@ class AttemptSettler:
             case Settle(completion):
                 others = self._commit(claim, completion, end, usage.close())
                 return SettledAttempt(AttemptResult.of_commit(completion), others)
-            case Requeue(delay_s, blame, checkpoint):
+            case Requeue(delay_s, blame, checkpoint, pause_for):
                 log.warning("shard %s is requeued in %.1f s: %s", ref.attempt_key, delay_s, _reason(outcome))
                 used = usage.close() if checkpoint else usage.close().as_wasted()
                 self._shards.end_attempt(
@@ -98,6 +99,7 @@ class AttemptSettler:
                     delay_s=delay_s,
                     blame=blame,
                     checkpoint=checkpoint,
+                    pause_for=pause_for,
                     stalled_by=_storage_fault(outcome),
                     used=used,
                 )
@@ -139,8 +141,8 @@ class AttemptSettler:
         if end.own.results is None:
             raise AssertionError("an attempt that is done has results")
         for one in end.passed:
-            self._store.delete(one.shard, self._job_files.get(shard.job_id, one.shard.stage))
-        moved = self._store.move_out(shard, files, completion, end.own.results)
+            self._store.delete(one.shard, self._job_files.get(shard.job_id, one.shard.stage), one.shard.ref)
+        moved = self._store.move_out(_stored_as(claim, end), files, completion, end.own.results, shard.ref)
         self._shards.commit(shard.ref, moved, limit, used)
         return ()
 
@@ -149,10 +151,13 @@ class AttemptSettler:
         outcome = one.end.outcome
         decision = decide(one.shard, outcome, one.spec.retry, self._rng, self._storage_wait_s)
         match decision:
-            case Requeue(delay_s, blame, checkpoint):
+            case Requeue(delay_s, blame, checkpoint, pause_for):
                 log.warning("shard %s is tried again in %.1f s: %s", one.ref.attempt_key, delay_s, _reason(outcome))
                 used = one.used if checkpoint else one.used.as_wasted()
-                return TriedStage(delay_s, int(blame), checkpoint, stalled_by=_storage_fault(outcome), used=used)
+                stalled_by = _storage_fault(outcome)
+                return TriedStage(
+                    delay_s, int(blame), checkpoint, stalled_by=stalled_by, used=used, pause_for=pause_for
+                )
             case GiveUp(error):
                 log.error("job %s fails on shard %s: %s", one.shard.job_id, one.ref.attempt_key, error.message)
                 return TriedStage(0.0, 1, stop_with=error, used=one.used.as_wasted())
@@ -160,6 +165,11 @@ class AttemptSettler:
                 raise AssertionError(f"a stage that was not settled cannot be followed by {decision}")
             case never:
                 assert_never(never)
+
+
+def _stored_as(claim: Claim, end: AttemptEnd) -> Shard:
+    """Return the shard under whose name results are stored: the attempt's own, or a part of it."""
+    return end.own.loaded.shard if end.own.loaded is not None else claim.shard
 
 
 def _passed(one: NextStage) -> PassedStage:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from batchmill.columns.lineage import SOURCE_ROW, lineage_of_results, path_at
 from batchmill.errors import BatchmillError, InvalidOperator, StaleToken
 from batchmill.gathered_results import borders_of
-from batchmill.jobs.completion import Completion
+from batchmill.jobs.completion import Completion, ShardRest
 from batchmill.jobs.dead_letters import INCOMPLETE, DeadRows, count_by_type, dead_letters_name
 from batchmill.jobs.job import MAX_INLINE_BYTES
 from batchmill.jobs.shard import ShardState, checkpoint_name
@@ -24,6 +24,7 @@ from batchmill.storage.indexed import INDEX
 from batchmill.workspace import stream_from_table
 from batchmill_worker.runtime.trace import Phase
 from batchmill_worker.slot.attempt.shard_progress import encode_progress
+from batchmill_worker.slot.attempt.token_columns import tokens_of
 
 if TYPE_CHECKING:
     from batchmill.jobs.dead_letters import DeadLetter
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from batchmill.ledger.shards import ShardLedger
     from batchmill.storage.blobs import BlobStore
     from batchmill_worker.runtime.trace import Recorder
+    from batchmill_worker.slot.attempt.partial_results import PartAndRest
     from batchmill_worker.slot.attempt.shard_loader import LoadedShard
     from batchmill_worker.slot.attempt.shard_progress import ShardProgress
     from batchmill_worker.slot.job_cache import JobFiles
@@ -51,6 +53,13 @@ class AttemptStore:
         name = checkpoint_name(loaded.shard.ref)
         self._blobs.put_table(name, encode_progress(progress, count_from_shard=loaded.is_handed))
         return name
+
+    def rest(self, loaded: LoadedShard, cut: PartAndRest) -> ShardRest:
+        """Store what is done of the rest of a shard, and describe it. Raises `StorageError`."""
+        rest, left = cut.rest, cut.left
+        if left.is_begun or left.failed:
+            rest = replace(rest, checkpoint=self.checkpoint(replace(loaded, shard=rest), left))
+        return ShardRest(rest, left.worst)
 
     def save_early(self, loaded: LoadedShard, progress: ShardProgress) -> None:
         """Store what is done so far while the attempt is running, so that it counts if the attempt is lost.
@@ -95,6 +104,7 @@ class AttemptStore:
             results=table.num_rows if filters else None,
             rows_cached=len(progress.cached),
             rows_filtered=len(progress.empty) if filters and loaded.definition.kind is OperatorKind.BATCH else 0,
+            tokens=tokens_of(table, loaded.definition.makes),
             roots_dead=roots_dead,
             incomplete=incomplete,
         )
@@ -133,23 +143,26 @@ class AttemptStore:
         found = self._shards.read(attempt)
         return found is not None and found.state is ShardState.RUNNING and found.token == attempt.token
 
-    def move_out(self, shard: Shard, files: JobFiles, completion: Completion, results: pa.Table) -> Completion:
+    def move_out(
+        self, shard: Shard, files: JobFiles, completion: Completion, results: pa.Table, held: ShardRef
+    ) -> Completion:
         """Write results that the ledger has no room for, or that were not stored, to the result store.
 
         Raises `StorageError`.
         """
-        nbytes = self._write(shard, files, results, shard.ref) if results.num_rows else 0
+        nbytes = self._write(shard, files, results, held) if results.num_rows else 0
         return replace(completion, inline=b"", nbytes=nbytes)
 
-    def delete(self, shard: Shard, files: JobFiles | None) -> None:
+    def delete(self, shard: Shard, files: JobFiles | None, held: ShardRef) -> None:
         """Delete what this attempt stored, because the shard is another attempt's. Raises `StorageError`.
 
+        held: the attempt that the ledger had: of this shard, of one that it is a part of, or of an earlier stage.
         files: None if the job's were never opened, so that there are no results. The checkpoint stays: if only the
         ledger's answer was lost, the next attempt needs it. It is deleted with the job. So is what another attempt may
         have stored, or may store, under the same name: a ledger that was rolled back gives a token again.
         """
         ref = shard.ref
-        if self._shards.may_have_again(ref):
+        if self._shards.may_have_again(ref) or self._shards.may_have_again(held):
             return
         if files is not None:
             files.results.delete(ref.shard_id, ref.token)

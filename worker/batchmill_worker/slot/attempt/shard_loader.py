@@ -17,6 +17,7 @@ from batchmill.jobs.shard import Shard, Slice, part_of
 from batchmill.operators.contract import OperatorKind
 from batchmill.sources.base import RowsRead
 from batchmill_worker.runtime.trace import Phase
+from batchmill_worker.slot.attempt.partial_results import rows_to_run
 from batchmill_worker.slot.attempt.shard_progress import ShardProgress, decode_progress
 from batchmill_worker.slot.attempt.unusable_rows import unusable_rows
 
@@ -50,12 +51,22 @@ class LoadedShard:
     table: pa.Table  # the same rows
     lineage: pa.Table | None = None  # of all rows of the shard; None: they are rows of the job's source
     handed: pa.Table | None = None  # all of its rows, where this attempt has made them in the stage before
+    max_bytes: int | None = None  # of results that are committed at once; None: all are
+    is_limited: bool = False  # whether only some of the rows left are pending, see `rows_to_run`
     early: Event = field(default_factory=Event)  # set once the ledger knows this attempt's own checkpoint
 
     @property
     def pending_lineage(self) -> pa.Table | None:
         """Where the pending rows are from; None: they are rows of the job's source."""
         return None if self.lineage is None else self.lineage.take(self.pending - self.shard.first_row)
+
+    @property
+    def max_new_bytes(self) -> int | None:
+        """How many bytes of results this attempt may add; those of earlier ones count, unless they wait for a gap."""
+        if self.max_bytes is None:
+            return None
+        left = self.max_bytes - self.before.nbytes
+        return left if left > 0 else self.max_bytes
 
     @property
     def failures(self) -> dict[int, int]:
@@ -89,7 +100,7 @@ class LoadedShard:
 
 
 class ShardLoader:
-    """Loads shards. Thread-safe. worker: its name, for messages."""
+    """Loads shards. Thread-safe. worker: its name, for messages. max_result_bytes: see `partial_results`."""
 
     def __init__(
         self,
@@ -99,7 +110,9 @@ class ShardLoader:
         worker: str,
         trace: Recorder,
         clock: Clock,
+        max_result_bytes: int | None = None,
     ) -> None:
+        self._max_result_bytes = max_result_bytes
         self._job_files = job_files
         self._blobs = blobs
         self._registry = registry
@@ -138,6 +151,7 @@ class ShardLoader:
 
     def _loaded(self, shard: Shard, files: JobFiles, before: ShardProgress, found: RowsRead) -> LoadedShard:
         stage = files.spec.stages[shard.stage]
+        self._trace.name_stage(shard.ref.attempt_key, stage.title)
         definition = self._definition(stage.operator)
         required = definition.required_columns(stage.params)
         lineage = None
@@ -151,10 +165,14 @@ class ShardLoader:
         loaded = LoadedShard(shard, files, definition, before, _NO_ROWS, table, lineage)
         unusable = unusable_rows(shard, found, required, stage.on_null, files.source, loaded.name_of)
         before = before.with_unusable(unusable, shard.stage, stage.operator, self._worker, self._clock.wall())
-        pending = before.pending(shard)
-        if before.is_begun:
+        is_of_all = stage.takes_all or definition.kind is OperatorKind.SHARD  # its one result is of all rows
+        max_bytes = None if is_of_all else self._max_result_bytes
+        left = before.pending(shard)
+        pending = rows_to_run(shard, before, left, max_bytes)
+        if pending.size < shard.rows:
             table = table.take(pending - shard.first_row)
-        return replace(loaded, before=before, pending=pending, table=table)
+        made = replace(loaded, before=before, pending=pending, table=table)
+        return replace(made, max_bytes=max_bytes, is_limited=pending.size < left.size)
 
     def _checkpoint(self, shard: Shard) -> ShardProgress:
         if not shard.checkpoint:

@@ -66,6 +66,11 @@ class ShardProgress:
         return bool(self.results or self.dead or self.empty)
 
     @property
+    def nbytes(self) -> int:
+        """The bytes of its results."""
+        return sum(table.nbytes for table in self.results)
+
+    @property
     def rows_done(self) -> int:
         """The number of rows that are done, with any number of results."""
         return sum(_count_different(table[INDEX].to_numpy()) for table in self.results) + len(self.empty)

@@ -23,6 +23,7 @@ from batchmill.errors import (
     InvalidRows,
     InvalidSource,
     NotFound,
+    QuotaUsedUp,
     ServiceUnavailable,
     StorageUnavailable,
     UnknownOperator,
@@ -31,6 +32,7 @@ from batchmill.jobs.job import JobError
 from batchmill.jobs.retry import Done, Failed, Partial, Revoked
 from batchmill.jobs.stages import last_stage
 from batchmill_worker.runtime.failures import Failure
+from batchmill_worker.slot.attempt.partial_results import part_and_rest, with_results_of, without_too_large_rows
 from batchmill_worker.slot.attempt.reports import dead_rows, failed_rows
 from batchmill_worker.slot.attempt.shard_progress import AttemptContext
 
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from batchmill_worker.metering.attempts import AttemptMetrics
     from batchmill_worker.slot.attempt.attempt_store import AttemptStore
     from batchmill_worker.slot.attempt.claimer import ClaimedShard
+    from batchmill_worker.slot.attempt.partial_results import PartAndRest
     from batchmill_worker.slot.attempt.reports import AttemptReports
     from batchmill_worker.slot.attempt.shard_computer import ShardComputer
     from batchmill_worker.slot.attempt.shard_loader import LoadedShard, ShardLoader
@@ -178,24 +181,37 @@ class StageRunner:
             return StageEnd(Revoked())
         is_of_last = loaded.shard.stage == last_stage(loaded.files.spec)  # others have no results that anybody sees
         is_last = claimed.lease.is_last and is_of_last and not loaded.is_handed
-        if (result.stopped or progress.failed) and not is_last:
+        cut = None if is_last else _cut(loaded, progress, result)
+        if cut is not None and loaded.is_handed:
+            progress = with_results_of(cut, progress)  # its shard in this stage is cut by the next attempt
+        is_left = result.stopped or loaded.is_limited or bool(progress.failed) or cut is not None
+        if is_left and not is_last and (cut is None or loaded.is_handed):
             # 4a. Rows are left, because they failed and may be tried again, or because it was time to stop: save what
             #     is done for the next attempt.
-            failures = 0 if result.stopped else progress.worst
+            failures = 0 if result.stopped and not result.is_full else progress.worst
             checkpoint = self._store.checkpoint(loaded, progress)
             return StageEnd(Partial(checkpoint, failures, failed_rows(progress, result) if failures else None))
-        # 4b. All rows are settled, or no attempt will follow. The time that counts as work leaves out waiting for the
+        rest = None
+        if cut is not None:
+            # 4b. There are too many results: only the first rows are committed, and another shard has the others.
+            rest = self._store.rest(loaded, cut)
+            loaded, progress = replace(loaded, shard=cut.part), cut.settled
+        # 4c. All rows are settled, or no attempt will follow. The time that counts as work leaves out waiting for the
         #     device.
         completion, results = self._store.finish(loaded, progress)
         work_s = loaded_at - started_at + result.busy_s + self._clock.monotonic() - computed_at
-        outcome = Done(replace(completion, busy_s=work_s), dead_rows(progress, loaded.name_of))
-        return StageEnd(outcome, loaded, results, stopped=result.stopped or bool(progress.failed))
+        outcome = Done(replace(completion, busy_s=work_s, rest=rest), dead_rows(progress, loaded.name_of))
+        has_stopped = result.stopped and not result.is_full
+        return StageEnd(outcome, loaded, results, stopped=has_stopped or bool(progress.failed))
 
     def _add(self, loaded: LoadedShard, result: ShardResult) -> ShardProgress:
         """Add what an attempt has done to what earlier attempts did."""
         spec, worker = loaded.spec, self._reports.worker
         context = AttemptContext(loaded.shard.stage, spec.operator, worker, self._clock.wall(), spec.retry)
-        return loaded.before.add(loaded.pending, result, context)
+        progress = loaded.before.add(loaded.pending, result, context)
+        if loaded.max_bytes is None:
+            return progress
+        return without_too_large_rows(progress, context, loaded.max_bytes, loaded.input_rows)
 
     def _save(self, loaded: LoadedShard, result: ShardResult) -> None:
         self._store.save_early(loaded, self._add(loaded, result))
@@ -224,13 +240,22 @@ class StageRunner:
             return StageEnd(_failed(error, ref))
 
 
+def _cut(loaded: LoadedShard, progress: ShardProgress, result: ShardResult) -> PartAndRest | None:
+    """Cut a shard that has too many results; None if it has not, or cannot be cut."""
+    if loaded.max_bytes is None:
+        return None
+    is_full = result.is_full or loaded.is_limited or progress.nbytes > loaded.max_bytes
+    return part_and_rest(loaded.shard, progress, loaded.max_bytes) if is_full else None
+
+
 def _failed(error: BaseException, ref: ShardRef) -> Failed:
     """Make the outcome of an attempt that raised."""
     if isinstance(error, BatchmillError):
         error_type = str(error.details.get("error_type", type(error).__name__))
         reported = JobError(code=error.code, message=str(error), details=error.details)
         is_storage = isinstance(error, StorageUnavailable)
-        return Failed(reported, error_type, final=isinstance(error, HOPELESS), is_storage=is_storage)
+        is_blocked = isinstance(error, QuotaUsedUp)
+        return Failed(reported, error_type, isinstance(error, HOPELESS), is_storage, is_blocked)
     log.error("attempt %s failed", ref.attempt_key, exc_info=error)
     failure = Failure.of(error)
     message = f"{failure.error_type}: {failure.message}"

@@ -36,7 +36,10 @@ if TYPE_CHECKING:
 router = APIRouter(prefix="/v1", tags=["openai"], route_class=OpenAiRoute)
 
 Text = Annotated[str, Field(min_length=1)]
-Tokens = Annotated[list[int] | list[list[int]], Field(min_length=1, description="Not supported: send text.")]
+Tokens = Annotated[
+    Annotated[list[int], Field(min_length=1)] | Annotated[list[list[int]], Field(min_length=1)],
+    Field(description="Not supported: send text."),
+]
 
 
 class CompletionRequest(SamplingFields):

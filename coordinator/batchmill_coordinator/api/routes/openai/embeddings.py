@@ -28,7 +28,10 @@ SMALL_NUMBERS = 16_384
 
 Text = Annotated[str, Field(min_length=1)]
 Inputs = Annotated[list[Text], Field(min_length=1, max_length=MAX_INPUTS)]
-Tokens = Annotated[list[int] | list[list[int]], Field(min_length=1, description="Not supported: send text.")]
+Tokens = Annotated[
+    Annotated[list[int], Field(min_length=1)] | Annotated[list[list[int]], Field(min_length=1)],
+    Field(description="Not supported: send text."),
+]
 
 
 class EmbeddingsRequest(BaseModel):

@@ -1,0 +1,93 @@
+"""Served models on the lane: the parameters that their rows need, their state, and loading them in advance."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING, Any, Literal
+
+from batchmill.errors import ServiceUnavailable
+from batchmill.jobs.job import DEFAULT_TENANT
+from batchmill.ledger.formats.lane_messages import LoadRequest
+from batchmill.processes.guarded_thread import GuardedThread
+from batchmill_coordinator.lane.target import LaneTarget, is_loaded
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from batchmill.ledger import Ledger
+    from batchmill.operators.contract import OperatorInfo
+    from batchmill.storage.served_models import ModelKind, ServedModel, ServedModels
+    from batchmill_coordinator.fleet.fleet_view import FleetView
+
+log = logging.getLogger(__name__)
+
+INTERVAL_S = 1.0
+
+ModelState = Literal["ready", "loading", "idle"]
+"""Whether a worker has a model loaded, or is loading it; else its first request has it loaded."""
+
+ROW_PARAMS: dict[ModelKind, dict[str, Any]] = {
+    "embeddings": {"token_counts": True},
+    "chat": {"messages": "messages", "options": "options"},
+    "completions": {"prompt": "{prompt}", "options": "options"},
+}
+"""Parameters that name the columns in which a row has what a request brings, as far as an operator has them."""
+
+
+def served_params(operator: OperatorInfo, kind: ModelKind | None, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of a served model, with those that its rows need. Pure."""
+    known = operator.params_schema.get("properties", {})
+    of_rows = ROW_PARAMS[kind] if kind else {}
+    return {name: value for name, value in of_rows.items() if name in known} | dict(params)
+
+
+def served_target(name: str, model: ServedModel, operator: OperatorInfo) -> LaneTarget:
+    """Return the target of requests for a served model. Pure."""
+    return LaneTarget.of(operator, served_params(operator, model.answers, model.params), model.pool, name)
+
+
+class ServedModelLoader:
+    """Knows the state of served models, and has those loaded that are to be preloaded, in a thread of its own."""
+
+    def __init__(self, ledger: Ledger, fleet: FleetView, served: ServedModels) -> None:
+        self._lane = ledger.lane
+        self._fleet = fleet
+        self._served = served
+        self._stopping = threading.Event()
+        self._thread = GuardedThread("served models", self._run)
+
+    def start(self) -> None:
+        """Begin to load models, if any is to be preloaded."""
+        if any(model.preload for model in self._served.models.values()):
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End."""
+        self._stopping.set()
+        self._thread.join()
+
+    def state(self, name: str, model: ServedModel) -> ModelState:
+        """Return the state of a model. Raises `ServiceUnavailable`."""
+        operator, pool = self._fleet.operator(model.operator), self._fleet.pools().get(model.pool)
+        if operator is None or pool is None:
+            return "idle"
+        target = served_target(name, model, operator)
+        if is_loaded(target, pool):
+            return "ready"
+        return "loading" if any(target.model in worker.loading for worker in pool.members) else "idle"
+
+    def _run(self) -> None:
+        while not self._stopping.wait(INTERVAL_S):
+            try:
+                self._load_missing()
+            except ServiceUnavailable as error:
+                log.warning("served models cannot be loaded: %s", error)
+
+    def _load_missing(self) -> None:
+        for name, model in self._served.models.items():
+            operator = self._fleet.operator(model.operator)
+            if operator is not None and model.preload and self.state(name, model) == "idle":
+                target = served_target(name, model, operator)
+                request = LoadRequest(DEFAULT_TENANT, target.model, target.operator, target.params)
+                self._lane.request_load(target.pool, request)
