@@ -2218,7 +2218,6 @@ def take_request(
         ],
         [
             store.now_ms,
-            endpoint,
             requests,
             tokens,
             taken,
