@@ -93,13 +93,13 @@ class LaneLedger:
         for message in self._listen(self._keys.lane_replies(coordinator)):
             yield None if message is None else LaneReply.decode(message)
 
-    def abort(self, worker: str, request_id: str) -> None:
-        """Have a worker drop a request that it has taken."""
+    def abort(self, worker: str, key: str) -> None:
+        """Have a worker drop a request that it has taken, by its key."""
         with redis_errors():
-            self._store.redis.publish(self._keys.lane_aborts(worker), request_id)
+            self._store.redis.publish(self._keys.lane_aborts(worker), key)
 
     def aborts(self, worker: str) -> Iterator[str | None]:
-        """Yield the ids of requests that a worker is to drop; None as for `replies`."""
+        """Yield the keys of requests that a worker is to drop; None as for `replies`."""
         for message in self._listen(self._keys.lane_aborts(worker)):
             yield None if message is None else message.decode()
 

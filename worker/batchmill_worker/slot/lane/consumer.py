@@ -79,7 +79,7 @@ class LaneConsumer:
         self._ready: frozenset[str] = frozenset()
         self._has_room = True
         self._serving: set[str] = set()  # models that have a thread
-        self._tickets: dict[str, Ticket] = {}  # in hand, by the id of the request
+        self._tickets: dict[str, Ticket] = {}  # in hand, by the key of the request
         self._in_flow: Counter[str] = Counter()  # of them those in an engine, by model
         self._flow_places: dict[str, int] = {}  # that an engine has, by model
         self._threads = [
@@ -159,7 +159,7 @@ class LaneConsumer:
         """Hold requests while the context lasts; those that nobody waits for are left out."""
         taken = [Ticket(request, self._outbox) for request in requests]
         with self._changed:  # before the note: whoever receives that may have them dropped at once
-            self._tickets |= {ticket.request.id: ticket for ticket in taken}
+            self._tickets |= {ticket.request.key: ticket for ticket in taken}
         try:
             yield [one for one in self._outbox.note_taken(taken, self._worker) if not one.is_aborted]
         finally:
@@ -168,7 +168,7 @@ class LaneConsumer:
     def _release(self, tickets: Sequence[Ticket]) -> None:
         with self._changed:
             for ticket in tickets:
-                self._tickets.pop(ticket.request.id, None)
+                self._tickets.pop(ticket.request.key, None)
             self._changed.notify_all()
 
     def _answer(self, definition: OperatorDefinition, tickets: Sequence[Ticket]) -> None:
@@ -255,8 +255,8 @@ class LaneConsumer:
                 self._stopping.wait(AWAY_S)
 
     def _follow_aborts(self) -> None:
-        for request_id in self._lane.aborts(self._worker):
-            ticket = self._tickets.get(request_id) if request_id else None
+        for key in self._lane.aborts(self._worker):
+            ticket = self._tickets.get(key) if key else None
             if ticket is not None:
                 ticket.is_aborted = True
             if self._stopping.is_set() and not self._tickets:
