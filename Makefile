@@ -8,12 +8,15 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 PROCESSES ?= 2
 DURATION ?= 10
 REPORT ?= chaos-report.json
+DEVICE ?= cuda:0
+GPU_PYTHON ?= 3.12
+GPU_REPORT ?= gpu-check.json
 TORCH := $(shell grep '^torch==' constraints.txt)
 
 BASE ?= main
 
 .PHONY: help demo test test-unit test-hostile test-slow test-wheel test-system chaos chaos-short coverage check lint types layers \
-        format docs changelog bench wheel release-check clean ledger-calls
+        format docs changelog bench gpu-check gpu-tree wheel release-check clean ledger-calls
 
 help: ## List what can be done
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -78,6 +81,12 @@ changelog: $(STAMPS)/dev ## Check that the changes since BASE=main have a note i
 
 bench: $(STAMPS)/bench ## Measure speed and memory against peers, into benchmarks/results
 	$(BIN)/python -m benchmarks
+
+gpu-tree: $(STAMPS)/test ## Build dist/gpu: what `make gpu-check` needs where there is a GPU and no network
+	$(BIN)/python benchmarks/gpu_tree.py --python $(GPU_PYTHON)
+
+gpu-check: ## On a machine with a GPU and torch: run jobs on DEVICE=cuda:0 from dist/gpu, into GPU_REPORT=gpu-check.json
+	$(PYTHON) dist/gpu/gpu_check.py --device $(DEVICE) --out $(GPU_REPORT)
 
 wheel: $(STAMPS)/dev ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel .

@@ -62,7 +62,7 @@ def load(places: int) -> Any:
     """The model in llama.cpp, with one thread."""
     import xllamacpp
 
-    from batchmill_worker.generation.model_file import locate_gguf
+    from batchmill_worker.generation.engines.model_file import locate_gguf
     from batchmill_worker.models import setup_context
 
     params = xllamacpp.CommonParams()

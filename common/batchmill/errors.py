@@ -8,6 +8,7 @@ BatchmillError
 │   └── MalformedRequest
 ├── InvalidOperator           an operator's code breaks the contract
 ├── OperatorFailed            an operator fails whatever row it is given, or cannot be set up
+│   └── QuotaUsedUp           a service that it asks answers no more until somebody raises a quota there
 ├── NotFound                  no such job, upload or route
 │   └── ModelNotFound         no such served model
 ├── Conflict                  the idempotency key was used for another request, or the job's state does not allow it
@@ -179,6 +180,12 @@ class OperatorFailed(BatchmillError):
     """
 
     code = "operator_failed"
+
+
+class QuotaUsedUp(OperatorFailed):
+    """A service that an operator asks answers nothing more until somebody raises a quota there; the job is paused."""
+
+    code = "quota_used_up"
 
 
 class NotFound(BatchmillError):

@@ -118,6 +118,10 @@ class CoordinatorSettings(ServiceSettings):
     max_uploads_per_tenant: int = Field(default=200, gt=0)  # open at a time
     max_upload_bytes_per_tenant: int = Field(default=64 * 1024**3, gt=0)  # of them together
     upload_ttl_s: Annotated[float, Span(gt=0)] = 24 * 3600.0  # an upload that no job took is swept after this
+    max_file_bytes: int = Field(default=200 * 1024 * 1024, gt=0)  # of a file that clients upload for batches
+    max_files_per_tenant: int = Field(default=10_000, gt=0)  # kept at a time
+    max_file_bytes_per_tenant: int = Field(default=64 * 1024**3, gt=0)  # of them together
+    file_ttl_s: Annotated[float, Span(ge=0)] = 30 * 24 * 3600.0  # a file is deleted after this; 0: never
     currency: str = Field(default="USD", pattern=r"^\S{1,8}$")  # what workers' prices are in; a label only
     models: str = ""  # a TOML or JSON file that names the models which are served
     lane_max_waiting: int = Field(default=256, ge=1, le=100_000)  # interactive requests for one model

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from batchmill.jobs.status import JobStatus
+    from batchmill.jobs.status import JobStatus, TokenSums
 
 MAX_ETA_RATIO = 10
 """A range of the time left whose ends differ by more than this factor says nothing, and is not shown."""
@@ -55,6 +55,14 @@ def progress(status: JobStatus) -> str:
     details = ", ".join(f"{rows:,} {what}" for what, rows in counts.items() if rows)
     noun = "row" if status.rows_total == 1 else "rows"
     return f"{settled:,} of {about}{total} {noun}{f' ({details})' if details else ''}"
+
+
+def tokens(sums: TokenSums | None) -> str:
+    """Format tokens: `1,200 prompt tokens (300 cached), 640 generated`; "" without any."""
+    if sums is None:
+        return ""
+    cached = f" ({sums.cached:,} cached)" if sums.cached else ""
+    return f"{sums.prompt:,} prompt tokens{cached}, {sums.generated:,} generated"
 
 
 def pace(status: JobStatus) -> str:

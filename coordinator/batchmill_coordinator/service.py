@@ -21,6 +21,9 @@ from batchmill.workspace import Workspace
 from batchmill_coordinator.admission.admission import Admission
 from batchmill_coordinator.admission.replays import Replays, require_ended
 from batchmill_coordinator.admission.uploads import Uploads
+from batchmill_coordinator.batches.batches import Batches
+from batchmill_coordinator.batches.files import Files
+from batchmill_coordinator.batches.output import BatchWriter
 from batchmill_coordinator.event_hub import EventHub
 from batchmill_coordinator.fleet.backlog import PoolBacklog
 from batchmill_coordinator.fleet.fleet_view import FleetView
@@ -42,6 +45,7 @@ from batchmill_coordinator.results.pages import parse_cursor, read_page
 from batchmill_coordinator.results.resuming.resumption import Resumption
 from batchmill_coordinator.results.roll_forward import RollForward
 from batchmill_coordinator.results.stage_source import StageSource
+from batchmill_coordinator.roles.batch_keeper import BatchKeeper
 from batchmill_coordinator.roles.buffers import BufferKeeper
 from batchmill_coordinator.roles.clock_guard import ClockGuard
 from batchmill_coordinator.roles.deletion import delete_job
@@ -103,6 +107,8 @@ class Service:
         limits = LaneLimits(settings.lane_max_waiting, settings.lane_max_per_tenant, settings.lane_timeout_s)
         self.indexes = IndexCatalog(self.workspace.blobs)
         self.uploads = Uploads(self.ledger, self.workspace, inspector, settings)
+        self.files = Files(self.ledger, self.workspace.blobs, settings)
+        self.batches = Batches(self.ledger)
         self.leadership = Leadership(self.ledger, _own_name(), settings.leader_ttl_s, self.clock, self._wake_all)
         self.notices = Notices()
         self.metrics = CoordinatorMetrics(
@@ -253,10 +259,24 @@ class Service:
             Recoverer(ledger, fleet, self._publisher, settler, settings.lease_ttl_s, counts),
             Finisher(ledger, outputs, clocks, counts),
             BufferKeeper(ledger, freed),
-            Janitor(ledger, blobs, clocks, upload_ttl_s=settings.upload_ttl_s, retention_s=settings.retention_s),
+            self._batch_keeper(clocks),
+            Janitor(
+                *(ledger, blobs, self.files, clocks),
+                upload_ttl_s=settings.upload_ttl_s,
+                retention_s=settings.retention_s,
+            ),
             LedgerKeeper(ledger, blobs, clocks, self.notices, self.clock),
             Watcher(ledger, fleet, self.clock, settings.currency, counts),
         ]
+
+    def _batch_keeper(self, clocks: ClockGuard) -> BatchKeeper:
+        writer = BatchWriter(self.ledger, self.workspace, self.dead_rows, self.files)
+        return BatchKeeper(
+            *(self.ledger, Inspector(self._inspectors), self.uploads, self.served, writer),
+            lambda request, tenant: self.submit(request, tenant).job_id,
+            clocks,
+            self.settings.file_ttl_s,
+        )
 
     def _open_source(self, record: JobRecord, stage: int) -> Source:
         inline = None

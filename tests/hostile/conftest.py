@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,6 +24,7 @@ SETTINGS: dict[str, Any] = {
     "MAX_CONNECTIONS": 150,
     "MAX_UPLOADS_PER_TENANT": 20,
     "HUB_MODELS": "acme/*",
+    "MODELS": Path(__file__).parent.parent / "data" / "served_models.json",
 }
 
 

@@ -30,6 +30,12 @@ ROWS = [{"id": 1}, {"id": 2}]
 INDEX = "of-acme"
 FILE = Path(__file__).parent.parent / "data" / "sources" / "uint64.jsonl"
 OK, HIDDEN, FORBIDDEN = "ok", "hidden", "forbidden"
+FORM = (
+    b'--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+    b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.jsonl"\r\n\r\n{}\r\n--x--\r\n'
+)
+BATCH = {"input_file_id": "file-unknown", "endpoint": "/v1/embeddings", "completion_window": "24h"}
+FORM_TYPE = "multipart/form-data; boundary=x"
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,12 @@ class Case:
     body: Any = None
 
 
+ASKED: dict[str, dict[str, Any]] = {
+    "POST /v1/embeddings": {"model": "none", "input": "x"},
+    "POST /v1/chat/completions": {"model": "none", "messages": [{"role": "user", "content": "x"}]},
+    "POST /v1/completions": {"model": "none", "prompt": "x"},
+    "POST /v1/responses": {"model": "none", "input": "x"},
+}
 CASES = [
     Case("POST /v1/jobs", OK, OK, FORBIDDEN, body={"operator": "echo", "rows": ROWS}),
     Case("POST /v1/check", OK, OK, FORBIDDEN, body={"operator": "echo", "source": {"path": str(FILE)}}),
@@ -81,6 +93,29 @@ CASES = [
     Case("GET /v1/indexes/{name}", OK, HIDDEN, OK),
     Case("POST /v1/indexes/{name}/search", OK, HIDDEN, FORBIDDEN, body={"vector": [1, 0]}),
     Case("DELETE /v1/indexes/{name}", OK, HIDDEN, FORBIDDEN, HIDDEN),
+    Case("GET /v1/models", OK, OK, OK),
+    Case("GET /v1/models/{name}", OK, OK, OK),
+    *(
+        Case(route, "model_not_found", "model_not_found", FORBIDDEN, "model_not_found", body)
+        for route, body in ASKED.items()
+    ),
+    Case(
+        "POST /v1/operators/{name}/call",
+        "unknown_operator",
+        "unknown_operator",
+        FORBIDDEN,
+        "unknown_operator",
+        body={"rows": ROWS},
+    ),
+    Case("POST /v1/files", OK, OK, FORBIDDEN, body=FORM),
+    Case("GET /v1/files", OK, OK, OK),
+    Case("GET /v1/files/{file_id}", OK, HIDDEN, OK),
+    Case("GET /v1/files/{file_id}/content", OK, HIDDEN, OK),
+    Case("DELETE /v1/files/{file_id}", OK, HIDDEN, FORBIDDEN, HIDDEN),
+    Case("POST /v1/batches", OK, OK, FORBIDDEN, body=BATCH),
+    Case("GET /v1/batches", OK, OK, OK),
+    Case("GET /v1/batches/{batch_id}", OK, HIDDEN, OK),
+    Case("POST /v1/batches/{batch_id}/cancel", "conflict", HIDDEN, FORBIDDEN, "conflict"),
     Case("GET /metrics", FORBIDDEN, FORBIDDEN, FORBIDDEN),
     Case("DELETE /v1/jobs/{job_id}", OK, HIDDEN, FORBIDDEN),
 ]
@@ -109,16 +144,36 @@ def ensure_index(mill: Mill, folder: Path) -> None:
     assert b'"state":"completed"' in mill.call("GET", f"/v1/jobs/{job}/events", token=ACME).body
 
 
-def send(mill: Mill, case: Case, token: str, job: str, upload: str) -> Answer:
+def send(mill: Mill, case: Case, token: str, ids: dict[str, str]) -> Answer:
     method, path = case.route.split(" ")
-    path = path.format(job_id=job, upload_id=upload, number=0, name=INDEX)
-    return mill.call(method, path, part() if case.body == b"" else case.body, token)
+    body = part() if case.body == b"" else case.body
+    kind = FORM_TYPE if case.body is FORM else "application/json"
+    return mill.call(method, path.format(**ids, number=0, name=INDEX), body, token, Content_Type=kind)
+
+
+def upload_file(mill: Mill, token: str) -> str:
+    return str(mill.call("POST", "/v1/files", FORM, token, Content_Type=FORM_TYPE).json["id"])
+
+
+def failed_batch(mill: Mill, token: str) -> str:
+    """A batch over a file of another tenant, which for this one does not exist."""
+    body = {**BATCH, "input_file_id": upload_file(mill, BETA)}
+    batch = str(mill.call("POST", "/v1/batches", body, token).json["id"])
+    found: dict[str, Any] = {}
+
+    def has_failed() -> bool:
+        found.update(mill.call("GET", f"/v1/batches/{batch}", token=token).json)
+        return bool(found["status"] == "failed")
+
+    until(has_failed, "the end of the batch")
+    assert found["errors"]["data"][0]["param"] == "file_id"
+    return batch
 
 
 def outcome(answer: Answer) -> str:
     if answer.status < 300:
         return OK
-    return {"not_found": HIDDEN}.get(answer.code, answer.code)
+    return {"not_found": HIDDEN, "invalid_api_key": "unauthorized"}.get(answer.code, answer.code)
 
 
 def test_the_cases_are_all_the_routes_of_the_document(mill: Mill) -> None:
@@ -133,17 +188,19 @@ def test_a_token_reaches_what_its_tenant_has_and_nothing_else(mill: Mill, case: 
     if "{name}" in case.route:
         ensure_index(mill, tmp_path)
     upload = mill.call("POST", "/v1/uploads", {"spec": {"operator": "echo"}}, ACME).json["upload"]
+    ids = {"job_id": job, "upload_id": upload, "file_id": upload_file(mill, ACME), "batch_id": failed_batch(mill, ACME)}
     for token in ("", "wrong-token-1", METRICS):
         expected = OK if (token, case.route) == (METRICS, "GET /metrics") else "unauthorized"
-        assert outcome(send(mill, case, token, job, upload)) == expected, token
+        assert outcome(send(mill, case, token, ids)) == expected, token
     writes = not case.route.startswith("GET")
-    assert outcome(send(mill, case, ALL_READER, job, upload)) == (FORBIDDEN if writes else OK)
-    assert outcome(send(mill, case, READER, job, upload)) == case.reader
-    assert outcome(send(mill, case, BETA, job, upload)) == case.other
+    assert outcome(send(mill, case, ALL_READER, ids)) == (FORBIDDEN if writes else OK)
+    assert outcome(send(mill, case, READER, ids)) == case.reader
+    assert outcome(send(mill, case, BETA, ids)) == case.other
     assert mill.call("GET", f"/v1/jobs/{job}", token=ACME).status == 200
-    assert outcome(send(mill, case, ACME, job, upload)) == case.owner
-    fresh = ended_job(mill, ACME) if case.route == "DELETE /v1/jobs/{job_id}" else job
-    assert outcome(send(mill, case, TOKEN, fresh, upload)) == case.admin
+    assert outcome(send(mill, case, ACME, ids)) == case.owner
+    if case.route == "DELETE /v1/jobs/{job_id}":
+        ids["job_id"] = ended_job(mill, ACME)
+    assert outcome(send(mill, case, TOKEN, ids)) == case.admin
     mill.call("DELETE", f"/v1/uploads/{upload}", token=ACME)
 
 

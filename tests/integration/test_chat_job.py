@@ -34,4 +34,10 @@ def test_each_row_gets_its_answer_or_an_error_with_a_type(client: batchmill.Clie
     assert table["id"].to_pylist() == [0, 1, 3, 4, 6, 7]
     assert all(row["text"] and 0 < row["generated_tokens"] <= 4 for row in table.to_pylist())
     assert {letter.index: letter.error_type for letter in job.dead_letters()} == {2: "ContextTooLong", 5: "RowError"}
-    assert (job.status().rows_done, job.status().rows_dead) == (6, 2)
+    status = job.status()
+    assert (status.rows_done, status.rows_dead) == (6, 2)
+    sums = {kind: sum(table[f"{kind}_tokens"].to_pylist()) for kind in ("prompt", "cached", "generated")}
+    assert status.tokens is not None
+    assert status.tokens.model_dump() == sums
+    assert status.stages[0].tokens == status.tokens
+    assert job.cost().per_million_tokens == 0  # workers without a price

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from batchmill.errors import NotFound, StorageError
+from batchmill.errors import NotFound, Overloaded, StorageError
 from batchmill.jobs.files import UploadSource
 from batchmill.jobs.job import JobState
 from batchmill.ledger import Ledger
 from batchmill.ledger.submission import Submission
+from batchmill.settings import CoordinatorSettings
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations
+from batchmill_coordinator.api.tenants import Access
+from batchmill_coordinator.batches.files import Files
 from batchmill_coordinator.roles.clock_guard import ClockGuard
 from batchmill_coordinator.roles.deletion import delete_job
 from batchmill_coordinator.roles.janitor import Janitor
@@ -21,8 +25,6 @@ from support.hand_clock import HandClock
 from support.records import spec_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import redis
 
 EPOCH = 1
@@ -59,7 +61,8 @@ def an_hour_later(redis_client: redis.Redis, prefix: str) -> Ledger:
 
 def janitor(ledger: Ledger, blobs: BlobStore, *, retention_s: float) -> Janitor:
     clocks = ClockGuard(ledger, HandClock(ledger.now_ms() / 1000), Notices())
-    return Janitor(ledger, blobs, clocks, upload_ttl_s=60, retention_s=retention_s)
+    files = Files(ledger, blobs, CoordinatorSettings(tokens=("t",)))
+    return Janitor(ledger, blobs, files, clocks, upload_ttl_s=60, retention_s=retention_s)
 
 
 def end_job(ledger: Ledger, blobs: BlobStore, job_id: str) -> None:
@@ -159,3 +162,41 @@ def test_uploads_that_no_job_took_are_deleted_by_the_leader(
     assert later.uploads.is_open("upl-lost")
     janitor(later, blobs, retention_s=60).step(EPOCH)
     assert (later.uploads.is_open("upl-lost"), blobs.list()) == (False, [])
+
+
+def test_expired_files_are_deleted_by_the_leader_and_others_stay(
+    now: Ledger, blobs: StubbornBlobs, redis_client: redis.Redis, prefix: str
+) -> None:
+    files = Files(now, blobs, CoordinatorSettings(tokens=("t",)))
+    kept, expired = (stored(files, ttl_s) for ttl_s in (7200, 3600))
+    later = an_hour_later(redis_client, prefix)
+    janitor(later, blobs, retention_s=60).step(EPOCH)
+    assert later.files.find(expired) is None
+    assert later.files.find(kept)
+    assert blobs.list() == [f"files/{kept}/content"]
+
+
+def test_a_tenant_has_so_many_files_and_so_many_bytes_and_deleting_makes_room(
+    now: Ledger, blobs: StubbornBlobs
+) -> None:
+    settings = CoordinatorSettings(tokens=("t",), max_files_per_tenant=3, max_file_bytes_per_tenant=9)
+    files = Files(now, blobs, settings)
+    first = stored(files)
+    stored(files)
+    with pytest.raises(Overloaded, match="9 bytes"):
+        stored(files)
+    assert len(blobs.list()) == 2
+    stored(files, tenant="other")
+    files.delete(first, Access("acme"))
+    stored(files)
+    files.store_output("file-out", "acme", "out.jsonl", None, lambda path: write(path, "more"))
+    with pytest.raises(Overloaded):
+        files.require_room("acme")
+
+
+def stored(files: Files, ttl_s: int | None = None, tenant: str = "acme") -> str:
+    return files.store(tenant, "a.jsonl", "batch", 4, ttl_s, lambda path: write(path, "line")).id
+
+
+def write(path: str, text: str) -> None:
+    Path(path).write_text(text)

@@ -60,6 +60,9 @@ def test_a_row_that_fails_is_the_error_of_its_own_request(client: batchmill.Clie
         with pytest.raises(InvalidRows, match="row 1 failed"):
             client.call("picky", [{"id": 1}, {"id": 25}, {"id": 3}], timeout=GRACE_S)
         assert all(future.result(GRACE_S) == [{"loud": "FINE!"}] for future in good)
+    chats = [{"messages": [{"role": "user", "content": text}]} for text in ("fine", "refuse")]
+    with pytest.raises(InvalidRows, match="row 1 failed: RowError: I was told to refuse"):
+        client.call("speaker", chats, timeout=GRACE_S)
 
 
 def test_what_cannot_be_called_is_refused_with_the_reason(client: batchmill.Client) -> None:

@@ -95,3 +95,23 @@ def test_a_stage_has_no_more_shards_under_way_than_it_may_have(redis_client: red
     assert allowed(None) == waiting
     assert allowed(3) == waiting[:2]
     assert allowed(1) == []
+
+
+@pytest.mark.parametrize("next_is_at_work", [True, False])
+def test_the_shard_that_the_next_stage_waits_for_is_found_however_many_retries_are_due_before_it(
+    redis_client: redis.Redis, prefix: str, *, next_is_at_work: bool
+) -> None:
+    ledger = Ledger(redis_client, prefix)
+    epoch = ledger.lead("me", 3600)
+    submit(ledger, JOB, spec=SPEC)
+    plan_shards(ledger, epoch, 0, 5)
+    for number in reversed(range(5)):  # the first one is the last to be due
+        ref = ledger.shards.queue(JOB, ledger.jobs.read(JOB).first, ShardId((number,)), epoch)
+        assert ref is not None
+        claim(ledger, ref)
+        ledger.shards.end_attempt(ref, delay_s=(5 - number) / 1000, blame=True)
+    if next_is_at_work:
+        plan_shards(ledger, epoch, 1, 1)
+    (one,) = ledger.jobs.read_stages([(JOB, 0)])
+    found = ledger.shards.to_queue_of([one], 2, ledger.now_ms() + 1_000)[one.key]
+    assert found == [ShardId((number,)) for number in ([4, 3] if next_is_at_work else [4, 3, 2, 1, 0])]

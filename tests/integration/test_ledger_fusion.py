@@ -11,6 +11,7 @@ from batchmill.jobs.completion import Completion, PassedStage, TriedStage
 from batchmill.jobs.cost import Parts
 from batchmill.jobs.job import JobError, JobForm, JobState, StageForm
 from batchmill.jobs.shard import Shard, ShardId, ShardState, Slice
+from batchmill.jobs.status import NO_TOKENS, TokenSums
 from batchmill.ledger import Ledger
 from batchmill.ledger.formats.encodings import SourceRowBorders
 from batchmill.ledger.formats.settlement import Settled, SplitUp
@@ -30,11 +31,16 @@ if TYPE_CHECKING:
 
 JOB, ROWS, BUFFER = "chain", 10, 1 << 20
 OWN = Completion(ROWS, 0, 0, results=12)
+TOKENS = TokenSums(prompt=30, cached=10, generated=4)
 
 
 def passing(rows: int, dead: int = 0, revision: str = "1") -> PassedStage:
     return PassedStage(
-        Completion(rows, dead, 7, dead_by_type=(("E", dead),) if dead else ()), None, Parts(5), "1", revision
+        Completion(rows, dead, 7, dead_by_type=(("E", dead),) if dead else (), tokens=TOKENS),
+        None,
+        Parts(5),
+        "1",
+        revision,
     )
 
 
@@ -81,6 +87,7 @@ def test_a_commit_settles_a_shard_in_all_stages_that_were_passed(ledger: Ledger)
     ]
     assert [(one.rows_planned, one.rows_total) for one in record.stages] == [(10, 10), (12, 12), (10, 10)]
     assert [one.cost.us.useful for one in record.stages] == [3, 5, 5]
+    assert [one.tokens for one in record.stages] == [NO_TOKENS, TOKENS, TOKENS]
     assert record.is_settled
     assert ledger.jobs.dead_counts(JOB) == {"E": 2}
 

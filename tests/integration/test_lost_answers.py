@@ -14,7 +14,7 @@ from redis.retry import Retry
 
 from batchmill.errors import OutcomeUnknown, ServiceUnavailable
 from batchmill.fleet import WorkerInfo
-from batchmill.jobs.files import UploadSource
+from batchmill.jobs.files import UploadSource, upload_part
 from batchmill.jobs.job import JobRequest, JobState, RetryPolicy
 from batchmill.jobs.shard import FIRST_ROWS, ShardId
 from batchmill.jobs.stage_cost import StageCost, stage_cost_name
@@ -25,7 +25,6 @@ from batchmill.settings import CoordinatorSettings, WorkerSettings
 from batchmill.sources import InlineSource, InputSplit
 from batchmill.workspace import table_from_stream
 from batchmill_coordinator.admission.acceptance import accept
-from batchmill_coordinator.admission.upload_parts import part_name
 from batchmill_coordinator.roles.dispatcher import Dispatcher
 from batchmill_coordinator.roles.planner import Planner
 from batchmill_coordinator.service import Service
@@ -105,7 +104,7 @@ def uploaded(service: Service) -> UploadSource:
     source = UploadSource(upload=service.uploads.begin("default"), parts=ROWS // PART_ROWS)
     for number in range(source.parts):
         ids = range(number * PART_ROWS, (number + 1) * PART_ROWS)
-        service.workspace.blobs.put_table(part_name(source.upload, number), pa.table({"id": ids}))
+        service.workspace.blobs.put_table(upload_part(source.upload, number), pa.table({"id": ids}))
     return source
 
 

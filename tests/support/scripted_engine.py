@@ -41,6 +41,7 @@ class ScriptedEngine:
 
     name = "scripted"
     digest = "none"
+    precision = "none"
 
     def __init__(self, places: int = 2) -> None:
         self.limits = EngineLimits(1000, places)

@@ -138,7 +138,7 @@ def _shown(default: object) -> str:
         case bool():
             return str(default).lower()
         case float():
-            return f"{default:g}"
+            return f"{default:.10g}"
         case None | ():
             return ""
         case tuple():

@@ -12,8 +12,10 @@ from batchmill.operators.row_errors import ContextTooLong, InvalidOutput, Output
 from batchmill_worker.generation.base import Answer, Draft, Message
 from batchmill_worker.generation.drafts import PromptTemplate, chat, chat_of_column
 from batchmill_worker.generation.fitting import fit
+from batchmill_worker.generation.logprobs import read_logprobs
 from batchmill_worker.generation.schemas import AnswerSchema
 from batchmill_worker.generation.seeds import row_seed
+from batchmill_worker.operators.chat import Chat
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -167,3 +169,39 @@ def test_the_seed_of_a_row_depends_on_seed_path_and_failures_alone() -> None:
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 1 << 31 for seed in seeds)
     assert seeds[0] == row_seed(0, (1,)) == 1381238731
+
+
+def conversation(turns: int, words: int = 4) -> Draft:
+    said: list[dict[str, str]] = [{"role": "system", "content": "be brief"}]
+    for turn in range(turns):
+        said.append({"role": "user", "content": " ".join([f"q{turn}"] * words)})
+        said.append({"role": "assistant", "content": f"a{turn}"})
+    return Draft(chat_of_column("chat", {"said": said[:-1]}, "said"))
+
+
+def test_the_oldest_turns_are_left_out_and_what_comes_before_them_and_the_last_one_stay() -> None:
+    prompt = fit(Words(), conversation(6), 20, "drop_turns")
+
+    assert [message.text for message in prompt.draft.messages] == ["be brief", "q4 q4 q4 q4", "a4", "q5 q5 q5 q5"]
+    assert (len(prompt.tokens), prompt.tokens_cut) == (15, 28)
+    assert fit(Words(), conversation(2), 20, "drop_turns").tokens_cut == 0
+
+
+def test_a_last_turn_that_does_not_fit_fails_its_row() -> None:
+    with pytest.raises(ContextTooLong, match=r"has 43 tokens, .* room for 7, too few for its last turn"):
+        fit(Words(), conversation(6), 7, "drop_turns")
+
+
+def test_turns_are_left_out_of_a_column_of_messages_only() -> None:
+    with pytest.raises(InvalidParams, match="'drop_turns', which needs 'messages'"):
+        Chat(model="package:x", prompt="{body}", on_long="drop_turns")
+
+
+def test_likelihoods_are_read_in_both_forms_of_the_api() -> None:
+    top = [{"token": "a", "logprob": -0.5}, {"token": "b", "logprob": -1.5}]
+    chat_form = {"content": [{"token": "a", "logprob": -0.5, "top_logprobs": top}]}
+    older = {"tokens": ["a"], "token_logprobs": [-0.5], "top_logprobs": [{"a": -0.5, "b": -1.5}]}
+
+    assert read_logprobs(chat_form) == read_logprobs(older)
+    assert read_logprobs(chat_form)[0].value() == {"token": "a", "logprob": -0.5, "top": top}
+    assert read_logprobs(None) == ()

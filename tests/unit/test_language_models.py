@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from batchmill.errors import InvalidParams, OperatorFailed
+from batchmill_worker.models.model_memory import MIB, SlotMemory
 from batchmill_worker.runtime.device_time import DeviceTimeMeter
 from support.language_models import Shards, loaded
 
@@ -115,8 +116,14 @@ def test_rows_that_fail_have_their_types_and_the_others_are_answered() -> None:
 def test_generate_continues_a_text_and_the_beginning_that_rows_share_is_computed_once() -> None:
     story = " ".join(f"On day {number} the sun rose and the birds sang." for number in range(1, 9))
     table = pa.table({"story": [story] * 6, "end": ["Then", "So", "Later", "But", "And", "Now"]})
-    with loaded("generate", prompt="{story} {end}", max_tokens=2) as operator:
+    with loaded("generate", prompt="{story} {end}", max_tokens=2, logprobs=3) as operator:
         result = Shards(operator).run(table)
+
+    for row in result.table.to_pylist():
+        assert "".join(one["token"] for one in row["logprobs"]) == row["text"]
+        for one in row["logprobs"]:  # the likeliest token was taken
+            assert one["top"][0] == {"token": one["token"], "logprob": one["logprob"]}
+            assert 0 > one["top"][0]["logprob"] >= one["top"][1]["logprob"] >= one["top"][2]["logprob"]
 
     counts = result.table.select(["prompt_tokens", "cached_tokens"]).to_pylist()
     assert result.rows_done == 6
@@ -127,8 +134,9 @@ def test_generate_continues_a_text_and_the_beginning_that_rows_share_is_computed
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"model": "package:numpy"}, "the package numpy contains no .gguf file"),
-        ({"model": "some/model"}, "names no model for llama.cpp"),
+        ({"model": "package:numpy"}, "the package numpy contains no model"),
+        ({"model": "package:numpy", "engine": "llamacpp"}, "the package numpy contains no .gguf file"),
+        ({"model": "some/model", "engine": "llamacpp"}, "names no model for llama.cpp"),
         ({"model": "/somewhere/x.gguf"}, "outside"),
         ({"context": 100_000}, "has a context of 8192 tokens, expected 100000"),
         ({"max_tokens": 256}, "'max_tokens' is 256, and prompt and answer have 256 tokens together"),
@@ -137,6 +145,16 @@ def test_generate_continues_a_text_and_the_beginning_that_rows_share_is_computed
 )
 def test_what_cannot_be_set_up_is_refused(params: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidParams, match=message), loaded("chat", prompt="{body}", **params):
+        pass
+
+
+def test_a_file_that_needs_more_memory_than_there_is_is_refused_before_it_is_loaded() -> None:
+    with (
+        pytest.raises(
+            InvalidParams, match=r"needs 0\.10 GiB \(0\.09 GiB for its weights and 0\.01 .* 0\.05 GiB for it"
+        ),
+        loaded("chat", prompt="{body}", context=128, places=2, memory=SlotMemory(50 * MIB)),
+    ):
         pass
 
 

@@ -9,6 +9,7 @@ import pytest
 from batchmill.jobs.completion import Completion
 from batchmill.jobs.job import JobError, StageSpec
 from batchmill.jobs.retry import Done, Failed, Lost, Partial, Revoked
+from batchmill.jobs.status import TokenSums
 from batchmill.telemetry.metrics import (
     MAX_STAGE_NAMES,
     OTHER,
@@ -62,7 +63,10 @@ def counted() -> Counted:
 
 
 def test_phases_batches_rows_and_the_attempt_itself_add_up(counted: Counted) -> None:
-    completion = Completion(rows=6, rows_dead=2, nbytes=1, dead_by_type=(("KeyError", 2),), rows_cached=3)
+    tokens = TokenSums(prompt=12, cached=5, generated=7)
+    completion = Completion(
+        rows=6, rows_dead=2, nbytes=1, dead_by_type=(("KeyError", 2),), rows_cached=3, tokens=tokens
+    )
     with counted.metrics.attempt("a") as attempt:
         attempt.about(STAGE)
         counted.spend(Phase.LOAD, 0.25)
@@ -84,6 +88,7 @@ def test_phases_batches_rows_and_the_attempt_itself_add_up(counted: Counted) -> 
     assert counted("rows_total", **WORK, outcome="done") == 6
     assert counted("rows_total", **WORK, outcome="dead") == 2
     assert counted("rows_cached_total", **WORK) == 3
+    assert [counted("tokens_total", **WORK, kind=kind) for kind in ("prompt", "cached", "generated")] == [12, 5, 7]
     assert counted("dead_letters_total", **WORK, error="KeyError") == 2
     assert counted("row_failures_total", **WORK, error="OSError") == 1
     assert counted("attempts_total", **WORK, outcome="done") == 1

@@ -53,5 +53,5 @@ def test_no_label_is_a_job_a_shard_or_a_row() -> None:
     labels = {label for metric in ALL for label in metric.labels}
     assert labels == {
         "operator", "pool", "outcome", "phase", "reason", "error", "use", "slot", "cause", "device", "model", "state",
-        "version", "script", "folder", "part", "tenant", "currency", "notice", "stage",
+        "version", "script", "folder", "part", "tenant", "currency", "notice", "stage", "kind",
     }  # fmt: skip

@@ -11,6 +11,8 @@ from batchmill.settings import CoordinatorSettings
 from batchmill_coordinator.api.app import create_app
 
 OPEN = {"/healthz", "/readyz"}
+NAMED = ("{job_id}", "{name}", "{file_id}", "{batch_id}")
+REFERS = {("get", "/v1/jobs"), ("post", "/v1/jobs"), ("get", "/v1/files"), ("get", "/v1/batches")}
 
 
 def routes() -> list[tuple[str, str, dict[str, Any]]]:
@@ -23,12 +25,14 @@ def routes() -> list[tuple[str, str, dict[str, Any]]]:
 def test_a_route_asks_for_a_token_and_lists_the_statuses_that_any_route_has(
     method: str, path: str, about: dict[str, Any]
 ) -> None:
-    statuses = set(about["responses"]) | ({"422"} if path in LENIENT else set())  # these answer 400 instead
+    statuses = set(about["responses"]) | (
+        {"422"} if path.startswith(BAD_REQUESTS) else set()
+    )  # these answer 400 instead
     assert about["security"] == [{"token": []}]
     assert statuses >= {"400", "401", "422", "431", "500", "503", "507"}
     assert ("403" in statuses) == (method != "get" or path == "/metrics")
-    named = "{job_id}" in path or ("{name}" in path and not path.endswith("/call"))
-    assert ("404" in statuses) == (named or path in ("/v1/jobs", *LENIENT))
+    named = any(name in path for name in NAMED) and not path.endswith("/call")
+    assert ("404" in statuses) == (named or (method, path) in REFERS or path in LENIENT)
 
 
 @pytest.mark.parametrize(("method", "path", "about"), routes())
@@ -51,6 +55,14 @@ def test_bodies_have_schemas_that_refuse_unknown_fields() -> None:
             assert is_strict is (path not in LENIENT)
 
 
+BAD_REQUESTS = (
+    "/v1/embeddings",
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/files",
+    "/v1/batches",
+)
 LENIENT = ("/v1/embeddings", "/v1/chat/completions", "/v1/completions", "/v1/responses")
 """Routes of OpenAI's API, whose clients send fields that are newer than this service."""
 
@@ -63,6 +75,8 @@ BODIES = {
         "/v1/jobs/{job_id}/rerun",
         "/v1/uploads",
         "/v1/indexes/{name}/search",
+        "/v1/files",
+        "/v1/batches",
         "/v1/operators/{name}/call",
         *LENIENT,
     ),

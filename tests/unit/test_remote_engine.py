@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pytest
 
-from batchmill.errors import InvalidParams, InvalidSettings, OperatorFailed
+from batchmill.errors import InvalidParams, InvalidSettings, QuotaUsedUp
 from batchmill.storage.named_endpoints import NamedEndpoint, NamedEndpoints
-from batchmill_worker.generation import remote
+from batchmill_worker.generation.engines import remote
 from support.language_models import Shards, loaded
 from support.model_service import chat_reply, error_reply, model_service
 
@@ -59,6 +59,21 @@ def test_every_row_is_asked_once_and_its_answer_is_in_its_place(tmp_path: Path) 
     assert {key for _, _, key in service.requests} == {f"Bearer {KEY}"}
     assert service.requests[0][1]["stop"] == ["."]
     assert len({body["seed"] for _, body, _ in service.requests}) == 40
+
+
+def test_likelihoods_are_asked_for_and_become_a_column(tmp_path: Path) -> None:
+    token = {"token": "yes", "logprob": -0.25, "top_logprobs": [{"token": "yes", "logprob": -0.25}]}
+
+    def answer(*_: Any) -> Reply:
+        status, body, headers = chat_reply("yes")
+        body["choices"][0]["logprobs"] = {"content": [token]}
+        return status, body, headers
+
+    result, service = ask(tmp_path, answer, rows(1), logprobs=1)
+
+    top = [{"token": "yes", "logprob": -0.25}]
+    assert result.table["logprobs"].to_pylist() == [[{"token": "yes", "logprob": -0.25, "top": top}]]
+    assert (service.requests[0][1]["logprobs"], service.requests[0][1]["top_logprobs"]) == (True, 1)
 
 
 def test_an_overloaded_service_is_left_alone_and_asked_again(tmp_path: Path) -> None:
@@ -111,7 +126,7 @@ def test_each_error_of_a_row_has_its_type_and_the_others_are_answered(tmp_path: 
 
 
 def test_a_quota_that_is_used_up_is_a_failure_of_its_own_kind(tmp_path: Path) -> None:
-    with pytest.raises(OperatorFailed, match="quota at the endpoint is used up") as failed:
+    with pytest.raises(QuotaUsedUp, match="quota at the endpoint is used up") as failed:
         ask(tmp_path, lambda *_: error_reply(429, "insufficient_quota", retry_after="30"), rows(30))
 
     assert failed.value.details["error_type"] == "InsufficientQuota"

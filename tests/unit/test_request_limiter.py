@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchmill_worker.generation.request_limiter import MAX_PAUSE_S, MAX_RETRY_AFTER_S, RequestLimiter
+from batchmill_worker.generation.engines.request_limiter import MAX_PAUSE_S, MAX_RETRY_AFTER_S, RequestLimiter
 from support.hand_clock import HandClock
 
 

@@ -62,6 +62,8 @@ def _show_job(found: JobCost, stages: Sequence[str]) -> None:
         _show_sums("STAGE", [(stages[stage.stage], stage) for stage in found.stages], found.currency)
     if found.per_thousand_rows is not None:
         click.echo(f"{money(found.per_thousand_rows, found.currency)} per 1,000 rows ({count(found.rows)} so far)")
+    if found.per_million_tokens is not None:
+        click.echo(f"{money(found.per_million_tokens, found.currency)} per million tokens")
     if found.budget is not None:
         click.echo(f"{money(found.total, found.currency)} of a budget of {money(found.budget, found.currency)}")
 

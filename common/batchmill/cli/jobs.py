@@ -201,7 +201,7 @@ def _show(status: JobStatus, as_json: bool) -> None:
     from batchmill.cli.cost import in_short
     from batchmill.cli.terminal.console import ago, fields, moment, print_json
     from batchmill.jobs.job import DEFAULT_TENANT
-    from batchmill.wording import dead, duration, pace, progress, requested, state
+    from batchmill.wording import dead, duration, pace, progress, requested, state, tokens
 
     if as_json:
         print_json(status)
@@ -218,6 +218,7 @@ def _show(status: JobStatus, as_json: bool) -> None:
             ("deadline", moment(status.deadline_at) if status.deadline_at else None),
             ("rows", progress(status)),
             ("failed", dead(status)),
+            ("tokens", tokens(status.tokens)),
             ("pace", pace(status)),
             ("shards", f"{status.shards_done:,} done, {status.shards_running:,} running"),
             ("tenant", status.tenant if status.tenant != DEFAULT_TENANT else None),

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=BaseModel)
 MAX_JOBS_PAGE = 100
+MAX_INDEXES_PAGE = 1000
 
 
 class AsyncClient(InteractiveCalls):
@@ -322,7 +323,14 @@ class AsyncClient(InteractiveCalls):
         Returns:
             One entry per index: its place, rows, and how its vectors were made.
         """
-        return (await self._get(IndexesAnswer, "/v1/indexes")).indexes
+        found: list[IndexStatus] = []
+        query = {"limit": str(MAX_INDEXES_PAGE)}
+        while True:
+            page = await self._get(IndexesAnswer, "/v1/indexes", query)
+            found += page.indexes
+            if page.next is None:
+                return found
+            query["after"] = page.next
 
     async def forget_index(self, name: str) -> None:
         """Forget an index. Its rows stay in the store.

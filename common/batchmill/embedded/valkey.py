@@ -9,6 +9,8 @@ from pathlib import Path
 from batchmill.errors import MissingExtra
 
 SOCKET_NAME = "valkey.sock"
+PUBSUB_LIMIT = "pubsub 1gb 256mb 60"
+"""Answers to interactive requests have up to 16 MiB each: by default, two at once disconnect the coordinator."""
 MAX_SOCKET_PATH_BYTES = 100  # systems allow 104 to 108 with a zero at the end
 
 
@@ -43,6 +45,7 @@ def valkey_command(data_dir: Path, socket: Path) -> list[str]:
         "save": "",
         "daemonize": "no",
         "maxmemory-policy": "noeviction",
+        "client-output-buffer-limit": PUBSUB_LIMIT,
     }
     flags = [part for name, value in options.items() for part in (f"--{name}", value)]
     return [str(get_binary_path()), *flags]

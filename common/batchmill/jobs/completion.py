@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from batchmill.jobs.cost import Parts
 from batchmill.jobs.job import JobError
 from batchmill.jobs.shard import ShardId
+from batchmill.jobs.status import NO_TOKENS, TokenSums
 
 if TYPE_CHECKING:
     from batchmill.jobs.job import StageSpec
@@ -51,6 +52,7 @@ class Completion:
     results: int | None = None  # of an operator that expands: the number of results of `rows`; None: the same number
     rows_cached: int = 0  # of `rows`, those that were not computed
     rows_filtered: int = 0  # of `rows`, those without a result
+    tokens: TokenSums = NO_TOKENS  # of its results, by language models
     roots_dead: int | None = None  # rows of the job's source that the failed rows are from; None: as many
     borders: str = ""  # where source rows begin among the results, if a later stage gathers them
     incomplete: tuple[int, ...] = ()  # likewise the source rows of the failed rows
@@ -95,4 +97,5 @@ class TriedStage:
     checkpoint: str = ""  # the blob with what is done
     stop_with: JobError | None = None  # what stops the job
     stalled_by: str = ""  # why storage could not be used
+    pause_for: str = ""  # why the job is paused
     used: Parts = field(default_factory=Parts)  # what the attempt's time there was spent on

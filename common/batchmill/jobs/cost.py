@@ -114,10 +114,12 @@ def total_of(sums: Iterable[Spent]) -> Spent:
     return sum(sums, Spent())
 
 
-def job_cost(stages: Mapping[int, Spent], budget_nano: int | None, currency: str) -> JobCost:
-    """Return a job's cost as users see it."""
+def job_cost(stages: Mapping[int, Spent], budget_nano: int | None, currency: str, tokens: int = 0) -> JobCost:
+    """Return a job's cost as users see it. tokens: of prompts and answers."""
+    total = total_of(stages.values())
     return JobCost(
-        **total_of(stages.values()).as_fields(),
+        **total.as_fields(),
+        per_million_tokens=total.nano.total / NANO * 1e6 / tokens if tokens else None,
         currency=currency,
         budget=None if budget_nano is None else budget_nano / NANO,
         stages=[StageCost(**spent.as_fields(), stage=stage) for stage, spent in sorted(stages.items())],

@@ -59,6 +59,11 @@ class UploadSource(Frozen):
     lineage: bool = False  # of a replay in a chain: the rows have the columns that say where they are from
 
 
+def upload_part(upload_id: str, number: int) -> str:
+    """Name the blob of one part of an upload."""
+    return f"uploads/{upload_id}/part-{number:08d}.arrow"
+
+
 class ResultsSource(Frozen):
     """The results of a stage of another job, which has ended; not those of its last one."""
 

@@ -52,6 +52,7 @@ class Failed:
     error_type: str = ""  # of the exception behind it, where there is one
     final: bool = False  # another attempt could not end otherwise
     is_storage: bool = False  # the storage is full, read-only or away: no fault of the shard
+    is_blocked: bool = False  # no attempt can end otherwise until somebody does what the error says
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,7 @@ class Requeue:
     delay_s: float
     blame: bool
     checkpoint: str = ""  # the blob with what is done; "": nothing is
+    pause_for: str = ""  # why the job is paused meanwhile; "": it is not
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,8 @@ def decide(
             return Requeue(_backoff(policy).delay_s(failures, rng), blame=False, checkpoint=checkpoint)
         case Failed(is_storage=True) if shard.stalled_s < storage_wait_s:
             return Requeue(STORAGE_BACKOFF.delay_s(shard.token, rng), blame=False)
+        case Failed(error, is_blocked=True):
+            return Requeue(0.0, blame=False, pause_for=error.message)
         case Failed(error, error_type, final):
             failures = shard.failures + 1
             if final or failures >= policy.max_attempts or not may_retry(error_type, policy):

@@ -13,6 +13,33 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+class TokenSums(Frozen):
+    """Tokens of prompts, those of them that were computed before, and of answers."""
+
+    prompt: int = 0
+    cached: int = 0
+    generated: int = 0
+
+    @property
+    def total(self) -> int:
+        """Tokens of prompts and answers."""
+        return self.prompt + self.generated
+
+    def write(self) -> str:
+        """Return them as the ledger's scripts read them; "": none."""
+        return f"{self.prompt} {self.cached} {self.generated}" if self.total else ""
+
+    def __add__(self, other: TokenSums) -> TokenSums:
+        return TokenSums(
+            prompt=self.prompt + other.prompt,
+            cached=self.cached + other.cached,
+            generated=self.generated + other.generated,
+        )
+
+
+NO_TOKENS = TokenSums()
+
+
 class CostParts(Frozen):
     """Time of devices, or the money it costs, by what it went into."""
 
@@ -45,6 +72,7 @@ class JobCost(Cost):
 
     currency: str
     budget: float | None = None
+    per_million_tokens: float | None = None  # money, of prompts and answers; None without a language model
     stages: list[StageCost] = []
 
     def __str__(self) -> str:
@@ -63,6 +91,7 @@ class StageStatus(Frozen):
     rows_dead: int = 0
     rows_filtered: int = 0  # of those done, without a result
     rows_cached: int = 0  # of those done, not computed
+    tokens: TokenSums | None = None  # of its results; None: no language model has made any
     results: int | None = None  # that it has made for the next stage; None: it is the last
     share: float | None = None  # of its rows that are done or dead, 0 to 1; None until the total is known
     shards_done: int = 0
@@ -128,6 +157,8 @@ class JobStatus(Frozen):
     """Failed rows by type of error: the most frequent types, and `other`."""
     rows_cached: int = 0
     """Rows of `rows_done` that were not computed: from the row cache, or equal to a row of their shard."""
+    tokens: TokenSums | None = None
+    """Tokens of the results of all stages, as language models count them; None if none has made any."""
     rows_per_second: float | None = None
     """Recent rate; of an ended job, the overall rate; None while it is paused."""
     eta_s: float | None = None

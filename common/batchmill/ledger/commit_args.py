@@ -48,6 +48,7 @@ def _made(made: Completion, limit: DeadLimit | None, used: Parts) -> dict[str, A
         "results": made.results,
         "rows_cached": made.rows_cached,
         "rows_filtered": made.rows_filtered,
+        "tokens": made.tokens.write() or None,
         "roots_dead": made.rows_dead if made.roots_dead is None else made.roots_dead,
         "borders": made.borders or None,
         "incomplete": " ".join(map(str, made.incomplete)) or None,
@@ -79,6 +80,7 @@ def _left(tried: TriedStage | None) -> dict[str, Any]:
         "checkpoint": found.checkpoint or None,
         "stalled_by": found.stalled_by or None,
         "stalled_ms": delay_ms + found.used.total // 1000,
+        "pause_for": found.pause_for or None,
         "stop_with": write_error(found.stop_with) if found.stop_with else None,
         "used_in_next": found.used,
     }

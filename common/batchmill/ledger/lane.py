@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from batchmill.errors import ServiceUnavailable
 from batchmill.jobs.cost import write_pool_operator
 from batchmill.ledger.formats.lane_messages import LaneReply, LaneRequest, LoadRequest
 from batchmill.ledger.scripting import calls
@@ -92,13 +93,13 @@ class LaneLedger:
         for message in self._listen(self._keys.lane_replies(coordinator)):
             yield None if message is None else LaneReply.decode(message)
 
-    def abort(self, worker: str, request_id: str) -> None:
-        """Have a worker drop a request that it has taken."""
+    def abort(self, worker: str, key: str) -> None:
+        """Have a worker drop a request that it has taken, by its key."""
         with redis_errors():
-            self._store.redis.publish(self._keys.lane_aborts(worker), request_id)
+            self._store.redis.publish(self._keys.lane_aborts(worker), key)
 
     def aborts(self, worker: str) -> Iterator[str | None]:
-        """Yield the ids of requests that a worker is to drop; None as for `replies`."""
+        """Yield the keys of requests that a worker is to drop; None as for `replies`."""
         for message in self._listen(self._keys.lane_aborts(worker)):
             yield None if message is None else message.decode()
 
@@ -145,8 +146,14 @@ class LaneLedger:
         )
 
     def _listen(self, name: str) -> Iterator[bytes | None]:
+        is_subscribed = False
         with redis_errors(), self._store.redis.pubsub() as channel:
             channel.subscribe(name)
             while True:
                 message = channel.get_message(timeout=POLL_S)
-                yield message["data"] if message is not None and message["type"] == "message" else None
+                kind = None if message is None else message["type"]
+                if kind == "subscribe":
+                    if is_subscribed:  # the library has connected again by itself
+                        raise ServiceUnavailable("the connection to the ledger broke: messages may be lost.")
+                    is_subscribed = True
+                yield message["data"] if kind == "message" else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from batchmill.ledger.documents import DocumentLedger
 from batchmill.ledger.formats.encodings import parse_event
 from batchmill.ledger.formats.schema import SCHEMA, other_schema
 from batchmill.ledger.identity import IdentityLedger
@@ -25,6 +26,7 @@ from batchmill.ledger.views.costs import CostLedger
 from batchmill.ledger.views.index import IndexLedger
 from batchmill.ledger.views.overview import OverviewLedger
 from batchmill.ledger.views.survey import SurveyLedger
+from batchmill.ledger.workers.endpoints import EndpointLedger
 from batchmill.ledger.workers.fleet import FleetLedger
 from batchmill.ledger.workers.leases import LeaseLedger
 from batchmill.ledger.workers.profiles import ProfileLedger
@@ -50,6 +52,8 @@ class Ledger:
         self._store = Store(client, prefix, now_ms=now_ms)
         self.jobs = JobLedger(self._store)
         self.uploads = UploadLedger(self._store)
+        self.files = DocumentLedger(self._store, "file")
+        self.batches = DocumentLedger(self._store, "batch")
         self.shards = ShardLedger(self._store)
         self.leases = LeaseLedger(self._store)
         self.results = ResultLedger(self._store)
@@ -57,6 +61,7 @@ class Ledger:
         self.turns = TurnLedger(self._store)
         self.costs = CostLedger(self._store)
         self.fleet = FleetLedger(self._store)
+        self.endpoints = EndpointLedger(self._store)
         self.unfinished = UnfinishedWorkLedger(self._store)
         self.retention = RetentionLedger(self._store)
         self.identity = IdentityLedger(self._store)

@@ -91,28 +91,34 @@ class ShardLedger:
     def to_queue_of(self, stages: Sequence[JobStage], limit: int, now_ms: int) -> dict[StageKey, list[ShardId]]:
         """For each of these stages, shards that could be queued now: at most `limit` due retries, and as many others.
 
+        If the stage behind has nothing to do, all of them are listed: it may wait for any one, see `buffer_credit`.
         A shard that ended its process twice, and a part of one that was split for that, waits behind all others; they
         do not displace it, for a later stage may wait for it alone. Takes two round trips, and none for stages of which
         nothing was ever queued.
         """
         due = {one.key: [ShardId((n,)) for n in range(min(one.stage.shards_live, limit))] for one in stages}
-        return due | self._listed([one.key for one in stages if not one.is_untouched], limit, now_ms)
+        touched = [one for one in stages if not one.is_untouched]
+        awaited = {one.key for one in touched if one.may_be_awaited}
+        return due | self._listed([one.key for one in touched], awaited, limit, now_ms)
 
-    def _listed(self, stages: Sequence[StageKey], limit: int, now_ms: int) -> dict[StageKey, list[ShardId]]:
+    def _listed(
+        self, stages: Sequence[StageKey], awaited: Collection[StageKey], limit: int, now_ms: int
+    ) -> dict[StageKey, list[ShardId]]:
         if not stages:
             return {}
         with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
             for job_id, stage in stages:
-                pipe.zrangebyscore(self._keys.waiting(job_id, stage), "-inf", now_ms, start=0, num=limit)
-                pipe.lrange(self._keys.ready(job_id, stage), 0, limit - 1)
+                most = -1 if (job_id, stage) in awaited else limit  # -1: all of them
+                pipe.zrangebyscore(self._keys.waiting(job_id, stage), "-inf", now_ms, start=0, num=most)
+                pipe.lrange(self._keys.ready(job_id, stage), 0, max(most - 1, -1))
             lists = [[parse_shard_id(name.decode()) for name in names] for names in pipe.execute()]
         found = dict(zip(stages, zip(lists[::2], lists[1::2], strict=True), strict=True))
         suspects = self._suspects(
-            [(*key, one) for key, (retries, planned) in found.items() if planned for one in retries]
+            [(*key, one) for key, (retries, planned) in found.items() if planned for one in retries[:limit]]
         )
         due = {}
         for key, (retries, planned) in found.items():
-            last = [one for one in retries if (*key, one) in suspects]
+            last = [one for one in retries if (*key, one) in suspects] + retries[limit:]
             due[key] = [*(one for one in retries if one not in last), *planned, *last]
         return due
 
@@ -261,14 +267,14 @@ class ShardLedger:
         checkpoint: str = "",
         stop_with: JobError | None = None,
         stalled_by: str = "",
+        pause_for: str = "",
         used: Parts = UNMETERED,
     ) -> None:
         """End an attempt before the shard is done: it waits `delay_s` for another, or the job stops with an error.
 
         blame: whether it counts as a failure of the shard. checkpoint: the blob with what is done of it. stalled_by:
-        why storage could not be used, which the attempt and this delay were spent on. used: as for `commit`.
-
-        Raises `StaleToken`.
+        why storage could not be used, which the attempt and this delay were spent on. pause_for: why the job is paused.
+        used: as for `commit`. Raises `StaleToken`.
         """
         end_attempt = partial(
             calls.end_attempt,
@@ -279,6 +285,7 @@ class ShardLedger:
             stop_with=write_error(stop_with) if stop_with else None,
             checkpoint=checkpoint or None,
             stalled_by=stalled_by or None,
+            pause_for=pause_for or None,
             stalled_ms=int(delay_s * 1000) + used.total // 1000,
             used=used,
         )

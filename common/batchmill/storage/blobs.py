@@ -17,7 +17,15 @@ from batchmill.error_text import first_line
 from batchmill.errors import InvalidRequest, InvalidSettings, NotFound, StorageError, StorageUnavailable
 from batchmill.storage import disk
 from batchmill.storage.anchors import open_anchored
-from batchmill.storage.seals import SEAL_BYTES, checksum_of, checksum_of_open, seal_file, seal_of, unseal
+from batchmill.storage.seals import (
+    SEAL_BYTES,
+    checksum_of,
+    checksum_of_open,
+    seal_file,
+    seal_of,
+    unseal,
+    unsealed_pieces,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -182,6 +190,21 @@ class BlobStore:
                     return file.read_buffer()
             except FileNotFoundError:
                 raise _missing(location) from None
+
+    def pieces(self, name: str) -> Iterator[bytes]:
+        """Yield a sealed blob's bytes in pieces of at most 1 MiB, for what need not be in memory.
+
+        Raises as `get`; damage is noticed before the last piece is given.
+        """
+        location = self.location(name)
+        with storage_errors("read", location):
+            try:
+                objects = location.objects
+                opened = pa.OSFile(location.path) if objects is None else objects.open(location.path)
+            except FileNotFoundError:
+                raise _missing(location) from None
+            with opened as file:
+                yield from unsealed_pieces(self._prefix + name, file, file.size(), location.uri)
 
     def checksum(self, name: str) -> tuple[int, int]:
         """Return the size in bytes and the xxh3 (64 bits) of a blob without a seal, which is read in pieces.

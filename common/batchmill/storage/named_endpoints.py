@@ -4,6 +4,8 @@
 url = "https://api.openai.com/v1"
 key_file = "/run/secrets/openai"
 max_in_flight = 64
+requests_per_minute = 5000
+tokens_per_minute = 2000000
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ SETTING = "BATCHMILL_ENDPOINTS"
 class NamedEndpoint(BaseModel):
     """One service with an OpenAI-compatible API. The key is read from its file when a model is set up.
 
-    max_in_flight: requests of one worker process at a time. timeout_s: of one request. max_tokens_field: the name
+    max_in_flight: requests of one worker process at a time. requests_per_minute, tokens_per_minute: of all workers
+    together; None: any number. timeout_s: of one request. max_tokens_field: the name
     that the service has for the longest answer.
     """
 
@@ -35,6 +38,8 @@ class NamedEndpoint(BaseModel):
     url: str
     key_file: Path | None = None
     max_in_flight: int = Field(default=32, ge=1, le=1024)
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    tokens_per_minute: int | None = Field(default=None, ge=1)
     timeout_s: float = Field(default=300.0, gt=0)
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
 

@@ -15,7 +15,7 @@ import xxhash
 from batchmill.errors import DamagedData
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     import pyarrow as pa
 
@@ -62,6 +62,29 @@ def unseal(name: str, sealed: pa.Buffer, uri: str) -> pa.Buffer:
     if found.intdigest() != checksum:
         raise damaged(uri, "its bytes do not fit its checksum")
     return data
+
+
+def unsealed_pieces(name: str, file: BinaryIO | pa.NativeFile, size: int, uri: str) -> Iterator[bytes]:
+    """Yield the bytes before the seal of an open file of `size` bytes, seal included, piece by piece.
+
+    Raises `DamagedData` as `unseal`, before the last piece: who has got all of them has got what was written.
+    """
+    left, checksum, held = size - SEAL_BYTES, _begin(name), b""
+    if left < 0:
+        raise damaged(uri, f"it has {size:,} bytes, fewer than any blob")
+    while left > 0:
+        piece = file.read(min(left, _CHUNK_BYTES))
+        if not piece:
+            raise damaged(uri, "its end is missing or altered")
+        checksum.update(piece)
+        left -= len(piece)
+        if held:
+            yield held
+        held = piece
+    if file.read(SEAL_BYTES) != _SEAL.pack(_MAGIC, size - SEAL_BYTES, checksum.intdigest()):
+        raise damaged(uri, "its bytes do not fit its checksum")
+    if held:
+        yield held
 
 
 def checksum_of(path: str) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from batchmill.broker import model_queue_of
 from batchmill.errors import Conflict, InvalidOutput, InvalidRequest, UnknownOperator, did_you_mean
-from batchmill.jobs.files import FileSource, ResultsSource, UploadSource
+from batchmill.jobs.files import FileSource, ResultsSource, UploadSource, upload_part
 from batchmill.jobs.ids import new_id
 from batchmill.jobs.job import MAX_INLINE_BYTES, JobForm, JobRequest, JobSpec, StageSpec
 from batchmill.jobs.shard import FIRST_ROWS, Shard, ShardId
@@ -35,12 +35,11 @@ from batchmill_coordinator.admission.column_checks import (
 from batchmill_coordinator.admission.fusion import as_before, with_fusion
 from batchmill_coordinator.admission.kept_results import KeptResults
 from batchmill_coordinator.admission.param_checks import check_cache, check_params
-from batchmill_coordinator.admission.request_rows import check_shape, table_from_json
 from batchmill_coordinator.admission.sinks import SinkAdmission
-from batchmill_coordinator.admission.upload_parts import part_name
 from batchmill_coordinator.admission.uploads import Uploads
 from batchmill_coordinator.fleet.pools import EMPTY
 from batchmill_coordinator.inspection.arrow_bounds import arrow_limits
+from batchmill_coordinator.inspection.request_rows import check_shape, table_from_json
 from batchmill_coordinator.results.resuming.resumed_order import Order
 from batchmill_coordinator.results.stage_source import StageSource
 
@@ -237,7 +236,7 @@ class Admission:
         if not isinstance(ours, UploadSource) or not isinstance(theirs, UploadSource) or ours == theirs:
             return True
         blobs = self._workspace.blobs
-        pairs = ((part_name(ours.upload, n), part_name(theirs.upload, n)) for n in range(ours.parts))
+        pairs = ((upload_part(ours.upload, n), upload_part(theirs.upload, n)) for n in range(ours.parts))
         return all(blobs.get(one).equals(blobs.get(other)) for one, other in pairs)
 
     def _find_input(self, request: JobRequest, spec: JobSpec, job_id: str, undo: ExitStack, tenant: str) -> _Input:
@@ -266,7 +265,7 @@ class Admission:
         """Store rows of the request that are too many to be kept inline, as an upload of one part."""
         upload_id = self._uploads.begin(tenant)
         undo.callback(self._uploads.drop, upload_id, tenant)
-        self._workspace.blobs.put_table(part_name(upload_id, 0), table)
+        self._workspace.blobs.put_table(upload_part(upload_id, 0), table)
         source = UploadSource(upload=upload_id, parts=1)
         return self._from_upload(job_id, spec.model_copy(update={"source": source}), source, tenant)
 

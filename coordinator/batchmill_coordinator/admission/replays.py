@@ -16,7 +16,7 @@ import pyarrow as pa
 from batchmill.columns.lineage import SOURCE_ROW
 from batchmill.errors import Conflict, InvalidRequest, InvalidSource, NotFound
 from batchmill.jobs.dead_letters import BAD_LINE, INCOMPLETE, TOO_LARGE
-from batchmill.jobs.files import UploadSource
+from batchmill.jobs.files import UploadSource, upload_part
 from batchmill.jobs.ids import new_id
 from batchmill.jobs.job import JobState
 from batchmill.jobs.shard import format_shard_id
@@ -28,7 +28,6 @@ from batchmill_coordinator.admission.acceptance import accept, tenant_key
 from batchmill_coordinator.admission.edits import edited
 from batchmill_coordinator.admission.fusion import without_fusion
 from batchmill_coordinator.admission.sinks import SinkAdmission
-from batchmill_coordinator.admission.upload_parts import part_name
 from batchmill_coordinator.admission.uploads import Uploads
 from batchmill_coordinator.inspection.inspector import InspectedSource
 from batchmill_coordinator.results.damage import RowsAgain, damaged_shards, read_again
@@ -192,7 +191,7 @@ class Replays:
         places: list[int] = []
         parts = 0
         for parts, some in enumerate(rows, start=1):
-            blobs.put_table(part_name(upload_id, parts - 1), some.table)
+            blobs.put_table(upload_part(upload_id, parts - 1), some.table)
             places += some.indices
         lineage = record.spec.has_lineage
         source = UploadSource(upload=upload_id, parts=parts, failed_before=failed_before, lineage=lineage)

@@ -1,13 +1,8 @@
-"""Names of an upload's parts, and the error for an upload that is not there. Pure."""
+"""The error for an upload that is not there. Pure."""
 
 from __future__ import annotations
 
 from batchmill.errors import InvalidSource
-
-
-def part_name(upload_id: str, number: int) -> str:
-    """The blob of one part of an upload."""
-    return f"uploads/{upload_id}/part-{number:08d}.arrow"
 
 
 def no_such_upload(upload_id: str) -> InvalidSource:

@@ -6,8 +6,9 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from batchmill.jobs.files import upload_part
 from batchmill.jobs.ids import new_id
-from batchmill_coordinator.admission.upload_parts import no_such_upload, part_name
+from batchmill_coordinator.admission.upload_parts import no_such_upload
 
 if TYPE_CHECKING:
     from batchmill.ledger import Ledger
@@ -61,7 +62,7 @@ class Uploads:
         self._ledger.tenants.add_upload_bytes(
             tenant, upload_id, Path(path).stat().st_size, self._settings.max_upload_bytes_per_tenant
         )
-        self._blobs.put_file(part_name(upload_id, number), lambda target: _copy(path, target))
+        self._blobs.put_file(upload_part(upload_id, number), lambda target: _copy(path, target))
 
 
 def _copy(path: str, target: str) -> None:

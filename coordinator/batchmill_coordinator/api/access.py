@@ -6,7 +6,8 @@ import asyncio
 import secrets
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from enum import Enum, auto
+from typing import TYPE_CHECKING, assert_never
 
 from starlette.responses import JSONResponse
 
@@ -31,6 +32,8 @@ OPEN_PATHS = frozenset({"/healthz", "/readyz", "/", "/docs", "/openapi.json"})
 """They need no token and give no data."""
 
 METRICS_PATH = "/metrics"
+FILES_PATH = "/v1/files"
+FORM_BYTES = 64 * 1024  # of a form, besides its file
 RETRY_AFTER_S = 1
 BODY_IDLE_S = 30.0  # the longest wait for the next bytes of a body
 BODY_TIMEOUT_S = 120.0  # for all of a body that is held in memory
@@ -49,12 +52,21 @@ def error_response(error: BatchmillError, headers: Mapping[str, str] | None = No
     return JSONResponse(error.envelope(), status_code=error.http_status, headers=own)
 
 
+class BodyForm(Enum):
+    """What becomes of a body as it is received."""
+
+    IN_MEMORY = auto()
+    PART = auto()  # a part of an upload, written to a file
+    FILE = auto()  # a form with a file, written to a file too
+
+
 @dataclass(frozen=True, slots=True)
 class BodyLimits:
     """How large bodies may be, in bytes."""
 
     max_body: int  # of any request but an upload's part
     max_part: int  # of such a part, which goes to a file
+    max_file: int  # of a file, which does so too
     max_in_memory: int  # of all bodies together that are being received
 
 
@@ -83,7 +95,7 @@ class AccessMiddleware:
             return
         headers = dict(scope["headers"])
         identified = _identified(send)
-        body = _Body(self, receive, is_part=_is_part(scope))
+        body = _Body(self, receive, _form_of(scope))
         try:
             if scope["path"] not in OPEN_PATHS:
                 access = self._authenticate(headers.get(b"authorization", b""))
@@ -117,19 +129,27 @@ class AccessMiddleware:
             raise Overloaded("too many request bodies are being received.", hint="Try again in a moment.")
         self._in_memory += nbytes
 
-    def limit(self, *, is_part: bool) -> int:
+    def limit(self, form: BodyForm) -> int:
         """The largest body."""
-        return self._limits.max_part if is_part else self._limits.max_body
+        match form:
+            case BodyForm.PART:
+                return self._limits.max_part
+            case BodyForm.FILE:
+                return self._limits.max_file + FORM_BYTES
+            case BodyForm.IN_MEMORY:
+                return self._limits.max_body
+            case never:
+                assert_never(never)
 
 
 class _Body:
     """The body of one request as it is received: counted, and stopped at the limits even without a true length."""
 
-    def __init__(self, owner: AccessMiddleware, receive: Receive, *, is_part: bool) -> None:
+    def __init__(self, owner: AccessMiddleware, receive: Receive, form: BodyForm) -> None:
         self._owner = owner
         self._receive = receive
-        self._is_part = is_part
-        self._limit = owner.limit(is_part=is_part)
+        self._is_in_memory = form is BodyForm.IN_MEMORY
+        self._limit = owner.limit(form)
         self._received = 0
         self._is_complete = False
         self._ends_at: float | None = None
@@ -154,13 +174,13 @@ class _Body:
         self._is_complete = not message.get("more_body", False)
         if self._received > self._limit:
             raise _too_large(self._limit)
-        if not self._is_part:
+        if self._is_in_memory:
             self._owner.hold(more)
             self.held += more
         return message
 
     def _receive_timeout_s(self) -> float:
-        if self._is_part:
+        if not self._is_in_memory:
             return BODY_IDLE_S
         now = asyncio.get_running_loop().time()
         self._ends_at = self._ends_at or now + BODY_TIMEOUT_S
@@ -190,9 +210,11 @@ def _require_path(access: Access, path: str) -> None:
         )
 
 
-def _is_part(scope: Scope) -> bool:
+def _form_of(scope: Scope) -> BodyForm:
     path: str = scope["path"]
-    return scope["method"] == "PUT" and path.startswith("/v1/uploads/")
+    if scope["method"] == "PUT" and path.startswith("/v1/uploads/"):
+        return BodyForm.PART
+    return BodyForm.FILE if scope["method"] == "POST" and path == FILES_PATH else BodyForm.IN_MEMORY
 
 
 def _too_large(limit: int) -> PayloadTooLarge:

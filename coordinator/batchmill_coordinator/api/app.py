@@ -12,16 +12,19 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
-from batchmill.errors import BatchmillError, InvalidRequest, MethodNotAllowed, NotFound
+from batchmill.errors import BatchmillError, InvalidRequest, MethodNotAllowed, NotFound, RequestTimeout
 from batchmill_coordinator.api.access import AccessMiddleware, BodyLimits, error_response
 from batchmill_coordinator.api.openapi import document
 from batchmill_coordinator.api.pool import RequestPool
 from batchmill_coordinator.api.routes import (
+    batches,
     cache,
     calls,
     costs,
     dead_letters,
+    files,
     fleet,
     health,
     indexes,
@@ -50,7 +53,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-JOBS = (jobs, job_log, costs, results, dead_letters, uploads)
+JOBS = (jobs, job_log, costs, results, dead_letters, uploads, files, batches)
 LANE = (models, calls, embeddings, chat, completions, responses)
 ROUTES = (*JOBS, fleet, cache, indexes, *LANE, metrics, health, pages)
 STOP_TIMEOUT_S = 10.0
@@ -84,11 +87,14 @@ def create_app(service: Service) -> FastAPI:
     app.add_exception_handler(BatchmillError, _on_batchmill_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(ClientDisconnect, _on_gone)
     app.add_exception_handler(Exception, _on_unexpected_error)
     app.add_middleware(
         AccessMiddleware,
         tokens=parse_tokens(settings.tokens),
-        limits=BodyLimits(settings.max_body_bytes, settings.max_part_bytes, settings.max_bodies_bytes),
+        limits=BodyLimits(
+            settings.max_body_bytes, settings.max_part_bytes, settings.max_file_bytes, settings.max_bodies_bytes
+        ),
         metrics_token=settings.metrics_token,
     )
     return app
@@ -154,6 +160,11 @@ def _methods_of(request: Request) -> list[str]:
     """The methods of all routes at the request's path."""
     path = request.scope["path"]
     return sorted({method for route in _routes() if route.path_regex.match(path) for method in route.methods or ()})
+
+
+def _on_gone(request: Request, error: Exception) -> Response:  # noqa: ARG001  # a handler's signature
+    """Answer a client that left before its body was received: nobody reads it, and nothing has failed here."""
+    return error_response(RequestTimeout("the client has closed the connection."), path=request.url.path)
 
 
 def _on_unexpected_error(request: Request, error: Exception) -> Response:

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from batchmill.errors import BatchmillError
 
-PATHS = ("/v1/embeddings", "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/models")
+PATHS = (
+    "/v1/embeddings",
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/models",
+    "/v1/files",
+    "/v1/batches",
+)
 UNPROCESSABLE, BAD_REQUEST = 422, 400
 
 _CODES = {

@@ -28,6 +28,8 @@ DESCRIPTION = (
     "Errors have one envelope, `ErrorEnvelope`, whose `code` names what is wrong."
 )
 
+FOREIGN = "HTTPValidationError"
+
 Responses = dict[int | str, dict[str, Any]]
 
 
@@ -86,5 +88,15 @@ def document(app: FastAPI, models: Iterable[type[BaseModel]]) -> dict[str, Any]:
     _, schemas = models_json_schema([(model, "validation") for model in read], ref_template=REF)
     components = made.setdefault("components", {})
     components["schemas"] = {**schemas.get("$defs", {}), **components.get("schemas", {})}
+    _drop_foreign_answers(made)
     components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
     return made
+
+
+def _drop_foreign_answers(made: dict[str, Any]) -> None:
+    """Drop the framework's own answer to a wrong parameter, which it adds to routes that answer 400 to it."""
+    for operations in made["paths"].values():
+        for operation in operations.values():
+            answer = operation["responses"].get("422", {})
+            if FOREIGN in str(answer):
+                del operation["responses"]["422"]

@@ -7,6 +7,8 @@ other's rows for what they replace.
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from batchmill.errors import NotFound
@@ -14,9 +16,12 @@ from batchmill.jobs.frozen import Frozen
 from batchmill.jobs.index_status import IndexStatus
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from batchmill.storage.blobs import BlobStore
 
 RECORDS, CLAIMS = "indexes", "index-claims"
+READ_AT_ONCE = 16
 
 
 class Claim(Frozen):
@@ -53,11 +58,23 @@ class IndexCatalog:
         except NotFound:
             return None
 
-    def records(self, tenant: str) -> list[IndexStatus]:
-        """Return a tenant's indexes, by name."""
-        names = (blob.rpartition("/")[2].removesuffix(".json") for blob in self._blobs.list(f"{RECORDS}/{tenant}"))
-        found = (self.find(tenant, name) for name in names)
-        return [record for record in found if record is not None]
+    def page(self, tenants: Iterable[str], after: str | None, limit: int) -> tuple[list[IndexStatus], str | None]:
+        """Return indexes of tenants, by tenant and name, and what is to be given as `after` for the next ones.
+
+        Only the records of the page are read, several at a time. Rejected: a blob with all records of a tenant, which
+        jobs that end and users who forget an index would overwrite for each other.
+        """
+        places = sorted((tenant, name) for tenant in tenants for name in self._names(tenant))
+        start = 0 if after is None else bisect_right(places, _place_of(after))
+        chosen = places[start : start + limit]
+        with ThreadPoolExecutor(READ_AT_ONCE) as threads:
+            found = list(threads.map(lambda place: self.find(*place), chosen))
+        following = "/".join(chosen[-1]) if start + limit < len(places) else None
+        return [record for record in found if record is not None], following
+
+    def _names(self, tenant: str) -> Iterator[str]:
+        blobs = self._blobs.list(f"{RECORDS}/{tenant}")
+        return (blob.rpartition("/")[2].removesuffix(".json") for blob in blobs)
 
     def tenants(self) -> list[str]:
         """Return the tenants that have indexes."""
@@ -95,6 +112,11 @@ class IndexCatalog:
             self._blobs.delete(_claim(target))
         else:
             self._blobs.put(_claim(target), before.model_dump_json().encode())
+
+
+def _place_of(cursor: str) -> tuple[str, str]:
+    tenant, _, name = cursor.partition("/")
+    return tenant, name
 
 
 def _record(tenant: str, name: str) -> str:

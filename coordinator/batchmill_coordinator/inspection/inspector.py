@@ -11,15 +11,17 @@ from batchmill.processes.inspectors import InspectionFailed
 from batchmill.sources import End, InputSplit, NextSplit, NotYet, RowCount, Source, SourceDescription, Splitter
 from batchmill.sources.base import BadRow, RowsRead
 from batchmill.workspace import table_from_stream
+from batchmill_coordinator.inspection.batch_lines import LineFault, ReadLines
 from batchmill_coordinator.inspection.tasks import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import pyarrow as pa
 
     from batchmill.jobs.files import FileSource, UploadSource
     from batchmill.processes.inspectors import InspectorPool
+    from batchmill.storage.served_models import ServedModel
 
 
 class Inspector:
@@ -74,6 +76,19 @@ class Inspector:
         with _blaming(f"the source of job {job_id}"):
             answer = self._pool.call(Task.READ, {"job": job_id, "slices": fields}, key=job_id)
         return RowsRead(table_from_stream(answer.data), tuple(BadRow(*one) for one in answer.value["bad"]))
+
+    def read_batch(self, file: str, upload_id: str, url: str, models: Mapping[str, ServedModel]) -> ReadLines:
+        """Read the file of a batch, a blob, into the parts of an upload; return what is wrong with its lines.
+
+        Raises `NotFound` if the file is gone, `StorageError`.
+        """
+        asked = {name: model.model_dump(mode="json") for name, model in models.items()}
+        with _blaming("the file of the batch"):
+            answer = self._pool.call(
+                Task.READ_BATCH, {"file": file, "upload": upload_id, "url": url, "models": asked}
+            ).value
+        faults = [LineFault(**fault) for fault in answer.pop("faults")]
+        return ReadLines(faults=faults, **answer)
 
 
 @contextmanager

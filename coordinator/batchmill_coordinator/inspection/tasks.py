@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, astuple, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, assert_never
 
 import pyarrow as pa
 
 from batchmill.caches import Lru
-from batchmill.errors import InvalidRows
-from batchmill.jobs.files import FileSource
+from batchmill.errors import InvalidRequest, InvalidRows
+from batchmill.jobs.files import FileSource, upload_part
 from batchmill.jobs.shard import Slice
 from batchmill.processes.messages import Message
 from batchmill.sources import describe, describe_upload
 from batchmill.sources.base import End, InputSplit, NotYet
+from batchmill.storage.served_models import ServedModel
 from batchmill.workspace import Workspace, stream_from_table
+from batchmill_coordinator.endpoints.known import endpoint_of
 from batchmill_coordinator.inspection.arrow_bounds import arrow_limits, check_file, table_from_base64
+from batchmill_coordinator.inspection.batch_lines import BatchReader
 
 if TYPE_CHECKING:
     from batchmill.settings import CoordinatorSettings
     from batchmill.sources.base import Source, Splitter
+    from batchmill_coordinator.inspection.batch_lines import ReadLines
 
 MAX_OPEN_SOURCES = 16
 
@@ -34,6 +38,7 @@ class Task(StrEnum):
     READ_ROWS = "read_rows"
     SPLIT = "split"
     READ = "read"
+    READ_BATCH = "read_batch"
 
 
 @dataclass(slots=True)
@@ -71,8 +76,22 @@ class Tasks:
                 opened = self._workspace.open_described(value["job"], self._workspace.described(value["job"]))
                 found = opened.read_with_faults(tuple(Slice(*one) for one in value["slices"]))
                 return Message({"bad": [astuple(one) for one in found.bad]}, stream_from_table(found.table))
+            case Task.READ_BATCH:
+                return Message(asdict(self._read_batch(value)))
             case never:
                 assert_never(never)
+
+    def _read_batch(self, value: dict[str, Any]) -> ReadLines:
+        """Read the file of a batch into an upload: {"file": blob, "upload", "url", "models": {name: model}}."""
+        blobs, endpoint = self._workspace.blobs, endpoint_of(value["url"])
+        if endpoint is None:
+            raise InvalidRequest(f"there is no endpoint {value['url'][:128]!r}.", field="endpoint")
+        models = {name: ServedModel.model_validate(model) for name, model in value["models"].items()}
+
+        def write(number: int, table: pa.Table) -> None:
+            blobs.put_table(upload_part(value["upload"], number), table)
+
+        return BatchReader(endpoint, models, self._limits, write).read(blobs.pieces(value["file"]))
 
     def _check_part(self, path: str, number: int) -> None:
         try:

@@ -41,21 +41,21 @@ class LaneCall:
         self.worker, self.missed, self.pushed_at, self._next_number = None, 0, now, 0
         return self.request
 
-    def deliver(self, reply: LaneReply) -> None:
-        """Take a reply. One that is missing before it ends the call."""
+    def deliver(self, reply: LaneReply) -> bool:
+        """Take a reply; False if one before it is missing."""
         if self.is_over or reply.attempt != self.request.attempt:
-            return
+            return True
         if reply.number != self._next_number:
-            self.fail(lost(self.target, "a part of its answer was lost"))
-            return
+            return False
         self._next_number += 1
         if reply.kind is ReplyKind.TAKEN:
             self.worker = reply.payload.decode()
-            return
+            return True
         if not self.has_output:
             self.has_output, self.first_at = True, asyncio.get_running_loop().time()
         self.is_over = reply.is_last
         self._replies.put_nowait(reply)
+        return True
 
     def fail(self, error: BatchmillError) -> None:
         """End the call by an error."""

@@ -26,13 +26,14 @@ from batchmill.errors import AnswerTimeout, BatchmillError, ServiceUnavailable, 
 from batchmill.ledger.formats.lane_messages import LaneReply, LaneRequest, LoadRequest, ReplyKind
 from batchmill.processes.guarded_thread import GuardedThread
 from batchmill_coordinator.lane.call import LaneCall, lost
-from batchmill_coordinator.lane.target import is_loaded, not_loaded, workers_of
+from batchmill_coordinator.lane.target import is_loaded, loading_in, not_loaded, workers_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
 
     from batchmill.ledger import Ledger
     from batchmill_coordinator.fleet.fleet_view import FleetView
+    from batchmill_coordinator.fleet.pools import PoolView
     from batchmill_coordinator.lane.target import LaneTarget
     from batchmill_coordinator.metering.lane import LaneMetrics
 
@@ -72,7 +73,7 @@ class Lane:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="lane")
         self._stopping = threading.Event()
-        self._is_watching = False
+        self._watching: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._thread = GuardedThread("lane", self._hear)
 
@@ -114,12 +115,16 @@ class Lane:
     async def _begin(self, target: LaneTarget, rows: list[dict[str, Any]], tenant: str, *, streams: bool) -> LaneCall:
         if self._tenants[tenant] >= self._limits.max_per_tenant:
             raise _too_many(f"{self._limits.max_per_tenant} interactive requests of the tenant are open already.")
-        await self._require_loaded(target, tenant)
+        self._tenants[tenant] += 1
+        try:
+            await self._require_loaded(target, tenant)
+        except BaseException:
+            self._discount(tenant)
+            raise
         own = (target.pool, target.model, target.operator, target.params, rows, streams)
         request, now = LaneRequest(secrets.token_hex(8), self._name, tenant, *own), self._now()
         call = LaneCall(target, request, pushed_at=now, ends_at=now + self._limits.timeout_s)
         self._calls[request.id] = call
-        self._tenants[tenant] += 1
         try:
             is_accepted, waiting = await self._run(self._lane.push, request, self._limits.max_waiting)
             if not is_accepted:
@@ -138,14 +143,16 @@ class Lane:
             return
         pool = (await self._run(self._fleet.pools)).get(target.pool)
         if not is_loaded(target, pool):
-            await self._run(self._require_load, target, tenant)
+            await self._run(self._require_load, target, tenant, pool)
             raise not_loaded(target, pool)
 
-    def _require_load(self, target: LaneTarget, tenant: str) -> None:
-        """Have the model loaded. Raises the error with which that failed a moment ago."""
+    def _require_load(self, target: LaneTarget, tenant: str, pool: PoolView | None) -> None:
+        """Have the model loaded, unless a worker is at it. Raises the error with which that failed a moment ago."""
         failure = self._lane.load_failure(target.pool, target.model)
         if failure is not None:
             raise from_envelope(failure, 500)
+        if loading_in(target, pool):
+            return
         request = LoadRequest(tenant, target.model, target.operator, target.params)
         self._lane.request_load(target.pool, request)
 
@@ -160,7 +167,9 @@ class Lane:
 
     def _forget(self, call: LaneCall) -> None:
         del self._calls[call.request.id]
-        tenant = call.request.tenant
+        self._discount(call.request.tenant)
+
+    def _discount(self, tenant: str) -> None:
         self._tenants[tenant] -= 1
         if not self._tenants[tenant]:
             del self._tenants[tenant]
@@ -168,7 +177,7 @@ class Lane:
     def _drop(self, request: LaneRequest, worker: str | None) -> None:
         with suppress(ServiceUnavailable):  # its answer is then ignored
             if worker is not None:
-                self._lane.abort(worker, request.id)
+                self._lane.abort(worker, request.key)
             else:
                 self._lane.withdraw(request)
 
@@ -180,10 +189,11 @@ class Lane:
         """Run something in another thread that nobody waits for."""
         self._threads.submit(function, *args, **kwargs)
 
-    def _begin_task(self, work: Coroutine[Any, Any, None]) -> None:
+    def _begin_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work, name="lane")
         self._tasks.add(task)  # the loop itself holds tasks only weakly
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
@@ -215,13 +225,13 @@ class Lane:
         call = self._calls.get(reply.id)
         if call is None:
             if reply.kind is ReplyKind.TAKEN:  # its client left while it was being taken
-                self._soon(self._abort, reply.payload.decode(), reply.id)
-            return
-        call.deliver(reply)
+                self._soon(self._abort, reply.payload.decode(), reply.key)
+        elif not call.deliver(reply):
+            self._lose(call, "a part of its answer was lost")
 
-    def _abort(self, worker: str, request_id: str) -> None:
+    def _abort(self, worker: str, key: str) -> None:
         with suppress(ServiceUnavailable):
-            self._lane.abort(worker, request_id)
+            self._lane.abort(worker, key)
 
     def _lose_all(self) -> None:
         """The connection broke: replies to any call that a worker has may be lost."""
@@ -232,21 +242,19 @@ class Lane:
     # the watch
 
     def _watch_soon(self) -> None:
-        if not self._is_watching:
-            self._is_watching = True
-            self._begin_task(self._watch())
+        if self._watching is None or self._watching.done():
+            self._watching = self._begin_task(self._watch())
 
     async def _watch(self) -> None:
         """Look at the open calls while there are any."""
-        try:
-            while self._calls:
-                await asyncio.sleep(LOOK_INTERVAL_S)
-                try:
-                    await self._look()
-                except BatchmillError as error:
-                    log.warning("interactive requests cannot be watched: %s", error)
-        finally:
-            self._is_watching = False
+        while self._calls:
+            await asyncio.sleep(LOOK_INTERVAL_S)
+            try:
+                await self._look()
+            except BatchmillError as error:
+                log.warning("interactive requests cannot be watched: %s", error)
+            except Exception:  # without the watch no call would end in time
+                log.exception("interactive requests could not be watched")
 
     async def _look(self) -> None:
         now = self._now()
@@ -260,32 +268,39 @@ class Lane:
                     )
                 )
         pools = await self._run(self._fleet.pools)
-        for call in list(self._calls.values()):
-            pool = pools.get(call.target.pool)
+        waiting: set[tuple[str, str]] = set()  # whose oldest request waits: those behind it do, too
+        for call in sorted(self._calls.values(), key=lambda one: one.pushed_at):
+            pool, place = pools.get(call.target.pool), (call.target.pool, call.target.model)
             if call.is_over:
                 continue
             if call.worker is not None and call.worker not in workers_of(pool):
                 self._lose(call, f"worker {call.worker} is gone")
-            elif call.worker is None and now - call.pushed_at > NOTED_WITHIN_S:
-                await self._look_for(call, is_served=is_loaded(call.target, pool))
+                continue
+            is_due = call.worker is None and now - call.pushed_at > NOTED_WITHIN_S and place not in waiting
+            if is_due and await self._waits(call, pool):
+                waiting.add(place)
 
-    async def _look_for(self, call: LaneCall, *, is_served: bool) -> None:
-        """Find out what has become of a request that nobody has noted as taken."""
+    async def _waits(self, call: LaneCall, pool: PoolView | None) -> bool:
+        """Find out what has become of a request that nobody has noted as taken; return whether it waits."""
         if not await self._run(self._lane.is_waiting, call.request):
             call.missed += call.worker is None
             if call.missed >= MAX_MISSED and call.worker is None:
                 self._lose(call, "the worker that took it is gone")
-        elif not is_served:  # its last worker has evicted it, or is gone: another one loads it
+            return False
+        if not is_loaded(call.target, pool):  # its last worker has evicted it, or is gone: another one loads it
             try:
-                await self._run(self._require_load, call.target, call.request.tenant)
+                await self._run(self._require_load, call.target, call.request.tenant, pool)
             except BatchmillError as error:
                 self._soon(self._drop, call.request, None)
                 call.fail(error)
+                return False
+        return True
 
     def _lose(self, call: LaneCall, why: str) -> None:
         """Give a call to another worker, or end it if the client has seen something or that was done before."""
         if call.is_over:
             return
+        self._soon(self._drop, call.request, call.worker)  # it may be alive, and work for nobody
         if call.has_output or call.request.attempt:
             call.fail(lost(call.target, why))
             return

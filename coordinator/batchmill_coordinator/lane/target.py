@@ -45,6 +45,11 @@ def is_loaded(target: LaneTarget, pool: PoolView | None) -> bool:
     return pool is not None and any(target.model in worker.models for worker in pool.members)
 
 
+def loading_in(target: LaneTarget, pool: PoolView | None) -> int:
+    """Return how many workers are loading the model."""
+    return sum(target.model in worker.loading for worker in pool.members) if pool else 0
+
+
 def not_loaded(target: LaneTarget, pool: PoolView | None) -> ModelNotLoaded:
     """Return the error for a model that no worker has loaded, with when to try again."""
     if pool is None or not pool.members:
@@ -55,7 +60,7 @@ def not_loaded(target: LaneTarget, pool: PoolView | None) -> ModelNotLoaded:
             workers=0,
             retry_after_s=math.ceil(LOAD_S),
         )
-    loading = sum(target.model in worker.loading for worker in pool.members)
+    loading = loading_in(target, pool)
     expected_s = max(LOAD_S, *(worker.load_s for worker in pool.members))
     return ModelNotLoaded(
         f"the model {target.title!r} is being loaded." if loading else f"the model {target.title!r} is to be loaded.",

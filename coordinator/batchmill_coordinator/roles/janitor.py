@@ -1,6 +1,7 @@
-"""The janitor: deletes jobs that ended long ago, uploads that no job took, and segments that the row cache dropped.
+"""The janitor: deletes ended jobs, uploads that no job took, expired files, and dropped segments of the row cache.
 
-1. Uploads that no job has taken for `upload_ttl_s` are forgotten in the ledger, then their blobs are deleted.
+1. Uploads that no job has taken for `upload_ttl_s` are forgotten in the ledger, then their blobs are deleted. So are
+   files that have expired.
 2. Jobs that ended over `retention_s` ago, and those that a user deleted, go by the steps of `deletion`.
 3. While the clocks cannot be trusted (`ClockGuard`), only what users deleted goes.
 4. Some loose segments of the row cache are deleted in each step (`cache_sweep`).
@@ -19,6 +20,7 @@ from batchmill_coordinator.roles.job_guard import JobGuard, apart
 if TYPE_CHECKING:
     from batchmill.ledger import Ledger
     from batchmill.storage.blobs import BlobStore
+    from batchmill_coordinator.batches.files import Files
     from batchmill_coordinator.roles.clock_guard import ClockGuard
 
 log = logging.getLogger(__name__)
@@ -35,10 +37,18 @@ class Janitor:
     period_s = 1.0
 
     def __init__(
-        self, ledger: Ledger, blobs: BlobStore, clocks: ClockGuard, *, upload_ttl_s: float, retention_s: float
+        self,
+        ledger: Ledger,
+        blobs: BlobStore,
+        files: Files,
+        clocks: ClockGuard,
+        *,
+        upload_ttl_s: float,
+        retention_s: float,
     ) -> None:
         self._ledger = ledger
         self._blobs = blobs
+        self._files = files
         self._clocks = clocks
         self._upload_ttl_s = upload_ttl_s
         self._retention_s = retention_s
@@ -51,6 +61,8 @@ class Janitor:
             for upload in self._ledger.uploads.expire(epoch, self._upload_ttl_s):
                 with apart(f"deleting upload {upload}"):
                     self._blobs.delete_folder(f"uploads/{upload}")
+            with apart("deleting expired files"):
+                self._files.delete_expired(self._ledger.now_ms())
         due = self._ledger.retention.due(self._ledger.now_ms(), self._retention_s if is_trusted else 0)
         self._guard.forget_all_but(due)
         for job_id in due:

@@ -7,9 +7,10 @@
 3. A mark with a higher revision means that the ledger was rolled back, to a copy or a stale replica. It is reported.
 4. A store without a mark gets one, if its ledger has never marked any; otherwise it is reported: its disk may not be
    mounted any more. If it has jobs that this ledger does not know, it is not swept.
-5. Otherwise folders of jobs and uploads that the ledger does not know are noted, and deleted if they still are unknown
-   `ORPHAN_TTL_S` later. A coordinator that was killed leaves such: between storing rows and the acceptance of a job, or
-   between forgetting an upload and deleting its rows. Segments of the row cache that it does not know go likewise.
+5. Otherwise folders of jobs, uploads and files that the ledger does not know are noted, and deleted if they still are
+   unknown `ORPHAN_TTL_S` later. A coordinator that was killed leaves such: between storing rows and the acceptance of a
+   job, or between forgetting an upload and deleting its rows. Segments of the row cache that it does not know go
+   likewise.
 """
 
 from __future__ import annotations
@@ -159,8 +160,13 @@ class LedgerKeeper:
         folders = {job_id: f"jobs/{job_id}" for job_id in self._blobs.folders("jobs")}
         uploads = {upload_id: f"uploads/{upload_id}" for upload_id in self._blobs.folders("uploads")}
         identity = self._ledger.identity
-        orphans = [*identity.unknown_jobs(list(folders)), *identity.unknown_uploads(list(uploads))]
+        files = {file_id: f"files/{file_id}" for file_id in self._blobs.folders("files")}
+        orphans = [
+            *identity.unknown_jobs(list(folders)),
+            *identity.unknown_uploads(list(uploads)),
+            *self._ledger.files.unknown(list(files)),
+        ]
         for name in identity.note_orphans(orphans, self._ledger.now_ms(), int(ORPHAN_TTL_S * 1000)):
             log.warning("the blobs of %s, which the ledger does not know, are deleted", name)
-            self._blobs.delete_folder((folders | uploads)[name])
+            self._blobs.delete_folder((folders | uploads | files)[name])
         adopt_row_cache(self._ledger, self._blobs)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from batchmill.jobs.cost import NANO, job_cost
 from batchmill.jobs.job import JobState
 from batchmill.jobs.stages import FIRST_STAGE
-from batchmill.jobs.status import JobStatus, StageStatus, StageStatuses
+from batchmill.jobs.status import NO_TOKENS, JobStatus, StageStatus, StageStatuses
 from batchmill_coordinator.status.forecast import (
     Forecast,
     Interval,
@@ -18,9 +18,9 @@ from batchmill_coordinator.status.forecast import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-    from batchmill.jobs.status import JobCost
+    from batchmill.jobs.status import JobCost, TokenSums
     from batchmill.ledger import JobRecord
     from batchmill.ledger.formats.record import StageRecord
 
@@ -58,6 +58,7 @@ def status_of(
         rows_dead=record.rows_dead,
         dead_by_error=_most_frequent(dead_counts or {}),
         rows_cached=stage.rows_cached,
+        tokens=_tokens(record.stages),
         rows_per_second=_rows_per_second(record, stage, now_s),
         **_time_left(left),
         shards_done=stage.shards_done,
@@ -89,7 +90,14 @@ def _time_left(left: Forecast | None) -> dict[str, float | None]:
 
 def cost_of(record: JobRecord, currency: str) -> JobCost:
     """Sum up what a job cost so far."""
-    return job_cost({stage.number: stage.cost for stage in record.stages}, record.budget_nano, currency)
+    tokens = _tokens(record.stages)
+    costs = {stage.number: stage.cost for stage in record.stages}
+    return job_cost(costs, record.budget_nano, currency, tokens.total if tokens else 0)
+
+
+def _tokens(stages: Iterable[StageRecord]) -> TokenSums | None:
+    found = sum((stage.tokens for stage in stages), NO_TOKENS)
+    return found if found.total else None
 
 
 def is_over_budget(record: JobRecord) -> bool:
@@ -99,9 +107,10 @@ def is_over_budget(record: JobRecord) -> bool:
 
 
 def why_paused(record: JobRecord, currency: str) -> str | None:
-    """Say what to do about a job that is paused because its budget is used up; None for any other."""
+    """Say what to do about a job that is paused because its budget or a service's quota is used up; None for others."""
     if not is_over_budget(record):
-        return None
+        is_blocked = record.state is JobState.PAUSED and record.paused_for
+        return f"{record.paused_for} Then `batchmill resume {record.id}`." if is_blocked else None
     cost, budget = record.cost_nano / NANO, (record.budget_nano or 0) / NANO
     return (
         f"it has cost {cost:.6g} of its budget of {budget:.6g} {currency}; "
@@ -131,6 +140,7 @@ def _stage(record: JobRecord, stage: StageRecord, now_s: float, loading: int, *,
         pool=stage.spec.pool,
         rows_filtered=stage.rows_filtered,
         rows_cached=stage.rows_cached,
+        tokens=_tokens([stage]),
         results=None if is_last else stage.rows_out,
         buffered_bytes=0 if is_last or record.state.is_final else stage.buffered,
         buffer_bytes=stage.buffer_bytes,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pytest
 
-from batchmill.errors import DamagedData, InvalidSource, StorageError
+from batchmill.errors import DamagedData, InvalidSource, NotFound, StorageError
 from batchmill.jobs.shard import ShardId
 from batchmill.sinks.opening import kept_results
 from batchmill.sources.describing.describe import describe_upload
@@ -67,6 +67,24 @@ def test_a_damaged_blob_is_named_and_not_served(blobs: BlobStore, change: Callab
         with pytest.raises(DamagedData, match=rf"{name} is damaged: .*") as raised:
             blobs.get(name)
         assert raised.value.details["path"].endswith(name)
+        with pytest.raises(DamagedData, match=rf"{name} is damaged: .*"):
+            b"".join(blobs.pieces(name))
+
+
+def test_a_blob_is_read_in_pieces_and_damage_is_told_before_the_last_one(blobs: BlobStore) -> None:
+    content = bytes(range(256)) * 10_000
+    blobs.put("files/f/content", content)
+    pieces = list(blobs.pieces("files/f/content"))
+    assert (b"".join(pieces), len(pieces)) == (content, 3)
+    blobs.put("files/f/none", b"")
+    assert list(blobs.pieces("files/f/none")) == []
+    _damage(blobs, "files/f/content", _flip(0.1))
+    received: list[bytes] = []
+    with pytest.raises(DamagedData):
+        received.extend(blobs.pieces("files/f/content"))
+    assert sum(map(len, received)) < len(content)
+    with pytest.raises(NotFound):
+        next(blobs.pieces("files/f/missing"))
 
 
 def test_a_blob_in_the_place_of_another_is_damage(blobs: BlobStore) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -337,3 +338,31 @@ class Place:
 
     def infer(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [{"embedding": [self.factor * float(one) for one in row[self.column].split()]} for row in rows]
+
+
+@batchmill.operator("lengths", columns=["text"])
+def lengths(rows: list[dict[str, Any]]) -> list[Any]:
+    """A vector of each text, its length and 0; none of the text "bad"."""
+    return [
+        batchmill.RowError("bad is no text")
+        if row["text"] == "bad"
+        else {"embedding": [float(len(row["text"])), 0.0], "tokens": len(row["text"].split())}
+        for row in rows
+    ]
+
+
+@batchmill.operator("parrot")
+def parrot(rows: list[dict[str, Any]]) -> list[Any]:
+    """Answers with the last message, or the prompt, and how it was asked."""
+    said = [row["messages"][-1]["content"] if "messages" in row else row["prompt"] for row in rows]
+    asked = [json.loads(row["options"] or "{}") for row in rows]
+    return [
+        {
+            "text": f"{text} at {options.get('temperature', 0)}",
+            "finish_reason": "stop",
+            "prompt_tokens": len(text),
+            "cached_tokens": 1,
+            "generated_tokens": options.get("max_tokens", 16),
+        }
+        for text, options in zip(said, asked, strict=True)
+    ]

@@ -9,7 +9,8 @@
 3. A batch that raises is run again as two halves, down to the failing row, which becomes a `DeadRow`. If all rows fail
    alike, the fault is the operator's, and the shard stops with `OperatorFailed`.
 4. A batch for which memory runs out is run again as two halves, and later ones are smaller. A single row that
-   does not fit becomes a `DeadRow` of the type `too_large`.
+   does not fit becomes a `DeadRow` of the type `too_large`. Of an operator that takes all rows no half is run: results
+   of a part would look like those of all. Its failure is that of the attempt.
 5. Before each batch the executor asks whether to stop. Rows settled by then are in the result. It also stops when the
    results of this attempt are too many.
 6. The results of all batches are joined with the carried input columns, in input order, without the failed rows.
@@ -23,7 +24,7 @@ about 2·log n for a single failing row.
 from __future__ import annotations
 
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,7 +44,14 @@ from batchmill_worker.engine.row_feed import RowFeed
 from batchmill_worker.engine.shard_result import BatchTiming, ShardResult
 from batchmill_worker.runtime.device import DeviceLock, DeviceMemory, Turn, free_cached_memory, is_out_of_memory
 from batchmill_worker.runtime.device_time import DeviceTimeMeter
-from batchmill_worker.runtime.failures import DeadRow, Failure, FailureAttribution, rejected, too_large
+from batchmill_worker.runtime.failures import (
+    DeadRow,
+    Failure,
+    FailureAttribution,
+    operator_failed,
+    rejected,
+    too_large,
+)
 from batchmill_worker.runtime.side_executor import InlineExecutor, side_executor
 from batchmill_worker.runtime.slot_board import Hook
 from batchmill_worker.runtime.trace import NO_TRACE, Phase, Recorder
@@ -53,6 +61,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from batchmill.errors import OperatorFailed
     from batchmill_worker.batching.packing import Rows
     from batchmill_worker.engine.executor import ShardTask
     from batchmill_worker.models.ready_operator import ReadyOperator
@@ -249,6 +258,8 @@ class _Run:
             self._add(packed, result)
             return
         self._usage.mark_wasted(packed)
+        if self._definition.takes_all and packed.rows.size > 1:
+            raise self._failed_on_all(failure)
         out_of_memory = is_out_of_memory(failure)
         if out_of_memory:
             self._batching.controller.record_oom(packed.units)
@@ -259,6 +270,11 @@ class _Run:
             failure.__traceback__ = None  # its frames hold the batch
             free_cached_memory()
         self._again(packed.halves(padded=self._definition.padded) if packed.rows.size > 1 else [packed])
+
+    def _failed_on_all(self, error: Exception) -> OperatorFailed:
+        """The error of an operator whose results depend on all rows: those of a half would be wrong."""
+        hint = "It needs a worker with more memory, or fewer rows." if is_out_of_memory(error) else ""
+        return operator_failed(self._definition.name, "failed on all of its rows", Failure.of(error), hint=hint)
 
     def _again(self, pieces: Sequence[Packed]) -> None:
         """Run the rows of a failed batch again, separately from the others."""
@@ -271,7 +287,9 @@ class _Run:
     def _add(self, packed: Packed, result: BatchResult) -> None:
         for place, error in sorted(result.errors.items()):
             index = int(packed.rows[place])
-            self._dead.append(rejected(index, error, self._row(index)))
+            dead = rejected(index, error, self._row(index))
+            # the next attempt would compute what is left without the rows that are done
+            self._dead.append(replace(dead, retryable=False) if self._definition.takes_all else dead)
         self._completed.append(CompletedBatch(packed.rows, result))
         self._room.take(result)
         self._settled.append(packed.rows)

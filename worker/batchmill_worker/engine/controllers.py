@@ -82,7 +82,9 @@ class ControllerCache:
             return _Kept(Controller(Random(), self._read(name)), backend)  # noqa: S311  # jitter
 
         kept = self._kept.get_or_make((definition.name, name), make)
-        return Batching(spec.batch, kept.controller, self._is_interactive)
+        is_one_batch = definition.takes_all and definition.batch_size is None
+        policy = spec.batch.model_copy(update={"size": None}) if is_one_batch else spec.batch
+        return Batching(policy, kept.controller, self._is_interactive)
 
     def save(self, *, at_once: bool = False) -> None:
         """Share what was learned, at most every `SAVE_INTERVAL_S` unless `at_once`. Failures are only logged."""

@@ -14,11 +14,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from batchmill.operators.contract import RowError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-OnLong = Literal["error", "cut_left", "cut_right", "cut_middle"]
-"""What becomes of a row whose prompt is too long: it fails, or the longest text that a column gave is cut."""
+    from batchmill_worker.generation.logprobs import TokenLogprob
+
+OnLong = Literal["error", "cut_left", "cut_right", "cut_middle", "drop_turns"]
+"""What becomes of a row whose prompt is too long: it fails, the longest text that a column gave is cut, or the oldest
+turns of a conversation are left out."""
+
+
+class TemplateFailed(RowError):
+    """The model's chat template does not take the messages of a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +70,17 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are chosen, the same for all rows of an operator. schema: JSON Schema as text; "": any text."""
+    """How tokens are chosen.
+
+    schema: JSON Schema as text; "": any text. logprobs: how many likely tokens to report; None: none.
+    """
 
     max_tokens: int
     temperature: float = 0.0
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
     schema: str = ""
+    logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +102,7 @@ class Answer:
     prompt_tokens: int
     cached_tokens: int  # of the prompt, which the engine had computed before
     generated_tokens: int
+    logprobs: tuple[TokenLogprob, ...] = ()  # of its tokens, if asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +129,20 @@ class EngineLimits:
     keeps_prefixes: whether each place has the tokens of its last row computed, so that the next one need not compute
         those that it shares.
     is_local: whether it computes on the device of the process, and is expected to make progress all the time.
+    has_schemas, has_stops, has_seeds: whether it obeys a schema, stop texts, and the seed of a row.
+    has_logprobs: whether it reports the likeliest tokens.
+    is_exact: whether a row's likeliest tokens are the same whatever is computed beside it; else rounding may decide.
     """
 
     context: int | None
     places: int
     keeps_prefixes: bool = False
     is_local: bool = True
+    has_schemas: bool = True
+    has_stops: bool = True
+    has_seeds: bool = True
+    has_logprobs: bool = True
+    is_exact: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +157,13 @@ class EngineStats:
 
 
 class TextEngine(Protocol):
-    """An engine that is set up. name, digest: what computes, and what identifies the model's weights."""
+    """An engine that is set up.
+
+    name, precision, digest: what computes, in which numbers, and what identifies the model's weights.
+    """
 
     name: str
+    precision: str
     digest: str
     limits: EngineLimits
 

@@ -1,7 +1,11 @@
-"""Makes prompts fit into a context: cuts the longest text that a column gave, and never the template around it."""
+"""Makes prompts fit into a context: cuts the longest text that a column gave, and never the template around it.
+
+Of a conversation, it can leave out the oldest turns instead.
+"""
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -41,6 +45,8 @@ def fit(tokenizer: Tokenizer, draft: Draft, budget: int, on_long: OnLong) -> Pro
     before, excess = len(tokens), len(tokens) - budget
     if excess <= 0:
         return Prompt(draft, tokens)
+    if on_long == "drop_turns":
+        return _without_oldest_turns(tokenizer, draft, before, budget)
     where = None if on_long == "error" else _longest(draft)
     if where is None:
         raise ContextTooLong(f"the prompt has {before} tokens, and the context has room for {max(budget, 0)}")
@@ -57,6 +63,25 @@ def fit(tokenizer: Tokenizer, draft: Draft, budget: int, on_long: OnLong) -> Pro
     raise ContextTooLong(
         f"the prompt has {before} tokens, and the context has room for {max(budget, 0)}, too few for what is around "
         "the column"
+    )
+
+
+def _without_oldest_turns(tokenizer: Tokenizer, draft: Draft, before: int, budget: int) -> Prompt:
+    """Leave out as few turns as possible: what comes before the first is kept, and so is the last turn."""
+    messages = draft.messages
+    starts = [place for place, message in enumerate(messages) if message.role == "user"] or [0]
+
+    def without(dropped: int) -> tuple[Draft, tuple[int, ...]]:
+        kept = replace(draft, messages=(*messages[: starts[0]], *messages[starts[dropped] :]))
+        return kept, tokenizer.encode_draft(kept)
+
+    # A conversation with fewer turns never has more tokens, so the fewest are found by halving.
+    dropped = bisect_left(range(len(starts)), True, lo=1, key=lambda number: len(without(number)[1]) <= budget)
+    if dropped < len(starts):
+        kept, tokens = without(dropped)
+        return Prompt(kept, tokens, before - len(tokens))
+    raise ContextTooLong(
+        f"the prompt has {before} tokens, and the context has room for {max(budget, 0)}, too few for its last turn"
     )
 
 

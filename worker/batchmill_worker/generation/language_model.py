@@ -34,6 +34,8 @@ MADE = (
     "model_digest",
 )
 """The columns of a result."""
+LOGPROBS = "logprobs"
+"""One more, if the operator asks for it."""
 
 TEST_TEXT = "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19"
 OTHER_TEST_TEXT = "The quick brown fox jumps over the lazy dog. The quick brown fox jumps over"
@@ -50,10 +52,11 @@ class Settings:
     max_tokens: int
     temperature: float
     top_p: float
-    seed: int
+    seed: int | None
     stop: Sequence[str]
     schema: Mapping[str, Any] | None
     on_long: OnLong
+    logprobs: int | None = None
     options: str | None = None  # the column with a row's own settings
 
 
@@ -80,6 +83,7 @@ class LanguageModelOperator:
             settings.top_p,
             tuple(settings.stop),
             self._schema.text if self._schema else "",
+            settings.logprobs,
         )
         self._row_schemas = RowSchemas(operator)
         self._engine: TextEngine | None = None
@@ -95,13 +99,14 @@ class LanguageModelOperator:
             raise RuntimeError(f"{self._operator} is used before setup() or after teardown()")
         return self._engine
 
-    def setup(self, device: str) -> None:  # noqa: ARG002  # engines find the device themselves
+    def setup(self, device: str) -> None:
         """Load the model and test it. Raises as `open_engine`, and `OperatorFailed` for an engine that fails its test.
 
         A schema that the engine does not understand is refused with `InvalidParams`.
         """
-        self._engine = open_engine(self._request, current())
+        self._engine = open_engine(self._request, current(), device, samples=self._sampling.temperature > 0)
         try:
+            self._refuse_what_the_engine_lacks(self._engine)
             self._refuse_answers_that_do_not_fit(self._engine.limits.context)
             if self._engine.limits.is_local:
                 check_engine(self._operator, self._engine)
@@ -115,6 +120,22 @@ class LanguageModelOperator:
         except BaseException:
             self.teardown()
             raise
+
+    def _refuse_what_the_engine_lacks(self, engine: TextEngine) -> None:
+        limits, settings = engine.limits, self._settings
+        lacking = {
+            "schema": settings.schema is not None and not limits.has_schemas,
+            "stop": bool(settings.stop) and not limits.has_stops,
+            "logprobs": settings.logprobs is not None and not limits.has_logprobs,
+            "seed": settings.seed is not None and settings.temperature > 0 and not limits.has_seeds,
+        }
+        for parameter in (name for name, is_lacking in lacking.items() if is_lacking):
+            raise InvalidParams(
+                f"operator {self._operator!r}: the engine {engine.name!r} has no {parameter!r}.",
+                hint="Leave it out, or use the engine 'llamacpp' with a GGUF file of the model.",
+                operator=self._operator,
+                parameter=parameter,
+            )
 
     def _refuse_answers_that_do_not_fit(self, context: int | None) -> None:
         if context is not None and self._sampling.max_tokens >= context:
@@ -134,7 +155,7 @@ class LanguageModelOperator:
 
     def computes_with(self) -> BackendInfo:
         """Name the engine."""
-        return BackendInfo(name=self.engine.name, precision="as stored")
+        return BackendInfo(name=self.engine.name, precision=self.engine.precision)
 
     def render(self, row: Mapping[str, Any], path: Path, failures: int) -> Generation:
         """Make the request of a row. Raises `RowError`, `ContextTooLong` among them."""
@@ -144,7 +165,9 @@ class LanguageModelOperator:
             self._row_schemas.get(sampling.schema)
         prompt = self.engine.render(self.draft(row), sampling, self._settings.on_long)
         own = options.seed is not None  # then it does not depend on the row's place
-        seed = row_seed(options.seed or 0, (), failures) if own else row_seed(self._settings.seed, path, failures)
+        if own and sampling.temperature > 0 and not self.engine.limits.has_seeds:
+            raise RowError(f"the engine {self.engine.name!r} has no seeds")
+        seed = row_seed(options.seed or 0, (), failures) if own else row_seed(self._settings.seed or 0, path, failures)
         return _generation(prompt, sampling, seed)
 
     def result(self, generation: Generation, answer: Answer) -> dict[str, Any]:
@@ -164,11 +187,14 @@ class LanguageModelOperator:
             answer.cached_tokens,
             answer.generated_tokens,
             generation.prompt.tokens_cut,
-            generation.seed,
+            generation.seed if self.engine.limits.has_seeds else None,
             self.engine.name,
             self.engine.digest,
         )
-        return dict(zip(MADE, values, strict=True))
+        made: dict[str, Any] = dict(zip(MADE, values, strict=True))
+        if generation.sampling.logprobs is not None:
+            made[LOGPROBS] = [one.value() for one in answer.logprobs]
+        return made
 
     def infer(self, batch: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | RowError]:
         """Answer a batch of rows that begin together, and wait for all of them, outside of a worker.
@@ -211,13 +237,18 @@ def answer_together(
 
 
 def check_engine(operator: str, engine: TextEngine) -> None:
-    """Raise `OperatorFailed` for an engine whose answer is empty, or differs alone and beside another row."""
+    """Raise `OperatorFailed` for an engine whose answer is empty, or differs alone and beside another row.
+
+    Where rounding may decide about a token, the first half of the answer has to be the same.
+    """
     sampling = Sampling(TEST_TOKENS)
     prompts = [_plain_prompt(engine, text, sampling) for text in (TEST_TEXT, OTHER_TEST_TEXT)]
     alone = answer_together(engine, [_generation(prompts[0], sampling, 0)], TEST_TIMEOUT_S)[0]
     beside = answer_together(engine, [_generation(prompt, sampling, 0) for prompt in prompts], TEST_TIMEOUT_S)[0]
-    if isinstance(alone, Answer) and isinstance(beside, Answer) and alone.text and alone.text == beside.text:
-        return
+    if isinstance(alone, Answer) and isinstance(beside, Answer) and alone.text:
+        compared = len(alone.text) if engine.limits.is_exact else (len(alone.text) + 1) // 2
+        if alone.text[:compared] == beside.text[: compared if compared < len(alone.text) else None]:
+            return
     raise OperatorFailed(
         f"operator {operator!r}: the engine {engine.name!r} failed its test: alone it answered {_shown(alone)}, beside "
         f"another row {_shown(beside)}.",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from batchmill_worker.generation.base import OnLong as OnLongName
+from batchmill_worker.generation.logprobs import MAX_LOGPROBS
 from batchmill_worker.generation.selection import EngineName
 
 Model = Annotated[
@@ -14,8 +15,8 @@ Model = Annotated[
     Field(
         min_length=1,
         max_length=4096,
-        description="package:NAME of an installed Python package with a GGUF file, the absolute path of one, or the "
-        "name of a model at the endpoint.",
+        description="package:NAME of an installed Python package with a GGUF file or a Hugging Face folder, the "
+        "absolute path of one, a hub id, or the name of a model at the endpoint.",
     ),
 ]
 Prompt = Annotated[str, Field(min_length=1, description="The prompt, with columns in braces: Summarise: {body}")]
@@ -23,7 +24,13 @@ MaxTokens = Annotated[int, Field(ge=1, le=1_000_000, description="The longest an
 Temperature = Annotated[float, Field(ge=0, le=2, description="0: always the likeliest token; higher: more variety.")]
 TopP = Annotated[float, Field(gt=0, le=1, description="Only the likeliest tokens with this probability in sum.")]
 Seed = Annotated[
-    int, Field(ge=0, lt=1 << 63, description="With a row's path it gives the seed of each row, whatever the batch.")
+    int | None,
+    Field(
+        ge=0,
+        lt=1 << 63,
+        description="With a row's path it gives the seed of each row, whatever the batch; by default 0 where the "
+        "engine has seeds.",
+    ),
 ]
 Stop = Annotated[
     list[Annotated[str, Field(min_length=1)]] | None,
@@ -32,12 +39,18 @@ Stop = Annotated[
 Schema = Annotated[
     dict[str, Any] | None, Field(description="A JSON Schema: answers are JSON that fits, or their rows fail.")
 ]
-OnLong = Annotated[
+_WHEN_TOO_LONG = (
+    "When a prompt is too long: error fails the row, cut_… cuts the longest text that a column gave, at its beginning, "
+    "end or middle"
+)
+OnLong = Annotated[Literal["error", "cut_left", "cut_right", "cut_middle"], Field(description=f"{_WHEN_TOO_LONG}.")]
+OnLongChat = Annotated[
     OnLongName,
-    Field(
-        description="When a prompt is too long: error fails the row, cut_… cuts the longest text that a column gave, "
-        "at its beginning, end or middle."
-    ),
+    Field(description=f"{_WHEN_TOO_LONG}; drop_turns leaves out the oldest turns of a conversation in 'messages'."),
+]
+Logprobs = Annotated[
+    int | None,
+    Field(ge=0, le=MAX_LOGPROBS, description="Report the likelihood of each token, and of that many alternatives."),
 ]
 Options = Annotated[
     str | None,
@@ -48,7 +61,11 @@ Options = Annotated[
     ),
 ]
 Engine = Annotated[
-    EngineName, Field(description="What runs the model; auto: remote if there is an endpoint, else llamacpp.")
+    EngineName,
+    Field(
+        description="What runs the model; auto: remote if there is an endpoint, llamacpp for a GGUF file, else "
+        "transformers."
+    ),
 ]
 Endpoint = Annotated[
     str | None,
@@ -58,7 +75,7 @@ Context = Annotated[
     int | None,
     Field(ge=64, description="Tokens of a prompt with its answer; by default the model's own, at most 4096."),
 ]
-Places = Annotated[int, Field(ge=2, le=256, description="Rows that llamacpp answers at a time.")]
+Places = Annotated[int, Field(ge=2, le=256, description="Rows that llamacpp or transformers answers at a time.")]
 Threads = Annotated[
     int | None,
     Field(ge=1, le=1024, description="Threads of llamacpp; by default one for each core the worker is pinned to."),

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from batchmill.errors import InvalidParams
-from batchmill_worker.generation.llamacpp import LlamaCppEngine
-from batchmill_worker.generation.model_file import locate_gguf
+from batchmill_worker.generation.engines.llamacpp import LlamaCppEngine
+from batchmill_worker.generation.engines.model_file import is_gguf, locate_gguf
+from batchmill_worker.generation.engines.transformers_engine import TransformersEngine
+from batchmill_worker.models.model_source import locate_model
 
 if TYPE_CHECKING:
     from batchmill_worker.generation.base import TextEngine
     from batchmill_worker.models.setup_context import SetupContext
 
-EngineName = Literal["auto", "llamacpp", "remote"]
+EngineName = Literal["auto", "llamacpp", "transformers", "remote"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +31,15 @@ class EngineRequest:
     threads: int | None = None
 
 
-def open_engine(request: EngineRequest, context: SetupContext) -> TextEngine:
-    """Set up the engine for a model: with an endpoint `remote`, else `llamacpp`.
+def open_engine(request: EngineRequest, context: SetupContext, device: str, *, samples: bool) -> TextEngine:
+    """Set up the engine for a model: with an endpoint `remote`, for a GGUF file `llamacpp`, else `transformers`.
 
-    Raises `InvalidParams` if there is no such model or endpoint, or if the two do not fit; `MissingExtra`;
-    `OperatorFailed` for a model that cannot be loaded.
+    samples: whether any row may have a temperature above 0.
+
+    Raises `InvalidParams` if there is no such model or endpoint, if the two do not fit, or if the model does not fit
+    into memory; `MissingExtra`; `OperatorFailed` for a model that cannot be loaded.
     """
-    engine = request.engine
-    if engine == "auto":
-        engine = "llamacpp" if request.endpoint is None else "remote"
+    engine = _engine(request)
     if (engine == "remote") is (request.endpoint is None):
         needs = "needs" if engine == "remote" else "has no use for"
         raise InvalidParams(
@@ -47,10 +49,34 @@ def open_engine(request: EngineRequest, context: SetupContext) -> TextEngine:
             parameter="endpoint",
         )
     if engine == "remote" and request.endpoint is not None:
-        from batchmill_worker.generation.remote import RemoteEngine  # with an HTTP client, which workers lack otherwise
+        from batchmill_worker.generation.engines.remote import RemoteEngine  # its HTTP client is only there for it
 
-        return RemoteEngine(request.operator, request.model, context.endpoints.get(request.endpoint))
-    path = locate_gguf(request.model, context.locations)
-    return LlamaCppEngine(
-        request.operator, path, context=request.context, places=request.places, threads=request.threads
+        return RemoteEngine(
+            request.operator, request.model, context.endpoints.get(request.endpoint), context.shared_limits
+        )
+    if engine == "llamacpp":
+        return LlamaCppEngine(
+            request.operator,
+            locate_gguf(request.model, context.locations),
+            context=request.context,
+            places=request.places,
+            threads=request.threads,
+            memory=context.memory,
+        )
+    return TransformersEngine(
+        request.operator,
+        locate_model(request.model, context.locations),
+        device,
+        context=request.context,
+        places=request.places,
+        samples=samples,
+        memory=context.memory,
     )
+
+
+def _engine(request: EngineRequest) -> EngineName:
+    if request.engine != "auto":
+        return request.engine
+    if request.endpoint is not None:
+        return "remote"
+    return "llamacpp" if is_gguf(request.model) else "transformers"

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from batchmill.jobs.job import StageSpec
     from batchmill.jobs.retry import Outcome
+    from batchmill.jobs.status import TokenSums
     from batchmill.telemetry.metrics import BulkHistogram
 
 WRITE_INTERVAL_S = 1.0
@@ -186,6 +187,7 @@ class SlotMetrics(Recorder):
                 counts.rows_done.inc(completion.rows)
                 if completion.rows_cached:
                     counts.rows_cached.inc(completion.rows_cached)
+                counts.tokens(completion.tokens)
                 if completion.rows_dead:
                     counts.rows_dead.inc(completion.rows_dead)
                 for error, count in completion.dead_by_type:
@@ -229,6 +231,7 @@ class _Counts:
         self.phases = catalogue.PHASE_SECONDS.counter(registry)
         self.rows = ROWS_SETTLED.counter(registry)
         self.rows_cached = catalogue.ROWS_CACHED.counter(registry)
+        self.tokens = catalogue.TOKENS.counter(registry)
         self.retries = RETRIES.counter(registry)
         self.batch_seconds: BulkHistogram = catalogue.BATCH_SECONDS.histogram(registry)
         self.batch_rows: BulkHistogram = catalogue.BATCH_ROWS.histogram(registry)
@@ -257,6 +260,11 @@ class _StageCounts:
         self._batch_failures = counts.batch_failures.labels(operator, pool)
         self._useful = counts.units.labels(operator, pool, "useful")
         self._padding = counts.units.labels(operator, pool, "padding")
+
+    def tokens(self, sums: TokenSums) -> None:
+        if sums.total:  # else most stages would have them at 0
+            for kind, number in sums:
+                self._counts.tokens.labels(*self._work, kind).inc(number)
 
     def row_failures(self, error: str, count: int) -> None:
         self._counts.row_failures.labels(*self._work, self._counts.error(error)).inc(count)

@@ -30,6 +30,12 @@ PHASE_SECONDS = Metric(
 ROWS_CACHED = Metric(
     "batchmill_rows_cached_total", COUNTER, "Rows of committed shards with results from the row cache", OF_STAGE
 )
+TOKENS = Metric(
+    "batchmill_tokens_total",
+    COUNTER,
+    "Tokens of language models in committed shards, by kind: prompt, cached (of those), generated",
+    (*OF_STAGE, "kind"),
+)
 ROW_FAILURES = Metric(
     "batchmill_row_failures_total", COUNTER, "Rows that failed in an attempt, retried or not", (*OF_STAGE, "error")
 )
@@ -79,6 +85,7 @@ WORKER_METRICS = (
     PHASE_SECONDS,
     ROWS_SETTLED,
     ROWS_CACHED,
+    TOKENS,
     ROW_FAILURES,
     ATTEMPT_FAILURES,
     RETRIES,

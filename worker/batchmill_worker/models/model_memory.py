@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,24 @@ DEVICE_SHARE = 0.8  # the rest is for batches
 
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _STATM = Path("/proc/self/statm")
+
+
+@dataclass(frozen=True, slots=True)
+class SlotMemory:
+    """The memory that the process of a slot may use. total: bytes that it shares with `sharers` processes in all."""
+
+    total: int
+    sharers: int = 1
+
+    @property
+    def own(self) -> int:
+        """The part of one process."""
+        return self.total // self.sharers
+
+
+def slot_memory(device_bytes: int | None, processes: int) -> SlotMemory:
+    """Return the memory of one process; the arguments are those of `default_budget`."""
+    return SlotMemory(device_bytes) if device_bytes is not None else SlotMemory(host_memory(), processes)
 
 
 def default_budget(device_bytes: int | None, processes: int) -> int:

@@ -15,7 +15,9 @@ from batchmill_worker.backends.converted_models import ConvertedModels
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from batchmill.ledger.workers.endpoints import EndpointLedger
     from batchmill.storage.blobs import BlobStore
+    from batchmill_worker.models.model_memory import SlotMemory
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,8 @@ class SetupContext:
     converted_models: where models are stored that were converted for another library than torch.
     stores: those that the settings name.
     endpoints: the services of language models that the settings name.
+    memory: what a model may take; None: unknown.
+    shared_limits: what services take from all workers together; None: this process is alone.
     blobs: the service's; None: there is none.
     """
 
@@ -34,6 +38,8 @@ class SetupContext:
     stores: NamedStores = NamedStores()  # noqa: RUF009  # the same
     blobs: BlobStore | None = None
     endpoints: NamedEndpoints = NamedEndpoints()  # noqa: RUF009  # the same
+    memory: SlotMemory | None = None
+    shared_limits: EndpointLedger | None = None
 
     @contextmanager
     def active(self) -> Iterator[None]:

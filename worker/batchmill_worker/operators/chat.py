@@ -13,7 +13,7 @@ from batchmill.operators.registration import operator
 from batchmill_worker.generation import params
 from batchmill_worker.generation.base import Draft
 from batchmill_worker.generation.drafts import PromptTemplate, chat, chat_of_column
-from batchmill_worker.generation.language_model import MADE, LanguageModelOperator, Settings
+from batchmill_worker.generation.language_model import LOGPROBS, MADE, LanguageModelOperator, Settings
 from batchmill_worker.generation.selection import EngineRequest
 
 System = Annotated[
@@ -32,12 +32,13 @@ Messages = Annotated[
 ]
 
 
-@operator("chat", makes=MADE, cacheable=False, kind=OperatorKind.REQUEST)
+@operator("chat", makes=(*MADE, LOGPROBS), cacheable=False, kind=OperatorKind.REQUEST)
 class Chat(LanguageModelOperator):
     """Answer a question about each row with a language model, by its chat template.
 
     New columns: `text`, the answer, `finish_reason`, `prompt_tokens`, `cached_tokens`, `generated_tokens`,
-    `tokens_cut`, `seed`, `engine` and `model_digest`. A row with a null in a column of the prompt fails.
+    `tokens_cut`, `seed`, `engine` and `model_digest`; `logprobs` if asked for. A row with a null in a column of the
+    prompt fails.
     """
 
     def __init__(
@@ -50,10 +51,11 @@ class Chat(LanguageModelOperator):
         max_tokens: params.MaxTokens = 256,
         temperature: params.Temperature = 0.0,
         top_p: params.TopP = 1.0,
-        seed: params.Seed = 0,
+        seed: params.Seed = None,
         stop: params.Stop = None,
         schema: params.Schema = None,
-        on_long: params.OnLong = "error",
+        on_long: params.OnLongChat = "error",
+        logprobs: params.Logprobs = None,
         options: params.Options = None,
         engine: params.Engine = "auto",
         endpoint: params.Endpoint = None,
@@ -68,10 +70,17 @@ class Chat(LanguageModelOperator):
                 operator="chat",
                 parameter="prompt",
             )
+        if on_long == "drop_turns" and messages is None:
+            raise InvalidParams(
+                "operator 'chat': 'on_long' is 'drop_turns', which needs 'messages': a prompt has one turn.",
+                hint="Use 'cut_middle', or give the column of messages.",
+                operator="chat",
+                parameter="on_long",
+            )
         super().__init__(
             "chat",
             EngineRequest("chat", model, engine, endpoint, context, places, threads),
-            Settings(max_tokens, temperature, top_p, seed, stop or (), schema, on_long, options),
+            Settings(max_tokens, temperature, top_p, seed, stop or (), schema, on_long, logprobs, options),
         )
         self._messages = messages
         self._prompt = PromptTemplate("chat", "prompt", prompt or "")

@@ -10,11 +10,11 @@ from batchmill.operators.registration import operator
 from batchmill_worker.generation import params
 from batchmill_worker.generation.base import Draft, Message
 from batchmill_worker.generation.drafts import PromptTemplate
-from batchmill_worker.generation.language_model import MADE, LanguageModelOperator, Settings
+from batchmill_worker.generation.language_model import LOGPROBS, MADE, LanguageModelOperator, Settings
 from batchmill_worker.generation.selection import EngineRequest
 
 
-@operator("generate", makes=MADE, cacheable=False, kind=OperatorKind.REQUEST)
+@operator("generate", makes=(*MADE, LOGPROBS), cacheable=False, kind=OperatorKind.REQUEST)
 class Generate(LanguageModelOperator):
     """Complete a prompt for each row with a language model, without a chat template.
 
@@ -30,10 +30,11 @@ class Generate(LanguageModelOperator):
         max_tokens: params.MaxTokens = 256,
         temperature: params.Temperature = 0.0,
         top_p: params.TopP = 1.0,
-        seed: params.Seed = 0,
+        seed: params.Seed = None,
         stop: params.Stop = None,
         schema: params.Schema = None,
         on_long: params.OnLong = "error",
+        logprobs: params.Logprobs = None,
         options: params.Options = None,
         engine: params.Engine = "auto",
         endpoint: params.Endpoint = None,
@@ -44,7 +45,7 @@ class Generate(LanguageModelOperator):
         super().__init__(
             "generate",
             EngineRequest("generate", model, engine, endpoint, context, places, threads),
-            Settings(max_tokens, temperature, top_p, seed, stop or (), schema, on_long, options),
+            Settings(max_tokens, temperature, top_p, seed, stop or (), schema, on_long, logprobs, options),
         )
         self._prompt = PromptTemplate("generate", "prompt", prompt)
 

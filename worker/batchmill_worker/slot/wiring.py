@@ -23,7 +23,7 @@ from batchmill_worker.engine.request_executor import RequestExecutor
 from batchmill_worker.engine.stage_costs import StageCosts
 from batchmill_worker.engine.store_executor import StoreExecutor
 from batchmill_worker.metering.process import begin_counting
-from batchmill_worker.models.model_memory import MIB, default_budget
+from batchmill_worker.models.model_memory import MIB, default_budget, slot_memory
 from batchmill_worker.models.operator_cache import OperatorCache
 from batchmill_worker.models.setup_context import SetupContext
 from batchmill_worker.row_cache.cache import RowCache
@@ -102,7 +102,7 @@ def build_slot_context(settings: WorkerSettings, identity: SlotIdentity, board_f
     queues = ModelQueues(settings.pool, heartbeat)
     operators = OperatorCache(
         worker.device,
-        _setup_context(settings, workspace),
+        _setup_context(settings, workspace, worker, ledger),
         budget=_model_budget(settings, worker),
         on_change=queues.follow,
         metrics=counts.models,
@@ -145,13 +145,15 @@ def _row_cache(settings: WorkerSettings, ledger: Ledger, blobs: BlobStore) -> Ro
     return RowCache(ledger.row_cache, blobs, Limits(settings.row_cache_mb * MIB, settings.row_cache_rows))
 
 
-def _setup_context(settings: WorkerSettings, workspace: Workspace) -> SetupContext:
+def _setup_context(settings: WorkerSettings, workspace: Workspace, worker: WorkerInfo, ledger: Ledger) -> SetupContext:
     return SetupContext(
         settings.locations(),
         ConvertedModels(settings.converted_models_folder, settings.converted_models_mb * MIB),
         NamedStores.load(settings.stores),
         workspace.blobs,
         NamedEndpoints.load(settings.endpoints),
+        slot_memory(worker.memory_bytes, settings.slots_per_device),
+        ledger.endpoints,
     )
 
 

@@ -314,7 +314,7 @@ def _import(request: ModelRequest, library: str) -> Any:
     except ImportError as error:
         raise missing_extra(request.operator, request.extra, error) from error
     disable_progress_bars()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the library has no types here
+    logging.disable_progress_bar()
     return module
 
 

@@ -12,7 +12,7 @@ from batchmill.cli import FAILED, INTERRUPTED
 from batchmill.cli.terminal.console import outcome, print_json
 from batchmill.clock import SystemClock
 from batchmill.jobs.job import JobState
-from batchmill.wording import byte_size, dead, pace, printable, progress, state
+from batchmill.wording import byte_size, dead, pace, printable, progress, state, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -99,7 +99,15 @@ class Bar:
 def _lines(status: JobStatus) -> list[str]:
     """Return the lines below the bar: operator, progress, speed and errors; then what blocks the job."""
     failed = f"failed: {dead(status)}" if status.dead_by_error else ""
-    parts = (status.title, progress(status), *_stages(status), pace(status), _loading(status), failed)
+    parts = (
+        status.title,
+        progress(status),
+        *_stages(status),
+        tokens(status.tokens),
+        pace(status),
+        _loading(status),
+        failed,
+    )
     blocked = [f"blocked: {status.note}"] if status.note else []
     return [printable(line) for line in (", ".join(part for part in parts if part), *blocked)]
 
@@ -108,7 +116,7 @@ def _text(status: JobStatus) -> str:
     """Summarize progress, speed, errors and what blocks the job in one line."""
     errors = f"failed: {dead(status)}" if status.dead_by_error else ""
     blocked = f"blocked: {status.note}" if status.note else ""
-    parts = (progress(status), *_stages(status), pace(status), _loading(status), errors, blocked)
+    parts = (progress(status), *_stages(status), tokens(status.tokens), pace(status), _loading(status), errors, blocked)
     return printable(", ".join(part for part in parts if part))
 
 

@@ -30,9 +30,10 @@ class PoolsAnswer(BaseModel):
 
 
 class IndexesAnswer(BaseModel):
-    """The indexes that the tenant may search."""
+    """Some of the indexes that the tenant may search."""
 
     indexes: list[IndexStatus]
+    next: str | None = None
 
 
 class OperatorsAnswer(BaseModel):

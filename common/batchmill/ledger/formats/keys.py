@@ -89,6 +89,10 @@ class Keys:
         """Sorted set: attempts published to a pool's queue and not claimed, scored by when (ms)."""
         return f"{self.prefix}queued:{pool}"
 
+    def endpoint(self, endpoint: str) -> str:
+        """Hash, with a life: what a service takes in a minute, by a digest of its address and key."""
+        return f"{self.prefix}endpoint:{endpoint}"
+
     def lane(self, pool: str, model: str) -> str:
         """List: interactive requests that wait for a worker of a pool which has a model loaded; expires."""
         return f"{self.prefix}lane:{pool}|{model}"
@@ -180,6 +184,22 @@ class Keys:
     def tenant_uploads(self, tenant: str) -> str:
         """Hash: a tenant's open upload to the bytes of its parts."""
         return f"{self.prefix}tenant:{tenant}:uploads"
+
+    def document(self, kind: str, document_id: str) -> str:
+        """Hash: a document of a tenant; see `add_document.lua`."""
+        return f"{self.prefix}{kind}:{{{document_id}}}"
+
+    def tenant_documents(self, kind: str, tenant: str) -> str:
+        """Sorted set: the ids of a tenant's documents of a kind, scored by when they were added (ms)."""
+        return f"{self.prefix}tenant:{tenant}:{kind}"
+
+    def due_documents(self, kind: str) -> str:
+        """Sorted set: the ids of documents of a kind, scored by when the leader has something to do about them (ms)."""
+        return f"{self.prefix}{kind}:due"
+
+    def document_bytes(self, kind: str) -> str:
+        """Hash: tenant to how many bytes its documents of a kind stand for."""
+        return f"{self.prefix}{kind}:bytes"
 
     def events(self) -> str:
         """Channel: "kind job-id" of every change that somebody may wait for."""

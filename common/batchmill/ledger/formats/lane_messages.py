@@ -27,6 +27,11 @@ class LaneRequest:
     streams: bool = False
     attempt: int = 0
 
+    @property
+    def key(self) -> str:
+        """What names this attempt: the same worker may get both."""
+        return f"{self.id}.{self.attempt}"
+
     def again(self) -> Self:
         """Return the request for another worker."""
         return replace(self, attempt=self.attempt + 1)
@@ -78,6 +83,11 @@ class LaneReply:
     number: int
     kind: ReplyKind
     payload: bytes
+
+    @property
+    def key(self) -> str:
+        """That of the request."""
+        return f"{self.id}.{self.attempt}"
 
     @property
     def is_last(self) -> bool:

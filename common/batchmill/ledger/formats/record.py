@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
 from batchmill.jobs.cost import Spent, sums
 from batchmill.jobs.job import DEFAULT_TENANT, JobError, JobSpec, JobState, StageSpec
+from batchmill.jobs.status import TokenSums
 from batchmill.ledger.formats.encodings import CommitInterval, parse_paces
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ class StageRecord:
     rows_dead: int = 0
     rows_cached: int = 0
     rows_filtered: int = 0  # of those done, without a result
+    prompt_tokens: int = 0  # of the results of a language model
+    cached_tokens: int = 0
+    generated_tokens: int = 0
     rows_resumed: int = 0  # of those done and dead, what an earlier job left
     rows_timed: int = 0  # rows that `busy_us` was spent on
     shards_planned: int = 0
@@ -60,6 +64,11 @@ class StageRecord:
     bytes_freed: int = 0  # of those, what the next stage has settled
     freed: str = ""  # how far its parts are freed, see `FreedParts`
     cost: Spent = NO_COST
+
+    @property
+    def tokens(self) -> TokenSums:
+        """The tokens of its results."""
+        return TokenSums(prompt=self.prompt_tokens, cached=self.cached_tokens, generated=self.generated_tokens)
 
     @property
     def buffered(self) -> int:
@@ -121,6 +130,7 @@ class JobRecord:
     replay_of: str | None = None  # the job whose dead letters this one runs again
     resumed_from: str | None = None  # the job whose output this one resumes
     stalled: str = ""  # why its last attempt could not use storage; "" once rows were stored since
+    paused_for: str = ""  # what a user has to do before it can be resumed
     must_resume: bool = False  # whether what that job left is still to be taken over
     plannings: int = 0  # how often the planner has begun with it and was not through
     tenant: str = DEFAULT_TENANT
@@ -211,6 +221,12 @@ class JobStage(NamedTuple):
         while behind < len(stages) and stages[behind].joins:
             behind += 1
         return stages[self.stage.number : behind]
+
+    @property
+    def may_be_awaited(self) -> bool:
+        """Whether a stage behind it, or behind one that runs with it, has nothing to do."""
+        behind = (one.number + 1 for one in self.together)
+        return any(self.job.stages[number].shards_live == 0 for number in behind if number < len(self.job.stages))
 
     @property
     def busy_us(self) -> int:

@@ -17,6 +17,52 @@ if TYPE_CHECKING:
     from batchmill.ledger.scripting.connection import Store
 
 
+class AddDocumentAnswer(StrEnum):
+    """What `add_document.lua` answers."""
+
+    ADDED = "added"
+    TOO_MANY = "too many"
+    TOO_LARGE = "too large"
+
+
+def add_document(
+    store: Store,
+    *,
+    kind: str,
+    document_id: str,
+    tenant: str,
+    body: str,
+    nbytes: int,
+    due_ms: int | None,
+    max_count: int,
+    max_bytes: int,
+) -> AddDocumentAnswer:
+    """Keep a document of a tenant, unless the tenant has too many or too much."""
+    keys = store.keys
+    reply = store.run(
+        "add_document",
+        [
+            keys.document(kind, document_id),
+            keys.tenant_documents(kind, tenant),
+            keys.due_documents(kind),
+            keys.document_bytes(kind),
+        ],
+        [
+            store.now_ms,
+            kind,
+            document_id,
+            tenant,
+            body,
+            nbytes,
+            "" if due_ms is None else due_ms,
+            max_count,
+            max_bytes,
+            keys.events(),
+        ],
+    )
+    return AddDocumentAnswer(reply.decode())
+
+
 class AdoptShardAnswer(StrEnum):
     """What `adopt_shard.lua` answers."""
 
@@ -172,6 +218,46 @@ def begin_upload(
         ],
     )
     return BeginUploadAnswer(reply.decode())
+
+
+class ChangeDocumentAnswer(StrEnum):
+    """What `change_document.lua` answers."""
+
+    OK = "ok"
+    DEPOSED = "deposed"
+    STALE = "stale"
+
+
+def change_document(
+    store: Store,
+    *,
+    kind: str,
+    document_id: str,
+    revision: int,
+    body: str,
+    due_ms: int,
+    epoch: int | None,
+) -> ChangeDocumentAnswer:
+    """Replace the body of a document that nobody has changed since it was read, and say when it is due next."""
+    keys = store.keys
+    reply = store.run(
+        "change_document",
+        [
+            keys.document(kind, document_id),
+            keys.due_documents(kind),
+            keys.leader(),
+        ],
+        [
+            kind,
+            document_id,
+            revision,
+            body,
+            due_ms,
+            "" if epoch is None else epoch,
+            keys.events(),
+        ],
+    )
+    return ChangeDocumentAnswer(reply.decode())
 
 
 def charge_calls(
@@ -343,6 +429,7 @@ class PassedStage(NamedTuple):
     results: int | None
     rows_cached: int
     rows_filtered: int
+    tokens: str | None
     roots_dead: int
     borders: str | None
     incomplete: str | None
@@ -364,6 +451,7 @@ def commit(
     results: int | None,
     rows_cached: int,
     rows_filtered: int,
+    tokens: str | None,
     roots_dead: int,
     borders: str | None,
     incomplete: str | None,
@@ -374,6 +462,7 @@ def commit(
     checkpoint: str | None,
     stalled_by: str | None,
     stalled_ms: int,
+    pause_for: str | None,
     stop_with: str | None,
     used_in_next: Parts,
     dead_by_type: Sequence[DeadRowsCount],
@@ -422,6 +511,7 @@ def commit(
             "" if results is None else results,
             rows_cached,
             rows_filtered,
+            "" if tokens is None else tokens,
             roots_dead,
             "" if borders is None else borders,
             "" if incomplete is None else incomplete,
@@ -432,6 +522,7 @@ def commit(
             "" if checkpoint is None else checkpoint,
             "" if stalled_by is None else stalled_by,
             stalled_ms,
+            "" if pause_for is None else pause_for,
             "" if stop_with is None else stop_with,
             write_parts(used_in_next),
             keys.events(),
@@ -475,6 +566,7 @@ def commit(
                     "" if item.results is None else item.results,
                     item.rows_cached,
                     item.rows_filtered,
+                    "" if item.tokens is None else item.tokens,
                     item.roots_dead,
                     "" if item.borders is None else item.borders,
                     "" if item.incomplete is None else item.incomplete,
@@ -594,6 +686,7 @@ def end_attempt(
     checkpoint: str | None,
     stalled_by: str | None,
     stalled_ms: int,
+    pause_for: str | None,
     used: Parts,
 ) -> EndAttemptAnswer:
     """End an attempt before its shard is done: the shard waits for another one, or the job stops."""
@@ -620,6 +713,7 @@ def end_attempt(
             "" if checkpoint is None else checkpoint,
             "" if stalled_by is None else stalled_by,
             stalled_ms,
+            "" if pause_for is None else pause_for,
             write_parts(used),
             keys.events(),
         ],
@@ -1470,6 +1564,31 @@ def release_leases_of_worker(
     return [ShardRef.from_key(one) for one in reply]
 
 
+def remove_document(
+    store: Store,
+    *,
+    kind: str,
+    document_id: str,
+    tenant: str,
+) -> bool:
+    """Forget a document; the caller then deletes its blobs."""
+    keys = store.keys
+    reply = store.run(
+        "remove_document",
+        [
+            keys.document(kind, document_id),
+            keys.tenant_documents(kind, tenant),
+            keys.due_documents(kind),
+            keys.document_bytes(kind),
+        ],
+        [
+            document_id,
+            tenant,
+        ],
+    )
+    return bool(reply)
+
+
 class RenewAnswer(StrEnum):
     """What `renew.lua` answers."""
 
@@ -2078,6 +2197,35 @@ def submit(
         reply[1].decode(),
         int(reply[2]),
     )
+
+
+def take_request(
+    store: Store,
+    *,
+    endpoint: str,
+    requests: int,
+    tokens: int,
+    taken: int,
+    returned: int,
+    hold_ms: int,
+) -> int:
+    """Ask whether a worker may send a request to a service whose limits all workers share, and take its share if so."""
+    keys = store.keys
+    reply = store.run(
+        "take_request",
+        [
+            keys.endpoint(endpoint),
+        ],
+        [
+            store.now_ms,
+            requests,
+            tokens,
+            taken,
+            returned,
+            hold_ms,
+        ],
+    )
+    return int(reply)
 
 
 def unqueue_orphaned(

@@ -68,6 +68,7 @@ PARAM_TYPES = {
     "pool": "str",
     "model": "str",
     "idempotency_key": "str",
+    "endpoint": "str",
 }
 ITEM = "item"
 

@@ -143,6 +143,16 @@ local function pause_job(job, before, now, channel, job_id)
   publish(channel, 'paused', job_id)
 end
 
+-- Pause a job until a user has done what `why` says, unless it is stopping.
+local function pause_job_for(job, why, now, channel, job_id)
+  local state = redis.call('HGET', job, 'state')
+  if state ~= 'paused' and may_move_job(state, 'paused') then
+    pause_job(job, state, now, channel, job_id)
+    state = 'paused'
+  end
+  if state == 'paused' then redis.call('HSET', job, 'paused_for', why) end
+end
+
 -- An attempt ended without results: its lease goes, and the shard waits until `due`.
 -- `blame` is the field that counts why: 'failures', 'losses', or nil when nobody is to blame.
 local function requeue(keys, leases, attempt, due, blame)

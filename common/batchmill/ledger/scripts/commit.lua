@@ -42,6 +42,7 @@
 -- @arg results: int?  how many; none: one of each row
 -- @arg rows_cached: int  of the rows, those not computed
 -- @arg rows_filtered: int  of the rows, those without a result
+-- @arg tokens: text?  of prompts, of those cached, and generated, for the results ("12 0 7"); none: no language model
 -- @arg roots_dead: int  rows of the job's source that the failed rows are from
 -- @arg borders: text?  where a later stage gathers the results of each source row: see `SourceRowBorders`
 -- @arg incomplete: text?  the same, the source rows of the failed rows (numbers)
@@ -52,6 +53,7 @@
 -- @arg checkpoint: text?  blob with what is done of it
 -- @arg stalled_by: text?  why storage could not be used
 -- @arg stalled_ms: int
+-- @arg pause_for: text?  why the job is paused
 -- @arg stop_with: text?  the error that stops the job (JSON)
 -- @arg used_in_next: parts  what the attempt's time there was spent on
 -- @arg channel: channel
@@ -81,6 +83,7 @@
 -- @arg results: int?
 -- @arg rows_cached: int
 -- @arg rows_filtered: int
+-- @arg tokens: text?
 -- @arg roots_dead: int
 -- @arg borders: text?
 -- @arg incomplete: text?
@@ -128,6 +131,12 @@ local function settle_shard(job, of, shard_id, made)
   redis.call('HINCRBY', of.stage, 'rows_done', made.rows)
   if made.rows_cached ~= '0' then redis.call('HINCRBY', of.stage, 'rows_cached', made.rows_cached) end
   if made.rows_filtered ~= '0' then redis.call('HINCRBY', of.stage, 'rows_filtered', made.rows_filtered) end
+  if made.tokens then
+    local prompt, cached, generated = string.match(made.tokens, '^(%d+) (%d+) (%d+)$')
+    redis.call('HINCRBY', of.stage, 'prompt_tokens', prompt)
+    redis.call('HINCRBY', of.stage, 'cached_tokens', cached)
+    redis.call('HINCRBY', of.stage, 'generated_tokens', generated)
+  end
   if redis.call('HEXISTS', of.stage, 'buffer_bytes') == 1 then
     redis.call('HINCRBY', of.stage, 'rows_out', made.results or made.rows)
     redis.call('HINCRBY', of.stage, 'bytes_out', made.nbytes)
@@ -178,24 +187,9 @@ local function hand_on(job, number, made, results, nbytes, tried)
   end
 end
 
--- Give the rows that the attempt leaves of its shard to another one. Tokens continue: no two attempts write one blob.
-local function split_off(one, number)
-  local made_in = number
-  repeat
-    redis.call('HSET', stage_keys(keys.job, made_in).done, one.split_id, write_split_up(one.parts))
-    made_in = made_in + 1
-  until not is_joined(keys.job, made_in)
-  redis.call('HSET', one.keys.shard, 'state', 'waiting', 'token', args.attempt.token, 'rows', one.rows, 'plan', one.plan,
-             'failures', 0, 'losses', 0)
-  if one.checkpoint then redis.call('HSET', one.keys.shard, 'checkpoint', one.checkpoint) end
-  redis.call('SADD', keys.live_shards, one.shard_id)
-  redis.call('ZADD', keys.waiting, now + tonumber(one.delay_ms), one.shard_id)
-  redis.call('HINCRBY', keys.stage, 'shards_live', 1)
-  redis.call('HDEL', keys.job, 'ends_at_commit')  -- a checkpoint may have to be deleted then
-end
-
-local attempt, number, left_over = args.attempt, tonumber(args.attempt.stage), rest[1]
-local made = {shard_id = left_over and left_over.part_id or attempt.shard_id, token = attempt.token}
+local attempt, number = args.attempt, tonumber(args.attempt.stage)
+local made = {shard_id = attempt.shard_id, token = attempt.token}
+for _, one in ipairs(rest) do made.shard_id = one.part_id end
 local settled = redis.call('HGET', keys.done, made.shard_id)
 if settled then
   local before = parse_settled(settled)
@@ -221,16 +215,30 @@ end
 local rows = tonumber(args.rows) + tonumber(args.rows_dead)
 local left, nbytes = settle_shard(keys.job, keys, made.shard_id, {
   token = attempt.token, rows = args.rows, rows_dead = args.rows_dead, nbytes = args.nbytes, first_row = first_row_of(plan),
-  results = args.results, plan = not left_over and rows < tonumber(planned_rows) and plan or nil, inline = args.inline, busy_us = args.busy_us,
+  results = args.results, plan = #rest == 0 and rows < tonumber(planned_rows) and plan or nil, inline = args.inline, busy_us = args.busy_us,
   rows_cached = args.rows_cached, rows_filtered = args.rows_filtered, roots_dead = args.roots_dead, max_dead = args.max_dead,
-  too_many_dead = args.too_many_dead, borders = args.borders, incomplete = args.incomplete}), args.nbytes
+  too_many_dead = args.too_many_dead, tokens = args.tokens, borders = args.borders, incomplete = args.incomplete}), args.nbytes
 redis.call('DEL', keys.shard)
 redis.call('HDEL', keys.job, 'stalled')
 redis.call('SREM', keys.live_shards, attempt.shard_id)
 redis.call('ZREM', keys.leases, attempt.key)
 redis.call('HINCRBY', keys.stage, 'shards_running', -1)
 redis.call('HINCRBY', keys.stage, 'shards_live', -1)
-if left_over then split_off(left_over, number) end
+-- Give the rows that the attempt leaves of its shard to another one. Tokens continue: no two attempts write one blob.
+for _, one in ipairs(rest) do
+  local made_in = number
+  repeat
+    redis.call('HSET', stage_keys(keys.job, made_in).done, one.split_id, write_split_up(one.parts))
+    made_in = made_in + 1
+  until not is_joined(keys.job, made_in)
+  redis.call('HSET', one.keys.shard, 'state', 'waiting', 'token', attempt.token, 'rows', one.rows, 'plan', one.plan,
+             'failures', 0, 'losses', 0)
+  if one.checkpoint then redis.call('HSET', one.keys.shard, 'checkpoint', one.checkpoint) end
+  redis.call('SADD', keys.live_shards, one.shard_id)
+  redis.call('ZADD', keys.waiting, now + tonumber(one.delay_ms), one.shard_id)
+  redis.call('HINCRBY', keys.stage, 'shards_live', 1)
+  redis.call('HDEL', keys.job, 'ends_at_commit')  -- a checkpoint may have to be deleted then
+end
 for _, counted in ipairs(dead_by_type) do
   local kind = counted.error_type
   if redis.call('HLEN', keys.dead_counts) >= 100 and redis.call('HEXISTS', keys.dead_counts, kind) == 0 then
@@ -248,13 +256,14 @@ for place, one in ipairs(passed) do
     token = attempt.token, rows = one.rows, rows_dead = one.rows_dead, nbytes = one.nbytes, first_row = first_row,
     results = one.results, inline = one.inline, busy_us = one.busy_us, rows_cached = one.rows_cached,
     rows_filtered = one.rows_filtered, roots_dead = one.roots_dead, max_dead = one.max_dead,
-    too_many_dead = one.too_many_dead, borders = one.borders, incomplete = one.incomplete}), one.nbytes
+    too_many_dead = one.too_many_dead, tokens = one.tokens, borders = one.borders, incomplete = one.incomplete}), one.nbytes
 end
 local tried = {failures = args.failures, checkpoint = args.checkpoint, stalled_by = args.stalled_by,
                stalled_ms = args.stalled_ms, due = args.failed_in_next and now + tonumber(args.delay_ms) or nil}
 local next_stage = hand_on(keys.job, number + #passed + 1, made, left, nbytes, tried)
 if next_stage and args.failed_in_next then
   if args.stalled_by then redis.call('HSET', keys.job, 'stalled', args.stalled_by) end
+  if args.pause_for then pause_job_for(keys.job, args.pause_for, now, args.channel, attempt.job_id) end
   if args.stop_with then stop_job(keys.job, now, 'failing', args.stop_with) end
 end
 local event = count_settled(keys.job, number) and 'settled' or 'committed'

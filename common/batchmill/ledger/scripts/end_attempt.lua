@@ -17,11 +17,13 @@
 -- @arg checkpoint: text?  blob with what is done of the shard; none: as before
 -- @arg stalled_by: text?  why storage could not be used
 -- @arg stalled_ms: int  how much longer the shard has waited for it, once the next attempt begins
+-- @arg pause_for: text?  why the job is paused
 -- @arg used: parts  what the attempt's time was spent on
 -- @arg channel: channel
 -- @answers ok | stale
 --
 -- stalled  field of the job: the last `stalled_by`, until some of its rows are stored
+-- paused_for  field of the job: the last `pause_for`, until it is resumed
 -- stalled_ms  field of the shard: the sum over its last attempts that all ended so
 local attempt = args.attempt
 if not is_attempt(keys.shard, 'running', attempt.token) then return answer.stale end
@@ -39,6 +41,7 @@ else
   redis.call('HDEL', keys.shard, 'stalled_ms')
   if args.checkpoint then redis.call('HDEL', keys.job, 'stalled') end
 end
+if args.pause_for then pause_job_for(keys.job, args.pause_for, now, args.channel, attempt.job_id) end
 if args.stop_with then stop_job(keys.job, now, 'failing', args.stop_with) end
 index_job(keys.index, keys.job, attempt.job_id, now)
 publish(args.channel, 'failed', attempt.job_id)

@@ -30,6 +30,7 @@ end
 if state ~= 'paused' then return {answer.ok, state} end
 state = redis.call('HEXISTS', keys.job, 'started_at') == 1 and 'running' or 'pending'
 end_pause(keys.job, now)
+redis.call('HDEL', keys.job, 'paused_for')
 move_job(keys.job, 'paused', state)
 local count = tonumber(redis.call('HGET', keys.job, 'stage_count'))
 for number, one in ipairs(stages) do

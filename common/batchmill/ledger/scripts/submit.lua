@@ -60,9 +60,10 @@
 --              roots_dead (rows of the source with a failed row, where max_dead is given),
 --              must_resume (1: what `resumed_from` left is still to be taken over), stages_open (that are not settled),
 --              ends_at_commit (1: its last commit ends it; no checkpoint was stored), tenant, live_in (key), stage_count, priority,
---              deadline_ms, indexed, counted, inline_bytes, budget_nano, cost_nano, noted
+--              deadline_ms, indexed, counted, inline_bytes, budget_nano, cost_nano, noted, paused_for
 -- stage        hash: joins (1: it runs with the stage before it, and has the same shards), operator_version, revision (version and code, from the first claim), any_version (1: of several versions), worked_for ("pool operator"), turn, indexed, counted, cursor, planned (1: its input's end was reached),
 --              rows_total, rows_exact, rows_planned, rows_done, rows_dead, rows_timed, rows_cached,
+--              prompt_tokens, cached_tokens, generated_tokens (of the results of language models),
 --              rows_resumed (of those done and dead, what an earlier job left), shards_planned,
 --              shards_live, shards_queued, shards_running, shards_done, busy_us, bytes_in, paces, rate_at, rate_rows,
 --              rows_filtered (of those done, without a result), and of a stage that is not the last: buffer_bytes, rows_out

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from batchmill.columns import UnsupportedColumnError, carried_schema, encode_schema
 from batchmill.errors import InvalidRows, InvalidSource
-from batchmill.jobs.files import MAX_FILE_BYTES
+from batchmill.jobs.files import MAX_FILE_BYTES, upload_part
 from batchmill.sources.binary import SCHEMA as BINARY_SCHEMA
 from batchmill.sources.describing.counting import with_all_rows_counted
 from batchmill.sources.describing.describe_columnar import describe_columnar, read_part_footer
@@ -123,7 +123,7 @@ def _part_names(blobs: BlobStore, upload_id: str, parts: int) -> list[str]:
     there = set(blobs.list(f"uploads/{upload_id}")) if parts else set()
     names = []
     for number in range(parts):
-        name = f"uploads/{upload_id}/part-{number:08d}.arrow"
+        name = upload_part(upload_id, number)
         if name not in there:
             raise InvalidSource(
                 f"part {number} of upload {upload_id!r} is missing; expected the parts 0 to {parts - 1}.",

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from batchmill.storage.served_models import ServedModel, ServedModels
     from batchmill_coordinator.api.pool import RequestPool
     from batchmill_coordinator.api.tenants import Access
+    from batchmill_coordinator.batches.batches import Batches
+    from batchmill_coordinator.batches.files import Files
     from batchmill_coordinator.event_hub import EventHub
     from batchmill_coordinator.lane.call import LaneCall
     from batchmill_coordinator.lane.served import ModelState
@@ -227,6 +229,16 @@ class Context:
         """Store one part of an upload, a file at `path`, which is moved. Raises `InvalidRows` or `InvalidSource`."""
         self._service.uploads.store(upload_id, self.access.tenant, number, path)
 
+    @property
+    def files(self) -> Files:
+        """The files of all tenants; routes name their own."""
+        return self._service.files
+
+    @property
+    def batches(self) -> Batches:
+        """The batches of all tenants; routes name their own."""
+        return self._service.batches
+
     def workers(self) -> list[WorkerInfo]:
         """Return the workers that are present, each with the attempts it runs of jobs that this request may see."""
         found = self._ledger.fleet.workers(self._ledger.now_ms())
@@ -249,11 +261,10 @@ class Context:
         self.access.require_admin("clear the row cache")
         clear_row_cache(self._ledger, self._service.workspace.blobs)
 
-    def indexes(self) -> list[IndexStatus]:
-        """Return the indexes that this request may see, by tenant and name."""
+    def indexes(self, after: str | None, limit: int) -> tuple[list[IndexStatus], str | None]:
+        """Return the indexes that this request may see, by tenant and name, and where the next page begins."""
         catalog, own = self._service.indexes, self._own_tenant
-        tenants = catalog.tenants() if own is None else [own]
-        return [index for tenant in tenants for index in catalog.records(tenant)]
+        return catalog.page(catalog.tenants() if own is None else [own], after, limit)
 
     def index(self, name: str) -> IndexStatus:
         """Return an index: the tenant's own of that name, or for who sees all the first one. Raises `NotFound`."""

@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel
 
 from batchmill.errors import NotFound, Overloaded, ServiceUnavailable
@@ -29,15 +29,21 @@ IndexNameInPath = Annotated[str, Path(pattern=NAME_PATTERN)]
 
 
 class IndexList(BaseModel):
-    """The indexes of a tenant, by name."""
+    """Indexes, by tenant and name. next: what to give as `after` for the next page; None: there is none."""
 
     indexes: list[IndexStatus]
+    next: str | None = None
 
 
 @router.get("/indexes", response_model=IndexList)
-def list_indexes(context: CurrentContext) -> Response:
-    """List the indexes that sinks of jobs have published."""
-    return json_response(IndexList(indexes=context.indexes()))
+def list_indexes(
+    context: CurrentContext,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    after: Annotated[str | None, Query(max_length=256)] = None,
+) -> Response:
+    """List the indexes that sinks of jobs have published, a page at a time."""
+    found, following = context.indexes(after, limit)
+    return json_response(IndexList(indexes=found, next=following))
 
 
 @router.get("/indexes/{name}", response_model=IndexStatus, responses=raises(NotFound))

@@ -91,7 +91,7 @@ class AttemptSettler:
             case Settle(completion):
                 others = self._commit(claim, completion, end, usage.close())
                 return SettledAttempt(AttemptResult.of_commit(completion), others)
-            case Requeue(delay_s, blame, checkpoint):
+            case Requeue(delay_s, blame, checkpoint, pause_for):
                 log.warning("shard %s is requeued in %.1f s: %s", ref.attempt_key, delay_s, _reason(outcome))
                 used = usage.close() if checkpoint else usage.close().as_wasted()
                 self._shards.end_attempt(
@@ -99,6 +99,7 @@ class AttemptSettler:
                     delay_s=delay_s,
                     blame=blame,
                     checkpoint=checkpoint,
+                    pause_for=pause_for,
                     stalled_by=_storage_fault(outcome),
                     used=used,
                 )
@@ -150,10 +151,13 @@ class AttemptSettler:
         outcome = one.end.outcome
         decision = decide(one.shard, outcome, one.spec.retry, self._rng, self._storage_wait_s)
         match decision:
-            case Requeue(delay_s, blame, checkpoint):
+            case Requeue(delay_s, blame, checkpoint, pause_for):
                 log.warning("shard %s is tried again in %.1f s: %s", one.ref.attempt_key, delay_s, _reason(outcome))
                 used = one.used if checkpoint else one.used.as_wasted()
-                return TriedStage(delay_s, int(blame), checkpoint, stalled_by=_storage_fault(outcome), used=used)
+                stalled_by = _storage_fault(outcome)
+                return TriedStage(
+                    delay_s, int(blame), checkpoint, stalled_by=stalled_by, used=used, pause_for=pause_for
+                )
             case GiveUp(error):
                 log.error("job %s fails on shard %s: %s", one.shard.job_id, one.ref.attempt_key, error.message)
                 return TriedStage(0.0, 1, stop_with=error, used=one.used.as_wasted())

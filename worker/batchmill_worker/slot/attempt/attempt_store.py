@@ -24,6 +24,7 @@ from batchmill.storage.indexed import INDEX
 from batchmill.workspace import stream_from_table
 from batchmill_worker.runtime.trace import Phase
 from batchmill_worker.slot.attempt.shard_progress import encode_progress
+from batchmill_worker.slot.attempt.token_columns import tokens_of
 
 if TYPE_CHECKING:
     from batchmill.jobs.dead_letters import DeadLetter
@@ -103,6 +104,7 @@ class AttemptStore:
             results=table.num_rows if filters else None,
             rows_cached=len(progress.cached),
             rows_filtered=len(progress.empty) if filters and loaded.definition.kind is OperatorKind.BATCH else 0,
+            tokens=tokens_of(table, loaded.definition.makes),
             roots_dead=roots_dead,
             incomplete=incomplete,
         )

@@ -23,6 +23,7 @@ from batchmill.errors import (
     InvalidRows,
     InvalidSource,
     NotFound,
+    QuotaUsedUp,
     ServiceUnavailable,
     StorageUnavailable,
     UnknownOperator,
@@ -253,7 +254,8 @@ def _failed(error: BaseException, ref: ShardRef) -> Failed:
         error_type = str(error.details.get("error_type", type(error).__name__))
         reported = JobError(code=error.code, message=str(error), details=error.details)
         is_storage = isinstance(error, StorageUnavailable)
-        return Failed(reported, error_type, final=isinstance(error, HOPELESS), is_storage=is_storage)
+        is_blocked = isinstance(error, QuotaUsedUp)
+        return Failed(reported, error_type, isinstance(error, HOPELESS), is_storage, is_blocked)
     log.error("attempt %s failed", ref.attempt_key, exc_info=error)
     failure = Failure.of(error)
     message = f"{failure.error_type}: {failure.message}"

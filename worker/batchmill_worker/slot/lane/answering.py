@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from batchmill_worker.runtime.slot_board import Hook
 from batchmill_worker.slot.lane.outbox import MAX_RESULT_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from batchmill.operators.contract import OperatorDefinition
     from batchmill_worker.engine.batch_executor import BatchExecutor
@@ -54,6 +54,10 @@ class LaneAnswers:
                 tables.append((ticket, _rows_of(operator.definition, ticket)))
             except BatchmillError as error:
                 ticket.failed(error)
+        if operator.definition.takes_all:  # its results depend on all rows: each client has its own
+            for pair in tables:
+                self._compute(operator, [pair], usage)
+            return
         while tables:
             schema = tables[0][1].schema
             together = [pair for pair in tables if pair[1].schema == schema]
@@ -101,7 +105,7 @@ class LaneAnswers:
         with ExitStack() as leaving:
             leaving.callback(flow.leave, shard)
             for index, row in enumerate(rows):
-                with operator.guard.calling(Hook.PREPARE):
+                with _blaming(definition.name, index), operator.guard.calling(Hook.PREPARE):
                     generation = hooks.render(row, (secrets.randbits(62),), 0)
                 flow.offer(shard, index, generation)
             while len(ended) < len(rows) and not ticket.is_aborted:
@@ -109,8 +113,8 @@ class LaneAnswers:
                 while shard.ended:
                     index, generation, outcome = shard.ended.popleft()
                     if isinstance(outcome, Exception):
-                        raise outcome
-                    with operator.guard.calling(Hook.FINISH):
+                        raise _reported(definition.name, outcome, index) from outcome
+                    with _blaming(definition.name, index), operator.guard.calling(Hook.FINISH):
                         ended[index] = hooks.result(generation, outcome)
         operator.has_succeeded = True
         made = [ended[index] for index in sorted(ended)]
@@ -153,13 +157,22 @@ def _row_failed(row: int, failure: Failure) -> InvalidRows:
     )
 
 
-def _reported(operator: str, error: Exception) -> BatchmillError:
-    """Return the error for the client."""
+@contextmanager
+def _blaming(operator: str, row: int) -> Iterator[None]:
+    """Raise what goes wrong in the context as the error for the client."""
+    try:
+        yield
+    except Exception as error:
+        raise _reported(operator, error, row) from error
+
+
+def _reported(operator: str, error: Exception, row: int = 0) -> BatchmillError:
+    """Return the error for the client. row: to which a `RowError` is due."""
     if isinstance(error, BatchmillError):
         return error
     failure = Failure.of(error)
     if isinstance(error, RowError):
-        return _row_failed(0, failure)
+        return _row_failed(row, failure)
     return OperatorFailed(
         f"operator {operator!r} failed: {failure.error_type}: {failure.message}",
         operator=operator,

@@ -79,7 +79,7 @@ class LaneConsumer:
         self._ready: frozenset[str] = frozenset()
         self._has_room = True
         self._serving: set[str] = set()  # models that have a thread
-        self._tickets: dict[str, Ticket] = {}  # in hand, by the id of the request
+        self._tickets: dict[str, Ticket] = {}  # in hand, by the key of the request
         self._in_flow: Counter[str] = Counter()  # of them those in an engine, by model
         self._flow_places: dict[str, int] = {}  # that an engine has, by model
         self._threads = [
@@ -157,18 +157,18 @@ class LaneConsumer:
     @contextmanager
     def _holding(self, requests: Sequence[LaneRequest]) -> Iterator[list[Ticket]]:
         """Hold requests while the context lasts; those that nobody waits for are left out."""
-        tickets = self._outbox.note_taken([Ticket(request, self._outbox) for request in requests], self._worker)
-        with self._changed:
-            self._tickets |= {ticket.request.id: ticket for ticket in tickets}
+        taken = [Ticket(request, self._outbox) for request in requests]
+        with self._changed:  # before the note: whoever receives that may have them dropped at once
+            self._tickets |= {ticket.request.key: ticket for ticket in taken}
         try:
-            yield tickets
+            yield [one for one in self._outbox.note_taken(taken, self._worker) if not one.is_aborted]
         finally:
-            self._release([ticket for ticket in tickets if not ticket.is_handed_on])
+            self._release([ticket for ticket in taken if not ticket.is_handed_on])
 
     def _release(self, tickets: Sequence[Ticket]) -> None:
         with self._changed:
             for ticket in tickets:
-                self._tickets.pop(ticket.request.id, None)
+                self._tickets.pop(ticket.request.key, None)
             self._changed.notify_all()
 
     def _answer(self, definition: OperatorDefinition, tickets: Sequence[Ticket]) -> None:
@@ -255,8 +255,8 @@ class LaneConsumer:
                 self._stopping.wait(AWAY_S)
 
     def _follow_aborts(self) -> None:
-        for request_id in self._lane.aborts(self._worker):
-            ticket = self._tickets.get(request_id) if request_id else None
+        for key in self._lane.aborts(self._worker):
+            ticket = self._tickets.get(key) if key else None
             if ticket is not None:
                 ticket.is_aborted = True
             if self._stopping.is_set() and not self._tickets:

@@ -6,6 +6,7 @@ The format is https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
@@ -17,13 +18,32 @@ MAX_TEXT_BYTES = 1024 * 1024
 _FORMS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _TEXT, _ARRAY = 8, 9
 _ARCHITECTURE = "general.architecture"
+_WANTED = (
+    "context_length",
+    "block_count",
+    "embedding_length",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.value_length",
+)
+_CACHE_BYTES = 2
+"""Of one number in llama.cpp's cache, by default."""
 
 
-def trained_context(path: Path) -> int | None:
-    """Return the tokens of context that a model was made for; None if its file does not say.
+@dataclass(frozen=True, slots=True)
+class GgufModel:
+    """What the header of a file says. context: tokens that the model was made for; None: it does not say.
 
-    Raises `ValueError` for what is no GGUF file, and `OSError`.
+    token_bytes: of the cache, for each token; 0: it does not say.
     """
+
+    context: int | None
+    token_bytes: int
+
+
+def read_gguf(path: Path) -> GgufModel:
+    """Read the header of a file. Raises `ValueError` for what is no GGUF file, and `OSError`."""
     found: dict[str, Any] = {}
     with path.open("rb") as file:
         if file.read(4) != MAGIC:
@@ -32,12 +52,22 @@ def trained_context(path: Path) -> int | None:
         for _ in range(min(_number(file, "<Q"), MAX_KEYS)):
             key = _text(file)
             value = _value(file, _number(file, "<I"))
-            if key == _ARCHITECTURE or key.endswith(".context_length"):
+            if key.startswith("tokenizer."):  # after all that is wanted, and long
+                break
+            if key == _ARCHITECTURE or key.endswith(_WANTED):
                 found[key] = value
-            context = found.get(f"{found.get(_ARCHITECTURE)}.context_length")
-            if isinstance(context, int):
-                return context
-    return None
+    prefix = f"{found.get(_ARCHITECTURE)}."
+    numbers = {name: found[prefix + name] for name in _WANTED if isinstance(found.get(prefix + name), int)}
+    return GgufModel(numbers.get("context_length"), _token_bytes(numbers))
+
+
+def _token_bytes(numbers: dict[str, int]) -> int:
+    heads = numbers.get("attention.head_count", 0)
+    if not heads:
+        return 0
+    of_head = numbers.get("embedding_length", 0) // heads
+    both = numbers.get("attention.key_length", of_head) + numbers.get("attention.value_length", of_head)
+    return numbers.get("block_count", 0) * numbers.get("attention.head_count_kv", heads) * both * _CACHE_BYTES
 
 
 def _value(file: BinaryIO, kind: int) -> Any:

@@ -2,7 +2,8 @@
 
 1. Each generation in flight is a task of an event loop, which has a thread of its own.
 2. What may succeed later, an overload or a lost connection, is tried again here, up to `MAX_TRIES` times. All tasks
-   obey one limiter, so one answer with `Retry-After` holds all of them.
+   obey one limiter, so one answer with `Retry-After` holds all of them; and so do those of other workers, which share
+   what the service takes in a minute, by the ledger.
 3. What no later try changes fails the row. A quota that is used up, and a key or model that the service does not
    accept, end the attempt: every other row would fail too.
 
@@ -23,17 +24,20 @@ import aiohttp
 
 from batchmill.backoff import Backoff
 from batchmill.clock import SystemClock
-from batchmill.errors import BatchmillError, InvalidParams, OperatorFailed
+from batchmill.errors import BatchmillError, InvalidParams, QuotaUsedUp
 from batchmill.operators.contract import RowError
 from batchmill.operators.row_errors import ContextTooLong, RateLimited, Refused
 from batchmill_worker.generation.base import Answer, Delta, EngineLimits, Prompt
-from batchmill_worker.generation.delta_queue import DeltaQueue
-from batchmill_worker.generation.request_limiter import RequestLimiter
+from batchmill_worker.generation.engines.delta_queue import DeltaQueue
+from batchmill_worker.generation.engines.request_limiter import RequestLimiter
+from batchmill_worker.generation.engines.shared_limits import SharedLimits, tokens_of
+from batchmill_worker.generation.logprobs import read_logprobs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from concurrent.futures import Future
 
+    from batchmill.ledger.workers.endpoints import EndpointLedger
     from batchmill.storage.named_endpoints import NamedEndpoint
     from batchmill_worker.generation.base import Draft, EngineStats, Generation, OnLong, Sampling
 
@@ -74,15 +78,22 @@ class _Reply:
 
 
 class RemoteEngine:
-    """See `TextEngine`. model: its name at the service. Raises `InvalidSettings` if the key cannot be read."""
+    """See `TextEngine`. model: its name at the service. shared: the limits of all workers; None: there are no others.
+
+    Raises `InvalidSettings` if the key cannot be read.
+    """
 
     name = NAME
+    precision = "of the service"
 
-    def __init__(self, operator: str, model: str, endpoint: NamedEndpoint) -> None:
+    def __init__(
+        self, operator: str, model: str, endpoint: NamedEndpoint, shared: EndpointLedger | None = None
+    ) -> None:
         self._operator = operator
         self._model = model
         self._endpoint = endpoint
         self._key = endpoint.key()
+        self._shared = SharedLimits(endpoint, shared)
         self.digest = f"remote:{model}"
         self.limits = EngineLimits(None, endpoint.max_in_flight, is_local=False)
         self._limiter = RequestLimiter(endpoint.max_in_flight, SystemClock())
@@ -107,7 +118,7 @@ class RemoteEngine:
         self._tasks[generation.number] = asyncio.run_coroutine_threadsafe(self._generate(generation), self._loop)
 
     def step(self, wait_s: float) -> Sequence[Delta]:
-        """Return what has happened. Raises `InvalidParams` or `OperatorFailed` if no request can succeed."""
+        """Return what has happened. Raises `InvalidParams` or `QuotaUsedUp` if no request can succeed."""
         shown = [delta for delta in self._deltas.take(wait_s) if self._tasks.pop(delta.number, None) is not None]
         for delta in shown:
             if isinstance(delta.error, BatchmillError):
@@ -148,9 +159,10 @@ class RemoteEngine:
 
     async def _answer(self, generation: Generation) -> Answer:
         path, request = _request(self._model, generation, self._endpoint.max_tokens_field)
-        why = ""
+        why, tokens = "", tokens_of(generation)
         for tries in range(1, MAX_TRIES + 1):
             await self._limiter_allows()
+            await self._shared.take(tokens)
             try:
                 reply = await self._post(path, request)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -159,10 +171,13 @@ class RemoteEngine:
             else:
                 if reply.status == HTTPStatus.OK:
                     self._limiter.succeeded()
-                    return _answer_of(reply.body)
+                    answer = _answer_of(reply.body)
+                    self._shared.give_back(tokens - answer.prompt_tokens - answer.generated_tokens)
+                    return answer
                 self._raise_if_final(reply)
                 why = f"{reply.status}: {self._shown(reply)}"
                 self._limiter.overloaded(reply.retry_after_s)
+                await self._shared.hold(reply.retry_after_s)
             if tries < MAX_TRIES:
                 await asyncio.sleep(RETRY.delay_s(tries, self._rng))
         raise RateLimited(f"the endpoint answered none of {MAX_TRIES} requests; at last: {why}", retryable=True)
@@ -186,9 +201,9 @@ class RemoteEngine:
         """Raise for an answer that no later try changes: `BatchmillError` if it would be the same for every row."""
         shown = self._shown(reply)
         if QUOTA in reply.kinds:
-            raise OperatorFailed(
+            raise QuotaUsedUp(
                 f"operator {self._operator!r}: the quota at the endpoint is used up: {shown}.",
-                hint="Raise the quota, then replay or resume the job.",
+                hint="Raise it there.",
                 operator=self._operator,
                 error_type="InsufficientQuota",
                 error=shown,
@@ -231,6 +246,10 @@ def _request(model: str, generation: Generation, max_tokens_field: str) -> tuple
     if sampling.schema:
         schema = {"name": "answer", "schema": json.loads(sampling.schema), "strict": True}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    if sampling.logprobs is not None:
+        body |= (
+            {"logprobs": True, "top_logprobs": sampling.logprobs} if draft.is_chat else {"logprobs": sampling.logprobs}
+        )
     if not draft.is_chat:
         return "completions", {**body, "prompt": draft.messages[0].text}
     messages = [{"role": message.role, "content": message.text} for message in draft.messages]
@@ -247,11 +266,12 @@ def _answer_of(body: dict[str, Any]) -> Answer:
         usage = body.get("usage") or {}
         counts = int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0))
         cached = int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
+        logprobs = read_logprobs(choice.get("logprobs"))
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise RowError(f"the endpoint's answer has another form than expected: {error!r}", retryable=True) from error
     if refusal or finish == "content_filter":
         raise Refused(str(refusal or "the endpoint's filter withheld the answer")[:MAX_SHOWN])
-    return Answer(str(text or ""), str(finish), counts[0], cached, counts[1])
+    return Answer(str(text or ""), str(finish), counts[0], cached, counts[1], logprobs)
 
 
 def _parsed(data: bytes) -> dict[str, Any]:

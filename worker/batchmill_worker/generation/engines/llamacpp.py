@@ -25,16 +25,21 @@ from urllib.parse import urlsplit
 from batchmill.errors import InvalidParams, OperatorFailed
 from batchmill.operators.row_errors import ContextTooLong
 from batchmill_worker.generation.base import Answer, Delta, EngineLimits
-from batchmill_worker.generation.delta_queue import DeltaQueue
+from batchmill_worker.generation.draft_encoder import DraftEncoder
+from batchmill_worker.generation.engines.delta_queue import DeltaQueue
+from batchmill_worker.generation.engines.gguf_header import read_gguf
+from batchmill_worker.generation.engines.memory_needs import MemoryNeeds
 from batchmill_worker.generation.fitting import fit
-from batchmill_worker.generation.gguf_header import trained_context
+from batchmill_worker.generation.logprobs import read_logprobs
 from batchmill_worker.generation.requirements import missing_extra
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from batchmill_worker.generation.base import Draft, EngineStats, Generation, Message, OnLong, Prompt, Sampling
+    from batchmill_worker.generation.base import Draft, EngineStats, Generation, OnLong, Prompt, Sampling
+    from batchmill_worker.generation.logprobs import TokenLogprob
+    from batchmill_worker.models.model_memory import SlotMemory
 
 NAME = "llamacpp"
 HTTP_TIMEOUT_S = 120.0
@@ -65,10 +70,20 @@ class LlamaCppEngine:
     """
 
     name = NAME
+    precision = "as stored"
 
-    def __init__(self, operator: str, model: Path, *, context: int | None, places: int, threads: int | None) -> None:
+    def __init__(
+        self,
+        operator: str,
+        model: Path,
+        *,
+        context: int | None,
+        places: int,
+        threads: int | None,
+        memory: SlotMemory | None = None,
+    ) -> None:
         self._operator = operator
-        wanted = _context(operator, model, context)
+        wanted = _context(operator, model, context, places, memory)
         self.digest = _digest(model)
         key = secrets.token_hex(16)
         self._server = _load(operator, model, wanted, places, threads or default_threads(), key)
@@ -125,6 +140,7 @@ class LlamaCppEngine:
         """Run one generation, in a thread of the pool."""
         number = generation.number
         pieces: list[str] = []
+        logprobs: list[TokenLogprob] = []
         finish, has_ended = "", False
 
         def on_chunk(chunk: dict[str, Any]) -> bool:
@@ -137,10 +153,11 @@ class LlamaCppEngine:
             finish = choice.get("finish_reason") or finish
             text = choice.get("text") or ""
             pieces.append(text)
+            logprobs.extend(read_logprobs(choice.get("logprobs")))
             usage = chunk.get("usage")
             if finish and usage:
                 has_ended = True
-                self._deltas.put(Delta(number, answer=_answer("".join(pieces), finish, usage)))
+                self._deltas.put(Delta(number, answer=_answer("".join(pieces), finish, usage, logprobs)))
             else:
                 self._deltas.put(Delta(number, text))
             return number in self._aborted
@@ -172,6 +189,8 @@ def _request(sampling: Sampling) -> dict[str, Any]:
         "min_p": 0.0,
         "cache_prompt": True,
     }
+    if sampling.logprobs is not None:
+        request["logprobs"] = sampling.logprobs
     if sampling.stop:
         request["stop"] = list(sampling.stop)
     if sampling.schema:
@@ -180,9 +199,9 @@ def _request(sampling: Sampling) -> dict[str, Any]:
     return request
 
 
-def _answer(text: str, finish: str, usage: dict[str, Any]) -> Answer:
+def _answer(text: str, finish: str, usage: dict[str, Any], logprobs: Sequence[TokenLogprob]) -> Answer:
     cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
-    return Answer(text, finish, usage["prompt_tokens"], cached, usage["completion_tokens"])
+    return Answer(text, finish, usage["prompt_tokens"], cached, usage["completion_tokens"], tuple(logprobs))
 
 
 def _error(about: dict[str, Any]) -> Exception:
@@ -190,12 +209,13 @@ def _error(about: dict[str, Any]) -> Exception:
     return ContextTooLong(message) if about.get("type") == _TOO_LONG else LlamaCppError(message)
 
 
-def _context(operator: str, model: Path, context: int | None) -> int:
+def _context(operator: str, model: Path, context: int | None, places: int, memory: SlotMemory | None) -> int:
     """Return the tokens of a row. The memory for them is allocated at once, so they are checked before."""
     try:
-        trained = trained_context(model) or MAX_CONTEXT
+        header, size = read_gguf(model), model.stat().st_size
     except (OSError, ValueError) as error:
         raise _unloadable(operator, model, error) from error
+    trained = header.context or MAX_CONTEXT
     if context is not None and trained < context:
         raise InvalidParams(
             f"operator {operator!r}: the model {model.name} has a context of {trained} tokens, expected {context}.",
@@ -203,7 +223,10 @@ def _context(operator: str, model: Path, context: int | None) -> int:
             operator=operator,
             parameter="context",
         )
-    return context or min(trained, MAX_CONTEXT)
+    wanted = context or min(trained, MAX_CONTEXT)
+    needs = MemoryNeeds(size, header.token_bytes, wanted, places, are_weights_shared=True)
+    needs.refuse_if_too_large(operator, model.name, memory)
+    return wanted
 
 
 def _unloadable(operator: str, model: Path, error: Exception) -> OperatorFailed:
@@ -245,7 +268,7 @@ def _digest(model: Path) -> str:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
-class _ServerTokenizer:
+class _ServerTokenizer(DraftEncoder):
     """The tokenizer and the chat template of a server. Thread-safe: each thread has a connection of its own."""
 
     def __init__(self, address: str, key: str) -> None:
@@ -264,58 +287,20 @@ class _ServerTokenizer:
         """Return the tokens that each place has room for."""
         return int(self._call("GET", "/props")["default_generation_settings"]["n_ctx"])
 
-    def encode_draft(self, draft: Draft) -> tuple[int, ...]:
-        """Return the tokens of a prompt; those of the model's beginning are put before it."""
-        if not draft.is_chat:
-            return self._encode_text(draft.messages[0])
-        contents = [message.text for message in draft.messages]
-        if not any(self._has_control_token(content) for content in contents):
-            return self._encode(self._template(draft, contents), special=True, begin=True)
-        return self._encode_apart(draft, contents)
-
-    def encode(self, text: str) -> tuple[int, ...]:
-        """Return the tokens of a text; what looks like a control token is text."""
-        return self._encode(text, special=False, begin=False)
-
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens."""
         return str(self._call("POST", "/detokenize", {"tokens": list(tokens)})["content"]) if tokens else ""
 
-    def _has_control_token(self, text: str) -> bool:
-        may_have = "<" in text or "[" in text
-        return may_have and self._encode(text, special=True, begin=False) != self.encode(text)
-
-    def _encode_text(self, message: Message) -> tuple[int, ...]:
-        """Encode text that is completed as it is: control tokens are those of the template around the columns."""
-        segments = message.segments
-        if not any(segment.is_column and self._has_control_token(segment.text) for segment in segments):
-            return self._encode(message.text, special=True, begin=True)
-        tokens: list[int] = []
-        for place, segment in enumerate(segments):
-            tokens += self._encode(segment.text, special=not segment.is_column, begin=place == 0)
-        return tuple(tokens)
-
-    def _encode_apart(self, draft: Draft, contents: Sequence[str]) -> tuple[int, ...]:
-        """Encode the template and the contents separately, so that no content is read as a part of the template."""
-        marks = [f"\ue000{secrets.token_hex(8)}\ue001" for _ in contents]
-        rest = self._template(draft, marks)
-        tokens: list[int] = []
-        for mark, content in zip(marks, contents, strict=True):
-            before, found, rest = rest.partition(mark)
-            if not found:  # the template leaves a message out, or has them in another order
-                raise LlamaCppError("the chat template does not contain a message as it is")
-            tokens += self._encode(before, special=True, begin=not tokens)
-            tokens += self.encode(content)
-        return (*tokens, *self._encode(rest, special=True, begin=False))
-
-    def _template(self, draft: Draft, contents: Sequence[str]) -> str:
+    def fill_template(self, draft: Draft, contents: Sequence[str]) -> str:
+        """Return the model's chat template, with these contents in place of the messages'."""
         messages = [
             {"role": message.role, "content": content}
             for message, content in zip(draft.messages, contents, strict=True)
         ]
         return str(self._call("POST", "/apply-template", {"messages": messages})["prompt"])
 
-    def _encode(self, text: str, *, special: bool, begin: bool) -> tuple[int, ...]:
+    def encode_text(self, text: str, *, special: bool, begin: bool) -> tuple[int, ...]:
+        """Return the tokens of a text."""
         body = {"content": text, "add_special": begin, "parse_special": special}
         return tuple(self._call("POST", "/tokenize", body)["tokens"])
 

@@ -15,6 +15,11 @@ ENDING = ".gguf"
 _DEPTH = 2
 
 
+def is_gguf(model: str) -> bool:
+    """Whether a name means a GGUF file, or a package that carries one. Raises `InvalidParams` for no package."""
+    return bool(_files(package_folder(model.removeprefix(PACKAGE)))) if model.startswith(PACKAGE) else _is_file(model)
+
+
 def locate_gguf(model: str, locations: Locations) -> Path:
     """Return the file of `package:NAME`, or of an absolute path below the roots that users may name.
 
@@ -22,7 +27,7 @@ def locate_gguf(model: str, locations: Locations) -> Path:
     """
     if model.startswith(PACKAGE):
         return _in_package(model.removeprefix(PACKAGE))
-    if not model.startswith("/") or not model.endswith(ENDING):
+    if not model.startswith("/") or not _is_file(model):
         raise InvalidParams(
             f"{model!r} names no model for llama.cpp.",
             hint=f"Expected package:NAME, or the absolute path of a {ENDING} file.",
@@ -39,9 +44,16 @@ def locate_gguf(model: str, locations: Locations) -> Path:
     return path
 
 
+def _is_file(model: str) -> bool:
+    return model.endswith(ENDING)
+
+
+def _files(root: Path) -> list[Path]:
+    return sorted(path for path in root.rglob(f"*{ENDING}") if len(path.relative_to(root).parts) <= _DEPTH)
+
+
 def _in_package(name: str) -> Path:
-    root = package_folder(name)
-    found = sorted(path for path in root.rglob(f"*{ENDING}") if len(path.relative_to(root).parts) <= _DEPTH)
+    found = _files(package_folder(name))
     if len(found) == 1:
         return found[0]
     what = f"several {ENDING} files: {', '.join(path.name for path in found)}" if found else f"no {ENDING} file"
