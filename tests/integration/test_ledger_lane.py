@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
@@ -12,7 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from batchmill.errors import ModelNotLoaded, ServiceUnavailable
-from batchmill.ledger.formats.lane_messages import LaneReply, LoadRequest, ReplyKind
+from batchmill.ledger.formats.lane_messages import LaneReply, LaneRequest, LoadRequest, ReplyKind
 from batchmill_coordinator.fleet.pools import EMPTY
 from batchmill_coordinator.fleet.worker_capacity import WorkerCapacity
 from batchmill_coordinator.lane.lane import Lane, LaneLimits
@@ -60,3 +61,23 @@ def test_a_model_that_a_worker_is_loading_is_not_requested_again(
         asyncio.run(call())
     requested = ledger.lane.take_load("p", 0.01)
     assert (requested == LoadRequest("me", "m", "embed", {})) is is_requested
+
+
+def test_models_of_one_tenant_do_not_keep_those_of_others_waiting_and_none_is_loaded_for_nobody(
+    ledger: Ledger, redis_client: redis.Redis, prefix: str
+) -> None:
+    for number in range(9):
+        ledger.lane.request_load("p", LoadRequest("greedy", f"m{number}", "embed", {}))
+    ledger.lane.request_load("p", LoadRequest("other", "mine", "embed", {}))
+    redis_client.delete(*(key for key in redis_client.scan_iter(f"{prefix}*m1*")))  # its 30 s are over
+    taken = [ledger.lane.take_load("p", 0.01) for _ in range(6)]
+    assert [one.model if one else None for one in taken] == ["m0", None, "m2", "m3", "mine", None]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [LaneRequest("id", "c", "t", "p", "m", "embed", {}, [{"text": "a"}]), LoadRequest("t", "m", "embed", {})],
+)
+def test_a_message_of_a_later_version_is_read_as_far_as_it_is_known(message: LaneRequest | LoadRequest) -> None:
+    later = json.dumps(json.loads(message.encode()) | {"colour": "red"}).encode()
+    assert type(message).decode(later) == message

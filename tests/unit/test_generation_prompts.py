@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +14,7 @@ from batchmill_worker.generation.base import Answer, Draft, Message
 from batchmill_worker.generation.drafts import PromptTemplate, chat, chat_of_column
 from batchmill_worker.generation.fitting import fit
 from batchmill_worker.generation.logprobs import read_logprobs
+from batchmill_worker.generation.row_options import RowSchemas
 from batchmill_worker.generation.schemas import AnswerSchema
 from batchmill_worker.generation.seeds import row_seed
 from batchmill_worker.operators.chat import Chat
@@ -161,6 +163,20 @@ def test_a_schema_that_refers_to_another_document_is_refused() -> None:
 def test_what_is_no_schema_is_refused() -> None:
     with pytest.raises(InvalidParams, match="'schema' is no JSON Schema"):
         AnswerSchema("chat", {"type": "wrong"}, retryable=False)
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        ({"type": "string", "pattern": "^(((a{100}){100}){100})$"}, "repeats more than 10,000 times"),
+        ({"patternProperties": {"^(a{1,200}){1,200}$": {"type": "string"}}}, "repeats more than 10,000 times"),
+        ({"enum": ["a" * 20_000]}, "at most 16,384 are allowed"),
+    ],
+)
+def test_a_schema_of_a_row_that_takes_long_to_prepare_fails_its_row(schema: dict[str, Any], message: str) -> None:
+    with pytest.raises(RowError, match=message):
+        RowSchemas("chat").get(json.dumps(schema))
+    assert RowSchemas("chat").get(json.dumps({"type": "string", "pattern": "^[0-9]{4}-[0-9]{2,4}$"}))
 
 
 def test_the_seed_of_a_row_depends_on_seed_path_and_failures_alone() -> None:

@@ -26,6 +26,8 @@ INTERACTIVE = "interactive:"
 LIST_TTL_MS = 10 * 60 * 1000
 LOAD_TTL_MS = 30_000
 """How long a request to load a model is valid, and the failure to load it is the answer."""
+MAX_LOADS_OF_TENANT = 4
+"""Models that wait to be loaded on behalf of one tenant, in a pool: those of others do not wait behind more."""
 
 
 class LaneLedger:
@@ -104,20 +106,32 @@ class LaneLedger:
             yield None if message is None else message.decode()
 
     def request_load(self, pool: str, request: LoadRequest) -> None:
-        """Have a worker of a pool load a model, unless that was asked for a moment ago."""
+        """Have a worker of a pool load a model, unless that waits already, or too many of the tenant's models do."""
+        key, loads = self._keys.lane_load(pool, request.model), self._keys.lane_loads(pool)
         with redis_errors():
-            key = self._keys.lane_load(pool, request.model)
+            waiting = self._store.redis.get(key)
+            if waiting is not None:
+                if not waiting:  # else it failed
+                    self._store.redis.pexpire(key, LOAD_TTL_MS)  # somebody still wants it
+                return
+            others = map(LoadRequest.decode, self._store.redis.lrange(loads, 0, -1))
+            if sum(other.tenant == request.tenant for other in others) >= MAX_LOADS_OF_TENANT:
+                return
             if self._store.redis.set(key, b"", nx=True, px=LOAD_TTL_MS):
                 with self._store.redis.pipeline() as pipe:
-                    pipe.rpush(self._keys.lane_loads(pool), request.encode())
-                    pipe.pexpire(self._keys.lane_loads(pool), LIST_TTL_MS)
+                    pipe.rpush(loads, request.encode())
+                    pipe.pexpire(loads, LIST_TTL_MS)
                     pipe.execute()
 
     def take_load(self, pool: str, wait_s: float) -> LoadRequest | None:
-        """Take a model to be loaded; None if there is none within `wait_s`."""
+        """Take a model to be loaded; None if there is none within `wait_s`, or nobody wants it any more."""
         with redis_errors():
             found = self._store.redis.blpop([self._keys.lane_loads(pool)], wait_s)
-        return LoadRequest.decode(found[1]) if found else None
+            if not found:
+                return None
+            request = LoadRequest.decode(found[1])
+            is_wanted = self._store.redis.expire(self._keys.lane_load(pool, request.model), LOAD_TTL_MS // 1000)
+        return request if is_wanted else None
 
     def loaded(self, pool: str, model: str, failure: dict[str, Any] | None) -> None:
         """Note that a model was loaded, or the envelope of the error that it failed with."""

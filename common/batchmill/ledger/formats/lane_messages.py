@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from typing import Any, Self
 
@@ -43,7 +43,7 @@ class LaneRequest:
     @classmethod
     def decode(cls, message: bytes) -> Self:
         """Read a message."""
-        return cls(**json.loads(message))
+        return cls(**_known(cls, message))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class LoadRequest:
     @classmethod
     def decode(cls, message: bytes) -> Self:
         """Read a message."""
-        return cls(**json.loads(message))
+        return cls(**_known(cls, message))
 
 
 class ReplyKind(StrEnum):
@@ -103,3 +103,9 @@ class LaneReply:
         """Read a message."""
         request_id, attempt, number, kind, payload = message.split(b"|", 4)
         return cls(request_id.decode(), int(attempt), int(number), ReplyKind(kind.decode()), payload)
+
+
+def _known(kind: type[LaneRequest | LoadRequest], message: bytes) -> dict[str, Any]:
+    """Return the fields of a message that this version knows: a later one may send more."""
+    names = {field.name for field in fields(kind)}
+    return {name: value for name, value in json.loads(message).items() if name in names}

@@ -30,7 +30,7 @@ from batchmill.errors import (
 )
 from batchmill_coordinator.api.openai_errors import BAD_REQUEST, UNPROCESSABLE
 from batchmill_coordinator.api.openapi import JSON, REF, raises, request_body
-from batchmill_coordinator.api.validation import explain, no_json
+from batchmill_coordinator.api.validation import explain, first_fault, no_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,7 +123,7 @@ def _parse(model: type[M], body: bytes) -> M:
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        first = first_fault(error.errors(include_url=False))
         raise no_json(body, str(first["msg"])) if first["type"] == "json_invalid" else explain(first, model) from None
 
 
