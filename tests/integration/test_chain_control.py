@@ -31,7 +31,8 @@ class Gated:
     def submit(self, client: batchmill.Client, *, fuse: bool, **options: Any) -> batchmill.Job:
         """Submit it; returns when the second stage waits."""
         gated = Stage("gated", name="b", gate=str(self.gate), first=FIRST, carry=["id"])
-        stages = [Stage("echo", name="a"), gated, Stage("echo", name="c")]
+        never = self.gate.with_name("never")  # of a stage whose cost is not known yet the first shards are small
+        stages = [Stage("gated", name="a", gate=str(never), first=ROWS), gated, Stage("echo", name="c")]
         job = client.submit(source=self.source, stages=stages, fuse=fuse, **options)
         until(lambda: any(row >= FIRST for row in self._met()), "a row that waits")
         return job

@@ -40,7 +40,7 @@ def test_a_failed_row_of_a_sample_is_numbered_in_it_and_can_be_replayed(
     rows = Sample.number(500, ROWS, 0).places(0, ROWS).tolist()
     path = _lines(tmp_path / "in.jsonl", missing=rows[321])
     job = client.submit("chunk", source={"path": str(path), "sample": 500}, params={"size": 100})
-    assert [row["n"] for row in job.results()] == rows[:321] + rows[322:]
+    assert [row["n"] for row in job.wait(60).results()] == rows[:321] + rows[322:]
     (letter,) = job.dead_letters()
     assert (letter.index, letter.row["n"]) == (321, rows[321])
     job.replay(edits={321: {"text": "found"}}).wait(60)

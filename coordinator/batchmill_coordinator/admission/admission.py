@@ -116,6 +116,9 @@ class Admission:
     def _checked_operator(self, stage: StageSpec, flag: str = "--param ") -> OperatorInfo:
         operator = self._fleet.operator(stage.operator)
         if operator is None:
+            self._fleet.forget()  # a worker may have announced it a moment ago
+            operator = self._fleet.operator(stage.operator)
+        if operator is None:
             known = [info.name for info in self._fleet.operators()]
             hint = did_you_mean(stage.operator, known)
             raise UnknownOperator(
