@@ -212,6 +212,13 @@ def test_a_response_is_streamed_by_events(sdk: openai.OpenAI) -> None:
     assert final.output_text == "one two three"
 
 
+def test_a_preloaded_model_that_cannot_be_loaded_says_so(sdk: openai.OpenAI) -> None:
+    def state() -> Any:
+        return sdk.models.retrieve("broken").model_extra["state"]  # type: ignore[index]  # ours, beside OpenAI's fields
+
+    until(lambda: state() == "failed", "the failure")
+
+
 def test_a_preloaded_model_is_ready_without_a_request(client: batchmill.Client, sdk: openai.OpenAI) -> None:
     def state() -> Any:
         return sdk.models.retrieve("ready").model_extra["state"]  # type: ignore[index]  # ours, beside OpenAI's fields

@@ -37,9 +37,10 @@ class NoProfiles:
         raise AssertionError((name, profile))
 
 
-def ranking(code: Any) -> ReadyOperator:
+def ranking(code: Any, **options: Any) -> ReadyOperator:
     made: Any = FunctionOperator(code, {})
-    definition = OperatorDefinition("rank", make=lambda: made, params=NoParams, batch_size=None, takes_all=True)
+    options = options or {"takes_all": True}
+    definition = OperatorDefinition("rank", make=lambda: made, params=NoParams, batch_size=None, **options)
     return ReadyOperator(definition, made)
 
 
@@ -89,7 +90,8 @@ class Sent:
         self.results.append(pa.ipc.open_stream(reply.payload).read_all().to_pylist())
 
 
-def test_interactive_requests_are_computed_each_by_itself() -> None:
+@pytest.mark.parametrize("options", [{"takes_all": True}, {"cacheable": False}])
+def test_interactive_requests_are_computed_each_by_itself(options: dict[str, Any]) -> None:
     sent: Any = Sent()
     tickets = [
         Ticket(LaneRequest(str(place), "me", f"tenant{place}", "p", "m", "rank", {}, [{"id": 1}] * (place + 1)), sent)
@@ -97,7 +99,7 @@ def test_interactive_requests_are_computed_each_by_itself() -> None:
     ]
     requests = RequestExecutor(DeviceLock(), HandClock())
     answers = LaneAnswers(engine(), requests, ControllerCache(NoProfiles(), "cpu"))
-    answers.answer(ranking(totals), tickets, DeviceTimeMeter().open())
+    answers.answer(ranking(totals, **options), tickets, DeviceTimeMeter().open())
     assert sent.results == [[{"total": rows}] * rows for rows in (1, 2, 3)]
 
 

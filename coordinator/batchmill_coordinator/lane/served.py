@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 
 INTERVAL_S = 1.0
 
-ModelState = Literal["ready", "loading", "idle"]
-"""Whether a worker has a model loaded, or is loading it; else its first request has it loaded."""
+ModelState = Literal["ready", "loading", "failed", "idle"]
+"""Whether a worker has a model loaded, is loading it, or could not load it; else its first request has it loaded."""
 
 ROW_PARAMS: dict[ModelKind, dict[str, Any]] = {
     "embeddings": {"token_counts": True},
@@ -75,7 +75,9 @@ class ServedModelLoader:
         target = served_target(name, model, operator)
         if is_loaded(target, pool):
             return "ready"
-        return "loading" if any(target.model in worker.loading for worker in pool.members) else "idle"
+        if any(target.model in worker.loading for worker in pool.members):
+            return "loading"
+        return "idle" if self._lane.load_failure(target.pool, target.model) is None else "failed"
 
     def _run(self) -> None:
         while not self._stopping.wait(INTERVAL_S):

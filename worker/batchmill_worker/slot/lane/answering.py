@@ -54,7 +54,10 @@ class LaneAnswers:
                 tables.append((ticket, _rows_of(operator.definition, ticket)))
             except BatchmillError as error:
                 ticket.failed(error)
-        if operator.definition.takes_all:  # its results depend on all rows: each client has its own
+        definition = operator.definition
+        if (
+            definition.takes_all or not definition.cacheable
+        ):  # its results may depend on all rows: each client has its own
             for pair in tables:
                 self._compute(operator, [pair], usage)
             return
