@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import batchmill
 
-ROWS, FIRST = 300, 150
+ROWS, FIRST = 1000, 150  # more than workers take at once: some shards wait for a place
 TOGETHER = pytest.mark.parametrize("fuse", [False, True], ids=["apart", "fused"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ROWS = 300
-NBYTES = 30_000  # a row: no shard's results ride in the ledger
+_lengths = itertools.count(30_000)
+
+
+def new_params() -> dict[str, int]:
+    """Parameters of which nothing is known yet, so that first shards are small. A shard's results are in a blob."""
+    return {"nbytes": next(_lengths)}
 
 
 def flip(path: Path) -> None:
@@ -75,7 +81,7 @@ def test_a_reader_that_says_so_gets_everything_but_what_is_damaged(
     client: batchmill.Client, service_folder: Path, service_record: dict[str, str], tmp_path: Path
 ) -> None:
     rows = [{"id": n} for n in range(ROWS)]
-    job = client.submit("wordy", rows=rows, params={"nbytes": NBYTES}).wait(timeout=GRACE_S)
+    job = client.submit("wordy", rows=rows, params=new_params()).wait(timeout=GRACE_S)
     parts = sorted((service_folder / "blobs" / "jobs" / job.id / "results" / "0").glob("part-*"))
     flip(parts[0])
     parts[-1].unlink()
@@ -122,7 +128,7 @@ def run_job(client: batchmill.Client, service_folder: Path, tmp_path: Path) -> C
     def run(output: str) -> Done:
         rows, spec = [{"id": n} for n in range(ROWS)], OUTPUTS[output]
         place = None if spec is None else spec | {"path": str(tmp_path / spec["path"])}
-        job = client.submit("wordy", rows=rows, params={"nbytes": NBYTES}, output=place).wait(timeout=GRACE_S)
+        job = client.submit("wordy", rows=rows, params=new_params(), output=place).wait(timeout=GRACE_S)
         is_kept = spec is None or spec["path"] != "out" or "max_rows_per_file" in spec
         kept = service_folder / "blobs" / "jobs" / job.id / ("results/0" if spec is None else "output")
         parts = sorted((kept if is_kept else tmp_path / "out").glob("part-*"))
