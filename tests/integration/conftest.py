@@ -23,7 +23,7 @@ MODELS: dict[str, Any] = {
     "speaker": {"operator": "speaker", "kind": "chat"},
     "loud": {"operator": "shout"},
     "ready": {"operator": "echo", "preload": True},
-    "broken": {"operator": "shout", "params": {"no_such": 1}, "preload": True},
+    "unloadable": {"operator": "shout", "params": {"no_such": 1}, "preload": True},
     "small": {"operator": "chat", "params": SMALL | {"max_tokens": 8}},
     "lengths": {"operator": "lengths", "kind": "embeddings"},
     "parrot": {"operator": "parrot", "kind": "chat"},

@@ -214,7 +214,7 @@ def test_a_response_is_streamed_by_events(sdk: openai.OpenAI) -> None:
 
 def test_a_preloaded_model_that_cannot_be_loaded_says_so(sdk: openai.OpenAI) -> None:
     def state() -> Any:
-        return sdk.models.retrieve("broken").model_extra["state"]  # type: ignore[index]  # ours, beside OpenAI's fields
+        return sdk.models.retrieve("unloadable").model_extra["state"]  # type: ignore[index]  # ours, beside OpenAI's fields
 
     until(lambda: state() == "failed", "the failure")
 

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     import batchmill
 
-ROWS = 500
+ROWS = 3000
 FREE = 400  # rows that need not wait at the gate: more than are dispatched before a shard is done
-AT_WORK = 4 * 64  # rows of the shards that two workers have at once, at the start of a job
+AT_WORK = 4 * FREE  # rows of the shards that two workers have at once: none has more than were done before
 
 
 class Order:
