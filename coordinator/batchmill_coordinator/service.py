@@ -272,7 +272,7 @@ class Service:
     def _batch_keeper(self, clocks: ClockGuard) -> BatchKeeper:
         writer = BatchWriter(self.ledger, self.workspace, self.dead_rows, self.files)
         return BatchKeeper(
-            *(self.ledger, Inspector(self._inspectors), self.uploads, self.served, writer),
+            *(self.ledger, self.fleet, Inspector(self._inspectors), self.uploads, self.served, writer),
             lambda request, tenant: self.submit(request, tenant).job_id,
             clocks,
             self.settings.file_ttl_s,

@@ -79,8 +79,15 @@ def test_vectors_are_shortened_and_encoded_as_their_line_asks(api: openai.OpenAI
     lines = [
         line(0, EMBEDDINGS, model="lengths", input="four", encoding_format="base64"),
         line(1, EMBEDDINGS, model="lengths", input="four", dimensions=1),
+        line(2, EMBEDDINGS, model="lengths", input="four", dimensions=3),
     ]
-    found = bodies(api, run(api, EMBEDDINGS, lines))
+    batch = run(api, EMBEDDINGS, lines)
+    (failed,) = read(api, batch.error_file_id)
+    assert (failed["custom_id"], failed["response"]["status_code"]) == ("line-2", 400)
+    assert failed["response"]["body"]["error"]["param"] == "dimensions"
+    assert batch.request_counts is not None
+    assert batch.request_counts.to_dict() == {"total": 3, "completed": 2, "failed": 1}
+    found = bodies(api, batch)
     packed = base64.b64decode(found["line-0"]["data"][0]["embedding"])
     assert struct.unpack("<2f", packed) == (4.0, 0.0)
     assert found["line-1"]["data"][0]["embedding"] == [4.0]

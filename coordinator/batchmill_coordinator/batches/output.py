@@ -22,7 +22,7 @@ from batchmill.jobs.files import upload_part
 from batchmill.jobs.job import JobState
 from batchmill.jobs.stages import FIRST_STAGE
 from batchmill_coordinator.batches.record import BatchUsage, InputDetails, OutputDetails, RequestCounts
-from batchmill_coordinator.endpoints.base import Answered, Usage
+from batchmill_coordinator.endpoints.base import Answered, BodyFault, Usage
 from batchmill_coordinator.endpoints.known import endpoint_of
 from batchmill_coordinator.inspection.batch_lines import CUSTOM_ID, FORM, LINE, OWN
 from batchmill_coordinator.results.outputs import results_of, settled_shards
@@ -132,7 +132,12 @@ class BatchWriter:
                     tally.failed += 1
                     errors.write(_line(batch, request, _failed(letters[0]), None))
                 elif is_answered(endpoint, request, len(found), job.state):
-                    body, usage = endpoint.answer(_answered(batch, request, job), found)
+                    try:
+                        body, usage = endpoint.answer(_answered(batch, request, job), found)
+                    except BodyFault as fault:
+                        tally.failed += 1
+                        errors.write(_line(batch, request, _refused(fault), None))
+                        continue
                     tally.answered += 1
                     tally.usage += usage
                     output.write(_line(batch, request, (200, body), None))
@@ -211,6 +216,11 @@ def _failed(letter: DeadLetter) -> tuple[int, dict[str, Any]]:
     status, code = ROW_FAULTS.get(letter.error_type, (500, letter.error_type))
     kind = "server_error" if status >= 500 else "invalid_request_error"
     return status, {"error": {"message": letter.message, "type": kind, "param": None, "code": code}}
+
+
+def _refused(fault: BodyFault) -> tuple[int, dict[str, Any]]:
+    shown = {"message": fault.message, "type": "invalid_request_error", "param": fault.param, "code": fault.code}
+    return 400, {"error": shown}
 
 
 def _line(

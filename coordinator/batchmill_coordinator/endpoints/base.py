@@ -1,6 +1,8 @@
 """What an endpoint of OpenAI's API does with a request: its body becomes rows, and their results a body.
 
-Each endpoint has a module. A fault in a body is a `BodyFault`, with the code and the field that OpenAI's clients read.
+Each endpoint has a module. A fault in a body, or of the results, is a `BodyFault`, with the code and the field that
+OpenAI's clients read. Batches go through the complete `Endpoint`. Interactive routes, whose bodies are in the OpenAPI
+document and whose answers may be streams, read bodies themselves and share all the rest.
 """
 
 from __future__ import annotations
@@ -75,29 +77,33 @@ class Answered:
     id: str
     model: str
     created_at: int
-    form: Mapping[str, Any]
+    form: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Endpoint(Protocol):
-    """An endpoint. kind: of the models that answer for it; None: an operator does, without a model's name."""
+    """An endpoint. kind: of the models that answer for it; None: an operator does, without a model's name.
+
+    row_params: parameters that name the columns in which its rows have what a request brings.
+    """
 
     url: str
     kind: ModelKind | None
+    row_params: Mapping[str, Any]
 
-    def rows(self, body: Mapping[str, Any]) -> Rows:
-        """Read the body of a request. Raises `BodyFault`."""
+    def check(self, model: ServedModel) -> None:
+        """Raise `BodyFault` for a model whose parameters leave no room for what requests bring."""
         ...
 
-    def row_schema(self) -> pa.Schema | None:
+    def rows(self, body: Mapping[str, Any], model: ServedModel | None) -> Rows:
+        """Read the body of a request; only an operator that is called as such has no model. Raises `BodyFault`."""
+        ...
+
+    def row_schema(self, model: ServedModel | None) -> pa.Schema | None:
         """Return the schema of the rows; None: as they are."""
         ...
 
-    def params(self, model: ServedModel, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the parameters with which a model's operator runs requests that set these. Raises `BodyFault`."""
-        ...
-
     def answer(self, about: Answered, results: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], Usage]:
-        """Make the body of an answer from the results of a request's rows, in order."""
+        """Make the body of an answer from the results of a request's rows, in order. Raises `BodyFault`."""
         ...
 
 

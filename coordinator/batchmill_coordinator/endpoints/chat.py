@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from batchmill_coordinator.endpoints.base import BodyFault, Rows, Usage
-from batchmill_coordinator.endpoints.generated import OPTIONS, options
+from batchmill_coordinator.endpoints.base import BodyFault, Rows
+from batchmill_coordinator.endpoints.generated import OPTIONS, Generated, options, usage_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from batchmill.storage.served_models import ModelKind, ServedModel
-    from batchmill_coordinator.endpoints.base import Answered
+    from batchmill_coordinator.endpoints.base import Answered, Usage
 
 MESSAGES = "messages"
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -24,8 +24,14 @@ class ChatCompletions:
 
     url = "/v1/chat/completions"
     kind: ModelKind | None = "chat"
+    row_params: Mapping[str, Any] = {MESSAGES: MESSAGES, OPTIONS: OPTIONS}
 
-    def rows(self, body: Mapping[str, Any]) -> Rows:
+    def check(self, model: ServedModel) -> None:
+        """See `Endpoint`. A model with a prompt of its own has no room for messages."""
+        if "prompt" in model.params:
+            raise BodyFault("the model has a prompt of its own, and takes no messages.", "model")
+
+    def rows(self, body: Mapping[str, Any], model: ServedModel | None) -> Rows:  # noqa: ARG002  # the same for all
         """See `Endpoint`."""
         messages = body.get(MESSAGES)
         if not isinstance(messages, list) or not messages:
@@ -33,37 +39,34 @@ class ChatCompletions:
         read = [_message(place, one) for place, one in enumerate(messages)]
         return Rows(({MESSAGES: read, OPTIONS: options(body)},))
 
-    def row_schema(self) -> pa.Schema:
+    def row_schema(self, model: ServedModel | None) -> pa.Schema:  # noqa: ARG002  # the same for all
         """See `Endpoint`."""
         message = pa.struct({"role": pa.string(), "content": pa.string()})
         return pa.schema({MESSAGES: pa.list_(message), OPTIONS: pa.string()})
 
-    def params(self, model: ServedModel, given: Mapping[str, Any]) -> dict[str, Any]:
-        """See `Endpoint`. A model with a prompt of its own has no room for messages."""
-        if "prompt" in model.params:
-            raise BodyFault("the model has a prompt of its own, and takes no messages.", "model")
-        named = {MESSAGES: MESSAGES, OPTIONS: OPTIONS} if model.operator == "chat" else {}
-        return {**model.params, **given, **named}
-
     def answer(self, about: Answered, results: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], Usage]:
         """See `Endpoint`."""
-        row = results[0]
-        usage = Usage.of(row)
-        choice = {
-            "index": 0,
-            "message": {"role": "assistant", "content": row.get("text"), "refusal": None},
+        return chat_completion(about, [Generated.of(row) for row in results])
+
+
+def chat_head(about: Answered) -> dict[str, Any]:
+    """Return what an answer and each piece of it begin with."""
+    return {"id": f"chatcmpl-{about.id}", "created": about.created_at, "model": about.model}
+
+
+def chat_completion(about: Answered, generated: Sequence[Generated], choices: int = 1) -> tuple[dict[str, Any], Usage]:
+    """Make the body of an answer. choices: how many rows have the same messages."""
+    usage = usage_of(generated, choices)
+    made = [
+        {
+            "index": place,
+            "message": {"role": "assistant", "content": one.text, "refusal": None},
             "logprobs": None,
-            "finish_reason": row.get("finish_reason") or "stop",
+            "finish_reason": one.finish_reason,
         }
-        body = {
-            "id": f"chatcmpl-{about.id}",
-            "object": "chat.completion",
-            "created": about.created_at,
-            "model": about.model,
-            "choices": [choice],
-            "usage": usage.body(),
-        }
-        return body, usage
+        for place, one in enumerate(generated)
+    ]
+    return {**chat_head(about), "object": "chat.completion", "choices": made, "usage": usage.body()}, usage
 
 
 def _message(place: int, one: Any) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+from base64 import b64encode
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from batchmill_coordinator.endpoints.base import BodyFault, Rows, Usage
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import numpy.typing as npt
+
     from batchmill.storage.served_models import ModelKind, ServedModel
     from batchmill_coordinator.endpoints.base import Answered
 
@@ -20,6 +22,8 @@ MAX_INPUTS = 2048
 TEXT = "text"
 VECTOR = "embedding"
 TOKENS = "tokens"
+VALUE = "<f4"
+NO_VECTOR = "the model's operator makes no column 'embedding'."
 
 
 class Embeddings:
@@ -27,8 +31,12 @@ class Embeddings:
 
     url = "/v1/embeddings"
     kind: ModelKind | None = "embeddings"
+    row_params: Mapping[str, Any] = {"token_counts": True}
 
-    def rows(self, body: Mapping[str, Any]) -> Rows:
+    def check(self, model: ServedModel) -> None:
+        """See `Endpoint`."""
+
+    def rows(self, body: Mapping[str, Any], model: ServedModel | None) -> Rows:
         """See `Endpoint`. `dimensions` shortens the vector of the model."""
         inputs = body.get("input")
         texts = [inputs] if isinstance(inputs, str) else inputs
@@ -39,26 +47,49 @@ class Embeddings:
         for text in texts:
             if not isinstance(text, str) or not text:
                 raise BodyFault("'input' must be texts that are not empty; tokens are not supported.", "input")
-        return Rows(tuple({TEXT: text} for text in texts), form=_form(body))
+        column = text_column(model)
+        return Rows(tuple({column: text} for text in texts), form=_form(body))
 
-    def row_schema(self) -> pa.Schema:
+    def row_schema(self, model: ServedModel | None) -> pa.Schema:
         """See `Endpoint`."""
-        return pa.schema({TEXT: pa.string()})
-
-    def params(self, model: ServedModel, given: Mapping[str, Any]) -> dict[str, Any]:
-        """See `Endpoint`. The built-in operator counts the tokens."""
-        counted = {"token_counts": True} if model.operator == "embed" else {}
-        return {**model.params, **given, **counted, **({"column": TEXT} if "column" in model.params else {})}
+        return pa.schema({text_column(model): pa.string()})
 
     def answer(self, about: Answered, results: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], Usage]:
         """See `Endpoint`."""
-        data = [
-            {"object": "embedding", "index": index, "embedding": _written(row[VECTOR], about.form)}
-            for index, row in enumerate(results)
-        ]
+        if not all(VECTOR in row for row in results):
+            raise BodyFault(NO_VECTOR, "model")
+        vectors = np.array([row[VECTOR] for row in results], VALUE)
         tokens = sum(int(row.get(TOKENS) or 0) for row in results)
-        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return {"object": "list", "data": data, "model": about.model, "usage": usage}, Usage(tokens)
+        return embedding_list(about.model, vectors, tokens, **about.form), Usage(tokens)
+
+
+def text_column(model: ServedModel | None) -> str:
+    """Return the column from which a model's operator takes texts."""
+    return str(model.params.get("column", TEXT)) if model else TEXT
+
+
+def embedding_list(
+    model: str,
+    vectors: npt.NDArray[np.float32],
+    tokens: int,
+    *,
+    dimensions: int | None = None,
+    base64: bool = False,
+) -> dict[str, Any]:
+    """Make the body of an answer. vectors: of shape (inputs, numbers). tokens: of all inputs.
+
+    dimensions: how many numbers of each vector to keep; it has its length then, too. base64: little-endian float32 in
+    base64, not numbers. Raises `BodyFault` for more dimensions than there are.
+    """
+    kept = _shortened(vectors, dimensions) if dimensions is not None else vectors
+    data = np.ascontiguousarray(kept, VALUE)
+    written: list[Any] = [b64encode(vector.tobytes()).decode() for vector in data] if base64 else data.tolist()
+    return {
+        "object": "list",
+        "data": [{"object": "embedding", "index": place, "embedding": one} for place, one in enumerate(written)],
+        "model": model,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
 
 
 def _form(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,12 +102,12 @@ def _form(body: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _written(vector: Any, form: Mapping[str, Any]) -> list[float] | str:
-    """Write a vector, shortened to `dimensions` and then of the length that it had, as float32."""
-    values = np.asarray(vector, np.float32)
-    dimensions = form.get("dimensions")
-    if dimensions is not None and dimensions < len(values):
-        length, values = np.linalg.norm(values), values[:dimensions]
-        values = values * (length / max(float(np.linalg.norm(values)), 1e-30))
-    little_endian = values.astype("<f4")
-    return base64.b64encode(little_endian.tobytes()).decode() if form.get("base64") else little_endian.tolist()
+def _shortened(vectors: npt.NDArray[np.float32], dimensions: int) -> npt.NDArray[np.float32]:
+    """Keep the first numbers of each vector, scaled to the length that it had."""
+    if dimensions > vectors.shape[1]:
+        raise BodyFault(
+            f"'dimensions' is {dimensions}, and the model makes vectors of {vectors.shape[1]} numbers.", "dimensions"
+        )
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    kept = vectors[:, :dimensions]
+    return np.asarray(kept * (lengths / np.maximum(np.linalg.norm(kept, axis=1, keepdims=True), 1e-30)), VALUE)

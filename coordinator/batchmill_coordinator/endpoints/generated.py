@@ -1,18 +1,19 @@
-"""What `/v1/chat/completions` and `/v1/completions` share: how tokens are chosen, and what is refused."""
+"""What `/v1/chat/completions` and `/v1/completions` share: options, what is refused, what is generated, and usage."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from batchmill_coordinator.endpoints.base import BodyFault, refuse
+from batchmill_coordinator.endpoints.base import BodyFault, Usage, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 MAX_STOPS = 4
 OPTIONS = "options"
-"""The column with the options of a row."""
+"""The column with the options of a row, as JSON text: objects would have other fields in each request."""
 
 NEUTRAL: dict[str, Sequence[Any]] = {
     "n": (1,),
@@ -46,8 +47,33 @@ _NUMBERS: dict[str, tuple[type | tuple[type, ...], float, float]] = {
 }
 
 
-def options(body: Mapping[str, Any]) -> str | None:
-    """Return the options of a row that a body sets, as JSON text; None: none. Raises `BodyFault`."""
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """The result of one row."""
+
+    text: str
+    finish_reason: str
+    usage: Usage
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Generated:
+        """Read a result with the columns of `chat`; of an operator that makes `text` only, the others are as if empty.
+
+        Raises `BodyFault` if there is no text.
+        """
+        if "text" not in row:
+            raise BodyFault("the model's operator makes no column 'text'.", "model")
+        return cls(str(row["text"]), row.get("finish_reason") or "stop", Usage.of(row))
+
+
+def usage_of(generated: Sequence[Generated], choices: int = 1) -> Usage:
+    """Return the usage of a request whose prompts were each answered by that many rows."""
+    prompts = sum((one.usage for one in generated[::choices]), Usage())
+    return Usage(prompts.prompt, prompts.cached, sum(one.usage.generated for one in generated))
+
+
+def options(body: Mapping[str, Any]) -> str:
+    """Return the options of a row that a body sets, as JSON text. Raises `BodyFault`."""
     refuse(body, NEUTRAL)
     found = {name: value for name in _NUMBERS if (value := _number(body, name)) is not None}
     if "max_completion_tokens" in found:
@@ -56,7 +82,7 @@ def options(body: Mapping[str, Any]) -> str | None:
     schema = _schema(body.get("response_format"))
     found |= {"stop": stops} if stops else {}
     found |= {} if schema is None else {"schema": schema}
-    return json.dumps(found) if found else None
+    return json.dumps(found)
 
 
 def _number(body: Mapping[str, Any], name: str) -> Any:

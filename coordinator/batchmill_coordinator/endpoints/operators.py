@@ -22,11 +22,15 @@ class OperatorCalls:
     """The body has the `row`, and `params` of the operator if it needs any; the answer has `rows`."""
 
     kind: ModelKind | None = None
+    row_params: Mapping[str, Any] = {}
 
     def __init__(self, operator: str) -> None:
         self.url = PREFIX + operator
 
-    def rows(self, body: Mapping[str, Any]) -> Rows:
+    def check(self, model: ServedModel) -> None:
+        """See `Endpoint`."""
+
+    def rows(self, body: Mapping[str, Any], model: ServedModel | None) -> Rows:  # noqa: ARG002  # there is none
         """See `Endpoint`."""
         row, params = body.get("row"), body.get("params", {})
         if not isinstance(row, dict) or not row:
@@ -38,13 +42,9 @@ class OperatorCalls:
             raise BodyFault(f"the body has an unknown field {unknown[:80]!r}.", unknown[:80], "unknown_parameter")
         return Rows((row,), params)
 
-    def row_schema(self) -> pa.Schema | None:
+    def row_schema(self, model: ServedModel | None) -> pa.Schema | None:  # noqa: ARG002  # there is none
         """See `Endpoint`."""
         return None
-
-    def params(self, model: ServedModel, given: Mapping[str, Any]) -> dict[str, Any]:
-        """See `Endpoint`."""
-        return {**model.params, **given}
 
     def answer(self, about: Answered, results: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], Usage]:
         """See `Endpoint`. An operator may have made no result of a row, or several."""

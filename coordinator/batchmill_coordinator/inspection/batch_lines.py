@@ -166,7 +166,8 @@ class BatchReader:
         if body.get("stream"):
             raise BodyFault("Streaming is not supported in the Batch API.", "stream", "streaming_unsupported")
         model = self._model_of(body) if self._endpoint.kind else None
-        read = self._endpoint.rows(body)
+        served = None if model is None else self._models[model]
+        read = self._endpoint.rows(body, served)
         for row in read.rows:
             taken = next((name for name in row if name in OWN.names), None)
             if taken is not None:
@@ -174,8 +175,8 @@ class BatchReader:
         found = self._found
         if not self._has_first:
             found.model, found.params, self._has_first = model, read.params, True
-            if model is not None:
-                self._endpoint.params(self._models[model], read.params)
+            if served is not None:
+                self._endpoint.check(served)
         if model != found.model:
             raise BodyFault(f"All requests of a batch have one model, here '{found.model}'.", "model", "model_mismatch")
         if read.params != found.params:
@@ -215,7 +216,7 @@ class BatchReader:
         self._pending, self._pending_bytes = [], 0
 
     def _table(self) -> pa.Table:
-        schema = self._endpoint.row_schema()
+        schema = self._endpoint.row_schema(self._models[self._found.model] if self._found.model else None)
         if schema is not None:
             return pa.Table.from_pylist(self._pending, pa.schema([*schema, *OWN]))
         own = pa.Table.from_pylist(self._pending, OWN)

@@ -1,23 +1,22 @@
-"""Served models on the lane: the parameters that their rows need, their state, and loading them in advance."""
+"""Served models on the lane: their state, and loading them in advance."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from batchmill.errors import ServiceUnavailable
 from batchmill.jobs.job import DEFAULT_TENANT
 from batchmill.ledger.formats.lane_messages import LoadRequest
 from batchmill.processes.guarded_thread import GuardedThread
+from batchmill_coordinator.endpoints.known import served_params
 from batchmill_coordinator.lane.target import LaneTarget, is_loaded
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from batchmill.ledger import Ledger
     from batchmill.operators.contract import OperatorInfo
-    from batchmill.storage.served_models import ModelKind, ServedModel, ServedModels
+    from batchmill.storage.served_models import ServedModel, ServedModels
     from batchmill_coordinator.fleet.fleet_view import FleetView
 
 log = logging.getLogger(__name__)
@@ -26,20 +25,6 @@ INTERVAL_S = 1.0
 
 ModelState = Literal["ready", "loading", "failed", "idle"]
 """Whether a worker has a model loaded, is loading it, or could not load it; else its first request has it loaded."""
-
-ROW_PARAMS: dict[ModelKind, dict[str, Any]] = {
-    "embeddings": {"token_counts": True},
-    "chat": {"messages": "messages", "options": "options"},
-    "completions": {"prompt": "{prompt}", "options": "options"},
-}
-"""Parameters that name the columns in which a row has what a request brings, as far as an operator has them."""
-
-
-def served_params(operator: OperatorInfo, kind: ModelKind | None, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters of a served model, with those that its rows need. Pure."""
-    known = operator.params_schema.get("properties", {})
-    of_rows = ROW_PARAMS[kind] if kind else {}
-    return {name: value for name, value in of_rows.items() if name in known} | dict(params)
 
 
 def served_target(name: str, model: ServedModel, operator: OperatorInfo) -> LaneTarget:

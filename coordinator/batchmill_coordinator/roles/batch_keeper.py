@@ -25,7 +25,7 @@ from batchmill_coordinator.admission.acceptance import tenant_key
 from batchmill_coordinator.batches.batches import read_record
 from batchmill_coordinator.batches.files import content_name
 from batchmill_coordinator.batches.record import BatchError, BatchErrors, BatchStatus, RequestCounts
-from batchmill_coordinator.endpoints.known import endpoint_of
+from batchmill_coordinator.endpoints.known import endpoint_of, served_params
 from batchmill_coordinator.endpoints.operators import PREFIX
 from batchmill_coordinator.inspection.batch_lines import INPUT, LINE
 from batchmill_coordinator.roles.job_guard import apart
@@ -35,11 +35,12 @@ if TYPE_CHECKING:
 
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.ledger.documents import Document
-    from batchmill.storage.served_models import ServedModels
+    from batchmill.storage.served_models import ModelKind, ServedModels
     from batchmill_coordinator.admission.uploads import Uploads
     from batchmill_coordinator.batches.output import BatchWriter
     from batchmill_coordinator.batches.record import BatchRecord
     from batchmill_coordinator.endpoints.base import Endpoint
+    from batchmill_coordinator.fleet.fleet_view import FleetView
     from batchmill_coordinator.inspection.batch_lines import LineFault
     from batchmill_coordinator.inspection.inspector import Inspector
     from batchmill_coordinator.roles.clock_guard import ClockGuard
@@ -71,6 +72,7 @@ class BatchKeeper:
     def __init__(
         self,
         ledger: Ledger,
+        fleet: FleetView,
         inspector: Inspector,
         uploads: Uploads,
         served: ServedModels,
@@ -80,6 +82,7 @@ class BatchKeeper:
         ttl_s: float,
     ) -> None:
         self._ledger = ledger
+        self._fleet = fleet
         self._inspector = inspector
         self._uploads = uploads
         self._served = served
@@ -175,7 +178,7 @@ class BatchKeeper:
             model = found
         return JobRequest(
             operator=model.operator,
-            params=endpoint.params(model, record.params),
+            params=self._params(model, endpoint.kind, record.params),
             pool=model.pool,
             source=UploadSource(upload=record.upload or "", parts=record.parts),
             carry=None if endpoint.kind is None else [LINE, INPUT],
@@ -183,6 +186,10 @@ class BatchKeeper:
             deadline_at=float(batch.expires_at),
             idempotency_key=batch.id,
         )
+
+    def _params(self, model: ServedModel, kind: ModelKind | None, given: dict[str, Any]) -> dict[str, Any]:
+        operator, params = self._fleet.operator(model.operator), {**model.params, **given}
+        return params if operator is None else served_params(operator, kind, params)  # without one it is refused
 
     def _adopt_or_end(
         self, document: Document, record: BatchRecord, status: BatchStatus, epoch: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import threading
 import time
@@ -113,7 +114,7 @@ class Speaker:
         if message["content"] == "refuse":
             raise batchmill.RowError("I was told to refuse")
         draft = Draft((Message(message["role"], (Segment(message["content"]),)),))
-        options = row.get("options") or {}
+        options = json.loads(row.get("options") or "{}")
         sampling = Sampling(options.get("max_tokens") or 1000)
         return Generation(next(_numbers), self.engine.render(draft, sampling, "error"), sampling, 0)
 

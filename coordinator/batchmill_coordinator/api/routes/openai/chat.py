@@ -24,10 +24,12 @@ from batchmill_coordinator.api.routes.openai.generation import (
     answer,
     event,
     stream,
-    usage_of,
 )
 from batchmill_coordinator.api.routes.openai.served import refuse, target_of
 from batchmill_coordinator.api.routes.routing import OpenAiRoute, json_body
+from batchmill_coordinator.endpoints.base import Answered
+from batchmill_coordinator.endpoints.chat import chat_completion, chat_head
+from batchmill_coordinator.endpoints.generated import usage_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -117,20 +119,10 @@ async def chat(
     """Continue a chat with a served model, as OpenAI's API does; with `stream`, as server-sent events."""
     target, _ = await target_of(context, asked.model, "chat")
     rows = rows_of_chat(asked)
-    head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": asked.model}
+    about = Answered(secrets.token_hex(12), asked.model, int(time.time()))
     if asked.stream:
-        return await stream(request, context, target, rows, lambda opened: _events(opened, head, asked))
-    generated = await answer(request, context, target, rows)
-    choices = [
-        {
-            "index": place,
-            "message": {"role": "assistant", "content": one.text, "refusal": None},
-            "finish_reason": one.finish_reason,
-            "logprobs": None,
-        }
-        for place, one in enumerate(generated)
-    ]
-    body = {**head, "object": "chat.completion", "choices": choices, "usage": usage_of(generated, len(rows))}
+        return await stream(request, context, target, rows, lambda opened: _events(opened, chat_head(about), asked))
+    body, _ = chat_completion(about, await answer(request, context, target, rows), len(rows))
     return JSONResponse(body, headers=context.lane_headers)
 
 
@@ -177,6 +169,6 @@ async def _events(opened: LaneStream, head: dict[str, Any], asked: ChatRequest) 
     for place, one in enumerate(opened.generated):
         yield chunk(place, {}, one.finish_reason)
     if asked.includes_usage:
-        usage = usage_of(opened.generated, asked.choices)
+        usage = usage_of(opened.generated, asked.choices).body()
         yield event({**head, "object": "chat.completion.chunk", "choices": [], "usage": usage})
     yield DONE

@@ -23,10 +23,12 @@ from batchmill_coordinator.api.routes.openai.generation import (
     answer,
     event,
     stream,
-    usage_of,
 )
 from batchmill_coordinator.api.routes.openai.served import refuse, target_of
 from batchmill_coordinator.api.routes.routing import OpenAiRoute, json_body
+from batchmill_coordinator.endpoints.base import Answered
+from batchmill_coordinator.endpoints.completions import text_choice, text_completion, text_head
+from batchmill_coordinator.endpoints.generated import usage_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -80,17 +82,10 @@ async def complete(
     """Continue texts with a served model, as OpenAI's API does; with `stream`, as server-sent events."""
     target, _ = await target_of(context, asked.model, "completions")
     rows = rows_of_completion(asked)
-    head = {
-        "id": f"cmpl-{secrets.token_hex(12)}",
-        "object": "text_completion",
-        "created": int(time.time()),
-        "model": asked.model,
-    }
+    about = Answered(secrets.token_hex(12), asked.model, int(time.time()))
     if asked.stream:
-        return await stream(request, context, target, rows, lambda opened: _events(opened, head, asked))
-    generated = await answer(request, context, target, rows)
-    choices = [_choice(place, one.text, one.finish_reason) for place, one in enumerate(generated)]
-    body = {**head, "choices": choices, "usage": usage_of(generated, asked.choices)}
+        return await stream(request, context, target, rows, lambda opened: _events(opened, text_head(about), asked))
+    body, _ = text_completion(about, await answer(request, context, target, rows), asked.choices)
     return JSONResponse(body, headers=context.lane_headers)
 
 
@@ -109,20 +104,16 @@ def rows_of_completion(asked: CompletionRequest) -> list[dict[str, Any]]:
     ]
 
 
-def _choice(place: int, text: str, finish: str | None) -> dict[str, Any]:
-    return {"index": place, "text": text, "finish_reason": finish, "logprobs": None}
-
-
 async def _events(opened: LaneStream, head: dict[str, Any], asked: CompletionRequest) -> AsyncIterator[bytes]:
     usage = {"usage": None} if asked.includes_usage else {}
     try:
         async for place, text in opened.pieces():
-            yield event({**head, "choices": [_choice(place, text, None)], **usage})
+            yield event({**head, "choices": [text_choice(place, text, None)], **usage})
     except BatchmillError as error:
         yield event(openai_form(error)[0])
         return
     for place, one in enumerate(opened.generated):
-        yield event({**head, "choices": [_choice(place, "", one.finish_reason)], **usage})
+        yield event({**head, "choices": [text_choice(place, "", one.finish_reason)], **usage})
     if asked.includes_usage:
-        yield event({**head, "choices": [], "usage": usage_of(opened.generated, asked.choices)})
+        yield event({**head, "choices": [], "usage": usage_of(opened.generated, asked.choices).body()})
     yield DONE

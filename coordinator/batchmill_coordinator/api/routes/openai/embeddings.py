@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-import base64
 import json
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
-from batchmill.errors import InvalidRequest, ModelNotFound
+from batchmill.errors import ModelNotFound
 from batchmill_coordinator.api.openapi import JSON, raises
 from batchmill_coordinator.api.routes.calls import OF_LANE
 from batchmill_coordinator.api.routes.context import Context, CurrentContext
-from batchmill_coordinator.api.routes.openai.served import refuse, target_of
+from batchmill_coordinator.api.routes.openai.served import as_invalid_request, refuse, target_of
 from batchmill_coordinator.api.routes.routing import OpenAiRoute, json_body
 from batchmill_coordinator.api.routes.waiting import unless_gone
+from batchmill_coordinator.endpoints.base import BodyFault
+from batchmill_coordinator.endpoints.embeddings import (
+    MAX_INPUTS,
+    NO_VECTOR,
+    TOKENS,
+    VECTOR,
+    embedding_list,
+    text_column,
+)
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 router = APIRouter(prefix="/v1", tags=["openai"], route_class=OpenAiRoute)
 
-MAX_INPUTS = 2048
 SMALL_NUMBERS = 16_384
 """Numbers that are encoded on the event loop; more are in the request pool."""
 
@@ -88,42 +97,23 @@ async def _results(context: Context, asked: EmbeddingsRequest) -> bytes:
     texts = [asked.input] if isinstance(asked.input, str) else asked.input
     if not all(isinstance(text, str) for text in texts):
         raise refuse("input", "has tokens, and only texts are supported")
-    column = str(model.params.get("column", "text"))
+    column = text_column(model)
     async with context.lane_call(target, [{column: text} for text in texts]) as call:
         return await call.results()
 
 
 def _body(asked: EmbeddingsRequest, table: pa.Table) -> bytes:
-    vectors = _vectors(table)
-    if asked.dimensions is not None:
-        vectors = _shortened(vectors, asked.dimensions)
-    if asked.encoding_format == "base64":
-        encoded: list[Any] = [base64.b64encode(vector.tobytes()).decode() for vector in vectors]
-    else:
-        encoded = vectors.tolist()
-    tokens = int(sum(table.column("tokens").to_pylist())) if "tokens" in table.column_names else 0
-    body = {
-        "object": "list",
-        "data": [{"object": "embedding", "index": place, "embedding": one} for place, one in enumerate(encoded)],
-        "model": asked.model,
-        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-    }
-    return json.dumps(body).encode()
+    tokens = int(sum(table.column(TOKENS).to_pylist())) if TOKENS in table.column_names else 0
+    is_base64 = asked.encoding_format == "base64"
+    with as_invalid_request():
+        vectors = _vectors(table)
+        made = embedding_list(asked.model, vectors, tokens, dimensions=asked.dimensions, base64=is_base64)
+    return json.dumps(made).encode()
 
 
 def _vectors(table: pa.Table) -> npt.NDArray[np.float32]:
-    """Return the vectors of the column `embedding`, one for each row, as little-endian float32."""
-    if "embedding" not in table.column_names or not table.num_rows:
-        raise InvalidRequest("the model's operator makes no column 'embedding'.", field="model")
-    column = table.column("embedding").combine_chunks()
+    if VECTOR not in table.column_names or not table.num_rows:
+        raise BodyFault(NO_VECTOR, "model")
+    column = table.column(VECTOR).combine_chunks()
     values = column.flatten().to_numpy(zero_copy_only=False)
-    return np.ascontiguousarray(values.reshape(table.num_rows, -1), dtype="<f4")
-
-
-def _shortened(vectors: npt.NDArray[np.float32], dimensions: int) -> npt.NDArray[np.float32]:
-    """Keep the first numbers of each vector, scaled to the length that it had."""
-    if dimensions > vectors.shape[1]:
-        raise refuse("dimensions", f"is {dimensions}, and the model makes vectors of {vectors.shape[1]} numbers")
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    kept = vectors[:, :dimensions]
-    return np.ascontiguousarray(kept * (lengths / np.maximum(np.linalg.norm(kept, axis=1, keepdims=True), 1e-30)))
+    return np.ascontiguousarray(values.reshape(table.num_rows, -1), dtype=np.float32)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pyarrow as pa
 from pydantic import BaseModel, Field
 
-from batchmill.errors import InvalidRequest
-from batchmill_coordinator.api.routes.openai.served import refuse
+from batchmill_coordinator.api.routes.openai.served import as_invalid_request, refuse
 from batchmill_coordinator.api.routes.waiting import EventStream, unless_gone
+from batchmill_coordinator.endpoints.generated import Generated
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Callable
 
     from fastapi import Request
 
@@ -101,8 +100,8 @@ class SamplingFields(BaseModel):
             if getattr(self, name):
                 raise refuse(name, "is not supported")
 
-    def options(self, schema: dict[str, Any] | None = None, place: int = 0) -> dict[str, Any]:
-        """Return the options of a row. place: of its choice, which has a seed of its own."""
+    def options(self, schema: dict[str, Any] | None = None, place: int = 0) -> str:
+        """Return the options of a row, as JSON text. place: of its choice, which has a seed of its own."""
         stop = [self.stop] if isinstance(self.stop, str) else self.stop
         seed = None if self.seed is None else (self.seed + place) % (1 << 63)
         own = {
@@ -113,44 +112,13 @@ class SamplingFields(BaseModel):
             "seed": seed,
             "schema": schema,
         }
-        return {name: value for name, value in own.items() if value is not None}
-
-
-@dataclass(frozen=True, slots=True)
-class Generated:
-    """The result of one row."""
-
-    text: str
-    finish_reason: str
-    prompt_tokens: int
-    cached_tokens: int
-    generated_tokens: int
+        return json.dumps({name: value for name, value in own.items() if value is not None})
 
 
 def read_results(results: bytes) -> list[Generated]:
-    """Read results with the columns of `chat`; of an operator that makes `text` only, the others are as if empty."""
-    rows = pa.ipc.open_stream(results).read_all().to_pylist()
-    if rows and "text" not in rows[0]:
-        raise InvalidRequest("the model's operator makes no column 'text'.", field="model")
-    counts = ("prompt_tokens", "cached_tokens", "generated_tokens")
-    return [
-        Generated(str(row["text"]), row.get("finish_reason") or "stop", *(int(row.get(name) or 0) for name in counts))
-        for row in rows
-    ]
-
-
-def usage_of(generated: Iterable[Generated], choices: int = 1) -> dict[str, Any]:
-    """Return the usage of a request whose prompts were each answered by that many rows."""
-    rows = list(generated)
-    prompts = rows[::choices]
-    prompt, completion = sum(row.prompt_tokens for row in prompts), sum(row.generated_tokens for row in rows)
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": sum(row.cached_tokens for row in prompts)},
-        "completion_tokens_details": {"reasoning_tokens": 0},
-    }
+    """Read the results of rows. Raises `InvalidRequest` if they have no text."""
+    with as_invalid_request():
+        return [Generated.of(row) for row in pa.ipc.open_stream(results).read_all().to_pylist()]
 
 
 async def answer(request: Request, context: Context, target: LaneTarget, rows: list[dict[str, Any]]) -> list[Generated]:
@@ -161,7 +129,7 @@ async def answer(request: Request, context: Context, target: LaneTarget, rows: l
             return await call.results()
 
     generated = read_results(await unless_gone(request, work()))
-    context.lane_metrics.generated(target.title, sum(row.generated_tokens for row in generated))
+    context.lane_metrics.generated(target.title, sum(row.usage.generated for row in generated))
     return generated
 
 
@@ -182,7 +150,7 @@ async def stream(
         raise
 
     def count(generated: list[Generated]) -> None:
-        context.lane_metrics.generated(target.title, sum(row.generated_tokens for row in generated))
+        context.lane_metrics.generated(target.title, sum(row.usage.generated for row in generated))
 
     opened.on_end = count
     return EventStream(events(opened), held, context.lane_headers)

@@ -34,7 +34,8 @@ from batchmill_coordinator.api.routes.routing import OpenAiRoute, json_body
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from batchmill_coordinator.api.routes.openai.generation import Generated, LaneStream
+    from batchmill_coordinator.api.routes.openai.generation import LaneStream
+    from batchmill_coordinator.endpoints.generated import Generated
 
 router = APIRouter(prefix="/v1", tags=["openai"], route_class=OpenAiRoute)
 
@@ -154,13 +155,13 @@ class _Written:
     def final(self, generated: Generated) -> dict[str, Any]:
         """Return the answer."""
         is_cut = generated.finish_reason == "length"
-        counts = (generated.prompt_tokens, generated.generated_tokens)
+        used = generated.usage
         usage = {
-            "input_tokens": counts[0],
-            "input_tokens_details": {"cached_tokens": generated.cached_tokens},
-            "output_tokens": counts[1],
+            "input_tokens": used.prompt,
+            "input_tokens_details": {"cached_tokens": used.cached},
+            "output_tokens": used.generated,
             "output_tokens_details": {"reasoning_tokens": 0},
-            "total_tokens": sum(counts),
+            "total_tokens": used.prompt + used.generated,
         }
         status = "incomplete" if is_cut else "completed"
         about = {"reason": "max_output_tokens"} if is_cut else None

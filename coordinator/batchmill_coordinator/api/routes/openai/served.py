@@ -1,18 +1,21 @@
-"""From a served model to the target of a call, and the refusals that routes share."""
+"""From a served model to the target of a call, and how refusals are raised."""
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from batchmill.errors import InvalidRequest
+from batchmill_coordinator.endpoints.base import BodyFault
+from batchmill_coordinator.endpoints.known import BY_KIND
 from batchmill_coordinator.lane.served import served_target
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from batchmill.storage.served_models import ModelKind, ServedModel
     from batchmill_coordinator.api.routes.context import Context
     from batchmill_coordinator.lane.target import LaneTarget
-
-ROUTES = {"embeddings": "/v1/embeddings", "chat": "/v1/chat/completions", "completions": "/v1/completions"}
 
 
 async def target_of(context: Context, name: str, kind: ModelKind) -> tuple[LaneTarget, ServedModel]:
@@ -22,8 +25,10 @@ async def target_of(context: Context, name: str, kind: ModelKind) -> tuple[LaneT
     """
     model = context.served_model(name)
     if model.answers != kind:
-        where = f"Send it to {ROUTES[model.answers]}." if model.answers else "Call its operator instead."
-        raise InvalidRequest(f"the model {name!r} is none for {ROUTES[kind]}.", hint=where, field="model")
+        where = f"Send it to {BY_KIND[model.answers].url}." if model.answers else "Call its operator instead."
+        raise InvalidRequest(f"the model {name!r} is none for {BY_KIND[kind].url}.", hint=where, field="model")
+    with as_invalid_request():
+        BY_KIND[kind].check(model)
     operator = await context.operator(model.operator)
     return served_target(name, model, operator), model
 
@@ -31,3 +36,12 @@ async def target_of(context: Context, name: str, kind: ModelKind) -> tuple[LaneT
 def refuse(field: str, why: str, hint: str = "") -> InvalidRequest:
     """Return the error for a field of a request that would change the answer and is not supported."""
     return InvalidRequest(f"{field!r} {why}.", hint=hint, field=field)
+
+
+@contextmanager
+def as_invalid_request() -> Iterator[None]:
+    """Raise a `BodyFault` as the `InvalidRequest` that a client gets."""
+    try:
+        yield
+    except BodyFault as fault:
+        raise InvalidRequest(fault.message, field=fault.param) from fault
