@@ -42,6 +42,7 @@ class ServiceSettings(BaseSettings):
 
     redis_url: str = "redis://127.0.0.1:6379/0"  # see `RedisAddress`
     redis_prefix: str = Field(default="batchmill:", max_length=64)  # of every key, Celery's included
+    streams_url: str = ""  # the Redis with the streams that jobs may read; "": that of `redis_url`
     blob_root: str = ""  # a folder, or s3://bucket/prefix
     roots: ListOfText = ()  # folders and URI prefixes that may contain sources, outputs and models
     hub_models: ListOfText = ("*",)  # ids of the Hugging Face hub that jobs may name, as patterns
@@ -70,12 +71,13 @@ class ServiceSettings(BaseSettings):
             first = error.errors()[0]
             name = f"{PREFIX}{str(first['loc'][0]).upper()}"
             raise InvalidSettings(f"{name}: {first['msg']}, got {shown(first['input'])}.", name=name) from error
-        RedisAddress.parse(settings.redis_url)
+        for url in filter(None, (settings.redis_url, settings.streams_url)):
+            RedisAddress.parse(url)
         return settings
 
     def secret_values(self) -> tuple[str, ...]:
         """What these settings hold and no log may."""
-        urls = (self.redis_url, self.blob_root, self.s3_endpoint or "", *self.roots)
+        urls = (self.redis_url, self.streams_url, self.blob_root, self.s3_endpoint or "", *self.roots)
         return tuple(secret for url in urls for secret in _passwords(url))
 
     def locations(self) -> Locations:

@@ -9,6 +9,7 @@ from batchmill.client.display import as_html, describe, live_display, mimebundle
 from batchmill.client.job_stage import JobStage
 from batchmill.client.results import frames
 from batchmill.client.results.pages import dicts
+from batchmill.client.stream_controls import StreamControls
 from batchmill.client.waiting import wait_until_ended
 from batchmill.errors import BatchmillError
 from batchmill.jobs.job_log import LogLevel
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from batchmill.jobs.status import JobCost, JobStatus
 
 
-class Job:
+class Job(StreamControls):
     """A job of a `Client`. `Client.submit`, `Client.job` and `Client.jobs` return it."""
 
     def __init__(self, client: object, loop: LoopThread, job: AsyncJob) -> None:

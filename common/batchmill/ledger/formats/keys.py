@@ -49,6 +49,10 @@ class Keys:
         """Sorted set: the ids of jobs that have not ended, scored by when they were submitted (ms)."""
         return f"{self.prefix}jobs:live"
 
+    def streams(self) -> str:
+        """Sorted set: the ids of jobs that read streams and have not ended, scored by when they were submitted (ms)."""
+        return f"{self.prefix}jobs:streams"
+
     def index(self) -> str:
         """What the keys of the indexes begin with; see `_indexes.lua` for the rest of them."""
         return f"{self.prefix}index:"

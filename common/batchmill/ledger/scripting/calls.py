@@ -598,6 +598,50 @@ def deregister(
     return bool(reply)
 
 
+class DrainAnswer(StrEnum):
+    """What `drain.lua` answers."""
+
+    OK = "ok"
+    NO_JOB = "no job"
+    REFUSED = "refused"
+
+
+class DrainReply(NamedTuple):
+    """What `drain.lua` replies."""
+
+    answer: DrainAnswer
+    state: JobState | None
+
+
+def drain(
+    store: Store,
+    *,
+    job_id: str,
+    stage: int,
+) -> DrainReply:
+    """Let a job over a stream end after what is planned: no more of the stream is."""
+    keys = store.keys
+    reply = store.run(
+        "drain",
+        [
+            keys.job(job_id),
+            keys.index(),
+            keys.stage(job_id, stage),
+            keys.job_log(job_id),
+        ],
+        [
+            store.now_ms,
+            job_id,
+            stage,
+            keys.events(),
+        ],
+    )
+    return DrainReply(
+        DrainAnswer(reply[0].decode()),
+        JobState(reply[1].decode()) if reply[1] else None,
+    )
+
+
 def drop_upload(
     store: Store,
     *,
@@ -908,6 +952,7 @@ def finish(
             keys.ended_jobs(),
             keys.clock_seen(),
             keys.between_stages(),
+            keys.streams(),
             *(
                 part
                 for item in stages
@@ -1251,6 +1296,46 @@ def note(
         ],
     )
     return int(reply)
+
+
+class NoteStreamAnswer(StrEnum):
+    """What `note_stream.lua` answers."""
+
+    OK = "ok"
+    DEPOSED = "deposed"
+    OVER = "over"
+
+
+def note_stream(
+    store: Store,
+    *,
+    epoch: int,
+    job_id: str,
+    stage: int,
+    lag: int | None,
+    away: str | None,
+) -> NoteStreamAnswer:
+    """Note how the stream that a job reads stands."""
+    keys = store.keys
+    reply = store.run(
+        "note_stream",
+        [
+            keys.leader(),
+            keys.job(job_id),
+            keys.index(),
+            keys.stage(job_id, stage),
+        ],
+        [
+            store.now_ms,
+            epoch,
+            job_id,
+            stage,
+            "" if lag is None else lag,
+            "" if away is None else away,
+            keys.events(),
+        ],
+    )
+    return NoteStreamAnswer(reply.decode())
 
 
 class PauseAnswer(StrEnum):
@@ -2123,6 +2208,7 @@ def submit(
     priority: int,
     deadline_ms: int | None,
     ends_at_commit: bool,
+    reads_stream: bool,
     any_version: bool,
     stages: Sequence[NewStage],
 ) -> SubmitReply:
@@ -2140,6 +2226,7 @@ def submit(
             keys.uploads(),
             keys.tenant_jobs(tenant),
             keys.tenant_live_jobs(tenant),
+            keys.streams(),
             keys.schema(),
             *(
                 part
@@ -2171,6 +2258,7 @@ def submit(
             priority,
             "" if deadline_ms is None else deadline_ms,
             int(ends_at_commit),
+            int(reads_stream),
             int(any_version),
             keys.events(),
             *(
