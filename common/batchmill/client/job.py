@@ -100,7 +100,17 @@ class AsyncJob(AsyncJobResults, AsyncStreamControls):
         return self._seen(await self._transport.json("POST", f"{self._path}/resume", query=query))
 
     async def drain(self) -> JobStatus:
-        """Let a job over a stream end after the rows that are planned; see `AsyncStreamControls.drain`."""
+        """Let the job end after the rows that are planned; what comes later stays in the stream.
+
+        A job that is submitted with the same stream and `start=` the id of this one begins there, also with other
+        stages.
+
+        Returns:
+            The new status. `wait` waits for the end.
+
+        Raises:
+            Conflict: The job reads no stream, is stopping or has ended.
+        """
         return self._seen(await self._transport.json("POST", f"{self._path}/drain"))
 
     async def cost(self) -> JobCost:

@@ -23,17 +23,7 @@ class AsyncStreamControls(ABC):
 
     @abstractmethod
     async def drain(self) -> JobStatus:
-        """Let the job end after the rows that are planned; what comes later stays in the stream.
-
-        A job that is submitted with the same stream and `start=` the id of this one begins there, also with other
-        stages.
-
-        Returns:
-            The new status. `wait` waits for the end.
-
-        Raises:
-            Conflict: The job reads no stream, is stopping or has ended.
-        """
+        """Let the job end after the rows that are planned."""
 
     async def lag(self) -> int | None:
         """Read how many rows wait in the stream, not yet planned.

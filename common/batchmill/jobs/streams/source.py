@@ -67,6 +67,7 @@ class RedisStream(StreamSource):
     """A stream of Redis or Valkey, to which other programs add entries with XADD; an entry is a row."""
 
     kind: Literal["redis"] = "redis"
+    """What it is, where it is written as JSON or TOML."""
     stream: StreamName
     """Its key in the server that `BATCHMILL_STREAMS_URL` names; of a tenant, behind `TENANT:`."""
     json_field: Name | None = None

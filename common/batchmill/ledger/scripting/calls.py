@@ -1309,9 +1309,9 @@ class NoteStreamAnswer(StrEnum):
 def note_stream(
     store: Store,
     *,
+    stage: int,
     epoch: int,
     job_id: str,
-    stage: int,
     lag: int | None,
     away: str | None,
 ) -> NoteStreamAnswer:
@@ -1329,7 +1329,6 @@ def note_stream(
             store.now_ms,
             epoch,
             job_id,
-            stage,
             "" if lag is None else lag,
             "" if away is None else away,
             keys.events(),

@@ -7,7 +7,7 @@
 -- @arg now: clock
 -- @arg epoch: int
 -- @arg job_id: text
--- @arg stage: int  the first one
+-- @param stage: int  the first one
 -- @arg lag: int?  rows that are there and not planned; none: not known
 -- @arg away: text?  why the source cannot be asked
 -- @arg channel: channel
