@@ -120,6 +120,9 @@ class CoordinatorSettings(ServiceSettings):
     max_uploads_per_tenant: int = Field(default=200, gt=0)  # open at a time
     max_upload_bytes_per_tenant: int = Field(default=64 * 1024**3, gt=0)  # of them together
     upload_ttl_s: Annotated[float, Span(gt=0)] = 24 * 3600.0  # an upload that no job took is swept after this
+    max_streams_per_tenant: int = Field(default=1_000, gt=0)  # to which rows are sent
+    max_stream_bytes_per_tenant: int = Field(default=8 * 1024**3, gt=0)  # of rows in them that are not settled
+    stream_ttl_s: Annotated[float, Span(gt=0)] = 7 * 24 * 3600.0  # rows in them that no job took are deleted after this
     max_file_bytes: int = Field(default=200 * 1024 * 1024, gt=0)  # of a file that clients upload for batches
     max_files_per_tenant: int = Field(default=10_000, gt=0)  # kept at a time
     max_file_bytes_per_tenant: int = Field(default=64 * 1024**3, gt=0)  # of them together

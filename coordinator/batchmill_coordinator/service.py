@@ -20,6 +20,7 @@ from batchmill.storage.served_models import ServedModels
 from batchmill.store_mark import Mark, StoreMark
 from batchmill.workspace import Workspace
 from batchmill_coordinator.admission.admission import Admission
+from batchmill_coordinator.admission.pushes import Pushes
 from batchmill_coordinator.admission.replays import Replays, require_ended
 from batchmill_coordinator.admission.uploads import Uploads
 from batchmill_coordinator.batches.batches import Batches
@@ -108,6 +109,7 @@ class Service:
         self.served = ServedModels.load(settings.models)
         limits = LaneLimits(settings.lane_max_waiting, settings.lane_max_per_tenant, settings.lane_timeout_s)
         self.indexes = IndexCatalog(self.workspace.blobs)
+        self.pushes = Pushes(self.ledger, self.workspace, inspector, settings)
         self.uploads = Uploads(self.ledger, self.workspace, inspector, settings)
         self.files = Files(self.ledger, self.workspace.blobs, settings)
         self.batches = Batches(self.ledger)

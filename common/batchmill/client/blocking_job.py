@@ -300,10 +300,14 @@ class Job(StreamControls):
         """
         yield from self._loop.iterate(self._async.log_pages(level))
 
-    def results(self, *, on_damage: OnDamage | None = None, stage: str | None = None) -> Iterator[dict[str, Any]]:
+    def results(
+        self, *, follow: bool = True, on_damage: OnDamage | None = None, stage: str | None = None
+    ) -> Iterator[dict[str, Any]]:
         """Read the results in input order, while the job runs or afterwards.
 
         Args:
+            follow: Whether to wait for more rows until the job has ended, which a job over a stream does when it is
+                drained. False: only the rows that are there now.
             on_damage: Called with the error, `DamagedData` or `NotFound`, of each part that is damaged or missing; its
                 rows are left out then. None: the error is raised.
             stage: Read the results of this stage, as far as they are there; see `keep` of `Stage`. None: the last one.
@@ -314,7 +318,7 @@ class Job(StreamControls):
         Raises:
             JobFailed: The job failed; raised after the rows that it has.
         """
-        for table in self._loop.iterate(self._async.tables(on_damage=on_damage, stage=stage)):
+        for table in self._loop.iterate(self._async.tables(follow=follow, on_damage=on_damage, stage=stage)):
             for rows in dicts(table):
                 yield from rows
 

@@ -78,7 +78,7 @@ def _checked(
     columns = {}
     for name in names:
         values = [None if place in problems else row.get(name) for place, row in enumerate(rows)]
-        columns[name], faults = _column(name, values, types.get(name))
+        columns[name], faults = column_of(name, values, types.get(name))
         problems |= {place: text for place, text in faults.items() if place not in problems}
     bad = [
         BadRow(place, f"{where}, message {messages[place].offset}", 0, _shown(messages[place]), reason, BAD_MESSAGE)
@@ -88,7 +88,11 @@ def _checked(
     return RowsRead(table, tuple(bad))
 
 
-def _column(name: str, values: list[Any], kind: pa.DataType | None) -> tuple[pa.Array, dict[int, str]]:
+def column_of(name: str, values: list[Any], kind: pa.DataType | None) -> tuple[pa.Array, dict[int, str]]:
+    """Make a column of values; of those that do not fit its type, nulls. Returns also what is wrong with these.
+
+    kind: its type; None: that of the values, or of the first of them.
+    """
     try:
         return _array(values, kind), {}
     except (pa.ArrowException, OverflowError, TypeError, ValueError):

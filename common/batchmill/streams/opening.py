@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, assert_never
 from batchmill.clock import SystemClock
 from batchmill.errors import InvalidSource
 from batchmill.jobs.job import DEFAULT_TENANT
-from batchmill.jobs.streams.source import RedisStream
+from batchmill.jobs.streams.source import Push, RedisStream
 from batchmill.ledger.scripting.connection import connect
 from batchmill.sources.type_names import types_of
+from batchmill.streams.pushed import PushReader
 from batchmill.streams.redis_stream import RedisStreamReader
 from batchmill.streams.stream_input import StreamInput
 
@@ -34,6 +35,8 @@ def open_stream(ledger: Ledger, workspace: Workspace, source: AnyStream) -> Endl
             client = connected(workspace.streams_url) if workspace.streams_url else ledger.streams.redis
             key = redis_key(source, ledger.streams.prefix)
             return StreamInput(source, RedisStreamReader(client, key, source, types), types, SystemClock())
+        case Push():
+            return StreamInput(source, PushReader(ledger.streams, workspace.blobs, source, types), types, SystemClock())
         case never:
             assert_never(never)
 

@@ -14,6 +14,7 @@ MAX_AGE_S = 0.05
 
 STREAM_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.:/-]{0,127}$"
 StreamName = Annotated[str, Field(pattern=STREAM_PATTERN)]
+PUSH_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$"
 
 
 class StreamSource(Frozen):
@@ -94,7 +95,29 @@ class RedisStream(StreamSource):
         return self.trim
 
 
-AnyStream = RedisStream
+class Push(StreamSource):
+    """Rows that are sent to `POST /v1/streams/NAME`, or with `client.push`."""
 
-STREAMS: tuple[type[StreamSource], ...] = (RedisStream,)
+    kind: Literal["push"] = "push"
+    """What it is, where it is written as JSON or TOML."""
+    stream: Annotated[str, Field(pattern=PUSH_PATTERN)]
+    """Its name, of the tenant's own."""
+
+    def __init__(self, stream: str = "", **fields: Any) -> None:
+        super().__init__(stream=stream, **fields)
+
+    @property
+    def title(self) -> str:
+        """Name it for people."""
+        return f"the stream {self.stream!r}"
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What jobs that read the same stream have in common."""
+        return (self.kind, self.tenant or "", self.stream)
+
+
+AnyStream = RedisStream | Push
+
+STREAMS: tuple[type[StreamSource], ...] = (RedisStream, Push)
 """Every kind of stream."""

@@ -1475,6 +1475,71 @@ def profile(
     return int(reply)
 
 
+class PushAnswer(StrEnum):
+    """What `push.lua` answers."""
+
+    OK = "ok"
+    KNOWN = "known"
+    FULL = "full"
+    TOO_MANY = "too many"
+
+
+class PushReply(NamedTuple):
+    """What `push.lua` replies."""
+
+    answer: PushAnswer
+    offset: str
+    held: int
+
+
+def push(
+    store: Store,
+    *,
+    tenant: str,
+    name: str,
+    rows: int,
+    nbytes: int,
+    data: bytes | None,
+    blob: str | None,
+    producer: str | None,
+    sequence: int,
+    max_streams: int,
+    max_bytes: int,
+) -> PushReply:
+    """Add rows that were sent to a stream."""
+    keys = store.keys
+    reply = store.run(
+        "push",
+        [
+            keys.pushed(tenant, name),
+            keys.pushed_state(tenant, name),
+            keys.producers(tenant, name),
+            keys.producers_used(tenant, name),
+            keys.tenant_streams(tenant),
+            keys.pushed_streams(),
+        ],
+        [
+            store.now_ms,
+            tenant,
+            name,
+            rows,
+            nbytes,
+            "" if data is None else data,
+            "" if blob is None else blob,
+            "" if producer is None else producer,
+            sequence,
+            max_streams,
+            max_bytes,
+            keys.events(),
+        ],
+    )
+    return PushReply(
+        PushAnswer(reply[0].decode()),
+        reply[1].decode(),
+        int(reply[2]),
+    )
+
+
 class PushCallAnswer(StrEnum):
     """What `push_call.lua` answers."""
 
@@ -2310,6 +2375,44 @@ def take_request(
             taken,
             returned,
             hold_ms,
+        ],
+    )
+    return int(reply)
+
+
+class PushedEntry(NamedTuple):
+    """An item of the list that `trim_pushed.lua` takes."""
+
+    offset: str
+    nbytes: int
+
+
+def trim_pushed(
+    store: Store,
+    *,
+    tenant: str,
+    name: str,
+    entries: Sequence[PushedEntry],
+) -> int:
+    """Delete the oldest rows of a stream that were sent to it."""
+    keys = store.keys
+    reply = store.run(
+        "trim_pushed",
+        [
+            keys.pushed(tenant, name),
+            keys.pushed_state(tenant, name),
+            keys.tenant_streams(tenant),
+        ],
+        [
+            name,
+            *(
+                part
+                for item in entries
+                for part in (
+                    item.offset,
+                    item.nbytes,
+                )
+            ),
         ],
     )
     return int(reply)

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from batchmill.operators.contract import OperatorInfo
     from batchmill.row_cache import CacheStats
     from batchmill.storage.served_models import ServedModel, ServedModels
+    from batchmill_coordinator.admission.pushes import Pushes
     from batchmill_coordinator.api.pool import RequestPool
     from batchmill_coordinator.api.tenants import Access
     from batchmill_coordinator.batches.batches import Batches
@@ -76,6 +77,11 @@ class Context:
     def max_part_bytes(self) -> int:
         """The largest part of an upload."""
         return self._service.settings.max_part_bytes
+
+    @property
+    def pushes(self) -> Pushes:
+        """The streams of all tenants; a route names that of the request."""
+        return self._service.pushes
 
     def job(self, job_id: str) -> JobRecord:
         """Return a job's record."""
