@@ -66,7 +66,11 @@ class Plan:
 
     def stage_of(self, name: str) -> int:
         """The number of the stage of that name; 0 without a chain."""
-        return [stage.name for stage in self.stages()].index(name) if self.is_chain else 0
+        return self.stage_names().index(name) if self.is_chain else 0
+
+    def stage_names(self) -> list[str]:
+        """The names of the stages of a chain."""
+        return [stage.form.name or stage.form.operator for stage in self.stages()]
 
     @property
     def is_counted_by_results(self) -> bool:

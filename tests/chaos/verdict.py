@@ -224,7 +224,7 @@ def _name(job: Submitted) -> str:
     plan = job.plan
     way = f"{plan.source} to {plan.output or '-'}"
     if plan.is_chain:
-        way += f", {' > '.join(stage.name for stage in plan.stages())}, fuse {plan.fuse}"
+        way += f", {' > '.join(plan.stage_names())}, fuse {plan.fuse}"
     return f"job {plan.number} ({job.id}, {plan.operator}, {len(plan.kinds)} rows, {way}, {plan.fate})"
 
 
