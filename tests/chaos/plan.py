@@ -61,7 +61,7 @@ class Plan:
             stages = [Stage(self.operator, name=WORK, carry=["job", "id"]), Stage("chaos_pieces", name="pieces")]
         if self.gathers:
             carry = [name for name in self._made(0) if name != "piece"]
-            stages.append(Stage("gather", name=GATHER, mean=["piece"], count="pieces", carry=carry))
+            stages.append(Stage("gather", name=GATHER, mean=["piece"], count="pieces", carry=carry, cache=False))
         return [Stage("echo", name="before"), *stages]
 
     def stage_of(self, name: str) -> int:

@@ -140,8 +140,8 @@ def test_a_budget_is_of_all_stages_and_pauses_between_rows_of_any(
     until(lambda: job.status().shards_running == 0, "its workers letting go")
     paused = job.status()
     assert paused.cost is not None
-    assert 1.0 <= paused.cost.total < 1.0 + 2 * PER_SECOND
-    assert paused.rows_done < 150
+    assert paused.cost.total >= 1.0
+    assert 0 < paused.stages["a"].rows_done <= 2 * 64  # the first shards: what is behind them was not begun
     assert job.resume(budget=1000).state == "running"
     assert [row["id"] for row in job.results()] == list(range(150))
     ended = job.wait(timeout=GRACE_S).status()
